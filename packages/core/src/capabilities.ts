@@ -1,0 +1,99 @@
+import type { KeyvStorageAdapter } from "keyv";
+
+/** Bytes as a store keeps them. (A byte array has no `value` and no `expires`: saying so makes it a legal result of a Keyv adapter.) */
+export type StoredBytes = Uint8Array & { readonly value?: never; readonly expires?: never };
+
+/** What lies in a store under a key. */
+export type StoredValue = string | StoredBytes;
+
+/** One conditional write of {@link AtomicStore.replaceMany}. */
+export interface Replacement {
+  readonly key: string;
+  /** The whole value that must lie there still; `undefined`: nothing may lie there. */
+  readonly expected: StoredValue | undefined;
+  readonly next: StoredValue;
+}
+
+/**
+ * A store that can replace a value only if it is still the one that was read, in one step that no other writer
+ * can come between. Re-encryption needs it, so that a newer write, a delete or an expiry always wins.
+ */
+export interface AtomicStore extends KeyvStorageAdapter {
+  /**
+   * Writes `next` if the whole value under `key` equals `expected`, type included, and says whether it did.
+   * The entry's remaining time to live is kept as the store has it. With `expected` undefined the write happens only
+   * where nothing lies, and the new entry does not expire.
+   */
+  replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean>;
+  /** As {@link AtomicStore.replace} for each, in one round trip. One refused replacement does not stop the others. */
+  replaceMany?(changes: readonly Replacement[]): Promise<boolean[]>;
+}
+
+/** A record as a scan finds it. */
+export interface ScannedRecord {
+  /** "" where there is none. */
+  readonly namespace: string;
+  readonly key: string;
+  readonly value: StoredValue;
+}
+
+/** One page of a scan. */
+export interface ScanPage {
+  /** Where the next page begins; absent on the last page. */
+  readonly cursor?: string;
+  readonly entries: readonly ScannedRecord[];
+}
+
+/** A store whose whole backend can be walked, every namespace, page by page. */
+export interface ScannableStore {
+  /**
+   * A page of about `limit` records. A record that lies in the store during the whole scan is returned at least once;
+   * one that is written or deleted meanwhile may or may not be. A cursor outlives the process that got it.
+   */
+  scan(options: { readonly cursor?: string; readonly limit?: number }): Promise<ScanPage>;
+}
+
+/** A store that keeps bytes as they are, and so is given the binary form of the envelope. */
+export interface BinaryStore {
+  readonly values: "bytes";
+}
+
+/** A store with a place in the same backend that user keys, clear, iteration and census cannot reach. */
+export interface ReservedSpace {
+  reserved(): AtomicStore & ScannableStore;
+}
+
+/** A store that hands out views on its namespaces, which share one connection. */
+export interface NamespacedStore {
+  /** The view on one namespace; "" is the view on records without a namespace. */
+  namespaced(namespace: string): KeyvStorageAdapter;
+}
+
+function hasMethod(store: object, name: string): boolean {
+  return typeof Reflect.get(store, name) === "function";
+}
+
+/** Whether the store can replace atomically. */
+export function isAtomic(store: object): store is AtomicStore {
+  return hasMethod(store, "replace");
+}
+
+/** Whether the store can be scanned. */
+export function isScannable(store: object): store is ScannableStore {
+  return hasMethod(store, "scan");
+}
+
+/** Whether the store keeps bytes as they are. */
+export function isBinary(store: object): store is BinaryStore {
+  return Reflect.get(store, "values") === "bytes";
+}
+
+/** Whether the store has a reserved space. */
+export function hasReservedSpace(store: object): store is ReservedSpace {
+  return hasMethod(store, "reserved");
+}
+
+/** Whether the store hands out views on its namespaces. */
+export function isNamespaced(store: object): store is NamespacedStore {
+  return hasMethod(store, "namespaced");
+}

@@ -1,0 +1,121 @@
+import { hkdfSync, type KeyObject } from "node:crypto";
+import { drawRandom, seedGeneration } from "./nonces.ts";
+import { nonceBytes, subkeyPrefixBytes, XaesKey } from "./xaes.ts";
+
+export const rootBytes = 32;
+export const commitmentBytes = 32;
+
+// A writer keeps its nonce prefix for at most this long: about 2^45 records a key stay below a 2^-32 chance of a repeat.
+const sessionRecords = 2 ** 20;
+const sessionBytes = 2 ** 36;
+const sessionAgeMs = 10 * 60 * 1000;
+
+const cachedSubkeys = 256;
+
+interface WriterSession {
+  readonly prefix: Buffer;
+  readonly subkey: KeyObject;
+  readonly seedGeneration: number;
+  readonly startedAtMs: number;
+  records: number;
+  bytes: number;
+}
+
+function derive(root: Uint8Array, info: string | Uint8Array): Buffer {
+  return Buffer.from(hkdfSync("sha256", root, "", info, 32));
+}
+
+/**
+ * The 32 bytes that a keyring holds under an id, and what the envelope derives from them.
+ *
+ * Source: `docs/envelope.md`; HKDF is RFC 5869.
+ */
+export class RootKey {
+  readonly #root: Buffer;
+  readonly #subkeys = new Map<string, KeyObject>();
+  #commitment: Buffer | undefined;
+  #xaes: XaesKey | undefined;
+  #session: WriterSession | undefined;
+
+  /** @param root 32 bytes, copied. */
+  constructor(root: Uint8Array) {
+    this.#root = Buffer.from(root);
+  }
+
+  /** C: says which root a record was sealed under without saying anything about it. */
+  get commitment(): Buffer {
+    this.#commitment ??= derive(this.#root, "keyward/v1 commit");
+    return this.#commitment;
+  }
+
+  /** The id of a key that was given none. */
+  get defaultId(): string {
+    return `k${this.commitment.toString("hex").slice(0, 15)}`;
+  }
+
+  /** The root that a keyring scoped to `name` has in place of this one. */
+  scoped(name: string): RootKey {
+    return new RootKey(derive(this.#root, Buffer.from(`keyward/v1 scope\0${name}`)));
+  }
+
+  /** A copy of the root itself; the caller is `exportKeyring` or compares two roots. */
+  material(): Buffer {
+    return Buffer.from(this.#root);
+  }
+
+  /** Writes a fresh 24-byte nonce into `target` at `at`, and returns the AES-256-GCM key for its second half. */
+  drawNonce(target: Buffer, at: number, plaintextBytes: number): KeyObject {
+    const nowMs = Date.now();
+    const session = this.#currentSession(nowMs);
+    session.records++;
+    session.bytes += plaintextBytes;
+    session.prefix.copy(target, at);
+    drawRandom(target, at + subkeyPrefixBytes, nonceBytes - subkeyPrefixBytes, nowMs);
+    return session.subkey;
+  }
+
+  /** The AES-256-GCM key for nonces that begin with these 12 bytes, from a small cache of the latest. */
+  subkey(prefix: Buffer): KeyObject {
+    const name = prefix.toString("latin1", 0, subkeyPrefixBytes);
+    let subkey = this.#subkeys.get(name);
+    if (subkey === undefined) {
+      this.#xaes ??= new XaesKey(derive(this.#root, "keyward/v1 seal"));
+      subkey = this.#xaes.subkey(prefix);
+      if (this.#subkeys.size >= cachedSubkeys) {
+        for (const oldest of this.#subkeys.keys()) {
+          this.#subkeys.delete(oldest);
+          break;
+        }
+      }
+    } else {
+      this.#subkeys.delete(name);
+    }
+    this.#subkeys.set(name, subkey);
+    return subkey;
+  }
+
+  #currentSession(nowMs: number): WriterSession {
+    const session = this.#session;
+    if (
+      session !== undefined &&
+      session.records < sessionRecords &&
+      session.bytes < sessionBytes &&
+      session.seedGeneration === seedGeneration() &&
+      nowMs - session.startedAtMs < sessionAgeMs &&
+      nowMs >= session.startedAtMs
+    ) {
+      return session;
+    }
+    const prefix = Buffer.alloc(subkeyPrefixBytes);
+    drawRandom(prefix, 0, subkeyPrefixBytes, nowMs);
+    this.#session = {
+      prefix,
+      subkey: this.subkey(prefix),
+      seedGeneration: seedGeneration(),
+      startedAtMs: nowMs,
+      records: 0,
+      bytes: 0,
+    };
+    return this.#session;
+  }
+}
