@@ -54,15 +54,15 @@ export class KeywardError extends Error {
   /** What to do next. */
   readonly hint: string;
   /** The id of the encryption key concerned, where known. */
-  readonly keyId?: string;
+  declare readonly keyId?: string;
   /** The namespace of the record concerned, where there is one. */
-  readonly namespace?: string;
+  declare readonly namespace?: string;
   /** The key under which the record lies, where there is one. */
-  readonly key?: string;
+  declare readonly key?: string;
   /** In a batch, one error for each broken record. */
-  readonly errors?: readonly KeywardError[];
+  declare readonly errors?: readonly KeywardError[];
   /** With `KEY_IN_USE`, the records that still need the key, by store. */
-  readonly counts?: Readonly<Record<string, number>>;
+  declare readonly counts?: Readonly<Record<string, number>>;
 
   constructor(code: KeywardErrorCode, message: string, details: KeywardErrorDetails) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });

@@ -15,7 +15,23 @@ export {
   type StoredBytes,
   type StoredValue,
 } from "./capabilities.ts";
+export { type Census, type CensusCounts, type CensusOptions, census } from "./census.ts";
+export { type Checkpoint, fileCheckpoint } from "./checkpoint.ts";
+export { type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./create-keyv.ts";
+export { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
+export type { Place, RecordContent } from "./envelope.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors.ts";
+export { type AesGcmOptions, aesGcm, type ForeignFormat, type PlaintextOptions, plaintext } from "./foreign-format.ts";
+export type { WrappableStore } from "./inner-store.ts";
 export type { KeyProvider } from "./key-provider.ts";
 export { exportKeyring, type KeyInfo, Keyring, type KeyStatus, type NewKey } from "./keyring.ts";
 export { reseed } from "./nonces.ts";
+export type { ReencryptEvent } from "./read-reencryption.ts";
+export {
+  type ReencryptOptions,
+  type ReencryptProgress,
+  type ReencryptReport,
+  reencrypt,
+  type UnreadableRecord,
+} from "./reencrypt.ts";
+export { type NamedStores, type RetireKeyOptions, type Retirement, retireKey, sealNamespace } from "./retirement.ts";

@@ -340,6 +340,20 @@ export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);
 }
 
+/** Whether two rings are the same in everything, material included. Not part of the public surface. */
+export function sameRing(one: Keyring, other: Keyring): boolean {
+  return fingerprint(one) === fingerprint(other);
+}
+
+function fingerprint(ring: Keyring): string {
+  const { keys, extensions, ...parts } = partsOf(ring);
+  const infos = [...keys.values()].map(({ root, ...info }) => ({
+    ...info,
+    commitment: root.commitment.toString("hex"),
+  }));
+  return JSON.stringify([parts, infos, [...(extensions ?? [])]]);
+}
+
 /**
  * The keyring document, key material included: the only way material leaves a ring. Search for this name to find
  * every place where it does.

@@ -1,0 +1,104 @@
+import { isScannable, type ScannableStore, type ScannedRecord } from "./capabilities.ts";
+import { EncryptedStore, storeParts } from "./encrypted-store.ts";
+import { readHeader } from "./envelope.ts";
+import { KeywardError } from "./errors.ts";
+import { wrapRejection } from "./inner-store.ts";
+
+/** How many records lie under which key. */
+export interface CensusCounts {
+  /** All records counted. */
+  readonly records: number;
+  /** Envelopes by the id of the key they were sealed under. */
+  readonly keys: ReadonlyMap<string, number>;
+  /** Records that are not envelopes: plaintext, or a foreign format. */
+  readonly unsealed: number;
+  /** Records that begin like an envelope, of this version or a later one, and have no header that can be read. */
+  readonly broken: number;
+}
+
+/** The counts over a whole backend, and for each namespace in it. */
+export interface Census extends CensusCounts {
+  /** "" is the records without a namespace. */
+  readonly namespaces: ReadonlyMap<string, CensusCounts>;
+}
+
+/** How a census goes about it. */
+export interface CensusOptions {
+  /** Records a page. Default 1,000. */
+  readonly batchSize?: number;
+  /** Stops the census, which then rejects with the reason. */
+  readonly signal?: AbortSignal;
+  /** Called after each page with the number of records counted so far. */
+  readonly onProgress?: (records: number) => void;
+}
+
+class Counter implements CensusCounts {
+  records = 0;
+  unsealed = 0;
+  broken = 0;
+  readonly keys = new Map<string, number>();
+
+  /** @param keyId of an envelope; `undefined` for what is none, and for a broken one "broken". */
+  count(entry: ScannedRecord): void {
+    this.records++;
+    try {
+      const keyId = readHeader(entry.value, entry)?.keyId;
+      if (keyId === undefined) this.unsealed++;
+      else this.keys.set(keyId, (this.keys.get(keyId) ?? 0) + 1);
+    } catch (error) {
+      if (!(error instanceof KeywardError)) throw error;
+      this.broken++;
+    }
+  }
+}
+
+/**
+ * Counts the records under each key, over all namespaces of a backend. It reads headers and needs no key, so anybody
+ * who may read the store may count. A record written during the census may be missed or counted.
+ *
+ * @throws KeywardError `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
+ */
+export async function census(store: EncryptedStore | ScannableStore, options: CensusOptions = {}): Promise<Census> {
+  const { batchSize = 1_000, signal, onProgress } = options;
+  const total = new Counter();
+  const namespaces = new Map<string, Counter>();
+  for await (const entries of pages(scannableOf(store), batchSize)) {
+    signal?.throwIfAborted();
+    for (const entry of entries) {
+      let counter = namespaces.get(entry.namespace);
+      if (counter === undefined) {
+        counter = new Counter();
+        namespaces.set(entry.namespace, counter);
+      }
+      counter.count(entry);
+      total.count(entry);
+    }
+    onProgress?.(total.records);
+  }
+  const { records, keys, unsealed, broken } = total;
+  return { records, keys, unsealed, broken, namespaces };
+}
+
+/** The pages of a scan, one after another. */
+export async function* pages(store: ScannableStore, limit: number): AsyncGenerator<readonly ScannedRecord[]> {
+  let cursor: string | undefined;
+  do {
+    const at = cursor;
+    const page = await wrapRejection(() => store.scan({ limit, ...(at === undefined ? {} : { cursor: at }) }));
+    yield page.entries;
+    cursor = page.cursor;
+  } while (cursor !== undefined);
+}
+
+/**
+ * What can be scanned in a store, wrapped or not.
+ *
+ * @throws KeywardError `STORE_NOT_SCANNABLE`.
+ */
+export function scannableOf(store: EncryptedStore | ScannableStore): ScannableStore {
+  const scannable = store instanceof EncryptedStore ? storeParts(store).inner.scannable : store;
+  if (scannable !== undefined && isScannable(scannable)) return scannable;
+  throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be scanned over all its namespaces", {
+    hint: "Wrap a store that has scan(), such as those of Keyward.",
+  });
+}

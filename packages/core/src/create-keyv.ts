@@ -1,0 +1,76 @@
+import { Keyv, type KeyvOptions } from "keyv";
+import { isNamespaced } from "./capabilities.ts";
+import { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
+import { KeywardError } from "./errors.ts";
+import type { WrappableStore } from "./inner-store.ts";
+
+/** What {@link createKeyv} takes: how to seal, and what Keyv itself takes, except what would work against it. */
+export interface CreateKeyvOptions
+  extends EncryptedStoreOptions,
+    Omit<KeyvOptions, "store" | "namespace" | "encryption" | "checkExpired" | "serialization"> {
+  /** Where the sealed records go: a Keyv adapter, or a Map. */
+  readonly store: WrappableStore;
+  /** Keeps the records of this Keyv apart from others in the same store; records are bound to it. */
+  readonly namespace?: string;
+  /** How values become text. Default: Keyv's JSON. It cannot be switched off: what is sealed is text or bytes. */
+  readonly serialization?: Exclude<KeyvOptions["serialization"], false | undefined>;
+}
+
+/**
+ * A Keyv over an {@link EncryptedStore}, on which every call rejects when a record is broken. A plain Keyv would emit
+ * `error` and answer as for a miss as soon as anybody listens, and the application would overwrite the record.
+ */
+export class KeywardKeyv extends Keyv {
+  /** The store underneath, with its events, `settled()` and the rest. */
+  readonly encryptedStore: EncryptedStore;
+  #emitted: unknown;
+
+  /** Use {@link createKeyv}. */
+  constructor(encryptedStore: EncryptedStore, options: Omit<KeyvOptions, "store">) {
+    // Keyv's own check of expiry deletes without comparing, and so destroys newer writes. Ours is inside the record.
+    super({ ...options, store: encryptedStore, checkExpired: false });
+    this.encryptedStore = encryptedStore;
+  }
+
+  /** As Keyv's, but after the listeners of `error` ran it throws, so that the call which met the error rejects. */
+  override emit(event: string | symbol, ...details: unknown[]): boolean {
+    if (event !== "error") return super.emit(event, ...details);
+    const [problem] = details;
+    // Keyv catches what the first emit threw and emits it once more: listeners hear it once.
+    const error = problem instanceof Error ? problem : asError(problem);
+    if (this.#emitted !== error) {
+      this.#emitted = error;
+      if (this.listenerCount("error") > 0) super.emit("error", error);
+    }
+    throw error;
+  }
+}
+
+/**
+ * The short way: a Keyv whose records are sealed at rest.
+ *
+ * @throws KeywardError as the constructor of {@link EncryptedStore}.
+ */
+export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
+  const { store, namespace = "", keys, scope, reencrypt, accept, padTo, ...keyvOptions } = options;
+  const view = !(store instanceof Map) && isNamespaced(store) ? store.namespaced(namespace) : store;
+  const encryptedStore = new EncryptedStore(view, {
+    keys,
+    ...(scope === undefined ? {} : { scope }),
+    ...(reencrypt === undefined ? {} : { reencrypt }),
+    ...(accept === undefined ? {} : { accept }),
+    ...(padTo === undefined ? {} : { padTo }),
+  });
+  if (namespace !== "") encryptedStore.namespace = namespace;
+  return new KeywardKeyv(encryptedStore, { ...keyvOptions, ...(namespace === "" ? {} : { namespace }) });
+}
+
+function asError(problem: unknown): KeywardError {
+  return new KeywardError(
+    "VALUE_INVALID",
+    typeof problem === "string" ? problem : "Keyv met a problem it did not name",
+    {
+      hint: "Nothing was written.",
+    },
+  );
+}

@@ -1,0 +1,390 @@
+import { Hookified } from "hookified";
+import { type KeyvStorageAdapter, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
+import type { StoredValue } from "./capabilities.ts";
+import { CheckRecord, reservedNamespace } from "./check-record.ts";
+import { hasExpired, type Place, type RecordContent, requirePlace, toExpires } from "./envelope.ts";
+import { KeywardError } from "./errors.ts";
+import type { ForeignFormat } from "./foreign-format.ts";
+import { InnerStore, type WrappableStore } from "./inner-store.ts";
+import type { KeyProvider } from "./key-provider.ts";
+import { KeySource } from "./key-source.ts";
+import type { Keyring } from "./keyring.ts";
+import { OverwriteGuard } from "./overwrite-guard.ts";
+import { ReadReencryption, type ReencryptEvent, type ReencryptOutcome } from "./read-reencryption.ts";
+import { isAbsent, type OpenedRecord, RecordCodec } from "./record-codec.ts";
+
+/** How an {@link EncryptedStore} seals and opens. */
+export interface EncryptedStoreOptions {
+  /** A ring, or where rings come from. */
+  readonly keys: Keyring | KeyProvider;
+  /** Seals under roots derived for this name: stores of other scopes cannot open its records. */
+  readonly scope?: string;
+  /**
+   * Whether a record under an older key is sealed again behind the read that found it. Default "on-read" where the
+   * store can replace atomically, otherwise "off".
+   */
+  readonly reencrypt?: "on-read" | "off";
+  /** What else may lie in the store and be read. Default: nothing. Plaintext is asked last, wherever it stands. */
+  readonly accept?: readonly ForeignFormat[];
+  /** Hides lengths: pads the plaintext to a multiple of this many bytes. */
+  readonly padTo?: number;
+}
+
+/** What the tools of this package see of a store: for this package only. */
+export interface StoreParts {
+  readonly inner: InnerStore;
+  readonly codec: RecordCodec;
+  readonly check: CheckRecord;
+}
+
+let partsOf: (store: EncryptedStore) => StoreParts;
+
+const maxListedErrors = 1_000;
+
+/**
+ * A Keyv storage adapter that wraps another one: what it writes is sealed for its place, and what it reads was.
+ *
+ * Absent is `undefined`; whatever is there and cannot be opened throws. Reads never delete.
+ *
+ * Events: `reencrypted`, `reencrypt:conflict` and `reencrypt:error` with a {@link ReencryptEvent}; `keyring:changed`
+ * with the new ring; `provider:error` with a `KeywardError` while the last good ring stays in use; `store:error` with
+ * what the wrapped store emitted as `error`. It never emits `error` itself: what a caller should know, the call throws.
+ */
+export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
+  readonly #inner: InnerStore;
+  readonly #codec: RecordCodec;
+  readonly #check: CheckRecord;
+  readonly #guard: OverwriteGuard;
+  readonly #reencryption: ReadReencryption | undefined;
+  readonly #source: KeySource;
+  #unlisten: (() => void) | undefined;
+
+  static {
+    partsOf = (store) => ({ inner: store.#inner, codec: store.#codec, check: store.#check });
+  }
+
+  /**
+   * @throws KeywardError `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
+   * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20.
+   */
+  constructor(store: WrappableStore, options: EncryptedStoreOptions) {
+    super({ throwOnHookError: false, throwOnEmptyListeners: false });
+    const { keys, scope, accept = [], padTo } = options;
+    if (padTo !== undefined && !(Number.isInteger(padTo) && padTo >= 1 && padTo <= 2 ** 20)) {
+      throw new KeywardError("VALUE_INVALID", "padTo is not a whole number of bytes from 1 to 2^20", {
+        hint: "Choose a multiple such as 256.",
+      });
+    }
+    this.#inner = new InnerStore(store);
+    this.#source = KeySource.of(keys);
+    this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo });
+    this.#check = new CheckRecord(this.#inner.reserved, this.#codec, scope);
+    this.#guard = new OverwriteGuard(this.#inner, this.#codec);
+    this.#reencryption = this.#startReencryption(options.reencrypt);
+    this.#inner.onError((error) => this.emit("store:error", error));
+    this.#listen();
+  }
+
+  /** Tells Keyv to hand over absolute expiries. */
+  get capabilities(): ReturnType<typeof keyvStorageCapability> {
+    return keyvStorageCapability(this);
+  }
+
+  /**
+   * The namespace of the wrapped store, which records are bound to.
+   *
+   * @throws KeywardError `NAMESPACE_CONFLICT` when set to a second, different one on the same wrapped instance.
+   */
+  get namespace(): string | undefined {
+    const { namespace } = this.#inner;
+    return namespace === "" ? undefined : namespace;
+  }
+
+  set namespace(namespace: string | undefined) {
+    if (namespace === reservedNamespace) {
+      throw new KeywardError("VALUE_INVALID", "This namespace is reserved", { hint: "Choose another." });
+    }
+    requirePlace(namespace ?? "", "");
+    this.#inner.namespace = namespace ?? "";
+  }
+
+  /**
+   * The value, or `undefined` when nothing lies there or what lies there has expired.
+   *
+   * @throws KeywardError when something lies there that cannot be opened, and `STORE_UNAVAILABLE`.
+   */
+  async get(key: string): Promise<StoredValue | undefined> {
+    const place = this.#place(key);
+    return await this.#read(await this.#inner.get(key), place);
+  }
+
+  /**
+   * The values in the order of the keys.
+   *
+   * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be opened.
+   */
+  async getMany(keys: string[]): Promise<(StoredValue | undefined)[]> {
+    const places = this.#places(keys);
+    const stored = await this.#inner.getMany(keys);
+    const errors: KeywardError[] = [];
+    const values: (StoredValue | undefined)[] = [];
+    for (const [index, place] of places.entries()) {
+      try {
+        values.push(await this.#read(stored[index], place));
+      } catch (error) {
+        errors.push(requireKeywardError(error));
+      }
+    }
+    if (errors.length > 0) throw unreadable(errors, errors.length, keys.length);
+    return values;
+  }
+
+  /**
+   * Seals and writes. A record whose expiry has passed is absent from the start.
+   *
+   * @param expires milliseconds since the epoch.
+   * @throws KeywardError `VALUE_INVALID` for a value that is neither string nor bytes; `OVERWRITE_REFUSED` when what
+   * lies there, or the store's check record, cannot be opened; `STORE_UNAVAILABLE`.
+   */
+  async set(key: string, value: unknown, expires?: number): Promise<boolean> {
+    const [results] = await this.#write([{ key, value, ...(expires === undefined ? {} : { expires }) }], false);
+    return results ?? true;
+  }
+
+  /**
+   * Seals and writes all, in one call to the wrapped store. When one record is refused, none is written.
+   *
+   * @throws KeywardError as {@link EncryptedStore.set}.
+   */
+  async setMany<Value>(entries: KeyvStorageEntry<Value>[]): Promise<boolean[]> {
+    return await this.#write(entries, true);
+  }
+
+  /** Deletes a record, readable or not. */
+  async delete(key: string): Promise<boolean> {
+    const { namespace } = this.#place(key);
+    const deleted = await this.#inner.delete(key);
+    this.#guard.lift(namespace, key);
+    return deleted;
+  }
+
+  /** Deletes records, readable or not, in one call to the wrapped store. */
+  async deleteMany(keys: string[]): Promise<boolean[]> {
+    const places = this.#places(keys);
+    const deleted = await this.#inner.deleteMany(keys);
+    for (const { namespace, key } of places) this.#guard.lift(namespace, key);
+    return deleted;
+  }
+
+  /**
+   * Whether {@link EncryptedStore.get} would give a value.
+   *
+   * @throws KeywardError as `get` would.
+   */
+  async has(key: string): Promise<boolean> {
+    return (await this.get(key)) !== undefined;
+  }
+
+  /**
+   * For each key, whether {@link EncryptedStore.getMany} would give a value.
+   *
+   * @throws KeywardError as `getMany` would.
+   */
+  async hasMany(keys: string[]): Promise<boolean[]> {
+    return (await this.getMany(keys)).map((value) => value !== undefined);
+  }
+
+  /** Deletes every record of the namespace, readable or not. */
+  async clear(): Promise<void> {
+    const { namespace } = this.#inner;
+    await this.#inner.clear();
+    this.#guard.liftAll(namespace);
+  }
+
+  /**
+   * All records of the namespace that open.
+   *
+   * @throws KeywardError `RECORDS_UNREADABLE` at its end, with one error for each that does not (the first 1,000).
+   */
+  iterator(): AsyncGenerator<[string, StoredValue], void>;
+  // Keyv declares the value as whatever the caller says it is.
+  iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
+  async *iterator(): AsyncGenerator<unknown[], void> {
+    const { namespace } = this.#inner;
+    const errors: KeywardError[] = [];
+    let unreadableCount = 0;
+    let count = 0;
+    for await (const [key, stored] of this.#inner.iterate()) {
+      count++;
+      let value: StoredValue | undefined;
+      try {
+        value = await this.#read(stored, requirePlace(namespace, key));
+      } catch (error) {
+        unreadableCount++;
+        if (errors.length < maxListedErrors) errors.push(requireKeywardError(error));
+      }
+      if (value !== undefined) yield [key, value];
+    }
+    if (errors.length > 0) throw unreadable(errors, unreadableCount, count);
+  }
+
+  /** Waits for what reads began, then disconnects the wrapped store. */
+  async disconnect(): Promise<void> {
+    await this.settled();
+    this.#unlisten?.();
+    this.#unlisten = undefined;
+    await this.#inner.disconnect();
+  }
+
+  /** Resolves when the re-encryptions that reads began are done. */
+  async settled(): Promise<void> {
+    await this.#reencryption?.settled();
+  }
+
+  /** Lets the next write of this key destroy a record that cannot be opened. */
+  allowOverwrite(key: string): void {
+    this.#guard.allow(this.#inner.namespace, key);
+  }
+
+  /**
+   * Seals the store's check record anew under the ring in use, although this ring could not open it. From then on the
+   * ring may write, over records that it cannot read: only for a store whose former ring is gone for good.
+   */
+  async overwriteCheckRecord(): Promise<void> {
+    await this.#check.overwrite(await this.#codec.ring());
+  }
+
+  #startReencryption(choice: EncryptedStoreOptions["reencrypt"]): ReadReencryption | undefined {
+    const { atomic } = this.#inner;
+    if (choice === "off") return undefined;
+    if (atomic !== undefined) {
+      return new ReadReencryption(this.#inner, atomic, this.#codec, (outcome, event) => this.#report(outcome, event));
+    }
+    if (choice === undefined) return undefined;
+    throw new KeywardError("STORE_NOT_ATOMIC", "The wrapped store cannot replace a record only if it is unchanged", {
+      hint: "Re-encryption could undo a newer write. Leave it off, or use a store that has replace().",
+    });
+  }
+
+  #report(outcome: ReencryptOutcome, event: ReencryptEvent): void {
+    switch (outcome) {
+      case "reencrypted":
+        this.emit("reencrypted", event);
+        break;
+      case "conflict":
+        this.emit("reencrypt:conflict", event);
+        break;
+      case "error":
+        this.emit("reencrypt:error", event);
+        break;
+      default:
+        outcome satisfies never;
+    }
+  }
+
+  #listen(): void {
+    this.#unlisten ??= this.#source.listen((report) => {
+      if (report.kind === "changed") this.emit("keyring:changed", report.ring);
+      else this.emit("provider:error", report.error);
+    });
+  }
+
+  #place(key: string): Place {
+    return requirePlace(this.#inner.namespace, key);
+  }
+
+  #places(keys: readonly string[]): Place[] {
+    const { namespace } = this.#inner;
+    return keys.map((key) => requirePlace(namespace, key));
+  }
+
+  async #read(stored: unknown, place: Place): Promise<StoredValue | undefined> {
+    if (stored === undefined || stored === null) return undefined;
+    let record: OpenedRecord;
+    try {
+      record = await this.#codec.open(stored, place);
+    } catch (error) {
+      this.#guard.mark(place.namespace, place.key);
+      throw error;
+    }
+    if (isAbsent(record)) return undefined;
+    if (!record.current && (typeof stored === "string" || stored instanceof Uint8Array)) {
+      this.#reencryption?.offer(place, stored, record);
+    }
+    return record.content.value;
+  }
+
+  async #write(entries: readonly KeyvStorageEntry<unknown>[], asBatch: boolean): Promise<boolean[]> {
+    const { namespace } = this.#inner;
+    const records = entries.map(({ key, value, expires }) => {
+      const place = requirePlace(namespace, key);
+      return { place, content: toContent(value, toExpires(expires, place), place) };
+    });
+    const keys = entries.map(({ key }) => key);
+    const loaded = this.#codec.ring();
+    const ring = loaded instanceof Promise ? await loaded : loaded;
+    const passing = this.#check.pass(ring);
+    if (passing !== undefined) await passing;
+    const admitting = this.#guard.admit(namespace, keys);
+    if (admitting !== undefined) await admitting;
+
+    const nowMs = Date.now();
+    const live = new Map<string, KeyvStorageEntry<StoredValue>>();
+    const expired = new Set<string>();
+    for (const { place, content } of records) {
+      const { key } = place;
+      const { expires } = content;
+      // The last entry of a key wins, as it would if they were written one by one.
+      live.delete(key);
+      expired.delete(key);
+      if (hasExpired(expires, nowMs)) expired.add(key);
+      else
+        live.set(key, {
+          key,
+          value: this.#codec.seal(ring, place, content),
+          ...(expires === undefined ? {} : { expires }),
+        });
+    }
+    if (expired.size > 0) await this.#inner.deleteMany([...expired]);
+    const written = [...live.values()];
+    const results = await this.#send(written, asBatch);
+    this.#guard.written(namespace, keys);
+    const refused = new Set(written.filter((_, index) => results[index] === false).map(({ key }) => key));
+    return keys.map((key) => !refused.has(key));
+  }
+
+  async #send(entries: KeyvStorageEntry<StoredValue>[], asBatch: boolean): Promise<boolean[]> {
+    if (asBatch && entries.length > 0) return await this.#inner.setMany(entries);
+    const results: boolean[] = [];
+    for (const { key, value, expires } of entries) results.push(await this.#inner.set(key, value, expires));
+    return results;
+  }
+}
+
+/** The parts of a store that re-encryption, census and retirement work on. Not part of the public surface. */
+export function storeParts(store: EncryptedStore): StoreParts {
+  return partsOf(store);
+}
+
+function toContent(value: unknown, expires: number | undefined, { namespace, key }: Place): RecordContent {
+  if (typeof value === "string" || value instanceof Uint8Array)
+    return expires === undefined ? { value } : { value, expires };
+  throw new KeywardError("VALUE_INVALID", "A value is neither a string nor bytes", {
+    namespace,
+    key,
+    hint: "Leave Keyv's serialization on, or hand over a string or a Uint8Array.",
+  });
+}
+
+function requireKeywardError(error: unknown): KeywardError {
+  if (error instanceof KeywardError) return error;
+  throw error;
+}
+
+function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
+  const codes = [...new Set(errors.map(({ code }) => code))].join(", ");
+  return new KeywardError("RECORDS_UNREADABLE", `${broken} of ${total} records cannot be opened: ${codes}`, {
+    errors,
+    hint: "error.errors lists each, with its key and what to do.",
+  });
+}

@@ -1,0 +1,219 @@
+import {
+  KeyvBridgeAdapter,
+  type KeyvBridgeStore,
+  KeyvMemoryAdapter,
+  type KeyvStorageAdapter,
+  type KeyvStorageEntry,
+} from "keyv";
+import {
+  type AtomicStore,
+  hasReservedSpace,
+  isAtomic,
+  isBinary,
+  isNamespaced,
+  isScannable,
+  type Replacement,
+  type ReservedSpace,
+  type ScannableStore,
+  type StoredValue,
+} from "./capabilities.ts";
+import { type EnvelopeForm, hasExpired } from "./envelope.ts";
+import { KeywardError } from "./errors.ts";
+
+/** What an `EncryptedStore` can wrap: a Keyv 6 adapter, a Keyv 5 adapter, or a Map. */
+export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, unknown>;
+
+/** Every namespace that some `EncryptedStore` uses on an adapter instance: a second one would seal for the wrong place. */
+const namespaces = new WeakMap<object, string>();
+
+/**
+ * The wrapped store, whatever its kind: one error for whatever it rejects with, values that are strings or bytes,
+ * and its optional capabilities.
+ */
+export class InnerStore {
+  readonly form: EnvelopeForm;
+  readonly atomic: AtomicStore | undefined;
+  readonly scannable: ScannableStore | undefined;
+  readonly reserved: (AtomicStore & ScannableStore) | undefined;
+  readonly #given: object;
+  readonly #adapter: KeyvStorageAdapter;
+
+  constructor(given: WrappableStore) {
+    // Capabilities are looked for on what was given: Keyv's bridge passes on Keyv's own methods alone.
+    const adapter = toAdapter(given);
+    const capable = given instanceof Map ? adapter : given;
+    this.#given = given;
+    this.#adapter = adapter;
+    this.form = isBinary(capable) ? "binary" : "text";
+    this.atomic = isAtomic(capable) ? capable : undefined;
+    this.scannable = isScannable(capable) ? capable : undefined;
+    this.reserved = reservedSpaceOf(capable);
+    if ("throwOnErrors" in given) Reflect.set(given, "throwOnErrors", true);
+  }
+
+  /** The namespace of the adapter, read once at the start of each call; "" where there is none. */
+  get namespace(): string {
+    const namespace = this.#adapter.namespace ?? "";
+    this.#claim(namespace);
+    return namespace;
+  }
+
+  set namespace(namespace: string) {
+    this.#claim(namespace);
+    this.#adapter.namespace = namespace === "" ? undefined : namespace;
+  }
+
+  /** The same backend seen in another namespace, where the store can show it. */
+  view(namespace: string): InnerStore | undefined {
+    if (isNamespaced(this.#given)) return new InnerStore(this.#given.namespaced(namespace));
+    return namespace === this.namespace ? this : undefined;
+  }
+
+  onError(listener: (error: unknown) => void): void {
+    this.#adapter.on("error", listener);
+  }
+
+  async get(key: string): Promise<unknown> {
+    return await this.#call(() => this.#adapter.get(key));
+  }
+
+  async getMany(keys: string[]): Promise<readonly unknown[]> {
+    return await this.#call(() => this.#adapter.getMany(keys));
+  }
+
+  async set(key: string, value: StoredValue, expires: number | undefined): Promise<boolean> {
+    return (await this.#call(() => this.#adapter.set(key, value, expires))) !== false;
+  }
+
+  async setMany(entries: KeyvStorageEntry<StoredValue>[]): Promise<boolean[]> {
+    return (await this.#call(() => this.#adapter.setMany(entries))) ?? entries.map(() => true);
+  }
+
+  async delete(key: string): Promise<boolean> {
+    return await this.#call(() => this.#adapter.delete(key));
+  }
+
+  async deleteMany(keys: string[]): Promise<boolean[]> {
+    return await this.#call(() => this.#adapter.deleteMany(keys));
+  }
+
+  async clear(): Promise<void> {
+    await this.#call(() => this.#adapter.clear());
+  }
+
+  async disconnect(): Promise<void> {
+    await this.#call(async () => this.#adapter.disconnect?.());
+  }
+
+  /**
+   * @throws KeywardError `STORE_NOT_SCANNABLE` when the store cannot be iterated.
+   */
+  async *iterate(): AsyncGenerator<readonly [string, unknown]> {
+    const entries = this.#adapter.iterator?.();
+    if (entries === undefined) {
+      throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be iterated", {
+        hint: "Its adapter has no iterator(). Use one that has.",
+      });
+    }
+    try {
+      for (;;) {
+        const next = await this.#call(() => entries.next());
+        if (next.done === true) return;
+        const [key, value] = next.value;
+        yield [String(key), value];
+      }
+    } finally {
+      await entries.return();
+    }
+  }
+
+  /** Replaces each where it is unchanged; one round trip where the store can. */
+  async replaceMany(atomic: AtomicStore, changes: readonly Replacement[]): Promise<boolean[]> {
+    return await this.#call(async () => {
+      if (atomic.replaceMany !== undefined) return await atomic.replaceMany(changes);
+      const replaced: boolean[] = [];
+      for (const { key, expected, next } of changes) replaced.push(await atomic.replace(key, expected, next));
+      return replaced;
+    });
+  }
+
+  #claim(namespace: string): void {
+    const claimed = namespaces.get(this.#given);
+    if (claimed === undefined) namespaces.set(this.#given, namespace);
+    else if (claimed !== namespace) {
+      throw new KeywardError(
+        "NAMESPACE_CONFLICT",
+        `This store instance is in use with namespace ${JSON.stringify(claimed)} and cannot also be ${JSON.stringify(namespace)}`,
+        {
+          namespace,
+          hint: "Give each Keyv a store instance of its own: store.namespaced(…) where the store has it, or a second adapter.",
+        },
+      );
+    }
+  }
+
+  async #call<Result>(operation: () => Promise<Result>): Promise<Result> {
+    return await wrapRejection(operation);
+  }
+}
+
+/**
+ * What a store rejects with, as one error.
+ *
+ * @throws KeywardError `STORE_UNAVAILABLE` with the cause, or the error itself where it is one already.
+ */
+export async function wrapRejection<Result>(operation: () => Promise<Result>): Promise<Result> {
+  try {
+    return await operation();
+  } catch (error) {
+    if (error instanceof KeywardError) throw error;
+    throw new KeywardError("STORE_UNAVAILABLE", "The store failed", {
+      hint: "See the cause. Nothing is known about whether a write arrived.",
+      cause: error,
+    });
+  }
+}
+
+/** Whether two stored values are the same, type included. */
+export function sameStored(one: unknown, other: unknown): boolean {
+  if (one instanceof Uint8Array && other instanceof Uint8Array) return Buffer.compare(one, other) === 0;
+  return one === other;
+}
+
+function reservedSpaceOf(store: object & Partial<ReservedSpace>): (AtomicStore & ScannableStore) | undefined {
+  return hasReservedSpace(store) ? store.reserved() : undefined;
+}
+
+function toAdapter(given: WrappableStore): KeyvStorageAdapter {
+  if (given instanceof Map) return new AtomicMapAdapter(given);
+  return isKeyv6Adapter(given) ? given : new KeyvBridgeAdapter(given);
+}
+
+function isKeyv6Adapter(store: KeyvStorageAdapter | KeyvBridgeStore): store is KeyvStorageAdapter {
+  return "capabilities" in store && store.capabilities?.expires === true;
+}
+
+/** Keyv's adapter over a Map, which can replace atomically: nothing comes between the steps of one synchronous function. */
+class AtomicMapAdapter extends KeyvMemoryAdapter {
+  readonly #map: Map<string, unknown>;
+
+  constructor(map: Map<string, unknown>) {
+    super(map);
+    this.#map = map;
+  }
+
+  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
+    const prefixed = this.getKeyPrefix(key, this.namespace);
+    const { value, expires } = readMapEntry(this.#map.get(prefixed));
+    const present = value !== undefined && !hasExpired(expires);
+    if (present ? !sameStored(value, expected) : expected !== undefined) return false;
+    this.#map.set(prefixed, { value: next, expires: present ? expires : undefined });
+    return true;
+  }
+}
+
+function readMapEntry(entry: unknown): { readonly value?: unknown; readonly expires?: number } {
+  if (typeof entry !== "object" || entry === null || !("value" in entry)) return {};
+  const expires = "expires" in entry && typeof entry.expires === "number" ? entry.expires : undefined;
+  return expires === undefined ? { value: entry.value } : { value: entry.value, expires };
+}

@@ -1,0 +1,125 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
+import type { AtomicStore, StoredValue } from "./capabilities.ts";
+import type { Place } from "./envelope.ts";
+import { KeywardError } from "./errors.ts";
+import type { InnerStore } from "./inner-store.ts";
+import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
+
+/** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
+export interface ReencryptEvent {
+  readonly namespace: string;
+  readonly key: string;
+  /** The key id the record was sealed under, or the name of the foreign format. */
+  readonly from: string;
+  /** The key id it is sealed under now, or was to be. */
+  readonly to: string;
+  /** What went wrong, with `reencrypt:error`. */
+  readonly error?: KeywardError;
+}
+
+/** What became of a record that was to be sealed again. */
+export type ReencryptOutcome = "reencrypted" | "conflict" | "error";
+
+interface Job {
+  readonly place: Place;
+  readonly expected: StoredValue;
+  readonly record: OpenedRecord;
+}
+
+const maxQueued = 1_000;
+const maxQueuedBytes = 32 * 2 ** 20;
+// Sealing holds the event loop: a batch is what may go between two turns of it.
+const batchRecords = 32;
+
+/**
+ * Seals again, behind the reads that found them, records that lie under another key than the primary. Bounded: what
+ * does not fit waits for its next read or for the bulk job.
+ */
+export class ReadReencryption {
+  readonly #inner: InnerStore;
+  readonly #atomic: AtomicStore;
+  readonly #codec: RecordCodec;
+  readonly #report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
+  readonly #queue = new Map<string, Job>();
+  readonly #underWay = new Set<string>();
+  #queuedBytes = 0;
+  #running: Promise<void> | undefined;
+
+  constructor(
+    inner: InnerStore,
+    atomic: AtomicStore,
+    codec: RecordCodec,
+    report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void,
+  ) {
+    this.#inner = inner;
+    this.#atomic = atomic;
+    this.#codec = codec;
+    this.#report = report;
+  }
+
+  /** Takes a record that was read, unless it is being sealed already or the queue is full. */
+  offer(place: Place, expected: StoredValue, record: OpenedRecord): void {
+    const { key } = place;
+    if (this.#queue.size >= maxQueued || this.#queue.has(key) || this.#underWay.has(key)) return;
+    if (this.#queuedBytes > 0 && this.#queuedBytes + expected.length > maxQueuedBytes) return;
+    this.#queue.set(key, { place, expected, record });
+    this.#queuedBytes += expected.length;
+    this.#running ??= this.#run().finally(() => {
+      this.#running = undefined;
+    });
+  }
+
+  /** Resolves when nothing is queued or under way. */
+  async settled(): Promise<void> {
+    while (this.#running !== undefined) await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    while (this.#queue.size > 0) {
+      await nextTurn();
+      const batch: Job[] = [];
+      for (const [key, job] of this.#queue) {
+        if (batch.length === batchRecords) break;
+        this.#queue.delete(key);
+        this.#queuedBytes -= job.expected.length;
+        this.#underWay.add(key);
+        batch.push(job);
+      }
+      await this.#reseal(batch);
+      for (const { place } of batch) this.#underWay.delete(place.key);
+    }
+  }
+
+  async #reseal(batch: readonly Job[]): Promise<void> {
+    let to = "";
+    try {
+      const ring = await this.#codec.ring();
+      to = ring.primary;
+      // The ring may have changed since the read: a record it made current is left alone.
+      const jobs = to === "" ? [] : batch.filter(({ record }) => record.from !== to);
+      const changes = jobs.map(({ place, expected, record }) => ({
+        key: place.key,
+        expected,
+        next: this.#codec.seal(ring, place, record.content),
+      }));
+      if (changes.length === 0) return;
+      const replaced = await this.#inner.replaceMany(this.#atomic, changes);
+      for (const [index, job] of jobs.entries()) {
+        this.#report(replaced[index] === true ? "reencrypted" : "conflict", eventOf(job, to));
+      }
+    } catch (cause) {
+      const error =
+        cause instanceof KeywardError
+          ? cause
+          : new KeywardError("STORE_UNAVAILABLE", "Re-encryption behind a read failed", {
+              hint: "The records are as they were; their next read tries again.",
+              cause,
+            });
+      for (const job of batch) this.#report("error", { ...eventOf(job, to), error });
+    }
+  }
+}
+
+function eventOf({ place, record }: Job, to: string): ReencryptEvent {
+  return { ...place, from: record.from, to };
+}

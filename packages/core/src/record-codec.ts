@@ -1,0 +1,167 @@
+import type { StoredValue } from "./capabilities.ts";
+import {
+  type EnvelopeForm,
+  hasExpired,
+  open,
+  type Place,
+  type RecordContent,
+  readHeader,
+  recordError,
+  seal,
+} from "./envelope.ts";
+import { KeywardError } from "./errors.ts";
+import { type ForeignFormat, readsPlaintext, withKeyvExpiry } from "./foreign-format.ts";
+import type { KeySource } from "./key-source.ts";
+import { type Keyring, keyOf } from "./keyring.ts";
+
+/** A record as it was read. */
+export interface OpenedRecord {
+  readonly content: RecordContent;
+  /** The key id it was sealed under, or the name of the foreign format. */
+  readonly from: string;
+  /** Whether it lies under the primary, and has nothing to gain from being sealed again. */
+  readonly current: boolean;
+}
+
+/** How records of one store are sealed and what is accepted when they are read. */
+export interface RecordCodecOptions {
+  readonly scope?: string | undefined;
+  readonly accept: readonly ForeignFormat[];
+  readonly padTo?: number | undefined;
+}
+
+/** Between a stored value and a record: finds the key, then opens or seals. */
+export class RecordCodec {
+  readonly #source: KeySource;
+  readonly #form: EnvelopeForm;
+  readonly #options: RecordCodecOptions;
+  readonly #formats: readonly ForeignFormat[];
+  readonly #scoped = new WeakMap<Keyring, Keyring>();
+
+  constructor(source: KeySource, form: EnvelopeForm, options: RecordCodecOptions) {
+    this.#source = source;
+    this.#form = form;
+    this.#options = options;
+    this.#formats = [
+      ...options.accept.filter((format) => !readsPlaintext(format)),
+      ...options.accept.filter(readsPlaintext),
+    ];
+  }
+
+  /** The ring in use, scoped as the store is. */
+  ring(): Keyring | Promise<Keyring> {
+    const ring = this.#source.current();
+    return ring instanceof Promise ? ring.then((loaded) => this.#inScope(loaded)) : this.#inScope(ring);
+  }
+
+  /** Seals under the ring's primary; in a ring without keys, leaves the value as it is. */
+  seal(ring: Keyring, place: Place, content: RecordContent): StoredValue {
+    const { value } = content;
+    if (typeof value !== "string" && !(value instanceof Uint8Array)) {
+      throw recordError("VALUE_INVALID", place, "would hold something other than a string or bytes", {
+        hint: "Leave Keyv's serialization on, or hand over a string or a Uint8Array.",
+      });
+    }
+    const primary = keyOf(ring, ring.primary);
+    if (primary !== undefined) {
+      return seal(primary.id, primary.root, place, content, { form: this.#form, padTo: this.#options.padTo });
+    }
+    if (looksSealed(value, place)) {
+      throw recordError("VALUE_INVALID", place, "would be written in the clear and begins like an envelope", {
+        hint: "Configure a key, so that values are sealed.",
+      });
+    }
+    return value;
+  }
+
+  /**
+   * Opens what lies at a place, expired or not.
+   *
+   * @throws KeywardError for everything that is there and cannot be read.
+   */
+  async open(stored: unknown, place: Place): Promise<OpenedRecord> {
+    if (typeof stored !== "string" && !(stored instanceof Uint8Array)) {
+      throw recordError("RECORD_NOT_SEALED", place, "is an object, neither a string nor bytes", {
+        hint: "Keyv wrote it with serialization: false. Rewrite it with serialization on.",
+      });
+    }
+    const header = readHeader(stored, place);
+    if (header === undefined) return await this.#openForeign(stored, place);
+    const { keyId } = header;
+    let ring = await this.ring();
+    let key = keyOf(ring, keyId);
+    let failure: KeywardError | undefined;
+    if (key === undefined) {
+      const lookedUp = await this.#source.lookUp(keyId);
+      ring = this.#inScope(lookedUp.ring);
+      key = keyOf(ring, keyId);
+      failure = lookedUp.failure;
+    }
+    if (key === undefined) {
+      throw recordError("KEY_UNKNOWN", place, `is sealed under key "${keyId}", which the keyring does not have`, {
+        keyId,
+        hint: "Add that key to the ring, enabled; an older export of the ring may hold it.",
+        ...(failure === undefined ? {} : { cause: failure }),
+      });
+    }
+    if (key.status === "disabled") {
+      throw recordError("KEY_DISABLED", place, `is sealed under key "${keyId}", which is disabled`, {
+        keyId,
+        hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
+      });
+    }
+    return { content: open(stored, header, key.root, place), from: keyId, current: keyId === ring.primary };
+  }
+
+  /**
+   * Opens an envelope under the key it names, disabled or not: whether a record is lost for good does not depend on it.
+   *
+   * @throws KeywardError as {@link RecordCodec.open}.
+   */
+  openWhateverStatus(ring: Keyring, stored: StoredValue, place: Place): RecordContent | undefined {
+    const header = readHeader(stored, place);
+    const key = header === undefined ? undefined : keyOf(this.#inScope(ring), header.keyId);
+    return header === undefined || key === undefined ? undefined : open(stored, header, key.root, place);
+  }
+
+  async #openForeign(stored: StoredValue, place: Place): Promise<OpenedRecord> {
+    const ring = await this.ring();
+    if (ring.primary === "") return { content: withKeyvExpiry(stored), from: "plaintext", current: true };
+    const closed = ring.sealed.includes(place.namespace);
+    for (const format of this.#formats) {
+      if (closed && readsPlaintext(format)) continue;
+      const content = await format.read(stored, place);
+      if (content !== undefined) return { content, from: format.name ?? "foreign", current: false };
+    }
+    throw recordError("RECORD_NOT_SEALED", place, "is not sealed, and no accepted format reads it", {
+      hint: closed
+        ? "The keyring lists its namespace as sealed for good: somebody wrote around Keyward. Delete the record."
+        : "Somebody wrote around Keyward, or it is older: list its format in accept to read and seal it.",
+    });
+  }
+
+  #inScope(ring: Keyring): Keyring {
+    const { scope } = this.#options;
+    if (scope === undefined || ring.scopeName === scope || ring.primary === "") return ring;
+    let scoped = this.#scoped.get(ring);
+    if (scoped === undefined) {
+      scoped = ring.scope(scope);
+      this.#scoped.set(ring, scoped);
+    }
+    return scoped;
+  }
+}
+
+/** Whether a record is absent for the reader although it lies there. */
+export function isAbsent(record: OpenedRecord): boolean {
+  return hasExpired(record.content.expires);
+}
+
+function looksSealed(value: StoredValue, place: Place): boolean {
+  try {
+    return readHeader(value, place) !== undefined;
+  } catch (error) {
+    if (error instanceof KeywardError) return true;
+    throw error;
+  }
+}

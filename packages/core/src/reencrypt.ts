@@ -1,0 +1,362 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
+import type { AtomicStore, Replacement, ScannableStore, ScannedRecord, ScanPage } from "./capabilities.ts";
+import { scannableOf } from "./census.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { type EncryptedStore, type StoreParts, storeParts } from "./encrypted-store.ts";
+import { readHeader, requirePlace } from "./envelope.ts";
+import { KeywardError, type KeywardErrorCode } from "./errors.ts";
+import { type InnerStore, wrapRejection } from "./inner-store.ts";
+import type { Keyring } from "./keyring.ts";
+import { isAbsent } from "./record-codec.ts";
+
+/** How a bulk re-encryption goes about it. */
+export interface ReencryptOptions {
+  /** Records a page. Default 500. */
+  readonly batchSize?: number;
+  /** Pages being worked on at a time. Default 4. */
+  readonly concurrency?: number;
+  /** Counts what would be done, and writes nothing. */
+  readonly dryRun?: boolean;
+  /** Where to write down how far the job has come, and to go on from. See `fileCheckpoint`. */
+  readonly checkpoint?: Checkpoint;
+  /** Stops the job after the pages under way; the report then says `complete: false`. */
+  readonly signal?: AbortSignal;
+  /** Called after each page. */
+  readonly onProgress?: (progress: ReencryptProgress) => void;
+  /** Only these namespaces; "" is the records without one. Default: all. */
+  readonly namespaces?: readonly string[];
+}
+
+/** How far a re-encryption has come. */
+export interface ReencryptProgress {
+  /** Records looked at. */
+  readonly scanned: number;
+  /** Records that lay under the primary already. */
+  readonly current: number;
+  /** Records sealed again (in a dry run: that would be). */
+  readonly reencrypted: number;
+  /** Records that somebody else changed or removed first, and that were left to him. */
+  readonly conflicts: number;
+  /** Among the records, those whose expiry has passed. They are sealed again like the others. */
+  readonly expired: number;
+  /** Records that cannot be opened. They are left alone. */
+  readonly unreadable: number;
+  /** Records looked at in a second, in this run. */
+  readonly ratePerSecond: number;
+}
+
+/** A record that could not be opened. */
+export interface UnreadableRecord {
+  readonly namespace: string;
+  readonly key: string;
+  /** The id of the key it needs, where its header says. */
+  readonly keyId?: string;
+  readonly code: KeywardErrorCode;
+}
+
+/** What a re-encryption did. */
+export interface ReencryptReport extends ReencryptProgress {
+  /** The id of the key that records now lie under. */
+  readonly primary: string;
+  /** Whether every record was looked at; `false` when the job was stopped. */
+  readonly complete: boolean;
+  /** The records that could not be opened, the first 1,000 of them in this run. */
+  readonly unreadableRecords: readonly UnreadableRecord[];
+  readonly durationMs: number;
+}
+
+const maxListed = 1_000;
+const maxAttempts = 3;
+const recordsPerTurn = 64;
+
+/**
+ * Seals every record of a backend, all namespaces, under the primary. Safe beside live traffic: a record is replaced
+ * only if it is still the one that was read, so a newer write, a delete or an expiry wins. Records keep their expiry.
+ *
+ * @throws KeywardError `STORE_NOT_ATOMIC` or `STORE_NOT_SCANNABLE` before anything is touched; `CHECKPOINT_INVALID`;
+ * `KEYRING_INVALID` for a ring without keys; `STORE_UNAVAILABLE`, after which the job goes on from its checkpoint.
+ */
+export async function reencrypt(store: EncryptedStore, options: ReencryptOptions = {}): Promise<ReencryptReport> {
+  return await new Reencryption(store, options).run();
+}
+
+type Counts = Omit<ReencryptProgress, "ratePerSecond">;
+
+interface SavedCheckpoint {
+  readonly primary: string;
+  readonly namespaces: readonly string[] | null;
+  readonly cursor: string;
+  readonly counts: Counts;
+}
+
+interface PageUnderWay {
+  readonly done: Promise<Counts>;
+  /** Where the page after it begins; absent for the last one. */
+  readonly nextCursor: string | undefined;
+}
+
+class Reencryption {
+  readonly #parts: StoreParts;
+  readonly #scannable: ScannableStore;
+  readonly #options: ReencryptOptions;
+  readonly #views = new Map<string, View>();
+  readonly #unreadable: UnreadableRecord[] = [];
+  readonly #startedAtMs = performance.now();
+  #counts: Counts = noCounts;
+  #scannedBefore = 0;
+
+  constructor(store: EncryptedStore, options: ReencryptOptions) {
+    this.#parts = storeParts(store);
+    this.#scannable = scannableOf(store);
+    this.#options = options;
+    if (this.#parts.inner.atomic === undefined) throw notAtomic();
+  }
+
+  async run(): Promise<ReencryptReport> {
+    const { concurrency = 4, dryRun = false, signal } = this.#options;
+    const ring = await this.#parts.codec.ring();
+    if (ring.primary === "") {
+      throw new KeywardError("KEYRING_INVALID", "There is no primary to re-encrypt under: the ring has no keys", {
+        hint: "Configure a key first.",
+      });
+    }
+    if (!dryRun) await this.#parts.check.pass(ring);
+
+    let cursor = await this.#resume(ring);
+    let last = false;
+    const underWay: PageUnderWay[] = [];
+    try {
+      while (!last && signal?.aborted !== true) {
+        const { entries, cursor: nextCursor } = await this.#scan(cursor);
+        const done = this.#page(entries, ring);
+        // Awaited in order further down; a rejection until then must not end the process.
+        done.catch(() => undefined);
+        underWay.push({ done, nextCursor });
+        cursor = nextCursor;
+        last = nextCursor === undefined;
+        if (underWay.length >= concurrency) await this.#finish(underWay, ring);
+      }
+      while (underWay.length > 0) await this.#finish(underWay, ring);
+    } finally {
+      await Promise.allSettled(underWay.map(({ done }) => done));
+    }
+    if (last && !dryRun) {
+      await this.#parts.check.renew(ring);
+      await this.#options.checkpoint?.write(undefined);
+    }
+    return {
+      ...this.#progress(),
+      primary: ring.primary,
+      complete: last,
+      unreadableRecords: this.#unreadable,
+      durationMs: performance.now() - this.#startedAtMs,
+    };
+  }
+
+  async #scan(cursor: string | undefined): Promise<ScanPage> {
+    const { batchSize = 500 } = this.#options;
+    return await wrapRejection(() =>
+      this.#scannable.scan({ limit: batchSize, ...(cursor === undefined ? {} : { cursor }) }),
+    );
+  }
+
+  /** Pages count, and move the checkpoint, in the order they were scanned: what lies before it is done. */
+  async #finish(underWay: PageUnderWay[], ring: Keyring): Promise<void> {
+    const page = underWay[0];
+    if (page === undefined) return;
+    this.#counts = add(this.#counts, await page.done);
+    underWay.shift();
+    const { checkpoint, dryRun = false, namespaces = null, onProgress } = this.#options;
+    if (page.nextCursor !== undefined && !dryRun) {
+      const saved: SavedCheckpoint = {
+        primary: ring.primary,
+        namespaces,
+        cursor: page.nextCursor,
+        counts: this.#counts,
+      };
+      await checkpoint?.write(JSON.stringify({ keyward: "reencrypt", ...saved }));
+    }
+    onProgress?.(this.#progress());
+  }
+
+  async #resume(ring: Keyring): Promise<string | undefined> {
+    const { checkpoint, dryRun = false, namespaces = null } = this.#options;
+    const text = dryRun ? undefined : await checkpoint?.read();
+    if (text === undefined) return undefined;
+    const saved = parseCheckpoint(text);
+    // A checkpoint of a former rotation says nothing about this one.
+    if (saved.primary !== ring.primary || JSON.stringify(saved.namespaces) !== JSON.stringify(namespaces))
+      return undefined;
+    this.#counts = saved.counts;
+    this.#scannedBefore = saved.counts.scanned;
+    return saved.cursor;
+  }
+
+  async #page(entries: readonly ScannedRecord[], ring: Keyring): Promise<Counts> {
+    const counts = { ...noCounts };
+    const byNamespace = new Map<string, ScannedRecord[]>();
+    const wanted = this.#options.namespaces;
+    for (const entry of entries) {
+      if (wanted !== undefined && !wanted.includes(entry.namespace)) continue;
+      const group = byNamespace.get(entry.namespace);
+      if (group === undefined) byNamespace.set(entry.namespace, [entry]);
+      else group.push(entry);
+    }
+    for (const [namespace, group] of byNamespace) await this.#group(namespace, group, ring, counts);
+    return counts;
+  }
+
+  async #group(
+    namespace: string,
+    entries: readonly ScannedRecord[],
+    ring: Keyring,
+    counts: { -readonly [Name in keyof Counts]: Counts[Name] },
+  ): Promise<void> {
+    counts.scanned += entries.length;
+    let changes = await this.#sealAgain(entries, ring, counts);
+    if (this.#options.dryRun === true) {
+      counts.reencrypted += changes.length;
+      return;
+    }
+    if (changes.length === 0) return;
+    const { inner, atomic } = this.#view(namespace);
+    for (let attempt = 1; ; attempt++) {
+      const attempted = changes;
+      const replaced = await inner.replaceMany(atomic, attempted);
+      const lost = attempted.filter((_, index) => replaced[index] !== true);
+      counts.reencrypted += attempted.length - lost.length;
+      if (lost.length === 0) return;
+      // Somebody was faster. He may have sealed under the primary, or not: look once more.
+      changes = attempt < maxAttempts ? await this.#sealWhatIsThereNow(namespace, lost, inner, ring) : [];
+      counts.conflicts += lost.length - changes.length;
+      if (changes.length === 0) return;
+    }
+  }
+
+  async #sealAgain(
+    entries: readonly ScannedRecord[],
+    ring: Keyring,
+    counts: { -readonly [Name in keyof Counts]: Counts[Name] },
+  ): Promise<Replacement[]> {
+    const { codec } = this.#parts;
+    const changes: Replacement[] = [];
+    for (const [index, { namespace, key, value }] of entries.entries()) {
+      // Sealing holds the event loop, which live traffic shares.
+      if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
+      const place = { namespace, key };
+      try {
+        if (readHeader(value, place)?.keyId === ring.primary) {
+          counts.current++;
+          continue;
+        }
+        const record = await codec.open(value, requirePlace(namespace, key));
+        if (isAbsent(record)) counts.expired++;
+        changes.push({ key, expected: value, next: codec.seal(ring, place, record.content) });
+      } catch (error) {
+        if (!(error instanceof KeywardError)) throw error;
+        counts.unreadable++;
+        const { code, keyId } = error;
+        if (this.#unreadable.length < maxListed) {
+          this.#unreadable.push({ namespace, key, code, ...(keyId === undefined ? {} : { keyId }) });
+        }
+      }
+    }
+    return changes;
+  }
+
+  async #sealWhatIsThereNow(
+    namespace: string,
+    lost: readonly Replacement[],
+    inner: InnerStore,
+    ring: Keyring,
+  ): Promise<Replacement[]> {
+    const stored = await inner.getMany(lost.map(({ key }) => key));
+    const entries: ScannedRecord[] = [];
+    for (const [index, { key }] of lost.entries()) {
+      const value = stored[index];
+      if (typeof value === "string" || value instanceof Uint8Array) entries.push({ namespace, key, value });
+    }
+    return await this.#sealAgain(entries, ring, { ...noCounts });
+  }
+
+  #view(namespace: string): View {
+    let view = this.#views.get(namespace);
+    if (view === undefined) {
+      const inner = this.#parts.inner.view(namespace);
+      if (inner === undefined) {
+        throw new KeywardError(
+          "NAMESPACE_CONFLICT",
+          "The store shows one namespace at a time, and the scan found others",
+          {
+            namespace,
+            hint: "Run the re-encryption once for each namespace, with the option namespaces.",
+          },
+        );
+      }
+      if (inner.atomic === undefined) throw notAtomic();
+      view = { inner, atomic: inner.atomic };
+      this.#views.set(namespace, view);
+    }
+    return view;
+  }
+
+  #progress(): ReencryptProgress {
+    const seconds = (performance.now() - this.#startedAtMs) / 1000;
+    return { ...this.#counts, ratePerSecond: (this.#counts.scanned - this.#scannedBefore) / seconds };
+  }
+}
+
+interface View {
+  readonly inner: InnerStore;
+  readonly atomic: AtomicStore;
+}
+
+const noCounts: Counts = { scanned: 0, current: 0, reencrypted: 0, conflicts: 0, expired: 0, unreadable: 0 };
+
+function add(one: Counts, other: Counts): Counts {
+  return {
+    scanned: one.scanned + other.scanned,
+    current: one.current + other.current,
+    reencrypted: one.reencrypted + other.reencrypted,
+    conflicts: one.conflicts + other.conflicts,
+    expired: one.expired + other.expired,
+    unreadable: one.unreadable + other.unreadable,
+  };
+}
+
+function notAtomic(): KeywardError {
+  return new KeywardError("STORE_NOT_ATOMIC", "The wrapped store cannot replace a record only if it is unchanged", {
+    hint: "Re-encryption beside live traffic could undo a newer write. Use a store that has replace().",
+  });
+}
+
+function parseCheckpoint(text: string): SavedCheckpoint {
+  let saved: unknown;
+  try {
+    saved = JSON.parse(text);
+  } catch (cause) {
+    throw badCheckpoint(cause);
+  }
+  if (!isSavedCheckpoint(saved)) throw badCheckpoint(undefined);
+  return saved;
+}
+
+function isSavedCheckpoint(saved: unknown): saved is SavedCheckpoint {
+  if (typeof saved !== "object" || saved === null) return false;
+  if (!("keyward" in saved && saved.keyward === "reencrypt" && "primary" in saved && "namespaces" in saved))
+    return false;
+  if (!("cursor" in saved && typeof saved.cursor === "string" && "counts" in saved)) return false;
+  const counts: unknown = saved.counts;
+  return (
+    typeof counts === "object" &&
+    counts !== null &&
+    Object.keys(noCounts).every((name) => Number.isSafeInteger(Reflect.get(counts, name)))
+  );
+}
+
+function badCheckpoint(cause: unknown): KeywardError {
+  return new KeywardError("CHECKPOINT_INVALID", "What lies in the checkpoint is not one of a re-encryption", {
+    hint: "Is it another job's? Remove it to begin from the start: nothing is lost by that but time.",
+    cause,
+  });
+}

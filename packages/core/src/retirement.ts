@@ -1,0 +1,187 @@
+import type { AtomicStore, ScannableStore, ScannedRecord } from "./capabilities.ts";
+import { census, pages, scannableOf } from "./census.ts";
+import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
+import { readHeader } from "./envelope.ts";
+import { KeywardError } from "./errors.ts";
+import type { KeyProvider } from "./key-provider.ts";
+import { Keyring } from "./keyring.ts";
+import type { UnreadableRecord } from "./reencrypt.ts";
+
+/** How a key is retired. */
+export interface RetireKeyOptions {
+  /**
+   * "disabled" (default): the key opens nothing any more, and can be enabled again. "removed": it leaves the ring,
+   * which it can do only once it is disabled; keep an export of the ring for as long as backups live.
+   */
+  readonly to?: "disabled" | "removed";
+  /**
+   * Lets the key go although there are records under it that open with no key, this one included. They are listed in
+   * the result, and lost unless they are restored.
+   */
+  readonly abandonUnreadable?: boolean;
+}
+
+/** What a retirement did. */
+export interface Retirement {
+  /** The ring after it; already saved where a provider was given that can save. */
+  readonly ring: Keyring;
+  /** With `abandonUnreadable`, the records under the key that did not open with it. */
+  readonly abandoned: readonly UnreadableRecord[];
+}
+
+/** The stores that a ring serves, by the names that the keyring document gives them. */
+export type NamedStores = Readonly<Record<string, EncryptedStore>>;
+
+const pageSize = 1_000;
+
+/**
+ * Takes a key out of use, if no record in any of the stores needs it, whatever its namespace.
+ *
+ * @throws KeywardError `KEY_IN_USE` with the counts by store, or when a store that the ring names was not given;
+ * `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for a removal of an enabled key; `STORE_NOT_SCANNABLE`;
+ * `KEYRING_CONFLICT` when the ring at the provider was changed meanwhile.
+ */
+export async function retireKey(
+  keys: Keyring | KeyProvider,
+  stores: NamedStores,
+  id: string,
+  options: RetireKeyOptions = {},
+): Promise<Retirement> {
+  const { to = "disabled", abandonUnreadable = false } = options;
+  const ring = await ringOf(keys);
+  const next = to === "disabled" ? ring.disable(id) : ring.remove(id);
+  if (to === "removed" && ring.keys.some((key) => key.id === id && key.status === "enabled")) {
+    throw new KeywardError("KEYRING_INVALID", `Key "${id}" is enabled and cannot be removed yet`, {
+      keyId: id,
+      hint: "Retire it to disabled first, wait until you are sure that nobody misses it, and retire it again.",
+    });
+  }
+  requireAllStores(ring, stores, id);
+
+  const counts: Record<string, number> = Object.create(null);
+  const abandoned: UnreadableRecord[] = [];
+  for (const [name, store] of Object.entries(stores)) {
+    const { inner, codec, check } = storeParts(store);
+    await renewCheckRecord(check.renew(await codec.ring()));
+    const inUse = await recordsUnder(
+      scannableOf(store),
+      id,
+      abandonUnreadable ? { store, ring, abandoned } : undefined,
+    );
+    const inReserve = inner.reserved === undefined ? 0 : await recordsUnder(inner.reserved, id, undefined);
+    if (inUse > 0) counts[name] = inUse;
+    if (inReserve > 0) counts[`${name} (reserved space)`] = inReserve;
+  }
+  const needed = Object.values(counts).reduce((sum, count) => sum + count, 0);
+  if (needed > 0) {
+    const list = Object.entries(counts).map(([name, count]) => `${count} in ${name}`);
+    throw new KeywardError("KEY_IN_USE", `Key "${id}" is needed by ${needed} records: ${list.join(", ")}`, {
+      keyId: id,
+      counts,
+      hint: "Run reencrypt over those stores. What it cannot open is listed there; abandonUnreadable lets go of it.",
+    });
+  }
+  await save(keys, next, ring);
+  return { ring: next, abandoned };
+}
+
+/**
+ * Closes a namespace to plaintext for good: from the ring that this returns, no `accept` lets it in again, whatever
+ * lies in the store. Done only when a census of every store finds nothing but envelopes there.
+ *
+ * @throws KeywardError `RECORD_NOT_SEALED` with the counts by store; `KEY_IN_USE` when a store that the ring names was
+ * not given; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
+ */
+export async function sealNamespace(
+  keys: Keyring | KeyProvider,
+  stores: NamedStores,
+  namespace: string,
+): Promise<Keyring> {
+  const ring = await ringOf(keys);
+  requireAllStores(ring, stores, undefined);
+  const counts: Record<string, number> = Object.create(null);
+  for (const [name, store] of Object.entries(stores)) {
+    const unsealed = (await census(store)).namespaces.get(namespace)?.unsealed ?? 0;
+    if (unsealed > 0) counts[name] = unsealed;
+  }
+  if (Object.keys(counts).length > 0) {
+    const list = Object.entries(counts).map(([name, count]) => `${count} in ${name}`);
+    throw new KeywardError("RECORD_NOT_SEALED", `The namespace holds records that are not sealed: ${list.join(", ")}`, {
+      namespace,
+      counts,
+      hint: "Run reencrypt with plaintext() in accept, and look at what it cannot read.",
+    });
+  }
+  const next = ring.seal(namespace);
+  await save(keys, next, ring);
+  return next;
+}
+
+async function ringOf(keys: Keyring | KeyProvider): Promise<Keyring> {
+  // The source is asked, and not the ring in use: a change must follow the latest generation.
+  return keys instanceof Keyring ? keys : await keys.load();
+}
+
+async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<void> {
+  if (!(keys instanceof Keyring)) await keys.save?.(next, previous);
+}
+
+function requireAllStores(ring: Keyring, stores: NamedStores, keyId: string | undefined): void {
+  const missing = ring.stores.filter((name) => !Object.hasOwn(stores, name));
+  if (missing.length === 0 && Object.keys(stores).length > 0) return;
+  const which = missing.length === 0 ? "no store" : `not the stores ${missing.join(", ")}, which the ring names`;
+  throw new KeywardError("KEY_IN_USE", `This was refused: it was given ${which}`, {
+    keyId,
+    hint: "Give every store that the ring serves; only they know what is still needed.",
+  });
+}
+
+/** A check record that does not open is counted below, and by that refuses the retirement if it is under the key. */
+async function renewCheckRecord(renewing: Promise<void>): Promise<void> {
+  try {
+    await renewing;
+  } catch (error) {
+    if (!(error instanceof KeywardError && error.code === "OVERWRITE_REFUSED")) throw error;
+  }
+}
+
+/** How many records lie under a key; those that do not open are put on the list instead, if there is one. */
+async function recordsUnder(
+  scannable: ScannableStore | (AtomicStore & ScannableStore),
+  id: string,
+  abandon:
+    | { readonly store: EncryptedStore; readonly ring: Keyring; readonly abandoned: UnreadableRecord[] }
+    | undefined,
+): Promise<number> {
+  let count = 0;
+  for await (const entries of pages(scannable, pageSize)) {
+    for (const entry of entries) {
+      if (keyIdOf(entry) !== id) continue;
+      const unreadable = abandon === undefined ? undefined : whyUnreadable(abandon.store, abandon.ring, entry);
+      if (unreadable === undefined) count++;
+      else abandon?.abandoned.push(unreadable);
+    }
+  }
+  return count;
+}
+
+function keyIdOf(entry: ScannedRecord): string | undefined {
+  try {
+    return readHeader(entry.value, entry)?.keyId;
+  } catch (error) {
+    if (error instanceof KeywardError) return error.keyId;
+    throw error;
+  }
+}
+
+function whyUnreadable(store: EncryptedStore, ring: Keyring, entry: ScannedRecord): UnreadableRecord | undefined {
+  const { namespace, key, value } = entry;
+  try {
+    storeParts(store).codec.openWhateverStatus(ring, value, { namespace, key });
+    return undefined;
+  } catch (error) {
+    if (!(error instanceof KeywardError)) throw error;
+    const { code, keyId } = error;
+    return { namespace, key, code, ...(keyId === undefined ? {} : { keyId }) };
+  }
+}
