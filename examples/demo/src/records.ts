@@ -1,0 +1,45 @@
+import { readFile } from "node:fs/promises";
+
+/** A record of the demo: what the application would hand to Keyv. */
+export interface DemoRecord {
+  readonly key: string;
+  readonly value: unknown;
+  /** Milliseconds to live; absent for ever. */
+  readonly ttlMs?: number;
+}
+
+/**
+ * Reads newline-delimited JSON: `{"key", "value", "ttlMs"?}` a line; a line without `key` and `value` is stored whole,
+ * under its number.
+ */
+export async function readRecords(path: string): Promise<readonly DemoRecord[]> {
+  const lines = (await readFile(path, "utf8")).split("\n");
+  const records = new Map<string, DemoRecord>();
+  for (const [index, line] of lines.entries()) {
+    if (line.trim() === "") continue;
+    const record = parseLine(line, index + 1);
+    if (records.has(record.key)) throw new Error(`Line ${index + 1}: its key was used before`);
+    records.set(record.key, record);
+  }
+  if (records.size < 4) throw new Error("The demo needs at least four records");
+  return [...records.values()];
+}
+
+function parseLine(line: string, number: number): DemoRecord {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(line);
+  } catch {
+    throw new Error(`Line ${number} is not JSON`);
+  }
+  if (typeof parsed !== "object" || parsed === null || !("key" in parsed) || !("value" in parsed)) {
+    return { key: `record:${number}`, value: parsed };
+  }
+  const { key, value } = parsed;
+  const ttlMs: unknown = "ttlMs" in parsed ? parsed.ttlMs : undefined;
+  if (typeof key !== "string" || key === "") throw new Error(`Line ${number}: its key is not a non-empty string`);
+  if (ttlMs !== undefined && !(typeof ttlMs === "number" && ttlMs > 0)) {
+    throw new Error(`Line ${number}: its ttlMs is not a positive number`);
+  }
+  return ttlMs === undefined ? { key, value } : { key, value, ttlMs };
+}
