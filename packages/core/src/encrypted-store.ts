@@ -21,9 +21,10 @@ export interface EncryptedStoreOptions {
   readonly scope?: string;
   /**
    * Whether a record under an older key is sealed again behind the read that found it. Default "on-read" where the
-   * store can replace atomically, otherwise "off".
+   * store can replace atomically, otherwise "off". "on-read-may-undo-writes" does it in any store, by reading, comparing
+   * and writing: a write that comes in between is undone, so it is for stores with one writer.
    */
-  readonly reencrypt?: "on-read" | "off";
+  readonly reencrypt?: "on-read" | "off" | "on-read-may-undo-writes";
   /** What else may lie in the store and be read. Default: nothing. Plaintext is asked last, wherever it stands. */
   readonly accept?: readonly ForeignFormat[];
   /** Hides lengths: pads the plaintext to a multiple of this many bytes. */
@@ -105,7 +106,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       throw new KeywardError("VALUE_INVALID", "This namespace is reserved", { hint: "Choose another." });
     }
     requirePlace(namespace ?? "", "");
-    this.#inner.namespace = namespace ?? "";
+    this.#inner.setNamespace(namespace ?? "");
   }
 
   /**
@@ -196,7 +197,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   /** Deletes every record of the namespace, readable or not. */
   async clear(): Promise<void> {
-    const { namespace } = this.#inner;
+    const namespace = this.#inner.useNamespace();
     await this.#inner.clear();
     this.#guard.liftAll(namespace);
   }
@@ -210,7 +211,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   // Keyv declares the value as whatever the caller says it is.
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<unknown[], void> {
-    const { namespace } = this.#inner;
+    const namespace = this.#inner.useNamespace();
     const errors: KeywardError[] = [];
     let unreadableCount = 0;
     let count = 0;
@@ -243,7 +244,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   /** Lets the next write of this key destroy a record that cannot be opened. */
   allowOverwrite(key: string): void {
-    this.#guard.allow(this.#inner.namespace, key);
+    this.#guard.allow(this.#inner.useNamespace(), key);
   }
 
   /**
@@ -255,15 +256,28 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   #startReencryption(choice: EncryptedStoreOptions["reencrypt"]): ReadReencryption | undefined {
-    const { atomic } = this.#inner;
-    if (choice === "off") return undefined;
-    if (atomic !== undefined) {
-      return new ReadReencryption(this.#inner, atomic, this.#codec, (outcome, event) => this.#report(outcome, event));
+    const inner = this.#inner;
+    const { atomic } = inner;
+    const report = (outcome: ReencryptOutcome, event: ReencryptEvent) => this.#report(outcome, event);
+    switch (choice) {
+      case "off":
+        return undefined;
+      case "on-read-may-undo-writes":
+        return new ReadReencryption((changes) => inner.replaceRacing(changes), this.#codec, report);
+      case "on-read":
+      case undefined:
+        if (atomic !== undefined) {
+          return new ReadReencryption((changes) => inner.replaceMany(atomic, changes), this.#codec, report);
+        }
+        if (choice === undefined) return undefined;
+        throw new KeywardError(
+          "STORE_NOT_ATOMIC",
+          "The wrapped store cannot replace a record only if it is unchanged",
+          {
+            hint: "Re-encryption could undo a newer write. Leave it off, or use a store that has replace().",
+          },
+        );
     }
-    if (choice === undefined) return undefined;
-    throw new KeywardError("STORE_NOT_ATOMIC", "The wrapped store cannot replace a record only if it is unchanged", {
-      hint: "Re-encryption could undo a newer write. Leave it off, or use a store that has replace().",
-    });
   }
 
   #report(outcome: ReencryptOutcome, event: ReencryptEvent): void {
@@ -290,11 +304,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   #place(key: string): Place {
-    return requirePlace(this.#inner.namespace, key);
+    return requirePlace(this.#inner.useNamespace(), key);
   }
 
   #places(keys: readonly string[]): Place[] {
-    const { namespace } = this.#inner;
+    const namespace = this.#inner.useNamespace();
     return keys.map((key) => requirePlace(namespace, key));
   }
 
@@ -315,7 +329,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   async #write(entries: readonly KeyvStorageEntry<unknown>[], asBatch: boolean): Promise<boolean[]> {
-    const { namespace } = this.#inner;
+    const namespace = this.#inner.useNamespace();
     const records = entries.map(({ key, value, expires }) => {
       const place = requirePlace(namespace, key);
       return { place, content: toContent(value, toExpires(expires, place), place) };

@@ -20,6 +20,11 @@ import {
 import { type EnvelopeForm, hasExpired } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 
+/** A replacement of a record that ends at this time, in milliseconds since the epoch. */
+export interface ReplacementUntil extends Replacement {
+  readonly expires: number | undefined;
+}
+
 /** What an `EncryptedStore` can wrap: a Keyv 6 adapter, a Keyv 5 adapter, or a Map. */
 export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, unknown>;
 
@@ -51,14 +56,26 @@ export class InnerStore {
     if ("throwOnErrors" in given) Reflect.set(given, "throwOnErrors", true);
   }
 
-  /** The namespace of the adapter, read once at the start of each call; "" where there is none. */
+  /** The namespace of the adapter; "" where there is none. */
   get namespace(): string {
-    const namespace = this.#adapter.namespace ?? "";
+    return this.#adapter.namespace ?? "";
+  }
+
+  /**
+   * The namespace for one call, read once at its start.
+   *
+   * @throws KeywardError `NAMESPACE_CONFLICT` when the instance was used with another before.
+   */
+  useNamespace(): string {
+    const { namespace } = this;
     this.#claim(namespace);
     return namespace;
   }
 
-  set namespace(namespace: string) {
+  /**
+   * @throws KeywardError `NAMESPACE_CONFLICT` when the instance was used with another before.
+   */
+  setNamespace(namespace: string): void {
     this.#claim(namespace);
     this.#adapter.namespace = namespace === "" ? undefined : namespace;
   }
@@ -109,7 +126,9 @@ export class InnerStore {
    * @throws KeywardError `STORE_NOT_SCANNABLE` when the store cannot be iterated.
    */
   async *iterate(): AsyncGenerator<readonly [string, unknown]> {
-    const entries = this.#adapter.iterator?.();
+    // Keyv's bridge has an iterator over every store, which finds nothing where the store has none.
+    const iterable = this.#given instanceof Map || "iterator" in this.#given;
+    const entries = iterable ? this.#adapter.iterator?.() : undefined;
     if (entries === undefined) {
       throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be iterated", {
         hint: "Its adapter has no iterator(). Use one that has.",
@@ -129,12 +148,29 @@ export class InnerStore {
 
   /** Replaces each where it is unchanged; one round trip where the store can. */
   async replaceMany(atomic: AtomicStore, changes: readonly Replacement[]): Promise<boolean[]> {
+    const stored = changes.map((change) => ({ ...change, key: this.#keyInStore(change.key) }));
     return await this.#call(async () => {
-      if (atomic.replaceMany !== undefined) return await atomic.replaceMany(changes);
+      if (atomic.replaceMany !== undefined) return await atomic.replaceMany(stored);
       const replaced: boolean[] = [];
-      for (const { key, expected, next } of changes) replaced.push(await atomic.replace(key, expected, next));
+      for (const { key, expected, next } of stored) replaced.push(await atomic.replace(key, expected, next));
       return replaced;
     });
+  }
+
+  /** Replaces each that was unchanged a moment ago: a write that comes in between is undone. */
+  async replaceRacing(changes: readonly ReplacementUntil[]): Promise<boolean[]> {
+    const stored = await this.getMany(changes.map(({ key }) => key));
+    const replaced: boolean[] = [];
+    for (const [index, { key, expected, next, expires }] of changes.entries()) {
+      replaced.push(sameStored(stored[index] ?? undefined, expected) && (await this.set(key, next, expires)));
+    }
+    return replaced;
+  }
+
+  /** Keyv's bridge prefixes keys for stores that know no namespaces; what is not called through it must do so too. */
+  #keyInStore(key: string): string {
+    const adapter = this.#adapter;
+    return adapter instanceof KeyvBridgeAdapter ? adapter.getKeyPrefix(key, adapter.namespace) : key;
   }
 
   #claim(namespace: string): void {

@@ -1,8 +1,8 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { AtomicStore, StoredValue } from "./capabilities.ts";
+import type { StoredValue } from "./capabilities.ts";
 import type { Place } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
-import type { InnerStore } from "./inner-store.ts";
+import type { ReplacementUntil } from "./inner-store.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 
 /** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
@@ -36,8 +36,7 @@ const batchRecords = 32;
  * does not fit waits for its next read or for the bulk job.
  */
 export class ReadReencryption {
-  readonly #inner: InnerStore;
-  readonly #atomic: AtomicStore;
+  readonly #replaceMany: (changes: readonly ReplacementUntil[]) => Promise<boolean[]>;
   readonly #codec: RecordCodec;
   readonly #report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
   readonly #queue = new Map<string, Job>();
@@ -46,13 +45,11 @@ export class ReadReencryption {
   #running: Promise<void> | undefined;
 
   constructor(
-    inner: InnerStore,
-    atomic: AtomicStore,
+    replaceMany: (changes: readonly ReplacementUntil[]) => Promise<boolean[]>,
     codec: RecordCodec,
     report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void,
   ) {
-    this.#inner = inner;
-    this.#atomic = atomic;
+    this.#replaceMany = replaceMany;
     this.#codec = codec;
     this.#report = report;
   }
@@ -101,9 +98,10 @@ export class ReadReencryption {
         key: place.key,
         expected,
         next: this.#codec.seal(ring, place, record.content),
+        expires: record.content.expires,
       }));
       if (changes.length === 0) return;
-      const replaced = await this.#inner.replaceMany(this.#atomic, changes);
+      const replaced = await this.#replaceMany(changes);
       for (const [index, job] of jobs.entries()) {
         this.#report(replaced[index] === true ? "reencrypted" : "conflict", eventOf(job, to));
       }
