@@ -1,16 +1,23 @@
 import type { KeyvStorageAdapter } from "keyv";
 
 /** Bytes as a store keeps them. (A byte array has no `value` and no `expires`: saying so makes it a legal result of a Keyv adapter.) */
-export type StoredBytes = Uint8Array & { readonly value?: never; readonly expires?: never };
+export type StoredBytes = Uint8Array & {
+  /** Never there. */
+  readonly value?: never;
+  /** Never there. */
+  readonly expires?: never;
+};
 
 /** What lies in a store under a key. */
 export type StoredValue = string | StoredBytes;
 
 /** One conditional write of {@link AtomicStore.replaceMany}. */
 export interface Replacement {
+  /** Where, in the namespace of the store. */
   readonly key: string;
   /** The whole value that must lie there still; `undefined`: nothing may lie there. */
   readonly expected: StoredValue | undefined;
+  /** What is to lie there instead. */
   readonly next: StoredValue;
 }
 
@@ -33,7 +40,9 @@ export interface AtomicStore extends KeyvStorageAdapter {
 export interface ScannedRecord {
   /** "" where there is none. */
   readonly namespace: string;
+  /** Where in its namespace. */
   readonly key: string;
+  /** As it is stored, sealed or not. */
   readonly value: StoredValue;
 }
 
@@ -41,6 +50,7 @@ export interface ScannedRecord {
 export interface ScanPage {
   /** Where the next page begins; absent on the last page. */
   readonly cursor?: string;
+  /** The records of this page; it may have none and not be the last. */
   readonly entries: readonly ScannedRecord[];
 }
 
@@ -55,11 +65,13 @@ export interface ScannableStore {
 
 /** A store that keeps bytes as they are, and so is given the binary form of the envelope. */
 export interface BinaryStore {
+  /** Says so. */
   readonly values: "bytes";
 }
 
 /** A store with a place in the same backend that user keys, clear, iteration and census cannot reach. */
 export interface ReservedSpace {
+  /** The place: the same for every view on the backend. */
   reserved(): AtomicStore & ScannableStore;
 }
 

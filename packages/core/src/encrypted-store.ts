@@ -65,6 +65,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
+   * Wraps a store, whose optional capabilities are looked for on the very object given.
+   *
    * @throws KeywardError `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
    * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20.
    */

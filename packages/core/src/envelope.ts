@@ -18,11 +18,13 @@ const maxExpires = 2 ** 48 - 1;
 export interface Place {
   /** "" where there is none. */
   readonly namespace: string;
+  /** The key in that namespace. */
   readonly key: string;
 }
 
 /** What an envelope holds. */
 export interface RecordContent {
+  /** Text or bytes, as they were handed over. */
   readonly value: StoredValue;
   /** Milliseconds since the epoch; the record is absent from then on. */
   readonly expires?: number;
@@ -81,7 +83,8 @@ export function readHeader(stored: StoredValue, place: Place): EnvelopeHeader | 
 /**
  * Seals a record for its place.
  *
- * @throws KeywardError `VALUE_INVALID` for text that is not well-formed; {@link requirePlace} has checked the place.
+ * @throws KeywardError `VALUE_INVALID` for text that is not well-formed or an expiry that is not a number;
+ * {@link requirePlace} has checked the place.
  */
 export function seal(
   keyId: string,
@@ -98,7 +101,8 @@ export function seal(
     });
   }
   const written = options.form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
-  const plain = layOutPlaintext(value, content.expires, options.padTo);
+  // A foreign format may have read any number as its expiry.
+  const plain = layOutPlaintext(value, toExpires(content.expires, place), options.padTo);
 
   const bodyAt = options.form === "text" ? 0 : written.length;
   const envelope = Buffer.allocUnsafe(bodyAt + bodyOverheadBytes + plain.length);
@@ -184,7 +188,7 @@ export function hasExpired(expires: number | undefined, nowMs: number = Date.now
 }
 
 /**
- * An absolute expiry as the envelope keeps it: whole milliseconds, never earlier than asked, within 48 bits.
+ * An absolute expiry as the envelope keeps it: whole milliseconds, rounded up, within 48 bits.
  *
  * @throws KeywardError `VALUE_INVALID` for NaN.
  */
@@ -195,7 +199,7 @@ export function toExpires(expires: number | undefined, place: Place): number | u
       hint: "Give it in milliseconds since the epoch.",
     });
   }
-  return Math.min(Math.ceil(expires), maxExpires);
+  return Math.min(Math.max(Math.ceil(expires), 0), maxExpires);
 }
 
 /** An error about one record, which names its place in properties and not in the message. */

@@ -64,6 +64,7 @@ export class KeywardError extends Error {
   /** With `KEY_IN_USE`, the records that still need the key, by store. */
   declare readonly counts?: Readonly<Record<string, number>>;
 
+  /** `message` says what happened, without the key of a record. */
   constructor(code: KeywardErrorCode, message: string, details: KeywardErrorDetails) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.code = code;

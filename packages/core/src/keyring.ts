@@ -8,7 +8,9 @@ export type KeyStatus = "enabled" | "disabled";
 
 /** What a ring tells about a key. Never its material. */
 export interface KeyInfo {
+  /** What records name it by. */
   readonly id: string;
+  /** Whether it opens. */
   readonly status: KeyStatus;
   /** When the key was made, ISO 8601 in UTC; absent where the source does not say. */
   readonly created?: string;
@@ -20,7 +22,9 @@ export interface NewKey {
   readonly id?: string;
   /** 32 bytes; when absent, random. */
   readonly material?: Uint8Array;
+  /** Default "enabled". */
   readonly status?: KeyStatus;
+  /** ISO 8601 in UTC; when absent and the material is random, now. */
   readonly created?: string;
 }
 
@@ -42,6 +46,9 @@ interface RingParts {
 }
 
 const keyIdPattern = /^[A-Za-z0-9_-]{1,32}$/;
+const exampleDate = "2026-11-01T00:00:00.000Z";
+// HKDF in OpenSSL takes 1,024 bytes of context, which holds the name and what stands before it.
+const maxScopeNameBytes = 1_000;
 const makeAKey = "Make a key with `openssl rand -base64 32`.";
 
 let partsOf: (ring: Keyring) => RingParts;
@@ -77,7 +84,7 @@ export class Keyring {
   /**
    * A ring of given keys. The primary is the first key unless named.
    *
-   * @throws KeywardError `KEY_INVALID` for a bad id or material, `KEYRING_INVALID` for duplicates, no keys or a primary
+   * @throws KeywardError `KEY_INVALID` for a bad id, material, status or date, `KEYRING_INVALID` for duplicates, no keys or a primary
    * that is missing or disabled.
    */
   static fromKeys(
@@ -130,7 +137,10 @@ export class Keyring {
     }
     const primary = byId.get(parts.primary);
     if (primary === undefined) {
-      throw invalidRing(`the primary "${parts.primary}" is not among its keys`, "Name one of the keys as primary.");
+      throw invalidRing(
+        `the primary ${shownId(parts.primary)} is not among its keys`,
+        "Name one of the keys as primary.",
+      );
     }
     if (primary.status !== "enabled") {
       throw invalidRing(`the primary "${primary.id}" is disabled`, "Promote an enabled key first.", primary.id);
@@ -237,8 +247,10 @@ export class Keyring {
    */
   remove(id: string): Keyring {
     this.#requireNotPrimary(id, "removed");
+    const extensions = new Map(this.#parts.extensions);
+    extensions.delete(id);
     return this.#change(
-      {},
+      { extensions },
       [...this.#parts.keys.values()].filter((key) => key.id !== id),
     );
   }
@@ -264,8 +276,12 @@ export class Keyring {
   /**
    * Refuses plaintext in a namespace from now on, whatever a store's `accept` says. `sealNamespace` does this only
    * after a census.
+   *
+   * @throws KeywardError `KEYRING_INVALID` for an ill-formed name.
    */
   seal(namespace: string): Keyring {
+    // "" is the namespace of records without one.
+    if (namespace !== "") requireText(namespace, "the name of a namespace");
     return this.#change({ sealed: [...new Set([...this.sealed, namespace])] });
   }
 
@@ -273,13 +289,17 @@ export class Keyring {
    * The same ids over roots derived for `name`: whoever holds the scoped ring can neither read nor write under the
    * unscoped one or under another name. A scoped ring can be neither changed nor saved.
    *
-   * @throws KeywardError `KEYRING_INVALID` when the ring is scoped already or the name is empty or ill-formed.
+   * @throws KeywardError `KEYRING_INVALID` when the ring is scoped already or the name is empty, ill-formed or longer
+   * than 1,000 bytes of UTF-8.
    */
   scope(name: string): Keyring {
     if (this.#parts.scopeName !== undefined) {
       throw invalidRing(`it is scoped to "${this.#parts.scopeName}" already`, "Scope the ring it was derived from.");
     }
     requireText(name, "the name of a scope");
+    if (Buffer.byteLength(name) > maxScopeNameBytes) {
+      throw invalidRing(`the name of a scope is longer than ${maxScopeNameBytes} bytes`, "Give it a shorter name.");
+    }
     const keys = new Map([...this.#parts.keys].map(([id, key]) => [id, { ...key, root: key.root.scoped(name) }]));
     return new Keyring({ ...this.#parts, keys, scopeName: name });
   }
@@ -321,8 +341,8 @@ export class Keyring {
   #require(id: string): RingKey {
     const key = this.#parts.keys.get(id);
     if (key !== undefined) return key;
-    throw new KeywardError("KEY_UNKNOWN", `Keyring ${JSON.stringify(this.name)} has no key "${id}"`, {
-      keyId: id,
+    throw new KeywardError("KEY_UNKNOWN", `Keyring ${JSON.stringify(this.name)} has no key ${shownId(id)}`, {
+      keyId: isKeyId(id) ? id : undefined,
       hint: `It has: ${[...this.#parts.keys.keys()].join(", ") || "none"}.`,
     });
   }
@@ -387,12 +407,8 @@ export function exportKeyring(ring: Keyring): string {
 
 function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {
   const { material, status = "enabled", created } = key;
+  if (key.id !== undefined) requireId(key.id, "The id of a key");
   const name = key.id === undefined ? "A key" : `Key "${key.id}"`;
-  if (key.id !== undefined && !keyIdPattern.test(key.id)) {
-    throw new KeywardError("KEY_INVALID", `Key id ${JSON.stringify(key.id)} is not 1 to 32 of A-Z a-z 0-9 _ -`, {
-      hint: "Choose an id such as 2026-11.",
-    });
-  }
   if (!(material instanceof Uint8Array) || material.length !== rootBytes) {
     const found = material instanceof Uint8Array ? `${material.length} bytes` : `a ${typeof material}`;
     throw new KeywardError("KEY_INVALID", `${name} has material of ${found} where ${rootBytes} bytes are expected`, {
@@ -406,12 +422,45 @@ function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {
       hint: makeAKey,
     });
   }
+  if (status !== "enabled" && status !== "disabled") {
+    throw new KeywardError("KEY_INVALID", `${name} has a status that is neither "enabled" nor "disabled"`, {
+      keyId: key.id,
+      hint: "A key with any other status would be in use all the same.",
+    });
+  }
+  if (created !== undefined && !isDate(created)) {
+    throw new KeywardError("KEY_INVALID", `${name} has a creation date that is not one`, {
+      keyId: key.id,
+      hint: `Write it as ${exampleDate}.`,
+    });
+  }
   const root = new RootKey(material);
   return { id: key.id ?? root.defaultId, status, ...(created === undefined ? {} : { created }), root };
 }
 
 function now(): string {
   return new Date().toISOString();
+}
+
+function isDate(text: unknown): text is string {
+  return typeof text === "string" && !Number.isNaN(Date.parse(text));
+}
+
+function isKeyId(id: unknown): boolean {
+  return typeof id === "string" && keyIdPattern.test(id);
+}
+
+function requireId(id: unknown, what: string): void {
+  if (isKeyId(id)) return;
+  const found = typeof id === "string" ? `${id.length} characters` : `a ${typeof id}`;
+  throw new KeywardError("KEY_INVALID", `${what} is not 1 to 32 of A-Z a-z 0-9 _ -, but ${found}`, {
+    hint: "Choose an id such as 2026-11.",
+  });
+}
+
+/** An id for a message. What is none may be key material in the wrong place, and is not repeated. */
+function shownId(id: string): string {
+  return isKeyId(id) ? `"${id}"` : `of ${id.length} characters`;
 }
 
 function invalidRing(problem: string, hint: string, keyId?: string): KeywardError {
@@ -474,17 +523,23 @@ function readDocument(document: string): Omit<RingParts, "keys"> & { readonly ke
 function readKey(key: Readonly<Record<string, unknown>>, at: string): RingKey {
   const { id, status, created, material } = key;
   if (typeof id !== "string") throw invalidRing(`${at}.id is not a string`, fixTheDocument);
+  requireId(id, `The keyring's ${at}.id`);
   if (status !== "enabled" && status !== "disabled") {
     throw invalidRing(`${at}.status is neither "enabled" nor "disabled"`, fixTheDocument);
   }
-  if (created !== undefined && (typeof created !== "string" || Number.isNaN(Date.parse(created)))) {
-    throw invalidRing(`${at}.created is not a date such as 2026-11-01T00:00:00.000Z`, fixTheDocument);
+  if (created !== undefined && !isDate(created)) {
+    throw invalidRing(`${at}.created is not a date such as ${exampleDate}`, fixTheDocument);
   }
-  const bytes = typeof material === "string" ? Buffer.from(material, "base64url") : undefined;
-  if (bytes === undefined || bytes.toString("base64url") !== material) {
-    throw invalidRing(`${at}.material is not base64url without padding`, fixTheDocument);
+  const bytes = Buffer.from(typeof material === "string" ? material : "", "base64url");
+  try {
+    if (bytes.toString("base64url") !== material) {
+      throw invalidRing(`${at}.material is not base64url without padding`, fixTheDocument);
+    }
+    return toRingKey({ id, status, material: bytes, ...(created === undefined ? {} : { created }) });
+  } finally {
+    // They lie in Node's buffer pool, which whoever is given any small Buffer can reach through its `buffer`.
+    bytes.fill(0);
   }
-  return toRingKey({ id, status, material: bytes, ...(created === undefined ? {} : { created }) });
 }
 
 function requireObject(value: unknown, what: string): Readonly<Record<string, unknown>> {
@@ -502,13 +557,15 @@ function readExtensions(
   const others = Object.entries(fields).filter(([field]) => !known.has(field));
   for (const [field] of others) {
     if (!field.startsWith("x-")) {
-      throw invalidRing(
-        `${what} has an unknown field ${JSON.stringify(field)}`,
-        "Remove it, or begin its name with x-.",
-      );
+      throw invalidRing(`${what} has an unknown field ${shownField(field)}`, "Remove it, or begin its name with x-.");
     }
   }
   return Object.fromEntries(others);
+}
+
+/** The name of a field for a message, unless it is long enough to be key material in the wrong place. */
+function shownField(field: string): string {
+  return field.length <= 32 ? JSON.stringify(field) : `whose name has ${field.length} characters`;
 }
 
 function readStrings(value: unknown, field: string): readonly string[] | undefined {

@@ -7,7 +7,9 @@ import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 
 /** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
 export interface ReencryptEvent {
+  /** "" where there is none. */
   readonly namespace: string;
+  /** The key of the record, which may be a secret. */
   readonly key: string;
   /** The key id the record was sealed under, or the name of the foreign format. */
   readonly from: string;

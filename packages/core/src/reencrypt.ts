@@ -47,10 +47,13 @@ export interface ReencryptProgress {
 
 /** A record that could not be opened. */
 export interface UnreadableRecord {
+  /** "" where there is none. */
   readonly namespace: string;
+  /** The key of the record, which may be a secret. */
   readonly key: string;
   /** The id of the key it needs, where its header says. */
   readonly keyId?: string;
+  /** Why it does not open. */
   readonly code: KeywardErrorCode;
 }
 
@@ -62,6 +65,7 @@ export interface ReencryptReport extends ReencryptProgress {
   readonly complete: boolean;
   /** The records that could not be opened, the first 1,000 of them in this run. */
   readonly unreadableRecords: readonly UnreadableRecord[];
+  /** How long this run took, in milliseconds. */
   readonly durationMs: number;
 }
 

@@ -25,6 +25,13 @@ function derive(root: Uint8Array, info: string | Uint8Array): Buffer {
   return Buffer.from(hkdfSync("sha256", root, "", info, 32));
 }
 
+/** A copy outside of Node's buffer pool, which whoever is given any small Buffer can reach through its `buffer`. */
+function copyOf(root: Uint8Array): Buffer {
+  const copy = Buffer.alloc(root.length);
+  copy.set(root);
+  return copy;
+}
+
 /**
  * The 32 bytes that a keyring holds under an id, and what the envelope derives from them.
  *
@@ -39,7 +46,7 @@ export class RootKey {
 
   /** @param root 32 bytes, copied. */
   constructor(root: Uint8Array) {
-    this.#root = Buffer.from(root);
+    this.#root = copyOf(root);
   }
 
   /** C: says which root a record was sealed under without saying anything about it. */
@@ -60,7 +67,7 @@ export class RootKey {
 
   /** A copy of the root itself; the caller is `exportKeyring` or compares two roots. */
   material(): Buffer {
-    return Buffer.from(this.#root);
+    return copyOf(this.#root);
   }
 
   /** Writes a fresh 24-byte nonce into `target` at `at`, and returns the AES-256-GCM key for its second half. */

@@ -1,0 +1,299 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { builtinModules } from "node:module";
+import { tmpdir } from "node:os";
+import { basename, dirname, join, normalize, relative, sep } from "node:path";
+import {
+  isExportDeclaration,
+  isImportDeclaration,
+  isNamedImports,
+  isStringLiteralLikeNode,
+  type Node,
+  SyntaxKind,
+} from "typescript/unstable/ast";
+import { API } from "typescript/unstable/sync";
+import { afterAll, describe, expect, it } from "vitest";
+import { type Manifest, publishedPackages, readManifest, repository, workspacePackages } from "./workspace.ts";
+
+/** One import or re-export, of whatever kind. */
+interface Import {
+  readonly specifier: string;
+  readonly line: number;
+  /** The names that are there at run time; undefined where all of the module is. */
+  readonly names: readonly string[] | undefined;
+}
+
+/** A source file, with its path relative to the root. */
+interface Module {
+  readonly file: string;
+  /** The folder of the package it belongs to; "" for what belongs to the workspace itself. */
+  readonly owner: string;
+  readonly imports: readonly Import[];
+}
+
+interface Workspace {
+  readonly modules: readonly Module[];
+  readonly manifests: ReadonlyMap<string, Manifest>;
+}
+
+/** Reads every module that the compiler is told about, with the compiler's own parser. */
+function readWorkspace(root: string): Workspace {
+  const manifests = new Map(workspacePackages(root).map(({ folder, manifest }) => [folder, manifest]));
+  manifests.set("", readManifest(root));
+  const configurations = [
+    ...publishedPackages(root).map(({ folder }) => join(root, folder, "tsconfig.json")),
+    join(root, "tsconfig.checked.json"),
+  ];
+  const compiler = new API({ cwd: root });
+  try {
+    const projects = compiler.updateSnapshot({ openProjects: configurations }).getProjects();
+    const modules = projects.flatMap((project) =>
+      project.rootFiles.map((path): Module => {
+        const source = project.program.getSourceFile(path);
+        if (source === undefined) throw new Error(`The compiler does not have ${path}`);
+        const file = relative(root, path).split(sep).join("/");
+        const owner = [...manifests.keys()].find((folder) => folder !== "" && file.startsWith(`${folder}/`)) ?? "";
+        const imports = source.imports.filter(isStringLiteralLikeNode).map((specifier) => ({
+          specifier: specifier.text,
+          line: source.getLineAndCharacterOfPosition(specifier.getStart()).line + 1,
+          names: namesAtRunTime(specifier.parent),
+        }));
+        return { file, owner, imports };
+      }),
+    );
+    return { modules, manifests };
+  } finally {
+    compiler.close();
+  }
+}
+
+function namesAtRunTime(declaration: Node): readonly string[] | undefined {
+  if (isExportDeclaration(declaration)) return declaration.isTypeOnly ? [] : undefined;
+  if (!isImportDeclaration(declaration)) return undefined;
+  const clause = declaration.importClause;
+  if (clause === undefined) return undefined;
+  if (clause.phaseModifier === SyntaxKind.TypeKeyword) return [];
+  if (clause.namedBindings !== undefined && !isNamedImports(clause.namedBindings)) return undefined;
+  const named = clause.namedBindings?.elements.filter((element) => !element.isTypeOnly) ?? [];
+  const names = named.map((element) => (element.propertyName ?? element.name).text);
+  return clause.name === undefined ? names : ["default", ...names];
+}
+
+const isRelative = (specifier: string) => specifier.startsWith(".") || specifier.startsWith("/");
+const packageOf = (specifier: string) =>
+  specifier
+    .split("/")
+    .slice(0, specifier.startsWith("@") ? 2 : 1)
+    .join("/");
+const isSource = ({ file, owner }: Module) => owner.startsWith("packages/") && file.startsWith(`${owner}/src/`);
+
+const isTest = ({ file, owner }: Module) => owner === "" || file.startsWith(`${owner}/test/`);
+
+/** Whether what one package publishes may stand on another: cli → stores, providers → core. */
+function mayStandOn(upper: string, lower: string): boolean {
+  if (upper === lower) return true;
+  if (lower === "@keyward/contract" || upper === "@keyward/core") return false;
+  return lower === "@keyward/core" || upper === "@keyward/cli";
+}
+
+/** What of Keyv's code, besides its types, core stands on. */
+const keyvAtRunTime = ["Keyv", "KeyvBridgeAdapter", "KeyvMemoryAdapter", "keyvStorageCapability"];
+
+type Rule = (workspace: Workspace) => string[];
+
+/** A rule on one import; what it answers is what is wrong with it. */
+function onImports(broken: (found: Import, module: Module, workspace: Workspace) => string | undefined): Rule {
+  return (workspace) =>
+    workspace.modules.flatMap((module) =>
+      module.imports.flatMap((found) => {
+        const problem = broken(found, module, workspace);
+        return problem === undefined ? [] : [`${module.file}:${found.line} ${problem}`];
+      }),
+    );
+}
+
+const rules: Record<string, Rule> = {
+  "imports run one way: cli → stores, providers → core": onImports(({ specifier }, module, { manifests }) => {
+    const own = manifests.get(module.owner)?.name ?? "";
+    const imported = packageOf(specifier);
+    if (!isSource(module) || !imported.startsWith("@keyward/") || mayStandOn(own, imported)) return undefined;
+    return `${own} may not import ${imported}`;
+  }),
+
+  "manifests run the same way, and contract is a dev dependency alone": ({ manifests }) =>
+    [...manifests].flatMap(([folder, { name, dependencies, peerDependencies }]) =>
+      Object.keys({ ...dependencies, ...peerDependencies })
+        .filter((needed) => folder.startsWith("packages/") && needed.startsWith("@keyward/"))
+        .filter((needed) => !mayStandOn(name, needed))
+        .map((needed) => `${folder}/package.json: ${name} may not depend on ${needed}`),
+    ),
+
+  "core takes of Keyv its types and little of its code": onImports(({ specifier, names }, module) => {
+    if (!isSource(module) || module.owner !== "packages/core" || packageOf(specifier) !== "keyv") return undefined;
+    const others = names?.filter((name) => !keyvAtRunTime.includes(name)) ?? ["all of it"];
+    return others.length === 0 ? undefined : `core takes ${others.join(", ")} of keyv`;
+  }),
+
+  "no package reaches into another by path": onImports(({ specifier }, module) => {
+    const imported = packageOf(specifier);
+    if (imported.startsWith("@keyward/")) {
+      return specifier === imported ? undefined : `${specifier} is not what ${imported} exports`;
+    }
+    // The bench measures the envelope itself, which core keeps to itself.
+    if (!isRelative(specifier) || module.owner === "bench") return undefined;
+    const target = normalize(join(dirname(module.file), specifier));
+    const home = isSource(module) ? `${module.owner}/src/` : `${module.owner}/`;
+    const leaves = isSource(module) ? !target.startsWith(home) : /^packages\//.test(target) && !target.startsWith(home);
+    return leaves ? `${specifier} leaves ${home}` : undefined;
+  }),
+
+  "what is imported is declared": onImports(({ specifier }, module, { manifests }) => {
+    if (isRelative(specifier) || specifier.startsWith("node:") || builtinModules.includes(specifier)) return undefined;
+    const manifest = manifests.get(module.owner);
+    // What is published brings no dev dependencies along; only tests share those of the root.
+    const declared = {
+      ...manifest?.dependencies,
+      ...(isSource(module) ? manifest?.peerDependencies : manifest?.devDependencies),
+      ...(isTest(module) ? manifests.get("")?.devDependencies : {}),
+    };
+    const imported = packageOf(specifier);
+    return imported === manifest?.name || Object.hasOwn(declared, imported)
+      ? undefined
+      : `${imported} is not in the dependencies of ${manifest?.name}`;
+  }),
+
+  "Node's own modules are imported by their prefix": onImports(({ specifier }) =>
+    builtinModules.includes(specifier) && !specifier.startsWith("node:") ? `${specifier} lacks node:` : undefined,
+  ),
+
+  "files are named for what they hold": ({ modules }) =>
+    modules
+      .filter(({ file }) =>
+        /(?:^|[-._])(?:utils?|helpers?|common|shared|misc|managers?)(?:[-._]|$)/i.test(basename(file)),
+      )
+      .map(({ file }) => `${file} says nothing about what it holds`),
+
+  "sources import each other in no circle": ({ modules }) => {
+    const imports = new Map(
+      modules
+        .filter(isSource)
+        .map(({ file, imports }) => [
+          file,
+          imports.flatMap(({ specifier }) =>
+            isRelative(specifier) ? [normalize(join(dirname(file), specifier))] : [],
+          ),
+        ]),
+    );
+    const done = new Set<string>();
+    const circles: string[] = [];
+    const visit = (file: string, path: readonly string[]) => {
+      if (path.includes(file)) circles.push([...path.slice(path.indexOf(file)), file].join(" → "));
+      if (done.has(file) || path.includes(file)) return;
+      for (const next of imports.get(file) ?? []) visit(next, [...path, file]);
+      done.add(file);
+    };
+    for (const file of imports.keys()) visit(file, []);
+    return circles;
+  },
+};
+
+describe("the workspace", () => {
+  const workspace = readWorkspace(repository);
+
+  it("is read whole", () => {
+    const files = workspace.modules.map(({ file }) => file);
+    expect(files).toContain("packages/core/src/index.ts");
+    expect(files).toContain("test/architecture.test.ts");
+    expect(workspace.modules.flatMap(({ imports }) => imports).length).toBeGreaterThan(0);
+  });
+
+  it.each(Object.entries(rules))("%s", (_, rule) => {
+    expect(rule(workspace)).toEqual([]);
+  });
+});
+
+describe("a breach is found", () => {
+  const folder = mkdtempSync(join(tmpdir(), "keyward-architecture-"));
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+  const sound = {
+    "package.json": `{ "name": "workspace", "devDependencies": { "vitest": "1", "@keyward/store": "1", "@keyward/contract": "1" } }`,
+    "tsconfig.checked.json": `{ "include": ["packages/*/test", "bench"] }`,
+    "packages/core/package.json": `{ "name": "@keyward/core", "peerDependencies": { "keyv": "1" } }`,
+    "packages/core/src/index.ts": `import { createHash } from "node:crypto"; import { Keyv, type KeyvOptions } from "keyv"; import "./a.ts";`,
+    "packages/core/src/a.ts": `export const a = 1;`,
+    "packages/core/test/a.test.ts": `import "vitest"; import "@keyward/store"; import "@keyward/contract"; import "../src/a.ts";`,
+    "packages/store/package.json": `{ "name": "@keyward/store", "peerDependencies": { "@keyward/core": "1" } }`,
+    "packages/store/src/index.ts": `export type { Keyring } from "@keyward/core";`,
+    "packages/contract/package.json": `{ "name": "@keyward/contract", "dependencies": {} }`,
+    "packages/cli/package.json": `{ "name": "@keyward/cli", "dependencies": { "@keyward/store": "1", "@keyward/core": "1" } }`,
+    "packages/cli/src/index.ts": `import "@keyward/store"; import "@keyward/core";`,
+    "bench/package.json": `{ "name": "bench", "devDependencies": { "jose": "1" } }`,
+    "bench/src/main.ts": `import "jose"; import "../../packages/core/src/a.ts";`,
+  };
+
+  function breaches(changed: Record<string, string>): string[] {
+    const root = mkdtempSync(join(folder, "workspace-"));
+    const files: Record<string, string> = { ...sound, ...changed };
+    for (const owner of ["core", "store", "contract", "cli"]) {
+      files[`packages/${owner}/tsconfig.json`] = `{ "include": ["src"] }`;
+    }
+    for (const [file, content] of Object.entries(files)) {
+      mkdirSync(dirname(join(root, file)), { recursive: true });
+      writeFileSync(join(root, file), content);
+    }
+    const workspace = readWorkspace(root);
+    return Object.values(rules).flatMap((rule) => rule(workspace));
+  }
+
+  it("and a sound workspace has none", () => {
+    expect(breaches({})).toEqual([]);
+  });
+
+  it.each([
+    ["packages/core/src/a.ts", `import "@keyward/store";`, "@keyward/core may not import @keyward/store"],
+    [
+      "packages/core/src/a.ts",
+      `export type { X } from "@keyward/store";`,
+      "@keyward/core may not import @keyward/store",
+    ],
+    ["packages/core/src/a.ts", `type X = import("@keyward/store").X;`, "@keyward/core may not import @keyward/store"],
+    ["packages/core/src/a.ts", `\n\nawait import("@keyward/cli");`, "packages/core/src/a.ts:3 @keyward/core may not"],
+    ["packages/store/src/a.ts", `import "@keyward/contract";`, "@keyward/store may not import @keyward/contract"],
+    ["packages/cli/src/index.ts", `import "@keyward/contract";`, "@keyward/cli may not import @keyward/contract"],
+    ["packages/store/src/a.ts", `import "@keyward/cli";`, "@keyward/store may not import @keyward/cli"],
+    [
+      "packages/store/package.json",
+      `{ "name": "@keyward/store", "dependencies": { "@keyward/core": "1", "@keyward/contract": "1" } }`,
+      "@keyward/store may not depend on @keyward/contract",
+    ],
+    ["packages/core/src/a.ts", `import { KeyvSerializer } from "keyv";`, "core takes KeyvSerializer of keyv"],
+    ["packages/core/src/a.ts", `import { KeyvX as Keyv } from "keyv";`, "core takes KeyvX of keyv"],
+    ["packages/core/src/a.ts", `import Keyv from "keyv";`, "core takes default of keyv"],
+    ["packages/core/src/a.ts", `import * as keyv from "keyv";`, "core takes all of it of keyv"],
+    ["packages/core/src/a.ts", `export { Keyv } from "keyv";`, "core takes all of it of keyv"],
+    ["packages/store/src/index.ts", `import "../../core/src/a.ts";`, "leaves packages/store/src/"],
+    ["packages/store/src/index.ts", `import "../package.json";`, "leaves packages/store/src/"],
+    ["packages/core/test/a.test.ts", `import "../../store/src/index.ts";`, "leaves packages/core/"],
+    ["packages/store/src/index.ts", `import "@keyward/core/src/a.ts";`, "is not what @keyward/core exports"],
+    [
+      "packages/store/src/index.ts",
+      `import type { Keyv } from "keyv";`,
+      "keyv is not in the dependencies of @keyward/store",
+    ],
+    ["packages/core/src/a.ts", `import "vitest";`, "vitest is not in the dependencies of @keyward/core"],
+    ["packages/core/src/a.ts", `import "@scope/name/deep";`, "@scope/name is not in the dependencies"],
+    ["bench/src/main.ts", `import "iron";`, "iron is not in the dependencies of bench"],
+    ["bench/src/main.ts", `import "vitest";`, "vitest is not in the dependencies of bench"],
+    ["packages/core/src/a.ts", `import "fs/promises";`, "fs/promises lacks node:"],
+    ["packages/core/src/utils.ts", "", "packages/core/src/utils.ts says nothing"],
+    ["packages/core/test/test-helpers.ts", "", "packages/core/test/test-helpers.ts says nothing"],
+    [
+      "packages/core/src/a.ts",
+      `import "./index.ts";`,
+      "packages/core/src/a.ts → packages/core/src/index.ts → packages/core/src/a.ts",
+    ],
+    ["packages/core/src/a.ts", `import type { A } from "./a.ts";`, "packages/core/src/a.ts → packages/core/src/a.ts"],
+  ])("in %s: %s", (file, content, expected) => {
+    expect(breaches({ [file]: content })).toEqual(expect.arrayContaining([expect.stringContaining(expected)]));
+  });
+});

@@ -1,0 +1,242 @@
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join, relative } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { linksOf, type Page, readPage, readPages } from "./markdown.ts";
+import { readManifest, repository } from "./workspace.ts";
+
+const pages = readPages(repository);
+
+interface Outcome {
+  readonly ok: boolean;
+  readonly output: string;
+}
+
+function run(command: string, commandArguments: readonly string[], cwd: string): Promise<Outcome> {
+  // Nothing of this process's environment but the path, so that a block stands on what it says itself.
+  const env = { PATH: process.env["PATH"], APP_ENCRYPTION_KEY: randomBytes(32).toString("base64"), NO_COLOR: "1" };
+  return new Promise((resolve) => {
+    execFile(
+      command,
+      commandArguments,
+      { cwd, env, timeout: 45_000, killSignal: "SIGKILL" },
+      (error, stdout, stderr) => {
+        const ending = error?.killed === true ? "\nIt was still running after 45 s." : "";
+        resolve({ ok: error === null, output: `${stdout}${stderr}${ending}`.trim() });
+      },
+    );
+  });
+}
+
+/** A program made of one block. Its lines have the numbers that they have on the page. */
+interface Program {
+  readonly place: string;
+  readonly path: string;
+}
+
+/** Writes each TypeScript block of the pages as a program of its own into a folder of this repository. */
+function writePrograms(documents: readonly Page[], folder: string): Program[] {
+  return documents.flatMap(({ file, blocks }) =>
+    blocks
+      .filter(({ info }) => info === "ts")
+      .map(({ line, code }) => {
+        const path = join(folder, `${file.replaceAll("/", "__")}__line-${line}.ts`);
+        mkdirSync(dirname(path), { recursive: true });
+        writeFileSync(path, `${"\n".repeat(line - 1)}${code}\n`);
+        return { place: `${file}:${line}`, path };
+      }),
+  );
+}
+
+async function runProgram({ path }: Program): Promise<Outcome> {
+  const cwd = mkdtempSync(join(tmpdir(), "keyward-documentation-"));
+  try {
+    return await run(process.execPath, [path], cwd);
+  } finally {
+    rmSync(cwd, { recursive: true, force: true });
+  }
+}
+
+function checkTypes(folder: string): Promise<Outcome> {
+  const configuration = {
+    extends: relative(folder, join(repository, "tsconfig.base.json")),
+    // An example names results that it does nothing with.
+    compilerOptions: {
+      noEmit: true,
+      composite: false,
+      declaration: false,
+      sourceMap: false,
+      inlineSources: false,
+      noUnusedLocals: false,
+    },
+    include: ["*.ts"],
+  };
+  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(configuration));
+  return run(join(repository, "node_modules", ".bin", "tsc"), ["-p", folder, "--pretty", "false"], folder);
+}
+
+/** A fence that a reader takes for TypeScript or JavaScript, by a name under which it would not be run. */
+function unrunBlocks(documents: readonly Page[]): string[] {
+  return documents.flatMap(({ file, blocks }) =>
+    blocks
+      .filter(({ info }) => info !== "ts" && /^(?:[mc]?[jt]sx?|typescript|javascript)\b/i.test(info))
+      .map(({ info, line }) => `${file}:${line - 1} "${info}": only a block marked "ts", and nothing else, is run`),
+  );
+}
+
+/** Links whose file or heading is not there. */
+function deadLinks(documents: readonly Page[], root: string): string[] {
+  const anchors = new Map(documents.map((page) => [page.file, page.anchors]));
+  return documents.flatMap((page) =>
+    linksOf(page).flatMap(({ target, line }) => {
+      if (/^[a-z][a-z+.-]*:/i.test(target)) return [];
+      const [path = "", anchor] = decodeURI(target).split("#");
+      const file = path === "" ? page.file : join(dirname(page.file), path);
+      const dead =
+        !(anchors.has(file) || existsSync(join(root, file))) ||
+        (anchor !== undefined && anchors.get(file)?.has(anchor) === false);
+      return dead ? [`${page.file}:${line} ${target}`] : [];
+    }),
+  );
+}
+
+/** Commands that a page gives and that this repository does not have. */
+function unknownScripts(documents: readonly Page[], known: readonly string[]): string[] {
+  return documents.flatMap(({ file, blocks }) =>
+    blocks
+      .filter(({ info }) => /^(?:sh|bash|shell|console)\b/.test(info))
+      .flatMap(({ code, line }) =>
+        code.split("\n").flatMap((text, index) =>
+          [...text.matchAll(/\bnpm (?:run(?:-script)? ([\w:-]+)|(test|start)\b)/g)]
+            .map(([, script, short = ""]) => script ?? short)
+            .filter((script) => !known.includes(script))
+            .map((script) => `${file}:${line + index} npm has no script ${script}`),
+        ),
+      ),
+  );
+}
+
+/** A folder in which imports resolve as they do for the workspace, ignored by git. */
+function scratch(): string {
+  const parent = join(repository, ".test-output");
+  mkdirSync(parent, { recursive: true });
+  return mkdtempSync(join(parent, "documentation-"));
+}
+
+describe("the pages", () => {
+  const folder = scratch();
+  const programs = writePrograms(pages, folder);
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+  it("have the README among them, and it has code", () => {
+    expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
+  });
+
+  it.concurrent.each(programs)("$place runs", async (program) => {
+    const { ok, output } = await runProgram(program);
+    expect(ok, `${program.place} does not run:\n${output}`).toBe(true);
+  });
+
+  it("hold code whose types are right", async () => {
+    const { ok, output } = await checkTypes(folder);
+    expect(ok, output).toBe(true);
+  });
+
+  it("hold no code that is not run", () => expect(unrunBlocks(pages)).toEqual([]));
+
+  it("link to what is there", () => expect(deadLinks(pages, repository)).toEqual([]));
+
+  it("name scripts that are there", () => {
+    expect(unknownScripts(pages, Object.keys(readManifest(repository).scripts ?? {}))).toEqual([]);
+  });
+});
+
+describe("a page that went stale is found", () => {
+  const folder = scratch();
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  const fence = "```";
+  const page = (text: string) => readPage("stale.md", text);
+
+  describe("code that does not run", () => {
+    const failing = {
+      throws: `throw new Error("broken");`,
+      "rejects behind its end": `void Promise.reject(new Error("late"));`,
+      "imports what is not exported": `import { missing } from "@keyward/core"; missing();`,
+      "waits for what never comes": `await new Promise(() => {});`,
+      "exits with a code": `process.exitCode = 3;`,
+    };
+    it.each(Object.entries(failing))("that %s", async (_, code) => {
+      const [program] = writePrograms([page(`Text.\n\n${fence}ts\n${code}\n${fence}\n`)], scratchFor(folder));
+      if (program === undefined) throw new Error("The block was not found");
+      expect(program.place).toBe("stale.md:4");
+      expect((await runProgram(program)).ok).toBe(false);
+    });
+
+    it("with the line of the page", async () => {
+      const [program] = writePrograms(
+        [page(`One.\n\n${fence}ts\n\nthrow new Error("x");\n${fence}`)],
+        scratchFor(folder),
+      );
+      if (program === undefined) throw new Error("The block was not found");
+      expect((await runProgram(program)).output).toContain(".ts:5");
+    });
+
+    it("while one that does runs with the packages of the workspace", async () => {
+      const code = `import { Keyring } from "@keyward/core"; console.log(Keyring.generate("first").primary);`;
+      const [program] = writePrograms([page(`${fence}ts\n${code}\n${fence}`)], scratchFor(folder));
+      if (program === undefined) throw new Error("The block was not found");
+      expect(await runProgram(program)).toEqual({ ok: true, output: "first" });
+    });
+
+    it("in an empty folder that is not this repository", async () => {
+      const code = `import { readdirSync } from "node:fs"; if (readdirSync(".").length > 0) throw new Error("not empty");`;
+      const [program] = writePrograms([page(`${fence}ts\n${code}\n${fence}`)], scratchFor(folder));
+      if (program === undefined) throw new Error("The block was not found");
+      expect(await runProgram(program)).toEqual({ ok: true, output: "" });
+    });
+  });
+
+  describe("code of wrong types", () => {
+    let outcome: Outcome;
+    beforeAll(async () => {
+      const own = scratchFor(folder);
+      const code = `import { Keyring } from "@keyward/core";\nconst id: number = Keyring.generate().primary;\n`;
+      writePrograms([page(`${fence}ts\n${code}${fence}`)], own);
+      outcome = await checkTypes(own);
+    });
+    it("is found at its line", () => {
+      expect(outcome.ok).toBe(false);
+      expect(outcome.output).toMatch(/stale\.md__line-2\.ts\(3,7\): error TS2322/);
+    });
+  });
+
+  it.each(["ts ignore", "typescript", "js", "mjs", "tsx"])("a block marked %s", (info) => {
+    expect(unrunBlocks([page(`${fence}${info}\n1;\n${fence}`)])).toHaveLength(1);
+  });
+
+  it.each(["[a](missing.md)", "![a](docs/missing.png)", "[a](#nowhere)", "[a]: missing.md"])("the link %s", (link) => {
+    expect(deadLinks([page(`# Here\n\n${link}`)], repository)).toHaveLength(1);
+  });
+
+  it.each(["[a](package.json)", "[a](#here-i-am)", "[a](#here-i-am-1)", "`[a](missing.md)`", "[a](https://keyv.org)"])(
+    "but not %s",
+    (link) => {
+      expect(deadLinks([page(`# Here, I am!\n\n## Here I am\n\n${link}`)], repository)).toEqual([]);
+    },
+  );
+
+  it("a script that is not there", () => {
+    const text = `${fence}sh\nnpm run demo && npm run gone\nnpm test -- packages/core\n${fence}`;
+    expect(unknownScripts([page(text)], ["demo", "test"])).toEqual(["stale.md:2 npm has no script gone"]);
+  });
+
+  it("a block that is never closed", () => {
+    expect(() => page(`${fence}ts\n1;`)).toThrow("stale.md:1");
+  });
+});
+
+function scratchFor(folder: string): string {
+  return mkdtempSync(join(folder, "page-"));
+}

@@ -1,0 +1,231 @@
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { isExportAssignment, isExportDeclaration, isNamedExports, type Node } from "typescript/unstable/ast";
+import {
+  API,
+  type Checker,
+  ModifierFlags,
+  type Symbol as Named,
+  type Project,
+  SymbolFlags,
+} from "typescript/unstable/sync";
+import { afterAll, describe, expect, it } from "vitest";
+import { readPage } from "./markdown.ts";
+import { publishedPackages, repository } from "./workspace.ts";
+
+interface Surface {
+  /** The names that the package exports. */
+  readonly names: readonly string[];
+  /** What lacks a docstring, or is exported in a way that does not say its name. */
+  readonly problems: readonly string[];
+}
+
+/** Opens a package with the compiler. */
+function withProject<T>(packageFolder: string, read: (project: Project) => T): T {
+  const compiler = new API({ cwd: packageFolder });
+  try {
+    const configuration = join(packageFolder, "tsconfig.json");
+    const project = compiler.updateSnapshot({ openProjects: [configuration] }).getProject(configuration);
+    if (project === undefined) throw new Error(`The compiler cannot open ${configuration}`);
+    return read(project);
+  } finally {
+    compiler.close();
+  }
+}
+
+/** Reads what a package exports. */
+function readSurface(packageFolder: string): Surface {
+  return withProject(packageFolder, (project) => {
+    const { checker, program } = project;
+    const index = program.getSourceFile(join(packageFolder, "src", "index.ts"));
+    if (index === undefined) throw new Error(`${packageFolder} has no src/index.ts`);
+    const unnamed = index.statements.filter(
+      (statement) =>
+        isExportAssignment(statement) ||
+        (isExportDeclaration(statement) &&
+          (statement.exportClause === undefined || !isNamedExports(statement.exportClause))),
+    );
+    const module = checker.getSymbolAtLocation(index);
+    const exported = module === undefined ? [] : checker.getExportsOfModule(module);
+    return {
+      names: exported.map(({ name }) => name),
+      problems: [
+        ...unnamed.map((statement) => `src/index.ts: "${statement.getText()}" does not name what it exports`),
+        ...exported.flatMap((symbol) => undocumented(symbol, packageFolder, project)),
+      ],
+    };
+  });
+}
+
+/** The export itself and its public members, as far as they have no docstring. */
+function undocumented(exported: Named, packageFolder: string, project: Project): string[] {
+  const { checker } = project;
+  const symbol = exported.flags & SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
+  const ours = ({ declarations }: Named) =>
+    declarations.some(({ path }) => path.toLowerCase().startsWith(`${packageFolder}/src/`.toLowerCase()));
+  if (!ours(symbol)) return [];
+  const members = membersOf(symbol, checker)
+    .filter((member) => ours(member) && isPublic(member, project))
+    .map((member): [string, Named] => [
+      `${exported.name}.${member.name.replace(/^__constructor$/, "constructor")}`,
+      member,
+    ]);
+  return [[exported.name, symbol] as const, ...members]
+    .filter(([, documented]) => checker.getDocumentationCommentOfSymbol(documented).trim() === "")
+    .map(([name]) => `${name} has no docstring`);
+}
+
+function membersOf(symbol: Named, checker: Checker): readonly Named[] {
+  if (symbol.flags & SymbolFlags.TypeAlias) return checker.getPropertiesOfType(checker.getDeclaredTypeOfSymbol(symbol));
+  return [...symbol.getMembers().values(), ...symbol.getExports().values()];
+}
+
+/** What a user can call or read, except what overrides a member and means what that means. */
+function isPublic(member: Named, project: Project): boolean {
+  const nodes = member.declarations.map((declaration) => declaration.resolve(project));
+  const hidden = ModifierFlags.Private | ModifierFlags.Protected | ModifierFlags.Override;
+  const unnamed =
+    /^__(?:#|call$|new$|index$)/.test(member.escapedName) || Boolean(member.flags & SymbolFlags.TypeParameter);
+  return !unnamed && nodes.every((node) => node !== undefined && (modifiersOf(node) & hidden) === 0);
+}
+
+function modifiersOf(node: Node): number {
+  return "modifierFlags" in node && typeof node.modifierFlags === "number" ? node.modifierFlags : 0;
+}
+
+/** Names that a README does not show as code. */
+function unmentioned(names: readonly string[], readme: string): string[] {
+  const { blocks, prose } = readPage("README.md", readme);
+  const inline = prose.flatMap((line) => [...line.matchAll(/`([^`]+)`/g)].map(([, code = ""]) => code));
+  const words = new Set([...inline, ...blocks.map(({ code }) => code)].flatMap((code) => code.match(/[\w$]+/g) ?? []));
+  return names.filter((name) => !words.has(name));
+}
+
+describe.each(publishedPackages(repository).map(({ folder, manifest }) => ({ name: manifest.name, folder })))(
+  "$name",
+  ({ folder }) => {
+    const surface = readSurface(join(repository, folder));
+
+    it("exports something", () => expect(surface.names).not.toEqual([]));
+
+    it("has a docstring on all that it exports", () => expect(surface.problems).toEqual([]));
+
+    it("names all that it exports in its README", () => {
+      const readme = join(repository, folder, "README.md");
+      expect(existsSync(readme), `${folder} has no README.md`).toBe(true);
+      expect(unmentioned(surface.names, readFileSync(readme, "utf8"))).toEqual([]);
+    });
+  },
+);
+
+it("docs/errors.md says of every error code what to do", () => {
+  const codes = errorCodes();
+  expect(codes).toContain("RECORD_TAMPERED");
+  const page = join(repository, "docs", "errors.md");
+  expect(existsSync(page), "There is no docs/errors.md").toBe(true);
+  expect(unmentioned(codes, readFileSync(page, "utf8"))).toEqual([]);
+});
+
+/** The members of KeywardErrorCode, as the compiler has them. */
+function errorCodes(): string[] {
+  const core = join(repository, "packages", "core");
+  return withProject(core, ({ checker, program }) => {
+    const errors = program.getSourceFile(join(core, "src", "errors.ts"));
+    const module = errors === undefined ? undefined : checker.getSymbolAtLocation(errors);
+    const code = module === undefined ? undefined : checker.getMemberInModuleExports(module, "KeywardErrorCode");
+    const type = code === undefined ? undefined : checker.getDeclaredTypeOfSymbol(code);
+    const members = type?.isUnionType() ? (type.getTypes() ?? []) : [];
+    return members.flatMap((member) => (member.isStringLiteralType() ? [member.value] : []));
+  });
+}
+
+describe("what is not documented is found", () => {
+  const folder = mkdtempSync(join(tmpdir(), "keyward-exports-"));
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+  function surfaceOf(index: string, other = ""): Surface {
+    const root = mkdtempSync(join(folder, "package-"));
+    const files = {
+      "tsconfig.json": `{ "compilerOptions": { "module": "nodenext", "types": [], "allowImportingTsExtensions": true, "noEmit": true }, "include": ["src"] }`,
+      "package.json": `{ "name": "example", "type": "module" }`,
+      "src/index.ts": index,
+      "src/other.ts": other,
+    };
+    for (const [file, content] of Object.entries(files)) {
+      mkdirSync(dirname(join(root, file)), { recursive: true });
+      writeFileSync(join(root, file), content);
+    }
+    return readSurface(root);
+  }
+
+  it("and what is, is not", () => {
+    const other = `
+      /** Base. */
+      export class Base {
+        /** Made of nothing. */
+        constructor() {}
+        #hidden = 1;
+        private alsoHidden = 1;
+        /** Says it. */
+        method() {}
+        /** All. */
+        static all() {}
+      }
+      /** Upper. */
+      export class Upper extends Base {
+        override method() {}
+      }
+      /** Failed. */
+      export class Failed extends Error {
+        override readonly name = "Failed";
+      }
+      /** A shape. */
+      export type Shape = {
+        /** A word. */
+        word: "a" | "b";
+      };
+      /** A word. */
+      export type Word = "a" | "b";
+      /** A number. */
+      export const one = 1;
+      export interface NotExported { plain: string }
+    `;
+    const index = `export { Base, Failed, one as uno, type Shape, Upper, type Word } from "./other.ts";`;
+    expect(surfaceOf(index, other)).toEqual({
+      names: ["Base", "Failed", "uno", "Shape", "Upper", "Word"],
+      problems: [],
+    });
+  });
+
+  it.each([
+    ["a function", `export function f() {}`, "f has no docstring"],
+    ["a function with a mere comment", `// What f does.\nexport function f() {}`, "f has no docstring"],
+    [
+      "a function of which only the errors are named",
+      `/** @throws Error always */\nexport function f() {}`,
+      "f has no",
+    ],
+    ["a constant", `export const f = 1;`, "f has no docstring"],
+    ["a type", `export type f = 1 | 2;`, "f has no docstring"],
+    ["a method", `/** F. */\nexport class f {\n  m() {}\n}`, "f.m has no docstring"],
+    ["a static method", `/** F. */\nexport class f {\n  static m() {}\n}`, "f.m has no docstring"],
+    ["a property", `/** F. */\nexport class f {\n  readonly p = 1;\n}`, "f.p has no docstring"],
+    ["an accessor", `/** F. */\nexport class f {\n  get p() { return 1; }\n}`, "f.p has no docstring"],
+    ["a constructor", `/** F. */\nexport class f {\n  constructor(a: string) {}\n}`, "f.constructor has no docstring"],
+    ["an option", `/** F. */\nexport interface f {\n  o?: number;\n}`, "f.o has no docstring"],
+    ["an option of a type alias", `/** F. */\nexport type f = {\n  o?: number;\n};`, "f.o has no docstring"],
+  ])("%s", (_, other, expected) => {
+    expect(surfaceOf(`export { f } from "./other.ts";`, other).problems).toEqual([expect.stringContaining(expected)]);
+  });
+
+  it.each([`export * from "./other.ts";`, `export * as all from "./other.ts";`, `export default 1;`])("%s", (index) => {
+    const { problems } = surfaceOf(index, `/** F. */\nexport const f = 1;`);
+    expect(problems).toEqual(expect.arrayContaining([expect.stringContaining("does not name what it exports")]));
+  });
+
+  it("a name that the README has only in passing", () => {
+    const readme = "# Keys\n\nA seal, `open()` and `keyring.first`.\n\n```ts\nclose();\n```\n";
+    expect(unmentioned(["seal", "open", "keyring", "close", "pen"], readme)).toEqual(["seal", "pen"]);
+  });
+});
