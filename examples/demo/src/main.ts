@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { isDeepStrictEqual } from "node:util";
 import {
   census,
@@ -207,15 +208,23 @@ function longTexts(value: unknown): string[] {
   return typeof value === "object" && value !== null ? Object.values(value).flatMap(longTexts) : [];
 }
 
-const sample = new URL("../flow-states.ndjson", import.meta.url).pathname;
-const directory = await mkdtemp(join(tmpdir(), "keyward-demo-"));
-try {
-  await run(await readRecords(process.argv[2] ?? sample), directory);
+async function main(recordsPath: string): Promise<boolean> {
+  let records: readonly DemoRecord[];
+  try {
+    records = await readRecords(recordsPath);
+  } catch (error) {
+    console.error(`No records to show anything with: ${error instanceof Error ? error.message : error}`);
+    return false;
+  }
+  const directory = await mkdtemp(join(tmpdir(), "keyward-demo-"));
+  try {
+    await run(records, directory);
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
   console.log(stage.allHeld ? "\nAll of it held." : "\nNot all of it held.");
-  process.exitCode = stage.allHeld ? 0 : 1;
-} catch (error) {
-  console.error(error);
-  process.exitCode = 1;
-} finally {
-  await rm(directory, { recursive: true, force: true });
+  return stage.allHeld;
 }
+
+const sample = fileURLToPath(new URL("../flow-states.ndjson", import.meta.url));
+process.exitCode = (await main(process.argv[2] ?? sample)) ? 0 : 1;

@@ -77,7 +77,10 @@ export interface ReservedSpace {
 
 /** A store that hands out views on its namespaces, which share one connection. */
 export interface NamespacedStore {
-  /** The view on one namespace; "" is the view on records without a namespace. */
+  /**
+   * The view on one namespace; "" is the view on records without a namespace. Disconnecting a view does nothing to the
+   * connection, which belongs to the store that opened it.
+   */
   namespaced(namespace: string): KeyvStorageAdapter;
 }
 

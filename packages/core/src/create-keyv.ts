@@ -1,8 +1,8 @@
 import { Keyv, type KeyvOptions } from "keyv";
-import { isNamespaced } from "./capabilities.ts";
+import { isNamespaced, type NamespacedStore } from "./capabilities.ts";
 import { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
-import type { WrappableStore } from "./inner-store.ts";
+import { type WrappableStore, wrapRejection } from "./inner-store.ts";
 
 /** What {@link createKeyv} takes: how to seal, and what Keyv itself takes, except what would work against it. */
 export interface CreateKeyvOptions
@@ -23,13 +23,24 @@ export interface CreateKeyvOptions
 export class KeywardKeyv extends Keyv {
   /** The store underneath, with its events, `settled()` and the rest. */
   readonly encryptedStore: EncryptedStore;
+  readonly #release: (() => Promise<void>) | undefined;
   #emitted: unknown;
 
   /** Use {@link createKeyv}. */
-  constructor(encryptedStore: EncryptedStore, options: Omit<KeyvOptions, "store">) {
+  constructor(encryptedStore: EncryptedStore, options: Omit<KeyvOptions, "store">, release?: () => Promise<void>) {
     // Keyv's own check of expiry deletes without comparing, and so destroys newer writes. Ours is inside the record.
     super({ ...options, store: encryptedStore, checkExpired: false });
     this.encryptedStore = encryptedStore;
+    this.#release = release;
+  }
+
+  /**
+   * Waits for what reads began, then disconnects. Several Keyvs that `createKeyv` made over one store share its
+   * connection, which ends with the last of them.
+   */
+  override async disconnect(): Promise<void> {
+    await super.disconnect();
+    await this.#release?.();
   }
 
   /** As Keyv's, but after the listeners of `error` ran it throws, so that the call which met the error rejects. */
@@ -53,8 +64,8 @@ export class KeywardKeyv extends Keyv {
  */
 export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
   const { store, namespace = "", keys, scope, reencrypt, accept, padTo, ...keyvOptions } = options;
-  const view = !(store instanceof Map) && isNamespaced(store) ? store.namespaced(namespace) : store;
-  const encryptedStore = new EncryptedStore(view, {
+  const shared = !(store instanceof Map) && isNamespaced(store) ? store : undefined;
+  const encryptedStore = new EncryptedStore(shared?.namespaced(namespace) ?? store, {
     keys,
     ...(scope === undefined ? {} : { scope }),
     ...(reencrypt === undefined ? {} : { reencrypt }),
@@ -62,7 +73,23 @@ export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
     ...(padTo === undefined ? {} : { padTo }),
   });
   if (namespace !== "") encryptedStore.namespace = namespace;
-  return new KeywardKeyv(encryptedStore, { ...keyvOptions, ...(namespace === "" ? {} : { namespace }) });
+  const release = shared === undefined ? undefined : share(shared);
+  return new KeywardKeyv(encryptedStore, { ...keyvOptions, ...(namespace === "" ? {} : { namespace }) }, release);
+}
+
+const users = new WeakMap<object, number>();
+
+/** Counts one more Keyv over a store; what it returns counts it off, and with the last one disconnects the store. */
+function share(store: NamespacedStore & { disconnect?(): Promise<unknown> }): () => Promise<void> {
+  users.set(store, (users.get(store) ?? 0) + 1);
+  let released = false;
+  return async () => {
+    if (released) return;
+    released = true;
+    const left = (users.get(store) ?? 1) - 1;
+    users.set(store, left);
+    if (left === 0) await wrapRejection(async () => store.disconnect?.());
+  };
 }
 
 function asError(problem: unknown): KeywardError {

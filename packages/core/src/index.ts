@@ -35,3 +35,12 @@ export {
   type UnreadableRecord,
 } from "./reencrypt.ts";
 export { type NamedStores, type RetireKeyOptions, type Retirement, retireKey, sealNamespace } from "./retirement.ts";
+export {
+  invalidCursor,
+  requireExpires,
+  requireKey,
+  requireLimit,
+  requireNamespace,
+  requireValue,
+  sameStored,
+} from "./store-arguments.ts";

@@ -19,6 +19,7 @@ import {
 } from "./capabilities.ts";
 import { type EnvelopeForm, hasExpired } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
+import { sameStored } from "./store-arguments.ts";
 
 /** A replacement of a record that ends at this time, in milliseconds since the epoch. */
 export interface ReplacementUntil extends Replacement {
@@ -208,12 +209,6 @@ export async function wrapRejection<Result>(operation: () => Promise<Result>): P
       cause: error,
     });
   }
-}
-
-/** Whether two stored values are the same, type included. */
-export function sameStored(one: unknown, other: unknown): boolean {
-  if (one instanceof Uint8Array && other instanceof Uint8Array) return Buffer.compare(one, other) === 0;
-  return one === other;
 }
 
 function reservedSpaceOf(store: object & Partial<ReservedSpace>): (AtomicStore & ScannableStore) | undefined {

@@ -1,1 +1,1 @@
-export {};
+export { type MemorySpace, MemoryStore } from "./memory-store.ts";

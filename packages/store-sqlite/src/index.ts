@@ -1,1 +1,1 @@
-export {};
+export { type SqliteSpace, SqliteStore, type SqliteStoreOptions } from "./sqlite-store.ts";

@@ -1,0 +1,131 @@
+import assert from "node:assert/strict";
+import { isScannable, type ScannableStore, type ScannedRecord, type StoredValue } from "@keyward/core";
+import { oddKeys } from "./keyv-tests.ts";
+import { assertValue, numbered, type StoreTest } from "./store-under-test.ts";
+
+/** The store itself, as one that can be scanned. */
+export function asScannable(store: object): ScannableStore {
+  if (isScannable(store)) return store;
+  assert.fail("the store has no scan()");
+}
+
+/** Everything from a cursor on; `between` is called after each page. */
+export async function scanAll(
+  store: ScannableStore,
+  options: { readonly cursor?: string | undefined; readonly limit?: number; between?(): Promise<void> } = {},
+): Promise<ScannedRecord[]> {
+  const { limit, between } = options;
+  const found: ScannedRecord[] = [];
+  let { cursor } = options;
+  do {
+    const page = await store.scan({
+      ...(cursor === undefined ? {} : { cursor }),
+      ...(limit === undefined ? {} : { limit }),
+    });
+    found.push(...page.entries);
+    cursor = page.cursor;
+    await between?.();
+  } while (cursor !== undefined);
+  return found;
+}
+
+/** A scan finds every record of every namespace, through any change, and goes on from where it stopped. */
+export function describeScan(test: StoreTest, options: { readonly bytes: boolean }): void {
+  test("finds nothing in an empty store", async ({ store }) => {
+    assert.deepEqual(await scanAll(asScannable(store)), []);
+  });
+
+  for (const limit of [undefined, 1, 7, 10_000]) {
+    test(`finds every record of every namespace as it was stored, ${limit ?? "as many as it likes"} at a time`, async (opened) => {
+      const expected = new Map<string, StoredValue>();
+      for (const namespace of ["", "a", "a*", "a::b", "\u00e9", "e\u0301"]) {
+        const entries = oddKeys.map((key, index) => ({ key, value: storedValue(index, options.bytes) }));
+        await opened.inNamespace(namespace).setMany(entries);
+        for (const { key, value } of entries) expected.set(place({ namespace, key }), value);
+      }
+      const found = new Map<string, StoredValue>();
+      const records = await scanAll(asScannable(opened.store), limit === undefined ? {} : { limit });
+      for (const record of records) found.set(place(record), record.value);
+      assert.deepEqual(new Set(found.keys()), new Set(expected.keys()));
+      for (const [at, value] of expected) assertValue(found.get(at), value);
+    });
+  }
+
+  test("finds the same through a store that has a namespace", async ({ inNamespace }) => {
+    await inNamespace("a").set("key", "value");
+    await inNamespace("b").set("key", "value");
+    const found = await scanAll(asScannable(inNamespace("b")));
+    assert.deepEqual(found.map(place).sort(), [
+      place({ namespace: "a", key: "key" }),
+      place({ namespace: "b", key: "key" }),
+    ]);
+  });
+
+  test("keeps pages to about the limit", async ({ store }) => {
+    await store.setMany(numbered("key-", 500).map((key) => ({ key, value: "value" })));
+    const page = await asScannable(store).scan({ limit: 10 });
+    assert.ok(page.entries.length <= 100, `${page.entries.length} records in a page of about 10`);
+    assert.ok(page.cursor !== undefined, "500 records are not one page of about 10");
+  });
+
+  test("does not find what has expired", async ({ store }) => {
+    await store.set("gone", "value", Date.now() - 1);
+    await store.set("there", "value", Date.now() + 3_600_000);
+    assert.deepEqual(
+      (await scanAll(asScannable(store))).map(({ key }) => key),
+      ["there"],
+    );
+  });
+
+  test("goes on from a cursor, again and in another store on the same records", async ({ store, again }) => {
+    const keys = numbered("key-", 300);
+    await store.setMany(keys.map((key) => ({ key, value: "value" })));
+    const first = await asScannable(store).scan({ limit: 20 });
+    const stores = [store, store, ...(again === undefined ? [] : [await again()])];
+    for (const each of stores) {
+      const rest = await scanAll(asScannable(each), { cursor: first.cursor, limit: 20 });
+      const found = new Set([...first.entries, ...rest].map(({ key }) => key));
+      assert.deepEqual(found, new Set(keys));
+    }
+  });
+
+  test("finds what is there throughout, while records come, go and change", async ({ store, inNamespace }) => {
+    const staying = numbered("staying-", 300);
+    const leaving = numbered("leaving-", 300);
+    const busy = inNamespace("busy");
+    const interleaved = staying.flatMap((key, index) => [key, leaving[index] ?? key]);
+    await busy.setMany(interleaved.map((key) => ({ key, value: "old" })));
+    let step = 0;
+    const found = await scanAll(asScannable(store), {
+      limit: 20,
+      async between() {
+        // Each record once at most: a scan over what grows faster than it reads need not end.
+        if (step >= 30) return;
+        const from = step++ * 10;
+        await busy.deleteMany(leaving.slice(from, from + 10));
+        await busy.setMany(staying.slice(from, from + 10).map((key) => ({ key, value: "new" })));
+        await busy.setMany(numbered(`coming-${from}-`, 5).map((key) => ({ key, value: "new" })));
+      },
+    });
+    const keys = new Set(found.filter(({ namespace }) => namespace === "busy").map(({ key }) => key));
+    for (const key of staying) assert.ok(keys.has(key), "a record that was there throughout was found");
+  });
+
+  test("goes on where the record of the cursor is gone", async ({ store }) => {
+    const keys = numbered("key-", 100);
+    await store.setMany(keys.map((key) => ({ key, value: "value" })));
+    const first = await asScannable(store).scan({ limit: 10 });
+    const read = first.entries.map(({ key }) => key);
+    await store.deleteMany(read);
+    const rest = await scanAll(asScannable(store), { cursor: first.cursor, limit: 10 });
+    for (const key of keys) assert.ok(read.includes(key) || rest.some((record) => record.key === key));
+  });
+}
+
+function storedValue(index: number, bytes: boolean): StoredValue {
+  return bytes && index % 2 === 1 ? Buffer.from(`value ${index}`) : `value ${index}`;
+}
+
+function place({ namespace, key }: Pick<ScannedRecord, "namespace" | "key">): string {
+  return JSON.stringify([namespace, key]);
+}

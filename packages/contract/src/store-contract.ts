@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { hasReservedSpace, isAtomic, isBinary, isNamespaced, isScannable } from "@keyward/core";
+import type { KeyvStorageAdapter } from "keyv";
+import { asAtomic, describeAtomic, describeAtomicNamespaces } from "./atomic-tests.ts";
+import { describeConcurrency, describeExpiry, describeKeys, describeNamespaces, describeValues } from "./keyv-tests.ts";
+import { describeReserved, reservedOf } from "./reserved-tests.ts";
+import type { TestRunner } from "./runner.ts";
+import { describeScan } from "./scan-tests.ts";
+import { assertValue, type StoreContractOptions, type StoreTest, storeTests } from "./store-under-test.ts";
+
+/**
+ * Registers the tests that a store must pass: all of what Keyv asks of a storage adapter, and each capability that the
+ * store is expected to have. Expiries are waited for, so a real server passes as well as a store in memory.
+ */
+export function storeContract(runner: TestRunner, options: StoreContractOptions): void {
+  const { describe } = runner;
+  const { expect } = options;
+  const test = storeTests(runner, options);
+
+  describe(`${options.name}: store contract`, () => {
+    test("has the capabilities that are expected, no more and no less", async ({ store, inNamespace }) => {
+      for (const each of [store, inNamespace("a")]) {
+        const { atomic, scannable, bytes, reserved } = expect;
+        assert.deepEqual(
+          {
+            atomic: isAtomic(each),
+            scannable: isScannable(each),
+            bytes: isBinary(each),
+            reserved: hasReservedSpace(each),
+          },
+          { atomic, scannable, bytes, reserved },
+        );
+      }
+      assert.equal(isNamespaced(store), expect.namespaced, "namespaced");
+    });
+
+    describe("values", () => describeValues(test, options));
+    describe("keys", () => describeKeys(test));
+    describe("namespaces", () => describeNamespaces(test, options));
+    describe("expiry", () => describeExpiry(test));
+    describe("concurrency", () => describeConcurrency(test));
+    if (expect.atomic) {
+      describe("atomic replacement", () => {
+        describeAtomic({ test, bytes: expect.bytes, of: asAtomic });
+        describeAtomicNamespaces(test);
+      });
+    }
+    if (expect.scannable) describe("scan", () => describeScan(test, expect));
+    if (expect.namespaced) describe("views", () => describeViews(test));
+    if (expect.reserved) {
+      describe("reserved space", () => describeReserved(test));
+      describe("atomic replacement in the reserved space", () => {
+        describeAtomic({ test, bytes: expect.bytes, of: reservedOf });
+      });
+    }
+  });
+}
+
+function describeViews(test: StoreTest): void {
+  function view(store: KeyvStorageAdapter, namespace: string): KeyvStorageAdapter {
+    if (isNamespaced(store)) return store.namespaced(namespace);
+    assert.fail("the store has no namespaced()");
+  }
+
+  test("hands out views on its namespaces that leave its own as it is", async ({ store, inNamespace }) => {
+    const [a, b] = [view(store, "a"), view(store, "b")];
+    assert.equal(a.namespace, "a");
+    assert.equal(b.namespace, "b");
+    assert.ok(store.namespace === undefined || store.namespace === "");
+    await a.set("key", "in a");
+    await b.set("key", "in b");
+    await store.set("key", "in none");
+    assertValue(await inNamespace("a").get("key"), "in a");
+    assertValue(await view(store, "b").get("key"), "in b");
+    assertValue(await view(store, "").get("key"), "in none");
+    await a.clear();
+    assert.equal(await a.has("key"), false);
+    assert.equal(await b.has("key"), true);
+    assert.equal(await store.has("key"), true);
+  });
+}

@@ -1,0 +1,37 @@
+import type { KeyProvider } from "@keyward/core";
+import { abortable } from "./abortable.ts";
+import { saveKeyring } from "./keyring-file.ts";
+import { isProduction, MissingKeys, type MissingKeysOptions } from "./missing-keys.ts";
+import { Mount, type MountOptions } from "./mount.ts";
+import { readMount, ringFrom } from "./mounted-keys.ts";
+import { makeAKey, type PassphraseOptions } from "./notation.ts";
+
+/** Options of {@link fileKeys}. */
+export interface FileKeysOptions extends PassphraseOptions, MissingKeysOptions, MountOptions {}
+
+/**
+ * Keys from a file, in any notation that {@link envKeys} reads, or from a directory with a file for each key: the file's
+ * name is the key's id, and a file `primary` holds the id of the primary. The path is watched.
+ *
+ * A file that holds a keyring document can be saved to: compare-and-swap, safe between the processes of one machine.
+ *
+ * @throws KeywardError `VALUE_INVALID` for a `pollMs` out of range.
+ */
+export function fileKeys(path: string, options: FileKeysOptions = {}): KeyProvider {
+  const name = `The path ${JSON.stringify(path)}`;
+  const mount = new Mount(path, name, options);
+  const missing = new MissingKeys(options);
+
+  async function load() {
+    const found = await readMount(mount, name, options, () => missing.found());
+    if (found !== undefined) return ringFrom(found, name);
+    const hint = `Mount a key there. ${makeAKey}`;
+    return missing.standIn(`${name} holds no key: nothing is there`, hint, isProduction(process.env));
+  }
+
+  return {
+    load: ({ signal } = {}) => abortable(load, signal),
+    save: (next, previous) => saveKeyring(path, next, previous),
+    subscribe: (changed) => mount.subscribe(changed),
+  };
+}

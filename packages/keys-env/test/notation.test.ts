@@ -1,0 +1,279 @@
+import { createHook } from "node:async_hooks";
+import { randomBytes, scryptSync } from "node:crypto";
+import { exportKeyring, Keyring, KeywardError } from "@keyward/core";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { type EnvKeysOptions, envKeys } from "../src/index.ts";
+import { leak, rejection, shown } from "./shown.ts";
+
+const material = (() => {
+  // With both characters in which base64 and base64url differ, and digits that are not all decimal.
+  const bytes = randomBytes(32);
+  bytes.set([0xfb, 0xff, 0xbf, 0x3e]);
+  return bytes;
+})();
+const base64 = material.toString("base64");
+const base64url = material.toString("base64url");
+const hex = material.toString("hex");
+const sameRing = exportKeyring(Keyring.fromKeys([{ material }]));
+
+function load(value: string, options: EnvKeysOptions = {}): Promise<Keyring> {
+  return envKeys("APP_KEY", { ...options, env: { APP_KEY: value } }).load();
+}
+
+describe("a key", () => {
+  it.each([
+    ["base64", base64],
+    ["base64 without padding", base64.slice(0, 43)],
+    ["base64url", base64url],
+    ["base64url with padding", `${base64url}=`],
+    ["hex", `hex:${hex}`],
+    ["hex in capitals", `hex:${hex.toUpperCase()}`],
+    ["with a newline behind", `${base64}\n`],
+    ["with white space around", ` \t${base64}\r\n`],
+  ])("is read: %s", async (_name, value) => {
+    expect(exportKeyring(await load(value))).toBe(sameRing);
+  });
+
+  it.each([
+    ["base64", `2026-11=${base64}`],
+    ["base64url", `2026-11=${base64url}`],
+    ["hex", `2026-11=hex:${hex}`],
+  ])("has the id in front of it: %s", async (_name, value) => {
+    expect(exportKeyring(await load(value))).toBe(exportKeyring(Keyring.fromKeys([{ id: "2026-11", material }])));
+  });
+
+  it.each([
+    ["a base64 key that lost four characters", base64.slice(0, 40), "40 characters"],
+    ["a base64 key of 31 bytes", randomBytes(31).toString("base64"), "44 characters found, 31 bytes"],
+    ["a base64 key of 33 bytes", randomBytes(33).toString("base64"), "44 characters found, 33 bytes"],
+    ["a stray character", `${base64.slice(0, 20)}!${base64.slice(21)}`, "44 characters found, 1 of them not base64"],
+    ["white space inside", `${base64.slice(0, 20)} ${base64.slice(20)}`, "45 characters found, 1 of them"],
+    ["a newline inside", `${base64.slice(0, 20)}\n${base64.slice(20)}`, "45 characters found, 1 of them"],
+    ["padding inside", `${base64.slice(0, 38)}=${base64.slice(38)}`, "45 characters found, 1 of them"],
+    ["too much padding", `${base64}=`, "45 characters found"],
+    ["both alphabets", `+-${base64url.slice(2)}`, "mix"],
+    ["bits that belong to no byte", `${base64url.slice(0, 42)}${base64url.slice(42) === "B" ? "C" : "B"}`, "bits"],
+    ["quotes", `"${base64url}"`, "45 characters found, 2 of them"],
+    ["a byte order mark", `\uFEFF${base64}`, "45 characters found, 1 of them"],
+    ["hex without its prefix", hex, "64 characters"],
+    ["hex too short", `hex:${hex.slice(2)}`, "62 characters found"],
+    ["hex too long", `hex:${hex}00`, "66 characters found"],
+    ["hex with a stray character", `hex:${hex.slice(1)}g`, "64 characters found"],
+    ["hex with white space inside", `hex: ${hex}`, "65 characters found"],
+    ["two keys", `${base64},${base64}`, "89 characters"],
+    ["empty", "", "0 characters"],
+    ["white space alone", " \n", "0 characters"],
+    ["a passphrase that does not say so", "correct horse battery staple, and some more", "43 characters"],
+    ["a short passphrase", "passphrase:correct horse battery staple", "28 characters"],
+    ["an id and nothing", "2026-11=", "8 characters"],
+    ["an id of 33 characters", `${"i".repeat(33)}=${base64}`, "78 characters"],
+    ["a placeholder", Buffer.alloc(32, 7).toString("base64"), "placeholder"],
+    ["a placeholder with an id", `dev=hex:${"00".repeat(32)}`, "placeholder"],
+  ])("is refused with what was found: %s", async (_name, value, found) => {
+    const error = await rejection(load(value));
+    expect(error).toBeInstanceOf(KeywardError);
+    expect(error).toMatchObject({
+      code: "KEY_INVALID",
+      message: expect.stringContaining("APP_KEY"),
+      hint: expect.stringMatching(/openssl rand -(base64|hex) 32/),
+    });
+    expect(String(error)).toContain(found);
+  });
+
+  it.each([
+    ["hex digits", hex, "hex:"],
+    ["quotes", `'${base64}'`, "quotes"],
+    ["a sentence", "correct horse battery staple, and some more", "passphrase:"],
+  ])("is refused with what may be meant: %s", async (_name, value, hint) => {
+    expect(await rejection(load(value))).toMatchObject({ hint: expect.stringContaining(hint) });
+  });
+
+  it("that was cut is refused with the length found, whatever its length", async () => {
+    for (let length = 0; length < 43; length++) {
+      const error = await rejection(load(base64.slice(0, length)));
+      expect(error).toMatchObject({
+        code: "KEY_INVALID",
+        message: expect.stringContaining(`${length} characters found`),
+      });
+    }
+  });
+
+  it("with one character altered is another key or refused, never the same", async () => {
+    const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    const index = fc.integer({ min: 0, max: 42 });
+    await fc.assert(
+      fc.asyncProperty(index, fc.constantFrom(...alphabet), async (at, character) => {
+        fc.pre(base64url[at] !== character);
+        const altered = base64url.slice(0, at) + character + base64url.slice(at + 1);
+        const ring = await load(altered).then(exportKeyring, (error) => error.code);
+        expect(ring).not.toBe(sameRing);
+      }),
+    );
+  });
+
+  it("never shows in an error, however it was spoiled", async () => {
+    const spoiled = fc.record({
+      bytes: fc.uint8Array({ minLength: 24, maxLength: 40 }).filter((bytes) => new Set(bytes).size > 12),
+      encoding: fc.constantFrom("base64" as const, "base64url" as const, "hex" as const),
+      prefix: fc.constantFrom(
+        "",
+        "hex:",
+        "id=",
+        "id=hex:",
+        "=",
+        '"',
+        "{",
+        '{"',
+        '{"keyward":1,',
+        "passphrase",
+        "hex: ",
+      ),
+      at: fc.nat({ max: 60 }),
+      insert: fc.constantFrom("", "!", "=", "==", ",", " ", "\n", "\0", "é", "}", ":", '"'),
+    });
+    await fc.assert(
+      fc.asyncProperty(spoiled, async ({ bytes, encoding, prefix, at, insert }) => {
+        const secret = Buffer.from(bytes).toString(encoding);
+        const value = prefix + secret.slice(0, at) + insert + secret.slice(at);
+        for (const env of [
+          { APP_KEY: value },
+          { APP_KEY_FILE: value.replaceAll("\0", "") },
+          { APP_KEY: base64, APP_KEY_OTHERS: value },
+          { APP_KEY: value, APP_KEY_FILE: value },
+          { APP_KEY_OTHERS: value },
+        ]) {
+          const provider = envKeys("APP_KEY", { env });
+          const outcome = await provider.load().catch((error: unknown) => error);
+          expect(leak(shown(outcome), secret)).toBeUndefined();
+          expect(leak(shown(provider), secret)).toBeUndefined();
+        }
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it("given as the variable's name is refused, and not shown", () => {
+    const value = randomBytes(32).toString("base64");
+    let caught: unknown;
+    try {
+      envKeys(value);
+    } catch (error) {
+      caught = error;
+    }
+    expect(caught).toMatchObject({ code: "KEY_INVALID" });
+    expect(leak(shown(caught), value)).toBeUndefined();
+  });
+});
+
+describe("a keyring document", () => {
+  it("is read whole", async () => {
+    const ring = Keyring.generate("a").add({ id: "b" }).promote("b").disable("a").rename("production");
+    expect(exportKeyring(await load(`\n${exportKeyring(ring)}\n`))).toBe(exportKeyring(ring));
+  });
+
+  it.each([
+    ["cut", (document: string) => document.slice(0, -20)],
+    ["with a comma too many", (document: string) => document.replace("]", ",]")],
+    ["with an unknown field", (document: string) => document.replace("{", '{"unknown":1,')],
+    ["of another version", (document: string) => document.replace('"keyward": 1', '"keyward": 2')],
+    ["with material that was cut", (document: string) => document.replace(/("material": ".{20})..../, "$1")],
+    ["with material in base64", (document: string) => document.replace(/("material": ".{43})/, "$1=")],
+    ["without its primary", (document: string) => document.replace('"primary": "a"', '"primary": "z"')],
+  ])("is refused, with where it stands and without its material: %s", async (_name, spoil) => {
+    const document = exportKeyring(Keyring.fromKeys([{ id: "a", material }]));
+    expect(spoil(document)).not.toBe(document);
+    const error = await rejection(load(spoil(document)));
+    expect(error).toBeInstanceOf(KeywardError);
+    expect(error).toMatchObject({
+      code: expect.stringMatching(/^(KEYRING|KEY)_INVALID$/),
+      message: expect.stringContaining("APP_KEY"),
+    });
+    expect(leak(shown(error), base64url)).toBeUndefined();
+  });
+});
+
+describe("a passphrase", () => {
+  const passphrase = `correct horse ${randomBytes(16).toString("hex")}`;
+  const derive = (salt: string) => scryptSync(passphrase, salt, 32, { N: 2 ** 17, r: 8, p: 1, maxmem: 2 ** 28 });
+
+  it("is read where it says so itself or the option does, and derived as documented", async () => {
+    const expected = exportKeyring(Keyring.fromKeys([{ material: derive("keyward/v1 passphrase") }]));
+    expect(exportKeyring(await load(`passphrase:${passphrase}`))).toBe(expected);
+    expect(exportKeyring(await load(`${passphrase}\n`, { passphrase: true }))).toBe(expected);
+    expect(exportKeyring(await load(`passphrase:${passphrase}`, { passphrase: true }))).toBe(expected);
+  });
+
+  it("gives another key with another salt", async () => {
+    const salted = exportKeyring(Keyring.fromKeys([{ id: "p", material: derive("shop, production") }]));
+    expect(exportKeyring(await load(`p=passphrase:${passphrase}`, { salt: "shop, production" }))).toBe(salted);
+  });
+
+  it("may hold an equals sign, and is then not cut in two", async () => {
+    const withEquals = `id=${passphrase}`;
+    const asOption = await load(withEquals, { passphrase: true });
+    expect(exportKeyring(asOption)).toBe(exportKeyring(await load(`passphrase:${withEquals}`)));
+    expect(asOption.primary).not.toBe("id");
+  });
+
+  it.each([
+    [31, "KEY_INVALID"],
+    [0, "KEY_INVALID"],
+  ])("of %d characters is too short", async (length, code) => {
+    const error = await rejection(load("€".repeat(length), { passphrase: true }));
+    expect(error).toMatchObject({ code, message: expect.stringContaining(`${length} characters`) });
+    expect(await rejection(load(`passphrase:${"€".repeat(length)}`))).toMatchObject({ code });
+  });
+
+  it("counts characters, not UTF-16 units", async () => {
+    expect(await rejection(load(`passphrase:${"🔑".repeat(31)}`))).toMatchObject({ code: "KEY_INVALID" });
+  });
+
+  it("option leaves other notations what they are", async () => {
+    expect(exportKeyring(await load(`hex:${hex}`, { passphrase: true }))).toBe(sameRing);
+    const document = exportKeyring(Keyring.generate());
+    expect(exportKeyring(await load(document, { passphrase: true }))).toBe(document);
+  });
+
+  it("needs a salt, if one is given", async () => {
+    expect(await rejection(load(`passphrase:${passphrase}`, { salt: "" }))).toMatchObject({ code: "KEY_INVALID" });
+  });
+
+  it("is derived once, and one after the other over all providers", async () => {
+    const running = new Set<number>();
+    let started = 0;
+    let mostAtOnce = 0;
+    const hook = createHook({
+      init(id, type) {
+        if (type !== "SCRYPTREQUEST") return;
+        started++;
+        running.add(id);
+        mostAtOnce = Math.max(mostAtOnce, running.size);
+      },
+      before: (id) => running.delete(id),
+    }).enable();
+    try {
+      const env = { APP_KEY: `passphrase:1 ${passphrase}`, APP_KEY_OTHERS: `passphrase:2 ${passphrase}` };
+      const one = envKeys("APP_KEY", { env });
+      const other = envKeys("APP_KEY", { env: { APP_KEY: `passphrase:3 ${passphrase}` } });
+      const twin = envKeys("APP_KEY", { env });
+      await Promise.all([one.load(), other.load(), twin.load(), one.load()]);
+      await one.load();
+      expect(started).toBe(3);
+      expect(mostAtOnce).toBe(1);
+    } finally {
+      hook.disable();
+    }
+  });
+
+  it("lets an aborted load end before the derivation does, and the next load use it", async () => {
+    const env = { APP_KEY: `passphrase:4 ${passphrase}` };
+    const provider = envKeys("APP_KEY", { env });
+    const controller = new AbortController();
+    const aborted = rejection(provider.load({ signal: controller.signal }));
+    const reason = new Error("enough");
+    controller.abort(reason);
+    expect(await aborted).toBe(reason);
+    expect((await provider.load()).keys).toHaveLength(1);
+  });
+});

@@ -1,0 +1,36 @@
+// What another process does with a store, as told by its first argument. It waits for a message to begin.
+import { SqliteStore } from "@keyward/store-sqlite";
+
+const [role, path = "", name = ""] = process.argv.slice(2);
+
+function tell(message: string | number): void {
+  process.send?.(message);
+}
+
+process.once("message", async () => {
+  const store = new SqliteStore(path, { busyTimeoutMs: 30_000 });
+  switch (role) {
+    case "write own keys": {
+      for (let index = 0; index < 50; index++) await store.set(`${name}-${index}`, name);
+      break;
+    }
+    case "increment": {
+      for (let step = 0; step < 50; ) {
+        const read = await store.get("counter");
+        if (await store.replace("counter", read, String(Number(read ?? 0) + 1))) step++;
+      }
+      break;
+    }
+    case "write batches for ever": {
+      for (let batch = 1; ; batch++) {
+        await store.setMany(Array.from({ length: 200 }, (_, index) => ({ key: `key-${index}`, value: String(batch) })));
+        tell(batch);
+      }
+    }
+    default:
+      throw new Error(`no role ${role}`);
+  }
+  await store.disconnect();
+  process.disconnect();
+});
+tell("ready");

@@ -1,0 +1,98 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { SqliteStore } from "@keyward/store-sqlite";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { temporaryFile } from "./temporary-directory.ts";
+
+/** Starts a process and waits until it is ready to begin. */
+async function start(role: string, path: string, name = "", cwd = process.cwd()): Promise<ChildProcess> {
+  const child = fork(fileURLToPath(new URL("other-process.ts", import.meta.url)), [role, path, name], {
+    cwd,
+    execArgv: ["--disable-warning=ExperimentalWarning"],
+  });
+  onTestFinished(() => {
+    child.kill("SIGKILL");
+  });
+  await once(child, "message");
+  return child;
+}
+
+/** Lets processes begin together, and waits until all have ended well. */
+async function finish(children: readonly ChildProcess[]): Promise<void> {
+  const ended = children.map((child) => once(child, "exit"));
+  for (const child of children) child.send("begin");
+  for (const [code] of await Promise.all(ended)) expect(code).toBe(0);
+}
+
+describe("several processes on one file", () => {
+  it("make it together and lose no write", async () => {
+    const path = temporaryFile();
+    const names = ["a", "b", "c", "d"];
+    await finish(await Promise.all(names.map((name) => start("write own keys", path, name))));
+    const store = new SqliteStore(path);
+    for (const name of names) {
+      const keys = Array.from({ length: 50 }, (_, index) => `${name}-${index}`);
+      expect(await store.getMany(keys)).toEqual(keys.map(() => name));
+    }
+    await store.disconnect();
+  });
+
+  it("replace atomically: no step of a counter is lost", async () => {
+    const path = temporaryFile();
+    await finish(await Promise.all(["a", "b", "c"].map((name) => start("increment", path, name))));
+    const store = new SqliteStore(path);
+    expect(await store.get("counter")).toBe("150");
+    await store.disconnect();
+  });
+
+  // POSIX drops the locks of a whole process when any descriptor of the file is closed: others would take it for gone.
+  it.runIf(existsSync("/proc/locks"))("see the locks of a process that opened the file twice", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path);
+    await store.set("key", "value");
+    const again = new SqliteStore(path);
+    const held = readFileSync("/proc/locks", "utf8").split("\n");
+    const ours = held.filter((lock) => lock.includes(` ${process.pid} `) && lock.includes(`:${statSync(path).ino} `));
+    expect(ours).not.toEqual([]);
+    await Promise.all([store.disconnect(), again.disconnect()]);
+  });
+
+  it("take a relative path for a path, though SQLite would read it as a URI", async () => {
+    const directory = dirname(temporaryFile());
+    await finish([await start("write own keys", "file:records?mode=memory", "a", directory)]);
+    expect(readdirSync(directory)).toEqual(["file:records?mode=memory"]);
+    const store = new SqliteStore(join(directory, "file:records?mode=memory"));
+    expect(await store.get("a-0")).toBe("a");
+    await store.disconnect();
+  });
+
+  it("find all or nothing of a batch whose process was killed, and all that it acknowledged", async () => {
+    const path = temporaryFile();
+    const keys = Array.from({ length: 200 }, (_, index) => `key-${index}`);
+    for (const acknowledgements of [1, 4, 9]) {
+      const child = await start("write batches for ever", path);
+      let acknowledged = 0;
+      const enough = new Promise<void>((resolve) => {
+        child.on("message", (batch) => {
+          acknowledged = Number(batch);
+          if (acknowledged >= acknowledgements) resolve();
+        });
+      });
+      child.send("begin");
+      await enough;
+      const ended = once(child, "exit");
+      child.kill("SIGKILL");
+      await ended;
+
+      const store = new SqliteStore(path);
+      const values = new Set(await store.getMany(keys));
+      expect(values.size).toBe(1);
+      expect(Number([...values][0])).toBeGreaterThanOrEqual(acknowledged);
+      await store.clear();
+      await store.disconnect();
+    }
+  });
+});

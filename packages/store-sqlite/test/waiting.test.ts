@@ -1,0 +1,162 @@
+import { DatabaseSync } from "node:sqlite";
+import { setTimeout as sleep } from "node:timers/promises";
+import { SqliteStore } from "@keyward/store-sqlite";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { temporaryFile } from "./temporary-directory.ts";
+
+/** Locks the file as another process with a long transaction would; returns what ends the transaction. */
+function lock(path: string): () => void {
+  const database = new DatabaseSync(path);
+  database.exec("BEGIN IMMEDIATE");
+  onTestFinished(() => database.close());
+  return () => database.exec("ROLLBACK");
+}
+
+describe("a file that is locked", () => {
+  it("is waited for, while the event loop runs and readers read", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path);
+    await store.set("key", "old");
+    const unlock = lock(path);
+    let ended = false;
+    const write = store.set("key", "new").finally(() => {
+      ended = true;
+    });
+    for (let turn = 0; turn < 10; turn++) {
+      expect(await store.get("key")).toBe("old");
+      await sleep(5);
+    }
+    expect(ended).toBe(false);
+    unlock();
+    await write;
+    expect(await store.get("key")).toBe("new");
+    await store.disconnect();
+  });
+
+  it("is waited for by batches and replacements", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path);
+    await store.set("key", "old");
+    const unlock = lock(path);
+    const calls = Promise.all([
+      store.setMany([{ key: "many", value: "value" }]),
+      store.replace("key", "old", "new"),
+      store.deleteMany(["none"]),
+    ]);
+    await sleep(30);
+    unlock();
+    expect(await calls).toEqual([[true], true, [false]]);
+    await store.disconnect();
+  });
+
+  it("is given up after busyTimeoutMs", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path, { busyTimeoutMs: 50 });
+    const unlock = lock(path);
+    await expect(store.set("key", "value")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: expect.stringContaining("50 ms"),
+      hint: expect.stringContaining("busyTimeoutMs"),
+    });
+    unlock();
+    expect(await store.set("key", "value")).toBe(true);
+    await store.disconnect();
+  });
+
+  it("is given up when the store disconnects", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path);
+    lock(path);
+    const write = store.set("key", "value");
+    const rejected = expect(write).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    await store.disconnect();
+    await rejected;
+  });
+
+  it("can be made once another process that made nothing lets go of it", async () => {
+    const path = temporaryFile();
+    const unlock = lock(path);
+    const store = new SqliteStore(path);
+    const write = store.set("key", "value");
+    await sleep(30);
+    unlock();
+    await write;
+    expect(await store.get("key")).toBe("value");
+    await store.disconnect();
+  });
+
+  it("keeps each call in the namespace that the store had when it was called", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path);
+    store.namespace = "first";
+    const unlock = lock(path);
+    const write = store.set("key", "value");
+    store.namespace = "second";
+    unlock();
+    await write;
+    expect(await store.has("key")).toBe(false);
+    expect(await store.namespaced("first").has("key")).toBe(true);
+    await store.disconnect();
+  });
+});
+
+function rowsIn(path: string): number {
+  const database = new DatabaseSync(path, { readOnly: true });
+  try {
+    return Number(database.prepare("SELECT count(*) AS number FROM entries").get()?.["number"]);
+  } finally {
+    database.close();
+  }
+}
+
+describe("expired rows", () => {
+  it("are left by reads and removed by a sweep, in both spaces, in more than one step", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path, { sweepMs: 0 });
+    const expires = Date.now() + 100;
+    const entries = Array.from({ length: 1200 }, (_, index) => ({ key: `key-${index}`, value: "value", expires }));
+    await store.setMany(entries);
+    await store.reserved().set("key", "value", expires);
+    await store.set("staying", "value");
+    await vi.waitFor(async () => expect(await store.has("key-0")).toBe(false));
+    expect(rowsIn(path)).toBe(1202);
+    expect(await store.sweep()).toBe(1201);
+    expect(await store.sweep()).toBe(0);
+    expect(rowsIn(path)).toBe(1);
+    await store.disconnect();
+  });
+
+  it("are not written where the expiry has passed already, and what lay there is removed", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path, { sweepMs: 0 });
+    await store.set("key", "value");
+    await store.set("key", "value", Date.now() - 1);
+    await store.setMany([{ key: "other", value: "value", expires: 0 }]);
+    expect(rowsIn(path)).toBe(0);
+    await store.disconnect();
+  });
+
+  it("are removed in the background", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path, { sweepMs: 20 });
+    await store.set("key", "value", Date.now() + 50);
+    await store.set("staying", "value");
+    await vi.waitFor(() => expect(rowsIn(path)).toBe(1), { timeout: 10_000 });
+    expect(await store.get("staying")).toBe("value");
+    await store.disconnect();
+  });
+
+  it("are tried again after a sweep that failed, which an event tells", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path, { sweepMs: 20, busyTimeoutMs: 0 });
+    const errors: unknown[] = [];
+    store.on("sweep:error", (error) => errors.push(error));
+    await store.set("key", "value", Date.now() + 50);
+    const unlock = lock(path);
+    await vi.waitFor(() => expect(errors).not.toEqual([]), { timeout: 10_000 });
+    expect(errors[0]).toMatchObject({ code: "STORE_UNAVAILABLE" });
+    unlock();
+    await vi.waitFor(() => expect(rowsIn(path)).toBe(0), { timeout: 10_000 });
+    await store.disconnect();
+  });
+});
