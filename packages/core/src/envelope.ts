@@ -54,6 +54,13 @@ const headerPattern = /^kw([0-9]+)([.:])/;
 const versionOnePattern = /^kw1([.:])([A-Za-z0-9_-]{1,32})\1/;
 const longestHeader = 4 + 32 + 1;
 
+/** In UTF-16 units or bytes. */
+const longValue = 4096;
+
+const aboveLatin1 = /[\u0100-\uffff]/;
+/** What a last character may be that stands for the last 2 or 4 bits of the body: the rest of its 6 bits is 0. */
+const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
+
 /**
  * Reads what an envelope says in the clear; `undefined` when the value does not begin like an envelope of any version.
  *
@@ -102,29 +109,25 @@ export function seal(
   }
   const written = options.form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
   // A foreign format may have read any number as its expiry.
-  const plain = layOutPlaintext(value, toExpires(content.expires, place), options.padTo);
-
-  const bodyAt = options.form === "text" ? 0 : written.length;
-  const envelope = Buffer.allocUnsafe(bodyAt + bodyOverheadBytes + plain.length);
-  if (bodyAt > 0) envelope.write(written, 0, "latin1");
-  root.commitment.copy(envelope, bodyAt);
-  const nonceAt = bodyAt + commitmentBytes;
-  const ciphertextAt = nonceAt + nonceBytes;
+  const plain = layOutPlaintext(value, content.expires, options.padTo);
+  const nonce = Buffer.allocUnsafe(nonceBytes);
   let subkey: ReturnType<RootKey["subkey"]>;
   if (options.knownAnswerNonce === undefined) {
-    subkey = root.drawNonce(envelope, nonceAt, plain.length);
+    subkey = root.drawNonce(nonce, 0, mostBytes(plain));
   } else {
-    envelope.set(options.knownAnswerNonce, nonceAt);
-    subkey = root.subkey(envelope.subarray(nonceAt, nonceAt + subkeyPrefixBytes));
+    nonce.set(options.knownAnswerNonce);
+    subkey = root.subkey(nonce.subarray(0, subkeyPrefixBytes));
   }
-  const cipher = createCipheriv("aes-256-gcm", subkey, envelope.subarray(nonceAt + subkeyPrefixBytes, ciphertextAt), {
-    authTagLength: tagBytes,
-  });
+  const cipher = createCipheriv("aes-256-gcm", subkey, nonce.subarray(subkeyPrefixBytes), { authTagLength: tagBytes });
   cipher.setAAD(associatedData(written, place));
-  cipher.update(plain).copy(envelope, ciphertextAt);
+  const ciphertext = plain.map((piece) =>
+    typeof piece === "string" ? cipher.update(piece, "utf8") : cipher.update(piece),
+  );
   cipher.final();
-  cipher.getAuthTag().copy(envelope, ciphertextAt + plain.length);
-  return options.form === "text" ? written + envelope.toString("base64url") : envelope;
+  const body = [root.commitment, nonce, ...ciphertext, cipher.getAuthTag()];
+  return options.form === "text"
+    ? written + Buffer.concat(body).toString("base64url")
+    : Buffer.concat([Buffer.from(written, "latin1"), ...body]);
 }
 
 /**
@@ -242,25 +245,50 @@ function readBody(stored: StoredValue, { form, written, keyId }: EnvelopeHeader,
   const text = typeof stored === "string" ? stored : latin1(stored, stored.length);
   const encoded = text.slice(written.length);
   const body = Buffer.from(encoded, "base64url");
-  // Node also takes padding, "+/", white space and stray bits; only what it would write itself is canonical.
-  if (body.toString("base64url") !== encoded) throw malformed(place, "its body is not canonical base64url", keyId);
+  if (!isCanonical(encoded, body)) throw malformed(place, "its body is not canonical base64url", keyId);
   return body;
 }
 
-/** flags(1) ‖ [expires u48be] ‖ [length u32be] ‖ value ‖ zero padding */
-function layOutPlaintext(value: StoredValue, expires: number | undefined, padTo: number | undefined): Buffer {
+/** Whether Node, which decoded `encoded` to `body`, would write it like that. Writing it would take as long as decrypting. */
+function isCanonical(encoded: string, body: Buffer): boolean {
+  const leftOver = body.length % 3;
+  return (
+    // Node skips what is not in the alphabet and ends at padding: then fewer bytes come out than the length stands for.
+    encoded.length === Math.ceil((body.length * 4) / 3) &&
+    // It takes "+/" for "-_", and what lies above U+00FF for its lower eight bits.
+    !encoded.includes("+") &&
+    !encoded.includes("/") &&
+    !aboveLatin1.test(encoded) &&
+    (leftOver === 0 || (lastCharacters[leftOver - 1] ?? "").includes(encoded.charAt(encoded.length - 1)))
+  );
+}
+
+/** flags(1) ‖ [expires u48be] ‖ [length u32be] ‖ value ‖ zero padding, in one or two pieces. */
+function layOutPlaintext(
+  value: StoredValue,
+  expires: number | undefined,
+  padTo: number | undefined,
+): readonly StoredValue[] {
   const text = typeof value === "string";
-  const valueBytes = text ? Buffer.byteLength(value) : value.length;
+  // A long value is a piece of its own, which is never copied. For a short one, one more call of the cipher costs more.
+  const apart = padTo === undefined && value.length > longValue;
+  const valueBytes = apart ? 0 : text ? Buffer.byteLength(value) : value.length;
   const valueAt = 1 + (expires === undefined ? 0 : 6) + (padTo === undefined ? 0 : 4);
   const length = valueAt + valueBytes;
   const plain = Buffer.allocUnsafe(padTo === undefined ? length : Math.ceil(length / padTo) * padTo);
   plain[0] = (text ? isText : 0) | (expires === undefined ? 0 : hasExpiry) | (padTo === undefined ? 0 : isPadded);
   if (expires !== undefined) plain.writeUIntBE(expires, 1, 6);
   if (padTo !== undefined) plain.writeUInt32BE(valueBytes, valueAt - 4);
+  if (apart) return [plain, value];
   if (text) plain.write(value, valueAt, "utf8");
   else plain.set(value, valueAt);
   if (plain.length > length) plain.fill(0, length);
-  return plain;
+  return [plain];
+}
+
+/** No fewer bytes than will be encrypted: counting those of a long text takes longer than encrypting a short one. */
+function mostBytes(pieces: readonly StoredValue[]): number {
+  return pieces.reduce((sum, piece) => sum + (typeof piece === "string" ? 3 * piece.length : piece.length), 0);
 }
 
 function readPlaintext(plain: Buffer, place: Place, keyId: string): RecordContent {

@@ -366,12 +366,7 @@ export function sameRing(one: Keyring, other: Keyring): boolean {
 }
 
 function fingerprint(ring: Keyring): string {
-  const { keys, extensions, ...parts } = partsOf(ring);
-  const infos = [...keys.values()].map(({ root, ...info }) => ({
-    ...info,
-    commitment: root.commitment.toString("hex"),
-  }));
-  return JSON.stringify([parts, infos, [...(extensions ?? [])]]);
+  return writeDocument(ring, (root) => root.commitment);
 }
 
 /**
@@ -381,6 +376,10 @@ function fingerprint(ring: Keyring): string {
  * An exported scoped ring holds the derived roots, and says so: it can be handed to whoever may see that scope only.
  */
 export function exportKeyring(ring: Keyring): string {
+  return writeDocument(ring, (root) => root.material());
+}
+
+function writeDocument(ring: Keyring, materialOf: (root: RootKey) => Buffer): string {
   const parts = partsOf(ring);
   return JSON.stringify(
     {
@@ -392,7 +391,7 @@ export function exportKeyring(ring: Keyring): string {
         id,
         status,
         created,
-        material: root.material().toString("base64url"),
+        material: materialOf(root).toString("base64url"),
         ...parts.extensions?.get(id),
       })),
       scope: parts.scopeName,
@@ -563,9 +562,9 @@ function readExtensions(
   return Object.fromEntries(others);
 }
 
-/** The name of a field for a message, unless it is long enough to be key material in the wrong place. */
+/** The name of a field for a message, unless it may be key material in the wrong place. */
 function shownField(field: string): string {
-  return field.length <= 32 ? JSON.stringify(field) : `whose name has ${field.length} characters`;
+  return isKeyId(field) ? `"${field}"` : `whose name has ${field.length} characters`;
 }
 
 function readStrings(value: unknown, field: string): readonly string[] | undefined {

@@ -10,7 +10,8 @@ const sessionRecords = 2 ** 20;
 const sessionBytes = 2 ** 36;
 const sessionAgeMs = 10 * 60 * 1000;
 
-const cachedSubkeys = 256;
+/** When so many are recent they become the older ones, and what was older is forgotten: twice as many are held at most. */
+const recentSubkeys = 128;
 
 interface WriterSession {
   readonly prefix: Buffer;
@@ -39,7 +40,10 @@ function copyOf(root: Uint8Array): Buffer {
  */
 export class RootKey {
   readonly #root: Buffer;
-  readonly #subkeys = new Map<string, KeyObject>();
+  // Two generations of the cache forget nearly as an LRU would, and finding one changes nothing: moving it up in a Map
+  // takes longer than all else that a lookup does.
+  #recentSubkeys = new Map<string, KeyObject>();
+  #olderSubkeys = new Map<string, KeyObject>();
   #commitment: Buffer | undefined;
   #xaes: XaesKey | undefined;
   #session: WriterSession | undefined;
@@ -84,21 +88,20 @@ export class RootKey {
   /** The AES-256-GCM key for nonces that begin with these 12 bytes, from a small cache of the latest. */
   subkey(prefix: Buffer): KeyObject {
     const name = prefix.toString("latin1", 0, subkeyPrefixBytes);
-    let subkey = this.#subkeys.get(name);
-    if (subkey === undefined) {
-      this.#xaes ??= new XaesKey(derive(this.#root, "keyward/v1 seal"));
-      subkey = this.#xaes.subkey(prefix);
-      if (this.#subkeys.size >= cachedSubkeys) {
-        for (const oldest of this.#subkeys.keys()) {
-          this.#subkeys.delete(oldest);
-          break;
-        }
-      }
-    } else {
-      this.#subkeys.delete(name);
+    const recent = this.#recentSubkeys.get(name);
+    if (recent !== undefined) return recent;
+    const subkey = this.#olderSubkeys.get(name) ?? this.#deriveSubkey(prefix);
+    if (this.#recentSubkeys.size >= recentSubkeys) {
+      this.#olderSubkeys = this.#recentSubkeys;
+      this.#recentSubkeys = new Map();
     }
-    this.#subkeys.set(name, subkey);
+    this.#recentSubkeys.set(name, subkey);
     return subkey;
+  }
+
+  #deriveSubkey(prefix: Buffer): KeyObject {
+    this.#xaes ??= new XaesKey(derive(this.#root, "keyward/v1 seal"));
+    return this.#xaes.subkey(prefix);
   }
 
   #currentSession(nowMs: number): WriterSession {

@@ -1,0 +1,78 @@
+import { randomBytes } from "node:crypto";
+import fc from "fast-check";
+import { EncryptedStore, type EncryptedStoreOptions } from "../src/encrypted-store.ts";
+import {
+  type EnvelopeForm,
+  open,
+  type Place,
+  type RecordContent,
+  readHeader,
+  type SealOptions,
+  seal,
+} from "../src/envelope.ts";
+import { KeywardError } from "../src/errors.ts";
+import type { RootKey } from "../src/root-key.ts";
+
+// fast-check's own strings are of well-formed code points with this unit, surrogate pairs among them.
+const text = (maxLength: number): fc.Arbitrary<string> => fc.string({ unit: "binary", maxLength });
+
+export const anyPlace: fc.Arbitrary<Place> = fc.record({ namespace: text(12), key: text(24) });
+export const anyKeyId: fc.Arbitrary<string> = fc.stringMatching(/^[A-Za-z0-9_-]{1,32}$/);
+export const anyForm: fc.Arbitrary<EnvelopeForm> = fc.constantFrom("text", "binary");
+export const anyPadTo: fc.Arbitrary<number | undefined> = fc.option(fc.integer({ min: 1, max: 300 }), {
+  nil: undefined,
+});
+export const anyRoot: fc.Arbitrary<Buffer> = fc.constant(undefined).map(() => randomBytes(32));
+
+const anyValue: fc.Arbitrary<string | Buffer> = fc.oneof(
+  text(400),
+  fc.constantFrom("", "\ufeff", "kw1.", '{"value":1}'),
+  fc.uint8Array({ maxLength: 400 }).map((bytes) => Buffer.from(bytes)),
+);
+
+export const anyContent: fc.Arbitrary<RecordContent> = fc
+  .tuple(anyValue, fc.option(fc.integer({ min: 0, max: 2 ** 48 - 1 }), { nil: undefined }))
+  .map(([value, expires]) => (expires === undefined ? { value } : { value, expires }));
+
+/** Seals as Buffer or string, whichever the form is. */
+export function sealStored(
+  keyId: string,
+  root: RootKey,
+  place: Place,
+  content: RecordContent,
+  options: SealOptions,
+): string | Buffer {
+  const sealed = seal(keyId, root, place, content, options);
+  return typeof sealed === "string" ? sealed : Buffer.from(sealed);
+}
+
+/** Opens as a reader does that has one key. */
+export function openStored(stored: string | Buffer, keyId: string, root: RootKey, place: Place): RecordContent {
+  const header = readHeader(stored, place);
+  if (header === undefined) throw new KeywardError("RECORD_NOT_SEALED", "Not an envelope", { hint: "-" });
+  if (header.keyId !== keyId) throw new KeywardError("KEY_UNKNOWN", "Another key", { hint: "-" });
+  return open(stored, header, root, place);
+}
+
+/** A store over a Map in which one value lies, as Keyv's adapter over a Map keeps it. */
+export function storeHolding(
+  stored: unknown,
+  { namespace, key }: Place,
+  options: EncryptedStoreOptions,
+): EncryptedStore {
+  const at = namespace === "" ? key : `${namespace}::${key}`;
+  const store = new EncryptedStore(new Map([[at, { value: stored, expires: undefined }]]), options);
+  if (namespace !== "") store.namespace = namespace;
+  return store;
+}
+
+/** The code of the KeywardError that a call throws; `undefined` when it returns. Throws on what any other error is. */
+export function codeOf(call: () => unknown): string | undefined {
+  try {
+    call();
+    return undefined;
+  } catch (error) {
+    if (error instanceof KeywardError) return error.code;
+    throw error;
+  }
+}

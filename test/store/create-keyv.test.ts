@@ -1,0 +1,260 @@
+import { createKeyv, EncryptedStore, type Keyring, type KeywardKeyv } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { SqliteStore } from "@keyward/store-sqlite";
+import { Keyv } from "keyv";
+import { describe, expect, it } from "vitest";
+import { BreakableAdapter, damaged } from "./inner-stores.ts";
+import { expectRefusal } from "./refusals.ts";
+import { newRing, TestKeys } from "./rings.ts";
+import { marker } from "./secrets.ts";
+
+type Call = (keyv: KeywardKeyv) => Promise<unknown>;
+
+async function drain(keyv: Keyv): Promise<unknown[]> {
+  const entries: unknown[] = [];
+  for await (const entry of keyv.iterator()) entries.push(entry);
+  return entries;
+}
+
+const reads: Readonly<Record<string, Call>> = {
+  get: (keyv) => keyv.get("broken"),
+  "get of several": (keyv) => keyv.get(["good", "broken"]),
+  getMany: (keyv) => keyv.getMany(["good", "broken"]),
+  getRaw: (keyv) => keyv.getRaw("broken"),
+  getManyRaw: (keyv) => keyv.getManyRaw(["good", "broken"]),
+  has: (keyv) => keyv.has("broken"),
+  "has of several": (keyv) => keyv.has(["good", "broken"]),
+  hasMany: (keyv) => keyv.hasMany(["good", "broken"]),
+  iterator: drain,
+};
+
+const writes: Readonly<Record<string, Call>> = {
+  set: (keyv) => keyv.set("broken", `${marker}new`),
+  setMany: (keyv) => keyv.setMany([{ key: "broken", value: `${marker}new` }]),
+  setRaw: (keyv) => keyv.setRaw("broken", { value: `${marker}new` }),
+  setManyRaw: (keyv) => keyv.setManyRaw([{ key: "broken", value: { value: `${marker}new` } }]),
+};
+
+const removals: Readonly<Record<string, Call>> = {
+  delete: (keyv) => keyv.delete("broken"),
+  "delete of several": (keyv) => keyv.delete(["good", "broken"]),
+  deleteMany: (keyv) => keyv.deleteMany(["good", "broken"]),
+  clear: (keyv) => keyv.clear(),
+  disconnect: (keyv) => keyv.disconnect(),
+};
+
+const listenerCounts = [0, 1, 2];
+
+/** Adds listeners of `error`, and gives what they heard. */
+function listen(keyv: Keyv, count: number): unknown[][] {
+  const heard: unknown[][] = [];
+  for (let index = 0; index < count; index++) {
+    const errors: unknown[] = [];
+    heard.push(errors);
+    keyv.on("error", (error: unknown) => errors.push(error));
+  }
+  return heard;
+}
+
+async function withBrokenRecord(): Promise<{ keyv: KeywardKeyv; map: Map<string, unknown>; ring: Keyring }> {
+  const ring = newRing();
+  const map = new Map<string, unknown>();
+  const keyv = createKeyv({ store: map, keys: ring });
+  await keyv.set("good", `${marker}good`);
+  await keyv.set("broken", `${marker}broken`);
+  const entry = map.get("broken");
+  if (typeof entry !== "object" || entry === null || !("value" in entry) || typeof entry.value !== "string") {
+    throw new Error("Keyv's memory adapter does not keep { value }");
+  }
+  map.set("broken", { value: damaged(entry.value) });
+  return { keyv, map, ring };
+}
+
+describe("createKeyv rejects", () => {
+  for (const count of listenerCounts) {
+    for (const [name, call] of Object.entries(reads)) {
+      it(`${name} of a broken record, with ${count} listeners`, async () => {
+        const { keyv } = await withBrokenRecord();
+        const heard = listen(keyv, count);
+        const single = ["get", "getRaw", "has"].includes(name);
+        const error = await expectRefusal(call(keyv), single ? "RECORD_TAMPERED" : "RECORDS_UNREADABLE");
+        expect(heard).toEqual(heard.map(() => [error]));
+        // A second failed call is heard a second time.
+        const again = await expectRefusal(call(keyv), error.code);
+        for (const errors of heard) expect(errors).toEqual([error, again]);
+      });
+    }
+
+    for (const [name, call] of Object.entries(writes)) {
+      it(`${name} over a record that could not be read, with ${count} listeners`, async () => {
+        const { keyv, map } = await withBrokenRecord();
+        await expectRefusal(keyv.get("broken"), "RECORD_TAMPERED");
+        const before = map.get("broken");
+        const heard = listen(keyv, count);
+        const error = await expectRefusal(call(keyv), "OVERWRITE_REFUSED");
+        for (const errors of heard) expect(errors).toEqual([error]);
+        expect(map.get("broken")).toBe(before);
+      });
+    }
+
+    for (const [name, call] of Object.entries({ ...reads, ...writes, ...removals })) {
+      it(`${name} when the store fails, with ${count} listeners`, async () => {
+        const inner = new BreakableAdapter(new Map());
+        const keyv = createKeyv({ store: inner, keys: newRing() });
+        await keyv.set("broken", `${marker}value`);
+        inner.failure = new Error("the disk is gone");
+        const heard = listen(keyv, count);
+        const error = await expectRefusal(call(keyv), "STORE_UNAVAILABLE");
+        expect(error.cause).toBe(inner.failure);
+        for (const errors of heard) expect(errors).toEqual([error]);
+        // The adapter throws the very same error: the next call is heard all the same.
+        const again = await expectRefusal(call(keyv), "STORE_UNAVAILABLE");
+        for (const errors of heard) expect(errors).toEqual([error, again]);
+      });
+    }
+
+    it(`a symbol, which Keyv emits as a string, with ${count} listeners`, async () => {
+      const keyv = createKeyv({ store: new Map(), keys: newRing() });
+      const heard = listen(keyv, count);
+      const error = await expectRefusal(keyv.set("a", Symbol("x")), "VALUE_INVALID");
+      for (const errors of heard) expect(errors).toEqual([error]);
+      await expectRefusal(keyv.setMany([{ key: "a", value: Symbol("x") }]), "VALUE_INVALID");
+      for (const errors of heard) expect(errors).toHaveLength(2);
+      expect(await keyv.get("a")).toBeUndefined();
+    });
+  }
+
+  it("a batch of several symbols, heard once", async () => {
+    const keyv = createKeyv({ store: new Map(), keys: newRing() });
+    const [heard = []] = listen(keyv, 1);
+    const batch = ["a", "b", "c"].map((key) => ({ key, value: Symbol(key) }));
+    const error = await expectRefusal(keyv.setMany(batch), "VALUE_INVALID");
+    expect(heard).toEqual([error]);
+  });
+
+  it("two calls that fail at the same time, each heard once", async () => {
+    const keyv = createKeyv({ store: new Map(), keys: newRing() });
+    const [heard = []] = listen(keyv, 1);
+    const failed = await Promise.all(
+      ["a", "b"].map((key) => expectRefusal(keyv.setMany([{ key, value: Symbol(key) }]), "VALUE_INVALID")),
+    );
+    expect(heard).toHaveLength(2);
+    expect(new Set(heard)).toEqual(new Set(failed));
+  });
+
+  it("calls that fail with one and the same error, each heard once", async () => {
+    const keys = new TestKeys(newRing());
+    keys.fail(new Error("the source is down"));
+    const release = keys.hold();
+    const keyv = createKeyv({ store: new Map(), keys });
+    const [heard = []] = listen(keyv, 1);
+    // One load serves all three, so all three meet the same failure.
+    const failing = ["a", "b", "c"].map((key) => expectRefusal(keyv.set(key, 1), "PROVIDER_UNAVAILABLE"));
+    release();
+    await Promise.all(failing);
+    expect(keys.loads).toBe(1);
+    expect(heard).toHaveLength(3);
+  });
+
+  it("what is sealed and is not what Keyv wrote", async () => {
+    const { keyv } = await withBrokenRecord();
+    await keyv.encryptedStore.set("odd", `${marker}not JSON`);
+    listen(keyv, 1);
+    await expect(keyv.get("odd")).rejects.toThrow();
+    await expect(keyv.getMany(["odd"])).rejects.toThrow();
+  });
+
+  it("an iteration at its end, after everything that opens", async () => {
+    const { keyv } = await withBrokenRecord();
+    listen(keyv, 1);
+    const seen: unknown[] = [];
+    const iterate = async () => {
+      for await (const entry of keyv.iterator()) seen.push(entry);
+    };
+    const error = await expectRefusal(iterate, "RECORDS_UNREADABLE");
+    expect(error.errors?.map(({ key }) => key)).toEqual(["broken"]);
+    expect(seen).toEqual([["good", `${marker}good`]]);
+  });
+
+  it("VALUE_INVALID where serialization is switched off by force", async () => {
+    const store = new EncryptedStore(new Map(), { keys: newRing() });
+    const bare = new Keyv({ store, serialization: false });
+    const heard: unknown[] = [];
+    bare.on("error", (error: unknown) => heard.push(error));
+    expect(await bare.set("a", { marker })).toBe(false);
+    expect(heard).toMatchObject([{ code: "VALUE_INVALID" }]);
+    await expectRefusal(store.set("a", { value: marker }), "VALUE_INVALID");
+    await expectRefusal(store.setMany([{ key: "a", value: 7 }]), "VALUE_INVALID");
+  });
+});
+
+describe("a bare Keyv over an EncryptedStore", () => {
+  it("answers as for a miss once anybody listens for error: what createKeyv is for", async () => {
+    const { map, ring } = await withBrokenRecord();
+    const bare = new Keyv({ store: new EncryptedStore(map, { keys: ring }) });
+    const heard: unknown[] = [];
+    bare.on("error", (error: unknown) => heard.push(error));
+    expect(await bare.get("broken")).toBeUndefined();
+    expect(await bare.set("broken", "new")).toBe(false);
+    expect(heard).toMatchObject([{ code: "RECORD_TAMPERED" }, { code: "OVERWRITE_REFUSED" }]);
+  });
+});
+
+describe("createKeyv", () => {
+  it("leaves expiry to the record: an expired one is absent and never deleted by a read", async () => {
+    const inner = new MemoryStore();
+    const keyv = createKeyv({ store: inner, keys: newRing() });
+    expect(keyv.checkExpired).toBe(false);
+    const past = { value: `${marker}old`, expires: Date.now() - 1 };
+    // Sealed without an expiry of its own, so that only Keyv's JSON says it has passed: Keyv would delete it.
+    await keyv.encryptedStore.set("a", JSON.stringify(past));
+    await keyv.get("a");
+    await keyv.getMany(["a"]);
+    await keyv.has("a");
+    await drain(keyv);
+    expect((await inner.scan()).entries).toHaveLength(1);
+  });
+
+  it("round-trips what Keyv can store", async () => {
+    const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), namespace: "flows" });
+    const values = {
+      text: "x",
+      number: 1.5,
+      none: null,
+      list: [1, [2]],
+      object: { a: { b: true } },
+      bytes: Buffer.from([0, 255]),
+    };
+    for (const [key, value] of Object.entries(values)) expect(await keyv.set(key, value)).toBe(true);
+    expect(await keyv.getMany(Object.keys(values))).toEqual(Object.values(values));
+    expect(new Map((await drain(keyv)).filter(Array.isArray).map(([key, value]) => [key, value]))).toEqual(
+      new Map(Object.entries(values)),
+    );
+    expect(await keyv.deleteMany(["text", "absent"])).toEqual([true, false]);
+    await keyv.clear();
+    expect(await drain(keyv)).toEqual([]);
+  });
+
+  it("leaves the store to the other Keyvs over it when one disconnects", async () => {
+    const store = new SqliteStore(":memory:");
+    const keys = newRing();
+    const flows = createKeyv({ store, keys, namespace: "flows" });
+    const users = createKeyv({ store, keys, namespace: "users" });
+    await users.set("key", `${marker}value`);
+    await flows.disconnect();
+    await flows.disconnect();
+    expect(await users.get("key")).toBe(`${marker}value`);
+    await users.disconnect();
+    await expectRefusal(users.get("key"), "STORE_UNAVAILABLE");
+  });
+
+  it("tells a miss from everything else", async () => {
+    const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
+    expect(await keyv.get("absent")).toBeUndefined();
+    expect(await keyv.getMany(["absent"])).toEqual([undefined]);
+    expect(await keyv.getRaw("absent")).toBeUndefined();
+    expect(await keyv.has("absent")).toBe(false);
+    expect(await keyv.hasMany(["absent"])).toEqual([false]);
+    expect(await keyv.delete("absent")).toBe(false);
+  });
+});

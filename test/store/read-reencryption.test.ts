@@ -1,0 +1,347 @@
+import { createCipheriv, createHash, randomBytes } from "node:crypto";
+import { aesGcm, EncryptedStore, Keyring, KeywardError, plaintext, type ReencryptEvent } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { KeyvMemoryAdapter } from "keyv";
+import { describe, expect, it, vi } from "vitest";
+import { keyIdIn, LeastKeyv5Adapter, WatchedStore } from "./inner-stores.ts";
+import { expectRefusal } from "./refusals.ts";
+import { newRing, rotation, TestKeys } from "./rings.ts";
+import { expectNoSecrets, marker } from "./secrets.ts";
+
+const value = `${marker}value`;
+
+interface Heard extends ReencryptEvent {
+  readonly event: string;
+}
+
+/** Collects the events of re-encryption, none of which may show a secret. */
+function listen(store: EncryptedStore): Heard[] {
+  const heard: Heard[] = [];
+  for (const event of ["reencrypted", "reencrypt:conflict", "reencrypt:error"]) {
+    store.on(event, (details: ReencryptEvent) => {
+      expectNoSecrets(details);
+      heard.push({ event, ...details });
+    });
+  }
+  return heard;
+}
+
+/** Records under the old key, and a reader whose primary is the new one. */
+async function rotated(keys: readonly string[], expires?: number) {
+  const { before, promoted } = rotation();
+  const inner = new WatchedStore();
+  const writer = new EncryptedStore(inner, { keys: before });
+  await writer.setMany(keys.map((key) => ({ key, value, ...(expires === undefined ? {} : { expires }) })));
+  const store = new EncryptedStore(inner, { keys: promoted });
+  inner.calls.length = 0;
+  return { inner, writer, store, heard: listen(store), before, promoted };
+}
+
+describe("a record under an older key", () => {
+  it("is returned at once and sealed again behind the read", async () => {
+    const { inner, store, heard } = await rotated(["key"]);
+    const held = Promise.withResolvers<void>();
+    inner.beforeReplace = () => held.promise;
+    expect(await store.get("key")).toBe(value);
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+    let settled = false;
+    const settling = store.settled().then(() => {
+      settled = true;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(settled).toBe(false);
+    held.resolve();
+    await settling;
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+    expect(await store.get("key")).toBe(value);
+    expect(heard).toEqual([{ event: "reencrypted", namespace: "", key: "key", from: "old", to: "new" }]);
+  });
+
+  it.each(["get", "has", "getMany", "hasMany", "iterator"])("is found by %s", async (call) => {
+    const { inner, store } = await rotated(["key"]);
+    if (call === "get") await store.get("key");
+    else if (call === "has") await store.has("key");
+    else if (call === "getMany") await store.getMany(["key"]);
+    else if (call === "hasMany") await store.hasMany(["key"]);
+    else for await (const _ of store.iterator());
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("is sealed again with the others of its batch", async () => {
+    const keys = Array.from({ length: 20 }, (_, index) => `key ${index}`);
+    const { inner, store, heard } = await rotated(keys);
+    await store.getMany(keys);
+    await store.settled();
+    expect(inner.calls).toEqual(["getMany", "replaceMany"]);
+    expect(heard.map(({ key }) => key).sort()).toEqual(keys.sort());
+  });
+
+  it("is attempted once at a time, however often it is read meanwhile", async () => {
+    const { inner, store, heard } = await rotated(["key"]);
+    const held = Promise.withResolvers<void>();
+    inner.beforeReplace = () => held.promise;
+    await Promise.all(Array.from({ length: 50 }, () => store.get("key")));
+    await vi.waitFor(() => expect(inner.calls).toContain("replaceMany"));
+    await Promise.all(Array.from({ length: 50 }, () => store.get("key")));
+    held.resolve();
+    await store.settled();
+    expect(inner.calls.filter((call) => call === "replaceMany")).toHaveLength(1);
+    expect(heard).toHaveLength(1);
+  });
+
+  it("keeps its expiry, inside and in the backend", async () => {
+    const expires = Date.now() + 3_600_000;
+    const { inner, store } = await rotated(["key"], expires);
+    await store.get("key");
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+    vi.useFakeTimers({ toFake: ["Date"], now: expires - 1 });
+    try {
+      expect(await store.get("key")).toBe(value);
+      vi.setSystemTime(expires);
+      expect(await inner.get("key")).toBeUndefined();
+      expect(await store.get("key")).toBeUndefined();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it("is left alone when it has expired", async () => {
+    const { before, promoted } = rotation();
+    const inner = new WatchedStore();
+    const now = Date.now();
+    await new EncryptedStore(inner, { keys: before }).set("key", value, now + 1_000);
+    await inner.set("key", await inner.get("key"));
+    vi.useFakeTimers({ toFake: ["Date"], now: now + 1_000 });
+    try {
+      const store = new EncryptedStore(inner, { keys: promoted });
+      expect(await store.get("key")).toBeUndefined();
+      await store.settled();
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+  });
+
+  it("under a disabled key is not", async () => {
+    const { before, disabled } = rotation();
+    const inner = new WatchedStore();
+    await new EncryptedStore(inner, { keys: before }).set("key", value);
+    const store = new EncryptedStore(inner, { keys: disabled });
+    await expectRefusal(store.get("key"), "KEY_DISABLED");
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+  });
+
+  it("is not touched when this is off", async () => {
+    const { inner, promoted } = await rotated(["key"]);
+    const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "off" });
+    await store.get("key");
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+  });
+});
+
+describe("what happens between the read and the replacement wins", () => {
+  it("a newer write", async () => {
+    const { inner, writer, store, heard } = await rotated(["key", "other"]);
+    inner.beforeReplace = async () => {
+      inner.beforeReplace = undefined;
+      await writer.set("key", `${value} newer`);
+    };
+    await store.getMany(["key", "other"]);
+    await store.settled();
+    expect(await writer.get("key")).toBe(`${value} newer`);
+    expect(keyIdIn(await inner.get("other"))).toBe("new");
+    expect(heard.map(({ event, key, from, to }) => [event, key, from, to]).sort()).toEqual([
+      ["reencrypt:conflict", "key", "old", "new"],
+      ["reencrypted", "other", "old", "new"],
+    ]);
+    // The next read tries again.
+    expect(await store.get("key")).toBe(`${value} newer`);
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("a write of the same value", async () => {
+    const { inner, writer, store, heard } = await rotated(["key"]);
+    inner.beforeReplace = async () => {
+      await writer.set("key", value, Date.now() + 50_000);
+    };
+    await store.get("key");
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+  });
+
+  it.each(["delete", "clear", "expiry"])("a %s", async (how) => {
+    const { inner, writer, store, heard } = await rotated(["key"]);
+    inner.beforeReplace = async () => {
+      if (how === "delete") await writer.delete("key");
+      else if (how === "clear") await writer.clear();
+      else await writer.set("key", value, 1);
+    };
+    await store.get("key");
+    await store.settled();
+    expect(await inner.get("key")).toBeUndefined();
+    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+  });
+});
+
+describe("a re-encryption that fails", () => {
+  it("does not fail the read, and is told", async () => {
+    const { inner, store, heard } = await rotated(["key"]);
+    inner.beforeReplace = () => Promise.reject(new Error("the disk is full"));
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypt:error", key: "key", from: "old", to: "new" }]);
+    expect(heard[0]?.error).toBeInstanceOf(KeywardError);
+    inner.beforeReplace = undefined;
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("because a listener throws does no harm", async () => {
+    const { inner, store } = await rotated(["one", "two"]);
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => unhandled.push(reason);
+    // In place of the runner's own listeners, which would end the run.
+    const before = process.listeners("unhandledRejection");
+    process.removeAllListeners("unhandledRejection");
+    process.on("unhandledRejection", note);
+    try {
+      for (const event of ["reencrypted", "reencrypt:conflict", "reencrypt:error"]) {
+        store.on(event, () => {
+          throw new Error("a listener of the application is broken");
+        });
+      }
+      expect(await store.get("one")).toBe(value);
+      await store.settled().catch(() => undefined);
+      expect(await store.get("two")).toBe(value);
+      await store.settled();
+      for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+    } finally {
+      process.off("unhandledRejection", note);
+      for (const listener of before) process.on("unhandledRejection", listener);
+    }
+    expect(keyIdIn(await inner.get("two"))).toBe("new");
+    expect(unhandled).toEqual([]);
+  });
+});
+
+it("the queue is bounded: what does not fit waits for its next read", async () => {
+  const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
+  const { inner, store, heard } = await rotated(keys);
+  expect(await store.getMany(keys)).toHaveLength(1_500);
+  await store.settled();
+  expect(heard.length).toBeLessThan(1_500);
+  expect(heard.length).toBeGreaterThanOrEqual(1_000);
+  await store.getMany(keys);
+  await store.settled();
+  for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe("new");
+});
+
+it("a ring that changes between the read and the replacement decides", async () => {
+  const { before, promoted } = rotation();
+  const third = promoted.add({ id: "third" }).promote("third");
+  const inner = new WatchedStore();
+  await new EncryptedStore(inner, { keys: before }).set("key", value);
+  const keys = new TestKeys(promoted);
+  const store = new EncryptedStore(inner, { keys });
+  const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
+  expect(await store.get("key")).toBe(value);
+  keys.push(third);
+  await changed;
+  await store.settled();
+  expect(["new", "third"]).toContain(keyIdIn(await inner.get("key")));
+  expect(await store.get("key")).toBe(value);
+  await store.settled();
+  expect(keyIdIn(await inner.get("key"))).toBe("third");
+});
+
+describe("stores that cannot replace atomically", () => {
+  it.each([
+    ["Keyv 6", () => new KeyvMemoryAdapter(new Map())],
+    ["Keyv 5", () => new LeastKeyv5Adapter()],
+  ] as const)("are left alone, and refuse when asked: %s", async (_, open) => {
+    const { before, promoted } = rotation();
+    const inner = open();
+    await new EncryptedStore(inner, { keys: before }).set("key", value);
+    const store = new EncryptedStore(inner, { keys: promoted });
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(keyIdIn(String(await inner.get("key")))).toBe("old");
+    expect(() => new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read" })).toThrow(
+      expect.objectContaining({ code: "STORE_NOT_ATOMIC" }),
+    );
+  });
+
+  it("re-seal when that is chosen by its name, with the expiry kept", async () => {
+    const { before, promoted } = rotation();
+    const inner = new KeyvMemoryAdapter(new Map());
+    const expires = Date.now() + 3_600_000;
+    await new EncryptedStore(inner, { keys: before }).set("key", value, expires);
+    const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read-may-undo-writes" });
+    const heard = listen(store);
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypted", from: "old", to: "new" }]);
+    vi.useFakeTimers({ toFake: ["Date"], now: expires });
+    try {
+      expect(await store.get("key")).toBeUndefined();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
+
+describe("foreign formats", () => {
+  it("plaintext is sealed behind the read, with the expiry that Keyv wrote", async () => {
+    const inner = new WatchedStore();
+    const expires = Date.now() + 3_600_000;
+    const text = JSON.stringify({ value, expires });
+    // The backend was told nothing of the expiry.
+    await inner.set("key", text);
+    const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [plaintext()] });
+    const heard = listen(store);
+    expect(await store.get("key")).toBe(text);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypted", from: "plaintext", to: "k1" }]);
+    expect(keyIdIn(await inner.get("key"))).toBe("k1");
+    expect(await store.get("key")).toBe(text);
+    vi.useFakeTimers({ toFake: ["Date"], now: expires });
+    try {
+      expect(await store.get("key")).toBeUndefined();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it("AES-GCM as @keyv/encrypt-node writes it is sealed behind the read", async () => {
+    const passphrase = randomBytes(16).toString("hex");
+    const iv = randomBytes(12);
+    const cipher = createCipheriv("aes-256-gcm", createHash("sha256").update(passphrase).digest(), iv);
+    const ciphertext = Buffer.concat([cipher.update(JSON.stringify({ value })), cipher.final()]);
+    const inner = new WatchedStore();
+    await inner.set("key", Buffer.concat([iv, cipher.getAuthTag(), ciphertext]).toString("base64"));
+    const store = new EncryptedStore(inner, {
+      keys: newRing("k1"),
+      accept: [aesGcm({ key: passphrase, layout: "iv-tag-ciphertext" })],
+    });
+    expect(await store.get("key")).toBe(JSON.stringify({ value }));
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("k1");
+  });
+
+  it("stay as they are under a ring without keys", async () => {
+    const inner = new MemoryStore();
+    const text = JSON.stringify({ value });
+    await inner.set("key", text);
+    const store = new EncryptedStore(inner, { keys: Keyring.dangerouslyPlaintext(), accept: [plaintext()] });
+    expect(await store.get("key")).toBe(text);
+    await store.settled();
+    expect(await inner.get("key")).toBe(text);
+  });
+});
