@@ -1,12 +1,9 @@
 import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
 import { type Place, readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
-import { wrapRejection } from "./inner-store.ts";
+import { reservedNamespace, wrapRejection } from "./inner-store.ts";
 import type { Keyring } from "./keyring.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
-
-/** The namespace that records of the reserved space are sealed for. No record of a user can claim it. */
-export const reservedNamespace = "\0keyward";
 
 /**
  * A sealed record in the reserved space that a ring must open before it writes anything: a process with the wrong key
@@ -15,14 +12,14 @@ export const reservedNamespace = "\0keyward";
 export class CheckRecord {
   readonly #reserved: (AtomicStore & ScannableStore) | undefined;
   readonly #codec: RecordCodec;
-  readonly #place: Place;
+  readonly #scope: string | undefined;
   readonly #passed = new WeakSet<Keyring>();
   readonly #passing = new WeakMap<Keyring, Promise<void>>();
 
   constructor(reserved: (AtomicStore & ScannableStore) | undefined, codec: RecordCodec, scope: string | undefined) {
     this.#reserved = reserved;
     this.#codec = codec;
-    this.#place = { namespace: reservedNamespace, key: scope === undefined ? "check" : `check/${scope}` };
+    this.#scope = scope;
   }
 
   /**
@@ -44,61 +41,66 @@ export class CheckRecord {
     return passing;
   }
 
-  /** Seals the record under the ring's primary, so that no key is needed for its sake alone. */
+  /** Takes the record along to the ring's primary, so that no key is needed for its sake alone. */
   async renew(ring: Keyring): Promise<void> {
     if (this.#reserved === undefined || ring.primary === "") return;
-    const reserved = this.#reserved;
-    const stored = await this.#read(reserved);
-    if (stored === undefined) return;
-    const { current } = await this.#open(stored);
-    if (!current) await wrapRejection(() => reserved.replace(this.#place.key, stored, this.#sealed(ring)));
+    const place = this.#place(ring);
+    const stored = await read(this.#reserved, place);
+    if (stored !== undefined) await this.#follow(this.#reserved, ring, stored, place);
   }
 
   /** Writes the record anew under the ring's primary, whether or not the ring opens the one that lies there. */
   async overwrite(ring: Keyring): Promise<void> {
     const reserved = this.#reserved;
     if (reserved === undefined || ring.primary === "") return;
-    await wrapRejection(() => reserved.set(this.#place.key, this.#sealed(ring)));
+    const place = this.#place(ring);
+    await wrapRejection(() => reserved.set(place.key, this.#sealed(ring, place)));
   }
 
   async #verify(reserved: AtomicStore & ScannableStore, ring: Keyring): Promise<void> {
-    let stored = await this.#read(reserved);
-    if (stored === undefined) {
-      if (ring.primary === "") return;
-      // Only one of several new processes may found the store; the others must open what it wrote.
-      if (await wrapRejection(() => reserved.replace(this.#place.key, undefined, this.#sealed(ring)))) return;
-      stored = await this.#read(reserved);
-      if (stored === undefined) return await this.#verify(reserved, ring);
-    }
-    const { content, current } = await this.#open(stored);
-    if (!current && generationOf(content.value) < ring.generation) {
-      const unchanged = stored;
-      await wrapRejection(() => reserved.replace(this.#place.key, unchanged, this.#sealed(ring)));
-    }
+    const place = this.#place(ring);
+    const stored = await read(reserved, place);
+    if (stored !== undefined) return await this.#follow(reserved, ring, stored, place);
+    if (ring.primary === "") return;
+    // Only one of several new processes may found the store; the others must open what it wrote.
+    if (await wrapRejection(() => reserved.replace(place.key, undefined, this.#sealed(ring, place)))) return;
+    await this.#verify(reserved, ring);
   }
 
-  async #read(reserved: AtomicStore): Promise<StoredValue | undefined> {
-    const stored: unknown = await wrapRejection(() => reserved.get(this.#place.key));
-    return typeof stored === "string" || stored instanceof Uint8Array ? stored : undefined;
+  /** Opens the record, and seals it under the ring's primary, unless a later generation of the ring wrote it. */
+  async #follow(reserved: AtomicStore, ring: Keyring, stored: StoredValue, place: Place): Promise<void> {
+    const { content, current } = await this.#open(stored, place);
+    if (current || generationOf(content.value) > ring.generation) return;
+    await wrapRejection(() => reserved.replace(place.key, stored, this.#sealed(ring, place)));
   }
 
-  async #open(stored: StoredValue): Promise<OpenedRecord> {
+  async #open(stored: StoredValue, place: Place): Promise<OpenedRecord> {
     try {
-      if (readHeader(stored, this.#place) !== undefined) return await this.#codec.open(stored, this.#place);
+      if (readHeader(stored, place) !== undefined) return await this.#codec.open(stored, place);
     } catch (cause) {
       throw refused(cause);
     }
     throw refused(undefined);
   }
 
-  #sealed(ring: Keyring): StoredValue {
-    return this.#codec.seal(ring, this.#place, {
+  #place(ring: Keyring): Place {
+    // A ring may have been scoped before it was handed over.
+    const scope = this.#scope ?? ring.scopeName;
+    return { namespace: reservedNamespace, key: scope === undefined ? "check" : `check/${scope}` };
+  }
+
+  #sealed(ring: Keyring, place: Place): StoredValue {
+    return this.#codec.seal(ring, place, {
       value: JSON.stringify({ keyward: "check", generation: ring.generation }),
     });
   }
 }
 
-/** Which generation of the ring wrote the record: an older one must not take it back under its own primary. */
+async function read(reserved: AtomicStore, { key }: Place): Promise<StoredValue | undefined> {
+  const stored: unknown = await wrapRejection(() => reserved.get(key));
+  return typeof stored === "string" || stored instanceof Uint8Array ? stored : undefined;
+}
+
 function generationOf(value: StoredValue): number {
   const content: unknown = JSON.parse(String(value));
   const generation =

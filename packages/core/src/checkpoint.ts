@@ -1,6 +1,6 @@
 import { readFile, rename, rm, writeFile } from "node:fs/promises";
 
-/** Where a long job writes down how far it has come. */
+/** Where one long job over one store writes down how far it has come. Another store needs one of its own. */
 export interface Checkpoint {
   /** What was written last, if anything. */
   read(): Promise<string | undefined>;

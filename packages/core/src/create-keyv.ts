@@ -1,4 +1,4 @@
-import { Keyv, type KeyvOptions } from "keyv";
+import { Keyv, type KeyvEntry, type KeyvOptions, type KeyvValue } from "keyv";
 import { isNamespaced, type NamespacedStore } from "./capabilities.ts";
 import { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
@@ -24,7 +24,7 @@ export class KeywardKeyv extends Keyv {
   /** The store underneath, with its events, `settled()` and the rest. */
   readonly encryptedStore: EncryptedStore;
   readonly #release: (() => Promise<void>) | undefined;
-  #emitted: unknown;
+  readonly #heard = new WeakSet<Error>();
 
   /** Use {@link createKeyv}. */
   constructor(encryptedStore: EncryptedStore, options: Omit<KeyvOptions, "store">, release?: () => Promise<void>) {
@@ -47,13 +47,28 @@ export class KeywardKeyv extends Keyv {
   override emit(event: string | symbol, ...details: unknown[]): boolean {
     if (event !== "error") return super.emit(event, ...details);
     const [problem] = details;
-    // Keyv catches what the first emit threw and emits it once more: listeners hear it once.
     const error = problem instanceof Error ? problem : asError(problem);
-    if (this.#emitted !== error) {
-      this.#emitted = error;
-      if (this.listenerCount("error") > 0) super.emit("error", error);
-    }
+    const heard = this.#heard.has(error);
+    // What Keyv did not make an Error it throws, catches and emits again.
+    if (error !== problem) this.#heard.add(error);
+    if (!heard && this.listenerCount("error") > 0) super.emit("error", error);
     throw error;
+  }
+
+  /** As Keyv's, which emits what it then throws; the iterator would emit that once more. */
+  override async decode<Value>(data: unknown): Promise<KeyvValue<Value> | undefined> {
+    try {
+      return await super.decode<Value>(data);
+    } catch (error) {
+      if (error instanceof Error) this.#heard.add(error);
+      throw error;
+    }
+  }
+
+  /** As Keyv's, which would emit for each symbol of a batch. */
+  override async setMany<Value>(entries: KeyvEntry<Value>[]): Promise<boolean[]> {
+    if (entries.some(({ value }) => typeof value === "symbol")) this.emit("error", "symbol cannot be serialized");
+    return await super.setMany(entries);
   }
 }
 
@@ -63,8 +78,10 @@ export class KeywardKeyv extends Keyv {
  * @throws KeywardError as the constructor of {@link EncryptedStore}.
  */
 export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
-  const { store, namespace = "", keys, scope, reencrypt, accept, padTo, ...keyvOptions } = options;
+  const { store, keys, scope, reencrypt, accept, padTo, namespace: given, ...keyvOptions } = options;
   const shared = !(store instanceof Map) && isNamespaced(store) ? store : undefined;
+  // A view that was handed in stays the view it is.
+  const namespace = given ?? shared?.namespace ?? "";
   const encryptedStore = new EncryptedStore(shared?.namespaced(namespace) ?? store, {
     keys,
     ...(scope === undefined ? {} : { scope }),
@@ -77,10 +94,14 @@ export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
   return new KeywardKeyv(encryptedStore, { ...keyvOptions, ...(namespace === "" ? {} : { namespace }) }, release);
 }
 
+interface Disconnectable {
+  disconnect?(): Promise<unknown>;
+}
+
 const users = new WeakMap<object, number>();
 
 /** Counts one more Keyv over a store; what it returns counts it off, and with the last one disconnects the store. */
-function share(store: NamespacedStore & { disconnect?(): Promise<unknown> }): () => Promise<void> {
+function share(store: NamespacedStore & Disconnectable): () => Promise<void> {
   users.set(store, (users.get(store) ?? 0) + 1);
   let released = false;
   return async () => {

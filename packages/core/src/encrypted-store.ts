@@ -1,7 +1,7 @@
 import { Hookified } from "hookified";
 import { type KeyvStorageAdapter, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
 import type { StoredValue } from "./capabilities.ts";
-import { CheckRecord, reservedNamespace } from "./check-record.ts";
+import { CheckRecord } from "./check-record.ts";
 import { hasExpired, type Place, type RecordContent, requirePlace, toExpires } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { ForeignFormat } from "./foreign-format.ts";
@@ -36,6 +36,7 @@ export interface StoreParts {
   readonly inner: InnerStore;
   readonly codec: RecordCodec;
   readonly check: CheckRecord;
+  readonly source: KeySource;
 }
 
 let partsOf: (store: EncryptedStore) => StoreParts;
@@ -61,7 +62,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   #unlisten: (() => void) | undefined;
 
   static {
-    partsOf = (store) => ({ inner: store.#inner, codec: store.#codec, check: store.#check });
+    partsOf = (store) => ({ inner: store.#inner, codec: store.#codec, check: store.#check, source: store.#source });
   }
 
   /**
@@ -84,7 +85,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#check = new CheckRecord(this.#inner.reserved, this.#codec, scope);
     this.#guard = new OverwriteGuard(this.#inner, this.#codec);
     this.#reencryption = this.#startReencryption(options.reencrypt);
-    this.#inner.onError((error) => this.emit("store:error", error));
+    this.#inner.onError((error) => this.#tell("store:error", error));
     this.#listen();
   }
 
@@ -96,7 +97,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * The namespace of the wrapped store, which records are bound to.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` when set to a second, different one on the same wrapped instance.
+   * @throws KeywardError `NAMESPACE_CONFLICT` when set to a second, different one on the same wrapped instance;
+   * `VALUE_INVALID` for one that is ill-formed or reserved.
    */
   get namespace(): string | undefined {
     const { namespace } = this.#inner;
@@ -104,9 +106,6 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   set namespace(namespace: string | undefined) {
-    if (namespace === reservedNamespace) {
-      throw new KeywardError("VALUE_INVALID", "This namespace is reserved", { hint: "Choose another." });
-    }
     requirePlace(namespace ?? "", "");
     this.#inner.setNamespace(namespace ?? "");
   }
@@ -131,12 +130,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const stored = await this.#inner.getMany(keys);
     const errors: KeywardError[] = [];
     const values: (StoredValue | undefined)[] = [];
-    for (const [index, place] of places.entries()) {
-      try {
-        values.push(await this.#read(stored[index], place));
-      } catch (error) {
-        errors.push(requireKeywardError(error));
-      }
+    // At once, so that all which name an unknown key wait for the same refresh.
+    const reads = await Promise.allSettled(places.map((place, index) => this.#read(stored[index], place)));
+    for (const read of reads) {
+      if (read.status === "fulfilled") values.push(read.value);
+      else errors.push(requireKeywardError(read.reason));
     }
     if (errors.length > 0) throw unreadable(errors, errors.length, keys.length);
     return values;
@@ -265,11 +263,16 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       case "off":
         return undefined;
       case "on-read-may-undo-writes":
-        return new ReadReencryption((changes) => inner.replaceRacing(changes), this.#codec, report);
+        return new ReadReencryption((changes) => inner.replaceRacing(changes), this.#codec, this.#check, report);
       case "on-read":
       case undefined:
         if (atomic !== undefined) {
-          return new ReadReencryption((changes) => inner.replaceMany(atomic, changes), this.#codec, report);
+          return new ReadReencryption(
+            (changes) => inner.replaceMany(atomic, changes),
+            this.#codec,
+            this.#check,
+            report,
+          );
         }
         if (choice === undefined) return undefined;
         throw new KeywardError(
@@ -285,13 +288,13 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   #report(outcome: ReencryptOutcome, event: ReencryptEvent): void {
     switch (outcome) {
       case "reencrypted":
-        this.emit("reencrypted", event);
+        this.#tell("reencrypted", event);
         break;
       case "conflict":
-        this.emit("reencrypt:conflict", event);
+        this.#tell("reencrypt:conflict", event);
         break;
       case "error":
-        this.emit("reencrypt:error", event);
+        this.#tell("reencrypt:error", event);
         break;
       default:
         outcome satisfies never;
@@ -300,9 +303,22 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   #listen(): void {
     this.#unlisten ??= this.#source.listen((report) => {
-      if (report.kind === "changed") this.emit("keyring:changed", report.ring);
-      else this.emit("provider:error", report.error);
+      if (report.kind === "changed") this.#tell("keyring:changed", report.ring);
+      else this.#tell("provider:error", report.error);
     });
+  }
+
+  /** Emits what happened in the background, where no caller could catch what a listener throws. */
+  #tell(event: string, detail: unknown): void {
+    try {
+      this.emit(event, detail);
+    } catch (error) {
+      const name = error instanceof Error ? error.name : typeof error;
+      process.emitWarning(`A listener of "${event}" threw (${name})`, {
+        type: "KeywardWarning",
+        code: "KEYWARD_LISTENER",
+      });
+    }
   }
 
   #place(key: string): Place {
@@ -337,12 +353,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       return { place, content: toContent(value, toExpires(expires, place), place) };
     });
     const keys = entries.map(({ key }) => key);
-    const loaded = this.#codec.ring();
-    const ring = loaded instanceof Promise ? await loaded : loaded;
-    const passing = this.#check.pass(ring);
-    if (passing !== undefined) await passing;
-    const admitting = this.#guard.admit(namespace, keys);
-    if (admitting !== undefined) await admitting;
+    const ring = await this.#ringToWriteWith(namespace, keys);
 
     const nowMs = Date.now();
     const live = new Map<string, KeyvStorageEntry<StoredValue>>();
@@ -367,6 +378,20 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#guard.written(namespace, keys);
     const refused = new Set(written.filter((_, index) => results[index] === false).map(({ key }) => key));
     return keys.map((key) => !refused.has(key));
+  }
+
+  /** The ring in use, once it has passed the check record and the records to overwrite. */
+  async #ringToWriteWith(namespace: string, keys: readonly string[]): Promise<Keyring> {
+    for (;;) {
+      const loaded = this.#codec.ring();
+      const ring = loaded instanceof Promise ? await loaded : loaded;
+      const passing = this.#check.pass(ring);
+      if (passing !== undefined) await passing;
+      const admitting = this.#guard.admit(namespace, keys);
+      if (admitting !== undefined) await admitting;
+      // To open the check record or what lies there, the ring may have been loaded anew.
+      if (this.#codec.ring() === ring) return ring;
+    }
   }
 
   async #send(entries: KeyvStorageEntry<StoredValue>[], asBatch: boolean): Promise<boolean[]> {

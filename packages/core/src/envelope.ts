@@ -109,7 +109,7 @@ export function seal(
   }
   const written = options.form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
   // A foreign format may have read any number as its expiry.
-  const plain = layOutPlaintext(value, content.expires, options.padTo);
+  const plain = layOutPlaintext(value, toExpires(content.expires, place), options.padTo);
   const nonce = Buffer.allocUnsafe(nonceBytes);
   let subkey: ReturnType<RootKey["subkey"]>;
   if (options.knownAnswerNonce === undefined) {

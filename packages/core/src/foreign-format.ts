@@ -43,11 +43,11 @@ class Plaintext implements ForeignFormat {
   readonly #matches: (stored: StoredValue) => boolean;
 
   constructor(options: PlaintextOptions) {
-    this.#matches = options.matches ?? ((stored) => typeof stored === "string" && readKeyvJson(stored) !== undefined);
+    this.#matches = options.matches ?? ((stored) => readKeyvJson(stored) !== undefined);
   }
 
   read(stored: StoredValue): RecordContent | undefined {
-    return this.#matches(stored) ? withKeyvExpiry(stored) : undefined;
+    return this.#matches(stored) ? withKeyvExpiry(textOf(stored) ?? stored) : undefined;
   }
 }
 
@@ -78,7 +78,8 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
   return {
     name,
     read(stored, place) {
-      const packed = typeof stored === "string" ? decode(stored, encoding) : undefined;
+      const text = textOf(stored);
+      const packed = text === undefined ? undefined : decode(text, encoding);
       if (packed === undefined || packed.length < ivBytes + tagBytes) return undefined;
       const rest = packed.subarray(ivBytes);
       const [tag, ciphertext] =
@@ -118,15 +119,22 @@ function decode(text: string, encoding: "base64" | "base64url" | "hex"): Buffer 
   return same ? bytes : undefined;
 }
 
+/** The text that lies in a store; a store of bytes gives it back as bytes. */
+function textOf(stored: StoredValue): string | undefined {
+  if (typeof stored === "string") return stored;
+  return isUtf8(stored) ? Buffer.from(stored).toString("utf8") : undefined;
+}
+
 /** A value together with the expiry that Keyv writes into its JSON. */
 export function withKeyvExpiry(value: StoredValue): RecordContent {
-  const expires = typeof value === "string" ? readKeyvJson(value)?.expires : undefined;
+  const expires = readKeyvJson(value)?.expires;
   return expires === undefined ? { value } : { value, expires };
 }
 
 /** Keyv's own JSON: an object of `value` and `expires` and nothing else. */
-function readKeyvJson(text: string): { readonly expires?: number } | undefined {
-  if (!text.startsWith("{")) return undefined;
+function readKeyvJson(stored: StoredValue): { readonly expires?: number } | undefined {
+  const text = textOf(stored);
+  if (text?.startsWith("{") !== true) return undefined;
   let parsed: unknown;
   try {
     parsed = JSON.parse(text);

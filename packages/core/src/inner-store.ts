@@ -29,6 +29,9 @@ export interface ReplacementUntil extends Replacement {
 /** What an `EncryptedStore` can wrap: a Keyv 6 adapter, a Keyv 5 adapter, or a Map. */
 export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, unknown>;
 
+/** The namespace that records of the reserved space are sealed for. No record of a user can claim it. */
+export const reservedNamespace = "\0keyward";
+
 /** Every namespace that some `EncryptedStore` uses on an adapter instance: a second one would seal for the wrong place. */
 const namespaces = new WeakMap<object, string>();
 
@@ -92,11 +95,16 @@ export class InnerStore {
   }
 
   async get(key: string): Promise<unknown> {
-    return await this.#call(() => this.#adapter.get(key));
+    return (await this.#call(() => this.#adapter.get(key))) ?? this.#strayEntry(key);
   }
 
   async getMany(keys: string[]): Promise<readonly unknown[]> {
-    return await this.#call(() => this.#adapter.getMany(keys));
+    const stored = await this.#call(() => this.#adapter.getMany(keys));
+    if (stored.length === keys.length)
+      return stored.map((value, index) => value ?? this.#strayEntry(keys[index] ?? ""));
+    throw new KeywardError("STORE_UNAVAILABLE", `The store gave ${stored.length} values for ${keys.length} keys`, {
+      hint: "Its getMany() must answer for every key, in order: which value belongs to which key cannot be told.",
+    });
   }
 
   async set(key: string, value: StoredValue, expires: number | undefined): Promise<boolean> {
@@ -140,7 +148,7 @@ export class InnerStore {
         const next = await this.#call(() => entries.next());
         if (next.done === true) return;
         const [key, value] = next.value;
-        yield [String(key), value];
+        yield [String(key), value ?? this.#strayEntry(String(key))];
       }
     } finally {
       await entries.return();
@@ -175,6 +183,9 @@ export class InnerStore {
   }
 
   #claim(namespace: string): void {
+    if (namespace === reservedNamespace) {
+      throw new KeywardError("VALUE_INVALID", "This namespace is reserved", { hint: "Choose another." });
+    }
     const claimed = namespaces.get(this.#given);
     if (claimed === undefined) namespaces.set(this.#given, namespace);
     else if (claimed !== namespace) {
@@ -187,6 +198,11 @@ export class InnerStore {
         },
       );
     }
+  }
+
+  /** What somebody put into a Map himself: Keyv's adapter takes it for a miss, and it is none. */
+  #strayEntry(key: string): unknown {
+    return this.#adapter instanceof AtomicMapAdapter ? this.#adapter.strayEntry(key) : undefined;
   }
 
   async #call<Result>(operation: () => Promise<Result>): Promise<Result> {
@@ -217,11 +233,21 @@ function reservedSpaceOf(store: object & Partial<ReservedSpace>): (AtomicStore &
 
 function toAdapter(given: WrappableStore): KeyvStorageAdapter {
   if (given instanceof Map) return new AtomicMapAdapter(given);
-  return isKeyv6Adapter(given) ? given : new KeyvBridgeAdapter(given);
+  return isKeyv6Adapter(given) ? given : new Bridge(given);
 }
 
 function isKeyv6Adapter(store: KeyvStorageAdapter | KeyvBridgeStore): store is KeyvStorageAdapter {
   return "capabilities" in store && store.capabilities?.expires === true;
+}
+
+/** Keyv's bridge, except that a delete that failed is not taken for one that found nothing. */
+class Bridge extends KeyvBridgeAdapter {
+  override async deleteMany(keys: string[]): Promise<boolean[]> {
+    if (this.store.deleteMany !== undefined) return await super.deleteMany(keys);
+    const deleted: boolean[] = [];
+    for (const key of keys) deleted.push(await this.delete(key));
+    return deleted;
+  }
 }
 
 /** Keyv's adapter over a Map, which can replace atomically: nothing comes between the steps of one synchronous function. */
@@ -231,6 +257,12 @@ class AtomicMapAdapter extends KeyvMemoryAdapter {
   constructor(map: Map<string, unknown>) {
     super(map);
     this.#map = map;
+  }
+
+  /** What lies in the Map and is no entry of Keyv's. */
+  strayEntry(key: string): unknown {
+    const entry = this.#map.get(this.getKeyPrefix(key, this.namespace));
+    return typeof entry === "object" && entry !== null && "value" in entry ? undefined : entry;
   }
 
   async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {

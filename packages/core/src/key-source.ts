@@ -14,6 +14,7 @@ export type KeySourceReport =
   | { readonly kind: "changed"; readonly ring: Keyring }
   | { readonly kind: "failed"; readonly error: KeywardError };
 
+/** Must not throw. */
 type Listener = (report: KeySourceReport) => void;
 
 const shared = new WeakMap<KeyProvider, KeySource>();
@@ -70,6 +71,17 @@ export class KeySource {
     return this.#ring ?? this.#load();
   }
 
+  /**
+   * The ring as its source has it now.
+   *
+   * @throws KeywardError what the provider throws; the last good ring stays in use.
+   */
+  async refresh(): Promise<Keyring> {
+    // A load that is under way may have begun before the change that the caller knows of.
+    await this.#loading?.catch(() => undefined);
+    return await this.#load();
+  }
+
   /** The ring, after it was asked for again if it lacks this key; and why it could not be, if it could not. */
   async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
     let ring = await this.current();
@@ -89,7 +101,8 @@ export class KeySource {
 
   async #refreshForUnknownId(): Promise<KeywardError | undefined> {
     const waitMs = this.#unknownIdLoadAtMs + unknownIdIntervalMs - performance.now();
-    if (waitMs > 0) await delay(waitMs);
+    // Also when there is nothing to wait for: the caller has to keep this promise before it is let go of below.
+    await (waitMs > 0 ? delay(waitMs) : undefined);
     this.#unknownIdLoadAtMs = performance.now();
     this.#nextRefresh = undefined;
     try {
@@ -168,7 +181,7 @@ async function loadInTime(provider: KeyProvider): Promise<Keyring> {
       );
     });
   });
-  const ring = await Promise.race([provider.load({ signal }), tooLate]);
+  const ring = await Promise.race([tooLate, (async () => await provider.load({ signal }))()]);
   if (ring instanceof Keyring) return ring;
   throw new KeywardError("KEYRING_INVALID", "The key provider gave something other than a Keyring", {
     hint: "Its load() must resolve to a Keyring of this very copy of @keyward/core.",

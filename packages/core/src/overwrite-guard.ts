@@ -30,6 +30,7 @@ export class OverwriteGuard {
 
   /** A record was deleted, or was opened after all. */
   lift(namespace: string, key: string): void {
+    if (this.#allowed.size > 0) this.#allowed.delete(markOf(namespace, key));
     if (this.#unreadable.size > 0) this.#unreadable.delete(markOf(namespace, key));
   }
 
@@ -51,7 +52,7 @@ export class OverwriteGuard {
    * @throws KeywardError `OVERWRITE_REFUSED`, with one error for each record that is still unreadable.
    */
   admit(namespace: string, keys: readonly string[]): Promise<void> | undefined {
-    if (this.#unreadable.size === 0) return undefined;
+    if (this.#unreadable.size === 0 && !this.#full) return undefined;
     const doubtful = keys.filter((key) => {
       const mark = markOf(namespace, key);
       if (this.#allowed.has(mark)) return false;

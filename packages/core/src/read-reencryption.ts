@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { StoredValue } from "./capabilities.ts";
+import type { CheckRecord } from "./check-record.ts";
 import type { Place } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { ReplacementUntil } from "./inner-store.ts";
@@ -40,6 +41,7 @@ const batchRecords = 32;
 export class ReadReencryption {
   readonly #replaceMany: (changes: readonly ReplacementUntil[]) => Promise<boolean[]>;
   readonly #codec: RecordCodec;
+  readonly #check: CheckRecord;
   readonly #report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
   readonly #queue = new Map<string, Job>();
   readonly #underWay = new Set<string>();
@@ -49,10 +51,12 @@ export class ReadReencryption {
   constructor(
     replaceMany: (changes: readonly ReplacementUntil[]) => Promise<boolean[]>,
     codec: RecordCodec,
+    check: CheckRecord,
     report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void,
   ) {
     this.#replaceMany = replaceMany;
     this.#codec = codec;
+    this.#check = check;
     this.#report = report;
   }
 
@@ -94,6 +98,7 @@ export class ReadReencryption {
     try {
       const ring = await this.#codec.ring();
       to = ring.primary;
+      await this.#check.pass(ring);
       // The ring may have changed since the read: a record it made current is left alone.
       const jobs = to === "" ? [] : batch.filter(({ record }) => record.from !== to);
       const changes = jobs.map(({ place, expected, record }) => ({

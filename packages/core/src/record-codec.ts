@@ -130,7 +130,7 @@ export class RecordCodec {
     const closed = ring.sealed.includes(place.namespace);
     for (const format of this.#formats) {
       if (closed && readsPlaintext(format)) continue;
-      const content = await format.read(stored, place);
+      const content = await readForeign(format, stored, place);
       if (content !== undefined) return { content, from: format.name ?? "foreign", current: false };
     }
     throw recordError("RECORD_NOT_SEALED", place, "is not sealed, and no accepted format reads it", {
@@ -149,6 +149,28 @@ export class RecordCodec {
       this.#scoped.set(ring, scoped);
     }
     return scoped;
+  }
+}
+
+async function readForeign(
+  format: ForeignFormat,
+  stored: StoredValue,
+  place: Place,
+): Promise<RecordContent | undefined> {
+  try {
+    return await format.read(stored, place);
+  } catch (error) {
+    if (error instanceof KeywardError) throw error;
+    // What it threw may quote the value, and goes no further than its name.
+    const name = error instanceof Error ? error.name : typeof error;
+    throw recordError(
+      "RECORD_MALFORMED",
+      place,
+      `of the format "${format.name ?? "foreign"}" cannot be read: ${name}`,
+      {
+        hint: "The format claims the record and fails on it: the record is broken, or another format wrote it.",
+      },
+    );
   }
 }
 

@@ -29,7 +29,7 @@ export interface ReencryptOptions {
 
 /** How far a re-encryption has come. */
 export interface ReencryptProgress {
-  /** Records looked at. */
+  /** Records looked at; twice when the primary changed on the way, since the job then begins anew. */
   readonly scanned: number;
   /** Records that lay under the primary already. */
   readonly current: number;
@@ -94,6 +94,7 @@ interface SavedCheckpoint {
 }
 
 interface PageUnderWay {
+  readonly ring: Keyring;
   readonly done: Promise<Counts>;
   /** Where the page after it begins; absent for the last one. */
   readonly nextCursor: string | undefined;
@@ -117,44 +118,53 @@ class Reencryption {
   }
 
   async run(): Promise<ReencryptReport> {
-    const { concurrency = 4, dryRun = false, signal } = this.#options;
-    const ring = await this.#parts.codec.ring();
-    if (ring.primary === "") {
-      throw new KeywardError("KEYRING_INVALID", "There is no primary to re-encrypt under: the ring has no keys", {
-        hint: "Configure a key first.",
-      });
-    }
-    if (!dryRun) await this.#parts.check.pass(ring);
-
+    let ring = await this.#ringToSealWith();
     let cursor = await this.#resume(ring);
-    let last = false;
+    const { concurrency = 4, signal } = this.#options;
     const underWay: PageUnderWay[] = [];
+    let complete = false;
     try {
-      while (!last && signal?.aborted !== true) {
+      while (!complete && signal?.aborted !== true) {
         const { entries, cursor: nextCursor } = await this.#scan(cursor);
-        const done = this.#page(entries, ring);
+        const page = { ring, nextCursor, done: this.#page(entries, ring) };
         // Awaited in order further down; a rejection until then must not end the process.
-        done.catch(() => undefined);
-        underWay.push({ done, nextCursor });
+        page.done.catch(() => undefined);
+        underWay.push(page);
         cursor = nextCursor;
-        last = nextCursor === undefined;
-        if (underWay.length >= concurrency) await this.#finish(underWay, ring);
+        while (underWay.length >= (cursor === undefined ? 1 : concurrency)) await this.#finish(underWay);
+
+        const latest = await this.#ringToSealWith();
+        complete = cursor === undefined && latest.primary === ring.primary;
+        // The primary changed on the way: what was sealed until now lies under the former one.
+        if (latest.primary !== ring.primary) cursor = undefined;
+        ring = latest;
       }
-      while (underWay.length > 0) await this.#finish(underWay, ring);
+      while (underWay.length > 0) await this.#finish(underWay);
     } finally {
       await Promise.allSettled(underWay.map(({ done }) => done));
     }
-    if (last && !dryRun) {
+    if (complete && this.#options.dryRun !== true) {
       await this.#parts.check.renew(ring);
       await this.#options.checkpoint?.write(undefined);
     }
     return {
       ...this.#progress(),
       primary: ring.primary,
-      complete: last,
+      complete,
       unreadableRecords: this.#unreadable,
       durationMs: performance.now() - this.#startedAtMs,
     };
+  }
+
+  async #ringToSealWith(): Promise<Keyring> {
+    const ring = await this.#parts.codec.ring();
+    if (ring.primary === "") {
+      throw new KeywardError("KEYRING_INVALID", "There is no primary to re-encrypt under: the ring has no keys", {
+        hint: "Configure a key first.",
+      });
+    }
+    if (this.#options.dryRun !== true) await this.#parts.check.pass(ring);
+    return ring;
   }
 
   async #scan(cursor: string | undefined): Promise<ScanPage> {
@@ -165,7 +175,7 @@ class Reencryption {
   }
 
   /** Pages count, and move the checkpoint, in the order they were scanned: what lies before it is done. */
-  async #finish(underWay: PageUnderWay[], ring: Keyring): Promise<void> {
+  async #finish(underWay: PageUnderWay[]): Promise<void> {
     const page = underWay[0];
     if (page === undefined) return;
     this.#counts = add(this.#counts, await page.done);
@@ -173,7 +183,7 @@ class Reencryption {
     const { checkpoint, dryRun = false, namespaces = null, onProgress } = this.#options;
     if (page.nextCursor !== undefined && !dryRun) {
       const saved: SavedCheckpoint = {
-        primary: ring.primary,
+        primary: page.ring.primary,
         namespaces,
         cursor: page.nextCursor,
         counts: this.#counts,

@@ -15,8 +15,8 @@ export interface RetireKeyOptions {
    */
   readonly to?: "disabled" | "removed";
   /**
-   * Lets the key go although there are records under it that open with no key, this one included. They are listed in
-   * the result, and lost unless they are restored.
+   * Lets the key go although there are records under it that open with no key, this one included, in the scope of any of
+   * the given stores: give one for each scope. They are listed in the result, and lost unless they are restored.
    */
   readonly abandonUnreadable?: boolean;
 }
@@ -39,7 +39,7 @@ const pageSize = 1_000;
  *
  * @throws KeywardError `KEY_IN_USE` with the counts by store, or when a store that the ring names was not given;
  * `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for a removal of an enabled key; `STORE_NOT_SCANNABLE`;
- * `KEYRING_CONFLICT` when the ring at the provider was changed meanwhile.
+ * `KEYRING_CONFLICT` when the ring at the provider was changed meanwhile, or a store still seals under the key.
  */
 export async function retireKey(
   keys: Keyring | KeyProvider,
@@ -61,12 +61,16 @@ export async function retireKey(
   const counts: Record<string, number> = Object.create(null);
   const abandoned: UnreadableRecord[] = [];
   for (const [name, store] of Object.entries(stores)) {
-    const { inner, codec, check } = storeParts(store);
-    await renewCheckRecord(check.renew(await codec.ring()));
+    const { inner, codec, check, source } = storeParts(store);
+    await source.refresh();
+    const used = await codec.ring();
+    if (used.primary === id) throw stillSealing(name, id);
+    await renewCheckRecord(check.renew(used));
+    const readers = Object.values(stores);
     const inUse = await recordsUnder(
       scannableOf(store),
       id,
-      abandonUnreadable ? { store, ring, abandoned } : undefined,
+      abandonUnreadable ? { readers, ring, abandoned } : undefined,
     );
     const inReserve = inner.reserved === undefined ? 0 : await recordsUnder(inner.reserved, id, undefined);
     if (inUse > 0) counts[name] = inUse;
@@ -117,6 +121,13 @@ export async function sealNamespace(
   return next;
 }
 
+function stillSealing(name: string, id: string): KeywardError {
+  return new KeywardError("KEYRING_CONFLICT", `The store ${name} still seals under key "${id}" in this process`, {
+    keyId: id,
+    hint: "It has a ring from before the promotion. Give it the ring or the provider that is to be changed.",
+  });
+}
+
 async function ringOf(keys: Keyring | KeyProvider): Promise<Keyring> {
   // The source is asked, and not the ring in use: a change must follow the latest generation.
   return keys instanceof Keyring ? keys : await keys.load();
@@ -145,19 +156,24 @@ async function renewCheckRecord(renewing: Promise<void>): Promise<void> {
   }
 }
 
+interface Abandonment {
+  /** One backend may hold the records of several scopes: a record is lost when none of these opens it. */
+  readonly readers: readonly EncryptedStore[];
+  readonly ring: Keyring;
+  readonly abandoned: UnreadableRecord[];
+}
+
 /** How many records lie under a key; those that do not open are put on the list instead, if there is one. */
 async function recordsUnder(
   scannable: ScannableStore | (AtomicStore & ScannableStore),
   id: string,
-  abandon:
-    | { readonly store: EncryptedStore; readonly ring: Keyring; readonly abandoned: UnreadableRecord[] }
-    | undefined,
+  abandon: Abandonment | undefined,
 ): Promise<number> {
   let count = 0;
   for await (const entries of pages(scannable, pageSize)) {
     for (const entry of entries) {
       if (keyIdOf(entry) !== id) continue;
-      const unreadable = abandon === undefined ? undefined : whyUnreadable(abandon.store, abandon.ring, entry);
+      const unreadable = abandon === undefined ? undefined : whyUnreadable(abandon, entry);
       if (unreadable === undefined) count++;
       else abandon?.abandoned.push(unreadable);
     }
@@ -174,14 +190,18 @@ function keyIdOf(entry: ScannedRecord): string | undefined {
   }
 }
 
-function whyUnreadable(store: EncryptedStore, ring: Keyring, entry: ScannedRecord): UnreadableRecord | undefined {
+function whyUnreadable({ readers, ring }: Abandonment, entry: ScannedRecord): UnreadableRecord | undefined {
   const { namespace, key, value } = entry;
-  try {
-    storeParts(store).codec.openWhateverStatus(ring, value, { namespace, key });
-    return undefined;
-  } catch (error) {
-    if (!(error instanceof KeywardError)) throw error;
-    const { code, keyId } = error;
-    return { namespace, key, code, ...(keyId === undefined ? {} : { keyId }) };
+  let why: UnreadableRecord | undefined;
+  for (const reader of readers) {
+    try {
+      storeParts(reader).codec.openWhateverStatus(ring, value, { namespace, key });
+      return undefined;
+    } catch (error) {
+      if (!(error instanceof KeywardError)) throw error;
+      const { code, keyId } = error;
+      why = { namespace, key, code, ...(keyId === undefined ? {} : { keyId }) };
+    }
   }
+  return why;
 }
