@@ -6,6 +6,7 @@ import { eventually } from "./waiting.ts";
 
 /** A provider under test, with its source. */
 export interface OpenKeyProvider {
+  /** What is tested. */
   readonly provider: KeyProvider;
   /** Ends what the provider and its source hold open. */
   close(): Promise<void>;
@@ -22,7 +23,9 @@ export interface OpenKeyProvider {
 export interface FailingKeyProvider {
   /** What is wrong with the source, as the name of a test. */
   readonly name: string;
+  /** What `load` must reject with. */
   readonly code: KeywardErrorCode;
+  /** Opens a provider over such a source. */
   open(): Promise<OpenKeyProvider>;
 }
 

@@ -30,7 +30,7 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   namespace: string | undefined;
   readonly #entries: Entries;
 
-  /** @internal */
+  /** A {@link MemoryStore} makes its own. */
   constructor(entries: Entries) {
     super();
     this.#entries = entries;
@@ -182,7 +182,11 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
   readonly #records: Entries;
   readonly #reserved: MemorySpace;
 
-  /** @param origin a store whose records, reserved space included, this one is to share. */
+  /**
+   * An empty store, or another handle on a store that is there.
+   *
+   * @param origin a store whose records, reserved space included, this one is to share.
+   */
   constructor(origin?: MemoryStore) {
     const records = origin === undefined ? new Entries() : origin.#records;
     super(records);

@@ -83,7 +83,7 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
   readonly #connection: Connection;
   readonly #space: Space;
 
-  /** @internal */
+  /** A {@link SqliteStore} makes its own. */
   constructor(connection: Connection, space: Space) {
     super();
     this.#connection = connection;
