@@ -334,7 +334,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     if (stored === undefined || stored === null) return undefined;
     let record: OpenedRecord;
     try {
-      record = await this.#codec.open(stored, place);
+      record = this.#codec.openAtOnce(stored, place) ?? (await this.#codec.open(stored, place));
     } catch (error) {
       this.#guard.mark(place.namespace, place.key);
       throw error;

@@ -1,6 +1,7 @@
 import type { StoredValue } from "./capabilities.ts";
 import {
   type EnvelopeForm,
+  type EnvelopeHeader,
   hasExpired,
   open,
   type Place,
@@ -80,37 +81,25 @@ export class RecordCodec {
    * @throws KeywardError for everything that is there and cannot be read.
    */
   async open(stored: unknown, place: Place): Promise<OpenedRecord> {
-    if (typeof stored !== "string" && !(stored instanceof Uint8Array)) {
-      throw recordError("RECORD_NOT_SEALED", place, "is an object, neither a string nor bytes", {
-        hint: "Keyv wrote it with serialization: false. Rewrite it with serialization on.",
-      });
-    }
-    const header = readHeader(stored, place);
-    if (header === undefined) return await this.#openForeign(stored, place);
-    const { keyId } = header;
-    let ring = await this.ring();
-    let key = keyOf(ring, keyId);
-    let failure: KeywardError | undefined;
-    if (key === undefined) {
-      const lookedUp = await this.#source.lookUp(keyId);
-      ring = this.#inScope(lookedUp.ring);
-      key = keyOf(ring, keyId);
-      failure = lookedUp.failure;
-    }
-    if (key === undefined) {
-      throw recordError("KEY_UNKNOWN", place, `is sealed under key "${keyId}", which the keyring does not have`, {
-        keyId,
-        hint: "Add that key to the ring, enabled; an older export of the ring may hold it.",
-        ...(failure === undefined ? {} : { cause: failure }),
-      });
-    }
-    if (key.status === "disabled") {
-      throw recordError("KEY_DISABLED", place, `is sealed under key "${keyId}", which is disabled`, {
-        keyId,
-        hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
-      });
-    }
-    return { content: open(stored, header, key.root, place), from: keyId, current: keyId === ring.primary };
+    const opened = this.openAtOnce(stored, place);
+    if (opened !== undefined) return opened;
+    const value = requireStored(stored, place);
+    const header = readHeader(value, place);
+    if (header === undefined) return await this.#openForeign(value, place);
+    const { ring, failure } = await this.#source.lookUp(header.keyId);
+    return openUnder(this.#inScope(ring), value, header, place, failure);
+  }
+
+  /**
+   * As {@link RecordCodec.open} where nothing has to be waited for, as nearly always: the ring is there and has the key.
+   * Otherwise `undefined`.
+   */
+  openAtOnce(stored: unknown, place: Place): OpenedRecord | undefined {
+    const value = requireStored(stored, place);
+    const header = readHeader(value, place);
+    const ring = this.ring();
+    if (header === undefined || ring instanceof Promise || keyOf(ring, header.keyId) === undefined) return undefined;
+    return openUnder(ring, value, header, place);
   }
 
   /**
@@ -172,6 +161,38 @@ async function readForeign(
       },
     );
   }
+}
+
+function requireStored(stored: unknown, place: Place): StoredValue {
+  if (typeof stored === "string" || stored instanceof Uint8Array) return stored;
+  throw recordError("RECORD_NOT_SEALED", place, "is an object, neither a string nor bytes", {
+    hint: "Keyv wrote it with serialization: false. Rewrite it with serialization on.",
+  });
+}
+
+function openUnder(
+  ring: Keyring,
+  stored: StoredValue,
+  header: EnvelopeHeader,
+  place: Place,
+  failure?: KeywardError,
+): OpenedRecord {
+  const { keyId } = header;
+  const key = keyOf(ring, keyId);
+  if (key === undefined) {
+    throw recordError("KEY_UNKNOWN", place, `is sealed under key "${keyId}", which the keyring does not have`, {
+      keyId,
+      hint: "Add that key to the ring, enabled; an older export of the ring may hold it.",
+      ...(failure === undefined ? {} : { cause: failure }),
+    });
+  }
+  if (key.status === "disabled") {
+    throw recordError("KEY_DISABLED", place, `is sealed under key "${keyId}", which is disabled`, {
+      keyId,
+      hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
+    });
+  }
+  return { content: open(stored, header, key.root, place), from: keyId, current: keyId === ring.primary };
 }
 
 /** Whether a record is absent for the reader although it lies there. */
