@@ -96,7 +96,7 @@ function mayStandOn(upper: string, lower: string): boolean {
 }
 
 /** What of Keyv's code, besides its types, core stands on. */
-const keyvAtRunTime = ["Keyv", "KeyvBridgeAdapter", "KeyvMemoryAdapter", "keyvStorageCapability"];
+const keyvAtRunTime = ["Keyv", "KeyvBridgeAdapter", "KeyvJsonSerializer", "KeyvMemoryAdapter", "keyvStorageCapability"];
 
 type Rule = (workspace: Workspace) => string[];
 

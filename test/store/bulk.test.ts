@@ -335,6 +335,50 @@ describe("reencrypt", () => {
     expect(keyIdIn(await inner.namespaced("ns:with::marks").get("key 99"))).toBe("third");
   });
 
+  it("leaves nothing under another key than it reports, when the primary changes with pages in flight", async () => {
+    const rings = rotation();
+    const third = rings.promoted.add({ id: "third" }).promote("third");
+    const keys = new TestKeys(rings.promoted);
+    const inner = new WatchedStore();
+    const names = ["key 0", "key 1", "key 2", "key 3"];
+    await new EncryptedStore(inner, { keys: rings.before }).setMany(names.map((key) => ({ key, value })));
+    const store = new EncryptedStore(inner, { keys, reencrypt: "off" });
+    vi.spyOn(inner, "namespaced").mockReturnValue(inner);
+    const { scan } = inner;
+    const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
+    vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
+      const page = await scan.call(inner, options);
+      keys.push(third);
+      await changed;
+      return page;
+    });
+    // The first page is slow: the job may come by its records again under the new primary before it writes them.
+    inner.beforeReplace = async () => {
+      inner.beforeReplace = undefined;
+      for (let turn = 0; turn < 200 && keyIdIn(await inner.get("key 0")) !== "third"; turn++) {
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    };
+    const report = await reencrypt(store, { batchSize: 2, concurrency: 4 });
+    expect(report).toMatchObject({ complete: true, primary: "third" });
+    expect((await census(inner)).keys).toEqual(new Map([["third", names.length]]));
+    expect(await store.getMany(names)).toEqual(names.map(() => value));
+  });
+
+  it.each(["concurrency", "batchSize"])(
+    "refuses a %s that is not a whole number from 1, and touches nothing",
+    async (name) => {
+      const { inner, store } = await rotated(3);
+      const before = await contentOf(inner);
+      const reservedBefore = (await inner.reserved().scan()).entries;
+      for (const count of [Number.NaN, 1.5, Number.POSITIVE_INFINITY, -1, 0]) {
+        await expectRefusal(reencrypt(store, { [name]: count }), "VALUE_INVALID");
+        expect(await contentOf(inner)).toEqual(before);
+        expect((await inner.reserved().scan()).entries).toEqual(reservedBefore);
+      }
+    },
+  );
+
   it("refuses what cannot be done before it touches anything", async () => {
     const keys = newRing();
     await expectRefusal(reencrypt(new EncryptedStore(new Map(), { keys })), "STORE_NOT_SCANNABLE");

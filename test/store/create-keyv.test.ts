@@ -1,12 +1,14 @@
+import { randomBytes } from "node:crypto";
+import { inspect } from "node:util";
 import { createKeyv, EncryptedStore, type Keyring, type KeywardKeyv } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { SqliteStore } from "@keyward/store-sqlite";
-import { Keyv } from "keyv";
+import { Keyv, type KeyvCompressionAdapter, type KeyvSerializationAdapter } from "keyv";
 import { describe, expect, it } from "vitest";
 import { BreakableAdapter, damaged } from "./inner-stores.ts";
 import { expectRefusal } from "./refusals.ts";
 import { newRing, TestKeys } from "./rings.ts";
-import { marker } from "./secrets.ts";
+import { expectNoSecrets, marker } from "./secrets.ts";
 
 type Call = (keyv: KeywardKeyv) => Promise<unknown>;
 
@@ -185,6 +187,95 @@ describe("createKeyv rejects", () => {
     expect(heard).toMatchObject([{ code: "VALUE_INVALID" }]);
     await expectRefusal(store.set("a", { value: marker }), "VALUE_INVALID");
     await expectRefusal(store.setMany([{ key: "a", value: 7 }]), "VALUE_INVALID");
+  });
+});
+
+/** Everything that a log could make of an error, its causes included. */
+function shown(error: unknown): string {
+  const deep = { depth: Number.POSITIVE_INFINITY, showHidden: true, maxStringLength: null };
+  if (!(error instanceof Error)) return `${inspect(error, deep)} ${String(error)}`;
+  return [error.message, error.stack, inspect(error, deep), JSON.stringify(error), shown(error.cause)].join("\n");
+}
+
+/** The first stretch of six characters of the text that is shown. */
+function quoted(text: string, where: string): string | undefined {
+  const starts = Array.from({ length: text.length - 5 }, (_, at) => text.slice(at, at + 6));
+  return starts.find((stretch) => where.includes(stretch));
+}
+
+describe("what opens and cannot be parsed", () => {
+  const plain: KeyvSerializationAdapter = {
+    stringify: (value) => JSON.stringify(value),
+    parse: (text) => JSON.parse(text),
+  };
+  const quoting = (text: string) => new SyntaxError(`cannot parse ${text}`, { cause: { input: text } });
+  const codecs: Readonly<
+    Record<string, { serialization?: KeyvSerializationAdapter; compression?: KeyvCompressionAdapter }>
+  > = {
+    "Keyv's JSON": {},
+    "a parser that throws": {
+      serialization: {
+        ...plain,
+        parse: (text) => {
+          throw quoting(text);
+        },
+      },
+    },
+    "a parser that rejects with a text": {
+      serialization: { ...plain, parse: (text) => Promise.reject(`cannot parse ${text}`) },
+    },
+    "a decompressor that rejects": {
+      compression: { compress: async (text) => text, decompress: (text) => Promise.reject(quoting(text)) },
+    },
+  };
+  const calls: Readonly<Record<string, Call>> = {
+    get: (keyv) => keyv.get("odd"),
+    getMany: (keyv) => keyv.getMany(["odd"]),
+    getRaw: (keyv) => keyv.getRaw("odd"),
+    getManyRaw: (keyv) => keyv.getManyRaw(["odd"]),
+    iterator: drain,
+  };
+
+  for (const [codec, options] of Object.entries(codecs)) {
+    for (const [name, call] of Object.entries(calls)) {
+      it.each(listenerCounts)(`is malformed and not quoted: ${name}, ${codec}, with %d listeners`, async (count) => {
+        const token = randomBytes(30).toString("base64url");
+        // Keyv's JSON fails at its first character, and at its end.
+        for (const text of [`x${token}`, `{"value":"${token}`]) {
+          const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...options });
+          await keyv.encryptedStore.set("odd", text);
+          const heard = listen(keyv, count);
+          const error = await expectRefusal(call(keyv), "RECORD_MALFORMED");
+          for (const errors of heard) expect(errors).toEqual([error]);
+          for (const one of [error, ...heard.flat()]) expect(quoted(token, shown(one))).toBeUndefined();
+        }
+      });
+    }
+  }
+});
+
+describe.each([
+  ["createKeyv", (store: unknown, keys: unknown) => Reflect.apply(createKeyv, undefined, [{ store, keys }])],
+  ["EncryptedStore", (store: unknown, keys: unknown) => Reflect.construct(EncryptedStore, [store, { keys }])],
+] as const)("%s, called from untyped code,", (_, construct) => {
+  it.each([
+    ["a text", `${marker}key`],
+    ["bytes", Buffer.from(`${marker}key`)],
+    ["an empty object", {}],
+    ["an object without load()", { load: `${marker}key` }],
+    ["null", null],
+    ["nothing", undefined],
+  ])("refuses at once keys that are %s, and does not repeat them", async (_name, keys) => {
+    const error = await expectRefusal(() => construct(new Map(), keys), "KEYRING_INVALID");
+    expectNoSecrets(error);
+    for (const separator of [" ", ", ", ","]) {
+      expect(shown(error)).not.toContain([...marker].map((one) => one.charCodeAt(0)).join(separator));
+      expect(shown(error)).not.toContain([...marker].map((one) => one.charCodeAt(0).toString(16)).join(separator));
+    }
+  });
+
+  it.each([undefined, null, `${marker}path`])("refuses at once a store that is %s", async (store) => {
+    await expectRefusal(() => construct(store, newRing()), "STORE_INVALID");
   });
 });
 

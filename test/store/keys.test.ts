@@ -1,7 +1,7 @@
 import { EncryptedStore, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { WatchedStore } from "./inner-stores.ts";
+import { keyIdIn, WatchedStore } from "./inner-stores.ts";
 import { expectRefusal } from "./refusals.ts";
 import { newRing, rotation, TestKeys } from "./rings.ts";
 import { expectNoSecrets, guardMaterial, marker } from "./secrets.ts";
@@ -107,6 +107,23 @@ describe("a provider", () => {
     const stores = [new EncryptedStore(new Map(), { keys }), new EncryptedStore(new Map(), { keys })];
     expect(keys.watchers).toBe(1);
     for (const store of stores) await store.disconnect();
+    expect(keys.watchers).toBe(0);
+  });
+
+  it("is followed again by a store that is used after it was disconnected", async () => {
+    const { before, promoted } = rotation();
+    const keys = new TestKeys(before);
+    const inner = new MemoryStore();
+    const store = new EncryptedStore(inner, { keys });
+    await store.set("key", value);
+    await store.disconnect();
+    expect(await store.get("key")).toBe(value);
+    keys.push(promoted);
+    await vi.waitFor(async () => {
+      await store.set("key", value);
+      expect(keyIdIn(await inner.get("key"))).toBe("new");
+    });
+    await store.disconnect();
     expect(keys.watchers).toBe(0);
   });
 

@@ -133,6 +133,18 @@ describe("a record that could not be opened", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
+  it("keeps a permission from outliving a clear", async () => {
+    const { inner, store } = await withBroken(["bad"]);
+    const other = await inner.get("bad");
+    await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
+    store.allowOverwrite("bad");
+    await store.clear();
+    await inner.set("bad", other);
+    await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
+    await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
+    expect(await inner.get("bad")).toEqual(other);
+  });
+
   it("costs the writes of others nothing", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -241,6 +253,26 @@ describe("the check record", () => {
       "OVERWRITE_REFUSED",
     );
   });
+
+  it.each([undefined, "flows"])(
+    "keeps another ring out under a scope that is new: founded in scope %s",
+    async (scope) => {
+      const inner = new MemoryStore();
+      const ring = newRing();
+      const founder = new EncryptedStore(inner, { keys: ring, ...(scope === undefined ? {} : { scope }) });
+      await founder.set("key", value);
+      const before = await contentOf(inner);
+      const check = await reservedContentOf(inner);
+      const stranger = new EncryptedStore(inner, { keys: newRing(), scope: "third" });
+      await expectRefusal(stranger.set("key", value), "OVERWRITE_REFUSED");
+      await expectRefusal(stranger.setMany([{ key: "fresh", value }]), "OVERWRITE_REFUSED");
+      expect(await contentOf(inner)).toEqual(before);
+      expect(await reservedContentOf(inner)).toEqual(check);
+      // The scope is not at fault: under the right ring it is written.
+      await new EncryptedStore(inner, { keys: ring, scope: "third" }).set("other", value);
+      expect(await founder.get("key")).toBe(value);
+    },
+  );
 
   it("is the same for a ring that was scoped before it was handed over", async () => {
     const inner = new MemoryStore();

@@ -335,6 +335,44 @@ describe("foreign formats", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("k1");
   });
 
+  it.each([
+    ["an ill-formed text", { value: "\ud800" }],
+    ["an expiry that is no number", { value, expires: Number.NaN }],
+  ])("are sealed behind the read, except one of the batch that cannot be: %s", async (_, content) => {
+    const inner = new WatchedStore();
+    const keys = ["one", "two", "bad", "three", "four"];
+    await inner.setMany(keys.map((key) => ({ key, value: `old:${key}` })));
+    const old = { name: "old", read: (stored: unknown) => (stored === "old:bad" ? content : { value }) };
+    const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [old] });
+    const heard = listen(store);
+    // It is told once: by the read where that can tell, or else by an event.
+    const told: unknown[] = [];
+    await store.getMany(keys).catch((error: unknown) => {
+      if (error instanceof KeywardError) told.push(...(error.errors ?? []));
+    });
+    await store.settled();
+    told.push(...heard.filter(({ event }) => event === "reencrypt:error"));
+    expect(told).toMatchObject([{ key: "bad" }]);
+    expect(heard.flatMap(({ event, key }) => (event === "reencrypted" ? [key] : [])).sort()).toEqual(
+      keys.filter((key) => key !== "bad").sort(),
+    );
+    for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe(key === "bad" ? "" : "k1");
+    expect(await inner.get("bad")).toBe("old:bad");
+  });
+
+  it("are sealed under a primary that is called as they are", async () => {
+    const inner = new WatchedStore();
+    const text = JSON.stringify({ value });
+    await inner.set("key", text);
+    const store = new EncryptedStore(inner, { keys: newRing("plaintext"), accept: [plaintext()] });
+    const heard = listen(store);
+    expect(await store.get("key")).toBe(text);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypted", key: "key", to: "plaintext" }]);
+    expect(keyIdIn(await inner.get("key"))).toBe("plaintext");
+    expect(await store.get("key")).toBe(text);
+  });
+
   it("stay as they are under a ring without keys", async () => {
     const inner = new MemoryStore();
     const text = JSON.stringify({ value });

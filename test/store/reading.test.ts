@@ -1,6 +1,7 @@
 import {
   aesGcm,
   EncryptedStore,
+  exportKeyring,
   type ForeignFormat,
   Keyring,
   type KeywardErrorCode,
@@ -239,5 +240,29 @@ describe("a ring without keys", () => {
     }
     await new EncryptedStore(inner, { keys: newRing("k1") }).set("sealed", value);
     await expectRefusal(store.get("sealed"), "KEY_UNKNOWN");
+  });
+
+  it("reads as it is a text that only looks as if Keyv had written it", async () => {
+    const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.dangerouslyPlaintext() });
+    const text = '{"expires":5}';
+    await store.set("key", text);
+    expect(await store.get("key")).toBe(text);
+    expect(await store.getMany(["key"])).toEqual([text]);
+    expect(await store.has("key")).toBe(true);
+  });
+
+  it("can be neither changed nor exported, and says so", async () => {
+    const ring = Keyring.dangerouslyPlaintext();
+    for (const change of [
+      () => ring.add(),
+      () => ring.rename("other"),
+      () => ring.serve(["cache"]),
+      () => ring.seal(""),
+    ]) {
+      expect((await expectRefusal(change, "KEYRING_INVALID")).message).toMatch(/without keys.*changed/);
+    }
+    expect((await expectRefusal(() => exportKeyring(ring), "KEYRING_INVALID")).message).toMatch(
+      /without keys.*exported/,
+    );
   });
 });

@@ -4,13 +4,14 @@ import {
   EncryptedStore,
   type KeyProvider,
   Keyring,
+  KeywardError,
   plaintext,
   reencrypt,
   retireKey,
   sealNamespace,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { contentOf, damaged } from "./inner-stores.ts";
 import { expectRefusal } from "./refusals.ts";
 import { newRing, rotation, TestKeys } from "./rings.ts";
@@ -168,6 +169,98 @@ describe("retireKey", () => {
       const error = await expectRefusal(retireKey(rings.promoted, stores, "old", options), "KEY_IN_USE");
       expect({ ...error.counts }).toMatchObject({ billing: 1 });
     });
+
+    it("never lets go of what a store reads that was given a ring scoped before", async () => {
+      const rings = rotation();
+      const inner = new MemoryStore();
+      await new EncryptedStore(inner, { keys: rings.before.scope("support") }).set("key", value);
+      const support = new EncryptedStore(inner, { keys: rings.promoted.scope("support"), reencrypt: "off" });
+      const keys = new TestKeys(rings.promoted);
+      const options = { abandonUnreadable: true };
+      const error = await expectRefusal(retireKey(keys, { support }, "old", options), "KEY_IN_USE");
+      expect({ ...error.counts }).toMatchObject({ support: 1 });
+      expect(keys.saves).toBe(0);
+      expect(await support.get("key")).toBe(value);
+    });
+
+    it("lets go of the check record of a scope that no store has any more, and lists it", async () => {
+      const rings = rotation();
+      const inner = new MemoryStore();
+      const gone = new EncryptedStore(inner, { keys: rings.before, scope: "gone" });
+      await gone.set("key", value);
+      await gone.delete("key");
+      const stores = { store: new EncryptedStore(inner, { keys: rings.promoted }) };
+      await stores.store.set("key", value);
+      const error = await expectRefusal(retireKey(rings.promoted, stores, "old"), "KEY_IN_USE");
+      expect({ ...error.counts }).toEqual({ "store (reserved space)": 1 });
+      const { ring, abandoned } = await retireKey(rings.promoted, stores, "old", { abandonUnreadable: true });
+      expect(ring.keys).toMatchObject([{ id: "old", status: "disabled" }, { id: "new" }]);
+      expect(abandoned).toMatchObject([{ keyId: "old" }]);
+      expect(await new EncryptedStore(inner, { keys: ring }).get("key")).toBe(value);
+    });
+  });
+
+  describe("while this process still writes under the key", () => {
+    /** Runs until a promise settles, or for as many turns as this process needs for everything that waits for nobody. */
+    async function settledOrIdle(promise: Promise<unknown>): Promise<void> {
+      let settled = false;
+      const settle = () => {
+        settled = true;
+      };
+      promise.then(settle, settle);
+      for (let turn = 0; turn < 200 && !settled; turn++) await new Promise((resolve) => setImmediate(resolve));
+    }
+
+    it.each(["set", "setMany", "replaceMany"] as const)("loses nothing that a %s has yet to write", async (method) => {
+      const earlier = guardMaterial(Keyring.generate("earlier"));
+      const before = earlier.add({ id: "old" }).promote("old");
+      const keys = new TestKeys(before);
+      const inner = new MemoryStore();
+      await new EncryptedStore(inner, { keys: earlier }).set("key", value);
+      const store = new EncryptedStore(inner, { keys });
+      // The ring is there and the check record passed: what follows is sealed at once.
+      await store.set("other", value);
+      await store.delete("other");
+      const [begun, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+      const wait = async () => {
+        begun.resolve();
+        await held.promise;
+      };
+      const { set, setMany, replaceMany } = inner;
+      vi.spyOn(inner, "set").mockImplementation(async (...given) => {
+        await wait();
+        return await set.apply(inner, given);
+      });
+      vi.spyOn(inner, "setMany").mockImplementation(async (...given) => {
+        await wait();
+        return await setMany.apply(inner, given);
+      });
+      vi.spyOn(inner, "replaceMany").mockImplementation(async (...given) => {
+        await wait();
+        return await replaceMany.apply(inner, given);
+      });
+      const calls = {
+        set: () => store.set("key", value),
+        setMany: () => store.setMany([{ key: "key", value }]),
+        replaceMany: () => store.get("key").then(() => store.settled()),
+      };
+      const writing = calls[method]();
+      await begun.promise;
+
+      const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
+      keys.push(guardMaterial(before.add({ id: "new" }).promote("new")));
+      await changed;
+      const retiring = retireKey(keys, { store }, "old").then(
+        () => "retired",
+        (error: unknown) => (error instanceof KeywardError ? error.code : error),
+      );
+      await settledOrIdle(retiring);
+      held.resolve();
+      await writing;
+      expect(["retired", "KEY_IN_USE"]).toContain(await retiring);
+      const fresh = new EncryptedStore(inner, { keys: await keys.load(), reencrypt: "off" });
+      expect(await fresh.get("key")).toBe(value);
+    });
   });
 
   describe("at a provider", () => {
@@ -214,6 +307,64 @@ describe("retireKey", () => {
       await expectRefusal(retireKey(racing, stores, "old"), "KEYRING_CONFLICT");
       expect((await keys.load()).keys.map(({ id }) => id)).toEqual(["old", "new", "third"]);
     });
+  });
+});
+
+describe.each([
+  ["retireKey", retireKey],
+  ["sealNamespace", sealNamespace],
+] as const)("%s", (_, change) => {
+  /** Two stores of four records each, which name nothing that stands against the change; `old` is key and namespace. */
+  async function ready() {
+    const { rings, stores } = await rotated();
+    for (const store of Object.values(stores)) await reencrypt(store);
+    return { rings, stores };
+  }
+
+  it("at a provider that fails is PROVIDER_UNAVAILABLE, with the cause", async () => {
+    const { rings, stores } = await ready();
+    const keys = new TestKeys(rings.promoted);
+    const failure = new TypeError("connect ECONNREFUSED");
+    keys.fail(failure);
+    expect((await expectRefusal(change(keys, stores, "old"), "PROVIDER_UNAVAILABLE")).cause).toBe(failure);
+    keys.fail(new KeywardError("KEY_INVALID", "A key was cut", { hint: "Make another." }));
+    await expectRefusal(change(keys, stores, "old"), "KEY_INVALID");
+    expect(keys.saves).toBe(0);
+  });
+
+  it("at a provider that gives something other than a ring is KEYRING_INVALID", async () => {
+    const { stores } = await ready();
+    for (const given of ['{"primary":"new","keys":[],"stores":[],"sealed":[]}', "null", '"ring"']) {
+      const provider: KeyProvider = { load: () => Promise.resolve(JSON.parse(given)) };
+      await expectRefusal(change(provider, stores, "old"), "KEYRING_INVALID");
+    }
+  });
+
+  it("tells how many records it has looked at, over all stores", async () => {
+    const { rings, stores } = await ready();
+    const told: number[] = [];
+    await change(rings.promoted, stores, "old", { onProgress: (records) => told.push(records) });
+    expect(told).toEqual(told.toSorted((one, other) => one - other));
+    expect(told.at(-1)).toBeGreaterThanOrEqual(8);
+  });
+
+  it("stops when told, at whatever point, and saves nothing", async () => {
+    const { rings, stores } = await ready();
+    let steps = 0;
+    await change(rings.promoted, stores, "old", { onProgress: () => steps++ });
+    expect(steps).toBeGreaterThan(0);
+    for (let stopAt = 0; stopAt <= steps; stopAt++) {
+      const keys = new TestKeys(rings.promoted);
+      const stop = new AbortController();
+      if (stopAt === 0) stop.abort();
+      let step = 0;
+      const onProgress = () => {
+        if (++step === stopAt) stop.abort();
+      };
+      await expect(change(keys, stores, "old", { signal: stop.signal, onProgress })).rejects.toThrow();
+      expect(step).toBe(stopAt);
+      expect(keys.saves).toBe(0);
+    }
   });
 });
 

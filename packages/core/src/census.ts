@@ -38,7 +38,6 @@ class Counter implements CensusCounts {
   broken = 0;
   readonly keys = new Map<string, number>();
 
-  /** @param keyId of an envelope; `undefined` for what is none, and for a broken one "broken". */
   count(entry: ScannedRecord): void {
     this.records++;
     try {

@@ -13,13 +13,23 @@ export class CheckRecord {
   readonly #reserved: (AtomicStore & ScannableStore) | undefined;
   readonly #codec: RecordCodec;
   readonly #scope: string | undefined;
+  readonly #unscoped: CheckRecord | undefined;
   readonly #passed = new WeakSet<Keyring>();
   readonly #passing = new WeakMap<Keyring, Promise<void>>();
 
-  constructor(reserved: (AtomicStore & ScannableStore) | undefined, codec: RecordCodec, scope: string | undefined) {
+  /**
+   * @param scoped for a store with a scope: its name, and the record of the unscoped ring, which must open too. A ring
+   * of other material would otherwise found a scope of its own.
+   */
+  constructor(
+    reserved: (AtomicStore & ScannableStore) | undefined,
+    codec: RecordCodec,
+    scoped: { readonly scope: string; readonly unscoped: CheckRecord } | undefined,
+  ) {
     this.#reserved = reserved;
     this.#codec = codec;
-    this.#scope = scope;
+    this.#scope = scoped?.scope;
+    this.#unscoped = scoped?.unscoped;
   }
 
   /**
@@ -43,6 +53,7 @@ export class CheckRecord {
 
   /** Takes the record along to the ring's primary, so that no key is needed for its sake alone. */
   async renew(ring: Keyring): Promise<void> {
+    await this.#ofUnscoped((record, unscopedRing) => record.renew(unscopedRing));
     if (this.#reserved === undefined || ring.primary === "") return;
     const place = this.#place(ring);
     const stored = await read(this.#reserved, place);
@@ -51,13 +62,22 @@ export class CheckRecord {
 
   /** Writes the record anew under the ring's primary, whether or not the ring opens the one that lies there. */
   async overwrite(ring: Keyring): Promise<void> {
+    await this.#ofUnscoped((record, unscopedRing) => record.overwrite(unscopedRing));
     const reserved = this.#reserved;
     if (reserved === undefined || ring.primary === "") return;
     const place = this.#place(ring);
     await wrapRejection(() => reserved.set(place.key, this.#sealed(ring, place)));
   }
 
+  async #ofUnscoped(use: (record: CheckRecord, ring: Keyring) => Promise<void> | undefined): Promise<void> {
+    if (this.#unscoped === undefined) return;
+    const ring = await this.#unscoped.#codec.ring();
+    // Whoever was handed a scoped ring cannot open the record of the unscoped one, and is not meant to.
+    if (ring.scopeName === undefined) await use(this.#unscoped, ring);
+  }
+
   async #verify(reserved: AtomicStore & ScannableStore, ring: Keyring): Promise<void> {
+    await this.#ofUnscoped((record, unscopedRing) => record.pass(unscopedRing));
     const place = this.#place(ring);
     const stored = await read(reserved, place);
     if (stored !== undefined) return await this.#follow(reserved, ring, stored, place);

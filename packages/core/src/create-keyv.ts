@@ -1,20 +1,32 @@
-import { Keyv, type KeyvEntry, type KeyvOptions, type KeyvValue } from "keyv";
+import {
+  Keyv,
+  type KeyvCompressionAdapter,
+  type KeyvEntry,
+  KeyvJsonSerializer,
+  type KeyvOptions,
+  type KeyvSerializationAdapter,
+  type KeyvValue,
+} from "keyv";
 import { isNamespaced, type NamespacedStore } from "./capabilities.ts";
 import { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
-import { type WrappableStore, wrapRejection } from "./inner-store.ts";
+import { isStore, type WrappableStore, wrapRejection } from "./inner-store.ts";
 
 /** What {@link createKeyv} takes: how to seal, and what Keyv itself takes, except what would work against it. */
 export interface CreateKeyvOptions
   extends EncryptedStoreOptions,
-    Omit<KeyvOptions, "store" | "namespace" | "encryption" | "checkExpired" | "serialization"> {
+    Omit<KeyvOptions, "store" | "namespace" | "encryption" | "checkExpired" | "serialization" | "compression"> {
   /** Where the sealed records go: a Keyv adapter, or a Map. */
   readonly store: WrappableStore;
   /** Keeps the records of this Keyv apart from others in the same store; records are bound to it. */
   readonly namespace?: string;
   /** How values become text. Default: Keyv's JSON. It cannot be switched off: what is sealed is text or bytes. */
-  readonly serialization?: Exclude<KeyvOptions["serialization"], false | undefined>;
+  readonly serialization?: KeyvSerializationAdapter;
+  /** What makes values shorter before they are sealed. Lengths then tell something of what the values are. */
+  readonly compression?: KeyvCompressionAdapter;
 }
+
+type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStoreOptions>;
 
 /**
  * A Keyv over an {@link EncryptedStore}, on which every call rejects when a record is broken. A plain Keyv would emit
@@ -27,9 +39,16 @@ export class KeywardKeyv extends Keyv {
   readonly #heard = new WeakSet<Error>();
 
   /** Use {@link createKeyv}. */
-  constructor(encryptedStore: EncryptedStore, options: Omit<KeyvOptions, "store">, release?: () => Promise<void>) {
+  constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions, release?: () => Promise<void>) {
     // Keyv's own check of expiry deletes without comparing, and so destroys newer writes. Ours is inside the record.
-    super({ ...options, store: encryptedStore, checkExpired: false });
+    const { serialization = new KeyvJsonSerializer(), compression } = options;
+    super({
+      ...options,
+      serialization: quietSerialization(serialization),
+      ...(compression === undefined ? {} : { compression: quietCompression(compression) }),
+      store: encryptedStore,
+      checkExpired: false,
+    });
     this.encryptedStore = encryptedStore;
     this.#release = release;
   }
@@ -79,7 +98,7 @@ export class KeywardKeyv extends Keyv {
  */
 export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
   const { store, keys, scope, reencrypt, accept, padTo, namespace: given, ...keyvOptions } = options;
-  const shared = !(store instanceof Map) && isNamespaced(store) ? store : undefined;
+  const shared = isStore(store) && !(store instanceof Map) && isNamespaced(store) ? store : undefined;
   // A view that was handed in stays the view it is.
   const namespace = given ?? shared?.namespace ?? "";
   const encryptedStore = new EncryptedStore(shared?.namespaced(namespace) ?? store, {
@@ -111,6 +130,33 @@ function share(store: NamespacedStore & Disconnectable): () => Promise<void> {
     users.set(store, left);
     if (left === 0) await wrapRejection(async () => store.disconnect?.());
   };
+}
+
+// What a parser throws quotes what it parses, which here is plaintext: it goes no further than its name.
+
+function quietSerialization(serialization: KeyvSerializationAdapter): KeyvSerializationAdapter {
+  return {
+    stringify: (value) => serialization.stringify(value),
+    parse: <Value>(text: string) => quietly("parses", () => serialization.parse<Value>(text)),
+  };
+}
+
+function quietCompression(compression: KeyvCompressionAdapter): KeyvCompressionAdapter {
+  return {
+    compress: (text) => compression.compress(text),
+    decompress: (text) => quietly("decompresses", () => compression.decompress(text)),
+  };
+}
+
+async function quietly<Result>(does: string, read: () => Result | Promise<Result>): Promise<Result> {
+  try {
+    return await read();
+  } catch (error) {
+    const name = error instanceof Error ? error.name : typeof error;
+    throw new KeywardError("RECORD_MALFORMED", `A record opens, and is not what this Keyv ${does}: ${name}`, {
+      hint: "Something else wrote it under this key, or serialization or compression were changed since.",
+    });
+  }
 }
 
 function asError(problem: unknown): KeywardError {

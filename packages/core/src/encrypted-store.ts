@@ -2,16 +2,17 @@ import { Hookified } from "hookified";
 import { type KeyvStorageAdapter, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
 import type { StoredValue } from "./capabilities.ts";
 import { CheckRecord } from "./check-record.ts";
-import { hasExpired, type Place, type RecordContent, requirePlace, toExpires } from "./envelope.ts";
+import { hasExpired, type Place, type RecordContent, requirePlace } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { ForeignFormat } from "./foreign-format.ts";
-import { InnerStore, type WrappableStore } from "./inner-store.ts";
+import { InnerStore, requireAtomic, type WrappableStore } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { ReadReencryption, type ReencryptEvent, type ReencryptOutcome } from "./read-reencryption.ts";
 import { isAbsent, type OpenedRecord, RecordCodec } from "./record-codec.ts";
+import { requireExpires, requireValue } from "./store-arguments.ts";
 
 /** How an {@link EncryptedStore} seals and opens. */
 export interface EncryptedStoreOptions {
@@ -37,6 +38,8 @@ export interface StoreParts {
   readonly codec: RecordCodec;
   readonly check: CheckRecord;
   readonly source: KeySource;
+  /** Resolves when every write and re-encryption that has begun is done. */
+  drained(): Promise<void>;
 }
 
 let partsOf: (store: EncryptedStore) => StoreParts;
@@ -59,16 +62,27 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #guard: OverwriteGuard;
   readonly #reencryption: ReadReencryption | undefined;
   readonly #source: KeySource;
+  readonly #writes = new Set<Promise<unknown>>();
   #unlisten: (() => void) | undefined;
 
   static {
-    partsOf = (store) => ({ inner: store.#inner, codec: store.#codec, check: store.#check, source: store.#source });
+    partsOf = (store) => ({
+      inner: store.#inner,
+      codec: store.#codec,
+      check: store.#check,
+      source: store.#source,
+      async drained() {
+        await Promise.allSettled(store.#writes);
+        await store.settled();
+      },
+    });
   }
 
   /**
    * Wraps a store, whose optional capabilities are looked for on the very object given.
    *
-   * @throws KeywardError `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
+   * @throws KeywardError `STORE_INVALID` for what is no store, `KEYRING_INVALID` for keys that are neither a ring nor a
+   * provider, `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
    * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20.
    */
   constructor(store: WrappableStore, options: EncryptedStoreOptions) {
@@ -82,7 +96,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#inner = new InnerStore(store);
     this.#source = KeySource.of(keys);
     this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo });
-    this.#check = new CheckRecord(this.#inner.reserved, this.#codec, scope);
+    const { form, reserved } = this.#inner;
+    const unscoped = new CheckRecord(reserved, new RecordCodec(this.#source, form, { accept: [] }), undefined);
+    this.#check = scope === undefined ? unscoped : new CheckRecord(reserved, this.#codec, { scope, unscoped });
     this.#guard = new OverwriteGuard(this.#inner, this.#codec);
     this.#reencryption = this.#startReencryption(options.reencrypt);
     this.#inner.onError((error) => this.#tell("store:error", error));
@@ -197,7 +213,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   /** Deletes every record of the namespace, readable or not. */
   async clear(): Promise<void> {
-    const namespace = this.#inner.useNamespace();
+    const namespace = this.#begin();
     await this.#inner.clear();
     this.#guard.liftAll(namespace);
   }
@@ -211,7 +227,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   // Keyv declares the value as whatever the caller says it is.
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<unknown[], void> {
-    const namespace = this.#inner.useNamespace();
+    const namespace = this.#begin();
     const errors: KeywardError[] = [];
     let unreadableCount = 0;
     let count = 0;
@@ -244,7 +260,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   /** Lets the next write of this key destroy a record that cannot be opened. */
   allowOverwrite(key: string): void {
-    this.#guard.allow(this.#inner.useNamespace(), key);
+    this.#guard.allow(this.#begin(), key);
   }
 
   /**
@@ -257,47 +273,18 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   #startReencryption(choice: EncryptedStoreOptions["reencrypt"]): ReadReencryption | undefined {
     const inner = this.#inner;
-    const { atomic } = inner;
-    const report = (outcome: ReencryptOutcome, event: ReencryptEvent) => this.#report(outcome, event);
+    const report = (event: ReencryptOutcome, detail: ReencryptEvent) => this.#tell(event, detail);
     switch (choice) {
       case "off":
         return undefined;
       case "on-read-may-undo-writes":
         return new ReadReencryption((changes) => inner.replaceRacing(changes), this.#codec, this.#check, report);
-      case "on-read":
       case undefined:
-        if (atomic !== undefined) {
-          return new ReadReencryption(
-            (changes) => inner.replaceMany(atomic, changes),
-            this.#codec,
-            this.#check,
-            report,
-          );
-        }
-        if (choice === undefined) return undefined;
-        throw new KeywardError(
-          "STORE_NOT_ATOMIC",
-          "The wrapped store cannot replace a record only if it is unchanged",
-          {
-            hint: "Re-encryption could undo a newer write. Leave it off, or use a store that has replace().",
-          },
-        );
-    }
-  }
-
-  #report(outcome: ReencryptOutcome, event: ReencryptEvent): void {
-    switch (outcome) {
-      case "reencrypted":
-        this.#tell("reencrypted", event);
-        break;
-      case "conflict":
-        this.#tell("reencrypt:conflict", event);
-        break;
-      case "error":
-        this.#tell("reencrypt:error", event);
-        break;
-      default:
-        outcome satisfies never;
+        return inner.atomic === undefined ? undefined : this.#startReencryption("on-read");
+      case "on-read": {
+        const atomic = requireAtomic(inner);
+        return new ReadReencryption((changes) => inner.replaceMany(atomic, changes), this.#codec, this.#check, report);
+      }
     }
   }
 
@@ -321,12 +308,19 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
   }
 
+  /** The namespace of one call. */
+  #begin(): string {
+    // A store that is used again after disconnect() follows its provider again.
+    this.#listen();
+    return this.#inner.useNamespace();
+  }
+
   #place(key: string): Place {
-    return requirePlace(this.#inner.useNamespace(), key);
+    return requirePlace(this.#begin(), key);
   }
 
   #places(keys: readonly string[]): Place[] {
-    const namespace = this.#inner.useNamespace();
+    const namespace = this.#begin();
     return keys.map((key) => requirePlace(namespace, key));
   }
 
@@ -347,10 +341,20 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   async #write(entries: readonly KeyvStorageEntry<unknown>[], asBatch: boolean): Promise<boolean[]> {
-    const namespace = this.#inner.useNamespace();
+    const writing = this.#sealAndSend(entries, asBatch);
+    this.#writes.add(writing);
+    try {
+      return await writing;
+    } finally {
+      this.#writes.delete(writing);
+    }
+  }
+
+  async #sealAndSend(entries: readonly KeyvStorageEntry<unknown>[], asBatch: boolean): Promise<boolean[]> {
+    const namespace = this.#begin();
     const records = entries.map(({ key, value, expires }) => {
       const place = requirePlace(namespace, key);
-      return { place, content: toContent(value, toExpires(expires, place), place) };
+      return { place, content: toContent(key, value, expires) };
     });
     const keys = entries.map(({ key }) => key);
     const ring = await this.#ringToWriteWith(namespace, keys);
@@ -407,14 +411,9 @@ export function storeParts(store: EncryptedStore): StoreParts {
   return partsOf(store);
 }
 
-function toContent(value: unknown, expires: number | undefined, { namespace, key }: Place): RecordContent {
-  if (typeof value === "string" || value instanceof Uint8Array)
-    return expires === undefined ? { value } : { value, expires };
-  throw new KeywardError("VALUE_INVALID", "A value is neither a string nor bytes", {
-    namespace,
-    key,
-    hint: "Leave Keyv's serialization on, or hand over a string or a Uint8Array.",
-  });
+function toContent(key: string, value: unknown, expires: number | undefined): RecordContent {
+  const until = requireExpires(key, expires);
+  return { value: requireValue(key, value), ...(until === undefined ? {} : { expires: until }) };
 }
 
 function requireKeywardError(error: unknown): KeywardError {

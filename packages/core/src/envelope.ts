@@ -3,6 +3,7 @@ import { createCipheriv, createDecipheriv, timingSafeEqual } from "node:crypto";
 import type { StoredValue } from "./capabilities.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { commitmentBytes, type RootKey } from "./root-key.ts";
+import { requireExpires } from "./store-arguments.ts";
 import { nonceBytes, subkeyPrefixBytes } from "./xaes.ts";
 
 // The format is specified in docs/envelope.md; the names here are the names there.
@@ -12,7 +13,6 @@ const bodyOverheadBytes = commitmentBytes + nonceBytes + tagBytes;
 const isText = 1;
 const hasExpiry = 2;
 const isPadded = 4;
-const maxExpires = 2 ** 48 - 1;
 
 /** Where a record lies. The envelope is bound to it. */
 export interface Place {
@@ -109,7 +109,7 @@ export function seal(
   }
   const written = options.form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
   // A foreign format may have read any number as its expiry.
-  const plain = layOutPlaintext(value, toExpires(content.expires, place), options.padTo);
+  const plain = layOutPlaintext(value, requireExpires(place.key, content.expires), options.padTo);
   const nonce = Buffer.allocUnsafe(nonceBytes);
   let subkey: ReturnType<RootKey["subkey"]>;
   if (options.knownAnswerNonce === undefined) {
@@ -188,21 +188,6 @@ export function requirePlace(namespace: string, key: string): Place {
 /** Whether a record whose expiry this is has ceased to be. */
 export function hasExpired(expires: number | undefined, nowMs: number = Date.now()): boolean {
   return expires !== undefined && nowMs >= expires;
-}
-
-/**
- * An absolute expiry as the envelope keeps it: whole milliseconds, rounded up, within 48 bits.
- *
- * @throws KeywardError `VALUE_INVALID` for NaN.
- */
-export function toExpires(expires: number | undefined, place: Place): number | undefined {
-  if (expires === undefined) return undefined;
-  if (typeof expires !== "number" || Number.isNaN(expires)) {
-    throw recordError("VALUE_INVALID", place, "would have an expiry that is not a number", {
-      hint: "Give it in milliseconds since the epoch.",
-    });
-  }
-  return Math.min(Math.max(Math.ceil(expires), 0), maxExpires);
 }
 
 /** An error about one record, which names its place in properties and not in the message. */

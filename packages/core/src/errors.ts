@@ -37,7 +37,7 @@ export interface KeywardErrorDetails {
   readonly key?: string | undefined;
   /** One error for each broken record of a batch. */
   readonly errors?: readonly KeywardError[] | undefined;
-  /** Records that still need a key, by the name of the store that holds them. */
+  /** Records that stand in the way of what was asked, by the name of the store that holds them. */
   readonly counts?: Readonly<Record<string, number>> | undefined;
   /** The error underneath. */
   readonly cause?: unknown;
@@ -61,7 +61,7 @@ export class KeywardError extends Error {
   declare readonly key?: string;
   /** In a batch, one error for each broken record. */
   declare readonly errors?: readonly KeywardError[];
-  /** With `KEY_IN_USE`, the records that still need the key, by store. */
+  /** With `KEY_IN_USE` and `RECORD_NOT_SEALED`, the records that stand in the way, by the name of their store. */
   declare readonly counts?: Readonly<Record<string, number>>;
 
   /** `message` says what happened, without the key of a record. */

@@ -38,7 +38,11 @@ export interface AesGcmOptions {
 const ivBytes = 12;
 const tagBytes = 16;
 
+// Known by name: an application may have two copies of this package.
+const readsPlaintextMark = Symbol.for("keyward.plaintext");
+
 class Plaintext implements ForeignFormat {
+  readonly [readsPlaintextMark] = true;
   readonly name = "plaintext";
   readonly #matches: (stored: StoredValue) => boolean;
 
@@ -62,7 +66,7 @@ export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
 
 /** Whether a format reads plaintext, which sealed namespaces refuse and which is asked last. */
 export function readsPlaintext(format: ForeignFormat): boolean {
-  return format instanceof Plaintext;
+  return readsPlaintextMark in format;
 }
 
 /**
@@ -143,7 +147,8 @@ function readKeyvJson(stored: StoredValue): { readonly expires?: number } | unde
   }
   if (typeof parsed !== "object" || parsed === null) return undefined;
   for (const field of Object.keys(parsed)) if (field !== "value" && field !== "expires") return undefined;
-  const expires: unknown = "expires" in parsed ? parsed.expires : undefined;
+  // Without a value it may be anything, an expiry least of all.
+  const expires: unknown = "expires" in parsed && "value" in parsed ? parsed.expires : undefined;
   if (expires === undefined || expires === null) return {};
   return typeof expires === "number" ? { expires } : undefined;
 }

@@ -34,7 +34,14 @@ export {
   reencrypt,
   type UnreadableRecord,
 } from "./reencrypt.ts";
-export { type NamedStores, type RetireKeyOptions, type Retirement, retireKey, sealNamespace } from "./retirement.ts";
+export {
+  type NamedStores,
+  type RetireKeyOptions,
+  type Retirement,
+  retireKey,
+  type SealNamespaceOptions,
+  sealNamespace,
+} from "./retirement.ts";
 export {
   invalidCursor,
   requireExpires,

@@ -47,7 +47,15 @@ export class InnerStore {
   readonly #given: object;
   readonly #adapter: KeyvStorageAdapter;
 
+  /**
+   * @throws KeywardError `STORE_INVALID` for what is no store.
+   */
   constructor(given: WrappableStore) {
+    if (!isStore(given)) {
+      throw new KeywardError("STORE_INVALID", `The store is no object, but ${given === null ? "null" : typeof given}`, {
+        hint: "Give a Keyv storage adapter, or a Map.",
+      });
+    }
     // Capabilities are looked for on what was given: Keyv's bridge passes on Keyv's own methods alone.
     const adapter = toAdapter(given);
     const capable = given instanceof Map ? adapter : given;
@@ -208,6 +216,23 @@ export class InnerStore {
   async #call<Result>(operation: () => Promise<Result>): Promise<Result> {
     return await wrapRejection(operation);
   }
+}
+
+/** Whether code without types handed over something that can be a store. */
+export function isStore(given: WrappableStore): boolean {
+  return typeof given === "object" && given !== null;
+}
+
+/**
+ * What makes re-encryption safe beside live traffic.
+ *
+ * @throws KeywardError `STORE_NOT_ATOMIC`.
+ */
+export function requireAtomic(inner: InnerStore): AtomicStore {
+  if (inner.atomic !== undefined) return inner.atomic;
+  throw new KeywardError("STORE_NOT_ATOMIC", "The wrapped store cannot replace a record only if it is unchanged", {
+    hint: "Re-encryption could undo a newer write. Leave it off, or use a store that has replace().",
+  });
 }
 
 /**

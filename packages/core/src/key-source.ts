@@ -39,9 +39,22 @@ export class KeySource {
     else this.#provider = keys;
   }
 
-  /** The source over these keys; stores with the same provider get the same one. */
+  /**
+   * The source over these keys; stores with the same provider get the same one.
+   *
+   * @throws KeywardError `KEYRING_INVALID` for what is neither a ring nor a provider.
+   */
   static of(keys: Keyring | KeyProvider): KeySource {
     if (keys instanceof Keyring) return new KeySource(keys);
+    if (typeof keys?.load !== "function") {
+      throw new KeywardError(
+        "KEYRING_INVALID",
+        `The keys are neither a Keyring nor a key provider, but ${kindOf(keys)}`,
+        {
+          hint: "Give envKeys(…), another provider, or a Keyring of this very copy of @keyward/core.",
+        },
+      );
+    }
     let source = shared.get(keys);
     if (source === undefined) {
       source = new KeySource(keys);
@@ -168,6 +181,10 @@ export class KeySource {
       break;
     }
   }
+}
+
+function kindOf(value: unknown): string {
+  return typeof value === "object" && value !== null ? (value.constructor?.name ?? "an object") : typeof value;
 }
 
 async function loadInTime(provider: KeyProvider): Promise<Keyring> {

@@ -322,6 +322,7 @@ export class Keyring {
   }
 
   #change(change: Partial<RingParts>, keys: Iterable<RingKey> = this.#parts.keys.values()): Keyring {
+    requireKeys(this.#parts, "changed");
     if (this.#parts.scopeName !== undefined) {
       throw invalidRing(
         `it is scoped to "${this.#parts.scopeName}" and cannot be changed`,
@@ -376,6 +377,7 @@ function fingerprint(ring: Keyring): string {
  * An exported scoped ring holds the derived roots, and says so: it can be handed to whoever may see that scope only.
  */
 export function exportKeyring(ring: Keyring): string {
+  requireKeys(partsOf(ring), "exported");
   return writeDocument(ring, (root) => root.material());
 }
 
@@ -402,6 +404,11 @@ function writeDocument(ring: Keyring, materialOf: (root: RootKey) => Buffer): st
     null,
     2,
   );
+}
+
+function requireKeys({ keys }: Pick<RingParts, "keys">, change: string): void {
+  if (keys.size > 0) return;
+  throw invalidRing(`a ring without keys cannot be ${change}`, "Begin with Keyring.generate or Keyring.fromKeys.");
 }
 
 function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {

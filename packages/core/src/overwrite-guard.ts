@@ -37,7 +37,9 @@ export class OverwriteGuard {
   /** A namespace was cleared. */
   liftAll(namespace: string): void {
     const prefix = markOf(namespace, "");
-    for (const mark of this.#unreadable) if (mark.startsWith(prefix)) this.#unreadable.delete(mark);
+    for (const marks of [this.#unreadable, this.#allowed]) {
+      for (const mark of marks) if (mark.startsWith(prefix)) marks.delete(mark);
+    }
     if (this.#unreadable.size === 0) this.#full = false;
   }
 
@@ -64,10 +66,7 @@ export class OverwriteGuard {
   /** These records were written: what lies there now can be read. */
   written(namespace: string, keys: readonly string[]): void {
     if (this.#unreadable.size === 0 && this.#allowed.size === 0) return;
-    for (const key of keys) {
-      this.lift(namespace, key);
-      this.#allowed.delete(markOf(namespace, key));
-    }
+    for (const key of keys) this.lift(namespace, key);
   }
 
   async #readAgain(namespace: string, keys: string[]): Promise<void> {

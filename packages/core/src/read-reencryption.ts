@@ -4,6 +4,7 @@ import type { CheckRecord } from "./check-record.ts";
 import type { Place } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { ReplacementUntil } from "./inner-store.ts";
+import type { Keyring } from "./keyring.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 
 /** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
@@ -20,8 +21,8 @@ export interface ReencryptEvent {
   readonly error?: KeywardError;
 }
 
-/** What became of a record that was to be sealed again. */
-export type ReencryptOutcome = "reencrypted" | "conflict" | "error";
+/** What became of a record that was to be sealed again, as the event that says so. */
+export type ReencryptOutcome = "reencrypted" | "reencrypt:conflict" | "reencrypt:error";
 
 interface Job {
   readonly place: Place;
@@ -99,32 +100,47 @@ export class ReadReencryption {
       const ring = await this.#codec.ring();
       to = ring.primary;
       await this.#check.pass(ring);
-      // The ring may have changed since the read: a record it made current is left alone.
-      const jobs = to === "" ? [] : batch.filter(({ record }) => record.from !== to);
-      const changes = jobs.map(({ place, expected, record }) => ({
-        key: place.key,
-        expected,
-        next: this.#codec.seal(ring, place, record.content),
-        expires: record.content.expires,
-      }));
+      const jobs: Job[] = [];
+      const changes: ReplacementUntil[] = [];
+      for (const job of batch) {
+        const change = this.#change(ring, job);
+        if (change === undefined) continue;
+        jobs.push(job);
+        changes.push(change);
+      }
       if (changes.length === 0) return;
       const replaced = await this.#replaceMany(changes);
       for (const [index, job] of jobs.entries()) {
-        this.#report(replaced[index] === true ? "reencrypted" : "conflict", eventOf(job, to));
+        this.#report(replaced[index] === true ? "reencrypted" : "reencrypt:conflict", eventOf(job, to));
       }
     } catch (cause) {
-      const error =
-        cause instanceof KeywardError
-          ? cause
-          : new KeywardError("STORE_UNAVAILABLE", "Re-encryption behind a read failed", {
-              hint: "The records are as they were; their next read tries again.",
-              cause,
-            });
-      for (const job of batch) this.#report("error", { ...eventOf(job, to), error });
+      for (const job of batch) this.#report("reencrypt:error", { ...eventOf(job, to), error: asError(cause) });
+    }
+  }
+
+  /** The replacement of one record; `undefined` where there is none to be made. */
+  #change(ring: Keyring, job: Job): ReplacementUntil | undefined {
+    const { place, expected, record } = job;
+    // The ring may have changed since the read: a record it made current is left alone.
+    if (ring.primary === "" || record.keyId === ring.primary) return undefined;
+    const { content } = record;
+    try {
+      return { key: place.key, expected, next: this.#codec.seal(ring, place, content), expires: content.expires };
+    } catch (cause) {
+      this.#report("reencrypt:error", { ...eventOf(job, ring.primary), error: asError(cause) });
+      return undefined;
     }
   }
 }
 
+function asError(cause: unknown): KeywardError {
+  if (cause instanceof KeywardError) return cause;
+  return new KeywardError("STORE_UNAVAILABLE", "Re-encryption behind a read failed", {
+    hint: "The record is as it was; its next read tries again.",
+    cause,
+  });
+}
+
 function eventOf({ place, record }: Job, to: string): ReencryptEvent {
-  return { ...place, from: record.from, to };
+  return { ...place, from: record.keyId ?? record.format, to };
 }

@@ -16,13 +16,11 @@ import type { KeySource } from "./key-source.ts";
 import { type Keyring, keyOf } from "./keyring.ts";
 
 /** A record as it was read. */
-export interface OpenedRecord {
+export type OpenedRecord = {
   readonly content: RecordContent;
-  /** The key id it was sealed under, or the name of the foreign format. */
-  readonly from: string;
-  /** Whether it lies under the primary, and has nothing to gain from being sealed again. */
+  /** Whether it has nothing to gain from being sealed again. */
   readonly current: boolean;
-}
+} & ({ readonly keyId: string } | { readonly keyId?: never; readonly format: string });
 
 /** How records of one store are sealed and what is accepted when they are read. */
 export interface RecordCodecOptions {
@@ -58,11 +56,6 @@ export class RecordCodec {
   /** Seals under the ring's primary; in a ring without keys, leaves the value as it is. */
   seal(ring: Keyring, place: Place, content: RecordContent): StoredValue {
     const { value } = content;
-    if (typeof value !== "string" && !(value instanceof Uint8Array)) {
-      throw recordError("VALUE_INVALID", place, "would hold something other than a string or bytes", {
-        hint: "Leave Keyv's serialization on, or hand over a string or a Uint8Array.",
-      });
-    }
     const primary = keyOf(ring, ring.primary);
     if (primary !== undefined) {
       return seal(primary.id, primary.root, place, content, { form: this.#form, padTo: this.#options.padTo });
@@ -115,12 +108,12 @@ export class RecordCodec {
 
   async #openForeign(stored: StoredValue, place: Place): Promise<OpenedRecord> {
     const ring = await this.ring();
-    if (ring.primary === "") return { content: withKeyvExpiry(stored), from: "plaintext", current: true };
+    if (ring.primary === "") return { content: withKeyvExpiry(stored), format: "plaintext", current: true };
     const closed = ring.sealed.includes(place.namespace);
     for (const format of this.#formats) {
       if (closed && readsPlaintext(format)) continue;
       const content = await readForeign(format, stored, place);
-      if (content !== undefined) return { content, from: format.name ?? "foreign", current: false };
+      if (content !== undefined) return { content, format: nameOf(format), current: false };
     }
     throw recordError("RECORD_NOT_SEALED", place, "is not sealed, and no accepted format reads it", {
       hint: closed
@@ -141,25 +134,26 @@ export class RecordCodec {
   }
 }
 
+function nameOf(format: ForeignFormat): string {
+  return format.name ?? "foreign";
+}
+
 async function readForeign(
   format: ForeignFormat,
   stored: StoredValue,
   place: Place,
 ): Promise<RecordContent | undefined> {
   try {
-    return await format.read(stored, place);
+    const content = await format.read(stored, place);
+    if (content !== undefined) requireStored(content.value, place);
+    return content;
   } catch (error) {
     if (error instanceof KeywardError) throw error;
     // What it threw may quote the value, and goes no further than its name.
     const name = error instanceof Error ? error.name : typeof error;
-    throw recordError(
-      "RECORD_MALFORMED",
-      place,
-      `of the format "${format.name ?? "foreign"}" cannot be read: ${name}`,
-      {
-        hint: "The format claims the record and fails on it: the record is broken, or another format wrote it.",
-      },
-    );
+    throw recordError("RECORD_MALFORMED", place, `of the format "${nameOf(format)}" cannot be read: ${name}`, {
+      hint: "The format claims the record and fails on it: the record is broken, or another format wrote it.",
+    });
   }
 }
 
@@ -192,7 +186,7 @@ function openUnder(
       hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
     });
   }
-  return { content: open(stored, header, key.root, place), from: keyId, current: keyId === ring.primary };
+  return { content: open(stored, header, key.root, place), keyId, current: keyId === ring.primary };
 }
 
 /** Whether a record is absent for the reader although it lies there. */

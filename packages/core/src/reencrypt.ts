@@ -5,7 +5,7 @@ import type { Checkpoint } from "./checkpoint.ts";
 import { type EncryptedStore, type StoreParts, storeParts } from "./encrypted-store.ts";
 import { readHeader, requirePlace } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
-import { type InnerStore, wrapRejection } from "./inner-store.ts";
+import { type InnerStore, requireAtomic, wrapRejection } from "./inner-store.ts";
 import type { Keyring } from "./keyring.ts";
 import { isAbsent } from "./record-codec.ts";
 
@@ -77,7 +77,8 @@ const recordsPerTurn = 64;
  * Seals every record of a backend, all namespaces, under the primary. Safe beside live traffic: a record is replaced
  * only if it is still the one that was read, so a newer write, a delete or an expiry wins. Records keep their expiry.
  *
- * @throws KeywardError `STORE_NOT_ATOMIC` or `STORE_NOT_SCANNABLE` before anything is touched; `CHECKPOINT_INVALID`;
+ * @throws KeywardError `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE` or, for an option, `VALUE_INVALID` before anything is
+ * touched; `OVERWRITE_REFUSED` when the ring cannot open the store's check record; `CHECKPOINT_INVALID`;
  * `KEYRING_INVALID` for a ring without keys; `STORE_UNAVAILABLE`, after which the job goes on from its checkpoint.
  */
 export async function reencrypt(store: EncryptedStore, options: ReencryptOptions = {}): Promise<ReencryptReport> {
@@ -114,7 +115,8 @@ class Reencryption {
     this.#parts = storeParts(store);
     this.#scannable = scannableOf(store);
     this.#options = options;
-    if (this.#parts.inner.atomic === undefined) throw notAtomic();
+    requireAtomic(this.#parts.inner);
+    for (const name of ["batchSize", "concurrency"] as const) requireCount(name, options[name]);
   }
 
   async run(): Promise<ReencryptReport> {
@@ -134,9 +136,12 @@ class Reencryption {
         while (underWay.length >= (cursor === undefined ? 1 : concurrency)) await this.#finish(underWay);
 
         const latest = await this.#ringToSealWith();
-        complete = cursor === undefined && latest.primary === ring.primary;
-        // The primary changed on the way: what was sealed until now lies under the former one.
-        if (latest.primary !== ring.primary) cursor = undefined;
+        if (latest.primary === ring.primary) complete = cursor === undefined;
+        else {
+          // What was sealed until now lies under the former primary, and so will what is under way: begin anew after it.
+          while (underWay.length > 0) await this.#finish(underWay);
+          cursor = undefined;
+        }
         ring = latest;
       }
       while (underWay.length > 0) await this.#finish(underWay);
@@ -284,6 +289,8 @@ class Reencryption {
     inner: InnerStore,
     ring: Keyring,
   ): Promise<Replacement[]> {
+    // Under another primary this ring would take back what somebody sealed under that one.
+    if ((await this.#parts.codec.ring()).primary !== ring.primary) return [];
     const stored = await inner.getMany(lost.map(({ key }) => key));
     const entries: ScannedRecord[] = [];
     for (const [index, { key }] of lost.entries()) {
@@ -307,8 +314,7 @@ class Reencryption {
           },
         );
       }
-      if (inner.atomic === undefined) throw notAtomic();
-      view = { inner, atomic: inner.atomic };
+      view = { inner, atomic: requireAtomic(inner) };
       this.#views.set(namespace, view);
     }
     return view;
@@ -338,10 +344,9 @@ function add(one: Counts, other: Counts): Counts {
   };
 }
 
-function notAtomic(): KeywardError {
-  return new KeywardError("STORE_NOT_ATOMIC", "The wrapped store cannot replace a record only if it is unchanged", {
-    hint: "Re-encryption beside live traffic could undo a newer write. Use a store that has replace().",
-  });
+function requireCount(name: string, count: number | undefined): void {
+  if (count === undefined || (Number.isSafeInteger(count) && count >= 1)) return;
+  throw new KeywardError("VALUE_INVALID", `${name} is not a whole number from 1`, { hint: "Leave it out." });
 }
 
 function parseCheckpoint(text: string): SavedCheckpoint {

@@ -1,9 +1,11 @@
-import type { AtomicStore, ScannableStore, ScannedRecord } from "./capabilities.ts";
+import type { ScannableStore, ScannedRecord } from "./capabilities.ts";
 import { census, pages, scannableOf } from "./census.ts";
 import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
+import { reservedNamespace } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
+import { KeySource } from "./key-source.ts";
 import { Keyring } from "./keyring.ts";
 import type { UnreadableRecord } from "./reencrypt.ts";
 
@@ -19,6 +21,18 @@ export interface RetireKeyOptions {
    * the given stores: give one for each scope. They are listed in the result, and lost unless they are restored.
    */
   readonly abandonUnreadable?: boolean;
+  /** Stops before anything is changed; the retirement then rejects with the reason. */
+  readonly signal?: AbortSignal;
+  /** Called after each page with the number of records looked at so far. */
+  readonly onProgress?: (records: number) => void;
+}
+
+/** How a namespace is closed to plaintext. */
+export interface SealNamespaceOptions {
+  /** Stops before anything is changed; the call then rejects with the reason. */
+  readonly signal?: AbortSignal;
+  /** Called after each page with the number of records looked at so far. */
+  readonly onProgress?: (records: number) => void;
 }
 
 /** What a retirement did. */
@@ -58,23 +72,27 @@ export async function retireKey(
   }
   requireAllStores(ring, stores, id);
 
+  const search: Search = {
+    id,
+    ring,
+    readers: Object.values(stores),
+    abandoned: abandonUnreadable ? [] : undefined,
+    signal: options.signal,
+    seen: progress(options.onProgress),
+  };
   const counts: Record<string, number> = Object.create(null);
-  const abandoned: UnreadableRecord[] = [];
   for (const [name, store] of Object.entries(stores)) {
-    const { inner, codec, check, source } = storeParts(store);
+    const { inner, codec, check, source, drained } = storeParts(store);
     await source.refresh();
     const used = await codec.ring();
     if (used.primary === id) throw stillSealing(name, id);
+    // What this process was sealing under the key when the ring changed lies in the store from here on.
+    await drained();
     await renewCheckRecord(check.renew(used));
-    const readers = Object.values(stores);
-    const inUse = await recordsUnder(
-      scannableOf(store),
-      id,
-      abandonUnreadable ? { readers, ring, abandoned } : undefined,
-    );
-    const inReserve = inner.reserved === undefined ? 0 : await recordsUnder(inner.reserved, id, undefined);
-    if (inUse > 0) counts[name] = inUse;
-    if (inReserve > 0) counts[`${name} (reserved space)`] = inReserve;
+    const needed = await recordsUnder(search, scannableOf(store));
+    const neededInReserve = inner.reserved === undefined ? 0 : await recordsUnder(search, inReserve(inner.reserved));
+    if (needed > 0) counts[name] = needed;
+    if (neededInReserve > 0) counts[`${name} (reserved space)`] = neededInReserve;
   }
   const needed = Object.values(counts).reduce((sum, count) => sum + count, 0);
   if (needed > 0) {
@@ -82,11 +100,14 @@ export async function retireKey(
     throw new KeywardError("KEY_IN_USE", `Key "${id}" is needed by ${needed} records: ${list.join(", ")}`, {
       keyId: id,
       counts,
-      hint: "Run reencrypt over those stores. What it cannot open is listed there; abandonUnreadable lets go of it.",
+      hint:
+        "Run reencrypt over those stores; a check record in the reserved space needs a store of its scope. " +
+        "abandonUnreadable lets go of what none of the stores can open.",
     });
   }
+  options.signal?.throwIfAborted();
   await save(keys, next, ring);
-  return { ring: next, abandoned };
+  return { ring: next, abandoned: search.abandoned ?? [] };
 }
 
 /**
@@ -100,12 +121,21 @@ export async function sealNamespace(
   keys: Keyring | KeyProvider,
   stores: NamedStores,
   namespace: string,
+  options: SealNamespaceOptions = {},
 ): Promise<Keyring> {
+  const { signal } = options;
+  const seen = progress(options.onProgress);
   const ring = await ringOf(keys);
   requireAllStores(ring, stores, undefined);
   const counts: Record<string, number> = Object.create(null);
   for (const [name, store] of Object.entries(stores)) {
-    const unsealed = (await census(store)).namespaces.get(namespace)?.unsealed ?? 0;
+    let before = 0;
+    const onProgress = (records: number) => {
+      seen(records - before);
+      before = records;
+    };
+    const found = await census(store, { onProgress, ...(signal === undefined ? {} : { signal }) });
+    const unsealed = found.namespaces.get(namespace)?.unsealed ?? 0;
     if (unsealed > 0) counts[name] = unsealed;
   }
   if (Object.keys(counts).length > 0) {
@@ -117,6 +147,7 @@ export async function sealNamespace(
     });
   }
   const next = ring.seal(namespace);
+  signal?.throwIfAborted();
   await save(keys, next, ring);
   return next;
 }
@@ -130,7 +161,7 @@ function stillSealing(name: string, id: string): KeywardError {
 
 async function ringOf(keys: Keyring | KeyProvider): Promise<Keyring> {
   // The source is asked, and not the ring in use: a change must follow the latest generation.
-  return keys instanceof Keyring ? keys : await keys.load();
+  return await KeySource.of(keys).refresh();
 }
 
 async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<void> {
@@ -156,29 +187,49 @@ async function renewCheckRecord(renewing: Promise<void>): Promise<void> {
   }
 }
 
-interface Abandonment {
+/** A search for the records that need a key. */
+interface Search {
+  readonly id: string;
+  readonly ring: Keyring;
   /** One backend may hold the records of several scopes: a record is lost when none of these opens it. */
   readonly readers: readonly EncryptedStore[];
-  readonly ring: Keyring;
-  readonly abandoned: UnreadableRecord[];
+  /** Where records go that do not open; absent where they count as needing the key. */
+  readonly abandoned: UnreadableRecord[] | undefined;
+  readonly signal: AbortSignal | undefined;
+  readonly seen: (records: number) => void;
 }
 
-/** How many records lie under a key; those that do not open are put on the list instead, if there is one. */
-async function recordsUnder(
-  scannable: ScannableStore | (AtomicStore & ScannableStore),
-  id: string,
-  abandon: Abandonment | undefined,
-): Promise<number> {
+async function recordsUnder(search: Search, scannable: ScannableStore): Promise<number> {
   let count = 0;
   for await (const entries of pages(scannable, pageSize)) {
+    search.signal?.throwIfAborted();
     for (const entry of entries) {
-      if (keyIdOf(entry) !== id) continue;
-      const unreadable = abandon === undefined ? undefined : whyUnreadable(abandon, entry);
+      if (keyIdOf(entry) !== search.id) continue;
+      const unreadable = search.abandoned === undefined ? undefined : await whyUnreadable(search, entry);
       if (unreadable === undefined) count++;
-      else abandon?.abandoned.push(unreadable);
+      else search.abandoned?.push(unreadable);
     }
+    search.seen(entries.length);
   }
   return count;
+}
+
+/** The reserved space, with its records in the namespace that they are sealed for. */
+function inReserve(reserved: ScannableStore): ScannableStore {
+  return {
+    async scan(options) {
+      const { entries, ...page } = await reserved.scan(options);
+      return { ...page, entries: entries.map((entry) => ({ ...entry, namespace: reservedNamespace })) };
+    },
+  };
+}
+
+function progress(onProgress: ((records: number) => void) | undefined): (records: number) => void {
+  let total = 0;
+  return (records) => {
+    total += records;
+    onProgress?.(total);
+  };
 }
 
 function keyIdOf(entry: ScannedRecord): string | undefined {
@@ -190,17 +241,20 @@ function keyIdOf(entry: ScannedRecord): string | undefined {
   }
 }
 
-function whyUnreadable({ readers, ring }: Abandonment, entry: ScannedRecord): UnreadableRecord | undefined {
+async function whyUnreadable({ readers, ring }: Search, entry: ScannedRecord): Promise<UnreadableRecord | undefined> {
   const { namespace, key, value } = entry;
   let why: UnreadableRecord | undefined;
   for (const reader of readers) {
-    try {
-      storeParts(reader).codec.openWhateverStatus(ring, value, { namespace, key });
-      return undefined;
-    } catch (error) {
-      if (!(error instanceof KeywardError)) throw error;
-      const { code, keyId } = error;
-      why = { namespace, key, code, ...(keyId === undefined ? {} : { keyId }) };
+    const { codec } = storeParts(reader);
+    // The ring to be changed has the key even where a store's own does not; the store's may be a scoped one.
+    for (const tried of [ring, await codec.ring()]) {
+      try {
+        if (codec.openWhateverStatus(tried, value, { namespace, key }) !== undefined) return undefined;
+      } catch (error) {
+        if (!(error instanceof KeywardError)) throw error;
+        const { code, keyId } = error;
+        why = { namespace, key, code, ...(keyId === undefined ? {} : { keyId }) };
+      }
     }
   }
   return why;

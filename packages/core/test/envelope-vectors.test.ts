@@ -39,7 +39,7 @@ describe("what must be accepted", () => {
     const codec = new RecordCodec(KeySource.of(ring), "text", { scope: scope ?? undefined, accept: [] });
     for (const stored of asStored(sealed)) {
       const opened = await codec.open(stored, { namespace, key });
-      expect(opened).toEqual({ content, from: kid, current: false });
+      expect(opened).toEqual({ content, keyId: kid, current: false });
       const store = storeHolding(stored, { namespace, key }, { keys: ring, ...(scope === null ? {} : { scope }) });
       await expect(store.get(key)).resolves.toEqual(vector.absent === true ? undefined : value);
     }

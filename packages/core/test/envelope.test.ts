@@ -2,12 +2,13 @@ import { createDecipheriv, randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { EncryptedStore } from "../src/encrypted-store.ts";
-import { open, type Place, readHeader, requirePlace, seal, toExpires } from "../src/envelope.ts";
+import { open, type Place, readHeader, requirePlace, seal } from "../src/envelope.ts";
 import { KeywardError } from "../src/errors.ts";
 import { KeySource } from "../src/key-source.ts";
 import { Keyring, keyOf } from "../src/keyring.ts";
 import { RecordCodec } from "../src/record-codec.ts";
 import { RootKey } from "../src/root-key.ts";
+import { requireExpires } from "../src/store-arguments.ts";
 import { collide } from "./gcm-collision.ts";
 import { commitmentOf, headerOf, pae, sealingKey, subkeyOf } from "./naive-envelope.ts";
 import {
@@ -174,7 +175,7 @@ describe("what cannot be sealed", () => {
   });
 
   it("an expiry that is no number", () => {
-    expect(codeOf(() => toExpires(Number.NaN, place))).toBe("VALUE_INVALID");
+    expect(codeOf(() => requireExpires("key", Number.NaN))).toBe("VALUE_INVALID");
     expect(codeOf(() => seal("k", root, place, { value: "v", expires: Number.NaN }, { form: "text" }))).toBe(
       "VALUE_INVALID",
     );
@@ -195,7 +196,7 @@ describe("an expiry", () => {
     [-7, 0],
     [Number.NEGATIVE_INFINITY, 0],
   ])("of %d is kept as %d, wherever it came from", (given, kept) => {
-    expect(toExpires(given, place)).toBe(kept);
+    expect(requireExpires("key", given)).toBe(kept);
     for (const form of ["text", "binary"] as const) {
       const sealed = sealStored("k", root, place, { value: "v", expires: given }, { form });
       expect(openStored(sealed, "k", root, place)).toEqual({ value: "v", expires: kept });

@@ -2,10 +2,10 @@ import { createCipheriv, createHash, randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { EncryptedStore } from "../src/encrypted-store.ts";
-import { toExpires } from "../src/envelope.ts";
 import { KeywardError } from "../src/errors.ts";
 import { type AesGcmOptions, aesGcm, type ForeignFormat, plaintext } from "../src/foreign-format.ts";
 import { Keyring } from "../src/keyring.ts";
+import { requireExpires } from "../src/store-arguments.ts";
 import { leaked, shown } from "./leak.ts";
 import { storeHolding } from "./records.ts";
 
@@ -234,7 +234,7 @@ describe("plaintext", () => {
     await store.settled();
     expect(failed).toEqual([]);
     expect(JSON.stringify(map.get("k"))).toContain('"kw1.');
-    expect(toExpires(expires, place)).toBeLessThan(2 ** 48);
+    expect(requireExpires("key", expires)).toBeLessThan(2 ** 48);
   });
 
   it("is refused where the ring says that all is sealed, and only there", async () => {

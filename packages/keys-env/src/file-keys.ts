@@ -2,7 +2,7 @@ import type { KeyProvider } from "@keyward/core";
 import { abortable } from "./abortable.ts";
 import { saveKeyring } from "./keyring-file.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions } from "./missing-keys.ts";
-import { Mount, type MountOptions } from "./mount.ts";
+import { Mount, type MountOptions, pathForErrors } from "./mount.ts";
 import { readMount, ringFrom } from "./mounted-keys.ts";
 import { makeAKey, type PassphraseOptions } from "./notation.ts";
 
@@ -18,7 +18,7 @@ export interface FileKeysOptions extends PassphraseOptions, MissingKeysOptions, 
  * @throws KeywardError `VALUE_INVALID` for a `pollMs` out of range.
  */
 export function fileKeys(path: string, options: FileKeysOptions = {}): KeyProvider {
-  const name = `The path ${JSON.stringify(path)}`;
+  const name = pathForErrors(path);
   const mount = new Mount(path, name, options);
   const missing = new MissingKeys(options);
 

@@ -3,7 +3,7 @@ import { access, open, realpath, rename, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import { exportKeyring, type Keyring, KeywardError } from "@keyward/core";
-import { systemCode } from "./mount.ts";
+import { pathForErrors, systemCode } from "./mount.ts";
 import { isDocument, readDocument, trim } from "./notation.ts";
 
 const lockWaitMs = 10_000;
@@ -19,7 +19,7 @@ const sqliteBusy = 5;
  * be read or written.
  */
 export async function saveKeyring(path: string, next: Keyring, previous: Keyring): Promise<void> {
-  const name = `The path ${JSON.stringify(path)}`;
+  const name = pathForErrors(path);
   if (next.keys.length === 0 || next.scopeName !== undefined) {
     const problem = next.keys.length === 0 ? "has no keys" : "is scoped";
     throw new KeywardError("KEYRING_INVALID", `A ring that ${problem} cannot be saved`, {
@@ -36,8 +36,8 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
   } catch (error) {
     if (error instanceof KeywardError) throw error;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} cannot be written (${systemCode(error)})`, {
+      // Without the cause, which repeats the path.
       hint: "A mounted secret is read-only: change it where it comes from. Otherwise check the permissions.",
-      cause: error,
     });
   }
 }

@@ -1,4 +1,4 @@
-import { constants, type FSWatcher, watch } from "node:fs";
+import { constants, existsSync, type FSWatcher, watch } from "node:fs";
 import { lstat, open, readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
@@ -103,6 +103,14 @@ export class Mount {
   }
 }
 
+/** What errors call a path. It is repeated only where some folder of it exists: it may be a key in the wrong place. */
+export function pathForErrors(path: string): string {
+  for (let folder = dirname(path); folder !== dirname(folder); folder = dirname(folder)) {
+    if (folder !== "." && existsSync(folder)) return `The path ${JSON.stringify(path)}`;
+  }
+  return "The path given";
+}
+
 /** The system's word for what went wrong, such as ENOENT. The message beside it repeats the path. */
 export function systemCode(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";
@@ -129,9 +137,9 @@ async function readText(path: string, name: string): Promise<string> {
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   let bytes: Buffer;
   try {
-    const { size } = await file.stat();
-    if (!(await file.stat()).isFile())
-      throw invalidKey(name, "it is not a regular file", "Mount the secret as a file.");
+    const status = await file.stat();
+    const { size } = status;
+    if (!status.isFile()) throw invalidKey(name, "it is not a regular file", "Mount the secret as a file.");
     if (size > maxBytes) throw invalidKey(name, `${size} bytes found where at most ${maxBytes} are expected`);
     bytes = await file.readFile();
   } finally {

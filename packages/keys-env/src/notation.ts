@@ -130,7 +130,7 @@ function readHex(digits: string, source: string): Uint8Array {
       "Make a key with `echo hex:$(openssl rand -hex 32)`.",
     );
   }
-  return Buffer.from(digits, "hex");
+  return unpooled(Buffer.from(digits, "hex"));
 }
 
 async function readPassphrase(passphrase: string, source: string, options: PassphraseOptions): Promise<Uint8Array> {
@@ -156,9 +156,16 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
 
 function readBase64(text: string, source: string): Uint8Array {
   const problem = base64Problem(text);
-  if (problem === undefined) return Buffer.from(text, "base64");
+  if (problem === undefined) return unpooled(Buffer.from(text, "base64"));
   const found = `${text.length} characters found, ${problem}, where ${expected}`;
   throw invalidKey(source, found, `${base64Hint(text)}${makeAKey}`);
+}
+
+/** Node decodes into a pool that every small Buffer shares and shows: the key is moved out of it. */
+function unpooled(bytes: Buffer): Uint8Array {
+  const material = new Uint8Array(bytes);
+  bytes.fill(0);
+  return material;
 }
 
 function base64Problem(text: string): string | undefined {
@@ -170,7 +177,10 @@ function base64Problem(text: string): string | undefined {
   if (padding > 1) return `${padding} of them "="`;
   if (/[+/]/.test(body) && /[_-]/.test(body)) return "in a mix of base64 and base64url";
   // Node decodes a last character with bits left over as if they were zero; such a text was not made from 32 bytes.
-  if (Buffer.from(body, "base64").toString("base64url") !== body.replaceAll("+", "-").replaceAll("/", "_")) {
+  const bytes = Buffer.from(body, "base64");
+  const canonical = bytes.toString("base64url");
+  bytes.fill(0);
+  if (canonical !== body.replaceAll("+", "-").replaceAll("/", "_")) {
     return "the last of which has bits that belong to no byte, so it was altered or cut";
   }
   return undefined;

@@ -42,7 +42,7 @@ function follow(path: string, options: FileKeysOptions = {}) {
   const load = () =>
     provider.load().then(
       (ring) => {
-        following.ring = exportKeyring(ring);
+        following.ring = ring.primary === "" ? "" : exportKeyring(ring);
       },
       (error: unknown) => following.failures.push(error),
     );
@@ -80,6 +80,39 @@ async function publish(mount: string, files: Record<string, string>): Promise<vo
     if (name.startsWith("..") && name !== "..data" && name !== data) await rm(join(mount, name), { recursive: true });
   }
 }
+
+describe("a key where the path belongs", () => {
+  const bytes = randomBytes(32);
+  // Slashes make a path of a key, with directories that are not there.
+  const slashed = `${bytes.toString("base64url").slice(0, 20)}/${bytes.toString("base64url").slice(21)}`;
+  it.each([
+    ["base64", bytes.toString("base64")],
+    ["base64 with a slash", slashed],
+    ["base64url", bytes.toString("base64url")],
+    ["hex", `hex:${bytes.toString("hex")}`],
+    ["with an id", `2026-11=${bytes.toString("base64")}`],
+    ["a passphrase", `passphrase:${bytes.toString("base64url")}`],
+    ["a document", exportKeyring(Keyring.fromKeys([{ material: bytes }]))],
+  ])("is never repeated: %s", async (_name, path) => {
+    const warn = vi.fn();
+    const ring = Keyring.generate();
+    const told = [
+      await rejection(fileKeys(path).load()),
+      await rejection(Promise.resolve(fileKeys(path).save?.(ring.add(), ring))),
+    ];
+    for (const whenMissing of ["generate", "plaintext"] as const) {
+      await fileKeys(path, { whenMissing, warn })
+        .load()
+        .catch((error: unknown) => told.push(error));
+    }
+    told.push(...warn.mock.calls.flat());
+    for (const one of told) {
+      const texts = [shown(one), one instanceof Error ? shown(one.cause) : ""].join(" ");
+      for (const secret of secretsIn(path)) expect(leak(texts, secret)).toBeUndefined();
+    }
+    for (const error of told.slice(0, 2)) expect(error).toBeInstanceOf(KeywardError);
+  });
+});
 
 describe("a file", () => {
   it("holds a key or a document", async () => {

@@ -1,9 +1,12 @@
 import { createHook } from "node:async_hooks";
-import { randomBytes, scryptSync } from "node:crypto";
-import { exportKeyring, Keyring, KeywardError } from "@keyward/core";
+import { randomBytes, randomFillSync, scryptSync } from "node:crypto";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { exportKeyring, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type EnvKeysOptions, envKeys } from "../src/index.ts";
+import { type EnvKeysOptions, envKeys, fileKeys } from "../src/index.ts";
 import { leak, rejection, shown } from "./shown.ts";
 
 const material = (() => {
@@ -275,5 +278,54 @@ describe("a passphrase", () => {
     controller.abort(reason);
     expect(await aborted).toBe(reason);
     expect((await provider.load()).keys).toHaveLength(1);
+  });
+});
+
+describe("the memory that small Buffers share", () => {
+  const encoded = {
+    base64: (bytes: Buffer) => bytes.toString("base64"),
+    base64url: (bytes: Buffer) => bytes.toString("base64url"),
+    hex: (bytes: Buffer) => `hex:${bytes.toString("hex")}`,
+    "an id and base64": (bytes: Buffer) => `2026-11=${bytes.toString("base64")}`,
+    "a document": (bytes: Buffer) => exportKeyring(Keyring.fromKeys([{ material: bytes }])),
+  };
+
+  /** Whoever is given a small Buffer reaches all of this through its `buffer`. */
+  function sharedMemory(): Buffer {
+    return Buffer.from(Buffer.from("x").buffer);
+  }
+
+  it.each(Object.entries(encoded))("holds no key after a load: %s", async (name, encode) => {
+    const directory = await mkdtemp(join(tmpdir(), "keyward-pool-"));
+    try {
+      const sources: Readonly<Record<string, (text: string) => Promise<KeyProvider>>> = {
+        "a variable": async (text) => envKeys("APP_KEY", { env: { APP_KEY: text } }),
+        "a further key": async (text) => envKeys("APP_KEY", { env: { APP_KEY: base64, APP_KEY_OTHERS: text } }),
+        "a file": async (text) => {
+          await writeFile(join(directory, "key"), text);
+          return fileKeys(join(directory, "key"));
+        },
+        "a directory": async (text) => {
+          const path = join(directory, "keys");
+          await mkdir(path);
+          await writeFile(join(path, "one"), text);
+          await writeFile(join(path, "primary"), "one");
+          return fileKeys(path);
+        },
+      };
+      for (const [source, open] of Object.entries(sources)) {
+        if (source === "a further key" && name === "a document") continue;
+        if (source === "a directory" && ["a document", "an id and base64"].includes(name)) continue;
+        // Not from that memory itself.
+        const bytes = randomFillSync(Buffer.alloc(32));
+        const provider = await open(encode(bytes));
+        const before = sharedMemory();
+        const ring = await provider.load();
+        expect(ring.keys.length).toBeGreaterThan(0);
+        for (const memory of [before, sharedMemory()]) expect(memory.includes(bytes), source).toBe(false);
+      }
+    } finally {
+      await rm(directory, { recursive: true });
+    }
   });
 });

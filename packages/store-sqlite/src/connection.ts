@@ -111,12 +111,15 @@ export class Connection {
   sweepEvery(everyMs: number, failed: (error: unknown) => void): void {
     if (this.#closed) return;
     this.#sweepTimer = setTimeout(async () => {
+      let failure: unknown;
       try {
         await this.sweep();
       } catch (error) {
-        if (!this.#closed) failed(error);
+        failure = error;
       }
+      const open = !this.#closed;
       this.sweepEvery(everyMs, failed);
+      if (failure !== undefined && open) failed(failure);
     }, everyMs).unref();
   }
 

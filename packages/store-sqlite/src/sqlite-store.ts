@@ -293,9 +293,18 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
     this.#isView = typeof origin !== "string";
     if (typeof origin === "string") {
       this.#reserved = new SqliteSpace(connection, spaces.reserved);
-      if (sweepMs > 0) connection.sweepEvery(sweepMs, (error) => this.emit("sweep:error", error));
+      if (sweepMs > 0) connection.sweepEvery(sweepMs, (error) => this.#tellOfSweep(error));
     } else {
       this.#reserved = origin.#reserved;
+    }
+  }
+
+  #tellOfSweep(error: unknown): void {
+    try {
+      this.emit("sweep:error", error);
+    } catch {
+      // No caller could catch what a listener throws here, and a sweep that failed is no reason to end the process.
+      process.emitWarning('A listener of "sweep:error" threw', { type: "KeywardWarning", code: "KEYWARD_LISTENER" });
     }
   }
 

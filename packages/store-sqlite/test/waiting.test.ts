@@ -159,4 +159,31 @@ describe("expired rows", () => {
     await vi.waitFor(() => expect(rowsIn(path)).toBe(0), { timeout: 10_000 });
     await store.disconnect();
   });
+
+  it("are tried again although a listener of the event throws, and the process lives on", async () => {
+    const path = temporaryFile();
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => unhandled.push(reason);
+    // In place of the runner's own listeners, which would end the run.
+    const runners = process.listeners("unhandledRejection");
+    process.removeAllListeners("unhandledRejection");
+    process.on("unhandledRejection", note);
+    const store = new SqliteStore(path, { sweepMs: 20, busyTimeoutMs: 0 });
+    try {
+      const listener = vi.fn(() => {
+        throw new Error("a listener of the application is broken");
+      });
+      store.on("sweep:error", listener);
+      await store.set("key", "value", Date.now() + 50);
+      const unlock = lock(path);
+      await vi.waitFor(() => expect(listener.mock.calls.length).toBeGreaterThan(1), { timeout: 10_000 });
+      unlock();
+      await vi.waitFor(() => expect(rowsIn(path)).toBe(0), { timeout: 10_000 });
+    } finally {
+      await store.disconnect();
+      process.off("unhandledRejection", note);
+      for (const runner of runners) process.on("unhandledRejection", runner);
+    }
+    expect(unhandled).toEqual([]);
+  });
 });

@@ -1,0 +1,60 @@
+import { createCipheriv, createDecipheriv, type KeyObject, randomFillSync } from "node:crypto";
+import type { Place } from "@keyward/core";
+
+// What a careful engineer would write by hand: the fastest of several ways that were measured. Everything else is
+// compared with this.
+
+const nonceBytes = 12;
+const tagBytes = 16;
+const pool = Buffer.alloc(512 * nonceBytes);
+let drawn = pool.length;
+
+function drawNonce(): Buffer {
+  if (drawn === pool.length) {
+    randomFillSync(pool);
+    drawn = 0;
+  }
+  drawn += nonceBytes;
+  return pool.subarray(drawn - nonceBytes, drawn);
+}
+
+/** nonce(12) ‖ ciphertext ‖ tag(16), with what should stand before it. */
+export function encrypt(key: KeyObject, text: string, associatedData?: Buffer, before?: Buffer): Buffer {
+  const nonce = drawNonce();
+  const cipher = createCipheriv("aes-256-gcm", key, nonce, { authTagLength: tagBytes });
+  if (associatedData !== undefined) cipher.setAAD(associatedData);
+  const ciphertext = cipher.update(text, "utf8");
+  cipher.final();
+  const sealed = [nonce, ciphertext, cipher.getAuthTag()];
+  return Buffer.concat(before === undefined ? sealed : [before, ...sealed]);
+}
+
+/** The text that {@link encrypt} was given; throws when it was altered. */
+export function decrypt(key: KeyObject, sealed: Buffer, associatedData?: Buffer): string {
+  const decipher = createDecipheriv("aes-256-gcm", key, sealed.subarray(0, nonceBytes), { authTagLength: tagBytes });
+  if (associatedData !== undefined) decipher.setAAD(associatedData);
+  decipher.setAuthTag(sealed.subarray(-tagBytes));
+  const text = decipher.update(sealed.subarray(nonceBytes, -tagBytes));
+  decipher.final();
+  return text.toString("utf8");
+}
+
+/** The same bytes as an envelope's associated data: PAE(header, namespace, key). */
+export function associatedData(header: string, { namespace, key }: Place): Buffer {
+  const namespaceBytes = Buffer.byteLength(namespace);
+  const keyBytes = Buffer.byteLength(key);
+  const data = Buffer.allocUnsafe(32 + header.length + namespaceBytes + keyBytes);
+  let at = writeLE64(data, 3, 0);
+  at = writeLE64(data, header.length, at);
+  at += data.write(header, at, "latin1");
+  at = writeLE64(data, namespaceBytes, at);
+  at += data.write(namespace, at, "utf8");
+  at = writeLE64(data, keyBytes, at);
+  data.write(key, at, "utf8");
+  return data;
+}
+
+function writeLE64(data: Buffer, length: number, at: number): number {
+  data.writeUInt32LE(length, at);
+  return data.writeUInt32LE(0, at + 4);
+}

@@ -1,0 +1,47 @@
+import type { Place } from "@keyward/core";
+
+/** What a store keeps: text at a place. */
+export interface SampleRecord {
+  readonly place: Place;
+  readonly text: string;
+}
+
+/** The text of a sample: ASCII alone, or with letters that take two to four bytes of UTF-8. */
+export type Script = "ascii" | "multilingual";
+
+const words = {
+  ascii: ["checkout", "pending approval", "tools/call", "refund", "https://example.com/flows"],
+  multilingual: ["Zahlung bestätigt", "承認待ち", "возврат", "café crème", "🔐 terminé"],
+};
+
+/** Which records to make. */
+export interface SampleOptions {
+  /** Default "ascii". */
+  readonly script?: Script;
+  /** How many; default as many as give a few megabytes, from 4 to 64. */
+  readonly count?: number;
+}
+
+/** Records whose text is JSON of exactly this many bytes, no two alike, and the same in every run. */
+export function sampleRecords(sizeBytes: number, options: SampleOptions = {}): SampleRecord[] {
+  const { script = "ascii", count = Math.min(64, Math.max(4, Math.floor(2 ** 22 / sizeBytes))) } = options;
+  return Array.from({ length: count }, (_, index) => ({
+    place: { namespace: "flows", key: `session:${String(index).padStart(6, "0")}` },
+    text: sampleText(sizeBytes, words[script], index),
+  }));
+}
+
+function sampleText(sizeBytes: number, vocabulary: readonly string[], seed: number): string {
+  const beginning = `{"id":${seed}`;
+  const ending = `,"note":""}`;
+  const fields: string[] = [];
+  let room = sizeBytes - beginning.length - ending.length;
+  for (let index = 0; ; index++) {
+    // A multiplier coprime to the modulus gives numbers that look random and are the same in every run.
+    const number = ((index + 1) * 48_271 + seed * 7_919) % 99_991;
+    const field = `,"s${index}":{"at":${number},"state":"${vocabulary[number % vocabulary.length]}"}`;
+    room -= Buffer.byteLength(field);
+    if (room < 0) return `${beginning}${fields.join("")},"note":"${"x".repeat(room + Buffer.byteLength(field))}"}`;
+    fields.push(field);
+  }
+}

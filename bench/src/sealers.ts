@@ -1,0 +1,130 @@
+import { createSecretKey, randomBytes } from "node:crypto";
+import { buildDecrypt } from "@aws-crypto/decrypt-node";
+import { buildEncrypt } from "@aws-crypto/encrypt-node";
+import { AlgorithmSuiteIdentifier, CommitmentPolicy } from "@aws-crypto/material-management-node";
+import { RawAesKeyringNode, RawAesWrappingSuiteIdentifier } from "@aws-crypto/raw-aes-keyring-node";
+import * as Iron from "@hapi/iron";
+import type { Place, StoredValue } from "@keyward/core";
+import { CompactEncrypt, compactDecrypt } from "jose";
+import { open, readHeader, seal } from "../../packages/core/src/envelope.ts";
+import { RootKey } from "../../packages/core/src/root-key.ts";
+import { associatedData, decrypt, encrypt } from "./node-crypto.ts";
+
+/** One library with a key of its own: turns text at a place into what lies at rest, and back. */
+export interface Sealer {
+  readonly name: string;
+  seal(text: string, place: Place): StoredValue | Promise<StoredValue>;
+  open(sealed: StoredValue, place: Place): StoredValue | Promise<StoredValue>;
+}
+
+const keyId = "2026-11";
+
+/** AES-256-GCM by hand as text: the same place and header authenticated, the same encoding. */
+export function nodeCrypto(): Sealer {
+  const key = createSecretKey(randomBytes(32));
+  const header = `kw1.${keyId}.`;
+  return {
+    name: "node:crypto",
+    seal: (text, place) => header + encrypt(key, text, associatedData(header, place)).toString("base64url"),
+    open: (sealed, place) => {
+      const body = Buffer.from(requireText(sealed).slice(header.length), "base64url");
+      return decrypt(key, body, associatedData(header, place));
+    },
+  };
+}
+
+/** AES-256-GCM by hand as bytes: the same without base64url. */
+export function nodeCryptoBinary(): Sealer {
+  const key = createSecretKey(randomBytes(32));
+  const header = `kw1:${keyId}:`;
+  const headerBytes = Buffer.from(header);
+  return {
+    name: "node:crypto",
+    seal: (text, place) => encrypt(key, text, associatedData(header, place), headerBytes),
+    open: (sealed, place) => decrypt(key, requireBytes(sealed).subarray(header.length), associatedData(header, place)),
+  };
+}
+
+/** Keyward's envelope. */
+export function keyward(form: "text" | "binary"): Sealer {
+  const roots = new Map([[keyId, new RootKey(randomBytes(32))]]);
+  const root = requireFound(roots.get(keyId));
+  return {
+    name: "Keyward",
+    seal: (text, place) => seal(keyId, root, place, { value: text }, { form }),
+    open: (sealed, place) => {
+      const header = requireFound(readHeader(sealed, place));
+      return open(sealed, header, requireFound(roots.get(header.keyId)), place).value;
+    },
+  };
+}
+
+/** Iron with the options it recommends. It binds nothing to a place, and serializes what it seals as JSON. */
+export function iron(): Sealer {
+  const password = randomBytes(32).toString("base64");
+  return {
+    name: "@hapi/iron",
+    seal: (text) => Iron.seal(text, password, Iron.defaults),
+    open: async (sealed) => String(await Iron.unseal(requireText(sealed), password, Iron.defaults)),
+  };
+}
+
+/** Compact JWE: direct encryption under A256GCM, with a key imported once. It binds nothing to a place. */
+export async function jose(): Promise<Sealer> {
+  const key = await crypto.subtle.importKey("raw", randomBytes(32), "AES-GCM", false, ["encrypt", "decrypt"]);
+  const encoder = new TextEncoder();
+  const decoder = new TextDecoder();
+  return {
+    name: "jose",
+    seal: (text) =>
+      new CompactEncrypt(encoder.encode(text))
+        .setProtectedHeader({ alg: "dir", enc: "A256GCM", kid: keyId })
+        .encrypt(key),
+    open: async (sealed) => decoder.decode((await compactDecrypt(requireText(sealed), key)).plaintext),
+  };
+}
+
+/**
+ * The AWS Encryption SDK with a raw AES keyring: key commitment, no signatures (they take longer than all the rest), the
+ * place as its encryption context, and base64url because its messages are bytes. Its parts are what
+ * @aws-crypto/client-node exports together, without the clients of AWS services that it brings along.
+ */
+export function awsEncryptionSdk(): Sealer {
+  const { encrypt } = buildEncrypt(CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT);
+  const { decrypt } = buildDecrypt(CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT);
+  const keyring = new RawAesKeyringNode({
+    keyName: keyId,
+    keyNamespace: "bench",
+    unencryptedMasterKey: new Uint8Array(randomBytes(32)),
+    wrappingSuite: RawAesWrappingSuiteIdentifier.AES256_GCM_IV12_TAG16_NO_PADDING,
+  });
+  const suiteId = AlgorithmSuiteIdentifier.ALG_AES256_GCM_IV12_TAG16_HKDF_SHA512_COMMIT_KEY;
+  return {
+    name: "@aws-crypto/client-node",
+    seal: async (text, { namespace, key }) => {
+      const { result } = await encrypt(keyring, text, { suiteId, encryptionContext: { namespace, key } });
+      return result.toString("base64url");
+    },
+    open: async (sealed, { namespace, key }) => {
+      const { plaintext, messageHeader } = await decrypt(keyring, Buffer.from(requireText(sealed), "base64url"));
+      const { encryptionContext: context } = messageHeader;
+      if (context["namespace"] !== namespace || context["key"] !== key) throw new Error("It was sealed elsewhere");
+      return plaintext.toString("utf8");
+    },
+  };
+}
+
+function requireText(sealed: StoredValue): string {
+  if (typeof sealed === "string") return sealed;
+  throw new Error("Bytes where text was sealed");
+}
+
+function requireBytes(sealed: StoredValue): Buffer {
+  if (Buffer.isBuffer(sealed)) return sealed;
+  throw new Error("No buffer where one was sealed");
+}
+
+function requireFound<Item>(item: Item | undefined): Item {
+  if (item !== undefined) return item;
+  throw new Error("Nothing was found where something was sealed");
+}

@@ -1,0 +1,48 @@
+import { execFile } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { afterAll, expect, it } from "vitest";
+
+const main = fileURLToPath(new URL("../src/main.ts", import.meta.url));
+const folder = mkdtempSync(join(tmpdir(), "keyward-bench-test-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const run = (...options: string[]) => promisify(execFile)(process.execPath, [main, "--quick", ...options]);
+
+it("measures every task against its baseline, and writes the figures", async () => {
+  const file = join(folder, "figures.json");
+  const { stdout } = await run("--json", file);
+  const { tasks, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
+  expect(new Set(tasks.map((task: { name: string }) => task.name))).toEqual(
+    new Set([
+      ...["text", "bytes", "multilingual text"].flatMap((what) => [`seal ${what}`, `open ${what}`]),
+      "open text of 400 writers",
+      ...["memory", "SQLite"].flatMap((store) =>
+        ["set", "get", "setMany of 100", "getMany of 100"].map((operation) => `${operation}, ${store}`),
+      ),
+    ]),
+  );
+  for (const { name, contestants } of tasks) {
+    expect(stdout).toContain(`\n${name}\n`);
+    expect(contestants[0].ratio).toBe(1);
+    for (const { medianNs, ratio, ratioQuartiles } of contestants) {
+      expect(medianNs).toBeGreaterThan(0);
+      expect(ratio).toBeGreaterThan(0);
+      expect(ratioQuartiles[0]).toBeLessThanOrEqual(ratioQuartiles[1]);
+    }
+  }
+  expect(bytesAtRest.map(({ plain }: { plain: number }) => plain)).toEqual([64, 256, 1024, 16_384, 1_048_576]);
+}, 240_000);
+
+it("measures only what was asked for", async () => {
+  const { stdout } = await run("--only", "seal bytes");
+  expect(stdout).toContain("\nseal bytes\n");
+  expect(stdout).not.toContain("open");
+});
+
+it("refuses a pattern that no task matches", async () => {
+  await expect(run("--only", "nothing like this")).rejects.toThrow("No task");
+});
