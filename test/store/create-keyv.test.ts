@@ -349,3 +349,19 @@ describe("createKeyv", () => {
     expect(await keyv.delete("absent")).toBe(false);
   });
 });
+
+describe("a record that opens and parses, and is not Keyv's", () => {
+  it.each(["7", '"text"', "[]", "null", '{"a":1}'])("is no miss: %s", async (text) => {
+    const keyv = createKeyv({ store: new Map(), keys: newRing() });
+    await keyv.encryptedStore.set("key", text);
+    await expectRefusal(keyv.get("key"), "RECORD_MALFORMED");
+    await expectRefusal(keyv.getMany(["key"]), "RECORD_MALFORMED");
+    await expectRefusal(drain(keyv), "RECORD_MALFORMED");
+  });
+
+  it("and a value that was undefined is what it was", async () => {
+    const keyv = createKeyv({ store: new Map(), keys: newRing() });
+    await keyv.set("key", undefined, 60_000);
+    expect(await keyv.get("key")).toBeUndefined();
+  });
+});

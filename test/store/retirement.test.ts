@@ -211,7 +211,13 @@ describe("retireKey", () => {
       for (let turn = 0; turn < 200 && !settled; turn++) await new Promise((resolve) => setImmediate(resolve));
     }
 
-    it.each(["set", "setMany", "replaceMany"] as const)("loses nothing that a %s has yet to write", async (method) => {
+    it.each([
+      ["set", "the store"],
+      ["setMany", "the store"],
+      ["replaceMany", "the store"],
+      // As createKeyv makes one for each namespace.
+      ["set", "another store over its backend"],
+    ] as const)("loses nothing that a %s of %s has yet to write", async (method, which) => {
       const earlier = guardMaterial(Keyring.generate("earlier"));
       const before = earlier.add({ id: "old" }).promote("old");
       const keys = new TestKeys(before);
@@ -250,7 +256,8 @@ describe("retireKey", () => {
       const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
       keys.push(guardMaterial(before.add({ id: "new" }).promote("new")));
       await changed;
-      const retiring = retireKey(keys, { store }, "old").then(
+      const given = which === "the store" ? store : new EncryptedStore(inner.namespaced(""), { keys });
+      const retiring = retireKey(keys, { store: given }, "old").then(
         () => "retired",
         (error: unknown) => (error instanceof KeywardError ? error.code : error),
       );

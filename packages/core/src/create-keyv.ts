@@ -137,7 +137,8 @@ function share(store: NamespacedStore & Disconnectable): () => Promise<void> {
 function quietSerialization(serialization: KeyvSerializationAdapter): KeyvSerializationAdapter {
   return {
     stringify: (value) => serialization.stringify(value),
-    parse: <Value>(text: string) => quietly("parses", () => serialization.parse<Value>(text)),
+    parse: <Value>(text: string) =>
+      quietly("parses", async () => requireKeyvData(await serialization.parse<Value>(text))),
   };
 }
 
@@ -146,6 +147,14 @@ function quietCompression(compression: KeyvCompressionAdapter): KeyvCompressionA
     compress: (text) => compression.compress(text),
     decompress: (text) => quietly("decompresses", () => compression.decompress(text)),
   };
+}
+
+/** Of anything but its own `{ value, expires }` Keyv would make a miss. */
+function requireKeyvData<Value>(data: Value): Value {
+  if (typeof data === "object" && data !== null && !Array.isArray(data)) {
+    if ("value" in data || Object.keys(data).every((field) => field === "expires")) return data;
+  }
+  throw new TypeError("not Keyv's");
 }
 
 async function quietly<Result>(does: string, read: () => Result | Promise<Result>): Promise<Result> {

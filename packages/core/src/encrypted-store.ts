@@ -10,7 +10,7 @@ import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
-import { ReadReencryption, type ReencryptEvent, type ReencryptOutcome } from "./read-reencryption.ts";
+import { ReadReencryption, type ReplaceMany } from "./read-reencryption.ts";
 import { isAbsent, type OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { requireExpires, requireValue } from "./store-arguments.ts";
 
@@ -38,8 +38,6 @@ export interface StoreParts {
   readonly codec: RecordCodec;
   readonly check: CheckRecord;
   readonly source: KeySource;
-  /** Resolves when every write and re-encryption that has begun is done. */
-  drained(): Promise<void>;
 }
 
 let partsOf: (store: EncryptedStore) => StoreParts;
@@ -62,7 +60,6 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #guard: OverwriteGuard;
   readonly #reencryption: ReadReencryption | undefined;
   readonly #source: KeySource;
-  readonly #writes = new Set<Promise<unknown>>();
   #unlisten: (() => void) | undefined;
 
   static {
@@ -71,10 +68,6 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       codec: store.#codec,
       check: store.#check,
       source: store.#source,
-      async drained() {
-        await Promise.allSettled(store.#writes);
-        await store.settled();
-      },
     });
   }
 
@@ -273,17 +266,24 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   #startReencryption(choice: EncryptedStoreOptions["reencrypt"]): ReadReencryption | undefined {
     const inner = this.#inner;
-    const report = (event: ReencryptOutcome, detail: ReencryptEvent) => this.#tell(event, detail);
+    const start = (replaceMany: ReplaceMany) =>
+      new ReadReencryption({
+        replaceMany,
+        codec: this.#codec,
+        check: this.#check,
+        source: this.#source,
+        report: (event, detail) => this.#tell(event, detail),
+      });
     switch (choice) {
       case "off":
         return undefined;
       case "on-read-may-undo-writes":
-        return new ReadReencryption((changes) => inner.replaceRacing(changes), this.#codec, this.#check, report);
+        return start((changes) => inner.replaceRacing(changes));
       case undefined:
         return inner.atomic === undefined ? undefined : this.#startReencryption("on-read");
       case "on-read": {
         const atomic = requireAtomic(inner);
-        return new ReadReencryption((changes) => inner.replaceMany(atomic, changes), this.#codec, this.#check, report);
+        return start((changes) => inner.replaceMany(atomic, changes));
       }
     }
   }
@@ -341,13 +341,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   async #write(entries: readonly KeyvStorageEntry<unknown>[], asBatch: boolean): Promise<boolean[]> {
-    const writing = this.#sealAndSend(entries, asBatch);
-    this.#writes.add(writing);
-    try {
-      return await writing;
-    } finally {
-      this.#writes.delete(writing);
-    }
+    return await this.#source.whileSealing(this.#sealAndSend(entries, asBatch));
   }
 
   async #sealAndSend(entries: readonly KeyvStorageEntry<unknown>[], asBatch: boolean): Promise<boolean[]> {

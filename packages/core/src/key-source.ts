@@ -27,6 +27,7 @@ export class KeySource {
   readonly #provider: KeyProvider | undefined;
   readonly #listeners = new Set<Listener>();
   readonly #misses = new Map<string, number>();
+  readonly #sealing = new Set<Promise<unknown>>();
   #ring: Keyring | undefined;
   #loading: Promise<Keyring> | undefined;
   #nextRefresh: Promise<KeywardError | undefined> | undefined;
@@ -110,6 +111,21 @@ export class KeySource {
     if (failure !== undefined) return { ring, failure };
     if (keyOf(ring, id) === undefined) this.#remember(id);
     return { ring };
+  }
+
+  /** Counts work as sealing under the ring in use until it is done. */
+  async whileSealing<Result>(work: Promise<Result>): Promise<Result> {
+    this.#sealing.add(work);
+    try {
+      return await work;
+    } finally {
+      this.#sealing.delete(work);
+    }
+  }
+
+  /** Resolves when all sealing that has begun is done, in every store over these keys: what it wrote lies in the stores. */
+  async drained(): Promise<void> {
+    await Promise.allSettled(this.#sealing);
   }
 
   async #refreshForUnknownId(): Promise<KeywardError | undefined> {

@@ -4,6 +4,7 @@ import type { CheckRecord } from "./check-record.ts";
 import type { Place } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { ReplacementUntil } from "./inner-store.ts";
+import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 
@@ -24,6 +25,19 @@ export interface ReencryptEvent {
 /** What became of a record that was to be sealed again, as the event that says so. */
 export type ReencryptOutcome = "reencrypted" | "reencrypt:conflict" | "reencrypt:error";
 
+/** Replaces each record that is unchanged, and says which were. */
+export type ReplaceMany = (changes: readonly ReplacementUntil[]) => Promise<boolean[]>;
+
+/** What re-encryption behind reads works with. */
+export interface ReadReencryptionParts {
+  readonly replaceMany: ReplaceMany;
+  readonly codec: RecordCodec;
+  readonly check: CheckRecord;
+  readonly source: KeySource;
+  /** Must not throw. */
+  readonly report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
+}
+
 interface Job {
   readonly place: Place;
   readonly expected: StoredValue;
@@ -40,25 +54,14 @@ const batchRecords = 32;
  * does not fit waits for its next read or for the bulk job.
  */
 export class ReadReencryption {
-  readonly #replaceMany: (changes: readonly ReplacementUntil[]) => Promise<boolean[]>;
-  readonly #codec: RecordCodec;
-  readonly #check: CheckRecord;
-  readonly #report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
+  readonly #parts: ReadReencryptionParts;
   readonly #queue = new Map<string, Job>();
   readonly #underWay = new Set<string>();
   #queuedBytes = 0;
   #running: Promise<void> | undefined;
 
-  constructor(
-    replaceMany: (changes: readonly ReplacementUntil[]) => Promise<boolean[]>,
-    codec: RecordCodec,
-    check: CheckRecord,
-    report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void,
-  ) {
-    this.#replaceMany = replaceMany;
-    this.#codec = codec;
-    this.#check = check;
-    this.#report = report;
+  constructor(parts: ReadReencryptionParts) {
+    this.#parts = parts;
   }
 
   /** Takes a record that was read, unless it is being sealed already or the queue is full. */
@@ -68,7 +71,7 @@ export class ReadReencryption {
     if (this.#queuedBytes > 0 && this.#queuedBytes + expected.length > maxQueuedBytes) return;
     this.#queue.set(key, { place, expected, record });
     this.#queuedBytes += expected.length;
-    this.#running ??= this.#run().finally(() => {
+    this.#running ??= this.#parts.source.whileSealing(this.#run()).finally(() => {
       this.#running = undefined;
     });
   }
@@ -97,9 +100,9 @@ export class ReadReencryption {
   async #reseal(batch: readonly Job[]): Promise<void> {
     let to = "";
     try {
-      const ring = await this.#codec.ring();
+      const ring = await this.#parts.codec.ring();
       to = ring.primary;
-      await this.#check.pass(ring);
+      await this.#parts.check.pass(ring);
       const jobs: Job[] = [];
       const changes: ReplacementUntil[] = [];
       for (const job of batch) {
@@ -109,12 +112,12 @@ export class ReadReencryption {
         changes.push(change);
       }
       if (changes.length === 0) return;
-      const replaced = await this.#replaceMany(changes);
+      const replaced = await this.#parts.replaceMany(changes);
       for (const [index, job] of jobs.entries()) {
-        this.#report(replaced[index] === true ? "reencrypted" : "reencrypt:conflict", eventOf(job, to));
+        this.#parts.report(replaced[index] === true ? "reencrypted" : "reencrypt:conflict", eventOf(job, to));
       }
     } catch (cause) {
-      for (const job of batch) this.#report("reencrypt:error", { ...eventOf(job, to), error: asError(cause) });
+      for (const job of batch) this.#parts.report("reencrypt:error", { ...eventOf(job, to), error: asError(cause) });
     }
   }
 
@@ -125,9 +128,9 @@ export class ReadReencryption {
     if (ring.primary === "" || record.keyId === ring.primary) return undefined;
     const { content } = record;
     try {
-      return { key: place.key, expected, next: this.#codec.seal(ring, place, content), expires: content.expires };
+      return { key: place.key, expected, next: this.#parts.codec.seal(ring, place, content), expires: content.expires };
     } catch (cause) {
-      this.#report("reencrypt:error", { ...eventOf(job, ring.primary), error: asError(cause) });
+      this.#parts.report("reencrypt:error", { ...eventOf(job, ring.primary), error: asError(cause) });
       return undefined;
     }
   }

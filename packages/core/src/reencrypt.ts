@@ -82,7 +82,7 @@ const recordsPerTurn = 64;
  * `KEYRING_INVALID` for a ring without keys; `STORE_UNAVAILABLE`, after which the job goes on from its checkpoint.
  */
 export async function reencrypt(store: EncryptedStore, options: ReencryptOptions = {}): Promise<ReencryptReport> {
-  return await new Reencryption(store, options).run();
+  return await storeParts(store).source.whileSealing(new Reencryption(store, options).run());
 }
 
 type Counts = Omit<ReencryptProgress, "ratePerSecond">;

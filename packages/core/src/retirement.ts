@@ -82,12 +82,12 @@ export async function retireKey(
   };
   const counts: Record<string, number> = Object.create(null);
   for (const [name, store] of Object.entries(stores)) {
-    const { inner, codec, check, source, drained } = storeParts(store);
+    const { inner, codec, check, source } = storeParts(store);
     await source.refresh();
     const used = await codec.ring();
     if (used.primary === id) throw stillSealing(name, id);
     // What this process was sealing under the key when the ring changed lies in the store from here on.
-    await drained();
+    await source.drained();
     await renewCheckRecord(check.renew(used));
     const needed = await recordsUnder(search, scannableOf(store));
     const neededInReserve = inner.reserved === undefined ? 0 : await recordsUnder(search, inReserve(inner.reserved));
@@ -165,7 +165,16 @@ async function ringOf(keys: Keyring | KeyProvider): Promise<Keyring> {
 }
 
 async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<void> {
-  if (!(keys instanceof Keyring)) await keys.save?.(next, previous);
+  if (keys instanceof Keyring) return;
+  try {
+    await keys.save?.(next, previous);
+  } catch (error) {
+    if (error instanceof KeywardError) throw error;
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "The key provider failed to save the changed ring", {
+      hint: "See the cause. Load the ring again to see whether the change arrived.",
+      cause: error,
+    });
+  }
 }
 
 function requireAllStores(ring: Keyring, stores: NamedStores, keyId: string | undefined): void {
