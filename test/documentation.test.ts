@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { linksOf, type Page, readPage, readPages } from "./markdown.ts";
+import { findRedisServers, type RedisNode, startRedis } from "./servers/redis.ts";
 import { readManifest, repository } from "./workspace.ts";
 
 const pages = readPages(repository);
@@ -14,9 +15,19 @@ interface Outcome {
   readonly output: string;
 }
 
-function run(command: string, commandArguments: readonly string[], cwd: string): Promise<Outcome> {
+function run(
+  command: string,
+  commandArguments: readonly string[],
+  cwd: string,
+  environment: Readonly<Record<string, string>> = {},
+): Promise<Outcome> {
   // Nothing of this process's environment but the path, so that a block stands on what it says itself.
-  const env = { PATH: process.env["PATH"], APP_ENCRYPTION_KEY: randomBytes(32).toString("base64"), NO_COLOR: "1" };
+  const env = {
+    PATH: process.env["PATH"],
+    APP_ENCRYPTION_KEY: randomBytes(32).toString("base64"),
+    NO_COLOR: "1",
+    ...environment,
+  };
   return new Promise((resolve) => {
     execFile(
       command,
@@ -34,6 +45,8 @@ function run(command: string, commandArguments: readonly string[], cwd: string):
 interface Program {
   readonly place: string;
   readonly path: string;
+  /** Whether it connects to the server that REDIS_URL names. */
+  readonly usesRedis: boolean;
 }
 
 /** Writes each TypeScript block of the pages as a program of its own into a folder of this repository. */
@@ -45,15 +58,15 @@ function writePrograms(documents: readonly Page[], folder: string): Program[] {
         const path = join(folder, `${file.replaceAll("/", "__")}__line-${line}.ts`);
         mkdirSync(dirname(path), { recursive: true });
         writeFileSync(path, `${"\n".repeat(line - 1)}${code}\n`);
-        return { place: `${file}:${line}`, path };
+        return { place: `${file}:${line}`, path, usesRedis: code.includes("REDIS_URL") };
       }),
   );
 }
 
-async function runProgram({ path }: Program): Promise<Outcome> {
+async function runProgram({ path }: Program, environment: Readonly<Record<string, string>> = {}): Promise<Outcome> {
   const cwd = mkdtempSync(join(tmpdir(), "keyward-documentation-"));
   try {
-    return await run(process.execPath, [path], cwd);
+    return await run(process.execPath, [path], cwd, environment);
   } finally {
     rmSync(cwd, { recursive: true, force: true });
   }
@@ -134,8 +147,23 @@ describe("the pages", () => {
     expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
   });
 
-  it.concurrent.each(programs)("$place runs", async (program) => {
-    const { ok, output } = await runProgram(program);
+  let redis: RedisNode | undefined;
+  let noRedis: string | undefined;
+  beforeAll(async () => {
+    if (!programs.some(({ usesRedis }) => usesRedis)) return;
+    const servers = await findRedisServers({ anyWillDo: true });
+    noRedis = servers.missing;
+    if (noRedis === undefined) redis = await startRedis(servers);
+    // It may have to be installed first.
+  }, 600_000);
+  afterAll(() => redis?.stop());
+
+  it.concurrent.for(programs)("$place runs", async (program, { skip }) => {
+    if (program.usesRedis && noRedis !== undefined && process.env["CI"] !== "true") skip(noRedis);
+    const { ok, output } = await runProgram(
+      program,
+      program.usesRedis && redis !== undefined ? { REDIS_URL: redis.url } : {},
+    );
     expect(ok, `${program.place} does not run:\n${output}`).toBe(true);
   });
 

@@ -1,0 +1,69 @@
+/** An answer as it is kept, to be given again. */
+export interface KeptAnswer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string;
+}
+
+interface AreaWrites {
+  readonly writes: Map<string, Write>;
+  bytes: number;
+  /** When the last write began that was forgotten. */
+  forgottenMs: number;
+}
+
+interface Write {
+  readonly answer: Promise<KeptAnswer>;
+  readonly atMs: number;
+  bytes: number;
+}
+
+const keptMs = 5 * 60_000;
+const maxBytesPerArea = 8 * 2 ** 20;
+const bytesPerWrite = 512;
+
+/**
+ * Does a write once, however often it is sent: a client that lost the answer sends it again, and one that was held up
+ * on its way may arrive after a later write, which it must not undo. Kept for five minutes and 8 MiB for each area, in
+ * this process.
+ */
+export class RecentWrites {
+  readonly #areas = new Map<string, AreaWrites>();
+
+  /** Whether every write is known that began after this time of `performance.now()`. */
+  knowsSince(area: string, timeMs: number): boolean {
+    return (this.#areas.get(area)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
+  }
+
+  async once(area: string, idempotencyKey: string, write: () => Promise<KeptAnswer>): Promise<KeptAnswer> {
+    const kept = this.#areas.get(area) ?? { writes: new Map(), bytes: 0, forgottenMs: Number.NEGATIVE_INFINITY };
+    this.#areas.set(area, kept);
+    const { writes } = kept;
+    const known = writes.get(idempotencyKey);
+    if (known !== undefined) return await known.answer;
+
+    const forget = (id: string, { bytes }: Write) => {
+      if (writes.delete(id)) kept.bytes -= bytes;
+    };
+    for (const [id, old] of writes) {
+      if (performance.now() - old.atMs < keptMs && kept.bytes < maxBytesPerArea) break;
+      forget(id, old);
+      kept.forgottenMs = old.atMs;
+    }
+    const entry: Write = { answer: write(), atMs: performance.now(), bytes: bytesPerWrite };
+    writes.set(idempotencyKey, entry);
+    kept.bytes += entry.bytes;
+    try {
+      const answer = await entry.answer;
+      if (writes.get(idempotencyKey) === entry) {
+        entry.bytes += answer.body.length;
+        kept.bytes += answer.body.length;
+      }
+      return answer;
+    } catch (error) {
+      // Nothing is known about it: the next attempt tries.
+      if (writes.get(idempotencyKey) === entry) forget(idempotencyKey, entry);
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,288 @@
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { KeywardError } from "@keyward/core";
+import { isApiKey } from "./api-keys.ts";
+import { field, headers, neededScopes, type Operation, type RefusalBody, readRefusal } from "./protocol.ts";
+
+/** Settings of a {@link HttpStore}. */
+export interface HttpStoreOptions {
+  /** Where the server is mounted, such as "https://kv.example.com/kv". */
+  readonly url: string;
+  /** The API key, which decides whose records the store shows. */
+  readonly apiKey: string;
+  /** How long the server may be silent in one attempt, in ms; 10,000 unless given. */
+  readonly timeoutMs?: number;
+  /** How often a call that failed is made again; 3 unless given. */
+  readonly retries?: number;
+  /** Allows plain `http:` to other machines, where everybody on the way reads the API key and all that is not sealed. */
+  readonly allowPlainHttp?: boolean;
+  /** What sends a request; the global `fetch` unless given. A handler of `createKvHandler` will do. */
+  readonly fetch?: (request: Request) => Promise<Response>;
+}
+
+/** The first wait between two attempts, in ms; each further one is twice as long, up to the longest. */
+const firstPauseMs = 50;
+const longestPauseMs = 5_000;
+/** How often a write may come to another process than the one it was meant for. */
+const mostMisdirected = 2;
+/** A server that asks for more patience is not waited for. */
+const mostPatienceMs = 30_000;
+
+/** Failures to connect: no request was sent. */
+const notSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "EHOSTUNREACH", "ENETUNREACH", "UND_ERR_CONNECT_TIMEOUT"];
+const retriedStatuses = [408, 429, 502, 503, 504];
+/** Answered before anything was done. */
+const refusedUndone = [408, 429];
+
+/** Why an attempt failed. */
+interface Failure {
+  readonly error: KeywardError;
+  readonly retry: boolean;
+  /** Whether the server may have done what was asked. */
+  readonly uncertain: boolean;
+  /** Whether another process of the server answered than the one that was meant. */
+  readonly elsewhere: boolean;
+  readonly pauseMs?: number | undefined;
+}
+
+/** Sends operations to the server until it answers. */
+export class Transport {
+  readonly #url: string;
+  readonly #authorization: string;
+  readonly #timeoutMs: number;
+  readonly #retries: number;
+  readonly #fetch: (request: Request) => Promise<Response>;
+  /** The token of the process that answered last; "" before any has. */
+  #server = "";
+
+  /**
+   * @throws KeywardError `STORE_INVALID`.
+   */
+  constructor(options: HttpStoreOptions) {
+    const { url, apiKey, timeoutMs = 10_000, retries = 3, allowPlainHttp = false } = options;
+    this.#url = requireUrl(url, allowPlainHttp);
+    if (!isApiKey(apiKey)) throw misconfigured("The API key is not one", "Pass what `keyward-kv tenants add` printed.");
+    if (!(timeoutMs > 0)) throw misconfigured("timeoutMs is not above 0", "Leave it out to have 10 seconds.");
+    if (!(Number.isInteger(retries) && retries >= 0)) {
+      throw misconfigured("retries is not a whole number from 0", "Leave it out to have 3.");
+    }
+    this.#authorization = `Bearer ${apiKey}`;
+    this.#timeoutMs = timeoutMs;
+    this.#retries = retries;
+    this.#fetch = options.fetch ?? ((request) => fetch(request));
+  }
+
+  /**
+   * The JSON that an operation is answered with. Every operation may be sent again: a write carries a name under which
+   * one process of the server does it once. Where another process may have done it before, that is said as well.
+   *
+   * @throws KeywardError as the server refuses, or `STORE_UNAVAILABLE`.
+   */
+  async call(operation: Operation, body: string): Promise<unknown> {
+    const isWrite = neededScopes[operation].includes("write");
+    const sent = new Headers({ authorization: this.#authorization, "content-type": "application/json" });
+    if (isWrite) sent.set(headers.idempotencyKey, randomUUID());
+    let server = isWrite ? this.#server : "";
+    let mayHaveBeenDone = false;
+    let misdirected = 0;
+    for (let attempt = 0; ; attempt++) {
+      set(sent, headers.server, server);
+      set(sent, headers.repeated, mayHaveBeenDone ? "1" : "");
+      const request = new Request(`${this.#url}/${operation}`, {
+        method: "POST",
+        headers: sent,
+        body,
+        redirect: "error",
+      });
+      const result = await this.#attempt(request);
+      if ("answer" in result) return result.answer;
+      const { error, retry, uncertain, elsewhere, pauseMs = 0 } = result;
+      if (elsewhere && server !== "") {
+        // What the process that is gone may have done, no other can tell. And behind a balancer that sends each attempt
+        // to another process, none can be named.
+        server = mayHaveBeenDone || ++misdirected > mostMisdirected ? "" : this.#server;
+        attempt--;
+        continue;
+      }
+      if (!retry || attempt >= this.#retries || pauseMs > mostPatienceMs) throw error;
+      mayHaveBeenDone ||= isWrite && uncertain;
+      // Not below what the server asked for; above, random, so that those who were refused together do not come back so.
+      const backoffMs = Math.min(firstPauseMs * 2 ** attempt, longestPauseMs);
+      await sleep(pauseMs + backoffMs * (0.5 + Math.random()));
+    }
+  }
+
+  async #attempt(request: Request): Promise<{ readonly answer: unknown } | Failure> {
+    const silence = new Silence(this.#timeoutMs);
+    try {
+      const response = await silence.orTimeout(this.#fetch(new Request(request, { signal: silence.signal })));
+      this.#server = response.headers.get(headers.server) ?? this.#server;
+      const text = await readAll(response, silence);
+      if (response.status === 200) return { answer: JSON.parse(text) };
+      return this.#refused(response, readRefusal(parse(text)));
+    } catch (error) {
+      return this.#failed(error, silence.signal.aborted);
+    } finally {
+      silence.end();
+    }
+  }
+
+  #refused({ status, headers: answered }: Response, refusal: RefusalBody | undefined): Failure {
+    const failure = {
+      retry: retriedStatuses.includes(status),
+      uncertain: !refusedUndone.includes(status),
+      elsewhere: refusal?.code === "MISDIRECTED",
+      pauseMs: readRetryAfter(answered.get("retry-after")),
+    };
+    const id = refusal?.id === undefined ? "" : ` (id ${refusal.id})`;
+    const message = `${this.#url} answered ${status}${refusal === undefined ? "" : `: ${refusal.message}`}${id}`;
+    const as = (
+      code: "VALUE_INVALID" | "STORE_NOT_ATOMIC" | "STORE_NOT_SCANNABLE" | "STORE_UNAVAILABLE",
+      hint: string,
+    ) => ({
+      ...failure,
+      error: new KeywardError(code, message, { hint }),
+    });
+    const code = refusal?.code;
+    switch (code) {
+      case undefined:
+        return as("STORE_UNAVAILABLE", "Is the url that of a keyward-kv server, and is a proxy in between at fault?");
+      case "REQUEST_INVALID":
+      case "TOO_LARGE":
+        return as("VALUE_INVALID", "Change what is stored, or the limits of the server.");
+      case "NOT_ATOMIC":
+        return as("STORE_NOT_ATOMIC", "Give the server a store that has replace().");
+      case "NOT_SCANNABLE":
+        return as("STORE_NOT_SCANNABLE", "Give the server a store that has scan() and iterator().");
+      case "UNAUTHORIZED":
+        return as("STORE_UNAVAILABLE", "The API key is unknown, has expired or was revoked. Ask for another.");
+      case "FORBIDDEN":
+        return as("STORE_UNAVAILABLE", "Use an API key that has the scope.");
+      case "RATE_LIMITED":
+        return as(
+          "STORE_UNAVAILABLE",
+          "Make fewer calls, batches instead of single ones, or raise the server's limit.",
+        );
+      case "NOT_FOUND":
+      case "METHOD_NOT_ALLOWED":
+      case "PRECONDITION_FAILED":
+      case "MISDIRECTED":
+      case "REQUEST_TIMEOUT":
+      case "INTERNAL":
+      case "UNAVAILABLE":
+        return as("STORE_UNAVAILABLE", "Nothing is known about whether a write arrived. The server's log has the id.");
+      default:
+        return code satisfies never;
+    }
+  }
+
+  /** Errors of fetch can quote headers, and those of JSON the body: only their codes are passed on. */
+  #failed(error: unknown, timedOut: boolean): Failure {
+    const given = field(field(error, "cause"), "code") ?? field(error, "code");
+    const code = typeof given === "string" && /^[A-Z0-9_]+$/.test(given) ? given : undefined;
+    const notJson = error instanceof SyntaxError;
+    const what = timedOut
+      ? `was silent for ${this.#timeoutMs} ms`
+      : notJson
+        ? "answered with something that is not JSON"
+        : `cannot be reached, or broke off${code === undefined ? "" : ` (${code})`}`;
+    return {
+      retry: !notJson,
+      uncertain: code === undefined || !notSent.includes(code),
+      elsewhere: false,
+      error: new KeywardError("STORE_UNAVAILABLE", `${this.#url} ${what}`, {
+        hint: "Nothing is known about whether a write arrived.",
+      }),
+    };
+  }
+}
+
+/** Ends an attempt after some time in which nothing came. */
+class Silence {
+  readonly #controller = new AbortController();
+  readonly #timeoutMs: number;
+  readonly #over: Promise<never>;
+  #timer: NodeJS.Timeout;
+
+  constructor(timeoutMs: number) {
+    this.#timeoutMs = timeoutMs;
+    this.#over = new Promise((_, reject) => {
+      this.signal.addEventListener("abort", () => reject(new Error("silent")), { once: true });
+    });
+    this.#over.catch(() => undefined);
+    this.#timer = this.#start();
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Waits for something to come, also from one who does not listen to the signal. */
+  async orTimeout<Result>(awaited: Promise<Result>): Promise<Result> {
+    const result = await Promise.race([awaited, this.#over]);
+    clearTimeout(this.#timer);
+    this.#timer = this.#start();
+    return result;
+  }
+
+  end(): void {
+    clearTimeout(this.#timer);
+  }
+
+  #start(): NodeJS.Timeout {
+    return setTimeout(() => this.#controller.abort(), this.#timeoutMs);
+  }
+}
+
+async function readAll(response: Response, silence: Silence): Promise<string> {
+  const reader = response.body?.getReader();
+  const chunks: Uint8Array[] = [];
+  for (;;) {
+    const { done, value } = await silence.orTimeout(reader?.read() ?? Promise.resolve(nothing));
+    if (done || value === undefined) return Buffer.concat(chunks).toString("utf8");
+    chunks.push(value);
+  }
+}
+
+const nothing = { done: true, value: undefined } as const;
+
+function set(sent: Headers, name: string, value: string): void {
+  if (value === "") sent.delete(name);
+  else sent.set(name, value);
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function readRetryAfter(header: string | null): number | undefined {
+  if (header === null) return undefined;
+  const ms = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
+  return Number.isNaN(ms) ? undefined : Math.max(0, ms);
+}
+
+function requireUrl(url: string, allowPlainHttp: boolean): string {
+  const parsed = URL.canParse(url) ? new URL(url) : undefined;
+  if (parsed === undefined || !/^https?:$/.test(parsed.protocol)) {
+    throw misconfigured("The url is not one of http or https", 'Pass one such as "https://kv.example.com".');
+  }
+  if (parsed.username !== "" || parsed.password !== "" || parsed.search !== "" || parsed.hash !== "") {
+    throw misconfigured("The url holds more than where the server is", "Leave out user, password, query and fragment.");
+  }
+  const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/.test(parsed.hostname);
+  if (parsed.protocol === "http:" && !loopback && !allowPlainHttp) {
+    throw misconfigured(
+      "Plain http: to another machine would show the API key to everybody on the way",
+      "Use https:, or set allowPlainHttp if the way is protected otherwise.",
+    );
+  }
+  return parsed.href.replace(/\/$/, "");
+}
+
+function misconfigured(message: string, hint: string): KeywardError {
+  return new KeywardError("STORE_INVALID", message, { hint });
+}

@@ -1,0 +1,392 @@
+import { once } from "node:events";
+import { createServer } from "node:http";
+import { inspect } from "node:util";
+import { KeywardError } from "@keyward/core";
+import { createApiKey, createKvHandler, HttpStore, type KvHandler } from "@keyward/http-kv";
+import { MemoryStore } from "@keyward/store-memory";
+import fc from "fast-check";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { type Fault, startProxy } from "./faulty-proxy.ts";
+import { startServer } from "./servers.ts";
+
+async function startFaulty(next: () => Fault) {
+  const server = await startServer();
+  const proxy = await startProxy(server.url, next);
+  onTestFinished(async () => {
+    await proxy.close();
+    await server.close();
+  });
+  return { server, url: proxy.url };
+}
+
+const faults = ["cut request", "lose answer", "cut answer", "swallow answer"] as const satisfies Fault[];
+
+describe.each(faults)("when a connection is hit by %j", (fault) => {
+  it("every call goes on, and a write is done once", async () => {
+    let hit = false;
+    const { server, url } = await startFaulty(() => {
+      hit = !hit;
+      return hit ? fault : "none";
+    });
+    const direct = server.client();
+    const store = server.client({ url, timeoutMs: 200 });
+    expect(await store.set("key", "old")).toBe(true);
+    expect(await store.get("key")).toBe("old");
+    expect(await store.replace("key", "old", "new")).toBe(true);
+    expect(await store.replace("key", "old", "newer")).toBe(false);
+    expect(await store.has("key")).toBe(true);
+    expect((await store.scan()).entries).toHaveLength(1);
+    expect(await store.delete("key")).toBe(true);
+    expect(await direct.has("key")).toBe(false);
+    await store.clear();
+  });
+});
+
+it("a replacement is never said to be refused when it was done, nor done when it was not", async () => {
+  const seeds = fc.sample(fc.integer(), { numRuns: 1 });
+  const random = mulberry(seeds[0] ?? 1);
+  const { server, url } = await startFaulty(() => {
+    const drawn = random();
+    return drawn < 0.15 ? "lose answer" : drawn < 0.25 ? "cut answer" : drawn < 0.35 ? "cut request" : "none";
+  });
+  await server.client().set("counter", "0");
+  let won = 0;
+  await Promise.all(
+    Array.from({ length: 4 }, async () => {
+      const store = server.client({ url, retries: 20 });
+      await store.get("counter");
+      for (let step = 0; step < 25; ) {
+        const read = String(await store.get("counter"));
+        if (!(await store.replace("counter", read, String(Number(read) + 1)))) continue;
+        won++;
+        step++;
+      }
+    }),
+  );
+  expect(await server.client().get("counter"), `seed ${seeds[0]}`).toBe(String(won));
+});
+
+describe("a server that was started anew", () => {
+  it.each(["a client that knew the one before", "a new client"])(
+    "cannot tell %s what was done before",
+    async (kind) => {
+      const { apiKey, entry } = createApiKey({ tenant: "acme" });
+      const store = new MemoryStore();
+      const first = createKvHandler({ store, tenants: [entry] });
+      const second = createKvHandler({ store, tenants: [entry] });
+      let handler: KvHandler = async (request) => {
+        if (!request.url.endsWith("/replace")) return await first(request);
+        await first(request);
+        handler = second;
+        throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
+      };
+      const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
+      if (kind !== "a new client") await client.has("key");
+      await expect(client.replace("key", undefined, "new")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+      expect(await client.get("key")).toBe("new");
+      // What no attempt can have done is refused as ever.
+      expect(await client.replace("key", undefined, "newer")).toBe(false);
+    },
+  );
+
+  it("finds its client again, which changes over to it at the next write", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const store = new MemoryStore();
+    let handler = createKvHandler({ store, tenants: [entry] });
+    const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request), retries: 0 });
+    for (let round = 0; round < 3; round++) {
+      expect(await client.set("key", `${round}`)).toBe(true);
+      expect(await client.replace("key", "other", "new")).toBe(false);
+      handler = createKvHandler({ store, tenants: [entry] });
+    }
+  });
+
+  it("among many takes writes, whichever of them each attempt comes to", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const store = new MemoryStore();
+    const handlers = [1, 2, 3].map(() => createKvHandler({ store, tenants: [entry] }));
+    let turn = 0;
+    const fetch = async (request: Request) => (await handlers[turn++ % 3]?.(request)) ?? Response.error();
+    const client = new HttpStore({ url: "http://localhost", apiKey, fetch, retries: 0 });
+    for (let round = 0; round < 5; round++) expect(await client.set("key", `${round}`)).toBe(true);
+    expect(await client.get("key")).toBe("4");
+  });
+
+  it("says so as well when it has forgotten what it did", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const server = createKvHandler({
+      store: new MemoryStore(),
+      tenants: [entry],
+      limits: { requestsPerSecond: Number.POSITIVE_INFINITY },
+    });
+    const other = new HttpStore({ url: "http://localhost", apiKey, fetch: server });
+    let lost = false;
+    const client = new HttpStore({
+      url: "http://localhost",
+      apiKey,
+      async fetch(request) {
+        const answer = await server(request);
+        if (lost || !request.url.endsWith("/replace")) return answer;
+        lost = true;
+        // More than the server keeps in mind.
+        for (let write = 0; write < 17_000; write++) await other.set("busy", "value");
+        throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
+      },
+    });
+    await client.set("key", "old");
+    await expect(client.replace("key", "old", "new")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(await client.get("key")).toBe("new");
+  });
+
+  it("does a replacement that the one before it never saw", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const server = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
+    let attempts = 0;
+    const client = new HttpStore({
+      url: "http://localhost",
+      apiKey,
+      async fetch(request) {
+        if (attempts++ === 0) throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
+        return await server(request);
+      },
+    });
+    expect(await client.replace("key", undefined, "new")).toBe(true);
+  });
+
+  it("is found again on the same port, with what it had", async () => {
+    const store = new MemoryStore();
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const first = await startServer({ store, tenants: [entry], apiKey });
+    const client = first.client({ retries: 20 });
+    await client.set("key", "value");
+    await first.close();
+    const read = client.get("key");
+    const second = await startServer({ store, tenants: [entry], apiKey, port: Number(new URL(first.url).port) });
+    onTestFinished(() => second.close());
+    expect(await read).toBe("value");
+  });
+});
+
+it("an attempt that arrives late undoes no later write", async () => {
+  const { apiKey, entry } = createApiKey({ tenant: "acme" });
+  const server = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
+  const late: Request[] = [];
+  const client = new HttpStore({
+    url: "http://localhost",
+    apiKey,
+    timeoutMs: 50,
+    async fetch(request) {
+      if (late.length > 0) return await server(request);
+      late.push(new Request(request.clone(), { signal: null }));
+      return await new Promise<Response>(() => undefined);
+    },
+  });
+  await client.set("key", "first");
+  await client.set("key", "second");
+  for (const request of late) expect((await server(request)).status).toBe(200);
+  expect(await client.get("key")).toBe("second");
+});
+
+describe("a server that asks for patience", () => {
+  async function startBusy(status: number, retryAfter: string | undefined) {
+    const at: number[] = [];
+    const server = createServer((_, response) => {
+      at.push(performance.now());
+      if (at.length > 1) {
+        response.setHeader("content-type", "application/json");
+        response.end('{"found":[true]}');
+        return;
+      }
+      response.writeHead(status, retryAfter === undefined ? {} : { "retry-after": retryAfter }).end("busy");
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    onTestFinished(() => {
+      server.closeAllConnections();
+      server.close();
+    });
+    const address = server.address();
+    const url = `http://127.0.0.1:${typeof address === "object" ? address?.port : 0}`;
+    return { at, store: new HttpStore({ url, apiKey: createApiKey({ tenant: "a" }).apiKey }) };
+  }
+
+  it.each([429, 503])("with %i and Retry-After is asked again then, not before", async (status) => {
+    const { at, store } = await startBusy(status, "1");
+    expect(await store.has("key")).toBe(true);
+    expect((at[1] ?? 0) - (at[0] ?? 0)).toBeGreaterThanOrEqual(1_000);
+  });
+
+  it("with a date in Retry-After is asked again then", async () => {
+    const date = new Date(Math.ceil(Date.now() / 1000) * 1000 + 1_000);
+    const { store } = await startBusy(503, date.toUTCString());
+    expect(await store.has("key")).toBe(true);
+    expect(Date.now()).toBeGreaterThanOrEqual(date.getTime());
+  });
+
+  it("for longer than a call may take is not waited for", async () => {
+    const { at, store } = await startBusy(503, "3600");
+    await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(at).toHaveLength(1);
+  });
+
+  it.each([500, 404, 200])("and one that answers %i with something else is not asked again", async (status) => {
+    const { at, store } = await startBusy(status, undefined);
+    await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(at).toHaveLength(1);
+  });
+});
+
+describe("an error", () => {
+  it("comes within the time that was set, and holds neither API key nor record", async () => {
+    const { url } = await startFaulty(() => "swallow answer");
+    const { apiKey } = createApiKey({ tenant: "acme" });
+    const store = new HttpStore({ url, apiKey, timeoutMs: 50, retries: 1 });
+    const secret = "a secret value";
+    const errors: unknown[] = [];
+    for (const call of [() => store.set("session-id", secret), () => store.get("session-id")]) {
+      errors.push(await call().catch((error: unknown) => error));
+    }
+    for (const error of errors) {
+      expect(error).toBeInstanceOf(KeywardError);
+      expect(error).toMatchObject({ code: "STORE_UNAVAILABLE" });
+      expect(inspect(error, { depth: 10 })).not.toMatch(/session-id|a secret value|kv_/);
+    }
+    expect(inspect(store, { depth: 10, showHidden: true })).not.toContain(apiKey);
+    expect(JSON.stringify(store)).not.toContain(apiKey);
+  });
+
+  it("of a refused connection names its reason", async () => {
+    const server = await startServer();
+    await server.close();
+    await expect(server.client({ retries: 0 }).get("key")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: expect.stringContaining("ECONNREFUSED"),
+    });
+  });
+
+  it("of what the server does not take says so", async () => {
+    const server = await startServer({ limits: { maxValueBytes: 100, maxBodyBytes: 10_000 } });
+    onTestFinished(() => server.close());
+    const store = server.client();
+    await expect(store.set("key", "x".repeat(101))).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    await expect(store.set("key", "x".repeat(3_000_000))).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    await expect(store.set("k".repeat(3_000), "x")).rejects.toMatchObject({ code: "VALUE_INVALID" });
+  });
+
+  it("of an API key that is not good is no miss", async () => {
+    const server = await startServer();
+    onTestFinished(() => server.close());
+    const store = server.client({ apiKey: createApiKey({ tenant: "acme" }).apiKey });
+    await expect(store.get("key")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      hint: expect.stringContaining("revoked"),
+    });
+  });
+});
+
+describe("a client", () => {
+  const { apiKey } = createApiKey({ tenant: "acme" });
+
+  it.each(["http://kv.example.com", "http://localhost.example.com", "http://127.0.0.1.example.com", "http://10.0.0.1"])(
+    "refuses plain http to %s unless told by name",
+    (url) => {
+      expect(() => new HttpStore({ url, apiKey })).toThrow("Plain http");
+      expect(new HttpStore({ url, apiKey, allowPlainHttp: true })).toBeInstanceOf(HttpStore);
+    },
+  );
+
+  it.each([
+    "https://kv.example.com",
+    "http://localhost:1",
+    "http://127.0.0.1",
+    "http://127.9.9.9/kv",
+    "http://[::1]:1",
+  ])("takes %s", (url) => expect(new HttpStore({ url, apiKey })).toBeInstanceOf(HttpStore));
+
+  it.each([
+    "kv.example.com",
+    "ftp://kv.example.com",
+    "https://user:word@kv.example.com",
+    "https://kv.example.com/?a=b",
+  ])("refuses %s, without quoting it", (url) => {
+    const error = refusal(() => new HttpStore({ url, apiKey }));
+    expect(error).toMatchObject({ code: "STORE_INVALID" });
+    expect(inspect(error)).not.toContain("word@");
+  });
+
+  it("refuses what is no API key, without quoting it", () => {
+    const error = refusal(() => new HttpStore({ url: "https://kv.example.com", apiKey: `${apiKey}\n` }));
+    expect(error).toMatchObject({ code: "STORE_INVALID" });
+    expect(inspect(error)).not.toContain(apiKey);
+  });
+
+  it("follows no redirect, which would show its API key to another server", async () => {
+    let seen = 0;
+    const server = createServer((request, response) => {
+      if (request.url === "/elsewhere") seen++;
+      response.writeHead(307, { location: "/elsewhere" }).end();
+    });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    onTestFinished(() => {
+      server.closeAllConnections();
+      server.close();
+    });
+    const address = server.address();
+    const url = `http://127.0.0.1:${typeof address === "object" ? address?.port : 0}`;
+    await expect(new HttpStore({ url, apiKey, retries: 0 }).get("key")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+    });
+    expect(seen).toBe(0);
+  });
+});
+
+it("a listing that breaks off is never taken for the whole, and is logged", async () => {
+  class Breaking extends MemoryStore {
+    override namespaced(namespace: string): MemoryStore {
+      const view = super.namespaced(namespace);
+      const records = view.iterator();
+      Reflect.set(view, "iterator", async function* () {
+        yield* records;
+        throw new Error("broken");
+      });
+      return view;
+    }
+  }
+  const server = await startServer({ store: new Breaking() });
+  onTestFinished(() => server.close());
+  const store = server.client({ retries: 1 });
+  await store.setMany(Array.from({ length: 3_000 }, (_, index) => ({ key: `key-${index}`, value: "value" })));
+  await expect(store.iterator().next()).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+  expect(server.log.filter(({ error }) => error !== undefined)).toHaveLength(2);
+});
+
+it("values that are large together come in several answers", async () => {
+  const server = await startServer({ limits: { maxAnswerBytes: 1_000 } });
+  onTestFinished(() => server.close());
+  const store = server.client();
+  const keys = Array.from({ length: 200 }, (_, index) => `key-${index}`);
+  await store.setMany(keys.map((key) => ({ key, value: key.repeat(100) })));
+  expect(await store.getMany(keys)).toEqual(keys.map((key) => key.repeat(100)));
+  expect(server.log.filter(({ target }) => target === "get").length).toBeGreaterThan(1);
+});
+
+function refusal(make: () => unknown): unknown {
+  try {
+    make();
+  } catch (error) {
+    return error;
+  }
+  return undefined;
+}
+
+/** A generator of numbers from 0 to 1 that a seed repeats. */
+function mulberry(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}

@@ -1,0 +1,46 @@
+import { type ChildProcess, execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+
+const executable = fileURLToPath(new URL("../src/keyward-kv.ts", import.meta.url));
+
+/** Runs `keyward-kv` to its end, and gives what it printed. */
+export function run(...parameters: string[]): string {
+  return execFileSync(process.execPath, [executable, ...parameters], { encoding: "utf8", stdio: "pipe" }).trim();
+}
+
+/** A `keyward-kv serve` in a process of its own. */
+export interface ServerProcess {
+  readonly url: string;
+  readonly process: ChildProcess;
+  /** All that it printed so far. */
+  output(): string;
+  /** Sends SIGTERM unless it has ended, and gives the exit code. */
+  stop(): Promise<number | null>;
+}
+
+/** Starts `keyward-kv serve` on a free port, and waits until it listens. */
+export async function serve(...parameters: string[]): Promise<ServerProcess> {
+  const child = spawn(process.execPath, [executable, "serve", "--port", "0", ...parameters]);
+  const printed: string[] = [];
+  const exited = once(child, "exit");
+  child.stderr.on("data", (data) => printed.push(String(data)));
+  const url = await new Promise<string>((resolve, reject) => {
+    child.stdout.on("data", (data) => {
+      printed.push(String(data));
+      const listens = /listens on (\S+)/.exec(printed.join(""))?.[1];
+      if (listens !== undefined) resolve(listens);
+    });
+    child.once("exit", () => reject(new Error(`keyward-kv ended:\n${printed.join("")}`)));
+  });
+  return {
+    url,
+    process: child,
+    output: () => printed.join(""),
+    async stop() {
+      if (!child.killed) child.kill("SIGTERM");
+      await exited;
+      return child.exitCode;
+    },
+  };
+}

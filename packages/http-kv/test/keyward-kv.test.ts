@@ -1,0 +1,219 @@
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
+import { connect, type Socket } from "node:net";
+import { join } from "node:path";
+import { createKeyv, EncryptedStore, Keyring, reencrypt } from "@keyward/core";
+import { HttpStore } from "@keyward/http-kv";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { run, type ServerProcess, serve } from "./keyward-kv-process.ts";
+import { temporaryFolder } from "./servers.ts";
+
+function folder(): string {
+  const { path, remove } = temporaryFolder();
+  onTestFinished(remove);
+  return path;
+}
+
+async function start(...parameters: string[]): Promise<ServerProcess> {
+  const server = await serve(...parameters);
+  onTestFinished(async () => {
+    await server.stop();
+  });
+  return server;
+}
+
+/** A connection that says what it is told, and keeps what it hears. */
+async function rawConnection(url: string): Promise<{ socket: Socket; heard: () => string; closed: Promise<unknown> }> {
+  const { hostname, port } = new URL(url);
+  const socket = connect(Number(port), hostname);
+  const chunks: Buffer[] = [];
+  socket.on("data", (chunk) => chunks.push(chunk));
+  socket.on("error", () => undefined);
+  const closed = once(socket, "close");
+  onTestFinished(() => {
+    socket.destroy();
+  });
+  await once(socket, "connect");
+  return { socket, heard: () => Buffer.concat(chunks).toString(), closed };
+}
+
+describe("keyward-kv serve", () => {
+  it("finishes what has begun after SIGTERM, takes nothing more, and ends with 0", async () => {
+    const at = folder();
+    const tenants = join(at, "tenants.json");
+    const file = join(at, "kv.sqlite");
+    const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
+    const server = await start("--tenants", tenants, "--file", file);
+    const { socket, heard, closed } = await rawConnection(server.url);
+    const idle = await rawConnection(server.url);
+    const head = `PUT /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: 10\r\n\r\n`;
+    // An answer to the first request shows that the second, sent with it, has arrived too.
+    socket.write(`GET /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\n\r\n${head}01234`);
+    await vi.waitFor(() => expect(heard()).toContain("404"), 5_000);
+
+    server.process.kill("SIGTERM");
+    await idle.closed;
+    await vi.waitFor(async () => expect(await connects(server.url)).toBe(false), 5_000);
+    expect(server.process.exitCode).toBeNull();
+    socket.write("56789");
+    await vi.waitFor(() => expect(heard()).toContain("200"), 5_000);
+    await closed;
+    expect(await server.stop()).toBe(0);
+
+    const again = await start("--tenants", tenants, "--file", file);
+    expect(await new HttpStore({ url: again.url, apiKey }).get("key")).toBe("0123456789");
+  });
+
+  it("does not wait longer than it was told for what has begun", async () => {
+    const tenants = join(folder(), "tenants.json");
+    const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
+    const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "100");
+    const { socket, closed } = await rawConnection(server.url);
+    socket.write(`PUT /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: 10\r\n\r\n0`);
+    await vi.waitFor(async () => expect(await new HttpStore({ url: server.url, apiKey }).has("key")).toBe(false));
+    server.process.kill("SIGTERM");
+    await closed;
+    expect(await server.stop()).toBe(0);
+  });
+
+  it("closes on clients that are slow with their headers", async () => {
+    const tenants = join(folder(), "tenants.json");
+    const patience = ["--body-timeout-ms", "600000", "--idle-timeout-ms", "600000"];
+    const server = await start("--tenants", tenants, "--store", "memory", "--headers-timeout-ms", "200", ...patience);
+    const { socket, heard, closed } = await rawConnection(server.url);
+    socket.write("GET /key HTTP/1.1\r\nhost: kv\r\n");
+    await closed;
+    expect(heard()).toContain("408");
+  });
+
+  it("closes on clients that are slow with their body or their reading", async () => {
+    const tenants = join(folder(), "tenants.json");
+    const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
+    const times = [
+      "--headers-timeout-ms",
+      "200",
+      "--body-timeout-ms",
+      "200",
+      "--idle-timeout-ms",
+      "600",
+      "--drain-ms",
+      "600000",
+    ];
+    const server = await start("--tenants", tenants, "--store", "memory", ...times);
+    const store = new HttpStore({ url: server.url, apiKey });
+    await store.set("large", randomBytes(8_000_000));
+
+    const [body, reading] = await Promise.all([rawConnection(server.url), rawConnection(server.url)]);
+    body.socket.write(
+      `PUT /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: 10\r\n\r\n0`,
+    );
+    reading.socket.pause();
+    reading.socket.write(`GET /large HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\n\r\n`);
+    await body.closed;
+    expect(body.heard()).toContain("408");
+    expect(await store.has("large")).toBe(true);
+    // The answer is larger than what the system buffers, so its connection stays until it is closed on the slow reader.
+    expect(await server.stop()).toBe(0);
+    reading.socket.resume();
+    await reading.closed;
+    expect(Buffer.byteLength(reading.heard())).toBeLessThan(8_000_000);
+  });
+
+  it("takes API keys that are made and revoked while it runs", async () => {
+    const tenants = join(folder(), "tenants.json");
+    const server = await start("--tenants", tenants, "--store", "memory");
+    const apiKey = run(
+      "tenants",
+      "add",
+      "--tenants",
+      tenants,
+      "--tenant",
+      "acme",
+      "--namespace",
+      "prod",
+      "--scopes",
+      "read",
+    );
+    const store = new HttpStore({ url: server.url, apiKey });
+    expect(await store.get("key")).toBeUndefined();
+    await expect(store.set("key", "value")).rejects.toThrow("scope write");
+    const id = apiKey.split("_")[1] ?? "";
+    expect(run("tenants", "list", "--tenants", tenants)).toBe([id, "acme", "prod", "read", "good"].join("\t"));
+    run("tenants", "revoke", "--tenants", tenants, id);
+    await expect(store.get("key")).rejects.toThrow("401");
+    expect(run("tenants", "list", "--tenants", tenants)).toContain("revoked");
+    expect(readFileSync(tenants, "utf8")).not.toContain(apiKey);
+  });
+
+  it.each([
+    [["serve"], "--tenants"],
+    [["serve", "--tenants", "none.json", "--store", "other"], "Allowed choices"],
+    [["serve", "--tenants", "none.json", "--store", "redis"], "--redis-url"],
+    [["serve", "--tenants", "none.json", "--port", "x"], "not a number"],
+    [["tenants", "add", "--tenants", "none.json", "--tenant", "a/b"], "tenant"],
+    [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--scopes", "admin"], "read, write, list"],
+    [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--expires", "soon"], "not a time"],
+    [["tenants", "revoke", "--tenants", "none.json", "none"], "no API key"],
+  ])("says what is wrong with %j", (parameters, said) => {
+    expect(() => run(...parameters)).toThrow(said);
+  });
+});
+
+it("a server that is given sealed records sees no plaintext, and logs no key", async () => {
+  const at = folder();
+  const tenants = join(at, "tenants.json");
+  const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
+  const server = await start("--tenants", tenants, "--file", join(at, "kv.sqlite"));
+  const ring = Keyring.generate("first");
+  const plaintexts = Array.from({ length: 50 }, () => randomBytes(30).toString("hex"));
+  const names = plaintexts.map(() => `session-${randomBytes(8).toString("hex")}`);
+
+  const keyv = createKeyv({ store: new HttpStore({ url: server.url, apiKey }), keys: ring, namespace: "flows" });
+  for (const [index, name] of names.entries()) await keyv.set(name, { secret: plaintexts[index] }, 3_600_000);
+  for (const [index, name] of names.entries()) expect(await keyv.get(name)).toEqual({ secret: plaintexts[index] });
+  await keyv.delete(names[0] ?? "");
+  const next = ring.add({ id: "second", material: randomBytes(32) }).promote("second");
+  const bytes = new HttpStore({ url: server.url, apiKey }).namespaced("bytes");
+  await new EncryptedStore(bytes, { keys: ring }).set("raw", Buffer.from(plaintexts[1] ?? ""));
+  expect(await reencrypt(new EncryptedStore(bytes, { keys: next }))).toMatchObject({ reencrypted: 50, unreadable: 0 });
+  const wrong = new HttpStore({ url: server.url, apiKey, retries: 0 });
+  await expect(wrong.set("x".repeat(5_000), plaintexts[2])).rejects.toThrow();
+  for (const path of [names[1], `${names[2]}/`, `%${names[3]}`]) {
+    await fetch(`${server.url}/${path}`, { headers: { authorization: `Bearer ${apiKey}x` } });
+  }
+
+  expect(await server.stop()).toBe(0);
+  const log = server.output();
+  const stored = readdirSync(at)
+    .map((name) => readFileSync(join(at, name), "latin1"))
+    .join("\n");
+  expect(log.split("\n").length).toBeGreaterThan(100);
+  expect(stored).toContain("kw1:second:");
+  expect(stored).toContain(names[1]);
+  for (const secret of [apiKey, apiKey.split("_").slice(2).join("_"), ...plaintexts.flatMap(encodings)]) {
+    expect(stored.includes(secret), "a secret lies in the files").toBe(false);
+    expect(log.includes(secret), "a secret lies in the log").toBe(false);
+  }
+  for (const name of names.flatMap(encodings)) expect(log.includes(name), "a key lies in the log").toBe(false);
+});
+
+/** How a text may be found in a file: as it is, and in base64 from each of the three places where it may begin. */
+function encodings(text: string): string[] {
+  const inBase64 = [0, 1, 2].map((offset) => {
+    const encoded = Buffer.from("\0".repeat(offset) + text).toString("base64");
+    return encoded.slice(offset === 0 ? 0 : 4, -4);
+  });
+  return [text, Buffer.from(text).toString("hex"), ...inBase64];
+}
+
+async function connects(url: string): Promise<boolean> {
+  const { hostname, port } = new URL(url);
+  const socket = connect(Number(port), hostname);
+  const connected = await Promise.race([
+    once(socket, "connect").then(() => true),
+    once(socket, "error").then(() => false),
+  ]).catch(() => false);
+  socket.destroy();
+  return connected;
+}

@@ -1,0 +1,333 @@
+import { createHash } from "node:crypto";
+import { createApiKey, createKvHandler, type KvHandlerOptions } from "@keyward/http-kv";
+import { MemoryStore } from "@keyward/store-memory";
+import fc from "fast-check";
+import { KeyvMemoryAdapter, type KeyvStorageCapability } from "keyv";
+import { describe, expect, it } from "vitest";
+import { keyPath } from "../src/protocol.ts";
+
+/** A handler for the tenant "acme", and a way to ask it. */
+function ready(options: Partial<KvHandlerOptions> = {}) {
+  const { apiKey, entry } = createApiKey({ tenant: "acme" });
+  const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], ...options });
+  return async (
+    method: string,
+    path: string,
+    init: { body?: string | Uint8Array<ArrayBuffer>; headers?: Record<string, string> } = {},
+  ) =>
+    await handler(
+      new Request(`http://kv.test${path}`, {
+        method,
+        ...(init.body === undefined ? {} : { body: init.body }),
+        headers: { authorization: `Bearer ${apiKey}`, ...init.headers },
+      }),
+    );
+}
+
+const bytesType = { "content-type": "application/octet-stream" };
+
+describe("a key in a URL", () => {
+  const odd = [
+    "/",
+    "//",
+    "a/b",
+    "a//b",
+    "a:b",
+    "a:",
+    "a/",
+    "%",
+    "%2F",
+    "a%2Fb",
+    "%2e%2e",
+    " ",
+    ".",
+    "..",
+    "",
+    "a/../b",
+  ];
+  const more = [
+    "\\",
+    "a\\b",
+    "?",
+    "#",
+    "a?b",
+    "+",
+    "\0",
+    "\n",
+    "é",
+    "e\u0301",
+    "😀",
+    "é".repeat(512),
+    "get",
+    "key=a",
+    ":",
+  ];
+
+  it("comes through, and is one key", async () => {
+    const ask = ready();
+    const keys = [...odd, ...more];
+    for (const key of keys) expect((await ask("PUT", keyPath(key), { body: key })).status).toBe(200);
+    for (const key of keys) expect(await (await ask("GET", keyPath(key))).text()).toBe(key);
+    const listed: string[] = JSON.parse(await (await ask("GET", "/")).text());
+    expect(new Set(listed)).toEqual(new Set(keys));
+    for (const [index, key] of keys.entries()) {
+      expect((await ask("DELETE", keyPath(key))).status).toBe(200);
+      expect(await (await ask("GET", "/")).json()).toHaveLength(keys.length - index - 1);
+    }
+  });
+
+  it("has a path of its own, whatever it is, also after a URL parser", () => {
+    const text = fc.string({ unit: "binary", maxLength: 30 }).filter((key) => key.isWellFormed());
+    fc.assert(
+      fc.property(text, text, (one, other) => {
+        const at = (key: string) => new URL(`http://kv.test/base${keyPath(key)}`).href;
+        expect(at(one) === at(other)).toBe(one === other);
+        expect(at(one).startsWith("http://kv.test/base/")).toBe(true);
+      }),
+    );
+  });
+
+  it("may lie in a namespace", async () => {
+    const ask = ready();
+    await ask("PUT", keyPath("key", "a b&c"), { body: "there" });
+    await ask("PUT", keyPath("", "a b&c"), { body: "empty" });
+    expect((await ask("GET", keyPath("key"))).status).toBe(404);
+    expect(await (await ask("GET", keyPath("key", "a b&c"))).text()).toBe("there");
+    expect(await (await ask("GET", "/?namespace=a%20b%26c")).json()).toEqual(["key", ""]);
+  });
+
+  it.each(["/%ff", "/%", "/a?other=1", "/a?key=b", "/?key=a&key=b", "/?key"])("is refused as %s", async (path) => {
+    expect((await ready()("GET", path)).status).toBe(400);
+  });
+
+  it("is never taken for everything because its path was cut short", async () => {
+    const ask = ready();
+    await ask("PUT", "/a", { body: "1" });
+    expect((await ask("DELETE", "/")).status).toBe(400);
+    expect((await ask("DELETE", "/..")).status).toBe(400);
+    expect((await ask("DELETE", "/a/")).status).toBe(400);
+    expect((await ask("PUT", "/", { body: "1" })).status).toBe(400);
+    expect((await ask("GET", "/a")).status).toBe(200);
+    expect((await ask("DELETE", "/:")).status).toBe(200);
+    expect((await ask("GET", "/a")).status).toBe(404);
+  });
+});
+
+describe("a value", () => {
+  it("keeps its type and every byte", async () => {
+    const ask = ready();
+    const bytes = Uint8Array.from({ length: 256 }, (_, index) => index);
+    await ask("PUT", "/bytes", { body: bytes, headers: bytesType });
+    await ask("PUT", "/text", { body: "\ufefftäxt" });
+    const [gotBytes, gotText] = [await ask("GET", "/bytes"), await ask("GET", "/text")];
+    expect(gotBytes.headers.get("content-type")).toBe("application/octet-stream");
+    expect(Buffer.from(await gotBytes.arrayBuffer()).equals(bytes)).toBe(true);
+    expect(gotText.headers.get("content-type")).toBe("text/plain;charset=UTF-8");
+    expect(Buffer.from(await gotText.arrayBuffer()).toString()).toBe("\ufefftäxt");
+  });
+
+  it("is refused as text when it is not UTF-8", async () => {
+    const ask = ready();
+    expect((await ask("PUT", "/key", { body: Uint8Array.of(0xff) })).status).toBe(400);
+    expect((await ask("GET", "/key")).status).toBe(404);
+  });
+
+  it.each(["text", "bytes"] as const)("has as its strong tag the SHA-256 of type and content: %s", async (type) => {
+    const ask = ready();
+    const put = await ask("PUT", "/key", { body: Buffer.from("same"), headers: type === "bytes" ? bytesType : {} });
+    const tag = `"${createHash("sha256").update(`${type}\0same`).digest("base64url")}"`;
+    const got = await ask("GET", "/key");
+    const head = await ask("HEAD", "/key");
+    expect([put, got, head].map(({ headers }) => headers.get("etag"))).toEqual([tag, tag, tag]);
+    expect(await head.text()).toBe("");
+    expect(head.headers.get("content-length")).toBe("4");
+    expect((await ask("GET", "/key", { headers: { "if-none-match": tag } })).status).toBe(304);
+    expect((await ask("GET", "/key", { headers: { "if-none-match": '"other"' } })).status).toBe(200);
+  });
+
+  it("ends after x-ttl seconds, and at x-expires", async () => {
+    const ask = ready();
+    await ask("PUT", "/a", { body: "1", headers: { "x-ttl": "100" } });
+    await ask("PUT", "/b", { body: "1", headers: { "x-expires": String(Date.now() + 100_000) } });
+    await ask("PUT", "/c", { body: "1", headers: { "x-expires": String(Date.now() - 1) } });
+    expect(await (await ask("GET", "/")).json()).toEqual(["a", "b"]);
+    for (const headers of [
+      { "x-ttl": "soon" },
+      { "x-ttl": "0" },
+      { "x-expires": "1.5" },
+      { "x-ttl": "1", "x-expires": "1" },
+    ]) {
+      expect((await ask("PUT", "/a", { body: "2", headers: { ...headers } })).status).toBe(400);
+    }
+    expect(await (await ask("GET", "/a")).text()).toBe("1");
+  });
+});
+
+describe("a condition", () => {
+  it("on a PUT is met or answered with 412", async () => {
+    const ask = ready();
+    const put = async (body: string, headers: Record<string, string>) =>
+      (await ask("PUT", "/key", { body, headers })).status;
+    expect(await put("1", { "if-match": "*" })).toBe(412);
+    expect(await put("1", { "if-match": '"none"' })).toBe(412);
+    expect(await put("1", { "if-none-match": "*" })).toBe(200);
+    expect(await put("2", { "if-none-match": "*" })).toBe(412);
+    const tag = (await ask("HEAD", "/key")).headers.get("etag") ?? "";
+    expect(await put("2", { "if-match": '"other"' })).toBe(412);
+    expect(await put("2", { "if-match": `W/${tag}` })).toBe(412);
+    expect(await put("2", { "if-none-match": tag })).toBe(412);
+    expect(await put("2", { "if-none-match": `W/${tag}` })).toBe(412);
+    expect(await put("2", { "if-match": `"other", ${tag}` })).toBe(200);
+    expect(await put("3", { "if-match": tag })).toBe(412);
+    expect(await put("3", { "if-match": "*" })).toBe(200);
+    expect(await put("4", { "if-none-match": tag })).toBe(200);
+    expect(await (await ask("GET", "/key")).text()).toBe("4");
+  });
+
+  it("lets one of many who read the same replace it", async () => {
+    const ask = ready();
+    await ask("PUT", "/key", { body: "0" });
+    const tag = (await ask("HEAD", "/key")).headers.get("etag") ?? "";
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, (_, index) =>
+        ask("PUT", "/key", { body: `racer ${index}`, headers: { "if-match": tag } }),
+      ),
+    );
+    expect(answers.map(({ status }) => status).sort()).toEqual([200, ...Array.from({ length: 19 }, () => 412)]);
+  });
+
+  it("keeps the expiry that is there, and sets none", async () => {
+    const ask = ready();
+    expect((await ask("PUT", "/key", { body: "1", headers: { "if-none-match": "*", "x-ttl": "1" } })).status).toBe(400);
+  });
+
+  it("is refused where it cannot be held in one step", async () => {
+    const ask = ready({ store: new KeyvMemoryAdapter(new Map()) });
+    expect((await ask("PUT", "/key", { body: "1", headers: { "if-none-match": "*" } })).status).toBe(501);
+    expect((await ask("PUT", "/key", { body: "1" })).status).toBe(200);
+    const replace = { changes: [{ key: "key", expected: null, text: "2" }] };
+    expect((await ask("POST", "/replace", { body: JSON.stringify(replace) })).status).toBe(501);
+    expect((await ask("POST", "/scan", { body: "{}" })).status).toBe(501);
+    expect((await ready()("DELETE", "/key", { headers: { "if-match": "*" } })).status).toBe(501);
+  });
+});
+
+describe("a limit", () => {
+  const limits = { maxBodyBytes: 1_000, maxValueBytes: 100, maxKeyBytes: 20, maxBatch: 3, requestsPerSecond: 10_000 };
+  const refused = async (method: string, path: string, body?: string) =>
+    (await ready({ limits })(method, path, body === undefined ? {} : { body })).status;
+
+  it("holds for values, keys, namespaces, batches and bodies", async () => {
+    expect(await refused("PUT", "/key", "x".repeat(100))).toBe(200);
+    expect(await refused("PUT", "/key", "x".repeat(101))).toBe(413);
+    expect(await refused("PUT", `/${"k".repeat(21)}`, "x")).toBe(413);
+    expect(await refused("PUT", `/${"%C3%A9".repeat(11)}`, "x")).toBe(413);
+    expect(await refused("PUT", `/k?namespace=${"k".repeat(21)}`, "x")).toBe(413);
+    expect(await refused("POST", "/get", JSON.stringify({ keys: ["a", "b", "c"] }))).toBe(200);
+    expect(await refused("POST", "/get", JSON.stringify({ keys: ["a", "b", "c", "d"] }))).toBe(413);
+    expect(await refused("POST", "/set", JSON.stringify({ entries: [{ key: "a", text: "x".repeat(101) }] }))).toBe(413);
+    expect(await refused("POST", "/get", JSON.stringify({ keys: [], more: "x".repeat(1_000) }))).toBe(413);
+  });
+
+  it("holds for a body that does not say how large it is", async () => {
+    const endless = new ReadableStream({ pull: (controller) => controller.enqueue(Buffer.alloc(64)) });
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
+    const request = new Request("http://kv.test/key", {
+      method: "PUT",
+      body: endless,
+      duplex: "half",
+      headers: { authorization: `Bearer ${apiKey}` },
+    });
+    expect((await handler(request)).status).toBe(413);
+  });
+
+  it("holds for requests a second, with Retry-After, for each API key by itself", async () => {
+    const [one, other] = [createApiKey({ tenant: "acme" }), createApiKey({ tenant: "acme" })];
+    const handler = createKvHandler({
+      store: new MemoryStore(),
+      tenants: [one.entry, other.entry],
+      limits: { requestsPerSecond: 5 },
+    });
+    const ask = (apiKey: string) =>
+      handler(new Request("http://kv.test/key", { headers: { authorization: `Bearer ${apiKey}` } }));
+    const statuses: number[] = [];
+    for (let count = 0; count < 6; count++) statuses.push((await ask(one.apiKey)).status);
+    expect(statuses).toEqual([404, 404, 404, 404, 404, 429]);
+    expect((await ask(one.apiKey)).headers.get("retry-after")).toBe("1");
+    expect((await ask(other.apiKey)).status).toBe(404);
+  });
+
+  it("is refused itself when it is none", () => {
+    expect(() => ready({ limits: { maxBatch: 0 } })).toThrow("maxBatch");
+  });
+});
+
+describe("a request that is not one of the protocol", () => {
+  it.each([
+    ["POST", "/nothing", "{}", 404],
+    ["POST", "/get", "", 400],
+    ["POST", "/get", "[]", 400],
+    ["POST", "/get", "{}", 400],
+    ["POST", "/get", '{"keys":[1]}', 400],
+    ["POST", "/get", '{"keys":["\\ud800"]}', 400],
+    ["POST", "/get", '{"keys":[],"space":"other"}', 400],
+    ["POST", "/get", '{"keys":[],"namespace":1}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a"}]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","text":"a","bytes":"YQ=="}]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","text":"\\ud800"}]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","bytes":"YQ"}]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","bytes":"Y Q=="}]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","bytes":"_-=="}]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","text":"a","expires":"1"}]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","text":"a","expires":1e999}]}', 400],
+    ["POST", "/replace", '{"changes":[{"key":"a","text":"a"}]}', 400],
+    ["POST", "/scan", '{"limit":0}', 400],
+    ["POST", "/scan", '{"cursor":"AAAA"}', 400],
+    ["PATCH", "/key", "x", 405],
+  ])("%s %s %s is answered with %i", async (method, path, body, status) => {
+    const answer = await ready()(method, path, { body });
+    expect(answer.status).toBe(status);
+    expect(await answer.json()).toMatchObject({ code: expect.any(String), message: expect.any(String) });
+  });
+});
+
+describe("a handler", () => {
+  it("works below its base path alone", async () => {
+    const ask = ready({ basePath: "/kv/" });
+    expect((await ask("PUT", "/kv/key", { body: "1" })).status).toBe(200);
+    expect(await (await ask("GET", "/kv/:")).json()).toEqual(["key"]);
+    for (const path of ["/key", "/", "/kv", "/kvkey"]) expect((await ask("GET", path)).status).toBe(404);
+  });
+
+  it("refuses stores that take no absolute expiries", () => {
+    class Former extends MemoryStore {
+      override get capabilities(): KeyvStorageCapability {
+        return { ...super.capabilities, expires: false };
+      }
+    }
+    expect(() => ready({ store: new Former() })).toThrow("Keyv 6");
+  });
+
+  it("names an unknown error by an id, and says neither the message nor the record in the log", async () => {
+    class Failing extends MemoryStore {
+      override async getMany(keys: readonly string[]): Promise<never> {
+        throw Object.assign(new Error(`${keys[0]}\n    at value`), { code: "EODD", args: keys });
+      }
+      override namespaced(): this {
+        return this;
+      }
+    }
+    const store = new Failing();
+    const log: unknown[] = [];
+    const ask = ready({ store, log: (entry) => log.push(entry) });
+    const answer = await ask("GET", "/session-secret");
+    expect(answer.status).toBe(500);
+    const body: unknown = await answer.json();
+    expect(body).toEqual({ code: "INTERNAL", message: "The server failed", id: expect.any(String) });
+    expect(log).toMatchObject([{ status: 500, error: expect.stringContaining("Error EODD") }]);
+    expect(JSON.stringify([log, body])).not.toContain("session-secret");
+    expect(JSON.stringify(log)).not.toContain("at value");
+    expect(log).toMatchObject([{ errorId: Reflect.get(Object(body), "id") }]);
+  });
+});

@@ -1,0 +1,367 @@
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  type ApiKeyEntry,
+  createApiKey,
+  createKvHandler,
+  fileTenants,
+  HttpStore,
+  type KvHandler,
+  type NewApiKey,
+} from "@keyward/http-kv";
+import { MemoryStore } from "@keyward/store-memory";
+import { SqliteStore } from "@keyward/store-sqlite";
+import fc from "fast-check";
+import { KeyvMemoryAdapter, type KeyvStorageAdapter } from "keyv";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { changeTenants } from "../src/tenants-file.ts";
+import { temporaryFolder } from "./servers.ts";
+
+interface Answer {
+  readonly status: number;
+  readonly headers: [string, string][];
+  readonly body: string;
+}
+
+async function ask(
+  handler: KvHandler,
+  apiKey: string | undefined,
+  method: string,
+  path: string,
+  body?: string,
+  headers: Record<string, string> = {},
+): Promise<Answer> {
+  const request = new Request(`http://kv.test${path}`, {
+    method,
+    ...(body === undefined ? {} : { body }),
+    headers: { ...headers, ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }) },
+  });
+  const response = await handler(request);
+  return {
+    status: response.status,
+    headers: [...response.headers].filter(([name]) => name !== "x-server").sort(),
+    body: await response.text(),
+  };
+}
+
+const unlimited = { requestsPerSecond: Number.POSITIVE_INFINITY };
+
+/** Areas that are easily taken for one another. */
+const areas: readonly NewApiKey[] = [
+  { tenant: "a" },
+  { tenant: "a", namespace: "b" },
+  { tenant: "a", namespace: "records" },
+  { tenant: "ab" },
+  { tenant: "b", namespace: "a" },
+];
+
+/** Namespaces and keys that join to the same text, among themselves and with the names of areas. */
+const alikeNamespaces = ["", "b", "records/", "/records/", "b/records/"];
+const alikeKeys = ["k", "", "records/k", "/k", "14:a//records/k", "b", "b/records/k"];
+
+const stores: Record<string, () => KeyvStorageAdapter> = {
+  "a store with namespaces": () => new MemoryStore(),
+  SQLite: () => new SqliteStore(":memory:"),
+  "a store without namespaces, of text": () => new KeyvMemoryAdapter(new Map()),
+};
+
+describe.each(Object.entries(stores))("areas of %s", (name, openStore) => {
+  const scannable = !name.includes("without");
+
+  it("each behave like a store of their own, whatever is done in the others", async () => {
+    const operation = fc.record({
+      area: fc.nat({ max: areas.length - 1 }),
+      method: fc.constantFrom("set", "delete", "get", "has", "iterate", "clear", "replace", "reserve", "scan"),
+      namespace: fc.constantFrom(...alikeNamespaces),
+      key: fc.constantFrom(...alikeKeys),
+      value: fc.oneof(fc.string({ unit: "binary", maxLength: 5 }), fc.uint8Array({ maxLength: 5 })),
+    });
+    await fc.assert(
+      fc.asyncProperty(fc.array(operation, { maxLength: 40 }), async (script) => {
+        const made = areas.map(createApiKey);
+        const handler = createKvHandler({
+          store: openStore(),
+          tenants: made.map(({ entry }) => entry),
+          limits: unlimited,
+        });
+        const clients = made.map(({ apiKey }) => new HttpStore({ url: "http://localhost", apiKey, fetch: handler }));
+        const models = areas.map(() => new MemoryStore());
+        for (const { area, method, namespace, key, value } of script) {
+          const [client, model] = [clients[area]?.namespaced(namespace), models[area]?.namespaced(namespace)];
+          if (client === undefined || model === undefined) throw new Error("no such area");
+          const both = async <Result>(act: (store: MemoryStore | HttpStore) => Promise<Result>) => {
+            expect(await act(client)).toEqual(await act(model));
+          };
+          switch (method) {
+            case "set":
+              await both((store) => store.set(key, value));
+              break;
+            case "delete":
+              await both((store) => store.delete(key));
+              break;
+            case "get":
+              await both(async (store) => plain(await store.get(key)));
+              break;
+            case "has":
+              await both((store) => store.has(key));
+              break;
+            case "clear":
+              await both((store) => store.clear());
+              break;
+            case "iterate":
+              await both(async (store) => {
+                const found: unknown[] = [];
+                for await (const [each, stored] of store.iterator()) found.push([each, plain(stored)]);
+                return found.sort(byText);
+              });
+              break;
+            case "replace": {
+              if (!scannable) break;
+              const expected = await model.get(key);
+              await both((store) => store.replace(key, expected, String(value)));
+              break;
+            }
+            case "reserve":
+              await both((store) => store.reserved().set(key, value));
+              break;
+            case "scan":
+              if (!scannable) break;
+              await both(async (store) => {
+                const found: unknown[] = [];
+                for (let cursor: string | undefined, more = true; more; more = cursor !== undefined) {
+                  const page = await store.scan({ limit: 2, ...(cursor === undefined ? {} : { cursor }) });
+                  found.push(...page.entries.map((entry) => [entry.namespace, entry.key, plain(entry.value)]));
+                  cursor = page.cursor;
+                }
+                return found.sort(byText);
+              });
+              break;
+          }
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it("keep every place apart, however alike", async () => {
+    const made = areas.map(createApiKey);
+    const handler = createKvHandler({ store: openStore(), tenants: made.map(({ entry }) => entry), limits: unlimited });
+    const parts = made.flatMap(({ apiKey }, area) => {
+      const client = new HttpStore({ url: "http://localhost", apiKey, fetch: handler });
+      return alikeNamespaces.map((namespace) => ({
+        name: `${area} ${namespace}`,
+        store: client.namespaced(namespace),
+      }));
+    });
+    for (const { name, store } of parts) {
+      await store.setMany(alikeKeys.map((key) => ({ key, value: `${name} ${key}` })));
+    }
+    for (const { name, store } of parts) {
+      expect(await store.getMany(alikeKeys)).toEqual(alikeKeys.map((key) => `${name} ${key}`));
+    }
+    for (const { store } of parts) {
+      const found: string[] = [];
+      for await (const [key] of store.iterator()) found.push(key);
+      expect(found.sort()).toEqual([...alikeKeys].sort());
+      await store.clear();
+      expect(await store.hasMany(alikeKeys)).toEqual(alikeKeys.map(() => false));
+    }
+  });
+
+  it("answer for what lies in another exactly as for what lies nowhere", async () => {
+    const [mine, theirs] = [createApiKey({ tenant: "mine" }), createApiKey({ tenant: "theirs" })];
+    const both = [mine.entry, theirs.entry];
+    const [full, empty] = [openStore(), openStore()];
+    const onFull = createKvHandler({ store: full, tenants: both });
+    const onEmpty = createKvHandler({ store: empty, tenants: both });
+    const owner = new HttpStore({ url: "http://localhost", apiKey: theirs.apiKey, fetch: onFull });
+    await owner.setMany(Array.from({ length: 300 }, (_, index) => ({ key: `key-${index}`, value: "value" })));
+    await owner.reserved().set("key-1", "value");
+    const keys = JSON.stringify({ keys: ["key-1"] });
+    const requests: Parameters<typeof ask> extends [unknown, unknown, ...infer Rest] ? Rest[] : never = [
+      ["GET", "/key-1"],
+      ["HEAD", "/key-1"],
+      ["GET", "/"],
+      ["GET", "/:"],
+      ["GET", "/key-1", undefined, { "if-none-match": "*" }],
+      ["PUT", "/key-1", "x", { "if-match": "*" }],
+      ["DELETE", "/key-1"],
+      ["DELETE", "/:"],
+      ["POST", "/get", keys],
+      ["POST", "/has", keys],
+      ["POST", "/delete", keys],
+      ["POST", "/clear", "{}"],
+      ["POST", "/list", "{}"],
+      ["POST", "/scan", "{}"],
+      ["POST", "/scan", '{"limit":1}'],
+      ["POST", "/scan", '{"space":"reserved"}'],
+      ["POST", "/get", JSON.stringify({ keys: ["key-1"], space: "reserved" })],
+      ["POST", "/get", JSON.stringify({ keys: ["key-1"], namespace: "theirs//records/" })],
+      ["POST", "/replace", JSON.stringify({ changes: [{ key: "key-1", expected: '"x"', text: "x" }] })],
+      ["PUT", "/key-1", "x", { "if-none-match": "*" }],
+      ["POST", "/set", JSON.stringify({ entries: [{ key: "key-2", text: "x" }] })],
+    ];
+    for (const request of requests) {
+      expect(await ask(onFull, mine.apiKey, ...request), request.join(" ")).toEqual(
+        await ask(onEmpty, mine.apiKey, ...request),
+      );
+    }
+    expect(await owner.getMany(["key-1", "key-2", "key-299"])).toEqual(["value", "value", "value"]);
+  });
+});
+
+it("a cursor tells nothing of others, and is theirs who got it", async () => {
+  const [mine, theirs] = [createApiKey({ tenant: "a" }), createApiKey({ tenant: "b" })];
+  const store = new SqliteStore(":memory:");
+  const handler = createKvHandler({ store, tenants: [mine.entry, theirs.entry] });
+  const client = (apiKey: string) => new HttpStore({ url: "http://localhost", apiKey, fetch: handler, retries: 0 });
+  await client(theirs.apiKey).set("k".repeat(200), "value");
+  await client(mine.apiKey).setMany(["1", "2", "3"].map((key) => ({ key, value: "value" })));
+  const { cursor = "" } = await client(mine.apiKey).scan({ limit: 1 });
+  expect(Buffer.from(cursor, "base64url").toString("latin1")).not.toMatch(/records|key|kkk/);
+  await expect(client(theirs.apiKey).scan({ cursor })).rejects.toMatchObject({ code: "VALUE_INVALID" });
+  await expect(client(mine.apiKey).reserved().scan({ cursor })).rejects.toMatchObject({ code: "VALUE_INVALID" });
+  expect((await client(mine.apiKey).scan({ cursor })).entries.map(({ key }) => key)).toEqual(["2", "3"]);
+  const again = createKvHandler({ store, tenants: [mine.entry] });
+  const other = new HttpStore({ url: "http://localhost", apiKey: mine.apiKey, fetch: again });
+  expect((await other.scan({ cursor })).entries).toHaveLength(2);
+});
+
+it("a cursor is as long whatever lies where it stands", async () => {
+  const lengths = new Set<number | undefined>();
+  for (const key of ["k", "k".repeat(150)]) {
+    const [before, mine, behind] = [{ tenant: "a" }, { tenant: "b" }, { tenant: "c" }].map(createApiKey);
+    if (before === undefined || mine === undefined || behind === undefined) throw new Error("three were made");
+    const tenants = [before.entry, mine.entry, behind.entry];
+    const handler = createKvHandler({ store: new SqliteStore(":memory:"), tenants });
+    const client = ({ apiKey }: typeof mine) => new HttpStore({ url: "http://localhost", apiKey, fetch: handler });
+    // Pages of two: the first ends between my records, the second behind a record of somebody else.
+    await client(before).set("key", "value");
+    await client(mine).setMany(["1", "2"].map((each) => ({ key: each, value: "value" })));
+    await client(behind).set(key, "value");
+    lengths.add((await client(mine).scan({ limit: 2 })).cursor?.length);
+  }
+  expect([...lengths]).toEqual([expect.any(Number)]);
+});
+
+describe("an API key", () => {
+  const unauthorized = async (handler: KvHandler, apiKey: string | undefined) =>
+    await ask(handler, apiKey, "GET", "/key");
+
+  it("that is unknown, altered, expired, revoked or missing is refused in the same words", async () => {
+    const good = createApiKey({ tenant: "a" });
+    const gone = createApiKey({ tenant: "a", expires: Date.now() - 1 });
+    const revoked = createApiKey({ tenant: "a" });
+    const tenants = [good.entry, gone.entry, { ...revoked.entry, revoked: Date.now() }];
+    const handler = createKvHandler({ store: new MemoryStore(), tenants });
+    expect((await unauthorized(handler, good.apiKey)).status).toBe(404);
+    const altered = `${good.apiKey.slice(0, -1)}${good.apiKey.endsWith("A") ? "Q" : "A"}`;
+    const refusals = await Promise.all(
+      [undefined, "x", createApiKey({ tenant: "a" }).apiKey, altered, gone.apiKey, revoked.apiKey].map((apiKey) =>
+        unauthorized(handler, apiKey),
+      ),
+    );
+    expect(new Set(refusals.map((refusal) => JSON.stringify(refusal))).size).toBe(1);
+    expect(refusals[0]).toMatchObject({ status: 401 });
+  });
+
+  it("ends at its time", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "a", expires: Date.now() + 200 });
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
+    await expect.poll(async () => (await unauthorized(handler, apiKey)).status, { timeout: 5_000 }).toBe(401);
+    expect(Date.now()).toBeGreaterThanOrEqual(entry.expires ?? 0);
+  });
+
+  it("may do what its scopes say, whether or not there is something", async () => {
+    const store = new MemoryStore();
+    const allowed = {
+      read: ["GET /a", "HEAD /a", "POST /get", "POST /has"],
+      write: ["PUT /a", "DELETE /a", "DELETE /:", "POST /set", "POST /delete", "POST /clear"],
+      list: ["GET /", "POST /list"],
+    };
+    const all = [...Object.values(allowed).flat(), "POST /replace", "POST /scan"];
+    for (const scope of ["read", "write", "list"] as const) {
+      const { apiKey, entry } = createApiKey({ tenant: "a", scopes: [scope] });
+      const handler = createKvHandler({ store, tenants: [entry] });
+      for (const request of all) {
+        const [method = "", path = ""] = request.split(" ");
+        const body = method === "POST" ? '{"keys":[],"entries":[],"changes":[]}' : method === "PUT" ? "x" : undefined;
+        const { status } = await ask(handler, apiKey, method, path, body);
+        expect(status === 403, `${scope}: ${request} is answered with ${status}`).toBe(
+          !allowed[scope].includes(request),
+        );
+      }
+    }
+  });
+
+  it("is in the entry as a hash alone, of 256 random bits", () => {
+    const { apiKey, entry } = createApiKey({ tenant: "a" });
+    expect(JSON.stringify(entry)).not.toContain(apiKey.slice(16));
+    expect(Buffer.from(apiKey.split("_").slice(2).join("_"), "base64url")).toHaveLength(32);
+  });
+
+  it.each([{ tenant: "a/b" }, { tenant: "" }, { tenant: "a", namespace: "x/y" }, { tenant: "a", scopes: [] }])(
+    "is not made for %j",
+    (options) => expect(() => createApiKey(options)).toThrow("entry"),
+  );
+});
+
+describe("a file of API keys", () => {
+  function file(): string {
+    const folder = temporaryFolder();
+    onTestFinished(() => folder.remove());
+    return join(folder.path, "tenants.json");
+  }
+
+  const add = (path: string, entry: ApiKeyEntry) => changeTenants(path, (entries) => [...entries, entry]);
+
+  it("has effect at once: keys come, and are revoked", async () => {
+    const path = file();
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants(path), limits: unlimited });
+    for (let round = 0; round < 20; round++) {
+      const { apiKey, entry } = createApiKey({ tenant: "a" });
+      expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(401);
+      await add(path, entry);
+      expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
+      await changeTenants(path, (entries) => entries.map((each) => ({ ...each, revoked: Date.now() })));
+      expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(401);
+    }
+  });
+
+  it("lets nobody in while it is broken, and says nothing of what is in it", async () => {
+    const path = file();
+    const { apiKey, entry } = createApiKey({ tenant: "a" });
+    await add(path, entry);
+    const whole = readFileSync(path, "utf8");
+    const log: unknown[] = [];
+    const handler = createKvHandler({
+      store: new MemoryStore(),
+      tenants: fileTenants(path),
+      log: (each) => log.push(each),
+    });
+    expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
+    for (const broken of [whole.slice(0, -20), "{}", whole.replace('"tenant": "a"', '"tenant": "../a"')]) {
+      writeFileSync(path, broken);
+      expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(500);
+    }
+    expect(JSON.stringify(log)).not.toContain(entry.hash);
+    writeFileSync(path, whole);
+    expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
+  });
+
+  it("loses no change of many that are made at once", async () => {
+    const path = file();
+    const made = Array.from({ length: 30 }, () => createApiKey({ tenant: "a" }).entry);
+    await Promise.all(made.map((entry) => add(path, entry)));
+    const source = fileTenants(path);
+    for (const { id } of made) expect(await source.find(id)).toBeDefined();
+  });
+});
+
+function plain(value: unknown): unknown {
+  return value instanceof Uint8Array ? `bytes ${Buffer.from(value).toString("hex")}` : value;
+}
+
+function byText(one: unknown, other: unknown): number {
+  return JSON.stringify(one) < JSON.stringify(other) ? -1 : 1;
+}

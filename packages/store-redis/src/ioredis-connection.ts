@@ -1,0 +1,244 @@
+import type { Buffer } from "node:buffer";
+import { Writable } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
+import { KeywardError } from "@keyward/core";
+import { Cluster, type ClusterNode, type ClusterOptions, Command, Redis, type RedisOptions } from "ioredis";
+import { Connection, NotSent, type Request, type ScannedServer, unavailable } from "./connection.ts";
+import type { Deadline } from "./deadline.ts";
+import { bareError, serverCodeOf } from "./server-error.ts";
+
+/** A Redis Cluster that a store is to connect to. */
+export interface ClusterSource {
+  /** Some of its nodes; the others are found through them. */
+  readonly nodes: readonly ClusterNode[];
+  /** As ioredis takes them; passwords and TLS are in their `redisOptions`. */
+  readonly options?: ClusterOptions;
+}
+
+/** What a store connects to: a URL, options of ioredis, a Cluster, or a client that exists and that it does not close. */
+export type RedisSource = string | RedisOptions | ClusterSource | Redis | Cluster;
+
+const pollMs = 10;
+const mostRetryMs = 1_000;
+const refreshMs = 100;
+
+/** A connection over ioredis, or over iovalkey, which has the same roots. */
+export class IoredisConnection extends Connection {
+  readonly #client: Redis | Cluster;
+  readonly #ours: boolean;
+  #lastError: Error | undefined;
+  #refreshAtMs = 0;
+
+  /** @param failed hears of what goes wrong in the background, on a connection of our own. */
+  constructor(source: RedisSource, timeoutMs: number, failed: (error: Error) => void) {
+    super(timeoutMs);
+    this.#ours = !isClient(source);
+    this.#client = isClient(source) ? source : connect(source, timeoutMs);
+    if (keyPrefixOf(this.#client) !== "") {
+      throw new KeywardError("VALUE_INVALID", "The ioredis option keyPrefix is set, which SCAN does not heed", {
+        hint: "Remove it, and give the store the option prefix.",
+      });
+    }
+    if (!this.#ours) return;
+    const tell = (error: unknown) => {
+      this.#lastError = bareError(error);
+      failed(this.#lastError);
+    };
+    this.#client.on("error", tell);
+    this.#client.on("node error", tell);
+  }
+
+  override get isCluster(): boolean {
+    return this.#client.isCluster;
+  }
+
+  override async servers(deadline: Deadline): Promise<readonly ScannedServer[]> {
+    await this.#ready(deadline);
+    const client = this.#client;
+    const primaries = isCluster(client) ? client.nodes("master") : [client];
+    return primaries.map((primary) => new IoredisServer(primary));
+  }
+
+  protected override async attempt(request: Request, deadline: Deadline): Promise<unknown> {
+    if (this.#client.status !== "ready") await this.#ready(deadline);
+    const command = new TrackedCommand(request, deadline);
+    try {
+      command.handTo(this.#client);
+      const reply: unknown = await command.promise;
+      if (!command.keptBack) return reply;
+    } catch (error) {
+      const answered = command.sent || serverCodeOf(error) !== undefined;
+      throw answered ? error : new NotSent("The command was not sent", { cause: error });
+    }
+    const error = new Error("Connection is closed.");
+    throw command.sent ? error : new NotSent("The command was not sent", { cause: error });
+  }
+
+  protected override refresh(): void {
+    const client = this.#client;
+    if (!isCluster(client) || client.status !== "ready" || performance.now() < this.#refreshAtMs) return;
+    this.#refreshAtMs = performance.now() + refreshMs;
+    client.refreshSlotsCache();
+  }
+
+  protected override async end(): Promise<void> {
+    if (this.#ours) this.#client.disconnect();
+  }
+
+  async #ready(deadline: Deadline): Promise<void> {
+    const client = this.#client;
+    while (client.status !== "ready") {
+      if (client.status === "wait") client.connect().catch(() => undefined);
+      if (client.status === "end" || deadline.passed) {
+        throw unavailable(
+          "There is no connection to Redis",
+          "Start the server, or check its address.",
+          this.#lastError,
+        );
+      }
+      deadline.lastError = this.#lastError;
+      await sleep(pollMs);
+    }
+  }
+}
+
+class IoredisServer implements ScannedServer {
+  readonly address: string;
+  readonly #primary: Redis;
+
+  constructor(primary: Redis) {
+    const { host, port } = primary.options;
+    this.address = `${host}:${port}`;
+    this.#primary = primary;
+  }
+
+  async transaction(commands: readonly (readonly string[])[], deadline: Deadline): Promise<readonly unknown[]> {
+    const sent = [["MULTI"], ...commands, ["EXEC"]].map(([name = "", ...given]) => {
+      const command = new TrackedCommand({ name, given, writes: false }, deadline);
+      command.handTo(this.#primary);
+      return command.promise;
+    });
+    const replies: unknown[] = await Promise.all(sent);
+    const executed = replies.at(-1);
+    return Array.isArray(executed) ? executed : [];
+  }
+}
+
+const ping = "*1\r\n$4\r\nPING\r\n";
+
+/**
+ * A command that knows whether it has left for the server. It leaves no more once its caller was told that it failed, and
+ * one that writes leaves a second time only where the server refused it the first time, as with a redirection.
+ */
+class TrackedCommand extends Command {
+  #sent = false;
+  #keptBack = false;
+  readonly #writes: boolean;
+  readonly #deadline: Deadline;
+
+  constructor({ name, given, writes }: Request, deadline: Deadline) {
+    super(name, [...given]);
+    this.#writes = writes;
+    this.#deadline = deadline;
+  }
+
+  /** Whether the server may have carried it out. */
+  get sent(): boolean {
+    return this.#sent;
+  }
+
+  /** Whether something else was sent in its place. */
+  get keptBack(): boolean {
+    return this.#keptBack;
+  }
+
+  handTo(client: Redis | Cluster): void {
+    void client.sendCommand(this);
+    // By now a Cluster has put its redirections in between. What it redirects was not carried out.
+    const redirect = this.reject;
+    this.reject = (error) => {
+      if (serverCodeOf(error) !== undefined) this.#sent = false;
+      redirect(error);
+    };
+  }
+
+  /** ioredis calls it when it writes the command, which may be long after it was handed over, and again after a loss. */
+  override toWritable(socket: object): string | Buffer {
+    if (socket instanceof Writable) writeTogether(socket);
+    if (this.#deadline.passed || (this.#sent && this.#writes)) {
+      // A reply is waited for in any case, so something has to be sent.
+      this.#keptBack = true;
+      return ping;
+    }
+    this.#sent = true;
+    return super.toWritable(socket);
+  }
+}
+
+const corked = new WeakSet<Writable>();
+
+/** What is sent in one turn of the event loop goes out as one write. */
+function writeTogether(socket: Writable): void {
+  if (corked.has(socket)) return;
+  corked.add(socket);
+  socket.cork();
+  process.nextTick(() => {
+    corked.delete(socket);
+    socket.uncork();
+  });
+}
+
+function connect(source: string | RedisOptions | ClusterSource, timeoutMs: number): Redis | Cluster {
+  const shared = {
+    connectTimeout: timeoutMs,
+    // A peer that is gone without a word is found out, and what waits for it is rejected.
+    socketTimeout: timeoutMs,
+  };
+  const enforced = {
+    // Whether a command is sent again is decided by the store: a write that arrives twice can undo a newer one.
+    autoResendUnfulfilledCommands: false,
+    // With another number, ioredis leaves what was under way at a loss without an answer.
+    maxRetriesPerRequest: 0,
+    replyMapping: "legacy",
+  } as const;
+  const retryStrategy = (times: number) => Math.min(25 * 2 ** times, mostRetryMs) * (0.5 + Math.random() / 2);
+  if (isClusterSource(source)) {
+    const { nodes, options = {} } = source;
+    return new Cluster([...nodes], {
+      lazyConnect: true,
+      clusterRetryStrategy: retryStrategy,
+      slotsRefreshTimeout: timeoutMs,
+      ...options,
+      enableOfflineQueue: false,
+      retryDelayOnFailover: 0,
+      redisOptions: { ...shared, ...options.redisOptions, ...enforced },
+    });
+  }
+  const options = {
+    ...shared,
+    lazyConnect: true,
+    retryStrategy,
+    // After a failover, the name of a Sentinel group or a DNS entry leads to another server.
+    reconnectOnError: (error: Error) => error.message.startsWith("READONLY"),
+  };
+  return typeof source === "string"
+    ? new Redis(source, { ...options, ...enforced, enableOfflineQueue: false })
+    : new Redis({ ...options, ...source, ...enforced, enableOfflineQueue: false });
+}
+
+function isClusterSource(source: string | RedisOptions | ClusterSource): source is ClusterSource {
+  return typeof source === "object" && "nodes" in source;
+}
+
+/** By what it can do and not by its class: there may be several copies of ioredis, and iovalkey is like it. */
+function isClient(source: RedisSource): source is Redis | Cluster {
+  return typeof source === "object" && "sendCommand" in source;
+}
+
+function isCluster(client: Redis | Cluster): client is Cluster {
+  return client.isCluster;
+}
+
+function keyPrefixOf({ options }: Redis | Cluster): string {
+  return options.keyPrefix ?? "";
+}

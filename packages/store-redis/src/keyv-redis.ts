@@ -1,0 +1,164 @@
+import { Buffer, isUtf8 } from "node:buffer";
+import { KeywardError, type StoredValue } from "@keyward/core";
+import type { Cluster, Redis } from "ioredis";
+import type { Connection } from "./connection.ts";
+import { IoredisConnection } from "./ioredis-connection.ts";
+import { escapePattern } from "./key-layout.ts";
+import { type NodeRedisAdapter, NodeRedisConnection } from "./node-redis-connection.ts";
+import { type RecordLayout, RecordSpace } from "./record-space.ts";
+import { bareError } from "./server-error.ts";
+
+/** An adapter of `@keyv/redis`, version 5 or 6, as far as it is used. */
+export interface KeyvRedisAdapter extends NodeRedisAdapter {
+  /** As the adapter keeps it. */
+  namespace?: string | undefined;
+  /** Between namespace and key. */
+  readonly keyPrefixSeparator: string;
+  /** Whether its own methods reject. */
+  throwOnErrors: boolean;
+  /** Where the adapter tells of a lost connection. */
+  on(event: "error", listener: (error: unknown) => void): unknown;
+}
+
+/** An adapter of `@keyv/valkey`, as far as it is used. */
+export interface KeyvValkeyAdapter {
+  /** As the adapter keeps it. */
+  namespace?: string | undefined;
+  /** Its client, of iovalkey. */
+  readonly redis: unknown;
+  /** Its settings; `useRedisSets` has to be false. */
+  readonly opts: Readonly<Record<string, unknown>>;
+  /** Closes the client. */
+  disconnect(): Promise<unknown>;
+  /** Where the adapter tells of a lost connection. */
+  on(event: "error", listener: (error: unknown) => void): unknown;
+}
+
+/** Settings of {@link keyvRedis}. */
+export interface KeyvRedisOptions {
+  /** How long one call waits for the server, in ms, reconnecting included; 5,000 unless given. */
+  readonly timeoutMs?: number;
+}
+
+/**
+ * The store that {@link keyvRedis} makes. Values are text; what lies there and is not UTF-8 comes as bytes. Its records
+ * lie where the adapter puts them: `namespace::key`, or the key alone.
+ *
+ * What the adapter emits as `error` is told by the event `connection:error`.
+ */
+export class KeyvRedisStore extends RecordSpace {
+  /** Use {@link keyvRedis}. */
+  constructor(adapter: KeyvRedisAdapter | KeyvValkeyAdapter, connection: Connection, layout: RecordLayout) {
+    super(connection, layout);
+    this.namespace = adapter.namespace;
+    adapter.on("error", (error) => this.emit("connection:error", bareError(error)));
+  }
+}
+
+/**
+ * An adapter that an application has already, as a store that expires to the millisecond, replaces atomically and can be
+ * scanned. It reads and writes the same records over the adapter's own client; each call ends in time and rejects when
+ * it failed. The adapter's `throwOnErrors` is switched on. `disconnect()` closes the adapter.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an adapter of `@keyv/valkey` with `useRedisSets`, under which namespaces share
+ * their keys, and a `timeoutMs` that is not above 0.
+ */
+export function keyvRedis(
+  adapter: KeyvRedisAdapter | KeyvValkeyAdapter,
+  options: KeyvRedisOptions = {},
+): KeyvRedisStore {
+  const { timeoutMs = 5_000 } = options;
+  if (!("redis" in adapter)) {
+    adapter.throwOnErrors = true;
+    const layout = new AdapterLayout("", adapter.keyPrefixSeparator);
+    return new KeyvRedisStore(adapter, new NodeRedisConnection(adapter, timeoutMs), layout);
+  }
+  if (adapter.opts["useRedisSets"] !== false) {
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "The adapter keeps its namespaces in sets, and lets them share their keys",
+      {
+        hint: "Make it with the option useRedisSets: false.",
+      },
+    );
+  }
+  return new KeyvRedisStore(
+    adapter,
+    new ValkeyConnection(adapter, timeoutMs),
+    new AdapterLayout("namespace:", ":", true),
+  );
+}
+
+/** A connection over the client of `@keyv/valkey`, which it closes through the adapter. */
+class ValkeyConnection extends IoredisConnection {
+  readonly #adapter: KeyvValkeyAdapter;
+
+  constructor(adapter: KeyvValkeyAdapter, timeoutMs: number) {
+    super(requireIovalkey(adapter.redis), timeoutMs, () => undefined);
+    this.#adapter = adapter;
+  }
+
+  protected override async end(): Promise<void> {
+    await this.#adapter.disconnect();
+  }
+}
+
+/** Where the adapters put records: what is in front, the namespace, what separates it, the key. */
+class AdapterLayout implements RecordLayout {
+  readonly #front: string;
+  readonly #separator: string;
+  readonly #separatesAlways: boolean;
+
+  constructor(front: string, separator: string, separatesAlways = false) {
+    this.#front = front;
+    this.#separator = separator;
+    this.#separatesAlways = separatesAlways;
+  }
+
+  startOf(namespace: string): string {
+    if (typeof namespace !== "string" || !namespace.isWellFormed()) {
+      throw new KeywardError("VALUE_INVALID", "The namespace is not a well-formed string", {
+        hint: "Remove lone surrogates from it.",
+      });
+    }
+    return namespace === "" && !this.#separatesAlways ? this.#front : `${this.#front}${namespace}${this.#separator}`;
+  }
+
+  /** The adapters do not escape: the first separator is taken for the end of the namespace. */
+  placeOf(redisKey: Buffer): { readonly namespace: string; readonly key: string } | undefined {
+    if (!isUtf8(redisKey)) return undefined;
+    const text = redisKey.toString();
+    if (!text.startsWith(this.#front)) return undefined;
+    const end = text.indexOf(this.#separator, this.#front.length);
+    if (end === -1) return this.#separatesAlways ? undefined : { namespace: "", key: text.slice(this.#front.length) };
+    return { namespace: text.slice(this.#front.length, end), key: text.slice(end + this.#separator.length) };
+  }
+
+  patternOf(namespace?: string): string {
+    return `${escapePattern(namespace === undefined ? this.#front : this.startOf(namespace))}*`;
+  }
+
+  writeValue(key: string, value: unknown): Buffer {
+    if (typeof value === "string" && value.isWellFormed()) return Buffer.from(value);
+    throw new KeywardError("VALUE_INVALID", "A value is not a well-formed string", {
+      hint: "Let Keyv serialize values (no `serialization: false`); bytes need a RedisStore.",
+      key,
+    });
+  }
+
+  readValue(bytes: Buffer): StoredValue {
+    return isUtf8(bytes) ? bytes.toString() : bytes;
+  }
+}
+
+function requireIovalkey(client: unknown): Redis | Cluster {
+  if (isIovalkey(client)) return client;
+  throw new KeywardError("VALUE_INVALID", "The adapter's client is not one of iovalkey", {
+    hint: "Pass an adapter of @keyv/valkey or @keyv/redis.",
+  });
+}
+
+/** iovalkey began as a copy of ioredis. */
+function isIovalkey(client: unknown): client is Redis | Cluster {
+  return typeof client === "object" && client !== null && "sendCommand" in client && "status" in client;
+}

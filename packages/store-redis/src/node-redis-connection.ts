@@ -1,0 +1,162 @@
+import { Buffer } from "node:buffer";
+import { Connection, NotSent, type Request, type ScannedServer } from "./connection.ts";
+import type { Deadline } from "./deadline.ts";
+
+/** How a command is to be sent, as the client of `@keyv/redis` takes it. */
+interface SendOptions {
+  readonly abortSignal: AbortSignal;
+  readonly typeMapping: Readonly<Record<number, unknown>>;
+}
+
+type Words = (string | Buffer)[];
+
+interface SingleClient {
+  sendCommand(words: Words, options: SendOptions): Promise<unknown>;
+}
+
+interface SentinelClient {
+  sendCommand(readOnly: boolean, words: Words, options: SendOptions): Promise<unknown>;
+}
+
+interface ClusterClient {
+  readonly masters: readonly { readonly address: string }[];
+  nodeClient(node: unknown): unknown;
+  sendCommand(firstKey: string | Buffer, readOnly: boolean, words: Words, options: SendOptions): Promise<unknown>;
+}
+
+/** What of an adapter of `@keyv/redis` is used to reach its server. */
+export interface NodeRedisAdapter {
+  /** The client, connected or connecting. */
+  getClient(): Promise<unknown>;
+  /** Whether it is the client of a Cluster. */
+  isCluster(): boolean;
+  /** Whether it is the client of a Sentinel group. */
+  isSentinel?(): boolean;
+  /** Closes the client. */
+  disconnect(): Promise<void>;
+}
+
+/** The types of replies that come as bytes instead of text: `$` and `=`. */
+const asBytes = { 36: Buffer, 61: Buffer } as const;
+
+/** What the client fails with before it has sent anything. */
+const notSent: ReadonlySet<string> = new Set([
+  "ClientClosedError",
+  "ClientOfflineError",
+  "RootNodesUnavailableError",
+  // Of a Cluster that does not know its nodes yet.
+  "TypeError",
+]);
+
+/** A connection over the client that an adapter of `@keyv/redis` has. */
+export class NodeRedisConnection extends Connection {
+  readonly #adapter: NodeRedisAdapter;
+  #connecting: Promise<unknown> | undefined;
+
+  constructor(adapter: NodeRedisAdapter, timeoutMs: number) {
+    super(timeoutMs);
+    this.#adapter = adapter;
+  }
+
+  override get isCluster(): boolean {
+    return this.#adapter.isCluster();
+  }
+
+  override async servers(): Promise<readonly ScannedServer[]> {
+    const client = await this.#client();
+    if (!this.isCluster)
+      return [{ address: "", transaction: (commands, deadline) => this.#transaction(client, commands, deadline) }];
+    const cluster = requireClient(client, isClusterClient);
+    return cluster.masters.map((node) => ({
+      address: node.address,
+      transaction: async (commands, deadline) => this.#transaction(await cluster.nodeClient(node), commands, deadline),
+    }));
+  }
+
+  protected override async attempt({ name, given, writes }: Request, deadline: Deadline): Promise<unknown> {
+    const client = await this.#client();
+    const words = [name, ...given];
+    const key = name.startsWith("EVAL") ? given[2] : given[0];
+    try {
+      if (!this.isCluster) return await this.#send(client, words, deadline);
+      return await requireClient(client, isClusterClient).sendCommand(
+        key ?? "",
+        !writes,
+        words,
+        optionsUntil(deadline),
+      );
+    } catch (error) {
+      if (!(error instanceof Error && notSent.has(error.constructor.name))) throw error;
+      // It may have been closed behind our back.
+      this.#connecting = undefined;
+      throw new NotSent("The command was not sent", { cause: error });
+    }
+  }
+
+  protected override refresh(): void {
+    // The client looks for its nodes by itself.
+  }
+
+  protected override async end(): Promise<void> {
+    await this.#adapter.disconnect();
+  }
+
+  /** Once for all who ask while it connects: the adapter hands out a client that is only beginning to. */
+  async #client(): Promise<unknown> {
+    this.#connecting ??= this.#adapter.getClient();
+    try {
+      return await this.#connecting;
+    } catch (error) {
+      this.#connecting = undefined;
+      throw new NotSent("There is no connection", { cause: error });
+    }
+  }
+
+  async #send(client: unknown, words: Words, deadline: Deadline): Promise<unknown> {
+    const options = optionsUntil(deadline);
+    if (this.#adapter.isSentinel?.() === true) {
+      return await requireClient(client, isSentinelClient).sendCommand(false, words, options);
+    }
+    return await requireClient(client, isSingleClient).sendCommand(words, options);
+  }
+
+  async #transaction(
+    client: unknown,
+    commands: readonly (readonly string[])[],
+    deadline: Deadline,
+  ): Promise<readonly unknown[]> {
+    const options = optionsUntil(deadline);
+    const single = requireClient(client, isSingleClient);
+    const replies = await Promise.all(
+      [["MULTI"], ...commands, ["EXEC"]].map((words) => single.sendCommand([...words], options)),
+    );
+    const executed = replies.at(-1);
+    return Array.isArray(executed) ? executed : [];
+  }
+}
+
+/** A command that still waits to be sent at the deadline is taken back. */
+function optionsUntil(deadline: Deadline): SendOptions {
+  return { abortSignal: deadline.signal, typeMapping: asBytes };
+}
+
+function requireClient<Client>(client: unknown, isOne: (client: unknown) => client is Client): Client {
+  if (isOne(client)) return client;
+  throw new TypeError("The client of the adapter is not one of @redis/client");
+}
+
+function hasSendCommand(client: unknown): client is object {
+  return typeof client === "object" && client !== null && typeof Reflect.get(client, "sendCommand") === "function";
+}
+
+function isSingleClient(client: unknown): client is SingleClient {
+  return hasSendCommand(client);
+}
+
+function isSentinelClient(client: unknown): client is SentinelClient {
+  return hasSendCommand(client);
+}
+
+function isClusterClient(client: unknown): client is ClusterClient {
+  return hasSendCommand(client) && typeof Reflect.get(client, "nodeClient") === "function";
+}

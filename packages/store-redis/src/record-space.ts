@@ -1,0 +1,302 @@
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import {
+  type AtomicStore,
+  KeywardError,
+  type Replacement,
+  type ScannableStore,
+  type ScannedRecord,
+  type ScanPage,
+  type StoredValue,
+} from "@keyward/core";
+import { Hookified } from "hookified";
+import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
+import type { Connection, Request } from "./connection.ts";
+import { scanKeys } from "./key-scan.ts";
+
+/** How records are written as keys and values of Redis. */
+export interface RecordLayout {
+  /**
+   * What the keys of a namespace begin with.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a namespace that cannot be written.
+   */
+  startOf(namespace: string): string;
+  /** The place that a key stands for; `undefined` where it is none of this layout. */
+  placeOf(redisKey: Buffer): { readonly namespace: string; readonly key: string } | undefined;
+  /** What `MATCH` takes for the keys of one namespace and perhaps some others, or for those of all. */
+  patternOf(namespace?: string): string;
+  /**
+   * The bytes for a value.
+   *
+   * @throws KeywardError `VALUE_INVALID` for what is no value.
+   */
+  writeValue(key: string, value: unknown): Buffer;
+  /** The value of bytes. */
+  readValue(bytes: Buffer): StoredValue;
+}
+
+const defaultScanLimit = 1000;
+const iteratedAtOnce = 256;
+const clearedAtOnce = 1000;
+
+// The old value is sent whole: a digest of it would save bytes on the way and make the comparison one that somebody who
+// can write to the store may be able to deceive.
+const replaceScript = `if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
+return 1`;
+const replaceDigest = createHash("sha1").update(replaceScript).digest("hex");
+
+/**
+ * Records of one layout on a connection: the whole Keyv storage contract, atomic replacement, and a scan over every
+ * namespace.
+ *
+ * Every method rejects with a KeywardError: `VALUE_INVALID` for keys and namespaces that are not well-formed strings,
+ * `STORE_UNAVAILABLE` when the server does not answer in time, refuses, or the store is disconnected, `STORE_INVALID`
+ * when something else than a record lies under one of its keys.
+ */
+export class RecordSpace extends Hookified implements AtomicStore, ScannableStore {
+  /** The namespace that every call but {@link RecordSpace.scan} works in; `undefined` and "" are the same. */
+  namespace: string | undefined;
+  readonly #connection: Connection;
+  readonly #layout: RecordLayout;
+
+  /** Made by a `RedisStore` or `keyvRedis`. */
+  constructor(connection: Connection, layout: RecordLayout) {
+    super();
+    this.#connection = connection;
+    this.#layout = layout;
+  }
+
+  /** What Keyv may expect: all methods, and absolute `expires`. */
+  get capabilities(): KeyvStorageCapability {
+    return keyvStorageCapability(this);
+  }
+
+  /** The value under `key`, or `undefined`. */
+  async get(key: string): Promise<StoredValue | undefined> {
+    const [value] = await this.getMany([key]);
+    return value;
+  }
+
+  /** As {@link RecordSpace.get} for each, in the same order, in one round trip. */
+  async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
+    const start = this.#start();
+    return await this.#read(keys.map((key) => start + requireKey(key)));
+  }
+
+  /**
+   * Stores the value.
+   *
+   * @param expires when it stops being there, in ms since the epoch by the clock of the server; a time that has passed
+   * leaves nothing under `key`.
+   * @throws KeywardError `VALUE_INVALID` for a value of a wrong type, or an `expires` that is not a number.
+   */
+  async set(key: string, value: unknown, expires?: number): Promise<boolean> {
+    await this.#connection.send([
+      this.#write(this.#start(), { key, value, ...(expires === undefined ? {} : { expires }) }),
+    ]);
+    return true;
+  }
+
+  /** As {@link RecordSpace.set} for each, in one round trip. Where it rejects, some may be stored. */
+  async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
+    const start = this.#start();
+    // The last value of a key wins, also where a Cluster redirects one of the commands.
+    const writes = new Map(entries.map((entry) => [entry.key, this.#write(start, entry)]));
+    await this.#connection.send([...writes.values()]);
+    return entries.map(() => true);
+  }
+
+  /** Removes the record, and says whether there was one. */
+  async delete(key: string): Promise<boolean> {
+    const [deleted = false] = await this.deleteMany([key]);
+    return deleted;
+  }
+
+  /** As {@link RecordSpace.delete} for each, in one round trip. */
+  async deleteMany(keys: readonly string[]): Promise<boolean[]> {
+    const start = this.#start();
+    const once = [...new Set(keys)];
+    const removed = await this.#connection.send(once.map((key) => unlink(start + requireKey(key))));
+    const found = new Set(once.filter((_, index) => removed[index] === 1));
+    // Of a key that is given twice, the first finds the record.
+    return keys.map((key) => found.delete(key));
+  }
+
+  /** Whether there is a record under `key`. */
+  async has(key: string): Promise<boolean> {
+    const [found = false] = await this.hasMany([key]);
+    return found;
+  }
+
+  /** As {@link RecordSpace.has} for each, in the same order, in one round trip. */
+  async hasMany(keys: readonly string[]): Promise<boolean[]> {
+    const start = this.#start();
+    const replies = await this.#connection.send(
+      keys.map((key) => ({ name: "EXISTS", given: [start + requireKey(key)], writes: false })),
+    );
+    return replies.map((reply) => reply === 1);
+  }
+
+  /** Removes every record that the own namespace has now, and of no other, some at a time: the server is not held up. */
+  async clear(): Promise<void> {
+    for await (const keys of this.#ownKeys(clearedAtOnce))
+      await this.#connection.send(keys.map(({ at }) => unlink(at)));
+  }
+
+  /**
+   * The records of the own namespace: all that are there throughout, each once. It remembers the keys that it has
+   * yielded; {@link RecordSpace.scan} does not.
+   */
+  iterator(): AsyncGenerator<[string, StoredValue], void>;
+  iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
+  async *iterator(): AsyncGenerator<[string, StoredValue], void> {
+    const yielded = new Set<string>();
+    for await (const found of this.#ownKeys(iteratedAtOnce)) {
+      const fresh = found.filter(({ key }) => !yielded.has(key) && yielded.add(key));
+      const values = await this.#read(fresh.map(({ at }) => at));
+      for (const [index, { key }] of fresh.entries()) {
+        const value = values[index];
+        if (value !== undefined) yield [key, value];
+      }
+    }
+  }
+
+  /** Closes the connection, where the store opened it, for all its views. They reject every later call in any case. */
+  async disconnect(): Promise<void> {
+    await this.#connection.close();
+  }
+
+  /**
+   * Writes `next` where the whole value, type included, is `expected`, and says whether it did. The time left stays. With
+   * `expected` undefined it writes where nothing lies, without an expiry.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a value of a wrong type.
+   */
+  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
+    const [replaced = false] = await this.replaceMany([{ key, expected, next }]);
+    return replaced;
+  }
+
+  /** As {@link RecordSpace.replace} for each, in one round trip. One refused replacement does not stop the others. */
+  async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+    const start = this.#start();
+    const requests = changes.map((change) => this.#replacement(start, change));
+    const replaced: boolean[] = [];
+    for (const wave of wavesOf(changes)) {
+      const replies = await this.#connection.send(wave.flatMap((index) => requests[index] ?? []));
+      for (const [position, index] of wave.entries()) replaced[index] = isDone(replies[position]);
+    }
+    return replaced;
+  }
+
+  /**
+   * A page of records of every namespace, in no order; it can be empty and not be the last. A cursor goes on after any
+   * change to the records, a restart, a failover or a move of slots, in any process.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, or a limit that is not a whole number from 1.
+   */
+  async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
+    const { cursor: from, limit = defaultScanLimit } = options;
+    if (!Number.isSafeInteger(limit) || limit < 1) {
+      throw invalid("The limit of a scan is not a whole number from 1", "Leave it out, or pass one such as 1000.");
+    }
+    const { keys, cursor } = await scanKeys(this.#connection, this.#layout.patternOf(), from, limit);
+    const places = keys.flatMap((at) => {
+      const place = this.#layout.placeOf(at);
+      return place === undefined ? [] : [{ ...place, at: at.toString() }];
+    });
+    const values = await this.#read(places.map(({ at }) => at));
+    const entries = places.flatMap(({ namespace, key }, index): ScannedRecord[] => {
+      const value = values[index];
+      return value === undefined ? [] : [{ namespace, key, value }];
+    });
+    return cursor === undefined ? { entries } : { cursor, entries };
+  }
+
+  #start(): string {
+    return this.#layout.startOf(this.namespace ?? "");
+  }
+
+  async *#ownKeys(limit: number): AsyncGenerator<{ readonly key: string; readonly at: string }[]> {
+    const namespace = this.namespace ?? "";
+    const pattern = this.#layout.patternOf(namespace);
+    let cursor: string | undefined;
+    do {
+      const page = await scanKeys(this.#connection, pattern, cursor, limit);
+      cursor = page.cursor;
+      yield page.keys.flatMap((at) => {
+        const place = this.#layout.placeOf(at);
+        return place?.namespace === namespace ? [{ key: place.key, at: at.toString() }] : [];
+      });
+    } while (cursor !== undefined);
+  }
+
+  async #read(at: readonly string[]): Promise<(StoredValue | undefined)[]> {
+    const replies = await this.#connection.send(at.map((key) => ({ name: "GET", given: [key], writes: false })));
+    return replies.map((reply) => (Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined));
+  }
+
+  #write(start: string, { key, value, expires }: KeyvStorageEntry<unknown>): Request {
+    const at = start + requireKey(key);
+    const bytes = this.#layout.writeValue(key, value);
+    const until = requireExpires(key, expires);
+    if (until === undefined) return { name: "SET", given: [at, bytes], writes: true };
+    if (until <= Date.now()) return unlink(at);
+    // Redis drops a record after the millisecond it is given; ours is absent in the one in which it expires.
+    return { name: "SET", given: [at, bytes, "PXAT", String(until - 1)], writes: true };
+  }
+
+  #replacement(start: string, { key, expected, next }: Replacement): Request {
+    const at = start + requireKey(key);
+    const written = this.#layout.writeValue(key, next);
+    if (expected === undefined) return { name: "SET", given: [at, written, "NX"], writes: true };
+    return {
+      name: "EVALSHA",
+      given: [replaceDigest, "1", at, this.#layout.writeValue(key, expected), written],
+      writes: true,
+      script: replaceScript,
+    };
+  }
+}
+
+/** Positions of the changes, such that no wave has a key twice: a Cluster may redirect one command past another. */
+function wavesOf(changes: readonly Replacement[]): number[][] {
+  const waves: number[][] = [];
+  const seen = new Map<string, number>();
+  for (const [index, { key }] of changes.entries()) {
+    const number = seen.get(key) ?? 0;
+    seen.set(key, number + 1);
+    waves[number] ??= [];
+    waves[number].push(index);
+  }
+  return waves;
+}
+
+/** What the script and `SET … NX` answer when they wrote. */
+function isDone(reply: unknown): boolean {
+  return reply === 1 || String(reply) === "OK";
+}
+
+function unlink(at: string): Request {
+  return { name: "UNLINK", given: [at], writes: true };
+}
+
+function requireKey(key: string): string {
+  if (typeof key === "string" && key.isWellFormed()) return key;
+  throw invalid("A key is not a well-formed string", "Remove lone surrogates from it.", key);
+}
+
+/** Whole ms, rounded up, as Redis takes them. */
+function requireExpires(key: string, expires: number | undefined): number | undefined {
+  if (expires === undefined) return undefined;
+  if (typeof expires === "number" && !Number.isNaN(expires)) {
+    return Math.min(Math.ceil(expires), Number.MAX_SAFE_INTEGER);
+  }
+  throw invalid("An expiry is not a number", "Pass ms since the epoch, or nothing.", key);
+}
+
+function invalid(message: string, hint: string, key?: string): KeywardError {
+  return new KeywardError("VALUE_INVALID", message, { hint, key });
+}

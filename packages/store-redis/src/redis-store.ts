@@ -1,0 +1,70 @@
+import type { BinaryStore, NamespacedStore, ReservedSpace } from "@keyward/core";
+import type { Connection } from "./connection.ts";
+import { IoredisConnection, type RedisSource } from "./ioredis-connection.ts";
+import { KeyLayout } from "./key-layout.ts";
+import { RecordSpace } from "./record-space.ts";
+
+/** Settings of a {@link RedisStore}. */
+export interface RedisStoreOptions {
+  /**
+   * What all keys of the store begin with, before a colon; "keyward" unless given. Stores of different prefixes share a
+   * server without ever meeting. It has no colon. One in braces, such as `{app}`, puts all records of a Cluster into one
+   * slot.
+   */
+  readonly prefix?: string;
+  /** How long one call waits for the server, in ms, reconnecting included; 5,000 unless given. */
+  readonly timeoutMs?: number;
+}
+
+/** The records of a {@link RedisStore}, or its reserved space. */
+export class RedisSpace extends RecordSpace implements BinaryStore {
+  /** Bytes are kept as they are. */
+  readonly values = "bytes";
+}
+
+/**
+ * A store for Keyv and Keyward in Redis or Valkey: one server, a Sentinel group, or a Cluster. It expires, replaces
+ * atomically, can be scanned, keeps bytes as they are, and has a reserved space.
+ *
+ * It connects with its first call and again after a loss, by itself. What goes wrong in the background is told by the
+ * event `connection:error` of the store that opened the connection.
+ */
+export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedStore {
+  readonly #connection: Connection;
+  readonly #layout: KeyLayout;
+  readonly #reserved: RedisSpace;
+
+  /**
+   * Makes a store; nothing is sent yet.
+   *
+   * @param origin what to connect to: a URL (`redis:`, `rediss:`), options of ioredis, the nodes of a Cluster; a client
+   * of ioredis that exists, which `disconnect()` leaves open; or another store, whose connection and options this one is
+   * to share.
+   * @throws KeywardError `VALUE_INVALID` for a prefix that is empty or has a colon, a `timeoutMs` that is not above 0, or
+   * the option `keyPrefix` of ioredis.
+   */
+  constructor(origin: RedisSource | RedisStore, options: RedisStoreOptions = {}) {
+    const { prefix = "keyward", timeoutMs = 5_000 } = options;
+    const own = !(origin instanceof RedisStore);
+    const layout = own ? new KeyLayout(prefix) : origin.#layout;
+    const connection = own
+      ? new IoredisConnection(origin, timeoutMs, (error) => this.emit("connection:error", error))
+      : origin.#connection;
+    super(connection, layout);
+    this.#connection = connection;
+    this.#layout = layout;
+    this.#reserved = own ? new RedisSpace(connection, layout.reserved()) : origin.#reserved;
+  }
+
+  /** A place beside the records that no key, clear, iteration or scan of theirs reaches. The same for every view. */
+  reserved(): RedisSpace {
+    return this.#reserved;
+  }
+
+  /** A view on one namespace, over the same connection; "" is the view on records without a namespace. */
+  namespaced(namespace: string): RedisStore {
+    const view = new RedisStore(this);
+    view.namespace = namespace;
+    return view;
+  }
+}

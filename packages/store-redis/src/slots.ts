@@ -1,0 +1,72 @@
+import type { Buffer } from "node:buffer";
+
+/** How many slots a Redis Cluster divides its keys into. */
+export const slotCount = 16_384;
+
+/** A set of slots, written as Redis writes them: `0-5460,9000`. */
+export class Slots {
+  readonly #has = new Uint8Array(slotCount);
+
+  /** @returns `undefined` for a text that is not a set of slots. */
+  static parse(text: string): Slots | undefined {
+    const slots = new Slots();
+    for (const range of text === "" ? [] : text.split(",")) {
+      const [, from, to = from] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(range) ?? [];
+      if (from === undefined || Number(from) > Number(to) || Number(to) >= slotCount) return undefined;
+      slots.addRange(Number(from), Number(to));
+    }
+    return slots;
+  }
+
+  addRange(first: number, last: number): void {
+    this.#has.fill(1, first, last + 1);
+  }
+
+  add(slot: number): void {
+    this.#has[slot] = 1;
+  }
+
+  delete(slot: number): void {
+    this.#has[slot] = 0;
+  }
+
+  has(slot: number): boolean {
+    return this.#has[slot] === 1;
+  }
+
+  get isEmpty(): boolean {
+    return !this.#has.includes(1);
+  }
+
+  get isFull(): boolean {
+    return !this.#has.includes(0);
+  }
+
+  *[Symbol.iterator](): Generator<number> {
+    for (let slot = this.#has.indexOf(1); slot !== -1; slot = this.#has.indexOf(1, slot + 1)) yield slot;
+  }
+
+  toString(): string {
+    const ranges: string[] = [];
+    for (let first = this.#has.indexOf(1); first !== -1; ) {
+      const end = this.#has.indexOf(0, first);
+      const last = (end === -1 ? slotCount : end) - 1;
+      ranges.push(first === last ? `${first}` : `${first}-${last}`);
+      first = end === -1 ? -1 : this.#has.indexOf(1, end);
+    }
+    return ranges.join(",");
+  }
+}
+
+/** The slot of a key: CRC16 (XMODEM) of the key, or of what stands between its first braces. */
+export function slotOf(key: Buffer): number {
+  const open = key.indexOf("{");
+  const close = open === -1 ? -1 : key.indexOf("}", open + 1);
+  const hashed = close > open + 1 ? key.subarray(open + 1, close) : key;
+  let crc = 0;
+  for (const byte of hashed) {
+    crc ^= byte << 8;
+    for (let bit = 0; bit < 8; bit++) crc = crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1;
+  }
+  return crc & (slotCount - 1);
+}

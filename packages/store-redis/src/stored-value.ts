@@ -1,0 +1,58 @@
+import { Buffer, isUtf8 } from "node:buffer";
+import { KeywardError, type StoredValue } from "@keyward/core";
+
+// Redis keeps bytes and no types. What its bytes look like says which type they have: a binary envelope and what is not
+// UTF-8 are bytes, the rest is text. Only a value of which that would be wrong gets a mark in front, so that envelopes,
+// and what others wrote, lie there as they are.
+
+const binaryEnvelope = /^kw[0-9]+:/;
+const longestVersion = 24;
+// Its first byte occurs in no UTF-8.
+const textMark = Buffer.from([0xff, ...Buffer.from("kwt")]);
+const bytesMark = Buffer.from([0xff, ...Buffer.from("kwb")]);
+const markBytes = textMark.length;
+
+/**
+ * The bytes for a value. No two values have the same.
+ *
+ * @throws KeywardError `VALUE_INVALID` for what is neither a well-formed string nor bytes.
+ */
+export function writeValue(key: string, value: unknown): Buffer {
+  if (typeof value === "string" && value.isWellFormed()) {
+    const bytes = Buffer.from(value);
+    return beginsLikeBinaryEnvelope(bytes) ? Buffer.concat([textMark, bytes]) : bytes;
+  }
+  if (value instanceof Uint8Array) {
+    const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+    return looksLikeText(bytes) || markOf(bytes) !== undefined ? Buffer.concat([bytesMark, bytes]) : bytes;
+  }
+  throw new KeywardError("VALUE_INVALID", "A value is neither a well-formed string nor a Uint8Array", {
+    hint: "Let Keyv serialize values (no `serialization: false`), and pass bytes for what is not Unicode text.",
+    key,
+  });
+}
+
+/** The value of which these are the bytes. */
+export function readValue(bytes: Buffer): StoredValue {
+  const mark = markOf(bytes);
+  if (mark === undefined) return looksLikeText(bytes) ? bytes.toString() : bytes;
+  const marked = bytes.subarray(markBytes);
+  // A mark that was not needed is not one of ours: it is part of the value.
+  if (mark === textMark) return beginsLikeBinaryEnvelope(marked) && isUtf8(marked) ? marked.toString() : bytes;
+  return looksLikeText(marked) || markOf(marked) !== undefined ? marked : bytes;
+}
+
+function looksLikeText(bytes: Buffer): boolean {
+  return !beginsLikeBinaryEnvelope(bytes) && isUtf8(bytes);
+}
+
+function beginsLikeBinaryEnvelope(bytes: Buffer): boolean {
+  return bytes[0] === 0x6b && binaryEnvelope.test(bytes.toString("latin1", 0, longestVersion));
+}
+
+function markOf(bytes: Buffer): Buffer | undefined {
+  if (bytes[0] !== 0xff) return undefined;
+  const beginning = bytes.subarray(0, markBytes);
+  if (beginning.equals(textMark)) return textMark;
+  return beginning.equals(bytesMark) ? bytesMark : undefined;
+}

@@ -1,0 +1,256 @@
+import { KeywardError, type StoredValue } from "@keyward/core";
+import { RedisStore } from "@keyward/store-redis";
+import fc from "fast-check";
+import { Redis } from "ioredis";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
+import { KeyLayout } from "../src/key-layout.ts";
+import { Slots, slotCount } from "../src/slots.ts";
+import { readValue, writeValue } from "../src/stored-value.ts";
+
+const servers = await findRedisServers();
+const envelope = Buffer.concat([Buffer.from("kw1:first:"), Buffer.from([0, 255, 128, 10])]);
+
+describe("values", () => {
+  const marked = fc.tuple(fc.constantFrom("kwt", "kwb"), fc.uint8Array({ maxLength: 12 })).map(([mark, rest]) => {
+    return Buffer.concat([Buffer.from([0xff]), Buffer.from(mark), rest]);
+  });
+  const tempting = fc.constantFrom("kw1:", "kw1.a.b", "kw99:x", "kw:", "\ufeff", "\xff", "");
+  const text = fc.oneof(
+    fc.string({ unit: "binary" }),
+    tempting,
+    fc.tuple(tempting, fc.string()).map((both) => both.join("")),
+  );
+  const bytes = fc.oneof(
+    fc.uint8Array().map((array) => Buffer.from(array)),
+    text.map((each) => Buffer.from(each)),
+    marked,
+    fc.tuple(marked, marked).map((both) => Buffer.concat(both)),
+    marked.map((each) => Buffer.concat([Buffer.from([0xff]), Buffer.from("kwb"), each])),
+  );
+
+  function same(one: StoredValue, other: StoredValue): boolean {
+    if (typeof one === "string" || typeof other === "string") return one === other;
+    return Buffer.compare(one, other) === 0;
+  }
+
+  it("come back as they were, type included, and no two are written alike", () => {
+    fc.assert(
+      fc.property(fc.oneof(text, bytes), fc.oneof(text, bytes), (one, other) => {
+        const [first, second] = [writeValue("", one), writeValue("", other)];
+        expect(same(readValue(first), one)).toBe(true);
+        expect(first.equals(second)).toBe(same(one, other));
+      }),
+      { numRuns: 5_000 },
+    );
+  });
+
+  it("lie there as they are where their bytes say their type: envelopes, text, and what is not UTF-8", () => {
+    for (const value of [envelope, "kw1.first.AAAA", '{"value":1}', "é", "", Buffer.from([0xff, 1])]) {
+      expect(writeValue("", value).equals(Buffer.from(value))).toBe(true);
+    }
+  });
+
+  it("that others wrote are text where they are UTF-8, and can be replaced as they were read", () => {
+    fc.assert(
+      fc.property(bytes, (stored) => {
+        const value = readValue(stored);
+        if (typeof value === "string") expect(Buffer.from(value).equals(stored) || stored[0] === 0xff).toBe(true);
+        // A mark that was not needed is the one thing that is written in another way: nothing of ours, and no envelope.
+        if (!writeValue("", value).equals(stored))
+          expect(stored.equals(Buffer.from(value)) && stored[0] === 0xff).toBe(true);
+      }),
+      { numRuns: 5_000 },
+    );
+  });
+
+  it.each([{ value: 1 }, { value: null }, { value: undefined }, { value: "\ud800" }, { value: {} }])(
+    "such as $value are refused",
+    ({ value }) => expect(() => writeValue("key", value)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" })),
+  );
+});
+
+describe("keys", () => {
+  const place = fc.record({
+    namespace: fc.oneof(
+      fc.string({ unit: "binary" }),
+      fc.constantFrom("", "a:b", "%", "%3A", "a%3Ab", "%reserved", "{a}", " "),
+    ),
+    key: fc.oneof(fc.string({ unit: "binary" }), fc.constantFrom("", ":", "a:b", "{x}")),
+  });
+  const layout = new KeyLayout("keyward");
+  const [records, reserved] = [layout, layout.reserved()];
+  const at = (each: KeyLayout, { namespace, key }: { namespace: string; key: string }) => each.startOf(namespace) + key;
+
+  it("stand for one place in one space", () => {
+    fc.assert(
+      fc.property(place, place, (one, other) => {
+        const alike = one.namespace === other.namespace && one.key === other.key;
+        expect(at(records, one) === at(records, other)).toBe(alike);
+        expect(at(records, one)).not.toBe(at(reserved, other));
+        expect(records.placeOf(Buffer.from(at(records, one)))).toEqual(one);
+        expect(records.placeOf(Buffer.from(at(reserved, one)))).toBeUndefined();
+        expect(reserved.placeOf(Buffer.from(at(reserved, one)))).toEqual(one);
+        expect(reserved.placeOf(Buffer.from(at(records, one)))).toBeUndefined();
+      }),
+      { numRuns: 3_000 },
+    );
+  });
+
+  it("can be read by an operator", () => {
+    expect(at(records, { namespace: "flows", key: "session:42" })).toBe("keyward:flows:session:42");
+    expect(at(records, { namespace: "", key: "session:42" })).toBe("keyward::session:42");
+    expect(at(records, { namespace: "a:b {c}", key: "k" })).toBe("keyward:a%3Ab%20%7Bc%7D:k");
+    expect(at(reserved, { namespace: "", key: "check" })).toBe("keyward:%reserved::check");
+  });
+
+  it("make no hash tag of their namespace", () => {
+    fc.assert(
+      fc.property(place, ({ namespace }) => {
+        expect(records.startOf(namespace)).not.toMatch(/[{}]/);
+      }),
+    );
+  });
+
+  it.each(["", "a:b", "\ud800"])("have no prefix %j", (prefix) => {
+    expect(() => new KeyLayout(prefix)).toThrow(KeywardError);
+  });
+});
+
+describe("slots", () => {
+  it("are written and read as Redis writes them", () => {
+    fc.assert(
+      fc.property(fc.array(fc.nat({ max: slotCount - 1 })), (numbers) => {
+        const slots = new Slots();
+        for (const number of numbers) slots.add(number);
+        expect([...(Slots.parse(String(slots)) ?? [])]).toEqual([...new Set(numbers)].sort((a, b) => a - b));
+      }),
+    );
+    expect(String(Slots.parse("0-16383"))).toBe("0-16383");
+    expect(Slots.parse("0-16383")?.isFull).toBe(true);
+  });
+
+  it.each(["-1", "1-", "16384", "5-1", "a", "1,,2", "1-2-3"])("are not %j", (text) => {
+    expect(Slots.parse(text)).toBeUndefined();
+  });
+});
+
+describeWithRedis(servers, "on a server", () => {
+  let node: RedisNode;
+  let client: Redis;
+  let store: RedisStore;
+  beforeAll(async () => {
+    node = await startRedis(servers);
+    client = new Redis(node.url);
+    store = new RedisStore(node.url);
+  });
+  afterAll(async () => {
+    client.disconnect();
+    await store.disconnect();
+    await node.stop();
+  });
+  beforeEach(async () => {
+    await client.flushall();
+  });
+
+  it("an operator sees which key a record needs", async () => {
+    await store.namespaced("flows").set("session:42", envelope);
+    expect(await client.getrange("keyward:flows:session:42", 0, 9)).toBe("kw1:first:");
+  });
+
+  it.each(["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*"])(
+    "clears %j and nothing that its name matches",
+    async (namespace) => {
+      const others = ["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*", "a", "ab"].filter(
+        (other) => other !== namespace,
+      );
+      for (const each of [...others, namespace]) await store.namespaced(each).set("key", "value");
+      await store.namespaced(namespace).clear();
+      expect(await store.namespaced(namespace).has("key")).toBe(false);
+      for (const other of others) expect(await store.namespaced(other).has("key")).toBe(true);
+    },
+  );
+
+  it("clears thousands of records, and leaves what others keep on the server", async () => {
+    const keys = Array.from({ length: 5_000 }, (_, index) => `key ${index}`);
+    await client.mset(...keys.flatMap((key) => [key, "of others"]));
+    await store.setMany(keys.map((key) => ({ key, value: "value" })));
+    await store.clear();
+    expect(await client.dbsize()).toBe(keys.length);
+  });
+
+  it("never holds up the server with KEYS, and deletes without waiting", async () => {
+    await client.config("RESETSTAT");
+    await store.setMany(Array.from({ length: 100 }, (_, index) => ({ key: `key ${index}`, value: "value" })));
+    for await (const _ of store.iterator());
+    await store.scan();
+    await store.deleteMany(["key 1"]);
+    await store.clear();
+    const statistics = await client.info("commandstats");
+    expect(statistics).toContain("cmdstat_unlink");
+    expect(statistics).not.toMatch(/cmdstat_(?:keys|del|flushdb|flushall):/);
+  });
+
+  it("keeps the time that a record has left to the millisecond", async () => {
+    const expires = Date.now() + 3_600_000;
+    await store.set("key", "old", expires);
+    const before = await client.pexpiretime("keyward::key");
+    expect(before).toBe(expires - 1);
+    expect(await store.replace("key", "old", "new")).toBe(true);
+    expect(await client.pexpiretime("keyward::key")).toBe(before);
+  });
+
+  it("goes on where the server has forgotten its scripts", async () => {
+    await store.setMany(Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, value: "old" })));
+    const changes = Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, expected: "old", next: "new" }));
+    for (const next of ["new", "old", "new"]) {
+      const expected = next === "new" ? "old" : "new";
+      await client.script("FLUSH");
+      const flushing = client.script("FLUSH");
+      const replaced = await store.replaceMany(changes.map((change) => ({ ...change, expected, next })));
+      await flushing;
+      expect(new Set(replaced)).toEqual(new Set([true]));
+    }
+    expect(await store.get("key 199")).toBe("new");
+  });
+
+  it("refuses a client that puts something in front of its keys", async () => {
+    const prefixed = new Redis(node.url, { keyPrefix: "app:", lazyConnect: true });
+    expect(() => new RedisStore(prefixed)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+    expect(() => new RedisStore({ port: node.port, keyPrefix: "app:" })).toThrow(
+      expect.objectContaining({ code: "VALUE_INVALID" }),
+    );
+    prefixed.disconnect();
+  });
+
+  it.each([0, -1, Number.NaN, Number.POSITIVE_INFINITY])("refuses a timeoutMs of %d", (timeoutMs) => {
+    expect(() => new RedisStore(node.url, { timeoutMs })).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+  });
+
+  it.each([
+    "",
+    "x",
+    "{}",
+    "[]",
+    "0",
+    '{"done":"1-","following":[],"runs":[]}',
+    '{"done":"","following":[],"runs":[["a"]]}',
+  ])("refuses the cursor %j", async (cursor) => {
+    await expect(store.scan({ cursor })).rejects.toMatchObject({ code: "VALUE_INVALID" });
+  });
+
+  it("names a key under which something else than a record lies, by its code", async () => {
+    await client.lpush("keyward::key", "item");
+    await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_INVALID" });
+    await expect(store.scan()).rejects.toMatchObject({ code: "STORE_INVALID" });
+    await store.clear();
+    expect(await client.dbsize()).toBe(0);
+  });
+
+  it("skips keys under the prefix that no place is written as", async () => {
+    await client.mset("keyward:no end", "1", "keyward:%zz:key", "2", "keyward:%41:key", "3");
+    await client.set(Buffer.from([...Buffer.from("keyward::"), 0xff]), "4");
+    await store.set("key", "value");
+    expect((await store.scan({ limit: 100 })).entries).toEqual([{ namespace: "", key: "key", value: "value" }]);
+  });
+});
