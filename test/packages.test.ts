@@ -190,6 +190,9 @@ describe("the manifests", () => {
       readFileSync(join(repository, ".changeset", "config.json"), "utf8"),
     );
     expect(fixed).toEqual([["@keyward/*"]]);
+    // changesets compares the versions of all that the group names, published or not.
+    const unversioned = workspacePackages(repository).filter(({ manifest }) => manifest.version === undefined);
+    expect(unversioned.map(({ folder }) => folder)).toEqual([]);
   });
 
   it("are all known to the compiler", () => {
