@@ -18,10 +18,14 @@ const scripts = {
     ["tsc", "-b"],
     ["vitest", "run"],
   ],
+  soak: [["vitest", "run", "test/faults"]],
   bench: [["node", "bench/src/main.ts"]],
   build: [["tsc", "-b"]],
   format: [["biome", "check", "--write", "."]],
 };
+
+/** What the stages of a script are told by their environment. */
+const environments = { soak: { KEYWARD_SOAK: "1" } };
 
 const [name = "", ...givenArguments] = process.argv.slice(2);
 const stages = Object.hasOwn(scripts, name) ? scripts[name] : undefined;
@@ -41,7 +45,7 @@ async function run(command, commandArguments) {
   const child = spawn(join(binaries, command), commandArguments, {
     cwd: root,
     stdio: "inherit",
-    env: { ...process.env, PATH: `${binaries}${delimiter}${process.env.PATH ?? ""}` },
+    env: { ...process.env, ...environments[name], PATH: `${binaries}${delimiter}${process.env.PATH ?? ""}` },
   });
   const forward = (signal) => child.kill(signal);
   const signals = ["SIGINT", "SIGTERM", "SIGHUP"];

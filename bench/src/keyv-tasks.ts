@@ -4,20 +4,29 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createKeyv, Keyring } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
+import { RedisStore } from "@keyward/store-redis";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { Keyv, type KeyvEncryptionAdapter } from "keyv";
 import { decrypt, encrypt } from "./node-crypto.ts";
+import { startRedisServer } from "./redis-server.ts";
 import { type SampleRecord, sampleRecords } from "./sample-records.ts";
+import { nodeCryptoBinary } from "./sealers.ts";
 import { inTurn, type PreparedTask, type Task } from "./task.ts";
 
-type StoreName = "memory" | "SQLite";
-type Operation = "set" | "get" | "setMany of 100" | "getMany of 100";
+type Operation = (typeof everywhere)[number] | (typeof overTheNetwork)[number];
+
+const everywhere = ["set", "get", "setMany of 100", "getMany of 100"] as const;
+/** What keeps a connection busy, so that nobody waits for the other end. */
+const overTheNetwork = ["16 sets at once", "16 gets at once"] as const;
 
 /** Makes stores of one kind, and removes what they leave behind. */
 interface Stores {
-  readonly make: () => MemoryStore | SqliteStore;
-  readonly remove: () => void;
+  readonly make: () => MemoryStore | SqliteStore | RedisStore;
+  readonly remove: () => void | Promise<void>;
 }
+
+/** The contestant that seals or opens by hand beside a bare store: what crypto costs where it is used. */
+export const cryptoBeside = "node:crypto beside it";
 
 const namespace = "flows";
 const batchSize = 100;
@@ -27,27 +36,38 @@ interface Entry {
   readonly value: { readonly id: number };
 }
 
-/** Keyv over a bare store, compared with Keyv over an EncryptedStore and with Keyv's own encryption hook. */
-export function keyvTasks(sizesBytes: readonly number[]): Task[] {
-  const small = sizesBytes.filter((sizeBytes) => sizeBytes <= 16 * 1024);
-  return (["memory", "SQLite"] as const).flatMap((store) => [
-    ...sizesBytes.map((sizeBytes) => keyvTask(store, "set", sizeBytes)),
-    ...sizesBytes.map((sizeBytes) => keyvTask(store, "get", sizeBytes)),
-    ...small.map((sizeBytes) => keyvTask(store, "setMany of 100", sizeBytes)),
-    ...small.map((sizeBytes) => keyvTask(store, "getMany of 100", sizeBytes)),
-  ]);
+/**
+ * Keyv over a bare store, compared with Keyv over an EncryptedStore, with Keyv's own encryption hook, and with Keyv over a
+ * bare store while node:crypto does the same work beside it.
+ *
+ * @param redis what starts a Redis; without it there are no tasks over Redis.
+ */
+export function keyvTasks(sizesBytes: readonly number[], redis: string | undefined): Task[] {
+  const over = (name: string, start: () => Promise<Stores>, operations: readonly Operation[]) =>
+    operations.flatMap((operation) =>
+      sizesBytes
+        .filter((sizeBytes) => sizeBytes <= 16 * 1024 || operation === "set" || operation === "get")
+        .map((sizeBytes) => keyvTask(name, start, operation, sizeBytes)),
+    );
+  return [
+    ...over("memory", memoryStores, everywhere),
+    ...over("SQLite", sqliteStores, everywhere),
+    ...(redis === undefined ? [] : over("Redis", () => redisStores(redis), [...everywhere, ...overTheNetwork])),
+  ];
 }
 
-function keyvTask(store: StoreName, operation: Operation, sizeBytes: number): Task {
+function keyvTask(store: string, start: () => Promise<Stores>, operation: Operation, sizeBytes: number): Task {
   const prepare = async (): Promise<PreparedTask> => {
-    const stores = storesOf(store);
+    const stores = await start();
     const entries = entriesOf(sampleRecords(sizeBytes, operation.endsWith("100") ? { count: batchSize } : {}));
     const contestants = [
       { name: "Keyv", keyv: new Keyv({ store: stores.make(), namespace }) },
       { name: "with Keyward", keyv: createKeyv({ store: stores.make(), namespace, keys: Keyring.generate() }) },
       { name: "with its encryption hook", keyv: new Keyv({ store: stores.make(), namespace, encryption: aesGcm() }) },
     ];
-    for (const { name, keyv } of contestants) {
+    const beside = new Keyv({ store: stores.make(), namespace });
+    const keyvs = [...contestants, { name: cryptoBeside, keyv: beside }];
+    for (const { name, keyv } of keyvs) {
       await keyv.setMany(entries);
       const read = await keyv.getMany(entries.map(({ key }) => key));
       if (JSON.stringify(read) !== JSON.stringify(entries.map(({ value }) => value))) {
@@ -55,10 +75,16 @@ function keyvTask(store: StoreName, operation: Operation, sizeBytes: number): Ta
       }
     }
     return {
-      contestants: contestants.map(({ name, keyv }) => ({ name, operation: operationOn(keyv, operation, entries) })),
+      contestants: [
+        ...contestants.map(({ name, keyv }) => ({ name, operation: operationOn(keyv, operation, entries) })),
+        {
+          name: cryptoBeside,
+          operation: inTheSameCall(cryptoOf(operation, entries), operationOn(beside, operation, entries)),
+        },
+      ],
       close: async () => {
-        for (const { keyv } of contestants) await keyv.disconnect();
-        stores.remove();
+        for (const { keyv } of keyvs) await keyv.disconnect();
+        await stores.remove();
       },
     };
   };
@@ -82,21 +108,66 @@ function operationOn(keyv: Keyv, operation: Operation, entries: readonly Entry[]
       return inTurn([changed, entries], (batch) => keyv.setMany([...batch]));
     case "getMany of 100":
       return () => keyv.getMany(keys);
+    case "16 sets at once":
+      return atOnce(operationOn(keyv, "set", entries));
+    case "16 gets at once":
+      return atOnce(operationOn(keyv, "get", entries));
   }
 }
 
-function storesOf(store: StoreName): Stores {
-  switch (store) {
-    case "memory":
-      return { make: () => new MemoryStore(), remove: () => {} };
-    case "SQLite": {
-      const folder = mkdtempSync(join(tmpdir(), "keyward-bench-"));
-      let made = 0;
-      return {
-        make: () => new SqliteStore(join(folder, `${made++}.sqlite`)),
-        remove: () => rmSync(folder, { recursive: true, force: true }),
-      };
-    }
+async function memoryStores(): Promise<Stores> {
+  return { make: () => new MemoryStore(), remove: () => {} };
+}
+
+async function sqliteStores(): Promise<Stores> {
+  const folder = mkdtempSync(join(tmpdir(), "keyward-bench-"));
+  let made = 0;
+  return {
+    make: () => new SqliteStore(join(folder, `${made++}.sqlite`)),
+    remove: () => rmSync(folder, { recursive: true, force: true }),
+  };
+}
+
+async function redisStores(program: string): Promise<Stores> {
+  const server = await startRedisServer(program);
+  let made = 0;
+  return { make: () => new RedisStore(server.url, { prefix: `bench${made++}` }), remove: () => server.stop() };
+}
+
+function atOnce(operation: () => unknown): () => unknown {
+  return () => Promise.all(Array.from({ length: 16 }, operation));
+}
+
+function inTheSameCall(first: () => unknown, then: () => unknown): () => unknown {
+  return () => {
+    first();
+    return then();
+  };
+}
+
+/** Sealing or opening what Keyv hands to its store, by hand and as bytes. */
+function cryptoOf(operation: Operation, entries: readonly Entry[]): () => unknown {
+  const sealer = nodeCryptoBinary();
+  const records = entries.map(({ key, value }) => {
+    const place = { namespace, key };
+    const text = JSON.stringify({ value });
+    return { place, text, sealed: sealer.seal(text, place) };
+  });
+  const seal = ({ text, place }: (typeof records)[number]) => sealer.seal(text, place);
+  const open = ({ sealed, place }: (typeof records)[number]) => sealer.open(sealed, place);
+  switch (operation) {
+    case "set":
+      return inTurn(records, seal);
+    case "get":
+      return inTurn(records, open);
+    case "setMany of 100":
+      return () => records.map(seal);
+    case "getMany of 100":
+      return () => records.map(open);
+    case "16 sets at once":
+      return () => records.slice(0, 16).map(seal);
+    case "16 gets at once":
+      return () => records.slice(0, 16).map(open);
   }
 }
 

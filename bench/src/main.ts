@@ -1,20 +1,25 @@
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
+import { type BulkFigures, bulkName, measureBulk } from "./bulk.ts";
 import { bytesAtRest, envelopeTasks } from "./envelope-tasks.ts";
 import { keyvTasks } from "./keyv-tasks.ts";
-import { bytesTable, type Measured, timesTable } from "./report.ts";
+import { type LazyFigures, lazyName, measureLazyReads } from "./lazy-reads.ts";
+import { findRedisServer } from "./redis-server.ts";
+import { bulkTable, bytesTable, lazyTable, type Measured, timesTable } from "./report.ts";
 import { type Effort, measure } from "./rounds.ts";
 
-const usage = `npm run bench -- [--only PATTERN] [--quick] [--json FILE]
+const usage = `npm run bench -- [--only PATTERN] [--records COUNT] [--quick] [--json FILE]
 
-  --only PATTERN   measure the tasks whose name contains it, such as "seal text" or "SQLite"
+  --only PATTERN   measure the tasks whose name contains it, such as "seal text" or "Redis"
+  --records COUNT  re-encrypt so many in bulk, and a tenth, down to 10,000; default 10,000
   --quick          a few short rounds: shows that everything runs, not how fast
   --json FILE      write the figures`;
 
 const { values: options } = parseArgs({
   options: {
     only: { type: "string" },
+    records: { type: "string", default: "10000" },
     quick: { type: "boolean" },
     json: { type: "string" },
     help: { type: "boolean" },
@@ -25,16 +30,20 @@ if (options.help === true) {
   process.exit();
 }
 
+const mostRecords = Number(options.records);
+if (!Number.isSafeInteger(mostRecords) || mostRecords < 1) throw new Error("--records is not a whole number from 1");
 const sizesBytes = [64, 256, 1024, 16 * 1024, 1024 * 1024];
 const effort: Effort =
   options.quick === true ? { rounds: 3, warmUpRounds: 1, sliceMs: 0.2 } : { rounds: 51, warmUpRounds: 25, sliceMs: 5 };
 const machine = `Node ${process.version}, ${process.platform} ${process.arch}, ${availableParallelism()} cores`;
 console.log(`${machine}; ${effort.rounds} rounds of ${effort.sliceMs} ms each`);
 
-const tasks = [...envelopeTasks(sizesBytes), ...keyvTasks(sizesBytes)].filter(({ name }) =>
-  name.includes(options.only ?? ""),
-);
-if (tasks.length === 0) throw new Error(`No task has "${options.only}" in its name`);
+const isWanted = (name: string) => name.includes(options.only ?? "");
+const redis = findRedisServer();
+if (redis === undefined) console.log("Redis is left out: there is no redis-server and no valkey-server on the PATH");
+const tasks = [...envelopeTasks(sizesBytes), ...keyvTasks(sizesBytes, redis)].filter(({ name }) => isWanted(name));
+const rotations = redis === undefined ? [] : [bulkName, lazyName].filter(isWanted);
+if (tasks.length + rotations.length === 0) throw new Error(`No task has "${options.only}" in its name`);
 const measured: Measured[] = [];
 for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
   const { contestants, close } = await prepare();
@@ -48,6 +57,21 @@ for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
   if (tasks[index + 1]?.name !== name) console.log(timesTable(measured.filter((task) => task.name === name)));
 }
 
+const bulk: BulkFigures[] = [];
+if (redis !== undefined && isWanted(bulkName)) {
+  for (const records of options.quick === true ? [500] : countsUpTo(mostRecords)) {
+    bulk.push(await measureBulk(redis, records, records > 100_000 ? 1 : 3));
+  }
+  console.log(bulkTable(bulk));
+}
+
+const lazy: LazyFigures[] = [];
+if (redis !== undefined && isWanted(lazyName)) {
+  const [chunks, pausesMs] = options.quick === true ? [2, [0]] : [20, [0, 1]];
+  for (const pauseMs of pausesMs) lazy.push(await measureLazyReads(redis, chunks, pauseMs));
+  console.log(lazyTable(lazy));
+}
+
 const atRest = [];
 for (const sizeBytes of sizesBytes) atRest.push(await bytesAtRest(sizeBytes));
 console.log(bytesTable(atRest));
@@ -55,6 +79,13 @@ console.log(bytesTable(atRest));
 if (options.json !== undefined) {
   writeFileSync(
     options.json,
-    `${JSON.stringify({ machine, effort, tasks: measured, bytesAtRest: atRest }, null, 2)}\n`,
+    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, bytesAtRest: atRest }, null, 2)}\n`,
   );
+}
+
+/** This, a tenth of it, and so on, as long as there are 10,000. */
+function countsUpTo(most: number): number[] {
+  const counts: number[] = [];
+  for (let count = most; count >= 10_000 || counts.length === 0; count = Math.floor(count / 10)) counts.unshift(count);
+  return counts;
 }

@@ -1,3 +1,6 @@
+import { type BulkFigures, bulkName } from "./bulk.ts";
+import { cryptoBeside } from "./keyv-tasks.ts";
+import { type LazyFigures, lazyName } from "./lazy-reads.ts";
 import type { Figures } from "./rounds.ts";
 
 /** A task after it was measured. */
@@ -7,22 +10,59 @@ export interface Measured {
   readonly contestants: readonly Figures[];
 }
 
-/** A Markdown table of one task at several sizes: the time of the first contestant, and how often it fits in the others'. */
+/**
+ * A Markdown table of one task at several sizes: the time of the first contestant, and how often it fits in the others';
+ * with node:crypto beside the first, also how often what that adds fits in what the second adds.
+ */
 export function timesTable(tasks: readonly Measured[]): string {
   const [first] = tasks;
   if (first === undefined) return "";
-  const rows = tasks.map(({ sizeBytes, contestants: [baseline, ...others] }) => [
-    size(sizeBytes),
-    duration(baseline?.medianNs ?? Number.NaN),
-    ...others.map(({ ratio, ratioQuartiles: [low, high] }) => `${short(ratio)} (${short(low)}–${short(high)})`),
-  ]);
-  return `\n${first.name}\n\n${table(["", ...first.contestants.map(({ name }) => name)], rows)}`;
+  const rows = tasks.map(({ sizeBytes, contestants }) => {
+    const [baseline, ...others] = contestants;
+    const crypto = contestants.find(({ name }) => name === cryptoBeside);
+    return [
+      size(sizeBytes),
+      duration(baseline?.medianNs ?? Number.NaN),
+      ...others.map(({ ratio, ratioQuartiles: [low, high] }) => `${short(ratio)} (${short(low)}–${short(high)})`),
+      ...(crypto === undefined ? [] : [short((others[0]?.addedNs ?? Number.NaN) / crypto.addedNs)]),
+    ];
+  });
+  const names = first.contestants.map(({ name }) => name);
+  const header = ["", ...names, ...(names.includes(cryptoBeside) ? ["Keyward adds, in node:crypto"] : [])];
+  return `\n${first.name}\n\n${table(header, rows)}`;
 }
 
 /** A Markdown table of what lies at rest, in bytes, "plain" first. */
 export function bytesTable(sizes: readonly Readonly<Record<string, number>>[]): string {
   const rows = sizes.map((atRest) => Object.values(atRest).map((bytes) => bytes.toLocaleString("en")));
   return `\nbytes at rest\n\n${table(Object.keys(sizes[0] ?? {}), rows)}`;
+}
+
+/** A Markdown table of bulk re-encryption. */
+export function bulkTable(figures: readonly BulkFigures[]): string {
+  const rows = figures.map(({ records, copiedPerSecond, reencryptedPerSecond, peakRssBytes, peakHeapBytes }) => [
+    records.toLocaleString("en"),
+    Math.round(copiedPerSecond).toLocaleString("en"),
+    short(reencryptedPerSecond / copiedPerSecond),
+    `${Math.round(peakRssBytes / 2 ** 20)} MiB`,
+    `${Math.round(peakHeapBytes / 2 ** 20)} MiB`,
+  ]);
+  const header = ["records", "copied in a second", "re-encrypted, rate", "peak memory", "peak heap"];
+  return `\n${bulkName}\n\n${table(header, rows)}`;
+}
+
+/** A Markdown table of reads with re-encryption behind them. */
+export function lazyTable(figures: readonly LazyFigures[]): string {
+  const rows = figures.map(({ load, reads, offNs, onNs }) => [
+    load,
+    reads.toLocaleString("en"),
+    duration(offNs.p50),
+    short(onNs.p50 / offNs.p50),
+    duration(offNs.p99),
+    short(onNs.p99 / offNs.p99),
+  ]);
+  const header = ["reads", "count", "p50, off", "p50, on-read", "p99, off", "p99, on-read"];
+  return `\n${lazyName}\n\n${table(header, rows)}`;
 }
 
 function table(header: readonly string[], rows: readonly (readonly string[])[]): string {

@@ -24,6 +24,8 @@ export interface Figures {
   readonly ratio: number;
   /** The first and third quartile of the ratios within each round: how much of the ratio is noise. */
   readonly ratioQuartiles: readonly [number, number];
+  /** The median of the differences to the first contestant within each round. */
+  readonly addedNs: number;
 }
 
 interface Entrant extends Contestant {
@@ -55,12 +57,14 @@ export async function measure(contestants: readonly Contestant[], effort: Effort
   if (baseline === undefined) return [];
   return entrants.map(({ name, samplesNs }) => {
     const ratios = samplesNs.map((sampleNs, round) => sampleNs / (baseline.samplesNs[round] ?? Number.NaN));
+    const addedNs = samplesNs.map((sampleNs, round) => sampleNs - (baseline.samplesNs[round] ?? Number.NaN));
     const medianNs = quantile(samplesNs, 0.5);
     return {
       name,
       medianNs,
       ratio: medianNs / quantile(baseline.samplesNs, 0.5),
       ratioQuartiles: [quantile(ratios, 0.25), quantile(ratios, 0.75)],
+      addedNs: quantile(addedNs, 0.5),
     };
   });
 }
@@ -82,7 +86,7 @@ function shuffled<Item>(items: readonly Item[]): Item[] {
 }
 
 /** The value below which this share of the samples lies, between two samples where none lies on it. */
-function quantile(samples: readonly number[], share: number): number {
+export function quantile(samples: readonly number[], share: number): number {
   const sorted = samples.toSorted((one, other) => one - other);
   const at = share * (sorted.length - 1);
   const below = sorted[Math.floor(at)] ?? Number.NaN;

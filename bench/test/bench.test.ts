@@ -5,22 +5,25 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, expect, it } from "vitest";
+import { findRedisServer } from "../src/redis-server.ts";
 
 const main = fileURLToPath(new URL("../src/main.ts", import.meta.url));
 const folder = mkdtempSync(join(tmpdir(), "keyward-bench-test-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
+const redis = findRedisServer() !== undefined;
 const run = (...options: string[]) => promisify(execFile)(process.execPath, [main, "--quick", ...options]);
 
 it("measures every task against its baseline, and writes the figures", async () => {
   const file = join(folder, "figures.json");
   const { stdout } = await run("--json", file);
-  const { tasks, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
+  const { tasks, bulk, lazy, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
   expect(new Set(tasks.map((task: { name: string }) => task.name))).toEqual(
     new Set([
       ...["text", "bytes", "multilingual text"].flatMap((what) => [`seal ${what}`, `open ${what}`]),
       "open text of 400 writers",
-      ...["memory", "SQLite"].flatMap((store) =>
+      ...(redis ? ["16 sets at once, Redis", "16 gets at once, Redis"] : []),
+      ...["memory", "SQLite", ...(redis ? ["Redis"] : [])].flatMap((store) =>
         ["set", "get", "setMany of 100", "getMany of 100"].map((operation) => `${operation}, ${store}`),
       ),
     ]),
@@ -34,6 +37,19 @@ it("measures every task against its baseline, and writes the figures", async () 
       expect(ratioQuartiles[0]).toBeLessThanOrEqual(ratioQuartiles[1]);
     }
   }
+  if (redis) {
+    const [{ records, copiedPerSecond, reencryptedPerSecond, peakRssBytes, peakHeapBytes }] = bulk;
+    expect(records).toBe(500);
+    for (const figure of [copiedPerSecond, reencryptedPerSecond, peakHeapBytes]) expect(figure).toBeGreaterThan(0);
+    expect(peakRssBytes).toBeGreaterThan(peakHeapBytes);
+    expect(lazy).toHaveLength(1);
+    for (const { offNs, onNs } of lazy) {
+      for (const { p50, p99 } of [offNs, onNs]) expect(p99).toBeGreaterThanOrEqual(p50);
+    }
+  } else {
+    expect(stdout).toContain("Redis is left out");
+    expect([...bulk, ...lazy]).toEqual([]);
+  }
   expect(bytesAtRest.map(({ plain }: { plain: number }) => plain)).toEqual([64, 256, 1024, 16_384, 1_048_576]);
 }, 240_000);
 
@@ -41,6 +57,14 @@ it("measures only what was asked for", async () => {
   const { stdout } = await run("--only", "seal bytes");
   expect(stdout).toContain("\nseal bytes\n");
   expect(stdout).not.toContain("open");
+});
+
+it("leaves Redis out where there is none, and says so", async () => {
+  const { stdout } = await promisify(execFile)(process.execPath, [main, "--quick", "--only", "seal bytes"], {
+    env: { ...process.env, PATH: folder },
+  });
+  expect(stdout).toContain("Redis is left out");
+  expect(stdout).toContain("\nseal bytes\n");
 });
 
 it("refuses a pattern that no task matches", async () => {

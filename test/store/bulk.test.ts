@@ -221,13 +221,18 @@ describe("reencrypt", () => {
     const report = await reencrypt(store);
     addsUp(report);
     expect(report).toMatchObject({ scanned: 34, reencrypted: 29, unreadable: 5 });
-    expect(report.unreadableRecords.map(({ namespace, key, code, keyId }) => [namespace, key, code, keyId])).toEqual([
-      ["flows", "key 3", "RECORD_TAMPERED", "old"],
-      ["flows", "moved", "RECORD_TAMPERED", "old"],
-      ["flows", "unknown", "KEY_UNKNOWN", "nobody"],
-      ["flows", "later", "ENVELOPE_UNSUPPORTED", undefined],
-      ["flows", "plain", "RECORD_NOT_SEALED", undefined],
-    ]);
+    const listed = report.unreadableRecords.map(({ namespace, key, code, keyId }) => [namespace, key, code, keyId]);
+    expect(listed).toHaveLength(5);
+    // Pages are worked on together, so they come in no order.
+    expect(listed).toEqual(
+      expect.arrayContaining([
+        ["flows", "key 3", "RECORD_TAMPERED", "old"],
+        ["flows", "moved", "RECORD_TAMPERED", "old"],
+        ["flows", "unknown", "KEY_UNKNOWN", "nobody"],
+        ["flows", "later", "ENVELOPE_UNSUPPORTED", undefined],
+        ["flows", "plain", "RECORD_NOT_SEALED", undefined],
+      ]),
+    );
     for (const [key, stored] of broken) {
       expect(Buffer.from((await flows.get(key)) ?? "")).toEqual(
         Buffer.from(stored instanceof Uint8Array ? stored : String(stored)),

@@ -63,6 +63,17 @@ export interface ScannableStore {
   scan(options: { readonly cursor?: string; readonly limit?: number }): Promise<ScanPage>;
 }
 
+/** A store whose scan can be divided, so that several processes share the walk. */
+export interface RangedStore extends ScannableStore {
+  /**
+   * At most `count` ranges of about equal size. Every record, of whatever namespace and whenever it was written, is in
+   * exactly one. A range outlives the process that got it, and any change to the backend.
+   */
+  ranges(count: number): Promise<readonly string[]>;
+  /** As {@link ScannableStore.scan}, of one range where one is given. A cursor goes on in the range it came from. */
+  scan(options: { readonly cursor?: string; readonly limit?: number; readonly range?: string }): Promise<ScanPage>;
+}
+
 /** A store that keeps bytes as they are, and so is given the binary form of the envelope. */
 export interface BinaryStore {
   /** Says so. */
@@ -96,6 +107,11 @@ export function isAtomic(store: object): store is AtomicStore {
 /** Whether the store can be scanned. */
 export function isScannable(store: object): store is ScannableStore {
   return hasMethod(store, "scan");
+}
+
+/** Whether the scan of the store can be divided. */
+export function isRanged(store: object): store is RangedStore {
+  return isScannable(store) && hasMethod(store, "ranges");
 }
 
 /** Whether the store keeps bytes as they are. */

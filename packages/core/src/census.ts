@@ -1,8 +1,9 @@
-import { isScannable, type ScannableStore, type ScannedRecord } from "./capabilities.ts";
+import { isRanged, isScannable, type RangedStore, type ScannableStore, type ScannedRecord } from "./capabilities.ts";
 import { EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { wrapRejection } from "./inner-store.ts";
+import { bytesOf, PageSize } from "./page-size.ts";
 
 /** How many records lie under which key. */
 export interface CensusCounts {
@@ -24,7 +25,7 @@ export interface Census extends CensusCounts {
 
 /** How a census goes about it. */
 export interface CensusOptions {
-  /** Records a page. Default 1,000. */
+  /** The most records a page may have; it has fewer where they are large. Default 1,000. */
   readonly batchSize?: number;
   /** Stops the census, which then rejects with the reason. */
   readonly signal?: AbortSignal;
@@ -78,15 +79,52 @@ export async function census(store: EncryptedStore | ScannableStore, options: Ce
   return { records, keys, unsealed, broken, namespaces };
 }
 
-/** The pages of a scan, one after another. */
-export async function* pages(store: ScannableStore, limit: number): AsyncGenerator<readonly ScannedRecord[]> {
+/** The pages of a scan, one after another, of as many records as memory allows and `most` at most. */
+export async function* pages(store: ScannableStore, most: number): AsyncGenerator<readonly ScannedRecord[]> {
+  const size = new PageSize(most);
   let cursor: string | undefined;
   do {
     const at = cursor;
+    const { limit } = size;
     const page = await wrapRejection(() => store.scan({ limit, ...(at === undefined ? {} : { cursor: at }) }));
+    size.held(page.entries.length, bytesOf(page.entries));
     yield page.entries;
     cursor = page.cursor;
   } while (cursor !== undefined);
+}
+
+/**
+ * The ranges to divide a re-encryption into, for its option `range`; one, of all records, where the store cannot be
+ * divided.
+ *
+ * @param count the most ranges there may be.
+ * @throws KeywardError `STORE_NOT_SCANNABLE`, or `VALUE_INVALID` for a count that is not a whole number from 1.
+ */
+export async function rangesOf(
+  store: EncryptedStore | ScannableStore,
+  count: number,
+): Promise<readonly (string | undefined)[]> {
+  const scannable = scannableOf(store);
+  if (!Number.isSafeInteger(count) || count < 1) {
+    throw new KeywardError("VALUE_INVALID", "The count of ranges is not a whole number from 1", {
+      hint: "Pass about twice as many as there are workers.",
+    });
+  }
+  return isRanged(scannable) ? await wrapRejection(() => scannable.ranges(count)) : [undefined];
+}
+
+/**
+ * A store of which only one range is scanned; the whole one for `undefined`.
+ *
+ * @throws KeywardError `VALUE_INVALID` for a range of a store that cannot be divided.
+ */
+export function withinRange(store: ScannableStore, range: string | undefined): ScannableStore {
+  if (range === undefined) return store;
+  if (!isRanged(store)) {
+    throw new KeywardError("VALUE_INVALID", "The store has no ranges", { hint: "Leave the option range out." });
+  }
+  const ranged: RangedStore = store;
+  return { scan: (options) => ranged.scan({ ...options, range }) };
 }
 
 /**

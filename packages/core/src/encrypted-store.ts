@@ -44,6 +44,9 @@ let partsOf: (store: EncryptedStore) => StoreParts;
 
 const maxListedErrors = 1_000;
 
+/** What became of one read of a batch. */
+type ReadOrError = StoredValue | undefined | KeywardError;
+
 /**
  * A Keyv storage adapter that wraps another one: what it writes is sealed for its place, and what it reads was.
  *
@@ -126,7 +129,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    */
   async get(key: string): Promise<StoredValue | undefined> {
     const place = this.#place(key);
-    return await this.#read(await this.#inner.get(key), place);
+    return this.#read(await this.#inner.get(key), place);
   }
 
   /**
@@ -140,10 +143,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const errors: KeywardError[] = [];
     const values: (StoredValue | undefined)[] = [];
     // At once, so that all which name an unknown key wait for the same refresh.
-    const reads = await Promise.allSettled(places.map((place, index) => this.#read(stored[index], place)));
+    const reads = await Promise.all(places.map((place, index) => this.#readOrError(stored[index], place)));
     for (const read of reads) {
-      if (read.status === "fulfilled") values.push(read.value);
-      else errors.push(requireKeywardError(read.reason));
+      if (read instanceof KeywardError) errors.push(read);
+      else values.push(read);
     }
     if (errors.length > 0) throw unreadable(errors, errors.length, keys.length);
     return values;
@@ -156,9 +159,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * @throws KeywardError `VALUE_INVALID` for a value that is neither string nor bytes; `OVERWRITE_REFUSED` when what
    * lies there, or the store's check record, cannot be opened; `STORE_UNAVAILABLE`.
    */
-  async set(key: string, value: unknown, expires?: number): Promise<boolean> {
-    const [results] = await this.#write([{ key, value, ...(expires === undefined ? {} : { expires }) }], false);
-    return results ?? true;
+  set(key: string, value: unknown, expires?: number): Promise<boolean> {
+    return this.#source.whileSealing(this.#sealAndSend(key, value, expires));
   }
 
   /**
@@ -166,8 +168,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    *
    * @throws KeywardError as {@link EncryptedStore.set}.
    */
-  async setMany<Value>(entries: KeyvStorageEntry<Value>[]): Promise<boolean[]> {
-    return await this.#write(entries, true);
+  setMany<Value>(entries: KeyvStorageEntry<Value>[]): Promise<boolean[]> {
+    return this.#source.whileSealing(this.#sealAndSendMany(entries));
   }
 
   /** Deletes a record, readable or not. */
@@ -324,15 +326,29 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     return keys.map((key) => requirePlace(namespace, key));
   }
 
-  async #read(stored: unknown, place: Place): Promise<StoredValue | undefined> {
+  /** What lies there, opened; a promise only where the ring or a format has to be waited for. */
+  #read(stored: unknown, place: Place): StoredValue | undefined | Promise<StoredValue | undefined> {
     if (stored === undefined || stored === null) return undefined;
-    let record: OpenedRecord;
     try {
-      record = this.#codec.openAtOnce(stored, place) ?? (await this.#codec.open(stored, place));
+      const record = this.#codec.openAtOnce(stored, place);
+      return record === undefined ? this.#readLater(stored, place) : this.#use(record, stored, place);
     } catch (error) {
       this.#guard.mark(place.namespace, place.key);
       throw error;
     }
+  }
+
+  async #readLater(stored: unknown, place: Place): Promise<StoredValue | undefined> {
+    try {
+      return this.#use(await this.#codec.open(stored, place), stored, place);
+    } catch (error) {
+      this.#guard.mark(place.namespace, place.key);
+      throw error;
+    }
+  }
+
+  /** The value of a record that opened; one that lies under an older key is offered to re-encryption. */
+  #use(record: OpenedRecord, stored: unknown, place: Place): StoredValue | undefined {
     if (isAbsent(record)) return undefined;
     if (!record.current && (typeof stored === "string" || stored instanceof Uint8Array)) {
       this.#reencryption?.offer(place, stored, record);
@@ -340,63 +356,70 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     return record.content.value;
   }
 
-  async #write(entries: readonly KeyvStorageEntry<unknown>[], asBatch: boolean): Promise<boolean[]> {
-    return await this.#source.whileSealing(this.#sealAndSend(entries, asBatch));
+  /** As `#read`, for a batch: it goes on past a record that cannot be opened. */
+  #readOrError(stored: unknown, place: Place): ReadOrError | Promise<ReadOrError> {
+    try {
+      const read = this.#read(stored, place);
+      return read instanceof Promise ? read.catch(requireKeywardError) : read;
+    } catch (error) {
+      return requireKeywardError(error);
+    }
   }
 
-  async #sealAndSend(entries: readonly KeyvStorageEntry<unknown>[], asBatch: boolean): Promise<boolean[]> {
+  async #sealAndSend(key: string, value: unknown, expires: number | undefined): Promise<boolean> {
+    const place = this.#place(key);
+    const content = toContent(key, value, expires);
+    const admitted = this.#ringToWriteWith(place.namespace, [key]);
+    const ring = admitted instanceof Promise ? await admitted : admitted;
+    const written = hasExpired(content.expires)
+      ? await this.#inner.delete(key).then(() => true)
+      : await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
+    this.#guard.lift(place.namespace, key);
+    return written;
+  }
+
+  async #sealAndSendMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const namespace = this.#begin();
-    const records = entries.map(({ key, value, expires }) => {
-      const place = requirePlace(namespace, key);
-      return { place, content: toContent(key, value, expires) };
-    });
     const keys = entries.map(({ key }) => key);
-    const ring = await this.#ringToWriteWith(namespace, keys);
+    // The last entry of a key wins, as it would if they were written one by one.
+    const records = new Map<string, { readonly place: Place; readonly content: RecordContent }>();
+    for (const { key, value, expires } of entries) {
+      records.set(key, { place: requirePlace(namespace, key), content: toContent(key, value, expires) });
+    }
+    const admitted = this.#ringToWriteWith(namespace, keys);
+    const ring = admitted instanceof Promise ? await admitted : admitted;
 
     const nowMs = Date.now();
-    const live = new Map<string, KeyvStorageEntry<StoredValue>>();
-    const expired = new Set<string>();
-    for (const { place, content } of records) {
-      const { key } = place;
+    const live: KeyvStorageEntry<StoredValue>[] = [];
+    const expired: string[] = [];
+    for (const [key, { place, content }] of records) {
       const { expires } = content;
-      // The last entry of a key wins, as it would if they were written one by one.
-      live.delete(key);
-      expired.delete(key);
-      if (hasExpired(expires, nowMs)) expired.add(key);
-      else
-        live.set(key, {
-          key,
-          value: this.#codec.seal(ring, place, content),
-          ...(expires === undefined ? {} : { expires }),
-        });
+      if (hasExpired(expires, nowMs)) expired.push(key);
+      else {
+        const value = this.#codec.seal(ring, place, content);
+        live.push(expires === undefined ? { key, value } : { key, value, expires });
+      }
     }
-    if (expired.size > 0) await this.#inner.deleteMany([...expired]);
-    const written = [...live.values()];
-    const results = await this.#send(written, asBatch);
+    if (expired.length > 0) await this.#inner.deleteMany(expired);
+    const results = live.length > 0 ? await this.#inner.setMany(live) : [];
     this.#guard.written(namespace, keys);
-    const refused = new Set(written.filter((_, index) => results[index] === false).map(({ key }) => key));
+    const refused = new Set(live.filter((_, index) => results[index] === false).map(({ key }) => key));
     return keys.map((key) => !refused.has(key));
   }
 
-  /** The ring in use, once it has passed the check record and the records to overwrite. */
-  async #ringToWriteWith(namespace: string, keys: readonly string[]): Promise<Keyring> {
-    for (;;) {
-      const loaded = this.#codec.ring();
-      const ring = loaded instanceof Promise ? await loaded : loaded;
-      const passing = this.#check.pass(ring);
-      if (passing !== undefined) await passing;
-      const admitting = this.#guard.admit(namespace, keys);
-      if (admitting !== undefined) await admitting;
-      // To open the check record or what lies there, the ring may have been loaded anew.
-      if (this.#codec.ring() === ring) return ring;
-    }
-  }
-
-  async #send(entries: KeyvStorageEntry<StoredValue>[], asBatch: boolean): Promise<boolean[]> {
-    if (asBatch && entries.length > 0) return await this.#inner.setMany(entries);
-    const results: boolean[] = [];
-    for (const { key, value, expires } of entries) results.push(await this.#inner.set(key, value, expires));
-    return results;
+  /**
+   * The ring in use, once it has passed the check record and the records to overwrite; a promise only where that has to
+   * be waited for.
+   */
+  #ringToWriteWith(namespace: string, keys: readonly string[]): Keyring | Promise<Keyring> {
+    // Whenever something was waited for, the ring may have been loaded anew.
+    const ring = this.#codec.ring();
+    if (ring instanceof Promise) return ring.then(() => this.#ringToWriteWith(namespace, keys));
+    const passing = this.#check.pass(ring);
+    if (passing !== undefined) return passing.then(() => this.#ringToWriteWith(namespace, keys));
+    const admitting = this.#guard.admit(namespace, keys);
+    if (admitting === undefined) return ring;
+    return admitting.then(() => (this.#codec.ring() === ring ? ring : this.#ringToWriteWith(namespace, keys)));
   }
 }
 
@@ -405,9 +428,10 @@ export function storeParts(store: EncryptedStore): StoreParts {
   return partsOf(store);
 }
 
-function toContent(key: string, value: unknown, expires: number | undefined): RecordContent {
+function toContent(key: string, given: unknown, expires: number | undefined): RecordContent {
   const until = requireExpires(key, expires);
-  return { value: requireValue(key, value), ...(until === undefined ? {} : { expires: until }) };
+  const value = requireValue(key, given);
+  return until === undefined ? { value } : { value, expires: until };
 }
 
 function requireKeywardError(error: unknown): KeywardError {

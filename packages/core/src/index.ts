@@ -5,8 +5,10 @@ export {
   isAtomic,
   isBinary,
   isNamespaced,
+  isRanged,
   isScannable,
   type NamespacedStore,
+  type RangedStore,
   type Replacement,
   type ReservedSpace,
   type ScannableStore,
@@ -15,7 +17,7 @@ export {
   type StoredBytes,
   type StoredValue,
 } from "./capabilities.ts";
-export { type Census, type CensusCounts, type CensusOptions, census } from "./census.ts";
+export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } from "./census.ts";
 export { type Checkpoint, fileCheckpoint } from "./checkpoint.ts";
 export { type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./create-keyv.ts";
 export { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";

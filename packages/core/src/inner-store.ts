@@ -102,8 +102,13 @@ export class InnerStore {
     this.#adapter.on("error", listener);
   }
 
+  // The most frequent calls, get and set, do without the promises of #call.
   async get(key: string): Promise<unknown> {
-    return (await this.#call(() => this.#adapter.get(key))) ?? this.#strayEntry(key);
+    try {
+      return (await this.#adapter.get(key)) ?? this.#strayEntry(key);
+    } catch (error) {
+      throw storeError(error);
+    }
   }
 
   async getMany(keys: string[]): Promise<readonly unknown[]> {
@@ -116,7 +121,11 @@ export class InnerStore {
   }
 
   async set(key: string, value: StoredValue, expires: number | undefined): Promise<boolean> {
-    return (await this.#call(() => this.#adapter.set(key, value, expires))) !== false;
+    try {
+      return (await this.#adapter.set(key, value, expires)) !== false;
+    } catch (error) {
+      throw storeError(error);
+    }
   }
 
   async setMany(entries: KeyvStorageEntry<StoredValue>[]): Promise<boolean[]> {
@@ -244,12 +253,16 @@ export async function wrapRejection<Result>(operation: () => Promise<Result>): P
   try {
     return await operation();
   } catch (error) {
-    if (error instanceof KeywardError) throw error;
-    throw new KeywardError("STORE_UNAVAILABLE", "The store failed", {
-      hint: "See the cause. Nothing is known about whether a write arrived.",
-      cause: error,
-    });
+    throw storeError(error);
   }
+}
+
+function storeError(error: unknown): KeywardError {
+  if (error instanceof KeywardError) return error;
+  return new KeywardError("STORE_UNAVAILABLE", "The store failed", {
+    hint: "See the cause. Nothing is known about whether a write arrived.",
+    cause: error,
+  });
 }
 
 function reservedSpaceOf(store: object & Partial<ReservedSpace>): (AtomicStore & ScannableStore) | undefined {

@@ -99,11 +99,12 @@ export class KeySource {
   /** The ring, after it was asked for again if it lacks this key; and why it could not be, if it could not. */
   async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
     let ring = await this.current();
-    if (this.#provider === undefined || keyOf(ring, id) !== undefined || this.#isMissed(id)) return { ring };
+    if (this.#provider === undefined || keyOf(ring, id) !== undefined) return { ring };
     if (this.#loading !== undefined) {
       ring = await this.#loading.catch(() => ring);
       if (keyOf(ring, id) !== undefined) return { ring };
     }
+    if (this.#isMissed(id)) return { ring };
     // A load that is under way may have begun before the key was there: what counts is one that begins from now on.
     this.#nextRefresh ??= this.#refreshForUnknownId();
     const failure = await this.#nextRefresh;

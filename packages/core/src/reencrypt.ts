@@ -1,20 +1,28 @@
-import { setImmediate as nextTurn } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import type { AtomicStore, Replacement, ScannableStore, ScannedRecord, ScanPage } from "./capabilities.ts";
-import { scannableOf } from "./census.ts";
+import { scannableOf, withinRange } from "./census.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { type EncryptedStore, type StoreParts, storeParts } from "./encrypted-store.ts";
 import { readHeader, requirePlace } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "./inner-store.ts";
 import type { Keyring } from "./keyring.ts";
+import { bytesOf, PageSize, targetPageBytes } from "./page-size.ts";
 import { isAbsent } from "./record-codec.ts";
 
 /** How a bulk re-encryption goes about it. */
 export interface ReencryptOptions {
-  /** Records a page. Default 500. */
+  /** The most records a page may have. It begins with few, and has fewer where they are large or slow. Default 500. */
   readonly batchSize?: number;
   /** Pages being worked on at a time. Default 4. */
   readonly concurrency?: number;
+  /**
+   * The most records to look at in a second, on average and without making up for a slow time: what is left for live
+   * traffic. Default: no limit.
+   */
+  readonly maxPerSecond?: number;
+  /** Only the records of this range, one of those that `rangesOf` gives. Default: all. */
+  readonly range?: string;
   /** Counts what would be done, and writes nothing. */
   readonly dryRun?: boolean;
   /** Where to write down how far the job has come, and to go on from. See `fileCheckpoint`. */
@@ -82,7 +90,7 @@ const recordsPerTurn = 64;
  * `KEYRING_INVALID` for a ring without keys; `STORE_UNAVAILABLE`, after which the job goes on from its checkpoint.
  */
 export async function reencrypt(store: EncryptedStore, options: ReencryptOptions = {}): Promise<ReencryptReport> {
-  return await storeParts(store).source.whileSealing(new Reencryption(store, options).run());
+  return await new Reencryption(store, options).run();
 }
 
 type Counts = Omit<ReencryptProgress, "ratePerSecond">;
@@ -90,6 +98,7 @@ type Counts = Omit<ReencryptProgress, "ratePerSecond">;
 interface SavedCheckpoint {
   readonly primary: string;
   readonly namespaces: readonly string[] | null;
+  readonly range?: string;
   readonly cursor: string;
   readonly counts: Counts;
 }
@@ -97,6 +106,7 @@ interface SavedCheckpoint {
 interface PageUnderWay {
   readonly ring: Keyring;
   readonly done: Promise<Counts>;
+  readonly bytes: number;
   /** Where the page after it begins; absent for the last one. */
   readonly nextCursor: string | undefined;
 }
@@ -108,15 +118,23 @@ class Reencryption {
   readonly #views = new Map<string, View>();
   readonly #unreadable: UnreadableRecord[] = [];
   readonly #startedAtMs = performance.now();
+  readonly #size: PageSize;
+  /** With a rate limit, when the records looked at until now have had their time. */
+  #dueAtMs = 0;
   #counts: Counts = noCounts;
   #scannedBefore = 0;
 
   constructor(store: EncryptedStore, options: ReencryptOptions) {
     this.#parts = storeParts(store);
-    this.#scannable = scannableOf(store);
+    this.#scannable = withinRange(scannableOf(store), options.range);
     this.#options = options;
     requireAtomic(this.#parts.inner);
     for (const name of ["batchSize", "concurrency"] as const) requireCount(name, options[name]);
+    const { batchSize = 500, maxPerSecond = Number.POSITIVE_INFINITY } = options;
+    if (!(maxPerSecond > 0)) {
+      throw new KeywardError("VALUE_INVALID", "maxPerSecond is not a number above 0", { hint: "Leave it out." });
+    }
+    this.#size = new PageSize(Math.min(batchSize, maxPerSecond));
   }
 
   async run(): Promise<ReencryptReport> {
@@ -128,12 +146,20 @@ class Reencryption {
     try {
       while (!complete && signal?.aborted !== true) {
         const { entries, cursor: nextCursor } = await this.#scan(cursor);
-        const page = { ring, nextCursor, done: this.#page(entries, ring) };
+        const page = {
+          ring,
+          nextCursor,
+          bytes: bytesOf(entries),
+          done: this.#parts.source.whileSealing(this.#page(entries, ring)),
+        };
+        this.#size.held(entries.length, page.bytes);
         // Awaited in order further down; a rejection until then must not end the process.
         page.done.catch(() => undefined);
         underWay.push(page);
         cursor = nextCursor;
         while (underWay.length >= (cursor === undefined ? 1 : concurrency)) await this.#finish(underWay);
+        while (bytesUnderWay(underWay) > (concurrency - 1) * targetPageBytes) await this.#finish(underWay);
+        if (cursor !== undefined) await this.#keepRate(entries.length, underWay);
 
         const latest = await this.#ringToSealWith();
         if (latest.primary === ring.primary) complete = cursor === undefined;
@@ -173,10 +199,21 @@ class Reencryption {
   }
 
   async #scan(cursor: string | undefined): Promise<ScanPage> {
-    const { batchSize = 500 } = this.#options;
-    return await wrapRejection(() =>
-      this.#scannable.scan({ limit: batchSize, ...(cursor === undefined ? {} : { cursor }) }),
-    );
+    const { limit } = this.#size;
+    return await wrapRejection(() => this.#scannable.scan({ limit, ...(cursor === undefined ? {} : { cursor }) }));
+  }
+
+  async #keepRate(records: number, underWay: PageUnderWay[]): Promise<void> {
+    const { maxPerSecond = Number.POSITIVE_INFINITY, signal } = this.#options;
+    this.#dueAtMs = Math.max(performance.now(), this.#dueAtMs) + (records / maxPerSecond) * 1_000;
+    if (this.#dueAtMs <= performance.now()) return;
+    // Nothing is left unsaved during a wait that may be long.
+    while (underWay.length > 0) await this.#finish(underWay);
+    try {
+      await sleep(Math.max(0, this.#dueAtMs - performance.now()), undefined, signal === undefined ? {} : { signal });
+    } catch (error) {
+      if (signal?.aborted !== true) throw error;
+    }
   }
 
   /** Pages count, and move the checkpoint, in the order they were scanned: what lies before it is done. */
@@ -185,11 +222,12 @@ class Reencryption {
     if (page === undefined) return;
     this.#counts = add(this.#counts, await page.done);
     underWay.shift();
-    const { checkpoint, dryRun = false, namespaces = null, onProgress } = this.#options;
+    const { checkpoint, dryRun = false, namespaces = null, range, onProgress } = this.#options;
     if (page.nextCursor !== undefined && !dryRun) {
       const saved: SavedCheckpoint = {
         primary: page.ring.primary,
         namespaces,
+        ...(range === undefined ? {} : { range }),
         cursor: page.nextCursor,
         counts: this.#counts,
       };
@@ -203,15 +241,16 @@ class Reencryption {
     const text = dryRun ? undefined : await checkpoint?.read();
     if (text === undefined) return undefined;
     const saved = parseCheckpoint(text);
-    // A checkpoint of a former rotation says nothing about this one.
-    if (saved.primary !== ring.primary || JSON.stringify(saved.namespaces) !== JSON.stringify(namespaces))
-      return undefined;
+    // A checkpoint of a former rotation, or of other records, says nothing about this job.
+    if (saved.primary !== ring.primary || saved.range !== this.#options.range) return undefined;
+    if (JSON.stringify(saved.namespaces) !== JSON.stringify(namespaces)) return undefined;
     this.#counts = saved.counts;
     this.#scannedBefore = saved.counts.scanned;
     return saved.cursor;
   }
 
   async #page(entries: readonly ScannedRecord[], ring: Keyring): Promise<Counts> {
+    const startedAtMs = performance.now();
     const counts = { ...noCounts };
     const byNamespace = new Map<string, ScannedRecord[]>();
     const wanted = this.#options.namespaces;
@@ -222,6 +261,7 @@ class Reencryption {
       else group.push(entry);
     }
     for (const [namespace, group] of byNamespace) await this.#group(namespace, group, ring, counts);
+    this.#size.took(entries.length, performance.now() - startedAtMs);
     return counts;
   }
 
@@ -344,6 +384,10 @@ function add(one: Counts, other: Counts): Counts {
   };
 }
 
+function bytesUnderWay(underWay: readonly PageUnderWay[]): number {
+  return underWay.reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
 function requireCount(name: string, count: number | undefined): void {
   if (count === undefined || (Number.isSafeInteger(count) && count >= 1)) return;
   throw new KeywardError("VALUE_INVALID", `${name} is not a whole number from 1`, { hint: "Leave it out." });
@@ -365,6 +409,7 @@ function isSavedCheckpoint(saved: unknown): saved is SavedCheckpoint {
   if (!("keyward" in saved && saved.keyward === "reencrypt" && "primary" in saved && "namespaces" in saved))
     return false;
   if (!("cursor" in saved && typeof saved.cursor === "string" && "counts" in saved)) return false;
+  if ("range" in saved && typeof saved.range !== "string") return false;
   const counts: unknown = saved.counts;
   return (
     typeof counts === "object" &&

@@ -1,8 +1,11 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
-import type { Replacement, ScannedRecord, StoredValue } from "@keyward/core";
+import { setImmediate } from "node:timers/promises";
+import type { Replacement, ScannedRecord, ScanPage, StoredValue } from "@keyward/core";
 import { type AtomicStore, isAtomic, isBinary, isNamespaced, isScannable, KeywardError } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
+import type { KvLimits } from "./limits.ts";
 import { entityTag, field, invalid, Refusal, type Space } from "./protocol.ts";
+import { ReadSize } from "./read-size.ts";
 
 /** What an API key opens: a part of the store that nothing else reaches. */
 export interface Area {
@@ -32,7 +35,10 @@ export interface AreaPage {
 
 /** What lies beside all areas, whose names have slashes in them. */
 const ownNamespace = "keyward-kv";
-const scannedAtOnce = 500;
+const deletedAtOnce = 500;
+/** How long one request scans, and how long one goes on without letting others have their turn, in ms. */
+const longestScanMs = 100;
+const longestTurnMs = 10;
 const cursorPadding = 256;
 const nonceBytes = 12;
 const tagBytes = 16;
@@ -60,28 +66,35 @@ export class DividedStore {
   }
 
   /**
-   * A page of about `limit` records of all namespaces of an area. It reads over the records of others, but neither a
-   * page nor its cursor shows that there are any: where the scan stands in the whole store is sealed.
+   * A page of `limit` records of all namespaces of an area; fewer where their bytes or the time end it, and then perhaps
+   * none. It reads over the records of others. Where the scan stands in the whole store is sealed, and where a page ends
+   * does not depend on others, unless it was the time that ended it.
    *
    * @throws Refusal `NOT_SCANNABLE`; `REQUEST_INVALID` for a cursor of another area.
    */
   async scan(
     area: Area,
     space: Space,
-    { cursor, limit, maxBytes }: { cursor: string | undefined; limit: number; maxBytes: number },
+    { cursor, limit, limits }: { cursor: string | undefined; limit: number; limits: KvLimits },
   ): Promise<AreaPage> {
     const store = this.#store;
     if (!isScannable(store)) throw new Refusal("NOT_SCANNABLE", "The server's store cannot be scanned");
     const place = placeOf(area, space);
     const key = await this.#keyOfCursors();
-    let at = cursor === undefined ? undefined : openCursor(key, place, cursor);
+    const endMs = performance.now() + longestScanMs;
+    const size = new ReadSize(limits);
     const entries: ScannedRecord[] = [];
     let bytes = 0;
-    do {
-      const page = await store.scan({
-        limit: Math.min(limit, scannedAtOnce),
-        ...(at === undefined ? {} : { cursor: at }),
-      });
+    let at = cursor === undefined ? undefined : openCursor(key, place, cursor);
+    const read = (most: number) => store.scan({ limit: most, ...(at === undefined ? {} : { cursor: at }) });
+    const ended = (): AreaPage => (at === undefined ? { entries } : { cursor: sealCursor(key, place, at), entries });
+    for (;;) {
+      const left = bytes < limits.maxAnswerBytes ? limit - entries.length : 0;
+      const ahead = await read(size.records);
+      const end = this.#endOf(ahead, place, left, limits.maxAnswerBytes - bytes);
+      if (end !== undefined && left === 0) return ended();
+      // Only the store itself can say where it stands in the middle of a page.
+      const page = end === undefined ? ahead : await read(end);
       for (const found of page.entries) {
         const record = this.#recordIn(place, found);
         if (record === undefined) continue;
@@ -89,8 +102,23 @@ export class DividedStore {
         bytes += record.value.length;
       }
       at = page.cursor;
-    } while (at !== undefined && entries.length < limit && bytes < maxBytes);
-    return at === undefined ? { entries } : { cursor: sealCursor(key, place, at), entries };
+      if (at === undefined || end !== undefined || performance.now() >= endMs) return ended();
+      size.learn(page.entries.reduce((sum, { value }) => sum + value.length, 0));
+      await setImmediate();
+    }
+  }
+
+  /** Where in a page the first own record comes that is one too many; `undefined` where there is none. */
+  #endOf({ entries }: ScanPage, place: string, limit: number, maxBytes: number): number | undefined {
+    let [records, bytes] = [0, 0];
+    for (const [index, found] of entries.entries()) {
+      const record = this.#recordIn(place, found);
+      if (record === undefined) continue;
+      if (records === limit || bytes >= maxBytes) return index;
+      records++;
+      bytes += record.value.length;
+    }
+    return undefined;
   }
 
   #part(place: string): Part {
@@ -176,7 +204,12 @@ export class Part {
   async *keys(): AsyncGenerator<string> {
     const entries = this.#store.iterator?.();
     if (entries === undefined) throw new Refusal("NOT_SCANNABLE", "The server's store cannot be listed");
+    let turnEndsMs = performance.now() + longestTurnMs;
     for await (const [key] of entries) {
+      if (performance.now() >= turnEndsMs) {
+        await setImmediate();
+        turnEndsMs = performance.now() + longestTurnMs;
+      }
       if (typeof key === "string" && key.startsWith(this.#prefix)) yield key.slice(this.#prefix.length);
     }
   }
@@ -192,7 +225,7 @@ export class Part {
     for await (const key of this.keys()) {
       if (!chosen(key)) continue;
       batch.push(key);
-      if (batch.length < scannedAtOnce) continue;
+      if (batch.length < deletedAtOnce) continue;
       await this.deleteMany(batch);
       batch = [];
     }

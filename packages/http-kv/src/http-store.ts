@@ -1,10 +1,16 @@
 import {
   type AtomicStore,
   type BinaryStore,
+  invalidCursor,
   KeywardError,
   type NamespacedStore,
   type Replacement,
   type ReservedSpace,
+  requireExpires,
+  requireKey,
+  requireLimit,
+  requireNamespace,
+  requireValue,
   type ScannableStore,
   type ScannedRecord,
   type ScanPage,
@@ -28,7 +34,6 @@ import { type HttpStoreOptions, Transport } from "./transport.ts";
 const maxRecords = 500;
 const maxBytes = 4 * 2 ** 20;
 const iteratedAtOnce = 100;
-const defaultScanLimit = 500;
 
 /**
  * One of the two spaces that an API key opens: the whole Keyv storage contract, atomic replacement, and a scan over every
@@ -179,7 +184,9 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    * 1; `STORE_NOT_SCANNABLE` when the server's store cannot be scanned.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
-    const { cursor, limit = defaultScanLimit } = options;
+    const { cursor } = options;
+    const limit = requireLimit(options.limit);
+    if (cursor !== undefined && typeof cursor !== "string") throw invalidCursor();
     const answer = await this.#transport.call("scan", JSON.stringify({ space: this.#space, cursor, limit }));
     const next = field(answer, "cursor");
     if (next !== undefined && typeof next !== "string") throw broken();
@@ -234,11 +241,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /** How the body of an operation on the own namespace begins. */
   #place(): string {
-    const { namespace = "" } = this;
-    if (typeof namespace === "string" && namespace.isWellFormed()) {
-      return JSON.stringify({ space: this.#space, namespace }).slice(0, -1);
-    }
-    throw invalidValue("The namespace is not a well-formed string", "Remove lone surrogates from it.");
+    return JSON.stringify({ space: this.#space, namespace: requireNamespace(this.namespace) }).slice(0, -1);
   }
 }
 
@@ -324,30 +327,4 @@ function broken(): KeywardError {
   return new KeywardError("STORE_UNAVAILABLE", "The server's answer is not one of the protocol", {
     hint: "Is the url that of a keyward-kv server, of a release that fits?",
   });
-}
-
-function requireKey(key: string): string {
-  if (typeof key === "string" && key.isWellFormed()) return key;
-  throw invalidValue("A key is not a well-formed string", "Remove lone surrogates from it.", key);
-}
-
-function requireValue(key: string, value: unknown): StoredValue {
-  if (value instanceof Uint8Array) return value;
-  if (typeof value === "string" && value.isWellFormed()) return value;
-  throw invalidValue(
-    "A value is neither a well-formed string nor a Uint8Array",
-    "Let Keyv serialize values (no `serialization: false`), and pass bytes for what is not Unicode text.",
-    key,
-  );
-}
-
-/** JSON knows no infinite numbers. */
-function requireExpires(key: string, expires: number | undefined): number | undefined {
-  if (expires === undefined || expires === Number.POSITIVE_INFINITY) return undefined;
-  if (typeof expires === "number" && !Number.isNaN(expires)) return Math.max(0, expires);
-  throw invalidValue("An expiry is not a number", "Pass ms since the epoch, or nothing.", key);
-}
-
-function invalidValue(message: string, hint: string, key?: string): KeywardError {
-  return new KeywardError("VALUE_INVALID", message, { hint, key });
 }

@@ -16,6 +16,8 @@ export interface KeyRequestContext {
   readonly store: DividedStore;
   readonly area: Area;
   readonly limits: KvLimits;
+  /** Whether an earlier attempt at the same write may have been done, and nobody here knows. */
+  readonly mayHaveBeenDone: boolean;
   /** Told of what goes wrong after an answer has begun. */
   readonly failed: (error: unknown) => void;
 }
@@ -24,8 +26,9 @@ export interface KeyRequestContext {
 export async function answerKeyRequest(
   request: Request,
   target: PathTarget,
-  { store, area, limits, failed }: KeyRequestContext,
+  context: KeyRequestContext,
 ): Promise<Response> {
+  const { store, area, limits, failed } = context;
   const part = store.part(area, "records", readNamespace(target.namespace, limits));
   if (target.kind === "prefix") return await answerPrefix(request, target, part, failed);
   const key = readKey(target.key, limits);
@@ -34,7 +37,7 @@ export async function answerKeyRequest(
     case "HEAD":
       return await read(request, part, key);
     case "PUT":
-      return await write(request, part, key, limits);
+      return await write(request, part, key, context);
     default:
       return await remove(request, part, key);
   }
@@ -109,7 +112,12 @@ async function read(request: Request, part: Part, key: string): Promise<Response
   });
 }
 
-async function write(request: Request, part: Part, key: string, limits: KvLimits): Promise<Response> {
+async function write(
+  request: Request,
+  part: Part,
+  key: string,
+  { limits, mayHaveBeenDone }: KeyRequestContext,
+): Promise<Response> {
   const expires = readExpires(request.headers);
   const ifMatch = request.headers.get("if-match");
   const ifNoneMatch = request.headers.get("if-none-match");
@@ -132,6 +140,9 @@ async function write(request: Request, part: Part, key: string, limits: KvLimits
     const etag = current === undefined ? undefined : entityTag(current);
     const holds =
       (ifMatch === null || matchesAny(ifMatch, etag, "strongly")) && !matchesAny(ifNoneMatch, etag, "weakly");
+    if (!holds && mayHaveBeenDone) {
+      throw new Refusal("UNAVAILABLE", "The condition is not met now, and an earlier attempt may have been done");
+    }
     if (!holds) throw new Refusal("PRECONDITION_FAILED", "What lies under the key does not meet the condition");
     const [replaced] = await part.replaceMany([{ key, expected: current, next: value }]);
     if (replaced === true) return written;

@@ -3,7 +3,7 @@ import { KeywardError } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 import { type ApiKeyEntry, authenticate, fixedTenants, type TenantSource } from "./api-keys.ts";
 import { type Area, DividedStore, placeOf } from "./areas.ts";
-import { answerKeyRequest, listing } from "./key-requests.ts";
+import { answerKeyRequest, type KeyRequestContext, listing } from "./key-requests.ts";
 import { type KvLimits, requireLimits } from "./limits.ts";
 import { partOf, perform } from "./operations.ts";
 import {
@@ -159,57 +159,68 @@ class KvServer {
       progress.target = operation;
       requireScopes(entry, neededScopes[operation]);
       const isWrite = neededScopes[operation].includes("write");
-      return await this.#once(isWrite, request, area, () => this.#perform(operation, request, area, failed));
+      return await this.#once(isWrite, request, area, (mayHaveBeenDone) =>
+        this.#perform(operation, request, { area, mayHaveBeenDone, failed }),
+      );
     }
     const target = readPath(path, query);
     progress.target = target.kind;
     requireScopes(entry, [scopeOf(request.method, target)]);
-    return await this.#once(request.method === "PUT" || request.method === "DELETE", request, area, () =>
-      answerKeyRequest(request, target, { store: this.#store, area, limits: this.#limits, failed }),
+    return await this.#once(request.method === "PUT" || request.method === "DELETE", request, area, (mayHaveBeenDone) =>
+      answerKeyRequest(request, target, { store: this.#store, area, limits: this.#limits, mayHaveBeenDone, failed }),
     );
   }
 
   async #perform(
     operation: Operation,
     request: Request,
-    area: Area,
-    failed: (error: unknown) => void,
+    { area, mayHaveBeenDone, failed }: Pick<KeyRequestContext, "area" | "mayHaveBeenDone" | "failed">,
   ): Promise<Response> {
     const limits = this.#limits;
     const text = decodeText(
       await readBody(request, { maxBytes: limits.maxBodyBytes, timeoutMs: limits.bodyTimeoutMs }),
     );
     const body = parseBody(text);
-    const context = { store: this.#store, area, limits, mayHaveBeenDone: this.#mayHaveBeenDone(request, area) };
+    const context = { store: this.#store, area, limits, mayHaveBeenDone };
     if (operation === "list") return await listing(partOf(body, context), "operation", "", failed);
     return Response.json(await perform(operation, body, context));
   }
 
   /** A write is done by the process that it is meant for, and once if the client gave it a name. */
-  async #once(isWrite: boolean, request: Request, area: Area, answer: () => Promise<Response>): Promise<Response> {
+  async #once(
+    isWrite: boolean,
+    request: Request,
+    area: Area,
+    answer: (mayHaveBeenDone: boolean) => Promise<Response>,
+  ): Promise<Response> {
     const token = request.headers.get(headers.server);
     if (isWrite && token !== null && !token.startsWith(`${this.#id}.`)) {
       throw new Refusal("MISDIRECTED", "This is another server");
     }
     const id = request.headers.get(headers.idempotencyKey);
-    if (!isWrite || id === null) return await answer();
+    if (!isWrite || id === null) return await answer(isWrite && this.#mayHaveBeenDone(request, area, false));
     if (!/^[\w-]{16,128}$/.test(id))
       throw invalid(`${headers.idempotencyKey} is 16 to 128 letters, digits, "-" and "_"`);
-    const kept = await this.#recent.once(placeOf(area, "records"), id, async (): Promise<KeptAnswer> => {
-      const response = await answer();
-      return { status: response.status, headers: Object.fromEntries(response.headers), body: await response.text() };
-    });
+    const kept = await this.#recent.once(
+      placeOf(area, "records"),
+      { idempotencyKey: id, sinceMs: token === null ? undefined : timeOf(token) },
+      async (failedBefore): Promise<KeptAnswer> => {
+        const response = await answer(this.#mayHaveBeenDone(request, area, failedBefore));
+        return { status: response.status, headers: Object.fromEntries(response.headers), body: await response.text() };
+      },
+    );
     return new Response(kept.body, { status: kept.status, headers: kept.headers });
   }
 
   /**
    * Whether an earlier attempt at a write that is not remembered may have been done all the same: by another process, or
-   * by this one, which forgot it since it gave out the token.
+   * by this one, where it failed or was forgotten since the token was given out.
    */
-  #mayHaveBeenDone({ headers: sent }: Request, area: Area): boolean {
+  #mayHaveBeenDone({ headers: sent }: Request, area: Area, failedBefore: boolean): boolean {
     if (!sent.has(headers.repeated)) return false;
-    const [, timeMs] = (sent.get(headers.server) ?? "").split(".");
-    return timeMs === undefined || !this.#recent.knowsSince(placeOf(area, "records"), Number(timeMs));
+    if (failedBefore) return true;
+    const token = sent.get(headers.server);
+    return token === null || !this.#recent.knowsSince(placeOf(area, "records"), timeOf(token));
   }
 
   /** What of the URL lies below the mount, as it came. */
@@ -218,6 +229,12 @@ class KvServer {
     if (!whole.startsWith(`${this.#basePath}/`)) throw new Refusal("NOT_FOUND", "There is nothing under this path");
     return { path: whole.slice(this.#basePath.length), query };
   }
+}
+
+/** When a token was given out, by `performance.now()`. */
+function timeOf(token: string): number {
+  const [, timeMs = "NaN"] = token.split(".");
+  return Number(timeMs);
 }
 
 function isList(tenants: TenantSource | readonly ApiKeyEntry[]): tenants is readonly ApiKeyEntry[] {

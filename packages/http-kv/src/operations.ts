@@ -12,6 +12,7 @@ import {
   type Space,
   spaces,
 } from "./protocol.ts";
+import { ReadSize } from "./read-size.ts";
 
 /** What an operation works with. */
 export interface OperationContext {
@@ -22,8 +23,6 @@ export interface OperationContext {
   readonly mayHaveBeenDone: boolean;
 }
 
-/** How many values are read at once, so that an answer does not grow far beyond its bound. */
-const readAtOnce = 50;
 const defaultScanLimit = 1_000;
 
 /** All operations but `list`, whose answer is a stream. */
@@ -67,12 +66,15 @@ export function partOf(body: unknown, { store, area, limits }: OperationContext)
 
 async function get(part: Part, keys: readonly string[], limits: KvLimits): Promise<Answers["get"]["values"]> {
   const values: Answers["get"]["values"][number][] = [];
+  const size = new ReadSize(limits);
   let bytes = 0;
   while (values.length < keys.length && bytes < limits.maxAnswerBytes) {
-    for (const value of await part.getMany(keys.slice(values.length, values.length + readAtOnce))) {
+    const before = bytes;
+    for (const value of await part.getMany(keys.slice(values.length, values.length + size.records))) {
       bytes += value?.length ?? 0;
       values.push(value === undefined ? null : encodeValue(value));
     }
+    size.learn(bytes - before);
   }
   return values;
 }
@@ -87,7 +89,7 @@ async function scan(body: unknown, { store, area, limits }: OperationContext): P
   const page = await store.scan(area, readSpace(body), {
     cursor,
     limit: Math.min(limit, limits.maxBatch),
-    maxBytes: limits.maxAnswerBytes,
+    limits,
   });
   const entries = page.entries.map(({ namespace, key, value }) => ({ namespace, key, ...encodeValue(value) }));
   return page.cursor === undefined ? { entries } : { cursor: page.cursor, entries };

@@ -1,3 +1,5 @@
+import { Refusal } from "./protocol.ts";
+
 /** An answer as it is kept, to be given again. */
 export interface KeptAnswer {
   readonly status: number;
@@ -16,6 +18,8 @@ interface Write {
   readonly answer: Promise<KeptAnswer>;
   readonly atMs: number;
   bytes: number;
+  /** Whether an attempt failed so that nobody knows whether it was done: the next one is made all the same. */
+  uncertain: boolean;
 }
 
 const keptMs = 5 * 60_000;
@@ -35,12 +39,24 @@ export class RecentWrites {
     return (this.#areas.get(area)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
   }
 
-  async once(area: string, idempotencyKey: string, write: () => Promise<KeptAnswer>): Promise<KeptAnswer> {
+  /**
+   * @param sinceMs when the client last had an answer before it first sent the write, if it says so.
+   * @param write is told whether an earlier attempt failed here, and may have been done all the same.
+   * @throws Refusal `MISDIRECTED` for a write that may have been done and forgotten: a later one could be undone.
+   */
+  async once(
+    area: string,
+    { idempotencyKey, sinceMs }: { readonly idempotencyKey: string; readonly sinceMs: number | undefined },
+    write: (mayHaveBeenDone: boolean) => Promise<KeptAnswer>,
+  ): Promise<KeptAnswer> {
     const kept = this.#areas.get(area) ?? { writes: new Map(), bytes: 0, forgottenMs: Number.NEGATIVE_INFINITY };
     this.#areas.set(area, kept);
     const { writes } = kept;
     const known = writes.get(idempotencyKey);
-    if (known !== undefined) return await known.answer;
+    if (known?.uncertain === false) return await known.answer;
+    if (known === undefined && sinceMs !== undefined && !this.knowsSince(area, sinceMs)) {
+      throw new Refusal("MISDIRECTED", "The server may have done this, and forgotten it");
+    }
 
     const forget = (id: string, { bytes }: Write) => {
       if (writes.delete(id)) kept.bytes -= bytes;
@@ -50,7 +66,14 @@ export class RecentWrites {
       forget(id, old);
       kept.forgottenMs = old.atMs;
     }
-    const entry: Write = { answer: write(), atMs: performance.now(), bytes: bytesPerWrite };
+    const failedBefore = known !== undefined;
+    if (failedBefore) forget(idempotencyKey, known);
+    const entry: Write = {
+      answer: write(failedBefore),
+      atMs: performance.now(),
+      bytes: bytesPerWrite,
+      uncertain: false,
+    };
     writes.set(idempotencyKey, entry);
     kept.bytes += entry.bytes;
     try {
@@ -61,8 +84,9 @@ export class RecentWrites {
       }
       return answer;
     } catch (error) {
-      // Nothing is known about it: the next attempt tries.
-      if (writes.get(idempotencyKey) === entry) forget(idempotencyKey, entry);
+      // The next attempt tries. A refusal did nothing; after all else it must be known that this one may have been done.
+      entry.uncertain = failedBefore || !(error instanceof Refusal);
+      if (!entry.uncertain && writes.get(idempotencyKey) === entry) forget(idempotencyKey, entry);
       throw error;
     }
   }

@@ -18,8 +18,12 @@ export function fileTenants(path: string): TenantSource {
     async find(id) {
       const version = await versionOf(path);
       if (read?.version !== version) {
-        read = { version, entries: readTenants(path).then((list) => new Map(list.map((entry) => [entry.id, entry]))) };
-        read.entries.catch(() => undefined);
+        const entries = readTenants(path).then((list) => new Map(list.map((entry) => [entry.id, entry])));
+        const reading = { version, entries };
+        read = reading;
+        entries.catch(() => {
+          if (read === reading) read = undefined;
+        });
       }
       return (await read.entries).get(id);
     },

@@ -10,7 +10,7 @@ export interface HttpStoreOptions {
   readonly url: string;
   /** The API key, which decides whose records the store shows. */
   readonly apiKey: string;
-  /** How long the server may be silent in one attempt, in ms; 10,000 unless given. */
+  /** How long the server may be silent in one attempt, in ms; 10,000 unless given. An attempt may take ten times as long. */
   readonly timeoutMs?: number;
   /** How often a call that failed is made again; 3 unless given. */
   readonly retries?: number;
@@ -29,7 +29,12 @@ const mostMisdirected = 2;
 const mostPatienceMs = 30_000;
 
 /** Failures to connect: no request was sent. */
-const notSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "EHOSTUNREACH", "ENETUNREACH", "UND_ERR_CONNECT_TIMEOUT"];
+const notSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "UND_ERR_CONNECT_TIMEOUT"];
+/** They come to connections that stand as well. */
+const notSentIfConnecting = ["EHOSTUNREACH", "ENETUNREACH"];
+/** What an answer may take in all, where the server is never silent for long: time, as a multiple of `timeoutMs`, and bytes. */
+const longestAnswer = 10;
+const largestAnswerBytes = 256 * 2 ** 20;
 const retriedStatuses = [408, 429, 502, 503, 504];
 /** Answered before anything was done. */
 const refusedUndone = [408, 429];
@@ -98,9 +103,10 @@ export class Transport {
       if ("answer" in result) return result.answer;
       const { error, retry, uncertain, elsewhere, pauseMs = 0 } = result;
       if (elsewhere && server !== "") {
-        // What the process that is gone may have done, no other can tell. And behind a balancer that sends each attempt
-        // to another process, none can be named.
-        server = mayHaveBeenDone || ++misdirected > mostMisdirected ? "" : this.#server;
+        // What may have been done, nobody can tell any more, and to do it again could undo a later write.
+        if (mayHaveBeenDone) throw error;
+        // Behind a balancer that sends each attempt to another process, none can be named.
+        server = ++misdirected > mostMisdirected ? "" : this.#server;
         attempt--;
         continue;
       }
@@ -181,14 +187,19 @@ export class Transport {
     const given = field(field(error, "cause"), "code") ?? field(error, "code");
     const code = typeof given === "string" && /^[A-Z0-9_]+$/.test(given) ? given : undefined;
     const notJson = error instanceof SyntaxError;
+    const tooLarge = error instanceof AnswerTooLarge;
+    const connecting = field(field(error, "cause"), "syscall") === "connect";
+    const unsent = code !== undefined && (notSent.includes(code) || (connecting && notSentIfConnecting.includes(code)));
     const what = timedOut
-      ? `was silent for ${this.#timeoutMs} ms`
+      ? `was silent for ${this.#timeoutMs} ms, or not done after ${longestAnswer} times as long`
       : notJson
         ? "answered with something that is not JSON"
-        : `cannot be reached, or broke off${code === undefined ? "" : ` (${code})`}`;
+        : tooLarge
+          ? `answered with more than ${largestAnswerBytes} bytes`
+          : `cannot be reached, or broke off${code === undefined ? "" : ` (${code})`}`;
     return {
-      retry: !notJson,
-      uncertain: code === undefined || !notSent.includes(code),
+      retry: !notJson && !tooLarge,
+      uncertain: !unsent,
       elsewhere: false,
       error: new KeywardError("STORE_UNAVAILABLE", `${this.#url} ${what}`, {
         hint: "Nothing is known about whether a write arrived.",
@@ -197,11 +208,14 @@ export class Transport {
   }
 }
 
-/** Ends an attempt after some time in which nothing came. */
+class AnswerTooLarge extends Error {}
+
+/** Ends an attempt after some time in which nothing came, or when it takes too long in all. */
 class Silence {
   readonly #controller = new AbortController();
   readonly #timeoutMs: number;
   readonly #over: Promise<never>;
+  readonly #last: NodeJS.Timeout;
   #timer: NodeJS.Timeout;
 
   constructor(timeoutMs: number) {
@@ -211,6 +225,7 @@ class Silence {
     });
     this.#over.catch(() => undefined);
     this.#timer = this.#start();
+    this.#last = setTimeout(() => this.#controller.abort(), timeoutMs * longestAnswer);
   }
 
   get signal(): AbortSignal {
@@ -227,6 +242,7 @@ class Silence {
 
   end(): void {
     clearTimeout(this.#timer);
+    clearTimeout(this.#last);
   }
 
   #start(): NodeJS.Timeout {
@@ -237,9 +253,15 @@ class Silence {
 async function readAll(response: Response, silence: Silence): Promise<string> {
   const reader = response.body?.getReader();
   const chunks: Uint8Array[] = [];
+  let bytes = 0;
   for (;;) {
     const { done, value } = await silence.orTimeout(reader?.read() ?? Promise.resolve(nothing));
     if (done || value === undefined) return Buffer.concat(chunks).toString("utf8");
+    bytes += value.length;
+    if (bytes > largestAnswerBytes) {
+      reader?.cancel().catch(() => undefined);
+      throw new AnswerTooLarge();
+    }
     chunks.push(value);
   }
 }

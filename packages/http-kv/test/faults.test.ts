@@ -1,5 +1,6 @@
 import { once } from "node:events";
 import { createServer } from "node:http";
+import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
 import { KeywardError } from "@keyward/core";
 import { createApiKey, createKvHandler, HttpStore, type KvHandler } from "@keyward/http-kv";
@@ -187,6 +188,52 @@ it("an attempt that arrives late undoes no later write", async () => {
   expect(await client.get("key")).toBe("second");
 });
 
+it("an attempt that arrives when its name is forgotten undoes no later write", async () => {
+  const { apiKey, entry } = createApiKey({ tenant: "acme" });
+  const limits = { requestsPerSecond: Number.POSITIVE_INFINITY };
+  const server = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
+  const late: Request[] = [];
+  const client = new HttpStore({
+    url: "http://localhost",
+    apiKey,
+    async fetch(request) {
+      if (request.url.endsWith("/set")) late.push(request.clone());
+      return await server(request);
+    },
+  });
+  await client.has("key");
+  await client.set("key", "first");
+  const [first] = late;
+  if (first === undefined) throw new Error("one was sent");
+  const other = new HttpStore({ url: "http://localhost", apiKey, fetch: server });
+  // More than the server keeps in mind.
+  for (let write = 0; write < 17_000; write++) await other.set("busy", "value");
+  await other.set("key", "second");
+  expect((await server(first)).status).toBe(421);
+  expect(await client.get("key")).toBe("second");
+  // Whose token is old, but whose write is new, goes on.
+  expect(await client.set("key", "third")).toBe(true);
+});
+
+it.each(["set", "delete"] as const)("a %s that another server may have done is not done again", async (method) => {
+  const { apiKey, entry } = createApiKey({ tenant: "acme" });
+  const store = new MemoryStore();
+  const first = createKvHandler({ store, tenants: [entry] });
+  const second = createKvHandler({ store, tenants: [entry] });
+  let handler: KvHandler = async (request) => {
+    if (!request.url.endsWith(`/${method}`)) return await first(request);
+    await first(request);
+    await new HttpStore({ url: "http://localhost", apiKey, fetch: second }).set("key", "later");
+    handler = second;
+    throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
+  };
+  const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
+  await client.has("key");
+  const call = method === "set" ? client.set("key", "earlier") : client.delete("key");
+  await expect(call).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+  expect(await client.get("key")).toBe("later");
+});
+
 describe("a server that asks for patience", () => {
   async function startBusy(status: number, retryAfter: string | undefined) {
     const at: number[] = [];
@@ -273,6 +320,16 @@ describe("an error", () => {
     await expect(store.set("k".repeat(3_000), "x")).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
+  it("of what no store takes comes before anything is sent", async () => {
+    const { apiKey } = createApiKey({ tenant: "acme" });
+    const store = new HttpStore({ url: "http://localhost", apiKey, fetch: () => expect.unreachable("it was sent") });
+    for (const limit of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+      await expect(store.scan({ limit })).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    }
+    await expect(store.set("key", "value", Number.NaN)).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    await expect(store.set("\ud800", "value")).rejects.toMatchObject({ code: "VALUE_INVALID" });
+  });
+
   it("of an API key that is not good is no miss", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
@@ -341,6 +398,61 @@ describe("a client", () => {
   });
 });
 
+describe("an answer", () => {
+  const { apiKey } = createApiKey({ tenant: "acme" });
+  const answering = (body: ReadableStream) => async () => new Response(body);
+
+  it("without end is given up: one that drips", async () => {
+    const drops = new ReadableStream({
+      async pull(controller) {
+        await sleep(5);
+        controller.enqueue(Buffer.from(" "));
+      },
+    });
+    const store = new HttpStore({
+      url: "http://localhost",
+      apiKey,
+      timeoutMs: 30,
+      retries: 0,
+      fetch: answering(drops),
+    });
+    await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+  });
+
+  it("without end is given up, and not asked for again: one that floods", async () => {
+    const water = Buffer.alloc(2 ** 24, " ");
+    let asked = 0;
+    const fetch = async () => {
+      asked++;
+      return new Response(new ReadableStream({ pull: (controller) => controller.enqueue(water) }));
+    };
+    const store = new HttpStore({ url: "http://localhost", apiKey, fetch });
+    await expect(store.get("key")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: expect.stringContaining("bytes"),
+    });
+    expect(asked).toBe(1);
+  });
+});
+
+it.each([
+  ["connect", false],
+  ["read", true],
+])("a host that cannot be reached at %s: the write may have been done: %s", async (syscall, repeated) => {
+  const sent: boolean[] = [];
+  const client = new HttpStore({
+    url: "http://localhost",
+    apiKey: createApiKey({ tenant: "acme" }).apiKey,
+    retries: 1,
+    async fetch({ headers }) {
+      sent.push(headers.has("x-repeated"));
+      throw Object.assign(new TypeError("fetch failed"), { cause: { code: "EHOSTUNREACH", syscall } });
+    },
+  });
+  await expect(client.set("key", "value")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+  expect(sent).toEqual([false, repeated]);
+});
+
 it("a listing that breaks off is never taken for the whole, and is logged", async () => {
   class Breaking extends MemoryStore {
     override namespaced(namespace: string): MemoryStore {
@@ -369,6 +481,33 @@ it("values that are large together come in several answers", async () => {
   await store.setMany(keys.map((key) => ({ key, value: key.repeat(100) })));
   expect(await store.getMany(keys)).toEqual(keys.map((key) => key.repeat(100)));
   expect(server.log.filter(({ target }) => target === "get").length).toBeGreaterThan(1);
+});
+
+it("an answer does not grow with the number of large values", async () => {
+  const maxValueBytes = 2 ** 20;
+  const limits = { maxAnswerBytes: 2 * maxValueBytes, maxValueBytes };
+  const server = await startServer({ limits });
+  onTestFinished(() => server.close());
+  const store = server.client();
+  const keys = Array.from({ length: 20 }, (_, index) => `key-${index}`);
+  for (const key of keys) await store.set(key, Buffer.alloc(maxValueBytes, key));
+  const ask = async (operation: string, body: unknown) => {
+    const authorization = `Bearer ${server.apiKey}`;
+    const request = { method: "POST", headers: { authorization }, body: JSON.stringify(body) };
+    const text = await (await fetch(`${server.url}/${operation}`, request)).text();
+    // Base64 of the bytes that an answer may have, and of one value that was begun before they were reached.
+    expect(text.length).toBeLessThan(((limits.maxAnswerBytes + maxValueBytes) * 4) / 3 + 10_000);
+  };
+  await ask("get", { keys });
+  await ask("scan", {});
+  expect((await store.getMany(keys)).filter((value) => value?.length === maxValueBytes)).toHaveLength(20);
+  let found = 0;
+  for (let cursor: string | undefined, goesOn = true; goesOn; goesOn = cursor !== undefined) {
+    const page = await store.scan(cursor === undefined ? {} : { cursor });
+    found += page.entries.length;
+    cursor = page.cursor;
+  }
+  expect(found).toBe(20);
 });
 
 function refusal(make: () => unknown): unknown {

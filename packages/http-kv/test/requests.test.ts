@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
+import { KeywardError, type Replacement } from "@keyward/core";
 import { createApiKey, createKvHandler, type KvHandlerOptions } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { KeyvMemoryAdapter, type KeyvStorageCapability } from "keyv";
 import { describe, expect, it } from "vitest";
-import { keyPath } from "../src/protocol.ts";
+import { entityTag, keyPath } from "../src/protocol.ts";
 
 /** A handler for the tenant "acme", and a way to ask it. */
 function ready(options: Partial<KvHandlerOptions> = {}) {
@@ -209,6 +210,52 @@ describe("a condition", () => {
     expect((await ask("POST", "/replace", { body: JSON.stringify(replace) })).status).toBe(501);
     expect((await ask("POST", "/scan", { body: "{}" })).status).toBe(501);
     expect((await ready()("DELETE", "/key", { headers: { "if-match": "*" } })).status).toBe(501);
+  });
+});
+
+describe("a write that the store did, and then failed at", () => {
+  class Faltering extends MemoryStore {
+    static failures = 0;
+    override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+      const replaced = await super.replaceMany(changes);
+      if (Faltering.failures-- > 0) throw new KeywardError("STORE_UNAVAILABLE", "cut", { hint: "Try again." });
+      return replaced;
+    }
+    override namespaced(namespace: string): Faltering {
+      const view = new Faltering(this);
+      view.namespace = namespace;
+      return view;
+    }
+  }
+
+  it.each([1, 2])("is never said to be refused when it is sent again: %i times", async (failures) => {
+    const ask = ready({ store: new Faltering() });
+    const server = (await ask("PUT", "/key", { body: "old" })).headers.get("x-server") ?? "";
+    const headers = (name: string) => ({ "idempotency-key": `${name}-0123456789abcdef`, "x-server": server });
+    const again = (name: string) => ({ ...headers(name), "x-repeated": "1" });
+
+    const replace = { changes: [{ key: "key", expected: entityTag("old"), text: "new" }] };
+    const body = JSON.stringify(replace);
+    Faltering.failures = 1;
+    expect((await ask("POST", "/replace", { body, headers: headers("a") })).status).toBe(503);
+    for (let attempt = 0; attempt < failures; attempt++) {
+      Faltering.failures = failures - 1 - attempt;
+      const answer = await ask("POST", "/replace", { body, headers: again("a") });
+      if (attempt === failures - 1) expect(await answer.json()).toEqual({ replaced: [null] });
+    }
+
+    const condition = { "if-match": entityTag("new") };
+    Faltering.failures = 1;
+    expect((await ask("PUT", "/key", { body: "newer", headers: { ...headers("b"), ...condition } })).status).toBe(503);
+    for (let attempt = 0; attempt < failures; attempt++) {
+      expect((await ask("PUT", "/key", { body: "newer", headers: { ...again("b"), ...condition } })).status).toBe(503);
+    }
+    expect(await (await ask("GET", "/key")).text()).toBe("newer");
+
+    // What was refused before anything was done is refused as ever.
+    const other = { ...again("c"), "if-match": '"other"' };
+    expect((await ask("PUT", "/key", { body: "x", headers: other })).status).toBe(412);
+    expect((await ask("PUT", "/key", { body: "x", headers: other })).status).toBe(412);
   });
 });
 

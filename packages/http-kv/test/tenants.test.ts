@@ -1,5 +1,7 @@
-import { readFileSync, writeFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { ScanPage } from "@keyward/core";
 import {
   type ApiKeyEntry,
   createApiKey,
@@ -227,18 +229,115 @@ it("a cursor tells nothing of others, and is theirs who got it", async () => {
   expect((await other.scan({ cursor })).entries).toHaveLength(2);
 });
 
+describe("a page of a scan", () => {
+  /** How many records each page of "mine" has, beside so many records of "theirs" before, between and behind them. */
+  async function pages(store: KeyvStorageAdapter, others: number, limit: number): Promise<number[]> {
+    const [theirs, mine, more] = [{ tenant: "a" }, { tenant: "b" }, { tenant: "c" }].map(createApiKey);
+    if (theirs === undefined || mine === undefined || more === undefined) throw new Error("three were made");
+    const tenants = [theirs.entry, mine.entry, more.entry];
+    const handler = createKvHandler({ store, tenants, limits: unlimited });
+    const client = ({ apiKey }: typeof mine) => new HttpStore({ url: "http://localhost", apiKey, fetch: handler });
+    await client(mine).scan();
+    for (const key of ["1", "2", "3", "4", "5", "6"]) {
+      for (let other = 0; other < others; other++) {
+        await client(theirs).set(`${key}-${other}`, "value");
+        await client(more).set(`${key}-${other}`, "value");
+      }
+      await client(mine).set(key, "value");
+    }
+    const counts: number[] = [];
+    for (let cursor: string | undefined, goesOn = true; goesOn; goesOn = cursor !== undefined) {
+      const page = await client(mine).scan({ limit, ...(cursor === undefined ? {} : { cursor }) });
+      counts.push(page.entries.length);
+      cursor = page.cursor;
+    }
+    return counts;
+  }
+
+  it.each([
+    ["a store in memory", () => new MemoryStore()],
+    ["SQLite", () => new SqliteStore(":memory:")],
+  ])("of %s ends where the own records say, whatever others have", async (_, openStore) => {
+    for (const others of [0, 1, 5, 40]) {
+      expect(await pages(openStore(), others, 1)).toEqual([1, 1, 1, 1, 1, 1]);
+      expect(await pages(openStore(), others, 2)).toEqual([2, 2, 2]);
+      expect(await pages(openStore(), others, 4)).toEqual([4, 2]);
+      expect(await pages(openStore(), others, 6)).toEqual([6]);
+    }
+  });
+
+  it("of a tenant with few records reads those of others in bounded pieces, and lets other requests in between", async () => {
+    let reads = 0;
+    /** A store like SQLite, whose answers never let the process turn to anything else. */
+    class Synchronous extends MemoryStore {
+      override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
+        reads++;
+        const until = performance.now() + 2;
+        while (performance.now() < until);
+        const at = Number(options.cursor ?? 0) + (options.limit ?? 1);
+        return {
+          entries: [],
+          cursor: String(at),
+        };
+      }
+    }
+    const { apiKey, entry } = createApiKey({ tenant: "mine" });
+    const handler = createKvHandler({ store: new Synchronous(), tenants: [entry], limits: unlimited });
+    const client = new HttpStore({ url: "http://localhost", apiKey, fetch: handler });
+    await client.has("key");
+    let turns = 0;
+    const timer = setInterval(() => turns++, 1);
+    const page = await client.scan({ limit: 1 });
+    clearInterval(timer);
+    expect(page).toEqual({ cursor: expect.any(String), entries: [] });
+    expect(reads).toBeGreaterThan(1);
+    expect(turns).toBeGreaterThan(1);
+  });
+});
+
+it("listing and deleting by prefix let other requests in between", async () => {
+  const { apiKey, entry } = createApiKey({ tenant: "mine" });
+  const inside = new KeyvMemoryAdapter(new Map());
+  const handler = createKvHandler({ store: inside, tenants: [entry], limits: unlimited });
+  Reflect.set(inside, "iterator", async function* () {
+    for (let count = 0; count < 100; count++) {
+      const until = performance.now() + 1;
+      while (performance.now() < until);
+      yield [`of somebody else ${count}`, "value"];
+    }
+  });
+  for (const [method, path] of [
+    ["GET", "/"],
+    ["DELETE", "/a/:"],
+  ] as const) {
+    let turns = 0;
+    const timer = setInterval(() => turns++, 1);
+    expect((await ask(handler, apiKey, method, path)).status).toBe(200);
+    clearInterval(timer);
+    expect(turns).toBeGreaterThan(2);
+  }
+});
+
 it("a cursor is as long whatever lies where it stands", async () => {
+  /** So slow that every page ends because of the time, behind what was read last. */
+  class Slow extends SqliteStore {
+    override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
+      await sleep(110);
+      return await super.scan(options);
+    }
+  }
   const lengths = new Set<number | undefined>();
-  for (const key of ["k", "k".repeat(150)]) {
+  for (const key of ["1", "k", "k".repeat(150)]) {
     const [before, mine, behind] = [{ tenant: "a" }, { tenant: "b" }, { tenant: "c" }].map(createApiKey);
     if (before === undefined || mine === undefined || behind === undefined) throw new Error("three were made");
     const tenants = [before.entry, mine.entry, behind.entry];
-    const handler = createKvHandler({ store: new SqliteStore(":memory:"), tenants });
+    const handler = createKvHandler({ store: new Slow(":memory:"), tenants });
     const client = ({ apiKey }: typeof mine) => new HttpStore({ url: "http://localhost", apiKey, fetch: handler });
-    // Pages of two: the first ends between my records, the second behind a record of somebody else.
-    await client(before).set("key", "value");
-    await client(mine).setMany(["1", "2"].map((each) => ({ key: each, value: "value" })));
-    await client(behind).set(key, "value");
+    // The store's first page ends between my records or behind a record of somebody else.
+    if (key === "1") await client(before).set("key", "value");
+    await client(mine).set("1", "value");
+    if (key === "1") await client(mine).set("2", "value");
+    await client(behind).setMany(["", "1"].map((each) => ({ key: `${key}${each}`, value: "value" })));
     lengths.add((await client(mine).scan({ limit: 2 })).cursor?.length);
   }
   expect([...lengths]).toEqual([expect.any(Number)]);
@@ -346,6 +445,25 @@ describe("a file of API keys", () => {
     }
     expect(JSON.stringify(log)).not.toContain(entry.hash);
     writeFileSync(path, whole);
+    expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
+  });
+
+  it("that could not be read once is read again", async () => {
+    const path = file();
+    const { apiKey, entry } = createApiKey({ tenant: "a" });
+    await add(path, entry);
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants(path), limits: unlimited });
+    const held: number[] = [];
+    try {
+      for (;;) held.push(openSync("/dev/null", "r"));
+    } catch {
+      // There are no more file descriptors.
+    }
+    const without = ask(handler, apiKey, "GET", "/key");
+    const { status } = await without.finally(() => {
+      for (const descriptor of held) closeSync(descriptor);
+    });
+    expect(status).toBe(503);
     expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
   });
 

@@ -76,13 +76,19 @@ export class Entries {
     }
   }
 
-  /** Up to `limit` records of all namespaces that came after the one with this sequence. */
-  after(sequence: number, limit: number): Entry[] {
+  /** The sequence of the next new record. */
+  get nextSequence(): number {
+    return this.#nextSequence;
+  }
+
+  /** Up to `limit` records of all namespaces that came after the one with this sequence, and before `end`. */
+  after(sequence: number, limit: number, end: number = this.#nextSequence): Entry[] {
     const now = Date.now();
     const page: Entry[] = [];
     for (let index = this.#indexAfter(sequence); index < this.#ordered.length && page.length < limit; index++) {
       const entry = this.#ordered[index];
-      if (entry !== undefined && !entry.removed && isAlive(entry, now)) page.push(entry);
+      if (entry === undefined || entry.sequence >= end) break;
+      if (!entry.removed && isAlive(entry, now)) page.push(entry);
     }
     return page;
   }

@@ -157,14 +157,15 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
    * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, or a limit that is not a whole number from 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
-    const { cursor = "0" } = options;
+    // A scan ends where the store ended when it began: writers that are faster than it would otherwise keep it going.
+    const { cursor = `0.${this.#entries.nextSequence}` } = options;
     const limit = requireLimit(options.limit);
-    const sequence = Number(cursor);
-    if (!/^\d+$/.test(cursor) || !Number.isSafeInteger(sequence)) throw invalidCursor();
-    const page = this.#entries.after(sequence, limit);
+    const [, sequence, end] = /^(\d{1,15})\.(\d{1,15})$/.exec(cursor) ?? [];
+    if (sequence === undefined || end === undefined) throw invalidCursor();
+    const page = this.#entries.after(Number(sequence), limit, Number(end));
     const last = page.length === limit ? page.at(-1) : undefined;
     return {
-      ...(last === undefined ? {} : { cursor: String(last.sequence) }),
+      ...(last === undefined ? {} : { cursor: `${last.sequence}.${end}` }),
       entries: page.map(({ namespace, key, value }) => ({ namespace, key, value: copy(value) })),
     };
   }

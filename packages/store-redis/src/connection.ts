@@ -1,4 +1,4 @@
-import type { Buffer } from "node:buffer";
+import { Buffer } from "node:buffer";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError } from "@keyward/core";
 import { Deadline } from "./deadline.ts";
@@ -10,15 +10,23 @@ export interface Request {
   readonly given: readonly (string | Buffer)[];
   /** Whether it changes something: then it is not sent again where the first time may have been carried out. */
   readonly writes: boolean;
+  /** What it is answered with. Any other reply, such as QUEUED in a transaction that somebody left open, is a failure. */
+  readonly answer: Answer;
   /** For EVALSHA: the text of the script, for a server that does not know it by its digest. */
   readonly script?: string;
 }
+
+/** `written`: OK. `written-or-not`: OK or null. `number`: a whole one. `bytes`: those, or null. */
+export type Answer = "written" | "written-or-not" | "number" | "bytes";
 
 /** One server that keys are scanned on. */
 export interface ScannedServer {
   /** Where it is, the same each time it is asked for. */
   readonly address: string;
-  /** Sends commands that are carried out together, by one process of the server, and returns their replies. */
+  /**
+   * Sends commands that only read and are carried out together, by one process of the server, and returns their replies.
+   * They are sent all or not at all: a transaction that was begun and not ended would swallow what follows.
+   */
   transaction(commands: readonly (readonly string[])[], deadline: Deadline): Promise<readonly unknown[]>;
 }
 
@@ -38,6 +46,11 @@ const passing: ReadonlySet<string | undefined> = new Set([
 ]);
 
 const pauseMs = 20;
+
+// The clients of ioredis hand out a status as bytes, like a value. An array of values cannot be taken for one.
+const statuses: ReadonlySet<string> = new Set(["OK", "PONG", "QUEUED"]);
+const longestStatus = 6;
+const readScript = `return {redis.call("GET", KEYS[1])}`;
 
 /**
  * The one connection that a store and its views share, over whichever client. Every call ends in time. A command is
@@ -71,7 +84,10 @@ export abstract class Connection {
   /** Ends what was opened for this store. */
   protected abstract end(): Promise<void>;
 
-  /** Sends all, as one write to each server, and returns their replies in order. */
+  /**
+   * Sends all, as one write to each server, and returns their replies in order. Once one is refused, no other of them is
+   * sent again.
+   */
   async send(requests: readonly Request[]): Promise<unknown[]> {
     return await this.within((deadline) => Promise.all(requests.map((request) => this.#carryOut(request, deadline))));
   }
@@ -117,20 +133,75 @@ export abstract class Connection {
     let request = asked;
     for (;;) {
       try {
-        return await this.attempt(request, deadline);
+        const reply = await this.attempt(request, deadline);
+        if (!isAnswer(request, reply)) throw unexpected(request);
+        return isLikeStatus(request, reply) ? await this.#readAgain(request, deadline) : reply;
       } catch (error) {
         if (error instanceof KeywardError) throw error;
         const code = serverCodeOf(error);
         if (code === "NOSCRIPT" && request.script !== undefined) {
-          request = { name: "EVAL", given: [request.script, ...request.given.slice(1)], writes: request.writes };
+          const { script, given, writes, answer } = request;
+          request = { name: "EVAL", given: [script, ...given.slice(1)], writes, answer };
           continue;
         }
         const repeatable = error instanceof NotSent || passing.has(code) || (code === undefined && !request.writes);
         if (this.#closed || deadline.passed || !repeatable) throw explain(request, error);
         await this.pause(deadline, error);
+        // The call may have settled meanwhile, by another command of its batch.
+        if (deadline.passed) throw explain(request, error);
       }
     }
   }
+
+  /** The value where it looks like a status. */
+  async #readAgain(request: Request, deadline: Deadline): Promise<unknown> {
+    const given = [readScript, "1", ...request.given];
+    const reply = await this.attempt({ name: "EVAL", given, writes: false, answer: request.answer }, deadline);
+    if (!Array.isArray(reply)) throw unexpected(request);
+    const [value]: unknown[] = reply;
+    return value ?? null;
+  }
+}
+
+function isAnswer({ answer }: Request, reply: unknown): boolean {
+  switch (answer) {
+    case "written":
+      return isOk(reply);
+    case "written-or-not":
+      return reply === null || isOk(reply);
+    case "number":
+      return typeof reply === "number";
+    case "bytes":
+      return reply === null || Buffer.isBuffer(reply);
+  }
+}
+
+function isOk(reply: unknown): boolean {
+  return (typeof reply === "string" || Buffer.isBuffer(reply)) && reply.toString() === "OK";
+}
+
+function isLikeStatus({ answer }: Request, reply: unknown): boolean {
+  if (answer !== "bytes" || !Buffer.isBuffer(reply) || reply.length > longestStatus) return false;
+  return statuses.has(reply.toString());
+}
+
+function unexpected({ name }: Request): KeywardError {
+  return unavailable(
+    `Redis answered ${name} with something else than it should`,
+    "Nothing is known about whether a write arrived. Give the store a client of its own: one with an open MULTI will not do.",
+    undefined,
+  );
+}
+
+/**
+ * The replies of a transaction.
+ *
+ * @param replies to MULTI, to each command, and to EXEC.
+ */
+export function executedOf(replies: readonly unknown[]): readonly unknown[] {
+  const executed = replies.at(-1);
+  if (isOk(replies[0]) && Array.isArray(executed) && executed.length === replies.length - 2) return executed;
+  throw new Error("The transaction was not answered as it should be");
 }
 
 /** The one error for a server that cannot be used. Nothing of a command is in its cause. */

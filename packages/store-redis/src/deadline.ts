@@ -1,22 +1,30 @@
 /** Until when a call may go on. */
 export class Deadline {
   readonly #atMs: number;
+  readonly #shareOverAtMs: number;
   readonly #ending = new AbortController();
   #passed = false;
   /** What went wrong last, to be told when nothing better comes in time. */
   lastError: unknown;
 
   constructor(timeoutMs: number) {
-    this.#atMs = performance.now() + timeoutMs;
+    const startedAtMs = performance.now();
+    this.#atMs = startedAtMs + timeoutMs;
+    this.#shareOverAtMs = startedAtMs + timeoutMs / 4;
   }
 
-  /** Whether the caller has been told already that it took too long. */
+  /** Whether work that can be gone on with later had better stop: a quarter of the time is over. */
+  get shareOver(): boolean {
+    return performance.now() >= this.#shareOverAtMs;
+  }
+
+  /** Whether the caller has its answer, or has been told that it took too long: nothing more may be sent for it. */
   get passed(): boolean {
     this.#passed ||= performance.now() >= this.#atMs;
     return this.#passed;
   }
 
-  /** Aborted when the deadline passes. */
+  /** Aborted when the deadline passes, or the call has settled before. */
   get signal(): AbortSignal {
     return this.#ending.signal;
   }
@@ -26,13 +34,22 @@ export class Deadline {
     return await new Promise<Result>((resolve, reject) => {
       const timer = setTimeout(
         () => {
-          this.#passed = true;
-          this.#ending.abort();
+          this.#end();
           reject(late());
         },
         Math.max(0, this.#atMs - performance.now()),
       );
-      work.then(resolve, reject).finally(() => clearTimeout(timer));
+      // Parts of the work may be under way still: one that failed does not wait for the others.
+      const settle = () => {
+        clearTimeout(timer);
+        this.#end();
+      };
+      work.finally(settle).then(resolve, reject);
     });
+  }
+
+  #end(): void {
+    this.#passed = true;
+    this.#ending.abort();
   }
 }

@@ -3,7 +3,7 @@ import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError } from "@keyward/core";
 import { Cluster, type ClusterNode, type ClusterOptions, Command, Redis, type RedisOptions } from "ioredis";
-import { Connection, NotSent, type Request, type ScannedServer, unavailable } from "./connection.ts";
+import { Connection, executedOf, NotSent, type Request, type ScannedServer, unavailable } from "./connection.ts";
 import type { Deadline } from "./deadline.ts";
 import { bareError, serverCodeOf } from "./server-error.ts";
 
@@ -61,6 +61,7 @@ export class IoredisConnection extends Connection {
 
   protected override async attempt(request: Request, deadline: Deadline): Promise<unknown> {
     if (this.#client.status !== "ready") await this.#ready(deadline);
+    if (deadline.passed) throw new NotSent("The command was not sent", { cause: deadline.lastError });
     const command = new TrackedCommand(request, deadline);
     try {
       command.handTo(this.#client);
@@ -113,18 +114,25 @@ class IoredisServer implements ScannedServer {
   }
 
   async transaction(commands: readonly (readonly string[])[], deadline: Deadline): Promise<readonly unknown[]> {
+    if (deadline.passed) throw new NotSent("The transaction was not sent", { cause: deadline.lastError });
     const sent = [["MULTI"], ...commands, ["EXEC"]].map(([name = "", ...given]) => {
-      const command = new TrackedCommand({ name, given, writes: false }, deadline);
-      command.handTo(this.#primary);
+      const command = new TransactionCommand(name, given);
+      void this.#primary.sendCommand(command);
       return command.promise;
     });
-    const replies: unknown[] = await Promise.all(sent);
-    const executed = replies.at(-1);
-    return Array.isArray(executed) ? executed : [];
+    return executedOf(await Promise.all(sent));
   }
 }
 
 const ping = "*1\r\n$4\r\nPING\r\n";
+
+/** A command of a transaction. It leaves whatever happens, since the others of the transaction do. */
+class TransactionCommand extends Command {
+  override toWritable(socket: object): string | Buffer {
+    if (socket instanceof Writable) writeTogether(socket);
+    return super.toWritable(socket);
+  }
+}
 
 /**
  * A command that knows whether it has left for the server. It leaves no more once its caller was told that it failed, and

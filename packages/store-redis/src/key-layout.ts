@@ -1,5 +1,5 @@
 import { type Buffer, isUtf8 } from "node:buffer";
-import { KeywardError, type StoredValue } from "@keyward/core";
+import { KeywardError, requireNamespace, type StoredValue } from "@keyward/core";
 import type { RecordLayout } from "./record-space.ts";
 import { readValue, writeValue } from "./stored-value.ts";
 
@@ -66,10 +66,7 @@ export class KeyLayout implements RecordLayout {
 }
 
 function escapeNamespace(namespace: string): string {
-  if (typeof namespace !== "string" || !namespace.isWellFormed()) {
-    throw invalid("The namespace is not a well-formed string", "Remove lone surrogates from it.");
-  }
-  return namespace.replace(/[%:{}\p{Cc}\p{Z}]/gu, encodeURIComponent);
+  return requireNamespace(namespace).replace(/[%:{}\p{Cc}\p{Z}]/gu, encodeURIComponent);
 }
 
 function unescapeNamespace(escaped: string): string | undefined {

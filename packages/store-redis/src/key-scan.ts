@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { KeywardError } from "@keyward/core";
+import { invalidCursor, KeywardError } from "@keyward/core";
 import { type Connection, type ScannedServer, unavailable } from "./connection.ts";
 import type { Deadline } from "./deadline.ts";
 import { Slots, slotCount, slotOf } from "./slots.ts";
@@ -41,31 +41,56 @@ interface Survey {
   readonly keys: readonly Buffer[];
 }
 
+// A server does nothing else during one SCAN.
+const mostScanned = 5_000;
+// Where nothing was found, the keys are mostly those of others: small steps would only be many.
+const leastScannedAgain = 500;
+
 /** A page of keys; the last page has no cursor. */
 export interface KeyPage {
   readonly cursor?: string;
   readonly keys: readonly Buffer[];
 }
 
+/** Which keys to scan for. */
+export interface Wanted {
+  /** For `MATCH`. */
+  readonly pattern: string;
+  /** The slots they lie in, as {@link rangesOfSlots} writes them; all unless given. Also without a Cluster. */
+  readonly range?: string;
+}
+
+/** Ranges that share the slots. A range says the same whichever servers there are, or will be. */
+export function rangesOfSlots(count: number): string[] {
+  return Slots.parts(count).map(String);
+}
+
 /**
- * About `limit` keys that match, from all servers at once. A key that is there during the whole scan is in one of its
- * pages at least, through restarts, failovers and slots that move.
+ * About `limit` keys that are wanted, from all servers at once; fewer or none where looking for them takes long. A key that is there during the whole scan is in one of
+ * its pages at least, through restarts, failovers and slots that move.
  *
- * @throws KeywardError `VALUE_INVALID` for a cursor that is none; `STORE_UNAVAILABLE` while slots are served by nobody.
+ * @throws KeywardError `VALUE_INVALID` for a cursor or a range that is none; `STORE_UNAVAILABLE` while slots are served by nobody.
  */
 export async function scanKeys(
   connection: Connection,
-  pattern: string,
+  { pattern, range }: Wanted,
   cursor: string | undefined,
   limit: number,
 ): Promise<KeyPage> {
   const progress = parseProgress(cursor);
+  const wanted = parseRange(range);
+  for (let slot = 0; slot < slotCount; slot++) if (!wanted.has(slot)) progress.done.add(slot);
+  // Of the keys that SCAN returns, those in other slots fall away.
+  const scanned = Math.min(Math.ceil((limit * slotCount) / wanted.size), Math.max(limit, mostScanned));
   const keys = await connection.within(async (deadline) => {
     let advanced = false;
+    let count = scanned;
     for (;;) {
-      const step = await new Step(connection, progress, pattern, limit, deadline).take();
+      const step = await new Step(connection, progress, pattern, count, deadline).take();
       advanced ||= step.advanced;
       if (step.keys.length > 0 || progress.done.isFull) return step.keys;
+      if (advanced && deadline.shareOver) return [];
+      if (step.searched) count = Math.max(scanned, leastScannedAgain);
       if (step.advanced) continue;
       // What this page has done is kept; without it there is nothing to tell the caller but the failure.
       if (advanced) return [];
@@ -76,6 +101,15 @@ export async function scanKeys(
   return progress.done.isFull ? { keys } : { keys, cursor: writeProgress(progress) };
 }
 
+interface StepResult {
+  readonly keys: readonly Buffer[];
+  /** Whether the cursor says more than before. */
+  readonly advanced: boolean;
+  /** Whether keys were looked at; the first step on a server only finds out what it serves. */
+  readonly searched: boolean;
+  readonly error: unknown;
+}
+
 /** One round trip to all servers that still have something to scan. */
 class Step {
   readonly #connection: Connection;
@@ -84,6 +118,7 @@ class Step {
   readonly #limit: number;
   readonly #deadline: Deadline;
   #advanced = false;
+  #searched = false;
   #error: unknown;
 
   constructor(connection: Connection, progress: Progress, pattern: string, limit: number, deadline: Deadline) {
@@ -94,7 +129,7 @@ class Step {
     this.#deadline = deadline;
   }
 
-  async take(): Promise<{ readonly keys: Buffer[]; readonly advanced: boolean; readonly error: unknown }> {
+  async take(): Promise<StepResult> {
     const servers = await this.#connection.servers(this.#deadline);
     const addresses = new Set(servers.map(({ address }) => address));
     for (const address of this.#progress.runs.keys()) {
@@ -102,7 +137,7 @@ class Step {
     }
     const count = String(Math.max(1, Math.ceil(this.#limit / Math.max(1, servers.length))));
     const found = await Promise.all(servers.map((server) => this.#scan(server, count)));
-    return { keys: found.flat(), advanced: this.#advanced, error: this.#error };
+    return { keys: found.flat(), advanced: this.#advanced, searched: this.#searched, error: this.#error };
   }
 
   async #scan(server: ScannedServer, count: string): Promise<readonly Buffer[]> {
@@ -147,6 +182,7 @@ class Step {
     }
     const keys = survey.keys.filter((key) => run.slots.has(slotOf(key)));
     this.#advanced = true;
+    this.#searched = true;
     run.cursor = survey.cursor;
     if (run.cursor !== "0") return keys;
     runs.delete(address);
@@ -269,9 +305,9 @@ function parseWritten(cursor: string): WrittenProgress {
   try {
     written = JSON.parse(cursor);
   } catch {
-    throw badCursor();
+    throw invalidCursor();
   }
-  if (!isWritten(written)) throw badCursor();
+  if (!isWritten(written)) throw invalidCursor();
   return written;
 }
 
@@ -296,12 +332,14 @@ function isWritten(written: unknown): written is WrittenProgress {
 
 function requireSlots(text: string): Slots {
   const slots = Slots.parse(text);
-  if (slots === undefined) throw badCursor();
+  if (slots === undefined) throw invalidCursor();
   return slots;
 }
 
-function badCursor(): KeywardError {
-  return new KeywardError("VALUE_INVALID", "The cursor is not one that a scan of this store returned", {
-    hint: "Begin the scan without a cursor.",
+function parseRange(range: string | undefined): Slots {
+  const slots = Slots.parse(range ?? `0-${slotCount - 1}`);
+  if (slots !== undefined && !slots.isEmpty) return slots;
+  throw new KeywardError("VALUE_INVALID", "The range is not one of those that this store gave", {
+    hint: "Ask the store for its ranges().",
   });
 }

@@ -61,7 +61,7 @@ export class KeyvRedisStore extends RecordSpace {
  * it failed. The adapter's `throwOnErrors` is switched on. `disconnect()` closes the adapter.
  *
  * @throws KeywardError `VALUE_INVALID` for an adapter of `@keyv/valkey` with `useRedisSets`, under which namespaces share
- * their keys, and a `timeoutMs` that is not above 0.
+ * their keys, and a `timeoutMs` that is not above 0; `STORE_INVALID` for an adapter of `@keyv/redis` of a Sentinel group.
  */
 export function keyvRedis(
   adapter: KeyvRedisAdapter | KeyvValkeyAdapter,
@@ -69,6 +69,15 @@ export function keyvRedis(
 ): KeyvRedisStore {
   const { timeoutMs = 5_000 } = options;
   if (!("redis" in adapter)) {
+    if (adapter.isSentinel?.() === true) {
+      throw new KeywardError(
+        "STORE_INVALID",
+        "The adapter's client is one of a Sentinel group, which cannot be scanned",
+        {
+          hint: "Use a RedisStore with the options sentinels and name of ioredis, and move the records there.",
+        },
+      );
+    }
     adapter.throwOnErrors = true;
     const layout = new AdapterLayout("", adapter.keyPrefixSeparator);
     return new KeyvRedisStore(adapter, new NodeRedisConnection(adapter, timeoutMs), layout);
@@ -116,12 +125,14 @@ class AdapterLayout implements RecordLayout {
   }
 
   startOf(namespace: string): string {
-    if (typeof namespace !== "string" || !namespace.isWellFormed()) {
-      throw new KeywardError("VALUE_INVALID", "The namespace is not a well-formed string", {
-        hint: "Remove lone surrogates from it.",
+    if (namespace === "" && !this.#separatesAlways) return this.#front;
+    const start = `${namespace}${this.#separator}`;
+    if (start.indexOf(this.#separator) !== namespace.length) {
+      throw new KeywardError("VALUE_INVALID", "The namespace has what the adapter separates it from keys by", {
+        hint: `Choose one without ${JSON.stringify(this.#separator)}: its records would be found in another namespace.`,
       });
     }
-    return namespace === "" && !this.#separatesAlways ? this.#front : `${this.#front}${namespace}${this.#separator}`;
+    return `${this.#front}${start}`;
   }
 
   /** The adapters do not escape: the first separator is taken for the end of the namespace. */

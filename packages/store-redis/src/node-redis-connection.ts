@@ -1,10 +1,10 @@
 import { Buffer } from "node:buffer";
-import { Connection, NotSent, type Request, type ScannedServer } from "./connection.ts";
-import type { Deadline } from "./deadline.ts";
+import { Connection, executedOf, NotSent, type Request, type ScannedServer } from "./connection.ts";
+import { Deadline } from "./deadline.ts";
 
 /** How a command is to be sent, as the client of `@keyv/redis` takes it. */
 interface SendOptions {
-  readonly abortSignal: AbortSignal;
+  readonly abortSignal?: AbortSignal;
   readonly typeMapping: Readonly<Record<number, unknown>>;
 }
 
@@ -12,10 +12,6 @@ type Words = (string | Buffer)[];
 
 interface SingleClient {
   sendCommand(words: Words, options: SendOptions): Promise<unknown>;
-}
-
-interface SentinelClient {
-  sendCommand(readOnly: boolean, words: Words, options: SendOptions): Promise<unknown>;
 }
 
 interface ClusterClient {
@@ -32,8 +28,8 @@ export interface NodeRedisAdapter {
   isCluster(): boolean;
   /** Whether it is the client of a Sentinel group. */
   isSentinel?(): boolean;
-  /** Closes the client. */
-  disconnect(): Promise<void>;
+  /** Closes the client; with `force`, without waiting for what is under way. */
+  disconnect(force?: boolean): Promise<void>;
 }
 
 /** The types of replies that come as bytes instead of text: `$` and `=`. */
@@ -51,11 +47,13 @@ const notSent: ReadonlySet<string> = new Set([
 /** A connection over the client that an adapter of `@keyv/redis` has. */
 export class NodeRedisConnection extends Connection {
   readonly #adapter: NodeRedisAdapter;
+  readonly #timeoutMs: number;
   #connecting: Promise<unknown> | undefined;
 
   constructor(adapter: NodeRedisAdapter, timeoutMs: number) {
     super(timeoutMs);
     this.#adapter = adapter;
+    this.#timeoutMs = timeoutMs;
   }
 
   override get isCluster(): boolean {
@@ -78,7 +76,8 @@ export class NodeRedisConnection extends Connection {
     const words = [name, ...given];
     const key = name.startsWith("EVAL") ? given[2] : given[0];
     try {
-      if (!this.isCluster) return await this.#send(client, words, deadline);
+      if (!this.isCluster)
+        return await requireClient(client, isSingleClient).sendCommand(words, optionsUntil(deadline));
       return await requireClient(client, isClusterClient).sendCommand(
         key ?? "",
         !writes,
@@ -98,7 +97,19 @@ export class NodeRedisConnection extends Connection {
   }
 
   protected override async end(): Promise<void> {
-    await this.#adapter.disconnect();
+    await this.#adapter.disconnect(!(await this.#answers()));
+  }
+
+  /** A client that closes waits for what it has sent, of a server that hangs for ever, and cannot be destroyed any more. */
+  async #answers(): Promise<boolean> {
+    if (this.#connecting === undefined) return true;
+    const deadline = new Deadline(this.#timeoutMs);
+    const asked = async () => {
+      const servers = await this.servers();
+      await Promise.all(servers.map((server) => server.transaction([["PING"]], deadline)));
+      return true;
+    };
+    return await deadline.bound(asked(), () => new Error("The server did not answer")).catch(() => false);
   }
 
   /** Once for all who ask while it connects: the adapter hands out a client that is only beginning to. */
@@ -112,26 +123,18 @@ export class NodeRedisConnection extends Connection {
     }
   }
 
-  async #send(client: unknown, words: Words, deadline: Deadline): Promise<unknown> {
-    const options = optionsUntil(deadline);
-    if (this.#adapter.isSentinel?.() === true) {
-      return await requireClient(client, isSentinelClient).sendCommand(false, words, options);
-    }
-    return await requireClient(client, isSingleClient).sendCommand(words, options);
-  }
-
   async #transaction(
     client: unknown,
     commands: readonly (readonly string[])[],
     deadline: Deadline,
   ): Promise<readonly unknown[]> {
-    const options = optionsUntil(deadline);
+    if (deadline.passed) throw new NotSent("The transaction was not sent", { cause: deadline.lastError });
     const single = requireClient(client, isSingleClient);
+    // Without a signal: the client would take back those of them that it has not written yet.
     const replies = await Promise.all(
-      [["MULTI"], ...commands, ["EXEC"]].map((words) => single.sendCommand([...words], options)),
+      [["MULTI"], ...commands, ["EXEC"]].map((words) => single.sendCommand([...words], { typeMapping: asBytes })),
     );
-    const executed = replies.at(-1);
-    return Array.isArray(executed) ? executed : [];
+    return executedOf(replies);
   }
 }
 
@@ -150,10 +153,6 @@ function hasSendCommand(client: unknown): client is object {
 }
 
 function isSingleClient(client: unknown): client is SingleClient {
-  return hasSendCommand(client);
-}
-
-function isSentinelClient(client: unknown): client is SentinelClient {
   return hasSendCommand(client);
 }
 

@@ -3,8 +3,12 @@ import { createHash } from "node:crypto";
 import {
   type AtomicStore,
   KeywardError,
+  type RangedStore,
   type Replacement,
-  type ScannableStore,
+  requireExpires,
+  requireKey,
+  requireLimit,
+  requireNamespace,
   type ScannedRecord,
   type ScanPage,
   type StoredValue,
@@ -12,7 +16,7 @@ import {
 import { Hookified } from "hookified";
 import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
 import type { Connection, Request } from "./connection.ts";
-import { scanKeys } from "./key-scan.ts";
+import { rangesOfSlots, scanKeys } from "./key-scan.ts";
 
 /** How records are written as keys and values of Redis. */
 export interface RecordLayout {
@@ -36,7 +40,6 @@ export interface RecordLayout {
   readValue(bytes: Buffer): StoredValue;
 }
 
-const defaultScanLimit = 1000;
 const iteratedAtOnce = 256;
 const clearedAtOnce = 1000;
 
@@ -55,7 +58,7 @@ const replaceDigest = createHash("sha1").update(replaceScript).digest("hex");
  * `STORE_UNAVAILABLE` when the server does not answer in time, refuses, or the store is disconnected, `STORE_INVALID`
  * when something else than a record lies under one of its keys.
  */
-export class RecordSpace extends Hookified implements AtomicStore, ScannableStore {
+export class RecordSpace extends Hookified implements AtomicStore, RangedStore {
   /** The namespace that every call but {@link RecordSpace.scan} works in; `undefined` and "" are the same. */
   namespace: string | undefined;
   readonly #connection: Connection;
@@ -134,7 +137,7 @@ export class RecordSpace extends Hookified implements AtomicStore, ScannableStor
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const start = this.#start();
     const replies = await this.#connection.send(
-      keys.map((key) => ({ name: "EXISTS", given: [start + requireKey(key)], writes: false })),
+      keys.map((key) => ({ name: "EXISTS", given: [start + requireKey(key)], writes: false, answer: "number" })),
     );
     return replies.map((reply) => reply === 1);
   }
@@ -195,14 +198,21 @@ export class RecordSpace extends Hookified implements AtomicStore, ScannableStor
    * A page of records of every namespace, in no order; it can be empty and not be the last. A cursor goes on after any
    * change to the records, a restart, a failover or a move of slots, in any process.
    *
-   * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, or a limit that is not a whole number from 1.
+   * @param options `range` is one of {@link RecordSpace.ranges}: only its records are read.
+   * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, a range that is none, or a limit that is not
+   * a whole number from 1.
    */
-  async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
-    const { cursor: from, limit = defaultScanLimit } = options;
-    if (!Number.isSafeInteger(limit) || limit < 1) {
-      throw invalid("The limit of a scan is not a whole number from 1", "Leave it out, or pass one such as 1000.");
-    }
-    const { keys, cursor } = await scanKeys(this.#connection, this.#layout.patternOf(), from, limit);
+  async scan(
+    options: { readonly cursor?: string; readonly limit?: number; readonly range?: string } = {},
+  ): Promise<ScanPage> {
+    const { cursor: from, range } = options;
+    const limit = requireLimit(options.limit);
+    const { keys, cursor } = await scanKeys(
+      this.#connection,
+      { pattern: this.#layout.patternOf(), ...(range === undefined ? {} : { range }) },
+      from,
+      limit,
+    );
     const places = keys.flatMap((at) => {
       const place = this.#layout.placeOf(at);
       return place === undefined ? [] : [{ ...place, at: at.toString() }];
@@ -215,16 +225,31 @@ export class RecordSpace extends Hookified implements AtomicStore, ScannableStor
     return cursor === undefined ? { entries } : { cursor, entries };
   }
 
+  /**
+   * At most `count` ranges of about equal size for {@link RecordSpace.scan}: sets of the slots of a Cluster, by which
+   * keys are divided on a single server too. With a prefix in braces all records lie in one of them.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a count that is not a whole number from 1.
+   */
+  async ranges(count: number): Promise<readonly string[]> {
+    if (!Number.isSafeInteger(count) || count < 1) {
+      throw new KeywardError("VALUE_INVALID", "The count of ranges is not a whole number from 1", {
+        hint: "Pass one such as 16.",
+      });
+    }
+    return rangesOfSlots(count);
+  }
+
   #start(): string {
-    return this.#layout.startOf(this.namespace ?? "");
+    return this.#layout.startOf(requireNamespace(this.namespace));
   }
 
   async *#ownKeys(limit: number): AsyncGenerator<{ readonly key: string; readonly at: string }[]> {
-    const namespace = this.namespace ?? "";
+    const namespace = requireNamespace(this.namespace);
     const pattern = this.#layout.patternOf(namespace);
     let cursor: string | undefined;
     do {
-      const page = await scanKeys(this.#connection, pattern, cursor, limit);
+      const page = await scanKeys(this.#connection, { pattern }, cursor, limit);
       cursor = page.cursor;
       yield page.keys.flatMap((at) => {
         const place = this.#layout.placeOf(at);
@@ -234,7 +259,9 @@ export class RecordSpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   async #read(at: readonly string[]): Promise<(StoredValue | undefined)[]> {
-    const replies = await this.#connection.send(at.map((key) => ({ name: "GET", given: [key], writes: false })));
+    const replies = await this.#connection.send(
+      at.map((key) => ({ name: "GET", given: [key], writes: false, answer: "bytes" })),
+    );
     return replies.map((reply) => (Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined));
   }
 
@@ -242,20 +269,22 @@ export class RecordSpace extends Hookified implements AtomicStore, ScannableStor
     const at = start + requireKey(key);
     const bytes = this.#layout.writeValue(key, value);
     const until = requireExpires(key, expires);
-    if (until === undefined) return { name: "SET", given: [at, bytes], writes: true };
+    if (until === undefined) return { name: "SET", given: [at, bytes], writes: true, answer: "written" };
     if (until <= Date.now()) return unlink(at);
     // Redis drops a record after the millisecond it is given; ours is absent in the one in which it expires.
-    return { name: "SET", given: [at, bytes, "PXAT", String(until - 1)], writes: true };
+    return { name: "SET", given: [at, bytes, "PXAT", String(until - 1)], writes: true, answer: "written" };
   }
 
   #replacement(start: string, { key, expected, next }: Replacement): Request {
     const at = start + requireKey(key);
     const written = this.#layout.writeValue(key, next);
-    if (expected === undefined) return { name: "SET", given: [at, written, "NX"], writes: true };
+    if (expected === undefined)
+      return { name: "SET", given: [at, written, "NX"], writes: true, answer: "written-or-not" };
     return {
       name: "EVALSHA",
       given: [replaceDigest, "1", at, this.#layout.writeValue(key, expected), written],
       writes: true,
+      answer: "number",
       script: replaceScript,
     };
   }
@@ -280,23 +309,5 @@ function isDone(reply: unknown): boolean {
 }
 
 function unlink(at: string): Request {
-  return { name: "UNLINK", given: [at], writes: true };
-}
-
-function requireKey(key: string): string {
-  if (typeof key === "string" && key.isWellFormed()) return key;
-  throw invalid("A key is not a well-formed string", "Remove lone surrogates from it.", key);
-}
-
-/** Whole ms, rounded up, as Redis takes them. */
-function requireExpires(key: string, expires: number | undefined): number | undefined {
-  if (expires === undefined) return undefined;
-  if (typeof expires === "number" && !Number.isNaN(expires)) {
-    return Math.min(Math.ceil(expires), Number.MAX_SAFE_INTEGER);
-  }
-  throw invalid("An expiry is not a number", "Pass ms since the epoch, or nothing.", key);
-}
-
-function invalid(message: string, hint: string, key?: string): KeywardError {
-  return new KeywardError("VALUE_INVALID", message, { hint, key });
+  return { name: "UNLINK", given: [at], writes: true, answer: "number" };
 }

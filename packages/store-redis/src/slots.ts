@@ -18,6 +18,17 @@ export class Slots {
     return slots;
   }
 
+  /** All slots, in `count` parts of about equal size; one each where there are fewer slots than that. */
+  static parts(count: number): Slots[] {
+    const parts = Math.min(count, slotCount);
+    return Array.from({ length: parts }, (_, index) => {
+      const slots = new Slots();
+      const [first, next] = [index, index + 1].map((bound) => Math.floor((bound * slotCount) / parts));
+      slots.addRange(first ?? 0, (next ?? slotCount) - 1);
+      return slots;
+    });
+  }
+
   addRange(first: number, last: number): void {
     this.#has.fill(1, first, last + 1);
   }
@@ -32,6 +43,11 @@ export class Slots {
 
   has(slot: number): boolean {
     return this.#has[slot] === 1;
+  }
+
+  /** How many there are. */
+  get size(): number {
+    return this.#has.reduce((sum, has) => sum + has, 0);
   }
 
   get isEmpty(): boolean {

@@ -1,5 +1,5 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { KeywardError, type StoredValue } from "@keyward/core";
+import { requireValue, type StoredValue } from "@keyward/core";
 
 // Redis keeps bytes and no types. What its bytes look like says which type they have: a binary envelope and what is not
 // UTF-8 are bytes, the rest is text. Only a value of which that would be wrong gets a mark in front, so that envelopes,
@@ -18,18 +18,13 @@ const markBytes = textMark.length;
  * @throws KeywardError `VALUE_INVALID` for what is neither a well-formed string nor bytes.
  */
 export function writeValue(key: string, value: unknown): Buffer {
-  if (typeof value === "string" && value.isWellFormed()) {
-    const bytes = Buffer.from(value);
+  const stored = requireValue(key, value);
+  if (typeof stored === "string") {
+    const bytes = Buffer.from(stored);
     return beginsLikeBinaryEnvelope(bytes) ? Buffer.concat([textMark, bytes]) : bytes;
   }
-  if (value instanceof Uint8Array) {
-    const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
-    return looksLikeText(bytes) || markOf(bytes) !== undefined ? Buffer.concat([bytesMark, bytes]) : bytes;
-  }
-  throw new KeywardError("VALUE_INVALID", "A value is neither a well-formed string nor a Uint8Array", {
-    hint: "Let Keyv serialize values (no `serialization: false`), and pass bytes for what is not Unicode text.",
-    key,
-  });
+  const bytes = Buffer.from(stored.buffer, stored.byteOffset, stored.byteLength);
+  return looksLikeText(bytes) || markOf(bytes) !== undefined ? Buffer.concat([bytesMark, bytes]) : bytes;
 }
 
 /** The value of which these are the bytes. */

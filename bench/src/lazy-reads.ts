@@ -1,0 +1,96 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { createKeyv, EncryptedStore, Keyring, type KeywardKeyv } from "@keyward/core";
+import { RedisStore } from "@keyward/store-redis";
+import { startRedisServer } from "./redis-server.ts";
+import { quantile } from "./rounds.ts";
+import { sampleRecords } from "./sample-records.ts";
+
+/** How long single reads took, with re-encryption behind them and without. */
+export interface LazyFigures {
+  /** How the reads come. */
+  readonly load: string;
+  readonly reads: number;
+  readonly offNs: { readonly p50: number; readonly p99: number };
+  readonly onNs: { readonly p50: number; readonly p99: number };
+}
+
+export const lazyName = "get of records under the old key, Redis";
+
+const chunkReads = 500;
+
+/**
+ * Reads records of 1 KiB that all lie under the old key, each once: chunks with re-encryption behind the read, which is
+ * over before the next chunk begins, and chunks without, in turns.
+ *
+ * @param pauseMs between two reads; 0 for one right after the other.
+ */
+export async function measureLazyReads(program: string, chunks: number, pauseMs: number): Promise<LazyFigures> {
+  const server = await startRedisServer(program);
+  const old = Keyring.generate("old");
+  const ring = old.add({ id: "new" }).promote("new");
+  const store = new RedisStore(server.url);
+  try {
+    const contestant = async (reencrypt: "off" | "on-read") => {
+      const filled = new EncryptedStore(store.namespaced(reencrypt), { keys: old });
+      const records = sampleRecords(1024, { count: chunks * chunkReads });
+      for (let first = 0; first < records.length; first += chunkReads) {
+        const entries = records.slice(first, first + chunkReads).map(({ place, text }) => ({
+          key: place.key,
+          value: JSON.stringify({ value: JSON.parse(text) }),
+        }));
+        await filled.setMany(entries);
+      }
+      return new Reader(
+        store,
+        reencrypt,
+        ring,
+        records.map(({ place }) => place.key),
+      );
+    };
+    const off = await contestant("off");
+    const on = await contestant("on-read");
+    for (let chunk = 0; chunk < chunks; chunk++) {
+      const order = Math.random() < 0.5 ? [off, on] : [on, off];
+      for (const reader of order) await reader.read(chunkReads, pauseMs);
+    }
+    return {
+      load: pauseMs === 0 ? "one after the other" : `one every ${pauseMs} ms`,
+      reads: chunks * chunkReads,
+      offNs: off.quantiles(),
+      onNs: on.quantiles(),
+    };
+  } finally {
+    await store.disconnect();
+    await server.stop();
+  }
+}
+
+class Reader {
+  readonly #keyv: KeywardKeyv;
+  readonly #keys: readonly string[];
+  readonly #samplesNs: number[] = [];
+  #next = 0;
+
+  constructor(store: RedisStore, reencrypt: "off" | "on-read", keys: Keyring, recordKeys: readonly string[]) {
+    this.#keyv = createKeyv({ store, namespace: reencrypt, keys, reencrypt });
+    this.#keys = recordKeys;
+  }
+
+  async read(count: number, pauseMs: number): Promise<void> {
+    for (const key of this.#keys.slice(this.#next, this.#next + count)) {
+      if (pauseMs > 0) await sleep(pauseMs);
+      const startNs = process.hrtime.bigint();
+      const value = await this.#keyv.get(key);
+      this.#samplesNs.push(Number(process.hrtime.bigint() - startNs));
+      if (value === undefined) throw new Error("A record is gone");
+    }
+    this.#next += count;
+    await this.#keyv.encryptedStore.settled();
+  }
+
+  /** Without the first chunk, in which code is compiled. */
+  quantiles(): { p50: number; p99: number } {
+    const samplesNs = this.#samplesNs.slice(chunkReads);
+    return { p50: quantile(samplesNs, 0.5), p99: quantile(samplesNs, 0.99) };
+  }
+}

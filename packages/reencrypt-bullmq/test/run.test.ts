@@ -1,0 +1,399 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { census, createKeyv, EncryptedStore, exportKeyring, Keyring, type ReencryptReport } from "@keyward/core";
+import {
+  type ReencryptionRun,
+  type ReencryptionWorkerOptions,
+  reencryptionWorker,
+  type StartReencryptionOptions,
+  startReencryption,
+} from "@keyward/reencrypt-bullmq";
+import { MemoryStore } from "@keyward/store-memory";
+import { RedisStore } from "@keyward/store-redis";
+import { Queue } from "bullmq";
+import { Redis } from "ioredis";
+import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
+import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
+import type { Assignment } from "./worker-process.ts";
+
+const servers = await findRedisServers();
+const processPath = fileURLToPath(new URL("worker-process.ts", import.meta.url));
+const marker = "a value that nobody may see";
+const pollMs = 50;
+
+describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
+  let records: RedisNode;
+  let queues: RedisNode;
+  beforeAll(async () => {
+    [records, queues] = await Promise.all([startRedis(servers), startRedis(servers)]);
+    // It may have to be installed first.
+  }, 600_000);
+  afterAll(async () => {
+    await Promise.all([records?.stop(), queues?.stop()]);
+  });
+
+  const before = Keyring.generate("old");
+  const staged = before.add({ id: "new" });
+  const promoted = staged.promote("new");
+  const after = promoted.disable("old").remove("old");
+  let tests = 0;
+
+  /** A store under the old key, to be sealed under the new one, and a queue of its own. */
+  async function rotated(count: number) {
+    const name = `test-${process.pid}-${++tests}`;
+    const inner = new RedisStore(records.url, { prefix: name });
+    onTestFinished(() => inner.disconnect());
+    const keys = Array.from({ length: count }, (_, index) => `secret key ${index}`);
+    const entries = keys.map((key) => ({ key, value: `${marker} ${key}` }));
+    await createKeyv({ store: inner, keys: before, namespace: "flows" }).encryptedStore.setMany(entries);
+    const expectMoved = async () => {
+      expect((await census(inner)).keys).toEqual(new Map([["new", count]]));
+      const read = createKeyv({ store: inner, keys: after, namespace: "flows" }).encryptedStore;
+      expect(await read.getMany(keys)).toEqual(entries.map(({ value }) => value));
+    };
+    return { name, inner, store: new EncryptedStore(inner, { keys: promoted }), expectMoved };
+  }
+
+  async function start(name: string, options: Omit<StartReencryptionOptions, "connection">): Promise<ReencryptionRun> {
+    const run = await startReencryption({ connection: queues.url, queue: name, ...options });
+    onTestFinished(() => run.close());
+    return run;
+  }
+
+  function work(name: string, options: Omit<ReencryptionWorkerOptions, "connection">) {
+    const errors: unknown[] = [];
+    const worker = reencryptionWorker({
+      connection: queues.url,
+      queue: name,
+      lockMs: 1_000,
+      onError: (error) => errors.push(error),
+      ...options,
+    });
+    onTestFinished(() => worker.close());
+    return { worker, errors };
+  }
+
+  function rawQueue(name: string): Queue {
+    const queue = new Queue(name, { connection: { url: queues.url } });
+    onTestFinished(() => queue.close());
+    return queue;
+  }
+
+  it("seals everything again, and is finished when a census says so", async () => {
+    const { name, store, expectMoved } = await rotated(500);
+    const run = await start(name, { store, ranges: 5 });
+    expect(await run.progress()).toMatchObject({ round: 1, jobs: 5, completed: 0, scanned: 0 });
+    const reports: ReencryptReport[] = [];
+    work(name, { store, onReport: (report) => reports.push(report) });
+    const counts = await run.finished({ pollMs });
+    expect(counts.keys).toEqual(new Map([["new", 500]]));
+    expect(await run.progress()).toMatchObject({ round: 1, completed: 5, scanned: 500, reencrypted: 500, failed: 0 });
+    expect(reports.length).toBe(5);
+    await expectMoved();
+  });
+
+  it("survives the kill -9 of a worker process, and repeats one page at most", async () => {
+    const { name, expectMoved, store } = await rotated(3_000);
+    const batchSize = 40;
+    const assignment: Assignment = {
+      ring: exportKeyring(promoted),
+      store: records.url,
+      storePrefix: name,
+      queue: queues.url,
+      queueName: name,
+      batchSize,
+      maxPerSecond: 300,
+      lockMs: 1_000,
+    };
+    const processes = await Promise.all([1, 2, 3].map(() => startProcess(assignment)));
+    const run = await start(name, { store, ranges: 6 });
+    // Every process is in the middle of a range.
+    await vi.waitFor(async () => expect(await run.progress()).toMatchObject({ active: 3, completed: 0 }), 10_000);
+    await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(6 * batchSize), 10_000);
+    const [victim] = processes;
+    if (victim === undefined) throw new Error("There is no process");
+    const died = once(victim, "exit");
+    victim.kill("SIGKILL");
+    expect(await died).toEqual([null, "SIGKILL"]);
+    await run.finished({ pollMs });
+    const { scanned, current, reencrypted, ...rest } = await run.progress();
+    expect(rest).toMatchObject({ round: 1, completed: 6, failed: 0, unreadable: 0, conflicts: 0 });
+    expect(scanned).toBe(3_000);
+    // What the victim had sealed and not yet written down was found to be done already. A page of a Redis store has
+    // about as many records as it should.
+    expect(current).toBeLessThanOrEqual(1.5 * batchSize);
+    expect(reencrypted).toBe(3_000 - current);
+    await expectMoved();
+  });
+
+  it("joins a run that is there, however it would have divided the store itself", async () => {
+    const { name, store, expectMoved } = await rotated(200);
+    const [first, ...others] = await Promise.all([
+      start(name, { store, ranges: 4 }),
+      start(name, { store, ranges: 4 }),
+      start(name, { store, ranges: 4 }),
+    ]);
+    others.push(await start(name, { store, ranges: 9 }));
+    const queue = rawQueue(name);
+    expect(await queue.getWaitingCount()).toBe(4);
+    work(name, { store });
+    await Promise.all([first, ...others].map((run) => run?.finished({ pollMs })));
+    await (await start(name, { store, ranges: 2 })).finished({ pollMs });
+    for (const run of others) expect(await run.progress()).toMatchObject({ round: 1, jobs: 4, completed: 4 });
+    expect(await queue.getCompletedCount()).toBe(4);
+    await expectMoved();
+  });
+
+  it("keeps no value, key of a record or key material in the queue, failures included", async () => {
+    const { name, inner, store } = await rotated(100);
+    const run = await start(name, { store, ranges: 2 });
+    const broken = vi.spyOn(inner, "scan").mockRejectedValueOnce(new Error(`${marker} secret key 1`));
+    const { errors } = work(name, { store, batchSize: 10 });
+    await run.finished({ pollMs });
+    expect(broken).toHaveBeenCalled();
+    expect(errors).toHaveLength(1);
+    const kept: unknown[] = [];
+    const keys = await queues.command("KEYS", `*${name}*`);
+    for (const key of Array.isArray(keys) ? keys : []) {
+      const type = String(await queues.command("TYPE", String(key)));
+      const read: Record<string, readonly (string | number)[]> = {
+        hash: ["HGETALL"],
+        stream: ["XRANGE", "-", "+"],
+        zset: ["ZRANGE", 0, -1],
+        list: ["LRANGE", 0, -1],
+        string: ["GET"],
+        set: ["SMEMBERS"],
+      };
+      const [command = "", ...given] = read[type] ?? [];
+      kept.push([key, await queues.command(String(command), String(key), ...given)]);
+    }
+    const text = JSON.stringify(kept);
+    expect(text).toContain("checkpoint");
+    expect(text).toContain("STORE_UNAVAILABLE");
+    const { keys: material } = JSON.parse(exportKeyring(promoted));
+    expect(material).toHaveLength(2);
+    const secrets = [marker, "secret key", ...material.map((key: { material: string }) => key.material)];
+    for (const secret of secrets) expect(text).not.toContain(secret);
+  });
+
+  it("pauses and goes on where it stopped, also in another worker", async () => {
+    const { name, store, expectMoved } = await rotated(1_000);
+    const run = await start(name, { store, ranges: 2 });
+    const { worker } = work(name, { store, batchSize: 20, maxPerSecond: 400 });
+    await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(40), 10_000);
+    await run.pause();
+    await vi.waitFor(async () => expect(await run.progress()).toMatchObject({ active: 0 }), 10_000);
+    const at = await run.progress();
+    expect(at.completed).toBe(0);
+    await worker.close();
+    expect(await run.progress()).toEqual(at);
+    await run.resume();
+    const second = work(name, { store, batchSize: 20, maxPerSecond: 400 });
+    await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(at.scanned + 40), 10_000);
+    await second.worker.close();
+    expect(await run.progress()).toMatchObject({ active: 0, completed: 0, failed: 0 });
+    work(name, { store });
+    await run.finished({ pollMs });
+    expect(await run.progress()).toMatchObject({ scanned: 1_000, reencrypted: 1_000, current: 0 });
+    await expectMoved();
+  });
+
+  it("aborts for everybody, and can be started again", async () => {
+    const { name, store, expectMoved } = await rotated(1_000);
+    const run = await start(name, { store, ranges: 4 });
+    const other = await start(name, { store, ranges: 4 });
+    const { errors } = work(name, { store, batchSize: 20, maxPerSecond: 300 });
+    const waiting = expect(other.finished({ pollMs })).rejects.toMatchObject({ name: "AbortError" });
+    await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(40), 10_000);
+    await run.abort();
+    await waiting;
+    await expect(run.finished({ pollMs })).rejects.toMatchObject({ name: "AbortError" });
+    const left = (await census(store)).keys.get("old") ?? 0;
+    expect(left).toBeGreaterThan(0);
+    expect(left).toBeLessThan(1_000);
+    work(name, { store });
+    await (await start(name, { store, ranges: 3 })).finished({ pollMs });
+    await expectMoved();
+    expect(errors).toEqual([]);
+  });
+
+  it("stays aborted for whoever was taking the census meanwhile", async () => {
+    const { name, store } = await rotated(20);
+    const run = await start(name, { store, ranges: 2 });
+    work(name, { store });
+    await vi.waitFor(async () => expect(await run.progress()).toMatchObject({ completed: 2 }), 10_000);
+    const slow = new RedisStore(records.url, { prefix: name });
+    onTestFinished(() => slow.disconnect());
+    await createKeyv({ store: slow, keys: staged, namespace: "flows" }).encryptedStore.set("secret key late", marker);
+    const aborted = Promise.withResolvers<void>();
+    const scan = slow.scan.bind(slow);
+    const scanned = vi.spyOn(slow, "scan").mockImplementationOnce(async (options) => {
+      await aborted.promise;
+      return await scan(options);
+    });
+    const other = await start(name, { store: new EncryptedStore(slow, { keys: promoted }) });
+    const waiting = expect(other.finished({ pollMs })).rejects.toMatchObject({ name: "AbortError" });
+    await vi.waitFor(() => expect(scanned).toHaveBeenCalled());
+    await run.abort();
+    aborted.resolve();
+    await waiting;
+    expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
+  });
+
+  it("stops waiting when told, and leaves the run alone", async () => {
+    const { name, store, expectMoved } = await rotated(50);
+    const run = await start(name, { store });
+    const stop = new AbortController();
+    const waiting = run.finished({ signal: stop.signal });
+    stop.abort();
+    await expect(waiting).rejects.toMatchObject({ name: "AbortError" });
+    work(name, { store });
+    await run.finished({ pollMs });
+    await expectMoved();
+  });
+
+  it("walks a store again when a process with an older ring wrote meanwhile", async () => {
+    const { name, inner, store } = await rotated(50);
+    const writer = createKeyv({ store: inner, keys: staged, namespace: "flows" }).encryptedStore;
+    const run = await start(name, { store, ranges: 1 });
+    work(name, { store });
+    await vi.waitFor(async () => expect(await run.progress()).toMatchObject({ completed: 1 }), 10_000);
+    await writer.set("secret key late", marker);
+    const counts = await run.finished({ pollMs });
+    expect(counts.keys).toEqual(new Map([["new", 51]]));
+    expect(await run.progress()).toMatchObject({ round: 2, completed: 1, current: 50, reencrypted: 1 });
+    expect(await run.progress()).toMatchObject({ scanned: 51 });
+  });
+
+  it("rejects with what is left when it cannot be sealed again", async () => {
+    const { name, inner, store } = await rotated(20);
+    const flows = inner.namespaced("flows");
+    const stored = await flows.get("secret key 1");
+    await flows.set("secret key moved", stored);
+    await flows.set("secret key plain", marker);
+    const run = await start(name, { store, ranges: 3 });
+    const reports: ReencryptReport[] = [];
+    work(name, { store, onReport: (report) => reports.push(report) });
+    const error: unknown = await run.finished({ pollMs, repeats: 1 }).catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ code: "KEY_IN_USE", keyId: "new", counts: { old: 1, unsealed: 1 } });
+    expect(String(error)).not.toContain("secret");
+    expect(await run.progress()).toMatchObject({ round: 2, completed: 3, unreadable: 2 });
+    expect(reports.flatMap(({ unreadableRecords }) => unreadableRecords).map(({ key }) => key)).toEqual(
+      expect.arrayContaining(["secret key moved", "secret key plain"]),
+    );
+  });
+
+  it("lets no worker whose ring is behind seal anything", async () => {
+    const { name, inner, store, expectMoved } = await rotated(50);
+    const run = await start(name, { store, ranges: 1 });
+    const behind = work(name, { store: new EncryptedStore(inner, { keys: before.add({ id: "third" }) }) });
+    await vi.waitFor(() => expect(behind.errors).toMatchObject([{ code: "KEYRING_CONFLICT", keyId: "new" }]), 10_000);
+    expect(await run.progress()).toMatchObject({ completed: 0, scanned: 0 });
+    await behind.worker.close();
+    work(name, { store });
+    await run.finished({ pollMs });
+    await expectMoved();
+  });
+
+  it("tries a job that failed again when it is started again", async () => {
+    const { name, inner, store, expectMoved } = await rotated(50);
+    const failing = vi.spyOn(inner, "scan").mockRejectedValue(new Error("down"));
+    work(name, { store });
+    const run = await start(name, { store, ranges: 2, attempts: 1 });
+    await vi.waitFor(async () => expect(await run.progress()).toMatchObject({ failed: 2 }), 10_000);
+    failing.mockRestore();
+    await (await start(name, { store })).finished({ pollMs });
+    expect(await run.progress()).toMatchObject({ round: 1, completed: 2, failed: 0 });
+    await expectMoved();
+  });
+
+  it("goes on by itself after the server of the records was away", async () => {
+    const node = await startRedis(servers);
+    onTestFinished(() => node.stop());
+    const inner = new RedisStore(node.url, { timeoutMs: 500 });
+    onTestFinished(() => inner.disconnect());
+    const name = `test-${process.pid}-${++tests}`;
+    const keys = Array.from({ length: 600 }, (_, index) => `secret key ${index}`);
+    await createKeyv({ store: inner, keys: before }).encryptedStore.setMany(
+      keys.map((key) => ({ key, value: marker })),
+    );
+    const store = new EncryptedStore(inner, { keys: promoted });
+    const run = await start(name, { store, ranges: 2 });
+    const { errors } = work(name, { store, batchSize: 20, maxPerSecond: 300 });
+    await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(40), 10_000);
+    await node.kill();
+    await vi.waitFor(() => expect(errors).not.toEqual([]), 10_000);
+    await node.restart();
+    const counts = await run.finished({ pollMs });
+    expect(counts.keys).toEqual(new Map([["new", 600]]));
+    expect(await run.progress()).toMatchObject({ round: 1, completed: 2, failed: 0 });
+    for (const error of errors) expect(error).toMatchObject({ code: "STORE_UNAVAILABLE" });
+  });
+
+  it("goes on by itself after the server of the queue was away", async () => {
+    const { name, store, expectMoved } = await rotated(600);
+    const node = await startRedis(servers);
+    onTestFinished(() => node.stop());
+    const run = await startReencryption({ connection: node.url, queue: name, store, ranges: 2 });
+    onTestFinished(() => run.close());
+    const worker = reencryptionWorker({
+      connection: { host: node.host, port: node.port },
+      queue: name,
+      store,
+      batchSize: 20,
+      maxPerSecond: 300,
+      lockMs: 1_000,
+    });
+    onTestFinished(() => worker.close());
+    await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(40), 10_000);
+    await node.kill();
+    await node.restart();
+    const counts = await run.finished({ pollMs });
+    expect(counts.keys).toEqual(new Map([["new", 600]]));
+    await expectMoved();
+  });
+
+  it("takes a client of ioredis that is there already, and leaves it open", async () => {
+    const { name, store, expectMoved } = await rotated(20);
+    const connection = new Redis(queues.url, { maxRetriesPerRequest: null });
+    onTestFinished(() => {
+      connection.disconnect();
+    });
+    const run = await startReencryption({ connection, queue: name, store });
+    const worker = reencryptionWorker({ connection, queue: name, store });
+    await run.finished({ pollMs });
+    await worker.close();
+    await run.close();
+    expect(await connection.ping()).toBe("PONG");
+    await expectMoved();
+  });
+
+  it("is one job where the store cannot be divided", async () => {
+    const inner = new MemoryStore();
+    const writer = new EncryptedStore(inner, { keys: before });
+    await writer.setMany(Array.from({ length: 30 }, (_, index) => ({ key: `secret key ${index}`, value: marker })));
+    const store = new EncryptedStore(inner, { keys: promoted });
+    const name = `test-${process.pid}-${++tests}`;
+    const run = await start(name, { store, ranges: 8 });
+    work(name, { store });
+    await run.finished({ pollMs });
+    expect(await run.progress()).toMatchObject({ jobs: 1, completed: 1, reencrypted: 30 });
+  });
+
+  it.each([0, -1, 1.5, Number.NaN])("refuses %d ranges, and adds nothing", async (ranges) => {
+    const { name, store } = await rotated(1);
+    await expect(start(name, { store, ranges })).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
+  });
+
+  async function startProcess(assignment: Assignment): Promise<ChildProcess> {
+    const child = fork(processPath, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
+    onTestFinished(() => {
+      child.kill("SIGKILL");
+    });
+    child.send(assignment);
+    await once(child, "message");
+    return child;
+  }
+});

@@ -1,0 +1,160 @@
+import { census, createKeyv, EncryptedStore, Keyring, rangesOf, reencrypt, type ScannedRecord } from "@keyward/core";
+import { RedisStore } from "@keyward/store-redis";
+import { expect, it, onTestFinished } from "vitest";
+import { describeWithRedis, findRedisServers, startCluster, startRedis } from "../../../test/servers/redis.ts";
+import { slotOf } from "../src/slots.ts";
+
+const servers = await findRedisServers();
+const plain = await findRedisServers({ anyWillDo: true });
+
+async function scanRange(
+  store: RedisStore,
+  range: string,
+  between: () => Promise<void> = async () => undefined,
+): Promise<ScannedRecord[]> {
+  const found: ScannedRecord[] = [];
+  let cursor: string | undefined;
+  do {
+    const page = await store.scan({ limit: 20, range, ...(cursor === undefined ? {} : { cursor }) });
+    found.push(...page.entries);
+    cursor = page.cursor;
+    await between();
+  } while (cursor !== undefined);
+  return found;
+}
+
+function namesOf(records: readonly ScannedRecord[]): string[] {
+  return records.map(({ namespace, key }) => JSON.stringify([namespace, key]));
+}
+
+/** Records of several namespaces. */
+async function filled(store: RedisStore, countPerNamespace: number): Promise<Set<string>> {
+  const names = new Set<string>();
+  for (const namespace of ["", "flows", "a:b"]) {
+    const keys = Array.from({ length: countPerNamespace }, (_, index) => `${index % 10 === 0 ? "{tag}" : ""}${index}`);
+    await store.namespaced(namespace).setMany(keys.map((key) => ({ key, value: "value" })));
+    for (const key of keys) names.add(JSON.stringify([namespace, key]));
+  }
+  return names;
+}
+
+async function expectDivided(store: RedisStore, names: ReadonlySet<string>, count: number): Promise<void> {
+  const ranges = await store.ranges(count);
+  expect(ranges).toHaveLength(count);
+  const found = new Map<string, string>();
+  for (const range of ranges) {
+    for (const name of namesOf(await scanRange(store, range))) {
+      // SCAN may find a record twice, but never in two ranges.
+      expect(found.get(name) ?? range).toBe(range);
+      found.set(name, range);
+    }
+  }
+  expect(new Set(found.keys())).toEqual(names);
+}
+
+describeWithRedis(plain, "ranges of a RedisStore on one server", () => {
+  async function open(prefix: string = crypto.randomUUID()): Promise<RedisStore> {
+    const node = await startRedis(plain);
+    const store = new RedisStore(node.url, { prefix });
+    onTestFinished(async () => {
+      await store.disconnect();
+      await node.stop();
+    });
+    return store;
+  }
+
+  it("have every record in exactly one, however many there are", async () => {
+    const store = await open();
+    const names = await filled(store, 100);
+    for (const count of [1, 2, 7, 64]) await expectDivided(store, names, count);
+  });
+
+  it("are about equal, never empty, and at most one for each slot", async () => {
+    const store = await open();
+    await filled(store, 1_000);
+    const shares = await Promise.all(
+      (await store.ranges(4)).map(async (range) => (await scanRange(store, range)).length),
+    );
+    for (const share of shares) expect(share).toBeGreaterThan(400);
+    const ranges = await store.ranges(1_000_000);
+    expect(ranges).toHaveLength(16_384);
+    expect(ranges.at(-1)).toBe("16383");
+  });
+
+  it("are one where the prefix has all keys in one slot", async () => {
+    const store = await open(`{${crypto.randomUUID()}}`);
+    const names = await filled(store, 10);
+    const shares = await Promise.all(
+      (await store.ranges(4)).map(async (range) => (await scanRange(store, range)).length),
+    );
+    expect(shares.filter((share) => share > 0)).toEqual([names.size]);
+  });
+
+  it("have pages of about the limit", async () => {
+    const store = await open();
+    await filled(store, 1_000);
+    const [range = ""] = await store.ranges(8);
+    const pages = [];
+    let cursor: string | undefined;
+    do {
+      const page = await store.scan({ range, limit: 50, ...(cursor === undefined ? {} : { cursor }) });
+      pages.push(page.entries.length);
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    expect(pages.length).toBeLessThan(20);
+    expect(Math.max(...pages)).toBeLessThan(100);
+  });
+
+  it.each(["", "x", "0-16384", "5-4", "0-5,"])("refuse %j", async (range) => {
+    const store = await open();
+    await expect(store.scan({ range })).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    for (const count of [0, 1.5, Number.NaN]) {
+      await expect(store.ranges(count)).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    }
+  });
+});
+
+describeWithRedis(servers, "ranges of a RedisStore on a Cluster", () => {
+  it("have every record in exactly one, while slots move, and re-encrypt as one", async () => {
+    const cluster = await startCluster(servers);
+    const store = new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs: 8_000 });
+    onTestFinished(async () => {
+      await store.disconnect();
+      await cluster.stop();
+    });
+    const names = await filled(store, 100);
+    for (const count of [1, 3, 5]) await expectDivided(store, names, count);
+
+    const moving = [...names].slice(0, 12).map((name) => {
+      const [, key]: string[] = JSON.parse(name);
+      return slotOf(Buffer.from(`keyward::${key}`));
+    });
+    const found = new Set<string>();
+    for (const range of await store.ranges(4)) {
+      const records = await scanRange(store, range, async () => {
+        const slot = moving.shift();
+        if (slot === undefined) return;
+        const source = await cluster.primaryOf(slot);
+        const target = (await cluster.primaries()).find((node) => node !== source);
+        if (target !== undefined) await cluster.moveSlot(slot, target);
+      });
+      for (const name of namesOf(records)) found.add(name);
+    }
+    expect(moving).toEqual([]);
+    expect(found).toEqual(names);
+
+    const before = Keyring.generate("old");
+    const sealed = createKeyv({ store, keys: before, namespace: "sealed" }).encryptedStore;
+    await store.namespaced("").clear();
+    await store.namespaced("flows").clear();
+    await store.namespaced("a:b").clear();
+    await sealed.setMany(Array.from({ length: 300 }, (_, index) => ({ key: `${index}`, value: "value" })));
+    const encrypted = new EncryptedStore(store, { keys: before.add({ id: "new" }).promote("new") });
+    const reports = await Promise.all(
+      (await rangesOf(encrypted, 5)).map((range) => reencrypt(encrypted, range === undefined ? {} : { range })),
+    );
+    expect(reports.map(({ complete }) => complete)).toEqual([true, true, true, true, true]);
+    expect(reports.reduce((sum, { reencrypted }) => sum + reencrypted, 0)).toBe(300);
+    expect((await census(store)).keys).toEqual(new Map([["new", 300]]));
+  });
+});

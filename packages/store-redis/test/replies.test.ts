@@ -1,0 +1,90 @@
+import { RedisStore } from "@keyward/store-redis";
+import { Redis } from "ioredis";
+import { beforeEach, expect, it, onTestFinished, vi } from "vitest";
+import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
+
+const servers = await findRedisServers();
+const unavailable = { name: "KeywardError", code: "STORE_UNAVAILABLE" };
+
+describeWithRedis(servers, "what a server answers", () => {
+  let node: RedisNode;
+  beforeEach(async () => {
+    node = await startRedis(servers);
+    const started = node;
+    return () => started.stop();
+  });
+
+  async function connected(): Promise<Redis> {
+    const client = new Redis(node.url);
+    client.on("error", () => undefined);
+    onTestFinished(() => client.disconnect());
+    await client.ping();
+    return client;
+  }
+
+  it("ends a batch: what waits to be tried again is not sent after one was refused", async () => {
+    await node.command("ACL", "SETUSER", "narrow", "on", ">password", "~keyward::a*", "+@all");
+    const store = new RedisStore(`redis://narrow:password@${node.host}:${node.port}`);
+    onTestFinished(() => store.disconnect());
+    store.on("connection:error", () => undefined);
+    await store.set("a", "first");
+    // As in a failover: writes are refused for a while. The other key is refused for good.
+    await node.command("REPLICAOF", "127.0.0.1", "1");
+    const older = [
+      { key: "a", value: "older" },
+      { key: "b", value: "refused" },
+    ];
+    await expect(store.setMany(older)).rejects.toMatchObject(unavailable);
+    await node.command("REPLICAOF", "NO", "ONE");
+    await node.command("SET", "keyward::a", "newer");
+    // What the store still sends would be before this in its connection, or be tried every 20 ms.
+    for (let read = 0; read < 50; read++) {
+      expect(await store.get("a")).toBe("newer");
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  });
+
+  it("leaves no transaction open on a shared client, whenever the time of a scan is over", async () => {
+    const client = await connected();
+    const store = new RedisStore(client);
+    await store.set("key", "first");
+    const now = performance.now.bind(performance);
+    for (let position = 0; position < 30; position++) {
+      // The clock is looked at before each thing that is sent, and jumps between two of those looks.
+      let looks = 0;
+      const clock = vi.spyOn(performance, "now").mockImplementation(() => now() + (looks++ < position ? 0 : 60_000));
+      await store.scan().catch(() => undefined);
+      clock.mockRestore();
+      await store.set("key", String(position));
+      expect(String(await node.command("GET", "keyward::key"))).toBe(String(position));
+    }
+  });
+
+  it("is no success in a transaction that somebody left open", async () => {
+    const client = await connected();
+    const store = new RedisStore(client);
+    await store.set("key", "value");
+    const calls: Record<string, () => Promise<unknown>> = {
+      get: () => store.get("key"),
+      has: () => store.has("key"),
+      set: () => store.set("key", "next"),
+      setMany: () => store.setMany([{ key: "key", value: "next", expires: Date.now() + 60_000 }]),
+      delete: () => store.delete("key"),
+      replace: () => store.replace("key", "value", "next"),
+      "replace nothing": () => store.replace("none", undefined, "next"),
+    };
+    for (const call of Object.values(calls)) {
+      await client.call("MULTI");
+      await expect(call()).rejects.toMatchObject(unavailable);
+      await client.call("DISCARD");
+    }
+    expect(await store.get("key")).toBe("value");
+  });
+
+  it.each(["OK", "PONG", "QUEUED", "", "ERR"])("can be the value %j", async (value) => {
+    const store = new RedisStore(await connected());
+    await store.set("key", value);
+    expect(await store.get("key")).toBe(value);
+    expect(await store.getMany(["key", "none"])).toEqual([value, undefined]);
+  });
+});

@@ -1,0 +1,45 @@
+import { RedisStore } from "@keyward/store-redis";
+import { expect, it, onTestFinished } from "vitest";
+import { describeWithRedis, findRedisServers, startRedis } from "../../../test/servers/redis.ts";
+
+const servers = await findRedisServers();
+
+describeWithRedis(servers, "a few records among many keys of others", () => {
+  const foreign = 200_000;
+
+  it("are found, iterated and cleared, though no call has the time for all keys", async () => {
+    const node = await startRedis(servers);
+    const store = new RedisStore(node.url, { timeoutMs: 200 });
+    onTestFinished(async () => {
+      await store.disconnect();
+      await node.stop();
+    });
+    await node.command("CONFIG", "SET", "appendonly", "no");
+    const fill = `for number = 1, tonumber(ARGV[1]) do redis.call("SET", "foreign:" .. number, "") end`;
+    await node.command("EVAL", fill, 0, foreign);
+    const keys = ["one", "two"];
+    await store.setMany(keys.map((key) => ({ key, value: "value" })));
+
+    for (const range of [undefined, ...(await store.ranges(2))]) {
+      const found = new Set<string>();
+      let cursor: string | undefined;
+      do {
+        const page = await store.scan({
+          limit: 10,
+          ...(range === undefined ? {} : { range }),
+          ...(cursor === undefined ? {} : { cursor }),
+        });
+        for (const { key } of page.entries) found.add(key);
+        cursor = page.cursor;
+      } while (cursor !== undefined);
+      if (range === undefined) expect(found).toEqual(new Set(keys));
+    }
+
+    const iterated: string[] = [];
+    for await (const [key] of store.iterator()) iterated.push(key);
+    expect(iterated.toSorted()).toEqual(keys);
+    await store.clear();
+    expect(await store.hasMany(keys)).toEqual([false, false]);
+    expect(await node.command("DBSIZE")).toBe(foreign);
+  });
+});

@@ -1,0 +1,187 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
+import type { Replacement, StoredValue } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { describe, expect, it } from "vitest";
+import { runHistory } from "./history.ts";
+import { KeyHistory } from "./key-history.ts";
+import { type Random, randomFrom } from "./random.ts";
+import { seed } from "./settings.ts";
+import { UnhurriedStore } from "./unhurried-store.ts";
+
+/** A store with a flaw, which all its views have. */
+abstract class FlawedStore extends UnhurriedStore {
+  /** The records themselves, without the flaw. */
+  readonly sound: MemoryStore;
+
+  constructor(random: Random, origin?: FlawedStore) {
+    super(random, origin);
+    this.sound = new MemoryStore(this);
+  }
+
+  abstract another(): FlawedStore;
+
+  override namespaced(namespace: string): FlawedStore {
+    const view = this.another();
+    view.namespace = namespace;
+    view.sound.namespace = namespace;
+    return view;
+  }
+
+  protected now(): boolean {
+    return this.random() < 0.02;
+  }
+}
+
+class ReplacesWhateverLiesThere extends FlawedStore {
+  override another() {
+    return new ReplacesWhateverLiesThere(this.random, this);
+  }
+
+  override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+    const found = await this.sound.getMany(changes.map(({ key }) => key));
+    return await super.replaceMany(changes.map((change, index) => ({ ...change, expected: found[index] })));
+  }
+}
+
+class ForgetsExpiryOnReplace extends FlawedStore {
+  override another() {
+    return new ForgetsExpiryOnReplace(this.random, this);
+  }
+
+  override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+    const replaced = await super.replaceMany(changes);
+    for (const [index, { key, next }] of changes.entries()) {
+      if (replaced[index] === true) await this.sound.replace(key, next, next).then(() => this.sound.set(key, next));
+    }
+    return replaced;
+  }
+}
+
+class BringsDeletedBack extends FlawedStore {
+  override another() {
+    return new BringsDeletedBack(this.random, this);
+  }
+
+  override async delete(key: string): Promise<boolean> {
+    const before = await this.sound.get(key);
+    const deleted = await super.delete(key);
+    if (before !== undefined && this.now()) {
+      void nextTurn().then(() => this.sound.replace(key, undefined, before));
+    }
+    return deleted;
+  }
+}
+
+class LosesWrites extends FlawedStore {
+  override another() {
+    return new LosesWrites(this.random, this);
+  }
+
+  override async set(key: string, value: unknown, expires?: number): Promise<boolean> {
+    return this.now() ? true : await super.set(key, value, expires);
+  }
+}
+
+class ReadsOlderValues extends FlawedStore {
+  readonly #cache: Map<string, StoredValue>;
+
+  constructor(random: Random, origin?: ReadsOlderValues) {
+    super(random, origin);
+    this.#cache = origin === undefined ? new Map() : origin.#cache;
+  }
+
+  override another() {
+    return new ReadsOlderValues(this.random, this);
+  }
+
+  override async get(key: string): Promise<StoredValue | undefined> {
+    const cached = this.#cache.get(key);
+    if (cached !== undefined && this.now()) return cached;
+    const value = await super.get(key);
+    if (value !== undefined) this.#cache.set(key, value);
+    return value;
+  }
+}
+
+class WritesLate extends FlawedStore {
+  override another() {
+    return new WritesLate(this.random, this);
+  }
+
+  override async set(key: string, value: unknown, expires?: number): Promise<boolean> {
+    if (!this.now()) return await super.set(key, value, expires);
+    void nextTurn()
+      .then(nextTurn)
+      .then(() => this.sound.set(key, value, expires));
+    return true;
+  }
+}
+
+const flaws = {
+  "replaces whatever lies there": ReplacesWhateverLiesThere,
+  "forgets the expiry when it replaces": ForgetsExpiryOnReplace,
+  "brings deleted records back": BringsDeletedBack,
+  "loses acknowledged writes": LosesWrites,
+  "reads older values": ReadsOlderValues,
+  "acknowledges before it writes": WritesLate,
+};
+
+async function problemsOf(store: UnhurriedStore, random: Random): Promise<readonly string[]> {
+  const open = () => store.namespaced("flows");
+  const { problems } = await runHistory({ random, operations: 10_000, rotations: 8, retire: false, open });
+  return problems;
+}
+
+describe("a history over a store that", () => {
+  it.each(Object.entries(flaws))(`%s is found out (seed ${seed})`, async (_, Flawed) => {
+    const random = randomFrom(seed);
+    expect(await problemsOf(new Flawed(random), random)).not.toEqual([]);
+  });
+
+  it(`is sound passes (seed ${seed})`, async () => {
+    const random = randomFrom(seed);
+    expect(await problemsOf(new UnhurriedStore(random), random)).toEqual([]);
+  });
+});
+
+describe("the history of a key", () => {
+  it("allows an unknown outcome either way, until one is seen", () => {
+    const history = new KeyHistory("key");
+    history.begin({ value: "first" })();
+    history.begin({ value: "perhaps" });
+    expect(history.beginRead()("first")).toBeUndefined();
+    expect(history.beginRead()("perhaps")).toBeUndefined();
+    expect(history.beginRead()("first")).toContain("older");
+    expect(history.beginRead()(undefined)).toContain("missed");
+  });
+
+  it("keeps a delete that was seen, although nobody knows its outcome", () => {
+    const history = new KeyHistory("key");
+    history.begin({ value: "first" })();
+    history.begin({});
+    expect(history.mayBeThere()).toBe(true);
+    expect(history.beginRead()(undefined)).toBeUndefined();
+    expect(history.mayBeThere()).toBe(false);
+    expect(history.beginRead()("first")).toContain("older");
+  });
+
+  it("allows a read what was true at any time during it, and no more", () => {
+    const history = new KeyHistory("key");
+    history.begin({ value: "first" })();
+    const reads = [history.beginRead(), history.beginRead(), history.beginRead()];
+    history.begin({ value: "second" })();
+    history.begin({})();
+    expect(reads.map((check, index) => check(["first", "second", undefined][index]))).toEqual(Array(3).fill(undefined));
+    expect(history.beginRead()("second")).toContain("older");
+  });
+
+  it("allows an expiring value its time, and not after", () => {
+    const history = new KeyHistory("key");
+    history.begin({ value: "over", expires: Date.now() - 1 })();
+    expect(history.beginRead()("over")).toContain("expired");
+    expect(history.beginRead()(undefined)).toBeUndefined();
+    history.begin({ value: "lasting", expires: Date.now() + 60_000 })();
+    expect(history.beginRead()(undefined)).toContain("missed");
+    expect(history.beginRead()("lasting")).toBeUndefined();
+  });
+});

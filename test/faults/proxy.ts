@@ -1,0 +1,61 @@
+import { once } from "node:events";
+import { connect, createServer, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
+
+/** A proxy of TCP between clients and one server, to come between them. */
+export interface Proxy {
+  readonly port: number;
+  /** Resets every connection. What the server was sent, it may have carried out. */
+  cut(): void;
+  /** Holds back what the server answers from now on for so many ms. */
+  delayReplies(delayMs: number): void;
+  close(): Promise<void>;
+}
+
+/** Starts a proxy to a port on the loopback interface. */
+export async function startProxy(targetPort: number): Promise<Proxy> {
+  const host = "127.0.0.1";
+  const clients = new Set<Socket>();
+  let delayMs = 0;
+  const server = createServer((client) => {
+    const upstream = connect(targetPort, host);
+    clients.add(client);
+    for (const socket of [client, upstream]) {
+      socket.setNoDelay();
+      socket.on("error", () => undefined);
+      socket.on("close", () => {
+        clients.delete(client);
+        client.destroy();
+        upstream.destroy();
+      });
+    }
+    // Requests are never held back: one that its caller gave up must not arrive after his next one.
+    client.on("data", (data) => upstream.write(data));
+    let answered = Promise.resolve();
+    upstream.on("data", (data) => {
+      const heldBackMs = delayMs;
+      answered = answered.then(async () => {
+        if (heldBackMs > 0) await sleep(heldBackMs);
+        if (!client.destroyed) client.write(data);
+      });
+    });
+  });
+  server.listen(0, host);
+  await once(server, "listening");
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("No port was given");
+  return {
+    port: address.port,
+    cut() {
+      for (const client of clients) client.resetAndDestroy();
+    },
+    delayReplies(ms) {
+      delayMs = ms;
+    },
+    async close() {
+      for (const client of clients) client.destroy();
+      server.close();
+      await once(server, "close");
+    },
+  };
+}

@@ -1,0 +1,49 @@
+import { join } from "node:path";
+import type { ScannableStore } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { RedisStore } from "@keyward/store-redis";
+import type { KeyvStorageAdapter } from "keyv";
+import { expect, it, onTestFinished } from "vitest";
+import { describeWithRedis, findRedisServers, startRedis } from "../servers/redis.ts";
+import { openSqlite, temporaryFolder } from "./sqlite.ts";
+
+const servers = await findRedisServers();
+
+/** A bulk job that is slower than the writers around it must come to its end all the same. */
+async function expectScanEnds(store: KeyvStorageAdapter & ScannableStore): Promise<void> {
+  const keys = Array.from({ length: 20 }, (_, index) => `key-${index}`);
+  for (const key of keys) await store.set(key, "first");
+  let cursor: string | undefined;
+  let pages = 0;
+  do {
+    const page = await store.scan({ limit: 2, ...(cursor === undefined ? {} : { cursor }) });
+    cursor = page.cursor;
+    pages++;
+    for (const key of keys.slice(0, 10)) {
+      await store.delete(key);
+      await store.set(key, "again");
+    }
+    if (pages > 200) break;
+  } while (cursor !== undefined);
+  expect(pages).toBeLessThanOrEqual(200);
+}
+
+it("a scan of a memory store ends while records are deleted and written anew", async () => {
+  await expectScanEnds(new MemoryStore());
+});
+
+it("a scan of a SQLite store ends while records are deleted and written anew", async () => {
+  await expectScanEnds(openSqlite(join(await temporaryFolder(), "records.db")));
+});
+
+describeWithRedis(servers, "on a server", () => {
+  it("a scan of a Redis store ends while records are deleted and written anew", async () => {
+    const node = await startRedis(servers);
+    const store = new RedisStore(node.url);
+    onTestFinished(async () => {
+      await store.disconnect();
+      await node.stop();
+    });
+    await expectScanEnds(store);
+  });
+});

@@ -1,0 +1,141 @@
+// A process with a ring of its own that writes its own keys and reads those of all, for as long as it is told to.
+// It is sent "ring …" with a keyring to take over, "calls …" with how many calls to make before it answers, and "end".
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { EncryptedStore, type KeyProvider, Keyring, type ReencryptEvent } from "@keyward/core";
+import { openStore } from "./open-store.ts";
+import { below, pick, randomFrom } from "./random.ts";
+
+/** What the process tells. */
+export type TrafficMessage =
+  | { readonly kind: "ready" | "done" }
+  | {
+      readonly kind: "end";
+      readonly calls: number;
+      readonly failures: readonly string[];
+      /** The key ids that its reads sealed records again from and to, such as "old>new". */
+      readonly sealedAgain: readonly string[];
+    };
+
+const [address = "", ownName = "", names = "", seed = ""] = process.argv.slice(2);
+const keysPerProcess = 20;
+const random = randomFrom(Number(seed));
+
+function tell(message: TrafficMessage): void {
+  process.send?.(message);
+}
+
+class SentKeys implements KeyProvider {
+  #ring: Keyring | undefined;
+  #changed: () => void = () => undefined;
+
+  take(ring: Keyring): void {
+    this.#ring = ring;
+    this.#changed();
+  }
+
+  async load(): Promise<Keyring> {
+    if (this.#ring === undefined) throw new Error("No keyring was sent yet");
+    return this.#ring;
+  }
+
+  subscribe(changed: () => void): () => void {
+    this.#changed = changed;
+    return () => undefined;
+  }
+}
+
+const keys = new SentKeys();
+const store = new EncryptedStore(openStore(address), { keys });
+const failures: string[] = [];
+const sealedAgain = new Set<string>();
+store.on("reencrypted", ({ from, to }: ReencryptEvent) => sealedAgain.add(`${from}>${to}`));
+store.on("reencrypt:error", ({ error }: ReencryptEvent) => failures.push(`Sealing again failed: ${String(error)}`));
+
+/** By key, the version that it has at least. */
+const versions = new Map<string, number>();
+const ownKeys = keysOf(ownName);
+const allKeys = names.split(",").flatMap(keysOf);
+let calls = 0;
+let wanted: { readonly calls: number; readonly resolve: () => void } | undefined;
+let ended = false;
+
+function keysOf(name: string): string[] {
+  return Array.from({ length: keysPerProcess }, (_, index) => `${name}-${index}`);
+}
+
+async function write(): Promise<void> {
+  const key = pick(random, ownKeys);
+  const version = (versions.get(key) ?? 0) + 1;
+  await store.set(key, String(version));
+  versions.set(key, version);
+}
+
+async function read(asked: readonly string[]): Promise<void> {
+  const least = asked.map((key) => versions.get(key) ?? 0);
+  const found = await store.getMany([...asked]);
+  for (const [index, key] of asked.entries()) {
+    const version = Number(found[index] ?? 0);
+    const own = ownKeys.includes(key);
+    if (version < (least[index] ?? 0) || (own && version > (least[index] ?? 0))) {
+      failures.push(`${key} gave version ${version} where ${least[index]} was known`);
+    }
+    versions.set(key, version);
+  }
+}
+
+async function begin(): Promise<void> {
+  for (const key of ownKeys) {
+    await store.set(key, "1");
+    versions.set(key, 1);
+  }
+}
+
+async function work(): Promise<void> {
+  while (!ended) {
+    try {
+      const chance = random();
+      if (chance < 0.3) await write();
+      else if (chance < 0.7) await read([pick(random, allKeys)]);
+      else await read(allKeys.slice(below(random, allKeys.length)));
+    } catch (error) {
+      failures.push(`${String(error)} (${error instanceof Error ? String(error.cause) : ""})`);
+    }
+    calls++;
+    // SQLite answers within the turn, and messages come between turns.
+    await nextTurn();
+    if (wanted !== undefined && calls >= wanted.calls) wanted.resolve();
+  }
+  await store.disconnect();
+  tell({ kind: "end", calls, failures: failures.slice(0, 20), sealedAgain: [...sealedAgain] });
+  process.disconnect();
+}
+
+let working: Promise<void> | undefined;
+
+async function takeRing(document: string): Promise<void> {
+  const changed = new Promise<void>((resolve) => store.once("keyring:changed", () => resolve()));
+  keys.take(Keyring.parse(document));
+  if (working !== undefined) return await changed;
+  await begin();
+  working = work();
+}
+
+async function makeCalls(count: number): Promise<void> {
+  await new Promise<void>((resolve) => {
+    wanted = { calls: calls + count, resolve };
+  });
+  wanted = undefined;
+}
+
+process.on("message", async (message) => {
+  const [verb, ...given] = String(message).split(" ");
+  const text = given.join(" ");
+  if (verb === "end") {
+    ended = true;
+    return;
+  }
+  if (verb === "ring") await takeRing(text);
+  else await makeCalls(Number(text));
+  tell({ kind: "done" });
+});
+tell({ kind: "ready" });
