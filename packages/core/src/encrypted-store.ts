@@ -402,7 +402,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
     if (expired.length > 0) await this.#inner.deleteMany(expired);
     const results = live.length > 0 ? await this.#inner.setMany(live) : [];
-    this.#guard.written(namespace, keys);
+    for (const key of keys) this.#guard.lift(namespace, key);
     const refused = new Set(live.filter((_, index) => results[index] === false).map(({ key }) => key));
     return keys.map((key) => !refused.has(key));
   }

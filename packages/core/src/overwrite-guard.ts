@@ -28,7 +28,7 @@ export class OverwriteGuard {
     else this.#full = true;
   }
 
-  /** A record was deleted, or was opened after all. */
+  /** A record was deleted or written, or was opened after all: what lies there now can be read. */
   lift(namespace: string, key: string): void {
     if (this.#allowed.size > 0) this.#allowed.delete(markOf(namespace, key));
     if (this.#unreadable.size > 0) this.#unreadable.delete(markOf(namespace, key));
@@ -61,12 +61,6 @@ export class OverwriteGuard {
       return this.#full || this.#unreadable.has(mark);
     });
     return doubtful.length === 0 ? undefined : this.#readAgain(namespace, doubtful);
-  }
-
-  /** These records were written: what lies there now can be read. */
-  written(namespace: string, keys: readonly string[]): void {
-    if (this.#unreadable.size === 0 && this.#allowed.size === 0) return;
-    for (const key of keys) this.lift(namespace, key);
   }
 
   async #readAgain(namespace: string, keys: string[]): Promise<void> {
