@@ -6,7 +6,7 @@ import { createKeyv, Keyring } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { RedisStore } from "@keyward/store-redis";
 import { SqliteStore } from "@keyward/store-sqlite";
-import { Keyv, type KeyvEncryptionAdapter } from "keyv";
+import { Keyv, type KeyvEncryptionAdapter, KeyvJsonSerializer } from "keyv";
 import { decrypt, encrypt } from "./node-crypto.ts";
 import { startRedisServer } from "./redis-server.ts";
 import { type SampleRecord, sampleRecords } from "./sample-records.ts";
@@ -24,6 +24,9 @@ interface Stores {
   readonly make: () => MemoryStore | SqliteStore | RedisStore;
   readonly remove: () => void | Promise<void>;
 }
+
+/** The contestant that reads and writes JSON as Keyv does: what is left of the difference is sealing. */
+export const withKeyvsJson = "with Keyward and Keyv's JSON";
 
 /** The contestant that seals or opens by hand beside a bare store: what crypto costs where it is used. */
 export const cryptoBeside = "node:crypto beside it";
@@ -63,6 +66,15 @@ function keyvTask(store: string, start: () => Promise<Stores>, operation: Operat
     const contestants = [
       { name: "Keyv", keyv: new Keyv({ store: stores.make(), namespace }) },
       { name: "with Keyward", keyv: createKeyv({ store: stores.make(), namespace, keys: Keyring.generate() }) },
+      {
+        name: withKeyvsJson,
+        keyv: createKeyv({
+          store: stores.make(),
+          namespace,
+          keys: Keyring.generate(),
+          serialization: new KeyvJsonSerializer(),
+        }),
+      },
       { name: "with its encryption hook", keyv: new Keyv({ store: stores.make(), namespace, encryption: aesGcm() }) },
     ];
     const beside = new Keyv({ store: stores.make(), namespace });

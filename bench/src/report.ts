@@ -1,5 +1,5 @@
 import { type BulkFigures, bulkName } from "./bulk.ts";
-import { cryptoBeside } from "./keyv-tasks.ts";
+import { cryptoBeside, withKeyvsJson } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName } from "./lazy-reads.ts";
 import type { Figures } from "./rounds.ts";
 
@@ -12,7 +12,7 @@ export interface Measured {
 
 /**
  * A Markdown table of one task at several sizes: the time of the first contestant, and how often it fits in the others';
- * with node:crypto beside the first, also how often what that adds fits in what the second adds.
+ * with node:crypto beside the first, also how often what that adds fits in what sealing adds.
  */
 export function timesTable(tasks: readonly Measured[]): string {
   const [first] = tasks;
@@ -20,15 +20,16 @@ export function timesTable(tasks: readonly Measured[]): string {
   const rows = tasks.map(({ sizeBytes, contestants }) => {
     const [baseline, ...others] = contestants;
     const crypto = contestants.find(({ name }) => name === cryptoBeside);
+    const sealing = contestants.find(({ name }) => name === withKeyvsJson);
     return [
       size(sizeBytes),
       duration(baseline?.medianNs ?? Number.NaN),
       ...others.map(({ ratio, ratioQuartiles: [low, high] }) => `${short(ratio)} (${short(low)}–${short(high)})`),
-      ...(crypto === undefined ? [] : [short((others[0]?.addedNs ?? Number.NaN) / crypto.addedNs)]),
+      ...(crypto === undefined ? [] : [short((sealing?.addedNs ?? Number.NaN) / crypto.addedNs)]),
     ];
   });
   const names = first.contestants.map(({ name }) => name);
-  const header = ["", ...names, ...(names.includes(cryptoBeside) ? ["Keyward adds, in node:crypto"] : [])];
+  const header = ["", ...names, ...(names.includes(cryptoBeside) ? ["sealing adds, in node:crypto"] : [])];
   return `\n${first.name}\n\n${table(header, rows)}`;
 }
 

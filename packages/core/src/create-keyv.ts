@@ -2,7 +2,6 @@ import {
   Keyv,
   type KeyvCompressionAdapter,
   type KeyvEntry,
-  KeyvJsonSerializer,
   type KeyvOptions,
   type KeyvSerializationAdapter,
   type KeyvValue,
@@ -11,6 +10,7 @@ import { isNamespaced, type NamespacedStore } from "./capabilities.ts";
 import { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
 import { isStore, type WrappableStore, wrapRejection } from "./inner-store.ts";
+import { keyvJson } from "./keyv-json.ts";
 
 /** What {@link createKeyv} takes: how to seal, and what Keyv itself takes, except what would work against it. */
 export interface CreateKeyvOptions
@@ -41,7 +41,7 @@ export class KeywardKeyv extends Keyv {
   /** Use {@link createKeyv}. */
   constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions, release?: () => Promise<void>) {
     // Keyv's own check of expiry deletes without comparing, and so destroys newer writes. Ours is inside the record.
-    const { serialization = new KeyvJsonSerializer(), compression } = options;
+    const { serialization = keyvJson, compression } = options;
     super({
       ...options,
       serialization: quietSerialization(serialization),
@@ -137,15 +137,19 @@ function share(store: NamespacedStore & Disconnectable): () => Promise<void> {
 function quietSerialization(serialization: KeyvSerializationAdapter): KeyvSerializationAdapter {
   return {
     stringify: (value) => serialization.stringify(value),
-    parse: <Value>(text: string) =>
-      quietly("parses", async () => requireKeyvData(await serialization.parse<Value>(text))),
+    parse: <Value>(text: string) => quietly("parses", () => serialization.parse<Value>(text), requireKeyvData),
   };
 }
 
 function quietCompression(compression: KeyvCompressionAdapter): KeyvCompressionAdapter {
   return {
     compress: (text) => compression.compress(text),
-    decompress: (text) => quietly("decompresses", () => compression.decompress(text)),
+    decompress: async (text) =>
+      await quietly(
+        "decompresses",
+        () => compression.decompress(text),
+        (decompressed) => decompressed,
+      ),
   };
 }
 
@@ -157,15 +161,28 @@ function requireKeyvData<Value>(data: Value): Value {
   throw new TypeError("not Keyv's");
 }
 
-async function quietly<Result>(does: string, read: () => Result | Promise<Result>): Promise<Result> {
+/** What was read, checked; a promise only where reading gives one. */
+function quietly<Result>(
+  does: string,
+  read: () => Result | Promise<Result>,
+  check: (result: Result) => Result,
+): Result | Promise<Result> {
   try {
-    return await read();
-  } catch (error) {
-    const name = error instanceof Error ? error.name : typeof error;
-    throw new KeywardError("RECORD_MALFORMED", `A record opens, and is not what this Keyv ${does}: ${name}`, {
-      hint: "Something else wrote it under this key, or serialization or compression were changed since.",
+    const result = read();
+    if (!(result instanceof Promise)) return check(result);
+    return result.then(check).catch((error: unknown) => {
+      throw notReadable(does, error);
     });
+  } catch (error) {
+    throw notReadable(does, error);
   }
+}
+
+function notReadable(does: string, error: unknown): KeywardError {
+  const name = error instanceof Error ? error.name : typeof error;
+  return new KeywardError("RECORD_MALFORMED", `A record opens, and is not what this Keyv ${does}: ${name}`, {
+    hint: "Something else wrote it under this key, or serialization or compression were changed since.",
+  });
 }
 
 function asError(problem: unknown): KeywardError {

@@ -2,7 +2,7 @@
 export class Deadline {
   readonly #atMs: number;
   readonly #shareOverAtMs: number;
-  readonly #ending = new AbortController();
+  #ending: AbortController | undefined;
   #passed = false;
   /** What went wrong last, to be told when nothing better comes in time. */
   lastError: unknown;
@@ -26,6 +26,9 @@ export class Deadline {
 
   /** Aborted when the deadline passes, or the call has settled before. */
   get signal(): AbortSignal {
+    // Made for who asks: an abort brings an exception with its stack, which would be a tenth of a call.
+    this.#ending ??= new AbortController();
+    if (this.#passed) this.#ending.abort();
     return this.#ending.signal;
   }
 
@@ -44,12 +47,21 @@ export class Deadline {
         clearTimeout(timer);
         this.#end();
       };
-      work.finally(settle).then(resolve, reject);
+      work.then(
+        (result) => {
+          settle();
+          resolve(result);
+        },
+        (error: unknown) => {
+          settle();
+          reject(error);
+        },
+      );
     });
   }
 
   #end(): void {
     this.#passed = true;
-    this.#ending.abort();
+    this.#ending?.abort();
   }
 }
