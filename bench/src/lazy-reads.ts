@@ -16,7 +16,8 @@ export interface LazyFigures {
 
 export const lazyName = "get of records under the old key, Redis";
 
-const chunkReads = 500;
+const chunkReads = 2_500;
+const filledAtOnce = 500;
 
 /**
  * Reads records of 1 KiB that all lie under the old key, each once: chunks with re-encryption behind the read, which is
@@ -33,8 +34,8 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
     const contestant = async (reencrypt: "off" | "on-read") => {
       const filled = new EncryptedStore(store.namespaced(reencrypt), { keys: old });
       const records = sampleRecords(1024, { count: chunks * chunkReads });
-      for (let first = 0; first < records.length; first += chunkReads) {
-        const entries = records.slice(first, first + chunkReads).map(({ place, text }) => ({
+      for (let first = 0; first < records.length; first += filledAtOnce) {
+        const entries = records.slice(first, first + filledAtOnce).map(({ place, text }) => ({
           key: place.key,
           value: JSON.stringify({ value: JSON.parse(text) }),
         }));

@@ -243,6 +243,44 @@ it("the queue is bounded: what does not fit waits for its next read", async () =
   for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe("new");
 });
 
+describe("between two batches", () => {
+  async function reading() {
+    const { before, promoted } = rotation();
+    const inner = new MemoryStore();
+    // Sealing the first takes long enough for the longest rest there is.
+    const large = marker.padEnd(2 ** 22, "x");
+    const keys = Array.from({ length: 40 }, (_, index) => `key ${index}`);
+    const writer = new EncryptedStore(inner, { keys: before });
+    await writer.setMany(keys.map((key, index) => ({ key, value: index === 0 ? large : value })));
+    const store = new EncryptedStore(inner, { keys: promoted });
+    let count = 0;
+    store.on("reencrypted", () => count++);
+    await store.getMany(keys);
+    const countAfterTurns = async () => {
+      for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
+      return count;
+    };
+    return { store, countAfterTurns };
+  }
+
+  it("it rests, so that reads go before it, until somebody waits", async () => {
+    const { store, countAfterTurns } = await reading();
+    const first = await countAfterTurns();
+    expect(first).toBeGreaterThan(0);
+    expect(first).toBeLessThan(40);
+    const settling = store.settled();
+    expect(await countAfterTurns()).toBe(40);
+    await settling;
+  });
+
+  it("it takes no rest while somebody waits", async () => {
+    const { store, countAfterTurns } = await reading();
+    const settling = store.settled();
+    expect(await countAfterTurns()).toBe(40);
+    await settling;
+  });
+});
+
 it("a ring that changes between the read and the replacement decides", async () => {
   const { before, promoted } = rotation();
   const third = promoted.add({ id: "third" }).promote("third");
