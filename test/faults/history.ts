@@ -258,6 +258,8 @@ class History {
       if (chance < 0.6) await this.#readOne(store, pick(this.#random, this.#histories));
       else if (chance < 0.97) await this.#readMany(store);
       else await this.#readAll(store);
+      // While somebody waits for it, re-encryption behind reads takes no rest: as much of it as there can be.
+      void store.settled();
       await nextTurn();
     }
   }
