@@ -98,8 +98,7 @@ class KvServer {
   readonly #rate: RateLimit;
   readonly #underWay: BytesUnderWay;
   readonly #recent = new RecentWrites();
-  /** A new one with each start: what was done recently is known to this process alone. */
-  readonly #id = randomUUID();
+  #madeId: string | undefined;
 
   constructor({ store, tenants, limits = {}, basePath = "", log = () => undefined }: KvHandlerOptions) {
     this.#store = new DividedStore(store);
@@ -112,6 +111,15 @@ class KvServer {
     if (this.#basePath !== "" && !/^(?:\/[\w.~-]+)+$/.test(this.#basePath)) {
       throw new KeywardError("VALUE_INVALID", "The base path is not a path", { hint: 'Pass one such as "/kv".' });
     }
+  }
+
+  /**
+   * A new one with each start: what was done recently is known to this process alone. It is made with the first request,
+   * since Workers give out nothing random before.
+   */
+  get #id(): string {
+    this.#madeId ??= randomUUID();
+    return this.#madeId;
   }
 
   async answer(request: Request): Promise<Response> {
