@@ -253,6 +253,15 @@ it.each(["set", "delete"] as const)("a %s that another server may have done is n
   expect(await client.get("key")).toBe("later");
 });
 
+it("calls that were too many get through later", async () => {
+  const server = await startServer({ limits: { requestsPerSecond: 2 } });
+  onTestFinished(() => server.close());
+  const store = server.client();
+  const keys = Array.from({ length: 4 }, (_, index) => `key-${index}`);
+  expect(await Promise.all(keys.map((key) => store.set(key, "value")))).toEqual(keys.map(() => true));
+  expect(server.log.some(({ status }) => status === 429)).toBe(true);
+});
+
 describe("a server that asks for patience", () => {
   async function startBusy(status: number, retryAfter: string | undefined) {
     const at: number[] = [];
