@@ -3,6 +3,7 @@ import { setImmediate } from "node:timers/promises";
 import type { Replacement, ScannedRecord, ScanPage, StoredValue } from "@keyward/core";
 import { type AtomicStore, isAtomic, isBinary, isNamespaced, isScannable, KeywardError } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
+import { type HeldBytes, overloaded } from "./bytes-under-way.ts";
 import type { KvLimits } from "./limits.ts";
 import { entityTag, field, invalid, Refusal, type Space } from "./protocol.ts";
 import { ReadSize } from "./read-size.ts";
@@ -66,16 +67,16 @@ export class DividedStore {
   }
 
   /**
-   * A page of `limit` records of all namespaces of an area; fewer where their bytes or the time end it, and then perhaps
-   * none. It reads over the records of others. Where the scan stands in the whole store is sealed, and where a page ends
-   * does not depend on others, unless it was the time that ended it.
+   * A page of `limit` records of all namespaces of an area; fewer where their bytes, the time or a lack of room end it, and
+   * then perhaps none. It reads over the records of others. Where the scan stands in the whole store is sealed, and where
+   * a page ends does not depend on what others store, unless it was the time that ended it.
    *
-   * @throws Refusal `NOT_SCANNABLE`; `REQUEST_INVALID` for a cursor of another area.
+   * @throws Refusal `NOT_SCANNABLE`; `REQUEST_INVALID` for a cursor of another area; `OVERLOADED`.
    */
   async scan(
     area: Area,
     space: Space,
-    { cursor, limit, limits }: { cursor: string | undefined; limit: number; limits: KvLimits },
+    { cursor, limit, limits, held }: { cursor: string | undefined; limit: number; limits: KvLimits; held: HeldBytes },
   ): Promise<AreaPage> {
     const store = this.#store;
     if (!isScannable(store)) throw new Refusal("NOT_SCANNABLE", "The server's store cannot be scanned");
@@ -84,7 +85,7 @@ export class DividedStore {
     const endMs = performance.now() + longestScanMs;
     const size = new ReadSize(limits);
     const entries: ScannedRecord[] = [];
-    let bytes = 0;
+    let [bytes, advanced] = [0, false];
     let at = cursor === undefined ? undefined : openCursor(key, place, cursor);
     const read = (most: number) => store.scan({ limit: most, ...(at === undefined ? {} : { cursor: at }) });
     const ended = (): AreaPage => (at === undefined ? { entries } : { cursor: sealCursor(key, place, at), entries });
@@ -95,13 +96,16 @@ export class DividedStore {
       if (end !== undefined && left === 0) return ended();
       // Only the store itself can say where it stands in the middle of a page.
       const page = end === undefined ? ahead : await read(end);
-      for (const found of page.entries) {
-        const record = this.#recordIn(place, found);
-        if (record === undefined) continue;
-        entries.push(record);
-        bytes += record.value.length;
+      const own = page.entries.flatMap((found) => this.#recordIn(place, found) ?? []);
+      const ownBytes = own.reduce((sum, { value }) => sum + value.length, 0);
+      if (!held.fits(ownBytes)) {
+        if (advanced) return ended();
+        throw overloaded();
       }
+      entries.push(...own);
+      bytes += ownBytes;
       at = page.cursor;
+      advanced = true;
       if (at === undefined || end !== undefined || performance.now() >= endMs) return ended();
       size.learn(page.entries.reduce((sum, { value }) => sum + value.length, 0));
       await setImmediate();

@@ -1,5 +1,6 @@
 import type { StoredValue } from "@keyward/core";
 import type { Area, DividedStore, Part } from "./areas.ts";
+import type { HeldBytes } from "./bytes-under-way.ts";
 import type { KvLimits } from "./limits.ts";
 import { readKey, readNamespace, requireSize } from "./operations.ts";
 import { entityTag, headers, invalid, type PathTarget, Refusal } from "./protocol.ts";
@@ -16,6 +17,8 @@ export interface KeyRequestContext {
   readonly store: DividedStore;
   readonly area: Area;
   readonly limits: KvLimits;
+  /** What the request holds in memory. */
+  readonly held: HeldBytes;
   /** Whether an earlier attempt at the same write may have been done, and nobody here knows. */
   readonly mayHaveBeenDone: boolean;
   /** Told of what goes wrong after an answer has begun. */
@@ -35,7 +38,7 @@ export async function answerKeyRequest(
   switch (request.method) {
     case "GET":
     case "HEAD":
-      return await read(request, part, key);
+      return await read(request, part, key, context);
     case "PUT":
       return await write(request, part, key, context);
     default:
@@ -98,9 +101,10 @@ export async function listing(
   return new Response(ReadableStream.from(json()), { headers: { "content-type": "application/json" } });
 }
 
-async function read(request: Request, part: Part, key: string): Promise<Response> {
+async function read(request: Request, part: Part, key: string, { held }: KeyRequestContext): Promise<Response> {
   const [value] = await part.getMany([key]);
   if (value === undefined) throw new Refusal("NOT_FOUND", "There is nothing under this key");
+  held.add(Buffer.byteLength(value));
   const etag = entityTag(value);
   if (matchesAny(request.headers.get("if-none-match"), etag, "weakly")) {
     return new Response(null, { status: 304, headers: { etag } });
@@ -116,7 +120,7 @@ async function write(
   request: Request,
   part: Part,
   key: string,
-  { limits, mayHaveBeenDone }: KeyRequestContext,
+  { limits, held, mayHaveBeenDone }: KeyRequestContext,
 ): Promise<Response> {
   const expires = readExpires(request.headers);
   const ifMatch = request.headers.get("if-match");
@@ -126,7 +130,7 @@ async function write(
     throw invalid("A conditional write keeps the expiry that is there, and cannot set one");
   }
   if (conditional && !part.atomic) throw new Refusal("NOT_ATOMIC", "The server's store cannot write on a condition");
-  const bytes = await readBody(request, { maxBytes: limits.maxValueBytes, timeoutMs: limits.bodyTimeoutMs });
+  const bytes = await readBody(request, { maxBytes: limits.maxValueBytes, timeoutMs: limits.bodyTimeoutMs, held });
   const isBytes = /^application\/octet-stream\s*(?:;|$)/i.test(request.headers.get("content-type") ?? "");
   const value: StoredValue = requireSize(isBytes ? bytes : decodeText(bytes), limits);
   const written = new Response("OK", { headers: { etag: entityTag(value) } });

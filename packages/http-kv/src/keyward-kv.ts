@@ -23,6 +23,7 @@ program
   .option("--port <number>", "where to listen, 0 for any free port", readNumber, 8480)
   .option("--base-path <path>", "the path under which the server is mounted", "")
   .option("--requests-per-second <number>", "for each API key", readNumber, 1_000)
+  .option("--max-bytes-under-way <number>", "what all requests may hold together", readNumber, 256 * 2 ** 20)
   .option("--headers-timeout-ms <number>", "how long the headers of a request may take", readNumber, 5_000)
   .option("--body-timeout-ms <number>", "how long the body of a request may take", readNumber, 10_000)
   .option("--idle-timeout-ms <number>", "how long a connection may be silent", readNumber, 30_000)
@@ -89,6 +90,7 @@ interface ServeOptions {
   readonly port: number;
   readonly basePath: string;
   readonly requestsPerSecond: number;
+  readonly maxBytesUnderWay: number;
   readonly headersTimeoutMs: number;
   readonly bodyTimeoutMs: number;
   readonly idleTimeoutMs: number;
@@ -96,7 +98,7 @@ interface ServeOptions {
 }
 
 async function serve(options: ServeOptions): Promise<void> {
-  const { tenants: file, requestsPerSecond, bodyTimeoutMs, headersTimeoutMs, basePath } = options;
+  const { tenants: file, requestsPerSecond, maxBytesUnderWay, bodyTimeoutMs, headersTimeoutMs, basePath } = options;
   const redisUrl = options.redisUrl ?? process.env["KEYWARD_KV_REDIS_URL"];
   // A file that is broken is better found now than by the first client.
   await readTenants(file);
@@ -105,7 +107,7 @@ async function serve(options: ServeOptions): Promise<void> {
     store,
     tenants: fileTenants(file),
     basePath,
-    limits: { requestsPerSecond, bodyTimeoutMs },
+    limits: { requestsPerSecond, maxBytesUnderWay, bodyTimeoutMs },
     log: (entry) => console.error(JSON.stringify({ time: new Date().toISOString(), ...entry })),
   });
   const server = await listen(handler, { ...options, requestTimeoutMs: headersTimeoutMs + bodyTimeoutMs });

@@ -3,6 +3,7 @@ import { KeywardError } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 import { type ApiKeyEntry, authenticate, fixedTenants, type TenantSource } from "./api-keys.ts";
 import { type Area, DividedStore, placeOf } from "./areas.ts";
+import { BytesUnderWay, type HeldBytes, releasedWhenDelivered } from "./bytes-under-way.ts";
 import { answerKeyRequest, type KeyRequestContext, listing } from "./key-requests.ts";
 import { type KvLimits, requireLimits } from "./limits.ts";
 import { partOf, perform } from "./operations.ts";
@@ -80,10 +81,12 @@ export function createKvHandler(options: KvHandlerOptions): KvHandler {
   return (request) => server.answer(request);
 }
 
-/** What is known of a request so far, for the log. */
+/** What is known of a request so far. */
 interface Progress {
   target: string;
+  isWrite: boolean;
   entry?: ApiKeyEntry;
+  held?: HeldBytes;
 }
 
 class KvServer {
@@ -93,9 +96,9 @@ class KvServer {
   readonly #basePath: string;
   readonly #log: (entry: KvLogEntry) => void;
   readonly #rate: RateLimit;
+  readonly #underWay: BytesUnderWay;
   readonly #recent = new RecentWrites();
-  /** A new one with each start: what was done recently is known to this process alone. */
-  readonly #id = randomUUID();
+  #madeId: string | undefined;
 
   constructor({ store, tenants, limits = {}, basePath = "", log = () => undefined }: KvHandlerOptions) {
     this.#store = new DividedStore(store);
@@ -104,14 +107,24 @@ class KvServer {
     this.#basePath = basePath.replace(/\/$/, "");
     this.#log = log;
     this.#rate = new RateLimit(this.#limits.requestsPerSecond);
+    this.#underWay = new BytesUnderWay(this.#limits.maxBytesUnderWay);
     if (this.#basePath !== "" && !/^(?:\/[\w.~-]+)+$/.test(this.#basePath)) {
       throw new KeywardError("VALUE_INVALID", "The base path is not a path", { hint: 'Pass one such as "/kv".' });
     }
   }
 
+  /**
+   * A new one with each start: what was done recently is known to this process alone. It is made with the first request,
+   * since Workers give out nothing random before.
+   */
+  get #id(): string {
+    this.#madeId ??= randomUUID();
+    return this.#madeId;
+  }
+
   async answer(request: Request): Promise<Response> {
     const startedAt = performance.now();
-    const progress: Progress = { target: "" };
+    const progress: Progress = { target: "", isWrite: false };
     const log = (status: number, failure: { readonly errorId: string; readonly error: string } | undefined) => {
       const { target, entry } = progress;
       this.#log({
@@ -129,7 +142,11 @@ class KvServer {
       response = await this.#route(request, progress, (error) =>
         log(statuses.INTERNAL, { errorId: randomUUID(), error: describe(error) }),
       );
+      const { held, isWrite } = progress;
+      if (isWrite) held?.release();
+      else if (held !== undefined) response = releasedWhenDelivered(response, held);
     } catch (error) {
+      progress.held?.release();
       const refusal = error instanceof Refusal ? error : refusalFor(error);
       if (error !== refusal && statuses[refusal.code] >= statuses.INTERNAL) {
         failure = { errorId: randomUUID(), error: describe(error) };
@@ -152,36 +169,46 @@ class KvServer {
     if (!methods.includes(request.method))
       throw new Refusal("METHOD_NOT_ALLOWED", "The method is not one of the protocol");
 
+    const held = this.#underWay.open(entry.tenant);
+    progress.held = held;
     const area = { tenant: entry.tenant, namespace: entry.namespace ?? "" };
     if (request.method === "POST") {
       const operation = operations.find((known) => path === `/${known}`);
       if (operation === undefined) throw new Refusal("NOT_FOUND", "There is no such operation");
       progress.target = operation;
       requireScopes(entry, neededScopes[operation]);
-      const isWrite = neededScopes[operation].includes("write");
-      return await this.#once(isWrite, request, area, (mayHaveBeenDone) =>
-        this.#perform(operation, request, { area, mayHaveBeenDone, failed }),
+      progress.isWrite = neededScopes[operation].includes("write");
+      return await this.#once(progress.isWrite, request, area, (mayHaveBeenDone) =>
+        this.#perform(operation, request, { area, held, mayHaveBeenDone, failed }),
       );
     }
     const target = readPath(path, query);
     progress.target = target.kind;
     requireScopes(entry, [scopeOf(request.method, target)]);
-    return await this.#once(request.method === "PUT" || request.method === "DELETE", request, area, (mayHaveBeenDone) =>
-      answerKeyRequest(request, target, { store: this.#store, area, limits: this.#limits, mayHaveBeenDone, failed }),
+    progress.isWrite = request.method === "PUT" || request.method === "DELETE";
+    return await this.#once(progress.isWrite, request, area, (mayHaveBeenDone) =>
+      answerKeyRequest(request, target, {
+        store: this.#store,
+        area,
+        limits: this.#limits,
+        held,
+        mayHaveBeenDone,
+        failed,
+      }),
     );
   }
 
   async #perform(
     operation: Operation,
     request: Request,
-    { area, mayHaveBeenDone, failed }: Pick<KeyRequestContext, "area" | "mayHaveBeenDone" | "failed">,
+    { area, held, mayHaveBeenDone, failed }: Omit<KeyRequestContext, "store" | "limits">,
   ): Promise<Response> {
     const limits = this.#limits;
     const text = decodeText(
-      await readBody(request, { maxBytes: limits.maxBodyBytes, timeoutMs: limits.bodyTimeoutMs }),
+      await readBody(request, { maxBytes: limits.maxBodyBytes, timeoutMs: limits.bodyTimeoutMs, held }),
     );
     const body = parseBody(text);
-    const context = { store: this.#store, area, limits, mayHaveBeenDone };
+    const context = { store: this.#store, area, limits, held, mayHaveBeenDone };
     if (operation === "list") return await listing(partOf(body, context), "operation", "", failed);
     return Response.json(await perform(operation, body, context));
   }

@@ -1,5 +1,6 @@
 import type { StoredValue } from "@keyward/core";
 import type { Area, DividedStore, Entry, Part, TaggedReplacement } from "./areas.ts";
+import { type HeldBytes, overloaded } from "./bytes-under-way.ts";
 import type { KvLimits } from "./limits.ts";
 import {
   type Answers,
@@ -19,6 +20,8 @@ export interface OperationContext {
   readonly store: DividedStore;
   readonly area: Area;
   readonly limits: KvLimits;
+  /** What the request holds in memory. */
+  readonly held: HeldBytes;
   /** Whether an earlier attempt at the same write may have been done, and nobody here knows. */
   readonly mayHaveBeenDone: boolean;
 }
@@ -35,10 +38,10 @@ export async function perform(
   context: OperationContext,
 ): Promise<Answers[AnsweredOperation]> {
   const part = partOf(body, context);
-  const { limits } = context;
+  const { limits, held } = context;
   switch (operation) {
     case "get":
-      return { values: await get(part, readKeys(body, limits), limits) };
+      return { values: await get(part, readKeys(body, limits), { limits, held }) };
     case "has":
       return { found: await part.hasMany(readKeys(body, limits)) };
     case "set":
@@ -64,22 +67,30 @@ export function partOf(body: unknown, { store, area, limits }: OperationContext)
   return store.part(area, readSpace(body), readNamespace(field(body, "namespace") ?? "", limits));
 }
 
-async function get(part: Part, keys: readonly string[], limits: KvLimits): Promise<Answers["get"]["values"]> {
+async function get(
+  part: Part,
+  keys: readonly string[],
+  { limits, held }: Pick<OperationContext, "limits" | "held">,
+): Promise<Answers["get"]["values"]> {
   const values: Answers["get"]["values"][number][] = [];
   const size = new ReadSize(limits);
   let bytes = 0;
   while (values.length < keys.length && bytes < limits.maxAnswerBytes) {
-    const before = bytes;
-    for (const value of await part.getMany(keys.slice(values.length, values.length + size.records))) {
-      bytes += value?.length ?? 0;
-      values.push(value === undefined ? null : encodeValue(value));
+    const found = await part.getMany(keys.slice(values.length, values.length + size.records));
+    const foundBytes = found.reduce((sum, value) => sum + (value?.length ?? 0), 0);
+    if (!held.fits(foundBytes)) {
+      // What is there already is answered; the client asks for the rest again.
+      if (values.length > 0) break;
+      throw overloaded();
     }
-    size.learn(bytes - before);
+    for (const value of found) values.push(value === undefined ? null : encodeValue(value));
+    bytes += foundBytes;
+    size.learn(foundBytes);
   }
   return values;
 }
 
-async function scan(body: unknown, { store, area, limits }: OperationContext): Promise<Answers["scan"]> {
+async function scan(body: unknown, { store, area, limits, held }: OperationContext): Promise<Answers["scan"]> {
   const cursor = field(body, "cursor");
   const limit = field(body, "limit") ?? Math.min(defaultScanLimit, limits.maxBatch);
   if (cursor !== undefined && typeof cursor !== "string") throw invalid("A cursor is text");
@@ -90,6 +101,7 @@ async function scan(body: unknown, { store, area, limits }: OperationContext): P
     cursor,
     limit: Math.min(limit, limits.maxBatch),
     limits,
+    held,
   });
   const entries = page.entries.map(({ namespace, key, value }) => ({ namespace, key, ...encodeValue(value) }));
   return page.cursor === undefined ? { entries } : { cursor: page.cursor, entries };

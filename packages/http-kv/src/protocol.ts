@@ -64,6 +64,7 @@ export const statuses = {
   INTERNAL: 500,
   NOT_ATOMIC: 501,
   NOT_SCANNABLE: 501,
+  OVERLOADED: 503,
   UNAVAILABLE: 503,
 } as const;
 

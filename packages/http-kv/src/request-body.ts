@@ -1,3 +1,4 @@
+import type { HeldBytes } from "./bytes-under-way.ts";
 import { invalid, Refusal } from "./protocol.ts";
 
 /** Bounds of a request's body. */
@@ -5,14 +6,16 @@ export interface BodyLimits {
   readonly maxBytes: number;
   /** How long it may take to arrive, in ms. */
   readonly timeoutMs: number;
+  /** Where what has arrived is counted. */
+  readonly held: HeldBytes;
 }
 
 /**
  * The whole body, if it is not too large and does not take too long.
  *
- * @throws Refusal `TOO_LARGE`, as soon as that is known; `REQUEST_TIMEOUT`.
+ * @throws Refusal `TOO_LARGE`, as soon as that is known; `REQUEST_TIMEOUT`; `OVERLOADED`.
  */
-export async function readBody(request: Request, { maxBytes, timeoutMs }: BodyLimits): Promise<Buffer> {
+export async function readBody(request: Request, { maxBytes, timeoutMs, held }: BodyLimits): Promise<Buffer> {
   const tooLarge = () => new Refusal("TOO_LARGE", `The body is larger than ${maxBytes} bytes`);
   if (Number(request.headers.get("content-length") ?? 0) > maxBytes) throw tooLarge();
   const reader = request.body?.getReader();
@@ -29,6 +32,7 @@ export async function readBody(request: Request, { maxBytes, timeoutMs }: BodyLi
       if (done) return Buffer.concat(chunks);
       bytes += value.length;
       if (bytes > maxBytes) throw tooLarge();
+      held.add(value.length);
       chunks.push(value);
     }
   } catch (error) {

@@ -136,7 +136,7 @@ export class Transport {
   #refused({ status, headers: answered }: Response, refusal: RefusalBody | undefined): Failure {
     const failure = {
       retry: retriedStatuses.includes(status),
-      uncertain: !refusedUndone.includes(status),
+      uncertain: !refusedUndone.includes(status) && refusal?.code !== "OVERLOADED",
       elsewhere: refusal?.code === "MISDIRECTED",
       pauseMs: readRetryAfter(answered.get("retry-after")),
     };
@@ -164,6 +164,8 @@ export class Transport {
         return as("STORE_UNAVAILABLE", "The API key is unknown, has expired or was revoked. Ask for another.");
       case "FORBIDDEN":
         return as("STORE_UNAVAILABLE", "Use an API key that has the scope.");
+      case "OVERLOADED":
+        return as("STORE_UNAVAILABLE", "Store less at once, or raise the server's limit, if it has the memory.");
       case "RATE_LIMITED":
         return as(
           "STORE_UNAVAILABLE",

@@ -154,6 +154,25 @@ describe("a server that was started anew", () => {
     expect(await client.replace("key", undefined, "new")).toBe(true);
   });
 
+  it("does a write that the one before it had no room for", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const store = new MemoryStore();
+    const [first, second] = [1, 2].map(() => createKvHandler({ store, tenants: [entry] }));
+    let attempts = 0;
+    const client = new HttpStore({
+      url: "http://localhost",
+      apiKey,
+      async fetch(request) {
+        if (request.url.endsWith("/has")) return (await first?.(request)) ?? Response.error();
+        if (attempts++ > 0) return (await second?.(request)) ?? Response.error();
+        return Response.json({ code: "OVERLOADED", message: "Too much" }, { status: 503 });
+      },
+    });
+    await client.has("key");
+    expect(await client.replace("key", undefined, "new")).toBe(true);
+    expect(attempts).toBe(3);
+  });
+
   it("is found again on the same port, with what it had", async () => {
     const store = new MemoryStore();
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
@@ -234,6 +253,15 @@ it.each(["set", "delete"] as const)("a %s that another server may have done is n
   expect(await client.get("key")).toBe("later");
 });
 
+it("calls that were too many get through later", async () => {
+  const server = await startServer({ limits: { requestsPerSecond: 2 } });
+  onTestFinished(() => server.close());
+  const store = server.client();
+  const keys = Array.from({ length: 4 }, (_, index) => `key-${index}`);
+  expect(await Promise.all(keys.map((key) => store.set(key, "value")))).toEqual(keys.map(() => true));
+  expect(server.log.some(({ status }) => status === 429)).toBe(true);
+});
+
 describe("a server that asks for patience", () => {
   async function startBusy(status: number, retryAfter: string | undefined) {
     const at: number[] = [];
@@ -281,6 +309,31 @@ describe("a server that asks for patience", () => {
     await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
     expect(at).toHaveLength(1);
   });
+});
+
+it("attempts lie apart at random, further each time", async () => {
+  const fetch = async () => {
+    throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNREFUSED" } });
+  };
+  const { apiKey } = createApiKey({ tenant: "acme" });
+  const pauses = await Promise.all(
+    Array.from({ length: 40 }, async () => {
+      const at: number[] = [];
+      const timed = () => {
+        at.push(performance.now());
+        return fetch();
+      };
+      const store = new HttpStore({ url: "http://localhost", apiKey, retries: 2, fetch: timed });
+      await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+      const [first = 0, second = 0, third = 0] = at;
+      return { early: second - first, late: third - second };
+    }),
+  );
+  // A timer may fire a little early.
+  for (const { early, late } of pauses) expect(early >= 24 && late >= 49, `${early} ms, then ${late} ms`).toBe(true);
+  const spread = (times: readonly number[]) => Math.max(...times) - Math.min(...times);
+  // Of 40 that are drawn from 50 ms, all within 15 ms would be a chance of 1 in 10^18.
+  expect(spread(pauses.map(({ early }) => early))).toBeGreaterThan(15);
 });
 
 describe("an error", () => {

@@ -161,6 +161,11 @@ describe("a value", () => {
       expect((await ask("PUT", "/a", { body: "2", headers: { ...headers } })).status).toBe(400);
     }
     expect(await (await ask("GET", "/a")).text()).toBe("1");
+    const before = Date.now();
+    await ask("PUT", "/d", { body: "1", headers: { "x-ttl": "0.5" } });
+    await expect.poll(async () => (await ask("GET", "/d")).status, { timeout: 5_000 }).toBe(404);
+    expect(Date.now() - before).toBeGreaterThanOrEqual(500);
+    expect((await ask("GET", "/a")).status).toBe(200);
   });
 });
 
@@ -287,6 +292,27 @@ describe("a limit", () => {
       headers: { authorization: `Bearer ${apiKey}` },
     });
     expect((await handler(request)).status).toBe(413);
+  });
+
+  it("holds for the time that a body takes, whatever server the handler is mounted on", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { bodyTimeoutMs: 50 } });
+    let cancelled = false;
+    const stalled = new ReadableStream({
+      start: (controller) => controller.enqueue(Buffer.from("{")),
+      cancel: () => {
+        cancelled = true;
+      },
+    });
+    const request = new Request("http://kv.test/get", {
+      method: "POST",
+      body: stalled,
+      duplex: "half",
+      headers: { authorization: `Bearer ${apiKey}` },
+    });
+    const answer = await handler(request);
+    expect([answer.status, await answer.json()]).toMatchObject([408, { code: "REQUEST_TIMEOUT" }]);
+    expect(cancelled).toBe(true);
   });
 
   it("holds for requests a second, with Retry-After, for each API key by itself", async () => {

@@ -1,0 +1,273 @@
+import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { existsSync, readFileSync } from "node:fs";
+import { connect, type Socket } from "node:net";
+import { join } from "node:path";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
+import { KeywardError } from "@keyward/core";
+import { createApiKey, createKvHandler, HttpStore } from "@keyward/http-kv";
+import { MemoryStore } from "@keyward/store-memory";
+import fc from "fast-check";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { BytesUnderWay } from "../src/bytes-under-way.ts";
+import { run, serve } from "./keyward-kv-process.ts";
+import { temporaryFolder } from "./servers.ts";
+
+const mebibyte = 2 ** 20;
+/** The least that may be under way is twice 4 MiB. */
+const limits = {
+  maxBodyBytes: 2 * mebibyte,
+  maxAnswerBytes: 2 * mebibyte,
+  maxValueBytes: mebibyte,
+  maxBytesUnderWay: 8 * mebibyte,
+  requestsPerSecond: Number.POSITIVE_INFINITY,
+};
+
+describe("many large bodies that come slowly, on a server of its own", () => {
+  const [bodies, bodyBytes, mostBytes] = [60, 8 * mebibyte, 64 * mebibyte];
+
+  async function start() {
+    const folder = temporaryFolder();
+    const tenants = join(folder.path, "tenants.json");
+    const [greedy, other] = ["greedy", "other"].map((tenant) =>
+      run("tenants", "add", "--tenants", tenants, "--tenant", tenant),
+    );
+    if (greedy === undefined || other === undefined) throw new Error("two were made");
+    const patience = ["--body-timeout-ms", "60000", "--idle-timeout-ms", "60000", "--drain-ms", "1"];
+    const most = ["--max-bytes-under-way", String(mostBytes)];
+    const server = await serve("--tenants", tenants, "--store", "memory", ...most, ...patience);
+    onTestFinished(async () => {
+      await server.stop();
+      folder.remove();
+    });
+    return { server, greedy, other };
+  }
+
+  /** Sends all of a body but its last byte, and keeps what it hears. */
+  async function sendSlowly(url: string, apiKey: string, body: Buffer): Promise<{ socket: Socket; heard(): string }> {
+    const { hostname, port } = new URL(url);
+    const socket = connect(Number(port), hostname);
+    onTestFinished(() => {
+      socket.destroy();
+    });
+    let heard = "";
+    socket.on("error", () => undefined);
+    socket.on("data", (data) => {
+      heard += data.toString("latin1");
+    });
+    await once(socket, "connect");
+    const head = `PUT /slow HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: ${body.length}`;
+    socket.write(`${head}\r\n\r\n`);
+    socket.write(body.subarray(1));
+    return { socket, heard: () => heard };
+  }
+
+  it("are refused where they do not fit: memory stays, others go on, and a client gets through later", async () => {
+    const { server, greedy, other } = await start();
+    const store = new HttpStore({ url: server.url, apiKey: greedy });
+    await store.set("key", "value");
+    const before = residentBytes(server.process.pid);
+    const body = randomBytes(bodyBytes);
+    const slow = await Promise.all(Array.from({ length: bodies }, () => sendSlowly(server.url, greedy, body)));
+    const refused = () => slow.filter(({ heard }) => heard() !== "");
+    // Of 60 bodies of 8 MiB, half of 64 MiB holds fewer than five; all others must go for them to arrive.
+    await vi.waitFor(() => expect(refused().length).toBeGreaterThanOrEqual(bodies - 4), 20_000);
+    for (const { heard } of refused()) expect(heard()).toMatch(/^HTTP\/1\.1 503 .*retry-after: 1\b.*OVERLOADED/s);
+    const grown = residentBytes(server.process.pid) - before;
+    expect(grown, `grown by ${grown / mebibyte} MiB`).toBeLessThan(4 * mostBytes);
+    expect(refused().length).toBeLessThan(bodies);
+
+    const neighbour = new HttpStore({ url: server.url, apiKey: other, retries: 0 });
+    const value = randomBytes(mebibyte);
+    expect(await neighbour.set("key", value)).toBe(true);
+    expect(Buffer.from((await neighbour.get("key")) ?? "").equals(value)).toBe(true);
+
+    const late = store.setMany(["a", "b", "c"].map((key) => ({ key, value: randomBytes(5 * mebibyte) })));
+    const answered = () => server.output().split('"target":"set","status":503').length - 1;
+    await vi.waitFor(() => expect(answered()).toBeGreaterThan(0), 20_000);
+    for (const { socket } of slow) socket.destroy();
+    expect(await late).toEqual([true, true, true]);
+  });
+});
+
+type Ask = (method: string, path: string, body?: string, headers?: Record<string, string>) => Promise<Response>;
+
+describe("an answer", () => {
+  /** A server that has 1 MiB for each of two tenants, and a way for the first to ask without reading the answer. */
+  async function start() {
+    const made = [createApiKey({ tenant: "acme" }), createApiKey({ tenant: "other" })] as const;
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: made.map(({ entry }) => entry), limits });
+    const clients = made.map(
+      ({ apiKey }) => new HttpStore({ url: "http://localhost", apiKey, fetch: handler, retries: 0 }),
+    );
+    const value = randomBytes(mebibyte);
+    for (const client of clients) await client.set("key", value);
+    const [{ apiKey }] = made;
+    const ask: Ask = (method, path, body, headers) =>
+      handler(
+        new Request(`http://localhost${path}`, {
+          method,
+          headers: { authorization: `Bearer ${apiKey}`, ...headers },
+          ...(body === undefined ? {} : { body }),
+        }),
+      );
+    return { clients, value, ask };
+  }
+
+  it("counts until it is read, or given up", async () => {
+    const { ask, value, clients } = await start();
+    // Half of 8 MiB is one tenant's.
+    const unread = [
+      await ask("GET", "/key"),
+      await ask("GET", "/key"),
+      await ask("GET", "/key"),
+      await ask("GET", "/key"),
+    ];
+    expect(unread.map(({ status }) => status)).toEqual([200, 200, 200, 200]);
+    const refused = await ask("GET", "/key");
+    expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "1"]);
+    expect(await clients[1]?.get("key")).toEqual(value);
+    const [first, second] = unread;
+    expect(Buffer.from(await new Response(first?.body ?? null).arrayBuffer()).equals(value)).toBe(true);
+    const third = await ask("GET", "/key");
+    expect(third.status).toBe(200);
+    expect((await ask("GET", "/key")).status).toBe(503);
+    await second?.body?.cancel();
+    expect((await ask("GET", "/key")).status).toBe(200);
+  });
+
+  it("counts no longer when it was dropped unread", async () => {
+    const { ask } = await start();
+    for (let count = 0; count < 4; count++) expect((await ask("GET", "/key")).status).toBe(200);
+    expect((await ask("GET", "/key")).status).toBe(503);
+    await vi.waitFor(async () => {
+      collectGarbage();
+      expect((await ask("GET", "/key")).status).toBe(200);
+    }, 10_000);
+  });
+
+  it.each([
+    ["is too large", (ask: Ask) => ask("PUT", "/key", "x".repeat(mebibyte + 1)), 413],
+    ["is no request", (ask: Ask) => ask("POST", "/set", "x".repeat(mebibyte)), 400],
+    ["meets no condition", (ask: Ask) => ask("PUT", "/key", "x".repeat(mebibyte), { "if-match": '"other"' }), 412],
+    ["is stored", (ask: Ask) => ask("PUT", "/other", "x".repeat(mebibyte)), 200],
+    ["has no body", (ask: Ask) => ask("HEAD", "/key"), 200],
+    ["the client has", (ask: Ask) => ask("GET", "/key", undefined, { "if-none-match": "*" }), 304],
+  ])("counts no longer when it is to what %s", async (_, act, status) => {
+    const { ask } = await start();
+    for (let count = 0; count < 20; count++) expect((await act(ask)).status).toBe(status);
+  });
+});
+
+describe("what one request holds", () => {
+  it("never keeps it from being answered when it is alone, whatever it reads", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
+    const store = new HttpStore({ url: "http://localhost", apiKey, fetch: handler, retries: 0 });
+    const keys = Array.from({ length: 100 }, (_, index) => `key-${index}`);
+    // The server reads more at once while values are small; then come those that are all of the largest size.
+    for (const [index, key] of keys.entries()) {
+      await store.set(key, index < 70 ? "small" : Buffer.alloc(mebibyte, key));
+    }
+    expect((await store.getMany(keys)).map((value) => value?.length)).toEqual(
+      keys.map((_, index) => (index < 70 ? 5 : mebibyte)),
+    );
+    const found: string[] = [];
+    for (let cursor: string | undefined, goesOn = true; goesOn; goesOn = cursor !== undefined) {
+      const page = await store.scan(cursor === undefined ? {} : { cursor });
+      found.push(...page.entries.map(({ key }) => key));
+      cursor = page.cursor;
+    }
+    expect(found).toEqual(keys);
+  });
+
+  it("ends a batch or a page of a scan early where there is no room for the rest", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
+    const ask = async (operation: string, body: unknown) => {
+      const headers = { authorization: `Bearer ${apiKey}` };
+      const request = { method: "POST", headers, body: JSON.stringify(body) };
+      return await handler(new Request(`http://localhost/${operation}`, request));
+    };
+    const keys = Array.from({ length: 10 }, (_, index) => `key-${index}`);
+    const store = new HttpStore({ url: "http://localhost", apiKey, fetch: handler, retries: 0 });
+    for (const [index, key] of keys.entries()) await store.set(key, Buffer.alloc(index < 6 ? 1_000 : mebibyte, key));
+    // Of the 4 MiB that the tenant may have, this leaves little more than 1.
+    const unread = [await ask("get", { keys: ["key-8"] }), await ask("get", { keys: ["key-8", "key-9"] })];
+    const batch: unknown = await (await ask("get", { keys })).json();
+    const page: unknown = await (await ask("scan", {})).json();
+    expect(batch).toMatchObject({ values: Array.from({ length: 6 }, () => ({})) });
+    expect(page).toMatchObject({ cursor: expect.any(String), entries: keys.slice(0, 6).map((key) => ({ key })) });
+    expect((await ask("get", { keys: keys.slice(6) })).status).toBe(503);
+    for (const answer of unread) await answer.body?.cancel();
+    expect(await store.getMany(keys)).toHaveLength(10);
+    expect(await (await ask("scan", page)).json()).toMatchObject({ entries: [{ key: "key-6" }, { key: "key-7" }] });
+  });
+
+  it("is refused as a limit that a single request could go beyond", () => {
+    const { entry } = createApiKey({ tenant: "acme" });
+    const make = (maxBytesUnderWay: number) =>
+      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { ...limits, maxBytesUnderWay } });
+    expect(make(limits.maxBytesUnderWay)).toBeTypeOf("function");
+    expect(() => make(limits.maxBytesUnderWay - 1)).toThrow(KeywardError);
+    expect(() =>
+      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { maxBytesUnderWay: 1 } }),
+    ).toThrow("maxBytesUnderWay");
+  });
+
+  it("leaves each tenant that comes as much as any other has, and is all given back", () => {
+    const taking = fc.record({
+      tenant: fc.nat({ max: 5 }),
+      bytes: fc.integer({ min: 1, max: 400 }),
+      ends: fc.boolean(),
+    });
+    fc.assert(
+      fc.property(fc.array(taking, { maxLength: 60 }), (script) => {
+        const most = 1_000;
+        const underWay = new BytesUnderWay(most);
+        const open: { tenant: number; held: ReturnType<BytesUnderWay["open"]> }[] = [];
+        const sum = (tenant?: number) =>
+          open
+            .filter((each) => tenant === undefined || each.tenant === tenant)
+            .reduce((all, { held }) => all + held.bytes, 0);
+        for (const { tenant, bytes, ends } of script) {
+          const held = underWay.open(String(tenant));
+          const fits = sum(tenant) + bytes <= most - sum() - bytes;
+          expect(held.fits(bytes)).toBe(fits);
+          open.push({ tenant, held });
+          expect(sum()).toBeLessThanOrEqual(most);
+          const newcomer = underWay.open("newcomer");
+          const largest = Math.max(...open.map((each) => sum(each.tenant)));
+          // Nobody has more than was left free when he took it, so what is free is shared with the newcomer.
+          expect(newcomer.fits(Math.floor((most - sum()) / 2))).toBe(true);
+          newcomer.release();
+          expect(largest).toBeLessThanOrEqual(most / 2);
+          if (ends) open.shift()?.held.release();
+        }
+        for (const { held } of open) {
+          held.release();
+          held.release();
+          expect(held.fits(1)).toBe(false);
+        }
+        expect(underWay.open("anybody").fits(most / 2)).toBe(true);
+      }),
+    );
+  });
+});
+
+/** What a process has in memory. */
+function residentBytes(pid: number | undefined): number {
+  const status = `/proc/${pid}/status`;
+  const kibibytes = existsSync(status)
+    ? /^VmRSS:\s*(\d+)/m.exec(readFileSync(status, "utf8"))?.[1]
+    : execFileSync("ps", ["-o", "rss=", "-p", String(pid)], { encoding: "utf8" });
+  return Number(kibibytes) * 1024;
+}
+
+function collectGarbage(): void {
+  setFlagsFromString("--expose-gc");
+  const collect: unknown = runInNewContext("gc");
+  if (typeof collect === "function") collect();
+}
