@@ -2,7 +2,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { durable, host, type RedisNode, type RedisServers, startNode, until } from "./redis-node.ts";
 
-/** A primary, its replica, and three sentinels, two of which have to agree that the primary is down. */
+/** A primary, its replica, and three sentinels, two of which have to agree on the one that replaces a primary. */
 export interface RedisSentinelGroup {
   /** What the sentinels call it. */
   readonly name: string;
@@ -19,7 +19,7 @@ export interface RedisSentinelGroup {
 }
 
 // A sentinel that waits as long as it usually does makes a test that waits as long.
-const impatience = ["INFO-PERIOD", 200, "PING-PERIOD", 100, "PUBLISH-PERIOD", 100, "ASK-PERIOD", 100] as const;
+const impatience = ["INFO-PERIOD", 200, "PUBLISH-PERIOD", 100, "ASK-PERIOD", 100] as const;
 
 /** A primary that dies is replaced by its replica within about two seconds. */
 export async function startSentinelGroup(servers: RedisServers): Promise<RedisSentinelGroup> {
@@ -67,10 +67,12 @@ class StartedGroup implements RedisSentinelGroup {
     const [primary, replica] = this.nodes;
     await replica.command("REPLICAOF", host, primary.port);
     await this.replicated();
-    for (const sentinel of this.sentinels) {
+    for (const [index, sentinel] of this.sentinels.entries()) {
       await sentinel.command("SENTINEL", "DEBUG", ...impatience);
-      await sentinel.command("SENTINEL", "MONITOR", this.name, host, primary.port, 2);
-      await sentinel.command("SENTINEL", "SET", this.name, "down-after-milliseconds", 700, "failover-timeout", 4_000);
+      await sentinel.command("SENTINEL", "MONITOR", this.name, host, primary.port, 1);
+      // One after the other: where several stand for election at once nobody wins, and the next is seconds away.
+      const settings = ["down-after-milliseconds", 600 * (index + 1), "failover-timeout", 4_000];
+      await sentinel.command("SENTINEL", "SET", this.name, ...settings);
     }
     await until("the sentinels know each other and the replica", async () => {
       for (const sentinel of this.sentinels) {

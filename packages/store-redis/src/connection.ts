@@ -41,6 +41,7 @@ const passing: ReadonlySet<string | undefined> = new Set([
   "LOADING",
   "MASTERDOWN",
   "MOVED",
+  "NOREPLICAS",
   "READONLY",
   "TRYAGAIN",
 ]);

@@ -9,6 +9,7 @@ import {
   type RedisNode,
   startCluster,
   startRedis,
+  startSentinelGroup,
 } from "../../../test/servers/redis.ts";
 
 const servers = await findRedisServers();
@@ -223,9 +224,23 @@ describeWithRedis(servers, "keyvRedis", () => {
     expect(await node.command("DBSIZE")).toBe(0);
   });
 
-  it("refuses the client of a Sentinel group", () => {
-    const adapter = new KeyvRedis6({ name: "group", sentinelRootNodes: [{ host: node.host, port: node.port }] });
-    expect(() => keyvRedis(adapter)).toThrow(expect.objectContaining({ code: "STORE_INVALID" }));
+  it("refuses the client of a Sentinel group, and says what to use", async () => {
+    const group = await startSentinelGroup(servers);
+    onTestFinished(() => group.stop());
+    const connection = {
+      name: group.name,
+      sentinelRootNodes: group.sentinels.map(({ host, port }) => ({ host, port })),
+    };
+    for (const adapter of [new KeyvRedis6(connection), KeyvRedis5(connection)]) {
+      expect(() => keyvRedis(adapter)).toThrow(
+        expect.objectContaining({
+          code: "STORE_INVALID",
+          message: "The adapter's client is one of a Sentinel group, which cannot be scanned",
+          hint: "Use a RedisStore with the options sentinels and name of ioredis, and move the records there.",
+        }),
+      );
+      await adapter.disconnect();
+    }
   });
 
   it.each(Object.entries(adapters))("disconnects %s in time from a server that hangs", async (_, adapter) => {
