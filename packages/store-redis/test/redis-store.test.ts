@@ -20,7 +20,7 @@ function contract(name: string, source: () => RedisSource): void {
     { describe, it },
     {
       name,
-      expect: { atomic: true, scannable: true, bytes: true, reserved: true, namespaced: true },
+      expect: { atomic: true, scannable: true, ranged: true, bytes: true, reserved: true, namespaced: true },
       async open() {
         const prefix = crypto.randomUUID();
         const opened = [new RedisStore(source(), { prefix })];
