@@ -10,9 +10,11 @@ import {
   startRedis,
   startTlsRedis,
 } from "../../../test/servers/redis.ts";
+import { findValkeyServers } from "../../../test/servers/valkey.ts";
 
 const servers = await findRedisServers();
 const plain = await findRedisServers({ anyWillDo: true });
+const valkey = await findValkeyServers();
 
 /** The whole contract, each test under a prefix of its own. */
 function contract(name: string, source: () => RedisSource): void {
@@ -49,6 +51,15 @@ describeWithRedis(plain, "one server", () => {
   });
   afterAll(() => node.stop());
   contract("RedisStore on one server", () => node.url);
+});
+
+describeWithRedis(valkey, "one Valkey", () => {
+  let node: RedisNode;
+  beforeAll(async () => {
+    node = await startRedis(valkey);
+  });
+  afterAll(() => node.stop());
+  contract("RedisStore on one Valkey", () => node.url);
 });
 
 describeWithRedis(servers, "TLS and a password", () => {
