@@ -246,9 +246,14 @@ describeWithRedis(servers, "keyvRedis", () => {
     expect(performance.now() - startedAtMs).toBeLessThan(2_500);
   });
 
-  it("switches the adapter's errors on", async () => {
-    const adapter = new KeyvRedis6(node.url);
-    keyvRedis(adapter);
-    expect(adapter.throwOnErrors).toBe(true);
+  it.each(Object.entries(redisAdapters))("switches the errors of %s on", async (_, adapter) => {
+    const bare = adapter(node.url);
+    bare.throwOnErrors = false;
+    const store = keyvRedis(bare);
+    onTestFinished(() => store.disconnect());
+    expect(bare.throwOnErrors).toBe(true);
+    await node.command("LPUSH", "list", "item");
+    if (!("get" in bare && typeof bare.get === "function")) throw new Error("The adapter has no get");
+    await expect(bare.get("list")).rejects.toThrow("WRONGTYPE");
   });
 });
