@@ -1,20 +1,56 @@
-import { type ChildProcess, spawn } from "node:child_process";
+import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
+import { copyFile, mkdtemp, readdir, readFile, rm, symlink } from "node:fs/promises";
+import { connect } from "node:net";
+import { tmpdir, userInfo } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { expect, it, onTestFinished } from "vitest";
-import { describeWithRedis, findRedisServers, startCluster, startRedis, startTlsRedis } from "./redis.ts";
+import { promisify } from "node:util";
+import { expect, it, onTestFinished, vi } from "vitest";
+import {
+  describeWithRedis,
+  findRedisServers,
+  startCluster,
+  startRedis,
+  startSentinelGroup,
+  startTlsRedis,
+} from "./redis.ts";
 
 const servers = await findRedisServers();
 
-/** Whether a process runs; one that has ended and was not waited for does not. */
-function runs(pid: number): boolean {
+/** Whether anything listens on a loopback port. */
+async function listens(port: number): Promise<boolean> {
+  const socket = connect(port, "127.0.0.1");
   try {
-    process.kill(pid, 0);
+    await once(socket, "connect");
     return true;
   } catch {
     return false;
+  } finally {
+    socket.destroy();
   }
+}
+
+/** A process of its own that starts a server, and where that is. */
+async function startElsewhere(environment: NodeJS.ProcessEnv = process.env) {
+  const child: ChildProcess = spawn(process.execPath, [fileURLToPath(new URL("starter.ts", import.meta.url))], {
+    stdio: ["ignore", "pipe", "inherit"],
+    env: environment,
+  });
+  onTestFinished(() => {
+    child.kill("SIGKILL");
+  });
+  if (child.stdout === null) throw new Error("The child has no output");
+  const [line] = await once(child.stdout, "data");
+  const { port, directory }: { port: number; directory: string } = JSON.parse(String(line));
+  return { child, port, directory };
+}
+
+/** The path of a program. */
+async function whereIs(name: string): Promise<string> {
+  const { stdout } = await promisify(execFile)("sh", ["-c", 'command -v "$1"', "sh", name]);
+  return stdout.trim();
 }
 
 describeWithRedis(servers, "a server for the tests", () => {
@@ -58,18 +94,10 @@ describeWithRedis(servers, "a server for the tests", () => {
   });
 
   it("ends with its data when the process that started it is killed", async () => {
-    const child: ChildProcess = spawn(process.execPath, [fileURLToPath(new URL("starter.ts", import.meta.url))], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    onTestFinished(() => {
-      child.kill("SIGKILL");
-    });
-    if (child.stdout === null) throw new Error("The child has no output");
-    const [line] = await once(child.stdout, "data");
-    const { pid, directory }: { pid: number; directory: string } = JSON.parse(String(line));
-    expect(runs(pid) && existsSync(directory)).toBe(true);
+    const { child, port, directory } = await startElsewhere();
+    expect((await listens(port)) && existsSync(directory)).toBe(true);
     child.kill("SIGKILL");
-    await expect.poll(() => runs(pid) || existsSync(directory), { timeout: 10_000 }).toBe(false);
+    await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);
   });
 
   it("takes TLS with a password, and neither without the other", async () => {
@@ -104,5 +132,86 @@ describeWithRedis(servers, "a server for the tests", () => {
     expect((await cluster.primaryOf(slot)).port).toBe(target.port);
     expect(await target.command("GET", "foo")).toBe("bar");
     await expect(source.command("GET", "foo")).rejects.toThrow("MOVED");
+  });
+
+  it("is replaced by its replica in a Sentinel group, and comes back as the replica", async () => {
+    const group = await startSentinelGroup(servers);
+    onTestFinished(() => group.stop());
+    const primary = await group.primary();
+    expect(primary).toBe(group.nodes[0]);
+    await primary?.kill();
+    await expect.poll(() => group.primary(), { timeout: 15_000 }).toBe(group.nodes[1]);
+    await primary?.restart();
+    await group.replicated();
+  });
+});
+
+// No container engine can be counted on where tests run, so the command lines and the cleaning up are held to a stand-in.
+// What Docker itself makes of them is not tested.
+describeWithRedis(servers, "a server in a container, with a stand-in for Docker", () => {
+  const unlessDocker = it.skipIf(servers.binary === undefined);
+
+  /** A PATH on which there is Docker, and no Redis nor a way to install it. */
+  async function withDocker() {
+    const folder = await mkdtemp(join(tmpdir(), "keyward-docker-"));
+    onTestFinished(async () => {
+      for (const left of await containers()) await promisify(execFile)(join(folder, "docker"), ["rm", "--force", left]);
+      await rm(folder, { recursive: true, force: true });
+    });
+    const programs = new Map([["docker", fileURLToPath(new URL("docker-stand-in.sh", import.meta.url))]]);
+    for (const name of ["cat", "rm", "setsid", "sh"]) programs.set(name, await whereIs(name));
+    for (const [name, path] of programs) {
+      // The stand-in keeps its notes where it lies.
+      await (name === "docker" ? copyFile(path, join(folder, name)) : symlink(path, join(folder, name)));
+    }
+    const containers = async () => (await readdir(folder)).filter((name) => name.startsWith("keyward-redis-"));
+    const asked = async () => (await readFile(join(folder, "asked"), "utf8")).trim().split("\n");
+    return { environment: { PATH: folder, REDIS_SERVER: servers.binary ?? "" }, containers, asked };
+  }
+
+  unlessDocker("is named, and ends by its name, when it is killed, restarted, paused and stopped", async () => {
+    const { environment, containers, asked } = await withDocker();
+    for (const [name, value] of Object.entries(environment)) vi.stubEnv(name, value);
+    onTestFinished(() => {
+      vi.unstubAllEnvs();
+    });
+    const found = await findRedisServers();
+    expect(found).toEqual({ image: "redis:7" });
+    const node = await startRedis(found);
+    onTestFinished(() => node.stop());
+    const [, directory] = [await node.command("CONFIG", "GET", "dir")].flat().map(String);
+    const [name = ""] = await containers();
+    await node.command("SET", "key", "value");
+    await node.kill();
+    expect([await containers(), await listens(node.port)]).toEqual([[], false]);
+    await node.restart();
+    expect(await node.command("GET", "key")).toBe("value");
+    node.pause();
+    node.resume();
+    expect(await node.command("GET", "key")).toBe("value");
+    node.pause();
+    await node.stop();
+    expect([await containers(), await listens(node.port), existsSync(directory ?? "")]).toEqual([[], false, false]);
+    const { uid, gid } = userInfo();
+    const run = `run --name ${name} --init --network host --user ${uid}:${gid} --volume ${directory}:${directory} redis:7 redis-server`;
+    expect((await asked()).map((line) => line.replace(/ --appendonly .*/, ""))).toEqual([
+      "run --rm redis:7 redis-server --version",
+      run,
+      `rm --force ${name}`,
+      run,
+      `pause ${name}`,
+      `unpause ${name}`,
+      `pause ${name}`,
+      `rm --force ${name}`,
+    ]);
+  });
+
+  unlessDocker("ends with its data when the process that started it is killed", async () => {
+    const { environment, containers } = await withDocker();
+    const { child, port, directory } = await startElsewhere(environment);
+    expect([await containers(), await listens(port)]).toMatchObject([{ length: 1 }, true]);
+    child.kill("SIGKILL");
+    await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);
+    expect(await containers()).toEqual([]);
   });
 });

@@ -11,7 +11,14 @@ import { newRing } from "./rings.ts";
 
 const runner = { describe, it };
 /** A wrapped store offers what Keyv asks for; what else the store beneath can do is for the tools of core. */
-const expected = { atomic: false, scannable: false, bytes: false, reserved: false, namespaced: false } as const;
+const expected = {
+  atomic: false,
+  scannable: false,
+  ranged: false,
+  bytes: false,
+  reserved: false,
+  namespaced: false,
+} as const;
 
 storeContract(runner, {
   name: "EncryptedStore over Keyv's memory adapter",

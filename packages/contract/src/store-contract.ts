@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
-import { hasReservedSpace, isAtomic, isBinary, isNamespaced, isScannable } from "@keyward/core";
+import { hasReservedSpace, isAtomic, isBinary, isNamespaced, isRanged, isScannable } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 import { asAtomic, describeAtomic, describeAtomicNamespaces } from "./atomic-tests.ts";
 import { describeConcurrency, describeExpiry, describeKeys, describeNamespaces, describeValues } from "./keyv-tests.ts";
+import { describeRanges, describeReservedRanges } from "./range-tests.ts";
 import { describeReserved, reservedOf } from "./reserved-tests.ts";
 import type { TestRunner } from "./runner.ts";
 import { describeScan } from "./scan-tests.ts";
@@ -20,15 +21,16 @@ export function storeContract(runner: TestRunner, options: StoreContractOptions)
   describe(`${options.name}: store contract`, () => {
     test("has the capabilities that are expected, no more and no less", async ({ store, inNamespace }) => {
       for (const each of [store, inNamespace("a")]) {
-        const { atomic, scannable, bytes, reserved } = expect;
+        const { atomic, scannable, ranged, bytes, reserved } = expect;
         assert.deepEqual(
           {
             atomic: isAtomic(each),
             scannable: isScannable(each),
+            ranged: isRanged(each),
             bytes: isBinary(each),
             reserved: hasReservedSpace(each),
           },
-          { atomic, scannable, bytes, reserved },
+          { atomic, scannable, ranged, bytes, reserved },
         );
       }
       assert.equal(isNamespaced(store), expect.namespaced, "namespaced");
@@ -45,7 +47,13 @@ export function storeContract(runner: TestRunner, options: StoreContractOptions)
         describeAtomicNamespaces(test);
       });
     }
-    if (expect.scannable) describe("scan", () => describeScan(test, expect));
+    if (expect.scannable) describe("scan", () => describeScan(test, options));
+    if (expect.ranged) {
+      describe("ranges", () => {
+        describeRanges(test);
+        if (expect.reserved) describeReservedRanges(test);
+      });
+    }
     if (expect.namespaced) describe("views", () => describeViews(test));
     if (expect.reserved) {
       describe("reserved space", () => describeReserved(test));

@@ -24,6 +24,8 @@ export interface StoreExpectations {
   readonly atomic: boolean;
   /** Has `scan`. */
   readonly scannable: boolean;
+  /** Has `ranges`. */
+  readonly ranged: boolean;
   /** Has `values: "bytes"`. */
   readonly bytes: boolean;
   /** Has `reserved()`. */
@@ -39,7 +41,8 @@ export interface StoreExpectations {
  * - `alive-when-expiring`: a record is still there in the very millisecond in which it expires.
  * - `delete-finds-expired`: `delete` says `true` for a record that had expired.
  * - `no-namespace-is-all`: `clear` and `iterator` of a store without a namespace reach the records of all namespaces.
- * - `namespaces-collide`: namespace and key are joined, so that `a::b` + `c` is the place `a` + `b::c`.
+ * - `namespaces-collide`: namespace and key are joined by `::`, so that no namespace + `a::b` is the place `a` + `b`; and
+ *   `a::b` + `c` is `a` + `b::c`, unless {@link StoreContractOptions.refusesNamespacesWith} says otherwise.
  */
 export type StoreException =
   | "alive-when-expiring"
@@ -57,6 +60,11 @@ export interface StoreContractOptions {
   readonly expect: StoreExpectations;
   /** Whether bytes come back as bytes; `expect.bytes` unless given. */
   readonly roundTripsBytes?: boolean;
+  /**
+   * What the store puts between namespace and key and does not escape. The store is then held to refusing every namespace
+   * that has it, with `VALUE_INVALID`, instead of keeping records there.
+   */
+  readonly refusesNamespacesWith?: string;
   /** Parts of the contract that the store is known to break. */
   readonly exceptions?: readonly StoreException[];
 }
@@ -90,6 +98,11 @@ export function storeTests(runner: TestRunner, { open, exceptions = [] }: StoreC
       }
     });
   };
+}
+
+/** Whether the store claims to refuse a namespace. */
+export function isRefused(namespace: string, { refusesNamespacesWith: separator }: StoreContractOptions): boolean {
+  return separator !== undefined && namespace.includes(separator);
 }
 
 /** A second way to the records: over another connection where there is one. */

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { type StoreContractOptions, storeContract } from "@keyward/contract";
-import type { Replacement, ScanPage, StoredValue } from "@keyward/core";
+import { KeywardError, type Replacement, type ScannedRecord, type ScanPage, type StoredValue } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import type { KeyvStorageEntry } from "keyv";
 import { describe, it } from "vitest";
 
-const allCapabilities = { atomic: true, scannable: true, bytes: true, reserved: true, namespaced: true };
+const allCapabilities = { atomic: true, scannable: true, ranged: false, bytes: true, reserved: true, namespaced: true };
 
 /** Runs the contract and gives the names of the tests that failed. */
 async function failuresOf(options: StoreContractOptions): Promise<string[]> {
@@ -26,10 +27,14 @@ async function failuresOf(options: StoreContractOptions): Promise<string[]> {
   return tests.filter((_, index) => outcomes[index]?.status === "rejected").map(({ name }) => name);
 }
 
-async function failuresOfStore(make: (origin?: MemoryStore) => MemoryStore): Promise<string[]> {
+async function failuresOfStore(
+  make: (origin?: MemoryStore) => MemoryStore,
+  claims: Partial<StoreContractOptions> = {},
+): Promise<string[]> {
   return failuresOf({
     name: "broken",
     expect: allCapabilities,
+    ...claims,
     async open() {
       const store = make();
       return {
@@ -39,10 +44,51 @@ async function failuresOfStore(make: (origin?: MemoryStore) => MemoryStore): Pro
           view.namespace = namespace;
           return view;
         },
+        again: async () => make(store),
         close: () => store.disconnect(),
       };
     },
   });
+}
+
+interface RangeScan {
+  readonly cursor?: string;
+  readonly limit?: number;
+  readonly range?: string;
+}
+
+/** A MemoryStore that can be divided: by a digest of the place. */
+class RangedMemoryStore extends MemoryStore {
+  async ranges(count: number): Promise<readonly string[]> {
+    if (!Number.isSafeInteger(count) || count < 1) throw invalid("count");
+    return Array.from({ length: count }, (_, index) => `${index + 1}/${count}`);
+  }
+
+  override async scan({ range, ...options }: RangeScan = {}): Promise<ScanPage> {
+    const has = range === undefined ? () => true : this.rangeOf(range);
+    const page = await super.scan(options);
+    return { ...page, entries: page.entries.filter(has) };
+  }
+
+  /** Whether a record is in a range. */
+  rangeOf(range: string): (record: ScannedRecord) => boolean {
+    const [, index, count] = /^(\d+)\/(\d+)$/.exec(range) ?? [];
+    if (count === undefined) throw invalid("range");
+    return (record) => this.partOf(record, Number(count)) === Number(index) - 1;
+  }
+
+  partOf({ namespace, key }: ScannedRecord, parts: number): number {
+    return (
+      createHash("sha256")
+        .update(JSON.stringify([namespace, key]))
+        .digest()
+        .readUInt32BE() % parts
+    );
+  }
+}
+
+function invalid(what: string): KeywardError {
+  return new KeywardError("VALUE_INVALID", `This is no ${what}`, { hint: "Pass another one." });
 }
 
 /** Each breaks one promise; the tests named must be among those that notice. */
@@ -208,6 +254,123 @@ const broken: readonly {
   },
 ];
 
+/** As above, of stores that can be divided. */
+const brokenRanges: readonly (typeof broken)[number][] = [
+  {
+    name: "a range is a share of what is there now",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        override async scan({ range, ...options }: RangeScan = {}): Promise<ScanPage> {
+          const page = await super.scan(options);
+          if (range === undefined) return page;
+          const [index = 0, count = 1] = range.split("/").map(Number);
+          const { entries } = await super.scan({ limit: 1_000_000 });
+          const share = entries.slice(((index - 1) * entries.length) / count, (index * entries.length) / count);
+          const own = new Set(share.map(({ namespace, key }) => JSON.stringify([namespace, key])));
+          const has = ({ namespace, key }: ScannedRecord) => own.has(JSON.stringify([namespace, key]));
+          return { ...page, entries: page.entries.filter(has) };
+        }
+      })(origin),
+    noticed: [
+      "ranges > have a record in the same one whenever it is written",
+      "ranges > have what stays in exactly one, while others are written and deleted",
+    ],
+  },
+  {
+    name: "ranges overlap",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        override rangeOf(range: string): (record: ScannedRecord) => boolean {
+          const [index = 1, count = 1] = range.split("/").map(Number);
+          const [has, next] = [super.rangeOf(range), super.rangeOf(`${(index % count) + 1}/${count}`)];
+          return (record) => has(record) || (record.key === "key-7" && next(record));
+        }
+      })(origin),
+    noticed: ["ranges > have every record of every namespace in exactly one, however many they are"],
+  },
+  {
+    name: "ranges have their own namespace only",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        override rangeOf(range: string): (record: ScannedRecord) => boolean {
+          const has = super.rangeOf(range);
+          return (record) => record.namespace === (this.namespace ?? "") && has(record);
+        }
+      })(origin),
+    noticed: ["ranges > have every record of every namespace in exactly one, however many they are"],
+  },
+  {
+    name: "nearly all is in one range",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        override partOf(record: ScannedRecord, parts: number): number {
+          return record.key.startsWith("key-1") ? 0 : parts - 1;
+        }
+      })(origin),
+    noticed: ["ranges > are of about equal size"],
+  },
+  {
+    name: "a cursor forgets its range",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        override async scan({ range, ...options }: RangeScan = {}): Promise<ScanPage> {
+          return super.scan(range === undefined || options.cursor !== undefined ? options : { ...options, range });
+        }
+      })(origin),
+    noticed: ["ranges > hold for the cursors that come from them, in another store on the same records too"],
+  },
+  {
+    name: "a range is known to the store that gave it alone",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        readonly #given = new Set<string>();
+        override async ranges(count: number): Promise<readonly string[]> {
+          const ranges = await super.ranges(count);
+          for (const range of ranges) this.#given.add(range);
+          return ranges;
+        }
+        override rangeOf(range: string): (record: ScannedRecord) => boolean {
+          if (!this.#given.has(range)) throw invalid("range");
+          return super.rangeOf(range);
+        }
+      })(origin),
+    noticed: ["ranges > mean the same in another store on the same records"],
+  },
+  {
+    name: "any text is a range",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        override rangeOf(range: string): (record: ScannedRecord) => boolean {
+          return range.includes("/") ? super.rangeOf(range) : () => false;
+        }
+      })(origin),
+    noticed: ["ranges > are refused where they are none, and so are cursors and counts"],
+  },
+  {
+    name: "any number is a count",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        override ranges(count: number): Promise<readonly string[]> {
+          return super.ranges(Math.max(1, Math.ceil(count) || 1));
+        }
+      })(origin),
+    noticed: ["ranges > are refused where they are none, and so are cursors and counts"],
+  },
+  {
+    name: "a range has what is reserved",
+    make: (origin) =>
+      new (class extends RangedMemoryStore {
+        override async scan(options: RangeScan = {}): Promise<ScanPage> {
+          const page = await super.scan(options);
+          if (options.range === undefined || page.cursor !== undefined) return page;
+          const reserved = await this.reserved().scan({ limit: 1_000_000 });
+          return { entries: [...page.entries, ...reserved.entries.filter(this.rangeOf(options.range))] };
+        }
+      })(origin),
+    noticed: ["ranges > have nothing that is reserved"],
+  },
+];
+
 // Concurrent, since a store that expires nothing makes its tests wait until they lose patience.
 describe.concurrent("the store contract", () => {
   it("finds no fault with a store that keeps it", async () => {
@@ -221,6 +384,31 @@ describe.concurrent("the store contract", () => {
         assert.ok(failures.includes(test), `"${test}" passed; failed: ${failures.join("; ")}`);
     });
   }
+
+  it("finds no fault with a store that can be divided as it should", async () => {
+    const claims = { expect: { ...allCapabilities, ranged: true } };
+    assert.deepEqual(await failuresOfStore((origin) => new RangedMemoryStore(origin), claims), []);
+  });
+
+  for (const { name, make, noticed } of brokenRanges) {
+    it(`notices when ${name}`, async () => {
+      const failures = await failuresOfStore(make, { expect: { ...allCapabilities, ranged: true } });
+      for (const test of noticed)
+        assert.ok(failures.includes(test), `"${test}" passed; failed: ${failures.join("; ")}`);
+      assert.deepEqual(
+        failures.filter((test) => !test.startsWith("ranges > ")),
+        [],
+      );
+    });
+  }
+
+  it("fails a store that keeps records in namespaces which it should refuse", async () => {
+    const failures = await failuresOfStore((origin) => new MemoryStore(origin), { refusesNamespacesWith: "::" });
+    assert.deepEqual(
+      failures,
+      ["::", "a::b", "a::", "::b"].map((namespace) => `namespaces > refuses the namespace "${namespace}"`),
+    );
+  });
 
   it("fails a store that lost a capability, or has one that is not expected", async () => {
     for (const capability of ["atomic", "scannable", "bytes", "reserved", "namespaced"]) {

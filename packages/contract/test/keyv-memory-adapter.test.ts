@@ -6,7 +6,7 @@ storeContract(
   { describe, it },
   {
     name: "Keyv's own memory adapter",
-    expect: { atomic: false, scannable: false, bytes: false, reserved: false, namespaced: false },
+    expect: { atomic: false, scannable: false, ranged: false, bytes: false, reserved: false, namespaced: false },
     exceptions: ["alive-when-expiring", "delete-finds-expired", "no-namespace-is-all", "namespaces-collide"],
     async open() {
       const map = new Map();

@@ -68,9 +68,15 @@ export interface RangedStore extends ScannableStore {
   /**
    * At most `count` ranges of about equal size. Every record, of whatever namespace and whenever it was written, is in
    * exactly one. A range outlives the process that got it, and any change to the backend.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a count that is not a whole number from 1.
    */
   ranges(count: number): Promise<readonly string[]>;
-  /** As {@link ScannableStore.scan}, of one range where one is given. A cursor goes on in the range it came from. */
+  /**
+   * As {@link ScannableStore.scan}, of one range where one is given. A cursor goes on in the range it came from.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a range or a cursor that is none of this store.
+   */
   scan(options: { readonly cursor?: string; readonly limit?: number; readonly range?: string }): Promise<ScanPage>;
 }
 

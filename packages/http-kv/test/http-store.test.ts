@@ -6,7 +6,7 @@ import type { KeyvStorageAdapter } from "keyv";
 import { describe, it } from "vitest";
 import { startServer, temporaryFolder } from "./servers.ts";
 
-const expect = { atomic: true, scannable: true, bytes: true, reserved: true, namespaced: true };
+const expect = { atomic: true, scannable: true, ranged: false, bytes: true, reserved: true, namespaced: true };
 
 const backends: Record<string, (folder: string) => KeyvStorageAdapter> = {
   memory: () => new MemoryStore(),

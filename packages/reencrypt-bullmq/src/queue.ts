@@ -1,4 +1,4 @@
-import { type EncryptedStore, type ReencryptProgress, reencrypt } from "@keyward/core";
+import { type EncryptedStore, KeywardError, type ReencryptProgress, reencrypt } from "@keyward/core";
 import type { ConnectionOptions, Queue } from "bullmq";
 
 /** The Redis that holds the queue: a URL, or what BullMQ takes as `connection`, such as options or a client of ioredis. */
@@ -10,7 +10,7 @@ export interface QueueOptions {
   readonly connection: BullConnection;
   /** The name of the queue. Each store needs one of its own. Default "keyward-reencryption". */
   readonly queue?: string;
-  /** What the keys of the queue begin with in Redis. Default "bull". */
+  /** What the keys of the queue begin with in Redis. Default "bull"; on a Cluster it has to be in braces, as in "{bull}". */
   readonly prefix?: string;
 }
 
@@ -32,12 +32,25 @@ export type Counts = Omit<ReencryptProgress, "ratePerSecond">;
 /** The queue of range jobs. */
 export type RangeQueue = Queue<RangeJob, Counts, string>;
 
-/** What BullMQ is given, for a queue and for its workers. */
+/**
+ * What BullMQ is given, for a queue and for its workers.
+ *
+ * @throws KeywardError `VALUE_INVALID` for a queue that would lie in several slots of a Cluster.
+ */
 export function bullOptions({ connection, queue = "keyward-reencryption", prefix = "bull" }: QueueOptions) {
+  if (isCluster(connection) && !/^[^{]*\{[^}]/.test(`${prefix}:${queue}`)) {
+    throw new KeywardError("VALUE_INVALID", "The keys of the queue would lie in several slots of the Cluster", {
+      hint: "BullMQ changes them together. Pass a prefix in braces, such as {bull}, to the run and to all its workers.",
+    });
+  }
   return {
     name: queue,
     options: { connection: typeof connection === "string" ? { url: connection } : connection, prefix },
   };
+}
+
+function isCluster(connection: BullConnection): boolean {
+  return typeof connection === "object" && "isCluster" in connection && connection.isCluster === true;
 }
 
 /** The id of the key that the store seals under now. */

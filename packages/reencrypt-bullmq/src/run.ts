@@ -67,8 +67,8 @@ export interface ReencryptionRun {
  * Puts one job for each range of the store into the queue, for the workers that {@link reencryptionWorker} makes. For a
  * key that has a run already it adds nothing but joins it, and has its failed jobs tried again.
  *
- * @throws KeywardError `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE` or, for a count that is not a whole number from 1,
- * `VALUE_INVALID`; `KEYRING_INVALID` for a ring without keys; `PROVIDER_UNAVAILABLE`.
+ * @throws KeywardError `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for a count that is not a whole number
+ * from 1, or on a Cluster a prefix without braces; `KEYRING_INVALID` for a ring without keys; `PROVIDER_UNAVAILABLE`.
  */
 export async function startReencryption(options: StartReencryptionOptions): Promise<ReencryptionRun> {
   const primary = await primaryOf(options.store);

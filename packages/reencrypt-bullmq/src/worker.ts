@@ -44,6 +44,8 @@ export interface ReencryptionWorker {
 /**
  * Works on the ranges that {@link startReencryption} puts into the queue, one at a time, until it is closed. Start it in
  * as many processes as should share the work, before or after the run is started.
+ *
+ * @throws KeywardError `VALUE_INVALID` for a prefix without braces on a Cluster.
  */
 export function reencryptionWorker(options: ReencryptionWorkerOptions): ReencryptionWorker {
   return new RangeWorker(options);

@@ -102,6 +102,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
       storePrefix: name,
       queue: queues.url,
       queueName: name,
+      queuePrefix: "bull",
       batchSize,
       maxPerSecond: 300,
       lockMs: 1_000,

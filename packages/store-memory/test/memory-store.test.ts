@@ -6,7 +6,7 @@ storeContract(
   { describe, it },
   {
     name: "MemoryStore",
-    expect: { atomic: true, scannable: true, bytes: true, reserved: true, namespaced: true },
+    expect: { atomic: true, scannable: true, ranged: false, bytes: true, reserved: true, namespaced: true },
     async open() {
       const store = new MemoryStore();
       return { store, inNamespace: (namespace) => store.namespaced(namespace), close: () => store.disconnect() };

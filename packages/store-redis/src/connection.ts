@@ -14,6 +14,8 @@ export interface Request {
   readonly answer: Answer;
   /** For EVALSHA: the text of the script, for a server that does not know it by its digest. */
   readonly script?: string;
+  /** What does the same on a server that is too old for it, and answers with a syntax error. */
+  readonly olderForm?: Request;
 }
 
 /** `written`: OK. `written-or-not`: OK or null. `number`: a whole one. `bytes`: those, or null. */
@@ -41,6 +43,7 @@ const passing: ReadonlySet<string | undefined> = new Set([
   "LOADING",
   "MASTERDOWN",
   "MOVED",
+  "NOREPLICAS",
   "READONLY",
   "TRYAGAIN",
 ]);
@@ -59,6 +62,8 @@ const readScript = `return {redis.call("GET", KEYS[1])}`;
 export abstract class Connection {
   readonly #timeoutMs: number;
   #closed = false;
+  /** Whether a server was found to be too old for some command. */
+  #isOld = false;
 
   constructor(timeoutMs: number) {
     if (!(Number.isFinite(timeoutMs) && timeoutMs > 0)) {
@@ -130,7 +135,7 @@ export abstract class Connection {
   }
 
   async #carryOut(asked: Request, deadline: Deadline): Promise<unknown> {
-    let request = asked;
+    let request = this.#isOld ? (asked.olderForm ?? asked) : asked;
     for (;;) {
       try {
         const reply = await this.attempt(request, deadline);
@@ -142,6 +147,11 @@ export abstract class Connection {
         if (code === "NOSCRIPT" && request.script !== undefined) {
           const { script, given, writes, answer } = request;
           request = { name: "EVAL", given: [script, ...given.slice(1)], writes, answer };
+          continue;
+        }
+        if (code === "ERR" && request.olderForm !== undefined) {
+          this.#isOld = true;
+          request = request.olderForm;
           continue;
         }
         const repeatable = error instanceof NotSent || passing.has(code) || (code === undefined && !request.writes);

@@ -228,6 +228,8 @@ function connect(source: string | RedisOptions | ClusterSource, timeoutMs: numbe
     retryStrategy,
     // After a failover, the name of a Sentinel group or a DNS entry leads to another server.
     reconnectOnError: (error: Error) => error.message.startsWith("READONLY"),
+    // Of a sentinel that hangs, so that there is time to ask the next.
+    sentinelCommandTimeout: timeoutMs / 4,
   };
   return typeof source === "string"
     ? new Redis(source, { ...options, ...enforced, enableOfflineQueue: false })

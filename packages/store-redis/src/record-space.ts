@@ -43,8 +43,8 @@ export interface RecordLayout {
 const iteratedAtOnce = 256;
 const clearedAtOnce = 1000;
 
-// The old value is sent whole: a digest of it would save bytes on the way and make the comparison one that somebody who
-// can write to the store may be able to deceive.
+// What SET … IFEQ … KEEPTTL does, for servers that do not have it. Both are sent the old value whole: a digest of it would
+// save little (see the README), and make the comparison one that somebody who can write to the store may be able to deceive.
 const replaceScript = `if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
 return 1`;
@@ -280,12 +280,19 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore {
     const written = this.#layout.writeValue(key, next);
     if (expected === undefined)
       return { name: "SET", given: [at, written, "NX"], writes: true, answer: "written-or-not" };
+    const compared = this.#layout.writeValue(key, expected);
     return {
-      name: "EVALSHA",
-      given: [replaceDigest, "1", at, this.#layout.writeValue(key, expected), written],
+      name: "SET",
+      given: [at, written, "IFEQ", compared, "KEEPTTL"],
       writes: true,
-      answer: "number",
-      script: replaceScript,
+      answer: "written-or-not",
+      olderForm: {
+        name: "EVALSHA",
+        given: [replaceDigest, "1", at, compared, written],
+        writes: true,
+        answer: "number",
+        script: replaceScript,
+      },
     };
   }
 }

@@ -2,8 +2,9 @@ import { KeywardError, type StoredValue } from "@keyward/core";
 import { RedisStore } from "@keyward/store-redis";
 import fc from "fast-check";
 import { Redis } from "ioredis";
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
+import { findValkeyServers } from "../../../test/servers/valkey.ts";
 import { KeyLayout } from "../src/key-layout.ts";
 import { Slots, slotCount } from "../src/slots.ts";
 import { readValue, writeValue } from "../src/stored-value.ts";
@@ -214,6 +215,22 @@ describeWithRedis(servers, "on a server", () => {
     expect(await store.get("key 199")).toBe("new");
   });
 
+  it("compares by a script where the server is too old to compare by itself, and asks that once", async () => {
+    const fresh = new RedisStore(node.url);
+    onTestFinished(() => fresh.disconnect());
+    await fresh.set("key", "0");
+    await client.config("RESETSTAT");
+    expect(await fresh.replace("key", "0", "1")).toBe(true);
+    const { refused } = await replacements(client);
+    for (let step = 1; step < 5; step++) expect(await fresh.replace("key", `${step}`, `${step + 1}`)).toBe(true);
+    expect(await fresh.replace("key", "0", "1")).toBe(false);
+    const after = await replacements(client);
+    // A server that is new enough refuses nothing, and needs no script.
+    expect([0, 1]).toContain(refused);
+    expect(after.refused).toBe(refused);
+    expect(after.scripts >= 6 * refused && after.scripts <= 7 * refused).toBe(true);
+  });
+
   it("refuses a client that puts something in front of its keys", async () => {
     const prefixed = new Redis(node.url, { keyPrefix: "app:", lazyConnect: true });
     expect(() => new RedisStore(prefixed)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
@@ -254,3 +271,40 @@ describeWithRedis(servers, "on a server", () => {
     expect((await store.scan({ limit: 100 })).entries).toEqual([{ namespace: "", key: "key", value: "value" }]);
   });
 });
+
+describeWithRedis(await findValkeyServers(), "on a server that compares by itself", () => {
+  it("needs no script, keeps the time that is left, and names another type by its code", async () => {
+    const node = await startRedis(await findValkeyServers());
+    const client = new Redis(node.url);
+    const store = new RedisStore(node.url);
+    onTestFinished(async () => {
+      client.disconnect();
+      await store.disconnect();
+      await node.stop();
+    });
+    const expires = Date.now() + 3_600_000;
+    await store.set("key", "old", expires);
+    expect(
+      await store.replaceMany([
+        { key: "key", expected: "old", next: "new" },
+        { key: "key", expected: "old", next: "newer" },
+        { key: "none", expected: "", next: "new" },
+      ]),
+    ).toEqual([true, false, false]);
+    expect(await client.pexpiretime("keyward::key")).toBe(expires - 1);
+    await client.lpush("keyward::list", "item");
+    await expect(store.replace("list", "old", "new")).rejects.toMatchObject({ code: "STORE_INVALID" });
+    expect(await replacements(client)).toEqual({ refused: 0, scripts: 0 });
+  });
+});
+
+/** How often the server was asked for what it does not know, and for a script, since its statistics were reset. */
+async function replacements(client: Redis): Promise<{ refused: number; scripts: number }> {
+  const [commands, errors] = [await client.info("commandstats"), await client.info("errorstats")];
+  const countOf = (pattern: RegExp, text: string) =>
+    [...text.matchAll(pattern)].reduce((sum, [, count]) => sum + Number(count), 0);
+  return {
+    refused: countOf(/^errorstat_ERR:count=(\d+)/gm, errors),
+    scripts: countOf(/^cmdstat_eval(?:sha)?:calls=(\d+)/gm, commands),
+  };
+}

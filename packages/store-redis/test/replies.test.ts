@@ -44,6 +44,26 @@ describeWithRedis(servers, "what a server answers", () => {
     }
   });
 
+  it("is asked for again where a primary waits for its replicas before it writes", async () => {
+    const store = new RedisStore(node.url, { timeoutMs: 600 });
+    onTestFinished(() => store.disconnect());
+    await store.set("key", "old");
+    await node.command("CONFIG", "SET", "min-replicas-to-write", "1");
+    for (const call of [() => store.set("key", "new"), () => store.replace("key", "old", "new")]) {
+      await expect(call()).rejects.toMatchObject({
+        ...unavailable,
+        cause: { message: expect.stringMatching(/^NOREPLICAS/) },
+      });
+    }
+    const patient = new RedisStore(node.url);
+    onTestFinished(() => patient.disconnect());
+    await node.command("CONFIG", "RESETSTAT");
+    const replaced = patient.replace("key", "old", "new");
+    await expect.poll(async () => String(await node.command("INFO", "errorstats"))).toContain("NOREPLICAS");
+    await node.command("CONFIG", "SET", "min-replicas-to-write", "0");
+    expect(await replaced).toBe(true);
+  });
+
   it("leaves no transaction open on a shared client, whenever the time of a scan is over", async () => {
     const client = await connected();
     const store = new RedisStore(client);

@@ -5,7 +5,7 @@ import { storeContract } from "@keyward/contract";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, it } from "vitest";
 
-const expect = { atomic: true, scannable: true, bytes: true, reserved: true, namespaced: true };
+const expect = { atomic: true, scannable: true, ranged: false, bytes: true, reserved: true, namespaced: true };
 
 storeContract(
   { describe, it },

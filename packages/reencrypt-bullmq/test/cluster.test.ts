@@ -1,0 +1,109 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { census, createKeyv, EncryptedStore, exportKeyring, Keyring } from "@keyward/core";
+import { reencryptionWorker, startReencryption } from "@keyward/reencrypt-bullmq";
+import { RedisStore } from "@keyward/store-redis";
+import { Cluster } from "ioredis";
+import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
+import { describeWithRedis, findRedisServers, type RedisCluster, startCluster } from "../../../test/servers/redis.ts";
+import type { Assignment } from "./worker-process.ts";
+
+const servers = await findRedisServers();
+const processPath = fileURLToPath(new URL("worker-process.ts", import.meta.url));
+const before = Keyring.generate("old");
+const promoted = before.add({ id: "new" }).promote("new");
+const pollMs = 50;
+
+describeWithRedis(servers, "a re-encryption whose queue and records lie in one Cluster", () => {
+  let cluster: RedisCluster;
+  beforeAll(async () => {
+    cluster = await startCluster(servers);
+  });
+  afterAll(() => cluster?.stop());
+
+  function connect(): Cluster {
+    const connection = new Cluster([...cluster.startupNodes], { redisOptions: { maxRetriesPerRequest: null } });
+    onTestFinished(() => connection.disconnect());
+    return connection;
+  }
+
+  function open(): RedisStore {
+    const store = new RedisStore({ nodes: cluster.startupNodes });
+    onTestFinished(() => store.disconnect());
+    return store;
+  }
+
+  async function startProcess(assignment: Assignment): Promise<ChildProcess> {
+    const child = fork(processPath, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
+    onTestFinished(() => {
+      child.kill("SIGKILL");
+    });
+    child.send(assignment);
+    await once(child, "message");
+    return child;
+  }
+
+  it("survives the kill -9 of a worker process, and is finished only when the census agrees", async () => {
+    const inner = open();
+    const former = createKeyv({ store: inner, keys: before, namespace: "flows" }).encryptedStore;
+    const keys = Array.from({ length: 900 }, (_, index) => `key ${index}`);
+    await former.setMany(keys.map((key) => ({ key, value: `value of ${key}` })));
+    const batchSize = 20;
+    const assignment: Assignment = {
+      ring: exportKeyring(promoted),
+      store: cluster.startupNodes,
+      storePrefix: "keyward",
+      queue: cluster.startupNodes,
+      queueName: "records",
+      queuePrefix: "{queue}",
+      batchSize,
+      maxPerSecond: 400,
+      lockMs: 1_000,
+    };
+    const [victim] = await Promise.all([1, 2, 3].map(() => startProcess(assignment)));
+    if (victim === undefined) throw new Error("There is no process");
+    const run = await startReencryption({
+      connection: connect(),
+      queue: "records",
+      prefix: "{queue}",
+      store: new EncryptedStore(inner, { keys: promoted }),
+      ranges: 6,
+    });
+    onTestFinished(() => run.close());
+    await vi.waitFor(async () => expect(await run.progress()).toMatchObject({ active: 3, completed: 0 }), 10_000);
+    await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(3 * batchSize), 10_000);
+    const died = once(victim, "exit");
+    victim.kill("SIGKILL");
+    expect(await died).toEqual([null, "SIGKILL"]);
+
+    // A process whose ring is behind writes when every job of the first round is over, and before the census.
+    let late: Promise<unknown> | undefined;
+    const writeLate = () => former.set("late", "sealed under the old key");
+    const finding = vi.spyOn(inner, "scan");
+    finding.mockImplementationOnce(async (options) => {
+      late ??= writeLate();
+      await late;
+      finding.mockRestore();
+      return inner.scan(options);
+    });
+    const counts = await run.finished({ pollMs });
+    expect(late).toBeDefined();
+    expect(counts.keys).toEqual(new Map([["new", keys.length + 1]]));
+    expect((await census(open())).keys).toEqual(counts.keys);
+    expect(await run.progress()).toMatchObject({ round: 2, jobs: 6, completed: 6, failed: 0, unreadable: 0 });
+    const after = promoted.disable("old").remove("old");
+    const read = createKeyv({ store: open(), keys: after, namespace: "flows" }).encryptedStore;
+    expect(await read.getMany([...keys, "late"])).toEqual([
+      ...keys.map((key) => `value of ${key}`),
+      "sealed under the old key",
+    ]);
+  });
+
+  it("refuses a prefix that spreads the queue over the slots, and adds nothing", async () => {
+    const store = new EncryptedStore(open(), { keys: promoted });
+    const refused = expect.objectContaining({ code: "VALUE_INVALID" });
+    await expect(startReencryption({ connection: connect(), queue: "spread", store })).rejects.toEqual(refused);
+    expect(() => reencryptionWorker({ connection: connect(), queue: "spread", prefix: "{}", store })).toThrow(refused);
+  });
+});

@@ -1,0 +1,156 @@
+import { durable, freePort, host, type RedisNode, type RedisServers, startNode, until } from "./redis-node.ts";
+
+/** Three primaries and three replicas, all slots served. */
+export interface RedisCluster {
+  readonly nodes: readonly RedisNode[];
+  /** What `new Cluster(…)` of ioredis takes. */
+  readonly startupNodes: readonly { readonly host: string; readonly port: number }[];
+  /** The nodes that are primaries now, by what a running node says. */
+  primaries(): Promise<RedisNode[]>;
+  /** The primary that serves a slot now. */
+  primaryOf(slot: number): Promise<RedisNode>;
+  /** Moves a slot with its keys while clients go on, as `redis-cli --cluster reshard` does. */
+  moveSlot(slot: number, target: RedisNode, options?: MoveOptions): Promise<void>;
+  /** Resolves when every running node says that the cluster is well. */
+  healthy(): Promise<void>;
+  /** Ends all nodes and removes their data. */
+  stop(): Promise<void>;
+}
+
+/** How {@link RedisCluster.moveSlot} goes about it. */
+export interface MoveOptions {
+  /** Keys a step; 10 unless given. */
+  readonly batch?: number;
+  /** Called between steps, while the slot is on its way. */
+  readonly between?: () => Promise<void>;
+}
+
+/** Six nodes: the first three are primaries, each with one replica. A primary that dies is replaced within seconds. */
+export async function startCluster(servers: RedisServers): Promise<RedisCluster> {
+  const settings = [
+    ...["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-replica-validity-factor", "0"],
+    ...["--repl-diskless-sync-delay", "0", ...durable],
+  ];
+  const started = await Promise.allSettled(
+    Array.from({ length: 6 }, async () =>
+      startNode(servers, async () => ({
+        arguments: [...settings, "--cluster-port", String(await freePort())],
+      })),
+    ),
+  );
+  const nodes = started.flatMap((each) => (each.status === "fulfilled" ? [each.value] : []));
+  const stop = async () => {
+    await Promise.all(nodes.map((node) => node.stop()));
+  };
+  const cluster = new StartedCluster(nodes, stop);
+  try {
+    for (const each of started) if (each.status === "rejected") throw each.reason;
+    await cluster.form();
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+  return cluster;
+}
+
+class StartedCluster implements RedisCluster {
+  readonly nodes: readonly RedisNode[];
+  readonly stop: () => Promise<void>;
+
+  constructor(nodes: readonly RedisNode[], stop: () => Promise<void>) {
+    this.nodes = nodes;
+    this.stop = stop;
+  }
+
+  get startupNodes(): readonly { readonly host: string; readonly port: number }[] {
+    return this.nodes.map(({ port }) => ({ host, port }));
+  }
+
+  async form(): Promise<void> {
+    const primaries = this.nodes.slice(0, 3);
+    const bounds = [0, 5461, 10_923, 16_384];
+    for (const [index, node] of primaries.entries()) {
+      const [first = 0, next = 0] = bounds.slice(index);
+      await node.command("CLUSTER", "ADDSLOTSRANGE", first, next - 1);
+      await node.command("CLUSTER", "SET-CONFIG-EPOCH", index + 1);
+    }
+    const [meeting] = this.nodes;
+    for (const node of this.nodes.slice(1)) {
+      // A node says its bus port itself, since it is not at the usual distance.
+      const busPort = String(await node.command("CONFIG", "GET", "cluster-port")).split(",")[1] ?? "";
+      await meeting?.command("CLUSTER", "MEET", host, node.port, busPort);
+    }
+    for (const [index, replica] of this.nodes.slice(3).entries()) {
+      const primary = primaries[index];
+      if (primary === undefined) throw new Error("There is a replica too many");
+      const id = String(await primary.command("CLUSTER", "MYID"));
+      await until(`node ${replica.port} knows its primary`, async () =>
+        String(await replica.command("CLUSTER", "NODES")).includes(id),
+      );
+      await replica.command("CLUSTER", "REPLICATE", id);
+    }
+    await this.healthy();
+  }
+
+  async healthy(): Promise<void> {
+    await until("the cluster is well", async () => {
+      for (const node of this.nodes) {
+        const info = String(await node.command("CLUSTER", "INFO"));
+        if (!info.includes("cluster_state:ok") || !info.includes("cluster_known_nodes:6")) return false;
+        const replication = String(await node.command("INFO", "replication"));
+        if (replication.includes("role:slave")) {
+          if (!replication.includes("master_link_status:up")) return false;
+        } else if (!replication.includes("connected_slaves:1")) return false;
+        if (/fail|handshake/.test(String(await node.command("CLUSTER", "NODES")))) return false;
+      }
+      return true;
+    });
+  }
+
+  async primaries(): Promise<RedisNode[]> {
+    return [...new Set((await this.#ranges()).map(({ node }) => node))];
+  }
+
+  async primaryOf(slot: number): Promise<RedisNode> {
+    const range = (await this.#ranges()).find(({ first, last }) => first <= slot && slot <= last);
+    if (range === undefined) throw new Error(`No node serves slot ${slot}`);
+    return range.node;
+  }
+
+  async moveSlot(slot: number, target: RedisNode, { batch = 10, between }: MoveOptions = {}): Promise<void> {
+    const source = await this.primaryOf(slot);
+    const [sourceId, targetId] = [
+      String(await source.command("CLUSTER", "MYID")),
+      String(await target.command("CLUSTER", "MYID")),
+    ];
+    await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", sourceId);
+    await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", targetId);
+    for (;;) {
+      await between?.();
+      const keys: unknown = await source.command("CLUSTER", "GETKEYSINSLOT", slot, batch);
+      if (!Array.isArray(keys) || keys.length === 0) break;
+      await source.command("MIGRATE", host, target.port, "", 0, 5_000, "KEYS", ...keys.map(String));
+    }
+    await target.command("CLUSTER", "SETSLOT", slot, "NODE", targetId);
+    await source.command("CLUSTER", "SETSLOT", slot, "NODE", targetId);
+    for (const node of await this.primaries()) await node.command("CLUSTER", "SETSLOT", slot, "NODE", targetId);
+  }
+
+  async #ranges(): Promise<{ first: number; last: number; node: RedisNode }[]> {
+    for (const asked of this.nodes) {
+      try {
+        const answer: unknown = await asked.command("CLUSTER", "SLOTS");
+        if (!Array.isArray(answer)) continue;
+        return answer.flatMap((range: unknown) => {
+          if (!Array.isArray(range)) return [];
+          const [first, last, [, port]] = range;
+          const node = this.nodes.find((each) => each.port === port);
+          return node === undefined ? [] : [{ first: Number(first), last: Number(last), node }];
+        });
+      } catch {
+        // This one is down; the next may not be.
+      }
+    }
+    throw new Error("No node of the cluster answers");
+  }
+}

@@ -1,0 +1,112 @@
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { durable, host, type RedisNode, type RedisServers, startNode, until } from "./redis-node.ts";
+
+/** A primary, its replica, and three sentinels, two of which have to agree on the one that replaces a primary. */
+export interface RedisSentinelGroup {
+  /** What the sentinels call it. */
+  readonly name: string;
+  /** The primary and the replica, as they were at the start. */
+  readonly nodes: readonly [RedisNode, RedisNode];
+  /** The sentinels. */
+  readonly sentinels: readonly RedisNode[];
+  /** Which of the nodes every running sentinel takes for the primary; `undefined` while they differ. */
+  primary(): Promise<RedisNode | undefined>;
+  /** Resolves when the replica has all that its primary has. While something is written it may never. */
+  replicated(): Promise<void>;
+  /** Ends all and removes their data. */
+  stop(): Promise<void>;
+}
+
+// A sentinel that waits as long as it usually does makes a test that waits as long.
+const impatience = ["INFO-PERIOD", 200, "PUBLISH-PERIOD", 100, "ASK-PERIOD", 100] as const;
+
+/** A primary that dies is replaced by its replica within about two seconds. */
+export async function startSentinelGroup(servers: RedisServers): Promise<RedisSentinelGroup> {
+  const started: RedisNode[] = [];
+  const stop = async () => {
+    await Promise.all(started.map((node) => node.stop()));
+  };
+  const start = async (count: number, settle: Parameters<typeof startNode>[1]) => {
+    const nodes = await Promise.allSettled(Array.from({ length: count }, () => startNode(servers, settle)));
+    started.push(...nodes.flatMap((node) => (node.status === "fulfilled" ? [node.value] : [])));
+    for (const node of nodes) if (node.status === "rejected") throw node.reason;
+  };
+  try {
+    await start(2, async () => ({ arguments: [...durable, "--repl-diskless-sync-delay", "0"] }));
+    await start(3, async (directory) => {
+      // A sentinel keeps what it knows in its configuration.
+      const configuration = join(directory, "sentinel.conf");
+      await writeFile(configuration, "");
+      return { arguments: [configuration, "--sentinel"] };
+    });
+    const [primary, replica, ...sentinels] = started;
+    if (primary === undefined || replica === undefined) throw new Error("There are nodes missing");
+    const group = new StartedGroup([primary, replica], sentinels, stop);
+    await group.form();
+    return group;
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+class StartedGroup implements RedisSentinelGroup {
+  readonly name = "keyward";
+  readonly nodes: readonly [RedisNode, RedisNode];
+  readonly sentinels: readonly RedisNode[];
+  readonly stop: () => Promise<void>;
+
+  constructor(nodes: readonly [RedisNode, RedisNode], sentinels: readonly RedisNode[], stop: () => Promise<void>) {
+    this.nodes = nodes;
+    this.sentinels = sentinels;
+    this.stop = stop;
+  }
+
+  async form(): Promise<void> {
+    const [primary, replica] = this.nodes;
+    await replica.command("REPLICAOF", host, primary.port);
+    await this.replicated();
+    for (const [index, sentinel] of this.sentinels.entries()) {
+      await sentinel.command("SENTINEL", "DEBUG", ...impatience);
+      await sentinel.command("SENTINEL", "MONITOR", this.name, host, primary.port, 1);
+      // One after the other: where several stand for election at once nobody wins, and the next is seconds away.
+      const settings = ["down-after-milliseconds", 600 * (index + 1), "failover-timeout", 4_000];
+      await sentinel.command("SENTINEL", "SET", this.name, ...settings);
+    }
+    await until("the sentinels know each other and the replica", async () => {
+      for (const sentinel of this.sentinels) {
+        const known = String(await sentinel.command("INFO", "sentinel"));
+        if (!known.includes(`status=ok,address=${host}:${primary.port},slaves=1,sentinels=3`)) return false;
+      }
+      return true;
+    });
+  }
+
+  async primary(): Promise<RedisNode | undefined> {
+    const ports = new Set<number>();
+    for (const sentinel of this.sentinels) {
+      const address: unknown = await sentinel
+        .command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", this.name)
+        .catch(() => undefined);
+      if (Array.isArray(address)) ports.add(Number(address[1]));
+    }
+    const [port] = ports;
+    return ports.size === 1 ? this.nodes.find((node) => node.port === port) : undefined;
+  }
+
+  async replicated(): Promise<void> {
+    await until("the replica has what the primary has", async () => {
+      const offsets = new Set<string | undefined>();
+      const roles: string[] = [];
+      for (const node of this.nodes) {
+        const replication = String(await node.command("INFO", "replication"));
+        roles.push(/^role:(\w+)/m.exec(replication)?.[1] ?? "");
+        if (replication.includes("master_link_status:down")) return false;
+        // Of a replica, this is what it has carried out.
+        offsets.add(/^master_repl_offset:(\d+)/m.exec(replication)?.[1]);
+      }
+      return roles.toSorted().join() === "master,slave" && offsets.size === 1;
+    });
+  }
+}
