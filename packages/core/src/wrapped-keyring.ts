@@ -1,5 +1,5 @@
 import { KeywardError } from "./errors.ts";
-import type { KeyProvider } from "./key-provider.ts";
+import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { exportKeyring, Keyring, sameRing } from "./keyring.ts";
 import type { KeyringPlace } from "./keyring-place.ts";
 import { singleFlight } from "./single-flight.ts";
@@ -34,8 +34,8 @@ export interface KeyringWrapper {
   rewrap?(wrapped: string, options: WrapOptions): Promise<string>;
 }
 
-/** What a wrapped keyring must be, to be taken. */
-export interface WrappedKeysOptions {
+/** What a wrapped keyring must be, to be taken, and how fresh it is kept. */
+export interface WrappedKeysOptions extends KeyFreshness {
   /** The name of the ring. When absent, that of the first ring seen. */
   readonly name?: string;
   /**
@@ -80,7 +80,8 @@ export interface WrappedKeys extends KeyProvider {
  * to the place can neither read the ring nor make one; that he does not put an older one back is what name and
  * generation are checked for.
  *
- * @throws KeywardError `VALUE_INVALID` for a `minGeneration` that is not a whole number from 1.
+ * @throws KeywardError `VALUE_INVALID` for a `minGeneration` that is not a whole number from 1, and for settings of
+ * freshness that are out of range.
  */
 export function wrappedKeys(
   wrapper: KeyringWrapper,
@@ -96,6 +97,7 @@ interface Seen {
 }
 
 class WrappedKeyring implements WrappedKeys {
+  readonly freshness: KeyFreshness;
   readonly load = singleFlight(({ signal }) => this.#load(signal));
   readonly #wrapper: KeyringWrapper;
   readonly #place: KeyringPlace;
@@ -103,12 +105,14 @@ class WrappedKeyring implements WrappedKeys {
   readonly #minGeneration: number;
   #seen: Seen | undefined;
 
-  constructor(wrapper: KeyringWrapper, place: KeyringPlace, { name, minGeneration = 1 }: WrappedKeysOptions) {
+  constructor(wrapper: KeyringWrapper, place: KeyringPlace, options: WrappedKeysOptions) {
+    const { name, minGeneration = 1 } = options;
     if (!Number.isSafeInteger(minGeneration) || minGeneration < 1) {
       throw new KeywardError("VALUE_INVALID", "minGeneration is not a whole number from 1", {
         hint: "Give it the generation that the ring has now.",
       });
     }
+    this.freshness = requireFreshness(options);
     this.#wrapper = wrapper;
     this.#place = place;
     this.#name = name;

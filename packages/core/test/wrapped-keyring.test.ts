@@ -174,6 +174,8 @@ describe("a wrapped keyring", () => {
     const strict = wrappedKeys(wrapper, inMemory(), { minGeneration: 9 });
     expect(await rejection(strict.create(first))).toMatchObject({ code: "KEYRING_ROLLBACK" });
     expect(() => wrappedKeys(wrapper, place, { minGeneration: 0.5 })).toThrow(KeywardError);
+    expect(() => wrappedKeys(wrapper, place, { refreshMs: 0 })).toThrow(KeywardError);
+    expect(wrappedKeys(wrapper, place, { refreshMs: 60_000 }).freshness).toMatchObject({ refreshMs: 60_000 });
   });
 
   it("that is saved while a load is under way is no rollback", async () => {
