@@ -337,8 +337,8 @@ function isBody(answer: unknown): answer is VaultBody {
   return typeof answer === "object" && answer !== null;
 }
 
-/** An authority of its own, `ca.pem`, and a certificate for the loopback address that it signed. */
-async function makeCertificates(directory: string): Promise<void> {
+/** An authority of its own, `ca.pem`, and a certificate for the loopback address that it signed, `server.pem` and `.key`. */
+export async function makeCertificates(directory: string): Promise<void> {
   const at = (name: string) => join(directory, name);
   const ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
   const authority = ["-subj", "/CN=Keyward test authority", "-keyout", at("ca.key"), "-out", at("ca.pem")];

@@ -38,8 +38,9 @@ export interface Purpose {
 
 const defaultRefreshMs = 60_000;
 const defaultRequestTimeoutMs = 5_000;
+// Between them up to 400, 800 and 1,600 ms, at least half of that each.
 const retries = 3;
-const retryDelayMs = { minTimeout: 100, maxTimeout: 2_000 };
+const firstPauseMs = 200;
 
 /** Requests to Vault as one who may make them: with a token, in bounded time, again where that helps. */
 export class VaultConnection {
@@ -89,8 +90,8 @@ export class VaultConnection {
   async request({ repeatable = true, ...request }: Request, purpose: Purpose, signal: AbortSignal): Promise<unknown> {
     try {
       return await pRetry(() => this.#authorized({ ...request, signal }, purpose), {
-        ...retryDelayMs,
         retries,
+        minTimeout: firstPauseMs,
         randomize: true,
         signal,
         shouldRetry: ({ error }) =>

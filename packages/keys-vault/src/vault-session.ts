@@ -8,6 +8,7 @@ interface Session {
   /** Whether it came from a login, and another can be had in the same way. */
   readonly loggedIn: boolean;
   readonly renewable: boolean;
+  readonly leaseMs: number;
   /** When it ends; infinite where it does not, or nobody knows. */
   readonly endsAtMs: number;
   /** When something should be done about that. */
@@ -16,8 +17,8 @@ interface Session {
 
 // A token is renewed, or another one had, when this much of its lease is over.
 const leaseShare = 2 / 3;
-// A lease that a renewal did not prolong by this much has come to its end.
-const prolongedMs = 1_000;
+// A token whose end a renewal moved by less than this much of its lease has come to the end of its longest life.
+const prolongedShare = 1 / 10;
 const longestTimerMs = 2 ** 31 - 1;
 
 /**
@@ -88,8 +89,8 @@ export class VaultSession {
       signal,
     });
     const renewed = this.#keep(session.token, fieldOf(answer, "auth"), session.loggedIn);
-    // At the end of its longest life a token is given what is left: from then on it is not renewed, but replaced.
-    if (renewed.endsAtMs - session.endsAtMs > prolongedMs) return renewed;
+    // Then it was given what is left; from now on it is not renewed, but replaced.
+    if (renewed.endsAtMs - session.endsAtMs > session.leaseMs * prolongedShare) return renewed;
     return this.#use({ ...renewed, renewable: false });
   }
 
@@ -127,6 +128,7 @@ export class VaultSession {
       token,
       loggedIn,
       renewable: fieldOf(lease, "renewable") === true,
+      leaseMs,
       endsAtMs: nowMs + leaseMs,
       actAtMs: nowMs + leaseMs * leaseShare,
     });
