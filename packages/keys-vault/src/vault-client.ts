@@ -1,8 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { Agent as HttpAgent } from "node:http";
 import { Agent as HttpsAgent } from "node:https";
-import { abortable, KeywardError } from "@keyward/core";
+import { KeywardError } from "@keyward/core";
+import axios from "axios";
 import nodeVault from "node-vault";
+
+const maxAnswerBytes = 4 * 1024 * 1024;
 
 /** An answer of Vault's, or that there was none. Holds nothing that was sent, and nothing of what lies in Vault. */
 export class VaultFailure extends Error {
@@ -25,6 +28,11 @@ export class VaultFailure extends Error {
   get isPassing(): boolean {
     if (this.status !== undefined) return this.status === 412 || this.status === 429 || this.status >= 500;
     return !this.isUntrusted;
+  }
+
+  /** Whether this address is the problem, whatever was asked: it is not trusted, or sends elsewhere. */
+  get isMisaddressed(): boolean {
+    return this.isUntrusted || (this.status !== undefined && this.status >= 300 && this.status < 400);
   }
 
   /** Whether the server's certificate is the problem. */
@@ -59,7 +67,7 @@ type Client = ReturnType<typeof nodeVault>;
 /** Vault's HTTP API, by node-vault, one request at a time and none twice. */
 export class VaultClient {
   readonly #where: VaultAddress;
-  #client: Promise<{ readonly client: Client; readonly agents: object }> | undefined;
+  #client: Promise<Client> | undefined;
 
   constructor(where: VaultAddress) {
     this.#where = where;
@@ -72,37 +80,49 @@ export class VaultClient {
    */
   async request({ method, path, body, token, signal }: VaultRequest): Promise<unknown> {
     this.#client ??= this.#open();
-    const { client, agents } = await this.#client.catch((error: unknown) => {
+    const client = await this.#client.catch((error: unknown) => {
       this.#client = undefined;
       throw error;
     });
-    const answered = client.request({
-      method,
-      path: `/${path}`,
-      headers: token === undefined ? {} : { "X-Vault-Token": token },
-      timeout: this.#where.requestTimeoutMs,
-      ...agents,
-      ...(body === undefined ? {} : { json: body }),
-    });
-    const withoutSecrets = answered.catch((error: unknown) => {
+    try {
+      return await client.request({
+        method,
+        path: `/${path}`,
+        headers: token === undefined ? {} : { "X-Vault-Token": token },
+        signal,
+        ...(body === undefined ? {} : { json: body }),
+      });
+    } catch (error) {
       throw failureOf(error);
-    });
-    // node-vault cannot be told to stop; a request that nobody waits for any more ends by its own time limit.
-    withoutSecrets.catch(() => undefined);
-    return await abortable(() => withoutSecrets, signal);
+    }
   }
 
-  async #open(): Promise<{ readonly client: Client; readonly agents: object }> {
+  async #open(): Promise<Client> {
     const { address, namespace = "", requestTimeoutMs: timeout } = this.#where;
     const ca = await this.#authorities();
-    // Its own debug output would print what is written.
-    const client = nodeVault({ endpoint: address.href, debug: () => undefined });
+    const http = axios.create({
+      timeout,
+      // These hold while a connection is made, when axios' own time limit does not yet.
+      httpAgent: new HttpAgent({ timeout }),
+      httpsAgent: new HttpsAgent({ timeout, ...(ca === undefined ? {} : { ca }) }),
+      // A redirection is not followed: the token would go along.
+      maxRedirects: 0,
+      maxContentLength: maxAnswerBytes,
+      validateStatus: () => true,
+    });
+    // As node-vault asks by itself, a request cannot be stopped, and VAULT_SKIP_VERIFY is heeded.
+    const ask = async ({ method, uri, headers, json, signal }: AskedByNodeVault) => {
+      const { status, data } = await http.request<unknown>({ method, url: uri, headers, data: json, signal });
+      return { statusCode: status, body: data, request: { path: new URL(uri).pathname } };
+    };
+    const client = nodeVault({
+      endpoint: address.href,
+      // Its own would print what is written.
+      debug: () => undefined,
+      "request-promise": { defaults: () => ask },
+    });
     // It takes these from the environment where none are given, and would send a token with each login.
-    Object.assign(client, { token: "", namespace });
-    // The agent's time limit holds while a connection is made, when axios' own does not yet.
-    const httpsAgent = new HttpsAgent({ timeout, ...(ca === undefined ? {} : { ca }) });
-    const httpAgent = address.protocol === "http:" ? new HttpAgent({ timeout }) : refusePlainHttp();
-    return { client, agents: { httpAgent, httpsAgent } };
+    return Object.assign(client, { token: "", namespace });
   }
 
   async #authorities(): Promise<string | undefined> {
@@ -122,16 +142,15 @@ export class VaultClient {
   }
 }
 
-/** A redirection from TLS to plain HTTP would send the token in the clear. */
-function refusePlainHttp(): HttpAgent {
-  const agent = new HttpAgent();
-  agent.createConnection = () => {
-    throw new Error("Vault redirects to plain HTTP");
-  };
-  return agent;
+interface AskedByNodeVault {
+  readonly method: string;
+  readonly uri: string;
+  readonly headers: Record<string, string>;
+  readonly json: unknown;
+  readonly signal: AbortSignal;
 }
 
-/** What node-vault throws holds the request, token included: nothing of it is kept but what is named here. */
+/** What axios throws holds the request, token included: nothing of it is kept but what is named here. */
 function failureOf(error: unknown): VaultFailure {
   const response = fieldOf(error, "response");
   const status = fieldOf(response, "statusCode");

@@ -107,7 +107,7 @@ export class VaultConnection {
     } catch (error) {
       if (signal.aborted) throw this.#tooLate(signal, last);
       if (!(error instanceof VaultFailure)) throw error;
-      throw error.isUntrusted || (error.isPassing && repeatable) ? unavailable(error) : error;
+      throw error.isMisaddressed || (error.isPassing && repeatable) ? unavailable(error) : error;
     }
   }
 
@@ -139,7 +139,7 @@ export class VaultConnection {
     try {
       return await work();
     } catch (error) {
-      throw error instanceof VaultFailure && !error.isPassing && !error.isUntrusted
+      throw error instanceof VaultFailure && !error.isPassing && !error.isMisaddressed
         ? loginRefused(error, this.#auth)
         : error;
     }
@@ -157,6 +157,10 @@ function explain(failure: VaultFailure): readonly [problem: string, hint: string
   if (failure.isUntrusted) {
     const hint = "Give `ca` (or VAULT_CACERT) the authority that signed it, and the address by a name that it has.";
     return [`The certificate of Vault is not trusted (${message})`, hint];
+  }
+  if (failure.isMisaddressed) {
+    const hint = "Give the address of the active node, or of what stands before all: redirections are not followed.";
+    return [`Vault at this address sends elsewhere (${message})`, hint];
   }
   if (status === undefined) {
     return [

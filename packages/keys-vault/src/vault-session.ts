@@ -30,7 +30,7 @@ export class VaultSession {
   readonly #client: VaultClient;
   readonly #auth: VaultAuth;
   readonly #env: Readonly<Record<string, string | undefined>>;
-  readonly #begin = singleFlight(({ signal }) => this.#login(signal));
+  readonly #begin = singleFlight(async ({ signal }) => this.#session ?? (await this.#login(signal)));
   readonly #prolong = singleFlight(({ signal }) => this.#renewOrLogin(signal));
   #session: Session | undefined;
   #timer: NodeJS.Timeout | undefined;

@@ -235,13 +235,13 @@ describeWithVault(servers, "a process shows who it is", () => {
       console.log(String(await vaultKeys({ ...at, auth, env: {} }).load()));
     `;
     const at = { address: server.address, mount, path: "app", auth: { method: "approle", ...role } };
-    const env = { ...process.env, AT: JSON.stringify(at), DEBUG: "node-vault" };
+    const env = { ...process.env, AT: JSON.stringify(at), DEBUG: "*" };
     const options = { cwd: workspace, env, timeout: 20_000 };
     const { stdout, stderr } = await run(process.execPath, ["--input-type=module", "--eval", script], options);
     expect(stdout).toContain("2026-11");
     const { data } = await server.request("GET", `${mount}/data/app`);
     const { keyring }: { keyring: string } = JSON.parse(JSON.stringify(data?.["data"]));
-    for (const secret of [role.secretId, ...materialOf(Keyring.parse(keyring))]) {
+    for (const secret of [role.secretId, "X-Vault-Token", ...materialOf(Keyring.parse(keyring))]) {
       expect(`${stdout}${stderr}`.includes(secret)).toBe(false);
     }
   });

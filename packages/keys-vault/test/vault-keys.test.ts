@@ -186,6 +186,23 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect((await secretAt(at.path)).metadata.version).toBe(2);
   });
 
+  it("is not asked for any more, once nobody waits", async () => {
+    const closed = Promise.withResolvers<void>();
+    const server = await listening(
+      createServer((_, response) => {
+        response.once("close", closed.resolve);
+      }),
+    );
+    const keys = vaultKeys(options({ address: `http://127.0.0.1:${addressOf(server).port}` }));
+    const controller = new AbortController();
+    const load = keys.load({ signal: controller.signal });
+    await once(server, "request");
+    const reason = new Error("no longer wanted");
+    controller.abort(reason);
+    await expect(load).rejects.toBe(reason);
+    await closed.promise;
+  });
+
   it("is given up on in time, by a server that does not answer", async () => {
     const silent = await startVault(servers);
     onTestFinished(() => silent.stop());
@@ -288,7 +305,7 @@ describe("what cannot be", () => {
   });
 });
 
-it("sends no token on to where a server redirects it without TLS", async () => {
+it("sends no token on to where a server redirects it", async () => {
   const heard: unknown[] = [];
   const thief = await listening(
     createServer((request, response) => {
@@ -313,8 +330,11 @@ it("sends no token on to where a server redirects it without TLS", async () => {
   const auth = { method: "token", token: "s.secret" } as const;
   const address = `https://127.0.0.1:${addressOf(redirecting).port}`;
   const keys = vaultKeys({ address, auth, env: {}, ca: ca ?? "", path: "app", timeoutMs: 1_500 });
-  expect(await failure(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
-  expect(asked).toBeGreaterThan(0);
+  for (const send of [() => keys.load(), () => keys.create(Keyring.generate())]) {
+    const error = await failure(send());
+    expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("sends elsewhere") });
+  }
+  expect(asked).toBe(2);
   expect(heard).toEqual([]);
 });
 
