@@ -25,6 +25,10 @@ async function rejection(promise: Promise<unknown>): Promise<unknown> {
   );
 }
 
+function bytesOf(stored: unknown): Buffer | undefined {
+  return stored === undefined ? undefined : Buffer.from(String(stored));
+}
+
 function inMemory(): KeyringPlace {
   return storePlace(new MemoryStore());
 }
@@ -240,6 +244,24 @@ describe("a place", () => {
     expect([await one.read(), await other.read()]).toEqual(["one", "other"]);
     expect(await one.replace("other", "next")).toBe(false);
     expect(await one.replace(undefined, "next")).toBe(false);
+  });
+
+  it("in a store that gives bytes for a text is compared as the store has it", async () => {
+    const store = new MemoryStore();
+    const reserved = store.reserved();
+    const asBytes = Object.assign(Object.create(reserved), {
+      get: async (key: string) => bytesOf(await reserved.get(key)),
+      replace: async (key: string, expected: unknown, next: string) => {
+        if (typeof expected === "string") return false;
+        return await reserved.replace(key, expected === undefined ? undefined : String(expected), next);
+      },
+    });
+    const place = storePlace({ reserved: () => asBytes });
+    expect(await place.replace(undefined, "first")).toBe(true);
+    expect(await place.read()).toBe("first");
+    expect(await place.replace("other", "next")).toBe(false);
+    expect(await place.replace("first", "next")).toBe(true);
+    expect(await place.read()).toBe("next");
   });
 
   it("needs a store with a reserved space", () => {

@@ -76,6 +76,17 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(made).toHaveLength(1);
   });
 
+  it("by AppRole, logging in once for a load and for a save that comes while the login is under way", async () => {
+    const ring = await keysFor({ method: "token", token: server.rootToken }).load();
+    const keys = keysFor({ method: "approle", ...(await appRole()) });
+    const made = await madeBy(async () => {
+      const loading = keys.load();
+      await new Promise((resolve) => setImmediate(resolve));
+      await Promise.all([loading, keys.save(ring.rename("keyring"), ring)]);
+    });
+    expect(made).toHaveLength(1);
+  });
+
   it("by AppRole without a secret id, where the role is bound without one", async () => {
     const { mount: at, roleId } = await appRole({ bind_secret_id: false, token_bound_cidrs: ["127.0.0.1/32"] });
     expect((await keysFor({ method: "approle", mount: at, roleId }).load()).primary).toBe("2026-11");

@@ -193,7 +193,9 @@ describeWithVault(servers, "a ring in a secret", () => {
         response.once("close", closed.resolve);
       }),
     );
-    const keys = vaultKeys(options({ address: `http://127.0.0.1:${addressOf(server).port}` }));
+    // Longer than the test may take: it is not the time limit that ends the request.
+    const limits = { timeoutMs: 300_000, requestTimeoutMs: 300_000 };
+    const keys = vaultKeys(options({ address: `http://127.0.0.1:${addressOf(server).port}`, ...limits }));
     const controller = new AbortController();
     const load = keys.load({ signal: controller.signal });
     await once(server, "request");
