@@ -66,7 +66,7 @@ export async function callAws<Output>(
   const abortSignal = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
   const ended = Promise.withResolvers<never>();
   const end = () => ended.reject(abortSignal.reason);
-  // Between two attempts the SDK does not look at the signal.
+  // While it looks for credentials, the SDK does not look at the signal.
   abortSignal.addEventListener("abort", end, { once: true });
   try {
     return await Promise.race([send({ abortSignal }), ended.promise]);
@@ -169,8 +169,8 @@ function explain(call: AwsCall, error: unknown): Explanation {
 
 function failureOf(error: unknown): AwsFailure {
   if (!(error instanceof Error)) return { name: typeof error, message: "" };
-  // The name comes from the other end, and may be anything.
-  const name = /^[A-Za-z0-9]{1,64}$/.test(error.name) ? error.name : "Error";
+  // The name comes from the other end, and may be anything; those of AWS have no digits, and key material has.
+  const name = /^[A-Za-z]{1,64}$/.test(error.name) ? error.name : "Error";
   return { name, message: error.message };
 }
 

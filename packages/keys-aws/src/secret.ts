@@ -84,20 +84,21 @@ export class Secret {
    */
   async create(text: string): Promise<boolean> {
     this.#requireSize(text);
-    const id = randomUUID();
     // An ARN is that of a secret which is there.
-    if (!this.#id.startsWith("arn:") && (await this.#createSecret(id, text))) return true;
+    if (!this.#id.startsWith("arn:") && (await this.#createSecret(text))) return true;
     if (await this.#hasValue()) return false;
+    const id = randomUUID();
     // The first version of a secret is made current whatever its labels, and no second one is.
     const stages = await this.#put(id, text);
     await this.#unmark(id);
     return stages.includes(current);
   }
 
-  async #createSecret(id: string, text: string): Promise<boolean> {
+  async #createSecret(text: string): Promise<boolean> {
     try {
+      // The SDK gives the request a token of its own, so that a repeated one succeeds.
       await this.#call("CreateSecret", undefined, (client, options) =>
-        client.send(new CreateSecretCommand({ Name: this.#id, ClientRequestToken: id, SecretString: text }), options),
+        client.send(new CreateSecretCommand({ Name: this.#id, SecretString: text }), options),
       );
       return true;
     } catch (error) {
