@@ -247,6 +247,9 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
         problem: "cannot be used, since Secrets Manager cannot use the KMS key that protects it",
         hint: "Is that key enabled and not pending deletion, and does its policy allow this role kms:Decrypt and kms:GenerateDataKey?",
       };
+    case "InvalidParameterException":
+      if (!/replica/i.test(message)) return undefined;
+      return { problem: "is a replica, which can only be read", hint: "Write in the region of the primary secret." };
     case "LimitExceededException":
       return {
         problem: "took no further version, since AWS has a limit there",

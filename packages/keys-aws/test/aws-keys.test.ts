@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import {
+  CreateSecretCommand,
   DeleteSecretCommand,
   GetSecretValueCommand,
   PutSecretValueCommand,
@@ -346,7 +347,8 @@ describeWithMoto(servers, "awsKeys", () => {
     it("shows nothing of what AWS says about a request or an answer", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = `Value '${exportKeyring(ring)}' at 'secretString' failed to satisfy a constraint`;
-      const { material = "" } = JSON.parse(exportKeyring(ring)).keys[0];
+      const { keys }: { keys: { material: string }[] } = JSON.parse(exportKeyring(ring));
+      const material = keys[0]?.material ?? "";
       const names = [
         "InvalidParameterException",
         "ValidationException",
@@ -356,6 +358,24 @@ describeWithMoto(servers, "awsKeys", () => {
         proxy.fault = () => ({ kind: "error", status: 400, name, message });
         await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
       }
+    });
+
+    it("does not repeat a key that was given for the name of a secret", async () => {
+      const ring = Keyring.generate();
+      for (const secretId of secretsOf(ring).slice(0, 3)) {
+        await refusal(awsKeys({ secretId, endpoint: server.endpoint }).load(), "PROVIDER_UNAVAILABLE", ring);
+      }
+    });
+
+    it("reads a replica, which cannot be written", async () => {
+      const [secretId, ring] = [newName(), Keyring.generate()];
+      const replicas = { AddReplicaRegions: [{ Region: "us-east-1" }] };
+      const secret = { Name: secretId, SecretString: exportKeyring(ring), ...replicas };
+      await account.secretsManager.send(new CreateSecretCommand(secret));
+      const keys = awsKeys({ secretId, region: "us-east-1", endpoint: server.endpoint });
+      expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
+      const error = await refusal(keys.save(ring.add(), ring), "PROVIDER_UNAVAILABLE", ring);
+      expect(error.hint).toContain("primary secret");
     });
 
     it("refuses a ring of another name", async () => {
