@@ -70,11 +70,9 @@ export class Secret {
     const id = randomUUID();
     // Without a label, AWSCURRENT would move there, whatever it marks by now.
     await this.#put(id, text);
-    try {
-      return await this.#makeCurrent(expected, id);
-    } finally {
-      await this.#unmark(id);
-    }
+    const replaced = await this.#makeCurrent(expected, id);
+    await this.#unmark(id);
+    return replaced;
   }
 
   /**
@@ -183,7 +181,7 @@ export class Secret {
         ),
       );
     } catch {
-      // The next writer takes it off.
+      // The next writer takes it off, as he does where AWS went away before.
     }
   }
 

@@ -472,6 +472,14 @@ describeWithMoto(servers, "awsKeys", () => {
       await refusal(operator.load(), "PROVIDER_UNAVAILABLE", ring);
     });
 
+    it("that never had a ring says which call had no answer in time", async () => {
+      const { ring, proxy, open } = await openSecret();
+      proxy.fault = () => ({ kind: "silence" });
+      const store = new EncryptedStore(new MemoryStore(), { keys: open({ timeoutMs: 300 }) });
+      const error = await refusal(store.set("key", "value"), "PROVIDER_UNAVAILABLE", ring);
+      expect(error.message).toContain("secretsmanager:GetSecretValue");
+    });
+
     it("has a thousand reads of records under a new key cost one call", async () => {
       const { ring, proxy, open } = await openSecret();
       const inner = new MemoryStore();

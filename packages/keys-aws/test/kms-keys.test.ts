@@ -228,7 +228,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     proxy.fault = () => ({ kind: "silence" });
     const begun = performance.now();
     const error = await refusal(open({ timeoutMs: 200 }).load(), "PROVIDER_UNAVAILABLE", ring);
-    expect(error.message).toContain("200 ms");
+    expect(error.message).toContain("kms:Decrypt within");
     await refusal(open({ timeoutMs: 200 }).rewrap(), "PROVIDER_UNAVAILABLE", ring);
     expect(performance.now() - begun).toBeLessThan(3_000);
   });
