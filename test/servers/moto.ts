@@ -1,17 +1,14 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { createServer } from "node:net";
 import { delimiter, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, it } from "vitest";
+import { firstLine, freePort, GuardedProcess, host, until } from "./guarded-process.ts";
 import { pythonEnvironment } from "./python-environment.ts";
 
 const run = promisify(execFile);
-const host = "127.0.0.1";
 const startMs = 30_000;
 const requirements = fileURLToPath(new URL("moto-requirements.txt", import.meta.url));
 const dockerImage = "motoserver/moto:5.2.5";
@@ -125,20 +122,11 @@ async function onPath(): Promise<string | undefined> {
   return undefined;
 }
 
-// Ends the server when its own input ends, which happens however the process at the other end dies. What Docker runs is
-// not a child of its command.
-const watchdog = `"$@" >/dev/null 2>&1 & pid=$!
-echo "$pid"
-cat >/dev/null
-kill -9 "$pid" 2>/dev/null
-[ -z "$KEYWARD_CONTAINER" ] || docker rm --force "$KEYWARD_CONTAINER" >/dev/null 2>&1
-wait "$pid" 2>/dev/null`;
-
 class StartedMoto implements MotoServer {
   readonly endpoint: string;
   readonly #command: readonly string[];
   readonly #port: number;
-  #running: { readonly guard: ChildProcess; readonly pid: number } | undefined;
+  #running: GuardedProcess | undefined;
 
   constructor(command: readonly string[], port: number) {
     this.#command = command;
@@ -149,65 +137,38 @@ class StartedMoto implements MotoServer {
   async restart(): Promise<void> {
     await this.kill();
     const [program = "", ...rest] = this.#command;
-    const container = program === "docker" ? `keyward-moto-${randomUUID()}` : "";
+    const container = program === "docker" ? `keyward-moto-${randomUUID()}` : undefined;
     const named =
-      container === "" ? rest : rest.flatMap((word) => (word === "--rm" ? [word, "--name", container] : word));
-    const guard = spawn(
-      "sh",
-      ["-c", watchdog, "sh", program, ...named, ...["--host", host, "--port", String(this.#port)]],
-      {
-        stdio: ["pipe", "pipe", "ignore"],
-        // Out of the reach of a Ctrl-C, so that it is there to clean up.
-        detached: true,
-        env: { ...process.env, KEYWARD_CONTAINER: container },
-      },
-    );
-    guard.stdin.on("error", () => undefined);
-    const [line] = await once(guard.stdout, "data");
-    this.#running = { guard, pid: Number(String(line)) };
-    await this.#answering();
+      container === undefined ? rest : rest.flatMap((word) => (word === "--rm" ? [word, "--name", container] : word));
+    const command = [program, ...named, "--host", host, "--port", String(this.#port)];
+    this.#running = await GuardedProcess.start(command, container === undefined ? {} : { container });
+    await until(`the server on port ${this.#port} answers`, async () => {
+      const signal = AbortSignal.timeout(2_000);
+      return (await fetch(`${this.endpoint}/moto-api/data.json`, { signal })).ok;
+    });
   }
 
   async kill(): Promise<void> {
     const running = this.#running;
-    if (running === undefined) return;
     this.#running = undefined;
-    const { guard } = running;
-    const ended = guard.exitCode === null && guard.signalCode === null ? once(guard, "exit") : undefined;
-    guard.stdin?.end();
-    await ended;
+    await running?.end("remove");
   }
 
   pause(): void {
-    this.#signal("SIGSTOP");
+    this.#process().pause();
   }
 
   resume(): void {
-    this.#signal("SIGCONT");
+    this.#process().resume();
   }
 
   async stop(): Promise<void> {
     await this.kill();
   }
 
-  #signal(signal: NodeJS.Signals): void {
+  #process(): GuardedProcess {
     if (this.#running === undefined) throw new Error(`The server on port ${this.#port} does not run`);
-    process.kill(this.#running.pid, signal);
-  }
-
-  async #answering(): Promise<void> {
-    const deadline = Date.now() + startMs;
-    let last: unknown;
-    while (Date.now() < deadline) {
-      try {
-        const { ok } = await fetch(`${this.endpoint}/moto-api/data.json`, { signal: AbortSignal.timeout(2_000) });
-        if (ok) return;
-      } catch (error) {
-        last = error;
-      }
-      await sleep(20);
-    }
-    throw new Error(`The server on port ${this.#port} does not answer within ${startMs} ms`, { cause: last });
+    return this.#running;
   }
 }
 
@@ -223,19 +184,4 @@ function existingServer(endpoint: string): MotoServer {
     resume: refuse,
     stop: async () => undefined,
   };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, host);
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  if (address === null || typeof address === "string") throw new Error("No port was given");
-  return address.port;
-}
-
-function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split("\n").slice(0, 1).join("");
 }

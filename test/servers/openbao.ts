@@ -1,19 +1,16 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { once } from "node:events";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
-import { tmpdir } from "node:os";
+import { tmpdir, userInfo } from "node:os";
 import { delimiter, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import nodeVault from "node-vault";
 import { describe, it } from "vitest";
+import { firstLine, freePort, GuardedProcess, host, until } from "./guarded-process.ts";
 import { pythonEnvironment } from "./python-environment.ts";
 
 const run = promisify(execFile);
-const host = "127.0.0.1";
 const startMs = 30_000;
 const requirements = fileURLToPath(new URL("openbao-requirements.txt", import.meta.url));
 const docker = "docker";
@@ -154,16 +151,6 @@ function onPath(): string | undefined {
   return ["bao", "vault"].flatMap((name) => folders.map((folder) => join(folder, name))).find(existsSync);
 }
 
-// Ends the server when its own input ends, which happens however the process at the other end dies. The data stays only
-// where "keep" was said before. What Docker runs is not a child of its command.
-const watchdog = `"$@" >"$KEYWARD_DATA/log" 2>&1 & pid=$!
-echo "$pid"
-said=$(cat)
-kill -9 "$pid" 2>/dev/null
-[ -z "$KEYWARD_CONTAINER" ] || docker rm --force "$KEYWARD_CONTAINER" >/dev/null 2>&1
-wait "$pid" 2>/dev/null
-[ "$said" = keep ] || rm -rf "$KEYWARD_DATA"`;
-
 class StartedVault implements VaultServer {
   readonly address: string;
   readonly #binary: string;
@@ -172,10 +159,12 @@ class StartedVault implements VaultServer {
   #ca: string | undefined;
   #rootToken = "";
   #unsealKey = "";
-  #running: { readonly guard: ChildProcess; readonly pid: number } | undefined;
+  readonly #container: string | undefined;
+  #running: GuardedProcess | undefined;
 
   constructor(binary: string, port: number) {
     this.#binary = binary;
+    this.#container = binary === docker ? `keyward-vault-${randomUUID()}` : undefined;
     this.#port = port;
     this.address = `http://${host}:${port}`;
   }
@@ -233,20 +222,13 @@ class StartedVault implements VaultServer {
 
   async restart(): Promise<void> {
     await this.#end("keep");
-    const container = this.#binary === docker ? `keyward-vault-${randomUUID()}` : "";
     const command = [
-      ...(this.#binary === docker ? this.#dockerCommand(container) : [this.#binary]),
+      ...(this.#binary === docker ? this.#dockerCommand() : [this.#binary]),
       ...["server", `-config=${join(this.#directory, "config.json")}`],
     ];
-    const guard = spawn("sh", ["-c", watchdog, "sh", ...command], {
-      stdio: ["pipe", "pipe", "ignore"],
-      // Out of the reach of a Ctrl-C, so that it is there to clean up.
-      detached: true,
-      env: { ...process.env, KEYWARD_DATA: this.#directory, KEYWARD_CONTAINER: container },
-    });
-    guard.stdin.on("error", () => undefined);
-    const [line] = await once(guard.stdout, "data");
-    this.#running = { guard, pid: Number(String(line)) };
+    const container = this.#container;
+    const data = this.#directory;
+    this.#running = await GuardedProcess.start(command, container === undefined ? { data } : { data, container });
     await until(`the server on port ${this.#port} answers`, async () => {
       return "sealed" in (await this.request("GET", "sys/health"));
     });
@@ -257,11 +239,11 @@ class StartedVault implements VaultServer {
   }
 
   pause(): void {
-    this.#signal("SIGSTOP");
+    this.#process().pause();
   }
 
   resume(): void {
-    this.#signal("SIGCONT");
+    this.#process().resume();
   }
 
   async stop(): Promise<void> {
@@ -269,32 +251,32 @@ class StartedVault implements VaultServer {
     rmSync(this.#directory, { recursive: true, force: true });
   }
 
-  #signal(signal: NodeJS.Signals): void {
-    if (this.#running === undefined) throw new Error(`The server on port ${this.#port} does not run`);
-    process.kill(this.#running.pid, signal);
+  #process(): GuardedProcess {
+    return this.#running ?? fail(`The server on port ${this.#port} does not run`);
   }
 
   async #end(data: "keep" | "remove"): Promise<void> {
     const running = this.#running;
-    if (running === undefined) return;
     this.#running = undefined;
-    const { guard } = running;
-    const ended = guard.exitCode === null && guard.signalCode === null ? once(guard, "exit") : undefined;
-    guard.stdin?.end(data);
-    await ended;
+    await running?.end(data);
   }
 
-  #dockerCommand(container: string): string[] {
+  #dockerCommand(): string[] {
     const mount = `${this.#directory}:${this.#directory}`;
-    const options = ["--rm", "--init", "--name", container, "--network", "host", "-v", mount, "--entrypoint", "bao"];
-    return [docker, "run", ...options, dockerImage];
+    const named = this.#container === undefined ? [] : ["--name", this.#container];
+    const { uid, gid } = userInfo();
+    // As the user who made the directory, since that of the image may not write there.
+    const options = ["--init", "--network", "host", "--user", `${uid}:${gid}`, "-v", mount, "--entrypoint", "bao"];
+    return [docker, "run", ...named, ...options, dockerImage];
   }
 }
 
+function fail(problem: string): never {
+  throw new Error(problem);
+}
+
 function existingServer({ address, rootToken }: ExistingVault): VaultServer {
-  const refuse = (): never => {
-    throw new Error("The server of KEYWARD_TEST_VAULT_ADDR is not ours to stop");
-  };
+  const refuse = () => fail("The server of KEYWARD_TEST_VAULT_ADDR is not ours to stop");
   return {
     address,
     rootToken,
@@ -348,33 +330,4 @@ export async function makeCertificates(directory: string): Promise<void> {
   writeFileSync(at("server.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n");
   const signed = ["-CA", at("ca.pem"), "-CAkey", at("ca.key"), "-CAcreateserial", "-extfile", at("server.ext")];
   await run("openssl", ["x509", "-req", "-days", "2", "-in", at("server.csr"), ...signed, "-out", at("server.pem")]);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  server.listen(0, host);
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  if (address === null || typeof address === "string") throw new Error("No port was given");
-  return address.port;
-}
-
-async function until(what: string, isSo: () => Promise<boolean>): Promise<void> {
-  const deadline = Date.now() + startMs;
-  let last: unknown;
-  while (Date.now() < deadline) {
-    try {
-      if (await isSo()) return;
-    } catch (error) {
-      last = error;
-    }
-    await sleep(20);
-  }
-  throw new Error(`Not within ${startMs} ms: ${what}`, { cause: last });
-}
-
-function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split("\n").slice(0, 1).join("");
 }
