@@ -37,7 +37,7 @@ export class VaultFailure extends Error {
 
   /** Whether the server's certificate is the problem. */
   get isUntrusted(): boolean {
-    return this.status === undefined && /CERT|SELF_SIGNED|UNABLE_TO|ALTNAME|SSL|TLS/.test(this.message);
+    return this.status === undefined && /CERT|SELF_SIGNED|UNABLE_TO|ALTNAME/.test(this.message);
   }
 }
 
@@ -158,7 +158,7 @@ function failureOf(error: unknown): VaultFailure {
   const body = fieldOf(response, "body");
   const errors = fieldOf(body, "errors");
   const reasons = Array.isArray(errors) ? errors.filter((reason): reason is string => typeof reason === "string") : [];
-  return new VaultFailure(`status ${status}`, status, reasons, fieldOf(body, "data"));
+  return new VaultFailure(`status ${status}`, status, reasons, status === 404 ? fieldOf(body, "data") : undefined);
 }
 
 function codeOf(error: unknown): string {

@@ -41,7 +41,7 @@ const defaultRequestTimeoutMs = 5_000;
 // Between them up to 400, 800 and 1,600 ms, at least half of that each.
 const retries = 3;
 const firstPauseMs = 200;
-const timeoutShare = 0.95;
+const timeoutShare = 0.9;
 
 /** Requests to Vault as one who may make them: with a token, in bounded time, again where that helps. */
 export class VaultConnection {

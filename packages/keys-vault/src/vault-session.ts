@@ -69,27 +69,34 @@ export class VaultSession {
     if (session === undefined) return await this.#login(signal);
     // Somebody else was here first.
     if (performance.now() < session.actAtMs) return session;
-    if (!session.renewable) return session.loggedIn || hasEnded(session) ? await this.#login(signal) : session;
     try {
-      return await this.#renew(session, signal);
+      return await this.#successor(session, signal);
     } catch (error) {
-      if (!(error instanceof VaultFailure)) throw error;
-      // A renewal that was not answered is tried again with the next use, as long as the token lives.
-      if (error.isPassing && !hasEnded(session)) return session;
-      return await this.#login(signal);
+      // The token lives, so it is used; what failed is tried again with the next use.
+      if (hasEnded(session)) throw error;
+      return session;
     }
   }
 
+  async #successor(session: Session, signal: AbortSignal): Promise<Session> {
+    if (session.renewable) {
+      try {
+        return await this.#renew(session, signal);
+      } catch (error) {
+        if (!(error instanceof VaultFailure) || error.isPassing) throw error;
+      }
+    } else if (!session.loggedIn && !hasEnded(session)) {
+      return session;
+    }
+    return await this.#login(signal);
+  }
+
   async #renew(session: Session, signal: AbortSignal): Promise<Session> {
-    const body = {};
-    const answer = await this.#client.request({
-      method: "POST",
-      path: "auth/token/renew-self",
-      body,
-      token: session.token,
-      signal,
-    });
-    const renewed = this.#keep(session.token, fieldOf(answer, "auth"), session.loggedIn);
+    const { token, loggedIn } = session;
+    const request = { method: "POST", path: "auth/token/renew-self", body: {}, token, signal } as const;
+    const auth = fieldOf(await this.#client.request(request), "auth");
+    const seconds = leaseLeftS(fieldOf(auth, "lease_duration"));
+    const renewed = this.#keep(token, { lease_duration: seconds, renewable: fieldOf(auth, "renewable") }, loggedIn);
     // Then it was given what is left; from now on it is not renewed, but replaced.
     if (renewed.endsAtMs - session.endsAtMs > session.leaseMs * prolongedShare) return renewed;
     return this.#use({ ...renewed, renewable: false });
@@ -112,9 +119,7 @@ export class VaultSession {
     try {
       const answer = await this.#client.request({ method: "GET", path: "auth/token/lookup-self", token, signal });
       const data = fieldOf(answer, "data");
-      const ttl = Number(fieldOf(data, "ttl"));
-      // In its last second a token has a ttl of 0, and so has one that never ends.
-      const seconds = typeof fieldOf(data, "expire_time") === "string" ? Math.max(ttl, shortestLeaseS) : 0;
+      const seconds = typeof fieldOf(data, "expire_time") === "string" ? leaseLeftS(fieldOf(data, "ttl")) : 0;
       const lease = { lease_duration: seconds, renewable: fieldOf(data, "renewable") };
       return this.#keep(token, lease, false);
     } catch (error) {
@@ -163,6 +168,11 @@ export class VaultSession {
     const leftMs = session.endsAtMs - performance.now();
     this.#use({ ...session, actAtMs: performance.now() + leftMs / 3 });
   }
+}
+
+/** What is left of a lease that ends: Vault says 0 of the last second, and 0 of a lease that never ends. */
+function leaseLeftS(seconds: unknown): number {
+  return Math.max(Number(seconds), shortestLeaseS);
 }
 
 function hasEnded({ endsAtMs }: Session): boolean {

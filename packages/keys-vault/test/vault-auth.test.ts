@@ -150,7 +150,7 @@ describeWithVault(servers, "a process shows who it is", () => {
         { timeout: 5_000 },
       )
       .toMatch(/login by kubernetes/);
-    expect(cluster.reviews()).toBeGreaterThan(3);
+    expect(cluster.reviews()).toBeGreaterThan(1);
   });
 
   it("with a token that is renewed before it ends, though nobody asks for the ring", async () => {
@@ -176,6 +176,19 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(await lives()).toBe(true);
     await expect.poll(lives, { timeout: 5_000 }).toBe(false);
     expect((await keys.load()).primary).toBe("2026-11");
+  });
+
+  it("with a token that lives, though no other can be had", async () => {
+    const settings = { secret_id_num_uses: 1, token_ttl: "3s", token_type: "batch" };
+    const keys = keysFor({ method: "approle", ...(await appRole(settings)) });
+    await keys.load();
+    const untilMs = performance.now() + 2_500;
+    while (performance.now() < untilMs) {
+      await keys.load();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    const outcome = () => keys.load().then(String, (error: Error) => error.message);
+    await expect.poll(outcome, { timeout: 5_000 }).toMatch(/login by approle/);
   });
 
   it("with another token, where the one it had was revoked", async () => {
