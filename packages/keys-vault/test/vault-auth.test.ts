@@ -153,22 +153,28 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(cluster.reviews()).toBeGreaterThan(1);
   });
 
-  it("with a token that is renewed before it ends, though nobody asks for the ring", async () => {
-    const token = await makeToken(server, { policies: [policy, "default"], period: "2s" });
+  // These wait for leases to end, all at once.
+  it.concurrent("with a token that is renewed before it ends, though nobody asks for the ring", async ({ expect }) => {
+    const token = await makeToken(server, { policies: [policy, "default"], period: "3s" });
     const keys = keysFor({ method: "token", token });
     const ring = await keys.load();
-    await new Promise((resolve) => setTimeout(resolve, 3_500));
+    await new Promise((resolve) => setTimeout(resolve, 4_500));
     expect(await statusOf(server.request("GET", "auth/token/lookup-self", undefined, { token }))).toBe(200);
     expect(await keys.load()).toMatchObject({ primary: ring.primary });
   });
 
-  it("with the token of a login that is renewed until its longest life is over, and then had anew", async () => {
-    const role = await appRole({ token_ttl: "1s", token_max_ttl: "3s" });
+  it.concurrent("with the token of a login that is renewed until its longest life is over, and then had anew", async ({
+    expect,
+  }) => {
+    const role = await appRole({ token_ttl: "3s", token_max_ttl: "6s" });
     const keys = keysFor({ method: "approle", ...role });
-    const [first = ""] = await madeBy(() => keys.load());
+    await keys.load();
+    const path = `auth/${role.mount}/login`;
+    const tokens = await Promise.all((await accessors()).map((accessor) => lookUp(accessor).catch(() => undefined)));
+    const accessor = tokens.find((token) => token?.["path"] === path)?.["accessor"];
     const lives = async () =>
-      (await statusOf(server.request("POST", "auth/token/lookup-accessor", { accessor: first }))) === 200;
-    const untilMs = performance.now() + 2_000;
+      (await statusOf(server.request("POST", "auth/token/lookup-accessor", { accessor }))) === 200;
+    const untilMs = performance.now() + 4_000;
     while (performance.now() < untilMs) {
       await keys.load();
       await new Promise((resolve) => setTimeout(resolve, 50));
@@ -178,11 +184,11 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it("with a token that lives, though no other can be had", async () => {
-    const settings = { secret_id_num_uses: 1, token_ttl: "3s", token_type: "batch" };
+  it.concurrent("with a token that lives, though no other can be had", async ({ expect }) => {
+    const settings = { secret_id_num_uses: 1, token_ttl: "6s", token_type: "batch" };
     const keys = keysFor({ method: "approle", ...(await appRole(settings)) });
     await keys.load();
-    const untilMs = performance.now() + 2_500;
+    const untilMs = performance.now() + 4_600;
     while (performance.now() < untilMs) {
       await keys.load();
       await new Promise((resolve) => setTimeout(resolve, 50));
