@@ -1,0 +1,333 @@
+import { execFile } from "node:child_process";
+import { randomUUID } from "node:crypto";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir, userInfo } from "node:os";
+import { delimiter, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import nodeVault from "node-vault";
+import { describe, it } from "vitest";
+import { firstLine, freePort, GuardedProcess, host, until } from "./guarded-process.ts";
+import { pythonEnvironment } from "./python-environment.ts";
+
+const run = promisify(execFile);
+const startMs = 30_000;
+const requirements = fileURLToPath(new URL("openbao-requirements.txt", import.meta.url));
+const docker = "docker";
+const dockerImage = "openbao/openbao:2.6.2";
+
+/**
+ * One OpenBao or Vault on a loopback port, initialized and unsealed. It and its data end with {@link VaultServer.stop},
+ * and also when the process that started it ends in any way, `kill -9` included.
+ */
+export interface VaultServer {
+  readonly address: string;
+  readonly rootToken: string;
+  /** For TLS: the certificate that its own was signed with, in PEM. */
+  readonly ca: string | undefined;
+  /** Asks the HTTP API, as root unless told otherwise; resolves to the body. */
+  request(method: string, path: string, body?: object, access?: VaultAccess): Promise<VaultBody>;
+  /** It answers 503 to all that needs its storage. */
+  seal(): Promise<void>;
+  unseal(): Promise<void>;
+  /** `kill -9`. Only a server with files has its data afterwards. */
+  kill(): Promise<void>;
+  /** Starts it again on its port and files, sealed, killing it first where it runs. Resolves when it answers. */
+  restart(): Promise<void>;
+  /** SIGSTOP: connections stay, nothing answers. */
+  pause(): void;
+  /** SIGCONT. */
+  resume(): void;
+  /** Ends it and removes its data. */
+  stop(): Promise<void>;
+}
+
+/** As whom, and where, {@link VaultServer.request} asks. */
+export interface VaultAccess {
+  readonly token?: string;
+  readonly namespace?: string;
+}
+
+/** What the API answers: `data`, `auth`, and whatever else. */
+export interface VaultBody {
+  readonly data?: Readonly<Record<string, unknown>>;
+  readonly auth?: Readonly<Record<string, unknown>>;
+  readonly [field: string]: unknown;
+}
+
+/** How servers are started here, the one that is there already, or why there is none. */
+export type VaultServers =
+  | { readonly binary: string; readonly existing?: undefined; readonly missing?: undefined }
+  | { readonly existing: ExistingVault; readonly binary?: undefined; readonly missing?: undefined }
+  | { readonly missing: string; readonly binary?: undefined; readonly existing?: undefined };
+
+interface ExistingVault {
+  readonly address: string;
+  readonly rootToken: string;
+}
+
+/** What {@link findVaultServers} is asked for. */
+export interface VaultNeeds {
+  /**
+   * Whether any server does, shared with others and never sealed: then it is the one that `KEYWARD_TEST_VAULT_ADDR` and
+   * `KEYWARD_TEST_VAULT_TOKEN` name, where they name one.
+   */
+  readonly anyWillDo?: boolean;
+}
+
+/**
+ * Finds OpenBao or Vault on the PATH; else installs OpenBao into a folder of its own in the user's cache, once for all;
+ * else uses Docker; else says why there is none.
+ */
+export async function findVaultServers({ anyWillDo = false }: VaultNeeds = {}): Promise<VaultServers> {
+  const address = process.env["KEYWARD_TEST_VAULT_ADDR"];
+  const rootToken = process.env["KEYWARD_TEST_VAULT_TOKEN"];
+  if (anyWillDo && address !== undefined && rootToken !== undefined) return { existing: { address, rootToken } };
+  const found = onPath();
+  if (found !== undefined) return { binary: found };
+  const failures = ["there is no bao or vault on the PATH"];
+  try {
+    const binary = join(await pythonEnvironment(requirements), "bao");
+    await run(binary, ["version"], { timeout: startMs });
+    return { binary };
+  } catch (error) {
+    failures.push(`python3 cannot install one (${firstLine(error)})`);
+  }
+  try {
+    await run(docker, ["run", "--rm", dockerImage, "bao", "version"], { timeout: 120_000 });
+    return { binary: docker };
+  } catch (error) {
+    failures.push(`Docker cannot run one (${firstLine(error)})`);
+  }
+  return { missing: failures.join("; ") };
+}
+
+/**
+ * `describe` for suites that need a server. Where there is none the suite is skipped with the reason in its name, and
+ * with CI=true it fails.
+ */
+export function describeWithVault(servers: VaultServers, name: string, suite: () => void): void {
+  if (servers.missing === undefined) {
+    describe(name, suite);
+  } else if (process.env["CI"] === "true") {
+    describe(name, () => {
+      it("has a server", () => {
+        throw new Error(servers.missing);
+      });
+    });
+  } else {
+    describe.skip(`${name} (skipped: ${servers.missing})`, suite);
+  }
+}
+
+/** What {@link startVault} is asked for. */
+export interface VaultSettings {
+  /** Where it keeps its data: in memory unless told otherwise. */
+  readonly storage?: "memory" | "files";
+  /** Whether it takes TLS, and nothing else. Its certificates are made for it. */
+  readonly tls?: boolean;
+}
+
+/** A server, initialized and unsealed. */
+export async function startVault(servers: VaultServers, settings: VaultSettings = {}): Promise<VaultServer> {
+  const { binary, existing, missing } = servers;
+  if (existing !== undefined) return existingServer(existing);
+  if (binary === undefined) throw new Error(missing);
+  for (let attempt = 1; ; attempt++) {
+    // Another process may take the port between the question and its use.
+    const server = new StartedVault(binary, await freePort());
+    try {
+      await server.begin(settings);
+      return server;
+    } catch (error) {
+      await server.stop();
+      if (attempt === 3) throw error;
+    }
+  }
+}
+
+function onPath(): string | undefined {
+  const folders = (process.env["PATH"] ?? "").split(delimiter);
+  return ["bao", "vault"].flatMap((name) => folders.map((folder) => join(folder, name))).find(existsSync);
+}
+
+class StartedVault implements VaultServer {
+  readonly address: string;
+  readonly #binary: string;
+  readonly #port: number;
+  readonly #directory = mkdtempSync(join(tmpdir(), "keyward-vault-"));
+  #ca: string | undefined;
+  #rootToken = "";
+  #unsealKey = "";
+  readonly #container: string | undefined;
+  #running: GuardedProcess | undefined;
+
+  constructor(binary: string, port: number) {
+    this.#binary = binary;
+    this.#container = binary === docker ? `keyward-vault-${randomUUID()}` : undefined;
+    this.#port = port;
+    this.address = `http://${host}:${port}`;
+  }
+
+  get rootToken(): string {
+    return this.#rootToken;
+  }
+
+  get ca(): string | undefined {
+    return this.#ca;
+  }
+
+  async begin({ storage = "memory", tls = false }: VaultSettings): Promise<void> {
+    if (tls) {
+      await makeCertificates(this.#directory);
+      this.#ca = readFileSync(join(this.#directory, "ca.pem"), "utf8");
+      Object.assign(this, { address: this.address.replace("http:", "https:") });
+    }
+    const listener = {
+      address: `${host}:${this.#port}`,
+      ...(tls
+        ? { tls_cert_file: join(this.#directory, "server.pem"), tls_key_file: join(this.#directory, "server.key") }
+        : { tls_disable: true }),
+    };
+    const config = {
+      storage: storage === "memory" ? { inmem: {} } : { file: { path: join(this.#directory, "data") } },
+      listener: { tcp: listener },
+      api_addr: this.address,
+      disable_mlock: true,
+    };
+    writeFileSync(join(this.#directory, "config.json"), JSON.stringify(config));
+    await this.restart();
+    const made = await this.request("PUT", "sys/init", { secret_shares: 1, secret_threshold: 1 });
+    this.#unsealKey = String([made["keys"]].flat()[0]);
+    this.#rootToken = String(made["root_token"]);
+    await this.unseal();
+  }
+
+  async request(method: string, path: string, body?: object, access: VaultAccess = {}): Promise<VaultBody> {
+    return await ask({ address: this.address, rootToken: this.#rootToken, ca: this.#ca }, method, path, body, access);
+  }
+
+  async seal(): Promise<void> {
+    await this.request("PUT", "sys/seal");
+  }
+
+  async unseal(): Promise<void> {
+    await this.request("PUT", "sys/unseal", { key: this.#unsealKey });
+    // Right after, some paths still answer that the server is sealed.
+    await until("the server is active", async () => {
+      const { sealed, standby } = await this.request("GET", "sys/health");
+      return sealed === false && standby === false;
+    });
+  }
+
+  async restart(): Promise<void> {
+    await this.#end("keep");
+    const command = [
+      ...(this.#binary === docker ? this.#dockerCommand() : [this.#binary]),
+      ...["server", `-config=${join(this.#directory, "config.json")}`],
+    ];
+    const container = this.#container;
+    const data = this.#directory;
+    this.#running = await GuardedProcess.start(command, container === undefined ? { data } : { data, container });
+    await until(`the server on port ${this.#port} answers`, async () => {
+      return "sealed" in (await this.request("GET", "sys/health"));
+    });
+  }
+
+  async kill(): Promise<void> {
+    await this.#end("keep");
+  }
+
+  pause(): void {
+    this.#process().pause();
+  }
+
+  resume(): void {
+    this.#process().resume();
+  }
+
+  async stop(): Promise<void> {
+    await this.#end("remove");
+    rmSync(this.#directory, { recursive: true, force: true });
+  }
+
+  #process(): GuardedProcess {
+    return this.#running ?? fail(`The server on port ${this.#port} does not run`);
+  }
+
+  async #end(data: "keep" | "remove"): Promise<void> {
+    const running = this.#running;
+    this.#running = undefined;
+    await running?.end(data);
+  }
+
+  #dockerCommand(): string[] {
+    const mount = `${this.#directory}:${this.#directory}`;
+    const named = this.#container === undefined ? [] : ["--name", this.#container];
+    const { uid, gid } = userInfo();
+    // As the user who made the directory, since that of the image may not write there.
+    const options = ["--init", "--network", "host", "--user", `${uid}:${gid}`, "-v", mount, "--entrypoint", "bao"];
+    return [docker, "run", ...named, ...options, dockerImage];
+  }
+}
+
+function fail(problem: string): never {
+  throw new Error(problem);
+}
+
+function existingServer({ address, rootToken }: ExistingVault): VaultServer {
+  const refuse = () => fail("The server of KEYWARD_TEST_VAULT_ADDR is not ours to stop");
+  return {
+    address,
+    rootToken,
+    ca: undefined,
+    request: (method, path, body, access = {}) =>
+      ask({ address, rootToken, ca: undefined }, method, path, body, access),
+    seal: async () => refuse(),
+    unseal: async () => refuse(),
+    kill: async () => refuse(),
+    restart: async () => refuse(),
+    pause: refuse,
+    resume: refuse,
+    stop: async () => undefined,
+  };
+}
+
+async function ask(
+  server: { readonly address: string; readonly rootToken: string; readonly ca: string | undefined },
+  method: string,
+  path: string,
+  body: object | undefined,
+  { token = server.rootToken, namespace }: VaultAccess,
+): Promise<VaultBody> {
+  const client = nodeVault({ endpoint: server.address, debug: () => undefined });
+  const answer: unknown = await client.request({
+    method,
+    path: `/${path}`,
+    timeout: 10_000,
+    headers: {
+      "X-Vault-Token": token,
+      ...(namespace === undefined ? {} : { "X-Vault-Namespace": namespace }),
+    },
+    ...(server.ca === undefined ? {} : { ca: server.ca }),
+    ...(body === undefined ? {} : { json: body }),
+  });
+  return isBody(answer) ? answer : {};
+}
+
+function isBody(answer: unknown): answer is VaultBody {
+  return typeof answer === "object" && answer !== null;
+}
+
+/** An authority of its own, `ca.pem`, and a certificate for the loopback address that it signed, `server.pem` and `.key`. */
+export async function makeCertificates(directory: string): Promise<void> {
+  const at = (name: string) => join(directory, name);
+  const ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+  const authority = ["-subj", "/CN=Keyward test authority", "-keyout", at("ca.key"), "-out", at("ca.pem")];
+  await run("openssl", ["req", "-x509", ...ec, "-days", "2", ...authority]);
+  const asked = ["-subj", "/CN=localhost", "-keyout", at("server.key"), "-out", at("server.csr")];
+  await run("openssl", ["req", ...ec, ...asked]);
+  writeFileSync(at("server.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n");
+  const signed = ["-CA", at("ca.pem"), "-CAkey", at("ca.key"), "-CAcreateserial", "-extfile", at("server.ext")];
+  await run("openssl", ["x509", "-req", "-days", "2", "-in", at("server.csr"), ...signed, "-out", at("server.pem")]);
+}
