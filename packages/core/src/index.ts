@@ -36,6 +36,8 @@ export {
   reencrypt,
   type UnreadableRecord,
 } from "./reencrypt.ts";
+export type { ReplicaOptions } from "./registration.ts";
+export { type Replica, replicas } from "./replicas.ts";
 export {
   type NamedStores,
   type RetireKeyOptions,
@@ -44,6 +46,25 @@ export {
   type SealNamespaceOptions,
   sealNamespace,
 } from "./retirement.ts";
+export {
+  type PlannedStep,
+  planRotation,
+  type ReplicaWait,
+  type RevocationCost,
+  type RevokeKeyOptions,
+  type RotateKeyOptions,
+  type RotationOptions,
+  type RotationPlan,
+  type RotationProgress,
+  type RotationReport,
+  revocationCost,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+  type WaitingReplica,
+} from "./rotation.ts";
+export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation-record.ts";
 export {
   invalidCursor,
   requireExpires,
