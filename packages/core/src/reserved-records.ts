@@ -1,10 +1,10 @@
 import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
-import { pages } from "./census.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { type InnerStore, reservedNamespace, wrapRejection } from "./inner-store.ts";
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
+import { pages } from "./page-size.ts";
 import { RecordCodec } from "./record-codec.ts";
 
 const pageSize = 1_000;

@@ -1,5 +1,5 @@
 import type { ScannableStore, ScannedRecord } from "./capabilities.ts";
-import { census, pages, scannableOf } from "./census.ts";
+import { census, scannableOf } from "./census.ts";
 import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
@@ -7,6 +7,7 @@ import { reservedNamespace } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import { Keyring } from "./keyring.ts";
+import { pages } from "./page-size.ts";
 import type { UnreadableRecord } from "./reencrypt.ts";
 
 /** How a key is retired. */

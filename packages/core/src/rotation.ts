@@ -82,11 +82,34 @@ export interface RevokeKeyOptions extends RotateKeyOptions {
 
 /** How far a rotation has come. */
 export type RotationProgress =
-  | { readonly kind: "step"; readonly step: RotationStep }
-  | { readonly kind: "waiting"; readonly step: ReplicaWait; readonly replicas: readonly WaitingReplica[] }
-  | { readonly kind: "reencrypting"; readonly store: string; readonly progress: ReencryptProgress }
-  | { readonly kind: "counting"; readonly step: "disable" | "remove"; readonly records: number }
-  | { readonly kind: "grace"; readonly untilMs: number };
+  | {
+      /** A step begins. */
+      readonly kind: "step";
+      readonly step: RotationStep;
+    }
+  | {
+      /** These processes have not followed yet. */
+      readonly kind: "waiting";
+      readonly step: ReplicaWait;
+      readonly replicas: readonly WaitingReplica[];
+    }
+  | {
+      /** A page was re-encrypted. */
+      readonly kind: "reencrypting";
+      readonly store: string;
+      readonly progress: ReencryptProgress;
+    }
+  | {
+      /** So many records were looked at, to see whether one needs the old key. */
+      readonly kind: "counting";
+      readonly step: "disable" | "remove";
+      readonly records: number;
+    }
+  | {
+      /** The key stays disabled until then, in ms since the epoch. */
+      readonly kind: "grace";
+      readonly untilMs: number;
+    };
 
 /** A process that is waited for. */
 export interface WaitingReplica extends Replica {
@@ -108,15 +131,34 @@ export interface RotationReport extends RotationStatus {
 
 /** What a rotation would do, step by step. */
 export type PlannedStep =
-  | { readonly step: "add" | "promote" | "remove"; readonly keyId: string; readonly done: boolean }
   | {
+      /** It would change the ring; `done`: that is so already. */
+      readonly step: "add" | "promote" | "remove";
+      readonly keyId: string;
+      readonly done: boolean;
+    }
+  | {
+      /** It would wait for these; in the stores that are `unregistered` nobody else is known. */
       readonly step: ReplicaWait;
       readonly replicas: readonly WaitingReplica[];
       readonly unregistered: readonly string[];
     }
-  | { readonly step: "reencrypt"; readonly records: Readonly<Record<string, number>> }
-  | { readonly step: "disable"; readonly keyId: string; readonly records: Readonly<Record<string, number>> }
-  | { readonly step: "grace"; readonly waitMs: number };
+  | {
+      /** It would seal so many records again, by store. */
+      readonly step: "reencrypt";
+      readonly records: Readonly<Record<string, number>>;
+    }
+  | {
+      /** It would disable the key, under which so many records are now, by store. */
+      readonly step: "disable";
+      readonly keyId: string;
+      readonly records: Readonly<Record<string, number>>;
+    }
+  | {
+      /** It would leave the key disabled for so long. */
+      readonly step: "grace";
+      readonly waitMs: number;
+    };
 
 /** What {@link planRotation} finds. */
 export interface RotationPlan {
