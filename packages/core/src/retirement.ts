@@ -3,6 +3,7 @@ import { census, scannableOf } from "./census.ts";
 import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
+import { heartbeatPrefix } from "./heartbeat.ts";
 import { reservedNamespace } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
@@ -228,12 +229,16 @@ async function recordsUnder(search: Search, scannable: ScannableStore): Promise<
   return count;
 }
 
-/** The reserved space, with its records in the namespace that they are sealed for. */
+/**
+ * The reserved space, with its records in the namespace that they are sealed for; without heartbeats, of which one that is
+ * late may lie under whatever key, and none is missed: who lives writes the next.
+ */
 function inReserve(reserved: ScannableStore): ScannableStore {
   return {
     async scan(options) {
       const { entries, ...page } = await reserved.scan(options);
-      return { ...page, entries: entries.map((entry) => ({ ...entry, namespace: reservedNamespace })) };
+      const needed = entries.filter(({ key }) => !key.startsWith(heartbeatPrefix));
+      return { ...page, entries: needed.map((entry) => ({ ...entry, namespace: reservedNamespace })) };
     },
   };
 }
