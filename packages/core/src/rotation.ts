@@ -66,7 +66,8 @@ export interface RotationOptions {
 /** What {@link rotateKey} takes. */
 export interface RotateKeyOptions extends RotationOptions {
   /**
-   * The key to change to: one that is in the ring already, by its id, or a new one. Default: a new, random one, whose id
+   * The key to change to: one that is in the ring already, by its id, or a new one. With an id the call can be repeated:
+   * once that key is the primary and the rotation done, there is nothing left to do. Default: a new, random key, whose id
    * is the day and six random characters.
    */
   readonly newKey?: NewKey;
@@ -386,6 +387,7 @@ class Rotation {
     for (;;) {
       const last = await this.#record.read(this.#options.abandonUnreadable === true);
       const { status } = last;
+      if (status !== undefined && isDoneAlready(status, ring, intent)) return last;
       const underWay = status === undefined || status.step === "done" ? undefined : status;
       const next = underWay === undefined ? startOf(ring, intent) : this.#turned(underWay, intent, ring);
       if (next === underWay) return last;
@@ -463,7 +465,7 @@ class Rotation {
       case "disable":
         return await this.#disable(status);
       case "grace":
-        if (this.#isEnabled(await this.#source.refresh(), from)) return { step: "reencrypt" };
+        if (isEnabled(await this.#source.refresh(), from)) return { step: "reencrypt" };
         await this.#waitForGrace(status);
         return {};
       case "remove":
@@ -495,7 +497,7 @@ class Rotation {
     this.#madeUnreadable = await countUnder(stores, (id) => id === from, signal);
     const ring = await this.#source.refresh();
     const promoted = ring.primary === to ? ring : ring.promote(to);
-    const next = this.#isEnabled(ring, from) ? promoted.disable(from) : promoted;
+    const next = isEnabled(ring, from) ? promoted.disable(from) : promoted;
     if (next !== ring) {
       // What Keyward keeps in the stores must open when the key opens nothing any more.
       for (const store of Object.values(stores)) {
@@ -512,7 +514,7 @@ class Rotation {
   async #disable({ from, to }: RotationStatus): Promise<Partial<RotationStatus>> {
     const ring = await this.#source.refresh();
     if (ring.primary !== to) return { step: "promote" };
-    if (this.#isEnabled(ring, from)) {
+    if (isEnabled(ring, from)) {
       try {
         await this.#retire("disable", from);
       } catch (error) {
@@ -535,7 +537,7 @@ class Rotation {
   async #remove({ from }: RotationStatus): Promise<Partial<RotationStatus>> {
     const ring = await this.#source.refresh();
     // Somebody missed it.
-    if (this.#isEnabled(ring, from)) return { step: "reencrypt" };
+    if (isEnabled(ring, from)) return { step: "reencrypt" };
     if (ring.keys.some(({ id }) => id === from)) {
       try {
         await this.#retire("remove", from);
@@ -558,10 +560,6 @@ class Rotation {
       onProgress: (records) => this.#tell({ kind: "counting", step, records }),
     });
     this.#abandoned = abandoned;
-  }
-
-  #isEnabled(ring: Keyring, keyId: string): boolean {
-    return ring.keys.some(({ id, status }) => id === keyId && status === "enabled");
   }
 
   /** Changes the ring at its source, unless that was done already, and has the stores tell of it. */
@@ -838,6 +836,17 @@ function requireKeyIn(ring: Keyring, id: string): KeyInfo {
     keyId: id,
     hint: `It has: ${ring.keys.map((one) => one.id).join(", ") || "none"}.`,
   });
+}
+
+/** Whether what is asked by its name was done: whoever asks again, or comes late, asks for nothing more. */
+function isDoneAlready(status: RotationStatus, ring: Keyring, intent: Intent): boolean {
+  const { step, kind, from, to } = status;
+  if (step !== "done" || kind !== intent.kind || ring.primary !== to) return false;
+  return intent.kind === "revoke" ? intent.from === from && !isEnabled(ring, from) : idOf(intent) === to;
+}
+
+function isEnabled(ring: Keyring, keyId: string): boolean {
+  return ring.keys.some(({ id, status }) => id === keyId && status === "enabled");
 }
 
 function requireSameAim(status: RotationStatus, intent: Intent): void {
