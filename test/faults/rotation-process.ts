@@ -32,6 +32,8 @@ async function beApplication(): Promise<void> {
       await store.settled();
       halts = false;
       process.kill(process.pid, "SIGSTOP");
+      // At once: no timer and no event of the file system has told it anything yet.
+      await store.set(`${name}-back`, "was halted").catch((error: unknown) => failures.add(String(error)));
     }
     try {
       await store.set(`${name}-${version % 5}`, `${name} ${version}`);
