@@ -1,8 +1,19 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { census, EncryptedStore, KeywardError, rotateKey, rotationStatus } from "@keyward/core";
+import {
+  census,
+  EncryptedStore,
+  type KeyProvider,
+  KeywardError,
+  type RotationOptions,
+  type RotationReport,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+} from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { keyIdIn } from "./inner-stores.ts";
 import { type Kill, Line } from "./line.ts";
 import { KeysOverOneSource, newRing } from "./rings.ts";
@@ -163,3 +174,62 @@ it("whoever is killed, halted, late or doubled: no read fails, nothing is writte
     { numRuns: 12, endOnFailure: true },
   );
 }, 60_000);
+
+describe("an operator who is killed at any call that he makes, and run again,", () => {
+  type Run = (provider: KeyProvider, options: RotationOptions) => Promise<RotationReport>;
+  const rotate: Run = (provider, options) => rotateKey(provider, { ...options, newKey: { id: "new" } });
+  const halfway: Run = (provider, options) => rotate(provider, { ...options, until: "reencrypt" });
+  const compromised = { id: "first", newKey: { id: "new" } };
+
+  it.each<[string, Run | undefined, Run, readonly string[], boolean]>([
+    ["has rotated once", undefined, rotate, ["new enabled"], true],
+    ["has returned to the old key", halfway, rollBackRotation, ["first enabled"], true],
+    [
+      "has revoked a key after re-encryption",
+      undefined,
+      (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "reencrypt-first" }),
+      ["new enabled"],
+      true,
+    ],
+    [
+      "has revoked a key at once",
+      undefined,
+      (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "disable-first" }),
+      ["first disabled", "new enabled"],
+      false,
+    ],
+  ])(
+    "%s",
+    async (_, before, run, ring, readable) => {
+      let calls = 0;
+      for (let done = false; !done; calls++) {
+        const world = new World();
+        const operator = (kill?: Kill) => {
+          const line = world.line(kill);
+          const provider = line.provider(world.source.provider());
+          const options = { stores: world.stores(line, provider, false), graceMs: 0, unregistered: { waitMs: 0 } };
+          return { line, run: (chosen: Run) => chosen(provider, options), stores: options.stores };
+        };
+        const { stores } = operator();
+        await stores.cache.set("key", "value");
+        await stores.archive.set("key", "value");
+        if (before !== undefined) await operator().run(before);
+
+        const killed = operator({ afterCalls: calls, arrives: calls % 2 === 0 });
+        done = await Promise.race([killed.run(run).then(() => true), killed.line.killed.then(() => false)]);
+        const report = await operator().run(run);
+        expect(report.step).toBe("done");
+        expect(report.ring.keys.map(({ id, status }) => `${id} ${status}`)).toEqual(ring);
+        const after = operator().stores;
+        for (const store of [after.cache, after.archive]) {
+          if (readable) expect(await store.get("key")).toBe("value");
+          else await expect(store.get("key")).rejects.toMatchObject({ code: "KEY_DISABLED" });
+          await store.set("another", "value");
+        }
+        expect(world.problems).toEqual([]);
+      }
+      expect(calls).toBeGreaterThan(20);
+    },
+    60_000,
+  );
+});

@@ -37,6 +37,7 @@ export {
   type UnreadableRecord,
 } from "./reencrypt.ts";
 export type { ReplicaOptions } from "./registration.ts";
+export type { ReplicaWait, ReplicaWaitOptions, WaitingReplica } from "./replica-waits.ts";
 export { type Replica, replicas } from "./replicas.ts";
 export {
   type NamedStores,
@@ -49,7 +50,6 @@ export {
 export {
   type PlannedStep,
   planRotation,
-  type ReplicaWait,
   type RevocationCost,
   type RevokeKeyOptions,
   type RotateKeyOptions,
@@ -62,7 +62,6 @@ export {
   rollBackRotation,
   rotateKey,
   rotationStatus,
-  type WaitingReplica,
 } from "./rotation.ts";
 export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation-record.ts";
 export {

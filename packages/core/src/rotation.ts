@@ -1,5 +1,3 @@
-import { randomBytes } from "node:crypto";
-import { setTimeout as sleep } from "node:timers/promises";
 import { census, scannableOf } from "./census.ts";
 import type { CheckRecord } from "./check-record.ts";
 import { storeParts } from "./encrypted-store.ts";
@@ -7,7 +5,7 @@ import { KeywardError } from "./errors.ts";
 import { requireAtomic } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
-import { type KeyInfo, Keyring, keyOf, type NewKey } from "./keyring.ts";
+import type { Keyring, NewKey } from "./keyring.ts";
 import {
   type ReencryptOptions,
   type ReencryptProgress,
@@ -15,10 +13,29 @@ import {
   reencrypt,
   type UnreadableRecord,
 } from "./reencrypt.ts";
-import { Registration } from "./registration.ts";
-import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
+import {
+  pause,
+  type ReplicaWait,
+  type ReplicaWaitOptions,
+  ReplicaWaits,
+  type WaitingReplica,
+} from "./replica-waits.ts";
+import type { Replica } from "./replicas.ts";
 import { ReservedRecords } from "./reserved-records.ts";
 import { type NamedStores, requireAllStores, retireKey } from "./retirement.ts";
+import {
+  type Aim,
+  addTo,
+  idOf,
+  isDoneAlready,
+  isEnabled,
+  nothingUnderWay,
+  requireKeyIn,
+  requireSameAim,
+  startOf,
+  turned,
+  underWayAlready,
+} from "./rotation-aim.ts";
 import {
   type ReadRotation,
   type RevocationOrder,
@@ -29,36 +46,19 @@ import {
   rotationSteps,
 } from "./rotation-record.ts";
 
-/** The two steps that wait for other processes. */
-export type ReplicaWait = "distribute" | "drain";
-
 /** How a rotation goes about it. */
-export interface RotationOptions {
-  /** Every store that the ring serves, by the names that the keyring document gives them. */
-  readonly stores: NamedStores;
+export interface RotationOptions extends ReplicaWaitOptions {
   /**
    * How many milliseconds a key stays disabled before it is removed, counted from when it was disabled, whoever goes on.
    * In this time a process that was halted in the middle of a write may still show itself, and the key can be enabled.
    */
   readonly graceMs: number;
-  /**
-   * For processes that use the stores and are not registered in them: how many milliseconds they take to load a changed
-   * ring and to end what they were writing, or a function that resolves when they have. Needed where a store has no
-   * registered process but this one; `{ waitMs: 0 }` says that there is nobody else.
-   */
-  readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
-  /** Ids of registered processes that are not waited for. What they still seal under the old key, a census finds. */
-  readonly ignoreReplicas?: readonly string[];
-  /** How many milliseconds to wait for registered processes in each of the two waits. Default: ten minutes. */
-  readonly replicasWithinMs?: number;
   /** As for `retireKey`: records that open with no key do not keep the old one. They are listed in the report. */
   readonly abandonUnreadable?: boolean;
   /** How fast to re-encrypt. */
   readonly reencrypt?: Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond">;
   /** Ends this run after the step. Another run goes on from there. */
   readonly until?: RotationStep;
-  /** Ends this run, which then rejects with the reason. Another run goes on where it stopped. */
-  readonly signal?: AbortSignal;
   /** Called at each step, with those that are waited for, and after each page. */
   readonly onProgress?: (progress: RotationProgress) => void;
 }
@@ -111,12 +111,6 @@ export type RotationProgress =
       readonly kind: "grace";
       readonly untilMs: number;
     };
-
-/** A process that is waited for. */
-export interface WaitingReplica extends Replica {
-  /** The store that it registered in. */
-  readonly store: string;
-}
 
 /** What a run did. */
 export interface RotationReport extends RotationStatus {
@@ -183,16 +177,9 @@ export interface RevocationCost {
   readonly madeUnreadable: number;
 }
 
-type Intent =
-  | { readonly kind: "rotate"; readonly newKey: NewKey }
-  | { readonly kind: "roll-back" }
-  | { readonly kind: "revoke"; readonly newKey: NewKey; readonly from: string; readonly order: RevocationOrder };
-
-const defaultReplicasWithinMs = 10 * 60 * 1_000;
 const maxConflicts = 10;
 const maxRounds = 3;
-const firstPollMs = 20;
-const longestPollMs = 500;
+const conflictPauseMs = 20;
 const longestSleepMs = 2 ** 30;
 
 /**
@@ -285,8 +272,7 @@ class Rotation {
   readonly #source: KeySource;
   readonly #options: RotationOptions;
   readonly #record: RotationRecord;
-  /** By the reserved space, since a backend may be given as several stores. */
-  readonly #watches = new Map<object, { readonly store: string; readonly watch: ReplicaWatch }>();
+  readonly #waits: ReplicaWaits;
   readonly #reencrypted: Record<string, ReencryptReport> = Object.create(null);
   #abandoned: readonly UnreadableRecord[] = [];
   #madeUnreadable: Record<string, number> = Object.create(null);
@@ -308,17 +294,12 @@ class Rotation {
     this.#provider = provider;
     this.#options = options;
     this.#record = new RotationRecord(recordsOf(this.#source, stores));
-    for (const [store, given] of Object.entries(stores)) {
-      const { reserve } = storeParts(given);
-      if (reserve !== undefined && !this.#watches.has(reserve.space)) {
-        this.#watches.set(reserve.space, { store, watch: new ReplicaWatch(reserve) });
-      }
-    }
+    this.#waits = new ReplicaWaits(this.#source, options);
   }
 
-  async run(intent: Intent): Promise<RotationReport> {
+  async run(aim: Aim): Promise<RotationReport> {
     this.#options.signal?.throwIfAborted();
-    let last = await this.#begin(intent);
+    let last = await this.#begin(aim);
     let conflicts = 0;
     for (;;) {
       const { status } = last;
@@ -326,14 +307,14 @@ class Rotation {
       this.#options.signal?.throwIfAborted();
       this.#tell({ kind: "step", step: status.step });
       try {
-        const next = nextOf(status, await this.#perform(status, last, intent));
+        const next = nextOf(status, await this.#perform(status, last, aim));
         last = (await this.#record.replace(last, next)) ?? (await this.#goOn(status));
       } catch (error) {
         const conflict = error instanceof KeywardError && error.code === "KEYRING_CONFLICT";
         if (!(error instanceof Superseded) && !(conflict && conflicts < maxConflicts)) throw error;
         // Another operator, or somebody who changed the ring otherwise, was faster: see what is left to do.
         conflicts++;
-        await this.#sleep(firstPollMs * (1 + Math.random()));
+        await pause(conflictPauseMs * (1 + Math.random()), this.#options.signal);
         last = await this.#goOn(status);
       }
     }
@@ -348,27 +329,17 @@ class Rotation {
     };
   }
 
-  async plan(intent: Intent): Promise<RotationPlan> {
+  async plan(aim: Aim): Promise<RotationPlan> {
     const { stores, signal, graceMs } = this.#options;
-    const ring = await this.#requireStores(intent);
+    const ring = await this.#requireStores(aim);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
     const underWay = status === undefined || status.step === "done" ? undefined : status;
-    if (underWay !== undefined) requireSameAim(underWay, intent);
-    const planned = underWay ?? startOf(ring, intent);
-    const to = underWay === undefined && idOf(intent) === undefined ? undefined : planned.to;
-    const waiting: WaitingReplica[] = [];
-    const heard = new Set<object>();
-    for (const [space, { store }] of this.#watches) {
-      const given = stores[store];
-      for (const replica of given === undefined ? [] : await replicas(given)) {
-        if (replica.id !== Registration.idIn(space, this.#source)) heard.add(space);
-        if (!replica.lapsed) waiting.push({ ...replica, store });
-      }
-    }
+    if (underWay !== undefined) requireSameAim(underWay, aim);
+    const planned = underWay ?? startOf(ring, aim);
+    const to = underWay === undefined && idOf(aim) === undefined ? undefined : planned.to;
     const found: Findings = {
       ring,
-      waiting,
-      unregistered: this.#withoutReplicas(heard),
+      ...(await this.#waits.planned()),
       graceMs,
       needed: await countUnder(stores, (keyId) => keyId === planned.from, signal),
       toReseal: await countUnder(stores, (keyId) => keyId !== to, signal),
@@ -382,38 +353,19 @@ class Rotation {
   }
 
   /** Joins the rotation that is under way, if it has the same aim, or writes down a new one. */
-  async #begin(intent: Intent): Promise<ReadRotation> {
-    const ring = await this.#requireStores(intent);
+  async #begin(aim: Aim): Promise<ReadRotation> {
+    const ring = await this.#requireStores(aim);
     for (;;) {
       const last = await this.#record.read(this.#options.abandonUnreadable === true);
       const { status } = last;
-      if (status !== undefined && isDoneAlready(status, ring, intent)) return last;
+      if (status !== undefined && isDoneAlready(status, ring, aim)) return last;
       const underWay = status === undefined || status.step === "done" ? undefined : status;
-      const next = underWay === undefined ? startOf(ring, intent) : this.#turned(underWay, intent, ring);
+      const next = underWay === undefined ? startOf(ring, aim) : turned(underWay, aim, ring);
       if (next === underWay) return last;
-      if (underWay === undefined) await this.#requireWaits();
+      if (underWay === undefined) await this.#waits.requireOthers();
       const begun = await this.#record.replace(last, next);
       if (begun !== undefined) return begun;
     }
-  }
-
-  /** The rotation that is under way, as this run goes on with it. */
-  #turned(underWay: RotationStatus, intent: Intent, ring: Keyring): RotationStatus {
-    const { kind, from, to, step } = underWay;
-    const key = ring.keys.find(({ id }) => id === from);
-    const disabled = key === undefined || key.status === "disabled";
-    if (intent.kind === "roll-back" && kind === "rotate") {
-      if (disabled) throw tooLate(from);
-      return { ...underWay, kind: "roll-back", from: to, to: from, step: "add" };
-    }
-    // What was a mere rotation turns out to be one from a key that is compromised.
-    if (intent.kind === "revoke" && kind === "rotate" && intent.from === from && !disabled) {
-      const { order } = intent;
-      const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
-      return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
-    }
-    requireSameAim(underWay, intent);
-    return underWay;
   }
 
   /** The rotation after somebody else changed it. */
@@ -426,11 +378,11 @@ class Rotation {
     return now;
   }
 
-  async #perform(status: RotationStatus, last: ReadRotation, intent: Intent): Promise<Partial<RotationStatus>> {
+  async #perform(status: RotationStatus, last: ReadRotation, aim: Aim): Promise<Partial<RotationStatus>> {
     const { step, from, to } = status;
     switch (step) {
       case "add":
-        await this.#change(last, (ring) => addTo(ring, status, intent));
+        await this.#change(last, (ring) => addTo(ring, status, aim));
         return {};
       case "distribute": {
         const ring = await this.#source.refresh();
@@ -547,7 +499,7 @@ class Rotation {
       }
     }
     await this.#tellStores();
-    for (const { watch } of this.#watches.values()) await watch.removeLapsed();
+    await this.#waits.removeLapsed();
     return {};
   }
 
@@ -602,78 +554,14 @@ class Rotation {
   }
 
   async #waitFor(step: ReplicaWait, ring: Keyring, isReady: (replica: Replica) => boolean): Promise<void> {
-    const { replicasWithinMs = defaultReplicasWithinMs, ignoreReplicas = [], unregistered } = this.#options;
-    // A process that the search does not find has yet to load its keys, and a process that is told so loads these.
     await this.#tellStores();
-    const heard = new Set<object>();
-    await this.#find();
-    const deadlineMs = performance.now() + replicasWithinMs;
-    let told = "";
-    for (let pollMs = firstPollMs; ; pollMs = Math.min(pollMs * 1.5, longestPollMs)) {
-      const waiting = (await this.#look(heard)).filter(
-        (replica) => !replica.lapsed && !ignoreReplicas.includes(replica.id) && !isReady(replica),
-      );
-      if (waiting.length === 0) break;
-      if (performance.now() > deadlineMs) throw behind(step, ring, waiting);
-      const ids = waiting.map(({ id }) => id).join();
-      if (ids !== told) this.#tell({ kind: "waiting", step, replicas: waiting });
-      told = ids;
-      await this.#sleep(pollMs);
-    }
-    if (unregistered === undefined) this.#requireHeard(heard);
-    else if (typeof unregistered === "function") await unregistered(step);
-    else await this.#sleep(unregistered.waitMs);
+    await this.#waits.wait(step, ring, isReady, (waiting) => this.#tell({ kind: "waiting", step, replicas: waiting }));
   }
 
-  async #find(): Promise<void> {
-    for (const { watch } of this.#watches.values()) await watch.find();
-  }
-
-  /** @param heard gets the backends in which somebody else is registered, or was. */
-  async #look(heard: Set<object>): Promise<WaitingReplica[]> {
-    const found: WaitingReplica[] = [];
-    for (const [space, { store, watch }] of this.#watches) {
-      const own = Registration.idIn(space, this.#source);
-      for (const replica of await watch.look()) {
-        if (replica.id !== own) heard.add(space);
-        found.push({ ...replica, store });
-      }
-    }
-    return found;
-  }
-
-  /** Refuses to begin where nobody could say when the others have followed. */
-  async #requireWaits(): Promise<void> {
-    if (this.#options.unregistered !== undefined) return;
-    const heard = new Set<object>();
-    await this.#find();
-    await this.#look(heard);
-    this.#requireHeard(heard);
-  }
-
-  #requireHeard(heard: ReadonlySet<object>): void {
-    const silent = this.#withoutReplicas(heard);
-    if (silent.length === 0) return;
-    throw new KeywardError("VALUE_INVALID", `No other process is registered in ${silent.join(", ")}`, {
-      hint:
-        "Give the stores of the application the option replica, so that a rotation can wait for its processes. " +
-        "Or say in unregistered how long they take to follow; { waitMs: 0 } where there are none.",
-    });
-  }
-
-  #withoutReplicas(heard: ReadonlySet<object>): string[] {
-    return Object.entries(this.#options.stores)
-      .filter(([, store]) => {
-        const { reserve } = storeParts(store);
-        return reserve === undefined || !heard.has(reserve.space);
-      })
-      .map(([name]) => name);
-  }
-
-  async #requireStores(intent: Intent): Promise<Keyring> {
+  async #requireStores(aim: Aim): Promise<Keyring> {
     const { stores } = this.#options;
     requireAllStores(await this.#source.refresh(), stores, undefined);
-    const reencrypts = !(intent.kind === "revoke" && intent.order === "disable-first");
+    const reencrypts = !(aim.kind === "revoke" && aim.order === "disable-first");
     for (const store of Object.values(stores)) {
       scannableOf(store);
       if (reencrypts) requireAtomic(storeParts(store).inner);
@@ -685,18 +573,7 @@ class Rotation {
     const { graceMs } = this.#options;
     this.#tell({ kind: "grace", untilMs: Date.now() + graceLeft(status, graceMs) });
     for (let leftMs = graceLeft(status, graceMs); leftMs > 0; leftMs = graceLeft(status, graceMs)) {
-      await this.#sleep(Math.min(leftMs, longestSleepMs));
-    }
-  }
-
-  async #sleep(waitMs: number): Promise<void> {
-    const { signal } = this.#options;
-    signal?.throwIfAborted();
-    try {
-      await sleep(waitMs, undefined, signal === undefined ? {} : { signal });
-    } catch (error) {
-      signal?.throwIfAborted();
-      throw error;
+      await pause(Math.min(leftMs, longestSleepMs), this.#options.signal);
     }
   }
 
@@ -768,129 +645,6 @@ function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean 
   return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
 }
 
-/** A rotation that begins. */
-function startOf(ring: Keyring, intent: Intent): RotationStatus {
-  const begun = { id: randomBytes(9).toString("base64url"), step: "add", startedAtMs: Date.now() } as const;
-  switch (intent.kind) {
-    case "rotate": {
-      const to = idOf(intent) ?? newId();
-      if (to === ring.primary) throw isPrimary(to);
-      return { ...begun, kind: "rotate", from: ring.primary, to };
-    }
-    case "revoke": {
-      const { from, order } = intent;
-      requireKeyIn(ring, from);
-      const to = idOf(intent) ?? (ring.primary === from ? newId() : ring.primary);
-      if (to === from) throw isPrimary(to);
-      return { ...begun, kind: "revoke", order, from, to };
-    }
-    case "roll-back":
-      throw nothingUnderWay();
-  }
-}
-
-/** The id that was asked for, if any was. */
-function idOf(intent: Intent): string | undefined {
-  if (intent.kind === "roll-back") return undefined;
-  const { id, material } = intent.newKey;
-  return id ?? (material === undefined ? undefined : Keyring.fromKeys([{ material }]).primary);
-}
-
-/** Readable, and never that of a key which was removed: a backup may still hold records under it. */
-function newId(): string {
-  return `${new Date().toISOString().slice(0, 10)}-${randomBytes(3).toString("hex")}`;
-}
-
-/** The ring with the key to change to, enabled; `undefined` where it has it. */
-function addTo(ring: Keyring, { kind, to }: RotationStatus, intent: Intent): Keyring | undefined {
-  const key = ring.keys.find(({ id }) => id === to);
-  if (intent.kind === "roll-back" || kind === "roll-back") {
-    requireKeyIn(ring, to);
-    return key?.status === "disabled" ? ring.enable(to) : undefined;
-  }
-  const { newKey } = intent;
-  if (key === undefined) return ring.add({ ...newKey, id: to });
-  requireSameMaterial(ring, to, newKey);
-  if (key.status === "enabled") return undefined;
-  throw new KeywardError("KEY_DISABLED", `Key "${to}" is disabled and cannot become primary`, {
-    keyId: to,
-    hint: "Choose another key, or enable this one if it was disabled by mistake.",
-  });
-}
-
-function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): void {
-  if (material === undefined) return;
-  const given = keyOf(Keyring.fromKeys([{ id, material }]), id)?.root.commitment;
-  const there = keyOf(ring, id)?.root.commitment;
-  if (given !== undefined && there !== undefined && given.equals(there)) return;
-  throw new KeywardError("KEY_MISMATCH", `The ring has a key "${id}" of other material than was given`, {
-    keyId: id,
-    hint: "Give the new key another id, or no material to change to the one that is there.",
-  });
-}
-
-function requireKeyIn(ring: Keyring, id: string): KeyInfo {
-  const key = ring.keys.find((one) => one.id === id);
-  if (key !== undefined) return key;
-  throw new KeywardError("KEY_UNKNOWN", `The keyring has no key "${id}"`, {
-    keyId: id,
-    hint: `It has: ${ring.keys.map((one) => one.id).join(", ") || "none"}.`,
-  });
-}
-
-/** Whether what is asked by its name was done: whoever asks again, or comes late, asks for nothing more. */
-function isDoneAlready(status: RotationStatus, ring: Keyring, intent: Intent): boolean {
-  const { step, kind, from, to } = status;
-  if (step !== "done" || kind !== intent.kind || ring.primary !== to) return false;
-  return intent.kind === "revoke" ? intent.from === from && !isEnabled(ring, from) : idOf(intent) === to;
-}
-
-function isEnabled(ring: Keyring, keyId: string): boolean {
-  return ring.keys.some(({ id, status }) => id === keyId && status === "enabled");
-}
-
-function requireSameAim(status: RotationStatus, intent: Intent): void {
-  const { kind, from, to, order } = status;
-  const id = idOf(intent);
-  const same =
-    kind === intent.kind &&
-    (id === undefined || id === to) &&
-    (intent.kind !== "revoke" || (intent.from === from && intent.order === order));
-  if (!same) throw underWayAlready(status);
-}
-
-function underWayAlready({ kind, order, from, to, step }: RotationStatus): KeywardError {
-  const what = {
-    rotate: `A rotation from key "${from}" to "${to}"`,
-    "roll-back": `A return from key "${from}" to "${to}"`,
-    revoke: `A revocation (${order}) of key "${from}"`,
-  }[kind];
-  return new KeywardError("ROTATION_UNDER_WAY", `${what} is under way, at ${step}`, {
-    keyId: from,
-    hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
-  });
-}
-
-function nothingUnderWay(): KeywardError {
-  return new KeywardError("VALUE_INVALID", "No rotation is under way, so there is none to roll back", {
-    hint: "To return to a former key that is in the ring still: rotateKey with newKey: { id } of that key.",
-  });
-}
-
-function tooLate(keyId: string): KeywardError {
-  return new KeywardError("KEY_DISABLED", `Key "${keyId}" is disabled already: the rotation cannot be rolled back`, {
-    keyId,
-    hint: "Run the rotation to its end. If the key is missed, enable it: the rotation then re-encrypts once more.",
-  });
-}
-
-function isPrimary(keyId: string): KeywardError {
-  return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the one to change from, and cannot be the new one`, {
-    keyId,
-    hint: "Choose another id, or none.",
-  });
-}
-
 function promotedByOther(ring: Keyring, { from, to }: RotationStatus): KeywardError {
   return new KeywardError(
     "KEYRING_INVALID",
@@ -903,28 +657,6 @@ function keysOfItsOwn(name: string): KeywardError {
   return new KeywardError("KEYRING_CONFLICT", `The store ${name} does not follow the ring that is being changed`, {
     hint: "Make it with the provider that is given to the rotation, or with one of the same source.",
   });
-}
-
-function behind(step: ReplicaWait, ring: Keyring, waiting: readonly WaitingReplica[]): KeywardError {
-  const list = waiting
-    .slice(0, 10)
-    .map(({ name, store, generation, primary, problem }) =>
-      problem === undefined
-        ? `${name} in ${store} (generation ${generation}, primary ${primary})`
-        : `${name} in ${store} (${problem})`,
-    );
-  return new KeywardError(
-    "REPLICA_BEHIND",
-    `At ${step}, ${waiting.length} processes do not have generation ${ring.generation}: ${list.join(", ")}`,
-    {
-      counts: Object.fromEntries(
-        waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
-      ),
-      hint:
-        "Does their key provider follow, and are they still writing? Mend or end them and run the rotation again, which " +
-        "goes on here; or name their ids in ignoreReplicas.",
-    },
-  );
 }
 
 function writtenLate(error: KeywardError): KeywardError {
