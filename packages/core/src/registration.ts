@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
+import { setTimeout as delay } from "node:timers/promises";
 import type { CheckRecord } from "./check-record.ts";
 import { KeywardError } from "./errors.ts";
 import { heartbeatKey, writeHeartbeat } from "./heartbeat.ts";
@@ -40,7 +41,7 @@ type Member = (report: RegistrationReport) => void;
 export const longestLapseMs = 60_000;
 // Longer than clocks are apart, the wrong time zone included: whether a process lives is told by its beat, not by this.
 const recordLifeMs = 24 * 60 * 60 * 1_000;
-// While the gate is closed, writes cost the store and the provider at most one attempt in this time.
+// While the gate stays closed, writes wait for the next attempt, of which there is one in this time.
 const retryMs = 500;
 // What is still being sealed under an older ring is done soon, and somebody may be waiting to hear of it.
 const drainingMs = 100;
@@ -70,7 +71,8 @@ export class Registration {
   #lastGeneration = 0;
   #beating: Promise<void> | undefined;
   #entering: Promise<void> | undefined;
-  #refusal: { readonly error: KeywardError; readonly atMs: number } | undefined;
+  #refusedAtMs = Number.NEGATIVE_INFINITY;
+  #heard = false;
   #timer: NodeJS.Timeout | undefined;
   #ticking = false;
   #dueAgain = false;
@@ -135,8 +137,6 @@ export class Registration {
 
   #enter(): Promise<void> {
     if (this.#members.size === 0) return Promise.reject(disconnected());
-    const refusal = this.#refusal;
-    if (refusal !== undefined && performance.now() - refusal.atMs < retryMs) return Promise.reject(refusal.error);
     this.#entering ??= this.#register().finally(() => {
       this.#entering = undefined;
     });
@@ -146,8 +146,10 @@ export class Registration {
   async #register(): Promise<void> {
     const { source } = this.#parts;
     const id = this.#id;
+    const waitMs = this.#refusedAtMs + retryMs - performance.now();
+    if (waitMs > 0) await delay(waitMs);
     try {
-      if (this.#beat > 0) {
+      if (this.#heard) {
         this.#report({ kind: "lapsed" });
         // The key that the heartbeat would be sealed under may have gone meanwhile.
         await source.refresh();
@@ -155,12 +157,13 @@ export class Registration {
       const since = now();
       await this.#write();
       await this.#requireLatest(await source.refresh());
-      this.#refusal = undefined;
-      if (id === this.#id) this.#openSince(since);
+      if (id === this.#id) {
+        this.#heard = true;
+        this.#openSince(since);
+      }
     } catch (error) {
-      const refused = notAdmitted(error);
-      this.#refusal = { error: refused, atMs: performance.now() };
-      throw refused;
+      this.#refusedAtMs = performance.now();
+      throw notAdmitted(error);
     }
     // Others wait to hear of the ring that was loaded.
     this.#beatSoon();
@@ -264,6 +267,7 @@ export class Registration {
     this.#unlisten = undefined;
     clearTimeout(this.#timer);
     this.#openUntilMs = Number.NEGATIVE_INFINITY;
+    this.#heard = false;
     // Nobody may wait for this process any more only when nothing that it began is still to come.
     await Promise.allSettled([this.#beating, this.#entering, source.drained()]);
     if (this.#beat > 0) await records.remove(heartbeatKey(id, (await records.ring()).scopeName));
@@ -303,7 +307,7 @@ function notAdmitted(cause: unknown): KeywardError {
   const error = asKeywardError(cause);
   return new KeywardError(
     error.code,
-    "Nothing was written: this process has not been heard of for too long, and could not load its keys anew",
+    "Nothing was written: others may take this process for gone, and it could not be heard or not load its keys anew",
     {
       keyId: error.keyId,
       cause: error,
