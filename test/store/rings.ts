@@ -100,3 +100,45 @@ export class TestKeys implements KeyProvider {
     };
   }
 }
+
+/** A source of keys that several processes share: each has a provider of its own, and a save is compared and swapped. */
+export class KeysOverOneSource {
+  saves = 0;
+  readonly #rings: { readonly ring: Keyring; readonly sinceMs: number }[];
+
+  constructor(ring: Keyring) {
+    this.#rings = [{ ring, sinceMs: Number.NEGATIVE_INFINITY }];
+  }
+
+  get ring(): Keyring {
+    return this.#asOf(Number.POSITIVE_INFINITY);
+  }
+
+  set ring(ring: Keyring) {
+    this.#rings.push({ ring: guardMaterial(ring), sinceMs: performance.now() });
+  }
+
+  /**
+   * The provider of one process. It tells nobody of changes: they are seen when something has it asked.
+   *
+   * @param lagMs how far what it has is behind, as behind a replica or a mount.
+   */
+  provider(lagMs = 0): KeyProvider & Required<Pick<KeyProvider, "save">> {
+    return {
+      load: async () => this.#asOf(performance.now() - lagMs),
+      save: async (next, previous) => {
+        if (previous !== this.ring) {
+          throw new KeywardError("KEYRING_CONFLICT", "Somebody else changed the ring", { hint: "Load it again." });
+        }
+        this.saves++;
+        this.ring = next;
+      },
+    };
+  }
+
+  #asOf(atMs: number): Keyring {
+    const found = this.#rings.findLast(({ sinceMs }) => sinceMs <= atMs);
+    if (found === undefined) throw new Error("There was no ring yet");
+    return found.ring;
+  }
+}

@@ -38,6 +38,9 @@ export {
   reencrypt,
   type UnreadableRecord,
 } from "./reencrypt.ts";
+export type { ReplicaOptions } from "./registration.ts";
+export type { ReplicaWait, ReplicaWaitOptions, WaitingReplica } from "./replica-waits.ts";
+export { type Replica, replicas } from "./replicas.ts";
 export {
   type NamedStores,
   type RetireKeyOptions,
@@ -47,6 +50,23 @@ export {
   sealNamespace,
 } from "./retirement.ts";
 export { singleFlight } from "./single-flight.ts";
+export {
+  type PlannedStep,
+  planRotation,
+  type RevocationCost,
+  type RevokeKeyOptions,
+  type RotateKeyOptions,
+  type RotationOptions,
+  type RotationPlan,
+  type RotationProgress,
+  type RotationReport,
+  revocationCost,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+} from "./rotation.ts";
+export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation-record.ts";
 export {
   invalidCursor,
   requireExpires,

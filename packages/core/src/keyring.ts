@@ -476,7 +476,7 @@ function requireId(id: unknown, what: string): void {
 }
 
 /** An id for a message. What is none may be key material in the wrong place, and is not repeated. */
-function shownId(id: string): string {
+export function shownId(id: string): string {
   return isKeyId(id) ? `"${id}"` : `of ${id.length} characters`;
 }
 

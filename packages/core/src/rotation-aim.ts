@@ -1,0 +1,178 @@
+import { randomBytes } from "node:crypto";
+import { KeywardError } from "./errors.ts";
+import { Keyring, keyOf, type NewKey, shownId } from "./keyring.ts";
+import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
+
+/** What somebody wants who begins a rotation, or joins one. */
+export type Aim =
+  | { readonly kind: "rotate"; readonly newKey: NewKey }
+  | { readonly kind: "roll-back" }
+  | { readonly kind: "revoke"; readonly newKey: NewKey; readonly from: string; readonly order: RevocationOrder };
+
+/**
+ * A rotation that begins.
+ *
+ * @throws KeywardError `KEYRING_INVALID`, `KEY_UNKNOWN`, and `VALUE_INVALID` for a return from nothing.
+ */
+export function startOf(ring: Keyring, aim: Aim): RotationStatus {
+  const begun = { id: randomBytes(9).toString("base64url"), step: "add", startedAtMs: Date.now() } as const;
+  switch (aim.kind) {
+    case "rotate": {
+      const to = idOf(aim) ?? newId();
+      if (to === ring.primary) throw isPrimary(to);
+      return { ...begun, kind: "rotate", from: ring.primary, to };
+    }
+    case "revoke": {
+      const { from, order } = aim;
+      requireKeyIn(ring, from);
+      const to = idOf(aim) ?? (ring.primary === from ? newId() : ring.primary);
+      if (to === from) throw isPrimary(to);
+      return { ...begun, kind: "revoke", order, from, to };
+    }
+    case "roll-back":
+      throw nothingUnderWay();
+  }
+}
+
+/** The id that was asked for, if any was. */
+export function idOf(aim: Aim): string | undefined {
+  if (aim.kind === "roll-back") return undefined;
+  const { id, material } = aim.newKey;
+  return id ?? (material === undefined ? undefined : Keyring.fromKeys([{ material }]).primary);
+}
+
+/** Readable, and never that of a key which was removed: a backup may still hold records under it. */
+function newId(): string {
+  return `${new Date().toISOString().slice(0, 10)}-${randomBytes(3).toString("hex")}`;
+}
+
+/**
+ * The ring with the key to change to, enabled; `undefined` where it has it.
+ *
+ * @throws KeywardError `KEY_DISABLED`, or `KEY_MISMATCH` for other material under its id.
+ */
+export function addTo(ring: Keyring, { kind, to }: RotationStatus, aim: Aim): Keyring | undefined {
+  const key = ring.keys.find(({ id }) => id === to);
+  if (aim.kind === "roll-back" || kind === "roll-back") {
+    requireKeyIn(ring, to);
+    return key?.status === "disabled" ? ring.enable(to) : undefined;
+  }
+  const { newKey } = aim;
+  if (key === undefined) return ring.add({ ...newKey, id: to });
+  requireSameMaterial(ring, to, newKey);
+  if (key.status === "enabled") return undefined;
+  throw new KeywardError("KEY_DISABLED", `Key "${to}" is disabled and cannot become primary`, {
+    keyId: to,
+    hint: "Choose another key, or enable this one if it was disabled by mistake.",
+  });
+}
+
+function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): void {
+  if (material === undefined) return;
+  const given = keyOf(Keyring.fromKeys([{ id, material }]), id)?.root.commitment;
+  const there = keyOf(ring, id)?.root.commitment;
+  if (given !== undefined && there !== undefined && given.equals(there)) return;
+  throw new KeywardError("KEY_MISMATCH", `The ring has a key "${id}" of other material than was given`, {
+    keyId: id,
+    hint: "Give the new key another id, or no material to change to the one that is there.",
+  });
+}
+
+/**
+ * @throws KeywardError `KEY_UNKNOWN`.
+ */
+export function requireKeyIn(ring: Keyring, id: string): void {
+  if (ring.keys.some((one) => one.id === id)) return;
+  throw new KeywardError("KEY_UNKNOWN", `The keyring has no key ${shownId(id)}`, {
+    hint: `It has: ${ring.keys.map((one) => one.id).join(", ") || "none"}.`,
+  });
+}
+
+/** Whether what is asked by its name was done: whoever asks again, or comes late, asks for nothing more. */
+export function isDoneAlready(status: RotationStatus, ring: Keyring, aim: Aim): boolean {
+  const { step, kind, from, to } = status;
+  if (step !== "done" || kind !== aim.kind || ring.primary !== to) return false;
+  switch (aim.kind) {
+    case "rotate":
+      return idOf(aim) === to;
+    case "roll-back":
+      return true;
+    case "revoke":
+      return aim.from === from && !isEnabled(ring, from);
+  }
+}
+
+/** Whether the ring has the key, and it opens. */
+export function isEnabled(ring: Keyring, keyId: string): boolean {
+  return ring.keys.some(({ id, status }) => id === keyId && status === "enabled");
+}
+
+/**
+ * @throws KeywardError `ROTATION_UNDER_WAY` when what is under way is not what is wanted.
+ */
+export function requireSameAim(status: RotationStatus, aim: Aim): void {
+  const { kind, from, to, order } = status;
+  const id = idOf(aim);
+  const same =
+    kind === aim.kind &&
+    (id === undefined || id === to) &&
+    (aim.kind !== "revoke" || (aim.from === from && aim.order === order));
+  if (!same) throw underWayAlready(status);
+}
+
+/** Somebody wants something else than what is under way. */
+export function underWayAlready({ kind, order, from, to, step }: RotationStatus): KeywardError {
+  const what = {
+    rotate: `A rotation from key "${from}" to "${to}"`,
+    "roll-back": `A return from key "${from}" to "${to}"`,
+    revoke: `A revocation (${order}) of key "${from}"`,
+  }[kind];
+  return new KeywardError("ROTATION_UNDER_WAY", `${what} is under way, at ${step}`, {
+    keyId: from,
+    hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
+  });
+}
+
+/** There is nothing to return from. */
+export function nothingUnderWay(): KeywardError {
+  return new KeywardError("VALUE_INVALID", "No rotation is under way, so there is none to roll back", {
+    hint: "To return to a former key that is in the ring still: rotateKey with newKey: { id } of that key.",
+  });
+}
+
+function tooLate(keyId: string): KeywardError {
+  return new KeywardError("KEY_DISABLED", `Key "${keyId}" is disabled already: the rotation cannot be rolled back`, {
+    keyId,
+    hint: "Run the rotation to its end. If the key is missed, enable it: the rotation then re-encrypts once more.",
+  });
+}
+
+function isPrimary(keyId: string): KeywardError {
+  return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the one to change from, and cannot be the new one`, {
+    keyId,
+    hint: "Choose another id, or none.",
+  });
+}
+
+/**
+ * The rotation that is under way, as somebody with this aim goes on with it.
+ *
+ * @throws KeywardError `ROTATION_UNDER_WAY`, or `KEY_DISABLED` when it is too late to return.
+ */
+export function turned(underWay: RotationStatus, aim: Aim, ring: Keyring): RotationStatus {
+  const { kind, from, to, step } = underWay;
+  const key = ring.keys.find(({ id }) => id === from);
+  const disabled = key === undefined || key.status === "disabled";
+  if (aim.kind === "roll-back" && kind === "rotate") {
+    if (disabled) throw tooLate(from);
+    return { ...underWay, kind: "roll-back", from: to, to: from, step: "add" };
+  }
+  // What was a mere rotation turns out to be one from a key that is compromised.
+  if (aim.kind === "revoke" && kind === "rotate" && aim.from === from && !disabled) {
+    const { order } = aim;
+    const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
+    return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
+  }
+  requireSameAim(underWay, aim);
+  return underWay;
+}

@@ -1,0 +1,71 @@
+// A process of an application, or an operator, around one store and one keyring file. It is told nothing but signals.
+//   application <store> <keyring> <name>: registers, then reads and writes until SIGTERM. On SIGUSR2 it halts itself, by
+//     SIGSTOP between two calls, until SIGCONT. It tells "ready", and at its end what failed.
+//   visitor <store> <keyring> <name>: registers, writes once, and ends without leaving.
+//   operator <store> <keyring> <key>: changes to this key, and tells each step as it begins.
+import { setTimeout as sleep } from "node:timers/promises";
+import { EncryptedStore, rotateKey } from "@keyward/core";
+import { fileKeys } from "@keyward/keys-env";
+import { openStore } from "./open-store.ts";
+
+const [role = "", address = "", keyringPath = "", name = ""] = process.argv.slice(2);
+const keys = fileKeys(keyringPath);
+
+function tell(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
+
+async function beApplication(): Promise<void> {
+  const replica = { name, heartbeatMs: 50, lapseMs: 400 };
+  const store = new EncryptedStore(openStore(address), { keys, replica });
+  const failures = new Set<string>();
+  let ended = false;
+  let halts = false;
+  process.on("SIGTERM", () => {
+    ended = true;
+  });
+  process.on("SIGUSR2", () => {
+    halts = true;
+  });
+  for (let version = 1; !ended; version++) {
+    if (halts) {
+      await store.settled();
+      halts = false;
+      process.kill(process.pid, "SIGSTOP");
+      // At once: no timer and no event of the file system has told it anything yet.
+      await store.set(`${name}-back`, "was halted").catch((error: unknown) => failures.add(String(error)));
+    }
+    try {
+      await store.set(`${name}-${version % 5}`, `${name} ${version}`);
+      if ((await store.get(`${name}-${version % 5}`)) !== `${name} ${version}`) failures.add("a write was lost");
+      await store.getMany(["one-0", "one-1", "two-0", "two-1"]);
+    } catch (error) {
+      failures.add(`${String(error)} (${error instanceof Error ? String(error.cause) : ""})`);
+    }
+    if (version === 5) tell("ready");
+    await sleep(1);
+  }
+  await store.disconnect();
+  tell(JSON.stringify([...failures]));
+}
+
+async function visit(): Promise<void> {
+  const store = new EncryptedStore(openStore(address), { keys, replica: { name } });
+  await store.set("visitor", "was here");
+  tell("ready");
+}
+
+async function operate(): Promise<void> {
+  const stores = { records: new EncryptedStore(openStore(address), { keys }) };
+  await rotateKey(keys, {
+    stores,
+    graceMs: 50,
+    newKey: { id: name },
+    onProgress: (progress) => progress.kind === "step" && tell(progress.step),
+  });
+  await stores.records.disconnect();
+}
+
+if (role === "application") await beApplication();
+else if (role === "visitor") await visit();
+else await operate();
