@@ -5,7 +5,8 @@ import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { linksOf, type Page, readPage, readPages } from "./markdown.ts";
-import { findRedisServers, type RedisNode, startRedis } from "./servers/redis.ts";
+import { findMoto, startMoto } from "./servers/moto.ts";
+import { findRedisServers, startRedis } from "./servers/redis.ts";
 import { readManifest, repository } from "./workspace.ts";
 
 const pages = readPages(repository);
@@ -45,9 +46,48 @@ function run(
 interface Program {
   readonly place: string;
   readonly path: string;
-  /** Whether it connects to the server that REDIS_URL names. */
-  readonly usesRedis: boolean;
+  /** The servers that it connects to. */
+  readonly needs: readonly Needed[];
 }
+
+/** A server that is up for the programs, or why there is none. */
+type Served =
+  | { readonly environment: Readonly<Record<string, string>>; stop(): Promise<void>; readonly missing?: undefined }
+  | { readonly missing: string };
+
+/** A server that some programs connect to. */
+interface Needed {
+  /** Stands in the code of such a program, and of no other. */
+  readonly sign: string;
+  start(): Promise<Served>;
+}
+
+const needed: readonly Needed[] = [
+  {
+    sign: "REDIS_URL",
+    async start() {
+      const servers = await findRedisServers({ anyWillDo: true });
+      if (servers.missing !== undefined) return servers;
+      const { url, stop } = await startRedis(servers);
+      return { environment: { REDIS_URL: url }, stop };
+    },
+  },
+  {
+    sign: "@keyward/keys-aws",
+    async start() {
+      const servers = await findMoto({ anyWillDo: true });
+      if (servers.missing !== undefined) return servers;
+      const server = await startMoto(servers);
+      const environment = {
+        AWS_ENDPOINT_URL: server.endpoint,
+        AWS_REGION: "eu-central-1",
+        AWS_ACCESS_KEY_ID: "documentation",
+        AWS_SECRET_ACCESS_KEY: "documentation",
+      };
+      return { environment, stop: () => server.stop() };
+    },
+  },
+];
 
 /** Writes each TypeScript block of the pages as a program of its own into a folder of this repository. */
 function writePrograms(documents: readonly Page[], folder: string): Program[] {
@@ -58,7 +98,7 @@ function writePrograms(documents: readonly Page[], folder: string): Program[] {
         const path = join(folder, `${file.replaceAll("/", "__")}__line-${line}.ts`);
         mkdirSync(dirname(path), { recursive: true });
         writeFileSync(path, `${"\n".repeat(line - 1)}${code}\n`);
-        return { place: `${file}:${line}`, path, usesRedis: code.includes("REDIS_URL") };
+        return { place: `${file}:${line}`, path, needs: needed.filter(({ sign }) => code.includes(sign)) };
       }),
   );
 }
@@ -147,23 +187,25 @@ describe("the pages", () => {
     expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
   });
 
-  let redis: RedisNode | undefined;
-  let noRedis: string | undefined;
+  const served = new Map<Needed, Served>();
   beforeAll(async () => {
-    if (!programs.some(({ usesRedis }) => usesRedis)) return;
-    const servers = await findRedisServers({ anyWillDo: true });
-    noRedis = servers.missing;
-    if (noRedis === undefined) redis = await startRedis(servers);
-    // It may have to be installed first.
+    for (const { needs } of programs) {
+      for (const need of needs) if (!served.has(need)) served.set(need, await need.start());
+    }
+    // They may have to be installed first.
   }, 600_000);
-  afterAll(() => redis?.stop());
+  afterAll(async () => {
+    for (const server of served.values()) if (server.missing === undefined) await server.stop();
+  });
 
   it.concurrent.for(programs)("$place runs", async (program, { skip }) => {
-    if (program.usesRedis && noRedis !== undefined && process.env["CI"] !== "true") skip(noRedis);
-    const { ok, output } = await runProgram(
-      program,
-      program.usesRedis && redis !== undefined ? { REDIS_URL: redis.url } : {},
-    );
+    const environment: Record<string, string> = {};
+    for (const need of program.needs) {
+      const server = served.get(need);
+      if (server?.missing === undefined) Object.assign(environment, server?.environment);
+      else if (process.env["CI"] !== "true") skip(server.missing);
+    }
+    const { ok, output } = await runProgram(program, environment);
     expect(ok, `${program.place} does not run:\n${output}`).toBe(true);
   });
 

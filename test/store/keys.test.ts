@@ -50,6 +50,28 @@ describe("a provider", () => {
     expect(await store.get("key")).toBe(value);
   });
 
+  it("whose first load fails has the failure told to each read, and to nobody else", async () => {
+    const { before } = rotation();
+    const inner = new MemoryStore();
+    await new EncryptedStore(inner, { keys: before }).setMany([{ key: "one", value }]);
+    const keys = new TestKeys(before);
+    keys.fail(new Error("unreachable"));
+    const store = new EncryptedStore(inner, { keys });
+    const seen: unknown[] = [];
+    const runners = process.listeners("unhandledRejection");
+    process.removeAllListeners("unhandledRejection");
+    process.on("unhandledRejection", (reason) => seen.push(reason));
+    try {
+      await expectRefusal(store.get("one"), "PROVIDER_UNAVAILABLE");
+      await expectRefusal(store.getMany(["one"]), "RECORDS_UNREADABLE");
+      for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+    } finally {
+      process.removeAllListeners("unhandledRejection");
+      for (const listener of runners) process.on("unhandledRejection", listener);
+    }
+    expect(seen).toEqual([]);
+  });
+
   it("that goes down leaves the last good ring in use, with a warning", async () => {
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);

@@ -1,4 +1,4 @@
-import { type KeyProvider, Keyring, KeywardError } from "@keyward/core";
+import { type KeyFreshness, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { guardMaterial } from "./secrets.ts";
 
 /** One ring through a rotation from key "old" to key "new". */
@@ -33,13 +33,15 @@ export function newRing(id?: string): Keyring {
 export class TestKeys implements KeyProvider {
   loads = 0;
   saves = 0;
+  readonly freshness: KeyFreshness;
   #ring: Keyring;
   #failure: unknown;
   #hold: Promise<void> | undefined;
   readonly #watchers = new Set<() => void>();
 
-  constructor(ring: Keyring) {
+  constructor(ring: Keyring, freshness: KeyFreshness = {}) {
     this.#ring = ring;
+    this.freshness = freshness;
   }
 
   async load(): Promise<Keyring> {

@@ -25,8 +25,9 @@ export type { Place, RecordContent } from "./envelope.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors.ts";
 export { type AesGcmOptions, aesGcm, type ForeignFormat, type PlaintextOptions, plaintext } from "./foreign-format.ts";
 export type { WrappableStore } from "./inner-store.ts";
-export type { KeyProvider } from "./key-provider.ts";
+export { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 export { exportKeyring, type KeyInfo, Keyring, type KeyStatus, type NewKey } from "./keyring.ts";
+export { filePlace, type KeyringPlace, storePlace } from "./keyring-place.ts";
 export { reseed } from "./nonces.ts";
 export type { ReencryptEvent } from "./read-reencryption.ts";
 export {
@@ -44,6 +45,7 @@ export {
   type SealNamespaceOptions,
   sealNamespace,
 } from "./retirement.ts";
+export { singleFlight } from "./single-flight.ts";
 export {
   invalidCursor,
   requireExpires,
@@ -53,3 +55,10 @@ export {
   requireValue,
   sameStored,
 } from "./store-arguments.ts";
+export {
+  type KeyringWrapper,
+  type WrapOptions,
+  type WrappedKeys,
+  type WrappedKeysOptions,
+  wrappedKeys,
+} from "./wrapped-keyring.ts";

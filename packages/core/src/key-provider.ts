@@ -1,4 +1,22 @@
+import { KeywardError } from "./errors.ts";
 import type { Keyring } from "./keyring.ts";
+
+/** How often a source is asked for its ring, and how long its last answer counts. */
+export interface KeyFreshness {
+  /**
+   * The source is asked again about every so many milliseconds, give or take a tenth, while any store is in use.
+   * Default: it is not, and a change is seen when the provider tells of it or a record names a key that the ring lacks.
+   */
+  readonly refreshMs?: number;
+  /**
+   * For how many milliseconds a ring may be used since its source was last asked and still had it. When it is older, the
+   * next call waits until the source was asked again; while that fails, calls reject with `PROVIDER_UNAVAILABLE`. Longer
+   * than `timeoutMs`. Default: for ever.
+   */
+  readonly maxAgeMs?: number;
+  /** After how many milliseconds a load counts as failed. Default 15,000. */
+  readonly timeoutMs?: number;
+}
 
 /**
  * Where a keyring comes from. Only `load` is required; the rest are things that some sources can do.
@@ -6,6 +24,8 @@ import type { Keyring } from "./keyring.ts";
  * again when a record names a key that the ring does not have.
  */
 export interface KeyProvider {
+  /** How often the core asks, and how long an answer counts. Read once, when the first store is made. */
+  readonly freshness?: KeyFreshness;
   /**
    * The ring as the source has it now.
    *
@@ -21,4 +41,35 @@ export interface KeyProvider {
   save?(next: Keyring, previous: Keyring): Promise<void>;
   /** Calls `changed` whenever the source may hold another ring; returns what ends it. Must not keep a process alive. */
   subscribe?(changed: () => void): () => void;
+}
+
+const defaultTimeoutMs = 15_000;
+// The longest time that a timer takes, with room for jitter.
+const longestMs = 2 ** 30;
+
+/**
+ * The settings of freshness among the options of a provider, for those who write one.
+ *
+ * @throws KeywardError `VALUE_INVALID` for one that is not a whole number from 1 to 2^30, and for a `maxAgeMs` that is not
+ * longer than `timeoutMs`.
+ */
+export function requireFreshness(options: KeyFreshness): KeyFreshness & { readonly timeoutMs: number } {
+  const { refreshMs, maxAgeMs, timeoutMs = defaultTimeoutMs } = options;
+  for (const [name, value] of Object.entries({ refreshMs, maxAgeMs, timeoutMs })) {
+    if (value === undefined || (Number.isInteger(value) && value >= 1 && value <= longestMs)) continue;
+    throw new KeywardError("VALUE_INVALID", `${name} is not a whole number of milliseconds from 1 to 2^30`, {
+      hint: "Give it as a number such as 60_000, or leave it out.",
+    });
+  }
+  if (maxAgeMs !== undefined && maxAgeMs <= timeoutMs) {
+    // Otherwise an answer could be too old when it arrives, and no call would ever end.
+    throw new KeywardError("VALUE_INVALID", `maxAgeMs, ${maxAgeMs}, is not longer than timeoutMs, ${timeoutMs}`, {
+      hint: "Raise maxAgeMs, or set timeoutMs to less.",
+    });
+  }
+  return {
+    timeoutMs,
+    ...(refreshMs === undefined ? {} : { refreshMs }),
+    ...(maxAgeMs === undefined ? {} : { maxAgeMs }),
+  };
 }

@@ -1,11 +1,13 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { KeywardError } from "./errors.ts";
-import type { KeyProvider } from "./key-provider.ts";
+import { type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { Keyring, keyOf, sameRing } from "./keyring.ts";
 
-const loadTimeoutMs = 15_000;
-// Unknown key ids cost the provider at most one load in this time, however many are forged.
-const unknownIdIntervalMs = 1_000;
+// Unknown key ids cost the provider at most one load in this time, however many are forged; and so do the calls that find
+// the ring too old, while the provider fails.
+const askIntervalMs = 1_000;
+// So that processes which were started together do not ask together for ever.
+const jitter = 0.1;
 const missAgeMs = 5_000;
 const maxMisses = 1_000;
 
@@ -21,21 +23,34 @@ const shared = new WeakMap<KeyProvider, KeySource>();
 
 /**
  * The ring in use, from a provider that all stores share: one load at a time, the last good ring kept through an
- * outage, one refresh when a record names a key that the ring does not have.
+ * outage for as long as it may, one refresh when a record names a key that the ring does not have.
  */
 export class KeySource {
   readonly #provider: KeyProvider | undefined;
+  readonly #refreshMs: number | undefined;
+  readonly #maxAgeMs: number | undefined;
+  readonly #timeoutMs: number;
   readonly #listeners = new Set<Listener>();
   readonly #misses = new Map<string, number>();
   readonly #sealing = new Set<Promise<unknown>>();
   #ring: Keyring | undefined;
+  /** Since when the load was under way that gave the ring in use, or gave it again. */
+  #confirmed = new Moment();
+  /** Why the last load failed, if it did. */
+  #failure: { readonly error: KeywardError; readonly moment: Moment } | undefined;
   #loading: Promise<Keyring> | undefined;
+  #renewing: Promise<Keyring> | undefined;
+  #refreshTimer: NodeJS.Timeout | undefined;
   #nextRefresh: Promise<KeywardError | undefined> | undefined;
   #unknownIdLoadAtMs = Number.NEGATIVE_INFINITY;
   #changedWhileLoading = false;
   #unsubscribe: (() => void) | undefined;
 
   private constructor(keys: Keyring | KeyProvider) {
+    const { refreshMs, maxAgeMs, timeoutMs } = requireFreshness(keys instanceof Keyring ? {} : (keys.freshness ?? {}));
+    this.#refreshMs = refreshMs;
+    this.#maxAgeMs = maxAgeMs;
+    this.#timeoutMs = timeoutMs;
     if (keys instanceof Keyring) this.#ring = keys;
     else this.#provider = keys;
   }
@@ -43,7 +58,8 @@ export class KeySource {
   /**
    * The source over these keys; stores with the same provider get the same one.
    *
-   * @throws KeywardError `KEYRING_INVALID` for what is neither a ring nor a provider.
+   * @throws KeywardError `KEYRING_INVALID` for what is neither a ring nor a provider, `VALUE_INVALID` for a freshness that
+   * cannot be.
    */
   static of(keys: Keyring | KeyProvider): KeySource {
     if (keys instanceof Keyring) return new KeySource(keys);
@@ -64,25 +80,30 @@ export class KeySource {
     return source;
   }
 
-  /** Listens until the returned function is called; the provider is watched while anybody listens. */
+  /** Listens until the returned function is called; the provider is watched, or asked again, while anybody listens. */
   listen(listener: Listener): () => void {
     this.#listeners.add(listener);
     this.#unsubscribe ??= this.#provider?.subscribe?.(() => this.#reload());
+    if (this.#refreshTimer === undefined) this.#refreshLater();
     return () => {
       this.#listeners.delete(listener);
       if (this.#listeners.size > 0) return;
       this.#unsubscribe?.();
       this.#unsubscribe = undefined;
+      clearTimeout(this.#refreshTimer);
+      this.#refreshTimer = undefined;
     };
   }
 
   /**
-   * The ring in use; a promise only while there is none yet.
+   * The ring in use; a promise only while there is none yet, or none that is fresh enough.
    *
-   * @throws KeywardError what the provider throws, as long as there never was a ring.
+   * @throws KeywardError what the provider throws, as long as there never was a ring; `PROVIDER_UNAVAILABLE` when the ring
+   * is older than it may be and the provider has no other.
    */
   current(): Keyring | Promise<Keyring> {
-    return this.#ring ?? this.#load();
+    if (this.#ring === undefined) return this.#load();
+    return this.#isTooOld() ? this.#renew() : this.#ring;
   }
 
   /**
@@ -130,7 +151,7 @@ export class KeySource {
   }
 
   async #refreshForUnknownId(): Promise<KeywardError | undefined> {
-    const waitMs = this.#unknownIdLoadAtMs + unknownIdIntervalMs - performance.now();
+    const waitMs = this.#unknownIdLoadAtMs + askIntervalMs - performance.now();
     // Also when there is nothing to wait for: the caller has to keep this promise before it is let go of below.
     await (waitMs > 0 ? delay(waitMs) : undefined);
     this.#unknownIdLoadAtMs = performance.now();
@@ -143,6 +164,53 @@ export class KeySource {
     }
   }
 
+  /** The ring that takes the place of one that is too old; one load for all who ask. */
+  #renew(): Promise<Keyring> {
+    const failure = this.#failure;
+    if (this.#loading === undefined && failure !== undefined && failure.moment.agoMs() < askIntervalMs) {
+      return Promise.reject(this.#tooOld(failure.error));
+    }
+    this.#renewing ??= this.#loadFresh().finally(() => {
+      this.#renewing = undefined;
+    });
+    return this.#renewing;
+  }
+
+  async #loadFresh(): Promise<Keyring> {
+    try {
+      let ring = await this.#load();
+      // A load during which the machine slept has an answer from before.
+      while (this.#isTooOld()) ring = await this.#load();
+      return ring;
+    } catch (error) {
+      throw this.#tooOld(asKeywardError(error));
+    }
+  }
+
+  #isTooOld(): boolean {
+    // Without a limit, no clock is read.
+    return this.#maxAgeMs !== undefined && this.#provider !== undefined && this.#confirmed.agoMs() > this.#maxAgeMs;
+  }
+
+  #tooOld(cause: KeywardError): KeywardError {
+    const ageMs = Math.round(this.#confirmed.agoMs());
+    return new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      `The keyring in use was last confirmed ${ageMs} ms ago, and may be ${this.#maxAgeMs} ms old (maxAgeMs)`,
+      { hint: "Mend what the cause says; calls go on as soon as the key provider answers again.", cause },
+    );
+  }
+
+  /** Asks again after a while, counted from the last answer, if anybody listens. What was never needed is not asked for. */
+  #refreshLater(): void {
+    clearTimeout(this.#refreshTimer);
+    this.#refreshTimer = undefined;
+    if (this.#refreshMs === undefined || this.#ring === undefined || this.#listeners.size === 0) return;
+    const waitMs = this.#refreshMs * (1 - jitter + 2 * jitter * Math.random());
+    this.#refreshTimer = setTimeout(() => this.#load().catch(() => undefined), waitMs);
+    this.#refreshTimer.unref();
+  }
+
   #reload(): void {
     if (this.#loading !== undefined) this.#changedWhileLoading = true;
     else this.#load().catch(() => undefined);
@@ -153,6 +221,7 @@ export class KeySource {
     if (provider === undefined) return Promise.resolve(this.current());
     this.#loading ??= this.#loadOnce(provider).finally(() => {
       this.#loading = undefined;
+      this.#refreshLater();
       if (!this.#changedWhileLoading) return;
       this.#changedWhileLoading = false;
       this.#reload();
@@ -161,20 +230,22 @@ export class KeySource {
   }
 
   async #loadOnce(provider: KeyProvider): Promise<Keyring> {
+    const begun = new Moment();
     try {
-      const next = await loadInTime(provider);
+      const next = await loadInTime(provider, this.#timeoutMs);
       const previous = this.#ring;
-      if (previous !== undefined) {
-        requireSuccessor(previous, next);
-        // The same ring read again: the object in use has its subkeys cached.
-        if (sameRing(previous, next)) return previous;
-      }
+      if (previous !== undefined) requireSuccessor(previous, next);
+      this.#confirmed = begun;
+      this.#failure = undefined;
+      // The same ring read again: the object in use has its subkeys cached.
+      if (previous !== undefined && sameRing(previous, next)) return previous;
       this.#ring = next;
       this.#misses.clear();
       if (previous !== undefined) this.#report({ kind: "changed", ring: next });
       return next;
     } catch (error) {
       const failure = asKeywardError(error);
+      this.#failure = { error: failure, moment: new Moment() };
       if (this.#ring !== undefined) this.#report({ kind: "failed", error: failure });
       throw failure;
     }
@@ -200,16 +271,27 @@ export class KeySource {
   }
 }
 
+/** A point in time that neither a clock set back nor a machine that slept makes younger. */
+class Moment {
+  readonly #steadyMs = performance.now();
+  readonly #wallMs = Date.now();
+
+  agoMs(): number {
+    // The steady clock stands still while the machine sleeps; the other one can be set back.
+    return Math.max(performance.now() - this.#steadyMs, Date.now() - this.#wallMs);
+  }
+}
+
 function kindOf(value: unknown): string {
   return typeof value === "object" && value !== null ? (value.constructor?.name ?? "an object") : typeof value;
 }
 
-async function loadInTime(provider: KeyProvider): Promise<Keyring> {
-  const signal = AbortSignal.timeout(loadTimeoutMs);
+async function loadInTime(provider: KeyProvider, timeoutMs: number): Promise<Keyring> {
+  const signal = AbortSignal.timeout(timeoutMs);
   const tooLate = new Promise<never>((_, reject) => {
     signal.addEventListener("abort", () => {
       reject(
-        new KeywardError("PROVIDER_UNAVAILABLE", `The key provider gave no keyring within ${loadTimeoutMs} ms`, {
+        new KeywardError("PROVIDER_UNAVAILABLE", `The key provider gave no keyring within ${timeoutMs} ms`, {
           hint: "Is the source of the keys reachable from here?",
         }),
       );

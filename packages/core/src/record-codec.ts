@@ -50,7 +50,11 @@ export class RecordCodec {
   /** The ring in use, scoped as the store is. */
   ring(): Keyring | Promise<Keyring> {
     const ring = this.#source.current();
-    return ring instanceof Promise ? ring.then((loaded) => this.#inScope(loaded)) : this.#inScope(ring);
+    if (!(ring instanceof Promise)) return this.#inScope(ring);
+    const scoped = ring.then((loaded) => this.#inScope(loaded));
+    // Whoever only looks whether a ring is at hand lets go of this promise; its failure is told to those who wait.
+    scoped.catch(() => undefined);
+    return scoped;
   }
 
   /** Seals under the ring's primary; in a ring without keys, leaves the value as it is. */

@@ -1,0 +1,274 @@
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { keyProviderContract, type OpenKeyProvider } from "@keyward/contract";
+import {
+  exportKeyring,
+  filePlace,
+  Keyring,
+  type KeyringPlace,
+  type KeyringWrapper,
+  KeywardError,
+  storePlace,
+  wrappedKeys,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { describe, expect, it } from "vitest";
+import { AesWrapper } from "./aes-wrapper.ts";
+
+const first = Keyring.generate("2026-11").rename("production");
+
+async function rejection(promise: Promise<unknown>): Promise<unknown> {
+  return await promise.then(
+    () => expect.fail("expected a rejection"),
+    (error: unknown) => error,
+  );
+}
+
+function inMemory(): KeyringPlace {
+  return storePlace(new MemoryStore());
+}
+
+async function opened(ring = first, place = inMemory()) {
+  const wrapper = new AesWrapper();
+  const keys = wrappedKeys(wrapper, place);
+  await keys.create(ring);
+  return { wrapper, place, keys };
+}
+
+/** What lies there, which must be something. */
+async function textAt(place: KeyringPlace): Promise<string> {
+  return (await place.read()) ?? expect.fail("nothing lies there");
+}
+
+for (const [name, openPlace] of Object.entries<() => Promise<[KeyringPlace, () => Promise<void>]>>({
+  "a store's reserved space": async () => [inMemory(), async () => undefined],
+  "a file": async () => {
+    const directory = await mkdtemp(join(tmpdir(), "keyward-wrapped-"));
+    return [filePlace(join(directory, "keyring")), () => rm(directory, { recursive: true })];
+  },
+})) {
+  const open = async (change: (place: KeyringPlace, text: string) => Promise<unknown>): Promise<OpenKeyProvider> => {
+    const [place, close] = await openPlace();
+    const ring = Keyring.generate();
+    const { keys } = await opened(ring, place);
+    await change(place, await textAt(place));
+    const { material } = JSON.parse(exportKeyring(ring)).keys[0];
+    const bytes = Buffer.from(material, "base64url");
+    const secrets = (["hex", "base64", "base64url"] as const).map((encoding) => bytes.toString(encoding));
+    return { provider: keys, close, secrets: () => secrets };
+  };
+  keyProviderContract(
+    { describe, it },
+    {
+      name: `a wrapped keyring in ${name}`,
+      expect: { save: true, subscribe: false },
+      open: () => open(async () => undefined),
+      failing: [
+        {
+          name: "an altered text",
+          code: "KEYRING_INVALID",
+          open: () => open((place, text) => place.replace(text, `${text.slice(0, -8)}AAAAAAAA`)),
+        },
+        {
+          name: "nothing lies there",
+          code: "PROVIDER_UNAVAILABLE",
+          open: async () => {
+            const [place, close] = await openPlace();
+            return { provider: wrappedKeys(new AesWrapper(), place), close, secrets: () => [] };
+          },
+        },
+      ],
+    },
+  );
+}
+
+describe("a wrapped keyring", () => {
+  it("is unwrapped once, and again only when it has changed", async () => {
+    const { wrapper, place, keys } = await opened();
+    const reader = wrappedKeys(wrapper, place);
+    for (let load = 0; load < 3; load++) expect((await reader.load()).primary).toBe("2026-11");
+    expect(wrapper.calls.unwrap).toBe(1);
+    await keys.save(first.add({ id: "2026-12" }), first);
+    for (let load = 0; load < 3; load++) expect((await reader.load()).keys).toHaveLength(2);
+    expect(wrapper.calls.unwrap).toBe(2);
+  });
+
+  it("leaves no document in the buffers that were handed over", async () => {
+    const { wrapper, place, keys } = await opened();
+    await keys.save(first.add(), first);
+    await wrappedKeys(wrapper, place).load();
+    expect(wrapper.documents).toHaveLength(3);
+    for (const document of wrapper.documents) expect(document.every((byte) => byte === 0)).toBe(true);
+  });
+
+  it("leaves none either where it cannot be written or read", async () => {
+    const { wrapper, place, keys } = await opened();
+    await wrappedKeys(wrapper, inMemory()).create(first);
+    const failing: KeyringPlace = { read: () => place.read(), replace: async () => false };
+    await rejection(wrappedKeys(wrapper, failing).save(first.add(), first));
+    const garbage: KeyringWrapper = {
+      wrap: (document) => wrapper.wrap(document),
+      async unwrap(wrapped) {
+        const document = await wrapper.unwrap(wrapped);
+        document[0] = 0x78;
+        return document;
+      },
+    };
+    expect(await rejection(wrappedKeys(garbage, place).load())).toMatchObject({ code: "KEYRING_INVALID" });
+    expect(wrapper.documents.length).toBeGreaterThan(3);
+    for (const document of wrapper.documents) expect(document.every((byte) => byte === 0)).toBe(true);
+    expect(await keys.load()).toBe(first);
+  });
+
+  it("is created once", async () => {
+    const { wrapper, place, keys } = await opened();
+    const again = await rejection(keys.create(Keyring.generate()));
+    expect(again).toMatchObject({ code: "KEYRING_INVALID" });
+    const other = wrappedKeys(wrapper, place);
+    expect(await rejection(other.create(Keyring.generate()))).toMatchObject({ code: "KEYRING_CONFLICT" });
+    expect(wrapper.calls.wrap).toBe(1);
+    const fresh = inMemory();
+    const outcomes = await Promise.allSettled(
+      [1, 2, 3].map(async () => wrappedKeys(wrapper, fresh).create(Keyring.generate())),
+    );
+    expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+  });
+
+  it("is not taken back to an older generation by who can write there", async () => {
+    const { wrapper, place, keys } = await opened();
+    const stolen = await textAt(place);
+    const revoked = first.add({ id: "2026-12" }).promote("2026-12").disable("2026-11");
+    await keys.save(revoked, first);
+    await place.replace(await textAt(place), stolen);
+    expect(await rejection(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    // A new process has seen nothing, and is told.
+    expect((await wrappedKeys(wrapper, place).load()).generation).toBe(first.generation);
+    const told = wrappedKeys(wrapper, place, { minGeneration: revoked.generation });
+    expect(await rejection(told.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    expect(await rejection(keys.save(revoked.add(), revoked))).toMatchObject({ code: "KEYRING_CONFLICT" });
+  });
+
+  it("is not exchanged for another ring that the same key wraps", async () => {
+    const { wrapper, place, keys } = await opened();
+    const other = inMemory();
+    await wrappedKeys(wrapper, other).create(Keyring.generate().rename("staging").add().add());
+    await place.replace(await textAt(place), await textAt(other));
+    for (const provider of [keys, wrappedKeys(wrapper, place, { name: "production" })]) {
+      expect(await rejection(provider.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    }
+  });
+
+  it("is not saved as what no load would take", async () => {
+    const { wrapper, place, keys } = await opened();
+    for (const [next, code] of [
+      [first.scope("a"), "KEYRING_INVALID"],
+      [Keyring.dangerouslyPlaintext(), "KEYRING_INVALID"],
+      [first.rename("staging"), "KEYRING_INVALID"],
+      [Keyring.generate().rename("production").rename("production"), undefined],
+    ] as const) {
+      const saved = keys.save(next, first);
+      if (code === undefined) await saved;
+      else expect(await rejection(saved)).toMatchObject({ code });
+    }
+    const strict = wrappedKeys(wrapper, inMemory(), { minGeneration: 9 });
+    expect(await rejection(strict.create(first))).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    expect(() => wrappedKeys(wrapper, place, { minGeneration: 0.5 })).toThrow(KeywardError);
+    expect(() => wrappedKeys(wrapper, place, { refreshMs: 0 })).toThrow(KeywardError);
+    expect(wrappedKeys(wrapper, place, { refreshMs: 60_000 }).freshness).toMatchObject({ refreshMs: 60_000 });
+  });
+
+  it("that is saved while a load is under way is no rollback", async () => {
+    const { wrapper, place } = await opened();
+    const keys = wrappedKeys(wrapper, place);
+    const reached = Promise.withResolvers<void>();
+    const goOn = Promise.withResolvers<void>();
+    wrapper.beforeUnwrap = async () => {
+      wrapper.beforeUnwrap = async () => undefined;
+      reached.resolve();
+      await goOn.promise;
+    };
+    const loading = keys.load();
+    await reached.promise;
+    const next = first.add();
+    await keys.save(next, first);
+    goOn.resolve();
+    expect((await loading).generation).toBe(next.generation);
+    expect((await keys.load()).generation).toBe(next.generation);
+  });
+
+  it.each(["with rewrap", "without"])(
+    "is wrapped under the newest version of the key, by a service %s",
+    async (kind) => {
+      const { wrapper, place } = await opened();
+      const service: KeyringWrapper =
+        kind === "with rewrap"
+          ? wrapper
+          : { wrap: (document) => wrapper.wrap(document), unwrap: (wrapped) => wrapper.unwrap(wrapped) };
+      const keys = wrappedKeys(service, place);
+      wrapper.rotate();
+      expect(await keys.rewrap()).toBe(true);
+      expect(await textAt(place)).toMatch(/^v2:/);
+      expect(exportKeyring(await keys.load())).toBe(exportKeyring(first));
+      if (kind === "with rewrap") expect(await keys.rewrap()).toBe(false);
+    },
+  );
+
+  it("that changes while it is wrapped anew is left as it is then", async () => {
+    const { wrapper, place, keys } = await opened();
+    wrapper.rotate();
+    const slow: KeyringWrapper = {
+      wrap: (document) => wrapper.wrap(document),
+      unwrap: (wrapped) => wrapper.unwrap(wrapped),
+      async rewrap(wrapped) {
+        await keys.save(first.add(), first);
+        return await wrapper.rewrap(wrapped);
+      },
+    };
+    expect(await rejection(wrappedKeys(slow, place).rewrap())).toMatchObject({ code: "KEYRING_CONFLICT" });
+    expect((await wrappedKeys(wrapper, place).load()).generation).toBe(first.generation + 1);
+  });
+});
+
+describe("a place", () => {
+  it("in a store is out of the reach of its users, and has room for several rings", async () => {
+    const store = new MemoryStore();
+    const [one, other] = [storePlace(store), storePlace(store, "other")];
+    expect(await one.replace(undefined, "one")).toBe(true);
+    expect(await other.replace(undefined, "other")).toBe(true);
+    await store.clear();
+    expect([await one.read(), await other.read()]).toEqual(["one", "other"]);
+    expect(await one.replace("other", "next")).toBe(false);
+    expect(await one.replace(undefined, "next")).toBe(false);
+  });
+
+  it("needs a store with a reserved space", () => {
+    const store = new MemoryStore();
+    Object.assign(store, { reserved: undefined });
+    expect(() => storePlace(store)).toThrow("reserved space");
+  });
+
+  it("in a file is its owner's alone, and absent is not broken", async () => {
+    const directory = await mkdtemp(join(tmpdir(), "keyward-place-"));
+    try {
+      const path = join(directory, "keyring");
+      const place = filePlace(path);
+      expect(await place.read()).toBeUndefined();
+      expect(await place.replace("anything", "next")).toBe(false);
+      expect(await place.replace(undefined, "first")).toBe(true);
+      expect(await readFile(path, "utf8")).toBe("first");
+      expect(await place.replace(undefined, "second")).toBe(false);
+      const raced = await Promise.all(["a", "b", "c"].map((next) => place.replace("first", next)));
+      expect(raced.filter(Boolean)).toHaveLength(1);
+      expect(await rejection(filePlace(directory).read())).toMatchObject({ code: "KEYRING_INVALID" });
+      const nowhere = filePlace(join(directory, "none", "keyring"), { shownAs: "The ring" });
+      expect(await nowhere.read()).toBeUndefined();
+      expect(await rejection(nowhere.replace(undefined, "next"))).toMatchObject({
+        code: "PROVIDER_UNAVAILABLE",
+        message: "The ring cannot be written (ENOENT)",
+      });
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
+});

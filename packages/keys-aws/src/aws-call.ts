@@ -1,0 +1,186 @@
+import { KeywardError, type KeywardErrorCode } from "@keyward/core";
+
+/** What a call to AWS is about, for its errors. */
+export interface AwsCall {
+  /** The IAM action that it needs. */
+  readonly action: string;
+  /** What it is about, at the beginning of a sentence. */
+  readonly subject: string;
+  /** For how many milliseconds AWS may be asked, retries included. */
+  readonly timeoutMs: number;
+  /** Ends the call early. */
+  readonly signal?: AbortSignal | undefined;
+  /** What a failure means that only this call has. */
+  readonly explain?: (failure: AwsFailure) => Explanation | undefined;
+}
+
+/** What AWS or the SDK said. The message may repeat what was sent, and goes no further. */
+export interface AwsFailure {
+  readonly name: string;
+  readonly message: string;
+}
+
+/** A failure in Keyward's words; `problem` goes on where the subject ends. */
+export interface Explanation {
+  readonly code?: KeywardErrorCode;
+  readonly problem: string;
+  readonly hint: string;
+}
+
+const badCredentials = new Set([
+  "ExpiredToken",
+  "ExpiredTokenException",
+  "IncompleteSignature",
+  "IncompleteSignatureException",
+  "InvalidClientTokenId",
+  "InvalidSignatureException",
+  "MissingAuthenticationToken",
+  "MissingAuthenticationTokenException",
+  "RequestExpired",
+  "SignatureDoesNotMatch",
+  "UnrecognizedClientException",
+]);
+const noCredentials = new Set(["CredentialsProviderError", "ProviderError", "TokenProviderError"]);
+const throttled = new Set([
+  "RequestLimitExceeded",
+  "Throttling",
+  "ThrottlingException",
+  "ThrottledException",
+  "TooManyRequestsException",
+]);
+const refused = new Set(["AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation"]);
+
+/**
+ * Asks AWS through the SDK, which repeats what was throttled or failed and nothing that was refused, in bounded time.
+ *
+ * @throws KeywardError that says what happened and what to do; `PROVIDER_UNAVAILABLE` unless the call explains it
+ * otherwise. Or the reason of the signal.
+ */
+export async function callAws<Output>(
+  call: AwsCall,
+  send: (options: { readonly abortSignal: AbortSignal }) => Promise<Output>,
+): Promise<Output> {
+  const { signal, timeoutMs } = call;
+  signal?.throwIfAborted();
+  const timeout = AbortSignal.timeout(timeoutMs);
+  const abortSignal = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
+  const ended = Promise.withResolvers<never>();
+  const end = () => ended.reject(abortSignal.reason);
+  // Between two attempts the SDK does not look at the signal.
+  abortSignal.addEventListener("abort", end, { once: true });
+  try {
+    return await Promise.race([send({ abortSignal }), ended.promise]);
+  } catch (error) {
+    if (signal?.aborted === true) throw signal.reason;
+    if (timeout.aborted) {
+      throw failed(call, error, {
+        problem: `could not be used: AWS gave no good answer to ${call.action} within ${timeoutMs} ms`,
+        hint: "Can this process reach the endpoint of AWS in its region? Raise timeoutMs where the way is long, or AWS throttles.",
+      });
+    }
+    throw failed(call, error, explain(call, error));
+  } finally {
+    abortSignal.removeEventListener("abort", end);
+  }
+}
+
+/** What AWS called the failure that an error of {@link callAws} came from. */
+export function awsNameOf(error: unknown): string | undefined {
+  return error instanceof KeywardError && error.cause instanceof AwsCause ? error.cause.name : undefined;
+}
+
+/** What is safe to show of an error of the SDK, which holds the request and the response, secrets included. */
+class AwsCause extends Error {
+  constructor(error: unknown) {
+    const { name, message } = failureOf(error);
+    const status = statusOf(error);
+    const code = systemCode(error);
+    const parts = [
+      name,
+      ...(status === undefined ? [] : [`HTTP ${status}`]),
+      ...(code === undefined ? [] : [code]),
+      // Who may not do what to which resource: the one message that is worth its risk, as it is made of names alone.
+      ...(refused.has(name) ? [message.slice(0, 500)] : []),
+    ];
+    super(parts.join(", "));
+    this.name = name;
+  }
+}
+
+function failed({ subject }: AwsCall, error: unknown, { code, problem, hint }: Explanation): KeywardError {
+  return new KeywardError(code ?? "PROVIDER_UNAVAILABLE", `${subject} ${problem}`, {
+    hint,
+    cause: new AwsCause(error),
+  });
+}
+
+function explain(call: AwsCall, error: unknown): Explanation {
+  const { action } = call;
+  const failure = failureOf(error);
+  const { name, message } = failure;
+  const status = statusOf(error) ?? 0;
+  const own = call.explain?.(failure);
+  if (own !== undefined) return own;
+  if (refused.has(name)) {
+    return {
+      problem: `was refused: this process may not call ${action}`,
+      hint: `Allow ${action} to its role; see to the policies of the resource and of its KMS key as well.`,
+    };
+  }
+  if (badCredentials.has(name) || status === 403) {
+    return {
+      problem: "was refused: AWS does not take the credentials of this process",
+      hint: "They may have expired, been revoked, or be of another partition; a clock that is wrong looks the same.",
+    };
+  }
+  if (noCredentials.has(name) || message.startsWith("Could not load credentials")) {
+    return {
+      problem: "was not asked for, since there are no AWS credentials",
+      hint: "Give the process a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; or pass a client.",
+    };
+  }
+  if (message === "Region is missing") {
+    return { problem: "was not asked for, since no AWS region is set", hint: "Set AWS_REGION, or pass region." };
+  }
+  if (throttled.has(name) || status === 429) {
+    return {
+      problem: `could not be used: AWS throttles ${action}, after several attempts`,
+      hint: "Ask less often (refreshMs), or have the quota of the account raised.",
+    };
+  }
+  if (status >= 500) {
+    return {
+      problem: `could not be used: AWS itself failed at ${action}, after several attempts`,
+      hint: "Wait, and look at the health page of AWS for this region.",
+    };
+  }
+  const code = systemCode(error);
+  if (code !== undefined || name === "TimeoutError") {
+    return {
+      problem: `could not be used: AWS cannot be reached (${code ?? name})`,
+      hint: "Are region and endpoint right, and is there a way to them from here?",
+    };
+  }
+  return {
+    problem: `could not be used: AWS answered ${action} with ${name}`,
+    hint: "Look this name up in the API reference of the service.",
+  };
+}
+
+function failureOf(error: unknown): AwsFailure {
+  if (!(error instanceof Error)) return { name: typeof error, message: "" };
+  // The name comes from the other end, and may be anything.
+  const name = /^[A-Za-z0-9]{1,64}$/.test(error.name) ? error.name : "Error";
+  return { name, message: error.message };
+}
+
+function statusOf(error: unknown): number | undefined {
+  const metadata: unknown = error instanceof Error && "$metadata" in error ? error.$metadata : undefined;
+  if (typeof metadata !== "object" || metadata === null || !("httpStatusCode" in metadata)) return undefined;
+  return typeof metadata.httpStatusCode === "number" ? metadata.httpStatusCode : undefined;
+}
+
+function systemCode(error: unknown): string | undefined {
+  const code: unknown = error instanceof Error && "code" in error ? error.code : undefined;
+  return typeof code === "string" && /^[A-Z][A-Z0-9_]{1,40}$/.test(code) ? code : undefined;
+}

@@ -1,0 +1,257 @@
+import { randomUUID } from "node:crypto";
+import {
+  CreateSecretCommand,
+  GetSecretValueCommand,
+  PutSecretValueCommand,
+  SecretsManagerClient,
+  UpdateSecretVersionStageCommand,
+} from "@aws-sdk/client-secrets-manager";
+import { KeywardError } from "@keyward/core";
+import { type AwsFailure, awsNameOf, callAws, type Explanation } from "./aws-call.ts";
+import { type AwsClientOptions, clientSettings } from "./aws-client.ts";
+
+const current = "AWSCURRENT";
+const previous = "AWSPREVIOUS";
+// One label for all writers: it marks at most one version, so that a writer who is killed leaves one behind and no more.
+// A version that lost it can still be moved to, and AWS keeps it for a day.
+const pending = "keyward-pending";
+const maxBytes = 65_536;
+
+/** A text in a secret, and the version that it is. */
+export interface SecretVersion {
+  readonly id: string;
+  readonly text: string;
+}
+
+/** How a {@link Secret} is reached. */
+export interface SecretOptions extends AwsClientOptions {
+  readonly client?: Pick<SecretsManagerClient, "send"> | undefined;
+  readonly timeoutMs: number;
+}
+
+/** One secret in Secrets Manager, that is replaced only if it is still the one that was read. */
+export class Secret {
+  readonly #id: string;
+  readonly #options: SecretOptions;
+  /** What errors call it. */
+  readonly subject: string;
+  #client: Pick<SecretsManagerClient, "send"> | undefined;
+
+  constructor(id: string, options: SecretOptions) {
+    this.#id = id;
+    this.#options = options;
+    this.#client = options.client;
+    this.subject = looksLikeKey(id) ? "The secret given" : `The secret ${JSON.stringify(id)}`;
+  }
+
+  /**
+   * What it holds now.
+   *
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` when it cannot be read or holds nothing, `KEYRING_INVALID` when it holds
+   * bytes.
+   */
+  async read(signal?: AbortSignal): Promise<SecretVersion> {
+    const { VersionId: id, SecretString: text } = await this.#call("GetSecretValue", signal, (client, options) =>
+      client.send(new GetSecretValueCommand({ SecretId: this.#id, VersionStage: current }), options),
+    );
+    if (id !== undefined && text !== undefined) return { id, text };
+    throw new KeywardError("KEYRING_INVALID", `${this.subject} holds bytes (SecretBinary) and no text`, {
+      hint: "Store the keyring document as SecretString.",
+    });
+  }
+
+  /**
+   * Replaces the version `expected`, and says whether it did: not when another one is in use by now.
+   *
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` when it could not be written, or nobody knows whether it was.
+   */
+  async replace(expected: string, text: string): Promise<boolean> {
+    this.#requireSize(text);
+    const id = randomUUID();
+    // Without a label, AWSCURRENT would move there, whatever it marks by now.
+    await this.#put(id, text);
+    try {
+      return await this.#makeCurrent(expected, id);
+    } finally {
+      await this.#unmark(id);
+    }
+  }
+
+  /**
+   * Writes the first text, into a new secret or one without a value, and says whether it did.
+   *
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` when it could not be written.
+   */
+  async create(text: string): Promise<boolean> {
+    this.#requireSize(text);
+    const id = randomUUID();
+    // An ARN is that of a secret which is there.
+    if (!this.#id.startsWith("arn:") && (await this.#createSecret(id, text))) return true;
+    if (await this.#hasValue()) return false;
+    // The first version of a secret is made current whatever its labels, and no second one is.
+    const stages = await this.#put(id, text);
+    await this.#unmark(id);
+    return stages.includes(current);
+  }
+
+  async #createSecret(id: string, text: string): Promise<boolean> {
+    try {
+      await this.#call("CreateSecret", undefined, (client, options) =>
+        client.send(new CreateSecretCommand({ Name: this.#id, ClientRequestToken: id, SecretString: text }), options),
+      );
+      return true;
+    } catch (error) {
+      if (awsNameOf(error) === "ResourceExistsException") return false;
+      throw error;
+    }
+  }
+
+  async #hasValue(): Promise<boolean> {
+    try {
+      await this.#call("GetSecretValue", undefined, (client, options) =>
+        client.send(new GetSecretValueCommand({ SecretId: this.#id, VersionStage: current }), options),
+      );
+      return true;
+    } catch (error) {
+      if (awsNameOf(error) === "ResourceNotFoundException") return false;
+      throw error;
+    }
+  }
+
+  async #put(id: string, text: string): Promise<readonly string[]> {
+    const { VersionStages: stages = [] } = await this.#call("PutSecretValue", undefined, (client, options) =>
+      client.send(
+        new PutSecretValueCommand({
+          SecretId: this.#id,
+          // It becomes the id of the version: a repeated request makes no second one.
+          ClientRequestToken: id,
+          SecretString: text,
+          VersionStages: [pending],
+        }),
+        options,
+      ),
+    );
+    return stages;
+  }
+
+  async #makeCurrent(expected: string, id: string): Promise<boolean> {
+    try {
+      await this.#call("UpdateSecretVersionStage", undefined, (client, options) =>
+        client.send(
+          new UpdateSecretVersionStageCommand({
+            SecretId: this.#id,
+            VersionStage: current,
+            MoveToVersionId: id,
+            // AWS refuses when AWSCURRENT marks another version by now.
+            RemoveFromVersionId: expected,
+          }),
+          options,
+        ),
+      );
+      return true;
+    } catch (error) {
+      // Its answer may have been lost, and the SDK may have sent it twice: then the second was refused for the first.
+      if (await this.#wasCurrent(id, error)) return true;
+      if (awsNameOf(error) === "InvalidParameterException") return false;
+      throw error;
+    }
+  }
+
+  async #wasCurrent(id: string, failure: unknown): Promise<boolean> {
+    try {
+      const { VersionStages: stages = [] } = await this.#call("GetSecretValue", undefined, (client, options) =>
+        client.send(new GetSecretValueCommand({ SecretId: this.#id, VersionId: id }), options),
+      );
+      return stages.includes(current) || stages.includes(previous);
+    } catch {
+      if (awsNameOf(failure) === "AccessDeniedException") throw failure;
+      throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.subject} may have been replaced or not: AWS went away`, {
+        hint: "Load the ring again: if it has the change, it was saved.",
+        cause: failure,
+      });
+    }
+  }
+
+  /** Takes the label off, unless another writer has it by now. A version without labels goes in time. */
+  async #unmark(id: string): Promise<void> {
+    try {
+      await this.#call("UpdateSecretVersionStage", undefined, (client, options) =>
+        client.send(
+          new UpdateSecretVersionStageCommand({ SecretId: this.#id, VersionStage: pending, RemoveFromVersionId: id }),
+          options,
+        ),
+      );
+    } catch {
+      // The next writer takes it off.
+    }
+  }
+
+  #call<Output>(
+    operation: string,
+    signal: AbortSignal | undefined,
+    send: (
+      client: Pick<SecretsManagerClient, "send">,
+      options: { readonly abortSignal: AbortSignal },
+    ) => Promise<Output>,
+  ): Promise<Output> {
+    const call = {
+      action: `secretsmanager:${operation}`,
+      subject: this.subject,
+      timeoutMs: this.#options.timeoutMs,
+      signal,
+      explain: explainFailure,
+    };
+    return callAws(call, (options) => {
+      this.#client ??= new SecretsManagerClient(clientSettings(this.#options, this.#id));
+      return send(this.#client, options);
+    });
+  }
+
+  #requireSize(text: string): void {
+    const bytes = Buffer.byteLength(text);
+    if (bytes <= maxBytes) return;
+    throw new KeywardError("KEYRING_INVALID", `The keyring takes ${bytes} bytes, and a secret ${maxBytes}`, {
+      hint: "Remove keys that were retired.",
+    });
+  }
+}
+
+/** Whether a text may be key material in the wrong place: the ids of secrets have the same characters as base64. */
+function looksLikeKey(id: string): boolean {
+  return !/^[\w/+=.@:-]{1,2048}$/.test(id) || /^(?:[A-Za-z0-9+/_-]{43}=?|(?:hex:)?[0-9A-Fa-f]{64})$/.test(id);
+}
+
+function explainFailure({ name, message }: AwsFailure): Explanation | undefined {
+  const deleted = /delet/i.test(message);
+  switch (name) {
+    case "ResourceNotFoundException":
+      return /staging label|VersionId/.test(message)
+        ? {
+            problem: "is there and holds no value",
+            hint: "Write the first ring into it: awsKeys(…).create(Keyring.generate()).",
+          }
+        : {
+            problem: "does not exist in this account and region",
+            hint: "Correct secretId or region, or make the secret: awsKeys(…).create(Keyring.generate()).",
+          };
+    case "InvalidRequestException":
+      if (!deleted) return undefined;
+      return {
+        problem: "is scheduled for deletion",
+        hint: "If that was a mistake, aws secretsmanager restore-secret brings it back; do so before its recovery window ends.",
+      };
+    case "DecryptionFailure":
+    case "EncryptionFailure":
+      return {
+        problem: "cannot be used, since Secrets Manager cannot use the KMS key that protects it",
+        hint: "Is that key enabled and not pending deletion, and does its policy allow this role kms:Decrypt and kms:GenerateDataKey?",
+      };
+    case "LimitExceededException":
+      return {
+        problem: "took no further version, since AWS has a limit there",
+        hint: "Take staging labels off versions that nobody needs, and try again.",
+      };
+    default:
+      return undefined;
+  }
+}

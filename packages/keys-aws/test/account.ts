@@ -1,0 +1,84 @@
+import { randomUUID } from "node:crypto";
+import { CreateKeyCommand, KMSClient } from "@aws-sdk/client-kms";
+import {
+  CreateSecretCommand,
+  DescribeSecretCommand,
+  GetSecretValueCommand,
+  type GetSecretValueCommandOutput,
+  SecretsManagerClient,
+} from "@aws-sdk/client-secrets-manager";
+import { exportKeyring, type Keyring } from "@keyward/core";
+import { vi } from "vitest";
+
+/** The credentials that the SDK's own chain finds in these tests. No error may show them. */
+export const credentials = {
+  accessKeyId: "AKIDTEST7Q2LMZ4XKEYW",
+  secretAccessKey: "c0ffee/Secret+Access=Key/7hJq2LmZ4x",
+};
+
+/** Has the SDK find these credentials and a region, and nothing of the machine it runs on. */
+export function stubEnvironment(): void {
+  vi.stubEnv("AWS_ACCESS_KEY_ID", credentials.accessKeyId);
+  vi.stubEnv("AWS_SECRET_ACCESS_KEY", credentials.secretAccessKey);
+  vi.stubEnv("AWS_REGION", "eu-central-1");
+  vi.stubEnv("AWS_EC2_METADATA_DISABLED", "true");
+  vi.stubEnv("AWS_CONFIG_FILE", "/nonexistent");
+  vi.stubEnv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
+}
+
+/** What an operator would do by hand. */
+export class Account {
+  readonly secretsManager: SecretsManagerClient;
+  readonly kms: KMSClient;
+
+  constructor(endpoint: string) {
+    const settings = { endpoint, region: "eu-central-1", credentials };
+    this.secretsManager = new SecretsManagerClient(settings);
+    this.kms = new KMSClient(settings);
+  }
+
+  /** A secret that no other test has; without a value unless one is given. */
+  async newSecret(value: { readonly SecretString?: string; readonly SecretBinary?: Uint8Array } = {}): Promise<string> {
+    const name = newName();
+    await this.secretsManager.send(new CreateSecretCommand({ Name: name, ...value }));
+    return name;
+  }
+
+  async value(name: string): Promise<GetSecretValueCommandOutput> {
+    return await this.secretsManager.send(new GetSecretValueCommand({ SecretId: name, VersionStage: "AWSCURRENT" }));
+  }
+
+  /** The labels in use, of each version that has any. */
+  async labels(name: string): Promise<string[][]> {
+    const { VersionIdsToStages = {} } = await this.secretsManager.send(new DescribeSecretCommand({ SecretId: name }));
+    return Object.values(VersionIdsToStages)
+      .filter((stages) => stages.length > 0)
+      .map((stages) => [...stages].sort())
+      .sort();
+  }
+
+  async newKey(): Promise<string> {
+    const { KeyMetadata } = await this.kms.send(new CreateKeyCommand({}));
+    if (KeyMetadata?.KeyId === undefined) throw new Error("KMS made no key");
+    return KeyMetadata.KeyId;
+  }
+
+  close(): void {
+    this.secretsManager.destroy();
+    this.kms.destroy();
+  }
+}
+
+/** A name that no other test has. */
+export function newName(): string {
+  return `keyward/test/${randomUUID()}`;
+}
+
+/** The texts that would give a ring away, and the credentials. */
+export function secretsOf(ring: Keyring): string[] {
+  const encoded = [...exportKeyring(ring).matchAll(/"material": "([\w-]+)"/g)].flatMap(([, text = ""]) => {
+    const bytes = Buffer.from(text, "base64url");
+    return (["base64url", "base64", "hex"] as const).map((encoding) => bytes.toString(encoding));
+  });
+  return [...encoded, credentials.secretAccessKey];
+}

@@ -1,0 +1,398 @@
+import { inspect } from "node:util";
+import {
+  DeleteSecretCommand,
+  GetSecretValueCommand,
+  PutSecretValueCommand,
+  SecretsManagerClient,
+} from "@aws-sdk/client-secrets-manager";
+import { EncryptedStore, exportKeyring, Keyring, KeywardError, type KeywardErrorCode } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
+import { describeWithMoto, findMoto, type MotoServer, startMoto } from "../../../test/servers/moto.ts";
+import { type AwsKeysOptions, awsKeys } from "../src/index.ts";
+import { Account, newName, secretsOf, stubEnvironment } from "./account.ts";
+import { type Fault, startProxy } from "./aws-proxy.ts";
+
+const servers = await findMoto();
+stubEnvironment();
+
+describeWithMoto(servers, "awsKeys", () => {
+  let server: MotoServer;
+  let account: Account;
+
+  beforeAll(async () => {
+    server = await startMoto(servers);
+    account = new Account(server.endpoint);
+  });
+
+  afterAll(async () => {
+    account.close();
+    await server.stop();
+  });
+
+  /** A secret that holds a ring, and what lies between it and a provider. */
+  async function openSecret(ring = Keyring.generate("first")) {
+    const secretId = await account.newSecret({ SecretString: exportKeyring(ring) });
+    const proxy = await startProxy(server.endpoint);
+    onTestFinished(() => proxy.close());
+    const open = (options: Partial<AwsKeysOptions> = {}) => awsKeys({ secretId, endpoint: proxy.endpoint, ...options });
+    const stored = async () => Keyring.parse((await account.value(secretId)).SecretString ?? "");
+    return { secretId, ring, proxy, open, stored };
+  }
+
+  /** The error of a call, which must show none of a ring's keys, nor the credentials. */
+  async function refusal(call: Promise<unknown>, code: KeywardErrorCode, ring: Keyring): Promise<KeywardError> {
+    const error = await call.then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
+    if (!(error instanceof KeywardError)) throw new Error(`no KeywardError but ${inspect(error)}`);
+    const shown = `${inspect(error, { depth: Number.POSITIVE_INFINITY, showHidden: true })} ${JSON.stringify(error)}`;
+    for (const secret of secretsOf(ring)) expect(shown.includes(secret), "a secret is shown").toBe(false);
+    expect(error.code).toBe(code);
+    expect(error.hint).not.toBe("");
+    return error;
+  }
+
+  describe("save", () => {
+    it("lets exactly one of several providers win, and leaves no label behind", async () => {
+      const { secretId, ring, open, stored } = await openSecret();
+      let previous = ring;
+      for (let round = 0; round < 5; round++) {
+        const rings = Array.from({ length: 5 }, (_, index) => previous.add({ id: `round-${round}-${index}` }));
+        const base = previous;
+        const outcomes = await Promise.allSettled(rings.map((next) => open().save(next, base)));
+        const winners = rings.filter((_, index) => outcomes[index]?.status === "fulfilled");
+        expect(winners).toHaveLength(1);
+        for (const outcome of outcomes) {
+          if (outcome.status === "rejected") expect(outcome.reason).toMatchObject({ code: "KEYRING_CONFLICT" });
+        }
+        previous = await stored();
+        expect(exportKeyring(previous)).toBe(exportKeyring(winners[0] ?? ring));
+      }
+      expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
+    });
+
+    it("does not take AWSCURRENT from who was first between its reading and its writing", async () => {
+      const { secretId, ring, proxy, open, stored } = await openSecret();
+      const theirs = ring.add({ id: "theirs" });
+      // By hand, in the console: without a condition of any kind.
+      proxy.fault = async (operation) => {
+        if (operation !== "UpdateSecretVersionStage" || (await stored()).generation > ring.generation) return undefined;
+        const SecretString = exportKeyring(theirs);
+        await account.secretsManager.send(new PutSecretValueCommand({ SecretId: secretId, SecretString }));
+        return undefined;
+      };
+      await refusal(open().save(ring.add({ id: "ours" }), ring), "KEYRING_CONFLICT", ring);
+      expect(exportKeyring(await stored())).toBe(exportKeyring(theirs));
+      expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
+    });
+
+    it("writes nothing for a ring that is not the one there", async () => {
+      const { ring, proxy, open } = await openSecret();
+      const stale = ring.add({ id: "stale" });
+      await refusal(open().save(stale.add({ id: "next" }), stale), "KEYRING_CONFLICT", ring);
+      expect(proxy.calls).toEqual(["GetSecretValue"]);
+    });
+
+    it("succeeds although the answer to the decisive request was lost", async () => {
+      const { secretId, ring, proxy, open, stored } = await openSecret();
+      const lost = new Set(["PutSecretValue", "UpdateSecretVersionStage"]);
+      proxy.fault = (operation) => (lost.delete(operation) ? { kind: "lost" } : undefined);
+      const next = ring.add({ id: "second" });
+      await open().save(next, ring);
+      expect(lost.size).toBe(0);
+      expect(exportKeyring(await stored())).toBe(exportKeyring(next));
+      // Repeated, it made no second version.
+      expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
+    });
+
+    it("succeeds although its answer was lost and the ring was changed again before it was repeated", async () => {
+      const { secretId, ring, proxy, open, stored } = await openSecret();
+      const ours = ring.add({ id: "ours" });
+      const theirs = ours.add({ id: "theirs" });
+      let updates = 0;
+      proxy.fault = async (operation) => {
+        if (operation !== "UpdateSecretVersionStage") return undefined;
+        updates++;
+        if (updates === 1) return { kind: "lost" };
+        if (updates === 2) await awsKeys({ secretId, endpoint: server.endpoint }).save(theirs, ours);
+        return undefined;
+      };
+      await open().save(ours, ring);
+      expect(exportKeyring(await stored())).toBe(exportKeyring(theirs));
+    });
+
+    it("says that it does not know when AWS goes away in the middle, and the next one tidies up", async () => {
+      const { secretId, ring, proxy, open, stored } = await openSecret();
+      let put = false;
+      proxy.fault = (operation) => {
+        put ||= operation === "PutSecretValue";
+        return put && operation !== "PutSecretValue" ? { kind: "reset" } : undefined;
+      };
+      const next = ring.add({ id: "second" });
+      const error = await refusal(open().save(next, ring), "PROVIDER_UNAVAILABLE", next);
+      expect(error.message).toContain("may have been replaced or not");
+      expect(exportKeyring(await stored())).toBe(exportKeyring(ring));
+      expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["keyward-pending"]]);
+      proxy.fault = () => undefined;
+      await open().save(next, ring);
+      expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
+    });
+
+    it("names the action that it may not call, and leaves the ring", async () => {
+      const { ring, proxy, open, stored } = await openSecret();
+      for (const denied of ["PutSecretValue", "UpdateSecretVersionStage"]) {
+        proxy.fault = (operation) =>
+          operation === denied ? { kind: "error", status: 400, name: "AccessDeniedException" } : undefined;
+        const error = await refusal(open().save(ring.add(), ring), "PROVIDER_UNAVAILABLE", ring);
+        expect(error.hint).toContain(`secretsmanager:${denied}`);
+        expect(exportKeyring(await stored())).toBe(exportKeyring(ring));
+      }
+    });
+
+    it("refuses what cannot be a ring for everybody, before AWS is asked", async () => {
+      const { ring, proxy, open } = await openSecret();
+      for (const [next, name] of [
+        [ring.scope("billing"), "keyring"],
+        [Keyring.dangerouslyPlaintext(), "keyring"],
+        [ring.rename("another"), "keyring"],
+      ] as const) {
+        await refusal(open({ name }).save(next, ring), "KEYRING_INVALID", ring);
+        await refusal(open({ name }).create(next), "KEYRING_INVALID", ring);
+      }
+      let large = ring;
+      while (Buffer.byteLength(exportKeyring(large)) <= 65_536) {
+        const keys = Array.from({ length: 450 }, (_, index) => index);
+        large = keys.reduce((grown) => grown.add(), large);
+      }
+      await refusal(open().create(large), "KEYRING_INVALID", ring);
+      expect(proxy.calls).toEqual([]);
+    });
+  });
+
+  describe("create", () => {
+    it("makes the secret, and only once", async () => {
+      const secretId = newName();
+      const rings = Array.from({ length: 4 }, () => Keyring.generate());
+      const open = () => awsKeys({ secretId, endpoint: server.endpoint });
+      const outcomes = await Promise.allSettled(rings.map((ring) => open().create(ring)));
+      const winners = rings.filter((_, index) => outcomes[index]?.status === "fulfilled");
+      expect(winners).toHaveLength(1);
+      expect(exportKeyring(await open().load())).toBe(exportKeyring(winners[0] ?? Keyring.generate()));
+      for (const outcome of outcomes) {
+        if (outcome.status === "rejected") expect(outcome.reason).toMatchObject({ code: "KEYRING_CONFLICT" });
+      }
+    });
+
+    it("fills a secret that was made without a value, and only once", async () => {
+      const secretId = await account.newSecret();
+      const rings = Array.from({ length: 4 }, () => Keyring.generate());
+      const open = () => awsKeys({ secretId, endpoint: server.endpoint });
+      const outcomes = await Promise.allSettled(rings.map((ring) => open().create(ring)));
+      const winners = rings.filter((_, index) => outcomes[index]?.status === "fulfilled");
+      expect(winners).toHaveLength(1);
+      expect(exportKeyring(await open().load())).toBe(exportKeyring(winners[0] ?? Keyring.generate()));
+      expect(await account.labels(secretId)).toEqual([["AWSCURRENT"]]);
+    });
+
+    it("succeeds although its answer was lost", async () => {
+      const proxy = await startProxy(server.endpoint);
+      onTestFinished(() => proxy.close());
+      const lost = new Set(["CreateSecret"]);
+      proxy.fault = (operation) => (lost.delete(operation) ? { kind: "lost" } : undefined);
+      const keys = awsKeys({ secretId: newName(), endpoint: proxy.endpoint });
+      const ring = Keyring.generate();
+      await keys.create(ring);
+      expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
+    });
+
+    it("does not replace what is there", async () => {
+      const { ring, open, stored } = await openSecret();
+      await refusal(open().create(Keyring.generate()), "KEYRING_CONFLICT", ring);
+      expect(exportKeyring(await stored())).toBe(exportKeyring(ring));
+    });
+  });
+
+  describe("load", () => {
+    it.each<[string, Fault]>([
+      ["throttled", { kind: "error", status: 400, name: "ThrottlingException" }],
+      ["answered by a failing server", { kind: "error", status: 500, name: "InternalServiceError" }],
+      ["cut off", { kind: "reset" }],
+    ])("is repeated when it was %s", async (_, fault) => {
+      const { ring, proxy, open } = await openSecret();
+      let faults = 2;
+      proxy.fault = () => (faults-- > 0 ? fault : undefined);
+      expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
+      expect(proxy.calls).toHaveLength(3);
+    });
+
+    it.each([
+      ["AccessDeniedException", "secretsmanager:GetSecretValue"],
+      ["ExpiredTokenException", "expired"],
+      ["DecryptionFailure", "kms:Decrypt"],
+      ["UnknownOperationException", "API reference"],
+    ])("is not repeated when it was refused, with %s", async (name, hint) => {
+      const { ring, proxy, open } = await openSecret();
+      proxy.fault = () => ({ kind: "error", status: 400, name });
+      const error = await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
+      expect(error.hint).toContain(hint);
+      expect(proxy.calls).toHaveLength(1);
+    });
+
+    it("ends in time when nobody answers, and at once when its caller gives up", async () => {
+      const { ring, proxy, open } = await openSecret();
+      proxy.fault = () => ({ kind: "silence" });
+      const begun = performance.now();
+      await refusal(open({ timeoutMs: 200 }).load(), "PROVIDER_UNAVAILABLE", ring);
+      const controller = new AbortController();
+      const reason = new Error("no longer wanted");
+      const loading = open().load({ signal: controller.signal });
+      controller.abort(reason);
+      await expect(loading).rejects.toBe(reason);
+      expect(performance.now() - begun).toBeLessThan(3_000);
+    });
+
+    it("tells what is wrong with the secret apart", async () => {
+      const ring = Keyring.generate();
+      const hints: string[] = [];
+      const ask = async (secretId: string, code: KeywardErrorCode) => {
+        const { hint } = await refusal(awsKeys({ secretId, endpoint: server.endpoint }).load(), code, ring);
+        hints.push(hint);
+        return hint;
+      };
+      expect(await ask(newName(), "PROVIDER_UNAVAILABLE")).toContain("Correct secretId or region");
+      const deleted = await account.newSecret({ SecretString: exportKeyring(ring) });
+      await account.secretsManager.send(new DeleteSecretCommand({ SecretId: deleted }));
+      expect(await ask(deleted, "PROVIDER_UNAVAILABLE")).toContain("restore-secret");
+      const bytes = await account.newSecret({ SecretBinary: Buffer.from(exportKeyring(ring)) });
+      expect(await ask(bytes, "KEYRING_INVALID")).toContain("SecretString");
+      const key = await account.newSecret({ SecretString: Buffer.alloc(32, 7).toString("base64") });
+      expect(await ask(key, "KEYRING_INVALID")).toContain("exportKeyring");
+      expect(new Set(hints).size).toBe(hints.length);
+
+      // What AWS says of a secret without a value; moto says the same as where there is none.
+      const { proxy, open } = await openSecret();
+      const message = "Secrets Manager can't find the specified secret value for staging label: AWSCURRENT";
+      proxy.fault = () => ({ kind: "error", status: 400, name: "ResourceNotFoundException", message });
+      expect((await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring)).hint).toContain("first ring");
+    });
+
+    it("shows nothing of what AWS says about a request or an answer", async () => {
+      const { ring, proxy, open } = await openSecret();
+      const message = `Value '${exportKeyring(ring)}' at 'secretString' failed to satisfy a constraint`;
+      for (const name of ["InvalidParameterException", "ValidationException", secretsOf(ring)[0] ?? ""]) {
+        proxy.fault = () => ({ kind: "error", status: 400, name, message });
+        await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
+      }
+    });
+
+    it("refuses a ring of another name", async () => {
+      const { ring, open } = await openSecret();
+      await refusal(open({ name: "production" }).load(), "KEYRING_ROLLBACK", ring);
+      expect((await open({ name: ring.name }).load()).name).toBe(ring.name);
+    });
+  });
+
+  describe("a client", () => {
+    it("may be the caller's own, and is never destroyed", async () => {
+      const { secretId, ring, proxy } = await openSecret();
+      const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
+      onTestFinished(() => client.destroy());
+      const destroy = vi.spyOn(client, "destroy");
+      const keys = awsKeys({ secretId, client });
+      expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
+      const store = new EncryptedStore(new Map(), { keys });
+      await store.set("key", "value");
+      await store.disconnect();
+      expect(destroy).not.toHaveBeenCalled();
+      expect(await client.send(new GetSecretValueCommand({ SecretId: secretId }))).toMatchObject({ Name: secretId });
+    });
+
+    it("asks in the region of an ARN, wherever the process is", async () => {
+      const { ARN: secretId = "" } = await account.value(
+        await account.newSecret({ SecretString: exportKeyring(Keyring.generate()) }),
+      );
+      expect(secretId).toContain(":eu-central-1:");
+      vi.stubEnv("AWS_REGION", "us-east-1");
+      try {
+        const keys = awsKeys({ secretId, endpoint: server.endpoint });
+        expect(await keys.load()).toBeInstanceOf(Keyring);
+      } finally {
+        stubEnvironment();
+      }
+    });
+
+    it("says that there are no credentials, or no region", async () => {
+      const ring = Keyring.generate();
+      try {
+        for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]) vi.stubEnv(name, undefined);
+        const noCredentials = awsKeys({ secretId: newName(), endpoint: server.endpoint });
+        expect((await refusal(noCredentials.load(), "PROVIDER_UNAVAILABLE", ring)).message).toContain("credentials");
+        stubEnvironment();
+        vi.stubEnv("AWS_REGION", undefined);
+        const noRegion = awsKeys({ secretId: newName(), endpoint: server.endpoint });
+        expect((await refusal(noRegion.load(), "PROVIDER_UNAVAILABLE", ring)).hint).toContain("AWS_REGION");
+      } finally {
+        stubEnvironment();
+      }
+    });
+
+    it.each<[string, AwsKeysOptions]>([
+      ["no secretId", { secretId: "" }],
+      ["a refreshMs of 0", { secretId: "ring", refreshMs: 0 }],
+      ["a maxAgeMs that is not longer than timeoutMs", { secretId: "ring", maxAgeMs: 1_000 }],
+    ])("is not made with %s", (_, options) => {
+      expect(() => awsKeys(options)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+    });
+  });
+
+  describe("a store", () => {
+    it("goes on with its ring while AWS is away, and follows it again afterwards", async () => {
+      const own = await startMoto(servers);
+      onTestFinished(() => own.stop());
+      const operator = awsKeys({ secretId: newName(), endpoint: own.endpoint });
+      const secretId = newName();
+      const ring = Keyring.generate("first");
+      await awsKeys({ secretId, endpoint: own.endpoint }).create(ring);
+      const keys = awsKeys({ secretId, endpoint: own.endpoint, refreshMs: 50 });
+      const store = new EncryptedStore(new MemoryStore(), { keys });
+      const warnings: KeywardError[] = [];
+      store.on("provider:error", (error: KeywardError) => warnings.push(error));
+      await store.set("before", "value");
+
+      await own.kill();
+      await vi.waitFor(() => expect(warnings.length).toBeGreaterThan(0), { timeout: 10_000 });
+      expect(warnings[0]?.message).toContain("cannot be reached");
+      await store.set("during", "value");
+      expect(await store.getMany(["before", "during"])).toEqual(["value", "value"]);
+
+      // It comes back without its memory, as a secret that was deleted would.
+      await own.restart();
+      await vi.waitFor(() => expect(warnings.at(-1)?.message).toContain("does not exist"), { timeout: 10_000 });
+      expect(await store.get("during")).toBe("value");
+      const changed = vi.fn();
+      store.on("keyring:changed", changed);
+      await awsKeys({ secretId, endpoint: own.endpoint }).create(ring.add({ id: "second" }).promote("second"));
+      await vi.waitFor(() => expect(changed).toHaveBeenCalled(), { timeout: 10_000 });
+      await store.set("after", "value");
+      expect(await store.getMany(["before", "during", "after"])).toEqual(["value", "value", "value"]);
+      await store.disconnect();
+      await refusal(operator.load(), "PROVIDER_UNAVAILABLE", ring);
+    });
+
+    it("has a thousand reads of records under a new key cost one call", async () => {
+      const { ring, proxy, open } = await openSecret();
+      const inner = new MemoryStore();
+      const names = Array.from({ length: 1_000 }, (_, index) => `key ${index}`);
+      const store = new EncryptedStore(inner, { keys: open() });
+      await store.set("old", "value");
+      const next = ring.add({ id: "second" }).promote("second");
+      await open().save(next, ring);
+      await new EncryptedStore(inner, { keys: next }).setMany(names.map((key) => ({ key, value: key })));
+      proxy.calls.length = 0;
+      expect(await Promise.all(names.map((key) => store.get(key)))).toEqual(names);
+      expect(proxy.calls).toEqual(["GetSecretValue"]);
+    });
+  });
+});

@@ -1,0 +1,84 @@
+import { once } from "node:events";
+import { createServer, type IncomingMessage, request, type ServerResponse } from "node:http";
+
+/** What becomes of a call instead of its answer. */
+export type Fault =
+  /** The error that AWS would send; the call is not carried out. */
+  | { readonly kind: "error"; readonly status: number; readonly name: string; readonly message?: string }
+  /** The call is carried out and its answer lost. */
+  | { readonly kind: "lost" }
+  /** The connection is closed, and the call not carried out. */
+  | { readonly kind: "reset" }
+  /** Nothing, for ever. */
+  | { readonly kind: "silence" };
+
+/** Stands between the SDK and a server. */
+export interface AwsProxy {
+  readonly endpoint: string;
+  /** The operations asked for so far, such as `GetSecretValue`. */
+  readonly calls: string[];
+  /** Decides what becomes of each call; `undefined` lets it pass. */
+  fault: (operation: string) => Fault | undefined | Promise<Fault | undefined>;
+  close(): Promise<void>;
+}
+
+/** Starts a proxy that lets every call pass, until told otherwise. */
+export async function startProxy(target: string): Promise<AwsProxy> {
+  const calls: string[] = [];
+  const server = createServer((incoming, outgoing) => {
+    answer(incoming, outgoing).catch(() => incoming.socket.destroy());
+  });
+
+  async function answer(incoming: IncomingMessage, outgoing: ServerResponse): Promise<void> {
+    const chunks: Buffer[] = [];
+    for await (const chunk of incoming) chunks.push(chunk);
+    const operation = String(incoming.headers["x-amz-target"]).split(".").at(-1) ?? "";
+    calls.push(operation);
+    const fault = await proxy.fault(operation);
+    switch (fault?.kind) {
+      case "error": {
+        outgoing.writeHead(fault.status, { "content-type": "application/x-amz-json-1.1" });
+        outgoing.end(JSON.stringify({ __type: fault.name, message: fault.message ?? fault.name }));
+        return;
+      }
+      case "reset":
+        incoming.socket.destroy();
+        return;
+      case "silence":
+        return;
+      case "lost":
+      case undefined: {
+        const { method = "POST", url = "/", headers } = incoming;
+        const upstream = request(target, { method, path: url, headers });
+        upstream.on("error", () => incoming.socket.destroy());
+        upstream.end(Buffer.concat(chunks));
+        const [response]: IncomingMessage[] = await once(upstream, "response");
+        if (response === undefined) throw new Error("The server did not answer");
+        if (fault !== undefined) {
+          response.resume();
+          await once(response, "end");
+          incoming.socket.destroy();
+          return;
+        }
+        outgoing.writeHead(response.statusCode ?? 500, response.headers);
+        response.pipe(outgoing);
+      }
+    }
+  }
+
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("No port was given");
+  const proxy: AwsProxy = {
+    endpoint: `http://127.0.0.1:${address.port}`,
+    calls,
+    fault: () => undefined,
+    async close() {
+      server.closeAllConnections();
+      server.close();
+      await once(server, "close");
+    },
+  };
+  return proxy;
+}

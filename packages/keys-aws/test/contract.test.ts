@@ -1,0 +1,220 @@
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { DeleteSecretCommand, SecretsManagerClient } from "@aws-sdk/client-secrets-manager";
+import { keyProviderContract, type OpenKeyProvider } from "@keyward/contract";
+import { exportKeyring, filePlace, type KeyProvider, Keyring, type KeyringPlace, storePlace } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { afterAll, beforeAll, describe, it } from "vitest";
+import { describeWithMoto, findMoto, type MotoServer, startMoto } from "../../../test/servers/moto.ts";
+import { awsKeys, kmsKeys } from "../src/index.ts";
+import { Account, newName, secretsOf, stubEnvironment } from "./account.ts";
+import { type Fault, startProxy } from "./aws-proxy.ts";
+
+const runner = { describe, it };
+const servers = await findMoto({ anyWillDo: true });
+const nobody = "http://127.0.0.1:9";
+stubEnvironment();
+
+describeWithMoto(servers, "AWS", () => {
+  let server: MotoServer;
+  let account: Account;
+
+  beforeAll(async () => {
+    server = await startMoto(servers);
+    account = new Account(server.endpoint);
+  });
+
+  afterAll(async () => {
+    account.close();
+    await server.stop();
+  });
+
+  function opened(provider: KeyProvider, ring: Keyring, close?: () => Promise<unknown>): OpenKeyProvider {
+    return {
+      provider,
+      secrets: () => secretsOf(ring),
+      async close() {
+        await close?.();
+      },
+    };
+  }
+
+  /** A provider over a secret of this value. */
+  async function overSecret(value: { SecretString?: string; SecretBinary?: Uint8Array }, ring = Keyring.generate()) {
+    const secretId = await account.newSecret(value);
+    return opened(awsKeys({ secretId, endpoint: server.endpoint }), ring);
+  }
+
+  /** A provider over a good secret, behind a proxy that does this to every call. */
+  async function behind(fault: Fault): Promise<OpenKeyProvider> {
+    const ring = Keyring.generate();
+    const secretId = await account.newSecret({ SecretString: exportKeyring(ring) });
+    const proxy = await startProxy(server.endpoint);
+    proxy.fault = () => fault;
+    return opened(awsKeys({ secretId, endpoint: proxy.endpoint }), ring, () => proxy.close());
+  }
+
+  keyProviderContract(runner, {
+    name: "awsKeys",
+    expect: { save: true, subscribe: false },
+    open: async () => {
+      const ring = Keyring.generate();
+      return await overSecret({ SecretString: exportKeyring(ring) }, ring);
+    },
+    failing: [
+      {
+        name: "there is no such secret",
+        code: "PROVIDER_UNAVAILABLE",
+        open: async () => opened(awsKeys({ secretId: newName(), endpoint: server.endpoint }), Keyring.generate()),
+      },
+      { name: "the secret has no value", code: "PROVIDER_UNAVAILABLE", open: () => overSecret({}) },
+      {
+        name: "the secret is to be deleted",
+        code: "PROVIDER_UNAVAILABLE",
+        open: async () => {
+          const ring = Keyring.generate();
+          const secretId = await account.newSecret({ SecretString: exportKeyring(ring) });
+          await account.secretsManager.send(new DeleteSecretCommand({ SecretId: secretId }));
+          return opened(awsKeys({ secretId, endpoint: server.endpoint }), ring);
+        },
+      },
+      {
+        name: "the secret holds bytes",
+        code: "KEYRING_INVALID",
+        open: () => {
+          const ring = Keyring.generate();
+          return overSecret({ SecretBinary: Buffer.from(exportKeyring(ring)) }, ring);
+        },
+      },
+      {
+        name: "the document is cut",
+        code: "KEYRING_INVALID",
+        open: () => {
+          const ring = Keyring.generate();
+          return overSecret({ SecretString: exportKeyring(ring).slice(0, -20) }, ring);
+        },
+      },
+      {
+        name: "the secret holds something else",
+        code: "KEYRING_INVALID",
+        open: () => overSecret({ SecretString: JSON.stringify({ username: "app", password: "hunter2" }) }),
+      },
+      {
+        name: "nobody answers at the endpoint",
+        code: "PROVIDER_UNAVAILABLE",
+        open: async () => opened(awsKeys({ secretId: newName(), endpoint: nobody }), Keyring.generate()),
+      },
+      {
+        name: "AWS refuses",
+        code: "PROVIDER_UNAVAILABLE",
+        open: () => behind({ kind: "error", status: 400, name: "AccessDeniedException" }),
+      },
+      {
+        name: "AWS does not take the credentials",
+        code: "PROVIDER_UNAVAILABLE",
+        open: () => behind({ kind: "error", status: 400, name: "UnrecognizedClientException" }),
+      },
+      {
+        name: "AWS throttles",
+        code: "PROVIDER_UNAVAILABLE",
+        open: async () => {
+          const proxy = await startProxy(server.endpoint);
+          proxy.fault = () => ({ kind: "error", status: 400, name: "ThrottlingException" });
+          const client = new SecretsManagerClient({ endpoint: proxy.endpoint, maxAttempts: 1 });
+          return opened(awsKeys({ secretId: newName(), client }), Keyring.generate(), async () => {
+            client.destroy();
+            await proxy.close();
+          });
+        },
+      },
+      {
+        name: "AWS fails",
+        code: "PROVIDER_UNAVAILABLE",
+        open: () => behind({ kind: "error", status: 500, name: "InternalServiceError" }),
+      },
+    ],
+  });
+
+  /** A provider over a wrapped ring that lies at a place. */
+  async function wrappedAt(place: KeyringPlace, close?: () => Promise<unknown>): Promise<OpenKeyProvider> {
+    const ring = Keyring.generate();
+    const keys = kmsKeys({ keyId: await account.newKey(), place, endpoint: server.endpoint });
+    await keys.create(ring);
+    return opened(keys, ring, close);
+  }
+
+  async function wrappedInMemory() {
+    const ring = Keyring.generate();
+    const place = storePlace(new MemoryStore());
+    const keyId = await account.newKey();
+    await kmsKeys({ keyId, place, endpoint: server.endpoint }).create(ring);
+    return { ring, place, keyId };
+  }
+
+  keyProviderContract(runner, {
+    name: "kmsKeys, in a store",
+    expect: { save: true, subscribe: false },
+    open: () => wrappedAt(storePlace(new MemoryStore())),
+    failing: [
+      {
+        name: "nothing lies there",
+        code: "PROVIDER_UNAVAILABLE",
+        open: async () => {
+          const place = storePlace(new MemoryStore());
+          const keys = kmsKeys({ keyId: await account.newKey(), place, endpoint: server.endpoint });
+          return opened(keys, Keyring.generate());
+        },
+      },
+      {
+        name: "there is no such key",
+        code: "PROVIDER_UNAVAILABLE",
+        open: async () => {
+          const { place, ring } = await wrappedInMemory();
+          return opened(kmsKeys({ keyId: "alias/nothing", place, endpoint: server.endpoint }), ring);
+        },
+      },
+      {
+        name: "KMS refuses",
+        code: "PROVIDER_UNAVAILABLE",
+        open: async () => {
+          const { keyId, place, ring } = await wrappedInMemory();
+          const proxy = await startProxy(server.endpoint);
+          proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
+          return opened(kmsKeys({ keyId, place, endpoint: proxy.endpoint }), ring, () => proxy.close());
+        },
+      },
+      {
+        name: "nobody answers at the endpoint",
+        code: "PROVIDER_UNAVAILABLE",
+        open: async () => {
+          const { keyId, place, ring } = await wrappedInMemory();
+          return opened(kmsKeys({ keyId, place, endpoint: nobody }), ring);
+        },
+      },
+    ],
+  });
+
+  keyProviderContract(runner, {
+    name: "kmsKeys, in a file",
+    expect: { save: true, subscribe: false },
+    open: async () => {
+      const folder = await mkdtemp(join(tmpdir(), "keyward-kms-"));
+      return await wrappedAt(filePlace(join(folder, "keyring")), () => rm(folder, { recursive: true }));
+    },
+    failing: [
+      {
+        name: "an unwrapped document lies there",
+        code: "KEYRING_INVALID",
+        open: async () => {
+          const folder = await mkdtemp(join(tmpdir(), "keyward-kms-"));
+          const path = join(folder, "keyring");
+          const ring = Keyring.generate();
+          await writeFile(path, exportKeyring(ring));
+          const keys = kmsKeys({ keyId: await account.newKey(), place: filePlace(path), endpoint: server.endpoint });
+          return opened(keys, ring, () => rm(folder, { recursive: true }));
+        },
+      },
+    ],
+  });
+});

@@ -1,0 +1,264 @@
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { inspect, promisify } from "node:util";
+import { KMSClient } from "@aws-sdk/client-kms";
+import {
+  EncryptedStore,
+  exportKeyring,
+  Keyring,
+  type KeyringPlace,
+  KeywardError,
+  type KeywardErrorCode,
+  storePlace,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
+import { describeWithMoto, findMoto, type MotoServer, startMoto } from "../../../test/servers/moto.ts";
+import { type KmsKeysOptions, kmsKeys } from "../src/index.ts";
+import { Account, secretsOf, stubEnvironment } from "./account.ts";
+import { startProxy } from "./aws-proxy.ts";
+
+const run = promisify(execFile);
+const servers = await findMoto();
+stubEnvironment();
+
+/** A place that anybody may write to. */
+class OpenPlace implements KeyringPlace {
+  text: string | undefined;
+
+  async read(): Promise<string | undefined> {
+    return this.text;
+  }
+
+  async replace(expected: string | undefined, next: string): Promise<boolean> {
+    if (this.text !== expected) return false;
+    this.text = next;
+    return true;
+  }
+}
+
+describeWithMoto(servers, "kmsKeys", () => {
+  let server: MotoServer;
+  let account: Account;
+
+  beforeAll(async () => {
+    server = await startMoto(servers);
+    account = new Account(server.endpoint);
+  });
+
+  afterAll(async () => {
+    account.close();
+    await server.stop();
+  });
+
+  /** A wrapped ring, and what lies between it and KMS. */
+  async function openRing(ring = Keyring.generate("first")) {
+    const keyId = await account.newKey();
+    const place = new OpenPlace();
+    const proxy = await startProxy(server.endpoint);
+    onTestFinished(() => proxy.close());
+    const open = (options: Partial<KmsKeysOptions> = {}) =>
+      kmsKeys({ keyId, place, endpoint: proxy.endpoint, name: ring.name, ...options });
+    await open().create(ring);
+    proxy.calls.length = 0;
+    return { ring, keyId, place, proxy, open };
+  }
+
+  /** The error of a call, which must show none of a ring's keys, nor the credentials. */
+  async function refusal(call: Promise<unknown>, code: KeywardErrorCode, ring: Keyring): Promise<KeywardError> {
+    const error = await call.then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
+    if (!(error instanceof KeywardError)) throw new Error(`no KeywardError but ${inspect(error)}`);
+    const shown = `${inspect(error, { depth: Number.POSITIVE_INFINITY, showHidden: true })} ${JSON.stringify(error)}`;
+    for (const secret of secretsOf(ring)) expect(shown.includes(secret), "a secret is shown").toBe(false);
+    expect(error.code).toBe(code);
+    expect(error.hint).not.toBe("");
+    return error;
+  }
+
+  it("wraps a ring that is longer than KMS encrypts, in three parts", async () => {
+    let ring = Keyring.generate();
+    for (let count = 0; count < 60; count++) ring = ring.add();
+    const { place, open } = await openRing(ring);
+    expect(exportKeyring(ring).length).toBeGreaterThan(2 * 4_096);
+    expect(place.text).toMatch(/^kms1\.[\w-]+\.[\w-]+$/);
+    for (const secret of secretsOf(ring)) expect(place.text?.includes(secret)).toBe(false);
+    expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
+  });
+
+  it("asks KMS once for a ring, however often it is loaded, and never for a record", async () => {
+    const { proxy, open } = await openRing();
+    const keys = open();
+    await Promise.all(Array.from({ length: 50 }, () => keys.load()));
+    await keys.load();
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    for (let index = 0; index < 50; index++) await store.set(`key ${index}`, "value");
+    expect(await store.get("key 7")).toBe("value");
+    expect(proxy.calls).toEqual(["Decrypt"]);
+  });
+
+  it("opens nothing that was altered, cut, or written by another hand", async () => {
+    const { ring, place, open } = await openRing();
+    const text = place.text ?? "";
+    const [head = "", wrappedKey = "", body = ""] = text.split(".");
+    const flipped = (part: string, at: number) =>
+      `${part.slice(0, at)}${part[at] === "A" ? "B" : "A"}${part.slice(at + 1)}`;
+    const other = (await openRing()).place.text?.split(".") ?? [];
+    const texts = [
+      "",
+      exportKeyring(ring),
+      `kms2.${wrappedKey}.${body}`,
+      `${head}.${wrappedKey}`,
+      `${head}.${wrappedKey}.`,
+      `${head}..${body}`,
+      `${text}.`,
+      `${text}=`,
+      `${head}.${wrappedKey}.${body.slice(0, 36)}`,
+      `${head}.${wrappedKey}.${body.slice(4)}`,
+      `${head}.${wrappedKey}.${body.slice(0, -4)}`,
+      // The ring under the data key of another one, and the other way round.
+      `${head}.${wrappedKey}.${other[2]}`,
+      `${head}.${wrappedKey}.${flipped(body, 0)}`,
+      `${head}.${wrappedKey}.${flipped(body, body.length >> 1)}`,
+      `${head}.${wrappedKey}.${flipped(body, body.length - 3)}`,
+      `${head}.${flipped(wrappedKey, wrappedKey.length >> 1)}.${body}`,
+      `${head}.${flipped(wrappedKey, wrappedKey.length - 3)}.${body}`,
+    ];
+    for (const altered of texts) {
+      place.text = altered;
+      await refusal(open().load(), "KEYRING_INVALID", ring);
+    }
+    place.text = `${text}\n`;
+    expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
+  });
+
+  it("binds a ring to its name, in KMS as well", async () => {
+    const { ring, open } = await openRing(Keyring.generate().rename("production"));
+    await refusal(open({ name: "staging" }).load(), "KEYRING_INVALID", ring);
+    expect((await open({ name: "production" }).load()).name).toBe("production");
+  });
+
+  it("rewraps without opening the ring, and moves it to another KMS key", async () => {
+    const { ring, keyId, place, proxy, open } = await openRing();
+    const before = place.text?.split(".") ?? [];
+    expect(await open().rewrap()).toBe(true);
+    const after = place.text?.split(".") ?? [];
+    expect(proxy.calls).toEqual(["ReEncrypt"]);
+    expect(after[1]).not.toBe(before[1]);
+    expect(after[2]).toBe(before[2]);
+    expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
+
+    const newKeyId = await account.newKey();
+    await expect(open({ keyId: newKeyId }).load()).rejects.toBeInstanceOf(KeywardError);
+    const moving = open({ keyId: newKeyId, formerKeyIds: [keyId] });
+    expect(exportKeyring(await moving.load())).toBe(exportKeyring(ring));
+    expect(await moving.rewrap()).toBe(true);
+    expect(exportKeyring(await open({ keyId: newKeyId }).load())).toBe(exportKeyring(ring));
+    await expect(open().load()).rejects.toBeInstanceOf(KeywardError);
+  });
+
+  it("tells KMS which key to use, and not the other way round", async () => {
+    const { ring, place, open } = await openRing();
+    // Who can write to the place has a KMS key of his own, that this process may use as well.
+    const theirs = await openRing(ring);
+    place.text = theirs.place.text;
+    await expect(open().load()).rejects.toBeInstanceOf(KeywardError);
+  });
+
+  it.each<[string, KeywardErrorCode, string]>([
+    ["AccessDeniedException", "PROVIDER_UNAVAILABLE", "kms:Decrypt"],
+    ["NotFoundException", "PROVIDER_UNAVAILABLE", "alias/"],
+    ["DisabledException", "PROVIDER_UNAVAILABLE", "enable-key"],
+    ["KMSInvalidStateException", "PROVIDER_UNAVAILABLE", "cancel-key-deletion"],
+    ["IncorrectKeyException", "KEYRING_INVALID", "formerKeyIds"],
+    ["InvalidCiphertextException", "KEYRING_INVALID", "name"],
+  ])("says what to do about %s, and asks once", async (name, code, hint) => {
+    const { ring, proxy, open } = await openRing();
+    proxy.fault = () => ({ kind: "error", status: 400, name });
+    expect((await refusal(open().load(), code, ring)).hint).toContain(hint);
+    expect(proxy.calls).toHaveLength(1);
+  });
+
+  it("asks again when KMS fails, and keeps the ring while it is away", async () => {
+    const { proxy, open } = await openRing();
+    let faults = 2;
+    proxy.fault = () => (faults-- > 0 ? { kind: "error", status: 500, name: "KMSInternalException" } : undefined);
+    const keys = open({ refreshMs: 50 });
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    await store.set("key", "value");
+    expect(proxy.calls).toHaveLength(3);
+
+    const warnings: KeywardError[] = [];
+    store.on("provider:error", (error: KeywardError) => warnings.push(error));
+    proxy.fault = () => ({ kind: "reset" });
+    // The text is another one now, so KMS has to be asked.
+    await open({ endpoint: server.endpoint }).rewrap();
+    await vi.waitFor(() => expect(warnings.length).toBeGreaterThan(0), { timeout: 10_000 });
+    expect(warnings[0]?.code).toBe("PROVIDER_UNAVAILABLE");
+    expect(await store.get("key")).toBe("value");
+    await store.disconnect();
+  });
+
+  it("ends in time when KMS does not answer", async () => {
+    const { ring, proxy, open } = await openRing();
+    proxy.fault = () => ({ kind: "silence" });
+    const begun = performance.now();
+    const error = await refusal(open({ timeoutMs: 200 }).load(), "PROVIDER_UNAVAILABLE", ring);
+    expect(error.message).toContain("200 ms");
+    await refusal(open({ timeoutMs: 200 }).rewrap(), "PROVIDER_UNAVAILABLE", ring);
+    expect(performance.now() - begun).toBeLessThan(3_000);
+  });
+
+  it("takes the caller's client, and never destroys it", async () => {
+    const { ring, proxy, open } = await openRing();
+    const client = new KMSClient({ endpoint: proxy.endpoint });
+    onTestFinished(() => client.destroy());
+    const destroy = vi.spyOn(client, "destroy");
+    expect(exportKeyring(await open({ client }).load())).toBe(exportKeyring(ring));
+    expect(destroy).not.toHaveBeenCalled();
+  });
+
+  it("lies beside the records that it seals, out of their reach", async () => {
+    const inner = new MemoryStore();
+    const keys = kmsKeys({ keyId: await account.newKey(), place: storePlace(inner), endpoint: server.endpoint });
+    await keys.create(Keyring.generate());
+    const store = new EncryptedStore(inner, { keys });
+    await store.set("keyring", "value");
+    await store.clear();
+    expect(await keys.load()).toBeInstanceOf(Keyring);
+  });
+
+  it.each<[string, Omit<KmsKeysOptions, "place">]>([
+    ["no keyId", { keyId: "" }],
+    ["an empty former key", { keyId: "alias/keyward", formerKeyIds: [""] }],
+    ["a minGeneration of 0", { keyId: "alias/keyward", minGeneration: 0 }],
+    ["a timeoutMs of 0", { keyId: "alias/keyward", timeoutMs: 0 }],
+  ])("is not made with %s", (_, options) => {
+    expect(() => kmsKeys({ ...options, place: new OpenPlace() })).toThrow(
+      expect.objectContaining({ code: "VALUE_INVALID" }),
+    );
+  });
+});
+
+it("kmsKeys says which package to install, and awsKeys does not need it", async () => {
+  const program = `
+    import { registerHooks } from "node:module";
+    registerHooks({
+      resolve(specifier, context, next) {
+        if (specifier !== "@aws-sdk/client-kms") return next(specifier, context);
+        throw Object.assign(new Error("Cannot find package"), { code: "ERR_MODULE_NOT_FOUND" });
+      },
+    });
+    const { awsKeys, kmsKeys } = await import(${JSON.stringify(fileURLToPath(new URL("../src/index.ts", import.meta.url)))});
+    awsKeys({ secretId: "ring" });
+    const { Keyring } = await import("@keyward/core");
+    const place = { read: async () => undefined, replace: async () => true };
+    const error = await kmsKeys({ keyId: "alias/keyward", place }).create(Keyring.generate()).catch((error) => error);
+    console.log(error.code, error.hint);`;
+  const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", program], {
+    cwd: fileURLToPath(new URL("..", import.meta.url)),
+  });
+  expect(stdout).toBe("PROVIDER_UNAVAILABLE Install it: npm install @aws-sdk/client-kms\n");
+});

@@ -1,0 +1,47 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { expect, it, onTestFinished } from "vitest";
+import { describeWithMoto, findMoto, startMoto } from "./moto.ts";
+
+const servers = await findMoto();
+
+async function answers(endpoint: string): Promise<boolean> {
+  try {
+    return (await fetch(`${endpoint}/moto-api/data.json`, { signal: AbortSignal.timeout(500) })).ok;
+  } catch {
+    return false;
+  }
+}
+
+describeWithMoto(servers, "a server that stands in for AWS", () => {
+  it("can be killed and started again where it was, paused and stopped", async () => {
+    const server = await startMoto(servers);
+    onTestFinished(() => server.stop());
+    await server.kill();
+    expect(await answers(server.endpoint)).toBe(false);
+    await server.restart();
+    expect(await answers(server.endpoint)).toBe(true);
+    server.pause();
+    expect(await answers(server.endpoint)).toBe(false);
+    server.resume();
+    await expect.poll(() => answers(server.endpoint), { timeout: 10_000 }).toBe(true);
+    server.pause();
+    await server.stop();
+    expect(await answers(server.endpoint)).toBe(false);
+  });
+
+  it("ends when the process that started it is killed", async () => {
+    const child = spawn(process.execPath, [fileURLToPath(new URL("moto-starter.ts", import.meta.url))], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    onTestFinished(() => {
+      child.kill("SIGKILL");
+    });
+    const [line] = await once(child.stdout, "data");
+    const { endpoint }: { endpoint: string } = JSON.parse(String(line));
+    expect(await answers(endpoint)).toBe(true);
+    child.kill("SIGKILL");
+    await expect.poll(() => answers(endpoint), { timeout: 10_000 }).toBe(false);
+  });
+});
