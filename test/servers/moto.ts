@@ -1,21 +1,18 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { createHash, randomUUID } from "node:crypto";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
-import { homedir } from "node:os";
 import { delimiter, join } from "node:path";
-import { DatabaseSync } from "node:sqlite";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { describe, it } from "vitest";
+import { pythonEnvironment } from "./python-environment.ts";
 
 const run = promisify(execFile);
 const host = "127.0.0.1";
 const startMs = 30_000;
-const installMs = 300_000;
 const requirements = fileURLToPath(new URL("moto-requirements.txt", import.meta.url));
 const dockerImage = "motoserver/moto:5.2.5";
 
@@ -65,7 +62,7 @@ export async function findMoto({ anyWillDo = false }: MotoNeeds = {}): Promise<M
   if (found !== undefined) return { command: [found] };
   const failures = ["there is no moto_server on the PATH"];
   try {
-    return { command: [await install(), "-m", "moto.server"] };
+    return { command: [join(await pythonEnvironment(requirements), "python"), "-m", "moto.server"] };
   } catch (error) {
     failures.push(`python3 cannot install one (${firstLine(error)})`);
   }
@@ -126,60 +123,6 @@ async function onPath(): Promise<string | undefined> {
     if (works) return path;
   }
   return undefined;
-}
-
-/** The Python of a virtual environment that has moto and what it needs for these tests, and no more. */
-async function install(): Promise<string> {
-  const pinned = await readFile(requirements, "utf8");
-  const version = /^moto==(\S+)$/m.exec(pinned)?.[1] ?? "";
-  const cache = join(process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "keyward");
-  const digest = createHash("sha256").update(pinned).digest("hex").slice(0, 8);
-  const folder = join(cache, `moto-${version}-${digest}`);
-  const python = join(folder, "bin", "python");
-  const complete = join(folder, "complete");
-  if (existsSync(complete)) return python;
-  await mkdir(cache, { recursive: true });
-  // The lock is the operating system's, which takes it back from a process that dies.
-  const lock = new DatabaseSync(`${folder}.lock`);
-  try {
-    const deadline = Date.now() + installMs;
-    while (!tryLock(lock)) {
-      if (Date.now() > deadline) throw new Error("another process did not finish to install it");
-      await sleep(100);
-    }
-    if (existsSync(complete)) return python;
-    await rm(folder, { recursive: true, force: true });
-    const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", requirements];
-    await makeEnvironment(folder);
-    await run(python, pip, { timeout: installMs });
-    await writeFile(complete, "");
-    return python;
-  } finally {
-    lock.close();
-  }
-}
-
-async function makeEnvironment(folder: string): Promise<void> {
-  try {
-    await run("python3", ["-m", "venv", folder], { timeout: installMs });
-  } catch (error) {
-    // Debian keeps it in a package of its own.
-    if (process.getuid?.() !== 0) throw error;
-    const options = { env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" }, timeout: installMs };
-    const wait = ["-o", "DPkg::Lock::Timeout=240"];
-    await run("apt-get", [...wait, "update"], options);
-    await run("apt-get", [...wait, "install", "-y", "--no-install-recommends", "python3-venv"], options);
-    await run("python3", ["-m", "venv", folder], { timeout: installMs });
-  }
-}
-
-function tryLock(lock: DatabaseSync): boolean {
-  try {
-    lock.exec("BEGIN EXCLUSIVE");
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 // Ends the server when its own input ends, which happens however the process at the other end dies. What Docker runs is

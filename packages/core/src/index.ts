@@ -1,3 +1,4 @@
+export { abortable } from "./abortable.ts";
 export {
   type AtomicStore,
   type BinaryStore,
@@ -26,7 +27,7 @@ export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from ".
 export { type AesGcmOptions, aesGcm, type ForeignFormat, type PlaintextOptions, plaintext } from "./foreign-format.ts";
 export type { WrappableStore } from "./inner-store.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
-export { exportKeyring, type KeyInfo, Keyring, type KeyStatus, type NewKey } from "./keyring.ts";
+export { exportKeyring, type KeyInfo, Keyring, type KeyStatus, type NewKey, requireSavable } from "./keyring.ts";
 export { filePlace, type KeyringPlace, storePlace } from "./keyring-place.ts";
 export { reseed } from "./nonces.ts";
 export type { ReencryptEvent } from "./read-reencryption.ts";

@@ -381,6 +381,17 @@ export function exportKeyring(ring: Keyring): string {
   return writeDocument(ring, (root) => root.material());
 }
 
+/**
+ * Refuses a ring that no source may hold in place of the one it has, for those who write a key provider.
+ *
+ * @throws KeywardError `KEYRING_INVALID` for a ring that is scoped or has no keys.
+ */
+export function requireSavable(ring: Keyring): void {
+  requireKeys(partsOf(ring), "saved");
+  if (ring.scopeName === undefined) return;
+  throw invalidRing("a scoped ring cannot be saved", "Save a ring that came from load, changed.");
+}
+
 function writeDocument(ring: Keyring, materialOf: (root: RootKey) => Buffer): string {
   const parts = partsOf(ring);
   return JSON.stringify(

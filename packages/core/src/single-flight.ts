@@ -1,3 +1,5 @@
+import { abortable } from "./abortable.ts";
+
 /** What a load may be given: a signal that ends it. */
 interface LoadOptions {
   readonly signal?: AbortSignal | undefined;
@@ -52,18 +54,4 @@ export function singleFlight<Result>(
       }
     }
   };
-}
-
-/** Runs `work`; rejects with the reason of the signal as soon as it is aborted, whatever `work` still does. */
-async function abortable<Result>(work: () => Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
-  if (signal === undefined) return await work();
-  signal.throwIfAborted();
-  const aborted = Promise.withResolvers<never>();
-  const abort = () => aborted.reject(signal.reason);
-  signal.addEventListener("abort", abort, { once: true });
-  try {
-    return await Promise.race([work(), aborted.promise]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
 }

@@ -1,6 +1,6 @@
 import { KeywardError } from "./errors.ts";
 import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
-import { exportKeyring, Keyring, sameRing } from "./keyring.ts";
+import { exportKeyring, Keyring, requireSavable, sameRing } from "./keyring.ts";
 import type { KeyringPlace } from "./keyring-place.ts";
 import { singleFlight } from "./single-flight.ts";
 
@@ -191,18 +191,12 @@ class WrappedKeyring implements WrappedKeys {
   }
 
   #requireSavable(ring: Keyring): void {
-    const name = this.#name ?? this.#seen?.ring.name;
-    const problem =
-      ring.keys.length === 0
-        ? "has no keys"
-        : ring.scopeName !== undefined
-          ? "is scoped"
-          : name !== undefined && ring.name !== name
-            ? `is named ${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`
-            : undefined;
-    if (problem !== undefined) {
-      throw new KeywardError("KEYRING_INVALID", `A ring that ${problem} cannot be saved`, {
-        hint: "Save a ring that came from load, changed; or a new one, renamed: ring.rename(…).",
+    requireSavable(ring);
+    const name = this.#name ?? this.#seen?.ring.name ?? ring.name;
+    if (ring.name !== name) {
+      const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
+      throw new KeywardError("KEYRING_INVALID", `The ring to be saved is named ${names}`, {
+        hint: "Save a ring that came from load, changed; or rename a new one: ring.rename(…).",
       });
     }
     this.#requireSuccessor(ring, this.#seen?.ring);

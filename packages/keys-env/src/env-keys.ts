@@ -1,5 +1,4 @@
-import { type KeyProvider, type Keyring, KeywardError } from "@keyward/core";
-import { abortable } from "./abortable.ts";
+import { abortable, type KeyProvider, type Keyring, KeywardError } from "@keyward/core";
 import { isProduction, MissingKeys, type MissingKeysOptions } from "./missing-keys.ts";
 import { Mount, type MountOptions } from "./mount.ts";
 import { type FoundKeys, readMount, readText } from "./mounted-keys.ts";

@@ -1,5 +1,4 @@
-import type { KeyProvider } from "@keyward/core";
-import { abortable } from "./abortable.ts";
+import { abortable, type KeyProvider } from "@keyward/core";
 import { saveKeyring } from "./keyring-file.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions } from "./missing-keys.ts";
 import { Mount, type MountOptions, pathForErrors } from "./mount.ts";

@@ -1,4 +1,4 @@
-import { exportKeyring, filePlace, type Keyring, KeywardError } from "@keyward/core";
+import { exportKeyring, filePlace, type Keyring, KeywardError, requireSavable } from "@keyward/core";
 import { pathForErrors } from "./mount.ts";
 import { isDocument, readDocument, trim } from "./notation.ts";
 
@@ -11,12 +11,7 @@ import { isDocument, readDocument, trim } from "./notation.ts";
  */
 export async function saveKeyring(path: string, next: Keyring, previous: Keyring): Promise<void> {
   const name = pathForErrors(path);
-  if (next.keys.length === 0 || next.scopeName !== undefined) {
-    const problem = next.keys.length === 0 ? "has no keys" : "is scoped";
-    throw new KeywardError("KEYRING_INVALID", `A ring that ${problem} cannot be saved`, {
-      hint: "Save a ring that came from load, changed.",
-    });
-  }
+  requireSavable(next);
   const place = filePlace(path, { shownAs: name });
   const text = await place.read();
   if (text === undefined) {

@@ -1,0 +1,17 @@
+import { KeywardError } from "@keyward/core";
+
+/**
+ * A path in Vault for a URL, without slashes at its ends.
+ *
+ * @throws KeywardError `VALUE_INVALID` for one that leads elsewhere.
+ */
+export function encodePath(path: string, name: string): string {
+  const parts = path.replace(/^\/+|\/+$/g, "").split("/");
+  // The parts would be resolved before they are sent.
+  if (parts.some((part) => part === "" || part === "." || part === ".." || !part.isWellFormed())) {
+    throw new KeywardError("VALUE_INVALID", `${name} is no path in Vault, such as app/keyring`, {
+      hint: "Give it as `bao kv get` takes it, without data/ in front, and no empty part, . or ...",
+    });
+  }
+  return parts.map(encodeURIComponent).join("/");
+}

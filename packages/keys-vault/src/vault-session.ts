@@ -1,0 +1,166 @@
+import { KeywardError, singleFlight } from "@keyward/core";
+import { readCredentials, type VaultAuth } from "./vault-auth.ts";
+import { fieldOf, type VaultClient, VaultFailure } from "./vault-client.ts";
+
+/** A token in use. Times are of `performance.now()`. */
+interface Session {
+  readonly token: string;
+  /** Whether it came from a login, and another can be had in the same way. */
+  readonly loggedIn: boolean;
+  readonly renewable: boolean;
+  readonly leaseMs: number;
+  /** When it ends; infinite where it does not, or nobody knows. */
+  readonly endsAtMs: number;
+  /** When something should be done about that. */
+  readonly actAtMs: number;
+}
+
+// A token is renewed, or another one had, when this much of its lease is over.
+const leaseShare = 2 / 3;
+// A token whose end a renewal moved by less than this much of its lease has come to the end of its longest life.
+const prolongedShare = 1 / 10;
+const longestTimerMs = 2 ** 31 - 1;
+
+/**
+ * The token of a process: had by a login, renewed before it ends, had anew when it cannot be renewed or was revoked. The
+ * timer that renews it keeps neither the process nor the session alive.
+ */
+export class VaultSession {
+  readonly #client: VaultClient;
+  readonly #auth: VaultAuth;
+  readonly #env: Readonly<Record<string, string | undefined>>;
+  readonly #begin = singleFlight(({ signal }) => this.#login(signal));
+  readonly #prolong = singleFlight(({ signal }) => this.#renewOrLogin(signal));
+  #session: Session | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(client: VaultClient, auth: VaultAuth, env: Readonly<Record<string, string | undefined>>) {
+    this.#client = client;
+    this.#auth = auth;
+    this.#env = env;
+  }
+
+  /**
+   * A token that has not ended.
+   *
+   * @throws KeywardError or VaultFailure why there is none.
+   */
+  async token(signal: AbortSignal): Promise<string> {
+    const session = this.#session;
+    if (session === undefined) return (await this.#begin({ signal })).token;
+    if (performance.now() < session.actAtMs) return session.token;
+    return (await this.#prolong({ signal })).token;
+  }
+
+  /**
+   * Another token than one that Vault refused; undefined where there is none.
+   *
+   * @throws KeywardError or VaultFailure why a login failed.
+   */
+  async replace(refused: string, signal: AbortSignal): Promise<string | undefined> {
+    if (this.#session?.token === refused) this.#session = undefined;
+    const { token } = this.#session ?? (await this.#begin({ signal }));
+    return token === refused ? undefined : token;
+  }
+
+  async #renewOrLogin(signal: AbortSignal): Promise<Session> {
+    const session = this.#session;
+    if (session === undefined) return await this.#login(signal);
+    // Somebody else was here first.
+    if (performance.now() < session.actAtMs) return session;
+    if (!session.renewable) return session.loggedIn || hasEnded(session) ? await this.#login(signal) : session;
+    try {
+      return await this.#renew(session, signal);
+    } catch (error) {
+      if (!(error instanceof VaultFailure)) throw error;
+      // A renewal that was not answered is tried again with the next use, as long as the token lives.
+      if (error.isPassing && !hasEnded(session)) return session;
+      return await this.#login(signal);
+    }
+  }
+
+  async #renew(session: Session, signal: AbortSignal): Promise<Session> {
+    const body = {};
+    const answer = await this.#client.request({
+      method: "POST",
+      path: "auth/token/renew-self",
+      body,
+      token: session.token,
+      signal,
+    });
+    const renewed = this.#keep(session.token, fieldOf(answer, "auth"), session.loggedIn);
+    // Then it was given what is left; from now on it is not renewed, but replaced.
+    if (renewed.endsAtMs - session.endsAtMs > session.leaseMs * prolongedShare) return renewed;
+    return this.#use({ ...renewed, renewable: false });
+  }
+
+  async #login(signal: AbortSignal): Promise<Session> {
+    const { token, login } = await readCredentials(this.#auth, this.#env);
+    if (login === undefined) return await this.#adopt(token, signal);
+    const answer = await this.#client.request({ method: "POST", ...login, token: undefined, signal });
+    const auth = fieldOf(answer, "auth");
+    const given = fieldOf(auth, "client_token");
+    if (typeof given === "string" && given !== "") return this.#keep(given, auth, true);
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "Vault let this process in without giving it a token", {
+      hint: "Does the method need a second factor? Use one that a program can log in with.",
+    });
+  }
+
+  /** A token that was not had by a login: Vault tells how long it lives, if the token may ask. */
+  async #adopt(token: string, signal: AbortSignal): Promise<Session> {
+    try {
+      const answer = await this.#client.request({ method: "GET", path: "auth/token/lookup-self", token, signal });
+      const data = fieldOf(answer, "data");
+      const lease = { lease_duration: fieldOf(data, "ttl"), renewable: fieldOf(data, "renewable") };
+      return this.#keep(token, lease, false);
+    } catch (error) {
+      if (!(error instanceof VaultFailure) || error.status !== 403) throw error;
+      // Refused the question alone, or everything: what it is used for will show.
+      return this.#keep(token, {}, false);
+    }
+  }
+
+  #keep(token: string, lease: unknown, loggedIn: boolean): Session {
+    const seconds = fieldOf(lease, "lease_duration");
+    const leaseMs = typeof seconds === "number" && seconds > 0 ? seconds * 1_000 : Number.POSITIVE_INFINITY;
+    const nowMs = performance.now();
+    return this.#use({
+      token,
+      loggedIn,
+      renewable: fieldOf(lease, "renewable") === true,
+      leaseMs,
+      endsAtMs: nowMs + leaseMs,
+      actAtMs: nowMs + leaseMs * leaseShare,
+    });
+  }
+
+  #use(session: Session): Session {
+    this.#session = session;
+    clearTimeout(this.#timer);
+    const inMs = session.actAtMs - performance.now();
+    if (session.renewable && inMs < longestTimerMs) {
+      const self = new WeakRef(this);
+      this.#timer = setTimeout(() => VaultSession.#wake(self, session), Math.max(inMs, 0)).unref();
+    }
+    return session;
+  }
+
+  static #wake(self: WeakRef<VaultSession>, session: Session): void {
+    const alive = self.deref();
+    if (alive !== undefined) void alive.#renewInTime(session);
+  }
+
+  /** What fails here fails again, and is told, with the next use. */
+  async #renewInTime(session: Session): Promise<void> {
+    if (this.#session !== session) return;
+    await this.#prolong().catch(() => undefined);
+    // It was not answered: again, well before the end.
+    if (this.#session !== session || hasEnded(session)) return;
+    const leftMs = session.endsAtMs - performance.now();
+    this.#use({ ...session, actAtMs: performance.now() + leftMs / 3 });
+  }
+}
+
+function hasEnded({ endsAtMs }: Session): boolean {
+  return performance.now() >= endsAtMs;
+}

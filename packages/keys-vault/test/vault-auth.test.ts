@@ -1,0 +1,310 @@
+import { execFile } from "node:child_process";
+import { createSign, generateKeyPairSync, randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:https";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { inspect, promisify } from "node:util";
+import { Keyring } from "@keyward/core";
+import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+import {
+  describeWithVault,
+  findVaultServers,
+  makeCertificates,
+  startVault,
+  type VaultServer,
+} from "../../../test/servers/openbao.ts";
+import { type VaultAuth, vaultKeys } from "../src/index.ts";
+import { failure, makeToken, materialOf, mountEngine, mountMethod, statusOf, writePolicy } from "./vault-fixture.ts";
+
+const run = promisify(execFile);
+const workspace = fileURLToPath(new URL("../../..", import.meta.url));
+const servers = await findVaultServers();
+
+describeWithVault(servers, "a process shows who it is", () => {
+  let server: VaultServer;
+  let mount: string;
+  let policy: string;
+
+  beforeAll(async () => {
+    server = await startVault(servers);
+    mount = await mountEngine(server, "kv");
+    policy = await writePolicy(server, `path "${mount}/data/*" { capabilities = ["read", "create", "update"] }`);
+    await keysFor({ method: "token", token: server.rootToken }).create(Keyring.generate("2026-11"));
+  });
+  afterAll(() => server.stop());
+
+  function keysFor(auth: VaultAuth, env: Record<string, string> = {}) {
+    return vaultKeys({ address: server.address, auth, env, mount, path: "app" });
+  }
+
+  /** Through a login method, what it gave out: the token in use is the newest. */
+  async function accessors(): Promise<readonly string[]> {
+    const { data } = await server.request("GET", "auth/token/accessors?list=true");
+    return [data?.["keys"]].flat().map(String);
+  }
+
+  async function lookUp(accessor: string): Promise<Readonly<Record<string, unknown>> | undefined> {
+    return (await server.request("POST", "auth/token/lookup-accessor", { accessor })).data;
+  }
+
+  /** The accessors of tokens that were made while `work` ran. */
+  async function madeBy(work: () => Promise<unknown>): Promise<readonly string[]> {
+    const before = new Set(await accessors());
+    await work();
+    return (await accessors()).filter((accessor) => !before.has(accessor));
+  }
+
+  async function appRole(settings: object = {}) {
+    const at = await mountMethod(server, "approle");
+    await server.request("POST", `auth/${at}/role/app`, { token_policies: [policy], ...settings });
+    const { data: role } = await server.request("GET", `auth/${at}/role/app/role-id`);
+    const named = { mount: at, roleId: String(role?.["role_id"]) };
+    if ("bind_secret_id" in settings) return { ...named, secretId: "" };
+    const { data: secret } = await server.request("POST", `auth/${at}/role/app/secret-id`);
+    return { ...named, secretId: String(secret?.["secret_id"]) };
+  }
+
+  it("by AppRole, logging in once for many loads", async () => {
+    const keys = keysFor({ method: "approle", ...(await appRole()) });
+    const made = await madeBy(async () => {
+      await Promise.all([keys.load(), keys.load()]);
+      for (let load = 0; load < 5; load++) expect((await keys.load()).primary).toBe("2026-11");
+    });
+    expect(made).toHaveLength(1);
+  });
+
+  it("by AppRole without a secret id, where the role is bound without one", async () => {
+    const { mount: at, roleId } = await appRole({ bind_secret_id: false, token_bound_cidrs: ["127.0.0.1/32"] });
+    expect((await keysFor({ method: "approle", mount: at, roleId }).load()).primary).toBe("2026-11");
+  });
+
+  it("by name and password", async () => {
+    const at = await mountMethod(server, "userpass");
+    await server.request("POST", `auth/${at}/users/app`, { password: "correct horse", token_policies: [policy] });
+    const auth = { method: "userpass", mount: at, username: "app" } as const;
+    expect((await keysFor({ ...auth, password: () => "correct horse" }).load()).primary).toBe("2026-11");
+    expect(await failure(keysFor({ ...auth, password: "wrong horse" }).load())).toMatchObject({
+      code: "PROVIDER_UNAVAILABLE",
+      message: expect.stringContaining("login by userpass"),
+    });
+  });
+
+  it("by the service account of its pod, whose token is read anew at each login", async () => {
+    const directory = await mkdtemp(join(tmpdir(), "keyward-kubernetes-"));
+    onTestFinished(() => rm(directory, { recursive: true }));
+    const cluster = await startTokenReview(directory);
+    const at = await mountMethod(server, "kubernetes");
+    await server.request("POST", `auth/${at}/config`, {
+      kubernetes_host: cluster.address,
+      token_reviewer_jwt: cluster.tokenOf("keyward", "reviewer"),
+      kubernetes_ca_cert: cluster.ca,
+    });
+    await server.request("POST", `auth/${at}/role/app`, {
+      bound_service_account_names: ["app"],
+      bound_service_account_namespaces: ["keyward"],
+      token_policies: [policy],
+      token_ttl: "1s",
+      token_max_ttl: "1s",
+    });
+    const jwtPath = join(directory, "token");
+    const keys = keysFor({ method: "kubernetes", mount: at, role: "app", jwtPath });
+    expect(await failure(keys.load())).toMatchObject({ message: expect.stringContaining("ENOENT") });
+    await writeFile(jwtPath, `${cluster.tokenOf("keyward", "app")}\n`);
+    expect((await keys.load()).primary).toBe("2026-11");
+    // Kubernetes renews it there; the process must not go on with the one it began with.
+    await writeFile(jwtPath, cluster.tokenOf("elsewhere", "app"));
+    await expect
+      .poll(
+        () =>
+          keys.load().then(
+            () => "in",
+            (error: Error) => error.message,
+          ),
+        { timeout: 5_000 },
+      )
+      .toMatch(/login by kubernetes/);
+    await writeFile(jwtPath, cluster.tokenOf("keyward", "app"));
+    expect((await keys.load()).primary).toBe("2026-11");
+    await writeFile(jwtPath, cluster.forgedTokenOf("keyward", "app"));
+    await expect
+      .poll(
+        () =>
+          keys.load().then(
+            () => "in",
+            (error: Error) => error.message,
+          ),
+        { timeout: 5_000 },
+      )
+      .toMatch(/login by kubernetes/);
+    expect(cluster.reviews()).toBeGreaterThan(3);
+  });
+
+  it("with a token that is renewed before it ends, though nobody asks for the ring", async () => {
+    const token = await makeToken(server, { policies: [policy, "default"], period: "1s" });
+    const keys = keysFor({ method: "token", token });
+    const ring = await keys.load();
+    await new Promise((resolve) => setTimeout(resolve, 2_500));
+    expect(await statusOf(server.request("GET", "auth/token/lookup-self", undefined, { token }))).toBe(200);
+    expect(await keys.load()).toMatchObject({ primary: ring.primary });
+  });
+
+  it("with the token of a login that is renewed until its longest life is over, and then had anew", async () => {
+    const role = await appRole({ token_ttl: "1s", token_max_ttl: "3s" });
+    const keys = keysFor({ method: "approle", ...role });
+    const [first = ""] = await madeBy(() => keys.load());
+    const lives = async () =>
+      (await statusOf(server.request("POST", "auth/token/lookup-accessor", { accessor: first }))) === 200;
+    const untilMs = performance.now() + 2_000;
+    while (performance.now() < untilMs) {
+      await keys.load();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    expect(await lives()).toBe(true);
+    await expect.poll(lives, { timeout: 5_000 }).toBe(false);
+    expect((await keys.load()).primary).toBe("2026-11");
+  });
+
+  it("with another token, where the one it had was revoked", async () => {
+    const keys = keysFor({ method: "approle", ...(await appRole()) });
+    const [accessor = ""] = await madeBy(() => keys.load());
+    await server.request("POST", "auth/token/revoke-accessor", { accessor });
+    const made = await madeBy(async () => {
+      expect((await keys.load()).primary).toBe("2026-11");
+    });
+    expect(made).toHaveLength(1);
+    expect(await lookUp(made[0] ?? "")).toMatchObject({ policies: expect.arrayContaining([policy]) });
+  });
+
+  it("once more and not for ever, where what it asks for is refused to any token it can have", async () => {
+    const role = await appRole({ token_policies: ["default"] });
+    const keys = keysFor({ method: "approle", ...role });
+    const made = await madeBy(async () => {
+      expect(await failure(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    });
+    expect(made).toHaveLength(2);
+  });
+
+  it("with the token that a function gives by then, where the one before was revoked", async () => {
+    const tokens = await Promise.all([1, 2].map(() => makeToken(server, { policies: [policy] })));
+    let current = 0;
+    const keys = keysFor({ method: "token", token: () => tokens[current] ?? "" });
+    await keys.load();
+    await server.request("POST", "auth/token/revoke", { token: tokens[0] });
+    expect(await failure(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    current = 1;
+    expect((await keys.load()).primary).toBe("2026-11");
+  });
+
+  it("and is told apart when it is not let in, without a word of what it showed", async () => {
+    const role = await appRole();
+    const password = randomUUID();
+    const userpass = await mountMethod(server, "userpass");
+    const refused: readonly (readonly [VaultAuth, string])[] = [
+      [{ method: "approle", ...role, secretId: password }, "login by approle"],
+      [{ method: "approle", ...role, mount: "none" }, "login by approle"],
+      [{ method: "userpass", mount: userpass, username: "app", password }, "login by userpass"],
+      [{ method: "token", token: password }, "refused"],
+      [{ method: "token", token: "" }, "no Vault token"],
+      [
+        {
+          method: "token",
+          token: () => {
+            throw new Error(password);
+          },
+        },
+        "function",
+      ],
+    ];
+    for (const [auth, words] of refused) {
+      const keys = keysFor(auth);
+      const error = await failure(keys.load());
+      expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining(words) });
+      const shown = `${inspect([error, keys], { depth: Infinity, showHidden: true })} ${JSON.stringify(error)}`;
+      for (const secret of [password, role.secretId, role.roleId]) expect(shown.includes(secret)).toBe(false);
+    }
+  });
+
+  it("without a word of it in its output, and without being kept alive", async () => {
+    const role = await appRole({ token_ttl: "60s" });
+    const script = `
+      import { vaultKeys } from "@keyward/keys-vault";
+      const { auth, ...at } = JSON.parse(process.env.AT);
+      console.log(String(await vaultKeys({ ...at, auth, env: {} }).load()));
+    `;
+    const at = { address: server.address, mount, path: "app", auth: { method: "approle", ...role } };
+    const env = { ...process.env, AT: JSON.stringify(at), DEBUG: "node-vault" };
+    const options = { cwd: workspace, env, timeout: 20_000 };
+    const { stdout, stderr } = await run(process.execPath, ["--input-type=module", "--eval", script], options);
+    expect(stdout).toContain("2026-11");
+    const { data } = await server.request("GET", `${mount}/data/app`);
+    const { keyring }: { keyring: string } = JSON.parse(JSON.stringify(data?.["data"]));
+    for (const secret of [role.secretId, ...materialOf(Keyring.parse(keyring))]) {
+      expect(`${stdout}${stderr}`.includes(secret)).toBe(false);
+    }
+  });
+});
+
+/** The part of a Kubernetes API that says whose a service account's token is: it signs them, and knows those that it signed. */
+async function startTokenReview(directory: string) {
+  await makeCertificates(directory);
+  const [key, cert, ca] = await Promise.all(
+    ["server.key", "server.pem", "ca.pem"].map((name) => readFile(join(directory, name), "utf8")),
+  );
+  const keys = generateKeyPairSync("rsa", { modulusLength: 2048 });
+  const others = generateKeyPairSync("rsa", { modulusLength: 2048 });
+  const issued = new Map<string, string>();
+  let reviews = 0;
+  const server = createServer({ key, cert }, async (request, response) => {
+    let text = "";
+    for await (const part of request) text += String(part);
+    reviews++;
+    const { spec }: { spec: { token: string } } = JSON.parse(text);
+    const account = issued.get(spec.token);
+    const user = { username: `system:serviceaccount:${account}`, uid: "1", groups: ["system:serviceaccounts"] };
+    const status = account === undefined ? { authenticated: false, error: "unknown" } : { authenticated: true, user };
+    response.setHeader("Content-Type", "application/json");
+    response
+      .writeHead(201)
+      .end(JSON.stringify({ apiVersion: "authentication.k8s.io/v1", kind: "TokenReview", status }));
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => {
+    server.close();
+  });
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("It does not listen");
+
+  function sign(namespace: string, name: string, key: typeof keys): string {
+    const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+    const nowS = Math.floor(Date.now() / 1_000);
+    const account = { namespace, serviceaccount: { name, uid: "1" } };
+    const claims = {
+      iss: "https://kubernetes.default.svc",
+      sub: `system:serviceaccount:${namespace}:${name}`,
+      jti: randomUUID(),
+      iat: nowS,
+      nbf: nowS,
+      exp: nowS + 600,
+      "kubernetes.io": account,
+    };
+    const signed = `${part({ alg: "RS256", typ: "JWT" })}.${part(claims)}`;
+    return `${signed}.${createSign("RSA-SHA256").update(signed).sign(key.privateKey, "base64url")}`;
+  }
+
+  return {
+    address: `https://127.0.0.1:${address.port}`,
+    ca,
+    reviews: () => reviews,
+    tokenOf(namespace: string, name: string): string {
+      const token = sign(namespace, name, keys);
+      issued.set(token, `${namespace}:${name}`);
+      return token;
+    },
+    /** One that somebody else signed. */
+    forgedTokenOf: (namespace: string, name: string) => sign(namespace, name, others),
+  };
+}

@@ -1,0 +1,333 @@
+import { randomUUID } from "node:crypto";
+import { once } from "node:events";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { createServer } from "node:http";
+import { createServer as createTlsServer } from "node:https";
+import { type AddressInfo, connect, createServer as createTcpServer, type Server } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { exportKeyring, Keyring, KeywardError } from "@keyward/core";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import {
+  describeWithVault,
+  findVaultServers,
+  makeCertificates,
+  startVault,
+  type VaultServer,
+} from "../../../test/servers/openbao.ts";
+import { type VaultKeysOptions, vaultKeys } from "../src/index.ts";
+import { failure, mountEngine, statusOf, writePolicy } from "./vault-fixture.ts";
+
+const servers = await findVaultServers();
+
+describeWithVault(servers, "a ring in a secret", () => {
+  let server: VaultServer;
+  let kv: string;
+
+  beforeAll(async () => {
+    server = await startVault(servers);
+    kv = await mountEngine(server, "kv");
+  });
+  afterAll(() => server.stop());
+
+  function options(change: Partial<VaultKeysOptions> = {}): VaultKeysOptions {
+    const auth = { method: "token", token: server.rootToken } as const;
+    return { address: server.address, auth, env: {}, mount: kv, path: `app/${randomUUID()}`, ...change };
+  }
+
+  async function secretAt(path: string): Promise<{ data: Record<string, unknown>; metadata: { version: number } }> {
+    const { data } = await server.request("GET", `${kv}/data/${path}`);
+    return JSON.parse(JSON.stringify(data));
+  }
+
+  it("is created once", async () => {
+    const at = options();
+    const ring = Keyring.generate();
+    const outcomes = await Promise.allSettled([1, 2, 3].map(async () => vaultKeys(at).create(Keyring.generate())));
+    expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
+    expect(await failure(vaultKeys(at).create(ring))).toMatchObject({ code: "KEYRING_CONFLICT" });
+    expect((await secretAt(at.path)).metadata.version).toBe(1);
+  });
+
+  it("leaves the other fields of the secret as they are", async () => {
+    const at = options({ field: "ring" });
+    const ring = Keyring.generate();
+    await server.request("POST", `${kv}/data/${at.path}`, { data: { other: "kept", ring: exportKeyring(ring) } });
+    const keys = vaultKeys(at);
+    const next = (await keys.load()).add();
+    await keys.save(next, ring);
+    expect((await secretAt(at.path)).data).toEqual({ other: "kept", ring: exportKeyring(next) });
+  });
+
+  it("is not taken over by a writer who saw an older version of the secret, if only its other fields changed", async () => {
+    const at = options();
+    const keys = vaultKeys(at);
+    const ring = Keyring.generate();
+    await keys.create(ring);
+    await server.request("POST", `${kv}/data/${at.path}`, { data: { keyring: exportKeyring(ring), other: "new" } });
+    await keys.save(ring.add(), ring);
+    expect((await secretAt(at.path)).data["other"]).toBe("new");
+  });
+
+  it("that was deleted, destroyed, never there, or is in no engine: each is said", async () => {
+    const at = options();
+    const keys = vaultKeys(at);
+    await keys.create(Keyring.generate());
+    const kinds = new Map<string, KeywardError>();
+    await server.request("DELETE", `${kv}/data/${at.path}`);
+    kinds.set("deleted", await failure(keys.load()));
+    expect(await failure(keys.create(Keyring.generate()))).toMatchObject({ code: "KEYRING_CONFLICT" });
+    await server.request("POST", `${kv}/undelete/${at.path}`, { versions: [1] });
+    await keys.load();
+    await server.request("PUT", `${kv}/destroy/${at.path}`, { versions: [1] });
+    kinds.set("destroyed", await failure(keys.load()));
+    kinds.set("not there", await failure(vaultKeys(options()).load()));
+    kinds.set("no engine", await failure(vaultKeys(options({ mount: "none" })).load()));
+    for (const [words, error] of kinds) {
+      expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining(words) });
+    }
+    expect(kinds.get("deleted")?.hint).toContain("undelete -versions=1");
+  });
+
+  it("is not looked for in an engine of version 1, or in another field", async () => {
+    const mount = `kv1-${randomUUID()}`;
+    await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
+    await server.request("POST", `${mount}/data/app`, { keyring: "{}" });
+    expect(await failure(vaultKeys(options({ mount, path: "app" })).load())).toMatchObject({ code: "KEYRING_INVALID" });
+    const at = options();
+    await vaultKeys(at).create(Keyring.generate());
+    expect(await failure(vaultKeys({ ...at, field: "ring" }).load())).toMatchObject({
+      code: "KEYRING_INVALID",
+      message: expect.stringContaining('"ring"'),
+    });
+  });
+
+  it("is refused with the lines that the policy lacks", async () => {
+    const at = options();
+    await vaultKeys(at).create(Keyring.generate());
+    const policy = await writePolicy(server, `path "${kv}/data/*" { capabilities = ["read"] }`);
+    const { auth } = await server.request("POST", "auth/token/create", { policies: [policy] });
+    const reader = vaultKeys({ ...at, auth: { method: "token", token: String(auth?.["client_token"]) } });
+    const ring = await reader.load();
+    const refused = await failure(reader.save(ring.add(), ring));
+    expect(refused).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("403") });
+    expect(refused.hint).toContain(`path "${kv}/data/${at.path}" { capabilities = ["read", "create", "update"] }`);
+  });
+
+  it("lies in the namespace that is named, by option or variable", async () => {
+    const namespace = `team-${randomUUID()}`;
+    await server.request("POST", `sys/namespaces/${namespace}`);
+    const mount = await mountEngine(server, "kv", namespace);
+    const at = options({ mount, namespace });
+    await vaultKeys(at).create(Keyring.generate("2026-11"));
+    const named = vaultKeys({ ...options({ mount, path: at.path }), env: { VAULT_NAMESPACE: namespace } });
+    expect((await named.load()).primary).toBe("2026-11");
+    expect(await failure(vaultKeys({ ...at, namespace: "" }).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+  });
+
+  it("is found by the variables alone", async () => {
+    const at = options();
+    await vaultKeys(at).create(Keyring.generate("2026-11"));
+    const env = { VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken };
+    expect((await vaultKeys({ path: at.path, mount: kv, env }).load()).primary).toBe("2026-11");
+    const nobody = vaultKeys({ path: at.path, mount: kv, env: { VAULT_ADDR: server.address } });
+    expect(await failure(nobody.load())).toMatchObject({
+      code: "PROVIDER_UNAVAILABLE",
+      hint: expect.stringContaining("VAULT_TOKEN"),
+    });
+  });
+
+  it("is read again when the rate limit of the server allows it, and what was refused by it was not written", async () => {
+    const limited = await startVault(servers);
+    onTestFinished(() => limited.stop());
+    const mount = await mountEngine(limited, "kv");
+    const auth = { method: "token", token: limited.rootToken } as const;
+    const keys = vaultKeys(options({ address: limited.address, mount, auth }));
+    const ring = Keyring.generate();
+    await keys.create(ring);
+    await limited.request("POST", "sys/quotas/rate-limit/all", { path: mount, rate: 1, interval: "1s" });
+    await limited.request("GET", `${mount}/config`).catch(() => undefined);
+    expect(await statusOf(limited.request("GET", `${mount}/config`))).toBe(429);
+    expect((await keys.load()).primary).toBe(ring.primary);
+    await keys.save(ring.add(), ring);
+    await limited.request("DELETE", "sys/quotas/rate-limit/all");
+    expect((await keys.load()).generation).toBe(ring.generation + 1);
+  });
+
+  it("is not refused where only the answer to the write was lost", async () => {
+    // Between the provider and the server: it passes on all that is asked, and keeps the answer to a write to itself.
+    const proxy = createTcpServer((client) => {
+      const upstream = connect(Number(new URL(server.address).port), "127.0.0.1");
+      let writes = false;
+      client.on("data", (bytes) => {
+        writes ||= bytes.toString("latin1").startsWith(`POST /v1/${kv}`);
+        upstream.write(bytes);
+      });
+      upstream.on("data", (bytes) => {
+        if (writes) client.destroy();
+        else client.write(bytes);
+      });
+      for (const [one, other] of [
+        [client, upstream],
+        [upstream, client],
+      ] as const) {
+        one.on("error", () => undefined);
+        one.on("close", () => other.destroy());
+      }
+    });
+    await listening(proxy);
+    const at = options();
+    await vaultKeys(at).create(Keyring.generate());
+    const keys = vaultKeys({ ...at, address: `http://127.0.0.1:${addressOf(proxy).port}` });
+    const ring = await keys.load();
+    const next = ring.add();
+    await keys.save(next, ring);
+    expect(exportKeyring(await vaultKeys(at).load())).toBe(exportKeyring(next));
+    expect((await secretAt(at.path)).metadata.version).toBe(2);
+  });
+
+  it("is given up on in time, by a server that does not answer", async () => {
+    const silent = await startVault(servers);
+    onTestFinished(() => silent.stop());
+    const keys = vaultKeys(options({ address: silent.address, timeoutMs: 400, requestTimeoutMs: 200 }));
+    silent.pause();
+    const beganMs = performance.now();
+    for (const error of await Promise.all([failure(keys.load()), failure(keys.create(Keyring.generate()))])) {
+      expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    }
+    expect(performance.now() - beganMs).toBeLessThan(3_000);
+    silent.resume();
+  });
+});
+
+describeWithVault(servers, "Vault with TLS and files", () => {
+  let server: VaultServer;
+  let at: VaultKeysOptions;
+
+  beforeAll(async () => {
+    server = await startVault(servers, { storage: "files", tls: true });
+    const auth = { method: "token", token: server.rootToken } as const;
+    const ca = server.ca ?? "";
+    at = { address: server.address, auth, env: {}, ca, mount: await mountEngine(server, "kv"), path: "app" };
+    await vaultKeys(at).create(Keyring.generate("2026-11"));
+  });
+  afterAll(() => server.stop());
+
+  it("is trusted by its authority, and by no other", async () => {
+    expect((await vaultKeys(at).load()).primary).toBe("2026-11");
+    const other = await startVault(servers, { tls: true });
+    onTestFinished(() => other.stop());
+    const { ca: _, ...unnamed } = at;
+    for (const distrusting of [
+      { ...at, ca: other.ca ?? "" },
+      unnamed,
+      { ...unnamed, env: { VAULT_SKIP_VERIFY: "1" } },
+    ]) {
+      const beganMs = performance.now();
+      const error = await failure(vaultKeys(distrusting).load());
+      expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("not trusted") });
+      // Trying again would not help.
+      expect(performance.now() - beganMs).toBeLessThan(1_000);
+      expect(await failure(vaultKeys(distrusting).create(Keyring.generate()))).toMatchObject({
+        message: error.message,
+      });
+    }
+    const broken = vaultKeys({ ...unnamed, env: { VAULT_CACERT: "/nowhere/ca.pem" } });
+    expect(await failure(broken.load())).toMatchObject({ message: expect.stringContaining("VAULT_CACERT") });
+  });
+
+  it("that is sealed says how to unseal it, and gives the ring afterwards, through a restart as well", async () => {
+    const keys = vaultKeys(at);
+    const ring = await keys.load();
+    await server.seal();
+    expect(await failure(keys.load())).toMatchObject({
+      code: "PROVIDER_UNAVAILABLE",
+      message: "Vault is sealed",
+      hint: expect.stringContaining("bao operator unseal"),
+    });
+    await server.unseal();
+    expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
+    await server.kill();
+    expect(await failure(keys.load())).toMatchObject({ message: "Vault cannot be reached (ECONNREFUSED)" });
+    await server.restart();
+    expect(await failure(keys.load())).toMatchObject({ message: "Vault is sealed" });
+    await server.unseal();
+    expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
+    await keys.save(ring.add(), ring);
+  });
+});
+
+describe("what cannot be", () => {
+  const good = { address: "https://vault.example.com", path: "app", env: {} };
+
+  it.each<[string, Partial<VaultKeysOptions>]>([
+    ["no address", { address: "" }],
+    ["an address that is none", { address: "vault:8200" }],
+    ["an address with a password", { address: "https://user:password@vault.example.com" }],
+    ["plain HTTP beyond this machine", { address: "http://vault.example.com" }],
+    ["plain HTTP to what only looks like this machine", { address: "http://127.0.0.1.example.com" }],
+    ["a path that leads elsewhere", { path: "../sys/raw" }],
+    ["an empty path", { path: "/" }],
+    ["a mount that leads elsewhere", { mount: "a//b" }],
+    ["a request that may take longer than a load", { requestTimeoutMs: 20_000 }],
+    ["a refresh that is none", { refreshMs: 0 }],
+  ])("%s is refused at once", (_, change) => {
+    expect(() => vaultKeys({ ...good, ...change })).toThrow(
+      expect.objectContaining({ constructor: KeywardError, code: "VALUE_INVALID" }),
+    );
+  });
+
+  it("is not taken for what can", () => {
+    for (const address of ["http://localhost:8200", "http://127.0.0.1:8200", "http://[::1]:8200"]) {
+      vaultKeys({ ...good, address });
+    }
+    vaultKeys({ ...good, address: "http://vault.internal", dangerouslyAllowHttp: true });
+    expect(vaultKeys(good).freshness).toEqual({ refreshMs: 60_000, timeoutMs: 15_000 });
+    vaultKeys({ ...good, timeoutMs: 1_000 });
+  });
+});
+
+it("sends no token on to where a server redirects it without TLS", async () => {
+  const heard: unknown[] = [];
+  const thief = await listening(
+    createServer((request, response) => {
+      heard.push(request.url);
+      response.end("{}");
+    }),
+  );
+  const directory = await mkdtemp(join(tmpdir(), "keyward-redirect-"));
+  onTestFinished(() => rm(directory, { recursive: true }));
+  await makeCertificates(directory);
+  const [key, cert, ca] = await Promise.all(
+    ["server.key", "server.pem", "ca.pem"].map((name) => readFile(join(directory, name), "utf8")),
+  );
+  const location = `http://127.0.0.1:${addressOf(thief).port}/v1/secret/data/app`;
+  let asked = 0;
+  const redirecting = await listening(
+    createTlsServer({ key, cert }, (_, response) => {
+      asked++;
+      response.writeHead(307, { location }).end();
+    }),
+  );
+  const auth = { method: "token", token: "s.secret" } as const;
+  const address = `https://127.0.0.1:${addressOf(redirecting).port}`;
+  const keys = vaultKeys({ address, auth, env: {}, ca: ca ?? "", path: "app" });
+  expect(await failure(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+  expect(asked).toBeGreaterThan(0);
+  expect(heard).toEqual([]);
+});
+
+async function listening<Listening extends Server>(server: Listening): Promise<Listening> {
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  onTestFinished(() => {
+    server.close();
+  });
+  return server;
+}
+
+function addressOf(server: Server): AddressInfo {
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("It does not listen");
+  return address;
+}

@@ -1,0 +1,71 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { expect, it, onTestFinished } from "vitest";
+import { describeWithVault, findVaultServers, startVault, type VaultSettings } from "./openbao.ts";
+
+const servers = await findVaultServers();
+
+async function answers(address: string): Promise<boolean> {
+  try {
+    return (await fetch(`${address}/v1/sys/seal-status`, { signal: AbortSignal.timeout(500) })).ok;
+  } catch {
+    return false;
+  }
+}
+
+async function started(settings: VaultSettings = {}) {
+  const server = await startVault(servers, settings);
+  onTestFinished(() => server.stop());
+  return server;
+}
+
+describeWithVault(servers, "a Vault for the tests", () => {
+  it("with files keeps them through kill -9, and is sealed afterwards", async () => {
+    const server = await started({ storage: "files" });
+    await server.request("POST", "sys/mounts/kv", { type: "kv", options: { version: "2" } });
+    await server.request("POST", "kv/data/secret", { data: { a: "1" } });
+    await server.kill();
+    expect(await answers(server.address)).toBe(false);
+    await server.restart();
+    await expect(server.request("GET", "kv/data/secret")).rejects.toThrow("sealed");
+    await server.unseal();
+    expect((await server.request("GET", "kv/data/secret")).data).toMatchObject({ data: { a: "1" } });
+  });
+
+  it("in memory can be sealed, unsealed, paused and stopped", async () => {
+    const server = await started();
+    await server.seal();
+    await expect(server.request("GET", "sys/mounts")).rejects.toThrow("sealed");
+    await server.unseal();
+    await server.request("GET", "sys/mounts");
+    server.pause();
+    expect(await answers(server.address)).toBe(false);
+    server.resume();
+    await expect.poll(() => answers(server.address), { timeout: 10_000 }).toBe(true);
+    server.pause();
+    await server.stop();
+    expect(await answers(server.address)).toBe(false);
+  });
+
+  it("takes TLS by a certificate of its own", async () => {
+    const server = await started({ tls: true });
+    expect(server.address).toMatch(/^https:/);
+    expect((await server.request("GET", "sys/health"))["sealed"]).toBe(false);
+    expect(await answers(server.address)).toBe(false);
+  });
+
+  it("ends when the process that started it is killed", async () => {
+    const child = spawn(process.execPath, [fileURLToPath(new URL("openbao-starter.ts", import.meta.url))], {
+      stdio: ["ignore", "pipe", "inherit"],
+    });
+    onTestFinished(() => {
+      child.kill("SIGKILL");
+    });
+    const [line] = await once(child.stdout, "data");
+    const { address }: { address: string } = JSON.parse(String(line));
+    expect(await answers(address)).toBe(true);
+    child.kill("SIGKILL");
+    await expect.poll(() => answers(address), { timeout: 10_000 }).toBe(false);
+  });
+});

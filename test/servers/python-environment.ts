@@ -1,0 +1,68 @@
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { homedir } from "node:os";
+import { basename, join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+const installMs = 300_000;
+
+/**
+ * The `bin` folder of a virtual environment, in the user's cache, that has what a file of requirements names and no
+ * more. It is made once for all, by one process at a time.
+ */
+export async function pythonEnvironment(requirements: string): Promise<string> {
+  const pinned = await readFile(requirements, "utf8");
+  const cache = join(process.env["XDG_CACHE_HOME"] ?? join(homedir(), ".cache"), "keyward");
+  const digest = createHash("sha256").update(pinned).digest("hex").slice(0, 8);
+  const folder = join(cache, `${basename(requirements, ".txt")}-${digest}`);
+  const bin = join(folder, "bin");
+  const complete = join(folder, "complete");
+  if (existsSync(complete)) return bin;
+  await mkdir(cache, { recursive: true });
+  // The lock is the operating system's, which takes it back from a process that dies.
+  const lock = new DatabaseSync(`${folder}.lock`);
+  try {
+    const deadline = Date.now() + installMs;
+    while (!tryLock(lock)) {
+      if (Date.now() > deadline) throw new Error("another process did not finish to install it");
+      await sleep(100);
+    }
+    if (existsSync(complete)) return bin;
+    await rm(folder, { recursive: true, force: true });
+    const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", requirements];
+    await makeEnvironment(folder);
+    await run(join(bin, "python"), pip, { timeout: installMs });
+    await writeFile(complete, "");
+    return bin;
+  } finally {
+    lock.close();
+  }
+}
+
+async function makeEnvironment(folder: string): Promise<void> {
+  try {
+    await run("python3", ["-m", "venv", folder], { timeout: installMs });
+  } catch (error) {
+    // Debian keeps it in a package of its own.
+    if (process.getuid?.() !== 0) throw error;
+    const options = { env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" }, timeout: installMs };
+    const wait = ["-o", "DPkg::Lock::Timeout=240"];
+    await run("apt-get", [...wait, "update"], options);
+    await run("apt-get", [...wait, "install", "-y", "--no-install-recommends", "python3-venv"], options);
+    await run("python3", ["-m", "venv", folder], { timeout: installMs });
+  }
+}
+
+function tryLock(lock: DatabaseSync): boolean {
+  try {
+    lock.exec("BEGIN EXCLUSIVE");
+    return true;
+  } catch {
+    return false;
+  }
+}
