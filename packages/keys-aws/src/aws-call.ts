@@ -1,4 +1,4 @@
-import { KeywardError, type KeywardErrorCode } from "@keyward/core";
+import { abortable, KeywardError, type KeywardErrorCode } from "@keyward/core";
 
 /** What a call to AWS is about, for its errors. */
 export interface AwsCall {
@@ -26,6 +26,9 @@ export interface Explanation {
   readonly problem: string;
   readonly hint: string;
 }
+
+// A little before the core gives up, who could not say what was wrong.
+const timeoutShare = 0.9;
 
 const badCredentials = new Set([
   "ExpiredToken",
@@ -60,27 +63,23 @@ export async function callAws<Output>(
   call: AwsCall,
   send: (options: { readonly abortSignal: AbortSignal }) => Promise<Output>,
 ): Promise<Output> {
-  const { signal, timeoutMs } = call;
+  const { signal } = call;
   signal?.throwIfAborted();
-  const timeout = AbortSignal.timeout(timeoutMs);
+  const limitMs = Math.ceil(call.timeoutMs * timeoutShare);
+  const timeout = AbortSignal.timeout(limitMs);
   const abortSignal = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
-  const ended = Promise.withResolvers<never>();
-  const end = () => ended.reject(abortSignal.reason);
-  // Between two attempts the SDK does not look at the signal.
-  abortSignal.addEventListener("abort", end, { once: true });
   try {
-    return await Promise.race([send({ abortSignal }), ended.promise]);
+    // While it looks for credentials, the SDK does not look at the signal.
+    return await abortable(() => send({ abortSignal }), abortSignal);
   } catch (error) {
     if (signal?.aborted === true) throw signal.reason;
     if (timeout.aborted) {
       throw failed(call, error, {
-        problem: `could not be used: AWS gave no good answer to ${call.action} within ${timeoutMs} ms`,
+        problem: `could not be used: AWS gave no good answer to ${call.action} within ${limitMs} ms`,
         hint: "Can this process reach the endpoint of AWS in its region? Raise timeoutMs where the way is long, or AWS throttles.",
       });
     }
     throw failed(call, error, explain(call, error));
-  } finally {
-    abortSignal.removeEventListener("abort", end);
   }
 }
 
@@ -169,8 +168,8 @@ function explain(call: AwsCall, error: unknown): Explanation {
 
 function failureOf(error: unknown): AwsFailure {
   if (!(error instanceof Error)) return { name: typeof error, message: "" };
-  // The name comes from the other end, and may be anything.
-  const name = /^[A-Za-z0-9]{1,64}$/.test(error.name) ? error.name : "Error";
+  // The name comes from the other end, and may be anything; those of AWS have no digits, and key material has.
+  const name = /^[A-Za-z]{1,64}$/.test(error.name) ? error.name : "Error";
   return { name, message: error.message };
 }
 

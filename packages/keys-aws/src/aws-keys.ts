@@ -6,6 +6,7 @@ import {
   Keyring,
   KeywardError,
   requireFreshness,
+  requireSavable,
   singleFlight,
 } from "@keyward/core";
 import type { AwsClientOptions } from "./aws-client.ts";
@@ -74,18 +75,12 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     }
   }
 
-  function requireSavable(ring: Keyring): void {
-    const problem =
-      ring.keys.length === 0
-        ? "has no keys"
-        : ring.scopeName !== undefined
-          ? "is scoped"
-          : name !== undefined && ring.name !== name
-            ? `is named ${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`
-            : undefined;
-    if (problem === undefined) return;
-    throw new KeywardError("KEYRING_INVALID", `A ring that ${problem} cannot be saved`, {
-      hint: "Save a ring that came from load, changed; or a new one, renamed: ring.rename(…).",
+  function requireOurs(ring: Keyring): void {
+    requireSavable(ring);
+    if (name === undefined || ring.name === name) return;
+    const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
+    throw new KeywardError("KEYRING_INVALID", `The ring to be saved is named ${names}`, {
+      hint: "Save a ring that came from load, changed; or rename a new one: ring.rename(…).",
     });
   }
 
@@ -93,7 +88,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     freshness,
     load: singleFlight(async ({ signal }) => (await read(signal)).ring),
     async save(next, previous) {
-      requireSavable(next);
+      requireOurs(next);
       const { ring, version } = await read();
       const same = exportKeyring(ring) === exportKeyring(previous);
       if (same && (await secret.replace(version, exportKeyring(next)))) return;
@@ -102,7 +97,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
       });
     },
     async create(ring) {
-      requireSavable(ring);
+      requireOurs(ring);
       if (await secret.create(exportKeyring(ring))) return;
       throw new KeywardError("KEYRING_CONFLICT", `${secret.subject} holds a value already`, {
         hint: "Load the ring that is there; to replace it, save a change of it.",

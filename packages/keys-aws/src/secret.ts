@@ -70,11 +70,9 @@ export class Secret {
     const id = randomUUID();
     // Without a label, AWSCURRENT would move there, whatever it marks by now.
     await this.#put(id, text);
-    try {
-      return await this.#makeCurrent(expected, id);
-    } finally {
-      await this.#unmark(id);
-    }
+    const replaced = await this.#makeCurrent(expected, id);
+    await this.#unmark(id);
+    return replaced;
   }
 
   /**
@@ -84,20 +82,21 @@ export class Secret {
    */
   async create(text: string): Promise<boolean> {
     this.#requireSize(text);
-    const id = randomUUID();
     // An ARN is that of a secret which is there.
-    if (!this.#id.startsWith("arn:") && (await this.#createSecret(id, text))) return true;
+    if (!this.#id.startsWith("arn:") && (await this.#createSecret(text))) return true;
     if (await this.#hasValue()) return false;
+    const id = randomUUID();
     // The first version of a secret is made current whatever its labels, and no second one is.
     const stages = await this.#put(id, text);
     await this.#unmark(id);
     return stages.includes(current);
   }
 
-  async #createSecret(id: string, text: string): Promise<boolean> {
+  async #createSecret(text: string): Promise<boolean> {
     try {
+      // The SDK gives the request a token of its own, so that a repeated one succeeds.
       await this.#call("CreateSecret", undefined, (client, options) =>
-        client.send(new CreateSecretCommand({ Name: this.#id, ClientRequestToken: id, SecretString: text }), options),
+        client.send(new CreateSecretCommand({ Name: this.#id, SecretString: text }), options),
       );
       return true;
     } catch (error) {
@@ -182,7 +181,7 @@ export class Secret {
         ),
       );
     } catch {
-      // The next writer takes it off.
+      // The next writer takes it off, as he does where AWS went away before.
     }
   }
 
@@ -246,6 +245,9 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
         problem: "cannot be used, since Secrets Manager cannot use the KMS key that protects it",
         hint: "Is that key enabled and not pending deletion, and does its policy allow this role kms:Decrypt and kms:GenerateDataKey?",
       };
+    case "InvalidParameterException":
+      if (!/replica/i.test(message)) return undefined;
+      return { problem: "is a replica, which can only be read", hint: "Write in the region of the primary secret." };
     case "LimitExceededException":
       return {
         problem: "took no further version, since AWS has a limit there",

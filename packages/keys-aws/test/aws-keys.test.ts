@@ -1,5 +1,6 @@
 import { inspect } from "node:util";
 import {
+  CreateSecretCommand,
   DeleteSecretCommand,
   GetSecretValueCommand,
   PutSecretValueCommand,
@@ -240,6 +241,29 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
+    it("is not repeated when the server does not know the credentials", async () => {
+      const guarded = await startMoto(servers);
+      onTestFinished(() => guarded.stop());
+      const proxy = await startProxy(guarded.endpoint);
+      onTestFinished(() => proxy.close());
+      // From now on, moto looks at credentials.
+      await fetch(`${guarded.endpoint}/moto-api/reset-auth`, { method: "POST", body: "0" });
+      const keys = awsKeys({ secretId: newName(), endpoint: proxy.endpoint });
+      const error = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
+      expect(error.message).toContain("does not take the credentials");
+      expect(proxy.calls).toHaveLength(1);
+    });
+
+    it("passes on who may not do what, and no other word of AWS", async () => {
+      const { ring, proxy, open } = await openSecret();
+      const message = "User: arn:aws:iam::123456789012:user/app is not authorized to perform this action";
+      proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException", message });
+      const error = await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
+      expect(error.cause).toMatchObject({ message: expect.stringContaining(message) });
+      proxy.fault = () => ({ kind: "error", status: 400, name: "InvalidSignatureException", message });
+      expect(inspect(await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring))).not.toContain("user/app");
+    });
+
     it("ends in time when nobody answers, and at once when its caller gives up", async () => {
       const { ring, proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "silence" });
@@ -251,6 +275,48 @@ describeWithMoto(servers, "awsKeys", () => {
       controller.abort(reason);
       await expect(loading).rejects.toBe(reason);
       expect(performance.now() - begun).toBeLessThan(3_000);
+    });
+
+    it("ends in time, and when its caller gives up, between two attempts as well", async () => {
+      const { proxy, open } = await openSecret();
+      proxy.fault = () => ({ kind: "error", status: 400, name: "ThrottlingException", retryAfterSeconds: 4 });
+      const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
+      onTestFinished(() => client.destroy());
+      const begun = performance.now();
+      await refusal(open({ client, timeoutMs: 100 }).load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
+      await refusal(
+        open({ client, timeoutMs: 100 }).create(Keyring.generate()),
+        "PROVIDER_UNAVAILABLE",
+        Keyring.generate(),
+      );
+      expect(performance.now() - begun).toBeLessThan(2_000);
+      proxy.calls.length = 0;
+      const controller = new AbortController();
+      const reason = new Error("no longer wanted");
+      const loading = open().load({ signal: controller.signal });
+      await vi.waitFor(() => expect(proxy.calls).toHaveLength(1));
+      controller.abort(reason);
+      await expect(loading).rejects.toBe(reason);
+      expect(proxy.calls).toHaveLength(1);
+    });
+
+    it("ends in time when the source of the credentials does not answer", async () => {
+      const { ring, secretId, proxy } = await openSecret();
+      const credentials = () => new Promise<never>(() => undefined);
+      const client = new SecretsManagerClient({ endpoint: proxy.endpoint, credentials });
+      onTestFinished(() => client.destroy());
+      const begun = performance.now();
+      await refusal(awsKeys({ secretId, client, timeoutMs: 100 }).load(), "PROVIDER_UNAVAILABLE", ring);
+      await refusal(awsKeys({ secretId, client, timeoutMs: 100 }).save(ring.add(), ring), "PROVIDER_UNAVAILABLE", ring);
+      expect(performance.now() - begun).toBeLessThan(2_000);
+      expect(proxy.calls).toEqual([]);
+    });
+
+    it("is one call for all who ask at once", async () => {
+      const { proxy, open } = await openSecret();
+      const keys = open();
+      await Promise.all(Array.from({ length: 50 }, () => keys.load()));
+      expect(proxy.calls).toHaveLength(1);
     });
 
     it("tells what is wrong with the secret apart", async () => {
@@ -281,10 +347,35 @@ describeWithMoto(servers, "awsKeys", () => {
     it("shows nothing of what AWS says about a request or an answer", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = `Value '${exportKeyring(ring)}' at 'secretString' failed to satisfy a constraint`;
-      for (const name of ["InvalidParameterException", "ValidationException", secretsOf(ring)[0] ?? ""]) {
+      const { keys }: { keys: { material: string }[] } = JSON.parse(exportKeyring(ring));
+      const material = keys[0]?.material ?? "";
+      const names = [
+        "InvalidParameterException",
+        "ValidationException",
+        Buffer.from(material, "base64url").toString("hex"),
+      ];
+      for (const name of names) {
         proxy.fault = () => ({ kind: "error", status: 400, name, message });
         await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
       }
+    });
+
+    it("does not repeat a key that was given for the name of a secret", async () => {
+      const ring = Keyring.generate();
+      for (const secretId of secretsOf(ring).slice(0, 3)) {
+        await refusal(awsKeys({ secretId, endpoint: server.endpoint }).load(), "PROVIDER_UNAVAILABLE", ring);
+      }
+    });
+
+    it("reads a replica, which cannot be written", async () => {
+      const [secretId, ring] = [newName(), Keyring.generate()];
+      const replicas = { AddReplicaRegions: [{ Region: "us-east-1" }] };
+      const secret = { Name: secretId, SecretString: exportKeyring(ring), ...replicas };
+      await account.secretsManager.send(new CreateSecretCommand(secret));
+      const keys = awsKeys({ secretId, region: "us-east-1", endpoint: server.endpoint });
+      expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
+      const error = await refusal(keys.save(ring.add(), ring), "PROVIDER_UNAVAILABLE", ring);
+      expect(error.hint).toContain("primary secret");
     });
 
     it("refuses a ring of another name", async () => {
@@ -379,6 +470,14 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await store.getMany(["before", "during", "after"])).toEqual(["value", "value", "value"]);
       await store.disconnect();
       await refusal(operator.load(), "PROVIDER_UNAVAILABLE", ring);
+    });
+
+    it("that never had a ring says which call had no answer in time", async () => {
+      const { ring, proxy, open } = await openSecret();
+      proxy.fault = () => ({ kind: "silence" });
+      const store = new EncryptedStore(new MemoryStore(), { keys: open({ timeoutMs: 300 }) });
+      const error = await refusal(store.set("key", "value"), "PROVIDER_UNAVAILABLE", ring);
+      expect(error.message).toContain("secretsmanager:GetSecretValue");
     });
 
     it("has a thousand reads of records under a new key cost one call", async () => {

@@ -4,7 +4,14 @@ import { createServer, type IncomingMessage, request, type ServerResponse } from
 /** What becomes of a call instead of its answer. */
 export type Fault =
   /** The error that AWS would send; the call is not carried out. */
-  | { readonly kind: "error"; readonly status: number; readonly name: string; readonly message?: string }
+  | {
+      readonly kind: "error";
+      readonly status: number;
+      readonly name: string;
+      readonly message?: string;
+      /** How long the client is asked to wait before it repeats the call. */
+      readonly retryAfterSeconds?: number;
+    }
   /** The call is carried out and its answer lost. */
   | { readonly kind: "lost" }
   /** The connection is closed, and the call not carried out. */
@@ -37,7 +44,9 @@ export async function startProxy(target: string): Promise<AwsProxy> {
     const fault = await proxy.fault(operation);
     switch (fault?.kind) {
       case "error": {
-        outgoing.writeHead(fault.status, { "content-type": "application/x-amz-json-1.1" });
+        outgoing.setHeader("content-type", "application/x-amz-json-1.1");
+        if (fault.retryAfterSeconds !== undefined) outgoing.setHeader("retry-after", fault.retryAfterSeconds);
+        outgoing.writeHead(fault.status);
         outgoing.end(JSON.stringify({ __type: fault.name, message: fault.message ?? fault.name }));
         return;
       }

@@ -1,7 +1,8 @@
 import { execFile } from "node:child_process";
+import { createDecipheriv } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { inspect, promisify } from "node:util";
-import { KMSClient } from "@aws-sdk/client-kms";
+import { DecryptCommand, KMSClient } from "@aws-sdk/client-kms";
 import {
   EncryptedStore,
   exportKeyring,
@@ -134,10 +135,31 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
   });
 
-  it("binds a ring to its name, in KMS as well", async () => {
+  it("can be opened by the format that the README gives, and only in its context", async () => {
+    const { ring, keyId, place } = await openRing(Keyring.generate().rename("production"));
+    const [, wrappedKey = "", body = ""] = place.text?.split(".") ?? [];
+    const CiphertextBlob = Buffer.from(wrappedKey, "base64url");
+    const withContext = (EncryptionContext: Record<string, string>) =>
+      account.kms.send(new DecryptCommand({ KeyId: keyId, CiphertextBlob, EncryptionContext }));
+    await expect(withContext({})).rejects.toMatchObject({ name: "InvalidCiphertextException" });
+    await expect(withContext({ keyward: "staging" })).rejects.toMatchObject({ name: "InvalidCiphertextException" });
+
+    const { Plaintext: dataKey = new Uint8Array() } = await withContext({ keyward: "production" });
+    const sealed = Buffer.from(body, "base64url");
+    const decipher = createDecipheriv("aes-256-gcm", dataKey, sealed.subarray(0, 12), { authTagLength: 16 });
+    decipher.setAAD(Buffer.from("kms1.production"));
+    decipher.setAuthTag(sealed.subarray(-16));
+    const document = Buffer.concat([decipher.update(sealed.subarray(12, -16)), decipher.final()]).toString();
+    expect(document).toBe(exportKeyring(ring));
+  });
+
+  it("binds a ring to its name", async () => {
     const { ring, open } = await openRing(Keyring.generate().rename("production"));
     await refusal(open({ name: "staging" }).load(), "KEYRING_INVALID", ring);
     expect((await open({ name: "production" }).load()).name).toBe("production");
+    // Without a name, it is the one that a ring has when nobody gave it another.
+    const unnamed = kmsKeys({ keyId: "alias/keyward", place: new OpenPlace(), endpoint: server.endpoint });
+    expect((await refusal(unnamed.create(ring), "KEYRING_INVALID", ring)).message).toContain('"keyring"');
   });
 
   it("rewraps without opening the ring, and moves it to another KMS key", async () => {
@@ -206,7 +228,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     proxy.fault = () => ({ kind: "silence" });
     const begun = performance.now();
     const error = await refusal(open({ timeoutMs: 200 }).load(), "PROVIDER_UNAVAILABLE", ring);
-    expect(error.message).toContain("200 ms");
+    expect(error.message).toContain("kms:Decrypt within");
     await refusal(open({ timeoutMs: 200 }).rewrap(), "PROVIDER_UNAVAILABLE", ring);
     expect(performance.now() - begun).toBeLessThan(3_000);
   });

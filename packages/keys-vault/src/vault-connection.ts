@@ -41,6 +41,7 @@ const defaultRequestTimeoutMs = 5_000;
 // Between them up to 400, 800 and 1,600 ms, at least half of that each.
 const retries = 3;
 const firstPauseMs = 200;
+const timeoutShare = 0.95;
 
 /** Requests to Vault as one who may make them: with a token, in bounded time, again where that helps. */
 export class VaultConnection {
@@ -74,9 +75,10 @@ export class VaultConnection {
     this.#session = new VaultSession(this.#client, auth, env);
   }
 
-  /** A signal that ends when a load would have taken too long, and when the one given does. */
+  /** A signal that ends when a load or a save has taken too long, and when the one given does. */
   inTime(signal: AbortSignal | undefined): AbortSignal {
-    const timeout = AbortSignal.timeout(this.freshness.timeoutMs);
+    // A little before the core gives up, who could not say what was wrong.
+    const timeout = AbortSignal.timeout(Math.ceil(this.freshness.timeoutMs * timeoutShare));
     return signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
   }
 
@@ -88,18 +90,22 @@ export class VaultConnection {
    * made twice, also when nobody knows whether it was carried out.
    */
   async request({ repeatable = true, ...request }: Request, purpose: Purpose, signal: AbortSignal): Promise<unknown> {
+    let last: VaultFailure | undefined;
     try {
       return await pRetry(() => this.#authorized({ ...request, signal }, purpose), {
         retries,
         minTimeout: firstPauseMs,
         randomize: true,
         signal,
-        shouldRetry: ({ error }) =>
+        shouldRetry: ({ error }) => {
+          if (!(error instanceof VaultFailure)) return false;
+          last = error;
           // What was refused for its rate was not carried out.
-          error instanceof VaultFailure && error.isPassing && (repeatable || error.status === 429),
+          return error.isPassing && (repeatable || error.status === 429);
+        },
       });
     } catch (error) {
-      if (signal.aborted) throw this.#tooLate(signal);
+      if (signal.aborted) throw this.#tooLate(signal, last);
       if (!(error instanceof VaultFailure)) throw error;
       throw error.isUntrusted || (error.isPassing && repeatable) ? unavailable(error) : error;
     }
@@ -121,8 +127,9 @@ export class VaultConnection {
     }
   }
 
-  #tooLate({ reason }: AbortSignal): unknown {
+  #tooLate({ reason }: AbortSignal, last: VaultFailure | undefined): unknown {
     if (!(reason instanceof DOMException && reason.name === "TimeoutError")) return reason;
+    if (last !== undefined) return unavailable(last);
     return new KeywardError("PROVIDER_UNAVAILABLE", `Vault did not answer within ${this.freshness.timeoutMs} ms`, {
       hint: "Check the address (VAULT_ADDR), and its health: GET sys/health.",
     });

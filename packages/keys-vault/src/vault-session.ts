@@ -19,6 +19,7 @@ interface Session {
 const leaseShare = 2 / 3;
 // A token whose end a renewal moved by less than this much of its lease has come to the end of its longest life.
 const prolongedShare = 1 / 10;
+const shortestLeaseS = 0.5;
 const longestTimerMs = 2 ** 31 - 1;
 
 /**
@@ -111,7 +112,10 @@ export class VaultSession {
     try {
       const answer = await this.#client.request({ method: "GET", path: "auth/token/lookup-self", token, signal });
       const data = fieldOf(answer, "data");
-      const lease = { lease_duration: fieldOf(data, "ttl"), renewable: fieldOf(data, "renewable") };
+      const ttl = Number(fieldOf(data, "ttl"));
+      // In its last second a token has a ttl of 0, and so has one that never ends.
+      const seconds = typeof fieldOf(data, "expire_time") === "string" ? Math.max(ttl, shortestLeaseS) : 0;
+      const lease = { lease_duration: seconds, renewable: fieldOf(data, "renewable") };
       return this.#keep(token, lease, false);
     } catch (error) {
       if (!(error instanceof VaultFailure) || error.status !== 403) throw error;

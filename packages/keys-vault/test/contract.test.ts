@@ -43,7 +43,7 @@ describeWithVault(servers, "on a real server", () => {
     return { provider: failing ?? provider, close, secrets: () => secrets };
   }
 
-  const unreachable = { address: "http://127.0.0.1:9", timeoutMs: 2_000 };
+  const unreachable = { address: "http://127.0.0.1:9", timeoutMs: 1_000 };
 
   async function sealedServer(): Promise<VaultServer> {
     const sealed = await startVault(await findVaultServers());
@@ -104,7 +104,7 @@ describeWithVault(servers, "on a real server", () => {
           const sealed = await sealedServer();
           const { rootToken: token, address } = sealed;
           const auth = { method: "token", token } as const;
-          const provider = vaultKeys({ ...secret(), address, auth, env: {} });
+          const provider = vaultKeys({ ...secret(), address, auth, env: {}, timeoutMs: 1_000 });
           return opened(vaultKeys({ ...access(), ...secret() }), provider, () => sealed.stop());
         },
       },

@@ -143,10 +143,10 @@ describeWithVault(servers, "a process shows who it is", () => {
   });
 
   it("with a token that is renewed before it ends, though nobody asks for the ring", async () => {
-    const token = await makeToken(server, { policies: [policy, "default"], period: "1s" });
+    const token = await makeToken(server, { policies: [policy, "default"], period: "2s" });
     const keys = keysFor({ method: "token", token });
     const ring = await keys.load();
-    await new Promise((resolve) => setTimeout(resolve, 2_500));
+    await new Promise((resolve) => setTimeout(resolve, 3_500));
     expect(await statusOf(server.request("GET", "auth/token/lookup-self", undefined, { token }))).toBe(200);
     expect(await keys.load()).toMatchObject({ primary: ring.primary });
   });

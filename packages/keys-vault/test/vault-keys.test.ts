@@ -209,6 +209,7 @@ describeWithVault(servers, "Vault with TLS and files", () => {
     const auth = { method: "token", token: server.rootToken } as const;
     const ca = server.ca ?? "";
     at = { address: server.address, auth, env: {}, ca, mount: await mountEngine(server, "kv"), path: "app" };
+    at = { ...at, timeoutMs: 1_500 };
     await vaultKeys(at).create(Keyring.generate("2026-11"));
   });
   afterAll(() => server.stop());
@@ -311,7 +312,7 @@ it("sends no token on to where a server redirects it without TLS", async () => {
   );
   const auth = { method: "token", token: "s.secret" } as const;
   const address = `https://127.0.0.1:${addressOf(redirecting).port}`;
-  const keys = vaultKeys({ address, auth, env: {}, ca: ca ?? "", path: "app" });
+  const keys = vaultKeys({ address, auth, env: {}, ca: ca ?? "", path: "app", timeoutMs: 1_500 });
   expect(await failure(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   expect(asked).toBeGreaterThan(0);
   expect(heard).toEqual([]);

@@ -1,0 +1,122 @@
+import { randomUUID } from "node:crypto";
+import { exportKeyring, Keyring, type KeyringPlace, storePlace } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
+import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
+import { type TransitKeysOptions, transitKeys } from "../src/index.ts";
+import { failure, makeToken, materialOf, mountEngine, writePolicy } from "./vault-fixture.ts";
+
+const servers = await findVaultServers();
+
+describeWithVault(servers, "a ring wrapped by Transit", () => {
+  let server: VaultServer;
+  let mount: string;
+
+  beforeAll(async () => {
+    server = await startVault(servers);
+    mount = await mountEngine(server, "transit");
+  });
+  afterAll(() => server.stop());
+
+  async function options(change: Partial<TransitKeysOptions> = {}, key: object = {}): Promise<TransitKeysOptions> {
+    const name = `key-${randomUUID()}`;
+    await server.request("POST", `${mount}/keys/${name}`, key);
+    const auth = { method: "token", token: server.rootToken } as const;
+    const place = storePlace(new MemoryStore());
+    return { address: server.address, auth, env: {}, mount, key: name, place, ...change };
+  }
+
+  async function textAt(place: KeyringPlace): Promise<string> {
+    return (await place.read()) ?? expect.fail("nothing lies there");
+  }
+
+  it("shows nothing of itself where it lies", async () => {
+    const at = await options();
+    const ring = Keyring.generate("2026-11");
+    await transitKeys(at).create(ring);
+    const text = await textAt(at.place);
+    expect(text).toMatch(/^vault:v1:/);
+    for (const secret of ["2026-11", "keyward", ...materialOf(ring)]) expect(text.includes(secret)).toBe(false);
+  });
+
+  it("follows a rotation of the key, after which older texts can be shut out", async () => {
+    const at = await options();
+    const keys = transitKeys(at);
+    const ring = Keyring.generate();
+    await keys.create(ring);
+    const old = await textAt(at.place);
+    expect(await keys.rewrap()).toBe(false);
+    await server.request("POST", `${mount}/keys/${at.key}/rotate`);
+    expect(await keys.rewrap()).toBe(true);
+    expect(await keys.rewrap()).toBe(false);
+    const text = await textAt(at.place);
+    expect(text).toMatch(/^vault:v2:/);
+    await server.request("POST", `${mount}/keys/${at.key}/config`, { min_decryption_version: 2 });
+    expect(exportKeyring(await transitKeys(at).load())).toBe(exportKeyring(ring));
+    await at.place.replace(text, old);
+    expect(await failure(transitKeys(at).load())).toMatchObject({
+      code: "KEYRING_INVALID",
+      hint: expect.stringContaining("min_decryption_version"),
+    });
+  });
+
+  it("asks Vault for nothing while it has not changed, and for as little as its policy says", async () => {
+    const at = await options();
+    await transitKeys(at).create(Keyring.generate());
+    const policy = await writePolicy(server, `path "${mount}/decrypt/${at.key}" { capabilities = ["update"] }`);
+    const token = await makeToken(server, { policies: [policy] });
+    const reader = transitKeys({ ...at, auth: { method: "token", token } });
+    const ring = await reader.load();
+    const refused = await failure(reader.save(ring.add(), ring));
+    expect(refused.hint).toContain(`path "${mount}/encrypt/${at.key}" { capabilities = ["update"] }`);
+    await server.request("POST", "auth/token/revoke", { token });
+    expect(await reader.load()).toBe(ring);
+    await transitKeys(at).save(ring.add(), ring);
+    expect(await failure(reader.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+  });
+
+  it("is wrapped under a derived key by its context, and by no other", async () => {
+    const at = await options({ derivedContext: "production" }, { derived: true });
+    await transitKeys(at).create(Keyring.generate());
+    await transitKeys(at).load();
+    await server.request("POST", `${mount}/keys/${at.key}/rotate`);
+    expect(await transitKeys(at).rewrap()).toBe(true);
+    expect(await failure(transitKeys({ ...at, derivedContext: "staging" }).load())).toMatchObject({
+      code: "KEYRING_INVALID",
+    });
+    const { derivedContext: _, ...without } = at;
+    expect(await failure(transitKeys(without).load())).toMatchObject({
+      hint: expect.stringContaining("derivedContext"),
+    });
+  });
+
+  it("is not taken back, nor exchanged for another ring under the same key", async () => {
+    const at = await options({ name: "production" });
+    const ring = Keyring.generate().rename("production");
+    const keys = transitKeys(at);
+    await keys.create(ring);
+    const stolen = await textAt(at.place);
+    await keys.save(ring.add(), ring);
+    await at.place.replace(await textAt(at.place), stolen);
+    expect(await failure(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    const told = transitKeys({ ...at, minGeneration: ring.generation + 1 });
+    expect(await failure(told.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    expect(await failure(transitKeys({ ...at, name: "staging" }).load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+  });
+
+  it("lies beside the records it seals, and comes back with them after both servers were away", async () => {
+    const files = await startVault(servers, { storage: "files" });
+    onTestFinished(() => files.stop());
+    const transit = await mountEngine(files, "transit");
+    await files.request("POST", `${transit}/keys/app`, {});
+    const auth = { method: "token", token: files.rootToken } as const;
+    const place = storePlace(new MemoryStore(), "app");
+    const at = { address: files.address, auth, env: {}, mount: transit, key: "app", place, timeoutMs: 1_500 };
+    const ring = Keyring.generate();
+    await transitKeys(at).create(ring);
+    await files.restart();
+    expect(await failure(transitKeys(at).load())).toMatchObject({ message: "Vault is sealed" });
+    await files.unseal();
+    expect(exportKeyring(await transitKeys(at).load())).toBe(exportKeyring(ring));
+  });
+});
