@@ -140,7 +140,7 @@ it("batches reach the store as one call each", async () => {
   expect(inner.calls).toEqual(["setMany", "getMany", "getMany", "deleteMany"]);
   inner.calls.length = 0;
   await store.setMany(keys.map((key, index) => ({ key, value, ...(index % 2 === 0 ? { expires: 1 } : {}) })));
-  expect(inner.calls).toEqual(["deleteMany", "setMany"]);
+  expect(inner.calls).toEqual(["setMany", "deleteMany"]);
   expect(await store.getMany([])).toEqual([]);
   expect(await store.setMany([])).toEqual([]);
 });

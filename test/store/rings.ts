@@ -100,3 +100,27 @@ export class TestKeys implements KeyProvider {
     };
   }
 }
+
+/** A source of keys that several processes share: each has a provider of its own, and a save is compared and swapped. */
+export class KeysOverOneSource {
+  ring: Keyring;
+  saves = 0;
+
+  constructor(ring: Keyring) {
+    this.ring = ring;
+  }
+
+  /** The provider of one process. It tells nobody of changes: they are seen when something has it asked. */
+  provider(): KeyProvider & Required<Pick<KeyProvider, "save">> {
+    return {
+      load: async () => this.ring,
+      save: async (next, previous) => {
+        if (previous !== this.ring) {
+          throw new KeywardError("KEYRING_CONFLICT", "Somebody else changed the ring", { hint: "Load it again." });
+        }
+        this.saves++;
+        this.ring = guardMaterial(next);
+      },
+    };
+  }
+}

@@ -3,7 +3,7 @@ import { EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { wrapRejection } from "./inner-store.ts";
-import { bytesOf, PageSize } from "./page-size.ts";
+import { pages } from "./page-size.ts";
 
 /** How many records lie under which key. */
 export interface CensusCounts {
@@ -77,20 +77,6 @@ export async function census(store: EncryptedStore | ScannableStore, options: Ce
   }
   const { records, keys, unsealed, broken } = total;
   return { records, keys, unsealed, broken, namespaces };
-}
-
-/** The pages of a scan, one after another, of as many records as memory allows and `most` at most. */
-export async function* pages(store: ScannableStore, most: number): AsyncGenerator<readonly ScannedRecord[]> {
-  const size = new PageSize(most);
-  let cursor: string | undefined;
-  do {
-    const at = cursor;
-    const { limit } = size;
-    const page = await wrapRejection(() => store.scan({ limit, ...(at === undefined ? {} : { cursor: at }) }));
-    size.held(page.entries.length, bytesOf(page.entries));
-    yield page.entries;
-    cursor = page.cursor;
-  } while (cursor !== undefined);
 }
 
 /**

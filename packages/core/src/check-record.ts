@@ -60,6 +60,42 @@ export class CheckRecord {
     if (stored !== undefined) await this.#follow(this.#reserved, ring, stored, place);
   }
 
+  /**
+   * The latest generation that whoever writes here must have, as {@link CheckRecord.raise} left it; 0 where there is none.
+   *
+   * @throws KeywardError `OVERWRITE_REFUSED` with the cause when the ring cannot open the record.
+   */
+  async generation(ring: Keyring): Promise<number> {
+    if (this.#reserved === undefined) return 0;
+    const place = this.#place(ring);
+    const stored = await read(this.#reserved, place);
+    return stored === undefined ? 0 : generationOf((await this.#open(stored, place)).content.value);
+  }
+
+  /**
+   * Has the record say that this generation is there to be loaded. Seals it under the primary of this ring, which may be
+   * one that is about to come into use.
+   *
+   * @param ring as its source has it, not scoped for the store.
+   * @throws KeywardError `OVERWRITE_REFUSED` with the cause when the ring in use cannot open the record.
+   */
+  async raise(ring: Keyring): Promise<void> {
+    const reserved = this.#reserved;
+    if (reserved === undefined || ring.primary === "") return;
+    const alreadyScoped = ring.scopeName !== undefined;
+    if (!alreadyScoped) await this.#unscoped?.raise(ring);
+    const scoped = this.#scope === undefined || alreadyScoped ? ring : ring.scope(this.#scope);
+    const place = this.#place(scoped);
+    for (;;) {
+      const stored = await read(reserved, place);
+      if (stored !== undefined) {
+        const { content } = await this.#open(stored, place);
+        if (generationOf(content.value) >= ring.generation) return;
+      }
+      if (await wrapRejection(() => reserved.replace(place.key, stored, this.#sealed(scoped, place)))) return;
+    }
+  }
+
   /** Writes the record anew under the ring's primary, whether or not the ring opens the one that lies there. */
   async overwrite(ring: Keyring): Promise<void> {
     await this.#ofUnscoped((record, unscopedRing) => record.overwrite(unscopedRing));

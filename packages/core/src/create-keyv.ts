@@ -97,7 +97,7 @@ export class KeywardKeyv extends Keyv {
  * @throws KeywardError as the constructor of {@link EncryptedStore}.
  */
 export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
-  const { store, keys, scope, reencrypt, accept, padTo, namespace: given, ...keyvOptions } = options;
+  const { store, keys, scope, reencrypt, accept, padTo, replica, namespace: given, ...keyvOptions } = options;
   const shared = isStore(store) && !(store instanceof Map) && isNamespaced(store) ? store : undefined;
   // A view that was handed in stays the view it is.
   const namespace = given ?? shared?.namespace ?? "";
@@ -107,6 +107,7 @@ export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
     ...(reencrypt === undefined ? {} : { reencrypt }),
     ...(accept === undefined ? {} : { accept }),
     ...(padTo === undefined ? {} : { padTo }),
+    ...(replica === undefined ? {} : { replica }),
   });
   if (namespace !== "") encryptedStore.namespace = namespace;
   const release = shared === undefined ? undefined : share(shared);

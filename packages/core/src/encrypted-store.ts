@@ -12,6 +12,9 @@ import type { Keyring } from "./keyring.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { ReadReencryption, type ReplaceMany } from "./read-reencryption.ts";
 import { isAbsent, type OpenedRecord, RecordCodec } from "./record-codec.ts";
+import { Registration, type ReplicaOptions } from "./registration.ts";
+import { ReservedRecords } from "./reserved-records.ts";
+import { SealingRing } from "./sealing-ring.ts";
 import { requireExpires, requireValue } from "./store-arguments.ts";
 
 /** How an {@link EncryptedStore} seals and opens. */
@@ -30,6 +33,11 @@ export interface EncryptedStoreOptions {
   readonly accept?: readonly ForeignFormat[];
   /** Hides lengths: pads the plaintext to a multiple of this many bytes. */
   readonly padTo?: number;
+  /**
+   * Makes this process known, by a heartbeat in the store's reserved space, as one that uses the store: a rotation then
+   * waits for it, and while it cannot be heard it seals nothing. `true` is all that is needed. Default: not.
+   */
+  readonly replica?: boolean | ReplicaOptions;
 }
 
 /** What the tools of this package see of a store: for this package only. */
@@ -38,6 +46,9 @@ export interface StoreParts {
   readonly codec: RecordCodec;
   readonly check: CheckRecord;
   readonly source: KeySource;
+  readonly sealing: SealingRing;
+  /** Absent where the store has no reserved space. */
+  readonly reserve: ReservedRecords | undefined;
 }
 
 let partsOf: (store: EncryptedStore) => StoreParts;
@@ -54,7 +65,8 @@ type ReadOrError = StoredValue | undefined | KeywardError;
  *
  * Events: `reencrypted`, `reencrypt:conflict` and `reencrypt:error` with a {@link ReencryptEvent}; `keyring:changed`
  * with the new ring; `provider:error` with a `KeywardError` while the last good ring stays in use; `store:error` with
- * what the wrapped store emitted as `error`. It never emits `error` itself: what a caller should know, the call throws.
+ * what the wrapped store emitted as `error`; `replica:lapsed` when the process was not heard of for too long, and
+ * `replica:error` with a `KeywardError` when a heartbeat failed. It never emits `error` itself: what a caller should know, the call throws.
  */
 export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #inner: InnerStore;
@@ -63,6 +75,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #guard: OverwriteGuard;
   readonly #reencryption: ReadReencryption | undefined;
   readonly #source: KeySource;
+  readonly #reserve: ReservedRecords | undefined;
+  readonly #registration: Registration | undefined;
+  readonly #sealing: SealingRing;
+  #leave: (() => Promise<void>) | undefined;
   #unlisten: (() => void) | undefined;
 
   static {
@@ -71,6 +87,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       codec: store.#codec,
       check: store.#check,
       source: store.#source,
+      sealing: store.#sealing,
+      reserve: store.#reserve,
     });
   }
 
@@ -79,7 +97,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    *
    * @throws KeywardError `STORE_INVALID` for what is no store, `KEYRING_INVALID` for keys that are neither a ring nor a
    * provider, `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
-   * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20.
+   * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20 or options of `replica` that cannot be,
+   * `STORE_INVALID` when a replica is to be registered in a store without a reserved space.
    */
   constructor(store: WrappableStore, options: EncryptedStoreOptions) {
     super({ throwOnHookError: false, throwOnEmptyListeners: false });
@@ -96,6 +115,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const unscoped = new CheckRecord(reserved, new RecordCodec(this.#source, form, { accept: [] }), undefined);
     this.#check = scope === undefined ? unscoped : new CheckRecord(reserved, this.#codec, { scope, unscoped });
     this.#guard = new OverwriteGuard(this.#inner, this.#codec);
+    this.#reserve = ReservedRecords.of(this.#inner, this.#source);
+    this.#registration = this.#register(options.replica, unscoped);
+    this.#sealing = new SealingRing(this.#codec, this.#check, this.#registration);
     this.#reencryption = this.#startReencryption(options.reencrypt);
     this.#inner.onError((error) => this.#tell("store:error", error));
     this.#listen();
@@ -245,6 +267,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     await this.settled();
     this.#unlisten?.();
     this.#unlisten = undefined;
+    await this.#leave?.();
     await this.#inner.disconnect();
   }
 
@@ -272,7 +295,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       new ReadReencryption({
         replaceMany,
         codec: this.#codec,
-        check: this.#check,
+        sealing: this.#sealing,
         source: this.#source,
         report: (event, detail) => this.#tell(event, detail),
       });
@@ -290,10 +313,26 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
   }
 
+  #register(replica: EncryptedStoreOptions["replica"], check: CheckRecord): Registration | undefined {
+    if (replica === undefined || replica === false) return undefined;
+    const records = this.#reserve;
+    if (records === undefined) {
+      throw new KeywardError("STORE_INVALID", "The store has no reserved space, where heartbeats would lie", {
+        hint: "Use a store that has reserved(), such as those of Keyward, or leave the option replica out.",
+      });
+    }
+    return Registration.of({ records, check, source: this.#source }, replica === true ? {} : replica);
+  }
+
   #listen(): void {
-    this.#unlisten ??= this.#source.listen((report) => {
+    if (this.#unlisten !== undefined) return;
+    this.#unlisten = this.#source.listen((report) => {
       if (report.kind === "changed") this.#tell("keyring:changed", report.ring);
       else this.#tell("provider:error", report.error);
+    });
+    this.#leave = this.#registration?.join((report) => {
+      if (report.kind === "lapsed") this.#tell("replica:lapsed", undefined);
+      else this.#tell("replica:error", report.error);
     });
   }
 
@@ -400,8 +439,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
         live.push(expires === undefined ? { key, value } : { key, value, expires });
       }
     }
-    if (expired.length > 0) await this.#inner.deleteMany(expired);
+    // What was sealed goes first: the ring may be another by the time that something was waited for.
     const results = live.length > 0 ? await this.#inner.setMany(live) : [];
+    if (expired.length > 0) await this.#inner.deleteMany(expired);
     for (const key of keys) this.#guard.lift(namespace, key);
     const refused = new Set(live.filter((_, index) => results[index] === false).map(({ key }) => key));
     return keys.map((key) => !refused.has(key));
@@ -412,14 +452,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * be waited for.
    */
   #ringToWriteWith(namespace: string, keys: readonly string[]): Keyring | Promise<Keyring> {
-    // Whenever something was waited for, the ring may have been loaded anew.
-    const ring = this.#codec.ring();
+    const ring = this.#sealing.take();
     if (ring instanceof Promise) return ring.then(() => this.#ringToWriteWith(namespace, keys));
-    const passing = this.#check.pass(ring);
-    if (passing !== undefined) return passing.then(() => this.#ringToWriteWith(namespace, keys));
     const admitting = this.#guard.admit(namespace, keys);
     if (admitting === undefined) return ring;
-    return admitting.then(() => (this.#codec.ring() === ring ? ring : this.#ringToWriteWith(namespace, keys)));
+    return admitting.then(() => (this.#sealing.take() === ring ? ring : this.#ringToWriteWith(namespace, keys)));
   }
 }
 

@@ -38,6 +38,8 @@ export {
   reencrypt,
   type UnreadableRecord,
 } from "./reencrypt.ts";
+export type { ReplicaOptions } from "./registration.ts";
+export { type Replica, replicas } from "./replicas.ts";
 export {
   type NamedStores,
   type RetireKeyOptions,
@@ -47,6 +49,25 @@ export {
   sealNamespace,
 } from "./retirement.ts";
 export { singleFlight } from "./single-flight.ts";
+export {
+  type PlannedStep,
+  planRotation,
+  type ReplicaWait,
+  type RevocationCost,
+  type RevokeKeyOptions,
+  type RotateKeyOptions,
+  type RotationOptions,
+  type RotationPlan,
+  type RotationProgress,
+  type RotationReport,
+  revocationCost,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+  type WaitingReplica,
+} from "./rotation.ts";
+export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation-record.ts";
 export {
   invalidCursor,
   requireExpires,

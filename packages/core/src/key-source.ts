@@ -32,7 +32,8 @@ export class KeySource {
   readonly #timeoutMs: number;
   readonly #listeners = new Set<Listener>();
   readonly #misses = new Map<string, number>();
-  readonly #sealing = new Set<Promise<unknown>>();
+  /** What is being sealed, with the generation of the ring in use when it began. */
+  readonly #sealing = new Map<Promise<unknown>, number>();
   #ring: Keyring | undefined;
   /** Since when the load was under way that gave the ring in use, or gave it again. */
   #confirmed = new Moment();
@@ -137,7 +138,7 @@ export class KeySource {
 
   /** Counts work as sealing under the ring in use until it is done. */
   async whileSealing<Result>(work: Promise<Result>): Promise<Result> {
-    this.#sealing.add(work);
+    this.#sealing.set(work, this.#ring?.generation ?? 0);
     try {
       return await work;
     } finally {
@@ -147,7 +148,14 @@ export class KeySource {
 
   /** Resolves when all sealing that has begun is done, in every store over these keys: what it wrote lies in the stores. */
   async drained(): Promise<void> {
-    await Promise.allSettled(this.#sealing);
+    await Promise.allSettled(this.#sealing.keys());
+  }
+
+  /** The earliest generation under which something is still being sealed; `undefined` when nothing is. */
+  get sealingSince(): number | undefined {
+    // Generations only grow: the first that was put in is the lowest.
+    for (const generation of this.#sealing.values()) return generation;
+    return undefined;
   }
 
   async #refreshForUnknownId(): Promise<KeywardError | undefined> {

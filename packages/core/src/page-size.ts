@@ -1,4 +1,5 @@
-import type { ScannedRecord } from "./capabilities.ts";
+import type { ScannableStore, ScannedRecord } from "./capabilities.ts";
+import { wrapRejection } from "./inner-store.ts";
 
 /** What a page of a scan should hold at most. */
 export const targetPageBytes = 2 * 1024 * 1024;
@@ -43,4 +44,18 @@ export class PageSize {
 /** About what records take in memory, as read. */
 export function bytesOf(entries: readonly ScannedRecord[]): number {
   return entries.reduce((sum, { namespace, key, value }) => sum + namespace.length + key.length + value.length, 0);
+}
+
+/** The pages of a scan, one after another, of as many records as memory allows and `most` at most. */
+export async function* pages(store: ScannableStore, most: number): AsyncGenerator<readonly ScannedRecord[]> {
+  const size = new PageSize(most);
+  let cursor: string | undefined;
+  do {
+    const at = cursor;
+    const { limit } = size;
+    const page = await wrapRejection(() => store.scan({ limit, ...(at === undefined ? {} : { cursor: at }) }));
+    size.held(page.entries.length, bytesOf(page.entries));
+    yield page.entries;
+    cursor = page.cursor;
+  } while (cursor !== undefined);
 }

@@ -1,12 +1,12 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import type { StoredValue } from "./capabilities.ts";
-import type { CheckRecord } from "./check-record.ts";
 import type { Place } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { ReplacementUntil } from "./inner-store.ts";
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
+import type { SealingRing } from "./sealing-ring.ts";
 
 /** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
 export interface ReencryptEvent {
@@ -32,7 +32,7 @@ export type ReplaceMany = (changes: readonly ReplacementUntil[]) => Promise<bool
 export interface ReadReencryptionParts {
   readonly replaceMany: ReplaceMany;
   readonly codec: RecordCodec;
-  readonly check: CheckRecord;
+  readonly sealing: SealingRing;
   readonly source: KeySource;
   /** Must not throw. */
   readonly report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
@@ -79,7 +79,7 @@ export class ReadReencryption {
     if (this.#queuedBytes > 0 && this.#queuedBytes + expected.length > maxQueuedBytes) return;
     this.#queue.set(key, { place, expected, record });
     this.#queuedBytes += expected.length;
-    this.#running ??= this.#parts.source.whileSealing(this.#run()).finally(() => {
+    this.#running ??= this.#run().finally(() => {
       this.#running = undefined;
     });
   }
@@ -104,7 +104,8 @@ export class ReadReencryption {
         this.#underWay.add(key);
         batch.push(job);
       }
-      await this.#reseal(batch);
+      // What is queued takes the ring of its own time: only a batch can be late.
+      await this.#parts.source.whileSealing(this.#reseal(batch));
       for (const { place } of batch) this.#underWay.delete(place.key);
     }
   }
@@ -123,9 +124,8 @@ export class ReadReencryption {
   async #reseal(batch: readonly Job[]): Promise<void> {
     let to = "";
     try {
-      const ring = await this.#parts.codec.ring();
+      const ring = await this.#parts.sealing.take();
       to = ring.primary;
-      await this.#parts.check.pass(ring);
       const jobs: Job[] = [];
       const changes: ReplacementUntil[] = [];
       const startedAtMs = performance.now();

@@ -176,6 +176,7 @@ class Reencryption {
     }
     if (complete && this.#options.dryRun !== true) {
       await this.#parts.check.renew(ring);
+      await this.#parts.reserve?.renew();
       await this.#options.checkpoint?.write(undefined);
     }
     return {
@@ -188,13 +189,13 @@ class Reencryption {
   }
 
   async #ringToSealWith(): Promise<Keyring> {
-    const ring = await this.#parts.codec.ring();
+    const { codec, sealing } = this.#parts;
+    const ring = await (this.#options.dryRun === true ? codec.ring() : sealing.take());
     if (ring.primary === "") {
       throw new KeywardError("KEYRING_INVALID", "There is no primary to re-encrypt under: the ring has no keys", {
         hint: "Configure a key first.",
       });
     }
-    if (this.#options.dryRun !== true) await this.#parts.check.pass(ring);
     return ring;
   }
 
@@ -281,6 +282,11 @@ class Reencryption {
     const { inner, atomic } = this.#view(namespace);
     for (let attempt = 1; ; attempt++) {
       const attempted = changes;
+      // Under another primary this ring would take back what somebody sealed under that one.
+      if ((await this.#parts.sealing.take()).primary !== ring.primary) {
+        counts.conflicts += attempted.length;
+        return;
+      }
       const replaced = await inner.replaceMany(atomic, attempted);
       const lost = attempted.filter((_, index) => replaced[index] !== true);
       counts.reencrypted += attempted.length - lost.length;
@@ -330,8 +336,6 @@ class Reencryption {
     inner: InnerStore,
     ring: Keyring,
   ): Promise<Replacement[]> {
-    // Under another primary this ring would take back what somebody sealed under that one.
-    if ((await this.#parts.codec.ring()).primary !== ring.primary) return [];
     const stored = await inner.getMany(lost.map(({ key }) => key));
     const entries: ScannedRecord[] = [];
     for (const [index, { key }] of lost.entries()) {

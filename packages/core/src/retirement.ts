@@ -1,5 +1,5 @@
 import type { ScannableStore, ScannedRecord } from "./capabilities.ts";
-import { census, pages, scannableOf } from "./census.ts";
+import { census, scannableOf } from "./census.ts";
 import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
@@ -7,6 +7,7 @@ import { reservedNamespace } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import { Keyring } from "./keyring.ts";
+import { pages } from "./page-size.ts";
 import type { UnreadableRecord } from "./reencrypt.ts";
 
 /** How a key is retired. */
@@ -82,13 +83,14 @@ export async function retireKey(
   };
   const counts: Record<string, number> = Object.create(null);
   for (const [name, store] of Object.entries(stores)) {
-    const { inner, codec, check, source } = storeParts(store);
+    const { inner, codec, check, source, reserve } = storeParts(store);
     await source.refresh();
     const used = await codec.ring();
     if (used.primary === id) throw stillSealing(name, id);
     // What this process was sealing under the key when the ring changed lies in the store from here on.
     await source.drained();
     await renewCheckRecord(check.renew(used));
+    await reserve?.renew();
     const needed = await recordsUnder(search, scannableOf(store));
     const neededInReserve = inner.reserved === undefined ? 0 : await recordsUnder(search, inReserve(inner.reserved));
     if (needed > 0) counts[name] = needed;
@@ -177,7 +179,10 @@ async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyrin
   }
 }
 
-function requireAllStores(ring: Keyring, stores: NamedStores, keyId: string | undefined): void {
+/**
+ * @throws KeywardError `KEY_IN_USE` when a store that the ring names is missing, or all are.
+ */
+export function requireAllStores(ring: Keyring, stores: NamedStores, keyId: string | undefined): void {
   const missing = ring.stores.filter((name) => !Object.hasOwn(stores, name));
   if (missing.length === 0 && Object.keys(stores).length > 0) return;
   const which = missing.length === 0 ? "no store" : `not the stores ${missing.join(", ")}, which the ring names`;

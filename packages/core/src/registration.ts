@@ -1,0 +1,324 @@
+import { randomBytes } from "node:crypto";
+import { hostname } from "node:os";
+import type { CheckRecord } from "./check-record.ts";
+import { KeywardError } from "./errors.ts";
+import { heartbeatKey, writeHeartbeat } from "./heartbeat.ts";
+import type { KeySource } from "./key-source.ts";
+import type { Keyring } from "./keyring.ts";
+import type { ReservedRecords } from "./reserved-records.ts";
+
+/** How a process makes itself known as one that reads and writes a store. */
+export interface ReplicaOptions {
+  /** What a person knows it by. Default: the name of the host and the process id. */
+  readonly name?: string;
+  /** A heartbeat is written about every so many milliseconds, from 10. Default 2,000. */
+  readonly heartbeatMs?: number;
+  /**
+   * After how many milliseconds without a heartbeat that arrived the process seals nothing until it has written one and
+   * loaded its keys anew; at least three times `heartbeatMs`, at most 60,000. Default 10,000.
+   */
+  readonly lapseMs?: number;
+}
+
+/** What a registration needs of a store. */
+export interface RegistrationParts {
+  readonly records: ReservedRecords;
+  /** That of the unscoped ring. */
+  readonly check: CheckRecord;
+  readonly source: KeySource;
+}
+
+/** What a registration reports in the background. */
+export type RegistrationReport =
+  | { readonly kind: "lapsed" }
+  | { readonly kind: "failed"; readonly error: KeywardError };
+
+/** Must not throw. */
+type Member = (report: RegistrationReport) => void;
+
+/** The longest `lapseMs`. Whoever cannot read a heartbeat waits so long for it to change. */
+export const longestLapseMs = 60_000;
+// Longer than clocks are apart, the wrong time zone included: whether a process lives is told by its beat, not by this.
+const recordLifeMs = 24 * 60 * 60 * 1_000;
+// While the gate is closed, writes cost the store and the provider at most one attempt in this time.
+const retryMs = 500;
+// What is still being sealed under an older ring is done soon, and somebody may be waiting to hear of it.
+const drainingMs = 100;
+
+const registrations = new WeakMap<object, WeakMap<KeySource, Registration>>();
+
+/**
+ * This process, as one of those that use a store: its heartbeat, and the gate that keeps it from sealing while the others
+ * may take it for gone.
+ *
+ * A rotation waits for every process whose heartbeat it sees. So one that is not seen must not seal under a ring from
+ * before: it first writes a heartbeat, then loads the ring anew, then seals. That holds at the start, and whenever the
+ * last heartbeat is so old that the process may have been halted in between.
+ */
+export class Registration {
+  readonly #parts: RegistrationParts;
+  readonly #name: string;
+  readonly #heartbeatMs: number;
+  readonly #lapseMs: number;
+  readonly #members = new Set<Member>();
+  // By both clocks: the steady one stands still while the machine sleeps, the other one can be set back.
+  #openUntilMs = Number.NEGATIVE_INFINITY;
+  #openUntilWallMs = Number.NEGATIVE_INFINITY;
+  // Another one each time it joins anew, so that leaving need not be over by then.
+  #id = newId();
+  #beat = 0;
+  #lastGeneration = 0;
+  #beating: Promise<void> | undefined;
+  #entering: Promise<void> | undefined;
+  #refusal: { readonly error: KeywardError; readonly atMs: number } | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #ticking = false;
+  #dueAgain = false;
+  #unlisten: (() => void) | undefined;
+
+  private constructor(parts: RegistrationParts, { name, heartbeatMs = 2_000, lapseMs = 10_000 }: ReplicaOptions) {
+    this.#parts = parts;
+    this.#name = name ?? `${hostname()}:${process.pid}`;
+    this.#heartbeatMs = heartbeatMs;
+    this.#lapseMs = lapseMs;
+  }
+
+  /**
+   * The registration over these keys in this backend: one for all stores of the process, by the options of the first.
+   *
+   * @throws KeywardError `VALUE_INVALID` for options that cannot be.
+   */
+  static of(parts: RegistrationParts, options: ReplicaOptions): Registration {
+    requireOptions(options);
+    const { space } = parts.records;
+    let ofBackend = registrations.get(space);
+    if (ofBackend === undefined) {
+      ofBackend = new WeakMap();
+      registrations.set(space, ofBackend);
+    }
+    let registration = ofBackend.get(parts.source);
+    if (registration === undefined) {
+      registration = new Registration(parts, options);
+      ofBackend.set(parts.source, registration);
+    }
+    return registration;
+  }
+
+  /** The id of this process in a backend, over the keys of this source; `undefined` where it is not registered. */
+  static idIn(space: object, source: KeySource): string | undefined {
+    const registration = registrations.get(space)?.get(source);
+    return registration === undefined ? undefined : registration.#id;
+  }
+
+  /** Begins, if it has not begun; what is returned leaves, and resolves when nobody waits for this process any more. */
+  join(member: Member): () => Promise<void> {
+    this.#members.add(member);
+    if (this.#unlisten === undefined) {
+      this.#unlisten = this.#parts.source.listen(() => this.#beatSoon());
+      this.#tick();
+    }
+    return async () => {
+      if (!this.#members.delete(member) || this.#members.size > 0) return;
+      await this.#leave().catch((error: unknown) => member({ kind: "failed", error: asKeywardError(error) }));
+    };
+  }
+
+  /**
+   * Resolves when this process may seal; `undefined` when it may, as nearly always.
+   *
+   * @throws KeywardError what the store or the provider throws when it can neither be heard nor load its keys anew, and
+   * `KEYRING_ROLLBACK` when the keys that it loads are older than those that a rotation has brought.
+   */
+  admit(): Promise<void> | undefined {
+    return this.#isOpen() ? undefined : this.#enter();
+  }
+
+  #enter(): Promise<void> {
+    if (this.#members.size === 0) return Promise.reject(disconnected());
+    const refusal = this.#refusal;
+    if (refusal !== undefined && performance.now() - refusal.atMs < retryMs) return Promise.reject(refusal.error);
+    this.#entering ??= this.#register().finally(() => {
+      this.#entering = undefined;
+    });
+    return this.#entering;
+  }
+
+  async #register(): Promise<void> {
+    const { source } = this.#parts;
+    const id = this.#id;
+    try {
+      if (this.#beat > 0) {
+        this.#report({ kind: "lapsed" });
+        // The key that the heartbeat would be sealed under may have gone meanwhile.
+        await source.refresh();
+      }
+      const since = now();
+      await this.#write();
+      await this.#requireLatest(await source.refresh());
+      this.#refusal = undefined;
+      if (id === this.#id) this.#openSince(since);
+    } catch (error) {
+      const refused = notAdmitted(error);
+      this.#refusal = { error: refused, atMs: performance.now() };
+      throw refused;
+    }
+    // Others wait to hear of the ring that was loaded.
+    this.#beatSoon();
+  }
+
+  /** Where the source of the keys is behind, the ring that was loaded may be one that others have left. */
+  async #requireLatest(ring: Keyring): Promise<void> {
+    if (ring.primary === "") return;
+    const wanted = await this.#parts.check.generation(ring);
+    if (ring.generation >= wanted) return;
+    throw new KeywardError(
+      "KEYRING_ROLLBACK",
+      `The key provider has generation ${ring.generation} of the ring, and the store is at ${wanted}`,
+      { hint: "Its source is behind: a mount that lags, or a backup. Bring it the ring that the others have." },
+    );
+  }
+
+  #tick(): void {
+    this.#ticking = true;
+    this.#dueAgain = false;
+    (this.#isOpen() ? this.#beatOnce() : this.#enter())
+      .catch((error: unknown) => this.#report({ kind: "failed", error: asKeywardError(error) }))
+      .finally(() => {
+        this.#ticking = false;
+        this.#tickIn(this.#dueAgain ? 0 : this.#isDraining() ? drainingMs : this.#heartbeatMs);
+      });
+  }
+
+  #tickIn(waitMs: number): void {
+    clearTimeout(this.#timer);
+    if (this.#unlisten === undefined) return;
+    this.#timer = setTimeout(() => this.#tick(), waitMs);
+    this.#timer.unref();
+  }
+
+  #beatSoon(): void {
+    this.#dueAgain = true;
+    if (!this.#ticking) this.#tickIn(0);
+  }
+
+  #beatOnce(): Promise<void> {
+    this.#beating ??= this.#beatAndLook().finally(() => {
+      this.#beating = undefined;
+    });
+    return this.#beating;
+  }
+
+  async #beatAndLook(): Promise<void> {
+    const { check, source } = this.#parts;
+    const since = now();
+    const ring = await this.#write();
+    // A heartbeat that arrived too late does not open the gate again.
+    if (this.#isOpen()) this.#openSince(since);
+    if (ring.primary === "" || (await check.generation(ring)) <= ring.generation) return;
+    // A rotation waits for this process to have a later ring: do not let it wait for the provider to tell of it.
+    await source.refresh();
+  }
+
+  /** Writes a heartbeat under the ring that was in use before, and gives that ring. */
+  async #write(): Promise<Keyring> {
+    const { records, check, source } = this.#parts;
+    const id = this.#id;
+    const ring = await records.ring();
+    if (ring.primary === "") return ring;
+    await check.pass(ring);
+    const nowMs = Date.now();
+    this.#lastGeneration = ring.generation;
+    const heartbeat = writeHeartbeat({
+      name: this.#name,
+      beat: ++this.#beat,
+      generation: ring.generation,
+      primary: ring.primary,
+      sealingSince: source.sealingSince,
+      beatAtMs: nowMs,
+      heartbeatMs: this.#heartbeatMs,
+      lapseMs: this.#lapseMs,
+    });
+    await records.write(ring, heartbeatKey(id, ring.scopeName), heartbeat, nowMs + recordLifeMs);
+    return ring;
+  }
+
+  #isDraining(): boolean {
+    const { sealingSince } = this.#parts.source;
+    return sealingSince !== undefined && sealingSince < this.#lastGeneration;
+  }
+
+  #isOpen(): boolean {
+    return performance.now() < this.#openUntilMs && Date.now() < this.#openUntilWallMs;
+  }
+
+  #openSince({ steadyMs, wallMs }: Moment): void {
+    this.#openUntilMs = steadyMs + this.#lapseMs;
+    this.#openUntilWallMs = wallMs + this.#lapseMs;
+  }
+
+  async #leave(): Promise<void> {
+    const { records, source } = this.#parts;
+    const id = this.#id;
+    this.#id = newId();
+    this.#unlisten?.();
+    this.#unlisten = undefined;
+    clearTimeout(this.#timer);
+    this.#openUntilMs = Number.NEGATIVE_INFINITY;
+    // Nobody may wait for this process any more only when nothing that it began is still to come.
+    await Promise.allSettled([this.#beating, this.#entering, source.drained()]);
+    if (this.#beat > 0) await records.remove(heartbeatKey(id, (await records.ring()).scopeName));
+  }
+
+  #report(report: RegistrationReport): void {
+    for (const member of this.#members) member(report);
+  }
+}
+
+interface Moment {
+  readonly steadyMs: number;
+  readonly wallMs: number;
+}
+
+function now(): Moment {
+  return { steadyMs: performance.now(), wallMs: Date.now() };
+}
+
+function newId(): string {
+  return randomBytes(9).toString("base64url");
+}
+
+function requireOptions({ name, heartbeatMs = 2_000, lapseMs = 10_000 }: ReplicaOptions): void {
+  const problem =
+    name !== undefined && (typeof name !== "string" || !name.isWellFormed())
+      ? "The name of a replica is not a well-formed string"
+      : !(heartbeatMs >= 10)
+        ? "heartbeatMs is not a number of milliseconds from 10"
+        : !(lapseMs >= 3 * heartbeatMs && lapseMs <= longestLapseMs)
+          ? `lapseMs is not a number of milliseconds from three times heartbeatMs to ${longestLapseMs}`
+          : undefined;
+  if (problem !== undefined) throw new KeywardError("VALUE_INVALID", problem, { hint: "Leave it out." });
+}
+
+function notAdmitted(cause: unknown): KeywardError {
+  const error = asKeywardError(cause);
+  return new KeywardError(
+    error.code,
+    "Nothing was written: this process has not been heard of for too long, and could not load its keys anew",
+    {
+      keyId: error.keyId,
+      cause: error,
+      hint: "Mend what the cause says; writes go on as soon as the store and the key provider answer. Reads go on meanwhile.",
+    },
+  );
+}
+
+function disconnected(): KeywardError {
+  return new KeywardError("STORE_UNAVAILABLE", "Nothing was written: the store was disconnected", {
+    hint: "Wait for writes before disconnecting.",
+  });
+}
+
+function asKeywardError(error: unknown): KeywardError {
+  if (error instanceof KeywardError) return error;
+  return new KeywardError("STORE_UNAVAILABLE", "The heartbeat failed", { hint: "See the cause.", cause: error });
+}

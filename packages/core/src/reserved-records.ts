@@ -1,0 +1,134 @@
+import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
+import { readHeader } from "./envelope.ts";
+import { KeywardError } from "./errors.ts";
+import { type InnerStore, reservedNamespace, wrapRejection } from "./inner-store.ts";
+import type { KeySource } from "./key-source.ts";
+import type { Keyring } from "./keyring.ts";
+import { pages } from "./page-size.ts";
+import { RecordCodec } from "./record-codec.ts";
+
+const pageSize = 1_000;
+
+/** A record of the reserved space, as it was read. */
+export interface ReservedRecord {
+  readonly stored: StoredValue;
+  /** What it says, or why it does not open. */
+  readonly text: string | KeywardError;
+}
+
+/** What Keyward keeps for itself in a store, beside the check record: sealed under the ring of the process. */
+export class ReservedRecords {
+  /** The same object for every store of this process over the same backend. */
+  readonly space: AtomicStore & ScannableStore;
+  readonly #source: KeySource;
+  readonly #inner: InnerStore;
+  readonly #codecs = new Map<string | undefined, RecordCodec>();
+
+  private constructor(space: AtomicStore & ScannableStore, inner: InnerStore, source: KeySource) {
+    this.space = space;
+    this.#inner = inner;
+    this.#source = source;
+  }
+
+  /** Those of a store; `undefined` where it has no reserved space. */
+  static of(inner: InnerStore, source: KeySource): ReservedRecords | undefined {
+    return inner.reserved === undefined ? undefined : new ReservedRecords(inner.reserved, inner, source);
+  }
+
+  /** The ring in use, not scoped unless it was handed over so. */
+  async ring(): Promise<Keyring> {
+    return await this.#codec(undefined).ring();
+  }
+
+  /** The keys that begin like this. */
+  async keys(prefix: string): Promise<string[]> {
+    const keys = new Set<string>();
+    for await (const entries of pages(this.space, pageSize)) {
+      for (const { key } of entries) if (key.startsWith(prefix)) keys.add(key);
+    }
+    return [...keys];
+  }
+
+  /** What lies under a key; `scope` is that of the ring that sealed it. */
+  async read(key: string, scope?: string): Promise<ReservedRecord | undefined> {
+    const stored: unknown = await wrapRejection(() => this.space.get(key));
+    return isStored(stored) ? { stored, text: await this.#open(key, stored, scope) } : undefined;
+  }
+
+  /** Seals and writes, whatever lies there. */
+  async write(ring: Keyring, key: string, text: string, expires: number): Promise<void> {
+    const sealed = this.#seal(ring, key, text, expires);
+    await wrapRejection(() => this.space.set(key, sealed, expires));
+  }
+
+  /** Seals and writes if what was read still lies there, whose time to live stays; `undefined`: if nothing does. */
+  async replace(ring: Keyring, key: string, read: ReservedRecord | undefined, text: string): Promise<boolean> {
+    const sealed = this.#seal(ring, key, text, undefined);
+    return await wrapRejection(() => this.space.replace(key, read?.stored, sealed));
+  }
+
+  async remove(key: string): Promise<void> {
+    await wrapRejection(() => this.space.delete(key));
+  }
+
+  /**
+   * Takes along to the primary what opens, so that no key is needed for its sake alone.
+   *
+   * @param next a ring that is about to come into use; default, the one in use.
+   */
+  async renew(next?: Keyring): Promise<void> {
+    const ring = next ?? (await this.ring());
+    if (ring.primary === "") return;
+    for await (const entries of pages(this.space, pageSize)) {
+      for (const { key, value } of entries) {
+        const place = { namespace: reservedNamespace, key };
+        if (isUnder(value, ring.primary)) continue;
+        const codec = this.#codec(undefined);
+        const opened = await codec.open(value, place).catch(requireKeywardError);
+        if (opened instanceof KeywardError) continue;
+        await wrapRejection(() => this.space.replace(key, value, codec.seal(ring, place, opened.content)));
+      }
+    }
+  }
+
+  async #open(key: string, stored: StoredValue, scope: string | undefined): Promise<string | KeywardError> {
+    const place = { namespace: reservedNamespace, key };
+    const opened = await this.#codec(scope).open(stored, place).catch(requireKeywardError);
+    return opened instanceof KeywardError ? opened : String(opened.content.value);
+  }
+
+  #seal(ring: Keyring, key: string, value: string, expires: number | undefined): StoredValue {
+    const place = { namespace: reservedNamespace, key };
+    return this.#codec(ring.scopeName).seal(ring, place, expires === undefined ? { value } : { value, expires });
+  }
+
+  #codec(scope: string | undefined): RecordCodec {
+    let codec = this.#codecs.get(scope);
+    if (codec === undefined) {
+      codec = new RecordCodec(this.#source, this.#inner.form, {
+        accept: [],
+        ...(scope === undefined ? {} : { scope }),
+      });
+      this.#codecs.set(scope, codec);
+    }
+    return codec;
+  }
+}
+
+function requireKeywardError(error: unknown): KeywardError {
+  if (error instanceof KeywardError) return error;
+  throw error;
+}
+
+function isStored(value: unknown): value is StoredValue {
+  return typeof value === "string" || value instanceof Uint8Array;
+}
+
+function isUnder(value: StoredValue, keyId: string): boolean {
+  try {
+    return readHeader(value, { namespace: reservedNamespace, key: "" })?.keyId === keyId;
+  } catch (error) {
+    if (error instanceof KeywardError) return false;
+    throw error;
+  }
+}

@@ -1,0 +1,162 @@
+import type { Checkpoint } from "./checkpoint.ts";
+import { KeywardError } from "./errors.ts";
+import type { ReservedRecord, ReservedRecords } from "./reserved-records.ts";
+
+/**
+ * What a rotation does, in this order.
+ *
+ * - `add`: the new key is in the ring.
+ * - `distribute`: every registered process has that ring, and so opens what the new key will seal.
+ * - `promote`: the new key seals.
+ * - `drain`: every registered process reports it as its primary, and has nothing under way from before.
+ * - `reencrypt`: every record of every store is sealed again.
+ * - `disable`: nothing in any store needs the old key, and it opens nothing any more.
+ * - `grace`: the time in which somebody may still miss it.
+ * - `remove`: nothing needs it still, and it leaves the ring.
+ */
+export const rotationSteps = [
+  "add",
+  "distribute",
+  "promote",
+  "drain",
+  "reencrypt",
+  "disable",
+  "grace",
+  "remove",
+] as const;
+
+/** A step of a rotation. */
+export type RotationStep = (typeof rotationSteps)[number];
+
+/**
+ * How a compromised key is taken out of use. "reencrypt-first": every record stays readable, and what the thief forged
+ * is sealed again like the rest. "disable-first": nothing forged is taken in, and every record under the key becomes
+ * unreadable.
+ */
+export type RevocationOrder = "reencrypt-first" | "disable-first";
+
+/** A rotation, as it is written down in a store. */
+export interface RotationStatus {
+  /** Random: which rotation this is. */
+  readonly id: string;
+  /** "rotate", or what became of it: "roll-back" returns to the former key; "revoke" is one from a compromised key. */
+  readonly kind: "rotate" | "roll-back" | "revoke";
+  /** Of a revocation. */
+  readonly order?: RevocationOrder;
+  /** The key that is to go. */
+  readonly from: string;
+  /** The key that seals afterwards. */
+  readonly to: string;
+  /** The step that comes next or is under way. */
+  readonly step: RotationStep | "done";
+  /** In ms since the epoch. */
+  readonly startedAtMs: number;
+  /** When the key was disabled, in ms since the epoch: the grace counts from then, whoever goes on. */
+  readonly disabledAtMs?: number;
+}
+
+/** A rotation as it was read; `status` is undefined where there never was one. */
+export interface ReadRotation {
+  readonly record: ReservedRecord | undefined;
+  readonly status: RotationStatus | undefined;
+}
+
+const key = "rotation";
+
+/** Where the rotation of a ring is written down: one record, changed only by whoever saw its last state. */
+export class RotationRecord {
+  readonly #reserve: ReservedRecords;
+
+  constructor(reserve: ReservedRecords) {
+    this.#reserve = reserve;
+  }
+
+  /**
+   * @param abandonUnreadable takes a record that does not open for none.
+   * @throws KeywardError why the record does not open.
+   */
+  async read(abandonUnreadable: boolean): Promise<ReadRotation> {
+    const record = await this.#reserve.read(key);
+    if (record === undefined) return { record, status: undefined };
+    const { text } = record;
+    const said: unknown = typeof text === "string" ? JSON.parse(text) : undefined;
+    if (isStatus(said)) return { record, status: statusOf(said) };
+    if (abandonUnreadable) return { record, status: undefined };
+    throw new KeywardError(
+      text instanceof KeywardError ? text.code : "RECORD_MALFORMED",
+      "The record of the last rotation cannot be read",
+      {
+        keyId: text instanceof KeywardError ? text.keyId : undefined,
+        cause: text instanceof KeywardError ? text : undefined,
+        hint: "Give this process the ring that the others have, or a later release; abandonUnreadable gives the record up.",
+      },
+    );
+  }
+
+  /** Writes the next state if the last one is what was read; `undefined` when somebody else was first. */
+  async replace(last: ReadRotation, status: RotationStatus): Promise<ReadRotation | undefined> {
+    const text = JSON.stringify({ keyward: key, ...status });
+    for (let at = last; ; ) {
+      if (await this.#reserve.replace(await this.#reserve.ring(), key, at.record, text)) return await this.read(false);
+      const now = await this.read(true);
+      // Sealed anew, under a later key, it says what it said.
+      if (now.status === undefined || !sameStatus(now, last)) return undefined;
+      at = now;
+    }
+  }
+
+  /** Whether what was read is still what lies there. */
+  async isStill(last: ReadRotation): Promise<boolean> {
+    return sameStatus(await this.read(true), last);
+  }
+}
+
+function sameStatus(one: ReadRotation, other: ReadRotation): boolean {
+  return JSON.stringify(one.status) === JSON.stringify(other.status);
+}
+
+/** Where a rotation writes down how far the re-encryption of a store has come: in that store. */
+export function reservedCheckpoint(reserve: ReservedRecords, rotationId: string, store: string): Checkpoint {
+  const at = `${key}/${rotationId}/${store}`;
+  return {
+    async read() {
+      const text = (await reserve.read(at))?.text;
+      return typeof text === "string" ? text : undefined;
+    },
+    async write(text) {
+      if (text === undefined) return await reserve.remove(at);
+      // Where another operator was faster, his will do as well.
+      const ring = await reserve.ring();
+      await reserve.replace(ring, at, await reserve.read(at), text);
+    },
+  };
+}
+
+/** The status alone, its fields always in the same order, so that two can be compared as text. */
+function statusOf({ id, kind, order, from, to, step, startedAtMs, disabledAtMs }: RotationStatus): RotationStatus {
+  return {
+    id,
+    kind,
+    ...(order === undefined ? {} : { order }),
+    from,
+    to,
+    step,
+    startedAtMs,
+    ...(disabledAtMs === undefined ? {} : { disabledAtMs }),
+  };
+}
+
+function isStatus(said: unknown): said is RotationStatus {
+  if (typeof said !== "object" || said === null) return false;
+  const text = (field: string) => typeof Reflect.get(said, field) === "string";
+  const steps: readonly unknown[] = [...rotationSteps, "done"];
+  const disabledAtMs: unknown = Reflect.get(said, "disabledAtMs");
+  return (
+    ["id", "from", "to"].every(text) &&
+    ["rotate", "roll-back", "revoke"].includes(String(Reflect.get(said, "kind"))) &&
+    [undefined, "reencrypt-first", "disable-first"].includes(Reflect.get(said, "order")) &&
+    steps.includes(Reflect.get(said, "step")) &&
+    typeof Reflect.get(said, "startedAtMs") === "number" &&
+    (disabledAtMs === undefined || typeof disabledAtMs === "number")
+  );
+}

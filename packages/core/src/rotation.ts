@@ -1,0 +1,952 @@
+import { randomBytes } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { census, scannableOf } from "./census.ts";
+import type { CheckRecord } from "./check-record.ts";
+import { storeParts } from "./encrypted-store.ts";
+import { KeywardError } from "./errors.ts";
+import { requireAtomic } from "./inner-store.ts";
+import type { KeyProvider } from "./key-provider.ts";
+import { KeySource } from "./key-source.ts";
+import { type KeyInfo, Keyring, keyOf, type NewKey } from "./keyring.ts";
+import {
+  type ReencryptOptions,
+  type ReencryptProgress,
+  type ReencryptReport,
+  reencrypt,
+  type UnreadableRecord,
+} from "./reencrypt.ts";
+import { Registration } from "./registration.ts";
+import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
+import { ReservedRecords } from "./reserved-records.ts";
+import { type NamedStores, requireAllStores, retireKey } from "./retirement.ts";
+import {
+  type ReadRotation,
+  type RevocationOrder,
+  RotationRecord,
+  type RotationStatus,
+  type RotationStep,
+  reservedCheckpoint,
+  rotationSteps,
+} from "./rotation-record.ts";
+
+/** The two steps that wait for other processes. */
+export type ReplicaWait = "distribute" | "drain";
+
+/** How a rotation goes about it. */
+export interface RotationOptions {
+  /** Every store that the ring serves, by the names that the keyring document gives them. */
+  readonly stores: NamedStores;
+  /**
+   * How many milliseconds a key stays disabled before it is removed, counted from when it was disabled, whoever goes on.
+   * In this time a process that was halted in the middle of a write may still show itself, and the key can be enabled.
+   */
+  readonly graceMs: number;
+  /**
+   * For processes that use the stores and are not registered in them: how many milliseconds they take to load a changed
+   * ring and to end what they were writing, or a function that resolves when they have. Needed where a store has no
+   * registered process but this one; `{ waitMs: 0 }` says that there is nobody else.
+   */
+  readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
+  /** Ids of registered processes that are not waited for. What they still seal under the old key, a census finds. */
+  readonly ignoreReplicas?: readonly string[];
+  /** How many milliseconds to wait for registered processes in each of the two waits. Default: ten minutes. */
+  readonly replicasWithinMs?: number;
+  /** As for `retireKey`: records that open with no key do not keep the old one. They are listed in the report. */
+  readonly abandonUnreadable?: boolean;
+  /** How fast to re-encrypt. */
+  readonly reencrypt?: Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond">;
+  /** Ends this run after the step. Another run goes on from there. */
+  readonly until?: RotationStep;
+  /** Ends this run, which then rejects with the reason. Another run goes on where it stopped. */
+  readonly signal?: AbortSignal;
+  /** Called at each step, with those that are waited for, and after each page. */
+  readonly onProgress?: (progress: RotationProgress) => void;
+}
+
+/** What {@link rotateKey} takes. */
+export interface RotateKeyOptions extends RotationOptions {
+  /**
+   * The key to change to: one that is in the ring already, by its id, or a new one. Default: a new, random one, whose id
+   * is the day and six random characters.
+   */
+  readonly newKey?: NewKey;
+}
+
+/** What {@link revokeKey} takes. */
+export interface RevokeKeyOptions extends RotateKeyOptions {
+  /** The compromised key. */
+  readonly id: string;
+  /** Which of the two harms is the smaller one: see {@link revocationCost}. There is no default. */
+  readonly order: RevocationOrder;
+}
+
+/** How far a rotation has come. */
+export type RotationProgress =
+  | {
+      /** A step begins. */
+      readonly kind: "step";
+      readonly step: RotationStep;
+    }
+  | {
+      /** These processes have not followed yet. */
+      readonly kind: "waiting";
+      readonly step: ReplicaWait;
+      readonly replicas: readonly WaitingReplica[];
+    }
+  | {
+      /** A page was re-encrypted. */
+      readonly kind: "reencrypting";
+      readonly store: string;
+      readonly progress: ReencryptProgress;
+    }
+  | {
+      /** So many records were looked at, to see whether one needs the old key. */
+      readonly kind: "counting";
+      readonly step: "disable" | "remove";
+      readonly records: number;
+    }
+  | {
+      /** The key stays disabled until then, in ms since the epoch. */
+      readonly kind: "grace";
+      readonly untilMs: number;
+    };
+
+/** A process that is waited for. */
+export interface WaitingReplica extends Replica {
+  /** The store that it registered in. */
+  readonly store: string;
+}
+
+/** What a run did. */
+export interface RotationReport extends RotationStatus {
+  /** The ring as it is now. */
+  readonly ring: Keyring;
+  /** By store, what was re-encrypted in this run. */
+  readonly reencrypted: Readonly<Record<string, ReencryptReport>>;
+  /** With `abandonUnreadable`, the records that did not open and were let go in this run. */
+  readonly abandoned: readonly UnreadableRecord[];
+  /** By store, how many records "disable-first" made unreadable in this run. */
+  readonly madeUnreadable: Readonly<Record<string, number>>;
+}
+
+/** What a rotation would do, step by step. */
+export type PlannedStep =
+  | {
+      /** It would change the ring; `done`: that is so already. */
+      readonly step: "add" | "promote" | "remove";
+      readonly keyId: string;
+      readonly done: boolean;
+    }
+  | {
+      /** It would wait for these; in the stores that are `unregistered` nobody else is known. */
+      readonly step: ReplicaWait;
+      readonly replicas: readonly WaitingReplica[];
+      readonly unregistered: readonly string[];
+    }
+  | {
+      /** It would seal so many records again, by store. */
+      readonly step: "reencrypt";
+      readonly records: Readonly<Record<string, number>>;
+    }
+  | {
+      /** It would disable the key, under which so many records are now, by store. */
+      readonly step: "disable";
+      readonly keyId: string;
+      readonly records: Readonly<Record<string, number>>;
+    }
+  | {
+      /** It would leave the key disabled for so long. */
+      readonly step: "grace";
+      readonly waitMs: number;
+    };
+
+/** What {@link planRotation} finds. */
+export interface RotationPlan {
+  /** The rotation that is under way, and would be gone on with. */
+  readonly underWay?: RotationStatus;
+  /** The key that would go. */
+  readonly from: string;
+  /** The key that would seal; `undefined` where it would be given an id of its own. */
+  readonly to?: string;
+  /** What is left to do. */
+  readonly steps: readonly PlannedStep[];
+}
+
+/** What revoking a key costs, either way. */
+export interface RevocationCost {
+  /** By store, the records under the key. */
+  readonly records: Readonly<Record<string, number>>;
+  /** With "reencrypt-first", how many records are sealed again under trust, whoever wrote them. */
+  readonly resealedUnderTrust: number;
+  /** With "disable-first", how many records become unreadable. */
+  readonly madeUnreadable: number;
+}
+
+type Intent =
+  | { readonly kind: "rotate"; readonly newKey: NewKey }
+  | { readonly kind: "roll-back" }
+  | { readonly kind: "revoke"; readonly newKey: NewKey; readonly from: string; readonly order: RevocationOrder };
+
+const defaultReplicasWithinMs = 10 * 60 * 1_000;
+const maxConflicts = 10;
+const maxRounds = 3;
+const firstPollMs = 20;
+const longestPollMs = 500;
+const longestSleepMs = 2 ** 30;
+
+/**
+ * Changes the key that seals, and takes the former one out of use: the whole life of a key, in the steps of
+ * {@link RotationStep}. Run it again, here or elsewhere, after whatever stopped it: it goes on where it was. Two who run
+ * it at the same time do it together.
+ *
+ * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_UNDER_WAY` with another aim;
+ * `REPLICA_BEHIND` when a registered process does not follow; `KEY_IN_USE` while records need the old key;
+ * `VALUE_INVALID` when nobody is registered in a store and `unregistered` is not given; `STORE_INVALID` when no store has
+ * a reserved space; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` for a store with keys of its own; and
+ * what stores and provider throw.
+ */
+export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
+  return await new Rotation(provider, options).run({ kind: "rotate", newKey: options.newKey ?? {} });
+}
+
+/**
+ * Returns to the former key: it is promoted again, every record is sealed under it again, and the new key is retired.
+ * Possible as long as the former key was not disabled, and resumed like a rotation.
+ *
+ * @throws KeywardError as {@link rotateKey}; `VALUE_INVALID` when no rotation is under way; `KEY_DISABLED` when it is too
+ * late.
+ */
+export async function rollBackRotation(provider: KeyProvider, options: RotationOptions): Promise<RotationReport> {
+  return await new Rotation(provider, options).run({ kind: "roll-back" });
+}
+
+/**
+ * Takes a compromised key out of use, in the order chosen. Where it is the primary, another is added and promoted first.
+ * With "disable-first" the key is disabled with that very promotion, and stays in the ring until `retireKey` finds that
+ * nothing needs it; what processes still seal under it until they follow becomes unreadable, too.
+ *
+ * @throws KeywardError as {@link rotateKey}; `KEY_UNKNOWN`.
+ */
+export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions): Promise<RotationReport> {
+  const { id: from, order, newKey = {} } = options;
+  if (order !== "reencrypt-first" && order !== "disable-first") {
+    throw new KeywardError("VALUE_INVALID", "A revocation was given no order", {
+      hint: 'Ask revocationCost, and choose "reencrypt-first" or "disable-first".',
+    });
+  }
+  return await new Rotation(provider, options).run({ kind: "revoke", newKey, from, order });
+}
+
+/**
+ * The rotation that is under way, or was the last one; `undefined` where there never was one.
+ *
+ * @throws KeywardError `STORE_INVALID` when no store has a reserved space; why the record of the rotation does not open.
+ */
+export async function rotationStatus(
+  provider: KeyProvider,
+  { stores }: Pick<RotationOptions, "stores">,
+): Promise<RotationStatus | undefined> {
+  return (await new RotationRecord(recordsOf(KeySource.of(provider), stores)).read(false)).status;
+}
+
+/**
+ * What {@link rotateKey} with the same options would do, and for whom it would wait. Changes nothing.
+ *
+ * @throws KeywardError as {@link rotateKey} would at once.
+ */
+export async function planRotation(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationPlan> {
+  return await new Rotation(provider, options).plan({ kind: "rotate", newKey: options.newKey ?? {} });
+}
+
+/**
+ * How many records lie under a key, and so what revoking it would cost in either order. Changes nothing.
+ *
+ * @throws KeywardError `KEY_UNKNOWN`, `KEY_IN_USE` when a store that the ring names was not given, `STORE_NOT_SCANNABLE`.
+ */
+export async function revocationCost(
+  provider: KeyProvider,
+  options: Pick<RevokeKeyOptions, "stores" | "id" | "signal">,
+): Promise<RevocationCost> {
+  const { stores, id, signal } = options;
+  const ring = await KeySource.of(provider).refresh();
+  requireKeyIn(ring, id);
+  requireAllStores(ring, stores, id);
+  const records = await countUnder(stores, (keyId) => keyId === id, signal);
+  const total = sum(records);
+  return { records, resealedUnderTrust: total, madeUnreadable: total };
+}
+
+/** Somebody else took the rotation further, or elsewhere, in the middle of a step. */
+class Superseded extends Error {}
+
+class Rotation {
+  readonly #provider: KeyProvider;
+  readonly #source: KeySource;
+  readonly #options: RotationOptions;
+  readonly #record: RotationRecord;
+  /** By the reserved space, since a backend may be given as several stores. */
+  readonly #watches = new Map<object, { readonly store: string; readonly watch: ReplicaWatch }>();
+  readonly #reencrypted: Record<string, ReencryptReport> = Object.create(null);
+  #abandoned: readonly UnreadableRecord[] = [];
+  #madeUnreadable: Record<string, number> = Object.create(null);
+  #rounds = 0;
+
+  constructor(provider: KeyProvider, options: RotationOptions) {
+    const { stores, graceMs } = options;
+    if (!(graceMs >= 0)) {
+      throw new KeywardError("VALUE_INVALID", "graceMs is not a number of milliseconds", {
+        hint: "Give the time in which a process that was late could still show itself.",
+      });
+    }
+    this.#source = KeySource.of(provider);
+    if (typeof provider.save !== "function") {
+      throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed ring", {
+        hint: "Use one that has save(), or change the ring where it comes from: docs/keyring.md has the steps.",
+      });
+    }
+    this.#provider = provider;
+    this.#options = options;
+    this.#record = new RotationRecord(recordsOf(this.#source, stores));
+    for (const [store, given] of Object.entries(stores)) {
+      const { reserve } = storeParts(given);
+      if (reserve !== undefined && !this.#watches.has(reserve.space)) {
+        this.#watches.set(reserve.space, { store, watch: new ReplicaWatch(reserve) });
+      }
+    }
+  }
+
+  async run(intent: Intent): Promise<RotationReport> {
+    this.#options.signal?.throwIfAborted();
+    let last = await this.#begin(intent);
+    let conflicts = 0;
+    for (;;) {
+      const { status } = last;
+      if (status === undefined || status.step === "done" || isBeyond(status.step, this.#options.until)) break;
+      this.#options.signal?.throwIfAborted();
+      this.#tell({ kind: "step", step: status.step });
+      try {
+        const next = nextOf(status, await this.#perform(status, last, intent));
+        last = (await this.#record.replace(last, next)) ?? (await this.#goOn(status));
+      } catch (error) {
+        const conflict = error instanceof KeywardError && error.code === "KEYRING_CONFLICT";
+        if (!(error instanceof Superseded) && !(conflict && conflicts < maxConflicts)) throw error;
+        // Another operator, or somebody who changed the ring otherwise, was faster: see what is left to do.
+        conflicts++;
+        await this.#sleep(firstPollMs * (1 + Math.random()));
+        last = await this.#goOn(status);
+      }
+    }
+    const { status } = last;
+    if (status === undefined) throw nothingUnderWay();
+    return {
+      ...status,
+      ring: await this.#source.refresh(),
+      reencrypted: this.#reencrypted,
+      abandoned: this.#abandoned,
+      madeUnreadable: this.#madeUnreadable,
+    };
+  }
+
+  async plan(intent: Intent): Promise<RotationPlan> {
+    const { stores, signal, graceMs } = this.#options;
+    const ring = await this.#requireStores(intent);
+    const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
+    const underWay = status === undefined || status.step === "done" ? undefined : status;
+    if (underWay !== undefined) requireSameAim(underWay, intent);
+    const planned = underWay ?? startOf(ring, intent);
+    const to = underWay === undefined && idOf(intent) === undefined ? undefined : planned.to;
+    const waiting: WaitingReplica[] = [];
+    const heard = new Set<object>();
+    for (const [space, { store }] of this.#watches) {
+      const given = stores[store];
+      for (const replica of given === undefined ? [] : await replicas(given)) {
+        if (replica.id !== Registration.idIn(space, this.#source)) heard.add(space);
+        if (!replica.lapsed) waiting.push({ ...replica, store });
+      }
+    }
+    const found: Findings = {
+      ring,
+      waiting,
+      unregistered: this.#withoutReplicas(heard),
+      graceMs,
+      needed: await countUnder(stores, (keyId) => keyId === planned.from, signal),
+      toReseal: await countUnder(stores, (keyId) => keyId !== to, signal),
+    };
+    return {
+      ...(underWay === undefined ? {} : { underWay }),
+      from: planned.from,
+      ...(to === undefined ? {} : { to }),
+      steps: stepsFrom(planned).map((step) => plannedStep(step, planned, found)),
+    };
+  }
+
+  /** Joins the rotation that is under way, if it has the same aim, or writes down a new one. */
+  async #begin(intent: Intent): Promise<ReadRotation> {
+    const ring = await this.#requireStores(intent);
+    for (;;) {
+      const last = await this.#record.read(this.#options.abandonUnreadable === true);
+      const { status } = last;
+      const underWay = status === undefined || status.step === "done" ? undefined : status;
+      const next = underWay === undefined ? startOf(ring, intent) : this.#turned(underWay, intent, ring);
+      if (next === underWay) return last;
+      if (underWay === undefined) await this.#requireWaits();
+      const begun = await this.#record.replace(last, next);
+      if (begun !== undefined) return begun;
+    }
+  }
+
+  /** The rotation that is under way, as this run goes on with it. */
+  #turned(underWay: RotationStatus, intent: Intent, ring: Keyring): RotationStatus {
+    const { kind, from, to, step } = underWay;
+    const key = ring.keys.find(({ id }) => id === from);
+    const disabled = key === undefined || key.status === "disabled";
+    if (intent.kind === "roll-back" && kind === "rotate") {
+      if (disabled) throw tooLate(from);
+      return { ...underWay, kind: "roll-back", from: to, to: from, step: "add" };
+    }
+    // What was a mere rotation turns out to be one from a key that is compromised.
+    if (intent.kind === "revoke" && kind === "rotate" && intent.from === from && !disabled) {
+      const { order } = intent;
+      const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
+      return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
+    }
+    requireSameAim(underWay, intent);
+    return underWay;
+  }
+
+  /** The rotation after somebody else changed it. */
+  async #goOn(mine: RotationStatus): Promise<ReadRotation> {
+    const now = await this.#record.read(false);
+    const { status } = now;
+    // Another one can only have begun when this one was done.
+    if (status === undefined || status.id !== mine.id) return { ...now, status: { ...mine, step: "done" } };
+    if (status.kind !== mine.kind) throw underWayAlready(status);
+    return now;
+  }
+
+  async #perform(status: RotationStatus, last: ReadRotation, intent: Intent): Promise<Partial<RotationStatus>> {
+    const { step, from, to } = status;
+    switch (step) {
+      case "add":
+        await this.#change(last, (ring) => addTo(ring, status, intent));
+        return {};
+      case "distribute": {
+        const ring = await this.#source.refresh();
+        requireKeyIn(ring, to);
+        await this.#waitFor("distribute", ring, (replica) => replica.generation >= ring.generation);
+        return {};
+      }
+      case "promote":
+        if (status.order === "disable-first") return await this.#promoteAndDisable(status, last);
+        await this.#change(last, (ring) => {
+          if (ring.primary === to) return undefined;
+          if (ring.primary !== from && status.kind !== "revoke") throw promotedByOther(ring, status);
+          return ring.promote(to);
+        });
+        return {};
+      case "drain": {
+        const ring = await this.#source.refresh();
+        if (ring.primary !== to) return { step: "promote" };
+        await this.#waitFor(
+          "drain",
+          ring,
+          ({ generation, primary, drained }) => generation >= ring.generation && primary === to && drained,
+        );
+        return {};
+      }
+      case "reencrypt": {
+        const ring = await this.#source.refresh();
+        if (ring.primary !== to) return { step: "promote" };
+        await this.#reencrypt(status);
+        return {};
+      }
+      case "disable":
+        return await this.#disable(status);
+      case "grace":
+        if (this.#isEnabled(await this.#source.refresh(), from)) return { step: "reencrypt" };
+        await this.#waitForGrace(status);
+        return {};
+      case "remove":
+        return await this.#remove(status);
+      case "done":
+        return {};
+    }
+  }
+
+  async #reencrypt({ id }: RotationStatus): Promise<void> {
+    const { stores, signal, reencrypt: pace } = this.#options;
+    this.#rounds++;
+    await this.#tellStores();
+    for (const [name, store] of Object.entries(stores)) {
+      const { reserve } = storeParts(store);
+      this.#reencrypted[name] = await reencrypt(store, {
+        ...pace,
+        ...(reserve === undefined ? {} : { checkpoint: reservedCheckpoint(reserve, id, name) }),
+        ...(signal === undefined ? {} : { signal }),
+        onProgress: (progress) => this.#tell({ kind: "reencrypting", store: name, progress }),
+      });
+      signal?.throwIfAborted();
+    }
+  }
+
+  /** In one change: no process ever has a ring with which it would seal again what the thief forged. */
+  async #promoteAndDisable({ from, to }: RotationStatus, last: ReadRotation): Promise<Partial<RotationStatus>> {
+    const { stores, signal } = this.#options;
+    this.#madeUnreadable = await countUnder(stores, (id) => id === from, signal);
+    const ring = await this.#source.refresh();
+    const promoted = ring.primary === to ? ring : ring.promote(to);
+    const next = this.#isEnabled(ring, from) ? promoted.disable(from) : promoted;
+    if (next !== ring) {
+      // What Keyward keeps in the stores must open when the key opens nothing any more.
+      for (const store of Object.values(stores)) {
+        const { check, reserve } = storeParts(store);
+        await check.raise(next);
+        await reserve?.renew(next);
+      }
+      await this.#saveIfStill(last, next, ring);
+    }
+    await this.#tellStores();
+    return { disabledAtMs: Date.now() };
+  }
+
+  async #disable({ from, to }: RotationStatus): Promise<Partial<RotationStatus>> {
+    const ring = await this.#source.refresh();
+    if (ring.primary !== to) return { step: "promote" };
+    if (this.#isEnabled(ring, from)) {
+      try {
+        await this.#retire("disable", from);
+      } catch (error) {
+        if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || !this.#mayHelp()) throw error;
+        // A process that is not registered, or that was not waited for, wrote under the key meanwhile.
+        return { step: "reencrypt" };
+      }
+    }
+    await this.#tellStores();
+    return { disabledAtMs: Date.now() };
+  }
+
+  /** Whether another round of re-encryption may seal what the last one left. */
+  #mayHelp(): boolean {
+    const reports = Object.values(this.#reencrypted);
+    const idle = reports.length > 0 && reports.every(({ reencrypted, conflicts }) => reencrypted + conflicts === 0);
+    return this.#rounds < maxRounds && !idle;
+  }
+
+  async #remove({ from }: RotationStatus): Promise<Partial<RotationStatus>> {
+    const ring = await this.#source.refresh();
+    // Somebody missed it.
+    if (this.#isEnabled(ring, from)) return { step: "reencrypt" };
+    if (ring.keys.some(({ id }) => id === from)) {
+      try {
+        await this.#retire("remove", from);
+      } catch (error) {
+        if (error instanceof KeywardError && error.code === "KEY_IN_USE") throw writtenLate(error);
+        throw error;
+      }
+    }
+    await this.#tellStores();
+    for (const { watch } of this.#watches.values()) await watch.removeLapsed();
+    return {};
+  }
+
+  async #retire(step: "disable" | "remove", keyId: string): Promise<void> {
+    const { stores, abandonUnreadable = false, signal } = this.#options;
+    const { abandoned } = await retireKey(this.#provider, stores, keyId, {
+      to: step === "disable" ? "disabled" : "removed",
+      abandonUnreadable,
+      ...(signal === undefined ? {} : { signal }),
+      onProgress: (records) => this.#tell({ kind: "counting", step, records }),
+    });
+    this.#abandoned = abandoned;
+  }
+
+  #isEnabled(ring: Keyring, keyId: string): boolean {
+    return ring.keys.some(({ id, status }) => id === keyId && status === "enabled");
+  }
+
+  /** Changes the ring at its source, unless that was done already, and has the stores tell of it. */
+  async #change(last: ReadRotation, change: (ring: Keyring) => Keyring | undefined): Promise<void> {
+    const ring = await this.#source.refresh();
+    const next = change(ring);
+    if (next !== undefined) await this.#saveIfStill(last, next, ring);
+    await this.#tellStores();
+  }
+
+  async #saveIfStill(last: ReadRotation, next: Keyring, previous: Keyring): Promise<void> {
+    // After the ring was loaded: whoever takes the rotation elsewhere from here on changes it first, or after.
+    if (!(await this.#record.isStill(last))) throw new Superseded();
+    try {
+      await this.#provider.save?.(next, previous);
+    } catch (error) {
+      if (error instanceof KeywardError) throw error;
+      throw new KeywardError("PROVIDER_UNAVAILABLE", "The key provider failed to save the changed ring", {
+        hint: "See the cause. Run the rotation again: it sees whether the change arrived.",
+        cause: error,
+      });
+    }
+  }
+
+  /** Has every store say that there is a later ring, so that registered processes load it; and loads it here. */
+  async #tellStores(): Promise<void> {
+    await this.#follow((check, ring) => check.raise(ring));
+  }
+
+  /** Has the stores of this process load the ring as it is now. */
+  async #follow(also: (check: CheckRecord, ring: Keyring) => Promise<void>): Promise<Keyring> {
+    const ring = await this.#source.refresh();
+    for (const [name, store] of Object.entries(this.#options.stores)) {
+      const { check, source } = storeParts(store);
+      const used = source === this.#source ? ring : await source.refresh();
+      if (used.name !== ring.name || used.generation < ring.generation) throw keysOfItsOwn(name);
+      await also(check, used);
+    }
+    return ring;
+  }
+
+  async #waitFor(step: ReplicaWait, ring: Keyring, isReady: (replica: Replica) => boolean): Promise<void> {
+    const { replicasWithinMs = defaultReplicasWithinMs, ignoreReplicas = [], unregistered } = this.#options;
+    // A process that the search does not find has yet to load its keys, and a process that is told so loads these.
+    await this.#tellStores();
+    const heard = new Set<object>();
+    await this.#find();
+    const deadlineMs = performance.now() + replicasWithinMs;
+    let told = "";
+    for (let pollMs = firstPollMs; ; pollMs = Math.min(pollMs * 1.5, longestPollMs)) {
+      const waiting = (await this.#look(heard)).filter(
+        (replica) => !replica.lapsed && !ignoreReplicas.includes(replica.id) && !isReady(replica),
+      );
+      if (waiting.length === 0) break;
+      if (performance.now() > deadlineMs) throw behind(step, ring, waiting);
+      const ids = waiting.map(({ id }) => id).join();
+      if (ids !== told) this.#tell({ kind: "waiting", step, replicas: waiting });
+      told = ids;
+      await this.#sleep(pollMs);
+    }
+    if (unregistered === undefined) this.#requireHeard(heard);
+    else if (typeof unregistered === "function") await unregistered(step);
+    else await this.#sleep(unregistered.waitMs);
+  }
+
+  async #find(): Promise<void> {
+    for (const { watch } of this.#watches.values()) await watch.find();
+  }
+
+  /** @param heard gets the backends in which somebody else is registered, or was. */
+  async #look(heard: Set<object>): Promise<WaitingReplica[]> {
+    const found: WaitingReplica[] = [];
+    for (const [space, { store, watch }] of this.#watches) {
+      const own = Registration.idIn(space, this.#source);
+      for (const replica of await watch.look()) {
+        if (replica.id !== own) heard.add(space);
+        found.push({ ...replica, store });
+      }
+    }
+    return found;
+  }
+
+  /** Refuses to begin where nobody could say when the others have followed. */
+  async #requireWaits(): Promise<void> {
+    if (this.#options.unregistered !== undefined) return;
+    const heard = new Set<object>();
+    await this.#find();
+    await this.#look(heard);
+    this.#requireHeard(heard);
+  }
+
+  #requireHeard(heard: ReadonlySet<object>): void {
+    const silent = this.#withoutReplicas(heard);
+    if (silent.length === 0) return;
+    throw new KeywardError("VALUE_INVALID", `No other process is registered in ${silent.join(", ")}`, {
+      hint:
+        "Give the stores of the application the option replica, so that a rotation can wait for its processes. " +
+        "Or say in unregistered how long they take to follow; { waitMs: 0 } where there are none.",
+    });
+  }
+
+  #withoutReplicas(heard: ReadonlySet<object>): string[] {
+    return Object.entries(this.#options.stores)
+      .filter(([, store]) => {
+        const { reserve } = storeParts(store);
+        return reserve === undefined || !heard.has(reserve.space);
+      })
+      .map(([name]) => name);
+  }
+
+  async #requireStores(intent: Intent): Promise<Keyring> {
+    const { stores } = this.#options;
+    requireAllStores(await this.#source.refresh(), stores, undefined);
+    const reencrypts = !(intent.kind === "revoke" && intent.order === "disable-first");
+    for (const store of Object.values(stores)) {
+      scannableOf(store);
+      if (reencrypts) requireAtomic(storeParts(store).inner);
+    }
+    return await this.#follow(async () => undefined);
+  }
+
+  async #waitForGrace(status: RotationStatus): Promise<void> {
+    const { graceMs } = this.#options;
+    this.#tell({ kind: "grace", untilMs: Date.now() + graceLeft(status, graceMs) });
+    for (let leftMs = graceLeft(status, graceMs); leftMs > 0; leftMs = graceLeft(status, graceMs)) {
+      await this.#sleep(Math.min(leftMs, longestSleepMs));
+    }
+  }
+
+  async #sleep(waitMs: number): Promise<void> {
+    const { signal } = this.#options;
+    signal?.throwIfAborted();
+    try {
+      await sleep(waitMs, undefined, signal === undefined ? {} : { signal });
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
+    }
+  }
+
+  #tell(progress: RotationProgress): void {
+    this.#options.onProgress?.(progress);
+  }
+}
+
+/** Where the rotation is written down: in the first store, by its name, that has a place for it. */
+function recordsOf(source: KeySource, stores: NamedStores): ReservedRecords {
+  for (const [, store] of Object.entries(stores).sort(([one], [other]) => (one < other ? -1 : 1))) {
+    const records = ReservedRecords.of(storeParts(store).inner, source);
+    if (records !== undefined) return records;
+  }
+  throw new KeywardError("STORE_INVALID", "None of the stores has a reserved space, where a rotation is written down", {
+    hint: "Give a store that has reserved(), such as those of Keyward; or rotate by hand, as docs/keyring.md has it.",
+  });
+}
+
+function stepsOf({ order }: RotationStatus): readonly RotationStep[] {
+  // Records that still need the key keep it in the ring: it stays disabled.
+  return order === "disable-first"
+    ? rotationSteps.filter((step) => !["reencrypt", "disable", "grace", "remove"].includes(step))
+    : rotationSteps;
+}
+
+function stepsFrom(status: RotationStatus): readonly RotationStep[] {
+  const steps = stepsOf(status);
+  return status.step === "done" ? [] : steps.slice(steps.indexOf(status.step));
+}
+
+/** What a plan is made from. */
+interface Findings {
+  readonly ring: Keyring;
+  readonly waiting: readonly WaitingReplica[];
+  readonly unregistered: readonly string[];
+  readonly graceMs: number;
+  readonly needed: Readonly<Record<string, number>>;
+  readonly toReseal: Readonly<Record<string, number>>;
+}
+
+function plannedStep(step: RotationStep, planned: RotationStatus, found: Findings): PlannedStep {
+  const { from, to } = planned;
+  const { ring, waiting, unregistered, graceMs, needed, toReseal } = found;
+  switch (step) {
+    case "add":
+      return { step, keyId: to, done: ring.keys.some(({ id }) => id === to) };
+    case "promote":
+      return { step, keyId: to, done: ring.primary === to };
+    case "distribute":
+    case "drain":
+      return { step, replicas: waiting, unregistered };
+    case "reencrypt":
+      return { step, records: toReseal };
+    case "disable":
+      return { step, keyId: from, records: needed };
+    case "grace":
+      return { step, waitMs: graceLeft(planned, graceMs) };
+    case "remove":
+      return { step, keyId: from, done: !ring.keys.some(({ id }) => id === from) };
+  }
+}
+
+function nextOf(status: RotationStatus, change: Partial<RotationStatus>): RotationStatus {
+  return { ...status, step: stepsFrom(status)[1] ?? "done", ...change };
+}
+
+function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean {
+  return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
+}
+
+/** A rotation that begins. */
+function startOf(ring: Keyring, intent: Intent): RotationStatus {
+  const begun = { id: randomBytes(9).toString("base64url"), step: "add", startedAtMs: Date.now() } as const;
+  switch (intent.kind) {
+    case "rotate": {
+      const to = idOf(intent) ?? newId();
+      if (to === ring.primary) throw isPrimary(to);
+      return { ...begun, kind: "rotate", from: ring.primary, to };
+    }
+    case "revoke": {
+      const { from, order } = intent;
+      requireKeyIn(ring, from);
+      const to = idOf(intent) ?? (ring.primary === from ? newId() : ring.primary);
+      if (to === from) throw isPrimary(to);
+      return { ...begun, kind: "revoke", order, from, to };
+    }
+    case "roll-back":
+      throw nothingUnderWay();
+  }
+}
+
+/** The id that was asked for, if any was. */
+function idOf(intent: Intent): string | undefined {
+  if (intent.kind === "roll-back") return undefined;
+  const { id, material } = intent.newKey;
+  return id ?? (material === undefined ? undefined : Keyring.fromKeys([{ material }]).primary);
+}
+
+/** Readable, and never that of a key which was removed: a backup may still hold records under it. */
+function newId(): string {
+  return `${new Date().toISOString().slice(0, 10)}-${randomBytes(3).toString("hex")}`;
+}
+
+/** The ring with the key to change to, enabled; `undefined` where it has it. */
+function addTo(ring: Keyring, { kind, to }: RotationStatus, intent: Intent): Keyring | undefined {
+  const key = ring.keys.find(({ id }) => id === to);
+  if (intent.kind === "roll-back" || kind === "roll-back") {
+    requireKeyIn(ring, to);
+    return key?.status === "disabled" ? ring.enable(to) : undefined;
+  }
+  const { newKey } = intent;
+  if (key === undefined) return ring.add({ ...newKey, id: to });
+  requireSameMaterial(ring, to, newKey);
+  if (key.status === "enabled") return undefined;
+  throw new KeywardError("KEY_DISABLED", `Key "${to}" is disabled and cannot become primary`, {
+    keyId: to,
+    hint: "Choose another key, or enable this one if it was disabled by mistake.",
+  });
+}
+
+function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): void {
+  if (material === undefined) return;
+  const given = keyOf(Keyring.fromKeys([{ id, material }]), id)?.root.commitment;
+  const there = keyOf(ring, id)?.root.commitment;
+  if (given !== undefined && there !== undefined && given.equals(there)) return;
+  throw new KeywardError("KEY_MISMATCH", `The ring has a key "${id}" of other material than was given`, {
+    keyId: id,
+    hint: "Give the new key another id, or no material to change to the one that is there.",
+  });
+}
+
+function requireKeyIn(ring: Keyring, id: string): KeyInfo {
+  const key = ring.keys.find((one) => one.id === id);
+  if (key !== undefined) return key;
+  throw new KeywardError("KEY_UNKNOWN", `The keyring has no key "${id}"`, {
+    keyId: id,
+    hint: `It has: ${ring.keys.map((one) => one.id).join(", ") || "none"}.`,
+  });
+}
+
+function requireSameAim(status: RotationStatus, intent: Intent): void {
+  const { kind, from, to, order } = status;
+  const id = idOf(intent);
+  const same =
+    kind === intent.kind &&
+    (id === undefined || id === to) &&
+    (intent.kind !== "revoke" || (intent.from === from && intent.order === order));
+  if (!same) throw underWayAlready(status);
+}
+
+function underWayAlready({ kind, order, from, to, step }: RotationStatus): KeywardError {
+  const what = {
+    rotate: `A rotation from key "${from}" to "${to}"`,
+    "roll-back": `A return from key "${from}" to "${to}"`,
+    revoke: `A revocation (${order}) of key "${from}"`,
+  }[kind];
+  return new KeywardError("ROTATION_UNDER_WAY", `${what} is under way, at ${step}`, {
+    keyId: from,
+    hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
+  });
+}
+
+function nothingUnderWay(): KeywardError {
+  return new KeywardError("VALUE_INVALID", "No rotation is under way, so there is none to roll back", {
+    hint: "To return to a former key that is in the ring still: rotateKey with newKey: { id } of that key.",
+  });
+}
+
+function tooLate(keyId: string): KeywardError {
+  return new KeywardError("KEY_DISABLED", `Key "${keyId}" is disabled already: the rotation cannot be rolled back`, {
+    keyId,
+    hint: "Run the rotation to its end. If the key is missed, enable it: the rotation then re-encrypts once more.",
+  });
+}
+
+function isPrimary(keyId: string): KeywardError {
+  return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the one to change from, and cannot be the new one`, {
+    keyId,
+    hint: "Choose another id, or none.",
+  });
+}
+
+function promotedByOther(ring: Keyring, { from, to }: RotationStatus): KeywardError {
+  return new KeywardError(
+    "KEYRING_INVALID",
+    `Key "${ring.primary}" was promoted by somebody else, in the middle of a rotation from "${from}" to "${to}"`,
+    { keyId: ring.primary, hint: "Promote one of the two, then run the rotation again, or roll it back." },
+  );
+}
+
+function keysOfItsOwn(name: string): KeywardError {
+  return new KeywardError("KEYRING_CONFLICT", `The store ${name} does not follow the ring that is being changed`, {
+    hint: "Make it with the provider that is given to the rotation, or with one of the same source.",
+  });
+}
+
+function behind(step: ReplicaWait, ring: Keyring, waiting: readonly WaitingReplica[]): KeywardError {
+  const list = waiting
+    .slice(0, 10)
+    .map(({ name, store, generation, primary, problem }) =>
+      problem === undefined
+        ? `${name} in ${store} (generation ${generation}, primary ${primary})`
+        : `${name} in ${store} (${problem})`,
+    );
+  return new KeywardError(
+    "REPLICA_BEHIND",
+    `At ${step}, ${waiting.length} processes do not have generation ${ring.generation}: ${list.join(", ")}`,
+    {
+      counts: Object.fromEntries(
+        waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
+      ),
+      hint:
+        "Does their key provider follow, and are they still writing? Mend or end them and run the rotation again, which " +
+        "goes on here; or name their ids in ignoreReplicas.",
+    },
+  );
+}
+
+function writtenLate(error: KeywardError): KeywardError {
+  return new KeywardError("KEY_IN_USE", error.message, {
+    keyId: error.keyId,
+    counts: error.counts,
+    cause: error,
+    hint:
+      "A process that was halted, or is not registered, wrote under the key after it was disabled. To save those " +
+      "records, enable the key and run the rotation again: it re-encrypts once more. If the key is compromised, delete them.",
+  });
+}
+
+/** How long is left of the grace. A clock that was set back makes it no longer than it is. */
+function graceLeft({ disabledAtMs = Date.now() }: RotationStatus, graceMs: number): number {
+  return Math.min(graceMs, disabledAtMs + graceMs - Date.now());
+}
+
+async function countUnder(
+  stores: NamedStores,
+  isCounted: (keyId: string) => boolean,
+  signal: AbortSignal | undefined,
+): Promise<Record<string, number>> {
+  const counts: Record<string, number> = Object.create(null);
+  for (const [name, store] of Object.entries(stores)) {
+    const { keys } = await census(store, signal === undefined ? {} : { signal });
+    counts[name] = [...keys].reduce((total, [keyId, count]) => (isCounted(keyId) ? total + count : total), 0);
+  }
+  return counts;
+}
+
+function sum(counts: Readonly<Record<string, number>>): number {
+  return Object.values(counts).reduce((total, count) => total + count, 0);
+}

@@ -1,0 +1,281 @@
+import { createKeyv, EncryptedStore, Keyring, KeywardError, reencrypt, replicas } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { keyIdIn, WatchedStore } from "./inner-stores.ts";
+import { expectRefusal } from "./refusals.ts";
+import { newRing, rotation, TestKeys } from "./rings.ts";
+import { guardMaterial, marker } from "./secrets.ts";
+
+const value = `${marker}value`;
+/** Heartbeats so rare that none comes by itself while a test runs. */
+const rare = { heartbeatMs: 20_000, lapseMs: 60_000 };
+const frequent = { heartbeatMs: 10, lapseMs: 1_000 };
+const realNow = { Date: Date.now.bind(Date), performance: performance.now.bind(performance) };
+
+/** Has a clock show that so much time has passed. */
+function leap(clock: "Date" | "performance", leapMs: number): void {
+  const target = clock === "Date" ? Date : performance;
+  vi.spyOn(target, "now").mockImplementation(() => realNow[clock]() + leapMs);
+}
+
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+
+function registered(inner: MemoryStore, keys: TestKeys, options = rare): EncryptedStore {
+  const store = new EncryptedStore(inner, { keys, replica: options });
+  onTestFinished(() => store.disconnect());
+  return store;
+}
+
+describe("a process that registers", () => {
+  it("is listed until it disconnects, once for all its stores over one backend", async () => {
+    const inner = new MemoryStore();
+    const keys = new TestKeys(newRing("only"));
+    const make = (namespace: string) =>
+      createKeyv({ store: inner, keys, namespace, replica: { ...rare, name: "worker-1" } });
+    const [flows, others] = [make("flows"), make("others")];
+    await flows.set("key", value);
+    await others.set("key", value);
+    const listed = await replicas(flows.encryptedStore);
+    expect(listed).toMatchObject([{ name: "worker-1", generation: 1, primary: "only", lapsed: false }]);
+    await flows.disconnect();
+    expect(await replicas(others.encryptedStore)).toHaveLength(1);
+    await others.disconnect();
+    const visitor = new EncryptedStore(inner, { keys });
+    expect(await replicas(visitor)).toEqual([]);
+    // Used again, it is there again.
+    await flows.set("key", value);
+    expect(await replicas(visitor)).toHaveLength(1);
+    await flows.disconnect();
+    expect(await replicas(visitor)).toEqual([]);
+  });
+
+  it("is listed without having written anything", async () => {
+    const inner = new MemoryStore();
+    const store = registered(inner, new TestKeys(newRing()));
+    await vi.waitFor(async () => expect(await replicas(store)).toHaveLength(1));
+  });
+
+  it("writes its heartbeat, then loads its ring anew, then seals", async () => {
+    const inner = new MemoryStore();
+    const { before, promoted } = rotation();
+    const keys = new TestKeys(before);
+    const reserved = inner.reserved();
+    const { set } = reserved;
+    vi.spyOn(reserved, "set").mockImplementation(async (...given) => {
+      // Whoever changes the ring now sees this process, and one who did before it was seen is heard of.
+      keys.become(promoted);
+      return await set.apply(reserved, given);
+    });
+    const store = registered(inner, keys);
+    await store.set("key", value);
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("says so when a heartbeat fails, and does not end the process", async () => {
+    const inner = new MemoryStore();
+    const store = registered(inner, new TestKeys(newRing()), frequent);
+    await store.set("key", value);
+    const told = new Promise((resolve) => store.once("replica:error", resolve));
+    vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
+    expect(await told).toMatchObject({ code: "STORE_UNAVAILABLE" });
+  });
+
+  it("loads the ring at once that others wait for it to have, and says when", async () => {
+    const inner = new MemoryStore();
+    const { before, staged } = rotation();
+    const keys = new TestKeys(before);
+    const store = registered(inner, keys, frequent);
+    await store.set("key", value);
+    const [first] = await replicas(store);
+    expect(first?.generation).toBe(1);
+    keys.become(staged);
+    // What a rotation leaves in the store, and nothing else tells this process.
+    const operator = new EncryptedStore(inner, { keys: staged });
+    await new EncryptedStore(inner, { keys: staged }).overwriteCheckRecord();
+    await vi.waitFor(async () => expect(await replicas(operator)).toMatchObject([{ generation: 2, primary: "old" }]));
+  });
+
+  it("is not drained while it still seals what it began under an earlier ring", async () => {
+    const inner = new WatchedStore();
+    const { staged, promoted } = rotation();
+    const keys = new TestKeys(staged);
+    const store = registered(inner, keys, frequent);
+    await store.set("key", value);
+    const held = Promise.withResolvers<void>();
+    const { set } = inner;
+    vi.spyOn(inner, "set").mockImplementationOnce(async (...given) => {
+      await held.promise;
+      return await set.apply(inner, given);
+    });
+    const writing = store.set("late", value);
+    keys.push(promoted);
+    const seen = async () => (await replicas(store)).map(({ primary, drained }) => ({ primary, drained }));
+    await vi.waitFor(async () => expect(await seen()).toEqual([{ primary: "new", drained: false }]));
+    await store.set("other", value);
+    expect(await seen()).toEqual([{ primary: "new", drained: false }]);
+    held.resolve();
+    await writing;
+    await vi.waitFor(async () => expect(await seen()).toEqual([{ primary: "new", drained: true }]));
+  });
+
+  it("with a ring of one scope alone is listed all the same", async () => {
+    const inner = new MemoryStore();
+    const ring = newRing();
+    const store = registered(inner, new TestKeys(ring.scope("a/b")));
+    await store.set("key", value);
+    expect(await replicas(new EncryptedStore(inner, { keys: ring }))).toMatchObject([{ generation: 1 }]);
+  });
+
+  it.each([{ heartbeatMs: 5 }, { heartbeatMs: 100, lapseMs: 200 }, { lapseMs: 60_001 }, { name: "\ud800" }])(
+    "is refused with %j",
+    (replica) => {
+      const make = () => new EncryptedStore(new MemoryStore(), { keys: newRing(), replica });
+      expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+    },
+  );
+
+  it("is refused in a store that has no place for a heartbeat", async () => {
+    expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(KeywardError);
+    await expectRefusal(replicas(new EncryptedStore(new Map(), { keys: newRing() })), "STORE_INVALID");
+  });
+
+  it("is listed with the problem where its heartbeat does not open", async () => {
+    const inner = new MemoryStore();
+    await registered(inner, new TestKeys(newRing("theirs"))).set("key", value);
+    const listed = await replicas(new EncryptedStore(inner, { keys: newRing("ours") }));
+    expect(listed).toMatchObject([{ generation: 0, problem: "KEY_UNKNOWN" }]);
+  });
+});
+
+describe.each(["Date", "performance"] as const)("a process that was halted, by the clock of %s,", (clock) => {
+  /** A process halted until the key that it seals under is gone; the record "key" lies under a key that both rings have. */
+  async function halted() {
+    const inner = new MemoryStore();
+    const older = Keyring.generate("older");
+    const before = older.add({ id: "old" }).promote("old");
+    const promoted = guardMaterial(before.add({ id: "new" })).promote("new");
+    const keys = new TestKeys(before);
+    await new EncryptedStore(inner, { keys: older }).set("key", value);
+    const store = registered(inner, keys);
+    await store.set("other", value);
+    await new EncryptedStore(inner, { keys: promoted }).set("other", value);
+    keys.become(promoted.disable("old").remove("old"));
+    leap(clock, 60_001);
+    return { inner, keys, store };
+  }
+
+  it("loads its ring anew before it seals", async () => {
+    const { inner, store } = await halted();
+    const lapsed = vi.fn();
+    store.on("replica:lapsed", lapsed);
+    await store.set("late", value);
+    expect(keyIdIn(await inner.get("late"))).toBe("new");
+    await store.setMany([{ key: "later", value }]);
+    expect(keyIdIn(await inner.get("later"))).toBe("new");
+    expect(lapsed).toHaveBeenCalledOnce();
+  });
+
+  it("loads it anew before it seals again what it reads", async () => {
+    const { inner, store } = await halted();
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("loads it anew before it re-encrypts in bulk", async () => {
+    const { inner, store } = await halted();
+    expect(await reencrypt(store)).toMatchObject({ primary: "new", reencrypted: 1 });
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("in the middle of a page of a bulk job, writes nothing of what it sealed before", async () => {
+    const inner = new WatchedStore();
+    const { before, staged } = rotation();
+    const keys = new TestKeys(staged.promote("new"));
+    const store = registered(inner, keys);
+    const old = new EncryptedStore(inner, { keys: before, reencrypt: "off" });
+    for (const key of ["one", "two"]) await old.set(key, value);
+    const scan = inner.scan.bind(inner);
+    vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
+      const page = await scan(options);
+      keys.become(guardMaterial(staged.promote("new").add({ id: "third" })).promote("third"));
+      leap(clock, 60_001);
+      return page;
+    });
+    const written: string[] = [];
+    // The job works on views of its own.
+    const { namespaced } = inner;
+    vi.spyOn(inner, "namespaced").mockImplementation((namespace) => {
+      const view = namespaced.call(inner, namespace);
+      const { replaceMany } = view;
+      vi.spyOn(view, "replaceMany").mockImplementation(async (changes) => {
+        written.push(...changes.map(({ next }) => keyIdIn(next)));
+        return await replaceMany.call(view, changes);
+      });
+      return view;
+    });
+    expect(await reencrypt(store)).toMatchObject({ primary: "third", complete: true });
+    expect(written).toEqual(["third", "third"]);
+  });
+
+  it("seals nothing while the provider is away, and reads on", async () => {
+    const { inner, keys, store } = await halted();
+    keys.fail(new KeywardError("PROVIDER_UNAVAILABLE", "The vault is sealed", { hint: "Unseal it." }));
+    const { loads } = keys;
+    const refusals = ["a", "b", "c"].map((key) => expectRefusal(store.set(key, value), "PROVIDER_UNAVAILABLE"));
+    const [first] = await Promise.all(refusals);
+    expect(first?.hint).toContain("Reads go on");
+    await expectRefusal(store.set("d", value), "PROVIDER_UNAVAILABLE");
+    expect(keys.loads).toBe(loads + 1);
+    await expectRefusal(reencrypt(store), "PROVIDER_UNAVAILABLE");
+    const failed = new Promise((resolve) => store.once("reencrypt:error", resolve));
+    expect(await store.get("key")).toBe(value);
+    expect(await failed).toMatchObject({ error: { code: "PROVIDER_UNAVAILABLE" } });
+    expect([await inner.has("a"), keyIdIn(await inner.get("key"))]).toEqual([false, "older"]);
+    keys.recover();
+    await vi.waitFor(() => store.set("a", value), { timeout: 5_000 });
+    expect(keyIdIn(await inner.get("a"))).toBe("new");
+  });
+
+  it("seals nothing while the store does not take its heartbeat", async () => {
+    const { inner, store } = await halted();
+    const failing = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
+    await expectRefusal(store.set("late", value), "STORE_UNAVAILABLE");
+    expect(await inner.has("late")).toBe(false);
+    failing.mockRestore();
+    await vi.waitFor(() => store.set("late", value), { timeout: 5_000 });
+  });
+
+  it("seals nothing while its provider is behind the store", async () => {
+    const inner = new MemoryStore();
+    const { staged, promoted } = rotation();
+    const keys = new TestKeys(staged);
+    const store = registered(inner, keys);
+    await store.set("key", value);
+    await new EncryptedStore(inner, { keys: promoted }).overwriteCheckRecord();
+    leap(clock, 60_001);
+    expect((await expectRefusal(store.set("late", value), "KEYRING_ROLLBACK")).message).toContain(
+      "Nothing was written",
+    );
+    keys.become(promoted);
+    await vi.waitFor(() => store.set("late", value), { timeout: 5_000 });
+    expect(keyIdIn(await inner.get("late"))).toBe("new");
+  });
+});
+
+it("a thousand concurrent reads of records under a new key cost the provider one call", async () => {
+  const inner = new MemoryStore();
+  const { before, promoted } = rotation();
+  const keys = new TestKeys(before);
+  const store = new EncryptedStore(inner, { keys, reencrypt: "off" });
+  await store.set("first", value);
+  const records = Array.from({ length: 1_000 }, (_, index) => ({ key: `key-${index}`, value }));
+  await new EncryptedStore(inner, { keys: promoted }).setMany(records);
+  keys.become(promoted);
+  const loads = keys.loads;
+  const read = await Promise.all(records.map(({ key }) => store.get(key)));
+  expect(new Set(read)).toEqual(new Set([value]));
+  expect(keys.loads).toBe(loads + 1);
+});

@@ -1,0 +1,435 @@
+import {
+  census,
+  EncryptedStore,
+  exportKeyring,
+  type Keyring,
+  planRotation,
+  type RotationOptions,
+  type RotationProgress,
+  replicas,
+  revocationCost,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { contentOf, damaged, keyIdIn, textOf } from "./inner-stores.ts";
+import { expectRefusal } from "./refusals.ts";
+import { KeysOverOneSource, newRing } from "./rings.ts";
+import { marker } from "./secrets.ts";
+
+const value = `${marker}value`;
+const replica = { heartbeatMs: 10, lapseMs: 300 };
+const alone = { unregistered: { waitMs: 0 } };
+
+/** A backend with ten records under the key "old", a process that uses it, and an operator with a handle of his own. */
+async function begun(given: { readonly registered?: boolean } = {}) {
+  const source = new KeysOverOneSource(newRing("old").serve(["flows"]));
+  const inner = new MemoryStore();
+  const { registered = true } = given;
+  const app = new EncryptedStore(inner, { keys: source.provider(), ...(registered ? { replica } : {}) });
+  onTestFinished(() => app.disconnect());
+  const keys = Array.from({ length: 10 }, (_, index) => `key-${index}`);
+  await app.setMany(keys.map((key) => ({ key, value })));
+  const operator = () => {
+    const provider = source.provider();
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys: provider }) };
+    return { provider, options: { stores, graceMs: 0, newKey: { id: "new" } } };
+  };
+  const idsIn = async () => [...(await census(inner)).keys.keys()];
+  const expectReadable = async () => expect(await app.getMany(keys)).toEqual(keys.map(() => value));
+  return { source, inner, app, operator, idsIn, expectReadable };
+}
+
+const idsOf = (ring: Keyring) => ring.keys.map(({ id, status }) => `${id} ${status}`);
+
+describe("rotateKey", () => {
+  it("changes the key and takes the former one away, telling each step", async () => {
+    const { source, inner, app, operator, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const told: RotationProgress[] = [];
+    const report = await rotateKey(provider, { ...options, onProgress: (progress) => told.push(progress) });
+    expect(report).toMatchObject({ kind: "rotate", from: "old", to: "new", step: "done", abandoned: [] });
+    expect(report.reencrypted["flows"]).toMatchObject({ reencrypted: 10, complete: true });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    await expectReadable();
+    const steps = told.flatMap((progress) => (progress.kind === "step" ? [progress.step] : []));
+    expect(steps).toEqual(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"]);
+    expect(told.find(({ kind }) => kind === "waiting")).toMatchObject({ replicas: [{ store: "flows" }] });
+    expect(await replicas(app)).toMatchObject([{ primary: "new", drained: true }]);
+    expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
+    // Nor is the old key needed for anything in the reserved space.
+    const reserved = await inner.reserved().scan();
+    expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
+  });
+
+  it("gives the new key an id, and goes on for twenty keys", async () => {
+    const { source, operator, expectReadable } = await begun();
+    const seen = new Set<string>();
+    for (let count = 0; count < 20; count++) {
+      const { provider, options } = operator();
+      const { to } = await rotateKey(provider, { ...options, newKey: {} });
+      expect(to).toMatch(/^\d{4}-\d\d-\d\d-[0-9a-f]{6}$/);
+      seen.add(to);
+    }
+    expect(seen.size).toBe(20);
+    expect(source.ring.keys).toHaveLength(1);
+    expect(source.saves).toBe(80);
+    await expectReadable();
+  });
+
+  it("changes to a key that is in the ring already, and not to other material under its id", async () => {
+    const { source, operator } = await begun();
+    source.ring = source.ring.add({ id: "new" });
+    const { provider, options } = operator();
+    const material = new Uint8Array(32).map((_, index) => index);
+    await expectRefusal(rotateKey(provider, { ...options, newKey: { id: "new", material } }), "KEY_MISMATCH");
+    await rotateKey(provider, options);
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectRefusal(rotateKey(provider, options), "KEYRING_INVALID");
+  });
+
+  it("waits for a process whose provider lags, tells of it, and goes on when it follows", async () => {
+    const { source, inner, operator } = await begun();
+    const [lagging, before] = [source.provider(), source.ring];
+    let follows = false;
+    const late = new EncryptedStore(new MemoryStore(inner), {
+      keys: { load: async () => (follows ? await lagging.load() : before) },
+      replica: { ...replica, name: "late" },
+    });
+    onTestFinished(() => late.disconnect());
+    await late.set("late", value);
+    const { provider, options } = operator();
+    const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
+    expect(error.message).toContain("late in flows (generation 2, primary old)");
+    expect(error.counts).toEqual({ flows: 1 });
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
+    const [ignored] = (await replicas(late)).filter(({ name }) => name === "late");
+    const staged = await rotateKey(provider, { ...options, until: "distribute", ignoreReplicas: [ignored?.id ?? ""] });
+    expect(staged.step).toBe("promote");
+    follows = true;
+    await rotateKey(provider, options);
+    expect(await late.get("late")).toBe(value);
+  });
+
+  it("does not wait for one that left, and not for long for one that ended", async () => {
+    const { source, inner, app, operator, expectReadable } = await begun();
+    const [left, ended] = [source.provider(), source.provider()];
+    const leaving = new EncryptedStore(new MemoryStore(inner), { keys: left, replica });
+    await leaving.set("a", value);
+    await leaving.disconnect();
+    const ending = new EncryptedStore(new MemoryStore(inner), { keys: ended, replica });
+    await ending.set("b", value);
+    const reserved = inner.reserved();
+    const heartbeats = (await reserved.scan()).entries.filter(({ key }) => key.startsWith("replica/"));
+    expect(heartbeats).toHaveLength(2);
+    await ending.disconnect();
+    // As a killed process leaves it.
+    for (const { key, value: stored } of heartbeats) if (!(await reserved.has(key))) await reserved.set(key, stored);
+    const { provider, options } = operator();
+    await rotateKey(provider, options);
+    expect((await replicas(app)).map(({ lapsed }) => lapsed)).toEqual([false]);
+    await expectReadable();
+  });
+
+  it("refuses to begin where nobody could say when the others have followed", async () => {
+    const { source, inner, operator } = await begun({ registered: false });
+    const { provider, options } = operator();
+    const before = [exportKeyring(source.ring), await contentOf(inner)];
+    await expectRefusal(rotateKey(provider, options), "VALUE_INVALID");
+    expect([exportKeyring(source.ring), await contentOf(inner)]).toEqual(before);
+    const waits: string[] = [];
+    const unregistered = async (wait: string) => void waits.push(`${wait} ${source.ring.primary}`);
+    await rotateKey(provider, { ...options, unregistered });
+    expect(waits).toEqual(["distribute old", "drain new"]);
+  });
+
+  it("does not take its own process for one of the application", async () => {
+    const { source, inner } = await begun({ registered: false });
+    const provider = source.provider();
+    const flows = new EncryptedStore(new MemoryStore(inner), { keys: provider, replica });
+    onTestFinished(() => flows.disconnect());
+    await flows.set("own", value);
+    await expectRefusal(rotateKey(provider, { stores: { flows }, graceMs: 0 }), "VALUE_INVALID");
+    expect(await rotateKey(provider, { stores: { flows }, graceMs: 0, ...alone })).toMatchObject({ step: "done" });
+  });
+
+  it("refuses what it could not bring to an end, before it changes anything", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const { load } = provider;
+    await expectRefusal(rotateKey({ load }, options), "PROVIDER_READ_ONLY");
+    await expectRefusal(rotateKey(provider, { ...options, stores: {} }), "STORE_INVALID");
+    const other = new EncryptedStore(new MemoryStore(), { keys: source.provider() });
+    await expectRefusal(rotateKey(provider, { ...options, stores: { other } }), "KEY_IN_USE");
+    const map = new EncryptedStore(new Map(), { keys: provider });
+    await expectRefusal(rotateKey(provider, { ...options, stores: { flows: map } }), "STORE_INVALID");
+    const both = { ...options.stores, map };
+    await expectRefusal(rotateKey(provider, { ...options, stores: both }), "STORE_NOT_SCANNABLE");
+    await expectRefusal(() => rotateKey(provider, { ...options, graceMs: Number.NaN }), "VALUE_INVALID");
+    const fixed = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
+    source.ring = source.ring.rename("other");
+    await expectRefusal(rotateKey(source.provider(), { ...options, stores: { flows: fixed } }), "KEYRING_CONFLICT");
+    expect(source.saves).toBe(0);
+  });
+
+  it("seals again what a process that nobody waited for wrote under the old key", async () => {
+    const { source, inner, operator, idsIn } = await begun();
+    const unheard = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
+    await unheard.set("early", value);
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    await unheard.set("late", value);
+    await rotateKey(provider, options);
+    expect(await idsIn()).toEqual(["new"]);
+  });
+
+  it("does not remove a key under which something was written after it was disabled, until somebody decides", async () => {
+    const { source, inner, app, operator } = await begun();
+    const unheard = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
+    await unheard.set("early", value);
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "disable" });
+    await unheard.set("late", value);
+    const error = await expectRefusal(rotateKey(provider, options), "KEY_IN_USE");
+    expect({ ...error.counts }).toEqual({ flows: 1 });
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    source.ring = source.ring.enable("old");
+    expect((await rotateKey(provider, options)).step).toBe("done");
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await app.get("late")).toBe(value);
+  });
+
+  it("is kept by what opens with no key, unless that is given up by name", async () => {
+    const { source, inner, operator } = await begun();
+    const stored = await inner.get("key-0");
+    if (stored === undefined) throw new Error("nothing was written");
+    await inner.set("key-0", damaged(stored));
+    const { provider, options } = operator();
+    await expectRefusal(rotateKey(provider, options), "KEY_IN_USE");
+    const report = await rotateKey(provider, { ...options, abandonUnreadable: true });
+    expect(report.abandoned).toMatchObject([{ key: "key-0", keyId: "old" }]);
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+  });
+
+  it("counts the grace from when the key was disabled, whoever goes on", async () => {
+    const { source, operator } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "disable" });
+    const { disabledAtMs = 0 } = (await rotationStatus(provider, options)) ?? {};
+    const graceMs = 200;
+    const stop = new AbortController();
+    const onProgress = ({ kind }: RotationProgress) => {
+      if (kind === "grace") stop.abort(new Error("enough for today"));
+    };
+    const stopped = rotateKey(provider, { ...options, graceMs, signal: stop.signal, onProgress });
+    await expect(stopped).rejects.toThrow("enough for today");
+    const until: number[] = [];
+    const again = operator();
+    await rotateKey(again.provider, {
+      ...again.options,
+      graceMs,
+      onProgress: (progress) => progress.kind === "grace" && until.push(progress.untilMs),
+    });
+    expect(Math.abs((until[0] ?? 0) - disabledAtMs - graceMs)).toBeLessThan(5);
+    expect(Date.now()).toBeGreaterThanOrEqual(disabledAtMs + graceMs);
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+  });
+
+  it.each(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const)(
+    "ends after %s when told to, and another process goes on from there",
+    async (until) => {
+      const { source, operator, expectReadable } = await begun();
+      const first = operator();
+      const { id } = await rotateKey(first.provider, { ...first.options, until });
+      await expectReadable();
+      const second = operator();
+      // One that goes on need not know what the key was to be called.
+      const report = await rotateKey(
+        second.provider,
+        until === "remove" ? second.options : { ...second.options, newKey: {} },
+      ).catch((error: unknown) => error);
+      if (until === "remove") expect(report).toMatchObject({ code: "KEYRING_INVALID" });
+      else expect(report).toMatchObject({ id, to: "new", step: "done" });
+      expect(idsOf(source.ring)).toEqual(["new enabled"]);
+      await expectReadable();
+    },
+  );
+
+  it("is joined by a second operator, and refused to one with another aim", async () => {
+    const { source, operator, expectReadable } = await begun();
+    const [one, other] = [operator(), operator()];
+    const reports = await Promise.all([
+      rotateKey(one.provider, { ...one.options, newKey: {} }),
+      rotateKey(other.provider, { ...other.options, newKey: {} }),
+    ]);
+    expect(new Set(reports.map(({ id, to, step }) => `${id} ${to} ${step}`)).size).toBe(1);
+    expect(source.ring.keys).toHaveLength(1);
+    expect(source.saves).toBe(4);
+    await expectReadable();
+
+    const third = operator();
+    await rotateKey(third.provider, { ...third.options, until: "promote" });
+    const { provider, options } = operator();
+    for (const call of [
+      rotateKey(provider, { ...options, newKey: { id: "another" } }),
+      revokeKey(provider, { ...options, id: "new", order: "disable-first" }),
+    ]) {
+      expect((await expectRefusal(call, "ROTATION_UNDER_WAY")).message).toContain('to "new" is under way, at drain');
+    }
+  });
+});
+
+describe("planRotation", () => {
+  it("says what each step would do, and changes nothing", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const reserved = async () =>
+      (await inner.reserved().scan()).entries
+        .filter(({ key }) => !key.startsWith("replica/"))
+        .map(({ value: stored }) => textOf(stored));
+    const before = [exportKeyring(source.ring), await contentOf(inner), await reserved()];
+    const plan = await planRotation(provider, { ...options, graceMs: 5_000 });
+    expect([exportKeyring(source.ring), await contentOf(inner), await reserved()]).toEqual(before);
+    expect(source.saves).toBe(0);
+    expect(plan).toMatchObject({ from: "old", to: "new" });
+    expect(plan.steps).toMatchObject([
+      { step: "add", keyId: "new", done: false },
+      { step: "distribute", replicas: [{ store: "flows", generation: 2 }], unregistered: [] },
+      { step: "promote", keyId: "new", done: false },
+      { step: "drain" },
+      { step: "reencrypt", records: { flows: 10 } },
+      { step: "disable", keyId: "old", records: { flows: 10 } },
+      { step: "grace", waitMs: 5_000 },
+      { step: "remove", keyId: "old", done: false },
+    ]);
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    const rest = await planRotation(provider, options);
+    expect(rest.underWay).toMatchObject({ step: "disable" });
+    expect(rest.steps).toMatchObject([
+      { step: "disable", records: { flows: 0 } },
+      { step: "grace" },
+      { step: "remove" },
+    ]);
+    await expectRefusal(planRotation(provider, { ...options, newKey: { id: "another" } }), "ROTATION_UNDER_WAY");
+  });
+
+  it("says where nobody is registered", async () => {
+    const { operator } = await begun({ registered: false });
+    const { provider, options } = operator();
+    const { steps } = await planRotation(provider, options);
+    expect(steps[1]).toMatchObject({ step: "distribute", replicas: [], unregistered: ["flows"] });
+  });
+});
+
+describe("rollBackRotation", () => {
+  it.each(["add", "distribute", "promote", "drain", "reencrypt"] as const)(
+    "after %s returns to the old key",
+    async (until) => {
+      const { source, operator, idsIn, expectReadable } = await begun();
+      const { provider, options } = operator();
+      await rotateKey(provider, { ...options, until });
+      const back = operator();
+      const halfway = await rollBackRotation(back.provider, { ...back.options, until: "promote" });
+      expect(halfway).toMatchObject({ kind: "roll-back", from: "new", to: "old", step: "drain" });
+      await expectRefusal(rotateKey(provider, options), "ROTATION_UNDER_WAY");
+      await expectReadable();
+      const again = operator();
+      expect(await rollBackRotation(again.provider, again.options)).toMatchObject({ step: "done" });
+      expect(idsOf(source.ring)).toEqual(["old enabled"]);
+      expect(await idsIn()).toEqual(["old"]);
+      await expectReadable();
+    },
+  );
+
+  it("is refused when the old key is disabled, and when there is nothing to roll back", async () => {
+    const { operator } = await begun();
+    const { provider, options } = operator();
+    await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+    await rotateKey(provider, { ...options, until: "disable" });
+    await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
+    await rotateKey(provider, options);
+    await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+  });
+
+  it("takes the rotation out of the hands of one who is running it", async () => {
+    const { source, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    let back: Promise<unknown> | undefined;
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind !== "step" || progress.step !== "reencrypt") return;
+      const other = operator();
+      back = rollBackRotation(other.provider, other.options);
+    };
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
+    await back;
+    expect(idsOf(source.ring)).toEqual(["old enabled"]);
+    await expectReadable();
+  });
+});
+
+describe("revokeKey", () => {
+  it("says before what either order costs, and has the operator choose", async () => {
+    const { operator } = await begun();
+    const { provider, options } = operator();
+    const cost = await revocationCost(provider, { ...options, id: "old" });
+    expect({ ...cost, records: { ...cost.records } }).toEqual({
+      records: { flows: 10 },
+      resealedUnderTrust: 10,
+      madeUnreadable: 10,
+    });
+    await expectRefusal(revocationCost(provider, { ...options, id: "never" }), "KEY_UNKNOWN");
+    const undecided: RotationOptions = options;
+    const call = Reflect.apply(revokeKey, undefined, [provider, { ...undecided, id: "old" }]);
+    await expectRefusal(call, "VALUE_INVALID");
+  });
+
+  it("re-encrypts first: every record stays readable, and the key leaves", async () => {
+    const { source, operator, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const report = await revokeKey(provider, { ...options, id: "old", order: "reencrypt-first" });
+    expect(report).toMatchObject({ kind: "revoke", order: "reencrypt-first", from: "old", to: "new", step: "done" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    await expectReadable();
+  });
+
+  it("disables first: nothing is taken in that the thief may have forged, and the key stays until nothing needs it", async () => {
+    const { source, app, operator, idsIn } = await begun();
+    const { provider, options } = operator();
+    const report = await revokeKey(provider, { ...options, id: "old", order: "disable-first" });
+    expect({ ...report.madeUnreadable }).toEqual({ flows: 10 });
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    // Not even by a read of a process that has heard of it only now.
+    await expectRefusal(app.get("key-0"), "KEY_DISABLED");
+    expect(await idsIn()).toEqual(["old"]);
+    await app.set("fresh", value);
+    expect(await app.get("fresh")).toBe(value);
+  });
+
+  it("of a key that is not the primary changes no primary", async () => {
+    const { source, operator, expectReadable } = await begun();
+    source.ring = source.ring.add({ id: "new" }).promote("new");
+    const { provider, options } = operator();
+    await revokeKey(provider, { ...options, newKey: {}, id: "old", order: "reencrypt-first" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
+  });
+
+  it.each(["reencrypt-first", "disable-first"] as const)(
+    "takes over the rotation of a key that turns out to be compromised: %s",
+    async (order) => {
+      const { source, operator } = await begun();
+      const { provider, options } = operator();
+      await rotateKey(provider, { ...options, until: "drain" });
+      expect(await revokeKey(provider, { ...options, newKey: {}, id: "old", order })).toMatchObject({
+        to: "new",
+        order,
+      });
+      expect(source.ring.keys.some(({ id, status }) => id === "old" && status === "enabled")).toBe(false);
+    },
+  );
+});
