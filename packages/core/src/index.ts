@@ -48,7 +48,6 @@ export {
   type SealNamespaceOptions,
   sealNamespace,
 } from "./retirement.ts";
-export { singleFlight } from "./single-flight.ts";
 export {
   type PlannedStep,
   planRotation,
@@ -68,6 +67,7 @@ export {
   type WaitingReplica,
 } from "./rotation.ts";
 export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation-record.ts";
+export { singleFlight } from "./single-flight.ts";
 export {
   invalidCursor,
   requireExpires,
