@@ -94,6 +94,8 @@ function mayStandOn(upper: string, lower: string): boolean {
   if (lower === "@keyward/contract" || upper === "@keyward/core") return false;
   // The server of http-kv stands on whichever store it is started over.
   if (upper === "@keyward/http-kv" && lower.startsWith("@keyward/store-")) return true;
+  // What chooses among the providers stands on each.
+  if (upper === "@keyward/keys-from" && lower.startsWith("@keyward/keys-")) return true;
   return lower === "@keyward/core" || upper === "@keyward/cli";
 }
 

@@ -49,7 +49,6 @@ export {
   type SealNamespaceOptions,
   sealNamespace,
 } from "./retirement.ts";
-export { singleFlight } from "./single-flight.ts";
 export {
   type PlannedStep,
   planRotation,
@@ -67,6 +66,7 @@ export {
   rotationStatus,
 } from "./rotation.ts";
 export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation-record.ts";
+export { singleFlight } from "./single-flight.ts";
 export {
   invalidCursor,
   requireExpires,

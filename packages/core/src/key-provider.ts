@@ -39,6 +39,12 @@ export interface KeyProvider {
    * @throws KeywardError `KEYRING_CONFLICT` when somebody else was first.
    */
   save?(next: Keyring, previous: Keyring): Promise<void>;
+  /**
+   * Writes the first ring, where the source holds none.
+   *
+   * @throws KeywardError `KEYRING_CONFLICT` where it holds one already.
+   */
+  create?(ring: Keyring): Promise<void>;
   /** Calls `changed` whenever the source may hold another ring; returns what ends it. Must not keep a process alive. */
   subscribe?(changed: () => void): () => void;
 }

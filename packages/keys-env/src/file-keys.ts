@@ -1,5 +1,5 @@
 import { abortable, type KeyProvider } from "@keyward/core";
-import { saveKeyring } from "./keyring-file.ts";
+import { createKeyring, saveKeyring } from "./keyring-file.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions } from "./missing-keys.ts";
 import { Mount, type MountOptions, pathForErrors } from "./mount.ts";
 import { readMount, ringFrom } from "./mounted-keys.ts";
@@ -13,6 +13,7 @@ export interface FileKeysOptions extends PassphraseOptions, MissingKeysOptions, 
  * name is the key's id, and a file `primary` holds the id of the primary. The path is watched.
  *
  * A file that holds a keyring document can be saved to: compare-and-swap, safe between the processes of one machine.
+ * `create` writes the first one.
  *
  * @throws KeywardError `VALUE_INVALID` for a `pollMs` out of range.
  */
@@ -31,6 +32,7 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): KeyProvid
   return {
     load: ({ signal } = {}) => abortable(load, signal),
     save: (next, previous) => saveKeyring(path, next, previous),
+    create: (ring) => createKeyring(path, ring),
     subscribe: (changed) => mount.subscribe(changed),
   };
 }

@@ -30,3 +30,18 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
     hint: "Load the ring again, repeat the change on it, and save that.",
   });
 }
+
+/**
+ * Writes the first keyring document to a path where nothing lies, for its owner alone to read.
+ *
+ * @throws KeywardError `KEYRING_CONFLICT` where something lies already; `KEYRING_INVALID` for a ring that cannot be
+ * saved; `PROVIDER_UNAVAILABLE` when the file cannot be written.
+ */
+export async function createKeyring(path: string, ring: Keyring): Promise<void> {
+  const name = pathForErrors(path);
+  requireSavable(ring);
+  if (await filePlace(path, { shownAs: name }).replace(undefined, `${exportKeyring(ring)}\n`)) return;
+  throw new KeywardError("KEYRING_CONFLICT", `${name} holds something already, and no first ring was written`, {
+    hint: "Load the ring that is there; to replace it, save a change of it.",
+  });
+}

@@ -400,6 +400,30 @@ describe("whenMissing", () => {
   });
 });
 
+describe("create", () => {
+  it("writes the first ring, for its owner alone, and never a second one", async () => {
+    const path = join(root, "first.keyring");
+    const ring = Keyring.generate();
+    await fileKeys(path).create?.(ring);
+    expect(exportKeyring(await fileKeys(path).load())).toBe(exportKeyring(ring));
+    expect((await stat(path)).mode & 0o777).toBe(0o600);
+    const second = Promise.resolve(fileKeys(path).create?.(Keyring.generate()));
+    expect(await rejection(second)).toMatchObject({ code: "KEYRING_CONFLICT" });
+    expect(exportKeyring(await fileKeys(path).load())).toBe(exportKeyring(ring));
+  });
+
+  it("lets one of several win, and refuses what cannot be saved", async () => {
+    const path = join(root, "first.keyring");
+    const rings = Array.from({ length: 6 }, () => Keyring.generate());
+    const outcomes = await Promise.allSettled(rings.map(async (ring) => fileKeys(path).create?.(ring)));
+    const winners = rings.filter((_, index) => outcomes[index]?.status === "fulfilled");
+    expect(winners.map(exportKeyring)).toEqual([exportKeyring(await fileKeys(path).load())]);
+    const scoped = Keyring.generate().scope("other");
+    const refused = Promise.resolve(fileKeys(join(root, "scoped")).create?.(scoped));
+    expect(await rejection(refused)).toMatchObject({ code: "KEYRING_INVALID" });
+  });
+});
+
 describe("save", () => {
   async function openDocument() {
     const path = join(root, "ring.json");

@@ -1,0 +1,1 @@
+export { type KeysFromOptions, keysFrom } from "./keys-from.ts";

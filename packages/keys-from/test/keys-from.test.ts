@@ -1,0 +1,116 @@
+import { execFile } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { inspect, promisify } from "node:util";
+import { createKeyv, exportKeyring, Keyring, KeywardError } from "@keyward/core";
+import { keysFrom } from "@keyward/keys-from";
+import { MemoryStore } from "@keyward/store-memory";
+import { afterAll, describe, expect, it } from "vitest";
+
+const folder = mkdtempSync(join(tmpdir(), "keyward-keys-from-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+async function refusal(source: string | undefined, options?: Parameters<typeof keysFrom>[1]): Promise<KeywardError> {
+  try {
+    await keysFrom(source, options);
+  } catch (error) {
+    if (error instanceof KeywardError) return error;
+    throw error;
+  }
+  throw new Error("The source was not refused");
+}
+
+describe("a variable and a file", () => {
+  it("give the ring they hold", async () => {
+    const ring = Keyring.generate("2026-11");
+    const env = { APP_KEY: exportKeyring(ring) };
+    const path = join(folder, "what? & 100%.keyring");
+    writeFileSync(path, exportKeyring(ring));
+    for (const source of ["env:APP_KEY", ` file:${path}\n`, pathToFileURL(path).href]) {
+      const keys = await keysFrom(source, { env });
+      expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
+    }
+  });
+
+  it("seal for the same application", async () => {
+    const env = { APP_KEY: exportKeyring(Keyring.generate()) };
+    const flows = createKeyv({ store: new MemoryStore(), keys: await keysFrom("env:APP_KEY", { env }) });
+    await flows.set("session:42", { step: "checkout" });
+    expect(await flows.get("session:42")).toEqual({ step: "checkout" });
+    await flows.disconnect();
+  });
+});
+
+describe("a text that names no source is refused", () => {
+  const material = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlYw==";
+
+  it.each([
+    ["nothing", undefined],
+    ["an empty variable", ""],
+    ["white space", " \n"],
+    ["a key in place of its name", material],
+    ["a keyring document", '{"keyward":1,"keys":[]}'],
+    ["a scheme that nobody opens", "gcp-sm://project/name"],
+    ["an inherited name", "constructor:x"],
+    ["a file without a path", "file:"],
+    ["a file of another machine", "file://elsewhere/run/secrets/keyring"],
+    ["a secret without a region's place", "aws-sm:production/keyring"],
+    ["a secret without a name", "aws-sm://eu-central-1/"],
+    ["a secret in Vault without a path", "vault://secret"],
+    ["credentials in the text", `vault://root:${material}@secret/app/keyring`],
+    ["an unknown parameter", "aws-sm://eu-central-1/production/keyring?refresh=60"],
+    ["a parameter that holds something secret in place of its name", `vault://secret/app/keyring?${material}`],
+    ["a parameter twice", "vault://secret/app/keyring?address=http://localhost:1&address=http://localhost:2"],
+    ["an empty parameter", "aws-sm://eu-central-1/production/keyring?endpoint="],
+    ["a time that is no number", "aws-sm://eu-central-1/production/keyring?refreshMs=1e3"],
+    ["a time out of range", "aws-sm://eu-central-1/production/keyring?refreshMs=0"],
+    ["an escape that is none", "vault://secret/100%"],
+    ["a method that is none", "vault://secret/app/keyring?address=http://localhost:1&auth=ldap"],
+    ["AppRole without a role", "vault://secret/app/keyring?address=http://localhost:1&auth=approle"],
+    ["a wrapped keyring without a place", "vault-transit://transit/keyward?address=http://localhost:1"],
+    ["a place that is none", "aws-kms://eu-central-1/alias/keyward?place=redis"],
+    ["a place without a path", "aws-kms://eu-central-1/alias/keyward?place=file:"],
+    ["a store that was not given", "aws-kms://eu-central-1/alias/keyward?place=store"],
+  ])("%s", async (_, source) => {
+    const error = await refusal(source, { env: {} });
+    expect(error.code).toBe("VALUE_INVALID");
+    expect(error.hint).not.toBe("");
+    expect(inspect(error, { depth: null, showHidden: true })).not.toContain(material);
+  });
+
+  it("a name that no variable can have", async () => {
+    const error = await refusal(`env:${material}`, { env: {} });
+    expect(error.code).toBe("KEY_INVALID");
+    expect(inspect(error, { depth: null, showHidden: true })).not.toContain(material);
+  });
+});
+
+describe("a package that is not installed", () => {
+  // As an application that has core and this package alone.
+  const application = join(folder, "application");
+  cpSync(fileURLToPath(new URL("../src", import.meta.url)), join(application, "src"), { recursive: true });
+  mkdirSync(join(application, "node_modules", "@keyward"), { recursive: true });
+  const core = realpathSync(fileURLToPath(new URL("../node_modules/@keyward/core", import.meta.url)));
+  symlinkSync(core, join(application, "node_modules", "@keyward", "core"));
+  const program = `
+    const { keysFrom } = await import("./src/index.ts");
+    await keysFrom(process.argv[1]).catch(({ code, message, hint }) => console.log(JSON.stringify({ code, message, hint })));
+  `;
+
+  it.each([
+    ["env:APP_KEY", "@keyward/keys-env"],
+    ["aws-sm://eu-central-1/production/keyring", "@keyward/keys-aws"],
+    ["vault-transit://transit/keyward?place=file:/tmp/keyring&address=http://localhost:1", "@keyward/keys-vault"],
+  ])("%s says to install %s", async (source, name) => {
+    const run = promisify(execFile)(process.execPath, ["--input-type=module", "--eval", program, source], {
+      cwd: application,
+    });
+    expect(JSON.parse((await run).stdout)).toEqual({
+      code: "PROVIDER_UNAVAILABLE",
+      message: `${name} is not installed, which this source of keys needs`,
+      hint: `Install it: npm install ${name}`,
+    });
+  });
+});

@@ -1,0 +1,110 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CreateKeyCommand, KMSClient } from "@aws-sdk/client-kms";
+import { createKeyv, exportKeyring, type KeyProvider, Keyring } from "@keyward/core";
+import { keysFrom } from "@keyward/keys-from";
+import { MemoryStore } from "@keyward/store-memory";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { describeWithMoto, findMoto, type MotoServer, startMoto } from "../../../test/servers/moto.ts";
+import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "keyward-keys-from-services-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** A first ring is written there, and another provider of the same text seals and opens with it. */
+async function expectSource(open: () => Promise<KeyProvider>): Promise<void> {
+  const ring = Keyring.generate();
+  const operators = await open();
+  await operators.create?.(ring);
+  const keys = await open();
+  expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
+  const flows = createKeyv({ store: new MemoryStore(), keys });
+  await flows.set("session:42", { step: "checkout" });
+  expect(await flows.get("session:42")).toEqual({ step: "checkout" });
+  await flows.disconnect();
+}
+
+const vault = await findVaultServers();
+describeWithVault(vault, "Vault", () => {
+  let server: VaultServer;
+
+  beforeAll(async () => {
+    server = await startVault(vault);
+    await server.request("POST", "sys/mounts/kv%2Fteam", { type: "kv", options: { version: "2" } });
+    await server.request("POST", "sys/mounts/transit", { type: "transit" });
+    await server.request("POST", "transit/keys/keyward");
+    await server.request("POST", "sys/auth/people", { type: "userpass" });
+    await server.request("PUT", "sys/policies/acl/all", {
+      policy: 'path "*" { capabilities = ["create", "read", "update"] }',
+    });
+    await server.request("POST", "auth/people/users/operator", { password: "test password", token_policies: "all" });
+  });
+  afterAll(() => server.stop());
+
+  const env = () => ({ VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken });
+
+  it("a secret, in an engine whose mount has a slash, in another field", async () => {
+    await expectSource(() => keysFrom("vault://kv%2Fteam/app/keyring?field=ring&refreshMs=60000", { env: env() }));
+  });
+
+  it("a secret, for a name and a password", async () => {
+    const source = `vault://kv%2Fteam/operators/keyring?address=${server.address}&auth=userpass&username=operator&authMount=people`;
+    await expectSource(() => keysFrom(source, { env: { VAULT_PASSWORD: "test password" } }));
+  });
+
+  it("a ring that Transit wraps, in a store and in a file", async () => {
+    const store = new MemoryStore();
+    await expectSource(() => keysFrom("vault-transit://transit/keyward?place=store", { env: env(), store }));
+    const path = join(folder, "transit.keyring");
+    await expectSource(() => keysFrom(`vault-transit://transit/keyward?place=file:${path}`, { env: env() }));
+  });
+});
+
+const aws = await findMoto();
+describeWithMoto(aws, "AWS", () => {
+  let server: MotoServer;
+  let keyId = "";
+
+  beforeAll(async () => {
+    server = await startMoto(aws);
+    const client = new KMSClient({
+      endpoint: server.endpoint,
+      region: "eu-central-1",
+      credentials: { accessKeyId: "test", secretAccessKey: "test" },
+    });
+    const { KeyMetadata } = await client.send(new CreateKeyCommand({}));
+    keyId = KeyMetadata?.KeyId ?? "";
+    client.destroy();
+  });
+  afterAll(() => server.stop());
+
+  beforeAll(() => {
+    vi.stubEnv("AWS_ACCESS_KEY_ID", "test");
+    vi.stubEnv("AWS_SECRET_ACCESS_KEY", "test");
+  });
+  afterAll(() => vi.unstubAllEnvs());
+
+  it("a secret, with the endpoint in the text", async () => {
+    await expectSource(() =>
+      keysFrom(`aws-sm://eu-central-1/production/keyring?endpoint=${server.endpoint}&name=keyring`),
+    );
+  });
+
+  describe("with a region that the SDK finds", () => {
+    afterEach(() => vi.stubEnv("AWS_REGION", undefined));
+
+    it("a secret", async () => {
+      vi.stubEnv("AWS_REGION", "eu-west-1");
+      await expectSource(() => keysFrom(`aws-sm:///other/keyring?endpoint=${server.endpoint}`));
+    });
+  });
+
+  it("a ring that KMS wraps, in a store and in a file", async () => {
+    const store = new MemoryStore();
+    const source = `aws-kms://eu-central-1/${keyId}?endpoint=${server.endpoint}&minGeneration=1`;
+    await expectSource(() => keysFrom(`${source}&place=store`, { store }));
+    const path = join(folder, "kms.keyring");
+    await expectSource(() => keysFrom(`${source}&place=file:${path}`));
+  });
+});

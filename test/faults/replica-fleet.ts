@@ -1,0 +1,127 @@
+import { type ChildProcess, fork } from "node:child_process";
+import { once } from "node:events";
+import { fileURLToPath } from "node:url";
+import { expect, onTestFinished } from "vitest";
+import type { ReplicaMessage } from "./replica-process.ts";
+
+const script = fileURLToPath(new URL("./replica-process.ts", import.meta.url));
+
+/** Where the processes of an application find their records and their keys. */
+export interface FleetPlan {
+  readonly address: string;
+  /** For `keysFrom`. */
+  readonly source: string;
+  /** What the key service needs, besides the source. */
+  readonly env: Readonly<Record<string, string>>;
+  readonly size: number;
+  /** Between two calls of a process. */
+  readonly pauseMs: number;
+  readonly seed: number;
+}
+
+/** The processes of an application, which read and write until they are told to end. */
+export class Fleet {
+  readonly #replicas: readonly Replica[];
+
+  private constructor(replicas: readonly Replica[]) {
+    this.#replicas = replicas;
+  }
+
+  /** Resolves when all are under way. They end with the test at the latest. */
+  static async start({ address, source, env, size, pauseMs, seed }: FleetPlan): Promise<Fleet> {
+    const names = Array.from({ length: size }, (_, index) => `replica-${index}`);
+    const replicas = names.map(
+      (name, index) =>
+        new Replica([address, source, name, names.join(","), String(pauseMs), String(seed + index)], env),
+    );
+    for (const replica of replicas) await replica.working;
+    return new Fleet(replicas);
+  }
+
+  /** SIGSTOP of the first of them, between two calls. */
+  async haltOne(): Promise<void> {
+    await this.#replicas[0]?.halt();
+  }
+
+  /** SIGCONT. */
+  resumeOne(): void {
+    this.#replicas[0]?.child.kill("SIGCONT");
+  }
+
+  /** Ends all, and expects that no call of any of them failed, and that each made some. Gives how many they made. */
+  async expectNoFailure(): Promise<number> {
+    const ends = await Promise.all(this.#replicas.map((replica) => replica.end()));
+    expect(ends.flatMap(({ failures }) => failures)).toEqual([]);
+    for (const { calls } of ends) expect(calls).toBeGreaterThan(0);
+    return ends.reduce((sum, { calls }) => sum + calls, 0);
+  }
+}
+
+type End = Extract<ReplicaMessage, { kind: "end" }>;
+
+class Replica {
+  readonly child: ChildProcess;
+  readonly working: Promise<void>;
+  readonly #ended: Promise<End>;
+
+  constructor(parameters: readonly string[], env: Readonly<Record<string, string>>) {
+    const child = startProcess(script, parameters, env);
+    const working = Promise.withResolvers<void>();
+    const ended = Promise.withResolvers<End>();
+    child.on("message", (message: ReplicaMessage) => {
+      switch (message.kind) {
+        case "working":
+          working.resolve();
+          break;
+        case "idle":
+          child.kill("SIGSTOP");
+          break;
+        case "end":
+          ended.resolve(message);
+          break;
+      }
+    });
+    child.once("exit", (code, signal) => {
+      const error = new Error(`A replica ended by itself, with ${code ?? signal}`);
+      working.reject(error);
+      ended.reject(error);
+    });
+    this.child = child;
+    this.working = working.promise;
+    this.#ended = ended.promise;
+    // Told when it is asked for.
+    ended.promise.catch(() => undefined);
+  }
+
+  async halt(): Promise<void> {
+    const idle = once(this.child, "message");
+    this.child.send("idle");
+    await idle;
+  }
+
+  async end(): Promise<End> {
+    this.child.send("end");
+    return await this.#ended;
+  }
+}
+
+/** Starts a program of this folder, which does not outlive the test. */
+export function startProcess(
+  program: string,
+  parameters: readonly string[],
+  env: Readonly<Record<string, string>>,
+): ChildProcess {
+  const { PATH = "", HOME = "" } = process.env;
+  const child = fork(program, parameters, {
+    execArgv: [],
+    stdio: ["ignore", "ignore", "inherit", "ipc"],
+    env: { PATH, HOME, ...env },
+  });
+  const ended = once(child, "exit");
+  onTestFinished(async () => {
+    // Also what is stopped.
+    if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
+    await ended;
+  });
+  return child;
+}
