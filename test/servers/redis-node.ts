@@ -127,13 +127,6 @@ class StartedNode implements RedisNode {
     this.#runner = runner;
     this.#directory = directory;
     this.port = port;
-    // Methods are spread into wrappers and handed on.
-    this.kill = this.kill.bind(this);
-    this.restart = this.restart.bind(this);
-    this.pause = this.pause.bind(this);
-    this.resume = this.resume.bind(this);
-    this.stop = this.stop.bind(this);
-    this.command = this.command.bind(this);
   }
 
   get options(): RedisOptions {

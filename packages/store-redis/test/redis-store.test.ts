@@ -1,6 +1,8 @@
+import { randomBytes } from "node:crypto";
+import { inspect } from "node:util";
 import { storeContract } from "@keyward/contract";
 import { type RedisSource, RedisStore } from "@keyward/store-redis";
-import { Cluster, Redis } from "ioredis";
+import { Cluster, Redis, type RedisOptions } from "ioredis";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import {
   describeWithRedis,
@@ -103,13 +105,61 @@ describeWithRedis(valkey, "one Valkey", () => {
   contract("RedisStore on one Valkey", () => node.url);
 });
 
-describeWithRedis(servers, "TLS and a password", () => {
+describeWithRedis(servers, "a server that takes TLS and a password only", () => {
   let node: RedisNode;
   beforeAll(async () => {
     node = await startTlsRedis(servers);
   });
   afterAll(() => node.stop());
-  contract("RedisStore over TLS", () => ({ ...node.options, host: node.host, port: node.port }));
+
+  function open(options: RedisOptions): RedisStore {
+    const store = new RedisStore({ host: node.host, port: node.port, ...options }, { timeoutMs: 1_500 });
+    onTestFinished(() => store.disconnect());
+    return store;
+  }
+
+  it("keeps large values and batches, replaces and scans", async () => {
+    const store = open(node.options);
+    const large = randomBytes(2 ** 20);
+    await store.set("large", large);
+    expect(await store.replace("large", large, "small")).toBe(true);
+    const keys = Array.from({ length: 2_000 }, (_, index) => `key ${index}`);
+    await store.setMany(keys.map((key) => ({ key, value: `value of ${key}` })));
+    expect(await store.getMany(keys)).toEqual(keys.map((key) => `value of ${key}`));
+    const found = new Set<string>();
+    let cursor: string | undefined;
+    do {
+      const page = await store.scan(cursor === undefined ? {} : { cursor });
+      for (const { key } of page.entries) found.add(key);
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    expect(found).toEqual(new Set(["large", ...keys]));
+  });
+
+  it("is unavailable in time, with the reason, to whoever lacks a part of it", async () => {
+    const { password = "", tls = {} } = node.options;
+    const lacking: Record<string, [options: RedisOptions, reason: RegExp | undefined]> = {
+      // The server hangs up without a word.
+      TLS: [{ password }, undefined],
+      "the certificate": [{ password, tls: {} }, /self-signed/],
+      "the password": [{ tls }, /NOAUTH/],
+      "the right password": [{ tls, password: "another" }, /WRONGPASS/],
+    };
+    const startedAtMs = performance.now();
+    await Promise.all(
+      Object.entries(lacking).map(async ([what, [options, reason]]) => {
+        const error: unknown = await open(options)
+          .get("key")
+          .catch((caught: unknown) => caught);
+        expect(error, what).toMatchObject({
+          code: "STORE_UNAVAILABLE",
+          ...(reason === undefined ? {} : { cause: { message: expect.stringMatching(reason) } }),
+        });
+        expect(inspect(error, { depth: 10 }), what).not.toContain(password);
+      }),
+    );
+    expect(performance.now() - startedAtMs).toBeLessThan(3_500);
+  });
 });
 
 describeWithRedis(servers, "a Cluster", () => {
