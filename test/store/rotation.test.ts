@@ -14,7 +14,7 @@ import {
   rotationStatus,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
-import { describe, expect, it, onTestFinished } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { contentOf, damaged, keyIdIn, textOf } from "./inner-stores.ts";
 import { expectRefusal } from "./refusals.ts";
 import { KeysOverOneSource, newRing } from "./rings.ts";
@@ -258,6 +258,21 @@ describe("rotateKey", () => {
       await expectReadable();
     },
   );
+
+  it("is done for an operator whose call began before another one's ended, and did not get to anything", async () => {
+    const { source, inner, operator } = await begun();
+    const [slow, quick] = [operator(), operator()];
+    const reserved = inner.reserved();
+    const { scan } = reserved;
+    // He has seen that nothing is under way, and looks who is registered.
+    vi.spyOn(reserved, "scan").mockImplementationOnce(async (options) => {
+      await rotateKey(quick.provider, { ...quick.options, newKey: {} });
+      return await scan.call(reserved, options);
+    });
+    const { to } = await rotateKey(slow.provider, { ...slow.options, newKey: {} });
+    expect(idsOf(source.ring)).toEqual([`${to} enabled`]);
+    expect(source.saves).toBe(4);
+  });
 
   it("is joined by a second operator, and refused to one with another aim", async () => {
     const { source, operator, expectReadable } = await begun();

@@ -73,6 +73,7 @@ export class Registration {
   #entering: Promise<void> | undefined;
   #refusedAtMs = Number.NEGATIVE_INFINITY;
   #heard = false;
+  #lapsed = false;
   #timer: NodeJS.Timeout | undefined;
   #ticking = false;
   #dueAgain = false;
@@ -150,7 +151,8 @@ export class Registration {
     if (waitMs > 0) await delay(waitMs);
     try {
       if (this.#heard) {
-        this.#report({ kind: "lapsed" });
+        if (!this.#lapsed) this.#report({ kind: "lapsed" });
+        this.#lapsed = true;
         // The key that the heartbeat would be sealed under may have gone meanwhile.
         await source.refresh();
       }
@@ -159,6 +161,7 @@ export class Registration {
       await this.#requireLatest(await source.refresh());
       if (id === this.#id) {
         this.#heard = true;
+        this.#lapsed = false;
         this.#openSince(since);
       }
     } catch (error) {
