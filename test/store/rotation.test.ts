@@ -2,6 +2,7 @@ import {
   census,
   EncryptedStore,
   exportKeyring,
+  type KeyProvider,
   type Keyring,
   planRotation,
   type RotationOptions,
@@ -368,6 +369,29 @@ describe("rollBackRotation", () => {
     await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
     await rotateKey(provider, options);
     await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+  });
+
+  it("keeps one who was about to promote from doing so", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    let promotes = false;
+    const keys: KeyProvider = {
+      save: provider.save,
+      async load() {
+        if (promotes) {
+          promotes = false;
+          const other = operator();
+          await rollBackRotation(other.provider, { ...other.options, until: "add" });
+        }
+        return await provider.load();
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const onProgress = (progress: RotationProgress) => {
+      promotes = progress.kind === "step" && progress.step === "promote";
+    };
+    await expectRefusal(rotateKey(keys, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    expect(source.ring.primary).toBe("old");
   });
 
   it("takes the rotation out of the hands of one who is running it", async () => {

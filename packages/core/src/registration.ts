@@ -42,7 +42,7 @@ export const longestLapseMs = 60_000;
 // Longer than clocks are apart, the wrong time zone included: whether a process lives is told by its beat, not by this.
 const recordLifeMs = 24 * 60 * 60 * 1_000;
 // While the gate stays closed, writes wait for the next attempt, of which there is one in this time.
-const retryMs = 500;
+const retryMs = 250;
 // What is still being sealed under an older ring is done soon, and somebody may be waiting to hear of it.
 const drainingMs = 100;
 
