@@ -7,12 +7,14 @@ import { fileURLToPath } from "node:url";
 import { census, EncryptedStore, exportKeyring, Keyring, replicas, rotateKey } from "@keyward/core";
 import { fileKeys } from "@keyward/keys-env";
 import { expect, it, onTestFinished, vi } from "vitest";
+import { describeWithRedis, findRedisServers, startRedis } from "../servers/redis.ts";
 import { keyIdIn } from "../store/inner-stores.ts";
 import { guardMaterial } from "../store/secrets.ts";
 import { openStore } from "./open-store.ts";
 import { testTimeoutMs } from "./settings.ts";
 import { temporaryFolder } from "./sqlite.ts";
 
+const servers = await findRedisServers();
 const options = { timeout: testTimeoutMs };
 const script = fileURLToPath(new URL("./rotation-process.ts", import.meta.url));
 
@@ -53,9 +55,9 @@ class Process {
 }
 
 /** A keyring file, a store that applications "one" and "two" are at work on, and a place in it for an operator. */
-async function atWork() {
+async function atWork(server?: string) {
   const folder = await temporaryFolder();
-  const [address, keyring] = [join(folder, "records.db"), join(folder, "keyring.json")];
+  const [address, keyring] = [server ?? join(folder, "records.db"), join(folder, "keyring.json")];
   await writeFile(keyring, exportKeyring(guardMaterial(Keyring.generate("old"))), { mode: 0o600 });
   const keys = fileKeys(keyring);
   const store = new EncryptedStore(openStore(address), { keys });
@@ -109,8 +111,8 @@ it("an operator who is killed at each step, and run again, changes the key once"
   expect(await two.end()).toEqual([]);
 });
 
-it("two operators in two processes change the key once", options, async () => {
-  const { address, keyring, one, two, keyIds, store } = await atWork();
+async function expectOneKeyOfTwoOperators(server?: string): Promise<void> {
+  const { address, keyring, one, two, keyIds, store } = await atWork(server);
   const operators = [
     new Process("operator", address, keyring, "new"),
     new Process("operator", address, keyring, "new"),
@@ -122,6 +124,16 @@ it("two operators in two processes change the key once", options, async () => {
   expect([...(await census(store)).keys.keys()]).toEqual(["new"]);
   expect(await one.end()).toEqual([]);
   expect(await two.end()).toEqual([]);
+}
+
+it("two operators in two processes change the key once", options, () => expectOneKeyOfTwoOperators());
+
+describeWithRedis(servers, "on a server", () => {
+  it("over Redis, the same", options, async () => {
+    const node = await startRedis(servers);
+    onTestFinished(() => node.stop());
+    await expectOneKeyOfTwoOperators(node.url);
+  });
 });
 
 it("a heartbeat keeps no process alive", options, async () => {

@@ -1,4 +1,4 @@
-import { createKeyv, EncryptedStore, Keyring, KeywardError, reencrypt, replicas } from "@keyward/core";
+import { createKeyv, EncryptedStore, Keyring, KeywardError, reencrypt, replicas, retireKey } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { keyIdIn, WatchedStore } from "./inner-stores.ts";
@@ -275,6 +275,23 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     await store.set("late", value);
     expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
+});
+
+it("a heartbeat that arrives late keeps no key", async () => {
+  const inner = new MemoryStore();
+  const { before, promoted } = rotation();
+  await registered(inner, new TestKeys(before)).set("key", value);
+  const reserved = inner.reserved();
+  const late = (await reserved.scan()).entries.find(({ key }) => key.startsWith("replica/"));
+  if (late === undefined) throw new Error("There is no heartbeat");
+  expect(keyIdIn(late.value)).toBe("old");
+  const keys = new TestKeys(promoted);
+  const stores = { records: new EncryptedStore(inner, { keys }) };
+  await reencrypt(stores.records);
+  await retireKey(keys, stores, "old");
+  await reserved.set(late.key, late.value);
+  const { ring } = await retireKey(keys, stores, "old", { to: "removed" });
+  expect(ring.keys.map(({ id }) => id)).toEqual(["new"]);
 });
 
 it("a thousand concurrent reads of records under a new key cost the provider one call", async () => {

@@ -2,6 +2,7 @@ import {
   census,
   EncryptedStore,
   exportKeyring,
+  type KeyProvider,
   type Keyring,
   planRotation,
   type RotationOptions,
@@ -14,7 +15,7 @@ import {
   rotationStatus,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
-import { describe, expect, it, onTestFinished } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { contentOf, damaged, keyIdIn, textOf } from "./inner-stores.ts";
 import { expectRefusal } from "./refusals.ts";
 import { KeysOverOneSource, newRing } from "./rings.ts";
@@ -259,6 +260,21 @@ describe("rotateKey", () => {
     },
   );
 
+  it("is done for an operator whose call began before another one's ended, and did not get to anything", async () => {
+    const { source, inner, operator } = await begun();
+    const [slow, quick] = [operator(), operator()];
+    const reserved = inner.reserved();
+    const { scan } = reserved;
+    // He has seen that nothing is under way, and looks who is registered.
+    vi.spyOn(reserved, "scan").mockImplementationOnce(async (options) => {
+      await rotateKey(quick.provider, { ...quick.options, newKey: {} });
+      return await scan.call(reserved, options);
+    });
+    const { to } = await rotateKey(slow.provider, { ...slow.options, newKey: {} });
+    expect(idsOf(source.ring)).toEqual([`${to} enabled`]);
+    expect(source.saves).toBe(4);
+  });
+
   it("is joined by a second operator, and refused to one with another aim", async () => {
     const { source, operator, expectReadable } = await begun();
     const [one, other] = [operator(), operator()];
@@ -353,6 +369,29 @@ describe("rollBackRotation", () => {
     await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
     await rotateKey(provider, options);
     await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+  });
+
+  it("keeps one who was about to promote from doing so", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    let promotes = false;
+    const keys: KeyProvider = {
+      save: provider.save,
+      async load() {
+        if (promotes) {
+          promotes = false;
+          const other = operator();
+          await rollBackRotation(other.provider, { ...other.options, until: "add" });
+        }
+        return await provider.load();
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const onProgress = (progress: RotationProgress) => {
+      promotes = progress.kind === "step" && progress.step === "promote";
+    };
+    await expectRefusal(rotateKey(keys, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    expect(source.ring.primary).toBe("old");
   });
 
   it("takes the rotation out of the hands of one who is running it", async () => {

@@ -42,7 +42,7 @@ export const longestLapseMs = 60_000;
 // Longer than clocks are apart, the wrong time zone included: whether a process lives is told by its beat, not by this.
 const recordLifeMs = 24 * 60 * 60 * 1_000;
 // While the gate stays closed, writes wait for the next attempt, of which there is one in this time.
-const retryMs = 500;
+const retryMs = 250;
 // What is still being sealed under an older ring is done soon, and somebody may be waiting to hear of it.
 const drainingMs = 100;
 
@@ -73,6 +73,7 @@ export class Registration {
   #entering: Promise<void> | undefined;
   #refusedAtMs = Number.NEGATIVE_INFINITY;
   #heard = false;
+  #lapsed = false;
   #timer: NodeJS.Timeout | undefined;
   #ticking = false;
   #dueAgain = false;
@@ -150,7 +151,8 @@ export class Registration {
     if (waitMs > 0) await delay(waitMs);
     try {
       if (this.#heard) {
-        this.#report({ kind: "lapsed" });
+        if (!this.#lapsed) this.#report({ kind: "lapsed" });
+        this.#lapsed = true;
         // The key that the heartbeat would be sealed under may have gone meanwhile.
         await source.refresh();
       }
@@ -159,6 +161,7 @@ export class Registration {
       await this.#requireLatest(await source.refresh());
       if (id === this.#id) {
         this.#heard = true;
+        this.#lapsed = false;
         this.#openSince(since);
       }
     } catch (error) {

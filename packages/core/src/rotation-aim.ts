@@ -111,13 +111,19 @@ export function isEnabled(ring: Keyring, keyId: string): boolean {
  * @throws KeywardError `ROTATION_UNDER_WAY` when what is under way is not what is wanted.
  */
 export function requireSameAim(status: RotationStatus, aim: Aim): void {
-  const { kind, from, to, order } = status;
+  if (!isSameAim(status, aim)) throw underWayAlready(status);
+}
+
+/** Whether a rotation is what is wanted. */
+export function isSameAim({ kind, from, to, order }: RotationStatus, aim: Aim): boolean {
+  return (
+    kind === aim.kind && isKeyWanted(to, aim) && (aim.kind !== "revoke" || (aim.from === from && aim.order === order))
+  );
+}
+
+function isKeyWanted(to: string, aim: Aim): boolean {
   const id = idOf(aim);
-  const same =
-    kind === aim.kind &&
-    (id === undefined || id === to) &&
-    (aim.kind !== "revoke" || (aim.from === from && aim.order === order));
-  if (!same) throw underWayAlready(status);
+  return id === undefined || id === to;
 }
 
 /** Somebody wants something else than what is under way. */
@@ -168,7 +174,7 @@ export function turned(underWay: RotationStatus, aim: Aim, ring: Keyring): Rotat
     return { ...underWay, kind: "roll-back", from: to, to: from, step: "add" };
   }
   // What was a mere rotation turns out to be one from a key that is compromised.
-  if (aim.kind === "revoke" && kind === "rotate" && aim.from === from && !disabled) {
+  if (aim.kind === "revoke" && kind === "rotate" && aim.from === from && isKeyWanted(to, aim) && !disabled) {
     const { order } = aim;
     const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
     return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };

@@ -29,6 +29,7 @@ import {
   idOf,
   isDoneAlready,
   isEnabled,
+  isSameAim,
   nothingUnderWay,
   requireKeyIn,
   requireSameAim,
@@ -354,11 +355,15 @@ class Rotation {
 
   /** Joins the rotation that is under way, if it has the same aim, or writes down a new one. */
   async #begin(aim: Aim): Promise<ReadRotation> {
-    const ring = await this.#requireStores(aim);
+    let before: ReadRotation | undefined;
     for (;;) {
+      const ring = await this.#requireStores(aim);
       const last = await this.#record.read(this.#options.abandonUnreadable === true);
       const { status } = last;
-      if (status !== undefined && isDoneAlready(status, ring, aim)) return last;
+      before ??= last;
+      // What somebody else began since this call, and has done by now, was this one's too.
+      const shared = status !== undefined && status.id !== before.status?.id && isSameAim(status, aim);
+      if (status?.step === "done" && (shared || isDoneAlready(status, ring, aim))) return last;
       const underWay = status === undefined || status.step === "done" ? undefined : status;
       const next = underWay === undefined ? startOf(ring, aim) : turned(underWay, aim, ring);
       if (next === underWay) return last;
