@@ -3,7 +3,11 @@ import { defineConfig } from "vitest/config";
 export default defineConfig({
   test: {
     include: ["packages/*/test/**/*.test.ts", "test/**/*.test.ts", "{examples/*,bench}/test/**/*.test.ts"],
+    // Most suites wait for servers and processes of their own: one worker would leave a core idle.
+    maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // A condition that is waited for may take long on a busy machine; what it must not take is no test's matter.
+    expect: { poll: { timeout: 20_000 } },
   },
 });

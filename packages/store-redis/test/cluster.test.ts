@@ -3,7 +3,13 @@ import { RedisStore } from "@keyward/store-redis";
 import fc from "fast-check";
 import { Cluster } from "ioredis";
 import { afterEach, beforeEach, expect, it, onTestFinished } from "vitest";
-import { describeWithRedis, findRedisServers, type RedisCluster, startCluster } from "../../../test/servers/redis.ts";
+import {
+  describeWithRedis,
+  findRedisServers,
+  type RedisCluster,
+  type RedisNode,
+  startCluster,
+} from "../../../test/servers/redis.ts";
 import { slotOf } from "../src/slots.ts";
 
 const servers = await findRedisServers();
@@ -29,6 +35,12 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
 
   /** The slot in which the store keeps a key. */
   const slotIn = (key: string) => slotOf(Buffer.from(`keyward::${key}`));
+
+  /** A key that this primary serves. */
+  async function keyOn(node: RedisNode): Promise<string> {
+    for (const key of numbered(100)) if ((await cluster.primaryOf(slotIn(key))) === node) return key;
+    throw new Error("The primary serves none of a hundred keys");
+  }
 
   /** The rest of a scan; `between` is called after each page. */
   async function scanOn(
@@ -226,18 +238,22 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
   });
 
   it("does not let a client send late what waited for a connection and was given up", async () => {
-    await store.set("key", "value");
     const client = new Cluster([...cluster.startupNodes]);
     onTestFinished(() => client.disconnect());
     await expect.poll(() => client.status).toBe("ready");
-    const node = await cluster.primaryOf(slotIn("key"));
+    // The client has asked one node whether the cluster is well: its connection is there, and nothing waits for it.
+    const unconnected = client.nodes("master").find(({ status }) => status === "wait");
+    const node = (await cluster.primaries()).find(({ port }) => port === unconnected?.options.port);
+    if (node === undefined) throw new Error("The client is connected to every primary");
+    const key = await keyOn(node);
+    await store.set(key, "value");
     // Shorter than what makes the others replace it.
     const impatient = new RedisStore(client, { timeoutMs: 400 });
     node.pause();
-    await expect(impatient.set("key", "late")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    await expect(impatient.set(key, "late")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
     node.resume();
     const patient = new RedisStore(client, { timeoutMs });
-    expect(await patient.get("key")).toBe("value");
+    expect(await patient.get(key)).toBe("value");
   });
 
   it("leaves a client that exists open, and does not let it send a lost write again", async () => {
