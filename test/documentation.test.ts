@@ -68,8 +68,8 @@ const needed: readonly Needed[] = [
     async start() {
       const servers = await findRedisServers({ anyWillDo: true });
       if (servers.missing !== undefined) return servers;
-      const { url, stop } = await startRedis(servers);
-      return { environment: { REDIS_URL: url }, stop };
+      const node = await startRedis(servers);
+      return { environment: { REDIS_URL: node.url }, stop: () => node.stop() };
     },
   },
   {

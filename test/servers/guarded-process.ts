@@ -1,6 +1,8 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
+import { rmSync } from "node:fs";
 import { createServer } from "node:net";
+import { userInfo } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 
 /** Where every server listens. */
@@ -13,16 +15,21 @@ const watchdog = `"$@" >/dev/null 2>&1 & pid=$!
 echo "$pid"
 said=$(cat)
 kill -9 "$pid" 2>/dev/null
-[ -z "$KEYWARD_CONTAINER" ] || docker rm --force "$KEYWARD_CONTAINER" >/dev/null 2>&1
 wait "$pid" 2>/dev/null
+[ -z "$KEYWARD_CONTAINER" ] || docker rm --force "$KEYWARD_CONTAINER" >/dev/null 2>&1
 [ "$said" = keep ] || [ -z "$KEYWARD_DATA" ] || rm -rf "$KEYWARD_DATA"`;
 
 /** What a server leaves behind unless it is removed. */
 export interface Belongings {
   /** The directory of its data. */
-  readonly data?: string;
+  readonly data?: string | undefined;
   /** The name of its container, where Docker runs it. */
-  readonly container?: string;
+  readonly container?: string | undefined;
+}
+
+interface Running {
+  readonly guard: ChildProcess;
+  readonly pid: number;
 }
 
 /**
@@ -30,17 +37,17 @@ export interface Belongings {
  * `kill -9` included.
  */
 export class GuardedProcess {
-  readonly #guard: ChildProcess;
-  readonly #pid: number;
-  readonly #container: string | undefined;
+  readonly #belongings: Belongings;
+  #running: Running | undefined;
 
-  private constructor(guard: ChildProcess, pid: number, container: string | undefined) {
-    this.#guard = guard;
-    this.#pid = pid;
-    this.#container = container;
+  constructor(belongings: Belongings = {}) {
+    this.#belongings = belongings;
   }
 
-  static async start(command: readonly string[], { data, container }: Belongings): Promise<GuardedProcess> {
+  /** Starts it, on the data that it has by now. Where it runs, it is killed first. */
+  async start(command: readonly string[]): Promise<void> {
+    await this.end("keep");
+    const { data, container } = this.#belongings;
     const guard = spawn("sh", ["-c", watchdog, "sh", ...command], {
       stdio: ["pipe", "pipe", "ignore"],
       // Out of the reach of a Ctrl-C, so that it is there to clean up.
@@ -49,28 +56,83 @@ export class GuardedProcess {
     });
     guard.stdin.on("error", () => undefined);
     const [line] = await once(guard.stdout, "data");
-    return new GuardedProcess(guard, Number(String(line)), container);
+    this.#running = { guard, pid: Number(String(line)) };
   }
 
   /** Connections stay, nothing answers. */
   pause(): void {
-    if (this.#container === undefined) process.kill(this.#pid, "SIGSTOP");
-    else execFileSync("docker", ["pause", this.#container]);
+    this.#signal("SIGSTOP", "pause");
   }
 
   /** What was asked meanwhile is answered. */
   resume(): void {
-    if (this.#container === undefined) process.kill(this.#pid, "SIGCONT");
-    else execFileSync("docker", ["unpause", this.#container]);
+    this.#signal("SIGCONT", "unpause");
   }
 
-  /** `kill -9`. Resolves when it has ended, and its data is removed or kept. */
-  async end(data: "keep" | "remove"): Promise<void> {
-    const guard = this.#guard;
-    const ended = guard.exitCode === null && guard.signalCode === null ? once(guard, "exit") : undefined;
-    guard.stdin?.end(data);
-    await ended;
+  /** `kill -9`, where it runs. Resolves when it has ended, and its data is removed or kept. */
+  async end(what: "keep" | "remove"): Promise<void> {
+    const running = this.#running;
+    this.#running = undefined;
+    if (running !== undefined) {
+      const { guard } = running;
+      const ended = guard.exitCode === null && guard.signalCode === null ? once(guard, "exit") : undefined;
+      guard.stdin?.end(what);
+      await ended;
+    }
+    const { data } = this.#belongings;
+    if (what === "remove" && data !== undefined) rmSync(data, { recursive: true, force: true });
   }
+
+  #signal(signal: NodeJS.Signals, verb: string): void {
+    if (this.#running === undefined) throw new Error("The server does not run");
+    const { container } = this.#belongings;
+    if (container === undefined) process.kill(this.#running.pid, signal);
+    else execFileSync("docker", [verb, container], { stdio: "ignore" });
+  }
+}
+
+/** The command that runs an image as this container, on the network of this machine. */
+export function dockerCommand(
+  image: string,
+  { data, container = "" }: Belongings,
+  options: readonly string[] = [],
+): string[] {
+  const { uid, gid } = userInfo();
+  // As the user who made the directory, since that of the image may not write there.
+  const mount = data === undefined ? [] : ["--user", `${uid}:${gid}`, "--volume", `${data}:${data}`];
+  return ["docker", "run", "--name", container, "--init", "--network", "host", ...mount, ...options, image];
+}
+
+/** A server that was started on a port of its own. */
+export async function startOnFreePort<Server extends { stop(): Promise<void> }>(
+  make: (port: number) => Server,
+  start: (server: Server) => Promise<void>,
+): Promise<Server> {
+  for (let attempt = 1; ; attempt++) {
+    // Another process may take the port between the question and its use.
+    const server = make(await freePort());
+    try {
+      await start(server);
+      return server;
+    } catch (error) {
+      await server.stop();
+      if (attempt === 3) throw error;
+    }
+  }
+}
+
+/** What may be done to a server that others have started, and use too: nothing. */
+export function notOurs(variable: string) {
+  const refuse = (): never => {
+    throw new Error(`The server of ${variable} is not ours to stop`);
+  };
+  return {
+    kill: async () => refuse(),
+    restart: async () => refuse(),
+    pause: refuse,
+    resume: refuse,
+    stop: async () => undefined,
+  };
 }
 
 /** A port that nobody listens on just now. */
@@ -98,9 +160,4 @@ export async function until(what: string, isSo: () => Promise<boolean>): Promise
     await sleep(20);
   }
   throw new Error(`Not within ${startMs} ms: ${what}`, { cause: last });
-}
-
-/** What an error says, for the name of a suite. */
-export function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split("\n").slice(0, 1).join("");
 }

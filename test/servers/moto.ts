@@ -1,17 +1,26 @@
 import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { existsSync } from "node:fs";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { describe, it } from "vitest";
-import { firstLine, freePort, GuardedProcess, host, until } from "./guarded-process.ts";
+import { firstFound, onPath } from "./find-server.ts";
+import {
+  type Belongings,
+  dockerCommand,
+  GuardedProcess,
+  host,
+  notOurs,
+  startOnFreePort,
+  until,
+} from "./guarded-process.ts";
 import { pythonEnvironment } from "./python-environment.ts";
+
+export { describeWithServer as describeWithMoto } from "./find-server.ts";
 
 const run = promisify(execFile);
 const startMs = 30_000;
 const requirements = fileURLToPath(new URL("moto-requirements.txt", import.meta.url));
-const dockerImage = "motoserver/moto:5.2.5";
+const image = "motoserver/moto:5.2.5";
 
 /**
  * What stands in for AWS: moto, with Secrets Manager and KMS among others, on a loopback port. It keeps everything in
@@ -35,9 +44,30 @@ export interface MotoServer {
 
 /** How servers are started here, the one that is there already, or why there is none. */
 export type MotoServers =
-  | { readonly command: readonly string[]; readonly existing?: undefined; readonly missing?: undefined }
-  | { readonly existing: string; readonly command?: undefined; readonly missing?: undefined }
-  | { readonly missing: string; readonly command?: undefined; readonly existing?: undefined };
+  | {
+      readonly command: readonly string[];
+      readonly image?: undefined;
+      readonly existing?: undefined;
+      readonly missing?: undefined;
+    }
+  | {
+      readonly image: string;
+      readonly command?: undefined;
+      readonly existing?: undefined;
+      readonly missing?: undefined;
+    }
+  | {
+      readonly existing: string;
+      readonly command?: undefined;
+      readonly image?: undefined;
+      readonly missing?: undefined;
+    }
+  | {
+      readonly missing: string;
+      readonly command?: undefined;
+      readonly image?: undefined;
+      readonly existing?: undefined;
+    };
 
 /** What {@link findMoto} is asked for. */
 export interface MotoNeeds {
@@ -55,93 +85,59 @@ export interface MotoNeeds {
 export async function findMoto({ anyWillDo = false }: MotoNeeds = {}): Promise<MotoServers> {
   const existing = process.env["KEYWARD_TEST_AWS_ENDPOINT"];
   if (anyWillDo && existing !== undefined) return { existing };
-  const found = await onPath();
-  if (found !== undefined) return { command: [found] };
-  const failures = ["there is no moto_server on the PATH"];
-  try {
-    return { command: [join(await pythonEnvironment(requirements), "python"), "-m", "moto.server"] };
-  } catch (error) {
-    failures.push(`python3 cannot install one (${firstLine(error)})`);
-  }
-  try {
-    await run("docker", ["run", "--rm", dockerImage, "--help"], { timeout: 120_000 });
-    return { command: ["docker", "run", "--rm", "--init", "--network", "host", dockerImage] };
-  } catch (error) {
-    failures.push(`Docker cannot run one (${firstLine(error)})`);
-  }
-  return { missing: failures.join("; ") };
-}
-
-/**
- * `describe` for suites that need a server. Where there is none the suite is skipped with the reason in its name, and
- * with CI=true it fails.
- */
-export function describeWithMoto(servers: MotoServers, name: string, suite: () => void): void {
-  if (servers.missing === undefined) {
-    describe(name, suite);
-  } else if (process.env["CI"] === "true") {
-    describe(name, () => {
-      it("has a server", () => {
-        throw new Error(servers.missing);
-      });
-    });
-  } else {
-    describe.skip(`${name} (skipped: ${servers.missing})`, suite);
-  }
+  return await firstFound<MotoServers>({
+    "there is no moto_server on the PATH": installed,
+    "python3 cannot install one": async () => {
+      return { command: [join(await pythonEnvironment(requirements), "python"), "-m", "moto.server"] };
+    },
+    "Docker cannot run one": async () => {
+      await run("docker", ["run", "--rm", image, "--help"], { timeout: 120_000 });
+      return { image };
+    },
+  });
 }
 
 /** A server; one of ours is empty. */
-export async function startMoto(servers: MotoServers): Promise<MotoServer> {
-  const { command, existing, missing } = servers;
-  if (existing !== undefined) return existingServer(existing);
-  if (command === undefined) throw new Error(missing);
-  for (let attempt = 1; ; attempt++) {
-    // Another process may take the port between the question and its use.
-    const server = new StartedMoto(command, await freePort());
-    try {
-      await server.restart();
-      return server;
-    } catch (error) {
-      await server.stop();
-      if (attempt === 3) throw error;
-    }
-  }
+export async function startMoto({ command, image, existing, missing }: MotoServers): Promise<MotoServer> {
+  if (existing !== undefined) return { endpoint: existing, ...notOurs("KEYWARD_TEST_AWS_ENDPOINT") };
+  if (missing !== undefined) throw new Error(missing);
+  return await startOnFreePort(
+    (port) => {
+      if (command !== undefined) return new StartedMoto(command, {}, port);
+      const belongings = { container: `keyward-moto-${randomUUID()}` };
+      return new StartedMoto(dockerCommand(image, belongings), belongings, port);
+    },
+    (server) => server.restart(),
+  );
 }
 
-async function onPath(): Promise<string | undefined> {
-  for (const directory of (process.env["PATH"] ?? "").split(delimiter)) {
-    const path = join(directory, "moto_server");
-    if (!existsSync(path)) continue;
+async function installed(): Promise<MotoServers | undefined> {
+  for (const program of onPath("moto_server")) {
     // What lies there may belong to a Python that has no moto.
-    const works = await run(path, ["--help"], { timeout: startMs }).then(
+    const works = await run(program, ["--help"], { timeout: startMs }).then(
       () => true,
       () => false,
     );
-    if (works) return path;
+    if (works) return { command: [program] };
   }
   return undefined;
 }
 
 class StartedMoto implements MotoServer {
   readonly endpoint: string;
-  readonly #command: readonly string[];
+  readonly #program: readonly string[];
   readonly #port: number;
-  #running: GuardedProcess | undefined;
+  readonly #process: GuardedProcess;
 
-  constructor(command: readonly string[], port: number) {
-    this.#command = command;
+  constructor(program: readonly string[], belongings: Belongings, port: number) {
+    this.#program = program;
+    this.#process = new GuardedProcess(belongings);
     this.#port = port;
     this.endpoint = `http://${host}:${port}`;
   }
 
   async restart(): Promise<void> {
-    await this.kill();
-    const [program = "", ...rest] = this.#command;
-    const container = program === "docker" ? `keyward-moto-${randomUUID()}` : undefined;
-    const named =
-      container === undefined ? rest : rest.flatMap((word) => (word === "--rm" ? [word, "--name", container] : word));
-    const command = [program, ...named, "--host", host, "--port", String(this.#port)];
-    this.#running = await GuardedProcess.start(command, container === undefined ? {} : { container });
+    await this.#process.start([...this.#program, "--host", host, "--port", String(this.#port)]);
     await until(`the server on port ${this.#port} answers`, async () => {
       const signal = AbortSignal.timeout(2_000);
       return (await fetch(`${this.endpoint}/moto-api/data.json`, { signal })).ok;
@@ -149,39 +145,18 @@ class StartedMoto implements MotoServer {
   }
 
   async kill(): Promise<void> {
-    const running = this.#running;
-    this.#running = undefined;
-    await running?.end("remove");
+    await this.#process.end("keep");
   }
 
   pause(): void {
-    this.#process().pause();
+    this.#process.pause();
   }
 
   resume(): void {
-    this.#process().resume();
+    this.#process.resume();
   }
 
   async stop(): Promise<void> {
-    await this.kill();
+    await this.#process.end("remove");
   }
-
-  #process(): GuardedProcess {
-    if (this.#running === undefined) throw new Error(`The server on port ${this.#port} does not run`);
-    return this.#running;
-  }
-}
-
-function existingServer(endpoint: string): MotoServer {
-  const refuse = (): never => {
-    throw new Error("The server of KEYWARD_TEST_AWS_ENDPOINT is not ours to stop");
-  };
-  return {
-    endpoint,
-    kill: async () => refuse(),
-    restart: async () => refuse(),
-    pause: refuse,
-    resume: refuse,
-    stop: async () => undefined,
-  };
 }

@@ -1,20 +1,29 @@
 import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir, userInfo } from "node:os";
-import { delimiter, join } from "node:path";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import nodeVault from "node-vault";
-import { describe, it } from "vitest";
-import { firstLine, freePort, GuardedProcess, host, until } from "./guarded-process.ts";
+import { firstFound, onPath } from "./find-server.ts";
+import {
+  type Belongings,
+  dockerCommand,
+  GuardedProcess,
+  host,
+  notOurs,
+  startOnFreePort,
+  until,
+} from "./guarded-process.ts";
 import { pythonEnvironment } from "./python-environment.ts";
+
+export { describeWithServer as describeWithVault } from "./find-server.ts";
 
 const run = promisify(execFile);
 const startMs = 30_000;
 const requirements = fileURLToPath(new URL("openbao-requirements.txt", import.meta.url));
-const docker = "docker";
-const dockerImage = "openbao/openbao:2.6.2";
+const image = "openbao/openbao:2.6.2";
 
 /**
  * One OpenBao or Vault on a loopback port, initialized and unsealed. It and its data end with {@link VaultServer.stop},
@@ -57,9 +66,20 @@ export interface VaultBody {
 
 /** How servers are started here, the one that is there already, or why there is none. */
 export type VaultServers =
-  | { readonly binary: string; readonly existing?: undefined; readonly missing?: undefined }
-  | { readonly existing: ExistingVault; readonly binary?: undefined; readonly missing?: undefined }
-  | { readonly missing: string; readonly binary?: undefined; readonly existing?: undefined };
+  | { readonly binary: string; readonly image?: undefined; readonly existing?: undefined; readonly missing?: undefined }
+  | { readonly image: string; readonly binary?: undefined; readonly existing?: undefined; readonly missing?: undefined }
+  | {
+      readonly existing: ExistingVault;
+      readonly binary?: undefined;
+      readonly image?: undefined;
+      readonly missing?: undefined;
+    }
+  | {
+      readonly missing: string;
+      readonly binary?: undefined;
+      readonly image?: undefined;
+      readonly existing?: undefined;
+    };
 
 interface ExistingVault {
   readonly address: string;
@@ -83,41 +103,21 @@ export async function findVaultServers({ anyWillDo = false }: VaultNeeds = {}): 
   const address = process.env["KEYWARD_TEST_VAULT_ADDR"];
   const rootToken = process.env["KEYWARD_TEST_VAULT_TOKEN"];
   if (anyWillDo && address !== undefined && rootToken !== undefined) return { existing: { address, rootToken } };
-  const found = onPath();
-  if (found !== undefined) return { binary: found };
-  const failures = ["there is no bao or vault on the PATH"];
-  try {
-    const binary = join(await pythonEnvironment(requirements), "bao");
-    await run(binary, ["version"], { timeout: startMs });
-    return { binary };
-  } catch (error) {
-    failures.push(`python3 cannot install one (${firstLine(error)})`);
-  }
-  try {
-    await run(docker, ["run", "--rm", dockerImage, "bao", "version"], { timeout: 120_000 });
-    return { binary: docker };
-  } catch (error) {
-    failures.push(`Docker cannot run one (${firstLine(error)})`);
-  }
-  return { missing: failures.join("; ") };
-}
-
-/**
- * `describe` for suites that need a server. Where there is none the suite is skipped with the reason in its name, and
- * with CI=true it fails.
- */
-export function describeWithVault(servers: VaultServers, name: string, suite: () => void): void {
-  if (servers.missing === undefined) {
-    describe(name, suite);
-  } else if (process.env["CI"] === "true") {
-    describe(name, () => {
-      it("has a server", () => {
-        throw new Error(servers.missing);
-      });
-    });
-  } else {
-    describe.skip(`${name} (skipped: ${servers.missing})`, suite);
-  }
+  return await firstFound<VaultServers>({
+    "there is no bao or vault on the PATH": async () => {
+      const [binary] = onPath("bao", "vault");
+      return binary === undefined ? undefined : { binary };
+    },
+    "python3 cannot install one": async () => {
+      const binary = join(await pythonEnvironment(requirements), "bao");
+      await run(binary, ["version"], { timeout: startMs });
+      return { binary };
+    },
+    "Docker cannot run one": async () => {
+      await run("docker", ["run", "--rm", image, "bao", "version"], { timeout: 120_000 });
+      return { image };
+    },
+  });
 }
 
 /** What {@link startVault} is asked for. */
@@ -130,41 +130,35 @@ export interface VaultSettings {
 
 /** A server, initialized and unsealed. */
 export async function startVault(servers: VaultServers, settings: VaultSettings = {}): Promise<VaultServer> {
-  const { binary, existing, missing } = servers;
+  const { binary, image, existing, missing } = servers;
   if (existing !== undefined) return existingServer(existing);
-  if (binary === undefined) throw new Error(missing);
-  for (let attempt = 1; ; attempt++) {
-    // Another process may take the port between the question and its use.
-    const server = new StartedVault(binary, await freePort());
-    try {
-      await server.begin(settings);
-      return server;
-    } catch (error) {
-      await server.stop();
-      if (attempt === 3) throw error;
-    }
-  }
-}
-
-function onPath(): string | undefined {
-  const folders = (process.env["PATH"] ?? "").split(delimiter);
-  return ["bao", "vault"].flatMap((name) => folders.map((folder) => join(folder, name))).find(existsSync);
+  if (missing !== undefined) throw new Error(missing);
+  return await startOnFreePort(
+    (port) => {
+      const directory = mkdtempSync(join(tmpdir(), "keyward-vault-"));
+      if (binary !== undefined) return new StartedVault([binary], { data: directory }, directory, port);
+      const belongings = { data: directory, container: `keyward-vault-${randomUUID()}` };
+      const command = dockerCommand(image, belongings, ["--entrypoint", "bao"]);
+      return new StartedVault(command, belongings, directory, port);
+    },
+    (server) => server.begin(settings),
+  );
 }
 
 class StartedVault implements VaultServer {
   readonly address: string;
-  readonly #binary: string;
+  readonly #program: readonly string[];
   readonly #port: number;
-  readonly #directory = mkdtempSync(join(tmpdir(), "keyward-vault-"));
+  readonly #directory: string;
+  readonly #process: GuardedProcess;
   #ca: string | undefined;
   #rootToken = "";
   #unsealKey = "";
-  readonly #container: string | undefined;
-  #running: GuardedProcess | undefined;
 
-  constructor(binary: string, port: number) {
-    this.#binary = binary;
-    this.#container = binary === docker ? `keyward-vault-${randomUUID()}` : undefined;
+  constructor(program: readonly string[], belongings: Belongings, directory: string, port: number) {
+    this.#program = program;
+    this.#directory = directory;
+    this.#process = new GuardedProcess(belongings);
     this.#port = port;
     this.address = `http://${host}:${port}`;
   }
@@ -221,75 +215,40 @@ class StartedVault implements VaultServer {
   }
 
   async restart(): Promise<void> {
-    await this.#end("keep");
-    const command = [
-      ...(this.#binary === docker ? this.#dockerCommand() : [this.#binary]),
-      ...["server", `-config=${join(this.#directory, "config.json")}`],
-    ];
-    const container = this.#container;
-    const data = this.#directory;
-    this.#running = await GuardedProcess.start(command, container === undefined ? { data } : { data, container });
+    await this.#process.start([...this.#program, "server", `-config=${join(this.#directory, "config.json")}`]);
     await until(`the server on port ${this.#port} answers`, async () => {
       return "sealed" in (await this.request("GET", "sys/health"));
     });
   }
 
   async kill(): Promise<void> {
-    await this.#end("keep");
+    await this.#process.end("keep");
   }
 
   pause(): void {
-    this.#process().pause();
+    this.#process.pause();
   }
 
   resume(): void {
-    this.#process().resume();
+    this.#process.resume();
   }
 
   async stop(): Promise<void> {
-    await this.#end("remove");
-    rmSync(this.#directory, { recursive: true, force: true });
+    await this.#process.end("remove");
   }
-
-  #process(): GuardedProcess {
-    return this.#running ?? fail(`The server on port ${this.#port} does not run`);
-  }
-
-  async #end(data: "keep" | "remove"): Promise<void> {
-    const running = this.#running;
-    this.#running = undefined;
-    await running?.end(data);
-  }
-
-  #dockerCommand(): string[] {
-    const mount = `${this.#directory}:${this.#directory}`;
-    const named = this.#container === undefined ? [] : ["--name", this.#container];
-    const { uid, gid } = userInfo();
-    // As the user who made the directory, since that of the image may not write there.
-    const options = ["--init", "--network", "host", "--user", `${uid}:${gid}`, "-v", mount, "--entrypoint", "bao"];
-    return [docker, "run", ...named, ...options, dockerImage];
-  }
-}
-
-function fail(problem: string): never {
-  throw new Error(problem);
 }
 
 function existingServer({ address, rootToken }: ExistingVault): VaultServer {
-  const refuse = () => fail("The server of KEYWARD_TEST_VAULT_ADDR is not ours to stop");
+  const untouched = notOurs("KEYWARD_TEST_VAULT_ADDR");
   return {
     address,
     rootToken,
     ca: undefined,
     request: (method, path, body, access = {}) =>
       ask({ address, rootToken, ca: undefined }, method, path, body, access),
-    seal: async () => refuse(),
-    unseal: async () => refuse(),
-    kill: async () => refuse(),
-    restart: async () => refuse(),
-    pause: refuse,
-    resume: refuse,
-    stop: async () => undefined,
+    ...untouched,
+    seal: untouched.kill,
+    unseal: untouched.kill,
   };
 }
 

@@ -1,4 +1,5 @@
-import { durable, freePort, host, type RedisNode, type RedisServers, startNode, until } from "./redis-node.ts";
+import { freePort, host, until } from "./guarded-process.ts";
+import { durable, type RedisNode, type RedisServers, startNode } from "./redis-node.ts";
 
 /** Three primaries and three replicas, all slots served. */
 export interface RedisCluster {

@@ -1,6 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { durable, host, type RedisNode, type RedisServers, startNode, until } from "./redis-node.ts";
+import { host, until } from "./guarded-process.ts";
+import { durable, type RedisNode, type RedisServers, startNode } from "./redis-node.ts";
 
 /** A primary, its replica, and three sentinels, two of which have to agree on the one that replaces a primary. */
 export interface RedisSentinelGroup {

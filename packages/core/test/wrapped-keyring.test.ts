@@ -201,6 +201,41 @@ describe("a wrapped keyring", () => {
     expect((await keys.load()).generation).toBe(next.generation);
   });
 
+  it("is a conflict for him whose change began with an older one, whatever was loaded since", async () => {
+    const { wrapper, place, keys } = await opened();
+    const other = wrappedKeys(wrapper, place);
+    const second = first.add();
+    await other.save(second, first);
+    await other.save(second.add(), second);
+    await keys.load();
+    expect(await rejection(keys.save(first.add(), first))).toMatchObject({ code: "KEYRING_CONFLICT" });
+    expect(await rejection(keys.create(first))).toMatchObject({ code: "KEYRING_CONFLICT" });
+  });
+
+  it("is a conflict, too, where the newer one is loaded while it is saved", async () => {
+    const { wrapper, place } = await opened();
+    const [keys, other] = [wrappedKeys(wrapper, place), wrappedKeys(wrapper, place)];
+    wrapper.beforeUnwrap = async () => {
+      wrapper.beforeUnwrap = async () => undefined;
+      const second = first.add();
+      await other.save(second, first);
+      await other.save(second.add(), second);
+      await keys.load();
+    };
+    expect(await rejection(keys.save(first.add(), first))).toMatchObject({ code: "KEYRING_CONFLICT" });
+  });
+
+  it("that was put back is not what a change may begin with", async () => {
+    const { wrapper, place, keys } = await opened();
+    const stolen = await textAt(place);
+    const second = first.add();
+    await keys.save(second, first);
+    await keys.save(second.add(), second);
+    await place.replace(await textAt(place), stolen);
+    const misled = await wrappedKeys(wrapper, place).load();
+    expect(await rejection(keys.save(misled.add(), misled))).toMatchObject({ code: "KEYRING_ROLLBACK" });
+  });
+
   it.each(["with rewrap", "without"])(
     "is wrapped under the newest version of the key, by a service %s",
     async (kind) => {

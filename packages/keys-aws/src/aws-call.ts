@@ -1,4 +1,5 @@
 import { abortable, KeywardError, type KeywardErrorCode } from "@keyward/core";
+import { looksLikeKey } from "./aws-resource.ts";
 
 /** What a call to AWS is about, for its errors. */
 export interface AwsCall {
@@ -6,6 +7,8 @@ export interface AwsCall {
   readonly action: string;
   /** What it is about, at the beginning of a sentence. */
   readonly subject: string;
+  /** The ids that AWS is told, and may repeat. */
+  readonly ids: readonly string[];
   /** For how many milliseconds AWS may be asked, retries included. */
   readonly timeoutMs: number;
   /** Ends the call early. */
@@ -90,7 +93,7 @@ export function awsNameOf(error: unknown): string | undefined {
 
 /** What is safe to show of an error of the SDK, which holds the request and the response, secrets included. */
 class AwsCause extends Error {
-  constructor(error: unknown) {
+  constructor(error: unknown, { ids }: AwsCall) {
     const { name, message } = failureOf(error);
     const status = statusOf(error);
     const code = systemCode(error);
@@ -98,18 +101,19 @@ class AwsCause extends Error {
       name,
       ...(status === undefined ? [] : [`HTTP ${status}`]),
       ...(code === undefined ? [] : [code]),
-      // Who may not do what to which resource: the one message that is worth its risk, as it is made of names alone.
-      ...(refused.has(name) ? [message.slice(0, 500)] : []),
+      // Who may not do what to which resource: the one message that is worth its risk, as it is made of names alone. So
+      // it is not where what was given for a name may be a key.
+      ...(refused.has(name) && !ids.some(looksLikeKey) ? [message.slice(0, 500)] : []),
     ];
     super(parts.join(", "));
     this.name = name;
   }
 }
 
-function failed({ subject }: AwsCall, error: unknown, { code, problem, hint }: Explanation): KeywardError {
-  return new KeywardError(code ?? "PROVIDER_UNAVAILABLE", `${subject} ${problem}`, {
+function failed(call: AwsCall, error: unknown, { code, problem, hint }: Explanation): KeywardError {
+  return new KeywardError(code ?? "PROVIDER_UNAVAILABLE", `${call.subject} ${problem}`, {
     hint,
-    cause: new AwsCause(error),
+    cause: new AwsCause(error, call),
   });
 }
 

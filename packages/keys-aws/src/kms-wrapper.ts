@@ -3,6 +3,7 @@ import type { KMSClient } from "@aws-sdk/client-kms";
 import { type KeyringWrapper, KeywardError, type WrapOptions } from "@keyward/core";
 import { type AwsFailure, awsNameOf, callAws, type Explanation } from "./aws-call.ts";
 import { type AwsClientOptions, clientSettings } from "./aws-client.ts";
+import { subjectOf } from "./aws-resource.ts";
 
 const version = "kms1";
 const nonceBytes = 12;
@@ -147,7 +148,9 @@ export class KmsWrapper implements KeyringWrapper {
     const call = {
       // ReEncrypt needs two of its own.
       action: operation === "ReEncrypt" ? "kms:ReEncryptFrom and kms:ReEncryptTo" : `kms:${operation}`,
-      subject: subjectOf(keyId),
+      subject: subjectOf("KMS key", keyId),
+      // ReEncrypt names two of them.
+      ids: this.#keyIds,
       timeoutMs: this.#options.timeoutMs,
       signal,
       explain: explainFailure,
@@ -190,14 +193,14 @@ function read(wrapped: string): { readonly wrappedKey: Uint8Array; readonly body
   });
 }
 
-function subjectOf(keyId: string): string {
-  return `The KMS key ${JSON.stringify(keyId)}`;
-}
-
 function noAnswer(keyId: string): KeywardError {
-  return new KeywardError("PROVIDER_UNAVAILABLE", `${subjectOf(keyId)}: KMS answered without what it was asked for`, {
-    hint: "Is the endpoint one of KMS?",
-  });
+  return new KeywardError(
+    "PROVIDER_UNAVAILABLE",
+    `${subjectOf("KMS key", keyId)}: KMS answered without what it was asked for`,
+    {
+      hint: "Is the endpoint one of KMS?",
+    },
+  );
 }
 
 function explainFailure({ name }: AwsFailure): Explanation | undefined {

@@ -9,6 +9,7 @@ import {
 import { KeywardError } from "@keyward/core";
 import { type AwsFailure, awsNameOf, callAws, type Explanation } from "./aws-call.ts";
 import { type AwsClientOptions, clientSettings } from "./aws-client.ts";
+import { subjectOf } from "./aws-resource.ts";
 
 const current = "AWSCURRENT";
 const previous = "AWSPREVIOUS";
@@ -41,7 +42,7 @@ export class Secret {
     this.#id = id;
     this.#options = options;
     this.#client = options.client;
-    this.subject = looksLikeKey(id) ? "The secret given" : `The secret ${JSON.stringify(id)}`;
+    this.subject = subjectOf("secret", id);
   }
 
   /**
@@ -196,6 +197,7 @@ export class Secret {
     const call = {
       action: `secretsmanager:${operation}`,
       subject: this.subject,
+      ids: [this.#id],
       timeoutMs: this.#options.timeoutMs,
       signal,
       explain: explainFailure,
@@ -213,11 +215,6 @@ export class Secret {
       hint: "Remove keys that were retired.",
     });
   }
-}
-
-/** Whether a text may be key material in the wrong place: the ids of secrets have the same characters as base64. */
-function looksLikeKey(id: string): boolean {
-  return !/^[\w/+=.@:-]{1,2048}$/.test(id) || /^(?:[A-Za-z0-9+/_-]{43}=?|(?:hex:)?[0-9A-Fa-f]{64})$/.test(id);
 }
 
 function explainFailure({ name, message }: AwsFailure): Explanation | undefined {

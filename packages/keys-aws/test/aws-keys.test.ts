@@ -367,6 +367,22 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
+    it("does not repeat a passphrase that was given for one", async () => {
+      const secretId = "passphrase:correct-horse-battery-staple";
+      const keys = awsKeys({ secretId, endpoint: server.endpoint });
+      expect(inspect(await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate()))).not.toContain("horse");
+    });
+
+    it("does not repeat such a key either where AWS does, who refuses it", async () => {
+      const { proxy } = await openSecret();
+      const ring = Keyring.generate();
+      for (const secretId of secretsOf(ring).slice(0, 3)) {
+        const message = `User: app is not authorized to perform: GetSecretValue on resource: ${secretId}`;
+        proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException", message });
+        await refusal(awsKeys({ secretId, endpoint: proxy.endpoint }).load(), "PROVIDER_UNAVAILABLE", ring);
+      }
+    });
+
     it("reads a replica, which cannot be written", async () => {
       const [secretId, ring] = [newName(), Keyring.generate()];
       const replicas = { AddReplicaRegions: [{ Region: "us-east-1" }] };

@@ -203,6 +203,18 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(proxy.calls).toHaveLength(1);
   });
 
+  it("does not repeat a key of the ring that was given for the id of a KMS key, whoever else does", async () => {
+    const { ring, proxy, open } = await openRing();
+    for (const given of secretsOf(ring).slice(0, 3)) {
+      const message = `User: app is not authorized to perform this on resource: ${given}`;
+      for (const name of ["NotFoundException", "AccessDeniedException"]) {
+        proxy.fault = () => ({ kind: "error", status: 400, name, message });
+        await refusal(open({ keyId: given }).load(), "PROVIDER_UNAVAILABLE", ring);
+        await refusal(open({ formerKeyIds: [given] }).rewrap(), "PROVIDER_UNAVAILABLE", ring);
+      }
+    }
+  });
+
   it("asks again when KMS fails, and keeps the ring while it is away", async () => {
     const { proxy, open } = await openRing();
     let faults = 2;

@@ -105,6 +105,8 @@ export class VaultClient {
       // These hold while a connection is made, when axios' own time limit does not yet.
       httpAgent: new HttpAgent({ timeout }),
       httpsAgent: new HttpsAgent({ timeout, ...(ca === undefined ? {} : { ca }) }),
+      // Through a proxy that the environment names goes TLS alone: of plain HTTP it would see the token and the ring.
+      ...(address.protocol === "http:" ? { proxy: false } : {}),
       // A redirection is not followed: the token would go along.
       maxRedirects: 0,
       maxContentLength: maxAnswerBytes,

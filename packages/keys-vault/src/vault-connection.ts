@@ -72,7 +72,7 @@ export class VaultConnection {
       requestTimeoutMs,
     });
     this.#auth = auth;
-    this.#session = new VaultSession(this.#client, auth, env);
+    this.#session = new VaultSession(this.#client, auth, env, this.freshness.timeoutMs);
   }
 
   /** A signal that ends when a load or a save has taken too long, and when the one given does. */

@@ -30,15 +30,23 @@ export class VaultSession {
   readonly #client: VaultClient;
   readonly #auth: VaultAuth;
   readonly #env: Readonly<Record<string, string | undefined>>;
+  readonly #timeoutMs: number;
   readonly #begin = singleFlight(async ({ signal }) => this.#session ?? (await this.#login(signal)));
   readonly #prolong = singleFlight(({ signal }) => this.#renewOrLogin(signal));
   #session: Session | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(client: VaultClient, auth: VaultAuth, env: Readonly<Record<string, string | undefined>>) {
+  /** @param timeoutMs For how many milliseconds it is tried to renew a token that nobody waits for. */
+  constructor(
+    client: VaultClient,
+    auth: VaultAuth,
+    env: Readonly<Record<string, string | undefined>>,
+    timeoutMs: number,
+  ) {
     this.#client = client;
     this.#auth = auth;
     this.#env = env;
+    this.#timeoutMs = timeoutMs;
   }
 
   /**
@@ -162,7 +170,8 @@ export class VaultSession {
   /** What fails here fails again, and is told, with the next use. */
   async #renewInTime(session: Session): Promise<void> {
     if (this.#session !== session) return;
-    await this.#prolong().catch(() => undefined);
+    // Credentials may be long in coming, and all who ask later wait for this.
+    await this.#prolong({ signal: AbortSignal.timeout(this.#timeoutMs) }).catch(() => undefined);
     // It was not answered: again, well before the end.
     if (this.#session !== session || hasEnded(session)) return;
     const leftMs = session.endsAtMs - performance.now();

@@ -197,6 +197,32 @@ describeWithVault(servers, "a process shows who it is", () => {
     await expect.poll(outcome, { timeout: 5_000 }).toMatch(/login by approle/);
   });
 
+  it.concurrent("though what gives its token once gave no answer, while nobody asked for the ring", async ({
+    expect,
+  }) => {
+    const settings = { policies: [policy, "default"] };
+    const tokens = await Promise.all([
+      makeToken(server, { ...settings, period: "2s" }),
+      makeToken(server, { ...settings, period: "60s" }),
+    ]);
+    const asked = Promise.withResolvers<void>();
+    let calls = 0;
+    const token = async (): Promise<string> => {
+      calls++;
+      if (calls !== 2) return tokens[calls === 1 ? 0 : 1];
+      asked.resolve();
+      return await new Promise<never>(() => undefined);
+    };
+    const at = { address: server.address, env: {}, mount, path: "app" };
+    const keys = vaultKeys({ ...at, auth: { method: "token", token }, timeoutMs: 1_000 });
+    await keys.load();
+    await server.request("POST", "auth/token/revoke", { token: tokens[0] });
+    // By the timer that renews it.
+    await asked.promise;
+    const outcome = () => keys.load().then(({ primary }) => primary, String);
+    await expect.poll(outcome, { timeout: 10_000 }).toBe("2026-11");
+  });
+
   it("with another token, where the one it had was revoked", async () => {
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const [accessor = ""] = await madeBy(() => keys.load());

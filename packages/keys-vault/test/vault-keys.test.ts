@@ -7,7 +7,7 @@ import { type AddressInfo, connect, createServer as createTcpServer, type Server
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exportKeyring, Keyring, KeywardError } from "@keyward/core";
-import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import {
   describeWithVault,
   findVaultServers,
@@ -186,6 +186,23 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect((await secretAt(at.path)).metadata.version).toBe(2);
   });
 
+  it("goes through no proxy over plain HTTP, where token and ring could be read", async () => {
+    const at = options();
+    const ring = Keyring.generate();
+    await vaultKeys(at).create(ring);
+    const heard: unknown[] = [];
+    const proxy = await listening(
+      createServer((request, response) => {
+        heard.push(request.url);
+        response.writeHead(400).end("{}");
+      }),
+    );
+    useProxy(`http://127.0.0.1:${addressOf(proxy).port}`);
+    const keys = vaultKeys(at);
+    await keys.save(ring.add(), await keys.load());
+    expect(heard).toEqual([]);
+  });
+
   it("is not asked for any more, once nobody waits", async () => {
     const closed = Promise.withResolvers<void>();
     const server = await listening(
@@ -254,6 +271,27 @@ describeWithVault(servers, "Vault with TLS and files", () => {
     }
     const broken = vaultKeys({ ...unnamed, env: { VAULT_CACERT: "/nowhere/ca.pem" } });
     expect(await failure(broken.load())).toMatchObject({ message: expect.stringContaining("VAULT_CACERT") });
+  });
+
+  it("is reached through a proxy by a tunnel, which shows it nothing", async () => {
+    const seen: Buffer[] = [];
+    const tunnels: string[] = [];
+    const proxy = await listening(
+      createServer().on("connect", (request, client) => {
+        tunnels.push(String(request.url));
+        const upstream = connect(Number(new URL(server.address).port), "127.0.0.1");
+        upstream.once("connect", () => client.write("HTTP/1.1 200 OK\r\n\r\n"));
+        client.on("data", (bytes: Buffer) => seen.push(bytes)).pipe(upstream);
+        upstream.pipe(client);
+        client.on("error", () => undefined).on("close", () => upstream.destroy());
+        upstream.on("error", () => undefined).on("close", () => client.destroy());
+      }),
+    );
+    useProxy(`http://127.0.0.1:${addressOf(proxy).port}`);
+    const address = server.address.replace("127.0.0.1", "localhost");
+    expect((await vaultKeys({ ...at, address }).load()).primary).toBe("2026-11");
+    expect(tunnels).toContain(new URL(address).host);
+    expect(Buffer.concat(seen).includes(server.rootToken)).toBe(false);
   });
 
   it("that is sealed says how to unseal it, and gives the ring afterwards, through a restart as well", async () => {
@@ -347,6 +385,18 @@ async function listening<Listening extends Server>(server: Listening): Promise<L
     server.close();
   });
   return server;
+}
+
+/** Names a proxy for everything, as an environment does, until the test is over. */
+function useProxy(url: string): void {
+  for (const name of ["http_proxy", "https_proxy", "all_proxy"]) {
+    vi.stubEnv(name, url);
+    vi.stubEnv(name.toUpperCase(), url);
+  }
+  for (const name of ["no_proxy", "NO_PROXY"]) vi.stubEnv(name, "");
+  onTestFinished(() => {
+    vi.unstubAllEnvs();
+  });
 }
 
 function addressOf(server: Server): AddressInfo {
