@@ -7,6 +7,7 @@ import {
   planRotation,
   type RotationOptions,
   type RotationProgress,
+  type RotationStep,
   replicas,
   revocationCost,
   revokeKey,
@@ -296,6 +297,102 @@ describe("rotateKey", () => {
     ]) {
       expect((await expectRefusal(call, "ROTATION_UNDER_WAY")).message).toContain('to "new" is under way, at drain');
     }
+  });
+});
+
+describe("the record of a rotation", () => {
+  it("is written again when it is lost while the rotation runs, which is not taken for done by that", async () => {
+    const { source, inner, operator, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const lost = new Map<RotationStep, Promise<unknown>>();
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind !== "step" || lost.has(progress.step)) return;
+      lost.set(progress.step, inner.reserved().delete("rotation"));
+    };
+    const report = await revokeKey(provider, { ...options, id: "old", order: "reencrypt-first", onProgress });
+    await Promise.all(lost.values());
+    expect([...lost.keys()]).toHaveLength(8);
+    expect(report).toMatchObject({ kind: "revoke", from: "old", to: "new", step: "done" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    await expectReadable();
+    expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
+  });
+
+  it("is not waited for in vain where the store does not keep it", async () => {
+    const { inner, operator } = await begun();
+    const { provider, options } = operator();
+    const reserved = inner.reserved();
+    const { replace } = reserved;
+    vi.spyOn(reserved, "replace").mockImplementation(async (key, ...values) => {
+      if (key === "rotation") return true;
+      return await replace.call(reserved, key, ...values);
+    });
+    await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
+  });
+
+  it("does not end a rotation when another one is there instead, unless the ring says so, too", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    let replaces = false;
+    const keys: KeyProvider = {
+      save: provider.save,
+      async load() {
+        if (replaces) {
+          replaces = false;
+          await inner.reserved().delete("rotation");
+          const other = operator();
+          await rotateKey(other.provider, { ...other.options, newKey: { id: "third" }, until: "add" });
+        }
+        return await provider.load();
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const onProgress = (progress: RotationProgress) => {
+      replaces = progress.kind === "step" && progress.step === "distribute";
+    };
+    const call = revokeKey(keys, { ...options, stores, id: "old", order: "reencrypt-first", onProgress });
+    const error = await expectRefusal(call, "ROTATION_UNDER_WAY");
+    expect(error.message).toContain('to "third" is under way');
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled", "third enabled"]);
+  });
+
+  it("is looked at once more by whoever has just written it", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const reserved = inner.reserved();
+    const { replace } = reserved;
+    let turns = false;
+    vi.spyOn(reserved, "replace").mockImplementation(async (key, ...values) => {
+      const replaced = await replace.call(reserved, key, ...values);
+      if (turns && key === "rotation") {
+        turns = false;
+        const other = operator();
+        await rollBackRotation(other.provider, { ...other.options, until: "add" });
+      }
+      return replaced;
+    });
+    const told: string[] = [];
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind !== "step") return;
+      told.push(progress.step);
+      turns = progress.step === "drain";
+    };
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
+    expect(told).toEqual(["add", "distribute", "promote", "drain"]);
+    expect(source.ring.primary).toBe("new");
+  });
+
+  it("can be done without when it was lost between two runs: a revocation takes the former key out", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "drain" });
+    await inner.reserved().delete("rotation");
+    const error = await expectRefusal(rotateKey(provider, options), "KEYRING_INVALID");
+    expect(error.hint).toContain("revokeKey");
+    await revokeKey(provider, { ...options, newKey: {}, id: "old", order: "reencrypt-first" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
   });
 });
 

@@ -102,6 +102,11 @@ export function isDoneAlready(status: RotationStatus, ring: Keyring, aim: Aim): 
   }
 }
 
+/** Whether the ring is what a rotation is for: the key that is to seal does, and the one that is to go opens nothing. */
+export function isAchieved({ from, to }: RotationStatus, ring: Keyring): boolean {
+  return ring.primary === to && !isEnabled(ring, from);
+}
+
 /** Whether the ring has the key, and it opens. */
 export function isEnabled(ring: Keyring, keyId: string): boolean {
   return ring.keys.some(({ id, status }) => id === keyId && status === "enabled");
@@ -133,10 +138,14 @@ export function underWayAlready({ kind, order, from, to, step }: RotationStatus)
     "roll-back": `A return from key "${from}" to "${to}"`,
     revoke: `A revocation (${order}) of key "${from}"`,
   }[kind];
-  return new KeywardError("ROTATION_UNDER_WAY", `${what} is under way, at ${step}`, {
-    keyId: from,
-    hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
-  });
+  return new KeywardError(
+    "ROTATION_UNDER_WAY",
+    `${what} ${step === "done" ? "was done meanwhile" : `is under way, at ${step}`}`,
+    {
+      keyId: from,
+      hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
+    },
+  );
 }
 
 /** There is nothing to return from. */
@@ -156,7 +165,9 @@ function tooLate(keyId: string): KeywardError {
 function isPrimary(keyId: string): KeywardError {
   return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the one to change from, and cannot be the new one`, {
     keyId,
-    hint: "Choose another id, or none.",
+    hint:
+      "Choose another id, or none. If a rotation to this key was lost in the middle: revokeKey with the id of the former " +
+      'key and "reencrypt-first" does the rest.',
   });
 }
 

@@ -93,14 +93,14 @@ export class RotationRecord {
     );
   }
 
-  /** Writes the next state if the last one is what was read; `undefined` when somebody else was first. */
-  async replace(last: ReadRotation, status: RotationStatus): Promise<ReadRotation | undefined> {
+  /** Writes the next state if the last one is what was read; `false` when somebody else was first. */
+  async replace(last: ReadRotation, status: RotationStatus): Promise<boolean> {
     const text = JSON.stringify({ keyward: key, ...status });
     for (let at = last; ; ) {
-      if (await this.#reserve.replace(await this.#reserve.ring(), key, at.record, text)) return await this.read(false);
+      if (await this.#reserve.replace(await this.#reserve.ring(), key, at.record, text)) return true;
       const now = await this.read(true);
       // Sealed anew, under a later key, it says what it said.
-      if (now.status === undefined || !sameStatus(now, last)) return undefined;
+      if (now.status === undefined || !sameStatus(now, last)) return false;
       at = now;
     }
   }

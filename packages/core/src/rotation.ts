@@ -27,6 +27,7 @@ import {
   type Aim,
   addTo,
   idOf,
+  isAchieved,
   isDoneAlready,
   isEnabled,
   isSameAim,
@@ -180,6 +181,7 @@ export interface RevocationCost {
 
 const maxConflicts = 10;
 const maxRounds = 3;
+const maxLosses = 10;
 const conflictPauseMs = 20;
 const longestSleepMs = 2 ** 30;
 
@@ -191,7 +193,7 @@ const longestSleepMs = 2 ** 30;
  * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_UNDER_WAY` with another aim;
  * `REPLICA_BEHIND` when a registered process does not follow; `KEY_IN_USE` while records need the old key;
  * `VALUE_INVALID` when nobody is registered in a store and `unregistered` is not given; `STORE_INVALID` when no store has
- * a reserved space; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` for a store with keys of its own; and
+ * a reserved space, or it keeps nothing; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` for a store with keys of its own; and
  * what stores and provider throw.
  */
 export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
@@ -309,7 +311,8 @@ class Rotation {
       this.#tell({ kind: "step", step: status.step });
       try {
         const next = nextOf(status, await this.#perform(status, last, aim));
-        last = (await this.#record.replace(last, next)) ?? (await this.#goOn(status));
+        await this.#record.replace(last, next);
+        last = await this.#goOn(next);
       } catch (error) {
         const conflict = error instanceof KeywardError && error.code === "KEYRING_CONFLICT";
         if (!(error instanceof Superseded) && !(conflict && conflicts < maxConflicts)) throw error;
@@ -368,19 +371,28 @@ class Rotation {
       const next = underWay === undefined ? startOf(ring, aim) : turned(underWay, aim, ring);
       if (next === underWay) return last;
       if (underWay === undefined) await this.#waits.requireOthers();
-      const begun = await this.#record.replace(last, next);
-      if (begun !== undefined) return begun;
+      if (await this.#record.replace(last, next)) return await this.#goOn(next);
     }
   }
 
-  /** The rotation after somebody else changed it. */
+  /** The rotation as it is now, after this run wrote it, or somebody else did. */
   async #goOn(mine: RotationStatus): Promise<ReadRotation> {
-    const now = await this.#record.read(false);
-    const { status } = now;
-    // Another one can only have begun when this one was done.
-    if (status === undefined || status.id !== mine.id) return { ...now, status: { ...mine, step: "done" } };
-    if (status.kind !== mine.kind) throw underWayAlready(status);
-    return now;
+    for (let attempt = 0; attempt < maxLosses; attempt++) {
+      const now = await this.#record.read(false);
+      const { status } = now;
+      if (status?.id === mine.id) {
+        if (status.kind !== mine.kind) throw underWayAlready(status);
+        return now;
+      }
+      if (status !== undefined) {
+        // Another one begins when this one is done, or was lost: what the ring says cannot be deleted from a store.
+        if (mine.step !== "done" && !isAchieved(mine, await this.#source.refresh())) throw underWayAlready(status);
+        return { ...now, status: { ...mine, step: "done" } };
+      }
+      // Deleted or evicted, which ends nothing.
+      await this.#record.replace(now, mine);
+    }
+    throw notKept();
   }
 
   async #perform(status: RotationStatus, last: ReadRotation, aim: Aim): Promise<Partial<RotationStatus>> {
@@ -656,6 +668,12 @@ function promotedByOther(ring: Keyring, { from, to }: RotationStatus): KeywardEr
     `Key "${ring.primary}" was promoted by somebody else, in the middle of a rotation from "${from}" to "${to}"`,
     { keyId: ring.primary, hint: "Promote one of the two, then run the rotation again, or roll it back." },
   );
+}
+
+function notKept(): KeywardError {
+  return new KeywardError("STORE_INVALID", "The record of the rotation is gone as often as it is written", {
+    hint: "Have the store keep what is in its reserved space: no eviction, and nobody else who deletes there.",
+  });
 }
 
 function keysOfItsOwn(name: string): KeywardError {
