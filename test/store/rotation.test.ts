@@ -9,6 +9,7 @@ import {
   type RotationProgress,
   type RotationStep,
   replicas,
+  retireKey,
   revocationCost,
   revokeKey,
   rollBackRotation,
@@ -505,6 +506,88 @@ describe("rollBackRotation", () => {
     expect(idsOf(source.ring)).toEqual(["old enabled"]);
     await expectReadable();
   });
+
+  it("enables no key that was disabled meanwhile, at none of its steps", async () => {
+    const { source, operator, idsIn, expectReadable } = await begun();
+    for (const until of ["add", "distribute"] as const) {
+      const { provider, options } = operator();
+      const [from, to] = [source.ring.primary, `${source.ring.primary}-next`];
+      await rotateKey(provider, { ...options, newKey: { id: to }, until: "reencrypt" });
+      const back = operator();
+      let killed = false;
+      const { load, save } = back.provider;
+      const keys: KeyProvider = {
+        save,
+        async load() {
+          if (killed) throw new Error("killed");
+          return await load();
+        },
+      };
+      // Killed before the first step, or stopped in front of the promotion.
+      const onProgress = ({ kind }: RotationProgress) => {
+        killed = until === "add" && kind === "step";
+      };
+      const begins = rollBackRotation(keys, { ...back.options, until: "distribute", onProgress });
+      if (until === "add") await expectRefusal(begins, "PROVIDER_UNAVAILABLE");
+      else expect(await begins).toMatchObject({ step: "promote" });
+      await retireKey(provider, options.stores, from);
+      await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
+      expect(idsOf(source.ring)).toEqual([`${from} disabled`, `${to} enabled`]);
+      // It cannot return, so it goes on.
+      expect(await rotateKey(provider, { ...options, newKey: { id: to } })).toMatchObject({
+        kind: "rotate",
+        step: "done",
+      });
+      expect(idsOf(source.ring)).toEqual([`${to} enabled`]);
+      expect(await idsIn()).toEqual([to]);
+      await expectReadable();
+    }
+  });
+
+  it("keeps one who was counting from disabling the key to which it returns", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const counted = new MemoryStore(inner);
+    const { scan } = counted;
+    let counts = false;
+    vi.spyOn(counted, "scan").mockImplementation(async (given) => {
+      if (counts) {
+        counts = false;
+        const other = operator();
+        await rollBackRotation(other.provider, { ...other.options, until: "distribute" });
+      }
+      return await scan.call(counted, given);
+    });
+    const stores = { flows: new EncryptedStore(counted, { keys: provider }) };
+    const onProgress = (progress: RotationProgress) => {
+      counts = progress.kind === "step" && progress.step === "disable";
+    };
+    await expectRefusal(rotateKey(provider, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
+    expect(await rollBackRotation(provider, options)).toMatchObject({ step: "done" });
+    expect(idsOf(source.ring)).toEqual(["old enabled"]);
+    await expectReadable();
+  });
+
+  it("gives way to a disabling that arrives in spite of it, and the rotation goes on", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const [{ provider, options }, back] = [operator(), operator()];
+    const keys: KeyProvider = {
+      load: provider.load,
+      async save(next, previous) {
+        const disables = next.keys.some(({ status }) => status === "disabled");
+        if (disables) await rollBackRotation(back.provider, { ...back.options, until: "distribute" });
+        await provider.save(next, previous);
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    await expectRefusal(rotateKey(keys, { ...options, stores }), "ROTATION_UNDER_WAY");
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    await expectRefusal(rollBackRotation(back.provider, back.options), "KEY_DISABLED");
+    expect(await rotateKey(provider, options)).toMatchObject({ kind: "rotate", step: "done" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
+  });
 });
 
 describe("revokeKey", () => {
@@ -568,4 +651,25 @@ describe("revokeKey", () => {
       expect(source.ring.keys.some(({ id, status }) => id === "old" && status === "enabled")).toBe(false);
     },
   );
+
+  it.each(
+    (["old", "new"] as const).flatMap((id) =>
+      (["add", "drain", "reencrypt"] as const).flatMap((until) =>
+        (["reencrypt-first", "disable-first"] as const).map((order) => ({ id, until, order })),
+      ),
+    ),
+  )("takes over a return after $until when the key $id turns out to be compromised: $order", async (given) => {
+    const { id, until, order } = given;
+    const { source, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    await rollBackRotation(provider, { ...options, until });
+    const other = id === "old" ? "new" : "old";
+    const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
+    expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
+    const gone = order === "disable-first" ? [`${id} disabled`] : [];
+    expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
+    expect(source.ring.primary).toBe(other);
+    if (order === "reencrypt-first") await expectReadable();
+  });
 });

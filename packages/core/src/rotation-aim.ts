@@ -47,17 +47,17 @@ function newId(): string {
 }
 
 /**
- * The ring with the key to change to, enabled; `undefined` where it has it.
+ * The ring with the key to change to; `undefined` where it has it. A disabled one is not enabled: whoever disabled it may
+ * know that it is compromised.
  *
  * @throws KeywardError `KEY_DISABLED`, or `KEY_MISMATCH` for other material under its id.
  */
-export function addTo(ring: Keyring, { kind, to }: RotationStatus, aim: Aim): Keyring | undefined {
-  const key = ring.keys.find(({ id }) => id === to);
-  if (aim.kind === "roll-back" || kind === "roll-back") {
-    requireKeyIn(ring, to);
-    return key?.status === "disabled" ? ring.enable(to) : undefined;
-  }
+export function addTo(ring: Keyring, status: RotationStatus, aim: Aim): Keyring | undefined {
+  requireReturn(status, ring);
+  if (aim.kind === "roll-back" || status.kind === "roll-back") return undefined;
+  const { to } = status;
   const { newKey } = aim;
+  const key = ring.keys.find(({ id }) => id === to);
   if (key === undefined) return ring.add({ ...newKey, id: to });
   requireSameMaterial(ring, to, newKey);
   if (key.status === "enabled") return undefined;
@@ -65,6 +65,13 @@ export function addTo(ring: Keyring, { kind, to }: RotationStatus, aim: Aim): Ke
     keyId: to,
     hint: "Choose another key, or enable this one if it was disabled by mistake.",
   });
+}
+
+/**
+ * @throws KeywardError `KEY_DISABLED` when the key to which a roll-back returns opens nothing any more.
+ */
+export function requireReturn({ kind, to }: RotationStatus, ring: Keyring): void {
+  if (kind === "roll-back" && !isEnabled(ring, to)) throw tooLate(to);
 }
 
 function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): void {
@@ -178,18 +185,31 @@ function isPrimary(keyId: string): KeywardError {
  */
 export function turned(underWay: RotationStatus, aim: Aim, ring: Keyring): RotationStatus {
   const { kind, from, to, step } = underWay;
-  const key = ring.keys.find(({ id }) => id === from);
-  const disabled = key === undefined || key.status === "disabled";
-  if (aim.kind === "roll-back" && kind === "rotate") {
-    if (disabled) throw tooLate(from);
-    return { ...underWay, kind: "roll-back", from: to, to: from, step: "add" };
+  if (kind === "roll-back" && !isEnabled(ring, to)) {
+    if (aim.kind === "roll-back") throw tooLate(to);
+    // There is no way back to that key: what goes on is the rotation, which had got as far as this.
+    return turned({ ...reversed(underWay, "rotate"), step: "grace", disabledAtMs: Date.now() }, aim, ring);
   }
-  // What was a mere rotation turns out to be one from a key that is compromised.
-  if (aim.kind === "revoke" && kind === "rotate" && aim.from === from && isKeyWanted(to, aim) && !disabled) {
+  if (aim.kind === "roll-back" && kind === "rotate") {
+    if (!isEnabled(ring, from)) throw tooLate(from);
+    return { ...reversed(underWay, "roll-back"), step: "add" };
+  }
+  // What was a mere rotation, or a return, turns out to be one from a key that is compromised, or to one.
+  if (aim.kind === "revoke" && kind !== "revoke" && isEnabled(ring, from)) {
     const { order } = aim;
-    const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
-    return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
+    if (aim.from === from && isKeyWanted(to, aim)) {
+      const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
+      return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
+    }
+    if (kind === "roll-back" && aim.from === to && isKeyWanted(from, aim)) {
+      return { ...reversed(underWay, "revoke"), order, step: "add" };
+    }
   }
   requireSameAim(underWay, aim);
   return underWay;
+}
+
+/** Between the same two keys, the other way round. */
+function reversed(underWay: RotationStatus, kind: RotationStatus["kind"]): RotationStatus {
+  return { ...underWay, kind, from: underWay.to, to: underWay.from };
 }

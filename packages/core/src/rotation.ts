@@ -22,7 +22,7 @@ import {
 } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
 import { ReservedRecords } from "./reserved-records.ts";
-import { type NamedStores, requireAllStores, retireKey } from "./retirement.ts";
+import { type NamedStores, type RetireKeyOptions, requireAllStores, retireFrom } from "./retirement.ts";
 import {
   type Aim,
   addTo,
@@ -33,6 +33,7 @@ import {
   isSameAim,
   nothingUnderWay,
   requireKeyIn,
+  requireReturn,
   requireSameAim,
   startOf,
   turned,
@@ -202,7 +203,8 @@ export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions
 
 /**
  * Returns to the former key: it is promoted again, every record is sealed under it again, and the new key is retired.
- * Possible as long as the former key was not disabled, and resumed like a rotation.
+ * Possible as long as the former key was not disabled, and resumed like a rotation. When it was disabled in spite of a
+ * return that is under way, it stays so, and {@link rotateKey} goes on with the rotation.
  *
  * @throws KeywardError as {@link rotateKey}; `VALUE_INVALID` when no rotation is under way; `KEY_DISABLED` when it is too
  * late.
@@ -214,7 +216,8 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
 /**
  * Takes a compromised key out of use, in the order chosen. Where it is the primary, another is added and promoted first.
  * With "disable-first" the key is disabled with that very promotion, and stays in the ring until `retireKey` finds that
- * nothing needs it; what processes still seal under it until they follow becomes unreadable, too.
+ * nothing needs it; what processes still seal under it until they follow becomes unreadable, too. A rotation away from
+ * the key that is under way is taken over, and a return away from it, or to it, as well.
  *
  * @throws KeywardError as {@link rotateKey}; `KEY_UNKNOWN`.
  */
@@ -403,6 +406,7 @@ class Rotation {
         return {};
       case "distribute": {
         const ring = await this.#source.refresh();
+        requireReturn(status, ring);
         requireKeyIn(ring, to);
         await this.#waitFor("distribute", ring, (replica) => replica.generation >= ring.generation);
         return {};
@@ -411,6 +415,7 @@ class Rotation {
         if (status.order === "disable-first") return await this.#promoteAndDisable(status, last);
         await this.#change(last, (ring) => {
           if (ring.primary === to) return undefined;
+          requireReturn(status, ring);
           if (ring.primary !== from && status.kind !== "revoke") throw promotedByOther(ring, status);
           return ring.promote(to);
         });
@@ -432,13 +437,13 @@ class Rotation {
         return {};
       }
       case "disable":
-        return await this.#disable(status);
+        return await this.#disable(status, last);
       case "grace":
         if (isEnabled(await this.#source.refresh(), from)) return { step: "reencrypt" };
         await this.#waitForGrace(status);
         return {};
       case "remove":
-        return await this.#remove(status);
+        return await this.#remove(status, last);
       case "done":
         return {};
     }
@@ -480,12 +485,12 @@ class Rotation {
     return { disabledAtMs: Date.now() };
   }
 
-  async #disable({ from, to }: RotationStatus): Promise<Partial<RotationStatus>> {
+  async #disable({ from, to }: RotationStatus, last: ReadRotation): Promise<Partial<RotationStatus>> {
     const ring = await this.#source.refresh();
     if (ring.primary !== to) return { step: "promote" };
     if (isEnabled(ring, from)) {
       try {
-        await this.#retire("disable", from);
+        await this.#retire("disable", from, ring, last);
       } catch (error) {
         if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || !this.#mayHelp()) throw error;
         // A process that is not registered, or that was not waited for, wrote under the key meanwhile.
@@ -503,13 +508,13 @@ class Rotation {
     return this.#rounds < maxRounds && !idle;
   }
 
-  async #remove({ from }: RotationStatus): Promise<Partial<RotationStatus>> {
+  async #remove({ from }: RotationStatus, last: ReadRotation): Promise<Partial<RotationStatus>> {
     const ring = await this.#source.refresh();
     // Somebody missed it.
     if (isEnabled(ring, from)) return { step: "reencrypt" };
     if (ring.keys.some(({ id }) => id === from)) {
       try {
-        await this.#retire("remove", from);
+        await this.#retire("remove", from, ring, last);
       } catch (error) {
         if (error instanceof KeywardError && error.code === "KEY_IN_USE") throw writtenLate(error);
         throw error;
@@ -520,15 +525,16 @@ class Rotation {
     return {};
   }
 
-  async #retire(step: "disable" | "remove", keyId: string): Promise<void> {
+  async #retire(step: "disable" | "remove", keyId: string, ring: Keyring, last: ReadRotation): Promise<void> {
     const { stores, abandonUnreadable = false, signal } = this.#options;
-    const { abandoned } = await retireKey(this.#provider, stores, keyId, {
+    const options: RetireKeyOptions = {
       to: step === "disable" ? "disabled" : "removed",
       abandonUnreadable,
       ...(signal === undefined ? {} : { signal }),
       onProgress: (records) => this.#tell({ kind: "counting", step, records }),
-    });
-    this.#abandoned = abandoned;
+    };
+    const save = async (next: Keyring) => await this.#saveIfStill(last, next, ring);
+    this.#abandoned = (await retireFrom(ring, stores, keyId, options, save)).abandoned;
   }
 
   /** Changes the ring at its source, unless that was done already, and has the stores tell of it. */
