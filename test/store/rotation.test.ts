@@ -672,4 +672,35 @@ describe("revokeKey", () => {
     expect(source.ring.primary).toBe(other);
     if (order === "reencrypt-first") await expectReadable();
   });
+
+  it("demands of processes no ring that was not saved after all, and keeps them from sealing for the earlier one", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const start = async () => {
+      const started = new EncryptedStore(new MemoryStore(inner), { keys: source.provider(), replica });
+      onTestFinished(() => started.disconnect());
+      await started.set("fresh", value);
+      return started;
+    };
+    let refuses = true;
+    const keys: KeyProvider = {
+      load: provider.load,
+      async save(next, previous) {
+        const disables = next.keys.some(({ status }) => status === "disabled");
+        if (disables && refuses) throw new Error("refused");
+        // This one looks at the check record when it is ready for a ring that is not there yet.
+        if (disables) await start();
+        await provider.save(next, previous);
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const revocation = { ...options, stores, id: "old", order: "disable-first" } as const;
+    await expectRefusal(revokeKey(keys, revocation), "PROVIDER_UNAVAILABLE");
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
+    await start();
+    refuses = false;
+    expect(await revokeKey(keys, revocation)).toMatchObject({ step: "done" });
+    const last = await start();
+    expect(await last.get("fresh")).toBe(value);
+  });
 });

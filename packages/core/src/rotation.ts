@@ -476,7 +476,7 @@ class Rotation {
       // What Keyward keeps in the stores must open when the key opens nothing any more.
       for (const store of Object.values(stores)) {
         const { check, reserve } = storeParts(store);
-        await check.raise(next);
+        await check.prepare(next, ring);
         await reserve?.renew(next);
       }
       await this.#saveIfStill(last, next, ring);
