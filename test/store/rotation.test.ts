@@ -584,6 +584,7 @@ describe("rollBackRotation", () => {
     await expectRefusal(rotateKey(keys, { ...options, stores }), "ROTATION_UNDER_WAY");
     expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
     await expectRefusal(rollBackRotation(back.provider, back.options), "KEY_DISABLED");
+    expect((await planRotation(provider, options)).steps).toMatchObject([{ step: "grace" }, { step: "remove" }]);
     expect(await rotateKey(provider, options)).toMatchObject({ kind: "rotate", step: "done" });
     expect(idsOf(source.ring)).toEqual(["new enabled"]);
     await expectReadable();

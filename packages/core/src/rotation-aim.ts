@@ -74,6 +74,27 @@ export function requireReturn({ kind, to }: RotationStatus, ring: Keyring): void
   if (kind === "roll-back" && !isEnabled(ring, to)) throw tooLate(to);
 }
 
+/**
+ * The ring in which the key to change to seals; `undefined` where it does.
+ *
+ * @throws KeywardError `KEY_DISABLED`, or `KEYRING_INVALID` when neither of the two keys seals.
+ */
+export function promoteTo(ring: Keyring, status: RotationStatus): Keyring | undefined {
+  const { kind, from, to } = status;
+  if (ring.primary === to) return undefined;
+  requireReturn(status, ring);
+  if (ring.primary !== from && kind !== "revoke") throw promotedByOther(ring, status);
+  return ring.promote(to);
+}
+
+function promotedByOther(ring: Keyring, { from, to }: RotationStatus): KeywardError {
+  return new KeywardError(
+    "KEYRING_INVALID",
+    `Key "${ring.primary}" was promoted by somebody else, in the middle of a rotation from "${from}" to "${to}"`,
+    { keyId: ring.primary, hint: "Promote one of the two, then run the rotation again, or roll it back." },
+  );
+}
+
 function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): void {
   if (material === undefined) return;
   const given = keyOf(Keyring.fromKeys([{ id, material }]), id)?.root.commitment;
@@ -122,7 +143,7 @@ export function isEnabled(ring: Keyring, keyId: string): boolean {
 /**
  * @throws KeywardError `ROTATION_UNDER_WAY` when what is under way is not what is wanted.
  */
-export function requireSameAim(status: RotationStatus, aim: Aim): void {
+function requireSameAim(status: RotationStatus, aim: Aim): void {
   if (!isSameAim(status, aim)) throw underWayAlready(status);
 }
 

@@ -1,4 +1,4 @@
-import { census, scannableOf } from "./census.ts";
+import { scannableOf } from "./census.ts";
 import type { CheckRecord } from "./check-record.ts";
 import { storeParts } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
@@ -26,27 +26,29 @@ import { type NamedStores, type RetireKeyOptions, requireAllStores, retireFrom }
 import {
   type Aim,
   addTo,
-  idOf,
   isAchieved,
   isDoneAlready,
   isEnabled,
   isSameAim,
   nothingUnderWay,
+  promoteTo,
   requireKeyIn,
   requireReturn,
-  requireSameAim,
   startOf,
   turned,
   underWayAlready,
 } from "./rotation-aim.ts";
+import { countUnder, planOf, type RotationPlan } from "./rotation-plan.ts";
 import {
+  graceLeft,
+  isBeyond,
+  nextOf,
   type ReadRotation,
   type RevocationOrder,
   RotationRecord,
   type RotationStatus,
   type RotationStep,
   reservedCheckpoint,
-  rotationSteps,
 } from "./rotation-record.ts";
 
 /** How a rotation goes about it. */
@@ -127,59 +129,6 @@ export interface RotationReport extends RotationStatus {
   readonly madeUnreadable: Readonly<Record<string, number>>;
 }
 
-/** What a rotation would do, step by step. */
-export type PlannedStep =
-  | {
-      /** It would change the ring; `done`: that is so already. */
-      readonly step: "add" | "promote" | "remove";
-      readonly keyId: string;
-      readonly done: boolean;
-    }
-  | {
-      /** It would wait for these; in the stores that are `unregistered` nobody else is known. */
-      readonly step: ReplicaWait;
-      readonly replicas: readonly WaitingReplica[];
-      readonly unregistered: readonly string[];
-    }
-  | {
-      /** It would seal so many records again, by store. */
-      readonly step: "reencrypt";
-      readonly records: Readonly<Record<string, number>>;
-    }
-  | {
-      /** It would disable the key, under which so many records are now, by store. */
-      readonly step: "disable";
-      readonly keyId: string;
-      readonly records: Readonly<Record<string, number>>;
-    }
-  | {
-      /** It would leave the key disabled for so long. */
-      readonly step: "grace";
-      readonly waitMs: number;
-    };
-
-/** What {@link planRotation} finds. */
-export interface RotationPlan {
-  /** The rotation that is under way, and would be gone on with. */
-  readonly underWay?: RotationStatus;
-  /** The key that would go. */
-  readonly from: string;
-  /** The key that would seal; `undefined` where it would be given an id of its own. */
-  readonly to?: string;
-  /** What is left to do. */
-  readonly steps: readonly PlannedStep[];
-}
-
-/** What revoking a key costs, either way. */
-export interface RevocationCost {
-  /** By store, the records under the key. */
-  readonly records: Readonly<Record<string, number>>;
-  /** With "reencrypt-first", how many records are sealed again under trust, whoever wrote them. */
-  readonly resealedUnderTrust: number;
-  /** With "disable-first", how many records become unreadable. */
-  readonly madeUnreadable: number;
-}
-
 const maxConflicts = 10;
 const maxRounds = 3;
 const maxLosses = 10;
@@ -252,24 +201,6 @@ export async function planRotation(provider: KeyProvider, options: RotateKeyOpti
   return await new Rotation(provider, options).plan({ kind: "rotate", newKey: options.newKey ?? {} });
 }
 
-/**
- * How many records lie under a key, and so what revoking it would cost in either order. Changes nothing.
- *
- * @throws KeywardError `KEY_UNKNOWN`, `KEY_IN_USE` when a store that the ring names was not given, `STORE_NOT_SCANNABLE`.
- */
-export async function revocationCost(
-  provider: KeyProvider,
-  options: Pick<RevokeKeyOptions, "stores" | "id" | "signal">,
-): Promise<RevocationCost> {
-  const { stores, id, signal } = options;
-  const ring = await KeySource.of(provider).refresh();
-  requireKeyIn(ring, id);
-  requireAllStores(ring, stores, id);
-  const records = await countUnder(stores, (keyId) => keyId === id, signal);
-  const total = sum(records);
-  return { records, resealedUnderTrust: total, madeUnreadable: total };
-}
-
 /** Somebody else took the rotation further, or elsewhere, in the middle of a step. */
 class Superseded extends Error {}
 
@@ -337,26 +268,10 @@ class Rotation {
   }
 
   async plan(aim: Aim): Promise<RotationPlan> {
-    const { stores, signal, graceMs } = this.#options;
     const ring = await this.#requireStores(aim);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
     const underWay = status === undefined || status.step === "done" ? undefined : status;
-    if (underWay !== undefined) requireSameAim(underWay, aim);
-    const planned = underWay ?? startOf(ring, aim);
-    const to = underWay === undefined && idOf(aim) === undefined ? undefined : planned.to;
-    const found: Findings = {
-      ring,
-      ...(await this.#waits.planned()),
-      graceMs,
-      needed: await countUnder(stores, (keyId) => keyId === planned.from, signal),
-      toReseal: await countUnder(stores, (keyId) => keyId !== to, signal),
-    };
-    return {
-      ...(underWay === undefined ? {} : { underWay }),
-      from: planned.from,
-      ...(to === undefined ? {} : { to }),
-      steps: stepsFrom(planned).map((step) => plannedStep(step, planned, found)),
-    };
+    return await planOf(aim, ring, underWay, this.#waits, this.#options);
   }
 
   /** Joins the rotation that is under way, if it has the same aim, or writes down a new one. */
@@ -413,12 +328,7 @@ class Rotation {
       }
       case "promote":
         if (status.order === "disable-first") return await this.#promoteAndDisable(status, last);
-        await this.#change(last, (ring) => {
-          if (ring.primary === to) return undefined;
-          requireReturn(status, ring);
-          if (ring.primary !== from && status.kind !== "revoke") throw promotedByOther(ring, status);
-          return ring.promote(to);
-        });
+        await this.#change(last, (ring) => promoteTo(ring, status));
         return {};
       case "drain": {
         const ring = await this.#source.refresh();
@@ -616,66 +526,6 @@ function recordsOf(source: KeySource, stores: NamedStores): ReservedRecords {
   });
 }
 
-function stepsOf({ order }: RotationStatus): readonly RotationStep[] {
-  // Records that still need the key keep it in the ring: it stays disabled.
-  return order === "disable-first"
-    ? rotationSteps.filter((step) => !["reencrypt", "disable", "grace", "remove"].includes(step))
-    : rotationSteps;
-}
-
-function stepsFrom(status: RotationStatus): readonly RotationStep[] {
-  const steps = stepsOf(status);
-  return status.step === "done" ? [] : steps.slice(steps.indexOf(status.step));
-}
-
-/** What a plan is made from. */
-interface Findings {
-  readonly ring: Keyring;
-  readonly waiting: readonly WaitingReplica[];
-  readonly unregistered: readonly string[];
-  readonly graceMs: number;
-  readonly needed: Readonly<Record<string, number>>;
-  readonly toReseal: Readonly<Record<string, number>>;
-}
-
-function plannedStep(step: RotationStep, planned: RotationStatus, found: Findings): PlannedStep {
-  const { from, to } = planned;
-  const { ring, waiting, unregistered, graceMs, needed, toReseal } = found;
-  switch (step) {
-    case "add":
-      return { step, keyId: to, done: ring.keys.some(({ id }) => id === to) };
-    case "promote":
-      return { step, keyId: to, done: ring.primary === to };
-    case "distribute":
-    case "drain":
-      return { step, replicas: waiting, unregistered };
-    case "reencrypt":
-      return { step, records: toReseal };
-    case "disable":
-      return { step, keyId: from, records: needed };
-    case "grace":
-      return { step, waitMs: graceLeft(planned, graceMs) };
-    case "remove":
-      return { step, keyId: from, done: !ring.keys.some(({ id }) => id === from) };
-  }
-}
-
-function nextOf(status: RotationStatus, change: Partial<RotationStatus>): RotationStatus {
-  return { ...status, step: stepsFrom(status)[1] ?? "done", ...change };
-}
-
-function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean {
-  return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
-}
-
-function promotedByOther(ring: Keyring, { from, to }: RotationStatus): KeywardError {
-  return new KeywardError(
-    "KEYRING_INVALID",
-    `Key "${ring.primary}" was promoted by somebody else, in the middle of a rotation from "${from}" to "${to}"`,
-    { keyId: ring.primary, hint: "Promote one of the two, then run the rotation again, or roll it back." },
-  );
-}
-
 function notKept(): KeywardError {
   return new KeywardError("STORE_INVALID", "The record of the rotation is gone as often as it is written", {
     hint: "Have the store keep what is in its reserved space: no eviction, and nobody else who deletes there.",
@@ -697,26 +547,4 @@ function writtenLate(error: KeywardError): KeywardError {
       "A process that was halted, or is not registered, wrote under the key after it was disabled. To save those " +
       "records, enable the key and run the rotation again: it re-encrypts once more. If the key is compromised, delete them.",
   });
-}
-
-/** How long is left of the grace. A clock that was set back makes it no longer than it is. */
-function graceLeft({ disabledAtMs = Date.now() }: RotationStatus, graceMs: number): number {
-  return Math.min(graceMs, disabledAtMs + graceMs - Date.now());
-}
-
-async function countUnder(
-  stores: NamedStores,
-  isCounted: (keyId: string) => boolean,
-  signal: AbortSignal | undefined,
-): Promise<Record<string, number>> {
-  const counts: Record<string, number> = Object.create(null);
-  for (const [name, store] of Object.entries(stores)) {
-    const { keys } = await census(store, signal === undefined ? {} : { signal });
-    counts[name] = [...keys].reduce((total, [keyId, count]) => (isCounted(keyId) ? total + count : total), 0);
-  }
-  return counts;
-}
-
-function sum(counts: Readonly<Record<string, number>>): number {
-  return Object.values(counts).reduce((total, count) => total + count, 0);
 }
