@@ -6,6 +6,7 @@ import {
   KeywardError,
   type RotationOptions,
   type RotationReport,
+  replicas,
   revokeKey,
   rollBackRotation,
   rotateKey,
@@ -13,7 +14,7 @@ import {
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { keyIdIn } from "./inner-stores.ts";
 import { type Kill, Line } from "./line.ts";
 import { KeysOverOneSource, newRing } from "./rings.ts";
@@ -129,6 +130,17 @@ async function operate(world: World, kill?: Kill): Promise<void> {
   await Promise.race([run, line.killed]);
 }
 
+/** An operator begins only where somebody is registered. */
+async function allRegistered(world: World, count: number): Promise<void> {
+  const stores = world.stores(world.line(), world.source.provider(), false);
+  await vi.waitFor(
+    async () => {
+      for (const backend of backends) expect(await replicas(stores[backend])).toHaveLength(count);
+    },
+    { timeout: 30_000, interval: 5 },
+  );
+}
+
 async function isDone(world: World): Promise<boolean> {
   const provider = world.source.provider();
   const stores = world.stores(world.line(), provider, false);
@@ -151,7 +163,7 @@ it("whoever is killed, halted, late or doubled: no read fails, nothing is writte
         const world = new World();
         const applications = ["one", "two", "three"].map((name) => new Application(world, name, 40));
         const [halting, leaving] = applications;
-        await sleep(20);
+        await allRegistered(world, applications.length);
         for (const [at, { operators, halts }] of lives.entries()) {
           if (at > 0 && (await isDone(world))) break;
           const halted = halts === null ? undefined : halting?.halt(halts);
@@ -179,6 +191,10 @@ describe("an operator who is killed at any call that he makes, and run again,", 
   type Run = (provider: KeyProvider, options: RotationOptions) => Promise<RotationReport>;
   const rotate: Run = (provider, options) => rotateKey(provider, { ...options, newKey: { id: "new" } });
   const halfway: Run = (provider, options) => rotate(provider, { ...options, until: "reencrypt" });
+  const returning: Run = async (provider, options) => {
+    await halfway(provider, options);
+    return await rollBackRotation(provider, { ...options, until: "drain" });
+  };
   const compromised = { id: "first", newKey: { id: "new" } };
 
   it.each<[string, Run | undefined, Run, readonly string[], boolean]>([
@@ -187,6 +203,13 @@ describe("an operator who is killed at any call that he makes, and run again,", 
     [
       "has revoked a key after re-encryption",
       undefined,
+      (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "reencrypt-first" }),
+      ["new enabled"],
+      true,
+    ],
+    [
+      "has revoked the key that another returned to",
+      returning,
       (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "reencrypt-first" }),
       ["new enabled"],
       true,

@@ -7,7 +7,9 @@ import {
   planRotation,
   type RotationOptions,
   type RotationProgress,
+  type RotationStep,
   replicas,
+  retireKey,
   revocationCost,
   revokeKey,
   rollBackRotation,
@@ -299,6 +301,102 @@ describe("rotateKey", () => {
   });
 });
 
+describe("the record of a rotation", () => {
+  it("is written again when it is lost while the rotation runs, which is not taken for done by that", async () => {
+    const { source, inner, operator, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const lost = new Map<RotationStep, Promise<unknown>>();
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind !== "step" || lost.has(progress.step)) return;
+      lost.set(progress.step, inner.reserved().delete("rotation"));
+    };
+    const report = await revokeKey(provider, { ...options, id: "old", order: "reencrypt-first", onProgress });
+    await Promise.all(lost.values());
+    expect([...lost.keys()]).toHaveLength(8);
+    expect(report).toMatchObject({ kind: "revoke", from: "old", to: "new", step: "done" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    await expectReadable();
+    expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
+  });
+
+  it("is not waited for in vain where the store does not keep it", async () => {
+    const { inner, operator } = await begun();
+    const { provider, options } = operator();
+    const reserved = inner.reserved();
+    const { replace } = reserved;
+    vi.spyOn(reserved, "replace").mockImplementation(async (key, ...values) => {
+      if (key === "rotation") return true;
+      return await replace.call(reserved, key, ...values);
+    });
+    await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
+  });
+
+  it("does not end a rotation when another one is there instead, unless the ring says so, too", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    let replaces = false;
+    const keys: KeyProvider = {
+      save: provider.save,
+      async load() {
+        if (replaces) {
+          replaces = false;
+          await inner.reserved().delete("rotation");
+          const other = operator();
+          await rotateKey(other.provider, { ...other.options, newKey: { id: "third" }, until: "add" });
+        }
+        return await provider.load();
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const onProgress = (progress: RotationProgress) => {
+      replaces = progress.kind === "step" && progress.step === "distribute";
+    };
+    const call = revokeKey(keys, { ...options, stores, id: "old", order: "reencrypt-first", onProgress });
+    const error = await expectRefusal(call, "ROTATION_UNDER_WAY");
+    expect(error.message).toContain('to "third" is under way');
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled", "third enabled"]);
+  });
+
+  it("is looked at once more by whoever has just written it", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const reserved = inner.reserved();
+    const { replace } = reserved;
+    let turns = false;
+    vi.spyOn(reserved, "replace").mockImplementation(async (key, ...values) => {
+      const replaced = await replace.call(reserved, key, ...values);
+      if (turns && key === "rotation") {
+        turns = false;
+        const other = operator();
+        await rollBackRotation(other.provider, { ...other.options, until: "add" });
+      }
+      return replaced;
+    });
+    const told: string[] = [];
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind !== "step") return;
+      told.push(progress.step);
+      turns = progress.step === "drain";
+    };
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
+    expect(told).toEqual(["add", "distribute", "promote", "drain"]);
+    expect(source.ring.primary).toBe("new");
+  });
+
+  it("can be done without when it was lost between two runs: a revocation takes the former key out", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "drain" });
+    await inner.reserved().delete("rotation");
+    const error = await expectRefusal(rotateKey(provider, options), "KEYRING_INVALID");
+    expect(error.hint).toContain("revokeKey");
+    await revokeKey(provider, { ...options, newKey: {}, id: "old", order: "reencrypt-first" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
+  });
+});
+
 describe("planRotation", () => {
   it("says what each step would do, and changes nothing", async () => {
     const { source, inner, operator } = await begun();
@@ -408,6 +506,89 @@ describe("rollBackRotation", () => {
     expect(idsOf(source.ring)).toEqual(["old enabled"]);
     await expectReadable();
   });
+
+  it("enables no key that was disabled meanwhile, at none of its steps", async () => {
+    const { source, operator, idsIn, expectReadable } = await begun();
+    for (const until of ["add", "distribute"] as const) {
+      const { provider, options } = operator();
+      const [from, to] = [source.ring.primary, `${source.ring.primary}-next`];
+      await rotateKey(provider, { ...options, newKey: { id: to }, until: "reencrypt" });
+      const back = operator();
+      let killed = false;
+      const { load, save } = back.provider;
+      const keys: KeyProvider = {
+        save,
+        async load() {
+          if (killed) throw new Error("killed");
+          return await load();
+        },
+      };
+      // Killed before the first step, or stopped in front of the promotion.
+      const onProgress = ({ kind }: RotationProgress) => {
+        killed = until === "add" && kind === "step";
+      };
+      const begins = rollBackRotation(keys, { ...back.options, until: "distribute", onProgress });
+      if (until === "add") await expectRefusal(begins, "PROVIDER_UNAVAILABLE");
+      else expect(await begins).toMatchObject({ step: "promote" });
+      await retireKey(provider, options.stores, from);
+      await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
+      expect(idsOf(source.ring)).toEqual([`${from} disabled`, `${to} enabled`]);
+      // It cannot return, so it goes on.
+      expect(await rotateKey(provider, { ...options, newKey: { id: to } })).toMatchObject({
+        kind: "rotate",
+        step: "done",
+      });
+      expect(idsOf(source.ring)).toEqual([`${to} enabled`]);
+      expect(await idsIn()).toEqual([to]);
+      await expectReadable();
+    }
+  });
+
+  it("keeps one who was counting from disabling the key to which it returns", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const counted = new MemoryStore(inner);
+    const { scan } = counted;
+    let counts = false;
+    vi.spyOn(counted, "scan").mockImplementation(async (given) => {
+      if (counts) {
+        counts = false;
+        const other = operator();
+        await rollBackRotation(other.provider, { ...other.options, until: "distribute" });
+      }
+      return await scan.call(counted, given);
+    });
+    const stores = { flows: new EncryptedStore(counted, { keys: provider }) };
+    const onProgress = (progress: RotationProgress) => {
+      counts = progress.kind === "step" && progress.step === "disable";
+    };
+    await expectRefusal(rotateKey(provider, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
+    expect(await rollBackRotation(provider, options)).toMatchObject({ step: "done" });
+    expect(idsOf(source.ring)).toEqual(["old enabled"]);
+    await expectReadable();
+  });
+
+  it("gives way to a disabling that arrives in spite of it, and the rotation goes on", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const [{ provider, options }, back] = [operator(), operator()];
+    const keys: KeyProvider = {
+      load: provider.load,
+      async save(next, previous) {
+        const disables = next.keys.some(({ status }) => status === "disabled");
+        if (disables) await rollBackRotation(back.provider, { ...back.options, until: "distribute" });
+        await provider.save(next, previous);
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    await expectRefusal(rotateKey(keys, { ...options, stores }), "ROTATION_UNDER_WAY");
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    await expectRefusal(rollBackRotation(back.provider, back.options), "KEY_DISABLED");
+    expect((await planRotation(provider, options)).steps).toMatchObject([{ step: "grace" }, { step: "remove" }]);
+    expect(await rotateKey(provider, options)).toMatchObject({ kind: "rotate", step: "done" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
+  });
 });
 
 describe("revokeKey", () => {
@@ -471,4 +652,56 @@ describe("revokeKey", () => {
       expect(source.ring.keys.some(({ id, status }) => id === "old" && status === "enabled")).toBe(false);
     },
   );
+
+  it.each(
+    (["old", "new"] as const).flatMap((id) =>
+      (["add", "drain", "reencrypt"] as const).flatMap((until) =>
+        (["reencrypt-first", "disable-first"] as const).map((order) => ({ id, until, order })),
+      ),
+    ),
+  )("takes over a return after $until when the key $id turns out to be compromised: $order", async (given) => {
+    const { id, until, order } = given;
+    const { source, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    await rollBackRotation(provider, { ...options, until });
+    const other = id === "old" ? "new" : "old";
+    const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
+    expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
+    const gone = order === "disable-first" ? [`${id} disabled`] : [];
+    expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
+    expect(source.ring.primary).toBe(other);
+    if (order === "reencrypt-first") await expectReadable();
+  });
+
+  it("demands of processes no ring that was not saved after all, and keeps them from sealing for the earlier one", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const start = async () => {
+      const started = new EncryptedStore(new MemoryStore(inner), { keys: source.provider(), replica });
+      onTestFinished(() => started.disconnect());
+      await started.set("fresh", value);
+      return started;
+    };
+    let refuses = true;
+    const keys: KeyProvider = {
+      load: provider.load,
+      async save(next, previous) {
+        const disables = next.keys.some(({ status }) => status === "disabled");
+        if (disables && refuses) throw new Error("refused");
+        // This one looks at the check record when it is ready for a ring that is not there yet.
+        if (disables) await start();
+        await provider.save(next, previous);
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const revocation = { ...options, stores, id: "old", order: "disable-first" } as const;
+    await expectRefusal(revokeKey(keys, revocation), "PROVIDER_UNAVAILABLE");
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
+    await start();
+    refuses = false;
+    expect(await revokeKey(keys, revocation)).toMatchObject({ step: "done" });
+    const last = await start();
+    expect(await last.get("fresh")).toBe(value);
+  });
 });

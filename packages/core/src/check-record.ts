@@ -69,31 +69,28 @@ export class CheckRecord {
     if (this.#reserved === undefined) return 0;
     const place = this.#place(ring);
     const stored = await read(this.#reserved, place);
-    return stored === undefined ? 0 : generationOf((await this.#open(stored, place)).content.value);
+    return stored === undefined ? 0 : saidBy(await this.#open(stored, place)).generation;
   }
 
   /**
-   * Has the record say that this generation is there to be loaded. Seals it under the primary of this ring, which may be
-   * one that is about to come into use.
+   * Has the record say that this generation is there to be loaded, sealed under the primary of this ring.
    *
    * @param ring as its source has it, not scoped for the store.
    * @throws KeywardError `OVERWRITE_REFUSED` with the cause when the ring in use cannot open the record.
    */
   async raise(ring: Keyring): Promise<void> {
-    const reserved = this.#reserved;
-    if (reserved === undefined || ring.primary === "") return;
-    const alreadyScoped = ring.scopeName !== undefined;
-    if (!alreadyScoped) await this.#unscoped?.raise(ring);
-    const scoped = this.#scope === undefined || alreadyScoped ? ring : ring.scope(this.#scope);
-    const place = this.#place(scoped);
-    for (;;) {
-      const stored = await read(reserved, place);
-      if (stored !== undefined) {
-        const { content } = await this.#open(stored, place);
-        if (generationOf(content.value) >= ring.generation) return;
-      }
-      if (await wrapRejection(() => reserved.replace(place.key, stored, this.#sealed(scoped, place)))) return;
-    }
+    await this.#say(ring, ring.generation);
+  }
+
+  /**
+   * Seals the record under the primary of a ring that is about to come into use, and has nobody wait for that ring: it may
+   * never be saved. Whoever has an earlier one leaves the record there.
+   *
+   * @param current as its source has it, not scoped for the store.
+   * @throws KeywardError as {@link CheckRecord.raise}.
+   */
+  async prepare(next: Keyring, current: Keyring): Promise<void> {
+    await this.#say(next, current.generation);
   }
 
   /** Writes the record anew under the ring's primary, whether or not the ring opens the one that lies there. */
@@ -103,6 +100,24 @@ export class CheckRecord {
     if (reserved === undefined || ring.primary === "") return;
     const place = this.#place(ring);
     await wrapRejection(() => reserved.set(place.key, this.#sealed(ring, place)));
+  }
+
+  async #say(ring: Keyring, generation: number): Promise<void> {
+    const reserved = this.#reserved;
+    if (reserved === undefined || ring.primary === "") return;
+    const alreadyScoped = ring.scopeName !== undefined;
+    if (!alreadyScoped && this.#unscoped !== undefined) await this.#unscoped.#say(ring, generation);
+    const scoped = this.#scope === undefined || alreadyScoped ? ring : ring.scope(this.#scope);
+    const place = this.#place(scoped);
+    for (;;) {
+      const stored = await read(reserved, place);
+      if (stored !== undefined) {
+        const said = saidBy(await this.#open(stored, place));
+        if (said.generation >= generation && said.sealedBy >= ring.generation) return;
+      }
+      const sealed = this.#sealed(scoped, place, generation);
+      if (await wrapRejection(() => reserved.replace(place.key, stored, sealed))) return;
+    }
   }
 
   async #ofUnscoped(use: (record: CheckRecord, ring: Keyring) => Promise<void> | undefined): Promise<void> {
@@ -125,8 +140,8 @@ export class CheckRecord {
 
   /** Opens the record, and seals it under the ring's primary, unless a later generation of the ring wrote it. */
   async #follow(reserved: AtomicStore, ring: Keyring, stored: StoredValue, place: Place): Promise<void> {
-    const { content, current } = await this.#open(stored, place);
-    if (current || generationOf(content.value) > ring.generation) return;
+    const opened = await this.#open(stored, place);
+    if (opened.current || saidBy(opened).sealedBy > ring.generation) return;
     await wrapRejection(() => reserved.replace(place.key, stored, this.#sealed(ring, place)));
   }
 
@@ -145,10 +160,9 @@ export class CheckRecord {
     return { namespace: reservedNamespace, key: scope === undefined ? "check" : `check/${scope}` };
   }
 
-  #sealed(ring: Keyring, place: Place): StoredValue {
-    return this.#codec.seal(ring, place, {
-      value: JSON.stringify({ keyward: "check", generation: ring.generation }),
-    });
+  #sealed(ring: Keyring, place: Place, generation = ring.generation): StoredValue {
+    const sealedBy = ring.generation === generation ? {} : { sealedBy: ring.generation };
+    return this.#codec.seal(ring, place, { value: JSON.stringify({ keyward: "check", generation, ...sealedBy }) });
   }
 }
 
@@ -157,11 +171,13 @@ async function read(reserved: AtomicStore, { key }: Place): Promise<StoredValue 
   return typeof stored === "string" || stored instanceof Uint8Array ? stored : undefined;
 }
 
-function generationOf(value: StoredValue): number {
-  const content: unknown = JSON.parse(String(value));
-  const generation =
-    typeof content === "object" && content !== null && "generation" in content ? content.generation : undefined;
-  return typeof generation === "number" ? generation : 0;
+/** What the record says: the generation that is there to be loaded, and that of the ring which sealed the record. */
+function saidBy({ content }: OpenedRecord): { readonly generation: number; readonly sealedBy: number } {
+  const said: unknown = JSON.parse(String(content.value));
+  const generation = typeof said === "object" && said !== null && "generation" in said ? said.generation : undefined;
+  const sealedBy = typeof said === "object" && said !== null && "sealedBy" in said ? said.sealedBy : undefined;
+  const loadable = typeof generation === "number" ? generation : 0;
+  return { generation: loadable, sealedBy: typeof sealedBy === "number" ? sealedBy : loadable };
 }
 
 function refused(cause: unknown): KeywardError {

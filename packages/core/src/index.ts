@@ -50,21 +50,18 @@ export {
   sealNamespace,
 } from "./retirement.ts";
 export {
-  type PlannedStep,
   planRotation,
-  type RevocationCost,
   type RevokeKeyOptions,
   type RotateKeyOptions,
   type RotationOptions,
-  type RotationPlan,
   type RotationProgress,
   type RotationReport,
-  revocationCost,
   revokeKey,
   rollBackRotation,
   rotateKey,
   rotationStatus,
 } from "./rotation.ts";
+export { type PlannedStep, type RevocationCost, type RotationPlan, revocationCost } from "./rotation-plan.ts";
 export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation-record.ts";
 export { singleFlight } from "./single-flight.ts";
 export {

@@ -63,8 +63,19 @@ export async function retireKey(
   id: string,
   options: RetireKeyOptions = {},
 ): Promise<Retirement> {
-  const { to = "disabled", abandonUnreadable = false } = options;
   const ring = await ringOf(keys);
+  return await retireFrom(ring, stores, id, options, async (next) => await save(keys, next, ring));
+}
+
+/** As {@link retireKey}, of a ring that was just loaded, and saved by the caller once no record needs the key. */
+export async function retireFrom(
+  ring: Keyring,
+  stores: NamedStores,
+  id: string,
+  options: RetireKeyOptions,
+  saveRing: (next: Keyring) => Promise<void>,
+): Promise<Retirement> {
+  const { to = "disabled", abandonUnreadable = false } = options;
   const next = to === "disabled" ? ring.disable(id) : ring.remove(id);
   if (to === "removed" && ring.keys.some((key) => key.id === id && key.status === "enabled")) {
     throw new KeywardError("KEYRING_INVALID", `Key "${id}" is enabled and cannot be removed yet`, {
@@ -109,7 +120,7 @@ export async function retireKey(
     });
   }
   options.signal?.throwIfAborted();
-  await save(keys, next, ring);
+  await saveRing(next);
   return { ring: next, abandoned: search.abandoned ?? [] };
 }
 

@@ -47,17 +47,17 @@ function newId(): string {
 }
 
 /**
- * The ring with the key to change to, enabled; `undefined` where it has it.
+ * The ring with the key to change to; `undefined` where it has it. A disabled one is not enabled: whoever disabled it may
+ * know that it is compromised.
  *
  * @throws KeywardError `KEY_DISABLED`, or `KEY_MISMATCH` for other material under its id.
  */
-export function addTo(ring: Keyring, { kind, to }: RotationStatus, aim: Aim): Keyring | undefined {
-  const key = ring.keys.find(({ id }) => id === to);
-  if (aim.kind === "roll-back" || kind === "roll-back") {
-    requireKeyIn(ring, to);
-    return key?.status === "disabled" ? ring.enable(to) : undefined;
-  }
+export function addTo(ring: Keyring, status: RotationStatus, aim: Aim): Keyring | undefined {
+  requireReturn(status, ring);
+  if (aim.kind === "roll-back" || status.kind === "roll-back") return undefined;
+  const { to } = status;
   const { newKey } = aim;
+  const key = ring.keys.find(({ id }) => id === to);
   if (key === undefined) return ring.add({ ...newKey, id: to });
   requireSameMaterial(ring, to, newKey);
   if (key.status === "enabled") return undefined;
@@ -65,6 +65,34 @@ export function addTo(ring: Keyring, { kind, to }: RotationStatus, aim: Aim): Ke
     keyId: to,
     hint: "Choose another key, or enable this one if it was disabled by mistake.",
   });
+}
+
+/**
+ * @throws KeywardError `KEY_DISABLED` when the key to which a roll-back returns opens nothing any more.
+ */
+export function requireReturn({ kind, to }: RotationStatus, ring: Keyring): void {
+  if (kind === "roll-back" && !isEnabled(ring, to)) throw tooLate(to);
+}
+
+/**
+ * The ring in which the key to change to seals; `undefined` where it does.
+ *
+ * @throws KeywardError `KEY_DISABLED`, or `KEYRING_INVALID` when neither of the two keys seals.
+ */
+export function promoteTo(ring: Keyring, status: RotationStatus): Keyring | undefined {
+  const { kind, from, to } = status;
+  if (ring.primary === to) return undefined;
+  requireReturn(status, ring);
+  if (ring.primary !== from && kind !== "revoke") throw promotedByOther(ring, status);
+  return ring.promote(to);
+}
+
+function promotedByOther(ring: Keyring, { from, to }: RotationStatus): KeywardError {
+  return new KeywardError(
+    "KEYRING_INVALID",
+    `Key "${ring.primary}" was promoted by somebody else, in the middle of a rotation from "${from}" to "${to}"`,
+    { keyId: ring.primary, hint: "Promote one of the two, then run the rotation again, or roll it back." },
+  );
 }
 
 function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): void {
@@ -102,6 +130,11 @@ export function isDoneAlready(status: RotationStatus, ring: Keyring, aim: Aim): 
   }
 }
 
+/** Whether the ring is what a rotation is for: the key that is to seal does, and the one that is to go opens nothing. */
+export function isAchieved({ from, to }: RotationStatus, ring: Keyring): boolean {
+  return ring.primary === to && !isEnabled(ring, from);
+}
+
 /** Whether the ring has the key, and it opens. */
 export function isEnabled(ring: Keyring, keyId: string): boolean {
   return ring.keys.some(({ id, status }) => id === keyId && status === "enabled");
@@ -110,7 +143,7 @@ export function isEnabled(ring: Keyring, keyId: string): boolean {
 /**
  * @throws KeywardError `ROTATION_UNDER_WAY` when what is under way is not what is wanted.
  */
-export function requireSameAim(status: RotationStatus, aim: Aim): void {
+function requireSameAim(status: RotationStatus, aim: Aim): void {
   if (!isSameAim(status, aim)) throw underWayAlready(status);
 }
 
@@ -133,10 +166,14 @@ export function underWayAlready({ kind, order, from, to, step }: RotationStatus)
     "roll-back": `A return from key "${from}" to "${to}"`,
     revoke: `A revocation (${order}) of key "${from}"`,
   }[kind];
-  return new KeywardError("ROTATION_UNDER_WAY", `${what} is under way, at ${step}`, {
-    keyId: from,
-    hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
-  });
+  return new KeywardError(
+    "ROTATION_UNDER_WAY",
+    `${what} ${step === "done" ? "was done meanwhile" : `is under way, at ${step}`}`,
+    {
+      keyId: from,
+      hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
+    },
+  );
 }
 
 /** There is nothing to return from. */
@@ -156,7 +193,9 @@ function tooLate(keyId: string): KeywardError {
 function isPrimary(keyId: string): KeywardError {
   return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the one to change from, and cannot be the new one`, {
     keyId,
-    hint: "Choose another id, or none.",
+    hint:
+      "Choose another id, or none. If a rotation to this key was lost in the middle: revokeKey with the id of the former " +
+      'key and "reencrypt-first" does the rest.',
   });
 }
 
@@ -167,18 +206,31 @@ function isPrimary(keyId: string): KeywardError {
  */
 export function turned(underWay: RotationStatus, aim: Aim, ring: Keyring): RotationStatus {
   const { kind, from, to, step } = underWay;
-  const key = ring.keys.find(({ id }) => id === from);
-  const disabled = key === undefined || key.status === "disabled";
-  if (aim.kind === "roll-back" && kind === "rotate") {
-    if (disabled) throw tooLate(from);
-    return { ...underWay, kind: "roll-back", from: to, to: from, step: "add" };
+  if (kind === "roll-back" && !isEnabled(ring, to)) {
+    if (aim.kind === "roll-back") throw tooLate(to);
+    // There is no way back to that key: what goes on is the rotation, which had got as far as this.
+    return turned({ ...reversed(underWay, "rotate"), step: "grace", disabledAtMs: Date.now() }, aim, ring);
   }
-  // What was a mere rotation turns out to be one from a key that is compromised.
-  if (aim.kind === "revoke" && kind === "rotate" && aim.from === from && isKeyWanted(to, aim) && !disabled) {
+  if (aim.kind === "roll-back" && kind === "rotate") {
+    if (!isEnabled(ring, from)) throw tooLate(from);
+    return { ...reversed(underWay, "roll-back"), step: "add" };
+  }
+  // What was a mere rotation, or a return, turns out to be one from a key that is compromised, or to one.
+  if (aim.kind === "revoke" && kind !== "revoke" && isEnabled(ring, from)) {
     const { order } = aim;
-    const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
-    return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
+    if (aim.from === from && isKeyWanted(to, aim)) {
+      const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
+      return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
+    }
+    if (kind === "roll-back" && aim.from === to && isKeyWanted(from, aim)) {
+      return { ...reversed(underWay, "revoke"), order, step: "add" };
+    }
   }
   requireSameAim(underWay, aim);
   return underWay;
+}
+
+/** Between the same two keys, the other way round. */
+function reversed(underWay: RotationStatus, kind: RotationStatus["kind"]): RotationStatus {
+  return { ...underWay, kind, from: underWay.to, to: underWay.from };
 }

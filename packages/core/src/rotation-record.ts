@@ -55,6 +55,34 @@ export interface RotationStatus {
   readonly disabledAtMs?: number;
 }
 
+function stepsOf({ order }: RotationStatus): readonly RotationStep[] {
+  // Records that still need the key keep it in the ring: it stays disabled.
+  return order === "disable-first"
+    ? rotationSteps.filter((step) => !["reencrypt", "disable", "grace", "remove"].includes(step))
+    : rotationSteps;
+}
+
+/** What is left to do, from the step that comes next or is under way. */
+export function stepsFrom(status: RotationStatus): readonly RotationStep[] {
+  const steps = stepsOf(status);
+  return status.step === "done" ? [] : steps.slice(steps.indexOf(status.step));
+}
+
+/** How many milliseconds are left of the grace. A clock that was set back makes it no longer than it is. */
+export function graceLeft({ disabledAtMs = Date.now() }: RotationStatus, graceMs: number): number {
+  return Math.min(graceMs, disabledAtMs + graceMs - Date.now());
+}
+
+/** The rotation after its step, which changed this of it. */
+export function nextOf(status: RotationStatus, change: Partial<RotationStatus>): RotationStatus {
+  return { ...status, step: stepsFrom(status)[1] ?? "done", ...change };
+}
+
+/** Whether a run that ends after one step has got past it. */
+export function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean {
+  return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
+}
+
 /** A rotation as it was read; `status` is undefined where there never was one. */
 export interface ReadRotation {
   readonly record: ReservedRecord | undefined;
@@ -93,14 +121,14 @@ export class RotationRecord {
     );
   }
 
-  /** Writes the next state if the last one is what was read; `undefined` when somebody else was first. */
-  async replace(last: ReadRotation, status: RotationStatus): Promise<ReadRotation | undefined> {
+  /** Writes the next state if the last one is what was read; `false` when somebody else was first. */
+  async replace(last: ReadRotation, status: RotationStatus): Promise<boolean> {
     const text = JSON.stringify({ keyward: key, ...status });
     for (let at = last; ; ) {
-      if (await this.#reserve.replace(await this.#reserve.ring(), key, at.record, text)) return await this.read(false);
+      if (await this.#reserve.replace(await this.#reserve.ring(), key, at.record, text)) return true;
       const now = await this.read(true);
       // Sealed anew, under a later key, it says what it said.
-      if (now.status === undefined || !sameStatus(now, last)) return undefined;
+      if (now.status === undefined || !sameStatus(now, last)) return false;
       at = now;
     }
   }

@@ -1,4 +1,4 @@
-import { census, scannableOf } from "./census.ts";
+import { scannableOf } from "./census.ts";
 import type { CheckRecord } from "./check-record.ts";
 import { storeParts } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
@@ -22,29 +22,33 @@ import {
 } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
 import { ReservedRecords } from "./reserved-records.ts";
-import { type NamedStores, requireAllStores, retireKey } from "./retirement.ts";
+import { type NamedStores, type RetireKeyOptions, requireAllStores, retireFrom } from "./retirement.ts";
 import {
   type Aim,
   addTo,
-  idOf,
+  isAchieved,
   isDoneAlready,
   isEnabled,
   isSameAim,
   nothingUnderWay,
+  promoteTo,
   requireKeyIn,
-  requireSameAim,
+  requireReturn,
   startOf,
   turned,
   underWayAlready,
 } from "./rotation-aim.ts";
+import { countUnder, planOf, type RotationPlan } from "./rotation-plan.ts";
 import {
+  graceLeft,
+  isBeyond,
+  nextOf,
   type ReadRotation,
   type RevocationOrder,
   RotationRecord,
   type RotationStatus,
   type RotationStep,
   reservedCheckpoint,
-  rotationSteps,
 } from "./rotation-record.ts";
 
 /** How a rotation goes about it. */
@@ -125,61 +129,9 @@ export interface RotationReport extends RotationStatus {
   readonly madeUnreadable: Readonly<Record<string, number>>;
 }
 
-/** What a rotation would do, step by step. */
-export type PlannedStep =
-  | {
-      /** It would change the ring; `done`: that is so already. */
-      readonly step: "add" | "promote" | "remove";
-      readonly keyId: string;
-      readonly done: boolean;
-    }
-  | {
-      /** It would wait for these; in the stores that are `unregistered` nobody else is known. */
-      readonly step: ReplicaWait;
-      readonly replicas: readonly WaitingReplica[];
-      readonly unregistered: readonly string[];
-    }
-  | {
-      /** It would seal so many records again, by store. */
-      readonly step: "reencrypt";
-      readonly records: Readonly<Record<string, number>>;
-    }
-  | {
-      /** It would disable the key, under which so many records are now, by store. */
-      readonly step: "disable";
-      readonly keyId: string;
-      readonly records: Readonly<Record<string, number>>;
-    }
-  | {
-      /** It would leave the key disabled for so long. */
-      readonly step: "grace";
-      readonly waitMs: number;
-    };
-
-/** What {@link planRotation} finds. */
-export interface RotationPlan {
-  /** The rotation that is under way, and would be gone on with. */
-  readonly underWay?: RotationStatus;
-  /** The key that would go. */
-  readonly from: string;
-  /** The key that would seal; `undefined` where it would be given an id of its own. */
-  readonly to?: string;
-  /** What is left to do. */
-  readonly steps: readonly PlannedStep[];
-}
-
-/** What revoking a key costs, either way. */
-export interface RevocationCost {
-  /** By store, the records under the key. */
-  readonly records: Readonly<Record<string, number>>;
-  /** With "reencrypt-first", how many records are sealed again under trust, whoever wrote them. */
-  readonly resealedUnderTrust: number;
-  /** With "disable-first", how many records become unreadable. */
-  readonly madeUnreadable: number;
-}
-
 const maxConflicts = 10;
 const maxRounds = 3;
+const maxLosses = 10;
 const conflictPauseMs = 20;
 const longestSleepMs = 2 ** 30;
 
@@ -191,7 +143,7 @@ const longestSleepMs = 2 ** 30;
  * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_UNDER_WAY` with another aim;
  * `REPLICA_BEHIND` when a registered process does not follow; `KEY_IN_USE` while records need the old key;
  * `VALUE_INVALID` when nobody is registered in a store and `unregistered` is not given; `STORE_INVALID` when no store has
- * a reserved space; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` for a store with keys of its own; and
+ * a reserved space, or it keeps nothing; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` for a store with keys of its own; and
  * what stores and provider throw.
  */
 export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
@@ -200,7 +152,8 @@ export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions
 
 /**
  * Returns to the former key: it is promoted again, every record is sealed under it again, and the new key is retired.
- * Possible as long as the former key was not disabled, and resumed like a rotation.
+ * Possible as long as the former key was not disabled, and resumed like a rotation. When it was disabled in spite of a
+ * return that is under way, it stays so, and {@link rotateKey} goes on with the rotation.
  *
  * @throws KeywardError as {@link rotateKey}; `VALUE_INVALID` when no rotation is under way; `KEY_DISABLED` when it is too
  * late.
@@ -212,7 +165,8 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
 /**
  * Takes a compromised key out of use, in the order chosen. Where it is the primary, another is added and promoted first.
  * With "disable-first" the key is disabled with that very promotion, and stays in the ring until `retireKey` finds that
- * nothing needs it; what processes still seal under it until they follow becomes unreadable, too.
+ * nothing needs it; what processes still seal under it until they follow becomes unreadable, too. A rotation away from
+ * the key that is under way is taken over, and a return away from it, or to it, as well.
  *
  * @throws KeywardError as {@link rotateKey}; `KEY_UNKNOWN`.
  */
@@ -245,24 +199,6 @@ export async function rotationStatus(
  */
 export async function planRotation(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationPlan> {
   return await new Rotation(provider, options).plan({ kind: "rotate", newKey: options.newKey ?? {} });
-}
-
-/**
- * How many records lie under a key, and so what revoking it would cost in either order. Changes nothing.
- *
- * @throws KeywardError `KEY_UNKNOWN`, `KEY_IN_USE` when a store that the ring names was not given, `STORE_NOT_SCANNABLE`.
- */
-export async function revocationCost(
-  provider: KeyProvider,
-  options: Pick<RevokeKeyOptions, "stores" | "id" | "signal">,
-): Promise<RevocationCost> {
-  const { stores, id, signal } = options;
-  const ring = await KeySource.of(provider).refresh();
-  requireKeyIn(ring, id);
-  requireAllStores(ring, stores, id);
-  const records = await countUnder(stores, (keyId) => keyId === id, signal);
-  const total = sum(records);
-  return { records, resealedUnderTrust: total, madeUnreadable: total };
 }
 
 /** Somebody else took the rotation further, or elsewhere, in the middle of a step. */
@@ -309,7 +245,8 @@ class Rotation {
       this.#tell({ kind: "step", step: status.step });
       try {
         const next = nextOf(status, await this.#perform(status, last, aim));
-        last = (await this.#record.replace(last, next)) ?? (await this.#goOn(status));
+        await this.#record.replace(last, next);
+        last = await this.#goOn(next);
       } catch (error) {
         const conflict = error instanceof KeywardError && error.code === "KEYRING_CONFLICT";
         if (!(error instanceof Superseded) && !(conflict && conflicts < maxConflicts)) throw error;
@@ -331,26 +268,10 @@ class Rotation {
   }
 
   async plan(aim: Aim): Promise<RotationPlan> {
-    const { stores, signal, graceMs } = this.#options;
     const ring = await this.#requireStores(aim);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
     const underWay = status === undefined || status.step === "done" ? undefined : status;
-    if (underWay !== undefined) requireSameAim(underWay, aim);
-    const planned = underWay ?? startOf(ring, aim);
-    const to = underWay === undefined && idOf(aim) === undefined ? undefined : planned.to;
-    const found: Findings = {
-      ring,
-      ...(await this.#waits.planned()),
-      graceMs,
-      needed: await countUnder(stores, (keyId) => keyId === planned.from, signal),
-      toReseal: await countUnder(stores, (keyId) => keyId !== to, signal),
-    };
-    return {
-      ...(underWay === undefined ? {} : { underWay }),
-      from: planned.from,
-      ...(to === undefined ? {} : { to }),
-      steps: stepsFrom(planned).map((step) => plannedStep(step, planned, found)),
-    };
+    return await planOf(aim, ring, underWay, this.#waits, this.#options);
   }
 
   /** Joins the rotation that is under way, if it has the same aim, or writes down a new one. */
@@ -368,19 +289,28 @@ class Rotation {
       const next = underWay === undefined ? startOf(ring, aim) : turned(underWay, aim, ring);
       if (next === underWay) return last;
       if (underWay === undefined) await this.#waits.requireOthers();
-      const begun = await this.#record.replace(last, next);
-      if (begun !== undefined) return begun;
+      if (await this.#record.replace(last, next)) return await this.#goOn(next);
     }
   }
 
-  /** The rotation after somebody else changed it. */
+  /** The rotation as it is now, after this run wrote it, or somebody else did. */
   async #goOn(mine: RotationStatus): Promise<ReadRotation> {
-    const now = await this.#record.read(false);
-    const { status } = now;
-    // Another one can only have begun when this one was done.
-    if (status === undefined || status.id !== mine.id) return { ...now, status: { ...mine, step: "done" } };
-    if (status.kind !== mine.kind) throw underWayAlready(status);
-    return now;
+    for (let attempt = 0; attempt < maxLosses; attempt++) {
+      const now = await this.#record.read(false);
+      const { status } = now;
+      if (status?.id === mine.id) {
+        if (status.kind !== mine.kind) throw underWayAlready(status);
+        return now;
+      }
+      if (status !== undefined) {
+        // Another one begins when this one is done, or was lost: what the ring says cannot be deleted from a store.
+        if (mine.step !== "done" && !isAchieved(mine, await this.#source.refresh())) throw underWayAlready(status);
+        return { ...now, status: { ...mine, step: "done" } };
+      }
+      // Deleted or evicted, which ends nothing.
+      await this.#record.replace(now, mine);
+    }
+    throw notKept();
   }
 
   async #perform(status: RotationStatus, last: ReadRotation, aim: Aim): Promise<Partial<RotationStatus>> {
@@ -391,17 +321,14 @@ class Rotation {
         return {};
       case "distribute": {
         const ring = await this.#source.refresh();
+        requireReturn(status, ring);
         requireKeyIn(ring, to);
         await this.#waitFor("distribute", ring, (replica) => replica.generation >= ring.generation);
         return {};
       }
       case "promote":
         if (status.order === "disable-first") return await this.#promoteAndDisable(status, last);
-        await this.#change(last, (ring) => {
-          if (ring.primary === to) return undefined;
-          if (ring.primary !== from && status.kind !== "revoke") throw promotedByOther(ring, status);
-          return ring.promote(to);
-        });
+        await this.#change(last, (ring) => promoteTo(ring, status));
         return {};
       case "drain": {
         const ring = await this.#source.refresh();
@@ -420,13 +347,13 @@ class Rotation {
         return {};
       }
       case "disable":
-        return await this.#disable(status);
+        return await this.#disable(status, last);
       case "grace":
         if (isEnabled(await this.#source.refresh(), from)) return { step: "reencrypt" };
         await this.#waitForGrace(status);
         return {};
       case "remove":
-        return await this.#remove(status);
+        return await this.#remove(status, last);
       case "done":
         return {};
     }
@@ -459,7 +386,7 @@ class Rotation {
       // What Keyward keeps in the stores must open when the key opens nothing any more.
       for (const store of Object.values(stores)) {
         const { check, reserve } = storeParts(store);
-        await check.raise(next);
+        await check.prepare(next, ring);
         await reserve?.renew(next);
       }
       await this.#saveIfStill(last, next, ring);
@@ -468,12 +395,12 @@ class Rotation {
     return { disabledAtMs: Date.now() };
   }
 
-  async #disable({ from, to }: RotationStatus): Promise<Partial<RotationStatus>> {
+  async #disable({ from, to }: RotationStatus, last: ReadRotation): Promise<Partial<RotationStatus>> {
     const ring = await this.#source.refresh();
     if (ring.primary !== to) return { step: "promote" };
     if (isEnabled(ring, from)) {
       try {
-        await this.#retire("disable", from);
+        await this.#retire("disable", from, ring, last);
       } catch (error) {
         if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || !this.#mayHelp()) throw error;
         // A process that is not registered, or that was not waited for, wrote under the key meanwhile.
@@ -491,13 +418,13 @@ class Rotation {
     return this.#rounds < maxRounds && !idle;
   }
 
-  async #remove({ from }: RotationStatus): Promise<Partial<RotationStatus>> {
+  async #remove({ from }: RotationStatus, last: ReadRotation): Promise<Partial<RotationStatus>> {
     const ring = await this.#source.refresh();
     // Somebody missed it.
     if (isEnabled(ring, from)) return { step: "reencrypt" };
     if (ring.keys.some(({ id }) => id === from)) {
       try {
-        await this.#retire("remove", from);
+        await this.#retire("remove", from, ring, last);
       } catch (error) {
         if (error instanceof KeywardError && error.code === "KEY_IN_USE") throw writtenLate(error);
         throw error;
@@ -508,15 +435,16 @@ class Rotation {
     return {};
   }
 
-  async #retire(step: "disable" | "remove", keyId: string): Promise<void> {
+  async #retire(step: "disable" | "remove", keyId: string, ring: Keyring, last: ReadRotation): Promise<void> {
     const { stores, abandonUnreadable = false, signal } = this.#options;
-    const { abandoned } = await retireKey(this.#provider, stores, keyId, {
+    const options: RetireKeyOptions = {
       to: step === "disable" ? "disabled" : "removed",
       abandonUnreadable,
       ...(signal === undefined ? {} : { signal }),
       onProgress: (records) => this.#tell({ kind: "counting", step, records }),
-    });
-    this.#abandoned = abandoned;
+    };
+    const save = async (next: Keyring) => await this.#saveIfStill(last, next, ring);
+    this.#abandoned = (await retireFrom(ring, stores, keyId, options, save)).abandoned;
   }
 
   /** Changes the ring at its source, unless that was done already, and has the stores tell of it. */
@@ -598,64 +526,10 @@ function recordsOf(source: KeySource, stores: NamedStores): ReservedRecords {
   });
 }
 
-function stepsOf({ order }: RotationStatus): readonly RotationStep[] {
-  // Records that still need the key keep it in the ring: it stays disabled.
-  return order === "disable-first"
-    ? rotationSteps.filter((step) => !["reencrypt", "disable", "grace", "remove"].includes(step))
-    : rotationSteps;
-}
-
-function stepsFrom(status: RotationStatus): readonly RotationStep[] {
-  const steps = stepsOf(status);
-  return status.step === "done" ? [] : steps.slice(steps.indexOf(status.step));
-}
-
-/** What a plan is made from. */
-interface Findings {
-  readonly ring: Keyring;
-  readonly waiting: readonly WaitingReplica[];
-  readonly unregistered: readonly string[];
-  readonly graceMs: number;
-  readonly needed: Readonly<Record<string, number>>;
-  readonly toReseal: Readonly<Record<string, number>>;
-}
-
-function plannedStep(step: RotationStep, planned: RotationStatus, found: Findings): PlannedStep {
-  const { from, to } = planned;
-  const { ring, waiting, unregistered, graceMs, needed, toReseal } = found;
-  switch (step) {
-    case "add":
-      return { step, keyId: to, done: ring.keys.some(({ id }) => id === to) };
-    case "promote":
-      return { step, keyId: to, done: ring.primary === to };
-    case "distribute":
-    case "drain":
-      return { step, replicas: waiting, unregistered };
-    case "reencrypt":
-      return { step, records: toReseal };
-    case "disable":
-      return { step, keyId: from, records: needed };
-    case "grace":
-      return { step, waitMs: graceLeft(planned, graceMs) };
-    case "remove":
-      return { step, keyId: from, done: !ring.keys.some(({ id }) => id === from) };
-  }
-}
-
-function nextOf(status: RotationStatus, change: Partial<RotationStatus>): RotationStatus {
-  return { ...status, step: stepsFrom(status)[1] ?? "done", ...change };
-}
-
-function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean {
-  return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
-}
-
-function promotedByOther(ring: Keyring, { from, to }: RotationStatus): KeywardError {
-  return new KeywardError(
-    "KEYRING_INVALID",
-    `Key "${ring.primary}" was promoted by somebody else, in the middle of a rotation from "${from}" to "${to}"`,
-    { keyId: ring.primary, hint: "Promote one of the two, then run the rotation again, or roll it back." },
-  );
+function notKept(): KeywardError {
+  return new KeywardError("STORE_INVALID", "The record of the rotation is gone as often as it is written", {
+    hint: "Have the store keep what is in its reserved space: no eviction, and nobody else who deletes there.",
+  });
 }
 
 function keysOfItsOwn(name: string): KeywardError {
@@ -673,26 +547,4 @@ function writtenLate(error: KeywardError): KeywardError {
       "A process that was halted, or is not registered, wrote under the key after it was disabled. To save those " +
       "records, enable the key and run the rotation again: it re-encrypts once more. If the key is compromised, delete them.",
   });
-}
-
-/** How long is left of the grace. A clock that was set back makes it no longer than it is. */
-function graceLeft({ disabledAtMs = Date.now() }: RotationStatus, graceMs: number): number {
-  return Math.min(graceMs, disabledAtMs + graceMs - Date.now());
-}
-
-async function countUnder(
-  stores: NamedStores,
-  isCounted: (keyId: string) => boolean,
-  signal: AbortSignal | undefined,
-): Promise<Record<string, number>> {
-  const counts: Record<string, number> = Object.create(null);
-  for (const [name, store] of Object.entries(stores)) {
-    const { keys } = await census(store, signal === undefined ? {} : { signal });
-    counts[name] = [...keys].reduce((total, [keyId, count]) => (isCounted(keyId) ? total + count : total), 0);
-  }
-  return counts;
-}
-
-function sum(counts: Readonly<Record<string, number>>): number {
-  return Object.values(counts).reduce((total, count) => total + count, 0);
 }
