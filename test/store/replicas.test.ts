@@ -251,6 +251,28 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(keyIdIn(await inner.get("a"))).toBe("new");
   });
 
+  it("while it looks at what it would overwrite, refuses the write to its caller and to nobody else", async () => {
+    const { inner, store } = await halted();
+    const mended = await inner.get("key");
+    if (mended === undefined) throw new Error("There is no record");
+    await inner.set("key", "no record");
+    await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
+    await inner.set("key", mended);
+    await store.set("other", value);
+    const { getMany } = inner;
+    vi.spyOn(inner, "getMany").mockImplementationOnce(async (keys) => {
+      leap(clock, 2 * 60_001);
+      return await getMany.call(inner, keys);
+    });
+    vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
+    const unhandled = vi.fn();
+    process.on("unhandledRejection", unhandled);
+    onTestFinished(() => void process.off("unhandledRejection", unhandled));
+    await expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(unhandled).not.toHaveBeenCalled();
+  });
+
   it("seals nothing while the store does not take its heartbeat", async () => {
     const { inner, store } = await halted();
     const failing = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));

@@ -456,7 +456,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     if (ring instanceof Promise) return ring.then(() => this.#ringToWriteWith(namespace, keys));
     const admitting = this.#guard.admit(namespace, keys);
     if (admitting === undefined) return ring;
-    return admitting.then(() => (this.#sealing.take() === ring ? ring : this.#ringToWriteWith(namespace, keys)));
+    return admitting.then(async () => {
+      const still = this.#sealing.take();
+      return (still instanceof Promise ? await still : still) === ring ? ring : this.#ringToWriteWith(namespace, keys);
+    });
   }
 }
 
