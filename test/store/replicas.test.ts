@@ -139,13 +139,16 @@ describe("a process that registers", () => {
     expect(await replicas(new EncryptedStore(inner, { keys: ring }))).toMatchObject([{ generation: 1 }]);
   });
 
-  it.each([{ heartbeatMs: 5 }, { heartbeatMs: 100, lapseMs: 200 }, { lapseMs: 60_001 }, { name: "\ud800" }])(
-    "is refused with %j",
-    (replica) => {
-      const make = () => new EncryptedStore(new MemoryStore(), { keys: newRing(), replica });
-      expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
-    },
-  );
+  it.each([
+    { heartbeatMs: 5 },
+    { heartbeatMs: 100, lapseMs: 200 },
+    { lapseMs: 60_001 },
+    { longestCallMs: -1 },
+    { name: "\ud800" },
+  ])("is refused with %j", (replica) => {
+    const make = () => new EncryptedStore(new MemoryStore(), { keys: newRing(), replica });
+    expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+  });
 
   it("is refused in a store that has no place for a heartbeat", async () => {
     expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(KeywardError);
@@ -157,6 +160,39 @@ describe("a process that registers", () => {
     await registered(inner, new TestKeys(newRing("theirs"))).set("key", value);
     const listed = await replicas(new EncryptedStore(inner, { keys: newRing("ours") }));
     expect(listed).toMatchObject([{ generation: 0, problem: "KEY_UNKNOWN" }]);
+  });
+});
+
+describe("a process that is silent", () => {
+  class SlowStore extends MemoryStore {
+    override readonly longestCallMs: number;
+
+    constructor(longestCallMs: number) {
+      super();
+      this.longestCallMs = longestCallMs;
+    }
+  }
+
+  class SilentStore extends MemoryStore {
+    override readonly longestCallMs = Number.NaN;
+  }
+
+  const stores: readonly (readonly [string, MemoryStore, number, number | undefined])[] = [
+    ["what it began to write is there", new MemoryStore(), 0, undefined],
+    ["what it began to write may be as late as the store says", new SlowStore(7_000), 7_000, undefined],
+    ["what it began to write may be as late as the option says", new SilentStore(), 9_000, 9_000],
+    ["nobody knows how late what it began to write may be", new SilentStore(), 30_000, undefined],
+  ];
+
+  it.each(stores)("is taken for gone later where %s", async (_, inner, lateMs, longestCallMs) => {
+    const options = longestCallMs === undefined ? rare : { ...rare, longestCallMs };
+    const store = registered(inner, new TestKeys(newRing()), options);
+    await store.set("key", value);
+    const lapsed = async () => (await replicas(store)).map((replica) => replica.lapsed);
+    leap("Date", 1.5 * rare.lapseMs + lateMs - 1_000);
+    expect(await lapsed()).toEqual([false]);
+    leap("Date", 1.5 * rare.lapseMs + lateMs + 1);
+    expect(await lapsed()).toEqual([true]);
   });
 });
 

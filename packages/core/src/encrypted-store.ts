@@ -321,7 +321,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
         hint: "Use a store that has reserved(), such as those of Keyward, or leave the option replica out.",
       });
     }
-    return Registration.of({ records, check, source: this.#source }, replica === true ? {} : replica);
+    const { longestCallMs } = this.#inner;
+    return Registration.of({ records, check, source: this.#source, longestCallMs }, replica === true ? {} : replica);
   }
 
   #listen(): void {

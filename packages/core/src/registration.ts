@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
+import { type BoundedStore, isCallLength } from "./capabilities.ts";
 import type { CheckRecord } from "./check-record.ts";
 import { KeywardError } from "./errors.ts";
 import { heartbeatKey, writeHeartbeat } from "./heartbeat.ts";
@@ -19,6 +20,12 @@ export interface ReplicaOptions {
    * loaded its keys anew; at least three times `heartbeatMs`, at most 60,000. Default 10,000.
    */
   readonly lapseMs?: number;
+  /**
+   * For how many milliseconds after it was begun a write may still be sent to the store, retries included, where the store
+   * itself does not say ({@link BoundedStore}). A rotation waits so much longer before it takes a silent process for gone.
+   * Default 30,000.
+   */
+  readonly longestCallMs?: number;
 }
 
 /** What a registration needs of a store. */
@@ -27,6 +34,8 @@ export interface RegistrationParts {
   /** That of the unscoped ring. */
   readonly check: CheckRecord;
   readonly source: KeySource;
+  /** What the store says of its calls, if it does. */
+  readonly longestCallMs: number | undefined;
 }
 
 /** What a registration reports in the background. */
@@ -61,6 +70,7 @@ export class Registration {
   readonly #name: string;
   readonly #heartbeatMs: number;
   readonly #lapseMs: number;
+  readonly #longestCallMs: number;
   readonly #members = new Set<Member>();
   // By both clocks: the steady one stands still while the machine sleeps, the other one can be set back.
   #openUntilMs = Number.NEGATIVE_INFINITY;
@@ -79,11 +89,13 @@ export class Registration {
   #dueAgain = false;
   #unlisten: (() => void) | undefined;
 
-  private constructor(parts: RegistrationParts, { name, heartbeatMs = 2_000, lapseMs = 10_000 }: ReplicaOptions) {
+  private constructor(parts: RegistrationParts, options: ReplicaOptions) {
+    const { name, heartbeatMs = 2_000, lapseMs = 10_000, longestCallMs = 30_000 } = options;
     this.#parts = parts;
     this.#name = name ?? `${hostname()}:${process.pid}`;
     this.#heartbeatMs = heartbeatMs;
     this.#lapseMs = lapseMs;
+    this.#longestCallMs = parts.longestCallMs ?? longestCallMs;
   }
 
   /**
@@ -243,6 +255,7 @@ export class Registration {
       beatAtMs: nowMs,
       heartbeatMs: this.#heartbeatMs,
       lapseMs: this.#lapseMs,
+      longestCallMs: this.#longestCallMs,
     });
     await records.write(ring, heartbeatKey(id, ring.scopeName), heartbeat, nowMs + recordLifeMs);
     return ring;
@@ -294,7 +307,8 @@ function newId(): string {
   return randomBytes(9).toString("base64url");
 }
 
-function requireOptions({ name, heartbeatMs = 2_000, lapseMs = 10_000 }: ReplicaOptions): void {
+function requireOptions(options: ReplicaOptions): void {
+  const { name, heartbeatMs = 2_000, lapseMs = 10_000, longestCallMs = 0 } = options;
   const problem =
     name !== undefined && (typeof name !== "string" || !name.isWellFormed())
       ? "The name of a replica is not a well-formed string"
@@ -302,7 +316,9 @@ function requireOptions({ name, heartbeatMs = 2_000, lapseMs = 10_000 }: Replica
         ? "heartbeatMs is not a number of milliseconds from 10"
         : !(lapseMs >= 3 * heartbeatMs && lapseMs <= longestLapseMs)
           ? `lapseMs is not a number of milliseconds from three times heartbeatMs to ${longestLapseMs}`
-          : undefined;
+          : !isCallLength(longestCallMs)
+            ? "longestCallMs is not a number of milliseconds from 0"
+            : undefined;
   if (problem !== undefined) throw new KeywardError("VALUE_INVALID", problem, { hint: "Leave it out." });
 }
 
