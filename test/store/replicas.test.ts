@@ -51,6 +51,21 @@ describe("a process that registers", () => {
     expect(await replicas(visitor)).toEqual([]);
   });
 
+  it("that leaves while it waits to be heard again leaves no heartbeat behind", async () => {
+    const inner = new MemoryStore();
+    const store = registered(inner, new TestKeys(newRing()));
+    await store.set("key", value);
+    const lost = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
+    leap("performance", rare.lapseMs + 1);
+    await expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
+    // Now it waits for the next attempt.
+    const refused = expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
+    lost.mockRestore();
+    await store.disconnect();
+    await refused;
+    expect(await replicas(new EncryptedStore(inner, { keys: newRing() }))).toEqual([]);
+  });
+
   it("is listed without having written anything", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));

@@ -169,7 +169,7 @@ export class Registration {
         await source.refresh();
       }
       const since = now();
-      await this.#write();
+      await this.#write(id);
       await this.#requireLatest(await source.refresh());
       if (id === this.#id) {
         this.#heard = true;
@@ -229,7 +229,7 @@ export class Registration {
   async #beatAndLook(): Promise<void> {
     const { check, source } = this.#parts;
     const since = now();
-    const ring = await this.#write();
+    const ring = await this.#write(this.#id);
     // A heartbeat that arrived too late does not open the gate again.
     if (this.#isOpen()) this.#openSince(since);
     if (ring.primary === "" || (await check.generation(ring)) <= ring.generation) return;
@@ -237,10 +237,13 @@ export class Registration {
     await source.refresh();
   }
 
-  /** Writes a heartbeat under the ring that was in use before, and gives that ring. */
-  async #write(): Promise<Keyring> {
+  /**
+   * Writes a heartbeat under the ring that was in use before, and gives that ring.
+   *
+   * @param id as it was when this was begun: who leaves meanwhile waits for it, and removes that one.
+   */
+  async #write(id: string): Promise<Keyring> {
     const { records, check, source } = this.#parts;
-    const id = this.#id;
     const ring = await records.ring();
     if (ring.primary === "") return ring;
     await check.pass(ring);
