@@ -3,7 +3,11 @@ import { type Place, readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { reservedNamespace, wrapRejection } from "./inner-store.ts";
 import type { Keyring } from "./keyring.ts";
+import { pages } from "./page-size.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
+
+const scopedPrefix = "check/";
+const pageSize = 1_000;
 
 /**
  * A sealed record in the reserved space that a ring must open before it writes anything: a process with the wrong key
@@ -73,8 +77,9 @@ export class CheckRecord {
   }
 
   /**
-   * Has the record say that this generation is there to be loaded. Seals it under the primary of this ring, which may be
-   * one that is about to come into use.
+   * Has the record say that this generation is there to be loaded, and those of all scopes: a process that was handed the
+   * ring of its scope sees no other. Seals them under the primary of this ring, which may be one that is about to come into
+   * use.
    *
    * @param ring as its source has it, not scoped for the store.
    * @throws KeywardError `OVERWRITE_REFUSED` with the cause when the ring in use cannot open the record.
@@ -82,9 +87,19 @@ export class CheckRecord {
   async raise(ring: Keyring): Promise<void> {
     const reserved = this.#reserved;
     if (reserved === undefined || ring.primary === "") return;
-    const alreadyScoped = ring.scopeName !== undefined;
-    if (!alreadyScoped) await this.#unscoped?.raise(ring);
-    const scoped = this.#scope === undefined || alreadyScoped ? ring : ring.scope(this.#scope);
+    if (ring.scopeName === undefined) await this.#unscoped?.raise(ring);
+    await this.#raiseOwn(reserved, ring);
+    if (this.#scope !== undefined || ring.scopeName !== undefined) return;
+    for (const scope of await scopesIn(reserved)) {
+      const record = new CheckRecord(reserved, this.#codec.forScope(scope), { scope, unscoped: this });
+      await record.#raiseOwn(reserved, ring).catch((error: unknown) => {
+        if (!isNobodys(error)) throw error;
+      });
+    }
+  }
+
+  async #raiseOwn(reserved: AtomicStore, ring: Keyring): Promise<void> {
+    const scoped = this.#scope === undefined || ring.scopeName !== undefined ? ring : ring.scope(this.#scope);
     const place = this.#place(scoped);
     for (;;) {
       const stored = await read(reserved, place);
@@ -142,7 +157,7 @@ export class CheckRecord {
   #place(ring: Keyring): Place {
     // A ring may have been scoped before it was handed over.
     const scope = this.#scope ?? ring.scopeName;
-    return { namespace: reservedNamespace, key: scope === undefined ? "check" : `check/${scope}` };
+    return { namespace: reservedNamespace, key: scope === undefined ? "check" : `${scopedPrefix}${scope}` };
   }
 
   #sealed(ring: Keyring, place: Place): StoredValue {
@@ -152,9 +167,22 @@ export class CheckRecord {
   }
 }
 
+async function scopesIn(reserved: ScannableStore): Promise<Set<string>> {
+  const scopes = new Set<string>();
+  for await (const entries of pages(reserved, pageSize)) {
+    for (const { key } of entries) if (key.startsWith(scopedPrefix)) scopes.add(key.slice(scopedPrefix.length));
+  }
+  return scopes;
+}
+
 async function read(reserved: AtomicStore, { key }: Place): Promise<StoredValue | undefined> {
   const stored: unknown = await wrapRejection(() => reserved.get(key));
   return typeof stored === "string" || stored instanceof Uint8Array ? stored : undefined;
+}
+
+/** Whether no process with this ring can write in that scope, which may be no name of one. */
+function isNobodys(error: unknown): boolean {
+  return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");
 }
 
 function generationOf(value: StoredValue): number {
