@@ -66,6 +66,32 @@ describe("a process that registers", () => {
     expect(await replicas(new EncryptedStore(inner, { keys: newRing() }))).toEqual([]);
   });
 
+  it("has its stores write on that do not register, when those that do have left", async () => {
+    const inner = new MemoryStore();
+    const keys = new TestKeys(newRing("only"));
+    const first = new EncryptedStore(inner, { keys });
+    const store = registered(inner, keys);
+    const { set } = inner.reserved();
+    const beating = Promise.withResolvers<void>();
+    onTestFinished(() => beating.resolve());
+    vi.spyOn(inner.reserved(), "set").mockImplementationOnce(async (...given) => {
+      await beating.promise;
+      return await set.apply(inner.reserved(), given);
+    });
+    let written = false;
+    const writing = first.set("key", value).then(() => {
+      written = true;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    // Nobody has heard of the process yet.
+    expect(written).toBe(false);
+    beating.resolve();
+    await writing;
+    await store.disconnect();
+    await first.set("key", "later");
+    expect(await replicas(first)).toEqual([]);
+  });
+
   it("is listed without having written anything", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));
@@ -222,10 +248,12 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     await new EncryptedStore(inner, { keys: older }).set("key", value);
     const store = registered(inner, keys);
     await store.set("other", value);
+    const other = new EncryptedStore(inner, { keys, reencrypt: "off" });
+    await other.set("other", value);
     await new EncryptedStore(inner, { keys: promoted }).set("other", value);
     keys.become(promoted.disable("old").remove("old"));
     leap(clock, 60_001);
-    return { inner, keys, store };
+    return { inner, keys, store, other };
   }
 
   it("loads its ring anew before it seals", async () => {
@@ -331,6 +359,12 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(await inner.has("late")).toBe(false);
     failing.mockRestore();
     await store.set("late", value);
+  });
+
+  it("loads it anew before another store of it seals, which does not register", async () => {
+    const { inner, other } = await halted();
+    await other.set("late", value);
+    expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
   it("seals nothing while its provider is behind the store", async () => {

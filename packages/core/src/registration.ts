@@ -55,7 +55,12 @@ const retryMs = 250;
 // What is still being sealed under an older ring is done soon, and somebody may be waiting to hear of it.
 const drainingMs = 100;
 
-const registrations = new WeakMap<object, WeakMap<KeySource, Registration>>();
+/** Where all stores of this process over the same keys in the same backend find its registration, once there is one. */
+export interface RegistrationPlace {
+  registration?: Registration;
+}
+
+const places = new WeakMap<object, WeakMap<KeySource, RegistrationPlace>>();
 
 /**
  * This process, as one of those that use a store: its heartbeat, and the gate that keeps it from sealing while the others
@@ -99,29 +104,36 @@ export class Registration {
   }
 
   /**
-   * The registration over these keys in this backend: one for all stores of the process, by the options of the first.
+   * The registration over these keys in this backend: one for all stores of the process, by the options of the first that
+   * registers.
    *
    * @throws KeywardError `VALUE_INVALID` for options that cannot be.
    */
   static of(parts: RegistrationParts, options: ReplicaOptions): Registration {
     requireOptions(options);
-    const { space } = parts.records;
-    let ofBackend = registrations.get(space);
+    const place = Registration.place(parts.records.space, parts.source);
+    place.registration ??= new Registration(parts, options);
+    return place.registration;
+  }
+
+  /** Where the registration over the keys of this source in a backend is to be found, whenever a store registers. */
+  static place(space: object, source: KeySource): RegistrationPlace {
+    let ofBackend = places.get(space);
     if (ofBackend === undefined) {
       ofBackend = new WeakMap();
-      registrations.set(space, ofBackend);
+      places.set(space, ofBackend);
     }
-    let registration = ofBackend.get(parts.source);
-    if (registration === undefined) {
-      registration = new Registration(parts, options);
-      ofBackend.set(parts.source, registration);
+    let place = ofBackend.get(source);
+    if (place === undefined) {
+      place = {};
+      ofBackend.set(source, place);
     }
-    return registration;
+    return place;
   }
 
   /** The id of this process in a backend, over the keys of this source; `undefined` where it is not registered. */
   static idIn(space: object, source: KeySource): string | undefined {
-    const registration = registrations.get(space)?.get(source);
+    const registration = places.get(space)?.get(source)?.registration;
     return registration === undefined ? undefined : registration.#id;
   }
 
@@ -146,6 +158,11 @@ export class Registration {
    */
   admit(): Promise<void> | undefined {
     return this.#isOpen() ? undefined : this.#enter();
+  }
+
+  /** As {@link Registration.admit}, for a store that does not register: while none does, it is its own affair. */
+  admitOther(): Promise<void> | undefined {
+    return this.#members.size === 0 ? undefined : this.admit();
   }
 
   #enter(): Promise<void> {
