@@ -10,6 +10,8 @@ import { openStore } from "./open-store.ts";
 
 const [role = "", address = "", keyringPath = "", name = ""] = process.argv.slice(2);
 const keys = fileKeys(keyringPath);
+// Whoever waits for a process that is halted waits for this, too.
+const busyTimeoutMs = 5_000;
 
 function tell(line: string): void {
   process.stdout.write(`${line}\n`);
@@ -17,7 +19,7 @@ function tell(line: string): void {
 
 async function beApplication(): Promise<void> {
   const replica = { name, heartbeatMs: 50, lapseMs: 400 };
-  const store = new EncryptedStore(openStore(address), { keys, replica });
+  const store = new EncryptedStore(openStore(address, busyTimeoutMs), { keys, replica });
   const failures = new Set<string>();
   let ended = false;
   let halts = false;
@@ -50,13 +52,13 @@ async function beApplication(): Promise<void> {
 }
 
 async function visit(): Promise<void> {
-  const store = new EncryptedStore(openStore(address), { keys, replica: { name } });
+  const store = new EncryptedStore(openStore(address, busyTimeoutMs), { keys, replica: { name } });
   await store.set("visitor", "was here");
   tell("ready");
 }
 
 async function operate(): Promise<void> {
-  const stores = { records: new EncryptedStore(openStore(address), { keys }) };
+  const stores = { records: new EncryptedStore(openStore(address, busyTimeoutMs), { keys }) };
   await rotateKey(keys, {
     stores,
     graceMs: 50,

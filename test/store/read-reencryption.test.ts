@@ -90,6 +90,27 @@ describe("a record under an older key", () => {
     expect(heard).toHaveLength(1);
   });
 
+  it("is left alone when its key was disabled while it was queued", async () => {
+    const { before, promoted, disabled } = rotation();
+    const inner = new WatchedStore();
+    await new EncryptedStore(inner, { keys: before }).setMany(["first", "forged"].map((key) => ({ key, value })));
+    const keys = new TestKeys(promoted);
+    const store = new EncryptedStore(inner, { keys });
+    const held = Promise.withResolvers<void>();
+    inner.beforeReplace = () => held.promise;
+    await store.get("first");
+    await vi.waitFor(() => expect(inner.calls).toContain("replaceMany"));
+    await store.get("forged");
+    const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
+    keys.push(disabled);
+    await changed;
+    held.resolve();
+    await store.settled();
+    expect(keyIdIn(await inner.get("forged"))).toBe("old");
+    await expectRefusal(store.get("forged"), "KEY_DISABLED");
+    await store.disconnect();
+  });
+
   it("keeps its expiry, inside and in the backend", async () => {
     const expires = Date.now() + 3_600_000;
     const { inner, store } = await rotated(["key"], expires);

@@ -51,6 +51,47 @@ describe("a process that registers", () => {
     expect(await replicas(visitor)).toEqual([]);
   });
 
+  it("that leaves while it waits to be heard again leaves no heartbeat behind", async () => {
+    const inner = new MemoryStore();
+    const store = registered(inner, new TestKeys(newRing()));
+    await store.set("key", value);
+    const lost = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
+    leap("performance", rare.lapseMs + 1);
+    await expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
+    // Now it waits for the next attempt.
+    const refused = expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
+    lost.mockRestore();
+    await store.disconnect();
+    await refused;
+    expect(await replicas(new EncryptedStore(inner, { keys: newRing() }))).toEqual([]);
+  });
+
+  it("has its stores write on that do not register, when those that do have left", async () => {
+    const inner = new MemoryStore();
+    const keys = new TestKeys(newRing("only"));
+    const first = new EncryptedStore(inner, { keys });
+    const store = registered(inner, keys);
+    const { set } = inner.reserved();
+    const beating = Promise.withResolvers<void>();
+    onTestFinished(() => beating.resolve());
+    vi.spyOn(inner.reserved(), "set").mockImplementationOnce(async (...given) => {
+      await beating.promise;
+      return await set.apply(inner.reserved(), given);
+    });
+    let written = false;
+    const writing = first.set("key", value).then(() => {
+      written = true;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    // Nobody has heard of the process yet.
+    expect(written).toBe(false);
+    beating.resolve();
+    await writing;
+    await store.disconnect();
+    await first.set("key", "later");
+    expect(await replicas(first)).toEqual([]);
+  });
+
   it("is listed without having written anything", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));
@@ -139,13 +180,16 @@ describe("a process that registers", () => {
     expect(await replicas(new EncryptedStore(inner, { keys: ring }))).toMatchObject([{ generation: 1 }]);
   });
 
-  it.each([{ heartbeatMs: 5 }, { heartbeatMs: 100, lapseMs: 200 }, { lapseMs: 60_001 }, { name: "\ud800" }])(
-    "is refused with %j",
-    (replica) => {
-      const make = () => new EncryptedStore(new MemoryStore(), { keys: newRing(), replica });
-      expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
-    },
-  );
+  it.each([
+    { heartbeatMs: 5 },
+    { heartbeatMs: 100, lapseMs: 200 },
+    { lapseMs: 60_001 },
+    { longestCallMs: -1 },
+    { name: "\ud800" },
+  ])("is refused with %j", (replica) => {
+    const make = () => new EncryptedStore(new MemoryStore(), { keys: newRing(), replica });
+    expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+  });
 
   it("is refused in a store that has no place for a heartbeat", async () => {
     expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(KeywardError);
@@ -160,6 +204,39 @@ describe("a process that registers", () => {
   });
 });
 
+describe("a process that is silent", () => {
+  class SlowStore extends MemoryStore {
+    override readonly longestCallMs: number;
+
+    constructor(longestCallMs: number) {
+      super();
+      this.longestCallMs = longestCallMs;
+    }
+  }
+
+  class SilentStore extends MemoryStore {
+    override readonly longestCallMs = Number.NaN;
+  }
+
+  const stores: readonly (readonly [string, MemoryStore, number, number | undefined])[] = [
+    ["what it began to write is there", new MemoryStore(), 0, undefined],
+    ["what it began to write may be as late as the store says", new SlowStore(7_000), 7_000, undefined],
+    ["what it began to write may be as late as the option says", new SilentStore(), 9_000, 9_000],
+    ["nobody knows how late what it began to write may be", new SilentStore(), 30_000, undefined],
+  ];
+
+  it.each(stores)("is taken for gone later where %s", async (_, inner, lateMs, longestCallMs) => {
+    const options = longestCallMs === undefined ? rare : { ...rare, longestCallMs };
+    const store = registered(inner, new TestKeys(newRing()), options);
+    await store.set("key", value);
+    const lapsed = async () => (await replicas(store)).map((replica) => replica.lapsed);
+    leap("Date", 1.5 * rare.lapseMs + lateMs - 1_000);
+    expect(await lapsed()).toEqual([false]);
+    leap("Date", 1.5 * rare.lapseMs + lateMs + 1);
+    expect(await lapsed()).toEqual([true]);
+  });
+});
+
 describe.each(["Date", "performance"] as const)("a process that was halted, by the clock of %s,", (clock) => {
   /** A process halted until the key that it seals under is gone; the record "key" lies under a key that both rings have. */
   async function halted() {
@@ -171,10 +248,12 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     await new EncryptedStore(inner, { keys: older }).set("key", value);
     const store = registered(inner, keys);
     await store.set("other", value);
+    const other = new EncryptedStore(inner, { keys, reencrypt: "off" });
+    await other.set("other", value);
     await new EncryptedStore(inner, { keys: promoted }).set("other", value);
     keys.become(promoted.disable("old").remove("old"));
     leap(clock, 60_001);
-    return { inner, keys, store };
+    return { inner, keys, store, other };
   }
 
   it("loads its ring anew before it seals", async () => {
@@ -251,6 +330,28 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(keyIdIn(await inner.get("a"))).toBe("new");
   });
 
+  it("while it looks at what it would overwrite, refuses the write to its caller and to nobody else", async () => {
+    const { inner, store } = await halted();
+    const mended = await inner.get("key");
+    if (mended === undefined) throw new Error("There is no record");
+    await inner.set("key", "no record");
+    await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
+    await inner.set("key", mended);
+    await store.set("other", value);
+    const { getMany } = inner;
+    vi.spyOn(inner, "getMany").mockImplementationOnce(async (keys) => {
+      leap(clock, 2 * 60_001);
+      return await getMany.call(inner, keys);
+    });
+    vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
+    const unhandled = vi.fn();
+    process.on("unhandledRejection", unhandled);
+    onTestFinished(() => void process.off("unhandledRejection", unhandled));
+    await expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(unhandled).not.toHaveBeenCalled();
+  });
+
   it("seals nothing while the store does not take its heartbeat", async () => {
     const { inner, store } = await halted();
     const failing = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
@@ -258,6 +359,12 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(await inner.has("late")).toBe(false);
     failing.mockRestore();
     await store.set("late", value);
+  });
+
+  it("loads it anew before another store of it seals, which does not register", async () => {
+    const { inner, other } = await halted();
+    await other.set("late", value);
+    expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
   it("seals nothing while its provider is behind the store", async () => {

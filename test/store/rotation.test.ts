@@ -121,6 +121,45 @@ describe("rotateKey", () => {
     expect(await late.get("late")).toBe(value);
   });
 
+  describe("with a process that was handed the ring of one scope alone", () => {
+    async function scoped() {
+      const world = await begun();
+      const { source, inner, operator } = world;
+      const handOver = (ring: () => Keyring) => {
+        const keys = { load: async () => ring().scope("tenant") };
+        const store = new EncryptedStore(new MemoryStore(inner), { keys, replica });
+        onTestFinished(() => store.disconnect());
+        return store;
+      };
+      await handOver(() => source.ring).set("theirs", value);
+      const { provider, options } = operator();
+      const turn = (until: "distribute" | "drain") =>
+        rotateKey(provider, { ...options, until, replicasWithinMs: 5_000 });
+      return { ...world, handOver, turn };
+    }
+
+    it("has it load each ring that others wait for it to have", async () => {
+      const { turn } = await scoped();
+      expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
+    });
+
+    it("lets none that starts late, and is behind, seal under the former key", async () => {
+      const { source, inner, handOver, turn } = await scoped();
+      await turn("distribute");
+      const staged = source.ring;
+      await turn("drain");
+      const late = handOver(() => staged);
+      await expectRefusal(late.set("late", value), "KEYRING_ROLLBACK");
+      expect(await inner.has("late")).toBe(false);
+    });
+
+    it("does not stop at what is no check record of this ring", async () => {
+      const { inner, turn } = await scoped();
+      for (const key of ["check/garbage", "check/"]) await inner.reserved().set(key, "garbage");
+      expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
+    });
+  });
+
   it("does not wait for one that left, and not for long for one that ended", async () => {
     const { source, inner, app, operator, expectReadable } = await begun();
     const [left, ended] = [source.provider(), source.provider()];

@@ -92,6 +92,16 @@ export interface ReservedSpace {
   reserved(): AtomicStore & ScannableStore;
 }
 
+/** A store that says how long its calls take at most. Where it has `replace`, it has `replaceMany` too. */
+export interface BoundedStore {
+  /**
+   * For how many milliseconds after it was called a write, or a batch of them, may still be sent to the backend, with all
+   * attempts and the pauses between them; 0 where nothing is waited for. A rotation waits so much longer before it takes a
+   * process that is silent for gone.
+   */
+  readonly longestCallMs: number;
+}
+
 /** A store that hands out views on its namespaces, which share one connection. */
 export interface NamespacedStore {
   /**
@@ -128,6 +138,16 @@ export function isBinary(store: object): store is BinaryStore {
 /** Whether the store has a reserved space. */
 export function hasReservedSpace(store: object): store is ReservedSpace {
   return hasMethod(store, "reserved");
+}
+
+/** Whether the store says how long its calls take at most. */
+export function isBounded(store: object): store is BoundedStore {
+  return isCallLength(Reflect.get(store, "longestCallMs"));
+}
+
+/** Whether it is a number of milliseconds that a call can take at most. */
+export function isCallLength(longestCallMs: unknown): longestCallMs is number {
+  return typeof longestCallMs === "number" && longestCallMs >= 0 && longestCallMs < Number.POSITIVE_INFINITY;
 }
 
 /** Whether the store hands out views on its namespaces. */

@@ -3,7 +3,11 @@ import { type Place, readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { reservedNamespace, wrapRejection } from "./inner-store.ts";
 import type { Keyring } from "./keyring.ts";
+import { pages } from "./page-size.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
+
+const scopedPrefix = "check/";
+const pageSize = 1_000;
 
 /**
  * A sealed record in the reserved space that a ring must open before it writes anything: a process with the wrong key
@@ -73,7 +77,8 @@ export class CheckRecord {
   }
 
   /**
-   * Has the record say that this generation is there to be loaded, sealed under the primary of this ring.
+   * Has the record say that this generation is there to be loaded, and those of all scopes: a process that was handed the
+   * ring of its scope sees no other. Sealed under the primary of this ring.
    *
    * @param ring as its source has it, not scoped for the store.
    * @throws KeywardError `OVERWRITE_REFUSED` with the cause when the ring in use cannot open the record.
@@ -83,8 +88,8 @@ export class CheckRecord {
   }
 
   /**
-   * Seals the record under the primary of a ring that is about to come into use, and has nobody wait for that ring: it may
-   * never be saved. Whoever has an earlier one leaves the record there.
+   * Seals the records under the primary of a ring that is about to come into use, and has nobody wait for that ring: it may
+   * never be saved. Whoever has an earlier one leaves them there.
    *
    * @param current as its source has it, not scoped for the store.
    * @throws KeywardError as {@link CheckRecord.raise}.
@@ -105,9 +110,19 @@ export class CheckRecord {
   async #say(ring: Keyring, generation: number): Promise<void> {
     const reserved = this.#reserved;
     if (reserved === undefined || ring.primary === "") return;
-    const alreadyScoped = ring.scopeName !== undefined;
-    if (!alreadyScoped && this.#unscoped !== undefined) await this.#unscoped.#say(ring, generation);
-    const scoped = this.#scope === undefined || alreadyScoped ? ring : ring.scope(this.#scope);
+    if (ring.scopeName === undefined && this.#unscoped !== undefined) await this.#unscoped.#say(ring, generation);
+    await this.#sayOwn(reserved, ring, generation);
+    if (this.#scope !== undefined || ring.scopeName !== undefined) return;
+    for (const scope of await scopesIn(reserved)) {
+      const record = new CheckRecord(reserved, this.#codec.forScope(scope), { scope, unscoped: this });
+      await record.#sayOwn(reserved, ring, generation).catch((error: unknown) => {
+        if (!isNobodys(error)) throw error;
+      });
+    }
+  }
+
+  async #sayOwn(reserved: AtomicStore, ring: Keyring, generation: number): Promise<void> {
+    const scoped = this.#scope === undefined || ring.scopeName !== undefined ? ring : ring.scope(this.#scope);
     const place = this.#place(scoped);
     for (;;) {
       const stored = await read(reserved, place);
@@ -157,7 +172,7 @@ export class CheckRecord {
   #place(ring: Keyring): Place {
     // A ring may have been scoped before it was handed over.
     const scope = this.#scope ?? ring.scopeName;
-    return { namespace: reservedNamespace, key: scope === undefined ? "check" : `check/${scope}` };
+    return { namespace: reservedNamespace, key: scope === undefined ? "check" : `${scopedPrefix}${scope}` };
   }
 
   #sealed(ring: Keyring, place: Place, generation = ring.generation): StoredValue {
@@ -166,9 +181,22 @@ export class CheckRecord {
   }
 }
 
+async function scopesIn(reserved: ScannableStore): Promise<Set<string>> {
+  const scopes = new Set<string>();
+  for await (const entries of pages(reserved, pageSize)) {
+    for (const { key } of entries) if (key.startsWith(scopedPrefix)) scopes.add(key.slice(scopedPrefix.length));
+  }
+  return scopes;
+}
+
 async function read(reserved: AtomicStore, { key }: Place): Promise<StoredValue | undefined> {
   const stored: unknown = await wrapRejection(() => reserved.get(key));
   return typeof stored === "string" || stored instanceof Uint8Array ? stored : undefined;
+}
+
+/** Whether no process with this ring can write in that scope, which may be no name of one. */
+function isNobodys(error: unknown): boolean {
+  return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");
 }
 
 /** What the record says: the generation that is there to be loaded, and that of the ring which sealed the record. */

@@ -35,7 +35,8 @@ export interface EncryptedStoreOptions {
   readonly padTo?: number;
   /**
    * Makes this process known, by a heartbeat in the store's reserved space, as one that uses the store: a rotation then
-   * waits for it, and while it cannot be heard it seals nothing. `true` is all that is needed. Default: not.
+   * waits for it, and while it cannot be heard it seals nothing, in any of its stores over the same keys and backend
+   * object. `true` is all that is needed. Default: not.
    */
   readonly replica?: boolean | ReplicaOptions;
 }
@@ -117,7 +118,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#guard = new OverwriteGuard(this.#inner, this.#codec);
     this.#reserve = ReservedRecords.of(this.#inner, this.#source);
     this.#registration = this.#register(options.replica, unscoped);
-    this.#sealing = new SealingRing(this.#codec, this.#check, this.#registration);
+    const place = reserved === undefined ? undefined : Registration.place(reserved, this.#source);
+    this.#sealing = new SealingRing(this.#codec, this.#check, this.#registration, place);
     this.#reencryption = this.#startReencryption(options.reencrypt);
     this.#inner.onError((error) => this.#tell("store:error", error));
     this.#listen();
@@ -321,7 +323,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
         hint: "Use a store that has reserved(), such as those of Keyward, or leave the option replica out.",
       });
     }
-    return Registration.of({ records, check, source: this.#source }, replica === true ? {} : replica);
+    const { longestCallMs } = this.#inner;
+    return Registration.of({ records, check, source: this.#source, longestCallMs }, replica === true ? {} : replica);
   }
 
   #listen(): void {
@@ -456,7 +459,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     if (ring instanceof Promise) return ring.then(() => this.#ringToWriteWith(namespace, keys));
     const admitting = this.#guard.admit(namespace, keys);
     if (admitting === undefined) return ring;
-    return admitting.then(() => (this.#sealing.take() === ring ? ring : this.#ringToWriteWith(namespace, keys)));
+    return admitting.then(async () => {
+      const still = this.#sealing.take();
+      return (still instanceof Promise ? await still : still) === ring ? ring : this.#ringToWriteWith(namespace, keys);
+    });
   }
 }
 

@@ -15,6 +15,8 @@ export interface Heartbeat {
   readonly beatAtMs: number;
   readonly heartbeatMs: number;
   readonly lapseMs: number;
+  /** For how long after it was sealed something may still be sent to the store. */
+  readonly longestCallMs: number;
 }
 
 /** Where the heartbeat of a process lies. `scope` is that of a ring which was handed over scoped. */
@@ -50,7 +52,7 @@ function isHeartbeat(said: unknown): said is Heartbeat {
   const number = (field: string) => typeof Reflect.get(said, field) === "number";
   const text = (field: string) => typeof Reflect.get(said, field) === "string";
   return (
-    ["beat", "generation", "beatAtMs", "heartbeatMs", "lapseMs"].every(number) &&
+    ["beat", "generation", "beatAtMs", "heartbeatMs", "lapseMs", "longestCallMs"].every(number) &&
     ["name", "primary"].every(text) &&
     (Reflect.get(said, "sealingSince") === undefined || number("sealingSince"))
   );

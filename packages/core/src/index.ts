@@ -2,9 +2,11 @@ export { abortable } from "./abortable.ts";
 export {
   type AtomicStore,
   type BinaryStore,
+  type BoundedStore,
   hasReservedSpace,
   isAtomic,
   isBinary,
+  isBounded,
   isNamespaced,
   isRanged,
   isScannable,

@@ -10,6 +10,7 @@ import {
   hasReservedSpace,
   isAtomic,
   isBinary,
+  isBounded,
   isNamespaced,
   isScannable,
   type Replacement,
@@ -44,6 +45,8 @@ export class InnerStore {
   readonly atomic: AtomicStore | undefined;
   readonly scannable: ScannableStore | undefined;
   readonly reserved: (AtomicStore & ScannableStore) | undefined;
+  /** For how long after it was called a write may still be sent; `undefined` where the store does not say. */
+  readonly longestCallMs: number | undefined;
   readonly #given: object;
   readonly #adapter: KeyvStorageAdapter;
 
@@ -65,6 +68,7 @@ export class InnerStore {
     this.atomic = isAtomic(capable) ? capable : undefined;
     this.scannable = isScannable(capable) ? capable : undefined;
     this.reserved = reservedSpaceOf(capable);
+    this.longestCallMs = isBounded(capable) ? capable.longestCallMs : undefined;
     if ("throwOnErrors" in given) Reflect.set(given, "throwOnErrors", true);
   }
 

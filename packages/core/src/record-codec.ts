@@ -47,6 +47,11 @@ export class RecordCodec {
     ];
   }
 
+  /** For what another scope keeps beside the records: nothing foreign is accepted, nothing padded. */
+  forScope(scope: string): RecordCodec {
+    return new RecordCodec(this.#source, this.#form, { scope, accept: [] });
+  }
+
   /** The ring in use, scoped as the store is. */
   ring(): Keyring | Promise<Keyring> {
     const ring = this.#source.current();

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
+import { type BoundedStore, isCallLength } from "./capabilities.ts";
 import type { CheckRecord } from "./check-record.ts";
 import { KeywardError } from "./errors.ts";
 import { heartbeatKey, writeHeartbeat } from "./heartbeat.ts";
@@ -19,6 +20,12 @@ export interface ReplicaOptions {
    * loaded its keys anew; at least three times `heartbeatMs`, at most 60,000. Default 10,000.
    */
   readonly lapseMs?: number;
+  /**
+   * For how many milliseconds after it was begun a write may still be sent to the store, retries included, where the store
+   * itself does not say ({@link BoundedStore}). A rotation waits so much longer before it takes a silent process for gone.
+   * Default 30,000.
+   */
+  readonly longestCallMs?: number;
 }
 
 /** What a registration needs of a store. */
@@ -27,6 +34,8 @@ export interface RegistrationParts {
   /** That of the unscoped ring. */
   readonly check: CheckRecord;
   readonly source: KeySource;
+  /** What the store says of its calls, if it does. */
+  readonly longestCallMs: number | undefined;
 }
 
 /** What a registration reports in the background. */
@@ -46,7 +55,12 @@ const retryMs = 250;
 // What is still being sealed under an older ring is done soon, and somebody may be waiting to hear of it.
 const drainingMs = 100;
 
-const registrations = new WeakMap<object, WeakMap<KeySource, Registration>>();
+/** Where all stores of this process over the same keys in the same backend find its registration, once there is one. */
+export interface RegistrationPlace {
+  registration?: Registration;
+}
+
+const places = new WeakMap<object, WeakMap<KeySource, RegistrationPlace>>();
 
 /**
  * This process, as one of those that use a store: its heartbeat, and the gate that keeps it from sealing while the others
@@ -61,6 +75,7 @@ export class Registration {
   readonly #name: string;
   readonly #heartbeatMs: number;
   readonly #lapseMs: number;
+  readonly #longestCallMs: number;
   readonly #members = new Set<Member>();
   // By both clocks: the steady one stands still while the machine sleeps, the other one can be set back.
   #openUntilMs = Number.NEGATIVE_INFINITY;
@@ -79,37 +94,46 @@ export class Registration {
   #dueAgain = false;
   #unlisten: (() => void) | undefined;
 
-  private constructor(parts: RegistrationParts, { name, heartbeatMs = 2_000, lapseMs = 10_000 }: ReplicaOptions) {
+  private constructor(parts: RegistrationParts, options: ReplicaOptions) {
+    const { name, heartbeatMs = 2_000, lapseMs = 10_000, longestCallMs = 30_000 } = options;
     this.#parts = parts;
     this.#name = name ?? `${hostname()}:${process.pid}`;
     this.#heartbeatMs = heartbeatMs;
     this.#lapseMs = lapseMs;
+    this.#longestCallMs = parts.longestCallMs ?? longestCallMs;
   }
 
   /**
-   * The registration over these keys in this backend: one for all stores of the process, by the options of the first.
+   * The registration over these keys in this backend: one for all stores of the process, by the options of the first that
+   * registers.
    *
    * @throws KeywardError `VALUE_INVALID` for options that cannot be.
    */
   static of(parts: RegistrationParts, options: ReplicaOptions): Registration {
     requireOptions(options);
-    const { space } = parts.records;
-    let ofBackend = registrations.get(space);
+    const place = Registration.place(parts.records.space, parts.source);
+    place.registration ??= new Registration(parts, options);
+    return place.registration;
+  }
+
+  /** Where the registration over the keys of this source in a backend is to be found, whenever a store registers. */
+  static place(space: object, source: KeySource): RegistrationPlace {
+    let ofBackend = places.get(space);
     if (ofBackend === undefined) {
       ofBackend = new WeakMap();
-      registrations.set(space, ofBackend);
+      places.set(space, ofBackend);
     }
-    let registration = ofBackend.get(parts.source);
-    if (registration === undefined) {
-      registration = new Registration(parts, options);
-      ofBackend.set(parts.source, registration);
+    let place = ofBackend.get(source);
+    if (place === undefined) {
+      place = {};
+      ofBackend.set(source, place);
     }
-    return registration;
+    return place;
   }
 
   /** The id of this process in a backend, over the keys of this source; `undefined` where it is not registered. */
   static idIn(space: object, source: KeySource): string | undefined {
-    const registration = registrations.get(space)?.get(source);
+    const registration = places.get(space)?.get(source)?.registration;
     return registration === undefined ? undefined : registration.#id;
   }
 
@@ -136,6 +160,11 @@ export class Registration {
     return this.#isOpen() ? undefined : this.#enter();
   }
 
+  /** As {@link Registration.admit}, for a store that does not register: while none does, it is its own affair. */
+  admitOther(): Promise<void> | undefined {
+    return this.#members.size === 0 ? undefined : this.admit();
+  }
+
   #enter(): Promise<void> {
     if (this.#members.size === 0) return Promise.reject(disconnected());
     this.#entering ??= this.#register().finally(() => {
@@ -157,7 +186,7 @@ export class Registration {
         await source.refresh();
       }
       const since = now();
-      await this.#write();
+      await this.#write(id);
       await this.#requireLatest(await source.refresh());
       if (id === this.#id) {
         this.#heard = true;
@@ -217,7 +246,7 @@ export class Registration {
   async #beatAndLook(): Promise<void> {
     const { check, source } = this.#parts;
     const since = now();
-    const ring = await this.#write();
+    const ring = await this.#write(this.#id);
     // A heartbeat that arrived too late does not open the gate again.
     if (this.#isOpen()) this.#openSince(since);
     if (ring.primary === "" || (await check.generation(ring)) <= ring.generation) return;
@@ -225,10 +254,13 @@ export class Registration {
     await source.refresh();
   }
 
-  /** Writes a heartbeat under the ring that was in use before, and gives that ring. */
-  async #write(): Promise<Keyring> {
+  /**
+   * Writes a heartbeat under the ring that was in use before, and gives that ring.
+   *
+   * @param id as it was when this was begun: who leaves meanwhile waits for it, and removes that one.
+   */
+  async #write(id: string): Promise<Keyring> {
     const { records, check, source } = this.#parts;
-    const id = this.#id;
     const ring = await records.ring();
     if (ring.primary === "") return ring;
     await check.pass(ring);
@@ -243,6 +275,7 @@ export class Registration {
       beatAtMs: nowMs,
       heartbeatMs: this.#heartbeatMs,
       lapseMs: this.#lapseMs,
+      longestCallMs: this.#longestCallMs,
     });
     await records.write(ring, heartbeatKey(id, ring.scopeName), heartbeat, nowMs + recordLifeMs);
     return ring;
@@ -294,7 +327,8 @@ function newId(): string {
   return randomBytes(9).toString("base64url");
 }
 
-function requireOptions({ name, heartbeatMs = 2_000, lapseMs = 10_000 }: ReplicaOptions): void {
+function requireOptions(options: ReplicaOptions): void {
+  const { name, heartbeatMs = 2_000, lapseMs = 10_000, longestCallMs = 0 } = options;
   const problem =
     name !== undefined && (typeof name !== "string" || !name.isWellFormed())
       ? "The name of a replica is not a well-formed string"
@@ -302,7 +336,9 @@ function requireOptions({ name, heartbeatMs = 2_000, lapseMs = 10_000 }: Replica
         ? "heartbeatMs is not a number of milliseconds from 10"
         : !(lapseMs >= 3 * heartbeatMs && lapseMs <= longestLapseMs)
           ? `lapseMs is not a number of milliseconds from three times heartbeatMs to ${longestLapseMs}`
-          : undefined;
+          : !isCallLength(longestCallMs)
+            ? "longestCallMs is not a number of milliseconds from 0"
+            : undefined;
   if (problem !== undefined) throw new KeywardError("VALUE_INVALID", problem, { hint: "Leave it out." });
 }
 

@@ -24,7 +24,8 @@ export interface Replica {
   readonly problem?: KeywardErrorCode;
 }
 
-// By how much longer than a process does whoever watches it waits: their clocks do not run at quite the same rate.
+// By how much longer than a process does whoever watches it waits: their clocks do not run at quite the same rate. What
+// the process began to send just before may come later still, by as much as it says.
 const patience = 1.5;
 
 /**
@@ -121,7 +122,7 @@ async function readReplica(reserve: ReservedRecords, key: string): Promise<Found
 }
 
 function leaseOf(heartbeat: Heartbeat | undefined): number {
-  return patience * (heartbeat?.lapseMs ?? longestLapseMs);
+  return heartbeat === undefined ? patience * longestLapseMs : patience * heartbeat.lapseMs + heartbeat.longestCallMs;
 }
 
 function replicaOf(id: string, { text }: ReservedRecord, heartbeat: Heartbeat | undefined, lapsed: boolean): Replica {

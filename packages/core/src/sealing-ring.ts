@@ -1,18 +1,29 @@
 import type { CheckRecord } from "./check-record.ts";
 import type { Keyring } from "./keyring.ts";
 import type { RecordCodec } from "./record-codec.ts";
-import type { Registration } from "./registration.ts";
+import type { Registration, RegistrationPlace } from "./registration.ts";
 
 /** Where all that seals for a store gets its ring, so that nothing is sealed under a ring that may not write. */
 export class SealingRing {
   readonly #codec: RecordCodec;
   readonly #check: CheckRecord;
   readonly #registration: Registration | undefined;
+  readonly #others: RegistrationPlace | undefined;
 
-  constructor(codec: RecordCodec, check: CheckRecord, registration: Registration | undefined) {
+  /**
+   * @param registration where the store registers.
+   * @param others where another store may do so, for the whole process.
+   */
+  constructor(
+    codec: RecordCodec,
+    check: CheckRecord,
+    registration: Registration | undefined,
+    others: RegistrationPlace | undefined,
+  ) {
     this.#codec = codec;
     this.#check = check;
     this.#registration = registration;
+    this.#others = others;
   }
 
   /**
@@ -23,7 +34,8 @@ export class SealingRing {
    */
   take(): Keyring | Promise<Keyring> {
     // Whenever something was waited for, the ring may have been loaded anew, or the heartbeat have lapsed.
-    const admitting = this.#registration?.admit();
+    const registration = this.#registration;
+    const admitting = registration === undefined ? this.#others?.registration?.admitOther() : registration.admit();
     if (admitting !== undefined) return admitting.then(() => this.take());
     const ring = this.#codec.ring();
     if (ring instanceof Promise) return ring.then(() => this.take());

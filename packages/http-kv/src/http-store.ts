@@ -1,6 +1,7 @@
 import {
   type AtomicStore,
   type BinaryStore,
+  type BoundedStore,
   invalidCursor,
   KeywardError,
   type NamespacedStore,
@@ -42,7 +43,7 @@ const iteratedAtOnce = 100;
  * Every method rejects with a KeywardError: `STORE_UNAVAILABLE` when the server cannot be reached, fails, or refuses the
  * API key, after the time that `timeoutMs` and `retries` allow; `VALUE_INVALID` for what it does not take.
  */
-export class HttpSpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore {
+export class HttpSpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
   /** Bytes are kept as they are. */
   readonly values = "bytes";
   /** The namespace that every call but {@link HttpSpace.scan} works in; `undefined` and "" are the same. */
@@ -55,6 +56,11 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     super();
     this.#transport = transport;
     this.#space = space;
+  }
+
+  /** For how many milliseconds after a call requests that write may still be sent for it: ten times `timeoutMs`. */
+  get longestCallMs(): number {
+    return this.#transport.longestWriteMs;
   }
 
   /** What Keyv may expect: all methods, and absolute `expires`. */
@@ -227,16 +233,23 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   ): Promise<Result[]> {
     const place = this.#place();
     const results: Result[] = [];
+    const untilMs = performance.now() + this.longestCallMs;
     for (const batch of batches(items)) {
-      const part = list(await this.#call(operation, place, name, batch), answered, read);
+      const part = list(await this.#call(operation, place, name, batch, untilMs), answered, read);
       if (part.length !== batch.length) throw broken();
       results.push(...part);
     }
     return results;
   }
 
-  #call(operation: Operation, place: string, name: string, batch: readonly string[]): Promise<unknown> {
-    return this.#transport.call(operation, `${place},${JSON.stringify(name)}:[${batch.join(",")}]}`);
+  #call(
+    operation: Operation,
+    place: string,
+    name: string,
+    batch: readonly string[],
+    writeUntilMs?: number,
+  ): Promise<unknown> {
+    return this.#transport.call(operation, `${place},${JSON.stringify(name)}:[${batch.join(",")}]}`, writeUntilMs);
   }
 
   /** How the body of an operation on the own namespace begins. */

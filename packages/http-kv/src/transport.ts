@@ -10,7 +10,7 @@ export interface HttpStoreOptions {
   readonly url: string;
   /** The API key, which decides whose records the store shows. */
   readonly apiKey: string;
-  /** How long the server may be silent in one attempt, in ms; 10,000 unless given. An attempt may take ten times as long. */
+  /** How long the server may be silent in one attempt, in ms; 10,000 unless given. An attempt may take ten times as long, and so may a write with all its attempts. */
   readonly timeoutMs?: number;
   /** How often a call that failed is made again; 3 unless given. */
   readonly retries?: number;
@@ -57,6 +57,8 @@ export class Transport {
   readonly #timeoutMs: number;
   readonly #retries: number;
   readonly #fetch: (request: Request) => Promise<Response>;
+  /** For how long after it was called a write may still be sent, in ms: a rotation waits for that. */
+  readonly longestWriteMs: number;
   /** The token of the process that answered last; "" before any has. */
   #server = "";
 
@@ -73,6 +75,7 @@ export class Transport {
     }
     this.#authorization = `Bearer ${apiKey}`;
     this.#timeoutMs = timeoutMs;
+    this.longestWriteMs = timeoutMs * longestAnswer;
     this.#retries = retries;
     this.#fetch = options.fetch ?? ((request) => fetch(request));
   }
@@ -81,16 +84,24 @@ export class Transport {
    * The JSON that an operation is answered with. Every operation may be sent again: a write carries a name under which
    * one process of the server does it once. Where another process may have done it before, that is said as well.
    *
+   * @param writeUntilMs when a write is given up, by `performance.now()`: nothing of it is sent later.
    * @throws KeywardError as the server refuses, or `STORE_UNAVAILABLE`.
    */
-  async call(operation: Operation, body: string): Promise<unknown> {
+  async call(
+    operation: Operation,
+    body: string,
+    writeUntilMs: number = performance.now() + this.longestWriteMs,
+  ): Promise<unknown> {
     const isWrite = neededScopes[operation].includes("write");
+    const untilMs = isWrite ? writeUntilMs : Number.POSITIVE_INFINITY;
     const sent = new Headers({ authorization: this.#authorization, "content-type": "application/json" });
     if (isWrite) sent.set(headers.idempotencyKey, randomUUID());
     let server = isWrite ? this.#server : "";
     let mayHaveBeenDone = false;
     let misdirected = 0;
     for (let attempt = 0; ; attempt++) {
+      const leftMs = untilMs - performance.now();
+      if (leftMs <= 0) throw this.#tooLong();
       set(sent, headers.server, server);
       set(sent, headers.repeated, mayHaveBeenDone ? "1" : "");
       const request = new Request(`${this.#url}/${operation}`, {
@@ -99,7 +110,7 @@ export class Transport {
         body,
         redirect: "error",
       });
-      const result = await this.#attempt(request);
+      const result = await this.#attempt(request, leftMs);
       if ("answer" in result) return result.answer;
       const { error, retry, uncertain, elsewhere, pauseMs = 0 } = result;
       if (elsewhere && server !== "") {
@@ -114,12 +125,14 @@ export class Transport {
       mayHaveBeenDone ||= isWrite && uncertain;
       // Not below what the server asked for; above, random, so that those who were refused together do not come back so.
       const backoffMs = Math.min(firstPauseMs * 2 ** attempt, longestPauseMs);
-      await sleep(pauseMs + backoffMs * (0.5 + Math.random()));
+      const waitMs = pauseMs + backoffMs * (0.5 + Math.random());
+      if (performance.now() + waitMs >= untilMs) throw error;
+      await sleep(waitMs);
     }
   }
 
-  async #attempt(request: Request): Promise<{ readonly answer: unknown } | Failure> {
-    const silence = new Silence(this.#timeoutMs);
+  async #attempt(request: Request, leftMs: number): Promise<{ readonly answer: unknown } | Failure> {
+    const silence = new Silence(this.#timeoutMs, Math.min(leftMs, this.#timeoutMs * longestAnswer));
     try {
       const response = await silence.orTimeout(this.#fetch(new Request(request, { signal: silence.signal })));
       this.#server = response.headers.get(headers.server) ?? this.#server;
@@ -131,6 +144,12 @@ export class Transport {
     } finally {
       silence.end();
     }
+  }
+
+  #tooLong(): KeywardError {
+    return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.#url} took more than ${this.longestWriteMs} ms`, {
+      hint: "Some of it may be stored. Write less at once, or raise timeoutMs, of which this is ten times.",
+    });
   }
 
   #refused({ status, headers: answered }: Response, refusal: RefusalBody | undefined): Failure {
@@ -220,14 +239,14 @@ class Silence {
   readonly #last: NodeJS.Timeout;
   #timer: NodeJS.Timeout;
 
-  constructor(timeoutMs: number) {
+  constructor(timeoutMs: number, longestMs: number) {
     this.#timeoutMs = timeoutMs;
     this.#over = new Promise((_, reject) => {
       this.signal.addEventListener("abort", () => reject(new Error("silent")), { once: true });
     });
     this.#over.catch(() => undefined);
     this.#timer = this.#start();
-    this.#last = setTimeout(() => this.#controller.abort(), timeoutMs * longestAnswer);
+    this.#last = setTimeout(() => this.#controller.abort(), longestMs);
   }
 
   get signal(): AbortSignal {

@@ -336,6 +336,47 @@ it("attempts lie apart at random, further each time", async () => {
   expect(spread(pauses.map(({ early }) => early))).toBeGreaterThan(15);
 });
 
+describe("a write is given up when it may not arrive any more", () => {
+  const { apiKey } = createApiKey({ tenant: "acme" });
+
+  it("rather than to wait as long as the server asks for", async () => {
+    let asked = 0;
+    const fetch = async () => {
+      asked++;
+      return new Response("busy", { status: 503, headers: { "retry-after": "1" } });
+    };
+    const store = new HttpStore({ url: "http://localhost", apiKey, timeoutMs: 80, retries: 1, fetch });
+    expect(store.longestCallMs).toBe(800);
+    await expect(store.set("key", "value")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(asked).toBe(1);
+    await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(asked).toBe(3);
+  });
+
+  it("in all its requests and attempts together", async () => {
+    const sentAt: number[] = [];
+    const store = new HttpStore({
+      url: "http://localhost",
+      apiKey,
+      timeoutMs: 30,
+      retries: 1_000,
+      async fetch(request) {
+        sentAt.push(performance.now());
+        await sleep(20, undefined, { signal: request.signal });
+        return Response.json({ stored: Array.from({ length: 500 }, () => true) });
+      },
+    });
+    const startedAtMs = performance.now();
+    const entries = Array.from({ length: 500 * 40 }, (_, index) => ({ key: `key-${index}`, value: "value" }));
+    const error = await store.setMany(entries).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(sentAt.length).toBeGreaterThan(1);
+    expect(Math.max(...sentAt)).toBeLessThanOrEqual(startedAtMs + store.longestCallMs + 30);
+    await sleep(50);
+    expect(Math.max(...sentAt)).toBeLessThanOrEqual(startedAtMs + store.longestCallMs + 30);
+  });
+});
+
 describe("an error", () => {
   it("comes within the time that was set, and holds neither API key nor record", async () => {
     const { url } = await startFaulty(() => "swallow answer");

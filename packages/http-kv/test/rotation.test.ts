@@ -1,6 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { census, createKeyv, EncryptedStore, Keyring, reencrypt, retireKey } from "@keyward/core";
+import { setTimeout as sleep } from "node:timers/promises";
+import { census, createKeyv, EncryptedStore, Keyring, reencrypt, retireKey, rotateKey } from "@keyward/core";
+import { createApiKey, createKvHandler, HttpStore } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
@@ -83,4 +85,50 @@ describe.each(Object.entries(backends))("rotation through HttpStore, on a server
     expect(await reader.getMany(keys)).toEqual(keys.map((key) => model.get(key)));
     expect((await census(new EncryptedStore(client(), { keys: ring }))).keys).toEqual(new Map([["new", 300]]));
   });
+});
+
+it("a rotation does not pass by a process whose write is still on its way", async () => {
+  const { apiKey, entry } = createApiKey({ tenant: "acme" });
+  const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
+  let ring = Keyring.generate("old").serve(["records"]);
+  const provider = () => ({
+    load: async () => ring,
+    save: async (next: Keyring) => {
+      ring = next;
+    },
+  });
+  let cut = false;
+  let attempts = 0;
+  const client = (apart: boolean) =>
+    new HttpStore({
+      url: "http://localhost",
+      apiKey,
+      timeoutMs: 100,
+      async fetch(request) {
+        if (apart && request.url.endsWith("/set") && (await request.clone().text()).includes("late")) attempts++;
+        // The last attempt gets through.
+        if (attempts === 4) cut = false;
+        if (apart && cut) await sleep(60_000, undefined, { signal: request.signal });
+        return await handler(request);
+      },
+    });
+  const replica = { heartbeatMs: 10, lapseMs: 30 };
+  const application = new EncryptedStore(client(true), { keys: provider(), replica });
+  const neighbour = new EncryptedStore(client(false), { keys: provider(), replica });
+  onTestFinished(async () => {
+    await application.disconnect();
+    await neighbour.disconnect();
+  });
+  await application.set("late", "first");
+  await neighbour.set("other", "value");
+  attempts = 0;
+  cut = true;
+  const writing = application.set("late", "acknowledged");
+  const keys = provider();
+  const stores = { records: new EncryptedStore(client(false), { keys }) };
+  const report = await rotateKey(keys, { stores, graceMs: 0, newKey: { id: "new" } });
+  cut = false;
+  expect(await writing).toBe(true);
+  expect(report.ring.keys.map(({ id }) => id)).toEqual(["new"]);
+  expect(await neighbour.get("late")).toBe("acknowledged");
 });

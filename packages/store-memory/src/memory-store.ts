@@ -1,6 +1,7 @@
 import {
   type AtomicStore,
   type BinaryStore,
+  type BoundedStore,
   invalidCursor,
   type NamespacedStore,
   type Replacement,
@@ -23,9 +24,11 @@ import { Entries } from "./entries.ts";
  * One space of records in memory: the whole Keyv storage contract, atomic replacement, and a scan over every namespace.
  * {@link MemoryStore} is one such space, and keeps another that is reserved.
  */
-export class MemorySpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore {
+export class MemorySpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
   /** Bytes are kept as they are. */
   readonly values = "bytes";
+  /** Nothing is waited for. */
+  readonly longestCallMs: number = 0;
   /** The namespace that every call but {@link MemorySpace.scan} works in; `undefined` and "" are the same. */
   namespace: string | undefined;
   readonly #entries: Entries;

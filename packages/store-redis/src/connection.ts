@@ -60,7 +60,8 @@ const readScript = `return {redis.call("GET", KEYS[1])}`;
  * tried again where it is certain that it was not carried out, or where that does not matter.
  */
 export abstract class Connection {
-  readonly #timeoutMs: number;
+  /** How long one call may take, in ms. Afterwards nothing is sent for it. */
+  readonly timeoutMs: number;
   #closed = false;
   /** Whether a server was found to be too old for some command. */
   #isOld = false;
@@ -71,7 +72,7 @@ export abstract class Connection {
         hint: "Leave it out, or pass one such as 5000.",
       });
     }
-    this.#timeoutMs = timeoutMs;
+    this.timeoutMs = timeoutMs;
   }
 
   /** Whether keys lie on several servers, by their slots. */
@@ -110,10 +111,10 @@ export abstract class Connection {
         undefined,
       );
     }
-    const deadline = new Deadline(this.#timeoutMs);
+    const deadline = new Deadline(this.timeoutMs);
     return await deadline.bound(work(deadline), () =>
       unavailable(
-        `Redis did not answer within ${this.#timeoutMs} ms`,
+        `Redis did not answer within ${this.timeoutMs} ms`,
         "Nothing is known about whether a write arrived. Find out why the server is slow or away, or raise timeoutMs.",
         deadline.lastError,
       ),

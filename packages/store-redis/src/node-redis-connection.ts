@@ -47,13 +47,11 @@ const notSent: ReadonlySet<string> = new Set([
 /** A connection over the client that an adapter of `@keyv/redis` has. */
 export class NodeRedisConnection extends Connection {
   readonly #adapter: NodeRedisAdapter;
-  readonly #timeoutMs: number;
   #connecting: Promise<unknown> | undefined;
 
   constructor(adapter: NodeRedisAdapter, timeoutMs: number) {
     super(timeoutMs);
     this.#adapter = adapter;
-    this.#timeoutMs = timeoutMs;
   }
 
   override get isCluster(): boolean {
@@ -103,7 +101,7 @@ export class NodeRedisConnection extends Connection {
   /** A client that closes waits for what it has sent, of a server that hangs for ever, and cannot be destroyed any more. */
   async #answers(): Promise<boolean> {
     if (this.#connecting === undefined) return true;
-    const deadline = new Deadline(this.#timeoutMs);
+    const deadline = new Deadline(this.timeoutMs);
     const asked = async () => {
       const servers = await this.servers();
       await Promise.all(servers.map((server) => server.transaction([["PING"]], deadline)));

@@ -2,6 +2,7 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import {
   type AtomicStore,
+  type BoundedStore,
   KeywardError,
   type RangedStore,
   type Replacement,
@@ -58,7 +59,7 @@ const replaceDigest = createHash("sha1").update(replaceScript).digest("hex");
  * `STORE_UNAVAILABLE` when the server does not answer in time, refuses, or the store is disconnected, `STORE_INVALID`
  * when something else than a record lies under one of its keys.
  */
-export class RecordSpace extends Hookified implements AtomicStore, RangedStore {
+export class RecordSpace extends Hookified implements AtomicStore, RangedStore, BoundedStore {
   /** The namespace that every call but {@link RecordSpace.scan} works in; `undefined` and "" are the same. */
   namespace: string | undefined;
   readonly #connection: Connection;
@@ -69,6 +70,11 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore {
     super();
     this.#connection = connection;
     this.#layout = layout;
+  }
+
+  /** For how many milliseconds after a call commands of it may still be sent: `timeoutMs`. */
+  get longestCallMs(): number {
+    return this.#connection.timeoutMs;
   }
 
   /** What Keyv may expect: all methods, and absolute `expires`. */

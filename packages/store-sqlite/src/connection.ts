@@ -55,6 +55,11 @@ export class Connection {
     }
   }
 
+  /** For how long after {@link Connection.run} was called the work may still be done. */
+  get longestCallMs(): number {
+    return this.#options.busyTimeoutMs + mostPauseMs;
+  }
+
   /**
    * Does the work, again and again while the file is locked, for `busyTimeoutMs`.
    *

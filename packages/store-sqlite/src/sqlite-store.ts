@@ -1,6 +1,7 @@
 import {
   type AtomicStore,
   type BinaryStore,
+  type BoundedStore,
   invalidCursor,
   KeywardError,
   type NamespacedStore,
@@ -75,7 +76,7 @@ type Row = ReturnType<ReturnType<Prepare>["get"]>;
  * Every method rejects with a KeywardError: `VALUE_INVALID` for keys and namespaces that are not well-formed strings,
  * `STORE_UNAVAILABLE` when the file stays locked, cannot be used, or is disconnected, `STORE_INVALID` when it is damaged.
  */
-export class SqliteSpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore {
+export class SqliteSpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
   /** Bytes are kept as they are, as BLOB. */
   readonly values = "bytes";
   /** The namespace that every call but {@link SqliteSpace.scan} works in; `undefined` and "" are the same. */
@@ -88,6 +89,11 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
     super();
     this.#connection = connection;
     this.#space = space;
+  }
+
+  /** For how many milliseconds a call goes on trying at most. */
+  get longestCallMs(): number {
+    return this.#connection.longestCallMs;
   }
 
   /** What Keyv may expect: all methods, and absolute `expires`. */
