@@ -33,7 +33,7 @@ interface Running {
 }
 
 /**
- * A server process that ends, with its data, when it is told to, and when the process that started it ends in any way,
+ * What all servers here are: a process that ends, with its data, when it is told to, and when the process that started it ends in any way,
  * `kill -9` included.
  */
 export class GuardedProcess {
@@ -44,9 +44,9 @@ export class GuardedProcess {
     this.#belongings = belongings;
   }
 
-  /** Starts it, on the data that it has by now. Where it runs, it is killed first. */
-  async start(command: readonly string[]): Promise<void> {
-    await this.end("keep");
+  /** Runs it, on the data that it has by now. Where it runs already, it is killed first. */
+  protected async run(command: readonly string[]): Promise<void> {
+    await this.kill();
     const { data, container } = this.#belongings;
     const guard = spawn("sh", ["-c", watchdog, "sh", ...command], {
       stdio: ["pipe", "pipe", "ignore"],
@@ -69,18 +69,26 @@ export class GuardedProcess {
     this.#signal("SIGCONT", "unpause");
   }
 
-  /** `kill -9`, where it runs. Resolves when it has ended, and its data is removed or kept. */
-  async end(what: "keep" | "remove"): Promise<void> {
-    const running = this.#running;
-    this.#running = undefined;
-    if (running !== undefined) {
-      const { guard } = running;
-      const ended = guard.exitCode === null && guard.signalCode === null ? once(guard, "exit") : undefined;
-      guard.stdin?.end(what);
-      await ended;
-    }
+  /** `kill -9`, where it runs. Resolves when it has ended. */
+  async kill(): Promise<void> {
+    await this.#end("keep");
+  }
+
+  /** Ends it and removes its data. */
+  async stop(): Promise<void> {
+    await this.#end("remove");
     const { data } = this.#belongings;
-    if (what === "remove" && data !== undefined) rmSync(data, { recursive: true, force: true });
+    if (data !== undefined) rmSync(data, { recursive: true, force: true });
+  }
+
+  async #end(data: "keep" | "remove"): Promise<void> {
+    const running = this.#running;
+    if (running === undefined) return;
+    this.#running = undefined;
+    const { guard } = running;
+    const ended = guard.exitCode === null && guard.signalCode === null ? once(guard, "exit") : undefined;
+    guard.stdin?.end(data);
+    await ended;
   }
 
   #signal(signal: NodeJS.Signals, verb: string): void {

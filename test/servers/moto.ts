@@ -123,40 +123,23 @@ async function installed(): Promise<MotoServers | undefined> {
   return undefined;
 }
 
-class StartedMoto implements MotoServer {
+class StartedMoto extends GuardedProcess implements MotoServer {
   readonly endpoint: string;
   readonly #program: readonly string[];
   readonly #port: number;
-  readonly #process: GuardedProcess;
 
   constructor(program: readonly string[], belongings: Belongings, port: number) {
+    super(belongings);
     this.#program = program;
-    this.#process = new GuardedProcess(belongings);
     this.#port = port;
     this.endpoint = `http://${host}:${port}`;
   }
 
   async restart(): Promise<void> {
-    await this.#process.start([...this.#program, "--host", host, "--port", String(this.#port)]);
+    await this.run([...this.#program, "--host", host, "--port", String(this.#port)]);
     await until(`the server on port ${this.#port} answers`, async () => {
       const signal = AbortSignal.timeout(2_000);
       return (await fetch(`${this.endpoint}/moto-api/data.json`, { signal })).ok;
     });
-  }
-
-  async kill(): Promise<void> {
-    await this.#process.end("keep");
-  }
-
-  pause(): void {
-    this.#process.pause();
-  }
-
-  resume(): void {
-    this.#process.resume();
-  }
-
-  async stop(): Promise<void> {
-    await this.#process.end("remove");
   }
 }

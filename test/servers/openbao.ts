@@ -145,20 +145,19 @@ export async function startVault(servers: VaultServers, settings: VaultSettings 
   );
 }
 
-class StartedVault implements VaultServer {
+class StartedVault extends GuardedProcess implements VaultServer {
   readonly address: string;
   readonly #program: readonly string[];
   readonly #port: number;
   readonly #directory: string;
-  readonly #process: GuardedProcess;
   #ca: string | undefined;
   #rootToken = "";
   #unsealKey = "";
 
   constructor(program: readonly string[], belongings: Belongings, directory: string, port: number) {
+    super(belongings);
     this.#program = program;
     this.#directory = directory;
-    this.#process = new GuardedProcess(belongings);
     this.#port = port;
     this.address = `http://${host}:${port}`;
   }
@@ -215,26 +214,10 @@ class StartedVault implements VaultServer {
   }
 
   async restart(): Promise<void> {
-    await this.#process.start([...this.#program, "server", `-config=${join(this.#directory, "config.json")}`]);
+    await this.run([...this.#program, "server", `-config=${join(this.#directory, "config.json")}`]);
     await until(`the server on port ${this.#port} answers`, async () => {
       return "sealed" in (await this.request("GET", "sys/health"));
     });
-  }
-
-  async kill(): Promise<void> {
-    await this.#process.end("keep");
-  }
-
-  pause(): void {
-    this.#process.pause();
-  }
-
-  resume(): void {
-    this.#process.resume();
-  }
-
-  async stop(): Promise<void> {
-    await this.#process.end("remove");
   }
 }
 

@@ -74,22 +74,21 @@ export async function startNode(
       const belongings = { data: directory, container: `keyward-redis-${randomUUID()}` };
       return new StartedNode([...dockerCommand(image, belongings), "redis-server"], belongings, directory, port);
     },
-    (node) => node.start(settle),
+    (node) => node.begin(settle),
   );
 }
 
-class StartedNode implements RedisNode {
+class StartedNode extends GuardedProcess implements RedisNode {
   readonly host = host;
   readonly port: number;
   readonly #program: readonly string[];
   readonly #directory: string;
-  readonly #process: GuardedProcess;
   #settings: NodeSettings = { arguments: [] };
 
   constructor(program: readonly string[], belongings: Belongings, directory: string, port: number) {
+    super(belongings);
     this.#program = program;
     this.#directory = directory;
-    this.#process = new GuardedProcess(belongings);
     this.port = port;
   }
 
@@ -102,14 +101,14 @@ class StartedNode implements RedisNode {
     return `redis${tls === undefined ? "" : "s"}://${password === undefined ? "" : `:${password}@`}${host}:${this.port}`;
   }
 
-  async start(settle: (directory: string) => Promise<NodeSettings>): Promise<void> {
+  async begin(settle: (directory: string) => Promise<NodeSettings>): Promise<void> {
     this.#settings = await settle(this.#directory);
     await this.restart();
   }
 
   async restart(): Promise<void> {
     const ports = this.options.tls === undefined ? ["--port", this.port] : ["--port", 0, "--tls-port", this.port];
-    await this.#process.start([
+    await this.run([
       ...this.#program,
       // A configuration file has to be the first of all.
       ...[...this.#settings.arguments, ...ports.map(String), "--bind", host, "--dir", this.#directory],
@@ -118,22 +117,6 @@ class StartedNode implements RedisNode {
     await until(`the server on port ${this.port} answers`, async () => {
       return String(await this.command("PING")) === "PONG";
     });
-  }
-
-  async kill(): Promise<void> {
-    await this.#process.end("keep");
-  }
-
-  pause(): void {
-    this.#process.pause();
-  }
-
-  resume(): void {
-    this.#process.resume();
-  }
-
-  async stop(): Promise<void> {
-    await this.#process.end("remove");
   }
 
   async command(name: string, ...given: readonly (string | number)[]): Promise<unknown> {
@@ -145,13 +128,7 @@ class StartedNode implements RedisNode {
       connectTimeout: 2_000,
       commandTimeout: 10_000,
     });
-    client.on("error", () => undefined);
-    try {
-      await client.connect();
-      return await client.call(name, ...given);
-    } finally {
-      client.disconnect();
-    }
+    return await callOnce(client, name, given);
   }
 }
 
@@ -166,13 +143,18 @@ export function existingServer(url: string): RedisNode {
     ...notOurs("KEYWARD_TEST_REDIS_URL"),
     async command(name, ...given) {
       const client = new Redis(url, { lazyConnect: true, retryStrategy: null });
-      client.on("error", () => undefined);
-      try {
-        await client.connect();
-        return await client.call(name, ...given);
-      } finally {
-        client.disconnect();
-      }
+      return await callOnce(client, name, given);
     },
   };
+}
+
+/** Over a connection that is not kept. */
+async function callOnce(client: Redis, name: string, given: readonly (string | number)[]): Promise<unknown> {
+  client.on("error", () => undefined);
+  try {
+    await client.connect();
+    return await client.call(name, ...given);
+  } finally {
+    client.disconnect();
+  }
 }
