@@ -583,6 +583,25 @@ describe("rollBackRotation", () => {
     }
   });
 
+  it.each(["add", "distribute", "promote"] as const)(
+    "ends at %s when the old key has left the ring by then",
+    async (at) => {
+      const { source, operator } = await begun();
+      const { provider, options } = operator();
+      await rotateKey(provider, { ...options, until: "reencrypt" });
+      const told: string[] = [];
+      const onProgress = (progress: RotationProgress) => {
+        if (progress.kind !== "step") return;
+        told.push(progress.step);
+        if (progress.step === at) source.ring = source.ring.disable("old").remove("old");
+      };
+      const error = await expectRefusal(rollBackRotation(provider, { ...options, onProgress }), "KEY_DISABLED");
+      expect(error.hint).toContain("Run the rotation to its end");
+      expect(told.at(-1)).toBe(at);
+      expect(await rotateKey(provider, options)).toMatchObject({ to: "new", step: "done" });
+    },
+  );
+
   it("keeps one who was counting from disabling the key to which it returns", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
