@@ -3,7 +3,7 @@ import { type KeyvStorageAdapter, type KeyvStorageEntry, keyvStorageCapability }
 import type { StoredValue } from "./capabilities.ts";
 import { CheckRecord } from "./check-record.ts";
 import { hasExpired, type Place, type RecordContent, requirePlace } from "./envelope.ts";
-import { KeywardError } from "./errors.ts";
+import { KeywardError, requireKeywardError } from "./errors.ts";
 import type { ForeignFormat } from "./foreign-format.ts";
 import { InnerStore, requireAtomic, type WrappableStore } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
@@ -475,11 +475,6 @@ function toContent(key: string, given: unknown, expires: number | undefined): Re
   const until = requireExpires(key, expires);
   const value = requireValue(key, given);
   return until === undefined ? { value } : { value, expires: until };
-}
-
-function requireKeywardError(error: unknown): KeywardError {
-  if (error instanceof KeywardError) return error;
-  throw error;
 }
 
 function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {

@@ -79,3 +79,13 @@ export class KeywardError extends Error {
     if (details.counts !== undefined) this.counts = details.counts;
   }
 }
+
+/**
+ * What was thrown, if it is an error of Keyward's. Not part of the public surface.
+ *
+ * @throws what was thrown, if it is not.
+ */
+export function requireKeywardError(thrown: unknown): KeywardError {
+  if (thrown instanceof KeywardError) return thrown;
+  throw thrown;
+}

@@ -1,6 +1,6 @@
 import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
 import { readHeader } from "./envelope.ts";
-import { KeywardError } from "./errors.ts";
+import { KeywardError, requireKeywardError } from "./errors.ts";
 import { type InnerStore, reservedNamespace, wrapRejection } from "./inner-store.ts";
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
@@ -113,11 +113,6 @@ export class ReservedRecords {
     }
     return codec;
   }
-}
-
-function requireKeywardError(error: unknown): KeywardError {
-  if (error instanceof KeywardError) return error;
-  throw error;
 }
 
 function isStored(value: unknown): value is StoredValue {
