@@ -122,7 +122,7 @@ export type RotationProgress =
 export interface RotationReport extends RotationStatus {
   /** The ring as it is now. */
   readonly ring: Keyring;
-  /** By store, what was re-encrypted in this run. */
+  /** By store, how its re-encryption went in this run; its counts go on from those of the runs before. */
   readonly reencrypted: Readonly<Record<string, ReencryptReport>>;
   /** With `abandonUnreadable`, the records that did not open and were let go in this run. */
   readonly abandoned: readonly UnreadableRecord[];
@@ -144,9 +144,8 @@ const longestSleepMs = 2 ** 30;
  * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_UNDER_WAY` with another aim;
  * `REPLICA_BEHIND` when a registered process does not follow; `KEY_IN_USE` while records need the old key;
  * `VALUE_INVALID` when nobody is registered in a store and `unregistered` is not given, or for an option that cannot be;
- * `STORE_INVALID` when no store has
- * a reserved space, or it keeps nothing; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` for a store with keys of its own; and
- * what stores and provider throw.
+ * `STORE_INVALID` when no store has a reserved space, or it keeps nothing; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`;
+ * `KEYRING_CONFLICT` for a store with keys of its own; and what stores and provider throw.
  */
 export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
   return await new Rotation(provider, options).run({ kind: "rotate", newKey: options.newKey ?? {} });
