@@ -161,6 +161,18 @@ describeWithRedis(servers, "a server that takes TLS and a password only", () => 
     );
     expect(performance.now() - startedAtMs).toBeLessThan(3_500);
   });
+
+  it("names the keys that a user needs who may not have them", async () => {
+    const administrator = new Redis({ host: node.host, port: node.port, ...node.options, replyMapping: "legacy" });
+    onTestFinished(() => administrator.disconnect());
+    await administrator.call("ACL", "SETUSER", "elsewhere", "on", ">another", "+@all", "~elsewhere:*");
+    const store = open({ ...node.options, username: "elsewhere", password: "another" });
+    await expect(store.set("key", "value")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: expect.stringContaining("does not allow"),
+      hint: expect.stringContaining("~prefix:*"),
+    });
+  });
 });
 
 describeWithRedis(servers, "a Cluster", () => {
