@@ -51,6 +51,14 @@ describe("a process that registers", () => {
     expect(await replicas(visitor)).toEqual([]);
   });
 
+  it("that has the wrong ring hears that, and not that it could not be heard", async () => {
+    const inner = new MemoryStore();
+    await registered(inner, new TestKeys(newRing())).set("key", value);
+    const wrong = registered(inner, new TestKeys(newRing()));
+    const error = await expectRefusal(wrong.set("other", value), "OVERWRITE_REFUSED");
+    expect(error.hint).toContain("overwriteCheckRecord()");
+  });
+
   it("that leaves while it waits to be heard again leaves no heartbeat behind", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));

@@ -110,7 +110,7 @@ describe("rotateKey", () => {
     await late.set("late", value);
     const { provider, options } = operator();
     const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
-    expect(error.message).toContain("late in flows (generation 2, primary old)");
+    expect(error.message).toMatch(/1 process does not .*: late \[\S+\] in flows \(generation 2, primary old\)$/);
     expect(error.counts).toEqual({ flows: 1 });
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
     const [ignored] = (await replicas(late)).filter(({ name }) => name === "late");
@@ -215,6 +215,9 @@ describe("rotateKey", () => {
     const both = { ...options.stores, map };
     await expectRefusal(rotateKey(provider, { ...options, stores: both }), "STORE_NOT_SCANNABLE");
     await expectRefusal(() => rotateKey(provider, { ...options, graceMs: Number.NaN }), "VALUE_INVALID");
+    // Whoever misspells a step meant to stop there.
+    const misspelt = Reflect.apply(rotateKey, undefined, [provider, { ...options, until: "promotion" }]);
+    expect((await expectRefusal(misspelt, "VALUE_INVALID")).hint).toContain("add, distribute, promote, drain");
     const fixed = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
     source.ring = source.ring.rename("other");
     await expectRefusal(rotateKey(source.provider(), { ...options, stores: { flows: fixed } }), "KEYRING_CONFLICT");

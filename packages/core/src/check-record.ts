@@ -216,7 +216,9 @@ function refused(cause: unknown): KeywardError {
     {
       keyId,
       cause,
-      hint: "Give this process the keyring the store was written with. If that ring is gone for good: store.overwriteCheckRecord().",
+      hint:
+        "Give this process the keyring the store was written with. If that ring is gone for good: call overwriteCheckRecord() of " +
+        "the EncryptedStore (keyv.encryptedStore).",
     },
   );
 }

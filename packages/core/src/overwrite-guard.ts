@@ -87,7 +87,9 @@ export class OverwriteGuard {
         keyId: first.keyId,
         errors,
         cause: first,
-        hint: "Mend what keeps them from opening. To give one up: delete it, or store.allowOverwrite(key) before the write.",
+        hint:
+          "Mend what keeps them from opening. To give one up: delete it, or call allowOverwrite(key) of the EncryptedStore " +
+          "(keyv.encryptedStore) before the write.",
       },
     );
   }

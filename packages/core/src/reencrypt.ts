@@ -65,7 +65,10 @@ export interface UnreadableRecord {
   readonly code: KeywardErrorCode;
 }
 
-/** What a re-encryption did. */
+/**
+ * What a re-encryption did. Where it went on from a checkpoint, the counts of records include those of the runs before;
+ * `unreadableRecords`, `durationMs` and `ratePerSecond` are of this run alone.
+ */
 export interface ReencryptReport extends ReencryptProgress {
   /** The id of the key that records now lie under. */
   readonly primary: string;

@@ -344,6 +344,8 @@ function requireOptions(options: ReplicaOptions): void {
 
 function notAdmitted(cause: unknown): KeywardError {
   const error = asKeywardError(cause);
+  // That this ring is the wrong one for the store has nothing to do with being heard.
+  if (error.code === "OVERWRITE_REFUSED") return error;
   return new KeywardError(
     error.code,
     "Nothing was written: others may take this process for gone, and it could not be heard or not load its keys anew",

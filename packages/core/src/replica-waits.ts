@@ -167,14 +167,15 @@ export async function pause(waitMs: number, signal: AbortSignal | undefined): Pr
 function behind(step: ReplicaWait, ring: Keyring, waiting: readonly WaitingReplica[]): KeywardError {
   const list = waiting
     .slice(0, 10)
-    .map(({ name, store, generation, primary, problem }) =>
+    .map(({ id, name, store, generation, primary, problem }) =>
       problem === undefined
-        ? `${name} in ${store} (generation ${generation}, primary ${primary})`
-        : `${name} in ${store} (${problem})`,
+        ? `${name} [${id}] in ${store} (generation ${generation}, primary ${primary})`
+        : `${name} [${id}] in ${store} (${problem})`,
     );
+  const who = waiting.length === 1 ? "1 process does" : `${waiting.length} processes do`;
   return new KeywardError(
     "REPLICA_BEHIND",
-    `At ${step}, ${waiting.length} processes do not have generation ${ring.generation}: ${list.join(", ")}`,
+    `At ${step}, ${who} not have generation ${ring.generation}: ${list.join(", ")}`,
     {
       counts: Object.fromEntries(
         waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),

@@ -49,6 +49,7 @@ import {
   type RotationStatus,
   type RotationStep,
   reservedCheckpoint,
+  rotationSteps,
 } from "./rotation-record.ts";
 
 /** How a rotation goes about it. */
@@ -121,7 +122,7 @@ export type RotationProgress =
 export interface RotationReport extends RotationStatus {
   /** The ring as it is now. */
   readonly ring: Keyring;
-  /** By store, what was re-encrypted in this run. */
+  /** By store, how its re-encryption went in this run; its counts go on from those of the runs before. */
   readonly reencrypted: Readonly<Record<string, ReencryptReport>>;
   /** With `abandonUnreadable`, the records that did not open and were let go in this run. */
   readonly abandoned: readonly UnreadableRecord[];
@@ -142,9 +143,9 @@ const longestSleepMs = 2 ** 30;
  *
  * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_UNDER_WAY` with another aim;
  * `REPLICA_BEHIND` when a registered process does not follow; `KEY_IN_USE` while records need the old key;
- * `VALUE_INVALID` when nobody is registered in a store and `unregistered` is not given; `STORE_INVALID` when no store has
- * a reserved space, or it keeps nothing; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` for a store with keys of its own; and
- * what stores and provider throw.
+ * `VALUE_INVALID` when nobody is registered in a store and `unregistered` is not given, or for an option that cannot be;
+ * `STORE_INVALID` when no store has a reserved space, or it keeps nothing; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`;
+ * `KEYRING_CONFLICT` for a store with keys of its own; and what stores and provider throw.
  */
 export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
   return await new Rotation(provider, options).run({ kind: "rotate", newKey: options.newKey ?? {} });
@@ -216,7 +217,12 @@ class Rotation {
   #rounds = 0;
 
   constructor(provider: KeyProvider, options: RotationOptions) {
-    const { stores, graceMs } = options;
+    const { stores, graceMs, until } = options;
+    if (until !== undefined && !rotationSteps.includes(until)) {
+      throw new KeywardError("VALUE_INVALID", "until is not a step of a rotation", {
+        hint: `It is one of ${rotationSteps.join(", ")}; leave it out to go on to the end.`,
+      });
+    }
     if (!(graceMs >= 0)) {
       throw new KeywardError("VALUE_INVALID", "graceMs is not a number of milliseconds", {
         hint: "Give the time in which a process that was late could still show itself.",

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { existsSync } from "node:fs";
 import { KeywardError } from "@keyward/core";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { createApiKey } from "./api-keys.ts";
@@ -102,6 +103,9 @@ async function serve(options: ServeOptions): Promise<void> {
   const redisUrl = options.redisUrl ?? process.env["KEYWARD_KV_REDIS_URL"];
   // A file that is broken is better found now than by the first client.
   await readTenants(file);
+  if (!existsSync(file)) {
+    console.error(`${file} is not there, so nobody is let in yet: keyward-kv tenants add makes it, with an API key`);
+  }
   const store = await openStore(options.store, options.file, redisUrl);
   const handler = createKvHandler({
     store,

@@ -142,6 +142,7 @@ describe("keyward-kv serve", () => {
   it("takes API keys that are made and revoked while it runs", async () => {
     const tenants = join(folder(), "tenants.json");
     const server = await start("--tenants", tenants, "--store", "memory");
+    await vi.waitFor(() => expect(server.output()).toContain("nobody is let in yet"));
     const apiKey = run(
       "tenants",
       "add",

@@ -1,4 +1,4 @@
-import { abortable, type KeyProvider } from "@keyward/core";
+import { abortable, type KeyProvider, type Keyring } from "@keyward/core";
 import { createKeyring, saveKeyring } from "./keyring-file.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions } from "./missing-keys.ts";
 import { Mount, type MountOptions, pathForErrors } from "./mount.ts";
@@ -7,6 +7,25 @@ import { makeAKey, type PassphraseOptions } from "./notation.ts";
 
 /** Options of {@link fileKeys}. */
 export interface FileKeysOptions extends PassphraseOptions, MissingKeysOptions, MountOptions {}
+
+/** Keys from a file. */
+export interface FileKeys extends KeyProvider {
+  /**
+   * As {@link KeyProvider.save}: compare-and-swap, safe between the processes of one machine.
+   *
+   * @throws KeywardError `KEYRING_CONFLICT`; `KEYRING_INVALID` where something else than a keyring document lies at the
+   * path; `PROVIDER_UNAVAILABLE` where nothing does.
+   */
+  save(next: Keyring, previous: Keyring): Promise<void>;
+  /**
+   * Writes the first ring, as a keyring document.
+   *
+   * @throws KeywardError `KEYRING_CONFLICT` where something lies at the path already.
+   */
+  create(ring: Keyring): Promise<void>;
+  /** Watches the path. */
+  subscribe(changed: () => void): () => void;
+}
 
 /**
  * Keys from a file, in any notation that {@link envKeys} reads, or from a directory with a file for each key: the file's
@@ -17,7 +36,7 @@ export interface FileKeysOptions extends PassphraseOptions, MissingKeysOptions, 
  *
  * @throws KeywardError `VALUE_INVALID` for a `pollMs` out of range.
  */
-export function fileKeys(path: string, options: FileKeysOptions = {}): KeyProvider {
+export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys {
   const name = pathForErrors(path);
   const mount = new Mount(path, name, options);
   const missing = new MissingKeys(options);

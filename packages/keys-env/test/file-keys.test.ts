@@ -98,7 +98,7 @@ describe("a key where the path belongs", () => {
     const ring = Keyring.generate();
     const told = [
       await rejection(fileKeys(path).load()),
-      await rejection(Promise.resolve(fileKeys(path).save?.(ring.add(), ring))),
+      await rejection(Promise.resolve(fileKeys(path).save(ring.add(), ring))),
     ];
     for (const whenMissing of ["generate", "plaintext"] as const) {
       await fileKeys(path, { whenMissing, warn })
@@ -404,10 +404,10 @@ describe("create", () => {
   it("writes the first ring, for its owner alone, and never a second one", async () => {
     const path = join(root, "first.keyring");
     const ring = Keyring.generate();
-    await fileKeys(path).create?.(ring);
+    await fileKeys(path).create(ring);
     expect(exportKeyring(await fileKeys(path).load())).toBe(exportKeyring(ring));
     expect((await stat(path)).mode & 0o777).toBe(0o600);
-    const second = Promise.resolve(fileKeys(path).create?.(Keyring.generate()));
+    const second = Promise.resolve(fileKeys(path).create(Keyring.generate()));
     expect(await rejection(second)).toMatchObject({ code: "KEYRING_CONFLICT" });
     expect(exportKeyring(await fileKeys(path).load())).toBe(exportKeyring(ring));
   });
@@ -415,7 +415,7 @@ describe("create", () => {
   it("lets one of several win, and refuses what cannot be saved", async () => {
     const path = join(root, "first.keyring");
     const rings = Array.from({ length: 6 }, () => Keyring.generate());
-    const outcomes = await Promise.allSettled(rings.map(async (ring) => fileKeys(path).create?.(ring)));
+    const outcomes = await Promise.allSettled(rings.map(async (ring) => fileKeys(path).create(ring)));
     const winners = rings.filter((_, index) => outcomes[index]?.status === "fulfilled");
     expect(winners.map(exportKeyring)).toEqual([exportKeyring(await fileKeys(path).load())]);
     const scoped = Keyring.generate().scope("other");

@@ -33,7 +33,7 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
  * - `vault://mount/path`, `vault-transit://mount/key?place=…`: `@keyward/keys-vault`
  *
  * `place` is where a wrapped keyring lies, `store` or `file:/path`. All but `env:` and `file:` take the parameters
- * `refreshMs`, `maxAgeMs` and `timeoutMs`. Nothing secret belongs into the text: what a login needs is read from variables.
+ * `refreshMs`, `maxAgeMs` and `timeoutMs`. Nothing secret belongs in the text: what a login needs is read from variables.
  *
  * @param source Where keys come from; usually the value of one variable. What is `undefined` or empty is refused.
  * @throws KeywardError `VALUE_INVALID` for a text that names no source, or says something that its source does not know;
@@ -67,7 +67,9 @@ async function openAwsSecret(address: KeySourceAddress): Promise<KeyProvider> {
 
 async function openAwsKms(address: KeySourceAddress, options: KeysFromOptions): Promise<KeyProvider> {
   const [region, keyId] = address.hostAndPath("aws-kms://eu-central-1/alias/keyward?place=store");
-  const settings = { ...wrappedSettingsOf(address), ...address.texts("endpoint") };
+  const formerKeyIds = address.text("formerKeyIds")?.split(",");
+  const former = formerKeyIds === undefined ? {} : { formerKeyIds };
+  const settings = { ...wrappedSettingsOf(address), ...address.texts("endpoint"), ...former };
   const place = placeOf(address, options);
   const { kmsKeys } = await importProvider("@keyward/keys-aws", () => import("@keyward/keys-aws"));
   return kmsKeys({ keyId, place, ...(region === "" ? {} : { region }), ...settings });

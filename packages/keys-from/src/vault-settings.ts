@@ -19,7 +19,7 @@ function authFrom(address: KeySourceAddress, env: Readonly<Record<string, string
     case "token":
       return { method };
     case "approle": {
-      const roleId = required(address.text("role") ?? env["VAULT_ROLE_ID"], "role, and VAULT_ROLE_ID is not set");
+      const roleId = required(address.text("role") ?? env["VAULT_ROLE_ID"], "role", "VAULT_ROLE_ID");
       const secretId = env["VAULT_SECRET_ID"] === undefined ? {} : { secretId: () => env["VAULT_SECRET_ID"] ?? "" };
       return { method, roleId, ...secretId, ...mountFrom(address) };
     }
@@ -42,7 +42,12 @@ function mountFrom(address: KeySourceAddress): { readonly mount?: string } {
   return mount === undefined ? {} : { mount };
 }
 
-function required(value: string | undefined, name: string): string {
+/** @param variable where it may stand as well. */
+function required(value: string | undefined, name: string, variable?: string): string {
   if (value !== undefined && value !== "") return value;
-  throw invalidSource(`has no parameter ${name}`, "Add it: &role=…, &username=….");
+  if (variable === undefined) throw invalidSource(`has no parameter ${name}`, `Add it: &${name}=….`);
+  throw invalidSource(
+    `has no parameter ${name}, and ${variable} is not set`,
+    `Add it, &${name}=…, or set ${variable}.`,
+  );
 }

@@ -80,6 +80,15 @@ describe("a text that names no source is refused", () => {
     expect(inspect(error, { depth: null, showHidden: true })).not.toContain(material);
   });
 
+  it.each([
+    ["approle", "&role=…, or set VAULT_ROLE_ID"],
+    ["kubernetes", "&role=…"],
+    ["userpass", "&username=…"],
+  ])("%s without its parameter, which the hint names", async (auth, named) => {
+    const source = `vault://secret/app/keyring?address=http://localhost:1&auth=${auth}`;
+    expect((await refusal(source, { env: {} })).hint).toContain(`${named}.`);
+  });
+
   it("a name that no variable can have", async () => {
     const error = await refusal(`env:${material}`, { env: {} });
     expect(error.code).toBe("KEY_INVALID");

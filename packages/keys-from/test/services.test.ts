@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CreateKeyCommand, KMSClient } from "@aws-sdk/client-kms";
-import { createKeyv, exportKeyring, type KeyProvider, Keyring } from "@keyward/core";
+import { createKeyv, exportKeyring, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { keysFrom } from "@keyward/keys-from";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
@@ -66,16 +66,20 @@ describeWithMoto(aws, "AWS", () => {
   let server: MotoServer;
   let keyId = "";
 
-  beforeAll(async () => {
-    server = await startMoto(aws);
+  async function newKmsKey(): Promise<string> {
     const client = new KMSClient({
       endpoint: server.endpoint,
       region: "eu-central-1",
       credentials: { accessKeyId: "test", secretAccessKey: "test" },
     });
     const { KeyMetadata } = await client.send(new CreateKeyCommand({}));
-    keyId = KeyMetadata?.KeyId ?? "";
     client.destroy();
+    return KeyMetadata?.KeyId ?? "";
+  }
+
+  beforeAll(async () => {
+    server = await startMoto(aws);
+    keyId = await newKmsKey();
   });
   afterAll(() => server.stop());
 
@@ -106,5 +110,16 @@ describeWithMoto(aws, "AWS", () => {
     await expectSource(() => keysFrom(`${source}&place=store`, { store }));
     const path = join(folder, "kms.keyring");
     await expectSource(() => keysFrom(`${source}&place=file:${path}`));
+  });
+
+  it("a ring that a former KMS key wraps", async () => {
+    const store = new MemoryStore();
+    const source = (id: string) => `aws-kms://eu-central-1/${id}?endpoint=${server.endpoint}&place=store`;
+    const ring = Keyring.generate();
+    await (await keysFrom(source(keyId), { store })).create?.(ring);
+    const later = await newKmsKey();
+    await expect((await keysFrom(source(later), { store })).load()).rejects.toBeInstanceOf(KeywardError);
+    const keys = await keysFrom(`${source(later)}&formerKeyIds=${await newKmsKey()},${keyId}`, { store });
+    expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
   });
 });

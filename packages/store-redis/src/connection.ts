@@ -112,12 +112,15 @@ export abstract class Connection {
       );
     }
     const deadline = new Deadline(this.timeoutMs);
-    return await deadline.bound(work(deadline), () =>
-      unavailable(
-        `Redis did not answer within ${this.timeoutMs} ms`,
-        "Nothing is known about whether a write arrived. Find out why the server is slow or away, or raise timeoutMs.",
-        deadline.lastError,
-      ),
+    return await deadline.bound(
+      work(deadline),
+      () =>
+        refusedLogin(deadline.lastError) ??
+        unavailable(
+          `Redis did not answer within ${this.timeoutMs} ms`,
+          "Nothing is known about whether a write arrived. Find out why the server is slow or away, or raise timeoutMs.",
+          deadline.lastError,
+        ),
     );
   }
 
@@ -223,6 +226,15 @@ export function unavailable(message: string, hint: string, cause: unknown): Keyw
   });
 }
 
+/** The error where the server answers, and lets nobody in with what the client sends when it connects. */
+export function refusedLogin(cause: unknown): KeywardError | undefined {
+  const error = cause instanceof NotSent ? cause.cause : cause;
+  // By the words of the server: what clients report in the background is bare already.
+  if (!(error instanceof Error && /^(?:WRONGPASS|NOAUTH|NOPERM)\b/.test(error.message))) return undefined;
+  const hint = "Check the user, the password and the ACL. Nothing is written until they are right.";
+  return unavailable("Redis refuses the login", hint, error);
+}
+
 function explain({ name }: Request, error: unknown): KeywardError {
   switch (serverCodeOf(error)) {
     case undefined:
@@ -241,9 +253,15 @@ function explain({ name }: Request, error: unknown): KeywardError {
         },
       );
     case "NOAUTH":
-    case "NOPERM":
     case "WRONGPASS":
-      return unavailable(`Redis does not allow ${name}`, "Check the user, the password and the ACL.", error);
+      return unavailable(`Redis does not allow ${name}`, "Check the user and the password.", error);
+    case "NOPERM":
+      return unavailable(
+        `Redis does not allow ${name}`,
+        "The ACL of the user must have this command, and the keys of the store: of a RedisStore ~prefix:*, which is " +
+          "~keyward:* unless the option prefix is given.",
+        error,
+      );
     case "OOM":
       return unavailable("Redis has no memory left", "Raise maxmemory, or set an eviction policy.", error);
     default:

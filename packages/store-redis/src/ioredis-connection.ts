@@ -3,7 +3,15 @@ import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError } from "@keyward/core";
 import { Cluster, type ClusterNode, type ClusterOptions, Command, Redis, type RedisOptions } from "ioredis";
-import { Connection, executedOf, NotSent, type Request, type ScannedServer, unavailable } from "./connection.ts";
+import {
+  Connection,
+  executedOf,
+  NotSent,
+  type Request,
+  refusedLogin,
+  type ScannedServer,
+  unavailable,
+} from "./connection.ts";
 import type { Deadline } from "./deadline.ts";
 import { bareError, serverCodeOf } from "./server-error.ts";
 
@@ -46,6 +54,10 @@ export class IoredisConnection extends Connection {
     };
     this.#client.on("error", tell);
     this.#client.on("node error", tell);
+    // What kept it from connecting before says nothing about the next time.
+    this.#client.on("ready", () => {
+      this.#lastError = undefined;
+    });
   }
 
   override get isCluster(): boolean {
@@ -91,10 +103,9 @@ export class IoredisConnection extends Connection {
     while (client.status !== "ready") {
       if (client.status === "wait") client.connect().catch(() => undefined);
       if (client.status === "end" || deadline.passed) {
-        throw unavailable(
-          "There is no connection to Redis",
-          "Start the server, or check its address.",
-          this.#lastError,
+        throw (
+          refusedLogin(this.#lastError) ??
+          unavailable("There is no connection to Redis", "Start the server, or check its address.", this.#lastError)
         );
       }
       deadline.lastError = this.#lastError;

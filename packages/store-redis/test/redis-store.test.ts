@@ -155,10 +155,23 @@ describeWithRedis(servers, "a server that takes TLS and a password only", () => 
           code: "STORE_UNAVAILABLE",
           ...(reason === undefined ? {} : { cause: { message: expect.stringMatching(reason) } }),
         });
+        if (what.endsWith("password")) expect(error, what).toMatchObject({ message: "Redis refuses the login" });
         expect(inspect(error, { depth: 10 }), what).not.toContain(password);
       }),
     );
     expect(performance.now() - startedAtMs).toBeLessThan(3_500);
+  });
+
+  it("names the keys that a user needs who may not have them", async () => {
+    const administrator = new Redis({ host: node.host, port: node.port, ...node.options, replyMapping: "legacy" });
+    onTestFinished(() => administrator.disconnect());
+    await administrator.call("ACL", "SETUSER", "elsewhere", "on", ">another", "+@all", "~elsewhere:*");
+    const store = open({ ...node.options, username: "elsewhere", password: "another" });
+    await expect(store.set("key", "value")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: expect.stringContaining("does not allow"),
+      hint: expect.stringContaining("~prefix:*"),
+    });
   });
 });
 
