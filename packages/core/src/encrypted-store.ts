@@ -24,7 +24,8 @@ export interface EncryptedStoreOptions {
   /** Seals under roots derived for this name: stores of other scopes cannot open its records. */
   readonly scope?: string;
   /**
-   * Whether a record under an older key is sealed again behind the read that found it. Default "on-read" where the
+   * Whether a record under an older key is sealed again behind the read that found it, with rests that leave the way to
+   * reads: of many, about a hundred of 1 KiB a second, the others when they are read again. Default "on-read" where the
    * store can replace atomically, otherwise "off". "on-read-may-undo-writes" does it in any store, by reading, comparing
    * and writing: a write that comes in between is undone, so it is for stores with one writer.
    */
