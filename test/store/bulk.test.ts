@@ -425,3 +425,27 @@ describe("census", () => {
     await expectRefusal(census(new EncryptedStore(new Map(), { keys: newRing() })), "STORE_NOT_SCANNABLE");
   });
 });
+
+it("seals nothing anew whose key was disabled since the page was opened", async () => {
+  const { before, promoted } = rotation();
+  const inner = new MemoryStore();
+  const records = Array.from({ length: 2_000 }, (_, index) => ({ key: `key ${index}`, value }));
+  await new EncryptedStore(inner, { keys: before }).setMany(records);
+  const keys = new TestKeys(promoted);
+  const store = new EncryptedStore(inner, { keys });
+  await store.get("nothing");
+  const scan = inner.scan.bind(inner);
+  let caught: readonly string[] | undefined;
+  inner.scan = async (options) => {
+    const page = await scan(options);
+    if (caught === undefined && page.entries.length >= 200) {
+      caught = page.entries.map(({ key }) => key);
+      // While the page is sealed, between two turns.
+      setImmediate(() => keys.push(promoted.disable("old")));
+    }
+    return page;
+  };
+  const { conflicts } = await reencrypt(store, { concurrency: 1 });
+  expect(conflicts).toBeGreaterThan(0);
+  for (const key of caught ?? []) expect(keyIdIn(await inner.get(key))).toBe("old");
+});

@@ -3,7 +3,7 @@ import {
   EncryptedStore,
   exportKeyring,
   type KeyProvider,
-  type Keyring,
+  Keyring,
   planRotation,
   type RotationOptions,
   type RotationProgress,
@@ -713,6 +713,51 @@ describe("revokeKey", () => {
       expect(source.ring.keys.some(({ id, status }) => id === "old" && status === "enabled")).toBe(false);
     },
   );
+
+  it("disables first a key that was enabled again by hand in its grace, and seals nothing under it anew", async () => {
+    const { source, operator, idsIn, app } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "disable" });
+    source.ring = source.ring.enable("old");
+    const steps: string[] = [];
+    const report = await revokeKey(provider, {
+      ...options,
+      newKey: {},
+      id: "old",
+      order: "disable-first",
+      onProgress: (progress) => progress.kind === "step" && steps.push(progress.step),
+    });
+    expect(report).toMatchObject({ kind: "revoke", order: "disable-first", step: "done" });
+    expect(steps).not.toContain("reencrypt");
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    expect(await app.get("key-0")).toBe(value);
+  });
+
+  it("is not held up by garbage in the reserved space, under however many keys", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    let loads = 0;
+    const keys: KeyProvider = {
+      save: provider.save,
+      load: async () => {
+        loads++;
+        return await provider.load();
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    for (let index = 0; index < 40; index++) {
+      const garbage = new MemoryStore();
+      await new EncryptedStore(garbage, { keys: Keyring.generate(`forged-${index}`) }).set("key", value);
+      const sealed = await garbage.get("key");
+      if (sealed === undefined) throw new Error("Nothing was sealed");
+      for (const key of [`check/scope-${index}`, `other-${index}`]) await inner.reserved().set(key, sealed);
+    }
+    await revokeKey(keys, { ...options, stores, id: "old", order: "disable-first" });
+    // Each that the provider is asked about costs a load, of which there is one a second.
+    expect(loads).toBeLessThan(40);
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+  });
 
   it.each(
     (["old", "new"] as const).flatMap((id) =>

@@ -2,7 +2,7 @@ import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts
 import { type Place, readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { reservedNamespace, wrapRejection } from "./inner-store.ts";
-import type { Keyring } from "./keyring.ts";
+import { type Keyring, keyOf } from "./keyring.ts";
 import { pages } from "./page-size.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 
@@ -113,7 +113,7 @@ export class CheckRecord {
     if (ring.scopeName === undefined && this.#unscoped !== undefined) await this.#unscoped.#say(ring, generation);
     await this.#sayOwn(reserved, ring, generation);
     if (this.#scope !== undefined || ring.scopeName !== undefined) return;
-    for (const scope of await scopesIn(reserved)) {
+    for (const scope of await scopesIn(reserved, ring)) {
       const record = new CheckRecord(reserved, this.#codec.forScope(scope), { scope, unscoped: this });
       await record.#sayOwn(reserved, ring, generation).catch((error: unknown) => {
         if (!isNobodys(error)) throw error;
@@ -126,11 +126,10 @@ export class CheckRecord {
     const place = this.#place(scoped);
     for (;;) {
       const stored = await read(reserved, place);
-      if (stored !== undefined) {
-        const said = saidBy(await this.#open(stored, place));
-        if (said.generation >= generation && said.sealedBy >= ring.generation) return;
-      }
-      const sealed = this.#sealed(scoped, place, generation);
+      const said = stored === undefined ? undefined : saidBy(await this.#open(stored, place));
+      if (said !== undefined && said.generation >= generation && said.sealedBy >= ring.generation) return;
+      // Somebody else may have raised it meanwhile: what is demanded never falls.
+      const sealed = this.#sealed(scoped, place, Math.max(generation, said?.generation ?? 0));
       if (await wrapRejection(() => reserved.replace(place.key, stored, sealed))) return;
     }
   }
@@ -181,12 +180,26 @@ export class CheckRecord {
   }
 }
 
-async function scopesIn(reserved: ScannableStore): Promise<Set<string>> {
+/** The scopes whose record lies under a key of this ring. For others the provider would be asked, and garbage is cheap. */
+async function scopesIn(reserved: ScannableStore, ring: Keyring): Promise<Set<string>> {
   const scopes = new Set<string>();
   for await (const entries of pages(reserved, pageSize)) {
-    for (const { key } of entries) if (key.startsWith(scopedPrefix)) scopes.add(key.slice(scopedPrefix.length));
+    for (const { key, value } of entries) {
+      if (key.startsWith(scopedPrefix) && isUnderOneOf(ring, value, key)) scopes.add(key.slice(scopedPrefix.length));
+    }
   }
   return scopes;
+}
+
+/** Whether what lies in the reserved space names a key of this ring. */
+export function isUnderOneOf(ring: Keyring, value: StoredValue, key: string): boolean {
+  try {
+    const keyId = readHeader(value, { namespace: reservedNamespace, key })?.keyId;
+    return keyId !== undefined && keyOf(ring, keyId) !== undefined;
+  } catch (error) {
+    if (error instanceof KeywardError) return false;
+    throw error;
+  }
 }
 
 async function read(reserved: AtomicStore, { key }: Place): Promise<StoredValue | undefined> {

@@ -6,7 +6,7 @@ import { type EncryptedStore, type StoreParts, storeParts } from "./encrypted-st
 import { readHeader, requirePlace } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "./inner-store.ts";
-import type { Keyring } from "./keyring.ts";
+import { type Keyring, keyOf } from "./keyring.ts";
 import { bytesOf, PageSize, targetPageBytes } from "./page-size.ts";
 import { isAbsent } from "./record-codec.ts";
 
@@ -284,12 +284,13 @@ class Reencryption {
     if (changes.length === 0) return;
     const { inner, atomic } = this.#view(namespace);
     for (let attempt = 1; ; attempt++) {
-      const attempted = changes;
-      // Under another primary this ring would take back what somebody sealed under that one.
-      if ((await this.#parts.sealing.take()).primary !== ring.primary) {
-        counts.conflicts += attempted.length;
-        return;
-      }
+      const latest = await this.#parts.sealing.take();
+      // Under another primary this ring would take back what somebody sealed under that one; and what lies under a key that
+      // was disabled since it was opened may be forged.
+      const attempted =
+        latest.primary === ring.primary ? changes.filter((change) => mayBeSealedAgain(latest, change)) : [];
+      counts.conflicts += changes.length - attempted.length;
+      if (attempted.length === 0) return;
       const replaced = await inner.replaceMany(atomic, attempted);
       const lost = attempted.filter((_, index) => replaced[index] !== true);
       counts.reencrypted += attempted.length - lost.length;
@@ -372,6 +373,12 @@ class Reencryption {
     const seconds = (performance.now() - this.#startedAtMs) / 1000;
     return { ...this.#counts, ratePerSecond: (this.#counts.scanned - this.#scannedBefore) / seconds };
   }
+}
+
+/** Whether the key that a record lies under still opens; what is not sealed has none. */
+function mayBeSealedAgain(ring: Keyring, { key, expected }: Replacement): boolean {
+  const keyId = expected === undefined ? undefined : readHeader(expected, { namespace: "", key })?.keyId;
+  return keyId === undefined || keyOf(ring, keyId)?.status === "enabled";
 }
 
 interface View {

@@ -89,11 +89,14 @@ export class ReplicaWaits {
     isReady: (replica: Replica) => boolean,
     tell: (waiting: readonly WaitingReplica[]) => void,
   ): Promise<void> {
-    const { replicasWithinMs = defaultReplicasWithinMs, ignoreReplicas = [], unregistered, signal } = this.#options;
+    const { ignoreReplicas = [], unregistered, signal } = this.#options;
     await this.#find();
-    const deadlineMs = performance.now() + replicasWithinMs;
     let told = "";
     let listed = await this.#look();
+    // One that ended without leaving is waited for as long as its lease, which must not be what fails.
+    const leaseMs = Math.max(0, ...listed.map((replica) => replica.leaseMs));
+    const { replicasWithinMs = Math.max(defaultReplicasWithinMs, 2 * leaseMs) } = this.#options;
+    const deadlineMs = performance.now() + replicasWithinMs;
     for (let pollMs = firstPollMs; ; pollMs = Math.min(pollMs * 1.5, longestPollMs)) {
       const waiting = listed.filter(
         (replica) => !replica.lapsed && !ignoreReplicas.includes(replica.id) && !isReady(replica),

@@ -18,6 +18,8 @@ export interface Replica {
   readonly drained: boolean;
   /** When it wrote the heartbeat, by its own clock, in ms since the epoch; 0 where the heartbeat does not open. */
   readonly lastSeenMs: number;
+  /** For how many milliseconds its heartbeat stands still before it is taken for gone. */
+  readonly leaseMs: number;
   /** Whether it is gone, or halted: then it loads its keys anew before it seals anything. */
   readonly lapsed: boolean;
   /** Why its heartbeat does not open: its ring is another, or somebody wrote to the reserved space. */
@@ -128,9 +130,10 @@ function leaseOf(heartbeat: Heartbeat | undefined): number {
 function replicaOf(id: string, { text }: ReservedRecord, heartbeat: Heartbeat | undefined, lapsed: boolean): Replica {
   if (heartbeat === undefined) {
     const problem = text instanceof KeywardError ? text.code : "RECORD_MALFORMED";
-    return { id, name: id, generation: 0, primary: "", drained: false, lastSeenMs: 0, lapsed, problem };
+    const unknown = { name: id, generation: 0, primary: "", drained: false, lastSeenMs: 0 } as const;
+    return { id, ...unknown, leaseMs: leaseOf(heartbeat), lapsed, problem };
   }
   const { name, generation, primary, sealingSince, beatAtMs } = heartbeat;
   const drained = sealingSince === undefined || sealingSince >= generation;
-  return { id, name, generation, primary, drained, lastSeenMs: beatAtMs, lapsed };
+  return { id, name, generation, primary, drained, lastSeenMs: beatAtMs, leaseMs: leaseOf(heartbeat), lapsed };
 }

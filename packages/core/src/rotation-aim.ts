@@ -130,9 +130,10 @@ export function isDoneAlready(status: RotationStatus, ring: Keyring, aim: Aim): 
   }
 }
 
-/** Whether the ring is what a rotation is for: the key that is to seal does, and the one that is to go opens nothing. */
-export function isAchieved({ from, to }: RotationStatus, ring: Keyring): boolean {
-  return ring.primary === to && !isEnabled(ring, from);
+/** Whether the ring is what a rotation is for: the key has gone, or with "disable-first" opens nothing and seals nothing. */
+export function isAchieved({ order, from, to }: RotationStatus, ring: Keyring): boolean {
+  if (!ring.keys.some(({ id }) => id === from)) return true;
+  return order === "disable-first" && ring.primary === to && !isEnabled(ring, from);
 }
 
 /** Whether the ring has the key, and it opens. */
@@ -219,7 +220,8 @@ export function turned(underWay: RotationStatus, aim: Aim, ring: Keyring): Rotat
   if (aim.kind === "revoke" && kind !== "revoke" && isEnabled(ring, from)) {
     const { order } = aim;
     if (aim.from === from && isKeyWanted(to, aim)) {
-      const back = order === "disable-first" && ["drain", "reencrypt", "disable"].includes(step);
+      // From wherever it is beyond the promotion, which is the one that disables.
+      const back = order === "disable-first" && !["add", "distribute", "promote"].includes(step);
       return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
     }
     if (kind === "roll-back" && aim.from === to && isKeyWanted(from, aim)) {

@@ -64,8 +64,12 @@ function stepsOf({ order }: RotationStatus): readonly RotationStep[] {
 
 /** What is left to do, from the step that comes next or is under way. */
 export function stepsFrom(status: RotationStatus): readonly RotationStep[] {
+  if (status.step === "done") return [];
   const steps = stepsOf(status);
-  return status.step === "done" ? [] : steps.slice(steps.indexOf(status.step));
+  const at = steps.indexOf(status.step);
+  // What is no step of it would otherwise be taken for its last one.
+  if (at === -1) throw new Error(`A rotation is at ${status.step}, which is not one of its steps`);
+  return steps.slice(at);
 }
 
 /** How many milliseconds are left of the grace. A clock that was set back makes it no longer than it is. */

@@ -354,10 +354,14 @@ class Rotation {
       }
       case "disable":
         return await this.#disable(status, last);
-      case "grace":
-        if (isEnabled(await this.#source.refresh(), from)) return { step: "reencrypt" };
+      case "grace": {
+        const ring = await this.#source.refresh();
+        if (!ring.keys.some(({ id }) => id === from)) return {};
+        if (ring.primary !== to) return { step: "promote" };
+        if (isEnabled(ring, from)) return { step: "reencrypt" };
         await this.#waitForGrace(status);
         return {};
+      }
       case "remove":
         return await this.#remove(status, last);
       case "done":
@@ -424,11 +428,12 @@ class Rotation {
     return this.#rounds < maxRounds && !idle;
   }
 
-  async #remove({ from }: RotationStatus, last: ReadRotation): Promise<Partial<RotationStatus>> {
+  async #remove({ from, to }: RotationStatus, last: ReadRotation): Promise<Partial<RotationStatus>> {
     const ring = await this.#source.refresh();
     // Somebody missed it.
     if (isEnabled(ring, from)) return { step: "reencrypt" };
     if (ring.keys.some(({ id }) => id === from)) {
+      if (ring.primary !== to) return { step: "promote" };
       try {
         await this.#retire("remove", from, ring, last);
       } catch (error) {

@@ -94,13 +94,15 @@ export class Transport {
   ): Promise<unknown> {
     const isWrite = neededScopes[operation].includes("write");
     const untilMs = isWrite ? writeUntilMs : Number.POSITIVE_INFINITY;
+    // By both clocks: the steady one stands still while the machine sleeps.
+    const untilWallMs = Date.now() + (untilMs - performance.now());
     const sent = new Headers({ authorization: this.#authorization, "content-type": "application/json" });
     if (isWrite) sent.set(headers.idempotencyKey, randomUUID());
     let server = isWrite ? this.#server : "";
     let mayHaveBeenDone = false;
     let misdirected = 0;
     for (let attempt = 0; ; attempt++) {
-      const leftMs = untilMs - performance.now();
+      const leftMs = Math.min(untilMs - performance.now(), untilWallMs - Date.now());
       if (leftMs <= 0) throw this.#tooLong();
       set(sent, headers.server, server);
       set(sent, headers.repeated, mayHaveBeenDone ? "1" : "");
