@@ -375,6 +375,28 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
+  it("seals under the ring that came while it loaded the one before", async () => {
+    const inner = new MemoryStore();
+    const { staged, promoted } = rotation();
+    const keys = new TestKeys(staged);
+    const store = registered(inner, keys);
+    await store.set("key", value);
+    leap(clock, 60_001);
+    const load = keys.load.bind(keys);
+    let loads = 0;
+    // The second answer, that to a process which can be heard again, is on its way when the ring is changed.
+    vi.spyOn(keys, "load").mockImplementation(async () => {
+      const ring = await load();
+      if (++loads === 2) {
+        keys.become(promoted);
+        await new EncryptedStore(inner, { keys: promoted }).overwriteCheckRecord();
+      }
+      return ring;
+    });
+    await store.set("late", value);
+    expect(keyIdIn(await inner.get("late"))).toBe("new");
+  });
+
   it("seals nothing while its provider is behind the store", async () => {
     const inner = new MemoryStore();
     const { staged, promoted } = rotation();

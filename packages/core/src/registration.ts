@@ -202,9 +202,11 @@ export class Registration {
   }
 
   /** Where the source of the keys is behind, the ring that was loaded may be one that others have left. */
-  async #requireLatest(ring: Keyring): Promise<void> {
-    if (ring.primary === "") return;
-    const wanted = await this.#parts.check.generation(ring);
+  async #requireLatest(loaded: Keyring): Promise<void> {
+    if (loaded.primary === "") return;
+    const wanted = await this.#parts.check.generation(loaded);
+    // It may have been saved after this one was loaded. A source that is asked from now on has it, or is behind.
+    const ring = loaded.generation >= wanted ? loaded : await this.#parts.source.refresh();
     if (ring.generation >= wanted) return;
     throw new KeywardError(
       "KEYRING_ROLLBACK",
