@@ -5,6 +5,7 @@ import { EncryptedStore } from "@keyward/core";
 import { keysFrom } from "@keyward/keys-from";
 import { openStore } from "./open-store.ts";
 import { below, pick, randomFrom } from "./random.ts";
+import { Versions } from "./versions.ts";
 
 /** What the process tells: that it is under way, that it may be halted, and at its end what it did. */
 export type ReplicaMessage =
@@ -26,10 +27,9 @@ const store = new EncryptedStore(inner.namespaced("sessions"), {
   replica: { name: own, heartbeatMs, lapseMs: Math.max(1_500, 5 * heartbeatMs) },
 });
 const failures: string[] = [];
-/** By key, the version that it has at least. */
-const versions = new Map<string, number>();
 const ownKeys = keysOf(own);
 const allKeys = names.split(",").flatMap(keysOf);
+const versions = new Versions(store, ownKeys, failures);
 let calls = 0;
 let ended = false;
 
@@ -43,41 +43,20 @@ function tell(message: ReplicaMessage): void {
   process.send?.(message);
 }
 
-async function write(): Promise<void> {
-  const key = pick(random, ownKeys);
-  const version = (versions.get(key) ?? 0) + 1;
-  await store.set(key, String(version));
-  versions.set(key, version);
-}
-
-/** What was read is never older than what was known before. */
-async function read(asked: readonly string[]): Promise<void> {
-  const least = asked.map((key) => versions.get(key) ?? 0);
-  const found = await store.getMany([...asked]);
-  for (const [index, key] of asked.entries()) {
-    const version = Number(found[index] ?? 0);
-    if (version < (least[index] ?? 0)) failures.push(`${key} gave version ${version} after ${least[index]}`);
-    versions.set(key, Math.max(version, versions.get(key) ?? 0));
-  }
-}
-
 let idle = false;
 process.on("message", (message) => {
   if (message === "idle") idle = true;
   else ended = true;
 });
 
-for (const key of ownKeys) {
-  await store.set(key, "1");
-  versions.set(key, 1);
-}
+await versions.begin();
 tell({ kind: "working" });
 while (!ended) {
   try {
     const chance = random();
-    if (chance < 0.3) await write();
-    else if (chance < 0.8) await read([pick(random, allKeys)]);
-    else await read(allKeys.slice(below(random, allKeys.length)).slice(0, 20));
+    if (chance < 0.3) await versions.write(pick(random, ownKeys));
+    else if (chance < 0.8) await versions.read([pick(random, allKeys)]);
+    else await versions.read(allKeys.slice(below(random, allKeys.length)).slice(0, 20));
   } catch (error) {
     failures.push(`${String(error)} (${error instanceof Error ? String(error.cause) : ""})`);
   }

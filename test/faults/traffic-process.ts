@@ -4,6 +4,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { EncryptedStore, type KeyProvider, Keyring, type ReencryptEvent } from "@keyward/core";
 import { openStore } from "./open-store.ts";
 import { below, pick, randomFrom } from "./random.ts";
+import { Versions } from "./versions.ts";
 
 /** What the process tells. */
 export type TrafficMessage =
@@ -51,10 +52,9 @@ const sealedAgain = new Set<string>();
 store.on("reencrypted", ({ from, to }: ReencryptEvent) => sealedAgain.add(`${from}>${to}`));
 store.on("reencrypt:error", ({ error }: ReencryptEvent) => failures.push(`Sealing again failed: ${String(error)}`));
 
-/** By key, the version that it has at least. */
-const versions = new Map<string, number>();
 const ownKeys = keysOf(ownName);
 const allKeys = names.split(",").flatMap(keysOf);
+const versions = new Versions(store, ownKeys, failures);
 let calls = 0;
 let wanted: { readonly calls: number; readonly resolve: () => void } | undefined;
 let ended = false;
@@ -63,40 +63,13 @@ function keysOf(name: string): string[] {
   return Array.from({ length: keysPerProcess }, (_, index) => `${name}-${index}`);
 }
 
-async function write(): Promise<void> {
-  const key = pick(random, ownKeys);
-  const version = (versions.get(key) ?? 0) + 1;
-  await store.set(key, String(version));
-  versions.set(key, version);
-}
-
-async function read(asked: readonly string[]): Promise<void> {
-  const least = asked.map((key) => versions.get(key) ?? 0);
-  const found = await store.getMany([...asked]);
-  for (const [index, key] of asked.entries()) {
-    const version = Number(found[index] ?? 0);
-    const own = ownKeys.includes(key);
-    if (version < (least[index] ?? 0) || (own && version > (least[index] ?? 0))) {
-      failures.push(`${key} gave version ${version} where ${least[index]} was known`);
-    }
-    versions.set(key, version);
-  }
-}
-
-async function begin(): Promise<void> {
-  for (const key of ownKeys) {
-    await store.set(key, "1");
-    versions.set(key, 1);
-  }
-}
-
 async function work(): Promise<void> {
   while (!ended) {
     try {
       const chance = random();
-      if (chance < 0.3) await write();
-      else if (chance < 0.7) await read([pick(random, allKeys)]);
-      else await read(allKeys.slice(below(random, allKeys.length)));
+      if (chance < 0.3) await versions.write(pick(random, ownKeys));
+      else if (chance < 0.7) await versions.read([pick(random, allKeys)]);
+      else await versions.read(allKeys.slice(below(random, allKeys.length)));
     } catch (error) {
       failures.push(`${String(error)} (${error instanceof Error ? String(error.cause) : ""})`);
     }
@@ -116,7 +89,7 @@ async function takeRing(document: string): Promise<void> {
   const changed = new Promise<void>((resolve) => store.once("keyring:changed", () => resolve()));
   keys.take(Keyring.parse(document));
   if (working !== undefined) return await changed;
-  await begin();
+  await versions.begin();
   working = work();
 }
 
