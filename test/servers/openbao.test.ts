@@ -40,7 +40,8 @@ describeWithVault(servers, "a Vault for the tests", () => {
     await server.unseal();
     await server.request("GET", "sys/mounts");
     server.pause();
-    expect(await answers(server.address)).toBe(false);
+    // The signal stops it a moment later.
+    await expect.poll(() => answers(server.address), { timeout: 10_000 }).toBe(false);
     server.resume();
     await expect.poll(() => answers(server.address), { timeout: 10_000 }).toBe(true);
     server.pause();

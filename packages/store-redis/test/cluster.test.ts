@@ -294,12 +294,15 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     const disturb = async () => {
       for (const slot of slots) {
         const source = await cluster.primaryOf(slot);
-        const target = (await cluster.primaries()).find(({ port }) => port !== source.port);
+        // Not to or from the one that dies: a key that it has just been given may not be on its replica yet.
+        if (source.port === victim?.port) continue;
+        const target = (await cluster.primaries()).find(({ port }) => port !== source.port && port !== victim?.port);
         if (target !== undefined) await cluster.moveSlot(slot, target, { batch: 1 });
       }
       for (const node of await cluster.primaries()) {
         await expect.poll(async () => String(await node.command("INFO", "replication")).includes("lag=0")).toBe(true);
       }
+      await victim?.command("WAIT", 1, 5_000);
       await victim?.kill();
       return pages;
     };
@@ -321,6 +324,8 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     // The slots had moved and the primary was dead before the job was done.
     expect(await disturbed).toBeLessThan(pages);
     expect(report).toMatchObject({ complete: true, unreadable: 0 });
+    // What Redis acknowledged in the moment of the failover it may have lost: those records are as they were.
+    expect(await bulk()).toMatchObject({ complete: true, unreadable: 0 });
     expect((await census(store)).keys).toEqual(new Map([["second", keys.length]]));
     expect(await rotated.getMany(keys)).toEqual(keys.map((_, step) => ({ step })));
   });
