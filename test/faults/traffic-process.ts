@@ -8,14 +8,10 @@ import { Versions } from "./versions.ts";
 
 /** What the process tells. */
 export type TrafficMessage =
-  | { readonly kind: "ready" | "done" }
-  | {
-      readonly kind: "end";
-      readonly calls: number;
-      readonly failures: readonly string[];
-      /** The key ids that its reads sealed records again from and to, such as "old>new". */
-      readonly sealedAgain: readonly string[];
-    };
+  | { readonly kind: "ready" }
+  /** `sealedAgain`: the key ids that its reads have sealed records again from and to so far, such as "old>new". */
+  | { readonly kind: "done"; readonly sealedAgain: readonly string[] }
+  | { readonly kind: "end"; readonly calls: number; readonly failures: readonly string[] };
 
 const [address = "", ownName = "", names = "", seed = ""] = process.argv.slice(2);
 const keysPerProcess = 20;
@@ -79,7 +75,7 @@ async function work(): Promise<void> {
     if (wanted !== undefined && calls >= wanted.calls) wanted.resolve();
   }
   await store.disconnect();
-  tell({ kind: "end", calls, failures: failures.slice(0, 20), sealedAgain: [...sealedAgain] });
+  tell({ kind: "end", calls, failures: failures.slice(0, 20) });
   process.disconnect();
 }
 
@@ -109,6 +105,6 @@ process.on("message", async (message) => {
   }
   if (verb === "ring") await takeRing(text);
   else await makeCalls(Number(text));
-  tell({ kind: "done" });
+  tell({ kind: "done", sealedAgain: [...sealedAgain] });
 });
 tell({ kind: "ready" });

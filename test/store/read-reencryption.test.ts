@@ -281,7 +281,7 @@ describe("between two batches", () => {
       for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
       return count;
     };
-    return { store, countAfterTurns };
+    return { writer, store, heard: listen(store), countAfterTurns };
   }
 
   it("it rests, so that reads go before it, until somebody waits", async () => {
@@ -292,6 +292,17 @@ describe("between two batches", () => {
     const settling = store.settled();
     expect(await countAfterTurns()).toBe(40);
     await settling;
+  });
+
+  it("it takes up what a record holds at its last read, where it was written anew", async () => {
+    const { writer, store, heard, countAfterTurns } = await reading();
+    expect(await countAfterTurns()).toBeLessThan(40);
+    await writer.set("key 39", "another value");
+    expect(await store.get("key 39")).toBe("another value");
+    await store.settled();
+    expect(heard.filter(({ event }) => event !== "reencrypted")).toEqual([]);
+    expect(heard.map(({ key }) => key)).toContain("key 39");
+    expect(await store.get("key 39")).toBe("another value");
   });
 
   it("it takes no rest while somebody waits", async () => {

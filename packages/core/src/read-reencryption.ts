@@ -72,13 +72,19 @@ export class ReadReencryption {
     this.#parts = parts;
   }
 
-  /** Takes a record that was read, unless it is being sealed already or the queue is full. */
+  /**
+   * Takes a record that was read, unless it is being sealed already or the queue is full. What was queued of an earlier
+   * read makes way: a record that is written often would have changed since.
+   */
   offer(place: Place, expected: StoredValue, record: OpenedRecord): void {
     const { key } = place;
-    if (this.#queue.size >= maxQueued || this.#queue.has(key) || this.#underWay.has(key)) return;
-    if (this.#queuedBytes > 0 && this.#queuedBytes + expected.length > maxQueuedBytes) return;
+    if (this.#underWay.has(key)) return;
+    const earlier = this.#queue.get(key);
+    if (earlier === undefined && this.#queue.size >= maxQueued) return;
+    const otherBytes = this.#queuedBytes - (earlier?.expected.length ?? 0);
+    if (otherBytes > 0 && otherBytes + expected.length > maxQueuedBytes) return;
     this.#queue.set(key, { place, expected, record });
-    this.#queuedBytes += expected.length;
+    this.#queuedBytes = otherBytes + expected.length;
     this.#running ??= this.#run().finally(() => {
       this.#running = undefined;
     });

@@ -42,6 +42,14 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     throw new Error("The primary serves none of a hundred keys");
   }
 
+  /** Resolves when another node has taken the place of a primary that was killed. */
+  async function untilReplaced({ port }: RedisNode): Promise<void> {
+    // Where the first election has no winner, the next is as far away as four times the Cluster's node timeout.
+    await expect
+      .poll(async () => (await cluster.primaries()).some((primary) => primary.port === port), { timeout: 30_000 })
+      .toBe(false);
+  }
+
   /** The rest of a scan; `between` is called after each page. */
   async function scanOn(
     from: RedisStore,
@@ -164,9 +172,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     if (replaced === undefined || restarted === undefined) throw new Error("There are no primaries");
     await restarted.restart();
     await replaced.kill();
-    await expect
-      .poll(async () => (await cluster.primaries()).some(({ port }) => port === replaced.port), { timeout: 15_000 })
-      .toBe(false);
+    await untilReplaced(replaced);
     const other = new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs });
     onTestFinished(() => other.disconnect());
     const rest = await scanOn(other, { cursor: first.cursor });
@@ -290,20 +296,21 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     const encrypted = new EncryptedStore(store.namespaced("flows"), { keys: both });
     encrypted.namespace = "flows";
     const [victim] = await cluster.primaries();
+    if (victim === undefined) throw new Error("There is no primary");
     const slots = [...new Set(keys.slice(0, 12).map((key) => slotOf(Buffer.from(`keyward:flows:${key}`))))];
     const disturb = async () => {
       for (const slot of slots) {
         const source = await cluster.primaryOf(slot);
         // Not to or from the one that dies: a key that it has just been given may not be on its replica yet.
-        if (source.port === victim?.port) continue;
-        const target = (await cluster.primaries()).find(({ port }) => port !== source.port && port !== victim?.port);
+        if (source.port === victim.port) continue;
+        const target = (await cluster.primaries()).find(({ port }) => port !== source.port && port !== victim.port);
         if (target !== undefined) await cluster.moveSlot(slot, target, { batch: 1 });
       }
       for (const node of await cluster.primaries()) {
         await expect.poll(async () => String(await node.command("INFO", "replication")).includes("lag=0")).toBe(true);
       }
-      await victim?.command("WAIT", 1, 5_000);
-      await victim?.kill();
+      await victim.command("WAIT", 1, 5_000);
+      await victim.kill();
       return pages;
     };
     let pages = 0;
@@ -319,6 +326,8 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     const report = await bulk().catch(async (error: unknown) => {
       // What was on its way to the primary that died is in doubt: the job says so, and is begun again.
       expect(error).toMatchObject({ code: "STORE_UNAVAILABLE" });
+      await disturbed;
+      await untilReplaced(victim);
       return bulk();
     });
     // The slots had moved and the primary was dead before the job was done.
