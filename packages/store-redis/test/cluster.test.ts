@@ -13,7 +13,8 @@ import {
 import { slotOf } from "../src/slots.ts";
 
 const servers = await findRedisServers();
-const timeoutMs = 8_000;
+// Longer than an election that has to be held twice.
+const timeoutMs = 20_000;
 
 function numbered(count: number): string[] {
   return Array.from({ length: count }, (_, index) => `key ${index}`);
