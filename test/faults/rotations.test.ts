@@ -81,7 +81,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
 
     describeService({
       env: () => ({ AWS_ENDPOINT_URL: server.endpoint, AWS_ACCESS_KEY_ID: "test", AWS_SECRET_ACCESS_KEY: "test" }),
-      newSource: () => `aws-sm://eu-central-1/ring-${++ringCount}?timeoutMs=2000`,
+      newSource: () => `aws-sm://eu-central-1/ring-${++ringCount}?timeoutMs=5000`,
       stop: async () => server.pause(),
       start: async () => server.resume(),
     });
