@@ -20,9 +20,9 @@ export interface Effort {
 export interface Figures {
   readonly name: string;
   readonly medianNs: number;
-  /** The ratio of the medians. */
+  /** The median of the ratios within each round: a machine that is slower for some rounds has no part in it. */
   readonly ratio: number;
-  /** The first and third quartile of the ratios within each round: how much of the ratio is noise. */
+  /** The first and third quartile of the same ratios: how much of the ratio is noise. */
   readonly ratioQuartiles: readonly [number, number];
   /** The median of the differences to the first contestant within each round. */
   readonly addedNs: number;
@@ -58,11 +58,10 @@ export async function measure(contestants: readonly Contestant[], effort: Effort
   return entrants.map(({ name, samplesNs }) => {
     const ratios = samplesNs.map((sampleNs, round) => sampleNs / (baseline.samplesNs[round] ?? Number.NaN));
     const addedNs = samplesNs.map((sampleNs, round) => sampleNs - (baseline.samplesNs[round] ?? Number.NaN));
-    const medianNs = quantile(samplesNs, 0.5);
     return {
       name,
-      medianNs,
-      ratio: medianNs / quantile(baseline.samplesNs, 0.5),
+      medianNs: quantile(samplesNs, 0.5),
+      ratio: quantile(ratios, 0.5),
       ratioQuartiles: [quantile(ratios, 0.25), quantile(ratios, 0.75)],
       addedNs: quantile(addedNs, 0.5),
     };
