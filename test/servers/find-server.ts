@@ -8,6 +8,13 @@ export function onPath(...names: readonly string[]): string[] {
   return names.flatMap((name) => folders.map((folder) => join(folder, name))).filter((path) => existsSync(path));
 }
 
+/** How servers are started here, the one that is there already, or why there is none: one of them, and no other. */
+export type OneOf<Ways> = {
+  [Way in keyof Ways]: { readonly [Own in Way]: Ways[Own] } & {
+    readonly [Other in Exclude<keyof Ways, Way>]?: undefined;
+  };
+}[keyof Ways];
+
 /**
  * What the first way leads to that leads anywhere; else why none does. Each way is named by what is wrong where it leads
  * nowhere.

@@ -1,7 +1,5 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
+import { startElsewhere } from "./elsewhere.ts";
 import { describeWithMoto, findMoto, startMoto } from "./moto.ts";
 
 const servers = await findMoto();
@@ -32,16 +30,9 @@ describeWithMoto(servers, "a server that stands in for AWS", () => {
   });
 
   it("ends when the process that started it is killed", async () => {
-    const child = spawn(process.execPath, [fileURLToPath(new URL("moto-starter.ts", import.meta.url))], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    onTestFinished(() => {
-      child.kill("SIGKILL");
-    });
-    const [line] = await once(child.stdout, "data");
-    const { endpoint }: { endpoint: string } = JSON.parse(String(line));
-    expect(await answers(endpoint)).toBe(true);
+    const { child, said } = await startElsewhere<{ endpoint: string }>("moto-starter.ts");
+    expect(await answers(said.endpoint)).toBe(true);
     child.kill("SIGKILL");
-    await expect.poll(() => answers(endpoint), { timeout: 10_000 }).toBe(false);
+    await expect.poll(() => answers(said.endpoint), { timeout: 10_000 }).toBe(false);
   });
 });

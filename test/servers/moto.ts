@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { firstFound, onPath } from "./find-server.ts";
+import { firstFound, type OneOf, onPath } from "./find-server.ts";
 import {
   type Belongings,
   dockerCommand,
@@ -42,32 +42,8 @@ export interface MotoServer {
   stop(): Promise<void>;
 }
 
-/** How servers are started here, the one that is there already, or why there is none. */
-export type MotoServers =
-  | {
-      readonly command: readonly string[];
-      readonly image?: undefined;
-      readonly existing?: undefined;
-      readonly missing?: undefined;
-    }
-  | {
-      readonly image: string;
-      readonly command?: undefined;
-      readonly existing?: undefined;
-      readonly missing?: undefined;
-    }
-  | {
-      readonly existing: string;
-      readonly command?: undefined;
-      readonly image?: undefined;
-      readonly missing?: undefined;
-    }
-  | {
-      readonly missing: string;
-      readonly command?: undefined;
-      readonly image?: undefined;
-      readonly existing?: undefined;
-    };
+/** Where a moto comes from. */
+export type MotoServers = OneOf<{ command: readonly string[]; image: string; existing: string; missing: string }>;
 
 /** What {@link findMoto} is asked for. */
 export interface MotoNeeds {

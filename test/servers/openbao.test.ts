@@ -1,7 +1,5 @@
-import { spawn } from "node:child_process";
-import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import { expect, it, onTestFinished } from "vitest";
+import { startElsewhere } from "./elsewhere.ts";
 import { describeWithVault, findVaultServers, startVault, type VaultSettings } from "./openbao.ts";
 
 const servers = await findVaultServers();
@@ -57,16 +55,9 @@ describeWithVault(servers, "a Vault for the tests", () => {
   });
 
   it("ends when the process that started it is killed", async () => {
-    const child = spawn(process.execPath, [fileURLToPath(new URL("openbao-starter.ts", import.meta.url))], {
-      stdio: ["ignore", "pipe", "inherit"],
-    });
-    onTestFinished(() => {
-      child.kill("SIGKILL");
-    });
-    const [line] = await once(child.stdout, "data");
-    const { address }: { address: string } = JSON.parse(String(line));
-    expect(await answers(address)).toBe(true);
+    const { child, said } = await startElsewhere<{ address: string }>("openbao-starter.ts");
+    expect(await answers(said.address)).toBe(true);
     child.kill("SIGKILL");
-    await expect.poll(() => answers(address), { timeout: 10_000 }).toBe(false);
+    await expect.poll(() => answers(said.address), { timeout: 10_000 }).toBe(false);
   });
 });

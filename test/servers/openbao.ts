@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import nodeVault from "node-vault";
-import { firstFound, onPath } from "./find-server.ts";
+import { firstFound, type OneOf, onPath } from "./find-server.ts";
 import {
   type Belongings,
   dockerCommand,
@@ -64,22 +64,8 @@ export interface VaultBody {
   readonly [field: string]: unknown;
 }
 
-/** How servers are started here, the one that is there already, or why there is none. */
-export type VaultServers =
-  | { readonly binary: string; readonly image?: undefined; readonly existing?: undefined; readonly missing?: undefined }
-  | { readonly image: string; readonly binary?: undefined; readonly existing?: undefined; readonly missing?: undefined }
-  | {
-      readonly existing: ExistingVault;
-      readonly binary?: undefined;
-      readonly image?: undefined;
-      readonly missing?: undefined;
-    }
-  | {
-      readonly missing: string;
-      readonly binary?: undefined;
-      readonly image?: undefined;
-      readonly existing?: undefined;
-    };
+/** Where an OpenBao or Vault comes from. */
+export type VaultServers = OneOf<{ binary: string; image: string; existing: ExistingVault; missing: string }>;
 
 interface ExistingVault {
   readonly address: string;

@@ -7,6 +7,7 @@ import { basename, join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
+import { installWithApt } from "./apt.ts";
 
 const run = promisify(execFile);
 const installMs = 300_000;
@@ -34,8 +35,9 @@ export async function pythonEnvironment(requirements: string): Promise<string> {
     }
     if (existsSync(complete)) return bin;
     await rm(folder, { recursive: true, force: true });
-    const pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement", requirements];
     await makeEnvironment(folder);
+    const quietly = ["--quiet", "--disable-pip-version-check"];
+    const pip = ["-m", "pip", "install", ...quietly, "--no-deps", "--requirement", requirements];
     await run(join(bin, "python"), pip, { timeout: installMs });
     await writeFile(complete, "");
     return bin;
@@ -50,10 +52,7 @@ async function makeEnvironment(folder: string): Promise<void> {
   } catch (error) {
     // Debian keeps it in a package of its own.
     if (process.getuid?.() !== 0) throw error;
-    const options = { env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" }, timeout: installMs };
-    const wait = ["-o", "DPkg::Lock::Timeout=240"];
-    await run("apt-get", [...wait, "update"], options);
-    await run("apt-get", [...wait, "install", "-y", "--no-install-recommends", "python3-venv"], options);
+    await installWithApt("python3-venv");
     await run("python3", ["-m", "venv", folder], { timeout: installMs });
   }
 }

@@ -3,6 +3,7 @@ import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Redis, type RedisOptions } from "ioredis";
+import type { OneOf } from "./find-server.ts";
 import {
   type Belongings,
   dockerCommand,
@@ -38,17 +39,8 @@ export interface RedisNode {
   command(name: string, ...given: readonly (string | number)[]): Promise<unknown>;
 }
 
-/** How servers are started here, the one that is there already, or why there is none. */
-export type RedisServers =
-  | { readonly binary: string; readonly image?: undefined; readonly existing?: undefined; readonly missing?: undefined }
-  | { readonly image: string; readonly binary?: undefined; readonly existing?: undefined; readonly missing?: undefined }
-  | { readonly existing: string; readonly binary?: undefined; readonly image?: undefined; readonly missing?: undefined }
-  | {
-      readonly missing: string;
-      readonly binary?: undefined;
-      readonly image?: undefined;
-      readonly existing?: undefined;
-    };
+/** Where a Redis comes from. */
+export type RedisServers = OneOf<{ binary: string; image: string; existing: string; missing: string }>;
 
 /** What a node is started with, beyond what all are. */
 export interface NodeSettings {

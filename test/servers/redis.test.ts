@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { copyFile, mkdtemp, readdir, readFile, rm, symlink } from "node:fs/promises";
@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { expect, it, onTestFinished, vi } from "vitest";
+import { startElsewhere } from "./elsewhere.ts";
 import {
   describeWithRedis,
   findRedisServers,
@@ -32,19 +33,10 @@ async function listens(port: number): Promise<boolean> {
   }
 }
 
-/** A process of its own that starts a server, and where that is. */
-async function startElsewhere(environment: NodeJS.ProcessEnv = process.env) {
-  const child: ChildProcess = spawn(process.execPath, [fileURLToPath(new URL("starter.ts", import.meta.url))], {
-    stdio: ["ignore", "pipe", "inherit"],
-    env: environment,
-  });
-  onTestFinished(() => {
-    child.kill("SIGKILL");
-  });
-  if (child.stdout === null) throw new Error("The child has no output");
-  const [line] = await once(child.stdout, "data");
-  const { port, directory }: { port: number; directory: string } = JSON.parse(String(line));
-  return { child, port, directory };
+/** Where a server is that another process started. */
+interface Started {
+  readonly port: number;
+  readonly directory: string;
 }
 
 /** The path of a program. */
@@ -94,7 +86,8 @@ describeWithRedis(servers, "a server for the tests", () => {
   });
 
   it("ends with its data when the process that started it is killed", async () => {
-    const { child, port, directory } = await startElsewhere();
+    const { child, said } = await startElsewhere<Started>("redis-starter.ts");
+    const { port, directory } = said;
     expect((await listens(port)) && existsSync(directory)).toBe(true);
     child.kill("SIGKILL");
     await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);
@@ -208,7 +201,8 @@ describeWithRedis(servers, "a server in a container, with a stand-in for Docker"
 
   unlessDocker("ends with its data when the process that started it is killed", async () => {
     const { environment, containers } = await withDocker();
-    const { child, port, directory } = await startElsewhere(environment);
+    const { child, said } = await startElsewhere<Started>("redis-starter.ts", environment);
+    const { port, directory } = said;
     expect([await containers(), await listens(port)]).toMatchObject([{ length: 1 }, true]);
     child.kill("SIGKILL");
     await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);

@@ -3,6 +3,7 @@ import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { installWithApt } from "./apt.ts";
 import { firstFound, onPath } from "./find-server.ts";
 import { durable, existingServer, type RedisNode, type RedisServers, startNode } from "./redis-node.ts";
 
@@ -12,7 +13,6 @@ export type { RedisNode, RedisServers } from "./redis-node.ts";
 export { type RedisSentinelGroup, startSentinelGroup } from "./redis-sentinel.ts";
 
 const run = promisify(execFile);
-const installMs = 300_000;
 const image = "redis:7";
 
 /** What {@link findRedisServers} is asked for. */
@@ -34,7 +34,9 @@ export async function findRedisServers({ anyWillDo = false }: RedisNeeds = {}): 
   return await firstFound<RedisServers>({
     "there is no redis-server 7 or valkey-server on the PATH": installed,
     "apt-get cannot install one": async () => {
-      await installWithApt();
+      await installWithApt("redis-server");
+      // The package starts a service, which nobody asked for.
+      await run("sh", ["-c", "systemctl disable --now redis-server || service redis-server stop || true"]);
       const servers = await installed();
       if (servers === undefined) throw new Error("its own is older than 7");
       return servers;
@@ -75,14 +77,4 @@ async function installed(): Promise<RedisServers | undefined> {
     if (major >= 7) return { binary };
   }
   return undefined;
-}
-
-async function installWithApt(): Promise<void> {
-  if (process.getuid?.() !== 0) throw new Error("only root may");
-  const wait = ["-o", "DPkg::Lock::Timeout=240"];
-  const options = { env: { ...process.env, DEBIAN_FRONTEND: "noninteractive" }, timeout: installMs };
-  await run("apt-get", [...wait, "update"], options);
-  await run("apt-get", [...wait, "install", "-y", "--no-install-recommends", "redis-server"], options);
-  // The package starts a service, which nobody asked for.
-  await run("sh", ["-c", "systemctl disable --now redis-server || service redis-server stop || true"], options);
 }
