@@ -156,7 +156,7 @@ describe("a provider", () => {
 
   it("that hangs fails the first call in time, and no later one that has a ring", async () => {
     const abort = new AbortController();
-    vi.spyOn(AbortSignal, "timeout").mockReturnValue(abort.signal);
+    vi.spyOn(AbortSignal, "timeout").mockReturnValueOnce(abort.signal);
     const signals: (AbortSignal | undefined)[] = [];
     const hanging: KeyProvider = {
       load: (options) => {

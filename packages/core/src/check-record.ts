@@ -1,5 +1,5 @@
 import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
-import { type Place, readHeader } from "./envelope.ts";
+import { keyIdIn, type Place, readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { reservedNamespace, wrapRejection } from "./inner-store.ts";
 import { type Keyring, keyOf } from "./keyring.ts";
@@ -185,21 +185,12 @@ async function scopesIn(reserved: ScannableStore, ring: Keyring): Promise<Set<st
   const scopes = new Set<string>();
   for await (const entries of pages(reserved, pageSize)) {
     for (const { key, value } of entries) {
-      if (key.startsWith(scopedPrefix) && isUnderOneOf(ring, value, key)) scopes.add(key.slice(scopedPrefix.length));
+      if (!key.startsWith(scopedPrefix)) continue;
+      const keyId = keyIdIn(value, { namespace: reservedNamespace, key });
+      if (keyId !== undefined && keyOf(ring, keyId) !== undefined) scopes.add(key.slice(scopedPrefix.length));
     }
   }
   return scopes;
-}
-
-/** Whether what lies in the reserved space names a key of this ring. */
-export function isUnderOneOf(ring: Keyring, value: StoredValue, key: string): boolean {
-  try {
-    const keyId = readHeader(value, { namespace: reservedNamespace, key })?.keyId;
-    return keyId !== undefined && keyOf(ring, keyId) !== undefined;
-  } catch (error) {
-    if (error instanceof KeywardError) return false;
-    throw error;
-  }
 }
 
 async function read(reserved: AtomicStore, { key }: Place): Promise<StoredValue | undefined> {
@@ -215,10 +206,12 @@ function isNobodys(error: unknown): boolean {
 /** What the record says: the generation that is there to be loaded, and that of the ring which sealed the record. */
 function saidBy({ content }: OpenedRecord): { readonly generation: number; readonly sealedBy: number } {
   const said: unknown = JSON.parse(String(content.value));
-  const generation = typeof said === "object" && said !== null && "generation" in said ? said.generation : undefined;
-  const sealedBy = typeof said === "object" && said !== null && "sealedBy" in said ? said.sealedBy : undefined;
-  const loadable = typeof generation === "number" ? generation : 0;
-  return { generation: loadable, sealedBy: typeof sealedBy === "number" ? sealedBy : loadable };
+  const number = (field: string, otherwise: number) => {
+    const value: unknown = typeof said === "object" && said !== null ? Reflect.get(said, field) : undefined;
+    return typeof value === "number" ? value : otherwise;
+  };
+  const generation = number("generation", 0);
+  return { generation, sealedBy: number("sealedBy", generation) };
 }
 
 function refused(cause: unknown): KeywardError {

@@ -113,8 +113,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#inner = new InnerStore(store);
     this.#source = KeySource.of(keys);
     this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo });
-    const { form, reserved } = this.#inner;
-    const unscoped = new CheckRecord(reserved, new RecordCodec(this.#source, form, { accept: [] }), undefined);
+    const { reserved } = this.#inner;
+    const unscoped = new CheckRecord(reserved, this.#codec.forScope(undefined), undefined);
     this.#check = scope === undefined ? unscoped : new CheckRecord(reserved, this.#codec, { scope, unscoped });
     this.#guard = new OverwriteGuard(this.#inner, this.#codec);
     this.#reserve = ReservedRecords.of(this.#inner, this.#source);

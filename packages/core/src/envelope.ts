@@ -87,6 +87,16 @@ export function readHeader(stored: StoredValue, place: Place): EnvelopeHeader | 
   });
 }
 
+/** The key that an envelope names; `undefined` for what is none, or has a header that cannot be read. */
+export function keyIdIn(stored: StoredValue, place: Place): string | undefined {
+  try {
+    return readHeader(stored, place)?.keyId;
+  } catch (error) {
+    if (error instanceof KeywardError) return undefined;
+    throw error;
+  }
+}
+
 /**
  * Seals a record for its place.
  *

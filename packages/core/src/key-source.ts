@@ -1,7 +1,9 @@
 import { setTimeout as delay } from "node:timers/promises";
+import { abortable } from "./abortable.ts";
 import { KeywardError } from "./errors.ts";
 import { type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { Keyring, keyOf, sameRing } from "./keyring.ts";
+import { Moment } from "./moment.ts";
 
 // Unknown key ids cost the provider at most one load in this time, however many are forged; and so do the calls that find
 // the ring too old, while the provider fails.
@@ -197,7 +199,7 @@ export class KeySource {
 
   #isTooOld(): boolean {
     // Without a limit, no clock is read.
-    return this.#maxAgeMs !== undefined && this.#provider !== undefined && this.#confirmed.agoMs() > this.#maxAgeMs;
+    return this.#maxAgeMs !== undefined && this.#confirmed.agoMs() > this.#maxAgeMs;
   }
 
   #tooOld(cause: KeywardError): KeywardError {
@@ -279,33 +281,18 @@ export class KeySource {
   }
 }
 
-/** A point in time that neither a clock set back nor a machine that slept makes younger. */
-class Moment {
-  readonly #steadyMs = performance.now();
-  readonly #wallMs = Date.now();
-
-  agoMs(): number {
-    // The steady clock stands still while the machine sleeps; the other one can be set back.
-    return Math.max(performance.now() - this.#steadyMs, Date.now() - this.#wallMs);
-  }
-}
-
 function kindOf(value: unknown): string {
   return typeof value === "object" && value !== null ? (value.constructor?.name ?? "an object") : typeof value;
 }
 
 async function loadInTime(provider: KeyProvider, timeoutMs: number): Promise<Keyring> {
   const signal = AbortSignal.timeout(timeoutMs);
-  const tooLate = new Promise<never>((_, reject) => {
-    signal.addEventListener("abort", () => {
-      reject(
-        new KeywardError("PROVIDER_UNAVAILABLE", `The key provider gave no keyring within ${timeoutMs} ms`, {
-          hint: "Is the source of the keys reachable from here?",
-        }),
-      );
+  const ring = await abortable(async () => await provider.load({ signal }), signal).catch((error: unknown) => {
+    if (!signal.aborted || error !== signal.reason) throw error;
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider gave no keyring within ${timeoutMs} ms`, {
+      hint: "Is the source of the keys reachable from here?",
     });
   });
-  const ring = await Promise.race([tooLate, (async () => await provider.load({ signal }))()]);
   if (ring instanceof Keyring) return ring;
   throw new KeywardError("KEYRING_INVALID", "The key provider gave something other than a Keyring", {
     hint: "Its load() must resolve to a Keyring of this very copy of @keyward/core.",

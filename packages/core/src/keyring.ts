@@ -361,6 +361,11 @@ export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);
 }
 
+/** Whether the ring has the key, and it opens. Not part of the public surface. */
+export function isEnabled(ring: Keyring, id: string): boolean {
+  return keyOf(ring, id)?.status === "enabled";
+}
+
 /** Whether two rings are the same in everything, material included. Not part of the public surface. */
 export function sameRing(one: Keyring, other: Keyring): boolean {
   return fingerprint(one) === fingerprint(other);

@@ -4,7 +4,7 @@ import type { Place } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { ReplacementUntil } from "./inner-store.ts";
 import type { KeySource } from "./key-source.ts";
-import { type Keyring, keyOf } from "./keyring.ts";
+import { isEnabled, type Keyring } from "./keyring.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 import type { SealingRing } from "./sealing-ring.ts";
 
@@ -159,7 +159,7 @@ export class ReadReencryption {
     // The ring may have changed since the read: a record it made current is left alone.
     if (ring.primary === "" || record.keyId === ring.primary) return undefined;
     // Under a key that was disabled since, it may be a forgery: nobody may read it any more, sealed anew or not.
-    if (record.keyId !== undefined && keyOf(ring, record.keyId)?.status !== "enabled") return undefined;
+    if (record.keyId !== undefined && !isEnabled(ring, record.keyId)) return undefined;
     const { content } = record;
     try {
       return { key: place.key, expected, next: this.#parts.codec.seal(ring, place, content), expires: content.expires };

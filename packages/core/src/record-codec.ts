@@ -47,8 +47,8 @@ export class RecordCodec {
     ];
   }
 
-  /** For what another scope keeps beside the records: nothing foreign is accepted, nothing padded. */
-  forScope(scope: string): RecordCodec {
+  /** For what a scope, or none, keeps beside the records: nothing foreign is accepted, nothing padded. */
+  forScope(scope: string | undefined): RecordCodec {
     return new RecordCodec(this.#source, this.#form, { scope, accept: [] });
   }
 

@@ -6,7 +6,7 @@ import { type EncryptedStore, type StoreParts, storeParts } from "./encrypted-st
 import { readHeader, requirePlace } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "./inner-store.ts";
-import { type Keyring, keyOf } from "./keyring.ts";
+import { isEnabled, type Keyring } from "./keyring.ts";
 import { bytesOf, PageSize, targetPageBytes } from "./page-size.ts";
 import { isAbsent } from "./record-codec.ts";
 
@@ -378,7 +378,7 @@ class Reencryption {
 /** Whether the key that a record lies under still opens; what is not sealed has none. */
 function mayBeSealedAgain(ring: Keyring, { key, expected }: Replacement): boolean {
   const keyId = expected === undefined ? undefined : readHeader(expected, { namespace: "", key })?.keyId;
-  return keyId === undefined || keyOf(ring, keyId)?.status === "enabled";
+  return keyId === undefined || isEnabled(ring, keyId);
 }
 
 interface View {

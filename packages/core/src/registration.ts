@@ -7,6 +7,7 @@ import { KeywardError } from "./errors.ts";
 import { heartbeatKey, writeHeartbeat } from "./heartbeat.ts";
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
+import { Moment } from "./moment.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
 /** How a process makes itself known as one that reads and writes a store. */
@@ -77,9 +78,8 @@ export class Registration {
   readonly #lapseMs: number;
   readonly #longestCallMs: number;
   readonly #members = new Set<Member>();
-  // By both clocks: the steady one stands still while the machine sleeps, the other one can be set back.
-  #openUntilMs = Number.NEGATIVE_INFINITY;
-  #openUntilWallMs = Number.NEGATIVE_INFINITY;
+  /** When the heartbeat was begun that lets this process seal. */
+  #openSince: Moment | undefined;
   // Another one each time it joins anew, so that leaving need not be over by then.
   #id = newId();
   #beat = 0;
@@ -94,10 +94,10 @@ export class Registration {
   #dueAgain = false;
   #unlisten: (() => void) | undefined;
 
-  private constructor(parts: RegistrationParts, options: ReplicaOptions) {
-    const { name, heartbeatMs = 2_000, lapseMs = 10_000, longestCallMs = 30_000 } = options;
+  private constructor(parts: RegistrationParts, options: Required<ReplicaOptions>) {
+    const { name, heartbeatMs, lapseMs, longestCallMs } = options;
     this.#parts = parts;
-    this.#name = name ?? `${hostname()}:${process.pid}`;
+    this.#name = name;
     this.#heartbeatMs = heartbeatMs;
     this.#lapseMs = lapseMs;
     this.#longestCallMs = parts.longestCallMs ?? longestCallMs;
@@ -110,9 +110,9 @@ export class Registration {
    * @throws KeywardError `VALUE_INVALID` for options that cannot be.
    */
   static of(parts: RegistrationParts, options: ReplicaOptions): Registration {
-    requireOptions(options);
+    const settled = requireOptions(options);
     const place = Registration.place(parts.records.space, parts.source);
-    place.registration ??= new Registration(parts, options);
+    place.registration ??= new Registration(parts, settled);
     return place.registration;
   }
 
@@ -185,13 +185,13 @@ export class Registration {
         // The key that the heartbeat would be sealed under may have gone meanwhile.
         await source.refresh();
       }
-      const since = now();
+      const since = new Moment();
       await this.#write(id);
       await this.#requireLatest(await source.refresh());
       if (id === this.#id) {
         this.#heard = true;
         this.#lapsed = false;
-        this.#openSince(since);
+        this.#openSince = since;
       }
     } catch (error) {
       this.#refusedAtMs = performance.now();
@@ -247,10 +247,10 @@ export class Registration {
 
   async #beatAndLook(): Promise<void> {
     const { check, source } = this.#parts;
-    const since = now();
+    const since = new Moment();
     const ring = await this.#write(this.#id);
     // A heartbeat that arrived too late does not open the gate again.
-    if (this.#isOpen()) this.#openSince(since);
+    if (this.#isOpen()) this.#openSince = since;
     if (ring.primary === "" || (await check.generation(ring)) <= ring.generation) return;
     // A rotation waits for this process to have a later ring: do not let it wait for the provider to tell of it.
     await source.refresh();
@@ -289,12 +289,7 @@ export class Registration {
   }
 
   #isOpen(): boolean {
-    return performance.now() < this.#openUntilMs && Date.now() < this.#openUntilWallMs;
-  }
-
-  #openSince({ steadyMs, wallMs }: Moment): void {
-    this.#openUntilMs = steadyMs + this.#lapseMs;
-    this.#openUntilWallMs = wallMs + this.#lapseMs;
+    return this.#openSince !== undefined && this.#openSince.agoMs() < this.#lapseMs;
   }
 
   async #leave(): Promise<void> {
@@ -304,7 +299,7 @@ export class Registration {
     this.#unlisten?.();
     this.#unlisten = undefined;
     clearTimeout(this.#timer);
-    this.#openUntilMs = Number.NEGATIVE_INFINITY;
+    this.#openSince = undefined;
     this.#heard = false;
     // Nobody may wait for this process any more only when nothing that it began is still to come.
     await Promise.allSettled([this.#beating, this.#entering, source.drained()]);
@@ -316,23 +311,15 @@ export class Registration {
   }
 }
 
-interface Moment {
-  readonly steadyMs: number;
-  readonly wallMs: number;
-}
-
-function now(): Moment {
-  return { steadyMs: performance.now(), wallMs: Date.now() };
-}
-
 function newId(): string {
   return randomBytes(9).toString("base64url");
 }
 
-function requireOptions(options: ReplicaOptions): void {
-  const { name, heartbeatMs = 2_000, lapseMs = 10_000, longestCallMs = 0 } = options;
+function requireOptions(options: ReplicaOptions): Required<ReplicaOptions> {
+  const { name = `${hostname()}:${process.pid}`, heartbeatMs = 2_000 } = options;
+  const { lapseMs = 10_000, longestCallMs = 30_000 } = options;
   const problem =
-    name !== undefined && (typeof name !== "string" || !name.isWellFormed())
+    typeof name !== "string" || !name.isWellFormed()
       ? "The name of a replica is not a well-formed string"
       : !(heartbeatMs >= 10)
         ? "heartbeatMs is not a number of milliseconds from 10"
@@ -342,6 +329,7 @@ function requireOptions(options: ReplicaOptions): void {
             ? "longestCallMs is not a number of milliseconds from 0"
             : undefined;
   if (problem !== undefined) throw new KeywardError("VALUE_INVALID", problem, { hint: "Leave it out." });
+  return { name, heartbeatMs, lapseMs, longestCallMs };
 }
 
 function notAdmitted(cause: unknown): KeywardError {

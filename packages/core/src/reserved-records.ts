@@ -1,10 +1,9 @@
 import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
-import { isUnderOneOf } from "./check-record.ts";
-import { readHeader } from "./envelope.ts";
+import { keyIdIn } from "./envelope.ts";
 import { KeywardError, requireKeywardError } from "./errors.ts";
 import { type InnerStore, reservedNamespace, wrapRejection } from "./inner-store.ts";
 import type { KeySource } from "./key-source.ts";
-import type { Keyring } from "./keyring.ts";
+import { type Keyring, keyOf } from "./keyring.ts";
 import { pages } from "./page-size.ts";
 import { RecordCodec } from "./record-codec.ts";
 
@@ -83,8 +82,9 @@ export class ReservedRecords {
     for await (const entries of pages(this.space, pageSize)) {
       for (const { key, value } of entries) {
         const place = { namespace: reservedNamespace, key };
+        const keyId = keyIdIn(value, place);
         // For a key that the ring lacks, the provider would be asked for each.
-        if (isUnder(value, ring.primary) || !isUnderOneOf(ring, value, key)) continue;
+        if (keyId === undefined || keyId === ring.primary || keyOf(ring, keyId) === undefined) continue;
         const codec = this.#codec(undefined);
         const opened = await codec.open(value, place).catch(requireKeywardError);
         if (opened instanceof KeywardError) continue;
@@ -107,10 +107,7 @@ export class ReservedRecords {
   #codec(scope: string | undefined): RecordCodec {
     let codec = this.#codecs.get(scope);
     if (codec === undefined) {
-      codec = new RecordCodec(this.#source, this.#inner.form, {
-        accept: [],
-        ...(scope === undefined ? {} : { scope }),
-      });
+      codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept: [] });
       this.#codecs.set(scope, codec);
     }
     return codec;
@@ -119,13 +116,4 @@ export class ReservedRecords {
 
 function isStored(value: unknown): value is StoredValue {
   return typeof value === "string" || value instanceof Uint8Array;
-}
-
-function isUnder(value: StoredValue, keyId: string): boolean {
-  try {
-    return readHeader(value, { namespace: reservedNamespace, key: "" })?.keyId === keyId;
-  } catch (error) {
-    if (error instanceof KeywardError) return false;
-    throw error;
-  }
 }

@@ -7,7 +7,7 @@ import { heartbeatPrefix } from "./heartbeat.ts";
 import { reservedNamespace } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
-import { Keyring } from "./keyring.ts";
+import { isEnabled, Keyring } from "./keyring.ts";
 import { pages } from "./page-size.ts";
 import type { UnreadableRecord } from "./reencrypt.ts";
 
@@ -77,7 +77,7 @@ export async function retireFrom(
 ): Promise<Retirement> {
   const { to = "disabled", abandonUnreadable = false } = options;
   const next = to === "disabled" ? ring.disable(id) : ring.remove(id);
-  if (to === "removed" && ring.keys.some((key) => key.id === id && key.status === "enabled")) {
+  if (to === "removed" && isEnabled(ring, id)) {
     throw new KeywardError("KEYRING_INVALID", `Key "${id}" is enabled and cannot be removed yet`, {
       keyId: id,
       hint: "Retire it to disabled first, wait until you are sure that nobody misses it, and retire it again.",

@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { KeywardError } from "./errors.ts";
-import { Keyring, keyOf, type NewKey, shownId } from "./keyring.ts";
+import { isEnabled, Keyring, keyOf, type NewKey, shownId } from "./keyring.ts";
 import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
 
 /** What somebody wants who begins a rotation, or joins one. */
@@ -110,7 +110,7 @@ function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): v
  * @throws KeywardError `KEY_UNKNOWN`.
  */
 export function requireKeyIn(ring: Keyring, id: string): void {
-  if (ring.keys.some((one) => one.id === id)) return;
+  if (keyOf(ring, id) !== undefined) return;
   throw new KeywardError("KEY_UNKNOWN", `The keyring has no key ${shownId(id)}`, {
     hint: `It has: ${ring.keys.map((one) => one.id).join(", ") || "none"}.`,
   });
@@ -132,13 +132,8 @@ export function isDoneAlready(status: RotationStatus, ring: Keyring, aim: Aim): 
 
 /** Whether the ring is what a rotation is for: the key has gone, or with "disable-first" opens nothing and seals nothing. */
 export function isAchieved({ order, from, to }: RotationStatus, ring: Keyring): boolean {
-  if (!ring.keys.some(({ id }) => id === from)) return true;
+  if (keyOf(ring, from) === undefined) return true;
   return order === "disable-first" && ring.primary === to && !isEnabled(ring, from);
-}
-
-/** Whether the ring has the key, and it opens. */
-export function isEnabled(ring: Keyring, keyId: string): boolean {
-  return ring.keys.some(({ id, status }) => id === keyId && status === "enabled");
 }
 
 /**

@@ -1,7 +1,7 @@
 import { census } from "./census.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
-import type { Keyring } from "./keyring.ts";
+import { type Keyring, keyOf } from "./keyring.ts";
 import type { ReplicaWait, ReplicaWaitOptions, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
 import { type NamedStores, requireAllStores } from "./retirement.ts";
 import { type Aim, idOf, requireKeyIn, startOf, turned } from "./rotation-aim.ts";
@@ -94,12 +94,14 @@ export async function planOf(
   const underWay = running === undefined ? undefined : turned(running, aim, ring);
   const planned = underWay ?? startOf(ring, aim);
   const to = underWay === undefined && idOf(aim) === undefined ? undefined : planned.to;
+  const replicas = await waits.planned();
+  const counted = await countByKey(stores, signal);
   const found: Findings = {
     ring,
-    ...(await waits.planned()),
+    ...replicas,
     graceMs,
-    needed: await countUnder(stores, (keyId) => keyId === planned.from, signal),
-    toReseal: await countUnder(stores, (keyId) => keyId !== to, signal),
+    needed: sumWhere(counted, (keyId) => keyId === planned.from),
+    toReseal: sumWhere(counted, (keyId) => keyId !== to),
   };
   return {
     ...(underWay === undefined ? {} : { underWay }),
@@ -124,7 +126,7 @@ function plannedStep(step: RotationStep, planned: RotationStatus, found: Finding
   const { ring, waiting, unregistered, graceMs, needed, toReseal } = found;
   switch (step) {
     case "add":
-      return { step, keyId: to, done: ring.keys.some(({ id }) => id === to) };
+      return { step, keyId: to, done: keyOf(ring, to) !== undefined };
     case "promote":
       return { step, keyId: to, done: ring.primary === to };
     case "distribute":
@@ -137,7 +139,7 @@ function plannedStep(step: RotationStep, planned: RotationStatus, found: Finding
     case "grace":
       return { step, waitMs: graceLeft(planned, graceMs) };
     case "remove":
-      return { step, keyId: from, done: !ring.keys.some(({ id }) => id === from) };
+      return { step, keyId: from, done: keyOf(ring, from) === undefined };
   }
 }
 
@@ -147,9 +149,23 @@ export async function countUnder(
   isCounted: (keyId: string) => boolean,
   signal: AbortSignal | undefined,
 ): Promise<Record<string, number>> {
-  const counts: Record<string, number> = Object.create(null);
+  return sumWhere(await countByKey(stores, signal), isCounted);
+}
+
+/** By store and key id, how many records there are. */
+type CountsByKey = ReadonlyMap<string, ReadonlyMap<string, number>>;
+
+async function countByKey(stores: NamedStores, signal: AbortSignal | undefined): Promise<CountsByKey> {
+  const counted = new Map<string, ReadonlyMap<string, number>>();
   for (const [name, store] of Object.entries(stores)) {
-    const { keys } = await census(store, signal === undefined ? {} : { signal });
+    counted.set(name, (await census(store, signal === undefined ? {} : { signal })).keys);
+  }
+  return counted;
+}
+
+function sumWhere(counted: CountsByKey, isCounted: (keyId: string) => boolean): Record<string, number> {
+  const counts: Record<string, number> = Object.create(null);
+  for (const [name, keys] of counted) {
     counts[name] = [...keys].reduce((total, [keyId, count]) => (isCounted(keyId) ? total + count : total), 0);
   }
   return counts;

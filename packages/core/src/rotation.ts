@@ -5,7 +5,7 @@ import { KeywardError } from "./errors.ts";
 import { requireAtomic } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
-import type { Keyring, NewKey } from "./keyring.ts";
+import { isEnabled, type Keyring, keyOf, type NewKey } from "./keyring.ts";
 import {
   type ReencryptOptions,
   type ReencryptProgress,
@@ -28,7 +28,6 @@ import {
   addTo,
   isAchieved,
   isDoneAlready,
-  isEnabled,
   isSameAim,
   nothingUnderWay,
   promoteTo,
@@ -356,7 +355,7 @@ class Rotation {
         return await this.#disable(status, last);
       case "grace": {
         const ring = await this.#source.refresh();
-        if (!ring.keys.some(({ id }) => id === from)) return {};
+        if (keyOf(ring, from) === undefined) return {};
         if (ring.primary !== to) return { step: "promote" };
         if (isEnabled(ring, from)) return { step: "reencrypt" };
         await this.#waitForGrace(status);
@@ -432,7 +431,7 @@ class Rotation {
     const ring = await this.#source.refresh();
     // Somebody missed it.
     if (isEnabled(ring, from)) return { step: "reencrypt" };
-    if (ring.keys.some(({ id }) => id === from)) {
+    if (keyOf(ring, from) !== undefined) {
       if (ring.primary !== to) return { step: "promote" };
       try {
         await this.#retire("remove", from, ring, last);

@@ -158,6 +158,11 @@ class WrappedKeyring implements WrappedKeys {
     const wrapped = await this.#read(signal);
     const ring = await this.#unwrap(wrapped, signal);
     this.#requireSuccessor(ring, before);
+    return this.#remember(wrapped, ring);
+  }
+
+  /** The latest ring that was seen: this one, unless it was overtaken. */
+  #remember(wrapped: string, ring: Keyring): Keyring {
     if (this.#seen !== undefined && this.#seen.ring.generation > ring.generation) return this.#seen.ring;
     this.#seen = { wrapped, ring };
     return ring;
@@ -193,7 +198,7 @@ class WrappedKeyring implements WrappedKeys {
   async #write(expected: string | undefined, ring: Keyring): Promise<void> {
     const wrapped = await this.#wrap(ring);
     if (!(await this.#place.replace(expected, wrapped))) throw conflict();
-    if (this.#seen === undefined || this.#seen.ring.generation <= ring.generation) this.#seen = { wrapped, ring };
+    this.#remember(wrapped, ring);
   }
 
   #requireSavable(ring: Keyring): void {
