@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { inspect } from "node:util";
 import { CreateKeyCommand, KMSClient } from "@aws-sdk/client-kms";
 import {
   CreateSecretCommand,
@@ -7,8 +8,10 @@ import {
   type GetSecretValueCommandOutput,
   SecretsManagerClient,
 } from "@aws-sdk/client-secrets-manager";
-import { exportKeyring, type Keyring } from "@keyward/core";
-import { vi } from "vitest";
+import type { Keyring, KeywardError, KeywardErrorCode } from "@keyward/core";
+import { expect, vi } from "vitest";
+import { expectRefusal } from "../../../test/store/refusals.ts";
+import { materialOf } from "../../../test/store/secrets.ts";
 
 /** The credentials that the SDK's own chain finds in these tests. No error may show them. */
 export const credentials = {
@@ -76,9 +79,13 @@ export function newName(): string {
 
 /** The texts that would give a ring away, and the credentials. */
 export function secretsOf(ring: Keyring): string[] {
-  const encoded = [...exportKeyring(ring).matchAll(/"material": "([\w-]+)"/g)].flatMap(([, text = ""]) => {
-    const bytes = Buffer.from(text, "base64url");
-    return (["base64url", "base64", "hex"] as const).map((encoding) => bytes.toString(encoding));
-  });
-  return [...encoded, credentials.secretAccessKey];
+  return [...materialOf(ring), credentials.secretAccessKey];
+}
+
+/** The error of a call, which must show none of a ring's keys, nor the credentials. */
+export async function refusal(call: Promise<unknown>, code: KeywardErrorCode, ring: Keyring): Promise<KeywardError> {
+  const error = await expectRefusal(call, code);
+  const shown = `${inspect(error, { depth: Number.POSITIVE_INFINITY, showHidden: true })} ${JSON.stringify(error)}`;
+  for (const secret of secretsOf(ring)) expect(shown.includes(secret), "a secret is shown").toBe(false);
+  return error;
 }

@@ -6,12 +6,12 @@ import {
   PutSecretValueCommand,
   SecretsManagerClient,
 } from "@aws-sdk/client-secrets-manager";
-import { EncryptedStore, exportKeyring, Keyring, KeywardError, type KeywardErrorCode } from "@keyward/core";
+import { EncryptedStore, exportKeyring, Keyring, type KeywardError, type KeywardErrorCode } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import { describeWithMoto, findMoto, type MotoServer, startMoto } from "../../../test/servers/moto.ts";
 import { type AwsKeysOptions, awsKeys } from "../src/index.ts";
-import { Account, newName, secretsOf, stubEnvironment } from "./account.ts";
+import { Account, newName, refusal, secretsOf, stubEnvironment } from "./account.ts";
 import { type Fault, startProxy } from "./aws-proxy.ts";
 
 const servers = await findMoto();
@@ -39,20 +39,6 @@ describeWithMoto(servers, "awsKeys", () => {
     const open = (options: Partial<AwsKeysOptions> = {}) => awsKeys({ secretId, endpoint: proxy.endpoint, ...options });
     const stored = async () => Keyring.parse((await account.value(secretId)).SecretString ?? "");
     return { secretId, ring, proxy, open, stored };
-  }
-
-  /** The error of a call, which must show none of a ring's keys, nor the credentials. */
-  async function refusal(call: Promise<unknown>, code: KeywardErrorCode, ring: Keyring): Promise<KeywardError> {
-    const error = await call.then(
-      () => undefined,
-      (reason: unknown) => reason,
-    );
-    if (!(error instanceof KeywardError)) throw new Error(`no KeywardError but ${inspect(error)}`);
-    const shown = `${inspect(error, { depth: Number.POSITIVE_INFINITY, showHidden: true })} ${JSON.stringify(error)}`;
-    for (const secret of secretsOf(ring)) expect(shown.includes(secret), "a secret is shown").toBe(false);
-    expect(error.code).toBe(code);
-    expect(error.hint).not.toBe("");
-    return error;
   }
 
   describe("save", () => {
@@ -173,14 +159,20 @@ describeWithMoto(servers, "awsKeys", () => {
   });
 
   describe("create", () => {
-    it("makes the secret, and only once", async () => {
-      const secretId = newName();
+    /** Exactly one of four rings is written. */
+    async function createFourAtOnce(secretId: string) {
       const rings = Array.from({ length: 4 }, () => Keyring.generate());
       const open = () => awsKeys({ secretId, endpoint: server.endpoint });
       const outcomes = await Promise.allSettled(rings.map((ring) => open().create(ring)));
       const winners = rings.filter((_, index) => outcomes[index]?.status === "fulfilled");
       expect(winners).toHaveLength(1);
       expect(exportKeyring(await open().load())).toBe(exportKeyring(winners[0] ?? Keyring.generate()));
+      return outcomes;
+    }
+
+    it("makes the secret, and only once", async () => {
+      const secretId = newName();
+      const outcomes = await createFourAtOnce(secretId);
       for (const outcome of outcomes) {
         if (outcome.status === "rejected") expect(outcome.reason).toMatchObject({ code: "KEYRING_CONFLICT" });
       }
@@ -188,12 +180,7 @@ describeWithMoto(servers, "awsKeys", () => {
 
     it("fills a secret that was made without a value, and only once", async () => {
       const secretId = await account.newSecret();
-      const rings = Array.from({ length: 4 }, () => Keyring.generate());
-      const open = () => awsKeys({ secretId, endpoint: server.endpoint });
-      const outcomes = await Promise.allSettled(rings.map((ring) => open().create(ring)));
-      const winners = rings.filter((_, index) => outcomes[index]?.status === "fulfilled");
-      expect(winners).toHaveLength(1);
-      expect(exportKeyring(await open().load())).toBe(exportKeyring(winners[0] ?? Keyring.generate()));
+      await createFourAtOnce(secretId);
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"]]);
     });
 

@@ -1,7 +1,7 @@
 import { execFile } from "node:child_process";
 import { createDecipheriv } from "node:crypto";
 import { fileURLToPath } from "node:url";
-import { inspect, promisify } from "node:util";
+import { promisify } from "node:util";
 import { DecryptCommand, KMSClient } from "@aws-sdk/client-kms";
 import {
   EncryptedStore,
@@ -16,7 +16,7 @@ import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
 import { describeWithMoto, findMoto, type MotoServer, startMoto } from "../../../test/servers/moto.ts";
 import { type KmsKeysOptions, kmsKeys } from "../src/index.ts";
-import { Account, secretsOf, stubEnvironment } from "./account.ts";
+import { Account, refusal, secretsOf, stubEnvironment } from "./account.ts";
 import { startProxy } from "./aws-proxy.ts";
 
 const run = promisify(execFile);
@@ -63,20 +63,6 @@ describeWithMoto(servers, "kmsKeys", () => {
     await open().create(ring);
     proxy.calls.length = 0;
     return { ring, keyId, place, proxy, open };
-  }
-
-  /** The error of a call, which must show none of a ring's keys, nor the credentials. */
-  async function refusal(call: Promise<unknown>, code: KeywardErrorCode, ring: Keyring): Promise<KeywardError> {
-    const error = await call.then(
-      () => undefined,
-      (reason: unknown) => reason,
-    );
-    if (!(error instanceof KeywardError)) throw new Error(`no KeywardError but ${inspect(error)}`);
-    const shown = `${inspect(error, { depth: Number.POSITIVE_INFINITY, showHidden: true })} ${JSON.stringify(error)}`;
-    for (const secret of secretsOf(ring)) expect(shown.includes(secret), "a secret is shown").toBe(false);
-    expect(error.code).toBe(code);
-    expect(error.hint).not.toBe("");
-    return error;
   }
 
   it("wraps a ring that is longer than KMS encrypts, in three parts", async () => {

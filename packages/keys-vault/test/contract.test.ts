@@ -7,8 +7,9 @@ import { filePlace, Keyring, type KeyringPlace, storePlace } from "@keyward/core
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, it } from "vitest";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
+import { materialOf } from "../../../test/store/secrets.ts";
 import { transitKeys, type VaultConnectionOptions, vaultKeys } from "../src/index.ts";
-import { makeToken, materialOf, mountEngine } from "./vault-fixture.ts";
+import { makeToken, mountEngine } from "./vault-fixture.ts";
 
 const servers = await findVaultServers({ anyWillDo: true });
 const runner = { describe, it };

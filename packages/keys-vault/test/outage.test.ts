@@ -2,8 +2,9 @@ import { createKeyv, Keyring, KeywardError, storePlace } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault } from "../../../test/servers/openbao.ts";
+import { refusal } from "../../../test/store/refusals.ts";
 import { transitKeys, type VaultConnectionOptions, vaultKeys } from "../src/index.ts";
-import { failure, mountEngine } from "./vault-fixture.ts";
+import { mountEngine } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
@@ -46,7 +47,7 @@ describeWithVault(servers, "while Vault is sealed", () => {
       expect([await flows.get("before"), await flows.get("meanwhile")]).toEqual([1, 2]);
 
       const late = createKeyv({ store, keys: provider(), namespace: "flows" });
-      const refused = await failure(late.get("before"));
+      const refused = await refusal(late.get("before"));
       expect(refused).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: "Vault is sealed" });
       expect(refused.hint).toContain("bao operator unseal");
 

@@ -3,8 +3,10 @@ import { exportKeyring, Keyring, type KeyringPlace, storePlace } from "@keyward/
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
+import { refusal } from "../../../test/store/refusals.ts";
+import { materialOf } from "../../../test/store/secrets.ts";
 import { type TransitKeysOptions, transitKeys } from "../src/index.ts";
-import { failure, makeToken, materialOf, mountEngine, writePolicy } from "./vault-fixture.ts";
+import { makeToken, mountEngine, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
@@ -54,7 +56,7 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     await server.request("POST", `${mount}/keys/${at.key}/config`, { min_decryption_version: 2 });
     expect(exportKeyring(await transitKeys(at).load())).toBe(exportKeyring(ring));
     await at.place.replace(text, old);
-    expect(await failure(transitKeys(at).load())).toMatchObject({
+    expect(await refusal(transitKeys(at).load())).toMatchObject({
       code: "KEYRING_INVALID",
       hint: expect.stringContaining("min_decryption_version"),
     });
@@ -67,12 +69,12 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     const token = await makeToken(server, { policies: [policy] });
     const reader = transitKeys({ ...at, auth: { method: "token", token } });
     const ring = await reader.load();
-    const refused = await failure(reader.save(ring.add(), ring));
+    const refused = await refusal(reader.save(ring.add(), ring));
     expect(refused.hint).toContain(`path "${mount}/encrypt/${at.key}" { capabilities = ["update"] }`);
     await server.request("POST", "auth/token/revoke", { token });
     expect(await reader.load()).toBe(ring);
     await transitKeys(at).save(ring.add(), ring);
-    expect(await failure(reader.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    expect(await refusal(reader.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
   it("is wrapped under a derived key by its context, and by no other", async () => {
@@ -81,11 +83,11 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     await transitKeys(at).load();
     await server.request("POST", `${mount}/keys/${at.key}/rotate`);
     expect(await transitKeys(at).rewrap()).toBe(true);
-    expect(await failure(transitKeys({ ...at, derivedContext: "staging" }).load())).toMatchObject({
+    expect(await refusal(transitKeys({ ...at, derivedContext: "staging" }).load())).toMatchObject({
       code: "KEYRING_INVALID",
     });
     const { derivedContext: _, ...without } = at;
-    expect(await failure(transitKeys(without).load())).toMatchObject({
+    expect(await refusal(transitKeys(without).load())).toMatchObject({
       hint: expect.stringContaining("derivedContext"),
     });
   });
@@ -98,10 +100,10 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     const stolen = await textAt(at.place);
     await keys.save(ring.add(), ring);
     await at.place.replace(await textAt(at.place), stolen);
-    expect(await failure(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    expect(await refusal(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
     const told = transitKeys({ ...at, minGeneration: ring.generation + 1 });
-    expect(await failure(told.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    expect(await failure(transitKeys({ ...at, name: "staging" }).load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    expect(await refusal(told.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    expect(await refusal(transitKeys({ ...at, name: "staging" }).load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
   it("lies beside the records it seals, and comes back with them after both servers were away", async () => {
@@ -115,7 +117,7 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     const ring = Keyring.generate();
     await transitKeys(at).create(ring);
     await files.restart();
-    expect(await failure(transitKeys(at).load())).toMatchObject({ message: "Vault is sealed" });
+    expect(await refusal(transitKeys(at).load())).toMatchObject({ message: "Vault is sealed" });
     await files.unseal();
     expect(exportKeyring(await transitKeys(at).load())).toBe(exportKeyring(ring));
   });

@@ -16,8 +16,10 @@ import {
   startVault,
   type VaultServer,
 } from "../../../test/servers/openbao.ts";
+import { refusal } from "../../../test/store/refusals.ts";
+import { materialOf } from "../../../test/store/secrets.ts";
 import { type VaultAuth, vaultKeys } from "../src/index.ts";
-import { failure, makeToken, materialOf, mountEngine, mountMethod, statusOf, writePolicy } from "./vault-fixture.ts";
+import { makeToken, mountEngine, mountMethod, statusOf, writePolicy } from "./vault-fixture.ts";
 
 const run = promisify(execFile);
 const workspace = fileURLToPath(new URL("../../..", import.meta.url));
@@ -97,7 +99,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     await server.request("POST", `auth/${at}/users/app`, { password: "correct horse", token_policies: [policy] });
     const auth = { method: "userpass", mount: at, username: "app" } as const;
     expect((await keysFor({ ...auth, password: () => "correct horse" }).load()).primary).toBe("2026-11");
-    expect(await failure(keysFor({ ...auth, password: "wrong horse" }).load())).toMatchObject({
+    expect(await refusal(keysFor({ ...auth, password: "wrong horse" }).load())).toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringContaining("login by userpass"),
     });
@@ -122,34 +124,21 @@ describeWithVault(servers, "a process shows who it is", () => {
     });
     const jwtPath = join(directory, "token");
     const keys = keysFor({ method: "kubernetes", mount: at, role: "app", jwtPath });
-    expect(await failure(keys.load())).toMatchObject({ message: expect.stringContaining("ENOENT") });
+    const outcome = () =>
+      keys.load().then(
+        () => "in",
+        (error: Error) => error.message,
+      );
+    expect(await refusal(keys.load())).toMatchObject({ message: expect.stringContaining("ENOENT") });
     await writeFile(jwtPath, `${cluster.tokenOf("keyward", "app")}\n`);
     expect((await keys.load()).primary).toBe("2026-11");
     // Kubernetes renews it there; the process must not go on with the one it began with.
     await writeFile(jwtPath, cluster.tokenOf("elsewhere", "app"));
-    await expect
-      .poll(
-        () =>
-          keys.load().then(
-            () => "in",
-            (error: Error) => error.message,
-          ),
-        { timeout: 5_000 },
-      )
-      .toMatch(/login by kubernetes/);
+    await expect.poll(outcome, { timeout: 5_000 }).toMatch(/login by kubernetes/);
     await writeFile(jwtPath, cluster.tokenOf("keyward", "app"));
     expect((await keys.load()).primary).toBe("2026-11");
     await writeFile(jwtPath, cluster.forgedTokenOf("keyward", "app"));
-    await expect
-      .poll(
-        () =>
-          keys.load().then(
-            () => "in",
-            (error: Error) => error.message,
-          ),
-        { timeout: 5_000 },
-      )
-      .toMatch(/login by kubernetes/);
+    await expect.poll(outcome, { timeout: 5_000 }).toMatch(/login by kubernetes/);
     expect(cluster.reviews()).toBeGreaterThan(1);
   });
 
@@ -236,7 +225,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     const role = await appRole({ token_policies: ["default"] });
     const keys = keysFor({ method: "approle", ...role });
     const made = await madeBy(async () => {
-      expect(await failure(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+      expect(await refusal(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
     });
     expect(made).toHaveLength(2);
   });
@@ -247,7 +236,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     const keys = keysFor({ method: "token", token: () => tokens[current] ?? "" });
     await keys.load();
     await server.request("POST", "auth/token/revoke", { token: tokens[0] });
-    expect(await failure(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    expect(await refusal(keys.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
     current = 1;
     expect((await keys.load()).primary).toBe("2026-11");
   });
@@ -274,7 +263,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     ];
     for (const [auth, words] of refused) {
       const keys = keysFor(auth);
-      const error = await failure(keys.load());
+      const error = await refusal(keys.load());
       expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining(words) });
       const shown = `${inspect([error, keys], { depth: Infinity, showHidden: true })} ${JSON.stringify(error)}`;
       for (const secret of [password, role.secretId, role.roleId]) expect(shown.includes(secret)).toBe(false);

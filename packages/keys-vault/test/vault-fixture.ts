@@ -1,7 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { inspect } from "node:util";
-import { exportKeyring, type Keyring, KeywardError } from "@keyward/core";
-import { expect, vi } from "vitest";
+import { vi } from "vitest";
 import type { VaultServer } from "../../../test/servers/openbao.ts";
 
 /** A KV engine of version 2, or a Transit engine, under a name of its own. */
@@ -50,24 +48,4 @@ export async function statusOf(answer: Promise<unknown>): Promise<number> {
     const response: unknown = Reflect.get(Object(error), "response");
     return Number(Reflect.get(Object(response), "statusCode"));
   }
-}
-
-/** What a promise rejects with, which must be of this code and say what to do. */
-export async function failure(promise: Promise<unknown>): Promise<KeywardError> {
-  const error = await promise.then(
-    () => expect.fail("expected a rejection"),
-    (reason: unknown) => reason,
-  );
-  if (!(error instanceof KeywardError)) expect.fail(`expected a KeywardError, got ${inspect(error)}`);
-  expect(error.hint).not.toBe("");
-  return error;
-}
-
-/** Every text that would give away the material of a ring. */
-export function materialOf(ring: Keyring): string[] {
-  const document: { keys: { material: string }[] } = JSON.parse(exportKeyring(ring));
-  return document.keys.flatMap(({ material }) => {
-    const bytes = Buffer.from(material, "base64url");
-    return [material, bytes.toString("base64"), bytes.toString("hex")];
-  });
 }

@@ -15,8 +15,9 @@ import {
   startVault,
   type VaultServer,
 } from "../../../test/servers/openbao.ts";
+import { refusal } from "../../../test/store/refusals.ts";
 import { type VaultKeysOptions, vaultKeys } from "../src/index.ts";
-import { failure, mountEngine, statusOf, writePolicy } from "./vault-fixture.ts";
+import { mountEngine, statusOf, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
@@ -45,7 +46,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     const ring = Keyring.generate();
     const outcomes = await Promise.allSettled([1, 2, 3].map(async () => vaultKeys(at).create(Keyring.generate())));
     expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
-    expect(await failure(vaultKeys(at).create(ring))).toMatchObject({ code: "KEYRING_CONFLICT" });
+    expect(await refusal(vaultKeys(at).create(ring))).toMatchObject({ code: "KEYRING_CONFLICT" });
     expect((await secretAt(at.path)).metadata.version).toBe(1);
   });
 
@@ -75,14 +76,14 @@ describeWithVault(servers, "a ring in a secret", () => {
     await keys.create(Keyring.generate());
     const kinds = new Map<string, KeywardError>();
     await server.request("DELETE", `${kv}/data/${at.path}`);
-    kinds.set("deleted", await failure(keys.load()));
-    expect(await failure(keys.create(Keyring.generate()))).toMatchObject({ code: "KEYRING_CONFLICT" });
+    kinds.set("deleted", await refusal(keys.load()));
+    expect(await refusal(keys.create(Keyring.generate()))).toMatchObject({ code: "KEYRING_CONFLICT" });
     await server.request("POST", `${kv}/undelete/${at.path}`, { versions: [1] });
     await keys.load();
     await server.request("PUT", `${kv}/destroy/${at.path}`, { versions: [1] });
-    kinds.set("destroyed", await failure(keys.load()));
-    kinds.set("not there", await failure(vaultKeys(options()).load()));
-    kinds.set("no engine", await failure(vaultKeys(options({ mount: "none" })).load()));
+    kinds.set("destroyed", await refusal(keys.load()));
+    kinds.set("not there", await refusal(vaultKeys(options()).load()));
+    kinds.set("no engine", await refusal(vaultKeys(options({ mount: "none" })).load()));
     for (const [words, error] of kinds) {
       expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining(words) });
     }
@@ -93,10 +94,10 @@ describeWithVault(servers, "a ring in a secret", () => {
     const mount = `kv1-${randomUUID()}`;
     await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
     await server.request("POST", `${mount}/data/app`, { keyring: "{}" });
-    expect(await failure(vaultKeys(options({ mount, path: "app" })).load())).toMatchObject({ code: "KEYRING_INVALID" });
+    expect(await refusal(vaultKeys(options({ mount, path: "app" })).load())).toMatchObject({ code: "KEYRING_INVALID" });
     const at = options();
     await vaultKeys(at).create(Keyring.generate());
-    expect(await failure(vaultKeys({ ...at, field: "ring" }).load())).toMatchObject({
+    expect(await refusal(vaultKeys({ ...at, field: "ring" }).load())).toMatchObject({
       code: "KEYRING_INVALID",
       message: expect.stringContaining('"ring"'),
     });
@@ -109,7 +110,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     const { auth } = await server.request("POST", "auth/token/create", { policies: [policy] });
     const reader = vaultKeys({ ...at, auth: { method: "token", token: String(auth?.["client_token"]) } });
     const ring = await reader.load();
-    const refused = await failure(reader.save(ring.add(), ring));
+    const refused = await refusal(reader.save(ring.add(), ring));
     expect(refused).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("403") });
     expect(refused.hint).toContain(`path "${kv}/data/${at.path}" { capabilities = ["read", "create", "update"] }`);
   });
@@ -122,7 +123,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     await vaultKeys(at).create(Keyring.generate("2026-11"));
     const named = vaultKeys({ ...options({ mount, path: at.path }), env: { VAULT_NAMESPACE: namespace } });
     expect((await named.load()).primary).toBe("2026-11");
-    expect(await failure(vaultKeys({ ...at, namespace: "" }).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    expect(await refusal(vaultKeys({ ...at, namespace: "" }).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
   it("is found by the variables alone", async () => {
@@ -131,7 +132,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     const env = { VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken };
     expect((await vaultKeys({ path: at.path, mount: kv, env }).load()).primary).toBe("2026-11");
     const nobody = vaultKeys({ path: at.path, mount: kv, env: { VAULT_ADDR: server.address } });
-    expect(await failure(nobody.load())).toMatchObject({
+    expect(await refusal(nobody.load())).toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       hint: expect.stringContaining("VAULT_TOKEN"),
     });
@@ -228,7 +229,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     const keys = vaultKeys(options({ address: silent.address, timeoutMs: 400, requestTimeoutMs: 200 }));
     silent.pause();
     const beganMs = performance.now();
-    for (const error of await Promise.all([failure(keys.load()), failure(keys.create(Keyring.generate()))])) {
+    for (const error of await Promise.all([refusal(keys.load()), refusal(keys.create(Keyring.generate()))])) {
       expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
     }
     expect(performance.now() - beganMs).toBeLessThan(3_000);
@@ -261,16 +262,16 @@ describeWithVault(servers, "Vault with TLS and files", () => {
       { ...unnamed, env: { VAULT_SKIP_VERIFY: "1" } },
     ]) {
       const beganMs = performance.now();
-      const error = await failure(vaultKeys(distrusting).load());
+      const error = await refusal(vaultKeys(distrusting).load());
       expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("not trusted") });
       // Trying again would not help.
       expect(performance.now() - beganMs).toBeLessThan(1_000);
-      expect(await failure(vaultKeys(distrusting).create(Keyring.generate()))).toMatchObject({
+      expect(await refusal(vaultKeys(distrusting).create(Keyring.generate()))).toMatchObject({
         message: error.message,
       });
     }
     const broken = vaultKeys({ ...unnamed, env: { VAULT_CACERT: "/nowhere/ca.pem" } });
-    expect(await failure(broken.load())).toMatchObject({ message: expect.stringContaining("VAULT_CACERT") });
+    expect(await refusal(broken.load())).toMatchObject({ message: expect.stringContaining("VAULT_CACERT") });
   });
 
   it("is reached through a proxy by a tunnel, which shows it nothing", async () => {
@@ -298,7 +299,7 @@ describeWithVault(servers, "Vault with TLS and files", () => {
     const keys = vaultKeys(at);
     const ring = await keys.load();
     await server.seal();
-    expect(await failure(keys.load())).toMatchObject({
+    expect(await refusal(keys.load())).toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: "Vault is sealed",
       hint: expect.stringContaining("bao operator unseal"),
@@ -306,9 +307,9 @@ describeWithVault(servers, "Vault with TLS and files", () => {
     await server.unseal();
     expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
     await server.kill();
-    expect(await failure(keys.load())).toMatchObject({ message: "Vault cannot be reached (ECONNREFUSED)" });
+    expect(await refusal(keys.load())).toMatchObject({ message: "Vault cannot be reached (ECONNREFUSED)" });
     await server.restart();
-    expect(await failure(keys.load())).toMatchObject({ message: "Vault is sealed" });
+    expect(await refusal(keys.load())).toMatchObject({ message: "Vault is sealed" });
     await server.unseal();
     expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
     await keys.save(ring.add(), ring);
@@ -371,7 +372,7 @@ it("sends no token on to where a server redirects it", async () => {
   const address = `https://127.0.0.1:${addressOf(redirecting).port}`;
   const keys = vaultKeys({ address, auth, env: {}, ca: ca ?? "", path: "app", timeoutMs: 1_500 });
   for (const send of [() => keys.load(), () => keys.create(Keyring.generate())]) {
-    const error = await failure(send());
+    const error = await refusal(send());
     expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("sends elsewhere") });
   }
   expect(asked).toBe(2);

@@ -1,16 +1,14 @@
-import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import { census, createKeyv, EncryptedStore, exportKeyring, Keyring } from "@keyward/core";
 import { reencryptionWorker, startReencryption } from "@keyward/reencrypt-bullmq";
 import { RedisStore } from "@keyward/store-redis";
 import { Cluster } from "ioredis";
 import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
 import { describeWithRedis, findRedisServers, type RedisCluster, startCluster } from "../../../test/servers/redis.ts";
+import { startWorkerProcess } from "./start-worker-process.ts";
 import type { Assignment } from "./worker-process.ts";
 
 const servers = await findRedisServers();
-const processPath = fileURLToPath(new URL("worker-process.ts", import.meta.url));
 const before = Keyring.generate("old");
 const promoted = before.add({ id: "new" }).promote("new");
 const pollMs = 50;
@@ -34,16 +32,6 @@ describeWithRedis(servers, "a re-encryption whose queue and records lie in one C
     return store;
   }
 
-  async function startProcess(assignment: Assignment): Promise<ChildProcess> {
-    const child = fork(processPath, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
-    onTestFinished(() => {
-      child.kill("SIGKILL");
-    });
-    child.send(assignment);
-    await once(child, "message");
-    return child;
-  }
-
   it("survives the kill -9 of a worker process, and is finished only when the census agrees", async () => {
     const inner = open();
     const former = createKeyv({ store: inner, keys: before, namespace: "flows" }).encryptedStore;
@@ -61,7 +49,7 @@ describeWithRedis(servers, "a re-encryption whose queue and records lie in one C
       maxPerSecond: 400,
       lockMs: 1_000,
     };
-    const [victim] = await Promise.all([1, 2, 3].map(() => startProcess(assignment)));
+    const [victim] = await Promise.all([1, 2, 3].map(() => startWorkerProcess(assignment)));
     if (victim === undefined) throw new Error("There is no process");
     const run = await startReencryption({
       connection: connect(),

@@ -1,6 +1,4 @@
-import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
-import { fileURLToPath } from "node:url";
 import { census, createKeyv, EncryptedStore, exportKeyring, Keyring, type ReencryptReport } from "@keyward/core";
 import {
   type ReencryptionRun,
@@ -15,10 +13,10 @@ import { Queue } from "bullmq";
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
 import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
+import { startWorkerProcess } from "./start-worker-process.ts";
 import type { Assignment } from "./worker-process.ts";
 
 const servers = await findRedisServers();
-const processPath = fileURLToPath(new URL("worker-process.ts", import.meta.url));
 const marker = "a value that nobody may see";
 const pollMs = 50;
 
@@ -107,7 +105,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
       maxPerSecond: 300,
       lockMs: 1_000,
     };
-    const processes = await Promise.all([1, 2, 3].map(() => startProcess(assignment)));
+    const processes = await Promise.all([1, 2, 3].map(() => startWorkerProcess(assignment)));
     const run = await start(name, { store, ranges: 6 });
     // Every process is in the middle of a range.
     await vi.waitFor(async () => expect(await run.progress()).toMatchObject({ active: 3, completed: 0 }), 10_000);
@@ -387,14 +385,4 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expect(start(name, { store, ranges })).rejects.toMatchObject({ code: "VALUE_INVALID" });
     expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
   });
-
-  async function startProcess(assignment: Assignment): Promise<ChildProcess> {
-    const child = fork(processPath, { stdio: ["ignore", "ignore", "inherit", "ipc"] });
-    onTestFinished(() => {
-      child.kill("SIGKILL");
-    });
-    child.send(assignment);
-    await once(child, "message");
-    return child;
-  }
 });
