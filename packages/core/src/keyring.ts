@@ -389,12 +389,19 @@ export function exportKeyring(ring: Keyring): string {
 /**
  * Refuses a ring that no source may hold in place of the one it has, for those who write a key provider.
  *
- * @throws KeywardError `KEYRING_INVALID` for a ring that is scoped or has no keys.
+ * @param name that the ring must have. Default: whatever it has.
+ * @throws KeywardError `KEYRING_INVALID` for a ring that is scoped, has no keys or another name.
  */
-export function requireSavable(ring: Keyring): void {
+export function requireSavable(ring: Keyring, name = ring.name): void {
   requireKeys(partsOf(ring), "saved");
-  if (ring.scopeName === undefined) return;
-  throw invalidRing("a scoped ring cannot be saved", "Save a ring that came from load, changed.");
+  if (ring.scopeName !== undefined) {
+    throw invalidRing("a scoped ring cannot be saved", "Save a ring that came from load, changed.");
+  }
+  if (ring.name === name) return;
+  const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
+  throw new KeywardError("KEYRING_INVALID", `The ring to be saved is named ${names}`, {
+    hint: "Save a ring that came from load, changed; or rename a new one: ring.rename(…).",
+  });
 }
 
 function writeDocument(ring: Keyring, materialOf: (root: RootKey) => Buffer): string {

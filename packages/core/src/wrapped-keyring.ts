@@ -121,7 +121,7 @@ class WrappedKeyring implements WrappedKeys {
   }
 
   async save(next: Keyring, previous: Keyring): Promise<void> {
-    this.#requireSavable(next);
+    requireSavable(next, this.#name ?? this.#seen?.ring.name);
     // A ring that others saved, and that was seen since, is what the change is in conflict with, and no rollback.
     const before = this.#seen?.ring;
     const wrapped = await this.#read(undefined);
@@ -131,7 +131,7 @@ class WrappedKeyring implements WrappedKeys {
   }
 
   async create(ring: Keyring): Promise<void> {
-    this.#requireSavable(ring);
+    requireSavable(ring, this.#name ?? this.#seen?.ring.name);
     const before = this.#seen?.ring;
     // Asked before as well: nothing is wrapped in vain.
     if ((await this.#place.read()) !== undefined) throw conflict();
@@ -199,17 +199,6 @@ class WrappedKeyring implements WrappedKeys {
     const wrapped = await this.#wrap(ring);
     if (!(await this.#place.replace(expected, wrapped))) throw conflict();
     this.#remember(wrapped, ring);
-  }
-
-  #requireSavable(ring: Keyring): void {
-    requireSavable(ring);
-    const name = this.#name ?? this.#seen?.ring.name ?? ring.name;
-    if (ring.name !== name) {
-      const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
-      throw new KeywardError("KEYRING_INVALID", `The ring to be saved is named ${names}`, {
-        hint: "Save a ring that came from load, changed; or rename a new one: ring.rename(…).",
-      });
-    }
   }
 
   #requireSuccessor(ring: Keyring, before: Keyring | undefined): void {

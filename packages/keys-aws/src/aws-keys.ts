@@ -46,15 +46,14 @@ export interface AwsKeys extends KeyProvider {
  * @throws KeywardError `VALUE_INVALID` for a `secretId` that is empty, and for settings of freshness out of range.
  */
 export function awsKeys(options: AwsKeysOptions): AwsKeys {
-  const { secretId, name, client, region, endpoint } = options;
+  const { secretId, name } = options;
   if (typeof secretId !== "string" || secretId === "") {
     throw new KeywardError("VALUE_INVALID", "secretId is not the name or ARN of a secret", {
       hint: 'Give it as secretId: "production/keyring". Is the variable that it comes from set?',
     });
   }
   const freshness = requireFreshness(options);
-  const where = { ...(region === undefined ? {} : { region }), ...(endpoint === undefined ? {} : { endpoint }) };
-  const secret = new Secret(secretId, { ...where, client, timeoutMs: freshness.timeoutMs });
+  const secret = new Secret(secretId, { ...options, timeoutMs: freshness.timeoutMs });
 
   async function read(signal?: AbortSignal): Promise<{ readonly ring: Keyring; readonly version: string }> {
     const { id, text } = await secret.read(signal);
@@ -75,20 +74,11 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     }
   }
 
-  function requireOurs(ring: Keyring): void {
-    requireSavable(ring);
-    if (name === undefined || ring.name === name) return;
-    const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
-    throw new KeywardError("KEYRING_INVALID", `The ring to be saved is named ${names}`, {
-      hint: "Save a ring that came from load, changed; or rename a new one: ring.rename(…).",
-    });
-  }
-
   return {
     freshness,
     load: singleFlight(async ({ signal }) => (await read(signal)).ring),
     async save(next, previous) {
-      requireOurs(next);
+      requireSavable(next, name);
       const { ring, version } = await read();
       const same = exportKeyring(ring) === exportKeyring(previous);
       if (same && (await secret.replace(version, exportKeyring(next)))) return;
@@ -97,7 +87,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
       });
     },
     async create(ring) {
-      requireOurs(ring);
+      requireSavable(ring, name);
       if (await secret.create(exportKeyring(ring))) return;
       throw new KeywardError("KEYRING_CONFLICT", `${secret.subject} holds a value already`, {
         hint: "Load the ring that is there; to replace it, save a change of it.",

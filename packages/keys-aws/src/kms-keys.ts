@@ -32,14 +32,13 @@ export interface KmsKeysOptions extends AwsClientOptions, WrappedKeysOptions {
  * and for settings of freshness out of range.
  */
 export function kmsKeys(options: KmsKeysOptions): WrappedKeys {
-  const { keyId, place, name = "keyring", formerKeyIds = [], client, region, endpoint } = options;
+  const { keyId, place, name = "keyring", formerKeyIds = [] } = options;
   if ([keyId, ...formerKeyIds].some((id) => typeof id !== "string" || id === "")) {
     throw new KeywardError("VALUE_INVALID", "keyId is not the id, ARN or alias of a KMS key", {
       hint: 'Give it as keyId: "alias/keyward". Is the variable that it comes from set?',
     });
   }
   const { timeoutMs } = requireFreshness(options);
-  const where = { ...(region === undefined ? {} : { region }), ...(endpoint === undefined ? {} : { endpoint }) };
-  const wrapper = new KmsWrapper([keyId, ...formerKeyIds], name, { ...where, client, timeoutMs });
+  const wrapper = new KmsWrapper([keyId, ...formerKeyIds], name, { ...options, timeoutMs });
   return wrappedKeys(wrapper, place, { ...options, name });
 }

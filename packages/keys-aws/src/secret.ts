@@ -2,6 +2,7 @@ import { randomUUID } from "node:crypto";
 import {
   CreateSecretCommand,
   GetSecretValueCommand,
+  type GetSecretValueCommandOutput,
   PutSecretValueCommand,
   SecretsManagerClient,
   UpdateSecretVersionStageCommand,
@@ -52,9 +53,7 @@ export class Secret {
    * bytes.
    */
   async read(signal?: AbortSignal): Promise<SecretVersion> {
-    const { VersionId: id, SecretString: text } = await this.#call("GetSecretValue", signal, (client, options) =>
-      client.send(new GetSecretValueCommand({ SecretId: this.#id, VersionStage: current }), options),
-    );
+    const { VersionId: id, SecretString: text } = await this.#get({ VersionStage: current }, signal);
     if (id !== undefined && text !== undefined) return { id, text };
     throw new KeywardError("KEYRING_INVALID", `${this.subject} holds bytes (SecretBinary) and no text`, {
       hint: "Store the keyring document as SecretString.",
@@ -93,6 +92,15 @@ export class Secret {
     return stages.includes(current);
   }
 
+  async #get(
+    version: { readonly VersionStage: string } | { readonly VersionId: string },
+    signal?: AbortSignal,
+  ): Promise<GetSecretValueCommandOutput> {
+    return await this.#call("GetSecretValue", signal, (client, options) =>
+      client.send(new GetSecretValueCommand({ SecretId: this.#id, ...version }), options),
+    );
+  }
+
   async #createSecret(text: string): Promise<boolean> {
     try {
       // The SDK gives the request a token of its own, so that a repeated one succeeds.
@@ -108,9 +116,7 @@ export class Secret {
 
   async #hasValue(): Promise<boolean> {
     try {
-      await this.#call("GetSecretValue", undefined, (client, options) =>
-        client.send(new GetSecretValueCommand({ SecretId: this.#id, VersionStage: current }), options),
-      );
+      await this.#get({ VersionStage: current });
       return true;
     } catch (error) {
       if (awsNameOf(error) === "ResourceNotFoundException") return false;
@@ -159,9 +165,7 @@ export class Secret {
 
   async #wasCurrent(id: string, failure: unknown): Promise<boolean> {
     try {
-      const { VersionStages: stages = [] } = await this.#call("GetSecretValue", undefined, (client, options) =>
-        client.send(new GetSecretValueCommand({ SecretId: this.#id, VersionId: id }), options),
-      );
+      const { VersionStages: stages = [] } = await this.#get({ VersionId: id });
       return stages.includes(current) || stages.includes(previous);
     } catch {
       if (awsNameOf(failure) === "AccessDeniedException") throw failure;
