@@ -67,13 +67,13 @@ if (redis !== undefined && isWanted(bulkName)) {
 
 const lazy: LazyFigures[] = [];
 if (redis !== undefined && isWanted(lazyName)) {
-  const runs =
+  const runs: readonly (readonly [chunks: number, pauseMs: number])[] =
     options.quick === true
-      ? [[2, 0] as const]
-      : ([
+      ? [[2, 0]]
+      : [
           [20, 0],
           [6, 1],
-        ] as const);
+        ];
   for (const [chunks, pauseMs] of runs) lazy.push(await measureLazyReads(redis, chunks, pauseMs));
   console.log(lazyTable(lazy));
 }

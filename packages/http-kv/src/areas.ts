@@ -3,7 +3,7 @@ import { setImmediate } from "node:timers/promises";
 import type { Replacement, ScannedRecord, ScanPage, StoredValue } from "@keyward/core";
 import { type AtomicStore, isAtomic, isBinary, isNamespaced, isScannable, KeywardError } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
-import { type HeldBytes, overloaded } from "./bytes-under-way.ts";
+import type { HeldBytes } from "./bytes-under-way.ts";
 import type { KvLimits } from "./limits.ts";
 import { entityTag, field, invalid, Refusal, type Space } from "./protocol.ts";
 import { ReadSize } from "./read-size.ts";
@@ -98,10 +98,8 @@ export class DividedStore {
       const page = end === undefined ? ahead : await read(end);
       const own = page.entries.flatMap((found) => this.#recordIn(place, found) ?? []);
       const ownBytes = own.reduce((sum, { value }) => sum + value.length, 0);
-      if (!held.fits(ownBytes)) {
-        if (advanced) return ended();
-        throw overloaded();
-      }
+      if (!advanced) held.add(ownBytes);
+      else if (!held.fits(ownBytes)) return ended();
       entries.push(...own);
       bytes += ownBytes;
       at = page.cursor;

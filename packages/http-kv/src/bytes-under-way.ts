@@ -18,11 +18,6 @@ export interface HeldBytes {
 
 const retryAfterSeconds = 1;
 
-/** What a request is answered with for which there is no room. */
-export function overloaded(): Refusal {
-  return new Refusal("OVERLOADED", "Too many bytes are under way", retryAfterSeconds);
-}
-
 /**
  * Bounds what the requests of a process hold together. No tenant may hold more than it leaves free: one alone has half,
  * two have a third each, and a further one always finds as much as each of the others has.
@@ -72,7 +67,7 @@ class Holding implements HeldBytes {
   }
 
   add(bytes: number): void {
-    if (!this.fits(bytes)) throw overloaded();
+    if (!this.fits(bytes)) throw new Refusal("OVERLOADED", "Too many bytes are under way", retryAfterSeconds);
   }
 
   release(): void {

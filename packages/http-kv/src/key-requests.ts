@@ -1,8 +1,6 @@
 import type { StoredValue } from "@keyward/core";
-import type { Area, DividedStore, Part } from "./areas.ts";
-import type { HeldBytes } from "./bytes-under-way.ts";
-import type { KvLimits } from "./limits.ts";
-import { readKey, readNamespace, requireSize } from "./operations.ts";
+import type { Part } from "./areas.ts";
+import { type OperationContext, readKey, readNamespace, requireSize } from "./operations.ts";
 import { entityTag, headers, invalid, type PathTarget, Refusal } from "./protocol.ts";
 import { decodeText, readBody } from "./request-body.ts";
 
@@ -12,15 +10,8 @@ const maxAttempts = 16;
 /** About how much of a listing is sent at once. */
 const bytesAtOnce = 2 ** 14;
 
-/** What a request on a key works with. */
-export interface KeyRequestContext {
-  readonly store: DividedStore;
-  readonly area: Area;
-  readonly limits: KvLimits;
-  /** What the request holds in memory. */
-  readonly held: HeldBytes;
-  /** Whether an earlier attempt at the same write may have been done, and nobody here knows. */
-  readonly mayHaveBeenDone: boolean;
+/** What a request works with, whose answer may be a stream. */
+export interface KeyRequestContext extends OperationContext {
   /** Told of what goes wrong after an answer has begun. */
   readonly failed: (error: unknown) => void;
 }

@@ -4,6 +4,7 @@ import { KeywardError } from "@keyward/core";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { createApiKey } from "./api-keys.ts";
 import { createKvHandler } from "./kv-handler.ts";
+import { defaultLimits } from "./limits.ts";
 import { listen } from "./node-server.ts";
 import { type Scope, scopes } from "./protocol.ts";
 import { openStore, storeKinds } from "./server-stores.ts";
@@ -23,10 +24,20 @@ program
   .option("--host <address>", "where to listen; TLS is the work of a proxy in front", "127.0.0.1")
   .option("--port <number>", "where to listen, 0 for any free port", readNumber, 8480)
   .option("--base-path <path>", "the path under which the server is mounted", "")
-  .option("--requests-per-second <number>", "for each API key", readNumber, 1_000)
-  .option("--max-bytes-under-way <number>", "what all requests may hold together", readNumber, 256 * 2 ** 20)
+  .option("--requests-per-second <number>", "for each API key", readNumber, defaultLimits.requestsPerSecond)
+  .option(
+    "--max-bytes-under-way <number>",
+    "what all requests may hold together",
+    readNumber,
+    defaultLimits.maxBytesUnderWay,
+  )
   .option("--headers-timeout-ms <number>", "how long the headers of a request may take", readNumber, 5_000)
-  .option("--body-timeout-ms <number>", "how long the body of a request may take", readNumber, 10_000)
+  .option(
+    "--body-timeout-ms <number>",
+    "how long the body of a request may take",
+    readNumber,
+    defaultLimits.bodyTimeoutMs,
+  )
   .option("--idle-timeout-ms <number>", "how long a connection may be silent", readNumber, 30_000)
   .option("--drain-ms <number>", "how long requests that have begun may take after SIGTERM", readNumber, 10_000)
   .action(serve);

@@ -172,6 +172,14 @@ class KvServer {
     const held = this.#underWay.open(entry.tenant);
     progress.held = held;
     const area = { tenant: entry.tenant, namespace: entry.namespace ?? "" };
+    const context = (mayHaveBeenDone: boolean): KeyRequestContext => ({
+      store: this.#store,
+      area,
+      limits: this.#limits,
+      held,
+      mayHaveBeenDone,
+      failed,
+    });
     if (request.method === "POST") {
       const operation = operations.find((known) => path === `/${known}`);
       if (operation === undefined) throw new Refusal("NOT_FOUND", "There is no such operation");
@@ -179,7 +187,7 @@ class KvServer {
       requireScopes(entry, neededScopes[operation]);
       progress.isWrite = neededScopes[operation].includes("write");
       return await this.#once(progress.isWrite, request, area, (mayHaveBeenDone) =>
-        this.#perform(operation, request, { area, held, mayHaveBeenDone, failed }),
+        performRequest(operation, request, context(mayHaveBeenDone)),
       );
     }
     const target = readPath(path, query);
@@ -187,30 +195,8 @@ class KvServer {
     requireScopes(entry, [scopeOf(request.method, target)]);
     progress.isWrite = request.method === "PUT" || request.method === "DELETE";
     return await this.#once(progress.isWrite, request, area, (mayHaveBeenDone) =>
-      answerKeyRequest(request, target, {
-        store: this.#store,
-        area,
-        limits: this.#limits,
-        held,
-        mayHaveBeenDone,
-        failed,
-      }),
+      answerKeyRequest(request, target, context(mayHaveBeenDone)),
     );
-  }
-
-  async #perform(
-    operation: Operation,
-    request: Request,
-    { area, held, mayHaveBeenDone, failed }: Omit<KeyRequestContext, "store" | "limits">,
-  ): Promise<Response> {
-    const limits = this.#limits;
-    const text = decodeText(
-      await readBody(request, { maxBytes: limits.maxBodyBytes, timeoutMs: limits.bodyTimeoutMs, held }),
-    );
-    const body = parseBody(text);
-    const context = { store: this.#store, area, limits, held, mayHaveBeenDone };
-    if (operation === "list") return await listing(partOf(body, context), "operation", "", failed);
-    return Response.json(await perform(operation, body, context));
   }
 
   /** A write is done by the process that it is meant for, and once if the client gave it a name. */
@@ -322,4 +308,12 @@ function describe(error: unknown): string {
     lines.push(...places.split("\n").filter((line) => /^ {4}at /.test(line)));
   }
   return lines.length === 0 ? "something that is no Error was thrown" : lines.join("\n");
+}
+
+async function performRequest(operation: Operation, request: Request, context: KeyRequestContext): Promise<Response> {
+  const { limits, held, failed } = context;
+  const bytes = await readBody(request, { maxBytes: limits.maxBodyBytes, timeoutMs: limits.bodyTimeoutMs, held });
+  const body = parseBody(decodeText(bytes));
+  if (operation === "list") return await listing(partOf(body, context), "operation", "", failed);
+  return Response.json(await perform(operation, body, context));
 }

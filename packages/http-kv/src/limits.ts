@@ -24,7 +24,8 @@ export interface KvLimits {
   readonly bodyTimeoutMs: number;
 }
 
-const defaults: KvLimits = {
+/** What holds where nothing else is said. */
+export const defaultLimits: KvLimits = {
   maxBodyBytes: 16 * 2 ** 20,
   maxValueBytes: 8 * 2 ** 20,
   maxKeyBytes: 2_048,
@@ -46,7 +47,7 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
       hint: "Leave it out to have the default.",
     });
   }
-  const limits = { ...defaults, ...given };
+  const limits = { ...defaultLimits, ...given };
   const ofOneRequest = limits.maxBodyBytes + Math.max(limits.maxAnswerBytes, limits.maxValueBytes);
   if (limits.maxBytesUnderWay >= 2 * ofOneRequest) return limits;
   throw new KeywardError("VALUE_INVALID", "The limit maxBytesUnderWay is less than two requests may have", {

@@ -1,6 +1,6 @@
 import type { StoredValue } from "@keyward/core";
 import type { Area, DividedStore, Entry, Part, TaggedReplacement } from "./areas.ts";
-import { type HeldBytes, overloaded } from "./bytes-under-way.ts";
+import type { HeldBytes } from "./bytes-under-way.ts";
 import type { KvLimits } from "./limits.ts";
 import {
   type Answers,
@@ -38,10 +38,10 @@ export async function perform(
   context: OperationContext,
 ): Promise<Answers[AnsweredOperation]> {
   const part = partOf(body, context);
-  const { limits, held } = context;
+  const { limits } = context;
   switch (operation) {
     case "get":
-      return { values: await get(part, readKeys(body, limits), { limits, held }) };
+      return { values: await get(part, readKeys(body, limits), context) };
     case "has":
       return { found: await part.hasMany(readKeys(body, limits)) };
     case "set":
@@ -78,11 +78,9 @@ async function get(
   while (values.length < keys.length && bytes < limits.maxAnswerBytes) {
     const found = await part.getMany(keys.slice(values.length, values.length + size.records));
     const foundBytes = found.reduce((sum, value) => sum + (value?.length ?? 0), 0);
-    if (!held.fits(foundBytes)) {
-      // What is there already is answered; the client asks for the rest again.
-      if (values.length > 0) break;
-      throw overloaded();
-    }
+    if (values.length === 0) held.add(foundBytes);
+    // What is there already is answered; the client asks for the rest again.
+    else if (!held.fits(foundBytes)) break;
     for (const value of found) values.push(value === undefined ? null : encodeValue(value));
     bytes += foundBytes;
     size.learn(foundBytes);

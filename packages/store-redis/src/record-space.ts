@@ -316,7 +316,7 @@ function wavesOf(changes: readonly Replacement[]): number[][] {
   return waves;
 }
 
-/** What the script and `SET … NX` answer when they wrote. */
+/** What `SET … IFEQ`, the script and `SET … NX` answer when they wrote. */
 function isDone(reply: unknown): boolean {
   return reply === 1 || String(reply) === "OK";
 }
