@@ -32,6 +32,7 @@ export { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-pro
 export { exportKeyring, type KeyInfo, Keyring, type KeyStatus, type NewKey, requireSavable } from "./keyring.ts";
 export { filePlace, type KeyringPlace, storePlace } from "./keyring-place.ts";
 export { reseed } from "./nonces.ts";
+export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit } from "./options.ts";
 export type { ReencryptEvent } from "./read-reencryption.ts";
 export {
   type ReencryptOptions,

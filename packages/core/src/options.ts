@@ -1,0 +1,67 @@
+import { KeywardError } from "./errors.ts";
+
+// How every package checks its options, for those who write a store or a provider.
+
+/** What a numeric option counts. */
+export type Unit = "milliseconds" | "bytes" | "records" | "attempts" | "workers" | "requests";
+
+/** Which values of a numeric option make sense. */
+export interface Bounds {
+  /** The smallest value that is allowed. Default: 1. */
+  readonly least?: number;
+  /**
+   * The largest value that is allowed. Default: 2^30 for milliseconds (about 12 days: a longer timer of Node.js fires at
+   * once, and a jittered one must fit too), 2^40 otherwise.
+   */
+  readonly most?: number;
+}
+
+/**
+ * Checks an option that is a duration, a size or a count.
+ *
+ * @param name the option's name as the caller wrote it, such as `timeoutMs` or `unregistered.waitMs`.
+ * @returns the value.
+ * @throws KeywardError `VALUE_INVALID` for anything but a whole number within the bounds; NaN and Infinity are refused.
+ * @example
+ * const timeoutMs = requireAmount("timeoutMs", options.timeoutMs ?? 5_000, "milliseconds");
+ */
+export function requireAmount(name: string, given: unknown, unit: Unit, bounds: Bounds = {}): number {
+  const { least = 1, most = unit === "milliseconds" ? 2 ** 30 : 2 ** 40 } = bounds;
+  if (typeof given === "number" && Number.isSafeInteger(given) && given >= least && given <= most) return given;
+  const shown =
+    typeof given === "number" ? `, but ${given}` : `, but of type ${given === null ? "null" : typeof given}`;
+  throw new KeywardError("VALUE_INVALID", `${name} is not a whole number of ${unit} from ${least} to ${most}${shown}`, {
+    hint: `Set ${name} to a whole number within these bounds, or leave it out for the default.`,
+  });
+}
+
+/** The name of every option of a type: the compiler refuses a table that lacks one. */
+export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;
+
+/**
+ * Checks that options are an object which holds no unknown name, so that code without types learns of a misspelt option.
+ *
+ * @param taker what takes the options, such as `createKeyv`, for the message.
+ * @param known every name that is allowed.
+ * @returns the options.
+ * @throws KeywardError `VALUE_INVALID` for what is no object and for a name that is not known.
+ * @example
+ * requireOptions("MemoryStore", options, { maxRecords: true } satisfies OptionNames<MemoryStoreOptions>);
+ */
+export function requireOptions<Options extends object>(
+  taker: string,
+  given: Options,
+  known: OptionNames<Options>,
+): Options {
+  const names = Object.keys(known);
+  if (typeof given !== "object" || given === null || Array.isArray(given)) {
+    throw new KeywardError("VALUE_INVALID", `The options of ${taker} are not an object`, {
+      hint: `Pass an object. Its options are: ${names.join(", ")}.`,
+    });
+  }
+  const unknown = Object.keys(given).find((name) => !Object.hasOwn(known, name));
+  if (unknown === undefined) return given;
+  throw new KeywardError("VALUE_INVALID", `${taker} has no option ${JSON.stringify(unknown)}`, {
+    hint: `Correct or remove it. The options are: ${names.join(", ")}.`,
+  });
+}
