@@ -251,6 +251,63 @@ describe("a ring from the past", () => {
   });
 });
 
+describe("another ring of the same name and a higher generation", () => {
+  const { before, promoted } = rotation();
+  const unrelated = newRing("new").add().add().add();
+  // A copy that went another way after the key "old": it has another key under the id "new", and seals under that.
+  const forked = before.add({ id: "new" }).promote("new").serve(["a"]).serve(["b"]);
+
+  it.each([
+    ["that shares no key with the ring in use", unrelated, new Map(), /shares no key/],
+    ["that shares none, in a store that has a check record", unrelated, new MemoryStore(), /check record/],
+    ["that shares one, and cannot open the check record", forked, new MemoryStore(), /check record/],
+  ])("%s does not replace it, and the right one is no rollback afterwards", async (_, other, inner, problem) => {
+    const keys = new TestKeys(promoted);
+    const store = new EncryptedStore(inner, { keys, scope: "tenant" });
+    await store.set("key", value);
+    const warnings: KeywardError[] = [];
+    store.on("provider:error", (error: KeywardError) => warnings.push(error));
+    keys.push(other);
+    await vi.waitFor(() => expect(warnings).toMatchObject([{ code: "KEYRING_ROLLBACK" }]));
+    expect(warnings[0]?.message).toMatch(problem);
+    await store.set("other", value);
+    expect(await store.getMany(["key", "other"])).toEqual([value, value]);
+    const next = promoted.serve(["sessions"]);
+    const rings: Keyring[] = [];
+    store.on("keyring:changed", (ring: Keyring) => rings.push(ring));
+    keys.push(promoted);
+    keys.push(next);
+    await vi.waitFor(() => expect(rings).toEqual([next]));
+    expect(warnings).toHaveLength(1);
+    expect(await store.getMany(["key", "other"])).toEqual([value, value]);
+    await store.disconnect();
+  });
+
+  it("is told apart from a successor in which the key of the check record was disabled", async () => {
+    const { disabled } = rotation();
+    const staged = disabled.enable("old").promote("old");
+    const keys = new TestKeys(staged);
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    await store.set("key", value);
+    keys.push(staged.promote("new").disable("old"));
+    await vi.waitFor(async () => expectRefusal(store.get("key"), "KEY_DISABLED"));
+    await store.disconnect();
+  });
+
+  it("is not looked into where the store does not answer, which keeps no change from arriving", async () => {
+    const keys = new TestKeys(promoted);
+    const inner = new MemoryStore();
+    const store = new EncryptedStore(inner, { keys });
+    await store.set("key", value);
+    vi.spyOn(inner.reserved(), "get").mockRejectedValue(new Error("down"));
+    const rings: Keyring[] = [];
+    store.on("keyring:changed", (ring: Keyring) => rings.push(ring));
+    keys.push(forked);
+    await vi.waitFor(() => expect(rings).toEqual([forked]));
+    await store.disconnect();
+  });
+});
+
 describe("an unknown key id", () => {
   it("has the ring loaded once, for all that read at once", async () => {
     const { before, promoted } = rotation();

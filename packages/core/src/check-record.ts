@@ -55,6 +55,22 @@ export class CheckRecord {
     return passing;
   }
 
+  /**
+   * Whether the record of the unscoped ring opens under a ring that is to replace another. `undefined` where it opens under
+   * neither, or there is none: then it shows nothing. A disabled key opens here, since the ring still has it.
+   *
+   * @param previous as its source has it, not scoped for the store; likewise `next`.
+   */
+  async recognizes(next: Keyring, previous: Keyring): Promise<boolean | undefined> {
+    if (this.#unscoped !== undefined) return await this.#unscoped.recognizes(next, previous);
+    if (this.#reserved === undefined) return undefined;
+    const place = this.#place(previous);
+    const stored = await read(this.#reserved, place);
+    if (stored === undefined) return undefined;
+    if (this.#opens(next, stored, place)) return true;
+    return this.#opens(previous, stored, place) ? false : undefined;
+  }
+
   /** Takes the record along to the ring's primary, so that no key is needed for its sake alone. */
   async renew(ring: Keyring): Promise<void> {
     await this.#ofUnscoped((record, unscopedRing) => record.renew(unscopedRing));
@@ -166,6 +182,15 @@ export class CheckRecord {
       throw refused(cause);
     }
     throw refused(undefined);
+  }
+
+  #opens(ring: Keyring, stored: StoredValue, place: Place): boolean {
+    try {
+      return this.#codec.openWhateverStatus(ring, stored, place) !== undefined;
+    } catch (error) {
+      if (error instanceof KeywardError) return false;
+      throw error;
+    }
   }
 
   #place(ring: Keyring): Place {

@@ -330,9 +330,12 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   #listen(): void {
     if (this.#unlisten !== undefined) return;
-    this.#unlisten = this.#source.listen((report) => {
-      if (report.kind === "changed") this.#tell("keyring:changed", report.ring);
-      else this.#tell("provider:error", report.error);
+    this.#unlisten = this.#source.listen({
+      tell: (report) => {
+        if (report.kind === "changed") this.#tell("keyring:changed", report.ring);
+        else this.#tell("provider:error", report.error);
+      },
+      recognizes: (next, previous) => this.#check.recognizes(next, previous),
     });
     this.#leave = this.#registration?.join((report) => {
       if (report.kind === "lapsed") this.#tell("replica:lapsed", undefined);

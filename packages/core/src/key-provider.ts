@@ -29,10 +29,12 @@ export interface KeyProvider {
   /**
    * The ring as the source has it now.
    *
+   * @param options.inUse the ring that the caller uses, if it has one. A provider that refuses older rings does not refuse
+   * this one: the caller may have refused a later one.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` when the source does not answer or has nothing; `KEY_INVALID` or
    * `KEYRING_INVALID` when what it has is not a key or a ring.
    */
-  load(options?: { readonly signal?: AbortSignal }): Promise<Keyring>;
+  load(options?: { readonly signal?: AbortSignal; readonly inUse?: Keyring }): Promise<Keyring>;
   /**
    * Writes `next` if the source still holds `previous`.
    *

@@ -2,7 +2,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { abortable } from "./abortable.ts";
 import { KeywardError } from "./errors.ts";
 import { type KeyProvider, requireFreshness } from "./key-provider.ts";
-import { Keyring, keyOf, sameRing } from "./keyring.ts";
+import { Keyring, keyOf, sameRing, sharesKey } from "./keyring.ts";
 import { Moment } from "./moment.ts";
 
 // Unknown key ids cost the provider at most one load in this time, however many are forged; and so do the calls that find
@@ -18,8 +18,13 @@ export type KeySourceReport =
   | { readonly kind: "changed"; readonly ring: Keyring }
   | { readonly kind: "failed"; readonly error: KeywardError };
 
-/** Must not throw. */
-type Listener = (report: KeySourceReport) => void;
+/** What uses the ring of a source. */
+export interface KeyUser {
+  /** Is told what happened in the background. Must not throw. */
+  readonly tell: (report: KeySourceReport) => void;
+  /** Whether what is stored belongs to a ring that is to replace the one in use; `undefined` where that cannot be told. */
+  readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<boolean | undefined>;
+}
 
 const shared = new WeakMap<KeyProvider, KeySource>();
 
@@ -32,7 +37,7 @@ export class KeySource {
   readonly #refreshMs: number | undefined;
   readonly #maxAgeMs: number | undefined;
   readonly #timeoutMs: number;
-  readonly #listeners = new Set<Listener>();
+  readonly #users = new Set<KeyUser>();
   readonly #misses = new Map<string, number>();
   /** What is being sealed, with the generation of the ring in use when it began. */
   readonly #sealing = new Map<Promise<unknown>, number>();
@@ -84,13 +89,13 @@ export class KeySource {
   }
 
   /** Listens until the returned function is called; the provider is watched, or asked again, while anybody listens. */
-  listen(listener: Listener): () => void {
-    this.#listeners.add(listener);
+  listen(user: KeyUser): () => void {
+    this.#users.add(user);
     this.#unsubscribe ??= this.#provider?.subscribe?.(() => this.#reload());
     if (this.#refreshTimer === undefined) this.#refreshLater();
     return () => {
-      this.#listeners.delete(listener);
-      if (this.#listeners.size > 0) return;
+      this.#users.delete(user);
+      if (this.#users.size > 0) return;
       this.#unsubscribe?.();
       this.#unsubscribe = undefined;
       clearTimeout(this.#refreshTimer);
@@ -215,7 +220,7 @@ export class KeySource {
   #refreshLater(): void {
     clearTimeout(this.#refreshTimer);
     this.#refreshTimer = undefined;
-    if (this.#refreshMs === undefined || this.#ring === undefined || this.#listeners.size === 0) return;
+    if (this.#refreshMs === undefined || this.#ring === undefined || this.#users.size === 0) return;
     const waitMs = this.#refreshMs * (1 - jitter + 2 * jitter * Math.random());
     this.#refreshTimer = setTimeout(() => this.#load().catch(() => undefined), waitMs);
     this.#refreshTimer.unref();
@@ -242,13 +247,14 @@ export class KeySource {
   async #loadOnce(provider: KeyProvider): Promise<Keyring> {
     const begun = new Moment();
     try {
-      const next = await loadInTime(provider, this.#timeoutMs);
       const previous = this.#ring;
-      if (previous !== undefined) requireSuccessor(previous, next);
+      const next = await loadInTime(provider, this.#timeoutMs, previous);
+      const isSame = previous !== undefined && sameRing(previous, next);
+      if (previous !== undefined && !isSame) await this.#requireSuccessor(previous, next);
       this.#confirmed = begun;
       this.#failure = undefined;
       // The same ring read again: the object in use has its subkeys cached.
-      if (previous !== undefined && sameRing(previous, next)) return previous;
+      if (isSame) return previous;
       this.#ring = next;
       this.#misses.clear();
       if (previous !== undefined) this.#report({ kind: "changed", ring: next });
@@ -261,8 +267,34 @@ export class KeySource {
     }
   }
 
+  /**
+   * @throws KeywardError `KEYRING_ROLLBACK` for a ring that must not replace the one in use.
+   */
+  async #requireSuccessor(previous: Keyring, next: Keyring): Promise<void> {
+    if (previous.primary === "") return;
+    const problem = whyNoSuccessor(previous, next);
+    if (problem !== undefined) throw notTaken(problem);
+    const signal = AbortSignal.timeout(this.#timeoutMs);
+    const recognized = await Promise.all(
+      // A store that does not answer shows nothing, and must not keep a change from arriving.
+      [...this.#users].map(({ recognizes }) =>
+        recognizes === undefined
+          ? undefined
+          : abortable(() => recognizes(next, previous), signal).catch(() => undefined),
+      ),
+    );
+    if (recognized.includes(false)) {
+      throw notTaken("cannot open the check record of a store, which the ring in use opens");
+    }
+    // Rings that have nothing to do with each other may have the same name, and any generation. A process that missed a
+    // whole rotation shares no key with the ring that came of it, but the check record has followed.
+    if (!sharesKey(previous, next) && !recognized.includes(true)) {
+      throw notTaken("is another ring: it shares no key with the one in use");
+    }
+  }
+
   #report(report: KeySourceReport): void {
-    for (const listener of this.#listeners) listener(report);
+    for (const user of this.#users) user.tell(report);
   }
 
   #isMissed(id: string): boolean {
@@ -285,9 +317,10 @@ function kindOf(value: unknown): string {
   return typeof value === "object" && value !== null ? (value.constructor?.name ?? "an object") : typeof value;
 }
 
-async function loadInTime(provider: KeyProvider, timeoutMs: number): Promise<Keyring> {
+async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyring | undefined): Promise<Keyring> {
   const signal = AbortSignal.timeout(timeoutMs);
-  const ring = await abortable(async () => await provider.load({ signal }), signal).catch((error: unknown) => {
+  const options = inUse === undefined ? { signal } : { signal, inUse };
+  const ring = await abortable(async () => await provider.load(options), signal).catch((error: unknown) => {
     if (!signal.aborted || error !== signal.reason) throw error;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider gave no keyring within ${timeoutMs} ms`, {
       hint: "Is the source of the keys reachable from here?",
@@ -299,18 +332,17 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number): Promise<Key
   });
 }
 
-function requireSuccessor(previous: Keyring, next: Keyring): void {
-  if (previous.primary === "") return;
-  const problem =
-    next.primary === ""
-      ? "has no keys, and would write in the clear"
-      : next.name !== previous.name || next.scopeName !== previous.scopeName
-        ? `is another ring, ${JSON.stringify(next.name)} instead of ${JSON.stringify(previous.name)}`
-        : next.generation < previous.generation
-          ? `is of generation ${next.generation}, older than ${previous.generation}`
-          : undefined;
-  if (problem === undefined) return;
-  throw new KeywardError("KEYRING_ROLLBACK", `The keyring now at the provider ${problem}`, {
+function whyNoSuccessor(previous: Keyring, next: Keyring): string | undefined {
+  if (next.primary === "") return "has no keys, and would write in the clear";
+  if (next.name !== previous.name || next.scopeName !== previous.scopeName) {
+    return `is another ring, ${JSON.stringify(next.name)} instead of ${JSON.stringify(previous.name)}`;
+  }
+  if (next.generation >= previous.generation) return undefined;
+  return `is of generation ${next.generation}, older than ${previous.generation}`;
+}
+
+function notTaken(problem: string): KeywardError {
+  return new KeywardError("KEYRING_ROLLBACK", `The keyring now at the provider ${problem}`, {
     hint: "The ring in use stays in use. Correct the source; if the change is meant, restart this process.",
   });
 }

@@ -371,6 +371,14 @@ export function sameRing(one: Keyring, other: Keyring): boolean {
   return fingerprint(one) === fingerprint(other);
 }
 
+/** Whether a key is in both rings: the same id and the same material. Not part of the public surface. */
+export function sharesKey(one: Keyring, other: Keyring): boolean {
+  for (const [id, { root }] of partsOf(one).keys) {
+    if (partsOf(other).keys.get(id)?.root.commitment.equals(root.commitment) === true) return true;
+  }
+  return false;
+}
+
 function fingerprint(ring: Keyring): string {
   return writeDocument(ring, (root) => root.commitment);
 }

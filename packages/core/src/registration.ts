@@ -141,7 +141,7 @@ export class Registration {
   join(member: Member): () => Promise<void> {
     this.#members.add(member);
     if (this.#unlisten === undefined) {
-      this.#unlisten = this.#parts.source.listen(() => this.#beatSoon());
+      this.#unlisten = this.#parts.source.listen({ tell: () => this.#beatSoon() });
       this.#tick();
     }
     return async () => {

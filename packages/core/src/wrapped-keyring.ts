@@ -52,7 +52,7 @@ export interface WrappedKeys extends KeyProvider {
    *
    * @throws KeywardError `KEYRING_ROLLBACK` for a ring of another name or of a generation that is too low.
    */
-  load(options?: { readonly signal?: AbortSignal }): Promise<Keyring>;
+  load(options?: { readonly signal?: AbortSignal; readonly inUse?: Keyring }): Promise<Keyring>;
   /**
    * As {@link KeyProvider.save}.
    *
@@ -99,12 +99,14 @@ interface Seen {
 
 class WrappedKeyring implements WrappedKeys {
   readonly freshness: KeyFreshness;
-  readonly load = singleFlight(({ signal }) => this.#load(signal));
+  readonly load: WrappedKeys["load"];
   readonly #wrapper: KeyringWrapper;
   readonly #place: KeyringPlace;
   readonly #name: string | undefined;
   readonly #minGeneration: number;
   #seen: Seen | undefined;
+  /** What the process uses; it may have refused what was seen after it. */
+  #inUse: Keyring | undefined;
 
   constructor(wrapper: KeyringWrapper, place: KeyringPlace, options: WrappedKeysOptions) {
     const { name, minGeneration = 1 } = options;
@@ -114,6 +116,11 @@ class WrappedKeyring implements WrappedKeys {
       });
     }
     this.freshness = requireFreshness(options);
+    const flight = singleFlight(({ signal }) => this.#load(signal));
+    this.load = async ({ signal, inUse } = {}) => {
+      this.#inUse = inUse ?? this.#inUse;
+      return await flight({ signal });
+    };
     this.#wrapper = wrapper;
     this.#place = place;
     this.#name = name;
@@ -157,8 +164,18 @@ class WrappedKeyring implements WrappedKeys {
     const before = this.#seen?.ring;
     const wrapped = await this.#read(signal);
     const ring = await this.#unwrap(wrapped, signal);
+    if (this.#isInUse(ring)) {
+      // Where another ring was seen meanwhile, it is for the next load to say whether that one may be taken.
+      if (this.#seen?.ring === before) this.#seen = { wrapped, ring };
+      return ring;
+    }
     this.#requireSuccessor(ring, before);
     return this.#remember(wrapped, ring);
+  }
+
+  /** The ring in use was taken once already: going on with it is no step back, whatever was seen meanwhile. */
+  #isInUse(ring: Keyring): boolean {
+    return this.#inUse !== undefined && ring.generation >= this.#minGeneration && sameRing(ring, this.#inUse);
   }
 
   /** The latest ring that was seen: this one, unless it was overtaken. */

@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { keyProviderContract, type OpenKeyProvider } from "@keyward/contract";
 import {
+  EncryptedStore,
   exportKeyring,
   filePlace,
   Keyring,
@@ -161,6 +162,31 @@ describe("a wrapped keyring", () => {
     for (const provider of [keys, wrappedKeys(wrapper, place, { name: "production" })]) {
       expect(await rejection(provider.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
     }
+  });
+
+  it("is no rollback where it is the ring in use, whatever was there meanwhile and was refused", async () => {
+    const { wrapper, place } = await opened();
+    const keys = wrappedKeys(wrapper, place, { refreshMs: 10 });
+    const used = first.add({ id: "2026-12" }).promote("2026-12");
+    await keys.save(used, first);
+    const right = await textAt(place);
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    await store.set("key", "value");
+    const told: string[] = [];
+    store.on("provider:error", ({ message }: KeywardError) => told.push(message));
+    store.on("keyring:changed", ({ primary }: Keyring) => told.push(primary));
+    // It shares a key with the ring in use, and lacks the one of the check record.
+    const other = inMemory();
+    await wrappedKeys(wrapper, other).create(first.serve(["a"]).serve(["b"]).serve(["c"]));
+    await place.replace(right, await textAt(other));
+    await expect.poll(() => told.at(-1)).toMatch(/check record/);
+    await place.replace(await textAt(place), right);
+    expect((await keys.load()).generation).toBe(used.generation);
+    const next = used.promote("2026-11");
+    await keys.save(next, used);
+    await expect.poll(() => told.at(-1)).toBe("2026-11");
+    expect(told.filter((text) => !/check record/.test(text))).toEqual(["2026-11"]);
+    await store.disconnect();
   });
 
   it("is not saved as what no load would take", async () => {
