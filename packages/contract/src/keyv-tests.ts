@@ -247,6 +247,22 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     assert.equal(await inNamespace("abc").has("key"), true);
   });
 
+  test("goes on in the other namespaces when a store in one of them is disconnected", async ({
+    store,
+    inNamespace,
+  }) => {
+    const [gone, other] = [inNamespace("a"), inNamespace("b")];
+    for (const each of [gone, other, store]) await each.set("key", "value");
+    // With calls of the others on their way, and twice.
+    const [read] = await Promise.all([other.get("key"), gone.disconnect?.(), store.set("key", "newer")]);
+    assertValue(read, "value");
+    await gone.disconnect?.();
+    assertValue(await other.get("key"), "value");
+    assertValue(await store.get("key"), "newer");
+    assertValue(await inNamespace("b").get("key"), "value");
+    for (const each of [other, store]) assert.equal(await each.delete("key"), true);
+  });
+
   if (!isRefused("a::b", options)) {
     test(
       "takes nothing of a namespace that begins like its own",

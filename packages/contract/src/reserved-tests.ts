@@ -70,4 +70,16 @@ export function describeReserved(test: StoreTest): void {
   test("gives the same reserved space each time", async ({ store }) => {
     assert.equal(reservedOf(store), reservedOf(store));
   });
+
+  test("goes on when its reserved space is disconnected, which a view shares", async ({ store, inNamespace }) => {
+    const reserved = reservedOf(store);
+    await reserved.set("key", "reserved");
+    await inNamespace("a").set("key", "record");
+    await reserved.disconnect?.();
+    await inNamespace("b").disconnect?.();
+    assertValue(await reserved.get("key"), "reserved");
+    assertValue(await inNamespace("a").get("key"), "record");
+    await store.set("key", "record");
+    assertValue(await store.get("key"), "record");
+  });
 }

@@ -86,4 +86,17 @@ function describeViews(test: StoreTest): void {
     assert.equal(await b.has("key"), true);
     assert.equal(await store.has("key"), true);
   });
+
+  test("goes on when a view is disconnected, and hands out others", async ({ store, inNamespace }) => {
+    const [a, b] = [view(store, "a"), view(store, "b")];
+    const [none, inner] = [view(store, ""), view(a, "inner")];
+    await b.set("key", "in b");
+    for (const each of [a, none, inner]) await each.disconnect?.();
+    for (const each of [b, view(store, "b"), view(b, "b"), inNamespace("b")])
+      assertValue(await each.get("key"), "in b");
+    await view(store, "a").set("key", "in a");
+    assertValue(await inNamespace("a").get("key"), "in a");
+    await store.set("key", "in none");
+    assertValue(await inNamespace("").get("key"), "in none");
+  });
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { type StoreContractOptions, storeContract } from "@keyward/contract";
 import { KeywardError, type Replacement, type ScannedRecord, type ScanPage, type StoredValue } from "@keyward/core";
-import { MemoryStore } from "@keyward/store-memory";
+import { type MemorySpace, MemoryStore } from "@keyward/store-memory";
 import type { KeyvStorageEntry } from "keyv";
 import { describe, it } from "vitest";
 
@@ -91,12 +91,71 @@ function invalid(what: string): KeywardError {
   return new KeywardError("VALUE_INVALID", `This is no ${what}`, { hint: "Pass another one." });
 }
 
+/** A MemoryStore on something that can be closed, which its views share. */
+class ClosableMemoryStore extends MemoryStore {
+  readonly connection: { open: boolean };
+
+  constructor(origin?: MemoryStore) {
+    super(origin);
+    this.connection = origin instanceof ClosableMemoryStore ? origin.connection : { open: true };
+  }
+
+  override async get(key: string): Promise<StoredValue | undefined> {
+    this.#requireOpen();
+    return super.get(key);
+  }
+
+  override async set(key: string, value: unknown, expires?: number): Promise<boolean> {
+    this.#requireOpen();
+    return super.set(key, value, expires);
+  }
+
+  #requireOpen(): void {
+    if (this.connection.open) return;
+    throw new KeywardError("STORE_UNAVAILABLE", "The store is disconnected", { hint: "Make a new one." });
+  }
+}
+
 /** Each breaks one promise; the tests named must be among those that notice. */
 const broken: readonly {
   readonly name: string;
   readonly make: (origin?: MemoryStore) => MemoryStore;
   readonly noticed: readonly string[];
 }[] = [
+  {
+    name: "a view closes the connection of all",
+    make: (origin) =>
+      new (class ClosesWithAView extends ClosableMemoryStore {
+        override namespaced(namespace: string): MemoryStore {
+          const view = new ClosesWithAView(this);
+          view.namespace = namespace;
+          return view;
+        }
+
+        override async disconnect(): Promise<void> {
+          this.connection.open = false;
+        }
+      })(origin),
+    noticed: [
+      "namespaces > goes on in the other namespaces when a store in one of them is disconnected",
+      "views > goes on when a view is disconnected, and hands out others",
+      "reserved space > goes on when its reserved space is disconnected, which a view shares",
+    ],
+  },
+  {
+    name: "the reserved space closes the connection of all",
+    make: (origin) =>
+      new (class extends ClosableMemoryStore {
+        override reserved(): MemorySpace {
+          const space = super.reserved();
+          space.disconnect = async () => {
+            this.connection.open = false;
+          };
+          return space;
+        }
+      })(origin),
+    noticed: ["reserved space > goes on when its reserved space is disconnected, which a view shares"],
+  },
   {
     name: "replace ignores what is expected",
     make: (origin) =>

@@ -106,7 +106,7 @@ export interface BoundedStore {
 export interface NamespacedStore {
   /**
    * The view on one namespace; "" is the view on records without a namespace. Disconnecting a view does nothing to the
-   * connection, which belongs to the store that opened it.
+   * connection, which belongs to the store that opened it: see {@link shareConnection}.
    */
   namespaced(namespace: string): KeyvStorageAdapter;
 }

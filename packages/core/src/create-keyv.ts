@@ -6,10 +6,10 @@ import {
   type KeyvSerializationAdapter,
   type KeyvValue,
 } from "keyv";
-import { isNamespaced, type NamespacedStore } from "./capabilities.ts";
-import { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
+import { isNamespaced } from "./capabilities.ts";
+import { attachStore, type EncryptedStore, type EncryptedStoreOptions, prepareStore } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
-import { isStore, type WrappableStore, wrapRejection } from "./inner-store.ts";
+import { isStore, type WrappableStore } from "./inner-store.ts";
 import { keyvJson } from "./keyv-json.ts";
 
 /** What {@link createKeyv} takes: how to seal, and what Keyv itself takes, except what would work against it. */
@@ -35,11 +35,10 @@ type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStore
 export class KeywardKeyv extends Keyv {
   /** The store underneath, with its events, `settled()` and the rest. */
   readonly encryptedStore: EncryptedStore;
-  readonly #release: (() => Promise<void>) | undefined;
   readonly #heard = new WeakSet<Error>();
 
   /** Use {@link createKeyv}. */
-  constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions, release?: () => Promise<void>) {
+  constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions) {
     // Keyv's own check of expiry deletes without comparing, and so destroys newer writes. Ours is inside the record.
     const { serialization = keyvJson, compression } = options;
     super({
@@ -50,7 +49,6 @@ export class KeywardKeyv extends Keyv {
       checkExpired: false,
     });
     this.encryptedStore = encryptedStore;
-    this.#release = release;
   }
 
   /**
@@ -58,8 +56,13 @@ export class KeywardKeyv extends Keyv {
    * connection, which ends with the last of them.
    */
   override async disconnect(): Promise<void> {
-    await super.disconnect();
-    await this.#release?.();
+    try {
+      await super.disconnect();
+    } catch (error) {
+      // Keyv's own ends early when a listener or a hook of the application throws.
+      await this.encryptedStore.disconnect().catch(() => undefined);
+      throw error;
+    }
   }
 
   /** As Keyv's, but after the listeners of `error` ran it throws, so that the call which met the error rejects. */
@@ -101,36 +104,23 @@ export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
   const shared = isStore(store) && !(store instanceof Map) && isNamespaced(store) ? store : undefined;
   // A view that was handed in stays the view it is.
   const namespace = given ?? shared?.namespace ?? "";
-  const encryptedStore = new EncryptedStore(shared?.namespaced(namespace) ?? store, {
-    keys,
-    ...(scope === undefined ? {} : { scope }),
-    ...(reencrypt === undefined ? {} : { reencrypt }),
-    ...(accept === undefined ? {} : { accept }),
-    ...(padTo === undefined ? {} : { padTo }),
-    ...(replica === undefined ? {} : { replica }),
-  });
+  const wrapped = shared?.namespaced(namespace) ?? store;
+  const encryptedStore = prepareStore(
+    wrapped,
+    {
+      keys,
+      ...(scope === undefined ? {} : { scope }),
+      ...(reencrypt === undefined ? {} : { reencrypt }),
+      ...(accept === undefined ? {} : { accept }),
+      ...(padTo === undefined ? {} : { padTo }),
+      ...(replica === undefined ? {} : { replica }),
+    },
+    shared,
+  );
   if (namespace !== "") encryptedStore.namespace = namespace;
-  const release = shared === undefined ? undefined : share(shared);
-  return new KeywardKeyv(encryptedStore, { ...keyvOptions, ...(namespace === "" ? {} : { namespace }) }, release);
-}
-
-interface Disconnectable {
-  disconnect?(): Promise<unknown>;
-}
-
-const users = new WeakMap<object, number>();
-
-/** Counts one more Keyv over a store; what it returns counts it off, and with the last one disconnects the store. */
-function share(store: NamespacedStore & Disconnectable): () => Promise<void> {
-  users.set(store, (users.get(store) ?? 0) + 1);
-  let released = false;
-  return async () => {
-    if (released) return;
-    released = true;
-    const left = (users.get(store) ?? 1) - 1;
-    users.set(store, left);
-    if (left === 0) await wrapRejection(async () => store.disconnect?.());
-  };
+  const keyv = new KeywardKeyv(encryptedStore, { ...keyvOptions, ...(namespace === "" ? {} : { namespace }) });
+  attachStore(encryptedStore);
+  return keyv;
 }
 
 // What a parser throws quotes what it parses, which here is plaintext: it goes no further than its name.

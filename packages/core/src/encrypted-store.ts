@@ -54,8 +54,24 @@ export interface StoreParts {
 }
 
 let partsOf: (store: EncryptedStore) => StoreParts;
+let attach: (store: EncryptedStore) => void;
+
+/** By the options of a store that was prepared, what is disconnected with it; the wrapped store itself by default. */
+const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnectable | undefined }>();
 
 const maxListedErrors = 1_000;
+
+/** What can be disconnected. */
+export interface Disconnectable {
+  disconnect?(): Promise<unknown>;
+}
+
+/** What a store holds from when it is made, or used again, until it is disconnected. */
+interface Held {
+  readonly unlisten: () => void;
+  readonly unhear: () => void;
+  readonly leave: (() => Promise<void>) | undefined;
+}
 
 /** What became of one read of a batch. */
 type ReadOrError = StoredValue | undefined | KeywardError;
@@ -80,10 +96,14 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #reserve: ReservedRecords | undefined;
   readonly #registration: Registration | undefined;
   readonly #sealing: SealingRing;
-  #leave: (() => Promise<void>) | undefined;
-  #unlisten: (() => void) | undefined;
+  readonly #opened: Disconnectable | undefined;
+  #held: Held | undefined;
+  #disconnecting: Promise<void> | undefined;
+  /** Counts this store off as a user of the connection. */
+  #leaveConnection: (() => Promise<void>) | undefined;
 
   static {
+    attach = (store) => store.#attach();
     partsOf = (store) => ({
       inner: store.#inner,
       codec: store.#codec,
@@ -122,8 +142,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const place = reserved === undefined ? undefined : Registration.place(reserved, this.#source);
     this.#sealing = new SealingRing(this.#codec, this.#check, this.#registration, place);
     this.#reencryption = this.#startReencryption(options.reencrypt);
-    this.#inner.onError((error) => this.#tell("store:error", error));
-    this.#listen();
+    this.#opened = prepared.get(options)?.opened;
+    // Nothing is held before everything else has succeeded: a store that was never made cannot be disconnected.
+    if (!prepared.has(options)) this.#attach();
   }
 
   /** Tells Keyv to hand over absolute expiries. */
@@ -265,13 +286,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     if (errors.length > 0) throw unreadable(errors, unreadableCount, count);
   }
 
-  /** Waits for what reads began, then disconnects the wrapped store. */
+  /**
+   * Waits for what reads began, and lets go of everything that this store holds. The wrapped store is disconnected with
+   * the last `EncryptedStore` of this process over the same backend; a view of a store closes nothing.
+   *
+   * @throws KeywardError `STORE_UNAVAILABLE` when the wrapped store cannot be disconnected.
+   */
   async disconnect(): Promise<void> {
-    await this.settled();
-    this.#unlisten?.();
-    this.#unlisten = undefined;
-    await this.#leave?.();
-    await this.#inner.disconnect();
+    this.#disconnecting ??= this.#detach().finally(() => {
+      this.#disconnecting = undefined;
+    });
+    await this.#disconnecting;
   }
 
   /** Resolves when the re-encryptions that reads began are done. */
@@ -328,19 +353,38 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     return Registration.of({ records, check, source: this.#source, longestCallMs }, replica === true ? {} : replica);
   }
 
-  #listen(): void {
-    if (this.#unlisten !== undefined) return;
-    this.#unlisten = this.#source.listen({
+  #attach(): void {
+    if (this.#held !== undefined) return;
+    const unlisten = this.#source.listen({
       tell: (report) => {
         if (report.kind === "changed") this.#tell("keyring:changed", report.ring);
         else this.#tell("provider:error", report.error);
       },
       recognizes: (next, previous) => this.#check.recognizes(next, previous),
     });
-    this.#leave = this.#registration?.join((report) => {
+    const unhear = this.#inner.onError((error) => this.#tell("store:error", error));
+    const leave = this.#registration?.join((report) => {
       if (report.kind === "lapsed") this.#tell("replica:lapsed", undefined);
       else this.#tell("replica:error", report.error);
     });
+    this.#leaveConnection = this.#inner.shareConnection(this.#opened);
+    this.#held = { unlisten, unhear, leave };
+  }
+
+  async #detach(): Promise<void> {
+    await this.settled();
+    const { unlisten, unhear, leave } = this.#held ?? {};
+    this.#held = undefined;
+    // One that fails keeps none of the others from being let go of; what listens for errors goes last.
+    const failures: unknown[] = [];
+    for (const release of [unlisten, leave, this.#leaveConnection, unhear]) {
+      try {
+        await release?.();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw failures[0];
   }
 
   /** Emits what happened in the background, where no caller could catch what a listener throws. */
@@ -359,7 +403,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /** The namespace of one call. */
   #begin(): string {
     // A store that is used again after disconnect() follows its provider again.
-    this.#listen();
+    if (this.#held === undefined) this.#attach();
     return this.#inner.useNamespace();
   }
 
@@ -473,6 +517,26 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 /** The parts of a store that re-encryption, census and retirement work on. Not part of the public surface. */
 export function storeParts(store: EncryptedStore): StoreParts {
   return partsOf(store);
+}
+
+/**
+ * A store that holds nothing before {@link attachStore}, so that its maker can still fail.
+ *
+ * @param opened where a view is wrapped: the store that the view is of, which is disconnected instead.
+ */
+export function prepareStore(
+  store: WrappableStore,
+  options: EncryptedStoreOptions,
+  opened: Disconnectable | undefined,
+): EncryptedStore {
+  const own = { ...options };
+  prepared.set(own, { opened });
+  return new EncryptedStore(store, own);
+}
+
+/** Has a store that was prepared hold what it needs, until it is disconnected. */
+export function attachStore(store: EncryptedStore): void {
+  attach(store);
 }
 
 function toContent(key: string, given: unknown, expires: number | undefined): RecordContent {

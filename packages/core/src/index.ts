@@ -22,6 +22,7 @@ export {
 } from "./capabilities.ts";
 export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } from "./census.ts";
 export { type Checkpoint, fileCheckpoint } from "./checkpoint.ts";
+export { shareConnection } from "./connection-users.ts";
 export { type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./create-keyv.ts";
 export { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
 export type { Place, RecordContent } from "./envelope.ts";

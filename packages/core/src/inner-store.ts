@@ -18,7 +18,9 @@ import {
   type ScannableStore,
   type StoredValue,
 } from "./capabilities.ts";
+import { shareConnection } from "./connection-users.ts";
 import { type EnvelopeForm, hasExpired } from "./envelope.ts";
+import { hearErrors, withoutNewListeners } from "./error-listeners.ts";
 import { KeywardError } from "./errors.ts";
 import { sameStored } from "./store-arguments.ts";
 
@@ -49,6 +51,8 @@ export class InnerStore {
   readonly longestCallMs: number | undefined;
   readonly #given: object;
   readonly #adapter: KeyvStorageAdapter;
+  /** What emits the errors that happen below the adapter. */
+  readonly #errorSource: object;
 
   /**
    * @throws KeywardError `STORE_INVALID` for what is no store.
@@ -64,6 +68,7 @@ export class InnerStore {
     const capable = given instanceof Map ? adapter : given;
     this.#given = given;
     this.#adapter = adapter;
+    this.#errorSource = given instanceof Map ? adapter : given;
     this.form = isBinary(capable) ? "binary" : "text";
     this.atomic = isAtomic(capable) ? capable : undefined;
     this.scannable = isScannable(capable) ? capable : undefined;
@@ -102,8 +107,28 @@ export class InnerStore {
     return namespace === this.namespace ? this : undefined;
   }
 
-  onError(listener: (error: unknown) => void): void {
-    this.#adapter.on("error", listener);
+  /** Calls the listener with what the store emits as `error`, until the returned function is called. */
+  onError(listener: (error: unknown) => void): () => void {
+    const stops = [...new Set<object>([this.#adapter, this.#errorSource])].map((source) =>
+      hearErrors(source, listener),
+    );
+    return () => {
+      for (const stop of stops) stop();
+    };
+  }
+
+  /**
+   * Counts one more user of the connection. What is returned counts it off, and disconnects with the last.
+   *
+   * @param opened what to disconnect. Default: the store itself.
+   */
+  shareConnection(opened?: { disconnect?(): Promise<unknown> }): () => Promise<void> {
+    // Every view of a backend has the same reserved space.
+    const backend = this.reserved ?? this.#given;
+    if (opened === undefined || opened === this.#given) {
+      return shareConnection(backend, () => this.#call(async () => this.#adapter.disconnect?.()), this.#given);
+    }
+    return shareConnection(backend, () => wrapRejection(async () => opened.disconnect?.()), opened);
   }
 
   // The most frequent calls, get and set, do without the promises of #call.
@@ -146,10 +171,6 @@ export class InnerStore {
 
   async clear(): Promise<void> {
     await this.#call(() => this.#adapter.clear());
-  }
-
-  async disconnect(): Promise<void> {
-    await this.#call(async () => this.#adapter.disconnect?.());
   }
 
   /**
@@ -275,7 +296,9 @@ function reservedSpaceOf(store: object & Partial<ReservedSpace>): (AtomicStore &
 
 function toAdapter(given: WrappableStore): KeyvStorageAdapter {
   if (given instanceof Map) return new AtomicMapAdapter(given);
-  return isKeyv6Adapter(given) ? given : new Bridge(given);
+  if (isKeyv6Adapter(given)) return given;
+  // Each bridge would leave one more listener on the store, for ever.
+  return withoutNewListeners(given, () => new Bridge(given));
 }
 
 function isKeyv6Adapter(store: KeyvStorageAdapter | KeyvBridgeStore): store is KeyvStorageAdapter {

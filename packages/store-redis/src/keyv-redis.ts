@@ -1,5 +1,5 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { KeywardError, type StoredValue } from "@keyward/core";
+import { KeywardError, type StoredValue, shareConnection } from "@keyward/core";
 import type { Cluster, Redis } from "ioredis";
 import type { Connection } from "./connection.ts";
 import { IoredisConnection } from "./ioredis-connection.ts";
@@ -18,6 +18,8 @@ export interface KeyvRedisAdapter extends NodeRedisAdapter {
   throwOnErrors: boolean;
   /** Where the adapter tells of a lost connection. */
   on(event: "error", listener: (error: unknown) => void): unknown;
+  /** Takes off what `on` was given. */
+  off?(event: "error", listener: (error: unknown) => void): unknown;
 }
 
 /** An adapter of `@keyv/valkey`, as far as it is used. */
@@ -32,6 +34,8 @@ export interface KeyvValkeyAdapter {
   disconnect(): Promise<unknown>;
   /** Where the adapter tells of a lost connection. */
   on(event: "error", listener: (error: unknown) => void): unknown;
+  /** Takes off what `on` was given. */
+  off?(event: "error", listener: (error: unknown) => void): unknown;
 }
 
 /** Settings of {@link keyvRedis}. */
@@ -47,18 +51,35 @@ export interface KeyvRedisOptions {
  * What the adapter emits as `error` is told by the event `connection:error`.
  */
 export class KeyvRedisStore extends RecordSpace {
+  readonly #connection: Connection;
+  readonly #unhear: () => void;
+
   /** Use {@link keyvRedis}. */
   constructor(adapter: KeyvRedisAdapter | KeyvValkeyAdapter, connection: Connection, layout: RecordLayout) {
     super(connection, layout);
+    this.#connection = connection;
     this.namespace = adapter.namespace;
-    adapter.on("error", (error) => this.emit("connection:error", bareError(error)));
+    const tell = (error: unknown) => {
+      this.emit("connection:error", bareError(error));
+    };
+    adapter.on("error", tell);
+    this.#unhear = () => adapter.off?.("error", tell);
+  }
+
+  /** Rejects every later call, and closes the adapter once every store that `keyvRedis` made of it is disconnected. */
+  override async disconnect(): Promise<void> {
+    try {
+      await this.#connection.close();
+    } finally {
+      this.#unhear();
+    }
   }
 }
 
 /**
  * An adapter that an application has already, as a store that expires to the millisecond, replaces atomically and can be
  * scanned. It reads and writes the same records over the adapter's own client; each call ends in time and rejects when
- * it failed. The adapter's `throwOnErrors` is switched on. `disconnect()` closes the adapter.
+ * it failed. The adapter's `throwOnErrors` is switched on. `disconnect()` of the last store over an adapter closes it.
  *
  * @throws KeywardError `VALUE_INVALID` for an adapter of `@keyv/valkey` with `useRedisSets`, under which namespaces share
  * their keys, and a `timeoutMs` that is not above 0; `STORE_INVALID` for an adapter of `@keyv/redis` of a Sentinel group.
@@ -100,15 +121,15 @@ export function keyvRedis(
 
 /** A connection over the client of `@keyv/valkey`, which it closes through the adapter. */
 class ValkeyConnection extends IoredisConnection {
-  readonly #adapter: KeyvValkeyAdapter;
+  readonly #leave: () => Promise<void>;
 
   constructor(adapter: KeyvValkeyAdapter, timeoutMs: number) {
     super(requireIovalkey(adapter.redis), timeoutMs, () => undefined);
-    this.#adapter = adapter;
+    this.#leave = shareConnection(adapter, () => adapter.disconnect());
   }
 
   protected override async end(): Promise<void> {
-    await this.#adapter.disconnect();
+    await this.#leave();
   }
 }
 

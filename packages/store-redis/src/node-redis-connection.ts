@@ -1,4 +1,5 @@
 import { Buffer } from "node:buffer";
+import { shareConnection } from "@keyward/core";
 import { Connection, executedOf, NotSent, type Request, type ScannedServer } from "./connection.ts";
 import { Deadline } from "./deadline.ts";
 
@@ -47,11 +48,13 @@ const notSent: ReadonlySet<string> = new Set([
 /** A connection over the client that an adapter of `@keyv/redis` has. */
 export class NodeRedisConnection extends Connection {
   readonly #adapter: NodeRedisAdapter;
+  readonly #leave: () => Promise<void>;
   #connecting: Promise<unknown> | undefined;
 
   constructor(adapter: NodeRedisAdapter, timeoutMs: number) {
     super(timeoutMs);
     this.#adapter = adapter;
+    this.#leave = shareConnection(adapter, async () => adapter.disconnect(!(await this.#answers())));
   }
 
   override get isCluster(): boolean {
@@ -95,7 +98,7 @@ export class NodeRedisConnection extends Connection {
   }
 
   protected override async end(): Promise<void> {
-    await this.#adapter.disconnect(!(await this.#answers()));
+    await this.#leave();
   }
 
   /** A client that closes waits for what it has sent, of a server that hangs for ever, and cannot be destroyed any more. */

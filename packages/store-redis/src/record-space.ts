@@ -172,10 +172,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     }
   }
 
-  /** Closes the connection, where the store opened it, for all its views. They reject every later call in any case. */
-  async disconnect(): Promise<void> {
-    await this.#connection.close();
-  }
+  /** Does nothing: the connection belongs to the store that opened it. */
+  async disconnect(): Promise<void> {}
 
   /**
    * Writes `next` where the whole value, type included, is `expected`, and says whether it did. The time left stays. With

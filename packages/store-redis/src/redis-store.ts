@@ -33,6 +33,7 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   readonly #connection: Connection;
   readonly #layout: KeyLayout;
   readonly #reserved: RedisSpace;
+  readonly #isView: boolean;
 
   /**
    * Makes a store; nothing is sent yet.
@@ -53,7 +54,16 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
     super(connection, layout);
     this.#connection = connection;
     this.#layout = layout;
+    this.#isView = !own;
     this.#reserved = own ? new RedisSpace(connection, layout.reserved()) : origin.#reserved;
+  }
+
+  /**
+   * Closes the connection that the store shares with its views and its reserved space, and leaves a client open that it
+   * was given: they all reject every later call. On a view it does nothing.
+   */
+  override async disconnect(): Promise<void> {
+    if (!this.#isView) await this.#connection.close();
   }
 
   /** A place beside the records that no key, clear, iteration or scan of theirs reaches. The same for every view. */

@@ -65,19 +65,18 @@ describeWithRedis(servers, "keyvRedis", () => {
         exceptions: isRedis ? ["namespaces-collide"] : [],
         async open() {
           const opened: KeyvRedisStore[] = [];
-          const open = (namespace: string) => {
-            const store = keyvRedis(adapter(node.url));
+          const open = (over: KeyvRedisAdapter | KeyvValkeyAdapter, namespace: string) => {
+            const store = keyvRedis(over);
             store.namespace = namespace;
             opened.push(store);
             return store;
           };
-          // A connection for each time that a namespace is looked into would be most of what these tests take.
-          const inNamespace = (namespace: string) =>
-            opened.find((store) => store.namespace === namespace) ?? open(namespace);
+          // One adapter under all of them, which none may close for the others.
+          const shared = adapter(node.url);
           return {
-            store: open(""),
-            inNamespace,
-            again: async () => open(""),
+            store: open(shared, ""),
+            inNamespace: (namespace) => open(shared, namespace),
+            again: async () => open(adapter(node.url), ""),
             async close() {
               await Promise.all(opened.map((each) => each.disconnect()));
             },
