@@ -8,6 +8,9 @@ import { marker } from "./secrets.ts";
 const value = `${marker}value`;
 const down = new KeywardError("PROVIDER_UNAVAILABLE", "The source is down", { hint: "Bring it back." });
 
+// With its random part.
+const longestPauseMs = 30_000;
+
 const unhandled: unknown[] = [];
 process.on("unhandledRejection", (reason) => unhandled.push(reason));
 
@@ -85,21 +88,30 @@ describe("a provider with a refreshMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("that fails is asked no more often, and its last ring stays in use", async () => {
+  it("that fails is asked less and less often, and its last ring stays in use", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const warnings: unknown[] = [];
     store.on("provider:error", (error: unknown) => warnings.push(error));
     keys.fail(down);
     await vi.advanceTimersByTimeAsync(10_000);
-    expect(keys.loads).toBeGreaterThanOrEqual(10);
-    expect(keys.loads).toBeLessThanOrEqual(12);
+    // After about 1, 2, 3, 5 and 9 seconds.
+    expect(keys.loads).toBeGreaterThanOrEqual(5);
+    expect(keys.loads).toBeLessThanOrEqual(6);
+    await vi.advanceTimersByTimeAsync(590_000);
+    // No pause is longer than 30 seconds.
+    expect(keys.loads).toBeGreaterThanOrEqual(22);
+    expect(keys.loads).toBeLessThanOrEqual(32);
     expect(warnings).toHaveLength(keys.loads - 1);
     expect(await store.get("key")).toBe(value);
     keys.recover();
     const failed = warnings.length;
-    await vi.advanceTimersByTimeAsync(1_101);
+    await vi.advanceTimersByTimeAsync(30_000);
     expect(keys.loads).toBeGreaterThan(failed + 1);
     expect(warnings).toHaveLength(failed);
+    // And the next failure is asked about soon again.
+    const { loads } = keys;
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(keys.loads).toBeGreaterThanOrEqual(loads + 8);
     await store.disconnect();
   });
 
@@ -160,20 +172,9 @@ describe("a ring with a maxAgeMs", () => {
     const batch = await expectRefusal(store.getMany(["key"]), "RECORDS_UNREADABLE");
     expect(batch.errors).toMatchObject([{ code: "PROVIDER_UNAVAILABLE" }]);
     keys.recover();
-    vi.advanceTimersByTime(1_000);
+    vi.advanceTimersByTime(longestPauseMs);
     expect(await store.get("key")).toBe(value);
     await store.set("other", value);
-  });
-
-  it("that is too old costs its failing source one load a second, however many calls there are", async () => {
-    const { keys, store } = await openStore(freshness);
-    keys.fail(down);
-    vi.advanceTimersByTime(60_001);
-    for (let call = 0; call < 100; call++) await refusal(store.get("key"));
-    expect(keys.loads).toBe(2);
-    vi.advanceTimersByTime(1_000);
-    for (let call = 0; call < 100; call++) await refusal(store.get("key"));
-    expect(keys.loads).toBe(3);
   });
 
   it("is confirmed by a source that still has it", async () => {
@@ -229,6 +230,94 @@ describe("a ring with a maxAgeMs", () => {
     release();
     expect(await read).toBe(value);
     expect(keys.loads).toBe(3);
+  });
+});
+
+describe("a source that fails costs one load in each pause, whoever asks and however often:", () => {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["Date", "performance"] });
+  });
+
+  /** Makes calls every 250 ms for five minutes, and says when the source was asked, in seconds. */
+  async function loadTimes(keys: TestKeys, call: () => Promise<unknown>): Promise<number[]> {
+    const times: number[] = [];
+    const begunMs = performance.now();
+    while (performance.now() - begunMs < 300_000) {
+      const { loads } = keys;
+      const answers = await Promise.allSettled(Array.from({ length: 10 }, call));
+      expect(answers.filter(({ status }) => status === "fulfilled")).toEqual([]);
+      if (keys.loads > loads) times.push((performance.now() - begunMs) / 1_000);
+      expect(keys.loads - loads).toBeLessThanOrEqual(1);
+      vi.advanceTimersByTime(250);
+    }
+    return times;
+  }
+
+  function expectGrowingPauses(times: readonly number[]): void {
+    const pauses = times.slice(1).map((time, index) => time - (times[index] ?? 0));
+    expect(times[0]).toBe(0);
+    expect(times.filter((time) => time < 5).length).toBeLessThanOrEqual(5);
+    expect(Math.max(...pauses)).toBeLessThanOrEqual(longestPauseMs / 1_000 + 0.25);
+    // Each is longer than the one before, until they are as long as they get.
+    for (const [index, pause] of pauses.slice(1, 6).entries()) expect(pause).toBeGreaterThan(pauses[index] ?? 0);
+    expect(Math.min(...pauses.slice(6))).toBeGreaterThanOrEqual(25);
+  }
+
+  it("writes and reads without a ring", async () => {
+    const keys = new TestKeys(newRing());
+    keys.fail(down);
+    const inner = new MemoryStore();
+    await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
+    const stores = [new EncryptedStore(inner, { keys }), new EncryptedStore(new MemoryStore(), { keys })];
+    let calls = 0;
+    const times = await loadTimes(keys, async () => {
+      calls++;
+      return await (calls % 3 === 0 ? stores[0]?.get("key") : stores[calls % 2]?.set(`key ${calls % 7}`, value));
+    });
+    expectGrowingPauses(times);
+    keys.recover();
+    vi.advanceTimersByTime(longestPauseMs);
+    expect(await stores[1]?.set("key", value)).toBe(true);
+  });
+
+  it("calls that find the ring too old", async () => {
+    const { keys, store } = await openStore({ maxAgeMs: 60_000, timeoutMs: 10_000 });
+    keys.fail(down);
+    vi.advanceTimersByTime(60_001);
+    expectGrowingPauses(await loadTimes(keys, () => store.get("key")));
+  });
+
+  it("reads of records under an unknown key", async () => {
+    const { before, promoted } = rotation();
+    const inner = new MemoryStore();
+    await new EncryptedStore(inner, { keys: promoted }).set("ahead", value);
+    const keys = new TestKeys(before);
+    const store = new EncryptedStore(inner, { keys });
+    await keys.load();
+    await refusal(store.get("ahead"));
+    keys.fail(down);
+    vi.advanceTimersByTime(longestPauseMs);
+    const times = await loadTimes(keys, async () => {
+      await store.get("ahead").catch((error: unknown) => {
+        expect(error).toMatchObject({ code: "KEY_UNKNOWN", cause: down });
+        throw error;
+      });
+    });
+    expectGrowingPauses(times);
+    keys.recover();
+    keys.become(promoted);
+    vi.advanceTimersByTime(longestPauseMs);
+    expect(await store.get("ahead")).toBe(value);
+  });
+
+  it("a machine that slept through the pause has it behind it", async () => {
+    const keys = new TestKeys(newRing());
+    keys.fail(down);
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    await loadTimes(keys, () => store.set("key", value));
+    keys.recover();
+    vi.setSystemTime(Date.now() + longestPauseMs);
+    expect(await store.set("key", value)).toBe(true);
   });
 });
 

@@ -2,7 +2,7 @@ import { EncryptedStore, type KeyProvider, Keyring, KeywardError } from "@keywar
 import { MemoryStore } from "@keyward/store-memory";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { keyIdIn, WatchedStore } from "./inner-stores.ts";
-import { expectRefusal } from "./refusals.ts";
+import { expectRefusal, refusal } from "./refusals.ts";
 import { newRing, rotation, TestKeys } from "./rings.ts";
 import { expectNoSecrets, guardMaterial, marker } from "./secrets.ts";
 
@@ -35,7 +35,7 @@ describe("a provider", () => {
     expect(keys.loads).toBe(1);
   });
 
-  it("whose first load fails rejects the calls, writes nothing, and is asked again by the next", async () => {
+  it("whose first load fails rejects the calls, writes nothing, and is asked again by the first call after a pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("unreachable"));
     const inner = new MemoryStore();
@@ -44,10 +44,24 @@ describe("a provider", () => {
     expect((await inner.scan()).entries).toEqual([]);
     expect((await inner.reserved().scan()).entries).toEqual([]);
     keys.fail(new KeywardError("KEY_INVALID", "A key was cut", { hint: "Make another." }));
-    await expectRefusal(store.set("key", value), "KEY_INVALID");
+    await expect.poll(async () => (await refusal(store.set("key", value))).code).toBe("KEY_INVALID");
     keys.recover();
-    await store.set("key", value);
+    await expect.poll(async () => await store.set("key", value).catch(() => false)).toBe(true);
     expect(await store.get("key")).toBe(value);
+  });
+
+  it("that was mended is asked at once when it says so, also during a pause", async () => {
+    const keys = new TestKeys(newRing());
+    keys.fail(new Error("unreachable"));
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    // However long the pause is by now.
+    for (let time = 0; time < 20; time++) {
+      keys.push(newRing());
+      await vi.waitFor(() => expect(keys.loads).toBe(time + 1));
+    }
+    keys.recover();
+    keys.push(newRing());
+    await vi.waitFor(async () => await store.set("key", value));
   });
 
   it("whose first load fails has the failure told to each read, and to nobody else", async () => {

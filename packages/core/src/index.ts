@@ -53,6 +53,7 @@ export {
   type SealNamespaceOptions,
   sealNamespace,
 } from "./retirement.ts";
+export { RetryPause, type RetryPauseOptions } from "./retry-pause.ts";
 export {
   planRotation,
   type RevokeKeyOptions,

@@ -4,10 +4,12 @@ import { KeywardError } from "./errors.ts";
 import { type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { Keyring, keyOf, sameRing, sharesKey } from "./keyring.ts";
 import { Moment } from "./moment.ts";
+import { RetryPause } from "./retry-pause.ts";
 
-// Unknown key ids cost the provider at most one load in this time, however many are forged; and so do the calls that find
-// the ring too old, while the provider fails.
+// Unknown key ids cost the provider at most one load in this time, however many are forged.
 const askIntervalMs = 1_000;
+// While loads fail there is one in each of these pauses, whoever asks. With the random part, none is longer than 30 s.
+const pauses = { firstMs: 500, longestMs: 25_000 };
 // So that processes which were started together do not ask together for ever.
 const jitter = 0.1;
 const missAgeMs = 5_000;
@@ -44,8 +46,9 @@ export class KeySource {
   #ring: Keyring | undefined;
   /** Since when the load was under way that gave the ring in use, or gave it again. */
   #confirmed = new Moment();
-  /** Why the last load failed, if it did. */
-  #failure: { readonly error: KeywardError; readonly moment: Moment } | undefined;
+  /** Why the last load failed, if it did: the answer to every call during the pause. */
+  #failure: KeywardError | undefined;
+  readonly #pause = new RetryPause(pauses);
   #loading: Promise<Keyring> | undefined;
   #renewing: Promise<Keyring> | undefined;
   #refreshTimer: NodeJS.Timeout | undefined;
@@ -117,7 +120,8 @@ export class KeySource {
   /**
    * The ring as its source has it now.
    *
-   * @throws KeywardError what the provider throws; the last good ring stays in use.
+   * @throws KeywardError what the provider throws, or threw last while it is not asked again; the last good ring stays in
+   * use.
    */
   async refresh(): Promise<Keyring> {
     // A load that is under way may have begun before the change that the caller knows of.
@@ -134,6 +138,8 @@ export class KeySource {
       if (keyOf(ring, id) !== undefined) return { ring };
     }
     if (this.#isMissed(id)) return { ring };
+    const pausing = this.#failureDuringPause();
+    if (pausing !== undefined) return { ring, failure: pausing };
     // A load that is under way may have begun before the key was there: what counts is one that begins from now on.
     this.#nextRefresh ??= this.#refreshForUnknownId();
     const failure = await this.#nextRefresh;
@@ -181,10 +187,6 @@ export class KeySource {
 
   /** The ring that takes the place of one that is too old; one load for all who ask. */
   #renew(): Promise<Keyring> {
-    const failure = this.#failure;
-    if (this.#loading === undefined && failure !== undefined && failure.moment.agoMs() < askIntervalMs) {
-      return Promise.reject(this.#tooOld(failure.error));
-    }
     this.#renewing ??= this.#loadFresh().finally(() => {
       this.#renewing = undefined;
     });
@@ -222,16 +224,27 @@ export class KeySource {
     this.#refreshTimer = undefined;
     if (this.#refreshMs === undefined || this.#ring === undefined || this.#users.size === 0) return;
     const waitMs = this.#refreshMs * (1 - jitter + 2 * jitter * Math.random());
-    this.#refreshTimer = setTimeout(() => this.#load().catch(() => undefined), waitMs);
+    const refresh = () => this.#loadNow().catch(() => undefined);
+    this.#refreshTimer = setTimeout(refresh, Math.max(waitMs, this.#pause.leftMs()));
     this.#refreshTimer.unref();
   }
 
+  /** Also during a pause: the source has changed, and may be mended. */
   #reload(): void {
     if (this.#loading !== undefined) this.#changedWhileLoading = true;
-    else this.#load().catch(() => undefined);
+    else this.#loadNow().catch(() => undefined);
+  }
+
+  #failureDuringPause(): KeywardError | undefined {
+    return this.#loading === undefined && this.#pause.leftMs() > 0 ? this.#failure : undefined;
   }
 
   #load(): Promise<Keyring> {
+    const failure = this.#failureDuringPause();
+    return failure === undefined ? this.#loadNow() : Promise.reject(failure);
+  }
+
+  #loadNow(): Promise<Keyring> {
     const provider = this.#provider;
     if (provider === undefined) return Promise.resolve(this.current());
     this.#loading ??= this.#loadOnce(provider).finally(() => {
@@ -253,6 +266,7 @@ export class KeySource {
       if (previous !== undefined && !isSame) await this.#requireSuccessor(previous, next);
       this.#confirmed = begun;
       this.#failure = undefined;
+      this.#pause.succeeded();
       // The same ring read again: the object in use has its subkeys cached.
       if (isSame) return previous;
       this.#ring = next;
@@ -261,7 +275,8 @@ export class KeySource {
       return next;
     } catch (error) {
       const failure = asKeywardError(error);
-      this.#failure = { error: failure, moment: new Moment() };
+      this.#failure = failure;
+      this.#pause.failed();
       if (this.#ring !== undefined) this.#report({ kind: "failed", error: failure });
       throw failure;
     }
