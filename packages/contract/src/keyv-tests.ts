@@ -514,7 +514,7 @@ export function describeKeys(test: StoreTest): void {
 }
 
 /** A record stops being there at its time, not before and not after. */
-export function describeExpiry(test: StoreTest): void {
+export function describeExpiry(test: StoreTest, { takesDurations = false }: StoreContractOptions): void {
   test("has nothing where the expiry has passed already", async ({ store }) => {
     await store.set("replaced", "value");
     for (const key of ["replaced", "new"]) {
@@ -600,6 +600,40 @@ export function describeExpiry(test: StoreTest): void {
     await expire(store, "key");
     await store.set("key", "new");
     assertValue(await store.get("key"), "new");
+  });
+
+  if (takesDurations) describeDurations(test);
+}
+
+/** How Keyv 5 says until when a record stays. */
+function describeDurations(test: StoreTest): void {
+  test("counts a duration from now", async ({ store }) => {
+    const startMs = Date.now();
+    const tenYearsMs = 315_360_000_000;
+    for (const durationMs of [longMs, tenYearsMs]) {
+      await store.set("key", "value", durationMs);
+      assertValue(await store.get("key"), "value", `after a write for ${durationMs} ms`);
+    }
+    await store.set("key", "new", shortMs);
+    await eventually("the record expires", async () => !(await store.has("key")));
+    assert.ok(Date.now() >= startMs + shortMs, "the record was gone before it expired");
+  });
+
+  test("counts the ttl of an entry from now", async ({ store }) => {
+    const startMs = Date.now();
+    const entries = [
+      { key: "short", value: "value", ttl: shortMs },
+      { key: "long", value: "value", ttl: longMs },
+      { key: "for ever", value: "value", ttl: undefined },
+      { key: "zero", value: "value", ttl: 0 },
+      { key: "replaced", value: "value", ttl: -1 },
+    ];
+    await store.set("replaced", "value");
+    await store.setMany(entries);
+    assertValues(await store.getMany(["long", "for ever", "zero", "replaced"]), ["value", "value", "value", undefined]);
+    await eventually("the short record expires", async () => !(await store.has("short")));
+    assert.ok(Date.now() >= startMs + shortMs, "the record was gone before it expired");
+    assertValues(await store.getMany(["long", "for ever", "zero"]), ["value", "value", "value"]);
   });
 }
 

@@ -39,7 +39,7 @@ export function storeContract(runner: TestRunner, options: StoreContractOptions)
     describe("values", () => describeValues(test, options));
     describe("keys", () => describeKeys(test));
     describe("namespaces", () => describeNamespaces(test, options));
-    describe("expiry", () => describeExpiry(test));
+    describe("expiry", () => describeExpiry(test, options));
     describe("concurrency", () => describeConcurrency(test));
     if (expect.atomic) {
       describe("atomic replacement", () => {

@@ -61,6 +61,11 @@ export interface StoreContractOptions {
   /** Whether bytes come back as bytes; `expect.bytes` unless given. */
   readonly roundTripsBytes?: boolean;
   /**
+   * Whether the store also serves Keyv 5, which passes durations: as the third argument of `set`, and as `ttl` of an
+   * entry of `setMany`. Default: not.
+   */
+  readonly takesDurations?: boolean;
+  /**
    * What the store puts between namespace and key and does not escape. The store is then held to refusing every namespace
    * that has it, with `VALUE_INVALID`, instead of keeping records there.
    */

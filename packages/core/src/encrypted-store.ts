@@ -15,7 +15,7 @@ import { isAbsent, type OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { Registration, type ReplicaOptions } from "./registration.ts";
 import { ReservedRecords } from "./reserved-records.ts";
 import { SealingRing } from "./sealing-ring.ts";
-import { requireExpires, requireValue } from "./store-arguments.ts";
+import { requireEntryExpires, requireExpires, requireValue } from "./store-arguments.ts";
 
 /** How an {@link EncryptedStore} seals and opens. */
 export interface EncryptedStoreOptions {
@@ -201,7 +201,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * Seals and writes. A record whose expiry has passed is absent from the start.
    *
-   * @param expires milliseconds since the epoch.
+   * @param expires milliseconds since the epoch. A duration, as Keyv 5 passes it, counts from now: see
+   * {@link requireExpires}.
    * @throws KeywardError `VALUE_INVALID` for a value that is neither string nor bytes; `OVERWRITE_REFUSED` when what
    * lies there, or the store's check record, cannot be opened; `STORE_UNAVAILABLE`.
    */
@@ -458,7 +459,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   async #sealAndSend(key: string, value: unknown, expires: number | undefined): Promise<boolean> {
     const place = this.#place(key);
-    const content = toContent(key, value, expires);
+    const content = toContent(key, value, requireExpires(key, expires));
     const admitted = this.#ringToWriteWith(place.namespace, [key]);
     const ring = admitted instanceof Promise ? await admitted : admitted;
     const written = hasExpired(content.expires)
@@ -473,8 +474,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const keys = entries.map(({ key }) => key);
     // The last entry of a key wins, as it would if they were written one by one.
     const records = new Map<string, { readonly place: Place; readonly content: RecordContent }>();
-    for (const { key, value, expires } of entries) {
-      records.set(key, { place: requirePlace(namespace, key), content: toContent(key, value, expires) });
+    for (const entry of entries) {
+      const { key, value } = entry;
+      const content = toContent(key, value, requireEntryExpires(entry));
+      records.set(key, { place: requirePlace(namespace, key), content });
     }
     const admitted = this.#ringToWriteWith(namespace, keys);
     const ring = admitted instanceof Promise ? await admitted : admitted;
@@ -540,9 +543,8 @@ export function attachStore(store: EncryptedStore): void {
 }
 
 function toContent(key: string, given: unknown, expires: number | undefined): RecordContent {
-  const until = requireExpires(key, expires);
   const value = requireValue(key, given);
-  return until === undefined ? { value } : { value, expires: until };
+  return expires === undefined ? { value } : { value, expires };
 }
 
 function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {

@@ -3,7 +3,7 @@ import { createCipheriv, createDecipheriv, timingSafeEqual } from "node:crypto";
 import type { StoredValue } from "./capabilities.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { commitmentBytes, type RootKey } from "./root-key.ts";
-import { requireExpires } from "./store-arguments.ts";
+import { requireTime } from "./store-arguments.ts";
 import { nonceBytes, subkeyPrefixBytes } from "./xaes.ts";
 
 // The format is specified in docs/envelope.md; the names here are the names there.
@@ -119,7 +119,7 @@ export function seal(
   }
   const written = options.form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
   // A foreign format may have read any number as its expiry.
-  const plain = layOutPlaintext(value, requireExpires(place.key, content.expires), options.padTo);
+  const plain = layOutPlaintext(value, requireTime(place.key, content.expires), options.padTo);
   const nonce = Buffer.allocUnsafe(nonceBytes);
   let subkey: ReturnType<RootKey["subkey"]>;
   if (options.knownAnswerNonce === undefined) {

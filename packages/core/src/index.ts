@@ -71,6 +71,7 @@ export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation-r
 export { singleFlight } from "./single-flight.ts";
 export {
   invalidCursor,
+  requireEntryExpires,
   requireExpires,
   requireKey,
   requireLimit,

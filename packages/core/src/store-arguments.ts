@@ -1,3 +1,4 @@
+import type { KeyvStorageEntry } from "keyv";
 import type { StoredValue } from "./capabilities.ts";
 import { KeywardError } from "./errors.ts";
 
@@ -40,14 +41,48 @@ export function requireValue(key: string, value: unknown): StoredValue {
 }
 
 /**
- * The expiry in whole milliseconds since the epoch, never earlier than asked; `undefined` for a record that stays.
+ * The latest number that is a duration where a time is asked for: as a time it is in the year 2001, as a duration it is
+ * 31 years.
+ */
+const longestDurationMs = 10 ** 12;
+
+/** Numbers up to this one also stand for "long ago", and no caller can tell two milliseconds from none. */
+const passedAtOnceMs = 2;
+
+/**
+ * When a record expires, in whole milliseconds since the epoch and never earlier than asked; `undefined` for a record
+ * that stays. Keyv 6 passes a time, Keyv 5 a duration: a number above 2 and up to 10^12 that is not in the future counts
+ * from now.
  *
  * @throws KeywardError `VALUE_INVALID` for what is not a number.
  */
 export function requireExpires(key: string, expires: unknown): number | undefined {
-  if (expires === undefined) return undefined;
-  if (typeof expires === "number" && !Number.isNaN(expires))
-    return Math.max(0, Math.min(Math.ceil(expires), 2 ** 48 - 1));
+  const time = requireTime(key, expires);
+  if (time === undefined || time <= passedAtOnceMs || time > longestDurationMs) return time;
+  const nowMs = Date.now();
+  return time > nowMs ? time : nowMs + time;
+}
+
+/**
+ * As {@link requireExpires}, of an entry of a batch: Keyv 6 gives it `expires`, Keyv 5 `ttl`, where 0 is none.
+ *
+ * @throws KeywardError `VALUE_INVALID` where one of them is not a number.
+ */
+export function requireEntryExpires(entry: KeyvStorageEntry<unknown>): number | undefined {
+  const { key, expires } = entry;
+  if (expires !== undefined || !("ttl" in entry) || entry.ttl === 0) return requireExpires(key, expires);
+  if (entry.ttl === undefined || entry.ttl === null) return undefined;
+  return requireTime(key, typeof entry.ttl === "number" ? Date.now() + entry.ttl : entry.ttl);
+}
+
+/**
+ * A time in whole milliseconds since the epoch, never earlier than given.
+ *
+ * @throws KeywardError `VALUE_INVALID` for what is not a number.
+ */
+export function requireTime(key: string, time: unknown): number | undefined {
+  if (time === undefined) return undefined;
+  if (typeof time === "number" && !Number.isNaN(time)) return Math.max(0, Math.min(Math.ceil(time), 2 ** 48 - 1));
   throw invalid("An expiry is not a number", "Pass milliseconds since the epoch, or nothing.", key);
 }
 

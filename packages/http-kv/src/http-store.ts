@@ -7,7 +7,7 @@ import {
   type NamespacedStore,
   type Replacement,
   type ReservedSpace,
-  requireExpires,
+  requireEntryExpires,
   requireKey,
   requireLimit,
   requireNamespace,
@@ -82,7 +82,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    * Stores the value.
    *
    * @param expires when it stops being there, in ms since the epoch by the server's clock; a time that has passed leaves
-   * nothing under `key`.
+   * nothing under `key`. A duration, as Keyv 5 passes it, counts from now: see `requireExpires`.
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
    * that is not a number.
    */
@@ -93,10 +93,11 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /** As {@link HttpSpace.set} for each, 500 or 4 MiB in a request. Where it rejects, the first of them may be stored. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
-    const encoded = entries.map(({ key, value, expires }): EncodedEntry => {
-      const until = requireExpires(key, expires);
+    const encoded = entries.map((given): EncodedEntry => {
+      const { key, value } = given;
+      const expires = requireEntryExpires(given);
       const entry = { key: requireKey(key), ...encodeValue(requireValue(key, value)) };
-      return until === undefined ? entry : { ...entry, expires: until };
+      return expires === undefined ? entry : { ...entry, expires };
     });
     return await this.#callMany("set", "entries", encoded, "stored", readBoolean);
   }

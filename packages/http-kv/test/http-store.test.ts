@@ -19,6 +19,7 @@ for (const [name, openBackend] of Object.entries(backends)) {
     {
       name: `HttpStore on a server over ${name}`,
       expect,
+      takesDurations: true,
       async open() {
         const folder = temporaryFolder();
         const server = await startServer({ store: openBackend(folder.path) });

@@ -6,6 +6,7 @@ import {
   type NamespacedStore,
   type Replacement,
   type ReservedSpace,
+  requireEntryExpires,
   requireExpires,
   requireKey,
   requireLimit,
@@ -66,7 +67,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   /**
    * Stores a copy of the value.
    *
-   * @param expires when it stops being there, in ms since the epoch; a time that has passed leaves nothing under `key`.
+   * @param expires when it stops being there, in ms since the epoch; a time that has passed leaves nothing under `key`. A
+   * duration, as Keyv 5 passes it, counts from now: see `requireExpires`.
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
    * that is not a number.
    */
@@ -80,10 +82,10 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   /** As {@link MemorySpace.set} for each, in one step. An entry that is not valid rejects them all, and nothing is stored. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const namespace = this.#place();
-    const checked = entries.map(({ key, value, expires }) => ({
-      key: requireKey(key),
-      value: copy(requireValue(key, value)),
-      expires: requireExpires(key, expires),
+    const checked = entries.map((entry) => ({
+      key: requireKey(entry.key),
+      value: copy(requireValue(entry.key, entry.value)),
+      expires: requireEntryExpires(entry),
     }));
     for (const { key, value, expires } of checked) this.#entries.put(namespace, key, value, expires);
     return checked.map(() => true);

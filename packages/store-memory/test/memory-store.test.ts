@@ -7,6 +7,7 @@ storeContract(
   {
     name: "MemoryStore",
     expect: { atomic: true, scannable: true, ranged: false, bytes: true, reserved: true, namespaced: true },
+    takesDurations: true,
     async open() {
       const store = new MemoryStore();
       return { store, inNamespace: (namespace) => store.namespaced(namespace), close: () => store.disconnect() };

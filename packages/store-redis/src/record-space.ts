@@ -6,7 +6,7 @@ import {
   KeywardError,
   type RangedStore,
   type Replacement,
-  requireExpires,
+  requireEntryExpires,
   requireKey,
   requireLimit,
   requireNamespace,
@@ -98,7 +98,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
    * Stores the value.
    *
    * @param expires when it stops being there, in ms since the epoch by the clock of the server; a time that has passed
-   * leaves nothing under `key`.
+   * leaves nothing under `key`. A duration, as Keyv 5 passes it, counts from now: see `requireExpires`.
    * @throws KeywardError `VALUE_INVALID` for a value of a wrong type, or an `expires` that is not a number.
    */
   async set(key: string, value: unknown, expires?: number): Promise<boolean> {
@@ -269,10 +269,11 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return replies.map((reply) => (Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined));
   }
 
-  #write(start: string, { key, value, expires }: KeyvStorageEntry<unknown>): Request {
+  #write(start: string, entry: KeyvStorageEntry<unknown>): Request {
+    const { key, value } = entry;
     const at = start + requireKey(key);
     const bytes = this.#layout.writeValue(key, value);
-    const until = requireExpires(key, expires);
+    const until = requireEntryExpires(entry);
     if (until === undefined) return { name: "SET", given: [at, bytes], writes: true, answer: "written" };
     if (until <= Date.now()) return unlink(at);
     // Redis drops a record after the millisecond it is given; ours is absent in the one in which it expires.

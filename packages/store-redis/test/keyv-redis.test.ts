@@ -60,6 +60,7 @@ describeWithRedis(servers, "keyvRedis", () => {
       {
         name,
         expect: { atomic: true, scannable: true, ranged: true, bytes: false, reserved: false, namespaced: false },
+        takesDurations: true,
         refusesNamespacesWith: isRedis ? "::" : ":",
         // @keyv/valkey puts its separator in front of a key without a namespace as well.
         exceptions: isRedis ? ["namespaces-collide"] : [],

@@ -26,6 +26,7 @@ function contract(name: string, source: () => RedisSource): void {
     {
       name,
       expect: { atomic: true, scannable: true, ranged: true, bytes: true, reserved: true, namespaced: true },
+      takesDurations: true,
       async open() {
         const prefix = crypto.randomUUID();
         const opened = [new RedisStore(source(), { prefix })];

@@ -7,7 +7,7 @@ import {
   type NamespacedStore,
   type Replacement,
   type ReservedSpace,
-  requireExpires,
+  requireEntryExpires,
   requireKey,
   requireLimit,
   requireNamespace,
@@ -120,18 +120,19 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
   /**
    * Stores the value.
    *
-   * @param expires when it stops being there, in ms since the epoch; a time that has passed leaves nothing under `key`.
+   * @param expires when it stops being there, in ms since the epoch; a time that has passed leaves nothing under `key`. A
+   * duration, as Keyv 5 passes it, counts from now: see `requireExpires`.
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
    * that is not a number.
    */
   async set(key: string, value: unknown, expires?: number): Promise<boolean> {
-    await this.#connection.run(this.#write(key, value, expires));
+    await this.#connection.run(this.#write({ key, value, ...(expires === undefined ? {} : { expires }) }));
     return true;
   }
 
   /** As {@link SqliteSpace.set} for each, in one transaction: all are stored, or, where it rejects, none. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
-    const writes = entries.map(({ key, value, expires }) => this.#write(key, value, expires));
+    const writes = entries.map((entry) => this.#write(entry));
     await this.#connection.transaction((prepare) => {
       for (const write of writes) write(prepare);
     });
@@ -237,10 +238,11 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
 
   // Each of the following checks at once, and returns what is to be done on the connection, perhaps more than once.
 
-  #write(key: string, value: unknown, expires: number | undefined): (prepare: Prepare) => void {
+  #write(entry: KeyvStorageEntry<unknown>): (prepare: Prepare) => void {
+    const { key } = entry;
     const place = this.#place(key);
-    const stored = requireValue(key, value);
-    const until = requireExpires(key, expires);
+    const stored = requireValue(key, entry.value);
+    const until = requireEntryExpires(entry);
     return (prepare) => {
       if (until !== undefined && until <= Date.now()) prepare(statements.delete).get(...place, Date.now());
       else prepare(statements.set).run(...place, stored, until ?? null);

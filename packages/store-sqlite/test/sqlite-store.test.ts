@@ -12,6 +12,7 @@ storeContract(
   {
     name: "SqliteStore on a file",
     expect,
+    takesDurations: true,
     async open() {
       const directory = await mkdtemp(join(tmpdir(), "keyward-sqlite-"));
       const path = join(directory, "records.db");
@@ -39,6 +40,7 @@ storeContract(
   {
     name: "SqliteStore in memory",
     expect,
+    takesDurations: true,
     async open() {
       const store = new SqliteStore(":memory:");
       return { store, inNamespace: (namespace) => store.namespaced(namespace), close: () => store.disconnect() };
