@@ -7,14 +7,26 @@ import {
   type KeyvValue,
 } from "keyv";
 import { isNamespaced } from "./capabilities.ts";
+import { DecodedStore } from "./decoded-store.ts";
 import { attachStore, type EncryptedStore, type EncryptedStoreOptions, prepareStore } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
 import { isStore, type WrappableStore } from "./inner-store.ts";
+import { decodeForKeyv } from "./keyv-decoding.ts";
 import { keyvJson } from "./keyv-json.ts";
+import { isKeyvValue } from "./keyv-value.ts";
+import { notDecodable } from "./record-codec.ts";
+
+/** Compression into bytes, such as the one of `@keyv/compress-gzip`. */
+export interface BinaryCompression {
+  /** Makes bytes of what the serialization wrote. */
+  compress(written: string): Promise<Uint8Array>;
+  /** Gives back what was compressed, as text or as its bytes. */
+  decompress(compressed: Uint8Array): Promise<string | Uint8Array>;
+}
 
 /** What {@link createKeyv} takes: how to seal, and what Keyv itself takes, except what would work against it. */
 export interface CreateKeyvOptions
-  extends EncryptedStoreOptions,
+  extends Omit<EncryptedStoreOptions, "decode">,
     Omit<KeyvOptions, "store" | "namespace" | "encryption" | "checkExpired" | "serialization" | "compression"> {
   /** Where the sealed records go: a Keyv adapter, or a Map. */
   readonly store: WrappableStore;
@@ -23,7 +35,7 @@ export interface CreateKeyvOptions
   /** How values become text. Default: Keyv's JSON. It cannot be switched off: what is sealed is text or bytes. */
   readonly serialization?: KeyvSerializationAdapter;
   /** What makes values shorter before they are sealed. Lengths then tell something of what the values are. */
-  readonly compression?: KeyvCompressionAdapter;
+  readonly compression?: KeyvCompressionAdapter | BinaryCompression;
 }
 
 type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStoreOptions>;
@@ -40,12 +52,10 @@ export class KeywardKeyv extends Keyv {
   /** Use {@link createKeyv}. */
   constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions) {
     // Keyv's own check of expiry deletes without comparing, and so destroys newer writes. Ours is inside the record.
-    const { serialization = keyvJson, compression } = options;
     super({
       ...options,
-      serialization: quietSerialization(serialization),
-      ...(compression === undefined ? {} : { compression: quietCompression(compression) }),
-      store: encryptedStore,
+      serialization: options.serialization ?? keyvJson,
+      store: new DecodedStore(encryptedStore),
       checkExpired: false,
     });
     this.encryptedStore = encryptedStore;
@@ -77,13 +87,43 @@ export class KeywardKeyv extends Keyv {
     throw error;
   }
 
-  /** As Keyv's, which emits what it then throws; the iterator would emit that once more. */
+  /** The store underneath: `encryptedStore`, unless another was set. */
+  override get store(): Keyv["store"] {
+    return super.store instanceof DecodedStore ? this.encryptedStore : super.store;
+  }
+
+  override set store(store: Keyv["store"]) {
+    super.store = store;
+  }
+
+  /**
+   * As Keyv's, and refuses what it could not read back.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a raw value with other fields than `value` and `expires`.
+   */
+  override async encode<Value>(data: KeyvValue<Value>): Promise<unknown> {
+    if (!isKeyvValue(data)) {
+      throw new KeywardError("VALUE_INVALID", "A raw value is not { value, expires }", {
+        hint: "Pass an object with value and, at most, expires as a number: put everything else into value.",
+      });
+    }
+    return await super.encode(data);
+  }
+
+  /**
+   * Decodes what the store holds, text or bytes; the store has decoded already what it gives to Keyv.
+   *
+   * @throws KeywardError `RECORD_MALFORMED` for what is no value of this Keyv.
+   */
   override async decode<Value>(data: unknown): Promise<KeyvValue<Value> | undefined> {
+    if (data === undefined || data === null) return undefined;
+    if (isKeyvValue<Value>(data)) return data;
     try {
-      return await super.decode<Value>(data);
+      return await decodeForKeyv<Value>(this, data);
     } catch (error) {
-      if (error instanceof Error) this.#heard.add(error);
-      throw error;
+      const refusal = notDecodable(error);
+      this.emit("error", refusal);
+      throw refusal;
     }
   }
 
@@ -114,6 +154,7 @@ export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
       ...(accept === undefined ? {} : { accept }),
       ...(padTo === undefined ? {} : { padTo }),
       ...(replica === undefined ? {} : { replica }),
+      decode: (value) => decodeForKeyv(keyv, value),
     },
     shared,
   );
@@ -121,59 +162,6 @@ export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
   const keyv = new KeywardKeyv(encryptedStore, { ...keyvOptions, ...(namespace === "" ? {} : { namespace }) });
   attachStore(encryptedStore);
   return keyv;
-}
-
-// What a parser throws quotes what it parses, which here is plaintext: it goes no further than its name.
-
-function quietSerialization(serialization: KeyvSerializationAdapter): KeyvSerializationAdapter {
-  return {
-    stringify: (value) => serialization.stringify(value),
-    parse: <Value>(text: string) => quietly("parses", () => serialization.parse<Value>(text), requireKeyvData),
-  };
-}
-
-function quietCompression(compression: KeyvCompressionAdapter): KeyvCompressionAdapter {
-  return {
-    compress: (text) => compression.compress(text),
-    decompress: async (text) =>
-      await quietly(
-        "decompresses",
-        () => compression.decompress(text),
-        (decompressed) => decompressed,
-      ),
-  };
-}
-
-/** Of anything but its own `{ value, expires }` Keyv would make a miss. */
-function requireKeyvData<Value>(data: Value): Value {
-  if (typeof data === "object" && data !== null && !Array.isArray(data)) {
-    if ("value" in data || Object.keys(data).every((field) => field === "expires")) return data;
-  }
-  throw new TypeError("not Keyv's");
-}
-
-/** What was read, checked; a promise only where reading gives one. */
-function quietly<Result>(
-  does: string,
-  read: () => Result | Promise<Result>,
-  check: (result: Result) => Result,
-): Result | Promise<Result> {
-  try {
-    const result = read();
-    if (!(result instanceof Promise)) return check(result);
-    return result.then(check).catch((error: unknown) => {
-      throw notReadable(does, error);
-    });
-  } catch (error) {
-    throw notReadable(does, error);
-  }
-}
-
-function notReadable(does: string, error: unknown): KeywardError {
-  const name = error instanceof Error ? error.name : typeof error;
-  return new KeywardError("RECORD_MALFORMED", `A record opens, and is not what this Keyv ${does}: ${name}`, {
-    hint: "Something else wrote it under this key, or serialization or compression were changed since.",
-  });
 }
 
 function asError(problem: unknown): KeywardError {

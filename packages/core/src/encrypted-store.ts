@@ -11,7 +11,7 @@ import { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { ReadReencryption, type ReplaceMany } from "./read-reencryption.ts";
-import { isAbsent, type OpenedRecord, RecordCodec } from "./record-codec.ts";
+import { isAbsent, isUndecodable, type OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { Registration, type ReplicaOptions } from "./registration.ts";
 import { ReservedRecords } from "./reserved-records.ts";
 import { SealingRing } from "./sealing-ring.ts";
@@ -32,6 +32,12 @@ export interface EncryptedStoreOptions {
   readonly reencrypt?: "on-read" | "off" | "on-read-may-undo-writes";
   /** What else may lie in the store and be read. Default: nothing. Plaintext is asked last, wherever it stands. */
   readonly accept?: readonly ForeignFormat[];
+  /**
+   * Decodes a value as the reader of this store does, and throws or rejects for what that reader cannot decode. A foreign
+   * record is encrypted only after it was decoded; the result is not used. `createKeyv` knows how its Keyv decodes.
+   * Default: the reader takes text and bytes as they are.
+   */
+  readonly decode?: (value: StoredValue) => unknown;
   /** Hides lengths: pads the plaintext to a multiple of this many bytes. */
   readonly padTo?: number;
   /**
@@ -51,7 +57,20 @@ export interface StoreParts {
   readonly sealing: SealingRing;
   /** Absent where the store has no reserved space. */
   readonly reserve: ReservedRecords | undefined;
+  readonly decoded: DecodedReads;
 }
+
+/** The reads of a store whose results are decoded as its option `decode` says: what a Keyv in front calls. */
+export interface DecodedReads {
+  get(key: string): Promise<unknown>;
+  getMany(keys: readonly string[]): Promise<readonly unknown[]>;
+  iterator(): AsyncGenerator<[string, unknown], void>;
+}
+
+/** What a read makes of the value of a record that opened; a promise only where that takes time. */
+type Take<Result> = (value: StoredValue, place: Place) => Result | Promise<Result>;
+
+const asItIs: Take<StoredValue> = (value) => value;
 
 let partsOf: (store: EncryptedStore) => StoreParts;
 let attach: (store: EncryptedStore) => void;
@@ -74,7 +93,7 @@ interface Held {
 }
 
 /** What became of one read of a batch. */
-type ReadOrError = StoredValue | undefined | KeywardError;
+type ReadOrError<Result> = { readonly result: Result | undefined } | { readonly error: KeywardError };
 
 /**
  * A Keyv storage adapter that wraps another one: what it writes is sealed for its place, and what it reads was.
@@ -96,6 +115,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #reserve: ReservedRecords | undefined;
   readonly #registration: Registration | undefined;
   readonly #sealing: SealingRing;
+  readonly #decoded: DecodedReads;
   readonly #opened: Disconnectable | undefined;
   #held: Held | undefined;
   #disconnecting: Promise<void> | undefined;
@@ -111,6 +131,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       source: store.#source,
       sealing: store.#sealing,
       reserve: store.#reserve,
+      decoded: store.#decoded,
     });
   }
 
@@ -124,7 +145,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    */
   constructor(store: WrappableStore, options: EncryptedStoreOptions) {
     super({ throwOnHookError: false, throwOnEmptyListeners: false });
-    const { keys, scope, accept = [], padTo } = options;
+    const { keys, scope, accept = [], padTo, decode } = options;
     if (padTo !== undefined && !(Number.isInteger(padTo) && padTo >= 1 && padTo <= 2 ** 20)) {
       throw new KeywardError("VALUE_INVALID", "padTo is not a whole number of bytes from 1 to 2^20", {
         hint: "Choose a multiple such as 256.",
@@ -132,11 +153,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
     this.#inner = new InnerStore(store);
     this.#source = KeySource.of(keys);
-    this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo });
+    this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo, decode });
     const { reserved } = this.#inner;
     const unscoped = new CheckRecord(reserved, this.#codec.forScope(undefined), undefined);
     this.#check = scope === undefined ? unscoped : new CheckRecord(reserved, this.#codec, { scope, unscoped });
     this.#guard = new OverwriteGuard(this.#inner, this.#codec);
+    const decoding: Take<unknown> = (value, place) => this.#codec.decode(value, place);
+    this.#decoded = {
+      get: (key) => this.#get(key, decoding),
+      getMany: (keys) => this.#getMany(keys, decoding),
+      iterator: () => this.#iterate(decoding),
+    };
     this.#reserve = ReservedRecords.of(this.#inner, this.#source);
     this.#registration = this.#register(options.replica, unscoped);
     const place = reserved === undefined ? undefined : Registration.place(reserved, this.#source);
@@ -173,9 +200,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    *
    * @throws KeywardError when something lies there that cannot be opened, and `STORE_UNAVAILABLE`.
    */
-  async get(key: string): Promise<StoredValue | undefined> {
-    const place = this.#place(key);
-    return this.#read(await this.#inner.get(key), place);
+  get(key: string): Promise<StoredValue | undefined> {
+    return this.#get(key, asItIs);
   }
 
   /**
@@ -183,19 +209,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    *
    * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be opened.
    */
-  async getMany(keys: string[]): Promise<(StoredValue | undefined)[]> {
-    const places = this.#places(keys);
-    const stored = await this.#inner.getMany(keys);
-    const errors: KeywardError[] = [];
-    const values: (StoredValue | undefined)[] = [];
-    // At once, so that all which name an unknown key wait for the same refresh.
-    const reads = await Promise.all(places.map((place, index) => this.#readOrError(stored[index], place)));
-    for (const read of reads) {
-      if (read instanceof KeywardError) errors.push(read);
-      else values.push(read);
-    }
-    if (errors.length > 0) throw unreadable(errors, errors.length, keys.length);
-    return values;
+  getMany(keys: string[]): Promise<(StoredValue | undefined)[]> {
+    return this.#getMany(keys, asItIs);
   }
 
   /**
@@ -268,23 +283,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   // Keyv declares the value as whatever the caller says it is.
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
-  async *iterator(): AsyncGenerator<unknown[], void> {
-    const namespace = this.#begin();
-    const errors: KeywardError[] = [];
-    let unreadableCount = 0;
-    let count = 0;
-    for await (const [key, stored] of this.#inner.iterate()) {
-      count++;
-      let value: StoredValue | undefined;
-      try {
-        value = await this.#read(stored, requirePlace(namespace, key));
-      } catch (error) {
-        unreadableCount++;
-        if (errors.length < maxListedErrors) errors.push(requireKeywardError(error));
-      }
-      if (value !== undefined) yield [key, value];
-    }
-    if (errors.length > 0) throw unreadable(errors, unreadableCount, count);
+  iterator(): AsyncGenerator<unknown[], void> {
+    return this.#iterate(asItIs);
   }
 
   /**
@@ -417,43 +417,112 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     return keys.map((key) => requirePlace(namespace, key));
   }
 
-  /** What lies there, opened; a promise only where the ring or a format has to be waited for. */
-  #read(stored: unknown, place: Place): StoredValue | undefined | Promise<StoredValue | undefined> {
+  async #get<Result>(key: string, take: Take<Result>): Promise<Result | undefined> {
+    const place = this.#place(key);
+    return this.#read(await this.#inner.get(key), place, take);
+  }
+
+  async #getMany<Result>(keys: readonly string[], take: Take<Result>): Promise<(Result | undefined)[]> {
+    const places = this.#places(keys);
+    const stored = await this.#inner.getMany([...keys]);
+    const errors: KeywardError[] = [];
+    const results: (Result | undefined)[] = [];
+    // At once, so that all which name an unknown key wait for the same refresh.
+    const reads = await Promise.all(places.map((place, index) => this.#readOrError(stored[index], place, take)));
+    for (const read of reads) {
+      if ("error" in read) errors.push(read.error);
+      else results.push(read.result);
+    }
+    if (errors.length > 0) throw unreadable(errors, errors.length, keys.length);
+    return results;
+  }
+
+  async *#iterate<Result>(take: Take<Result>): AsyncGenerator<[string, Result], void> {
+    const namespace = this.#begin();
+    const errors: KeywardError[] = [];
+    let unreadableCount = 0;
+    let count = 0;
+    for await (const [key, stored] of this.#inner.iterate()) {
+      count++;
+      let result: Result | undefined;
+      try {
+        result = await this.#read(stored, requirePlace(namespace, key), take);
+      } catch (error) {
+        unreadableCount++;
+        if (errors.length < maxListedErrors) errors.push(requireKeywardError(error));
+      }
+      if (result !== undefined) yield [key, result];
+    }
+    if (errors.length > 0) throw unreadable(errors, unreadableCount, count);
+  }
+
+  /** What lies there, opened and taken; a promise only where the ring, a format or the taker has to be waited for. */
+  #read<Result>(stored: unknown, place: Place, take: Take<Result>): Result | undefined | Promise<Result | undefined> {
     if (stored === undefined || stored === null) return undefined;
     try {
       const record = this.#codec.openAtOnce(stored, place);
-      return record === undefined ? this.#readLater(stored, place) : this.#use(record, stored, place);
+      if (record === undefined) return this.#readLater(stored, place, take);
+      const read = this.#use(record, stored, place, take);
+      return read instanceof Promise ? this.#marking(read, place) : read;
     } catch (error) {
       this.#guard.mark(place.namespace, place.key);
       throw error;
     }
   }
 
-  async #readLater(stored: unknown, place: Place): Promise<StoredValue | undefined> {
+  async #readLater<Result>(stored: unknown, place: Place, take: Take<Result>): Promise<Result | undefined> {
+    const opening = this.#codec.open(stored, place);
+    return await this.#marking(
+      opening.then((record) => this.#use(record, stored, place, take)),
+      place,
+    );
+  }
+
+  /** What cannot be read must not be overwritten. */
+  async #marking<Result>(reading: Promise<Result>, { namespace, key }: Place): Promise<Result> {
     try {
-      return this.#use(await this.#codec.open(stored, place), stored, place);
+      return await reading;
     } catch (error) {
-      this.#guard.mark(place.namespace, place.key);
+      this.#guard.mark(namespace, key);
       throw error;
     }
   }
 
-  /** The value of a record that opened; one that lies under an older key is offered to re-encryption. */
-  #use(record: OpenedRecord, stored: unknown, place: Place): StoredValue | undefined {
+  /** Takes the value of a record that opened; one that lies under an older key is offered to re-encryption. */
+  #use<Result>(
+    record: OpenedRecord,
+    stored: unknown,
+    place: Place,
+    take: Take<Result>,
+  ): Result | undefined | Promise<Result> {
     if (isAbsent(record)) return undefined;
-    if (!record.current && (typeof stored === "string" || stored instanceof Uint8Array)) {
-      this.#reencryption?.offer(place, stored, record);
+    const taken = take(record.content.value, place);
+    if (record.current) return taken;
+    if (!(taken instanceof Promise)) {
+      this.#offer(record, stored, place);
+      return taken;
     }
-    return record.content.value;
+    return taken.then((result) => {
+      this.#offer(record, stored, place);
+      return result;
+    });
   }
 
-  /** As `#read`, for a batch: it goes on past a record that cannot be opened. */
-  #readOrError(stored: unknown, place: Place): ReadOrError | Promise<ReadOrError> {
+  #offer(record: OpenedRecord, stored: unknown, place: Place): void {
+    if (typeof stored === "string" || stored instanceof Uint8Array) this.#reencryption?.offer(place, stored, record);
+  }
+
+  /** As `#read`, for a batch: it goes on past a record that cannot be read. */
+  #readOrError<Result>(
+    stored: unknown,
+    place: Place,
+    take: Take<Result>,
+  ): ReadOrError<Result> | Promise<ReadOrError<Result>> {
     try {
-      const read = this.#read(stored, place);
-      return read instanceof Promise ? read.catch(requireKeywardError) : read;
+      const read = this.#read(stored, place, take);
+      return read instanceof Promise ? read.then((result) => ({ result }), errorOf) : { result: read };
     } catch (error) {
-      return requireKeywardError(error);
+      return errorOf(error);
     }
   }
 
@@ -547,7 +616,17 @@ function toContent(key: string, given: unknown, expires: number | undefined): Re
   return expires === undefined ? { value } : { value, expires };
 }
 
+function errorOf(thrown: unknown): { readonly error: KeywardError } {
+  return { error: requireKeywardError(thrown) };
+}
+
 function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
+  if (errors.every(isUndecodable)) {
+    return new KeywardError("RECORD_MALFORMED", `${broken} of ${total} records open and cannot be decoded`, {
+      errors,
+      hint: "error.errors lists each, with its key and what to do.",
+    });
+  }
   const codes = [...new Set(errors.map(({ code }) => code))].join(", ");
   return new KeywardError("RECORDS_UNREADABLE", `${broken} of ${total} records cannot be opened: ${codes}`, {
     errors,

@@ -1,8 +1,8 @@
-import { isUtf8 } from "node:buffer";
 import { createDecipheriv, createHash, createSecretKey, type KeyObject } from "node:crypto";
 import type { StoredValue } from "./capabilities.ts";
 import { type Place, type RecordContent, recordError } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
+import { readKeyvJson, textOf } from "./keyv-value.ts";
 
 /**
  * Something other than an envelope that may lie in a store and be read. A store asks its formats in the order given,
@@ -15,6 +15,10 @@ export interface ForeignFormat {
   readonly name?: string;
   /**
    * What the stored value holds; `undefined` when it is not of this format. Throws when it is, and is broken.
+   *
+   * `value` is text or bytes. `expires` is in milliseconds since the epoch, and left out for a record that does not
+   * expire. Where it is left out and `value` is Keyv's own JSON, the expiry in that JSON counts. Whatever else a format
+   * returns is refused as `RECORD_MALFORMED`.
    */
   read(stored: StoredValue, place: Place): RecordContent | undefined | Promise<RecordContent | undefined>;
 }
@@ -51,7 +55,8 @@ class Plaintext implements ForeignFormat {
   }
 
   read(stored: StoredValue): RecordContent | undefined {
-    return this.#matches(stored) ? withKeyvExpiry(textOf(stored) ?? stored) : undefined;
+    if (!this.#matches(stored)) return undefined;
+    return readKeyvJson(stored) ?? { value: textOf(stored) ?? stored };
   }
 }
 
@@ -101,7 +106,7 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
           cause,
         });
       }
-      return withKeyvExpiry(isUtf8(value) ? value.toString("utf8") : value);
+      return { value: textOf(value) ?? value };
     },
   };
 }
@@ -123,32 +128,53 @@ function decode(text: string, encoding: "base64" | "base64url" | "hex"): Buffer 
   return same ? bytes : undefined;
 }
 
-/** The text that lies in a store; a store of bytes gives it back as bytes. */
-function textOf(stored: StoredValue): string | undefined {
-  if (typeof stored === "string") return stored;
-  return isUtf8(stored) ? Buffer.from(stored).toString("utf8") : undefined;
-}
+// In milliseconds since the epoch this is 1973: an expiry below is one in seconds, or none at all.
+const leastExpires = 1e11;
+// In seconds this is 1973.
+const leastSeconds = 1e8;
 
-/** A value together with the expiry that Keyv writes into its JSON. */
-export function withKeyvExpiry(value: StoredValue): RecordContent {
-  const expires = readKeyvJson(value)?.expires;
-  return expires === undefined ? { value } : { value, expires };
-}
-
-/** Keyv's own JSON: an object of `value` and `expires` and nothing else. */
-function readKeyvJson(stored: StoredValue): { readonly expires?: number } | undefined {
-  const text = textOf(stored);
-  if (text?.startsWith("{") !== true) return undefined;
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(text);
-  } catch {
-    return undefined;
+/**
+ * What a format read, checked: nothing comes from a format into a store but through here.
+ *
+ * @param format its name.
+ * @returns the record; `undefined` where the format says that the value is not its own.
+ * @throws KeywardError `RECORD_MALFORMED` for anything that is neither.
+ */
+export function requireContent(format: string, read: unknown, place: Place): RecordContent | undefined {
+  if (read === undefined) return undefined;
+  if (typeof read !== "object" || read === null || !("value" in read)) {
+    throw badResult(format, place, "what the format returned is no record", {
+      hint: "Have read() return { value } for a record, and undefined for what is not of the format.",
+    });
   }
-  if (typeof parsed !== "object" || parsed === null) return undefined;
-  for (const field of Object.keys(parsed)) if (field !== "value" && field !== "expires") return undefined;
-  // Without a value it may be anything, an expiry least of all.
-  const expires: unknown = "expires" in parsed && "value" in parsed ? parsed.expires : undefined;
-  if (expires === undefined || expires === null) return {};
-  return typeof expires === "number" ? { expires } : undefined;
+  const value: unknown = read.value;
+  const expires: unknown = "expires" in read ? read.expires : undefined;
+  if (!isStorable(value)) {
+    throw badResult(format, place, "its value is neither well-formed text nor bytes", {
+      hint: "Have read() return the value as a string or a Uint8Array: instead of an object, the JSON that Keyv parses.",
+    });
+  }
+  const inJson = readKeyvJson(value)?.expires;
+  const until = expires === undefined ? inJson : expires;
+  if (until === undefined) return { value };
+  if (isExpiry(until, until === inJson)) return { value, expires: until };
+  throw badResult(format, place, "its expiry is not in milliseconds since the epoch", {
+    hint:
+      "Have read() return `expires` in milliseconds since the epoch: seconds times 1000, or date.getTime(). Leave it out for " +
+      "a record that does not expire.",
+  });
+}
+
+function isStorable(value: unknown): value is StoredValue {
+  return typeof value === "string" ? value.isWellFormed() : value instanceof Uint8Array;
+}
+
+/** What Keyv wrote means what it means to Keyv, for which all of the past is alike; seconds it never wrote. */
+function isExpiry(until: unknown, wroteKeyv: boolean): until is number {
+  if (typeof until !== "number" || !Number.isFinite(until)) return false;
+  return until >= leastExpires || (wroteKeyv && until < leastSeconds);
+}
+
+function badResult(format: string, place: Place, problem: string, { hint }: { readonly hint: string }): KeywardError {
+  return recordError("RECORD_MALFORMED", place, `of the format "${format}" cannot be read: ${problem}`, { hint });
 }

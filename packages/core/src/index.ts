@@ -23,7 +23,7 @@ export {
 export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } from "./census.ts";
 export { type Checkpoint, fileCheckpoint } from "./checkpoint.ts";
 export { shareConnection } from "./connection-users.ts";
-export { type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./create-keyv.ts";
+export { type BinaryCompression, type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./create-keyv.ts";
 export { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
 export type { Place, RecordContent } from "./envelope.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors.ts";
@@ -32,6 +32,7 @@ export type { WrappableStore } from "./inner-store.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 export { exportKeyring, type KeyInfo, Keyring, type KeyStatus, type NewKey, requireSavable } from "./keyring.ts";
 export { filePlace, type KeyringPlace, storePlace } from "./keyring-place.ts";
+export { readKeyvJson } from "./keyv-value.ts";
 export { reseed } from "./nonces.ts";
 export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit } from "./options.ts";
 export type { ReencryptEvent } from "./read-reencryption.ts";

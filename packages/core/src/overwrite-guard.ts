@@ -1,7 +1,7 @@
 import { requirePlace } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { InnerStore } from "./inner-store.ts";
-import type { RecordCodec } from "./record-codec.ts";
+import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
 const maxMarks = 10_000;
 
@@ -69,7 +69,11 @@ export class OverwriteGuard {
     for (const [index, key] of keys.entries()) {
       const value = stored[index];
       try {
-        if (value !== undefined && value !== null) await this.#codec.open(value, requirePlace(namespace, key));
+        if (value !== undefined && value !== null) {
+          const place = requirePlace(namespace, key);
+          const record = await this.#codec.open(value, place);
+          if (!isAbsent(record)) await this.#codec.decode(record.content.value, place);
+        }
         this.lift(namespace, key);
       } catch (error) {
         if (!(error instanceof KeywardError)) throw error;

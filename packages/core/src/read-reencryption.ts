@@ -5,7 +5,7 @@ import { KeywardError } from "./errors.ts";
 import type { ReplacementUntil } from "./inner-store.ts";
 import type { KeySource } from "./key-source.ts";
 import { isEnabled, type Keyring } from "./keyring.ts";
-import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
+import { isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
 import type { SealingRing } from "./sealing-ring.ts";
 
 /** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
@@ -128,6 +128,8 @@ export class ReadReencryption {
   }
 
   async #reseal(batch: readonly Job[]): Promise<void> {
+    // First what takes time: a ring that was taken is to be used at once.
+    const decodable = await this.#decodable(batch);
     let to = "";
     try {
       const ring = await this.#parts.sealing.take();
@@ -135,7 +137,7 @@ export class ReadReencryption {
       const jobs: Job[] = [];
       const changes: ReplacementUntil[] = [];
       const startedAtMs = performance.now();
-      for (const job of batch) {
+      for (const job of decodable) {
         const change = this.#change(ring, job);
         if (change === undefined) continue;
         jobs.push(job);
@@ -149,8 +151,23 @@ export class ReadReencryption {
         this.#parts.report(replaced[index] === true ? "reencrypted" : "reencrypt:conflict", eventOf(job, to));
       }
     } catch (cause) {
-      for (const job of batch) this.#parts.report("reencrypt:error", { ...eventOf(job, to), error: asError(cause) });
+      for (const job of decodable)
+        this.#parts.report("reencrypt:error", { ...eventOf(job, to), error: asError(cause) });
     }
+  }
+
+  /** Without the foreign records that the reader of the store cannot decode, which stay as they are. */
+  async #decodable(batch: readonly Job[]): Promise<readonly Job[]> {
+    const decodable: Job[] = [];
+    for (const job of batch) {
+      try {
+        if (isForeign(job.record)) await this.#parts.codec.requireDecodable(job.record, job.place);
+        decodable.push(job);
+      } catch (cause) {
+        this.#parts.report("reencrypt:error", { ...eventOf(job, ""), error: asError(cause) });
+      }
+    }
+    return decodable;
   }
 
   /** The replacement of one record; `undefined` where there is none to be made. */

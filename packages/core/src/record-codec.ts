@@ -11,7 +11,7 @@ import {
   seal,
 } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
-import { type ForeignFormat, readsPlaintext, withKeyvExpiry } from "./foreign-format.ts";
+import { type ForeignFormat, readsPlaintext, requireContent } from "./foreign-format.ts";
 import type { KeySource } from "./key-source.ts";
 import { type Keyring, keyOf } from "./keyring.ts";
 
@@ -27,7 +27,11 @@ export interface RecordCodecOptions {
   readonly scope?: string | undefined;
   readonly accept: readonly ForeignFormat[];
   readonly padTo?: number | undefined;
+  /** Decodes a value as the reader of the store does; absent where that reader takes values as they are. */
+  readonly decode?: ((value: StoredValue) => unknown) | undefined;
 }
+
+const undecodable = new WeakSet<KeywardError>();
 
 /** Between a stored value and a record: finds the key, then opens or seals. */
 export class RecordCodec {
@@ -115,9 +119,38 @@ export class RecordCodec {
     return header === undefined || key === undefined ? undefined : open(stored, header, key.root, place);
   }
 
+  /**
+   * The value as the reader of the store decodes it; a promise only where decoding gives one.
+   *
+   * @throws KeywardError `RECORD_MALFORMED` for a value that this reader cannot decode.
+   */
+  decode(value: StoredValue, place: Place): unknown {
+    try {
+      const decoded = this.#options.decode === undefined ? value : this.#options.decode(value);
+      if (!(decoded instanceof Promise)) return decoded;
+      return decoded.catch((error: unknown) => {
+        throw notDecodable(error, place);
+      });
+    } catch (error) {
+      throw notDecodable(error, place);
+    }
+  }
+
+  /**
+   * Refuses a foreign record that the reader of the store cannot decode: once encrypted, it would be beyond every format.
+   *
+   * @throws KeywardError `RECORD_MALFORMED`.
+   */
+  async requireDecodable({ content }: OpenedRecord, place: Place): Promise<void> {
+    await this.decode(content.value, place);
+  }
+
   async #openForeign(stored: StoredValue, place: Place): Promise<OpenedRecord> {
     const ring = await this.ring();
-    if (ring.primary === "") return { content: withKeyvExpiry(stored), format: "plaintext", current: true };
+    if (ring.primary === "") {
+      const content = requireContent("plaintext", { value: stored }, place) ?? { value: stored };
+      return { content, format: "plaintext", current: true };
+    }
     const closed = ring.sealed.includes(place.namespace);
     for (const format of this.#formats) {
       if (closed && readsPlaintext(format)) continue;
@@ -153,9 +186,7 @@ async function readForeign(
   place: Place,
 ): Promise<RecordContent | undefined> {
   try {
-    const content = await format.read(stored, place);
-    if (content !== undefined) requireStored(content.value, place);
-    return content;
+    return requireContent(nameOf(format), await format.read(stored, place), place);
   } catch (error) {
     if (error instanceof KeywardError) throw error;
     // What it threw may quote the value, and goes no further than its name.
@@ -196,6 +227,28 @@ function openUnder(
     });
   }
   return { content: open(stored, header, key.root, place), keyId, current: keyId === ring.primary };
+}
+
+/** Whether a record lay in a foreign format. */
+export function isForeign(record: OpenedRecord): boolean {
+  return record.keyId === undefined;
+}
+
+/** Whether an error says that a record opened, and that the reader of the store could not decode it. */
+export function isUndecodable(error: KeywardError): boolean {
+  return undecodable.has(error);
+}
+
+/** The error for a value that the reader of the store could not decode. */
+export function notDecodable(thrown: unknown, place?: Place): KeywardError {
+  // What a decoder throws may quote what it decodes, which is plaintext: it goes no further than its name.
+  const name = thrown instanceof Error ? thrown.name : typeof thrown;
+  const error = new KeywardError("RECORD_MALFORMED", `A record opens, and its reader cannot decode it: ${name}`, {
+    ...place,
+    hint: "Read it with the serialization and compression that it was written with, or find what else wrote it.",
+  });
+  undecodable.add(error);
+  return error;
 }
 
 /** Whether a record is absent for the reader although it lies there. */

@@ -8,7 +8,7 @@ import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "./inner-store.ts";
 import { isEnabled, type Keyring } from "./keyring.ts";
 import { bytesOf, PageSize, targetPageBytes } from "./page-size.ts";
-import { isAbsent } from "./record-codec.ts";
+import { isAbsent, isForeign } from "./record-codec.ts";
 
 /** How a bulk re-encryption goes about it. */
 export interface ReencryptOptions {
@@ -47,7 +47,7 @@ export interface ReencryptProgress {
   readonly conflicts: number;
   /** Among the records, those whose expiry has passed. They are sealed again like the others. */
   readonly expired: number;
-  /** Records that cannot be opened. They are left alone. */
+  /** Records that cannot be opened, or are foreign and cannot be decoded. They are left alone. */
   readonly unreadable: number;
   /** Records looked at in a second, in this run. */
   readonly ratePerSecond: number;
@@ -320,6 +320,7 @@ class Reencryption {
         }
         requirePlace(namespace, key);
         const record = codec.openAtOnce(value, place) ?? (await codec.open(value, place));
+        if (isForeign(record)) await codec.requireDecodable(record, place);
         if (isAbsent(record)) counts.expired++;
         changes.push({ key, expected: value, next: codec.seal(ring, place, record.content) });
       } catch (error) {

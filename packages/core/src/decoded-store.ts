@@ -1,0 +1,70 @@
+import { type KeyvStorageEntry, keyvStorageCapability } from "keyv";
+import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
+
+/**
+ * What Keyv calls as its store: an {@link EncryptedStore} whose reads are decoded. Left to itself Keyv takes bytes for
+ * decoded, and so for a miss; and of a value that it cannot decode the store would not know that it is to be guarded.
+ */
+export class DecodedStore {
+  readonly #store: EncryptedStore;
+
+  constructor(store: EncryptedStore) {
+    this.#store = store;
+  }
+
+  get capabilities(): ReturnType<typeof keyvStorageCapability> {
+    return keyvStorageCapability(this);
+  }
+
+  get namespace(): string | undefined {
+    return this.#store.namespace;
+  }
+
+  set namespace(namespace: string | undefined) {
+    this.#store.namespace = namespace;
+  }
+
+  get(key: string): Promise<unknown> {
+    return storeParts(this.#store).decoded.get(key);
+  }
+
+  getMany(keys: readonly string[]): Promise<readonly unknown[]> {
+    return storeParts(this.#store).decoded.getMany(keys);
+  }
+
+  async has(key: string): Promise<boolean> {
+    return (await this.get(key)) !== undefined;
+  }
+
+  async hasMany(keys: readonly string[]): Promise<boolean[]> {
+    return (await this.getMany(keys)).map((value) => value !== undefined);
+  }
+
+  iterator(): AsyncGenerator<[string, unknown], void> {
+    return storeParts(this.#store).decoded.iterator();
+  }
+
+  set(key: string, value: unknown, expires?: number): Promise<boolean> {
+    return this.#store.set(key, value, expires);
+  }
+
+  setMany(entries: KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
+    return this.#store.setMany(entries);
+  }
+
+  delete(key: string): Promise<boolean> {
+    return this.#store.delete(key);
+  }
+
+  deleteMany(keys: string[]): Promise<boolean[]> {
+    return this.#store.deleteMany(keys);
+  }
+
+  clear(): Promise<void> {
+    return this.#store.clear();
+  }
+
+  disconnect(): Promise<void> {
+    return this.#store.disconnect();
+  }
+}

@@ -1,0 +1,62 @@
+import type { Keyv, KeyvSerializationAdapter, KeyvValue } from "keyv";
+import type { StoredValue } from "./capabilities.ts";
+import { keyvJson } from "./keyv-json.ts";
+import { isKeyvValue, textOf } from "./keyv-value.ts";
+
+/** How a Keyv turns what a store holds into a value: what is set on it at the time of the read. */
+type Codec = Pick<Keyv, "serialization" | "compression" | "encryption">;
+
+/** Serializations seen, and whether they write text; by Keyv's types all do, but some write bytes. */
+const writesText = new WeakMap<KeyvSerializationAdapter, boolean>();
+
+/**
+ * Decodes a value as Keyv does, and bytes too, which Keyv would take for decoded: it decrypts, decompresses and parses.
+ * A serialization gets to parse what it writes, text or bytes. A promise only where a step gives one.
+ *
+ * @throws what a step throws, and TypeError for what is no value of Keyv's.
+ */
+export function decodeForKeyv<Value>(codec: Codec, value: unknown): KeyvValue<Value> | Promise<KeyvValue<Value>> {
+  const { serialization, compression, encryption } = codec;
+  if (compression === undefined && encryption === undefined) return parse(serialization, value);
+  return unwrap(codec, value).then((plain) => parse<Value>(serialization, plain));
+}
+
+async function unwrap({ compression, encryption }: Codec, value: unknown): Promise<unknown> {
+  // Their types speak of text; what they wrote as bytes they get back as bytes.
+  let unwrapped: unknown = value;
+  if (encryption !== undefined) unwrapped = await Reflect.apply(encryption.decrypt, encryption, [unwrapped]);
+  if (compression !== undefined) unwrapped = await Reflect.apply(compression.decompress, compression, [unwrapped]);
+  return unwrapped;
+}
+
+function parse<Value>(
+  serialization: KeyvSerializationAdapter | undefined,
+  value: unknown,
+): KeyvValue<Value> | Promise<KeyvValue<Value>> {
+  if (!(typeof value === "string" || value instanceof Uint8Array)) throw new TypeError("neither text nor bytes");
+  if (serialization === undefined) throw new TypeError("no serialization");
+  const text = serialization === keyvJson ? true : writesText.get(serialization);
+  if (text === undefined) return probe(serialization).then(() => parse<Value>(serialization, value));
+  const parsed: unknown = Reflect.apply(serialization.parse, serialization, [text ? asText(value) : asBytes(value)]);
+  return parsed instanceof Promise ? parsed.then(requireKeyvValue<Value>) : requireKeyvValue<Value>(parsed);
+}
+
+async function probe(serialization: KeyvSerializationAdapter): Promise<void> {
+  const written: unknown = await serialization.stringify({ value: null });
+  writesText.set(serialization, typeof written === "string");
+}
+
+function asText(value: StoredValue): string {
+  const text = textOf(value);
+  if (text === undefined) throw new TypeError("not UTF-8");
+  return text;
+}
+
+function asBytes(value: StoredValue): Buffer {
+  return typeof value === "string" ? Buffer.from(value) : Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+}
+
+function requireKeyvValue<Value>(parsed: unknown): KeyvValue<Value> {
+  if (isKeyvValue<Value>(parsed)) return parsed;
+  throw new TypeError("not Keyv's");
+}
