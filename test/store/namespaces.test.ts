@@ -1,16 +1,138 @@
 import { createKeyv, EncryptedStore } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
-import { Keyv, KeyvMemoryAdapter } from "keyv";
+import { Keyv, KeyvBridgeAdapter, KeyvMemoryAdapter } from "keyv";
 import { describe, expect, it } from "vitest";
+import { LeastKeyv5Adapter } from "./inner-stores.ts";
 import { expectRefusal } from "./refusals.ts";
 import { newRing } from "./rings.ts";
 import { marker } from "./secrets.ts";
 
+// What has one namespace at a time.
 const inners = {
-  Map: () => new Map<string, unknown>(),
   KeyvMemoryAdapter: () => new KeyvMemoryAdapter(new Map()),
+  KeyvBridgeAdapter: () => new KeyvBridgeAdapter(new LeastKeyv5Adapter()),
   MemoryStore: () => new MemoryStore(),
 } as const;
+
+// What Keyv puts the namespace in front of the keys of.
+const prefixed = {
+  Map: () => new Map<string, unknown>(),
+  "Keyv 5 adapter": () => new LeastKeyv5Adapter(),
+} as const;
+
+describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
+  it("namespaces that cannot mix are kept apart", async () => {
+    const inner = open();
+    const keys = newRing();
+    const keyvs = ["a", "b", "aa", ":a"].map((namespace) => createKeyv({ store: inner, keys, namespace }));
+    // Before any of them is used, and afterwards, in turn.
+    for (const round of [1, 2]) {
+      for (const keyv of keyvs) await keyv.set("key", `${marker}${keyv.namespace} ${round}`);
+      for (const keyv of keyvs) expect(await keyv.get("key")).toBe(`${marker}${keyv.namespace} ${round}`);
+    }
+    const [first, ...others] = keyvs;
+    expect(await first?.delete("key")).toBe(true);
+    for (const keyv of others) expect(await keyv.has("key")).toBe(true);
+  });
+
+  it.each([
+    ["", "b"],
+    ["a", ""],
+    ["a", "a::b"],
+    ["x:", "x"],
+  ])("namespaces that could mix are refused: %j, then %j", async (first, second) => {
+    const inner = open();
+    const keys = newRing();
+    const one = createKeyv({ store: inner, keys, namespace: first });
+    const other = createKeyv({ store: inner, keys, namespace: second });
+    await one.set("key", `${marker}one`);
+    await expectRefusal(other.set("key", `${marker}other`), "NAMESPACE_CONFLICT");
+    await expectRefusal(other.clear(), "NAMESPACE_CONFLICT");
+    expect(await one.get("key")).toBe(`${marker}one`);
+  });
+});
+
+it("a Map under two namespaces iterates over and clears each for itself", async () => {
+  const map = new Map<string, unknown>();
+  const keys = newRing();
+  const [a, b] = ["a", "b"].map((namespace) => createKeyv({ store: map, keys, namespace }));
+  await a?.set("one", 1);
+  await b?.set("two", 2);
+  const found: unknown[] = [];
+  for await (const entry of a?.iterator() ?? []) found.push(entry);
+  expect(found).toEqual([["one", 1]]);
+  await a?.clear();
+  expect([...map.keys()]).toEqual(["b::two"]);
+});
+
+describe("a namespace", () => {
+  it("that is set and not used leaves the adapter to others", async () => {
+    const inner = new KeyvMemoryAdapter(new Map());
+    const keys = newRing();
+    const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];
+    one.namespace = "first";
+    one.namespace = "second";
+    expect(one.namespace).toBe("second");
+    other.namespace = "other";
+    await other.set("key", `${marker}x`);
+    one.namespace = "other";
+    expect(await one.get("key")).toBe(`${marker}x`);
+  });
+
+  it("that is in use cannot be changed, and the records stay where they are", async () => {
+    const map = new Map<string, unknown>();
+    const keyv = createKeyv({ store: map, keys: newRing(), namespace: "a" });
+    await keyv.set("key", 1);
+    keyv.namespace = "b";
+    await expectRefusal(keyv.set("key", 2), "NAMESPACE_CONFLICT");
+    keyv.namespace = "a";
+    expect(await keyv.get("key")).toBe(1);
+    expect([...map.keys()]).toEqual(["a::key"]);
+  });
+
+  it("is free for others once its users have disconnected", async () => {
+    const inner = new KeyvMemoryAdapter(new Map());
+    const keys = newRing();
+    const users = [1, 2].map(() => createKeyv({ store: inner, keys, namespace: "a" }));
+    for (const user of users) await user.set("key", 1);
+    const next = createKeyv({ store: inner, keys, namespace: "b" });
+    for (const user of users) {
+      await expectRefusal(next.get("key"), "NAMESPACE_CONFLICT");
+      await user.disconnect();
+    }
+    await next.set("key", 2);
+    expect(await next.get("key")).toBe(2);
+    for (const user of users) await expectRefusal(user.get("key"), "NAMESPACE_CONFLICT");
+  });
+
+  it("that another changes on the adapter is noticed", async () => {
+    const inner = new KeyvMemoryAdapter(new Map());
+    const keyv = createKeyv({ store: inner, keys: newRing(), namespace: "a" });
+    await keyv.set("key", 1);
+    inner.namespace = "b";
+    await expectRefusal(keyv.set("key", 2), "NAMESPACE_CONFLICT");
+    inner.namespace = "a";
+    expect(await keyv.get("key")).toBe(1);
+  });
+
+  it.each([
+    ["MemoryStore", () => new MemoryStore()],
+    ["Map", () => new Map<string, unknown>()],
+    ["KeyvMemoryAdapter", () => new KeyvMemoryAdapter(new Map())],
+  ])("that sanitize changes is used as Keyv uses it, over a %s", async (_, open) => {
+    const sanitize = { namespace: true } as const;
+    const plain = new Map<string, unknown>();
+    const bare = new Keyv({ store: plain, namespace: "../te;nant", sanitize });
+    await bare.set("key", 1);
+    const inner = open();
+    const keyv = createKeyv({ store: inner, keys: newRing(), namespace: "../te;nant", sanitize });
+    expect(await keyv.set("key", 1)).toBe(true);
+    expect(await keyv.get("key")).toBe(1);
+    expect(keyv.namespace).toBe(bare.namespace);
+    expect(keyv.encryptedStore.namespace).toBe(bare.namespace);
+    if (inner instanceof Map) expect([...inner.keys()]).toEqual([...plain.keys()]);
+  });
+});
 
 describe.each(Object.entries(inners))("over one %s", (_, open) => {
   it.each([

@@ -127,10 +127,77 @@ export class KeywardKeyv extends Keyv {
     }
   }
 
-  /** As Keyv's, which would emit for each symbol of a batch. */
+  /**
+   * Refused once the Keyv is made.
+   *
+   * @throws KeywardError `STORE_INVALID`: what is written to another store would not be encrypted.
+   */
+  override setStore(store: unknown): void {
+    // Keyv calls this when it is made, and this class has no fields before.
+    if (!(#heard in this)) {
+      super.setStore(store);
+      return;
+    }
+    throw new KeywardError(
+      "STORE_INVALID",
+      "The store of a Keyv of createKeyv cannot be replaced: nothing was changed",
+      {
+        hint: "Records in the other store would not be encrypted. Make a second Keyv with createKeyv({ store, keys }).",
+      },
+    );
+  }
+
+  /** Always `false`: expiry is checked inside the record. */
+  override get checkExpired(): boolean {
+    return super.checkExpired;
+  }
+
+  /**
+   * Refused: Keyv's own check deletes what has expired without comparing, and so deletes newer writes.
+   *
+   * @throws KeywardError `VALUE_INVALID` for `true`.
+   */
+  override set checkExpired(value: boolean) {
+    if (!value) return;
+    throw new KeywardError("VALUE_INVALID", "checkExpired cannot be switched on: it would delete newer writes", {
+      hint: "Leave checkExpired alone. Records that have expired are absent already.",
+    });
+  }
+
+  /** As Keyv's, which answers `false` for an empty key and writes nothing. */
+  override async set<Value>(key: string, value: Value, ttl?: number): Promise<boolean> {
+    this.#requireKeys([key]);
+    return await super.set(key, value, ttl);
+  }
+
+  /** As {@link KeywardKeyv.set}. */
+  override async setRaw<Value>(key: string, value: KeyvValue<Value>): Promise<boolean> {
+    this.#requireKeys([key]);
+    return await super.setRaw(key, value);
+  }
+
+  /** As {@link KeywardKeyv.set}: nothing is written when one key is empty. */
+  override async setManyRaw<Value>(entries: KeyvEntry<KeyvValue<Value>>[]): Promise<boolean[]> {
+    this.#requireKeys(entries.map(({ key }) => key));
+    return await super.setManyRaw(entries);
+  }
+
+  /** As Keyv's, which would emit for each symbol of a batch. Nothing is written when one key is empty. */
   override async setMany<Value>(entries: KeyvEntry<Value>[]): Promise<boolean[]> {
+    this.#requireKeys(entries.map(({ key }) => key));
     if (entries.some(({ value }) => typeof value === "symbol")) this.emit("error", "symbol cannot be serialized");
     return await super.setMany(entries);
+  }
+
+  #requireKeys(keys: readonly string[]): void {
+    const { sanitize } = this;
+    if (keys.every((key) => key !== "" && (!sanitize.enabled || sanitize.cleanKey(key) !== ""))) return;
+    this.emit(
+      "error",
+      new KeywardError("VALUE_INVALID", "Nothing was written: Keyv keeps nothing under an empty key", {
+        hint: "Give the record a key that is not empty, also once `sanitize` has cleaned it.",
+      }),
+    );
   }
 }
 

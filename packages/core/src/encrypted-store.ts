@@ -85,13 +85,6 @@ export interface Disconnectable {
   disconnect?(): Promise<unknown>;
 }
 
-/** What a store holds from when it is made, or used again, until it is disconnected. */
-interface Held {
-  readonly unlisten: () => void;
-  readonly unhear: () => void;
-  readonly leave: (() => Promise<void>) | undefined;
-}
-
 /** What became of one read of a batch. */
 type ReadOrError<Result> = { readonly result: Result | undefined } | { readonly error: KeywardError };
 
@@ -117,7 +110,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #sealing: SealingRing;
   readonly #decoded: DecodedReads;
   readonly #opened: Disconnectable | undefined;
-  #held: Held | undefined;
+  /** What lets go of all that this store holds from when it is made, or used again, until it is disconnected. */
+  #releases: readonly (() => unknown)[] | undefined;
   #disconnecting: Promise<void> | undefined;
   /** Counts this store off as a user of the connection. */
   #leaveConnection: (() => Promise<void>) | undefined;
@@ -152,6 +146,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       });
     }
     this.#inner = new InnerStore(store);
+    const replaceMany = this.#replacesBehindReads(options.reencrypt);
     this.#source = KeySource.of(keys);
     this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo, decode });
     const { reserved } = this.#inner;
@@ -168,7 +163,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#registration = this.#register(options.replica, unscoped);
     const place = reserved === undefined ? undefined : Registration.place(reserved, this.#source);
     this.#sealing = new SealingRing(this.#codec, this.#check, this.#registration, place);
-    this.#reencryption = this.#startReencryption(options.reencrypt);
+    this.#reencryption = replaceMany === undefined ? undefined : this.#startReencryption(replaceMany);
     this.#opened = prepared.get(options)?.opened;
     // Nothing is held before everything else has succeeded: a store that was never made cannot be disconnected.
     if (!prepared.has(options)) this.#attach();
@@ -182,8 +177,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * The namespace of the wrapped store, which records are bound to.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` when set to a second, different one on the same wrapped instance;
-   * `VALUE_INVALID` for one that is ill-formed or reserved.
+   * It counts from the first call on, until the store is disconnected: a call then rejects with `NAMESPACE_CONFLICT` when
+   * the wrapped instance is in use with another namespace, whose records could mix with these.
+   *
+   * @throws KeywardError `VALUE_INVALID` for one that is ill-formed or reserved.
    */
   get namespace(): string | undefined {
     const { namespace } = this.#inner;
@@ -191,8 +188,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   set namespace(namespace: string | undefined) {
-    requirePlace(namespace ?? "", "");
-    this.#inner.setNamespace(namespace ?? "");
+    this.#inner.setNamespace(requirePlace(namespace ?? "", "").namespace);
   }
 
   /**
@@ -318,28 +314,33 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     await this.#check.overwrite(await this.#codec.ring());
   }
 
-  #startReencryption(choice: EncryptedStoreOptions["reencrypt"]): ReadReencryption | undefined {
+  /** What re-encryption behind reads replaces with; `undefined` where there is none. */
+  #replacesBehindReads(choice: EncryptedStoreOptions["reencrypt"]): ReplaceMany | undefined {
     const inner = this.#inner;
-    const start = (replaceMany: ReplaceMany) =>
-      new ReadReencryption({
-        replaceMany,
-        codec: this.#codec,
-        sealing: this.#sealing,
-        source: this.#source,
-        report: (event, detail) => this.#tell(event, detail),
-      });
     switch (choice) {
       case "off":
         return undefined;
       case "on-read-may-undo-writes":
-        return start((changes) => inner.replaceRacing(changes));
+        return (changes) => inner.replaceRacing(changes);
       case undefined:
-        return inner.atomic === undefined ? undefined : this.#startReencryption("on-read");
+        return inner.atomic === undefined ? undefined : this.#replacesBehindReads("on-read");
       case "on-read": {
         const atomic = requireAtomic(inner);
-        return start((changes) => inner.replaceMany(atomic, changes));
+        return (changes) => inner.replaceMany(atomic, changes);
       }
+      default:
+        throw unknownReencrypt(choice);
     }
+  }
+
+  #startReencryption(replaceMany: ReplaceMany): ReadReencryption {
+    return new ReadReencryption({
+      replaceMany,
+      codec: this.#codec,
+      sealing: this.#sealing,
+      source: this.#source,
+      report: (event, detail) => this.#tell(event, detail),
+    });
   }
 
   #register(replica: EncryptedStoreOptions["replica"], check: CheckRecord): Registration | undefined {
@@ -355,36 +356,47 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   #attach(): void {
-    if (this.#held !== undefined) return;
-    const unlisten = this.#source.listen({
-      tell: (report) => {
-        if (report.kind === "changed") this.#tell("keyring:changed", report.ring);
-        else this.#tell("provider:error", report.error);
-      },
-      recognizes: (next, previous) => this.#check.recognizes(next, previous),
-    });
-    const unhear = this.#inner.onError((error) => this.#tell("store:error", error));
-    const leave = this.#registration?.join((report) => {
-      if (report.kind === "lapsed") this.#tell("replica:lapsed", undefined);
-      else this.#tell("replica:error", report.error);
-    });
+    if (this.#releases !== undefined) return;
+    const releases: (() => unknown)[] = [];
+    try {
+      releases.push(
+        this.#source.listen({
+          tell: (report) => {
+            if (report.kind === "changed") this.#tell("keyring:changed", report.ring);
+            else this.#tell("provider:error", report.error);
+          },
+          recognizes: (next, previous) => this.#check.recognizes(next, previous),
+        }),
+      );
+      releases.unshift(this.#inner.onError((error) => this.#tell("store:error", error)));
+      const leave = this.#registration?.join((report) => {
+        if (report.kind === "lapsed") this.#tell("replica:lapsed", undefined);
+        else this.#tell("replica:error", report.error);
+      });
+      if (leave !== undefined) releases.push(leave);
+    } catch (error) {
+      for (const release of releases) release();
+      throw error;
+    }
     this.#leaveConnection = this.#inner.shareConnection(this.#opened);
-    this.#held = { unlisten, unhear, leave };
+    this.#releases = releases;
   }
 
   async #detach(): Promise<void> {
     await this.settled();
-    const { unlisten, unhear, leave } = this.#held ?? {};
-    this.#held = undefined;
-    // One that fails keeps none of the others from being let go of; what listens for errors goes last.
+    const releases = this.#releases ?? [];
+    this.#releases = undefined;
+    const [unhear, ...others] = releases;
+    // One that fails keeps none of the others from being let go of. What is heard of errors goes last.
     const failures: unknown[] = [];
-    for (const release of [unlisten, leave, this.#leaveConnection, unhear]) {
+    for (const release of [...others, this.#leaveConnection, unhear]) {
       try {
         await release?.();
       } catch (error) {
         failures.push(error);
       }
     }
+    this.#inner.releaseNamespace();
     if (failures.length > 0) throw failures[0];
   }
 
@@ -404,7 +416,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /** The namespace of one call. */
   #begin(): string {
     // A store that is used again after disconnect() follows its provider again.
-    if (this.#held === undefined) this.#attach();
+    if (this.#releases === undefined) this.#attach();
     return this.#inner.useNamespace();
   }
 
@@ -609,6 +621,13 @@ export function prepareStore(
 /** Has a store that was prepared hold what it needs, until it is disconnected. */
 export function attachStore(store: EncryptedStore): void {
   attach(store);
+}
+
+/** From code without types. */
+function unknownReencrypt(given: never): KeywardError {
+  return new KeywardError("VALUE_INVALID", `reencrypt is ${JSON.stringify(given)}, which it cannot be`, {
+    hint: 'Set reencrypt to "on-read", "off" or "on-read-may-undo-writes", or leave it out.',
+  });
 }
 
 function toContent(key: string, given: unknown, expires: number | undefined): RecordContent {

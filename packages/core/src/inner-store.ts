@@ -35,8 +35,8 @@ export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, 
 /** The namespace that records of the reserved space are sealed for. No record of a user can claim it. */
 export const reservedNamespace = "\0keyward";
 
-/** Every namespace that some `EncryptedStore` uses on an adapter instance: a second one would seal for the wrong place. */
-const namespaces = new WeakMap<object, string>();
+/** The namespaces that are in use on what was given to be wrapped, and by how many. */
+const namespacesInUse = new WeakMap<object, Map<string, number>>();
 
 /**
  * The wrapped store, whatever its kind: one error for whatever it rejects with, values that are strings or bytes,
@@ -53,6 +53,10 @@ export class InnerStore {
   readonly #adapter: KeyvStorageAdapter;
   /** What emits the errors that happen below the adapter. */
   readonly #errorSource: object;
+  /** The namespace that was set; `undefined`: that of the adapter. */
+  #wanted: string | undefined;
+  /** The namespace that calls have used. */
+  #used: string | undefined;
 
   /**
    * @throws KeywardError `STORE_INVALID` for what is no store.
@@ -77,34 +81,48 @@ export class InnerStore {
     if ("throwOnErrors" in given) Reflect.set(given, "throwOnErrors", true);
   }
 
-  /** The namespace of the adapter; "" where there is none. */
+  /** The namespace that was set, or that the adapter came with; "" where there is none. */
   get namespace(): string {
-    return this.#adapter.namespace ?? "";
+    return this.#wanted ?? this.#adapter.namespace ?? "";
   }
 
   /**
-   * The namespace for one call, read once at its start.
+   * The namespace for one call, read once at its start. From the first call on it is in use.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` when the instance was used with another before.
+   * @throws KeywardError `NAMESPACE_CONFLICT` when what was given is in use with another, whose records could mix with
+   * these; `VALUE_INVALID` for a reserved one.
    */
   useNamespace(): string {
     const { namespace } = this;
-    this.#claim(namespace);
+    if (namespace !== this.#used || namespace !== (this.#adapter.namespace ?? "")) this.#use(namespace);
     return namespace;
   }
 
   /**
-   * @throws KeywardError `NAMESPACE_CONFLICT` when the instance was used with another before.
+   * Takes effect with the next call. An adapter that others use is left as it is until then.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a reserved one.
    */
   setNamespace(namespace: string): void {
-    this.#claim(namespace);
-    this.#adapter.namespace = namespace === "" ? undefined : namespace;
+    requireUnreserved(namespace);
+    this.#wanted = namespace;
+  }
+
+  /** Lets others use what was given with another namespace. */
+  releaseNamespace(): void {
+    const used = this.#used;
+    const inUse = namespacesInUse.get(this.#given);
+    if (used === undefined || inUse === undefined) return;
+    this.#used = undefined;
+    const left = (inUse.get(used) ?? 1) - 1;
+    if (left > 0) inUse.set(used, left);
+    else inUse.delete(used);
   }
 
   /** The same backend seen in another namespace, where the store can show it. */
   view(namespace: string): InnerStore | undefined {
     if (isNamespaced(this.#given)) return new InnerStore(this.#given.namespaced(namespace));
-    return namespace === this.namespace ? this : undefined;
+    return namespace === this.namespace && namespace === this.useNamespace() ? this : undefined;
   }
 
   /** Calls the listener with what the store emits as `error`, until the returned function is called. */
@@ -224,22 +242,32 @@ export class InnerStore {
     return adapter instanceof KeyvBridgeAdapter ? adapter.getKeyPrefix(key, adapter.namespace) : key;
   }
 
-  #claim(namespace: string): void {
-    if (namespace === reservedNamespace) {
-      throw new KeywardError("VALUE_INVALID", "This namespace is reserved", { hint: "Choose another." });
+  #use(namespace: string): void {
+    requireUnreserved(namespace);
+    const adapter = this.#adapter;
+    // A call that is on its way would be carried out in the other namespace.
+    const before = this.#used;
+    if (before !== undefined) throw conflict(before === namespace ? (adapter.namespace ?? "") : before, namespace);
+    let inUse = namespacesInUse.get(this.#given);
+    if (inUse === undefined) {
+      inUse = new Map();
+      namespacesInUse.set(this.#given, inUse);
     }
-    const claimed = namespaces.get(this.#given);
-    if (claimed === undefined) namespaces.set(this.#given, namespace);
-    else if (claimed !== namespace) {
-      throw new KeywardError(
-        "NAMESPACE_CONFLICT",
-        `This store instance is in use with namespace ${JSON.stringify(claimed)} and cannot also be ${JSON.stringify(namespace)}`,
-        {
-          namespace,
-          hint: "Give each Keyv a store instance of its own: store.namespaced(…) where the store has it, or a second adapter.",
-        },
-      );
-    }
+    for (const other of inUse.keys()) if (this.#mixes(other, namespace)) throw conflict(other, namespace);
+    inUse.set(namespace, (inUse.get(namespace) ?? 0) + 1);
+    this.#used = namespace;
+    if (namespace !== (adapter.namespace ?? "")) adapter.namespace = namespace === "" ? undefined : namespace;
+  }
+
+  /** Whether records of two namespaces could be taken for each other. */
+  #mixes(one: string, other: string): boolean {
+    if (one === other) return false;
+    const adapter = this.#adapter;
+    // An adapter that was given is in one namespace at a time. One of ours puts it in front of the keys.
+    if (adapter === this.#given) return true;
+    if (!(adapter instanceof AtomicMapAdapter || adapter instanceof Bridge)) return true;
+    const [first, second] = [adapter.getKeyPrefix("", one), adapter.getKeyPrefix("", other)];
+    return first.startsWith(second) || second.startsWith(first);
   }
 
   /** What somebody put into a Map himself: Keyv's adapter takes it for a miss, and it is none. */
@@ -250,6 +278,24 @@ export class InnerStore {
   async #call<Result>(operation: () => Promise<Result>): Promise<Result> {
     return await wrapRejection(operation);
   }
+}
+
+function requireUnreserved(namespace: string): void {
+  if (namespace !== reservedNamespace) return;
+  throw new KeywardError("VALUE_INVALID", "This namespace is reserved", { hint: "Choose another." });
+}
+
+function conflict(used: string, namespace: string): KeywardError {
+  return new KeywardError(
+    "NAMESPACE_CONFLICT",
+    `This store instance is in use with namespace ${JSON.stringify(used)} and cannot also be ${JSON.stringify(namespace)}`,
+    {
+      namespace,
+      hint:
+        "Give each Keyv a store instance of its own: store.namespaced(…) where the store has it, or a second adapter. " +
+        "Over one Map, give each Keyv a namespace, none of which begins with another and a colon.",
+    },
+  );
 }
 
 /** Whether code without types handed over something that can be a store. */

@@ -93,16 +93,18 @@ export class KeySource {
 
   /** Listens until the returned function is called; the provider is watched, or asked again, while anybody listens. */
   listen(user: KeyUser): () => void {
-    this.#users.add(user);
+    // First, since a provider may throw: then nothing is left behind.
     this.#unsubscribe ??= this.#provider?.subscribe?.(() => this.#reload());
+    this.#users.add(user);
     if (this.#refreshTimer === undefined) this.#refreshLater();
     return () => {
       this.#users.delete(user);
       if (this.#users.size > 0) return;
-      this.#unsubscribe?.();
+      const unsubscribe = this.#unsubscribe;
       this.#unsubscribe = undefined;
       clearTimeout(this.#refreshTimer);
       this.#refreshTimer = undefined;
+      unsubscribe?.();
     };
   }
 

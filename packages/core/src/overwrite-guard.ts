@@ -1,9 +1,11 @@
+import { createHash, randomBytes } from "node:crypto";
 import { requirePlace } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { InnerStore } from "./inner-store.ts";
 import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
-const maxMarks = 10_000;
+/** About 10 MB of marks. */
+const defaultMaxMarks = 250_000;
 
 /**
  * Remembers which records could not be opened, and lets nobody write over one before it was read again and either
@@ -12,40 +14,56 @@ const maxMarks = 10_000;
 export class OverwriteGuard {
   readonly #inner: InnerStore;
   readonly #codec: RecordCodec;
-  readonly #unreadable = new Set<string>();
-  readonly #allowed = new Set<string>();
-  // More were unreadable than can be remembered: from then on every record is read before it is overwritten.
-  #full = false;
+  readonly #maxMarks: number;
+  readonly #salt = randomBytes(16);
+  /** By namespace, short digests of the keys: they are small, however long a key is. */
+  readonly #unreadable = new Map<string, Set<number>>();
+  readonly #allowed = new Map<string, Set<number>>();
+  #marks = 0;
+  /** The namespaces with records that could not be remembered: there, every record is read before it is overwritten. */
+  readonly #full = new Set<string>();
 
-  constructor(inner: InnerStore, codec: RecordCodec) {
+  constructor(inner: InnerStore, codec: RecordCodec, maxMarks = defaultMaxMarks) {
     this.#inner = inner;
     this.#codec = codec;
+    this.#maxMarks = maxMarks;
   }
 
   /** A record could not be opened. */
   mark(namespace: string, key: string): void {
-    if (this.#unreadable.size < maxMarks) this.#unreadable.add(markOf(namespace, key));
-    else this.#full = true;
+    const marks = setIn(this.#unreadable, namespace);
+    const mark = this.#markOf(key);
+    if (marks.has(mark)) return;
+    if (this.#marks >= this.#maxMarks) {
+      this.#full.add(namespace);
+      return;
+    }
+    marks.add(mark);
+    this.#marks++;
   }
 
   /** A record was deleted or written, or was opened after all: what lies there now can be read. */
   lift(namespace: string, key: string): void {
-    if (this.#allowed.size > 0) this.#allowed.delete(markOf(namespace, key));
-    if (this.#unreadable.size > 0) this.#unreadable.delete(markOf(namespace, key));
+    const [allowed, unreadable] = [this.#allowed.get(namespace), this.#unreadable.get(namespace)];
+    if (allowed === undefined && unreadable === undefined) return;
+    const mark = this.#markOf(key);
+    if (allowed?.delete(mark) === true && allowed.size === 0) this.#allowed.delete(namespace);
+    if (unreadable?.delete(mark) !== true) return;
+    this.#marks--;
+    if (unreadable.size === 0) this.#unreadable.delete(namespace);
   }
 
   /** A namespace was cleared. */
   liftAll(namespace: string): void {
-    const prefix = markOf(namespace, "");
-    for (const marks of [this.#unreadable, this.#allowed]) {
-      for (const mark of marks) if (mark.startsWith(prefix)) marks.delete(mark);
-    }
-    if (this.#unreadable.size === 0) this.#full = false;
+    this.#marks -= this.#unreadable.get(namespace)?.size ?? 0;
+    this.#unreadable.delete(namespace);
+    this.#allowed.delete(namespace);
+    this.#full.delete(namespace);
   }
 
   /** The next write of this record may destroy what lies there. */
   allow(namespace: string, key: string): void {
-    this.#allowed.add(markOf(namespace, key));
+    setIn(this.#allowed, namespace).add(this.#markOf(key));
   }
 
   /**
@@ -54,11 +72,13 @@ export class OverwriteGuard {
    * @throws KeywardError `OVERWRITE_REFUSED`, with one error for each record that is still unreadable.
    */
   admit(namespace: string, keys: readonly string[]): Promise<void> | undefined {
-    if (this.#unreadable.size === 0 && !this.#full) return undefined;
+    const [unreadable, allowed] = [this.#unreadable.get(namespace), this.#allowed.get(namespace)];
+    const full = this.#full.has(namespace);
+    if (unreadable === undefined && !full) return undefined;
     const doubtful = keys.filter((key) => {
-      const mark = markOf(namespace, key);
-      if (this.#allowed.has(mark)) return false;
-      return this.#full || this.#unreadable.has(mark);
+      const mark = this.#markOf(key);
+      if (allowed?.has(mark) === true) return false;
+      return full || unreadable?.has(mark) === true;
     });
     return doubtful.length === 0 ? undefined : this.#readAgain(namespace, doubtful);
   }
@@ -97,9 +117,18 @@ export class OverwriteGuard {
       },
     );
   }
+
+  /** Salted, so that a key which has the digest of another cannot be chosen. */
+  #markOf(key: string): number {
+    return createHash("sha256").update(this.#salt).update(key).digest().readUIntBE(0, 6);
+  }
 }
 
-/** Its length in front keeps namespace and key apart, whatever they contain. */
-function markOf(namespace: string, key: string): string {
-  return `${namespace.length}:${namespace}:${key}`;
+function setIn(sets: Map<string, Set<number>>, namespace: string): Set<number> {
+  let set = sets.get(namespace);
+  if (set === undefined) {
+    set = new Set();
+    sets.set(namespace, set);
+  }
+  return set;
 }

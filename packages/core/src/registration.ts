@@ -139,11 +139,11 @@ export class Registration {
 
   /** Begins, if it has not begun; what is returned leaves, and resolves when nobody waits for this process any more. */
   join(member: Member): () => Promise<void> {
+    const begins = this.#unlisten === undefined;
+    // First, since a provider may throw: then nothing is left behind.
+    this.#unlisten ??= this.#parts.source.listen({ tell: () => this.#beatSoon() });
     this.#members.add(member);
-    if (this.#unlisten === undefined) {
-      this.#unlisten = this.#parts.source.listen({ tell: () => this.#beatSoon() });
-      this.#tick();
-    }
+    if (begins) this.#tick();
     return async () => {
       if (!this.#members.delete(member) || this.#members.size > 0) return;
       await this.#leave().catch((error: unknown) => member({ kind: "failed", error: asKeywardError(error) }));
@@ -296,14 +296,18 @@ export class Registration {
     const { records, source } = this.#parts;
     const id = this.#id;
     this.#id = newId();
-    this.#unlisten?.();
+    const unlisten = this.#unlisten;
     this.#unlisten = undefined;
     clearTimeout(this.#timer);
     this.#openSince = undefined;
     this.#heard = false;
-    // Nobody may wait for this process any more only when nothing that it began is still to come.
-    await Promise.allSettled([this.#beating, this.#entering, source.drained()]);
-    if (this.#beat > 0) await records.remove(heartbeatKey(id, (await records.ring()).scopeName));
+    try {
+      unlisten?.();
+    } finally {
+      // Nobody may wait for this process any more only when nothing that it began is still to come.
+      await Promise.allSettled([this.#beating, this.#entering, source.drained()]);
+      if (this.#beat > 0) await records.remove(heartbeatKey(id, (await records.ring()).scopeName));
+    }
   }
 
   #report(report: RegistrationReport): void {
