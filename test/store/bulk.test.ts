@@ -220,7 +220,7 @@ describe("reencrypt", () => {
     for (const [key, stored] of broken) await flows.set(key, stored);
     const report = await reencrypt(store);
     addsUp(report);
-    expect(report).toMatchObject({ scanned: 34, reencrypted: 29, unreadable: 5 });
+    expect(report).toMatchObject({ scanned: 34, reencrypted: 29, unreadable: 5, complete: false });
     const listed = report.unreadableRecords.map(({ namespace, key, code, keyId }) => [namespace, key, code, keyId]);
     expect(listed).toHaveLength(5);
     // Pages are worked on together, so they come in no order.
@@ -246,7 +246,30 @@ describe("reencrypt", () => {
     await inner.set("foreign", value);
     const parsing = { name: "parsing", read: (stored: unknown) => JSON.parse(String(stored)) };
     const store = new EncryptedStore(inner, { keys: rings.promoted, accept: [parsing] });
-    expect(await reencrypt(store)).toMatchObject({ scanned: 10, reencrypted: 9, unreadable: 1 });
+    expect(await reencrypt(store)).toMatchObject({ scanned: 10, reencrypted: 9, unreadable: 1, complete: false });
+  });
+
+  it("is complete again when what could not be opened has gone, also on the way", async () => {
+    const { inner, rings, store } = await rotated(3);
+    await inner.set("broken", "kw1.old.AAAA");
+    await store.setMany(Array.from({ length: 100 }, (_, index) => ({ key: `after ${index}`, value })));
+    expect(await reencrypt(store, { dryRun: true })).toMatchObject({ unreadable: 1, complete: false });
+    const keys = new TestKeys(rings.promoted);
+    const third = rings.promoted.add({ id: "third" }).promote("third");
+    const following = new EncryptedStore(inner, { keys });
+    const report = await reencrypt(following, {
+      concurrency: 1,
+      batchSize: 1,
+      onProgress: ({ unreadable }) => {
+        // The job begins anew, and counts what it cannot open once more.
+        if (unreadable > 0) keys.push(third);
+      },
+      signal: AbortSignal.timeout(20_000),
+    });
+    expect(report).toMatchObject({ primary: "third", unreadable: 1, complete: false });
+    expect(report.unreadableRecords).toHaveLength(1);
+    await inner.delete("broken");
+    expect(await reencrypt(following)).toMatchObject({ unreadable: 0, complete: true });
   });
 
   it("seals plaintext that expires at any time", async () => {

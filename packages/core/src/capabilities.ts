@@ -96,7 +96,8 @@ export interface ReservedSpace {
 export interface BoundedStore {
   /**
    * For how many milliseconds after it was called a write, or a batch of them, may still be sent to the backend, with all
-   * attempts and the pauses between them; 0 where nothing is waited for. A rotation waits so much longer before it takes a
+   * attempts and the pauses between them; a whole number, at most an hour; 0 where nothing is waited for. A process cannot
+   * register in a store that says anything else. A rotation waits so much longer before it takes a
    * process that is silent for gone.
    */
   readonly longestCallMs: number;
@@ -142,12 +143,8 @@ export function hasReservedSpace(store: object): store is ReservedSpace {
 
 /** Whether the store says how long its calls take at most. */
 export function isBounded(store: object): store is BoundedStore {
-  return isCallLength(Reflect.get(store, "longestCallMs"));
-}
-
-/** Whether it is a number of milliseconds that a call can take at most. */
-export function isCallLength(longestCallMs: unknown): longestCallMs is number {
-  return typeof longestCallMs === "number" && longestCallMs >= 0 && longestCallMs < Number.POSITIVE_INFINITY;
+  const longestCallMs: unknown = Reflect.get(store, "longestCallMs");
+  return typeof longestCallMs === "number" && Number.isSafeInteger(longestCallMs) && longestCallMs >= 0;
 }
 
 /** Whether the store hands out views on its namespaces. */

@@ -3,6 +3,7 @@ import { EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { wrapRejection } from "./inner-store.ts";
+import { requireAmount } from "./options.ts";
 import { pages } from "./page-size.ts";
 
 /** How many records lie under which key. */
@@ -56,10 +57,12 @@ class Counter implements CensusCounts {
  * Counts the records under each key, over all namespaces of a backend. It reads headers and needs no key, so anybody
  * who may read the store may count. A record written during the census may be missed or counted.
  *
- * @throws KeywardError `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
+ * @throws KeywardError `VALUE_INVALID` for a `batchSize` that is not a whole number from 1, `STORE_NOT_SCANNABLE`,
+ * `STORE_UNAVAILABLE`.
  */
 export async function census(store: EncryptedStore | ScannableStore, options: CensusOptions = {}): Promise<Census> {
   const { batchSize = 1_000, signal, onProgress } = options;
+  requireAmount("batchSize", batchSize, "records");
   const total = new Counter();
   const namespaces = new Map<string, Counter>();
   for await (const entries of pages(scannableOf(store), batchSize)) {
@@ -91,11 +94,7 @@ export async function rangesOf(
   count: number,
 ): Promise<readonly (string | undefined)[]> {
   const scannable = scannableOf(store);
-  if (!Number.isSafeInteger(count) || count < 1) {
-    throw new KeywardError("VALUE_INVALID", "The count of ranges is not a whole number from 1", {
-      hint: "Pass about twice as many as there are workers.",
-    });
-  }
+  requireAmount("count", count, "ranges");
   return isRanged(scannable) ? await wrapRejection(() => scannable.ranges(count)) : [undefined];
 }
 

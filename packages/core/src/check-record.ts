@@ -5,8 +5,10 @@ import { reservedNamespace, wrapRejection } from "./inner-store.ts";
 import { type Keyring, keyOf } from "./keyring.ts";
 import { pages } from "./page-size.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
+import { ReservedText } from "./reserved-text.ts";
 
-const scopedPrefix = "check/";
+/** What the keys of the records of scopes begin with; the rest is the name of the scope. */
+export const scopedPrefix = "check/";
 const pageSize = 1_000;
 
 /**
@@ -89,7 +91,7 @@ export class CheckRecord {
     if (this.#reserved === undefined) return 0;
     const place = this.#place(ring);
     const stored = await read(this.#reserved, place);
-    return stored === undefined ? 0 : saidBy(await this.#open(stored, place)).generation;
+    return stored === undefined ? 0 : (saidBy(await this.#open(stored, place))?.generation ?? 0);
   }
 
   /**
@@ -142,12 +144,34 @@ export class CheckRecord {
     const place = this.#place(scoped);
     for (;;) {
       const stored = await read(reserved, place);
-      const said = stored === undefined ? undefined : saidBy(await this.#open(stored, place));
+      const opened = stored === undefined ? undefined : await this.#open(stored, place);
+      const said = opened === undefined ? undefined : await this.#borneOut(reserved, opened, ring);
       if (said !== undefined && said.generation >= generation && said.sealedBy >= ring.generation) return;
       // Somebody else may have raised it meanwhile: what is demanded never falls.
       const sealed = this.#sealed(scoped, place, Math.max(generation, said?.generation ?? 0));
       if (await wrapRejection(() => reserved.replace(place.key, stored, sealed))) return;
     }
+  }
+
+  /**
+   * What the record says, that of a scope no more than the record of the unscoped ring, which is raised first, and this ring
+   * bear out. The holder of the scope's ring alone can write the one and not the other: so it can neither demand a
+   * generation that nobody has, nor keep its record from being re-encrypted.
+   */
+  async #borneOut(reserved: AtomicStore, opened: OpenedRecord, { generation }: Keyring): Promise<Said | undefined> {
+    const said = saidBy(opened);
+    const unscoped = this.#unscoped;
+    if (said === undefined || unscoped === undefined || Math.max(said.generation, said.sealedBy) <= generation)
+      return said;
+    const ring = await unscoped.#codec.ring();
+    if (ring.scopeName !== undefined) return said;
+    const place = unscoped.#place(ring);
+    const stored = await read(reserved, place);
+    const most = stored === undefined ? undefined : saidBy(await unscoped.#open(stored, place));
+    return {
+      generation: Math.min(said.generation, Math.max(generation, most?.generation ?? 0)),
+      sealedBy: Math.min(said.sealedBy, Math.max(generation, most?.sealedBy ?? 0)),
+    };
   }
 
   async #ofUnscoped(use: (record: CheckRecord, ring: Keyring) => Promise<void> | undefined): Promise<void> {
@@ -171,7 +195,9 @@ export class CheckRecord {
   /** Opens the record, and seals it under the ring's primary, unless a later generation of the ring wrote it. */
   async #follow(reserved: AtomicStore, ring: Keyring, stored: StoredValue, place: Place): Promise<void> {
     const opened = await this.#open(stored, place);
-    if (opened.current || saidBy(opened).sealedBy > ring.generation) return;
+    if (opened.current) return;
+    const said = await this.#borneOut(reserved, opened, ring);
+    if (said !== undefined && said.sealedBy > ring.generation) return;
     await wrapRejection(() => reserved.replace(place.key, stored, this.#sealed(ring, place)));
   }
 
@@ -228,15 +254,21 @@ function isNobodys(error: unknown): boolean {
   return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");
 }
 
-/** What the record says: the generation that is there to be loaded, and that of the ring which sealed the record. */
-function saidBy({ content }: OpenedRecord): { readonly generation: number; readonly sealedBy: number } {
-  const said: unknown = JSON.parse(String(content.value));
-  const number = (field: string, otherwise: number) => {
-    const value: unknown = typeof said === "object" && said !== null ? Reflect.get(said, field) : undefined;
-    return typeof value === "number" ? value : otherwise;
-  };
-  const generation = number("generation", 0);
-  return { generation, sealedBy: number("sealedBy", generation) };
+/** What a check record says. */
+interface Said {
+  /** The generation that is there to be loaded. */
+  readonly generation: number;
+  /** That of the ring which sealed the record. */
+  readonly sealedBy: number;
+}
+
+/** `undefined` for what Keyward does not write: the next one who may write the record replaces it. */
+function saidBy({ content }: OpenedRecord): Said | undefined {
+  const said = ReservedText.read("check record", String(content.value), (text) => {
+    const generation = text.amount("generation", { least: 0 });
+    return { generation, sealedBy: text.amountIfAny("sealedBy", { least: 0 }) ?? generation };
+  });
+  return said instanceof KeywardError ? undefined : said;
 }
 
 function refused(cause: unknown): KeywardError {

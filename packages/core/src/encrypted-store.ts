@@ -9,6 +9,7 @@ import { InnerStore, requireAtomic, type WrappableStore } from "./inner-store.ts
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
+import { requireAmount } from "./options.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { ReadReencryption, type ReplaceMany } from "./read-reencryption.ts";
 import { isAbsent, isUndecodable, type OpenedRecord, RecordCodec } from "./record-codec.ts";
@@ -140,11 +141,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   constructor(store: WrappableStore, options: EncryptedStoreOptions) {
     super({ throwOnHookError: false, throwOnEmptyListeners: false });
     const { keys, scope, accept = [], padTo, decode } = options;
-    if (padTo !== undefined && !(Number.isInteger(padTo) && padTo >= 1 && padTo <= 2 ** 20)) {
-      throw new KeywardError("VALUE_INVALID", "padTo is not a whole number of bytes from 1 to 2^20", {
-        hint: "Choose a multiple such as 256.",
-      });
-    }
+    if (padTo !== undefined) requireAmount("padTo", padTo, "bytes", { most: 2 ** 20 });
     this.#inner = new InnerStore(store);
     const replaceMany = this.#replacesBehindReads(options.reencrypt);
     this.#source = KeySource.of(keys);

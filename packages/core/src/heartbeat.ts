@@ -1,4 +1,6 @@
+import type { KeywardError } from "./errors.ts";
 import type { ReservedRecord } from "./reserved-records.ts";
+import { ReservedText } from "./reserved-text.ts";
 
 const prefix = "replica/";
 
@@ -18,6 +20,13 @@ export interface Heartbeat {
   /** For how long after it was sealed something may still be sent to the store. */
   readonly longestCallMs: number;
 }
+
+/** The bounds of what a heartbeat says, in milliseconds. They bound how long a rotation waits for what it cannot verify. */
+export const heartbeatBounds = {
+  heartbeatMs: { least: 10, most: 20_000 },
+  lapseMs: { least: 30, most: 60_000 },
+  longestCallMs: { least: 0, most: 60 * 60 * 1_000 },
+} as const;
 
 /** Where the heartbeat of a process lies. `scope` is that of a ring which was handed over scoped. */
 export function heartbeatKey(id: string, scope: string | undefined): string {
@@ -40,20 +49,22 @@ export function writeHeartbeat(heartbeat: Heartbeat): string {
 /** What takes the place of the heartbeat of a process that is gone, until the record expires. */
 export const gone = JSON.stringify({ keyward: "replica", gone: true });
 
-/** The heartbeat in a record; `undefined` where it does not open, or is of a later release. */
-export function readHeartbeat({ text }: ReservedRecord): Heartbeat | undefined {
-  if (typeof text !== "string") return undefined;
-  const said: unknown = JSON.parse(text);
-  return isHeartbeat(said) ? said : undefined;
+/** Whether a process may go by this name, which is shown to people. */
+export function isReplicaName(name: unknown): name is string {
+  return typeof name === "string" && name.length <= 255 && name.isWellFormed() && !/\p{C}/u.test(name);
 }
 
-function isHeartbeat(said: unknown): said is Heartbeat {
-  if (typeof said !== "object" || said === null) return false;
-  const number = (field: string) => typeof Reflect.get(said, field) === "number";
-  const text = (field: string) => typeof Reflect.get(said, field) === "string";
-  return (
-    ["beat", "generation", "beatAtMs", "heartbeatMs", "lapseMs", "longestCallMs"].every(number) &&
-    ["name", "primary"].every(text) &&
-    (Reflect.get(said, "sealingSince") === undefined || number("sealingSince"))
-  );
+/** The heartbeat in a record, or why there is none that can be read. */
+export function readHeartbeat({ text }: ReservedRecord): Heartbeat | KeywardError {
+  return ReservedText.read("heartbeat", text, (said) => ({
+    name: said.text("name", isReplicaName),
+    beat: said.amount("beat", { least: 1 }),
+    generation: said.amount("generation", { least: 1 }),
+    primary: said.keyId("primary"),
+    sealingSince: said.amountIfAny("sealingSince", { least: 0 }),
+    beatAtMs: said.amount("beatAtMs", { least: 0 }),
+    heartbeatMs: said.amount("heartbeatMs", heartbeatBounds.heartbeatMs),
+    lapseMs: said.amount("lapseMs", heartbeatBounds.lapseMs),
+    longestCallMs: said.amount("longestCallMs", heartbeatBounds.longestCallMs),
+  }));
 }

@@ -10,7 +10,6 @@ import {
   hasReservedSpace,
   isAtomic,
   isBinary,
-  isBounded,
   isNamespaced,
   isScannable,
   type Replacement,
@@ -47,8 +46,8 @@ export class InnerStore {
   readonly atomic: AtomicStore | undefined;
   readonly scannable: ScannableStore | undefined;
   readonly reserved: (AtomicStore & ScannableStore) | undefined;
-  /** For how long after it was called a write may still be sent; `undefined` where the store does not say. */
-  readonly longestCallMs: number | undefined;
+  /** For how long after it was called a write may still be sent, as the store says, unchecked; `undefined` where it does not. */
+  readonly longestCallMs: unknown;
   readonly #given: object;
   readonly #adapter: KeyvStorageAdapter;
   /** What emits the errors that happen below the adapter. */
@@ -77,7 +76,7 @@ export class InnerStore {
     this.atomic = isAtomic(capable) ? capable : undefined;
     this.scannable = isScannable(capable) ? capable : undefined;
     this.reserved = reservedSpaceOf(capable);
-    this.longestCallMs = isBounded(capable) ? capable.longestCallMs : undefined;
+    this.longestCallMs = Reflect.get(capable, "longestCallMs");
     if ("throwOnErrors" in given) Reflect.set(given, "throwOnErrors", true);
   }
 

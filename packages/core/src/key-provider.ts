@@ -1,5 +1,6 @@
 import { KeywardError } from "./errors.ts";
 import type { Keyring } from "./keyring.ts";
+import { requireAmount } from "./options.ts";
 
 /** How often a source is asked for its ring, and how long its last answer counts. */
 export interface KeyFreshness {
@@ -52,8 +53,6 @@ export interface KeyProvider {
 }
 
 const defaultTimeoutMs = 15_000;
-// The longest time that a timer takes, with room for jitter.
-const longestMs = 2 ** 30;
 
 /**
  * The settings of freshness among the options of a provider, for those who write one.
@@ -64,10 +63,7 @@ const longestMs = 2 ** 30;
 export function requireFreshness(options: KeyFreshness): KeyFreshness & { readonly timeoutMs: number } {
   const { refreshMs, maxAgeMs, timeoutMs = defaultTimeoutMs } = options;
   for (const [name, value] of Object.entries({ refreshMs, maxAgeMs, timeoutMs })) {
-    if (value === undefined || (Number.isInteger(value) && value >= 1 && value <= longestMs)) continue;
-    throw new KeywardError("VALUE_INVALID", `${name} is not a whole number of milliseconds from 1 to 2^30`, {
-      hint: "Give it as a number such as 60_000, or leave it out.",
-    });
+    if (value !== undefined) requireAmount(name, value, "milliseconds");
   }
   if (maxAgeMs !== undefined && maxAgeMs <= timeoutMs) {
     // Otherwise an answer could be too old when it arrives, and no call would ever end.

@@ -483,7 +483,8 @@ function isDate(text: unknown): text is string {
   return typeof text === "string" && !Number.isNaN(Date.parse(text));
 }
 
-function isKeyId(id: unknown): boolean {
+/** Whether this can be the id of a key. Not part of the public surface. */
+export function isKeyId(id: unknown): boolean {
   return typeof id === "string" && keyIdPattern.test(id);
 }
 

@@ -3,7 +3,16 @@ import { KeywardError } from "./errors.ts";
 // How every package checks its options, for those who write a store or a provider.
 
 /** What a numeric option counts. */
-export type Unit = "milliseconds" | "bytes" | "records" | "attempts" | "workers" | "requests";
+export type Unit =
+  | "milliseconds"
+  | "bytes"
+  | "records"
+  | "pages"
+  | "ranges"
+  | "generations"
+  | "attempts"
+  | "workers"
+  | "requests";
 
 /** Which values of a numeric option make sense. */
 export interface Bounds {

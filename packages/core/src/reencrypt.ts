@@ -1,4 +1,4 @@
-import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { AtomicStore, Replacement, ScannableStore, ScannedRecord, ScanPage } from "./capabilities.ts";
 import { scannableOf, withinRange } from "./census.ts";
 import type { Checkpoint } from "./checkpoint.ts";
@@ -7,7 +7,9 @@ import { readHeader, requirePlace } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "./inner-store.ts";
 import { isEnabled, type Keyring } from "./keyring.ts";
+import { requireAmount } from "./options.ts";
 import { bytesOf, PageSize, targetPageBytes } from "./page-size.ts";
+import { pause } from "./pause.ts";
 import { isAbsent, isForeign } from "./record-codec.ts";
 
 /** How a bulk re-encryption goes about it. */
@@ -72,7 +74,7 @@ export interface UnreadableRecord {
 export interface ReencryptReport extends ReencryptProgress {
   /** The id of the key that records now lie under. */
   readonly primary: string;
-  /** Whether every record was looked at; `false` when the job was stopped. */
+  /** Whether every record was looked at and could be opened; `false` when the job was stopped, or some are unreadable. */
   readonly complete: boolean;
   /** The records that could not be opened, the first 1,000 of them in this run. */
   readonly unreadableRecords: readonly UnreadableRecord[];
@@ -132,22 +134,19 @@ class Reencryption {
     this.#scannable = withinRange(scannableOf(store), options.range);
     this.#options = options;
     requireAtomic(this.#parts.inner);
-    for (const name of ["batchSize", "concurrency"] as const) requireCount(name, options[name]);
-    const { batchSize = 500, maxPerSecond = Number.POSITIVE_INFINITY } = options;
-    if (!(maxPerSecond > 0)) {
-      throw new KeywardError("VALUE_INVALID", "maxPerSecond is not a number above 0", { hint: "Leave it out." });
-    }
-    this.#size = new PageSize(Math.min(batchSize, maxPerSecond));
+    const { batchSize, maxPerSecond } = requirePace(options);
+    this.#size = new PageSize(maxPerSecond === undefined ? batchSize : Math.min(batchSize, maxPerSecond));
   }
 
   async run(): Promise<ReencryptReport> {
     let ring = await this.#ringToSealWith();
     let cursor = await this.#resume(ring);
-    const { concurrency = 4, signal } = this.#options;
+    const { signal } = this.#options;
+    const { concurrency } = requirePace(this.#options);
     const underWay: PageUnderWay[] = [];
-    let complete = false;
+    let isWalked = false;
     try {
-      while (!complete && signal?.aborted !== true) {
+      while (!isWalked && signal?.aborted !== true) {
         const { entries, cursor: nextCursor } = await this.#scan(cursor);
         const page = {
           ring,
@@ -165,11 +164,14 @@ class Reencryption {
         if (cursor !== undefined) await this.#keepRate(entries.length, underWay);
 
         const latest = await this.#ringToSealWith();
-        if (latest.primary === ring.primary) complete = cursor === undefined;
+        if (latest.primary === ring.primary) isWalked = cursor === undefined;
         else {
           // What was sealed until now lies under the former primary, and so will what is under way: begin anew after it.
           while (underWay.length > 0) await this.#finish(underWay);
           cursor = undefined;
+          // What cannot be opened now is found again.
+          this.#counts = { ...this.#counts, unreadable: 0 };
+          this.#unreadable.length = 0;
         }
         ring = latest;
       }
@@ -177,7 +179,7 @@ class Reencryption {
     } finally {
       await Promise.allSettled(underWay.map(({ done }) => done));
     }
-    if (complete && this.#options.dryRun !== true) {
+    if (isWalked && this.#options.dryRun !== true) {
       await this.#parts.check.renew(ring);
       await this.#parts.reserve?.renew();
       await this.#options.checkpoint?.write(undefined);
@@ -185,7 +187,7 @@ class Reencryption {
     return {
       ...this.#progress(),
       primary: ring.primary,
-      complete,
+      complete: isWalked && this.#counts.unreadable === 0,
       unreadableRecords: this.#unreadable,
       durationMs: performance.now() - this.#startedAtMs,
     };
@@ -208,13 +210,14 @@ class Reencryption {
   }
 
   async #keepRate(records: number, underWay: PageUnderWay[]): Promise<void> {
-    const { maxPerSecond = Number.POSITIVE_INFINITY, signal } = this.#options;
+    const { maxPerSecond, signal } = this.#options;
+    if (maxPerSecond === undefined) return;
     this.#dueAtMs = Math.max(performance.now(), this.#dueAtMs) + (records / maxPerSecond) * 1_000;
     if (this.#dueAtMs <= performance.now()) return;
     // Nothing is left unsaved during a wait that may be long.
     while (underWay.length > 0) await this.#finish(underWay);
     try {
-      await sleep(Math.max(0, this.#dueAtMs - performance.now()), undefined, signal === undefined ? {} : { signal });
+      await pause(this.#dueAtMs - performance.now(), signal);
     } catch (error) {
       if (signal?.aborted !== true) throw error;
     }
@@ -404,19 +407,43 @@ function bytesUnderWay(underWay: readonly PageUnderWay[]): number {
   return underWay.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
-function requireCount(name: string, count: number | undefined): void {
-  if (count === undefined || (Number.isSafeInteger(count) && count >= 1)) return;
-  throw new KeywardError("VALUE_INVALID", `${name} is not a whole number from 1`, { hint: "Leave it out." });
+/**
+ * How fast to re-encrypt.
+ *
+ * @throws KeywardError `VALUE_INVALID`.
+ */
+export function requirePace(pace: Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond">): {
+  readonly batchSize: number;
+  readonly concurrency: number;
+  readonly maxPerSecond: number | undefined;
+} {
+  const { batchSize = 500, concurrency = 4, maxPerSecond } = pace;
+  requireAmount("batchSize", batchSize, "records");
+  requireAmount("concurrency", concurrency, "pages");
+  if (maxPerSecond !== undefined) requireAmount("maxPerSecond", maxPerSecond, "records");
+  return { batchSize, concurrency, maxPerSecond };
+}
+
+/** Whether a text is the checkpoint of a re-encryption. */
+export function isCheckpoint(text: string): boolean {
+  try {
+    parseCheckpoint(text);
+    return true;
+  } catch (error) {
+    if (error instanceof KeywardError) return false;
+    throw error;
+  }
 }
 
 function parseCheckpoint(text: string): SavedCheckpoint {
   let saved: unknown;
   try {
     saved = JSON.parse(text);
-  } catch (cause) {
-    throw badCheckpoint(cause);
+  } catch {
+    // The parser's own message quotes the text.
+    throw badCheckpoint();
   }
-  if (!isSavedCheckpoint(saved)) throw badCheckpoint(undefined);
+  if (!isSavedCheckpoint(saved)) throw badCheckpoint();
   return saved;
 }
 
@@ -430,13 +457,16 @@ function isSavedCheckpoint(saved: unknown): saved is SavedCheckpoint {
   return (
     typeof counts === "object" &&
     counts !== null &&
-    Object.keys(noCounts).every((name) => Number.isSafeInteger(Reflect.get(counts, name)))
+    Object.keys(noCounts).every((name) => isCount(Reflect.get(counts, name)))
   );
 }
 
-function badCheckpoint(cause: unknown): KeywardError {
+function isCount(value: unknown): boolean {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}
+
+function badCheckpoint(): KeywardError {
   return new KeywardError("CHECKPOINT_INVALID", "What lies in the checkpoint is not one of a re-encryption", {
     hint: "Is it another job's? Remove it to begin from the start: nothing is lost by that but time.",
-    cause,
   });
 }

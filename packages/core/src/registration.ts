@@ -1,20 +1,21 @@
 import { randomBytes } from "node:crypto";
 import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
-import { type BoundedStore, isCallLength } from "./capabilities.ts";
+import type { BoundedStore } from "./capabilities.ts";
 import type { CheckRecord } from "./check-record.ts";
 import { KeywardError } from "./errors.ts";
-import { heartbeatKey, writeHeartbeat } from "./heartbeat.ts";
+import { heartbeatBounds, heartbeatKey, isReplicaName, writeHeartbeat } from "./heartbeat.ts";
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
 import { Moment } from "./moment.ts";
+import { requireAmount } from "./options.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
 /** How a process makes itself known as one that reads and writes a store. */
 export interface ReplicaOptions {
-  /** What a person knows it by. Default: the name of the host and the process id. */
+  /** What a person knows it by, at most 255 printable characters. Default: the name of the host and the process id. */
   readonly name?: string;
-  /** A heartbeat is written about every so many milliseconds, from 10. Default 2,000. */
+  /** A heartbeat is written about every so many milliseconds, from 10 to 20,000. Default 2,000. */
   readonly heartbeatMs?: number;
   /**
    * After how many milliseconds without a heartbeat that arrived the process seals nothing until it has written one and
@@ -23,8 +24,8 @@ export interface ReplicaOptions {
   readonly lapseMs?: number;
   /**
    * For how many milliseconds after it was begun a write may still be sent to the store, retries included, where the store
-   * itself does not say ({@link BoundedStore}). A rotation waits so much longer before it takes a silent process for gone.
-   * Default 30,000.
+   * itself does not say ({@link BoundedStore}); at most an hour. A rotation waits so much longer before it takes a silent
+   * process for gone. Default 30,000.
    */
   readonly longestCallMs?: number;
 }
@@ -35,8 +36,8 @@ export interface RegistrationParts {
   /** That of the unscoped ring. */
   readonly check: CheckRecord;
   readonly source: KeySource;
-  /** What the store says of its calls, if it does. */
-  readonly longestCallMs: number | undefined;
+  /** What the store says of its calls; `undefined` where it says nothing. */
+  readonly longestCallMs: unknown;
 }
 
 /** What a registration reports in the background. */
@@ -47,8 +48,6 @@ export type RegistrationReport =
 /** Must not throw. */
 type Member = (report: RegistrationReport) => void;
 
-/** The longest `lapseMs`. Whoever cannot read a heartbeat waits so long for it to change. */
-export const longestLapseMs = 60_000;
 // Longer than clocks are apart, the wrong time zone included: whether a process lives is told by its beat, not by this.
 const recordLifeMs = 24 * 60 * 60 * 1_000;
 // While the gate stays closed, writes wait for the next attempt, of which there is one in this time.
@@ -100,7 +99,7 @@ export class Registration {
     this.#name = name;
     this.#heartbeatMs = heartbeatMs;
     this.#lapseMs = lapseMs;
-    this.#longestCallMs = parts.longestCallMs ?? longestCallMs;
+    this.#longestCallMs = longestCallMs;
   }
 
   /**
@@ -110,7 +109,7 @@ export class Registration {
    * @throws KeywardError `VALUE_INVALID` for options that cannot be.
    */
   static of(parts: RegistrationParts, options: ReplicaOptions): Registration {
-    const settled = requireOptions(options);
+    const settled = settle(options, parts.longestCallMs);
     const place = Registration.place(parts.records.space, parts.source);
     place.registration ??= new Registration(parts, settled);
     return place.registration;
@@ -319,21 +318,21 @@ function newId(): string {
   return randomBytes(9).toString("base64url");
 }
 
-function requireOptions(options: ReplicaOptions): Required<ReplicaOptions> {
+function settle(options: ReplicaOptions, ofStore: unknown): Required<ReplicaOptions> {
   const { name = `${hostname()}:${process.pid}`, heartbeatMs = 2_000 } = options;
   const { lapseMs = 10_000, longestCallMs = 30_000 } = options;
-  const problem =
-    typeof name !== "string" || !name.isWellFormed()
-      ? "The name of a replica is not a well-formed string"
-      : !(heartbeatMs >= 10)
-        ? "heartbeatMs is not a number of milliseconds from 10"
-        : !(lapseMs >= 3 * heartbeatMs && lapseMs <= longestLapseMs)
-          ? `lapseMs is not a number of milliseconds from three times heartbeatMs to ${longestLapseMs}`
-          : !isCallLength(longestCallMs)
-            ? "longestCallMs is not a number of milliseconds from 0"
-            : undefined;
-  if (problem !== undefined) throw new KeywardError("VALUE_INVALID", problem, { hint: "Leave it out." });
-  return { name, heartbeatMs, lapseMs, longestCallMs };
+  if (!isReplicaName(name)) {
+    throw new KeywardError("VALUE_INVALID", "The name of a replica is not a text of at most 255 printable characters", {
+      hint: "Set replica.name to such a text, or leave it out for the names of host and process.",
+    });
+  }
+  requireAmount("replica.heartbeatMs", heartbeatMs, "milliseconds", heartbeatBounds.heartbeatMs);
+  const { most } = heartbeatBounds.lapseMs;
+  requireAmount("replica.lapseMs", lapseMs, "milliseconds", { least: 3 * heartbeatMs, most });
+  requireAmount("replica.longestCallMs", longestCallMs, "milliseconds", heartbeatBounds.longestCallMs);
+  if (ofStore === undefined) return { name, heartbeatMs, lapseMs, longestCallMs };
+  requireAmount("longestCallMs of the store", ofStore, "milliseconds", heartbeatBounds.longestCallMs);
+  return { name, heartbeatMs, lapseMs, longestCallMs: Number(ofStore) };
 }
 
 function notAdmitted(cause: unknown): KeywardError {

@@ -1,8 +1,9 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { storeParts } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
+import { requireAmount } from "./options.ts";
+import { pause } from "./pause.ts";
 import { Registration } from "./registration.ts";
 import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
 import type { NamedStores } from "./retirement.ts";
@@ -45,8 +46,17 @@ export class ReplicaWaits {
   /** By the reserved space, since a backend may be given as several stores. */
   readonly #watches = new Map<object, { readonly store: string; readonly watch: ReplicaWatch }>();
 
-  /** @param source that of this process, which waits for itself like for others and counts for nobody else. */
+  /**
+   * @param source that of this process, which waits for itself like for others and counts for nobody else.
+   * @throws KeywardError `VALUE_INVALID` for a time that is not a whole number of milliseconds.
+   */
   constructor(source: KeySource, options: ReplicaWaitOptions) {
+    const { unregistered, replicasWithinMs } = options;
+    if (replicasWithinMs !== undefined)
+      requireAmount("replicasWithinMs", replicasWithinMs, "milliseconds", { least: 0 });
+    if (unregistered !== undefined && typeof unregistered !== "function") {
+      requireAmount("unregistered.waitMs", unregistered?.waitMs, "milliseconds", { least: 0 });
+    }
     this.#source = source;
     this.#options = options;
     for (const [store, given] of Object.entries(options.stores)) {
@@ -154,27 +164,16 @@ export class ReplicaWaits {
   }
 }
 
-/**
- * Resolves after so many milliseconds; rejects with the reason of the signal as soon as it is aborted.
- */
-export async function pause(waitMs: number, signal: AbortSignal | undefined): Promise<void> {
-  signal?.throwIfAborted();
-  try {
-    await sleep(waitMs, undefined, signal === undefined ? {} : { signal });
-  } catch (error) {
-    signal?.throwIfAborted();
-    throw error;
-  }
+/** The id stands in the key of a record, which whoever writes to the store may have chosen. */
+function shown(id: string): string {
+  return id.replace(/\p{C}/gu, "?").slice(0, 255);
 }
 
 function behind(step: ReplicaWait, ring: Keyring, waiting: readonly WaitingReplica[]): KeywardError {
-  const list = waiting
-    .slice(0, 10)
-    .map(({ id, name, store, generation, primary, problem }) =>
-      problem === undefined
-        ? `${name} [${id}] in ${store} (generation ${generation}, primary ${primary})`
-        : `${name} [${id}] in ${store} (${problem})`,
-    );
+  const list = waiting.slice(0, 10).map(({ id, name, store, generation, primary, problem }) => {
+    const who = `${shown(name)} [${shown(id)}] in ${store}`;
+    return problem === undefined ? `${who} (generation ${generation}, primary ${primary})` : `${who} (${problem})`;
+  });
   const who = waiting.length === 1 ? "1 process does" : `${waiting.length} processes do`;
   return new KeywardError(
     "REPLICA_BEHIND",

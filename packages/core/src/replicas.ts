@@ -1,7 +1,13 @@
 import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
-import { gone, type Heartbeat, heartbeatPrefix, readHeartbeat, readHeartbeatKey } from "./heartbeat.ts";
-import { longestLapseMs } from "./registration.ts";
+import {
+  gone,
+  type Heartbeat,
+  heartbeatBounds,
+  heartbeatPrefix,
+  readHeartbeat,
+  readHeartbeatKey,
+} from "./heartbeat.ts";
 import type { ReservedRecord, ReservedRecords } from "./reserved-records.ts";
 
 /** A process that registered in a store, as its last heartbeat has it. */
@@ -46,18 +52,24 @@ export async function replicas(store: EncryptedStore): Promise<readonly Replica[
   const found = await Promise.all((await reserve.keys(heartbeatPrefix)).map((key) => readReplica(reserve, key)));
   return found
     .filter((one) => one !== undefined)
-    .map(({ id, heartbeat, record }) =>
-      replicaOf(id, record, heartbeat, heartbeat !== undefined && Date.now() - heartbeat.beatAtMs > leaseOf(heartbeat)),
+    .map(({ id, heartbeat }) =>
+      replicaOf(
+        id,
+        heartbeat,
+        !(heartbeat instanceof KeywardError) && Date.now() - heartbeat.beatAtMs > leaseOf(heartbeat),
+      ),
     );
 }
 
 /**
- * Watches the processes of one store. It takes one for lapsed when its beat stood still for long enough by the watcher's
- * own clock: what the clocks of other machines say counts for nothing.
+ * Watches the processes of one store. It takes one for lapsed when its beat did not grow for long enough by the watcher's
+ * own clock: what the clocks of other machines say counts for nothing. A heartbeat from before that is put back is no sign
+ * of life, and neither is one that cannot be read, however often it changes: no process that has a key of this ring writes
+ * one.
  */
 export class ReplicaWatch {
   readonly #reserve: ReservedRecords;
-  readonly #seen = new Map<string, { readonly beat: string; readonly sinceMs: number }>();
+  readonly #seen = new Map<string, { readonly beat: number; readonly sinceMs: number }>();
   #keys: readonly string[] = [];
 
   constructor(reserve: ReservedRecords) {
@@ -82,12 +94,12 @@ export class ReplicaWatch {
         this.#seen.delete(key);
         continue;
       }
-      const { id, heartbeat, record } = found;
-      const beat = heartbeat === undefined ? `sealed ${String(record.stored)}` : `beat ${heartbeat.beat}`;
+      const { id, heartbeat } = found;
+      const beat = heartbeat instanceof KeywardError ? 0 : heartbeat.beat;
       const seen = this.#seen.get(key);
-      if (seen?.beat !== beat) this.#seen.set(key, { beat, sinceMs: readAtMs });
-      const lapsed = seen?.beat === beat && askedAtMs - seen.sinceMs > leaseOf(heartbeat);
-      present.push(replicaOf(id, record, heartbeat, lapsed));
+      const hasGrown = seen === undefined || beat > seen.beat;
+      if (hasGrown) this.#seen.set(key, { beat, sinceMs: readAtMs });
+      present.push(replicaOf(id, heartbeat, !hasGrown && askedAtMs - seen.sinceMs > leaseOf(heartbeat)));
     }
     return present;
   }
@@ -107,29 +119,30 @@ export class ReplicaWatch {
 
   #isAsSeen(key: string, record: ReservedRecord): boolean {
     const heartbeat = readHeartbeat(record);
-    return heartbeat !== undefined && this.#seen.get(key)?.beat === `beat ${heartbeat.beat}`;
+    return !(heartbeat instanceof KeywardError) && this.#seen.get(key)?.beat === heartbeat.beat;
   }
 }
 
 interface FoundReplica {
   readonly id: string;
-  readonly record: ReservedRecord;
-  readonly heartbeat: Heartbeat | undefined;
+  /** Or why it cannot be read. */
+  readonly heartbeat: Heartbeat | KeywardError;
 }
 
 async function readReplica(reserve: ReservedRecords, key: string): Promise<FoundReplica | undefined> {
   const { id, scope } = readHeartbeatKey(key);
   const record = await reserve.read(key, scope);
-  return record === undefined || record.text === gone ? undefined : { id, record, heartbeat: readHeartbeat(record) };
+  return record === undefined || record.text === gone ? undefined : { id, heartbeat: readHeartbeat(record) };
 }
 
-function leaseOf(heartbeat: Heartbeat | undefined): number {
-  return heartbeat === undefined ? patience * longestLapseMs : patience * heartbeat.lapseMs + heartbeat.longestCallMs;
+function leaseOf(heartbeat: Heartbeat | KeywardError): number {
+  if (heartbeat instanceof KeywardError) return patience * heartbeatBounds.lapseMs.most;
+  return patience * heartbeat.lapseMs + heartbeat.longestCallMs;
 }
 
-function replicaOf(id: string, { text }: ReservedRecord, heartbeat: Heartbeat | undefined, lapsed: boolean): Replica {
-  if (heartbeat === undefined) {
-    const problem = text instanceof KeywardError ? text.code : "RECORD_MALFORMED";
+function replicaOf(id: string, heartbeat: Heartbeat | KeywardError, lapsed: boolean): Replica {
+  if (heartbeat instanceof KeywardError) {
+    const problem = heartbeat.code;
     const unknown = { name: id, generation: 0, primary: "", drained: false, lastSeenMs: 0 } as const;
     return { id, ...unknown, leaseMs: leaseOf(heartbeat), lapsed, problem };
   }

@@ -1,5 +1,5 @@
 import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
-import { keyIdIn } from "./envelope.ts";
+import { hasExpired, keyIdIn } from "./envelope.ts";
 import { KeywardError, requireKeywardError } from "./errors.ts";
 import { type InnerStore, reservedNamespace, wrapRejection } from "./inner-store.ts";
 import type { KeySource } from "./key-source.ts";
@@ -49,10 +49,18 @@ export class ReservedRecords {
     return [...keys];
   }
 
-  /** What lies under a key; `scope` is that of the ring that sealed it. */
+  /**
+   * What lies under a key; `scope` is that of the ring that sealed it. What has expired by what is sealed in it is absent,
+   * whoever put it there.
+   */
   async read(key: string, scope?: string): Promise<ReservedRecord | undefined> {
     const stored: unknown = await wrapRejection(() => this.space.get(key));
-    return isStored(stored) ? { stored, text: await this.#open(key, stored, scope) } : undefined;
+    if (!isStored(stored)) return undefined;
+    const place = { namespace: reservedNamespace, key };
+    const opened = await this.#codec(scope).open(stored, place).catch(requireKeywardError);
+    if (opened instanceof KeywardError) return { stored, text: opened };
+    const { value, expires } = opened.content;
+    return hasExpired(expires) ? undefined : { stored, text: String(value) };
   }
 
   /** Seals and writes, whatever lies there. */
@@ -91,12 +99,6 @@ export class ReservedRecords {
         await wrapRejection(() => this.space.replace(key, value, codec.seal(ring, place, opened.content)));
       }
     }
-  }
-
-  async #open(key: string, stored: StoredValue, scope: string | undefined): Promise<string | KeywardError> {
-    const place = { namespace: reservedNamespace, key };
-    const opened = await this.#codec(scope).open(stored, place).catch(requireKeywardError);
-    return opened instanceof KeywardError ? opened : String(opened.content.value);
   }
 
   #seal(ring: Keyring, key: string, value: string, expires: number | undefined): StoredValue {

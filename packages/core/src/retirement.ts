@@ -1,5 +1,6 @@
 import type { ScannableStore, ScannedRecord } from "./capabilities.ts";
 import { census, scannableOf } from "./census.ts";
+import { scopedPrefix } from "./check-record.ts";
 import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
@@ -20,7 +21,8 @@ export interface RetireKeyOptions {
   readonly to?: "disabled" | "removed";
   /**
    * Lets the key go although there are records under it that open with no key, this one included, in the scope of any of
-   * the given stores: give one for each scope. They are listed in the result, and lost unless they are restored.
+   * the given stores. They are listed in the result, and lost unless they are restored. Refused while the reserved space
+   * has check records of scopes that none of the given stores has: give a store for each scope.
    */
   readonly abandonUnreadable?: boolean;
   /** Stops before anything is changed; the retirement then rejects with the reason. */
@@ -49,11 +51,13 @@ export interface Retirement {
 export type NamedStores = Readonly<Record<string, EncryptedStore>>;
 
 const pageSize = 1_000;
+const maxListedScopes = 1_000;
 
 /**
  * Takes a key out of use, if no record in any of the stores needs it, whatever its namespace.
  *
- * @throws KeywardError `KEY_IN_USE` with the counts by store, or when a store that the ring names was not given;
+ * @throws KeywardError `KEY_IN_USE` with the counts by store, or when a store that the ring names was not given, or with
+ * `abandonUnreadable` one of a scope that has records there;
  * `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for a removal of an enabled key; `STORE_NOT_SCANNABLE`;
  * `KEYRING_CONFLICT` when the ring at the provider was changed meanwhile, or a store still seals under the key.
  */
@@ -93,9 +97,9 @@ export async function retireFrom(
     signal: options.signal,
     seen: progress(options.onProgress),
   };
-  const counts: Record<string, number> = Object.create(null);
+  // All of them before anything is counted: one store may take along what lies in the backend of another.
   for (const [name, store] of Object.entries(stores)) {
-    const { inner, codec, check, source, reserve } = storeParts(store);
+    const { codec, check, source, reserve } = storeParts(store);
     await source.refresh();
     const used = await codec.ring();
     if (used.primary === id) throw stillSealing(name, id);
@@ -103,6 +107,10 @@ export async function retireFrom(
     await source.drained();
     await renewCheckRecord(check.renew(used));
     await reserve?.renew();
+  }
+  const counts: Record<string, number> = Object.create(null);
+  for (const [name, store] of Object.entries(stores)) {
+    const { inner } = storeParts(store);
     const needed = await recordsUnder(search, scannableOf(store));
     const neededInReserve = inner.reserved === undefined ? 0 : await recordsUnder(search, inReserve(inner.reserved));
     if (needed > 0) counts[name] = needed;
@@ -119,6 +127,7 @@ export async function retireFrom(
         "abandonUnreadable lets go of what none of the stores can open.",
     });
   }
+  if (search.abandoned !== undefined && search.abandoned.length > 0) await requireAllScopes(search);
   options.signal?.throwIfAborted();
   await saveRing(next);
   return { ring: next, abandoned: search.abandoned ?? [] };
@@ -238,6 +247,47 @@ async function recordsUnder(search: Search, scannable: ScannableStore): Promise<
     search.seen(entries.length);
   }
   return count;
+}
+
+/**
+ * What no given store opens may be what another scope opens: while there is a scope without a store, nothing is abandoned.
+ *
+ * @throws KeywardError `KEY_IN_USE` with an error for each scope that has a check record and no store.
+ */
+async function requireAllScopes({ id, readers, signal }: Search): Promise<void> {
+  const given = new Set<string | undefined>();
+  for (const reader of readers) given.add((await storeParts(reader).codec.ring()).scopeName);
+  const missing = new Set<string>();
+  for (const { reserved } of readers.map((reader) => storeParts(reader).inner)) {
+    if (reserved === undefined) continue;
+    for await (const entries of pages(reserved, pageSize)) {
+      signal?.throwIfAborted();
+      for (const { key } of entries) {
+        if (key.startsWith(scopedPrefix) && !given.has(key.slice(scopedPrefix.length))) missing.add(key);
+      }
+    }
+  }
+  if (missing.size === 0) return;
+  const hint = "Give a store of this scope as well; the error has the key of its check record.";
+  throw new KeywardError(
+    "KEY_IN_USE",
+    `Nothing was abandoned: ${missing.size} scopes have a check record and none of the given stores`,
+    {
+      keyId: id,
+      errors: [...missing].slice(0, maxListedScopes).map(
+        (key) =>
+          new KeywardError("KEY_IN_USE", "A scope has a check record and no store was given for it", {
+            keyId: id,
+            namespace: reservedNamespace,
+            key,
+            hint,
+          }),
+      ),
+      hint:
+        "Records that the given stores cannot open may belong to these scopes. error.errors names the check record of each, " +
+        "whose key ends in the name of the scope: give a store with that scope, also for one that is no longer used.",
+    },
+  );
 }
 
 /**

@@ -116,18 +116,27 @@ export function requireKeyIn(ring: Keyring, id: string): void {
   });
 }
 
-/** Whether what is asked by its name was done: whoever asks again, or comes late, asks for nothing more. */
+/**
+ * Whether what is asked by its name was done, by what the ring says: whoever asks again, or comes late, asks for nothing
+ * more. The record alone may be that of an earlier rotation, put back.
+ */
 export function isDoneAlready(status: RotationStatus, ring: Keyring, aim: Aim): boolean {
   const { step, kind, from, to } = status;
-  if (step !== "done" || kind !== aim.kind || ring.primary !== to) return false;
+  if (step !== "done" || kind !== aim.kind || ring.primary !== to || !isAchieved(status, ring)) return false;
   switch (aim.kind) {
     case "rotate":
       return idOf(aim) === to;
     case "roll-back":
-      return true;
+      // It names no key, so nothing else tells this return from an earlier one.
+      return isLastChange(status, ring);
     case "revoke":
-      return aim.from === from && !isEnabled(ring, from);
+      return aim.from === from;
   }
+}
+
+/** Whether the ring is as this rotation left it, and so its record is that of the last one. */
+export function isLastChange({ generation }: RotationStatus, ring: Keyring): boolean {
+  return generation === ring.generation;
 }
 
 /** Whether the ring is what a rotation is for: the key has gone, or with "disable-first" opens nothing and seals nothing. */

@@ -1,6 +1,8 @@
 import type { Checkpoint } from "./checkpoint.ts";
 import { KeywardError } from "./errors.ts";
+import { isCheckpoint } from "./reencrypt.ts";
 import type { ReservedRecord, ReservedRecords } from "./reserved-records.ts";
+import { ReservedText } from "./reserved-text.ts";
 
 /**
  * What a rotation does, in this order.
@@ -53,9 +55,11 @@ export interface RotationStatus {
   readonly startedAtMs: number;
   /** When the key was disabled, in ms since the epoch: the grace counts from then, whoever goes on. */
   readonly disabledAtMs?: number;
+  /** Of one that is done: the generation of the ring at its end. The record of an earlier rotation has another one. */
+  readonly generation?: number;
 }
 
-function stepsOf({ order }: RotationStatus): readonly RotationStep[] {
+function stepsOf(order: RevocationOrder | undefined): readonly RotationStep[] {
   // Records that still need the key keep it in the ring: it stays disabled.
   return order === "disable-first"
     ? rotationSteps.filter((step) => !["reencrypt", "disable", "grace", "remove"].includes(step))
@@ -65,7 +69,7 @@ function stepsOf({ order }: RotationStatus): readonly RotationStep[] {
 /** What is left to do, from the step that comes next or is under way. */
 export function stepsFrom(status: RotationStatus): readonly RotationStep[] {
   if (status.step === "done") return [];
-  const steps = stepsOf(status);
+  const steps = stepsOf(status.order);
   const at = steps.indexOf(status.step);
   // What is no step of it would otherwise be taken for its last one.
   if (at === -1) throw new Error(`A rotation is at ${status.step}, which is not one of its steps`);
@@ -110,19 +114,14 @@ export class RotationRecord {
   async read(abandonUnreadable: boolean): Promise<ReadRotation> {
     const record = await this.#reserve.read(key);
     if (record === undefined) return { record, status: undefined };
-    const { text } = record;
-    const said: unknown = typeof text === "string" ? JSON.parse(text) : undefined;
-    if (isStatus(said)) return { record, status: statusOf(said) };
+    const status = ReservedText.read("record of the last rotation", record.text, statusOf);
+    if (!(status instanceof KeywardError)) return { record, status };
     if (abandonUnreadable) return { record, status: undefined };
-    throw new KeywardError(
-      text instanceof KeywardError ? text.code : "RECORD_MALFORMED",
-      "The record of the last rotation cannot be read",
-      {
-        keyId: text instanceof KeywardError ? text.keyId : undefined,
-        cause: text instanceof KeywardError ? text : undefined,
-        hint: "Give this process the ring that the others have, or a later release; abandonUnreadable gives the record up.",
-      },
-    );
+    throw new KeywardError(status.code, "The record of the last rotation cannot be read", {
+      keyId: status.keyId,
+      cause: status,
+      hint: "Give this process the ring that the others have, or a later release; abandonUnreadable gives the record up.",
+    });
   }
 
   /** Writes the next state if the last one is what was read; `false` when somebody else was first. */
@@ -153,7 +152,8 @@ export function reservedCheckpoint(reserve: ReservedRecords, rotationId: string,
   return {
     async read() {
       const text = (await reserve.read(at))?.text;
-      return typeof text === "string" ? text : undefined;
+      // One that means nothing costs the walk from the beginning, and must not cost the rotation.
+      return typeof text === "string" && isCheckpoint(text) ? text : undefined;
     },
     async write(text) {
       if (text === undefined) return await reserve.remove(at);
@@ -165,30 +165,20 @@ export function reservedCheckpoint(reserve: ReservedRecords, rotationId: string,
 }
 
 /** The status alone, its fields always in the same order, so that two can be compared as text. */
-function statusOf({ id, kind, order, from, to, step, startedAtMs, disabledAtMs }: RotationStatus): RotationStatus {
+function statusOf(said: ReservedText): RotationStatus {
+  const kind = said.oneOf("kind", ["rotate", "roll-back", "revoke"]);
+  const order = said.oneOfIfAny("order", ["reencrypt-first", "disable-first"]);
+  const disabledAtMs = said.amountIfAny("disabledAtMs", { least: 0 });
+  const generation = said.amountIfAny("generation", { least: 1 });
   return {
-    id,
+    id: said.text("id", (id) => /^[A-Za-z0-9_-]{1,64}$/.test(id)),
     kind,
     ...(order === undefined ? {} : { order }),
-    from,
-    to,
-    step,
-    startedAtMs,
+    from: said.keyId("from"),
+    to: said.keyId("to"),
+    step: said.oneOf("step", [...stepsOf(order), "done"]),
+    startedAtMs: said.amount("startedAtMs", { least: 0 }),
     ...(disabledAtMs === undefined ? {} : { disabledAtMs }),
+    ...(generation === undefined ? {} : { generation }),
   };
-}
-
-function isStatus(said: unknown): said is RotationStatus {
-  if (typeof said !== "object" || said === null) return false;
-  const text = (field: string) => typeof Reflect.get(said, field) === "string";
-  const steps: readonly unknown[] = [...rotationSteps, "done"];
-  const disabledAtMs: unknown = Reflect.get(said, "disabledAtMs");
-  return (
-    ["id", "from", "to"].every(text) &&
-    ["rotate", "roll-back", "revoke"].includes(String(Reflect.get(said, "kind"))) &&
-    [undefined, "reencrypt-first", "disable-first"].includes(Reflect.get(said, "order")) &&
-    steps.includes(Reflect.get(said, "step")) &&
-    typeof Reflect.get(said, "startedAtMs") === "number" &&
-    (disabledAtMs === undefined || typeof disabledAtMs === "number")
-  );
 }

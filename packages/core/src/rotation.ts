@@ -5,21 +5,18 @@ import { KeywardError } from "./errors.ts";
 import { requireAtomic } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
-import { isEnabled, type Keyring, keyOf, type NewKey } from "./keyring.ts";
+import { isEnabled, type Keyring, keyOf, type NewKey, sharesKey } from "./keyring.ts";
+import { requireAmount } from "./options.ts";
+import { pause } from "./pause.ts";
 import {
   type ReencryptOptions,
   type ReencryptProgress,
   type ReencryptReport,
   reencrypt,
+  requirePace,
   type UnreadableRecord,
 } from "./reencrypt.ts";
-import {
-  pause,
-  type ReplicaWait,
-  type ReplicaWaitOptions,
-  ReplicaWaits,
-  type WaitingReplica,
-} from "./replica-waits.ts";
+import { type ReplicaWait, type ReplicaWaitOptions, ReplicaWaits, type WaitingReplica } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
 import { ReservedRecords } from "./reserved-records.ts";
 import { type NamedStores, type RetireKeyOptions, requireAllStores, retireFrom } from "./retirement.ts";
@@ -28,6 +25,7 @@ import {
   addTo,
   isAchieved,
   isDoneAlready,
+  isLastChange,
   isSameAim,
   nothingUnderWay,
   promoteTo,
@@ -133,7 +131,9 @@ const maxConflicts = 10;
 const maxRounds = 3;
 const maxLosses = 10;
 const conflictPauseMs = 20;
-const longestSleepMs = 2 ** 30;
+const longestGraceMs = 2 ** 40;
+// A machine that slept has waited by the time of day alone, which is looked at now and then.
+const longestLookMs = 60_000;
 
 /**
  * Changes the key that seals, and takes the former one out of use: the whole life of a key, in the steps of
@@ -222,11 +222,8 @@ class Rotation {
         hint: `It is one of ${rotationSteps.join(", ")}; leave it out to go on to the end.`,
       });
     }
-    if (!(graceMs >= 0)) {
-      throw new KeywardError("VALUE_INVALID", "graceMs is not a number of milliseconds", {
-        hint: "Give the time in which a process that was late could still show itself.",
-      });
-    }
+    requireAmount("graceMs", graceMs, "milliseconds", { least: 0, most: longestGraceMs });
+    requirePace(options.reencrypt ?? {});
     this.#source = KeySource.of(provider);
     if (typeof provider.save !== "function") {
       throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed ring", {
@@ -249,7 +246,7 @@ class Rotation {
       this.#options.signal?.throwIfAborted();
       this.#tell({ kind: "step", step: status.step });
       try {
-        const next = nextOf(status, await this.#perform(status, last, aim));
+        const next = await this.#endOf(nextOf(status, await this.#perform(status, last, aim)));
         await this.#record.replace(last, next);
         last = await this.#goOn(next);
       } catch (error) {
@@ -289,7 +286,11 @@ class Rotation {
       before ??= last;
       // What somebody else began since this call, and has done by now, was this one's too.
       const shared = status !== undefined && status.id !== before.status?.id && isSameAim(status, aim);
-      if (status?.step === "done" && (shared || isDoneAlready(status, ring, aim))) return last;
+      if (status?.step === "done") {
+        const now = await this.#source.refresh();
+        if (shared && isAchieved(status, now) && isLastChange(status, now)) return last;
+        if (isDoneAlready(status, now, aim)) return last;
+      }
       const underWay = status === undefined || status.step === "done" ? undefined : status;
       const next = underWay === undefined ? startOf(ring, aim) : turned(underWay, aim, ring);
       if (next === underWay) return last;
@@ -305,17 +306,25 @@ class Rotation {
       const { status } = now;
       if (status?.id === mine.id) {
         if (status.kind !== mine.kind) throw underWayAlready(status);
-        return now;
+        const isDone = status.step !== "done" || mine.step === "done" || isAchieved(mine, await this.#source.refresh());
+        if (isDone) return now;
       }
-      if (status !== undefined) {
+      if (status !== undefined && status.id !== mine.id) {
         // Another one begins when this one is done, or was lost: what the ring says cannot be deleted from a store.
         if (mine.step !== "done" && !isAchieved(mine, await this.#source.refresh())) throw underWayAlready(status);
         return { ...now, status: { ...mine, step: "done" } };
       }
-      // Deleted or evicted, which ends nothing.
+      // Deleted or evicted, or said to be done although the ring says that it is not: that ends nothing.
       await this.#record.replace(now, mine);
     }
     throw notKept();
+  }
+
+  /** The end of a rotation is read from the ring. */
+  async #endOf(next: RotationStatus): Promise<RotationStatus> {
+    if (next.step !== "done") return next;
+    const ring = await this.#source.refresh();
+    return isAchieved(next, ring) ? { ...next, generation: ring.generation } : { ...next, step: "promote" };
   }
 
   async #perform(status: RotationStatus, last: ReadRotation, aim: Aim): Promise<Partial<RotationStatus>> {
@@ -490,7 +499,7 @@ class Rotation {
     for (const [name, store] of Object.entries(this.#options.stores)) {
       const { check, source } = storeParts(store);
       const used = source === this.#source ? ring : await source.refresh();
-      if (used.name !== ring.name || used.generation < ring.generation) throw keysOfItsOwn(name);
+      if (!isSuccessor(used, ring)) throw keysOfItsOwn(name);
       await also(check, used);
     }
     return ring;
@@ -515,14 +524,25 @@ class Rotation {
   async #waitForGrace(status: RotationStatus): Promise<void> {
     const { graceMs } = this.#options;
     this.#tell({ kind: "grace", untilMs: Date.now() + graceLeft(status, graceMs) });
-    for (let leftMs = graceLeft(status, graceMs); leftMs > 0; leftMs = graceLeft(status, graceMs)) {
-      await pause(Math.min(leftMs, longestSleepMs), this.#options.signal);
+    // A clock that is set back meanwhile makes it no longer than it was.
+    const untilMs = performance.now() + graceLeft(status, graceMs);
+    for (;;) {
+      const leftMs = Math.min(graceLeft(status, graceMs), untilMs - performance.now());
+      if (leftMs <= 0) return;
+      await pause(Math.min(leftMs, longestLookMs), this.#options.signal);
     }
   }
 
   #tell(progress: RotationProgress): void {
     this.#options.onProgress?.(progress);
   }
+}
+
+/** Whether a store has this ring, or a later one: unrelated rings may have the same name, and any generation. */
+function isSuccessor(used: Keyring, ring: Keyring): boolean {
+  const { scopeName } = used;
+  const scoped = scopeName === undefined || ring.scopeName !== undefined ? ring : ring.scope(scopeName);
+  return used.name === ring.name && used.generation >= ring.generation && sharesKey(used, scoped);
 }
 
 /** Where the rotation is written down: in the first store, by its name, that has a place for it. */

@@ -1,6 +1,7 @@
 import type { KeyvStorageEntry } from "keyv";
 import type { StoredValue } from "./capabilities.ts";
 import { KeywardError } from "./errors.ts";
+import { requireAmount } from "./options.ts";
 
 // What every store must refuse in the same way, for those who write one.
 
@@ -92,9 +93,7 @@ export function requireTime(key: string, time: unknown): number | undefined {
  * @throws KeywardError `VALUE_INVALID` for what is not a whole number from 1.
  */
 export function requireLimit(limit: number | undefined): number {
-  if (limit === undefined) return 1_000;
-  if (Number.isSafeInteger(limit) && limit >= 1) return limit;
-  throw invalid("The limit of a scan is not a whole number from 1", "Leave it out, or pass one such as 1000.");
+  return requireAmount("limit", limit ?? 1_000, "records");
 }
 
 /**

@@ -2,6 +2,7 @@ import { KeywardError } from "./errors.ts";
 import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { exportKeyring, Keyring, requireSavable, sameRing } from "./keyring.ts";
 import type { KeyringPlace } from "./keyring-place.ts";
+import { requireAmount } from "./options.ts";
 import { singleFlight } from "./single-flight.ts";
 
 /** What each call to a {@link KeyringWrapper} is given. */
@@ -110,11 +111,7 @@ class WrappedKeyring implements WrappedKeys {
 
   constructor(wrapper: KeyringWrapper, place: KeyringPlace, options: WrappedKeysOptions) {
     const { name, minGeneration = 1 } = options;
-    if (!Number.isSafeInteger(minGeneration) || minGeneration < 1) {
-      throw new KeywardError("VALUE_INVALID", "minGeneration is not a whole number from 1", {
-        hint: "Give it the generation that the ring has now.",
-      });
-    }
+    requireAmount("minGeneration", minGeneration, "generations", { most: Number.MAX_SAFE_INTEGER });
     this.freshness = requireFreshness(options);
     const flight = singleFlight(({ signal }) => this.#load(signal));
     this.load = async ({ signal, inUse } = {}) => {

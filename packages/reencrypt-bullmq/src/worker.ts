@@ -81,29 +81,31 @@ class RangeWorker implements ReencryptionWorker {
   }
 
   async #process(job: Job<RangeJob, Counts, string>, token: string | undefined): Promise<Counts> {
-    let report: ReencryptReport;
+    let done: Counts | undefined;
     try {
-      report = await this.#reencrypt(job);
+      done = await this.#reencrypt(job);
     } catch (error) {
       this.#options.onError?.(error);
       throw describe(error);
     }
-    if (report.complete) return countsOf(report);
+    if (done !== undefined) return done;
     await job.moveToWait(token);
     throw new WaitingError();
   }
 
-  async #reencrypt(job: Job<RangeJob, Counts, string>): Promise<ReencryptReport> {
+  /** What came of the range; `undefined` where the work was stopped before its end. */
+  async #reencrypt(job: Job<RangeJob, Counts, string>): Promise<Counts | undefined> {
     const { store, batchSize, concurrency = 1, maxPerSecond, onReport } = this.#options;
     const { primary, range } = job.data;
     await requirePrimary(store, primary);
     const paused = new AbortController();
+    const signal = AbortSignal.any([this.#closing.signal, paused.signal]);
     const report = await reencrypt(store, {
       concurrency,
       ...(batchSize === undefined ? {} : { batchSize }),
       ...(maxPerSecond === undefined ? {} : { maxPerSecond }),
       ...(range === undefined ? {} : { range }),
-      signal: AbortSignal.any([this.#closing.signal, paused.signal]),
+      signal,
       checkpoint: {
         read: async () => job.data.checkpoint,
         write: async (checkpoint) => {
@@ -117,8 +119,10 @@ class RangeWorker implements ReencryptionWorker {
       },
     });
     onReport?.(report);
-    if (report.complete && report.primary !== primary) await requirePrimary(store, primary);
-    return report;
+    // A report with unreadable records is not complete either, and another walk would find the same.
+    if (!report.complete && signal.aborted) return undefined;
+    if (report.primary !== primary) await requirePrimary(store, primary);
+    return countsOf(report);
   }
 }
 
