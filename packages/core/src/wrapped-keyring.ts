@@ -89,7 +89,15 @@ export function wrappedKeys(
   place: KeyringPlace,
   options: WrappedKeysOptions = {},
 ): WrappedKeys {
-  return new WrappedKeyring(wrapper, place, options);
+  const keyring = new WrappedKeyring(wrapper, place, options);
+  // Methods of its own, so that a copy made with `{ ...keys }` has them too.
+  return {
+    freshness: keyring.freshness,
+    load: keyring.load,
+    save: (next, previous) => keyring.save(next, previous),
+    create: (ring) => keyring.create(ring),
+    rewrap: () => keyring.rewrap(),
+  };
 }
 
 interface Seen {
@@ -97,7 +105,7 @@ interface Seen {
   readonly ring: Keyring;
 }
 
-class WrappedKeyring implements WrappedKeys {
+class WrappedKeyring {
   readonly freshness: KeyFreshness;
   readonly load: WrappedKeys["load"];
   readonly #wrapper: KeyringWrapper;

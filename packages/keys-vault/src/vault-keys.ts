@@ -31,7 +31,14 @@ export interface VaultKeys extends KeyProvider {
  * @throws KeywardError `VALUE_INVALID` for an address, a path or a setting that cannot be.
  */
 export function vaultKeys(options: VaultKeysOptions): VaultKeys {
-  return new SecretKeyring(options);
+  const keyring = new SecretKeyring(options);
+  // Methods of its own, so that a copy made with `{ ...keys }` has them too.
+  return {
+    freshness: keyring.freshness,
+    load: keyring.load,
+    save: (next, previous) => keyring.save(next, previous),
+    create: (ring) => keyring.create(ring),
+  };
 }
 
 interface Found {
@@ -40,7 +47,7 @@ interface Found {
   readonly fields: Readonly<Record<string, unknown>>;
 }
 
-class SecretKeyring implements VaultKeys {
+class SecretKeyring {
   readonly freshness;
   readonly load = singleFlight(async ({ signal }) => (await this.#read(this.#connection.inTime(signal))).ring);
   readonly #connection: VaultConnection;
