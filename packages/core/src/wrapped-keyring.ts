@@ -196,8 +196,8 @@ class WrappedKeyring {
   async #read(signal: AbortSignal | undefined): Promise<string> {
     const wrapped = await this.#place.read({ signal });
     if (wrapped !== undefined) return wrapped;
-    throw new KeywardError("PROVIDER_UNAVAILABLE", "No wrapped keyring lies where it should", {
-      hint: "Is this the right place? For a first ring: create(Keyring.generate()).",
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no wrapped keyring at its location", {
+      hint: "Check the location. If a keyring was stored there before, restore it from a backup: a new keyring opens no existing record. Only for the first one: create(Keyring.generate()).",
     });
   }
 
@@ -237,7 +237,7 @@ class WrappedKeyring {
           : undefined;
     if (problem === undefined) return;
     throw new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring ${problem}`, {
-      hint: "Somebody may have put an older ring back: find out who writes there. If it is meant, correct name or minGeneration and restart.",
+      hint: "Restore the latest keyring, and find out who writes to its location: an older one may hold a key that was revoked. Lower minGeneration, or change name, only where the older keyring was put back on purpose.",
     });
   }
 }
