@@ -1,4 +1,11 @@
-import { EncryptedStore, type KeyFreshness, type Keyring, KeywardError } from "@keyward/core";
+import {
+  EncryptedStore,
+  type KeyFreshness,
+  type KeyProvider,
+  type Keyring,
+  KeywardError,
+  withFreshness,
+} from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { expectRefusal, refusal } from "./refusals.ts";
@@ -352,5 +359,54 @@ describe("a freshness", () => {
   ])("with %s is refused", async (_, freshness) => {
     const keys = new TestKeys(newRing(), freshness);
     await expectRefusal(() => new EncryptedStore(new Map(), { keys }), "VALUE_INVALID");
+  });
+});
+
+describe("withFreshness", () => {
+  /** A class with private fields, a subclass, and a getter, as applications write providers. */
+  class Counting extends TestKeys {
+    #saved = 0;
+
+    override async save(next: Keyring, previous: Keyring): Promise<void> {
+      await super.save(next, previous);
+      this.#saved++;
+    }
+
+    get saved(): number {
+      return this.#saved;
+    }
+  }
+
+  it("changes what it names, and keeps all that the provider does", async () => {
+    const ring = newRing();
+    const keys = new Counting(ring, { refreshMs: 5_000, timeoutMs: 1_000 });
+    const changed = withFreshness(keys, { refreshMs: 2_000, maxAgeMs: 60_000 });
+    expect(changed.freshness).toEqual({ refreshMs: 2_000, maxAgeMs: 60_000, timeoutMs: 1_000 });
+    expect(keys.freshness).toEqual({ refreshMs: 5_000, timeoutMs: 1_000 });
+    const next = ring.add();
+    await changed.save(next, ring);
+    expect([await changed.load(), changed.saved, keys.saved]).toEqual([next, 1, 1]);
+    changed.subscribe(() => undefined);
+    expect(keys.watchers).toBe(1);
+    // A copy of the copy, and of an object that cannot be changed, as well.
+    const again: KeyProvider = { ...withFreshness(Object.freeze(changed), { refreshMs: 3_000 }) };
+    expect(again.freshness).toEqual({ refreshMs: 3_000, maxAgeMs: 60_000, timeoutMs: 1_000 });
+    expect(await again.load()).toBe(next);
+  });
+
+  it("is what the stores go by", async () => {
+    vi.useFakeTimers({ toFake: ["Date", "performance"] });
+    const keys = new TestKeys(newRing());
+    const store = new EncryptedStore(new MemoryStore(), { keys: withFreshness(keys, { maxAgeMs: 60_000 }) });
+    await store.set("key", value);
+    vi.advanceTimersByTime(60_001);
+    await store.get("key");
+    expect(keys.loads).toBe(2);
+  });
+
+  it("refuses a setting that is none", async () => {
+    const misspelt = { refreshMs: 1_000, refreshMS: 1_000 };
+    await expectRefusal(() => withFreshness(new TestKeys(newRing()), misspelt), "VALUE_INVALID");
+    await expectRefusal(() => withFreshness(new TestKeys(newRing()), { refreshMs: 0 }), "VALUE_INVALID");
   });
 });

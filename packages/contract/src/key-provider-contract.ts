@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
 import { inspect } from "node:util";
-import { exportKeyring, type KeyProvider, Keyring, KeywardError, type KeywardErrorCode } from "@keyward/core";
+import {
+  exportKeyring,
+  type KeyProvider,
+  Keyring,
+  KeywardError,
+  type KeywardErrorCode,
+  withFreshness,
+} from "@keyward/core";
 import type { TestRunner } from "./runner.ts";
 import { eventually } from "./waiting.ts";
 
@@ -66,6 +73,20 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
     test("does what it is expected to do, no more and no less", async ({ provider }) => {
       assert.equal(provider.save !== undefined, options.expect.save, "save");
       assert.equal(provider.subscribe !== undefined, options.expect.subscribe, "subscribe");
+    });
+
+    test("does the same with other settings of freshness", async ({ provider }) => {
+      const changed = withFreshness(provider, { refreshMs: 54_321 });
+      assert.deepEqual(changed.freshness, { timeoutMs: 15_000, ...provider.freshness, refreshMs: 54_321 });
+      for (const method of ["load", "save", "create", "subscribe"] as const) {
+        assert.equal(typeof changed[method], typeof provider[method], method);
+      }
+      const ring = await changed.load();
+      assert.equal(exportKeyring(ring), exportKeyring(await provider.load()));
+      if (!options.expect.save) return;
+      const next = ring.add();
+      await changed.save?.(next, ring);
+      assert.equal(exportKeyring(await provider.load()), exportKeyring(next));
     });
 
     test("loads a ring whose primary is there and enabled", async ({ provider }) => {

@@ -29,7 +29,7 @@ export type { Place, RecordContent } from "./envelope.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors.ts";
 export { type AesGcmOptions, aesGcm, type ForeignFormat, type PlaintextOptions, plaintext } from "./foreign-format.ts";
 export type { WrappableStore } from "./inner-store.ts";
-export { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
+export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } from "./key-provider.ts";
 export { exportKeyring, type KeyInfo, Keyring, type KeyStatus, type NewKey, requireSavable } from "./keyring.ts";
 export { filePlace, type KeyringPlace, storePlace } from "./keyring-place.ts";
 export { readKeyvJson } from "./keyv-value.ts";

@@ -1,6 +1,6 @@
 import { KeywardError } from "./errors.ts";
 import type { Keyring } from "./keyring.ts";
-import { requireAmount } from "./options.ts";
+import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 
 /** How often a source is asked for its ring, and how long its last answer counts. */
 export interface KeyFreshness {
@@ -76,4 +76,39 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
     ...(refreshMs === undefined ? {} : { refreshMs }),
     ...(maxAgeMs === undefined ? {} : { maxAgeMs }),
   };
+}
+
+/**
+ * The same provider with other settings of freshness. What `freshness` leaves out stays as the provider has it.
+ *
+ * A copy made with `{ ...provider }` lacks every method that the provider has from its class. This one has them all.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an unknown setting, and as {@link requireFreshness}.
+ * @example
+ * const keys = withFreshness(envKeys("APP_ENCRYPTION_KEY"), { refreshMs: 60_000 });
+ */
+export function withFreshness<Provider extends KeyProvider>(provider: Provider, freshness: KeyFreshness): Provider {
+  const names: OptionNames<KeyFreshness> = { refreshMs: true, maxAgeMs: true, timeoutMs: true };
+  const changed = requireFreshness({ ...provider.freshness, ...requireOptions("withFreshness", freshness, names) });
+  const copy: Provider = Object.create(Object.getPrototypeOf(provider));
+  for (const name of namesOf(provider)) {
+    const get = () => {
+      const value: unknown = Reflect.get(provider, name);
+      // Its methods may use private fields, which only the provider itself has.
+      return typeof value === "function" ? value.bind(provider) : value;
+    };
+    Object.defineProperty(copy, name, { get, enumerable: true, configurable: true });
+  }
+  return Object.defineProperty(copy, "freshness", { value: changed, enumerable: true });
+}
+
+/** The names of all properties that an object has, itself or from its classes. */
+function namesOf(object: object): ReadonlySet<PropertyKey> {
+  const names = new Set<PropertyKey>();
+  let holder: object | null = object;
+  while (holder !== null && holder !== Object.prototype) {
+    for (const name of Reflect.ownKeys(holder)) if (name !== "constructor") names.add(name);
+    holder = Reflect.getPrototypeOf(holder);
+  }
+  return names;
 }

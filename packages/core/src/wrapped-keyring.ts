@@ -90,7 +90,15 @@ export function wrappedKeys(
   place: KeyringPlace,
   options: WrappedKeysOptions = {},
 ): WrappedKeys {
-  return new WrappedKeyring(wrapper, place, options);
+  const keyring = new WrappedKeyring(wrapper, place, options);
+  // Methods of its own, so that a copy made with `{ ...keys }` has them too.
+  return {
+    freshness: keyring.freshness,
+    load: keyring.load,
+    save: (next, previous) => keyring.save(next, previous),
+    create: (ring) => keyring.create(ring),
+    rewrap: () => keyring.rewrap(),
+  };
 }
 
 interface Seen {
@@ -98,7 +106,7 @@ interface Seen {
   readonly ring: Keyring;
 }
 
-class WrappedKeyring implements WrappedKeys {
+class WrappedKeyring {
   readonly freshness: KeyFreshness;
   readonly load: WrappedKeys["load"];
   readonly #wrapper: KeyringWrapper;
@@ -185,8 +193,8 @@ class WrappedKeyring implements WrappedKeys {
   async #read(signal: AbortSignal | undefined): Promise<string> {
     const wrapped = await this.#place.read({ signal });
     if (wrapped !== undefined) return wrapped;
-    throw new KeywardError("PROVIDER_UNAVAILABLE", "No wrapped keyring lies where it should", {
-      hint: "Is this the right place? For a first ring: create(Keyring.generate()).",
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no wrapped keyring at its location", {
+      hint: "Check the location. If a keyring was stored there before, restore it from a backup: a new keyring opens no existing record. Only for the first one: create(Keyring.generate()).",
     });
   }
 
@@ -226,7 +234,7 @@ class WrappedKeyring implements WrappedKeys {
           : undefined;
     if (problem === undefined) return;
     throw new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring ${problem}`, {
-      hint: "Somebody may have put an older ring back: find out who writes there. If it is meant, correct name or minGeneration and restart.",
+      hint: "Restore the latest keyring, and find out who writes to its location: an older one may hold a key that was revoked. Lower minGeneration, or change name, only where the older keyring was put back on purpose.",
     });
   }
 }

@@ -126,6 +126,16 @@ describe("a wrapped keyring", () => {
     expect(await keys.load()).toBe(first);
   });
 
+  it("has all its methods in a copy made with a spread", async () => {
+    const place = inMemory();
+    const keys = { ...wrappedKeys(new AesWrapper(), place) };
+    const ring = Keyring.generate();
+    await keys.create(ring);
+    await keys.save(ring.add(), ring);
+    expect((await keys.load()).generation).toBe(ring.generation + 1);
+    expect(await keys.rewrap()).toBe(false);
+  });
+
   it("is created once", async () => {
     const { wrapper, place, keys } = await opened();
     const again = await rejection(keys.create(Keyring.generate()));

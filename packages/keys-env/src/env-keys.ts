@@ -1,12 +1,20 @@
-import { abortable, type KeyProvider, type Keyring, KeywardError } from "@keyward/core";
-import { isProduction, MissingKeys, type MissingKeysOptions } from "./missing-keys.ts";
-import { Mount, type MountOptions } from "./mount.ts";
+import {
+  abortable,
+  type KeyProvider,
+  type Keyring,
+  KeywardError,
+  type OptionNames,
+  requireOptions,
+} from "@keyward/core";
+import { isProduction, MissingKeys, type MissingKeysOptions, missingKeysOptionNames } from "./missing-keys.ts";
+import { Mount, type MountOptions, mountOptionNames, requirePollMs } from "./mount.ts";
 import { type FoundKeys, readMount, readText } from "./mounted-keys.ts";
 import {
   invalidKey,
   isDocument,
   makeAKey,
   type PassphraseOptions,
+  passphraseOptionNames,
   readIdentifiedKey,
   ringOf,
   trim,
@@ -18,6 +26,13 @@ export interface EnvKeysOptions extends PassphraseOptions, MissingKeysOptions, M
   /** Where the variables are read, anew at each load; default `process.env`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
+
+const optionNames: OptionNames<EnvKeysOptions> = {
+  ...passphraseOptionNames,
+  ...missingKeysOptionNames,
+  ...mountOptionNames,
+  env: true,
+};
 
 /**
  * Keys from environment variables.
@@ -31,9 +46,11 @@ export interface EnvKeysOptions extends PassphraseOptions, MissingKeysOptions, M
  * makes `load` reject with `KEY_INVALID`.
  *
  * @param name The name of the variable, not its value.
- * @throws KeywardError `KEY_INVALID` for a name that no variable can have, `VALUE_INVALID` for a `pollMs` out of range.
+ * @throws KeywardError `KEY_INVALID` for a name that no variable can have, `VALUE_INVALID` for a `pollMs` out of range and for
+ * an unknown option.
  */
 export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider {
+  requirePollMs(requireOptions("envKeys", options, optionNames));
   if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
     // The commonest slip is envKeys(process.env.NAME), so the name is not repeated.
     throw new KeywardError("KEY_INVALID", "envKeys was given something that is not the name of a variable", {
@@ -59,7 +76,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     missing.found();
     if (value !== undefined && path !== undefined) {
       throw new KeywardError("KEYRING_INVALID", `Both ${name} and ${fileVariable} are set`, {
-        hint: `Unset one of them. Further keys go into ${othersVariable}.`,
+        hint: `Keep the one whose key records were written under, and unset the other. Further keys go into ${othersVariable}.`,
       });
     }
     if (value !== undefined) return readText(value, name, options);
@@ -68,11 +85,16 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
         "KEYRING_INVALID",
         `${othersVariable} is set, but neither ${name} nor ${fileVariable} is`,
         {
-          hint: `Set ${name} to the primary key.`,
+          hint: `Set ${name} to the key that was there before, which is the primary.`,
         },
       );
     }
-    if (path === "") throw invalidKey(fileVariable, "it is empty where the path of a file is expected", "Unset it.");
+    if (path === "")
+      throw invalidKey(
+        fileVariable,
+        "it is empty where the path of a file is expected",
+        `Set it to the path of the file, or set ${name} and unset it.`,
+      );
     const found = await readMount(mountAt(path), fileName, options, () => {});
     if (found !== undefined) return found;
     // Its name may be a key that was pasted into the wrong variable.
@@ -88,7 +110,12 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     const keys: WrittenKey[] = [];
     for (const [index, text] of texts.entries()) {
       const source = `${othersVariable}, key ${index + 1} of ${texts.length},`;
-      keys.push(await readIdentifiedKey(trim(text), source, options));
+      const key = trim(text);
+      if (key === "") {
+        const hint = "Give the key that belongs there, or take out the comma that nothing stands behind.";
+        throw invalidKey(source, "it is empty, 0 characters found", hint);
+      }
+      keys.push(await readIdentifiedKey(key, source, options));
     }
     return keys;
   }
@@ -96,7 +123,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
   async function load(): Promise<Keyring> {
     const found = await find();
     if (found === undefined) {
-      const hint = `Set ${name}. ${makeAKey}`;
+      const hint = `Set ${name} to the key that records were written under. ${makeAKey}`;
       const production = isProduction(env, process.env);
       return missing.standIn(`No key: neither ${name} nor ${fileVariable} is set`, hint, production);
     }
@@ -104,7 +131,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     if ("keys" in found) return ringOf([...found.keys, ...others], `${name} with ${othersVariable}`);
     if (others.length === 0) return found.ring;
     throw new KeywardError("KEYRING_INVALID", `${othersVariable} is set beside a whole keyring document`, {
-      hint: `Unset ${othersVariable}: the document holds all keys of the ring.`,
+      hint: `Unset ${othersVariable}. Before that, add its keys to the document where the document lacks them: it holds all keys of the ring.`,
     });
   }
 

@@ -1,12 +1,18 @@
-import { abortable, type KeyProvider, type Keyring } from "@keyward/core";
+import { abortable, type KeyProvider, type Keyring, type OptionNames, requireOptions } from "@keyward/core";
 import { createKeyring, saveKeyring } from "./keyring-file.ts";
-import { isProduction, MissingKeys, type MissingKeysOptions } from "./missing-keys.ts";
-import { Mount, type MountOptions, pathForErrors } from "./mount.ts";
+import { isProduction, MissingKeys, type MissingKeysOptions, missingKeysOptionNames } from "./missing-keys.ts";
+import { Mount, type MountOptions, mountOptionNames, pathForErrors } from "./mount.ts";
 import { readMount, ringFrom } from "./mounted-keys.ts";
-import { makeAKey, type PassphraseOptions } from "./notation.ts";
+import { makeAKey, type PassphraseOptions, passphraseOptionNames } from "./notation.ts";
 
 /** Options of {@link fileKeys}. */
 export interface FileKeysOptions extends PassphraseOptions, MissingKeysOptions, MountOptions {}
+
+const optionNames: OptionNames<FileKeysOptions> = {
+  ...passphraseOptionNames,
+  ...missingKeysOptionNames,
+  ...mountOptionNames,
+};
 
 /** Keys from a file. */
 export interface FileKeys extends KeyProvider {
@@ -34,9 +40,10 @@ export interface FileKeys extends KeyProvider {
  * A file that holds a keyring document can be saved to: compare-and-swap, safe between the processes of one machine.
  * `create` writes the first one.
  *
- * @throws KeywardError `VALUE_INVALID` for a `pollMs` out of range.
+ * @throws KeywardError `VALUE_INVALID` for a `pollMs` out of range and for an unknown option.
  */
 export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys {
+  requireOptions("fileKeys", options, optionNames);
   const name = pathForErrors(path);
   const mount = new Mount(path, name, options);
   const missing = new MissingKeys(options);
@@ -44,7 +51,7 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys 
   async function load() {
     const found = await readMount(mount, name, options, () => missing.found());
     if (found !== undefined) return ringFrom(found, name);
-    const hint = `Mount a key there. ${makeAKey}`;
+    const hint = `Mount the key that records were written under. ${makeAKey}`;
     return missing.standIn(`${name} holds no key: nothing is there`, hint, isProduction(process.env));
   }
 

@@ -1,4 +1,4 @@
-import { Keyring, KeywardError } from "@keyward/core";
+import { Keyring, KeywardError, type OptionNames } from "@keyward/core";
 
 /** What to do when nothing is configured at the first load. */
 export interface MissingKeysOptions {
@@ -20,6 +20,15 @@ export interface MissingKeysOptions {
   readonly warn?: (message: string, code: KeysWarningCode) => void;
 }
 
+/** The names of these options, for those that add their own. */
+export const missingKeysOptionNames: OptionNames<MissingKeysOptions> = {
+  whenMissing: true,
+  dangerouslyAllowInProduction: true,
+  warn: true,
+};
+
+const modes: readonly unknown[] = ["error", "generate", "plaintext"];
+
 /** The code of a warning: a random key is in use, or none at all. */
 export type KeysWarningCode = "KEYWARD_KEY_GENERATED" | "KEYWARD_PLAINTEXT";
 
@@ -29,7 +38,14 @@ export class MissingKeys {
   #everFound = false;
   #standIn: Keyring | undefined;
 
+  /** @throws KeywardError `VALUE_INVALID` for a `whenMissing` that is none. */
   constructor(options: MissingKeysOptions) {
+    const { whenMissing = "error" } = options;
+    if (!modes.includes(whenMissing)) {
+      throw new KeywardError("VALUE_INVALID", "whenMissing is none of those that there are", {
+        hint: 'It is "error", "generate" or "plaintext"; "error" where it is left out.',
+      });
+    }
     this.#options = options;
   }
 
@@ -48,7 +64,7 @@ export class MissingKeys {
   standIn(missing: string, hint: string, production: boolean): Keyring {
     if (this.#everFound) {
       throw new KeywardError("PROVIDER_UNAVAILABLE", `${missing}, though something was there before`, {
-        hint: "Put it back: a process that had a key goes on with that key, or with none.",
+        hint: "Restore it: a process that had a key goes on with that key, or with none.",
       });
     }
     this.#standIn ??= this.#make(missing, hint, production);

@@ -2,7 +2,7 @@ import { constants, existsSync, type FSWatcher, watch } from "node:fs";
 import { lstat, open, readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import { KeywardError } from "@keyward/core";
+import { KeywardError, type OptionNames, requireAmount } from "@keyward/core";
 import { invalidKey, trim } from "./notation.ts";
 
 /** What lies at a path, white space at the ends of each text taken off. */
@@ -20,6 +20,9 @@ export interface MountOptions {
   readonly pollMs?: number;
 }
 
+/** The names of these options, for those that add their own. */
+export const mountOptionNames: OptionNames<MountOptions> = { pollMs: true };
+
 const maxBytes = 1024 * 1024;
 const maxReads = 50;
 const settleMs = 100;
@@ -36,15 +39,9 @@ export class Mount {
 
   /** @param name What errors call it, since the path may have come from where a key was pasted by mistake. */
   constructor(path: string, name: string, options: MountOptions) {
-    const { pollMs = 2_000 } = options;
-    if (!(pollMs >= 10 && pollMs < 2 ** 31)) {
-      throw new KeywardError("VALUE_INVALID", "pollMs is not a number of milliseconds from 10 to 2147483647", {
-        hint: "Leave it out for 2000.",
-      });
-    }
     this.#path = path;
     this.#name = name;
-    this.#pollMs = pollMs;
+    this.#pollMs = requirePollMs(options);
   }
 
   /**
@@ -98,9 +95,18 @@ export class Mount {
 
   #unavailable(problem: string): KeywardError {
     return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name} ${problem}`, {
-      hint: "Check that the secret is mounted there and that this process may read it.",
+      hint: "Check that the secret is mounted there and that the user of this process may read it. Do not open it to other users.",
     });
   }
+}
+
+/**
+ * How often a mount is looked at.
+ *
+ * @throws KeywardError `VALUE_INVALID`.
+ */
+export function requirePollMs({ pollMs = 2_000 }: MountOptions): number {
+  return requireAmount("pollMs", pollMs, "milliseconds", { least: 10, most: 2 ** 31 - 1 });
 }
 
 /** What errors call a path. It is repeated only where some folder of it exists: it may be a key in the wrong place. */
@@ -148,12 +154,19 @@ async function readText(path: string, name: string): Promise<string> {
   try {
     return trim(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
   } catch {
-    throw invalidKey(
-      name,
-      `${bytes.length} bytes found that are not UTF-8 text`,
-      "If these are the bytes of a key, write them as base64: `base64 < file`.",
-    );
+    throw invalidKey(name, `${bytes.length} bytes found that are not UTF-8 text`, adviceOnBytes(bytes));
+  } finally {
+    // They may be a key.
+    bytes.fill(0);
   }
+}
+
+function adviceOnBytes(bytes: Buffer): string {
+  const [first, second] = bytes;
+  if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff)) {
+    return "The file is in UTF-16: save it as UTF-8 without a byte order mark.";
+  }
+  return "If these are the bytes of a key, write them as base64: `base64 < file`.";
 }
 
 /** Changes whenever what lies at the path was replaced, rewritten, added to, or went away. */

@@ -74,7 +74,10 @@ async function readDirectory(
       "KEYRING_INVALID",
       `${name}: the file "${primaryFile}", which names the primary, ${problem}`,
       {
-        hint: `Write one of these into ${primaryFile}: ${ids.join(", ")}.`,
+        hint:
+          ids.length === 0
+            ? "Mount the keys there as well, each in a file that its id is the name of."
+            : `Write the id that stood there before into ${primaryFile}, which is the key that seals. There are: ${ids.join(", ")}.`,
       },
     );
   }
@@ -82,7 +85,11 @@ async function readDirectory(
   for (const id of [primary, ...ids.filter((other) => other !== primary)]) {
     const file = `${name}, file ${JSON.stringify(id)},`;
     if (!keyId.test(id)) {
-      throw invalidKey(file, "its name is not a key id, 1 to 32 of A-Z a-z 0-9 _ -", "Rename it, or take it away.");
+      throw invalidKey(
+        file,
+        "its name is not a key id, 1 to 32 of A-Z a-z 0-9 _ -",
+        "Take away what is no key. A key keeps the id that it had as the name of its file: records name it by that.",
+      );
     }
     keys.push(await readKey(files.get(id) ?? "", file, options, id));
   }

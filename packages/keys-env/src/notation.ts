@@ -1,4 +1,5 @@
-import { Keyring, KeywardError } from "@keyward/core";
+import { Keyring, KeywardError, type OptionNames } from "@keyward/core";
+import { adviceOn, byteOrderMark } from "./key-slips.ts";
 import { defaultSalt, deriveKey, passphraseMinCharacters } from "./passphrase.ts";
 
 /** How passphrases become keys. */
@@ -15,6 +16,9 @@ export interface PassphraseOptions {
   readonly salt?: string;
 }
 
+/** The names of these options, for those that add their own. */
+export const passphraseOptionNames: OptionNames<PassphraseOptions> = { passphrase: true, salt: true };
+
 /** A key as it was written down. */
 export interface WrittenKey {
   /** As given, or as it follows from the material. */
@@ -22,22 +26,30 @@ export interface WrittenKey {
   readonly material: Uint8Array;
 }
 
-/** The command for a good key, for hints. */
-export const makeAKey = "Make a key with `openssl rand -base64 32`.";
+/** How to have a good key, for hints: first the old one, since another key opens nothing that was written before. */
+export const makeAKey =
+  "If records were written under this key, restore it: a new key opens none of them. Only for a first key: `openssl rand -base64 32`.";
 
 const keyBytes = 32;
 const base64Characters = 43;
 const hexDigits = 64;
 const expected = `${keyBytes} bytes as base64 are expected (${base64Characters} characters, or ${base64Characters + 1} with the closing "=")`;
 
-const surroundingSpace = /^[\t\n\v\f\r ]+|[\t\n\v\f\r ]+$/g;
+// No key, id included, is nearly as long; what is longer is not looked at.
+const maxKeyCharacters = 4_096;
+const space = "\t\n\v\f\r ";
 // A padded base64 key has "=" at its very end only, so an id and a key cannot be mistaken for each other.
 const identified = /^([A-Za-z0-9_-]{1,32})=(?!=*$)(.*)$/s;
 const identifiedWithNotation = /^([A-Za-z0-9_-]{1,32})=((?:hex|passphrase):.*)$/s;
 
 /** Takes off ASCII white space at both ends: a mounted file usually ends with a newline. */
 export function trim(text: string): string {
-  return text.replace(surroundingSpace, "");
+  // A regular expression would look at each run of spaces inside again from each of them.
+  let start = 0;
+  let end = text.length;
+  while (start < end && space.includes(text.charAt(start))) start++;
+  while (end > start && space.includes(text.charAt(end - 1))) end--;
+  return text.slice(start, end);
 }
 
 /** Whether a trimmed text claims to be a whole keyring document. */
@@ -114,6 +126,13 @@ function readMaterial(text: string, source: string, options: PassphraseOptions):
       "A keyring document stands alone and holds all its keys.",
     );
   }
+  if (text.startsWith(byteOrderMark) && /^.\s*(?:\{|hex:|passphrase:)/s.test(text)) {
+    throw invalidKey(
+      source,
+      `${text.length} characters found behind a byte order mark`,
+      `${adviceOn(text)}${makeAKey}`,
+    );
+  }
   if (text.startsWith("hex:")) return readHex(text.slice("hex:".length), source);
   if (text.startsWith("passphrase:")) return readPassphrase(text.slice("passphrase:".length), source, options);
   if (options.passphrase === true) return readPassphrase(text, source, options);
@@ -127,7 +146,7 @@ function readHex(digits: string, source: string): Uint8Array {
     throw invalidKey(
       source,
       `${digits.length} characters found after "hex:"${strayText} where ${hexDigits} hex digits are expected`,
-      "Make a key with `echo hex:$(openssl rand -hex 32)`.",
+      makeAKey.replace("openssl rand -base64 32", "echo hex:$(openssl rand -hex 32)"),
     );
   }
   return unpooled(Buffer.from(digits, "hex"));
@@ -139,7 +158,7 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
     throw invalidKey(
       source,
       `a passphrase of ${characters} characters found where at least ${passphraseMinCharacters} are expected`,
-      `Better than a passphrase is a random key. ${makeAKey}`,
+      `A random key is better than a passphrase. ${makeAKey}`,
     );
   }
   if (!passphrase.isWellFormed()) {
@@ -148,7 +167,7 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
   const salt = options.salt ?? defaultSalt;
   if (salt === "" || !salt.isWellFormed()) {
     throw new KeywardError("KEY_INVALID", "The salt for passphrases is not a non-empty, well-formed string", {
-      hint: "Leave `salt` out, or give it a text of this deployment's own.",
+      hint: "Give `salt` the text that it had before: with another one, the same passphrase is another key. Leave it out where it was never given.",
     });
   }
   return deriveKey(passphrase, salt);
@@ -158,7 +177,7 @@ function readBase64(text: string, source: string): Uint8Array {
   const problem = base64Problem(text);
   if (problem === undefined) return unpooled(Buffer.from(text, "base64"));
   const found = `${text.length} characters found, ${problem}, where ${expected}`;
-  throw invalidKey(source, found, `${base64Hint(text)}${makeAKey}`);
+  throw invalidKey(source, found, `${text.length > maxKeyCharacters ? "" : adviceOn(text)}${makeAKey}`);
 }
 
 /** Node decodes into a pool that every small Buffer shares and shows: the key is moved out of it. */
@@ -169,6 +188,7 @@ function unpooled(bytes: Buffer): Uint8Array {
 }
 
 function base64Problem(text: string): string | undefined {
+  if (text.length > maxKeyCharacters) return "too many for any key";
   const body = text.replace(/=+$/, "");
   const padding = text.length - body.length;
   const stray = body.replace(/[A-Za-z0-9+/_-]/g, "").length;
@@ -184,13 +204,6 @@ function base64Problem(text: string): string | undefined {
     return "the last of which has bits that belong to no byte, so it was altered or cut";
   }
   return undefined;
-}
-
-function base64Hint(text: string): string {
-  if (/^(["']).*\1$/s.test(text)) return "The value stands in quotes: leave them out. ";
-  if (/^[0-9a-f]{64}$/i.test(text)) return 'If these are hex digits, put "hex:" in front. ';
-  if (/[^A-Za-z0-9+/=_-]/.test(text)) return 'If this is a passphrase, put "passphrase:" in front. ';
-  return "";
 }
 
 /** Says where a key or a ring stands that the core refused. */

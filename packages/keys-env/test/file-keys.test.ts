@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { exportKeyring, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { type FileKeysOptions, fileKeys } from "../src/index.ts";
+import { envKeys, type FileKeysOptions, fileKeys } from "../src/index.ts";
 import { leak, rejection, secretsIn, shown } from "./shown.ts";
 
 const workspace = fileURLToPath(new URL("../../..", import.meta.url));
@@ -454,7 +454,7 @@ describe("save", () => {
   it("lets one of many processes win each round", async () => {
     const { path } = await openDocument();
     const script = `
-      import { fileKeys } from "@keyward/keys-env";
+      import { envKeys, fileKeys } from "@keyward/keys-env";
       const keys = fileKeys(process.env.RING);
       for (let saved = 0; saved < 10; ) {
         const ring = await keys.load();
@@ -578,4 +578,14 @@ it("shows no key of its own", async () => {
 
 it.each([0, -1, Number.NaN, 2 ** 31])("refuses to look every %d ms", (pollMs) => {
   expect(() => fileKeys(root, { pollMs })).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+});
+
+it.each<[string, object]>([
+  ["a misspelt option", { whenMising: "generate" }],
+  ["a mode that there is none of", { whenMissing: "ignore" }],
+  ["a pollMs that is no number", { pollMs: "2000" }],
+])("code without types is told of %s", (_name, options) => {
+  for (const make of [() => fileKeys(root, options), () => envKeys("APP_KEY", options)]) {
+    expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+  }
 });

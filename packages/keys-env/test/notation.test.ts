@@ -86,11 +86,81 @@ describe("a key", () => {
 
   it.each([
     ["hex digits", hex, "hex:"],
-    ["quotes", `'${base64}'`, "quotes"],
+    ["hex digits with 0x", `0x${hex}`, '"0x"'],
+    ["a prefix in capitals", `HEX:${hex}`, "small letters"],
+    ["quotes", `'${base64}'`, "quote"],
+    ["the first quote alone", `"${base64}`, "quote"],
+    ["the last quote alone", `${base64}"`, "quote"],
+    ["the quotes of a text processor", `\u201C${base64}\u201D`, "quote"],
+    ["the prefix of Laravel", `base64:${base64}`, '"base64:"'],
+    ["a byte order mark", `\uFEFF${base64}`, "byte order mark"],
+    ["a byte order mark before a document", `\uFEFF${exportKeyring(Keyring.generate())}`, "byte order mark"],
+    ["UTF-16 that was read as UTF-8", [...base64].join("\0"), "UTF-8"],
+    ["a comment behind it", `${base64} # production`, "comment"],
+    ["a line of a shell script", `export APP_KEY=${base64}`, "whole line"],
+    ["a line of a file of variables", `APP_KEY="${base64}"`, "quote"],
+    ["a line break that was not one", `${base64}\\n`, "backslash"],
+    ["a character that cannot be seen", `${base64}\u200B`, "cannot be seen"],
+    ["a plus sign that became a space", `${base64.slice(0, 20)} ${base64.slice(21)}`, "plus sign"],
+    ["a line break inside", `${base64.slice(0, 20)}\n${base64.slice(20)}`, "white space"],
+    ["several keys", `${base64},${randomBytes(32).toString("base64")}`, "several keys"],
+    ["several keys with versions", `2:${base64},1:${randomBytes(32).toString("base64")}`, "several keys"],
+    ["base64 of base64", Buffer.from(`${base64}\n`).toString("base64"), "twice"],
+    ["a text of 32 characters", hex.slice(0, 32), "32 characters"],
+    ["PEM", "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI\n-----END PRIVATE KEY-----", "PEM"],
     ["a sentence", "correct horse battery staple, and some more", "passphrase:"],
-  ])("is refused with what may be meant: %s", async (_name, value, hint) => {
-    expect(await rejection(load(value))).toMatchObject({ hint: expect.stringContaining(hint) });
+  ])("is refused with what may be meant: %s", async (name, value, advice) => {
+    const { hint }: { hint: string } = await rejection(load(value)).then((error) => JSON.parse(JSON.stringify(error)));
+    expect(hint).toContain(advice);
+    // It would make another key of what is none, and of what is one.
+    if (name !== "a sentence") expect(hint).not.toContain("passphrase:");
+    // To make a key is the last thing to do where there are records.
+    expect(hint).toMatch(/restore it: a new key opens none of them\. Only for a first key/);
   });
+
+  it("in a file of UTF-16 is refused as that", async () => {
+    const directory = await mkdtemp(join(tmpdir(), "keyward-utf16-"));
+    try {
+      const path = join(directory, "key");
+      await writeFile(path, Buffer.concat([Buffer.from([0xff, 0xfe]), Buffer.from(base64, "utf16le")]));
+      expect(await rejection(fileKeys(path).load())).toMatchObject({ hint: expect.stringContaining("UTF-16") });
+      await writeFile(path, Buffer.concat([Buffer.from([0xfe, 0xff]), Buffer.from(base64, "utf16le").swap16()]));
+      expect(await rejection(fileKeys(path).load())).toMatchObject({ hint: expect.stringContaining("UTF-16") });
+    } finally {
+      await rm(directory, { recursive: true });
+    }
+  });
+
+  it.each([
+    ["a document", "{}"],
+    ["hex", `hex:${hex}`],
+  ])(
+    "behind a byte order mark is no passphrase, though all that is no other notation is one: %s",
+    async (_name, text) => {
+      expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
+        code: "KEY_INVALID",
+        hint: expect.stringContaining("byte order mark"),
+      });
+    },
+  );
+
+  // As long as a file may be. Where the time grows with the square of the length, one of these takes many minutes.
+  it.each([
+    ["white space", `x${" ".repeat(2 ** 20 - 2)}x`],
+    ["padding", `x${"=".repeat(2 ** 20 - 2)}x`],
+    ["quotes", `"${"'".repeat(2 ** 20 - 2)}x`],
+    ["hex digits", `hex:${"0".repeat(2 ** 20 - 4)}`],
+  ])(
+    "is refused whatever its length, without looking at each character more than a few times: %s",
+    async (_name, text) => {
+      expect(await rejection(load(text))).toMatchObject({ code: "KEY_INVALID" });
+      expect(
+        await rejection(envKeys("APP_KEY", { env: { APP_KEY: base64, APP_KEY_OTHERS: text } }).load()),
+      ).toMatchObject({
+        code: "KEY_INVALID",
+      });
+    },
+  );
 
   it("that was cut is refused with the length found, whatever its length", async () => {
     for (let length = 0; length < 43; length++) {

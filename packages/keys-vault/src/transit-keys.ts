@@ -2,12 +2,19 @@ import {
   type KeyringPlace,
   type KeyringWrapper,
   KeywardError,
+  type OptionNames,
+  requireOptions,
   type WrappedKeys,
   type WrappedKeysOptions,
   wrappedKeys,
 } from "@keyward/core";
 import { fieldOf, VaultFailure } from "./vault-client.ts";
-import { type Purpose, VaultConnection, type VaultConnectionOptions } from "./vault-connection.ts";
+import {
+  connectionOptionNames,
+  type Purpose,
+  VaultConnection,
+  type VaultConnectionOptions,
+} from "./vault-connection.ts";
 import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link transitKeys}. */
@@ -22,17 +29,29 @@ export interface TransitKeysOptions extends VaultConnectionOptions, WrappedKeysO
   readonly derivedContext?: string;
 }
 
+const optionNames: OptionNames<TransitKeysOptions> = {
+  ...connectionOptionNames,
+  key: true,
+  mount: true,
+  place: true,
+  derivedContext: true,
+  name: true,
+  minGeneration: true,
+};
+
 /**
  * Keys from a keyring that a key of Vault's Transit engine wraps as a whole, which never leaves Vault. Vault is asked to
  * unwrap the ring when it is loaded and has changed, and for nothing when records are sealed or opened.
  *
- * @throws KeywardError `VALUE_INVALID` for an address, a name or a setting that cannot be.
+ * @throws KeywardError `VALUE_INVALID` for an address, a name or a setting that cannot be, and for an unknown option.
  */
 export function transitKeys(options: TransitKeysOptions): WrappedKeys {
+  const { place, name, minGeneration } = requireOptions("transitKeys", options, optionNames);
   const connection = new VaultConnection(options);
-  return wrappedKeys(new TransitWrapper(connection, options), options.place, {
-    ...options,
+  return wrappedKeys(new TransitWrapper(connection, options), place, {
     ...connection.freshness,
+    ...(name === undefined ? {} : { name }),
+    ...(minGeneration === undefined ? {} : { minGeneration }),
   });
 }
 
@@ -89,7 +108,7 @@ class TransitWrapper implements KeyringWrapper {
     const text = fieldOf(fieldOf(answer, "data"), field);
     if (typeof text === "string") return text;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what}: Vault answers without a ${field}`, {
-      hint: "Is a Transit engine mounted there?",
+      hint: "Check `mount`: the engine there may not be Transit.",
     });
   }
 
@@ -97,8 +116,12 @@ class TransitWrapper implements KeyringWrapper {
     const { status, reasons, message } = failure;
     const says = (words: RegExp) => reasons.some((reason) => words.test(reason));
     if (status === 404 || says(/key not found|no handler/)) {
+      const check = "Check `key`, `mount` and the namespace.";
       return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what} is not there`, {
-        hint: "Check `key`, `mount` and the namespace, or make it: `bao write -f transit/keys/…`.",
+        hint:
+          operation === "encrypt"
+            ? `${check} Only for a keyring that is new, make the key: \`bao write -f transit/keys/…\`.`
+            : `${check} If the key was deleted, restore it (\`bao write transit/restore/…\`, or a snapshot of Vault): a new key of this name does not unwrap the keyring. Keep processes running that have loaded it.`,
       });
     }
     if (says(/too old/)) {
@@ -121,7 +144,7 @@ class TransitWrapper implements KeyringWrapper {
       });
     }
     return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what}: Vault refuses (${message})`, {
-      hint: "Does the key support encryption? See Vault's log and audit log.",
+      hint: "Check that the key supports encryption; see Vault's log and audit log.",
     });
   }
 }

@@ -1,5 +1,5 @@
 import { readFile } from "node:fs/promises";
-import { KeywardError } from "@keyward/core";
+import { KeywardError, type OptionNames, requireOptions } from "@keyward/core";
 
 /** A token that somebody else made: given, or asked for at each login; default the variable `VAULT_TOKEN`. */
 export interface TokenAuth {
@@ -57,6 +57,48 @@ export type Credentials =
 export interface LoginRequest {
   readonly path: string;
   readonly body: Readonly<Record<string, string>>;
+  /** Whether Vault lets nobody in by this name for a time, after a few logins with wrong credentials. */
+  readonly locksOut: boolean;
+}
+
+const tokenNames: OptionNames<TokenAuth> = { method: true, token: true };
+const appRoleNames: OptionNames<AppRoleAuth> = { method: true, roleId: true, secretId: true, mount: true };
+const kubernetesNames: OptionNames<KubernetesAuth> = { method: true, role: true, jwtPath: true, mount: true };
+const userpassNames: OptionNames<UserpassAuth> = { method: true, username: true, password: true, mount: true };
+
+/**
+ * @throws KeywardError `VALUE_INVALID` for an unknown method, for a setting that the method does not have, and for one that
+ * it lacks.
+ */
+export function requireAuth(auth: VaultAuth): void {
+  switch (auth.method) {
+    case "token":
+      requireOptions("auth by token", auth, tokenNames);
+      return;
+    case "approle":
+      requireOptions("auth by approle", auth, appRoleNames);
+      requireText("roleId", auth.roleId);
+      return;
+    case "kubernetes":
+      requireOptions("auth by kubernetes", auth, kubernetesNames);
+      requireText("role", auth.role);
+      return;
+    case "userpass":
+      requireOptions("auth by userpass", auth, userpassNames);
+      requireText("username", auth.username);
+      return;
+    default:
+      throw new KeywardError("VALUE_INVALID", "The method of auth is none that this package knows", {
+        hint: "It is one of token, approle, kubernetes, userpass.",
+      });
+  }
+}
+
+function requireText(name: string, value: unknown): void {
+  if (typeof value === "string" && value !== "") return;
+  throw new KeywardError("VALUE_INVALID", `${name} of auth is not a non-empty text`, {
+    hint: `Give it. If it comes from a variable, check that the variable is set.`,
+  });
 }
 
 const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -73,22 +115,27 @@ export async function readCredentials(
   switch (auth.method) {
     case "token": {
       const token = await given(auth.token ?? env["VAULT_TOKEN"] ?? "", "a token");
+      // Vault would answer as if it had ended; and a line break cannot be sent at all.
+      if (!/^[^\s"'`]*$/.test(token)) {
+        throw missing("The Vault token has quotes or white space in it", "Give the token alone.");
+      }
       if (token !== "") return { token };
       throw missing("There is no Vault token", "Set VAULT_TOKEN, or give `auth` another method, such as approle.");
     }
     case "approle": {
       const secretId = auth.secretId === undefined ? undefined : await given(auth.secretId, "a secret id");
       const body = { role_id: auth.roleId, ...(secretId === undefined ? {} : { secret_id: secretId }) };
-      return { login: { path: `auth/${auth.mount ?? "approle"}/login`, body } };
+      return { login: { path: `auth/${auth.mount ?? "approle"}/login`, body, locksOut: true } };
     }
     case "kubernetes": {
       const jwt = await readJwt(auth.jwtPath ?? serviceAccountToken);
-      return { login: { path: `auth/${auth.mount ?? "kubernetes"}/login`, body: { role: auth.role, jwt } } };
+      const path = `auth/${auth.mount ?? "kubernetes"}/login`;
+      return { login: { path, body: { role: auth.role, jwt }, locksOut: false } };
     }
     case "userpass": {
       const password = await given(auth.password, "a password");
       const path = `auth/${auth.mount ?? "userpass"}/login/${encodeURIComponent(auth.username)}`;
-      return { login: { path, body: { password } } };
+      return { login: { path, body: { password }, locksOut: true } };
     }
   }
 }

@@ -30,9 +30,15 @@ export class VaultFailure extends Error {
     return !this.isUntrusted;
   }
 
-  /** Whether this address is the problem, whatever was asked: it is not trusted, or sends elsewhere. */
+  /** Whether the address or the namespace is the problem, whatever was asked. */
   get isMisaddressed(): boolean {
-    return this.isUntrusted || (this.status !== undefined && this.status >= 300 && this.status < 400);
+    const isElsewhere = this.status !== undefined && this.status >= 300 && this.status < 400;
+    return this.isUntrusted || isElsewhere || this.isUnknownNamespace;
+  }
+
+  /** Whether there is no such namespace. */
+  get isUnknownNamespace(): boolean {
+    return this.status === 404 && this.reasons.some((reason) => reason.includes("namespace not found"));
   }
 
   /** Whether the server's certificate is the problem. */

@@ -1,6 +1,6 @@
-import { type KeyFreshness, KeywardError, requireFreshness } from "@keyward/core";
+import { type KeyFreshness, KeywardError, type OptionNames, requireAmount, requireFreshness } from "@keyward/core";
 import pRetry from "p-retry";
-import type { VaultAuth } from "./vault-auth.ts";
+import { requireAuth, type VaultAuth } from "./vault-auth.ts";
 import { VaultClient, VaultFailure, type VaultRequest } from "./vault-client.ts";
 import { VaultSession } from "./vault-session.ts";
 
@@ -24,6 +24,20 @@ export interface VaultConnectionOptions extends KeyFreshness {
   /** Where the variables are read; default `process.env`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
+
+/** The names of these options, for those that add their own. */
+export const connectionOptionNames: OptionNames<VaultConnectionOptions> = {
+  address: true,
+  auth: true,
+  namespace: true,
+  ca: true,
+  requestTimeoutMs: true,
+  dangerouslyAllowHttp: true,
+  env: true,
+  refreshMs: true,
+  maxAgeMs: true,
+  timeoutMs: true,
+};
 
 /** One request, and whether it may be made again when nobody knows what became of it; default true. */
 type Request = Omit<VaultRequest, "token" | "signal"> & { readonly repeatable?: boolean };
@@ -58,12 +72,10 @@ export class VaultConnection {
   constructor(options: VaultConnectionOptions) {
     const { env = process.env, ca, auth = { method: "token" } } = options;
     this.freshness = requireFreshness({ refreshMs: defaultRefreshMs, ...options });
-    const { requestTimeoutMs = Math.min(defaultRequestTimeoutMs, this.freshness.timeoutMs) } = options;
-    if (!Number.isInteger(requestTimeoutMs) || requestTimeoutMs < 1 || requestTimeoutMs > this.freshness.timeoutMs) {
-      throw new KeywardError("VALUE_INVALID", "requestTimeoutMs is not a whole number from 1 to timeoutMs", {
-        hint: "Leave it out for 5000, or raise timeoutMs.",
-      });
-    }
+    const { timeoutMs } = this.freshness;
+    const { requestTimeoutMs = Math.min(defaultRequestTimeoutMs, timeoutMs) } = options;
+    requireAmount("requestTimeoutMs", requestTimeoutMs, "milliseconds", { most: timeoutMs });
+    requireAuth(auth);
     this.#client = new VaultClient({
       address: requireAddress(options.address ?? env["VAULT_ADDR"], options.dangerouslyAllowHttp === true),
       namespace: options.namespace ?? env["VAULT_NAMESPACE"],
@@ -108,6 +120,20 @@ export class VaultConnection {
       if (signal.aborted) throw this.#tooLate(signal, last);
       if (!(error instanceof VaultFailure)) throw error;
       throw error.isMisaddressed || (error.isPassing && repeatable) ? unavailable(error) : error;
+    }
+  }
+
+  /**
+   * The answer to a question that may remain open; `undefined` where there is none.
+   *
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` where no request to this address can be answered.
+   */
+  async ask(path: string, signal: AbortSignal): Promise<unknown> {
+    try {
+      return await this.#client.request({ method: "GET", path, signal, token: await this.#session.token(signal) });
+    } catch (error) {
+      if (error instanceof VaultFailure && error.isMisaddressed) throw unavailable(error);
+      return undefined;
     }
   }
 
@@ -158,6 +184,9 @@ function explain(failure: VaultFailure): readonly [problem: string, hint: string
     const hint = "Give `ca` (or VAULT_CACERT) the authority that signed it, and the address by a name that it has.";
     return [`The certificate of Vault is not trusted (${message})`, hint];
   }
+  if (failure.isUnknownNamespace) {
+    return ["Vault does not have this namespace (status 404)", "Correct `namespace`, or the variable VAULT_NAMESPACE."];
+  }
   if (failure.isMisaddressed) {
     const hint = "Give the address of the active node, or of what stands before all: redirections are not followed.";
     return [`Vault at this address sends elsewhere (${message})`, hint];
@@ -169,7 +198,9 @@ function explain(failure: VaultFailure): readonly [problem: string, hint: string
     ];
   }
   if (reasons.some((reason) => /sealed/.test(reason))) {
-    return ["Vault is sealed", "Unseal it: `bao operator unseal` or `vault operator unseal`, on each of its nodes."];
+    const hint =
+      "Unless it was sealed on purpose, unseal it: `bao operator unseal` or `vault operator unseal`, on each of its nodes.";
+    return ["Vault is sealed", hint];
   }
   if (status === 429) {
     return ["Vault refuses so many requests (status 429)", "See to its rate limit quotas: sys/quotas/rate-limit."];
@@ -182,37 +213,68 @@ function isRefusal(error: unknown): error is VaultFailure {
 }
 
 function refusal({ what, policy }: Purpose, failure: VaultFailure, auth: VaultAuth): KeywardError {
-  const who = auth.method === "token" ? "The token may have ended or been revoked; or its" : "Its";
+  const who =
+    auth.method === "token" ? "The token may have ended, been revoked, or be of another namespace; or its" : "Its";
   return new KeywardError("PROVIDER_UNAVAILABLE", `${what} is refused to this process (${failure.message})`, {
     hint: `${who} policies may lack: ${policy}`,
   });
 }
 
 function loginRefused(failure: VaultFailure, auth: VaultAuth): KeywardError {
-  return new KeywardError("PROVIDER_UNAVAILABLE", `Vault refuses the login by ${auth.method} (${failure.message})`, {
-    hint: loginHint(auth),
+  const { status, message } = failure;
+  if (status === 404) {
+    const isApi = failure.reasons.length > 0;
+    return new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      isApi
+        ? `Vault has no login by ${auth.method} there (${message})`
+        : `What answers at the address of Vault is not its API (${message})`,
+      {
+        hint: isApi
+          ? "Correct where the method is mounted (`mount` of `auth`), or the namespace. `bao auth list` shows the methods."
+          : "Correct the address (VAULT_ADDR), its path included: what the API adds to it begins with /v1/.",
+      },
+    );
+  }
+  return new KeywardError("PROVIDER_UNAVAILABLE", `Vault refuses the login by ${auth.method} (${message})`, {
+    hint: loginHint(auth, status),
   });
 }
 
-function loginHint(auth: VaultAuth): string {
+function loginHint(auth: VaultAuth, status: number | undefined): string {
   switch (auth.method) {
     case "token":
-      return "Has the token ended, or been revoked? Give another one, or another method, such as approle.";
+      return "Give another token: this one may have ended or been revoked. Or give another method, such as approle.";
     case "approle":
-      return "Check the role id; has the secret id ended, or been used up? And where the method is mounted.";
+      return `${lockoutHint(status)}Check the role id, the namespace and the mount, and give a new secret id: this one may have ended or been used up. ${sameCredentials}`;
     case "kubernetes":
       return "Check that the role is bound to this service account and namespace, and where the method is mounted.";
     case "userpass":
-      return "Check the name, the password, and where the method is mounted.";
+      return `${lockoutHint(status)}Check the name, the password, the namespace, and where the method is mounted. ${sameCredentials}`;
   }
 }
 
+// Credentials that are wrong are answered with 400.
+function lockoutHint(status: number | undefined): string {
+  if (status !== 403) return "";
+  return "Vault answers so where the method is not mounted, and where failed logins have locked this name out (by default 5 of them, for 15 minutes): `bao read sys/locked-users` shows it. End what logs in with wrong credentials before you unlock it. ";
+}
+
+const sameCredentials =
+  "Unchanged credentials are tried again only after a pause of up to 20 minutes, so that Vault does not lock the name out; changed ones at once.";
+
 function requireAddress(given: string | undefined, allowHttp: boolean): URL {
-  const address = given !== undefined && URL.canParse(given) ? new URL(given) : undefined;
-  if (address === undefined || !/^https?:$/.test(address.protocol) || address.username !== "") {
+  const address = typeof given === "string" && URL.canParse(given) ? new URL(given) : undefined;
+  const isPlain = address !== undefined && /^https?:\/\/[^@?#]*$/.test(address.href);
+  if (address === undefined || !isPlain) {
     // It may be a token in the wrong place, and is not repeated.
-    throw new KeywardError("VALUE_INVALID", "The address of Vault is no URL of http or https without a user", {
-      hint: "Set VAULT_ADDR, or give `address`: https://vault.example.com:8200.",
+    throw new KeywardError("VALUE_INVALID", "The address of Vault is no URL of http or https", {
+      hint: "Set VAULT_ADDR, or give `address`, as https://vault.example.com:8200: no quotes, user, query or fragment.",
+    });
+  }
+  if (/\/(?:v1|ui)(?:\/|$)/.test(address.pathname)) {
+    throw new KeywardError("VALUE_INVALID", "The address of Vault has /v1 or /ui in its path", {
+      hint: "Leave it out, as in https://vault.example.com:8200: the path of the API is added to the address.",
     });
   }
   const isLocal = /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/.test(address.hostname);

@@ -1,5 +1,6 @@
-import { KeywardError, singleFlight } from "@keyward/core";
-import { readCredentials, type VaultAuth } from "./vault-auth.ts";
+import { createHash } from "node:crypto";
+import { KeywardError, RetryPause, singleFlight } from "@keyward/core";
+import { type LoginRequest, readCredentials, type VaultAuth } from "./vault-auth.ts";
 import { fieldOf, type VaultClient, VaultFailure } from "./vault-client.ts";
 
 /** A token in use. Times are of `performance.now()`. */
@@ -20,6 +21,11 @@ const leaseShare = 2 / 3;
 // A token whose end a renewal moved by less than this much of its lease has come to the end of its longest life.
 const prolongedShare = 1 / 10;
 const shortestLeaseS = 0.5;
+// A renewal that fails is tried again when a third of what is left is over, but after no less than this much of the lease.
+const shortestRetryShare = 1 / 20;
+// Refused credentials are tried again after 10 s, a minute, 6 minutes, and then every 16 minutes, or up to a fifth later.
+// By default, Vault locks a name out at the fifth failure, and forgets those before after 15 minutes without another.
+const refusalPauses = { firstMs: 10_000, factor: 6, longestMs: 16 * 60_000 };
 const longestTimerMs = 2 ** 31 - 1;
 
 /**
@@ -33,6 +39,9 @@ export class VaultSession {
   readonly #timeoutMs: number;
   readonly #begin = singleFlight(async ({ signal }) => this.#session ?? (await this.#login(signal)));
   readonly #prolong = singleFlight(({ signal }) => this.#renewOrLogin(signal));
+  /** Credentials that Vault refused, by their hash, and what it said. */
+  #refused: { readonly credentials: string; readonly failure: VaultFailure } | undefined;
+  readonly #refusalPause = new RetryPause(refusalPauses);
   #session: Session | undefined;
   #timer: NodeJS.Timeout | undefined;
 
@@ -113,13 +122,33 @@ export class VaultSession {
   async #login(signal: AbortSignal): Promise<Session> {
     const { token, login } = await readCredentials(this.#auth, this.#env);
     if (login === undefined) return await this.#adopt(token, signal);
-    const answer = await this.#client.request({ method: "POST", ...login, token: undefined, signal });
-    const auth = fieldOf(answer, "auth");
+    const auth = fieldOf(await this.#post(login, signal), "auth");
     const given = fieldOf(auth, "client_token");
     if (typeof given === "string" && given !== "") return this.#keep(given, auth, true);
     throw new KeywardError("PROVIDER_UNAVAILABLE", "Vault let this process in without giving it a token", {
       hint: "Does the method need a second factor? Use one that a program can log in with.",
     });
+  }
+
+  /** Asks with credentials, unless these were refused a short while ago: too many failures lock out everybody. */
+  async #post({ path, body, locksOut }: LoginRequest, signal: AbortSignal): Promise<unknown> {
+    const credentials = createHash("sha256")
+      .update(JSON.stringify([path, body]))
+      .digest("hex");
+    const refused = this.#refused;
+    if (refused?.credentials === credentials && this.#refusalPause.leftMs() > 0) throw refused.failure;
+    try {
+      const answer = await this.#client.request({ method: "POST", path, body, token: undefined, signal });
+      this.#refused = undefined;
+      this.#refusalPause.succeeded();
+      return answer;
+    } catch (error) {
+      if (locksOut && error instanceof VaultFailure && (error.status === 400 || error.status === 403)) {
+        this.#refused = { credentials, failure: error };
+        this.#refusalPause.failed();
+      }
+      throw error;
+    }
   }
 
   /** A token that was not had by a login: Vault tells how long it lives, if the token may ask. */
@@ -175,7 +204,8 @@ export class VaultSession {
     // It was not answered: again, well before the end.
     if (this.#session !== session || hasEnded(session)) return;
     const leftMs = session.endsAtMs - performance.now();
-    this.#use({ ...session, actAtMs: performance.now() + leftMs / 3 });
+    const retryMs = Math.max(leftMs / 3, session.leaseMs * shortestRetryShare);
+    this.#use({ ...session, actAtMs: performance.now() + retryMs });
   }
 }
 

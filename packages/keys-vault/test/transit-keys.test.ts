@@ -92,6 +92,21 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     });
   });
 
+  it("whose key was deleted is not unwrapped by a new key of that name, and the hint does not say so", async () => {
+    const at = await options();
+    await transitKeys(at).create(Keyring.generate());
+    await server.request("POST", `${mount}/keys/${at.key}/config`, { deletion_allowed: true });
+    await server.request("DELETE", `${mount}/keys/${at.key}`);
+    const { hint } = await refusal(transitKeys(at).load());
+    expect(hint).toContain("a new key of this name does not unwrap the keyring");
+    expect(hint).not.toContain("bao write -f");
+  });
+
+  it("that vanished is to be restored, before another one is made", async () => {
+    const { hint } = await refusal(transitKeys(await options()).load());
+    expect(hint).toMatch(/restore it.*a new keyring opens no existing record/);
+  });
+
   it("is not taken back, nor exchanged for another ring under the same key", async () => {
     const at = await options({ name: "production" });
     const ring = Keyring.generate().rename("production");

@@ -6,7 +6,8 @@ import { createServer as createTlsServer } from "node:https";
 import { type AddressInfo, connect, createServer as createTcpServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { exportKeyring, Keyring, KeywardError } from "@keyward/core";
+import { exportKeyring, Keyring, KeywardError, storePlace } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import {
   describeWithVault,
@@ -16,7 +17,7 @@ import {
   type VaultServer,
 } from "../../../test/servers/openbao.ts";
 import { refusal } from "../../../test/store/refusals.ts";
-import { type VaultKeysOptions, vaultKeys } from "../src/index.ts";
+import { transitKeys, type VaultKeysOptions, vaultKeys } from "../src/index.ts";
 import { mountEngine, statusOf, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
@@ -90,17 +91,97 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect(kinds.get("deleted")?.hint).toContain("undelete -versions=1");
   });
 
-  it("is not looked for in an engine of version 1, or in another field", async () => {
+  it("is neither written to nor looked for in an engine of version 1, which has no check-and-set", async () => {
     const mount = `kv1-${randomUUID()}`;
     await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
-    await server.request("POST", `${mount}/data/app`, { keyring: "{}" });
-    expect(await refusal(vaultKeys(options({ mount, path: "app" })).load())).toMatchObject({ code: "KEYRING_INVALID" });
+    await server.request("POST", `${mount}/app`, { keyring: exportKeyring(Keyring.generate()) });
+    await server.request("POST", `${mount}/data/taken`, { other: "value" });
+    for (const path of ["app", "taken"]) {
+      const keys = vaultKeys(options({ mount, path }));
+      for (const call of [() => keys.load(), () => keys.create(Keyring.generate())]) {
+        const error = await refusal(call());
+        expect(error).toMatchObject({ code: "KEYRING_INVALID", message: expect.stringContaining("version 1") });
+        // That breaks whatever else uses the engine.
+        expect(error.hint).toContain("Do not upgrade");
+      }
+    }
+    expect(await statusOf(server.request("GET", `${mount}/data/app`))).toBe(404);
+    expect((await server.request("GET", `${mount}/data/taken`)).data).toEqual({ other: "value" });
+  });
+
+  it("is not said to be written where the answer is not that of version 2, though Vault does not tell the version", async () => {
+    // In front of the server: does not pass on the question for the version, as a gateway that lets through only some paths.
+    const mount = `kv1-${randomUUID()}`;
+    await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
+    const gateway = await listening(
+      createServer(async (request, response) => {
+        const { method = "", url = "", headers } = request;
+        if (url.includes("/internal/")) return response.writeHead(403).end('{"errors":["permission denied"]}');
+        const token = String(headers["x-vault-token"]);
+        const body = method === "POST" ? { body: Buffer.concat(await request.toArray()) } : {};
+        const answer = await fetch(`${server.address}${url}`, { method, headers: { "x-vault-token": token }, ...body });
+        return response.writeHead(answer.status, { "content-type": "application/json" }).end(await answer.text());
+      }),
+    );
+    const address = `http://127.0.0.1:${addressOf(gateway).port}`;
+    const keys = vaultKeys(options({ mount, path: "app", address }));
+    expect(await refusal(keys.create(Keyring.generate()))).toMatchObject({ code: "KEYRING_INVALID" });
+  });
+
+  it.each([
+    ["data/app/keyring", "kv", 'Leave "data/" out of `path`'],
+    ["kv/data/app/keyring", "kv", 'Leave "kv/data/" out of `path`'],
+    ["kv/app/keyring", "kv", 'Leave "kv/" out of `path`'],
+    ["app/keyring", "kv/data", 'Leave "/data" out of `mount`'],
+  ])("is not at %s in %s, and the hint says why before all else", async (path, mount, hint) => {
+    const own = (text: string) => text.replaceAll("kv", kv);
+    const error = await refusal(vaultKeys(options({ path: own(path), mount: own(mount) })).load());
+    expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    expect(error.hint.startsWith(own(hint))).toBe(true);
+  });
+
+  it("is not in another field, and not where the document was put in place of a text", async () => {
     const at = options();
-    await vaultKeys(at).create(Keyring.generate());
+    const ring = Keyring.generate();
+    await vaultKeys(at).create(ring);
     expect(await refusal(vaultKeys({ ...at, field: "ring" }).load())).toMatchObject({
       code: "KEYRING_INVALID",
       message: expect.stringContaining('"ring"'),
     });
+    const document: Record<string, unknown> = JSON.parse(exportKeyring(ring));
+    const put = async (data: object) => {
+      await server.request("POST", `${kv}/data/${at.path}`, { data });
+      return await refusal(vaultKeys(at).load());
+    };
+    expect(await put(document)).toMatchObject({
+      code: "KEYRING_INVALID",
+      hint: expect.stringContaining("=@ring.json"),
+    });
+    expect(await put({ keyring: document })).toMatchObject({ hint: expect.stringContaining("as text") });
+  });
+
+  it("that vanished is to be restored, before another one is made", async () => {
+    const { hint } = await refusal(vaultKeys(options()).load());
+    expect(hint).toMatch(/restore it: a new ring opens no existing record/);
+    expect(hint.indexOf("restore")).toBeLessThan(hint.indexOf("create"));
+  });
+
+  it("says of a namespace, an address or a login method that is not there what it is", async () => {
+    const auth = { method: "userpass", username: "app", password: "p" } as const;
+    const namespace = await refusal(vaultKeys(options({ namespace: "nobody" })).load());
+    expect(namespace).toMatchObject({ message: expect.stringContaining("does not have this namespace") });
+    const namespaceOfLogin = await refusal(vaultKeys(options({ namespace: "nobody", auth })).load());
+    expect(namespaceOfLogin.hint).toContain("VAULT_NAMESPACE");
+    const method = await refusal(vaultKeys(options({ auth: { ...auth, mount: "none" } })).load());
+    // Vault says no more than that to those who have no token.
+    expect(method.hint).toContain("where the method is not mounted");
+    const address = await refusal(vaultKeys(options({ address: `${server.address}/somewhere` })).load());
+    expect(address).toMatchObject({ message: expect.stringContaining("is not its API") });
+    for (const error of [namespace, namespaceOfLogin, address]) {
+      expect(`${error.message} ${error.hint}`).not.toMatch(/ended|revoked|used up/);
+    }
+    const quoted = vaultKeys(options({ auth: { method: "token", token: `"${server.rootToken}"` } }));
+    expect(await refusal(quoted.load())).toMatchObject({ message: expect.stringContaining("quotes") });
   });
 
   it("is refused with the lines that the policy lacks", async () => {
@@ -111,6 +192,15 @@ describeWithVault(servers, "a ring in a secret", () => {
     const reader = vaultKeys({ ...at, auth: { method: "token", token: String(auth?.["client_token"]) } });
     const ring = await reader.load();
     const refused = await refusal(reader.save(ring.add(), ring));
+    const unread = await refusal(
+      vaultKeys({
+        ...options(),
+        mount: "other",
+        auth: { method: "token", token: String(auth?.["client_token"]) },
+      }).load(),
+    );
+    // What only reads needs no right to write.
+    expect(unread.hint).toContain('capabilities = ["read"] }');
     expect(refused).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("403") });
     expect(refused.hint).toContain(`path "${kv}/data/${at.path}" { capabilities = ["read", "create", "update"] }`);
   });
@@ -323,6 +413,10 @@ describe("what cannot be", () => {
     ["no address", { address: "" }],
     ["an address that is none", { address: "vault:8200" }],
     ["an address with a password", { address: "https://user:password@vault.example.com" }],
+    ["an address with the path of the API", { address: "https://vault.example.com/v1/" }],
+    ["an address of the pages for people", { address: "https://vault.example.com:8200/ui/vault/secrets" }],
+    ["an address with a query", { address: "https://vault.example.com?token=s.1" }],
+    ["an address in quotes", { address: '"https://vault.example.com"' }],
     ["plain HTTP beyond this machine", { address: "http://vault.example.com" }],
     ["plain HTTP to what only looks like this machine", { address: "http://127.0.0.1.example.com" }],
     ["a path that leads elsewhere", { path: "../sys/raw" }],
@@ -343,6 +437,36 @@ describe("what cannot be", () => {
     vaultKeys({ ...good, address: "http://vault.internal", dangerouslyAllowHttp: true });
     expect(vaultKeys(good).freshness).toEqual({ refreshMs: 60_000, timeoutMs: 15_000 });
     vaultKeys({ ...good, timeoutMs: 1_000 });
+    vaultKeys({ ...good, address: "https://gateway.example.com/vault/" });
+  });
+
+  it.each<[string, object]>([
+    ["an unknown option", { refreshMS: 1_000 }],
+    ["a timeout that is no number", { timeoutMs: Number.NaN }],
+    ["an unknown method", { auth: { method: "appRole" } }],
+    ["a setting of another method", { auth: { method: "token", roleId: "app" } }],
+    ["a role id from a variable that is not set", { auth: { method: "approle", roleId: undefined } }],
+    ["no path", { path: undefined }],
+  ])("code without types is told of %s", (_, change) => {
+    for (const make of [
+      () => vaultKeys(Object.assign({}, good, change)),
+      () =>
+        transitKeys(
+          Object.assign(
+            { key: "app", place: storePlace(new MemoryStore()) },
+            { address: good.address, env: {} },
+            change,
+            "path" in change ? { key: undefined } : {},
+          ),
+        ),
+    ]) {
+      expect(make).toThrow(expect.objectContaining({ constructor: KeywardError, code: "VALUE_INVALID" }));
+    }
+  });
+
+  it("can be spread, and keeps its methods", () => {
+    const spread = { ...vaultKeys(good) };
+    for (const method of [spread.load, spread.save, spread.create]) expect(method).toBeTypeOf("function");
   });
 });
 
