@@ -1,5 +1,5 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { KeywardError, type StoredValue } from "@keyward/core";
+import { KeywardError, type OptionNames, requireOptions, type StoredValue } from "@keyward/core";
 import type { Cluster, Redis } from "ioredis";
 import type { Connection } from "./connection.ts";
 import { IoredisConnection } from "./ioredis-connection.ts";
@@ -51,7 +51,10 @@ export class KeyvRedisStore extends RecordSpace {
   constructor(adapter: KeyvRedisAdapter | KeyvValkeyAdapter, connection: Connection, layout: RecordLayout) {
     super(connection, layout);
     this.namespace = adapter.namespace;
-    adapter.on("error", (error) => this.emit("connection:error", bareError(error)));
+    adapter.on("error", (error) => {
+      connection.noteFailure(error);
+      this.emit("connection:error", bareError(error));
+    });
   }
 }
 
@@ -61,13 +64,14 @@ export class KeyvRedisStore extends RecordSpace {
  * it failed. The adapter's `throwOnErrors` is switched on. `disconnect()` closes the adapter.
  *
  * @throws KeywardError `VALUE_INVALID` for an adapter of `@keyv/valkey` with `useRedisSets`, under which namespaces share
- * their keys, and a `timeoutMs` that is not above 0; `STORE_INVALID` for an adapter of `@keyv/redis` of a Sentinel group.
+ * their keys, and options that are none; `STORE_INVALID` for an adapter of `@keyv/redis` of a Sentinel group.
  */
 export function keyvRedis(
   adapter: KeyvRedisAdapter | KeyvValkeyAdapter,
   options: KeyvRedisOptions = {},
 ): KeyvRedisStore {
-  const { timeoutMs = 5_000 } = options;
+  const known: OptionNames<KeyvRedisOptions> = { timeoutMs: true };
+  const { timeoutMs = 5_000 } = requireOptions("keyvRedis", options, known);
   if (!("redis" in adapter)) {
     if (adapter.isSentinel?.() === true) {
       throw new KeywardError(
