@@ -9,6 +9,8 @@ export interface Proxy {
   cut(): void;
   /** Holds back what the server answers from now on for so many ms. */
   delayReplies(delayMs: number): void;
+  /** Has connections that are made from now on lead to another port; those that are open stay where they are. */
+  leadTo(targetPort: number): void;
   close(): Promise<void>;
 }
 
@@ -17,8 +19,9 @@ export async function startProxy(targetPort: number): Promise<Proxy> {
   const host = "127.0.0.1";
   const clients = new Set<Socket>();
   let delayMs = 0;
+  let port = targetPort;
   const server = createServer((client) => {
-    const upstream = connect(targetPort, host);
+    const upstream = connect(port, host);
     clients.add(client);
     for (const socket of [client, upstream]) {
       socket.setNoDelay();
@@ -51,6 +54,9 @@ export async function startProxy(targetPort: number): Promise<Proxy> {
     },
     delayReplies(ms) {
       delayMs = ms;
+    },
+    leadTo(next) {
+      port = next;
     },
     async close() {
       for (const client of clients) client.destroy();

@@ -80,6 +80,7 @@ export {
   requireValue,
   sameStored,
 } from "./store-arguments.ts";
+export { requireUrl, type UrlRules } from "./url-argument.ts";
 export {
   type KeyringWrapper,
   type WrapOptions,

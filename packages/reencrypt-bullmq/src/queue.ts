@@ -1,8 +1,8 @@
-import { type EncryptedStore, KeywardError, type ReencryptProgress, reencrypt } from "@keyward/core";
+import { type EncryptedStore, KeywardError, type ReencryptProgress, reencrypt, requireUrl } from "@keyward/core";
 import type { ConnectionOptions, Queue } from "bullmq";
 
 /** The Redis that holds the queue: a URL, or what BullMQ takes as `connection`, such as options or a client of ioredis. */
-export type BullConnection = string | ConnectionOptions;
+export type BullConnection = string | URL | ConnectionOptions;
 
 /** Where a run and its workers meet. */
 export interface QueueOptions {
@@ -35,7 +35,8 @@ export type RangeQueue = Queue<RangeJob, Counts, string>;
 /**
  * What BullMQ is given, for a queue and for its workers.
  *
- * @throws KeywardError `VALUE_INVALID` for a queue that would lie in several slots of a Cluster.
+ * @throws KeywardError `VALUE_INVALID` for a queue that would lie in several slots of a Cluster, and a URL that cannot be
+ * read or whose password is not percent-encoded.
  */
 export function bullOptions({ connection, queue = "keyward-reencryption", prefix = "bull" }: QueueOptions) {
   if (isCluster(connection) && !/^[^{]*\{[^}]/.test(`${prefix}:${queue}`)) {
@@ -43,10 +44,19 @@ export function bullOptions({ connection, queue = "keyward-reencryption", prefix
       hint: "BullMQ changes them together. Pass a prefix in braces, such as {bull}, to the run and to all its workers.",
     });
   }
-  return {
-    name: queue,
-    options: { connection: typeof connection === "string" ? { url: connection } : connection, prefix },
-  };
+  return { name: queue, options: { connection: checkedConnection(connection), prefix } };
+}
+
+/** With each URL checked before BullMQ and ioredis see it: their errors carry it, password included. */
+function checkedConnection(connection: BullConnection): ConnectionOptions {
+  if (typeof connection === "string" || connection instanceof URL) return { url: checkedUrl(connection) };
+  if (!("url" in connection) || typeof connection.url !== "string") return connection;
+  return { ...connection, url: checkedUrl(connection.url) };
+}
+
+function checkedUrl(given: string | URL): string {
+  const rules = { protocols: ["redis:", "rediss:"], form: "rediss://user:password@host:6379/0" };
+  return requireUrl("The URL of the queue's Redis", given, rules).href;
 }
 
 function isCluster(connection: BullConnection): boolean {
@@ -62,4 +72,32 @@ export async function primaryOf(store: EncryptedStore): Promise<string> {
 /** The counts alone. */
 export function countsOf({ scanned, current, reencrypted, conflicts, expired, unreadable }: Counts): Counts {
   return { scanned, current, reencrypted, conflicts, expired, unreadable };
+}
+
+/**
+ * An error as it may be handed on. Clients of Redis attach the command with its arguments to theirs: for a login that was
+ * refused, the password. Servers quote arguments in some replies, so those end before the first quotation mark.
+ */
+export function withoutArguments(error: unknown): unknown {
+  if (!(error instanceof Error && ("command" in error || "lastNodeError" in error))) return error;
+  return new Error(error.message.replace(/\s*['"`].*$/s, " …"));
+}
+
+/**
+ * Does what asks the queue.
+ *
+ * @param signal what stops it, with a reason of the caller's own.
+ * @throws KeywardError `STORE_UNAVAILABLE` when its Redis fails.
+ */
+export async function askingQueue<Result>(work: () => Promise<Result>, signal?: AbortSignal): Promise<Result> {
+  try {
+    return await work();
+  } catch (error) {
+    if (signal?.aborted === true && error === signal.reason) throw error;
+    if (error instanceof KeywardError || (error instanceof DOMException && error.name === "AbortError")) throw error;
+    throw new KeywardError("STORE_UNAVAILABLE", "The Redis of the queue failed", {
+      hint: "See the cause. The jobs that are there stay: call it again once that Redis works.",
+      cause: withoutArguments(error),
+    });
+  }
 }

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Census, census, type EncryptedStore, KeywardError, rangesOf } from "@keyward/core";
 import { Queue } from "bullmq";
-import { bullOptions, type Counts, primaryOf, type QueueOptions, type RangeQueue } from "./queue.ts";
+import { askingQueue, bullOptions, type Counts, primaryOf, type QueueOptions, type RangeQueue } from "./queue.ts";
 
 /** What {@link startReencryption} needs. */
 export interface StartReencryptionOptions extends QueueOptions {
@@ -68,19 +68,28 @@ export interface ReencryptionRun {
  * key that has a run already it adds nothing but joins it, and has its failed jobs tried again.
  *
  * @throws KeywardError `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for a count that is not a whole number
- * from 1, or on a Cluster a prefix without braces; `KEYRING_INVALID` for a ring without keys; `PROVIDER_UNAVAILABLE`.
+ * from 1, or on a Cluster a prefix without braces; `KEYRING_INVALID` for a ring without keys; `PROVIDER_UNAVAILABLE`;
+ * `STORE_UNAVAILABLE` when the Redis of the queue fails.
  */
 export async function startReencryption(options: StartReencryptionOptions): Promise<ReencryptionRun> {
   const primary = await primaryOf(options.store);
   const { name, options: shared } = bullOptions(options);
   const run = new QueuedRun(primary, new Queue(name, shared), options);
   try {
-    await run.start();
+    await askingQueue(() => run.start());
   } catch (error) {
     await run.close();
     throw error;
   }
-  return run;
+  return {
+    primary: run.primary,
+    progress: () => askingQueue(() => run.progress()),
+    finished: (wait) => askingQueue(() => run.finished(wait), wait?.signal),
+    pause: () => askingQueue(() => run.pause()),
+    resume: () => askingQueue(() => run.resume()),
+    abort: () => askingQueue(() => run.abort()),
+    close: () => run.close(),
+  };
 }
 
 const keptForSeconds = 7 * 24 * 60 * 60;

@@ -14,6 +14,7 @@ import {
   type QueueOptions,
   type RangeJob,
   type RangeQueue,
+  withoutArguments,
 } from "./queue.ts";
 
 /** How a worker goes about its jobs. */
@@ -69,7 +70,7 @@ class RangeWorker implements ReencryptionWorker {
       // However many workers die over it: the job goes on.
       maxStalledCount: Number.MAX_SAFE_INTEGER,
     });
-    const tell = (error: unknown) => onError?.(error);
+    const tell = (error: unknown) => onError?.(withoutArguments(error));
     this.#queue.on("error", tell);
     this.#worker.on("error", tell);
   }
@@ -85,7 +86,7 @@ class RangeWorker implements ReencryptionWorker {
     try {
       done = await this.#reencrypt(job);
     } catch (error) {
-      this.#options.onError?.(error);
+      this.#options.onError?.(withoutArguments(error));
       throw describe(error);
     }
     if (done !== undefined) return done;
@@ -115,7 +116,9 @@ class RangeWorker implements ReencryptionWorker {
         },
       },
       onProgress: (progress) => {
-        job.updateProgress(countsOf(progress)).catch((error: unknown) => this.#options.onError?.(error));
+        job
+          .updateProgress(countsOf(progress))
+          .catch((error: unknown) => this.#options.onError?.(withoutArguments(error)));
       },
     });
     onReport?.(report);

@@ -13,6 +13,8 @@ import { Queue } from "bullmq";
 import { Redis } from "ioredis";
 import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
 import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
+import { expectRefusal } from "../../../test/store/refusals.ts";
+import { expectNoSecrets, marker as secret } from "../../../test/store/secrets.ts";
 import { startWorkerProcess } from "./start-worker-process.ts";
 import type { Assignment } from "./worker-process.ts";
 
@@ -386,5 +388,48 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     const { name, store } = await rotated(1);
     await expect(start(name, { store, ranges })).rejects.toMatchObject({ code: "VALUE_INVALID" });
     expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
+  });
+});
+
+describeWithRedis(servers, "what BullMQ and ioredis say", () => {
+  const password = `${secret}/#?@`;
+  let node: RedisNode;
+  beforeAll(async () => {
+    node = await startRedis(servers);
+    await node.command("ACL", "SETUSER", "someone", "on", ">another", "+@all", "~*");
+    await node.command("ACL", "SETUSER", "reader", "on", `>${password}`, "+@read", "+@connection", "+info", "~*");
+  });
+  afterAll(() => node.stop());
+  const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.generate("key") });
+
+  it("of a login that was refused holds no password", async () => {
+    const connection = { host: node.host, port: node.port, username: "someone", password };
+    const errors: unknown[] = [];
+    const worker = reencryptionWorker({ connection, store, onError: (error) => errors.push(error) });
+    onTestFinished(async () => {
+      // BullMQ closes what is connected.
+      await node.command("ACL", "SETUSER", "someone", `>${password}`);
+      await worker.close();
+    });
+    await expect.poll(() => errors.length).toBeGreaterThan(0);
+    for (const error of errors) expectNoSecrets(error);
+    expect(errors[0]).toMatchObject({ message: expect.stringContaining("WRONGPASS") });
+  });
+
+  it("of what a user may not do holds no argument, and is an error of Keyward's", async () => {
+    const connection = `redis://reader:${encodeURIComponent(password)}@${node.host}:${node.port}`;
+    const queue = `queue ${secret}`;
+    await expectRefusal(startReencryption({ connection, store, queue }), "STORE_UNAVAILABLE");
+  });
+
+  it.each([
+    `redis://:${password}@127.0.0.1:6379`,
+    `redis://:12/${secret}@127.0.0.1:6379`,
+    `redis://user:12#${secret}@127.0.0.1:6379`,
+  ])("of a URL whose password is not percent-encoded holds nothing of it: %s", async (url) => {
+    for (const connection of [url, { url }]) {
+      await expectRefusal(startReencryption({ connection, store }), "VALUE_INVALID");
+      await expectRefusal(() => reencryptionWorker({ connection, store }), "VALUE_INVALID");
+    }
   });
 });

@@ -1,8 +1,9 @@
 import { Buffer } from "node:buffer";
 import { setTimeout as sleep } from "node:timers/promises";
-import { KeywardError } from "@keyward/core";
+import { KeywardError, requireAmount } from "@keyward/core";
 import { Deadline } from "./deadline.ts";
-import { bareError, serverCodeOf } from "./server-error.ts";
+import { problemOf } from "./problems.ts";
+import { bareError, isFromWrongNode, NotSent, serverCodeOf } from "./server-error.ts";
 
 /** A command as a store asks for it. */
 export interface Request {
@@ -32,23 +33,14 @@ export interface ScannedServer {
   transaction(commands: readonly (readonly string[])[], deadline: Deadline): Promise<readonly unknown[]>;
 }
 
-/** What a command fails with when it is certain that it never left. */
-export class NotSent extends Error {}
-
-/** Replies that say a command was not carried out, and may well be a moment later. */
-const passing: ReadonlySet<string | undefined> = new Set([
-  "ASK",
-  "BUSY",
-  "CLUSTERDOWN",
-  "LOADING",
-  "MASTERDOWN",
-  "MOVED",
-  "NOREPLICAS",
-  "READONLY",
-  "TRYAGAIN",
-]);
+/** Replies that say a command was not carried out, and may well be a moment later on the same connection. */
+const passing: ReadonlySet<string | undefined> = new Set(["ASK", "BUSY", "TRYAGAIN"]);
 
 const pauseMs = 20;
+/** How often at most a connection to the wrong node is replaced: the right one may not be known yet. */
+const leaveEveryMs = 250;
+/** How long a connection that is about to be replaced waits for the replies to what it has sent. */
+const drainMs = 100;
 
 // The clients of ioredis hand out a status as bytes, like a value. An array of values cannot be taken for one.
 const statuses: ReadonlySet<string> = new Set(["OK", "PONG", "QUEUED"]);
@@ -63,16 +55,19 @@ export abstract class Connection {
   /** How long one call may take, in ms. Afterwards nothing is sent for it. */
   readonly timeoutMs: number;
   #closed = false;
+  /** What went wrong in the background since the last reply. */
+  #failure: Error | undefined;
+  /** Whether a server has ever answered. */
+  #answered = false;
+  #attempts = 0;
+  /** While the connection to a wrong node is replaced. */
+  #leaving: Promise<void> | undefined;
+  #leaveAgainAtMs = 0;
   /** Whether a server was found to be too old for some command. */
   #isOld = false;
 
   constructor(timeoutMs: number) {
-    if (!(Number.isFinite(timeoutMs) && timeoutMs > 0)) {
-      throw new KeywardError("VALUE_INVALID", "timeoutMs is not a number of milliseconds above 0", {
-        hint: "Leave it out, or pass one such as 5000.",
-      });
-    }
-    this.timeoutMs = timeoutMs;
+    this.timeoutMs = requireAmount("timeoutMs", timeoutMs, "milliseconds");
   }
 
   /** Whether keys lie on several servers, by their slots. */
@@ -84,8 +79,14 @@ export abstract class Connection {
   /** Sends one command once; redirections are followed. Rejects with {@link NotSent} where that is certain. */
   protected abstract attempt(request: Request, deadline: Deadline): Promise<unknown>;
 
-  /** Has a Cluster look for its nodes anew. */
+  /** Has a Cluster look for its nodes again. */
   protected abstract refresh(): void;
+
+  /**
+   * Replaces the connection to one server, so that its address, or its sentinels, lead to the node that is the primary by
+   * now. Does nothing for a Cluster, or for a client that does not connect again by itself.
+   */
+  protected abstract leave(): void;
 
   /** Ends what was opened for this store. */
   protected abstract end(): Promise<void>;
@@ -112,23 +113,63 @@ export abstract class Connection {
       );
     }
     const deadline = new Deadline(this.timeoutMs);
-    return await deadline.bound(
-      work(deadline),
-      () =>
-        refusedLogin(deadline.lastError) ??
-        unavailable(
-          `Redis did not answer within ${this.timeoutMs} ms`,
-          "Nothing is known about whether a write arrived. Find out why the server is slow or away, or raise timeoutMs.",
-          deadline.lastError,
-        ),
-    );
+    return await deadline.bound(work(deadline), () => this.tooLate(deadline));
   }
 
-  /** Waits a moment before something is tried again. */
+  /** Takes note of what went wrong in the background: until the next reply it says why there is none. */
+  noteFailure(error: unknown): void {
+    const failure = bareError(error);
+    // That a socket closed says less than why.
+    if (problemOf(failure) !== undefined || problemOf(this.#failure) === undefined) this.#failure = failure;
+  }
+
+  /** Forgets what {@link Connection.noteFailure} was told: there is a connection. */
+  protected noteSuccess(): void {
+    this.#failure = undefined;
+  }
+
+  /** What {@link Connection.noteFailure} was told last. */
+  protected get failure(): Error | undefined {
+    return this.#failure;
+  }
+
+  /** Waits a moment before something is tried again, and leaves a node that is the wrong one. */
   async pause(deadline: Deadline, error: unknown): Promise<void> {
     deadline.lastError = error ?? deadline.lastError;
     this.refresh();
     await sleep(pauseMs);
+    if (isFromWrongNode(error)) this.#leaveNode();
+  }
+
+  #leaveNode(): void {
+    if (this.#closed || this.#leaving !== undefined || performance.now() < this.#leaveAgainAtMs) return;
+    this.#leaving = this.#drained().then(() => {
+      if (!this.#closed) this.leave();
+      this.#leaveAgainAtMs = performance.now() + leaveEveryMs;
+      this.#leaving = undefined;
+    });
+  }
+
+  /** What has been sent is answered, unless that takes long: of a write that is cut off, nobody knows whether it arrived. */
+  async #drained(): Promise<void> {
+    const untilMs = performance.now() + drainMs;
+    while (this.#attempts > 0 && performance.now() < untilMs) await sleep(1);
+  }
+
+  /** The error of a call whose time is over: what is known of why. */
+  protected tooLate({ lastError }: Deadline): KeywardError {
+    for (const error of [lastError, this.#failure]) {
+      const problem = problemOf(error);
+      if (problem !== undefined) return unavailable(problem.message, problem.hint, error);
+    }
+    const hint = this.#answered
+      ? "Find out why the server is slow or away, or raise timeoutMs."
+      : "It never has: check that this is the address of a Redis, and that TLS is used if the server wants it, and only then.";
+    return unavailable(
+      `Redis did not answer within ${this.timeoutMs} ms`,
+      `Nothing is known about whether a write arrived. ${hint}`,
+      lastError ?? this.#failure,
+    );
   }
 
   /** Ends the connection; a second time does nothing. */
@@ -142,7 +183,7 @@ export abstract class Connection {
     let request = this.#isOld ? (asked.olderForm ?? asked) : asked;
     for (;;) {
       try {
-        const reply = await this.attempt(request, deadline);
+        const reply = await this.#attempt(request, deadline);
         if (!isAnswer(request, reply)) throw unexpected(request);
         return isLikeStatus(request, reply) ? await this.#readAgain(request, deadline) : reply;
       } catch (error) {
@@ -158,12 +199,26 @@ export abstract class Connection {
           request = request.olderForm;
           continue;
         }
-        const repeatable = error instanceof NotSent || passing.has(code) || (code === undefined && !request.writes);
+        const refusedForNow = passing.has(code) || isFromWrongNode(error);
+        const repeatable = error instanceof NotSent || refusedForNow || (code === undefined && !request.writes);
         if (this.#closed || deadline.passed || !repeatable) throw explain(request, error);
         await this.pause(deadline, error);
         // The call may have settled meanwhile, by another command of its batch.
         if (deadline.passed) throw explain(request, error);
       }
+    }
+  }
+
+  async #attempt(request: Request, deadline: Deadline): Promise<unknown> {
+    if (this.#leaving !== undefined) await this.#leaving;
+    this.#attempts++;
+    try {
+      const reply = await this.attempt(request, deadline);
+      this.#failure = undefined;
+      this.#answered = true;
+      return reply;
+    } finally {
+      this.#attempts--;
     }
   }
 
@@ -222,39 +277,30 @@ export function executedOf(replies: readonly unknown[]): readonly unknown[] {
 export function unavailable(message: string, hint: string, cause: unknown): KeywardError {
   return new KeywardError("STORE_UNAVAILABLE", message, {
     hint,
-    ...(cause === undefined ? {} : { cause: bareError(cause instanceof NotSent ? (cause.cause ?? cause) : cause) }),
+    ...(cause === undefined ? {} : { cause: bareError(cause) }),
   });
-}
-
-/** The error where the server answers, and lets nobody in with what the client sends when it connects. */
-export function refusedLogin(cause: unknown): KeywardError | undefined {
-  const error = cause instanceof NotSent ? cause.cause : cause;
-  // By the words of the server: what clients report in the background is bare already.
-  if (!(error instanceof Error && /^(?:WRONGPASS|NOAUTH|NOPERM)\b/.test(error.message))) return undefined;
-  const hint = "Check the user, the password and the ACL. Nothing is written until they are right.";
-  return unavailable("Redis refuses the login", hint, error);
 }
 
 function explain({ name }: Request, error: unknown): KeywardError {
   switch (serverCodeOf(error)) {
-    case undefined:
+    case undefined: {
+      const problem = error instanceof NotSent ? problemOf(error) : undefined;
+      if (problem !== undefined) return unavailable(problem.message, problem.hint, error);
       return unavailable(
         `The connection to Redis was lost at ${name}`,
         "Nothing is known about whether a write arrived. The connection comes back by itself.",
         error,
       );
+    }
     case "WRONGTYPE":
       return new KeywardError(
         "STORE_INVALID",
         "A key of this store holds something that is no record, such as a list",
         {
-          hint: "Somebody else uses the same keys: find out who, or choose another prefix.",
+          hint: "Another application uses the same keys: find out which, or choose another prefix.",
           cause: bareError(error),
         },
       );
-    case "NOAUTH":
-    case "WRONGPASS":
-      return unavailable(`Redis does not allow ${name}`, "Check the user and the password.", error);
     case "NOPERM":
       return unavailable(
         `Redis does not allow ${name}`,
@@ -262,9 +308,9 @@ function explain({ name }: Request, error: unknown): KeywardError {
           "~keyward:* unless the option prefix is given.",
         error,
       );
-    case "OOM":
-      return unavailable("Redis has no memory left", "Raise maxmemory, or set an eviction policy.", error);
-    default:
-      return unavailable(`Redis refused ${name}`, "See the cause.", error);
+    default: {
+      const problem = problemOf(error) ?? { message: `Redis refused ${name}`, hint: "See the cause." };
+      return unavailable(problem.message, problem.hint, error);
+    }
   }
 }

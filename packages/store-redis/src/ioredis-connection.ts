@@ -1,19 +1,13 @@
 import type { Buffer } from "node:buffer";
 import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { KeywardError } from "@keyward/core";
+import { inspect } from "node:util";
+import { KeywardError, requireUrl } from "@keyward/core";
 import { Cluster, type ClusterNode, type ClusterOptions, Command, Redis, type RedisOptions } from "ioredis";
-import {
-  Connection,
-  executedOf,
-  NotSent,
-  type Request,
-  refusedLogin,
-  type ScannedServer,
-  unavailable,
-} from "./connection.ts";
+import { Connection, executedOf, type Request, type ScannedServer, unavailable } from "./connection.ts";
 import type { Deadline } from "./deadline.ts";
-import { bareError, serverCodeOf } from "./server-error.ts";
+import { isWithoutDatabase, problemOf } from "./problems.ts";
+import { bareError, NotSent, serverCodeOf } from "./server-error.ts";
 
 /** A Redis Cluster that a store is to connect to. */
 export interface ClusterSource {
@@ -24,7 +18,7 @@ export interface ClusterSource {
 }
 
 /** What a store connects to: a URL, options of ioredis, a Cluster, or a client that exists and that it does not close. */
-export type RedisSource = string | RedisOptions | ClusterSource | Redis | Cluster;
+export type RedisSource = string | URL | RedisOptions | ClusterSource | Redis | Cluster;
 
 const pollMs = 10;
 const mostRetryMs = 1_000;
@@ -34,10 +28,11 @@ const refreshMs = 100;
 export class IoredisConnection extends Connection {
   readonly #client: Redis | Cluster;
   readonly #ours: boolean;
-  #lastError: Error | undefined;
+  readonly #listeners: readonly (readonly [event: string, listener: (...given: unknown[]) => void])[];
   #refreshAtMs = 0;
+  #wrongDatabase: Error | undefined;
 
-  /** @param failed hears of what goes wrong in the background, on a connection of our own. */
+  /** @param failed hears of what goes wrong in the background. */
   constructor(source: RedisSource, timeoutMs: number, failed: (error: Error) => void) {
     super(timeoutMs);
     this.#ours = !isClient(source);
@@ -47,17 +42,19 @@ export class IoredisConnection extends Connection {
         hint: "Remove it, and give the store the option prefix.",
       });
     }
-    if (!this.#ours) return;
     const tell = (error: unknown) => {
-      this.#lastError = bareError(error);
-      failed(this.#lastError);
+      this.noteFailure(error);
+      // ioredis goes on with the database 0, where others may have their records.
+      if (isWithoutDatabase(error)) this.#wrongDatabase = bareError(error);
+      failed(bareError(error));
     };
-    this.#client.on("error", tell);
-    this.#client.on("node error", tell);
-    // What kept it from connecting before says nothing about the next time.
-    this.#client.on("ready", () => {
-      this.#lastError = undefined;
-    });
+    this.#listeners = [
+      ["error", tell],
+      ["node error", tell],
+      // What kept it from connecting before says nothing about the next time.
+      ["ready", () => this.noteSuccess()],
+    ];
+    for (const [event, listener] of this.#listeners) this.#client.on(event, listener);
   }
 
   override get isCluster(): boolean {
@@ -72,7 +69,7 @@ export class IoredisConnection extends Connection {
   }
 
   protected override async attempt(request: Request, deadline: Deadline): Promise<unknown> {
-    if (this.#client.status !== "ready") await this.#ready(deadline);
+    if (this.#client.status !== "ready" || this.#wrongDatabase !== undefined) await this.#ready(deadline);
     if (deadline.passed) throw new NotSent("The command was not sent", { cause: deadline.lastError });
     const command = new TrackedCommand(request, deadline);
     try {
@@ -94,23 +91,37 @@ export class IoredisConnection extends Connection {
     client.refreshSlotsCache();
   }
 
+  protected override leave(): void {
+    const client = this.#client;
+    if (isCluster(client) || client.status !== "ready" || typeof client.options.retryStrategy !== "function") return;
+    client.disconnect(true);
+  }
+
   protected override async end(): Promise<void> {
-    if (this.#ours) this.#client.disconnect();
+    for (const [event, listener] of this.#listeners) this.#client.off(event, listener);
+    if (!this.#ours) return;
+    // What fails while it closes is of no interest, and would be printed where nothing listens.
+    this.#client.on("error", () => undefined);
+    this.#client.disconnect();
   }
 
   async #ready(deadline: Deadline): Promise<void> {
     const client = this.#client;
     while (client.status !== "ready") {
       if (client.status === "wait") client.connect().catch(() => undefined);
-      if (client.status === "end" || deadline.passed) {
-        throw (
-          refusedLogin(this.#lastError) ??
-          unavailable("There is no connection to Redis", "Start the server, or check its address.", this.#lastError)
-        );
+      if (deadline.passed) throw this.tooLate(deadline);
+      if (client.status === "end") {
+        const { message, hint } = problemOf(this.failure) ?? {
+          message: "There is no connection to Redis",
+          hint: "Start the server, or check its address.",
+        };
+        throw unavailable(message, hint, this.failure);
       }
-      deadline.lastError = this.#lastError;
+      deadline.lastError = this.failure ?? deadline.lastError;
       await sleep(pollMs);
     }
+    const problem = problemOf(this.#wrongDatabase);
+    if (problem !== undefined) throw unavailable(problem.message, problem.hint, this.#wrongDatabase);
   }
 }
 
@@ -135,6 +146,18 @@ class IoredisServer implements ScannedServer {
   }
 }
 
+const concealed = { join: () => "…", [inspect.custom]: () => "…" };
+
+/** With DEBUG=ioredis:* set, ioredis prints the arguments of commands: of these it prints nothing. */
+function conceal<Arguments extends object>(given: Arguments): Arguments {
+  return Object.assign(given, concealed);
+}
+
+/** Nor of those that log in, on whichever connection: also on those that ioredis opens for a Cluster, or to sentinels. */
+function concealLogins(): void {
+  for (const name of ["auth", "hello"]) Command.setArgumentTransformer(name, conceal);
+}
+
 const ping = "*1\r\n$4\r\nPING\r\n";
 
 /** A command of a transaction. It leaves whatever happens, since the others of the transaction do. */
@@ -157,6 +180,7 @@ class TrackedCommand extends Command {
 
   constructor({ name, given, writes }: Request, deadline: Deadline) {
     super(name, [...given]);
+    conceal(this.args);
     this.#writes = writes;
     this.#deadline = deadline;
   }
@@ -207,9 +231,54 @@ function writeTogether(socket: Writable): void {
   });
 }
 
-function connect(source: string | RedisOptions | ClusterSource, timeoutMs: number): Redis | Cluster {
+function connect(source: string | URL | RedisOptions | ClusterSource, timeoutMs: number): Redis | Cluster {
+  const prepared = prepare(source);
+  concealLogins();
+  try {
+    return open(prepared, timeoutMs);
+  } catch (error) {
+    if (error instanceof KeywardError) throw error;
+    // What ioredis throws may quote an option, and the error of a URL carries the whole of it.
+    const name = error instanceof Error ? error.name : typeof error;
+    throw new KeywardError("VALUE_INVALID", `ioredis does not take these options (${name})`, {
+      hint: "Compare the options, and the nodes of a Cluster, with the types of ioredis.",
+    });
+  }
+}
+
+const redisUrl = {
+  protocols: ["redis:", "rediss:"],
+  form: "rediss://user:password@host:6379/0",
+};
+
+/** The source with each URL checked: ioredis throws errors that carry the URL, and takes what does not fit for less. */
+function prepare(source: string | URL | RedisOptions | ClusterSource): string | RedisOptions | ClusterSource {
+  if (typeof source === "string" || source instanceof URL) return checkedUrl("The URL of Redis", source);
+  if (!isClusterSource(source)) return source;
+  const nodes = source.nodes.map((node) =>
+    typeof node === "string" ? checkedUrl("The URL of a node of the Cluster", node) : node,
+  );
+  return { ...source, nodes };
+}
+
+function checkedUrl(name: string, given: string | URL): string {
+  // The path of a socket.
+  if (typeof given === "string" && /^\/[^/]/.test(given)) return given;
+  // As ioredis has it, a host alone will do.
+  const text = typeof given === "string" && !given.includes("//") && given !== "" ? `redis://${given}` : given;
+  const url = requireUrl(name, text, redisUrl);
+  if (url.hostname === "" || !/^\/?\d*$/.test(url.pathname)) {
+    throw new KeywardError("VALUE_INVALID", `${name} has no host, or another path than the number of a database`, {
+      hint: `Write it as ${redisUrl.form}. For a socket, pass its path alone.`,
+    });
+  }
+  return url.href;
+}
+
+function open(source: string | RedisOptions | ClusterSource, timeoutMs: number): Redis | Cluster {
   const shared = {
-    connectTimeout: timeoutMs,
+    // Ends before the call does, so that the call can say so.
+    connectTimeout: Math.ceil(0.8 * timeoutMs),
     // A peer that is gone without a word is found out, and what waits for it is rejected.
     socketTimeout: timeoutMs,
   };
@@ -221,7 +290,7 @@ function connect(source: string | RedisOptions | ClusterSource, timeoutMs: numbe
     replyMapping: "legacy",
   } as const;
   const retryStrategy = (times: number) => Math.min(25 * 2 ** times, mostRetryMs) * (0.5 + Math.random() / 2);
-  if (isClusterSource(source)) {
+  if (typeof source === "object" && isClusterSource(source)) {
     const { nodes, options = {} } = source;
     return new Cluster([...nodes], {
       lazyConnect: true,
@@ -237,8 +306,6 @@ function connect(source: string | RedisOptions | ClusterSource, timeoutMs: numbe
     ...shared,
     lazyConnect: true,
     retryStrategy,
-    // After a failover, the name of a Sentinel group or a DNS entry leads to another server.
-    reconnectOnError: (error: Error) => error.message.startsWith("READONLY"),
     // Of a sentinel that hangs, so that there is time to ask the next.
     sentinelCommandTimeout: timeoutMs / 4,
   };
@@ -247,8 +314,8 @@ function connect(source: string | RedisOptions | ClusterSource, timeoutMs: numbe
     : new Redis({ ...options, ...source, ...enforced, enableOfflineQueue: false });
 }
 
-function isClusterSource(source: string | RedisOptions | ClusterSource): source is ClusterSource {
-  return typeof source === "object" && "nodes" in source;
+function isClusterSource(source: RedisOptions | ClusterSource): source is ClusterSource {
+  return "nodes" in source;
 }
 
 /** By what it can do and not by its class: there may be several copies of ioredis, and iovalkey is like it. */

@@ -1,5 +1,5 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { KeywardError, type StoredValue, shareConnection } from "@keyward/core";
+import { KeywardError, type OptionNames, requireOptions, type StoredValue, shareConnection } from "@keyward/core";
 import type { Cluster, Redis } from "ioredis";
 import type { Connection } from "./connection.ts";
 import { IoredisConnection } from "./ioredis-connection.ts";
@@ -60,6 +60,7 @@ export class KeyvRedisStore extends RecordSpace {
     this.#connection = connection;
     this.namespace = adapter.namespace;
     const tell = (error: unknown) => {
+      connection.noteFailure(error);
       this.emit("connection:error", bareError(error));
     };
     adapter.on("error", tell);
@@ -82,13 +83,14 @@ export class KeyvRedisStore extends RecordSpace {
  * it failed. The adapter's `throwOnErrors` is switched on. `disconnect()` of the last store over an adapter closes it.
  *
  * @throws KeywardError `VALUE_INVALID` for an adapter of `@keyv/valkey` with `useRedisSets`, under which namespaces share
- * their keys, and a `timeoutMs` that is not above 0; `STORE_INVALID` for an adapter of `@keyv/redis` of a Sentinel group.
+ * their keys, and options that are none; `STORE_INVALID` for an adapter of `@keyv/redis` of a Sentinel group.
  */
 export function keyvRedis(
   adapter: KeyvRedisAdapter | KeyvValkeyAdapter,
   options: KeyvRedisOptions = {},
 ): KeyvRedisStore {
-  const { timeoutMs = 5_000 } = options;
+  const known: OptionNames<KeyvRedisOptions> = { timeoutMs: true };
+  const { timeoutMs = 5_000 } = requireOptions("keyvRedis", options, known);
   if (!("redis" in adapter)) {
     if (adapter.isSentinel?.() === true) {
       throw new KeywardError(

@@ -1,7 +1,8 @@
 import { Buffer } from "node:buffer";
 import { shareConnection } from "@keyward/core";
-import { Connection, executedOf, NotSent, type Request, type ScannedServer } from "./connection.ts";
+import { Connection, executedOf, type Request, type ScannedServer } from "./connection.ts";
 import { Deadline } from "./deadline.ts";
+import { NotSent } from "./server-error.ts";
 
 /** How a command is to be sent, as the client of `@keyv/redis` takes it. */
 interface SendOptions {
@@ -12,6 +13,9 @@ interface SendOptions {
 type Words = (string | Buffer)[];
 
 interface SingleClient {
+  readonly isReady: boolean;
+  connect(): Promise<unknown>;
+  destroy(): void;
   sendCommand(words: Words, options: SendOptions): Promise<unknown>;
 }
 
@@ -95,6 +99,22 @@ export class NodeRedisConnection extends Connection {
 
   protected override refresh(): void {
     // The client looks for its nodes by itself.
+  }
+
+  protected override leave(): void {
+    if (this.isCluster || this.#connecting === undefined) return;
+    void this.#connecting.then(
+      (connected) => {
+        const client = requireClient(connected, isSingleClient);
+        if (!client.isReady) return;
+        client.destroy();
+        // Not by the adapter, which would add its listeners to the client once more.
+        const connecting = client.connect().then(() => client);
+        connecting.catch((error: unknown) => this.noteFailure(error));
+        this.#connecting = connecting;
+      },
+      () => undefined,
+    );
   }
 
   protected override async end(): Promise<void> {

@@ -1,4 +1,10 @@
-import type { BinaryStore, NamespacedStore, ReservedSpace } from "@keyward/core";
+import {
+  type BinaryStore,
+  type NamespacedStore,
+  type OptionNames,
+  type ReservedSpace,
+  requireOptions,
+} from "@keyward/core";
 import type { Connection } from "./connection.ts";
 import { IoredisConnection, type RedisSource } from "./ioredis-connection.ts";
 import { KeyLayout } from "./key-layout.ts";
@@ -15,6 +21,8 @@ export interface RedisStoreOptions {
   /** How long one call waits for the server, in ms, reconnecting included; 5,000 unless given. */
   readonly timeoutMs?: number;
 }
+
+const optionNames: OptionNames<RedisStoreOptions> = { prefix: true, timeoutMs: true };
 
 /** The records of a {@link RedisStore}, or its reserved space. */
 export class RedisSpace extends RecordSpace implements BinaryStore {
@@ -38,14 +46,15 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   /**
    * Makes a store; nothing is sent yet.
    *
-   * @param origin what to connect to: a URL (`redis:`, `rediss:`), options of ioredis, the nodes of a Cluster; a client
+   * @param origin what to connect to: a URL (`redis:`, `rediss:`) as text or as a `URL`, options of ioredis, the nodes of a Cluster; a client
    * of ioredis that exists, which `disconnect()` leaves open; or another store, whose connection and options this one is
    * to share.
-   * @throws KeywardError `VALUE_INVALID` for a prefix that is empty or has a colon, a `timeoutMs` that is not above 0, or
-   * the option `keyPrefix` of ioredis.
+   * @throws KeywardError `VALUE_INVALID` for a URL that cannot be read or whose password is not percent-encoded, for options
+   * that ioredis does not take, for its option `keyPrefix`, for a prefix that is empty or has a colon, and for options of
+   * the store that are none. The error holds nothing of the URL.
    */
   constructor(origin: RedisSource | RedisStore, options: RedisStoreOptions = {}) {
-    const { prefix = "keyward", timeoutMs = 5_000 } = options;
+    const { prefix = "keyward", timeoutMs = 5_000 } = requireOptions("RedisStore", options, optionNames);
     const own = !(origin instanceof RedisStore);
     const layout = own ? new KeyLayout(prefix) : origin.#layout;
     const connection = own

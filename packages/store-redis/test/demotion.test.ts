@@ -1,0 +1,168 @@
+import KeyvRedis6 from "@keyv/redis";
+import { createKeyv, Keyring } from "@keyward/core";
+import {
+  type KeyvRedisAdapter,
+  type KeyvRedisStore,
+  type KeyvValkeyAdapter,
+  keyvRedis,
+  RedisStore,
+} from "@keyward/store-redis";
+import { Redis } from "ioredis";
+import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { type Proxy as Endpoint, startProxy } from "../../../test/faults/proxy.ts";
+import {
+  describeWithRedis,
+  findRedisServers,
+  type RedisNode,
+  startRedis,
+  startSentinelGroup,
+} from "../../../test/servers/redis.ts";
+
+const servers = await findRedisServers();
+/** Long enough for a reconnection on a busy machine. */
+const patientMs = 5_000;
+const impatientMs = 600;
+
+// The types of these two are made for Keyv 5, and do not go together with those of Keyv 6.
+const [KeyvRedis5, KeyvValkey] = [await adaptersOf("keyv-redis-5"), await adaptersOf("@keyv/valkey")];
+
+async function adaptersOf(name: string): Promise<(...given: unknown[]) => KeyvRedisAdapter & KeyvValkeyAdapter> {
+  const module: { default: new () => unknown } = await import(name);
+  return (...given) => Reflect.construct(module.default, given);
+}
+
+function overClient(url: string, timeoutMs: number): RedisStore {
+  const client = new Redis(url);
+  client.on("error", () => undefined);
+  onTestFinished(() => client.disconnect());
+  return new RedisStore(client, { timeoutMs });
+}
+
+const stores: Record<string, (url: string, timeoutMs: number) => RedisStore | KeyvRedisStore> = {
+  RedisStore: (url, timeoutMs) => new RedisStore(url, { timeoutMs }),
+  "RedisStore over a client of ioredis": overClient,
+  "keyvRedis over @keyv/redis 5": (url, timeoutMs) => keyvRedis(KeyvRedis5(url), { timeoutMs }),
+  "keyvRedis over @keyv/redis 6": (url, timeoutMs) => keyvRedis(new KeyvRedis6(url), { timeoutMs }),
+  "keyvRedis over @keyv/valkey 1": (url, timeoutMs) =>
+    keyvRedis(KeyvValkey(url, { useRedisSets: false }), { timeoutMs }),
+};
+
+/** What a node says when it is asked how it stands in its replication. */
+async function replicationOf(node: RedisNode): Promise<string> {
+  return String(await node.command("INFO", "replication"));
+}
+
+async function follow(replica: RedisNode, primary: RedisNode): Promise<void> {
+  await replica.command("REPLICAOF", primary.host, primary.port);
+  await expect.poll(() => replicationOf(replica), { timeout: 20_000 }).toMatch(/master_link_status:up/);
+}
+
+describeWithRedis(servers, "a node that is the wrong one by now", () => {
+  let first: RedisNode;
+  let second: RedisNode;
+  let endpoint: Endpoint;
+  let opened: (RedisStore | KeyvRedisStore)[];
+  let url: string;
+  beforeEach(async () => {
+    const started = await Promise.all([startRedis(servers), startRedis(servers)]);
+    [first, second] = started;
+    await Promise.all(started.map((node) => node.command("CONFIG", "SET", "repl-diskless-sync-delay", 0)));
+    // What a service calls its endpoint: new connections lead to the primary, and those that are open stay.
+    const proxy = await startProxy(first.port);
+    endpoint = proxy;
+    url = `redis://127.0.0.1:${endpoint.port}`;
+    const disconnected: typeof opened = [];
+    opened = disconnected;
+    return async () => {
+      await Promise.all(disconnected.map((store) => store.disconnect()));
+      await proxy.close();
+      await Promise.all(started.map((node) => node.stop()));
+    };
+  });
+
+  describe.each(Object.entries(stores))("%s", (_, open) => {
+    async function connected(): Promise<RedisStore | KeyvRedisStore> {
+      const store = open(url, patientMs);
+      opened.push(store);
+      await store.set("key", "before");
+      return store;
+    }
+
+    it("is left when it was demoted, by the call that learns of it and by all beside it", async () => {
+      await follow(second, first);
+      const store = await connected();
+      await expect.poll(() => replicationOf(second)).toMatch(/master_link_status:up/);
+      await second.command("REPLICAOF", "NO", "ONE");
+      await follow(first, second);
+      endpoint.leadTo(second.port);
+      const keys = Array.from({ length: 50 }, (_, index) => `key ${index}`);
+      const written = await Promise.all([
+        store.setMany(keys.map((key) => ({ key, value: "after" }))),
+        ...keys.map((key) => store.set(`${key} alone`, "after")),
+      ]);
+      expect(new Set(written.flat())).toEqual(new Set([true]));
+      expect(await store.delete("key 0")).toBe(true);
+      expect(await store.replace("key 1", "after", "replaced")).toBe(true);
+      expect(await store.get("key 1")).toBe("replaced");
+      expect(String(await second.command("DBSIZE"))).toBe("100");
+    });
+
+    it("is left when it has lost the primary that it copies", async () => {
+      const store = await connected();
+      await second.command("CONFIG", "SET", "replica-serve-stale-data", "no");
+      await first.command("CONFIG", "SET", "replica-serve-stale-data", "no");
+      // Nothing listens there.
+      await first.command("REPLICAOF", "127.0.0.1", 1);
+      endpoint.leadTo(second.port);
+      expect(await store.get("key")).toBeUndefined();
+      expect(await store.set("key", "after")).toBe(true);
+    });
+
+    it("is left when its replicas have left it for another primary", async () => {
+      const store = await connected();
+      await first.command("CONFIG", "SET", "min-replicas-to-write", 1);
+      endpoint.leadTo(second.port);
+      expect(await store.set("key", "after")).toBe(true);
+      expect(await store.get("key")).toBe("after");
+    });
+
+    it("is told by its name where no other is to be had", async () => {
+      await follow(first, second);
+      const store = open(url, impatientMs);
+      opened.push(store);
+      await expect(store.set("key", "value")).rejects.toMatchObject({
+        code: "STORE_UNAVAILABLE",
+        message: "Redis is a replica, which takes no writes",
+        hint: expect.stringContaining("Connect to the primary"),
+      });
+    });
+  });
+});
+
+describeWithRedis(servers, "a Sentinel group that demotes its primary", () => {
+  it("is followed by RedisStore, and by keyvRedis over @keyv/valkey, to the new primary", async () => {
+    const group = await startSentinelGroup(servers);
+    onTestFinished(() => group.stop());
+    const sentinels = group.sentinels.map(({ host, port }) => ({ host, port }));
+    const source = { sentinels, name: group.name };
+    const opened = [
+      new RedisStore(source, { timeoutMs: 8_000 }),
+      keyvRedis(KeyvValkey(source, { useRedisSets: false }), { timeoutMs: 8_000 }),
+    ];
+    for (const store of opened) onTestFinished(() => store.disconnect());
+    const keyring = Keyring.generate("key");
+    const keyvs = opened.map((store, index) => createKeyv({ store, keys: keyring, namespace: `n${index}` }));
+    for (const keyv of keyvs) await keyv.set("key", "before");
+    await group.replicated();
+    const [former, latter] = group.nodes;
+    const [sentinel] = group.sentinels;
+    await sentinel?.command("SENTINEL", "FAILOVER", group.name);
+    // Both nodes live on, and clients that reconnect may come to the former primary first.
+    await expect.poll(() => replicationOf(latter), { timeout: 20_000 }).toMatch(/^role:master/m);
+    await expect.poll(() => replicationOf(former), { timeout: 20_000 }).toMatch(/^role:slave/m);
+    for (const keyv of keyvs) {
+      expect(await keyv.set("key", "after")).toBe(true);
+      expect(await keyv.get("key")).toBe("after");
+    }
+  });
+});

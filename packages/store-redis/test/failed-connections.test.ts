@@ -1,0 +1,232 @@
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type Server } from "node:http";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import KeyvRedis6 from "@keyv/redis";
+import {
+  type KeyvRedisAdapter,
+  type KeyvRedisStore,
+  type KeyvValkeyAdapter,
+  keyvRedis,
+  type RedisSource,
+  RedisStore,
+} from "@keyward/store-redis";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import {
+  describeWithRedis,
+  findRedisServers,
+  type RedisCluster,
+  type RedisNode,
+  startCluster,
+  startRedis,
+  startTlsRedis,
+} from "../../../test/servers/redis.ts";
+import { expectRefusal } from "../../../test/store/refusals.ts";
+import { expectNoSecrets, marker } from "../../../test/store/secrets.ts";
+
+const servers = await findRedisServers();
+const run = promisify(execFile);
+const timeoutMs = 1_000;
+
+// The types of these two are made for Keyv 5, and do not go together with those of Keyv 6.
+const [KeyvRedis5, KeyvValkey] = [await adaptersOf("keyv-redis-5"), await adaptersOf("@keyv/valkey")];
+
+async function adaptersOf(name: string): Promise<(...given: unknown[]) => KeyvRedisAdapter & KeyvValkeyAdapter> {
+  const module: { default: new () => unknown } = await import(name);
+  return (...given) => Reflect.construct(module.default, given);
+}
+
+type Open = (url: string) => RedisStore | KeyvRedisStore;
+
+const overIoredis: Record<string, Open> = {
+  RedisStore: (url) => new RedisStore(url, { timeoutMs }),
+  "keyvRedis over @keyv/valkey 1": (url) => keyvRedis(KeyvValkey(url, { useRedisSets: false }), { timeoutMs }),
+};
+const overNodeRedis: Record<string, Open> = {
+  "keyvRedis over @keyv/redis 5": (url) => keyvRedis(KeyvRedis5(url), { timeoutMs }),
+  "keyvRedis over @keyv/redis 6": (url) => keyvRedis(new KeyvRedis6(url), { timeoutMs }),
+};
+const stores = { ...overIoredis, ...overNodeRedis };
+
+describeWithRedis(servers, "a server that cannot be used", () => {
+  let plain: RedisNode;
+  let secured: RedisNode;
+  let web: Server;
+  let webPort: number;
+  beforeAll(async () => {
+    [plain, secured] = await Promise.all([startRedis(servers), startTlsRedis(servers)]);
+    await plain.command("ACL", "SETUSER", "someone", "on", ">right", "+@all", "~*");
+    web = createServer((_, response) => response.end("no Redis"));
+    web.listen(0, "127.0.0.1");
+    await once(web, "listening");
+    const address = web.address();
+    if (address === null || typeof address === "string") throw new Error("There is no port");
+    webPort = address.port;
+  });
+  afterAll(async () => {
+    web.closeAllConnections();
+    web.close();
+    await Promise.all([plain.stop(), secured.stop()]);
+  });
+
+  const failures: Record<string, { url: () => string; says: string; of?: Record<string, Open> }> = {
+    "refuses the connection": { url: () => "redis://127.0.0.1:1", says: "Redis refuses the connection" },
+    "has a name that nobody knows": {
+      url: () => "redis://nowhere.invalid",
+      says: "Redis has a host name that is not known",
+    },
+    "has another password": {
+      url: () => `redis://someone:wrong@127.0.0.1:${plain.port}`,
+      says: "Redis refuses the login",
+    },
+    "wants TLS": {
+      url: () => `redis://127.0.0.1:${secured.port}`,
+      says: "Redis closes connections before they are ready",
+    },
+    "does not speak TLS": {
+      url: () => `rediss://127.0.0.1:${plain.port}`,
+      says: "Redis does not finish a connection in time",
+      of: { RedisStore: (url) => new RedisStore(url, { timeoutMs }) },
+    },
+    "has a certificate that is not trusted": {
+      url: () => secured.url,
+      says: "Redis has a certificate that this process does not trust",
+    },
+    "is none of Redis": {
+      url: () => `redis://127.0.0.1:${webPort}`,
+      says: "The server does not answer in the protocol of Redis",
+    },
+    "has no database of that number": {
+      url: () => `${plain.url}/99`,
+      says: "Redis has no database of this number",
+    },
+  };
+
+  it("is told by what is wrong with it, over each client", async () => {
+    // All at once, since each waits for the time of its call.
+    const told = Object.entries(failures).flatMap(([name, { url, says, of = stores }]) =>
+      Object.entries(of).map(async ([client, open]) => {
+        const store = open(url());
+        const refused = () => store.set("key", "value").catch((caught: unknown) => caught);
+        // On a busy machine the time of a call may be over before anything could be found out.
+        await expect
+          .poll(refused, { timeout: 30_000, message: `a server that ${name}, ${client}` })
+          .toMatchObject({ code: "STORE_UNAVAILABLE", message: says });
+        await store.disconnect().catch(() => undefined);
+      }),
+    );
+    await Promise.all(told);
+  });
+
+  it("gets nothing into another database than the one that was asked for", async () => {
+    await plain.command("FLUSHALL");
+    for (const open of Object.values(overIoredis)) {
+      const store = open(`${plain.url}/99`);
+      onTestFinished(() => store.disconnect());
+      await expectRefusal(store.set("key", "value"), "STORE_UNAVAILABLE");
+      await expectRefusal(store.scan(), "STORE_UNAVAILABLE");
+    }
+    expect(await plain.command("DBSIZE")).toBe(0);
+  });
+});
+
+describe("a URL whose password is not percent-encoded", () => {
+  const urls = [
+    `redis://:${marker}/x@127.0.0.1:6379`,
+    `redis://:${marker}#x@127.0.0.1:6379`,
+    `redis://:${marker}?x@127.0.0.1:6379`,
+    `redis://:${marker}%zz@127.0.0.1:6379`,
+    // These parse: the password begins like a port.
+    `redis://user:12/${marker}@127.0.0.1:6379`,
+    `redis://user:12#${marker}@127.0.0.1:6379`,
+    `redis://user:12?${marker}@127.0.0.1:6379`,
+    `user:12/${marker}@127.0.0.1:6379`,
+    `redis+tls://:${marker}@127.0.0.1:6379`,
+    "",
+  ];
+
+  it.each(urls)("is refused with an error that holds nothing of it: %s", async (url) => {
+    await expectRefusal(() => new RedisStore(url), "VALUE_INVALID");
+    await expectRefusal(() => new RedisStore({ nodes: [url] }), "VALUE_INVALID");
+    if (URL.canParse(url)) await expectRefusal(() => new RedisStore(new URL(url)), "VALUE_INVALID");
+  });
+
+  it("is not in the error for options that ioredis does not take either", async () => {
+    await expectRefusal(() => new RedisStore({ password: marker, name: marker, sentinels: [] }), "VALUE_INVALID");
+  });
+});
+
+describeWithRedis(servers, "a password", () => {
+  const password = `${marker}/#?@%:ü`;
+  let node: RedisNode;
+  let cluster: RedisCluster;
+  beforeAll(async () => {
+    [node, cluster] = await Promise.all([startRedis(servers), startCluster(servers)]);
+    for (const each of [node, ...cluster.nodes]) {
+      await each.command("ACL", "SETUSER", "someone", "on", `>${password}`, "+@all", "~*");
+    }
+  });
+  afterAll(async () => {
+    await Promise.all([node.stop(), cluster.stop()]);
+  });
+
+  function urlOf(port: number): string {
+    return `redis://someone:${encodeURIComponent(password)}@127.0.0.1:${port}`;
+  }
+
+  it("of any characters works percent-encoded, in a text as in a URL", async () => {
+    for (const source of [urlOf(node.port), new URL(urlOf(node.port))]) {
+      const store = new RedisStore(source);
+      onTestFinished(() => store.disconnect());
+      expect(await store.set("key", "value")).toBe(true);
+    }
+  });
+
+  it("is not shown by a store, whichever way it was given", async () => {
+    const sources: RedisSource[] = [
+      urlOf(node.port),
+      new URL(urlOf(node.port)),
+      { host: "127.0.0.1", port: node.port, username: "someone", password },
+      { nodes: [urlOf(cluster.nodes[0]?.port ?? 0)], options: { redisOptions: { username: "someone", password } } },
+    ];
+    const shown = [
+      ...sources.map((source) => new RedisStore(source)),
+      ...Object.values(stores).map((open) => open(urlOf(node.port))),
+    ];
+    for (const store of shown) {
+      onTestFinished(() => store.disconnect());
+      await store.set("key", "value");
+      expectNoSecrets(store);
+      if (store instanceof RedisStore) expectNoSecrets(store.namespaced("view"));
+    }
+  });
+
+  it("is not printed by ioredis where DEBUG names it, nor are keys and values", async () => {
+    const directory = mkdtempSync(join(import.meta.dirname, "debug-"));
+    onTestFinished(() => rmSync(directory, { recursive: true }));
+    const program = join(directory, "program.ts");
+    writeFileSync(
+      program,
+      `import { RedisStore } from "@keyward/store-redis";
+       const [source, key, value] = JSON.parse(process.argv[2] ?? "");
+       const store = new RedisStore(source);
+       await store.set(key, value);
+       await store.disconnect();`,
+    );
+    const logins = { username: "someone", password };
+    const sources = [
+      urlOf(node.port),
+      { host: "127.0.0.1", port: node.port, ...logins },
+      { host: "127.0.0.1", port: node.port, ...logins, protocol: 2 },
+      { nodes: cluster.startupNodes, options: { redisOptions: logins } },
+    ];
+    for (const source of sources) {
+      const given = JSON.stringify([source, `${marker} key`, `${marker} value`]);
+      const { stderr } = await run(process.execPath, [program, given], { env: { ...process.env, DEBUG: "*" } });
+      expect(stderr).toMatch(/write command\[.*set\(/i);
+      expect(stderr).not.toContain(marker);
+    }
+  });
+});
