@@ -7,6 +7,7 @@ import {
 } from "keyv";
 import {
   type AtomicStore,
+  describeStore,
   hasReservedSpace,
   isAtomic,
   isBinary,
@@ -43,6 +44,8 @@ const namespaces = new WeakMap<object, string>();
  * and its optional capabilities.
  */
 export class InnerStore {
+  /** What errors call it. */
+  readonly description: string;
   readonly form: EnvelopeForm;
   readonly atomic: AtomicStore | undefined;
   readonly scannable: ScannableStore | undefined;
@@ -66,6 +69,7 @@ export class InnerStore {
     // Capabilities are looked for on what was given: Keyv's bridge passes on Keyv's own methods alone.
     const adapter = toAdapter(given);
     const capable = given instanceof Map ? adapter : given;
+    this.description = describeStore(given);
     this.#given = given;
     this.#adapter = adapter;
     this.#errorSource = given instanceof Map ? adapter : given;

@@ -61,6 +61,11 @@ export class Connection {
     }
   }
 
+  /** As it was given. */
+  get path(): string {
+    return this.#options.path;
+  }
+
   /** For how long after a call the work may still be done. */
   get longestCallMs(): number {
     return this.#options.busyTimeoutMs + mostPauseMs;

@@ -2,6 +2,7 @@ import {
   type AtomicStore,
   type BinaryStore,
   type BoundedStore,
+  type DescribedStore,
   invalidCursor,
   KeywardError,
   type NamespacedStore,
@@ -79,7 +80,10 @@ type Row = ReturnType<ReturnType<Prepare>["get"]>;
  * Every method rejects with a KeywardError: `VALUE_INVALID` for keys and namespaces that are not well-formed strings,
  * `STORE_UNAVAILABLE` when the file stays locked, cannot be used, or is disconnected, `STORE_INVALID` when it is damaged.
  */
-export class SqliteSpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
+export class SqliteSpace
+  extends Hookified
+  implements AtomicStore, ScannableStore, BinaryStore, BoundedStore, DescribedStore
+{
   /** Bytes are kept as they are, as BLOB. */
   readonly values = "bytes";
   /** The namespace that every call but {@link SqliteSpace.scan} works in; `undefined` and "" are the same. */
@@ -97,6 +101,11 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
   /** For how many milliseconds a call goes on trying at most. */
   get longestCallMs(): number {
     return this.#connection.longestCallMs;
+  }
+
+  /** What errors call it. */
+  get description(): string {
+    return `SqliteStore ${JSON.stringify(this.#connection.path)}`;
   }
 
   /** What Keyv may expect: all methods, and absolute `expires`. */
