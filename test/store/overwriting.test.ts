@@ -93,6 +93,21 @@ describe("a record that could not be opened", () => {
     expect(await store.get("key")).toBe(`${value}2`);
   });
 
+  it("is refused with the name of the store, what is missing and what is at hand", async () => {
+    const inner = new Map<string, unknown>();
+    await new EncryptedStore(inner, { keys: newRing("first") }).setMany([
+      { key: "a", value },
+      { key: "b", value },
+    ]);
+    const store = new EncryptedStore(inner, { keys: newRing("second") });
+    await expectRefusal(store.getMany(["a", "b"]), "RECORDS_UNREADABLE");
+    const entries = ["a", "b", "c"].map((key) => ({ key, value }));
+    expect((await expectRefusal(store.setMany(entries), "OVERWRITE_REFUSED")).message).toBe(
+      "Nothing was written: 2 of 2 records to overwrite in Map cannot be opened " +
+        '(KEY_UNKNOWN for key "first"). This process has only key "second"',
+    );
+  });
+
   it("is given up by name, once", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -182,6 +197,39 @@ describe("ten thousand unreadable records and one", () => {
 });
 
 describe("the check record", () => {
+  it("says which store it is, which key it needs and which are at hand", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "keyward-check-"));
+    try {
+      const path = join(folder, "sessions.sqlite");
+      const inner = new SqliteStore(path);
+      await createKeyv({ store: inner, keys: newRing("first"), namespace: "flows" }).set("key", value);
+      const name = `SqliteStore ${JSON.stringify(path)}`;
+      const cases = [
+        [newRing("second"), `${name} was written with key "first", and this process has only key "second"`],
+        [newRing("second").add({ id: "third" }), "and this process has only the keys"],
+        [Keyring.dangerouslyPlaintext(), `${name} was written with key "first", and this process has no key`],
+        [newRing("first"), `${name} was written with another key "first" than the one of this id`],
+        [newRing("first").add({ id: "next" }).promote("next").disable("first"), "which is disabled in this process"],
+      ] as const;
+      for (const [keys, message] of cases) {
+        const error = await expectRefusal(createKeyv({ store: inner, keys }).set("key", value), "OVERWRITE_REFUSED");
+        expect(error.message).toContain(message);
+        // What restores stands before what destroys.
+        expect(error.hint).toMatch(/^Give this process the keyring .* only then, overwriteCheckRecord\(\)/);
+      }
+      const wide = newRing("id0");
+      const many = Array.from({ length: 8 }, (_, at) => at + 1).reduce((ring, at) => ring.add({ id: `id${at}` }), wide);
+      const error = await expectRefusal(
+        createKeyv({ store: inner, keys: many }).set("key", value),
+        "OVERWRITE_REFUSED",
+      );
+      expect(error.message).toContain('"id4" and 4 more');
+      await inner.disconnect();
+    } finally {
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+
   it("keeps a fresh process with a wrong ring from writing, not from deleting", async () => {
     const inner = new MemoryStore();
     await createKeyv({ store: inner, keys: newRing("k1"), namespace: "a" }).set("key", value);

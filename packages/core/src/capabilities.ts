@@ -112,6 +112,12 @@ export interface NamespacedStore {
   namespaced(namespace: string): KeyvStorageAdapter;
 }
 
+/** A store that says what errors should call it. */
+export interface DescribedStore {
+  /** Such as `SqliteStore "sessions.sqlite"`. Never a credential. */
+  readonly description: string;
+}
+
 function hasMethod(store: object, name: string): boolean {
   return typeof Reflect.get(store, name) === "function";
 }
@@ -150,4 +156,12 @@ export function isBounded(store: object): store is BoundedStore {
 /** Whether the store hands out views on its namespaces. */
 export function isNamespaced(store: object): store is NamespacedStore {
   return hasMethod(store, "namespaced");
+}
+
+/** What errors call a store: what it says itself, or else the name of its class. */
+export function describeStore(store: object): string {
+  const description: unknown = Reflect.get(store, "description");
+  if (typeof description === "string") return description;
+  const made: unknown = Reflect.get(store, "constructor");
+  return typeof made === "function" && !["", "Object"].includes(made.name) ? made.name : "the store";
 }

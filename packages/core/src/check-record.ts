@@ -1,8 +1,8 @@
 import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
 import { keyIdIn, type Place, readHeader } from "./envelope.ts";
-import { KeywardError } from "./errors.ts";
+import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { reservedNamespace, wrapRejection } from "./inner-store.ts";
-import { type Keyring, keyOf } from "./keyring.ts";
+import { type Keyring, keyOf, keysIn } from "./keyring.ts";
 import { pages } from "./page-size.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { ReservedText } from "./reserved-text.ts";
@@ -20,22 +20,26 @@ export class CheckRecord {
   readonly #codec: RecordCodec;
   readonly #scope: string | undefined;
   readonly #unscoped: CheckRecord | undefined;
+  readonly #description: string;
   readonly #passed = new WeakSet<Keyring>();
   readonly #passing = new WeakMap<Keyring, Promise<void>>();
 
   /**
    * @param scoped for a store with a scope: its name, and the record of the unscoped ring, which must open too. A ring
    * of other material would otherwise found a scope of its own.
+   * @param description what errors call the store.
    */
   constructor(
     reserved: (AtomicStore & ScannableStore) | undefined,
     codec: RecordCodec,
     scoped: { readonly scope: string; readonly unscoped: CheckRecord } | undefined,
+    description: string,
   ) {
     this.#reserved = reserved;
     this.#codec = codec;
     this.#scope = scoped?.scope;
     this.#unscoped = scoped?.unscoped;
+    this.#description = description;
   }
 
   /**
@@ -132,7 +136,12 @@ export class CheckRecord {
     await this.#sayOwn(reserved, ring, generation);
     if (this.#scope !== undefined || ring.scopeName !== undefined) return;
     for (const scope of await scopesIn(reserved, ring)) {
-      const record = new CheckRecord(reserved, this.#codec.forScope(scope), { scope, unscoped: this });
+      const record = new CheckRecord(
+        reserved,
+        this.#codec.forScope(scope),
+        { scope, unscoped: this },
+        this.#description,
+      );
       await record.#sayOwn(reserved, ring, generation).catch((error: unknown) => {
         if (!isNobodys(error)) throw error;
       });
@@ -205,9 +214,9 @@ export class CheckRecord {
     try {
       if (readHeader(stored, place) !== undefined) return await this.#codec.open(stored, place);
     } catch (cause) {
-      throw refused(cause);
+      throw refused(cause, this.#description, await this.#codec.ring());
     }
-    throw refused(undefined);
+    throw refused(undefined, this.#description, await this.#codec.ring());
   }
 
   #opens(ring: Keyring, stored: StoredValue, place: Place): boolean {
@@ -271,17 +280,33 @@ function saidBy({ content }: OpenedRecord): Said | undefined {
   return said instanceof KeywardError ? undefined : said;
 }
 
-function refused(cause: unknown): KeywardError {
-  const keyId = cause instanceof KeywardError ? cause.keyId : undefined;
-  return new KeywardError(
-    "OVERWRITE_REFUSED",
-    "Nothing was written: this keyring cannot open the store's check record, so it could not read what it would overwrite",
-    {
-      keyId,
-      cause,
-      hint:
-        "Give this process the keyring the store was written with. If that ring is gone for good: call overwriteCheckRecord() of " +
-        "the EncryptedStore (keyv.encryptedStore).",
-    },
-  );
+function refused(cause: unknown, store: string, ring: Keyring): KeywardError {
+  const { code, keyId } = cause instanceof KeywardError ? cause : {};
+  const problem = problemWith(store, code, keyId, keysIn(ring));
+  return new KeywardError("OVERWRITE_REFUSED", `Nothing was written: ${problem}`, {
+    keyId,
+    cause,
+    hint:
+      "Give this process the keyring that the store was written with. To try something out with a new key, use an empty " +
+      "store. Where that keyring is lost, what it encrypted cannot be read again: only then, " +
+      "overwriteCheckRecord() of the EncryptedStore (keyv.encryptedStore) lets this process write over it.",
+  });
+}
+
+function problemWith(
+  store: string,
+  code: KeywardErrorCode | undefined,
+  keyId: string | undefined,
+  atHand: string,
+): string {
+  switch (code) {
+    case "KEY_UNKNOWN":
+      return `${store} was written with key "${keyId}", and this process has ${atHand}`;
+    case "KEY_DISABLED":
+      return `${store} was written with key "${keyId}", which is disabled in this process`;
+    case "KEY_MISMATCH":
+      return `${store} was written with another key "${keyId}" than the one of this id that this process has`;
+    default:
+      return `the check record of ${store} was altered, or is of a later release; this process has ${atHand}`;
+  }
 }

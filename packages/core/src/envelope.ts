@@ -134,10 +134,21 @@ export function seal(
     typeof piece === "string" ? cipher.update(piece, "utf8") : cipher.update(piece),
   );
   cipher.final();
+  // What was laid out here may be in Node's pool, which the `buffer` of any small Buffer shows.
+  for (const piece of plain) if (piece !== value && typeof piece !== "string") piece.fill(0);
   const body = [root.commitment, nonce, ...ciphertext, cipher.getAuthTag()];
-  return options.form === "text"
-    ? written + Buffer.concat(body).toString("base64url")
-    : Buffer.concat([Buffer.from(written, "latin1"), ...body]);
+  return options.form === "text" ? written + Buffer.concat(body).toString("base64url") : binaryEnvelope(written, body);
+}
+
+/** In memory of its own: a store may pass it on together with its `buffer`, to a worker for one. */
+function binaryEnvelope(written: string, body: readonly Uint8Array[]): Buffer {
+  const envelope = Buffer.allocUnsafeSlow(body.reduce((length, piece) => length + piece.length, written.length));
+  let at = envelope.write(written, "latin1");
+  for (const piece of body) {
+    envelope.set(piece, at);
+    at += piece.length;
+  }
+  return envelope;
 }
 
 /**

@@ -3,6 +3,7 @@ export {
   type AtomicStore,
   type BinaryStore,
   type BoundedStore,
+  type DescribedStore,
   hasReservedSpace,
   isAtomic,
   isBinary,

@@ -7,6 +7,7 @@ import {
 } from "keyv";
 import {
   type AtomicStore,
+  describeStore,
   hasReservedSpace,
   isAtomic,
   isBinary,
@@ -42,6 +43,8 @@ const namespacesInUse = new WeakMap<object, Map<string, number>>();
  * and its optional capabilities.
  */
 export class InnerStore {
+  /** What errors call it. */
+  readonly description: string;
   readonly form: EnvelopeForm;
   readonly atomic: AtomicStore | undefined;
   readonly scannable: ScannableStore | undefined;
@@ -69,6 +72,7 @@ export class InnerStore {
     // Capabilities are looked for on what was given: Keyv's bridge passes on Keyv's own methods alone.
     const adapter = toAdapter(given);
     const capable = given instanceof Map ? adapter : given;
+    this.description = describeStore(given);
     this.#given = given;
     this.#adapter = adapter;
     this.#errorSource = given instanceof Map ? adapter : given;

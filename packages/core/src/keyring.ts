@@ -356,6 +356,16 @@ export class Keyring {
   }
 }
 
+const mostShownKeys = 5;
+
+/** What a process with this ring has, as errors say it: no key, or the ids of the only ones. */
+export function keysIn(ring: Keyring): string {
+  const ids = ring.keys.map(({ id }) => `"${id}"`);
+  if (ids.length === 0) return "no key";
+  const more = ids.length > mostShownKeys ? ` and ${ids.length - mostShownKeys} more` : "";
+  return `only ${ids.length === 1 ? "key" : "the keys"} ${ids.slice(0, mostShownKeys).join(", ")}${more}`;
+}
+
 /** The key with this id, for sealing and opening. Not part of the public surface. */
 export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);

@@ -2,6 +2,7 @@ import { createHash, randomBytes } from "node:crypto";
 import { requirePlace } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import type { InnerStore } from "./inner-store.ts";
+import { keysIn } from "./keyring.ts";
 import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
 /** About 10 MB of marks. */
@@ -102,9 +103,13 @@ export class OverwriteGuard {
     }
     const [first] = errors;
     if (first === undefined) return;
+    const problems = [
+      ...new Set(errors.map(({ code, keyId }) => (keyId === undefined ? code : `${code} for key "${keyId}"`))),
+    ];
     throw new KeywardError(
       "OVERWRITE_REFUSED",
-      `Nothing was written: ${errors.length} of ${keys.length} records to overwrite cannot be opened`,
+      `Nothing was written: ${errors.length} of ${keys.length} records to overwrite in ${this.#inner.description} cannot be ` +
+        `opened (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
       {
         namespace,
         key: first.key,
@@ -112,8 +117,8 @@ export class OverwriteGuard {
         errors,
         cause: first,
         hint:
-          "Mend what keeps them from opening. To give one up: delete it, or call allowOverwrite(key) of the EncryptedStore " +
-          "(keyv.encryptedStore) before the write.",
+          "Bring back the key or the record: error.errors says what each needs. Only to discard a record: delete it, or call " +
+          "allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) before the write.",
       },
     );
   }

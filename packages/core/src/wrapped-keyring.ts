@@ -209,7 +209,8 @@ class WrappedKeyring {
   }
 
   async #wrap(ring: Keyring): Promise<string> {
-    const document = Buffer.from(exportKeyring(ring));
+    // Not Buffer.from, whose memory is shared with other Buffers: the wrapper is code of others.
+    const document = new TextEncoder().encode(exportKeyring(ring));
     try {
       return await this.#wrapper.wrap(document, { signal: undefined });
     } finally {

@@ -78,7 +78,9 @@ class TransitWrapper implements KeyringWrapper {
 
   async unwrap(wrapped: string, { signal }: { readonly signal: AbortSignal | undefined }): Promise<Uint8Array> {
     const plaintext = await this.#ask("decrypt", { ciphertext: requireWrapped(wrapped) }, "plaintext", signal);
-    return Buffer.from(plaintext, "base64");
+    // Buffer.from would decode into memory that is shared with other Buffers.
+    const document = Buffer.alloc(Buffer.byteLength(plaintext, "base64"));
+    return document.subarray(0, document.write(plaintext, "base64"));
   }
 
   async rewrap(wrapped: string, { signal }: { readonly signal: AbortSignal | undefined }): Promise<string> {

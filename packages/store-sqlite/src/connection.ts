@@ -1,7 +1,9 @@
+import { accessSync, constants, existsSync } from "node:fs";
+import { dirname, resolve } from "node:path";
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { KeywardError } from "@keyward/core";
-import { invalidFile, openDatabase, type Synchronous } from "./database-file.ts";
+import { invalidFile, openDatabase, requireOurSchema, type Synchronous, schemaVersionOf } from "./database-file.ts";
 
 /** What a {@link Connection} is told. */
 export interface ConnectionOptions {
@@ -23,6 +25,8 @@ const sweptAtOnce = 500;
 const primaryCodes = {
   busy: 5,
   locked: 6,
+  readOnly: 8,
+  ioError: 10,
   corrupt: 11,
   full: 13,
   cannotOpen: 14,
@@ -38,6 +42,8 @@ export class Connection {
   readonly #options: ConnectionOptions;
   readonly #statements = new Map<string, StatementSync>();
   #database: DatabaseSync | undefined;
+  /** Of the schema that was looked at last, and found to be ours. */
+  #schemaVersion: number | undefined;
   #closed = false;
   #sweepTimer: NodeJS.Timeout | undefined;
 
@@ -55,22 +61,36 @@ export class Connection {
     }
   }
 
-  /** For how long after {@link Connection.run} was called the work may still be done. */
+  /** As it was given. */
+  get path(): string {
+    return this.#options.path;
+  }
+
+  /** For how long after a call the work may still be done. */
   get longestCallMs(): number {
     return this.#options.busyTimeoutMs + mostPauseMs;
   }
 
   /**
-   * Does the work, again and again while the file is locked, for `busyTimeoutMs`.
+   * Does work that reads, in a transaction: it sees one state of the file. Again and again while the file is locked, for
+   * `busyTimeoutMs`.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` or `STORE_INVALID`.
    */
-  async run<Result>(work: (prepare: Prepare) => Result): Promise<Result> {
+  read<Result>(work: (prepare: Prepare) => Result): Promise<Result> {
+    return this.#run("BEGIN", work);
+  }
+
+  /** As {@link Connection.read}, for work that writes: all of it is done, or nothing. */
+  write<Result>(work: (prepare: Prepare) => Result): Promise<Result> {
+    return this.#run("BEGIN IMMEDIATE", work);
+  }
+
+  async #run<Result>(begin: string, work: (prepare: Prepare) => Result): Promise<Result> {
     const deadline = performance.now() + this.#options.busyTimeoutMs;
     for (;;) {
       try {
-        this.#open();
-        return work(this.#prepare);
+        return this.#inTransaction(begin, work);
       } catch (error) {
         if (!isBusy(error) || performance.now() >= deadline) throw this.#explain(error);
       }
@@ -78,28 +98,34 @@ export class Connection {
     }
   }
 
-  /** As {@link Connection.run}, in a transaction: all of the work is done, or nothing. */
-  transaction<Result>(work: (prepare: Prepare) => Result): Promise<Result> {
-    return this.run((prepare) => {
-      const database = this.#open();
-      database.exec("BEGIN IMMEDIATE");
-      try {
-        const result = work(prepare);
-        database.exec("COMMIT");
-        return result;
-      } catch (error) {
-        // After some errors, a full disk among them, SQLite has rolled back already.
-        if (database.isTransaction) database.exec("ROLLBACK");
-        throw error;
-      }
-    });
+  #inTransaction<Result>(begin: string, work: (prepare: Prepare) => Result): Result {
+    const database = this.#open();
+    this.#prepare(begin).run();
+    try {
+      // Inside, where nobody else changes the schema before the work is done.
+      this.#requireKnownSchema(database);
+      const result = work(this.#prepare);
+      this.#prepare("COMMIT").run();
+      return result;
+    } catch (error) {
+      // After some errors, a full disk among them, SQLite has rolled back already.
+      if (database.isTransaction) database.exec("ROLLBACK");
+      throw error;
+    }
+  }
+
+  #requireKnownSchema(database: DatabaseSync): void {
+    const version = schemaVersionOf(this.#prepare);
+    if (version === this.#schemaVersion) return;
+    requireOurSchema(this.#options.path, database);
+    this.#schemaVersion = version;
   }
 
   /** Removes what has expired, in all spaces, in small transactions, and says how many rows that were. */
   async sweep(): Promise<number> {
     let total = 0;
     for (;;) {
-      const swept = await this.run((prepare) =>
+      const swept = await this.write((prepare) =>
         Number(
           prepare(
             "DELETE FROM entries WHERE id IN (SELECT id FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?)",
@@ -158,7 +184,7 @@ export class Connection {
   #explain(error: unknown): unknown {
     if (error instanceof KeywardError) return error;
     const { path, busyTimeoutMs } = this.#options;
-    switch (primaryCodeOf(error)) {
+    switch (primaryCodeOf(error) ?? systemCodeOf(error)) {
       case primaryCodes.corrupt:
       case primaryCodes.notADatabase:
         return invalidFile(path, "is damaged", error);
@@ -166,7 +192,7 @@ export class Connection {
       case primaryCodes.locked:
         return unavailable(
           `${path} stayed locked for ${busyTimeoutMs} ms`,
-          "Find the process that holds a long transaction on it, or raise busyTimeoutMs.",
+          "Find the process that holds a long transaction on it, or raise busyTimeoutMs. Leave -wal and -shm where they are.",
           error,
         );
       case primaryCodes.tooBig:
@@ -175,16 +201,65 @@ export class Connection {
           cause: error,
         });
       case primaryCodes.full:
-        return unavailable(`There is no room left for ${path}`, "Make room on its disk.", error);
-      case primaryCodes.cannotOpen:
+      case "ENOSPC":
+      case "EDQUOT":
         return unavailable(
-          `${path} cannot be opened`,
-          "Check that it is a file, and who may read and write it.",
+          `There is no room left for ${path}`,
+          "Make room on its disk, but not by removing -wal or -shm: they hold the last writes. Then try again.",
+          error,
+        );
+      case primaryCodes.readOnly:
+      case primaryCodes.cannotOpen:
+      case "EACCES":
+      case "EPERM":
+      case "EROFS":
+        return this.#explainAccess(path, error);
+      case primaryCodes.ioError:
+        return unavailable(
+          `The disk failed to read or write ${path}`,
+          "Look for errors of the disk in the system's log, and copy the file with its -wal to another disk.",
           error,
         );
       default:
         return unavailable(`${path} cannot be used`, "Check the disk and the permissions; the cause says more.", error);
     }
+  }
+
+  /** What keeps this process from opening or writing the file. */
+  #explainAccess(path: string, error: unknown): KeywardError {
+    const folder = dirname(resolve(path));
+    const whose = "the user of this process";
+    if (existsSync(path) && !allows(path, constants.R_OK)) {
+      return unavailable(`${path} may not be read by ${whose}`, `Let ${whose} read and write the file.`, error);
+    }
+    if (existsSync(path) && !allows(path, constants.W_OK)) {
+      return unavailable(
+        `${path} is read-only for ${whose}`,
+        `Let ${whose} write the file; where it is mounted read-only, mount it for writing.`,
+        error,
+      );
+    }
+    if (!allows(folder, constants.W_OK)) {
+      return unavailable(
+        `The folder of ${path} is read-only for ${whose}`,
+        `Let ${whose} write to the folder: SQLite keeps -wal and -shm beside the file.`,
+        error,
+      );
+    }
+    return unavailable(
+      `${path} cannot be opened for writing`,
+      `Let ${whose} read and write the file, its -wal and its -shm.`,
+      error,
+    );
+  }
+}
+
+function allows(path: string, access: number): boolean {
+  try {
+    accessSync(path, access);
+    return true;
+  } catch {
+    return false;
   }
 }
 
@@ -201,4 +276,9 @@ function isBusy(error: unknown): boolean {
 function primaryCodeOf(error: unknown): number | undefined {
   if (!(error instanceof Error) || !("errcode" in error) || typeof error.errcode !== "number") return undefined;
   return error.errcode & 0xff;
+}
+
+/** The system's word for what went wrong with a file, such as EACCES. */
+function systemCodeOf(error: unknown): string | undefined {
+  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : undefined;
 }

@@ -1,6 +1,6 @@
-import { closeSync, existsSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, existsSync, lstatSync, openSync, readSync, realpathSync, type Stats, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { DatabaseSync } from "node:sqlite";
+import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { KeywardError } from "@keyward/core";
 
 /** How long a write waits for the disk: see {@link SqliteStoreOptions.synchronous}. */
@@ -17,8 +17,7 @@ const applicationId = 0x4b575244;
 const formatVersion = 1;
 
 // Namespaces and keys are UTF-8 in BLOBs: node:sqlite of Node 22 cuts a TEXT at its first NUL when it reads it.
-const schema = `
-  CREATE TABLE entries (
+const table = `CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
     space INTEGER NOT NULL,
     namespace BLOB NOT NULL,
@@ -26,11 +25,15 @@ const schema = `
     value ANY NOT NULL,
     expires INTEGER,
     UNIQUE (space, namespace, key)
-  ) STRICT;
-  CREATE INDEX entries_expires ON entries (expires) WHERE expires IS NOT NULL;
-  PRAGMA application_id = ${applicationId};
-  PRAGMA user_version = ${formatVersion};
-`;
+  ) STRICT`;
+const index = "CREATE INDEX entries_expires ON entries (expires) WHERE expires IS NOT NULL";
+const schema = `${table}; ${index}; PRAGMA application_id = ${applicationId}; PRAGMA user_version = ${formatVersion}`;
+
+/** What the file may hold: these two, and what SQLite makes for itself, as `ANALYZE` does. */
+const ours = new Map([
+  ["entries", withoutSpace(table)],
+  ["entries_expires", withoutSpace(index)],
+]);
 
 interface Header {
   readonly applicationId: number;
@@ -39,28 +42,121 @@ interface Header {
 
 /**
  * Opens the file, which is made if it is missing or empty. A file of another kind is refused before anything could
- * write to it.
+ * write to it, and so is one that another user prepared.
  *
  * @throws KeywardError `STORE_INVALID` for a file that is not a store of this format. Errors of SQLite and of the file
  * system come as they are.
  */
 export function openDatabase(path: string, synchronous: Synchronous): DatabaseSync {
-  const location = path === inMemory ? path : resolve(path);
-  if (location !== inMemory) {
-    const header = readHeader(location);
-    if (header === undefined) createPrivate(location);
-    else requireOurs(location, header);
-  }
-  const database = new DatabaseSync(location, { timeout: blockMs });
+  const location = path === inMemory ? path : prepareFile(resolve(path));
+  // Foreign keys of another table could change its rows with ours.
+  const database = new DatabaseSync(location, { timeout: blockMs, enableForeignKeyConstraints: false });
   try {
+    // Who can write the file may not have its schema call functions, and what was deleted is overwritten with zeros.
+    database.exec("PRAGMA trusted_schema = OFF; PRAGMA secure_delete = ON; PRAGMA cell_size_check = ON");
     setUp(location, database);
     database.exec("PRAGMA journal_mode = WAL");
     database.exec(`PRAGMA synchronous = ${synchronous === "full" ? "FULL" : "NORMAL"}`);
+    // Once more, now that SQLite has opened or made the files beside it.
+    if (location !== inMemory) requireOwnCompanions(location);
     return database;
   } catch (error) {
     database.close();
     throw error;
   }
+}
+
+/** A number that changes with the schema. */
+export function schemaVersionOf(prepare: (sql: string) => StatementSync): number {
+  return Number(prepare("PRAGMA schema_version").get()?.["schema_version"]);
+}
+
+/**
+ * Refuses a file whose schema is not the one that this package makes: a trigger or a view would be run with our
+ * statements.
+ *
+ * @throws KeywardError `STORE_INVALID`.
+ */
+export function requireOurSchema(location: string, database: DatabaseSync): void {
+  const found = database
+    .prepare(
+      "SELECT type, substr(name, 1, 64) AS name, substr(sql, 1, 1000) AS sql FROM sqlite_schema " +
+        "WHERE NOT (type IN ('table', 'index') AND name GLOB 'sqlite_*')",
+    )
+    .all();
+  for (const { type, name, sql } of found) {
+    if (ours.get(String(name)) === withoutSpace(String(sql))) continue;
+    throw new KeywardError(
+      "STORE_INVALID",
+      `${location} holds a ${type} that is not of Keyward's making: ${JSON.stringify(name)}`,
+      {
+        hint:
+          "Find out who else writes to the file, and stop that. Copy the file, move what is not Keyward's to another " +
+          "database, and drop it here; or restore the file from a backup. It was not changed.",
+      },
+    );
+  }
+  if (found.length !== ours.size) throw invalidFile(location, "lacks its table or its index");
+}
+
+function withoutSpace(sql: string): string {
+  return sql.replace(/\s+/g, "");
+}
+
+/** Makes the file, or checks the one that is there; returns its path without links. */
+function prepareFile(path: string): string {
+  const status = statSync(path, { throwIfNoEntry: false });
+  if (status === undefined) {
+    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
+      throw new KeywardError("STORE_INVALID", `${path} is a symbolic link that leads nowhere`, {
+        hint: "Mount what it leads to, or give the path of the file itself.",
+      });
+    }
+    createPrivate(path);
+    // The file and those beside it are checked as ever: another process may have been faster.
+    return prepareFile(path);
+  }
+  const location = realpathSync(path);
+  if (!status.isFile()) {
+    throw new KeywardError("STORE_UNAVAILABLE", `${path} is ${status.isDirectory() ? "a directory" : "no file"}`, {
+      hint: "Give the path of a file.",
+    });
+  }
+  requireOwnCompanions(location);
+  if (status.size > 0) requireOurs(location, readHeader(location));
+  else if (!isOurs(status, statSync(dirname(location)).uid)) {
+    throw new KeywardError("STORE_INVALID", `${location} is an empty file of another user`, {
+      hint: "Give a path in a folder that only this user can write to.",
+    });
+  }
+  return location;
+}
+
+/** Refuses files beside the database in which another user would receive, or slip in, what is written. */
+function requireOwnCompanions(location: string): void {
+  const { uid, mode } = statSync(location);
+  for (const suffix of ["-wal", "-shm", "-journal"]) {
+    const status = lstatSync(location + suffix, { throwIfNoEntry: false });
+    if (status === undefined) continue;
+    // Users who may all write the database make these files for one another.
+    const shared = (mode & 0o022) !== 0;
+    if (status.isFile() && (shared || isOurs(status, uid))) continue;
+    throw new KeywardError(
+      "STORE_INVALID",
+      `${location}${suffix} is ${status.isFile() ? "of another user" : "no file"}`,
+      {
+        hint:
+          "Find out who made it. If it is not this database's own, which holds its last writes, move it away while no " +
+          "process uses the database.",
+      },
+    );
+  }
+}
+
+/** Whether a file belongs to this process's user, to root or to a user who rules over it anyway. True on Windows. */
+function isOurs({ uid }: Stats, trusted: number): boolean {
+  const own = process.geteuid?.();
+  return own === undefined || uid === own || uid === 0 || uid === trusted;
 }
 
 /** Makes the table in one transaction with the marks of the format, so that no process ever sees one without the other. */
@@ -69,8 +165,8 @@ function setUp(location: string, database: DatabaseSync): void {
     database.exec("BEGIN IMMEDIATE");
     try {
       // Another process may have been faster.
-      const tables = numberIn(database, "SELECT count(*) AS number FROM sqlite_schema");
-      if (headerOf(database).applicationId === 0 && tables === 0) database.exec(schema);
+      const empty = database.prepare("SELECT 1 FROM sqlite_schema").get() === undefined;
+      if (headerOf(database).applicationId === 0 && empty) database.exec(schema);
       database.exec("COMMIT");
     } catch (error) {
       database.exec("ROLLBACK");
@@ -78,14 +174,10 @@ function setUp(location: string, database: DatabaseSync): void {
     }
   }
   requireOurs(location, headerOf(database));
-  if (numberIn(database, "SELECT count(*) AS number FROM sqlite_schema WHERE name = 'entries'") !== 1) {
-    throw invalidFile(location, "lacks its table");
-  }
+  requireOurSchema(location, database);
 }
 
-function readHeader(location: string): Header | undefined {
-  const size = statSync(location, { throwIfNoEntry: false })?.size ?? 0;
-  if (size === 0) return undefined;
+function readHeader(location: string): Header {
   // While somebody has the file open in WAL mode, only SQLite may look into it: POSIX drops every lock that a process
   // holds on a file as soon as it closes any descriptor of it, those of its other threads included.
   if (existsSync(`${location}-shm`)) {
@@ -110,15 +202,12 @@ function readHeader(location: string): Header | undefined {
   return { applicationId: header.readUInt32BE(68), version: header.readUInt32BE(60) };
 }
 
+// Not by the functions pragma_…, in whose place a view may have been planted.
 function headerOf(database: DatabaseSync): Header {
   return {
-    applicationId: numberIn(database, "SELECT application_id AS number FROM pragma_application_id"),
-    version: numberIn(database, "SELECT user_version AS number FROM pragma_user_version"),
+    applicationId: Number(database.prepare("PRAGMA application_id").get()?.["application_id"]),
+    version: Number(database.prepare("PRAGMA user_version").get()?.["user_version"]),
   };
-}
-
-function numberIn(database: DatabaseSync, sql: string): number {
-  return Number(database.prepare(sql).get()?.["number"]);
 }
 
 function requireOurs(location: string, header: Header): void {
@@ -135,7 +224,9 @@ function requireOurs(location: string, header: Header): void {
 /** Error of a file that this package cannot use. */
 export function invalidFile(location: string, problem: string, cause?: unknown): KeywardError {
   return new KeywardError("STORE_INVALID", `${location} ${problem}`, {
-    hint: "Check the path. If this file should hold records, restore it from a backup; it was not changed.",
+    hint:
+      "Check the path. If this file should hold records: stop what uses it, move it away together with its -wal and " +
+      "-shm, and restore it from a backup. It was not changed.",
     cause,
   });
 }
@@ -148,8 +239,8 @@ function createPrivate(location: string): void {
     if (!(error instanceof Error && "code" in error)) throw error;
     if (error.code === "EEXIST") return;
     if (error.code !== "ENOENT") throw error;
-    throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be made: its directory does not exist`, {
-      hint: `Make the directory first: mkdir -p ${dirname(location)}`,
+    throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be made: its folder does not exist`, {
+      hint: `If the folder belongs to a volume, mount it. Otherwise make it: mkdir -p ${dirname(location)}`,
       cause: error,
     });
   }

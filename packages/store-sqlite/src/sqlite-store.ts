@@ -2,15 +2,19 @@ import {
   type AtomicStore,
   type BinaryStore,
   type BoundedStore,
+  type DescribedStore,
   invalidCursor,
   KeywardError,
   type NamespacedStore,
+  type OptionNames,
   type Replacement,
   type ReservedSpace,
+  requireAmount,
   requireEntryExpires,
   requireKey,
   requireLimit,
   requireNamespace,
+  requireOptions,
   requireValue,
   type ScannableStore,
   type ScanPage,
@@ -29,9 +33,9 @@ export interface SqliteStoreOptions {
    * The file stays consistent either way.
    */
   readonly synchronous?: Synchronous;
-  /** How long a call waits for other processes that have the file locked, in ms; 5,000 unless given. */
+  /** How long a call waits for other processes that have the file locked, in ms up to 2^30; 5,000 unless given. */
   readonly busyTimeoutMs?: number;
-  /** How often expired rows are removed, in ms; 60,000 unless given, 0 for never. They are absent for readers at once. */
+  /** How often expired rows are removed, in ms up to 2^30; 60,000 unless given, 0 for never. They are absent for readers at once. */
   readonly sweepMs?: number;
 }
 
@@ -76,7 +80,10 @@ type Row = ReturnType<ReturnType<Prepare>["get"]>;
  * Every method rejects with a KeywardError: `VALUE_INVALID` for keys and namespaces that are not well-formed strings,
  * `STORE_UNAVAILABLE` when the file stays locked, cannot be used, or is disconnected, `STORE_INVALID` when it is damaged.
  */
-export class SqliteSpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
+export class SqliteSpace
+  extends Hookified
+  implements AtomicStore, ScannableStore, BinaryStore, BoundedStore, DescribedStore
+{
   /** Bytes are kept as they are, as BLOB. */
   readonly values = "bytes";
   /** The namespace that every call but {@link SqliteSpace.scan} works in; `undefined` and "" are the same. */
@@ -96,6 +103,11 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
     return this.#connection.longestCallMs;
   }
 
+  /** What errors call it. */
+  get description(): string {
+    return `SqliteStore ${JSON.stringify(this.#connection.path)}`;
+  }
+
   /** What Keyv may expect: all methods, and absolute `expires`. */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
@@ -104,7 +116,7 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
   /** The value under `key`, or `undefined`. */
   async get(key: string): Promise<StoredValue | undefined> {
     const place = this.#place(key);
-    const row = await this.#connection.run((prepare) => prepare(statements.get).get(...place, Date.now()));
+    const row = await this.#connection.read((prepare) => prepare(statements.get).get(...place, Date.now()));
     return row === undefined ? undefined : readValue(row);
   }
 
@@ -126,14 +138,14 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
    * that is not a number.
    */
   async set(key: string, value: unknown, expires?: number): Promise<boolean> {
-    await this.#connection.run(this.#write({ key, value, ...(expires === undefined ? {} : { expires }) }));
+    await this.#connection.write(this.#write({ key, value, ...(expires === undefined ? {} : { expires }) }));
     return true;
   }
 
   /** As {@link SqliteSpace.set} for each, in one transaction: all are stored, or, where it rejects, none. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const writes = entries.map((entry) => this.#write(entry));
-    await this.#connection.transaction((prepare) => {
+    await this.#connection.write((prepare) => {
       for (const write of writes) write(prepare);
     });
     return writes.map(() => true);
@@ -141,19 +153,19 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
 
   /** Removes the record, and says whether there was one. */
   async delete(key: string): Promise<boolean> {
-    return this.#connection.run(this.#removal(key));
+    return this.#connection.write(this.#removal(key));
   }
 
   /** As {@link SqliteSpace.delete} for each, in one transaction. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     const removals = keys.map((key) => this.#removal(key));
-    return this.#connection.transaction((prepare) => removals.map((remove) => remove(prepare)));
+    return this.#connection.write((prepare) => removals.map((remove) => remove(prepare)));
   }
 
   /** Whether there is a record under `key`. */
   async has(key: string): Promise<boolean> {
     const place = this.#place(key);
-    return this.#connection.run((prepare) => prepare(statements.has).get(...place, Date.now()) !== undefined);
+    return this.#connection.read((prepare) => prepare(statements.has).get(...place, Date.now()) !== undefined);
   }
 
   /** As {@link SqliteSpace.has} for each, in the same order, from one state of the file. */
@@ -165,7 +177,7 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
   /** Removes every record of the own namespace, and of no other. */
   async clear(): Promise<void> {
     const place = this.#namespacePlace();
-    await this.#connection.run((prepare) => prepare(statements.clear).run(...place));
+    await this.#connection.write((prepare) => prepare(statements.clear).run(...place));
   }
 
   /** The records of the own namespace that are there when the iteration begins and when it comes to them, by key. */
@@ -174,10 +186,10 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
     const place = this.#namespacePlace();
     // Rows that come later have higher ids: without this bound, a loop that writes what it reads might never end.
-    const newest = await this.#connection.run((prepare) => prepare(statements.newest).get()?.["id"] ?? 0);
+    const newest = await this.#connection.read((prepare) => prepare(statements.newest).get()?.["id"] ?? 0);
     let start: Uint8Array = Buffer.alloc(0);
     for (;;) {
-      const rows = await this.#connection.run((prepare) =>
+      const rows = await this.#connection.read((prepare) =>
         prepare(statements.iterate).all(...place, start, newest, Date.now(), iteratedAtOnce),
       );
       for (const row of rows) yield [readText(row["key"]), readValue(row)];
@@ -197,13 +209,13 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes.
    */
   async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
-    return this.#connection.run(this.#replacement({ key, expected, next }));
+    return this.#connection.write(this.#replacement({ key, expected, next }));
   }
 
   /** As {@link SqliteSpace.replace} for each, in one transaction. */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const replacements = changes.map((change) => this.#replacement(change));
-    return this.#connection.transaction((prepare) => replacements.map((replace) => replace(prepare)));
+    return this.#connection.write((prepare) => replacements.map((replace) => replace(prepare)));
   }
 
   /**
@@ -215,7 +227,7 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     const limit = requireLimit(options.limit);
     const start = readCursor(options.cursor);
-    const rows = await this.#connection.run((prepare) =>
+    const rows = await this.#connection.read((prepare) =>
       prepare(statements.scan).all(this.#space, ...start, Date.now(), limit),
     );
     const last = rows.length === limit ? rows.at(-1) : undefined;
@@ -232,7 +244,7 @@ export class SqliteSpace extends Hookified implements AtomicStore, ScannableStor
   async #findMany(sql: string, keys: readonly string[]): Promise<Map<unknown, Row>> {
     const place = this.#namespacePlace();
     const given = JSON.stringify(keys.map(requireKey));
-    const rows = await this.#connection.run((prepare) => prepare(sql).all(given, ...place, Date.now()));
+    const rows = await this.#connection.read((prepare) => prepare(sql).all(given, ...place, Date.now()));
     return new Map(rows.map((row) => [row["position"], row]));
   }
 
@@ -290,12 +302,14 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
    * @param origin the path of the file; ":memory:" for a database that ends with this store; or another store, whose
    * connection this one is to share, and whose options then hold.
    * @throws KeywardError `STORE_INVALID` for a file that is damaged, belongs to another application or to a later
-   * release, and is left as it was; `STORE_UNAVAILABLE` when it cannot be opened.
+   * release, has a trigger or another thing in its schema that this package did not make, or was prepared by another user,
+   * and is left as it was; `STORE_UNAVAILABLE` when it cannot be opened; `VALUE_INVALID` for an option that is unknown or
+   * out of range, and for an origin that is neither a path nor a store.
    */
   constructor(origin: string | SqliteStore, options: SqliteStoreOptions = {}) {
-    const { synchronous = "full", busyTimeoutMs = 5_000, sweepMs = 60_000 } = options;
+    const { sweepMs, ...settings } = requireSettings(options);
     const connection =
-      typeof origin === "string" ? new Connection({ path: origin, synchronous, busyTimeoutMs }) : origin.#connection;
+      typeof origin === "string" ? new Connection({ path: origin, ...settings }) : requireStore(origin).#connection;
     super(connection, spaces.records);
     this.#connection = connection;
     this.#isView = typeof origin !== "string";
@@ -344,6 +358,33 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   async sweep(): Promise<number> {
     return this.#connection.sweep();
   }
+}
+
+const optionNames: OptionNames<SqliteStoreOptions> = { synchronous: true, busyTimeoutMs: true, sweepMs: true };
+
+function requireSettings(options: SqliteStoreOptions): Required<SqliteStoreOptions> {
+  const {
+    synchronous = "full",
+    busyTimeoutMs = 5_000,
+    sweepMs = 60_000,
+  } = requireOptions("SqliteStore", options, optionNames);
+  if (synchronous !== "full" && synchronous !== "normal") {
+    throw new KeywardError("VALUE_INVALID", 'synchronous is neither "full" nor "normal"', {
+      hint: 'Leave it out for "full".',
+    });
+  }
+  return {
+    synchronous,
+    busyTimeoutMs: requireAmount("busyTimeoutMs", busyTimeoutMs, "milliseconds", { least: 0 }),
+    sweepMs: requireAmount("sweepMs", sweepMs, "milliseconds", { least: 0 }),
+  };
+}
+
+function requireStore(origin: SqliteStore): SqliteStore {
+  if (origin instanceof SqliteStore) return origin;
+  throw new KeywardError("VALUE_INVALID", "The origin of a SqliteStore is neither a path nor another SqliteStore", {
+    hint: 'Pass the path of a file, such as "records.db".',
+  });
 }
 
 function readValue(row: NonNullable<Row>): StoredValue {

@@ -228,17 +228,15 @@ describe("disconnect", () => {
 describe("a batch that fails in the middle", () => {
   it("leaves nothing behind, and the store usable", async () => {
     const path = temporaryFile();
+    await writeRecords(path);
+    overwrite(path, 20 * 4096, randomBytes(40 * 4096));
     const store = new SqliteStore(path);
-    const database = new DatabaseSync(path);
-    database.exec(
-      "CREATE TRIGGER refuse BEFORE INSERT ON entries WHEN NEW.key = x'626164' BEGIN SELECT RAISE(FAIL, 'refused'); END",
-    );
-    const batch = ["first", "bad", "last"].map((key) => ({ key, value: "value" }));
-    await expect(store.setMany(batch)).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
-    expect(await store.hasMany(["first", "bad", "last"])).toEqual([false, false, false]);
-    database.exec("DROP TRIGGER refuse");
-    database.close();
-    expect(await store.setMany(batch)).toEqual([true, true, true]);
+    const good = ["zzz 1", "zzz 2"].map((key) => ({ key, value: "value" }));
+    const bad = Array.from({ length: 1000 }, (_, index) => ({ key: `key-${index}`, value: "value" }));
+    await expect(store.setMany([...good, ...bad])).rejects.toMatchObject({ code: "STORE_INVALID" });
+    expect(await store.hasMany(["zzz 1", "zzz 2"])).toEqual([false, false]);
+    expect(await store.setMany(good)).toEqual([true, true]);
+    expect(await store.hasMany(["zzz 1", "zzz 2"])).toEqual([true, true]);
     await store.disconnect();
   });
 });

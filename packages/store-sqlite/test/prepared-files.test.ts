@@ -1,0 +1,372 @@
+import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import {
+  chmodSync,
+  chownSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
+import { SqliteStore } from "@keyward/store-sqlite";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { temporaryFile } from "./temporary-directory.ts";
+
+const isRoot = process.geteuid?.() === 0;
+const stranger = 65534;
+
+async function closedStore(path: string): Promise<void> {
+  const store = new SqliteStore(path);
+  await store.set("key", "value");
+  await store.disconnect();
+}
+
+function alter(path: string, sql: string): void {
+  const database = new DatabaseSync(path);
+  try {
+    database.exec(sql);
+  } finally {
+    database.close();
+  }
+}
+
+const endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c";
+
+/** What another user of the file puts into it, and how it goes away again. */
+const planted = [
+  {
+    name: "a trigger that never ends",
+    plant: `CREATE TRIGGER planted AFTER UPDATE ON entries BEGIN SELECT (${endless}); END`,
+    remove: "DROP TRIGGER planted",
+  },
+  {
+    name: "a trigger that undoes writes",
+    plant:
+      "CREATE TRIGGER planted AFTER UPDATE ON entries BEGIN UPDATE entries SET value = old.value WHERE id = old.id; END",
+    remove: "DROP TRIGGER planted",
+  },
+  {
+    name: "a view in the place of the table",
+    plant: `DROP TABLE entries; CREATE VIEW entries AS SELECT (${endless}) AS value`,
+    remove: undefined,
+  },
+  {
+    name: "a table in the place of a function",
+    plant: "CREATE TABLE json_each (key, value)",
+    remove: "DROP TABLE json_each",
+  },
+  {
+    name: "a view in the place of a pragma",
+    plant: `CREATE VIEW pragma_application_id AS SELECT (${endless}) AS application_id`,
+    remove: "DROP VIEW pragma_application_id",
+  },
+  {
+    name: "an index of an expression",
+    plant: "CREATE INDEX planted ON entries (hex(value))",
+    remove: "DROP INDEX planted",
+  },
+  {
+    name: "a table that follows deletes",
+    plant: "CREATE TABLE planted (id REFERENCES entries (id) ON DELETE CASCADE)",
+    remove: "DROP TABLE planted",
+  },
+];
+
+describe("a store in whose file somebody put", () => {
+  it.each(planted)("$name is not opened", async ({ plant, remove }) => {
+    const path = temporaryFile();
+    await closedStore(path);
+    alter(path, plant);
+    expect(() => new SqliteStore(path)).toThrow(
+      expect.objectContaining({
+        code: "STORE_INVALID",
+        message: expect.stringMatching(/holds a (?:trigger|view|table|index) that is not of Keyward's making/),
+        hint: expect.stringContaining("It was not changed."),
+      }),
+    );
+    if (remove === undefined) return;
+    alter(path, remove);
+    const store = new SqliteStore(path);
+    expect(await store.get("key")).toBe("value");
+    await store.disconnect();
+  });
+
+  it.each(planted)("$name while it is open does nothing from then on", async ({ plant, remove }) => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path);
+    await store.setMany([{ key: "key", value: "value" }]);
+    await store.getMany(["key"]);
+    alter(path, plant);
+    const calls = [
+      () => store.set("key", "next"),
+      () => store.setMany([{ key: "key", value: "next" }]),
+      () => store.replace("key", "value", "next"),
+      () => store.delete("key"),
+      () => store.clear(),
+      () => store.get("key"),
+      () => store.getMany(["key"]),
+      () => store.iterator().next(),
+      () => store.scan(),
+      () => store.sweep(),
+      () => store.reserved().get("key"),
+    ];
+    for (const call of calls) await expect(call()).rejects.toMatchObject({ code: "STORE_INVALID" });
+    if (remove !== undefined) {
+      alter(path, remove);
+      expect(await store.get("key")).toBe("value");
+      expect(await store.set("key", "next")).toBe(true);
+      expect(await store.get("key")).toBe("next");
+    }
+    await store.disconnect();
+  });
+
+  it("what SQLite makes for itself is used as before", async () => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path);
+    await store.set("key", "value");
+    alter(path, "ANALYZE; PRAGMA wal_checkpoint(TRUNCATE)");
+    expect(await store.get("key")).toBe("value");
+    await store.disconnect();
+    alter(path, "VACUUM; ANALYZE");
+    const again = new SqliteStore(path);
+    expect(await again.get("key")).toBe("value");
+    await again.disconnect();
+  });
+});
+
+describe("what was removed", () => {
+  const removals: Readonly<Record<string, (store: SqliteStore, keys: string[]) => Promise<unknown>>> = {
+    "by delete": (store, keys) => store.deleteMany(keys),
+    "by clear": (store) => store.clear(),
+    "by a shorter value": (store, keys) => store.setMany(keys.map((key) => ({ key, value: "" }))),
+    "by its expiry": async (store) => {
+      vi.setSystemTime(Date.now() + 1_000);
+      expect(await store.sweep()).toBe(50);
+    },
+  };
+
+  it.each(Object.entries(removals))("%s is in the file no more", async (name, remove) => {
+    const path = temporaryFile();
+    const store = new SqliteStore(path, { sweepMs: 0 });
+    const mark = randomBytes(16).toString("hex");
+    const keys = Array.from({ length: 50 }, (_, index) => `key ${index}`);
+    // Values within a page, and values of several pages.
+    const entries = keys.map((key, index) => ({ key, value: mark.repeat(index % 2 === 0 ? 4 : 400) }));
+    vi.useFakeTimers({ toFake: ["Date"] });
+    onTestFinished(() => {
+      vi.useRealTimers();
+    });
+    const expires = Date.now() + 1_000;
+    await store.setMany(name === "by its expiry" ? entries.map((entry) => ({ ...entry, expires })) : entries);
+    await remove(store, keys);
+    await store.disconnect();
+    expect(readdirSync(dirname(path))).toEqual(["records.db"]);
+    expect(readFileSync(path).includes(mark)).toBe(false);
+  });
+});
+
+describe.skipIf(process.platform === "win32")("a path that another user prepared", () => {
+  it("is not followed where it is a link that leads nowhere", () => {
+    const path = temporaryFile();
+    symlinkSync(join(dirname(path), "target.db"), path);
+    expect(() => new SqliteStore(path)).toThrow(
+      expect.objectContaining({
+        code: "STORE_INVALID",
+        message: `${path} is a symbolic link that leads nowhere`,
+      }),
+    );
+    expect(readdirSync(dirname(path))).toEqual(["records.db"]);
+  });
+
+  it("is followed where it leads to a store, also while that is open", async () => {
+    const path = temporaryFile();
+    const link = join(dirname(path), "link.db");
+    const store = new SqliteStore(path);
+    await store.set("key", "value");
+    symlinkSync(path, link);
+    const linked = new SqliteStore(link);
+    expect(await linked.get("key")).toBe("value");
+    expect(readdirSync(dirname(path)).sort()).toEqual(["link.db", "records.db", "records.db-shm", "records.db-wal"]);
+    await linked.disconnect();
+    // Where this process had lost its locks, another one would take itself for the last and remove the log.
+    const visit =
+      "const db = new (require('node:sqlite').DatabaseSync)(process.argv[1]); db.exec('SELECT 1 FROM entries'); db.close()";
+    execFileSync(process.execPath, ["-e", visit, path], { stdio: "ignore" });
+    expect(readdirSync(dirname(path)).sort()).toContain("records.db-wal");
+    await store.disconnect();
+  });
+
+  it("keeps the mode of an empty file of one's own", async () => {
+    const path = temporaryFile();
+    writeFileSync(path, "");
+    chmodSync(path, 0o660);
+    const store = new SqliteStore(path);
+    await store.set("key", "value");
+    for (const suffix of ["", "-wal", "-shm"]) expect(statSync(path + suffix).mode & 0o777).toBe(0o660);
+    await store.disconnect();
+  });
+
+  it.skipIf(!isRoot)("is refused where it is an empty file of that user", () => {
+    const path = temporaryFile();
+    writeFileSync(path, "");
+    chownSync(path, stranger, stranger);
+    expect(() => new SqliteStore(path)).toThrow(
+      expect.objectContaining({ code: "STORE_INVALID", message: `${path} is an empty file of another user` }),
+    );
+    expect(statSync(path).size).toBe(0);
+  });
+
+  it("is refused where a file beside it is a link", async () => {
+    const path = temporaryFile();
+    await closedStore(path);
+    const victim = join(dirname(path), "victim");
+    for (const suffix of ["-wal", "-shm", "-journal"]) {
+      symlinkSync(victim, path + suffix);
+      expect(() => new SqliteStore(path)).toThrow(
+        expect.objectContaining({ code: "STORE_INVALID", message: `${path}${suffix} is no file` }),
+      );
+      expect(lstatSync(victim, { throwIfNoEntry: false })).toBeUndefined();
+      rmSync(path + suffix);
+    }
+  });
+
+  it.skipIf(!isRoot)("is refused where a file beside it is of that user, who would read what is written", async () => {
+    const path = temporaryFile();
+    for (const suffix of ["-wal", "-shm", "-journal"]) {
+      writeFileSync(path + suffix, "");
+      chownSync(path + suffix, stranger, stranger);
+      // For a new file, and for one that was there.
+      for (const _ of ["new", "there"]) {
+        expect(() => new SqliteStore(path)).toThrow(
+          expect.objectContaining({ code: "STORE_INVALID", message: `${path}${suffix} is of another user` }),
+        );
+      }
+      rmSync(path + suffix);
+      await closedStore(path);
+      rmSync(path);
+    }
+  });
+
+  it("is refused where it is a pipe, and nothing waits for it", () => {
+    const path = temporaryFile();
+    execFileSync("mkfifo", [path]);
+    expect(() => new SqliteStore(path)).toThrow(expect.objectContaining({ code: "STORE_UNAVAILABLE" }));
+  });
+});
+
+/** A file system of its own at the folder of the path; says whether this machine lets the test make one. */
+function mount(path: string, options: string): boolean {
+  const folder = dirname(path);
+  try {
+    execFileSync("mount", ["-t", "tmpfs", "-o", options, "none", folder], { stdio: "ignore" });
+  } catch {
+    return false;
+  }
+  onTestFinished(() => {
+    execFileSync("umount", [folder]);
+  });
+  return true;
+}
+
+describe.skipIf(process.platform !== "linux")("a file that cannot be written", () => {
+  it("is called read-only, and what it is mounted with", async () => {
+    const path = temporaryFile();
+    const mounted = isRoot && mount(path, "size=1m");
+    // Root writes to files of any mode.
+    if (isRoot && !mounted) return;
+    await closedStore(path);
+    if (mounted) execFileSync("mount", ["-o", "remount,ro", dirname(path)]);
+    else chmodSync(path, 0o400);
+    const open = async () => {
+      const store = new SqliteStore(path);
+      try {
+        await store.set("key", "next");
+      } finally {
+        await store.disconnect();
+      }
+    };
+    await expect(open()).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: `${path} is read-only for the user of this process`,
+      hint: expect.stringContaining("mount it for writing"),
+    });
+  });
+
+  it.skipIf(!isRoot)("on a full disk says so, keeps what it has, and goes on when there is room", async () => {
+    const path = temporaryFile();
+    if (!mount(path, "size=512k")) return;
+    const store = new SqliteStore(path);
+    await store.set("key", "value");
+    const rest = join(dirname(path), "rest");
+    expect(() => writeFileSync(rest, Buffer.alloc(600_000))).toThrow("ENOSPC");
+    const batch = ["first", "second"].map((key) => ({ key, value: key.repeat(20_000) }));
+    for (const call of [() => store.setMany(batch), () => store.set("key", "next".repeat(20_000))]) {
+      await expect(call()).rejects.toMatchObject({
+        code: "STORE_UNAVAILABLE",
+        message: `There is no room left for ${path}`,
+        hint: expect.stringContaining("not by removing -wal or -shm"),
+      });
+    }
+    expect(await store.getMany(["key", "first", "second"])).toEqual(["value", undefined, undefined]);
+    rmSync(rest);
+    expect(await store.setMany(batch)).toEqual([true, true]);
+    await store.disconnect();
+  });
+
+  it("in a folder that is gone says so", async () => {
+    const path = join(dirname(temporaryFile()), "folder", "records.db");
+    mkdirSync(dirname(path));
+    const lock = new DatabaseSync(path);
+    lock.exec("BEGIN IMMEDIATE");
+    // Locked when it is made: the first call opens it.
+    const store = new SqliteStore(path);
+    lock.close();
+    rmSync(dirname(path), { recursive: true });
+    await expect(store.get("key")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: `${path} cannot be made: its folder does not exist`,
+      hint: expect.stringMatching(/mount it.*mkdir -p/),
+    });
+    await store.disconnect();
+  });
+});
+
+describe("the options", () => {
+  it.each([
+    { busyTimeoutMs: Number.NaN },
+    { busyTimeoutMs: 2 ** 31 },
+    { sweepMs: Number.POSITIVE_INFINITY },
+    { sweepMs: -1 },
+  ])("refuse %o", (options) => {
+    const path = temporaryFile();
+    expect(() => new SqliteStore(path, options)).toThrow(
+      expect.objectContaining({
+        code: "VALUE_INVALID",
+        message: expect.stringContaining(`${Object.keys(options)[0]} is not`),
+      }),
+    );
+    expect(readdirSync(dirname(path))).toEqual([]);
+  });
+
+  it.each<[string, string]>([
+    ['{"sweep":1000}', 'SqliteStore has no option "sweep"'],
+    ['{"synchronous":"off"}', 'synchronous is neither "full" nor "normal"'],
+    ["[]", "The options of SqliteStore are not an object"],
+  ])("refuse %s", (options, message) => {
+    expect(() => new SqliteStore(":memory:", JSON.parse(options))).toThrow(
+      expect.objectContaining({ code: "VALUE_INVALID", message }),
+    );
+  });
+
+  it("come with a path or a store", () => {
+    expect(() => new SqliteStore(JSON.parse("{}"))).toThrow(
+      expect.objectContaining({ code: "VALUE_INVALID", message: expect.stringContaining("origin") }),
+    );
+  });
+});
