@@ -37,6 +37,8 @@ export class KeywardKeyv extends Keyv {
   readonly encryptedStore: EncryptedStore;
   readonly #release: (() => Promise<void>) | undefined;
   readonly #heard = new WeakSet<Error>();
+  readonly #keepsNamespace: boolean;
+  #hostNamespace: string | undefined;
 
   /** Use {@link createKeyv}. */
   constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions, release?: () => Promise<void>) {
@@ -51,6 +53,31 @@ export class KeywardKeyv extends Keyv {
     });
     this.encryptedStore = encryptedStore;
     this.#release = release;
+    this.#keepsNamespace = options.namespace !== undefined;
+  }
+
+  /**
+   * The namespace. One that `createKeyv` was given stays when a host assigns its own, as Keyv 5 does to every store: its
+   * keys begin with that namespace already.
+   *
+   * @throws KeywardError `NAMESPACE_CONFLICT` when hosts of two namespaces share this Keyv, where their keys could mix.
+   */
+  override get namespace(): string | undefined {
+    return super.namespace;
+  }
+
+  override set namespace(namespace: string | undefined) {
+    if (!this.#keepsNamespace) {
+      super.namespace = namespace;
+      return;
+    }
+    this.#hostNamespace ??= namespace ?? "";
+    if (this.#hostNamespace === (namespace ?? "")) return;
+    const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
+    throw new KeywardError("NAMESPACE_CONFLICT", `This Keyv serves a host of namespace ${first}, and not ${second}`, {
+      namespace: super.namespace ?? "",
+      hint: "Make another Keyv with createKeyv for the second host, with a namespace of its own.",
+    });
   }
 
   /**
