@@ -1,16 +1,10 @@
-import {
-  Keyv,
-  type KeyvCompressionAdapter,
-  type KeyvEntry,
-  type KeyvOptions,
-  type KeyvSerializationAdapter,
-  type KeyvValue,
-} from "keyv";
+import type { KeyvCompressionAdapter, KeyvOptions, KeyvSerializationAdapter, KeyvValue } from "keyv";
 import { isNamespaced, type NamespacedStore } from "./capabilities.ts";
 import { EncryptedStore, type EncryptedStoreOptions } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
 import { isStore, type WrappableStore, wrapRejection } from "./inner-store.ts";
 import { keyvJson } from "./keyv-json.ts";
+import { ReportingKeyv } from "./reporting-keyv.ts";
 
 /** What {@link createKeyv} takes: how to seal, and what Keyv itself takes, except what would work against it. */
 export interface CreateKeyvOptions
@@ -32,7 +26,7 @@ type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStore
  * A Keyv over an {@link EncryptedStore}, on which every call rejects when a record is broken. A plain Keyv would emit
  * `error` and answer as for a miss as soon as anybody listens, and the application would overwrite the record.
  */
-export class KeywardKeyv extends Keyv {
+export class KeywardKeyv extends ReportingKeyv {
   /** The store underneath, with its events, `settled()` and the rest. */
   readonly encryptedStore: EncryptedStore;
   readonly #release: (() => Promise<void>) | undefined;
@@ -109,12 +103,6 @@ export class KeywardKeyv extends Keyv {
       if (error instanceof Error) this.#heard.add(error);
       throw error;
     }
-  }
-
-  /** As Keyv's, which would emit for each symbol of a batch. */
-  override async setMany<Value>(entries: KeyvEntry<Value>[]): Promise<boolean[]> {
-    if (entries.some(({ value }) => typeof value === "symbol")) this.emit("error", "symbol cannot be serialized");
-    return await super.setMany(entries);
   }
 }
 
