@@ -23,6 +23,7 @@ const expected = {
 storeContract(runner, {
   name: "EncryptedStore over Keyv's memory adapter",
   expect: expected,
+  takesDurations: true,
   roundTripsBytes: true,
   exceptions: ["delete-finds-expired"],
   async open(): Promise<OpenStore> {
@@ -41,6 +42,7 @@ storeContract(runner, {
 storeContract(runner, {
   name: "EncryptedStore over MemoryStore",
   expect: expected,
+  takesDurations: true,
   roundTripsBytes: true,
   async open(): Promise<OpenStore> {
     const keys = newRing();
@@ -57,6 +59,7 @@ storeContract(runner, {
 storeContract(runner, {
   name: "EncryptedStore over SqliteStore",
   expect: expected,
+  takesDurations: true,
   roundTripsBytes: true,
   async open(): Promise<OpenStore> {
     const keys = newRing();

@@ -1,10 +1,11 @@
-import {
-  Keyv,
-  type KeyvCompressionAdapter,
-  type KeyvEntry,
-  type KeyvOptions,
-  type KeyvSerializationAdapter,
-  type KeyvValue,
+import type {
+  KeyvCompressionAdapter,
+  KeyvEntry,
+  KeyvMapAny,
+  KeyvOptions,
+  KeyvSerializationAdapter,
+  KeyvStorageAdapter,
+  KeyvValue,
 } from "keyv";
 import { isNamespaced } from "./capabilities.ts";
 import { DecodedStore } from "./decoded-store.ts";
@@ -15,6 +16,7 @@ import { decodeForKeyv } from "./keyv-decoding.ts";
 import { keyvJson } from "./keyv-json.ts";
 import { isKeyvValue } from "./keyv-value.ts";
 import { notDecodable } from "./record-codec.ts";
+import { ReportingKeyv } from "./reporting-keyv.ts";
 
 /** Compression into bytes, such as the one of `@keyv/compress-gzip`. */
 export interface BinaryCompression {
@@ -44,10 +46,12 @@ type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStore
  * A Keyv over an {@link EncryptedStore}, on which every call rejects when a record is broken. A plain Keyv would emit
  * `error` and answer as for a miss as soon as anybody listens, and the application would overwrite the record.
  */
-export class KeywardKeyv extends Keyv {
+export class KeywardKeyv extends ReportingKeyv {
   /** The store underneath, with its events, `settled()` and the rest. */
   readonly encryptedStore: EncryptedStore;
   readonly #heard = new WeakSet<Error>();
+  readonly #keepsNamespace: boolean;
+  #hostNamespace: string | undefined;
 
   /** Use {@link createKeyv}. */
   constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions) {
@@ -59,6 +63,31 @@ export class KeywardKeyv extends Keyv {
       checkExpired: false,
     });
     this.encryptedStore = encryptedStore;
+    this.#keepsNamespace = options.namespace !== undefined;
+  }
+
+  /**
+   * The namespace. One that `createKeyv` was given stays when a host assigns its own, as Keyv 5 does to every store: its
+   * keys begin with that namespace already.
+   *
+   * @throws KeywardError `NAMESPACE_CONFLICT` when hosts of two namespaces share this Keyv, where their keys could mix.
+   */
+  override get namespace(): string | undefined {
+    return super.namespace;
+  }
+
+  override set namespace(namespace: string | undefined) {
+    if (!this.#keepsNamespace) {
+      super.namespace = namespace;
+      return;
+    }
+    this.#hostNamespace ??= namespace ?? "";
+    if (this.#hostNamespace === (namespace ?? "")) return;
+    const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
+    throw new KeywardError("NAMESPACE_CONFLICT", `This Keyv serves a host of namespace ${first}, and not ${second}`, {
+      namespace: super.namespace ?? "",
+      hint: "Make another Keyv with createKeyv for the second host, with a namespace of its own.",
+    });
   }
 
   /**
@@ -87,12 +116,12 @@ export class KeywardKeyv extends Keyv {
     throw error;
   }
 
-  /** The store underneath: `encryptedStore`, unless another was set. */
-  override get store(): Keyv["store"] {
+  /** The store underneath, as `encryptedStore`. It cannot be replaced. */
+  override get store(): KeyvStorageAdapter {
     return super.store instanceof DecodedStore ? this.encryptedStore : super.store;
   }
 
-  override set store(store: Keyv["store"]) {
+  override set store(store: KeyvStorageAdapter | KeyvMapAny) {
     super.store = store;
   }
 
@@ -182,10 +211,9 @@ export class KeywardKeyv extends Keyv {
     return await super.setManyRaw(entries);
   }
 
-  /** As Keyv's, which would emit for each symbol of a batch. Nothing is written when one key is empty. */
+  /** As {@link KeywardKeyv.set}: nothing is written when one key is empty. */
   override async setMany<Value>(entries: KeyvEntry<Value>[]): Promise<boolean[]> {
     this.#requireKeys(entries.map(({ key }) => key));
-    if (entries.some(({ value }) => typeof value === "symbol")) this.emit("error", "symbol cannot be serialized");
     return await super.setMany(entries);
   }
 

@@ -1,0 +1,141 @@
+import { createKeyv, EncryptedStore, Keyring } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import type { KeyvStorageAdapter } from "keyv";
+import { Keyv as Keyv5 } from "keyv-5";
+import { describe, expect, it } from "vitest";
+import { stores } from "./opened-stores.ts";
+
+// cacheable, cache-manager, got, cacheable-request and Apollo bring Keyv 5, which hands a store durations.
+
+const shortMs = 30;
+const minuteMs = 60_000;
+const tenYearsMs = 315_360_000_000;
+
+/** What a host is given: a store as it is, or one that seals. */
+const fronts = {
+  "the store itself": (store: KeyvStorageAdapter) => store,
+  "an EncryptedStore": (store: KeyvStorageAdapter) => new EncryptedStore(store, { keys: Keyring.generate() }),
+  createKeyv: (store: KeyvStorageAdapter) => createKeyv({ store, keys: Keyring.generate() }),
+  "createKeyv in a namespace": (store: KeyvStorageAdapter) =>
+    createKeyv({ store, keys: Keyring.generate(), namespace: "sealed" }),
+} as const;
+
+/** The options by which a host chooses a namespace of its own, or none. */
+const hostOptions = {
+  "by default": {},
+  "with a namespace": { namespace: "host" },
+  "without a namespace": { namespace: "" },
+  "with a namespace and no prefix": { namespace: "host", useKeyPrefix: false },
+  "without a namespace or prefix": { namespace: "", useKeyPrefix: false },
+} as const;
+
+for (const [storeName, openStore] of Object.entries(stores)) {
+  describe.each(Object.entries(fronts))(`Keyv 5 over %s, on ${storeName},`, (_, front) => {
+    describe.each(Object.entries(hostOptions))("%s", (__, options) => {
+      async function openHost(): Promise<Keyv5> {
+        return new Keyv5({ store: front(await openStore()), throwOnErrors: true, ...options });
+      }
+
+      it("keeps what it writes for as long as it says, one by one and in batches", async () => {
+        const host = await openHost();
+        await host.set("kept", "before");
+        for (const ttl of [undefined, 0, minuteMs, tenYearsMs]) {
+          expect(await host.set("kept", { ttl }, ttl)).toBe(true);
+          expect(await host.get("kept")).toEqual({ ttl });
+        }
+        const startMs = Date.now();
+        expect(await host.set("short", "value", shortMs)).toBe(true);
+        const entries = [
+          { key: "short too", value: 1, ttl: shortMs },
+          { key: "long", value: 2, ttl: minuteMs },
+          { key: "for ever", value: 3 },
+        ];
+        expect(await host.setMany(entries)).toEqual([true, true, true]);
+        expect(await host.getRaw("kept")).toMatchObject({ expires: expect.any(Number) });
+        await expect.poll(() => host.hasMany(["short", "short too"]), { interval: 10 }).toEqual([false, false]);
+        expect(Date.now()).toBeGreaterThanOrEqual(startMs + shortMs);
+        expect(await host.get(["short", "short too", "long", "for ever"])).toEqual([undefined, undefined, 2, 3]);
+      });
+
+      it("reads, deletes and clears as it does over its own stores", async () => {
+        const host = await openHost();
+        const values = { text: "täxt", colon: ":x", none: null, no: false, zero: 0, list: [1, [2]] };
+        for (const [key, value] of Object.entries(values)) await host.set(key, value);
+        await host.set("bytes", Buffer.of(0, 255));
+        expect(await host.getMany(Object.keys(values))).toEqual(Object.values(values));
+        expect(await host.get("bytes")).toEqual(Buffer.of(0, 255));
+        expect(await host.getManyRaw(["zero", "absent"])).toMatchObject([{ value: 0 }, undefined]);
+        expect(await host.hasMany(["text", "absent"])).toEqual([true, false]);
+        expect(await host.delete("text")).toBe(true);
+        expect(await host.delete("text")).toBe(false);
+        await host.deleteMany(["colon", "absent"]);
+        expect(await host.hasMany(["text", "colon", "none"])).toEqual([false, false, true]);
+        await host.clear();
+        expect(await host.getMany(["none", "bytes"])).toEqual([undefined, undefined]);
+      });
+    });
+  });
+}
+
+describe("a namespace that createKeyv was given", () => {
+  it("keeps the records of two hosts apart that have the same namespace of their own", async () => {
+    const store = new MemoryStore();
+    const keys = Keyring.generate();
+    const [one, other] = ["one", "other"].map((namespace) => {
+      return new Keyv5({ store: createKeyv({ store, keys, namespace }), throwOnErrors: true });
+    });
+    await one?.set("key", "of one");
+    await other?.set("key", "of the other");
+    expect(await one?.get("key")).toBe("of one");
+    await other?.clear();
+    expect(await one?.get("key")).toBe("of one");
+    const { entries } = await store.scan();
+    expect(entries.map(({ namespace, key }) => ({ namespace, key }))).toEqual([{ namespace: "one", key: "keyv:key" }]);
+  });
+
+  it("is not shared by hosts of two namespaces, whose keys could mix", () => {
+    const keyv = createKeyv({ store: new MemoryStore(), keys: Keyring.generate(), namespace: "sealed" });
+    new Keyv5({ store: keyv, namespace: "one", useKeyPrefix: false });
+    new Keyv5({ store: keyv, namespace: "one", useKeyPrefix: false });
+    const refused = expect.objectContaining({ code: "NAMESPACE_CONFLICT" });
+    expect(() => new Keyv5({ store: keyv, namespace: "other", useKeyPrefix: false })).toThrow(refused);
+    expect(keyv.namespace).toBe("sealed");
+  });
+});
+
+describe("a record that Keyv 5 wrote", () => {
+  const values = { text: "täxt", colon: ":x", none: null, object: { a: [1, { b: true }] }, bytes: Buffer.of(0, 255) };
+
+  it("is read by Keyv 6 under the same namespace, and the other way round", async () => {
+    const store = new MemoryStore();
+    const keys = Keyring.generate();
+    const view = () => store.namespaced("shared");
+    const host = new Keyv5({
+      store: new EncryptedStore(view(), { keys }),
+      namespace: "shared",
+      useKeyPrefix: false,
+      throwOnErrors: true,
+    });
+    const keyv = createKeyv({ store, keys, namespace: "shared" });
+    for (const [key, value] of Object.entries(values)) {
+      await host.set(`5 ${key}`, value, minuteMs);
+      await keyv.set(`6 ${key}`, value, minuteMs);
+      expect(await keyv.get(`5 ${key}`)).toEqual(value);
+      expect(await host.get(`6 ${key}`)).toEqual(value);
+      expect(await keyv.getRaw(`5 ${key}`)).toMatchObject({ value, expires: expect.any(Number) });
+      expect(await host.getRaw(`6 ${key}`)).toMatchObject({ value, expires: expect.any(Number) });
+    }
+  });
+});
+
+describe("a host that is told of errors", () => {
+  it.each(["get", "getRaw"] as const)("rejects over a broken record: %s", async (method) => {
+    const store = new MemoryStore();
+    const sealed = createKeyv({ store, keys: Keyring.generate(), namespace: "keyv" });
+    const host = new Keyv5({ store: sealed, throwOnErrors: true });
+    await host.set("key", "value");
+    const stored = await store.namespaced("keyv").get("keyv:key");
+    await store.namespaced("keyv").set("keyv:other", stored);
+    await expect(host[method]("other")).rejects.toMatchObject({ code: "RECORD_TAMPERED" });
+  });
+});

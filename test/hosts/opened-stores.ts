@@ -1,0 +1,40 @@
+import { createServer } from "node:http";
+import { createApiKey, createKvHandler, HttpStore } from "@keyward/http-kv";
+import { MemoryStore } from "@keyward/store-memory";
+import { SqliteStore } from "@keyward/store-sqlite";
+import { onTestFinished } from "vitest";
+
+// What a host of Keyv 5 is tried over. Nothing here reaches into the sources: the same files run on what is published.
+
+/** An address on the loopback interface where the listener answers, until the test has finished. */
+export async function serve(listener: Parameters<typeof createServer>[1]): Promise<string> {
+  const server = createServer(listener ?? (() => undefined));
+  await new Promise<void>((resolve) => {
+    server.listen(0, "127.0.0.1", resolve);
+  });
+  onTestFinished(async () => {
+    server.closeAllConnections();
+    await new Promise((resolve) => {
+      server.close(resolve);
+    });
+  });
+  const address = server.address();
+  if (typeof address !== "object" || address === null) throw new Error("The server has no port");
+  return `http://127.0.0.1:${address.port}`;
+}
+
+/** Each store that needs no server of its own, empty. */
+export const stores = {
+  MemoryStore: async () => new MemoryStore(),
+  SqliteStore: async () => {
+    const store = new SqliteStore(":memory:");
+    onTestFinished(() => store.disconnect());
+    return store;
+  },
+  HttpStore: async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const limits = { requestsPerSecond: Number.POSITIVE_INFINITY };
+    const fetch = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
+    return new HttpStore({ url: "http://localhost/", apiKey, fetch });
+  },
+} as const;
