@@ -1,5 +1,5 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { createCipheriv, createDecipheriv, timingSafeEqual } from "node:crypto";
+import { type CipherGCM, createCipheriv, createDecipheriv, timingSafeEqual } from "node:crypto";
 import type { StoredValue } from "./capabilities.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { commitmentBytes, type RootKey } from "./root-key.ts";
@@ -9,10 +9,13 @@ import { nonceBytes, subkeyPrefixBytes } from "./xaes.ts";
 // The format is specified in docs/envelope.md; the names here are the names there.
 
 const tagBytes = 16;
+// Without it Node would accept a tag cut to 4 bytes.
+const wholeTag = { authTagLength: tagBytes };
 const bodyOverheadBytes = commitmentBytes + nonceBytes + tagBytes;
 const isText = 1;
 const hasExpiry = 2;
 const isPadded = 4;
+const isTextMark = String.fromCharCode(isText);
 
 /** Where a record lies. The envelope is bound to it. */
 export interface Place {
@@ -54,6 +57,20 @@ const headerPattern = /^kw([0-9]+)([.:])/;
 const versionOnePattern = /^kw1([.:])([A-Za-z0-9_-]{1,32})\1/;
 const longestHeader = 4 + 32 + 1;
 
+/** What the next record most likely begins with, the latest first: to read a header takes longer than to compare it. */
+let recentHeaders: readonly EnvelopeHeader[] = [];
+const maxRecentHeaders = 4;
+
+function remember(header: EnvelopeHeader): EnvelopeHeader {
+  recentHeaders = [header, ...recentHeaders.slice(0, maxRecentHeaders - 1)];
+  return header;
+}
+
+/** A copy that keeps no record in memory: a piece of a string holds on to all of it. */
+function apart(piece: string): string {
+  return Buffer.from(piece, "latin1").toString("latin1");
+}
+
 /** In UTF-16 units or bytes. */
 const longValue = 4096;
 
@@ -67,15 +84,18 @@ const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
  * @throws KeywardError `ENVELOPE_UNSUPPORTED` for another version, `RECORD_MALFORMED` for a broken header.
  */
 export function readHeader(stored: StoredValue, place: Place): EnvelopeHeader | undefined {
-  const beginning = typeof stored === "string" ? stored.slice(0, longestHeader) : latin1(stored, longestHeader);
+  const text = typeof stored === "string";
+  const beginning = text ? stored : latin1(stored, longestHeader);
+  for (const recent of recentHeaders) {
+    // A header ends with its separator: what begins like this one has this one.
+    if (beginning.startsWith(recent.written) && !(text && recent.form === "binary")) return recent;
+  }
   if (!beginning.startsWith("kw")) return undefined;
-  const header = versionOnePattern.exec(beginning);
+  const header = versionOnePattern.exec(text ? stored.slice(0, longestHeader) : beginning);
   const [written, separator, keyId] = header ?? [];
   if (written !== undefined && keyId !== undefined) {
-    if (separator === ":" && typeof stored === "string") {
-      throw malformed(place, "a binary envelope lies in a string", keyId);
-    }
-    return { form: separator === "." ? "text" : "binary", keyId, written };
+    if (separator === ":" && text) throw malformed(place, "a binary envelope lies in a string", keyId);
+    return remember({ form: separator === "." ? "text" : "binary", keyId: apart(keyId), written: apart(written) });
   }
   const anyVersion = headerPattern.exec(
     typeof stored === "string" ? stored : latin1(stored, lengthOfVersion(stored) + 1),
@@ -119,31 +139,40 @@ export function seal(
   }
   const written = options.form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
   // A foreign format may have read any number as its expiry.
-  const plain = layOutPlaintext(value, requireTime(place.key, content.expires), options.padTo);
+  const { first, rest } = layOutPlaintext(value, requireTime(place.key, content.expires), options.padTo);
   const nonce = Buffer.allocUnsafe(nonceBytes);
   let subkey: ReturnType<RootKey["subkey"]>;
   if (options.knownAnswerNonce === undefined) {
-    subkey = root.drawNonce(nonce, 0, mostBytes(plain));
+    subkey = root.drawNonce(nonce, 0, mostBytes(first) + (rest === undefined ? 0 : mostBytes(rest)));
   } else {
     nonce.set(options.knownAnswerNonce);
-    subkey = root.subkey(nonce.subarray(0, subkeyPrefixBytes));
+    subkey = root.subkey(nonce, 0);
   }
-  const cipher = createCipheriv("aes-256-gcm", subkey, nonce.subarray(subkeyPrefixBytes), { authTagLength: tagBytes });
-  cipher.setAAD(associatedData(written, place));
-  const ciphertext = plain.map((piece) =>
-    typeof piece === "string" ? cipher.update(piece, "utf8") : cipher.update(piece),
-  );
+  const cipher = createCipheriv("aes-256-gcm", subkey, nonce.subarray(subkeyPrefixBytes), wholeTag);
+  const beginning = beginningOf(written, place.namespace);
+  cipher.setAAD(associatedData(beginning, place.key));
+  const ciphertext = update(cipher, first);
+  const further = rest === undefined ? undefined : update(cipher, rest);
   cipher.final();
   // What was laid out here may be in Node's pool, which the `buffer` of any small Buffer shows.
-  for (const piece of plain) if (piece !== value && typeof piece !== "string") piece.fill(0);
-  const body = [root.commitment, nonce, ...ciphertext, cipher.getAuthTag()];
-  return options.form === "text" ? written + Buffer.concat(body).toString("base64url") : binaryEnvelope(written, body);
+  if (typeof first !== "string") first.fill(0);
+  const tag = cipher.getAuthTag();
+  const body =
+    further === undefined
+      ? [root.commitment, nonce, ciphertext, tag]
+      : [root.commitment, nonce, ciphertext, further, tag];
+  return options.form === "text"
+    ? written + Buffer.concat(body).toString("base64url")
+    : binaryEnvelope(beginning.header, body);
 }
 
 /** In memory of its own: a store may pass it on together with its `buffer`, to a worker for one. */
-function binaryEnvelope(written: string, body: readonly Uint8Array[]): Buffer {
-  const envelope = Buffer.allocUnsafeSlow(body.reduce((length, piece) => length + piece.length, written.length));
-  let at = envelope.write(written, "latin1");
+function binaryEnvelope(header: Buffer, body: readonly Uint8Array[]): Buffer {
+  let length = header.length;
+  for (const piece of body) length += piece.length;
+  const envelope = Buffer.allocUnsafeSlow(length);
+  envelope.set(header);
+  let at = header.length;
   for (const piece of body) {
     envelope.set(piece, at);
     at += piece.length;
@@ -170,12 +199,9 @@ export function open(stored: StoredValue, header: EnvelopeHeader, root: RootKey,
   const tagAt = body.length - tagBytes;
   const nonceAt = commitmentBytes;
   const ciphertextAt = nonceAt + nonceBytes;
-  const subkey = root.subkey(body.subarray(nonceAt, nonceAt + subkeyPrefixBytes));
-  // Without authTagLength Node would accept a tag cut to 4 bytes.
-  const decipher = createDecipheriv("aes-256-gcm", subkey, body.subarray(nonceAt + subkeyPrefixBytes, ciphertextAt), {
-    authTagLength: tagBytes,
-  });
-  decipher.setAAD(associatedData(written, place));
+  const iv = body.subarray(nonceAt + subkeyPrefixBytes, ciphertextAt);
+  const decipher = createDecipheriv("aes-256-gcm", root.subkey(body, nonceAt), iv, wholeTag);
+  decipher.setAAD(associatedData(beginningOf(written, place.namespace), place.key));
   decipher.setAuthTag(body.subarray(tagAt));
   const plain = decipher.update(body.subarray(ciphertextAt, tagAt));
   try {
@@ -269,15 +295,19 @@ function isCanonical(encoded: string, body: Buffer): boolean {
   );
 }
 
-/** flags(1) ‖ [expires u48be] ‖ [length u32be] ‖ value ‖ zero padding, in one or two pieces. */
-function layOutPlaintext(
-  value: StoredValue,
-  expires: number | undefined,
-  padTo: number | undefined,
-): readonly StoredValue[] {
+/** What is encrypted, in one or two pieces. */
+interface Plaintext {
+  readonly first: StoredValue;
+  readonly rest?: StoredValue;
+}
+
+/** flags(1) ‖ [expires u48be] ‖ [length u32be] ‖ value ‖ zero padding. */
+function layOutPlaintext(value: StoredValue, expires: number | undefined, padTo: number | undefined): Plaintext {
   const text = typeof value === "string";
   // A long value is a piece of its own, which is never copied. For a short one, one more call of the cipher costs more.
   const apart = padTo === undefined && value.length > longValue;
+  // The flags alone are a character before the text, which the cipher takes as it is.
+  if (text && !apart && expires === undefined && padTo === undefined) return { first: isTextMark + value };
   const valueBytes = apart ? 0 : text ? Buffer.byteLength(value) : value.length;
   const valueAt = 1 + (expires === undefined ? 0 : 6) + (padTo === undefined ? 0 : 4);
   const length = valueAt + valueBytes;
@@ -285,16 +315,20 @@ function layOutPlaintext(
   plain[0] = (text ? isText : 0) | (expires === undefined ? 0 : hasExpiry) | (padTo === undefined ? 0 : isPadded);
   if (expires !== undefined) plain.writeUIntBE(expires, 1, 6);
   if (padTo !== undefined) plain.writeUInt32BE(valueBytes, valueAt - 4);
-  if (apart) return [plain, value];
+  if (apart) return { first: plain, rest: value };
   if (text) plain.write(value, valueAt, "utf8");
   else plain.set(value, valueAt);
   if (plain.length > length) plain.fill(0, length);
-  return [plain];
+  return { first: plain };
+}
+
+function update(cipher: CipherGCM, piece: StoredValue): Buffer {
+  return typeof piece === "string" ? cipher.update(piece, "utf8") : cipher.update(piece);
 }
 
 /** No fewer bytes than will be encrypted: counting those of a long text takes longer than encrypting a short one. */
-function mostBytes(pieces: readonly StoredValue[]): number {
-  return pieces.reduce((sum, piece) => sum + (typeof piece === "string" ? 3 * piece.length : piece.length), 0);
+function mostBytes(piece: StoredValue): number {
+  return typeof piece === "string" ? 3 * piece.length : piece.length;
 }
 
 function readPlaintext(plain: Buffer, place: Place, keyId: string): RecordContent {
@@ -303,18 +337,47 @@ function readPlaintext(plain: Buffer, place: Place, keyId: string): RecordConten
   const expiresAt = 1;
   const lengthAt = expiresAt + (flags & hasExpiry ? 6 : 0);
   const valueAt = lengthAt + (flags & isPadded ? 4 : 0);
-  if (plain.length < valueAt) throw malformed(place, "it is cut short", keyId);
-  let value = plain.subarray(valueAt);
+  let valueEnd = plain.length;
+  if (valueEnd < valueAt) throw malformed(place, "it is cut short", keyId);
   if (flags & isPadded) {
-    const length = plain.readUInt32BE(lengthAt);
-    if (length > value.length || !value.subarray(length).every((byte) => byte === 0)) {
+    valueEnd = valueAt + plain.readUInt32BE(lengthAt);
+    if (valueEnd > plain.length || !plain.subarray(valueEnd).every((byte) => byte === 0)) {
       throw malformed(place, "its padding is not what it says", keyId);
     }
-    value = value.subarray(0, length);
   }
-  if (flags & isText && !isUtf8(value)) throw malformed(place, "its text is not UTF-8", keyId);
-  const content = { value: flags & isText ? value.toString("utf8") : value };
-  return flags & hasExpiry ? { ...content, expires: plain.readUIntBE(expiresAt, 6) } : content;
+  const value = flags & isText ? readText(plain, valueAt, valueEnd, place, keyId) : plain.subarray(valueAt, valueEnd);
+  return flags & hasExpiry ? { value, expires: plain.readUIntBE(expiresAt, 6) } : { value };
+}
+
+function readText(plain: Buffer, from: number, to: number, place: Place, keyId: string): string {
+  const text = plain.toString("utf8", from, to);
+  // Where bytes are not UTF-8 this stands in their place, and hardly ever in a text that was written.
+  if (text.includes("\ufffd") && !isUtf8(plain.subarray(from, to)))
+    throw malformed(place, "its text is not UTF-8", keyId);
+  return text;
+}
+
+/** What the associated data of many records begins with: LE64(3), then length and bytes of the header and of the namespace. */
+interface Beginning {
+  readonly written: string;
+  readonly namespace: string;
+  readonly bytes: Buffer;
+  /** The header in it. */
+  readonly header: Buffer;
+}
+
+let lastBeginning: Beginning | undefined;
+
+function beginningOf(written: string, namespace: string): Beginning {
+  if (lastBeginning?.written === written && lastBeginning.namespace === namespace) return lastBeginning;
+  const namespaceBytes = Buffer.byteLength(namespace);
+  const bytes = Buffer.alloc(24 + written.length + namespaceBytes);
+  writeLE64(bytes, 3, 0);
+  const headerAt = writeLE64(bytes, written.length, 8);
+  const headerEnd = headerAt + bytes.write(written, headerAt, "latin1");
+  bytes.write(namespace, writeLE64(bytes, namespaceBytes, headerEnd), "utf8");
+  lastBeginning = { written, namespace, bytes, header: bytes.subarray(headerAt, headerEnd) };
+  return lastBeginning;
 }
 
 /**
@@ -323,17 +386,11 @@ function readPlaintext(plain: Buffer, place: Place, keyId: string): RecordConten
  * Source: PASETO, Pre-Authentication Encoding,
  * https://github.com/paseto-standard/paseto-spec/blob/master/docs/01-Protocol-Versions/Common.md
  */
-function associatedData(written: string, { namespace, key }: Place): Buffer {
-  const namespaceBytes = Buffer.byteLength(namespace);
+function associatedData({ bytes }: Beginning, key: string): Buffer {
   const keyBytes = Buffer.byteLength(key);
-  const data = Buffer.allocUnsafe(32 + written.length + namespaceBytes + keyBytes);
-  writeLE64(data, 3, 0);
-  let at = writeLE64(data, written.length, 8);
-  at += data.write(written, at, "latin1");
-  at = writeLE64(data, namespaceBytes, at);
-  at += data.write(namespace, at, "utf8");
-  at = writeLE64(data, keyBytes, at);
-  data.write(key, at, "utf8");
+  const data = Buffer.allocUnsafe(bytes.length + 8 + keyBytes);
+  data.set(bytes);
+  data.write(key, writeLE64(data, keyBytes, bytes.length), "utf8");
   return data;
 }
 

@@ -31,6 +31,7 @@ export function drawRandom(target: Buffer, at: number, length: number, nowMs: nu
     filledAtMs = nowMs;
     drawn = 0;
   }
-  pool.copy(target, at, drawn, drawn + length);
+  // For so few bytes a call costs more than a loop.
+  for (let i = 0; i < length; i++) target[at + i] = pool[drawn + i] ?? 0;
   drawn += length;
 }

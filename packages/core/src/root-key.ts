@@ -80,17 +80,17 @@ export class RootKey {
     const session = this.#currentSession(nowMs);
     session.records++;
     session.bytes += plaintextBytes;
-    session.prefix.copy(target, at);
+    target.set(session.prefix, at);
     drawRandom(target, at + subkeyPrefixBytes, nonceBytes - subkeyPrefixBytes, nowMs);
     return session.subkey;
   }
 
-  /** The AES-256-GCM key for nonces that begin with these 12 bytes, from a small cache of the latest. */
-  subkey(prefix: Buffer): KeyObject {
-    const name = prefix.toString("latin1", 0, subkeyPrefixBytes);
+  /** The AES-256-GCM key for nonces that begin with the 12 bytes at `at`, from a small cache of the latest. */
+  subkey(source: Buffer, at: number): KeyObject {
+    const name = source.toString("latin1", at, at + subkeyPrefixBytes);
     const recent = this.#recentSubkeys.get(name);
     if (recent !== undefined) return recent;
-    const subkey = this.#olderSubkeys.get(name) ?? this.#deriveSubkey(prefix);
+    const subkey = this.#olderSubkeys.get(name) ?? this.#deriveSubkey(source.subarray(at, at + subkeyPrefixBytes));
     if (this.#recentSubkeys.size >= recentSubkeys) {
       this.#olderSubkeys = this.#recentSubkeys;
       this.#recentSubkeys = new Map();
@@ -120,7 +120,7 @@ export class RootKey {
     drawRandom(prefix, 0, subkeyPrefixBytes, nowMs);
     this.#session = {
       prefix,
-      subkey: this.subkey(prefix),
+      subkey: this.subkey(prefix, 0),
       seedGeneration: seedGeneration(),
       startedAtMs: nowMs,
       records: 0,

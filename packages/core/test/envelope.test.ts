@@ -82,6 +82,62 @@ describe("what was sealed opens", () => {
   });
 });
 
+describe("a header", () => {
+  const headers = ["k", "k1", "K", "a-b_c", "x".repeat(32), "2026-11"].flatMap((id) =>
+    ([".", ":"] as const).map((separator) => ({ id, separator, written: `kw1${separator}${id}${separator}` })),
+  );
+
+  it("is read as it is written, whatever was read before it", () => {
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fc.constantFrom(...headers), fc.boolean()), { maxLength: 30 }), (reads) => {
+        for (const [{ id, separator, written }, asBytes] of reads) {
+          const stored = asBytes ? Buffer.from(`${written}body`) : `${written}body`;
+          if (separator === ":" && !asBytes) {
+            expect(() => readHeader(stored, place)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
+          } else {
+            expect(readHeader(stored, place)).toEqual({
+              form: separator === "." ? "text" : "binary",
+              keyId: id,
+              written,
+            });
+          }
+        }
+      }),
+    );
+  });
+
+  it("is not seen in what only begins like one that was read", () => {
+    for (const { written } of headers) readHeader(Buffer.from(written), place);
+    for (const stored of ["kw1.k1", "kw1", "kw", "", "KW1.k1.", " kw1.k1.", "no header"]) {
+      const read = () => readHeader(stored, place)?.keyId;
+      if (stored === "kw1.k1") expect(read).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
+      else expect(read()).toBeUndefined();
+    }
+    expect(readHeader("kw1.k11.body", place)?.keyId).toBe("k11");
+    expect(() => readHeader("kw1.k1:body", place)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
+    expect(() => readHeader("kw2.k1.body", place)).toThrow(expect.objectContaining({ code: "ENVELOPE_UNSUPPORTED" }));
+  });
+});
+
+describe("text", () => {
+  it.each(["\ufffd", "a\ufffdb", "\ufeff\ufffd", "\u0001", "\0", "żółw \ufffd 🔐", `${"x".repeat(5_000)}\ufffd`])(
+    "comes back as it was, though it looks like a text that was not UTF-8: %j",
+    (value) => {
+      const root = new RootKey(randomBytes(32));
+      for (const form of ["text", "binary"] as const) {
+        for (const padTo of [undefined, 64]) {
+          for (const expires of [undefined, 4e12]) {
+            const content = expires === undefined ? { value } : { value, expires };
+            expect(openStored(sealStored("k", root, place, content, { form, padTo }), "k", root, place)).toEqual(
+              content,
+            );
+          }
+        }
+      }
+    },
+  );
+});
+
 describe("a record is bound to its place and key", () => {
   it("and opens at no other place", () => {
     const root = new RootKey(randomBytes(32));
