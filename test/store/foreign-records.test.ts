@@ -266,6 +266,15 @@ describe("what a format returns", () => {
   });
 });
 
+it("a test of plaintext that answers with a promise claims nothing", async () => {
+  const inner = new MemoryStore();
+  await inner.set("key", "text");
+  const asking = Reflect.apply(plaintext, undefined, [{ matches: async () => false }]);
+  const store = new EncryptedStore(inner, { keys: newRing(), accept: [asking] });
+  await expectRefusal(store.get("key"), "RECORD_MALFORMED");
+  expect(await reencrypt(store)).toMatchObject({ reencrypted: 0, unreadable: 1 });
+});
+
 describe("what plain Keyv wrote", () => {
   it.each([
     ["a value", 1, undefined],

@@ -164,4 +164,15 @@ describe("a Map", () => {
     const store = new EncryptedStore(map, { keys: newRing() });
     await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
   });
+
+  it.each([null, undefined])("with an entry whose value is %s has it refused, and not missed", async (nothing) => {
+    const store = new EncryptedStore(new Map([["key", { value: nothing }]]), { keys: newRing() });
+    await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
+    await expectRefusal(store.has("key"), "RECORD_NOT_SEALED");
+    await expectRefusal(store.getMany(["key"]), "RECORDS_UNREADABLE");
+    await expectRefusal(async () => {
+      for await (const _ of store.iterator());
+    }, "RECORDS_UNREADABLE");
+    await expectRefusal(store.set("key", value), "OVERWRITE_REFUSED");
+  });
 });

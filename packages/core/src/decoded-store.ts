@@ -1,5 +1,5 @@
 import { type KeyvStorageEntry, keyvStorageCapability } from "keyv";
-import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
+import { type DecodedReads, type EncryptedStore, storeParts } from "./encrypted-store.ts";
 
 /**
  * What Keyv calls as its store: an {@link EncryptedStore} whose reads are decoded. Left to itself Keyv takes bytes for
@@ -7,9 +7,11 @@ import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
  */
 export class DecodedStore {
   readonly #store: EncryptedStore;
+  readonly #reads: DecodedReads;
 
   constructor(store: EncryptedStore) {
     this.#store = store;
+    this.#reads = storeParts(store).decoded;
   }
 
   get capabilities(): ReturnType<typeof keyvStorageCapability> {
@@ -25,11 +27,11 @@ export class DecodedStore {
   }
 
   get(key: string): Promise<unknown> {
-    return storeParts(this.#store).decoded.get(key);
+    return this.#reads.get(key);
   }
 
   getMany(keys: readonly string[]): Promise<readonly unknown[]> {
-    return storeParts(this.#store).decoded.getMany(keys);
+    return this.#reads.getMany(keys);
   }
 
   async has(key: string): Promise<boolean> {
@@ -41,7 +43,7 @@ export class DecodedStore {
   }
 
   iterator(): AsyncGenerator<[string, unknown], void> {
-    return storeParts(this.#store).decoded.iterator();
+    return this.#reads.iterator();
   }
 
   set(key: string, value: unknown, expires?: number): Promise<boolean> {

@@ -55,7 +55,10 @@ class Plaintext implements ForeignFormat {
   }
 
   read(stored: StoredValue): RecordContent | undefined {
-    if (!this.#matches(stored)) return undefined;
+    const matches: unknown = this.#matches(stored);
+    // A promise would say yes to everything.
+    if (typeof matches !== "boolean") throw new TypeError("matches() answers neither true nor false");
+    if (!matches) return undefined;
     return readKeyvJson(stored) ?? { value: textOf(stored) ?? stored };
   }
 }

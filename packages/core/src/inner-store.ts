@@ -376,7 +376,8 @@ class AtomicMapAdapter extends KeyvMemoryAdapter {
   /** What lies in the Map and is no entry of Keyv's. */
   strayEntry(key: string): unknown {
     const entry = this.#map.get(this.getKeyPrefix(key, this.namespace));
-    return typeof entry === "object" && entry !== null && "value" in entry ? undefined : entry;
+    const isEntry = typeof entry === "object" && entry !== null && "value" in entry;
+    return isEntry && entry.value !== undefined && entry.value !== null ? undefined : entry;
   }
 
   async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
