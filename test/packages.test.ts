@@ -184,8 +184,8 @@ describe("what would be published", () => {
         const outfile = join(bundles, `main.${ending}`);
         const entryPoints = [join(application, "main.js")];
         // Otherwise esbuild finds what the variable NODE_PATH leads to.
-        const settings = { bundle: true, platform: "node", nodePaths: [], logLevel: "silent" } as const;
-        const { errors } = await build({ ...settings, entryPoints, format, outfile });
+        const settings = { bundle: true, platform: "node", logLevel: "silent" } as const;
+        const { errors } = await build({ ...settings, nodePaths: [], entryPoints, format, outfile });
         expect(errors).toEqual([]);
         expect(answerOf(process.execPath, outfile, "env:APP_KEY")).toEqual({ value: "value", primary: "first" });
         for (const [keys, name] of [

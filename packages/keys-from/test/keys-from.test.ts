@@ -90,8 +90,8 @@ describe("a text that names no source is refused", () => {
   });
 
   it("an option that there is none of", async () => {
-    const options = { stores: new MemoryStore() };
-    expect((await refusal("env:APP_KEY", Object.assign({}, options))).code).toBe("VALUE_INVALID");
+    const options = Object.assign({ env: {} }, { stores: new MemoryStore() });
+    expect((await refusal("env:APP_KEY", options)).code).toBe("VALUE_INVALID");
   });
 
   it("a name that no variable can have", async () => {
