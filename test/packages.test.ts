@@ -1,6 +1,8 @@
 import { execFileSync } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import {
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -12,6 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, dirname, join } from "node:path";
+import { build } from "esbuild";
 import { publint } from "publint";
 import { formatMessage } from "publint/utils";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -36,6 +39,11 @@ function exportsOf(specifier: string, cwd: string): string[] {
   const program = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(specifier)})).sort()))`;
   const names: string[] = JSON.parse(run(process.execPath, ["--input-type=module", "--eval", program], cwd));
   return names;
+}
+
+/** Whether this is a Node.js from before 22, which has no `Promise.withResolvers`. */
+function isOlderNode(path: string): boolean {
+  return existsSync(path) && Number(run(path, ["--print", "process.versions.node.split('.')[0]"], repository)) < 22;
 }
 
 describe("what would be published", () => {
@@ -121,6 +129,84 @@ describe("what would be published", () => {
       const fromSource = exportsOf(join(repository, packageFolder, "src", "index.ts"), repository);
       expect(exportsOf(name, consumer)).toEqual(fromSource);
       expect(fromSource).not.toEqual([]);
+    });
+  });
+
+  describe("an application that chooses its keys by a text, with one provider installed", () => {
+    const application = join(folder, "application");
+    const installedHere = (name: string) => join(application, "node_modules", name);
+    // Where no package can be found.
+    const bundles = join(folder, "bundles");
+    const key = randomBytes(32).toString("base64");
+    const olderNode = ["/usr/bin/node", "/usr/local/bin/node"].find(isOlderNode);
+
+    beforeAll(() => {
+      for (const name of ["@keyward/core", "@keyward/keys-from", "@keyward/keys-env"]) {
+        cpSync(installed(name), installedHere(name), { recursive: true });
+        for (const dependency of Object.keys({ ...readManifest(installed(name)).dependencies })) {
+          if (dependency.startsWith("@keyward/")) continue;
+          mkdirSync(dirname(installedHere(dependency)), { recursive: true });
+          rmSync(installedHere(dependency), { force: true });
+          symlinkSync(realpathSync(installed(dependency)), installedHere(dependency));
+        }
+      }
+      for (const dependency of ["keyv", "hookified"]) {
+        if (!existsSync(installedHere(dependency)))
+          symlinkSync(realpathSync(installed(dependency)), installedHere(dependency));
+      }
+      writeFileSync(join(application, "package.json"), `{ "type": "module", "private": true }`);
+      writeFileSync(
+        join(application, "main.js"),
+        `import { createKeyv } from "@keyward/core";
+        import { keysFrom } from "@keyward/keys-from";
+        async function main() {
+          const keys = await keysFrom(process.env["APP_KEYS"]);
+          const flows = createKeyv({ store: new Map(), keys, namespace: "flows" });
+          await flows.set("key", "value");
+          return { value: await flows.get("key"), primary: (await keys.load()).primary };
+        }
+        main().then(JSON.stringify, ({ code, message, hint }) => JSON.stringify({ code, message, hint })).then(console.log);`,
+      );
+      mkdirSync(bundles);
+    });
+
+    function answerOf(node: string, file: string, keys: string): unknown {
+      const env = { ...environment, NODE_PATH: "", NODE_OPTIONS: "", APP_KEYS: keys, APP_KEY: `first=${key}` };
+      return JSON.parse(execFileSync(node, [file], { env, encoding: "utf8", stdio: "pipe" }));
+    }
+
+    it.each([
+      ["esm", "mjs"],
+      ["cjs", "cjs"],
+    ] as const)(
+      "bundles with esbuild as %s, which runs, and names a package that is missing",
+      async (format, ending) => {
+        const outfile = join(bundles, `main.${ending}`);
+        const entryPoints = [join(application, "main.js")];
+        // Otherwise esbuild finds what the variable NODE_PATH leads to.
+        const settings = { bundle: true, platform: "node", logLevel: "silent" } as const;
+        const { errors } = await build({ ...settings, nodePaths: [], entryPoints, format, outfile });
+        expect(errors).toEqual([]);
+        expect(answerOf(process.execPath, outfile, "env:APP_KEY")).toEqual({ value: "value", primary: "first" });
+        for (const [keys, name] of [
+          ["aws-sm:///secret", "@keyward/keys-aws"],
+          ["vault://secret/app", "@keyward/keys-vault"],
+        ] as const) {
+          expect(answerOf(process.execPath, outfile, keys)).toEqual({
+            code: "PROVIDER_UNAVAILABLE",
+            message: `${name} is not installed, which this source of keys needs`,
+            hint: `Install it: npm install ${name}`,
+          });
+        }
+      },
+    );
+
+    it.skipIf(olderNode === undefined)("says so where Node.js is too old", () => {
+      expect(answerOf(olderNode ?? "", join(application, "main.js"), "env:APP_KEY")).toEqual({
+        code: "PROVIDER_UNAVAILABLE",
+        message: expect.stringMatching(/this is Node\.js \d+\.\d+\.\d+, which Keyward does not support/),
+        hint: "Run this with Node.js 22.19 or newer.",
+      });
     });
   });
 

@@ -2,7 +2,7 @@ import { createKeyv, EncryptedStore, Keyring, KeywardError, reencrypt, replicas,
 import { MemoryStore } from "@keyward/store-memory";
 import { afterEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { keyIdIn, WatchedStore } from "./inner-stores.ts";
-import { expectRefusal } from "./refusals.ts";
+import { expectRefusal, refusal } from "./refusals.ts";
 import { newRing, rotation, TestKeys } from "./rings.ts";
 import { guardMaterial, marker } from "./secrets.ts";
 
@@ -131,6 +131,20 @@ describe("a process that registers", () => {
     keys.recover();
     await expect.poll(async () => await store.set("key", value).catch(() => false)).toBe(true);
     expect(keyIdIn(await inner.get("key"))).toBe("only");
+  });
+
+  it("that never had keys is told why, by a write as by a read", async () => {
+    const inner = new MemoryStore();
+    await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
+    const cut = new KeywardError("KEY_INVALID", "A key was cut", { hint: "Restore it." });
+    const keys = new TestKeys(newRing());
+    keys.fail(cut);
+    const store = registered(inner, keys);
+    for (const call of [() => store.set("key", value), () => store.get("key")]) {
+      const { code, message, hint } = await refusal(call);
+      expect({ code, message, hint }).toEqual({ code: "KEY_INVALID", message: cut.message, hint: cut.hint });
+    }
+    await store.disconnect();
   });
 
   it("says so when a heartbeat fails, and does not end the process", async () => {
@@ -327,7 +341,8 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     const { loads } = keys;
     const refusals = ["a", "b", "c"].map((key) => expectRefusal(store.set(key, value), "PROVIDER_UNAVAILABLE"));
     const [first] = await Promise.all(refusals);
-    expect(first?.hint).toContain("Reads go on");
+    expect(first?.hint).toMatch(/^Unseal it\. .* reads go on meanwhile/);
+    expect(first?.message).toMatch(/heartbeat of this process has lapsed.*The vault is sealed/);
     expect(keys.loads).toBe(loads + 1);
     await expectRefusal(store.set("d", value), "PROVIDER_UNAVAILABLE");
     await expectRefusal(reencrypt(store), "PROVIDER_UNAVAILABLE");

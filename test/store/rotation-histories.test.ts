@@ -115,7 +115,7 @@ class Application {
         }
       } catch (error) {
         // Back after a halt, it writes nothing as long as its source is behind.
-        if (error instanceof KeywardError && error.message.startsWith("Nothing was written: others")) continue;
+        if (error instanceof KeywardError && error.message.startsWith("Nothing was written: ")) continue;
         this.#world.problems.push(`${this.#name}: ${String(error)}`);
       }
     }

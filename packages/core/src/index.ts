@@ -34,6 +34,7 @@ export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } 
 export { exportKeyring, type KeyInfo, Keyring, type KeyStatus, type NewKey, requireSavable } from "./keyring.ts";
 export { filePlace, type KeyringPlace, storePlace } from "./keyring-place.ts";
 export { readKeyvJson } from "./keyv-value.ts";
+export { nodeTooOld, unsupportedNodeVersion } from "./node-version.ts";
 export { reseed } from "./nonces.ts";
 export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit } from "./options.ts";
 export type { ReencryptEvent } from "./read-reencryption.ts";

@@ -166,6 +166,11 @@ export class KeySource {
     await Promise.allSettled(this.#sealing.keys());
   }
 
+  /** Whether there is a ring that may be used: then records can be read, whatever the provider does. */
+  get canRead(): boolean {
+    return this.#ring !== undefined && !this.#isTooOld();
+  }
+
   /** The earliest generation under which something is still being sealed; `undefined` when nothing is. */
   get sealingSince(): number | undefined {
     // Generations only grow: the first that was put in is the lowest.
@@ -215,8 +220,8 @@ export class KeySource {
     const ageMs = Math.round(this.#confirmed.agoMs());
     return new KeywardError(
       "PROVIDER_UNAVAILABLE",
-      `The keyring in use was last confirmed ${ageMs} ms ago, and may be ${this.#maxAgeMs} ms old (maxAgeMs)`,
-      { hint: "Mend what the cause says; calls go on as soon as the key provider answers again.", cause },
+      `The keyring in use was last confirmed ${ageMs} ms ago, and may be ${this.#maxAgeMs} ms old (maxAgeMs). ${cause.message}`,
+      { hint: `${cause.hint} Calls go on within 30 seconds after the key provider answers again.`, cause },
     );
   }
 
@@ -340,7 +345,7 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyri
   const ring = await abortable(async () => await provider.load(options), signal).catch((error: unknown) => {
     if (!signal.aborted || error !== signal.reason) throw error;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider gave no keyring within ${timeoutMs} ms`, {
-      hint: "Is the source of the keys reachable from here?",
+      hint: "Check that the source of the keys can be reached from here.",
     });
   });
   if (ring instanceof Keyring) return ring;
@@ -360,7 +365,7 @@ function whyNoSuccessor(previous: Keyring, next: Keyring): string | undefined {
 
 function notTaken(problem: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The keyring now at the provider ${problem}`, {
-    hint: "The ring in use stays in use. Correct the source; if the change is meant, restart this process.",
+    hint: "Restore the keyring at its source. The one in use stays in use: do not restart this process before that, unless the change is meant.",
   });
 }
 

@@ -49,7 +49,9 @@ const keyIdPattern = /^[A-Za-z0-9_-]{1,32}$/;
 const exampleDate = "2026-11-01T00:00:00.000Z";
 // HKDF in OpenSSL takes 1,024 bytes of context, which holds the name and what stands before it.
 const maxScopeNameBytes = 1_000;
-const makeAKey = "Make a key with `openssl rand -base64 32`.";
+const makeAKey = "A new key is made with `openssl rand -base64 32`.";
+const restoreKey =
+  "If records were written under this key, restore it whole: a new key opens none of them. Only for a first key: `openssl rand -base64 32`.";
 
 let partsOf: (ring: Keyring) => RingParts;
 
@@ -122,13 +124,17 @@ export class Keyring {
     const byCommitment = new Map<string, string>();
     for (const key of keys) {
       if (byId.has(key.id))
-        throw invalidRing(`two keys have the id "${key.id}"`, "Give every key an id of its own.", key.id);
+        throw invalidRing(
+          `two keys have the id "${key.id}"`,
+          "Give the newer of the two another id: records name their key by its id.",
+          key.id,
+        );
       const commitment = key.root.commitment.toString("hex");
       const twin = byCommitment.get(commitment);
       if (twin !== undefined) {
         throw invalidRing(
           `keys "${twin}" and "${key.id}" hold the same material`,
-          `Changing from one to the other would rotate nothing. ${makeAKey}`,
+          `Give the newer of the two material of its own: changing from one to the other would rotate nothing. ${makeAKey}`,
           key.id,
         );
       }
@@ -139,11 +145,15 @@ export class Keyring {
     if (primary === undefined) {
       throw invalidRing(
         `the primary ${shownId(parts.primary)} is not among its keys`,
-        "Name one of the keys as primary.",
+        "Restore the key that is missing, if records were written under it; or name one of the keys that are there as primary.",
       );
     }
     if (primary.status !== "enabled") {
-      throw invalidRing(`the primary "${primary.id}" is disabled`, "Promote an enabled key first.", primary.id);
+      throw invalidRing(
+        `the primary "${primary.id}" is disabled`,
+        "Name an enabled key as primary. Enable this one only if it was not disabled for being compromised.",
+        primary.id,
+      );
     }
     return new Keyring({ ...parts, keys: byId });
   }
@@ -214,7 +224,7 @@ export class Keyring {
     if (key.status === "disabled") {
       throw new KeywardError("KEY_DISABLED", `Key "${id}" is disabled and cannot become primary`, {
         keyId: id,
-        hint: `Enable it first: ring.enable("${id}").`,
+        hint: `Promote another key. If this one was not disabled for being compromised, enable it first: ring.enable("${id}").`,
       });
     }
     return this.#change({ primary: id });
@@ -460,7 +470,7 @@ function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {
     const found = material instanceof Uint8Array ? `${material.length} bytes` : `a ${typeof material}`;
     throw new KeywardError("KEY_INVALID", `${name} has material of ${found} where ${rootBytes} bytes are expected`, {
       keyId: key.id,
-      hint: makeAKey,
+      hint: restoreKey,
     });
   }
   if (material.every((byte) => byte === material[0])) {
@@ -472,7 +482,7 @@ function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {
   if (status !== "enabled" && status !== "disabled") {
     throw new KeywardError("KEY_INVALID", `${name} has a status that is neither "enabled" nor "disabled"`, {
       keyId: key.id,
-      hint: "A key with any other status would be in use all the same.",
+      hint: 'Correct it. A key that was disabled on purpose stays "disabled".',
     });
   }
   if (created !== undefined && !isDate(created)) {
@@ -522,7 +532,7 @@ function requireText(text: unknown, what: string): string {
   return text;
 }
 
-const fixTheDocument = "Correct the document, or export the ring again with exportKeyring.";
+const fixTheDocument = "Restore the document from a copy that exportKeyring wrote, or correct it.";
 const documentFields = new Set(["keyward", "name", "generation", "primary", "keys", "scope", "stores", "sealed"]);
 const keyFields = new Set(["id", "status", "created", "material"]);
 
@@ -538,7 +548,7 @@ function readDocument(document: string): Omit<RingParts, "keys"> & { readonly ke
   if (fields["keyward"] !== 1) {
     throw invalidRing(
       'its "keyward" is not 1, the version this release reads',
-      "Is this a keyring document, of this version?",
+      "Check that this is a keyring document. A later version needs a later release of Keyward.",
     );
   }
   const extensions = new Map([["", readExtensions(fields, documentFields, "the document")]]);
@@ -605,7 +615,10 @@ function readExtensions(
   const others = Object.entries(fields).filter(([field]) => !known.has(field));
   for (const [field] of others) {
     if (!field.startsWith("x-")) {
-      throw invalidRing(`${what} has an unknown field ${shownField(field)}`, "Remove it, or begin its name with x-.");
+      throw invalidRing(
+        `${what} has an unknown field ${shownField(field)}`,
+        "Update Keyward, if a later release wrote the document. Otherwise remove the field, or begin its name with x-.",
+      );
     }
   }
   return Object.fromEntries(others);

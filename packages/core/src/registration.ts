@@ -194,7 +194,7 @@ export class Registration {
       }
     } catch (error) {
       this.#refusedAtMs = performance.now();
-      throw notAdmitted(error);
+      throw notAdmitted(error, { isRenewal: this.#heard, canRead: source.canRead });
     }
     // Others wait to hear of the ring that was loaded.
     this.#beatSoon();
@@ -335,19 +335,21 @@ function settle(options: ReplicaOptions, ofStore: unknown): Required<ReplicaOpti
   return { name, heartbeatMs, lapseMs, longestCallMs: Number(ofStore) };
 }
 
-function notAdmitted(cause: unknown): KeywardError {
+function notAdmitted(
+  cause: unknown,
+  { isRenewal, canRead }: { readonly isRenewal: boolean; readonly canRead: boolean },
+): KeywardError {
   const error = asKeywardError(cause);
-  // That this ring is the wrong one for the store has nothing to do with being heard.
-  if (error.code === "OVERWRITE_REFUSED") return error;
-  return new KeywardError(
-    error.code,
-    "Nothing was written: others may take this process for gone, and it could not be heard or not load its keys anew",
-    {
-      keyId: error.keyId,
-      cause: error,
-      hint: "Mend what the cause says; writes go on as soon as the store and the key provider answer. Reads go on meanwhile.",
-    },
-  );
+  // That this ring is the wrong one for the store, or that there is none, has nothing to do with a heartbeat.
+  if (error.code === "OVERWRITE_REFUSED" || !canRead) return error;
+  const what = isRenewal
+    ? "the heartbeat of this process has lapsed, and renewing it"
+    : "this process is not registered, and registering it";
+  return new KeywardError(error.code, `Nothing was written: ${what} failed. ${error.message}`, {
+    keyId: error.keyId,
+    cause: error,
+    hint: `${error.hint} Then writes go on without a restart; reads go on meanwhile.`,
+  });
 }
 
 function disconnected(): KeywardError {

@@ -604,3 +604,34 @@ describe("material is shown nowhere", () => {
     for (const copy of copies) expect(around.includes(copy)).toBe(false);
   });
 });
+
+describe("a hint", () => {
+  const ring = Keyring.generate("a");
+  const document: { keys: { material: string }[] } = JSON.parse(exportKeyring(ring));
+
+  function hintOf(make: () => unknown): string {
+    try {
+      make();
+    } catch (error) {
+      if (error instanceof KeywardError) return error.hint;
+      throw error;
+    }
+    return expect.fail("was not refused");
+  }
+
+  it("restores before it replaces, and gives back no key that was disabled for good", () => {
+    const cut = JSON.stringify({
+      ...document,
+      keys: document.keys.map((key) => ({ ...key, material: key.material.slice(0, 30) })),
+    });
+    const restores = [
+      hintOf(() => Keyring.parse("no document")),
+      hintOf(() => Keyring.parse(cut)),
+      hintOf(() => Keyring.fromKeys([{ material: new Uint8Array(16) }])),
+      hintOf(() => Keyring.fromKeys([{ id: "a", material: randomBytes(32) }], "b")),
+    ];
+    for (const hint of restores) expect(hint).toMatch(/^(?:If records were written under this key, restore|Restore)/);
+    const disabled = ring.add({ id: "b" }).disable("b");
+    expect(hintOf(() => disabled.promote("b"))).toMatch(/not disabled for being compromised/);
+  });
+});

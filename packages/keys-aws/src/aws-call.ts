@@ -39,6 +39,8 @@ const badCredentials = new Set([
   "IncompleteSignature",
   "IncompleteSignatureException",
   "InvalidClientTokenId",
+  "InvalidIdentityToken",
+  "InvalidIdentityTokenException",
   "InvalidSignatureException",
   "MissingAuthenticationToken",
   "MissingAuthenticationTokenException",
@@ -47,6 +49,8 @@ const badCredentials = new Set([
   "UnrecognizedClientException",
 ]);
 const noCredentials = new Set(["CredentialsProviderError", "ProviderError", "TokenProviderError"]);
+// What becomes of a file that cannot be opened or read.
+const fileCalls = new Set(["open", "read", "stat", "lstat", "scandir"]);
 const throttled = new Set([
   "RequestLimitExceeded",
   "Throttling",
@@ -79,7 +83,7 @@ export async function callAws<Output>(
     if (timeout.aborted) {
       throw failed(call, error, {
         problem: `could not be used: AWS gave no good answer to ${call.action} within ${limitMs} ms`,
-        hint: "Can this process reach the endpoint of AWS in its region? Raise timeoutMs where the way is long, or AWS throttles.",
+        hint: "Check that this process can reach the endpoint of AWS in its region. Raise timeoutMs where the way is long, or AWS throttles.",
       });
     }
     throw failed(call, error, explain(call, error));
@@ -124,16 +128,23 @@ function explain(call: AwsCall, error: unknown): Explanation {
   const status = statusOf(error) ?? 0;
   const own = call.explain?.(failure);
   if (own !== undefined) return own;
+  const assumed = /sts:AssumeRole[A-Za-z]*/.exec(message)?.[0];
+  if (refused.has(name) && assumed !== undefined) {
+    return {
+      problem: `was not asked for, since this process may not take its role (${assumed})`,
+      hint: "Check AWS_ROLE_ARN or the profile, and that the trust policy of the role names this process.",
+    };
+  }
   if (refused.has(name)) {
     return {
       problem: `was refused: this process may not call ${action}`,
-      hint: `Allow ${action} to its role; see to the policies of the resource and of its KMS key as well.`,
+      hint: `Allow ${action} to its role, and nothing more; see to the policies of the resource and of its KMS key as well.`,
     };
   }
   if (badCredentials.has(name) || status === 403) {
     return {
       problem: "was refused: AWS does not take the credentials of this process",
-      hint: "They may have expired, been revoked, or be of another partition; a clock that is wrong looks the same.",
+      hint: "Give it new ones: these may have expired, been revoked, or be of another partition. Check the clock as well.",
     };
   }
   if (noCredentials.has(name) || message.startsWith("Could not load credentials")) {
@@ -158,10 +169,16 @@ function explain(call: AwsCall, error: unknown): Explanation {
     };
   }
   const code = systemCode(error);
+  if (isOfFile(error)) {
+    return {
+      problem: `was not asked for, since a file with AWS credentials cannot be read (${code ?? name})`,
+      hint: "Check the files that AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name. In Kubernetes, check that the pod mounts the token of its service account.",
+    };
+  }
   if (code !== undefined || name === "TimeoutError") {
     return {
       problem: `could not be used: AWS cannot be reached (${code ?? name})`,
-      hint: "Are region and endpoint right, and is there a way to them from here?",
+      hint: "Check region and endpoint, and that they can be reached from here.",
     };
   }
   return {
@@ -181,6 +198,11 @@ function statusOf(error: unknown): number | undefined {
   const metadata: unknown = error instanceof Error && "$metadata" in error ? error.$metadata : undefined;
   if (typeof metadata !== "object" || metadata === null || !("httpStatusCode" in metadata)) return undefined;
   return typeof metadata.httpStatusCode === "number" ? metadata.httpStatusCode : undefined;
+}
+
+function isOfFile(error: unknown): boolean {
+  const call: unknown = error instanceof Error && "syscall" in error ? error.syscall : undefined;
+  return typeof call === "string" && fileCalls.has(call);
 }
 
 function systemCode(error: unknown): string | undefined {

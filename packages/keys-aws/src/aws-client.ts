@@ -1,3 +1,6 @@
+import { KeywardError } from "@keyward/core";
+import { QuietHttpAgent, QuietHttpsAgent } from "./quiet-agents.ts";
+
 /** Where AWS is asked, and as whom: what is not given here follows from the SDK's own chain. */
 export interface AwsClientOptions {
   /** Default: of an ARN its own, otherwise what the SDK finds in `AWS_REGION` and the shared configuration. */
@@ -11,6 +14,22 @@ const requestTimeoutMs = 5_000;
 // The SDK waits longer after each attempt, by a random part of 100 ms, 200 ms, 400 ms; five times as long when throttled.
 const maxAttempts = 4;
 
+// As the SDK makes its own.
+const agentSettings = { keepAlive: true, maxSockets: 50 };
+
+/**
+ * @throws KeywardError `VALUE_INVALID` for an endpoint that is no URL of http or https, or has a user in it.
+ */
+export function requireEndpoint({ endpoint }: AwsClientOptions): void {
+  if (endpoint === undefined) return;
+  const url = typeof endpoint === "string" && URL.canParse(endpoint) ? new URL(endpoint) : undefined;
+  if (url !== undefined && /^https?:\/\/[^@?#]*$/.test(url.href)) return;
+  // It may have a password in it, and is not repeated.
+  throw new KeywardError("VALUE_INVALID", "endpoint is no URL of http or https", {
+    hint: "Give it as https://vpce-….amazonaws.com, without a user, a query or a fragment, or leave it out.",
+  });
+}
+
 /** How this package makes a client of the SDK. */
 export function clientSettings(options: AwsClientOptions, resource: string) {
   const region = options.region ?? regionOf(resource);
@@ -22,6 +41,8 @@ export function clientSettings(options: AwsClientOptions, resource: string) {
       connectionTimeout: connectionTimeoutMs,
       requestTimeout: requestTimeoutMs,
       throwOnRequestTimeout: true,
+      httpAgent: new QuietHttpAgent(agentSettings),
+      httpsAgent: new QuietHttpsAgent(agentSettings),
     },
   };
 }

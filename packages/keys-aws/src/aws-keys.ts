@@ -5,11 +5,13 @@ import {
   type KeyProvider,
   Keyring,
   KeywardError,
+  type OptionNames,
   requireFreshness,
+  requireOptions,
   requireSavable,
   singleFlight,
 } from "@keyward/core";
-import type { AwsClientOptions } from "./aws-client.ts";
+import { type AwsClientOptions, requireEndpoint } from "./aws-client.ts";
 import { Secret } from "./secret.ts";
 
 /** Options of {@link awsKeys}. */
@@ -39,14 +41,27 @@ export interface AwsKeys extends KeyProvider {
   create(ring: Keyring): Promise<void>;
 }
 
+const optionNames: OptionNames<AwsKeysOptions> = {
+  secretId: true,
+  name: true,
+  client: true,
+  region: true,
+  endpoint: true,
+  refreshMs: true,
+  maxAgeMs: true,
+  timeoutMs: true,
+};
+
 /**
  * Keys from AWS Secrets Manager: one secret holds the keyring document, as `exportKeyring` writes it. Credentials,
  * region and endpoint are what the AWS SDK finds, unless given.
  *
- * @throws KeywardError `VALUE_INVALID` for a `secretId` that is empty, and for settings of freshness out of range.
+ * @throws KeywardError `VALUE_INVALID` for a `secretId` that is empty, an `endpoint` that is no URL, an unknown option, and for
+ * settings of freshness out of range.
  */
 export function awsKeys(options: AwsKeysOptions): AwsKeys {
-  const { secretId, name } = options;
+  const { secretId, name } = requireOptions("awsKeys", options, optionNames);
+  requireEndpoint(options);
   if (typeof secretId !== "string" || secretId === "") {
     throw new KeywardError("VALUE_INVALID", "secretId is not the name or ARN of a secret", {
       hint: 'Give it as secretId: "production/keyring". Is the variable that it comes from set?',
@@ -60,7 +75,9 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     const ring = parse(text);
     if (name === undefined || ring.name === name) return { ring, version: id };
     const found = `${secret.subject} holds the ring ${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
-    throw new KeywardError("KEYRING_ROLLBACK", found, { hint: "Correct secretId, or name." });
+    throw new KeywardError("KEYRING_ROLLBACK", found, {
+      hint: "Correct secretId. Change name only where the ring was renamed on purpose.",
+    });
   }
 
   function parse(text: string): Keyring {

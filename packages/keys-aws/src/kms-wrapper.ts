@@ -91,7 +91,7 @@ export class KmsWrapper implements KeyringWrapper {
       return opened;
     } catch {
       throw new KeywardError("KEYRING_INVALID", "The wrapped keyring was altered, or is of another ring", {
-        hint: "Restore it from a backup, and find out who writes there. Is name the one it was wrapped with?",
+        hint: "Check that name is the one it was wrapped with. Otherwise restore it from a backup, and find out who writes there.",
       });
     } finally {
       dataKey.fill(0);
@@ -189,7 +189,7 @@ function read(wrapped: string): { readonly wrappedKey: Uint8Array; readonly body
     return { wrappedKey, body };
   }
   throw new KeywardError("KEYRING_INVALID", "What lies where the keyring should is not a keyring wrapped by KMS", {
-    hint: `It begins with "${version}.". Was it cut, or is this the wrong place?`,
+    hint: `Check the location, or restore the keyring from a backup: it begins with "${version}.".`,
   });
 }
 
@@ -198,7 +198,7 @@ function noAnswer(keyId: string): KeywardError {
     "PROVIDER_UNAVAILABLE",
     `${subjectOf("KMS key", keyId)}: KMS answered without what it was asked for`,
     {
-      hint: "Is the endpoint one of KMS?",
+      hint: "Check that the endpoint is one of KMS.",
     },
   );
 }
@@ -211,11 +211,14 @@ function explainFailure({ name }: AwsFailure): Explanation | undefined {
         hint: "Correct keyId or region. An alias begins with alias/.",
       };
     case "DisabledException":
-      return { problem: "is disabled", hint: "Enable it: aws kms enable-key." };
+      return {
+        problem: "is disabled",
+        hint: "Unless it was disabled on purpose, enable it: aws kms enable-key.",
+      };
     case "KMSInvalidStateException":
       return {
         problem: "is in no state to be used: pending deletion, most likely",
-        hint: "aws kms describe-key tells; aws kms cancel-key-deletion keeps it. Once it is deleted, the ring is lost.",
+        hint: "Look: aws kms describe-key. Keep it: aws kms cancel-key-deletion. Once it is deleted, the ring is lost, except in processes that have loaded it: keep those running.",
       };
     case "IncorrectKeyException":
       return {
@@ -227,7 +230,7 @@ function explainFailure({ name }: AwsFailure): Explanation | undefined {
       return {
         code: "KEYRING_INVALID",
         problem: "did not wrap this keyring for this name, or the keyring was altered",
-        hint: "Is name the one it was wrapped with? Otherwise restore it from a backup.",
+        hint: "Check that name is the one it was wrapped with. Otherwise restore the keyring from a backup.",
       };
     case "InvalidKeyUsageException":
       return { problem: "is not one that wraps data keys", hint: "Use a symmetric key, of usage ENCRYPT_DECRYPT." };

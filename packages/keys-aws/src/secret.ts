@@ -216,10 +216,12 @@ export class Secret {
     const bytes = Buffer.byteLength(text);
     if (bytes <= maxBytes) return;
     throw new KeywardError("KEYRING_INVALID", `The keyring takes ${bytes} bytes, and a secret ${maxBytes}`, {
-      hint: "Remove keys that were retired.",
+      hint: "Remove keys that no record needs: retireKey removes a key that it disabled before.",
     });
   }
 }
+
+const restore = "If a ring was there before, restore it: a new one opens no existing record.";
 
 function explainFailure({ name, message }: AwsFailure): Explanation | undefined {
   const deleted = /delet/i.test(message);
@@ -228,11 +230,11 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
       return /staging label|VersionId/.test(message)
         ? {
             problem: "is there and holds no value",
-            hint: "Write the first ring into it: awsKeys(…).create(Keyring.generate()).",
+            hint: `${restore} Only for the first ring: awsKeys(…).create(Keyring.generate()).`,
           }
         : {
             problem: "does not exist in this account and region",
-            hint: "Correct secretId or region, or make the secret: awsKeys(…).create(Keyring.generate()).",
+            hint: `Correct secretId or region. ${restore} Only for the first ring: awsKeys(…).create(Keyring.generate()).`,
           };
     case "InvalidRequestException":
       if (!deleted) return undefined;
@@ -244,7 +246,7 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
     case "EncryptionFailure":
       return {
         problem: "cannot be used, since Secrets Manager cannot use the KMS key that protects it",
-        hint: "Is that key enabled and not pending deletion, and does its policy allow this role kms:Decrypt and kms:GenerateDataKey?",
+        hint: "Check that this key is enabled and not pending deletion, and that its policy allows this role kms:Decrypt, and kms:GenerateDataKey to write.",
       };
     case "InvalidParameterException":
       if (!/replica/i.test(message)) return undefined;
@@ -252,7 +254,7 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
     case "LimitExceededException":
       return {
         problem: "took no further version, since AWS has a limit there",
-        hint: "Take staging labels off versions that nobody needs, and try again.",
+        hint: "Take staging labels other than AWSCURRENT and AWSPREVIOUS off old versions, and try again.",
       };
     default:
       return undefined;

@@ -1,4 +1,6 @@
-import { inspect } from "node:util";
+import { execFile } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { inspect, promisify } from "node:util";
 import {
   CreateSecretCommand,
   DeleteSecretCommand,
@@ -14,6 +16,7 @@ import { type AwsKeysOptions, awsKeys } from "../src/index.ts";
 import { Account, newName, refusal, secretsOf, stubEnvironment } from "./account.ts";
 import { type Fault, startProxy } from "./aws-proxy.ts";
 
+const run = promisify(execFile);
 const servers = await findMoto();
 stubEnvironment();
 
@@ -432,6 +435,78 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
+    it("says that the file of a web identity cannot be read, and not that AWS cannot be reached", async () => {
+      const names = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"] as const;
+      try {
+        for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]) vi.stubEnv(name, undefined);
+        vi.stubEnv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/app");
+        for (const path of ["/nonexistent/token", "/"]) {
+          vi.stubEnv("AWS_WEB_IDENTITY_TOKEN_FILE", path);
+          const keys = awsKeys({ secretId: newName(), endpoint: server.endpoint });
+          const error = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
+          expect(error.message).toContain("a file with AWS credentials cannot be read");
+          expect(error.hint).toContain("AWS_WEB_IDENTITY_TOKEN_FILE");
+        }
+      } finally {
+        for (const name of names) vi.stubEnv(name, undefined);
+        stubEnvironment();
+      }
+    });
+
+    it("says that a role cannot be taken, and not that the secret is refused", async () => {
+      const { ring, proxy, open } = await openSecret();
+      const message = "Not authorized to perform sts:AssumeRoleWithWebIdentity";
+      proxy.fault = () => ({ kind: "error", status: 403, name: "AccessDenied", message });
+      const error = await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
+      expect(error.message).toContain("may not take its role (sts:AssumeRoleWithWebIdentity)");
+      expect(error.hint).toContain("trust policy");
+    });
+
+    it("shows no credential in the output of a process that prints all that Node does on the network", async () => {
+      const { secretId, ring, proxy } = await openSecret();
+      const script = `
+        import { awsKeys } from "@keyward/keys-aws";
+        console.log(String(await awsKeys(JSON.parse(process.env.AT)).load()));
+      `;
+      const sessionToken = "c0ffee//session+token";
+      const env = {
+        ...process.env,
+        AT: JSON.stringify({ secretId, endpoint: proxy.endpoint }),
+        AWS_SESSION_TOKEN: sessionToken,
+        DEBUG: "*",
+        NODE_DEBUG: "net,tls,http,https,http2,undici,fetch,stream",
+      };
+      const cwd = fileURLToPath(new URL("../../..", import.meta.url));
+      const options = { cwd, env, timeout: 30_000, maxBuffer: 2 ** 27 };
+      const { stdout, stderr } = await run(process.execPath, ["--input-type=module", "--eval", script], options);
+      expect(stdout).toContain("first");
+      expect(stderr).toContain("createConnection");
+      for (const secret of [...secretsOf(ring), sessionToken, "AWS4-HMAC-SHA256"]) {
+        expect(`${stdout}${stderr}`.includes(secret)).toBe(false);
+      }
+    });
+
+    it("that vanished is to be restored, before another one is made", async () => {
+      const keys = awsKeys({ secretId: newName(), endpoint: server.endpoint });
+      const { hint } = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
+      expect(hint).toMatch(/restore it: a new one opens no existing record\. Only for the first ring/);
+    });
+
+    it.each<[string, object]>([
+      ["an unknown option", { refreshMS: 1_000 }],
+      ["an endpoint that is none", { endpoint: "vpce.amazonaws.com" }],
+      ["a password in the endpoint", { endpoint: "https://user:c0ffee-password@vpce.amazonaws.com" }],
+    ])("tells code without types of %s, and repeats no password", (_, change) => {
+      let caught: unknown;
+      try {
+        awsKeys(Object.assign({ secretId: "ring" }, change));
+      } catch (error) {
+        caught = error;
+      }
+      expect(caught).toMatchObject({ code: "VALUE_INVALID" });
+      expect(inspect(caught, { depth: Number.POSITIVE_INFINITY, showHidden: true })).not.toContain("c0ffee");
+    });
+
     it.each<[string, AwsKeysOptions]>([
       ["no secretId", { secretId: "" }],
       ["a refreshMs of 0", { secretId: "ring", refreshMs: 0 }],
@@ -473,6 +548,18 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await store.getMany(["before", "during", "after"])).toEqual(["value", "value", "value"]);
       await store.disconnect();
       await refusal(operator.load(), "PROVIDER_UNAVAILABLE", ring);
+    });
+
+    it("that never had a ring asks again only now and then when it is refused, however often it is called", async () => {
+      const { proxy, open } = await openSecret();
+      proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
+      const store = new EncryptedStore(new MemoryStore(), { keys: open() });
+      for (let call = 0; call < 100; call++) {
+        await expect(store.set(`key ${call}`, "value")).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+      }
+      expect(proxy.calls.length).toBeLessThanOrEqual(4);
+      proxy.fault = () => undefined;
+      await expect.poll(() => store.set("key", "value").catch(String)).toBe(true);
     });
 
     it("that never had a ring says which call had no answer in time", async () => {

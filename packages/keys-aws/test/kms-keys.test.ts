@@ -221,6 +221,19 @@ describeWithMoto(servers, "kmsKeys", () => {
     await store.disconnect();
   });
 
+  it("asks KMS again only now and then when it is refused, however often a store without a ring is called", async () => {
+    const { proxy, open } = await openRing();
+    proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
+    const store = new EncryptedStore(new MemoryStore(), { keys: open() });
+    proxy.calls.length = 0;
+    for (let call = 0; call < 100; call++) {
+      await expect(store.set(`key ${call}`, "value")).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    }
+    expect(proxy.calls.length).toBeLessThanOrEqual(4);
+    proxy.fault = () => undefined;
+    await expect.poll(() => store.set("key", "value").catch(String)).toBe(true);
+  });
+
   it("ends in time when KMS does not answer", async () => {
     const { ring, proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "silence" });
@@ -255,6 +268,8 @@ describeWithMoto(servers, "kmsKeys", () => {
     ["an empty former key", { keyId: "alias/keyward", formerKeyIds: [""] }],
     ["a minGeneration of 0", { keyId: "alias/keyward", minGeneration: 0 }],
     ["a timeoutMs of 0", { keyId: "alias/keyward", timeoutMs: 0 }],
+    ["an unknown option", Object.assign({ keyId: "alias/keyward" }, { formerKeyId: "alias/former" })],
+    ["an endpoint that is none", { keyId: "alias/keyward", endpoint: "kms" }],
   ])("is not made with %s", (_, options) => {
     expect(() => kmsKeys({ ...options, place: new OpenPlace() })).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID" }),

@@ -15,13 +15,13 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
   const place = filePlace(path, { shownAs: name });
   const text = await place.read();
   if (text === undefined) {
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} cannot be written: nothing lies there`, {
-      hint: "Write exportKeyring(ring) into a file first, and load from that.",
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} cannot be written: nothing is there`, {
+      hint: "Restore the file that was there: a new keyring opens no existing record. Only for a first one: create(ring).",
     });
   }
   if (!isDocument(trim(text))) {
     throw new KeywardError("KEYRING_INVALID", `${name} holds no keyring document, so no ring can be saved there`, {
-      hint: "Write exportKeyring(ring) into a file first, and load from that.",
+      hint: "Write exportKeyring(ring) of the ring that is in use into another file, and load from that. Keep what is here.",
     });
   }
   const unchanged = exportKeyring(readDocument(trim(text), name)) === exportKeyring(previous);

@@ -24,7 +24,8 @@ export class KeySourceAddress {
    */
   static parse(source: string | undefined, schemes: readonly string[]): KeySourceAddress {
     const hint = `Begin it with one of ${schemes.map((scheme) => `${scheme}:`).join(", ")}.`;
-    if (source === undefined || source.trim() === "") throw invalidSource("is empty, or its variable is not set", hint);
+    if (typeof source !== "string" || source.trim() === "")
+      throw invalidSource("is empty, or its variable is not set", hint);
     const text = source.trim();
     const colon = text.indexOf(":");
     const scheme = colon === -1 ? "" : text.slice(0, colon);

@@ -1,6 +1,14 @@
-import { filePlace, type KeyProvider, type KeyringPlace, type ReservedSpace, storePlace } from "@keyward/core";
+import {
+  filePlace,
+  type KeyProvider,
+  type KeyringPlace,
+  type OptionNames,
+  type ReservedSpace,
+  requireOptions,
+  storePlace,
+} from "@keyward/core";
 import { invalidSource, KeySourceAddress } from "./key-source-address.ts";
-import { importProvider } from "./provider-packages.ts";
+import { notLoaded } from "./provider-packages.ts";
 import { vaultConnectionFrom } from "./vault-settings.ts";
 
 /** What the text alone cannot say. */
@@ -10,6 +18,8 @@ export interface KeysFromOptions {
   /** Where variables are read, anew at each load; default `process.env`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
+
+const optionNames: OptionNames<KeysFromOptions> = { store: true, env: true };
 
 type Environment = Readonly<Record<string, string | undefined>>;
 type Opener = (address: KeySourceAddress, options: KeysFromOptions) => Promise<KeyProvider>;
@@ -36,10 +46,12 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
  * `refreshMs`, `maxAgeMs` and `timeoutMs`. Nothing secret belongs in the text: what a login needs is read from variables.
  *
  * @param source Where keys come from; usually the value of one variable. What is `undefined` or empty is refused.
- * @throws KeywardError `VALUE_INVALID` for a text that names no source, or says something that its source does not know;
+ * @throws KeywardError `VALUE_INVALID` for a text that names no source, or says something that its source does not know, and
+ * for an unknown option;
  * `PROVIDER_UNAVAILABLE` for a package that is not installed; what the provider itself refuses.
  */
 export async function keysFrom(source: string | undefined, options: KeysFromOptions = {}): Promise<KeyProvider> {
+  requireOptions("keysFrom", options, optionNames);
   const address = KeySourceAddress.parse(source, [...openers.keys()]);
   const open = openers.get(address.scheme);
   if (open === undefined) throw invalidSource(`has the scheme ${address.scheme}, which nobody opens`);
@@ -49,19 +61,19 @@ export async function keysFrom(source: string | undefined, options: KeysFromOpti
 }
 
 async function openVariable(address: KeySourceAddress, options: KeysFromOptions): Promise<KeyProvider> {
-  const { envKeys } = await importProvider("@keyward/keys-env", () => import("@keyward/keys-env"));
+  const { envKeys } = await import("@keyward/keys-env").catch(notLoaded("@keyward/keys-env"));
   return envKeys(address.rest, environmentOf(options));
 }
 
 async function openFile(address: KeySourceAddress): Promise<KeyProvider> {
-  const { fileKeys } = await importProvider("@keyward/keys-env", () => import("@keyward/keys-env"));
+  const { fileKeys } = await import("@keyward/keys-env").catch(notLoaded("@keyward/keys-env"));
   return fileKeys(address.path("a file such as file:/run/secrets/keyring"));
 }
 
 async function openAwsSecret(address: KeySourceAddress): Promise<KeyProvider> {
   const [region, secretId] = address.hostAndPath("aws-sm://eu-central-1/production/keyring");
   const settings = { ...freshnessOf(address), ...address.texts("endpoint", "name") };
-  const { awsKeys } = await importProvider("@keyward/keys-aws", () => import("@keyward/keys-aws"));
+  const { awsKeys } = await import("@keyward/keys-aws").catch(notLoaded("@keyward/keys-aws"));
   return awsKeys({ secretId, ...(region === "" ? {} : { region }), ...settings });
 }
 
@@ -71,7 +83,7 @@ async function openAwsKms(address: KeySourceAddress, options: KeysFromOptions): 
   const former = formerKeyIds === undefined ? {} : { formerKeyIds };
   const settings = { ...wrappedSettingsOf(address), ...address.texts("endpoint"), ...former };
   const place = placeOf(address, options);
-  const { kmsKeys } = await importProvider("@keyward/keys-aws", () => import("@keyward/keys-aws"));
+  const { kmsKeys } = await import("@keyward/keys-aws").catch(notLoaded("@keyward/keys-aws"));
   return kmsKeys({ keyId, place, ...(region === "" ? {} : { region }), ...settings });
 }
 
@@ -79,7 +91,7 @@ async function openVault(address: KeySourceAddress, options: KeysFromOptions): P
   const [mount, path] = address.hostAndPath("vault://secret/app/keyring");
   const connection = vaultConnectionFrom(address, options.env ?? process.env);
   const settings = { ...freshnessOf(address), ...address.texts("field") };
-  const { vaultKeys } = await importProvider("@keyward/keys-vault", () => import("@keyward/keys-vault"));
+  const { vaultKeys } = await import("@keyward/keys-vault").catch(notLoaded("@keyward/keys-vault"));
   return vaultKeys({ path, ...(mount === "" ? {} : { mount }), ...connection, ...settings, ...environmentOf(options) });
 }
 
@@ -88,7 +100,7 @@ async function openVaultTransit(address: KeySourceAddress, options: KeysFromOpti
   const connection = vaultConnectionFrom(address, options.env ?? process.env);
   const settings = { ...wrappedSettingsOf(address), ...address.texts("derivedContext") };
   const place = placeOf(address, options);
-  const { transitKeys } = await importProvider("@keyward/keys-vault", () => import("@keyward/keys-vault"));
+  const { transitKeys } = await import("@keyward/keys-vault").catch(notLoaded("@keyward/keys-vault"));
   const at = mount === "" ? {} : { mount };
   return transitKeys({ key, place, ...at, ...connection, ...settings, ...environmentOf(options) });
 }

@@ -89,6 +89,11 @@ describe("a text that names no source is refused", () => {
     expect((await refusal(source, { env: {} })).hint).toContain(`${named}.`);
   });
 
+  it("an option that there is none of", async () => {
+    const options = Object.assign({ env: {} }, { stores: new MemoryStore() });
+    expect((await refusal("env:APP_KEY", options)).code).toBe("VALUE_INVALID");
+  });
+
   it("a name that no variable can have", async () => {
     const error = await refusal(`env:${material}`, { env: {} });
     expect(error.code).toBe("KEY_INVALID");

@@ -1,9 +1,8 @@
 import { readFile } from "node:fs/promises";
-import { Agent as HttpAgent } from "node:http";
-import { Agent as HttpsAgent } from "node:https";
 import { KeywardError } from "@keyward/core";
 import axios from "axios";
 import nodeVault from "node-vault";
+import { QuietHttpAgent, QuietHttpsAgent } from "./quiet-agents.ts";
 
 const maxAnswerBytes = 4 * 1024 * 1024;
 
@@ -109,8 +108,8 @@ export class VaultClient {
     const http = axios.create({
       timeout,
       // These hold while a connection is made, when axios' own time limit does not yet.
-      httpAgent: new HttpAgent({ timeout }),
-      httpsAgent: new HttpsAgent({ timeout, ...(ca === undefined ? {} : { ca }) }),
+      httpAgent: new QuietHttpAgent({ timeout }),
+      httpsAgent: new QuietHttpsAgent({ timeout, ...(ca === undefined ? {} : { ca }) }),
       // Through a proxy that the environment names goes TLS alone: of plain HTTP it would see the token and the ring.
       ...(address.protocol === "http:" ? { proxy: false } : {}),
       // A redirection is not followed: the token would go along.

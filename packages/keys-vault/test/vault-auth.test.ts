@@ -21,6 +21,8 @@ import { materialOf } from "../../../test/store/secrets.ts";
 import { type VaultAuth, vaultKeys } from "../src/index.ts";
 import { makeToken, mountEngine, mountMethod, statusOf, writePolicy } from "./vault-fixture.ts";
 
+// Of what Node can be told to print, all that sees requests.
+const debugged = "net,tls,http,https,http2,undici,fetch,stream";
 const run = promisify(execFile);
 const workspace = fileURLToPath(new URL("../../..", import.meta.url));
 const servers = await findVaultServers();
@@ -278,10 +280,12 @@ describeWithVault(servers, "a process shows who it is", () => {
       console.log(String(await vaultKeys({ ...at, auth, env: {} }).load()));
     `;
     const at = { address: server.address, mount, path: "app", auth: { method: "approle", ...role } };
-    const env = { ...process.env, AT: JSON.stringify(at), DEBUG: "*" };
-    const options = { cwd: workspace, env, timeout: 20_000 };
+    const env = { ...process.env, AT: JSON.stringify(at), DEBUG: "*", NODE_DEBUG: debugged };
+    const options = { cwd: workspace, env, timeout: 20_000, maxBuffer: 2 ** 27 };
     const { stdout, stderr } = await run(process.execPath, ["--input-type=module", "--eval", script], options);
     expect(stdout).toContain("2026-11");
+    // Node did print what it does on the network.
+    expect(stderr).toContain("createConnection");
     const { data } = await server.request("GET", `${mount}/data/app`);
     const { keyring }: { keyring: string } = JSON.parse(JSON.stringify(data?.["data"]));
     for (const secret of [role.secretId, "X-Vault-Token", ...materialOf(Keyring.parse(keyring))]) {
