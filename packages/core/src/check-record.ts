@@ -1,7 +1,8 @@
 import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
-import { keyIdIn, type Place, readHeader } from "./envelope.ts";
+import { keyIdIn, open, type Place, readHeader } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
-import { reservedNamespace, wrapRejection } from "./inner-store.ts";
+import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
+import { type InnerStore, reservedNamespace, wrapRejection } from "./inner-store.ts";
 import { type Keyring, keyOf, keysIn } from "./keyring.ts";
 import { pages } from "./page-size.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
@@ -10,36 +11,39 @@ import { ReservedText } from "./reserved-text.ts";
 /** What the keys of the records of scopes begin with; the rest is the name of the scope. */
 export const scopedPrefix = "check/";
 const pageSize = 1_000;
+const maxWitnesses = 100;
+const maxWitnessPages = 10;
+
+/** What a check record needs of the store that it stands in. */
+export type CheckedStore = Pick<InnerStore, "reserved" | "scannable" | "description">;
 
 /**
  * A sealed record in the reserved space that a ring must open before it writes anything: a process with the wrong key
  * learns so at its first write, and not by destroying what it cannot read.
  */
 export class CheckRecord {
+  readonly #inner: CheckedStore;
   readonly #reserved: (AtomicStore & ScannableStore) | undefined;
   readonly #codec: RecordCodec;
   readonly #scope: string | undefined;
   readonly #unscoped: CheckRecord | undefined;
-  readonly #description: string;
   readonly #passed = new WeakSet<Keyring>();
   readonly #passing = new WeakMap<Keyring, Promise<void>>();
 
   /**
    * @param scoped for a store with a scope: its name, and the record of the unscoped ring, which must open too. A ring
    * of other material would otherwise found a scope of its own.
-   * @param description what errors call the store.
    */
   constructor(
-    reserved: (AtomicStore & ScannableStore) | undefined,
+    inner: CheckedStore,
     codec: RecordCodec,
     scoped: { readonly scope: string; readonly unscoped: CheckRecord } | undefined,
-    description: string,
   ) {
-    this.#reserved = reserved;
+    this.#inner = inner;
+    this.#reserved = inner.reserved;
     this.#codec = codec;
     this.#scope = scoped?.scope;
     this.#unscoped = scoped?.unscoped;
-    this.#description = description;
   }
 
   /**
@@ -48,10 +52,15 @@ export class CheckRecord {
    * @throws KeywardError `OVERWRITE_REFUSED` with the cause when the ring cannot open the record.
    */
   pass(ring: Keyring): Promise<void> | undefined {
+    return this.#passFor(ring, undefined);
+  }
+
+  /** @param forScope of a store whose records may be all that the store holds. */
+  #passFor(ring: Keyring, forScope: string | undefined): Promise<void> | undefined {
     if (this.#reserved === undefined || this.#passed.has(ring)) return undefined;
     let passing = this.#passing.get(ring);
     if (passing === undefined) {
-      passing = this.#verify(this.#reserved, ring)
+      passing = this.#verify(this.#reserved, ring, forScope)
         .then(() => {
           this.#passed.add(ring);
         })
@@ -136,12 +145,7 @@ export class CheckRecord {
     await this.#sayOwn(reserved, ring, generation);
     if (this.#scope !== undefined || ring.scopeName !== undefined) return;
     for (const scope of await scopesIn(reserved, ring)) {
-      const record = new CheckRecord(
-        reserved,
-        this.#codec.forScope(scope),
-        { scope, unscoped: this },
-        this.#description,
-      );
+      const record = new CheckRecord(this.#inner, this.#codec.forScope(scope), { scope, unscoped: this });
       await record.#sayOwn(reserved, ring, generation).catch((error: unknown) => {
         if (!isNobodys(error)) throw error;
       });
@@ -163,8 +167,8 @@ export class CheckRecord {
   }
 
   /**
-   * What the record says, that of a scope no more than the record of the unscoped ring, which is raised first, and this ring
-   * bear out. The holder of the scope's ring alone can write the one and not the other: so it can neither demand a
+   * What the record says; `undefined` for nonsense, and for that of a scope which says more than this ring and the record of
+   * the unscoped ring, which is raised first, bear out. The holder of the scope's ring alone can write the one and not the other: so it can neither demand a
    * generation that nobody has, nor keep its record from being re-encrypted.
    */
   async #borneOut(reserved: AtomicStore, opened: OpenedRecord, { generation }: Keyring): Promise<Said | undefined> {
@@ -177,10 +181,10 @@ export class CheckRecord {
     const place = unscoped.#place(ring);
     const stored = await read(reserved, place);
     const most = stored === undefined ? undefined : saidBy(await unscoped.#open(stored, place));
-    return {
-      generation: Math.min(said.generation, Math.max(generation, most?.generation ?? 0)),
-      sealedBy: Math.min(said.sealedBy, Math.max(generation, most?.sealedBy ?? 0)),
-    };
+    const isBorneOut =
+      said.generation <= Math.max(generation, most?.generation ?? 0) &&
+      said.sealedBy <= Math.max(generation, most?.sealedBy ?? 0);
+    return isBorneOut ? said : undefined;
   }
 
   async #ofUnscoped(use: (record: CheckRecord, ring: Keyring) => Promise<void> | undefined): Promise<void> {
@@ -190,15 +194,48 @@ export class CheckRecord {
     if (ring.scopeName === undefined) await use(this.#unscoped, ring);
   }
 
-  async #verify(reserved: AtomicStore & ScannableStore, ring: Keyring): Promise<void> {
-    await this.#ofUnscoped((record, unscopedRing) => record.pass(unscopedRing));
+  async #verify(reserved: AtomicStore & ScannableStore, ring: Keyring, forScope: string | undefined): Promise<void> {
+    await this.#ofUnscoped((record, unscopedRing) => record.#passFor(unscopedRing, this.#scope));
     const place = this.#place(ring);
     const stored = await read(reserved, place);
     if (stored !== undefined) return await this.#follow(reserved, ring, stored, place);
     if (ring.primary === "") return;
+    if (await this.#isOfAnother(reserved, ring, forScope)) throw notFounded(this.#inner.description, ring);
     // Only one of several new processes may found the store; the others must open what it wrote.
     if (await wrapRejection(() => reserved.replace(place.key, undefined, this.#sealed(ring, place)))) return;
-    await this.#verify(reserved, ring);
+    await this.#verify(reserved, ring, forScope);
+  }
+
+  /**
+   * Whether a store without a check record holds records all the same, and the unscoped ring opens none of those that are
+   * looked at: then the record was deleted, and this ring is not the one that wrote it.
+   */
+  async #isOfAnother(reserved: ScannableStore, ring: Keyring, forScope: string | undefined): Promise<boolean> {
+    // The holder of a scope's ring cannot open what others wrote, and is not meant to.
+    if (this.#unscoped !== undefined || ring.scopeName !== undefined) return false;
+    const records = this.#inner.scannable;
+    try {
+      let seen = 0;
+      for (const store of records === undefined ? [reserved] : [reserved, records]) {
+        let page = 0;
+        for await (const entries of pages(store, maxWitnesses)) {
+          for (const entry of entries) {
+            const place = store === reserved ? { ...entry, namespace: reservedNamespace } : entry;
+            const scopes = [undefined, forScope, store === reserved ? scopeIn(entry.key) : undefined];
+            const isOwn = opensInAny(ring, scopes, entry.value, place);
+            if (isOwn === true) return false;
+            if (isOwn === false) seen++;
+          }
+          page++;
+          if (seen >= maxWitnesses || page >= maxWitnessPages) break;
+        }
+      }
+      return seen > 0;
+    } catch (error) {
+      // Who may not list what is there, or cannot now, founds as before.
+      if (error instanceof KeywardError) return false;
+      throw error;
+    }
   }
 
   /** Opens the record, and seals it under the ring's primary, unless a later generation of the ring wrote it. */
@@ -214,9 +251,9 @@ export class CheckRecord {
     try {
       if (readHeader(stored, place) !== undefined) return await this.#codec.open(stored, place);
     } catch (cause) {
-      throw refused(cause, this.#description, await this.#codec.ring());
+      throw refused(cause, this.#inner.description, await this.#codec.ring());
     }
-    throw refused(undefined, this.#description, await this.#codec.ring());
+    throw refused(undefined, this.#inner.description, await this.#codec.ring());
   }
 
   #opens(ring: Keyring, stored: StoredValue, place: Place): boolean {
@@ -280,16 +317,57 @@ function saidBy({ content }: OpenedRecord): Said | undefined {
   return said instanceof KeywardError ? undefined : said;
 }
 
+const wrongRing =
+  "Give this process the keyring that the store was written with. To try something out with a new key, use an empty " +
+  "store. Where that keyring is lost, what it encrypted cannot be read again: only then, " +
+  "overwriteCheckRecord() of the EncryptedStore (keyv.encryptedStore) lets this process write over it.";
+
+/** Whether an envelope opens under the ring in one of these scopes; `undefined` for what is no whole envelope. */
+function opensInAny(
+  ring: Keyring,
+  scopes: readonly (string | undefined)[],
+  stored: StoredValue,
+  place: Place,
+): boolean | undefined {
+  let isEnvelope = false;
+  for (const scope of new Set(scopes)) {
+    try {
+      const scoped = scope === undefined ? ring : ring.scope(scope);
+      const header = readHeader(stored, place);
+      if (header === undefined) return undefined;
+      // Under another key than its own, an envelope says no more than that it is whole.
+      const key = keyOf(scoped, header.keyId) ?? keyOf(scoped, scoped.primary);
+      if (key === undefined) return undefined;
+      open(stored, header, key.root, place);
+      return true;
+    } catch (error) {
+      if (!(error instanceof KeywardError)) throw error;
+      isEnvelope ||= error.code === "KEY_MISMATCH" || error.code === "RECORD_TAMPERED";
+    }
+  }
+  return isEnvelope ? false : undefined;
+}
+
+/** The scope that a record of the reserved space is sealed for, by its key. */
+function scopeIn(key: string): string | undefined {
+  if (key.startsWith(scopedPrefix)) return key.slice(scopedPrefix.length);
+  return key.startsWith(heartbeatPrefix) ? readHeartbeatKey(key).scope : undefined;
+}
+
+function notFounded(store: string, ring: Keyring): KeywardError {
+  const problem = `${store} holds records, but no check record, and none of those that were tried can be decrypted`;
+  return new KeywardError("OVERWRITE_REFUSED", `Nothing was written: ${problem}; this process has ${keysIn(ring)}`, {
+    hint: wrongRing,
+  });
+}
+
 function refused(cause: unknown, store: string, ring: Keyring): KeywardError {
   const { code, keyId } = cause instanceof KeywardError ? cause : {};
   const problem = problemWith(store, code, keyId, keysIn(ring));
   return new KeywardError("OVERWRITE_REFUSED", `Nothing was written: ${problem}`, {
     keyId,
     cause,
-    hint:
-      "Give this process the keyring that the store was written with. To try something out with a new key, use an empty " +
-      "store. Where that keyring is lost, what it encrypted cannot be read again: only then, " +
-      "overwriteCheckRecord() of the EncryptedStore (keyv.encryptedStore) lets this process write over it.",
+    hint: wrongRing,
   });
 }
 

@@ -147,11 +147,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#source = KeySource.of(keys);
     this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo, decode });
     const { reserved } = this.#inner;
-    const unscoped = new CheckRecord(reserved, this.#codec.forScope(undefined), undefined, this.#inner.description);
-    this.#check =
-      scope === undefined
-        ? unscoped
-        : new CheckRecord(reserved, this.#codec, { scope, unscoped }, this.#inner.description);
+    const unscoped = new CheckRecord(this.#inner, this.#codec.forScope(undefined), undefined);
+    this.#check = scope === undefined ? unscoped : new CheckRecord(this.#inner, this.#codec, { scope, unscoped });
     this.#guard = new OverwriteGuard(this.#inner, this.#codec);
     const decoding: Take<unknown> = (value, place) => this.#codec.decode(value, place);
     this.#decoded = {
