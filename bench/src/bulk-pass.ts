@@ -1,19 +1,33 @@
 // One pass over every record of a Redis, in a process of its own, so that its memory is that of the pass alone.
-import { EncryptedStore, Keyring, reencrypt } from "@keyward/core";
+import { EncryptedStore, Keyring, reencrypt, type ScannedRecord, type StoredValue } from "@keyward/core";
 import { RedisStore } from "@keyward/store-redis";
 
 /** What the process is told. */
 export interface PassOrder {
   readonly url: string;
-  /** To seal again under the primary, or to write the same bytes again: the same work without crypto. */
-  readonly kind: "re-encrypt" | "copy";
+  /**
+   * To encrypt again under the primary; to write the same bytes again, the same work without crypto; or to have Vault's
+   * Transit rewrap what it encrypted, and replace that in the same way.
+   */
+  readonly kind: "re-encrypt" | "copy" | "rewrap";
   /** The keyring as a document. */
   readonly keyring: string;
+  /** For "rewrap": where the Transit key is. */
+  readonly transit?: TransitKey;
+}
+
+/** A key of Vault's Transit engine. */
+export interface TransitKey {
+  readonly address: string;
+  readonly token: string;
+  readonly name: string;
 }
 
 /** What the process answers. */
 export interface PassResult {
   readonly records: number;
+  /** Of this process alone. */
+  readonly cpuUs: number;
   readonly peakRssBytes: number;
   readonly peakHeapBytes: number;
 }
@@ -24,12 +38,53 @@ const pagesUnderWay = 4;
 process.once("message", async (order: PassOrder) => {
   const store = new RedisStore(order.url);
   const peak = watchMemory();
-  const records = order.kind === "copy" ? await copy(store) : await sealAgain(store, Keyring.parse(order.keyring));
-  const result: PassResult = { records, ...peak() };
+  const before = process.cpuUsage();
+  const records = await carryOut(store, order);
+  const { user, system } = process.cpuUsage(before);
+  const result: PassResult = { records, cpuUs: user + system, ...peak() };
   await store.disconnect();
   process.send?.(result, () => process.disconnect());
 });
 process.send?.("ready");
+
+async function carryOut(store: RedisStore, { kind, keyring, transit }: PassOrder): Promise<number> {
+  switch (kind) {
+    case "re-encrypt":
+      return await sealAgain(store, Keyring.parse(keyring));
+    case "copy":
+      return await replaceAll(store, async (values) => values);
+    case "rewrap":
+      if (transit === undefined) throw new Error("There is no Transit key");
+      return await replaceAll(store, (values) => rewrap(transit, values));
+  }
+}
+
+/** OpenBao takes JSON with so few strings that this is about the most it rewraps in one request. */
+const rewrappedAtOnce = 250;
+
+/** Few and large requests, as Vault's documentation advises. */
+async function rewrap(transit: TransitKey, values: readonly StoredValue[]): Promise<StoredValue[]> {
+  const requests: Promise<StoredValue[]>[] = [];
+  for (let first = 0; first < values.length; first += rewrappedAtOnce) {
+    requests.push(rewrapBatch(transit, values.slice(first, first + rewrappedAtOnce)));
+  }
+  return (await Promise.all(requests)).flat();
+}
+
+async function rewrapBatch(
+  { address, token, name }: TransitKey,
+  values: readonly StoredValue[],
+): Promise<StoredValue[]> {
+  const response = await fetch(`${address}/v1/transit/rewrap/${name}`, {
+    method: "POST",
+    headers: { "X-Vault-Token": token },
+    body: JSON.stringify({ batch_input: values.map((ciphertext) => ({ ciphertext })) }),
+  });
+  if (!response.ok) throw new Error(`Transit answered ${response.status}`);
+  const answered: { readonly data: { readonly batch_results: readonly { readonly ciphertext: string }[] } } =
+    JSON.parse(await response.text());
+  return answered.data.batch_results.map(({ ciphertext }) => ciphertext);
+}
 
 async function sealAgain(store: RedisStore, keys: Keyring): Promise<number> {
   const { reencrypted, complete } = await reencrypt(new EncryptedStore(store, { keys }));
@@ -38,8 +93,16 @@ async function sealAgain(store: RedisStore, keys: Keyring): Promise<number> {
 }
 
 /** As `reencrypt` goes about it, several pages at a time. */
-async function copy(store: RedisStore): Promise<number> {
+async function replaceAll(
+  store: RedisStore,
+  next: (values: readonly StoredValue[]) => Promise<readonly StoredValue[]>,
+): Promise<number> {
   const underWay: Promise<number>[] = [];
+  const replacePage = async (view: RedisStore, entries: readonly ScannedRecord[]) => {
+    const values = await next(entries.map(({ value }) => value));
+    const changes = entries.map(({ key, value }, index) => ({ key, expected: value, next: values[index] ?? "" }));
+    return (await view.replaceMany(changes)).filter(Boolean).length;
+  };
   let written = 0;
   let cursor: string | undefined;
   do {
@@ -47,13 +110,7 @@ async function copy(store: RedisStore): Promise<number> {
     cursor = page.cursor;
     const byNamespace = Map.groupBy(page.entries, ({ namespace }) => namespace);
     for (const [namespace, entries] of byNamespace) {
-      const changes = entries.map(({ key, value }) => ({ key, expected: value, next: value }));
-      underWay.push(
-        store
-          .namespaced(namespace)
-          .replaceMany(changes)
-          .then((replaced) => replaced.filter(Boolean).length),
-      );
+      underWay.push(replacePage(store.namespaced(namespace), entries));
     }
     while (underWay.length >= (cursor === undefined ? 1 : pagesUnderWay)) written += (await underWay.shift()) ?? 0;
   } while (cursor !== undefined);

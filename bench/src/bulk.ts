@@ -4,16 +4,23 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { EncryptedStore, exportKeyring, Keyring } from "@keyward/core";
 import { RedisStore } from "@keyward/store-redis";
-import type { PassOrder, PassResult } from "./bulk-pass.ts";
+import { startVault, type VaultServer, type VaultServers } from "../../test/servers/openbao.ts";
+import type { PassOrder, PassResult, TransitKey } from "./bulk-pass.ts";
 import { startRedisServer } from "./redis-server.ts";
 import { quantile } from "./rounds.ts";
 import { sampleRecords } from "./sample-records.ts";
 
-/** What was measured of bulk re-encryption over one number of records: medians of the rates, and the most memory. */
+/** What was measured of bulk re-encryption over one number of records: medians over the rounds, and the most memory. */
 export interface BulkFigures {
   readonly records: number;
   readonly copiedPerSecond: number;
   readonly reencryptedPerSecond: number;
+  /** The median of the ratios within each round, to the copy. */
+  readonly toCopy: number;
+  /** CPU time of the re-encrypting process. */
+  readonly cpuUsPerRecord: number;
+  /** The same of a pass that has Vault's Transit rewrap what it encrypted; absent without a Vault. */
+  readonly rewrap?: { readonly perSecond: number; readonly cpuUsPerRecord: number; readonly timesAsFast: number };
   readonly peakRssBytes: number;
   readonly peakHeapBytes: number;
 }
@@ -22,46 +29,87 @@ export const bulkName = "bulk re-encryption, Redis";
 
 const passProgram = fileURLToPath(new URL("bulk-pass.ts", import.meta.url));
 const batchSize = 500;
+/** OpenBao takes no larger one. */
+const transitBatchSize = 250;
 const turnMs = 200;
 
-/** Seals records of 1 KiB again under a new key, and copies as many without crypto. */
-export async function measureBulk(program: string, records: number, rounds: number): Promise<BulkFigures> {
-  const servers = [await startRedisServer(program), await startRedisServer(program)] as const;
+const transitName = "bench";
+
+/**
+ * Encrypts records of 1 KiB again under a new key, copies as many without crypto, and has as many rewrapped by Vault's
+ * Transit where there is a Vault.
+ */
+export async function measureBulk(
+  program: string,
+  vaults: VaultServers,
+  records: number,
+  rounds: number,
+): Promise<BulkFigures> {
+  const servers = [await startRedisServer(program), await startRedisServer(program), await startRedisServer(program)];
+  const [copied, reencrypted, rewrapped] = servers.map(({ url }) => url);
+  const vault = vaults.missing === undefined ? await startVault(vaults) : undefined;
   try {
+    if (copied === undefined || reencrypted === undefined || rewrapped === undefined) throw new Error("No server");
     let ring = Keyring.generate();
-    for (const { url } of servers) await fill(url, ring, records);
-    const copies: FinishedPass[] = [];
-    const reencryptions: FinishedPass[] = [];
+    for (const url of [copied, reencrypted]) await fill(url, ring, records);
+    const transit = vault === undefined ? undefined : await fillForTransit(rewrapped, vault, records);
+    const finished: { copy: FinishedPass; reencryption: FinishedPass; rewrapping: FinishedPass | undefined }[] = [];
     for (let round = 0; round < rounds; round++) {
       const id = `next-${round}`;
       ring = ring.add({ id }).promote(id);
+      await vault?.request("POST", `transit/keys/${transitName}/rotate`, {});
       const keyring = exportKeyring(ring);
-      const [copy, reencryption] = await Promise.all([
-        Pass.start({ url: servers[0].url, kind: "copy", keyring }),
-        Pass.start({ url: servers[1].url, kind: "re-encrypt", keyring }),
+      const [copy, reencryption, ...rewrapping] = await Promise.all([
+        Pass.start({ url: copied, kind: "copy", keyring }),
+        Pass.start({ url: reencrypted, kind: "re-encrypt", keyring }),
+        ...(transit === undefined ? [] : [Pass.start({ url: rewrapped, kind: "rewrap", keyring, transit })]),
       ]);
+      const passes = [copy, reencryption, ...rewrapping];
       try {
-        await takeTurns([copy, reencryption]);
+        await takeTurns(passes);
       } finally {
-        copy.end();
-        reencryption.end();
+        for (const pass of passes) pass.end();
       }
-      copies.push(copy.finished());
-      reencryptions.push(reencryption.finished());
+      for (const pass of passes) {
+        const { records: done } = pass.finished();
+        if (done !== records) throw new Error(`A pass wrote ${done} of ${records} records`);
+      }
+      finished.push({
+        copy: copy.finished(),
+        reencryption: reencryption.finished(),
+        rewrapping: rewrapping[0]?.finished(),
+      });
     }
-    for (const pass of [...copies, ...reencryptions]) {
-      if (pass.records !== records) throw new Error(`A pass wrote ${pass.records} of ${records} records`);
-    }
+    const median = (value: (round: (typeof finished)[number]) => number) => quantile(finished.map(value), 0.5);
+    const reencryptions = finished.map(({ reencryption }) => reencryption);
     return {
       records,
-      copiedPerSecond: quantile(copies.map(perSecond), 0.5),
-      reencryptedPerSecond: quantile(reencryptions.map(perSecond), 0.5),
+      copiedPerSecond: median(({ copy }) => perSecond(copy)),
+      reencryptedPerSecond: median(({ reencryption }) => perSecond(reencryption)),
+      toCopy: median(({ copy, reencryption }) => perSecond(reencryption) / perSecond(copy)),
+      cpuUsPerRecord: median(({ reencryption }) => reencryption.cpuUs / records),
+      ...(transit === undefined
+        ? {}
+        : {
+            rewrap: {
+              perSecond: median(({ rewrapping }) => perSecond(required(rewrapping))),
+              cpuUsPerRecord: median(({ rewrapping }) => required(rewrapping).cpuUs / records),
+              timesAsFast: median(
+                ({ reencryption, rewrapping }) => perSecond(reencryption) / perSecond(required(rewrapping)),
+              ),
+            },
+          }),
       peakRssBytes: Math.max(...reencryptions.map(({ peakRssBytes }) => peakRssBytes)),
       peakHeapBytes: Math.max(...reencryptions.map(({ peakHeapBytes }) => peakHeapBytes)),
     };
   } finally {
-    for (const server of servers) await server.stop();
+    for (const server of [...servers, ...(vault === undefined ? [] : [vault])]) await server.stop();
   }
+}
+
+function required(pass: FinishedPass | undefined): FinishedPass {
+  if (pass === undefined) throw new Error("A pass is missing");
+  return pass;
 }
 
 function perSecond({ records, workedMs }: FinishedPass): number {
@@ -77,6 +125,25 @@ async function fill(url: string, keys: Keyring, records: number): Promise<void> 
     await store.setMany(texts.slice(0, count).map((value, index) => ({ key: `session:${first + index}`, value })));
   }
   await redis.disconnect();
+}
+
+async function fillForTransit(url: string, vault: VaultServer, records: number): Promise<TransitKey> {
+  await vault.request("POST", "sys/mounts/transit", { type: "transit" });
+  await vault.request("POST", `transit/keys/${transitName}`, { type: "aes256-gcm96" });
+  const redis = new RedisStore(url);
+  const texts = sampleRecords(1024, { count: transitBatchSize }).map(({ text }) => text);
+  const batch_input = texts.map((text) => ({ plaintext: Buffer.from(text).toString("base64") }));
+  const { data } = await vault.request("POST", `transit/encrypt/${transitName}`, { batch_input });
+  const encrypted: unknown = data?.["batch_results"];
+  const values = Array.isArray(encrypted) ? encrypted.map((each: { ciphertext: string }) => each.ciphertext) : [];
+  for (let first = 0; first < records; first += transitBatchSize) {
+    const count = Math.min(transitBatchSize, records - first);
+    await redis
+      .namespaced("flows")
+      .setMany(values.slice(0, count).map((value, index) => ({ key: `session:${first + index}`, value })));
+  }
+  await redis.disconnect();
+  return { address: vault.address, token: vault.rootToken, name: transitName };
 }
 
 interface FinishedPass extends PassResult {

@@ -1,6 +1,7 @@
 import { writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { parseArgs } from "node:util";
+import { findVaultServers } from "../../test/servers/openbao.ts";
 import { type BulkFigures, bulkName, measureBulk } from "./bulk.ts";
 import { bytesAtRest, envelopeTasks } from "./envelope-tasks.ts";
 import { keyvTasks } from "./keyv-tasks.ts";
@@ -59,8 +60,10 @@ for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
 
 const bulk: BulkFigures[] = [];
 if (redis !== undefined && isWanted(bulkName)) {
+  const vaults = await findVaultServers();
+  if (vaults.missing !== undefined) console.log(`Transit is left out: ${vaults.missing}`);
   for (const records of options.quick === true ? [500] : countsUpTo(mostRecords)) {
-    bulk.push(await measureBulk(redis, records, records > 100_000 ? 1 : 3));
+    bulk.push(await measureBulk(redis, vaults, records, records > 100_000 ? 1 : 5));
   }
   console.log(bulkTable(bulk));
 }

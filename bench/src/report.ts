@@ -41,14 +41,26 @@ export function bytesTable(sizes: readonly Readonly<Record<string, number>>[]): 
 
 /** A Markdown table of bulk re-encryption. */
 export function bulkTable(figures: readonly BulkFigures[]): string {
-  const rows = figures.map(({ records, copiedPerSecond, reencryptedPerSecond, peakRssBytes, peakHeapBytes }) => [
-    records.toLocaleString("en"),
-    Math.round(copiedPerSecond).toLocaleString("en"),
-    short(reencryptedPerSecond / copiedPerSecond),
-    `${Math.round(peakRssBytes / 2 ** 20)} MiB`,
-    `${Math.round(peakHeapBytes / 2 ** 20)} MiB`,
+  const rows = figures.map((each) => [
+    each.records.toLocaleString("en"),
+    Math.round(each.copiedPerSecond).toLocaleString("en"),
+    short(each.toCopy),
+    `${each.cpuUsPerRecord.toFixed(1)} µs`,
+    each.rewrap === undefined ? "" : Math.round(each.rewrap.perSecond).toLocaleString("en"),
+    each.rewrap === undefined ? "" : short(each.rewrap.timesAsFast),
+    `${Math.round(each.peakRssBytes / 2 ** 20)} MiB`,
+    `${Math.round(each.peakHeapBytes / 2 ** 20)} MiB`,
   ]);
-  const header = ["records", "copied in a second", "re-encrypted, rate", "peak memory", "peak heap"];
+  const header = [
+    "records",
+    "copied in a second",
+    "re-encrypted, rate",
+    "CPU a record",
+    "Transit rewraps in a second",
+    "re-encrypted, to Transit",
+    "peak memory",
+    "peak heap",
+  ];
   return `\n${bulkName}\n\n${table(header, rows)}`;
 }
 

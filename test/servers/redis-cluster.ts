@@ -14,6 +14,8 @@ export interface RedisCluster {
   moveSlot(slot: number, target: RedisNode, options?: MoveOptions): Promise<void>;
   /** Resolves when every running node says that the cluster is well. */
   healthy(): Promise<void>;
+  /** Resolves when the replicas of each primary have what it had at the time of the call. */
+  replicated(): Promise<void>;
   /** Ends all nodes and removes their data. */
   stop(): Promise<void>;
 }
@@ -106,6 +108,20 @@ class StartedCluster implements RedisCluster {
       }
       return true;
     });
+  }
+
+  async replicated(): Promise<void> {
+    for (const primary of await this.primaries()) {
+      const read = async (pattern: RegExp) => {
+        const replication = String(await primary.command("INFO", "replication"));
+        return [...replication.matchAll(pattern)].map(([, offset]) => Number(offset));
+      };
+      const [written = 0] = await read(/^master_repl_offset:(\d+)/gm);
+      await until(`the replica of ${primary.port} has what was written`, async () => {
+        const received = await read(/^slave\d+:.*state=online,offset=(\d+)/gm);
+        return received.length > 0 && received.every((offset) => offset >= written);
+      });
+    }
   }
 
   async primaries(): Promise<RedisNode[]> {

@@ -220,7 +220,10 @@ export class InnerStore {
 
   /** Replaces each where it is unchanged; one round trip where the store can. */
   async replaceMany(atomic: AtomicStore, changes: readonly Replacement[]): Promise<boolean[]> {
-    const stored = changes.map((change) => ({ ...change, key: this.#keyInStore(change.key) }));
+    const stored =
+      this.#adapter instanceof KeyvBridgeAdapter
+        ? changes.map((change) => ({ ...change, key: this.#keyInStore(change.key) }))
+        : changes;
     return await this.#call(async () => {
       if (atomic.replaceMany !== undefined) return await atomic.replaceMany(stored);
       const replaced: boolean[] = [];

@@ -19,8 +19,11 @@ export interface Request {
   readonly olderForm?: Request;
 }
 
-/** `written`: OK. `written-or-not`: OK or null. `number`: a whole one. `bytes`: those, or null. */
-export type Answer = "written" | "written-or-not" | "number" | "bytes";
+/**
+ * `written`: OK. `written-or-not`: OK or null. `number`: a whole one. `bytes`: those, or null. `many-numbers` and
+ * `many-bytes`: a list of such.
+ */
+export type Answer = "written" | "written-or-not" | "number" | "bytes" | "many-numbers" | "many-bytes";
 
 /** One server that keys are scanned on. */
 export interface ScannedServer {
@@ -78,6 +81,11 @@ export abstract class Connection {
 
   /** Sends one command once; redirections are followed. Rejects with {@link NotSent} where that is certain. */
   protected abstract attempt(request: Request, deadline: Deadline): Promise<unknown>;
+
+  /** Whether a server was found to lack commands that have an {@link Request.olderForm}. */
+  get isOld(): boolean {
+    return this.#isOld;
+  }
 
   /** Has a Cluster look for its nodes again. */
   protected abstract refresh(): void;
@@ -241,8 +249,16 @@ function isAnswer({ answer }: Request, reply: unknown): boolean {
     case "number":
       return typeof reply === "number";
     case "bytes":
-      return reply === null || Buffer.isBuffer(reply);
+      return isBytesOrNull(reply);
+    case "many-numbers":
+      return Array.isArray(reply) && reply.every((each) => typeof each === "number");
+    case "many-bytes":
+      return Array.isArray(reply) && reply.every(isBytesOrNull);
   }
+}
+
+function isBytesOrNull(reply: unknown): boolean {
+  return reply === null || Buffer.isBuffer(reply);
 }
 
 function isOk(reply: unknown): boolean {

@@ -7,5 +7,5 @@ export {
   keyvRedis,
 } from "./keyv-redis.ts";
 export type { NodeRedisAdapter } from "./node-redis-connection.ts";
-export type { RecordLayout, RecordSpace } from "./record-space.ts";
+export type { PlaceInRedis, RecordLayout, RecordSpace } from "./record-space.ts";
 export { type RedisSpace, RedisStore, type RedisStoreOptions } from "./redis-store.ts";

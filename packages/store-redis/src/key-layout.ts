@@ -1,6 +1,6 @@
 import { type Buffer, isUtf8 } from "node:buffer";
 import { KeywardError, requireNamespace, type StoredValue } from "@keyward/core";
-import type { RecordLayout } from "./record-space.ts";
+import type { PlaceInRedis, RecordLayout } from "./record-space.ts";
 import { readValue, writeValue } from "./stored-value.ts";
 
 /** What no namespace can be written as: "%re" is not an escape. */
@@ -14,6 +14,8 @@ const reservedMark = "%reserved:";
 export class KeyLayout implements RecordLayout {
   readonly #prefix: string;
   readonly #start: string;
+  #lastEscaped = "";
+  #lastNamespace: string | undefined = "";
 
   /**
    * @throws KeywardError `VALUE_INVALID` for a prefix that is empty, ill-formed or has a colon: "a" and "a:b" would share
@@ -38,14 +40,20 @@ export class KeyLayout implements RecordLayout {
   }
 
   /** The place that a key of Redis stands for; `undefined` where it is none of this layout. */
-  placeOf(redisKey: Buffer): { readonly namespace: string; readonly key: string } | undefined {
+  placeOf(redisKey: Buffer): PlaceInRedis | undefined {
     if (!isUtf8(redisKey)) return undefined;
-    const text = redisKey.toString();
-    if (!text.startsWith(this.#start)) return undefined;
-    const end = text.indexOf(":", this.#start.length);
+    const at = redisKey.toString();
+    if (!at.startsWith(this.#start)) return undefined;
+    const end = at.indexOf(":", this.#start.length);
     if (end === -1) return undefined;
-    const namespace = unescapeNamespace(text.slice(this.#start.length, end));
-    return namespace === undefined ? undefined : { namespace, key: text.slice(end + 1) };
+    const escaped = at.slice(this.#start.length, end);
+    // A scan comes upon the same namespace again and again.
+    if (escaped !== this.#lastEscaped) {
+      this.#lastNamespace = unescapeNamespace(escaped);
+      this.#lastEscaped = escaped;
+    }
+    const namespace = this.#lastNamespace;
+    return namespace === undefined ? undefined : { namespace, key: at.slice(end + 1), at };
   }
 
   /** What `MATCH` takes for the keys of one namespace, or for those of all. */

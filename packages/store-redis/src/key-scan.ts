@@ -79,7 +79,9 @@ export async function scanKeys(
 ): Promise<KeyPage> {
   const progress = parseProgress(cursor);
   const wanted = parseRange(range);
-  for (let slot = 0; slot < slotCount; slot++) if (!wanted.has(slot)) progress.done.add(slot);
+  if (!wanted.isFull) {
+    for (let slot = 0; slot < slotCount; slot++) if (!wanted.has(slot)) progress.done.add(slot);
+  }
   // Of the keys that SCAN returns, those in other slots fall away.
   const scanned = Math.min(Math.ceil((limit * slotCount) / wanted.size), Math.max(limit, mostScanned));
   const keys = await connection.within(async (deadline) => {
@@ -175,12 +177,13 @@ class Step {
   #goOn({ address }: ScannedServer, run: Run, survey: Survey): Buffer[] {
     const { done, following, runs } = this.#progress;
     const { serves, leaving, arriving, node } = survey;
-    for (const slot of run.slots) {
+    const servesAll = serves.isFull && leaving.size === 0;
+    for (const slot of servesAll ? [] : run.slots) {
       const follows = arriving.has(slot) && following.get(slot) === node;
       if (!serves.has(slot) && !follows) run.slots.delete(slot);
       else if (leaving.has(slot)) run.unsteady.add(slot);
     }
-    const keys = survey.keys.filter((key) => run.slots.has(slotOf(key)));
+    const keys = run.slots.isFull ? [...survey.keys] : survey.keys.filter((key) => run.slots.has(slotOf(key)));
     this.#advanced = true;
     this.#searched = true;
     run.cursor = survey.cursor;

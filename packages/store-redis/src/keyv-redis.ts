@@ -5,7 +5,7 @@ import type { Connection } from "./connection.ts";
 import { IoredisConnection } from "./ioredis-connection.ts";
 import { escapePattern } from "./key-layout.ts";
 import { type NodeRedisAdapter, NodeRedisConnection } from "./node-redis-connection.ts";
-import { type RecordLayout, RecordSpace } from "./record-space.ts";
+import { type PlaceInRedis, type RecordLayout, RecordSpace } from "./record-space.ts";
 import { bareError } from "./server-error.ts";
 
 /** An adapter of `@keyv/redis`, version 5 or 6, as far as it is used. */
@@ -159,13 +159,13 @@ class AdapterLayout implements RecordLayout {
   }
 
   /** The adapters do not escape: the first separator is taken for the end of the namespace. */
-  placeOf(redisKey: Buffer): { readonly namespace: string; readonly key: string } | undefined {
+  placeOf(redisKey: Buffer): PlaceInRedis | undefined {
     if (!isUtf8(redisKey)) return undefined;
-    const text = redisKey.toString();
-    if (!text.startsWith(this.#front)) return undefined;
-    const end = text.indexOf(this.#separator, this.#front.length);
-    if (end === -1) return this.#separatesAlways ? undefined : { namespace: "", key: text.slice(this.#front.length) };
-    return { namespace: text.slice(this.#front.length, end), key: text.slice(end + this.#separator.length) };
+    const at = redisKey.toString();
+    if (!at.startsWith(this.#front)) return undefined;
+    const end = at.indexOf(this.#separator, this.#front.length);
+    if (end === -1) return this.#separatesAlways ? undefined : { namespace: "", key: at.slice(this.#front.length), at };
+    return { namespace: at.slice(this.#front.length, end), key: at.slice(end + this.#separator.length), at };
   }
 
   patternOf(namespace?: string): string {

@@ -19,6 +19,16 @@ import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapabilit
 import type { Connection, Request } from "./connection.ts";
 import { rangesOfSlots, scanKeys } from "./key-scan.ts";
 
+/** The place of a record, and the key of Redis that it is stored under. */
+export interface PlaceInRedis {
+  /** "" for none. */
+  readonly namespace: string;
+  /** The record's key in its namespace. */
+  readonly key: string;
+  /** The key of Redis. */
+  readonly at: string;
+}
+
 /** How records are written as keys and values of Redis. */
 export interface RecordLayout {
   /**
@@ -28,7 +38,7 @@ export interface RecordLayout {
    */
   startOf(namespace: string): string;
   /** The place that a key stands for; `undefined` where it is none of this layout. */
-  placeOf(redisKey: Buffer): { readonly namespace: string; readonly key: string } | undefined;
+  placeOf(redisKey: Buffer): PlaceInRedis | undefined;
   /** What `MATCH` takes for the keys of one namespace and perhaps some others, or for those of all. */
   patternOf(namespace?: string): string;
   /**
@@ -50,6 +60,21 @@ const replaceScript = `if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 en
 redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
 return 1`;
 const replaceDigest = createHash("sha1").update(replaceScript).digest("hex");
+
+// The same for many records of one server that lacks IFEQ, since most of what a command costs is not its work. A server
+// answers no other client while a script runs: each has few records, and few bytes.
+const replaceManyScript = `local replaced = {}
+for i, key in ipairs(KEYS) do
+  replaced[i] = 0
+  if redis.call("GET", key) == ARGV[2 * i - 1] then
+    redis.call("SET", key, ARGV[2 * i], "KEEPTTL")
+    replaced[i] = 1
+  end
+end
+return replaced`;
+const replaceManyDigest = createHash("sha1").update(replaceManyScript).digest("hex");
+const mostAtOnce = 64;
+const mostBytesAtOnce = 256 * 1024;
 
 /**
  * Records of one layout on a connection: the whole Keyv storage contract, atomic replacement, and a scan over every
@@ -189,11 +214,19 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   /** As {@link RecordSpace.replace} for each, in one round trip. One refused replacement does not stop the others. */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const start = this.#start();
-    const requests = changes.map((change) => this.#replacement(start, change));
+    const replacements = changes.map((change) => this.#replacement(start, change));
     const replaced: boolean[] = [];
     for (const wave of wavesOf(changes)) {
-      const replies = await this.#connection.send(wave.flatMap((index) => requests[index] ?? []));
-      for (const [position, index] of wave.entries()) replaced[index] = isDone(replies[position]);
+      const byScript = this.#connection.isOld && !this.#connection.isCluster;
+      const groups = byScript ? groupsOf(wave, replacements) : wave.map((index) => [index]);
+      const replies = await this.#connection.send(
+        groups.flatMap((group) => requestFor(group.flatMap((index) => replacements[index] ?? []))),
+      );
+      for (const [position, group] of groups.entries()) {
+        const reply = replies[position];
+        const each: unknown[] = Array.isArray(reply) ? reply : [reply];
+        for (const [at, index] of group.entries()) replaced[index] = isDone(each[at]);
+      }
     }
     return replaced;
   }
@@ -217,11 +250,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
       from,
       limit,
     );
-    const places = keys.flatMap((at) => {
-      const place = this.#layout.placeOf(at);
-      return place === undefined ? [] : [{ ...place, at: at.toString() }];
-    });
-    const values = await this.#read(places.map(({ at }) => at));
+    const places = keys.flatMap((at) => this.#layout.placeOf(at) ?? []);
+    const values = await this.#readPresent(places.map(({ at }) => at));
     const entries = places.flatMap(({ namespace, key }, index): ScannedRecord[] => {
       const value = values[index];
       return value === undefined ? [] : [{ namespace, key, value }];
@@ -257,7 +287,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
       cursor = page.cursor;
       yield page.keys.flatMap((at) => {
         const place = this.#layout.placeOf(at);
-        return place?.namespace === namespace ? [{ key: place.key, at: at.toString() }] : [];
+        return place?.namespace === namespace ? [place] : [];
       });
     } while (cursor !== undefined);
   }
@@ -267,6 +297,25 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
       at.map((key) => ({ name: "GET", given: [key], writes: false, answer: "bytes" })),
     );
     return replies.map((reply) => (Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined));
+  }
+
+  /** As `#read` for keys that are there, in fewer commands where they are on one server. */
+  async #readPresent(at: readonly string[]): Promise<(StoredValue | undefined)[]> {
+    if (this.#connection.isCluster) return await this.#read(at);
+    const requests: Request[] = [];
+    for (let first = 0; first < at.length; first += mostAtOnce) {
+      requests.push({ name: "MGET", given: at.slice(first, first + mostAtOnce), writes: false, answer: "many-bytes" });
+    }
+    const replies = (await this.#connection.send(requests)).flat();
+    const values = at.map((_, index) => {
+      const reply = replies[index];
+      return Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined;
+    });
+    // MGET answers what is no string as if it were not there.
+    const missing = at.flatMap((_, index) => (values[index] === undefined ? [index] : []));
+    const again = missing.length === 0 ? [] : await this.#read(missing.map((index) => at[index] ?? ""));
+    for (const [position, index] of missing.entries()) values[index] = again[position];
+    return values;
   }
 
   #write(start: string, entry: KeyvStorageEntry<unknown>): Request {
@@ -280,13 +329,58 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return { name: "SET", given: [at, bytes, "PXAT", String(until - 1)], writes: true, answer: "written" };
   }
 
-  #replacement(start: string, { key, expected, next }: Replacement): Request {
+  #replacement(start: string, { key, expected, next }: Replacement): BytesReplacement {
     const at = start + requireKey(key);
     const written = this.#layout.writeValue(key, next);
-    if (expected === undefined)
-      return { name: "SET", given: [at, written, "NX"], writes: true, answer: "written-or-not" };
-    const compared = this.#layout.writeValue(key, expected);
-    return {
+    return expected === undefined ? { at, written } : { at, written, compared: this.#layout.writeValue(key, expected) };
+  }
+}
+
+/** A replacement as it is sent; without `compared` nothing may be there. */
+interface BytesReplacement {
+  readonly at: string;
+  readonly written: Buffer;
+  readonly compared?: Buffer;
+}
+
+/** Positions of replacements that go into one script; what is written where nothing is goes alone. */
+function groupsOf(wave: readonly number[], replacements: readonly BytesReplacement[]): number[][] {
+  const groups: number[][] = [];
+  let group: number[] = [];
+  let bytes = 0;
+  for (const index of wave) {
+    const { compared, written } = replacements[index] ?? {};
+    if (compared === undefined || written === undefined) {
+      groups.push([index]);
+      continue;
+    }
+    const size = compared.length + written.length;
+    if (group.length === 0 || group.length === mostAtOnce || bytes + size > mostBytesAtOnce) {
+      group = [];
+      bytes = 0;
+      groups.push(group);
+    }
+    group.push(index);
+    bytes += size;
+  }
+  return groups;
+}
+
+function requestFor(replacements: readonly BytesReplacement[]): Request[] {
+  const [only] = replacements;
+  if (only === undefined) return [];
+  if (replacements.length > 1) {
+    const keys = replacements.map(({ at }) => at);
+    const values = replacements.flatMap(({ compared, written }) => (compared === undefined ? [] : [compared, written]));
+    const given = [replaceManyDigest, String(keys.length), ...keys, ...values];
+    return [{ name: "EVALSHA", given, writes: true, answer: "many-numbers", script: replaceManyScript }];
+  }
+  const { at, written, compared } = only;
+  if (compared === undefined) {
+    return [{ name: "SET", given: [at, written, "NX"], writes: true, answer: "written-or-not" }];
+  }
+  return [
+    {
       name: "SET",
       given: [at, written, "IFEQ", compared, "KEEPTTL"],
       writes: true,
@@ -298,8 +392,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
         answer: "number",
         script: replaceScript,
       },
-    };
-  }
+    },
+  ];
 }
 
 /** Positions of the changes, such that no wave has a key twice: a Cluster may redirect one command past another. */

@@ -47,7 +47,9 @@ export class Slots {
 
   /** How many there are. */
   get size(): number {
-    return this.#has.reduce((sum, has) => sum + has, 0);
+    let size = 0;
+    for (const has of this.#has) size += has;
+    return size;
   }
 
   get isEmpty(): boolean {
@@ -74,15 +76,19 @@ export class Slots {
   }
 }
 
+/** CRC16 (XMODEM) of each byte. */
+const crcOfByte = Uint16Array.from({ length: 256 }, (_, byte) => {
+  let crc = byte << 8;
+  for (let bit = 0; bit < 8; bit++) crc = crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1;
+  return crc;
+});
+
 /** The slot of a key: CRC16 (XMODEM) of the key, or of what stands between its first braces. */
 export function slotOf(key: Buffer): number {
   const open = key.indexOf("{");
   const close = open === -1 ? -1 : key.indexOf("}", open + 1);
   const hashed = close > open + 1 ? key.subarray(open + 1, close) : key;
   let crc = 0;
-  for (const byte of hashed) {
-    crc ^= byte << 8;
-    for (let bit = 0; bit < 8; bit++) crc = crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1;
-  }
+  for (const byte of hashed) crc = ((crc << 8) ^ (crcOfByte[((crc >> 8) ^ byte) & 0xff] ?? 0)) & 0xffff;
   return crc & (slotCount - 1);
 }

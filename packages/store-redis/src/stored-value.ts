@@ -5,7 +5,6 @@ import { requireValue, type StoredValue } from "@keyward/core";
 // UTF-8 are bytes, the rest is text. Only a value of which that would be wrong gets a mark in front, so that envelopes,
 // and what others wrote, lie there as they are.
 
-const binaryEnvelope = /^kw[0-9]+:/;
 const longestVersion = 24;
 // Its first byte occurs in no UTF-8.
 const textMark = Buffer.from([0xff, ...Buffer.from("kwt")]);
@@ -23,7 +22,7 @@ export function writeValue(key: string, value: unknown): Buffer {
     const bytes = Buffer.from(stored);
     return beginsLikeBinaryEnvelope(bytes) ? Buffer.concat([textMark, bytes]) : bytes;
   }
-  const bytes = Buffer.from(stored.buffer, stored.byteOffset, stored.byteLength);
+  const bytes = Buffer.isBuffer(stored) ? stored : Buffer.from(stored.buffer, stored.byteOffset, stored.byteLength);
   return looksLikeText(bytes) || markOf(bytes) !== undefined ? Buffer.concat([bytesMark, bytes]) : bytes;
 }
 
@@ -42,7 +41,15 @@ function looksLikeText(bytes: Buffer): boolean {
 }
 
 function beginsLikeBinaryEnvelope(bytes: Buffer): boolean {
-  return bytes[0] === 0x6b && binaryEnvelope.test(bytes.toString("latin1", 0, longestVersion));
+  if (bytes[0] !== 0x6b || bytes[1] !== 0x77) return false;
+  // The version is looked at byte by byte: this is asked three times of each record that is encrypted again.
+  let at = 2;
+  while (at < longestVersion && isDigit(bytes[at])) at++;
+  return at > 2 && bytes[at] === 0x3a;
+}
+
+function isDigit(byte: number | undefined): boolean {
+  return byte !== undefined && byte >= 0x30 && byte <= 0x39;
 }
 
 function markOf(bytes: Buffer): Buffer | undefined {

@@ -213,9 +213,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     await store.setMany(keys.map((key) => ({ key, value: "before" })));
     const [victim] = await cluster.primaries();
     // All of these have reached their replicas: the Cluster itself promises no more.
-    for (const node of await cluster.primaries()) {
-      await expect.poll(async () => String(await node.command("INFO", "replication")).includes("lag=0")).toBe(true);
-    }
+    await cluster.replicated();
     let stopped = false;
     const outcomes = new Map<string, number>();
     const traffic = Array.from({ length: 4 }, async (_, worker) => {
@@ -285,9 +283,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     const flows = createKeyv({ store, namespace: "flows", keys: first });
     const keys = numbered(1_200);
     await flows.setMany(keys.map((key, step) => ({ key, value: { step }, ttl: 3_600_000 })));
-    for (const node of await cluster.primaries()) {
-      await expect.poll(async () => String(await node.command("INFO", "replication")).includes("lag=0")).toBe(true);
-    }
+    await cluster.replicated();
     const both = first.add({ id: "second" }).promote("second");
     const rotated = createKeyv({ store, namespace: "flows", keys: both });
     await rotated.getMany(keys.slice(0, 50));
@@ -307,10 +303,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
         const target = (await cluster.primaries()).find(({ port }) => port !== source.port && port !== victim.port);
         if (target !== undefined) await cluster.moveSlot(slot, target, { batch: 1 });
       }
-      for (const node of await cluster.primaries()) {
-        await expect.poll(async () => String(await node.command("INFO", "replication")).includes("lag=0")).toBe(true);
-      }
-      await victim.command("WAIT", 1, 5_000);
+      await cluster.replicated();
       await victim.kill();
       return pages;
     };

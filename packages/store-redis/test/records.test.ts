@@ -89,9 +89,9 @@ describe("keys", () => {
         const alike = one.namespace === other.namespace && one.key === other.key;
         expect(at(records, one) === at(records, other)).toBe(alike);
         expect(at(records, one)).not.toBe(at(reserved, other));
-        expect(records.placeOf(Buffer.from(at(records, one)))).toEqual(one);
+        expect(records.placeOf(Buffer.from(at(records, one)))).toEqual({ ...one, at: at(records, one) });
         expect(records.placeOf(Buffer.from(at(reserved, one)))).toBeUndefined();
-        expect(reserved.placeOf(Buffer.from(at(reserved, one)))).toEqual(one);
+        expect(reserved.placeOf(Buffer.from(at(reserved, one)))).toEqual({ ...one, at: at(reserved, one) });
         expect(reserved.placeOf(Buffer.from(at(records, one)))).toBeUndefined();
       }),
       { numRuns: 3_000 },
@@ -229,6 +229,38 @@ describeWithRedis(servers, "on a server", () => {
     expect([0, 1]).toContain(refused);
     expect(after.refused).toBe(refused);
     expect(after.scripts >= 6 * refused && after.scripts <= 7 * refused).toBe(true);
+  });
+
+  it("compares many by few scripts of bounded work where the server is old, each record for itself", async () => {
+    await store.set("any", "0");
+    await store.replace("any", "0", "1");
+    const expires = Date.now() + 3_600_000;
+    const keys = Array.from({ length: 150 }, (_, index) => `key ${index}`);
+    await store.setMany(keys.map((key, index) => ({ key, value: `old ${index}`, expires: expires + index })));
+    await store.setMany([
+      { key: "key 3", value: "newer" },
+      { key: "key 70", value: "newer" },
+    ]);
+    await store.delete("key 149");
+    await client.config("RESETSTAT");
+    const changes = keys.map((key, index) => ({ key, expected: `old ${index}`, next: Buffer.from([255, index]) }));
+    const lost = new Set([3, 70, 149]);
+    expect(await store.replaceMany(changes)).toEqual(keys.map((_, index) => !lost.has(index)));
+    const { scripts } = await replacements(client);
+    // 64, 64 and 22; or none, where the server compares by itself.
+    expect([0, 3]).toContain(scripts);
+    expect(await store.getMany(["key 0", "key 3", "key 149"])).toEqual([Buffer.from([255, 0]), "newer", undefined]);
+    expect(await client.pexpiretime("keyward::key 148")).toBe(expires + 147);
+
+    // As many as have 256 KiB together, old and new.
+    const large = "x".repeat(100 * 1024);
+    await store.setMany(keys.slice(0, 4).map((key) => ({ key, value: large })));
+    await client.config("RESETSTAT");
+    const replaced = await store.replaceMany(
+      keys.slice(0, 4).map((key) => ({ key, expected: large, next: large.slice(1) })),
+    );
+    expect(replaced).toEqual([true, true, true, true]);
+    expect([0, 4]).toContain((await replacements(client)).scripts);
   });
 
   it("refuses a client that puts something in front of its keys", async () => {
