@@ -143,7 +143,7 @@ async function serve(options: ServeOptions): Promise<void> {
     tenants: fileTenants(file),
     basePath,
     limits: { requestsPerSecond, maxBytesUnderWay, bodyTimeoutMs },
-    log: (entry) => console.error(JSON.stringify({ time: new Date().toISOString(), ...entry })),
+    log: (entry) => logLine(JSON.stringify({ time: new Date().toISOString(), ...entry })),
   });
   const server = await listen(kv, { ...options, requestTimeoutMs: headersTimeoutMs + bodyTimeoutMs });
   console.log(`keyward-kv listens on ${server.url}${basePath}`);
@@ -152,6 +152,19 @@ async function serve(options: ServeOptions): Promise<void> {
   });
   await server.close();
   await store.disconnect?.();
+}
+
+let lines = "";
+
+/** Writes the lines of one turn of the event loop together. */
+function logLine(line: string): void {
+  if (lines === "") setImmediate(flushLines);
+  lines += `${line}\n`;
+}
+
+function flushLines(): void {
+  process.stderr.write(lines);
+  lines = "";
 }
 
 /** What another store would need is not taken without a word: records would be kept elsewhere than was meant. */

@@ -129,15 +129,25 @@ function readMessage(request: IncomingMessage, take: (piece: Uint8Array) => void
       request.pause();
       setImmediate(() => request.resume());
     };
-    const onBroken = () => reject(invalid("The body broke off"));
-    stop = () => {
-      request.off("data", onData).off("end", resolve).off("close", onBroken);
-      request.off("error", onBroken).on("error", () => undefined);
+    const onEnd = () => {
+      stop();
+      resolve();
     };
-    request.on("data", onData).once("end", resolve).once("close", onBroken).once("error", onBroken);
+    const onBroken = () => {
+      stop();
+      reject(invalid("The body broke off"));
+    };
+    stop = () => {
+      stop = () => {};
+      request.off("data", onData).off("end", onEnd).off("close", onBroken).off("error", onBroken);
+      request.on("error", ignore);
+    };
+    request.on("data", onData).on("end", onEnd).on("close", onBroken).on("error", onBroken);
   });
-  return { done, stop };
+  return { done, stop: () => stop() };
 }
+
+function ignore(): void {}
 
 async function send(request: IncomingMessage, response: ServerResponse, answer: HeldAnswer): Promise<void> {
   const { status, headers, body, held } = answer;

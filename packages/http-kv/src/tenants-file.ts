@@ -1,4 +1,5 @@
 import { randomBytes } from "node:crypto";
+import { statSync } from "node:fs";
 import { lstat, open, readFile, realpath, rename, rm, stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError } from "@keyward/core";
@@ -13,10 +14,20 @@ const lockPauseMs = 20;
  * when it has changed, so that a revocation has effect at once. A file that is missing or broken lets nobody in.
  */
 export function fileTenants(path: string): TenantSource {
+  let looked: string | undefined;
+  // Requests that arrive in one turn of the event loop share one look at the file.
+  const look = () => {
+    if (looked !== undefined) return looked;
+    setImmediate(() => {
+      looked = undefined;
+    });
+    looked = versionOf(path);
+    return looked;
+  };
   let read: { readonly version: string; readonly entries: Promise<ReadonlyMap<string, ApiKeyEntry>> } | undefined;
   return {
     async find(id) {
-      const version = await versionOf(path);
+      const version = look();
       if (read?.version !== version) {
         const entries = readTenants(path).then((list) => new Map(list.map((entry) => [entry.id, entry])));
         const reading = { version, entries };
@@ -141,10 +152,10 @@ async function acquire(lock: string): Promise<void> {
 }
 
 /** Changes with the file: a rename makes another inode. */
-async function versionOf(path: string): Promise<string> {
+function versionOf(path: string): string {
   try {
-    const { ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
-    return `${ino}.${size}.${mtimeNs}.${ctimeNs}`;
+    const found = statSync(path, { throwIfNoEntry: false });
+    return found === undefined ? "none" : `${found.ino}.${found.size}.${found.mtimeMs}.${found.ctimeMs}`;
   } catch {
     return "none";
   }
