@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { findVaultServers } from "../../test/servers/openbao.ts";
 import { type BulkFigures, bulkName, measureBulk } from "./bulk.ts";
 import { bytesAtRest, envelopeTasks } from "./envelope-tasks.ts";
+import { httpTasks } from "./http-tasks.ts";
 import { keyvTasks } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName, measureLazyReads } from "./lazy-reads.ts";
 import { findRedisServer } from "./redis-server.ts";
@@ -42,7 +43,9 @@ console.log(`${machine}; ${effort.rounds} rounds of ${effort.sliceMs} ms each`);
 const isWanted = (name: string) => name.includes(options.only ?? "");
 const redis = findRedisServer();
 if (redis === undefined) console.log("Redis is left out: there is no redis-server and no valkey-server on the PATH");
-const tasks = [...envelopeTasks(sizesBytes), ...keyvTasks(sizesBytes, redis)].filter(({ name }) => isWanted(name));
+const tasks = [...envelopeTasks(sizesBytes), ...keyvTasks(sizesBytes, redis), ...httpTasks()].filter(({ name }) =>
+  isWanted(name),
+);
 const rotations = redis === undefined ? [] : [bulkName, lazyName].filter(isWanted);
 if (tasks.length + rotations.length === 0) throw new Error(`No task has "${options.only}" in its name`);
 const measured: Measured[] = [];

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, expect, it } from "vitest";
+import { httpNames } from "../src/http-tasks.ts";
 import { findRedisServer } from "../src/redis-server.ts";
 
 const main = fileURLToPath(new URL("../src/main.ts", import.meta.url));
@@ -26,6 +27,7 @@ it("measures every task against its baseline, and writes the figures", async () 
       ...["memory", "SQLite", ...(redis ? ["Redis"] : [])].flatMap((store) =>
         ["set", "get", "setMany of 100", "getMany of 100"].map((operation) => `${operation}, ${store}`),
       ),
+      ...httpNames,
     ]),
   );
   for (const { name, contestants } of tasks) {

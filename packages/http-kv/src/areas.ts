@@ -1,12 +1,22 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
-import type { Replacement, ScannedRecord, ScanPage, StoredValue } from "@keyward/core";
-import { type AtomicStore, isAtomic, isBinary, isNamespaced, isScannable, KeywardError } from "@keyward/core";
+import type { ScannedRecord, ScanPage, StoredValue } from "@keyward/core";
+import { type AtomicStore, isAtomic, isNamespaced, isScannable, KeywardError } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 import type { HeldBytes } from "./bytes-under-way.ts";
+import { turnBytes } from "./exchange.ts";
 import type { KvLimits } from "./limits.ts";
-import { entityTag, field, invalid, Refusal, type Space } from "./protocol.ts";
+import { field, invalid, Refusal, type Space } from "./protocol.ts";
 import { ReadSize } from "./read-size.ts";
+import { packRecord, type StoredRecord, unpackRecord } from "./stored-record.ts";
+import { tagInTurns } from "./values.ts";
+
+/** A replacement of a record that was read; `undefined`: nothing may be there. */
+export interface RecordReplacement {
+  readonly key: string;
+  readonly expected: StoredRecord | undefined;
+  readonly next: StoredValue;
+}
 
 /** What an API key opens: a part of the store that nothing else reaches. */
 export interface Area {
@@ -61,6 +71,16 @@ export class DividedStore {
     this.#store = store;
   }
 
+  /** Whether the store answers. */
+  async isReachable(): Promise<boolean> {
+    return await this.#part(ownNamespace)
+      .hasMany(["health"])
+      .then(
+        () => true,
+        () => false,
+      );
+  }
+
   /** The records of one namespace that the user of an area chose. */
   part(area: Area, space: Space, namespace: string): Part {
     return this.#part(`${placeOf(area, space)}${namespace}`);
@@ -83,7 +103,7 @@ export class DividedStore {
     const place = placeOf(area, space);
     const key = await this.#keyOfCursors();
     const endMs = performance.now() + longestScanMs;
-    const size = new ReadSize(limits);
+    const size = new ReadSize(limits, held);
     const entries: ScannedRecord[] = [];
     let [bytes, advanced] = [0, false];
     let at = cursor === undefined ? undefined : openCursor(key, place, cursor);
@@ -91,7 +111,7 @@ export class DividedStore {
     const ended = (): AreaPage => (at === undefined ? { entries } : { cursor: sealCursor(key, place, at), entries });
     for (;;) {
       const left = bytes < limits.maxAnswerBytes ? limit - entries.length : 0;
-      const ahead = await read(size.records);
+      const ahead = await size.reading(read);
       const end = this.#endOf(ahead, place, left, limits.maxAnswerBytes - bytes);
       if (end !== undefined && left === 0) return ended();
       // Only the store itself can say where it stands in the middle of a page.
@@ -132,7 +152,7 @@ export class DividedStore {
   #recordIn(place: string, { namespace, key, value }: ScannedRecord): ScannedRecord | undefined {
     const found = isNamespaced(this.#store) ? { at: namespace, key } : splitKey(key);
     if (found === undefined || !found.at.startsWith(place)) return undefined;
-    return { namespace: found.at.slice(place.length), key: found.key, value: fromStore(this.#store, value) };
+    return { namespace: found.at.slice(place.length), key: found.key, value: unpackRecord(this.#store, value).value };
   }
 
   /** Made once for each store and kept in it, so that a cursor outlives the server. */
@@ -177,25 +197,39 @@ export class Part {
   }
 
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
+    return (await this.getRecords(keys)).map((record) => record?.value);
+  }
+
+  /** As {@link Part.getMany}, with what the server keeps beside each value. */
+  async getRecords(keys: readonly string[]): Promise<(StoredRecord | undefined)[]> {
     if (keys.length === 0) return [];
     const found: readonly unknown[] = await this.#store.getMany(keys.map(this.#inStore));
-    return keys.map((_, index) => toValue(this.#store, found[index]));
+    return keys.map((_, index) => toRecord(this.#store, found[index]));
   }
 
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     return keys.length === 0 ? [] : await this.#store.hasMany(keys.map(this.#inStore));
   }
 
+  /** Stores them in batches that keep no other request waiting for long. */
   async setMany(entries: readonly Entry[]): Promise<boolean[]> {
-    if (entries.length === 0) return [];
-    const stored = await this.#store.setMany(
-      entries.map(({ key, value, expires }) => ({
-        key: this.#inStore(key),
-        value: intoStore(this.#store, value),
-        ...(expires === undefined ? {} : { expires }),
-      })),
-    );
-    return stored ?? entries.map(() => true);
+    const results: boolean[] = [];
+    for (let start = 0; start < entries.length; ) {
+      if (start > 0) await setImmediate();
+      let [end, bytes] = [start, 0];
+      while (end < entries.length && (end === start || bytes < turnBytes)) bytes += entries[end++]?.value.length ?? 0;
+      const batch = entries.slice(start, end);
+      const stored = await this.#store.setMany(
+        batch.map(({ key, value, expires }) => ({
+          key: this.#inStore(key),
+          value: packRecord(this.#store, { value, modified: Date.now(), expires }),
+          ...(expires === undefined ? {} : { expires }),
+        })),
+      );
+      results.push(...(stored ?? batch.map(() => true)));
+      start = end;
+    }
+    return results;
   }
 
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
@@ -235,37 +269,77 @@ export class Part {
   }
 
   /**
-   * Replaces each value whose tag is the expected one, one after the other.
+   * Replaces each value whose tag is the expected one, one after the other. To compare, it reads what is there: it ends
+   * early, not before the first, where that is more than an answer may have or than there is room for.
    *
-   * @throws Refusal `NOT_ATOMIC`.
+   * @throws Refusal `NOT_ATOMIC`; `OVERLOADED` before anything was replaced.
    */
-  async replaceTagged(changes: readonly TaggedReplacement[]): Promise<boolean[]> {
+  async replaceTagged(
+    changes: readonly TaggedReplacement[],
+    { limits, held }: { readonly limits: KvLimits; readonly held: HeldBytes },
+  ): Promise<boolean[]> {
     this.#requireAtomic();
-    const keys = [...new Set(changes.map(({ key }) => key))];
-    const found = await this.getMany(keys);
-    const current = new Map(keys.map((key, index) => [key, found[index]]));
+    const size = new ReadSize(limits, held);
+    const results: boolean[] = [];
+    let bytes = 0;
+    while (results.length < changes.length && bytes < limits.maxAnswerBytes) {
+      const { batch, keys, found } = await size.reading(async (records) => {
+        const batch = changes.slice(results.length, results.length + records);
+        const keys = [...new Set(batch.map(({ key }) => key))];
+        return { batch, keys, found: await this.getRecords(keys) };
+      });
+      const foundBytes = found.reduce((sum, record) => sum + (record?.value.length ?? 0), 0);
+      if (results.length === 0) held.add(foundBytes);
+      else if (!held.fits(foundBytes)) break;
+      results.push(...(await this.#replaceBatch(batch, new Map(keys.map((key, index) => [key, found[index]])))));
+      bytes += foundBytes;
+      size.learn(foundBytes);
+    }
+    return results;
+  }
+
+  async #replaceBatch(
+    changes: readonly TaggedReplacement[],
+    current: Map<string, StoredRecord | undefined>,
+  ): Promise<boolean[]> {
     // A value that does not have the tag now was not the expected one at this moment: the refusal is right. What has it
     // is compared once more, whole, by the store, in the same step in which it writes.
-    const possible: (Replacement | undefined)[] = changes.map(({ key, expected, next }) => {
-      const value = current.get(key);
-      if ((value === undefined ? undefined : entityTag(value)) !== expected) return undefined;
-      current.set(key, next);
-      return { key, expected: value, next };
-    });
+    const tags = new Map<string, string | undefined>();
+    const possible: (RecordReplacement | undefined)[] = [];
+    for (const { key, expected, next } of changes) {
+      const there = current.get(key);
+      if (!tags.has(key)) tags.set(key, there === undefined ? undefined : await tagInTurns(there.value));
+      if (tags.get(key) !== expected) {
+        possible.push(undefined);
+        continue;
+      }
+      const change = { key, expected: there, next };
+      possible.push(change);
+      current.set(key, this.#successor(change));
+      tags.set(key, await tagInTurns(next));
+    }
     const replaced = await this.replaceMany(possible.filter((change) => change !== undefined));
     let next = 0;
     return possible.map((change) => change !== undefined && replaced[next++] === true);
   }
 
+  /** What a replacement leaves: a record that ends when the one before it ends. */
+  #successor({ expected, next }: RecordReplacement): StoredRecord {
+    const record = { value: next, modified: Date.now(), expires: expected?.expires };
+    return { ...record, stored: packRecord(this.#store, record) };
+  }
+
   /**
+   * Replaces records that are still what was read.
+   *
    * @throws Refusal `NOT_ATOMIC`.
    */
-  async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+  async replaceMany(changes: readonly RecordReplacement[]): Promise<boolean[]> {
     const store = this.#requireAtomic();
-    const stored = changes.map(({ key, expected, next }) => ({
-      key: this.#inStore(key),
-      expected: expected === undefined ? undefined : intoStore(store, expected),
-      next: intoStore(store, next),
+    const stored = changes.map((change) => ({
+      key: this.#inStore(change.key),
+      expected: change.expected?.stored,
+      next: this.#successor(change).stored,
     }));
     if (stored.length === 0) return [];
     if (store.replaceMany !== undefined) return await store.replaceMany(stored);
@@ -294,31 +368,10 @@ function splitKey(stored: string): { readonly at: string; readonly key: string }
   return { at: stored.slice(start.length, end), key: stored.slice(end) };
 }
 
-/** A store of text gets text in any case, marked with its type. */
-function intoStore(store: KeyvStorageAdapter, value: StoredValue): StoredValue {
-  if (isBinary(store)) return value;
-  return typeof value === "string" ? `t${value}` : `b${Buffer.from(value).toString("base64")}`;
-}
-
-function fromStore(store: KeyvStorageAdapter, stored: StoredValue): StoredValue {
-  if (isBinary(store)) return stored;
-  if (typeof stored === "string" && stored.startsWith("t")) return stored.slice(1);
-  if (typeof stored === "string" && stored.startsWith("b")) return Buffer.from(stored.slice(1), "base64");
-  throw unreadable();
-}
-
 /** What a Keyv adapter answers: the value, or an object that holds it, or nothing. */
-function toValue(store: KeyvStorageAdapter, answered: unknown): StoredValue | undefined {
-  const value = answered instanceof Uint8Array || typeof answered === "string" ? answered : field(answered, "value");
-  if (value === undefined || value === null) return undefined;
-  if (typeof value === "string" || value instanceof Uint8Array) return fromStore(store, value);
-  throw unreadable();
-}
-
-function unreadable(): KeywardError {
-  return new KeywardError("STORE_INVALID", "The store holds a value that this server did not write", {
-    hint: "Give the server a store, or a namespace of one, that nobody else writes to.",
-  });
+function toRecord(store: KeyvStorageAdapter, answered: unknown): StoredRecord | undefined {
+  const stored = answered instanceof Uint8Array || typeof answered === "string" ? answered : field(answered, "value");
+  return stored === undefined || stored === null ? undefined : unpackRecord(store, stored);
 }
 
 /** Padded, so that its length does not tell that of a key of somebody else. */

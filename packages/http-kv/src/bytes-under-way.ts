@@ -12,6 +12,8 @@ export interface HeldBytes {
    * @throws Refusal `OVERLOADED` where there is no room.
    */
   add(bytes: number): void;
+  /** Counts so many less. */
+  giveBack(bytes: number): void;
   /** Holds nothing any more, and never again. */
   release(): void;
 }
@@ -70,6 +72,12 @@ class Holding implements HeldBytes {
     if (!this.fits(bytes)) throw new Refusal("OVERLOADED", "Too many bytes are under way", retryAfterSeconds);
   }
 
+  giveBack(bytes: number): void {
+    if (this.#released) return;
+    this.#take(-bytes);
+    this.#bytes -= bytes;
+  }
+
   release(): void {
     if (this.#released) return;
     this.#released = true;
@@ -78,49 +86,9 @@ class Holding implements HeldBytes {
   }
 }
 
-const sliceBytes = 2 ** 16;
-
-/** A runtime may drop an answer that nobody waits for any more without a word: then it is free as soon as it is gone. */
 const dropped = new FinalizationRegistry<HeldBytes>((held) => held.release());
 
-/**
- * The answer, which is counted until it is delivered where the request holds more than little. It goes out in slices, so
- * that it is not taken for delivered while all of it waits for a slow client.
- */
-export function releasedWhenDelivered(answer: Response, held: HeldBytes): Response {
-  const reader = held.bytes > sliceBytes ? answer.body?.getReader() : undefined;
-  if (reader === undefined) {
-    held.release();
-    return answer;
-  }
-  let rest: Uint8Array = new Uint8Array();
-  const body = new ReadableStream<Uint8Array>(
-    {
-      async pull(controller) {
-        try {
-          while (rest.length === 0) {
-            const { done, value } = await reader.read();
-            if (done) {
-              held.release();
-              controller.close();
-              return;
-            }
-            rest = value;
-          }
-        } catch (error) {
-          held.release();
-          throw error;
-        }
-        controller.enqueue(rest.subarray(0, sliceBytes));
-        rest = rest.subarray(sliceBytes);
-      },
-      async cancel(reason) {
-        held.release();
-        await reader.cancel(reason);
-      },
-    },
-    { highWaterMark: 0 },
-  );
-  dropped.register(body, held);
-  return new Response(body, answer);
+/** A runtime may drop an answer that nobody waits for any more without a word: then it is free as soon as it is gone. */
+export function releasedAtEnd(answer: ReadableStream, held: HeldBytes): void {
+  dropped.register(answer, held);
 }

@@ -35,6 +35,9 @@ import { type HttpStoreOptions, Transport } from "./transport.ts";
 const maxRecords = 500;
 const maxBytes = 4 * 2 ** 20;
 const iteratedAtOnce = 100;
+/** How many brackets, commas and colons an answer has at most, for each record and around all of them. */
+const partsPerRecord = 8;
+const partsAround = 16;
 
 /**
  * One of the two spaces that an API key opens: the whole Keyv storage contract, atomic replacement, and a scan over every
@@ -126,7 +129,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /** Removes every record of the own namespace, and of no other. */
   async clear(): Promise<void> {
-    await this.#transport.call("clear", `${this.#place()}}`);
+    await this.#transport.call("clear", `${this.#place()}}`, partsAround);
   }
 
   /**
@@ -137,7 +140,9 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
     const place = this.#place();
-    const keys = [...new Set(list(await this.#transport.call("list", `${place}}`), "keys", readText))];
+    const keys = [
+      ...new Set(list(await this.#transport.call("list", `${place}}`, Number.POSITIVE_INFINITY), "keys", readText)),
+    ];
     for (let start = 0; start < keys.length; start += iteratedAtOnce) {
       const batch = keys.slice(start, start + iteratedAtOnce);
       const values = await this.#getMany(place, batch);
@@ -194,7 +199,9 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     const { cursor } = options;
     const limit = requireLimit(options.limit);
     if (cursor !== undefined && typeof cursor !== "string") throw invalidCursor();
-    const answer = await this.#transport.call("scan", JSON.stringify({ space: this.#space, cursor, limit }));
+    const body = JSON.stringify({ space: this.#space, cursor, limit });
+    // A page has about the limit, not exactly.
+    const answer = await this.#transport.call("scan", body, partsAround + partsPerRecord * (2 * limit + maxRecords));
     const next = field(answer, "cursor");
     if (next !== undefined && typeof next !== "string") throw broken();
     const entries = list(
@@ -236,9 +243,19 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     const results: Result[] = [];
     const untilMs = performance.now() + this.longestCallMs;
     for (const batch of batches(items)) {
-      const part = list(await this.#call(operation, place, name, batch, untilMs), answered, read);
-      if (part.length !== batch.length) throw broken();
-      results.push(...part);
+      let rest = batch;
+      while (rest.length > 0) {
+        const part = list(await this.#call(operation, place, name, rest, untilMs), answered, read);
+        // Only a replacement may answer for the first alone, where what is there is large.
+        if (
+          part.length > rest.length ||
+          (part.length < rest.length && (operation !== "replace" || part.length === 0))
+        ) {
+          throw broken();
+        }
+        results.push(...part);
+        rest = rest.slice(part.length);
+      }
     }
     return results;
   }
@@ -250,7 +267,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     batch: readonly string[],
     writeUntilMs?: number,
   ): Promise<unknown> {
-    return this.#transport.call(operation, `${place},${JSON.stringify(name)}:[${batch.join(",")}]}`, writeUntilMs);
+    const body = `${place},${JSON.stringify(name)}:[${batch.join(",")}]}`;
+    return this.#transport.call(operation, body, partsAround + partsPerRecord * batch.length, writeUntilMs);
   }
 
   /** How the body of an operation on the own namespace begins. */

@@ -1,6 +1,7 @@
 export { type ApiKeyEntry, createApiKey, type NewApiKey, type TenantSource } from "./api-keys.ts";
 export { HttpSpace, HttpStore } from "./http-store.ts";
-export { createKvHandler, type KvHandler, type KvHandlerOptions, type KvLogEntry } from "./kv-handler.ts";
+export { createKvHandler, type KvHandler } from "./kv-handler.ts";
+export type { KvHandlerOptions, KvLogEntry } from "./kv-server.ts";
 export type { KvLimits } from "./limits.ts";
 export { type Scope, scopes } from "./protocol.ts";
 export { fileTenants } from "./tenants-file.ts";

@@ -1,17 +1,25 @@
 #!/usr/bin/env node
-import { existsSync } from "node:fs";
-import { KeywardError } from "@keyward/core";
+import { existsSync, readFileSync } from "node:fs";
+import { getHeapStatistics } from "node:v8";
+import { KeywardError, requireAmount, type Unit } from "@keyward/core";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { createApiKey } from "./api-keys.ts";
-import { createKvHandler } from "./kv-handler.ts";
-import { defaultLimits } from "./limits.ts";
+import { KvServer } from "./kv-server.ts";
+import { defaultLimits, leastBytesUnderWay } from "./limits.ts";
 import { listen } from "./node-server.ts";
-import { type Scope, scopes } from "./protocol.ts";
+import { field, type Scope, scopes } from "./protocol.ts";
 import { openStore, storeKinds } from "./server-stores.ts";
 import { changeTenants, fileTenants, readTenants } from "./tenants-file.ts";
 
+/** What requests may hold unless it is given: no more than a quarter of the heap, but as much as two requests may have. */
+const maxBytesUnderWay = Math.max(
+  leastBytesUnderWay(defaultLimits),
+  Math.min(defaultLimits.maxBytesUnderWay, Math.floor(getHeapStatistics().heap_size_limit / 4)),
+);
+
 const program = new Command("keyward-kv")
   .description("A key-value store over HTTP, for HttpStore of @keyward/http-kv and for the http driver of unstorage.")
+  .version(readVersion(), "--version", "print the release")
   .showHelpAfterError();
 
 program
@@ -19,27 +27,32 @@ program
   .description("Serve a store until SIGTERM or SIGINT, then finish the requests that have begun.")
   .requiredOption("--tenants <file>", "the API keys, which `keyward-kv tenants` writes")
   .addOption(new Option("--store <kind>", "where records lie").choices(storeKinds).default("sqlite"))
-  .option("--file <path>", "with sqlite: the database", "keyward-kv.sqlite")
+  .option("--file <path>", 'with sqlite: the database; "keyward-kv.sqlite" unless given')
   .option("--redis-url <url>", "with redis: the server; KEYWARD_KV_REDIS_URL unless given")
   .option("--host <address>", "where to listen; TLS is the work of a proxy in front", "127.0.0.1")
-  .option("--port <number>", "where to listen, 0 for any free port", readNumber, 8480)
+  .option("--port <number>", "where to listen, 0 for any free port", readPort, 8480)
   .option("--base-path <path>", "the path under which the server is mounted", "")
-  .option("--requests-per-second <number>", "for each API key", readNumber, defaultLimits.requestsPerSecond)
+  .option("--requests-per-second <number>", "for each API key", amount("requests"), defaultLimits.requestsPerSecond)
   .option(
     "--max-bytes-under-way <number>",
-    "what all requests may hold together",
-    readNumber,
-    defaultLimits.maxBytesUnderWay,
+    "what all requests may hold together; a quarter of the heap, within bounds, unless given",
+    amount("bytes"),
+    maxBytesUnderWay,
   )
-  .option("--headers-timeout-ms <number>", "how long the headers of a request may take", readNumber, 5_000)
+  .option("--headers-timeout-ms <number>", "how long the headers of a request may take", amount("milliseconds"), 5_000)
   .option(
     "--body-timeout-ms <number>",
     "how long the body of a request may take",
-    readNumber,
+    amount("milliseconds"),
     defaultLimits.bodyTimeoutMs,
   )
-  .option("--idle-timeout-ms <number>", "how long a connection may be silent", readNumber, 30_000)
-  .option("--drain-ms <number>", "how long requests that have begun may take after SIGTERM", readNumber, 10_000)
+  .option("--idle-timeout-ms <number>", "how long a connection may be silent", amount("milliseconds"), 30_000)
+  .option(
+    "--drain-ms <number>",
+    "how long requests that have begun may take after SIGTERM",
+    amount("milliseconds", 0),
+    10_000,
+  )
   .action(serve);
 
 const tenants = program
@@ -76,6 +89,7 @@ tenants
       }
       return entries.map((entry) => (entry.id === id ? { ...entry, revoked: entry.revoked ?? Date.now() } : entry));
     });
+    console.log(`${id} is revoked`);
   });
 
 tenants
@@ -83,6 +97,11 @@ tenants
   .description("List the API keys: id, tenant, namespace, scopes, and whether they are good.")
   .requiredOption("--tenants <file>", "the file")
   .action(async (options: { tenants: string }) => {
+    if (!existsSync(options.tenants)) {
+      throw new KeywardError("STORE_UNAVAILABLE", `${options.tenants} is not there`, {
+        hint: "Name the file of API keys. keyward-kv tenants add makes one.",
+      });
+    }
     for (const { id, tenant, namespace = "", scopes: allowed, expires, revoked } of await readTenants(
       options.tenants,
     )) {
@@ -96,7 +115,7 @@ tenants
 interface ServeOptions {
   readonly tenants: string;
   readonly store: string;
-  readonly file: string;
+  readonly file?: string;
   readonly redisUrl?: string;
   readonly host: string;
   readonly port: number;
@@ -117,15 +136,16 @@ async function serve(options: ServeOptions): Promise<void> {
   if (!existsSync(file)) {
     console.error(`${file} is not there, so nobody is let in yet: keyward-kv tenants add makes it, with an API key`);
   }
-  const store = await openStore(options.store, options.file, redisUrl);
-  const handler = createKvHandler({
+  requireFitting(options);
+  const store = await openStore(options.store, options.file ?? "keyward-kv.sqlite", redisUrl);
+  const kv = new KvServer({
     store,
     tenants: fileTenants(file),
     basePath,
     limits: { requestsPerSecond, maxBytesUnderWay, bodyTimeoutMs },
-    log: (entry) => console.error(JSON.stringify({ time: new Date().toISOString(), ...entry })),
+    log: (entry) => logLine(JSON.stringify({ time: new Date().toISOString(), ...entry })),
   });
-  const server = await listen(handler, { ...options, requestTimeoutMs: headersTimeoutMs + bodyTimeoutMs });
+  const server = await listen(kv, { ...options, requestTimeoutMs: headersTimeoutMs + bodyTimeoutMs });
   console.log(`keyward-kv listens on ${server.url}${basePath}`);
   await new Promise<void>((resolve) => {
     for (const signal of ["SIGTERM", "SIGINT"] as const) process.once(signal, () => resolve());
@@ -134,9 +154,52 @@ async function serve(options: ServeOptions): Promise<void> {
   await store.disconnect?.();
 }
 
-function readNumber(text: string): number {
-  if (/^\d+(?:\.\d+)?$/.test(text)) return Number(text);
-  throw new InvalidArgumentError("It is not a number.");
+let lines = "";
+
+/** Writes the lines of one turn of the event loop together. */
+function logLine(line: string): void {
+  if (lines === "") setImmediate(flushLines);
+  lines += `${line}\n`;
+}
+
+function flushLines(): void {
+  process.stderr.write(lines);
+  lines = "";
+}
+
+/** What another store would need is not taken without a word: records would be kept elsewhere than was meant. */
+function requireFitting({ store, file, redisUrl }: ServeOptions): void {
+  const [name, of] =
+    file !== undefined && store !== "sqlite"
+      ? ["--file", "sqlite"]
+      : redisUrl !== undefined && store !== "redis"
+        ? ["--redis-url", "redis"]
+        : [];
+  if (name === undefined || of === undefined) return;
+  throw new KeywardError("STORE_INVALID", `${name} means nothing to --store ${store}`, {
+    hint: `Leave it out, or pass --store ${of}.`,
+  });
+}
+
+function readVersion(): string {
+  const manifest: unknown = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
+  return String(field(manifest, "version"));
+}
+
+function readPort(text: string): number {
+  if (/^\d{1,5}$/.test(text) && Number(text) <= 65_535) return Number(text);
+  throw new InvalidArgumentError("It is not a number from 0 to 65535.");
+}
+
+function amount(unit: Unit, least = 1): (text: string) => number {
+  return (text) => {
+    if (!/^\d+$/.test(text)) throw new InvalidArgumentError("It is not a number.");
+    try {
+      return requireAmount("It", Number(text), unit, { least });
+    } catch (error) {
+      throw new InvalidArgumentError(error instanceof Error ? `${error.message}.` : "");
+    }
+  };
 }
 
 function readScopes(text: string): Scope[] {
@@ -150,6 +213,7 @@ function readScopes(text: string): Scope[] {
 function readTime(text: string): number {
   const time = Date.parse(text);
   if (Number.isNaN(time)) throw new InvalidArgumentError("It is not a time.");
+  if (time <= Date.now()) throw new InvalidArgumentError("It has passed: the API key would never be good.");
   return time;
 }
 

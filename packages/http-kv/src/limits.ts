@@ -1,4 +1,4 @@
-import { KeywardError } from "@keyward/core";
+import { KeywardError, type OptionNames, requireAmount, requireOptions, type Unit } from "@keyward/core";
 
 /** What one request, and one API key, may ask for, and what all of them together may hold. */
 export interface KvLimits {
@@ -36,21 +36,47 @@ export const defaultLimits: KvLimits = {
   bodyTimeoutMs: 10_000,
 };
 
+const names = {
+  maxBodyBytes: true,
+  maxValueBytes: true,
+  maxKeyBytes: true,
+  maxBatch: true,
+  maxAnswerBytes: true,
+  maxBytesUnderWay: true,
+  requestsPerSecond: true,
+  bodyTimeoutMs: true,
+} satisfies OptionNames<KvLimits>;
+
+/** What two requests may hold: a body, which counts up to twice, or a body and an answer. */
+export function leastBytesUnderWay({ maxBodyBytes, maxAnswerBytes, maxValueBytes }: KvLimits): number {
+  return 2 * (maxBodyBytes + Math.max(maxBodyBytes, maxAnswerBytes, maxValueBytes));
+}
+
 /**
- * @throws KeywardError `VALUE_INVALID` for a limit that is not a number above 0, and for a `maxBytesUnderWay` for which a
- * single request could be too large.
+ * @throws KeywardError `VALUE_INVALID` for a limit that is not a whole number from 1, one that there is not, and for a
+ * `maxBytesUnderWay` for which a single request could be too large.
  */
 export function requireLimits(given: Partial<KvLimits>): KvLimits {
-  for (const [name, limit] of Object.entries(given)) {
-    if (typeof limit === "number" && limit > 0) continue;
-    throw new KeywardError("VALUE_INVALID", `The limit ${name} is not a number above 0`, {
-      hint: "Leave it out to have the default.",
-    });
-  }
-  const limits = { ...defaultLimits, ...given };
-  const ofOneRequest = limits.maxBodyBytes + Math.max(limits.maxAnswerBytes, limits.maxValueBytes);
-  if (limits.maxBytesUnderWay >= 2 * ofOneRequest) return limits;
+  requireOptions("limits", given, names);
+  const amount = (name: keyof KvLimits, unit: Unit) =>
+    requireAmount(`limits.${name}`, given[name] ?? defaultLimits[name], unit);
+  const limits: KvLimits = {
+    maxBodyBytes: amount("maxBodyBytes", "bytes"),
+    maxValueBytes: amount("maxValueBytes", "bytes"),
+    maxKeyBytes: amount("maxKeyBytes", "bytes"),
+    maxBatch: amount("maxBatch", "records"),
+    maxAnswerBytes: amount("maxAnswerBytes", "bytes"),
+    maxBytesUnderWay: amount("maxBytesUnderWay", "bytes"),
+    bodyTimeoutMs: amount("bodyTimeoutMs", "milliseconds"),
+    // No limit is a limit that one may want here.
+    requestsPerSecond:
+      given.requestsPerSecond === Number.POSITIVE_INFINITY
+        ? given.requestsPerSecond
+        : amount("requestsPerSecond", "requests"),
+  };
+  const least = leastBytesUnderWay(limits);
+  if (limits.maxBytesUnderWay >= least) return limits;
   throw new KeywardError("VALUE_INVALID", "The limit maxBytesUnderWay is less than two requests may have", {
-    hint: `Make it at least ${2 * ofOneRequest}, or lower maxBodyBytes, maxAnswerBytes or maxValueBytes.`,
+    hint: `Make it at least ${least}, or lower maxBodyBytes, maxAnswerBytes or maxValueBytes.`,
   });
 }

@@ -1,8 +1,11 @@
-import { createServer, type ServerResponse } from "node:http";
+import { once } from "node:events";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
-import { KeywardError } from "@keyward/core";
-import { NodeRequest, sendNodeResponse } from "srvx/node";
-import type { KvHandler } from "./kv-handler.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { KeywardError, requireAmount } from "@keyward/core";
+import { type BodyReading, type Incoming, turnBytes } from "./exchange.ts";
+import type { HeldAnswer, KvServer } from "./kv-server.ts";
+import { invalid } from "./protocol.ts";
 
 /** How a {@link NodeServer} listens. */
 export interface NodeServerOptions {
@@ -27,14 +30,21 @@ export interface NodeServer {
 }
 
 const checkedEveryMs = 500;
+/** How long, and how many bytes, the rest of a refused body is read, so that its client sees the answer. */
+const lingerMs = 1_000;
+const lingerBytes = 16 * 2 ** 20;
 
 /**
- * Serves a handler on Node, and closes on slow clients.
+ * Serves on Node, without the objects of fetch in between, and closes on slow clients.
  *
- * @throws KeywardError `STORE_UNAVAILABLE` when the port cannot be had.
+ * @throws KeywardError `STORE_UNAVAILABLE` when the port cannot be had; `VALUE_INVALID` for a time that is none.
  */
-export async function listen(handler: KvHandler, options: NodeServerOptions): Promise<NodeServer> {
-  const { host, port, headersTimeoutMs, requestTimeoutMs, idleTimeoutMs, drainMs } = options;
+export async function listen(kv: KvServer, options: NodeServerOptions): Promise<NodeServer> {
+  const { host, port } = options;
+  const headersTimeoutMs = requireAmount("headersTimeoutMs", options.headersTimeoutMs, "milliseconds");
+  const requestTimeoutMs = requireAmount("requestTimeoutMs", options.requestTimeoutMs, "milliseconds");
+  const idleTimeoutMs = requireAmount("idleTimeoutMs", options.idleTimeoutMs, "milliseconds");
+  const drainMs = requireAmount("drainMs", options.drainMs, "milliseconds", { least: 0 });
   const connections = new Set<Socket>();
   const underWay = new Set<ServerResponse>();
   let closing = false;
@@ -51,8 +61,8 @@ export async function listen(handler: KvHandler, options: NodeServerOptions): Pr
         underWay.delete(response);
         if (closing) request.socket.end();
       });
-      handler(new NodeRequest({ req: request, res: response }))
-        .then((answer) => sendNodeResponse(response, answer))
+      kv.answer(incomingOf(request))
+        .then((answer) => send(request, response, answer))
         .catch(() => response.destroy());
     },
   );
@@ -86,6 +96,114 @@ export async function listen(handler: KvHandler, options: NodeServerOptions): Pr
       clearTimeout(late);
     },
   };
+}
+
+function incomingOf(request: IncomingMessage): Incoming {
+  return {
+    method: request.method ?? "",
+    url: request.url ?? "",
+    header: (name) => {
+      const value = request.headers[name];
+      return value === undefined ? null : String(value);
+    },
+    read: (take) => readMessage(request, take),
+  };
+}
+
+function readMessage(request: IncomingMessage, take: (piece: Uint8Array) => void): BodyReading {
+  let sinceTurn = 0;
+  let stop = () => {};
+  const done = new Promise<void>((resolve, reject) => {
+    const onData = (piece: Buffer) => {
+      try {
+        take(piece);
+      } catch (error) {
+        stop();
+        reject(error);
+        return;
+      }
+      sinceTurn += piece.length;
+      if (sinceTurn < turnBytes) return;
+      // Node hands over what has arrived without a turn for others.
+      sinceTurn = 0;
+      request.pause();
+      setImmediate(() => request.resume());
+    };
+    const onEnd = () => {
+      stop();
+      resolve();
+    };
+    const onBroken = () => {
+      stop();
+      reject(invalid("The body broke off"));
+    };
+    stop = () => {
+      stop = () => {};
+      request.off("data", onData).off("end", onEnd).off("close", onBroken).off("error", onBroken);
+      request.on("error", ignore);
+    };
+    request.on("data", onData).on("end", onEnd).on("close", onBroken).on("error", onBroken);
+  });
+  return { done, stop: () => stop() };
+}
+
+function ignore(): void {}
+
+async function send(request: IncomingMessage, response: ServerResponse, answer: HeldAnswer): Promise<void> {
+  const { status, headers, body, held } = answer;
+  // A client that is still sending gets its answer, and no further request on this connection.
+  const isUnread = !request.complete && hasBody(request);
+  if (isUnread) response.shouldKeepAlive = false;
+  try {
+    if (body === undefined || typeof body === "string" || body instanceof Uint8Array) {
+      const length = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
+      response.writeHead(status, { ...headers, ...length });
+      if (!isUnread) {
+        response.end(body);
+        return;
+      }
+      if (body === undefined) response.flushHeaders();
+      else response.write(body);
+    } else {
+      response.writeHead(status, headers);
+      for await (const piece of body) {
+        if (!response.write(piece)) await drained(response);
+        if (response.closed) return;
+      }
+    }
+    if (isUnread) await linger(request);
+    response.end();
+  } finally {
+    held?.release();
+  }
+}
+
+/** Whether a request announced a body. */
+function hasBody({ headers }: IncomingMessage): boolean {
+  return headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0;
+}
+
+async function drained(response: ServerResponse): Promise<void> {
+  const ended = new AbortController();
+  await Promise.race([
+    once(response, "drain", { signal: ended.signal }),
+    once(response, "close", { signal: ended.signal }),
+  ]).finally(() => ended.abort());
+}
+
+/**
+ * Reads what a client goes on sending, for a little while: to close on it at once would take from it the answer that it
+ * has not read yet.
+ */
+async function linger(request: IncomingMessage): Promise<void> {
+  let bytes = 0;
+  const { done, stop } = readMessage(request, (piece) => {
+    bytes += piece.length;
+    if (bytes > lingerBytes) throw new Error("It sends too much");
+  });
+  request.resume();
+  await Promise.race([done.catch(() => undefined), sleep(lingerMs, undefined, { ref: false })]);
+  stop();
 }
 
 function isAddress(address: AddressInfo | string | null): address is AddressInfo {

@@ -1,19 +1,12 @@
 import type { StoredValue } from "@keyward/core";
 import type { Area, DividedStore, Entry, Part, TaggedReplacement } from "./areas.ts";
 import type { HeldBytes } from "./bytes-under-way.ts";
+import { type Answer, jsonAnswer, pieceBytes } from "./exchange.ts";
 import type { KvLimits } from "./limits.ts";
-import {
-  type Answers,
-  decodeValue,
-  encodeValue,
-  field,
-  invalid,
-  type Operation,
-  Refusal,
-  type Space,
-  spaces,
-} from "./protocol.ts";
+import { listing } from "./listing.ts";
+import { encodeValue, field, invalid, type Operation, Refusal, type Space, spaces } from "./protocol.ts";
 import { ReadSize } from "./read-size.ts";
+import { decodeBase64, jsonPieces } from "./values.ts";
 
 /** What an operation works with. */
 export interface OperationContext {
@@ -22,87 +15,202 @@ export interface OperationContext {
   readonly limits: KvLimits;
   /** What the request holds in memory. */
   readonly held: HeldBytes;
-  /** Whether an earlier attempt at the same write may have been done, and nobody here knows. */
-  readonly mayHaveBeenDone: boolean;
+  /** Whether the API key may learn what is there. */
+  readonly mayRead: boolean;
+  /** Told of what goes wrong after an answer has begun. */
+  readonly failed: (error: unknown) => void;
 }
 
+/** A request that was read and checked; it is told whether an earlier attempt at the same write may have been done. */
+export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
+
 const defaultScanLimit = 1_000;
+/** An object, a list in it, and an object in that. */
+const maxDepth = 3;
+/** Brackets, commas and colons of one record, and of what stands around all of them. */
+const partsPerRecord = 8;
+const partsAround = 16;
+/** The most that JSON makes of a byte: `\\u0000`. */
+const escapedBytes = 6;
+/** Names, brackets and the like around what has a limit of its own, and what a cursor may have. */
+const bytesAround = 1_024;
+const cursorBytes = 16_384;
 
-/** All operations but `list`, whose answer is a stream. */
-export type AnsweredOperation = Exclude<Operation, "list">;
+/** What the body of each operation may have, beside `space` and `namespace`. */
+const fields: Readonly<Record<Operation, readonly string[]>> = {
+  get: ["keys"],
+  has: ["keys"],
+  set: ["entries"],
+  delete: ["keys"],
+  replace: ["changes"],
+  clear: [],
+  list: [],
+  scan: ["cursor", "limit"],
+};
 
-/** Does what a `POST` asks for. */
-export async function perform(
-  operation: AnsweredOperation,
+/** How large the body of an operation may be, whatever is in it: as large as it needs to be. */
+export function bodyBounds(
+  operation: Operation,
+  { maxBodyBytes, maxKeyBytes, maxBatch }: KvLimits,
+): { readonly maxBytes: number; readonly maxDepth: number; readonly maxParts: number } {
+  const nameBytes = escapedBytes * maxKeyBytes + 8;
+  const [records, bytes] = (() => {
+    switch (operation) {
+      case "clear":
+      case "list":
+        return [0, 0];
+      case "scan":
+        return [0, cursorBytes];
+      case "get":
+      case "has":
+      case "delete":
+        return [maxBatch, maxBatch * nameBytes];
+      case "set":
+      case "replace":
+        return [maxBatch, maxBodyBytes];
+    }
+  })();
+  return {
+    maxBytes: Math.min(maxBodyBytes, bytesAround + nameBytes + bytes),
+    maxDepth,
+    // One more record, so that a batch that is a little too long is told how long it may be.
+    maxParts: partsAround + partsPerRecord * (records + 1),
+  };
+}
+
+/**
+ * Checks a body, and says what it asks for.
+ *
+ * @throws Refusal `REQUEST_INVALID`, `TOO_LARGE`.
+ */
+export async function prepareOperation(
+  operation: Operation,
   body: unknown,
   context: OperationContext,
-): Promise<Answers[AnsweredOperation]> {
-  const part = partOf(body, context);
-  const { limits } = context;
+): Promise<Prepared> {
+  requireFields(body, ["space", "namespace", ...fields[operation]]);
+  const { store, area, limits, held, mayRead, failed } = context;
+  const space = readSpace(body);
+  const part = store.part(area, space, readNamespace(field(body, "namespace") ?? "", limits));
   switch (operation) {
-    case "get":
-      return { values: await get(part, readKeys(body, limits), context) };
-    case "has":
-      return { found: await part.hasMany(readKeys(body, limits)) };
-    case "set":
-      return { stored: await part.setMany(readEntries(body, limits)) };
-    case "delete":
-      return { deleted: await part.deleteMany(readKeys(body, limits)) };
+    case "get": {
+      const keys = readKeys(body, limits);
+      return async () => await get(part, keys, context);
+    }
+    case "has": {
+      const keys = readKeys(body, limits);
+      return async () => jsonAnswer({ found: await part.hasMany(keys) });
+    }
+    case "set": {
+      const entries = await readEntries(body, context);
+      return async () => jsonAnswer({ stored: await part.setMany(entries) });
+    }
+    case "delete": {
+      const keys = readKeys(body, limits);
+      return async () => {
+        const deleted = await part.deleteMany(keys);
+        return jsonAnswer({ deleted: mayRead ? deleted : keys.map(() => true) });
+      };
+    }
     case "replace": {
-      const replaced = await part.replaceTagged(readChanges(body, limits));
-      return { replaced: replaced.map((done) => (!done && context.mayHaveBeenDone ? null : done)) };
+      const changes = await readChanges(body, context);
+      return async (mayHaveBeenDone) => {
+        const replaced = await part.replaceTagged(changes, { limits, held });
+        return jsonAnswer({ replaced: replaced.map((done) => (!done && mayHaveBeenDone ? null : done)) });
+      };
     }
     case "clear":
-      await part.clear();
-      return {};
-    case "scan":
-      return await scan(body, context);
+      return async () => {
+        await part.clear();
+        return jsonAnswer({});
+      };
+    case "list":
+      return async () => await listing(part, "operation", "", failed);
+    case "scan": {
+      const options = readScan(body, limits);
+      return async () => await scan(space, options, context);
+    }
     default:
       return operation satisfies never;
   }
 }
 
-/** The records that an operation is about. */
-export function partOf(body: unknown, { store, area, limits }: OperationContext): Part {
-  return store.part(area, readSpace(body), readNamespace(field(body, "namespace") ?? "", limits));
-}
-
-async function get(
-  part: Part,
-  keys: readonly string[],
-  { limits, held }: Pick<OperationContext, "limits" | "held">,
-): Promise<Answers["get"]["values"]> {
-  const values: Answers["get"]["values"][number][] = [];
-  const size = new ReadSize(limits);
+async function get(part: Part, keys: readonly string[], { limits, held }: OperationContext): Promise<Answer> {
+  const values: (StoredValue | undefined)[] = [];
+  const size = new ReadSize(limits, held);
   let bytes = 0;
   while (values.length < keys.length && bytes < limits.maxAnswerBytes) {
-    const found = await part.getMany(keys.slice(values.length, values.length + size.records));
+    const found = await size.reading((records) => part.getMany(keys.slice(values.length, values.length + records)));
     const foundBytes = found.reduce((sum, value) => sum + (value?.length ?? 0), 0);
     if (values.length === 0) held.add(foundBytes);
     // What is there already is answered; the client asks for the rest again.
     else if (!held.fits(foundBytes)) break;
-    for (const value of found) values.push(value === undefined ? null : encodeValue(value));
+    values.push(...found);
     bytes += foundBytes;
     size.learn(foundBytes);
   }
-  return values;
+  if (bytes <= pieceBytes) {
+    return jsonAnswer({ values: values.map((value) => (value === undefined ? null : encodeValue(value))) });
+  }
+  function* parts() {
+    yield '{"values":[';
+    for (const [index, value] of values.entries()) {
+      if (index > 0) yield ",";
+      if (value === undefined) yield "null";
+      else {
+        yield "{";
+        yield { value };
+        yield "}";
+      }
+    }
+    yield "]}";
+  }
+  return { status: 200, headers: { "content-type": "application/json" }, body: jsonPieces(parts()) };
 }
 
-async function scan(body: unknown, { store, area, limits, held }: OperationContext): Promise<Answers["scan"]> {
+interface ScanOptions {
+  readonly cursor: string | undefined;
+  readonly limit: number;
+}
+
+function readScan(body: unknown, { maxBatch }: KvLimits): ScanOptions {
   const cursor = field(body, "cursor");
-  const limit = field(body, "limit") ?? Math.min(defaultScanLimit, limits.maxBatch);
+  const limit = field(body, "limit") ?? Math.min(defaultScanLimit, maxBatch);
   if (cursor !== undefined && typeof cursor !== "string") throw invalid("A cursor is text");
-  if (typeof limit !== "number" || !Number.isSafeInteger(limit) || limit < 1) {
+  if (typeof limit !== "number" || !Number.isSafeInteger(limit) || limit < 1 || field(body, "limit") === null) {
     throw invalid("The limit of a scan is a whole number from 1");
   }
-  const page = await store.scan(area, readSpace(body), {
-    cursor,
-    limit: Math.min(limit, limits.maxBatch),
-    limits,
-    held,
-  });
-  const entries = page.entries.map(({ namespace, key, value }) => ({ namespace, key, ...encodeValue(value) }));
-  return page.cursor === undefined ? { entries } : { cursor: page.cursor, entries };
+  return { cursor, limit: Math.min(limit, maxBatch) };
+}
+
+async function scan(space: Space, options: ScanOptions, context: OperationContext): Promise<Answer> {
+  const { store, area, limits, held } = context;
+  const { cursor, entries } = await store.scan(area, space, { ...options, limits, held });
+  const bytes = entries.reduce((sum, { value }) => sum + value.length, 0);
+  if (bytes <= pieceBytes) {
+    const encoded = entries.map(({ namespace, key, value }) => ({ namespace, key, ...encodeValue(value) }));
+    return jsonAnswer(cursor === undefined ? { entries: encoded } : { cursor, entries: encoded });
+  }
+  function* parts() {
+    yield cursor === undefined ? '{"entries":[' : `{"cursor":${JSON.stringify(cursor)},"entries":[`;
+    for (const [index, { namespace, key, value }] of entries.entries()) {
+      if (index > 0) yield ",";
+      yield `${JSON.stringify({ namespace, key }).slice(0, -1)},`;
+      yield { value };
+      yield "}";
+    }
+    yield "]}";
+  }
+  return { status: 200, headers: { "content-type": "application/json" }, body: jsonPieces(parts()) };
+}
+
+/** A field that is not known may be one that was misspelt, and a request without it would do something else. */
+function requireFields(given: unknown, known: readonly string[]): void {
+  if (typeof given !== "object" || given === null || Array.isArray(given)) throw invalid("What came is no JSON object");
+  for (const name of Object.keys(given)) {
+    if (!known.includes(name)) throw invalid(`There is a field that is not one of ${known.join(", ")}`);
+    if (field(given, name) === null && name !== "expected") throw invalid(`${name} is null: leave it out`);
+  }
 }
 
 function readSpace(body: unknown): Space {
@@ -116,27 +224,49 @@ function readKeys(body: unknown, limits: KvLimits): string[] {
   return readBatch(body, "keys", limits).map((key) => readKey(key, limits));
 }
 
-function readEntries(body: unknown, limits: KvLimits): Entry[] {
-  return readBatch(body, "entries", limits).map((entry) => {
+async function readEntries(body: unknown, context: OperationContext): Promise<Entry[]> {
+  const entries: Entry[] = [];
+  for (const entry of readBatch(body, "entries", context.limits)) {
+    requireFields(entry, ["key", "text", "bytes", "expires"]);
     const expires = field(entry, "expires");
     if (expires !== undefined && (typeof expires !== "number" || !Number.isFinite(expires))) {
       throw invalid("An expiry is a number of ms since the epoch");
     }
-    return { ...readKeyed(entry, limits), ...(expires === undefined ? {} : { expires }) };
-  });
+    entries.push({ ...(await readKeyed(entry, context)), ...(expires === undefined ? {} : { expires }) });
+  }
+  return entries;
 }
 
-function readChanges(body: unknown, limits: KvLimits): TaggedReplacement[] {
-  return readBatch(body, "changes", limits).map((change) => {
+async function readChanges(body: unknown, context: OperationContext): Promise<TaggedReplacement[]> {
+  const changes: TaggedReplacement[] = [];
+  for (const change of readBatch(body, "changes", context.limits)) {
+    requireFields(change, ["key", "expected", "text", "bytes"]);
     const expected = field(change, "expected");
     if (expected !== null && typeof expected !== "string") throw invalid("What is expected is an entity tag or null");
-    const { key, value } = readKeyed(change, limits);
-    return { key, expected: expected ?? undefined, next: value };
-  });
+    const { key, value } = await readKeyed(change, context);
+    changes.push({ key, expected: expected ?? undefined, next: value });
+  }
+  return changes;
 }
 
-function readKeyed(entry: unknown, limits: KvLimits): { readonly key: string; readonly value: StoredValue } {
-  return { key: readKey(field(entry, "key"), limits), value: requireSize(decodeValue(entry), limits) };
+async function readKeyed(
+  entry: unknown,
+  { limits, held }: OperationContext,
+): Promise<{ readonly key: string; readonly value: StoredValue }> {
+  return { key: readKey(field(entry, "key"), limits), value: requireSize(await readValue(entry, held), limits) };
+}
+
+/** The value of a record: `text` that is well-formed, or `bytes` in canonical base64, and never both. */
+async function readValue(entry: unknown, held: HeldBytes): Promise<StoredValue> {
+  const text = field(entry, "text");
+  const bytes = field(entry, "bytes");
+  if (typeof text === "string" && bytes === undefined && text.isWellFormed()) return text;
+  if (typeof bytes === "string" && text === undefined) {
+    held.add(Buffer.byteLength(bytes, "base64"));
+    const decoded = await decodeBase64(bytes);
+    if (decoded !== undefined) return decoded;
+  }
+  throw invalid(`A value is neither {"text"}, well-formed, nor {"bytes"}, in canonical base64`);
 }
 
 function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonly unknown[] {

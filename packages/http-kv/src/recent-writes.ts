@@ -1,11 +1,5 @@
-import { Refusal } from "./protocol.ts";
-
-/** An answer as it is kept, to be given again. */
-export interface KeptAnswer {
-  readonly status: number;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly body: string;
-}
+import type { Answer } from "./exchange.ts";
+import { headers, invalid, Refusal } from "./protocol.ts";
 
 interface AreaWrites {
   readonly writes: Map<string, Write>;
@@ -15,7 +9,9 @@ interface AreaWrites {
 }
 
 interface Write {
-  readonly answer: Promise<KeptAnswer>;
+  /** The digest of what was asked for. */
+  readonly request: string;
+  readonly answer: Promise<Answer>;
   readonly atMs: number;
   bytes: number;
   /** Whether an attempt failed so that nobody knows whether it was done: the next one is made all the same. */
@@ -40,19 +36,27 @@ export class RecentWrites {
   }
 
   /**
+   * @param request a digest of all that the write does: a name stands for one write.
    * @param sinceMs when the client last had an answer before it first sent the write, if it says so.
    * @param write is told whether an earlier attempt failed here, and may have been done all the same.
-   * @throws Refusal `MISDIRECTED` for a write that may have been done and forgotten: a later one could be undone.
+   * @throws Refusal `REQUEST_INVALID` for a name that stands for another write; `MISDIRECTED` for a write that may have been done and forgotten: a later one could be undone.
    */
   async once(
     area: string,
-    { idempotencyKey, sinceMs }: { readonly idempotencyKey: string; readonly sinceMs: number | undefined },
-    write: (mayHaveBeenDone: boolean) => Promise<KeptAnswer>,
-  ): Promise<KeptAnswer> {
+    {
+      idempotencyKey,
+      request,
+      sinceMs,
+    }: { readonly idempotencyKey: string; readonly request: string; readonly sinceMs: number | undefined },
+    write: (mayHaveBeenDone: boolean) => Promise<Answer>,
+  ): Promise<Answer> {
     const kept = this.#areas.get(area) ?? { writes: new Map(), bytes: 0, forgottenMs: Number.NEGATIVE_INFINITY };
     this.#areas.set(area, kept);
     const { writes } = kept;
     const known = writes.get(idempotencyKey);
+    if (known !== undefined && known.request !== request) {
+      throw invalid(`The ${headers.idempotencyKey} is that of another request: each write needs a new one`);
+    }
     if (known?.uncertain === false) return await known.answer;
     if (known === undefined && sinceMs !== undefined && !this.knowsSince(area, sinceMs)) {
       throw new Refusal("MISDIRECTED", "The server may have done this, and forgotten it");
@@ -69,6 +73,7 @@ export class RecentWrites {
     const failedBefore = known !== undefined;
     if (failedBefore) forget(idempotencyKey, known);
     const entry: Write = {
+      request,
       answer: write(failedBefore),
       atMs: performance.now(),
       bytes: bytesPerWrite,
@@ -79,8 +84,9 @@ export class RecentWrites {
     try {
       const answer = await entry.answer;
       if (writes.get(idempotencyKey) === entry) {
-        entry.bytes += answer.body.length;
-        kept.bytes += answer.body.length;
+        const bytes = typeof answer.body === "string" ? answer.body.length : 0;
+        entry.bytes += bytes;
+        kept.bytes += bytes;
       }
       return answer;
     } catch (error) {

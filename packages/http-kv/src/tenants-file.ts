@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { open, readFile, rename, rm, stat } from "node:fs/promises";
+import { statSync } from "node:fs";
+import { lstat, open, readFile, realpath, rename, rm, stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError } from "@keyward/core";
 import { type ApiKeyEntry, requireEntry, type TenantSource } from "./api-keys.ts";
@@ -13,10 +14,20 @@ const lockPauseMs = 20;
  * when it has changed, so that a revocation has effect at once. A file that is missing or broken lets nobody in.
  */
 export function fileTenants(path: string): TenantSource {
+  let looked: string | undefined;
+  // Requests that arrive in one turn of the event loop share one look at the file.
+  const look = () => {
+    if (looked !== undefined) return looked;
+    setImmediate(() => {
+      looked = undefined;
+    });
+    looked = versionOf(path);
+    return looked;
+  };
   let read: { readonly version: string; readonly entries: Promise<ReadonlyMap<string, ApiKeyEntry>> } | undefined;
   return {
     async find(id) {
-      const version = await versionOf(path);
+      const version = look();
       if (read?.version !== version) {
         const entries = readTenants(path).then((list) => new Map(list.map((entry) => [entry.id, entry])));
         const reading = { version, entries };
@@ -42,7 +53,9 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
     text = await readFile(path, "utf8");
   } catch (error) {
     if (field(error, "code") === "ENOENT") return [];
-    throw unusable(path, "cannot be read", "STORE_UNAVAILABLE");
+    throw new KeywardError("STORE_UNAVAILABLE", `${path} cannot be read${codeOf(error)}, so no API key is good`, {
+      hint: "Let the user that the server runs as read the file.",
+    });
   }
   try {
     const document: unknown = JSON.parse(text);
@@ -55,31 +68,69 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
 }
 
 /**
- * Changes the file in one step, one process at a time: readers find the old list or the new one.
+ * Changes the file in one step, one process at a time: readers find the old list or the new one. A symbolic link stays,
+ * and what it points to is changed; mode and owner of the file stay as well.
  *
- * @throws KeywardError as {@link readTenants}; `STORE_UNAVAILABLE` while another process holds the lock.
+ * @throws KeywardError as {@link readTenants}; `STORE_UNAVAILABLE` while another process holds the lock, and for a file
+ * that cannot be replaced as it is.
  */
 export async function changeTenants(
   path: string,
   change: (entries: readonly ApiKeyEntry[]) => readonly ApiKeyEntry[],
 ): Promise<void> {
-  const lock = `${path}.lock`;
+  const file = await fileAt(path);
+  const lock = `${file}.lock`;
   await acquire(lock);
-  const draft = `${path}.${randomBytes(6).toString("hex")}`;
+  const draft = `${file}.${randomBytes(6).toString("hex")}`;
   try {
-    const keys = change(await readTenants(path));
-    const file = await open(draft, "wx", 0o600);
-    try {
-      await file.writeFile(`${JSON.stringify({ "keyward-kv": 1, keys }, undefined, 2)}\n`);
-      await file.sync();
-    } finally {
-      await file.close();
-    }
-    await rename(draft, path);
+    const keys = change(await readTenants(file));
+    await writeLike(file, draft, `${JSON.stringify({ "keyward-kv": 1, keys }, undefined, 2)}\n`);
+  } catch (error) {
+    if (error instanceof KeywardError) throw error;
+    throw unchanged(path, `cannot be replaced${codeOf(error)}`, error);
   } finally {
     await rm(draft, { force: true });
     await rm(lock, { force: true });
   }
+}
+
+/** The file itself, where the path is a symbolic link. */
+async function fileAt(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch (error) {
+    const isLink = await lstat(path).then(
+      (found) => found.isSymbolicLink(),
+      () => false,
+    );
+    if (field(error, "code") === "ENOENT" && !isLink) return path;
+    throw unchanged(path, isLink ? "is a symbolic link to what is not there" : `cannot be read${codeOf(error)}`, error);
+  }
+}
+
+/** Puts a new file in place of another, with its mode and owner; a file that was not there is for its owner alone. */
+async function writeLike(path: string, draft: string, text: string): Promise<void> {
+  const before = await stat(path).catch((error: unknown) => {
+    if (field(error, "code") === "ENOENT") return undefined;
+    throw error;
+  });
+  if (before !== undefined && before.nlink > 1) {
+    // The other names would go on showing the old list, to a server that reads one of them.
+    throw unchanged(path, "has more than one name (hard links)");
+  }
+  const file = await open(draft, "wx", 0o600);
+  try {
+    await file.writeFile(text);
+    if (before !== undefined) {
+      const made = await file.stat();
+      if (made.uid !== before.uid || made.gid !== before.gid) await file.chown(before.uid, before.gid);
+      await file.chmod(before.mode & 0o777);
+    }
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(draft, path);
 }
 
 async function acquire(lock: string): Promise<void> {
@@ -101,13 +152,25 @@ async function acquire(lock: string): Promise<void> {
 }
 
 /** Changes with the file: a rename makes another inode. */
-async function versionOf(path: string): Promise<string> {
+function versionOf(path: string): string {
   try {
-    const { ino, size, mtimeNs, ctimeNs } = await stat(path, { bigint: true });
-    return `${ino}.${size}.${mtimeNs}.${ctimeNs}`;
+    const found = statSync(path, { throwIfNoEntry: false });
+    return found === undefined ? "none" : `${found.ino}.${found.size}.${found.mtimeMs}.${found.ctimeMs}`;
   } catch {
     return "none";
   }
+}
+
+function unchanged(path: string, what: string, cause?: unknown): KeywardError {
+  return new KeywardError("STORE_UNAVAILABLE", `${path} ${what}, so no API key was added or revoked`, {
+    hint: "Name the file itself, and run this as its owner or as root, who can keep its owner and mode.",
+    cause,
+  });
+}
+
+function codeOf(error: unknown): string {
+  const code = field(error, "code");
+  return typeof code === "string" ? ` (${code})` : "";
 }
 
 function unusable(path: string, what: string, code: "STORE_INVALID" | "STORE_UNAVAILABLE"): KeywardError {

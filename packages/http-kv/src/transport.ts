@@ -1,8 +1,12 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { KeywardError } from "@keyward/core";
+import { KeywardError, type OptionNames, requireAmount, requireOptions } from "@keyward/core";
+import { AnswerReader, mostAnswerBytes } from "./answer-reader.ts";
 import { isApiKey } from "./api-keys.ts";
+import { pieceBytes } from "./exchange.ts";
+import { JsonRefusal } from "./json-reader.ts";
 import { field, headers, neededScopes, type Operation, type RefusalBody, readRefusal } from "./protocol.ts";
+import { fetchSender, nodeSender, type Send, TimedOut } from "./send.ts";
 
 /** Settings of a {@link HttpStore}. */
 export interface HttpStoreOptions {
@@ -16,9 +20,18 @@ export interface HttpStoreOptions {
   readonly retries?: number;
   /** Allows plain `http:` to other machines, where everybody on the way reads the API key and all that is not sealed. */
   readonly allowPlainHttp?: boolean;
-  /** What sends a request; the global `fetch` unless given. A handler of `createKvHandler` will do. */
+  /** What sends a request; `node:http` or `node:https` unless given. A handler of `createKvHandler` will do. */
   readonly fetch?: (request: Request) => Promise<Response>;
 }
+
+const optionNames = {
+  url: true,
+  apiKey: true,
+  timeoutMs: true,
+  retries: true,
+  allowPlainHttp: true,
+  fetch: true,
+} satisfies OptionNames<HttpStoreOptions>;
 
 /** The first wait between two attempts, in ms; each further one is twice as long, up to the longest. */
 const firstPauseMs = 50;
@@ -32,9 +45,8 @@ const mostPatienceMs = 30_000;
 const notSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "UND_ERR_CONNECT_TIMEOUT"];
 /** They come to connections that stand as well. */
 const notSentIfConnecting = ["EHOSTUNREACH", "ENETUNREACH"];
-/** What an answer may take in all, where the server is never silent for long: time, as a multiple of `timeoutMs`, and bytes. */
+/** How long an answer may take in all, where the server is never silent for long, as a multiple of `timeoutMs`. */
 const longestAnswer = 10;
-const largestAnswerBytes = 256 * 2 ** 20;
 const retriedStatuses = [408, 429, 502, 503, 504];
 /** Answered before anything was done. */
 const refusedUndone = [408, 429];
@@ -56,63 +68,60 @@ export class Transport {
   readonly #authorization: string;
   readonly #timeoutMs: number;
   readonly #retries: number;
-  readonly #fetch: (request: Request) => Promise<Response>;
+  readonly #send: Send;
   /** For how long after it was called a write may still be sent, in ms: a rotation waits for that. */
   readonly longestWriteMs: number;
   /** The token of the process that answered last; "" before any has. */
   #server = "";
 
   /**
-   * @throws KeywardError `STORE_INVALID`.
+   * @throws KeywardError `STORE_INVALID`; `VALUE_INVALID` for an option that there is not, or a number that is none.
    */
   constructor(options: HttpStoreOptions) {
-    const { url, apiKey, timeoutMs = 10_000, retries = 3, allowPlainHttp = false } = options;
-    this.#url = requireUrl(url, allowPlainHttp);
-    if (!isApiKey(apiKey)) throw misconfigured("The API key is not one", "Pass what `keyward-kv tenants add` printed.");
-    if (!(timeoutMs > 0)) throw misconfigured("timeoutMs is not above 0", "Leave it out to have 10 seconds.");
-    if (!(Number.isInteger(retries) && retries >= 0)) {
-      throw misconfigured("retries is not a whole number from 0", "Leave it out to have 3.");
+    const { url, apiKey, fetch, allowPlainHttp = false } = requireOptions("HttpStore", options, optionNames);
+    const parsed = requireUrl(url, allowPlainHttp);
+    this.#url = parsed.href.replace(/\/$/, "");
+    if (typeof apiKey !== "string" || !isApiKey(apiKey)) {
+      throw misconfigured("The API key is not one", "Pass what `keyward-kv tenants add` printed.");
     }
     this.#authorization = `Bearer ${apiKey}`;
-    this.#timeoutMs = timeoutMs;
-    this.longestWriteMs = timeoutMs * longestAnswer;
-    this.#retries = retries;
-    this.#fetch = options.fetch ?? ((request) => fetch(request));
+    const most = Math.floor(2 ** 30 / longestAnswer);
+    this.#timeoutMs = requireAmount("timeoutMs", options.timeoutMs ?? 10_000, "milliseconds", { most });
+    this.#retries = requireAmount("retries", options.retries ?? 3, "attempts", { least: 0 });
+    this.longestWriteMs = this.#timeoutMs * longestAnswer;
+    this.#send = fetch === undefined ? nodeSender(parsed) : fetchSender(this.#url, fetch);
   }
 
   /**
    * The JSON that an operation is answered with. Every operation may be sent again: a write carries a name under which
    * one process of the server does it once. Where another process may have done it before, that is said as well.
    *
+   * @param answerParts how many brackets, commas and colons the answer may have.
    * @param writeUntilMs when a write is given up, by `performance.now()`: nothing of it is sent later.
    * @throws KeywardError as the server refuses, or `STORE_UNAVAILABLE`.
    */
   async call(
     operation: Operation,
     body: string,
+    answerParts: number,
     writeUntilMs: number = performance.now() + this.longestWriteMs,
   ): Promise<unknown> {
     const isWrite = neededScopes[operation].includes("write");
     const untilMs = isWrite ? writeUntilMs : Number.POSITIVE_INFINITY;
     // By both clocks: the steady one stands still while the machine sleeps.
     const untilWallMs = Date.now() + (untilMs - performance.now());
-    const sent = new Headers({ authorization: this.#authorization, "content-type": "application/json" });
-    if (isWrite) sent.set(headers.idempotencyKey, randomUUID());
+    const sent: Record<string, string> = { authorization: this.#authorization, "content-type": "application/json" };
+    if (isWrite) sent[headers.idempotencyKey] = randomUUID();
     let server = isWrite ? this.#server : "";
     let mayHaveBeenDone = false;
     let misdirected = 0;
     for (let attempt = 0; ; attempt++) {
       const leftMs = Math.min(untilMs - performance.now(), untilWallMs - Date.now());
       if (leftMs <= 0) throw this.#tooLong();
-      set(sent, headers.server, server);
-      set(sent, headers.repeated, mayHaveBeenDone ? "1" : "");
-      const request = new Request(`${this.#url}/${operation}`, {
-        method: "POST",
-        headers: sent,
-        body,
-        redirect: "error",
-      });
-      const result = await this.#attempt(request, leftMs);
+      if (server === "") delete sent[headers.server];
+      else sent[headers.server] = server;
+      if (mayHaveBeenDone) sent[headers.repeated] = "1";
+      const result = await this.#attempt(operation, sent, body, answerParts, leftMs);
       if ("answer" in result) return result.answer;
       const { error, retry, uncertain, elsewhere, pauseMs = 0 } = result;
       if (elsewhere && server !== "") {
@@ -133,19 +142,48 @@ export class Transport {
     }
   }
 
-  async #attempt(request: Request, leftMs: number): Promise<{ readonly answer: unknown } | Failure> {
-    const silence = new Silence(this.#timeoutMs, Math.min(leftMs, this.#timeoutMs * longestAnswer));
+  async #attempt(
+    operation: Operation,
+    sent: Readonly<Record<string, string>>,
+    body: string,
+    answerParts: number,
+    leftMs: number,
+  ): Promise<{ readonly answer: unknown } | Failure> {
+    let reader: AnswerReader | undefined;
+    let refused: { readonly status: number; readonly retryAfter: string | undefined } | undefined;
+    const refusal: Uint8Array[] = [];
+    let refusalBytes = 0;
     try {
-      const response = await silence.orTimeout(this.#fetch(new Request(request, { signal: silence.signal })));
-      this.#server = response.headers.get(headers.server) ?? this.#server;
-      const text = await readAll(response, silence);
-      if (response.status === 200) return { answer: JSON.parse(text) };
-      return this.#refused(response, readRefusal(parse(text)));
+      await this.#send({
+        operation,
+        headers: sent,
+        body,
+        silenceMs: this.#timeoutMs,
+        longestMs: Math.min(leftMs, this.#timeoutMs * longestAnswer),
+        begin: (status, header) => {
+          this.#server = header(headers.server) ?? this.#server;
+          if (status === 200) {
+            const length = header("content-length");
+            const made = new AnswerReader(answerParts, length === undefined ? undefined : Number(length));
+            reader = made;
+            return (piece) => made.write(piece);
+          }
+          refused = { status, retryAfter: header("retry-after") };
+          return (piece) => {
+            refusalBytes += piece.length;
+            // What is longer is no refusal of the protocol.
+            if (refusalBytes > pieceBytes) throw new JsonRefusal("too large");
+            refusal.push(piece);
+          };
+        },
+      });
+      if (reader !== undefined) return { answer: reader.end() };
     } catch (error) {
-      return this.#failed(error, silence.signal.aborted);
-    } finally {
-      silence.end();
+      if (refused === undefined || !(error instanceof JsonRefusal)) return this.#failed(error);
     }
+    const { status = 0, retryAfter } = refused ?? {};
+    const text = refusalBytes > pieceBytes ? "" : Buffer.concat(refusal).toString("utf8");
+    return this.#refused(status, retryAfter, readRefusal(parse(text)));
   }
 
   #tooLong(): KeywardError {
@@ -154,15 +192,15 @@ export class Transport {
     });
   }
 
-  #refused({ status, headers: answered }: Response, refusal: RefusalBody | undefined): Failure {
+  #refused(status: number, retryAfter: string | undefined, refusal: RefusalBody | undefined): Failure {
     const failure = {
       retry: retriedStatuses.includes(status),
       uncertain: !refusedUndone.includes(status) && refusal?.code !== "OVERLOADED",
       elsewhere: refusal?.code === "MISDIRECTED",
-      pauseMs: readRetryAfter(answered.get("retry-after")),
+      pauseMs: readRetryAfter(retryAfter),
     };
-    const id = refusal?.id === undefined ? "" : ` (id ${refusal.id})`;
-    const message = `${this.#url} answered ${status}${refusal === undefined ? "" : `: ${refusal.message}`}${id}`;
+    const id = refusal?.id === undefined ? "" : this.#quote(" (id ", refusal.id, ")");
+    const message = `${this.#url} answered ${status}${this.#quote(": ", refusal?.message ?? "", "")}${id}`;
     const as = (
       code: "VALUE_INVALID" | "STORE_NOT_ATOMIC" | "STORE_NOT_SCANNABLE" | "STORE_UNAVAILABLE",
       hint: string,
@@ -205,95 +243,52 @@ export class Transport {
     }
   }
 
-  /** Errors of fetch can quote headers, and those of JSON the body: only their codes are passed on. */
-  #failed(error: unknown, timedOut: boolean): Failure {
-    const given = field(field(error, "cause"), "code") ?? field(error, "code");
+  /** What the server says, if it is a line of text. A server that is not ours could say anything, the API key included. */
+  #quote(before: string, said: string, after: string): string {
+    const isLine = /^[\x20-\x7e]{1,200}$/.test(said) && !said.includes(this.#authorization.slice(-20));
+    return isLine ? `${before}${said}${after}` : "";
+  }
+
+  /** Errors of the network can quote headers, and those of JSON the body: only their codes are passed on. */
+  #failed(error: unknown): Failure {
+    const cause = field(error, "cause");
+    const given = field(cause, "code") ?? field(error, "code");
     const code = typeof given === "string" && /^[A-Z0-9_]+$/.test(given) ? given : undefined;
-    const notJson = error instanceof SyntaxError;
-    const tooLarge = error instanceof AnswerTooLarge;
-    const connecting = field(field(error, "cause"), "syscall") === "connect";
-    const unsent = code !== undefined && (notSent.includes(code) || (connecting && notSentIfConnecting.includes(code)));
+    const connecting = (field(cause, "syscall") ?? field(error, "syscall")) === "connect";
+    const timedOut = error instanceof TimedOut;
+    const unsent =
+      (timedOut && !error.sent) ||
+      (code !== undefined && (notSent.includes(code) || (connecting && notSentIfConnecting.includes(code))));
+    const refused = error instanceof JsonRefusal;
     const what = timedOut
-      ? `was silent for ${this.#timeoutMs} ms, or not done after ${longestAnswer} times as long`
-      : notJson
-        ? "answered with something that is not JSON"
-        : tooLarge
-          ? `answered with more than ${largestAnswerBytes} bytes`
-          : `cannot be reached, or broke off${code === undefined ? "" : ` (${code})`}`;
+      ? error.sent
+        ? `was silent for ${this.#timeoutMs} ms, or not done after ${longestAnswer} times as long`
+        : `let no connection be made within ${this.#timeoutMs} ms`
+      : refused
+        ? whyRefused(error)
+        : `cannot be reached, or broke off${code === undefined ? "" : ` (${code})`}`;
     return {
-      retry: !notJson && !tooLarge,
+      retry: !refused,
       uncertain: !unsent,
       elsewhere: false,
       error: new KeywardError("STORE_UNAVAILABLE", `${this.#url} ${what}`, {
-        hint: "Nothing is known about whether a write arrived.",
+        hint: unsent
+          ? "Nothing was written. Check the url, and whether the server is running."
+          : "Nothing is known about whether a write arrived.",
       }),
     };
   }
 }
 
-class AnswerTooLarge extends Error {}
-
-/** Ends an attempt after some time in which nothing came, or when it takes too long in all. */
-class Silence {
-  readonly #controller = new AbortController();
-  readonly #timeoutMs: number;
-  readonly #over: Promise<never>;
-  readonly #last: NodeJS.Timeout;
-  #timer: NodeJS.Timeout;
-
-  constructor(timeoutMs: number, longestMs: number) {
-    this.#timeoutMs = timeoutMs;
-    this.#over = new Promise((_, reject) => {
-      this.signal.addEventListener("abort", () => reject(new Error("silent")), { once: true });
-    });
-    this.#over.catch(() => undefined);
-    this.#timer = this.#start();
-    this.#last = setTimeout(() => this.#controller.abort(), longestMs);
+function whyRefused({ reason }: JsonRefusal): string {
+  switch (reason) {
+    case "malformed":
+      return "answered with something that is not JSON";
+    case "too deep":
+      return "answered with JSON that is too deep to be an answer of the protocol";
+    case "too large":
+      return `answered with more than was asked for, or with more than ${mostAnswerBytes} bytes`;
   }
-
-  get signal(): AbortSignal {
-    return this.#controller.signal;
-  }
-
-  /** Waits for something to come, also from one who does not listen to the signal. */
-  async orTimeout<Result>(awaited: Promise<Result>): Promise<Result> {
-    const result = await Promise.race([awaited, this.#over]);
-    clearTimeout(this.#timer);
-    this.#timer = this.#start();
-    return result;
-  }
-
-  end(): void {
-    clearTimeout(this.#timer);
-    clearTimeout(this.#last);
-  }
-
-  #start(): NodeJS.Timeout {
-    return setTimeout(() => this.#controller.abort(), this.#timeoutMs);
-  }
-}
-
-async function readAll(response: Response, silence: Silence): Promise<string> {
-  const reader = response.body?.getReader();
-  const chunks: Uint8Array[] = [];
-  let bytes = 0;
-  for (;;) {
-    const { done, value } = await silence.orTimeout(reader?.read() ?? Promise.resolve(nothing));
-    if (done || value === undefined) return Buffer.concat(chunks).toString("utf8");
-    bytes += value.length;
-    if (bytes > largestAnswerBytes) {
-      reader?.cancel().catch(() => undefined);
-      throw new AnswerTooLarge();
-    }
-    chunks.push(value);
-  }
-}
-
-const nothing = { done: true, value: undefined } as const;
-
-function set(sent: Headers, name: string, value: string): void {
-  if (value === "") sent.delete(name);
-  else sent.set(name, value);
 }
 
 function parse(text: string): unknown {
@@ -304,13 +299,13 @@ function parse(text: string): unknown {
   }
 }
 
-function readRetryAfter(header: string | null): number | undefined {
-  if (header === null) return undefined;
+function readRetryAfter(header: string | undefined): number | undefined {
+  if (header === undefined) return undefined;
   const ms = /^\d+$/.test(header) ? Number(header) * 1000 : Date.parse(header) - Date.now();
   return Number.isNaN(ms) ? undefined : Math.max(0, ms);
 }
 
-function requireUrl(url: string, allowPlainHttp: boolean): string {
+function requireUrl(url: string, allowPlainHttp: boolean): URL {
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
   if (parsed === undefined || !/^https?:$/.test(parsed.protocol)) {
     throw misconfigured("The url is not one of http or https", 'Pass one such as "https://kv.example.com".');
@@ -325,7 +320,7 @@ function requireUrl(url: string, allowPlainHttp: boolean): string {
       "Use https:, or set allowPlainHttp if the way is protected otherwise.",
     );
   }
-  return parsed.href.replace(/\/$/, "");
+  return parsed;
 }
 
 function misconfigured(message: string, hint: string): KeywardError {

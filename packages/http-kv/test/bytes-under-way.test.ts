@@ -12,6 +12,7 @@ import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { BytesUnderWay } from "../src/bytes-under-way.ts";
+import { field } from "../src/protocol.ts";
 import { run, serve } from "./keyward-kv-process.ts";
 import { temporaryFolder } from "./servers.ts";
 
@@ -59,7 +60,7 @@ describe("many large bodies that come slowly, on a server of its own", () => {
     });
     await once(socket, "connect");
     const head = `PUT /slow HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: ${body.length}`;
-    socket.write(`${head}\r\n\r\n`);
+    socket.write(`${head}\r\ncontent-type: application/octet-stream\r\n\r\n`);
     socket.write(body.subarray(1));
     return { socket, heard: () => heard };
   }
@@ -203,7 +204,9 @@ describe("what one request holds", () => {
     expect((await ask("get", { keys: keys.slice(6) })).status).toBe(503);
     for (const answer of unread) await answer.body?.cancel();
     expect(await store.getMany(keys)).toHaveLength(10);
-    expect(await (await ask("scan", page)).json()).toMatchObject({ entries: [{ key: "key-6" }, { key: "key-7" }] });
+    expect(await (await ask("scan", { cursor: field(page, "cursor") })).json()).toMatchObject({
+      entries: [{ key: "key-6" }, { key: "key-7" }],
+    });
   });
 
   it("is refused as a limit that a single request could go beyond", () => {

@@ -1,7 +1,9 @@
+import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
-import { inspect } from "node:util";
+import { fileURLToPath } from "node:url";
+import { inspect, promisify } from "node:util";
 import { KeywardError } from "@keyward/core";
 import { createApiKey, createKvHandler, HttpStore, type KvHandler } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
@@ -9,6 +11,8 @@ import fc from "fast-check";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { type Fault, startProxy } from "./faulty-proxy.ts";
 import { startServer } from "./servers.ts";
+
+const hostile = fileURLToPath(new URL("hostile-answers.ts", import.meta.url));
 
 async function startFaulty(next: () => Fault) {
   const server = await startServer();
@@ -455,6 +459,18 @@ describe("a client", () => {
   ])("takes %s", (url) => expect(new HttpStore({ url, apiKey })).toBeInstanceOf(HttpStore));
 
   it.each([
+    [{ timeout: 1 }, "timeout"],
+    [{ timeoutMs: Number.POSITIVE_INFINITY }, "timeoutMs"],
+    [{ timeoutMs: 2 ** 28 }, "timeoutMs"],
+    [{ timeoutMs: 0 }, "timeoutMs"],
+    [{ retries: 1.5 }, "retries"],
+    [{ retries: -1 }, "retries"],
+  ])("refuses the option %j by name", (options: object, name) => {
+    const error = refusal(() => new HttpStore({ url: "https://kv.example.com", apiKey, ...options }));
+    expect(error).toMatchObject({ code: "VALUE_INVALID", message: expect.stringContaining(name) });
+  });
+
+  it.each([
     "kv.example.com",
     "ftp://kv.example.com",
     "https://user:word@kv.example.com",
@@ -526,6 +542,32 @@ describe("an answer", () => {
       message: expect.stringContaining("bytes"),
     });
     expect(asked).toBe(1);
+  });
+});
+
+describe("an answer of a hostile server", () => {
+  it.each([
+    ["lists", "get"],
+    ["lists", "iterate"],
+    ["objects", "get"],
+    ["numbers", "has"],
+    ["space", "get"],
+    ["refusal", "get"],
+  ])("of %s takes no client of a small heap down that wants to %s", async (shape, call) => {
+    const { stdout } = await promisify(execFile)(process.execPath, ["--max-old-space-size=64", hostile, shape, call]);
+    expect(stdout.trim()).toMatch(/^(?:STORE_UNAVAILABLE|VALUE_INVALID)$/);
+  });
+
+  it("is quoted in no error where it holds the API key, or is no line of text", async () => {
+    const { apiKey } = createApiKey({ tenant: "acme" });
+    for (const message of [`a ${apiKey} b`, "a\u001b[2Jb", "x".repeat(5_000)]) {
+      const body = { code: "INTERNAL", message, id: message };
+      const fetch = async () => Response.json(body, { status: 500 });
+      const store = new HttpStore({ url: "http://localhost", apiKey, retries: 0, fetch });
+      const error = await store.get("key").catch((thrown: unknown) => thrown);
+      expect(error).toMatchObject({ code: "STORE_UNAVAILABLE", message: "http://localhost answered 500" });
+      expect(inspect(error, { depth: 10 })).not.toContain(apiKey.slice(-20));
+    }
   });
 });
 

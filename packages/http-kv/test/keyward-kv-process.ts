@@ -21,7 +21,16 @@ export interface ServerProcess {
 
 /** Starts `keyward-kv serve` on a free port, and waits until it listens. */
 export async function serve(...parameters: string[]): Promise<ServerProcess> {
-  const child = spawn(process.execPath, [executable, "serve", "--port", "0", ...parameters]);
+  return await start([], parameters);
+}
+
+/** As {@link serve}, in a process whose heap has so many MiB. */
+export async function serveWithHeap(mebibytes: number, ...parameters: string[]): Promise<ServerProcess> {
+  return await start([`--max-old-space-size=${mebibytes}`], parameters);
+}
+
+async function start(nodeOptions: readonly string[], parameters: readonly string[]): Promise<ServerProcess> {
+  const child = spawn(process.execPath, [...nodeOptions, executable, "serve", "--port", "0", ...parameters]);
   const printed: string[] = [];
   const exited = once(child, "exit");
   child.stderr.on("data", (data) => printed.push(String(data)));

@@ -175,9 +175,19 @@ describe("keyward-kv serve", () => {
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--scopes", "admin"], "read, write, list"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--expires", "soon"], "not a time"],
     [["tenants", "revoke", "--tenants", "none.json", "none"], "no API key"],
+    [["tenants", "list", "--tenants", "none.json"], "not there"],
+    [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--expires", "2020-01-31"], "passed"],
+    [["serve", "--tenants", "none.json", "--store", "memory", "--file", "records.sqlite"], "--file"],
+    [["serve", "--tenants", "none.json", "--redis-url", "redis://localhost"], "--redis-url"],
+    [["serve", "--tenants", "none.json", "--port", "65536"], "65535"],
+    [["serve", "--tenants", "none.json", "--drain-ms", "99999999999"], "milliseconds"],
   ])("says what is wrong with %j", (parameters, said) => {
     expect(() => run(...parameters)).toThrow(said);
   });
+});
+
+it("keyward-kv tells its release", () => {
+  expect(run("--version")).toMatch(/^\d+\.\d+\.\d+/);
 });
 
 it("keyward-kv over memory keeps records as long as it runs", async () => {

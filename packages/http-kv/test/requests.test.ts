@@ -355,6 +355,16 @@ describe("a request that is not one of the protocol", () => {
     ["POST", "/set", '{"entries":[{"key":"a","text":"a","expires":"1"}]}', 400],
     ["POST", "/set", '{"entries":[{"key":"a","text":"a","expires":1e999}]}', 400],
     ["POST", "/replace", '{"changes":[{"key":"a","text":"a"}]}', 400],
+    ["POST", "/get", "null", 400],
+    ["POST", "/get", '{"keys":[],"more":1}', 400],
+    ["POST", "/get", '{"keys":[],"space":null}', 400],
+    ["POST", "/get?namespace=a", '{"keys":[]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","text":"a","ttl":1}]}', 400],
+    ["POST", "/set", '{"entries":[{"key":"a","text":"a","expires":null}]}', 400],
+    ["POST", "/set", '{"entries":[null]}', 400],
+    ["POST", "/replace", '{"changes":[{"key":"a","expected":null,"text":"a","expires":1}]}', 400],
+    ["POST", "/scan", '{"cursor":null}', 400],
+    ["POST", "/scan", '{"limit":null}', 400],
     ["POST", "/scan", '{"limit":0}', 400],
     ["POST", "/scan", '{"cursor":"AAAA"}', 400],
     ["PATCH", "/key", "x", 405],
@@ -365,7 +375,114 @@ describe("a request that is not one of the protocol", () => {
   });
 });
 
+it.each([
+  ["/clear", "null"],
+  ["/clear", "1"],
+  ["/clear", '"records"'],
+  ["/clear", "[]"],
+  ["/clear", '{"namespce":"other"}'],
+  ["/clear", '{"namespace":null}'],
+  ["/clear", '{"space":null}'],
+  ["/clear?namespace=other", "{}"],
+])("nothing is cleared by POST %s with the body %s", async (path, body) => {
+  const ask = ready();
+  await ask("PUT", "/key", { body: "value" });
+  expect((await ask("POST", path, { body })).status).toBe(400);
+  expect(await (await ask("GET", "/key")).text()).toBe("value");
+  expect((await ask("POST", "/clear", { body: "{}" })).status).toBe(200);
+  expect((await ask("GET", "/key")).status).toBe(404);
+});
+
+describe("the name of a write", () => {
+  const headers = { "idempotency-key": "0123456789abcdef" };
+  const set = (text: string) => JSON.stringify({ entries: [{ key: "key", text }] });
+
+  it("stands for that write alone", async () => {
+    const ask = ready();
+    expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
+    expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
+    const others: [string, string, string | undefined, Record<string, string>][] = [
+      ["POST", "/set", set("2"), {}],
+      ["POST", "/clear", "{}", {}],
+      ["PUT", "/key", set("1"), {}],
+      ["DELETE", "/key", undefined, {}],
+    ];
+    for (const [method, path, body, more] of others) {
+      const answer = await ask(method, path, {
+        ...(body === undefined ? {} : { body }),
+        headers: { ...headers, ...more },
+      });
+      expect(answer.status, `${method} ${path}`).toBe(400);
+      expect(await answer.json()).toMatchObject({ message: expect.stringContaining("idempotency-key") });
+    }
+    expect(await (await ask("GET", "/key")).text()).toBe("1");
+    // A name that was refused for another write still answers for its own.
+    expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
+  });
+
+  it.each([
+    [{}, { "content-type": "application/octet-stream" }],
+    [{ "x-ttl": "60" }, { "x-ttl": "61" }],
+    [{ "if-match": '"a"' }, { "if-none-match": '"a"' }],
+  ])("stands for its headers as well: %j is not %j", async (one, other) => {
+    const ask = ready();
+    const before = await ask("PUT", "/key", { body: "value", headers: { ...headers, ...one } });
+    expect((await ask("PUT", "/key", { body: "value", headers: { ...headers, ...other } })).status).toBe(
+      // A refused write is forgotten, its name with it.
+      before.status === 412 ? 200 : 400,
+    );
+  });
+});
+
+describe("health", () => {
+  it("is told without an API key, and hides no key of that name", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], basePath: "/kv" });
+    const ask = async (method: string, headers: Record<string, string> = {}, body?: string) =>
+      await handler(
+        new Request("http://kv.test/kv/health", { method, headers, ...(body === undefined ? {} : { body }) }),
+      );
+    const well = await ask("GET");
+    expect([well.status, await well.json()]).toEqual([200, { status: "ok" }]);
+    expect((await ask("HEAD")).status).toBe(200);
+    const headers = { authorization: `Bearer ${apiKey}` };
+    expect((await ask("GET", headers)).status).toBe(404);
+    expect((await ask("PUT", headers, "mine")).status).toBe(200);
+    expect(await (await ask("GET", headers)).text()).toBe("mine");
+    expect((await ask("PUT", {}, "mine")).status).toBe(401);
+    expect((await ask("GET", { authorization: "Bearer x" })).status).toBe(401);
+  });
+
+  it("is 503 while the store cannot be reached, which it asks at most once a second", async () => {
+    let asked = 0;
+    class Unreachable extends MemoryStore {
+      override async hasMany(): Promise<never> {
+        asked++;
+        throw new KeywardError("STORE_UNAVAILABLE", "cut", { hint: "Try again." });
+      }
+      override namespaced(): this {
+        return this;
+      }
+    }
+    const handler = createKvHandler({ store: new Unreachable(), tenants: [] });
+    for (let count = 0; count < 5; count++) {
+      expect((await handler(new Request("http://kv.test/health"))).status).toBe(503);
+    }
+    expect(asked).toBe(1);
+  });
+});
+
 describe("a handler", () => {
+  it.each([
+    [{ tenant: [] }, "tenant"],
+    [{ limits: { maxBatches: 1 } }, "maxBatches"],
+    [{ limits: { maxBatch: Number.NaN } }, "maxBatch"],
+    [{ limits: { bodyTimeoutMs: 2 ** 31 } }, "bodyTimeoutMs"],
+    [{ limits: { maxBodyBytes: Number.POSITIVE_INFINITY } }, "maxBodyBytes"],
+  ])("refuses the option %j by name", (options: object, name) => {
+    expect(() => ready({ ...options })).toThrow(name);
+  });
+
   it("works below its base path alone", async () => {
     const ask = ready({ basePath: "/kv/" });
     expect((await ask("PUT", "/kv/key", { body: "1" })).status).toBe(200);

@@ -3,7 +3,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
   createApiKey,
-  createKvHandler,
   HttpStore,
   type HttpStoreOptions,
   type KvHandlerOptions,
@@ -12,6 +11,7 @@ import {
 } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import type { KeyvStorageAdapter } from "keyv";
+import { KvServer } from "../src/kv-server.ts";
 import { listen, type NodeServer } from "../src/node-server.ts";
 
 /** A server on a loopback port, over a store of its own unless it is given one. */
@@ -36,24 +36,27 @@ export function apiKeys(...wanted: NewApiKey[]): {
 
 /** Starts a server with the options given, over a `MemoryStore` and for the tenant "acme" unless they say otherwise. */
 export async function startServer(
-  options: Partial<KvHandlerOptions> & { readonly port?: number; readonly apiKey?: string } = {},
+  options: Partial<KvHandlerOptions> & {
+    readonly port?: number;
+    readonly apiKey?: string;
+    readonly requestTimeoutMs?: number;
+  } = {},
 ): Promise<TestServer> {
-  const { store = new MemoryStore(), port = 0, ...rest } = options;
   const made = createApiKey({ tenant: "acme" });
-  const apiKey = options.apiKey ?? made.apiKey;
+  const { store = new MemoryStore(), port = 0, apiKey = made.apiKey, requestTimeoutMs = 10_000, ...rest } = options;
   const log: KvLogEntry[] = [];
-  const handler = createKvHandler({
+  const kv = new KvServer({
     tenants: [made.entry],
     limits: { requestsPerSecond: Number.POSITIVE_INFINITY },
     log: (entry) => log.push(entry),
     ...rest,
     store,
   });
-  const server: NodeServer = await listen(handler, {
+  const server: NodeServer = await listen(kv, {
     host: "127.0.0.1",
     port,
-    headersTimeoutMs: 5_000,
-    requestTimeoutMs: 10_000,
+    headersTimeoutMs: Math.min(5_000, requestTimeoutMs),
+    requestTimeoutMs,
     idleTimeoutMs: 10_000,
     drainMs: 5_000,
   });

@@ -1,5 +1,17 @@
-import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import {
+  chmodSync,
+  chownSync,
+  closeSync,
+  linkSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ScanPage } from "@keyward/core";
 import {
@@ -16,7 +28,7 @@ import { SqliteStore } from "@keyward/store-sqlite";
 import fc from "fast-check";
 import { KeyvMemoryAdapter, type KeyvStorageAdapter } from "keyv";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { changeTenants } from "../src/tenants-file.ts";
+import { changeTenants, readTenants } from "../src/tenants-file.ts";
 import { temporaryFolder } from "./servers.ts";
 
 interface Answer {
@@ -393,6 +405,23 @@ describe("an API key", () => {
     }
   });
 
+  it("to write does not tell what is there: by a condition, or by what a deletion answers", async () => {
+    const [all, write] = [createApiKey({ tenant: "a" }), createApiKey({ tenant: "a", scopes: ["write"] })];
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [all.entry, write.entry] });
+    await ask(handler, all.apiKey, "PUT", "/a", "x");
+    const tag = (await ask(handler, all.apiKey, "HEAD", "/a")).headers.find(([name]) => name === "etag")?.[1] ?? "";
+    const conditions = [{ "if-match": tag }, { "if-match": '"other"' }, { "if-match": "*" }, { "if-none-match": "*" }];
+    for (const headers of conditions) {
+      for (const path of ["/a", "/none"]) {
+        expect((await ask(handler, write.apiKey, "PUT", path, "y", headers)).status).toBe(403);
+      }
+    }
+    expect((await ask(handler, all.apiKey, "GET", "/a")).body).toBe("x");
+    const body = '{"keys":["a","none"]}';
+    expect((await ask(handler, write.apiKey, "POST", "/delete", body)).body).toBe('{"deleted":[true,true]}');
+    expect((await ask(handler, all.apiKey, "POST", "/delete", body)).body).toBe('{"deleted":[false,false]}');
+  });
+
   it("is in the entry as a hash alone, of 256 random bits", () => {
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     expect(JSON.stringify(entry)).not.toContain(apiKey.slice(16));
@@ -412,6 +441,7 @@ describe("a file of API keys", () => {
     return join(folder.path, "tenants.json");
   }
 
+  const empty = JSON.stringify({ "keyward-kv": 1, keys: [] });
   const add = (path: string, entry: ApiKeyEntry) => changeTenants(path, (entries) => [...entries, entry]);
 
   it("has effect at once: keys come, and are revoked", async () => {
@@ -446,6 +476,51 @@ describe("a file of API keys", () => {
     expect(JSON.stringify(log)).not.toContain(entry.hash);
     writeFileSync(path, whole);
     expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
+  });
+
+  it("is changed where a symbolic link points, and the link stays", async () => {
+    const path = file();
+    const link = `${path}.link`;
+    const { apiKey, entry } = createApiKey({ tenant: "a" });
+    await add(path, entry);
+    symlinkSync(path, link);
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants(path), limits: unlimited });
+    expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
+    await changeTenants(link, (entries) => entries.map((each) => ({ ...each, revoked: Date.now() })));
+    expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(401);
+    expect(lstatSync(link).isSymbolicLink()).toBe(true);
+  });
+
+  it("keeps its mode, and its owner", async () => {
+    const path = file();
+    await add(path, createApiKey({ tenant: "a" }).entry);
+    expect(statSync(path).mode & 0o777).toBe(0o600);
+    chmodSync(path, 0o640);
+    // Only root may give a file away.
+    const owner = process.getuid?.() === 0 ? 65_534 : (process.getuid?.() ?? 0);
+    chownSync(path, owner, owner);
+    await add(path, createApiKey({ tenant: "b" }).entry);
+    const { mode, uid, gid } = statSync(path);
+    expect([mode & 0o777, uid, gid]).toEqual([0o640, owner, owner]);
+    expect(await readTenants(path)).toHaveLength(2);
+  });
+
+  it.each([
+    ["a link to nothing", (path: string) => symlinkSync(`${path}.gone`, path), "symbolic link"],
+    [
+      "a file with two names",
+      (path: string) => {
+        writeFileSync(path, empty);
+        linkSync(path, `${path}.other`);
+      },
+      "hard links",
+    ],
+  ])("is not changed where a server would not see it: %s", async (_, make, said) => {
+    const path = file();
+    make(path);
+    const change = add(path, createApiKey({ tenant: "a" }).entry);
+    await expect(change).rejects.toMatchObject({ code: "STORE_UNAVAILABLE", message: expect.stringContaining(said) });
+    expect(readdirSync(dirname(path)).filter((name) => /lock|[0-9a-f]{12}$/.test(name))).toEqual([]);
   });
 
   it("that could not be read once is read again", async () => {

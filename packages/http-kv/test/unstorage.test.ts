@@ -91,6 +91,27 @@ describe.each(Object.entries(backends))("unstorage's own http driver, on a serve
     expect(await storage.getMeta("key")).toMatchObject({ status: 200 });
   });
 
+  it("tells by its meta when an item was written, and how long it stays", async () => {
+    const { storage, server } = await start();
+    const before = Math.floor(Date.now() / 1000) * 1000;
+    await storage.setItem("stays", "value");
+    await storage.setItem("ends", "value", { ttl: 100 });
+    await server.client().set("bytes", Uint8Array.of(1), Date.now() + 100_000);
+    const [stays, ends, bytes] = await Promise.all(["stays", "ends", "bytes"].map((key) => storage.getMeta(key)));
+    expect(stays?.ttl).toBeUndefined();
+    for (const meta of [stays, ends, bytes]) {
+      expect(meta?.mtime?.getTime()).toBeGreaterThanOrEqual(before);
+      expect(meta?.mtime?.getTime()).toBeLessThanOrEqual(Date.now());
+    }
+    for (const meta of [ends, bytes]) {
+      expect(meta?.ttl).toBeGreaterThan(50);
+      expect(meta?.ttl).toBeLessThanOrEqual(100);
+    }
+    // A replacement keeps the time that is left.
+    expect(await server.client().replace("ends", "value", "new")).toBe(true);
+    expect((await storage.getMeta("ends")).ttl).toBeGreaterThan(50);
+  });
+
   it("shares records with HttpStore, where keys have slashes for colons", async () => {
     const { storage, server } = await start();
     await storage.setItem("a:b", "by unstorage");

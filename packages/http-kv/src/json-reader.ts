@@ -1,0 +1,234 @@
+import { randomUUID } from "node:crypto";
+import { TextParts } from "./text-parts.ts";
+
+/** What a document of JSON may be. It is checked over the bytes, before anything is made of them. */
+export interface JsonBounds {
+  /** How many bytes it may have. */
+  readonly maxBytes: number;
+  /** How deep lists and objects may be in one another. */
+  readonly maxDepth: number;
+  /** How many brackets, commas and colons it may have. */
+  readonly maxParts: number;
+  /** Told how many bytes of memory are needed next. What it throws ends the reading. */
+  readonly weigh: (bytes: number) => void;
+}
+
+/** Why a document was refused. */
+export class JsonRefusal extends Error {
+  override readonly name = "JsonRefusal";
+  readonly reason: "malformed" | "too deep" | "too large";
+
+  constructor(reason: JsonRefusal["reason"]) {
+    super(`The JSON is ${reason}`);
+    this.reason = reason;
+  }
+}
+
+/** Strings of more bytes are decoded as they arrive, so that no single step takes long. */
+const longStringBytes = 256;
+/** The longest escape is `\uXXXX`. */
+const escapeBytes = 6;
+/** About what V8 needs for one value, beside its bytes. */
+const bytesPerPart = 32;
+
+const [quote, backslash, comma, colon, openList, closeList, openObject, closeObject] = [
+  0x22, 0x5c, 0x2c, 0x3a, 0x5b, 0x5d, 0x7b, 0x7d,
+] as const;
+
+/**
+ * Reads JSON piece by piece. `JSON.parse` makes the document, but of no more than the bounds allow: it gets the pieces
+ * with a mark in place of each long string, and what stands for the marks was decoded on the way.
+ */
+export class JsonReader {
+  readonly #bounds: JsonBounds;
+  readonly #outline: Uint8Array[] = [];
+  readonly #longStrings: string[] = [];
+  /** Begins every mark. It is random, so no document has it. */
+  readonly #mark = randomUUID();
+  #outlineBytes = 0;
+  #long: TextParts | undefined;
+  /** The bytes of the string that is being read, as far as they are not decoded. */
+  #open: Uint8Array<ArrayBufferLike> = new Uint8Array();
+  #inString = false;
+  #escaped = false;
+  /** Where in the undecoded bytes of the string the last escape begins. */
+  #escapeAt = -1;
+  #depth = 0;
+  #parts = 0;
+  #bytes = 0;
+
+  readonly #mostOutlineBytes: number;
+
+  constructor(bounds: JsonBounds) {
+    this.#bounds = bounds;
+    this.#mostOutlineBytes = (bounds.maxParts + 1) * (longStringBytes + this.#mark.length);
+  }
+
+  /**
+   * Reads a short document in one step.
+   *
+   * @throws JsonRefusal what is beyond a bound, or is no JSON; what `weigh` throws.
+   */
+  static readWhole(bytes: Uint8Array, bounds: JsonBounds): unknown {
+    if (bytes.length > bounds.maxBytes) throw new JsonRefusal("too large");
+    let [depth, parts, inString] = [0, 0, false];
+    for (let at = 0; at < bytes.length; at++) {
+      const byte = bytes[at];
+      if (byte === quote) inString = !inString;
+      else if (inString) {
+        if (byte === backslash) at++;
+      } else if (byte === comma || byte === colon) parts++;
+      else if (byte === openList || byte === openObject) {
+        parts++;
+        if (++depth > bounds.maxDepth) throw new JsonRefusal("too deep");
+      } else if (byte === closeList || byte === closeObject) depth--;
+    }
+    if (parts > bounds.maxParts) throw new JsonRefusal("too large");
+    bounds.weigh(2 * bytes.length + bytesPerPart * parts);
+    return parse(bytes);
+  }
+
+  /**
+   * Reads the next bytes.
+   *
+   * @throws JsonRefusal what is beyond a bound; what `weigh` throws.
+   */
+  write(piece: Uint8Array): void {
+    const { maxBytes, weigh } = this.#bounds;
+    this.#bytes += piece.length;
+    if (this.#bytes > maxBytes) throw new JsonRefusal("too large");
+    const partsBefore = this.#parts;
+    let outlineBytes = 0;
+    const keep = (bytes: Uint8Array) => {
+      if (bytes.length === 0) return;
+      outlineBytes += bytes.length;
+      this.#outlineBytes += bytes.length;
+      if (this.#outlineBytes > this.#mostOutlineBytes) throw new JsonRefusal("too large");
+      // A copy: a view would keep the whole piece in memory.
+      this.#outline.push(bytes.slice());
+    };
+    let from = 0;
+    let stringFrom = 0;
+    let openBytes = this.#open.length;
+    for (let at = 0; at < piece.length; at++) {
+      const byte = piece[at];
+      if (this.#inString) {
+        if (this.#escaped) this.#escaped = false;
+        else if (byte === backslash) {
+          this.#escaped = true;
+          this.#escapeAt = openBytes + at - stringFrom;
+        } else if (byte === quote) {
+          this.#inString = false;
+          const length = openBytes + at - stringFrom;
+          if (this.#long !== undefined || length > longStringBytes) {
+            keep(piece.subarray(from, stringFrom));
+            this.#decode(joined(this.#open, piece.subarray(stringFrom, at)));
+            keep(Buffer.from(`${this.#mark}${this.#longStrings.length}`));
+            this.#longStrings.push(this.#long?.join() ?? "");
+            this.#long = undefined;
+            from = at;
+          } else keep(this.#open);
+          this.#open = new Uint8Array();
+          openBytes = 0;
+        } else if (byte === undefined || byte < 0x20) throw new JsonRefusal("malformed");
+        continue;
+      }
+      if (byte === quote) {
+        this.#inString = true;
+        this.#escapeAt = -1;
+        stringFrom = at + 1;
+      } else this.#count(byte);
+    }
+    if (this.#inString) {
+      keep(piece.subarray(from, stringFrom));
+      this.#open = joined(this.#open, piece.slice(stringFrom));
+      if (this.#open.length > longStringBytes) this.#decode(this.#open, false);
+    } else keep(piece.subarray(from));
+    weigh(2 * outlineBytes + bytesPerPart * (this.#parts - partsBefore));
+  }
+
+  /**
+   * The document.
+   *
+   * @throws JsonRefusal where it is none.
+   */
+  end(): unknown {
+    if (this.#inString) throw new JsonRefusal("malformed");
+    const document = parse(Buffer.concat(this.#outline));
+    return this.#longStrings.length === 0 ? document : this.#filled(document);
+  }
+
+  #count(byte: number | undefined): void {
+    switch (byte) {
+      case openList:
+      case openObject:
+        if (++this.#depth > this.#bounds.maxDepth) throw new JsonRefusal("too deep");
+        break;
+      case closeList:
+      case closeObject:
+        this.#depth--;
+        return;
+      case comma:
+      case colon:
+        break;
+      default:
+        return;
+    }
+    if (++this.#parts > this.#bounds.maxParts) throw new JsonRefusal("too large");
+  }
+
+  /** Decodes bytes of a long string; unless they are its last, only as far as no character or escape is cut. */
+  #decode(bytes: Uint8Array, last = true): void {
+    const whole = this.#escapeAt >= 0 && bytes.length - this.#escapeAt < escapeBytes ? this.#escapeAt : bytes.length;
+    const end = last ? bytes.length : wholeCharacters(bytes, whole);
+    this.#long ??= new TextParts(this.#bounds.weigh);
+    try {
+      this.#long.add(bytes.subarray(0, end), this.#escapeAt >= 0 ? withoutEscapes : undefined);
+    } catch (error) {
+      throw error instanceof SyntaxError || error instanceof TypeError ? new JsonRefusal("malformed") : error;
+    }
+    this.#open = bytes.slice(end);
+    this.#escapeAt = this.#escapeAt >= end ? this.#escapeAt - end : -1;
+  }
+
+  #filled(part: unknown): unknown {
+    if (typeof part === "string") {
+      return part.startsWith(this.#mark) ? this.#longStrings[Number(part.slice(this.#mark.length))] : part;
+    }
+    if (Array.isArray(part)) return part.map((each: unknown) => this.#filled(each));
+    if (typeof part !== "object" || part === null) return part;
+    return Object.fromEntries(Object.entries(part).map(([name, each]) => [this.#filled(name), this.#filled(each)]));
+  }
+}
+
+function joined(one: Uint8Array, other: Uint8Array): Uint8Array {
+  if (one.length === 0) return other;
+  return Buffer.concat([one, other]);
+}
+
+/** How many of the first bytes are whole characters of UTF-8. */
+function wholeCharacters(bytes: Uint8Array, end: number): number {
+  for (let at = end - 1; at >= Math.max(0, end - 4); at--) {
+    const byte = bytes[at] ?? 0;
+    if (byte < 0x80) return end;
+    if (byte < 0xc0) continue;
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
+    return at + length > end ? at : end;
+  }
+  return end;
+}
+
+function withoutEscapes(text: string): string {
+  const value: unknown = JSON.parse(`"${text}"`);
+  return typeof value === "string" ? value : "";
+}
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function parse(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(utf8.decode(bytes));
+  } catch {
+    throw new JsonRefusal("malformed");
+  }
+}

@@ -1,0 +1,40 @@
+import type { Part } from "./areas.ts";
+import { type Answer, pieceBytes } from "./exchange.ts";
+
+/**
+ * The keys as JSON, sent as the store finds them: a bare list, as unstorage has it, or the answer of the operation.
+ *
+ * @param failed told of what goes wrong after the answer has begun.
+ */
+export async function listing(
+  part: Part,
+  form: "list" | "operation",
+  prefix: string,
+  failed: (error: unknown) => void,
+): Promise<Answer> {
+  const keys = part.keys();
+  // A store that cannot be listed says so here, while there still is a status to answer with.
+  const first = await keys.next();
+  async function* json(): AsyncGenerator<Uint8Array> {
+    try {
+      let text = form === "list" ? "[" : '{"keys":[';
+      let separator = "";
+      for (let each = first; each.done !== true; each = await keys.next()) {
+        if (!each.value.startsWith(prefix)) continue;
+        text += `${separator}${JSON.stringify(each.value)}`;
+        separator = ",";
+        if (text.length < pieceBytes / 4) continue;
+        yield Buffer.from(text);
+        text = "";
+      }
+      yield Buffer.from(`${text}${form === "list" ? "]" : "]}"}`);
+    } catch (error) {
+      failed(error);
+      // The connection breaks, so that nobody takes a part of the list for the whole.
+      throw error;
+    } finally {
+      await keys.return(undefined);
+    }
+  }
+  return { status: 200, headers: { "content-type": "application/json" }, body: json() };
+}

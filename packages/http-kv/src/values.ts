@@ -1,0 +1,97 @@
+import { createHash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
+import type { StoredValue } from "@keyward/core";
+import { pieceBytes, turnBytes } from "./exchange.ts";
+import { encodeValue, entityTag } from "./protocol.ts";
+
+// What is done with values of up to megabytes, in steps that keep no other request waiting for long.
+
+/** {@link entityTag} of a value of any length. */
+export async function tagInTurns(value: StoredValue): Promise<string> {
+  if (value.length <= turnBytes) return entityTag(value);
+  const hash = createHash("sha256").update(typeof value === "string" ? "text\0" : "bytes\0");
+  for await (const piece of valuePieces(value)) hash.update(piece);
+  return `"${hash.digest("base64url")}"`;
+}
+
+/** A value's bytes, in pieces. */
+export async function* valuePieces(value: StoredValue): AsyncGenerator<Uint8Array> {
+  for await (const slice of slices(value, pieceBytes)) {
+    // A copy: whoever sends it may take its memory away.
+    yield typeof slice === "string" ? Buffer.from(slice) : slice.slice();
+  }
+}
+
+/** JSON with values in it, in pieces: texts as they are, and values as their objects without the braces. */
+export async function* jsonPieces(
+  parts: Iterable<string | { readonly value: StoredValue }>,
+): AsyncGenerator<Uint8Array> {
+  let text = "";
+  let sinceTurn = 0;
+  for (const part of parts) {
+    if (typeof part === "string") text += part;
+    else if (part.value.length <= pieceBytes) text += JSON.stringify(encodeValue(part.value)).slice(1, -1);
+    else {
+      const isText = typeof part.value === "string";
+      text += isText ? '"text":"' : '"bytes":"';
+      // Base64 of a multiple of three bytes goes on without padding.
+      for await (const slice of slices(part.value, isText ? pieceBytes : 3 * 2 ** 14)) {
+        text += typeof slice === "string" ? JSON.stringify(slice).slice(1, -1) : toBase64(slice);
+        yield Buffer.from(text);
+        text = "";
+      }
+      text += '"';
+    }
+    if (text.length < pieceBytes) continue;
+    sinceTurn += text.length;
+    yield Buffer.from(text);
+    text = "";
+    if (sinceTurn >= turnBytes) {
+      sinceTurn = 0;
+      await setImmediate();
+    }
+  }
+  if (text !== "") yield Buffer.from(text);
+}
+
+/** The bytes of canonical base64; `undefined` for any other text. */
+export async function decodeBase64(text: string): Promise<Buffer | undefined> {
+  if (text.length <= turnBytes) return decodeSlice(text);
+  const decoded = Buffer.allocUnsafeSlow(Buffer.byteLength(text, "base64"));
+  let at = 0;
+  for (let start = 0; start < text.length; start += turnBytes) {
+    const slice = decodeSlice(text.slice(start, start + turnBytes));
+    if (slice === undefined) return undefined;
+    at += slice.copy(decoded, at);
+    await setImmediate();
+  }
+  return at === decoded.length ? decoded : undefined;
+}
+
+function decodeSlice(text: string): Buffer | undefined {
+  const decoded = Buffer.from(text, "base64");
+  return decoded.toString("base64") === text ? decoded : undefined;
+}
+
+function toBase64(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
+}
+
+/** Slices that cut no character in two, with turns for others in between. */
+async function* slices(value: StoredValue, atOnce: number): AsyncGenerator<StoredValue> {
+  let sinceTurn = 0;
+  for (let start = 0; start < value.length; ) {
+    let end = start + atOnce;
+    if (typeof value === "string" && end < value.length && isLowSurrogate(value.charCodeAt(end))) end--;
+    yield typeof value === "string" ? value.slice(start, end) : value.subarray(start, end);
+    sinceTurn += end - start;
+    start = end;
+    if (sinceTurn < turnBytes || start >= value.length) continue;
+    sinceTurn = 0;
+    await setImmediate();
+  }
+}
+
+function isLowSurrogate(unit: number): boolean {
+  return unit >= 0xdc00 && unit <= 0xdfff;
+}

@@ -1,0 +1,338 @@
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import { join } from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { createApiKey, createKvHandler, HttpStore, type KvHandlerOptions } from "@keyward/http-kv";
+import { MemoryStore } from "@keyward/store-memory";
+import fc from "fast-check";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { turnBytes } from "../src/exchange.ts";
+import { JsonReader, JsonRefusal } from "../src/json-reader.ts";
+import { run, serveWithHeap } from "./keyward-kv-process.ts";
+import { startServer, temporaryFolder } from "./servers.ts";
+
+const mebibyte = 2 ** 20;
+
+describe("one who has an API key", () => {
+  const count = 16 * mebibyte - 1_024;
+  const shapes = {
+    "lists in lists": `{"keys":${"[".repeat(count / 2)}${"]".repeat(count / 2)}}`,
+    "many objects": `{"entries":[${"{},".repeat(count / 3)}{}]}`,
+    "many numbers": `{"keys":[${"0,".repeat(count / 2)}0]}`,
+    "many fields": `{${'"":0,'.repeat(count / 5)}"":0}`,
+    "white space": `{"keys":[${" ".repeat(count)}]}`,
+    "long field names": `{"${"x".repeat(count)}":0}`,
+  };
+
+  it("cannot take a server of a small heap down", async () => {
+    const folder = temporaryFolder();
+    const tenants = join(folder.path, "tenants.json");
+    const listOnly = run("tenants", "add", "--tenants", tenants, "--tenant", "hostile", "--scopes", "list");
+    const all = run("tenants", "add", "--tenants", tenants, "--tenant", "hostile");
+    const other = run("tenants", "add", "--tenants", tenants, "--tenant", "other");
+    const server = await serveWithHeap(256, "--tenants", tenants, "--store", "memory", "--drain-ms", "1");
+    onTestFinished(async () => {
+      await server.stop();
+      folder.remove();
+    });
+    const neighbour = new HttpStore({ url: server.url, apiKey: other, retries: 0 });
+    for (const [shape, body] of Object.entries(shapes)) {
+      const sent = ["list", "scan", "get", "set", "replace", "set", "set", "set"].map(async (operation) => {
+        const { socket, heard } = await open(server.url);
+        const apiKey = operation === "list" ? listOnly : all;
+        const head = `POST /${operation} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}`;
+        socket.write(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n`);
+        socket.write(body);
+        await vi.waitFor(() => expect(heard(), shape).toMatch(/^HTTP\/1\.1 (?:400|413|503) /), 20_000);
+        socket.destroy();
+      });
+      await Promise.all(sent);
+      expect(server.process.exitCode, shape).toBeNull();
+      expect(await neighbour.set("key", shape)).toBe(true);
+      expect(await neighbour.get("key")).toBe(shape);
+    }
+  });
+
+  it("is answered once, and not read on for long, where the body goes on after a refusal", async () => {
+    const server = await startServer({ requestTimeoutMs: 300 });
+    onTestFinished(() => server.close());
+    const piece = Buffer.alloc(2 ** 16, "x");
+    for (const [head, status] of [
+      ["PUT /key HTTP/1.1\r\ncontent-length: 1000000000000\r\n", 401],
+      [`PUT /key HTTP/1.1\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: 1000000000000\r\n`, 413],
+      [`POST /none HTTP/1.1\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: 1000000000000\r\n`, 404],
+    ] as const) {
+      const { socket, heard } = await open(server.url);
+      let sent = 0;
+      const closed = new Promise((resolve) => socket.once("close", resolve));
+      const flood = () => {
+        while (!socket.destroyed) {
+          sent += piece.length;
+          if (!socket.write(piece)) return;
+        }
+      };
+      socket.on("drain", flood);
+      socket.write(`${head}host: kv\r\n\r\n`);
+      flood();
+      await closed;
+      expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual([`HTTP/1.1 ${status}`]);
+      // 16 MiB are read, and some more is in the buffers of the system.
+      expect(sent).toBeLessThan(64 * mebibyte);
+    }
+  });
+
+  it("is answered once where nothing more comes after a refusal", async () => {
+    const server = await startServer({ requestTimeoutMs: 300 });
+    onTestFinished(() => server.close());
+    const { socket, heard } = await open(server.url);
+    const closed = new Promise((resolve) => socket.once("close", resolve));
+    socket.write("PUT /key HTTP/1.1\r\nhost: kv\r\ncontent-length: 100\r\n\r\nx");
+    await closed;
+    expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 401"]);
+  });
+
+  async function open(url: string): Promise<{ readonly socket: Socket; heard(): string }> {
+    const { hostname, port } = new URL(url);
+    const socket = connect(Number(port), hostname);
+    onTestFinished(() => {
+      socket.destroy();
+    });
+    let heard = "";
+    socket.on("error", () => undefined);
+    socket.on("data", (data) => {
+      heard += data.toString("latin1");
+    });
+    await once(socket, "connect");
+    return { socket, heard: () => heard };
+  }
+});
+
+/** A handler for the tenant "acme", and a way to ask it. */
+function ready(options: Partial<KvHandlerOptions> = {}) {
+  const { apiKey, entry } = createApiKey({ tenant: "acme" });
+  const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], ...options });
+  return async (method: string, path: string, body?: string | Uint8Array<ArrayBuffer>, headers = {}) =>
+    await handler(
+      new Request(`http://kv.test${path}`, {
+        method,
+        ...(body === undefined ? {} : { body }),
+        headers: { authorization: `Bearer ${apiKey}`, ...headers },
+      }),
+    );
+}
+
+describe("a large request lets others have their turn, about one for each piece,", () => {
+  const bytes = 8 * mebibyte;
+  const entry = (value: string) => `{"entries":[{"key":"set",${value}}]}`;
+  type Ask = ReturnType<typeof ready>;
+
+  it.each([
+    ["of text", (ask: Ask) => ask("POST", "/set", entry(`"text":"${"x".repeat(bytes)}"`)), 200],
+    [
+      "of text with escapes",
+      (ask: Ask) => ask("POST", "/set", entry(`"text":"${"\\u00e9\\n".repeat(bytes / 8)}"`)),
+      200,
+    ],
+    [
+      "of bytes",
+      (ask: Ask) => ask("POST", "/set", entry(`"bytes":"${Buffer.alloc(bytes, 7).toString("base64")}"`)),
+      200,
+    ],
+    ["that puts text", (ask: Ask) => ask("PUT", "/put", "ä".repeat(bytes / 2)), 200],
+    ["that gets a key", (ask: Ask) => ask("GET", "/text"), 200],
+    ["for values", (ask: Ask) => ask("POST", "/get", '{"keys":["text"]}'), 200],
+    ["that scans", (ask: Ask) => ask("POST", "/scan", "{}"), 200],
+    ["that compares", (ask: Ask) => ask("PUT", "/text", "x", { "if-match": '"other"' }), 412],
+    [
+      "that replaces",
+      (ask: Ask) => ask("POST", "/replace", '{"changes":[{"key":"text","expected":"\\"x\\"","text":"x"}]}'),
+      200,
+    ],
+  ])("%s", async (_, act, status) => {
+    const ask = ready();
+    expect((await ask("PUT", "/text", "x".repeat(bytes))).status).toBe(200);
+    let turns = 0;
+    let goesOn = true;
+    const counting = (async () => {
+      while (goesOn) {
+        await setImmediate();
+        turns++;
+      }
+    })();
+    const answer = await act(ask);
+    await answer.arrayBuffer();
+    goesOn = false;
+    await counting;
+    expect(answer.status).toBe(status);
+    expect(turns).toBeGreaterThanOrEqual(bytes / turnBytes / 2);
+  });
+
+  it("with many records, which reach the store in batches", async () => {
+    const batches: number[] = [];
+    class Counting extends MemoryStore {
+      override async setMany(entries: Parameters<MemoryStore["setMany"]>[0]): Promise<boolean[]> {
+        batches.push(entries.reduce((sum, { value }) => sum + String(value).length, 0));
+        return await super.setMany(entries);
+      }
+      override namespaced(namespace: string): Counting {
+        const view = new Counting(this);
+        view.namespace = namespace;
+        return view;
+      }
+    }
+    const entries = Array.from({ length: 1_000 }, (_, index) => ({ key: `${index}`, text: "x".repeat(10_000) }));
+    const answer = await ready({ store: new Counting() })("POST", "/set", JSON.stringify({ entries }));
+    expect(await answer.json()).toEqual({ stored: entries.map(() => true) });
+    expect(Math.max(...batches)).toBeLessThanOrEqual(turnBytes + 10_100);
+  });
+});
+
+describe("what a request weighs", () => {
+  const limits = {
+    maxBodyBytes: 2 * mebibyte,
+    maxAnswerBytes: 2 * mebibyte,
+    maxValueBytes: mebibyte,
+    maxBytesUnderWay: 8 * mebibyte,
+  };
+
+  it("is what its text needs in memory", async () => {
+    const ask = ready({ limits });
+    await ask("PUT", "/key", "x".repeat(mebibyte));
+    // Of the 4 MiB that one tenant may have, these hold 2.5.
+    await ask("PUT", "/half", "x".repeat(mebibyte / 2));
+    const unread = [await ask("GET", "/key"), await ask("GET", "/key"), await ask("GET", "/half")];
+    const narrow = "x".repeat(0.9 * mebibyte);
+    expect((await ask("PUT", "/new", narrow)).status).toBe(200);
+    expect((await ask("PUT", "/new", `${narrow}中`)).status).toBe(503);
+    const entries = (text: string) => JSON.stringify({ entries: [{ key: "new", text }] });
+    expect((await ask("POST", "/set", entries(narrow))).status).toBe(200);
+    expect((await ask("POST", "/set", entries(`${narrow}中`))).status).toBe(503);
+    for (const answer of unread) await answer.body?.cancel();
+    expect((await ask("POST", "/set", entries(`${narrow}中`))).status).toBe(200);
+  });
+
+  it("bounds how many values are read at once, as if all were of the largest size", async () => {
+    const reads: number[] = [];
+    class Counting extends MemoryStore {
+      override getMany(keys: readonly string[]): ReturnType<MemoryStore["getMany"]> {
+        reads.push(keys.length);
+        return super.getMany(keys);
+      }
+      override namespaced(namespace: string): Counting {
+        const view = new Counting(this);
+        view.namespace = namespace;
+        return view;
+      }
+    }
+    const ask = ready({ limits, store: new Counting() });
+    const keys = Array.from({ length: 100 }, (_, index) => `${index}`);
+    const entries = keys.map((key) => ({ key, text: "small" }));
+    expect((await ask("POST", "/set", JSON.stringify({ entries }))).status).toBe(200);
+    const answer: unknown = await (await ask("POST", "/get", JSON.stringify({ keys }))).json();
+    expect(answer).toEqual({ values: keys.map(() => ({ text: "small" })) });
+    const changes = keys.map((key) => ({ key, expected: '"other"', text: "x" }));
+    expect(await (await ask("POST", "/replace", JSON.stringify({ changes }))).json()).toEqual({
+      replaced: keys.map(() => false),
+    });
+    expect(Math.max(...reads)).toBeLessThanOrEqual(4);
+  });
+
+  it("ends an answer about replacements early where what is there is large, and a client asks for the rest", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
+    const answered: number[] = [];
+    const store = new HttpStore({
+      url: "http://localhost",
+      apiKey,
+      async fetch(request) {
+        const answer = await handler(request);
+        if (!request.url.endsWith("/replace")) return answer;
+        const body: { replaced: boolean[] } = JSON.parse(await answer.text());
+        answered.push(body.replaced.length);
+        return Response.json(body, { headers: answer.headers });
+      },
+    });
+    const keys = Array.from({ length: 6 }, (_, index) => `${index}`);
+    for (const key of keys) await store.set(key, Buffer.alloc(mebibyte, key));
+    const changes = keys.map((key, index) => ({
+      key,
+      expected: Buffer.alloc(mebibyte, index % 2 === 0 ? key : "other"),
+      next: `new ${key}`,
+    }));
+    expect(await store.replaceMany(changes)).toEqual([true, false, true, false, true, false]);
+    expect(answered).toEqual([2, 2, 2]);
+    expect(await store.get("4")).toBe("new 4");
+  });
+});
+
+describe("JSON that is read in pieces", () => {
+  const bounds = { maxBytes: 10 * mebibyte, maxDepth: 4, maxParts: 10_000, weigh: () => undefined };
+
+  /** Reads it cut at these places. */
+  function readCut(bytes: Uint8Array, places: readonly number[]): unknown {
+    const reader = new JsonReader(bounds);
+    let start = 0;
+    for (const place of [...places].sort((one, other) => one - other)) {
+      const end = Math.max(start, Math.min(place, bytes.length));
+      reader.write(bytes.subarray(start, end));
+      start = end;
+    }
+    reader.write(bytes.subarray(start));
+    return reader.end();
+  }
+
+  const text = fc.oneof(
+    fc.string({ unit: "binary", maxLength: 20 }),
+    fc.string({ unit: "binary", minLength: 250, maxLength: 900 }),
+    fc.string({ minLength: 250, maxLength: 900 }),
+  );
+  const leaf = fc.oneof(text, fc.integer(), fc.boolean(), fc.constant(null));
+  const document = fc.dictionary(text, fc.oneof(leaf, fc.array(fc.oneof(leaf, fc.dictionary(text, leaf)))));
+  const places = fc.array(fc.nat({ max: 4_000 }), { maxLength: 12 });
+
+  it("is what JSON.parse makes of the whole, wherever it is cut", () => {
+    fc.assert(
+      fc.property(document, places, fc.boolean(), (value, cuts, escaped) => {
+        const json = JSON.stringify(value);
+        const sent = escaped
+          ? json.replace(/[^\x20-\x7e]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`)
+          : json;
+        expect(readCut(Buffer.from(sent), cuts)).toEqual(JSON.parse(json));
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it("is refused where JSON.parse refuses the whole", () => {
+    const damage = fc.record({ at: fc.nat(), byte: fc.nat({ max: 255 }) });
+    fc.assert(
+      fc.property(document, places, damage, (value, cuts, { at, byte }) => {
+        const bytes = Buffer.from(JSON.stringify(value));
+        bytes[at % bytes.length] = byte;
+        let expected: unknown;
+        try {
+          expected = JSON.parse(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes));
+        } catch {
+          expect(() => readCut(bytes, cuts)).toThrow(JsonRefusal);
+          expect(() => JsonReader.readWhole(bytes, bounds)).toThrow(JsonRefusal);
+          return;
+        }
+        expect(readCut(bytes, cuts)).toEqual(expected);
+        expect(JsonReader.readWhole(bytes, bounds)).toEqual(expected);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  it.each([
+    ["too deep", "[[[[[]]]]]"],
+    ["too large", `[${"1,".repeat(10_001)}1]`],
+    ["too large", `"${"x".repeat(10 * mebibyte)}"`],
+  ])("is refused as %s before it is parsed", (reason, json) => {
+    const parse = vi.spyOn(JSON, "parse");
+    onTestFinished(() => parse.mockRestore());
+    expect(() => readCut(Buffer.from(json), [2])).toThrow(reason);
+    expect(() => JsonReader.readWhole(Buffer.from(json), bounds)).toThrow(reason);
+    expect(parse).not.toHaveBeenCalled();
+  });
+});
