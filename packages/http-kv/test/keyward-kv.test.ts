@@ -300,7 +300,7 @@ it("a server that is given sealed records sees no plaintext, and logs no key", a
   await new EncryptedStore(bytes, { keys: ring }).set("raw", Buffer.from(plaintexts[1] ?? ""));
   expect(await reencrypt(new EncryptedStore(bytes, { keys: next }))).toMatchObject({ reencrypted: 50, unreadable: 0 });
   const wrong = new HttpStore({ url: server.url, apiKey, retries: 0 });
-  await expect(wrong.set("x".repeat(5_000), plaintexts[2])).rejects.toThrow();
+  await expect(wrong.set("x".repeat(5_000), plaintexts[2])).rejects.toMatchObject({ code: "VALUE_INVALID" });
   for (const path of [names[1], `${names[2]}/`, `%${names[3]}`]) {
     await fetch(`${server.url}/${path}`, { headers: { authorization: `Bearer ${apiKey}x` } });
   }
