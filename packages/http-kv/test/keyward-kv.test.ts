@@ -107,7 +107,8 @@ describe("keyward-kv serve", () => {
   });
 
   it("closes on clients that are slow with their body or their reading", async () => {
-    const tenants = join(folder(), "tenants.json");
+    const at = folder();
+    const [tenants, file] = [join(at, "tenants.json"), join(at, "kv.sqlite")];
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const times = [
       "--headers-timeout-ms",
@@ -119,9 +120,12 @@ describe("keyward-kv serve", () => {
       "--drain-ms",
       "600000",
     ];
-    const server = await start("--tenants", tenants, "--store", "memory", ...times);
+    // Through a patient server: on a busy machine so large a body takes long to arrive.
+    const patient = await start("--tenants", tenants, "--file", file);
+    await new HttpStore({ url: patient.url, apiKey }).set("large", randomBytes(8_000_000));
+    expect(await patient.stop()).toBe(0);
+    const server = await start("--tenants", tenants, "--file", file, ...times);
     const store = new HttpStore({ url: server.url, apiKey });
-    await store.set("large", randomBytes(8_000_000));
 
     const [body, reading] = await Promise.all([rawConnection(server.url), rawConnection(server.url)]);
     body.socket.write(
