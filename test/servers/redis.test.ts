@@ -51,7 +51,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     onTestFinished(() => node.stop());
     await node.command("SET", "key", "value");
     await node.kill();
-    await expect(node.command("PING")).rejects.toThrow();
+    await expect(node.command("PING")).rejects.toThrow("Connection is closed");
     await node.restart();
     expect(await node.command("GET", "key")).toBe("value");
     await node.restart();
@@ -81,7 +81,7 @@ describeWithRedis(servers, "a server for the tests", () => {
       if (end === "killed") await node.kill();
       await node.stop();
       expect(existsSync(directory)).toBe(false);
-      await expect(node.command("PING")).rejects.toThrow();
+      await expect(node.command("PING")).rejects.toThrow("Connection is closed");
     }
   });
 

@@ -444,7 +444,8 @@ describe("census", () => {
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.set("key", value);
     expect(await census(store)).toMatchObject({ records: 1 });
-    await expect(census(store, { signal: AbortSignal.abort() })).rejects.toThrow();
+    const signal = AbortSignal.abort();
+    await expect(census(store, { signal })).rejects.toBe(signal.reason);
     await expectRefusal(census(new EncryptedStore(new Map(), { keys: newRing() })), "STORE_NOT_SCANNABLE");
   });
 });

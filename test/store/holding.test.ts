@@ -80,25 +80,45 @@ describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open)
 });
 
 describe("what could not be made", () => {
-  const attempts: Readonly<Record<string, (store: WrappableStore, keys: KeyProvider) => unknown>> = {
-    "createKeyv with an ill-formed namespace": (store, keys) => createKeyv({ store, keys, namespace: illFormed }),
-    "createKeyv of a process, with an ill-formed namespace": (store, keys) =>
-      createKeyv({ store, keys, namespace: illFormed, replica: { heartbeatMs: 10 } }),
-    "createKeyv with options that throw": (store, keys) =>
-      createKeyv({
-        store,
-        keys,
-        replica: { heartbeatMs: 10 },
-        get sanitize(): never {
-          throw new Error("an option that throws");
-        },
-      }),
-    "an EncryptedStore with a padTo that cannot be": (store, keys) => new EncryptedStore(store, { keys, padTo: -1 }),
-    "an EncryptedStore with a choice that there is not": (store, keys) =>
-      Reflect.construct(EncryptedStore, [store, { keys, replica: { heartbeatMs: 10 }, reencrypt: "sometimes" }]),
-  };
+  const invalid = { code: "VALUE_INVALID" };
+  const attempts: readonly [string, object, (store: WrappableStore, keys: KeyProvider) => unknown][] = [
+    [
+      "createKeyv with an ill-formed namespace",
+      invalid,
+      (store, keys) => createKeyv({ store, keys, namespace: illFormed }),
+    ],
+    [
+      "createKeyv of a process, with an ill-formed namespace",
+      invalid,
+      (store, keys) => createKeyv({ store, keys, namespace: illFormed, replica: { heartbeatMs: 10 } }),
+    ],
+    [
+      "createKeyv with options that throw",
+      { message: "an option that throws" },
+      (store, keys) =>
+        createKeyv({
+          store,
+          keys,
+          replica: { heartbeatMs: 10 },
+          get sanitize(): never {
+            throw new Error("an option that throws");
+          },
+        }),
+    ],
+    [
+      "an EncryptedStore with a padTo that cannot be",
+      invalid,
+      (store, keys) => new EncryptedStore(store, { keys, padTo: -1 }),
+    ],
+    [
+      "an EncryptedStore with a choice that there is not",
+      invalid,
+      (store, keys) =>
+        Reflect.construct(EncryptedStore, [store, { keys, replica: { heartbeatMs: 10 }, reencrypt: "sometimes" }]),
+    ],
+  ];
 
-  it.each(Object.entries(attempts))("leaves nothing behind: %s", async (_, attempt) => {
+  it.each(attempts)("leaves nothing behind: %s", async (_, refused, attempt) => {
     const inner = new MemoryStore();
     let disconnected = 0;
     inner.disconnect = async () => {
@@ -107,7 +127,9 @@ describe("what could not be made", () => {
     const keys = new TestKeys(newRing());
     const witness = createKeyv({ store: inner, keys, namespace: "a", replica: { name: "witness", heartbeatMs: 10 } });
     await witness.set("key", value);
-    for (let round = 0; round < 3; round++) expect(() => attempt(inner, keys)).toThrow();
+    for (let round = 0; round < 3; round++) {
+      expect(() => attempt(inner, keys)).toThrow(expect.objectContaining(refused));
+    }
     expect(inner.listeners("error") ?? []).toHaveLength(0);
     expect((await replicas(witness.encryptedStore)).map(({ name }) => name)).toEqual(["witness"]);
     await witness.disconnect();

@@ -32,16 +32,19 @@ async function withBroken(keys: readonly string[]) {
 describe("a record that could not be opened", () => {
   it("is not written over, whichever way it was read and is written", async () => {
     const reads = [
-      (store: EncryptedStore) => store.get("bad"),
-      (store: EncryptedStore) => store.has("bad"),
-      (store: EncryptedStore) => store.getMany(["good", "bad"]),
-      async (store: EncryptedStore) => {
-        for await (const _ of store.iterator());
-      },
-    ];
-    for (const read of reads) {
+      ["RECORD_TAMPERED", (store: EncryptedStore) => store.get("bad")],
+      ["RECORD_TAMPERED", (store: EncryptedStore) => store.has("bad")],
+      ["RECORDS_UNREADABLE", (store: EncryptedStore) => store.getMany(["good", "bad"])],
+      [
+        "RECORDS_UNREADABLE",
+        async (store: EncryptedStore) => {
+          for await (const _ of store.iterator());
+        },
+      ],
+    ] as const;
+    for (const [code, read] of reads) {
       const { inner, store } = await withBroken(["bad"]);
-      await expect(read(store)).rejects.toThrow();
+      await expectRefusal(read(store), code);
       const before = await contentOf(inner);
       const error = await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
       expect(error).toMatchObject({ key: "bad", errors: [{ code: "RECORD_TAMPERED" }] });

@@ -214,7 +214,9 @@ describe("a process that registers", () => {
   });
 
   it("is refused in a store that has no place for a heartbeat", async () => {
-    expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(KeywardError);
+    expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(
+      expect.objectContaining({ code: "STORE_INVALID" }),
+    );
     await expectRefusal(replicas(new EncryptedStore(new Map(), { keys: newRing() })), "STORE_INVALID");
   });
 

@@ -9,7 +9,7 @@ import {
   Keyring,
   type KeyringPlace,
   type KeyringWrapper,
-  KeywardError,
+  type KeywardError,
   storePlace,
   wrappedKeys,
 } from "@keyward/core";
@@ -213,8 +213,12 @@ describe("a wrapped keyring", () => {
     }
     const strict = wrappedKeys(wrapper, inMemory(), { minGeneration: 9 });
     expect(await rejection(strict.create(first))).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    expect(() => wrappedKeys(wrapper, place, { minGeneration: 0.5 })).toThrow(KeywardError);
-    expect(() => wrappedKeys(wrapper, place, { refreshMs: 0 })).toThrow(KeywardError);
+    expect(() => wrappedKeys(wrapper, place, { minGeneration: 0.5 })).toThrow(
+      expect.objectContaining({ code: "VALUE_INVALID" }),
+    );
+    expect(() => wrappedKeys(wrapper, place, { refreshMs: 0 })).toThrow(
+      expect.objectContaining({ code: "VALUE_INVALID" }),
+    );
     expect(wrappedKeys(wrapper, place, { refreshMs: 60_000 }).freshness).toMatchObject({ refreshMs: 60_000 });
   });
 

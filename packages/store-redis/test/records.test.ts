@@ -1,4 +1,4 @@
-import { KeywardError, type StoredValue } from "@keyward/core";
+import type { StoredValue } from "@keyward/core";
 import { RedisStore } from "@keyward/store-redis";
 import fc from "fast-check";
 import { Redis } from "ioredis";
@@ -114,7 +114,7 @@ describe("keys", () => {
   });
 
   it.each(["", "a:b", "\ud800"])("have no prefix %j", (prefix) => {
-    expect(() => new KeyLayout(prefix)).toThrow(KeywardError);
+    expect(() => new KeyLayout(prefix)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 });
 

@@ -1,0 +1,68 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join, relative, sep } from "node:path";
+import { describe, expect, it } from "vitest";
+import { repository } from "./workspace.ts";
+
+const ownName = "test/assertions.test.ts";
+
+/** What an assertion may not look like, and why. */
+const refused = [
+  {
+    name: "an error of any kind, which a mistake in the test is as well: ask for its code",
+    pattern:
+      /(?<!\.not)\s*\.toThrow(?:Error)?\(\s*(?:(?:Keyward|Type|Range)?Error\s*,?\s*)?\)|\.rejects\s*\.(?:toBeInstanceOf|toBeDefined|toBeTruthy|toThrowError)\(/g,
+  },
+  {
+    name: "an assertion on a promise that nothing waits for: write await",
+    pattern:
+      /^[ \t]*(?:void )?(?:expect\.poll\(|vi\.waitFor\(|expect\((?:(?!;\n)[\s\S])*?\)\s*\.(?:rejects|resolves)\b)/gm,
+  },
+];
+
+function breachesIn(text: string): string[] {
+  return refused.flatMap(({ name, pattern }) =>
+    [...text.matchAll(pattern)].map(({ index }) => `line ${text.slice(0, index).split("\n").length}: ${name}`),
+  );
+}
+
+describe("the tests", () => {
+  it("ask for the error they expect, and wait for what they assert", () => {
+    const files = ["test", "packages", "bench", "examples"].flatMap((folder) =>
+      readdirSync(join(repository, folder), { recursive: true, withFileTypes: true })
+        .filter((entry) => entry.isFile() && entry.name.endsWith(".ts"))
+        .map((entry) => relative(repository, join(entry.parentPath, entry.name)).split(sep).join("/"))
+        .filter((file) => !/(?:^|\/)(?:node_modules|dist)\//.test(file) && file !== ownName),
+    );
+    expect(files.filter((file) => file.endsWith(".test.ts")).length).toBeGreaterThan(50);
+    const breaches = files.flatMap((file) =>
+      breachesIn(readFileSync(join(repository, file), "utf8")).map((breach) => `${file}, ${breach}`),
+    );
+    expect(breaches).toEqual([]);
+  });
+});
+
+describe("a breach is found", () => {
+  it.each([
+    "await expect(call()).rejects.toThrow();",
+    "expect(call).toThrow();",
+    "expect(call).toThrow(KeywardError);",
+    "await expect(call())\n  .rejects.toBeInstanceOf(KeywardError);",
+    '  expect(call()).rejects.toMatchObject({ code: "X" });',
+    "  expect(\n    call(),\n  ).resolves.toBe(1);",
+    "  expect.poll(() => seen).toBe(1);",
+    "  vi.waitFor(() => expect(seen).toBe(1));",
+  ])("in %j", (text) => {
+    expect(breachesIn(text)).toHaveLength(1);
+  });
+
+  it.each([
+    'await expect(call()).rejects.toMatchObject({ code: "X" });',
+    'expect(call).toThrow("reserved space");',
+    "expect(call).not.toThrow();",
+    "const rejected = expect(call()).rejects.toMatchObject(refused);",
+    "  expect(seen).toBe(1);\n  await expect(call()).resolves.toBe(1);",
+    "  return expect.poll(() => seen).toBe(1);",
+  ])("and none in %j", (text) => {
+    expect(breachesIn(text)).toEqual([]);
+  });
+});
