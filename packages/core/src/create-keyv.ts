@@ -1,6 +1,5 @@
 import type {
   KeyvCompressionAdapter,
-  KeyvEntry,
   KeyvMapAny,
   KeyvOptions,
   KeyvSerializationAdapter,
@@ -206,31 +205,12 @@ export class KeywardKeyv extends ReportingKeyv {
     });
   }
 
-  /** As Keyv's, which answers `false` for an empty key and writes nothing. */
-  override async set<Value>(key: string, value: Value, ttl?: number): Promise<boolean> {
-    this.#requireKeys([key]);
-    return await super.set(key, value, ttl);
-  }
-
-  /** As {@link KeywardKeyv.set}. */
-  override async setRaw<Value>(key: string, value: KeyvValue<Value>): Promise<boolean> {
-    this.#requireKeys([key]);
-    return await super.setRaw(key, value);
-  }
-
-  /** As {@link KeywardKeyv.set}: nothing is written when one key is empty. */
-  override async setManyRaw<Value>(entries: KeyvEntry<KeyvValue<Value>>[]): Promise<boolean[]> {
-    this.#requireKeys(entries.map(({ key }) => key));
-    return await super.setManyRaw(entries);
-  }
-
-  /** As {@link KeywardKeyv.set}: nothing is written when one key is empty. */
-  override async setMany<Value>(entries: KeyvEntry<Value>[]): Promise<boolean[]> {
-    this.#requireKeys(entries.map(({ key }) => key));
-    return await super.setMany(entries);
-  }
-
-  #requireKeys(keys: readonly string[]): void {
+  /**
+   * Keyv answers `false` for an empty key, and writes the others of a batch.
+   *
+   * @throws KeywardError `VALUE_INVALID` when one key is empty: nothing is written.
+   */
+  protected override requireWritable(keys: readonly string[]): void {
     const { sanitize } = this;
     if (keys.every((key) => key !== "" && (!sanitize.enabled || sanitize.cleanKey(key) !== ""))) return;
     this.emit(
