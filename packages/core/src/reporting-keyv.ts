@@ -1,4 +1,4 @@
-import { Keyv, type KeyvAny, type KeyvEntry, KeyvEvents, type KeyvStorageGetResult, type KeyvValue } from "keyv";
+import { Keyv, type KeyvAny, type KeyvEntry, type KeyvStorageGetResult, type KeyvValue } from "keyv";
 
 /** What Keyv names its hooks after, as in `after:get`. */
 type Call =
@@ -189,7 +189,7 @@ export class ReportingKeyv extends Keyv {
   #tellError(key?: string): void {
     const { namespace } = this;
     const event = { event: "error", ...(key === undefined ? {} : { key }), namespace, timestamp: Date.now() };
-    this.emit(KeyvEvents.STAT_ERROR, event);
+    this.emit("stat:error", event);
   }
 
   async #tellHooks(call: Call, detail: unknown): Promise<void> {
