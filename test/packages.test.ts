@@ -1,4 +1,4 @@
-import { execFileSync } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import {
   cpSync,
@@ -23,28 +23,112 @@ import { type Manifest, publishedPackages, readManifest, repository, workspacePa
 const published = publishedPackages(repository);
 const named = published.map(({ folder, manifest }) => ({ name: manifest.name, folder, manifest }));
 const binaries = join(repository, "node_modules", ".bin");
-const environment = { ...process.env, PATH: `${binaries}:${process.env["PATH"]}`, NO_COLOR: "1" };
+// A vitest that is started here is no part of the one that runs this.
+const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("VITEST"));
+const environment = { ...Object.fromEntries(inherited), PATH: `${binaries}:${process.env["PATH"]}`, NO_COLOR: "1" };
 
-function run(command: string, commandArguments: readonly string[], cwd: string): string {
-  try {
-    return execFileSync(command, commandArguments, { cwd, env: environment, encoding: "utf8", stdio: "pipe" });
-  } catch (error) {
-    const { stdout, stderr } = { stdout: "", stderr: "", ...(error instanceof Error ? error : {}) };
-    throw new Error(`${command} ${commandArguments.join(" ")} failed:\n${stdout}${stderr}`, { cause: error });
-  }
+/** What a command prints. Asynchronous: the test runner must not lose touch with this process meanwhile. */
+async function printed(
+  command: string,
+  commandArguments: readonly string[],
+  cwd: string,
+  variables: Readonly<Record<string, string>> = {},
+): Promise<{ readonly stdout: string; readonly stderr: string }> {
+  const env = { ...environment, APP_ENCRYPTION_KEY: randomBytes(32).toString("base64"), ...variables };
+  return await new Promise((resolve, reject) => {
+    execFile(command, commandArguments, { cwd, env, maxBuffer: 2 ** 26 }, (error, stdout, stderr) => {
+      if (error === null) resolve({ stdout, stderr });
+      else reject(new Error(`${command} ${commandArguments.join(" ")} failed:\n${stdout}${stderr}`, { cause: error }));
+    });
+  });
+}
+
+async function run(...given: Parameters<typeof printed>): Promise<string> {
+  return (await printed(...given)).stdout;
 }
 
 /** The names that a module exports at run time, as plain Node sees them. */
-function exportsOf(specifier: string, cwd: string): string[] {
+async function exportsOf(specifier: string, cwd: string): Promise<string[]> {
   const program = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(specifier)})).sort()))`;
-  const names: string[] = JSON.parse(run(process.execPath, ["--input-type=module", "--eval", program], cwd));
+  const names: string[] = JSON.parse(await run(process.execPath, ["--input-type=module", "--eval", program], cwd));
   return names;
 }
 
 /** Whether this is a Node.js from before 22, which has no `Promise.withResolvers`. */
 function isOlderNode(path: string): boolean {
-  return existsSync(path) && Number(run(path, ["--print", "process.versions.node.split('.')[0]"], repository)) < 22;
+  const major = ["--print", "process.versions.node.split('.')[0]"];
+  return existsSync(path) && Number(execFileSync(path, major, { encoding: "utf8" })) < 22;
 }
+
+/** A package manager: how it is started, how it installs, and how it starts a program in what it installed. */
+interface PackageManager {
+  readonly start: readonly [command: string, ...args: string[]];
+  readonly install: readonly string[];
+  readonly settings?: readonly [file: string, text: string];
+  /** How it runs Node.js; Node.js itself unless given. */
+  readonly node?: readonly string[];
+  /** What it prints where a package lacks a peer. */
+  readonly unmet: RegExp;
+}
+
+const packageManagers: Readonly<Record<string, PackageManager>> = {
+  npm: {
+    start: ["npm"],
+    install: ["install", "--prefer-offline", "--no-audit", "--no-fund", "--ignore-scripts"],
+    unmet: /ERESOLVE/,
+  },
+  pnpm: {
+    start: ["npx", "-y", "pnpm@12"],
+    install: [
+      "install",
+      "--prefer-offline",
+      "--no-frozen-lockfile",
+      "--ignore-workspace",
+      "--strict-peer-dependencies",
+      "--ignore-scripts",
+    ],
+    unmet: /unmet peer/i,
+  },
+  "Yarn 1": {
+    start: ["npx", "-y", "yarn@1"],
+    // Its cache knows a tarball by name and version, and would give one that another run packed.
+    install: ["install", "--non-interactive", "--ignore-scripts", "--cache-folder", ".cache"],
+    unmet: /(?:unmet|incorrect) peer dependency/,
+  },
+  "Yarn 4": {
+    start: ["npx", "-y", "@yarnpkg/cli-dist@4"],
+    install: ["install"],
+    settings: [
+      ".yarnrc.yml",
+      ["enableScripts: false", "enableTelemetry: false", "enableImmutableInstalls: false", ""].join("\n"),
+    ],
+    node: ["node"],
+    unmet: /YN0002|YN0060|YN0086/,
+  },
+};
+
+/** What an application with adapters of Keyv 5 does. */
+const application = `
+import { Keyv } from "keyv";
+import KeyvRedis from "@keyv/redis";
+import KeyvPostgres from "@keyv/postgres";
+import { createKeyv, EncryptedStore } from "@keyward/core";
+import { HttpStore } from "@keyward/http-kv";
+import { envKeys } from "@keyward/keys-env";
+import { MemoryStore } from "@keyward/store-memory";
+import { keyvRedis } from "@keyward/store-redis";
+import { SqliteStore } from "@keyward/store-sqlite";
+import.meta.resolve("@keyv/sqlite"); // built from source where it is installed in earnest
+
+const keys = envKeys("APP_ENCRYPTION_KEY");
+const keyv = createKeyv({ store: new SqliteStore(":memory:"), keys, namespace: "flows" });
+await keyv.set("a", { in: "SQLite" }, 60_000);
+const host = new Keyv({ store: new EncryptedStore(new MemoryStore(), { keys }), throwOnErrors: true });
+await host.set("a", { under: "Keyv 5" }, 60_000);
+new EncryptedStore(new KeyvRedis("redis://127.0.0.1:1"), { keys });
+keyvRedis(new KeyvRedis("redis://127.0.0.1:1"));
+console.log(JSON.stringify([await keyv.get("a"), await host.get("a"), typeof KeyvPostgres, typeof HttpStore]));
+`;
 
 describe("what would be published", () => {
   const folder = realpathSync(mkdtempSync(join(tmpdir(), "keyward-packages-")));
@@ -54,7 +138,7 @@ describe("what would be published", () => {
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
   // Built in a copy, so that nothing which an earlier build left behind is packed.
-  beforeAll(() => {
+  beforeAll(async () => {
     const workspace = join(folder, "workspace");
     const left = new Set(["dist", "test", "tsconfig.tsbuildinfo"]);
     for (const file of ["package.json", "pnpm-workspace.yaml", "pnpm-lock.yaml", "tsconfig.base.json"]) {
@@ -68,9 +152,9 @@ describe("what would be published", () => {
       });
     }
     symlinkSync(join(repository, "node_modules"), join(workspace, "node_modules"));
-    run(join(binaries, "tsc"), ["-b", ...published.map((found) => found.folder)], workspace);
+    await run(join(binaries, "tsc"), ["-b", ...published.map((found) => found.folder)], workspace);
     mkdirSync(tarballs);
-    run(
+    await run(
       "npx",
       ["-y", "pnpm@12", "--recursive", "--filter", "./packages/*", "pack", "--pack-destination", tarballs],
       workspace,
@@ -79,7 +163,7 @@ describe("what would be published", () => {
     writeFileSync(join(folder, "package.json"), `{ "private": true }`);
     for (const { manifest } of published) {
       mkdirSync(installed(manifest.name), { recursive: true });
-      run("tar", ["-xzf", tarballOf(manifest), "--strip-components=1", "-C", installed(manifest.name)], folder);
+      await run("tar", ["-xzf", tarballOf(manifest), "--strip-components=1", "-C", installed(manifest.name)], folder);
     }
     for (const { folder: packageFolder, manifest } of published) {
       const packed = readManifest(installed(manifest.name));
@@ -88,7 +172,7 @@ describe("what would be published", () => {
       }
     }
     link(join(repository, "node_modules", "@types", "node"), "@types/node");
-  });
+  }, 300_000);
 
   function tarballOf({ name, version }: Manifest): string {
     return join(tarballs, `${name.replace("@", "").replace("/", "-")}-${version}.tgz`);
@@ -125,9 +209,9 @@ describe("what would be published", () => {
       expect(JSON.stringify(exports)).not.toContain("/src/");
     });
 
-    it("exports in plain Node what the sources export", () => {
-      const fromSource = exportsOf(join(repository, packageFolder, "src", "index.ts"), repository);
-      expect(exportsOf(name, consumer)).toEqual(fromSource);
+    it("exports in plain Node what the sources export", async () => {
+      const fromSource = await exportsOf(join(repository, packageFolder, "src", "index.ts"), repository);
+      expect(await exportsOf(name, consumer)).toEqual(fromSource);
       expect(fromSource).not.toEqual([]);
     });
   });
@@ -170,9 +254,9 @@ describe("what would be published", () => {
       mkdirSync(bundles);
     });
 
-    function answerOf(node: string, file: string, keys: string): unknown {
-      const env = { ...environment, NODE_PATH: "", NODE_OPTIONS: "", APP_KEYS: keys, APP_KEY: `first=${key}` };
-      return JSON.parse(execFileSync(node, [file], { env, encoding: "utf8", stdio: "pipe" }));
+    async function answerOf(node: string, file: string, keys: string): Promise<unknown> {
+      const variables = { NODE_PATH: "", NODE_OPTIONS: "", APP_KEYS: keys, APP_KEY: `first=${key}` };
+      return JSON.parse(await run(node, [file], application, variables));
     }
 
     it.each([
@@ -187,12 +271,12 @@ describe("what would be published", () => {
         const settings = { bundle: true, platform: "node", logLevel: "silent" } as const;
         const { errors } = await build({ ...settings, nodePaths: [], entryPoints, format, outfile });
         expect(errors).toEqual([]);
-        expect(answerOf(process.execPath, outfile, "env:APP_KEY")).toEqual({ value: "value", primary: "first" });
+        expect(await answerOf(process.execPath, outfile, "env:APP_KEY")).toEqual({ value: "value", primary: "first" });
         for (const [keys, name] of [
           ["aws-sm:///secret", "@keyward/keys-aws"],
           ["vault://secret/app", "@keyward/keys-vault"],
         ] as const) {
-          expect(answerOf(process.execPath, outfile, keys)).toEqual({
+          expect(await answerOf(process.execPath, outfile, keys)).toEqual({
             code: "PROVIDER_UNAVAILABLE",
             message: `${name} is not installed, which this source of keys needs`,
             hint: `Install it: npm install ${name}`,
@@ -201,8 +285,8 @@ describe("what would be published", () => {
       },
     );
 
-    it.skipIf(olderNode === undefined)("says so where Node.js is too old", () => {
-      expect(answerOf(olderNode ?? "", join(application, "main.js"), "env:APP_KEY")).toEqual({
+    it.skipIf(olderNode === undefined)("says so where Node.js is too old", async () => {
+      expect(await answerOf(olderNode ?? "", join(application, "main.js"), "env:APP_KEY")).toEqual({
         code: "PROVIDER_UNAVAILABLE",
         message: expect.stringMatching(/this is Node\.js \d+\.\d+\.\d+, which Keyward does not support/),
         hint: "Run this with Node.js 22.19 or newer.",
@@ -210,7 +294,7 @@ describe("what would be published", () => {
     });
   });
 
-  it("has types that hold under strict rules, the libraries' own included", () => {
+  it("has types that hold under strict rules, the libraries' own included", async () => {
     const lines = named.map(({ name }, index) => `import * as package${index} from ${JSON.stringify(name)};`);
     const used = named.map((_, index) => `package${index}`).join(", ");
     writeFileSync(join(consumer, "package.json"), `{ "type": "module", "private": true }`);
@@ -226,9 +310,62 @@ describe("what would be published", () => {
       noEmit: true,
     };
     writeFileSync(join(consumer, "tsconfig.json"), JSON.stringify({ compilerOptions, files: ["index.ts"] }));
-    const listed = run(join(binaries, "tsc"), ["-p", consumer, "--listFiles"], consumer);
+    const listed = await run(join(binaries, "tsc"), ["-p", consumer, "--listFiles"], consumer);
     for (const { name } of named) expect(listed).toContain(`${installed(name)}/dist/index.d.ts`);
   });
+
+  it("passes the tests of hosts: Keyv's suite, Keyv 5 and what stands on it, unstorage's driver", async () => {
+    const files = readdirSync(join(repository, "test", "hosts")).filter((file) => file.endsWith(".test.ts"));
+    for (const path of ["test/hosts", "test/store/inner-stores.ts", "docs/hosts.md"]) {
+      cpSync(join(repository, path), join(consumer, path), { recursive: true });
+    }
+    for (const dependency of Object.keys(readManifest(repository).devDependencies ?? {})) {
+      link(join(repository, "node_modules", dependency), dependency);
+    }
+    writeFileSync(join(consumer, "vitest.config.mjs"), "export default {};");
+    const results = join(folder, "results.json");
+    await run(
+      join(binaries, "vitest"),
+      ["run", "--root", consumer, "--maxWorkers=2", "--reporter=json", `--outputFile=${results}`],
+      consumer,
+    );
+    const { success, testResults }: { success: boolean; testResults: { name: string; status: string }[] } = JSON.parse(
+      readFileSync(results, "utf8"),
+    );
+    expect(success).toBe(true);
+    expect(testResults.map(({ name, status }) => `${basename(name)} ${status}`).sort()).toEqual(
+      files.map((file) => `${file} passed`).sort(),
+    );
+  }, 300_000);
+
+  it.each(Object.entries(packageManagers))(
+    "is installed by %s beside Keyv 5 and its adapters, and works",
+    async (name, manager) => {
+      const project = join(folder, name);
+      const [command, ...given] = manager.start;
+      const users = published.filter(({ manifest }) => manifest.dependencies?.["keyv"] !== undefined);
+      const ours = [...users.map(({ manifest }) => manifest), readManifest(join(repository, "packages", "keys-env"))];
+      const theirs = { keyv: "5", "@keyv/postgres": "2", "@keyv/redis": "5", "@keyv/sqlite": "4" };
+      const dependencies = {
+        ...theirs,
+        ...Object.fromEntries(ours.map((manifest) => [manifest.name, `file:${tarballOf(manifest)}`])),
+      };
+      mkdirSync(project);
+      writeFileSync(join(project, "package.json"), JSON.stringify({ type: "module", private: true, dependencies }));
+      // By its lockfile Yarn knows where a project begins.
+      if (name.startsWith("Yarn")) writeFileSync(join(project, "yarn.lock"), "");
+      if (manager.settings !== undefined) writeFileSync(join(project, manager.settings[0]), manager.settings[1]);
+      writeFileSync(join(project, "application.js"), application);
+
+      const { stdout, stderr } = await printed(command, [...given, ...manager.install], project);
+      expect(stdout + stderr).not.toMatch(manager.unmet);
+      const node = manager.node === undefined ? [process.execPath] : [...manager.start, ...manager.node];
+      const [program = "", ...args] = node;
+      const output = await run(program, [...args, "application.js"], project);
+      expect(JSON.parse(output)).toEqual([{ in: "SQLite" }, { under: "Keyv 5" }, "function", "function"]);
+    },
+    300_000,
+  );
 });
 
 describe("the manifests", () => {

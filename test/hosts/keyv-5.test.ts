@@ -101,6 +101,17 @@ describe("a namespace that createKeyv was given", () => {
     expect(() => new Keyv5({ store: keyv, namespace: "other", useKeyPrefix: false })).toThrow(refused);
     expect(keyv.namespace).toBe("sealed");
   });
+
+  it("is not changed for a Keyv that is in use already: the next call says so", async () => {
+    const store = new MemoryStore();
+    const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "sealed" });
+    await keyv.set("key", 1);
+    const host = new Keyv5({ store: keyv, throwOnErrors: true });
+    await expect(host.set("key", 2)).rejects.toMatchObject({ code: "NAMESPACE_CONFLICT" });
+    keyv.namespace = "sealed";
+    expect(await keyv.get("key")).toBe(1);
+    expect((await store.scan()).entries).toHaveLength(1);
+  });
 });
 
 describe("a record that Keyv 5 wrote", () => {

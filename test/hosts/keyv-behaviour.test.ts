@@ -571,6 +571,48 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
       expect([ours.kept, keyvs.kept]).toEqual([1, 0]);
     },
   },
+  "empty-key": {
+    reason: "Nothing is kept under an empty key, and a caller that does not look at the answer takes it for written.",
+    async differs() {
+      const [ours, keyvs] = await observeBoth(({ keyv }) => keyv.set("", 1));
+      expect([ours.answer, keyvs.answer]).toEqual(["rejected", false]);
+      expect(ours.told).toEqual(keyvs.told);
+      const entries = ["", "a"].map((key) => ({ key, value: 1 }));
+      const [oursOfMany, keyvsOfMany] = await observeBoth(({ keyv }) => keyv.setMany(entries));
+      expect([oursOfMany.answer, keyvsOfMany.answer]).toEqual(["rejected", [false, true]]);
+      expect([oursOfMany.kept, keyvsOfMany.kept]).toEqual([0, 1]);
+      expect(oursOfMany.stats).toMatchObject({ errors: 1, errorKeys: [["a", 1]] });
+    },
+  },
+  "raw-fields": {
+    reason: "A raw value with other fields than value and expires could not be told from what is no value of Keyv.",
+    async differs() {
+      const raw = { value: 1, currency: "EUR" };
+      const [ours, keyvs] = await observeBoth(({ keyv }) => keyv.setRaw("a", raw));
+      expect([ours.answer, keyvs.answer]).toEqual(["rejected", true]);
+      expect(ours.stats).toMatchObject({ errors: 1, sets: 0 });
+    },
+  },
+  "fixed-store": {
+    reason: "What is written to another store would not be encrypted.",
+    async differs() {
+      const [ours, keyvs] = await observeBoth(async ({ keyv }) => {
+        keyv.store = new Map();
+      });
+      expect([ours.answer, keyvs.answer]).toEqual(["rejected", undefined]);
+    },
+  },
+  "no-check": {
+    reason: "Keyv's check deletes what has expired without comparing, and so deletes newer writes.",
+    async differs() {
+      const [ours, keyvs] = await observeBoth(async ({ keyv }) => {
+        Reflect.set(keyv, "checkExpired", true);
+        return keyv.checkExpired;
+      });
+      expect([ours.answer, keyvs.answer]).toEqual(["rejected", true]);
+      expect(subjects.createKeyv({}).keyv.checkExpired).toBe(false);
+    },
+  },
   "no-store": {
     reason: "Records would vanish with the process.",
     async differs() {

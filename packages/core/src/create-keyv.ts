@@ -1,6 +1,5 @@
 import type {
   KeyvCompressionAdapter,
-  KeyvEntry,
   KeyvMapAny,
   KeyvOptions,
   KeyvSerializationAdapter,
@@ -9,7 +8,13 @@ import type {
 } from "keyv";
 import { isNamespaced } from "./capabilities.ts";
 import { DecodedStore } from "./decoded-store.ts";
-import { attachStore, type EncryptedStore, type EncryptedStoreOptions, prepareStore } from "./encrypted-store.ts";
+import {
+  attachStore,
+  type EncryptedStore,
+  type EncryptedStoreOptions,
+  prepareStore,
+  storeParts,
+} from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
 import { isStore, type WrappableStore } from "./inner-store.ts";
 import { decodeForKeyv } from "./keyv-decoding.ts";
@@ -50,7 +55,9 @@ export class KeywardKeyv extends ReportingKeyv {
   /** The store underneath, with its events, `settled()` and the rest. */
   readonly encryptedStore: EncryptedStore;
   readonly #heard = new WeakSet<Error>();
-  readonly #keepsNamespace: boolean;
+  /** The namespace that `createKeyv` was given, where it was given one. */
+  readonly #ownNamespace: string | undefined;
+  /** The namespace that a host has assigned, "" where it assigned none. */
   #hostNamespace: string | undefined;
 
   /** Use {@link createKeyv}. */
@@ -63,12 +70,13 @@ export class KeywardKeyv extends ReportingKeyv {
       checkExpired: false,
     });
     this.encryptedStore = encryptedStore;
-    this.#keepsNamespace = options.namespace !== undefined;
+    this.#ownNamespace = options.namespace === undefined ? undefined : super.namespace;
   }
 
   /**
-   * The namespace. One that `createKeyv` was given stays when a host assigns its own, as Keyv 5 does to every store: its
-   * keys begin with that namespace already.
+   * The namespace. One that `createKeyv` was given stays when a host takes this Keyv as its store and assigns its own, as
+   * Keyv 5 does before its first call: its keys begin with that namespace already. Once this Keyv is in use, a call
+   * after another namespace was assigned rejects with `NAMESPACE_CONFLICT`.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` when hosts of two namespaces share this Keyv, where their keys could mix.
    */
@@ -77,17 +85,21 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   override set namespace(namespace: string | undefined) {
-    if (!this.#keepsNamespace) {
+    const own = this.#ownNamespace;
+    const byHost = this.#hostNamespace !== undefined || !storeParts(this.encryptedStore).inner.inUse;
+    if (own === undefined || (namespace !== own && !byHost)) {
       super.namespace = namespace;
       return;
     }
     this.#hostNamespace ??= namespace ?? "";
-    if (this.#hostNamespace === (namespace ?? "")) return;
-    const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
-    throw new KeywardError("NAMESPACE_CONFLICT", `This Keyv serves a host of namespace ${first}, and not ${second}`, {
-      namespace: super.namespace ?? "",
-      hint: "Make another Keyv with createKeyv for the second host, with a namespace of its own.",
-    });
+    if (this.#hostNamespace !== (namespace ?? "")) {
+      const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
+      throw new KeywardError("NAMESPACE_CONFLICT", `This Keyv serves a host of namespace ${first}, and not ${second}`, {
+        namespace: own,
+        hint: "Make another Keyv with createKeyv for the second host, with a namespace of its own.",
+      });
+    }
+    super.namespace = own;
   }
 
   /**
@@ -193,31 +205,12 @@ export class KeywardKeyv extends ReportingKeyv {
     });
   }
 
-  /** As Keyv's, which answers `false` for an empty key and writes nothing. */
-  override async set<Value>(key: string, value: Value, ttl?: number): Promise<boolean> {
-    this.#requireKeys([key]);
-    return await super.set(key, value, ttl);
-  }
-
-  /** As {@link KeywardKeyv.set}. */
-  override async setRaw<Value>(key: string, value: KeyvValue<Value>): Promise<boolean> {
-    this.#requireKeys([key]);
-    return await super.setRaw(key, value);
-  }
-
-  /** As {@link KeywardKeyv.set}: nothing is written when one key is empty. */
-  override async setManyRaw<Value>(entries: KeyvEntry<KeyvValue<Value>>[]): Promise<boolean[]> {
-    this.#requireKeys(entries.map(({ key }) => key));
-    return await super.setManyRaw(entries);
-  }
-
-  /** As {@link KeywardKeyv.set}: nothing is written when one key is empty. */
-  override async setMany<Value>(entries: KeyvEntry<Value>[]): Promise<boolean[]> {
-    this.#requireKeys(entries.map(({ key }) => key));
-    return await super.setMany(entries);
-  }
-
-  #requireKeys(keys: readonly string[]): void {
+  /**
+   * Keyv answers `false` for an empty key, and writes the others of a batch.
+   *
+   * @throws KeywardError `VALUE_INVALID` when one key is empty: nothing is written.
+   */
+  protected override requireWritable(keys: readonly string[]): void {
     const { sanitize } = this;
     if (keys.every((key) => key !== "" && (!sanitize.enabled || sanitize.cleanKey(key) !== ""))) return;
     this.emit(

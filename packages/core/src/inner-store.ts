@@ -101,6 +101,11 @@ export class InnerStore {
     return namespace;
   }
 
+  /** Whether a call has used a namespace. */
+  get inUse(): boolean {
+    return this.#used !== undefined;
+  }
+
   /**
    * Takes effect with the next call. An adapter that others use is left as it is until then.
    *

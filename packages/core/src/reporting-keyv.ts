@@ -1,4 +1,4 @@
-import { Keyv, type KeyvAny, type KeyvEntry, KeyvEvents, type KeyvStorageGetResult, type KeyvValue } from "keyv";
+import { Keyv, type KeyvAny, type KeyvEntry, type KeyvStorageGetResult, type KeyvValue } from "keyv";
 
 /** What Keyv names its hooks after, as in `after:get`. */
 type Call =
@@ -16,6 +16,9 @@ type Call =
   | "hasMany"
   | "clear"
   | "disconnect";
+
+/** Tells the hooks of a call that rejected, whose keys are as Keyv cleaned them. */
+type Afterwards = (tell: (call: Call, detail: unknown) => Promise<void>, keys: readonly string[]) => Promise<void>;
 
 /**
  * A Keyv that tells of a call that rejects as Keyv tells of a failure that it swallows: by `stat:error` for each key, and by
@@ -58,7 +61,7 @@ export class ReportingKeyv extends Keyv {
   }
 
   override set<Value = KeyvAny>(key: string, value: Value, ttl?: number): Promise<boolean> {
-    return this.#watch(
+    return this.#write(
       () => super.set(key, value, ttl),
       [key],
       (tell, [cleaned]) => tell("set", { key: cleaned, value, ttl }),
@@ -71,11 +74,11 @@ export class ReportingKeyv extends Keyv {
       if (entries.some(({ value }) => typeof value === "symbol")) this.emit("error", "symbol cannot be serialized");
       return await super.setMany(entries);
     };
-    return this.#watch(call, keysOf(entries), (tell, keys) => tell("setMany", { entries, values: keys.map(no) }));
+    return this.#write(call, keysOf(entries), (tell, keys) => tell("setMany", { entries, values: keys.map(no) }));
   }
 
   override setRaw<Value = KeyvAny>(key: string, value: KeyvValue<Value>): Promise<boolean> {
-    return this.#watch(
+    return this.#write(
       () => super.setRaw(key, value),
       [key],
       (tell, [cleaned]) => tell("setRaw", { key: cleaned, value, ttl: ttlOf(value) }),
@@ -83,7 +86,7 @@ export class ReportingKeyv extends Keyv {
   }
 
   override setManyRaw<Value = KeyvAny>(entries: KeyvEntry<KeyvValue<Value>>[]): Promise<boolean[]> {
-    return this.#watch(
+    return this.#write(
       () => super.setManyRaw(entries),
       keysOf(entries),
       (tell, keys) => tell("setManyRaw", { entries, results: keys.map(no) }),
@@ -159,11 +162,18 @@ export class ReportingKeyv extends Keyv {
     }
   }
 
-  async #watch<Result>(
-    call: () => Promise<Result>,
-    given: readonly string[],
-    afterwards: (tell: (call: Call, detail: unknown) => Promise<void>, keys: readonly string[]) => Promise<void>,
-  ): Promise<Result> {
+  /** Called by each write with its keys: throws where nothing may be written. */
+  protected requireWritable(_keys: readonly string[]): void {}
+
+  #write<Result>(call: () => Promise<Result>, keys: readonly string[], afterwards: Afterwards): Promise<Result> {
+    const checked = async () => {
+      this.requireWritable(keys);
+      return await call();
+    };
+    return this.#watch(checked, keys, afterwards);
+  }
+
+  async #watch<Result>(call: () => Promise<Result>, given: readonly string[], afterwards: Afterwards): Promise<Result> {
     try {
       return await call();
     } catch (error) {
@@ -179,7 +189,7 @@ export class ReportingKeyv extends Keyv {
   #tellError(key?: string): void {
     const { namespace } = this;
     const event = { event: "error", ...(key === undefined ? {} : { key }), namespace, timestamp: Date.now() };
-    this.emit(KeyvEvents.STAT_ERROR, event);
+    this.emit("stat:error", event);
   }
 
   async #tellHooks(call: Call, detail: unknown): Promise<void> {
