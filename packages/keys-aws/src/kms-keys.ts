@@ -40,5 +40,10 @@ export function kmsKeys(options: KmsKeysOptions): WrappedKeys {
   }
   const { timeoutMs } = requireFreshness(options);
   const wrapper = new KmsWrapper([keyId, ...formerKeyIds], name, { ...options, timeoutMs });
-  return wrappedKeys(wrapper, place, { ...options, name });
+  const { minGeneration } = options;
+  return wrappedKeys(wrapper, place, {
+    ...requireFreshness(options),
+    name,
+    ...(minGeneration === undefined ? {} : { minGeneration }),
+  });
 }
