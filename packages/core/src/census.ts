@@ -1,9 +1,9 @@
 import { isRanged, isScannable, type RangedStore, type ScannableStore, type ScannedRecord } from "./capabilities.ts";
-import { EncryptedStore, storeParts } from "./encrypted-store.ts";
+import { EncryptedStore, type EncryptedStoreOrKeyv, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
-import { wrapRejection } from "./inner-store.ts";
-import { requireAmount } from "./options.ts";
+import { isKeyv, wrapRejection } from "./inner-store.ts";
+import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import { pages } from "./page-size.ts";
 
 /** How many records lie under which key. */
@@ -34,6 +34,12 @@ export interface CensusOptions {
   readonly onProgress?: (records: number) => void;
 }
 
+const censusOptionNames = {
+  batchSize: true,
+  signal: true,
+  onProgress: true,
+} as const satisfies OptionNames<CensusOptions>;
+
 class Counter implements CensusCounts {
   records = 0;
   unsealed = 0;
@@ -57,11 +63,15 @@ class Counter implements CensusCounts {
  * Counts the records under each key, over all namespaces of a backend. It reads headers and needs no key, so anybody
  * who may read the store may count. A record written during the census may be missed or counted.
  *
- * @throws KeywardError `VALUE_INVALID` for a `batchSize` that is not a whole number from 1, `STORE_NOT_SCANNABLE`,
- * `STORE_UNAVAILABLE`.
+ * @throws KeywardError `STORE_INVALID` for what is no store; `VALUE_INVALID` for an option that there is not, or
+ * a `batchSize` that is not a whole number from 1;
+ * `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
  */
-export async function census(store: EncryptedStore | ScannableStore, options: CensusOptions = {}): Promise<Census> {
-  const { batchSize = 1_000, signal, onProgress } = options;
+export async function census(
+  store: EncryptedStoreOrKeyv | ScannableStore,
+  options: CensusOptions = {},
+): Promise<Census> {
+  const { batchSize = 1_000, signal, onProgress } = requireOptions("census", options, censusOptionNames);
   requireAmount("batchSize", batchSize, "records");
   const total = new Counter();
   const namespaces = new Map<string, Counter>();
@@ -90,7 +100,7 @@ export async function census(store: EncryptedStore | ScannableStore, options: Ce
  * @throws KeywardError `STORE_NOT_SCANNABLE`, or `VALUE_INVALID` for a count that is not a whole number from 1.
  */
 export async function rangesOf(
-  store: EncryptedStore | ScannableStore,
+  store: EncryptedStoreOrKeyv | ScannableStore,
   count: number,
 ): Promise<readonly (string | undefined)[]> {
   const scannable = scannableOf(store);
@@ -115,12 +125,18 @@ export function withinRange(store: ScannableStore, range: string | undefined): S
 /**
  * What can be scanned in a store, wrapped or not.
  *
- * @throws KeywardError `STORE_NOT_SCANNABLE`.
+ * @throws KeywardError `STORE_INVALID` for what is no store, and `STORE_NOT_SCANNABLE`.
  */
-export function scannableOf(store: EncryptedStore | ScannableStore): ScannableStore {
-  const scannable = store instanceof EncryptedStore ? storeParts(store).inner.scannable : store;
+export function scannableOf(store: EncryptedStoreOrKeyv | ScannableStore): ScannableStore {
+  const scannable = isRaw(store) ? store : storeParts(store).inner.scannable;
   if (scannable !== undefined && isScannable(scannable)) return scannable;
   throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be scanned over all its namespaces", {
     hint: "Wrap a store that has scan(), such as those of Keyward.",
   });
+}
+
+/** Whether it is a store that is not encrypted. What is no store at all is refused as an encrypted one. */
+function isRaw(store: EncryptedStoreOrKeyv | ScannableStore): store is ScannableStore {
+  if (typeof store !== "object" || store === null || store instanceof EncryptedStore) return false;
+  return !("encryptedStore" in store) && !isKeyv(store);
 }

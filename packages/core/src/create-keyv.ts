@@ -6,20 +6,22 @@ import type {
   KeyvStorageAdapter,
   KeyvValue,
 } from "keyv";
-import { isNamespaced } from "./capabilities.ts";
+import { isNamespaced, type StoredValue } from "./capabilities.ts";
 import { DecodedStore } from "./decoded-store.ts";
 import {
   attachStore,
   type EncryptedStore,
   type EncryptedStoreOptions,
+  encryptedStoreOptionNames,
   prepareStore,
   storeParts,
 } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
-import { isStore, type WrappableStore } from "./inner-store.ts";
+import { requireStore, type WrappableStore } from "./inner-store.ts";
 import { decodeForKeyv } from "./keyv-decoding.ts";
 import { keyvJson } from "./keyv-json.ts";
 import { isKeyvValue } from "./keyv-value.ts";
+import { type OptionNames, requireOptions } from "./options.ts";
 import { notDecodable } from "./record-codec.ts";
 import { ReportingKeyv } from "./reporting-keyv.ts";
 
@@ -44,6 +46,18 @@ export interface CreateKeyvOptions
   /** What makes values shorter before they are sealed. Lengths then tell something of what the values are. */
   readonly compression?: KeyvCompressionAdapter | BinaryCompression;
 }
+
+const { decode: _decode, ...sharedOptionNames } = encryptedStoreOptionNames;
+const createKeyvOptionNames = {
+  ...sharedOptionNames,
+  store: true,
+  namespace: true,
+  serialization: true,
+  compression: true,
+  ttl: true,
+  stats: true,
+  sanitize: true,
+} as const satisfies OptionNames<CreateKeyvOptions>;
 
 type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStoreOptions>;
 
@@ -228,26 +242,17 @@ export class KeywardKeyv extends ReportingKeyv {
  * @throws KeywardError as the constructor of {@link EncryptedStore}.
  */
 export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
-  const { store, keys, scope, reencrypt, accept, padTo, replica, namespace: given, ...keyvOptions } = options;
-  const shared = isStore(store) && !(store instanceof Map) && isNamespaced(store) ? store : undefined;
+  const { store, namespace: given } = requireOptions("createKeyv", options, createKeyvOptionNames);
+  requireStore(store);
+  const shared = !(store instanceof Map) && isNamespaced(store) ? store : undefined;
   // A view that was handed in stays the view it is.
   const namespace = given ?? shared?.namespace ?? "";
-  const wrapped = shared?.namespaced(namespace) ?? store;
-  const encryptedStore = prepareStore(
-    wrapped,
-    {
-      keys,
-      ...(scope === undefined ? {} : { scope }),
-      ...(reencrypt === undefined ? {} : { reencrypt }),
-      ...(accept === undefined ? {} : { accept }),
-      ...(padTo === undefined ? {} : { padTo }),
-      ...(replica === undefined ? {} : { replica }),
-      decode: (value) => decodeForKeyv(keyv, value),
-    },
-    shared,
-  );
+  // Both are given all options, and each takes its own: none can be lost in between.
+  const ofStore = { ...options, decode: (value: StoredValue) => decodeForKeyv(keyv, value) };
+  const encryptedStore = prepareStore(shared?.namespaced(namespace) ?? store, ofStore, shared);
   if (namespace !== "") encryptedStore.namespace = namespace;
-  const keyv = new KeywardKeyv(encryptedStore, { ...keyvOptions, ...(namespace === "" ? {} : { namespace }) });
+  const { namespace: _, ...others } = options;
+  const keyv = new KeywardKeyv(encryptedStore, namespace === "" ? others : { ...others, namespace });
   attachStore(encryptedStore);
   return keyv;
 }

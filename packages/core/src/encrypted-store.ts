@@ -5,11 +5,11 @@ import { CheckRecord } from "./check-record.ts";
 import { hasExpired, type Place, type RecordContent, requirePlace } from "./envelope.ts";
 import { KeywardError, requireKeywardError } from "./errors.ts";
 import type { ForeignFormat } from "./foreign-format.ts";
-import { InnerStore, requireAtomic, type WrappableStore } from "./inner-store.ts";
+import { InnerStore, isKeyv, requireAtomic, type WrappableStore } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
-import { requireAmount } from "./options.ts";
+import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { ReadReencryption, type ReplaceMany } from "./read-reencryption.ts";
 import { isAbsent, isUndecodable, type OpenedRecord, RecordCodec } from "./record-codec.ts";
@@ -48,6 +48,20 @@ export interface EncryptedStoreOptions {
    */
   readonly replica?: boolean | ReplicaOptions;
 }
+
+/** Every option of an {@link EncryptedStore}: one that is missing here does not compile. */
+export const encryptedStoreOptionNames = {
+  keys: true,
+  scope: true,
+  reencrypt: true,
+  accept: true,
+  decode: true,
+  padTo: true,
+  replica: true,
+} as const satisfies OptionNames<EncryptedStoreOptions>;
+
+/** What the tools take: a store, or what `createKeyv` made, of which they take the store. */
+export type EncryptedStoreOrKeyv = EncryptedStore | { readonly encryptedStore: EncryptedStore };
 
 /** What the tools of this package see of a store: for this package only. */
 export interface StoreParts {
@@ -133,13 +147,16 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * Wraps a store, whose optional capabilities are looked for on the very object given.
    *
-   * @throws KeywardError `STORE_INVALID` for what is no store, `KEYRING_INVALID` for keys that are neither a ring nor a
+   * @throws KeywardError `VALUE_INVALID` for an option that there is not, `STORE_INVALID` for what is no store, and for a
+   * Keyv, `KEYRING_INVALID` for keys that are neither a ring nor a
    * provider, `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
    * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20 or options of `replica` that cannot be,
    * `STORE_INVALID` when a replica is to be registered in a store without a reserved space.
    */
   constructor(store: WrappableStore, options: EncryptedStoreOptions) {
     super({ throwOnHookError: false, throwOnEmptyListeners: false });
+    // Those of a store that was prepared were checked by its maker.
+    if (!prepared.has(options)) requireOptions("EncryptedStore", options, encryptedStoreOptionNames);
     const { keys, scope, accept = [], padTo, decode } = options;
     if (padTo !== undefined) requireAmount("padTo", padTo, "bytes", { most: 2 ** 20 });
     this.#inner = new InnerStore(store);
@@ -595,9 +612,30 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 }
 
+/**
+ * The store that a tool was given, or that of the Keyv that it was given.
+ *
+ * @throws KeywardError `STORE_INVALID` for everything else.
+ */
+export function encryptedStoreOf(given: EncryptedStoreOrKeyv): EncryptedStore {
+  if (given instanceof EncryptedStore) return given;
+  const isObject = typeof given === "object" && given !== null;
+  if (isObject && given.encryptedStore instanceof EncryptedStore) return given.encryptedStore;
+  const what = !isObject ? describe(given) : isKeyv(given) ? "a Keyv that createKeyv did not make" : "another object";
+  throw new KeywardError("STORE_INVALID", `An EncryptedStore was expected, but this is ${what}`, {
+    hint:
+      "Pass what createKeyv returned, or the EncryptedStore; of a Keyv over an EncryptedStore pass keyv.store. All of them " +
+      "must come from this very copy of @keyward/core.",
+  });
+}
+
 /** The parts of a store that re-encryption, census and retirement work on. Not part of the public surface. */
-export function storeParts(store: EncryptedStore): StoreParts {
-  return partsOf(store);
+export function storeParts(store: EncryptedStoreOrKeyv): StoreParts {
+  return partsOf(encryptedStoreOf(store));
+}
+
+function describe(given: unknown): string {
+  return given === null ? "null" : given === undefined ? "nothing" : `of type ${typeof given}`;
 }
 
 /**

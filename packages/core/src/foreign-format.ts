@@ -3,6 +3,7 @@ import type { StoredValue } from "./capabilities.ts";
 import { type Place, type RecordContent, recordError } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { readKeyvJson, textOf } from "./keyv-value.ts";
+import { type OptionNames, requireOptions } from "./options.ts";
 
 /**
  * Something other than an envelope that may lie in a store and be read. A store asks its formats in the order given,
@@ -39,6 +40,13 @@ export interface AesGcmOptions {
   readonly encoding?: "base64" | "base64url" | "hex";
 }
 
+const plaintextOptionNames = { matches: true } as const satisfies OptionNames<PlaintextOptions>;
+const aesGcmOptionNames = {
+  key: true,
+  layout: true,
+  encoding: true,
+} as const satisfies OptionNames<AesGcmOptions>;
+
 const ivBytes = 12;
 const tagBytes = 16;
 
@@ -69,7 +77,7 @@ class Plaintext implements ForeignFormat {
  * write to the store can plant a value.
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
-  return new Plaintext(options);
+  return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));
 }
 
 /** Whether a format reads plaintext, which sealed namespaces refuse and which is asked last. */
@@ -84,7 +92,7 @@ export function readsPlaintext(format: ForeignFormat): boolean {
  * @throws KeywardError `KEY_INVALID` for a key that is empty or not 32 bytes.
  */
 export function aesGcm(options: AesGcmOptions): ForeignFormat {
-  const { layout, encoding = "base64" } = options;
+  const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);
   const key = toSecretKey(options.key);
   const name = `aes-gcm ${layout}`;
   return {

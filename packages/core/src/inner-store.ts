@@ -1,4 +1,5 @@
 import {
+  Keyv,
   KeyvBridgeAdapter,
   type KeyvBridgeStore,
   KeyvMemoryAdapter,
@@ -64,11 +65,7 @@ export class InnerStore {
    * @throws KeywardError `STORE_INVALID` for what is no store.
    */
   constructor(given: WrappableStore) {
-    if (!isStore(given)) {
-      throw new KeywardError("STORE_INVALID", `The store is no object, but ${given === null ? "null" : typeof given}`, {
-        hint: "Give a Keyv storage adapter, or a Map.",
-      });
-    }
+    requireStore(given);
     // Capabilities are looked for on what was given: Keyv's bridge passes on Keyv's own methods alone.
     const adapter = toAdapter(given);
     const capable = given instanceof Map ? adapter : given;
@@ -309,9 +306,34 @@ function conflict(used: string, namespace: string): KeywardError {
   );
 }
 
-/** Whether code without types handed over something that can be a store. */
-export function isStore(given: WrappableStore): boolean {
-  return typeof given === "object" && given !== null;
+/**
+ * The store, if it is one. Code without types may have handed over anything.
+ *
+ * @throws KeywardError `STORE_INVALID`.
+ */
+export function requireStore(given: WrappableStore): void {
+  const isObject = typeof given === "object" && given !== null;
+  const missing = isObject ? ["get", "set", "delete", "clear"].filter((name) => !hasMethod(given, name)) : [];
+  const problem = !isObject
+    ? `no object, but ${given === null ? "null" : typeof given}`
+    : missing.length > 0
+      ? `an object without ${missing.join(", ")}`
+      : isKeyv(given)
+        ? "a Keyv, which answers as for a miss when its own store fails"
+        : undefined;
+  if (problem === undefined) return;
+  throw new KeywardError("STORE_INVALID", `The store is ${problem}`, {
+    hint: "Give a Keyv storage adapter, or a Map; of a Keyv, its adapter: keyv.store.",
+  });
+}
+
+/** Whether it is a Keyv, of version 5 or 6, and not an adapter. */
+export function isKeyv(given: object): boolean {
+  return given instanceof Keyv || (hasMethod(given, "getRaw") && "stats" in given);
+}
+
+function hasMethod(given: object, name: string): boolean {
+  return typeof Reflect.get(given, name) === "function";
 }
 
 /**

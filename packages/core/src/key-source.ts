@@ -1,9 +1,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { abortable } from "./abortable.ts";
 import { KeywardError } from "./errors.ts";
-import { type KeyProvider, requireFreshness } from "./key-provider.ts";
+import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { Keyring, keyOf, sameRing, sharesKey } from "./keyring.ts";
 import { Moment } from "./moment.ts";
+import { type OptionNames, requireOptions } from "./options.ts";
 import { RetryPause } from "./retry-pause.ts";
 
 // Unknown key ids cost the provider at most one load in this time, however many are forged.
@@ -27,6 +28,12 @@ export interface KeyUser {
   /** Whether what is stored belongs to a ring that is to replace the one in use; `undefined` where that cannot be told. */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<boolean | undefined>;
 }
+
+const freshnessNames = {
+  refreshMs: true,
+  maxAgeMs: true,
+  timeoutMs: true,
+} as const satisfies OptionNames<KeyFreshness>;
 
 const shared = new WeakMap<KeyProvider, KeySource>();
 
@@ -58,7 +65,9 @@ export class KeySource {
   #unsubscribe: (() => void) | undefined;
 
   private constructor(keys: Keyring | KeyProvider) {
-    const { refreshMs, maxAgeMs, timeoutMs } = requireFreshness(keys instanceof Keyring ? {} : (keys.freshness ?? {}));
+    const freshness = keys instanceof Keyring ? {} : (keys.freshness ?? {});
+    requireOptions("The freshness of a key provider", freshness, freshnessNames);
+    const { refreshMs, maxAgeMs, timeoutMs } = requireFreshness(freshness);
     this.#refreshMs = refreshMs;
     this.#maxAgeMs = maxAgeMs;
     this.#timeoutMs = timeoutMs;

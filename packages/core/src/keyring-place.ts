@@ -5,6 +5,7 @@ import { hasReservedSpace, type ReservedSpace } from "./capabilities.ts";
 import { KeywardError } from "./errors.ts";
 import { whileLocked } from "./file-lock.ts";
 import { wrapRejection } from "./inner-store.ts";
+import { requireOptions } from "./options.ts";
 import { type FoundFile, hintForWriting, readSmallFile, replaceFile, systemCode } from "./private-file.ts";
 
 /** Where a keyring lies as text: wrapped, or as a document. */
@@ -69,7 +70,7 @@ function textOf(stored: unknown): string | undefined {
  * @param options.shownAs What errors call the file, where the path itself should not be repeated.
  */
 export function filePlace(path: string, options: { readonly shownAs?: string } = {}): KeyringPlace {
-  const { shownAs = `The file ${JSON.stringify(path)}` } = options;
+  const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("filePlace", options, { shownAs: true });
 
   /** The error without its cause, which repeats the path. */
   function unavailable(problem: string, error: unknown, hint: string): KeywardError {

@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { inspect } from "node:util";
 import { KeywardError } from "./errors.ts";
+import { type OptionNames, requireOptions } from "./options.ts";
 import { RootKey, rootBytes } from "./root-key.ts";
 
 /** "enabled": opens records. "disabled": opens nothing, as if revoked, but is still in the ring. */
@@ -27,6 +28,13 @@ export interface NewKey {
   /** ISO 8601 in UTC; when absent and the material is random, now. */
   readonly created?: string;
 }
+
+const newKeyOptionNames = {
+  id: true,
+  material: true,
+  status: true,
+  created: true,
+} as const satisfies OptionNames<NewKey>;
 
 /** A key as the ring keeps it: for this package only. */
 export interface RingKey extends KeyInfo {
@@ -203,6 +211,7 @@ export class Keyring {
    * @throws KeywardError `KEY_INVALID`, or `KEYRING_INVALID` when the id or the material is there already.
    */
   add(key: NewKey = {}): Keyring {
+    requireOptions("A new key", key, newKeyOptionNames);
     const created = key.material === undefined ? now() : undefined;
     return this.#change({}, [
       ...this.#parts.keys.values(),

@@ -2,12 +2,12 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import type { AtomicStore, Replacement, ScannableStore, ScannedRecord, ScanPage } from "./capabilities.ts";
 import { scannableOf, withinRange } from "./census.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { type EncryptedStore, type StoreParts, storeParts } from "./encrypted-store.ts";
+import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "./encrypted-store.ts";
 import { readHeader, requirePlace } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "./inner-store.ts";
 import { isEnabled, type Keyring } from "./keyring.ts";
-import { requireAmount } from "./options.ts";
+import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import { bytesOf, PageSize, targetPageBytes } from "./page-size.ts";
 import { pause } from "./pause.ts";
 import { isAbsent, isForeign } from "./record-codec.ts";
@@ -82,6 +82,18 @@ export interface ReencryptReport extends ReencryptProgress {
   readonly durationMs: number;
 }
 
+const reencryptOptionNames = {
+  batchSize: true,
+  concurrency: true,
+  maxPerSecond: true,
+  range: true,
+  dryRun: true,
+  checkpoint: true,
+  signal: true,
+  onProgress: true,
+  namespaces: true,
+} as const satisfies OptionNames<ReencryptOptions>;
+
 const maxListed = 1_000;
 const maxAttempts = 3;
 const recordsPerTurn = 64;
@@ -90,11 +102,11 @@ const recordsPerTurn = 64;
  * Seals every record of a backend, all namespaces, under the primary. Safe beside live traffic: a record is replaced
  * only if it is still the one that was read, so a newer write, a delete or an expiry wins. Records keep their expiry.
  *
- * @throws KeywardError `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE` or, for an option, `VALUE_INVALID` before anything is
+ * @throws KeywardError `STORE_INVALID` for what is neither an `EncryptedStore` nor made by `createKeyv`; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE` or, for an option, `VALUE_INVALID` before anything is
  * touched; `OVERWRITE_REFUSED` when the ring cannot open the store's check record; `CHECKPOINT_INVALID`;
  * `KEYRING_INVALID` for a ring without keys; `STORE_UNAVAILABLE`, after which the job goes on from its checkpoint.
  */
-export async function reencrypt(store: EncryptedStore, options: ReencryptOptions = {}): Promise<ReencryptReport> {
+export async function reencrypt(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<ReencryptReport> {
   return await new Reencryption(store, options).run();
 }
 
@@ -129,7 +141,8 @@ class Reencryption {
   #counts: Counts = noCounts;
   #scannedBefore = 0;
 
-  constructor(store: EncryptedStore, options: ReencryptOptions) {
+  constructor(store: EncryptedStoreOrKeyv, options: ReencryptOptions) {
+    requireOptions("reencrypt", options, reencryptOptionNames);
     this.#parts = storeParts(store);
     this.#scannable = withinRange(scannableOf(store), options.range);
     this.#options = options;

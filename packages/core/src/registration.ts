@@ -8,7 +8,7 @@ import { heartbeatBounds, heartbeatKey, isReplicaName, writeHeartbeat } from "./
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
 import { Moment } from "./moment.ts";
-import { requireAmount } from "./options.ts";
+import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
 /** How a process makes itself known as one that reads and writes a store. */
@@ -29,6 +29,13 @@ export interface ReplicaOptions {
    */
   readonly longestCallMs?: number;
 }
+
+const replicaOptionNames = {
+  name: true,
+  heartbeatMs: true,
+  lapseMs: true,
+  longestCallMs: true,
+} as const satisfies OptionNames<ReplicaOptions>;
 
 /** What a registration needs of a store. */
 export interface RegistrationParts {
@@ -319,6 +326,7 @@ function newId(): string {
 }
 
 function settle(options: ReplicaOptions, ofStore: unknown): Required<ReplicaOptions> {
+  requireOptions("replica", options, replicaOptionNames);
   const { name = `${hostname()}:${process.pid}`, heartbeatMs = 2_000 } = options;
   const { lapseMs = 10_000, longestCallMs = 30_000 } = options;
   if (!isReplicaName(name)) {

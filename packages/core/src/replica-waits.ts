@@ -2,7 +2,7 @@ import { storeParts } from "./encrypted-store.ts";
 import { KeywardError } from "./errors.ts";
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
-import { requireAmount } from "./options.ts";
+import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import { pause } from "./pause.ts";
 import { Registration } from "./registration.ts";
 import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
@@ -28,6 +28,14 @@ export interface ReplicaWaitOptions {
   /** Ends this run, which then rejects with the reason. Another run goes on where it stopped. */
   readonly signal?: AbortSignal;
 }
+
+export const replicaWaitOptionNames = {
+  stores: true,
+  unregistered: true,
+  ignoreReplicas: true,
+  replicasWithinMs: true,
+  signal: true,
+} as const satisfies OptionNames<ReplicaWaitOptions>;
 
 /** A process that is waited for. */
 export interface WaitingReplica extends Replica {
@@ -55,6 +63,7 @@ export class ReplicaWaits {
     if (replicasWithinMs !== undefined)
       requireAmount("replicasWithinMs", replicasWithinMs, "milliseconds", { least: 0 });
     if (unregistered !== undefined && typeof unregistered !== "function") {
+      requireOptions("unregistered", unregistered, { waitMs: true });
       requireAmount("unregistered.waitMs", unregistered?.waitMs, "milliseconds", { least: 0 });
     }
     this.#source = source;

@@ -1,4 +1,4 @@
-import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
+import { type EncryptedStoreOrKeyv, storeParts } from "./encrypted-store.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import {
   gone,
@@ -40,9 +40,10 @@ const patience = 1.5;
  * The processes that registered in a store, with the option `replica`. Those that left are not among them; one that ended
  * without leaving is listed for a day, as lapsed.
  *
- * @throws KeywardError `STORE_INVALID` for a store without a reserved space; `STORE_UNAVAILABLE`.
+ * @throws KeywardError `STORE_INVALID` for what is neither an `EncryptedStore` nor made by `createKeyv`, and for a store
+ * without a reserved space; `STORE_UNAVAILABLE`.
  */
-export async function replicas(store: EncryptedStore): Promise<readonly Replica[]> {
+export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Replica[]> {
   const { reserve } = storeParts(store);
   if (reserve === undefined) {
     throw new KeywardError("STORE_INVALID", "The store has no reserved space, so no process can register in it", {

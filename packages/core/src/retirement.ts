@@ -1,14 +1,15 @@
 import type { ScannableStore, ScannedRecord } from "./capabilities.ts";
 import { census, scannableOf } from "./census.ts";
 import { scopedPrefix } from "./check-record.ts";
-import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
+import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { heartbeatPrefix } from "./heartbeat.ts";
-import { reservedNamespace } from "./inner-store.ts";
+import { isKeyv, reservedNamespace } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import { isEnabled, Keyring } from "./keyring.ts";
+import { type OptionNames, requireOptions } from "./options.ts";
 import { pages } from "./page-size.ts";
 import type { UnreadableRecord } from "./reencrypt.ts";
 
@@ -47,8 +48,20 @@ export interface Retirement {
   readonly abandoned: readonly UnreadableRecord[];
 }
 
-/** The stores that a ring serves, by the names that the keyring document gives them. */
-export type NamedStores = Readonly<Record<string, EncryptedStore>>;
+const retireKeyOptionNames = {
+  to: true,
+  abandonUnreadable: true,
+  signal: true,
+  onProgress: true,
+} as const satisfies OptionNames<RetireKeyOptions>;
+
+const sealNamespaceOptionNames = {
+  signal: true,
+  onProgress: true,
+} as const satisfies OptionNames<SealNamespaceOptions>;
+
+/** The stores that a ring serves, or Keyvs over them, by the names that the keyring document gives them. */
+export type NamedStores = Readonly<Record<string, EncryptedStoreOrKeyv>>;
 
 const pageSize = 1_000;
 const maxListedScopes = 1_000;
@@ -67,6 +80,8 @@ export async function retireKey(
   id: string,
   options: RetireKeyOptions = {},
 ): Promise<Retirement> {
+  requireStores(stores);
+  requireOptions("retireKey", options, retireKeyOptionNames);
   const ring = await ringOf(keys);
   return await retireFrom(ring, stores, id, options, async (next) => await save(keys, next, ring));
 }
@@ -146,7 +161,8 @@ export async function sealNamespace(
   namespace: string,
   options: SealNamespaceOptions = {},
 ): Promise<Keyring> {
-  const { signal } = options;
+  requireStores(stores);
+  const { signal } = requireOptions("sealNamespace", options, sealNamespaceOptionNames);
   const seen = progress(options.onProgress);
   const ring = await ringOf(keys);
   requireAllStores(ring, stores, undefined);
@@ -201,6 +217,21 @@ async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyrin
 }
 
 /**
+ * Checks stores that code without types may have handed over.
+ *
+ * @throws KeywardError `VALUE_INVALID` for what is no object of stores by name; `STORE_INVALID` for what is no store in it.
+ */
+export function requireStores(stores: NamedStores): void {
+  const isObject = typeof stores === "object" && stores !== null && !Array.isArray(stores);
+  if (!isObject || stores instanceof EncryptedStore || isKeyv(stores)) {
+    throw new KeywardError("VALUE_INVALID", "stores is not an object that has stores by their names", {
+      hint: "Pass { name: store }, with the names that the keyring gives its stores, or any name where it gives none.",
+    });
+  }
+  for (const store of Object.values(stores)) encryptedStoreOf(store);
+}
+
+/**
  * @throws KeywardError `KEY_IN_USE` when a store that the ring names is missing, or all are.
  */
 export function requireAllStores(ring: Keyring, stores: NamedStores, keyId: string | undefined): void {
@@ -227,7 +258,7 @@ interface Search {
   readonly id: string;
   readonly ring: Keyring;
   /** One backend may hold the records of several scopes: a record is lost when none of these opens it. */
-  readonly readers: readonly EncryptedStore[];
+  readonly readers: readonly EncryptedStoreOrKeyv[];
   /** Where records go that do not open; absent where they count as needing the key. */
   readonly abandoned: UnreadableRecord[] | undefined;
   readonly signal: AbortSignal | undefined;

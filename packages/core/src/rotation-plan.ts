@@ -2,8 +2,15 @@ import { census } from "./census.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import { type Keyring, keyOf } from "./keyring.ts";
-import type { ReplicaWait, ReplicaWaitOptions, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
-import { type NamedStores, requireAllStores } from "./retirement.ts";
+import { requireOptions } from "./options.ts";
+import {
+  type ReplicaWait,
+  type ReplicaWaitOptions,
+  type ReplicaWaits,
+  replicaWaitOptionNames,
+  type WaitingReplica,
+} from "./replica-waits.ts";
+import { type NamedStores, requireAllStores, requireStores } from "./retirement.ts";
 import { type Aim, idOf, requireKeyIn, startOf, turned } from "./rotation-aim.ts";
 import { graceLeft, type RotationStatus, type RotationStep, stepsFrom } from "./rotation-record.ts";
 
@@ -38,6 +45,19 @@ export type PlannedStep =
       readonly waitMs: number;
     };
 
+/** Every option of a rotation, or of what follows from it. */
+export const rotationOptionNames = {
+  ...replicaWaitOptionNames,
+  graceMs: true,
+  abandonUnreadable: true,
+  reencrypt: true,
+  until: true,
+  onProgress: true,
+  newKey: true,
+  id: true,
+  order: true,
+} as const;
+
 /** What {@link planRotation} finds. */
 export interface RotationPlan {
   /** The rotation that is under way, and would be gone on with. */
@@ -69,7 +89,8 @@ export async function revocationCost(
   provider: KeyProvider,
   options: Pick<ReplicaWaitOptions, "stores" | "signal"> & { readonly id: string },
 ): Promise<RevocationCost> {
-  const { stores, id, signal } = options;
+  const { stores, id, signal } = requireOptions("revocationCost", options, rotationOptionNames);
+  requireStores(stores);
   const ring = await KeySource.of(provider).refresh();
   requireKeyIn(ring, id);
   requireAllStores(ring, stores, id);

@@ -6,7 +6,7 @@ import { requireAtomic } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import { isEnabled, type Keyring, keyOf, type NewKey, sharesKey } from "./keyring.ts";
-import { requireAmount } from "./options.ts";
+import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import { pause } from "./pause.ts";
 import {
   type ReencryptOptions,
@@ -19,7 +19,7 @@ import {
 import { type ReplicaWait, type ReplicaWaitOptions, ReplicaWaits, type WaitingReplica } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
 import { ReservedRecords } from "./reserved-records.ts";
-import { type NamedStores, type RetireKeyOptions, requireAllStores, retireFrom } from "./retirement.ts";
+import { type NamedStores, type RetireKeyOptions, requireAllStores, requireStores, retireFrom } from "./retirement.ts";
 import {
   type Aim,
   addTo,
@@ -35,7 +35,7 @@ import {
   turned,
   underWayAlready,
 } from "./rotation-aim.ts";
-import { countUnder, planOf, type RotationPlan } from "./rotation-plan.ts";
+import { countUnder, rotationOptionNames as names, planOf, type RotationPlan } from "./rotation-plan.ts";
 import {
   graceLeft,
   isBeyond,
@@ -83,6 +83,14 @@ export interface RevokeKeyOptions extends RotateKeyOptions {
   /** Which of the two harms is the smaller one: see {@link revocationCost}. There is no default. */
   readonly order: RevocationOrder;
 }
+
+// One set of names for a rotation and all that follows from it, so that each call takes what another was given.
+const rotationOptionNames = names satisfies OptionNames<RevokeKeyOptions>;
+const paceOptionNames = {
+  batchSize: true,
+  concurrency: true,
+  maxPerSecond: true,
+} as const satisfies OptionNames<NonNullable<RotationOptions["reencrypt"]>>;
 
 /** How far a rotation has come. */
 export type RotationProgress =
@@ -147,6 +155,7 @@ const longestLookMs = 60_000;
  * `KEYRING_CONFLICT` for a store with keys of its own; and what stores and provider throw.
  */
 export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
+  requireOptions("rotateKey", options, rotationOptionNames);
   return await new Rotation(provider, options).run({ kind: "rotate", newKey: options.newKey ?? {} });
 }
 
@@ -159,6 +168,7 @@ export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions
  * late.
  */
 export async function rollBackRotation(provider: KeyProvider, options: RotationOptions): Promise<RotationReport> {
+  requireOptions("rollBackRotation", options, rotationOptionNames);
   return await new Rotation(provider, options).run({ kind: "roll-back" });
 }
 
@@ -171,7 +181,7 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
  * @throws KeywardError as {@link rotateKey}; `KEY_UNKNOWN`.
  */
 export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions): Promise<RotationReport> {
-  const { id: from, order, newKey = {} } = options;
+  const { id: from, order, newKey = {} } = requireOptions("revokeKey", options, rotationOptionNames);
   if (order !== "reencrypt-first" && order !== "disable-first") {
     throw new KeywardError("VALUE_INVALID", "A revocation was given no order", {
       hint: 'Ask revocationCost, and choose "reencrypt-first" or "disable-first".',
@@ -187,8 +197,10 @@ export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions
  */
 export async function rotationStatus(
   provider: KeyProvider,
-  { stores }: Pick<RotationOptions, "stores">,
+  options: Pick<RotationOptions, "stores">,
 ): Promise<RotationStatus | undefined> {
+  const { stores } = requireOptions("rotationStatus", options, rotationOptionNames);
+  requireStores(stores);
   return (await new RotationRecord(recordsOf(KeySource.of(provider), stores)).read(false)).status;
 }
 
@@ -198,6 +210,7 @@ export async function rotationStatus(
  * @throws KeywardError as {@link rotateKey} would at once.
  */
 export async function planRotation(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationPlan> {
+  requireOptions("planRotation", options, rotationOptionNames);
   return await new Rotation(provider, options).plan({ kind: "rotate", newKey: options.newKey ?? {} });
 }
 
@@ -216,14 +229,15 @@ class Rotation {
   #rounds = 0;
 
   constructor(provider: KeyProvider, options: RotationOptions) {
-    const { stores, graceMs, until } = options;
+    const { stores, graceMs, until, reencrypt: pace = {} } = options;
+    requireStores(stores);
     if (until !== undefined && !rotationSteps.includes(until)) {
       throw new KeywardError("VALUE_INVALID", "until is not a step of a rotation", {
         hint: `It is one of ${rotationSteps.join(", ")}; leave it out to go on to the end.`,
       });
     }
     requireAmount("graceMs", graceMs, "milliseconds", { least: 0, most: longestGraceMs });
-    requirePace(options.reencrypt ?? {});
+    requirePace(requireOptions("reencrypt of a rotation", pace, paceOptionNames));
     this.#source = KeySource.of(provider);
     if (typeof provider.save !== "function") {
       throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed ring", {

@@ -2,7 +2,7 @@ import { KeywardError } from "./errors.ts";
 import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { exportKeyring, Keyring, requireSavable, sameRing } from "./keyring.ts";
 import type { KeyringPlace } from "./keyring-place.ts";
-import { requireAmount } from "./options.ts";
+import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import { singleFlight } from "./single-flight.ts";
 
 /** What each call to a {@link KeyringWrapper} is given. */
@@ -45,6 +45,14 @@ export interface WrappedKeysOptions extends KeyFreshness {
    */
   readonly minGeneration?: number;
 }
+
+const wrappedKeysOptionNames = {
+  name: true,
+  minGeneration: true,
+  refreshMs: true,
+  maxAgeMs: true,
+  timeoutMs: true,
+} as const satisfies OptionNames<WrappedKeysOptions>;
 
 /** Keys from a wrapped keyring. */
 export interface WrappedKeys extends KeyProvider {
@@ -118,7 +126,7 @@ class WrappedKeyring {
   #inUse: Keyring | undefined;
 
   constructor(wrapper: KeyringWrapper, place: KeyringPlace, options: WrappedKeysOptions) {
-    const { name, minGeneration = 1 } = options;
+    const { name, minGeneration = 1 } = requireOptions("wrappedKeys", options, wrappedKeysOptionNames);
     requireAmount("minGeneration", minGeneration, "generations", { most: Number.MAX_SAFE_INTEGER });
     this.freshness = requireFreshness(options);
     const flight = singleFlight(({ signal }) => this.#load(signal));
