@@ -23,7 +23,10 @@ export interface ReplicaWaitOptions {
   readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
   /** Ids of registered processes that are not waited for. What they still seal under the old key, a census finds. */
   readonly ignoreReplicas?: readonly string[];
-  /** How many milliseconds to wait for registered processes in each of the two waits. Default: ten minutes. */
+  /**
+   * How many milliseconds to wait for registered processes in each of the two waits. Default: ten minutes, or
+   * twice the longest lease where that is longer.
+   */
   readonly replicasWithinMs?: number;
   /** Ends this run, which then rejects with the reason. Another run goes on where it stopped. */
   readonly signal?: AbortSignal;

@@ -78,7 +78,8 @@ type Row = ReturnType<ReturnType<Prepare>["get"]>;
  * {@link SqliteStore} is the space of the records.
  *
  * Every method rejects with a KeywardError: `VALUE_INVALID` for keys and namespaces that are not well-formed strings,
- * `STORE_UNAVAILABLE` when the file stays locked, cannot be used, or is disconnected, `STORE_INVALID` when it is damaged.
+ * `STORE_UNAVAILABLE` when the file stays locked, cannot be used, or is disconnected, `STORE_INVALID` when it is damaged
+ * or its schema has something that this package did not make.
  */
 export class SqliteSpace
   extends Hookified
