@@ -19,14 +19,36 @@ const refused = [
   },
 ];
 
+const impatient = "vi.waitFor gives up after a second, which a busy machine may take: say how long, or use expect.poll";
+
+/** Where calls of `vi.waitFor` stand that have one argument. */
+function impatientCalls(text: string): number[] {
+  return [...text.matchAll(/\bvi\.waitFor\(/g)].flatMap(({ 0: call, index }) => {
+    let depth = 1;
+    let quote: string | undefined;
+    for (let at = index + call.length; depth > 0 && at < text.length; at++) {
+      const character = text.charAt(at);
+      if (character === "\\") at++;
+      else if (quote !== undefined) quote = character === quote ? undefined : quote;
+      else if (`"'\``.includes(character)) quote = character;
+      else if ("([{".includes(character)) depth++;
+      else if (")]}".includes(character)) depth--;
+      else if (character === "," && depth === 1) return [];
+    }
+    return [index];
+  });
+}
+
 function breachesIn(text: string): string[] {
-  return refused.flatMap(({ name, pattern }) =>
-    [...text.matchAll(pattern)].map(({ index }) => `line ${text.slice(0, index).split("\n").length}: ${name}`),
+  const found = refused.flatMap(({ name, pattern }) =>
+    [...text.matchAll(pattern)].map(({ index }) => ({ index, name })),
   );
+  const calls = impatientCalls(text).map((index) => ({ index, name: impatient }));
+  return [...found, ...calls].map(({ index, name }) => `line ${text.slice(0, index).split("\n").length}: ${name}`);
 }
 
 describe("the tests", () => {
-  it("ask for the error they expect, and wait for what they assert", () => {
+  it("ask for the error they expect, and wait for what they assert for as long as a busy machine may take", () => {
     const files = ["test", "packages", "bench", "examples"].flatMap((folder) =>
       readdirSync(join(repository, folder), { recursive: true, withFileTypes: true })
         .filter((entry) => entry.isFile() && entry.name.endsWith(".ts"))
@@ -50,7 +72,8 @@ describe("a breach is found", () => {
     '  expect(call()).rejects.toMatchObject({ code: "X" });',
     "  expect(\n    call(),\n  ).resolves.toBe(1);",
     "  expect.poll(() => seen).toBe(1);",
-    "  vi.waitFor(() => expect(seen).toBe(1));",
+    "  vi.waitFor(() => expect(seen).toBe(1), 20_000);",
+    "  await vi.waitFor(() => expect(seen).toEqual([1, 2]));",
   ])("in %j", (text) => {
     expect(breachesIn(text)).toHaveLength(1);
   });
@@ -62,6 +85,7 @@ describe("a breach is found", () => {
     "const rejected = expect(call()).rejects.toMatchObject(refused);",
     "  expect(seen).toBe(1);\n  await expect(call()).resolves.toBe(1);",
     "  return expect.poll(() => seen).toBe(1);",
+    "  await vi.waitFor(() => expect(seen).toEqual([1, 2]), 20_000);",
   ])("and none in %j", (text) => {
     expect(breachesIn(text)).toEqual([]);
   });

@@ -189,7 +189,7 @@ describe("a limited rate", () => {
     const stop = new AbortController();
     // The first page alone has half an hour to itself.
     const stopped = reencrypt(store, { maxPerSecond: 1, checkpoint, signal: stop.signal });
-    await vi.waitFor(() => expect(checkpoint.text).toBeDefined());
+    await vi.waitFor(() => expect(checkpoint.text).toBeDefined(), 20_000);
     stop.abort();
     expect(await stopped).toMatchObject({ complete: false, scanned: 2_000, reencrypted: 2_000 });
     expect(await reencrypt(store, { checkpoint })).toMatchObject({ complete: true, scanned: 4_000, current: 0 });

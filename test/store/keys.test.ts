@@ -57,11 +57,11 @@ describe("a provider", () => {
     // However long the pause is by now.
     for (let time = 0; time < 20; time++) {
       keys.push(newRing());
-      await vi.waitFor(() => expect(keys.loads).toBe(time + 1));
+      await vi.waitFor(() => expect(keys.loads).toBe(time + 1), 20_000);
     }
     keys.recover();
     keys.push(newRing());
-    await vi.waitFor(async () => await store.set("key", value));
+    await vi.waitFor(async () => await store.set("key", value), 20_000);
   });
 
   it("whose first load fails has the failure told to each read, and to nobody else", async () => {
@@ -98,7 +98,7 @@ describe("a provider", () => {
     await store.set("key", value);
     keys.fail(new Error("unreachable"));
     keys.push(promoted);
-    await vi.waitFor(() => expect(warnings).toMatchObject([{ code: "PROVIDER_UNAVAILABLE" }]));
+    await vi.waitFor(() => expect(warnings).toMatchObject([{ code: "PROVIDER_UNAVAILABLE" }]), 20_000);
     expectNoSecrets(warnings[0]);
     await store.set("other", value);
     expect(await store.get("key")).toBe(value);
@@ -117,7 +117,7 @@ describe("a provider", () => {
     const changed = vi.fn();
     store.on("keyring:changed", changed);
     keys.push(promoted);
-    await vi.waitFor(() => expect(changed).toHaveBeenCalledTimes(1));
+    await vi.waitFor(() => expect(changed).toHaveBeenCalledTimes(1), 20_000);
     expect(changed.mock.calls[0]?.[0]).toMatchObject({ primary: "new" });
     await store.set("key", value);
     const { entries } = await inner.scan();
@@ -135,7 +135,7 @@ describe("a provider", () => {
     keys.push(staged);
     keys.push(promoted);
     release();
-    await vi.waitFor(() => expect(rings.at(-1)).toBe(`${promoted.generation}`));
+    await vi.waitFor(() => expect(rings.at(-1)).toBe(`${promoted.generation}`), 20_000);
   });
 
   it("is not watched any more once its stores are disconnected", async () => {
@@ -158,7 +158,7 @@ describe("a provider", () => {
     await vi.waitFor(async () => {
       await store.set("key", value);
       expect(keyIdIn(await inner.get("key"))).toBe("new");
-    });
+    }, 20_000);
     await store.disconnect();
     expect(keys.watchers).toBe(0);
   });
@@ -182,7 +182,7 @@ describe("a provider", () => {
       new EncryptedStore(new Map(), { keys: hanging }).set("key", value),
       "PROVIDER_UNAVAILABLE",
     );
-    await vi.waitFor(() => expect(signals).toHaveLength(1));
+    await vi.waitFor(() => expect(signals).toHaveLength(1), 20_000);
     abort.abort();
     await call;
     expect(signals[0]?.aborted).toBe(true);
@@ -256,7 +256,7 @@ describe("a ring from the past", () => {
     const warnings: unknown[] = [];
     store.on("provider:error", (error: unknown) => warnings.push(error));
     keys.push(next);
-    await vi.waitFor(() => expect(warnings).toMatchObject([{ code: "KEYRING_ROLLBACK" }]));
+    await vi.waitFor(() => expect(warnings).toMatchObject([{ code: "KEYRING_ROLLBACK" }]), 20_000);
     await store.set("other", value);
     expect(await store.getMany(["key", "other"])).toEqual([value, value]);
     for (const { value: stored } of (await inner.scan()).entries) {
@@ -282,7 +282,7 @@ describe("another ring of the same name and a higher generation", () => {
     const warnings: KeywardError[] = [];
     store.on("provider:error", (error: KeywardError) => warnings.push(error));
     keys.push(other);
-    await vi.waitFor(() => expect(warnings).toMatchObject([{ code: "KEYRING_ROLLBACK" }]));
+    await vi.waitFor(() => expect(warnings).toMatchObject([{ code: "KEYRING_ROLLBACK" }]), 20_000);
     expect(warnings[0]?.message).toMatch(problem);
     await store.set("other", value);
     expect(await store.getMany(["key", "other"])).toEqual([value, value]);
@@ -291,7 +291,7 @@ describe("another ring of the same name and a higher generation", () => {
     store.on("keyring:changed", (ring: Keyring) => rings.push(ring));
     keys.push(promoted);
     keys.push(next);
-    await vi.waitFor(() => expect(rings).toEqual([next]));
+    await vi.waitFor(() => expect(rings).toEqual([next]), 20_000);
     expect(warnings).toHaveLength(1);
     expect(await store.getMany(["key", "other"])).toEqual([value, value]);
     await store.disconnect();
@@ -304,7 +304,7 @@ describe("another ring of the same name and a higher generation", () => {
     const store = new EncryptedStore(new MemoryStore(), { keys });
     await store.set("key", value);
     keys.push(staged.promote("new").disable("old"));
-    await vi.waitFor(async () => expectRefusal(store.get("key"), "KEY_DISABLED"));
+    await vi.waitFor(async () => expectRefusal(store.get("key"), "KEY_DISABLED"), 20_000);
     await store.disconnect();
   });
 
@@ -317,7 +317,7 @@ describe("another ring of the same name and a higher generation", () => {
     const rings: Keyring[] = [];
     store.on("keyring:changed", (ring: Keyring) => rings.push(ring));
     keys.push(forked);
-    await vi.waitFor(() => expect(rings).toEqual([forked]));
+    await vi.waitFor(() => expect(rings).toEqual([forked]), 20_000);
     await store.disconnect();
   });
 });
@@ -357,7 +357,7 @@ describe("an unknown key id", () => {
     const store = new EncryptedStore(inner, { keys });
     await expectRefusal(store.get("key"), "KEY_UNKNOWN");
     keys.push(staged);
-    await vi.waitFor(async () => expect(await store.get("key")).toBe(value));
+    await vi.waitFor(async () => expect(await store.get("key")).toBe(value), 20_000);
   });
 
   it("has the ring loaded although another id stayed unknown before", async () => {
@@ -381,7 +381,7 @@ describe("an unknown key id", () => {
     const keys = new TestKeys(before);
     const store = new EncryptedStore(inner, { keys });
     const refused = records.map(({ key }) => expectRefusal(store.get(key), "KEY_UNKNOWN"));
-    await vi.waitFor(() => expect(keys.loads).toBeGreaterThanOrEqual(1));
+    await vi.waitFor(() => expect(keys.loads).toBeGreaterThanOrEqual(1), 20_000);
     keys.become(promoted);
     expect(await store.get("real")).toBe(value);
     await Promise.all(refused);
@@ -410,7 +410,7 @@ it("a disabled key opens nothing, and sealing goes on", async () => {
   expect(await store.get("old")).toBe(value);
   await store.set("fresh", value);
   keys.push(disabled);
-  await vi.waitFor(async () => expectRefusal(store.get("old"), "KEY_DISABLED"));
+  await vi.waitFor(async () => expectRefusal(store.get("old"), "KEY_DISABLED"), 20_000);
   expect(await store.get("fresh")).toBe(value);
 });
 
@@ -423,12 +423,12 @@ it("a ring that becomes a sealed one while the process runs never goes back to p
   const rings: string[] = [];
   store.on("keyring:changed", (next: Keyring) => rings.push(next.primary));
   keys.push(ring);
-  await vi.waitFor(() => expect(rings).toEqual(["k1"]));
+  await vi.waitFor(() => expect(rings).toEqual(["k1"]), 20_000);
   await expectRefusal(store.get("plain"), "RECORD_NOT_SEALED");
   const warned = vi.fn();
   store.on("provider:error", warned);
   keys.push(Keyring.dangerouslyPlaintext());
-  await vi.waitFor(() => expect(warned).toHaveBeenCalled());
+  await vi.waitFor(() => expect(warned).toHaveBeenCalled(), 20_000);
   await store.set("sealed", value);
   expect(Buffer.from((await inner.get("sealed")) ?? "").toString("latin1")).toMatch(/^kw1:k1:/);
 });

@@ -82,7 +82,7 @@ describe("a record under an older key", () => {
     const held = Promise.withResolvers<void>();
     inner.beforeReplace = () => held.promise;
     await Promise.all(Array.from({ length: 50 }, () => store.get("key")));
-    await vi.waitFor(() => expect(inner.calls).toContain("replaceMany"));
+    await vi.waitFor(() => expect(inner.calls).toContain("replaceMany"), 20_000);
     await Promise.all(Array.from({ length: 50 }, () => store.get("key")));
     held.resolve();
     await store.settled();
@@ -99,7 +99,7 @@ describe("a record under an older key", () => {
     const held = Promise.withResolvers<void>();
     inner.beforeReplace = () => held.promise;
     await store.get("first");
-    await vi.waitFor(() => expect(inner.calls).toContain("replaceMany"));
+    await vi.waitFor(() => expect(inner.calls).toContain("replaceMany"), 20_000);
     await store.get("forged");
     const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
     keys.push(disabled);

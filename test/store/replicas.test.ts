@@ -103,7 +103,7 @@ describe("a process that registers", () => {
   it("is listed without having written anything", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));
-    await vi.waitFor(async () => expect(await replicas(store)).toHaveLength(1));
+    await vi.waitFor(async () => expect(await replicas(store)).toHaveLength(1), 20_000);
   });
 
   it("writes its heartbeat, then loads its ring anew, then seals", async () => {
@@ -168,7 +168,10 @@ describe("a process that registers", () => {
     // What a rotation leaves in the store, and nothing else tells this process.
     const operator = new EncryptedStore(inner, { keys: staged });
     await new EncryptedStore(inner, { keys: staged }).overwriteCheckRecord();
-    await vi.waitFor(async () => expect(await replicas(operator)).toMatchObject([{ generation: 2, primary: "old" }]));
+    await vi.waitFor(
+      async () => expect(await replicas(operator)).toMatchObject([{ generation: 2, primary: "old" }]),
+      20_000,
+    );
   });
 
   it("is not drained while it still seals what it began under an earlier ring", async () => {
@@ -186,12 +189,12 @@ describe("a process that registers", () => {
     const writing = store.set("late", value);
     keys.push(promoted);
     const seen = async () => (await replicas(store)).map(({ primary, drained }) => ({ primary, drained }));
-    await vi.waitFor(async () => expect(await seen()).toEqual([{ primary: "new", drained: false }]));
+    await vi.waitFor(async () => expect(await seen()).toEqual([{ primary: "new", drained: false }]), 20_000);
     await store.set("other", value);
     expect(await seen()).toEqual([{ primary: "new", drained: false }]);
     held.resolve();
     await writing;
-    await vi.waitFor(async () => expect(await seen()).toEqual([{ primary: "new", drained: true }]));
+    await vi.waitFor(async () => expect(await seen()).toEqual([{ primary: "new", drained: true }]), 20_000);
   });
 
   it("with a ring of one scope alone is listed all the same", async () => {

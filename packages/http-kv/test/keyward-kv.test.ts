@@ -90,7 +90,10 @@ describe("keyward-kv serve", () => {
     const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "100");
     const { socket, closed } = await rawConnection(server.url);
     socket.write(`PUT /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: 10\r\n\r\n0`);
-    await vi.waitFor(async () => expect(await new HttpStore({ url: server.url, apiKey }).has("key")).toBe(false));
+    await vi.waitFor(
+      async () => expect(await new HttpStore({ url: server.url, apiKey }).has("key")).toBe(false),
+      20_000,
+    );
     server.process.kill("SIGTERM");
     await closed;
     expect(await server.stop()).toBe(0);
@@ -146,7 +149,7 @@ describe("keyward-kv serve", () => {
   it("takes API keys that are made and revoked while it runs", async () => {
     const tenants = join(folder(), "tenants.json");
     const server = await start("--tenants", tenants, "--store", "memory");
-    await vi.waitFor(() => expect(server.output()).toContain("nobody is let in yet"));
+    await vi.waitFor(() => expect(server.output()).toContain("nobody is let in yet"), 20_000);
     const apiKey = run(
       "tenants",
       "add",

@@ -284,7 +284,7 @@ describeWithMoto(servers, "awsKeys", () => {
       const controller = new AbortController();
       const reason = new Error("no longer wanted");
       const loading = open().load({ signal: controller.signal });
-      await vi.waitFor(() => expect(proxy.calls).toHaveLength(1));
+      await vi.waitFor(() => expect(proxy.calls).toHaveLength(1), 20_000);
       controller.abort(reason);
       await expect(loading).rejects.toBe(reason);
       expect(proxy.calls).toHaveLength(1);

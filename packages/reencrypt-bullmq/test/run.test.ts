@@ -237,7 +237,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     });
     const other = await start(name, { store: new EncryptedStore(slow, { keys: promoted }) });
     const waiting = expect(other.finished({ pollMs })).rejects.toMatchObject({ name: "AbortError" });
-    await vi.waitFor(() => expect(scanned).toHaveBeenCalled());
+    await vi.waitFor(() => expect(scanned).toHaveBeenCalled(), 20_000);
     await run.abort();
     aborted.resolve();
     await waiting;

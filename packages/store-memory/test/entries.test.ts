@@ -7,7 +7,7 @@ describe("expired records", () => {
     const entries = new Entries();
     const expires = Date.now() + 50;
     for (let index = 0; index < 100; index++) entries.put("", `key-${index}`, "value", expires);
-    await vi.waitFor(() => expect(entries.find("", "key-0")).toBeUndefined());
+    await vi.waitFor(() => expect(entries.find("", "key-0")).toBeUndefined(), 20_000);
     expect([...entries.list("")]).toEqual([]);
     expect(entries.size).toBe(100);
     for (let write = 0; write < 100; write++) entries.put("", "written", "value", undefined);
@@ -17,7 +17,7 @@ describe("expired records", () => {
   it("cannot pile up where every record expires at once", async () => {
     const store = new Entries();
     for (let index = 0; index < 10_000; index++) store.put("", `key-${index}`, "value", Date.now() + 1);
-    await vi.waitFor(() => expect([...store.list("")]).toEqual([]));
+    await vi.waitFor(() => expect([...store.list("")]).toEqual([]), 20_000);
     for (let index = 0; index < 10_000; index++) store.put("", `later-${index}`, "value", Date.now() + 60_000);
     expect(store.size).toBe(10_000);
   });
