@@ -224,7 +224,7 @@ describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot 
       });
       expect(await filePlace(path).read()).toBe(expected);
     } finally {
-      execFileSync("umount", [folder]);
+      execFileSync("umount", ["-l", folder]);
     }
   });
 });

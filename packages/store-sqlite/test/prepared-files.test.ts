@@ -269,7 +269,8 @@ function mount(path: string, options: string): boolean {
     return false;
   }
   onTestFinished(() => {
-    execFileSync("umount", [folder]);
+    // Also where a test that failed left a file open.
+    execFileSync("umount", ["-l", folder]);
   });
   return true;
 }
