@@ -156,13 +156,13 @@ export class KeywardKeyv extends ReportingKeyv {
    *
    * @throws KeywardError `VALUE_INVALID` for a raw value with other fields than `value` and `expires`.
    */
-  override async encode<Value>(data: KeyvValue<Value>): Promise<unknown> {
-    if (!isKeyvValue(data)) {
-      throw new KeywardError("VALUE_INVALID", "A raw value is not { value, expires }", {
+  override encode<Value>(data: KeyvValue<Value>): Promise<unknown> {
+    if (isKeyvValue(data)) return super.encode(data);
+    return Promise.reject(
+      new KeywardError("VALUE_INVALID", "A raw value is not { value, expires }", {
         hint: "Pass an object with value and, at most, expires as a number: put everything else into value.",
-      });
-    }
-    return await super.encode(data);
+      }),
+    );
   }
 
   /**
