@@ -309,10 +309,18 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     };
     let pages = 0;
     let disturbed: Promise<number> | undefined;
+    // Half of it goes on meanwhile; the rest has the primary dead, however long that takes on a busy machine.
+    const checkpoint = {
+      read: async () => undefined,
+      write: async () => {
+        if (pages >= 30) await disturbed;
+      },
+    };
     const bulk = async () =>
       reencrypt(encrypted, {
         batchSize: 20,
         maxPerSecond: 400,
+        checkpoint,
         onProgress: () => {
           if (++pages === 2) disturbed = disturb();
         },

@@ -2,7 +2,7 @@ import type { StoredValue } from "@keyward/core";
 import { RedisStore } from "@keyward/store-redis";
 import fc from "fast-check";
 import { Redis } from "ioredis";
-import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from "../../../test/servers/redis.ts";
 import { findValkeyServers } from "../../../test/servers/valkey.ts";
 import { KeyLayout } from "../src/key-layout.ts";
@@ -200,6 +200,31 @@ describeWithRedis(servers, "on a server", () => {
     expect(await store.replace("key", "old", "new")).toBe(true);
     expect(await client.pexpiretime("keyward::key")).toBe(before);
   });
+
+  it.each([60_000, -60_000])(
+    "gives what is written where nothing is no expiry, with a clock %d ms ahead",
+    async (aheadMs) => {
+      const now = Date.now;
+      const clock = vi.spyOn(Date, "now").mockImplementation(() => now() + aheadMs);
+      onTestFinished(() => clock.mockRestore());
+      const keys = ["first", "second"];
+      await store.setMany(keys.map((key) => ({ key, value: "old" })));
+      // The server is told an absolute time, and alone says when it has come.
+      const expires = now() + 1_000;
+      for (const key of keys) await client.pexpireat(`keyward::${key}`, expires);
+      const inserted = new Set<string>();
+      await expect
+        .poll(async () => {
+          const left = keys.filter((key) => !inserted.has(key));
+          const done = await store.replaceMany(left.map((key) => ({ key, expected: undefined, next: "new" })));
+          for (const [index, key] of left.entries()) if (done[index] === true) inserted.add(key);
+          return inserted.size;
+        })
+        .toBe(keys.length);
+      expect(await store.getMany(keys)).toEqual(["new", "new"]);
+      for (const key of keys) expect(await client.pexpiretime(`keyward::${key}`)).toBe(-1);
+    },
+  );
 
   it("goes on where the server has forgotten its scripts", async () => {
     await store.setMany(Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, value: "old" })));
