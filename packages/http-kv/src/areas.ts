@@ -50,6 +50,8 @@ const deletedAtOnce = 500;
 /** How long one request scans, and how long one goes on without letting others have their turn, in ms. */
 const longestScanMs = 100;
 const longestTurnMs = 10;
+/** A time in 2001, in ms since the epoch: it has passed, as have those before it. */
+const earliestTime = 10 ** 12 + 1;
 const cursorPadding = 256;
 const nonceBytes = 12;
 const tagBytes = 16;
@@ -223,7 +225,8 @@ export class Part {
         batch.map(({ key, value, expires }) => ({
           key: this.#inStore(key),
           value: packRecord(this.#store, { value, modified: Date.now(), expires }),
-          ...(expires === undefined ? {} : { expires }),
+          // Below, a store takes it for a duration, as Keyv 5 passes them; the protocol has times alone.
+          ...(expires === undefined ? {} : { expires: Math.max(expires, earliestTime) }),
         })),
       );
       results.push(...(stored ?? batch.map(() => true)));

@@ -96,13 +96,14 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /** As {@link HttpSpace.set} for each, 500 or 4 MiB in a request. Where it rejects, the first of them may be stored. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
+    const untilMs = this.#writeUntilMs();
     const encoded = entries.map((given): EncodedEntry => {
       const { key, value } = given;
       const expires = requireEntryExpires(given);
       const entry = { key: requireKey(key), ...encodeValue(requireValue(key, value)) };
       return expires === undefined ? entry : { ...entry, expires };
     });
-    return await this.#callMany("set", "entries", encoded, "stored", readBoolean);
+    return await this.#callMany("set", "entries", encoded, "stored", readBoolean, untilMs);
   }
 
   /** Removes the record, and says whether there was one. */
@@ -153,7 +154,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     }
   }
 
-  /** Does nothing: there is no connection that stays. */
+  /** Does nothing: connections belong to Node's global agent, or to `fetch`. */
   async disconnect(): Promise<void> {}
 
   /**
@@ -173,6 +174,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /** As {@link HttpSpace.replace} for each, one after the other, 500 or 4 MiB in a request. */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+    const untilMs = this.#writeUntilMs();
     const encoded = changes.map(
       ({ key, expected, next }): EncodedChange => ({
         key: requireKey(key),
@@ -180,12 +182,13 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
         ...encodeValue(requireValue(key, next)),
       }),
     );
-    return await this.#callMany("replace", "changes", encoded, "replaced", (replaced) => {
+    const read = (replaced: unknown) => {
       if (replaced !== null) return readBoolean(replaced);
       throw new KeywardError("STORE_UNAVAILABLE", "An answer was lost, and the server that gave it is gone", {
         hint: "Read the record to see whether it was replaced.",
       });
-    });
+    };
+    return await this.#callMany("replace", "changes", encoded, "replaced", read, untilMs);
   }
 
   /**
@@ -238,10 +241,10 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     items: readonly unknown[],
     answered: string,
     read: (value: unknown) => Result,
+    untilMs = this.#writeUntilMs(),
   ): Promise<Result[]> {
     const place = this.#place();
     const results: Result[] = [];
-    const untilMs = performance.now() + this.longestCallMs;
     for (const batch of batches(items)) {
       let rest = batch;
       while (rest.length > 0) {
@@ -269,6 +272,11 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   ): Promise<unknown> {
     const body = `${place},${JSON.stringify(name)}:[${batch.join(",")}]}`;
     return this.#transport.call(operation, body, partsAround + partsPerRecord * batch.length, writeUntilMs);
+  }
+
+  /** When a call that begins now sends nothing more, by `performance.now()`: making its requests counts as well. */
+  #writeUntilMs(): number {
+    return performance.now() + this.longestCallMs;
   }
 
   /** How the body of an operation on the own namespace begins. */

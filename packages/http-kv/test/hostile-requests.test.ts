@@ -37,7 +37,7 @@ describe("one who has an API key", () => {
     });
     const neighbour = new HttpStore({ url: server.url, apiKey: other, retries: 0 });
     for (const [shape, body] of Object.entries(shapes)) {
-      const sent = ["list", "scan", "get", "set", "replace", "set", "set", "set"].map(async (operation) => {
+      const sent = ["list", "get", "set", "replace"].map(async (operation) => {
         const { socket, heard } = await open(server.url);
         const apiKey = operation === "list" ? listOnly : all;
         const head = `POST /${operation} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}`;

@@ -161,6 +161,13 @@ describe("a value", () => {
       expect((await ask("PUT", "/a", { body: "2", headers: { ...headers } })).status).toBe(400);
     }
     expect(await (await ask("GET", "/a")).text()).toBe("1");
+    // A time that has passed is no duration.
+    await ask("PUT", "/a", { body: "1", headers: { "x-expires": "60000" } });
+    expect((await ask("GET", "/a")).status).toBe(404);
+    const entries = [{ key: "a", text: "1", expires: 60_000 }];
+    expect((await ask("POST", "/set", { body: JSON.stringify({ entries }) })).status).toBe(200);
+    expect((await ask("GET", "/a")).status).toBe(404);
+    await ask("PUT", "/a", { body: "1" });
     const before = Date.now();
     await ask("PUT", "/d", { body: "1", headers: { "x-ttl": "0.5" } });
     await expect.poll(async () => (await ask("GET", "/d")).status, { timeout: 5_000 }).toBe(404);
