@@ -105,6 +105,7 @@ export function wrappedKeys(
     load: keyring.load,
     save: (next, previous) => keyring.save(next, previous),
     create: (ring) => keyring.create(ring),
+    requireWritable: async () => await place.requireWritable?.(),
     rewrap: () => keyring.rewrap(),
   };
 }
