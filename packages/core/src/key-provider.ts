@@ -43,6 +43,13 @@ export interface KeyProvider {
    */
   save?(next: Keyring, previous: Keyring): Promise<void>;
   /**
+   * Checks that `save` can work where the source is now, and writes nothing. For a provider whose `save` can work for some
+   * sources and not for others.
+   *
+   * @throws KeywardError `PROVIDER_READ_ONLY` when the source cannot be changed from here.
+   */
+  requireWritable?(): Promise<void>;
+  /**
    * Writes the first ring, where the source holds none.
    *
    * @throws KeywardError `KEYRING_CONFLICT` where it holds one already.

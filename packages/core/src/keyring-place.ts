@@ -1,5 +1,5 @@
 import { constants } from "node:fs";
-import { access, realpath } from "node:fs/promises";
+import { access, readFile, realpath } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { hasReservedSpace, type ReservedSpace } from "./capabilities.ts";
 import { KeywardError } from "./errors.ts";
@@ -7,6 +7,9 @@ import { whileLocked } from "./file-lock.ts";
 import { wrapRejection } from "./inner-store.ts";
 import { requireOptions } from "./options.ts";
 import { type FoundFile, hintForWriting, readSmallFile, replaceFile, systemCode } from "./private-file.ts";
+
+/** What the system says where a file cannot be changed from here, whatever is done on its disk. */
+const readOnlyCodes: ReadonlySet<string> = new Set(["EROFS", "EACCES", "EPERM", "EBUSY"]);
 
 /** Where a keyring lies as text: wrapped, or as a document. */
 export interface KeyringPlace {
@@ -19,9 +22,16 @@ export interface KeyringPlace {
   /**
    * Writes `next` if what lies there is still `expected` (`undefined`: nothing), and says whether it did.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` or `PROVIDER_UNAVAILABLE` when it cannot be written.
+   * @throws KeywardError `STORE_UNAVAILABLE` or `PROVIDER_UNAVAILABLE` when it cannot be written; `PROVIDER_READ_ONLY` when
+   * it cannot be changed from here.
    */
   replace(expected: string | undefined, next: string): Promise<boolean>;
+  /**
+   * Checks that {@link KeyringPlace.replace} can write, and writes nothing. Absent where that cannot be told before.
+   *
+   * @throws KeywardError `PROVIDER_READ_ONLY`.
+   */
+  requireWritable?(): Promise<void>;
 }
 
 /**
@@ -78,6 +88,13 @@ export function filePlace(path: string, options: { readonly shownAs?: string } =
     return new KeywardError("PROVIDER_UNAVAILABLE", `${shownAs} cannot be ${problem} (${systemCode(error)})`, { hint });
   }
 
+  function notWritten(error: unknown): KeywardError {
+    const hint = hintForWriting(error) ?? "Check the path and the disk, and try again.";
+    const failed = unavailable("written", error, hint);
+    if (failed === error || !readOnlyCodes.has(systemCode(error))) return failed;
+    return new KeywardError("PROVIDER_READ_ONLY", failed.message, { hint });
+  }
+
   async function replace(expected: string | undefined, next: string): Promise<boolean> {
     const target = await whereItLeads(path);
     await access(dirname(target), constants.W_OK);
@@ -104,10 +121,28 @@ export function filePlace(path: string, options: { readonly shownAs?: string } =
       try {
         return await replace(expected, next);
       } catch (error) {
-        throw unavailable("written", error, hintForWriting(error) ?? "Check the path and the disk, and try again.");
+        throw notWritten(error);
+      }
+    },
+    async requireWritable() {
+      try {
+        const target = await whereItLeads(path);
+        await access(dirname(target), constants.W_OK);
+        if (await isMountPoint(target)) throw Object.assign(new Error("A mount point"), { code: "EBUSY" });
+      } catch (error) {
+        throw notWritten(error);
       }
     },
   };
+}
+
+/** Whether a file is a mount of its own, over which no other can be renamed. Only Linux says so. */
+async function isMountPoint(path: string): Promise<boolean> {
+  const mounts = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
+  return mounts.split("\n").some((line) => {
+    const at = line.split(" ")[4] ?? "";
+    return at.replace(/\\(\d{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))) === path;
+  });
 }
 
 async function whereItLeads(path: string): Promise<string> {

@@ -42,8 +42,10 @@ export interface SealNamespaceOptions {
 
 /** What a retirement did. */
 export interface Retirement {
-  /** The ring after it; already saved where a provider was given that can save. */
+  /** The ring after it. */
   readonly ring: Keyring;
+  /** Whether the ring was saved: `false` where a ring was given, or a provider that cannot save, and this only checked. */
+  readonly saved: boolean;
   /** With `abandonUnreadable`, the records under the key that did not open with it. */
   readonly abandoned: readonly UnreadableRecord[];
 }
@@ -83,7 +85,11 @@ export async function retireKey(
   requireStores(stores);
   requireOptions("retireKey", options, retireKeyOptionNames);
   const ring = await ringOf(keys);
-  return await retireFrom(ring, stores, id, options, async (next) => await save(keys, next, ring));
+  let saved = false;
+  const retirement = await retireFrom(ring, stores, id, options, async (next) => {
+    saved = await save(keys, next, ring);
+  });
+  return { ...retirement, saved };
 }
 
 /** As {@link retireKey}, of a ring that was just loaded, and saved by the caller once no record needs the key. */
@@ -93,7 +99,7 @@ export async function retireFrom(
   id: string,
   options: RetireKeyOptions,
   saveRing: (next: Keyring) => Promise<void>,
-): Promise<Retirement> {
+): Promise<Omit<Retirement, "saved">> {
   const { to = "disabled", abandonUnreadable = false } = options;
   const next = to === "disabled" ? ring.disable(id) : ring.remove(id);
   if (to === "removed" && isEnabled(ring, id)) {
@@ -203,10 +209,18 @@ async function ringOf(keys: Keyring | KeyProvider): Promise<Keyring> {
   return await KeySource.of(keys).refresh();
 }
 
-async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<void> {
-  if (keys instanceof Keyring) return;
+/** Saves a ring where its source can be changed, and says whether it did. */
+async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<boolean> {
+  if (keys instanceof Keyring || keys.save === undefined) return false;
   try {
-    await keys.save?.(next, previous);
+    await keys.requireWritable?.();
+  } catch (error) {
+    if (error instanceof KeywardError && error.code === "PROVIDER_READ_ONLY") return false;
+    throw error;
+  }
+  try {
+    await keys.save(next, previous);
+    return true;
   } catch (error) {
     if (error instanceof KeywardError) throw error;
     throw new KeywardError("PROVIDER_UNAVAILABLE", "The key provider failed to save the changed ring", {

@@ -526,7 +526,10 @@ class Rotation {
 
   async #requireStores(aim: Aim): Promise<Keyring> {
     const { stores } = this.#options;
-    requireAllStores(await this.#source.refresh(), stores, undefined);
+    const ring = await this.#source.refresh();
+    // A provider whose source cannot be changed from here is known before anything is written.
+    await this.#provider.requireWritable?.();
+    requireAllStores(ring, stores, undefined);
     const reencrypts = !(aim.kind === "revoke" && aim.order === "disable-first");
     for (const store of Object.values(stores)) {
       scannableOf(store);

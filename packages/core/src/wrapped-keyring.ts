@@ -1,6 +1,6 @@
 import { KeywardError } from "./errors.ts";
 import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
-import { exportKeyring, Keyring, requireSavable, sameRing } from "./keyring.ts";
+import { exportKeyring, Keyring, requireSavable, sameRing, sharesKey } from "./keyring.ts";
 import type { KeyringPlace } from "./keyring-place.ts";
 import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import { singleFlight } from "./single-flight.ts";
@@ -105,6 +105,7 @@ export function wrappedKeys(
     load: keyring.load,
     save: (next, previous) => keyring.save(next, previous),
     create: (ring) => keyring.create(ring),
+    requireWritable: async () => await place.requireWritable?.(),
     rewrap: () => keyring.rewrap(),
   };
 }
@@ -112,6 +113,11 @@ export function wrappedKeys(
 interface Seen {
   readonly wrapped: string;
   readonly ring: Keyring;
+}
+
+/** What a load found, and the latest ring that had been seen when it began. */
+interface Found extends Seen {
+  readonly before: Keyring | undefined;
 }
 
 class WrappedKeyring {
@@ -122,18 +128,13 @@ class WrappedKeyring {
   readonly #name: string | undefined;
   readonly #minGeneration: number;
   #seen: Seen | undefined;
-  /** What the process uses; it may have refused what was seen after it. */
-  #inUse: Keyring | undefined;
 
   constructor(wrapper: KeyringWrapper, place: KeyringPlace, options: WrappedKeysOptions) {
     const { name, minGeneration = 1 } = requireOptions("wrappedKeys", options, wrappedKeysOptionNames);
     requireAmount("minGeneration", minGeneration, "generations", { most: Number.MAX_SAFE_INTEGER });
     this.freshness = requireFreshness(options);
     const flight = singleFlight(({ signal }) => this.#load(signal));
-    this.load = async ({ signal, inUse } = {}) => {
-      this.#inUse = inUse ?? this.#inUse;
-      return await flight({ signal });
-    };
+    this.load = async ({ signal, inUse } = {}) => this.#take(await flight({ signal }), inUse);
     this.#wrapper = wrapper;
     this.#place = place;
     this.#name = name;
@@ -172,23 +173,22 @@ class WrappedKeyring {
     return await this.#wrap(await this.#unwrap(wrapped, undefined));
   }
 
-  async #load(signal: AbortSignal): Promise<Keyring> {
+  async #load(signal: AbortSignal): Promise<Found> {
     // A save of our own may come in between; what was read before it is no rollback.
     const before = this.#seen?.ring;
     const wrapped = await this.#read(signal);
-    const ring = await this.#unwrap(wrapped, signal);
-    if (this.#isInUse(ring)) {
-      // Where another ring was seen meanwhile, it is for the next load to say whether that one may be taken.
-      if (this.#seen?.ring === before) this.#seen = { wrapped, ring };
-      return ring;
-    }
-    this.#requireSuccessor(ring, before);
-    return this.#remember(wrapped, ring);
+    return { wrapped, ring: await this.#unwrap(wrapped, signal), before };
   }
 
-  /** The ring in use was taken once already: going on with it is no step back, whatever was seen meanwhile. */
-  #isInUse(ring: Keyring): boolean {
-    return this.#inUse !== undefined && ring.generation >= this.#minGeneration && sameRing(ring, this.#inUse);
+  #take({ wrapped, ring, before }: Found, inUse: Keyring | undefined): Keyring {
+    if (inUse === undefined || ring.generation < this.#minGeneration || !sameRing(ring, inUse)) {
+      this.#requireSuccessor(ring, before);
+      return this.#remember(wrapped, ring);
+    }
+    // The ring in use was taken once already: going on with it is no step back. An unrelated one that was seen meanwhile,
+    // and that the caller refused, is forgotten, and no ring of this line with it.
+    if (before !== undefined && this.#seen?.ring === before && !sharesKey(before, ring)) this.#seen = { wrapped, ring };
+    return ring;
   }
 
   /** The latest ring that was seen: this one, unless it was overtaken. */

@@ -205,11 +205,12 @@ describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot 
   }
 
   const cases = [
-    { name: "on a full disk", mount: "size=64k", fill: true, code: "ENOSPC", hint: "Make room" },
-    { name: "in a read-only mount", mount: "ro", fill: false, code: "EROFS", hint: "mounted read-only" },
+    { name: "on a full disk", mount: "size=64k", code: "PROVIDER_UNAVAILABLE", word: "ENOSPC", hint: "Make room" },
+    { name: "in a read-only mount", mount: "ro", code: "PROVIDER_READ_ONLY", word: "EROFS", hint: "mounted read-only" },
   ];
-  it.each(cases)("$name says so, and is as it was", async ({ mount, fill, code, hint }) => {
+  it.each(cases)("$name says so, and is as it was", async ({ mount, code, word, hint }) => {
     if (!mounted(mount)) return;
+    const fill = word === "ENOSPC";
     try {
       const path = join(folder, "ring");
       if (fill) {
@@ -218,13 +219,36 @@ describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot 
       }
       const expected = fill ? "one" : undefined;
       await expect(filePlace(path).replace(expected, "x".repeat(9_000))).rejects.toMatchObject({
-        code: "PROVIDER_UNAVAILABLE",
-        message: expect.stringContaining(code),
+        code,
+        message: expect.stringContaining(word),
         hint: expect.stringContaining(hint),
       });
       expect(await filePlace(path).read()).toBe(expected);
+      // Room on a disk is nothing that could be told before.
+      const asked = filePlace(path).requireWritable?.();
+      if (fill) await asked;
+      else await expect(asked).rejects.toMatchObject({ code, message: expect.stringContaining(word) });
     } finally {
       execFileSync("umount", ["-l", folder]);
+    }
+  });
+
+  it("because the file is a mount of its own says so before", async () => {
+    const path = join(folder, "a ring");
+    writeFileSync(path, "one");
+    await filePlace(path).requireWritable?.();
+    try {
+      execFileSync("mount", ["--bind", path, path], { stdio: "ignore" });
+    } catch {
+      return;
+    }
+    try {
+      const refusal = { code: "PROVIDER_READ_ONLY", message: expect.stringContaining("EBUSY") };
+      await expect(filePlace(path).requireWritable?.()).rejects.toMatchObject(refusal);
+      await expect(filePlace(path).replace("one", "two")).rejects.toMatchObject(refusal);
+      expect(await filePlace(path).read()).toBe("one");
+    } finally {
+      execFileSync("umount", [path]);
     }
   });
 });

@@ -191,12 +191,41 @@ describe("a wrapped keyring", () => {
     await place.replace(right, await textAt(other));
     await expect.poll(() => told.at(-1)).toMatch(/check record/);
     await place.replace(await textAt(place), right);
-    expect((await keys.load()).generation).toBe(used.generation);
+    await expect.poll(async () => (await keys.load({ inUse: used })).generation).toBe(used.generation);
     const next = used.promote("2026-11");
     await keys.save(next, used);
     await expect.poll(() => told.at(-1)).toBe("2026-11");
     expect(told.filter((text) => !/check record/.test(text))).toEqual(["2026-11"]);
     await store.disconnect();
+  });
+
+  it("is put back by nobody for a caller that has left it, nor after an unrelated one", async () => {
+    const { wrapper, place, keys } = await opened();
+    const other = inMemory();
+    await wrappedKeys(wrapper, other).create(Keyring.generate().rename("production").serve(["a"]).serve(["b"]));
+    const old = await textAt(place);
+    const next = first.add({ id: "2026-12" });
+    await keys.save(next, first);
+    const right = await textAt(place);
+    const lay = async (text: string) => await place.replace(await textAt(place), text);
+    // The caller uses the old ring, is given the next one, and uses that from then on.
+    expect((await keys.load({ inUse: first })).generation).toBe(next.generation);
+    await lay(old);
+    for (const options of [{}, { inUse: next }]) {
+      expect(await rejection(keys.load(options))).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    }
+    // Whoever uses the old ring still goes on with it, which makes nobody else take it.
+    expect((await keys.load({ inUse: first })).generation).toBe(first.generation);
+    expect(await rejection(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    await lay(await textAt(other));
+    await keys.load({ inUse: next });
+    await lay(old);
+    expect(await rejection(keys.load({ inUse: next }))).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    await lay(right);
+    expect((await keys.load({ inUse: next })).generation).toBe(next.generation);
+    await keys.save(next.promote("2026-12"), next);
+    await lay(old);
+    expect(await rejection(keys.load({ inUse: next }))).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
   it("is not saved as what no load would take", async () => {

@@ -1,5 +1,5 @@
 import { abortable, type KeyProvider, type Keyring, type OptionNames, requireOptions } from "@keyward/core";
-import { createKeyring, saveKeyring } from "./keyring-file.ts";
+import { createKeyring, requireWritable, saveKeyring } from "./keyring-file.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions, missingKeysOptionNames } from "./missing-keys.ts";
 import { Mount, type MountOptions, mountOptionNames, pathForErrors } from "./mount.ts";
 import { readMount, ringFrom } from "./mounted-keys.ts";
@@ -19,10 +19,16 @@ export interface FileKeys extends KeyProvider {
   /**
    * As {@link KeyProvider.save}: compare-and-swap, safe between the processes of one machine.
    *
-   * @throws KeywardError `KEYRING_CONFLICT`; `KEYRING_INVALID` where something else than a keyring document lies at the
-   * path; `PROVIDER_UNAVAILABLE` where nothing does.
+   * @throws KeywardError `KEYRING_CONFLICT`; `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a
+   * file that cannot be replaced from here; `KEYRING_INVALID` for an empty file; `PROVIDER_UNAVAILABLE` where there is none.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
+  /**
+   * As {@link KeyProvider.requireWritable}: whether the path holds a keyring document that this process can replace.
+   *
+   * @throws KeywardError `PROVIDER_READ_ONLY`, and as {@link FileKeys.save}.
+   */
+  requireWritable(): Promise<void>;
   /**
    * Writes the first ring, as a keyring document.
    *
@@ -38,7 +44,8 @@ export interface FileKeys extends KeyProvider {
  * name is the key's id, and a file `primary` holds the id of the primary. The path is watched.
  *
  * A file that holds a keyring document can be saved to: compare-and-swap, safe between the processes of one machine.
- * `create` writes the first one.
+ * `create` writes the first one. A directory, a file with a single key and a read-only mount cannot be saved to:
+ * `rotateKey` refuses them before it writes anything, and `retireKey` only checks.
  *
  * @throws KeywardError `VALUE_INVALID` for a `pollMs` out of range and for an unknown option.
  */
@@ -58,6 +65,7 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys 
   return {
     load: ({ signal } = {}) => abortable(load, signal),
     save: (next, previous) => saveKeyring(path, next, previous),
+    requireWritable: () => requireWritable(path),
     create: (ring) => createKeyring(path, ring),
     subscribe: (changed) => mount.subscribe(changed),
   };

@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, execFile, execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { chmod, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
@@ -6,7 +6,19 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { exportKeyring, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
+import {
+  EncryptedStore,
+  exportKeyring,
+  type KeyProvider,
+  Keyring,
+  KeywardError,
+  planRotation,
+  retireKey,
+  revokeKey,
+  rotateKey,
+  rotationStatus,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { envKeys, type FileKeysOptions, fileKeys } from "../src/index.ts";
 import { leak, rejection, secretsIn, shown } from "./shown.ts";
@@ -522,10 +534,78 @@ describe("save", () => {
     await writeFile(single, key());
     await mkdir(join(root, "directory"));
     for (const other of [single, join(root, "directory")]) {
-      expect(await rejection(save(fileKeys(other), ring.add(), ring))).toMatchObject({ code: "KEYRING_INVALID" });
+      expect(await rejection(save(fileKeys(other), ring.add(), ring))).toMatchObject({ code: "PROVIDER_READ_ONLY" });
     }
     expect(await readFile(single, "utf8")).toHaveLength(44);
     expect((await readdir(root)).sort()).toEqual(["directory", "single"]);
+  });
+});
+
+describe("a source that cannot be saved to", () => {
+  /** A directory of keys, as Kubernetes mounts it. */
+  async function directory() {
+    const path = join(root, "keys");
+    await mkdir(path);
+    await publish(path, { primary: "b", a: key(), b: key() });
+    return path;
+  }
+
+  /** A keyring document that is a mount of its own, read-only as secrets are. Mounting is for root alone. */
+  async function mountedDocument() {
+    const path = join(root, "ring.json");
+    await writeFile(path, exportKeyring(Keyring.generate("a").add({ id: "b" }).promote("b")));
+    const mounted = await run("mount", ["--bind", root, root]).then(
+      () => run("mount", ["-o", "remount,bind,ro", root]),
+      () => undefined,
+    );
+    if (mounted !== undefined) ends.push(() => execFileSync("umount", [root]));
+    return mounted === undefined ? undefined : path;
+  }
+
+  it.each([
+    ["a directory", directory],
+    ["a document in a read-only mount", mountedDocument],
+  ])("as %s, is refused a rotation before anything is written, and a retirement only checks", async (_, open) => {
+    const path = await open();
+    if (path === undefined) return;
+    const keys = fileKeys(path);
+    const inner = new MemoryStore();
+    const stores = { sessions: new EncryptedStore(inner, { keys }) };
+    await stores.sessions.set("key", "value");
+    const before = (await inner.reserved().scan()).entries;
+    const options = { stores, graceMs: 0, unregistered: { waitMs: 0 } };
+    for (const call of [
+      () => rotateKey(keys, options),
+      () => planRotation(keys, options),
+      () => revokeKey(keys, { ...options, id: "a", order: "disable-first" }),
+      () => keys.requireWritable(),
+    ]) {
+      expect(await rejection(call())).toMatchObject({ code: "PROVIDER_READ_ONLY" });
+    }
+    expect(await rotationStatus(keys, { stores })).toBeUndefined();
+    expect((await inner.reserved().scan()).entries).toEqual(before);
+    const { ring, saved } = await retireKey(keys, stores, "a");
+    expect(ring.keys.find(({ id }) => id === "a")?.status).toBe("disabled");
+    expect(saved).toBe(false);
+    expect((await keys.load()).keys.every(({ status }) => status === "enabled")).toBe(true);
+    // It still says what stands in the way.
+    expect(
+      await rejection(retireKey(keys, { other: new EncryptedStore(new MemoryStore(), { keys }) }, "none")),
+    ).toMatchObject({
+      code: "KEY_UNKNOWN",
+    });
+    for (const store of Object.values(stores)) await store.disconnect();
+  });
+
+  it("is told apart from one that can, which a retirement saves to", async () => {
+    const path = join(root, "ring.json");
+    await writeFile(path, exportKeyring(Keyring.generate("a").add({ id: "b" }).promote("b")));
+    const keys = fileKeys(path);
+    await keys.requireWritable();
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    expect(await retireKey(keys, { store }, "a")).toMatchObject({ saved: true });
+    expect((await keys.load()).keys.find(({ id }) => id === "a")?.status).toBe("disabled");
+    await store.disconnect();
   });
 });
 

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Census, census, type EncryptedStore, KeywardError, rangesOf } from "@keyward/core";
+import { type Census, census, type EncryptedStore, KeywardError, rangesOf, requireAmount } from "@keyward/core";
 import { Queue } from "bullmq";
 import { askingQueue, bullOptions, type Counts, primaryOf, type QueueOptions, type RangeQueue } from "./queue.ts";
 
@@ -133,6 +133,7 @@ class QueuedRun implements ReencryptionRun {
   }
 
   async finished(options: FinishedOptions = {}): Promise<Census> {
+    if (options.pollMs !== undefined) requireAmount("pollMs", options.pollMs, "milliseconds");
     const { signal, repeats = 2 } = options;
     for (let walk = 0; ; walk++) {
       await this.#over(options);

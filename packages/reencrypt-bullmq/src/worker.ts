@@ -4,6 +4,7 @@ import {
   type ReencryptOptions,
   type ReencryptReport,
   reencrypt,
+  requireAmount,
 } from "@keyward/core";
 import { type Job, Queue, WaitingError, Worker } from "bullmq";
 import {
@@ -46,7 +47,8 @@ export interface ReencryptionWorker {
  * Works on the ranges that {@link startReencryption} puts into the queue, one at a time, until it is closed. Start it in
  * as many processes as should share the work, before or after the run is started.
  *
- * @throws KeywardError `VALUE_INVALID` for a prefix without braces on a Cluster.
+ * @throws KeywardError `VALUE_INVALID` for a prefix without braces on a Cluster, and for an amount that is not a whole number
+ * from 1.
  */
 export function reencryptionWorker(options: ReencryptionWorkerOptions): ReencryptionWorker {
   return new RangeWorker(options);
@@ -60,7 +62,12 @@ class RangeWorker implements ReencryptionWorker {
 
   constructor(options: ReencryptionWorkerOptions) {
     this.#options = options;
-    const { lockMs = 30_000, onError } = options;
+    const { lockMs = 30_000, batchSize, concurrency, maxPerSecond, onError } = options;
+    requireAmount("lockMs", lockMs, "milliseconds");
+    // Also what core checks: here its caller learns of it, and not the first job.
+    if (batchSize !== undefined) requireAmount("batchSize", batchSize, "records");
+    if (concurrency !== undefined) requireAmount("concurrency", concurrency, "pages");
+    if (maxPerSecond !== undefined) requireAmount("maxPerSecond", maxPerSecond, "records");
     const { name, options: shared } = bullOptions(options);
     this.#queue = new Queue(name, shared);
     this.#worker = new Worker<RangeJob, Counts, string>(name, (job, token) => this.#process(job, token), {

@@ -93,6 +93,19 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
+  it("is refused amounts that make no sense, before it connects", async () => {
+    const { name, store } = await rotated(1);
+    for (const amount of [Number.NaN, Number.POSITIVE_INFINITY, 0, -1, 0.5]) {
+      for (const option of ["lockMs", "batchSize", "concurrency", "maxPerSecond"]) {
+        const connection = "redis://127.0.0.1:1";
+        const make = () => reencryptionWorker({ connection, queue: name, store, [option]: amount });
+        expect((await expectRefusal(make, "VALUE_INVALID")).message).toContain(option);
+      }
+    }
+    const run = await start(name, { store, ranges: 1 });
+    for (const wait of [Number.NaN, 2 ** 31]) await expectRefusal(run.finished({ pollMs: wait }), "VALUE_INVALID");
+  });
+
   it("survives the kill -9 of a worker process, and repeats one page at most", async () => {
     const { name, expectMoved, store } = await rotated(3_000);
     const batchSize = 40;

@@ -1,7 +1,11 @@
+import { inspect } from "node:util";
 import {
   EncryptedStore,
   exportKeyring,
+  type KeyProvider,
   Keyring,
+  KeywardError,
+  type KeywardErrorCode,
   type RotateKeyOptions,
   replicas,
   revokeKey,
@@ -12,19 +16,48 @@ import {
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { seal } from "../../packages/core/src/envelope.ts";
-import { reservedNamespace } from "../../packages/core/src/inner-store.ts";
-import { keyOf } from "../../packages/core/src/keyring.ts";
-import { expectRefusal } from "./refusals.ts";
-import { KeysOverOneSource, newRing } from "./rings.ts";
-import { marker } from "./secrets.ts";
+import { seal } from "../src/envelope.ts";
+import { reservedNamespace } from "../src/inner-store.ts";
+import { keyOf } from "../src/keyring.ts";
 
 // What somebody can do who writes to the store, without any key or with the ring of one scope.
+const marker = "s3cr3t-";
 const value = `${marker}value`;
 const alone = { unregistered: { waitMs: 0 } };
 
+/** A source of keys that several processes share: each has a provider of its own. */
+class Source {
+  ring: Keyring;
+
+  constructor(ring: Keyring) {
+    this.ring = ring;
+  }
+
+  provider(): KeyProvider {
+    return {
+      load: async () => this.ring,
+      save: async (next, previous) => {
+        if (previous !== this.ring) throw new KeywardError("KEYRING_CONFLICT", "Changed meanwhile", { hint: "Again." });
+        this.ring = next;
+      },
+    };
+  }
+}
+
+/** The error of a call, which quotes nothing that was decrypted. */
+async function expectRefusal(call: Promise<unknown>, code: KeywardErrorCode): Promise<KeywardError> {
+  const error = await call.then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  if (!(error instanceof KeywardError)) throw new Error("It was not refused with a KeywardError", { cause: error });
+  expect(error.code).toBe(code);
+  expect(inspect(error)).not.toContain(marker);
+  return error;
+}
+
 async function begun() {
-  const source = new KeysOverOneSource(newRing("old"));
+  const source = new Source(Keyring.generate("old"));
   const inner = new MemoryStore();
   const operator = () => {
     const provider = source.provider();
@@ -274,7 +307,7 @@ describe("a check record that was deleted", () => {
     await rotateKey(provider, options);
     await space.delete("check");
     const before = (await inner.scan()).entries;
-    for (const ring of [former, newRing("new"), newRing("another")]) {
+    for (const ring of [former, Keyring.generate("new"), Keyring.generate("another")]) {
       for (const scope of [undefined, "tenant"]) {
         const given = { keys: ring, ...(scope === undefined ? {} : { scope }) };
         const error = await expectRefusal(new EncryptedStore(inner, given).set("fresh", value), "OVERWRITE_REFUSED");
@@ -290,7 +323,7 @@ describe("a check record that was deleted", () => {
   });
 
   it("is founded anew by the ring of a scope that alone has written there", async () => {
-    const ring = newRing("old");
+    const ring = Keyring.generate("old");
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: ring, scope: "tenant" }).set("key", value);
     const space = inner.reserved();
@@ -307,16 +340,16 @@ describe("a check record that was deleted", () => {
     const inner = new MemoryStore();
     await inner.set("plain", "text");
     await inner.set("cut", "kw1.unknown.AAAA");
-    await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
+    await new EncryptedStore(inner, { keys: Keyring.generate() }).set("key", value);
     await inner.reserved().delete("check");
     vi.spyOn(inner.reserved(), "scan").mockRejectedValueOnce(new Error("not allowed"));
-    await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
+    await new EncryptedStore(inner, { keys: Keyring.generate() }).set("key", value);
   });
 
   it("can be written by name, by a ring that opens nothing there", async () => {
     const { inner, space } = await begun();
     await space.delete("check");
-    const store = new EncryptedStore(inner, { keys: newRing() });
+    const store = new EncryptedStore(inner, { keys: Keyring.generate() });
     await expectRefusal(store.set("fresh", value), "OVERWRITE_REFUSED");
     await store.overwriteCheckRecord();
     await store.set("fresh", value);
