@@ -61,7 +61,12 @@ export const encryptedStoreOptionNames = {
 } as const satisfies OptionNames<EncryptedStoreOptions>;
 
 /** What the tools take: a store, or what `createKeyv` made, of which they take the store. */
-export type EncryptedStoreOrKeyv = EncryptedStore | { readonly encryptedStore: EncryptedStore };
+export type EncryptedStoreOrKeyv =
+  | EncryptedStore
+  | {
+      /** The store of what `createKeyv` made. */
+      readonly encryptedStore: EncryptedStore;
+    };
 
 /** What the tools of this package see of a store: for this package only. */
 export interface StoreParts {
@@ -613,7 +618,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 }
 
 /**
- * The store that a tool was given, or that of the Keyv that it was given.
+ * The store that a tool was given, or that of the Keyv of `createKeyv` that it was given, for those who write a tool.
  *
  * @throws KeywardError `STORE_INVALID` for everything else.
  */
