@@ -51,6 +51,7 @@ export {
   type UnreadableRecord,
 } from "./reencrypt.ts";
 export type { ReplicaOptions } from "./registration.ts";
+export { type Repetition, Repetitions } from "./repetitions.ts";
 export type { ReplicaWait, ReplicaWaitOptions, WaitingReplica } from "./replica-waits.ts";
 export { type Replica, replicas } from "./replicas.ts";
 export {
