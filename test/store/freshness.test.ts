@@ -4,6 +4,7 @@ import {
   type KeyProvider,
   type Keyring,
   KeywardError,
+  type Repetition,
   withFreshness,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
@@ -97,8 +98,8 @@ describe("a provider with a refreshMs", () => {
 
   it("that fails is asked less and less often, and its last ring stays in use", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
-    const warnings: unknown[] = [];
-    store.on("provider:error", (error: unknown) => warnings.push(error));
+    const warnings: number[] = [];
+    store.on("provider:error", (_: unknown, { times }: Repetition) => warnings.push(times));
     keys.fail(down);
     await vi.advanceTimersByTimeAsync(10_000);
     // After about 1, 2, 3, 5 and 9 seconds.
@@ -108,13 +109,25 @@ describe("a provider with a refreshMs", () => {
     // No pause is longer than 30 seconds.
     expect(keys.loads).toBeGreaterThanOrEqual(22);
     expect(keys.loads).toBeLessThanOrEqual(32);
-    expect(warnings).toHaveLength(keys.loads - 1);
+    // Told of after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest, each with how many loads failed since.
+    expect(warnings[0]).toBe(1);
+    expect(warnings.length).toBeGreaterThanOrEqual(6);
+    expect(warnings.length).toBeLessThanOrEqual(8);
+    expect(warnings.reduce((sum, times) => sum + times, 0)).toBeLessThan(keys.loads);
+    expect(Math.max(...warnings)).toBeGreaterThan(1);
     expect(await store.get("key")).toBe(value);
     keys.recover();
-    const failed = warnings.length;
+    const told = warnings.length;
+    const loadsBefore = keys.loads;
     await vi.advanceTimersByTimeAsync(30_000);
-    expect(keys.loads).toBeGreaterThan(failed + 1);
-    expect(warnings).toHaveLength(failed);
+    expect(keys.loads).toBeGreaterThan(loadsBefore);
+    expect(warnings).toHaveLength(told);
+    keys.fail(down);
+    await vi.advanceTimersByTimeAsync(1_101);
+    // After a success the same failure is told of at once.
+    expect(warnings.slice(told)).toEqual([1]);
+    keys.recover();
+    await vi.advanceTimersByTimeAsync(30_000);
     // And the next failure is asked about soon again.
     const { loads } = keys;
     await vi.advanceTimersByTimeAsync(10_000);

@@ -81,12 +81,13 @@ describe("a namespace", () => {
 
   it("that is in use cannot be changed, and the records stay where they are", async () => {
     const map = new Map<string, unknown>();
-    const keyv = createKeyv({ store: map, keys: newRing(), namespace: "a" });
-    await keyv.set("key", 1);
-    keyv.namespace = "b";
-    await expectRefusal(keyv.set("key", 2), "NAMESPACE_CONFLICT");
-    keyv.namespace = "a";
-    expect(await keyv.get("key")).toBe(1);
+    const store = new EncryptedStore(map, { keys: newRing() });
+    store.namespace = "a";
+    await store.set("key", `${marker}1`);
+    store.namespace = "b";
+    await expectRefusal(store.set("key", `${marker}2`), "NAMESPACE_CONFLICT");
+    store.namespace = "a";
+    expect(await store.get("key")).toBe(`${marker}1`);
     expect([...map.keys()]).toEqual(["a::key"]);
   });
 

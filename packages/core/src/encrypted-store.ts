@@ -14,6 +14,7 @@ import { OverwriteGuard } from "./overwrite-guard.ts";
 import { ReadReencryption, type ReplaceMany } from "./read-reencryption.ts";
 import { isAbsent, isUndecodable, type OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { Registration, type ReplicaOptions } from "./registration.ts";
+import { Repetitions } from "./repetitions.ts";
 import { ReservedRecords } from "./reserved-records.ts";
 import { SealingRing } from "./sealing-ring.ts";
 import { requireEntryExpires, requireExpires, requireValue } from "./store-arguments.ts";
@@ -61,7 +62,12 @@ export const encryptedStoreOptionNames = {
 } as const satisfies OptionNames<EncryptedStoreOptions>;
 
 /** What the tools take: a store, or what `createKeyv` made, of which they take the store. */
-export type EncryptedStoreOrKeyv = EncryptedStore | { readonly encryptedStore: EncryptedStore };
+export type EncryptedStoreOrKeyv =
+  | EncryptedStore
+  | {
+      /** The store of what `createKeyv` made. */
+      readonly encryptedStore: EncryptedStore;
+    };
 
 /** What the tools of this package see of a store: for this package only. */
 export interface StoreParts {
@@ -100,6 +106,9 @@ export interface Disconnectable {
   disconnect?(): Promise<unknown>;
 }
 
+/** The events that tell of what fails in the background, perhaps again and again. */
+type FailureEvent = "provider:error" | "store:error" | "replica:error" | "reencrypt:error";
+
 /** What became of one read of a batch. */
 type ReadOrError<Result> = { readonly result: Result | undefined } | { readonly error: KeywardError };
 
@@ -111,7 +120,9 @@ type ReadOrError<Result> = { readonly result: Result | undefined } | { readonly 
  * Events: `reencrypted`, `reencrypt:conflict` and `reencrypt:error` with a {@link ReencryptEvent}; `keyring:changed`
  * with the new ring; `provider:error` with a `KeywardError` while the last good ring stays in use; `store:error` with
  * what the wrapped store emitted as `error`; `replica:lapsed` when the process was not heard of for too long, and
- * `replica:error` with a `KeywardError` when a heartbeat failed. It never emits `error` itself: what a caller should know, the call throws.
+ * `replica:error` with a `KeywardError` when a heartbeat failed. Each `…:error` has a {@link Repetition} as its second
+ * argument: an equal error is told of once, then with a count after pauses that grow from 5 s to 5 min, and at once again
+ * after a success. It never emits `error` itself: what a caller should know, the call throws.
  */
 export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #inner: InnerStore;
@@ -128,6 +139,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /** What lets go of all that this store holds from when it is made, or used again, until it is disconnected. */
   #releases: readonly (() => unknown)[] | undefined;
   #disconnecting: Promise<void> | undefined;
+  readonly #repetitions = new Map<FailureEvent | "listener", Repetitions>();
   /** Counts this store off as a user of the connection. */
   #leaveConnection: (() => Promise<void>) | undefined;
 
@@ -353,7 +365,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       codec: this.#codec,
       sealing: this.#sealing,
       source: this.#source,
-      report: (event, detail) => this.#tell(event, detail),
+      report: (event, detail) => {
+        if (event === "reencrypt:error") return this.#tellOfFailure(event, detail, detail.error);
+        this.#repetitionsOf("reencrypt:error").succeeded();
+        this.#tell(event, detail);
+      },
     });
   }
 
@@ -376,16 +392,28 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       releases.push(
         this.#source.listen({
           tell: (report) => {
-            if (report.kind === "changed") this.#tell("keyring:changed", report.ring);
-            else this.#tell("provider:error", report.error);
+            switch (report.kind) {
+              case "changed":
+                return this.#tell("keyring:changed", report.ring);
+              case "failed":
+                return this.#tellOfFailure("provider:error", report.error, report.error);
+              case "recovered":
+                return this.#repetitionsOf("provider:error").succeeded();
+            }
           },
           recognizes: (next, previous) => this.#check.recognizes(next, previous),
         }),
       );
-      releases.unshift(this.#inner.onError((error) => this.#tell("store:error", error)));
+      releases.unshift(this.#inner.onError((error) => this.#tellOfFailure("store:error", error, error)));
       const leave = this.#registration?.join((report) => {
-        if (report.kind === "lapsed") this.#tell("replica:lapsed", undefined);
-        else this.#tell("replica:error", report.error);
+        switch (report.kind) {
+          case "lapsed":
+            return this.#tell("replica:lapsed", undefined);
+          case "failed":
+            return this.#tellOfFailure("replica:error", report.error, report.error);
+          case "recovered":
+            return this.#repetitionsOf("replica:error").succeeded();
+        }
       });
       if (leave !== undefined) releases.push(leave);
     } catch (error) {
@@ -414,16 +442,36 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     if (failures.length > 0) throw failures[0];
   }
 
+  /** As {@link EncryptedStore.#tell}, of what fails again and again: once, then with a count and growing pauses. */
+  #tellOfFailure(event: FailureEvent, detail: unknown, problem: unknown): void {
+    const repetition = this.#repetitionsOf(event).occurred(problem);
+    if (repetition !== undefined) this.#tell(event, detail, repetition);
+  }
+
+  #repetitionsOf(what: FailureEvent | "listener"): Repetitions {
+    let repetitions = this.#repetitions.get(what);
+    if (repetitions === undefined) {
+      repetitions = new Repetitions();
+      this.#repetitions.set(what, repetitions);
+    }
+    return repetitions;
+  }
+
   /** Emits what happened in the background, where no caller could catch what a listener throws. */
-  #tell(event: string, detail: unknown): void {
+  #tell(event: string, ...details: unknown[]): void {
     try {
-      this.emit(event, detail);
+      this.emit(event, ...details);
     } catch (error) {
-      const name = error instanceof Error ? error.name : typeof error;
-      process.emitWarning(`A listener of "${event}" threw (${name})`, {
-        type: "KeywardWarning",
-        code: "KEYWARD_LISTENER",
-      });
+      const problem = `A listener of "${event}" threw (${error instanceof Error ? error.name : typeof error})`;
+      const repetition = this.#repetitionsOf("listener").occurred(problem);
+      if (repetition === undefined) return;
+      process.emitWarning(
+        repetition.times === 1 ? problem : `${problem}, ${repetition.times} times since the last warning`,
+        {
+          type: "KeywardWarning",
+          code: "KEYWARD_LISTENER",
+        },
+      );
     }
   }
 
@@ -613,7 +661,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 }
 
 /**
- * The store that a tool was given, or that of the Keyv that it was given.
+ * The store that a tool was given, or that of the Keyv of `createKeyv` that it was given, for those who write a tool.
  *
  * @throws KeywardError `STORE_INVALID` for everything else.
  */

@@ -25,7 +25,12 @@ export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } 
 export { type Checkpoint, fileCheckpoint } from "./checkpoint.ts";
 export { shareConnection } from "./connection-users.ts";
 export { type BinaryCompression, type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./create-keyv.ts";
-export { EncryptedStore, type EncryptedStoreOptions, type EncryptedStoreOrKeyv } from "./encrypted-store.ts";
+export {
+  EncryptedStore,
+  type EncryptedStoreOptions,
+  type EncryptedStoreOrKeyv,
+  encryptedStoreOf,
+} from "./encrypted-store.ts";
 export type { Place, RecordContent } from "./envelope.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors.ts";
 export { type AesGcmOptions, aesGcm, type ForeignFormat, type PlaintextOptions, plaintext } from "./foreign-format.ts";
@@ -46,6 +51,7 @@ export {
   type UnreadableRecord,
 } from "./reencrypt.ts";
 export type { ReplicaOptions } from "./registration.ts";
+export { type Repetition, Repetitions } from "./repetitions.ts";
 export type { ReplicaWait, ReplicaWaitOptions, WaitingReplica } from "./replica-waits.ts";
 export { type Replica, replicas } from "./replicas.ts";
 export {

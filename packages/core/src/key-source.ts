@@ -19,7 +19,9 @@ const maxMisses = 1_000;
 /** What a {@link KeySource} reports in the background. */
 export type KeySourceReport =
   | { readonly kind: "changed"; readonly ring: Keyring }
-  | { readonly kind: "failed"; readonly error: KeywardError };
+  | { readonly kind: "failed"; readonly error: KeywardError }
+  /** A load succeeded after one that had failed. */
+  | { readonly kind: "recovered" };
 
 /** What uses the ring of a source. */
 export interface KeyUser {
@@ -281,6 +283,7 @@ export class KeySource {
       const isSame = previous !== undefined && sameRing(previous, next);
       if (previous !== undefined && !isSame) await this.#requireSuccessor(previous, next);
       this.#confirmed = begun;
+      if (this.#failure !== undefined) this.#report({ kind: "recovered" });
       this.#failure = undefined;
       this.#pause.succeeded();
       // The same ring read again: the object in use has its subkeys cached.

@@ -50,7 +50,9 @@ export interface RegistrationParts {
 /** What a registration reports in the background. */
 export type RegistrationReport =
   | { readonly kind: "lapsed" }
-  | { readonly kind: "failed"; readonly error: KeywardError };
+  | { readonly kind: "failed"; readonly error: KeywardError }
+  /** A heartbeat arrived after one that had failed. */
+  | { readonly kind: "recovered" };
 
 /** Must not throw. */
 type Member = (report: RegistrationReport) => void;
@@ -97,6 +99,8 @@ export class Registration {
   #lapsed = false;
   #timer: NodeJS.Timeout | undefined;
   #ticking = false;
+  /** Whether the last heartbeat failed. */
+  #failing = false;
   #dueAgain = false;
   #unlisten: (() => void) | undefined;
 
@@ -225,7 +229,14 @@ export class Registration {
     this.#ticking = true;
     this.#dueAgain = false;
     (this.#isOpen() ? this.#beatOnce() : this.#enter())
-      .catch((error: unknown) => this.#report({ kind: "failed", error: asKeywardError(error) }))
+      .then(() => {
+        if (this.#failing) this.#report({ kind: "recovered" });
+        this.#failing = false;
+      })
+      .catch((error: unknown) => {
+        this.#failing = true;
+        this.#report({ kind: "failed", error: asKeywardError(error) });
+      })
       .finally(() => {
         this.#ticking = false;
         this.#tickIn(this.#dueAgain ? 0 : this.#isDraining() ? drainingMs : this.#heartbeatMs);

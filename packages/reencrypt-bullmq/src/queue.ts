@@ -1,4 +1,11 @@
-import { type EncryptedStore, KeywardError, type ReencryptProgress, reencrypt, requireUrl } from "@keyward/core";
+import {
+  type EncryptedStoreOrKeyv,
+  KeywardError,
+  type OptionNames,
+  type ReencryptProgress,
+  reencrypt,
+  requireUrl,
+} from "@keyward/core";
 import type { ConnectionOptions, Queue } from "bullmq";
 
 /** The Redis that holds the queue: a URL, or what BullMQ takes as `connection`, such as options or a client of ioredis. */
@@ -13,6 +20,12 @@ export interface QueueOptions {
   /** What the keys of the queue begin with in Redis. Default "bull"; on a Cluster it has to be in braces, as in "{bull}". */
   readonly prefix?: string;
 }
+
+export const queueOptionNames = {
+  connection: true,
+  queue: true,
+  prefix: true,
+} as const satisfies OptionNames<QueueOptions>;
 
 /** What a job of the queue holds. It names no record: the checkpoint has counts and the cursor of the store. */
 export interface RangeJob {
@@ -64,7 +77,7 @@ function isCluster(connection: BullConnection): boolean {
 }
 
 /** The id of the key that the store seals under now. */
-export async function primaryOf(store: EncryptedStore): Promise<string> {
+export async function primaryOf(store: EncryptedStoreOrKeyv): Promise<string> {
   // A job that is stopped before it begins looks at nothing but the ring.
   return (await reencrypt(store, { dryRun: true, signal: AbortSignal.abort() })).primary;
 }

@@ -1,12 +1,29 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Census, census, type EncryptedStore, KeywardError, rangesOf, requireAmount } from "@keyward/core";
+import {
+  type Census,
+  census,
+  type EncryptedStoreOrKeyv,
+  KeywardError,
+  type OptionNames,
+  rangesOf,
+  requireAmount,
+  requireOptions,
+} from "@keyward/core";
 import { Queue } from "bullmq";
-import { askingQueue, bullOptions, type Counts, primaryOf, type QueueOptions, type RangeQueue } from "./queue.ts";
+import {
+  askingQueue,
+  bullOptions,
+  type Counts,
+  primaryOf,
+  type QueueOptions,
+  queueOptionNames,
+  type RangeQueue,
+} from "./queue.ts";
 
 /** What {@link startReencryption} needs. */
 export interface StartReencryptionOptions extends QueueOptions {
-  /** The store whose records are to be sealed again. */
-  readonly store: EncryptedStore;
+  /** The store whose records are to be sealed again, or a Keyv of `createKeyv` over it. */
+  readonly store: EncryptedStoreOrKeyv;
   /** How many jobs to divide the store into, where it can be divided; a few for each worker. Default 16. */
   readonly ranges?: number;
   /** How often a job is tried, at growing distances from 1 s, before it counts as failed. Default 10. */
@@ -39,6 +56,20 @@ export interface FinishedOptions {
   readonly repeats?: number;
 }
 
+const startOptionNames = {
+  ...queueOptionNames,
+  store: true,
+  ranges: true,
+  attempts: true,
+} as const satisfies OptionNames<StartReencryptionOptions>;
+
+const finishedOptionNames = {
+  signal: true,
+  onProgress: true,
+  pollMs: true,
+  repeats: true,
+} as const satisfies OptionNames<FinishedOptions>;
+
 /** A run over a whole store, which any number of processes may hold. */
 export interface ReencryptionRun {
   /** The id of the key that the records are to lie under. */
@@ -49,7 +80,7 @@ export interface ReencryptionRun {
    * Resolves once all jobs are over and a census finds every record of the store under {@link ReencryptionRun.primary}.
    * Where it finds others, such as records that a process with an older ring wrote meanwhile, the store is walked again.
    *
-   * @throws KeywardError `KEY_IN_USE` when records are left after the last walk, with their `counts`; `KEYRING_CONFLICT`
+   * @throws KeywardError `VALUE_INVALID` for an option that there is not, or cannot be; `KEY_IN_USE` when records are left after the last walk, with their `counts`; `KEYRING_CONFLICT`
    * when another key has become primary; `STORE_UNAVAILABLE`. An `AbortError` when the run was aborted.
    */
   finished(options?: FinishedOptions): Promise<Census>;
@@ -67,11 +98,18 @@ export interface ReencryptionRun {
  * Puts one job for each range of the store into the queue, for the workers that {@link reencryptionWorker} makes. For a
  * key that has a run already it adds nothing but joins it, and has its failed jobs tried again.
  *
- * @throws KeywardError `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for a count that is not a whole number
- * from 1, or on a Cluster a prefix without braces; `KEYRING_INVALID` for a ring without keys; `PROVIDER_UNAVAILABLE`;
+ * @throws KeywardError `STORE_INVALID`, `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for an option that there
+ * is not, a count that is not a whole number from 1, or on a Cluster a prefix without braces; `KEYRING_INVALID` for a ring without keys; `PROVIDER_UNAVAILABLE`;
  * `STORE_UNAVAILABLE` when the Redis of the queue fails.
  */
 export async function startReencryption(options: StartReencryptionOptions): Promise<ReencryptionRun> {
+  const { ranges = defaultRanges, attempts = defaultAttempts } = requireOptions(
+    "startReencryption",
+    options,
+    startOptionNames,
+  );
+  requireAmount("ranges", ranges, "ranges");
+  requireAmount("attempts", attempts, "attempts");
   const primary = await primaryOf(options.store);
   const { name, options: shared } = bullOptions(options);
   const run = new QueuedRun(primary, new Queue(name, shared), options);
@@ -94,6 +132,8 @@ export async function startReencryption(options: StartReencryptionOptions): Prom
 
 const keptForSeconds = 7 * 24 * 60 * 60;
 const pauseMs = 100;
+const defaultRanges = 16;
+const defaultAttempts = 10;
 
 class QueuedRun implements ReencryptionRun {
   readonly primary: string;
@@ -111,8 +151,8 @@ class QueuedRun implements ReencryptionRun {
   }
 
   async start(): Promise<void> {
-    const { ranges = 16 } = this.#options;
-    // Asked for first, so that nothing is added where the count is wrong.
+    const { ranges = defaultRanges } = this.#options;
+    // Asked for first, so that nothing is added where the store cannot be scanned.
     await rangesOf(this.#options.store, ranges);
     await this.#findRound();
     await this.#addRound(ranges);
@@ -133,8 +173,9 @@ class QueuedRun implements ReencryptionRun {
   }
 
   async finished(options: FinishedOptions = {}): Promise<Census> {
-    if (options.pollMs !== undefined) requireAmount("pollMs", options.pollMs, "milliseconds");
-    const { signal, repeats = 2 } = options;
+    const { signal, repeats = 2, pollMs = 1_000 } = requireOptions("finished", options, finishedOptionNames);
+    requireAmount("repeats", repeats, "attempts", { least: 0 });
+    requireAmount("pollMs", pollMs, "milliseconds");
     for (let walk = 0; ; walk++) {
       await this.#over(options);
       const counts = await census(this.#options.store, signal === undefined ? {} : { signal });
@@ -197,7 +238,7 @@ class QueuedRun implements ReencryptionRun {
         data: { primary: this.primary, jobs: ranges.length, ...(range === undefined ? {} : { range }) },
         opts: {
           jobId: jobId(this.primary, this.#round, index),
-          attempts: this.#options.attempts ?? 10,
+          attempts: this.#options.attempts ?? defaultAttempts,
           backoff: { type: "exponential", delay: 1_000, jitter: 0.5 },
           removeOnComplete: { age: keptForSeconds },
           removeOnFail: { age: keptForSeconds },

@@ -1,10 +1,14 @@
 import {
   type EncryptedStore,
+  type EncryptedStoreOrKeyv,
+  encryptedStoreOf,
   KeywardError,
+  type OptionNames,
   type ReencryptOptions,
   type ReencryptReport,
   reencrypt,
   requireAmount,
+  requireOptions,
 } from "@keyward/core";
 import { type Job, Queue, WaitingError, Worker } from "bullmq";
 import {
@@ -13,6 +17,7 @@ import {
   countsOf,
   primaryOf,
   type QueueOptions,
+  queueOptionNames,
   type RangeJob,
   type RangeQueue,
   withoutArguments,
@@ -22,8 +27,11 @@ import {
 export interface ReencryptionWorkerOptions
   extends QueueOptions,
     Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond"> {
-  /** The store whose records are sealed again: the same records, and a ring of the same keys, in every worker. */
-  readonly store: EncryptedStore;
+  /**
+   * The store whose records are sealed again, or a Keyv of `createKeyv` over it: the same records, and a ring of the same
+   * keys, in every worker.
+   */
+  readonly store: EncryptedStoreOrKeyv;
   /**
    * Pages being worked on at a time. What is under way when a worker dies is looked at again. Default 1, since there are
    * several workers.
@@ -37,6 +45,17 @@ export interface ReencryptionWorkerOptions
   readonly onError?: (error: unknown) => void;
 }
 
+const workerOptionNames = {
+  ...queueOptionNames,
+  store: true,
+  batchSize: true,
+  concurrency: true,
+  maxPerSecond: true,
+  lockMs: true,
+  onReport: true,
+  onError: true,
+} as const satisfies OptionNames<ReencryptionWorkerOptions>;
+
 /** A process's part in re-encryptions. */
 export interface ReencryptionWorker {
   /** Stops after the page under way. Its range goes on where it stopped, in another worker or a later one. */
@@ -47,8 +66,8 @@ export interface ReencryptionWorker {
  * Works on the ranges that {@link startReencryption} puts into the queue, one at a time, until it is closed. Start it in
  * as many processes as should share the work, before or after the run is started.
  *
- * @throws KeywardError `VALUE_INVALID` for a prefix without braces on a Cluster, and for an amount that is not a whole number
- * from 1.
+ * @throws KeywardError `STORE_INVALID` for what is no encrypted store; `VALUE_INVALID` for an option that there is not, or
+ * cannot be, and for a prefix without braces on a Cluster.
  */
 export function reencryptionWorker(options: ReencryptionWorkerOptions): ReencryptionWorker {
   return new RangeWorker(options);
@@ -56,18 +75,20 @@ export function reencryptionWorker(options: ReencryptionWorkerOptions): Reencryp
 
 class RangeWorker implements ReencryptionWorker {
   readonly #options: ReencryptionWorkerOptions;
+  readonly #store: EncryptedStore;
   readonly #queue: RangeQueue;
   readonly #worker: Worker<RangeJob, Counts, string>;
   readonly #closing = new AbortController();
 
   constructor(options: ReencryptionWorkerOptions) {
-    this.#options = options;
-    const { lockMs = 30_000, batchSize, concurrency, maxPerSecond, onError } = options;
-    requireAmount("lockMs", lockMs, "milliseconds");
-    // Also what core checks: here its caller learns of it, and not the first job.
+    const { batchSize, concurrency, maxPerSecond } = requireOptions("reencryptionWorker", options, workerOptionNames);
+    const { lockMs = 30_000, onError } = options;
     if (batchSize !== undefined) requireAmount("batchSize", batchSize, "records");
     if (concurrency !== undefined) requireAmount("concurrency", concurrency, "pages");
     if (maxPerSecond !== undefined) requireAmount("maxPerSecond", maxPerSecond, "records");
+    requireAmount("lockMs", lockMs, "milliseconds");
+    this.#options = options;
+    this.#store = encryptedStoreOf(options.store);
     const { name, options: shared } = bullOptions(options);
     this.#queue = new Queue(name, shared);
     this.#worker = new Worker<RangeJob, Counts, string>(name, (job, token) => this.#process(job, token), {
@@ -84,8 +105,11 @@ class RangeWorker implements ReencryptionWorker {
 
   async close(): Promise<void> {
     this.#closing.abort();
-    await this.#worker.close();
-    await this.#queue.close();
+    try {
+      await this.#worker.close();
+    } finally {
+      await this.#queue.close();
+    }
   }
 
   async #process(job: Job<RangeJob, Counts, string>, token: string | undefined): Promise<Counts> {
@@ -103,7 +127,8 @@ class RangeWorker implements ReencryptionWorker {
 
   /** What came of the range; `undefined` where the work was stopped before its end. */
   async #reencrypt(job: Job<RangeJob, Counts, string>): Promise<Counts | undefined> {
-    const { store, batchSize, concurrency = 1, maxPerSecond, onReport } = this.#options;
+    const store = this.#store;
+    const { batchSize, concurrency = 1, maxPerSecond, onReport } = this.#options;
     const { primary, range } = job.data;
     await requirePrimary(store, primary);
     const paused = new AbortController();

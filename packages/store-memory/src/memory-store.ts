@@ -3,6 +3,7 @@ import {
   type BinaryStore,
   type BoundedStore,
   invalidCursor,
+  KeywardError,
   type NamespacedStore,
   type Replacement,
   type ReservedSpace,
@@ -192,8 +193,14 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
    * An empty store, or another handle on a store that is there.
    *
    * @param origin a store whose records, reserved space included, this one is to share.
+   * @throws KeywardError `VALUE_INVALID` for an origin that is no `MemoryStore`: a MemoryStore has no options.
    */
   constructor(origin?: MemoryStore) {
+    if (origin !== undefined && !(origin instanceof MemoryStore)) {
+      throw new KeywardError("VALUE_INVALID", "The origin of a MemoryStore is no MemoryStore", {
+        hint: "Leave it out for an empty store; a MemoryStore has no options.",
+      });
+    }
     const records = origin === undefined ? new Entries() : origin.#records;
     super(records);
     this.#records = records;

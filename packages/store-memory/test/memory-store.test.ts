@@ -1,6 +1,6 @@
 import { storeContract } from "@keyward/contract";
 import { MemoryStore } from "@keyward/store-memory";
-import { describe, it } from "vitest";
+import { describe, expect, it } from "vitest";
 
 storeContract(
   { describe, it },
@@ -14,3 +14,9 @@ storeContract(
     },
   },
 );
+
+describe("a MemoryStore", () => {
+  it.each([{ maxRecords: 5 }, {}, null, "path"])("has no options: %j is refused", (given) => {
+    expect(() => Reflect.construct(MemoryStore, [given])).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+  });
+});

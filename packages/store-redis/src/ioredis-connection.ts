@@ -2,7 +2,7 @@ import type { Buffer } from "node:buffer";
 import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
-import { KeywardError, requireUrl } from "@keyward/core";
+import { KeywardError, type Repetition, Repetitions, requireUrl } from "@keyward/core";
 import { Cluster, type ClusterNode, type ClusterOptions, Command, Redis, type RedisOptions } from "ioredis";
 import { Connection, executedOf, type Request, type ScannedServer, unavailable } from "./connection.ts";
 import type { Deadline } from "./deadline.ts";
@@ -33,7 +33,7 @@ export class IoredisConnection extends Connection {
   #wrongDatabase: Error | undefined;
 
   /** @param failed hears of what goes wrong in the background. */
-  constructor(source: RedisSource, timeoutMs: number, failed: (error: Error) => void) {
+  constructor(source: RedisSource, timeoutMs: number, failed: (error: Error, repetition: Repetition) => void) {
     super(timeoutMs);
     this.#ours = !isClient(source);
     this.#client = isClient(source) ? source : connect(source, timeoutMs);
@@ -42,17 +42,26 @@ export class IoredisConnection extends Connection {
         hint: "Remove it, and give the store the option prefix.",
       });
     }
+    const repetitions = new Repetitions();
     const tell = (error: unknown) => {
       this.noteFailure(error);
       // ioredis goes on with the database 0, where others may have their records.
       if (isWithoutDatabase(error)) this.#wrongDatabase = bareError(error);
-      failed(bareError(error));
+      const bare = bareError(error);
+      const repetition = repetitions.occurred(bare);
+      if (repetition !== undefined) failed(bare, repetition);
     };
     this.#listeners = [
       ["error", tell],
       ["node error", tell],
       // What kept it from connecting before says nothing about the next time.
-      ["ready", () => this.noteSuccess()],
+      [
+        "ready",
+        () => {
+          this.noteSuccess();
+          repetitions.succeeded();
+        },
+      ],
     ];
     for (const [event, listener] of this.#listeners) this.#client.on(event, listener);
   }

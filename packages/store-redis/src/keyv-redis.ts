@@ -1,5 +1,12 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { KeywardError, type OptionNames, requireOptions, type StoredValue, shareConnection } from "@keyward/core";
+import {
+  KeywardError,
+  type OptionNames,
+  Repetitions,
+  requireOptions,
+  type StoredValue,
+  shareConnection,
+} from "@keyward/core";
 import type { Cluster, Redis } from "ioredis";
 import type { Connection } from "./connection.ts";
 import { IoredisConnection } from "./ioredis-connection.ts";
@@ -59,9 +66,12 @@ export class KeyvRedisStore extends RecordSpace {
     super(connection, layout);
     this.#connection = connection;
     this.namespace = adapter.namespace;
+    const repetitions = new Repetitions();
     const tell = (error: unknown) => {
       connection.noteFailure(error);
-      this.emit("connection:error", bareError(error));
+      const bare = bareError(error);
+      const repetition = repetitions.occurred(bare);
+      if (repetition !== undefined) this.emit("connection:error", bare, repetition);
     };
     adapter.on("error", tell);
     this.#unhear = () => adapter.off?.("error", tell);

@@ -35,7 +35,8 @@ export class RedisSpace extends RecordSpace implements BinaryStore {
  * atomically, can be scanned, keeps bytes as they are, and has a reserved space.
  *
  * It connects with its first call and again after a loss, by itself. What goes wrong in the background is told by the
- * event `connection:error` of the store that opened the connection.
+ * event `connection:error` of the store that opened the connection: once, then with a count (`Repetition`) and growing
+ * pauses, and at once again after it was connected.
  */
 export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedStore {
   readonly #connection: Connection;
@@ -58,7 +59,9 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
     const own = !(origin instanceof RedisStore);
     const layout = own ? new KeyLayout(prefix) : origin.#layout;
     const connection = own
-      ? new IoredisConnection(origin, timeoutMs, (error) => this.emit("connection:error", error))
+      ? new IoredisConnection(origin, timeoutMs, (error, repetition) =>
+          this.emit("connection:error", error, repetition),
+        )
       : origin.#connection;
     super(connection, layout);
     this.#connection = connection;

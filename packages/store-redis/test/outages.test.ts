@@ -81,6 +81,21 @@ describeWithRedis(servers, "a server that goes away", () => {
     expect(background).not.toEqual([]);
   });
 
+  it("tells once of what goes wrong again and again, and at once again after it was connected", async () => {
+    const told: { readonly code: unknown; readonly times: number }[] = [];
+    store.on("connection:error", (error, { times }) => told.push({ code: Reflect.get(error, "code"), times }));
+    const refused = () => told.filter(({ code }) => code === "ECONNREFUSED");
+    await store.set("key", "value");
+    for (const round of [1, 2]) {
+      await node.kill();
+      // The client tries many times within one call.
+      await expectUnavailableInTime(() => store.get("key"));
+      expect(refused()).toEqual(Array.from({ length: round }, () => ({ code: "ECONNREFUSED", times: 1 })));
+      await node.restart();
+      await answers(store);
+    }
+  });
+
   it("loses no acknowledged write to kill -9, and answers each in time", async () => {
     const [acknowledged, tried] = [new Map<string, number>(), new Map<string, number>()];
     let stopped = false;

@@ -1,0 +1,81 @@
+import { KeywardError, Repetitions } from "@keyward/core";
+import { describe, expect, it } from "vitest";
+
+const down = (ms = 5_000, cause?: Error) =>
+  new KeywardError("STORE_UNAVAILABLE", `The server did not answer within ${ms} ms`, { hint: "Start it.", cause });
+
+/** Lets a problem occur once a second for so long, and gives how often it was told of, by the second. */
+function everySecond(problem: () => unknown, seconds: number): Map<number, number> {
+  let second = 0;
+  const repetitions = new Repetitions(() => second * 1_000);
+  const told = new Map<number, number>();
+  for (; second < seconds; second++) {
+    const repetition = repetitions.occurred(problem());
+    if (repetition !== undefined) told.set(second, repetition.times);
+  }
+  return told;
+}
+
+describe("what occurs again and again", () => {
+  it("is told of at once, then with a count after growing pauses", () => {
+    const told = everySecond(down, 2_000);
+    expect([...told]).toEqual([
+      [0, 1],
+      [5, 5],
+      [15, 10],
+      [35, 20],
+      [75, 40],
+      [155, 80],
+      [315, 160],
+      [615, 300],
+      [915, 300],
+      [1215, 300],
+      [1515, 300],
+      [1815, 300],
+    ]);
+  });
+
+  it("is the same however long it took, and however its causes are made", () => {
+    let ms = 4_000;
+    expect(everySecond(() => down(ms++, new Error(`closed after ${ms} ms`)), 5).size).toBe(1);
+  });
+
+  it("is told of at once when it changes: another code, message, cause or kind", () => {
+    const repetitions = new Repetitions(() => 0);
+    const problems = [
+      down(),
+      down(5_000, new Error("refused")),
+      down(5_000, new Error("no route")),
+      new KeywardError("PROVIDER_UNAVAILABLE", down().message, { hint: "" }),
+      new KeywardError("KEYRING_ROLLBACK", "is of generation 3", { hint: "" }),
+      new KeywardError("KEYRING_ROLLBACK", "is of generation 4", { hint: "" }),
+      new Error(down().message),
+      "a text",
+      "another text",
+      undefined,
+    ];
+    for (const problem of problems) expect(repetitions.occurred(problem)).toEqual({ times: 1 });
+    // Those that alternate stay quiet.
+    for (const problem of problems) expect(repetitions.occurred(problem)).toBeUndefined();
+  });
+
+  it("is told of at once after a success, and after it had stopped for long", () => {
+    let nowMs = 0;
+    const repetitions = new Repetitions(() => nowMs);
+    expect(repetitions.occurred(down())).toEqual({ times: 1 });
+    expect(repetitions.occurred(down())).toBeUndefined();
+    repetitions.succeeded();
+    expect(repetitions.occurred(down())).toEqual({ times: 1 });
+    expect(repetitions.occurred(down())).toBeUndefined();
+    nowMs += 11 * 60 * 1_000;
+    expect(repetitions.occurred(down())).toEqual({ times: 1 });
+  });
+
+  it("takes no more memory for many kinds of it", () => {
+    const repetitions = new Repetitions(() => 0);
+    for (let kind = 0; kind < 1_000; kind++) expect(repetitions.occurred(`kind ${kind}`)).toEqual({ times: 1 });
+    // The oldest are forgotten, and told of again.
+    expect(repetitions.occurred("kind 0")).toEqual({ times: 1 });
+    expect(repetitions.occurred("kind 999")).toBeUndefined();
+  });
+});

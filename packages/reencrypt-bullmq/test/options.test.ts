@@ -1,0 +1,46 @@
+import { EncryptedStore, Keyring, KeywardError } from "@keyward/core";
+import { reencryptionWorker, startReencryption } from "@keyward/reencrypt-bullmq";
+import { MemoryStore } from "@keyward/store-memory";
+import { expect, it } from "vitest";
+
+// Nothing listens there: what is refused is refused before anything is connected to.
+const connection = "redis://127.0.0.1:1";
+const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.generate() });
+
+async function codeOf(call: unknown, options: object): Promise<string> {
+  if (typeof call !== "function") throw new Error("this is no function");
+  try {
+    await Reflect.apply(call, undefined, [options]);
+  } catch (error) {
+    if (error instanceof KeywardError) return error.code;
+    throw error;
+  }
+  return "it was taken";
+}
+
+it.each([
+  { misspelt: 1 },
+  { ranges: 0 },
+  { ranges: Number.NaN },
+  { attempts: Number.POSITIVE_INFINITY },
+  { attempts: 1.5 },
+])("startReencryption refuses %o", async (option) => {
+  expect(await codeOf(startReencryption, { connection, store, ...option })).toBe("VALUE_INVALID");
+});
+
+it.each([
+  { misspelt: 1 },
+  { lockMs: Number.NaN },
+  { lockMs: 2 ** 31 },
+  { batchSize: 0 },
+  { concurrency: -1 },
+  { maxPerSecond: Number.NaN },
+])("reencryptionWorker refuses %o", async (option) => {
+  expect(await codeOf(reencryptionWorker, { connection, store, ...option })).toBe("VALUE_INVALID");
+});
+
+it.each([undefined, null, {}, new MemoryStore()])("what is no encrypted store is refused: %o", async (given) => {
+  for (const call of [startReencryption, reencryptionWorker]) {
+    expect(await codeOf(call, { connection, store: given })).toBe("STORE_INVALID");
+  }
+});
