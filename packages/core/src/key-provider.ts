@@ -88,7 +88,8 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
 /**
  * The same provider with other settings of freshness. What `freshness` leaves out stays as the provider has it.
  *
- * A copy made with `{ ...provider }` lacks every method that the provider has from its class. This one has them all.
+ * A copy made with `{ ...provider }` lacks every method that the provider has from its class. This one has them all. Make
+ * it once and give it to every store: stores with the same provider share its loads.
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown setting, and as {@link requireFreshness}.
  * @example

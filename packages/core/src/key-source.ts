@@ -9,7 +9,7 @@ import { RetryPause } from "./retry-pause.ts";
 
 // Unknown key ids cost the provider at most one load in this time, however many are forged.
 const askIntervalMs = 1_000;
-// While loads fail there is one in each of these pauses, whoever asks. With the random part, none is longer than 30 s.
+// While loads fail there is one in each of these pauses, however many calls need it. With the random part, none is longer than 30 s.
 const pauses = { firstMs: 500, longestMs: 25_000 };
 // So that processes which were started together do not ask together for ever.
 const jitter = 0.1;

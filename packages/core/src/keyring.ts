@@ -551,6 +551,9 @@ function readDocument(document: string): Omit<RingParts, "keys"> & { readonly ke
     parsed = JSON.parse(document);
   } catch {
     // The parser's own message quotes the text, which is key material: it goes no further.
+    if (document.startsWith("\uFEFF")) {
+      throw invalidRing("the document begins with a byte order mark", "Store it as UTF-8 without one.");
+    }
     throw invalidRing("the document is not JSON", fixTheDocument);
   }
   const fields = requireObject(parsed, "the document");

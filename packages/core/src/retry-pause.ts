@@ -22,6 +22,7 @@ export class RetryPause {
   #nextMs: number;
   #begun: { readonly moment: Moment; readonly durationMs: number } | undefined;
 
+  /** A pause that has not begun. */
   constructor(options: RetryPauseOptions) {
     this.#options = options;
     this.#nextMs = options.firstMs;

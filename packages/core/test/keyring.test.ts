@@ -631,6 +631,7 @@ describe("a hint", () => {
       hintOf(() => Keyring.fromKeys([{ id: "a", material: randomBytes(32) }], "b")),
     ];
     for (const hint of restores) expect(hint).toMatch(/^(?:If records were written under this key, restore|Restore)/);
+    expect(hintOf(() => Keyring.parse(`\uFEFF${exportKeyring(ring)}`))).toMatch(/^Store it as UTF-8/);
     const disabled = ring.add({ id: "b" }).disable("b");
     expect(hintOf(() => disabled.promote("b"))).toMatch(/not disabled for being compromised/);
   });

@@ -61,7 +61,8 @@ const slips: readonly Slip[] = [
   },
   {
     isLikely: (text) => invisible.test(text),
-    advice: "The value has characters in it that cannot be seen, as copies from web pages have: type or copy it anew.",
+    advice:
+      "The value has characters in it that cannot be seen, as copies from web pages have: type it, or copy it from elsewhere.",
   },
   {
     isLikely: (text) => /\s/.test(text) && keyInLines.test(text) && text.replace(/\s/g, "").length <= 64,

@@ -57,7 +57,7 @@ export type Credentials =
 export interface LoginRequest {
   readonly path: string;
   readonly body: Readonly<Record<string, string>>;
-  /** Whether Vault lets nobody in by this name for a time, after a few logins with wrong credentials. */
+  /** Whether Vault locks this name out for a time, after a few logins with wrong credentials. */
   readonly locksOut: boolean;
 }
 

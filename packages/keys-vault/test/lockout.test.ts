@@ -89,7 +89,7 @@ describeWithVault(servers, "a refused login", () => {
   }
 
   it.each(kinds)(
-    "of an application without a ring, %s, is not repeated by 100 calls, and locks nobody out",
+    "of an application without a ring, %s, is not repeated by 100 calls, and locks no other process out",
     async (kind) => {
       const auth = await userpass();
       const { address, logins } = await countLogins();
@@ -103,7 +103,7 @@ describeWithVault(servers, "a refused login", () => {
           hint: expect.stringContaining("changed ones at once"),
         });
       }
-      // Whoever loads without a store, as a health check does, repeats it no more often.
+      // A health check, which loads without a store, repeats it no more often.
       for (let load = 0; load < 20; load++) await refusal(keys.load());
       expect(logins()).toBe(1);
       expect(await open(kind, { ...auth, password: "correct" }, server.address).load()).toMatchObject({
