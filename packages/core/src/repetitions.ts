@@ -24,7 +24,11 @@ export class Repetitions {
   readonly #remembered = new Map<string, Remembered>();
   readonly #nowMs: () => number;
 
-  /** @param nowMs a clock that only moves forward, in milliseconds. */
+  /**
+   * Remembers nothing yet.
+   *
+   * @param nowMs a clock that only moves forward, in milliseconds.
+   */
   constructor(nowMs: () => number = () => performance.now()) {
     this.#nowMs = nowMs;
   }
