@@ -102,7 +102,10 @@ class History {
     });
     // Its failure is told at the end, when nothing else runs.
     disturbance?.catch(() => undefined);
-    for (const { store } of this.#processes) await store.get("nothing");
+    // On a busy machine the first connection may take longer than the plan's stores wait.
+    for (const { store } of this.#processes) {
+      while ((await this.#attempt(() => store.get("nothing"))) === undefined && this.#problems.length === 0);
+    }
     const readers: EncryptedStore[] = [];
     const actors: Promise<void>[] = [];
     for (let writer = 0; writer < writerCount; writer++) {
