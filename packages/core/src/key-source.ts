@@ -9,8 +9,9 @@ import { RetryPause } from "./retry-pause.ts";
 
 // Unknown key ids cost the provider at most one load in this time, however many are forged.
 const askIntervalMs = 1_000;
-// While loads fail there is one in each of these pauses, however many calls need it. With the random part, none is longer than 30 s.
-const pauses = { firstMs: 500, longestMs: 25_000 };
+// While loads fail there is one in each of these pauses, however many calls need it. With the random part, none is longer than
+// 6 s: that is how long the first calls, and the writes of a process that lapsed, may fail after the source is back.
+const pauses = { firstMs: 500, longestMs: 5_000 };
 // So that processes which were started together do not ask together for ever.
 const jitter = 0.1;
 const missAgeMs = 5_000;
@@ -232,7 +233,7 @@ export class KeySource {
     return new KeywardError(
       "PROVIDER_UNAVAILABLE",
       `The keyring in use was last confirmed ${ageMs} ms ago, and may be ${this.#maxAgeMs} ms old (maxAgeMs). ${cause.message}`,
-      { hint: `${cause.hint} Calls go on within 30 seconds after the key provider answers again.`, cause },
+      { hint: `${cause.hint} Calls go on within 6 seconds after the key provider answers again.`, cause },
     );
   }
 
