@@ -5,6 +5,7 @@ import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-pro
 import { Keyring, keyOf, sameRing, sharesKey } from "./keyring.ts";
 import { Moment } from "./moment.ts";
 import { type OptionNames, requireOptions } from "./options.ts";
+import { pause } from "./pause.ts";
 import { RetryPause } from "./retry-pause.ts";
 
 // Unknown key ids cost the provider at most one load in this time, however many are forged.
@@ -143,6 +144,15 @@ export class KeySource {
     return await this.#load();
   }
 
+  /**
+   * As {@link KeySource.refresh}, for an operator: the source is always asked, if need be at the end of the pause. The error
+   * of a load from before would be no answer to somebody who has just mended the source.
+   */
+  async ask(signal?: AbortSignal): Promise<Keyring> {
+    for (let leftMs = this.#pauseLeftMs(); leftMs > 0; leftMs = this.#pauseLeftMs()) await pause(leftMs, signal);
+    return await this.refresh();
+  }
+
   /** The ring, after it was asked for again if it lacks this key; and why it could not be, if it could not. */
   async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
     let ring = await this.current();
@@ -254,8 +264,12 @@ export class KeySource {
     else this.#loadNow().catch(() => undefined);
   }
 
+  #pauseLeftMs(): number {
+    return this.#failure === undefined ? 0 : this.#pause.leftMs();
+  }
+
   #failureDuringPause(): KeywardError | undefined {
-    return this.#loading === undefined && this.#pause.leftMs() > 0 ? this.#failure : undefined;
+    return this.#loading === undefined && this.#pauseLeftMs() > 0 ? this.#failure : undefined;
   }
 
   #load(): Promise<Keyring> {

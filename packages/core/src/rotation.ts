@@ -19,7 +19,14 @@ import {
 import { type ReplicaWait, type ReplicaWaitOptions, ReplicaWaits, type WaitingReplica } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
 import { ReservedRecords } from "./reserved-records.ts";
-import { type NamedStores, type RetireKeyOptions, requireAllStores, requireStores, retireFrom } from "./retirement.ts";
+import {
+  type NamedStores,
+  type RetireKeyOptions,
+  requireAllStores,
+  requireSave,
+  requireStores,
+  retireFrom,
+} from "./retirement.ts";
 import {
   type Aim,
   addTo,
@@ -239,11 +246,7 @@ class Rotation {
     requireAmount("graceMs", graceMs, "milliseconds", { least: 0, most: longestGraceMs });
     requirePace(requireOptions("reencrypt of a rotation", pace, paceOptionNames));
     this.#source = KeySource.of(provider);
-    if (typeof provider.save !== "function") {
-      throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed ring", {
-        hint: "Use one that has save(), or change the ring where it comes from: docs/keyring.md has the steps.",
-      });
-    }
+    requireSave(provider);
     this.#provider = provider;
     this.#options = options;
     this.#record = new RotationRecord(recordsOf(this.#source, stores));
@@ -512,7 +515,7 @@ class Rotation {
     const ring = await this.#source.refresh();
     for (const [name, store] of Object.entries(this.#options.stores)) {
       const { check, source } = storeParts(store);
-      const used = source === this.#source ? ring : await source.refresh();
+      const used = source === this.#source ? ring : await source.ask(this.#options.signal);
       if (!isSuccessor(used, ring)) throw keysOfItsOwn(name);
       await also(check, used);
     }
@@ -525,8 +528,8 @@ class Rotation {
   }
 
   async #requireStores(aim: Aim): Promise<Keyring> {
-    const { stores } = this.#options;
-    const ring = await this.#source.refresh();
+    const { stores, signal } = this.#options;
+    const ring = await this.#source.ask(signal);
     // A provider whose source cannot be changed from here is known before anything is written.
     await this.#provider.requireWritable?.();
     requireAllStores(ring, stores, undefined);
