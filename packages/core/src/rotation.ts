@@ -400,11 +400,18 @@ class Rotation {
     await this.#tellStores();
     for (const [name, store] of Object.entries(stores)) {
       const { reserve } = storeParts(store);
-      this.#reencrypted[name] = await reencrypt(store, {
+      const checkpoint = reserve === undefined ? undefined : reservedCheckpoint(reserve, id, name);
+      const options: ReencryptOptions = {
         ...pace,
-        ...(reserve === undefined ? {} : { checkpoint: reservedCheckpoint(reserve, id, name) }),
+        ...(checkpoint === undefined ? {} : { checkpoint }),
         ...(signal === undefined ? {} : { signal }),
         onProgress: (progress) => this.#tell({ kind: "reencrypting", store: name, progress }),
+      };
+      this.#reencrypted[name] = await reencrypt(store, options).catch(async (error: unknown) => {
+        if (!(error instanceof KeywardError && error.code === "CHECKPOINT_INVALID")) throw error;
+        // The store was moved to another backend since: that costs the walk from the beginning, and not the rotation.
+        await checkpoint?.write(undefined);
+        return await reencrypt(store, options);
       });
       signal?.throwIfAborted();
     }
