@@ -205,6 +205,17 @@ describe("reencrypt", () => {
     await expectRefusal(reencrypt(store, { checkpoint: fileCheckpoint(path) }), "CHECKPOINT_INVALID");
   });
 
+  it("refuses a checkpoint whose cursor the store does not know, and touches nothing", async () => {
+    const { inner, store } = await rotated(3);
+    const before = await contentOf(inner);
+    const checkpoint = new MemoryCheckpoint();
+    const counts = { scanned: 0, current: 0, reencrypted: 0, conflicts: 0, expired: 0, unreadable: 0 };
+    const job = { keyward: "reencrypt", primary: "new", namespaces: null, counts };
+    checkpoint.text = JSON.stringify({ ...job, cursor: "that of another store" });
+    await expectRefusal(reencrypt(store, { checkpoint }), "CHECKPOINT_INVALID");
+    expect(await contentOf(inner)).toEqual(before);
+  });
+
   it("lists what it cannot open, and leaves it alone", async () => {
     const { inner, store } = await rotated(10);
     const flows = inner.namespaced("flows");

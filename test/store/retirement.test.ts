@@ -371,6 +371,16 @@ describe.each([
     expect(keys.saves).toBe(0);
   });
 
+  it("asks a provider that was mended since it failed", async () => {
+    const { rings, stores } = await ready();
+    const keys = new TestKeys(rings.promoted);
+    keys.fail(new Error("down"));
+    await expectRefusal(change(keys, stores, "old"), "PROVIDER_UNAVAILABLE");
+    keys.recover();
+    await change(keys, stores, "old");
+    expect(keys.saves).toBe(1);
+  });
+
   it("at a provider that gives something other than a ring is KEYRING_INVALID", async () => {
     const { stores } = await ready();
     for (const given of ['{"primary":"new","keys":[],"stores":[],"sealed":[]}', "null", '"ring"']) {
@@ -447,6 +457,21 @@ describe("sealNamespace", () => {
     const later = ring.add({ id: "later" }).promote("later");
     const again = createKeyv({ store: inner, keys: guardMaterial(later), namespace: "flows", accept });
     await expectRefusal(again.get("planted"), "RECORD_NOT_SEALED");
+  });
+
+  it("refuses a provider whose ring it could not save, before it looks at a record", async () => {
+    const { keys, inner } = await withPlaintext();
+    const store = new EncryptedStore(inner, { keys });
+    const readOnly: KeyProvider = { load: async () => keys };
+    const refused = new KeywardError("PROVIDER_READ_ONLY", "A mounted secret", {
+      hint: "Change it where it comes from.",
+    });
+    const requireWritable = () => Promise.reject(refused);
+    const mounted: KeyProvider = { load: async () => keys, save: async () => expect.fail("saved"), requireWritable };
+    for (const provider of [readOnly, mounted]) {
+      const onProgress = () => expect.fail("counted");
+      await expectRefusal(sealNamespace(provider, { store }, "empty", { onProgress }), "PROVIDER_READ_ONLY");
+    }
   });
 
   it("refuses a name that the keyring document could not hold", async () => {

@@ -4,6 +4,7 @@ import {
   exportKeyring,
   type KeyProvider,
   Keyring,
+  KeywardError,
   planRotation,
   type RotationOptions,
   type RotationProgress,
@@ -340,6 +341,41 @@ describe("rotateKey", () => {
     ]) {
       expect((await expectRefusal(call, "ROTATION_UNDER_WAY")).message).toContain('to "new" is under way, at drain');
     }
+  });
+
+  it("walks from the beginning where the store does not know the cursor that a former run wrote down", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "drain" });
+    // The store was moved to another backend between two runs, its reserved space included.
+    let refused = 0;
+    const moved = new Proxy(new MemoryStore(inner), {
+      get(store, name) {
+        if (name === "scan") {
+          return async (page: { readonly limit: number; readonly cursor?: string }) => {
+            if (page.cursor === undefined || refused > 0) return await store.scan(page);
+            refused++;
+            throw new KeywardError("VALUE_INVALID", "The cursor is not one of this store", { hint: "Begin anew." });
+          };
+        }
+        const found: unknown = Reflect.get(store, name, store);
+        return typeof found === "function" ? found.bind(store) : found;
+      },
+    });
+    const stop = new AbortController();
+    const reencryption = { batchSize: 3, concurrency: 1 };
+    const stopped = rotateKey(provider, {
+      ...options,
+      reencrypt: reencryption,
+      signal: stop.signal,
+      onProgress: ({ kind }) => kind === "reencrypting" && stop.abort(new Error("stopped")),
+    });
+    await expect(stopped).rejects.toThrow("stopped");
+    const stores = { flows: new EncryptedStore(moved, { keys: provider }) };
+    expect(await rotateKey(provider, { ...options, stores, reencrypt: reencryption })).toMatchObject({ step: "done" });
+    expect(refused).toBe(1);
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
   });
 });
 

@@ -5,12 +5,14 @@ import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-pro
 import { Keyring, keyOf, sameRing, sharesKey } from "./keyring.ts";
 import { Moment } from "./moment.ts";
 import { type OptionNames, requireOptions } from "./options.ts";
+import { pause } from "./pause.ts";
 import { RetryPause } from "./retry-pause.ts";
 
 // Unknown key ids cost the provider at most one load in this time, however many are forged.
 const askIntervalMs = 1_000;
-// While loads fail there is one in each of these pauses, however many calls need it. With the random part, none is longer than 30 s.
-const pauses = { firstMs: 500, longestMs: 25_000 };
+// While loads fail there is one in each of these pauses, however many calls need it. With the random part, none is longer than
+// 6 s: that is how long the first calls, and the writes of a process that lapsed, may fail after the source is back.
+const pauses = { firstMs: 500, longestMs: 5_000 };
 // So that processes which were started together do not ask together for ever.
 const jitter = 0.1;
 const missAgeMs = 5_000;
@@ -142,6 +144,15 @@ export class KeySource {
     return await this.#load();
   }
 
+  /**
+   * As {@link KeySource.refresh}, for an operator: the source is always asked, if need be at the end of the pause. The error
+   * of a load from before would be no answer to somebody who has just mended the source.
+   */
+  async ask(signal?: AbortSignal): Promise<Keyring> {
+    for (let leftMs = this.#pauseLeftMs(); leftMs > 0; leftMs = this.#pauseLeftMs()) await pause(leftMs, signal);
+    return await this.refresh();
+  }
+
   /** The ring, after it was asked for again if it lacks this key; and why it could not be, if it could not. */
   async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
     let ring = await this.current();
@@ -232,7 +243,7 @@ export class KeySource {
     return new KeywardError(
       "PROVIDER_UNAVAILABLE",
       `The keyring in use was last confirmed ${ageMs} ms ago, and may be ${this.#maxAgeMs} ms old (maxAgeMs). ${cause.message}`,
-      { hint: `${cause.hint} Calls go on within 30 seconds after the key provider answers again.`, cause },
+      { hint: `${cause.hint} Calls go on within 6 seconds after the key provider answers again.`, cause },
     );
   }
 
@@ -253,8 +264,12 @@ export class KeySource {
     else this.#loadNow().catch(() => undefined);
   }
 
+  #pauseLeftMs(): number {
+    return this.#failure === undefined ? 0 : this.#pause.leftMs();
+  }
+
   #failureDuringPause(): KeywardError | undefined {
-    return this.#loading === undefined && this.#pause.leftMs() > 0 ? this.#failure : undefined;
+    return this.#loading === undefined && this.#pauseLeftMs() > 0 ? this.#failure : undefined;
   }
 
   #load(): Promise<Keyring> {

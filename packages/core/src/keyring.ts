@@ -557,6 +557,12 @@ function readDocument(document: string): Omit<RingParts, "keys"> & { readonly ke
     throw invalidRing("the document is not JSON", fixTheDocument);
   }
   const fields = requireObject(parsed, "the document");
+  if (!Object.hasOwn(fields, "keyward")) {
+    throw invalidRing(
+      'the document has no field "keyward", so it is JSON of another kind',
+      "Put the document that exportKeyring writes there, whole, and not into a field of another object.",
+    );
+  }
   if (fields["keyward"] !== 1) {
     throw invalidRing(
       'its "keyward" is not 1, the version this release reads',

@@ -140,6 +140,8 @@ class Reencryption {
   #dueAtMs = 0;
   #counts: Counts = noCounts;
   #scannedBefore = 0;
+  /** The cursor of the checkpoint, if any. */
+  #resumedAt: string | undefined;
 
   constructor(store: EncryptedStoreOrKeyv, options: ReencryptOptions) {
     requireOptions("reencrypt", options, reencryptOptionNames);
@@ -219,7 +221,12 @@ class Reencryption {
 
   async #scan(cursor: string | undefined): Promise<ScanPage> {
     const { limit } = this.#size;
-    return await wrapRejection(() => this.#scannable.scan({ limit, ...(cursor === undefined ? {} : { cursor }) }));
+    try {
+      return await wrapRejection(() => this.#scannable.scan({ limit, ...(cursor === undefined ? {} : { cursor }) }));
+    } catch (error) {
+      const isUnknown = error instanceof KeywardError && error.code === "VALUE_INVALID";
+      throw isUnknown && cursor !== undefined && cursor === this.#resumedAt ? badCheckpoint(error) : error;
+    }
   }
 
   async #keepRate(records: number, underWay: PageUnderWay[]): Promise<void> {
@@ -266,6 +273,7 @@ class Reencryption {
     if (JSON.stringify(saved.namespaces) !== JSON.stringify(namespaces)) return undefined;
     this.#counts = saved.counts;
     this.#scannedBefore = saved.counts.scanned;
+    this.#resumedAt = saved.cursor;
     return saved.cursor;
   }
 
@@ -478,8 +486,11 @@ function isCount(value: unknown): boolean {
   return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }
 
-function badCheckpoint(): KeywardError {
-  return new KeywardError("CHECKPOINT_INVALID", "What lies in the checkpoint is not one of a re-encryption", {
+/** @param cause of a store that does not know the cursor. */
+function badCheckpoint(cause?: KeywardError): KeywardError {
+  const what = cause === undefined ? "a re-encryption" : "a re-encryption of this store";
+  return new KeywardError("CHECKPOINT_INVALID", `What lies in the checkpoint is not one of ${what}`, {
+    cause,
     hint: "Is it another job's? Remove it to begin from the start: nothing is lost by that but time.",
   });
 }

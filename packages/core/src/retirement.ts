@@ -84,7 +84,7 @@ export async function retireKey(
 ): Promise<Retirement> {
   requireStores(stores);
   requireOptions("retireKey", options, retireKeyOptionNames);
-  const ring = await ringOf(keys);
+  const ring = await ringOf(keys, options.signal);
   let saved = false;
   const retirement = await retireFrom(ring, stores, id, options, async (next) => {
     saved = await save(keys, next, ring);
@@ -121,7 +121,7 @@ export async function retireFrom(
   // All of them before anything is counted: one store may take along what lies in the backend of another.
   for (const [name, store] of Object.entries(stores)) {
     const { codec, check, source, reserve } = storeParts(store);
-    await source.refresh();
+    await source.ask(options.signal);
     const used = await codec.ring();
     if (used.primary === id) throw stillSealing(name, id);
     // What this process was sealing under the key when the ring changed lies in the store from here on.
@@ -156,10 +156,10 @@ export async function retireFrom(
 
 /**
  * Closes a namespace to plaintext for good: from the ring that this returns, no `accept` lets it in again, whatever
- * lies in the store. Done only when a census of every store finds nothing but envelopes there.
+ * lies in the store. The ring is saved; where a ring was given and no provider, it is up to you to bring it to its source. Done only when a census of every store finds nothing but envelopes there.
  *
  * @throws KeywardError `RECORD_NOT_SEALED` with the counts by store; `KEY_IN_USE` when a store that the ring names was
- * not given; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
+ * not given; `PROVIDER_READ_ONLY` for a provider that cannot save; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
  */
 export async function sealNamespace(
   keys: Keyring | KeyProvider,
@@ -170,7 +170,8 @@ export async function sealNamespace(
   requireStores(stores);
   const { signal } = requireOptions("sealNamespace", options, sealNamespaceOptionNames);
   const seen = progress(options.onProgress);
-  const ring = await ringOf(keys);
+  const ring = await ringOf(keys, signal);
+  await requireSaving(keys);
   requireAllStores(ring, stores, undefined);
   const counts: Record<string, number> = Object.create(null);
   for (const [name, store] of Object.entries(stores)) {
@@ -204,9 +205,9 @@ function stillSealing(name: string, id: string): KeywardError {
   });
 }
 
-async function ringOf(keys: Keyring | KeyProvider): Promise<Keyring> {
+async function ringOf(keys: Keyring | KeyProvider, signal: AbortSignal | undefined): Promise<Keyring> {
   // The source is asked, and not the ring in use: a change must follow the latest generation.
-  return await KeySource.of(keys).refresh();
+  return await KeySource.of(keys).ask(signal);
 }
 
 /** Saves a ring where its source can be changed, and says whether it did. */
@@ -228,6 +229,25 @@ async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyrin
       cause: error,
     });
   }
+}
+
+/**
+ * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save a ring; what the provider throws.
+ */
+async function requireSaving(keys: Keyring | KeyProvider): Promise<void> {
+  if (keys instanceof Keyring) return;
+  requireSave(keys);
+  await keys.requireWritable?.();
+}
+
+/**
+ * @throws KeywardError `PROVIDER_READ_ONLY` for a provider without `save`.
+ */
+export function requireSave(provider: KeyProvider): void {
+  if (typeof provider.save === "function") return;
+  throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed ring", {
+    hint: "Use one that has save(), or change the ring where it comes from: docs/keyring.md has the steps.",
+  });
 }
 
 /**

@@ -91,7 +91,7 @@ export async function revocationCost(
 ): Promise<RevocationCost> {
   const { stores, id, signal } = requireOptions("revocationCost", options, rotationOptionNames);
   requireStores(stores);
-  const ring = await KeySource.of(provider).refresh();
+  const ring = await KeySource.of(provider).ask(signal);
   requireKeyIn(ring, id);
   requireAllStores(ring, stores, id);
   const records = await countUnder(stores, (keyId) => keyId === id, signal);

@@ -19,7 +19,14 @@ import {
 import { type ReplicaWait, type ReplicaWaitOptions, ReplicaWaits, type WaitingReplica } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
 import { ReservedRecords } from "./reserved-records.ts";
-import { type NamedStores, type RetireKeyOptions, requireAllStores, requireStores, retireFrom } from "./retirement.ts";
+import {
+  type NamedStores,
+  type RetireKeyOptions,
+  requireAllStores,
+  requireSave,
+  requireStores,
+  retireFrom,
+} from "./retirement.ts";
 import {
   type Aim,
   addTo,
@@ -239,11 +246,7 @@ class Rotation {
     requireAmount("graceMs", graceMs, "milliseconds", { least: 0, most: longestGraceMs });
     requirePace(requireOptions("reencrypt of a rotation", pace, paceOptionNames));
     this.#source = KeySource.of(provider);
-    if (typeof provider.save !== "function") {
-      throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed ring", {
-        hint: "Use one that has save(), or change the ring where it comes from: docs/keyring.md has the steps.",
-      });
-    }
+    requireSave(provider);
     this.#provider = provider;
     this.#options = options;
     this.#record = new RotationRecord(recordsOf(this.#source, stores));
@@ -397,11 +400,18 @@ class Rotation {
     await this.#tellStores();
     for (const [name, store] of Object.entries(stores)) {
       const { reserve } = storeParts(store);
-      this.#reencrypted[name] = await reencrypt(store, {
+      const checkpoint = reserve === undefined ? undefined : reservedCheckpoint(reserve, id, name);
+      const options: ReencryptOptions = {
         ...pace,
-        ...(reserve === undefined ? {} : { checkpoint: reservedCheckpoint(reserve, id, name) }),
+        ...(checkpoint === undefined ? {} : { checkpoint }),
         ...(signal === undefined ? {} : { signal }),
         onProgress: (progress) => this.#tell({ kind: "reencrypting", store: name, progress }),
+      };
+      this.#reencrypted[name] = await reencrypt(store, options).catch(async (error: unknown) => {
+        if (!(error instanceof KeywardError && error.code === "CHECKPOINT_INVALID")) throw error;
+        // The store was moved to another backend since: that costs the walk from the beginning, and not the rotation.
+        await checkpoint?.write(undefined);
+        return await reencrypt(store, options);
       });
       signal?.throwIfAborted();
     }
@@ -512,7 +522,7 @@ class Rotation {
     const ring = await this.#source.refresh();
     for (const [name, store] of Object.entries(this.#options.stores)) {
       const { check, source } = storeParts(store);
-      const used = source === this.#source ? ring : await source.refresh();
+      const used = source === this.#source ? ring : await source.ask(this.#options.signal);
       if (!isSuccessor(used, ring)) throw keysOfItsOwn(name);
       await also(check, used);
     }
@@ -525,8 +535,8 @@ class Rotation {
   }
 
   async #requireStores(aim: Aim): Promise<Keyring> {
-    const { stores } = this.#options;
-    const ring = await this.#source.refresh();
+    const { stores, signal } = this.#options;
+    const ring = await this.#source.ask(signal);
     // A provider whose source cannot be changed from here is known before anything is written.
     await this.#provider.requireWritable?.();
     requireAllStores(ring, stores, undefined);

@@ -69,9 +69,13 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     return mounted.mount;
   }
 
+  function pathIn(value: string | undefined): string | undefined {
+    return value === undefined ? undefined : trim(value);
+  }
+
   async function find(): Promise<FoundKeys | undefined> {
     const value = env[name];
-    const path = env[fileVariable];
+    const path = pathIn(env[fileVariable]);
     if (value === undefined && path === undefined && env[othersVariable] === undefined) return undefined;
     missing.found();
     if (value !== undefined && path !== undefined) {
@@ -138,7 +142,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
   return {
     load: ({ signal } = {}) => abortable(load, signal),
     subscribe(changed) {
-      const path = env[fileVariable];
+      const path = pathIn(env[fileVariable]);
       return path === undefined || path === "" ? () => {} : mountAt(path).subscribe(changed);
     },
   };

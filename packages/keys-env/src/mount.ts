@@ -84,11 +84,12 @@ export class Mount {
   async #readOnce(): Promise<MountContent> {
     if (!(await exists(this.#path))) return { kind: "missing" };
     if (!(await stat(this.#path)).isDirectory()) {
-      return { kind: "file", text: await readText(this.#path, this.#name) };
+      return { kind: "file", text: await readText(this.#path, this.#name, "Mount the secret as a file.") };
     }
     const files = new Map<string, string>();
     for (const name of await visibleNames(this.#path)) {
-      files.set(name, await readText(join(this.#path, name), `${this.#name}, file ${JSON.stringify(name)},`));
+      const source = `${this.#name}, file ${JSON.stringify(name)},`;
+      files.set(name, await readText(join(this.#path, name), source, "Take away what is no key: each key is a file."));
     }
     return { kind: "directory", files };
   }
@@ -138,14 +139,15 @@ async function visibleNames(directory: string): Promise<readonly string[]> {
   return names.filter((name) => !name.startsWith(".")).sort();
 }
 
-async function readText(path: string, name: string): Promise<string> {
+/** @param hint for what is no regular file. */
+async function readText(path: string, name: string, hint: string): Promise<string> {
   // Without O_NONBLOCK, opening a pipe that nobody writes to never comes back.
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   let bytes: Buffer;
   try {
     const status = await file.stat();
     const { size } = status;
-    if (!status.isFile()) throw invalidKey(name, "it is not a regular file", "Mount the secret as a file.");
+    if (!status.isFile()) throw invalidKey(name, "it is not a regular file", hint);
     if (size > maxBytes) throw invalidKey(name, `${size} bytes found where at most ${maxBytes} are expected`);
     bytes = await file.readFile();
   } finally {

@@ -89,6 +89,16 @@ describe("NAME_FILE", () => {
     }
   });
 
+  it("may have white space at its ends, as any value", async () => {
+    const [path, value] = [join(directory, "spaced"), key()];
+    await writeFile(path, value);
+    expect(materials(await envKeys("APP_KEY", { env: { APP_KEY_FILE: `${path}\r\n` } }).load())).toEqual([
+      material(value),
+    ]);
+    const blank = await rejection(envKeys("APP_KEY", { env: { APP_KEY_FILE: " \n" } }).load());
+    expect(blank).toMatchObject({ code: "KEY_INVALID", message: expect.stringContaining("empty") });
+  });
+
   it("beside NAME is refused", async () => {
     const path = join(directory, "both");
     await writeFile(path, key());

@@ -260,6 +260,14 @@ describe("a directory", () => {
     expect(await rejection(fileKeys(root).load())).toMatchObject({ code: "KEY_INVALID" });
   });
 
+  it("with something else in it, such as lost+found, has that named as what is too much", async () => {
+    const path = join(root, "volume");
+    await mkdir(join(path, "lost+found"), { recursive: true });
+    const error = await rejection(fileKeys(path).load());
+    expect(error).toMatchObject({ code: "KEY_INVALID", message: expect.stringContaining("lost+found") });
+    expect(error).toMatchObject({ hint: expect.stringContaining("Take away what is no key") });
+  });
+
   it("that Kubernetes mounts is followed through every swap", async () => {
     const mount = join(root, "mount");
     const [a, b, c] = [key(), key(), key()];
