@@ -240,3 +240,21 @@ it("every option of an EncryptedStore reaches it through createKeyv", async () =
   expect(keyv.stats.enabled).toBe(true);
   await keyv.disconnect();
 });
+
+it("options from a class or a prototype count as those of the object itself, through createKeyv too", async () => {
+  class Settings {
+    readonly store = new MemoryStore();
+    readonly keys = newRing();
+    get scope() {
+      return "billing";
+    }
+    get namespace() {
+      return "flows";
+    }
+  }
+  const settings = new Settings();
+  const keyv = createKeyv(settings);
+  await keyv.set("key", "x");
+  await expectRefusal(createKeyv({ ...settings, namespace: "flows" }).get("key"), "KEY_MISMATCH");
+  expect(await createKeyv({ ...settings, scope: "billing", namespace: "flows" }).get("key")).toBe("x");
+});

@@ -74,3 +74,14 @@ export function requireOptions<Options extends object>(
     hint: `Correct or remove it. The options are: ${names.join(", ")}.`,
   });
 }
+
+/**
+ * A copy of options that has as its own also what they have from a class or another prototype: spreading loses that.
+ *
+ * @param known every name that is copied.
+ */
+export function copyOptions<Options extends object>(options: Options, known: OptionNames<Options>): Options {
+  const copy = { ...options };
+  for (const name of Object.keys(known)) if (name in options) Reflect.set(copy, name, Reflect.get(options, name));
+  return copy;
+}
