@@ -260,7 +260,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   async delete(key: string): Promise<boolean> {
     const { namespace } = this.#place(key);
     const deleted = await this.#inner.delete(key);
-    this.#guard.lift(namespace, key);
+    this.#deleted(namespace, key, deleted);
     return deleted;
   }
 
@@ -268,7 +268,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   async deleteMany(keys: string[]): Promise<boolean[]> {
     const places = this.#places(keys);
     const deleted = await this.#inner.deleteMany(keys);
-    for (const { namespace, key } of places) this.#guard.lift(namespace, key);
+    for (const [index, { namespace, key }] of places.entries()) {
+      this.#deleted(namespace, key, deleted[index] === true);
+    }
     return deleted;
   }
 
@@ -600,6 +602,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
   }
 
+  #deleted(namespace: string, key: string, deleted: boolean): void {
+    if (deleted) this.#guard.lift(namespace, key);
+    else this.#guard.forbid(namespace, key);
+  }
+
   async #sealAndSend(key: string, value: unknown, expires: number | undefined): Promise<boolean> {
     const place = this.#place(key);
     const content = toContent(key, value, requireExpires(key, expires));
@@ -608,7 +615,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const written = hasExpired(content.expires)
       ? await this.#inner.delete(key).then(() => true)
       : await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
-    this.#guard.lift(place.namespace, key);
+    if (written) this.#guard.lift(place.namespace, key);
     return written;
   }
 
@@ -639,8 +646,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     // What was sealed goes first: the ring may be another by the time that something was waited for.
     const results = live.length > 0 ? await this.#inner.setMany(live) : [];
     if (expired.length > 0) await this.#inner.deleteMany(expired);
-    for (const key of keys) this.#guard.lift(namespace, key);
     const refused = new Set(live.filter((_, index) => results[index] === false).map(({ key }) => key));
+    for (const key of records.keys()) if (!refused.has(key)) this.#guard.lift(namespace, key);
     return keys.map((key) => !refused.has(key));
   }
 
