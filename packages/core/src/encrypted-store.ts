@@ -139,6 +139,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /** What lets go of all that this store holds from when it is made, or used again, until it is disconnected. */
   #releases: readonly (() => unknown)[] | undefined;
   #disconnecting: Promise<void> | undefined;
+  /** Whether it was used again since the `disconnect()` that is under way let go of everything. */
+  #usedAgain = false;
   readonly #repetitions = new Map<FailureEvent | "listener", Repetitions>();
   /** Counts this store off as a user of the connection. */
   #leaveConnection: (() => Promise<void>) | undefined;
@@ -318,10 +320,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * @throws KeywardError `STORE_UNAVAILABLE` when the wrapped store cannot be disconnected.
    */
   async disconnect(): Promise<void> {
-    this.#disconnecting ??= this.#detach().finally(() => {
-      this.#disconnecting = undefined;
-    });
-    await this.#disconnecting;
+    const running = this.#disconnecting;
+    // Where a call came after what is under way had let go of everything, the store holds things again.
+    const begin = running === undefined || this.#usedAgain;
+    await (begin ? this.#disconnectAfter(running) : running);
   }
 
   /** Resolves when the re-encryptions that reads began are done. */
@@ -424,6 +426,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
     this.#leaveConnection = this.#inner.shareConnection(this.#opened);
     this.#releases = releases;
+    this.#usedAgain = this.#disconnecting !== undefined;
+  }
+
+  #disconnectAfter(running: Promise<void> | undefined): Promise<void> {
+    this.#usedAgain = false;
+    const detach = () => this.#detach();
+    const disconnecting = (running === undefined ? detach() : running.then(detach, detach)).finally(() => {
+      if (this.#disconnecting === disconnecting) this.#disconnecting = undefined;
+    });
+    this.#disconnecting = disconnecting;
+    return disconnecting;
   }
 
   async #detach(): Promise<void> {
