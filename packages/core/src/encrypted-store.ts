@@ -4,12 +4,12 @@ import type { StoredValue } from "./capabilities.ts";
 import { CheckRecord } from "./check-record.ts";
 import { hasExpired, type Place, type RecordContent, requirePlace } from "./envelope.ts";
 import { KeywardError, requireKeywardError } from "./errors.ts";
-import type { ForeignFormat } from "./foreign-format.ts";
+import { type ForeignFormat, requireFormats } from "./foreign-format.ts";
 import { InnerStore, isKeyv, requireAtomic, type WrappableStore } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
-import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
+import { type OptionNames, requireAmount, requireOneOf, requireOptions } from "./options.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { ReadReencryption, type ReplaceMany } from "./read-reencryption.ts";
 import { isAbsent, isUndecodable, type OpenedRecord, RecordCodec } from "./record-codec.ts";
@@ -49,6 +49,12 @@ export interface EncryptedStoreOptions {
    */
   readonly replica?: boolean | ReplicaOptions;
 }
+
+const reencryptions: readonly Required<EncryptedStoreOptions>["reencrypt"][] = [
+  "on-read",
+  "off",
+  "on-read-may-undo-writes",
+];
 
 /** Every option of an {@link EncryptedStore}: one that is missing here does not compile. */
 export const encryptedStoreOptionNames = {
@@ -161,7 +167,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * Wraps a store, whose optional capabilities are looked for on the very object given.
    *
-   * @throws KeywardError `VALUE_INVALID` for an option that there is not, `STORE_INVALID` for what is no store, and for a
+   * @throws KeywardError `VALUE_INVALID` for an option that does not exist or a value that it cannot have, `STORE_INVALID` for what is no store, and for a
    * Keyv, `KEYRING_INVALID` for keys that are neither a ring nor a
    * provider, `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
    * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20 or options of `replica` that cannot be,
@@ -171,10 +177,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     super({ throwOnHookError: false, throwOnEmptyListeners: false });
     // Those of a store that was prepared were checked by its maker.
     if (!prepared.has(options)) requireOptions("EncryptedStore", options, encryptedStoreOptionNames);
-    const { keys, scope, accept = [], padTo, decode } = options;
+    const { keys, scope, accept = [], padTo, decode, reencrypt } = options;
     if (padTo !== undefined) requireAmount("padTo", padTo, "bytes", { most: 2 ** 20 });
+    requireFormats(accept);
+    if (decode !== undefined && typeof decode !== "function") {
+      throw new KeywardError("VALUE_INVALID", `decode is no function, but of type ${typeof decode}`, {
+        hint: "Pass a function that decodes a value as the reader of the store does, or leave it out.",
+      });
+    }
     this.#inner = new InnerStore(store);
-    const replaceMany = this.#replacesBehindReads(options.reencrypt);
+    if (reencrypt !== undefined) requireOneOf("reencrypt", reencrypt, reencryptions);
+    const replaceMany = this.#replacesBehindReads(reencrypt);
     this.#source = KeySource.of(keys);
     this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo, decode });
     const { reserved } = this.#inner;
@@ -358,8 +371,6 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
         const atomic = requireAtomic(inner);
         return (changes) => inner.replaceMany(atomic, changes);
       }
-      default:
-        throw unknownReencrypt(choice);
     }
   }
 
@@ -724,13 +735,6 @@ export function prepareStore(
 /** Has a store that was prepared hold what it needs, until it is disconnected. */
 export function attachStore(store: EncryptedStore): void {
   attach(store);
-}
-
-/** From code without types. */
-function unknownReencrypt(given: never): KeywardError {
-  return new KeywardError("VALUE_INVALID", `reencrypt is ${JSON.stringify(given)}, which it cannot be`, {
-    hint: 'Set reencrypt to "on-read", "off" or "on-read-may-undo-writes", or leave it out.',
-  });
 }
 
 function toContent(key: string, given: unknown, expires: number | undefined): RecordContent {
