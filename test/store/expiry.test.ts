@@ -93,6 +93,19 @@ describe("a record's own expiry", () => {
   });
 });
 
+describe("a time that has passed, in a raw value of Keyv", () => {
+  it.each([3, 1_700_000_000, 5 * 10 ** 11, 10 ** 12])("is no duration, and %d ends the record", async (expires) => {
+    for (const store of [new MemoryStore(), new Map(), new ForgetsExpiry(new Map())]) {
+      const keyv = createKeyv({ store, keys: newRing() });
+      await keyv.set("one", value);
+      expect(await keyv.setRaw("one", { value, expires })).toBe(true);
+      expect(await keyv.setManyRaw([{ key: "two", value: { value, expires } }])).toEqual([true]);
+      expect(await keyv.getMany(["one", "two"])).toEqual([undefined, undefined]);
+      expect(await keyv.hasMany(["one", "two"])).toEqual([false, false]);
+    }
+  });
+});
+
 describe("an expiry that has passed", () => {
   it.each([0, -1, -0.5, Number.NEGATIVE_INFINITY, 1])(
     "of %d writes nothing, and removes what lay there",

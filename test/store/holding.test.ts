@@ -254,6 +254,27 @@ describe("disconnecting", () => {
     await Promise.all([store.disconnect(), store.disconnect()]);
     expect(disconnected).toBe(1);
   });
+
+  it("is done again for a store that was used while it was being disconnected", async () => {
+    const inner = new MemoryStore();
+    let begun = 0;
+    const going = Promise.withResolvers<void>();
+    inner.disconnect = async () => {
+      begun++;
+      await going.promise;
+    };
+    const keys = new TestKeys(newRing());
+    const store = new EncryptedStore(inner, { keys });
+    const first = store.disconnect();
+    await expect.poll(() => begun).toBe(1);
+    await store.get("key");
+    const others = [store.disconnect(), store.disconnect()];
+    going.resolve();
+    await Promise.all([first, ...others]);
+    expect(begun).toBe(2);
+    expect(keys.watchers).toBe(0);
+    expect(inner.listeners("error") ?? []).toHaveLength(0);
+  });
 });
 
 describe("a Keyv of createKeyv", () => {

@@ -95,6 +95,46 @@ describe("an option that there is not is refused by name, before anything is don
   });
 });
 
+describe("an option that cannot be what it is is refused, before anything is done", () => {
+  it.each<object>([
+    { accept: plaintext() },
+    { accept: null },
+    { accept: [plaintext] },
+    { accept: [undefined] },
+    { accept: [{}] },
+    { reencrypt: 5n },
+    { reencrypt: null },
+    { reencrypt: "on" },
+    { serialization: false },
+    { serialization: { parse: JSON.parse } },
+    { compression: {} },
+    { compression: "gzip" },
+  ])("%o", async (option) => {
+    const keys = new TestKeys(newRing());
+    await expectRefusal(() => untyped(createKeyv, { store: new Map(), keys, ...option }), "VALUE_INVALID");
+    expect(keys.watchers).toBe(0);
+  });
+
+  it("of an EncryptedStore and of aesGcm", async () => {
+    const keys = newRing();
+    await expectRefusal(() => Reflect.construct(EncryptedStore, [new Map(), { keys, decode: 5 }]), "VALUE_INVALID");
+    for (const layout of [undefined, "iv-tag", null])
+      await expectRefusal(() => untyped(aesGcm, { key: "k", layout }), "VALUE_INVALID");
+    await expectRefusal(
+      () => untyped(aesGcm, { key: "k", layout: "iv-tag-ciphertext", encoding: "utf8" }),
+      "VALUE_INVALID",
+    );
+  });
+
+  it("and null is none where Keyv takes it for none", async () => {
+    const none = { serialization: null, compression: null };
+    const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
+    if (!(keyv instanceof Keyv)) throw new Error("no Keyv");
+    await keyv.set("key", value);
+    expect(await keyv.get("key")).toBe(value);
+  });
+});
+
 describe("what is no store is refused", () => {
   it.each([
     ["an empty object", () => ({})],
@@ -239,4 +279,22 @@ it("every option of an EncryptedStore reaches it through createKeyv", async () =
   expect(keyv.ttl).toBe(60_000);
   expect(keyv.stats.enabled).toBe(true);
   await keyv.disconnect();
+});
+
+it("options from a class or a prototype count as those of the object itself, through createKeyv too", async () => {
+  class Settings {
+    readonly store = new MemoryStore();
+    readonly keys = newRing();
+    get scope() {
+      return "billing";
+    }
+    get namespace() {
+      return "flows";
+    }
+  }
+  const settings = new Settings();
+  const keyv = createKeyv(settings);
+  await keyv.set("key", "x");
+  await expectRefusal(createKeyv({ ...settings, namespace: "flows" }).get("key"), "KEY_MISMATCH");
+  expect(await createKeyv({ ...settings, scope: "billing", namespace: "flows" }).get("key")).toBe("x");
 });

@@ -140,6 +140,23 @@ describe("a record that could not be opened", () => {
     }
   });
 
+  it("stays guarded, and given up by name, where the store did not do what it was asked", async () => {
+    const { inner, store } = await withBroken(["bad"]);
+    await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
+    for (const method of ["set", "setMany", "delete", "deleteMany"]) Reflect.set(inner, method, () => false);
+    expect(await store.delete("bad")).toBe(false);
+    expect(await store.deleteMany(["bad"])).toEqual([false]);
+    await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
+    store.allowOverwrite("bad");
+    expect(await store.set("bad", value)).toBe(false);
+    expect(await store.setMany([{ key: "bad", value }])).toEqual([false]);
+    for (const method of ["set", "setMany", "delete", "deleteMany"]) Reflect.deleteProperty(inner, method);
+    expect(await store.set("bad", value)).toBe(true);
+    await inner.set("bad", "kw1.unknown.");
+    await expectRefusal(store.get("bad"), "KEY_UNKNOWN");
+    await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
+  });
+
   it("keeps a permission from outliving the record it was given for", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");

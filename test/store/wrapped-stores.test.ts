@@ -144,6 +144,59 @@ describe("a Keyv 6 adapter", () => {
   });
 });
 
+describe("a store whose answers its types do not allow", () => {
+  it.each([
+    ["getMany", undefined],
+    ["getMany", { length: 1 }],
+    ["getMany", "x"],
+    ["setMany", []],
+    ["deleteMany", [true, true]],
+    ["iterator", 5],
+    ["iterator", { next: () => ({ done: false, value: 5 }) }],
+  ])("is not believed: %s answers %j", async (method, answer) => {
+    const inner = new KeyvMemoryAdapter(new Map());
+    const store = new EncryptedStore(inner, { keys: newRing() });
+    Reflect.set(inner, method, () => answer);
+    const calls = new Map<string, () => unknown>([
+      ["getMany", () => store.getMany(["key"])],
+      ["setMany", () => store.setMany([{ key: "key", value }])],
+      ["deleteMany", () => store.deleteMany(["key"])],
+      ["iterator", () => store.iterator().next()],
+    ]);
+    await expectRefusal(() => calls.get(method)?.(), "STORE_UNAVAILABLE");
+  });
+
+  it("is understood where it answers to a batch as Keyv 5 does", async () => {
+    const inner = new KeyvMemoryAdapter(new Map());
+    const store = new EncryptedStore(inner, { keys: newRing() });
+    for (const [answer, meant] of [
+      [false, false],
+      [true, true],
+      [undefined, true],
+    ]) {
+      for (const method of ["set", "setMany", "delete", "deleteMany"]) Reflect.set(inner, method, () => answer);
+      expect(await store.set("one", value)).toBe(meant);
+      expect(await store.delete("one")).toBe(meant);
+      expect(await store.deleteMany(["one", "two"])).toEqual([meant, meant]);
+      const entries = ["one", "two"].map((key) => ({ key, value }));
+      expect(await store.setMany(entries)).toEqual([meant, meant]);
+    }
+  });
+
+  it("is iterated where its iterator can do nothing else than give the next", async () => {
+    const map = new Map<string, unknown>();
+    const inner = new KeyvMemoryAdapter(map);
+    const store = new EncryptedStore(inner, { keys: newRing() });
+    await store.set("key", value);
+    const stored = await inner.get("key");
+    const entries = [["key", stored]].values();
+    Reflect.set(inner, "iterator", () => ({ next: () => entries.next() }));
+    const iterated: unknown[] = [];
+    for await (const entry of store.iterator()) iterated.push(entry);
+    expect(iterated).toEqual([["key", value]]);
+  });
+});
+
 describe("a Map", () => {
   it("re-seals behind reads, since nothing can come in between", async () => {
     const { before, promoted } = rotation();

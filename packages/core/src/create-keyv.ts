@@ -21,7 +21,7 @@ import { requireStore, type WrappableStore } from "./inner-store.ts";
 import { decodeForKeyv } from "./keyv-decoding.ts";
 import { keyvJson } from "./keyv-json.ts";
 import { isKeyvValue } from "./keyv-value.ts";
-import { type OptionNames, requireOptions } from "./options.ts";
+import { copyOptions, type OptionNames, requireMethods, requireOptions } from "./options.ts";
 import { notDecodable } from "./record-codec.ts";
 import { ReportingKeyv } from "./reporting-keyv.ts";
 
@@ -241,12 +241,19 @@ export class KeywardKeyv extends ReportingKeyv {
  *
  * @throws KeywardError as the constructor of {@link EncryptedStore}.
  */
-export function createKeyv(options: CreateKeyvOptions): KeywardKeyv {
-  const { store, namespace: given } = requireOptions("createKeyv", options, createKeyvOptionNames);
+export function createKeyv(given: CreateKeyvOptions): KeywardKeyv {
+  const options = copyOptions(requireOptions("createKeyv", given, createKeyvOptionNames), createKeyvOptionNames);
+  const { store, serialization, compression } = options;
   requireStore(store);
+  // Keyv takes null for none, and skips what has no methods: what it wrote would then not be read.
+  const hint = "Pass an adapter of Keyv's, made with new where it is a class, or leave the option out.";
+  if ((serialization ?? undefined) !== undefined)
+    requireMethods("serialization", serialization, ["stringify", "parse"], hint);
+  if ((compression ?? undefined) !== undefined)
+    requireMethods("compression", compression, ["compress", "decompress"], hint);
   const shared = !(store instanceof Map) && isNamespaced(store) ? store : undefined;
   // A view that was handed in stays the view it is.
-  const namespace = given ?? shared?.namespace ?? "";
+  const namespace = options.namespace ?? shared?.namespace ?? "";
   // Both are given all options, and each takes its own: none can be lost in between.
   const ofStore = { ...options, decode: (value: StoredValue) => decodeForKeyv(keyv, value) };
   const encryptedStore = prepareStore(shared?.namespaced(namespace) ?? store, ofStore, shared);

@@ -47,11 +47,14 @@ export class DecodedStore {
   }
 
   set(key: string, value: unknown, expires?: number): Promise<boolean> {
-    return this.#store.set(key, value, expires);
+    return this.#store.set(key, value, expires === undefined ? undefined : asTime(expires));
   }
 
   setMany(entries: KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
-    return this.#store.setMany(entries);
+    const timed = entries.map((entry) =>
+      entry.expires === undefined ? entry : { ...entry, expires: asTime(entry.expires) },
+    );
+    return this.#store.setMany(timed);
   }
 
   delete(key: string): Promise<boolean> {
@@ -69,4 +72,9 @@ export class DecodedStore {
   disconnect(): Promise<void> {
     return this.#store.disconnect();
   }
+}
+
+/** Keyv 6 gives a time and never a duration, which the store takes many a time of the past for. All of the past is alike. */
+function asTime(expires: number): number {
+  return expires <= Date.now() ? 0 : expires;
 }

@@ -4,12 +4,12 @@ import type { StoredValue } from "./capabilities.ts";
 import { CheckRecord } from "./check-record.ts";
 import { hasExpired, type Place, type RecordContent, requirePlace } from "./envelope.ts";
 import { KeywardError, requireKeywardError } from "./errors.ts";
-import type { ForeignFormat } from "./foreign-format.ts";
+import { type ForeignFormat, requireFormats } from "./foreign-format.ts";
 import { InnerStore, isKeyv, requireAtomic, type WrappableStore } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
-import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
+import { type OptionNames, requireAmount, requireOneOf, requireOptions } from "./options.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { ReadReencryption, type ReplaceMany } from "./read-reencryption.ts";
 import { isAbsent, isUndecodable, type OpenedRecord, RecordCodec } from "./record-codec.ts";
@@ -49,6 +49,12 @@ export interface EncryptedStoreOptions {
    */
   readonly replica?: boolean | ReplicaOptions;
 }
+
+const reencryptions: readonly Required<EncryptedStoreOptions>["reencrypt"][] = [
+  "on-read",
+  "off",
+  "on-read-may-undo-writes",
+];
 
 /** Every option of an {@link EncryptedStore}: one that is missing here does not compile. */
 export const encryptedStoreOptionNames = {
@@ -139,6 +145,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /** What lets go of all that this store holds from when it is made, or used again, until it is disconnected. */
   #releases: readonly (() => unknown)[] | undefined;
   #disconnecting: Promise<void> | undefined;
+  /** Whether it was used again since the `disconnect()` that is under way let go of everything. */
+  #usedAgain = false;
   readonly #repetitions = new Map<FailureEvent | "listener", Repetitions>();
   /** Counts this store off as a user of the connection. */
   #leaveConnection: (() => Promise<void>) | undefined;
@@ -159,7 +167,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * Wraps a store, whose optional capabilities are looked for on the very object given.
    *
-   * @throws KeywardError `VALUE_INVALID` for an option that there is not, `STORE_INVALID` for what is no store, and for a
+   * @throws KeywardError `VALUE_INVALID` for an option that does not exist or a value that it cannot have, `STORE_INVALID` for what is no store, and for a
    * Keyv, `KEYRING_INVALID` for keys that are neither a ring nor a
    * provider, `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
    * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20 or options of `replica` that cannot be,
@@ -169,10 +177,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     super({ throwOnHookError: false, throwOnEmptyListeners: false });
     // Those of a store that was prepared were checked by its maker.
     if (!prepared.has(options)) requireOptions("EncryptedStore", options, encryptedStoreOptionNames);
-    const { keys, scope, accept = [], padTo, decode } = options;
+    const { keys, scope, accept = [], padTo, decode, reencrypt } = options;
     if (padTo !== undefined) requireAmount("padTo", padTo, "bytes", { most: 2 ** 20 });
+    requireFormats(accept);
+    if (decode !== undefined && typeof decode !== "function") {
+      throw new KeywardError("VALUE_INVALID", `decode is no function, but of type ${typeof decode}`, {
+        hint: "Pass a function that decodes a value as the reader of the store does, or leave it out.",
+      });
+    }
     this.#inner = new InnerStore(store);
-    const replaceMany = this.#replacesBehindReads(options.reencrypt);
+    if (reencrypt !== undefined) requireOneOf("reencrypt", reencrypt, reencryptions);
+    const replaceMany = this.#replacesBehindReads(reencrypt);
     this.#source = KeySource.of(keys);
     this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo, decode });
     const { reserved } = this.#inner;
@@ -260,7 +275,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   async delete(key: string): Promise<boolean> {
     const { namespace } = this.#place(key);
     const deleted = await this.#inner.delete(key);
-    this.#guard.lift(namespace, key);
+    this.#deleted(namespace, key, deleted);
     return deleted;
   }
 
@@ -268,7 +283,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   async deleteMany(keys: string[]): Promise<boolean[]> {
     const places = this.#places(keys);
     const deleted = await this.#inner.deleteMany(keys);
-    for (const { namespace, key } of places) this.#guard.lift(namespace, key);
+    for (const [index, { namespace, key }] of places.entries()) {
+      this.#deleted(namespace, key, deleted[index] === true);
+    }
     return deleted;
   }
 
@@ -316,10 +333,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * @throws KeywardError `STORE_UNAVAILABLE` when the wrapped store cannot be disconnected.
    */
   async disconnect(): Promise<void> {
-    this.#disconnecting ??= this.#detach().finally(() => {
-      this.#disconnecting = undefined;
-    });
-    await this.#disconnecting;
+    const running = this.#disconnecting;
+    // Where a call came after what is under way had let go of everything, the store holds things again.
+    const begin = running === undefined || this.#usedAgain;
+    await (begin ? this.#disconnectAfter(running) : running);
   }
 
   /** Resolves when the re-encryptions that reads began are done. */
@@ -354,8 +371,6 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
         const atomic = requireAtomic(inner);
         return (changes) => inner.replaceMany(atomic, changes);
       }
-      default:
-        throw unknownReencrypt(choice);
     }
   }
 
@@ -422,6 +437,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
     this.#leaveConnection = this.#inner.shareConnection(this.#opened);
     this.#releases = releases;
+    this.#usedAgain = this.#disconnecting !== undefined;
+  }
+
+  #disconnectAfter(running: Promise<void> | undefined): Promise<void> {
+    this.#usedAgain = false;
+    const detach = () => this.#detach();
+    const disconnecting = (running === undefined ? detach() : running.then(detach, detach)).finally(() => {
+      if (this.#disconnecting === disconnecting) this.#disconnecting = undefined;
+    });
+    this.#disconnecting = disconnecting;
+    return disconnecting;
   }
 
   async #detach(): Promise<void> {
@@ -600,6 +626,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
   }
 
+  #deleted(namespace: string, key: string, deleted: boolean): void {
+    if (deleted) this.#guard.lift(namespace, key);
+    else this.#guard.forbid(namespace, key);
+  }
+
   async #sealAndSend(key: string, value: unknown, expires: number | undefined): Promise<boolean> {
     const place = this.#place(key);
     const content = toContent(key, value, requireExpires(key, expires));
@@ -608,7 +639,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const written = hasExpired(content.expires)
       ? await this.#inner.delete(key).then(() => true)
       : await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
-    this.#guard.lift(place.namespace, key);
+    if (written) this.#guard.lift(place.namespace, key);
     return written;
   }
 
@@ -639,8 +670,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     // What was sealed goes first: the ring may be another by the time that something was waited for.
     const results = live.length > 0 ? await this.#inner.setMany(live) : [];
     if (expired.length > 0) await this.#inner.deleteMany(expired);
-    for (const key of keys) this.#guard.lift(namespace, key);
     const refused = new Set(live.filter((_, index) => results[index] === false).map(({ key }) => key));
+    for (const key of records.keys()) if (!refused.has(key)) this.#guard.lift(namespace, key);
     return keys.map((key) => !refused.has(key));
   }
 
@@ -704,13 +735,6 @@ export function prepareStore(
 /** Has a store that was prepared hold what it needs, until it is disconnected. */
 export function attachStore(store: EncryptedStore): void {
   attach(store);
-}
-
-/** From code without types. */
-function unknownReencrypt(given: never): KeywardError {
-  return new KeywardError("VALUE_INVALID", `reencrypt is ${JSON.stringify(given)}, which it cannot be`, {
-    hint: 'Set reencrypt to "on-read", "off" or "on-read-may-undo-writes", or leave it out.',
-  });
 }
 
 function toContent(key: string, given: unknown, expires: number | undefined): RecordContent {

@@ -3,7 +3,7 @@ import type { StoredValue } from "./capabilities.ts";
 import { type Place, type RecordContent, recordError } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { readKeyvJson, textOf } from "./keyv-value.ts";
-import { type OptionNames, requireOptions } from "./options.ts";
+import { type OptionNames, requireMethods, requireOneOf, requireOptions } from "./options.ts";
 
 /**
  * Something other than an envelope that may lie in a store and be read. A store asks its formats in the order given,
@@ -80,6 +80,18 @@ export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));
 }
 
+/**
+ * The formats of the option `accept`.
+ *
+ * @throws KeywardError `VALUE_INVALID` for what is no list of formats.
+ */
+export function requireFormats(accept: readonly ForeignFormat[]): readonly ForeignFormat[] {
+  const hint = "Put what plaintext() or aesGcm(…) returns, or a format of your own, into a list.";
+  if (!Array.isArray(accept)) throw new KeywardError("VALUE_INVALID", "accept is no list of formats", { hint });
+  for (const [index, format] of accept.entries()) requireMethods(`accept[${index}]`, format, ["read"], hint);
+  return accept;
+}
+
 /** Whether a format reads plaintext, which sealed namespaces refuse and which is asked last. */
 export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
@@ -89,10 +101,13 @@ export function readsPlaintext(format: ForeignFormat): boolean {
  * Values sealed with AES-256-GCM under one key, without associated data: what `@keyv/encrypt-node` writes, and most
  * snippets. The format claims every value that decodes, and throws `RECORD_TAMPERED` for one that does not open.
  *
- * @throws KeywardError `KEY_INVALID` for a key that is empty or not 32 bytes.
+ * @throws KeywardError `KEY_INVALID` for a key that is empty or not 32 bytes, `VALUE_INVALID` for a layout or an encoding
+ * that there is not.
  */
 export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);
+  requireOneOf("layout", layout, ["iv-tag-ciphertext", "iv-ciphertext-tag"]);
+  requireOneOf("encoding", encoding, ["base64", "base64url", "hex"]);
   const key = toSecretKey(options.key);
   const name = `aes-gcm ${layout}`;
   return {

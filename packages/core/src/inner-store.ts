@@ -164,12 +164,11 @@ export class InnerStore {
   }
 
   async getMany(keys: string[]): Promise<readonly unknown[]> {
-    const stored = await this.#call(() => this.#adapter.getMany(keys));
-    if (stored.length === keys.length)
-      return stored.map((value, index) => value ?? this.#strayEntry(keys[index] ?? ""));
-    throw new KeywardError("STORE_UNAVAILABLE", `The store gave ${stored.length} values for ${keys.length} keys`, {
-      hint: "Its getMany() must answer for every key, in order: which value belongs to which key cannot be told.",
-    });
+    const stored: unknown = await this.#call(() => this.#adapter.getMany(keys));
+    if (!Array.isArray(stored) || stored.length !== keys.length) {
+      throw noAnswer("getMany", "values", keys.length, stored);
+    }
+    return stored.map((value: unknown, index) => value ?? this.#strayEntry(keys[index] ?? ""));
   }
 
   async set(key: string, value: StoredValue, expires: number | undefined): Promise<boolean> {
@@ -181,15 +180,17 @@ export class InnerStore {
   }
 
   async setMany(entries: KeyvStorageEntry<StoredValue>[]): Promise<boolean[]> {
-    return (await this.#call(() => this.#adapter.setMany(entries))) ?? entries.map(() => true);
+    const answer: unknown = await this.#call(() => this.#adapter.setMany(entries));
+    return forEach("setMany", entries.length, answer);
   }
 
   async delete(key: string): Promise<boolean> {
-    return await this.#call(() => this.#adapter.delete(key));
+    return (await this.#call(() => this.#adapter.delete(key))) !== false;
   }
 
   async deleteMany(keys: string[]): Promise<boolean[]> {
-    return await this.#call(() => this.#adapter.deleteMany(keys));
+    const answer: unknown = await this.#call(() => this.#adapter.deleteMany(keys));
+    return forEach("deleteMany", keys.length, answer);
   }
 
   async clear(): Promise<void> {
@@ -202,21 +203,27 @@ export class InnerStore {
   async *iterate(): AsyncGenerator<readonly [string, unknown]> {
     // Keyv's bridge has an iterator over every store, which finds nothing where the store has none.
     const iterable = this.#given instanceof Map || "iterator" in this.#given;
-    const entries = iterable ? this.#adapter.iterator?.() : undefined;
+    const entries = iterable ? await this.#call(async () => this.#adapter.iterator?.()) : undefined;
     if (entries === undefined) {
       throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be iterated", {
         hint: "Its adapter has no iterator(). Use one that has.",
       });
     }
+    // By its type this is a generator, but some stores give a plain iterator.
+    const end = async () => (hasMethod(entries, "return") ? await entries.return() : undefined);
     try {
       for (;;) {
-        const next = await this.#call(() => entries.next());
-        if (next.done === true) return;
-        const [key, value] = next.value;
-        yield [String(key), value ?? this.#strayEntry(String(key))];
+        const entry = await this.#call(async () => {
+          const next = await entries.next();
+          if (next.done === true) return undefined;
+          const [key, value] = next.value;
+          return { key: String(key), value };
+        });
+        if (entry === undefined) return;
+        yield [entry.key, entry.value ?? this.#strayEntry(entry.key)];
       }
     } finally {
-      await entries.return();
+      await this.#call(end);
     }
   }
 
@@ -286,6 +293,20 @@ export class InnerStore {
   async #call<Result>(operation: () => Promise<Result>): Promise<Result> {
     return await wrapRejection(operation);
   }
+}
+
+/** What a store answers to a batch of writes: for each, or for all at once; only `false` says that one was not made. */
+function forEach(method: string, length: number, answer: unknown): boolean[] {
+  if (!Array.isArray(answer)) return Array.from({ length }, () => answer !== false);
+  if (answer.length === length) return answer.map((each: unknown) => each !== false);
+  throw noAnswer(method, "answers", length, answer);
+}
+
+function noAnswer(method: string, what: string, length: number, answer: unknown): KeywardError {
+  const given = Array.isArray(answer) ? `${answer.length} ${what}` : "no list";
+  return new KeywardError("STORE_UNAVAILABLE", `The ${method}() of the store gave ${given} for ${length} keys`, {
+    hint: `Its ${method}() must answer for every key, in order: which answer belongs to which key cannot be told.`,
+  });
 }
 
 function requireUnreserved(namespace: string): void {

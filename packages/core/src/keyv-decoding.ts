@@ -24,8 +24,10 @@ export function decodeForKeyv<Value>(codec: Codec, value: unknown): KeyvValue<Va
 async function unwrap({ compression, encryption }: Codec, value: unknown): Promise<unknown> {
   // Their types speak of text; what they wrote as bytes they get back as bytes.
   let unwrapped: unknown = value;
-  if (encryption !== undefined) unwrapped = await Reflect.apply(encryption.decrypt, encryption, [unwrapped]);
-  if (compression !== undefined) unwrapped = await Reflect.apply(compression.decompress, compression, [unwrapped]);
+  // As in Keyv, `null` is none.
+  if (encryption?.decrypt !== undefined) unwrapped = await Reflect.apply(encryption.decrypt, encryption, [unwrapped]);
+  if (compression?.decompress !== undefined)
+    unwrapped = await Reflect.apply(compression.decompress, compression, [unwrapped]);
   return unwrapped;
 }
 

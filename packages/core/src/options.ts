@@ -74,3 +74,41 @@ export function requireOptions<Options extends object>(
     hint: `Correct or remove it. The options are: ${names.join(", ")}.`,
   });
 }
+
+/**
+ * A copy of options that has as its own also what they have from a class or another prototype: spreading loses that.
+ *
+ * @param known every name that is copied.
+ */
+export function copyOptions<Options extends object>(options: Options, known: OptionNames<Options>): Options {
+  const copy = { ...options };
+  for (const name of Object.keys(known)) if (name in options) Reflect.set(copy, name, Reflect.get(options, name));
+  return copy;
+}
+
+/**
+ * Checks an option that is one of some words.
+ *
+ * @throws KeywardError `VALUE_INVALID` for anything else, which may be of any type.
+ */
+export function requireOneOf(name: string, given: unknown, words: readonly string[]): void {
+  if (words.some((word) => word === given)) return;
+  const all = words.map((word) => `"${word}"`).join(", ");
+  const shown = typeof given === "string" ? JSON.stringify(given) : `of type ${given === null ? "null" : typeof given}`;
+  throw new KeywardError("VALUE_INVALID", `${name} is ${shown}, and none of ${all}`, {
+    hint: `Set ${name} to one of these words.`,
+  });
+}
+
+/**
+ * Checks an option that is an object, or a class, with methods.
+ *
+ * @throws KeywardError `VALUE_INVALID` where a method is missing.
+ */
+export function requireMethods(name: string, given: unknown, methods: readonly string[], hint: string): void {
+  const isObject = (typeof given === "object" || typeof given === "function") && given !== null;
+  const missing = methods.filter((method) => !isObject || typeof Reflect.get(given, method) !== "function");
+  if (missing.length === 0) return;
+  const shown = `${given === null ? "null" : `of type ${typeof given}`}, without ${missing.join(" and ")}`;
+  throw new KeywardError("VALUE_INVALID", `${name} is ${shown}`, { hint });
+}

@@ -54,6 +54,12 @@ export class OverwriteGuard {
     if (unreadable.size === 0) this.#unreadable.delete(namespace);
   }
 
+  /** A record was to be deleted, and the store says that it deleted nothing: what lies there, if anything, stays guarded. */
+  forbid(namespace: string, key: string): void {
+    const allowed = this.#allowed.get(namespace);
+    if (allowed?.delete(this.#markOf(key)) === true && allowed.size === 0) this.#allowed.delete(namespace);
+  }
+
   /** A namespace was cleared. */
   liftAll(namespace: string): void {
     this.#marks -= this.#unreadable.get(namespace)?.size ?? 0;

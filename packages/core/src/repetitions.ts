@@ -78,8 +78,13 @@ function textOf(problem: unknown): string {
       break;
     }
     const code: unknown = Reflect.get(one, "code");
-    parts.push(one.name, typeof code === "string" ? code : "", one.message.replace(/\d+(?= ?m?s\b)/g, "…"));
+    parts.push(...[one.name, code, one.message].map(asText));
     one = one.cause;
   }
-  return JSON.stringify(parts);
+  return JSON.stringify(parts.map((part) => part.replace(/\d+(?= ?m?s\b)/g, "…")));
+}
+
+/** An error that others made may have anything as its name, code and message. */
+function asText(given: unknown): string {
+  return typeof given === "string" ? given : "";
 }

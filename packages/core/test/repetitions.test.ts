@@ -71,6 +71,15 @@ describe("what occurs again and again", () => {
     expect(repetitions.occurred(down())).toEqual({ times: 1 });
   });
 
+  it("may be an error whose name and message are no text", () => {
+    const repetitions = new Repetitions(() => 0);
+    const strange = [{ message: undefined }, { message: 5, name: 5n }, { message: "m", name: null }].map((fields) =>
+      Object.assign(new Error("x"), fields),
+    );
+    expect(strange.map((error) => repetitions.occurred(error)?.times)).toEqual([1, 1, 1]);
+    expect(repetitions.occurred(strange[0])).toBeUndefined();
+  });
+
   it("takes no more memory for many kinds of it", () => {
     const repetitions = new Repetitions(() => 0);
     for (let kind = 0; kind < 1_000; kind++) expect(repetitions.occurred(`kind ${kind}`)).toEqual({ times: 1 });
