@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, delimiter, dirname, join } from "node:path";
 import { build } from "esbuild";
 import { publint } from "publint";
 import { formatMessage } from "publint/utils";
@@ -222,7 +222,13 @@ describe("what would be published", () => {
     // Where no package can be found.
     const bundles = join(folder, "bundles");
     const key = randomBytes(32).toString("base64");
-    const olderNode = ["/usr/bin/node", "/usr/local/bin/node"].find(isOlderNode);
+    const olderNode = (process.env["PATH"] ?? "")
+      .split(delimiter)
+      .map((path) => join(path, "node"))
+      .find(isOlderNode);
+    // Where it can be installed, nobody would notice that the test never runs.
+    const skipsOlderNode = olderNode === undefined && process.env["CI"] !== "true";
+    const withoutOlderNode = skipsOlderNode ? " (skipped: no Node.js before 22 in PATH)" : "";
 
     beforeAll(() => {
       for (const name of ["@keyward/core", "@keyward/keys-from", "@keyward/keys-env"]) {
@@ -233,10 +239,6 @@ describe("what would be published", () => {
           rmSync(installedHere(dependency), { force: true });
           symlinkSync(realpathSync(installed(dependency)), installedHere(dependency));
         }
-      }
-      for (const dependency of ["keyv", "hookified"]) {
-        if (!existsSync(installedHere(dependency)))
-          symlinkSync(realpathSync(installed(dependency)), installedHere(dependency));
       }
       writeFileSync(join(application, "package.json"), `{ "type": "module", "private": true }`);
       writeFileSync(
@@ -285,8 +287,9 @@ describe("what would be published", () => {
       },
     );
 
-    it.skipIf(olderNode === undefined)("says so where Node.js is too old", async () => {
-      expect(await answerOf(olderNode ?? "", join(application, "main.js"), "env:APP_KEY")).toEqual({
+    it.skipIf(skipsOlderNode)(`says so where Node.js is too old${withoutOlderNode}`, async () => {
+      if (olderNode === undefined) throw new Error("There is no Node.js before 22 in PATH");
+      expect(await answerOf(olderNode, join(application, "main.js"), "env:APP_KEY")).toEqual({
         code: "PROVIDER_UNAVAILABLE",
         message: expect.stringMatching(/this is Node\.js \d+\.\d+\.\d+, which Keyward does not support/),
         hint: "Run this with Node.js 22.19 or newer.",

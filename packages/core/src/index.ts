@@ -42,6 +42,7 @@ export { readKeyvJson } from "./keyv-value.ts";
 export { nodeTooOld, unsupportedNodeVersion } from "./node-version.ts";
 export { reseed } from "./nonces.ts";
 export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit } from "./options.ts";
+export { isOwnedBy, replaceFile, systemCode } from "./private-file.ts";
 export type { ReencryptEvent } from "./read-reencryption.ts";
 export {
   type ReencryptOptions,

@@ -38,7 +38,7 @@ export async function readSmallFile(
 
 /**
  * Writes a file beside `target`, brings it to the disk and renames it over `target`. A reader sees the old text or the
- * new one, and a link at either path is replaced, never followed.
+ * new one, and a link at either path is replaced, never followed. Errors are those of the file system.
  *
  * @param before the file to replace, whose owner and mode the new one gets. Without it, only the owner can read the file.
  */
@@ -86,7 +86,7 @@ export function isOwnedBy({ uid }: Stats, ...others: readonly number[]): boolean
   return own === undefined || uid === own || uid === 0 || others.includes(uid);
 }
 
-/** The system's word for what went wrong, such as ENOENT. */
+/** The system's word for what went wrong, such as ENOENT; "unknown error" where it gave none. Its message repeats the path. */
 export function systemCode(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";
 }

@@ -6,6 +6,8 @@ export interface UrlRules {
   readonly protocols: readonly string[];
   /** What the URL should look like, for the hint, such as `rediss://user:password@host:6379/0`. */
   readonly form: string;
+  /** Whether the URL says only where a server is: a user, a password, a query and a fragment are refused. Default false. */
+  readonly addressOnly?: boolean;
 }
 
 /**
@@ -16,19 +18,28 @@ export interface UrlRules {
  * a URL is refused, even where it parses.
  *
  * @param name what the URL is, as the caller knows it, such as `The URL of Redis`.
- * @throws KeywardError `VALUE_INVALID` for what is no URL, has another scheme, or holds a credential that is not encoded.
+ * @throws KeywardError `VALUE_INVALID` for what is no URL, has another scheme, holds a credential that is not encoded, or
+ * holds more than an address where only that is allowed.
  * @example
  * const url = requireUrl("The URL of Redis", given, { protocols: ["redis:", "rediss:"], form: "redis://host:6379" });
  */
-export function requireUrl(name: string, given: string | URL, { protocols, form }: UrlRules): URL {
+export function requireUrl(
+  name: string,
+  given: string | URL | undefined,
+  { protocols, form, addressOnly = false }: UrlRules,
+): URL {
   const text = given instanceof URL ? given.href : given;
   const url = typeof text === "string" && URL.canParse(text) ? new URL(text) : undefined;
-  const hint =
-    `Write it as ${form}. Encode the user and the password with encodeURIComponent: none of / ? # @ % may stand in ` +
-    "them as it is.";
+  const hint = addressOnly
+    ? `Write it as ${form}, without quotes, a user, a query or a fragment.`
+    : `Write it as ${form}. Encode the user and the password with encodeURIComponent: none of / ? # @ % may stand in ` +
+      "them as it is.";
   if (url === undefined) throw new KeywardError("VALUE_INVALID", `${name} is not a URL that can be read`, { hint });
   if (!protocols.includes(url.protocol)) {
     throw new KeywardError("VALUE_INVALID", `${name} does not begin with ${protocols.join(" or ")}`, { hint });
+  }
+  if (addressOnly && /[@?#]/.test(url.href)) {
+    throw new KeywardError("VALUE_INVALID", `${name} holds more than the address of a server`, { hint });
   }
   const afterHost = `${url.pathname}${url.search}${url.hash}`;
   if (afterHost.includes("@") || url.hash !== "" || !isDecodable(url.username) || !isDecodable(url.password)) {

@@ -1,8 +1,7 @@
 import { pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
+import { maxDepth } from "./protocol.ts";
 
-/** An object, a list in it, and an object in that. */
-const maxDepth = 3;
 /** The most that an answer may need in memory, and the most bytes that it may have on its way there. */
 export const mostAnswerBytes = 256 * 2 ** 20;
 

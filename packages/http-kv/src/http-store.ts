@@ -27,6 +27,7 @@ import {
   entityTag,
   field,
   type Operation,
+  partsOf,
   type Space,
 } from "./protocol.ts";
 import { type HttpStoreOptions, Transport } from "./transport.ts";
@@ -35,9 +36,6 @@ import { type HttpStoreOptions, Transport } from "./transport.ts";
 const maxRecords = 500;
 const maxBytes = 4 * 2 ** 20;
 const iteratedAtOnce = 100;
-/** How many brackets, commas and colons an answer has at most, for each record and around all of them. */
-const partsPerRecord = 8;
-const partsAround = 16;
 
 /**
  * One of the two spaces that an API key opens: the whole Keyv storage contract, atomic replacement, and a scan over every
@@ -130,7 +128,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /** Removes every record of the own namespace, and of no other. */
   async clear(): Promise<void> {
-    await this.#transport.call("clear", `${this.#place()}}`, partsAround);
+    await this.#transport.call("clear", `${this.#place()}}`, partsOf(0));
   }
 
   /**
@@ -204,7 +202,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     if (cursor !== undefined && typeof cursor !== "string") throw invalidCursor();
     const body = JSON.stringify({ space: this.#space, cursor, limit });
     // A page has about the limit, not exactly.
-    const answer = await this.#transport.call("scan", body, partsAround + partsPerRecord * (2 * limit + maxRecords));
+    const answer = await this.#transport.call("scan", body, partsOf(2 * limit + maxRecords));
     const next = field(answer, "cursor");
     if (next !== undefined && typeof next !== "string") throw broken();
     const entries = list(
@@ -271,7 +269,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     writeUntilMs?: number,
   ): Promise<unknown> {
     const body = `${place},${JSON.stringify(name)}:[${batch.join(",")}]}`;
-    return this.#transport.call(operation, body, partsAround + partsPerRecord * batch.length, writeUntilMs);
+    return this.#transport.call(operation, body, partsOf(batch.length), writeUntilMs);
   }
 
   /** When a call that begins now sends nothing more, by `performance.now()`: making its requests counts as well. */

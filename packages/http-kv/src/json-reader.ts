@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { TextParts } from "./text-parts.ts";
+import { TextParts, wholeCharacters } from "./text-parts.ts";
 
 /** What a document of JSON may be. It is checked over the bytes, before anything is made of them. */
 export interface JsonBounds {
@@ -204,18 +204,6 @@ export class JsonReader {
 function joined(one: Uint8Array, other: Uint8Array): Uint8Array {
   if (one.length === 0) return other;
   return Buffer.concat([one, other]);
-}
-
-/** How many of the first bytes are whole characters of UTF-8. */
-function wholeCharacters(bytes: Uint8Array, end: number): number {
-  for (let at = end - 1; at >= Math.max(0, end - 4); at--) {
-    const byte = bytes[at] ?? 0;
-    if (byte < 0x80) return end;
-    if (byte < 0xc0) continue;
-    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
-    return at + length > end ? at : end;
-  }
-  return end;
 }
 
 function withoutEscapes(text: string): string {

@@ -208,7 +208,7 @@ export class KvServer {
       if (query !== "") throw invalid("An operation has no query: what it needs is in its body");
       requireScopes(entry, neededScopes[operation]);
       progress.isWrite = neededScopes[operation].includes("write");
-      return await this.#once(progress.isWrite, incoming, `${path}`, context, async (digest) => {
+      return await this.#once(progress.isWrite, incoming, path, context, async (digest) => {
         const { maxBytes, ...bounds } = bodyBounds(operation, this.#limits);
         const timeoutMs = this.#limits.bodyTimeoutMs;
         const body = await readJson(incoming, { maxBytes, timeoutMs, held, digest }, bounds);

@@ -4,7 +4,17 @@ import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Answer, jsonAnswer, pieceBytes } from "./exchange.ts";
 import type { KvLimits } from "./limits.ts";
 import { listing } from "./listing.ts";
-import { encodeValue, field, invalid, type Operation, Refusal, type Space, spaces } from "./protocol.ts";
+import {
+  encodeValue,
+  field,
+  invalid,
+  maxDepth,
+  type Operation,
+  partsOf,
+  Refusal,
+  type Space,
+  spaces,
+} from "./protocol.ts";
 import { ReadSize } from "./read-size.ts";
 import { decodeBase64, jsonPieces } from "./values.ts";
 
@@ -25,11 +35,6 @@ export interface OperationContext {
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
 
 const defaultScanLimit = 1_000;
-/** An object, a list in it, and an object in that. */
-const maxDepth = 3;
-/** Brackets, commas and colons of one record, and of what stands around all of them. */
-const partsPerRecord = 8;
-const partsAround = 16;
 /** The most that JSON makes of a byte: `\\u0000`. */
 const escapedBytes = 6;
 /** Names, brackets and the like around what has a limit of its own, and what a cursor may have. */
@@ -74,7 +79,7 @@ export function bodyBounds(
     maxBytes: Math.min(maxBodyBytes, bytesAround + nameBytes + bytes),
     maxDepth,
     // One more record, so that a batch that is a little too long is told how long it may be.
-    maxParts: partsAround + partsPerRecord * (records + 1),
+    maxParts: partsOf(records + 1),
   };
 }
 

@@ -49,6 +49,14 @@ export const spaces = ["records", "reserved"] as const;
 /** One of {@link spaces}. */
 export type Space = (typeof spaces)[number];
 
+/** How deep the JSON of requests and answers is: an object, a list in it, and an object in that. */
+export const maxDepth = 3;
+
+/** How many brackets, commas and colons the JSON of so many records has at most. */
+export function partsOf(records: number): number {
+  return 16 + 8 * records;
+}
+
 /** The codes of refusals, and the HTTP status of each. */
 export const statuses = {
   REQUEST_INVALID: 400,

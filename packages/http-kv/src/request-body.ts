@@ -4,7 +4,7 @@ import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Incoming, pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
 import { invalid, Refusal } from "./protocol.ts";
-import { TextParts } from "./text-parts.ts";
+import { TextParts, wholeCharacters } from "./text-parts.ts";
 
 /** Bounds of a request's body. */
 export interface BodyLimits {
@@ -61,7 +61,7 @@ export async function readValue(incoming: Incoming, limits: BodyLimits, type: "t
   try {
     await readPieces(incoming, limits, (piece) => {
       const bytes = rest.length === 0 ? piece : Buffer.concat([rest, piece]);
-      const end = lastCharacter(bytes);
+      const end = wholeCharacters(bytes, bytes.length);
       text.add(bytes.subarray(0, end));
       rest = bytes.slice(end);
     });
@@ -70,16 +70,6 @@ export async function readValue(incoming: Incoming, limits: BodyLimits, type: "t
     throw error instanceof TypeError ? invalid("The text is not UTF-8") : error;
   }
   return text.join();
-}
-
-/** Where a character begins that may go on in the next piece. */
-function lastCharacter(bytes: Uint8Array): number {
-  for (let at = bytes.length - 1; at >= Math.max(0, bytes.length - 3); at--) {
-    const byte = bytes[at] ?? 0;
-    if (byte < 0x80) return bytes.length;
-    if (byte >= 0xc0) return at;
-  }
-  return bytes.length;
 }
 
 async function readBytes(incoming: Incoming, limits: BodyLimits): Promise<Buffer> {

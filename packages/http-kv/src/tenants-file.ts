@@ -1,8 +1,7 @@
-import { randomBytes } from "node:crypto";
-import { statSync } from "node:fs";
-import { lstat, open, readFile, realpath, rename, rm, stat } from "node:fs/promises";
+import { type Stats, statSync } from "node:fs";
+import { lstat, open, readFile, realpath, rm, stat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { KeywardError } from "@keyward/core";
+import { KeywardError, replaceFile, systemCode } from "@keyward/core";
 import { type ApiKeyEntry, requireEntry, type TenantSource } from "./api-keys.ts";
 import { field } from "./protocol.ts";
 
@@ -52,10 +51,14 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
   try {
     text = await readFile(path, "utf8");
   } catch (error) {
-    if (field(error, "code") === "ENOENT") return [];
-    throw new KeywardError("STORE_UNAVAILABLE", `${path} cannot be read${codeOf(error)}, so no API key is good`, {
-      hint: "Let the user that the server runs as read the file.",
-    });
+    if (systemCode(error) === "ENOENT") return [];
+    throw new KeywardError(
+      "STORE_UNAVAILABLE",
+      `${path} cannot be read (${systemCode(error)}), so no API key is good`,
+      {
+        hint: "Let the user that the server runs as read the file.",
+      },
+    );
   }
   try {
     const document: unknown = JSON.parse(text);
@@ -81,15 +84,16 @@ export async function changeTenants(
   const file = await fileAt(path);
   const lock = `${file}.lock`;
   await acquire(lock);
-  const draft = `${file}.${randomBytes(6).toString("hex")}`;
   try {
     const keys = change(await readTenants(file));
-    await writeLike(file, draft, `${JSON.stringify({ "keyward-kv": 1, keys }, undefined, 2)}\n`);
+    const before = await statusOf(file);
+    // The other names would go on showing the old list, to a server that reads one of them.
+    if (before !== undefined && before.nlink > 1) throw unchanged(path, "has more than one name (hard links)");
+    await replaceFile(file, `${JSON.stringify({ "keyward-kv": 1, keys }, undefined, 2)}\n`, before);
   } catch (error) {
     if (error instanceof KeywardError) throw error;
-    throw unchanged(path, `cannot be replaced${codeOf(error)}`, error);
+    throw unchanged(path, `cannot be replaced (${systemCode(error)})`, error);
   } finally {
-    await rm(draft, { force: true });
     await rm(lock, { force: true });
   }
 }
@@ -103,34 +107,17 @@ async function fileAt(path: string): Promise<string> {
       (found) => found.isSymbolicLink(),
       () => false,
     );
-    if (field(error, "code") === "ENOENT" && !isLink) return path;
-    throw unchanged(path, isLink ? "is a symbolic link to what is not there" : `cannot be read${codeOf(error)}`, error);
+    if (systemCode(error) === "ENOENT" && !isLink) return path;
+    const what = isLink ? "is a symbolic link to what is not there" : `cannot be read (${systemCode(error)})`;
+    throw unchanged(path, what, error);
   }
 }
 
-/** Puts a new file in place of another, with its mode and owner; a file that was not there is for its owner alone. */
-async function writeLike(path: string, draft: string, text: string): Promise<void> {
-  const before = await stat(path).catch((error: unknown) => {
-    if (field(error, "code") === "ENOENT") return undefined;
+async function statusOf(file: string): Promise<Stats | undefined> {
+  return await stat(file).catch((error: unknown) => {
+    if (systemCode(error) === "ENOENT") return undefined;
     throw error;
   });
-  if (before !== undefined && before.nlink > 1) {
-    // The other names would go on showing the old list, to a server that reads one of them.
-    throw unchanged(path, "has more than one name (hard links)");
-  }
-  const file = await open(draft, "wx", 0o600);
-  try {
-    await file.writeFile(text);
-    if (before !== undefined) {
-      const made = await file.stat();
-      if (made.uid !== before.uid || made.gid !== before.gid) await file.chown(before.uid, before.gid);
-      await file.chmod(before.mode & 0o777);
-    }
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  await rename(draft, path);
 }
 
 async function acquire(lock: string): Promise<void> {
@@ -140,7 +127,7 @@ async function acquire(lock: string): Promise<void> {
       await (await open(lock, "wx", 0o600)).close();
       return;
     } catch (error) {
-      if (field(error, "code") !== "EEXIST") throw unusable(lock, "cannot be made", "STORE_UNAVAILABLE");
+      if (systemCode(error) !== "EEXIST") throw unusable(lock, "cannot be made", "STORE_UNAVAILABLE");
       if (performance.now() > deadline) {
         throw new KeywardError("STORE_UNAVAILABLE", `${lock} has been there for ${lockPatienceMs} ms`, {
           hint: "Another process is changing the list, or was killed while it did: if so, remove the file.",
@@ -166,11 +153,6 @@ function unchanged(path: string, what: string, cause?: unknown): KeywardError {
     hint: "Name the file itself, and run this as its owner or as root, who can keep its owner and mode.",
     cause,
   });
-}
-
-function codeOf(error: unknown): string {
-  const code = field(error, "code");
-  return typeof code === "string" ? ` (${code})` : "";
 }
 
 function unusable(path: string, what: string, code: "STORE_INVALID" | "STORE_UNAVAILABLE"): KeywardError {

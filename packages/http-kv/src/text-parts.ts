@@ -1,5 +1,17 @@
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
+/** How many of the first `end` bytes are whole characters of UTF-8: the last may go on in the next piece. */
+export function wholeCharacters(bytes: Uint8Array, end: number): number {
+  for (let at = end - 1; at >= Math.max(0, end - 4); at--) {
+    const byte = bytes[at] ?? 0;
+    if (byte < 0x80) return end;
+    if (byte < 0xc0) continue;
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : 2;
+    return at + length > end ? at : end;
+  }
+  return end;
+}
+
 /** Text that is decoded as it arrives, and weighed as V8 keeps it: two bytes a character once one is beyond ASCII. */
 export class TextParts {
   readonly #weigh: (bytes: number) => void;

@@ -525,7 +525,7 @@ describe("a file of API keys", () => {
     make(path);
     const change = add(path, createApiKey({ tenant: "a" }).entry);
     await expect(change).rejects.toMatchObject({ code: "STORE_UNAVAILABLE", message: expect.stringContaining(said) });
-    expect(readdirSync(dirname(path)).filter((name) => /lock|[0-9a-f]{12}$/.test(name))).toEqual([]);
+    expect(readdirSync(dirname(path)).filter((name) => /\.(?:lock|new)$/.test(name))).toEqual([]);
   });
 
   it("that could not be read once is read again", async () => {

@@ -1,4 +1,4 @@
-import { KeywardError } from "@keyward/core";
+import { requireUrl } from "@keyward/core";
 import { QuietHttpAgent, QuietHttpsAgent } from "./quiet-agents.ts";
 
 /** Where AWS is asked, and as whom: what is not given here follows from the SDK's own chain. */
@@ -18,16 +18,12 @@ const maxAttempts = 4;
 const agentSettings = { keepAlive: true, maxSockets: 50 };
 
 /**
- * @throws KeywardError `VALUE_INVALID` for an endpoint that is no URL of http or https, or has a user in it.
+ * @throws KeywardError `VALUE_INVALID` for an endpoint that is no URL of http or https, or holds more than an address.
  */
 export function requireEndpoint({ endpoint }: AwsClientOptions): void {
   if (endpoint === undefined) return;
-  const url = typeof endpoint === "string" && URL.canParse(endpoint) ? new URL(endpoint) : undefined;
-  if (url !== undefined && /^https?:\/\/[^@?#]*$/.test(url.href)) return;
-  // It may have a password in it, and is not repeated.
-  throw new KeywardError("VALUE_INVALID", "endpoint is no URL of http or https", {
-    hint: "Give it as https://vpce-….amazonaws.com, without a user, a query or a fragment, or leave it out.",
-  });
+  const form = "https://vpce-….amazonaws.com (or leave it out)";
+  requireUrl("endpoint", endpoint, { protocols: ["http:", "https:"], form, addressOnly: true });
 }
 
 /** How this package makes a client of the SDK. */

@@ -2,7 +2,7 @@ import { constants, existsSync, type FSWatcher, watch } from "node:fs";
 import { lstat, open, readdir, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
-import { KeywardError, type OptionNames, requireAmount } from "@keyward/core";
+import { KeywardError, type OptionNames, requireAmount, systemCode } from "@keyward/core";
 import { invalidKey, trim } from "./notation.ts";
 
 /** What lies at a path, white space at the ends of each text taken off. */
@@ -116,11 +116,6 @@ export function pathForErrors(path: string): string {
     if (folder !== "." && existsSync(folder)) return `The path ${JSON.stringify(path)}`;
   }
   return "The path given";
-}
-
-/** The system's word for what went wrong, such as ENOENT. The message beside it repeats the path. */
-export function systemCode(error: unknown): string {
-  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";
 }
 
 /** False when nothing lies there; a link that leads nowhere is something, and is broken. */

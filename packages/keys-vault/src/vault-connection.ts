@@ -1,4 +1,11 @@
-import { type KeyFreshness, KeywardError, type OptionNames, requireAmount, requireFreshness } from "@keyward/core";
+import {
+  type KeyFreshness,
+  KeywardError,
+  type OptionNames,
+  requireAmount,
+  requireFreshness,
+  requireUrl,
+} from "@keyward/core";
 import pRetry from "p-retry";
 import { requireAuth, type VaultAuth } from "./vault-auth.ts";
 import { VaultClient, VaultFailure, type VaultRequest } from "./vault-client.ts";
@@ -264,14 +271,12 @@ const sameCredentials =
   "Unchanged credentials are tried again only after a pause of up to 20 minutes, so that Vault does not lock the name out; changed ones at once.";
 
 function requireAddress(given: string | undefined, allowHttp: boolean): URL {
-  const address = typeof given === "string" && URL.canParse(given) ? new URL(given) : undefined;
-  const isPlain = address !== undefined && /^https?:\/\/[^@?#]*$/.test(address.href);
-  if (address === undefined || !isPlain) {
-    // It may be a token in the wrong place, and is not repeated.
-    throw new KeywardError("VALUE_INVALID", "The address of Vault is no URL of http or https", {
-      hint: "Set VAULT_ADDR, or give `address`, as https://vault.example.com:8200: no quotes, user, query or fragment.",
-    });
-  }
+  // It may be a token in the wrong place, which no error repeats.
+  const address = requireUrl("The address of Vault (`address`, or VAULT_ADDR)", given, {
+    protocols: ["http:", "https:"],
+    form: "https://vault.example.com:8200",
+    addressOnly: true,
+  });
   if (/\/(?:v1|ui)(?:\/|$)/.test(address.pathname)) {
     throw new KeywardError("VALUE_INVALID", "The address of Vault has /v1 or /ui in its path", {
       hint: "Leave it out, as in https://vault.example.com:8200: the path of the API is added to the address.",

@@ -44,7 +44,7 @@ function beginsLikeBinaryEnvelope(bytes: Buffer): boolean {
   if (bytes[0] !== 0x6b || bytes[1] !== 0x77) return false;
   // The version is looked at byte by byte: this is asked three times of each record that is encrypted again.
   let at = 2;
-  while (at < longestVersion && isDigit(bytes[at])) at++;
+  while (at < longestVersion - 1 && isDigit(bytes[at])) at++;
   return at > 2 && bytes[at] === 0x3a;
 }
 

@@ -1,12 +1,6 @@
 import KeyvRedis6 from "@keyv/redis";
 import { createKeyv, Keyring } from "@keyward/core";
-import {
-  type KeyvRedisAdapter,
-  type KeyvRedisStore,
-  type KeyvValkeyAdapter,
-  keyvRedis,
-  RedisStore,
-} from "@keyward/store-redis";
+import { type KeyvRedisStore, keyvRedis, RedisStore } from "@keyward/store-redis";
 import { Redis } from "ioredis";
 import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import { type Proxy as Endpoint, startProxy } from "../../../test/faults/proxy.ts";
@@ -17,19 +11,12 @@ import {
   startRedis,
   startSentinelGroup,
 } from "../../../test/servers/redis.ts";
+import { KeyvRedis5, KeyvValkey } from "./keyv-5-adapters.ts";
 
 const servers = await findRedisServers();
 /** Long enough for a reconnection on a busy machine. */
 const patientMs = 5_000;
 const impatientMs = 600;
-
-// The types of these two are made for Keyv 5, and do not go together with those of Keyv 6.
-const [KeyvRedis5, KeyvValkey] = [await adaptersOf("keyv-redis-5"), await adaptersOf("@keyv/valkey")];
-
-async function adaptersOf(name: string): Promise<(...given: unknown[]) => KeyvRedisAdapter & KeyvValkeyAdapter> {
-  const module: { default: new () => unknown } = await import(name);
-  return (...given) => Reflect.construct(module.default, given);
-}
 
 function overClient(url: string, timeoutMs: number): RedisStore {
   const client = new Redis(url);

@@ -5,14 +5,7 @@ import { createServer, type Server } from "node:http";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import KeyvRedis6 from "@keyv/redis";
-import {
-  type KeyvRedisAdapter,
-  type KeyvRedisStore,
-  type KeyvValkeyAdapter,
-  keyvRedis,
-  type RedisSource,
-  RedisStore,
-} from "@keyward/store-redis";
+import { type KeyvRedisStore, keyvRedis, type RedisSource, RedisStore } from "@keyward/store-redis";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import {
   describeWithRedis,
@@ -25,18 +18,11 @@ import {
 } from "../../../test/servers/redis.ts";
 import { expectRefusal } from "../../../test/store/refusals.ts";
 import { expectNoSecrets, marker } from "../../../test/store/secrets.ts";
+import { KeyvRedis5, KeyvValkey } from "./keyv-5-adapters.ts";
 
 const servers = await findRedisServers();
 const run = promisify(execFile);
 const timeoutMs = 1_000;
-
-// The types of these two are made for Keyv 5, and do not go together with those of Keyv 6.
-const [KeyvRedis5, KeyvValkey] = [await adaptersOf("keyv-redis-5"), await adaptersOf("@keyv/valkey")];
-
-async function adaptersOf(name: string): Promise<(...given: unknown[]) => KeyvRedisAdapter & KeyvValkeyAdapter> {
-  const module: { default: new () => unknown } = await import(name);
-  return (...given) => Reflect.construct(module.default, given);
-}
 
 type Open = (url: string) => RedisStore | KeyvRedisStore;
 

@@ -11,16 +11,9 @@ import {
   startRedis,
   startSentinelGroup,
 } from "../../../test/servers/redis.ts";
+import { KeyvRedis5, KeyvValkey } from "./keyv-5-adapters.ts";
 
 const servers = await findRedisServers();
-
-// The types of these two are made for Keyv 5, and do not go together with those of Keyv 6.
-const [KeyvRedis5, KeyvValkey] = [await adaptersOf("keyv-redis-5"), await adaptersOf("@keyv/valkey")];
-
-async function adaptersOf(name: string): Promise<(...given: unknown[]) => KeyvRedisAdapter & KeyvValkeyAdapter> {
-  const module: { default: new () => unknown } = await import(name);
-  return (...given) => Reflect.construct(module.default, given);
-}
 
 /** All records that a store finds. */
 async function scanned(store: KeyvRedisStore, limit: number): Promise<ScannedRecord[]> {

@@ -2,7 +2,7 @@ import { accessSync, constants, existsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
-import { KeywardError } from "@keyward/core";
+import { KeywardError, systemCode } from "@keyward/core";
 import { invalidFile, openDatabase, requireOurSchema, type Synchronous, schemaVersionOf } from "./database-file.ts";
 
 /** What a {@link Connection} is told. */
@@ -184,7 +184,7 @@ export class Connection {
   #explain(error: unknown): unknown {
     if (error instanceof KeywardError) return error;
     const { path, busyTimeoutMs } = this.#options;
-    switch (primaryCodeOf(error) ?? systemCodeOf(error)) {
+    switch (primaryCodeOf(error) ?? systemCode(error)) {
       case primaryCodes.corrupt:
       case primaryCodes.notADatabase:
         return invalidFile(path, "is damaged", error);
@@ -276,9 +276,4 @@ function isBusy(error: unknown): boolean {
 function primaryCodeOf(error: unknown): number | undefined {
   if (!(error instanceof Error) || !("errcode" in error) || typeof error.errcode !== "number") return undefined;
   return error.errcode & 0xff;
-}
-
-/** The system's word for what went wrong with a file, such as EACCES. */
-function systemCodeOf(error: unknown): string | undefined {
-  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : undefined;
 }

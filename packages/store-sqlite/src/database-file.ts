@@ -1,7 +1,7 @@
-import { closeSync, existsSync, lstatSync, openSync, readSync, realpathSync, type Stats, statSync } from "node:fs";
+import { closeSync, existsSync, lstatSync, openSync, readSync, realpathSync, statSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
-import { KeywardError } from "@keyward/core";
+import { isOwnedBy, KeywardError, systemCode } from "@keyward/core";
 
 /** How long a write waits for the disk: see {@link SqliteStoreOptions.synchronous}. */
 export type Synchronous = "full" | "normal";
@@ -124,7 +124,7 @@ function prepareFile(path: string): string {
   }
   requireOwnCompanions(location);
   if (status.size > 0) requireOurs(location, readHeader(location));
-  else if (!isOurs(status, statSync(dirname(location)).uid)) {
+  else if (!isOwnedBy(status, statSync(dirname(location)).uid)) {
     throw new KeywardError("STORE_INVALID", `${location} is an empty file of another user`, {
       hint: "Give a path in a folder that only this user can write to.",
     });
@@ -140,7 +140,7 @@ function requireOwnCompanions(location: string): void {
     if (status === undefined) continue;
     // Users who may all write the database make these files for one another.
     const shared = (mode & 0o022) !== 0;
-    if (status.isFile() && (shared || isOurs(status, uid))) continue;
+    if (status.isFile() && (shared || isOwnedBy(status, uid))) continue;
     throw new KeywardError(
       "STORE_INVALID",
       `${location}${suffix} is ${status.isFile() ? "of another user" : "no file"}`,
@@ -151,12 +151,6 @@ function requireOwnCompanions(location: string): void {
       },
     );
   }
-}
-
-/** Whether a file belongs to this process's user, to root or to a user who rules over it anyway. True on Windows. */
-function isOurs({ uid }: Stats, trusted: number): boolean {
-  const own = process.geteuid?.();
-  return own === undefined || uid === own || uid === 0 || uid === trusted;
 }
 
 /** Makes the table in one transaction with the marks of the format, so that no process ever sees one without the other. */
@@ -236,9 +230,8 @@ function createPrivate(location: string): void {
   try {
     closeSync(openSync(location, "wx", 0o600));
   } catch (error) {
-    if (!(error instanceof Error && "code" in error)) throw error;
-    if (error.code === "EEXIST") return;
-    if (error.code !== "ENOENT") throw error;
+    if (systemCode(error) === "EEXIST") return;
+    if (systemCode(error) !== "ENOENT") throw error;
     throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be made: its folder does not exist`, {
       hint: `If the folder belongs to a volume, mount it. Otherwise make it: mkdir -p ${dirname(location)}`,
       cause: error,

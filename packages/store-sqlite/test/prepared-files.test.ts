@@ -15,7 +15,7 @@ import {
 import { dirname, join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { SqliteStore } from "@keyward/store-sqlite";
-import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { describe, expect, it, onTestFinished, type TestContext, vi } from "vitest";
 import { temporaryFile } from "./temporary-directory.ts";
 
 const isRoot = process.geteuid?.() === 0;
@@ -260,29 +260,27 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
   });
 });
 
-/** A file system of its own at the folder of the path; says whether this machine lets the test make one. */
-function mount(path: string, options: string): boolean {
+/** Makes a file system of its own at the folder of the path. Skips the test where this machine does not allow that. */
+function mount(path: string, options: string, { skip }: TestContext): void {
   const folder = dirname(path);
   try {
     execFileSync("mount", ["-t", "tmpfs", "-o", options, "none", folder], { stdio: "ignore" });
   } catch {
-    return false;
+    skip("root may not mount a file system here");
   }
   onTestFinished(() => {
     // Also where a test that failed left a file open.
     execFileSync("umount", ["-l", folder]);
   });
-  return true;
 }
 
 describe.skipIf(process.platform !== "linux")("a file that cannot be written", () => {
-  it("is called read-only, and what it is mounted with", async () => {
+  it("is called read-only, and what it is mounted with", async (context) => {
     const path = temporaryFile();
-    const mounted = isRoot && mount(path, "size=1m");
     // Root writes to files of any mode.
-    if (isRoot && !mounted) return;
+    if (isRoot) mount(path, "size=1m", context);
     await closedStore(path);
-    if (mounted) execFileSync("mount", ["-o", "remount,ro", dirname(path)]);
+    if (isRoot) execFileSync("mount", ["-o", "remount,ro", dirname(path)]);
     else chmodSync(path, 0o400);
     const open = async () => {
       const store = new SqliteStore(path);
@@ -299,9 +297,9 @@ describe.skipIf(process.platform !== "linux")("a file that cannot be written", (
     });
   });
 
-  it.skipIf(!isRoot)("on a full disk says so, keeps what it has, and goes on when there is room", async () => {
+  it.skipIf(!isRoot)("on a full disk says so, keeps what it has, and goes on when there is room", async (context) => {
     const path = temporaryFile();
-    if (!mount(path, "size=512k")) return;
+    mount(path, "size=512k", context);
     const store = new SqliteStore(path);
     await store.set("key", "value");
     const rest = join(dirname(path), "rest");

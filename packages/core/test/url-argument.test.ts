@@ -1,0 +1,36 @@
+import { inspect } from "node:util";
+import { requireUrl } from "@keyward/core";
+import { expect, it } from "vitest";
+
+const secret = "c0ffee-secret";
+const rules = { protocols: ["http:", "https:"], form: "https://vault.example.com:8200" };
+const addressOnly = { ...rules, addressOnly: true };
+
+it.each([
+  ["https://vault.example.com:8200", addressOnly],
+  ["http://[::1]:8200/behind/a/proxy", addressOnly],
+  [new URL("https://vault.example.com"), addressOnly],
+  [`https://user:${secret}@vault.example.com/?a=b`, rules],
+])("the URL %s is taken", (given, taken) => {
+  expect(requireUrl("The address", given, taken).href).toBe(new URL(given).href);
+});
+
+it.each([
+  [undefined, addressOnly, "is not a URL that can be read"],
+  [`"https://vault.example.com"`, addressOnly, "is not a URL that can be read"],
+  [secret, addressOnly, "is not a URL that can be read"],
+  [`ftp://${secret}`, addressOnly, "does not begin with http: or https:"],
+  [`https://user:${secret}@vault.example.com`, addressOnly, "holds more than the address of a server"],
+  [`https://${secret}@vault.example.com`, addressOnly, "holds more than the address of a server"],
+  [`https://vault.example.com/?token=${secret}`, addressOnly, "holds more than the address of a server"],
+  [`https://vault.example.com/#${secret}`, addressOnly, "holds more than the address of a server"],
+  [`https://user:1/${secret}@vault.example.com`, rules, "holds a user or a password that is not percent-encoded"],
+])("the URL %s is refused, with an error that holds nothing of it", (given, broken, problem) => {
+  const refused = () => requireUrl("The address", given, broken);
+  expect(refused).toThrow(expect.objectContaining({ code: "VALUE_INVALID", message: `The address ${problem}` }));
+  try {
+    refused();
+  } catch (error) {
+    expect(inspect(error, { depth: 10 })).not.toContain(secret);
+  }
+});

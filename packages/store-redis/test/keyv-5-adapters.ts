@@ -1,0 +1,13 @@
+import type { KeyvRedisAdapter, KeyvValkeyAdapter } from "@keyward/store-redis";
+
+// The types of these two are made for Keyv 5, and do not go together with those of Keyv 6.
+
+/** Makes an adapter of `@keyv/redis` 5. */
+export const KeyvRedis5 = await adaptersOf("keyv-redis-5");
+/** Makes an adapter of `@keyv/valkey` 1. */
+export const KeyvValkey = await adaptersOf("@keyv/valkey");
+
+async function adaptersOf(name: string): Promise<(...given: unknown[]) => KeyvRedisAdapter & KeyvValkeyAdapter> {
+  const module: { default: new () => unknown } = await import(name);
+  return (...given) => Reflect.construct(module.default, given);
+}
