@@ -89,11 +89,20 @@ describe("bytes that leave core are in memory of their own", () => {
 
 it("plaintext does not stay in the pool that all small Buffers share", async () => {
   const mark = ["PLAIN", "TEXT", "MARK"].join("-");
+  const text = `{"password":"${mark}"}`;
+  // Every layout of a plaintext: text and bytes, with and without an expiry and padding.
   for (const inner of [new MemoryStore(), new Map<string, unknown>()]) {
-    const store = new EncryptedStore(inner, { keys: newRing("key") });
-    for (let count = 0; count < 20; count++) await store.set("key", `{"password":"${mark}"}`);
-    const pool = Buffer.from(Buffer.from("x").buffer);
-    expect(pool.byteLength).toBeGreaterThan(1_000);
-    expect(pool.includes(mark)).toBe(false);
+    const keys = newRing("key");
+    for (const padding of [{}, { padTo: 64 }]) {
+      const store = new EncryptedStore(inner, { keys, ...padding });
+      for (const value of [text, new TextEncoder().encode(text)]) {
+        for (const expires of [undefined, Date.now() + 60_000]) {
+          for (let count = 0; count < 5; count++) await store.set("key", value, expires);
+          const pool = Buffer.from(Buffer.from("x").buffer);
+          expect(pool.byteLength).toBeGreaterThan(1_000);
+          expect(pool.includes(mark)).toBe(false);
+        }
+      }
+    }
   }
 });

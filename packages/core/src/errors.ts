@@ -81,6 +81,14 @@ export class KeywardError extends Error {
 }
 
 /**
+ * What was thrown, as an error of Keyward's: itself where it is one, otherwise the cause of a new one. Not part of the
+ * public surface.
+ */
+export function asKeywardError(thrown: unknown, code: KeywardErrorCode, message: string, hint: string): KeywardError {
+  return thrown instanceof KeywardError ? thrown : new KeywardError(code, message, { hint, cause: thrown });
+}
+
+/**
  * What was thrown, if it is an error of Keyward's. Not part of the public surface.
  *
  * @throws what was thrown, if it is not.

@@ -22,7 +22,7 @@ import {
 import { shareConnection } from "./connection-users.ts";
 import { type EnvelopeForm, hasExpired } from "./envelope.ts";
 import { hearErrors, withoutNewListeners } from "./error-listeners.ts";
-import { KeywardError } from "./errors.ts";
+import { asKeywardError, KeywardError } from "./errors.ts";
 import { sameStored } from "./store-arguments.ts";
 
 /** A replacement of a record that ends at this time, in milliseconds since the epoch. */
@@ -383,11 +383,8 @@ export async function wrapRejection<Result>(operation: () => Promise<Result>): P
 }
 
 function storeError(error: unknown): KeywardError {
-  if (error instanceof KeywardError) return error;
-  return new KeywardError("STORE_UNAVAILABLE", "The store failed", {
-    hint: "See the cause. Nothing is known about whether a write arrived.",
-    cause: error,
-  });
+  const hint = "See the cause. Nothing is known about whether a write arrived.";
+  return asKeywardError(error, "STORE_UNAVAILABLE", "The store failed", hint);
 }
 
 function reservedSpaceOf(store: object & Partial<ReservedSpace>): (AtomicStore & ScannableStore) | undefined {

@@ -1,6 +1,6 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { abortable } from "./abortable.ts";
-import { KeywardError } from "./errors.ts";
+import { asKeywardError, KeywardError } from "./errors.ts";
 import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { Keyring, keyOf, sameRing, sharesKey } from "./keyring.ts";
 import { Moment } from "./moment.ts";
@@ -210,7 +210,7 @@ export class KeySource {
       await this.#load();
       return undefined;
     } catch (error) {
-      return asKeywardError(error);
+      return providerError(error);
     }
   }
 
@@ -229,7 +229,7 @@ export class KeySource {
       while (this.#isTooOld()) ring = await this.#load();
       return ring;
     } catch (error) {
-      throw this.#tooOld(asKeywardError(error));
+      throw this.#tooOld(providerError(error));
     }
   }
 
@@ -308,7 +308,7 @@ export class KeySource {
       if (previous !== undefined) this.#report({ kind: "changed", ring: next });
       return next;
     } catch (error) {
-      const failure = asKeywardError(error);
+      const failure = providerError(error);
       this.#failure = failure;
       this.#pause.failed();
       if (this.#ring !== undefined) this.#report({ kind: "failed", error: failure });
@@ -396,10 +396,6 @@ function notTaken(problem: string): KeywardError {
   });
 }
 
-function asKeywardError(error: unknown): KeywardError {
-  if (error instanceof KeywardError) return error;
-  return new KeywardError("PROVIDER_UNAVAILABLE", "The key provider failed", {
-    hint: "See the cause.",
-    cause: error,
-  });
+function providerError(error: unknown): KeywardError {
+  return asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed", "See the cause.");
 }

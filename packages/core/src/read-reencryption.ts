@@ -1,7 +1,7 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import type { StoredValue } from "./capabilities.ts";
 import type { Place } from "./envelope.ts";
-import { KeywardError } from "./errors.ts";
+import { asKeywardError, type KeywardError } from "./errors.ts";
 import type { ReplacementUntil } from "./inner-store.ts";
 import type { KeySource } from "./key-source.ts";
 import { isEnabled, type Keyring } from "./keyring.ts";
@@ -152,7 +152,7 @@ export class ReadReencryption {
       }
     } catch (cause) {
       for (const job of decodable)
-        this.#parts.report("reencrypt:error", { ...eventOf(job, to), error: asError(cause) });
+        this.#parts.report("reencrypt:error", { ...eventOf(job, to), error: reencryptionError(cause) });
     }
   }
 
@@ -164,7 +164,7 @@ export class ReadReencryption {
         if (isForeign(job.record)) await this.#parts.codec.requireDecodable(job.record, job.place);
         decodable.push(job);
       } catch (cause) {
-        this.#parts.report("reencrypt:error", { ...eventOf(job, ""), error: asError(cause) });
+        this.#parts.report("reencrypt:error", { ...eventOf(job, ""), error: reencryptionError(cause) });
       }
     }
     return decodable;
@@ -181,18 +181,15 @@ export class ReadReencryption {
     try {
       return { key: place.key, expected, next: this.#parts.codec.seal(ring, place, content), expires: content.expires };
     } catch (cause) {
-      this.#parts.report("reencrypt:error", { ...eventOf(job, ring.primary), error: asError(cause) });
+      this.#parts.report("reencrypt:error", { ...eventOf(job, ring.primary), error: reencryptionError(cause) });
       return undefined;
     }
   }
 }
 
-function asError(cause: unknown): KeywardError {
-  if (cause instanceof KeywardError) return cause;
-  return new KeywardError("STORE_UNAVAILABLE", "Re-encryption behind a read failed", {
-    hint: "The record is as it was; its next read tries again.",
-    cause,
-  });
+function reencryptionError(cause: unknown): KeywardError {
+  const hint = "The record is as it was; its next read tries again.";
+  return asKeywardError(cause, "STORE_UNAVAILABLE", "Re-encryption behind a read failed", hint);
 }
 
 function eventOf({ place, record }: Job, to: string): ReencryptEvent {

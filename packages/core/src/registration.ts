@@ -3,7 +3,7 @@ import { hostname } from "node:os";
 import { setTimeout as delay } from "node:timers/promises";
 import type { BoundedStore } from "./capabilities.ts";
 import type { CheckRecord } from "./check-record.ts";
-import { KeywardError } from "./errors.ts";
+import { asKeywardError, KeywardError } from "./errors.ts";
 import { heartbeatBounds, heartbeatKey, isReplicaName, writeHeartbeat } from "./heartbeat.ts";
 import type { KeySource } from "./key-source.ts";
 import type { Keyring } from "./keyring.ts";
@@ -156,7 +156,7 @@ export class Registration {
     if (begins) this.#tick();
     return async () => {
       if (!this.#members.delete(member) || this.#members.size > 0) return;
-      await this.#leave().catch((error: unknown) => member({ kind: "failed", error: asKeywardError(error) }));
+      await this.#leave().catch((error: unknown) => member({ kind: "failed", error: heartbeatError(error) }));
     };
   }
 
@@ -235,7 +235,7 @@ export class Registration {
       })
       .catch((error: unknown) => {
         this.#failing = true;
-        this.#report({ kind: "failed", error: asKeywardError(error) });
+        this.#report({ kind: "failed", error: heartbeatError(error) });
       })
       .finally(() => {
         this.#ticking = false;
@@ -358,7 +358,7 @@ function notAdmitted(
   cause: unknown,
   { isRenewal, canRead }: { readonly isRenewal: boolean; readonly canRead: boolean },
 ): KeywardError {
-  const error = asKeywardError(cause);
+  const error = heartbeatError(cause);
   // That this ring is the wrong one for the store, or that there is none, has nothing to do with a heartbeat.
   if (error.code === "OVERWRITE_REFUSED" || !canRead) return error;
   const what = isRenewal
@@ -377,7 +377,6 @@ function disconnected(): KeywardError {
   });
 }
 
-function asKeywardError(error: unknown): KeywardError {
-  if (error instanceof KeywardError) return error;
-  return new KeywardError("STORE_UNAVAILABLE", "The heartbeat failed", { hint: "See the cause.", cause: error });
+function heartbeatError(error: unknown): KeywardError {
+  return asKeywardError(error, "STORE_UNAVAILABLE", "The heartbeat failed", "See the cause.");
 }

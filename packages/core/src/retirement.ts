@@ -3,7 +3,7 @@ import { census, scannableOf } from "./census.ts";
 import { scopedPrefix } from "./check-record.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf, storeParts } from "./encrypted-store.ts";
 import { readHeader } from "./envelope.ts";
-import { KeywardError } from "./errors.ts";
+import { asKeywardError, KeywardError } from "./errors.ts";
 import { heartbeatPrefix } from "./heartbeat.ts";
 import { isKeyv, reservedNamespace } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
@@ -223,11 +223,8 @@ async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyrin
     await keys.save(next, previous);
     return true;
   } catch (error) {
-    if (error instanceof KeywardError) throw error;
-    throw new KeywardError("PROVIDER_UNAVAILABLE", "The key provider failed to save the changed ring", {
-      hint: "See the cause. Load the ring again to see whether the change arrived.",
-      cause: error,
-    });
+    const hint = "See the cause. Load the ring again to see whether the change arrived.";
+    throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed ring", hint);
   }
 }
 

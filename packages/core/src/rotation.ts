@@ -1,7 +1,7 @@
 import { scannableOf } from "./census.ts";
 import type { CheckRecord } from "./check-record.ts";
 import { storeParts } from "./encrypted-store.ts";
-import { KeywardError } from "./errors.ts";
+import { asKeywardError, KeywardError } from "./errors.ts";
 import { requireAtomic } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
@@ -504,11 +504,8 @@ class Rotation {
     try {
       await this.#provider.save?.(next, previous);
     } catch (error) {
-      if (error instanceof KeywardError) throw error;
-      throw new KeywardError("PROVIDER_UNAVAILABLE", "The key provider failed to save the changed ring", {
-        hint: "See the cause. Run the rotation again: it sees whether the change arrived.",
-        cause: error,
-      });
+      const hint = "See the cause. Run the rotation again: it sees whether the change arrived.";
+      throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed ring", hint);
     }
   }
 
