@@ -322,6 +322,43 @@ describe("another ring of the same name and a higher generation", () => {
   });
 });
 
+describe("a process that began with a ring that no store was written with", () => {
+  const right = newRing("right").serve(["sessions"]);
+
+  it.each([
+    ["of a higher generation", newRing().add().add().add()],
+    ["of another name", newRing().rename("staging")],
+    ["of other material under the same id", newRing("right").add().add().add()],
+  ])("%s takes the right one once it is there, without a restart", async (_, wrong) => {
+    const inner = new MemoryStore();
+    await new EncryptedStore(inner, { keys: right }).set("key", value);
+    const keys = new TestKeys(wrong);
+    const stores = [inner, new MemoryStore()].map((one) => new EncryptedStore(one, { keys }));
+    await expectRefusal(() => stores[0]?.set("key", value), "OVERWRITE_REFUSED");
+    keys.push(right);
+    await vi.waitFor(async () => expect(await stores[0]?.set("key", value)).toBe(true), 20_000);
+    for (const store of stores) await store.disconnect();
+  });
+
+  it("goes back to no ring once it has written with one", async () => {
+    const { before, after } = rotation();
+    const inner = new MemoryStore();
+    const keys = new TestKeys(after);
+    const store = new EncryptedStore(inner, { keys });
+    await store.set("key", value);
+    // Somebody who writes to the store puts the check record back that was there before the rotation.
+    const other = new MemoryStore();
+    await new EncryptedStore(other, { keys: before }).set("key", value);
+    await inner.reserved().set("check", Buffer.from((await other.reserved().get("check")) ?? ""));
+    const warnings: unknown[] = [];
+    store.on("provider:error", (error: unknown) => warnings.push(error));
+    keys.push(before);
+    await vi.waitFor(() => expect(warnings).toMatchObject([{ code: "KEYRING_ROLLBACK" }]), 20_000);
+    expect(await store.get("key")).toBe(value);
+    await store.disconnect();
+  });
+});
+
 describe("an unknown key id", () => {
   it("has the ring loaded once, for all that read at once", async () => {
     const { before, promoted } = rotation();

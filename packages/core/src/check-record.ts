@@ -3,6 +3,7 @@ import { keyIdIn, open, type Place, readHeader } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
 import { type InnerStore, reservedNamespace, wrapRejection } from "./inner-store.ts";
+import type { Recognition } from "./key-source.ts";
 import { type Keyring, keyOf, keysIn } from "./keyring.ts";
 import { pages } from "./page-size.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
@@ -28,6 +29,7 @@ export class CheckRecord {
   readonly #scope: string | undefined;
   readonly #unscoped: CheckRecord | undefined;
   readonly #passed = new WeakSet<Keyring>();
+  #hasPassed = false;
   readonly #passing = new WeakMap<Keyring, Promise<void>>();
 
   /**
@@ -63,6 +65,7 @@ export class CheckRecord {
       passing = this.#verify(this.#reserved, ring, forScope)
         .then(() => {
           this.#passed.add(ring);
+          this.#hasPassed = true;
         })
         .finally(() => this.#passing.delete(ring));
       this.#passing.set(ring, passing);
@@ -71,19 +74,20 @@ export class CheckRecord {
   }
 
   /**
-   * Whether the record of the unscoped ring opens under a ring that is to replace another. `undefined` where it opens under
-   * neither, or there is none: then it shows nothing. A disabled key opens here, since the ring still has it.
+   * Whether the record of the unscoped ring opens under a ring that is to replace another, and under that. `undefined` where
+   * it opens under neither: then it shows nothing. A disabled key opens here, since the ring still has it.
    *
    * @param previous as its source has it, not scoped for the store; likewise `next`.
    */
-  async recognizes(next: Keyring, previous: Keyring): Promise<boolean | undefined> {
+  async recognizes(next: Keyring, previous: Keyring): Promise<Recognition | undefined> {
     if (this.#unscoped !== undefined) return await this.#unscoped.recognizes(next, previous);
     if (this.#reserved === undefined) return undefined;
     const place = this.#place(previous);
     const stored = await read(this.#reserved, place);
-    if (stored === undefined) return undefined;
-    if (this.#opens(next, stored, place)) return true;
-    return this.#opens(previous, stored, place) ? false : undefined;
+    const hadRightRing = this.#hasPassed;
+    if (stored === undefined) return { next: false, previous: false, hadRightRing };
+    const opens = { next: this.#opens(next, stored, place), previous: this.#opens(previous, stored, place) };
+    return opens.next || opens.previous ? { ...opens, hadRightRing } : undefined;
   }
 
   /** Takes the record along to the ring's primary, so that no key is needed for its sake alone. */

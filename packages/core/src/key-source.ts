@@ -29,8 +29,16 @@ export type KeySourceReport =
 export interface KeyUser {
   /** Is told what happened in the background. Must not throw. */
   readonly tell: (report: KeySourceReport) => void;
-  /** Whether what is stored belongs to a ring that is to replace the one in use; `undefined` where that cannot be told. */
-  readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<boolean | undefined>;
+  /** What a store says of a ring that is to replace the one in use; `undefined` where it can say nothing. */
+  readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
+}
+
+/** Which of two rings a store was written with. It may be both, and neither where nothing was written. */
+export interface Recognition {
+  readonly next: boolean;
+  readonly previous: boolean;
+  /** Whether this process had a ring that it may write with. */
+  readonly hadRightRing: boolean;
 }
 
 const freshnessNames = {
@@ -322,7 +330,7 @@ export class KeySource {
   async #requireSuccessor(previous: Keyring, next: Keyring): Promise<void> {
     if (previous.primary === "") return;
     const problem = whyNoSuccessor(previous, next);
-    if (problem !== undefined) throw notTaken(problem);
+    if (problem !== undefined && !mayBeRight(previous, next)) throw notTaken(problem);
     const signal = AbortSignal.timeout(this.#timeoutMs);
     const recognized = await Promise.all(
       // A store that does not answer shows nothing, and must not keep a change from arriving.
@@ -332,12 +340,16 @@ export class KeySource {
           : abortable(() => recognizes(next, previous), signal).catch(() => undefined),
       ),
     );
-    if (recognized.includes(false)) {
+    // The ring in use was the wrong one from the beginning, and nothing was written with it: what it says of itself counts
+    // for nothing.
+    if (recognized.some((one) => one?.next) && recognized.every((one) => one !== undefined && isStranger(one))) return;
+    if (problem !== undefined) throw notTaken(problem);
+    if (recognized.some((one) => one?.previous && !one.next)) {
       throw notTaken("cannot open the check record of a store, which the ring in use opens");
     }
     // Rings that have nothing to do with each other may have the same name, and any generation. A process that missed a
     // whole rotation shares no key with the ring that came of it, but the check record has followed.
-    if (!sharesKey(previous, next) && !recognized.includes(true)) {
+    if (!sharesKey(previous, next) && !recognized.some((one) => one?.next)) {
       throw notTaken("is another ring: it shares no key with the one in use");
     }
   }
@@ -388,6 +400,16 @@ function whyNoSuccessor(previous: Keyring, next: Keyring): string | undefined {
   }
   if (next.generation >= previous.generation) return undefined;
   return `is of generation ${next.generation}, older than ${previous.generation}`;
+}
+
+/** Whether a ring that is no successor may be the one that should have been there from the beginning. */
+function mayBeRight(previous: Keyring, next: Keyring): boolean {
+  return next.primary !== "" && next.scopeName === previous.scopeName;
+}
+
+/** Whether the ring in use has nothing to do with a store, as far as that says. */
+function isStranger({ previous, hadRightRing }: Recognition): boolean {
+  return !previous && !hadRightRing;
 }
 
 function notTaken(problem: string): KeywardError {
