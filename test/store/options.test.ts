@@ -254,6 +254,26 @@ describe("stores by name", () => {
   });
 });
 
+describe("what code without types leaves out", () => {
+  it.each([undefined, null, 5, {}])("is refused where a text belongs: %j", async (given) => {
+    const keys = new TestKeys(rotation().promoted);
+    const stores = { flows: new EncryptedStore(new MemoryStore(), { keys }) };
+    const alone = { stores, graceMs: 0, unregistered: { waitMs: 0 } };
+    await expectRefusal(() => untyped(Keyring.parse, given), "KEYRING_INVALID");
+    await expectRefusal(() => untyped(retireKey, keys, stores, given), "KEY_UNKNOWN");
+    await expectRefusal(() => untyped(revocationCost, keys, { stores, id: given }), "KEY_UNKNOWN");
+    await expectRefusal(
+      () => untyped(revokeKey, keys, { ...alone, id: given, order: "reencrypt-first" }),
+      "KEY_UNKNOWN",
+    );
+    expect(keys.saves).toBe(0);
+  });
+
+  it.each([undefined, null, 5, {}])("is refused where a store belongs: %j", async (given) => {
+    await expectRefusal(() => untyped(storePlace, given), "STORE_INVALID");
+  });
+});
+
 it("every option of an EncryptedStore reaches it through createKeyv", async () => {
   const inner = new MemoryStore();
   const keys = newRing();

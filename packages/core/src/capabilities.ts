@@ -144,7 +144,7 @@ export function isBinary(store: object): store is BinaryStore {
 
 /** Whether the store has a reserved space. */
 export function hasReservedSpace(store: object): store is ReservedSpace {
-  return hasMethod(store, "reserved");
+  return typeof store === "object" && store !== null && hasMethod(store, "reserved");
 }
 
 /** Whether the store says how long its calls take at most. */

@@ -115,6 +115,12 @@ export class Keyring {
    * @throws KeywardError `KEYRING_INVALID` that says what is wrong and where; `KEY_INVALID` for a key.
    */
   static parse(document: string): Keyring {
+    if (typeof document !== "string") {
+      throw invalidRing(
+        "the document is no text",
+        "Give the text that exportKeyring wrote. Is the variable set that it should come from?",
+      );
+    }
     const { keys, ...parts } = readDocument(document);
     return Keyring.#checked(parts, keys);
   }
@@ -526,7 +532,8 @@ function requireId(id: unknown, what: string): void {
 }
 
 /** An id for a message. What is none may be key material in the wrong place, and is not repeated. */
-export function shownId(id: string): string {
+export function shownId(id: unknown): string {
+  if (typeof id !== "string") return "of that kind: an id is a text";
   return isKeyId(id) ? `"${id}"` : `of ${id.length} characters`;
 }
 

@@ -1,4 +1,11 @@
-import { abortable, type KeyProvider, type Keyring, type OptionNames, requireOptions } from "@keyward/core";
+import {
+  abortable,
+  type KeyProvider,
+  type Keyring,
+  KeywardError,
+  type OptionNames,
+  requireOptions,
+} from "@keyward/core";
 import { createKeyring, requireWritable, saveKeyring } from "./keyring-file.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions, missingKeysOptionNames } from "./missing-keys.ts";
 import { Mount, type MountOptions, mountOptionNames, pathForErrors } from "./mount.ts";
@@ -47,10 +54,15 @@ export interface FileKeys extends KeyProvider {
  * `create` writes the first one. A directory, a file with a single key and a read-only mount cannot be saved to:
  * `rotateKey` refuses them before it writes anything, and `retireKey` only checks.
  *
- * @throws KeywardError `VALUE_INVALID` for a `pollMs` out of range and for an unknown option.
+ * @throws KeywardError `VALUE_INVALID` for what is no path, for a `pollMs` out of range and for an unknown option.
  */
 export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys {
   requireOptions("fileKeys", options, optionNames);
+  if (typeof path !== "string" || path === "") {
+    throw new KeywardError("VALUE_INVALID", "fileKeys was given no path", {
+      hint: "Give it the path of a file or a directory, as text. Is the variable set that it should come from?",
+    });
+  }
   const name = pathForErrors(path);
   const mount = new Mount(path, name, options);
   const missing = new MissingKeys(options);

@@ -126,6 +126,12 @@ describe("a key where the path belongs", () => {
   });
 });
 
+it.each([undefined, null, 5, "", new URL("file:///keys")])("what is no path is refused at once: %j", (given) => {
+  expect(() => Reflect.apply(fileKeys, undefined, [given])).toThrow(
+    expect.objectContaining({ name: "KeywardError", code: "VALUE_INVALID" }),
+  );
+});
+
 describe("a file", () => {
   it("holds a key or a document", async () => {
     const path = join(root, "key");
