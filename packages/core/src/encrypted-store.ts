@@ -635,9 +635,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const content = toContent(key, value, requireExpires(key, expires));
     const admitted = this.#ringToWriteWith(place.namespace, [key]);
     const ring = admitted instanceof Promise ? await admitted : admitted;
-    const written = hasExpired(content.expires)
-      ? await this.#inner.delete(key).then(() => true)
-      : await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
+    if (hasExpired(content.expires)) {
+      this.#deleted(place.namespace, key, await this.#inner.delete(key));
+      return true;
+    }
+    const written = await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
     if (written) this.#guard.lift(place.namespace, key);
     return written;
   }
@@ -668,9 +670,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
     // What was sealed goes first: the ring may be another by the time that something was waited for.
     const results = live.length > 0 ? await this.#inner.setMany(live) : [];
-    if (expired.length > 0) await this.#inner.deleteMany(expired);
+    const deleted = expired.length > 0 ? await this.#inner.deleteMany(expired) : [];
+    for (const [index, key] of expired.entries()) this.#deleted(namespace, key, deleted[index] === true);
     const refused = new Set(live.filter((_, index) => results[index] === false).map(({ key }) => key));
-    for (const key of records.keys()) if (!refused.has(key)) this.#guard.lift(namespace, key);
+    for (const { key } of live) if (!refused.has(key)) this.#guard.lift(namespace, key);
     return keys.map((key) => !refused.has(key));
   }
 
