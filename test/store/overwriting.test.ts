@@ -157,6 +157,19 @@ describe("a record that could not be opened", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
+  it("stays guarded where a write that has expired already did not remove it", async () => {
+    const { inner, store } = await withBroken(["bad"]);
+    await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
+    for (const method of ["delete", "deleteMany"]) Reflect.set(inner, method, () => false);
+    const expires = Date.now() - 1_000;
+    const writes = [() => store.set("bad", value, expires), () => store.setMany([{ key: "bad", value, expires }])];
+    for (const write of writes) {
+      store.allowOverwrite("bad");
+      await write();
+      await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
+    }
+  });
+
   it("keeps a permission from outliving the record it was given for", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");

@@ -11,6 +11,11 @@ export type StoredBytes = Uint8Array & {
 /** What lies in a store under a key. */
 export type StoredValue = string | StoredBytes;
 
+/** Whether something can be what a store keeps. Not part of the public surface. */
+export function isStoredValue(value: unknown): value is StoredValue {
+  return typeof value === "string" || value instanceof Uint8Array;
+}
+
 /** One conditional write of {@link AtomicStore.replaceMany}. */
 export interface Replacement {
   /** Where, in the namespace of the store. */

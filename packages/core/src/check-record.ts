@@ -1,4 +1,4 @@
-import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
+import { type AtomicStore, isStoredValue, type ScannableStore, type StoredValue } from "./capabilities.ts";
 import { keyIdIn, open, type Place, readHeader } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
@@ -171,9 +171,10 @@ export class CheckRecord {
   }
 
   /**
-   * What the record says; `undefined` for nonsense, and for that of a scope which says more than this ring and the record of
-   * the unscoped ring, which is raised first, bear out. The holder of the scope's ring alone can write the one and not the other: so it can neither demand a
-   * generation that nobody has, nor keep its record from being re-encrypted.
+   * What the record says; `undefined` for nonsense, and for the record of a scope which says more than this ring and the
+   * record of the unscoped ring bear out. That record is raised first, and whoever holds the ring of the scope alone cannot
+   * write it: so such a process can neither demand a generation that no ring has, nor keep its own record from being
+   * re-encrypted.
    */
   async #borneOut(reserved: AtomicStore, opened: OpenedRecord, { generation }: Keyring): Promise<Said | undefined> {
     const said = saidBy(opened);
@@ -296,7 +297,7 @@ async function scopesIn(reserved: ScannableStore, ring: Keyring): Promise<Set<st
 
 async function read(reserved: AtomicStore, { key }: Place): Promise<StoredValue | undefined> {
   const stored: unknown = await wrapRejection(() => reserved.get(key));
-  return typeof stored === "string" || stored instanceof Uint8Array ? stored : undefined;
+  return isStoredValue(stored) ? stored : undefined;
 }
 
 /** Whether no process with this ring can write in that scope, which may be no name of one. */

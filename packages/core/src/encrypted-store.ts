@@ -1,6 +1,6 @@
 import { Hookified } from "hookified";
 import { type KeyvStorageAdapter, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
-import type { StoredValue } from "./capabilities.ts";
+import { isStoredValue, type StoredValue } from "./capabilities.ts";
 import { CheckRecord } from "./check-record.ts";
 import { hasExpired, type Place, type RecordContent, requirePlace } from "./envelope.ts";
 import { KeywardError, requireKeywardError } from "./errors.ts";
@@ -167,11 +167,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * Wraps a store, whose optional capabilities are looked for on the very object given.
    *
-   * @throws KeywardError `VALUE_INVALID` for an option that does not exist or a value that it cannot have, `STORE_INVALID` for what is no store, and for a
-   * Keyv, `KEYRING_INVALID` for keys that are neither a ring nor a
-   * provider, `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically,
-   * `VALUE_INVALID` for a `padTo` that is not a whole number from 1 to 2^20 or options of `replica` that cannot be,
-   * `STORE_INVALID` when a replica is to be registered in a store without a reserved space.
+   * @throws KeywardError `VALUE_INVALID` for an option that does not exist or a value that it cannot have, such as a
+   * `padTo` that is not a whole number from 1 to 2^20; `STORE_INVALID` for what is no store, for a Keyv, and when a replica
+   * is to be registered in a store without a reserved space; `KEYRING_INVALID` for keys that are neither a ring nor a
+   * provider; `STORE_NOT_ATOMIC` when re-encryption is asked of a store that cannot replace atomically.
    */
   constructor(store: WrappableStore, options: EncryptedStoreOptions) {
     super({ throwOnHookError: false, throwOnEmptyListeners: false });
@@ -609,7 +608,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   #offer(record: OpenedRecord, stored: unknown, place: Place): void {
-    if (typeof stored === "string" || stored instanceof Uint8Array) this.#reencryption?.offer(place, stored, record);
+    if (isStoredValue(stored)) this.#reencryption?.offer(place, stored, record);
   }
 
   /** As `#read`, for a batch: it goes on past a record that cannot be read. */
@@ -636,9 +635,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const content = toContent(key, value, requireExpires(key, expires));
     const admitted = this.#ringToWriteWith(place.namespace, [key]);
     const ring = admitted instanceof Promise ? await admitted : admitted;
-    const written = hasExpired(content.expires)
-      ? await this.#inner.delete(key).then(() => true)
-      : await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
+    if (hasExpired(content.expires)) {
+      this.#deleted(place.namespace, key, await this.#inner.delete(key));
+      return true;
+    }
+    const written = await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
     if (written) this.#guard.lift(place.namespace, key);
     return written;
   }
@@ -669,9 +670,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
     // What was sealed goes first: the ring may be another by the time that something was waited for.
     const results = live.length > 0 ? await this.#inner.setMany(live) : [];
-    if (expired.length > 0) await this.#inner.deleteMany(expired);
+    const deleted = expired.length > 0 ? await this.#inner.deleteMany(expired) : [];
+    for (const [index, key] of expired.entries()) this.#deleted(namespace, key, deleted[index] === true);
     const refused = new Set(live.filter((_, index) => results[index] === false).map(({ key }) => key));
-    for (const key of records.keys()) if (!refused.has(key)) this.#guard.lift(namespace, key);
+    for (const { key } of live) if (!refused.has(key)) this.#guard.lift(namespace, key);
     return keys.map((key) => !refused.has(key));
   }
 

@@ -72,7 +72,7 @@ export class InnerStore {
     this.description = describeStore(given);
     this.#given = given;
     this.#adapter = adapter;
-    this.#errorSource = given instanceof Map ? adapter : given;
+    this.#errorSource = capable;
     this.form = isBinary(capable) ? "binary" : "text";
     this.atomic = isAtomic(capable) ? capable : undefined;
     this.scannable = isScannable(capable) ? capable : undefined;

@@ -59,6 +59,13 @@ export interface KeyProvider {
   subscribe?(changed: () => void): () => void;
 }
 
+/** The name of every setting of freshness. Not part of the public surface. */
+export const freshnessNames = {
+  refreshMs: true,
+  maxAgeMs: true,
+  timeoutMs: true,
+} as const satisfies OptionNames<KeyFreshness>;
+
 const defaultTimeoutMs = 15_000;
 
 /**
@@ -96,8 +103,8 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
  * const keys = withFreshness(envKeys("APP_ENCRYPTION_KEY"), { refreshMs: 60_000 });
  */
 export function withFreshness<Provider extends KeyProvider>(provider: Provider, freshness: KeyFreshness): Provider {
-  const names: OptionNames<KeyFreshness> = { refreshMs: true, maxAgeMs: true, timeoutMs: true };
-  const changed = requireFreshness({ ...provider.freshness, ...requireOptions("withFreshness", freshness, names) });
+  requireOptions("withFreshness", freshness, freshnessNames);
+  const changed = requireFreshness({ ...provider.freshness, ...freshness });
   const copy: Provider = Object.create(Object.getPrototypeOf(provider));
   for (const name of namesOf(provider)) {
     const get = () => {

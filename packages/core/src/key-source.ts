@@ -1,10 +1,10 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { abortable } from "./abortable.ts";
 import { asKeywardError, KeywardError } from "./errors.ts";
-import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
+import { freshnessNames, type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { Keyring, keyOf, sameRing, sharesKey } from "./keyring.ts";
 import { Moment } from "./moment.ts";
-import { type OptionNames, requireOptions } from "./options.ts";
+import { requireOptions } from "./options.ts";
 import { pause } from "./pause.ts";
 import { RetryPause } from "./retry-pause.ts";
 
@@ -40,12 +40,6 @@ export interface Recognition {
   /** Whether this process had a ring that it may write with. */
   readonly hadRightRing: boolean;
 }
-
-const freshnessNames = {
-  refreshMs: true,
-  maxAgeMs: true,
-  timeoutMs: true,
-} as const satisfies OptionNames<KeyFreshness>;
 
 const shared = new WeakMap<KeyProvider, KeySource>();
 

@@ -1,5 +1,5 @@
 import type { Keyv, KeyvSerializationAdapter, KeyvValue } from "keyv";
-import type { StoredValue } from "./capabilities.ts";
+import { isStoredValue, type StoredValue } from "./capabilities.ts";
 import { keyvJson } from "./keyv-json.ts";
 import { isKeyvValue, textOf } from "./keyv-value.ts";
 
@@ -35,7 +35,7 @@ function parse<Value>(
   serialization: KeyvSerializationAdapter | undefined,
   value: unknown,
 ): KeyvValue<Value> | Promise<KeyvValue<Value>> {
-  if (!(typeof value === "string" || value instanceof Uint8Array)) throw new TypeError("neither text nor bytes");
+  if (!isStoredValue(value)) throw new TypeError("neither text nor bytes");
   if (serialization === undefined) throw new TypeError("no serialization");
   const text = serialization === keyvJson ? true : writesText.get(serialization);
   if (text === undefined) return probe(serialization).then(() => parse<Value>(serialization, value));

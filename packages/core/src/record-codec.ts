@@ -1,4 +1,4 @@
-import type { StoredValue } from "./capabilities.ts";
+import { isStoredValue, type StoredValue } from "./capabilities.ts";
 import {
   type EnvelopeForm,
   type EnvelopeHeader,
@@ -198,7 +198,7 @@ async function readForeign(
 }
 
 function requireStored(stored: unknown, place: Place): StoredValue {
-  if (typeof stored === "string" || stored instanceof Uint8Array) return stored;
+  if (isStoredValue(stored)) return stored;
   throw recordError("RECORD_NOT_SEALED", place, "is an object, neither a string nor bytes", {
     hint: "Keyv wrote it with serialization: false. Rewrite it with serialization on.",
   });

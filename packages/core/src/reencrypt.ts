@@ -1,5 +1,12 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { AtomicStore, Replacement, ScannableStore, ScannedRecord, ScanPage } from "./capabilities.ts";
+import {
+  type AtomicStore,
+  isStoredValue,
+  type Replacement,
+  type ScannableStore,
+  type ScannedRecord,
+  type ScanPage,
+} from "./capabilities.ts";
 import { scannableOf, withinRange } from "./census.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "./encrypted-store.ts";
@@ -102,8 +109,9 @@ const recordsPerTurn = 64;
  * Seals every record of a backend, all namespaces, under the primary. Safe beside live traffic: a record is replaced
  * only if it is still the one that was read, so a newer write, a delete or an expiry wins. Records keep their expiry.
  *
- * @throws KeywardError `STORE_INVALID` for what is neither an `EncryptedStore` nor made by `createKeyv`; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE` or, for an option, `VALUE_INVALID` before anything is
- * touched; `OVERWRITE_REFUSED` when the ring cannot open the store's check record; `CHECKPOINT_INVALID`;
+ * @throws KeywardError `STORE_INVALID` for what is neither an `EncryptedStore` nor made by `createKeyv`;
+ * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE` or, for an option, `VALUE_INVALID`, before anything is touched;
+ * `OVERWRITE_REFUSED` when the ring cannot open the store's check record; `CHECKPOINT_INVALID`;
  * `KEYRING_INVALID` for a ring without keys; `STORE_UNAVAILABLE`, after which the job goes on from its checkpoint.
  */
 export async function reencrypt(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<ReencryptReport> {
@@ -136,6 +144,7 @@ class Reencryption {
   readonly #unreadable: UnreadableRecord[] = [];
   readonly #startedAtMs = performance.now();
   readonly #size: PageSize;
+  readonly #concurrency: number;
   /** With a rate limit, when the records looked at until now have had their time. */
   #dueAtMs = 0;
   #counts: Counts = noCounts;
@@ -149,7 +158,8 @@ class Reencryption {
     this.#scannable = withinRange(scannableOf(store), options.range);
     this.#options = options;
     requireAtomic(this.#parts.inner);
-    const { batchSize, maxPerSecond } = requirePace(options);
+    const { batchSize, concurrency, maxPerSecond } = requirePace(options);
+    this.#concurrency = concurrency;
     this.#size = new PageSize(maxPerSecond === undefined ? batchSize : Math.min(batchSize, maxPerSecond));
   }
 
@@ -157,7 +167,6 @@ class Reencryption {
     let ring = await this.#ringToSealWith();
     let cursor = await this.#resume(ring);
     const { signal } = this.#options;
-    const { concurrency } = requirePace(this.#options);
     const underWay: PageUnderWay[] = [];
     let isWalked = false;
     try {
@@ -174,8 +183,8 @@ class Reencryption {
         page.done.catch(() => undefined);
         underWay.push(page);
         cursor = nextCursor;
-        while (underWay.length >= (cursor === undefined ? 1 : concurrency)) await this.#finish(underWay);
-        while (bytesUnderWay(underWay) > (concurrency - 1) * targetPageBytes) await this.#finish(underWay);
+        while (underWay.length >= (cursor === undefined ? 1 : this.#concurrency)) await this.#finish(underWay);
+        while (bytesUnderWay(underWay) > (this.#concurrency - 1) * targetPageBytes) await this.#finish(underWay);
         if (cursor !== undefined) await this.#keepRate(entries.length, underWay);
 
         const latest = await this.#ringToSealWith();
@@ -369,7 +378,7 @@ class Reencryption {
     const entries: ScannedRecord[] = [];
     for (const [index, { key }] of lost.entries()) {
       const value = stored[index];
-      if (typeof value === "string" || value instanceof Uint8Array) entries.push({ namespace, key, value });
+      if (isStoredValue(value)) entries.push({ namespace, key, value });
     }
     return await this.#sealAgain(entries, ring, { ...noCounts });
   }

@@ -166,9 +166,9 @@ export class ReportingKeyv extends Keyv {
   protected requireWritable(_keys: readonly string[]): void {}
 
   #write<Result>(call: () => Promise<Result>, keys: readonly string[], afterwards: Afterwards): Promise<Result> {
-    const checked = async () => {
+    const checked = () => {
       this.requireWritable(keys);
-      return await call();
+      return call();
     };
     return this.#watch(checked, keys, afterwards);
   }

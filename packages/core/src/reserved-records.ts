@@ -1,4 +1,4 @@
-import type { AtomicStore, ScannableStore, StoredValue } from "./capabilities.ts";
+import { type AtomicStore, isStoredValue, type ScannableStore, type StoredValue } from "./capabilities.ts";
 import { hasExpired, keyIdIn } from "./envelope.ts";
 import { KeywardError, requireKeywardError } from "./errors.ts";
 import { type InnerStore, reservedNamespace, wrapRejection } from "./inner-store.ts";
@@ -55,7 +55,7 @@ export class ReservedRecords {
    */
   async read(key: string, scope?: string): Promise<ReservedRecord | undefined> {
     const stored: unknown = await wrapRejection(() => this.space.get(key));
-    if (!isStored(stored)) return undefined;
+    if (!isStoredValue(stored)) return undefined;
     const place = { namespace: reservedNamespace, key };
     const opened = await this.#codec(scope).open(stored, place).catch(requireKeywardError);
     if (opened instanceof KeywardError) return { stored, text: opened };
@@ -114,8 +114,4 @@ export class ReservedRecords {
     }
     return codec;
   }
-}
-
-function isStored(value: unknown): value is StoredValue {
-  return typeof value === "string" || value instanceof Uint8Array;
 }

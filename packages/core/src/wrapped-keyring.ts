@@ -1,5 +1,5 @@
 import { KeywardError } from "./errors.ts";
-import { type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
+import { freshnessNames, type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { exportKeyring, Keyring, requireSavable, sameRing, sharesKey } from "./keyring.ts";
 import type { KeyringPlace } from "./keyring-place.ts";
 import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
@@ -49,9 +49,7 @@ export interface WrappedKeysOptions extends KeyFreshness {
 const wrappedKeysOptionNames = {
   name: true,
   minGeneration: true,
-  refreshMs: true,
-  maxAgeMs: true,
-  timeoutMs: true,
+  ...freshnessNames,
 } as const satisfies OptionNames<WrappedKeysOptions>;
 
 /** Keys from a wrapped keyring. */
