@@ -1,4 +1,5 @@
 import { createCipheriv, createHash, randomBytes } from "node:crypto";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { aesGcm, EncryptedStore, Keyring, KeywardError, plaintext, type ReencryptEvent } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { KeyvMemoryAdapter } from "keyv";
@@ -364,6 +365,83 @@ describe("stores that cannot replace atomically", () => {
     } finally {
       vi.useRealTimers();
     }
+  });
+});
+
+describe("re-encryption that may undo writes undoes none of the same store", () => {
+  /** A store without replace, in which something happens while a re-encryption is on its way. */
+  class Meddled extends KeyvMemoryAdapter {
+    afterComparing: (() => unknown) | undefined;
+    beforeReplacing: (() => unknown) | undefined;
+
+    override async getMany<Value>(keys: string[]) {
+      const stored = await super.getMany<Value>(keys);
+      await this.afterComparing?.();
+      return stored;
+    }
+
+    override async set(key: string, given: unknown, expires?: number) {
+      const meddle = this.beforeReplacing;
+      this.beforeReplacing = undefined;
+      await meddle?.();
+      return await super.set(key, given, expires);
+    }
+  }
+
+  const next = `${marker}next`;
+  const writes: readonly (readonly [string, (store: EncryptedStore) => Promise<unknown>, string | undefined])[] = [
+    ["set", (store) => store.set("key", next), next],
+    ["setMany", (store) => store.setMany([{ key: "key", value: next }]), next],
+    ["a set that has expired", (store) => store.set("key", next, 1), undefined],
+    ["delete", (store) => store.delete("key"), undefined],
+    ["deleteMany", (store) => store.deleteMany(["other", "key"]), undefined],
+    ["clear", (store) => store.clear(), undefined],
+  ];
+
+  async function meddled() {
+    const { before, promoted } = rotation();
+    const inner = new Meddled(new Map());
+    await new EncryptedStore(inner, { keys: before }).set("key", value);
+    const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read-may-undo-writes" });
+    return { inner, store, heard: listen(store) };
+  }
+
+  it.each(writes)("%s between comparing and replacing", async (_, write, expected) => {
+    const { inner, store, heard } = await meddled();
+    inner.afterComparing = () => write(store);
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(await store.get("key")).toBe(expected);
+  });
+
+  it.each(writes)("%s while it replaces", async (_, write, expected) => {
+    const { inner, store, heard } = await meddled();
+    let writing: Promise<unknown> | undefined;
+    inner.beforeReplacing = async () => {
+      writing = write(store);
+      // Long enough for the write to arrive first, if it does not wait.
+      for (let turn = 0; turn < 5; turn++) await nextTurn();
+    };
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    await writing;
+    expect(heard).toMatchObject([{ event: "reencrypted" }]);
+    expect(await store.get("key")).toBe(expected);
+  });
+
+  it("a write that was under way before it compared, and arrives after", async () => {
+    const { inner, store } = await meddled();
+    const arrives = Promise.withResolvers<void>();
+    inner.beforeReplacing = () => arrives.promise;
+    const writing = store.set("key", next);
+    inner.afterComparing = async () => {
+      arrives.resolve();
+      await writing;
+    };
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(await store.get("key")).toBe(next);
   });
 });
 

@@ -29,7 +29,8 @@ export interface EncryptedStoreOptions {
    * Whether a record under an older key is sealed again behind the read that found it, with rests that leave the way to
    * reads: of many, about a hundred of 1 KiB a second, the others when they are read again. Default "on-read" where the
    * store can replace atomically, otherwise "off". "on-read-may-undo-writes" does it in any store, by reading, comparing
-   * and writing: a write that comes in between is undone, so it is for stores with one writer.
+   * and writing: a write of another `EncryptedStore` or process that comes in between is undone, so it is for stores with one
+   * writer. A foreign record whose format gives no expiry then stays for ever, whatever expiry the wrapped store has for it.
    */
   readonly reencrypt?: "on-read" | "off" | "on-read-may-undo-writes";
   /** What else may lie in the store and be read. Default: nothing. Plaintext is asked last, wherever it stands. */
@@ -363,6 +364,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       case "off":
         return undefined;
       case "on-read-may-undo-writes":
+        inner.takeTurns();
         return (changes) => inner.replaceRacing(changes);
       case undefined:
         return inner.atomic === undefined ? undefined : this.#replacesBehindReads("on-read");

@@ -24,6 +24,7 @@ import { type EnvelopeForm, hasExpired } from "./envelope.ts";
 import { hearErrors, withoutNewListeners } from "./error-listeners.ts";
 import { asKeywardError, KeywardError } from "./errors.ts";
 import { sameStored } from "./store-arguments.ts";
+import { WriteTurns } from "./write-turns.ts";
 
 /** A replacement of a record that ends at this time, in milliseconds since the epoch. */
 export interface ReplacementUntil extends Replacement {
@@ -58,6 +59,8 @@ export class InnerStore {
   readonly #errorSource: object;
   /** The namespace that was set; `undefined`: that of the adapter. */
   #wanted: string | undefined;
+  /** Only where replacements race with writes. */
+  #turns: WriteTurns | undefined;
   /** The namespace that calls have used. */
   #used: string | undefined;
 
@@ -171,7 +174,12 @@ export class InnerStore {
     return stored.map((value: unknown, index) => value ?? this.#strayEntry(keys[index] ?? ""));
   }
 
-  async set(key: string, value: StoredValue, expires: number | undefined): Promise<boolean> {
+  set(key: string, value: StoredValue, expires: number | undefined): Promise<boolean> {
+    if (this.#turns === undefined) return this.#set(key, value, expires);
+    return this.#turns.write([key], () => this.#set(key, value, expires));
+  }
+
+  async #set(key: string, value: StoredValue, expires: number | undefined): Promise<boolean> {
     try {
       return (await this.#adapter.set(key, value, expires)) !== false;
     } catch (error) {
@@ -180,21 +188,24 @@ export class InnerStore {
   }
 
   async setMany(entries: KeyvStorageEntry<StoredValue>[]): Promise<boolean[]> {
-    const answer: unknown = await this.#call(() => this.#adapter.setMany(entries));
+    const answer: unknown = await this.#write(
+      entries.map(({ key }) => key),
+      () => this.#adapter.setMany(entries),
+    );
     return forEach("setMany", entries.length, answer);
   }
 
   async delete(key: string): Promise<boolean> {
-    return (await this.#call(() => this.#adapter.delete(key))) !== false;
+    return (await this.#write([key], () => this.#adapter.delete(key))) !== false;
   }
 
   async deleteMany(keys: string[]): Promise<boolean[]> {
-    const answer: unknown = await this.#call(() => this.#adapter.deleteMany(keys));
+    const answer: unknown = await this.#write(keys, () => this.#adapter.deleteMany(keys));
     return forEach("deleteMany", keys.length, answer);
   }
 
   async clear(): Promise<void> {
-    await this.#call(() => this.#adapter.clear());
+    await this.#write("all", () => this.#adapter.clear());
   }
 
   /**
@@ -241,14 +252,25 @@ export class InnerStore {
     });
   }
 
-  /** Replaces each that was unchanged a moment ago: a write that comes in between is undone. */
+  /**
+   * Has {@link replaceRacing} replace what this store does not write itself at that time. To be called before the first write.
+   */
+  takeTurns(): void {
+    this.#turns = new WriteTurns();
+  }
+
+  /** Replaces each that was unchanged a moment ago: a write of somebody else that comes in between is undone. */
   async replaceRacing(changes: readonly ReplacementUntil[]): Promise<boolean[]> {
-    const stored = await this.getMany(changes.map(({ key }) => key));
-    const replaced: boolean[] = [];
-    for (const [index, { key, expected, next, expires }] of changes.entries()) {
-      replaced.push(sameStored(stored[index] ?? undefined, expected) && (await this.set(key, next, expires)));
-    }
-    return replaced;
+    const turns = this.#turns ?? new WriteTurns();
+    return await turns.comparing(async () => {
+      const stored = await this.getMany(changes.map(({ key }) => key));
+      const replaced: boolean[] = [];
+      for (const [index, { key, expected, next, expires }] of changes.entries()) {
+        const isSame = sameStored(stored[index] ?? undefined, expected);
+        replaced.push(isSame && (await turns.replace(key, () => this.#set(key, next, expires))));
+      }
+      return replaced;
+    });
   }
 
   /** Keyv's bridge prefixes keys for stores that know no namespaces; what is not called through it must do so too. */
@@ -288,6 +310,11 @@ export class InnerStore {
   /** What somebody put into a Map himself: Keyv's adapter takes it for a miss, and it is none. */
   #strayEntry(key: string): unknown {
     return this.#adapter instanceof AtomicMapAdapter ? this.#adapter.strayEntry(key) : undefined;
+  }
+
+  async #write<Result>(keys: readonly string[] | "all", operation: () => Promise<Result>): Promise<Result> {
+    const call = () => this.#call(operation);
+    return this.#turns === undefined ? await call() : await this.#turns.write(keys, call);
   }
 
   async #call<Result>(operation: () => Promise<Result>): Promise<Result> {
