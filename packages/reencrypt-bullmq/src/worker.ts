@@ -6,6 +6,8 @@ import {
   type OptionNames,
   type ReencryptOptions,
   type ReencryptReport,
+  type Repetition,
+  Repetitions,
   reencrypt,
   requireAmount,
   requireOptions,
@@ -41,8 +43,11 @@ export interface ReencryptionWorkerOptions
   readonly lockMs?: number;
   /** Hears in this process what a range came to, with the keys of records that cannot be opened. */
   readonly onReport?: (report: ReencryptReport) => void;
-  /** Hears why an attempt failed, and of what goes wrong in the background. The work goes on by itself. */
-  readonly onError?: (error: unknown) => void;
+  /**
+   * Hears why an attempt failed, and of what goes wrong in the background: of that once, then with a count and growing
+   * pauses, and at once again after the worker was connected. The work goes on by itself.
+   */
+  readonly onError?: (error: unknown, repetition: Repetition) => void;
 }
 
 const workerOptionNames = {
@@ -79,10 +84,11 @@ class RangeWorker implements ReencryptionWorker {
   readonly #queue: RangeQueue;
   readonly #worker: Worker<RangeJob, Counts, string>;
   readonly #closing = new AbortController();
+  readonly #repetitions = new Repetitions();
 
   constructor(options: ReencryptionWorkerOptions) {
     const { batchSize, concurrency, maxPerSecond } = requireOptions("reencryptionWorker", options, workerOptionNames);
-    const { lockMs = 30_000, onError } = options;
+    const { lockMs = 30_000 } = options;
     if (batchSize !== undefined) requireAmount("batchSize", batchSize, "records");
     if (concurrency !== undefined) requireAmount("concurrency", concurrency, "pages");
     if (maxPerSecond !== undefined) requireAmount("maxPerSecond", maxPerSecond, "records");
@@ -98,10 +104,17 @@ class RangeWorker implements ReencryptionWorker {
       // However many workers die over it: the job goes on.
       maxStalledCount: Number.MAX_SAFE_INTEGER,
     });
-    const tell = (error: unknown) => onError?.(withoutArguments(error));
-    this.#queue.on("error", tell);
-    this.#worker.on("error", tell);
+    this.#queue.on("error", this.#tell);
+    this.#worker.on("error", this.#tell);
+    this.#worker.on("ready", () => this.#repetitions.succeeded());
   }
+
+  /** Tells of what goes wrong in the background. */
+  readonly #tell = (error: unknown): void => {
+    const told = withoutArguments(error);
+    const repetition = this.#repetitions.occurred(told);
+    if (repetition !== undefined) this.#options.onError?.(told, repetition);
+  };
 
   async close(): Promise<void> {
     this.#closing.abort();
@@ -117,7 +130,7 @@ class RangeWorker implements ReencryptionWorker {
     try {
       done = await this.#reencrypt(job);
     } catch (error) {
-      this.#options.onError?.(withoutArguments(error));
+      this.#options.onError?.(withoutArguments(error), { times: 1 });
       throw describe(error);
     }
     if (done !== undefined) return done;
@@ -148,9 +161,7 @@ class RangeWorker implements ReencryptionWorker {
         },
       },
       onProgress: (progress) => {
-        job
-          .updateProgress(countsOf(progress))
-          .catch((error: unknown) => this.#options.onError?.(withoutArguments(error)));
+        job.updateProgress(countsOf(progress)).catch(this.#tell);
       },
     });
     onReport?.(report);

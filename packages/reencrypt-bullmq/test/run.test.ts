@@ -417,16 +417,26 @@ describeWithRedis(servers, "what BullMQ and ioredis say", () => {
 
   it("of a login that was refused holds no password", async () => {
     const connection = { host: node.host, port: node.port, username: "someone", password };
-    const errors: unknown[] = [];
-    const worker = reencryptionWorker({ connection, store, onError: (error) => errors.push(error) });
+    const connections = async () => {
+      const stats = String(await node.command("INFO", "stats"));
+      return Number(/^total_connections_received:(\d+)/m.exec(stats)?.[1]);
+    };
+    const before = await connections();
+    const told: { readonly error: unknown; readonly times: number }[] = [];
+    const onError = (error: unknown, { times }: { readonly times: number }) => told.push({ error, times });
+    const worker = reencryptionWorker({ connection, store, onError });
     onTestFinished(async () => {
       // BullMQ closes what is connected.
       await node.command("ACL", "SETUSER", "someone", `>${password}`);
       await worker.close();
     });
-    await expect.poll(() => errors.length).toBeGreaterThan(0);
-    for (const error of errors) expectNoSecrets(error);
-    expect(errors[0]).toMatchObject({ message: expect.stringContaining("WRONGPASS") });
+    // Each of its three connections tries again and again, and fails alike.
+    await expect.poll(connections).toBeGreaterThan(before + 8);
+    await expect.poll(() => told.length).toBeGreaterThan(0);
+    for (const { error } of told) expectNoSecrets(error);
+    expect(told[0]).toMatchObject({ error: { message: expect.stringContaining("WRONGPASS") }, times: 1 });
+    const first = told.filter(({ times }) => times === 1).map(({ error }) => String(error));
+    expect(new Set(first).size).toBe(first.length);
   });
 
   it("of what a user may not do holds no argument, and is an error of Keyward's", async () => {

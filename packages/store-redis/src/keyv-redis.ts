@@ -141,6 +141,7 @@ class ValkeyConnection extends IoredisConnection {
   }
 
   protected override async end(): Promise<void> {
+    await super.end();
     await this.#leave();
   }
 }

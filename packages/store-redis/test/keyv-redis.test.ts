@@ -227,6 +227,24 @@ describeWithRedis(servers, "keyvRedis", () => {
     }
   });
 
+  it("takes its listeners off the client of an adapter of @keyv/valkey that others go on using", async () => {
+    const adapter = KeyvValkey(node.url, { useRedisSets: false });
+    onTestFinished(() => adapter.disconnect());
+    const listeners = () =>
+      ["error", "node error", "ready"].map((name) => {
+        const { redis } = adapter;
+        return Reflect.apply(Reflect.get(Object(redis), "listenerCount"), redis, [name]);
+      });
+    const stays = keyvRedis(adapter);
+    onTestFinished(() => stays.disconnect());
+    const before = listeners();
+    const leaves = keyvRedis(adapter);
+    expect(listeners()).not.toEqual(before);
+    await leaves.disconnect();
+    expect(listeners()).toEqual(before);
+    expect(await stays.set("key", "value")).toBe(true);
+  });
+
   it.each(Object.entries(adapters))("disconnects %s in time from a server that hangs", async (_, adapter) => {
     const server = await startRedis(servers);
     onTestFinished(() => server.stop());
