@@ -44,6 +44,16 @@ export interface AreaPage {
   readonly entries: readonly ScannedRecord[];
 }
 
+/** A replacement as the store gets it. */
+interface PackedReplacement {
+  readonly key: string;
+  readonly expected: StoredRecord | undefined;
+  readonly next: StoredRecord;
+}
+
+/** How often a replacement is tried again when others write in between. */
+const mostAttempts = 16;
+
 /** What lies beside all areas, whose names have slashes in them. */
 const ownNamespace = "keyward-kv";
 const deletedAtOnce = 500;
@@ -294,7 +304,7 @@ export class Part {
       const foundBytes = found.reduce((sum, record) => sum + (record?.value.length ?? 0), 0);
       if (results.length === 0) held.add(foundBytes);
       else if (!held.fits(foundBytes)) break;
-      results.push(...(await this.#replaceBatch(batch, new Map(keys.map((key, index) => [key, found[index]])))));
+      results.push(...(await this.#replaceBatch(batch, new Map(keys.map((key, index) => [key, found[index]])), held)));
       bytes += foundBytes;
       size.learn(foundBytes);
     }
@@ -304,30 +314,64 @@ export class Part {
   async #replaceBatch(
     changes: readonly TaggedReplacement[],
     current: Map<string, StoredRecord | undefined>,
+    held: HeldBytes,
   ): Promise<boolean[]> {
+    const done = changes.map(() => false);
+    let open = [...changes.keys()];
+    for (let attempt = 1; open.length > 0; attempt++) {
+      const refused = await this.#replaceOnce(changes, open, current, done);
+      if (attempt === mostAttempts) break;
+      // Somebody wrote in between, but perhaps the value that was there, or another expiry: that is no reason to refuse.
+      // What comes after it for the same key is looked at again as well.
+      const again = new Set<string>();
+      open = open.filter((index) => {
+        const key = changes[index]?.key ?? "";
+        if (refused.has(index)) again.add(key);
+        return done[index] === false && again.has(key);
+      });
+      for (const key of again) {
+        const [record] = await this.getRecords([key]);
+        if (!held.fits(record?.value.length ?? 0)) return done;
+        current.set(key, record);
+      }
+    }
+    return done;
+  }
+
+  /** Does what can be done now of the changes at these positions, and returns the positions that the store refused. */
+  async #replaceOnce(
+    changes: readonly TaggedReplacement[],
+    open: readonly number[],
+    current: Map<string, StoredRecord | undefined>,
+    done: boolean[],
+  ): Promise<ReadonlySet<number>> {
     // A value that does not have the tag now was not the expected one at this moment: the refusal is right. What has it
     // is compared once more, whole, by the store, in the same step in which it writes.
     const tags = new Map<string, string | undefined>();
-    const possible: (RecordReplacement | undefined)[] = [];
-    for (const { key, expected, next } of changes) {
+    const possible: (PackedReplacement & { readonly index: number })[] = [];
+    for (const index of open) {
+      const change = changes[index];
+      if (change === undefined) continue;
+      const { key, expected, next } = change;
       const there = current.get(key);
       if (!tags.has(key)) tags.set(key, there === undefined ? undefined : await tagInTurns(there.value));
-      if (tags.get(key) !== expected) {
-        possible.push(undefined);
-        continue;
-      }
-      const change = { key, expected: there, next };
-      possible.push(change);
-      current.set(key, this.#successor(change));
+      if (tags.get(key) !== expected) continue;
+      const successor = this.#successor(there, next);
+      possible.push({ index, key, expected: there, next: successor });
+      current.set(key, successor);
       tags.set(key, await tagInTurns(next));
     }
-    const replaced = await this.replaceMany(possible.filter((change) => change !== undefined));
-    let next = 0;
-    return possible.map((change) => change !== undefined && replaced[next++] === true);
+    const replaced = await this.#replacePacked(possible);
+    const refused = new Set<number>();
+    for (const [at, { index }] of possible.entries()) {
+      if (replaced[at] === true) done[index] = true;
+      else refused.add(index);
+    }
+    return refused;
   }
 
   /** What a replacement leaves: a record that ends when the one before it ends. */
-  #successor({ expected, next }: RecordReplacement): StoredRecord {
+  #successor(expected: StoredRecord | undefined, next: StoredValue): StoredRecord {
     const record = { value: next, modified: Date.now(), expires: expected?.expires };
     return { ...record, stored: packRecord(this.#store, record) };
   }
@@ -338,11 +382,17 @@ export class Part {
    * @throws Refusal `NOT_ATOMIC`.
    */
   async replaceMany(changes: readonly RecordReplacement[]): Promise<boolean[]> {
+    return await this.#replacePacked(
+      changes.map(({ key, expected, next }) => ({ key, expected, next: this.#successor(expected, next) })),
+    );
+  }
+
+  async #replacePacked(changes: readonly PackedReplacement[]): Promise<boolean[]> {
     const store = this.#requireAtomic();
-    const stored = changes.map((change) => ({
-      key: this.#inStore(change.key),
-      expected: change.expected?.stored,
-      next: this.#successor(change).stored,
+    const stored = changes.map(({ key, expected, next }) => ({
+      key: this.#inStore(key),
+      expected: expected?.stored,
+      next: next.stored,
     }));
     if (stored.length === 0) return [];
     if (store.replaceMany !== undefined) return await store.replaceMany(stored);

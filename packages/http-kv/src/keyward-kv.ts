@@ -137,6 +137,8 @@ async function serve(options: ServeOptions): Promise<void> {
     console.error(`${file} is not there, so nobody is let in yet: keyward-kv tenants add makes it, with an API key`);
   }
   requireFitting(options);
+  // A server whose log nobody reads any more goes on serving.
+  for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
   const store = await openStore(options.store, options.file ?? "keyward-kv.sqlite", redisUrl);
   const kv = new KvServer({
     store,

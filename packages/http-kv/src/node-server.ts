@@ -47,6 +47,8 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
   const drainMs = requireAmount("drainMs", options.drainMs, "milliseconds", { least: 0 });
   const connections = new Set<Socket>();
   const underWay = new Set<ServerResponse>();
+  // Their last request has its answer. What was sent after it on the same connection may be a part of its body.
+  const refused = new WeakSet<Socket>();
   let closing = false;
   const server = createServer(
     {
@@ -56,13 +58,19 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
       connectionsCheckingInterval: Math.min(checkedEveryMs, headersTimeoutMs, requestTimeoutMs),
     },
     (request, response) => {
+      if (refused.has(request.socket)) return;
       underWay.add(response);
       response.once("close", () => {
         underWay.delete(response);
         if (closing) request.socket.end();
       });
       kv.answer(incomingOf(request))
-        .then((answer) => send(request, response, answer))
+        .then((answer) => {
+          // A client that is still sending gets its answer, and no further request on this connection.
+          const isUnread = !request.complete && hasBody(request);
+          if (isUnread) refused.add(request.socket);
+          return send(request, response, answer, isUnread);
+        })
         .catch(() => response.destroy());
     },
   );
@@ -149,10 +157,12 @@ function readMessage(request: IncomingMessage, take: (piece: Uint8Array) => void
 
 function ignore(): void {}
 
-async function send(request: IncomingMessage, response: ServerResponse, answer: HeldAnswer): Promise<void> {
-  const { status, headers, body, held } = answer;
-  // A client that is still sending gets its answer, and no further request on this connection.
-  const isUnread = !request.complete && hasBody(request);
+async function send(
+  request: IncomingMessage,
+  response: ServerResponse,
+  { status, headers, body, held }: HeldAnswer,
+  isUnread: boolean,
+): Promise<void> {
   if (isUnread) response.shouldKeepAlive = false;
   try {
     if (body === undefined || typeof body === "string" || body instanceof Uint8Array) {
@@ -167,8 +177,9 @@ async function send(request: IncomingMessage, response: ServerResponse, answer: 
     } else {
       response.writeHead(status, headers);
       for await (const piece of body) {
-        if (!response.write(piece)) await drained(response);
+        // Of one that is closed already, nothing would be heard any more.
         if (response.closed) return;
+        if (!response.write(piece)) await drained(response);
       }
     }
     if (isUnread) await linger(request);

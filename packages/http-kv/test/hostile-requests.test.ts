@@ -1,5 +1,6 @@
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
-import { connect, type Socket } from "node:net";
+import { connect, Socket } from "node:net";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { createApiKey, createKvHandler, HttpStore, type KvHandlerOptions } from "@keyward/http-kv";
@@ -8,6 +9,7 @@ import fc from "fast-check";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { turnBytes } from "../src/exchange.ts";
 import { JsonReader, JsonRefusal } from "../src/json-reader.ts";
+import { field } from "../src/protocol.ts";
 import { run, serveWithHeap } from "./keyward-kv-process.ts";
 import { startServer, temporaryFolder } from "./servers.ts";
 
@@ -89,6 +91,71 @@ describe("one who has an API key", () => {
     socket.write("PUT /key HTTP/1.1\r\nhost: kv\r\ncontent-length: 100\r\n\r\nx");
     await closed;
     expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 401"]);
+  });
+
+  it("has nothing done of what comes behind a body that was refused", async () => {
+    const server = await startServer();
+    onTestFinished(() => server.close());
+    const { socket, heard } = await open(server.url);
+    const closed = new Promise((resolve) => socket.once("close", resolve));
+    const head = (request: string, length: number) =>
+      `${request} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: ${length}\r\n\r\n`;
+    const length = 300_000;
+    socket.write(`${head("POST /list", length)}${" ".repeat(length)}${head("PUT /behind", 1)}x`);
+    await closed;
+    expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 413"]);
+    expect(await server.client().has("behind")).toBe(false);
+  });
+
+  it("leaves nothing behind by going away while an answer is made", async () => {
+    let resume = () => {};
+    const paused = new Promise<void>((resolve) => {
+      resume = resolve;
+    });
+    let asked = () => {};
+    const isAsked = new Promise<void>((resolve) => {
+      asked = resolve;
+    });
+    let ended = false;
+    async function* keys(): AsyncGenerator<[string, string], void> {
+      try {
+        yield ["first", ""];
+        asked();
+        await paused;
+        for (;;) yield ["x".repeat(2 ** 16), ""];
+      } finally {
+        ended = true;
+      }
+    }
+    class Slow extends MemoryStore {
+      override iterator() {
+        return keys();
+      }
+      override namespaced() {
+        return new Slow(this);
+      }
+    }
+    const server = await startServer({ store: new Slow() });
+    onTestFinished(() => server.close());
+    const accepted = new Promise<Socket>((resolve) => {
+      const found = (message: unknown) => {
+        const socket = field(message, "socket");
+        if (socket instanceof Socket && server.url.endsWith(`:${socket.localPort}`)) resolve(socket);
+      };
+      subscribe("net.server.socket", found);
+      onTestFinished(() => {
+        unsubscribe("net.server.socket", found);
+      });
+    });
+    const { socket } = await open(server.url);
+    socket.write(`GET / HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\n\r\n`);
+    const other = await accepted;
+    await isAsked;
+    const gone = once(other, "close");
+    socket.destroy();
+    await gone;
+    resume();
+    await vi.waitFor(() => expect(ended).toBe(true));
   });
 
   async function open(url: string): Promise<{ readonly socket: Socket; heard(): string }> {

@@ -66,6 +66,13 @@ describe("keyward-kv serve", () => {
     expect(await new HttpStore({ url: again.url, apiKey }).get("key")).toBe("0123456789");
   });
 
+  it("goes on where nobody reads its log any more", async () => {
+    const server = await start("--tenants", join(folder(), "tenants.json"), "--store", "memory");
+    server.process.stderr?.destroy();
+    for (let request = 0; request < 5; request++) expect((await fetch(`${server.url}/health`)).status).toBe(200);
+    expect(await server.stop()).toBe(0);
+  });
+
   it("finishes an answer that has begun after SIGTERM, and closes its connection then", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");

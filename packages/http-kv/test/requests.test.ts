@@ -271,6 +271,62 @@ describe("a write that the store did, and then failed at", () => {
   });
 });
 
+describe("a replacement over the protocol", () => {
+  /** Does something between the read and the write of a replacement. */
+  class Interrupted extends MemoryStore {
+    static next: ((store: MemoryStore) => Promise<unknown>) | undefined;
+    override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+      const { next } = Interrupted;
+      Interrupted.next = undefined;
+      await next?.(this);
+      return await super.replaceMany(changes);
+    }
+    override namespaced(namespace: string): Interrupted {
+      const view = new Interrupted(this);
+      view.namespace = namespace;
+      return view;
+    }
+  }
+  const replace = async (ask: ReturnType<typeof ready>, changes: readonly object[]) =>
+    await (await ask("POST", "/replace", { body: JSON.stringify({ changes }) })).json();
+
+  it("finds what the one before it in the batch wrote, however long that took", async () => {
+    const ask = ready();
+    const [one, two] = ["1".repeat(300_000), "2".repeat(300_000)];
+    for (let round = 0; round < 5; round++) {
+      await ask("PUT", "/key", { body: "first" });
+      const changes = [
+        { key: "key", expected: entityTag("first"), text: one },
+        { key: "key", expected: entityTag(one), text: two },
+        { key: "key", expected: entityTag(two), text: "last" },
+      ];
+      expect(await replace(ask, changes)).toEqual({ replaced: [true, true, true] });
+    }
+  });
+
+  it("is not refused because somebody wrote the same value, or another expiry, in between", async () => {
+    const ask = ready({ store: new Interrupted() });
+    await ask("PUT", "/key", { body: "old" });
+    await ask("PUT", "/other", { body: "old" });
+    Interrupted.next = async () => await ask("PUT", "/key", { body: "old", headers: { "x-ttl": "60" } });
+    const changes = [
+      { key: "key", expected: entityTag("old"), text: "new" },
+      { key: "other", expected: entityTag("old"), text: "new" },
+      { key: "key", expected: entityTag("new"), text: "newer" },
+      { key: "key", expected: entityTag("new"), text: "late" },
+    ];
+    expect(await replace(ask, changes)).toEqual({ replaced: [true, true, true, false] });
+    expect((await ask("GET", "/key")).headers.get("x-ttl")).toBe("60");
+
+    Interrupted.next = async () => await ask("PUT", "/key", { body: "theirs" });
+    const refused = [
+      { key: "key", expected: entityTag("newer"), text: "mine" },
+      { key: "key", expected: entityTag("theirs"), text: "mine as well" },
+    ];
+    expect(await replace(ask, refused)).toEqual({ replaced: [false, true] });
+  });
+});
+
 describe("a limit", () => {
   const limits = { maxBodyBytes: 1_000, maxValueBytes: 100, maxKeyBytes: 20, maxBatch: 3, requestsPerSecond: 10_000 };
   const refused = async (method: string, path: string, body?: string) =>

@@ -52,6 +52,9 @@ export interface RecordLayout {
 }
 
 const iteratedAtOnce = 256;
+/** How many values an iteration reads first, and how many bytes they should have from then on. */
+const firstIterated = 4;
+const lightBytes = 2 * 2 ** 20;
 const clearedAtOnce = 1000;
 
 // What SET … IFEQ … KEEPTTL does, for servers that do not have it. Both are sent the old value whole: a digest of it would
@@ -187,12 +190,21 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
     const yielded = new Set<string>();
+    let atOnce = firstIterated;
     for await (const found of this.#ownKeys(iteratedAtOnce)) {
       const fresh = found.filter(({ key }) => !yielded.has(key) && yielded.add(key));
-      const values = await this.#read(fresh.map(({ at }) => at));
-      for (const [index, { key }] of fresh.entries()) {
-        const value = values[index];
-        if (value !== undefined) yield [key, value];
+      for (let start = 0; start < fresh.length; ) {
+        const batch = fresh.slice(start, start + atOnce);
+        const values = await this.#read(batch.map(({ at }) => at));
+        for (const [index, { key }] of batch.entries()) {
+          const value = values[index];
+          if (value !== undefined) yield [key, value];
+        }
+        start += batch.length;
+        // As many as are light, going by the last ones: those of a page may have hundreds of megabytes.
+        const bytes = values.reduce((sum, value) => sum + (value?.length ?? 0), 0);
+        const light = bytes === 0 ? iteratedAtOnce : Math.floor((batch.length * lightBytes) / bytes);
+        atOnce = Math.max(1, Math.min(atOnce * 2, light, iteratedAtOnce));
       }
     }
   }

@@ -29,10 +29,15 @@ const table = `CREATE TABLE entries (
 const index = "CREATE INDEX entries_expires ON entries (expires) WHERE expires IS NOT NULL";
 const schema = `${table}; ${index}; PRAGMA application_id = ${applicationId}; PRAGMA user_version = ${formatVersion}`;
 
-/** What the file may hold: these two, and what SQLite makes for itself, as `ANALYZE` does. */
 const ours = new Map([
   ["entries", withoutSpace(table)],
   ["entries_expires", withoutSpace(index)],
+]);
+
+/** What `ANALYZE` makes. By its name alone nothing is taken for SQLite's: an index calls functions with every write. */
+const ofSqlite = new Map([
+  ["sqlite_stat1", withoutSpace("CREATE TABLE sqlite_stat1(tbl,idx,stat)")],
+  ["sqlite_stat4", withoutSpace("CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)")],
 ]);
 
 interface Header {
@@ -81,11 +86,17 @@ export function requireOurSchema(location: string, database: DatabaseSync): void
   const found = database
     .prepare(
       "SELECT type, substr(name, 1, 64) AS name, substr(sql, 1, 1000) AS sql FROM sqlite_schema " +
-        "WHERE NOT (type IN ('table', 'index') AND name GLOB 'sqlite_*')",
+        "WHERE NOT (name = 'sqlite_autoindex_entries_1' AND sql IS NULL)",
     )
     .all();
+  let known = 0;
   for (const { type, name, sql } of found) {
-    if (ours.get(String(name)) === withoutSpace(String(sql))) continue;
+    const text = withoutSpace(String(sql));
+    if (ours.get(String(name)) === text) {
+      known++;
+      continue;
+    }
+    if (ofSqlite.get(String(name)) === text) continue;
     throw new KeywardError(
       "STORE_INVALID",
       `${location} holds a ${type} that is not of Keyward's making: ${JSON.stringify(name)}`,
@@ -96,7 +107,7 @@ export function requireOurSchema(location: string, database: DatabaseSync): void
       },
     );
   }
-  if (found.length !== ours.size) throw invalidFile(location, "lacks its table or its index");
+  if (known !== ours.size) throw invalidFile(location, "lacks its table or its index");
 }
 
 function withoutSpace(sql: string): string {

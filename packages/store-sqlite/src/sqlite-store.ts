@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import {
   type AtomicStore,
   type BinaryStore,
@@ -44,6 +45,9 @@ const spaces = { records: 0, reserved: 1 } as const;
 type Space = (typeof spaces)[keyof typeof spaces];
 
 const iteratedAtOnce = 256;
+const clearedAtOnce = 2_000;
+/** Values of which a piece of work gets no more, in bytes: they are in memory, or overwritten, all at once. */
+const mostBytesAtOnce = 2 * 2 ** 20;
 
 const here = "space = ? AND namespace = ? AND key = ?";
 const alive = "(expires IS NULL OR expires > ?)";
@@ -60,7 +64,9 @@ const statements = {
   set: `INSERT INTO entries (space, namespace, key, value, expires) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (space, namespace, key) DO UPDATE SET value = excluded.value, expires = excluded.expires`,
   delete: `DELETE FROM entries WHERE ${here} RETURNING ${alive} AS alive`,
-  clear: "DELETE FROM entries WHERE space = ? AND namespace = ?",
+  some: `SELECT id, octet_length(value) AS size FROM entries
+    WHERE space = ? AND namespace = ? AND id <= ? LIMIT ${clearedAtOnce}`,
+  deleteRow: "DELETE FROM entries WHERE id = ?",
   replace: `UPDATE entries SET value = ? WHERE ${here} AND value = ? AND ${alive}`,
   insert: `INSERT INTO entries (space, namespace, key, value) VALUES (?, ?, ?, ?)
     ON CONFLICT (space, namespace, key) DO UPDATE SET value = excluded.value, expires = NULL WHERE expires <= ?`,
@@ -175,10 +181,22 @@ export class SqliteSpace
     return keys.map((_, position) => found.has(position));
   }
 
-  /** Removes every record of the own namespace, and of no other. */
+  /**
+   * Removes every record that the own namespace has now, and of no other, in small transactions: where it rejects, some
+   * may be removed.
+   */
   async clear(): Promise<void> {
     const place = this.#namespacePlace();
-    await this.#connection.write((prepare) => prepare(statements.clear).run(...place));
+    const newest = await this.#connection.read((prepare) => prepare(statements.newest).get()?.["id"] ?? 0);
+    for (;;) {
+      const removed = await this.#connection.write((prepare) => {
+        const rows = upTo(prepare(statements.some).iterate(...place, newest), ({ size }) => Number(size));
+        for (const row of rows) prepare(statements.deleteRow).run(row["id"] ?? 0);
+        return rows.length;
+      });
+      if (removed === 0) return;
+      await nextTurn();
+    }
   }
 
   /** The records of the own namespace that are there when the iteration begins and when it comes to them, by key. */
@@ -191,11 +209,14 @@ export class SqliteSpace
     let start: Uint8Array = Buffer.alloc(0);
     for (;;) {
       const rows = await this.#connection.read((prepare) =>
-        prepare(statements.iterate).all(...place, start, newest, Date.now(), iteratedAtOnce),
+        upTo(
+          prepare(statements.iterate).iterate(...place, start, newest, Date.now(), iteratedAtOnce),
+          ({ bytes }) => readBytes(bytes).length,
+        ),
       );
       for (const row of rows) yield [readText(row["key"]), readValue(row)];
       const last = rows.at(-1);
-      if (last === undefined || rows.length < iteratedAtOnce) return;
+      if (last === undefined) return;
       start = successor(readBytes(last["key"]));
     }
   }
@@ -386,6 +407,18 @@ function requireStore(origin: SqliteStore): SqliteStore {
   throw new KeywardError("VALUE_INVALID", "The origin of a SqliteStore is neither a path nor another SqliteStore", {
     hint: 'Pass the path of a file, such as "records.db".',
   });
+}
+
+/** The first of the rows, one at least, until their values have so many bytes. */
+function upTo(rows: Iterable<NonNullable<Row>>, sizeOf: (row: NonNullable<Row>) => number): NonNullable<Row>[] {
+  const taken: NonNullable<Row>[] = [];
+  let bytes = 0;
+  for (const row of rows) {
+    taken.push(row);
+    bytes += sizeOf(row);
+    if (bytes >= mostBytesAtOnce) break;
+  }
+  return taken;
 }
 
 function readValue(row: NonNullable<Row>): StoredValue {

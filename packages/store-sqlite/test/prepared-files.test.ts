@@ -28,7 +28,8 @@ async function closedStore(path: string): Promise<void> {
 }
 
 function alter(path: string, sql: string): void {
-  const database = new DatabaseSync(path);
+  // Others need not protect the schema from themselves.
+  const database = new DatabaseSync(path, { defensive: false });
   try {
     database.exec(sql);
   } finally {
@@ -70,6 +71,14 @@ const planted = [
     name: "an index of an expression",
     plant: "CREATE INDEX planted ON entries (hex(value))",
     remove: "DROP INDEX planted",
+  },
+  {
+    name: "an index with a name like those of SQLite's own",
+    plant:
+      "CREATE INDEX planted ON entries (hex(value)); PRAGMA writable_schema = ON; " +
+      "UPDATE sqlite_schema SET name = 'sqlite_planted', sql = replace(sql, 'planted', 'sqlite_planted') " +
+      "WHERE name = 'planted'; PRAGMA writable_schema = RESET",
+    remove: "DROP INDEX sqlite_planted",
   },
   {
     name: "a table that follows deletes",

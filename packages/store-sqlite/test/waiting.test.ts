@@ -1,5 +1,5 @@
 import { DatabaseSync } from "node:sqlite";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { temporaryFile } from "./temporary-directory.ts";
@@ -108,6 +108,42 @@ function rowsIn(path: string): number {
     database.close();
   }
 }
+
+describe("many or large records", () => {
+  const large = "x".repeat(2 ** 20);
+
+  it.each([
+    ["many small ones", Array.from({ length: 5_000 }, (_, index) => ({ key: `${index}`, value: "value" }))],
+    ["some large ones", Array.from({ length: 6 }, (_, index) => ({ key: `${index}`, value: large }))],
+  ])("are cleared in steps that let others have their turn: %s", async (_, records) => {
+    const store = new SqliteStore(temporaryFile());
+    await store.setMany(records);
+    await store.namespaced("other").set("key", "value");
+    let ended = false;
+    const cleared = store.clear().finally(() => {
+      ended = true;
+    });
+    let turns = 0;
+    for (; !ended; turns++) await nextTurn();
+    await cleared;
+    expect(turns).toBeGreaterThan(2);
+    expect((await store.scan()).entries.map(({ namespace }) => namespace)).toEqual(["other"]);
+    await store.disconnect();
+  });
+
+  it("are iterated a few at a time where they are large", async () => {
+    const store = new SqliteStore(temporaryFile());
+    await store.setMany(Array.from({ length: 8 }, (_, index) => ({ key: `${index}`, value: large })));
+    const keys: string[] = [];
+    for await (const [key] of store.iterator()) {
+      keys.push(key);
+      // What was read already comes all the same.
+      if (key === "3") await store.clear();
+    }
+    expect(keys).toEqual(["0", "1", "2", "3"]);
+    await store.disconnect();
+  });
+});
 
 describe("expired rows", () => {
   it("are left by reads and removed by a sweep, in both spaces, in more than one step", async () => {
