@@ -1,4 +1,4 @@
-import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import { hash, randomBytes, timingSafeEqual } from "node:crypto";
 import { KeywardError } from "@keyward/core";
 import { type Scope, scopes } from "./protocol.ts";
 
@@ -128,7 +128,7 @@ function isScope(scope: unknown): scope is Scope {
 }
 
 function hashOf(apiKey: string): Buffer {
-  return createHash("sha256").update(apiKey).digest();
+  return hash("sha256", apiKey, "buffer");
 }
 
 function invalidEntry(name: string): KeywardError {

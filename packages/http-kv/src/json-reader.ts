@@ -28,6 +28,8 @@ export class JsonRefusal extends Error {
 const longStringBytes = 256;
 /** The longest escape is `\uXXXX`. */
 const escapeBytes = 6;
+/** How far a string is looked through step by step, which costs less than a search where it is short. */
+const steppedBytes = 64;
 /** About what V8 needs for one value, beside its bytes. */
 const bytesPerPart = 32;
 
@@ -71,13 +73,11 @@ export class JsonReader {
    */
   static readWhole(bytes: Uint8Array, bounds: JsonBounds): unknown {
     if (bytes.length > bounds.maxBytes) throw new JsonRefusal("too large");
-    let [depth, parts, inString] = [0, 0, false];
+    let [depth, parts] = [0, 0];
     for (let at = 0; at < bytes.length; at++) {
       const byte = bytes[at];
-      if (byte === quote) inString = !inString;
-      else if (inString) {
-        if (byte === backslash) at++;
-      } else if (byte === comma || byte === colon) parts++;
+      if (byte === quote) at = endOfString(bytes, at + 1);
+      else if (byte === comma || byte === colon) parts++;
       else if (byte === openList || byte === openObject) {
         parts++;
         if (++depth > bounds.maxDepth) throw new JsonRefusal("too deep");
@@ -198,6 +198,25 @@ export class JsonReader {
     if (Array.isArray(part)) return part.map((each: unknown) => this.#filled(each));
     if (typeof part !== "object" || part === null) return part;
     return Object.fromEntries(Object.entries(part).map(([name, each]) => [this.#filled(name), this.#filled(each)]));
+  }
+}
+
+/** Where the string that begins here ends: at its quote, or at the end of the bytes. A long one is searched natively. */
+function endOfString(bytes: Uint8Array, start: number): number {
+  for (let at = start; ; ) {
+    const steppedEnd = at + steppedBytes;
+    for (; at < steppedEnd; at++) {
+      const byte = bytes[at];
+      if (byte === quote || byte === undefined) return at;
+      if (byte === backslash) at++;
+    }
+    const end = bytes.indexOf(quote, at);
+    if (end < 0) return bytes.length;
+    // Of backslashes before a quote, each second one is escaped itself.
+    let escapesFrom = end;
+    while (escapesFrom > at && bytes[escapesFrom - 1] === backslash) escapesFrom--;
+    if ((end - escapesFrom) % 2 === 0) return end;
+    at = end + 1;
   }
 }
 

@@ -33,6 +33,7 @@ program
   .option("--port <number>", "where to listen, 0 for any free port", readPort, 8480)
   .option("--base-path <path>", "the path under which the server is mounted", "")
   .option("--requests-per-second <number>", "for each API key", amount("requests"), defaultLimits.requestsPerSecond)
+  .option("--max-value-bytes <number>", "how large a value may be", amount("bytes"), defaultLimits.maxValueBytes)
   .option(
     "--max-bytes-under-way <number>",
     "what all requests may hold together; a quarter of the heap, within bounds, unless given",
@@ -121,6 +122,7 @@ interface ServeOptions {
   readonly port: number;
   readonly basePath: string;
   readonly requestsPerSecond: number;
+  readonly maxValueBytes: number;
   readonly maxBytesUnderWay: number;
   readonly headersTimeoutMs: number;
   readonly bodyTimeoutMs: number;
@@ -129,7 +131,8 @@ interface ServeOptions {
 }
 
 async function serve(options: ServeOptions): Promise<void> {
-  const { tenants: file, requestsPerSecond, maxBytesUnderWay, bodyTimeoutMs, headersTimeoutMs, basePath } = options;
+  const { tenants: file, headersTimeoutMs, basePath } = options;
+  const { requestsPerSecond, maxValueBytes, maxBytesUnderWay, bodyTimeoutMs } = options;
   const redisUrl = options.redisUrl ?? process.env["KEYWARD_KV_REDIS_URL"];
   // A file that is broken is better found now than by the first client.
   await readTenants(file);
@@ -144,7 +147,7 @@ async function serve(options: ServeOptions): Promise<void> {
     store,
     tenants: fileTenants(file),
     basePath,
-    limits: { requestsPerSecond, maxBytesUnderWay, bodyTimeoutMs },
+    limits: { requestsPerSecond, maxValueBytes, maxBytesUnderWay, bodyTimeoutMs },
     log: (entry) => logLine(JSON.stringify({ time: new Date().toISOString(), ...entry })),
   });
   const server = await listen(kv, { ...options, requestTimeoutMs: headersTimeoutMs + bodyTimeoutMs });

@@ -4,7 +4,7 @@ import { KeywardError, type OptionNames, requireAmount, requireOptions, type Uni
 export interface KvLimits {
   /** The body of a request, in bytes; 16 MiB unless given. */
   readonly maxBodyBytes: number;
-  /** A value, in bytes; 8 MiB unless given. */
+  /** A value, in bytes; 2 MiB unless given. The store writes it in one step, for which all requests wait. */
   readonly maxValueBytes: number;
   /** A key, and a namespace, in bytes of UTF-8; 2,048 unless given. */
   readonly maxKeyBytes: number;
@@ -27,7 +27,7 @@ export interface KvLimits {
 /** What holds where nothing else is said. */
 export const defaultLimits: KvLimits = {
   maxBodyBytes: 16 * 2 ** 20,
-  maxValueBytes: 8 * 2 ** 20,
+  maxValueBytes: 2 * 2 ** 20,
   maxKeyBytes: 2_048,
   maxBatch: 1_000,
   maxAnswerBytes: 16 * 2 ** 20,

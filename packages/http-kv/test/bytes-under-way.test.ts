@@ -36,7 +36,7 @@ describe("many large bodies that come slowly, on a server of its own", () => {
     );
     if (greedy === undefined || other === undefined) throw new Error("two were made");
     const patience = ["--body-timeout-ms", "60000", "--idle-timeout-ms", "60000", "--drain-ms", "1"];
-    const most = ["--max-bytes-under-way", String(mostBytes)];
+    const most = ["--max-value-bytes", String(bodyBytes), "--max-bytes-under-way", String(mostBytes)];
     const server = await serve("--tenants", tenants, "--store", "memory", ...most, ...patience);
     onTestFinished(async () => {
       await server.stop();

@@ -216,7 +216,7 @@ describe("a large request lets others have their turn, about one for each piece,
       200,
     ],
   ])("%s", async (_, act, status) => {
-    const ask = ready();
+    const ask = ready({ limits: { maxValueBytes: bytes } });
     expect((await ask("PUT", "/text", "x".repeat(bytes))).status).toBe(200);
     let turns = 0;
     let goesOn = true;
@@ -352,6 +352,7 @@ describe("JSON that is read in pieces", () => {
     fc.string({ unit: "binary", maxLength: 20 }),
     fc.string({ unit: "binary", minLength: 250, maxLength: 900 }),
     fc.string({ minLength: 250, maxLength: 900 }),
+    fc.string({ unit: fc.constantFrom('"', "\\", "x", "x".repeat(40)), maxLength: 20 }),
   );
   const leaf = fc.oneof(text, fc.integer(), fc.boolean(), fc.constant(null));
   const document = fc.dictionary(text, fc.oneof(leaf, fc.array(fc.oneof(leaf, fc.dictionary(text, leaf)))));

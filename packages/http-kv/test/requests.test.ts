@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { KeywardError, type Replacement } from "@keyward/core";
-import { createApiKey, createKvHandler, type KvHandlerOptions } from "@keyward/http-kv";
+import { createApiKey, createKvHandler, type KvHandlerOptions, type KvLimits } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { KeyvMemoryAdapter, type KeyvStorageCapability } from "keyv";
@@ -342,6 +342,15 @@ describe("a limit", () => {
     expect(await refused("POST", "/get", JSON.stringify({ keys: ["a", "b", "c", "d"] }))).toBe(413);
     expect(await refused("POST", "/set", JSON.stringify({ entries: [{ key: "a", text: "x".repeat(101) }] }))).toBe(413);
     expect(await refused("POST", "/get", JSON.stringify({ keys: [], more: "x".repeat(1_000) }))).toBe(413);
+  });
+
+  it("is 2 MiB for values unless it is given, and can be raised", async () => {
+    const mostBytes = 2 * 2 ** 20;
+    const put = async (limits: Partial<KvLimits>, bytes: number) =>
+      (await ready({ limits })("PUT", "/key", { body: "x".repeat(bytes) })).status;
+    expect(await put({}, mostBytes)).toBe(200);
+    expect(await put({}, mostBytes + 1)).toBe(413);
+    expect(await put({ maxValueBytes: 8 * 2 ** 20 }, 8 * 2 ** 20)).toBe(200);
   });
 
   it("holds for a body that does not say how large it is", async () => {
