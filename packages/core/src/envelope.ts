@@ -137,9 +137,37 @@ export function seal(
       hint: "Encode the value, or store bytes.",
     });
   }
-  const written = options.form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
   // A foreign format may have read any number as its expiry.
-  const { first, rest } = layOutPlaintext(value, requireTime(place.key, content.expires), options.padTo);
+  return encrypt(
+    keyId,
+    root,
+    place,
+    layOutPlaintext(value, requireTime(place.key, content.expires), options.padTo),
+    options,
+  );
+}
+
+/**
+ * Seals again what {@link decrypt} opened, under another key and for the same place. It is the same plaintext.
+ */
+export function sealAgain(
+  keyId: string,
+  root: RootKey,
+  place: Place,
+  { bytes }: Decrypted,
+  form: EnvelopeForm,
+): StoredValue {
+  return encrypt(keyId, root, place, { first: bytes }, { form });
+}
+
+function encrypt(
+  keyId: string,
+  root: RootKey,
+  place: Place,
+  { first, rest }: Plaintext,
+  options: SealOptions,
+): StoredValue {
+  const written = options.form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
   const nonce = Buffer.allocUnsafe(nonceBytes);
   let subkey: ReturnType<RootKey["subkey"]>;
   if (options.knownAnswerNonce === undefined) {
@@ -187,6 +215,34 @@ function binaryEnvelope(header: Buffer, body: readonly Uint8Array[]): Buffer {
  * `RECORD_TAMPERED` when the record was altered or lies elsewhere than where it was sealed.
  */
 export function open(stored: StoredValue, header: EnvelopeHeader, root: RootKey, place: Place): RecordContent {
+  return readPlaintext(decryptBytes(stored, header, root, place), place, header.keyId);
+}
+
+/** The plaintext of a record whose value nobody asks for. */
+export interface Decrypted {
+  readonly bytes: Buffer;
+  /** As {@link RecordContent.expires}. */
+  readonly expires: number | undefined;
+  /** Whether it may be encrypted as it is where nothing is padded. */
+  readonly padded: boolean;
+}
+
+/**
+ * As {@link open}, with all its checks, where the value is not looked at: to decode a text and encode it again takes as
+ * long as to decrypt it.
+ *
+ * @throws KeywardError as {@link open}.
+ */
+export function decrypt(stored: StoredValue, header: EnvelopeHeader, root: RootKey, place: Place): Decrypted {
+  const bytes = decryptBytes(stored, header, root, place);
+  const { flags, valueAt, valueEnd, expires } = readLayout(bytes, place, header.keyId);
+  // The flags alone are ASCII.
+  const value = valueAt === 1 && valueEnd === bytes.length ? bytes : bytes.subarray(valueAt, valueEnd);
+  if (flags & isText && !isUtf8(value)) throw notUtf8(place, header.keyId);
+  return { bytes, expires, padded: (flags & isPadded) !== 0 };
+}
+
+function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey, place: Place): Buffer {
   const { keyId, written } = header;
   const body = readBody(stored, header, place);
   if (body.length < bodyOverheadBytes + 1) throw malformed(place, "it is cut short", keyId);
@@ -213,7 +269,7 @@ export function open(stored: StoredValue, header: EnvelopeHeader, root: RootKey,
       cause,
     });
   }
-  return readPlaintext(plain, place, keyId);
+  return plain;
 }
 
 /**
@@ -332,6 +388,20 @@ function mostBytes(piece: StoredValue): number {
 }
 
 function readPlaintext(plain: Buffer, place: Place, keyId: string): RecordContent {
+  const { flags, valueAt, valueEnd, expires } = readLayout(plain, place, keyId);
+  const value = flags & isText ? readText(plain, valueAt, valueEnd, place, keyId) : plain.subarray(valueAt, valueEnd);
+  return expires === undefined ? { value } : { value, expires };
+}
+
+/** Where what lies in a plaintext. */
+interface PlaintextLayout {
+  readonly flags: number;
+  readonly valueAt: number;
+  readonly valueEnd: number;
+  readonly expires: number | undefined;
+}
+
+function readLayout(plain: Buffer, place: Place, keyId: string): PlaintextLayout {
   const flags = plain[0] ?? 0;
   if (flags > (isText | hasExpiry | isPadded)) throw malformed(place, "it has flags of a later release", keyId);
   const expiresAt = 1;
@@ -345,16 +415,18 @@ function readPlaintext(plain: Buffer, place: Place, keyId: string): RecordConten
       throw malformed(place, "its padding is not what it says", keyId);
     }
   }
-  const value = flags & isText ? readText(plain, valueAt, valueEnd, place, keyId) : plain.subarray(valueAt, valueEnd);
-  return flags & hasExpiry ? { value, expires: plain.readUIntBE(expiresAt, 6) } : { value };
+  return { flags, valueAt, valueEnd, expires: flags & hasExpiry ? plain.readUIntBE(expiresAt, 6) : undefined };
 }
 
 function readText(plain: Buffer, from: number, to: number, place: Place, keyId: string): string {
   const text = plain.toString("utf8", from, to);
   // Where bytes are not UTF-8 this stands in their place, and hardly ever in a text that was written.
-  if (text.includes("\ufffd") && !isUtf8(plain.subarray(from, to)))
-    throw malformed(place, "its text is not UTF-8", keyId);
+  if (text.includes("\ufffd") && !isUtf8(plain.subarray(from, to))) throw notUtf8(place, keyId);
   return text;
+}
+
+function notUtf8(place: Place, keyId: string): KeywardError {
+  return malformed(place, "its text is not UTF-8", keyId);
 }
 
 /** What the associated data of many records begins with: LE64(3), then length and bytes of the header and of the namespace. */
@@ -366,18 +438,22 @@ interface Beginning {
   readonly header: Buffer;
 }
 
-let lastBeginning: Beginning | undefined;
+/** The latest first. To seal again takes two in turns: that of the key it was under, and that of the next. */
+let recentBeginnings: readonly Beginning[] = [];
 
 function beginningOf(written: string, namespace: string): Beginning {
-  if (lastBeginning?.written === written && lastBeginning.namespace === namespace) return lastBeginning;
+  for (const recent of recentBeginnings) {
+    if (recent.written === written && recent.namespace === namespace) return recent;
+  }
   const namespaceBytes = Buffer.byteLength(namespace);
   const bytes = Buffer.alloc(24 + written.length + namespaceBytes);
   writeLE64(bytes, 3, 0);
   const headerAt = writeLE64(bytes, written.length, 8);
   const headerEnd = headerAt + bytes.write(written, headerAt, "latin1");
   bytes.write(namespace, writeLE64(bytes, namespaceBytes, headerEnd), "utf8");
-  lastBeginning = { written, namespace, bytes, header: bytes.subarray(headerAt, headerEnd) };
-  return lastBeginning;
+  const beginning = { written, namespace, bytes, header: bytes.subarray(headerAt, headerEnd) };
+  recentBeginnings = [beginning, ...recentBeginnings.slice(0, maxRecentHeaders - 1)];
+  return beginning;
 }
 
 /**

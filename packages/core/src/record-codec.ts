@@ -1,5 +1,6 @@
 import { isStoredValue, type StoredValue } from "./capabilities.ts";
 import {
+  decrypt,
   type EnvelopeForm,
   type EnvelopeHeader,
   hasExpired,
@@ -9,11 +10,12 @@ import {
   readHeader,
   recordError,
   seal,
+  sealAgain,
 } from "./envelope.ts";
 import { KeywardError } from "./errors.ts";
 import { type ForeignFormat, readsPlaintext, requireContent } from "./foreign-format.ts";
 import type { KeySource } from "./key-source.ts";
-import { type Keyring, keyOf } from "./keyring.ts";
+import { type Keyring, keyOf, type RingKey } from "./keyring.ts";
 
 /** A record as it was read. */
 export type OpenedRecord = {
@@ -21,6 +23,12 @@ export type OpenedRecord = {
   /** Whether it has nothing to gain from being sealed again. */
   readonly current: boolean;
 } & ({ readonly keyId: string } | { readonly keyId?: never; readonly format: string });
+
+/** What {@link RecordCodec.sealAgainAtOnce} made of a record. */
+export interface SealedAgain {
+  readonly sealed: StoredValue;
+  readonly expires: number | undefined;
+}
 
 /** How records of one store are sealed and what is accepted when they are read. */
 export interface RecordCodecOptions {
@@ -106,6 +114,32 @@ export class RecordCodec {
     const ring = this.ring();
     if (header === undefined || ring instanceof Promise || keyOf(ring, header.keyId) === undefined) return undefined;
     return openUnder(ring, value, header, place);
+  }
+
+  /**
+   * Opens an envelope, whose header was read, and seals what it holds under the primary of `ring`. `undefined` where
+   * something has to be waited for, or there is no primary: then {@link RecordCodec.open} says what is there.
+   *
+   * @throws KeywardError as {@link RecordCodec.open}.
+   */
+  sealAgainAtOnce(ring: Keyring, stored: StoredValue, header: EnvelopeHeader, place: Place): SealedAgain | undefined {
+    const primary = keyOf(ring, ring.primary);
+    const current = this.ring();
+    if (primary === undefined || current instanceof Promise) return undefined;
+    const key = keyOf(current, header.keyId);
+    if (key === undefined) return undefined;
+    requireEnabled(key, place);
+    if (this.#options.padTo === undefined) {
+      const decrypted = decrypt(stored, header, key.root, place);
+      if (!decrypted.padded) {
+        return {
+          sealed: sealAgain(primary.id, primary.root, place, decrypted, this.#form),
+          expires: decrypted.expires,
+        };
+      }
+    }
+    const content = open(stored, header, key.root, place);
+    return { sealed: this.seal(ring, place, content), expires: content.expires };
   }
 
   /**
@@ -220,13 +254,16 @@ function openUnder(
       ...(failure === undefined ? {} : { cause: failure }),
     });
   }
-  if (key.status === "disabled") {
-    throw recordError("KEY_DISABLED", place, `is sealed under key "${keyId}", which is disabled`, {
-      keyId,
-      hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
-    });
-  }
+  requireEnabled(key, place);
   return { content: open(stored, header, key.root, place), keyId, current: keyId === ring.primary };
+}
+
+function requireEnabled({ id, status }: RingKey, place: Place): void {
+  if (status !== "disabled") return;
+  throw recordError("KEY_DISABLED", place, `is sealed under key "${id}", which is disabled`, {
+    keyId: id,
+    hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
+  });
 }
 
 /** Whether a record lay in a foreign format. */

@@ -10,7 +10,7 @@ import {
 import { scannableOf, withinRange } from "./census.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "./encrypted-store.ts";
-import { readHeader, requirePlace } from "./envelope.ts";
+import { hasExpired, type Place, readHeader, requirePlace } from "./envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "./errors.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "./inner-store.ts";
 import { isEnabled, type Keyring } from "./keyring.ts";
@@ -119,6 +119,7 @@ export async function reencrypt(store: EncryptedStoreOrKeyv, options: ReencryptO
 }
 
 type Counts = Omit<ReencryptProgress, "ratePerSecond">;
+type MutableCounts = { -readonly [Name in keyof Counts]: Counts[Name] };
 
 interface SavedCheckpoint {
   readonly primary: string;
@@ -151,6 +152,8 @@ class Reencryption {
   #scannedBefore = 0;
   /** The cursor of the checkpoint, if any. */
   #resumedAt: string | undefined;
+  /** Settles when the pages until now are encrypted. */
+  #encrypting: Promise<void> = Promise.resolve();
 
   constructor(store: EncryptedStoreOrKeyv, options: ReencryptOptions) {
     requireOptions("reencrypt", options, reencryptOptionNames);
@@ -306,7 +309,7 @@ class Reencryption {
     namespace: string,
     entries: readonly ScannedRecord[],
     ring: Keyring,
-    counts: { -readonly [Name in keyof Counts]: Counts[Name] },
+    counts: MutableCounts,
   ): Promise<void> {
     counts.scanned += entries.length;
     let changes = await this.#sealAgain(entries, ring, counts);
@@ -335,45 +338,88 @@ class Reencryption {
     }
   }
 
-  async #sealAgain(
-    entries: readonly ScannedRecord[],
-    ring: Keyring,
-    counts: { -readonly [Name in keyof Counts]: Counts[Name] },
-  ): Promise<Replacement[]> {
+  async #sealAgain(entries: readonly ScannedRecord[], ring: Keyring, counts: MutableCounts): Promise<Change[]> {
+    const changes: Change[] = [];
+    const waitedFor = await this.#inTurn(() => this.#sealAgainAtOnce(entries, ring, counts, changes));
     const { codec } = this.#parts;
-    const changes: Replacement[] = [];
-    for (const [index, { namespace, key, value }] of entries.entries()) {
-      // Sealing holds the event loop, which live traffic shares.
+    for (const [index, { namespace, key, value }] of waitedFor.entries()) {
       if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
       const place = { namespace, key };
       try {
-        if (readHeader(value, place)?.keyId === ring.primary) {
-          counts.current++;
-          continue;
-        }
-        requirePlace(namespace, key);
-        const record = codec.openAtOnce(value, place) ?? (await codec.open(value, place));
+        const record = await codec.open(value, place);
         if (isForeign(record)) await codec.requireDecodable(record, place);
         if (isAbsent(record)) counts.expired++;
-        changes.push({ key, expected: value, next: codec.seal(ring, place, record.content) });
+        const next = codec.seal(ring, place, record.content);
+        changes.push({ key, keyId: record.keyId, expected: value, next });
       } catch (error) {
-        if (!(error instanceof KeywardError)) throw error;
-        counts.unreadable++;
-        const { code, keyId } = error;
-        if (this.#unreadable.length < maxListed) {
-          this.#unreadable.push({ namespace, key, code, ...(keyId === undefined ? {} : { keyId }) });
-        }
+        this.#unreadableBecause(error, place, counts);
       }
     }
     return changes;
   }
 
+  /** Adds to `changes`, and returns the records that something has to be waited for. */
+  async #sealAgainAtOnce(
+    entries: readonly ScannedRecord[],
+    ring: Keyring,
+    counts: MutableCounts,
+    changes: Change[],
+  ): Promise<ScannedRecord[]> {
+    const { codec } = this.#parts;
+    const waitedFor: ScannedRecord[] = [];
+    for (const [index, entry] of entries.entries()) {
+      // Sealing holds the event loop, which live traffic shares.
+      if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
+      const { namespace, key, value } = entry;
+      const place = { namespace, key };
+      try {
+        const header = readHeader(value, place);
+        if (header?.keyId === ring.primary) {
+          counts.current++;
+          continue;
+        }
+        requirePlace(namespace, key);
+        const again = header === undefined ? undefined : codec.sealAgainAtOnce(ring, value, header, place);
+        if (again === undefined) {
+          waitedFor.push(entry);
+          continue;
+        }
+        if (hasExpired(again.expires)) counts.expired++;
+        changes.push({ key, keyId: header?.keyId, expected: value, next: again.sealed });
+      } catch (error) {
+        this.#unreadableBecause(error, place, counts);
+      }
+    }
+    return waitedFor;
+  }
+
+  #unreadableBecause(error: unknown, { namespace, key }: Place, counts: MutableCounts): void {
+    if (!(error instanceof KeywardError)) throw error;
+    counts.unreadable++;
+    const { code, keyId } = error;
+    if (this.#unreadable.length >= maxListed) return;
+    this.#unreadable.push({ namespace, key, code, ...(keyId === undefined ? {} : { keyId }) });
+  }
+
+  /**
+   * One page after the other: while one is encrypted the store reads and writes others, and what is made of a page is
+   * soon let go of. Pages that took turns would all be written at the end.
+   */
+  async #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+    const done = this.#encrypting.then(work);
+    this.#encrypting = done.then(
+      () => undefined,
+      () => undefined,
+    );
+    return await done;
+  }
+
   async #sealWhatIsThereNow(
     namespace: string,
-    lost: readonly Replacement[],
+    lost: readonly Change[],
     inner: InnerStore,
     ring: Keyring,
-  ): Promise<Replacement[]> {
+  ): Promise<Change[]> {
     const stored = await inner.getMany(lost.map(({ key }) => key));
     const entries: ScannedRecord[] = [];
     for (const [index, { key }] of lost.entries()) {
@@ -410,9 +456,13 @@ class Reencryption {
 }
 
 /** Whether the key that a record lies under still opens; what is not sealed has none. */
-function mayBeSealedAgain(ring: Keyring, { key, expected }: Replacement): boolean {
-  const keyId = expected === undefined ? undefined : readHeader(expected, { namespace: "", key })?.keyId;
+function mayBeSealedAgain(ring: Keyring, { keyId }: Change): boolean {
   return keyId === undefined || isEnabled(ring, keyId);
+}
+
+/** A replacement, and the key that the record lies under; `undefined` for what is not sealed. */
+interface Change extends Replacement {
+  readonly keyId: string | undefined;
 }
 
 interface View {

@@ -82,11 +82,6 @@ export abstract class Connection {
   /** Sends one command once; redirections are followed. Rejects with {@link NotSent} where that is certain. */
   protected abstract attempt(request: Request, deadline: Deadline): Promise<unknown>;
 
-  /** Whether a server was found to lack commands that have an {@link Request.olderForm}. */
-  get isOld(): boolean {
-    return this.#isOld;
-  }
-
   /** Has a Cluster look for its nodes again. */
   protected abstract refresh(): void;
 
@@ -198,8 +193,9 @@ export abstract class Connection {
         if (error instanceof KeywardError) throw error;
         const code = serverCodeOf(error);
         if (code === "NOSCRIPT" && request.script !== undefined) {
-          const { script, given, writes, answer } = request;
-          request = { name: "EVAL", given: [script, ...given.slice(1)], writes, answer };
+          const { script, given, writes, answer, olderForm } = request;
+          const whole = { name: "EVAL", given: [script, ...given.slice(1)], writes, answer };
+          request = olderForm === undefined ? whole : { ...whole, olderForm };
           continue;
         }
         if (code === "ERR" && request.olderForm !== undefined) {

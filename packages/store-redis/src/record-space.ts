@@ -16,7 +16,7 @@ import {
 } from "@keyward/core";
 import { Hookified } from "hookified";
 import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
-import type { Connection, Request } from "./connection.ts";
+import type { Answer, Connection, Request } from "./connection.ts";
 import { rangesOfSlots, scanKeys } from "./key-scan.ts";
 
 /** The place of a record, and the key of Redis that it is stored under. */
@@ -59,14 +59,18 @@ const clearedAtOnce = 1000;
 
 // What SET … IFEQ … KEEPTTL does, for servers that do not have it. Both are sent the old value whole: a digest of it would
 // save little (see the README), and make the comparison one that somebody who can write to the store may be able to deceive.
-const replaceScript = `if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
+const replaceScript = scriptOf(`if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
-return 1`;
-const replaceDigest = createHash("sha1").update(replaceScript).digest("hex");
+return 1`);
 
-// The same for many records of one server that lacks IFEQ, since most of what a command costs is not its work. A server
+// The same for many records of one server, new or old, since most of what a command costs is not its work. A server
 // answers no other client while a script runs: each has few records, and few bytes.
-const replaceManyScript = `local replaced = {}
+const replaceManyScript = scriptOf(`local replaced = {}
+for i, key in ipairs(KEYS) do
+  replaced[i] = redis.call("SET", key, ARGV[2 * i], "IFEQ", ARGV[2 * i - 1], "KEEPTTL") and 1 or 0
+end
+return replaced`);
+const replaceManyOlderScript = scriptOf(`local replaced = {}
 for i, key in ipairs(KEYS) do
   replaced[i] = 0
   if redis.call("GET", key) == ARGV[2 * i - 1] then
@@ -74,8 +78,7 @@ for i, key in ipairs(KEYS) do
     replaced[i] = 1
   end
 end
-return replaced`;
-const replaceManyDigest = createHash("sha1").update(replaceManyScript).digest("hex");
+return replaced`);
 const mostAtOnce = 64;
 const mostBytesAtOnce = 256 * 1024;
 
@@ -229,8 +232,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     const replacements = changes.map((change) => this.#replacement(start, change));
     const replaced: boolean[] = [];
     for (const wave of wavesOf(changes)) {
-      const byScript = this.#connection.isOld && !this.#connection.isCluster;
-      const groups = byScript ? groupsOf(wave, replacements) : wave.map((index) => [index]);
+      const groups = this.#connection.isCluster ? wave.map((index) => [index]) : groupsOf(wave, replacements);
       const replies = await this.#connection.send(
         groups.flatMap((group) => requestFor(group.flatMap((index) => replacements[index] ?? []))),
       );
@@ -262,12 +264,17 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
       from,
       limit,
     );
-    const places = keys.flatMap((at) => this.#layout.placeOf(at) ?? []);
+    const places: PlaceInRedis[] = [];
+    for (const at of keys) {
+      const place = this.#layout.placeOf(at);
+      if (place !== undefined) places.push(place);
+    }
     const values = await this.#readPresent(places.map(({ at }) => at));
-    const entries = places.flatMap(({ namespace, key }, index): ScannedRecord[] => {
+    const entries: ScannedRecord[] = [];
+    for (const [index, { namespace, key }] of places.entries()) {
       const value = values[index];
-      return value === undefined ? [] : [{ namespace, key, value }];
-    });
+      if (value !== undefined) entries.push({ namespace, key, value });
+    }
     return cursor === undefined ? { entries } : { cursor, entries };
   }
 
@@ -324,8 +331,9 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
       return Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined;
     });
     // MGET answers what is no string as if it were not there.
+    if (!values.includes(undefined)) return values;
     const missing = at.flatMap((_, index) => (values[index] === undefined ? [index] : []));
-    const again = missing.length === 0 ? [] : await this.#read(missing.map((index) => at[index] ?? ""));
+    const again = await this.#read(missing.map((index) => at[index] ?? ""));
     for (const [position, index] of missing.entries()) values[index] = again[position];
     return values;
   }
@@ -378,14 +386,34 @@ function groupsOf(wave: readonly number[], replacements: readonly BytesReplaceme
   return groups;
 }
 
+/** A script of the server, which knows it by its digest once it was sent. */
+interface Script {
+  readonly text: string;
+  readonly digest: string;
+}
+
+function scriptOf(text: string): Script {
+  return { text, digest: createHash("sha1").update(text).digest("hex") };
+}
+
+function evaluationOf(
+  { text, digest }: Script,
+  keys: readonly string[],
+  values: readonly Buffer[],
+  answer: Answer,
+): Request {
+  const given = [digest, String(keys.length), ...keys, ...values];
+  return { name: "EVALSHA", given, writes: true, answer, script: text };
+}
+
 function requestFor(replacements: readonly BytesReplacement[]): Request[] {
   const [only] = replacements;
   if (only === undefined) return [];
   if (replacements.length > 1) {
     const keys = replacements.map(({ at }) => at);
     const values = replacements.flatMap(({ compared, written }) => (compared === undefined ? [] : [compared, written]));
-    const given = [replaceManyDigest, String(keys.length), ...keys, ...values];
-    return [{ name: "EVALSHA", given, writes: true, answer: "many-numbers", script: replaceManyScript }];
+    const olderForm = evaluationOf(replaceManyOlderScript, keys, values, "many-numbers");
+    return [{ ...evaluationOf(replaceManyScript, keys, values, "many-numbers"), olderForm }];
   }
   const { at, written, compared } = only;
   if (compared === undefined) {
@@ -397,13 +425,7 @@ function requestFor(replacements: readonly BytesReplacement[]): Request[] {
       given: [at, written, "IFEQ", compared, "KEEPTTL"],
       writes: true,
       answer: "written-or-not",
-      olderForm: {
-        name: "EVALSHA",
-        given: [replaceDigest, "1", at, compared, written],
-        writes: true,
-        answer: "number",
-        script: replaceScript,
-      },
+      olderForm: evaluationOf(replaceScript, [at], [compared, written], "number"),
     },
   ];
 }
