@@ -277,29 +277,42 @@ describe("between two batches", () => {
     const store = new EncryptedStore(inner, { keys: promoted });
     let count = 0;
     store.on("reencrypted", () => count++);
+    const readAtMs = performance.now();
     await store.getMany(keys);
     const countAfterTurns = async () => {
       for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
       return count;
     };
-    return { writer, store, heard: listen(store), countAfterTurns };
+    /** Whether the rest of a second cannot be over yet. */
+    const isResting = () => performance.now() - readAtMs < 1_000;
+    return { writer, store, heard: listen(store), countAfterTurns, isResting };
   }
 
   it("it rests, so that reads go before it, until somebody waits", async () => {
-    const { store, countAfterTurns } = await reading();
-    const first = await countAfterTurns();
+    let round: Awaited<ReturnType<typeof reading>>;
+    let first: number;
+    do {
+      round = await reading();
+      first = await round.countAfterTurns();
+    } while (!round.isResting());
     expect(first).toBeGreaterThan(0);
     expect(first).toBeLessThan(40);
+    const { store, countAfterTurns } = round;
     const settling = store.settled();
     expect(await countAfterTurns()).toBe(40);
     await settling;
   });
 
   it("it takes up what a record holds at its last read, where it was written anew", async () => {
-    const { writer, store, heard, countAfterTurns } = await reading();
-    expect(await countAfterTurns()).toBeLessThan(40);
-    await writer.set("key 39", "another value");
-    expect(await store.get("key 39")).toBe("another value");
+    // Again on a machine that was too busy to write during the rest.
+    let round: Awaited<ReturnType<typeof reading>>;
+    do {
+      round = await reading();
+      await round.countAfterTurns();
+      await round.writer.set("key 39", "another value");
+      expect(await round.store.get("key 39")).toBe("another value");
+    } while (!round.isResting());
+    const { store, heard } = round;
     await store.settled();
     expect(heard.filter(({ event }) => event !== "reencrypted")).toEqual([]);
     expect(heard.map(({ key }) => key)).toContain("key 39");
