@@ -35,6 +35,8 @@ export class WatchedStore extends MemoryStore {
   readonly calls: string[] = [];
   /** Runs before a replacement begins: what another writer does between the read and it. */
   beforeReplace: (() => Promise<void>) | undefined;
+  /** Runs before a write or delete that was carried out is answered. */
+  answering: (() => Promise<void>) | undefined;
   /** Runs at the beginning of a read of several. */
   beforeGetMany: (() => Promise<void>) | undefined;
 
@@ -51,28 +53,38 @@ export class WatchedStore extends MemoryStore {
 
   override async set(key: string, value: unknown, expires?: number): Promise<boolean> {
     this.calls.push("set");
-    return await super.set(key, value, expires);
+    return await this.#answer(super.set(key, value, expires));
   }
 
   override async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     this.calls.push("setMany");
-    return await super.setMany(entries);
+    return await this.#answer(super.setMany(entries));
   }
 
   override async delete(key: string): Promise<boolean> {
     this.calls.push("delete");
-    return await super.delete(key);
+    return await this.#answer(super.delete(key));
   }
 
   override async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     this.calls.push("deleteMany");
-    return await super.deleteMany(keys);
+    return await this.#answer(super.deleteMany(keys));
+  }
+
+  override async clear(): Promise<void> {
+    await this.#answer(super.clear());
   }
 
   override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     this.calls.push("replaceMany");
     await this.beforeReplace?.();
     return await super.replaceMany(changes);
+  }
+
+  async #answer<Result>(answer: Promise<Result>): Promise<Result> {
+    const answered = await answer;
+    await this.answering?.();
+    return answered;
   }
 }
 

@@ -102,6 +102,7 @@ describe("an option that cannot be what it is is refused, before anything is don
     { accept: [plaintext] },
     { accept: [undefined] },
     { accept: [{}] },
+    { accept: [{ name: Symbol("own"), read: () => undefined }] },
     { reencrypt: 5n },
     { reencrypt: null },
     { reencrypt: "on" },

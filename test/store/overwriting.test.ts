@@ -170,6 +170,29 @@ describe("a record that could not be opened", () => {
     }
   });
 
+  it("stays guarded where it was found while a write was on its way, which it may have followed", async () => {
+    const { inner, store } = await withBroken([]);
+    for (const write of [
+      () => store.set("key", value),
+      () => store.setMany([{ key: "key", value }]),
+      () => store.delete("key"),
+      () => store.deleteMany(["key"]),
+      () => store.clear(),
+    ]) {
+      store.allowOverwrite("key");
+      await store.set("key", value);
+      const planted = async (): Promise<void> => {
+        inner.answering = undefined;
+        await inner.set("key", "kw1.unknown.");
+        await expectRefusal(store.get("key"), "KEY_UNKNOWN");
+      };
+      inner.answering = planted;
+      await write();
+      expect(inner.answering).toBeUndefined();
+      await expectRefusal(store.set("key", value), "OVERWRITE_REFUSED");
+    }
+  });
+
   it("keeps a permission from outliving the record it was given for", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");

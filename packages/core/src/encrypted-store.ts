@@ -274,17 +274,19 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /** Deletes a record, readable or not. */
   async delete(key: string): Promise<boolean> {
     const { namespace } = this.#place(key);
+    const since = this.#guard.now;
     const deleted = await this.#inner.delete(key);
-    this.#deleted(namespace, key, deleted);
+    this.#deleted(namespace, key, deleted, since);
     return deleted;
   }
 
   /** Deletes records, readable or not, in one call to the wrapped store. */
   async deleteMany(keys: string[]): Promise<boolean[]> {
     const places = this.#places(keys);
+    const since = this.#guard.now;
     const deleted = await this.#inner.deleteMany(keys);
     for (const [index, { namespace, key }] of places.entries()) {
-      this.#deleted(namespace, key, deleted[index] === true);
+      this.#deleted(namespace, key, deleted[index] === true, since);
     }
     return deleted;
   }
@@ -310,8 +312,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /** Deletes every record of the namespace, readable or not. */
   async clear(): Promise<void> {
     const namespace = this.#begin();
+    const since = this.#guard.now;
     await this.#inner.clear();
-    this.#guard.liftAll(namespace);
+    this.#guard.liftAll(namespace, since);
   }
 
   /**
@@ -627,8 +630,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
   }
 
-  #deleted(namespace: string, key: string, deleted: boolean): void {
-    if (deleted) this.#guard.lift(namespace, key);
+  #deleted(namespace: string, key: string, deleted: boolean, since: number): void {
+    if (deleted) this.#guard.lift(namespace, key, since);
     else this.#guard.forbid(namespace, key);
   }
 
@@ -637,12 +640,13 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const content = toContent(key, value, requireExpires(key, expires));
     const admitted = this.#ringToWriteWith(place.namespace, [key]);
     const ring = admitted instanceof Promise ? await admitted : admitted;
+    const since = this.#guard.now;
     if (hasExpired(content.expires)) {
-      this.#deleted(place.namespace, key, await this.#inner.delete(key));
+      this.#deleted(place.namespace, key, await this.#inner.delete(key), since);
       return true;
     }
     const written = await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
-    if (written) this.#guard.lift(place.namespace, key);
+    if (written) this.#guard.lift(place.namespace, key, since);
     return written;
   }
 
@@ -670,12 +674,13 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
         live.push(expires === undefined ? { key, value } : { key, value, expires });
       }
     }
+    const since = this.#guard.now;
     // What was sealed goes first: the ring may be another by the time that something was waited for.
     const results = live.length > 0 ? await this.#inner.setMany(live) : [];
     const deleted = expired.length > 0 ? await this.#inner.deleteMany(expired) : [];
-    for (const [index, key] of expired.entries()) this.#deleted(namespace, key, deleted[index] === true);
+    for (const [index, key] of expired.entries()) this.#deleted(namespace, key, deleted[index] === true, since);
     const refused = new Set(live.filter((_, index) => results[index] === false).map(({ key }) => key));
-    for (const { key } of live) if (!refused.has(key)) this.#guard.lift(namespace, key);
+    for (const { key } of live) if (!refused.has(key)) this.#guard.lift(namespace, key, since);
     return keys.map((key) => !refused.has(key));
   }
 

@@ -88,7 +88,13 @@ export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
 export function requireFormats(accept: readonly ForeignFormat[]): readonly ForeignFormat[] {
   const hint = "Put what plaintext() or aesGcm(…) returns, or a format of your own, into a list.";
   if (!Array.isArray(accept)) throw new KeywardError("VALUE_INVALID", "accept is no list of formats", { hint });
-  for (const [index, format] of accept.entries()) requireMethods(`accept[${index}]`, format, ["read"], hint);
+  for (const [index, format] of accept.entries()) {
+    requireMethods(`accept[${index}]`, format, ["read"], hint);
+    if (format.name === undefined || typeof format.name === "string") continue;
+    throw new KeywardError("VALUE_INVALID", `The name of accept[${index}] is no text`, {
+      hint: "Name it, or leave it out.",
+    });
+  }
   return accept;
 }
 

@@ -17,8 +17,9 @@ export class OverwriteGuard {
   readonly #codec: RecordCodec;
   readonly #maxMarks: number;
   readonly #salt = randomBytes(16);
-  /** By namespace, short digests of the keys: they are small, however long a key is. */
-  readonly #unreadable = new Map<string, Set<number>>();
+  /** By namespace, short digests of the keys, which are small, however long a key is; and when each was last marked. */
+  readonly #unreadable = new Map<string, Map<number, number>>();
+  #now = 0;
   readonly #allowed = new Map<string, Set<number>>();
   #marks = 0;
   /** The namespaces with records that could not be remembered: there, every record is read before it is overwritten. */
@@ -32,24 +33,39 @@ export class OverwriteGuard {
 
   /** A record could not be opened. */
   mark(namespace: string, key: string): void {
-    const marks = setIn(this.#unreadable, namespace);
+    const marks = atNamespace(this.#unreadable, namespace, () => new Map<number, number>());
     const mark = this.#markOf(key);
-    if (marks.has(mark)) return;
+    this.#now++;
+    if (marks.has(mark)) {
+      marks.set(mark, this.#now);
+      return;
+    }
     if (this.#marks >= this.#maxMarks) {
       this.#full.add(namespace);
       return;
     }
-    marks.add(mark);
+    marks.set(mark, this.#now);
     this.#marks++;
   }
 
-  /** A record was deleted or written, or was opened after all: what lies there now can be read. */
-  lift(namespace: string, key: string): void {
+  /** A point in time, for {@link lift}. */
+  get now(): number {
+    return this.#now;
+  }
+
+  /**
+   * A record was deleted or written, or was opened after all: what lies there now can be read.
+   *
+   * @param since {@link now} before that began: what could not be opened since may have been written after it.
+   */
+  lift(namespace: string, key: string, since: number): void {
     const [allowed, unreadable] = [this.#allowed.get(namespace), this.#unreadable.get(namespace)];
     if (allowed === undefined && unreadable === undefined) return;
     const mark = this.#markOf(key);
     if (allowed?.delete(mark) === true && allowed.size === 0) this.#allowed.delete(namespace);
-    if (unreadable?.delete(mark) !== true) return;
+    const markedAt = unreadable?.get(mark);
+    if (unreadable === undefined || markedAt === undefined || markedAt > since) return;
+    unreadable.delete(mark);
     this.#marks--;
     if (unreadable.size === 0) this.#unreadable.delete(namespace);
   }
@@ -60,17 +76,18 @@ export class OverwriteGuard {
     if (allowed?.delete(this.#markOf(key)) === true && allowed.size === 0) this.#allowed.delete(namespace);
   }
 
-  /** A namespace was cleared. */
-  liftAll(namespace: string): void {
-    this.#marks -= this.#unreadable.get(namespace)?.size ?? 0;
-    this.#unreadable.delete(namespace);
+  /** A namespace was cleared, which began at `since`: see {@link lift}. */
+  liftAll(namespace: string, since: number): void {
+    const marks = this.#unreadable.get(namespace);
+    for (const [mark, markedAt] of marks ?? []) if (markedAt <= since && marks?.delete(mark) === true) this.#marks--;
+    if (marks?.size === 0) this.#unreadable.delete(namespace);
     this.#allowed.delete(namespace);
     this.#full.delete(namespace);
   }
 
   /** The next write of this record may destroy what lies there. */
   allow(namespace: string, key: string): void {
-    setIn(this.#allowed, namespace).add(this.#markOf(key));
+    atNamespace(this.#allowed, namespace, () => new Set<number>()).add(this.#markOf(key));
   }
 
   /**
@@ -91,6 +108,7 @@ export class OverwriteGuard {
   }
 
   async #readAgain(namespace: string, keys: string[]): Promise<void> {
+    const since = this.#now;
     const stored = await this.#inner.getMany(keys);
     const errors: KeywardError[] = [];
     for (const [index, key] of keys.entries()) {
@@ -101,7 +119,7 @@ export class OverwriteGuard {
           const record = await this.#codec.open(value, place);
           if (!isAbsent(record)) await this.#codec.decode(record.content.value, place);
         }
-        this.lift(namespace, key);
+        this.lift(namespace, key, since);
       } catch (error) {
         if (!(error instanceof KeywardError)) throw error;
         errors.push(error);
@@ -135,11 +153,11 @@ export class OverwriteGuard {
   }
 }
 
-function setIn(sets: Map<string, Set<number>>, namespace: string): Set<number> {
-  let set = sets.get(namespace);
-  if (set === undefined) {
-    set = new Set();
-    sets.set(namespace, set);
+function atNamespace<Marks>(marks: Map<string, Marks>, namespace: string, create: () => Marks): Marks {
+  let found = marks.get(namespace);
+  if (found === undefined) {
+    found = create();
+    marks.set(namespace, found);
   }
-  return set;
+  return found;
 }

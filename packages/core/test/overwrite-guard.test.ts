@@ -36,15 +36,15 @@ describe("more unreadable records than can be remembered", () => {
   it("stay guarded after those that could be remembered are gone", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.mark("", key);
-    guard.lift("", "one");
-    guard.lift("", "two");
+    guard.lift("", "one", guard.now);
+    guard.lift("", "two", guard.now);
     expect(await isRefused(guard, "", "three")).toBe(true);
   });
 
   it("are forgotten when their namespace is cleared", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.mark("", key);
-    guard.liftAll("");
+    guard.liftAll("", guard.now);
     expect(guard.admit("", ["three"])).toBeUndefined();
     // There is room again.
     guard.mark("", "one");
@@ -54,8 +54,8 @@ describe("more unreadable records than can be remembered", () => {
   it("count each record once, and leave room when one is lifted", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "one", "two", "two"]) guard.mark("", key);
-    guard.lift("", "one");
-    guard.lift("", "one");
+    guard.lift("", "one", guard.now);
+    guard.lift("", "one", guard.now);
     guard.mark("", "three");
     expect(guard.admit("", ["fresh", "one"])).toBeUndefined();
     for (const key of ["two", "three"]) expect(await isRefused(guard, "", key)).toBe(true);
