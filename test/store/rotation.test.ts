@@ -377,6 +377,17 @@ describe("rotateKey", () => {
     expect(idsOf(source.ring)).toEqual(["new enabled"]);
     await expectReadable();
   });
+
+  it("with the keyring of one scope is refused before anything is written", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const scoped = source.ring.scope("billing");
+    const keys: KeyProvider = { load: async () => scoped, save: async () => expect.fail("saved") };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    await expectRefusal(rotateKey(keys, { stores, graceMs: 0, ...alone }), "KEYRING_INVALID");
+    const { provider, options } = operator();
+    expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
+    await expectReadable();
+  });
 });
 
 describe("the record of a rotation", () => {

@@ -438,7 +438,7 @@ export function exportKeyring(ring: Keyring): string {
 export function requireSavable(ring: Keyring, name = ring.name): void {
   requireKeys(partsOf(ring), "saved");
   if (ring.scopeName !== undefined) {
-    throw invalidRing("a scoped ring cannot be saved", "Save a ring that came from load, changed.");
+    throw invalidRing("a scoped ring cannot be changed or saved", "Use the ring that it was derived from.");
   }
   if (ring.name === name) return;
   const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;

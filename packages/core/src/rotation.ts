@@ -5,7 +5,7 @@ import { asKeywardError, KeywardError } from "./errors.ts";
 import { requireAtomic } from "./inner-store.ts";
 import type { KeyProvider } from "./key-provider.ts";
 import { KeySource } from "./key-source.ts";
-import { isEnabled, type Keyring, keyOf, type NewKey, sharesKey } from "./keyring.ts";
+import { isEnabled, type Keyring, keyOf, type NewKey, requireSavable, sharesKey } from "./keyring.ts";
 import { type OptionNames, requireAmount, requireOptions } from "./options.ts";
 import { pause } from "./pause.ts";
 import {
@@ -534,6 +534,8 @@ class Rotation {
   async #requireStores(aim: Aim): Promise<Keyring> {
     const { stores, signal } = this.#options;
     const ring = await this.#source.ask(signal);
+    // What could never be saved must not leave a rotation behind that the holders of the whole ring cannot read.
+    requireSavable(ring);
     // A provider whose source cannot be changed from here is known before anything is written.
     await this.#provider.requireWritable?.();
     requireAllStores(ring, stores, undefined);
