@@ -1,4 +1,5 @@
 import { request } from "node:http";
+import { createRequire } from "node:module";
 import { Readable } from "node:stream";
 import { KeyvAdapter } from "@apollo/utils.keyvadapter";
 import { createKeyv, EncryptedStore, Keyring } from "@keyward/core";
@@ -127,6 +128,20 @@ describe.each(ways)("%s, given to", (_, open) => {
     const askedBefore = page.asked();
     expect(await isFromCache()).toBe(true);
     expect(page.asked()).toBe(askedBefore);
+  });
+});
+
+// npm puts the alias keyv-5 beside the keyv that got imports, and got knows a Keyv by its class.
+it("got, in a Keyv 5 of another copy, is refused and says which copy to take", async () => {
+  const { Keyv: OtherKeyv5 }: typeof import("keyv-5") = createRequire(import.meta.url)("keyv-5");
+  const store = createKeyv({ store: new Map(), keys: Keyring.generate(), namespace: "http" });
+  const cache = new OtherKeyv5({ store });
+  const client: typeof got = Reflect.apply(got.extend, got, [{ cache, retry: { limit: 0 } }]);
+  await expect(client((await cacheablePage()).url)).rejects.toMatchObject({
+    cause: {
+      code: "NAMESPACE_CONFLICT",
+      hint: expect.stringContaining("import Keyv from the package that this host imports it from"),
+    },
   });
 });
 

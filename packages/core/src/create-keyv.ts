@@ -110,7 +110,7 @@ export class KeywardKeyv extends ReportingKeyv {
       const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
       throw new KeywardError("NAMESPACE_CONFLICT", `This Keyv serves a host of namespace ${first}, and not ${second}`, {
         namespace: own,
-        hint: "Make another Keyv with createKeyv for the second host, with a namespace of its own.",
+        hint: "Make another Keyv with createKeyv for the second host, with a namespace of its own. If one host put a Keyv 5 around the Keyv 5 that you gave it, import Keyv from the package that this host imports it from.",
       });
     }
     super.namespace = own;

@@ -369,7 +369,7 @@ export class Keyring {
     if (key !== undefined) return key;
     throw new KeywardError("KEY_UNKNOWN", `Keyring ${JSON.stringify(this.name)} has no key ${shownId(id)}`, {
       keyId: isKeyId(id) ? id : undefined,
-      hint: `It has: ${[...this.#parts.keys.keys()].join(", ") || "none"}.`,
+      hint: `Name a key that it has: ${[...this.#parts.keys.keys()].join(", ") || "none"}.`,
     });
   }
 

@@ -112,7 +112,7 @@ function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): v
 export function requireKeyIn(ring: Keyring, id: string): void {
   if (keyOf(ring, id) !== undefined) return;
   throw new KeywardError("KEY_UNKNOWN", `The keyring has no key ${shownId(id)}`, {
-    hint: `It has: ${ring.keys.map((one) => one.id).join(", ") || "none"}.`,
+    hint: `Name a key that it has: ${ring.keys.map((one) => one.id).join(", ") || "none"}.`,
   });
 }
 

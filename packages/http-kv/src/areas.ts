@@ -83,14 +83,9 @@ export class DividedStore {
     this.#store = store;
   }
 
-  /** Whether the store answers. */
-  async isReachable(): Promise<boolean> {
-    return await this.#part(ownNamespace)
-      .hasMany(["health"])
-      .then(
-        () => true,
-        () => false,
-      );
+  /** Resolves if the store answers, and rejects as it does. */
+  async reach(): Promise<void> {
+    await this.#part(ownNamespace).hasMany(["health"]);
   }
 
   /** The records of one namespace that the user of an area chose. */

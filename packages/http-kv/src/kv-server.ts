@@ -97,7 +97,7 @@ export class KvServer {
   readonly #rate: RateLimit;
   readonly #underWay: BytesUnderWay;
   readonly #recent = new RecentWrites();
-  #health: { readonly atMs: number; readonly isWell: Promise<boolean> } | undefined;
+  #health: { readonly atMs: number; readonly reached: Promise<void> } | undefined;
   #madeId: string | undefined;
 
   /**
@@ -156,8 +156,9 @@ export class KvServer {
     } catch (error) {
       progress.held?.release();
       const refusal = error instanceof Refusal ? error : refusalFor(error);
-      if (error !== refusal && statuses[refusal.code] >= statuses.INTERNAL) {
-        failure = { errorId: randomUUID(), error: describe(error) };
+      const reason = error === refusal ? refusal.cause : error;
+      if (reason !== undefined && statuses[refusal.code] >= statuses.INTERNAL) {
+        failure = { errorId: randomUUID(), error: describe(reason) };
       }
       answer = refused(refusal, failure?.errorId, incoming.method === "HEAD");
     }
@@ -272,11 +273,12 @@ export class KvServer {
   async #answerHealth(): Promise<Answer> {
     const now = performance.now();
     if (this.#health === undefined || now - this.#health.atMs >= healthKeptMs) {
-      const isWell = this.#store.isReachable();
-      this.#health = { atMs: now, isWell };
+      this.#health = { atMs: now, reached: this.#store.reach() };
     }
-    if (await this.#health.isWell) return jsonAnswer({ status: "ok" });
-    throw new Refusal("UNAVAILABLE", "The server's store cannot be reached", 1);
+    await this.#health.reached.catch((error: unknown) => {
+      throw new Refusal("UNAVAILABLE", "The server's store cannot be reached", 1, error);
+    });
+    return jsonAnswer({ status: "ok" });
   }
 
   /** What of the URL is below the mount, as it came. */

@@ -95,8 +95,9 @@ export class Refusal extends Error {
   /** When to try again, in seconds. */
   readonly retryAfterSeconds: number | undefined;
 
-  constructor(code: RefusalCode, message: string, retryAfterSeconds?: number) {
-    super(message);
+  /** @param cause is for the log of the server alone. */
+  constructor(code: RefusalCode, message: string, retryAfterSeconds?: number, cause?: unknown) {
+    super(message, { cause });
     this.code = code;
     this.retryAfterSeconds = retryAfterSeconds;
   }

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { KeywardError, type Replacement } from "@keyward/core";
-import { createApiKey, createKvHandler, type KvHandlerOptions, type KvLimits } from "@keyward/http-kv";
+import { createApiKey, createKvHandler, type KvHandlerOptions, type KvLimits, type KvLogEntry } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { KeyvMemoryAdapter, type KeyvStorageCapability } from "keyv";
@@ -525,8 +525,9 @@ describe("health", () => {
     expect((await ask("GET", { authorization: "Bearer x" })).status).toBe(401);
   });
 
-  it("is 503 while the store cannot be reached, which it asks at most once a second", async () => {
+  it("is 503 while the store cannot be reached, which it asks at most once a second, and logs why", async () => {
     let asked = 0;
+    const logged: KvLogEntry[] = [];
     class Unreachable extends MemoryStore {
       override async hasMany(): Promise<never> {
         asked++;
@@ -536,9 +537,17 @@ describe("health", () => {
         return this;
       }
     }
-    const handler = createKvHandler({ store: new Unreachable(), tenants: [] });
+    const handler = createKvHandler({ store: new Unreachable(), tenants: [], log: (entry) => logged.push(entry) });
     for (let count = 0; count < 5; count++) {
-      expect((await handler(new Request("http://kv.test/health"))).status).toBe(503);
+      const answer = await handler(new Request("http://kv.test/health"));
+      expect(answer.status).toBe(503);
+      const { errorId, error } = logged.at(-1) ?? {};
+      expect(error).toContain("KeywardError STORE_UNAVAILABLE: cut");
+      expect(await answer.json()).toEqual({
+        code: "UNAVAILABLE",
+        message: "The server's store cannot be reached",
+        id: errorId,
+      });
     }
     expect(asked).toBe(1);
   });

@@ -1,6 +1,6 @@
 import { constants, existsSync, type FSWatcher, watch } from "node:fs";
 import { lstat, open, readdir, stat } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, isAbsolute, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { KeywardError, type OptionNames, requireAmount, systemCode } from "@keyward/core";
 import { invalidKey, trim } from "./notation.ts";
@@ -110,12 +110,18 @@ export function requirePollMs({ pollMs = 2_000 }: MountOptions): number {
   return requireAmount("pollMs", pollMs, "milliseconds", { least: 10, most: 2 ** 31 - 1 });
 }
 
-/** What errors call a path. It is repeated only where some folder of it exists: it may be a key in the wrong place. */
+/**
+ * What errors call a path. It may be a key in the wrong place, so it is repeated only where it exists, some folder of it
+ * does, or it begins as no key can.
+ */
 export function pathForErrors(path: string): string {
+  const named = `The path ${JSON.stringify(path)}`;
+  const fromHere = isAbsolute(path) ? "" : ` in folder ${JSON.stringify(process.cwd())}`;
+  if (/^\.\.?\//.test(path) || (path !== "" && existsSync(path))) return `${named}${fromHere}`;
   for (let folder = dirname(path); folder !== dirname(folder); folder = dirname(folder)) {
-    if (folder !== "." && existsSync(folder)) return `The path ${JSON.stringify(path)}`;
+    if (folder !== "." && existsSync(folder)) return `${named}${fromHere}`;
   }
-  return "The path given";
+  return `The path given${fromHere}`;
 }
 
 /** False when nothing lies there; a link that leads nowhere is something, and is broken. */

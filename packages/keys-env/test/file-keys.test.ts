@@ -124,6 +124,18 @@ describe("a key where the path belongs", () => {
     }
     for (const error of told.slice(0, 2)) expect(error).toBeInstanceOf(KeywardError);
   });
+
+  it.each([
+    ["package.json", 'The path "package.json" in folder'],
+    ["./no-keyring.json", 'The path "./no-keyring.json" in folder'],
+    ["../no-keyring.json", 'The path "../no-keyring.json" in folder'],
+    ["packages/no-keyring.json", 'The path "packages/no-keyring.json" in folder'],
+    ["no-keyring.json", "The path given in folder"],
+  ])("is not what %s is: errors say which path, and from where", async (path, named) => {
+    expect(await rejection(fileKeys(path).load())).toMatchObject({
+      message: expect.stringContaining(`${named} ${JSON.stringify(process.cwd())}`),
+    });
+  });
 });
 
 it.each([undefined, null, 5, "", new URL("file:///keys")])("what is no path is refused at once: %j", (given) => {
