@@ -35,9 +35,9 @@ export async function prepareKeyRequest(
   context: OperationContext,
   digest: Hash | undefined,
 ): Promise<Prepared> {
-  const { store, area, limits, failed } = context;
+  const { store, area, limits } = context;
   const part = store.part(area, "records", readNamespace(target.namespace, limits));
-  if (target.kind === "prefix") return async () => await answerPrefix(incoming, target, part, failed);
+  if (target.kind === "prefix") return async () => await answerPrefix(incoming, target, part, context);
   const key = readKey(target.key, limits);
   switch (incoming.method) {
     case "GET":
@@ -58,11 +58,11 @@ async function answerPrefix(
   { method }: Incoming,
   { prefix, explicit }: PathTarget & { readonly kind: "prefix" },
   part: Part,
-  failed: (error: unknown) => void,
+  context: OperationContext,
 ): Promise<Answer> {
   switch (method) {
     case "GET":
-      return await listing(part, "list", prefix, failed);
+      return await listing(part, "list", prefix, context);
     case "HEAD":
       return { status: 200, headers: {} };
     case "DELETE":

@@ -14,7 +14,7 @@ export interface KvLimits {
   readonly maxAnswerBytes: number;
   /**
    * What all requests of one process hold together, in bytes: bodies from their first byte until they are answered, and
-   * values of answers until they are delivered; 256 MiB unless given. One tenant alone gets half. So it is at least twice
+   * values of answers, and up to 2 MiB that a listing reads ahead, until they are delivered; 256 MiB unless given. One tenant alone gets half. So it is at least twice
    * what one request may have: a body, and an answer or a value.
    */
   readonly maxBytesUnderWay: number;

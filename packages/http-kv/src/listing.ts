@@ -1,17 +1,32 @@
 import type { Part } from "./areas.ts";
+import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Answer, pieceBytes } from "./exchange.ts";
+import type { KvLimits } from "./limits.ts";
+
+/** What a listing works with. */
+interface ListingContext {
+  readonly limits: KvLimits;
+  /** What the request holds in memory. */
+  readonly held: HeldBytes;
+  /** Told of what goes wrong after the answer has begun. */
+  readonly failed: (error: unknown) => void;
+}
+
+/** About what the iterator of a store reads ahead, and keeps while the client does not read. */
+const iteratedBytes = 2 * 2 ** 20;
 
 /**
  * The keys as JSON, sent as the store finds them: a bare list, as unstorage has it, or the answer of the operation.
  *
- * @param failed told of what goes wrong after the answer has begun.
+ * @throws Refusal `OVERLOADED`; `NOT_SCANNABLE`.
  */
 export async function listing(
   part: Part,
   form: "list" | "operation",
   prefix: string,
-  failed: (error: unknown) => void,
+  { limits, held, failed }: ListingContext,
 ): Promise<Answer> {
+  held.add(Math.min(iteratedBytes, limits.maxValueBytes));
   const keys = part.keys();
   // A store that cannot be listed says so here, while there still is a status to answer with.
   const first = await keys.next();

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo, Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError, requireAmount } from "@keyward/core";
+import type { HeldBytes } from "./bytes-under-way.ts";
 import { type BodyReading, type Incoming, turnBytes } from "./exchange.ts";
 import type { HeldAnswer, KvServer } from "./kv-server.ts";
 import { invalid } from "./protocol.ts";
@@ -60,12 +61,17 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
     (request, response) => {
       if (refused.has(request.socket)) return;
       underWay.add(response);
+      // What an answer holds is held until it was handed over whole, however long its client takes.
+      let held: HeldBytes | undefined;
       response.once("close", () => {
+        held?.release();
         underWay.delete(response);
         if (closing) request.socket.end();
       });
       kv.answer(incomingOf(request))
         .then((answer) => {
+          held = answer.held;
+          if (response.closed) held?.release();
           // A client that is still sending gets its answer, and no further request on this connection.
           const isUnread = !request.complete && hasBody(request);
           if (isUnread) refused.add(request.socket);
@@ -160,33 +166,29 @@ function ignore(): void {}
 async function send(
   request: IncomingMessage,
   response: ServerResponse,
-  { status, headers, body, held }: HeldAnswer,
+  { status, headers, body }: HeldAnswer,
   isUnread: boolean,
 ): Promise<void> {
   if (isUnread) response.shouldKeepAlive = false;
-  try {
-    if (body === undefined || typeof body === "string" || body instanceof Uint8Array) {
-      const length = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
-      response.writeHead(status, { ...headers, ...length });
-      if (!isUnread) {
-        response.end(body);
-        return;
-      }
-      if (body === undefined) response.flushHeaders();
-      else response.write(body);
-    } else {
-      response.writeHead(status, headers);
-      for await (const piece of body) {
-        // Of one that is closed already, nothing would be heard any more.
-        if (response.closed) return;
-        if (!response.write(piece)) await drained(response);
-      }
+  if (body === undefined || typeof body === "string" || body instanceof Uint8Array) {
+    const length = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
+    response.writeHead(status, { ...headers, ...length });
+    if (!isUnread) {
+      response.end(body);
+      return;
     }
-    if (isUnread) await linger(request);
-    response.end();
-  } finally {
-    held?.release();
+    if (body === undefined) response.flushHeaders();
+    else response.write(body);
+  } else {
+    response.writeHead(status, headers);
+    for await (const piece of body) {
+      // Of one that is closed already, nothing would be heard any more.
+      if (response.closed) return;
+      if (!response.write(piece)) await drained(response);
+    }
   }
+  if (isUnread) await linger(request);
+  response.end();
 }
 
 /** Whether a request announced a body. */

@@ -94,7 +94,7 @@ export async function prepareOperation(
   context: OperationContext,
 ): Promise<Prepared> {
   requireFields(body, ["space", "namespace", ...fields[operation]]);
-  const { store, area, limits, held, mayRead, failed } = context;
+  const { store, area, limits, held, mayRead } = context;
   const space = readSpace(body);
   const part = store.part(area, space, readNamespace(field(body, "namespace") ?? "", limits));
   switch (operation) {
@@ -130,7 +130,7 @@ export async function prepareOperation(
         return jsonAnswer({});
       };
     case "list":
-      return async () => await listing(part, "operation", "", failed);
+      return async () => await listing(part, "operation", "", context);
     case "scan": {
       const options = readScan(body, limits);
       return async () => await scan(space, options, context);

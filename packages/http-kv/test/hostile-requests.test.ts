@@ -107,6 +107,26 @@ describe("one who has an API key", () => {
     expect(await server.client().has("behind")).toBe(false);
   });
 
+  it("cannot have more answers kept than may be under way, by not reading them", async () => {
+    const bytes = 2 ** 16;
+    const size = { maxBodyBytes: bytes, maxValueBytes: bytes, maxAnswerBytes: bytes, maxBytesUnderWay: 4 * bytes };
+    const server = await startServer({ limits: { ...size, requestsPerSecond: Number.POSITIVE_INFINITY } });
+    onTestFinished(() => server.close());
+    expect(await server.client().set("key", "x".repeat(bytes / 4))).toBe(true);
+    const count = 60;
+    for (const request of ["GET /key", "GET /"]) {
+      const { socket, heard } = await open(server.url);
+      const line = `${request} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\n`;
+      socket.write(`${`${line}\r\n`.repeat(count - 1)}${line}connection: close\r\n\r\n`);
+      await once(socket, "close");
+      const statuses = heard().match(/HTTP\/1\.1 \d+/g) ?? [];
+      expect(statuses.filter((status) => status === "HTTP/1.1 503").length, request).toBeGreaterThan(count / 2);
+      expect(statuses[0]).toBe("HTTP/1.1 200");
+      expect(statuses).toHaveLength(count);
+    }
+    expect(await server.client().get("key")).toHaveLength(bytes / 4);
+  });
+
   it("leaves nothing behind by going away while an answer is made", async () => {
     let resume = () => {};
     const paused = new Promise<void>((resolve) => {

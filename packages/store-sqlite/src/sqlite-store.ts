@@ -105,7 +105,7 @@ export class SqliteSpace
     this.#space = space;
   }
 
-  /** For how many milliseconds a call goes on trying at most. */
+  /** For how many milliseconds a call goes on trying at most; `clear` and `iterator`, each of their steps. */
   get longestCallMs(): number {
     return this.#connection.longestCallMs;
   }
