@@ -10,7 +10,8 @@ import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { turnBytes } from "../src/exchange.ts";
 import { JsonReader, JsonRefusal } from "../src/json-reader.ts";
 import { field } from "../src/protocol.ts";
-import { run, serveWithHeap } from "./keyward-kv-process.ts";
+import { changeTenants } from "../src/tenants-file.ts";
+import { serveWithHeap } from "./keyward-kv-process.ts";
 import { startServer, temporaryFolder } from "./servers.ts";
 
 const mebibyte = 2 ** 20;
@@ -29,19 +30,20 @@ describe("one who has an API key", () => {
   it("cannot take a server of a small heap down", async () => {
     const folder = temporaryFolder();
     const tenants = join(folder.path, "tenants.json");
-    const listOnly = run("tenants", "add", "--tenants", tenants, "--tenant", "hostile", "--scopes", "list");
-    const all = run("tenants", "add", "--tenants", tenants, "--tenant", "hostile");
-    const other = run("tenants", "add", "--tenants", tenants, "--tenant", "other");
+    const listOnly = createApiKey({ tenant: "hostile", scopes: ["list"] });
+    const all = createApiKey({ tenant: "hostile" });
+    const other = createApiKey({ tenant: "other" });
+    await changeTenants(tenants, () => [listOnly.entry, all.entry, other.entry]);
     const server = await serveWithHeap(256, "--tenants", tenants, "--store", "memory", "--drain-ms", "1");
     onTestFinished(async () => {
       await server.stop();
       folder.remove();
     });
-    const neighbour = new HttpStore({ url: server.url, apiKey: other, retries: 0 });
+    const neighbour = new HttpStore({ url: server.url, apiKey: other.apiKey, retries: 0 });
     for (const [shape, body] of Object.entries(shapes)) {
       const sent = ["list", "get", "set", "replace"].map(async (operation) => {
         const { socket, heard } = await open(server.url);
-        const apiKey = operation === "list" ? listOnly : all;
+        const { apiKey } = operation === "list" ? listOnly : all;
         const head = `POST /${operation} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}`;
         socket.write(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n`);
         socket.write(body);
@@ -367,7 +369,7 @@ describe("JSON that is read in pieces", () => {
           : json;
         expect(readCut(Buffer.from(sent), cuts)).toEqual(JSON.parse(json));
       }),
-      { numRuns: 500 },
+      { numRuns: 200 },
     );
   });
 
@@ -388,7 +390,7 @@ describe("JSON that is read in pieces", () => {
         expect(readCut(bytes, cuts)).toEqual(expected);
         expect(JsonReader.readWhole(bytes, bounds)).toEqual(expected);
       }),
-      { numRuns: 500 },
+      { numRuns: 200 },
     );
   });
 
