@@ -177,7 +177,7 @@ describe("one who has an API key", () => {
     socket.destroy();
     await gone;
     resume();
-    await vi.waitFor(() => expect(ended).toBe(true));
+    await expect.poll(() => ended).toBe(true);
   });
 
   async function open(url: string): Promise<{ readonly socket: Socket; heard(): string }> {
