@@ -16,6 +16,9 @@ function folder(): string {
   return path;
 }
 
+/** Takes values of more bytes than the buffers of a connection. */
+const large = ["--max-value-bytes", "8000000"];
+
 async function start(...parameters: string[]): Promise<ServerProcess> {
   const server = await serve(...parameters);
   onTestFinished(async () => {
@@ -76,7 +79,7 @@ describe("keyward-kv serve", () => {
   it("finishes an answer that has begun after SIGTERM, and closes its connection then", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
-    const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "600000");
+    const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "600000", ...large);
     const value = randomBytes(8_000_000);
     await new HttpStore({ url: server.url, apiKey }).set("large", value);
     const { socket, heard, closed } = await rawConnection(server.url);
@@ -131,7 +134,7 @@ describe("keyward-kv serve", () => {
       "600000",
     ];
     // Through a patient server: on a busy machine so large a body takes long to arrive.
-    const patient = await start("--tenants", tenants, "--file", file);
+    const patient = await start("--tenants", tenants, "--file", file, ...large);
     await new HttpStore({ url: patient.url, apiKey }).set("large", randomBytes(8_000_000));
     expect(await patient.stop()).toBe(0);
     const server = await start("--tenants", tenants, "--file", file, ...times);
