@@ -51,10 +51,12 @@ export function nodeSender(url: URL): Send {
       const sending = request({ ...target, path: `${base}/${operation}` });
       // Not among the options: Node prints what a connection is made with where NODE_DEBUG names "net", and these hold the
       // API key.
-      sending.setHeaders(new Map(Object.entries({ ...headers, "content-length": `${Buffer.byteLength(body)}` })));
+      for (const [name, value] of Object.entries(headers)) sending.setHeader(name, value);
+      sending.setHeader("content-length", Buffer.byteLength(body));
+      let ended = false;
       const end = (error?: unknown) => {
-        clearTimeout(silence);
-        clearTimeout(last);
+        ended = true;
+        clearTimeout(timer);
         if (error === undefined) {
           resolve();
           return;
@@ -63,11 +65,22 @@ export function nodeSender(url: URL): Send {
         reject(error);
       };
       const giveUp = () => end(new TimedOut(sending.socket?.connecting === false));
-      const silence = setTimeout(giveUp, silenceMs);
-      const last = setTimeout(giveUp, longestMs);
+      // One timer for both ends: that of the silence, or that of all of it where it comes first.
+      const untilMs = performance.now() + longestMs;
+      let timer = setTimeout(giveUp, Math.min(silenceMs, longestMs));
+      const heard = () => {
+        if (ended) return;
+        const leftMs = untilMs - performance.now();
+        if (leftMs > silenceMs) {
+          timer.refresh();
+          return;
+        }
+        clearTimeout(timer);
+        timer = setTimeout(giveUp, Math.max(0, leftMs));
+      };
       sending.on("error", end);
       sending.on("response", (answer) => {
-        silence.refresh();
+        heard();
         const guarded = <Result>(act: () => Result): Result | undefined => {
           try {
             return act();
@@ -84,7 +97,7 @@ export function nodeSender(url: URL): Send {
         );
         if (take === undefined) return;
         answer.on("data", (piece: Buffer) => {
-          silence.refresh();
+          heard();
           guarded(() => take(piece));
         });
         answer.on("end", () => end());
