@@ -33,6 +33,7 @@ export {
 } from "./encrypted-store.ts";
 export type { Place, RecordContent } from "./envelope.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors.ts";
+export { shareListener } from "./event-listeners.ts";
 export { type AesGcmOptions, aesGcm, type ForeignFormat, type PlaintextOptions, plaintext } from "./foreign-format.ts";
 export type { WrappableStore } from "./inner-store.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } from "./key-provider.ts";

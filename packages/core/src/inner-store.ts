@@ -21,8 +21,8 @@ import {
 } from "./capabilities.ts";
 import { shareConnection } from "./connection-users.ts";
 import { type EnvelopeForm, hasExpired } from "./envelope.ts";
-import { hearErrors, withoutNewListeners } from "./error-listeners.ts";
 import { asKeywardError, KeywardError } from "./errors.ts";
+import { shareListener, withoutNewListeners } from "./event-listeners.ts";
 import { sameStored } from "./store-arguments.ts";
 import { WriteTurns } from "./write-turns.ts";
 
@@ -136,7 +136,7 @@ export class InnerStore {
   /** Calls the listener with what the store emits as `error`, until the returned function is called. */
   onError(listener: (error: unknown) => void): () => void {
     const stops = [...new Set<object>([this.#adapter, this.#errorSource])].map((source) =>
-      hearErrors(source, listener),
+      shareListener(source, "error", listener),
     );
     return () => {
       for (const stop of stops) stop();

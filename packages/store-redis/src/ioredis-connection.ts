@@ -2,7 +2,7 @@ import { Buffer } from "node:buffer";
 import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
-import { KeywardError, type Repetition, Repetitions, requireUrl } from "@keyward/core";
+import { KeywardError, type Repetition, Repetitions, requireUrl, shareListener } from "@keyward/core";
 import { Cluster, type ClusterNode, type ClusterOptions, Command, Redis, type RedisOptions } from "ioredis";
 import { Connection, executedOf, type Request, type ScannedServer, unavailable } from "./connection.ts";
 import type { Deadline } from "./deadline.ts";
@@ -28,7 +28,8 @@ const refreshMs = 100;
 export class IoredisConnection extends Connection {
   readonly #client: Redis | Cluster;
   readonly #ours: boolean;
-  readonly #listeners: readonly (readonly [event: string, listener: (...given: unknown[]) => void])[];
+  /** Takes off what listens to the client. */
+  readonly #unlisten: readonly (() => void)[];
   #refreshAtMs = 0;
   #wrongDatabase: Error | undefined;
 
@@ -51,19 +52,16 @@ export class IoredisConnection extends Connection {
       const repetition = repetitions.occurred(bare);
       if (repetition !== undefined) failed(bare, repetition);
     };
-    this.#listeners = [
-      ["error", tell],
-      ["node error", tell],
+    const client = this.#client;
+    this.#unlisten = [
+      shareListener(client, "error", tell),
+      shareListener(client, "node error", tell),
       // What kept it from connecting before says nothing about the next time.
-      [
-        "ready",
-        () => {
-          this.noteSuccess();
-          repetitions.succeeded();
-        },
-      ],
+      shareListener(client, "ready", () => {
+        this.noteSuccess();
+        repetitions.succeeded();
+      }),
     ];
-    for (const [event, listener] of this.#listeners) this.#client.on(event, listener);
   }
 
   override get isCluster(): boolean {
@@ -107,7 +105,7 @@ export class IoredisConnection extends Connection {
   }
 
   protected override async end(): Promise<void> {
-    for (const [event, listener] of this.#listeners) this.#client.off(event, listener);
+    for (const unlisten of this.#unlisten) unlisten();
     if (!this.#ours) return;
     // What fails while it closes is of no interest, and would be printed where nothing listens.
     this.#client.on("error", () => undefined);

@@ -6,6 +6,7 @@ import {
   requireOptions,
   type StoredValue,
   shareConnection,
+  shareListener,
 } from "@keyward/core";
 import type { Cluster, Redis } from "ioredis";
 import type { Connection } from "./connection.ts";
@@ -73,8 +74,7 @@ export class KeyvRedisStore extends RecordSpace {
       const repetition = repetitions.occurred(bare);
       if (repetition !== undefined) this.emit("connection:error", bare, repetition);
     };
-    adapter.on("error", tell);
-    this.#unhear = () => adapter.off?.("error", tell);
+    this.#unhear = shareListener(adapter, "error", tell);
   }
 
   /** Rejects every later call, and closes the adapter once every store that `keyvRedis` made of it is disconnected. */

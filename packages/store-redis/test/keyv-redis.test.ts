@@ -227,22 +227,25 @@ describeWithRedis(servers, "keyvRedis", () => {
     }
   });
 
-  it("takes its listeners off the client of an adapter of @keyv/valkey that others go on using", async () => {
+  it("has one listener for each event of an adapter of @keyv/valkey and its client, however many stores there are", async () => {
     const adapter = KeyvValkey(node.url, { useRedisSets: false });
     onTestFinished(() => adapter.disconnect());
     const listeners = () =>
-      ["error", "node error", "ready"].map((name) => {
-        const { redis } = adapter;
-        return Reflect.apply(Reflect.get(Object(redis), "listenerCount"), redis, [name]);
-      });
-    const stays = keyvRedis(adapter);
-    onTestFinished(() => stays.disconnect());
-    const before = listeners();
-    const leaves = keyvRedis(adapter);
-    expect(listeners()).not.toEqual(before);
-    await leaves.disconnect();
-    expect(listeners()).toEqual(before);
-    expect(await stays.set("key", "value")).toBe(true);
+      [adapter.redis, adapter].flatMap((emitter) =>
+        ["error", "node error", "ready"].map((name) => {
+          const count: unknown = Reflect.apply(Reflect.get(Object(emitter), "listenerCount"), emitter, [name]);
+          return Number(count);
+        }),
+      );
+    const without = listeners();
+    const [stays, ...others] = Array.from({ length: 20 }, () => keyvRedis(adapter));
+    for (const [index, count] of listeners().entries()) expect(count - (without[index] ?? 0)).toBeLessThanOrEqual(1);
+    for (const store of others) await store.disconnect();
+    expect(await stays?.set("key", "value")).toBe(true);
+    expect(listeners()).not.toEqual(without);
+    await stays?.disconnect();
+    // What the client itself listens to while it is connected ends with it.
+    for (const [index, count] of listeners().entries()) expect(count).toBeLessThanOrEqual(without[index] ?? 0);
   });
 
   it.each(Object.entries(adapters))("disconnects %s in time from a server that hangs", async (_, adapter) => {
