@@ -269,8 +269,9 @@ export class Registration {
     // A heartbeat that arrived too late does not open the gate again.
     if (this.#isOpen()) this.#openSince = since;
     if (ring.primary === "" || (await check.generation(ring)) <= ring.generation) return;
-    // A rotation waits for this process to have a later ring: do not let it wait for the provider to tell of it.
-    await source.refresh();
+    // A rotation waits for this process to have a later ring: do not let it wait for the provider to tell of it. Heartbeats
+    // go on meanwhile: a provider that is away must not make the process lapse. The source reports its failures itself.
+    source.refresh().catch(() => undefined);
   }
 
   /**
