@@ -174,6 +174,23 @@ describe("a process that registers", () => {
     );
   });
 
+  it("writes heartbeats on while a later ring is being loaded", async () => {
+    const inner = new MemoryStore();
+    const { before, staged } = rotation();
+    const keys = new TestKeys(before);
+    const store = registered(inner, keys, frequent);
+    await store.set("key", value);
+    const release = keys.hold();
+    onTestFinished(release);
+    const { loads } = keys;
+    await new EncryptedStore(inner, { keys: staged }).overwriteCheckRecord();
+    await vi.waitFor(() => expect(keys.loads).toBeGreaterThan(loads), 20_000);
+    const writes = vi.spyOn(inner.reserved(), "set");
+    const beats = () => writes.mock.calls.filter(([key]) => key.startsWith("replica/")).length;
+    await vi.waitFor(() => expect(beats()).toBeGreaterThan(3), 20_000);
+    expect(await store.set("key", value)).toBe(true);
+  });
+
   it("is not drained while it still seals what it began under an earlier ring", async () => {
     const inner = new WatchedStore();
     const { staged, promoted } = rotation();
