@@ -1,4 +1,5 @@
 import { Buffer } from "node:buffer";
+import { EventEmitter } from "node:events";
 import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
@@ -109,6 +110,11 @@ export class IoredisConnection extends Connection {
     if (!this.#ours) return;
     // What fails while it closes is of no interest, and would be printed where nothing listens.
     this.#client.on("error", () => undefined);
+    // ioredis listens to one error of a socket, and a TLS handshake that is cut short has two: the second would end the process.
+    for (const node of isCluster(this.#client) ? this.#client.nodes() : [this.#client]) {
+      const socket: unknown = Reflect.get(node, "stream");
+      if (socket instanceof EventEmitter) socket.on("error", () => undefined);
+    }
     this.#client.disconnect();
   }
 

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import KeyvRedis6 from "@keyv/redis";
 import { type KeyvRedisStore, keyvRedis, type RedisSource, RedisStore } from "@keyward/store-redis";
@@ -104,6 +105,26 @@ describeWithRedis(servers, "a server that cannot be used", () => {
       }),
     );
     await Promise.all(told);
+  });
+
+  it("ends no process by a store that disconnects in the middle of a TLS handshake", async () => {
+    const uncaught: unknown[] = [];
+    const others = process.listeners("uncaughtException");
+    const note = (error: unknown) => uncaught.push(error);
+    process.removeAllListeners("uncaughtException");
+    process.on("uncaughtException", note);
+    onTestFinished(() => {
+      process.off("uncaughtException", note);
+      for (const other of others) process.on("uncaughtException", other);
+    });
+    for (let turn = 0; turn < 60; turn++) {
+      const store = new RedisStore(secured.url, { timeoutMs: 100 });
+      const refused = expectRefusal(store.set("key", "value"), "STORE_UNAVAILABLE");
+      await sleep(turn % 12);
+      await store.disconnect();
+      await refused;
+    }
+    expect(uncaught).toEqual([]);
   });
 
   it("gets nothing into another database than the one that was asked for", async () => {
