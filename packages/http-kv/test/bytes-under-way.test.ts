@@ -1,8 +1,7 @@
 import { execFileSync } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
-import { connect, type Socket } from "node:net";
+import type { Socket } from "node:net";
 import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -13,7 +12,7 @@ import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { BytesUnderWay } from "../src/bytes-under-way.ts";
 import { field } from "../src/protocol.ts";
 import { run, serve } from "./keyward-kv-process.ts";
-import { temporaryFolder } from "./servers.ts";
+import { openSocket, temporaryFolder } from "./servers.ts";
 
 const mebibyte = 2 ** 20;
 /** The least that may be under way is twice 4 MiB. */
@@ -47,21 +46,11 @@ describe("many large bodies that come slowly, on a server of its own", () => {
 
   /** Sends all of a body but its last byte, and keeps what it hears. */
   async function sendSlowly(url: string, apiKey: string, body: Buffer): Promise<{ socket: Socket; heard(): string }> {
-    const { hostname, port } = new URL(url);
-    const socket = connect(Number(port), hostname);
-    onTestFinished(() => {
-      socket.destroy();
-    });
-    let heard = "";
-    socket.on("error", () => undefined);
-    socket.on("data", (data) => {
-      heard += data.toString("latin1");
-    });
-    await once(socket, "connect");
+    const { socket, heard } = await openSocket(url);
     const head = `PUT /slow HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: ${body.length}`;
     socket.write(`${head}\r\ncontent-type: application/octet-stream\r\n\r\n`);
     socket.write(body.subarray(1));
-    return { socket, heard: () => heard };
+    return { socket, heard };
   }
 
   it("are refused where they do not fit: memory stays, others go on, and a client gets through later", async () => {

@@ -1,6 +1,6 @@
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
-import { connect, Socket } from "node:net";
+import { Socket } from "node:net";
 import { join } from "node:path";
 import { setImmediate } from "node:timers/promises";
 import { createApiKey, createKvHandler, HttpStore, type KvHandlerOptions } from "@keyward/http-kv";
@@ -12,7 +12,7 @@ import { JsonReader, JsonRefusal } from "../src/json-reader.ts";
 import { field } from "../src/protocol.ts";
 import { changeTenants } from "../src/tenants-file.ts";
 import { serveWithHeap } from "./keyward-kv-process.ts";
-import { startServer, temporaryFolder } from "./servers.ts";
+import { openSocket, startServer, temporaryFolder } from "./servers.ts";
 
 const mebibyte = 2 ** 20;
 
@@ -42,7 +42,7 @@ describe("one who has an API key", () => {
     const neighbour = new HttpStore({ url: server.url, apiKey: other.apiKey, retries: 0 });
     for (const [shape, body] of Object.entries(shapes)) {
       const sent = ["list", "get", "set", "replace"].map(async (operation) => {
-        const { socket, heard } = await open(server.url);
+        const { socket, heard } = await openSocket(server.url);
         const { apiKey } = operation === "list" ? listOnly : all;
         const head = `POST /${operation} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}`;
         socket.write(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n`);
@@ -66,7 +66,7 @@ describe("one who has an API key", () => {
       [`PUT /key HTTP/1.1\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: 1000000000000\r\n`, 413],
       [`POST /none HTTP/1.1\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: 1000000000000\r\n`, 404],
     ] as const) {
-      const { socket, heard } = await open(server.url);
+      const { socket, heard } = await openSocket(server.url);
       let sent = 0;
       const closed = new Promise((resolve) => socket.once("close", resolve));
       const flood = () => {
@@ -88,7 +88,7 @@ describe("one who has an API key", () => {
   it("is answered once where nothing more comes after a refusal", async () => {
     const server = await startServer({ requestTimeoutMs: 300 });
     onTestFinished(() => server.close());
-    const { socket, heard } = await open(server.url);
+    const { socket, heard } = await openSocket(server.url);
     const closed = new Promise((resolve) => socket.once("close", resolve));
     socket.write("PUT /key HTTP/1.1\r\nhost: kv\r\ncontent-length: 100\r\n\r\nx");
     await closed;
@@ -98,7 +98,7 @@ describe("one who has an API key", () => {
   it("has nothing done of what comes behind a body that was refused", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
-    const { socket, heard } = await open(server.url);
+    const { socket, heard } = await openSocket(server.url);
     const closed = new Promise((resolve) => socket.once("close", resolve));
     const head = (request: string, length: number) =>
       `${request} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: ${length}\r\n\r\n`;
@@ -117,7 +117,7 @@ describe("one who has an API key", () => {
     expect(await server.client().set("key", "x".repeat(bytes / 4))).toBe(true);
     const count = 60;
     for (const request of ["GET /key", "GET /"]) {
-      const { socket, heard } = await open(server.url);
+      const { socket, heard } = await openSocket(server.url);
       const line = `${request} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\n`;
       socket.write(`${`${line}\r\n`.repeat(count - 1)}${line}connection: close\r\n\r\n`);
       await once(socket, "close");
@@ -169,7 +169,7 @@ describe("one who has an API key", () => {
         unsubscribe("net.server.socket", found);
       });
     });
-    const { socket } = await open(server.url);
+    const { socket } = await openSocket(server.url);
     socket.write(`GET / HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\n\r\n`);
     const other = await accepted;
     await isAsked;
@@ -179,21 +179,6 @@ describe("one who has an API key", () => {
     resume();
     await expect.poll(() => ended).toBe(true);
   });
-
-  async function open(url: string): Promise<{ readonly socket: Socket; heard(): string }> {
-    const { hostname, port } = new URL(url);
-    const socket = connect(Number(port), hostname);
-    onTestFinished(() => {
-      socket.destroy();
-    });
-    let heard = "";
-    socket.on("error", () => undefined);
-    socket.on("data", (data) => {
-      heard += data.toString("latin1");
-    });
-    await once(socket, "connect");
-    return { socket, heard: () => heard };
-  }
 });
 
 /** A handler for the tenant "acme", and a way to ask it. */

@@ -1,4 +1,6 @@
+import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -11,6 +13,7 @@ import {
 } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import type { KeyvStorageAdapter } from "keyv";
+import { onTestFinished } from "vitest";
 import { KvServer } from "../src/kv-server.ts";
 import { listen, type NodeServer } from "../src/node-server.ts";
 
@@ -75,4 +78,20 @@ export async function startServer(
 export function temporaryFolder(): { readonly path: string; remove(): void } {
   const path = mkdtempSync(join(tmpdir(), "keyward-http-kv-"));
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/** A connection of a test that writes its requests itself, with what it has heard so far. */
+export async function openSocket(url: string): Promise<{ readonly socket: Socket; heard(): string }> {
+  const { hostname, port } = new URL(url);
+  const socket = connect(Number(port), hostname);
+  onTestFinished(() => {
+    socket.destroy();
+  });
+  let heard = "";
+  socket.on("error", () => undefined);
+  socket.on("data", (data) => {
+    heard += data.toString("latin1");
+  });
+  await once(socket, "connect");
+  return { socket, heard: () => heard };
 }
