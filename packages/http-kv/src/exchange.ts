@@ -1,3 +1,5 @@
+import { setImmediate } from "node:timers/promises";
+
 /** A request, from whatever server it came. */
 export interface Incoming {
   readonly method: string;
@@ -28,6 +30,19 @@ export interface Answer {
 
 /** How many bytes are worked on before other requests have their turn: less than a millisecond's work. */
 export const turnBytes = 2 ** 17;
+
+/** Lets other requests have their turn between the steps of a long one. */
+export class Turns {
+  #sinceTurn = 0;
+
+  /** To be awaited after each step, with how many bytes it worked on. */
+  async worked(bytes: number): Promise<void> {
+    this.#sinceTurn += bytes;
+    if (this.#sinceTurn < turnBytes) return;
+    this.#sinceTurn = 0;
+    await setImmediate();
+  }
+}
 
 /** How many bytes of a long answer are sent at once. */
 export const pieceBytes = 2 ** 16;

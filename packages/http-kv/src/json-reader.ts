@@ -28,7 +28,8 @@ export class JsonRefusal extends Error {
 const longStringBytes = 256;
 /** The longest escape is `\uXXXX`. */
 const escapeBytes = 6;
-/** How far a string is looked through step by step, which costs less than a search where it is short. */
+const controlCharacter = /[^\x20-\uffff]/;
+/** How far a string is looked through step by step, which costs less than a native search where it is short. */
 const steppedBytes = 64;
 /** About what V8 needs for one value, beside its bytes. */
 const bytesPerPart = 32;
@@ -110,12 +111,22 @@ export class JsonReader {
     let from = 0;
     let stringFrom = 0;
     let openBytes = this.#open.length;
+    // How far into the string, or behind its last escape, the steps began; and what a search found ahead of them.
+    let steppedFrom = 0;
+    let [quoteAt, backslashAt] = [-1, -1];
     for (let at = 0; at < piece.length; at++) {
+      if (this.#inString && !this.#escaped && at - steppedFrom >= steppedBytes) {
+        if (quoteAt < at) quoteAt = positionOf(quote, piece, at);
+        if (backslashAt < at) backslashAt = positionOf(backslash, piece, at);
+        at = Math.min(quoteAt, backslashAt);
+        if (at === piece.length) break;
+      }
       const byte = piece[at];
       if (this.#inString) {
         if (this.#escaped) this.#escaped = false;
         else if (byte === backslash) {
           this.#escaped = true;
+          steppedFrom = at;
           this.#escapeAt = openBytes + at - stringFrom;
         } else if (byte === quote) {
           this.#inString = false;
@@ -130,13 +141,14 @@ export class JsonReader {
           } else keep(this.#open);
           this.#open = new Uint8Array();
           openBytes = 0;
-        } else if (byte === undefined || byte < 0x20) throw new JsonRefusal("malformed");
+        }
         continue;
       }
       if (byte === quote) {
         this.#inString = true;
         this.#escapeAt = -1;
         stringFrom = at + 1;
+        steppedFrom = at;
       } else this.#count(byte);
     }
     if (this.#inString) {
@@ -183,7 +195,9 @@ export class JsonReader {
     const end = last ? bytes.length : wholeCharacters(bytes, whole);
     this.#long ??= new TextParts(this.#bounds.weigh);
     try {
-      this.#long.add(bytes.subarray(0, end), this.#escapeAt >= 0 ? withoutEscapes : undefined);
+      // What JSON.parse would refuse in a string, where a string has no escapes and is not given to it.
+      if (this.#escapeAt >= 0) this.#long.add(bytes.subarray(0, end), withoutEscapes);
+      else if (controlCharacter.test(this.#long.add(bytes.subarray(0, end)))) throw new JsonRefusal("malformed");
     } catch (error) {
       throw error instanceof SyntaxError || error instanceof TypeError ? new JsonRefusal("malformed") : error;
     }
@@ -218,6 +232,12 @@ function endOfString(bytes: Uint8Array, start: number): number {
     if ((end - escapesFrom) % 2 === 0) return end;
     at = end + 1;
   }
+}
+
+/** Where a byte is next; the length of the bytes where there is none. */
+function positionOf(byte: number, bytes: Uint8Array, from: number): number {
+  const at = bytes.indexOf(byte, from);
+  return at < 0 ? bytes.length : at;
 }
 
 function joined(one: Uint8Array, other: Uint8Array): Uint8Array {

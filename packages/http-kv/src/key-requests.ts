@@ -2,7 +2,7 @@ import type { Hash } from "node:crypto";
 import type { Part } from "./areas.ts";
 import { type Answer, type Incoming, pieceBytes } from "./exchange.ts";
 import { listing } from "./listing.ts";
-import { type OperationContext, type Prepared, readKey, readNamespace, requireSize } from "./operations.ts";
+import { type OperationContext, type Prepared, readKey, readNamespace } from "./operations.ts";
 import { headers, invalid, type PathTarget, Refusal, type Scope } from "./protocol.ts";
 import { readValue } from "./request-body.ts";
 import type { StoredRecord } from "./stored-record.ts";
@@ -114,7 +114,7 @@ async function prepareWrite(
   if (conditional && !part.atomic) throw new Refusal("NOT_ATOMIC", "The server's store cannot write on a condition");
   const isBytes = /^application\/octet-stream\s*(?:;|$)/i.test(incoming.header("content-type") ?? "");
   const bounds = { maxBytes: limits.maxValueBytes, timeoutMs: limits.bodyTimeoutMs, held, digest };
-  const value = requireSize(await readValue(incoming, bounds, isBytes ? "bytes" : "text"), limits);
+  const value = await readValue(incoming, bounds, isBytes ? "bytes" : "text");
   const written = okay({ etag: await tagInTurns(value) });
   if (!conditional) {
     return async () => {

@@ -1,6 +1,5 @@
-import { setImmediate } from "node:timers/promises";
 import { type HeldBytes, releasedAtEnd } from "./bytes-under-way.ts";
-import { type BodyReading, type Incoming, pieceBytes, turnBytes } from "./exchange.ts";
+import { type BodyReading, type Incoming, pieceBytes, Turns, turnBytes } from "./exchange.ts";
 import { type HeldAnswer, type KvHandlerOptions, KvServer } from "./kv-server.ts";
 import { invalid } from "./protocol.ts";
 
@@ -46,7 +45,7 @@ function readShort(request: Request, take: (piece: Uint8Array) => void): BodyRea
 function readStream(body: ReadableStream<Uint8Array> | null, take: (piece: Uint8Array) => void): BodyReading {
   const reader = body?.getReader();
   const readAll = async () => {
-    let sinceTurn = 0;
+    const turns = new Turns();
     for (;;) {
       const piece = await reader?.read().catch(() => {
         throw invalid("The body broke off");
@@ -56,10 +55,7 @@ function readStream(body: ReadableStream<Uint8Array> | null, take: (piece: Uint8
       for (let start = 0; start < piece.value.length; start += turnBytes) {
         const slice = piece.value.subarray(start, start + turnBytes);
         take(slice);
-        sinceTurn += slice.length;
-        if (sinceTurn < turnBytes) continue;
-        sinceTurn = 0;
-        await setImmediate();
+        await turns.worked(slice.length);
       }
     }
   };

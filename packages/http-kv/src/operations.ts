@@ -1,7 +1,7 @@
 import type { StoredValue } from "@keyward/core";
 import type { Area, DividedStore, Entry, Part, TaggedReplacement } from "./areas.ts";
 import type { HeldBytes } from "./bytes-under-way.ts";
-import { type Answer, jsonAnswer, pieceBytes } from "./exchange.ts";
+import { type Answer, jsonAnswer, pieceBytes, Turns } from "./exchange.ts";
 import type { KvLimits } from "./limits.ts";
 import { listing } from "./listing.ts";
 import {
@@ -231,25 +231,30 @@ function readKeys(body: unknown, limits: KvLimits): string[] {
 
 async function readEntries(body: unknown, context: OperationContext): Promise<Entry[]> {
   const entries: Entry[] = [];
+  const turns = new Turns();
   for (const entry of readBatch(body, "entries", context.limits)) {
     requireFields(entry, ["key", "text", "bytes", "expires"]);
     const expires = field(entry, "expires");
     if (expires !== undefined && (typeof expires !== "number" || !Number.isFinite(expires))) {
       throw invalid("An expiry is a number of ms since the epoch");
     }
-    entries.push({ ...(await readKeyed(entry, context)), ...(expires === undefined ? {} : { expires }) });
+    const keyed = await readKeyed(entry, context);
+    entries.push({ ...keyed, ...(expires === undefined ? {} : { expires }) });
+    await turns.worked(keyed.value.length);
   }
   return entries;
 }
 
 async function readChanges(body: unknown, context: OperationContext): Promise<TaggedReplacement[]> {
   const changes: TaggedReplacement[] = [];
+  const turns = new Turns();
   for (const change of readBatch(body, "changes", context.limits)) {
     requireFields(change, ["key", "expected", "text", "bytes"]);
     const expected = field(change, "expected");
     if (expected !== null && typeof expected !== "string") throw invalid("What is expected is an entity tag or null");
     const { key, value } = await readKeyed(change, context);
     changes.push({ key, expected: expected ?? undefined, next: value });
+    await turns.worked(value.length);
   }
   return changes;
 }
@@ -304,7 +309,7 @@ function requireName(name: unknown, what: string, { maxKeyBytes }: KvLimits): st
 /**
  * @throws Refusal `TOO_LARGE`.
  */
-export function requireSize(value: StoredValue, { maxValueBytes }: KvLimits): StoredValue {
+function requireSize(value: StoredValue, { maxValueBytes }: KvLimits): StoredValue {
   if (Buffer.byteLength(value) <= maxValueBytes) return value;
   throw new Refusal("TOO_LARGE", `A value has at most ${maxValueBytes} bytes`);
 }

@@ -1,10 +1,12 @@
 import type { Hash } from "node:crypto";
+import { setImmediate } from "node:timers/promises";
 import type { StoredValue } from "@keyward/core";
 import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Incoming, pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
 import { invalid, Refusal } from "./protocol.ts";
-import { TextParts, wholeCharacters } from "./text-parts.ts";
+
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** Bounds of a request's body. */
 export interface BodyLimits {
@@ -55,21 +57,22 @@ export async function readJson(
  * @throws Refusal as {@link readJson}.
  */
 export async function readValue(incoming: Incoming, limits: BodyLimits, type: "text" | "bytes"): Promise<StoredValue> {
-  if (type === "bytes") return await readBytes(incoming, limits);
-  const text = new TextParts(weighing(limits));
-  let rest: Uint8Array = new Uint8Array();
+  const bytes = await readBytes(incoming, limits);
+  if (type === "bytes") return bytes;
+  await setImmediate();
+  const text = decodeText(bytes);
+  const isWide = text.length !== bytes.length;
+  limits.held.giveBack(bytes.length);
+  limits.held.add(isWide ? 2 * text.length : text.length);
+  return text;
+}
+
+function decodeText(bytes: Uint8Array): string {
   try {
-    await readPieces(incoming, limits, (piece) => {
-      const bytes = rest.length === 0 ? piece : Buffer.concat([rest, piece]);
-      const end = wholeCharacters(bytes, bytes.length);
-      text.add(bytes.subarray(0, end));
-      rest = bytes.slice(end);
-    });
-    text.add(rest);
-  } catch (error) {
-    throw error instanceof TypeError ? invalid("The text is not UTF-8") : error;
+    return utf8.decode(bytes);
+  } catch {
+    throw invalid("The text is not UTF-8");
   }
-  return text.join();
 }
 
 async function readBytes(incoming: Incoming, limits: BodyLimits): Promise<Buffer> {
@@ -82,7 +85,6 @@ async function readBytes(incoming: Incoming, limits: BodyLimits): Promise<Buffer
   if (first !== undefined && pieces.length === 1) {
     return Buffer.from(first.buffer, first.byteOffset, first.byteLength);
   }
-  limits.held.add(pieces.reduce((sum, { length }) => sum + length, 0));
   return Buffer.concat(pieces);
 }
 

@@ -25,11 +25,11 @@ export class TextParts {
   }
 
   /**
-   * Adds whole characters of UTF-8.
+   * Adds whole characters of UTF-8, and returns the text that was added.
    *
    * @throws TypeError where the bytes are not UTF-8; what `weigh` and `change` throw.
    */
-  add(bytes: Uint8Array, change?: (text: string) => string): void {
+  add(bytes: Uint8Array, change?: (text: string) => string): string {
     const decoded = utf8.decode(bytes);
     const text = change === undefined ? decoded : change(decoded);
     const isWide = decoded.length !== bytes.length || (change !== undefined && /[^\0-\xff]/.test(text));
@@ -40,6 +40,7 @@ export class TextParts {
     this.#characters += text.length;
     this.#weigh(text.length * this.#bytesPerCharacter);
     this.#parts.push(text);
+    return text;
   }
 
   join(): string {

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import type { StoredValue } from "@keyward/core";
-import { pieceBytes, turnBytes } from "./exchange.ts";
+import { pieceBytes, Turns, turnBytes } from "./exchange.ts";
 import { encodeValue, entityTag } from "./protocol.ts";
 
 // What is done with values of up to megabytes, in steps that keep no other request waiting for long.
@@ -10,7 +10,8 @@ import { encodeValue, entityTag } from "./protocol.ts";
 export async function tagInTurns(value: StoredValue): Promise<string> {
   if (value.length <= turnBytes) return entityTag(value);
   const hash = createHash("sha256").update(typeof value === "string" ? "text\0" : "bytes\0");
-  for await (const piece of valuePieces(value)) hash.update(piece);
+  // Texts are not made bytes before: memory outside V8's heap makes V8 collect garbage, for which all requests wait.
+  for await (const slice of slices(value, pieceBytes)) hash.update(slice);
   return `"${hash.digest("base64url")}"`;
 }
 
@@ -27,7 +28,7 @@ export async function* jsonPieces(
   parts: Iterable<string | { readonly value: StoredValue }>,
 ): AsyncGenerator<Uint8Array> {
   let text = "";
-  let sinceTurn = 0;
+  const turns = new Turns();
   for (const part of parts) {
     if (typeof part === "string") text += part;
     else if (part.value.length <= pieceBytes) text += JSON.stringify(encodeValue(part.value)).slice(1, -1);
@@ -43,13 +44,10 @@ export async function* jsonPieces(
       text += '"';
     }
     if (text.length < pieceBytes) continue;
-    sinceTurn += text.length;
+    const { length } = text;
     yield Buffer.from(text);
     text = "";
-    if (sinceTurn >= turnBytes) {
-      sinceTurn = 0;
-      await setImmediate();
-    }
+    await turns.worked(length);
   }
   if (text !== "") yield Buffer.from(text);
 }
@@ -79,16 +77,13 @@ function toBase64(bytes: Uint8Array): string {
 
 /** Slices that cut no character in two, with turns for others in between. */
 async function* slices(value: StoredValue, atOnce: number): AsyncGenerator<StoredValue> {
-  let sinceTurn = 0;
+  const turns = new Turns();
   for (let start = 0; start < value.length; ) {
     let end = start + atOnce;
     if (typeof value === "string" && end < value.length && isLowSurrogate(value.charCodeAt(end))) end--;
     yield typeof value === "string" ? value.slice(start, end) : value.subarray(start, end);
-    sinceTurn += end - start;
+    await turns.worked(end - start);
     start = end;
-    if (sinceTurn < turnBytes || start >= value.length) continue;
-    sinceTurn = 0;
-    await setImmediate();
   }
 }
 
