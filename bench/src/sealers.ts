@@ -6,8 +6,8 @@ import { RawAesKeyringNode, RawAesWrappingSuiteIdentifier } from "@aws-crypto/ra
 import * as Iron from "@hapi/iron";
 import type { Place, StoredValue } from "@keyward/core";
 import { CompactEncrypt, compactDecrypt } from "jose";
-import { open, readHeader, seal } from "../../packages/core/src/envelope.ts";
-import { RootKey } from "../../packages/core/src/root-key.ts";
+import { open, readHeader, seal } from "../../packages/core/src/envelope/envelope.ts";
+import { RootKey } from "../../packages/core/src/envelope/root-key.ts";
 import { associatedData, decrypt, encrypt } from "./node-crypto.ts";
 
 /** One library with a key of its own: turns text at a place into what lies at rest, and back. */

@@ -9,9 +9,9 @@ import {
   type ScannableStore,
 } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
-import { keyIdIn } from "../store/inner-stores.ts";
 import { TestKeys } from "../store/rings.ts";
 import { guardMaterial, marker } from "../store/secrets.ts";
+import { keyIdIn } from "../store/store/inner-stores.ts";
 import { KeyHistory, type Operation } from "./key-history.ts";
 import { below, pick, type Random } from "./random.ts";
 import { Gate, Progress } from "./traffic.ts";

@@ -1,6 +1,6 @@
 // A bulk job in a process of its own, to be killed. It begins when it is sent the keyring, and tells each page it did.
 import { EncryptedStore, fileCheckpoint, Keyring, reencrypt } from "@keyward/core";
-import { keyIdIn } from "../store/inner-stores.ts";
+import { keyIdIn } from "../store/store/inner-stores.ts";
 import { openStore } from "./open-store.ts";
 
 /** What the process tells. */

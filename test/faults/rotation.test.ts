@@ -8,8 +8,8 @@ import { census, EncryptedStore, exportKeyring, Keyring, replicas, rotateKey } f
 import { fileKeys } from "@keyward/keys-env";
 import { expect, it, onTestFinished, vi } from "vitest";
 import { describeWithRedis, findRedisServers, startRedis } from "../servers/redis.ts";
-import { keyIdIn } from "../store/inner-stores.ts";
 import { guardMaterial } from "../store/secrets.ts";
+import { keyIdIn } from "../store/store/inner-stores.ts";
 import { openStore } from "./open-store.ts";
 import { testTimeoutMs } from "./settings.ts";
 import { temporaryFolder } from "./sqlite.ts";

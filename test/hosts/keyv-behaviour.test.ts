@@ -3,7 +3,7 @@ import { inspect } from "node:util";
 import { createKeyv, EncryptedStore, Keyring, type StoredValue } from "@keyward/core";
 import { Keyv, type KeyvCompressionAdapter, type KeyvOptions, type KeyvSerializationAdapter } from "keyv";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { BreakableAdapter } from "../store/inner-stores.ts";
+import { BreakableAdapter } from "../store/store/inner-stores.ts";
 
 // Keyv 6's own unit tests are in no package. This is an equal of them: what they expect, each run against Keyv itself and
 // against createKeyv, which has to do and to tell the same. What differs is named below and in docs/hosts.md.

@@ -1,6 +1,5 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
-import { EncryptedStore, type EncryptedStoreOptions } from "../src/encrypted-store.ts";
 import {
   type EnvelopeForm,
   open,
@@ -9,9 +8,10 @@ import {
   readHeader,
   type SealOptions,
   seal,
-} from "../src/envelope.ts";
-import { KeywardError } from "../src/errors.ts";
-import type { RootKey } from "../src/root-key.ts";
+} from "../src/envelope/envelope.ts";
+import type { RootKey } from "../src/envelope/root-key.ts";
+import { KeywardError } from "../src/errors/errors.ts";
+import { EncryptedStore, type EncryptedStoreOptions } from "../src/store/encrypted-store.ts";
 
 // fast-check's own strings are of well-formed code points with this unit, surrogate pairs among them.
 const text = (maxLength: number): fc.Arbitrary<string> => fc.string({ unit: "binary", maxLength });

@@ -1,0 +1,299 @@
+import { createCipheriv, createHash, randomBytes } from "node:crypto";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { type AesGcmOptions, aesGcm, type ForeignFormat, plaintext } from "../../src/envelope/foreign-format.ts";
+import { KeywardError } from "../../src/errors/errors.ts";
+import { Keyring } from "../../src/keyring/keyring.ts";
+import { EncryptedStore } from "../../src/store/encrypted-store.ts";
+import { requireExpires } from "../../src/store-interface/store-arguments.ts";
+import { leaked, shown } from "../leak.ts";
+import { storeHolding } from "../records.ts";
+
+const place = { namespace: "flows", key: "session:42" };
+type Layout = AesGcmOptions["layout"];
+type Encoding = NonNullable<AesGcmOptions["encoding"]>;
+const layouts: readonly Layout[] = ["iv-tag-ciphertext", "iv-ciphertext-tag"];
+const encodings: readonly Encoding[] = ["base64", "base64url", "hex"];
+
+/** Writes as @keyv/encrypt-node does in its first layout and base64, and as most snippets do in the others. */
+function encrypt(
+  text: string | Uint8Array,
+  key: string | Uint8Array,
+  layout: Layout = "iv-tag-ciphertext",
+  encoding: Encoding = "base64",
+): string {
+  const secret = typeof key === "string" ? createHash("sha256").update(key).digest() : key;
+  const iv = randomBytes(12);
+  const cipher = createCipheriv("aes-256-gcm", secret, iv);
+  const ciphertext = Buffer.concat([cipher.update(text), cipher.final()]);
+  const tag = cipher.getAuthTag();
+  const parts = layout === "iv-tag-ciphertext" ? [iv, tag, ciphertext] : [iv, ciphertext, tag];
+  return Buffer.concat(parts).toString(encoding);
+}
+
+/** A format that claims everything, and keeps what it was asked. */
+class Recorder implements ForeignFormat {
+  readonly asked: unknown[] = [];
+
+  read(stored: string | Uint8Array): { value: string } {
+    this.asked.push(stored);
+    return { value: "claimed" };
+  }
+}
+
+describe("aesGcm", () => {
+  const keys = { "a passphrase": "correct horse battery staple, no less", "32 bytes": randomBytes(32) };
+
+  describe.each(Object.entries(keys))("under %s", (_, key) => {
+    it.each(layouts.flatMap((layout) => encodings.map((encoding) => [layout, encoding] as const)))(
+      "reads %s in %s",
+      async (layout, encoding) => {
+        const format = aesGcm({ key, layout, encoding });
+        for (const value of ["", "text", "zażółć 🔐", '{"value":"v"}', "x".repeat(5_000)]) {
+          expect(await format.read(encrypt(value, key, layout, encoding), place)).toEqual({ value });
+        }
+        const bytes = Buffer.from([0xff, 0x00, 0xfe]);
+        expect(await format.read(encrypt(bytes, key, layout, encoding), place)).toEqual({ value: bytes });
+      },
+    );
+  });
+
+  it("reads what Keyv wrote with its encryption, through a store, with its expiry", async () => {
+    const key = keys["a passphrase"];
+    const accept = [aesGcm({ key, layout: "iv-tag-ciphertext" })];
+    const read = (stored: string): Promise<unknown> =>
+      storeHolding(stored, place, { keys: Keyring.generate(), accept }).get(place.key);
+    const future = JSON.stringify({ value: { step: 1 }, expires: Date.now() + 60_000 });
+    expect(await read(encrypt(future, key))).toBe(future);
+    expect(await read(encrypt(JSON.stringify({ value: 1, expires: Date.now() - 1 }), key))).toBeUndefined();
+    expect(await read(encrypt(JSON.stringify({ value: 1, expires: null }), key))).toBe('{"value":1,"expires":null}');
+  });
+
+  it("takes base64 with and without its padding", async () => {
+    const key = randomBytes(32);
+    const format = aesGcm({ key, layout: "iv-tag-ciphertext" });
+    for (const value of ["a", "ab", "abc"]) {
+      expect(await format.read(encrypt(value, key).replace(/=+$/, ""), place)).toEqual({ value });
+    }
+  });
+
+  it("takes hex in capitals", async () => {
+    const key = randomBytes(32);
+    const format = aesGcm({ key, layout: "iv-tag-ciphertext", encoding: "hex" });
+    const sealed = encrypt("v", key, "iv-tag-ciphertext", "hex").toUpperCase();
+    expect(await format.read(sealed, place)).toEqual({ value: "v" });
+  });
+
+  it("gives nothing for a value that was altered or cut anywhere: it throws, or does not claim it", async () => {
+    for (const layout of layouts) {
+      for (const encoding of encodings) {
+        const key = randomBytes(32);
+        const format = aesGcm({ key, layout, encoding });
+        const keyring = Keyring.generate();
+        const sealed = encrypt("value", key, layout, encoding);
+        const packed = Buffer.from(sealed, encoding);
+        const broken = new Set<string>();
+        for (let bit = 0; bit < packed.length * 8; bit++) {
+          const flipped = Buffer.from(packed);
+          flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+          broken.add(flipped.toString(encoding));
+        }
+        for (let length = 1; length < packed.length; length++) {
+          broken.add(packed.subarray(0, length).toString(encoding));
+          broken.add(packed.subarray(length).toString(encoding));
+        }
+        // "==" may be cut from base64: the same bytes are left.
+        const unpadded = sealed.replace(/=+$/, "");
+        for (let length = 1; length < unpadded.length; length++) broken.add(sealed.slice(0, length));
+        for (const stored of broken) {
+          const store = storeHolding(stored, place, { keys: keyring, accept: [format] });
+          const error: unknown = await store.get(place.key).then(
+            (value) => `It read as ${String(value)}`,
+            (reason: unknown) => reason,
+          );
+          if (!(error instanceof KeywardError)) throw new Error(String(error));
+          expect(error.code).toMatch(/^(RECORD_TAMPERED|RECORD_NOT_SEALED)$/);
+          expect(leaked(shown(error), key)).toBeUndefined();
+        }
+      }
+    }
+  });
+
+  it("throws under another key, or for another layout", () => {
+    const key = randomBytes(32);
+    const sealed = encrypt("a value", key);
+    for (const options of [
+      { key: randomBytes(32), layout: "iv-tag-ciphertext" },
+      { key: "another passphrase", layout: "iv-tag-ciphertext" },
+      { key, layout: "iv-ciphertext-tag" },
+    ] as const) {
+      expect(() => aesGcm(options).read(sealed, place)).toThrow(
+        expect.objectContaining({ code: "RECORD_TAMPERED", namespace: "flows", key: "session:42" }),
+      );
+    }
+  });
+
+  it.each(encodings)("does not claim JSON, or bytes, or what does not decode as %s", (encoding) => {
+    const format = aesGcm({ key: randomBytes(32), layout: "iv-tag-ciphertext", encoding });
+    const long = "x".repeat(60);
+    for (const stored of [
+      JSON.stringify({ value: long }),
+      JSON.stringify({ value: long, expires: 1 }),
+      JSON.stringify(long),
+      `[${"1,".repeat(50)}1]`,
+      "",
+      "short",
+      `${"A".repeat(59)} `,
+      `${"A".repeat(59)}\n`,
+      "é".repeat(60),
+      randomBytes(60),
+    ]) {
+      expect(format.read(stored, place)).toBeUndefined();
+    }
+  });
+
+  it.each([["" as const], [new Uint8Array(31)], [new Uint8Array(33)], [new Uint8Array(0)]])(
+    "refuses the key %j",
+    (key) => {
+      expect(() => aesGcm({ key, layout: "iv-tag-ciphertext" })).toThrow(
+        expect.objectContaining({ code: "KEY_INVALID" }),
+      );
+    },
+  );
+
+  it("shows its key nowhere", () => {
+    const key = randomBytes(32);
+    expect(leaked(shown(aesGcm({ key, layout: "iv-tag-ciphertext" })), key)).toBeUndefined();
+  });
+});
+
+describe("plaintext", () => {
+  it.each([
+    ['{"value":1}', undefined],
+    ['{"value":{"a":[]},"expires":4102444800000}', 4102444800000],
+    ['{"expires":4102444800000,"value":null}', 4102444800000],
+    ['{"value":1,"expires":null}', undefined],
+    ['{"value":1,"expires":0}', 0],
+  ])("reads %s", (stored, expires) => {
+    expect(plaintext().read(stored, place)).toEqual(
+      expires === undefined ? { value: stored } : { value: stored, expires },
+    );
+  });
+
+  it.each([
+    "",
+    "text",
+    "1",
+    "null",
+    "[]",
+    '"{}"',
+    '{"value":1',
+    '{"value":1,"other":2}',
+    '{"iv":"a","tag":"b","data":"c"}',
+    '{"value":1,"expires":"soon"}',
+    '{"value":1,"expires":true}',
+    '{"value":1,"__proto__":{}}',
+    ' {"value":1}',
+  ])("does not take %j for what Keyv wrote", (stored) => {
+    expect(plaintext().read(stored, place)).toBeUndefined();
+    expect(plaintext().read(Buffer.from(stored), place)).toBeUndefined();
+  });
+
+  it("asks the application, where it knows better", () => {
+    const format = plaintext({ matches: (stored) => typeof stored === "string" && stored.startsWith("v0 ") });
+    expect(format.read("v0 text", place)).toEqual({ value: "v0 text" });
+    expect(format.read('{"value":1}', place)).toBeUndefined();
+  });
+
+  it("whose expiry has passed is absent, and one that lies ahead is kept when it is sealed", async () => {
+    const keys = Keyring.generate();
+    const accept = [plaintext()];
+    const past = JSON.stringify({ value: 1, expires: Date.now() - 1 });
+    expect(await storeHolding(past, place, { keys, accept }).get(place.key)).toBeUndefined();
+
+    const map = new Map<string, unknown>();
+    const expires = Date.now() + 3_600_000;
+    map.set("k", { value: JSON.stringify({ value: 1, expires }), expires: undefined });
+    const store = new EncryptedStore(map, { keys, accept });
+    const failed: unknown[] = [];
+    store.on("reencrypt:error", (event: unknown) => failed.push(event));
+    await store.get("k");
+    await store.settled();
+    expect(failed).toEqual([]);
+    expect(JSON.stringify(map.get("k"))).toContain('"kw1.');
+    expect(await new EncryptedStore(new Map(map), { keys }).get("k")).toBe(JSON.stringify({ value: 1, expires }));
+  });
+
+  it.each([4e12 + 0.5, 1e20, 2 ** 48])("whose expiry is %d is sealed behind the read all the same", async (expires) => {
+    const keys = Keyring.generate();
+    const map = new Map<string, unknown>([["k", { value: JSON.stringify({ value: 1, expires }), expires: undefined }]]);
+    const store = new EncryptedStore(map, { keys, accept: [plaintext()] });
+    const failed: unknown[] = [];
+    store.on("reencrypt:error", (event: unknown) => failed.push(event));
+    await store.get("k");
+    await store.settled();
+    expect(failed).toEqual([]);
+    expect(JSON.stringify(map.get("k"))).toContain('"kw1.');
+    expect(requireExpires("key", expires)).toBeLessThan(2 ** 48);
+  });
+
+  it("is refused where the ring says that all is sealed, and only there", async () => {
+    const keys = Keyring.generate().seal("flows");
+    const options = { keys, accept: [plaintext({ matches: () => true })] };
+    await expect(storeHolding('{"value":1}', place, options).get("session:42")).rejects.toMatchObject({
+      code: "RECORD_NOT_SEALED",
+    });
+    const elsewhere = { namespace: "others", key: "session:42" };
+    expect(await storeHolding('{"value":1}', elsewhere, options).get("session:42")).toBe('{"value":1}');
+  });
+
+  it("is asked last, wherever it stands", async () => {
+    const recorder = new Recorder();
+    const options = { keys: Keyring.generate(), accept: [plaintext(), recorder], reencrypt: "off" } as const;
+    expect(await storeHolding('{"value":1}', place, options).get(place.key)).toBe("claimed");
+  });
+});
+
+describe("whatever begins like an envelope", () => {
+  const keys = Keyring.generate("k");
+  const anyTail = fc.oneof(fc.string({ unit: "binary", maxLength: 120 }), fc.base64String({ maxLength: 120 }));
+  const anyVersion = fc.oneof(fc.constant("1"), fc.stringMatching(/^[0-9]{1,60}$/));
+  const anyHeader = fc.oneof(fc.constantFrom("k.", "k:", "", "k", "__proto__."), fc.string({ maxLength: 40 }));
+
+  it("never reaches a format, in a string or in bytes", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        anyVersion,
+        fc.constantFrom(".", ":"),
+        anyHeader,
+        anyTail,
+        async (version, separator, header, tail) => {
+          const text = `kw${version}${separator}${header}${tail}`;
+          for (const stored of [text, Buffer.from(text)]) {
+            const recorder = new Recorder();
+            const accept = [
+              recorder,
+              plaintext({ matches: () => true }),
+              aesGcm({ key: "k", layout: "iv-tag-ciphertext" }),
+            ];
+            const store = storeHolding(stored, place, { keys, accept, reencrypt: "off" });
+            await expect(store.get(place.key)).rejects.toMatchObject({
+              code: expect.stringMatching(/^(RECORD_MALFORMED|ENVELOPE_UNSUPPORTED|KEY_UNKNOWN|KEY_MISMATCH)$/),
+            });
+            expect(recorder.asked).toEqual([]);
+          }
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+
+  it("while what does not, does", async () => {
+    for (const stored of ["kw", "kw1", "kw.k.", "kwa1.k.", "KW1.k.", " kw1.k.", "kw-1.k.", "", randomBytes(5)]) {
+      const recorder = new Recorder();
+      const store = storeHolding(stored, place, { keys, accept: [recorder], reencrypt: "off" });
+      expect(await store.get(place.key)).toBe("claimed");
+      expect(recorder.asked).toEqual([stored]);
+    }
+  });
+});

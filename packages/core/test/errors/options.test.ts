@@ -1,0 +1,61 @@
+import { describe, expect, it } from "vitest";
+import { type OptionNames, requireAmount, requireOptions } from "../../src/index.ts";
+
+interface Options {
+  readonly one?: number;
+  readonly two?: string;
+}
+const known: OptionNames<Options> = { one: true, two: true };
+
+describe("requireAmount", () => {
+  it.each([NaN, Infinity, -Infinity, -1, 0, 1.5, 2 ** 31, 2 ** 53, "5", null, undefined, {}, 5n])(
+    "refuses %s as a duration and names option, unit and bounds",
+    (given) => {
+      expect(() => requireAmount("waitMs", given, "milliseconds")).toThrow(
+        expect.objectContaining({
+          code: "VALUE_INVALID",
+          message: expect.stringMatching(/^waitMs is not a whole number of milliseconds from 1 to 1073741824, but /),
+        }),
+      );
+    },
+  );
+
+  it("gives back what is within the bounds, ends included", () => {
+    expect(requireAmount("waitMs", 0, "milliseconds", { least: 0 })).toBe(0);
+    expect(requireAmount("waitMs", 2 ** 30, "milliseconds")).toBe(2 ** 30);
+    expect(requireAmount("maxBytes", 2 ** 40, "bytes")).toBe(2 ** 40);
+    expect(requireAmount("retries", 3, "attempts", { most: 3 })).toBe(3);
+  });
+});
+
+describe("requireOptions", () => {
+  it("gives back options that are all known", () => {
+    const options: Options = { one: 1 };
+    expect(requireOptions("it", options, known)).toBe(options);
+  });
+
+  it.each([
+    ["ones", { ones: 1 }],
+    ["__proto__", JSON.parse('{"__proto__": 1}')],
+    ["toString", { toString: 1 }],
+  ])("refuses the unknown option %s by name and lists the known ones", (name, given: object) => {
+    expect(() => requireOptions("it", given, known)).toThrow(
+      expect.objectContaining({
+        code: "VALUE_INVALID",
+        message: `it has no option "${name}"`,
+        hint: expect.stringContaining("one, two"),
+      }),
+    );
+  });
+
+  it.each([
+    ["null", "null"],
+    ["a number", "5"],
+    ["a text", '"text"'],
+    ["an array", "[]"],
+  ])("refuses %s, which is no object of options", (_, json) => {
+    expect(() => requireOptions("it", JSON.parse(json), known)).toThrow(
+      expect.objectContaining({ code: "VALUE_INVALID", message: "The options of it are not an object" }),
+    );
+  });
+});

@@ -1,0 +1,247 @@
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { filePlace } from "../../src/keyring/keyring-location.ts";
+import { fileCheckpoint } from "../../src/reencryption/checkpoint.ts";
+
+const isRoot = process.geteuid?.() === 0;
+const stranger = 65534;
+
+let folder: string;
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), "keyward-files-"));
+  chmodSync(folder, 0o755);
+});
+
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+function modeOf(path: string): number {
+  return lstatSync(path).mode & 0o777;
+}
+
+/** Another file of the same user, which a planted link leads to. */
+function plantLink(at: string): string {
+  const victim = join(folder, "victim");
+  writeFileSync(victim, "precious");
+  symlinkSync(victim, at);
+  return victim;
+}
+
+describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
+  it("is written through no planted link, and with no planted mode", async () => {
+    const path = join(folder, "job");
+    const checkpoint = fileCheckpoint(path);
+    await checkpoint.write("one");
+    for (const suffix of [".next", ".new"]) {
+      rmSync(join(folder, "victim"), { force: true });
+      const victim = plantLink(path + suffix);
+      await checkpoint.write("two");
+      expect(readFileSync(victim, "utf8")).toBe("precious");
+      expect(lstatSync(path).isFile()).toBe(true);
+      rmSync(path + suffix, { force: true });
+      writeFileSync(path + suffix, "");
+      chmodSync(path + suffix, 0o666);
+      await checkpoint.write("three");
+      expect(await checkpoint.read()).toBe("three");
+      expect(modeOf(path)).toBe(0o600);
+      rmSync(path + suffix, { force: true });
+    }
+  });
+
+  it("is not read through a link, nor from a folder or a pipe", async () => {
+    const path = join(folder, "job");
+    plantLink(path);
+    await expect(fileCheckpoint(path).read()).rejects.toMatchObject({
+      code: "CHECKPOINT_INVALID",
+      message: `The checkpoint ${JSON.stringify(path)} is a symbolic link`,
+    });
+    mkdirSync(join(folder, "directory"));
+    execFileSync("mkfifo", [join(folder, "pipe")]);
+    for (const name of ["directory", "pipe"]) {
+      await expect(fileCheckpoint(join(folder, name)).read()).rejects.toMatchObject({
+        code: "CHECKPOINT_INVALID",
+        message: expect.stringContaining("no file of at most"),
+      });
+    }
+  });
+
+  it.skipIf(!isRoot)("is not believed where another user wrote it", async () => {
+    const path = join(folder, "job");
+    writeFileSync(path, "{}");
+    chownSync(path, stranger, stranger);
+    await expect(fileCheckpoint(path).read()).rejects.toMatchObject({
+      code: "CHECKPOINT_INVALID",
+      message: expect.stringContaining("belongs to another user"),
+    });
+    await fileCheckpoint(path).write("own");
+    expect(await fileCheckpoint(path).read()).toBe("own");
+  });
+
+  it("says what is wrong with its folder", async () => {
+    const nowhere = fileCheckpoint(join(folder, "missing", "job"));
+    expect(await nowhere.read()).toBeUndefined();
+    await expect(nowhere.write("text")).rejects.toMatchObject({
+      code: "CHECKPOINT_INVALID",
+      message: expect.stringContaining("ENOENT"),
+      hint: expect.stringContaining("make the folder"),
+    });
+  });
+});
+
+describe.skipIf(process.platform === "win32")("the lock beside a keyring", () => {
+  const change = (path: string, from: string | undefined, to: string) => filePlace(path).replace(from, to);
+
+  it("can be opened by its owner alone", async () => {
+    const path = join(folder, "ring");
+    await change(path, undefined, "one");
+    expect(modeOf(`${path}.lock`)).toBe(0o600);
+  });
+
+  it("made by an earlier release is closed to others", async () => {
+    const path = join(folder, "ring");
+    writeFileSync(`${path}.lock`, "");
+    chmodSync(`${path}.lock`, 0o666);
+    await change(path, undefined, "one");
+    expect(modeOf(`${path}.lock`)).toBe(0o600);
+  });
+
+  it("can be opened by a group that may write the keyring", async () => {
+    const path = join(folder, "ring");
+    writeFileSync(path, "one");
+    chmodSync(path, 0o664);
+    await change(path, "one", "two");
+    expect([modeOf(path), modeOf(`${path}.lock`)]).toEqual([0o664, 0o660]);
+  });
+
+  it("is not followed where it is a link, and nothing is made where the link leads", async () => {
+    const path = join(folder, "ring");
+    symlinkSync(join(folder, "elsewhere"), `${path}.lock`);
+    await expect(change(path, undefined, "one")).rejects.toMatchObject({
+      code: "PROVIDER_UNAVAILABLE",
+      message: expect.stringContaining("is a symbolic link"),
+    });
+    expect(readdirSync(folder)).toEqual(["ring.lock"]);
+  });
+
+  it("that is no empty file is left as it is", async () => {
+    const path = join(folder, "ring");
+    writeFileSync(`${path}.lock`, "something else");
+    await expect(change(path, undefined, "one")).rejects.toMatchObject({
+      code: "PROVIDER_UNAVAILABLE",
+      message: expect.stringContaining("is no empty file"),
+      hint: expect.stringContaining("Remove it while no process changes the keyring"),
+    });
+    expect([readFileSync(`${path}.lock`, "utf8"), existsSync(path)]).toEqual(["something else", false]);
+  });
+
+  it.skipIf(!isRoot)("that another user made is refused, and that of the keyring's owner is not", async () => {
+    const path = join(folder, "ring");
+    writeFileSync(`${path}.lock`, "");
+    chownSync(`${path}.lock`, stranger, stranger);
+    await expect(change(path, undefined, "one")).rejects.toMatchObject({
+      code: "PROVIDER_UNAVAILABLE",
+      message: expect.stringContaining("belongs to another user"),
+    });
+    writeFileSync(path, "one");
+    chownSync(path, stranger, stranger);
+    expect(await change(path, "one", "two")).toBe(true);
+  });
+
+  it.skipIf(!isRoot)("that root makes belongs to the keyring's owner", async () => {
+    const path = join(folder, "ring");
+    writeFileSync(path, "one");
+    chownSync(path, stranger, stranger);
+    await change(path, "one", "two");
+    expect(statSync(`${path}.lock`)).toMatchObject({ uid: stranger, gid: stranger });
+    expect(statSync(path)).toMatchObject({ uid: stranger, gid: stranger });
+  });
+
+  it.skipIf(!isRoot)("cannot be held by a user who may not write the keyring", async () => {
+    const path = join(folder, "ring");
+    await change(path, undefined, "one");
+    const reader = spawn(
+      process.execPath,
+      ["-e", "require('node:fs').openSync(process.argv[1], 'r')", `${path}.lock`],
+      {
+        uid: stranger,
+        gid: stranger,
+        stdio: ["ignore", "ignore", "pipe"],
+      },
+    );
+    let said = "";
+    reader.stderr.on("data", (data) => {
+      said += data;
+    });
+    await new Promise((resolve) => reader.once("close", resolve));
+    expect(said).toContain("EACCES");
+  });
+});
+
+describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot be written", () => {
+  const notAllowed = "this machine lets no test mount a file system";
+
+  /** Whether this machine let the test mount something. */
+  function mounted(...how: readonly string[]): boolean {
+    return spawnSync("mount", how, { stdio: "ignore" }).status === 0;
+  }
+
+  const cases = [
+    { name: "on a full disk", mount: "size=64k", code: "PROVIDER_UNAVAILABLE", word: "ENOSPC", hint: "Make room" },
+    { name: "in a read-only mount", mount: "ro", code: "PROVIDER_READ_ONLY", word: "EROFS", hint: "mounted read-only" },
+  ];
+  it.for(cases)("$name says so, and is as it was", async ({ mount, code, word, hint }, { skip }) => {
+    skip(!mounted("-t", "tmpfs", "-o", mount, "none", folder), notAllowed);
+    const fill = word === "ENOSPC";
+    try {
+      const path = join(folder, "ring");
+      if (fill) {
+        writeFileSync(path, "one");
+        expect(() => writeFileSync(join(folder, "rest"), Buffer.alloc(65_536))).toThrow("ENOSPC");
+      }
+      const expected = fill ? "one" : undefined;
+      await expect(filePlace(path).replace(expected, "x".repeat(9_000))).rejects.toMatchObject({
+        code,
+        message: expect.stringContaining(word),
+        hint: expect.stringContaining(hint),
+      });
+      expect(await filePlace(path).read()).toBe(expected);
+      // Room on a disk is nothing that could be told before.
+      const asked = filePlace(path).requireWritable?.();
+      if (fill) await asked;
+      else await expect(asked).rejects.toMatchObject({ code, message: expect.stringContaining(word) });
+    } finally {
+      execFileSync("umount", ["-l", folder]);
+    }
+  });
+
+  it("because the file is a mount of its own says so before", async ({ skip }) => {
+    const path = join(folder, "a ring");
+    writeFileSync(path, "one");
+    await filePlace(path).requireWritable?.();
+    skip(!mounted("--bind", path, path), notAllowed);
+    try {
+      const refusal = { code: "PROVIDER_READ_ONLY", message: expect.stringContaining("EBUSY") };
+      await expect(filePlace(path).requireWritable?.()).rejects.toMatchObject(refusal);
+      await expect(filePlace(path).replace("one", "two")).rejects.toMatchObject(refusal);
+      expect(await filePlace(path).read()).toBe("one");
+    } finally {
+      execFileSync("umount", [path]);
+    }
+  });
+});

@@ -1,0 +1,644 @@
+import { randomBytes } from "node:crypto";
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { seal } from "../../src/envelope/envelope.ts";
+import { KeywardError, type KeywardErrorCode } from "../../src/errors/errors.ts";
+import { exportKeyring, Keyring, type KeyStatus, keyOf, sameRing } from "../../src/keyring/keyring.ts";
+import { EncryptedStore } from "../../src/store/encrypted-store.ts";
+import { leaked, shown } from "../leak.ts";
+import { anyKeyId } from "../records.ts";
+
+interface KeyDocument {
+  id: string;
+  status: KeyStatus;
+  created?: string;
+  material: string;
+  [field: string]: unknown;
+}
+
+interface RingDocument {
+  keyward: number;
+  name: string;
+  generation: number;
+  primary: string;
+  keys: KeyDocument[];
+  [field: string]: unknown;
+}
+
+const newMaterial = (): string => randomBytes(32).toString("base64url");
+
+function goodDocument(): RingDocument {
+  return {
+    keyward: 1,
+    name: "production",
+    generation: 7,
+    primary: "2026-11",
+    keys: [
+      { id: "2025-11", status: "disabled", material: newMaterial() },
+      { id: "2026-05", status: "enabled", created: "2026-05-01T00:00:00.000Z", material: newMaterial() },
+      { id: "2026-11", status: "enabled", created: "2026-11-01T00:00:00.000Z", material: newMaterial() },
+    ],
+    stores: ["sessions"],
+    sealed: ["flows", ""],
+  };
+}
+
+const parse = (document: unknown): Keyring => Keyring.parse(JSON.stringify(document));
+const exported = (ring: Keyring): RingDocument => JSON.parse(exportKeyring(ring));
+
+/** The error of a call that must throw one of ours. */
+function refusalOf(call: () => unknown): KeywardError {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof KeywardError) return error;
+    throw error;
+  }
+  throw new Error("It was not refused");
+}
+
+describe("the document", () => {
+  it("comes back as it went in", () => {
+    const document = goodDocument();
+    expect(exported(parse(document))).toEqual(document);
+    expect(exportKeyring(Keyring.parse(exportKeyring(parse(document))))).toBe(exportKeyring(parse(document)));
+  });
+
+  it("holds the material that seals and opens", () => {
+    const material = randomBytes(32);
+    const ring = Keyring.fromKeys([{ id: "a", material }]);
+    expect(exported(ring).keys[0]?.material).toBe(material.toString("base64url"));
+    expect(keyOf(Keyring.parse(exportKeyring(ring)), "a")?.root.material()).toEqual(material);
+  });
+
+  it("of any ring that its own methods made is read again as the same ring", () => {
+    const anyName = fc.oneof(fc.string({ unit: "binary", maxLength: 8 }), fc.constantFrom("\ud800", "__proto__", ""));
+    const anyStep = fc.oneof(
+      fc.tuple(fc.constant("add" as const), anyKeyId),
+      fc.tuple(fc.constantFrom("promote" as const, "disable" as const, "enable" as const, "remove" as const), fc.nat()),
+      fc.tuple(fc.constantFrom("rename" as const, "serve" as const, "seal" as const), anyName),
+      fc.tuple(fc.constant("created" as const), fc.oneof(anyName, fc.constant("2026-11-01"))),
+    );
+    fc.assert(
+      fc.property(fc.array(anyStep, { maxLength: 12 }), (steps) => {
+        let ring = Keyring.generate();
+        for (const [step, argument] of steps) {
+          const before = ring;
+          const document = exportKeyring(before);
+          const at = typeof argument === "number" ? (ring.keys[argument % ring.keys.length]?.id ?? "") : argument;
+          try {
+            if (step === "serve") ring = ring.serve([at]);
+            else if (step === "add") ring = ring.add({ id: at });
+            else if (step === "created") ring = ring.add({ created: at });
+            else ring = ring[step](at);
+            expect(ring).not.toBe(before);
+            expect(ring.generation).toBe(before.generation + 1);
+          } catch (error) {
+            if (!(error instanceof KeywardError)) throw error;
+          }
+          // The ring that was changed is as it was.
+          expect(exportKeyring(before)).toBe(document);
+          expect(sameRing(Keyring.parse(exportKeyring(ring)), ring)).toBe(true);
+        }
+      }),
+    );
+  });
+
+  it("keeps fields that begin with x-, on itself and on its keys, through every change", () => {
+    const document = goodDocument();
+    const more = { "x-owner": { team: "platform", since: [1, null, "…"] }, "x-": "", "x-__proto__": 1 };
+    Object.assign(document, more);
+    for (const key of document.keys) Object.assign(key, { "x-hsm": { slot: key.id } });
+    const changed = parse(document)
+      .add({ id: "2027-05" })
+      .promote("2027-05")
+      .disable("2026-05")
+      .enable("2025-11")
+      .remove("2026-11")
+      .rename("other")
+      .serve(["a", "b"])
+      .seal("more");
+    const result = exported(changed);
+    expect(result).toMatchObject(more);
+    expect(result.generation).toBe(document.generation + 8);
+    expect(result.keys.map(({ id, "x-hsm": hsm }) => [id, hsm])).toEqual([
+      ["2025-11", { slot: "2025-11" }],
+      ["2026-05", { slot: "2026-05" }],
+      ["2027-05", undefined],
+    ]);
+    expect(exported(changed.add({ id: "2026-11" })).keys.at(-1)).not.toHaveProperty("x-hsm");
+  });
+
+  it("without the fields that need not be there is read", () => {
+    const { stores: _, sealed: __, ...document } = goodDocument();
+    const ring = parse(document);
+    expect([ring.stores, ring.sealed, ring.scopeName]).toEqual([[], [], undefined]);
+    expect(exported(ring)).toEqual(document);
+  });
+
+  describe("is refused, with what is wrong and where:", () => {
+    type Break = (document: RingDocument) => unknown;
+    const key = (document: RingDocument, index: number): KeyDocument => {
+      const found = document.keys[index];
+      if (found === undefined) throw new Error("No such key in the document");
+      return found;
+    };
+    const change =
+      (fields: object): Break =>
+      (document) => ({ ...document, ...fields });
+    const changeKey =
+      (index: number, fields: object): Break =>
+      (document) => {
+        Object.assign(key(document, index), fields);
+        return document;
+      };
+    const cases: readonly [string, Break, KeywardErrorCode, RegExp][] = [
+      ["an array", () => [], "KEYRING_INVALID", /the document is not a JSON object/],
+      ["null", () => null, "KEYRING_INVALID", /the document is not a JSON object/],
+      ["a string", () => "text", "KEYRING_INVALID", /the document is not a JSON object/],
+      ["an empty object", () => ({}), "KEYRING_INVALID", /no field "keyward"/],
+      [
+        "a document inside another",
+        (document) => ({ keyring: JSON.stringify(document) }),
+        "KEYRING_INVALID",
+        /no field "keyward"/,
+      ],
+      ["version 2", change({ keyward: 2 }), "KEYRING_INVALID", /"keyward" is not 1/],
+      ["a version that is a string", change({ keyward: "1" }), "KEYRING_INVALID", /"keyward" is not 1/],
+      ["an unknown field", change({ owner: 1 }), "KEYRING_INVALID", /the document has an unknown field "owner"/],
+      ["a field in capitals", change({ "X-owner": 1 }), "KEYRING_INVALID", /unknown field "X-owner"/],
+      [
+        "an unknown field of a key",
+        changeKey(1, { note: 1 }),
+        "KEYRING_INVALID",
+        /keys\[1\] has an unknown field "note"/,
+      ],
+      ["no name", change({ name: undefined }), "KEYRING_INVALID", /name is not a non-empty/],
+      ["an empty name", change({ name: "" }), "KEYRING_INVALID", /name is not a non-empty/],
+      ["an ill-formed name", change({ name: "\ud800" }), "KEYRING_INVALID", /name is not .*well-formed/],
+      ["generation 0", change({ generation: 0 }), "KEYRING_INVALID", /generation is not a whole number from 1/],
+      ["a generation that is a string", change({ generation: "7" }), "KEYRING_INVALID", /generation is not/],
+      ["a generation that is not whole", change({ generation: 1.5 }), "KEYRING_INVALID", /generation is not/],
+      [
+        "a generation beyond the whole numbers",
+        change({ generation: 2 ** 53 }),
+        "KEYRING_INVALID",
+        /generation is not/,
+      ],
+      ["no primary", change({ primary: undefined }), "KEYRING_INVALID", /primary is not a non-empty/],
+      [
+        "a primary that is missing",
+        change({ primary: "2024-11" }),
+        "KEYRING_INVALID",
+        /primary "2024-11" is not among/,
+      ],
+      [
+        "a primary that is disabled",
+        change({ primary: "2025-11" }),
+        "KEYRING_INVALID",
+        /primary "2025-11" is disabled/,
+      ],
+      ["a primary named __proto__", change({ primary: "__proto__" }), "KEYRING_INVALID", /"__proto__" is not among/],
+      ["no keys", change({ keys: undefined }), "KEYRING_INVALID", /keys are not an array/],
+      ["an empty array of keys", change({ keys: [] }), "KEYRING_INVALID", /is not among its keys/],
+      ["keys by id", change({ keys: { "2026-11": {} } }), "KEYRING_INVALID", /keys are not an array/],
+      ["a key that is a string", change({ keys: ["a"] }), "KEYRING_INVALID", /keys\[0\] is not a JSON object/],
+      ["two keys of one id", changeKey(0, { id: "2026-05" }), "KEYRING_INVALID", /two keys have the id "2026-05"/],
+      [
+        "two keys of one material",
+        (document) => changeKey(0, { material: key(document, 1).material })(document),
+        "KEYRING_INVALID",
+        /keys "2025-11" and "2026-05" hold the same material/,
+      ],
+      ["an id that is a number", changeKey(1, { id: 5 }), "KEYRING_INVALID", /keys\[1\]\.id is not a string/],
+      ["an empty id", changeKey(1, { id: "" }), "KEY_INVALID", /keys\[1\]\.id is not 1 to 32 .* 0 characters/],
+      [
+        "an id of 33 characters",
+        changeKey(1, { id: "a".repeat(33) }),
+        "KEY_INVALID",
+        /keys\[1\]\.id is not 1 to 32 .* 33/,
+      ],
+      ["an id with a dot", changeKey(1, { id: "a.b" }), "KEY_INVALID", /keys\[1\]\.id is not 1 to 32/],
+      ["an id with a line end", changeKey(1, { id: "a\n" }), "KEY_INVALID", /keys\[1\]\.id is not 1 to 32/],
+      ["no status", changeKey(1, { status: undefined }), "KEYRING_INVALID", /keys\[1\]\.status is neither/],
+      ["another status", changeKey(1, { status: "Disabled" }), "KEYRING_INVALID", /keys\[1\]\.status is neither/],
+      ["a date that is none", changeKey(2, { created: "soon" }), "KEYRING_INVALID", /keys\[2\]\.created is not a date/],
+      ["a date that is a number", changeKey(2, { created: 1 }), "KEYRING_INVALID", /keys\[2\]\.created is not a date/],
+      ["no material", changeKey(1, { material: undefined }), "KEYRING_INVALID", /keys\[1\]\.material is not base64url/],
+      ["material as bytes", changeKey(1, { material: [1] }), "KEYRING_INVALID", /keys\[1\]\.material is not base64url/],
+      ["empty material", changeKey(1, { material: "" }), "KEY_INVALID", /"2026-05" has material of 0 bytes where 32/],
+      ...[16, 31, 33, 64].map((length): (typeof cases)[number] => [
+        `material of ${length} bytes`,
+        changeKey(1, { material: randomBytes(length).toString("base64url") }),
+        "KEY_INVALID",
+        new RegExp(`Key "2026-05" has material of ${length} bytes where 32`),
+      ]),
+      [
+        "material that is one byte 32 times",
+        changeKey(1, { material: Buffer.alloc(32, 7).toString("base64url") }),
+        "KEY_INVALID",
+        /Key "2026-05" is one byte 32 times/,
+      ],
+      ...(
+        [
+          ["with padding", (material) => `${material}=`],
+          ["in base64", (material) => `+/${material.slice(2)}`],
+          ["with a line end", (material) => `${material}\n`],
+          ["with white space", (material) => ` ${material}`],
+          ["with stray bits", (material) => `${material.slice(0, -1)}B`],
+          ["with a letter beyond ASCII", (material) => `${material.slice(0, -1)}é`],
+        ] as const satisfies readonly [string, (material: string) => string][]
+      ).map(([what, spoil]): (typeof cases)[number] => [
+        `material ${what}`,
+        (document) => changeKey(1, { material: spoil(key(document, 1).material) })(document),
+        "KEYRING_INVALID",
+        /keys\[1\]\.material is not base64url/,
+      ]),
+      ["an empty scope", change({ scope: "" }), "KEYRING_INVALID", /scope is not a non-empty/],
+      ["a scope that is null", change({ scope: null }), "KEYRING_INVALID", /scope is not a non-empty/],
+      ["stores that are a string", change({ stores: "a" }), "KEYRING_INVALID", /stores is not an array of strings/],
+      ["a store that is a number", change({ stores: [1] }), "KEYRING_INVALID", /stores is not an array of strings/],
+      ["an ill-formed sealed namespace", change({ sealed: ["\ud800"] }), "KEYRING_INVALID", /sealed is not an array/],
+    ];
+
+    it.each(cases)("%s", (_, spoil, code, message) => {
+      const document = goodDocument();
+      const secrets = document.keys.map(({ material }) => Buffer.from(material, "base64url"));
+      const error = refusalOf(() => parse(spoil(document)));
+      expect(error.code).toBe(code);
+      expect(error.message).toMatch(message);
+      expect(error.hint).not.toBe("");
+      for (const secret of secrets) expect(leaked(shown(error), secret)).toBeUndefined();
+    });
+
+    it.each(["", "{", "kw1.a.b", "undefined"])("what is not JSON: %j", (text) => {
+      expect(refusalOf(() => Keyring.parse(text))).toMatchObject({
+        code: "KEYRING_INVALID",
+        message: expect.stringContaining("the document is not JSON"),
+      });
+    });
+
+    it.each(["", "keys[0]"])("a field __proto__ %s", (where) => {
+      const text = JSON.stringify(goodDocument());
+      const at = where === "" ? text.indexOf("{") : text.indexOf('{"id"');
+      const broken = `${text.slice(0, at + 1)}"__proto__":{"status":"enabled"},${text.slice(at + 1)}`;
+      expect(refusalOf(() => Keyring.parse(broken))).toMatchObject({
+        code: "KEYRING_INVALID",
+        message: expect.stringContaining(`${where || "the document"} has an unknown field "__proto__"`),
+      });
+    });
+  });
+});
+
+describe("a ring of given keys", () => {
+  const material = (): Buffer => randomBytes(32);
+
+  it("takes the first as primary unless another is named, and ids that follow from the material", () => {
+    const [one, other] = [material(), material()];
+    const ring = Keyring.fromKeys([{ material: one }, { id: "b", material: other }]);
+    expect(ring.primary).toMatch(/^k[0-9a-f]{15}$/);
+    expect(Keyring.fromKeys([{ material: one }]).primary).toBe(ring.primary);
+    expect(Keyring.fromKeys([{ material: one }, { id: "b", material: other }], "b").primary).toBe("b");
+  });
+
+  it("copies what it is given", () => {
+    const given = material();
+    const ring = Keyring.fromKeys([{ id: "a", material: given }]);
+    const document = exportKeyring(ring);
+    given.fill(0);
+    expect(exportKeyring(ring)).toBe(document);
+  });
+
+  it("holds an id __proto__ as any other", () => {
+    const ring = Keyring.generate("a").add({ id: "__proto__" });
+    expect(keyOf(ring, "__proto__")?.id).toBe("__proto__");
+    expect(keyOf(Keyring.generate("a"), "__proto__")).toBeUndefined();
+    expect(keyOf(Keyring.generate("a"), "constructor")).toBeUndefined();
+    const promoted = Keyring.parse(exportKeyring(ring.promote("__proto__").remove("a")));
+    expect(promoted.keys.map(({ id }) => id)).toEqual(["__proto__"]);
+  });
+
+  it("refuses what is no key", () => {
+    // What a caller without types could pass.
+    const anything = (value: object): { material: Uint8Array } => Object.assign({ material: material() }, value);
+    expect(refusalOf(() => Keyring.fromKeys([])).code).toBe("KEYRING_INVALID");
+    for (const broken of [
+      { material: new Uint8Array(31) },
+      { material: new Uint8Array(33) },
+      { material: new Uint8Array(32) },
+      { material: new Uint8Array(32).fill(255) },
+      { material: newMaterial() },
+      { material: undefined },
+      { id: "" },
+      { id: "a b" },
+      { id: 5 },
+      { status: "Disabled" },
+      { status: "primary" },
+      { created: "yesterday" },
+    ]) {
+      expect(refusalOf(() => Keyring.fromKeys([anything(broken)])).code, JSON.stringify(broken)).toBe("KEY_INVALID");
+      if (broken.material === undefined && "material" in broken) continue;
+      expect(refusalOf(() => Keyring.generate("p").add(anything(broken))).code).toBe("KEY_INVALID");
+    }
+  });
+
+  it("refuses one id or one material twice, and a primary that is missing or disabled", () => {
+    const one = material();
+    const refusals = [
+      () =>
+        Keyring.fromKeys([
+          { id: "a", material: one },
+          { id: "a", material: material() },
+        ]),
+      () =>
+        Keyring.fromKeys([
+          { id: "a", material: one },
+          { id: "b", material: one },
+        ]),
+      () => Keyring.fromKeys([{ material: one }, { material: one }]),
+      () => Keyring.fromKeys([{ id: "a", material: one }], "b"),
+      () => Keyring.fromKeys([{ id: "a", material: one, status: "disabled" }]),
+      () => Keyring.fromKeys([{ id: "a", material: one }]).add({ id: "a" }),
+      () => Keyring.fromKeys([{ id: "a", material: one }]).add({ id: "b", material: one }),
+    ];
+    for (const refused of refusals) expect(refusalOf(refused).code).toBe("KEYRING_INVALID");
+  });
+
+  it("is generated with new material each time", () => {
+    const materials = Array.from({ length: 20 }, () => exported(Keyring.generate("a")).keys[0]?.material);
+    expect(new Set(materials).size).toBe(20);
+  });
+});
+
+describe("a change", () => {
+  it("protects the primary", () => {
+    const ring = Keyring.generate("a").add({ id: "b" });
+    for (const change of [() => ring.disable("a"), () => ring.remove("a")]) {
+      const message = expect.stringContaining('its primary "a" cannot be');
+      expect(refusalOf(change)).toMatchObject({ code: "KEYRING_INVALID", keyId: "a", message });
+    }
+    expect(refusalOf(() => ring.disable("b").promote("b"))).toMatchObject({ code: "KEY_DISABLED", keyId: "b" });
+    expect(ring.promote("b").disable("a").keys).toMatchObject([
+      { id: "a", status: "disabled" },
+      { id: "b", status: "enabled" },
+    ]);
+  });
+
+  it.each(["promote", "disable", "enable", "remove"] as const)("%s of a key that is not there is refused", (change) => {
+    const ring = Keyring.generate("a");
+    for (const id of ["b", "__proto__", "constructor", ""]) {
+      expect(refusalOf(() => ring[change](id)).code).toBe("KEY_UNKNOWN");
+    }
+  });
+
+  it("is not made to the ring that stands", () => {
+    const ring = Keyring.generate("a");
+    expect(Object.isFrozen(ring)).toBe(true);
+    const { keys } = ring;
+    Object.assign(keys[0] ?? {}, { status: "disabled" });
+    expect(ring.keys[0]?.status).toBe("enabled");
+  });
+});
+
+describe("a scoped ring", () => {
+  const ring = Keyring.generate("a").add({ id: "b", status: "disabled" });
+
+  it("has the same ids and statuses, over other material for each name", () => {
+    const rings = [ring, ring.scope("one"), ring.scope("other"), ring.scope("One"), ring.scope("one\0")];
+    for (const scoped of rings) {
+      expect(scoped.keys.map(({ id, status }) => [id, status])).toEqual([
+        ["a", "enabled"],
+        ["b", "disabled"],
+      ]);
+    }
+    const materials = rings.flatMap((scoped) => exported(scoped).keys.map(({ material }) => material));
+    expect(new Set(materials).size).toBe(10);
+    expect(sameRing(ring.scope("one"), ring.scope("one"))).toBe(true);
+  });
+
+  it("can be neither changed nor scoped again", () => {
+    const scoped = ring.scope("one");
+    const changes = [
+      () => scoped.add(),
+      () => scoped.promote("a"),
+      () => scoped.disable("b"),
+      () => scoped.enable("b"),
+      () => scoped.remove("b"),
+      () => scoped.rename("x"),
+      () => scoped.serve(["x"]),
+      () => scoped.seal("x"),
+      () => scoped.scope("one"),
+      () => scoped.scope("two"),
+    ];
+    for (const change of changes) expect(refusalOf(change).code).toBe("KEYRING_INVALID");
+    for (const change of changes.slice(0, 8)) expect(refusalOf(change).message).toContain('scoped to "one"');
+  });
+
+  it("is exported with its scope, and read again with the same roots", () => {
+    const scoped = ring.scope("one");
+    expect(exported(scoped)["scope"]).toBe("one");
+    const again = Keyring.parse(exportKeyring(scoped));
+    expect(again.scopeName).toBe("one");
+    expect(sameRing(again, scoped)).toBe(true);
+    expect(refusalOf(() => again.scope("two")).code).toBe("KEYRING_INVALID");
+    expect(refusalOf(() => again.add()).code).toBe("KEYRING_INVALID");
+    expect(leaked(exportKeyring(scoped), keyOf(ring, "a")?.root.material() ?? randomBytes(32))).toBeUndefined();
+  });
+
+  it("needs a name that can be derived from", () => {
+    for (const name of ["", "\ud800", "x".repeat(1_001), "é".repeat(501)]) {
+      expect(refusalOf(() => ring.scope(name)).code).toBe("KEYRING_INVALID");
+    }
+    expect(ring.scope("é".repeat(500)).scopeName).toHaveLength(500);
+  });
+
+  it("opens with a store that is scoped so, and with no other", async () => {
+    const map = new Map<string, unknown>();
+    await new EncryptedStore(map, { keys: ring, scope: "one" }).set("key", "value");
+    const read = (keys: Keyring, scope?: string): Promise<unknown> =>
+      new EncryptedStore(new Map(map), scope === undefined ? { keys } : { keys, scope }).get("key");
+    await expect(read(ring, "one")).resolves.toBe("value");
+    await expect(read(ring.scope("one"))).resolves.toBe("value");
+    await expect(read(Keyring.parse(exportKeyring(ring.scope("one"))), "one")).resolves.toBe("value");
+    await expect(read(ring)).rejects.toMatchObject({ code: "KEY_MISMATCH" });
+    await expect(read(ring, "other")).rejects.toMatchObject({ code: "KEY_MISMATCH" });
+    await expect(read(ring.scope("one"), "other")).rejects.toMatchObject({ code: "KEYRING_INVALID" });
+  });
+});
+
+describe("material is shown nowhere", () => {
+  const materials = [randomBytes(32), randomBytes(32), randomBytes(32)];
+  const [first, second, third] = materials;
+  const ring = Keyring.fromKeys(
+    materials.map((material, index) => ({ id: `k${index}`, material })),
+    "k0",
+  ).disable("k2");
+
+  function expectNothing(value: unknown): void {
+    const text = shown(value);
+    for (const material of materials) expect(leaked(text, material)).toBeUndefined();
+  }
+
+  it("would be seen if it were", () => {
+    for (const encoding of ["hex", "base64", "base64url", "latin1"] as const) {
+      const text = first?.toString(encoding) ?? "";
+      expect(leaked(`x${text.slice(10, 26)}x`, first ?? randomBytes(32)), encoding).toBeDefined();
+    }
+    for (const value of [first, { deep: [{ deeper: { first } }] }, new Error("x", { cause: { first } })]) {
+      expect(leaked(shown(value), first ?? randomBytes(32))).toBeDefined();
+    }
+    expect(exportKeyring(ring)).toContain(second?.toString("base64url"));
+  });
+
+  it("by a ring, its keys, what it is turned into or what holds it", () => {
+    const store = new EncryptedStore(new Map(), { keys: ring });
+    for (const value of [
+      ring,
+      ring.keys,
+      ring.scope("s"),
+      ring.toJSON(),
+      { ring },
+      [ring],
+      new Map([["ring", ring]]),
+      store,
+    ]) {
+      expectNothing(value);
+    }
+    expectNothing(keyOf(ring, "k0"));
+    expectNothing(keyOf(ring, "k0")?.root);
+    expect(String(ring)).toMatch(/k0 primary, k1 enabled, k2 disabled/);
+    expect(JSON.stringify(ring)).toContain('"k1"');
+  });
+
+  it("by refusals of changes", () => {
+    const calls = [
+      () => ring.add({ id: "k0" }),
+      () => ring.add({ id: "k3", ...(second === undefined ? {} : { material: second }) }),
+      () => ring.add({ material: Buffer.concat([second ?? Buffer.alloc(0), Buffer.of(1)]) }),
+      () => ring.disable("k0"),
+      () => ring.promote("k2"),
+      () => ring.promote("k9"),
+      () => ring.scope("s").add(),
+    ];
+    for (const call of calls) expectNothing(refusalOf(call));
+  });
+
+  it("by refusals of material that was put where an id belongs", () => {
+    for (const encoding of ["base64", "base64url", "hex", "latin1"] as const) {
+      const text = third?.toString(encoding) ?? "";
+      const document = goodDocument();
+      const calls = [
+        () => Keyring.generate(text),
+        () => Keyring.fromKeys([{ id: text, material: randomBytes(32) }]),
+        () => Keyring.fromKeys([{ id: "a", material: randomBytes(32) }], text),
+        () => ring.add({ id: text }),
+        () => ring.promote(text),
+        () => ring.disable(text),
+        () => ring.enable(text),
+        () => ring.remove(text),
+        () => parse({ ...document, primary: text }),
+        () => parse({ ...document, generation: text }),
+        () => parse({ ...document, [text]: 1 }),
+        () => parse({ ...document, scope: [text] }),
+        () =>
+          parse({ ...document, keys: [...document.keys, { id: text, status: "enabled", material: newMaterial() }] }),
+        () => parse({ ...document, keys: [{ id: "a", status: text, material: newMaterial() }] }),
+        () => parse({ ...document, keys: [{ id: "a", status: "enabled", created: text, material: newMaterial() }] }),
+        () => parse({ ...document, keys: [{ id: "a", status: "enabled", material: `${text}!` }] }),
+        () => parse({ ...document, keys: [text] }),
+        () => Keyring.parse(text),
+        () => Keyring.parse(`"${text}`),
+      ];
+      for (const call of calls) expectNothing(refusalOf(call));
+    }
+  });
+
+  it("by refusals of a document that was damaged anywhere", () => {
+    const anyEdit = fc.record({
+      at: fc.nat(),
+      cut: fc.nat({ max: 5 }),
+      put: fc.oneof(
+        fc.constant(""),
+        fc.string({ maxLength: 2 }),
+        fc.constantFrom('"', ",", ":", "{", "}", "[", "\\", "é"),
+      ),
+    });
+    const text = exportKeyring(ring);
+    let parsed = 0;
+    fc.assert(
+      fc.property(fc.array(anyEdit, { minLength: 1, maxLength: 3 }), fc.option(fc.nat()), (edits, end) => {
+        const damaged = edits.reduce((before, { at, cut, put }) => {
+          const index = at % before.length;
+          return before.slice(0, index) + put + before.slice(index + cut);
+        }, text);
+        try {
+          expectOnlyIds(Keyring.parse(end === null ? damaged : damaged.slice(0, end % (damaged.length + 1))));
+          parsed++;
+        } catch (error) {
+          if (!(error instanceof KeywardError)) throw error;
+          expect(error.code).toMatch(/^(KEYRING_INVALID|KEY_INVALID)$/);
+          expect(error.cause).toBeUndefined();
+          for (const material of materials)
+            expect(leaked(`${error.message} ${error.hint}`, material, 6)).toBeUndefined();
+        }
+      }),
+      { numRuns: 1_500 },
+    );
+    // The property is no property if nothing parses any more.
+    expect(parsed).toBeGreaterThan(0);
+
+    function expectOnlyIds(damagedRing: Keyring): void {
+      for (const material of materials) expect(leaked(damagedRing.toString(), material)).toBeUndefined();
+    }
+  });
+
+  it("by the memory that small Buffers share", () => {
+    const document = goodDocument();
+    const secrets = document.keys.map(({ material }) => Buffer.from(material, "base64url"));
+    const parsed = parse(document);
+    exportKeyring(parsed);
+    const scoped = parsed.scope("one");
+    // The secrets that this test decoded lie in that memory themselves.
+    const copies = secrets.map((secret) => Buffer.alloc(32, secret));
+    for (const secret of secrets) secret.fill(0);
+    const key = keyOf(scoped, "2026-11");
+    if (key === undefined) throw new Error("The ring lacks its key");
+    const sealed = seal(key.id, key.root, { namespace: "", key: "k" }, { value: "v" }, { form: "binary" });
+    if (typeof sealed === "string") throw new Error("A string in the binary form");
+    // Whoever clones or posts a Buffer takes all the memory under it along.
+    const around = Buffer.from(structuredClone(sealed.buffer));
+    for (const copy of copies) expect(around.includes(copy)).toBe(false);
+  });
+});
+
+describe("a hint", () => {
+  const ring = Keyring.generate("a");
+  const document: { keys: { material: string }[] } = JSON.parse(exportKeyring(ring));
+
+  function hintOf(make: () => unknown): string {
+    try {
+      make();
+    } catch (error) {
+      if (error instanceof KeywardError) return error.hint;
+      throw error;
+    }
+    return expect.fail("was not refused");
+  }
+
+  it("restores before it replaces, and gives back no key that was disabled for good", () => {
+    const cut = JSON.stringify({
+      ...document,
+      keys: document.keys.map((key) => ({ ...key, material: key.material.slice(0, 30) })),
+    });
+    const restores = [
+      hintOf(() => Keyring.parse("no document")),
+      hintOf(() => Keyring.parse(cut)),
+      hintOf(() => Keyring.fromKeys([{ material: new Uint8Array(16) }])),
+      hintOf(() => Keyring.fromKeys([{ id: "a", material: randomBytes(32) }], "b")),
+    ];
+    for (const hint of restores) expect(hint).toMatch(/^(?:If records were written under this key, restore|Restore)/);
+    expect(hintOf(() => Keyring.parse(`\uFEFF${exportKeyring(ring)}`))).toMatch(/^Store it as UTF-8/);
+    const disabled = ring.add({ id: "b" }).disable("b");
+    expect(hintOf(() => disabled.promote("b"))).toMatch(/not disabled for being compromised/);
+  });
+});

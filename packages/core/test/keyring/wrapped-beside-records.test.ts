@@ -1,0 +1,90 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import {
+  type AtomicStore,
+  census,
+  createKeyv,
+  exportKeyring,
+  Keyring,
+  type ReservedSpace,
+  reencrypt,
+  retireKey,
+  type ScannableStore,
+  storePlace,
+  wrappedKeys,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { RedisStore } from "@keyward/store-redis";
+import { SqliteStore } from "@keyward/store-sqlite";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { describeWithRedis, findRedisServers, startRedis } from "../../../../test/servers/redis.ts";
+import { AesWrapper } from "./aes-wrapper.ts";
+
+type Store = AtomicStore & ScannableStore & ReservedSpace;
+
+function suite(open: () => Promise<Store>): void {
+  it("is replaced only where it is still the one that was read", async () => {
+    const place = storePlace(await open());
+    expect(await place.read()).toBeUndefined();
+    expect(await place.replace("other", "first")).toBe(false);
+    const founded = await Promise.all(["a", "b", "c"].map((text) => place.replace(undefined, text)));
+    expect(founded.filter(Boolean)).toHaveLength(1);
+    const found = (await place.read()) ?? "";
+    const raced = await Promise.all(["d", "e", "f"].map((text) => place.replace(found, text)));
+    expect(raced.filter(Boolean)).toHaveLength(1);
+    expect(["d", "e", "f"]).toContain(await place.read());
+  });
+
+  it("outlives its own keys, and neither counts as a record nor goes with them", async () => {
+    const store = await open();
+    const wrapper = new AesWrapper();
+    const first = Keyring.generate("2026-11").serve(["sessions"]);
+    const founder = wrappedKeys(wrapper, storePlace(store));
+    await founder.create(first);
+    const before = createKeyv({ store, keys: founder, namespace: "flows" });
+    await before.set("a", 1);
+    const staged = first.add({ id: "2026-12" });
+    await founder.save(staged, first);
+    await founder.save(staged.promote("2026-12"), staged);
+
+    const keys = wrappedKeys(wrapper, storePlace(store));
+    const flows = createKeyv({ store, keys, namespace: "flows" });
+    await reencrypt(flows.encryptedStore);
+    expect((await census(store)).records).toBe(1);
+    for (const to of ["disabled", "removed"] as const) {
+      await retireKey(keys, { sessions: flows.encryptedStore }, "2026-11", { to });
+    }
+
+    await flows.clear();
+    const ring = await wrappedKeys(wrapper, storePlace(store)).load();
+    expect(ring.keys.map(({ id }) => id)).toEqual(["2026-12"]);
+    expect(exportKeyring(ring)).toBe(exportKeyring(await founder.load()));
+  });
+}
+
+describe("a wrapped keyring in memory", () => suite(async () => new MemoryStore()));
+
+describe("a wrapped keyring in SQLite", () =>
+  suite(async () => {
+    const directory = await mkdtemp(join(tmpdir(), "keyward-wrapped-"));
+    const store = new SqliteStore(join(directory, "records.sqlite"));
+    onTestFinished(async () => {
+      await store.disconnect();
+      await rm(directory, { recursive: true });
+    });
+    return store;
+  }));
+
+const servers = await findRedisServers({ anyWillDo: true });
+describeWithRedis(servers, "a wrapped keyring in Redis", () =>
+  suite(async () => {
+    const server = await startRedis(servers);
+    const store = new RedisStore(server.url, { prefix: `keyward-${crypto.randomUUID()}` });
+    onTestFinished(async () => {
+      await store.disconnect();
+      await server.stop();
+    });
+    return store;
+  }),
+);

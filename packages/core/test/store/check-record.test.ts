@@ -1,0 +1,16 @@
+import { EncryptedStore, type KeyProvider, Keyring } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { expect, it } from "vitest";
+import { storeParts } from "../../src/store/encrypted-store.ts";
+
+it("never demands less than somebody else has raised it to, while another ring is prepared", async () => {
+  const ring = Keyring.generate("old").add({ id: "new" });
+  const keys: KeyProvider = { load: async () => ring };
+  const store = new EncryptedStore(new MemoryStore(), { keys });
+  await store.set("key", "value");
+  const { check } = storeParts(store);
+  const raised = ring.add({ id: "third" });
+  await check.raise(raised);
+  await check.prepare(ring.promote("new").disable("old"), ring);
+  expect(await check.generation(ring)).toBe(raised.generation);
+});

@@ -1,0 +1,63 @@
+import { Keyring, KeywardError } from "@keyward/core";
+import { describe, expect, it } from "vitest";
+import { KeySource } from "../../src/keyring/keyring-source.ts";
+import { OverwriteGuard } from "../../src/store/overwrite-guard.ts";
+import { RecordCodec } from "../../src/store/record-codec.ts";
+import { InnerStore } from "../../src/store-interface/inner-store.ts";
+
+/** A guard that remembers two records, over a store in which all but "good" cannot be opened. */
+async function guardOfTwo() {
+  const inner = new InnerStore(new Map());
+  const codec = new RecordCodec(KeySource.of(Keyring.generate()), inner.form, { scope: undefined, accept: [] });
+  for (const key of ["one", "two", "three"]) await inner.set(key, "kw1.unknown.", undefined);
+  return new OverwriteGuard(inner, codec, 2);
+}
+
+async function isRefused(guard: OverwriteGuard, namespace: string, key: string): Promise<boolean> {
+  try {
+    await guard.admit(namespace, [key]);
+    return false;
+  } catch (error) {
+    if (error instanceof KeywardError && error.code === "OVERWRITE_REFUSED") return true;
+    throw error;
+  }
+}
+
+describe("more unreadable records than can be remembered", () => {
+  it("have every record of their namespace read before it is written over, and of no other", async () => {
+    const guard = await guardOfTwo();
+    for (const key of ["one", "two", "three"]) guard.mark("", key);
+    for (const key of ["one", "two", "three"]) expect(await isRefused(guard, "", key)).toBe(true);
+    expect(guard.admit("", ["fresh"])).toBeInstanceOf(Promise);
+    expect(await isRefused(guard, "", "fresh")).toBe(false);
+    expect(guard.admit("other", ["one"])).toBeUndefined();
+  });
+
+  it("stay guarded after those that could be remembered are gone", async () => {
+    const guard = await guardOfTwo();
+    for (const key of ["one", "two", "three"]) guard.mark("", key);
+    guard.lift("", "one", guard.now);
+    guard.lift("", "two", guard.now);
+    expect(await isRefused(guard, "", "three")).toBe(true);
+  });
+
+  it("are forgotten when their namespace is cleared", async () => {
+    const guard = await guardOfTwo();
+    for (const key of ["one", "two", "three"]) guard.mark("", key);
+    guard.liftAll("", guard.now);
+    expect(guard.admit("", ["three"])).toBeUndefined();
+    // There is room again.
+    guard.mark("", "one");
+    expect(guard.admit("", ["two"])).toBeUndefined();
+  });
+
+  it("count each record once, and leave room when one is lifted", async () => {
+    const guard = await guardOfTwo();
+    for (const key of ["one", "one", "two", "two"]) guard.mark("", key);
+    guard.lift("", "one", guard.now);
+    guard.lift("", "one", guard.now);
+    guard.mark("", "three");
+    expect(guard.admit("", ["fresh", "one"])).toBeUndefined();
+    for (const key of ["two", "three"]) expect(await isRefused(guard, "", key)).toBe(true);
+  });
+});

@@ -1,0 +1,425 @@
+import {
+  EncryptedStore,
+  type KeyFreshness,
+  type KeyProvider,
+  type Keyring,
+  KeywardError,
+  type Repetition,
+  withFreshness,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { expectRefusal, refusal } from "../refusals.ts";
+import { newRing, rotation, TestKeys } from "../rings.ts";
+import { marker } from "../secrets.ts";
+
+const value = `${marker}value`;
+const down = new KeywardError("PROVIDER_UNAVAILABLE", "The source is down", { hint: "Bring it back." });
+
+// With its random part.
+const longestPauseMs = 6_000;
+
+const unhandled: unknown[] = [];
+process.on("unhandledRejection", (reason) => unhandled.push(reason));
+
+afterEach(() => {
+  vi.useRealTimers();
+  expect(unhandled).toEqual([]);
+});
+
+/** A store over a provider that has loaded its ring, with one record in it. */
+async function openStore(freshness: KeyFreshness, ring = newRing()) {
+  const keys = new TestKeys(ring, freshness);
+  const store = new EncryptedStore(new MemoryStore(), { keys });
+  await store.set("key", value);
+  expect(keys.loads).toBe(1);
+  return { keys, store };
+}
+
+describe("a provider with a refreshMs", () => {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
+  });
+
+  it("is asked again about that often, once for all stores", async () => {
+    const { keys, store } = await openStore({ refreshMs: 1_000 });
+    const others = Array.from({ length: 5 }, () => new EncryptedStore(new MemoryStore(), { keys }));
+    const waits: number[] = [];
+    for (let loads = 1; loads < 20; loads++) {
+      const begun = performance.now();
+      await vi.advanceTimersToNextTimerAsync();
+      expect(keys.loads).toBe(loads + 1);
+      waits.push(performance.now() - begun);
+    }
+    expect(Math.min(...waits)).toBeGreaterThanOrEqual(899);
+    expect(Math.max(...waits)).toBeLessThanOrEqual(1_101);
+    // Were all the same, processes that start together would ask together for ever.
+    expect(new Set(waits).size).toBeGreaterThan(1);
+    await Promise.all([store, ...others].map((one) => one.disconnect()));
+  });
+
+  it("has its new ring used without a read that needs it", async () => {
+    const { before, promoted } = rotation();
+    const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
+    const rings: Keyring[] = [];
+    store.on("keyring:changed", (ring: Keyring) => rings.push(ring));
+    keys.become(promoted);
+    await vi.advanceTimersByTimeAsync(1_101);
+    expect(rings).toMatchObject([{ primary: "new" }]);
+    await store.disconnect();
+  });
+
+  it("is not asked before anybody needs a ring, nor once the stores are disconnected, but again when one is used", async () => {
+    const keys = new TestKeys(newRing(), { refreshMs: 1_000 });
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(keys.loads).toBe(0);
+    await store.set("key", value);
+    await store.disconnect();
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(keys.loads).toBe(1);
+    await store.get("key");
+    await vi.advanceTimersByTimeAsync(1_101);
+    expect(keys.loads).toBe(2);
+    await store.disconnect();
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it("is not asked again when the stores were disconnected while it answered", async () => {
+    const { keys, store } = await openStore({ refreshMs: 1_000 });
+    const release = keys.hold();
+    await vi.advanceTimersByTimeAsync(1_101);
+    expect(keys.loads).toBe(2);
+    await store.disconnect();
+    release();
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(keys.loads).toBe(2);
+  });
+
+  it("that fails is asked less and less often, and its last ring stays in use", async () => {
+    const { keys, store } = await openStore({ refreshMs: 1_000 });
+    const warnings: number[] = [];
+    store.on("provider:error", (_: unknown, { times }: Repetition) => warnings.push(times));
+    keys.fail(down);
+    await vi.advanceTimersByTimeAsync(10_000);
+    // After about 1, 2, 3, 5 and 9 seconds.
+    expect(keys.loads).toBeGreaterThanOrEqual(5);
+    expect(keys.loads).toBeLessThanOrEqual(6);
+    await vi.advanceTimersByTimeAsync(590_000);
+    // No pause is longer than 6 seconds, and of those that are as long as they get, none is shorter than 5.
+    expect(keys.loads).toBeGreaterThanOrEqual(100);
+    expect(keys.loads).toBeLessThanOrEqual(124);
+    // Told of after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest, each with how many loads failed since.
+    expect(warnings[0]).toBe(1);
+    expect(warnings.length).toBeGreaterThanOrEqual(6);
+    expect(warnings.length).toBeLessThanOrEqual(8);
+    expect(warnings.reduce((sum, times) => sum + times, 0)).toBeLessThan(keys.loads);
+    expect(Math.max(...warnings)).toBeGreaterThan(1);
+    expect(await store.get("key")).toBe(value);
+    keys.recover();
+    const told = warnings.length;
+    const loadsBefore = keys.loads;
+    await vi.advanceTimersByTimeAsync(30_000);
+    expect(keys.loads).toBeGreaterThan(loadsBefore);
+    expect(warnings).toHaveLength(told);
+    keys.fail(down);
+    await vi.advanceTimersByTimeAsync(1_101);
+    // After a success the same failure is told of at once.
+    expect(warnings.slice(told)).toEqual([1]);
+    keys.recover();
+    await vi.advanceTimersByTimeAsync(30_000);
+    // And the next failure is asked about soon again.
+    const { loads } = keys;
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(keys.loads).toBeGreaterThanOrEqual(loads + 8);
+    await store.disconnect();
+  });
+
+  it("is asked that long after its last answer, whatever it was asked for", async () => {
+    const { before, staged } = rotation();
+    const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
+    await vi.advanceTimersByTimeAsync(800);
+    keys.push(staged);
+    await vi.advanceTimersByTimeAsync(899);
+    expect(keys.loads).toBe(2);
+    await vi.advanceTimersByTimeAsync(202);
+    expect(keys.loads).toBe(3);
+    await store.disconnect();
+  });
+});
+
+it("a process is not kept alive by a refreshMs", async () => {
+  const timers = () => process.getActiveResourcesInfo().filter((resource) => resource === "Timeout").length;
+  const before = timers();
+  const { store } = await openStore({ refreshMs: 60_000 });
+  expect(timers()).toBe(before);
+  await store.disconnect();
+});
+
+describe("a ring with a maxAgeMs", () => {
+  const freshness = { maxAgeMs: 60_000, timeoutMs: 10_000 };
+
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["Date", "performance"] });
+  });
+
+  it("that is too old is asked for once by all calls, which wait", async () => {
+    const { keys, store } = await openStore(freshness);
+    vi.advanceTimersByTime(60_000);
+    expect(await store.get("key")).toBe(value);
+    expect(keys.loads).toBe(1);
+    vi.advanceTimersByTime(1);
+    const release = keys.hold();
+    const reads = Array.from({ length: 500 }, () => store.get("key"));
+    const writes = Array.from({ length: 500 }, (_, index) => store.set(`key ${index}`, value));
+    release();
+    expect(new Set(await Promise.all(reads))).toEqual(new Set([value]));
+    await Promise.all(writes);
+    expect(keys.loads).toBe(2);
+    await store.set("key", value);
+    expect(keys.loads).toBe(2);
+  });
+
+  it("that is too old opens and seals nothing while its source fails, and says why", async () => {
+    const { keys, store } = await openStore(freshness);
+    keys.fail(down);
+    vi.advanceTimersByTime(60_001);
+    for (const call of [() => store.get("key"), () => store.set("other", value), () => store.has("key")]) {
+      const error = await expectRefusal(call, "PROVIDER_UNAVAILABLE");
+      expect(error.message).toContain("maxAgeMs");
+      expect(error.cause).toBe(down);
+    }
+    const batch = await expectRefusal(store.getMany(["key"]), "RECORDS_UNREADABLE");
+    expect(batch.errors).toMatchObject([{ code: "PROVIDER_UNAVAILABLE" }]);
+    keys.recover();
+    vi.advanceTimersByTime(longestPauseMs);
+    expect(await store.get("key")).toBe(value);
+    await store.set("other", value);
+  });
+
+  it("is confirmed by a source that still has it", async () => {
+    const { keys, store } = await openStore(freshness);
+    vi.advanceTimersByTime(50_000);
+    keys.push(await keys.load());
+    keys.fail(down);
+    vi.advanceTimersByTime(50_000);
+    expect(await store.get("key")).toBe(value);
+  });
+
+  it("is not confirmed by a source that has another one, which is refused", async () => {
+    const { before, promoted } = rotation();
+    const { keys, store } = await openStore(freshness, promoted);
+    keys.push(before);
+    vi.advanceTimersByTime(60_001);
+    const error = await expectRefusal(store.get("key"), "PROVIDER_UNAVAILABLE");
+    expect(error.cause).toMatchObject({ code: "KEYRING_ROLLBACK" });
+  });
+
+  it("is as old as the question it answers", async () => {
+    const keys = new TestKeys(newRing(), freshness);
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    const release = keys.hold();
+    const write = store.set("key", value);
+    vi.advanceTimersByTime(9_000);
+    release();
+    await write;
+    vi.advanceTimersByTime(51_001);
+    await store.get("key");
+    expect(keys.loads).toBe(2);
+  });
+
+  it("ages while the machine sleeps, and although its clock is set back", async () => {
+    const { keys, store } = await openStore(freshness);
+    // The steady clock of a machine stands still while it sleeps.
+    vi.setSystemTime(Date.now() + 60_001);
+    await store.get("key");
+    expect(keys.loads).toBe(2);
+    vi.setSystemTime(Date.now() - 3_600_000);
+    vi.advanceTimersByTime(60_001);
+    await store.get("key");
+    expect(keys.loads).toBe(3);
+  });
+
+  it("is asked for again when the machine slept while its source answered", async () => {
+    const { keys, store } = await openStore(freshness);
+    vi.advanceTimersByTime(60_001);
+    const release = keys.hold();
+    const read = store.get("key");
+    while (keys.loads < 2) await new Promise((resolve) => setImmediate(resolve));
+    vi.setSystemTime(Date.now() + 60_001);
+    release();
+    expect(await read).toBe(value);
+    expect(keys.loads).toBe(3);
+  });
+});
+
+describe("a source that fails costs one load in each pause, whoever asks and however often:", () => {
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ["Date", "performance"] });
+  });
+
+  /** Makes calls every 250 ms for five minutes, and says when the source was asked, in seconds. */
+  async function loadTimes(keys: TestKeys, call: () => Promise<unknown>): Promise<number[]> {
+    const times: number[] = [];
+    const begunMs = performance.now();
+    while (performance.now() - begunMs < 300_000) {
+      const { loads } = keys;
+      const answers = await Promise.allSettled(Array.from({ length: 10 }, call));
+      expect(answers.filter(({ status }) => status === "fulfilled")).toEqual([]);
+      if (keys.loads > loads) times.push((performance.now() - begunMs) / 1_000);
+      expect(keys.loads - loads).toBeLessThanOrEqual(1);
+      vi.advanceTimersByTime(250);
+    }
+    return times;
+  }
+
+  function expectGrowingPauses(times: readonly number[]): void {
+    const pauses = times.slice(1).map((time, index) => time - (times[index] ?? 0));
+    expect(times[0]).toBe(0);
+    expect(times.filter((time) => time < 5).length).toBeLessThanOrEqual(5);
+    expect(Math.max(...pauses)).toBeLessThanOrEqual(longestPauseMs / 1_000 + 0.25);
+    // Each is longer than the one before, until they are as long as they get.
+    for (const [index, pause] of pauses.slice(1, 4).entries()) expect(pause).toBeGreaterThan(pauses[index] ?? 0);
+    expect(Math.min(...pauses.slice(4))).toBeGreaterThanOrEqual(5);
+  }
+
+  it("writes and reads without a ring", async () => {
+    const keys = new TestKeys(newRing());
+    keys.fail(down);
+    const inner = new MemoryStore();
+    await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
+    const stores = [new EncryptedStore(inner, { keys }), new EncryptedStore(new MemoryStore(), { keys })];
+    let calls = 0;
+    const times = await loadTimes(keys, async () => {
+      calls++;
+      return await (calls % 3 === 0 ? stores[0]?.get("key") : stores[calls % 2]?.set(`key ${calls % 7}`, value));
+    });
+    expectGrowingPauses(times);
+    keys.recover();
+    vi.advanceTimersByTime(longestPauseMs);
+    expect(await stores[1]?.set("key", value)).toBe(true);
+  });
+
+  it("calls that find the ring too old", async () => {
+    const { keys, store } = await openStore({ maxAgeMs: 60_000, timeoutMs: 10_000 });
+    keys.fail(down);
+    vi.advanceTimersByTime(60_001);
+    expectGrowingPauses(await loadTimes(keys, () => store.get("key")));
+  });
+
+  it("reads of records under an unknown key", async () => {
+    const { before, promoted } = rotation();
+    const inner = new MemoryStore();
+    await new EncryptedStore(inner, { keys: promoted }).set("ahead", value);
+    const keys = new TestKeys(before);
+    const store = new EncryptedStore(inner, { keys });
+    await keys.load();
+    await refusal(store.get("ahead"));
+    keys.fail(down);
+    vi.advanceTimersByTime(longestPauseMs);
+    const times = await loadTimes(keys, async () => {
+      await store.get("ahead").catch((error: unknown) => {
+        expect(error).toMatchObject({ code: "KEY_UNKNOWN", cause: down });
+        throw error;
+      });
+    });
+    expectGrowingPauses(times);
+    keys.recover();
+    keys.become(promoted);
+    vi.advanceTimersByTime(longestPauseMs);
+    expect(await store.get("ahead")).toBe(value);
+  });
+
+  it("a machine that slept through the pause has it behind it", async () => {
+    const keys = new TestKeys(newRing());
+    keys.fail(down);
+    const store = new EncryptedStore(new MemoryStore(), { keys });
+    await loadTimes(keys, () => store.set("key", value));
+    keys.recover();
+    vi.setSystemTime(Date.now() + longestPauseMs);
+    expect(await store.set("key", value)).toBe(true);
+  });
+});
+
+it("a ring without a maxAgeMs is used for ever", async () => {
+  vi.useFakeTimers({ toFake: ["Date", "performance"] });
+  const { keys, store } = await openStore({});
+  keys.fail(down);
+  vi.advanceTimersByTime(10 * 365 * 24 * 3_600_000);
+  expect(await store.get("key")).toBe(value);
+  expect(keys.loads).toBe(1);
+});
+
+it("a source has timeoutMs to answer", async () => {
+  const keys = new TestKeys(newRing(), { timeoutMs: 50 });
+  const release = keys.hold();
+  const begun = performance.now();
+  const error = await expectRefusal(new EncryptedStore(new Map(), { keys }).set("key", value), "PROVIDER_UNAVAILABLE");
+  expect(error.message).toContain("50 ms");
+  expect(performance.now() - begun).toBeLessThan(5_000);
+  release();
+});
+
+describe("a freshness", () => {
+  it.each<[string, KeyFreshness]>([
+    ["a refreshMs of 0", { refreshMs: 0 }],
+    ["a refreshMs that is no number", { refreshMs: Number.NaN }],
+    ["a refreshMs longer than any timer", { refreshMs: 2 ** 31 }],
+    ["a negative maxAgeMs", { maxAgeMs: -1 }],
+    ["a maxAgeMs without end", { maxAgeMs: Number.POSITIVE_INFINITY }],
+    ["half a millisecond of timeoutMs", { timeoutMs: 0.5 }],
+    ["a maxAgeMs that is not longer than timeoutMs", { maxAgeMs: 15_000 }],
+  ])("with %s is refused", async (_, freshness) => {
+    const keys = new TestKeys(newRing(), freshness);
+    await expectRefusal(() => new EncryptedStore(new Map(), { keys }), "VALUE_INVALID");
+  });
+});
+
+describe("withFreshness", () => {
+  /** A class with private fields, a subclass, and a getter, as applications write providers. */
+  class Counting extends TestKeys {
+    #saved = 0;
+
+    override async save(next: Keyring, previous: Keyring): Promise<void> {
+      await super.save(next, previous);
+      this.#saved++;
+    }
+
+    get saved(): number {
+      return this.#saved;
+    }
+  }
+
+  it("changes what it names, and keeps all that the provider does", async () => {
+    const ring = newRing();
+    const keys = new Counting(ring, { refreshMs: 5_000, timeoutMs: 1_000 });
+    const changed = withFreshness(keys, { refreshMs: 2_000, maxAgeMs: 60_000 });
+    expect(changed.freshness).toEqual({ refreshMs: 2_000, maxAgeMs: 60_000, timeoutMs: 1_000 });
+    expect(keys.freshness).toEqual({ refreshMs: 5_000, timeoutMs: 1_000 });
+    const next = ring.add();
+    await changed.save(next, ring);
+    expect([await changed.load(), changed.saved, keys.saved]).toEqual([next, 1, 1]);
+    changed.subscribe(() => undefined);
+    expect(keys.watchers).toBe(1);
+    // A copy of the copy, and of an object that cannot be changed, as well.
+    const again: KeyProvider = { ...withFreshness(Object.freeze(changed), { refreshMs: 3_000 }) };
+    expect(again.freshness).toEqual({ refreshMs: 3_000, maxAgeMs: 60_000, timeoutMs: 1_000 });
+    expect(await again.load()).toBe(next);
+  });
+
+  it("is what the stores go by", async () => {
+    vi.useFakeTimers({ toFake: ["Date", "performance"] });
+    const keys = new TestKeys(newRing());
+    const store = new EncryptedStore(new MemoryStore(), { keys: withFreshness(keys, { maxAgeMs: 60_000 }) });
+    await store.set("key", value);
+    vi.advanceTimersByTime(60_001);
+    await store.get("key");
+    expect(keys.loads).toBe(2);
+  });
+
+  it("refuses a setting that is none", async () => {
+    const misspelt = { refreshMs: 1_000, refreshMS: 1_000 };
+    await expectRefusal(() => withFreshness(new TestKeys(newRing()), misspelt), "VALUE_INVALID");
+    await expectRefusal(() => withFreshness(new TestKeys(newRing()), { refreshMs: 0 }), "VALUE_INVALID");
+  });
+});

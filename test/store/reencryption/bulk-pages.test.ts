@@ -1,0 +1,276 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import {
+  type Checkpoint,
+  census,
+  EncryptedStore,
+  type RangedStore,
+  type Replacement,
+  rangesOf,
+  reencrypt,
+  type ScanPage,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { expectRefusal } from "../refusals.ts";
+import { rotation } from "../rings.ts";
+
+const targetBytes = 2 * 1024 * 1024;
+
+interface Page {
+  readonly limit: number;
+  readonly records: number;
+  readonly bytes: number;
+  readonly atMs: number;
+  /** What had been read and was not sealed yet when the page was asked for. */
+  readonly bytesUnderWay: number;
+}
+
+/** A store that writes down how it was walked, and that can be slow. */
+class WalkedStore extends MemoryStore {
+  readonly walked: Page[] = [];
+  msPerReplacement = 0;
+  #bytesUnderWay = 0;
+
+  /** The first write to a store looks at what is there. */
+  forget(): void {
+    this.walked.length = 0;
+    this.#bytesUnderWay = 0;
+  }
+
+  override namespaced(): MemoryStore {
+    return this;
+  }
+
+  override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
+    const page = await super.scan(options);
+    const bytes = page.entries.reduce((sum, { value }) => sum + value.length, 0);
+    this.walked.push({
+      limit: options.limit ?? 0,
+      records: page.entries.length,
+      bytes,
+      atMs: performance.now(),
+      bytesUnderWay: this.#bytesUnderWay,
+    });
+    this.#bytesUnderWay += bytes;
+    return page;
+  }
+
+  override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+    await sleep(this.msPerReplacement * changes.length);
+    const replaced = await super.replaceMany(changes);
+    this.#bytesUnderWay -= changes.reduce((sum, { expected }) => sum + (expected?.length ?? 0), 0);
+    return replaced;
+  }
+}
+
+/** A store of values of these sizes in bytes, to be sealed again. */
+async function rotated<Store extends MemoryStore>(inner: Store, sizes: readonly number[]) {
+  const rings = rotation();
+  const writer = new EncryptedStore(inner, { keys: rings.before });
+  await writer.setMany(sizes.map((size, index) => ({ key: `key ${index}`, value: new Uint8Array(size) })));
+  const store = new EncryptedStore(inner, { keys: rings.promoted });
+  if (inner instanceof WalkedStore) inner.forget();
+  const expectMoved = async () => {
+    expect((await census(inner)).keys).toEqual(new Map([["new", sizes.length]]));
+  };
+  return { inner, store, expectMoved };
+}
+
+function sizes(count: number, bytes: number): number[] {
+  return new Array<number>(count).fill(bytes);
+}
+
+function memoryCheckpoint(): Checkpoint & { text: string | undefined } {
+  return {
+    text: undefined,
+    async read() {
+      return this.text;
+    },
+    async write(text) {
+      this.text = text;
+    },
+  };
+}
+
+describe("the pages of a re-encryption", () => {
+  it("begin small and grow to the batch size where records are light", async () => {
+    const { inner, store, expectMoved } = await rotated(new WalkedStore(), sizes(700, 100));
+    // Pages shrink as well where they take long, as they may on a busy machine.
+    vi.useFakeTimers({ toFake: ["performance"] });
+    onTestFinished(() => {
+      vi.useRealTimers();
+    });
+    await reencrypt(store, { batchSize: 200 });
+    expect(inner.walked.map(({ limit }) => limit)).toEqual([16, 32, 64, 128, 200, 200, 200]);
+    await expectMoved();
+    const first = inner.walked.length;
+    await census(inner, { batchSize: 50 });
+    expect(inner.walked.slice(first, first + 3).map(({ limit }) => limit)).toEqual([16, 32, 50]);
+  });
+
+  it.each([300_000, 1_500_000])("hold about 2 MiB where each record has %d bytes", async (size) => {
+    const { inner, store, expectMoved } = await rotated(new WalkedStore(), sizes(40, size));
+    inner.msPerReplacement = 1;
+    await reencrypt(store);
+    const [, ...later] = inner.walked;
+    expect(later.length).toBeGreaterThan(3);
+    for (const { bytes } of later) expect(bytes).toBeLessThan(targetBytes + 1);
+    await expectMoved();
+    const counted = inner.walked.length;
+    await census(inner);
+    for (const { bytes } of inner.walked.slice(counted + 1)) expect(bytes).toBeLessThan(targetBytes + 1);
+  });
+
+  it("shrink when records become heavy, wait for what is under way, and grow again", async () => {
+    const mixed = [...sizes(1_100, 10), ...sizes(600, 40_000), ...sizes(2_000, 10)];
+    const { inner, store, expectMoved } = await rotated(new WalkedStore(), mixed);
+    inner.msPerReplacement = 0.01;
+    await reencrypt(store, { concurrency: 4 });
+    const heaviest = inner.walked.reduce((most, { bytes }) => Math.max(most, bytes), 0);
+    // Nobody can know of the first heavy page beforehand, and one that was light in part says little of the next.
+    expect(heaviest).toBeGreaterThan(3 * targetBytes);
+    expect(inner.walked.filter(({ bytes }) => bytes > 1.5 * targetBytes).length).toBeLessThanOrEqual(2);
+    for (const { bytesUnderWay } of inner.walked) expect(bytesUnderWay).toBeLessThanOrEqual(3 * targetBytes);
+    expect(inner.walked.at(-1)?.limit).toBeGreaterThan(200);
+    await expectMoved();
+  });
+
+  it("shrink where the work on them takes long", async () => {
+    const { inner, store, expectMoved } = await rotated(new WalkedStore(), sizes(300, 10));
+    inner.msPerReplacement = 10;
+    await reencrypt(store, { concurrency: 1 });
+    for (const { limit } of inner.walked) expect(limit).toBeLessThanOrEqual(100);
+    await expectMoved();
+  });
+});
+
+describe("a limited rate", () => {
+  it("is never exceeded, from the first record to the last", async () => {
+    const { inner, store, expectMoved } = await rotated(new WalkedStore(), sizes(450, 10));
+    const maxPerSecond = 150;
+    const startedAtMs = performance.now();
+    const report = await reencrypt(store, { maxPerSecond });
+    let looked = 0;
+    for (const { records, atMs, limit } of inner.walked) {
+      // What was looked at before has had its time; a timer may be early by a millisecond.
+      expect(looked).toBeLessThanOrEqual(((atMs - startedAtMs + 2) / 1_000) * maxPerSecond);
+      expect(limit).toBeLessThanOrEqual(maxPerSecond);
+      looked += records;
+    }
+    expect(looked).toBe(450);
+    expect(report.complete).toBe(true);
+    await expectMoved();
+  });
+
+  it("does not make up for a time in which the store was slow", async () => {
+    const { inner, store } = await rotated(new WalkedStore(), sizes(120, 10));
+    const scan = inner.scan.bind(inner);
+    vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
+      await sleep(600);
+      return await scan(options);
+    });
+    await reencrypt(store, { maxPerSecond: 100 });
+    const [first, ...later] = inner.walked;
+    const last = later.at(-1);
+    if (first === undefined || last === undefined) throw new Error("Nothing was walked");
+    const looked = 120 - last.records;
+    expect(last.atMs - first.atMs).toBeGreaterThanOrEqual((looked / 100) * 1_000 - 2 * inner.walked.length);
+  });
+
+  it("is left at once when told to stop, with all that was done written down", async () => {
+    // A store may give more than it was asked for.
+    class GenerousStore extends WalkedStore {
+      override scan(options: { readonly cursor?: string } = {}): Promise<ScanPage> {
+        return super.scan({ ...options, limit: 2_000 });
+      }
+    }
+    const { inner, store, expectMoved } = await rotated(new GenerousStore(), sizes(4_000, 1));
+    const checkpoint = memoryCheckpoint();
+    const stop = new AbortController();
+    // The first page alone has half an hour to itself.
+    const stopped = reencrypt(store, { maxPerSecond: 1, checkpoint, signal: stop.signal });
+    await vi.waitFor(() => expect(checkpoint.text).toBeDefined(), 20_000);
+    stop.abort();
+    expect(await stopped).toMatchObject({ complete: false, scanned: 2_000, reencrypted: 2_000 });
+    expect(await reencrypt(store, { checkpoint })).toMatchObject({ complete: true, scanned: 4_000, current: 0 });
+    expect(inner.walked.reduce((sum, { records }) => sum + records, 0)).toBe(4_000);
+    await expectMoved();
+  });
+
+  it("is refused where it is none, and nothing is touched", async () => {
+    const { inner, store } = await rotated(new WalkedStore(), [1]);
+    for (const maxPerSecond of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
+      await expectRefusal(reencrypt(store, { maxPerSecond }), "VALUE_INVALID");
+    }
+    expect(inner.walked).toEqual([]);
+  });
+
+  it("lets the process end, and holds nothing of a signal that outlives it", async () => {
+    const { store } = await rotated(new WalkedStore(), sizes(60, 10));
+    const { signal } = new AbortController();
+    const added = vi.spyOn(signal, "addEventListener");
+    const removed = vi.spyOn(signal, "removeEventListener");
+    onTestFinished(() => {
+      vi.restoreAllMocks();
+    });
+    await reencrypt(store, { maxPerSecond: 1_000, signal });
+    expect(removed.mock.calls.length).toBe(added.mock.calls.length);
+  });
+});
+
+/** Divided by the last digit of the key. */
+class DividedStore extends MemoryStore implements RangedStore {
+  override namespaced(): MemoryStore {
+    return this;
+  }
+
+  async ranges(count: number): Promise<readonly string[]> {
+    return count < 2 ? ["0123456789"] : ["01234", "56789"];
+  }
+
+  override async scan(
+    options: { readonly cursor?: string; readonly limit?: number; readonly range?: string } = {},
+  ): Promise<ScanPage> {
+    const { range = "0123456789", ...rest } = options;
+    const page = await super.scan(rest);
+    return { ...page, entries: page.entries.filter(({ key }) => range.includes(key.at(-1) ?? "")) };
+  }
+}
+
+describe("a range", () => {
+  it("is all that a re-encryption looks at", async () => {
+    const { inner, store, expectMoved } = await rotated(new DividedStore(), sizes(100, 10));
+    const ranges = await rangesOf(store, 8);
+    expect(ranges).toEqual(["01234", "56789"]);
+    const [low = "", high = ""] = ranges;
+    expect(await reencrypt(store, { range: low })).toMatchObject({ scanned: 50, reencrypted: 50, complete: true });
+    expect((await census(inner)).keys.get("old")).toBe(50);
+    expect(await reencrypt(store, { range: high })).toMatchObject({ scanned: 50, reencrypted: 50, complete: true });
+    await expectMoved();
+  });
+
+  it("has checkpoints of its own", async () => {
+    const { store, expectMoved } = await rotated(new DividedStore(), sizes(100, 10));
+    const [low = "", high = ""] = ["01234", "56789"];
+    const checkpoint = memoryCheckpoint();
+    const stop = new AbortController();
+    const stopped = { concurrency: 1, signal: stop.signal, onProgress: () => stop.abort() };
+    await reencrypt(store, { range: low, checkpoint, ...stopped });
+    const left = checkpoint.text;
+    expect(left).toBeDefined();
+    // Were it taken for this one's, the records before it would be left out.
+    expect(await reencrypt(store, { range: high, checkpoint })).toMatchObject({ scanned: 50 });
+    checkpoint.text = left;
+    expect(await reencrypt(store, { range: low, checkpoint })).toMatchObject({ scanned: 50, current: 0 });
+    checkpoint.text = left;
+    expect(await reencrypt(store, { checkpoint })).toMatchObject({ scanned: 100, current: 100 });
+    await expectMoved();
+  });
+
+  it("is none where the store cannot be divided", async () => {
+    const { store } = await rotated(new MemoryStore(), [1]);
+    expect(await rangesOf(store, 8)).toEqual([undefined]);
+    await expectRefusal(reencrypt(store, { range: "01234" }), "VALUE_INVALID");
+    for (const count of [0, 1.5, Number.NaN]) await expectRefusal(rangesOf(store, count), "VALUE_INVALID");
+  });
+});

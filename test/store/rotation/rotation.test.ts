@@ -1,0 +1,860 @@
+import {
+  census,
+  EncryptedStore,
+  exportKeyring,
+  type KeyProvider,
+  Keyring,
+  KeywardError,
+  planRotation,
+  type RotationOptions,
+  type RotationProgress,
+  type RotationStep,
+  replicas,
+  retireKey,
+  revocationCost,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { expectRefusal } from "../refusals.ts";
+import { KeysOverOneSource, newRing } from "../rings.ts";
+import { marker } from "../secrets.ts";
+import { contentOf, damaged, keyIdIn, textOf } from "../store/inner-stores.ts";
+
+const value = `${marker}value`;
+const replica = { heartbeatMs: 10, lapseMs: 300 };
+const alone = { unregistered: { waitMs: 0 } };
+
+/** A backend with ten records under the key "old", a process that uses it, and an operator with a handle of his own. */
+async function begun(given: { readonly registered?: boolean } = {}) {
+  const source = new KeysOverOneSource(newRing("old").serve(["flows"]));
+  const inner = new MemoryStore();
+  const { registered = true } = given;
+  const app = new EncryptedStore(inner, { keys: source.provider(), ...(registered ? { replica } : {}) });
+  onTestFinished(() => app.disconnect());
+  const keys = Array.from({ length: 10 }, (_, index) => `key-${index}`);
+  await app.setMany(keys.map((key) => ({ key, value })));
+  const operator = () => {
+    const provider = source.provider();
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys: provider }) };
+    return { provider, options: { stores, graceMs: 0, newKey: { id: "new" } } };
+  };
+  const idsIn = async () => [...(await census(inner)).keys.keys()];
+  const expectReadable = async () => expect(await app.getMany(keys)).toEqual(keys.map(() => value));
+  return { source, inner, app, operator, idsIn, expectReadable };
+}
+
+const idsOf = (ring: Keyring) => ring.keys.map(({ id, status }) => `${id} ${status}`);
+
+describe("rotateKey", () => {
+  it("changes the key and takes the former one away, telling each step", async () => {
+    const { source, inner, app, operator, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const told: RotationProgress[] = [];
+    const report = await rotateKey(provider, { ...options, onProgress: (progress) => told.push(progress) });
+    expect(report).toMatchObject({ kind: "rotate", from: "old", to: "new", step: "done", abandoned: [] });
+    expect(report.reencrypted["flows"]).toMatchObject({ reencrypted: 10, complete: true });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    await expectReadable();
+    const steps = told.flatMap((progress) => (progress.kind === "step" ? [progress.step] : []));
+    expect(steps).toEqual(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"]);
+    expect(told.find(({ kind }) => kind === "waiting")).toMatchObject({ replicas: [{ store: "flows" }] });
+    expect(await replicas(app)).toMatchObject([{ primary: "new", drained: true }]);
+    expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
+    // Nor is the old key needed for anything in the reserved space.
+    const reserved = await inner.reserved().scan();
+    expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
+  });
+
+  it("gives the new key an id, and goes on for twenty keys", async () => {
+    const { source, operator, expectReadable } = await begun();
+    const seen = new Set<string>();
+    for (let count = 0; count < 20; count++) {
+      const { provider, options } = operator();
+      const { to } = await rotateKey(provider, { ...options, newKey: {} });
+      expect(to).toMatch(/^\d{4}-\d\d-\d\d-[0-9a-f]{6}$/);
+      seen.add(to);
+    }
+    expect(seen.size).toBe(20);
+    expect(source.ring.keys).toHaveLength(1);
+    expect(source.saves).toBe(80);
+    await expectReadable();
+  });
+
+  it("changes to a key that is in the ring already, and not to other material under its id", async () => {
+    const { source, operator } = await begun();
+    source.ring = source.ring.add({ id: "new" });
+    const { provider, options } = operator();
+    const material = new Uint8Array(32).map((_, index) => index);
+    await expectRefusal(rotateKey(provider, { ...options, newKey: { id: "new", material } }), "KEY_MISMATCH");
+    await rotateKey(provider, options);
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    // Asked by its name once more, there is nothing left to do.
+    const { saves } = source;
+    expect(await rotateKey(provider, options)).toMatchObject({ to: "new", step: "done" });
+    expect(source.saves).toBe(saves);
+  });
+
+  it("waits for a process whose provider lags, tells of it, and goes on when it follows", async () => {
+    const { source, inner, operator } = await begun();
+    const [lagging, before] = [source.provider(), source.ring];
+    let follows = false;
+    const late = new EncryptedStore(new MemoryStore(inner), {
+      keys: { load: async () => (follows ? await lagging.load() : before) },
+      replica: { ...replica, name: "late" },
+    });
+    onTestFinished(() => late.disconnect());
+    await late.set("late", value);
+    const { provider, options } = operator();
+    const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
+    expect(error.message).toMatch(/1 process does not .*: late \[\S+\] in flows \(generation 2, primary old\)$/);
+    expect(error.counts).toEqual({ flows: 1 });
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
+    const [ignored] = (await replicas(late)).filter(({ name }) => name === "late");
+    const staged = await rotateKey(provider, { ...options, until: "distribute", ignoreReplicas: [ignored?.id ?? ""] });
+    expect(staged.step).toBe("promote");
+    follows = true;
+    await rotateKey(provider, options);
+    expect(await late.get("late")).toBe(value);
+  });
+
+  describe("with a process that was handed the ring of one scope alone", () => {
+    async function scoped() {
+      const world = await begun();
+      const { source, inner, operator } = world;
+      const handOver = (ring: () => Keyring) => {
+        const keys = { load: async () => ring().scope("tenant") };
+        const store = new EncryptedStore(new MemoryStore(inner), { keys, replica });
+        onTestFinished(() => store.disconnect());
+        return store;
+      };
+      await handOver(() => source.ring).set("theirs", value);
+      const { provider, options } = operator();
+      const turn = (until: "distribute" | "drain") =>
+        rotateKey(provider, { ...options, until, replicasWithinMs: 5_000 });
+      return { ...world, handOver, turn };
+    }
+
+    it("has it load each ring that others wait for it to have", async () => {
+      const { turn } = await scoped();
+      expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
+    });
+
+    it("lets none that starts late, and is behind, seal under the former key", async () => {
+      const { source, inner, handOver, turn } = await scoped();
+      await turn("distribute");
+      const staged = source.ring;
+      await turn("drain");
+      const late = handOver(() => staged);
+      await expectRefusal(late.set("late", value), "KEYRING_ROLLBACK");
+      expect(await inner.has("late")).toBe(false);
+    });
+
+    it("does not stop at what is no check record of this ring", async () => {
+      const { inner, turn } = await scoped();
+      for (const key of ["check/garbage", "check/"]) await inner.reserved().set(key, "garbage");
+      expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
+    });
+  });
+
+  it("does not wait for one that left, and not for long for one that ended", async () => {
+    const { source, inner, app, operator, expectReadable } = await begun();
+    const [left, ended] = [source.provider(), source.provider()];
+    const leaving = new EncryptedStore(new MemoryStore(inner), { keys: left, replica });
+    await leaving.set("a", value);
+    await leaving.disconnect();
+    const ending = new EncryptedStore(new MemoryStore(inner), { keys: ended, replica });
+    await ending.set("b", value);
+    const reserved = inner.reserved();
+    const heartbeats = (await reserved.scan()).entries.filter(({ key }) => key.startsWith("replica/"));
+    expect(heartbeats).toHaveLength(2);
+    await ending.disconnect();
+    // As a killed process leaves it.
+    for (const { key, value: stored } of heartbeats) if (!(await reserved.has(key))) await reserved.set(key, stored);
+    const { provider, options } = operator();
+    await rotateKey(provider, options);
+    expect((await replicas(app)).map(({ lapsed }) => lapsed)).toEqual([false]);
+    await expectReadable();
+  });
+
+  it("refuses to begin where nobody could say when the others have followed", async () => {
+    const { source, inner, operator } = await begun({ registered: false });
+    const { provider, options } = operator();
+    const before = [exportKeyring(source.ring), await contentOf(inner)];
+    await expectRefusal(rotateKey(provider, options), "VALUE_INVALID");
+    expect([exportKeyring(source.ring), await contentOf(inner)]).toEqual(before);
+    const waits: string[] = [];
+    const unregistered = async (wait: string) => void waits.push(`${wait} ${source.ring.primary}`);
+    await rotateKey(provider, { ...options, unregistered });
+    expect(waits).toEqual(["distribute old", "drain new"]);
+  });
+
+  it("does not take its own process for one of the application", async () => {
+    const { source, inner } = await begun({ registered: false });
+    const provider = source.provider();
+    const flows = new EncryptedStore(new MemoryStore(inner), { keys: provider, replica });
+    onTestFinished(() => flows.disconnect());
+    await flows.set("own", value);
+    await expectRefusal(rotateKey(provider, { stores: { flows }, graceMs: 0 }), "VALUE_INVALID");
+    expect(await rotateKey(provider, { stores: { flows }, graceMs: 0, ...alone })).toMatchObject({ step: "done" });
+  });
+
+  it("refuses what it could not bring to an end, before it changes anything", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const { load } = provider;
+    await expectRefusal(rotateKey({ load }, options), "PROVIDER_READ_ONLY");
+    await expectRefusal(rotateKey(provider, { ...options, stores: {} }), "STORE_INVALID");
+    const other = new EncryptedStore(new MemoryStore(), { keys: source.provider() });
+    await expectRefusal(rotateKey(provider, { ...options, stores: { other } }), "KEY_IN_USE");
+    const map = new EncryptedStore(new Map(), { keys: provider });
+    await expectRefusal(rotateKey(provider, { ...options, stores: { flows: map } }), "STORE_INVALID");
+    const both = { ...options.stores, map };
+    await expectRefusal(rotateKey(provider, { ...options, stores: both }), "STORE_NOT_SCANNABLE");
+    await expectRefusal(() => rotateKey(provider, { ...options, graceMs: Number.NaN }), "VALUE_INVALID");
+    // Whoever misspells a step meant to stop there.
+    const misspelt = Reflect.apply(rotateKey, undefined, [provider, { ...options, until: "promotion" }]);
+    expect((await expectRefusal(misspelt, "VALUE_INVALID")).hint).toContain("add, distribute, promote, drain");
+    const fixed = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
+    source.ring = source.ring.rename("other");
+    await expectRefusal(rotateKey(source.provider(), { ...options, stores: { flows: fixed } }), "KEYRING_CONFLICT");
+    expect(source.saves).toBe(0);
+  });
+
+  it("seals again what a process that nobody waited for wrote under the old key", async () => {
+    const { source, inner, operator, idsIn } = await begun();
+    const unheard = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
+    await unheard.set("early", value);
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    await unheard.set("late", value);
+    await rotateKey(provider, options);
+    expect(await idsIn()).toEqual(["new"]);
+  });
+
+  it("does not remove a key under which something was written after it was disabled, until somebody decides", async () => {
+    const { source, inner, app, operator } = await begun();
+    const unheard = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
+    await unheard.set("early", value);
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "disable" });
+    await unheard.set("late", value);
+    const error = await expectRefusal(rotateKey(provider, options), "KEY_IN_USE");
+    expect({ ...error.counts }).toEqual({ flows: 1 });
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    source.ring = source.ring.enable("old");
+    expect((await rotateKey(provider, options)).step).toBe("done");
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await app.get("late")).toBe(value);
+  });
+
+  it("is kept by what opens with no key, unless that is given up by name", async () => {
+    const { source, inner, operator } = await begun();
+    const stored = await inner.get("key-0");
+    if (stored === undefined) throw new Error("nothing was written");
+    await inner.set("key-0", damaged(stored));
+    const { provider, options } = operator();
+    await expectRefusal(rotateKey(provider, options), "KEY_IN_USE");
+    const report = await rotateKey(provider, { ...options, abandonUnreadable: true });
+    expect(report.abandoned).toMatchObject([{ key: "key-0", keyId: "old" }]);
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+  });
+
+  it("counts the grace from when the key was disabled, whoever goes on", async () => {
+    const { source, operator } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "disable" });
+    const { disabledAtMs = 0 } = (await rotationStatus(provider, options)) ?? {};
+    const graceMs = 200;
+    const stop = new AbortController();
+    const onProgress = ({ kind }: RotationProgress) => {
+      if (kind === "grace") stop.abort(new Error("enough for today"));
+    };
+    const stopped = rotateKey(provider, { ...options, graceMs, signal: stop.signal, onProgress });
+    await expect(stopped).rejects.toThrow("enough for today");
+    const until: number[] = [];
+    const again = operator();
+    await rotateKey(again.provider, {
+      ...again.options,
+      graceMs,
+      onProgress: (progress) => progress.kind === "grace" && until.push(progress.untilMs),
+    });
+    expect(Math.abs((until[0] ?? 0) - disabledAtMs - graceMs)).toBeLessThan(5);
+    expect(Date.now()).toBeGreaterThanOrEqual(disabledAtMs + graceMs);
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+  });
+
+  it.each(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const)(
+    "ends after %s when told to, and another process goes on from there",
+    async (until) => {
+      const { source, operator, expectReadable } = await begun();
+      const first = operator();
+      const { id } = await rotateKey(first.provider, { ...first.options, until });
+      await expectReadable();
+      const second = operator();
+      // One that goes on need not know what the key was to be called.
+      const newKey = until === "remove" ? { id: "new" } : {};
+      const report = await rotateKey(second.provider, { ...second.options, newKey });
+      expect(report).toMatchObject({ id, to: "new", step: "done" });
+      expect(idsOf(source.ring)).toEqual(["new enabled"]);
+      await expectReadable();
+    },
+  );
+
+  it("is done for an operator whose call began before another one's ended, and did not get to anything", async () => {
+    const { source, inner, operator } = await begun();
+    const [slow, quick] = [operator(), operator()];
+    const reserved = inner.reserved();
+    const { scan } = reserved;
+    // He has seen that nothing is under way, and looks who is registered.
+    vi.spyOn(reserved, "scan").mockImplementationOnce(async (options) => {
+      await rotateKey(quick.provider, { ...quick.options, newKey: {} });
+      return await scan.call(reserved, options);
+    });
+    const { to } = await rotateKey(slow.provider, { ...slow.options, newKey: {} });
+    expect(idsOf(source.ring)).toEqual([`${to} enabled`]);
+    expect(source.saves).toBe(4);
+  });
+
+  it("is joined by a second operator, and refused to one with another aim", async () => {
+    const { source, operator, expectReadable } = await begun();
+    const [one, other] = [operator(), operator()];
+    const reports = await Promise.all([
+      rotateKey(one.provider, { ...one.options, newKey: {} }),
+      rotateKey(other.provider, { ...other.options, newKey: {} }),
+    ]);
+    expect(new Set(reports.map(({ id, to, step }) => `${id} ${to} ${step}`)).size).toBe(1);
+    expect(source.ring.keys).toHaveLength(1);
+    expect(source.saves).toBe(4);
+    await expectReadable();
+
+    const third = operator();
+    await rotateKey(third.provider, { ...third.options, until: "promote" });
+    const { provider, options } = operator();
+    for (const call of [
+      rotateKey(provider, { ...options, newKey: { id: "another" } }),
+      revokeKey(provider, { ...options, id: "new", order: "disable-first" }),
+    ]) {
+      expect((await expectRefusal(call, "ROTATION_UNDER_WAY")).message).toContain('to "new" is under way, at drain');
+    }
+  });
+
+  it("walks from the beginning where the store does not know the cursor that a former run wrote down", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "drain" });
+    // The store was moved to another backend between two runs, its reserved space included.
+    let refused = 0;
+    const moved = new Proxy(new MemoryStore(inner), {
+      get(store, name) {
+        if (name === "scan") {
+          return async (page: { readonly limit: number; readonly cursor?: string }) => {
+            if (page.cursor === undefined || refused > 0) return await store.scan(page);
+            refused++;
+            throw new KeywardError("VALUE_INVALID", "The cursor is not one of this store", { hint: "Begin anew." });
+          };
+        }
+        const found: unknown = Reflect.get(store, name, store);
+        return typeof found === "function" ? found.bind(store) : found;
+      },
+    });
+    const stop = new AbortController();
+    const reencryption = { batchSize: 3, concurrency: 1 };
+    const stopped = rotateKey(provider, {
+      ...options,
+      reencrypt: reencryption,
+      signal: stop.signal,
+      onProgress: ({ kind }) => kind === "reencrypting" && stop.abort(new Error("stopped")),
+    });
+    await expect(stopped).rejects.toThrow("stopped");
+    const stores = { flows: new EncryptedStore(moved, { keys: provider }) };
+    expect(await rotateKey(provider, { ...options, stores, reencrypt: reencryption })).toMatchObject({ step: "done" });
+    expect(refused).toBe(1);
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
+  });
+
+  it("with the keyring of one scope is refused before anything is written", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const scoped = source.ring.scope("billing");
+    const keys: KeyProvider = { load: async () => scoped, save: async () => expect.fail("saved") };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    await expectRefusal(rotateKey(keys, { stores, graceMs: 0, ...alone }), "KEYRING_INVALID");
+    const { provider, options } = operator();
+    expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
+    await expectReadable();
+  });
+});
+
+describe("the record of a rotation", () => {
+  it("is written again when it is lost while the rotation runs, which is not taken for done by that", async () => {
+    const { source, inner, operator, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const lost = new Map<RotationStep, Promise<unknown>>();
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind !== "step" || lost.has(progress.step)) return;
+      lost.set(progress.step, inner.reserved().delete("rotation"));
+    };
+    const report = await revokeKey(provider, { ...options, id: "old", order: "reencrypt-first", onProgress });
+    await Promise.all(lost.values());
+    expect([...lost.keys()]).toHaveLength(8);
+    expect(report).toMatchObject({ kind: "revoke", from: "old", to: "new", step: "done" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    await expectReadable();
+    expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
+  });
+
+  it("is not waited for in vain where the store does not keep it", async () => {
+    const { inner, operator } = await begun();
+    const { provider, options } = operator();
+    const reserved = inner.reserved();
+    const { replace } = reserved;
+    vi.spyOn(reserved, "replace").mockImplementation(async (key, ...values) => {
+      if (key === "rotation") return true;
+      return await replace.call(reserved, key, ...values);
+    });
+    await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
+  });
+
+  it("does not end a rotation when another one is there instead, unless the ring says so, too", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    let replaces = false;
+    const keys: KeyProvider = {
+      save: provider.save,
+      async load() {
+        if (replaces) {
+          replaces = false;
+          await inner.reserved().delete("rotation");
+          const other = operator();
+          await rotateKey(other.provider, { ...other.options, newKey: { id: "third" }, until: "add" });
+        }
+        return await provider.load();
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const onProgress = (progress: RotationProgress) => {
+      replaces = progress.kind === "step" && progress.step === "distribute";
+    };
+    const call = revokeKey(keys, { ...options, stores, id: "old", order: "reencrypt-first", onProgress });
+    const error = await expectRefusal(call, "ROTATION_UNDER_WAY");
+    expect(error.message).toContain('to "third" is under way');
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled", "third enabled"]);
+  });
+
+  it("is looked at once more by whoever has just written it", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const reserved = inner.reserved();
+    const { replace } = reserved;
+    let turns = false;
+    vi.spyOn(reserved, "replace").mockImplementation(async (key, ...values) => {
+      const replaced = await replace.call(reserved, key, ...values);
+      if (turns && key === "rotation") {
+        turns = false;
+        const other = operator();
+        await rollBackRotation(other.provider, { ...other.options, until: "add" });
+      }
+      return replaced;
+    });
+    const told: string[] = [];
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind !== "step") return;
+      told.push(progress.step);
+      turns = progress.step === "drain";
+    };
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
+    expect(told).toEqual(["add", "distribute", "promote", "drain"]);
+    expect(source.ring.primary).toBe("new");
+  });
+
+  it("can be done without when it was lost between two runs: a revocation takes the former key out", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "drain" });
+    await inner.reserved().delete("rotation");
+    const error = await expectRefusal(rotateKey(provider, options), "KEYRING_INVALID");
+    expect(error.hint).toContain("revokeKey");
+    await revokeKey(provider, { ...options, newKey: {}, id: "old", order: "reencrypt-first" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
+  });
+});
+
+describe("planRotation", () => {
+  it("says what each step would do, and changes nothing", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const reserved = async () =>
+      (await inner.reserved().scan()).entries
+        .filter(({ key }) => !key.startsWith("replica/"))
+        .map(({ value: stored }) => textOf(stored));
+    const before = [exportKeyring(source.ring), await contentOf(inner), await reserved()];
+    const plan = await planRotation(provider, { ...options, graceMs: 5_000 });
+    expect([exportKeyring(source.ring), await contentOf(inner), await reserved()]).toEqual(before);
+    expect(source.saves).toBe(0);
+    expect(plan).toMatchObject({ from: "old", to: "new" });
+    expect(plan.steps).toMatchObject([
+      { step: "add", keyId: "new", done: false },
+      { step: "distribute", replicas: [{ store: "flows", generation: 2 }], unregistered: [] },
+      { step: "promote", keyId: "new", done: false },
+      { step: "drain" },
+      { step: "reencrypt", records: { flows: 10 } },
+      { step: "disable", keyId: "old", records: { flows: 10 } },
+      { step: "grace", waitMs: 5_000 },
+      { step: "remove", keyId: "old", done: false },
+    ]);
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    const rest = await planRotation(provider, options);
+    expect(rest.underWay).toMatchObject({ step: "disable" });
+    expect(rest.steps).toMatchObject([
+      { step: "disable", records: { flows: 0 } },
+      { step: "grace" },
+      { step: "remove" },
+    ]);
+    await expectRefusal(planRotation(provider, { ...options, newKey: { id: "another" } }), "ROTATION_UNDER_WAY");
+  });
+
+  it("says where nobody is registered", async () => {
+    const { operator } = await begun({ registered: false });
+    const { provider, options } = operator();
+    const { steps } = await planRotation(provider, options);
+    expect(steps[1]).toMatchObject({ step: "distribute", replicas: [], unregistered: ["flows"] });
+  });
+});
+
+describe("rollBackRotation", () => {
+  it.each(["add", "distribute", "promote", "drain", "reencrypt"] as const)(
+    "after %s returns to the old key",
+    async (until) => {
+      const { source, operator, idsIn, expectReadable } = await begun();
+      const { provider, options } = operator();
+      await rotateKey(provider, { ...options, until });
+      const back = operator();
+      const halfway = await rollBackRotation(back.provider, { ...back.options, until: "promote" });
+      expect(halfway).toMatchObject({ kind: "roll-back", from: "new", to: "old", step: "drain" });
+      await expectRefusal(rotateKey(provider, options), "ROTATION_UNDER_WAY");
+      await expectReadable();
+      const again = operator();
+      expect(await rollBackRotation(again.provider, again.options)).toMatchObject({ step: "done" });
+      expect(idsOf(source.ring)).toEqual(["old enabled"]);
+      expect(await idsIn()).toEqual(["old"]);
+      await expectReadable();
+    },
+  );
+
+  it("is refused when the old key is disabled, and when there is nothing to roll back", async () => {
+    const { operator } = await begun();
+    const { provider, options } = operator();
+    await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+    await rotateKey(provider, { ...options, until: "disable" });
+    await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
+    await rotateKey(provider, options);
+    await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+  });
+
+  it("keeps one who was about to promote from doing so", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    let promotes = false;
+    const keys: KeyProvider = {
+      save: provider.save,
+      async load() {
+        if (promotes) {
+          promotes = false;
+          const other = operator();
+          await rollBackRotation(other.provider, { ...other.options, until: "add" });
+        }
+        return await provider.load();
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const onProgress = (progress: RotationProgress) => {
+      promotes = progress.kind === "step" && progress.step === "promote";
+    };
+    await expectRefusal(rotateKey(keys, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    expect(source.ring.primary).toBe("old");
+  });
+
+  it("takes the rotation out of the hands of one who is running it", async () => {
+    const { source, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    let back: Promise<unknown> | undefined;
+    const onProgress = (progress: RotationProgress) => {
+      if (progress.kind !== "step" || progress.step !== "reencrypt") return;
+      const other = operator();
+      back = rollBackRotation(other.provider, other.options);
+    };
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
+    await back;
+    expect(idsOf(source.ring)).toEqual(["old enabled"]);
+    await expectReadable();
+  });
+
+  it("enables no key that was disabled meanwhile, at none of its steps", async () => {
+    const { source, operator, idsIn, expectReadable } = await begun();
+    for (const until of ["add", "distribute"] as const) {
+      const { provider, options } = operator();
+      const [from, to] = [source.ring.primary, `${source.ring.primary}-next`];
+      await rotateKey(provider, { ...options, newKey: { id: to }, until: "reencrypt" });
+      const back = operator();
+      let killed = false;
+      const { load, save } = back.provider;
+      const keys: KeyProvider = {
+        save,
+        async load() {
+          if (killed) throw new Error("killed");
+          return await load();
+        },
+      };
+      // Killed before the first step, or stopped in front of the promotion.
+      const onProgress = ({ kind }: RotationProgress) => {
+        killed = until === "add" && kind === "step";
+      };
+      const begins = rollBackRotation(keys, { ...back.options, until: "distribute", onProgress });
+      if (until === "add") await expectRefusal(begins, "PROVIDER_UNAVAILABLE");
+      else expect(await begins).toMatchObject({ step: "promote" });
+      await retireKey(provider, options.stores, from);
+      await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
+      expect(idsOf(source.ring)).toEqual([`${from} disabled`, `${to} enabled`]);
+      // It cannot return, so it goes on.
+      expect(await rotateKey(provider, { ...options, newKey: { id: to } })).toMatchObject({
+        kind: "rotate",
+        step: "done",
+      });
+      expect(idsOf(source.ring)).toEqual([`${to} enabled`]);
+      expect(await idsIn()).toEqual([to]);
+      await expectReadable();
+    }
+  });
+
+  it.each(["add", "distribute", "promote"] as const)(
+    "ends at %s when the old key has left the ring by then",
+    async (at) => {
+      const { source, operator } = await begun();
+      const { provider, options } = operator();
+      await rotateKey(provider, { ...options, until: "reencrypt" });
+      const told: string[] = [];
+      const onProgress = (progress: RotationProgress) => {
+        if (progress.kind !== "step") return;
+        told.push(progress.step);
+        if (progress.step === at) source.ring = source.ring.disable("old").remove("old");
+      };
+      const error = await expectRefusal(rollBackRotation(provider, { ...options, onProgress }), "KEY_DISABLED");
+      expect(error.hint).toContain("Run the rotation to its end");
+      expect(told.at(-1)).toBe(at);
+      expect(await rotateKey(provider, options)).toMatchObject({ to: "new", step: "done" });
+    },
+  );
+
+  it("keeps one who was counting from disabling the key to which it returns", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const counted = new MemoryStore(inner);
+    const { scan } = counted;
+    let counts = false;
+    vi.spyOn(counted, "scan").mockImplementation(async (given) => {
+      if (counts) {
+        counts = false;
+        const other = operator();
+        await rollBackRotation(other.provider, { ...other.options, until: "distribute" });
+      }
+      return await scan.call(counted, given);
+    });
+    const stores = { flows: new EncryptedStore(counted, { keys: provider }) };
+    const onProgress = (progress: RotationProgress) => {
+      counts = progress.kind === "step" && progress.step === "disable";
+    };
+    await expectRefusal(rotateKey(provider, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
+    expect(await rollBackRotation(provider, options)).toMatchObject({ step: "done" });
+    expect(idsOf(source.ring)).toEqual(["old enabled"]);
+    await expectReadable();
+  });
+
+  it("gives way to a disabling that arrives in spite of it, and the rotation goes on", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const [{ provider, options }, back] = [operator(), operator()];
+    const keys: KeyProvider = {
+      load: provider.load,
+      async save(next, previous) {
+        const disables = next.keys.some(({ status }) => status === "disabled");
+        if (disables) await rollBackRotation(back.provider, { ...back.options, until: "distribute" });
+        await provider.save(next, previous);
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    await expectRefusal(rotateKey(keys, { ...options, stores }), "ROTATION_UNDER_WAY");
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    await expectRefusal(rollBackRotation(back.provider, back.options), "KEY_DISABLED");
+    expect((await planRotation(provider, options)).steps).toMatchObject([{ step: "grace" }, { step: "remove" }]);
+    expect(await rotateKey(provider, options)).toMatchObject({ kind: "rotate", step: "done" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
+  });
+});
+
+describe("revokeKey", () => {
+  it("says before what either order costs, and has the operator choose", async () => {
+    const { operator } = await begun();
+    const { provider, options } = operator();
+    const cost = await revocationCost(provider, { ...options, id: "old" });
+    expect({ ...cost, records: { ...cost.records } }).toEqual({
+      records: { flows: 10 },
+      resealedUnderTrust: 10,
+      madeUnreadable: 10,
+    });
+    await expectRefusal(revocationCost(provider, { ...options, id: "never" }), "KEY_UNKNOWN");
+    const undecided: RotationOptions = options;
+    const call = Reflect.apply(revokeKey, undefined, [provider, { ...undecided, id: "old" }]);
+    await expectRefusal(call, "VALUE_INVALID");
+  });
+
+  it("re-encrypts first: every record stays readable, and the key leaves", async () => {
+    const { source, operator, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    const report = await revokeKey(provider, { ...options, id: "old", order: "reencrypt-first" });
+    expect(report).toMatchObject({ kind: "revoke", order: "reencrypt-first", from: "old", to: "new", step: "done" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    await expectReadable();
+  });
+
+  it("disables first: nothing is taken in that the thief may have forged, and the key stays until nothing needs it", async () => {
+    const { source, app, operator, idsIn } = await begun();
+    const { provider, options } = operator();
+    const report = await revokeKey(provider, { ...options, id: "old", order: "disable-first" });
+    expect({ ...report.madeUnreadable }).toEqual({ flows: 10 });
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    // Not even by a read of a process that has heard of it only now.
+    await expectRefusal(app.get("key-0"), "KEY_DISABLED");
+    expect(await idsIn()).toEqual(["old"]);
+    await app.set("fresh", value);
+    expect(await app.get("fresh")).toBe(value);
+  });
+
+  it("of a key that is not the primary changes no primary", async () => {
+    const { source, operator, expectReadable } = await begun();
+    source.ring = source.ring.add({ id: "new" }).promote("new");
+    const { provider, options } = operator();
+    await revokeKey(provider, { ...options, newKey: {}, id: "old", order: "reencrypt-first" });
+    expect(idsOf(source.ring)).toEqual(["new enabled"]);
+    await expectReadable();
+  });
+
+  it.each(["reencrypt-first", "disable-first"] as const)(
+    "takes over the rotation of a key that turns out to be compromised: %s",
+    async (order) => {
+      const { source, operator } = await begun();
+      const { provider, options } = operator();
+      await rotateKey(provider, { ...options, until: "drain" });
+      expect(await revokeKey(provider, { ...options, newKey: {}, id: "old", order })).toMatchObject({
+        to: "new",
+        order,
+      });
+      expect(source.ring.keys.some(({ id, status }) => id === "old" && status === "enabled")).toBe(false);
+    },
+  );
+
+  it("disables first a key that was enabled again by hand in its grace, and seals nothing under it anew", async () => {
+    const { source, operator, idsIn, app } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "disable" });
+    source.ring = source.ring.enable("old");
+    const steps: string[] = [];
+    const report = await revokeKey(provider, {
+      ...options,
+      newKey: {},
+      id: "old",
+      order: "disable-first",
+      onProgress: (progress) => progress.kind === "step" && steps.push(progress.step),
+    });
+    expect(report).toMatchObject({ kind: "revoke", order: "disable-first", step: "done" });
+    expect(steps).not.toContain("reencrypt");
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+    expect(await idsIn()).toEqual(["new"]);
+    expect(await app.get("key-0")).toBe(value);
+  });
+
+  it("is not held up by garbage in the reserved space, under however many keys", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    let loads = 0;
+    const keys: KeyProvider = {
+      save: provider.save,
+      load: async () => {
+        loads++;
+        return await provider.load();
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    for (let index = 0; index < 40; index++) {
+      const garbage = new MemoryStore();
+      await new EncryptedStore(garbage, { keys: Keyring.generate(`forged-${index}`) }).set("key", value);
+      const sealed = await garbage.get("key");
+      if (sealed === undefined) throw new Error("Nothing was sealed");
+      for (const key of [`check/scope-${index}`, `other-${index}`]) await inner.reserved().set(key, sealed);
+    }
+    await revokeKey(keys, { ...options, stores, id: "old", order: "disable-first" });
+    // Each that the provider is asked about costs a load, of which there is one a second.
+    expect(loads).toBeLessThan(40);
+    expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
+  });
+
+  it.each(
+    (["old", "new"] as const).flatMap((id) =>
+      (["add", "drain", "reencrypt"] as const).flatMap((until) =>
+        (["reencrypt-first", "disable-first"] as const).map((order) => ({ id, until, order })),
+      ),
+    ),
+  )("takes over a return after $until when the key $id turns out to be compromised: $order", async (given) => {
+    const { id, until, order } = given;
+    const { source, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    await rollBackRotation(provider, { ...options, until });
+    const other = id === "old" ? "new" : "old";
+    const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
+    expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
+    const gone = order === "disable-first" ? [`${id} disabled`] : [];
+    expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
+    expect(source.ring.primary).toBe(other);
+    if (order === "reencrypt-first") await expectReadable();
+  });
+
+  it("demands of processes no ring that was not saved after all, and keeps them from sealing for the earlier one", async () => {
+    const { source, inner, operator } = await begun();
+    const { provider, options } = operator();
+    const start = async () => {
+      const started = new EncryptedStore(new MemoryStore(inner), { keys: source.provider(), replica });
+      onTestFinished(() => started.disconnect());
+      await started.set("fresh", value);
+      return started;
+    };
+    let refuses = true;
+    const keys: KeyProvider = {
+      load: provider.load,
+      async save(next, previous) {
+        const disables = next.keys.some(({ status }) => status === "disabled");
+        if (disables && refuses) throw new Error("refused");
+        // This one looks at the check record when it is ready for a ring that is not there yet.
+        if (disables) await start();
+        await provider.save(next, previous);
+      },
+    };
+    const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
+    const revocation = { ...options, stores, id: "old", order: "disable-first" } as const;
+    await expectRefusal(revokeKey(keys, revocation), "PROVIDER_UNAVAILABLE");
+    expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
+    await start();
+    refuses = false;
+    expect(await revokeKey(keys, revocation)).toMatchObject({ step: "done" });
+    const last = await start();
+    expect(await last.get("fresh")).toBe(value);
+  });
+});

@@ -1,0 +1,546 @@
+import { createCipheriv, createHash, randomBytes } from "node:crypto";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { aesGcm, EncryptedStore, Keyring, KeywardError, plaintext, type ReencryptEvent } from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { KeyvMemoryAdapter } from "keyv";
+import { describe, expect, it, vi } from "vitest";
+import { expectRefusal } from "../refusals.ts";
+import { newRing, rotation, TestKeys } from "../rings.ts";
+import { expectNoSecrets, marker } from "../secrets.ts";
+import { keyIdIn, LeastKeyv5Adapter, WatchedStore } from "./inner-stores.ts";
+
+const value = `${marker}value`;
+
+interface Heard extends ReencryptEvent {
+  readonly event: string;
+}
+
+/** Collects the events of re-encryption, none of which may show a secret. */
+function listen(store: EncryptedStore): Heard[] {
+  const heard: Heard[] = [];
+  for (const event of ["reencrypted", "reencrypt:conflict", "reencrypt:error"]) {
+    store.on(event, (details: ReencryptEvent) => {
+      expectNoSecrets(details);
+      heard.push({ event, ...details });
+    });
+  }
+  return heard;
+}
+
+/** Records under the old key, and a reader whose primary is the new one. */
+async function rotated(keys: readonly string[], expires?: number) {
+  const { before, promoted } = rotation();
+  const inner = new WatchedStore();
+  const writer = new EncryptedStore(inner, { keys: before });
+  await writer.setMany(keys.map((key) => ({ key, value, ...(expires === undefined ? {} : { expires }) })));
+  const store = new EncryptedStore(inner, { keys: promoted });
+  inner.calls.length = 0;
+  return { inner, writer, store, heard: listen(store), before, promoted };
+}
+
+describe("a record under an older key", () => {
+  it("is returned at once and sealed again behind the read", async () => {
+    const { inner, store, heard } = await rotated(["key"]);
+    const held = Promise.withResolvers<void>();
+    inner.beforeReplace = () => held.promise;
+    expect(await store.get("key")).toBe(value);
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+    let settled = false;
+    const settling = store.settled().then(() => {
+      settled = true;
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(settled).toBe(false);
+    held.resolve();
+    await settling;
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+    expect(await store.get("key")).toBe(value);
+    expect(heard).toEqual([{ event: "reencrypted", namespace: "", key: "key", from: "old", to: "new" }]);
+  });
+
+  it.each(["get", "has", "getMany", "hasMany", "iterator"])("is found by %s", async (call) => {
+    const { inner, store } = await rotated(["key"]);
+    if (call === "get") await store.get("key");
+    else if (call === "has") await store.has("key");
+    else if (call === "getMany") await store.getMany(["key"]);
+    else if (call === "hasMany") await store.hasMany(["key"]);
+    else for await (const _ of store.iterator());
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("is sealed again with the others of its batch", async () => {
+    const keys = Array.from({ length: 20 }, (_, index) => `key ${index}`);
+    const { inner, store, heard } = await rotated(keys);
+    await store.getMany(keys);
+    await store.settled();
+    expect(inner.calls).toEqual(["getMany", "replaceMany"]);
+    expect(heard.map(({ key }) => key).sort()).toEqual(keys.sort());
+  });
+
+  it("is attempted once at a time, however often it is read meanwhile", async () => {
+    const { inner, store, heard } = await rotated(["key"]);
+    const held = Promise.withResolvers<void>();
+    inner.beforeReplace = () => held.promise;
+    await Promise.all(Array.from({ length: 50 }, () => store.get("key")));
+    await vi.waitFor(() => expect(inner.calls).toContain("replaceMany"), 20_000);
+    await Promise.all(Array.from({ length: 50 }, () => store.get("key")));
+    held.resolve();
+    await store.settled();
+    expect(inner.calls.filter((call) => call === "replaceMany")).toHaveLength(1);
+    expect(heard).toHaveLength(1);
+  });
+
+  it("is left alone when its key was disabled while it was queued", async () => {
+    const { before, promoted, disabled } = rotation();
+    const inner = new WatchedStore();
+    await new EncryptedStore(inner, { keys: before }).setMany(["first", "forged"].map((key) => ({ key, value })));
+    const keys = new TestKeys(promoted);
+    const store = new EncryptedStore(inner, { keys });
+    const held = Promise.withResolvers<void>();
+    inner.beforeReplace = () => held.promise;
+    await store.get("first");
+    await vi.waitFor(() => expect(inner.calls).toContain("replaceMany"), 20_000);
+    await store.get("forged");
+    const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
+    keys.push(disabled);
+    await changed;
+    held.resolve();
+    await store.settled();
+    expect(keyIdIn(await inner.get("forged"))).toBe("old");
+    await expectRefusal(store.get("forged"), "KEY_DISABLED");
+    await store.disconnect();
+  });
+
+  it("keeps its expiry, inside and in the backend", async () => {
+    const expires = Date.now() + 3_600_000;
+    const { inner, store } = await rotated(["key"], expires);
+    await store.get("key");
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+    vi.useFakeTimers({ toFake: ["Date"], now: expires - 1 });
+    try {
+      expect(await store.get("key")).toBe(value);
+      vi.setSystemTime(expires);
+      expect(await inner.get("key")).toBeUndefined();
+      expect(await store.get("key")).toBeUndefined();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it("is left alone when it has expired", async () => {
+    const { before, promoted } = rotation();
+    const inner = new WatchedStore();
+    const now = Date.now();
+    await new EncryptedStore(inner, { keys: before }).set("key", value, now + 1_000);
+    await inner.set("key", await inner.get("key"));
+    vi.useFakeTimers({ toFake: ["Date"], now: now + 1_000 });
+    try {
+      const store = new EncryptedStore(inner, { keys: promoted });
+      expect(await store.get("key")).toBeUndefined();
+      await store.settled();
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+  });
+
+  it("under a disabled key is not", async () => {
+    const { before, disabled } = rotation();
+    const inner = new WatchedStore();
+    await new EncryptedStore(inner, { keys: before }).set("key", value);
+    const store = new EncryptedStore(inner, { keys: disabled });
+    await expectRefusal(store.get("key"), "KEY_DISABLED");
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+  });
+
+  it("is not touched when this is off", async () => {
+    const { inner, promoted } = await rotated(["key"]);
+    const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "off" });
+    await store.get("key");
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+  });
+});
+
+describe("what happens between the read and the replacement wins", () => {
+  it("a newer write", async () => {
+    const { inner, writer, store, heard } = await rotated(["key", "other"]);
+    inner.beforeReplace = async () => {
+      inner.beforeReplace = undefined;
+      await writer.set("key", `${value} newer`);
+    };
+    await store.getMany(["key", "other"]);
+    await store.settled();
+    expect(await writer.get("key")).toBe(`${value} newer`);
+    expect(keyIdIn(await inner.get("other"))).toBe("new");
+    expect(heard.map(({ event, key, from, to }) => [event, key, from, to]).sort()).toEqual([
+      ["reencrypt:conflict", "key", "old", "new"],
+      ["reencrypted", "other", "old", "new"],
+    ]);
+    // The next read tries again.
+    expect(await store.get("key")).toBe(`${value} newer`);
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("a write of the same value", async () => {
+    const { inner, writer, store, heard } = await rotated(["key"]);
+    inner.beforeReplace = async () => {
+      await writer.set("key", value, Date.now() + 50_000);
+    };
+    await store.get("key");
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+  });
+
+  it.each(["delete", "clear", "expiry"])("a %s", async (how) => {
+    const { inner, writer, store, heard } = await rotated(["key"]);
+    inner.beforeReplace = async () => {
+      if (how === "delete") await writer.delete("key");
+      else if (how === "clear") await writer.clear();
+      else await writer.set("key", value, 1);
+    };
+    await store.get("key");
+    await store.settled();
+    expect(await inner.get("key")).toBeUndefined();
+    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+  });
+});
+
+describe("a re-encryption that fails", () => {
+  it("does not fail the read, and is told", async () => {
+    const { inner, store, heard } = await rotated(["key"]);
+    inner.beforeReplace = () => Promise.reject(new Error("the disk is full"));
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypt:error", key: "key", from: "old", to: "new" }]);
+    expect(heard[0]?.error).toBeInstanceOf(KeywardError);
+    inner.beforeReplace = undefined;
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("new");
+  });
+
+  it("because a listener throws does no harm", async () => {
+    const { inner, store } = await rotated(["one", "two"]);
+    const unhandled: unknown[] = [];
+    const note = (reason: unknown) => unhandled.push(reason);
+    // In place of the runner's own listeners, which would end the run.
+    const before = process.listeners("unhandledRejection");
+    process.removeAllListeners("unhandledRejection");
+    process.on("unhandledRejection", note);
+    try {
+      for (const event of ["reencrypted", "reencrypt:conflict", "reencrypt:error"]) {
+        store.on(event, () => {
+          throw new Error("a listener of the application is broken");
+        });
+      }
+      expect(await store.get("one")).toBe(value);
+      await store.settled().catch(() => undefined);
+      expect(await store.get("two")).toBe(value);
+      await store.settled();
+      for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
+    } finally {
+      process.off("unhandledRejection", note);
+      for (const listener of before) process.on("unhandledRejection", listener);
+    }
+    expect(keyIdIn(await inner.get("two"))).toBe("new");
+    expect(unhandled).toEqual([]);
+  });
+});
+
+it("the queue is bounded: what does not fit waits for its next read", async () => {
+  const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
+  const { inner, store, heard } = await rotated(keys);
+  expect(await store.getMany(keys)).toHaveLength(1_500);
+  await store.settled();
+  expect(heard.length).toBeLessThan(1_500);
+  expect(heard.length).toBeGreaterThanOrEqual(1_000);
+  await store.getMany(keys);
+  await store.settled();
+  for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe("new");
+});
+
+describe("between two batches", () => {
+  async function reading() {
+    const { before, promoted } = rotation();
+    const inner = new MemoryStore();
+    // Sealing the first takes long enough for the longest rest there is.
+    const large = marker.padEnd(2 ** 22, "x");
+    const keys = Array.from({ length: 40 }, (_, index) => `key ${index}`);
+    const writer = new EncryptedStore(inner, { keys: before });
+    await writer.setMany(keys.map((key, index) => ({ key, value: index === 0 ? large : value })));
+    const store = new EncryptedStore(inner, { keys: promoted });
+    let count = 0;
+    store.on("reencrypted", () => count++);
+    const readAtMs = performance.now();
+    await store.getMany(keys);
+    const countAfterTurns = async () => {
+      for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
+      return count;
+    };
+    /** Whether the rest of a second cannot be over yet. */
+    const isResting = () => performance.now() - readAtMs < 1_000;
+    return { writer, store, heard: listen(store), countAfterTurns, isResting };
+  }
+
+  it("it rests, so that reads go before it, until somebody waits", async () => {
+    let round: Awaited<ReturnType<typeof reading>>;
+    let first: number;
+    do {
+      round = await reading();
+      first = await round.countAfterTurns();
+    } while (!round.isResting());
+    expect(first).toBeGreaterThan(0);
+    expect(first).toBeLessThan(40);
+    const { store, countAfterTurns } = round;
+    const settling = store.settled();
+    expect(await countAfterTurns()).toBe(40);
+    await settling;
+  });
+
+  it("it takes up what a record holds at its last read, where it was written anew", async () => {
+    // Again on a machine that was too busy to write during the rest.
+    let round: Awaited<ReturnType<typeof reading>>;
+    do {
+      round = await reading();
+      await round.countAfterTurns();
+      await round.writer.set("key 39", "another value");
+      expect(await round.store.get("key 39")).toBe("another value");
+    } while (!round.isResting());
+    const { store, heard } = round;
+    await store.settled();
+    expect(heard.filter(({ event }) => event !== "reencrypted")).toEqual([]);
+    expect(heard.map(({ key }) => key)).toContain("key 39");
+    expect(await store.get("key 39")).toBe("another value");
+  });
+
+  it("it takes no rest while somebody waits", async () => {
+    const { store, countAfterTurns } = await reading();
+    const settling = store.settled();
+    expect(await countAfterTurns()).toBe(40);
+    await settling;
+  });
+});
+
+it("a ring that changes between the read and the replacement decides", async () => {
+  const { before, promoted } = rotation();
+  const third = promoted.add({ id: "third" }).promote("third");
+  const inner = new WatchedStore();
+  await new EncryptedStore(inner, { keys: before }).set("key", value);
+  const keys = new TestKeys(promoted);
+  const store = new EncryptedStore(inner, { keys });
+  const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
+  expect(await store.get("key")).toBe(value);
+  keys.push(third);
+  await changed;
+  await store.settled();
+  expect(["new", "third"]).toContain(keyIdIn(await inner.get("key")));
+  expect(await store.get("key")).toBe(value);
+  await store.settled();
+  expect(keyIdIn(await inner.get("key"))).toBe("third");
+});
+
+describe("stores that cannot replace atomically", () => {
+  it.each([
+    ["Keyv 6", () => new KeyvMemoryAdapter(new Map())],
+    ["Keyv 5", () => new LeastKeyv5Adapter()],
+  ] as const)("are left alone, and refuse when asked: %s", async (_, open) => {
+    const { before, promoted } = rotation();
+    const inner = open();
+    await new EncryptedStore(inner, { keys: before }).set("key", value);
+    const store = new EncryptedStore(inner, { keys: promoted });
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(keyIdIn(String(await inner.get("key")))).toBe("old");
+    expect(() => new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read" })).toThrow(
+      expect.objectContaining({ code: "STORE_NOT_ATOMIC" }),
+    );
+  });
+
+  it("re-seal when that is chosen by its name, with the expiry kept", async () => {
+    const { before, promoted } = rotation();
+    const inner = new KeyvMemoryAdapter(new Map());
+    const expires = Date.now() + 3_600_000;
+    await new EncryptedStore(inner, { keys: before }).set("key", value, expires);
+    const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read-may-undo-writes" });
+    const heard = listen(store);
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypted", from: "old", to: "new" }]);
+    vi.useFakeTimers({ toFake: ["Date"], now: expires });
+    try {
+      expect(await store.get("key")).toBeUndefined();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+});
+
+describe("re-encryption that may undo writes undoes none of the same store", () => {
+  /** A store without replace, in which something happens while a re-encryption is on its way. */
+  class Meddled extends KeyvMemoryAdapter {
+    afterComparing: (() => unknown) | undefined;
+    beforeReplacing: (() => unknown) | undefined;
+
+    override async getMany<Value>(keys: string[]) {
+      const stored = await super.getMany<Value>(keys);
+      await this.afterComparing?.();
+      return stored;
+    }
+
+    override async set(key: string, given: unknown, expires?: number) {
+      const meddle = this.beforeReplacing;
+      this.beforeReplacing = undefined;
+      await meddle?.();
+      return await super.set(key, given, expires);
+    }
+  }
+
+  const next = `${marker}next`;
+  const writes: readonly (readonly [string, (store: EncryptedStore) => Promise<unknown>, string | undefined])[] = [
+    ["set", (store) => store.set("key", next), next],
+    ["setMany", (store) => store.setMany([{ key: "key", value: next }]), next],
+    ["a set that has expired", (store) => store.set("key", next, 1), undefined],
+    ["delete", (store) => store.delete("key"), undefined],
+    ["deleteMany", (store) => store.deleteMany(["other", "key"]), undefined],
+    ["clear", (store) => store.clear(), undefined],
+  ];
+
+  async function meddled() {
+    const { before, promoted } = rotation();
+    const inner = new Meddled(new Map());
+    await new EncryptedStore(inner, { keys: before }).set("key", value);
+    const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read-may-undo-writes" });
+    return { inner, store, heard: listen(store) };
+  }
+
+  it.each(writes)("%s between comparing and replacing", async (_, write, expected) => {
+    const { inner, store, heard } = await meddled();
+    inner.afterComparing = () => write(store);
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(await store.get("key")).toBe(expected);
+  });
+
+  it.each(writes)("%s while it replaces", async (_, write, expected) => {
+    const { inner, store, heard } = await meddled();
+    let writing: Promise<unknown> | undefined;
+    inner.beforeReplacing = async () => {
+      writing = write(store);
+      // Long enough for the write to arrive first, if it does not wait.
+      for (let turn = 0; turn < 5; turn++) await nextTurn();
+    };
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    await writing;
+    expect(heard).toMatchObject([{ event: "reencrypted" }]);
+    expect(await store.get("key")).toBe(expected);
+  });
+
+  it("a write that was under way before it compared, and arrives after", async () => {
+    const { inner, store } = await meddled();
+    const arrives = Promise.withResolvers<void>();
+    inner.beforeReplacing = () => arrives.promise;
+    const writing = store.set("key", next);
+    inner.afterComparing = async () => {
+      arrives.resolve();
+      await writing;
+    };
+    expect(await store.get("key")).toBe(value);
+    await store.settled();
+    expect(await store.get("key")).toBe(next);
+  });
+});
+
+describe("foreign formats", () => {
+  it("plaintext is sealed behind the read, with the expiry that Keyv wrote", async () => {
+    const inner = new WatchedStore();
+    const expires = Date.now() + 3_600_000;
+    const text = JSON.stringify({ value, expires });
+    // The backend was told nothing of the expiry.
+    await inner.set("key", text);
+    const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [plaintext()] });
+    const heard = listen(store);
+    expect(await store.get("key")).toBe(text);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypted", from: "plaintext", to: "k1" }]);
+    expect(keyIdIn(await inner.get("key"))).toBe("k1");
+    expect(await store.get("key")).toBe(text);
+    vi.useFakeTimers({ toFake: ["Date"], now: expires });
+    try {
+      expect(await store.get("key")).toBeUndefined();
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it("AES-GCM as @keyv/encrypt-node writes it is sealed behind the read", async () => {
+    const passphrase = randomBytes(16).toString("hex");
+    const iv = randomBytes(12);
+    const cipher = createCipheriv("aes-256-gcm", createHash("sha256").update(passphrase).digest(), iv);
+    const ciphertext = Buffer.concat([cipher.update(JSON.stringify({ value })), cipher.final()]);
+    const inner = new WatchedStore();
+    await inner.set("key", Buffer.concat([iv, cipher.getAuthTag(), ciphertext]).toString("base64"));
+    const store = new EncryptedStore(inner, {
+      keys: newRing("k1"),
+      accept: [aesGcm({ key: passphrase, layout: "iv-tag-ciphertext" })],
+    });
+    expect(await store.get("key")).toBe(JSON.stringify({ value }));
+    await store.settled();
+    expect(keyIdIn(await inner.get("key"))).toBe("k1");
+  });
+
+  it.each([
+    ["an ill-formed text", { value: "\ud800" }],
+    ["an expiry that is no number", { value, expires: Number.NaN }],
+  ])("are sealed behind the read, except one of the batch that cannot be: %s", async (_, content) => {
+    const inner = new WatchedStore();
+    const keys = ["one", "two", "bad", "three", "four"];
+    await inner.setMany(keys.map((key) => ({ key, value: `old:${key}` })));
+    const old = { name: "old", read: (stored: unknown) => (stored === "old:bad" ? content : { value }) };
+    const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [old] });
+    const heard = listen(store);
+    // It is told once: by the read where that can tell, or else by an event.
+    const told: unknown[] = [];
+    await store.getMany(keys).catch((error: unknown) => {
+      if (error instanceof KeywardError) told.push(...(error.errors ?? []));
+    });
+    await store.settled();
+    told.push(...heard.filter(({ event }) => event === "reencrypt:error"));
+    expect(told).toMatchObject([{ key: "bad" }]);
+    expect(heard.flatMap(({ event, key }) => (event === "reencrypted" ? [key] : [])).sort()).toEqual(
+      keys.filter((key) => key !== "bad").sort(),
+    );
+    for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe(key === "bad" ? "" : "k1");
+    expect(await inner.get("bad")).toBe("old:bad");
+  });
+
+  it("are sealed under a primary that is called as they are", async () => {
+    const inner = new WatchedStore();
+    const text = JSON.stringify({ value });
+    await inner.set("key", text);
+    const store = new EncryptedStore(inner, { keys: newRing("plaintext"), accept: [plaintext()] });
+    const heard = listen(store);
+    expect(await store.get("key")).toBe(text);
+    await store.settled();
+    expect(heard).toMatchObject([{ event: "reencrypted", key: "key", to: "plaintext" }]);
+    expect(keyIdIn(await inner.get("key"))).toBe("plaintext");
+    expect(await store.get("key")).toBe(text);
+  });
+
+  it("stay as they are under a ring without keys", async () => {
+    const inner = new MemoryStore();
+    const text = JSON.stringify({ value });
+    await inner.set("key", text);
+    const store = new EncryptedStore(inner, { keys: Keyring.dangerouslyPlaintext(), accept: [plaintext()] });
+    expect(await store.get("key")).toBe(text);
+    await store.settled();
+    expect(await inner.get("key")).toBe(text);
+  });
+});

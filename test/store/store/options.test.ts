@@ -1,0 +1,321 @@
+import {
+  aesGcm,
+  census,
+  createKeyv,
+  EncryptedStore,
+  type EncryptedStoreOptions,
+  type EncryptedStoreOrKeyv,
+  filePlace,
+  type KeyProvider,
+  Keyring,
+  type NamedStores,
+  plaintext,
+  planRotation,
+  rangesOf,
+  reencrypt,
+  replicas,
+  retireKey,
+  revocationCost,
+  revokeKey,
+  rollBackRotation,
+  rotateKey,
+  rotationStatus,
+  sealNamespace,
+  storePlace,
+  wrappedKeys,
+} from "@keyward/core";
+import { MemoryStore } from "@keyward/store-memory";
+import { Keyv } from "keyv";
+import { describe, expect, it } from "vitest";
+import { expectRefusal } from "../refusals.ts";
+import { newRing, rotation, TestKeys } from "../rings.ts";
+import { marker } from "../secrets.ts";
+import { LeastKeyv5Adapter } from "./inner-stores.ts";
+
+const value = `${marker}value`;
+
+/** Calls as code without types does. */
+function untyped(call: unknown, ...given: readonly unknown[]): unknown {
+  if (typeof call !== "function") throw new Error("this is no function");
+  return Reflect.apply(call, undefined, [...given]);
+}
+
+const misspelt = { misspelt: 1 };
+
+/** Each call with one option that there is not. */
+const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider) => unknown>> = {
+  createKeyv: (_, keys) => untyped(createKeyv, { store: new Map(), keys, ...misspelt }),
+  EncryptedStore: (_, keys) => Reflect.construct(EncryptedStore, [new Map(), { keys, ...misspelt }]),
+  replica: (_, keys) => Reflect.construct(EncryptedStore, [new MemoryStore(), { keys, replica: misspelt }]),
+  freshness: (_, keys) =>
+    Reflect.construct(EncryptedStore, [new Map(), { keys: { load: () => keys.load(), freshness: misspelt } }]),
+  reencrypt: (store) => untyped(reencrypt, store, misspelt),
+  census: (store) => untyped(census, store, misspelt),
+  retireKey: (store, keys) => untyped(retireKey, keys, { a: store }, "old", misspelt),
+  sealNamespace: (store, keys) => untyped(sealNamespace, keys, { a: store }, "flows", misspelt),
+  ...Object.fromEntries(
+    Object.entries({ rotateKey, planRotation, rollBackRotation, rotationStatus, revocationCost, revokeKey }).map(
+      ([name, call]) => [
+        name,
+        (store: EncryptedStore, keys: KeyProvider) =>
+          untyped(call, keys, { stores: { a: store }, graceMs: 0, ...misspelt }),
+      ],
+    ),
+  ),
+  unregistered: (store, keys) =>
+    untyped(rotateKey, keys, { stores: { a: store }, graceMs: 0, unregistered: { waitMs: 0, ...misspelt } }),
+  "the option reencrypt": (store, keys) =>
+    untyped(rotateKey, keys, { stores: { a: store }, graceMs: 0, unregistered: { waitMs: 0 }, reencrypt: misspelt }),
+  newKey: () => Reflect.apply(Keyring.prototype.add, newRing(), [misspelt]),
+  wrappedKeys: () => untyped(wrappedKeys, {}, storePlace(new MemoryStore()), misspelt),
+  filePlace: () => untyped(filePlace, "keyring", misspelt),
+  plaintext: () => untyped(plaintext, misspelt),
+  aesGcm: () => untyped(aesGcm, { key: "k", layout: "iv-tag-ciphertext", ...misspelt }),
+};
+
+describe("an option that there is not is refused by name, before anything is done", () => {
+  it.each(Object.entries(takers))("%s", async (_, call) => {
+    const keys = new TestKeys(rotation().promoted);
+    const inner = new MemoryStore();
+    const store = new EncryptedStore(inner, { keys });
+    const error = await expectRefusal(() => call(store, keys), "VALUE_INVALID");
+    expect(error.message).toContain('no option "misspelt"');
+    expect(error.hint).toMatch(/options are: \w+/);
+    expect(keys.saves).toBe(0);
+    expect((await inner.reserved().scan()).entries).toEqual([]);
+    await store.disconnect();
+    expect(keys.watchers).toBe(0);
+  });
+
+  it("and what is no object is refused as well", async () => {
+    const ring = newRing();
+    await expectRefusal(() => untyped(createKeyv), "VALUE_INVALID");
+    await expectRefusal(() => Reflect.construct(EncryptedStore, [new Map()]), "VALUE_INVALID");
+    await expectRefusal(() => Reflect.construct(EncryptedStore, [new Map(), ring, {}]), "KEYRING_INVALID");
+  });
+});
+
+describe("an option that cannot be what it is is refused, before anything is done", () => {
+  it.each<object>([
+    { accept: plaintext() },
+    { accept: null },
+    { accept: [plaintext] },
+    { accept: [undefined] },
+    { accept: [{}] },
+    { accept: [{ name: Symbol("own"), read: () => undefined }] },
+    { reencrypt: 5n },
+    { reencrypt: null },
+    { reencrypt: "on" },
+    { serialization: false },
+    { serialization: { parse: JSON.parse } },
+    { compression: {} },
+    { compression: "gzip" },
+  ])("%o", async (option) => {
+    const keys = new TestKeys(newRing());
+    await expectRefusal(() => untyped(createKeyv, { store: new Map(), keys, ...option }), "VALUE_INVALID");
+    expect(keys.watchers).toBe(0);
+  });
+
+  it("of an EncryptedStore and of aesGcm", async () => {
+    const keys = newRing();
+    await expectRefusal(() => Reflect.construct(EncryptedStore, [new Map(), { keys, decode: 5 }]), "VALUE_INVALID");
+    for (const layout of [undefined, "iv-tag", null])
+      await expectRefusal(() => untyped(aesGcm, { key: "k", layout }), "VALUE_INVALID");
+    await expectRefusal(
+      () => untyped(aesGcm, { key: "k", layout: "iv-tag-ciphertext", encoding: "utf8" }),
+      "VALUE_INVALID",
+    );
+  });
+
+  it("and null is none where Keyv takes it for none", async () => {
+    const none = { serialization: null, compression: null };
+    const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
+    if (!(keyv instanceof Keyv)) throw new Error("no Keyv");
+    await keyv.set("key", value);
+    expect(await keyv.get("key")).toBe(value);
+  });
+});
+
+describe("what is no store is refused", () => {
+  it.each([
+    ["an empty object", () => ({})],
+    ["a list", () => []],
+    ["a promise of a store", () => Promise.resolve(new MemoryStore())],
+    ["a class", () => MemoryStore],
+    ["a Set", () => new Set()],
+    ["a Keyv", () => new Keyv()],
+    ["a Keyv of createKeyv", () => createKeyv({ store: new Map(), keys: newRing() })],
+  ])("%s", async (_, make) => {
+    const given = make();
+    await expectRefusal(() => Reflect.construct(EncryptedStore, [given, { keys: newRing() }]), "STORE_INVALID");
+    await expectRefusal(() => untyped(createKeyv, { store: given, keys: newRing() }), "STORE_INVALID");
+  });
+
+  it("what has no more than the four methods of a Keyv 5 adapter is one", async () => {
+    const keyv = createKeyv({ store: new LeastKeyv5Adapter(), keys: newRing() });
+    await keyv.set("key", value);
+    expect(await keyv.get("key")).toBe(value);
+  });
+});
+
+/** What the tools do with one store, or with it under a name. */
+const tools: Readonly<
+  Record<string, (store: EncryptedStoreOrKeyv, stores: NamedStores, keys: KeyProvider) => Promise<unknown>>
+> = {
+  census: async (store) => (await census(store)).records,
+  rangesOf: (store) => rangesOf(store, 4),
+  replicas: (store) => replicas(store),
+  reencrypt: async (store) => (await reencrypt(store)).reencrypted,
+  retireKey: async (_, stores, keys) => {
+    for (const store of Object.values(stores)) await reencrypt(store);
+    return (await retireKey(keys, stores, "old")).ring.generation;
+  },
+  sealNamespace: async (_, stores, keys) => (await sealNamespace(keys, stores, "flows")).generation,
+  planRotation: async (_, stores, keys) =>
+    (await planRotation(keys, { stores, graceMs: 0, unregistered: { waitMs: 0 } })).steps.length,
+  rotationStatus: (_, stores, keys) => rotationStatus(keys, { stores }),
+  revocationCost: (_, stores, keys) => revocationCost(keys, { stores, id: "old" }),
+  rotateKey: async (_, stores, keys) =>
+    (await rotateKey(keys, { stores, graceMs: 0, unregistered: { waitMs: 0 }, newKey: { id: "third" } })).step,
+  revokeKey: async (_, stores, keys) =>
+    (
+      await revokeKey(keys, {
+        stores,
+        id: "new",
+        order: "reencrypt-first",
+        graceMs: 0,
+        unregistered: { waitMs: 0 },
+        newKey: { id: "third" },
+      })
+    ).step,
+  rollBackRotation: async (_, stores, keys) => {
+    const options = { stores, graceMs: 0, unregistered: { waitMs: 0 } } as const;
+    await rotateKey(keys, { ...options, newKey: { id: "third" }, until: "promote" });
+    return (await rollBackRotation(keys, options)).step;
+  },
+};
+
+describe.each(Object.entries(tools))("%s", (_, tool) => {
+  async function withRecord() {
+    const { before, promoted } = rotation();
+    const inner = new MemoryStore();
+    await new EncryptedStore(inner, { keys: before }).set("key", value);
+    return { inner, keys: new TestKeys(promoted) };
+  }
+
+  it("takes what createKeyv made as it takes its store", async () => {
+    const [one, other] = [await withRecord(), await withRecord()];
+    const keyv = createKeyv({ store: one.inner, keys: one.keys });
+    const store = new EncryptedStore(other.inner, { keys: other.keys });
+    const outcome = await tool(keyv, { a: keyv }, one.keys);
+    expect(outcome).toEqual(await tool(store, { a: store }, other.keys));
+    expect(one.keys.saves).toBe(other.keys.saves);
+    expect(await keyv.encryptedStore.get("key")).toBe(value);
+  });
+
+  it.each([
+    ["a Keyv", () => new Keyv()],
+    ["a Keyv over an EncryptedStore", () => new Keyv({ store: new EncryptedStore(new Map(), { keys: newRing() }) })],
+    ["an object", () => ({})],
+    ["null", () => null],
+    ["nothing", () => undefined],
+  ])("says what to pass instead of %s", async (name, make) => {
+    const { keys } = await withRecord();
+    const given = make();
+    const isRaw = name === "an object" && (tool === tools["census"] || tool === tools["rangesOf"]);
+    const error = await expectRefusal(
+      () => untyped(tool, given, { a: given }, keys),
+      isRaw ? "STORE_NOT_SCANNABLE" : "STORE_INVALID",
+    );
+    if (!isRaw) expect(error.hint).toContain("createKeyv");
+    expect(keys.saves).toBe(0);
+  });
+});
+
+describe("stores by name", () => {
+  it.each([
+    ["a Keyv", () => new Keyv()],
+    ["what createKeyv made", () => createKeyv({ store: new Map(), keys: newRing() })],
+    ["a store", () => new EncryptedStore(new Map(), { keys: newRing() })],
+    ["a list", () => [new EncryptedStore(new Map(), { keys: newRing() })]],
+    ["null", () => null],
+    ["nothing", () => undefined],
+  ])("are refused when they are %s", async (_, make) => {
+    const keys = new TestKeys(rotation().promoted);
+    const stores = make();
+    await expectRefusal(() => untyped(retireKey, keys, stores, "old"), "VALUE_INVALID");
+    await expectRefusal(() => untyped(sealNamespace, keys, stores, "flows"), "VALUE_INVALID");
+    for (const call of [rotateKey, planRotation, rollBackRotation, rotationStatus, revocationCost]) {
+      await expectRefusal(
+        () => untyped(call, keys, { stores, graceMs: 0, unregistered: { waitMs: 0 } }),
+        "VALUE_INVALID",
+      );
+    }
+    expect(keys.loads).toBe(0);
+  });
+});
+
+describe("what code without types leaves out", () => {
+  it.each([undefined, null, 5, {}])("is refused where a text belongs: %j", async (given) => {
+    const keys = new TestKeys(rotation().promoted);
+    const stores = { flows: new EncryptedStore(new MemoryStore(), { keys }) };
+    const alone = { stores, graceMs: 0, unregistered: { waitMs: 0 } };
+    await expectRefusal(() => untyped(Keyring.parse, given), "KEYRING_INVALID");
+    await expectRefusal(() => untyped(retireKey, keys, stores, given), "KEY_UNKNOWN");
+    await expectRefusal(() => untyped(revocationCost, keys, { stores, id: given }), "KEY_UNKNOWN");
+    await expectRefusal(
+      () => untyped(revokeKey, keys, { ...alone, id: given, order: "reencrypt-first" }),
+      "KEY_UNKNOWN",
+    );
+    expect(keys.saves).toBe(0);
+  });
+
+  it.each([undefined, null, 5, {}])("is refused where a store belongs: %j", async (given) => {
+    await expectRefusal(() => untyped(storePlace, given), "STORE_INVALID");
+  });
+});
+
+it("every option of an EncryptedStore reaches it through createKeyv", async () => {
+  const inner = new MemoryStore();
+  const keys = newRing();
+  const options: Required<Omit<EncryptedStoreOptions, "decode">> = {
+    keys,
+    scope: "billing",
+    reencrypt: "off",
+    accept: [plaintext()],
+    padTo: 256,
+    replica: { name: "billing-1" },
+  };
+  const keyv = createKeyv({ store: inner, ...options, namespace: "flows", ttl: 60_000, stats: true });
+  await inner.namespaced("flows").set("plain", JSON.stringify({ value }));
+  expect(await keyv.get("plain")).toBe(value);
+  await keyv.set("key", "x");
+  await keyv.encryptedStore.settled();
+  const records = (await inner.scan()).entries;
+  const sealed = records.find(({ key }) => key === "key")?.value;
+  expect(sealed?.length).toBeGreaterThan(256);
+  expect(records.find(({ key }) => key === "plain")?.value).toBe(JSON.stringify({ value }));
+  await expectRefusal(new EncryptedStore(inner.namespaced("flows"), { keys }).get("key"), "KEY_MISMATCH");
+  expect((await replicas(keyv)).map(({ name }) => name)).toEqual(["billing-1"]);
+  expect(keyv.ttl).toBe(60_000);
+  expect(keyv.stats.enabled).toBe(true);
+  await keyv.disconnect();
+});
+
+it("options from a class or a prototype count as those of the object itself, through createKeyv too", async () => {
+  class Settings {
+    readonly store = new MemoryStore();
+    readonly keys = newRing();
+    get scope() {
+      return "billing";
+    }
+    get namespace() {
+      return "flows";
+    }
+  }
+  const settings = new Settings();
+  const keyv = createKeyv(settings);
+  await keyv.set("key", "x");
+  await expectRefusal(createKeyv({ ...settings, namespace: "flows" }).get("key"), "KEY_MISMATCH");
+  expect(await createKeyv({ ...settings, scope: "billing", namespace: "flows" }).get("key")).toBe("x");
+});
