@@ -102,6 +102,26 @@ function mayStandOn(upper: string, lower: string): boolean {
 /** What of Keyv's code, besides its types, core stands on. */
 const keyvAtRunTime = ["Keyv", "KeyvBridgeAdapter", "KeyvJsonSerializer", "KeyvMemoryAdapter", "keyvStorageCapability"];
 
+/** The folders of core. Each imports itself and those before it. */
+const coreFolders: readonly string[] = [
+  "errors",
+  "waiting",
+  "files",
+  "store-interface",
+  "envelope",
+  "keyring",
+  "store",
+  "reencryption",
+  "rotation",
+];
+
+/** The place of a source of core in the order of its folders; `index.ts` comes after all of them. */
+function folderIndex(file: string): number {
+  const [folder = "", ...rest] = file.slice("packages/core/src/".length).split("/");
+  if (rest.length === 0) return folder === "index.ts" ? coreFolders.length : -1;
+  return coreFolders.indexOf(folder);
+}
+
 type Rule = (workspace: Workspace) => string[];
 
 /** A rule on one import; what it answers is what is wrong with it. */
@@ -136,6 +156,17 @@ const rules: Record<string, Rule> = {
     const others = names?.filter((name) => !keyvAtRunTime.includes(name)) ?? ["all of it"];
     return others.length === 0 ? undefined : `core takes ${others.join(", ")} of keyv`;
   }),
+
+  [`in core, imports run one way: ${coreFolders.join(" < ")}`]: onImports(({ specifier }, module) => {
+    if (!isSource(module) || module.owner !== "packages/core" || !isRelative(specifier)) return undefined;
+    const target = normalize(join(dirname(module.file), specifier));
+    return folderIndex(target) > folderIndex(module.file) ? `may not import ${target}` : undefined;
+  }),
+
+  "a source of core has a folder": ({ modules }) =>
+    modules
+      .filter((module) => isSource(module) && module.owner === "packages/core" && folderIndex(module.file) < 0)
+      .map(({ file }) => `${file} is in none of the folders ${coreFolders.join(", ")}`),
 
   "no package reaches into another by path": onImports(({ specifier }, module) => {
     const imported = packageOf(specifier);
@@ -223,16 +254,16 @@ describe("a breach is found", () => {
     "package.json": `{ "name": "workspace", "devDependencies": { "vitest": "1", "@keyward/store": "1", "@keyward/contract": "1" } }`,
     "tsconfig.checked.json": `{ "include": ["packages/*/test", "bench"] }`,
     "packages/core/package.json": `{ "name": "@keyward/core", "peerDependencies": { "keyv": "1" } }`,
-    "packages/core/src/index.ts": `import { createHash } from "node:crypto"; import { Keyv, type KeyvOptions } from "keyv"; import "./a.ts";`,
-    "packages/core/src/a.ts": `export const a = 1;`,
-    "packages/core/test/a.test.ts": `import "vitest"; import "@keyward/store"; import "@keyward/contract"; import "../src/a.ts";`,
+    "packages/core/src/index.ts": `import { createHash } from "node:crypto"; import { Keyv, type KeyvOptions } from "keyv"; import "./errors/a.ts";`,
+    "packages/core/src/errors/a.ts": `export const a = 1;`,
+    "packages/core/test/a.test.ts": `import "vitest"; import "@keyward/store"; import "@keyward/contract"; import "../src/errors/a.ts";`,
     "packages/store/package.json": `{ "name": "@keyward/store", "peerDependencies": { "@keyward/core": "1" } }`,
     "packages/store/src/index.ts": `export type { Keyring } from "@keyward/core";`,
     "packages/contract/package.json": `{ "name": "@keyward/contract", "dependencies": {} }`,
     "packages/cli/package.json": `{ "name": "@keyward/cli", "dependencies": { "@keyward/store": "1", "@keyward/core": "1" } }`,
     "packages/cli/src/index.ts": `import "@keyward/store"; import "@keyward/core";`,
     "bench/package.json": `{ "name": "bench", "devDependencies": { "jose": "1" } }`,
-    "bench/src/main.ts": `import "jose"; import "../../packages/core/src/a.ts";`,
+    "bench/src/main.ts": `import "jose"; import "../../packages/core/src/errors/a.ts";`,
   };
 
   function breaches(changed: Record<string, string>): string[] {
@@ -254,14 +285,22 @@ describe("a breach is found", () => {
   });
 
   it.each([
-    ["packages/core/src/a.ts", `import "@keyward/store";`, "@keyward/core may not import @keyward/store"],
+    ["packages/core/src/errors/a.ts", `import "@keyward/store";`, "@keyward/core may not import @keyward/store"],
     [
-      "packages/core/src/a.ts",
+      "packages/core/src/errors/a.ts",
       `export type { X } from "@keyward/store";`,
       "@keyward/core may not import @keyward/store",
     ],
-    ["packages/core/src/a.ts", `type X = import("@keyward/store").X;`, "@keyward/core may not import @keyward/store"],
-    ["packages/core/src/a.ts", `\n\nawait import("@keyward/cli");`, "packages/core/src/a.ts:3 @keyward/core may not"],
+    [
+      "packages/core/src/errors/a.ts",
+      `type X = import("@keyward/store").X;`,
+      "@keyward/core may not import @keyward/store",
+    ],
+    [
+      "packages/core/src/errors/a.ts",
+      `\n\nawait import("@keyward/cli");`,
+      "packages/core/src/errors/a.ts:3 @keyward/core may not",
+    ],
     ["packages/store/src/a.ts", `import "@keyward/contract";`, "@keyward/store may not import @keyward/contract"],
     ["packages/cli/src/index.ts", `import "@keyward/contract";`, "@keyward/cli may not import @keyward/contract"],
     ["packages/store/src/a.ts", `import "@keyward/cli";`, "@keyward/store may not import @keyward/cli"],
@@ -270,11 +309,11 @@ describe("a breach is found", () => {
       `{ "name": "@keyward/store", "dependencies": { "@keyward/core": "1", "@keyward/contract": "1" } }`,
       "@keyward/store may not depend on @keyward/contract",
     ],
-    ["packages/core/src/a.ts", `import { KeyvSerializer } from "keyv";`, "core takes KeyvSerializer of keyv"],
-    ["packages/core/src/a.ts", `import { KeyvX as Keyv } from "keyv";`, "core takes KeyvX of keyv"],
-    ["packages/core/src/a.ts", `import Keyv from "keyv";`, "core takes default of keyv"],
-    ["packages/core/src/a.ts", `import * as keyv from "keyv";`, "core takes all of it of keyv"],
-    ["packages/core/src/a.ts", `export { Keyv } from "keyv";`, "core takes all of it of keyv"],
+    ["packages/core/src/errors/a.ts", `import { KeyvSerializer } from "keyv";`, "core takes KeyvSerializer of keyv"],
+    ["packages/core/src/errors/a.ts", `import { KeyvX as Keyv } from "keyv";`, "core takes KeyvX of keyv"],
+    ["packages/core/src/errors/a.ts", `import Keyv from "keyv";`, "core takes default of keyv"],
+    ["packages/core/src/errors/a.ts", `import * as keyv from "keyv";`, "core takes all of it of keyv"],
+    ["packages/core/src/errors/a.ts", `export { Keyv } from "keyv";`, "core takes all of it of keyv"],
     ["packages/store/src/index.ts", `import "../../core/src/a.ts";`, "leaves packages/store/src/"],
     ["packages/store/src/index.ts", `import "../package.json";`, "leaves packages/store/src/"],
     ["packages/core/test/a.test.ts", `import "../../store/src/index.ts";`, "leaves packages/core/"],
@@ -284,19 +323,27 @@ describe("a breach is found", () => {
       `import type { Keyv } from "keyv";`,
       "keyv is not in the dependencies of @keyward/store",
     ],
-    ["packages/core/src/a.ts", `import "vitest";`, "vitest is not in the dependencies of @keyward/core"],
-    ["packages/core/src/a.ts", `import "@scope/name/deep";`, "@scope/name is not in the dependencies"],
+    ["packages/core/src/errors/a.ts", `import "vitest";`, "vitest is not in the dependencies of @keyward/core"],
+    ["packages/core/src/errors/a.ts", `import "@scope/name/deep";`, "@scope/name is not in the dependencies"],
     ["bench/src/main.ts", `import "iron";`, "iron is not in the dependencies of bench"],
     ["bench/src/main.ts", `import "vitest";`, "vitest is not in the dependencies of bench"],
-    ["packages/core/src/a.ts", `import "fs/promises";`, "fs/promises lacks node:"],
+    ["packages/core/src/errors/a.ts", `import "fs/promises";`, "fs/promises lacks node:"],
     ["packages/core/src/utils.ts", "", "packages/core/src/utils.ts says nothing"],
     ["packages/core/test/test-helpers.ts", "", "packages/core/test/test-helpers.ts says nothing"],
     [
-      "packages/core/src/a.ts",
-      `import "./index.ts";`,
-      "packages/core/src/a.ts → packages/core/src/index.ts → packages/core/src/a.ts",
+      "packages/core/src/errors/a.ts",
+      `import "../index.ts";`,
+      "packages/core/src/index.ts → packages/core/src/errors/a.ts → packages/core/src/index.ts",
     ],
-    ["packages/core/src/a.ts", `import type { A } from "./a.ts";`, "packages/core/src/a.ts → packages/core/src/a.ts"],
+    [
+      "packages/core/src/errors/a.ts",
+      `import type { A } from "./a.ts";`,
+      "packages/core/src/errors/a.ts → packages/core/src/errors/a.ts",
+    ],
+    ["packages/core/src/errors/a.ts", `import "../store/b.ts";`, "a.ts:1 may not import packages/core/src/store/b.ts"],
+    ["packages/core/src/errors/a.ts", `import "../index.ts";`, "a.ts:1 may not import packages/core/src/index.ts"],
+    ["packages/core/src/a.ts", "", "packages/core/src/a.ts is in none of the folders"],
+    ["packages/core/src/cache/a.ts", "", "packages/core/src/cache/a.ts is in none of the folders"],
   ])("in %s: %s", (file, content, expected) => {
     expect(breaches({ [file]: content })).toEqual(expect.arrayContaining([expect.stringContaining(expected)]));
   });

@@ -31,7 +31,7 @@ function sealing(name: string, sizeBytes: number, sealers: () => Promise<Sealer[
     const records = sampleRecords(sizeBytes, sample);
     const contestants = (await sealers()).map((sealer) => ({
       name: sealer.name,
-      operation: inTurn(records, ({ text, place }) => sealer.seal(text, place)),
+      operation: inTurn(records, ({ text, address }) => sealer.seal(text, address)),
     }));
     return { contestants, close: async () => {} };
   };
@@ -49,15 +49,16 @@ function opening(
     const contestants: { name: string; operation: () => unknown }[] = [];
     for (const sealer of await sealers()) {
       const records: SealedRecord[] = [];
-      for (const { place, text } of sampleRecords(sizeBytes, sample)) {
+      for (const { address, text } of sampleRecords(sizeBytes, sample)) {
         beforeEach();
-        const sealed = asStored(await sealer.seal(text, place));
-        if ((await sealer.open(sealed, place)) !== text) throw new Error(`${sealer.name} does not open what it sealed`);
-        records.push({ place, text, sealed });
+        const sealed = asStored(await sealer.seal(text, address));
+        if ((await sealer.open(sealed, address)) !== text)
+          throw new Error(`${sealer.name} does not open what it sealed`);
+        records.push({ address, text, sealed });
       }
       contestants.push({
         name: sealer.name,
-        operation: inTurn(records, ({ sealed, place }) => sealer.open(sealed, place)),
+        operation: inTurn(records, ({ sealed, address }) => sealer.open(sealed, address)),
       });
     }
     return { contestants, close: async () => {} };
@@ -74,12 +75,12 @@ function asStored(sealed: StoredValue): StoredValue {
 export async function bytesAtRest(sizeBytes: number): Promise<Record<string, number>> {
   const [record] = sampleRecords(sizeBytes);
   if (record === undefined) return {};
-  const { text, place } = record;
+  const { text, address } = record;
   const sizes: Record<string, number> = { plain: Buffer.byteLength(text) };
   const sealers = [nodeCrypto(), keyward("text"), iron(), await jose(), awsEncryptionSdk()];
-  for (const sealer of sealers) sizes[`${sealer.name}, text`] = (await sealer.seal(text, place)).length;
+  for (const sealer of sealers) sizes[`${sealer.name}, text`] = (await sealer.seal(text, address)).length;
   for (const sealer of [nodeCryptoBinary(), keyward("binary")]) {
-    sizes[`${sealer.name}, bytes`] = (await sealer.seal(text, place)).length;
+    sizes[`${sealer.name}, bytes`] = (await sealer.seal(text, address)).length;
   }
   return sizes;
 }

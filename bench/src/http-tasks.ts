@@ -45,8 +45,8 @@ export function httpTasks(): Task[] {
 
 async function prepare(name: (typeof httpNames)[number], sizeBytes: number): Promise<PreparedTask> {
   const records = sampleRecords(sizeBytes, { count: batchSize });
-  const keys = records.map(({ place }) => place.key);
-  const entries = records.map(({ place, text }) => ({ key: place.key, value: text }));
+  const keys = records.map(({ address }) => address.key);
+  const entries = records.map(({ address, text }) => ({ key: address.key, value: text }));
   const servers = await start(records[0]?.text ?? "");
   const { store } = servers;
   await store.setMany(entries);

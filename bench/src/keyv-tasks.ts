@@ -104,7 +104,7 @@ function keyvTask(store: string, start: () => Promise<Stores>, operation: Operat
 }
 
 function entriesOf(records: readonly SampleRecord[]): Entry[] {
-  return records.map(({ place, text }) => ({ key: place.key, value: JSON.parse(text) }));
+  return records.map(({ address, text }) => ({ key: address.key, value: JSON.parse(text) }));
 }
 
 function operationOn(keyv: Keyv, operation: Operation, entries: readonly Entry[]): () => unknown {
@@ -161,12 +161,12 @@ function inTheSameCall(first: () => unknown, then: () => unknown): () => unknown
 function cryptoOf(operation: Operation, entries: readonly Entry[]): () => unknown {
   const sealer = nodeCryptoBinary();
   const records = entries.map(({ key, value }) => {
-    const place = { namespace, key };
+    const address = { namespace, key };
     const text = JSON.stringify({ value });
-    return { place, text, sealed: sealer.seal(text, place) };
+    return { address, text, sealed: sealer.seal(text, address) };
   });
-  const seal = ({ text, place }: (typeof records)[number]) => sealer.seal(text, place);
-  const open = ({ sealed, place }: (typeof records)[number]) => sealer.open(sealed, place);
+  const seal = ({ text, address }: (typeof records)[number]) => sealer.seal(text, address);
+  const open = ({ sealed, address }: (typeof records)[number]) => sealer.open(sealed, address);
   switch (operation) {
     case "set":
       return inTurn(records, seal);

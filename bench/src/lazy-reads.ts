@@ -35,8 +35,8 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
       const filled = new EncryptedStore(store.namespaced(reencrypt), { keys: old });
       const records = sampleRecords(1024, { count: chunks * chunkReads });
       for (let first = 0; first < records.length; first += filledAtOnce) {
-        const entries = records.slice(first, first + filledAtOnce).map(({ place, text }) => ({
-          key: place.key,
+        const entries = records.slice(first, first + filledAtOnce).map(({ address, text }) => ({
+          key: address.key,
           value: JSON.stringify({ value: JSON.parse(text) }),
         }));
         await filled.setMany(entries);
@@ -45,7 +45,7 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
         store,
         reencrypt,
         ring,
-        records.map(({ place }) => place.key),
+        records.map(({ address }) => address.key),
       );
     };
     const off = await contestant("off");

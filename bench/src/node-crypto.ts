@@ -1,5 +1,5 @@
 import { createCipheriv, createDecipheriv, type KeyObject, randomFillSync } from "node:crypto";
-import type { Place } from "@keyward/core";
+import type { RecordAddress } from "@keyward/core";
 
 // What a careful engineer would write by hand: the fastest of several ways that were measured. Everything else is
 // compared with this.
@@ -40,7 +40,7 @@ export function decrypt(key: KeyObject, sealed: Buffer, associatedData?: Buffer)
 }
 
 /** The same bytes as an envelope's associated data: PAE(header, namespace, key). */
-export function associatedData(header: string, { namespace, key }: Place): Buffer {
+export function associatedData(header: string, { namespace, key }: RecordAddress): Buffer {
   const namespaceBytes = Buffer.byteLength(namespace);
   const keyBytes = Buffer.byteLength(key);
   const data = Buffer.allocUnsafe(32 + header.length + namespaceBytes + keyBytes);

@@ -79,8 +79,8 @@ async function timeNs(operation: () => unknown, iterations: number): Promise<num
 
 function shuffled<Item>(items: readonly Item[]): Item[] {
   return items
-    .map((item) => ({ item, place: Math.random() }))
-    .sort((one, other) => one.place - other.place)
+    .map((item) => ({ item, address: Math.random() }))
+    .sort((one, other) => one.address - other.address)
     .map(({ item }) => item);
 }
 

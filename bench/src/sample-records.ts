@@ -1,8 +1,8 @@
-import type { Place } from "@keyward/core";
+import type { RecordAddress } from "@keyward/core";
 
 /** What a store keeps: text at a place. */
 export interface SampleRecord {
-  readonly place: Place;
+  readonly address: RecordAddress;
   readonly text: string;
 }
 
@@ -26,7 +26,7 @@ export interface SampleOptions {
 export function sampleRecords(sizeBytes: number, options: SampleOptions = {}): SampleRecord[] {
   const { script = "ascii", count = Math.min(64, Math.max(4, Math.floor(2 ** 22 / sizeBytes))) } = options;
   return Array.from({ length: count }, (_, index) => ({
-    place: { namespace: "flows", key: `session:${String(index).padStart(6, "0")}` },
+    address: { namespace: "flows", key: `session:${String(index).padStart(6, "0")}` },
     text: sampleText(sizeBytes, words[script], index),
   }));
 }

@@ -4,7 +4,7 @@ import { buildEncrypt } from "@aws-crypto/encrypt-node";
 import { AlgorithmSuiteIdentifier, CommitmentPolicy } from "@aws-crypto/material-management-node";
 import { RawAesKeyringNode, RawAesWrappingSuiteIdentifier } from "@aws-crypto/raw-aes-keyring-node";
 import * as Iron from "@hapi/iron";
-import type { Place, StoredValue } from "@keyward/core";
+import type { RecordAddress, StoredValue } from "@keyward/core";
 import { CompactEncrypt, compactDecrypt } from "jose";
 import { open, readHeader, seal } from "../../packages/core/src/envelope/envelope.ts";
 import { RootKey } from "../../packages/core/src/envelope/root-key.ts";
@@ -13,14 +13,14 @@ import { associatedData, decrypt, encrypt } from "./node-crypto.ts";
 /** One library with a key of its own: turns text at a place into what lies at rest, and back. */
 export interface Sealer {
   readonly name: string;
-  seal(text: string, place: Place): StoredValue | Promise<StoredValue>;
-  open(sealed: StoredValue, place: Place): StoredValue | Promise<StoredValue>;
+  seal(text: string, address: RecordAddress): StoredValue | Promise<StoredValue>;
+  open(sealed: StoredValue, address: RecordAddress): StoredValue | Promise<StoredValue>;
 }
 
 /** One that never makes its caller wait. */
 export interface SynchronousSealer extends Sealer {
-  seal(text: string, place: Place): StoredValue;
-  open(sealed: StoredValue, place: Place): StoredValue;
+  seal(text: string, address: RecordAddress): StoredValue;
+  open(sealed: StoredValue, address: RecordAddress): StoredValue;
 }
 
 const keyId = "2026-11";
@@ -31,10 +31,10 @@ export function nodeCrypto(): Sealer {
   const header = `kw1.${keyId}.`;
   return {
     name: "node:crypto",
-    seal: (text, place) => header + encrypt(key, text, associatedData(header, place)).toString("base64url"),
-    open: (sealed, place) => {
+    seal: (text, address) => header + encrypt(key, text, associatedData(header, address)).toString("base64url"),
+    open: (sealed, address) => {
       const body = Buffer.from(requireText(sealed).slice(header.length), "base64url");
-      return decrypt(key, body, associatedData(header, place));
+      return decrypt(key, body, associatedData(header, address));
     },
   };
 }
@@ -46,8 +46,9 @@ export function nodeCryptoBinary(): SynchronousSealer {
   const headerBytes = Buffer.from(header);
   return {
     name: "node:crypto",
-    seal: (text, place) => encrypt(key, text, associatedData(header, place), headerBytes),
-    open: (sealed, place) => decrypt(key, requireBytes(sealed).subarray(header.length), associatedData(header, place)),
+    seal: (text, address) => encrypt(key, text, associatedData(header, address), headerBytes),
+    open: (sealed, address) =>
+      decrypt(key, requireBytes(sealed).subarray(header.length), associatedData(header, address)),
   };
 }
 
@@ -57,10 +58,10 @@ export function keyward(form: "text" | "binary"): Sealer {
   const root = requireFound(roots.get(keyId));
   return {
     name: "Keyward",
-    seal: (text, place) => seal(keyId, root, place, { value: text }, { form }),
-    open: (sealed, place) => {
-      const header = requireFound(readHeader(sealed, place));
-      return open(sealed, header, requireFound(roots.get(header.keyId)), place).value;
+    seal: (text, address) => seal(keyId, root, address, { value: text }, { form }),
+    open: (sealed, address) => {
+      const header = requireFound(readHeader(sealed, address));
+      return open(sealed, header, requireFound(roots.get(header.keyId)), address).value;
     },
   };
 }

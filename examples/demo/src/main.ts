@@ -36,7 +36,7 @@ async function run(records: readonly DemoRecord[], directory: string): Promise<v
   const disk = new Disk(databasePath);
   const keyringPath = join(directory, "keyring.json");
   // The ring lies in a file, as a mounted secret would. The demo is application and operator in one.
-  const firstRing = Keyring.generate(oldKey).serve([databaseName]);
+  const firstRing = Keyring.generate(oldKey).withStores([databaseName]);
   await writeFile(keyringPath, exportKeyring(firstRing), { mode: 0o600 });
 
   const keys = fileKeys(keyringPath);

@@ -1,4 +1,3 @@
-export type { Place, RecordContent } from "./envelope/envelope.ts";
 export {
   type AesGcmOptions,
   aesGcm,
@@ -22,7 +21,7 @@ export {
   type NewKey,
   requireSavable,
 } from "./keyring/keyring.ts";
-export { filePlace, type KeyringPlace, storePlace } from "./keyring/keyring-location.ts";
+export { fileLocation, type KeyringLocation, storeLocation } from "./keyring/keyring-location.ts";
 export {
   type KeyringWrapper,
   type WrapOptions,
@@ -40,12 +39,12 @@ export {
 export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } from "./reencryption/census.ts";
 export { type Checkpoint, fileCheckpoint } from "./reencryption/checkpoint.ts";
 export {
+  type ForbidPlaintextOptions,
+  forbidPlaintext,
   type NamedStores,
   type RetireKeyOptions,
   type Retirement,
   retireKey,
-  type SealNamespaceOptions,
-  sealNamespace,
 } from "./reencryption/retirement.ts";
 export type { ReplicaWait, ReplicaWaitOptions, WaitingReplica } from "./rotation/replica-waits.ts";
 export { type Replica, replicas } from "./rotation/replicas.ts";
@@ -98,6 +97,7 @@ export { shareConnection } from "./store-interface/connection-users.ts";
 export { shareListener } from "./store-interface/event-listeners.ts";
 export type { WrappableStore } from "./store-interface/inner-store.ts";
 export { readKeyvJson } from "./store-interface/keyv-value.ts";
+export type { RecordAddress, RecordContent } from "./store-interface/record.ts";
 export {
   invalidCursor,
   requireEntryExpires,

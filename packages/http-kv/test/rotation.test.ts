@@ -90,7 +90,7 @@ describe.each(Object.entries(backends))("rotation through HttpStore, on a server
 it("a rotation does not pass by a process whose write is still on its way", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
-  let ring = Keyring.generate("old").serve(["records"]);
+  let ring = Keyring.generate("old").withStores(["records"]);
   const provider = () => ({
     load: async () => ring,
     save: async (next: Keyring) => {

@@ -1,6 +1,6 @@
 import type { KMSClient } from "@aws-sdk/client-kms";
 import {
-  type KeyringPlace,
+  type KeyringLocation,
   KeywardError,
   type OptionNames,
   requireFreshness,
@@ -16,8 +16,8 @@ import { KmsWrapper } from "./kms-wrapper.ts";
 export interface KmsKeysOptions extends AwsClientOptions, WrappedKeysOptions {
   /** The id, ARN or alias (`alias/…`) of a symmetric KMS key. */
   readonly keyId: string;
-  /** Where the wrapped keyring lies: `storePlace(store)` or `filePlace(path)` of `@keyward/core`. */
-  readonly place: KeyringPlace;
+  /** Where the wrapped keyring lies: `storeLocation(store)` or `fileLocation(path)` of `@keyward/core`. */
+  readonly place: KeyringLocation;
   /** The name that the ring must have, which KMS is told as well. Default "keyring". */
   readonly name?: string;
   /** KMS keys that the ring may still be wrapped under, until `rewrap`. */

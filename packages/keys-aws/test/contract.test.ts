@@ -3,7 +3,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DeleteSecretCommand, SecretsManagerClient } from "@aws-sdk/client-secrets-manager";
 import { keyProviderContract, type OpenKeyProvider } from "@keyward/contract";
-import { exportKeyring, filePlace, type KeyProvider, Keyring, type KeyringPlace, storePlace } from "@keyward/core";
+import {
+  exportKeyring,
+  fileLocation,
+  type KeyProvider,
+  Keyring,
+  type KeyringLocation,
+  storeLocation,
+} from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, it } from "vitest";
 import { describeWithMoto, findMoto, type MotoServer, startMoto } from "../../../test/servers/moto.ts";
@@ -137,7 +144,7 @@ describeWithMoto(servers, "AWS", () => {
   });
 
   /** A provider over a wrapped ring that lies at a place. */
-  async function wrappedAt(place: KeyringPlace, close?: () => Promise<unknown>): Promise<OpenKeyProvider> {
+  async function wrappedAt(place: KeyringLocation, close?: () => Promise<unknown>): Promise<OpenKeyProvider> {
     const ring = Keyring.generate();
     const keys = kmsKeys({ keyId: await account.newKey(), place, endpoint: server.endpoint });
     await keys.create(ring);
@@ -146,7 +153,7 @@ describeWithMoto(servers, "AWS", () => {
 
   async function wrappedInMemory() {
     const ring = Keyring.generate();
-    const place = storePlace(new MemoryStore());
+    const place = storeLocation(new MemoryStore());
     const keyId = await account.newKey();
     await kmsKeys({ keyId, place, endpoint: server.endpoint }).create(ring);
     return { ring, place, keyId };
@@ -155,13 +162,13 @@ describeWithMoto(servers, "AWS", () => {
   keyProviderContract(runner, {
     name: "kmsKeys, in a store",
     expect: { save: true, subscribe: false },
-    open: () => wrappedAt(storePlace(new MemoryStore())),
+    open: () => wrappedAt(storeLocation(new MemoryStore())),
     failing: [
       {
         name: "nothing lies there",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
-          const place = storePlace(new MemoryStore());
+          const place = storeLocation(new MemoryStore());
           const keys = kmsKeys({ keyId: await account.newKey(), place, endpoint: server.endpoint });
           return opened(keys, Keyring.generate());
         },
@@ -200,7 +207,7 @@ describeWithMoto(servers, "AWS", () => {
     expect: { save: true, subscribe: false },
     open: async () => {
       const folder = await mkdtemp(join(tmpdir(), "keyward-kms-"));
-      return await wrappedAt(filePlace(join(folder, "keyring")), () => rm(folder, { recursive: true }));
+      return await wrappedAt(fileLocation(join(folder, "keyring")), () => rm(folder, { recursive: true }));
     },
     failing: [
       {
@@ -211,7 +218,7 @@ describeWithMoto(servers, "AWS", () => {
           const path = join(folder, "keyring");
           const ring = Keyring.generate();
           await writeFile(path, exportKeyring(ring));
-          const keys = kmsKeys({ keyId: await account.newKey(), place: filePlace(path), endpoint: server.endpoint });
+          const keys = kmsKeys({ keyId: await account.newKey(), place: fileLocation(path), endpoint: server.endpoint });
           return opened(keys, ring, () => rm(folder, { recursive: true }));
         },
       },

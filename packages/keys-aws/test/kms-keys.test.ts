@@ -7,10 +7,10 @@ import {
   EncryptedStore,
   exportKeyring,
   Keyring,
-  type KeyringPlace,
+  type KeyringLocation,
   type KeywardError,
   type KeywardErrorCode,
-  storePlace,
+  storeLocation,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
@@ -24,7 +24,7 @@ const servers = await findMoto();
 stubEnvironment();
 
 /** A place that anybody may write to. */
-class OpenPlace implements KeyringPlace {
+class OpenPlace implements KeyringLocation {
   text: string | undefined;
 
   async read(): Promise<string | undefined> {
@@ -255,7 +255,7 @@ describeWithMoto(servers, "kmsKeys", () => {
 
   it("lies beside the records that it seals, out of their reach", async () => {
     const inner = new MemoryStore();
-    const keys = kmsKeys({ keyId: await account.newKey(), place: storePlace(inner), endpoint: server.endpoint });
+    const keys = kmsKeys({ keyId: await account.newKey(), place: storeLocation(inner), endpoint: server.endpoint });
     await keys.create(Keyring.generate());
     const store = new EncryptedStore(inner, { keys });
     await store.set("keyring", "value");

@@ -1,5 +1,12 @@
 import { stat } from "node:fs/promises";
-import { exportKeyring, filePlace, type Keyring, type KeyringPlace, KeywardError, requireSavable } from "@keyward/core";
+import {
+  exportKeyring,
+  fileLocation,
+  type Keyring,
+  type KeyringLocation,
+  KeywardError,
+  requireSavable,
+} from "@keyward/core";
 import { pathForErrors } from "./mount.ts";
 import { isDocument, readDocument, trim } from "./notation.ts";
 
@@ -14,7 +21,7 @@ import { isDocument, readDocument, trim } from "./notation.ts";
 export async function saveKeyring(path: string, next: Keyring, previous: Keyring): Promise<void> {
   const name = pathForErrors(path);
   requireSavable(next);
-  const place = filePlace(path, { shownAs: name });
+  const place = fileLocation(path, { shownAs: name });
   const text = await readText(path, place, name);
   const unchanged = exportKeyring(readDocument(trim(text), name)) === exportKeyring(previous);
   if (unchanged && (await place.replace(text, `${exportKeyring(next)}\n`))) return;
@@ -31,13 +38,13 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
  */
 export async function requireWritable(path: string): Promise<void> {
   const name = pathForErrors(path);
-  const place = filePlace(path, { shownAs: name });
+  const place = fileLocation(path, { shownAs: name });
   await readText(path, place, name);
   await place.requireWritable?.();
 }
 
 /** The text of a keyring document, which can be replaced by another one. */
-async function readText(path: string, place: KeyringPlace, name: string): Promise<string> {
+async function readText(path: string, place: KeyringLocation, name: string): Promise<string> {
   if (await isDirectory(path)) throw readOnly(`${name} is a directory of keys, where no keyring can be saved`);
   const text = await place.read();
   if (text === undefined) {
@@ -80,7 +87,7 @@ async function isDirectory(path: string): Promise<boolean> {
 export async function createKeyring(path: string, ring: Keyring): Promise<void> {
   const name = pathForErrors(path);
   requireSavable(ring);
-  if (await filePlace(path, { shownAs: name }).replace(undefined, `${exportKeyring(ring)}\n`)) return;
+  if (await fileLocation(path, { shownAs: name }).replace(undefined, `${exportKeyring(ring)}\n`)) return;
   throw new KeywardError("KEYRING_CONFLICT", `${name} holds something already, and no first ring was written`, {
     hint: "Load the ring that is there; to replace it, save a change of it.",
   });

@@ -1,11 +1,11 @@
 import {
-  filePlace,
+  fileLocation,
   type KeyProvider,
-  type KeyringPlace,
+  type KeyringLocation,
   type OptionNames,
   type ReservedSpace,
   requireOptions,
-  storePlace,
+  storeLocation,
 } from "@keyward/core";
 import { invalidSource, KeySourceAddress } from "./key-source-address.ts";
 import { notLoaded } from "./provider-packages.ts";
@@ -117,14 +117,14 @@ function wrappedSettingsOf(address: KeySourceAddress) {
   return { ...freshnessOf(address), ...address.numbers("minGeneration"), ...address.texts("name") };
 }
 
-function placeOf(address: KeySourceAddress, { store }: KeysFromOptions): KeyringPlace {
+function placeOf(address: KeySourceAddress, { store }: KeysFromOptions): KeyringLocation {
   const place = address.text("place");
   if (place?.startsWith("file:") === true && place.length > "file:".length) {
-    return filePlace(KeySourceAddress.parse(place, ["file"]).path("a file such as place=file:/var/lib/app/keyring"));
+    return fileLocation(KeySourceAddress.parse(place, ["file"]).path("a file such as place=file:/var/lib/app/keyring"));
   }
   if (place !== "store") {
     throw invalidSource("does not say where the wrapped keyring lies", "Add place=store, or place=file:/path.");
   }
-  if (store !== undefined) return storePlace(store);
+  if (store !== undefined) return storeLocation(store);
   throw invalidSource("says place=store, and no store was given", "Call keysFrom(source, { store }).");
 }

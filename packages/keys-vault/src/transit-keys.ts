@@ -1,5 +1,5 @@
 import {
-  type KeyringPlace,
+  type KeyringLocation,
   type KeyringWrapper,
   KeywardError,
   type OptionNames,
@@ -23,8 +23,8 @@ export interface TransitKeysOptions extends VaultConnectionOptions, WrappedKeysO
   readonly key: string;
   /** Where the engine is mounted; default "transit". */
   readonly mount?: string;
-  /** Where the wrapped keyring lies: `storePlace(store)` or `filePlace(path)`. */
-  readonly place: KeyringPlace;
+  /** Where the wrapped keyring lies: `storeLocation(store)` or `fileLocation(path)`. */
+  readonly place: KeyringLocation;
   /** The context of a key that is derived; must be given for such a key, and for no other. */
   readonly derivedContext?: string;
 }

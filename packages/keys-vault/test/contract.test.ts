@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type FailingKeyProvider, keyProviderContract, type OpenKeyProvider } from "@keyward/contract";
-import { filePlace, Keyring, type KeyringPlace, storePlace } from "@keyward/core";
+import { fileLocation, Keyring, type KeyringLocation, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, it } from "vitest";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
@@ -112,17 +112,17 @@ describeWithVault(servers, "on a real server", () => {
     ],
   });
 
-  for (const [where, openPlace] of Object.entries<() => Promise<[KeyringPlace, () => Promise<void>]>>({
-    "a store": async () => [storePlace(new MemoryStore()), async () => undefined],
+  for (const [where, openPlace] of Object.entries<() => Promise<[KeyringLocation, () => Promise<void>]>>({
+    "a store": async () => [storeLocation(new MemoryStore()), async () => undefined],
     "a file": async () => {
       const directory = await mkdtemp(join(tmpdir(), "keyward-transit-"));
-      return [filePlace(join(directory, "keyring")), () => rm(directory, { recursive: true })];
+      return [fileLocation(join(directory, "keyring")), () => rm(directory, { recursive: true })];
     },
   })) {
     /** A wrapped ring, and a provider on its place that is told otherwise. */
     const wrapped = async (
       change: Partial<VaultConnectionOptions> & { readonly key?: string } = {},
-      meanwhile: (place: KeyringPlace) => Promise<void> = async () => undefined,
+      meanwhile: (place: KeyringLocation) => Promise<void> = async () => undefined,
     ) => {
       const [place, close] = await openPlace();
       const key = `key-${randomUUID()}`;
@@ -132,7 +132,7 @@ describeWithVault(servers, "on a real server", () => {
       await meanwhile(place);
       return source;
     };
-    const replaced = (next: (text: string) => string) => async (place: KeyringPlace) => {
+    const replaced = (next: (text: string) => string) => async (place: KeyringLocation) => {
       const text = (await place.read()) ?? "";
       await place.replace(text, next(text));
     };

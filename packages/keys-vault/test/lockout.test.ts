@@ -1,6 +1,6 @@
 import { createServer, request as httpRequest } from "node:http";
 import type { AddressInfo } from "node:net";
-import { createKeyv, Keyring, storePlace } from "@keyward/core";
+import { createKeyv, Keyring, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
@@ -38,7 +38,7 @@ describeWithVault(servers, "a refused login", () => {
     const at = { address, auth, env: {} };
     return kind === "a secret"
       ? vaultKeys({ ...at, mount: kv, path: "app" })
-      : transitKeys({ ...at, mount: transit, key: "app", place: storePlace(store) });
+      : transitKeys({ ...at, mount: transit, key: "app", place: storeLocation(store) });
   }
 
   /** Passes all requests on to the server, and counts the logins. */

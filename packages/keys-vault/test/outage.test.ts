@@ -1,4 +1,4 @@
-import { createKeyv, Keyring, KeywardError, storePlace } from "@keyward/core";
+import { createKeyv, Keyring, KeywardError, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault } from "../../../test/servers/openbao.ts";
@@ -12,7 +12,7 @@ const kinds = {
   "a secret": async (access: VaultConnectionOptions, mount: string) => () =>
     vaultKeys({ ...access, mount, path: "app" }),
   "a wrapped ring": async (access: VaultConnectionOptions, mount: string) => {
-    const place = storePlace(new MemoryStore());
+    const place = storeLocation(new MemoryStore());
     return () => transitKeys({ ...access, mount, key: "app", place });
   },
 };

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { exportKeyring, Keyring, type KeyringPlace, storePlace } from "@keyward/core";
+import { exportKeyring, Keyring, type KeyringLocation, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
@@ -24,11 +24,11 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     const name = `key-${randomUUID()}`;
     await server.request("POST", `${mount}/keys/${name}`, key);
     const auth = { method: "token", token: server.rootToken } as const;
-    const place = storePlace(new MemoryStore());
+    const place = storeLocation(new MemoryStore());
     return { address: server.address, auth, env: {}, mount, key: name, place, ...change };
   }
 
-  async function textAt(place: KeyringPlace): Promise<string> {
+  async function textAt(place: KeyringLocation): Promise<string> {
     return (await place.read()) ?? expect.fail("nothing lies there");
   }
 
@@ -127,7 +127,7 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     const transit = await mountEngine(files, "transit");
     await files.request("POST", `${transit}/keys/app`, {});
     const auth = { method: "token", token: files.rootToken } as const;
-    const place = storePlace(new MemoryStore(), "app");
+    const place = storeLocation(new MemoryStore(), "app");
     const at = { address: files.address, auth, env: {}, mount: transit, key: "app", place, timeoutMs: 1_500 };
     const ring = Keyring.generate();
     await transitKeys(at).create(ring);

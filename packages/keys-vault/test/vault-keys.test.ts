@@ -6,7 +6,7 @@ import { createServer as createTlsServer } from "node:https";
 import { type AddressInfo, connect, createServer as createTcpServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { exportKeyring, Keyring, KeywardError, storePlace } from "@keyward/core";
+import { exportKeyring, Keyring, KeywardError, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import {
@@ -453,7 +453,7 @@ describe("what cannot be", () => {
       () =>
         transitKeys(
           Object.assign(
-            { key: "app", place: storePlace(new MemoryStore()) },
+            { key: "app", place: storeLocation(new MemoryStore()) },
             { address: good.address, env: {} },
             change,
             "path" in change ? { key: undefined } : {},

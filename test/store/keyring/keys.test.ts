@@ -269,7 +269,7 @@ describe("another ring of the same name and a higher generation", () => {
   const { before, promoted } = rotation();
   const unrelated = newRing("new").add().add().add();
   // A copy that went another way after the key "old": it has another key under the id "new", and seals under that.
-  const forked = before.add({ id: "new" }).promote("new").serve(["a"]).serve(["b"]);
+  const forked = before.add({ id: "new" }).promote("new").withStores(["a"]).withStores(["b"]);
 
   it.each([
     ["that shares no key with the ring in use", unrelated, new Map(), /shares no key/],
@@ -286,7 +286,7 @@ describe("another ring of the same name and a higher generation", () => {
     expect(warnings[0]?.message).toMatch(problem);
     await store.set("other", value);
     expect(await store.getMany(["key", "other"])).toEqual([value, value]);
-    const next = promoted.serve(["sessions"]);
+    const next = promoted.withStores(["sessions"]);
     const rings: Keyring[] = [];
     store.on("keyring:changed", (ring: Keyring) => rings.push(ring));
     keys.push(promoted);
@@ -323,7 +323,7 @@ describe("another ring of the same name and a higher generation", () => {
 });
 
 describe("a process that began with a ring that no store was written with", () => {
-  const right = newRing("right").serve(["sessions"]);
+  const right = newRing("right").withStores(["sessions"]);
 
   it.each([
     ["of a higher generation", newRing().add().add().add()],

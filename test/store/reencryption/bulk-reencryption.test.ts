@@ -134,9 +134,9 @@ describe("reencrypt", () => {
       );
       for (const record of await contentOf(inner)) {
         if (before.has(record)) continue;
-        const place = record.slice(0, record.indexOf("kw1"));
-        if (sealed.has(place)) sealedTwice.push(place);
-        sealed.add(place);
+        const address = record.slice(0, record.indexOf("kw1"));
+        if (sealed.has(address)) sealedTwice.push(address);
+        sealed.add(address);
       }
     }
     const last = reports.at(-1);

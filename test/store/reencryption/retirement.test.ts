@@ -2,13 +2,13 @@ import {
   census,
   createKeyv,
   EncryptedStore,
+  forbidPlaintext,
   type KeyProvider,
   Keyring,
   KeywardError,
   plaintext,
   reencrypt,
   retireKey,
-  sealNamespace,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, vi } from "vitest";
@@ -92,7 +92,7 @@ describe("retireKey", () => {
     await expectRefusal(retireKey(rings.promoted, stores, "never"), "KEY_UNKNOWN");
     await expectRefusal(retireKey(rings.promoted, {}, "old"), "KEY_IN_USE");
     for (const store of Object.values(stores)) await reencrypt(store);
-    const served = rings.promoted.serve(["cache", "archive", "__proto__"]);
+    const served = rings.promoted.withStores(["cache", "archive", "__proto__"]);
     for (const missing of [stores, { cache: stores.cache }]) {
       const error = await expectRefusal(retireKey(served, missing, "old"), "KEY_IN_USE");
       expect(error.message).toContain("__proto__");
@@ -351,7 +351,7 @@ describe("retireKey", () => {
 
 describe.each([
   ["retireKey", retireKey],
-  ["sealNamespace", sealNamespace],
+  ["forbidPlaintext", forbidPlaintext],
 ] as const)("%s", (_, change) => {
   /** Two stores of four records each, which name nothing that stands against the change; `old` is key and namespace. */
   async function ready() {
@@ -418,7 +418,7 @@ describe.each([
   });
 });
 
-describe("sealNamespace", () => {
+describe("forbidPlaintext", () => {
   async function withPlaintext() {
     const keys = newRing();
     const inner = new MemoryStore();
@@ -430,17 +430,17 @@ describe("sealNamespace", () => {
   it("refuses while plaintext lies in the namespace, in any store", async () => {
     const { keys, store } = await withPlaintext();
     const empty = new EncryptedStore(new MemoryStore(), { keys });
-    const error = await expectRefusal(sealNamespace(keys, { empty, store }, "flows"), "RECORD_NOT_SEALED");
+    const error = await expectRefusal(forbidPlaintext(keys, { empty, store }, "flows"), "RECORD_NOT_SEALED");
     expect({ ...error.counts }).toEqual({ store: 1 });
-    await expectRefusal(sealNamespace(keys, {}, "flows"), "KEY_IN_USE");
-    await expectRefusal(sealNamespace(keys.serve(["store", "gone"]), { store }, "flows"), "KEY_IN_USE");
+    await expectRefusal(forbidPlaintext(keys, {}, "flows"), "KEY_IN_USE");
+    await expectRefusal(forbidPlaintext(keys.withStores(["store", "gone"]), { store }, "flows"), "KEY_IN_USE");
   });
 
   it("closes the namespace to plaintext for good, and no other", async () => {
     const { keys, inner, store } = await withPlaintext();
     await reencrypt(store, { namespaces: ["flows"] });
-    const ring = await sealNamespace(keys, { store }, "flows");
-    expect(ring.sealed).toEqual(["flows"]);
+    const ring = await forbidPlaintext(keys, { store }, "flows");
+    expect(ring.encryptedNamespaces).toEqual(["flows"]);
     const everything = plaintext({ matches: () => true });
     const accept = [everything, plaintext()];
     const flows = createKeyv({ store: inner, keys: ring, namespace: "flows", accept }).encryptedStore;
@@ -470,13 +470,13 @@ describe("sealNamespace", () => {
     const mounted: KeyProvider = { load: async () => keys, save: async () => expect.fail("saved"), requireWritable };
     for (const provider of [readOnly, mounted]) {
       const onProgress = () => expect.fail("counted");
-      await expectRefusal(sealNamespace(provider, { store }, "empty", { onProgress }), "PROVIDER_READ_ONLY");
+      await expectRefusal(forbidPlaintext(provider, { store }, "empty", { onProgress }), "PROVIDER_READ_ONLY");
     }
   });
 
   it("refuses a name that the keyring document could not hold", async () => {
     const { keys, store } = await withPlaintext();
-    await expect(sealNamespace(keys, { store }, "\ud800")).rejects.toMatchObject({ name: "KeywardError" });
-    expect(Keyring.generate().sealed).toEqual([]);
+    await expect(forbidPlaintext(keys, { store }, "\ud800")).rejects.toMatchObject({ name: "KeywardError" });
+    expect(Keyring.generate().encryptedNamespaces).toEqual([]);
   });
 });

@@ -27,7 +27,7 @@ type Backends = Readonly<Record<(typeof backends)[number], MemoryStore>>;
 
 /** One source of keys and two backends, with all that ever went wrong. */
 class World {
-  readonly source = new KeysOverOneSource(newRing("first").serve(backends));
+  readonly source = new KeysOverOneSource(newRing("first").withStores(backends));
   readonly inner: Backends = { archive: new MemoryStore(), cache: new MemoryStore() };
   readonly problems: string[] = [];
 

@@ -30,7 +30,7 @@ const alone = { unregistered: { waitMs: 0 } };
 
 /** A backend with ten records under the key "old", a process that uses it, and an operator with a handle of his own. */
 async function begun(given: { readonly registered?: boolean } = {}) {
-  const source = new KeysOverOneSource(newRing("old").serve(["flows"]));
+  const source = new KeysOverOneSource(newRing("old").withStores(["flows"]));
   const inner = new MemoryStore();
   const { registered = true } = given;
   const app = new EncryptedStore(inner, { keys: source.provider(), ...(registered ? { replica } : {}) });
@@ -339,7 +339,7 @@ describe("rotateKey", () => {
       rotateKey(provider, { ...options, newKey: { id: "another" } }),
       revokeKey(provider, { ...options, id: "new", order: "disable-first" }),
     ]) {
-      expect((await expectRefusal(call, "ROTATION_UNDER_WAY")).message).toContain('to "new" is under way, at drain');
+      expect((await expectRefusal(call, "ROTATION_IN_PROGRESS")).message).toContain('to "new" is under way, at drain');
     }
   });
 
@@ -442,7 +442,7 @@ describe("the record of a rotation", () => {
       replaces = progress.kind === "step" && progress.step === "distribute";
     };
     const call = revokeKey(keys, { ...options, stores, id: "old", order: "reencrypt-first", onProgress });
-    const error = await expectRefusal(call, "ROTATION_UNDER_WAY");
+    const error = await expectRefusal(call, "ROTATION_IN_PROGRESS");
     expect(error.message).toContain('to "third" is under way');
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled", "third enabled"]);
   });
@@ -468,7 +468,7 @@ describe("the record of a rotation", () => {
       told.push(progress.step);
       turns = progress.step === "drain";
     };
-    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_IN_PROGRESS");
     expect(told).toEqual(["add", "distribute", "promote", "drain"]);
     expect(source.ring.primary).toBe("new");
   });
@@ -511,13 +511,13 @@ describe("planRotation", () => {
     ]);
     await rotateKey(provider, { ...options, until: "reencrypt" });
     const rest = await planRotation(provider, options);
-    expect(rest.underWay).toMatchObject({ step: "disable" });
+    expect(rest.running).toMatchObject({ step: "disable" });
     expect(rest.steps).toMatchObject([
       { step: "disable", records: { flows: 0 } },
       { step: "grace" },
       { step: "remove" },
     ]);
-    await expectRefusal(planRotation(provider, { ...options, newKey: { id: "another" } }), "ROTATION_UNDER_WAY");
+    await expectRefusal(planRotation(provider, { ...options, newKey: { id: "another" } }), "ROTATION_IN_PROGRESS");
   });
 
   it("says where nobody is registered", async () => {
@@ -538,7 +538,7 @@ describe("rollBackRotation", () => {
       const back = operator();
       const halfway = await rollBackRotation(back.provider, { ...back.options, until: "promote" });
       expect(halfway).toMatchObject({ kind: "roll-back", from: "new", to: "old", step: "drain" });
-      await expectRefusal(rotateKey(provider, options), "ROTATION_UNDER_WAY");
+      await expectRefusal(rotateKey(provider, options), "ROTATION_IN_PROGRESS");
       await expectReadable();
       const again = operator();
       expect(await rollBackRotation(again.provider, again.options)).toMatchObject({ step: "done" });
@@ -577,7 +577,7 @@ describe("rollBackRotation", () => {
     const onProgress = (progress: RotationProgress) => {
       promotes = progress.kind === "step" && progress.step === "promote";
     };
-    await expectRefusal(rotateKey(keys, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(keys, { ...options, stores, onProgress }), "ROTATION_IN_PROGRESS");
     expect(source.ring.primary).toBe("old");
   });
 
@@ -590,7 +590,7 @@ describe("rollBackRotation", () => {
       const other = operator();
       back = rollBackRotation(other.provider, other.options);
     };
-    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_IN_PROGRESS");
     await back;
     expect(idsOf(source.ring)).toEqual(["old enabled"]);
     await expectReadable();
@@ -670,7 +670,7 @@ describe("rollBackRotation", () => {
     const onProgress = (progress: RotationProgress) => {
       counts = progress.kind === "step" && progress.step === "disable";
     };
-    await expectRefusal(rotateKey(provider, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(provider, { ...options, stores, onProgress }), "ROTATION_IN_PROGRESS");
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
     expect(await rollBackRotation(provider, options)).toMatchObject({ step: "done" });
     expect(idsOf(source.ring)).toEqual(["old enabled"]);
@@ -689,7 +689,7 @@ describe("rollBackRotation", () => {
       },
     };
     const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
-    await expectRefusal(rotateKey(keys, { ...options, stores }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(keys, { ...options, stores }), "ROTATION_IN_PROGRESS");
     expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
     await expectRefusal(rollBackRotation(back.provider, back.options), "KEY_DISABLED");
     expect((await planRotation(provider, options)).steps).toMatchObject([{ step: "grace" }, { step: "remove" }]);

@@ -97,7 +97,7 @@ function storeThatTakes(longestCallMs: number): EncryptedStore {
 }
 
 function wrappedBy(minGeneration: number): unknown {
-  const place = { read: async () => undefined, replace: async () => false };
+  const address = { read: async () => undefined, replace: async () => false };
   const wrapper = { wrap: async () => "", unwrap: async () => new Uint8Array() };
-  return wrappedKeys(wrapper, place, { minGeneration });
+  return wrappedKeys(wrapper, address, { minGeneration });
 }

@@ -5,7 +5,8 @@ import {
   EncryptedStore,
   type EncryptedStoreOptions,
   type EncryptedStoreOrKeyv,
-  filePlace,
+  fileLocation,
+  forbidPlaintext,
   type KeyProvider,
   Keyring,
   type NamedStores,
@@ -20,8 +21,7 @@ import {
   rollBackRotation,
   rotateKey,
   rotationStatus,
-  sealNamespace,
-  storePlace,
+  storeLocation,
   wrappedKeys,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
@@ -52,7 +52,7 @@ const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider)
   reencrypt: (store) => untyped(reencrypt, store, misspelt),
   census: (store) => untyped(census, store, misspelt),
   retireKey: (store, keys) => untyped(retireKey, keys, { a: store }, "old", misspelt),
-  sealNamespace: (store, keys) => untyped(sealNamespace, keys, { a: store }, "flows", misspelt),
+  forbidPlaintext: (store, keys) => untyped(forbidPlaintext, keys, { a: store }, "flows", misspelt),
   ...Object.fromEntries(
     Object.entries({ rotateKey, planRotation, rollBackRotation, rotationStatus, revocationCost, revokeKey }).map(
       ([name, call]) => [
@@ -67,8 +67,8 @@ const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider)
   "the option reencrypt": (store, keys) =>
     untyped(rotateKey, keys, { stores: { a: store }, graceMs: 0, unregistered: { waitMs: 0 }, reencrypt: misspelt }),
   newKey: () => Reflect.apply(Keyring.prototype.add, newRing(), [misspelt]),
-  wrappedKeys: () => untyped(wrappedKeys, {}, storePlace(new MemoryStore()), misspelt),
-  filePlace: () => untyped(filePlace, "keyring", misspelt),
+  wrappedKeys: () => untyped(wrappedKeys, {}, storeLocation(new MemoryStore()), misspelt),
+  fileLocation: () => untyped(fileLocation, "keyring", misspelt),
   plaintext: () => untyped(plaintext, misspelt),
   aesGcm: () => untyped(aesGcm, { key: "k", layout: "iv-tag-ciphertext", ...misspelt }),
 };
@@ -170,7 +170,7 @@ const tools: Readonly<
     for (const store of Object.values(stores)) await reencrypt(store);
     return (await retireKey(keys, stores, "old")).ring.generation;
   },
-  sealNamespace: async (_, stores, keys) => (await sealNamespace(keys, stores, "flows")).generation,
+  forbidPlaintext: async (_, stores, keys) => (await forbidPlaintext(keys, stores, "flows")).generation,
   planRotation: async (_, stores, keys) =>
     (await planRotation(keys, { stores, graceMs: 0, unregistered: { waitMs: 0 } })).steps.length,
   rotationStatus: (_, stores, keys) => rotationStatus(keys, { stores }),
@@ -244,7 +244,7 @@ describe("stores by name", () => {
     const keys = new TestKeys(rotation().promoted);
     const stores = make();
     await expectRefusal(() => untyped(retireKey, keys, stores, "old"), "VALUE_INVALID");
-    await expectRefusal(() => untyped(sealNamespace, keys, stores, "flows"), "VALUE_INVALID");
+    await expectRefusal(() => untyped(forbidPlaintext, keys, stores, "flows"), "VALUE_INVALID");
     for (const call of [rotateKey, planRotation, rollBackRotation, rotationStatus, revocationCost]) {
       await expectRefusal(
         () => untyped(call, keys, { stores, graceMs: 0, unregistered: { waitMs: 0 } }),
@@ -271,7 +271,7 @@ describe("what code without types leaves out", () => {
   });
 
   it.each([undefined, null, 5, {}])("is refused where a store belongs: %j", async (given) => {
-    await expectRefusal(() => untyped(storePlace, given), "STORE_INVALID");
+    await expectRefusal(() => untyped(storeLocation, given), "STORE_INVALID");
   });
 });
 

@@ -4,7 +4,7 @@ import {
   Keyring,
   type KeyringWrapper,
   reencrypt,
-  storePlace,
+  storeLocation,
   wrappedKeys,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
@@ -82,7 +82,7 @@ describe("bytes that leave core are in memory of their own", () => {
       },
       unwrap: async (wrapped) => new Uint8Array(Buffer.from(wrapped, "base64")),
     };
-    await wrappedKeys(wrapper, storePlace(new MemoryStore())).create(Keyring.generate("key"));
+    await wrappedKeys(wrapper, storeLocation(new MemoryStore())).create(Keyring.generate("key"));
     expectOwn(seen);
   });
 });

@@ -256,8 +256,8 @@ describe("a ring without keys", () => {
     for (const change of [
       () => ring.add(),
       () => ring.rename("other"),
-      () => ring.serve(["cache"]),
-      () => ring.seal(""),
+      () => ring.withStores(["cache"]),
+      () => ring.forbidPlaintext(""),
     ]) {
       expect((await expectRefusal(change, "KEYRING_INVALID")).message).toMatch(/without keys.*changed/);
     }

@@ -1,7 +1,8 @@
 import { Buffer, isUtf8 } from "node:buffer";
 import { type CipherGCM, createCipheriv, createDecipheriv, timingSafeEqual } from "node:crypto";
-import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
+import { KeywardError } from "../errors/errors.ts";
 import type { StoredValue } from "../store-interface/capabilities.ts";
+import { type RecordAddress, type RecordContent, recordError, type ValueForm } from "../store-interface/record.ts";
 import { requireTime } from "../store-interface/store-arguments.ts";
 import { commitmentBytes, type RootKey } from "./root-key.ts";
 import { nonceBytes, subkeyPrefixBytes } from "./xaes.ts";
@@ -17,28 +18,9 @@ const hasExpiry = 2;
 const isPadded = 4;
 const isTextMark = String.fromCharCode(isText);
 
-/** Where a record lies. The envelope is bound to it. */
-export interface Place {
-  /** "" where there is none. */
-  readonly namespace: string;
-  /** The key in that namespace. */
-  readonly key: string;
-}
-
-/** What an envelope holds. */
-export interface RecordContent {
-  /** Text or bytes, as they were handed over. */
-  readonly value: StoredValue;
-  /** Milliseconds since the epoch; the record is absent from then on. */
-  readonly expires?: number;
-}
-
-/** The form an envelope is written in: text for stores of strings, binary for stores of bytes. */
-export type EnvelopeForm = "text" | "binary";
-
 /** What an envelope says in the clear. */
 export interface EnvelopeHeader {
-  readonly form: EnvelopeForm;
+  readonly form: ValueForm;
   readonly keyId: string;
   /** The header as written: "kw1." or "kw1:", the key id, and "." or ":". */
   readonly written: string;
@@ -46,7 +28,7 @@ export interface EnvelopeHeader {
 
 /** How to seal. */
 export interface SealOptions {
-  readonly form: EnvelopeForm;
+  readonly form: ValueForm;
   /** Pads the plaintext to a multiple of this many bytes. */
   readonly padTo?: number | undefined;
   /** For known answers only: a nonce drawn here instead of at random is a nonce used twice. */
@@ -83,7 +65,7 @@ const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
  *
  * @throws KeywardError `ENVELOPE_UNSUPPORTED` for another version, `RECORD_MALFORMED` for a broken header.
  */
-export function readHeader(stored: StoredValue, place: Place): EnvelopeHeader | undefined {
+export function readHeader(stored: StoredValue, address: RecordAddress): EnvelopeHeader | undefined {
   const text = typeof stored === "string";
   const beginning = text ? stored : latin1(stored, longestHeader);
   for (const recent of recentHeaders) {
@@ -94,23 +76,23 @@ export function readHeader(stored: StoredValue, place: Place): EnvelopeHeader | 
   const header = versionOnePattern.exec(text ? stored.slice(0, longestHeader) : beginning);
   const [written, separator, keyId] = header ?? [];
   if (written !== undefined && keyId !== undefined) {
-    if (separator === ":" && text) throw malformed(place, "a binary envelope lies in a string", keyId);
+    if (separator === ":" && text) throw malformed(address, "a binary envelope lies in a string", keyId);
     return remember({ form: separator === "." ? "text" : "binary", keyId: apart(keyId), written: apart(written) });
   }
   const anyVersion = headerPattern.exec(
     typeof stored === "string" ? stored : latin1(stored, lengthOfVersion(stored) + 1),
   );
   if (anyVersion === null) return undefined;
-  if (anyVersion[1] === "1") throw malformed(place, "its key id is not 1 to 32 of A-Z a-z 0-9 _ -");
-  throw recordError("ENVELOPE_UNSUPPORTED", place, `is an envelope of version ${anyVersion[1]?.slice(0, 8)}`, {
+  if (anyVersion[1] === "1") throw malformed(address, "its key id is not 1 to 32 of A-Z a-z 0-9 _ -");
+  throw recordError("ENVELOPE_UNSUPPORTED", address, `is an envelope of version ${anyVersion[1]?.slice(0, 8)}`, {
     hint: "A later release of Keyward wrote it: update this one.",
   });
 }
 
 /** The key that an envelope names; `undefined` for what is none, or has a header that cannot be read. */
-export function keyIdIn(stored: StoredValue, place: Place): string | undefined {
+export function keyIdIn(stored: StoredValue, address: RecordAddress): string | undefined {
   try {
-    return readHeader(stored, place)?.keyId;
+    return readHeader(stored, address)?.keyId;
   } catch (error) {
     if (error instanceof KeywardError) return undefined;
     throw error;
@@ -121,19 +103,19 @@ export function keyIdIn(stored: StoredValue, place: Place): string | undefined {
  * Seals a record for its place.
  *
  * @throws KeywardError `VALUE_INVALID` for text that is not well-formed or an expiry that is not a number;
- * {@link requirePlace} has checked the place.
+ * {@link requireAddress} has checked the place.
  */
 export function seal(
   keyId: string,
   root: RootKey,
-  place: Place,
+  address: RecordAddress,
   content: RecordContent,
   options: SealOptions,
 ): StoredValue {
   const { value } = content;
   const text = typeof value === "string";
   if (text && !value.isWellFormed()) {
-    throw recordError("VALUE_INVALID", place, "would hold text with a lone surrogate", {
+    throw recordError("VALUE_INVALID", address, "would hold text with a lone surrogate", {
       hint: "Encode the value, or store bytes.",
     });
   }
@@ -141,8 +123,8 @@ export function seal(
   return encrypt(
     keyId,
     root,
-    place,
-    layOutPlaintext(value, requireTime(place.key, content.expires), options.padTo),
+    address,
+    layOutPlaintext(value, requireTime(address.key, content.expires), options.padTo),
     options,
   );
 }
@@ -153,17 +135,17 @@ export function seal(
 export function sealAgain(
   keyId: string,
   root: RootKey,
-  place: Place,
+  address: RecordAddress,
   { bytes }: Decrypted,
-  form: EnvelopeForm,
+  form: ValueForm,
 ): StoredValue {
-  return encrypt(keyId, root, place, { first: bytes }, { form });
+  return encrypt(keyId, root, address, { first: bytes }, { form });
 }
 
 function encrypt(
   keyId: string,
   root: RootKey,
-  place: Place,
+  address: RecordAddress,
   { first, rest }: Plaintext,
   options: SealOptions,
 ): StoredValue {
@@ -177,8 +159,8 @@ function encrypt(
     subkey = root.subkey(nonce, 0);
   }
   const cipher = createCipheriv("aes-256-gcm", subkey, nonce.subarray(subkeyPrefixBytes), wholeTag);
-  const beginning = beginningOf(written, place.namespace);
-  cipher.setAAD(associatedData(beginning, place.key));
+  const beginning = beginningOf(written, address.namespace);
+  cipher.setAAD(associatedData(beginning, address.key));
   const ciphertext = update(cipher, first);
   const further = rest === undefined ? undefined : update(cipher, rest);
   cipher.final();
@@ -214,8 +196,13 @@ function binaryEnvelope(header: Buffer, body: readonly Uint8Array[]): Buffer {
  * @throws KeywardError `RECORD_MALFORMED`, `KEY_MISMATCH` when the id names other material than it was sealed under,
  * `RECORD_TAMPERED` when the record was altered or lies elsewhere than where it was sealed.
  */
-export function open(stored: StoredValue, header: EnvelopeHeader, root: RootKey, place: Place): RecordContent {
-  return readPlaintext(decryptBytes(stored, header, root, place), place, header.keyId);
+export function open(
+  stored: StoredValue,
+  header: EnvelopeHeader,
+  root: RootKey,
+  address: RecordAddress,
+): RecordContent {
+  return readPlaintext(decryptBytes(stored, header, root, address), address, header.keyId);
 }
 
 /** The plaintext of a record whose value nobody asks for. */
@@ -233,21 +220,21 @@ export interface Decrypted {
  *
  * @throws KeywardError as {@link open}.
  */
-export function decrypt(stored: StoredValue, header: EnvelopeHeader, root: RootKey, place: Place): Decrypted {
-  const bytes = decryptBytes(stored, header, root, place);
-  const { flags, valueAt, valueEnd, expires } = readLayout(bytes, place, header.keyId);
+export function decrypt(stored: StoredValue, header: EnvelopeHeader, root: RootKey, address: RecordAddress): Decrypted {
+  const bytes = decryptBytes(stored, header, root, address);
+  const { flags, valueAt, valueEnd, expires } = readLayout(bytes, address, header.keyId);
   // The flags alone are ASCII.
   const value = valueAt === 1 && valueEnd === bytes.length ? bytes : bytes.subarray(valueAt, valueEnd);
-  if (flags & isText && !isUtf8(value)) throw notUtf8(place, header.keyId);
+  if (flags & isText && !isUtf8(value)) throw notUtf8(address, header.keyId);
   return { bytes, expires, padded: (flags & isPadded) !== 0 };
 }
 
-function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey, place: Place): Buffer {
+function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey, address: RecordAddress): Buffer {
   const { keyId, written } = header;
-  const body = readBody(stored, header, place);
-  if (body.length < bodyOverheadBytes + 1) throw malformed(place, "it is cut short", keyId);
+  const body = readBody(stored, header, address);
+  if (body.length < bodyOverheadBytes + 1) throw malformed(address, "it is cut short", keyId);
   if (!timingSafeEqual(body.subarray(0, commitmentBytes), root.commitment)) {
-    throw recordError("KEY_MISMATCH", place, `was sealed under other material than key "${keyId}" holds here`, {
+    throw recordError("KEY_MISMATCH", address, `was sealed under other material than key "${keyId}" holds here`, {
       keyId,
       hint: "Give every key an id of its own, and find the material this id had; or the record was altered.",
     });
@@ -257,13 +244,13 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
   const ciphertextAt = nonceAt + nonceBytes;
   const iv = body.subarray(nonceAt + subkeyPrefixBytes, ciphertextAt);
   const decipher = createDecipheriv("aes-256-gcm", root.subkey(body, nonceAt), iv, wholeTag);
-  decipher.setAAD(associatedData(beginningOf(written, place.namespace), place.key));
+  decipher.setAAD(associatedData(beginningOf(written, address.namespace), address.key));
   decipher.setAuthTag(body.subarray(tagAt));
   const plain = decipher.update(body.subarray(ciphertextAt, tagAt));
   try {
     decipher.final();
   } catch (cause) {
-    throw recordError("RECORD_TAMPERED", place, `does not open under key "${keyId}"`, {
+    throw recordError("RECORD_TAMPERED", address, `does not open under key "${keyId}"`, {
       keyId,
       hint: "It was altered, or moved here from another key, namespace or scope. Restore it or delete it.",
       cause,
@@ -272,39 +259,8 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
   return plain;
 }
 
-/**
- * Refuses a place that has no one encoding.
- *
- * @throws KeywardError `VALUE_INVALID`.
- */
-export function requirePlace(namespace: string, key: string): Place {
-  if (typeof key === "string" && typeof namespace === "string" && key.isWellFormed() && namespace.isWellFormed()) {
-    return { namespace, key };
-  }
-  throw new KeywardError("VALUE_INVALID", "A key or namespace is not a well-formed string", {
-    namespace,
-    key,
-    hint: "Keys and namespaces are strings without lone surrogates: encode what is not text.",
-  });
-}
-
-/** Whether a record whose expiry this is has ceased to be. */
-export function hasExpired(expires: number | undefined, nowMs: number = Date.now()): boolean {
-  return expires !== undefined && nowMs >= expires;
-}
-
-/** An error about one record, which names its place in properties and not in the message. */
-export function recordError(
-  code: KeywardErrorCode,
-  place: Place,
-  problem: string,
-  details: { readonly hint: string; readonly keyId?: string; readonly cause?: unknown },
-): KeywardError {
-  return new KeywardError(code, `A record ${problem}`, { ...details, ...place });
-}
-
-function malformed(place: Place, problem: string, keyId?: string): KeywardError {
-  return recordError("RECORD_MALFORMED", place, `is a broken envelope: ${problem}`, {
+function malformed(address: RecordAddress, problem: string, keyId?: string): KeywardError {
+  return recordError("RECORD_MALFORMED", address, `is a broken envelope: ${problem}`, {
     hint: "It was cut or altered on its way. Restore it or delete it.",
     ...(keyId === undefined ? {} : { keyId }),
   });
@@ -325,15 +281,15 @@ function lengthOfVersion(bytes: Uint8Array): number {
   return length;
 }
 
-function readBody(stored: StoredValue, { form, written, keyId }: EnvelopeHeader, place: Place): Buffer {
+function readBody(stored: StoredValue, { form, written, keyId }: EnvelopeHeader, address: RecordAddress): Buffer {
   if (form === "binary") {
-    if (typeof stored === "string") throw malformed(place, "a binary envelope lies in a string", keyId);
+    if (typeof stored === "string") throw malformed(address, "a binary envelope lies in a string", keyId);
     return asBuffer(stored).subarray(written.length);
   }
   const text = typeof stored === "string" ? stored : latin1(stored, stored.length);
   const encoded = text.slice(written.length);
   const body = Buffer.from(encoded, "base64url");
-  if (!isCanonical(encoded, body)) throw malformed(place, "its body is not canonical base64url", keyId);
+  if (!isCanonical(encoded, body)) throw malformed(address, "its body is not canonical base64url", keyId);
   return body;
 }
 
@@ -387,9 +343,9 @@ function mostBytes(piece: StoredValue): number {
   return typeof piece === "string" ? 3 * piece.length : piece.length;
 }
 
-function readPlaintext(plain: Buffer, place: Place, keyId: string): RecordContent {
-  const { flags, valueAt, valueEnd, expires } = readLayout(plain, place, keyId);
-  const value = flags & isText ? readText(plain, valueAt, valueEnd, place, keyId) : plain.subarray(valueAt, valueEnd);
+function readPlaintext(plain: Buffer, address: RecordAddress, keyId: string): RecordContent {
+  const { flags, valueAt, valueEnd, expires } = readLayout(plain, address, keyId);
+  const value = flags & isText ? readText(plain, valueAt, valueEnd, address, keyId) : plain.subarray(valueAt, valueEnd);
   return expires === undefined ? { value } : { value, expires };
 }
 
@@ -401,32 +357,32 @@ interface PlaintextLayout {
   readonly expires: number | undefined;
 }
 
-function readLayout(plain: Buffer, place: Place, keyId: string): PlaintextLayout {
+function readLayout(plain: Buffer, address: RecordAddress, keyId: string): PlaintextLayout {
   const flags = plain[0] ?? 0;
-  if (flags > (isText | hasExpiry | isPadded)) throw malformed(place, "it has flags of a later release", keyId);
+  if (flags > (isText | hasExpiry | isPadded)) throw malformed(address, "it has flags of a later release", keyId);
   const expiresAt = 1;
   const lengthAt = expiresAt + (flags & hasExpiry ? 6 : 0);
   const valueAt = lengthAt + (flags & isPadded ? 4 : 0);
   let valueEnd = plain.length;
-  if (valueEnd < valueAt) throw malformed(place, "it is cut short", keyId);
+  if (valueEnd < valueAt) throw malformed(address, "it is cut short", keyId);
   if (flags & isPadded) {
     valueEnd = valueAt + plain.readUInt32BE(lengthAt);
     if (valueEnd > plain.length || !plain.subarray(valueEnd).every((byte) => byte === 0)) {
-      throw malformed(place, "its padding is not what it says", keyId);
+      throw malformed(address, "its padding is not what it says", keyId);
     }
   }
   return { flags, valueAt, valueEnd, expires: flags & hasExpiry ? plain.readUIntBE(expiresAt, 6) : undefined };
 }
 
-function readText(plain: Buffer, from: number, to: number, place: Place, keyId: string): string {
+function readText(plain: Buffer, from: number, to: number, address: RecordAddress, keyId: string): string {
   const text = plain.toString("utf8", from, to);
   // Where bytes are not UTF-8 this stands in their place, and hardly ever in a text that was written.
-  if (text.includes("\ufffd") && !isUtf8(plain.subarray(from, to))) throw notUtf8(place, keyId);
+  if (text.includes("\ufffd") && !isUtf8(plain.subarray(from, to))) throw notUtf8(address, keyId);
   return text;
 }
 
-function notUtf8(place: Place, keyId: string): KeywardError {
-  return malformed(place, "its text is not UTF-8", keyId);
+function notUtf8(address: RecordAddress, keyId: string): KeywardError {
+  return malformed(address, "its text is not UTF-8", keyId);
 }
 
 /** What the associated data of many records begins with: LE64(3), then length and bytes of the header and of the namespace. */

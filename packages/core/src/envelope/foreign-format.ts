@@ -3,7 +3,7 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireMethods, requireOneOf, requireOptions } from "../errors/options.ts";
 import type { StoredValue } from "../store-interface/capabilities.ts";
 import { readKeyvJson, textOf } from "../store-interface/keyv-value.ts";
-import { type Place, type RecordContent, recordError } from "./envelope.ts";
+import { type RecordAddress, type RecordContent, recordError } from "../store-interface/record.ts";
 
 /**
  * Something other than an envelope that may lie in a store and be read. A store asks its formats in the order given,
@@ -21,7 +21,7 @@ export interface ForeignFormat {
    * expire. Where it is left out and `value` is Keyv's own JSON, the expiry in that JSON counts. Whatever else a format
    * returns is refused as `RECORD_MALFORMED`.
    */
-  read(stored: StoredValue, place: Place): RecordContent | undefined | Promise<RecordContent | undefined>;
+  read(stored: StoredValue, address: RecordAddress): RecordContent | undefined | Promise<RecordContent | undefined>;
 }
 
 /** How {@link plaintext} tells what it may read. */
@@ -73,7 +73,7 @@ class Plaintext implements ForeignFormat {
 
 /**
  * Values that lie in the clear: what Keyv wrote before there was any sealing. They are read, and sealed behind the
- * read. Close the window with `sealNamespace` when the census finds no more of them: while it is open, whoever can
+ * read. Close the window with `forbidPlaintext` when the census finds no more of them: while it is open, whoever can
  * write to the store can plant a value.
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
@@ -118,7 +118,7 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const name = `aes-gcm ${layout}`;
   return {
     name,
-    read(stored, place) {
+    read(stored, address) {
       const text = textOf(stored);
       const packed = text === undefined ? undefined : decode(text, encoding);
       if (packed === undefined || packed.length < ivBytes + tagBytes) return undefined;
@@ -133,7 +133,7 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
       try {
         decipher.final();
       } catch (cause) {
-        throw recordError("RECORD_TAMPERED", place, `of the format "${name}" does not open`, {
+        throw recordError("RECORD_TAMPERED", address, `of the format "${name}" does not open`, {
           hint: "It was altered, or written under another key or in another layout than accept says.",
           cause,
         });
@@ -172,17 +172,17 @@ const leastSeconds = 1e8;
  * @returns the record; `undefined` where the format says that the value is not its own.
  * @throws KeywardError `RECORD_MALFORMED` for anything that is neither.
  */
-export function requireContent(format: string, read: unknown, place: Place): RecordContent | undefined {
+export function requireContent(format: string, read: unknown, address: RecordAddress): RecordContent | undefined {
   if (read === undefined) return undefined;
   if (typeof read !== "object" || read === null || !("value" in read)) {
-    throw badResult(format, place, "what the format returned is no record", {
+    throw badResult(format, address, "what the format returned is no record", {
       hint: "Have read() return { value } for a record, and undefined for what is not of the format.",
     });
   }
   const value: unknown = read.value;
   const expires: unknown = "expires" in read ? read.expires : undefined;
   if (!isStorable(value)) {
-    throw badResult(format, place, "its value is neither well-formed text nor bytes", {
+    throw badResult(format, address, "its value is neither well-formed text nor bytes", {
       hint: "Have read() return the value as a string or a Uint8Array: instead of an object, the JSON that Keyv parses.",
     });
   }
@@ -190,7 +190,7 @@ export function requireContent(format: string, read: unknown, place: Place): Rec
   const until = expires === undefined ? inJson : expires;
   if (until === undefined) return { value };
   if (isExpiry(until, until === inJson)) return { value, expires: until };
-  throw badResult(format, place, "its expiry is not in milliseconds since the epoch", {
+  throw badResult(format, address, "its expiry is not in milliseconds since the epoch", {
     hint:
       "Have read() return `expires` in milliseconds since the epoch: seconds times 1000, or date.getTime(). Leave it out for " +
       "a record that does not expire.",
@@ -207,6 +207,11 @@ function isExpiry(until: unknown, wroteKeyv: boolean): until is number {
   return until >= leastExpires || (wroteKeyv && until < leastSeconds);
 }
 
-function badResult(format: string, place: Place, problem: string, { hint }: { readonly hint: string }): KeywardError {
-  return recordError("RECORD_MALFORMED", place, `of the format "${format}" cannot be read: ${problem}`, { hint });
+function badResult(
+  format: string,
+  address: RecordAddress,
+  problem: string,
+  { hint }: { readonly hint: string },
+): KeywardError {
+  return recordError("RECORD_MALFORMED", address, `of the format "${format}" cannot be read: ${problem}`, { hint });
 }

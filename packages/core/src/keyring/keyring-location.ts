@@ -12,7 +12,7 @@ import { wrapRejection } from "../store-interface/inner-store.ts";
 const readOnlyCodes: ReadonlySet<string> = new Set(["EROFS", "EACCES", "EPERM", "EBUSY"]);
 
 /** Where a keyring lies as text: wrapped, or as a document. */
-export interface KeyringPlace {
+export interface KeyringLocation {
   /**
    * What lies there; `undefined` where nothing does.
    *
@@ -27,7 +27,7 @@ export interface KeyringPlace {
    */
   replace(expected: string | undefined, next: string): Promise<boolean>;
   /**
-   * Checks that {@link KeyringPlace.replace} can write, and writes nothing. Absent where that cannot be told before.
+   * Checks that {@link KeyringLocation.replace} can write, and writes nothing. Absent where that cannot be told before.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY`.
    */
@@ -41,10 +41,10 @@ export interface KeyringPlace {
  * @param name Tells several rings in one store apart.
  * @throws KeywardError `STORE_INVALID` for a store without a reserved space.
  */
-export function storePlace(store: ReservedSpace, name?: string): KeyringPlace {
+export function storeLocation(store: ReservedSpace, name?: string): KeyringLocation {
   if (!hasReservedSpace(store)) {
     throw new KeywardError("STORE_INVALID", "This store has no reserved space for a keyring to lie in", {
-      hint: "Use a store that has reserved(), or filePlace(path).",
+      hint: "Use a store that has reserved(), or fileLocation(path).",
     });
   }
   const reserved = store.reserved();
@@ -79,8 +79,8 @@ function textOf(stored: unknown): string | undefined {
  *
  * @param options.shownAs What errors call the file, where the path itself should not be repeated.
  */
-export function filePlace(path: string, options: { readonly shownAs?: string } = {}): KeyringPlace {
-  const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("filePlace", options, { shownAs: true });
+export function fileLocation(path: string, options: { readonly shownAs?: string } = {}): KeyringLocation {
+  const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("fileLocation", options, { shownAs: true });
 
   /** The error without its cause, which repeats the path. */
   function unavailable(problem: string, error: unknown, hint: string): KeywardError {

@@ -18,8 +18,8 @@ const jitter = 0.1;
 const missAgeMs = 5_000;
 const maxMisses = 1_000;
 
-/** What a {@link KeySource} reports in the background. */
-export type KeySourceReport =
+/** What a {@link KeyringSource} reports in the background. */
+export type KeyringSourceReport =
   | { readonly kind: "changed"; readonly ring: Keyring }
   | { readonly kind: "failed"; readonly error: KeywardError }
   /** A load succeeded after one that had failed. */
@@ -28,7 +28,7 @@ export type KeySourceReport =
 /** What uses the ring of a source. */
 export interface KeyUser {
   /** Is told what happened in the background. Must not throw. */
-  readonly tell: (report: KeySourceReport) => void;
+  readonly tell: (report: KeyringSourceReport) => void;
   /** What a store says of a ring that is to replace the one in use; `undefined` where it can say nothing. */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
 }
@@ -41,13 +41,13 @@ export interface Recognition {
   readonly hadRightRing: boolean;
 }
 
-const shared = new WeakMap<KeyProvider, KeySource>();
+const shared = new WeakMap<KeyProvider, KeyringSource>();
 
 /**
  * The ring in use, from a provider that all stores share: one load at a time, the last good ring kept through an
  * outage for as long as it may, one refresh when a record names a key that the ring does not have.
  */
-export class KeySource {
+export class KeyringSource {
   readonly #provider: KeyProvider | undefined;
   readonly #refreshMs: number | undefined;
   readonly #maxAgeMs: number | undefined;
@@ -87,8 +87,8 @@ export class KeySource {
    * @throws KeywardError `KEYRING_INVALID` for what is neither a ring nor a provider, `VALUE_INVALID` for a freshness that
    * cannot be.
    */
-  static of(keys: Keyring | KeyProvider): KeySource {
-    if (keys instanceof Keyring) return new KeySource(keys);
+  static of(keys: Keyring | KeyProvider): KeyringSource {
+    if (keys instanceof Keyring) return new KeyringSource(keys);
     if (typeof keys?.load !== "function") {
       throw new KeywardError(
         "KEYRING_INVALID",
@@ -100,7 +100,7 @@ export class KeySource {
     }
     let source = shared.get(keys);
     if (source === undefined) {
-      source = new KeySource(keys);
+      source = new KeyringSource(keys);
       shared.set(keys, source);
     }
     return source;
@@ -147,7 +147,7 @@ export class KeySource {
   }
 
   /**
-   * As {@link KeySource.refresh}, for an operator: the source is always asked, if need be at the end of the pause. The error
+   * As {@link KeyringSource.refresh}, for an operator: the source is always asked, if need be at the end of the pause. The error
    * of a load from before would be no answer to somebody who has just mended the source.
    */
   async ask(signal?: AbortSignal): Promise<Keyring> {
@@ -348,7 +348,7 @@ export class KeySource {
     }
   }
 
-  #report(report: KeySourceReport): void {
+  #report(report: KeyringSourceReport): void {
     for (const user of this.#users) user.tell(report);
   }
 

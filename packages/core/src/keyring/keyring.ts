@@ -202,7 +202,7 @@ export class Keyring {
   }
 
   /** Namespaces in which plaintext is refused for good. */
-  get sealed(): readonly string[] {
+  get encryptedNamespaces(): readonly string[] {
     return this.#parts.sealed ?? [];
   }
 
@@ -294,20 +294,20 @@ export class Keyring {
    *
    * @throws KeywardError `KEYRING_INVALID` for an empty or ill-formed name.
    */
-  serve(stores: readonly string[]): Keyring {
+  withStores(stores: readonly string[]): Keyring {
     return this.#change({ stores: [...new Set(stores.map((store) => requireText(store, "the name of a store")))] });
   }
 
   /**
-   * Refuses plaintext in a namespace from now on, whatever a store's `accept` says. `sealNamespace` does this only
+   * Refuses plaintext in a namespace from now on, whatever a store's `accept` says. `forbidPlaintext` does this only
    * after a census.
    *
    * @throws KeywardError `KEYRING_INVALID` for an ill-formed name.
    */
-  seal(namespace: string): Keyring {
+  forbidPlaintext(namespace: string): Keyring {
     // "" is the namespace of records without one.
     if (namespace !== "") requireText(namespace, "the name of a namespace");
-    return this.#change({ sealed: [...new Set([...this.sealed, namespace])] });
+    return this.#change({ sealed: [...new Set([...this.encryptedNamespaces, namespace])] });
   }
 
   /**

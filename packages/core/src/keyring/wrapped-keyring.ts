@@ -3,7 +3,7 @@ import { type OptionNames, requireAmount, requireOptions } from "../errors/optio
 import { singleFlight } from "../waiting/single-flight.ts";
 import { freshnessNames, type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
 import { exportKeyring, Keyring, requireSavable, sameRing, sharesKey } from "./keyring.ts";
-import type { KeyringPlace } from "./keyring-location.ts";
+import type { KeyringLocation } from "./keyring-location.ts";
 
 /** What each call to a {@link KeyringWrapper} is given. */
 export interface WrapOptions {
@@ -93,17 +93,17 @@ export interface WrappedKeys extends KeyProvider {
  */
 export function wrappedKeys(
   wrapper: KeyringWrapper,
-  place: KeyringPlace,
+  location: KeyringLocation,
   options: WrappedKeysOptions = {},
 ): WrappedKeys {
-  const keyring = new WrappedKeyring(wrapper, place, options);
+  const keyring = new WrappedKeyring(wrapper, location, options);
   // Methods of its own, so that a copy made with `{ ...keys }` has them too.
   return {
     freshness: keyring.freshness,
     load: keyring.load,
     save: (next, previous) => keyring.save(next, previous),
     create: (ring) => keyring.create(ring),
-    requireWritable: async () => await place.requireWritable?.(),
+    requireWritable: async () => await location.requireWritable?.(),
     rewrap: () => keyring.rewrap(),
   };
 }
@@ -122,19 +122,19 @@ class WrappedKeyring {
   readonly freshness: KeyFreshness;
   readonly load: WrappedKeys["load"];
   readonly #wrapper: KeyringWrapper;
-  readonly #place: KeyringPlace;
+  readonly #location: KeyringLocation;
   readonly #name: string | undefined;
   readonly #minGeneration: number;
   #seen: Seen | undefined;
 
-  constructor(wrapper: KeyringWrapper, place: KeyringPlace, options: WrappedKeysOptions) {
+  constructor(wrapper: KeyringWrapper, location: KeyringLocation, options: WrappedKeysOptions) {
     const { name, minGeneration = 1 } = requireOptions("wrappedKeys", options, wrappedKeysOptionNames);
     requireAmount("minGeneration", minGeneration, "generations", { most: Number.MAX_SAFE_INTEGER });
     this.freshness = requireFreshness(options);
     const flight = singleFlight(({ signal }) => this.#load(signal));
     this.load = async ({ signal, inUse } = {}) => this.#take(await flight({ signal }), inUse);
     this.#wrapper = wrapper;
-    this.#place = place;
+    this.#location = location;
     this.#name = name;
     this.#minGeneration = minGeneration;
   }
@@ -153,7 +153,7 @@ class WrappedKeyring {
     requireSavable(ring, this.#name ?? this.#seen?.ring.name);
     const before = this.#seen?.ring;
     // Asked before as well: nothing is wrapped in vain.
-    if ((await this.#place.read()) !== undefined) throw conflict();
+    if ((await this.#location.read()) !== undefined) throw conflict();
     this.#requireSuccessor(ring, before);
     await this.#write(undefined, ring);
   }
@@ -162,7 +162,7 @@ class WrappedKeyring {
     const wrapped = await this.#read(undefined);
     const next = await this.#wrappedAnew(wrapped);
     if (next === wrapped) return false;
-    if (!(await this.#place.replace(wrapped, next))) throw conflict();
+    if (!(await this.#location.replace(wrapped, next))) throw conflict();
     return true;
   }
 
@@ -197,7 +197,7 @@ class WrappedKeyring {
   }
 
   async #read(signal: AbortSignal | undefined): Promise<string> {
-    const wrapped = await this.#place.read({ signal });
+    const wrapped = await this.#location.read({ signal });
     if (wrapped !== undefined) return wrapped;
     throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no wrapped keyring at its location", {
       hint: "Check the location. If a keyring was stored there before, restore it from a backup: a new keyring opens no existing record. Only for the first one: create(Keyring.generate()).",
@@ -226,7 +226,7 @@ class WrappedKeyring {
 
   async #write(expected: string | undefined, ring: Keyring): Promise<void> {
     const wrapped = await this.#wrap(ring);
-    if (!(await this.#place.replace(expected, wrapped))) throw conflict();
+    if (!(await this.#location.replace(expected, wrapped))) throw conflict();
     this.#remember(wrapped, ring);
   }
 

@@ -1,5 +1,5 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { hasExpired, type Place, readHeader, requirePlace } from "../envelope/envelope.ts";
+import { readHeader } from "../envelope/envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
@@ -15,6 +15,7 @@ import {
 } from "../store-interface/capabilities.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "../store-interface/inner-store.ts";
 import { bytesOf, PageSize, targetPageBytes } from "../store-interface/page-size.ts";
+import { hasExpired, type RecordAddress, requireAddress } from "../store-interface/record.ts";
 import { pause } from "../waiting/pause.ts";
 import { scannableOf, withinRange } from "./census.ts";
 import type { Checkpoint } from "./checkpoint.ts";
@@ -344,15 +345,15 @@ class Reencryption {
     const { codec } = this.#parts;
     for (const [index, { namespace, key, value }] of waitedFor.entries()) {
       if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
-      const place = { namespace, key };
+      const address = { namespace, key };
       try {
-        const record = await codec.open(value, place);
-        if (isForeign(record)) await codec.requireDecodable(record, place);
+        const record = await codec.open(value, address);
+        if (isForeign(record)) await codec.requireDecodable(record, address);
         if (isAbsent(record)) counts.expired++;
-        const next = codec.seal(ring, place, record.content);
+        const next = codec.seal(ring, address, record.content);
         changes.push({ key, keyId: record.keyId, expected: value, next });
       } catch (error) {
-        this.#unreadableBecause(error, place, counts);
+        this.#unreadableBecause(error, address, counts);
       }
     }
     return changes;
@@ -371,15 +372,15 @@ class Reencryption {
       // Sealing holds the event loop, which live traffic shares.
       if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
       const { namespace, key, value } = entry;
-      const place = { namespace, key };
+      const address = { namespace, key };
       try {
-        const header = readHeader(value, place);
+        const header = readHeader(value, address);
         if (header?.keyId === ring.primary) {
           counts.current++;
           continue;
         }
-        requirePlace(namespace, key);
-        const again = header === undefined ? undefined : codec.sealAgainAtOnce(ring, value, header, place);
+        requireAddress(namespace, key);
+        const again = header === undefined ? undefined : codec.sealAgainAtOnce(ring, value, header, address);
         if (again === undefined) {
           waitedFor.push(entry);
           continue;
@@ -387,13 +388,13 @@ class Reencryption {
         if (hasExpired(again.expires)) counts.expired++;
         changes.push({ key, keyId: header?.keyId, expected: value, next: again.sealed });
       } catch (error) {
-        this.#unreadableBecause(error, place, counts);
+        this.#unreadableBecause(error, address, counts);
       }
     }
     return waitedFor;
   }
 
-  #unreadableBecause(error: unknown, { namespace, key }: Place, counts: MutableCounts): void {
+  #unreadableBecause(error: unknown, { namespace, key }: RecordAddress, counts: MutableCounts): void {
     if (!(error instanceof KeywardError)) throw error;
     counts.unreadable++;
     const { code, keyId } = error;

@@ -3,7 +3,7 @@ import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireOptions } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import { isEnabled, Keyring } from "../keyring/keyring.ts";
-import { KeySource } from "../keyring/keyring-source.ts";
+import { KeyringSource } from "../keyring/keyring-source.ts";
 import { scopedPrefix } from "../store/check-record.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf, storeParts } from "../store/encrypted-store.ts";
 import { heartbeatPrefix } from "../store/heartbeat.ts";
@@ -33,7 +33,7 @@ export interface RetireKeyOptions {
 }
 
 /** How a namespace is closed to plaintext. */
-export interface SealNamespaceOptions {
+export interface ForbidPlaintextOptions {
   /** Stops before anything is changed; the call then rejects with the reason. */
   readonly signal?: AbortSignal;
   /** Called after each page with the number of records looked at so far. */
@@ -57,10 +57,10 @@ const retireKeyOptionNames = {
   onProgress: true,
 } as const satisfies OptionNames<RetireKeyOptions>;
 
-const sealNamespaceOptionNames = {
+const forbidPlaintextOptionNames = {
   signal: true,
   onProgress: true,
-} as const satisfies OptionNames<SealNamespaceOptions>;
+} as const satisfies OptionNames<ForbidPlaintextOptions>;
 
 /** The stores that a ring serves, or Keyvs over them, by the names that the keyring document gives them. */
 export type NamedStores = Readonly<Record<string, EncryptedStoreOrKeyv>>;
@@ -161,14 +161,14 @@ export async function retireFrom(
  * @throws KeywardError `RECORD_NOT_SEALED` with the counts by store; `KEY_IN_USE` when a store that the ring names was
  * not given; `PROVIDER_READ_ONLY` for a provider that cannot save; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
  */
-export async function sealNamespace(
+export async function forbidPlaintext(
   keys: Keyring | KeyProvider,
   stores: NamedStores,
   namespace: string,
-  options: SealNamespaceOptions = {},
+  options: ForbidPlaintextOptions = {},
 ): Promise<Keyring> {
   requireStores(stores);
-  const { signal } = requireOptions("sealNamespace", options, sealNamespaceOptionNames);
+  const { signal } = requireOptions("forbidPlaintext", options, forbidPlaintextOptionNames);
   const seen = progress(options.onProgress);
   const ring = await ringOf(keys, signal);
   await requireSaving(keys);
@@ -192,7 +192,7 @@ export async function sealNamespace(
       hint: "Run reencrypt with plaintext() in accept, and look at what it cannot read.",
     });
   }
-  const next = ring.seal(namespace);
+  const next = ring.forbidPlaintext(namespace);
   signal?.throwIfAborted();
   await save(keys, next, ring);
   return next;
@@ -207,7 +207,7 @@ function stillSealing(name: string, id: string): KeywardError {
 
 async function ringOf(keys: Keyring | KeyProvider, signal: AbortSignal | undefined): Promise<Keyring> {
   // The source is asked, and not the ring in use: a change must follow the latest generation.
-  return await KeySource.of(keys).ask(signal);
+  return await KeyringSource.of(keys).ask(signal);
 }
 
 /** Saves a ring where its source can be changed, and says whether it did. */
@@ -391,7 +391,7 @@ async function whyUnreadable({ readers, ring }: Search, entry: ScannedRecord): P
     // The ring to be changed has the key even where a store's own does not; the store's may be a scoped one.
     for (const tried of [ring, await codec.ring()]) {
       try {
-        if (codec.openWhateverStatus(tried, value, { namespace, key }) !== undefined) return undefined;
+        if (codec.openIgnoringStatus(tried, value, { namespace, key }) !== undefined) return undefined;
       } catch (error) {
         if (!(error instanceof KeywardError)) throw error;
         const { code, keyId } = error;

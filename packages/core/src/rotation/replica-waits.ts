@@ -1,10 +1,10 @@
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { NamedStores } from "../reencryption/retirement.ts";
 import { storeParts } from "../store/encrypted-store.ts";
-import { Registration } from "../store/replica-registration.ts";
+import { ReplicaRegistration } from "../store/replica-registration.ts";
 import { pause } from "../waiting/pause.ts";
 import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
 
@@ -52,7 +52,7 @@ const longestPollMs = 500;
 
 /** Waits until all processes that use some stores have followed a change of the ring. */
 export class ReplicaWaits {
-  readonly #source: KeySource;
+  readonly #source: KeyringSource;
   readonly #options: ReplicaWaitOptions;
   /** By the reserved space, since a backend may be given as several stores. */
   readonly #watches = new Map<object, { readonly store: string; readonly watch: ReplicaWatch }>();
@@ -61,7 +61,7 @@ export class ReplicaWaits {
    * @param source that of this process, which waits for itself like for others and counts for nobody else.
    * @throws KeywardError `VALUE_INVALID` for a time that is not a whole number of milliseconds.
    */
-  constructor(source: KeySource, options: ReplicaWaitOptions) {
+  constructor(source: KeyringSource, options: ReplicaWaitOptions) {
     const { unregistered, replicasWithinMs } = options;
     if (replicasWithinMs !== undefined)
       requireAmount("replicasWithinMs", replicasWithinMs, "milliseconds", { least: 0 });
@@ -174,7 +174,7 @@ export class ReplicaWaits {
         const { reserve } = storeParts(given);
         const watched = reserve === undefined ? undefined : this.#watches.get(reserve.space);
         if (reserve === undefined || watched === undefined) return true;
-        const own = Registration.idIn(reserve.space, this.#source);
+        const own = ReplicaRegistration.idIn(reserve.space, this.#source);
         return !alive.some(({ id, store }) => store === watched.store && id !== own);
       })
       .map(([name]) => name);

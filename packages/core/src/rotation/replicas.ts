@@ -34,7 +34,7 @@ export interface Replica {
 
 // By how much longer than a process does whoever watches it waits: their clocks do not run at quite the same rate. What
 // the process began to send just before may come later still, by as much as it says.
-const patience = 1.5;
+const leaseSafetyFactor = 1.5;
 
 /**
  * The processes that registered in a store, with the option `replica`. Those that left are not among them; one that ended
@@ -137,8 +137,8 @@ async function readReplica(reserve: ReservedRecords, key: string): Promise<Found
 }
 
 function leaseOf(heartbeat: Heartbeat | KeywardError): number {
-  if (heartbeat instanceof KeywardError) return patience * heartbeatBounds.lapseMs.most;
-  return patience * heartbeat.lapseMs + heartbeat.longestCallMs;
+  if (heartbeat instanceof KeywardError) return leaseSafetyFactor * heartbeatBounds.lapseMs.most;
+  return leaseSafetyFactor * heartbeat.lapseMs + heartbeat.longestCallMs;
 }
 
 function replicaOf(id: string, heartbeat: Heartbeat | KeywardError, lapsed: boolean): Replica {

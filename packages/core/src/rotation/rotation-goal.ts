@@ -4,7 +4,7 @@ import { isEnabled, Keyring, keyOf, type NewKey, shownId } from "../keyring/keyr
 import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
 
 /** What somebody wants who begins a rotation, or joins one. */
-export type Aim =
+export type RotationGoal =
   | { readonly kind: "rotate"; readonly newKey: NewKey }
   | { readonly kind: "roll-back" }
   | { readonly kind: "revoke"; readonly newKey: NewKey; readonly from: string; readonly order: RevocationOrder };
@@ -14,30 +14,30 @@ export type Aim =
  *
  * @throws KeywardError `KEYRING_INVALID`, `KEY_UNKNOWN`, and `VALUE_INVALID` for a return from nothing.
  */
-export function startOf(ring: Keyring, aim: Aim): RotationStatus {
+export function startOf(ring: Keyring, goal: RotationGoal): RotationStatus {
   const begun = { id: randomBytes(9).toString("base64url"), step: "add", startedAtMs: Date.now() } as const;
-  switch (aim.kind) {
+  switch (goal.kind) {
     case "rotate": {
-      const to = idOf(aim) ?? newId();
-      if (to === ring.primary) throw isPrimary(to);
+      const to = idOf(goal) ?? newId();
+      if (to === ring.primary) throw alreadyPrimary(to);
       return { ...begun, kind: "rotate", from: ring.primary, to };
     }
     case "revoke": {
-      const { from, order } = aim;
+      const { from, order } = goal;
       requireKeyIn(ring, from);
-      const to = idOf(aim) ?? (ring.primary === from ? newId() : ring.primary);
-      if (to === from) throw isPrimary(to);
+      const to = idOf(goal) ?? (ring.primary === from ? newId() : ring.primary);
+      if (to === from) throw alreadyPrimary(to);
       return { ...begun, kind: "revoke", order, from, to };
     }
     case "roll-back":
-      throw nothingUnderWay();
+      throw noRotationRuns();
   }
 }
 
 /** The id that was asked for, if any was. */
-export function idOf(aim: Aim): string | undefined {
-  if (aim.kind === "roll-back") return undefined;
-  const { id, material } = aim.newKey;
+export function idOf(goal: RotationGoal): string | undefined {
+  if (goal.kind === "roll-back") return undefined;
+  const { id, material } = goal.newKey;
   return id ?? (material === undefined ? undefined : Keyring.fromKeys([{ material }]).primary);
 }
 
@@ -52,11 +52,11 @@ function newId(): string {
  *
  * @throws KeywardError `KEY_DISABLED`, or `KEY_MISMATCH` for other material under its id.
  */
-export function addTo(ring: Keyring, status: RotationStatus, aim: Aim): Keyring | undefined {
+export function addTo(ring: Keyring, status: RotationStatus, goal: RotationGoal): Keyring | undefined {
   requireReturn(status, ring);
-  if (aim.kind === "roll-back" || status.kind === "roll-back") return undefined;
+  if (goal.kind === "roll-back" || status.kind === "roll-back") return undefined;
   const { to } = status;
-  const { newKey } = aim;
+  const { newKey } = goal;
   const key = ring.keys.find(({ id }) => id === to);
   if (key === undefined) return ring.add({ ...newKey, id: to });
   requireSameMaterial(ring, to, newKey);
@@ -120,17 +120,17 @@ export function requireKeyIn(ring: Keyring, id: string): void {
  * Whether what is asked by its name was done, by what the ring says: whoever asks again, or comes late, asks for nothing
  * more. The record alone may be that of an earlier rotation, put back.
  */
-export function isDoneAlready(status: RotationStatus, ring: Keyring, aim: Aim): boolean {
+export function isDoneAlready(status: RotationStatus, ring: Keyring, goal: RotationGoal): boolean {
   const { step, kind, from, to } = status;
-  if (step !== "done" || kind !== aim.kind || ring.primary !== to || !isAchieved(status, ring)) return false;
-  switch (aim.kind) {
+  if (step !== "done" || kind !== goal.kind || ring.primary !== to || !isAchieved(status, ring)) return false;
+  switch (goal.kind) {
     case "rotate":
-      return idOf(aim) === to;
+      return idOf(goal) === to;
     case "roll-back":
       // It names no key, so nothing else tells this return from an earlier one.
       return isLastChange(status, ring);
     case "revoke":
-      return aim.from === from;
+      return goal.from === from;
   }
 }
 
@@ -146,43 +146,45 @@ export function isAchieved({ order, from, to }: RotationStatus, ring: Keyring): 
 }
 
 /**
- * @throws KeywardError `ROTATION_UNDER_WAY` when what is under way is not what is wanted.
+ * @throws KeywardError `ROTATION_IN_PROGRESS` when what is under way is not what is wanted.
  */
-function requireSameAim(status: RotationStatus, aim: Aim): void {
-  if (!isSameAim(status, aim)) throw underWayAlready(status);
+function requireSameGoal(status: RotationStatus, goal: RotationGoal): void {
+  if (!isSameGoal(status, goal)) throw anotherRotationRuns(status);
 }
 
 /** Whether a rotation is what is wanted. */
-export function isSameAim({ kind, from, to, order }: RotationStatus, aim: Aim): boolean {
+export function isSameGoal({ kind, from, to, order }: RotationStatus, goal: RotationGoal): boolean {
   return (
-    kind === aim.kind && isKeyWanted(to, aim) && (aim.kind !== "revoke" || (aim.from === from && aim.order === order))
+    kind === goal.kind &&
+    isKeyWanted(to, goal) &&
+    (goal.kind !== "revoke" || (goal.from === from && goal.order === order))
   );
 }
 
-function isKeyWanted(to: string, aim: Aim): boolean {
-  const id = idOf(aim);
+function isKeyWanted(to: string, goal: RotationGoal): boolean {
+  const id = idOf(goal);
   return id === undefined || id === to;
 }
 
 /** Somebody wants something else than what is under way. */
-export function underWayAlready({ kind, order, from, to, step }: RotationStatus): KeywardError {
+export function anotherRotationRuns({ kind, order, from, to, step }: RotationStatus): KeywardError {
   const what = {
     rotate: `A rotation from key "${from}" to "${to}"`,
     "roll-back": `A return from key "${from}" to "${to}"`,
     revoke: `A revocation (${order}) of key "${from}"`,
   }[kind];
   return new KeywardError(
-    "ROTATION_UNDER_WAY",
+    "ROTATION_IN_PROGRESS",
     `${what} ${step === "done" ? "was done meanwhile" : `is under way, at ${step}`}`,
     {
       keyId: from,
-      hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
+      hint: "Run it to its end with the same goal, or roll a rotation back; then begin another.",
     },
   );
 }
 
 /** There is nothing to return from. */
-export function nothingUnderWay(): KeywardError {
+export function noRotationRuns(): KeywardError {
   return new KeywardError("VALUE_INVALID", "No rotation is under way, so there is none to roll back", {
     hint: "To return to a former key that is in the ring still: rotateKey with newKey: { id } of that key.",
   });
@@ -195,7 +197,7 @@ function tooLate(keyId: string): KeywardError {
   });
 }
 
-function isPrimary(keyId: string): KeywardError {
+function alreadyPrimary(keyId: string): KeywardError {
   return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the one to change from, and cannot be the new one`, {
     keyId,
     hint:
@@ -207,36 +209,36 @@ function isPrimary(keyId: string): KeywardError {
 /**
  * The rotation that is under way, as somebody with this aim goes on with it.
  *
- * @throws KeywardError `ROTATION_UNDER_WAY`, or `KEY_DISABLED` when it is too late to return.
+ * @throws KeywardError `ROTATION_IN_PROGRESS`, or `KEY_DISABLED` when it is too late to return.
  */
-export function turned(underWay: RotationStatus, aim: Aim, ring: Keyring): RotationStatus {
-  const { kind, from, to, step } = underWay;
+export function continuedAs(running: RotationStatus, goal: RotationGoal, ring: Keyring): RotationStatus {
+  const { kind, from, to, step } = running;
   if (kind === "roll-back" && !isEnabled(ring, to)) {
-    if (aim.kind === "roll-back") throw tooLate(to);
+    if (goal.kind === "roll-back") throw tooLate(to);
     // There is no way back to that key: what goes on is the rotation, which had got as far as this.
-    return turned({ ...reversed(underWay, "rotate"), step: "grace", disabledAtMs: Date.now() }, aim, ring);
+    return continuedAs({ ...reversed(running, "rotate"), step: "grace", disabledAtMs: Date.now() }, goal, ring);
   }
-  if (aim.kind === "roll-back" && kind === "rotate") {
+  if (goal.kind === "roll-back" && kind === "rotate") {
     if (!isEnabled(ring, from)) throw tooLate(from);
-    return { ...reversed(underWay, "roll-back"), step: "add" };
+    return { ...reversed(running, "roll-back"), step: "add" };
   }
   // What was a mere rotation, or a return, turns out to be one from a key that is compromised, or to one.
-  if (aim.kind === "revoke" && kind !== "revoke" && isEnabled(ring, from)) {
-    const { order } = aim;
-    if (aim.from === from && isKeyWanted(to, aim)) {
+  if (goal.kind === "revoke" && kind !== "revoke" && isEnabled(ring, from)) {
+    const { order } = goal;
+    if (goal.from === from && isKeyWanted(to, goal)) {
       // From wherever it is beyond the promotion, which is the one that disables.
       const back = order === "disable-first" && !["add", "distribute", "promote"].includes(step);
-      return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
+      return { ...running, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
     }
-    if (kind === "roll-back" && aim.from === to && isKeyWanted(from, aim)) {
-      return { ...reversed(underWay, "revoke"), order, step: "add" };
+    if (kind === "roll-back" && goal.from === to && isKeyWanted(from, goal)) {
+      return { ...reversed(running, "revoke"), order, step: "add" };
     }
   }
-  requireSameAim(underWay, aim);
-  return underWay;
+  requireSameGoal(running, goal);
+  return running;
 }
 
 /** Between the same two keys, the other way round. */
-function reversed(underWay: RotationStatus, kind: RotationStatus["kind"]): RotationStatus {
-  return { ...underWay, kind, from: underWay.to, to: underWay.from };
+function reversed(running: RotationStatus, kind: RotationStatus["kind"]): RotationStatus {
+  return { ...running, kind, from: running.to, to: running.from };
 }

@@ -1,7 +1,7 @@
 import { requireOptions } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
-import { KeySource } from "../keyring/keyring-source.ts";
+import { KeyringSource } from "../keyring/keyring-source.ts";
 import { census } from "../reencryption/census.ts";
 import { type NamedStores, requireAllStores, requireStores } from "../reencryption/retirement.ts";
 import {
@@ -11,7 +11,7 @@ import {
   replicaWaitOptionNames,
   type WaitingReplica,
 } from "./replica-waits.ts";
-import { type Aim, idOf, requireKeyIn, startOf, turned } from "./rotation-goal.ts";
+import { continuedAs, idOf, type RotationGoal, requireKeyIn, startOf } from "./rotation-goal.ts";
 import { graceLeft, type RotationStatus, type RotationStep, stepsFrom } from "./rotation-record.ts";
 
 /** What a rotation would do, step by step. */
@@ -61,7 +61,7 @@ export const rotationOptionNames = {
 /** What {@link planRotation} finds. */
 export interface RotationPlan {
   /** The rotation that is under way, and would be gone on with. */
-  readonly underWay?: RotationStatus;
+  readonly running?: RotationStatus;
   /** The key that would go. */
   readonly from: string;
   /** The key that would seal; `undefined` where it would be given an id of its own. */
@@ -91,7 +91,7 @@ export async function revocationCost(
 ): Promise<RevocationCost> {
   const { stores, id, signal } = requireOptions("revocationCost", options, rotationOptionNames);
   requireStores(stores);
-  const ring = await KeySource.of(provider).ask(signal);
+  const ring = await KeyringSource.of(provider).ask(signal);
   requireKeyIn(ring, id);
   requireAllStores(ring, stores, id);
   const records = await countUnder(stores, (keyId) => keyId === id, signal);
@@ -102,19 +102,19 @@ export async function revocationCost(
 /**
  * What is left of the rotation that is under way, or of one that would begin.
  *
- * @throws KeywardError `ROTATION_UNDER_WAY` with another aim, and what `startOf` throws.
+ * @throws KeywardError `ROTATION_IN_PROGRESS` with another aim, and what `startOf` throws.
  */
 export async function planOf(
-  aim: Aim,
+  goal: RotationGoal,
   ring: Keyring,
-  running: RotationStatus | undefined,
+  current: RotationStatus | undefined,
   waits: ReplicaWaits,
   options: Pick<ReplicaWaitOptions, "stores" | "signal"> & { readonly graceMs: number },
 ): Promise<RotationPlan> {
   const { stores, signal, graceMs } = options;
-  const underWay = running === undefined ? undefined : turned(running, aim, ring);
-  const planned = underWay ?? startOf(ring, aim);
-  const to = underWay === undefined && idOf(aim) === undefined ? undefined : planned.to;
+  const running = current === undefined ? undefined : continuedAs(current, goal, ring);
+  const planned = running ?? startOf(ring, goal);
+  const to = running === undefined && idOf(goal) === undefined ? undefined : planned.to;
   const replicas = await waits.planned();
   const counted = await countByKey(stores, signal);
   const found: Findings = {
@@ -125,7 +125,7 @@ export async function planOf(
     toReseal: sumWhere(counted, (keyId) => keyId !== to),
   };
   return {
-    ...(underWay === undefined ? {} : { underWay }),
+    ...(running === undefined ? {} : { running }),
     from: planned.from,
     ...(to === undefined ? {} : { to }),
     steps: stepsFrom(planned).map((step) => plannedStep(step, planned, found)),

@@ -2,7 +2,7 @@ import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import { isEnabled, type Keyring, keyOf, type NewKey, requireSavable, sharesKey } from "../keyring/keyring.ts";
-import { KeySource } from "../keyring/keyring-source.ts";
+import { KeyringSource } from "../keyring/keyring-source.ts";
 import {
   type ReencryptOptions,
   type ReencryptProgress,
@@ -28,19 +28,19 @@ import { pause } from "../waiting/pause.ts";
 import { type ReplicaWait, type ReplicaWaitOptions, ReplicaWaits, type WaitingReplica } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
 import {
-  type Aim,
   addTo,
+  anotherRotationRuns,
+  continuedAs,
   isAchieved,
   isDoneAlready,
   isLastChange,
-  isSameAim,
-  nothingUnderWay,
+  isSameGoal,
+  noRotationRuns,
   promoteTo,
+  type RotationGoal,
   requireKeyIn,
   requireReturn,
   startOf,
-  turned,
-  underWayAlready,
 } from "./rotation-goal.ts";
 import { countUnder, rotationOptionNames as names, planOf, type RotationPlan } from "./rotation-plan.ts";
 import {
@@ -155,7 +155,7 @@ const longestLookMs = 60_000;
  * {@link RotationStep}. Run it again, here or elsewhere, after whatever stopped it: it goes on where it was. Two who run
  * it at the same time do it together.
  *
- * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_UNDER_WAY` with another aim;
+ * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_IN_PROGRESS` with another aim;
  * `REPLICA_BEHIND` when a registered process does not follow; `KEY_IN_USE` while records need the old key;
  * `VALUE_INVALID` when nobody is registered in a store and `unregistered` is not given, or for an option that cannot be;
  * `STORE_INVALID` when no store has a reserved space, or it keeps nothing; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`;
@@ -208,7 +208,7 @@ export async function rotationStatus(
 ): Promise<RotationStatus | undefined> {
   const { stores } = requireOptions("rotationStatus", options, rotationOptionNames);
   requireStores(stores);
-  return (await new RotationRecord(recordsOf(KeySource.of(provider), stores)).read(false)).status;
+  return (await new RotationRecord(recordsOf(KeyringSource.of(provider), stores)).read(false)).status;
 }
 
 /**
@@ -226,7 +226,7 @@ class Superseded extends Error {}
 
 class Rotation {
   readonly #provider: KeyProvider;
-  readonly #source: KeySource;
+  readonly #source: KeyringSource;
   readonly #options: RotationOptions;
   readonly #record: RotationRecord;
   readonly #waits: ReplicaWaits;
@@ -245,7 +245,7 @@ class Rotation {
     }
     requireAmount("graceMs", graceMs, "milliseconds", { least: 0, most: longestGraceMs });
     requirePace(requireOptions("reencrypt of a rotation", pace, paceOptionNames));
-    this.#source = KeySource.of(provider);
+    this.#source = KeyringSource.of(provider);
     requireSave(provider);
     this.#provider = provider;
     this.#options = options;
@@ -253,9 +253,9 @@ class Rotation {
     this.#waits = new ReplicaWaits(this.#source, options);
   }
 
-  async run(aim: Aim): Promise<RotationReport> {
+  async run(goal: RotationGoal): Promise<RotationReport> {
     this.#options.signal?.throwIfAborted();
-    let last = await this.#begin(aim);
+    let last = await this.#begin(goal);
     let conflicts = 0;
     for (;;) {
       const { status } = last;
@@ -263,7 +263,7 @@ class Rotation {
       this.#options.signal?.throwIfAborted();
       this.#tell({ kind: "step", step: status.step });
       try {
-        const next = await this.#endOf(nextOf(status, await this.#perform(status, last, aim)));
+        const next = await this.#endOf(nextOf(status, await this.#perform(status, last, goal)));
         await this.#record.replace(last, next);
         last = await this.#goOn(next);
       } catch (error) {
@@ -276,7 +276,7 @@ class Rotation {
       }
     }
     const { status } = last;
-    if (status === undefined) throw nothingUnderWay();
+    if (status === undefined) throw noRotationRuns();
     return {
       ...status,
       ring: await this.#source.refresh(),
@@ -286,32 +286,32 @@ class Rotation {
     };
   }
 
-  async plan(aim: Aim): Promise<RotationPlan> {
-    const ring = await this.#requireStores(aim);
+  async plan(goal: RotationGoal): Promise<RotationPlan> {
+    const ring = await this.#requireStores(goal);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
-    const underWay = status === undefined || status.step === "done" ? undefined : status;
-    return await planOf(aim, ring, underWay, this.#waits, this.#options);
+    const running = status === undefined || status.step === "done" ? undefined : status;
+    return await planOf(goal, ring, running, this.#waits, this.#options);
   }
 
   /** Joins the rotation that is under way, if it has the same aim, or writes down a new one. */
-  async #begin(aim: Aim): Promise<ReadRotation> {
+  async #begin(goal: RotationGoal): Promise<ReadRotation> {
     let before: ReadRotation | undefined;
     for (;;) {
-      const ring = await this.#requireStores(aim);
+      const ring = await this.#requireStores(goal);
       const last = await this.#record.read(this.#options.abandonUnreadable === true);
       const { status } = last;
       before ??= last;
       // What somebody else began since this call, and has done by now, was this one's too.
-      const shared = status !== undefined && status.id !== before.status?.id && isSameAim(status, aim);
+      const shared = status !== undefined && status.id !== before.status?.id && isSameGoal(status, goal);
       if (status?.step === "done") {
         const now = await this.#source.refresh();
         if (shared && isAchieved(status, now) && isLastChange(status, now)) return last;
-        if (isDoneAlready(status, now, aim)) return last;
+        if (isDoneAlready(status, now, goal)) return last;
       }
-      const underWay = status === undefined || status.step === "done" ? undefined : status;
-      const next = underWay === undefined ? startOf(ring, aim) : turned(underWay, aim, ring);
-      if (next === underWay) return last;
-      if (underWay === undefined) await this.#waits.requireOthers();
+      const running = status === undefined || status.step === "done" ? undefined : status;
+      const next = running === undefined ? startOf(ring, goal) : continuedAs(running, goal, ring);
+      if (next === running) return last;
+      if (running === undefined) await this.#waits.requireOthers();
       if (await this.#record.replace(last, next)) return await this.#goOn(next);
     }
   }
@@ -322,13 +322,13 @@ class Rotation {
       const now = await this.#record.read(false);
       const { status } = now;
       if (status?.id === mine.id) {
-        if (status.kind !== mine.kind) throw underWayAlready(status);
+        if (status.kind !== mine.kind) throw anotherRotationRuns(status);
         const isDone = status.step !== "done" || mine.step === "done" || isAchieved(mine, await this.#source.refresh());
         if (isDone) return now;
       }
       if (status !== undefined && status.id !== mine.id) {
         // Another one begins when this one is done, or was lost: what the ring says cannot be deleted from a store.
-        if (mine.step !== "done" && !isAchieved(mine, await this.#source.refresh())) throw underWayAlready(status);
+        if (mine.step !== "done" && !isAchieved(mine, await this.#source.refresh())) throw anotherRotationRuns(status);
         return { ...now, status: { ...mine, step: "done" } };
       }
       // Deleted or evicted, or said to be done although the ring says that it is not: that ends nothing.
@@ -344,11 +344,11 @@ class Rotation {
     return isAchieved(next, ring) ? { ...next, generation: ring.generation } : { ...next, step: "promote" };
   }
 
-  async #perform(status: RotationStatus, last: ReadRotation, aim: Aim): Promise<Partial<RotationStatus>> {
+  async #perform(status: RotationStatus, last: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
     const { step, from, to } = status;
     switch (step) {
       case "add":
-        await this.#change(last, (ring) => addTo(ring, status, aim));
+        await this.#change(last, (ring) => addTo(ring, status, goal));
         return {};
       case "distribute": {
         const ring = await this.#source.refresh();
@@ -531,7 +531,7 @@ class Rotation {
     await this.#waits.wait(step, ring, isReady, (waiting) => this.#tell({ kind: "waiting", step, replicas: waiting }));
   }
 
-  async #requireStores(aim: Aim): Promise<Keyring> {
+  async #requireStores(goal: RotationGoal): Promise<Keyring> {
     const { stores, signal } = this.#options;
     const ring = await this.#source.ask(signal);
     // What could never be saved must not leave a rotation behind that the holders of the whole ring cannot read.
@@ -539,7 +539,7 @@ class Rotation {
     // A provider whose source cannot be changed from here is known before anything is written.
     await this.#provider.requireWritable?.();
     requireAllStores(ring, stores, undefined);
-    const reencrypts = !(aim.kind === "revoke" && aim.order === "disable-first");
+    const reencrypts = !(goal.kind === "revoke" && goal.order === "disable-first");
     for (const store of Object.values(stores)) {
       scannableOf(store);
       if (reencrypts) requireAtomic(storeParts(store).inner);
@@ -572,7 +572,7 @@ function isSuccessor(used: Keyring, ring: Keyring): boolean {
 }
 
 /** Where the rotation is written down: in the first store, by its name, that has a place for it. */
-function recordsOf(source: KeySource, stores: NamedStores): ReservedRecords {
+function recordsOf(source: KeyringSource, stores: NamedStores): ReservedRecords {
   for (const [, store] of Object.entries(stores).sort(([one], [other]) => (one < other ? -1 : 1))) {
     const records = ReservedRecords.of(storeParts(store).inner, source);
     if (records !== undefined) return records;

@@ -6,7 +6,6 @@ import {
   type KeyvStorageAdapter,
   type KeyvStorageEntry,
 } from "keyv";
-import { type EnvelopeForm, hasExpired } from "../envelope/envelope.ts";
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import {
   type AtomicStore,
@@ -23,6 +22,7 @@ import {
 } from "./capabilities.ts";
 import { shareConnection } from "./connection-users.ts";
 import { shareListener, withoutNewListeners } from "./event-listeners.ts";
+import { hasExpired, type ValueForm } from "./record.ts";
 import { sameStored } from "./store-arguments.ts";
 import { WriteTurns } from "./write-turns.ts";
 
@@ -47,7 +47,7 @@ const namespacesInUse = new WeakMap<object, Map<string, number>>();
 export class InnerStore {
   /** What errors call it. */
   readonly description: string;
-  readonly form: EnvelopeForm;
+  readonly form: ValueForm;
   readonly atomic: AtomicStore | undefined;
   readonly scannable: ScannableStore | undefined;
   readonly reserved: (AtomicStore & ScannableStore) | undefined;

@@ -1,7 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import type { KeyvValue } from "keyv";
-import type { RecordContent } from "../envelope/envelope.ts";
 import type { StoredValue } from "./capabilities.ts";
+import type { RecordContent } from "./record.ts";
 
 // What Keyv's own value is, said once: an object with the fields `value` and, at most, `expires`, a number or null. For
 // `undefined` Keyv writes no `value`.

@@ -1,4 +1,4 @@
-import { keyIdIn, open, type Place, readHeader } from "../envelope/envelope.ts";
+import { keyIdIn, open, readHeader } from "../envelope/envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { type Keyring, keyOf, keysIn } from "../keyring/keyring.ts";
 import type { Recognition } from "../keyring/keyring-source.ts";
@@ -10,6 +10,7 @@ import {
 } from "../store-interface/capabilities.ts";
 import { type InnerStore, reservedNamespace, wrapRejection } from "../store-interface/inner-store.ts";
 import { pages } from "../store-interface/page-size.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
 import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { ReservedText } from "./reserved-text.ts";
@@ -87,11 +88,11 @@ export class CheckRecord {
   async recognizes(next: Keyring, previous: Keyring): Promise<Recognition | undefined> {
     if (this.#unscoped !== undefined) return await this.#unscoped.recognizes(next, previous);
     if (this.#reserved === undefined) return undefined;
-    const place = this.#place(previous);
-    const stored = await read(this.#reserved, place);
+    const address = this.#address(previous);
+    const stored = await read(this.#reserved, address);
     const hadRightRing = this.#hasPassed;
     if (stored === undefined) return { next: false, previous: false, hadRightRing };
-    const opens = { next: this.#opens(next, stored, place), previous: this.#opens(previous, stored, place) };
+    const opens = { next: this.#opens(next, stored, address), previous: this.#opens(previous, stored, address) };
     return opens.next || opens.previous ? { ...opens, hadRightRing } : undefined;
   }
 
@@ -99,9 +100,9 @@ export class CheckRecord {
   async renew(ring: Keyring): Promise<void> {
     await this.#ofUnscoped((record, unscopedRing) => record.renew(unscopedRing));
     if (this.#reserved === undefined || ring.primary === "") return;
-    const place = this.#place(ring);
-    const stored = await read(this.#reserved, place);
-    if (stored !== undefined) await this.#follow(this.#reserved, ring, stored, place);
+    const address = this.#address(ring);
+    const stored = await read(this.#reserved, address);
+    if (stored !== undefined) await this.#follow(this.#reserved, ring, stored, address);
   }
 
   /**
@@ -111,9 +112,9 @@ export class CheckRecord {
    */
   async generation(ring: Keyring): Promise<number> {
     if (this.#reserved === undefined) return 0;
-    const place = this.#place(ring);
-    const stored = await read(this.#reserved, place);
-    return stored === undefined ? 0 : (saidBy(await this.#open(stored, place))?.generation ?? 0);
+    const address = this.#address(ring);
+    const stored = await read(this.#reserved, address);
+    return stored === undefined ? 0 : (saidBy(await this.#open(stored, address))?.generation ?? 0);
   }
 
   /**
@@ -143,8 +144,8 @@ export class CheckRecord {
     await this.#ofUnscoped((record, unscopedRing) => record.overwrite(unscopedRing));
     const reserved = this.#reserved;
     if (reserved === undefined || ring.primary === "") return;
-    const place = this.#place(ring);
-    await wrapRejection(() => reserved.set(place.key, this.#sealed(ring, place)));
+    const address = this.#address(ring);
+    await wrapRejection(() => reserved.set(address.key, this.#sealed(ring, address)));
   }
 
   async #say(ring: Keyring, generation: number): Promise<void> {
@@ -163,15 +164,15 @@ export class CheckRecord {
 
   async #sayOwn(reserved: AtomicStore, ring: Keyring, generation: number): Promise<void> {
     const scoped = this.#scope === undefined || ring.scopeName !== undefined ? ring : ring.scope(this.#scope);
-    const place = this.#place(scoped);
+    const address = this.#address(scoped);
     for (;;) {
-      const stored = await read(reserved, place);
-      const opened = stored === undefined ? undefined : await this.#open(stored, place);
+      const stored = await read(reserved, address);
+      const opened = stored === undefined ? undefined : await this.#open(stored, address);
       const said = opened === undefined ? undefined : await this.#borneOut(reserved, opened, ring);
       if (said !== undefined && said.generation >= generation && said.sealedBy >= ring.generation) return;
       // Somebody else may have raised it meanwhile: what is demanded never falls.
-      const sealed = this.#sealed(scoped, place, Math.max(generation, said?.generation ?? 0));
-      if (await wrapRejection(() => reserved.replace(place.key, stored, sealed))) return;
+      const sealed = this.#sealed(scoped, address, Math.max(generation, said?.generation ?? 0));
+      if (await wrapRejection(() => reserved.replace(address.key, stored, sealed))) return;
     }
   }
 
@@ -188,9 +189,9 @@ export class CheckRecord {
       return said;
     const ring = await unscoped.#codec.ring();
     if (ring.scopeName !== undefined) return said;
-    const place = unscoped.#place(ring);
-    const stored = await read(reserved, place);
-    const most = stored === undefined ? undefined : saidBy(await unscoped.#open(stored, place));
+    const address = unscoped.#address(ring);
+    const stored = await read(reserved, address);
+    const most = stored === undefined ? undefined : saidBy(await unscoped.#open(stored, address));
     const isBorneOut =
       said.generation <= Math.max(generation, most?.generation ?? 0) &&
       said.sealedBy <= Math.max(generation, most?.sealedBy ?? 0);
@@ -206,13 +207,13 @@ export class CheckRecord {
 
   async #verify(reserved: AtomicStore & ScannableStore, ring: Keyring, forScope: string | undefined): Promise<void> {
     await this.#ofUnscoped((record, unscopedRing) => record.#passFor(unscopedRing, this.#scope));
-    const place = this.#place(ring);
-    const stored = await read(reserved, place);
-    if (stored !== undefined) return await this.#follow(reserved, ring, stored, place);
+    const address = this.#address(ring);
+    const stored = await read(reserved, address);
+    if (stored !== undefined) return await this.#follow(reserved, ring, stored, address);
     if (ring.primary === "") return;
     if (await this.#isOfAnother(reserved, ring, forScope)) throw notFounded(this.#inner.description, ring);
     // Only one of several new processes may found the store; the others must open what it wrote.
-    if (await wrapRejection(() => reserved.replace(place.key, undefined, this.#sealed(ring, place)))) return;
+    if (await wrapRejection(() => reserved.replace(address.key, undefined, this.#sealed(ring, address)))) return;
     await this.#verify(reserved, ring, forScope);
   }
 
@@ -230,9 +231,9 @@ export class CheckRecord {
         let page = 0;
         for await (const entries of pages(store, maxWitnesses)) {
           for (const entry of entries) {
-            const place = store === reserved ? { ...entry, namespace: reservedNamespace } : entry;
+            const address = store === reserved ? { ...entry, namespace: reservedNamespace } : entry;
             const scopes = [undefined, forScope, store === reserved ? scopeIn(entry.key) : undefined];
-            const isOwn = opensInAny(ring, scopes, entry.value, place);
+            const isOwn = opensInAny(ring, scopes, entry.value, address);
             if (isOwn === true) return false;
             if (isOwn === false) seen++;
           }
@@ -249,41 +250,41 @@ export class CheckRecord {
   }
 
   /** Opens the record, and seals it under the ring's primary, unless a later generation of the ring wrote it. */
-  async #follow(reserved: AtomicStore, ring: Keyring, stored: StoredValue, place: Place): Promise<void> {
-    const opened = await this.#open(stored, place);
+  async #follow(reserved: AtomicStore, ring: Keyring, stored: StoredValue, address: RecordAddress): Promise<void> {
+    const opened = await this.#open(stored, address);
     if (opened.current) return;
     const said = await this.#borneOut(reserved, opened, ring);
     if (said !== undefined && said.sealedBy > ring.generation) return;
-    await wrapRejection(() => reserved.replace(place.key, stored, this.#sealed(ring, place)));
+    await wrapRejection(() => reserved.replace(address.key, stored, this.#sealed(ring, address)));
   }
 
-  async #open(stored: StoredValue, place: Place): Promise<OpenedRecord> {
+  async #open(stored: StoredValue, address: RecordAddress): Promise<OpenedRecord> {
     try {
-      if (readHeader(stored, place) !== undefined) return await this.#codec.open(stored, place);
+      if (readHeader(stored, address) !== undefined) return await this.#codec.open(stored, address);
     } catch (cause) {
       throw refused(cause, this.#inner.description, await this.#codec.ring());
     }
     throw refused(undefined, this.#inner.description, await this.#codec.ring());
   }
 
-  #opens(ring: Keyring, stored: StoredValue, place: Place): boolean {
+  #opens(ring: Keyring, stored: StoredValue, address: RecordAddress): boolean {
     try {
-      return this.#codec.openWhateverStatus(ring, stored, place) !== undefined;
+      return this.#codec.openIgnoringStatus(ring, stored, address) !== undefined;
     } catch (error) {
       if (error instanceof KeywardError) return false;
       throw error;
     }
   }
 
-  #place(ring: Keyring): Place {
+  #address(ring: Keyring): RecordAddress {
     // A ring may have been scoped before it was handed over.
     const scope = this.#scope ?? ring.scopeName;
     return { namespace: reservedNamespace, key: scope === undefined ? "check" : `${scopedPrefix}${scope}` };
   }
 
-  #sealed(ring: Keyring, place: Place, generation = ring.generation): StoredValue {
+  #sealed(ring: Keyring, address: RecordAddress, generation = ring.generation): StoredValue {
     const sealedBy = ring.generation === generation ? {} : { sealedBy: ring.generation };
-    return this.#codec.seal(ring, place, { value: JSON.stringify({ keyward: "check", generation, ...sealedBy }) });
+    return this.#codec.seal(ring, address, { value: JSON.stringify({ keyward: "check", generation, ...sealedBy }) });
   }
 }
 
@@ -300,7 +301,7 @@ async function scopesIn(reserved: ScannableStore, ring: Keyring): Promise<Set<st
   return scopes;
 }
 
-async function read(reserved: AtomicStore, { key }: Place): Promise<StoredValue | undefined> {
+async function read(reserved: AtomicStore, { key }: RecordAddress): Promise<StoredValue | undefined> {
   const stored: unknown = await wrapRejection(() => reserved.get(key));
   return isStoredValue(stored) ? stored : undefined;
 }
@@ -337,18 +338,18 @@ function opensInAny(
   ring: Keyring,
   scopes: readonly (string | undefined)[],
   stored: StoredValue,
-  place: Place,
+  address: RecordAddress,
 ): boolean | undefined {
   let isEnvelope = false;
   for (const scope of new Set(scopes)) {
     try {
       const scoped = scope === undefined ? ring : ring.scope(scope);
-      const header = readHeader(stored, place);
+      const header = readHeader(stored, address);
       if (header === undefined) return undefined;
       // Under another key than its own, an envelope says no more than that it is whole.
       const key = keyOf(scoped, header.keyId) ?? keyOf(scoped, scoped.primary);
       if (key === undefined) return undefined;
-      open(stored, header, key.root, place);
+      open(stored, header, key.root, address);
       return true;
     } catch (error) {
       if (!(error instanceof KeywardError)) throw error;

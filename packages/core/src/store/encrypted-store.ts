@@ -1,23 +1,23 @@
 import { Hookified } from "hookified";
 import { type KeyvStorageAdapter, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
-import { hasExpired, type Place, type RecordContent, requirePlace } from "../envelope/envelope.ts";
 import { type ForeignFormat, requireFormats } from "../envelope/foreign-format.ts";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOneOf, requireOptions } from "../errors/options.ts";
 import { Repetitions } from "../errors/repetitions.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import type { Keyring } from "../keyring/keyring.ts";
-import { KeySource } from "../keyring/keyring-source.ts";
+import { KeyringSource } from "../keyring/keyring-source.ts";
 import { isStoredValue, type StoredValue } from "../store-interface/capabilities.ts";
 import { InnerStore, isKeyv, requireAtomic, type WrappableStore } from "../store-interface/inner-store.ts";
+import { hasExpired, type RecordAddress, type RecordContent, requireAddress } from "../store-interface/record.ts";
 import { requireEntryExpires, requireExpires, requireValue } from "../store-interface/store-arguments.ts";
 import { CheckRecord } from "./check-record.ts";
-import { ReadReencryption, type ReplaceMany } from "./lazy-reencryption.ts";
+import { LazyReencryption, type ReplaceMany } from "./lazy-reencryption.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { isAbsent, isUndecodable, type OpenedRecord, RecordCodec } from "./record-codec.ts";
-import { Registration, type ReplicaOptions } from "./replica-registration.ts";
+import { type ReplicaOptions, ReplicaRegistration } from "./replica-registration.ts";
 import { ReservedRecords } from "./reserved-records.ts";
-import { SealingRing } from "./write-gate.ts";
+import { WriteGate } from "./write-gate.ts";
 
 /** How an {@link EncryptedStore} seals and opens. */
 export interface EncryptedStoreOptions {
@@ -81,8 +81,8 @@ export interface StoreParts {
   readonly inner: InnerStore;
   readonly codec: RecordCodec;
   readonly check: CheckRecord;
-  readonly source: KeySource;
-  readonly sealing: SealingRing;
+  readonly source: KeyringSource;
+  readonly sealing: WriteGate;
   /** Absent where the store has no reserved space. */
   readonly reserve: ReservedRecords | undefined;
   readonly decoded: DecodedReads;
@@ -96,7 +96,7 @@ export interface DecodedReads {
 }
 
 /** What a read makes of the value of a record that opened; a promise only where that takes time. */
-type Take<Result> = (value: StoredValue, place: Place) => Result | Promise<Result>;
+type Take<Result> = (value: StoredValue, address: RecordAddress) => Result | Promise<Result>;
 
 const asItIs: Take<StoredValue> = (value) => value;
 
@@ -136,11 +136,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #codec: RecordCodec;
   readonly #check: CheckRecord;
   readonly #guard: OverwriteGuard;
-  readonly #reencryption: ReadReencryption | undefined;
-  readonly #source: KeySource;
+  readonly #reencryption: LazyReencryption | undefined;
+  readonly #source: KeyringSource;
   readonly #reserve: ReservedRecords | undefined;
-  readonly #registration: Registration | undefined;
-  readonly #sealing: SealingRing;
+  readonly #registration: ReplicaRegistration | undefined;
+  readonly #sealing: WriteGate;
   readonly #decoded: DecodedReads;
   readonly #opened: Disconnectable | undefined;
   /** What lets go of all that this store holds from when it is made, or used again, until it is disconnected. */
@@ -188,13 +188,13 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#inner = new InnerStore(store);
     if (reencrypt !== undefined) requireOneOf("reencrypt", reencrypt, reencryptions);
     const replaceMany = this.#replacesBehindReads(reencrypt);
-    this.#source = KeySource.of(keys);
+    this.#source = KeyringSource.of(keys);
     this.#codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept, padTo, decode });
     const { reserved } = this.#inner;
     const unscoped = new CheckRecord(this.#inner, this.#codec.forScope(undefined), undefined);
     this.#check = scope === undefined ? unscoped : new CheckRecord(this.#inner, this.#codec, { scope, unscoped });
     this.#guard = new OverwriteGuard(this.#inner, this.#codec);
-    const decoding: Take<unknown> = (value, place) => this.#codec.decode(value, place);
+    const decoding: Take<unknown> = (value, address) => this.#codec.decode(value, address);
     this.#decoded = {
       get: (key) => this.#get(key, decoding),
       getMany: (keys) => this.#getMany(keys, decoding),
@@ -202,8 +202,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     };
     this.#reserve = ReservedRecords.of(this.#inner, this.#source);
     this.#registration = this.#register(options.replica, unscoped);
-    const place = reserved === undefined ? undefined : Registration.place(reserved, this.#source);
-    this.#sealing = new SealingRing(this.#codec, this.#check, this.#registration, place);
+    const address = reserved === undefined ? undefined : ReplicaRegistration.address(reserved, this.#source);
+    this.#sealing = new WriteGate(this.#codec, this.#check, this.#registration, address);
     this.#reencryption = replaceMany === undefined ? undefined : this.#startReencryption(replaceMany);
     this.#opened = prepared.get(options)?.opened;
     // Nothing is held before everything else has succeeded: a store that was never made cannot be disconnected.
@@ -229,7 +229,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   set namespace(namespace: string | undefined) {
-    this.#inner.setNamespace(requirePlace(namespace ?? "", "").namespace);
+    this.#inner.setNamespace(requireAddress(namespace ?? "", "").namespace);
   }
 
   /**
@@ -273,7 +273,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   /** Deletes a record, readable or not. */
   async delete(key: string): Promise<boolean> {
-    const { namespace } = this.#place(key);
+    const { namespace } = this.#address(key);
     const since = this.#guard.now;
     const deleted = await this.#inner.delete(key);
     this.#deleted(namespace, key, deleted, since);
@@ -282,10 +282,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
 
   /** Deletes records, readable or not, in one call to the wrapped store. */
   async deleteMany(keys: string[]): Promise<boolean[]> {
-    const places = this.#places(keys);
+    const addresses = this.#addresses(keys);
     const since = this.#guard.now;
     const deleted = await this.#inner.deleteMany(keys);
-    for (const [index, { namespace, key }] of places.entries()) {
+    for (const [index, { namespace, key }] of addresses.entries()) {
       this.#deleted(namespace, key, deleted[index] === true, since);
     }
     return deleted;
@@ -378,8 +378,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     }
   }
 
-  #startReencryption(replaceMany: ReplaceMany): ReadReencryption {
-    return new ReadReencryption({
+  #startReencryption(replaceMany: ReplaceMany): LazyReencryption {
+    return new LazyReencryption({
       replaceMany,
       codec: this.#codec,
       sealing: this.#sealing,
@@ -392,7 +392,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     });
   }
 
-  #register(replica: EncryptedStoreOptions["replica"], check: CheckRecord): Registration | undefined {
+  #register(replica: EncryptedStoreOptions["replica"], check: CheckRecord): ReplicaRegistration | undefined {
     if (replica === undefined || replica === false) return undefined;
     const records = this.#reserve;
     if (records === undefined) {
@@ -401,7 +401,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       });
     }
     const { longestCallMs } = this.#inner;
-    return Registration.of({ records, check, source: this.#source, longestCallMs }, replica === true ? {} : replica);
+    return ReplicaRegistration.of(
+      { records, check, source: this.#source, longestCallMs },
+      replica === true ? {} : replica,
+    );
   }
 
   #attach(): void {
@@ -512,27 +515,27 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     return this.#inner.useNamespace();
   }
 
-  #place(key: string): Place {
-    return requirePlace(this.#begin(), key);
+  #address(key: string): RecordAddress {
+    return requireAddress(this.#begin(), key);
   }
 
-  #places(keys: readonly string[]): Place[] {
+  #addresses(keys: readonly string[]): RecordAddress[] {
     const namespace = this.#begin();
-    return keys.map((key) => requirePlace(namespace, key));
+    return keys.map((key) => requireAddress(namespace, key));
   }
 
   async #get<Result>(key: string, take: Take<Result>): Promise<Result | undefined> {
-    const place = this.#place(key);
-    return this.#read(await this.#inner.get(key), place, take);
+    const address = this.#address(key);
+    return this.#read(await this.#inner.get(key), address, take);
   }
 
   async #getMany<Result>(keys: readonly string[], take: Take<Result>): Promise<(Result | undefined)[]> {
-    const places = this.#places(keys);
+    const addresses = this.#addresses(keys);
     const stored = await this.#inner.getMany([...keys]);
     const errors: KeywardError[] = [];
     const results: (Result | undefined)[] = [];
     // At once, so that all which name an unknown key wait for the same refresh.
-    const reads = await Promise.all(places.map((place, index) => this.#readOrError(stored[index], place, take)));
+    const reads = await Promise.all(addresses.map((address, index) => this.#readOrError(stored[index], address, take)));
     for (const read of reads) {
       if ("error" in read) errors.push(read.error);
       else results.push(read.result);
@@ -550,7 +553,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
       count++;
       let result: Result | undefined;
       try {
-        result = await this.#read(stored, requirePlace(namespace, key), take);
+        result = await this.#read(stored, requireAddress(namespace, key), take);
       } catch (error) {
         unreadableCount++;
         if (errors.length < maxListedErrors) errors.push(requireKeywardError(error));
@@ -561,29 +564,33 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /** What lies there, opened and taken; a promise only where the ring, a format or the taker has to be waited for. */
-  #read<Result>(stored: unknown, place: Place, take: Take<Result>): Result | undefined | Promise<Result | undefined> {
+  #read<Result>(
+    stored: unknown,
+    address: RecordAddress,
+    take: Take<Result>,
+  ): Result | undefined | Promise<Result | undefined> {
     if (stored === undefined || stored === null) return undefined;
     try {
-      const record = this.#codec.openAtOnce(stored, place);
-      if (record === undefined) return this.#readLater(stored, place, take);
-      const read = this.#use(record, stored, place, take);
-      return read instanceof Promise ? this.#marking(read, place) : read;
+      const record = this.#codec.openAtOnce(stored, address);
+      if (record === undefined) return this.#readLater(stored, address, take);
+      const read = this.#use(record, stored, address, take);
+      return read instanceof Promise ? this.#marking(read, address) : read;
     } catch (error) {
-      this.#guard.mark(place.namespace, place.key);
+      this.#guard.mark(address.namespace, address.key);
       throw error;
     }
   }
 
-  async #readLater<Result>(stored: unknown, place: Place, take: Take<Result>): Promise<Result | undefined> {
-    const opening = this.#codec.open(stored, place);
+  async #readLater<Result>(stored: unknown, address: RecordAddress, take: Take<Result>): Promise<Result | undefined> {
+    const opening = this.#codec.open(stored, address);
     return await this.#marking(
-      opening.then((record) => this.#use(record, stored, place, take)),
-      place,
+      opening.then((record) => this.#use(record, stored, address, take)),
+      address,
     );
   }
 
   /** What cannot be read must not be overwritten. */
-  async #marking<Result>(reading: Promise<Result>, { namespace, key }: Place): Promise<Result> {
+  async #marking<Result>(reading: Promise<Result>, { namespace, key }: RecordAddress): Promise<Result> {
     try {
       return await reading;
     } catch (error) {
@@ -596,34 +603,34 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   #use<Result>(
     record: OpenedRecord,
     stored: unknown,
-    place: Place,
+    address: RecordAddress,
     take: Take<Result>,
   ): Result | undefined | Promise<Result> {
     if (isAbsent(record)) return undefined;
-    const taken = take(record.content.value, place);
+    const taken = take(record.content.value, address);
     if (record.current) return taken;
     if (!(taken instanceof Promise)) {
-      this.#offer(record, stored, place);
+      this.#offer(record, stored, address);
       return taken;
     }
     return taken.then((result) => {
-      this.#offer(record, stored, place);
+      this.#offer(record, stored, address);
       return result;
     });
   }
 
-  #offer(record: OpenedRecord, stored: unknown, place: Place): void {
-    if (isStoredValue(stored)) this.#reencryption?.offer(place, stored, record);
+  #offer(record: OpenedRecord, stored: unknown, address: RecordAddress): void {
+    if (isStoredValue(stored)) this.#reencryption?.offer(address, stored, record);
   }
 
   /** As `#read`, for a batch: it goes on past a record that cannot be read. */
   #readOrError<Result>(
     stored: unknown,
-    place: Place,
+    address: RecordAddress,
     take: Take<Result>,
   ): ReadOrError<Result> | Promise<ReadOrError<Result>> {
     try {
-      const read = this.#read(stored, place, take);
+      const read = this.#read(stored, address, take);
       return read instanceof Promise ? read.then((result) => ({ result }), errorOf) : { result: read };
     } catch (error) {
       return errorOf(error);
@@ -636,17 +643,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   async #sealAndSend(key: string, value: unknown, expires: number | undefined): Promise<boolean> {
-    const place = this.#place(key);
+    const address = this.#address(key);
     const content = toContent(key, value, requireExpires(key, expires));
-    const admitted = this.#ringToWriteWith(place.namespace, [key]);
+    const admitted = this.#ringToWriteWith(address.namespace, [key]);
     const ring = admitted instanceof Promise ? await admitted : admitted;
     const since = this.#guard.now;
     if (hasExpired(content.expires)) {
-      this.#deleted(place.namespace, key, await this.#inner.delete(key), since);
+      this.#deleted(address.namespace, key, await this.#inner.delete(key), since);
       return true;
     }
-    const written = await this.#inner.set(key, this.#codec.seal(ring, place, content), content.expires);
-    if (written) this.#guard.lift(place.namespace, key, since);
+    const written = await this.#inner.set(key, this.#codec.seal(ring, address, content), content.expires);
+    if (written) this.#guard.lift(address.namespace, key, since);
     return written;
   }
 
@@ -654,11 +661,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const namespace = this.#begin();
     const keys = entries.map(({ key }) => key);
     // The last entry of a key wins, as it would if they were written one by one.
-    const records = new Map<string, { readonly place: Place; readonly content: RecordContent }>();
+    const records = new Map<string, { readonly address: RecordAddress; readonly content: RecordContent }>();
     for (const entry of entries) {
       const { key, value } = entry;
       const content = toContent(key, value, requireEntryExpires(entry));
-      records.set(key, { place: requirePlace(namespace, key), content });
+      records.set(key, { address: requireAddress(namespace, key), content });
     }
     const admitted = this.#ringToWriteWith(namespace, keys);
     const ring = admitted instanceof Promise ? await admitted : admitted;
@@ -666,11 +673,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     const nowMs = Date.now();
     const live: KeyvStorageEntry<StoredValue>[] = [];
     const expired: string[] = [];
-    for (const [key, { place, content }] of records) {
+    for (const [key, { address, content }] of records) {
       const { expires } = content;
       if (hasExpired(expires, nowMs)) expired.push(key);
       else {
-        const value = this.#codec.seal(ring, place, content);
+        const value = this.#codec.seal(ring, address, content);
         live.push(expires === undefined ? { key, value } : { key, value, expires });
       }
     }

@@ -1,12 +1,12 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
-import type { Place } from "../envelope/envelope.ts";
 import { asKeywardError, type KeywardError } from "../errors/errors.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { StoredValue } from "../store-interface/capabilities.ts";
 import type { ReplacementUntil } from "../store-interface/inner-store.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
 import { isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
-import type { SealingRing } from "./write-gate.ts";
+import type { WriteGate } from "./write-gate.ts";
 
 /** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
 export interface ReencryptEvent {
@@ -29,17 +29,17 @@ export type ReencryptOutcome = "reencrypted" | "reencrypt:conflict" | "reencrypt
 export type ReplaceMany = (changes: readonly ReplacementUntil[]) => Promise<boolean[]>;
 
 /** What re-encryption behind reads works with. */
-export interface ReadReencryptionParts {
+export interface LazyReencryptionParts {
   readonly replaceMany: ReplaceMany;
   readonly codec: RecordCodec;
-  readonly sealing: SealingRing;
-  readonly source: KeySource;
+  readonly sealing: WriteGate;
+  readonly source: KeyringSource;
   /** Must not throw. */
   readonly report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
 }
 
 interface Job {
-  readonly place: Place;
+  readonly address: RecordAddress;
   readonly expected: StoredValue;
   readonly record: OpenedRecord;
 }
@@ -57,8 +57,8 @@ const maxRestMs = 1_000;
  * Seals again, behind the reads that found them, records that lie under another key than the primary. Bounded, in what is
  * queued and in the time it takes: what does not fit waits for its next read or for the bulk job.
  */
-export class ReadReencryption {
-  readonly #parts: ReadReencryptionParts;
+export class LazyReencryption {
+  readonly #parts: LazyReencryptionParts;
   readonly #queue = new Map<string, Job>();
   readonly #underWay = new Set<string>();
   #queuedBytes = 0;
@@ -68,7 +68,7 @@ export class ReadReencryption {
   #resting: AbortController | undefined;
   #waiting = 0;
 
-  constructor(parts: ReadReencryptionParts) {
+  constructor(parts: LazyReencryptionParts) {
     this.#parts = parts;
   }
 
@@ -76,14 +76,14 @@ export class ReadReencryption {
    * Takes a record that was read, unless it is being sealed already or the queue is full. What was queued of an earlier
    * read makes way: a record that is written often would have changed since.
    */
-  offer(place: Place, expected: StoredValue, record: OpenedRecord): void {
-    const { key } = place;
+  offer(address: RecordAddress, expected: StoredValue, record: OpenedRecord): void {
+    const { key } = address;
     if (this.#underWay.has(key)) return;
     const earlier = this.#queue.get(key);
     if (earlier === undefined && this.#queue.size >= maxQueued) return;
     const otherBytes = this.#queuedBytes - (earlier?.expected.length ?? 0);
     if (otherBytes > 0 && otherBytes + expected.length > maxQueuedBytes) return;
-    this.#queue.set(key, { place, expected, record });
+    this.#queue.set(key, { address, expected, record });
     this.#queuedBytes = otherBytes + expected.length;
     this.#running ??= this.#run().finally(() => {
       this.#running = undefined;
@@ -112,7 +112,7 @@ export class ReadReencryption {
       }
       // What is queued takes the ring of its own time: only a batch can be late.
       await this.#parts.source.whileSealing(this.#reseal(batch));
-      for (const { place } of batch) this.#underWay.delete(place.key);
+      for (const { address } of batch) this.#underWay.delete(address.key);
     }
   }
 
@@ -161,7 +161,7 @@ export class ReadReencryption {
     const decodable: Job[] = [];
     for (const job of batch) {
       try {
-        if (isForeign(job.record)) await this.#parts.codec.requireDecodable(job.record, job.place);
+        if (isForeign(job.record)) await this.#parts.codec.requireDecodable(job.record, job.address);
         decodable.push(job);
       } catch (cause) {
         this.#parts.report("reencrypt:error", { ...eventOf(job, ""), error: reencryptionError(cause) });
@@ -172,14 +172,19 @@ export class ReadReencryption {
 
   /** The replacement of one record; `undefined` where there is none to be made. */
   #change(ring: Keyring, job: Job): ReplacementUntil | undefined {
-    const { place, expected, record } = job;
+    const { address, expected, record } = job;
     // The ring may have changed since the read: a record it made current is left alone.
     if (ring.primary === "" || record.keyId === ring.primary) return undefined;
     // Under a key that was disabled since, it may be a forgery: nobody may read it any more, sealed anew or not.
     if (record.keyId !== undefined && !isEnabled(ring, record.keyId)) return undefined;
     const { content } = record;
     try {
-      return { key: place.key, expected, next: this.#parts.codec.seal(ring, place, content), expires: content.expires };
+      return {
+        key: address.key,
+        expected,
+        next: this.#parts.codec.seal(ring, address, content),
+        expires: content.expires,
+      };
     } catch (cause) {
       this.#parts.report("reencrypt:error", { ...eventOf(job, ring.primary), error: reencryptionError(cause) });
       return undefined;
@@ -192,6 +197,6 @@ function reencryptionError(cause: unknown): KeywardError {
   return asKeywardError(cause, "STORE_UNAVAILABLE", "Re-encryption behind a read failed", hint);
 }
 
-function eventOf({ place, record }: Job, to: string): ReencryptEvent {
-  return { ...place, from: record.keyId ?? record.format, to };
+function eventOf({ address, record }: Job, to: string): ReencryptEvent {
+  return { ...address, from: record.keyId ?? record.format, to };
 }

@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from "node:crypto";
-import { requirePlace } from "../envelope/envelope.ts";
 import { KeywardError } from "../errors/errors.ts";
 import { keysIn } from "../keyring/keyring.ts";
 import type { InnerStore } from "../store-interface/inner-store.ts";
+import { requireAddress } from "../store-interface/record.ts";
 import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
 /** About 10 MB of marks. */
@@ -115,9 +115,9 @@ export class OverwriteGuard {
       const value = stored[index];
       try {
         if (value !== undefined && value !== null) {
-          const place = requirePlace(namespace, key);
-          const record = await this.#codec.open(value, place);
-          if (!isAbsent(record)) await this.#codec.decode(record.content.value, place);
+          const address = requireAddress(namespace, key);
+          const record = await this.#codec.open(value, address);
+          if (!isAbsent(record)) await this.#codec.decode(record.content.value, address);
         }
         this.lift(namespace, key, since);
       } catch (error) {

@@ -1,21 +1,16 @@
-import {
-  decrypt,
-  type EnvelopeForm,
-  type EnvelopeHeader,
-  hasExpired,
-  open,
-  type Place,
-  type RecordContent,
-  readHeader,
-  recordError,
-  seal,
-  sealAgain,
-} from "../envelope/envelope.ts";
+import { decrypt, type EnvelopeHeader, open, readHeader, seal, sealAgain } from "../envelope/envelope.ts";
 import { type ForeignFormat, readsPlaintext, requireContent } from "../envelope/foreign-format.ts";
 import { KeywardError } from "../errors/errors.ts";
 import { type Keyring, keyOf, type RingKey } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import { isStoredValue, type StoredValue } from "../store-interface/capabilities.ts";
+import {
+  hasExpired,
+  type RecordAddress,
+  type RecordContent,
+  recordError,
+  type ValueForm,
+} from "../store-interface/record.ts";
 
 /** A record as it was read. */
 export type OpenedRecord = {
@@ -43,13 +38,13 @@ const undecodable = new WeakSet<KeywardError>();
 
 /** Between a stored value and a record: finds the key, then opens or seals. */
 export class RecordCodec {
-  readonly #source: KeySource;
-  readonly #form: EnvelopeForm;
+  readonly #source: KeyringSource;
+  readonly #form: ValueForm;
   readonly #options: RecordCodecOptions;
   readonly #formats: readonly ForeignFormat[];
   readonly #scoped = new WeakMap<Keyring, Keyring>();
 
-  constructor(source: KeySource, form: EnvelopeForm, options: RecordCodecOptions) {
+  constructor(source: KeyringSource, form: ValueForm, options: RecordCodecOptions) {
     this.#source = source;
     this.#form = form;
     this.#options = options;
@@ -75,14 +70,14 @@ export class RecordCodec {
   }
 
   /** Seals under the ring's primary; in a ring without keys, leaves the value as it is. */
-  seal(ring: Keyring, place: Place, content: RecordContent): StoredValue {
+  seal(ring: Keyring, address: RecordAddress, content: RecordContent): StoredValue {
     const { value } = content;
     const primary = keyOf(ring, ring.primary);
     if (primary !== undefined) {
-      return seal(primary.id, primary.root, place, content, { form: this.#form, padTo: this.#options.padTo });
+      return seal(primary.id, primary.root, address, content, { form: this.#form, padTo: this.#options.padTo });
     }
-    if (looksSealed(value, place)) {
-      throw recordError("VALUE_INVALID", place, "would be written in the clear and begins like an envelope", {
+    if (looksSealed(value, address)) {
+      throw recordError("VALUE_INVALID", address, "would be written in the clear and begins like an envelope", {
         hint: "Configure a key, so that values are sealed.",
       });
     }
@@ -94,26 +89,26 @@ export class RecordCodec {
    *
    * @throws KeywardError for everything that is there and cannot be read.
    */
-  async open(stored: unknown, place: Place): Promise<OpenedRecord> {
-    const opened = this.openAtOnce(stored, place);
+  async open(stored: unknown, address: RecordAddress): Promise<OpenedRecord> {
+    const opened = this.openAtOnce(stored, address);
     if (opened !== undefined) return opened;
-    const value = requireStored(stored, place);
-    const header = readHeader(value, place);
-    if (header === undefined) return await this.#openForeign(value, place);
+    const value = requireStored(stored, address);
+    const header = readHeader(value, address);
+    if (header === undefined) return await this.#openForeign(value, address);
     const { ring, failure } = await this.#source.lookUp(header.keyId);
-    return openUnder(this.#inScope(ring), value, header, place, failure);
+    return openUnder(this.#inScope(ring), value, header, address, failure);
   }
 
   /**
    * As {@link RecordCodec.open} where nothing has to be waited for, as nearly always: the ring is there and has the key.
    * Otherwise `undefined`.
    */
-  openAtOnce(stored: unknown, place: Place): OpenedRecord | undefined {
-    const value = requireStored(stored, place);
-    const header = readHeader(value, place);
+  openAtOnce(stored: unknown, address: RecordAddress): OpenedRecord | undefined {
+    const value = requireStored(stored, address);
+    const header = readHeader(value, address);
     const ring = this.ring();
     if (header === undefined || ring instanceof Promise || keyOf(ring, header.keyId) === undefined) return undefined;
-    return openUnder(ring, value, header, place);
+    return openUnder(ring, value, header, address);
   }
 
   /**
@@ -122,24 +117,29 @@ export class RecordCodec {
    *
    * @throws KeywardError as {@link RecordCodec.open}.
    */
-  sealAgainAtOnce(ring: Keyring, stored: StoredValue, header: EnvelopeHeader, place: Place): SealedAgain | undefined {
+  sealAgainAtOnce(
+    ring: Keyring,
+    stored: StoredValue,
+    header: EnvelopeHeader,
+    address: RecordAddress,
+  ): SealedAgain | undefined {
     const primary = keyOf(ring, ring.primary);
     const current = this.ring();
     if (primary === undefined || current instanceof Promise) return undefined;
     const key = keyOf(current, header.keyId);
     if (key === undefined) return undefined;
-    requireEnabled(key, place);
+    requireEnabled(key, address);
     if (this.#options.padTo === undefined) {
-      const decrypted = decrypt(stored, header, key.root, place);
+      const decrypted = decrypt(stored, header, key.root, address);
       if (!decrypted.padded) {
         return {
-          sealed: sealAgain(primary.id, primary.root, place, decrypted, this.#form),
+          sealed: sealAgain(primary.id, primary.root, address, decrypted, this.#form),
           expires: decrypted.expires,
         };
       }
     }
-    const content = open(stored, header, key.root, place);
-    return { sealed: this.seal(ring, place, content), expires: content.expires };
+    const content = open(stored, header, key.root, address);
+    return { sealed: this.seal(ring, address, content), expires: content.expires };
   }
 
   /**
@@ -147,10 +147,10 @@ export class RecordCodec {
    *
    * @throws KeywardError as {@link RecordCodec.open}.
    */
-  openWhateverStatus(ring: Keyring, stored: StoredValue, place: Place): RecordContent | undefined {
-    const header = readHeader(stored, place);
+  openIgnoringStatus(ring: Keyring, stored: StoredValue, address: RecordAddress): RecordContent | undefined {
+    const header = readHeader(stored, address);
     const key = header === undefined ? undefined : keyOf(this.#inScope(ring), header.keyId);
-    return header === undefined || key === undefined ? undefined : open(stored, header, key.root, place);
+    return header === undefined || key === undefined ? undefined : open(stored, header, key.root, address);
   }
 
   /**
@@ -158,15 +158,15 @@ export class RecordCodec {
    *
    * @throws KeywardError `RECORD_MALFORMED` for a value that this reader cannot decode.
    */
-  decode(value: StoredValue, place: Place): unknown {
+  decode(value: StoredValue, address: RecordAddress): unknown {
     try {
       const decoded = this.#options.decode === undefined ? value : this.#options.decode(value);
       if (!(decoded instanceof Promise)) return decoded;
       return decoded.catch((error: unknown) => {
-        throw notDecodable(error, place);
+        throw notDecodable(error, address);
       });
     } catch (error) {
-      throw notDecodable(error, place);
+      throw notDecodable(error, address);
     }
   }
 
@@ -175,23 +175,23 @@ export class RecordCodec {
    *
    * @throws KeywardError `RECORD_MALFORMED`.
    */
-  async requireDecodable({ content }: OpenedRecord, place: Place): Promise<void> {
-    await this.decode(content.value, place);
+  async requireDecodable({ content }: OpenedRecord, address: RecordAddress): Promise<void> {
+    await this.decode(content.value, address);
   }
 
-  async #openForeign(stored: StoredValue, place: Place): Promise<OpenedRecord> {
+  async #openForeign(stored: StoredValue, address: RecordAddress): Promise<OpenedRecord> {
     const ring = await this.ring();
     if (ring.primary === "") {
-      const content = requireContent("plaintext", { value: stored }, place) ?? { value: stored };
+      const content = requireContent("plaintext", { value: stored }, address) ?? { value: stored };
       return { content, format: "plaintext", current: true };
     }
-    const closed = ring.sealed.includes(place.namespace);
+    const closed = ring.encryptedNamespaces.includes(address.namespace);
     for (const format of this.#formats) {
       if (closed && readsPlaintext(format)) continue;
-      const content = await readForeign(format, stored, place);
+      const content = await readForeign(format, stored, address);
       if (content !== undefined) return { content, format: nameOf(format), current: false };
     }
-    throw recordError("RECORD_NOT_SEALED", place, "is not sealed, and no accepted format reads it", {
+    throw recordError("RECORD_NOT_SEALED", address, "is not sealed, and no accepted format reads it", {
       hint: closed
         ? "The keyring lists its namespace as sealed for good: somebody wrote around Keyward. Delete the record."
         : "Somebody wrote around Keyward, or it is older: list its format in accept to read and seal it.",
@@ -217,23 +217,23 @@ function nameOf(format: ForeignFormat): string {
 async function readForeign(
   format: ForeignFormat,
   stored: StoredValue,
-  place: Place,
+  address: RecordAddress,
 ): Promise<RecordContent | undefined> {
   try {
-    return requireContent(nameOf(format), await format.read(stored, place), place);
+    return requireContent(nameOf(format), await format.read(stored, address), address);
   } catch (error) {
     if (error instanceof KeywardError) throw error;
     // What it threw may quote the value, and goes no further than its name.
     const name = error instanceof Error ? error.name : typeof error;
-    throw recordError("RECORD_MALFORMED", place, `of the format "${nameOf(format)}" cannot be read: ${name}`, {
+    throw recordError("RECORD_MALFORMED", address, `of the format "${nameOf(format)}" cannot be read: ${name}`, {
       hint: "The format claims the record and fails on it: the record is broken, or another format wrote it.",
     });
   }
 }
 
-function requireStored(stored: unknown, place: Place): StoredValue {
+function requireStored(stored: unknown, address: RecordAddress): StoredValue {
   if (isStoredValue(stored)) return stored;
-  throw recordError("RECORD_NOT_SEALED", place, "is an object, neither a string nor bytes", {
+  throw recordError("RECORD_NOT_SEALED", address, "is an object, neither a string nor bytes", {
     hint: "Keyv wrote it with serialization: false. Rewrite it with serialization on.",
   });
 }
@@ -242,25 +242,25 @@ function openUnder(
   ring: Keyring,
   stored: StoredValue,
   header: EnvelopeHeader,
-  place: Place,
+  address: RecordAddress,
   failure?: KeywardError,
 ): OpenedRecord {
   const { keyId } = header;
   const key = keyOf(ring, keyId);
   if (key === undefined) {
-    throw recordError("KEY_UNKNOWN", place, `is sealed under key "${keyId}", which the keyring does not have`, {
+    throw recordError("KEY_UNKNOWN", address, `is sealed under key "${keyId}", which the keyring does not have`, {
       keyId,
       hint: "Add that key to the ring, enabled; an older export of the ring may hold it.",
       ...(failure === undefined ? {} : { cause: failure }),
     });
   }
-  requireEnabled(key, place);
-  return { content: open(stored, header, key.root, place), keyId, current: keyId === ring.primary };
+  requireEnabled(key, address);
+  return { content: open(stored, header, key.root, address), keyId, current: keyId === ring.primary };
 }
 
-function requireEnabled({ id, status }: RingKey, place: Place): void {
+function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
   if (status !== "disabled") return;
-  throw recordError("KEY_DISABLED", place, `is sealed under key "${id}", which is disabled`, {
+  throw recordError("KEY_DISABLED", address, `is sealed under key "${id}", which is disabled`, {
     keyId: id,
     hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
   });
@@ -277,11 +277,11 @@ export function isUndecodable(error: KeywardError): boolean {
 }
 
 /** The error for a value that the reader of the store could not decode. */
-export function notDecodable(thrown: unknown, place?: Place): KeywardError {
+export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardError {
   // What a decoder throws may quote what it decodes, which is plaintext: it goes no further than its name.
   const name = thrown instanceof Error ? thrown.name : typeof thrown;
   const error = new KeywardError("RECORD_MALFORMED", `A record opens, and its reader cannot decode it: ${name}`, {
-    ...place,
+    ...address,
     hint: "Read it with the serialization and compression that it was written with, or find what else wrote it.",
   });
   undecodable.add(error);
@@ -293,9 +293,9 @@ export function isAbsent(record: OpenedRecord): boolean {
   return hasExpired(record.content.expires);
 }
 
-function looksSealed(value: StoredValue, place: Place): boolean {
+function looksSealed(value: StoredValue, address: RecordAddress): boolean {
   try {
-    return readHeader(value, place) !== undefined;
+    return readHeader(value, address) !== undefined;
   } catch (error) {
     if (error instanceof KeywardError) return true;
     throw error;

@@ -4,7 +4,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { BoundedStore } from "../store-interface/capabilities.ts";
 import { Moment } from "../waiting/moment.ts";
 import type { CheckRecord } from "./check-record.ts";
@@ -38,24 +38,24 @@ const replicaOptionNames = {
 } as const satisfies OptionNames<ReplicaOptions>;
 
 /** What a registration needs of a store. */
-export interface RegistrationParts {
+export interface ReplicaRegistrationParts {
   readonly records: ReservedRecords;
   /** That of the unscoped ring. */
   readonly check: CheckRecord;
-  readonly source: KeySource;
+  readonly source: KeyringSource;
   /** What the store says of its calls; `undefined` where it says nothing. */
   readonly longestCallMs: unknown;
 }
 
 /** What a registration reports in the background. */
-export type RegistrationReport =
+export type ReplicaRegistrationReport =
   | { readonly kind: "lapsed" }
   | { readonly kind: "failed"; readonly error: KeywardError }
   /** A heartbeat arrived after one that had failed. */
   | { readonly kind: "recovered" };
 
 /** Must not throw. */
-type Member = (report: RegistrationReport) => void;
+type Member = (report: ReplicaRegistrationReport) => void;
 
 // Longer than clocks are apart, the wrong time zone included: whether a process lives is told by its beat, not by this.
 const recordLifeMs = 24 * 60 * 60 * 1_000;
@@ -65,11 +65,11 @@ const retryMs = 250;
 const drainingMs = 100;
 
 /** Where all stores of this process over the same keys in the same backend find its registration, once there is one. */
-export interface RegistrationPlace {
-  registration?: Registration;
+export interface ReplicaRegistrationSlot {
+  registration?: ReplicaRegistration;
 }
 
-const places = new WeakMap<object, WeakMap<KeySource, RegistrationPlace>>();
+const addresses = new WeakMap<object, WeakMap<KeyringSource, ReplicaRegistrationSlot>>();
 
 /**
  * This process, as one of those that use a store: its heartbeat, and the gate that keeps it from sealing while the others
@@ -79,8 +79,8 @@ const places = new WeakMap<object, WeakMap<KeySource, RegistrationPlace>>();
  * before: it first writes a heartbeat, then loads the ring anew, then seals. That holds at the start, and whenever the
  * last heartbeat is so old that the process may have been halted in between.
  */
-export class Registration {
-  readonly #parts: RegistrationParts;
+export class ReplicaRegistration {
+  readonly #parts: ReplicaRegistrationParts;
   readonly #name: string;
   readonly #heartbeatMs: number;
   readonly #lapseMs: number;
@@ -104,7 +104,7 @@ export class Registration {
   #dueAgain = false;
   #unlisten: (() => void) | undefined;
 
-  private constructor(parts: RegistrationParts, options: Required<ReplicaOptions>) {
+  private constructor(parts: ReplicaRegistrationParts, options: Required<ReplicaOptions>) {
     const { name, heartbeatMs, lapseMs, longestCallMs } = options;
     this.#parts = parts;
     this.#name = name;
@@ -119,31 +119,31 @@ export class Registration {
    *
    * @throws KeywardError `VALUE_INVALID` for options that cannot be.
    */
-  static of(parts: RegistrationParts, options: ReplicaOptions): Registration {
+  static of(parts: ReplicaRegistrationParts, options: ReplicaOptions): ReplicaRegistration {
     const settled = settle(options, parts.longestCallMs);
-    const place = Registration.place(parts.records.space, parts.source);
-    place.registration ??= new Registration(parts, settled);
-    return place.registration;
+    const address = ReplicaRegistration.address(parts.records.space, parts.source);
+    address.registration ??= new ReplicaRegistration(parts, settled);
+    return address.registration;
   }
 
   /** Where the registration over the keys of this source in a backend is to be found, whenever a store registers. */
-  static place(space: object, source: KeySource): RegistrationPlace {
-    let ofBackend = places.get(space);
+  static address(space: object, source: KeyringSource): ReplicaRegistrationSlot {
+    let ofBackend = addresses.get(space);
     if (ofBackend === undefined) {
       ofBackend = new WeakMap();
-      places.set(space, ofBackend);
+      addresses.set(space, ofBackend);
     }
-    let place = ofBackend.get(source);
-    if (place === undefined) {
-      place = {};
-      ofBackend.set(source, place);
+    let address = ofBackend.get(source);
+    if (address === undefined) {
+      address = {};
+      ofBackend.set(source, address);
     }
-    return place;
+    return address;
   }
 
   /** The id of this process in a backend, over the keys of this source; `undefined` where it is not registered. */
-  static idIn(space: object, source: KeySource): string | undefined {
-    const registration = places.get(space)?.get(source)?.registration;
+  static idIn(space: object, source: KeyringSource): string | undefined {
+    const registration = addresses.get(space)?.get(source)?.registration;
     return registration === undefined ? undefined : registration.#id;
   }
 
@@ -170,7 +170,7 @@ export class Registration {
     return this.#isOpen() ? undefined : this.#enter();
   }
 
-  /** As {@link Registration.admit}, for a store that does not register: while none does, it is its own affair. */
+  /** As {@link ReplicaRegistration.admit}, for a store that does not register: while none does, it is its own affair. */
   admitOther(): Promise<void> | undefined {
     return this.#members.size === 0 ? undefined : this.admit();
   }
@@ -328,7 +328,7 @@ export class Registration {
     }
   }
 
-  #report(report: RegistrationReport): void {
+  #report(report: ReplicaRegistrationReport): void {
     for (const member of this.#members) member(report);
   }
 }

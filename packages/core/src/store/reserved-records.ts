@@ -1,7 +1,7 @@
-import { hasExpired, keyIdIn } from "../envelope/envelope.ts";
+import { keyIdIn } from "../envelope/envelope.ts";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import {
   type AtomicStore,
   isStoredValue,
@@ -10,6 +10,7 @@ import {
 } from "../store-interface/capabilities.ts";
 import { type InnerStore, reservedNamespace, wrapRejection } from "../store-interface/inner-store.ts";
 import { pages } from "../store-interface/page-size.ts";
+import { hasExpired } from "../store-interface/record.ts";
 import { RecordCodec } from "./record-codec.ts";
 
 const pageSize = 1_000;
@@ -25,18 +26,18 @@ export interface ReservedRecord {
 export class ReservedRecords {
   /** The same object for every store of this process over the same backend. */
   readonly space: AtomicStore & ScannableStore;
-  readonly #source: KeySource;
+  readonly #source: KeyringSource;
   readonly #inner: InnerStore;
   readonly #codecs = new Map<string | undefined, RecordCodec>();
 
-  private constructor(space: AtomicStore & ScannableStore, inner: InnerStore, source: KeySource) {
+  private constructor(space: AtomicStore & ScannableStore, inner: InnerStore, source: KeyringSource) {
     this.space = space;
     this.#inner = inner;
     this.#source = source;
   }
 
   /** Those of a store; `undefined` where it has no reserved space. */
-  static of(inner: InnerStore, source: KeySource): ReservedRecords | undefined {
+  static of(inner: InnerStore, source: KeyringSource): ReservedRecords | undefined {
     return inner.reserved === undefined ? undefined : new ReservedRecords(inner.reserved, inner, source);
   }
 
@@ -61,8 +62,8 @@ export class ReservedRecords {
   async read(key: string, scope?: string): Promise<ReservedRecord | undefined> {
     const stored: unknown = await wrapRejection(() => this.space.get(key));
     if (!isStoredValue(stored)) return undefined;
-    const place = { namespace: reservedNamespace, key };
-    const opened = await this.#codec(scope).open(stored, place).catch(requireKeywardError);
+    const address = { namespace: reservedNamespace, key };
+    const opened = await this.#codec(scope).open(stored, address).catch(requireKeywardError);
     if (opened instanceof KeywardError) return { stored, text: opened };
     const { value, expires } = opened.content;
     return hasExpired(expires) ? undefined : { stored, text: String(value) };
@@ -94,21 +95,21 @@ export class ReservedRecords {
     if (ring.primary === "") return;
     for await (const entries of pages(this.space, pageSize)) {
       for (const { key, value } of entries) {
-        const place = { namespace: reservedNamespace, key };
-        const keyId = keyIdIn(value, place);
+        const address = { namespace: reservedNamespace, key };
+        const keyId = keyIdIn(value, address);
         // For a key that the ring lacks, the provider would be asked for each.
         if (keyId === undefined || keyId === ring.primary || keyOf(ring, keyId) === undefined) continue;
         const codec = this.#codec(undefined);
-        const opened = await codec.open(value, place).catch(requireKeywardError);
+        const opened = await codec.open(value, address).catch(requireKeywardError);
         if (opened instanceof KeywardError) continue;
-        await wrapRejection(() => this.space.replace(key, value, codec.seal(ring, place, opened.content)));
+        await wrapRejection(() => this.space.replace(key, value, codec.seal(ring, address, opened.content)));
       }
     }
   }
 
   #seal(ring: Keyring, key: string, value: string, expires: number | undefined): StoredValue {
-    const place = { namespace: reservedNamespace, key };
-    return this.#codec(ring.scopeName).seal(ring, place, expires === undefined ? { value } : { value, expires });
+    const address = { namespace: reservedNamespace, key };
+    return this.#codec(ring.scopeName).seal(ring, address, expires === undefined ? { value } : { value, expires });
   }
 
   #codec(scope: string | undefined): RecordCodec {

@@ -1,14 +1,14 @@
 import type { Keyring } from "../keyring/keyring.ts";
 import type { CheckRecord } from "./check-record.ts";
 import type { RecordCodec } from "./record-codec.ts";
-import type { Registration, RegistrationPlace } from "./replica-registration.ts";
+import type { ReplicaRegistration, ReplicaRegistrationSlot } from "./replica-registration.ts";
 
 /** Where all that seals for a store gets its ring, so that nothing is sealed under a ring that may not write. */
-export class SealingRing {
+export class WriteGate {
   readonly #codec: RecordCodec;
   readonly #check: CheckRecord;
-  readonly #registration: Registration | undefined;
-  readonly #others: RegistrationPlace | undefined;
+  readonly #registration: ReplicaRegistration | undefined;
+  readonly #others: ReplicaRegistrationSlot | undefined;
 
   /**
    * @param registration where the store registers.
@@ -17,8 +17,8 @@ export class SealingRing {
   constructor(
     codec: RecordCodec,
     check: CheckRecord,
-    registration: Registration | undefined,
-    others: RegistrationPlace | undefined,
+    registration: ReplicaRegistration | undefined,
+    others: ReplicaRegistrationSlot | undefined,
   ) {
     this.#codec = codec;
     this.#check = check;
@@ -30,7 +30,7 @@ export class SealingRing {
    * The ring in use, once this process is known to others as one that seals, and the ring has opened the check record; a
    * promise only where that has to be waited for. To be used at once: what is awaited in between may outlast the ring.
    *
-   * @throws KeywardError `OVERWRITE_REFUSED`, and as {@link Registration.admit}.
+   * @throws KeywardError `OVERWRITE_REFUSED`, and as {@link ReplicaRegistration.admit}.
    */
   take(): Keyring | Promise<Keyring> {
     // Whenever something was waited for, the ring may have been loaded anew, or the heartbeat have lapsed.

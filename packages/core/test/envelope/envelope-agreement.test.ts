@@ -1,13 +1,13 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { Place } from "../../src/envelope/envelope.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
+import type { RecordAddress } from "../../src/store-interface/record.ts";
 import { anyContent, anyForm, anyKeyId, anyPadTo, anyPlace, anyRoot, openStored, sealStored } from "../records.ts";
 import { commitmentOf, layOut, NaiveRefusal, openNaively, scopedRoot, sealPlain } from "./naive-envelope.ts";
 
-const place: Place = { namespace: "flows", key: "session:42" };
+const address: RecordAddress = { namespace: "flows", key: "session:42" };
 
 describe("a second implementation", () => {
   it("opens what this one seals", () => {
@@ -51,7 +51,7 @@ describe("a second implementation", () => {
 
   it("agrees on every plaintext, well laid out or not, that is validly sealed", () => {
     const material = randomBytes(32);
-    const record = { root: material, keyId: "k", ...place };
+    const record = { root: material, keyId: "k", ...address };
     const root = new RootKey(material);
     const anyPlain = fc.oneof(
       fc.uint8Array({ maxLength: 24 }),
@@ -61,7 +61,7 @@ describe("a second implementation", () => {
     fc.assert(
       fc.property(anyPlain, anyForm, (plain, form) => {
         const sealed = sealPlain(record, form, randomBytes(24), Buffer.from(plain));
-        expect(outcomeOf(() => openStored(sealed, "k", root, place))).toEqual(
+        expect(outcomeOf(() => openStored(sealed, "k", root, address))).toEqual(
           outcomeOf(() => openNaively(sealed, record)),
         );
       }),
@@ -71,7 +71,7 @@ describe("a second implementation", () => {
 
   it("agrees on every alteration of what lies in the store", () => {
     const material = randomBytes(32);
-    const record = { root: material, keyId: "2026-11", ...place };
+    const record = { root: material, keyId: "2026-11", ...address };
     const root = new RootKey(material);
     const text = String(sealPlain(record, "text", randomBytes(24), layOut({ value: "text" })));
     const binary = Buffer.from(sealPlain(record, "binary", randomBytes(24), layOut({ value: "binary" })));
@@ -87,7 +87,7 @@ describe("a second implementation", () => {
         const altered = edits.reduce(edit, text);
         const alteredBytes = Buffer.from(edits.reduce(edit, binary.toString("latin1")), "latin1");
         for (const stored of [altered, alteredBytes]) {
-          expect(outcomeOf(() => openStored(stored, "2026-11", root, place))).toEqual(
+          expect(outcomeOf(() => openStored(stored, "2026-11", root, address))).toEqual(
             outcomeOf(() => openNaively(stored, record)),
           );
         }

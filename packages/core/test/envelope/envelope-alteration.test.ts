@@ -1,13 +1,13 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { Place } from "../../src/envelope/envelope.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
 import { Keyring, keyOf } from "../../src/keyring/keyring.ts";
+import type { RecordAddress } from "../../src/store-interface/record.ts";
 import { anyContent, codeOf, openStored, sealStored, storeHolding } from "../records.ts";
 
-const place: Place = { namespace: "flows", key: "session:42" };
+const address: RecordAddress = { namespace: "flows", key: "session:42" };
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 describe("an altered envelope never opens", () => {
@@ -16,16 +16,16 @@ describe("an altered envelope never opens", () => {
   if (key === undefined) throw new Error("The ring lacks its key");
   const { root } = key;
   const text = String(
-    sealStored("2026-11", root, place, { value: "short", expires: 4e12 }, { form: "text", padTo: 8 }),
+    sealStored("2026-11", root, address, { value: "short", expires: 4e12 }, { form: "text", padTo: 8 }),
   );
-  const binary = Buffer.from(sealStored("2026-11", root, place, { value: "short" }, { form: "binary" }));
+  const binary = Buffer.from(sealStored("2026-11", root, address, { value: "short" }, { form: "binary" }));
 
   /** What reading it through a store gives: the code of the error. Anything else fails. */
   async function read(stored: string | Buffer): Promise<string> {
-    const store = storeHolding(stored, place, { keys: ring, reencrypt: "off" });
+    const store = storeHolding(stored, address, { keys: ring, reencrypt: "off" });
     let value: unknown;
     try {
-      value = await store.get(place.key);
+      value = await store.get(address.key);
     } catch (error) {
       if (error instanceof KeywardError) return error.code;
       throw error;
@@ -115,7 +115,7 @@ describe("one record has one writing", () => {
         fc.nat(),
         fc.constantFrom("replace", "insert", "append", "drop"),
         (content, where, what, how) => {
-          const text = String(sealStored("k", root, place, content, { form: "text" }));
+          const text = String(sealStored("k", root, address, content, { form: "text" }));
           const character = [...alphabet, "=", "==", "+", "/", " ", "\n", "\t", "\0", ".", "é"][what % 74] ?? "A";
           const at = where % text.length;
           const other = {
@@ -125,7 +125,7 @@ describe("one record has one writing", () => {
             drop: text.slice(0, at) + text.slice(at + 1),
           }[how];
           fc.pre(other !== text);
-          expect(codeOf(() => openStored(other, "k", root, place))).toBeDefined();
+          expect(codeOf(() => openStored(other, "k", root, address))).toBeDefined();
         },
       ),
       { numRuns: 3_000 },
@@ -135,9 +135,9 @@ describe("one record has one writing", () => {
   it("so that no last character but one decodes", () => {
     const root = new RootKey(randomBytes(32));
     for (const length of [0, 1, 2]) {
-      const text = String(sealStored("k", root, place, { value: "x".repeat(length) }, { form: "text" }));
+      const text = String(sealStored("k", root, address, { value: "x".repeat(length) }, { form: "text" }));
       const open = [...alphabet].filter(
-        (last) => codeOf(() => openStored(text.slice(0, -1) + last, "k", root, place)) === undefined,
+        (last) => codeOf(() => openStored(text.slice(0, -1) + last, "k", root, address)) === undefined,
       );
       expect(open).toEqual([text.at(-1)]);
     }

@@ -1,10 +1,11 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { type Place, readHeader, seal } from "../../src/envelope/envelope.ts";
+import { readHeader, seal } from "../../src/envelope/envelope.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
-import { KeySource } from "../../src/keyring/keyring-source.ts";
+import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
+import type { RecordAddress } from "../../src/store-interface/record.ts";
 import { storeHolding } from "../records.ts";
 import { fromHex, readValue, ringOf, vectors } from "./envelope-vectors.ts";
 import {
@@ -24,9 +25,9 @@ const asStored = (value: string | Buffer): (string | Buffer)[] =>
   typeof value === "string" ? [value, Buffer.from(value, "utf8")] : [value];
 
 /** As bulk re-encryption does, which does not decode the value. */
-async function sealAgainAtOnce(codec: RecordCodec, stored: string | Buffer, place: Place) {
-  const header = readHeader(stored, place);
-  return header === undefined ? undefined : codec.sealAgainAtOnce(await codec.ring(), stored, header, place);
+async function sealAgainAtOnce(codec: RecordCodec, stored: string | Buffer, address: RecordAddress) {
+  const header = readHeader(stored, address);
+  return header === undefined ? undefined : codec.sealAgainAtOnce(await codec.ring(), stored, header, address);
 }
 
 describe("what must be accepted", () => {
@@ -43,7 +44,7 @@ describe("what must be accepted", () => {
     expect(seal(kid, root, { namespace, key }, content, options)).toEqual(sealed);
 
     const ring = ringOf([{ id: kid, root: vector.root, status: "enabled" }]);
-    const codec = new RecordCodec(KeySource.of(ring), "text", { scope: scope ?? undefined, accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "text", { scope: scope ?? undefined, accept: [] });
     for (const stored of asStored(sealed)) {
       const opened = await codec.open(stored, { namespace, key });
       expect(opened).toEqual({ content, keyId: kid, current: false });
@@ -78,7 +79,7 @@ describe("what must be rejected", () => {
   it.each(vectors.reject)("$name: $code", async (vector) => {
     const { namespace, key, scope } = vector;
     const ring = ringOf(vector.ring);
-    const codec = new RecordCodec(KeySource.of(ring), "binary", { scope: scope ?? undefined, accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "binary", { scope: scope ?? undefined, accept: [] });
     for (const stored of asStored(readValue(vector.stored))) {
       // What cannot be in a string can be in bytes: there the same prefix promises bytes.
       if (typeof stored !== "string" && "text" in vector.stored && vector.stored.text.startsWith("kw1:")) continue;

@@ -1,13 +1,14 @@
 import { createDecipheriv, randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { open, type Place, readHeader, requirePlace, seal } from "../../src/envelope/envelope.ts";
+import { open, readHeader, seal } from "../../src/envelope/envelope.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
 import { Keyring, keyOf } from "../../src/keyring/keyring.ts";
-import { KeySource } from "../../src/keyring/keyring-source.ts";
+import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { EncryptedStore } from "../../src/store/encrypted-store.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
+import { type RecordAddress, requireAddress } from "../../src/store-interface/record.ts";
 import { requireExpires } from "../../src/store-interface/store-arguments.ts";
 import {
   anyContent,
@@ -23,7 +24,7 @@ import {
 import { collide } from "./gcm-collision.ts";
 import { commitmentOf, headerOf, pae, sealingKey, subkeyOf } from "./naive-envelope.ts";
 
-const place: Place = { namespace: "flows", key: "session:42" };
+const address: RecordAddress = { namespace: "flows", key: "session:42" };
 
 describe("what was sealed opens", () => {
   it("whatever the record, in both forms", () => {
@@ -50,21 +51,21 @@ describe("what was sealed opens", () => {
 
   it("from bytes of any kind", () => {
     const root = new RootKey(randomBytes(32));
-    const sealed = Buffer.from(sealStored("k", root, place, { value: "v" }, { form: "binary" }));
+    const sealed = Buffer.from(sealStored("k", root, address, { value: "v" }, { form: "binary" }));
     const within = new Uint8Array(sealed.length + 20);
     within.set(sealed, 7);
     const view: Uint8Array = within.subarray(7, 7 + sealed.length);
-    const header = readHeader(view, place);
+    const header = readHeader(view, address);
     if (header === undefined) throw new Error("Not taken for an envelope");
-    expect(open(view, header, root, place)).toEqual({ value: "v" });
+    expect(open(view, header, root, address)).toEqual({ value: "v" });
   });
 
   it("of a size that no cache or pool holds", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const value = randomBytes(3_000_001);
-      const sealed = sealStored("k", root, place, { value }, { form, padTo: 4096 });
-      const opened = openStored(sealed, "k", root, place).value;
+      const sealed = sealStored("k", root, address, { value }, { form, padTo: 4096 });
+      const opened = openStored(sealed, "k", root, address).value;
       expect(typeof opened !== "string" && value.equals(opened)).toBe(true);
     }
   });
@@ -72,9 +73,9 @@ describe("what was sealed opens", () => {
   it("to bytes that are nobody else's", () => {
     const root = new RootKey(randomBytes(32));
     const value = Buffer.from("given");
-    const sealed = Buffer.from(sealStored("k", root, place, { value }, { form: "binary" }));
+    const sealed = Buffer.from(sealStored("k", root, address, { value }, { form: "binary" }));
     const before = Buffer.from(sealed);
-    const opened = openStored(sealed, "k", root, place).value;
+    const opened = openStored(sealed, "k", root, address).value;
     if (typeof opened === "string") throw new Error("Bytes came back as text");
     opened.fill(0);
     expect(sealed).toEqual(before);
@@ -93,9 +94,9 @@ describe("a header", () => {
         for (const [{ id, separator, written }, asBytes] of reads) {
           const stored = asBytes ? Buffer.from(`${written}body`) : `${written}body`;
           if (separator === ":" && !asBytes) {
-            expect(() => readHeader(stored, place)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
+            expect(() => readHeader(stored, address)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
           } else {
-            expect(readHeader(stored, place)).toEqual({
+            expect(readHeader(stored, address)).toEqual({
               form: separator === "." ? "text" : "binary",
               keyId: id,
               written,
@@ -107,15 +108,15 @@ describe("a header", () => {
   });
 
   it("is not seen in what only begins like one that was read", () => {
-    for (const { written } of headers) readHeader(Buffer.from(written), place);
+    for (const { written } of headers) readHeader(Buffer.from(written), address);
     for (const stored of ["kw1.k1", "kw1", "kw", "", "KW1.k1.", " kw1.k1.", "no header"]) {
-      const read = () => readHeader(stored, place)?.keyId;
+      const read = () => readHeader(stored, address)?.keyId;
       if (stored === "kw1.k1") expect(read).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
       else expect(read()).toBeUndefined();
     }
-    expect(readHeader("kw1.k11.body", place)?.keyId).toBe("k11");
-    expect(() => readHeader("kw1.k1:body", place)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
-    expect(() => readHeader("kw2.k1.body", place)).toThrow(expect.objectContaining({ code: "ENVELOPE_UNSUPPORTED" }));
+    expect(readHeader("kw1.k11.body", address)?.keyId).toBe("k11");
+    expect(() => readHeader("kw1.k1:body", address)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
+    expect(() => readHeader("kw2.k1.body", address)).toThrow(expect.objectContaining({ code: "ENVELOPE_UNSUPPORTED" }));
   });
 });
 
@@ -128,7 +129,7 @@ describe("text", () => {
         for (const padTo of [undefined, 64]) {
           for (const expires of [undefined, 4e12]) {
             const content = expires === undefined ? { value } : { value, expires };
-            expect(openStored(sealStored("k", root, place, content, { form, padTo }), "k", root, place)).toEqual(
+            expect(openStored(sealStored("k", root, address, content, { form, padTo }), "k", root, address)).toEqual(
               content,
             );
           }
@@ -154,7 +155,7 @@ describe("a record is bound to its place and key", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
       fc.property(fc.string({ minLength: 1 }), fc.nat(), fc.nat(), anyForm, (joined, one, other, form) => {
-        const cut = (at: number): Place => {
+        const cut = (at: number): RecordAddress => {
           const index = at % (joined.length + 1);
           return { namespace: joined.slice(0, index), key: joined.slice(index) };
         };
@@ -168,24 +169,24 @@ describe("a record is bound to its place and key", () => {
   it("and to the id it was sealed under, though another id holds the same material", () => {
     const material = randomBytes(32);
     const [one, other] = [new RootKey(material), new RootKey(material)];
-    const sealed = String(sealStored("one", one, place, { value: "v" }, { form: "text" }));
+    const sealed = String(sealStored("one", one, address, { value: "v" }, { form: "text" }));
     const renamed = sealed.replace("kw1.one.", "kw1.other.");
-    expect(codeOf(() => openStored(sealed, "one", other, place))).toBeUndefined();
-    expect(codeOf(() => openStored(renamed, "other", other, place))).toBe("RECORD_TAMPERED");
+    expect(codeOf(() => openStored(sealed, "one", other, address))).toBeUndefined();
+    expect(codeOf(() => openStored(renamed, "other", other, address))).toBe("RECORD_TAMPERED");
   });
 
   it("and to the form it was written in", () => {
     const root = new RootKey(randomBytes(32));
-    const text = String(sealStored("k", root, place, { value: "v" }, { form: "text" }));
+    const text = String(sealStored("k", root, address, { value: "v" }, { form: "text" }));
     const binary = Buffer.concat([Buffer.from("kw1:k:"), Buffer.from(text.slice(6), "base64url")]);
-    expect(codeOf(() => openStored(binary, "k", root, place))).toBe("RECORD_TAMPERED");
+    expect(codeOf(() => openStored(binary, "k", root, address))).toBe("RECORD_TAMPERED");
   });
 
   it("and to one key, though a ciphertext can be made that AES-GCM opens under two", () => {
     const materials = [randomBytes(32), randomBytes(32)] as const;
     for (const form of ["text", "binary"] as const) {
       const header = headerOf("shared", form);
-      const data = pae(Buffer.from(header), Buffer.from(place.namespace), Buffer.from(place.key));
+      const data = pae(Buffer.from(header), Buffer.from(address.namespace), Buffer.from(address.key));
       const { nonce, ciphertext, tag } = collidingRecord(materials, data);
 
       // AES-GCM itself takes it under both subkeys, and both plaintexts are well laid out: flags 0, bytes.
@@ -202,7 +203,7 @@ describe("a record is bound to its place and key", () => {
         const body = Buffer.concat([commitmentOf(material), nonce, ciphertext, tag]);
         const stored =
           form === "text" ? header + body.toString("base64url") : Buffer.concat([Buffer.from(header), body]);
-        const codes = materials.map((other) => codeOf(() => openStored(stored, "shared", new RootKey(other), place)));
+        const codes = materials.map((other) => codeOf(() => openStored(stored, "shared", new RootKey(other), address)));
         expect(codes).toEqual(index === 0 ? [undefined, "KEY_MISMATCH"] : ["KEY_MISMATCH", undefined]);
       }
     }
@@ -215,10 +216,10 @@ describe("what cannot be sealed", () => {
 
   it.each(lone)("a place or text with the lone surrogate %j", (text) => {
     for (const form of ["text", "binary"] as const) {
-      expect(codeOf(() => seal("k", root, place, { value: text }, { form }))).toBe("VALUE_INVALID");
+      expect(codeOf(() => seal("k", root, address, { value: text }, { form }))).toBe("VALUE_INVALID");
     }
-    expect(codeOf(() => requirePlace(text, "key"))).toBe("VALUE_INVALID");
-    expect(codeOf(() => requirePlace("namespace", text))).toBe("VALUE_INVALID");
+    expect(codeOf(() => requireAddress(text, "key"))).toBe("VALUE_INVALID");
+    expect(codeOf(() => requireAddress("namespace", text))).toBe("VALUE_INVALID");
   });
 
   it.each(lone)("through a store, the lone surrogate %j", async (text) => {
@@ -232,7 +233,7 @@ describe("what cannot be sealed", () => {
 
   it("an expiry that is no number", () => {
     expect(codeOf(() => requireExpires("key", Number.NaN))).toBe("VALUE_INVALID");
-    expect(codeOf(() => seal("k", root, place, { value: "v", expires: Number.NaN }, { form: "text" }))).toBe(
+    expect(codeOf(() => seal("k", root, address, { value: "v", expires: Number.NaN }, { form: "text" }))).toBe(
       "VALUE_INVALID",
     );
   });
@@ -254,8 +255,8 @@ describe("an expiry", () => {
   ])("of %d is kept as %d, wherever it came from", (given, kept) => {
     expect(requireExpires("key", given)).toBe(kept);
     for (const form of ["text", "binary"] as const) {
-      const sealed = sealStored("k", root, place, { value: "v", expires: given }, { form });
-      expect(openStored(sealed, "k", root, place)).toEqual({ value: "v", expires: kept });
+      const sealed = sealStored("k", root, address, { value: "v", expires: given }, { form });
+      expect(openStored(sealed, "k", root, address)).toEqual({ value: "v", expires: kept });
     }
   });
 
@@ -285,11 +286,11 @@ describe("padding", () => {
       const lengths = new Set(
         Array.from(
           { length: 59 },
-          (_, length) => sealStored("k", root, place, { value: "x".repeat(length) }, { form, padTo: 64 }).length,
+          (_, length) => sealStored("k", root, address, { value: "x".repeat(length) }, { form, padTo: 64 }).length,
         ),
       );
       expect(lengths.size).toBe(1);
-      expect(sealStored("k", root, place, { value: "x".repeat(60) }, { form, padTo: 64 }).length).toBeGreaterThan(
+      expect(sealStored("k", root, address, { value: "x".repeat(60) }, { form, padTo: 64 }).length).toBeGreaterThan(
         Math.max(...lengths),
       );
     }
@@ -313,7 +314,7 @@ describe("what an error shows", () => {
       `kw${"9".repeat(500)}.`,
       "plaintext that is secret",
     ];
-    const codec = new RecordCodec(KeySource.of(ring), "text", { accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "text", { accept: [] });
     for (const stored of broken) {
       const error: unknown = await codec.open(stored, at).then(
         () => undefined,

@@ -9,7 +9,7 @@ import { requireExpires } from "../../src/store-interface/store-arguments.ts";
 import { leaked, shown } from "../leak.ts";
 import { storeHolding } from "../records.ts";
 
-const place = { namespace: "flows", key: "session:42" };
+const address = { namespace: "flows", key: "session:42" };
 type Layout = AesGcmOptions["layout"];
 type Encoding = NonNullable<AesGcmOptions["encoding"]>;
 const layouts: readonly Layout[] = ["iv-tag-ciphertext", "iv-ciphertext-tag"];
@@ -50,10 +50,10 @@ describe("aesGcm", () => {
       async (layout, encoding) => {
         const format = aesGcm({ key, layout, encoding });
         for (const value of ["", "text", "zażółć 🔐", '{"value":"v"}', "x".repeat(5_000)]) {
-          expect(await format.read(encrypt(value, key, layout, encoding), place)).toEqual({ value });
+          expect(await format.read(encrypt(value, key, layout, encoding), address)).toEqual({ value });
         }
         const bytes = Buffer.from([0xff, 0x00, 0xfe]);
-        expect(await format.read(encrypt(bytes, key, layout, encoding), place)).toEqual({ value: bytes });
+        expect(await format.read(encrypt(bytes, key, layout, encoding), address)).toEqual({ value: bytes });
       },
     );
   });
@@ -62,7 +62,7 @@ describe("aesGcm", () => {
     const key = keys["a passphrase"];
     const accept = [aesGcm({ key, layout: "iv-tag-ciphertext" })];
     const read = (stored: string): Promise<unknown> =>
-      storeHolding(stored, place, { keys: Keyring.generate(), accept }).get(place.key);
+      storeHolding(stored, address, { keys: Keyring.generate(), accept }).get(address.key);
     const future = JSON.stringify({ value: { step: 1 }, expires: Date.now() + 60_000 });
     expect(await read(encrypt(future, key))).toBe(future);
     expect(await read(encrypt(JSON.stringify({ value: 1, expires: Date.now() - 1 }), key))).toBeUndefined();
@@ -73,7 +73,7 @@ describe("aesGcm", () => {
     const key = randomBytes(32);
     const format = aesGcm({ key, layout: "iv-tag-ciphertext" });
     for (const value of ["a", "ab", "abc"]) {
-      expect(await format.read(encrypt(value, key).replace(/=+$/, ""), place)).toEqual({ value });
+      expect(await format.read(encrypt(value, key).replace(/=+$/, ""), address)).toEqual({ value });
     }
   });
 
@@ -81,7 +81,7 @@ describe("aesGcm", () => {
     const key = randomBytes(32);
     const format = aesGcm({ key, layout: "iv-tag-ciphertext", encoding: "hex" });
     const sealed = encrypt("v", key, "iv-tag-ciphertext", "hex").toUpperCase();
-    expect(await format.read(sealed, place)).toEqual({ value: "v" });
+    expect(await format.read(sealed, address)).toEqual({ value: "v" });
   });
 
   it("gives nothing for a value that was altered or cut anywhere: it throws, or does not claim it", async () => {
@@ -106,8 +106,8 @@ describe("aesGcm", () => {
         const unpadded = sealed.replace(/=+$/, "");
         for (let length = 1; length < unpadded.length; length++) broken.add(sealed.slice(0, length));
         for (const stored of broken) {
-          const store = storeHolding(stored, place, { keys: keyring, accept: [format] });
-          const error: unknown = await store.get(place.key).then(
+          const store = storeHolding(stored, address, { keys: keyring, accept: [format] });
+          const error: unknown = await store.get(address.key).then(
             (value) => `It read as ${String(value)}`,
             (reason: unknown) => reason,
           );
@@ -127,7 +127,7 @@ describe("aesGcm", () => {
       { key: "another passphrase", layout: "iv-tag-ciphertext" },
       { key, layout: "iv-ciphertext-tag" },
     ] as const) {
-      expect(() => aesGcm(options).read(sealed, place)).toThrow(
+      expect(() => aesGcm(options).read(sealed, address)).toThrow(
         expect.objectContaining({ code: "RECORD_TAMPERED", namespace: "flows", key: "session:42" }),
       );
     }
@@ -148,7 +148,7 @@ describe("aesGcm", () => {
       "é".repeat(60),
       randomBytes(60),
     ]) {
-      expect(format.read(stored, place)).toBeUndefined();
+      expect(format.read(stored, address)).toBeUndefined();
     }
   });
 
@@ -175,7 +175,7 @@ describe("plaintext", () => {
     ['{"value":1,"expires":null}', undefined],
     ['{"value":1,"expires":0}', 0],
   ])("reads %s", (stored, expires) => {
-    expect(plaintext().read(stored, place)).toEqual(
+    expect(plaintext().read(stored, address)).toEqual(
       expires === undefined ? { value: stored } : { value: stored, expires },
     );
   });
@@ -195,21 +195,21 @@ describe("plaintext", () => {
     '{"value":1,"__proto__":{}}',
     ' {"value":1}',
   ])("does not take %j for what Keyv wrote", (stored) => {
-    expect(plaintext().read(stored, place)).toBeUndefined();
-    expect(plaintext().read(Buffer.from(stored), place)).toBeUndefined();
+    expect(plaintext().read(stored, address)).toBeUndefined();
+    expect(plaintext().read(Buffer.from(stored), address)).toBeUndefined();
   });
 
   it("asks the application, where it knows better", () => {
     const format = plaintext({ matches: (stored) => typeof stored === "string" && stored.startsWith("v0 ") });
-    expect(format.read("v0 text", place)).toEqual({ value: "v0 text" });
-    expect(format.read('{"value":1}', place)).toBeUndefined();
+    expect(format.read("v0 text", address)).toEqual({ value: "v0 text" });
+    expect(format.read('{"value":1}', address)).toBeUndefined();
   });
 
   it("whose expiry has passed is absent, and one that lies ahead is kept when it is sealed", async () => {
     const keys = Keyring.generate();
     const accept = [plaintext()];
     const past = JSON.stringify({ value: 1, expires: Date.now() - 1 });
-    expect(await storeHolding(past, place, { keys, accept }).get(place.key)).toBeUndefined();
+    expect(await storeHolding(past, address, { keys, accept }).get(address.key)).toBeUndefined();
 
     const map = new Map<string, unknown>();
     const expires = Date.now() + 3_600_000;
@@ -238,9 +238,9 @@ describe("plaintext", () => {
   });
 
   it("is refused where the ring says that all is sealed, and only there", async () => {
-    const keys = Keyring.generate().seal("flows");
+    const keys = Keyring.generate().forbidPlaintext("flows");
     const options = { keys, accept: [plaintext({ matches: () => true })] };
-    await expect(storeHolding('{"value":1}', place, options).get("session:42")).rejects.toMatchObject({
+    await expect(storeHolding('{"value":1}', address, options).get("session:42")).rejects.toMatchObject({
       code: "RECORD_NOT_SEALED",
     });
     const elsewhere = { namespace: "others", key: "session:42" };
@@ -250,7 +250,7 @@ describe("plaintext", () => {
   it("is asked last, wherever it stands", async () => {
     const recorder = new Recorder();
     const options = { keys: Keyring.generate(), accept: [plaintext(), recorder], reencrypt: "off" } as const;
-    expect(await storeHolding('{"value":1}', place, options).get(place.key)).toBe("claimed");
+    expect(await storeHolding('{"value":1}', address, options).get(address.key)).toBe("claimed");
   });
 });
 
@@ -276,8 +276,8 @@ describe("whatever begins like an envelope", () => {
               plaintext({ matches: () => true }),
               aesGcm({ key: "k", layout: "iv-tag-ciphertext" }),
             ];
-            const store = storeHolding(stored, place, { keys, accept, reencrypt: "off" });
-            await expect(store.get(place.key)).rejects.toMatchObject({
+            const store = storeHolding(stored, address, { keys, accept, reencrypt: "off" });
+            await expect(store.get(address.key)).rejects.toMatchObject({
               code: expect.stringMatching(/^(RECORD_MALFORMED|ENVELOPE_UNSUPPORTED|KEY_UNKNOWN|KEY_MISMATCH)$/),
             });
             expect(recorder.asked).toEqual([]);
@@ -291,8 +291,8 @@ describe("whatever begins like an envelope", () => {
   it("while what does not, does", async () => {
     for (const stored of ["kw", "kw1", "kw.k.", "kwa1.k.", "KW1.k.", " kw1.k.", "kw-1.k.", "", randomBytes(5)]) {
       const recorder = new Recorder();
-      const store = storeHolding(stored, place, { keys, accept: [recorder], reencrypt: "off" });
-      expect(await store.get(place.key)).toBe("claimed");
+      const store = storeHolding(stored, address, { keys, accept: [recorder], reencrypt: "off" });
+      expect(await store.get(address.key)).toBe("claimed");
       expect(recorder.asked).toEqual([stored]);
     }
   });

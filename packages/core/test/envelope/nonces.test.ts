@@ -7,7 +7,7 @@ import { drawRandom, reseed } from "../../src/envelope/nonces.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { openStored } from "../records.ts";
 
-const place = { namespace: "flows", key: "session:42" };
+const address = { namespace: "flows", key: "session:42" };
 const sessionRecords = 2 ** 20;
 const sessionAgeMs = 10 * 60 * 1000;
 
@@ -62,7 +62,7 @@ describe("no nonce is drawn twice", () => {
     const root = new RootKey(randomBytes(32));
     const seen = new Set<string>();
     for (let index = 0; index < 100_000; index++) {
-      const sealed = seal("k", root, place, { value: "v" }, { form: "binary" });
+      const sealed = seal("k", root, address, { value: "v" }, { form: "binary" });
       if (typeof sealed === "string") throw new Error("A string in the binary form");
       addAll(seen, Buffer.from(sealed.subarray(6 + 32, 6 + 32 + 24)));
     }
@@ -124,9 +124,9 @@ describe("a writer's session", () => {
     const root = new RootKey(randomBytes(32));
     for (const atMs of [0, 1, sessionAgeMs, sessionAgeMs * 3, -5]) {
       vi.setSystemTime(startMs + atMs);
-      const sealed = seal("k", root, place, { value: `at ${atMs}` }, { form: "text" });
+      const sealed = seal("k", root, address, { value: `at ${atMs}` }, { form: "text" });
       if (typeof sealed !== "string") throw new Error("Bytes in the text form");
-      expect(openStored(sealed, "k", new RootKey(root.material()), place)).toEqual({ value: `at ${atMs}` });
+      expect(openStored(sealed, "k", new RootKey(root.material()), address)).toEqual({ value: `at ${atMs}` });
     }
   });
 });
@@ -186,11 +186,11 @@ describe("a reader's cache of subkeys", () => {
     const root = new RootKey(randomBytes(32));
     const records = Array.from({ length: 300 }, (_, index) => {
       const value = `record ${index}`;
-      const sealed = seal("k", root, place, { value }, { form: "binary", knownAnswerNonce: randomBytes(24) });
+      const sealed = seal("k", root, address, { value }, { form: "binary", knownAnswerNonce: randomBytes(24) });
       return { value, sealed: Buffer.from(sealed) };
     });
     for (const { value, sealed } of [...records, ...records.toReversed(), ...records]) {
-      expect(openStored(sealed, "k", root, place)).toEqual({ value });
+      expect(openStored(sealed, "k", root, address)).toEqual({ value });
     }
   });
 });

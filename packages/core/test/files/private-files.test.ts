@@ -16,7 +16,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { filePlace } from "../../src/keyring/keyring-location.ts";
+import { fileLocation } from "../../src/keyring/keyring-location.ts";
 import { fileCheckpoint } from "../../src/reencryption/checkpoint.ts";
 
 const isRoot = process.geteuid?.() === 0;
@@ -105,7 +105,7 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
 });
 
 describe.skipIf(process.platform === "win32")("the lock beside a keyring", () => {
-  const change = (path: string, from: string | undefined, to: string) => filePlace(path).replace(from, to);
+  const change = (path: string, from: string | undefined, to: string) => fileLocation(path).replace(from, to);
 
   it("can be opened by its owner alone", async () => {
     const path = join(folder, "ring");
@@ -215,14 +215,14 @@ describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot 
         expect(() => writeFileSync(join(folder, "rest"), Buffer.alloc(65_536))).toThrow("ENOSPC");
       }
       const expected = fill ? "one" : undefined;
-      await expect(filePlace(path).replace(expected, "x".repeat(9_000))).rejects.toMatchObject({
+      await expect(fileLocation(path).replace(expected, "x".repeat(9_000))).rejects.toMatchObject({
         code,
         message: expect.stringContaining(word),
         hint: expect.stringContaining(hint),
       });
-      expect(await filePlace(path).read()).toBe(expected);
+      expect(await fileLocation(path).read()).toBe(expected);
       // Room on a disk is nothing that could be told before.
-      const asked = filePlace(path).requireWritable?.();
+      const asked = fileLocation(path).requireWritable?.();
       if (fill) await asked;
       else await expect(asked).rejects.toMatchObject({ code, message: expect.stringContaining(word) });
     } finally {
@@ -233,13 +233,13 @@ describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot 
   it("because the file is a mount of its own says so before", async ({ skip }) => {
     const path = join(folder, "a ring");
     writeFileSync(path, "one");
-    await filePlace(path).requireWritable?.();
+    await fileLocation(path).requireWritable?.();
     skip(!mounted("--bind", path, path), notAllowed);
     try {
       const refusal = { code: "PROVIDER_READ_ONLY", message: expect.stringContaining("EBUSY") };
-      await expect(filePlace(path).requireWritable?.()).rejects.toMatchObject(refusal);
-      await expect(filePlace(path).replace("one", "two")).rejects.toMatchObject(refusal);
-      expect(await filePlace(path).read()).toBe("one");
+      await expect(fileLocation(path).requireWritable?.()).rejects.toMatchObject(refusal);
+      await expect(fileLocation(path).replace("one", "two")).rejects.toMatchObject(refusal);
+      expect(await fileLocation(path).read()).toBe("one");
     } finally {
       execFileSync("umount", [path]);
     }

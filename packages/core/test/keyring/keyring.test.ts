@@ -76,7 +76,7 @@ describe("the document", () => {
     const anyStep = fc.oneof(
       fc.tuple(fc.constant("add" as const), anyKeyId),
       fc.tuple(fc.constantFrom("promote" as const, "disable" as const, "enable" as const, "remove" as const), fc.nat()),
-      fc.tuple(fc.constantFrom("rename" as const, "serve" as const, "seal" as const), anyName),
+      fc.tuple(fc.constantFrom("rename" as const, "withStores" as const, "forbidPlaintext" as const), anyName),
       fc.tuple(fc.constant("created" as const), fc.oneof(anyName, fc.constant("2026-11-01"))),
     );
     fc.assert(
@@ -87,7 +87,7 @@ describe("the document", () => {
           const document = exportKeyring(before);
           const at = typeof argument === "number" ? (ring.keys[argument % ring.keys.length]?.id ?? "") : argument;
           try {
-            if (step === "serve") ring = ring.serve([at]);
+            if (step === "withStores") ring = ring.withStores([at]);
             else if (step === "add") ring = ring.add({ id: at });
             else if (step === "created") ring = ring.add({ created: at });
             else ring = ring[step](at);
@@ -116,8 +116,8 @@ describe("the document", () => {
       .enable("2025-11")
       .remove("2026-11")
       .rename("other")
-      .serve(["a", "b"])
-      .seal("more");
+      .withStores(["a", "b"])
+      .forbidPlaintext("more");
     const result = exported(changed);
     expect(result).toMatchObject(more);
     expect(result.generation).toBe(document.generation + 8);
@@ -132,7 +132,7 @@ describe("the document", () => {
   it("without the fields that need not be there is read", () => {
     const { stores: _, sealed: __, ...document } = goodDocument();
     const ring = parse(document);
-    expect([ring.stores, ring.sealed, ring.scopeName]).toEqual([[], [], undefined]);
+    expect([ring.stores, ring.encryptedNamespaces, ring.scopeName]).toEqual([[], [], undefined]);
     expect(exported(ring)).toEqual(document);
   });
 
@@ -425,8 +425,8 @@ describe("a scoped ring", () => {
       () => scoped.enable("b"),
       () => scoped.remove("b"),
       () => scoped.rename("x"),
-      () => scoped.serve(["x"]),
-      () => scoped.seal("x"),
+      () => scoped.withStores(["x"]),
+      () => scoped.forbidPlaintext("x"),
       () => scoped.scope("one"),
       () => scoped.scope("two"),
     ];

@@ -11,7 +11,7 @@ import {
   reencrypt,
   retireKey,
   type ScannableStore,
-  storePlace,
+  storeLocation,
   wrappedKeys,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
@@ -25,22 +25,22 @@ type Store = AtomicStore & ScannableStore & ReservedSpace;
 
 function suite(open: () => Promise<Store>): void {
   it("is replaced only where it is still the one that was read", async () => {
-    const place = storePlace(await open());
-    expect(await place.read()).toBeUndefined();
-    expect(await place.replace("other", "first")).toBe(false);
-    const founded = await Promise.all(["a", "b", "c"].map((text) => place.replace(undefined, text)));
+    const location = storeLocation(await open());
+    expect(await location.read()).toBeUndefined();
+    expect(await location.replace("other", "first")).toBe(false);
+    const founded = await Promise.all(["a", "b", "c"].map((text) => location.replace(undefined, text)));
     expect(founded.filter(Boolean)).toHaveLength(1);
-    const found = (await place.read()) ?? "";
-    const raced = await Promise.all(["d", "e", "f"].map((text) => place.replace(found, text)));
+    const found = (await location.read()) ?? "";
+    const raced = await Promise.all(["d", "e", "f"].map((text) => location.replace(found, text)));
     expect(raced.filter(Boolean)).toHaveLength(1);
-    expect(["d", "e", "f"]).toContain(await place.read());
+    expect(["d", "e", "f"]).toContain(await location.read());
   });
 
   it("outlives its own keys, and neither counts as a record nor goes with them", async () => {
     const store = await open();
     const wrapper = new AesWrapper();
-    const first = Keyring.generate("2026-11").serve(["sessions"]);
-    const founder = wrappedKeys(wrapper, storePlace(store));
+    const first = Keyring.generate("2026-11").withStores(["sessions"]);
+    const founder = wrappedKeys(wrapper, storeLocation(store));
     await founder.create(first);
     const before = createKeyv({ store, keys: founder, namespace: "flows" });
     await before.set("a", 1);
@@ -48,7 +48,7 @@ function suite(open: () => Promise<Store>): void {
     await founder.save(staged, first);
     await founder.save(staged.promote("2026-12"), staged);
 
-    const keys = wrappedKeys(wrapper, storePlace(store));
+    const keys = wrappedKeys(wrapper, storeLocation(store));
     const flows = createKeyv({ store, keys, namespace: "flows" });
     await reencrypt(flows.encryptedStore);
     expect((await census(store)).records).toBe(1);
@@ -57,7 +57,7 @@ function suite(open: () => Promise<Store>): void {
     }
 
     await flows.clear();
-    const ring = await wrappedKeys(wrapper, storePlace(store)).load();
+    const ring = await wrappedKeys(wrapper, storeLocation(store)).load();
     expect(ring.keys.map(({ id }) => id)).toEqual(["2026-12"]);
     expect(exportKeyring(ring)).toBe(exportKeyring(await founder.load()));
   });

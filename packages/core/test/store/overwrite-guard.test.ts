@@ -1,6 +1,6 @@
 import { Keyring, KeywardError } from "@keyward/core";
 import { describe, expect, it } from "vitest";
-import { KeySource } from "../../src/keyring/keyring-source.ts";
+import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { OverwriteGuard } from "../../src/store/overwrite-guard.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
 import { InnerStore } from "../../src/store-interface/inner-store.ts";
@@ -8,7 +8,7 @@ import { InnerStore } from "../../src/store-interface/inner-store.ts";
 /** A guard that remembers two records, over a store in which all but "good" cannot be opened. */
 async function guardOfTwo() {
   const inner = new InnerStore(new Map());
-  const codec = new RecordCodec(KeySource.of(Keyring.generate()), inner.form, { scope: undefined, accept: [] });
+  const codec = new RecordCodec(KeyringSource.of(Keyring.generate()), inner.form, { scope: undefined, accept: [] });
   for (const key of ["one", "two", "three"]) await inner.set(key, "kw1.unknown.", undefined);
   return new OverwriteGuard(inner, codec, 2);
 }
