@@ -2,6 +2,7 @@ import type { Keyv, KeyvSerializationAdapter, KeyvValue } from "keyv";
 import { isStoredValue, type StoredValue } from "./capabilities.ts";
 import { keyvJson } from "./keyv-json.ts";
 import { isKeyvValue, textOf } from "./keyv-value.ts";
+import { asBuffer } from "./stored-bytes.ts";
 
 /** How a Keyv turns what a store holds into a value: what is set on it at the time of the read. */
 type Codec = Pick<Keyv, "serialization" | "compression" | "encryption">;
@@ -55,7 +56,7 @@ function asText(value: StoredValue): string {
 }
 
 function asBytes(value: StoredValue): Buffer {
-  return typeof value === "string" ? Buffer.from(value) : Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  return typeof value === "string" ? Buffer.from(value) : asBuffer(value);
 }
 
 function requireKeyvValue<Value>(parsed: unknown): KeyvValue<Value> {

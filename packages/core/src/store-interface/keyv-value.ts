@@ -2,6 +2,7 @@ import { isUtf8 } from "node:buffer";
 import type { KeyvValue } from "keyv";
 import type { StoredValue } from "./capabilities.ts";
 import type { RecordContent } from "./record.ts";
+import { asBuffer } from "./stored-bytes.ts";
 
 // What Keyv's own value is, said once: an object with the fields `value` and, at most, `expires`, a number or null. For
 // `undefined` Keyv writes no `value`.
@@ -48,5 +49,5 @@ export function readKeyvJson(stored: StoredValue): RecordContent | undefined {
 /** The text that a store holds, given back as bytes by a store of bytes; `undefined` for bytes that are not UTF-8. */
 export function textOf(stored: StoredValue): string | undefined {
   if (typeof stored === "string") return stored;
-  return isUtf8(stored) ? Buffer.from(stored.buffer, stored.byteOffset, stored.byteLength).toString("utf8") : undefined;
+  return isUtf8(stored) ? asBuffer(stored).toString("utf8") : undefined;
 }

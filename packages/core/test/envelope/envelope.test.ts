@@ -97,6 +97,7 @@ describe("a header", () => {
             expect(() => readHeader(stored, address)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
           } else {
             expect(readHeader(stored, address)).toEqual({
+              version: 1,
               form: separator === "." ? "text" : "binary",
               keyId: id,
               written,
