@@ -95,7 +95,6 @@ export {
 } from "./store-interface/capabilities.ts";
 export { shareConnection } from "./store-interface/connection-users.ts";
 export { shareListener } from "./store-interface/event-listeners.ts";
-export type { WrappableStore } from "./store-interface/inner-store.ts";
 export { readKeyvJson } from "./store-interface/keyv-value.ts";
 export type { RecordAddress, RecordContent } from "./store-interface/record.ts";
 export {
@@ -108,6 +107,7 @@ export {
   requireValue,
   sameStored,
 } from "./store-interface/store-arguments.ts";
+export type { WrappableStore } from "./store-interface/wrappable-store.ts";
 export { abortable } from "./waiting/abortable.ts";
 export { RetryPause, type RetryPauseOptions } from "./waiting/retry-pause.ts";
 export { singleFlight } from "./waiting/single-flight.ts";
