@@ -144,8 +144,8 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     writeFileSync(`${path}.lock`, "something else");
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
-      message: expect.stringContaining("is no empty file"),
-      hint: expect.stringContaining("Remove it while no process changes the keyring"),
+      message: expect.stringContaining("is not an empty file"),
+      hint: expect.stringContaining("Remove it while no process changes the guarded file"),
     });
     expect([readFileSync(`${path}.lock`, "utf8"), existsSync(path)]).toEqual(["something else", false]);
   });
