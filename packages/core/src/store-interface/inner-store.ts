@@ -3,6 +3,7 @@ import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import {
   type AtomicStore,
   describeStore,
+  hasMethod,
   hasReservedSpace,
   isAtomic,
   isBinary,
@@ -197,7 +198,7 @@ export class InnerStore {
       });
     }
     // The type is a generator, but some stores return a plain iterator.
-    const end = async () => (typeof Reflect.get(entries, "return") === "function" ? await entries.return() : undefined);
+    const end = async () => (hasMethod(entries, "return") ? await entries.return() : undefined);
     try {
       for (;;) {
         const entry = await this.#call(async () => {

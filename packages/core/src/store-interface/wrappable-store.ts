@@ -1,6 +1,6 @@
 import { Keyv, KeyvBridgeAdapter, type KeyvBridgeStore, KeyvMemoryAdapter, type KeyvStorageAdapter } from "keyv";
 import { KeywardError } from "../errors/errors.ts";
-import type { StoredValue } from "./capabilities.ts";
+import { hasMethod, type StoredValue } from "./capabilities.ts";
 import { withoutNewListeners } from "./event-listeners.ts";
 import { hasExpired } from "./record.ts";
 import { sameStored } from "./store-arguments.ts";
@@ -69,10 +69,6 @@ export function namespacesOverlap(
 
 function isKeyv6Adapter(store: KeyvStorageAdapter | KeyvBridgeStore): store is KeyvStorageAdapter {
   return "capabilities" in store && store.capabilities?.expires === true;
-}
-
-function hasMethod(given: object, name: string): boolean {
-  return typeof Reflect.get(given, name) === "function";
 }
 
 /** Keyv's bridge, except that a failed delete is an error and not a record that was not found. */

@@ -99,7 +99,7 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
     await expect(nowhere.write("text")).rejects.toMatchObject({
       code: "CHECKPOINT_INVALID",
       message: expect.stringContaining("ENOENT"),
-      hint: expect.stringContaining("make the folder"),
+      hint: expect.stringContaining("create the folder"),
     });
   });
 });
