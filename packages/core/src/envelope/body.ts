@@ -32,7 +32,7 @@ export function readBody(
 }
 
 /**
- * Whether encoding `body` gives `encoded` again, where Node decoded `encoded` to `body`. Encoding it would take as long as
+ * Returns whether encoding `body` gives `encoded` again, where Node decoded `encoded` to `body`. Encoding it would take as long as
  * decrypting the record.
  */
 function isCanonical(encoded: string, body: Buffer): boolean {

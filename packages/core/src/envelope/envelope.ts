@@ -120,7 +120,7 @@ export interface Decrypted {
   readonly bytes: Buffer;
   /** When the record expires, in milliseconds since the epoch; `undefined` for never. */
   readonly expires: number | undefined;
-  /** Whether the plaintext holds padding. A store without padding must lay it out again before encrypting it. */
+  /** True if the plaintext has padding. A store without padding then lays the value out again before it encrypts. */
   readonly padded: boolean;
 }
 

@@ -27,7 +27,7 @@ export interface ForeignFormat {
 
 /** Options of {@link plaintext}. */
 export interface PlaintextOptions {
-  /** Whether the application wrote a stored value. Default: whether the value is the JSON that Keyv writes. */
+  /** Returns true for a value that the application wrote. Default: true for the JSON that Keyv writes. */
   readonly matches?: (stored: StoredValue) => boolean;
 }
 
@@ -103,7 +103,7 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
   return accept;
 }
 
-/** Whether a format reads plaintext. A store asks such a format last, and not in a namespace that forbids plaintext. */
+/** Returns whether a format reads plaintext. A store asks such a format last, and not in a namespace that forbids plaintext. */
 export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
 }

@@ -12,7 +12,7 @@ export interface EnvelopeHeader {
   readonly version: EnvelopeVersion;
   readonly form: ValueForm;
   readonly keyId: string;
-  /** The header as it is stored: "kw1." or "kw1:", the key id, and "." or ":". */
+  /** The stored text of the header: "kw1." or "kw1:", the key id, and "." or ":". */
   readonly written: string;
 }
 
@@ -33,7 +33,7 @@ function remember(header: EnvelopeHeader): EnvelopeHeader {
   return header;
 }
 
-/** Returns the header of a new envelope, as it is stored. */
+/** Returns the stored text of the header of a new envelope. */
 export function writeHeader(form: ValueForm, keyId: string): string {
   return form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
 }

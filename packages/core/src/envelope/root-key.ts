@@ -44,8 +44,8 @@ function copyOf(root: Uint8Array): Buffer {
  */
 export class RootKey {
   readonly #root: Buffer;
-  // Two generations approximate an LRU cache without a write for each hit: moving an entry to the end of a Map takes longer
-  // than the rest of the lookup.
+  // Two generations approximate an LRU cache without a write for each hit. To move an entry within a Map takes longer than
+  // the rest of the lookup.
   #recentSubkeys = new Map<string, KeyObject>();
   #olderSubkeys = new Map<string, KeyObject>();
   #commitment: Buffer | undefined;

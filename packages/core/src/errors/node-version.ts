@@ -15,7 +15,7 @@ export function unsupportedNodeVersion(): string | undefined {
 /**
  * Returns the error for a feature that this version of Node.js lacks.
  *
- * @param what says what failed, at the beginning of the message, such as "No keys can be loaded".
+ * @param what the beginning of the message: the failed operation, such as "No keys can be loaded".
  */
 export function nodeTooOld(what: string, cause?: unknown): KeywardError {
   const version = unsupportedNodeVersion() ?? "unknown";

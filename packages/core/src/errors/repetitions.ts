@@ -1,4 +1,4 @@
-/** How often a problem occurred that is reported with growing pauses. */
+/** A report of a problem that occurs again and again. */
 export interface Repetition {
   /** Number of equal problems since the last report, this one included; 1 for the first. */
   readonly times: number;

@@ -7,7 +7,7 @@ export interface UrlRules {
   /** An example of a good URL, for the hint, such as `rediss://user:password@host:6379/0`. */
   readonly form: string;
   /**
-   * Whether the URL may only be the address of a server, so that a user, a password, a query and a fragment are refused.
+   * Refuses a URL that is more than the address of a server: one with a user, a password, a query or a fragment.
    * Default: false.
    */
   readonly addressOnly?: boolean;

@@ -53,8 +53,8 @@ export async function whileLocked<Result>(
 
 /**
  * Creates the lock file, or checks the existing one: a user that can read it can hold the lock. The check runs in one turn
- * of the event loop and does not open the file, because POSIX releases a process's lock when the process closes any
- * descriptor of the file.
+ * of the event loop and does not open the file, because POSIX releases the lock of a process that closes any descriptor
+ * of the file.
  */
 function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions): void {
   const mode = ((guarded?.mode ?? 0) & 0o020) === 0 ? 0o600 : 0o660;

@@ -82,7 +82,7 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** Whether a file belongs to the user of this process, to root, or to one of the user ids `others`. Always true on Windows. */
+/** Returns whether a file belongs to the user of this process, to root, or to one of the user ids `others`. Always true on Windows. */
 export function isOwnedBy({ uid }: Stats, ...others: readonly number[]): boolean {
   const own = process.geteuid?.();
   return own === undefined || uid === own || uid === 0 || others.includes(uid);

@@ -14,7 +14,7 @@ export type StoredBytes = Uint8Array & {
 /** A value as a store keeps it: a string or bytes. */
 export type StoredValue = string | StoredBytes;
 
-/** Whether a value is a string or bytes. Not part of the public surface. */
+/** Returns whether a value is a string or bytes. Not part of the public surface. */
 export function isStoredValue(value: unknown): value is StoredValue {
   return typeof value === "string" || value instanceof Uint8Array;
 }
@@ -53,7 +53,7 @@ export interface ScannedRecord {
   readonly namespace: string;
   /** The key of the record in its namespace. */
   readonly key: string;
-  /** The value as it is stored, encrypted or not. */
+  /** The stored value, encrypted or not. */
   readonly value: StoredValue;
 }
 
@@ -111,8 +111,8 @@ export interface ReservedSpace {
 /** A store that declares how long its calls take at most. If it has `replace`, it has `replaceMany` too. */
 export interface BoundedStore {
   /**
-   * How long after the call a write, or a batch of writes, may still be sent to the backend, in milliseconds, with all
-   * attempts and the pauses between them. An integer between 0 and 3,600,000 (one hour); 0 if a call never waits. With any
+   * Maximum time from the call of a write, or a batch of writes, until it was last sent to the backend, in milliseconds.
+   * It includes all attempts and the pauses between them. An integer between 0 and 3,600,000 (one hour); 0 if a call never waits. With any
    * other value, a process cannot register as a replica of the store. A rotation waits this much longer before it treats
    * a replica without a heartbeat as gone.
    */
@@ -134,43 +134,43 @@ export interface DescribedStore {
   readonly description: string;
 }
 
-/** Whether an object has a method. Not part of the public surface. */
+/** Returns whether an object has a method. Not part of the public surface. */
 export function hasMethod(store: object, name: string): boolean {
   return typeof Reflect.get(store, name) === "function";
 }
 
-/** Whether the store has an atomic replace. */
+/** Returns whether the store has an atomic replace. */
 export function isAtomic(store: object): store is AtomicStore {
   return hasMethod(store, "replace");
 }
 
-/** Whether the store can be scanned. */
+/** Returns whether the store can be scanned. */
 export function isScannable(store: object): store is ScannableStore {
   return hasMethod(store, "scan");
 }
 
-/** Whether the scan of the store can be divided into ranges. */
+/** Returns whether the scan of the store can be divided into ranges. */
 export function isRanged(store: object): store is RangedStore {
   return isScannable(store) && hasMethod(store, "ranges");
 }
 
-/** Whether the store keeps bytes unchanged. */
+/** Returns whether the store keeps bytes unchanged. */
 export function isBinary(store: object): store is BinaryStore {
   return Reflect.get(store, "values") === "bytes";
 }
 
-/** Whether the store has a reserved space. */
+/** Returns whether the store has a reserved space. */
 export function hasReservedSpace(store: object): store is ReservedSpace {
   return typeof store === "object" && store !== null && hasMethod(store, "reserved");
 }
 
-/** Whether the store declares how long its calls take at most. */
+/** Returns whether the store declares how long its calls take at most. */
 export function isBounded(store: object): store is BoundedStore {
   const longestCallMs: unknown = Reflect.get(store, "longestCallMs");
   return typeof longestCallMs === "number" && Number.isSafeInteger(longestCallMs) && longestCallMs >= 0;
 }
 
-/** Whether the store returns views on its namespaces. */
+/** Returns whether the store returns views on its namespaces. */
 export function isNamespaced(store: object): store is NamespacedStore {
   return hasMethod(store, "namespaced");
 }

@@ -2,8 +2,8 @@
 //
 // 1. The store that opened a connection closes it in its `disconnect()`. Views of that store and its reserved space share
 //    the connection, and their `disconnect()` closes nothing.
-// 2. A store under several EncryptedStores, including those of `createKeyv`, is disconnected with the last of them. The same
-//    holds for any other object that its users share and did not open, such as a Keyv adapter under several stores.
+// 2. A store under several EncryptedStores, including those of `createKeyv`, is disconnected with the last of them. This
+//    also holds for any other object that its users share and did not open, such as a Keyv adapter under several stores.
 
 interface Sharing {
   readonly users: Set<object>;

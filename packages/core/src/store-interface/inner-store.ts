@@ -82,7 +82,7 @@ export class InnerStore {
     return this.#namespaceUse.begin();
   }
 
-  /** Whether a call has used a namespace. */
+  /** True if a call has used a namespace. */
   get inUse(): boolean {
     return this.#namespaceUse.begun;
   }

@@ -21,7 +21,7 @@ export const keyvJson: KeyvSerializationAdapter = {
     mayBeMarked.test(text) ? keyvSerializer.parse<Value>(text) : JSON.parse(text),
 };
 
-/** Whether `JSON.stringify` writes a value exactly as Keyv does. */
+/** Returns whether `JSON.stringify` writes a value exactly as Keyv does. */
 function isPlain(value: unknown): boolean {
   switch (typeof value) {
     case "string":

@@ -8,7 +8,7 @@ import { asBuffer } from "./stored-bytes.ts";
 // null. For `undefined` Keyv writes no `value`.
 
 /**
- * Whether an object has the form in which Keyv keeps a value: no other fields than `value` and `expires`, so that Keyv
+ * Returns whether an object has the form in which Keyv keeps a value: no other fields than `value` and `expires`, so that Keyv
  * would lose nothing of it. An object without `value` has the form that Keyv keeps for `undefined`.
  */
 export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {

@@ -30,7 +30,7 @@ export class NamespaceUse {
     return this.#wanted ?? this.#adapter.namespace ?? "";
   }
 
-  /** Whether a call has used a namespace since the last release. */
+  /** True if a call has used a namespace since the last release. */
   get begun(): boolean {
     return this.#used !== undefined;
   }

@@ -9,7 +9,7 @@ export interface RecordAddress {
   readonly key: string;
 }
 
-/** What a record holds, decrypted. */
+/** The decrypted content of a record. */
 export interface RecordContent {
   /** Text or bytes, as the caller passed them. */
   readonly value: StoredValue;
@@ -37,7 +37,7 @@ export function requireAddress(namespace: string, key: string): RecordAddress {
   });
 }
 
-/** Whether a record with this expiry has expired. */
+/** Returns whether a record with this expiry has expired. */
 export function hasExpired(expires: number | undefined, nowMs: number = Date.now()): boolean {
   return expires !== undefined && nowMs >= expires;
 }

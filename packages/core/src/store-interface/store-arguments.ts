@@ -102,7 +102,7 @@ export function invalidCursor(): KeywardError {
   return invalid("No scan of this store returned the cursor", "Begin the scan again without a cursor.");
 }
 
-/** Whether two stored values are equal, type included. */
+/** Returns whether two stored values are equal, type included. */
 export function sameStored(one: unknown, other: unknown): boolean {
   if (one instanceof Uint8Array && other instanceof Uint8Array) return Buffer.compare(one, other) === 0;
   return one === other;

@@ -29,7 +29,7 @@ export function requireStore(given: WrappableStore): void {
   });
 }
 
-/** Whether an object is a Keyv, of version 5 or 6, and not an adapter. */
+/** Returns whether an object is a Keyv, of version 5 or 6, and not an adapter. */
 export function isKeyv(given: object): boolean {
   return given instanceof Keyv || (hasMethod(given, "getRaw") && "stats" in given);
 }
@@ -52,7 +52,7 @@ export function strayEntry(adapter: KeyvStorageAdapter, key: string): unknown {
   return adapter instanceof AtomicMapAdapter ? adapter.strayEntry(key) : undefined;
 }
 
-/** Whether a key of one namespace can be the same key in the store as a key of another namespace. */
+/** Returns whether a key of one namespace can be the same key in the store as a key of another namespace. */
 export function namespacesOverlap(
   given: WrappableStore,
   adapter: KeyvStorageAdapter,
