@@ -24,8 +24,8 @@ export function shown(value: unknown): string {
 }
 
 /**
- * Returns the first part of a secret that a text shows in any likely encoding; `undefined` if it shows none. The parts are
- * long enough that random bytes do not match a text by chance.
+ * Returns the first part of a secret that a text shows in any likely encoding; `undefined` if it shows none. The parts
+ * are long enough that random bytes do not match a text by chance.
  */
 export function leaked(text: string, secret: Uint8Array, characters = 8): string | undefined {
   const bytes = Buffer.from(secret);

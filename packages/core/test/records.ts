@@ -64,7 +64,9 @@ export function storeHolding(
   return store;
 }
 
-/** Returns the code of the KeywardError that a call throws; `undefined` if the call returns. Rethrows any other error. */
+/**
+ * Returns the code of the KeywardError that a call throws; `undefined` if the call returns. Rethrows any other error.
+ */
 export function codeOf(call: () => unknown): string | undefined {
   try {
     call();

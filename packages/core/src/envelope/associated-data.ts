@@ -45,7 +45,9 @@ export function associatedData({ bytes }: AssociatedDataPrefix, key: string): Bu
   return data;
 }
 
-/** Writes a length in 8 bytes. PASETO clears the top bit of each length; the lengths here are far too small to have one. */
+/**
+ * Writes a length in 8 bytes. PASETO clears the top bit of each length; the lengths here are far too small to have one.
+ */
 function writeLE64(data: Buffer, length: number, at: number): number {
   data.writeUInt32LE(length, at);
   return data.writeUInt32LE(0, at + 4);

@@ -13,7 +13,8 @@ const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
 /**
  * Decodes the body of an envelope, all that follows its header.
  *
- * @throws KeywardError `RECORD_MALFORMED` for a body that is not canonical base64url, and for the binary form in a string.
+ * @throws KeywardError `RECORD_MALFORMED` for a body that is not canonical base64url, and for the binary form in a
+ * string.
  */
 export function readBody(
   stored: StoredValue,
@@ -32,8 +33,8 @@ export function readBody(
 }
 
 /**
- * Returns whether encoding `body` gives `encoded` again, where Node decoded `encoded` to `body`. Encoding it would take as long as
- * decrypting the record.
+ * Returns whether encoding `body` gives `encoded` again, where Node decoded `encoded` to `body`. Encoding it would take
+ * as long as decrypting the record.
  */
 function isCanonical(encoded: string, body: Buffer): boolean {
   const leftOver = body.length % 3;
@@ -49,8 +50,8 @@ function isCanonical(encoded: string, body: Buffer): boolean {
 }
 
 /**
- * Joins the pieces of a binary envelope in memory of its own. A store may pass an envelope on together with its `buffer`,
- * for example to a worker, so the envelope must not be in Node's shared pool.
+ * Joins the pieces of a binary envelope in memory of its own. A store may pass an envelope on together with its
+ * `buffer`, for example to a worker, so the envelope must not be in Node's shared pool.
  */
 export function joinBinary(header: Buffer, body: readonly Uint8Array[]): Buffer {
   let length = header.length;

@@ -7,14 +7,14 @@ import { associatedData, associatedDataPrefix } from "./associated-data.ts";
 import { joinBinary, readBody } from "./body.ts";
 import { type EnvelopeHeader, writeHeader } from "./header.ts";
 import { malformedEnvelope } from "./malformed-envelope.ts";
-import { checkPlaintext, layOutPlaintext, type Plaintext, readPlaintext } from "./plaintext-layout.ts";
+import { checkPlaintext, type Decrypted, layOutPlaintext, type Plaintext, readPlaintext } from "./plaintext-layout.ts";
 import { commitmentBytes, type RootKey } from "./root-key.ts";
 import { nonceBytes, subkeyPrefixBytes } from "./xaes.ts";
 
 export { type EnvelopeHeader, keyIdIn, readHeader } from "./header.ts";
 
-// The format is specified in docs/envelope.md; the names here are the names there. Other folders import this module only:
-// what the bytes of a version look like is known in this folder.
+// The format is specified in docs/envelope.md; the names here are the names there. Other folders read and write envelopes
+// only through this module, so only this folder knows the bytes of a version.
 
 const tagBytes = 16;
 // Without authTagLength, Node would accept a tag that was cut to 4 bytes.
@@ -114,26 +114,14 @@ export function open(
   return readPlaintext(decryptBytes(stored, header, root, address), address, header.keyId);
 }
 
-/** A decrypted record whose value is not decoded. */
-export interface Decrypted {
-  /** The whole plaintext, in the layout of the envelope. */
-  readonly bytes: Buffer;
-  /** When the record expires, in milliseconds since the epoch; `undefined` for never. */
-  readonly expires: number | undefined;
-  /** True if the plaintext has padding. A store without padding then lays the value out again before it encrypts. */
-  readonly padded: boolean;
-}
-
 /**
- * Decrypts an envelope like {@link open}, with the same checks, but leaves the value encoded. Decoding a text and encoding
- * it again would take as long as decrypting it.
+ * Decrypts an envelope like {@link open}, with the same checks, but leaves the value encoded. Decoding a text and
+ * encoding it again would take as long as decrypting it.
  *
  * @throws KeywardError as {@link open}.
  */
 export function decrypt(stored: StoredValue, header: EnvelopeHeader, root: RootKey, address: RecordAddress): Decrypted {
-  const bytes = decryptBytes(stored, header, root, address);
-  const { expires, padded } = checkPlaintext(bytes, address, header.keyId);
-  return { bytes, expires, padded };
+  return checkPlaintext(decryptBytes(stored, header, root, address), address, header.keyId);
 }
 
 function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey, address: RecordAddress): Buffer {
@@ -174,7 +162,10 @@ function update(cipher: CipherGCM, piece: StoredValue): Buffer {
   return typeof piece === "string" ? cipher.update(piece, "utf8") : cipher.update(piece);
 }
 
-/** Returns an upper bound of the bytes that a piece has: counting those of a long text takes longer than encrypting a short one. */
+/**
+ * Returns an upper bound of the bytes that a piece has: counting those of a long text takes longer than encrypting a
+ * short one.
+ */
 function maxBytesOf(piece: StoredValue): number {
   return typeof piece === "string" ? 3 * piece.length : piece.length;
 }

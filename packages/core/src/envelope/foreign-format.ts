@@ -6,8 +6,8 @@ import { readKeyvJson, textOf } from "../store-interface/keyv-value.ts";
 import { type RecordAddress, type RecordContent, recordError } from "../store-interface/record.ts";
 
 /**
- * A format other than the envelope in which a store may have records. A store asks its formats in the order of `accept`,
- * with plaintext last, and only for values that do not begin like an envelope.
+ * A format other than the envelope in which a store may have records. A store asks its formats in the order of
+ * `accept`, with plaintext last, and only for values that do not begin like an envelope.
  *
  * A format that does not authenticate the address of a record cannot detect that a record was moved.
  */
@@ -75,11 +75,11 @@ class Plaintext implements ForeignFormat {
 }
 
 /**
- * Returns the format of values that are not encrypted, such as those that Keyv wrote before Keyward was added. A store with
- * this format reads them, and encrypts them in the background after the read.
+ * Returns the format of values that are not encrypted, such as those that Keyv wrote before Keyward was added. A store
+ * with this format reads them, and encrypts them in the background after the read.
  *
- * While a store accepts plaintext, anyone who can write to its backend can plant a value. End this with `forbidPlaintext`
- * when the census finds no more plaintext.
+ * While a store accepts plaintext, anyone who can write to its backend can plant a value. End this with
+ * `forbidPlaintext` when the census finds no more plaintext.
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));
@@ -103,18 +103,21 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
   return accept;
 }
 
-/** Returns whether a format reads plaintext. A store asks such a format last, and not in a namespace that forbids plaintext. */
+/**
+ * Returns whether a format reads plaintext. A store asks such a format last, and not in a namespace that forbids
+ * plaintext.
+ */
 export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
 }
 
 /**
- * Returns the format of values encrypted with AES-256-GCM under one key, without associated data. `@keyv/encrypt-node` and
- * most code examples write it. The format claims every value that it can decode, and throws `RECORD_TAMPERED` for a value
- * that it cannot decrypt.
+ * Returns the format of values encrypted with AES-256-GCM under one key, without associated data. `@keyv/encrypt-node`
+ * and most code examples write it. The format claims every value that it can decode, and throws `RECORD_TAMPERED` for a
+ * value that it cannot decrypt.
  *
- * @throws KeywardError `KEY_INVALID` for an empty string or bytes that are not 32, `VALUE_INVALID` for an unknown layout or
- * encoding.
+ * @throws KeywardError `KEY_INVALID` for an empty string or bytes that are not 32, `VALUE_INVALID` for an unknown
+ * layout or encoding.
  */
 export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);

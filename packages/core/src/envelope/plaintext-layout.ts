@@ -24,13 +24,13 @@ export interface Plaintext {
 /**
  * Lays out a value and its expiry for encryption.
  *
- * @param expires a whole number of milliseconds between 0 and 2^48 - 1.
+ * @param expires an integer between 0 and 2^48 - 1, in milliseconds since the epoch.
  * @param padTo pads the plaintext to a multiple of this many bytes.
  */
 export function layOutPlaintext(value: StoredValue, expires: number | undefined, padTo: number | undefined): Plaintext {
   const isString = typeof value === "string";
-  // A long value stays a piece of its own, so that it is never copied. For a short one, a second call of the cipher costs
-  // more than the copy.
+  // A long value stays a piece of its own, so that it is never copied. For a short one, a second call of the cipher
+  // costs more than the copy.
   const isSeparate = padTo === undefined && value.length > longValue;
   // The cipher encodes this string itself, which is faster than encoding it here.
   if (isString && !isSeparate && expires === undefined && padTo === undefined) return { first: textMark + value };
@@ -59,21 +59,27 @@ export function readPlaintext(plain: Buffer, address: RecordAddress, keyId: stri
   return expires === undefined ? { value } : { value, expires };
 }
 
+/** A decrypted record whose value is not decoded. */
+export interface Decrypted {
+  /** The whole plaintext, in the layout of the envelope. */
+  readonly bytes: Buffer;
+  /** When the record expires, in milliseconds since the epoch; `undefined` for never. */
+  readonly expires: number | undefined;
+  /** True if the plaintext has padding. A store without padding then lays the value out again before it encrypts. */
+  readonly padded: boolean;
+}
+
 /**
  * Makes every check of {@link readPlaintext} without decoding the value.
  *
  * @throws KeywardError as {@link readPlaintext}.
  */
-export function checkPlaintext(
-  plain: Buffer,
-  address: RecordAddress,
-  keyId: string,
-): { readonly expires: number | undefined; readonly padded: boolean } {
+export function checkPlaintext(plain: Buffer, address: RecordAddress, keyId: string): Decrypted {
   const { flags, valueAt, valueEnd, expires } = readLayout(plain, address, keyId);
   // The byte of the flags is ASCII, so the usual text is checked without a new Buffer for the value.
   const value = valueAt === 1 && valueEnd === plain.length ? plain : plain.subarray(valueAt, valueEnd);
   if (flags & isText && !isUtf8(value)) throw notUtf8(address, keyId);
-  return { expires, padded: (flags & isPadded) !== 0 };
+  return { bytes: plain, expires, padded: (flags & isPadded) !== 0 };
 }
 
 interface Layout {

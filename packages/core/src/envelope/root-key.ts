@@ -5,15 +5,15 @@ import { nonceBytes, subkeyPrefixBytes, XaesKey } from "./xaes.ts";
 export const rootBytes = 32;
 export const commitmentBytes = 32;
 
-// The limits after which a writer draws a new nonce prefix. With them, about 2^45 records under one key have a chance below
-// 2^-32 that a nonce repeats.
+// The limits after which a writer draws a new nonce prefix. With them, about 2^45 records under one key have a chance
+// below 2^-32 that a nonce repeats.
 const sessionRecords = 2 ** 20;
 const sessionBytes = 2 ** 36;
 const sessionAgeMs = 10 * 60 * 1000;
 
 /**
- * Number of recent subkeys after which they become the older ones, and the older ones are dropped. At most twice as many are
- * held.
+ * Number of recent subkeys after which they become the older ones, and the older ones are dropped. At most twice as
+ * many are held.
  */
 const recentSubkeys = 128;
 
@@ -30,7 +30,10 @@ function derive(root: Uint8Array, info: string | Uint8Array): Buffer {
   return Buffer.from(hkdfSync("sha256", root, "", info, 32));
 }
 
-/** Copies a root to memory outside of Node's buffer pool, which any code that has a small Buffer can read through its `buffer`. */
+/**
+ * Copies a root to memory outside of Node's buffer pool, which any code that has a small Buffer can read through its
+ * `buffer`.
+ */
 function copyOf(root: Uint8Array): Buffer {
   const copy = Buffer.alloc(root.length);
   copy.set(root);
@@ -44,8 +47,8 @@ function copyOf(root: Uint8Array): Buffer {
  */
 export class RootKey {
   readonly #root: Buffer;
-  // Two generations approximate an LRU cache without a write for each hit. To move an entry within a Map takes longer than
-  // the rest of the lookup.
+  // Two generations approximate an LRU cache without a write for each hit. To move an entry within a Map takes longer
+  // than the rest of the lookup.
   #recentSubkeys = new Map<string, KeyObject>();
   #olderSubkeys = new Map<string, KeyObject>();
   #commitment: Buffer | undefined;
@@ -89,7 +92,9 @@ export class RootKey {
     return session.subkey;
   }
 
-  /** Returns the AES-256-GCM key for nonces that begin with the 12 bytes at `at`, from a small cache of the latest keys. */
+  /**
+   * Returns the AES-256-GCM key for nonces that begin with the 12 bytes at `at`, from a small cache of the latest keys.
+   */
   subkey(source: Buffer, at: number): KeyObject {
     const name = source.toString("latin1", at, at + subkeyPrefixBytes);
     const recent = this.#recentSubkeys.get(name);

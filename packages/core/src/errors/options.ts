@@ -19,8 +19,8 @@ export interface Bounds {
   /** The smallest allowed value. Default: 1. */
   readonly least?: number;
   /**
-   * The largest allowed value. Default: 2^30 for milliseconds, about 12 days, and 2^40 for other units. A timer of Node.js
-   * fires at once if it is longer than about 24 days, and a pause with a random part must fit as well.
+   * The largest allowed value. Default: 2^30 for milliseconds, about 12 days, and 2^40 for other units. A timer of
+   * Node.js fires at once if it is longer than about 24 days, and a pause with a random part must fit as well.
    */
   readonly most?: number;
 }

@@ -18,8 +18,8 @@ const maxCauses = 5;
 
 /**
  * Decides when to report a problem that occurs again and again in the background. A new problem is reported at once.
- * Then it is reported with a count after pauses that grow from 5 s to 5 min. After a success, or after 10 min without the
- * problem, it counts as new.
+ * Then it is reported with a count after pauses that grow from 5 s to 5 min. After a success, or after 10 min without
+ * the problem, it counts as new.
  */
 export class Repetitions {
   readonly #remembered = new Map<string, Remembered>();
@@ -34,7 +34,9 @@ export class Repetitions {
     this.#nowMs = nowMs;
   }
 
-  /** Records that a problem occurred. Returns how often, if the problem is to be reported now; `undefined` otherwise. */
+  /**
+   * Records that a problem occurred. Returns how often, if the problem is to be reported now; `undefined` otherwise.
+   */
   occurred(problem: unknown): Repetition | undefined {
     const nowMs = this.#nowMs();
     const text = textOf(problem);
@@ -69,7 +71,9 @@ export class Repetitions {
   }
 }
 
-/** Returns the text by which two problems are equal: names, codes and messages of the whole chain, without durations. */
+/**
+ * Returns the text by which two problems are equal: names, codes and messages of the whole chain, without durations.
+ */
 function textOf(problem: unknown): string {
   const parts: string[] = [];
   let one = problem;

@@ -17,8 +17,8 @@ export interface UrlRules {
  * Checks a URL that may contain a credential, and returns it parsed. The error of this function contains no part of the
  * URL, unlike the error of `URL`, which carries its argument in the property `input`.
  *
- * A user or password that contains `/`, `?` or `#` without percent-encoding ends the host in the middle of the credential.
- * Such a URL is refused even if it parses.
+ * A user or password that contains `/`, `?` or `#` without percent-encoding ends the host in the middle of the
+ * credential. Such a URL is refused even if it parses.
  *
  * @param name the subject of the error message, such as `The URL of Redis`.
  * @throws KeywardError `VALUE_INVALID` for a value that is not a URL, for another scheme, for a credential that is not

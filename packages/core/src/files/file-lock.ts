@@ -22,8 +22,8 @@ export interface FileLockOptions {
  * Runs `work` while no other process holds the lock. The lock is SQLite's lock on an empty file. The operating system
  * releases it when its process ends, even by a crash, so a lock is never stale.
  *
- * @param path the path of the lock file: an empty file that stays. Users that may write the guarded file can open it, and
- * no others.
+ * @param path the path of the lock file: an empty file that stays. Users that may write the guarded file can open it,
+ * and no others.
  * @throws KeywardError with `codes.held` when another process holds the lock for 10 seconds, with `codes.unusable` when
  * the path holds anything but a lock file of a trusted user. Errors of the file system are thrown unchanged.
  */
@@ -52,9 +52,9 @@ export async function whileLocked<Result>(
 }
 
 /**
- * Creates the lock file, or checks the existing one: a user that can read it can hold the lock. The check runs in one turn
- * of the event loop and does not open the file, because POSIX releases the lock of a process that closes any descriptor
- * of the file.
+ * Creates the lock file, or checks the existing one: a user that can read it can hold the lock. The check runs in one
+ * turn of the event loop and does not open the file, because POSIX releases the lock of a process that closes any
+ * descriptor of the file.
  */
 function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions): void {
   const mode = ((guarded?.mode ?? 0) & 0o020) === 0 ? 0o600 : 0o660;

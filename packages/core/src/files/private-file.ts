@@ -37,12 +37,12 @@ export async function readSmallFile(
 }
 
 /**
- * Replaces the text of a file in one step: writes a file beside `target`, syncs it to the disk and renames it to `target`.
- * A reader sees the old text or the new text. A link at either path is replaced, never followed. Errors of the file system
- * are thrown unchanged.
+ * Replaces the text of a file in one step: writes a file beside `target`, syncs it to the disk and renames it to
+ * `target`. A reader sees the old text or the new text. A link at either path is replaced, never followed. Errors of
+ * the file system are thrown unchanged.
  *
- * @param before status of the existing file, whose owner and mode the new file gets. Without `before`, only the user of this
- * process can read the new file.
+ * @param before status of the existing file, whose owner and mode the new file gets. Without `before`, only the user of
+ * this process can read the new file.
  */
 export async function replaceFile(target: string, text: string, before?: Stats): Promise<void> {
   // The name is always the same: if the process is killed here, the next change removes the file. "wx" opens no file of
@@ -54,7 +54,8 @@ export async function replaceFile(target: string, text: string, before?: Stats):
     try {
       if (before !== undefined) {
         const { uid, gid } = await file.stat();
-        // The readers of the old file must be able to read the new file. Failing here is better than an unreadable keyring.
+        // The readers of the old file must be able to read the new file. Failing here is better than an unreadable
+        // keyring.
         if (before.uid !== uid || before.gid !== gid) await file.chown(before.uid, before.gid);
         await file.chmod(before.mode & 0o777);
       }
@@ -82,15 +83,18 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** Returns whether a file belongs to the user of this process, to root, or to one of the user ids `others`. Always true on Windows. */
+/**
+ * Returns whether a file belongs to the user of this process, to root, or to one of the user ids `others`. Always true
+ * on Windows.
+ */
 export function isOwnedBy({ uid }: Stats, ...others: readonly number[]): boolean {
   const own = process.geteuid?.();
   return own === undefined || uid === own || uid === 0 || others.includes(uid);
 }
 
 /**
- * Returns the code of a system error, such as ENOENT; "unknown error" if it has none. Use the code instead of the message
- * of a system error, which contains the path.
+ * Returns the code of a system error, such as ENOENT; "unknown error" if it has none. Use the code instead of the
+ * message of a system error, which contains the path.
  */
 export function systemCode(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";

@@ -30,8 +30,8 @@ export interface Replacement {
 }
 
 /**
- * A store with an atomic replace: it writes a value only if the stored value is unchanged since it was read, in one step.
- * Re-encryption needs this, so that a newer write, a delete or an expiry always wins.
+ * A store with an atomic replace: it writes a value only if the stored value is unchanged since it was read, in one
+ * step. Re-encryption needs this, so that a newer write, a delete or an expiry always wins.
  */
 export interface AtomicStore extends KeyvStorageAdapter {
   /**
@@ -41,8 +41,8 @@ export interface AtomicStore extends KeyvStorageAdapter {
    */
   replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean>;
   /**
-   * Makes several replacements as {@link AtomicStore.replace} does, in one round trip. A replacement that is not made does
-   * not stop the others. Resolves to whether each was made, in the order of `changes`.
+   * Makes several replacements as {@link AtomicStore.replace} does, in one round trip. A replacement that is not made
+   * does not stop the others. Resolves to whether each was made, in the order of `changes`.
    */
   replaceMany?(changes: readonly Replacement[]): Promise<boolean[]>;
 }
@@ -69,8 +69,8 @@ export interface ScanPage {
 export interface ScannableStore {
   /**
    * Returns a page of about `limit` records. A record that is stored during the whole scan is returned at least once. A
-   * record that is written or deleted during the scan may be missing. A cursor stays valid when the process that got it
-   * ends.
+   * record that is written or deleted during the scan may be returned or not. A cursor stays valid when the process
+   * that got it ends.
    *
    * @param options.cursor the cursor of the page before. Default: the first page.
    * @param options.limit about how many records the page has. The default is up to the store.
@@ -81,28 +81,34 @@ export interface ScannableStore {
 /** A store whose scan can be divided into ranges, so that several processes share it. */
 export interface RangedStore extends ScannableStore {
   /**
-   * Returns at most `count` ranges of about equal size. Every record of every namespace is in exactly one range, including
-   * records that are written later. A range stays valid when the process that got it ends, and after any change to the
-   * backend.
+   * Returns at most `count` ranges of about equal size. Every record of every namespace is in exactly one range,
+   * including records that are written later. A range stays valid when the process that got it ends, and after any
+   * change to the backend.
    *
    * @throws KeywardError `VALUE_INVALID` for a count that is not an integer of at least 1.
    */
   ranges(count: number): Promise<readonly string[]>;
   /**
-   * Returns a page like {@link ScannableStore.scan}, of one range if `range` is set. A cursor continues in its own range.
+   * Returns a page like {@link ScannableStore.scan}, of one range if `range` is set. A cursor continues in its own
+   * range.
    *
    * @throws KeywardError `VALUE_INVALID` for a range or a cursor that does not come from this store.
    */
   scan(options: { readonly cursor?: string; readonly limit?: number; readonly range?: string }): Promise<ScanPage>;
 }
 
-/** A store that keeps bytes unchanged. It receives the binary form of the envelope, which is shorter than the text form. */
+/**
+ * A store that keeps bytes unchanged. It receives the binary form of the envelope, which is shorter than the text form.
+ */
 export interface BinaryStore {
   /** Marks the store as one that keeps bytes unchanged. */
   readonly values: "bytes";
 }
 
-/** A store with a reserved space: an area of its backend that keys of the application, `clear`, iteration and census cannot reach. */
+/**
+ * A store with a reserved space: an area of its backend that keys of the application, `clear`, iteration and census
+ * cannot reach.
+ */
 export interface ReservedSpace {
   /** Returns the reserved space, which is the same for every view on the backend. */
   reserved(): AtomicStore & ScannableStore;
@@ -111,15 +117,15 @@ export interface ReservedSpace {
 /** A store that declares how long its calls take at most. If it has `replace`, it has `replaceMany` too. */
 export interface BoundedStore {
   /**
-   * Maximum time from the call of a write, or a batch of writes, until it was last sent to the backend, in milliseconds.
-   * It includes all attempts and the pauses between them. An integer between 0 and 3,600,000 (one hour); 0 if a call never waits. With any
-   * other value, a process cannot register as a replica of the store. A rotation waits this much longer before it treats
-   * a replica without a heartbeat as gone.
+   * Maximum time from the call of a write, or a batch of writes, until it was last sent to the backend, in
+   * milliseconds. It includes all attempts and the pauses between them. An integer between 0 and 3,600,000 (one hour);
+   * 0 if a call never waits. With any other value, a process cannot register as a replica of the store. A rotation
+   * waits this much longer before it treats a replica without a heartbeat as gone.
    */
   readonly longestCallMs: number;
 }
 
-/** A store that returns views on its namespaces. The views share one connection. */
+/** A store with views on its namespaces. The views share one connection. */
 export interface NamespacedStore {
   /**
    * Returns the view on one namespace; "" for records without a namespace. Disconnecting a view does not close the
@@ -170,7 +176,7 @@ export function isBounded(store: object): store is BoundedStore {
   return typeof longestCallMs === "number" && Number.isSafeInteger(longestCallMs) && longestCallMs >= 0;
 }
 
-/** Returns whether the store returns views on its namespaces. */
+/** Returns whether the store has views on its namespaces. */
 export function isNamespaced(store: object): store is NamespacedStore {
   return hasMethod(store, "namespaced");
 }

@@ -1,9 +1,10 @@
 // The rules for closing a connection. They hold for every store, and only this module counts the users of a connection:
 //
-// 1. The store that opened a connection closes it in its `disconnect()`. Views of that store and its reserved space share
-//    the connection, and their `disconnect()` closes nothing.
-// 2. A store under several EncryptedStores, including those of `createKeyv`, is disconnected with the last of them. This
-//    also holds for any other object that its users share and did not open, such as a Keyv adapter under several stores.
+// 1. The store that opened a connection closes it in its `disconnect()`. Views of that store and its reserved space
+//    share the connection, and their `disconnect()` closes nothing.
+// 2. A store under several EncryptedStores, including those of `createKeyv`, is disconnected with the last of them.
+//    This also holds for any other object that its users share and did not open, such as a Keyv adapter under several
+//    stores.
 
 interface Sharing {
   readonly users: Set<object>;

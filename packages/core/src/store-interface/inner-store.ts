@@ -269,8 +269,8 @@ export class InnerStore {
 }
 
 /**
- * Returns which writes of a batch were made. A store answers for each of them or for all at once, and only `false` means
- * that a write was not made.
+ * Returns which writes of a batch were made. A store answers for each of them or for all at once, and only `false`
+ * means that a write was not made.
  */
 function outcomes(method: string, length: number, answer: unknown): boolean[] {
   if (!Array.isArray(answer)) return Array.from({ length }, () => answer !== false);

@@ -4,12 +4,12 @@ import type { StoredValue } from "./capabilities.ts";
 import type { RecordContent } from "./record.ts";
 import { asBuffer } from "./stored-bytes.ts";
 
-// The definition of Keyv's own value: an object with the field `value` and at most one other field, `expires`, a number or
-// null. For `undefined` Keyv writes no `value`.
+// The definition of Keyv's own value: an object with the field `value` and at most one other field, `expires`, a number
+// or null. For `undefined` Keyv writes no `value`.
 
 /**
- * Returns whether an object has the form in which Keyv keeps a value: no other fields than `value` and `expires`, so that Keyv
- * would lose nothing of it. An object without `value` has the form that Keyv keeps for `undefined`.
+ * Returns whether an object has the form in which Keyv keeps a value: no other fields than `value` and `expires`, so
+ * that Keyv would lose nothing of it. An object without `value` has the form that Keyv keeps for `undefined`.
  */
 export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
   // This excludes an array, a Map or a Date, also one of another realm.
@@ -45,7 +45,10 @@ export function readKeyvJson(stored: StoredValue): RecordContent | undefined {
   return Number.isFinite(expires) ? { value: text, expires } : undefined;
 }
 
-/** Returns a stored value as text, since a store of bytes returns text as bytes; `undefined` for bytes that are not UTF-8. */
+/**
+ * Returns a stored value as text, since a store of bytes returns text as bytes; `undefined` for bytes that are not
+ * UTF-8.
+ */
 export function textOf(stored: StoredValue): string | undefined {
   if (typeof stored === "string") return stored;
   return isUtf8(stored) ? asBuffer(stored).toString("utf8") : undefined;

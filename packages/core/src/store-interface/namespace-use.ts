@@ -107,7 +107,7 @@ function conflict(used: string, namespace: string): KeywardError {
       namespace,
       hint:
         "Give each Keyv its own store instance: store.namespaced(…) if the store has it, or a second adapter. Over one " +
-        "Map, choose namespaces none of which begins with another one and a colon.",
+        "Map, no namespace may begin with another namespace and a colon.",
     },
   );
 }

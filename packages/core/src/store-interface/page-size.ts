@@ -8,9 +8,9 @@ const targetPageMs = 1_000;
 const firstLimit = 16;
 
 /**
- * The number of records that the next page may have. It begins small and doubles with each page, as long as the last pages
- * predict at most 2 MiB and one second of work for the next one. This bounds the memory for values of any size, lets
- * a job stop soon, and keeps each call far below the time limit of its store.
+ * The number of records that the next page may have. It begins small and doubles with each page, as long as the last
+ * pages predict at most 2 MiB and one second of work for the next one. This bounds the memory for values of any size,
+ * lets a job stop soon, and keeps each call far below the time limit of its store.
  */
 export class PageSize {
   readonly #most: number;
@@ -36,8 +36,8 @@ export class PageSize {
   }
 
   /**
-   * Records how long the work on a page took. The time of the scan itself does not count: it may be slow because of records
-   * that it skipped.
+   * Records how long the work on a page took. The time of the scan itself does not count: it may be slow because of
+   * records that it skipped.
    */
   took(records: number, workMs: number): void {
     if (records > 0) this.#mostByTime = (records * targetPageMs) / workMs;

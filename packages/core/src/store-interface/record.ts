@@ -23,8 +23,8 @@ export type ValueForm = "text" | "binary";
 /**
  * Checks the address of a record, and returns it.
  *
- * @throws KeywardError `VALUE_INVALID` for a key or namespace that is not a string, or that has a lone surrogate and so no
- * UTF-8 encoding.
+ * @throws KeywardError `VALUE_INVALID` for a key or namespace that is not a string, or that has a lone surrogate and so
+ * no UTF-8 encoding.
  */
 export function requireAddress(namespace: string, key: string): RecordAddress {
   if (typeof key === "string" && typeof namespace === "string" && key.isWellFormed() && namespace.isWellFormed()) {

@@ -42,8 +42,8 @@ export function requireValue(key: string, value: unknown): StoredValue {
 }
 
 /**
- * A number up to this one counts as a duration, not as a time: as a time it is in the year 2001 or earlier, as a duration it
- * is up to 31 years.
+ * A number up to this one counts as a duration, not as a time: as a time it is in the year 2001 or earlier, as a
+ * duration it is up to 31 years.
  */
 const longestDurationMs = 10 ** 12;
 
@@ -51,9 +51,9 @@ const longestDurationMs = 10 ** 12;
 const passedAtOnceMs = 2;
 
 /**
- * Returns when a record expires, in whole milliseconds since the epoch, rounded up; `undefined` for a record that does not
- * expire. Keyv 6 passes a time and Keyv 5 a duration, so a number above 2 and up to 10^12 that is not a time in the future
- * is a duration from now.
+ * Returns when a record expires, in whole milliseconds since the epoch, rounded up; `undefined` for a record that does
+ * not expire. Keyv 6 passes a time and Keyv 5 a duration, so a number above 2 and up to 10^12 that is not a time in the
+ * future is a duration from now.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.
  */
@@ -65,8 +65,8 @@ export function requireExpires(key: string, expires: unknown): number | undefine
 }
 
 /**
- * Returns when an entry of a batch expires, like {@link requireExpires}. Keyv 6 sets its `expires`, and Keyv 5 its `ttl`,
- * a duration in milliseconds, where 0 means that the entry does not expire.
+ * Returns when an entry of a batch expires, like {@link requireExpires}. Keyv 6 sets its `expires`, and Keyv 5 its
+ * `ttl`, a duration in milliseconds, where 0 means that the entry does not expire.
  *
  * @throws KeywardError `VALUE_INVALID` if one of them is set and not a number.
  */

@@ -42,7 +42,9 @@ export function toAdapter(given: WrappableStore): KeyvStorageAdapter {
   return withoutNewListeners(given, () => new Bridge(given));
 }
 
-/** Returns the key that a store sees if it is called past its adapter: Keyv's bridge puts the namespace before the key. */
+/**
+ * Returns the key that a store sees if it is called past its adapter: Keyv's bridge puts the namespace before the key.
+ */
 export function keyInStore(adapter: KeyvStorageAdapter, key: string): string {
   return adapter instanceof KeyvBridgeAdapter ? adapter.getKeyPrefix(key, adapter.namespace) : key;
 }
@@ -60,7 +62,8 @@ export function namespacesOverlap(
   other: string,
 ): boolean {
   if (one === other) return false;
-  // The caller's own adapter is in one namespace at a time. The adapters of this module put the namespace before each key.
+  // The caller's own adapter is in one namespace at a time. The adapters of this module put the namespace before each
+  // key.
   if (adapter === given) return true;
   if (!(adapter instanceof AtomicMapAdapter || adapter instanceof Bridge)) return true;
   const [first, second] = [adapter.getKeyPrefix("", one), adapter.getKeyPrefix("", other)];

@@ -1,7 +1,8 @@
 /**
  * Keeps a replacement that first compares and then writes from undoing a write of the same store object.
  *
- * - A replacement is not made if a write of its key is in progress, or was in progress at any time since the comparison.
+ * - A replacement is not made if a write of its key is in progress, or was in progress at any time since the
+ *   comparison.
  * - A write waits for a replacement of its key that has begun.
  */
 export class WriteTurns {
@@ -36,7 +37,10 @@ export class WriteTurns {
     }
   }
 
-  /** Runs the replacement of a record that was compared, unless the record is being written. Returns whether it was made. */
+  /**
+   * Runs the replacement of a record that was compared, unless the record is being written. Returns whether it was
+   * made.
+   */
   async replace(key: string, work: () => Promise<boolean>): Promise<boolean> {
     if (this.#cleared || this.#touched?.has(key) === true) return false;
     // Register the replacement before it begins, so that a write of the key waits for it.

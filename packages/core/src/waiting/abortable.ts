@@ -1,8 +1,8 @@
 import { nodeTooOld } from "../errors/node-version.ts";
 
 /**
- * Runs `work`, and rejects with the reason of the signal as soon as the signal is aborted, even while `work` still runs.
- * For authors of a key provider.
+ * Runs `work`, and rejects with the reason of the signal as soon as the signal is aborted, even while `work` still
+ * runs. For authors of a key provider.
  */
 export async function abortable<Result>(work: () => Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
   if (signal === undefined) return await work();

@@ -14,8 +14,8 @@ export interface RetryPauseOptions {
 const jitter = 0.2;
 
 /**
- * The pause between attempts that fail again and again, for authors of a key provider. Each pause is longer than the one
- * before, up to `longestMs`, plus a random part of up to 20 %. Time while the machine sleeps counts.
+ * The pause between attempts that fail again and again, for authors of a key provider. Each pause is longer than the
+ * one before, up to `longestMs`, plus a random part of up to 20 %. Time while the machine sleeps counts.
  */
 export class RetryPause {
   readonly #options: RetryPauseOptions;

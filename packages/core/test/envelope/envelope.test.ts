@@ -190,7 +190,8 @@ describe("decryption", () => {
       const data = pae(Buffer.from(header), Buffer.from(address.namespace), Buffer.from(address.key));
       const { nonce, ciphertext, tag } = collidingRecord(materials, data);
 
-      // AES-GCM itself accepts the ciphertext under both subkeys, and both plaintexts are well laid out: flags 0, bytes.
+      // AES-GCM itself accepts the ciphertext under both subkeys, and both plaintexts are well laid out: flags 0,
+      // bytes.
       const plaintexts = materials.map((material) => {
         const subkey = subkeyOf(sealingKey(material), nonce);
         const decipher = createDecipheriv("aes-256-gcm", subkey, nonce.subarray(12), { authTagLength: 16 });

@@ -16,8 +16,8 @@ const layouts: readonly Layout[] = ["iv-tag-ciphertext", "iv-ciphertext-tag"];
 const encodings: readonly Encoding[] = ["base64", "base64url", "hex"];
 
 /**
- * Encrypts as @keyv/encrypt-node does, with the layout iv-tag-ciphertext in base64. Most code examples use one of the other
- * layouts or encodings.
+ * Encrypts as @keyv/encrypt-node does, with the layout iv-tag-ciphertext in base64. Most code examples use one of the
+ * other layouts or encodings.
  */
 function encrypt(
   text: string | Uint8Array,

@@ -1,8 +1,8 @@
 import { createCipheriv, randomBytes } from "node:crypto";
 
-// Plain AES-GCM does not commit to its key: for any two keys there are ciphertexts that can be decrypted under both. This
-// module builds such a ciphertext by solving for one block of it, as in Dodis, Grubbs, Ristenpart and Woodage, "Fast Message
-// Franking", https://eprint.iacr.org/2019/016.
+// Plain AES-GCM does not commit to its key: for any two keys there are ciphertexts that can be decrypted under both.
+// This module builds such a ciphertext by solving for one block of it, as in Dodis, Grubbs, Ristenpart and Woodage,
+// "Fast Message Franking", https://eprint.iacr.org/2019/016.
 
 type Block = bigint;
 
@@ -68,8 +68,8 @@ class GcmKey {
 }
 
 /**
- * Returns a ciphertext and tag that can be decrypted under both keys, to plaintexts that both begin with a zero byte. There
- * are none for 255 of 256 nonces: then it returns `undefined`.
+ * Returns a ciphertext and tag that can be decrypted under both keys, to plaintexts that both begin with a zero byte.
+ * There are none for 255 of 256 nonces: then it returns `undefined`.
  */
 export function collide(
   keys: readonly [Uint8Array, Uint8Array],

@@ -1,7 +1,7 @@
 import { createCipheriv, createDecipheriv, createHmac } from "node:crypto";
 
-// A second implementation of docs/envelope.md. It is slow, caches nothing and shares no code with packages/core/src. Tests
-// compare the two.
+// A second implementation of docs/envelope.md. It is slow, caches nothing and shares no code with packages/core/src.
+// Tests compare the two.
 
 /** The key and the address of a record, named as in docs/envelope.md. */
 export interface NaiveRecord {
@@ -99,7 +99,10 @@ function decodeCanonically(encoded: string): Buffer {
   return Buffer.from((bits.slice(0, whole).match(/.{8}/g) ?? []).map((octet) => Number.parseInt(octet, 2)));
 }
 
-/** Decrypts a stored value with a keyring of one enabled key. Throws {@link NaiveRefusal} with the error code as its message. */
+/**
+ * Decrypts a stored value with a keyring of one enabled key. Throws {@link NaiveRefusal} with the error code as its
+ * message.
+ */
 export function openNaively(stored: string | Uint8Array, { root, keyId, namespace, key }: NaiveRecord): NaiveContent {
   const text = typeof stored === "string" ? stored : Buffer.from(stored).toString("latin1");
   const version = /^kw([0-9]+)[.:]/.exec(text)?.[1];

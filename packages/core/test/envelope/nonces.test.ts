@@ -151,7 +151,7 @@ describe("the random bytes drawn in advance", () => {
     return fills.mock.calls.length;
   }
 
-  it("are enough for at most 128 nonces, which two clones of a machine share", () => {
+  it("last for at most 128 nonces, which is all that two clones of a machine share", () => {
     expect(fillsAt(5_000)).toBe(1);
     let draws = 1;
     while (fillsAt(5_000) === 0) draws++;
