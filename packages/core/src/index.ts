@@ -11,6 +11,7 @@ export { nodeTooOld, unsupportedNodeVersion } from "./errors/node-version.ts";
 export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit } from "./errors/options.ts";
 export { type Repetition, Repetitions } from "./errors/repetitions.ts";
 export { requireUrl, type UrlRules } from "./errors/url-argument.ts";
+export { type FileLockOptions, whileLocked } from "./files/file-lock.ts";
 export { isOwnedBy, replaceFile, systemCode } from "./files/private-file.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } from "./keyring/key-provider.ts";
 export {
@@ -95,7 +96,6 @@ export {
 } from "./store-interface/capabilities.ts";
 export { shareConnection } from "./store-interface/connection-users.ts";
 export { shareListener } from "./store-interface/event-listeners.ts";
-export type { WrappableStore } from "./store-interface/inner-store.ts";
 export { readKeyvJson } from "./store-interface/keyv-value.ts";
 export type { RecordAddress, RecordContent } from "./store-interface/record.ts";
 export {
@@ -108,6 +108,7 @@ export {
   requireValue,
   sameStored,
 } from "./store-interface/store-arguments.ts";
+export type { WrappableStore } from "./store-interface/wrappable-store.ts";
 export { abortable } from "./waiting/abortable.ts";
 export { RetryPause, type RetryPauseOptions } from "./waiting/retry-pause.ts";
 export { singleFlight } from "./waiting/single-flight.ts";

@@ -49,7 +49,7 @@ describe.each<[string, readonly number[], (value: number) => Partial<RotateKeyOp
       () => rollBackRotation(provider, all),
       () => revokeKey(provider, revocation),
     ]) {
-      expect((await expectRefusal(call, "VALUE_INVALID")).message).toContain(`${name} is not a whole number of`);
+      expect((await expectRefusal(call, "VALUE_INVALID")).message).toContain(`${name} is not an integer between`);
     }
     expect(source.saves).toBe(0);
     expect((await inner.reserved().scan()).entries).toEqual([]);
@@ -83,7 +83,7 @@ describe.each<[string, readonly number[], (value: number) => unknown]>([
   it.each(values)("is refused as %d", async (amount) => {
     const error = await expectRefusal(async () => await give(amount), "VALUE_INVALID");
     expect(error.message).toContain(name.split(" ")[0]);
-    expect(error.message).toMatch(/is not a whole number of \w+ from \d+ to \d+, but/);
+    expect(error.message).toMatch(/is not an integer between \d+ and \d+ \(in \w+\), but/);
   });
 });
 

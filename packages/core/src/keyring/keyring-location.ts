@@ -101,7 +101,12 @@ export function fileLocation(path: string, options: { readonly shownAs?: string 
     // Asked before as well, so that no lock file is left beside what is not replaced.
     const before = await readFileAt(target, shownAs);
     if (before?.text !== expected) return false;
-    return await whileLocked(`${target}.lock`, before?.status, shownAs, async () => {
+    const lock = {
+      guarded: before?.status,
+      shownAs,
+      codes: { held: "KEYRING_CONFLICT", unusable: "PROVIDER_UNAVAILABLE" },
+    } as const;
+    return await whileLocked(`${target}.lock`, lock, async () => {
       const found = await readFileAt(target, shownAs);
       if (found?.text !== expected) return false;
       await replaceFile(target, next, found?.status);

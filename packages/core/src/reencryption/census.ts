@@ -9,8 +9,9 @@ import {
   type ScannableStore,
   type ScannedRecord,
 } from "../store-interface/capabilities.ts";
-import { isKeyv, wrapRejection } from "../store-interface/inner-store.ts";
+import { wrapRejection } from "../store-interface/inner-store.ts";
 import { pages } from "../store-interface/page-size.ts";
+import { isKeyv } from "../store-interface/wrappable-store.ts";
 
 /** How many records lie under which key. */
 export interface CensusCounts {

@@ -8,8 +8,9 @@ import { scopedPrefix } from "../store/check-record.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf, storeParts } from "../store/encrypted-store.ts";
 import { heartbeatPrefix } from "../store/heartbeat.ts";
 import type { ScannableStore, ScannedRecord } from "../store-interface/capabilities.ts";
-import { isKeyv, reservedNamespace } from "../store-interface/inner-store.ts";
+import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
+import { isKeyv } from "../store-interface/wrappable-store.ts";
 import type { UnreadableRecord } from "./bulk-reencryption.ts";
 import { census, scannableOf } from "./census.ts";
 

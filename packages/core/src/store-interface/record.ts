@@ -3,27 +3,27 @@ import type { StoredValue } from "./capabilities.ts";
 
 /** The address of a record. Its envelope is bound to the address. */
 export interface RecordAddress {
-  /** "" where the store has no namespace. */
+  /** The namespace; "" for none. */
   readonly namespace: string;
   /** The key in that namespace. */
   readonly key: string;
 }
 
-/** What a record holds, decrypted. */
+/** The decrypted content of a record. */
 export interface RecordContent {
   /** Text or bytes, as the caller passed them. */
   readonly value: StoredValue;
-  /** When the record expires, in milliseconds since the epoch. Without it the record never expires. */
+  /** When the record expires, in milliseconds since the epoch. Default: never. */
   readonly expires?: number;
 }
 
-/** The type of a value: text for stores of strings, binary for stores of bytes. */
+/** The form of an envelope: text for stores of strings, binary for stores of bytes. */
 export type ValueForm = "text" | "binary";
 
 /**
- * Checks the address of a record.
+ * Checks the address of a record, and returns it.
  *
- * @throws KeywardError `VALUE_INVALID` for a key or namespace that is no string, or has a lone surrogate: such text has
+ * @throws KeywardError `VALUE_INVALID` for a key or namespace that is not a string, or that has a lone surrogate and so
  * no UTF-8 encoding.
  */
 export function requireAddress(namespace: string, key: string): RecordAddress {
@@ -33,16 +33,16 @@ export function requireAddress(namespace: string, key: string): RecordAddress {
   throw new KeywardError("VALUE_INVALID", "A key or namespace is not a well-formed string", {
     namespace,
     key,
-    hint: "Keys and namespaces are strings without lone surrogates: encode what is not text.",
+    hint: "Use strings without lone surrogates. Encode a key that is not text, for example as base64url.",
   });
 }
 
-/** Whether a record with this expiry has expired. */
+/** Returns whether a record with this expiry has expired. */
 export function hasExpired(expires: number | undefined, nowMs: number = Date.now()): boolean {
   return expires !== undefined && nowMs >= expires;
 }
 
-/** An error about one record. The error's properties name the record's address; the message does not. */
+/** Returns an error about one record. Its properties have the address of the record; its message does not. */
 export function recordError(
   code: KeywardErrorCode,
   address: RecordAddress,

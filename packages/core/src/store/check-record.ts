@@ -8,7 +8,8 @@ import {
   type ScannableStore,
   type StoredValue,
 } from "../store-interface/capabilities.ts";
-import { type InnerStore, reservedNamespace, wrapRejection } from "../store-interface/inner-store.ts";
+import { type InnerStore, wrapRejection } from "../store-interface/inner-store.ts";
+import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";

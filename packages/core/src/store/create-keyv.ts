@@ -9,10 +9,10 @@ import type {
 import { KeywardError } from "../errors/errors.ts";
 import { copyOptions, type OptionNames, requireMethods, requireOptions } from "../errors/options.ts";
 import { isNamespaced, type StoredValue } from "../store-interface/capabilities.ts";
-import { requireStore, type WrappableStore } from "../store-interface/inner-store.ts";
 import { decodeForKeyv } from "../store-interface/keyv-decoding.ts";
 import { keyvJson } from "../store-interface/keyv-json.ts";
 import { isKeyvValue } from "../store-interface/keyv-value.ts";
+import { requireStore, type WrappableStore } from "../store-interface/wrappable-store.ts";
 import { DecodedStore } from "./decoded-store.ts";
 import {
   attachStore,

@@ -4,18 +4,18 @@ import { describe, expect, it } from "vitest";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
 import type { RecordAddress } from "../../src/store-interface/record.ts";
-import { anyContent, anyForm, anyKeyId, anyPadTo, anyPlace, anyRoot, openStored, sealStored } from "../records.ts";
+import { anyAddress, anyContent, anyForm, anyKeyId, anyPadTo, anyRoot, openStored, sealStored } from "../records.ts";
 import { commitmentOf, layOut, NaiveRefusal, openNaively, scopedRoot, sealPlain } from "./naive-envelope.ts";
 
 const address: RecordAddress = { namespace: "flows", key: "session:42" };
 
-describe("a second implementation", () => {
-  it("opens what this one seals", () => {
+describe("a second implementation of the specification", () => {
+  it("decrypts every record that Keyward encrypts", () => {
     fc.assert(
       fc.property(
         anyRoot,
         anyKeyId,
-        anyPlace,
+        anyAddress,
         anyContent,
         anyForm,
         anyPadTo,
@@ -28,12 +28,12 @@ describe("a second implementation", () => {
     );
   });
 
-  it("seals what this one opens, and seals the same under the same nonce", () => {
+  it("encrypts records that Keyward decrypts, to the same bytes under the same nonce", () => {
     fc.assert(
       fc.property(
         anyRoot,
         anyKeyId,
-        anyPlace,
+        anyAddress,
         anyContent,
         anyForm,
         anyPadTo,
@@ -49,7 +49,7 @@ describe("a second implementation", () => {
     );
   });
 
-  it("agrees on every plaintext, well laid out or not, that is validly sealed", () => {
+  it("agrees with Keyward on every plaintext with a valid tag, well laid out or not", () => {
     const material = randomBytes(32);
     const record = { root: material, keyId: "k", ...address };
     const root = new RootKey(material);
@@ -69,7 +69,7 @@ describe("a second implementation", () => {
     );
   });
 
-  it("agrees on every alteration of what lies in the store", () => {
+  it("agrees with Keyward on every alteration of a stored value", () => {
     const material = randomBytes(32);
     const record = { root: material, keyId: "2026-11", ...address };
     const root = new RootKey(material);
@@ -96,7 +96,7 @@ describe("a second implementation", () => {
     );
   });
 
-  it("derives the same commitment and scoped roots", () => {
+  it("derives the same commitment and scoped roots as Keyward", () => {
     fc.assert(
       fc.property(anyRoot, fc.string({ unit: "binary", minLength: 1, maxLength: 200 }), (material, name) => {
         const root = new RootKey(material);

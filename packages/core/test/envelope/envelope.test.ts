@@ -11,11 +11,11 @@ import { RecordCodec } from "../../src/store/record-codec.ts";
 import { type RecordAddress, requireAddress } from "../../src/store-interface/record.ts";
 import { requireExpires } from "../../src/store-interface/store-arguments.ts";
 import {
+  anyAddress,
   anyContent,
   anyForm,
   anyKeyId,
   anyPadTo,
-  anyPlace,
   anyRoot,
   codeOf,
   openStored,
@@ -26,13 +26,13 @@ import { commitmentOf, headerOf, pae, sealingKey, subkeyOf } from "./naive-envel
 
 const address: RecordAddress = { namespace: "flows", key: "session:42" };
 
-describe("what was sealed opens", () => {
-  it("whatever the record, in both forms", () => {
+describe("an encrypted record", () => {
+  it("decrypts to its content in both forms", () => {
     fc.assert(
       fc.property(
         anyRoot,
         anyKeyId,
-        anyPlace,
+        anyAddress,
         anyContent,
         anyForm,
         anyPadTo,
@@ -41,7 +41,7 @@ describe("what was sealed opens", () => {
           const sealed = sealStored(id, root, at, content, { form, padTo });
           expect(typeof sealed).toBe(form === "text" ? "string" : "object");
           expect(openStored(sealed, id, root, at)).toEqual(content);
-          // A store of bytes gives back the text form as bytes.
+          // A store of bytes returns the text form as bytes.
           if (typeof sealed === "string") expect(openStored(Buffer.from(sealed), id, root, at)).toEqual(content);
         },
       ),
@@ -49,18 +49,18 @@ describe("what was sealed opens", () => {
     );
   });
 
-  it("from bytes of any kind", () => {
+  it("decrypts from a view on other bytes", () => {
     const root = new RootKey(randomBytes(32));
     const sealed = Buffer.from(sealStored("k", root, address, { value: "v" }, { form: "binary" }));
     const within = new Uint8Array(sealed.length + 20);
     within.set(sealed, 7);
     const view: Uint8Array = within.subarray(7, 7 + sealed.length);
     const header = readHeader(view, address);
-    if (header === undefined) throw new Error("Not taken for an envelope");
+    if (header === undefined) throw new Error("The value was not recognised as an envelope");
     expect(open(view, header, root, address)).toEqual({ value: "v" });
   });
 
-  it("of a size that no cache or pool holds", () => {
+  it("may be larger than any cache or pool", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const value = randomBytes(3_000_001);
@@ -70,7 +70,7 @@ describe("what was sealed opens", () => {
     }
   });
 
-  it("to bytes that are nobody else's", () => {
+  it("decrypts to bytes that share no memory with the stored value", () => {
     const root = new RootKey(randomBytes(32));
     const value = Buffer.from("given");
     const sealed = Buffer.from(sealStored("k", root, address, { value }, { form: "binary" }));
@@ -83,12 +83,12 @@ describe("what was sealed opens", () => {
   });
 });
 
-describe("a header", () => {
+describe("readHeader", () => {
   const headers = ["k", "k1", "K", "a-b_c", "x".repeat(32), "2026-11"].flatMap((id) =>
     ([".", ":"] as const).map((separator) => ({ id, separator, written: `kw1${separator}${id}${separator}` })),
   );
 
-  it("is read as it is written, whatever was read before it", () => {
+  it("returns the header as it is written, whatever it read before", () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(fc.constantFrom(...headers), fc.boolean()), { maxLength: 30 }), (reads) => {
         for (const [{ id, separator, written }, asBytes] of reads) {
@@ -97,6 +97,7 @@ describe("a header", () => {
             expect(() => readHeader(stored, address)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
           } else {
             expect(readHeader(stored, address)).toEqual({
+              version: 1,
               form: separator === "." ? "text" : "binary",
               keyId: id,
               written,
@@ -107,7 +108,7 @@ describe("a header", () => {
     );
   });
 
-  it("is not seen in what only begins like one that was read", () => {
+  it("does not confuse a header with one that it read before", () => {
     for (const { written } of headers) readHeader(Buffer.from(written), address);
     for (const stored of ["kw1.k1", "kw1", "kw", "", "KW1.k1.", " kw1.k1.", "no header"]) {
       const read = () => readHeader(stored, address)?.keyId;
@@ -120,9 +121,9 @@ describe("a header", () => {
   });
 });
 
-describe("text", () => {
+describe("a text that looks like decoded bytes", () => {
   it.each(["\ufffd", "a\ufffdb", "\ufeff\ufffd", "\u0001", "\0", "żółw \ufffd 🔐", `${"x".repeat(5_000)}\ufffd`])(
-    "comes back as it was, though it looks like a text that was not UTF-8: %j",
+    "is returned unchanged: %j",
     (value) => {
       const root = new RootKey(randomBytes(32));
       for (const form of ["text", "binary"] as const) {
@@ -139,11 +140,11 @@ describe("text", () => {
   );
 });
 
-describe("a record is bound to its place and key", () => {
-  it("and opens at no other place", () => {
+describe("decryption", () => {
+  it("fails at another address", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
-      fc.property(anyPlace, anyPlace, anyForm, (from, to, form) => {
+      fc.property(anyAddress, anyAddress, anyForm, (from, to, form) => {
         fc.pre(from.namespace !== to.namespace || from.key !== to.key);
         const sealed = sealStored("k", root, from, { value: "v" }, { form });
         expect(codeOf(() => openStored(sealed, "k", root, to))).toBe("RECORD_TAMPERED");
@@ -151,7 +152,7 @@ describe("a record is bound to its place and key", () => {
     );
   });
 
-  it("however namespace and key are joined", () => {
+  it("fails if the namespace and the key are divided at another character", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
       fc.property(fc.string({ minLength: 1 }), fc.nat(), fc.nat(), anyForm, (joined, one, other, form) => {
@@ -166,7 +167,7 @@ describe("a record is bound to its place and key", () => {
     );
   });
 
-  it("and to the id it was sealed under, though another id holds the same material", () => {
+  it("fails under another key id, even if it has the same material", () => {
     const material = randomBytes(32);
     const [one, other] = [new RootKey(material), new RootKey(material)];
     const sealed = String(sealStored("one", one, address, { value: "v" }, { form: "text" }));
@@ -175,21 +176,22 @@ describe("a record is bound to its place and key", () => {
     expect(codeOf(() => openStored(renamed, "other", other, address))).toBe("RECORD_TAMPERED");
   });
 
-  it("and to the form it was written in", () => {
+  it("fails in the other form", () => {
     const root = new RootKey(randomBytes(32));
     const text = String(sealStored("k", root, address, { value: "v" }, { form: "text" }));
     const binary = Buffer.concat([Buffer.from("kw1:k:"), Buffer.from(text.slice(6), "base64url")]);
     expect(codeOf(() => openStored(binary, "k", root, address))).toBe("RECORD_TAMPERED");
   });
 
-  it("and to one key, though a ciphertext can be made that AES-GCM opens under two", () => {
+  it("succeeds under one key only, even for a ciphertext that AES-GCM decrypts under two", () => {
     const materials = [randomBytes(32), randomBytes(32)] as const;
     for (const form of ["text", "binary"] as const) {
       const header = headerOf("shared", form);
       const data = pae(Buffer.from(header), Buffer.from(address.namespace), Buffer.from(address.key));
       const { nonce, ciphertext, tag } = collidingRecord(materials, data);
 
-      // AES-GCM itself takes it under both subkeys, and both plaintexts are well laid out: flags 0, bytes.
+      // AES-GCM itself accepts the ciphertext under both subkeys, and both plaintexts are well laid out: flags 0,
+      // bytes.
       const plaintexts = materials.map((material) => {
         const subkey = subkeyOf(sealingKey(material), nonce);
         const decipher = createDecipheriv("aes-256-gcm", subkey, nonce.subarray(12), { authTagLength: 16 });
@@ -210,11 +212,11 @@ describe("a record is bound to its place and key", () => {
   });
 });
 
-describe("what cannot be sealed", () => {
+describe("encryption", () => {
   const root = new RootKey(randomBytes(32));
   const lone = ["\ud800", "a\udc00", "\udc00\ud800"];
 
-  it.each(lone)("a place or text with the lone surrogate %j", (text) => {
+  it.each(lone)("refuses an address or a text with the lone surrogate %j", (text) => {
     for (const form of ["text", "binary"] as const) {
       expect(codeOf(() => seal("k", root, address, { value: text }, { form }))).toBe("VALUE_INVALID");
     }
@@ -222,7 +224,7 @@ describe("what cannot be sealed", () => {
     expect(codeOf(() => requireAddress("namespace", text))).toBe("VALUE_INVALID");
   });
 
-  it.each(lone)("through a store, the lone surrogate %j", async (text) => {
+  it.each(lone)("refuses the lone surrogate %j through a store", async (text) => {
     const map = new Map<string, unknown>();
     const store = new EncryptedStore(map, { keys: Keyring.generate() });
     for (const call of [store.set("key", text), store.set(text, "value"), store.get(text), store.has(text)]) {
@@ -231,7 +233,7 @@ describe("what cannot be sealed", () => {
     expect(map.size).toBe(0);
   });
 
-  it("an expiry that is no number", () => {
+  it("refuses an expiry that is not a number", () => {
     expect(codeOf(() => requireExpires("key", Number.NaN))).toBe("VALUE_INVALID");
     expect(codeOf(() => seal("k", root, address, { value: "v", expires: Number.NaN }, { form: "text" }))).toBe(
       "VALUE_INVALID",
@@ -252,7 +254,7 @@ describe("an expiry", () => {
     [-0.5, 0],
     [-7, 0],
     [Number.NEGATIVE_INFINITY, 0],
-  ])("of %d is kept as %d, wherever it came from", (given, kept) => {
+  ])("given as %d is kept as %d", (given, kept) => {
     expect(requireExpires("key", given)).toBe(kept);
     for (const form of ["text", "binary"] as const) {
       const sealed = sealStored("k", root, address, { value: "v", expires: given }, { form });
@@ -260,16 +262,16 @@ describe("an expiry", () => {
     }
   });
 
-  it("that has passed makes a record absent, though the store still has it", async () => {
+  it("makes a record absent after it has passed, even if the store still has the record", async () => {
     const ring = Keyring.generate("k");
     const key = keyOf(ring, "k");
-    if (key === undefined) throw new Error("The ring lacks its key");
+    if (key === undefined) throw new Error("The keyring lacks its key");
     for (const [expires, value] of [
       [Date.now() - 1, undefined],
       [Date.now() + 3_600_000, "v"],
     ] as const) {
       const sealed = seal("k", key.root, { namespace: "", key: "a" }, { value: "v", expires }, { form: "text" });
-      // The backend's own expiry was lengthened.
+      // Someone has extended the expiry that the backend keeps.
       const map = new Map<string, unknown>([["a", { value: sealed, expires: Date.now() + 1e9 }]]);
       const store = new EncryptedStore(map, { keys: ring });
       expect(await store.get("a")).toBe(value);
@@ -280,7 +282,7 @@ describe("an expiry", () => {
 });
 
 describe("padding", () => {
-  it("hides all lengths within a multiple, in both forms", () => {
+  it("gives all lengths up to a multiple the same size, in both forms", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const lengths = new Set(
@@ -297,11 +299,11 @@ describe("padding", () => {
   });
 });
 
-describe("what an error shows", () => {
-  it("is neither plaintext nor material nor envelope nor the record's key", async () => {
+describe("an error about a record", () => {
+  it("shows neither plaintext nor key material nor the envelope nor the key of the record", async () => {
     const ring = Keyring.generate("k");
     const key = keyOf(ring, "k");
-    if (key === undefined) throw new Error("The ring lacks its key");
+    if (key === undefined) throw new Error("The keyring lacks its key");
     const at = { namespace: "flows", key: "session-id-that-is-secret" };
     const sealed = String(seal("k", key.root, at, { value: "plaintext that is secret" }, { form: "text" }));
     const broken = [
@@ -320,7 +322,7 @@ describe("what an error shows", () => {
         () => undefined,
         (reason: unknown) => reason,
       );
-      if (!(error instanceof KeywardError)) throw new Error("It opened");
+      if (!(error instanceof KeywardError)) throw new Error("The record was decrypted");
       const message = `${error.message} ${error.hint} ${error.stack} ${String(error.cause)}`;
       expect(message).not.toContain("secret");
       expect(message).not.toContain(sealed.slice(30, 50));
@@ -336,7 +338,7 @@ interface Colliding {
   readonly tag: Buffer;
 }
 
-/** Tries nonces until both plaintexts begin with the flags 0: one in 256 does. */
+/** Tries nonces until both plaintexts begin with the flags 0, as they do for one nonce in 256. */
 function collidingRecord(materials: readonly [Buffer, Buffer], data: Buffer): Colliding {
   const [first, second] = [sealingKey(materials[0]), sealingKey(materials[1])];
   for (;;) {

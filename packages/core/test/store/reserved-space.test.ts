@@ -18,7 +18,7 @@ import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { seal } from "../../src/envelope/envelope.ts";
 import { keyOf } from "../../src/keyring/keyring.ts";
-import { reservedNamespace } from "../../src/store-interface/inner-store.ts";
+import { reservedNamespace } from "../../src/store-interface/namespace-use.ts";
 
 // What somebody can do who writes to the store, without any key or with the ring of one scope.
 const marker = "s3cr3t-";
