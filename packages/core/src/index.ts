@@ -12,15 +12,9 @@ export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit
 export { type Repetition, Repetitions } from "./errors/repetitions.ts";
 export { requireUrl, type UrlRules } from "./errors/url-argument.ts";
 export { isOwnedBy, replaceFile, systemCode } from "./files/private-file.ts";
+export type { KeyInfo, KeyStatus, NewKey } from "./keyring/key.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } from "./keyring/key-provider.ts";
-export {
-  exportKeyring,
-  type KeyInfo,
-  Keyring,
-  type KeyStatus,
-  type NewKey,
-  requireSavable,
-} from "./keyring/keyring.ts";
+export { exportKeyring, Keyring, requireSavable } from "./keyring/keyring.ts";
 export { fileLocation, type KeyringLocation, storeLocation } from "./keyring/keyring-location.ts";
 export {
   type KeyringWrapper,

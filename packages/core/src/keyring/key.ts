@@ -1,0 +1,117 @@
+import { RootKey, rootBytes } from "../envelope/root-key.ts";
+import { KeywardError } from "../errors/errors.ts";
+import type { OptionNames } from "../errors/options.ts";
+
+/** Whether a key can decrypt: an "enabled" key does, a "disabled" key is still in the keyring but decrypts nothing. */
+export type KeyStatus = "enabled" | "disabled";
+
+/** A key as a keyring shows it: id, status and creation date, never the key material. */
+export interface KeyInfo {
+  /** The id by which records name the key. */
+  readonly id: string;
+  /** Whether the key can decrypt. */
+  readonly status: KeyStatus;
+  /** When the key was made, in ISO 8601. Absent if the source of the key does not record it. */
+  readonly created?: string;
+}
+
+/** A key to add to a keyring. */
+export interface NewKey {
+  /** 1 to 32 of `[A-Za-z0-9_-]`. Default: "k" and 15 hex digits that are derived from the material. */
+  readonly id?: string;
+  /** The key material, 32 bytes. Default: random bytes. */
+  readonly material?: Uint8Array;
+  /** Whether the key can decrypt. Default: "enabled". */
+  readonly status?: KeyStatus;
+  /** When the key was made, in ISO 8601. Default: now, if the material is random; otherwise absent. */
+  readonly created?: string;
+}
+
+/** The name of every field of a {@link NewKey}. Not part of the public surface. */
+export const newKeyOptionNames = {
+  id: true,
+  material: true,
+  status: true,
+  created: true,
+} as const satisfies OptionNames<NewKey>;
+
+/** A key as a keyring holds it, with its material. Not part of the public surface. */
+export interface RingKey extends KeyInfo {
+  readonly root: RootKey;
+}
+
+const keyIdPattern = /^[A-Za-z0-9_-]{1,32}$/;
+/** A creation date, for error messages and hints. */
+export const exampleDate = "2026-11-01T00:00:00.000Z";
+/** The end of a hint for a caller who needs a new key. */
+export const makeAKey = "To make a new key, run `openssl rand -base64 32`.";
+const restoreKey =
+  "If records were written under this key, restore the whole key: a new key decrypts none of them. Only for a first key: `openssl rand -base64 32`.";
+
+/**
+ * Checks a key that a caller or a document gives, and copies its material.
+ *
+ * @throws KeywardError `KEY_INVALID`
+ */
+export function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {
+  const { material, status = "enabled", created } = key;
+  if (key.id !== undefined) requireKeyId(key.id, "The id of a key");
+  const name = key.id === undefined ? "A key" : `Key "${key.id}"`;
+  if (!(material instanceof Uint8Array) || material.length !== rootBytes) {
+    const found = material instanceof Uint8Array ? `${material.length} bytes` : `a ${typeof material}`;
+    throw new KeywardError("KEY_INVALID", `${name} has material of ${found} where ${rootBytes} bytes are expected`, {
+      keyId: key.id,
+      hint: restoreKey,
+    });
+  }
+  if (material.every((byte) => byte === material[0])) {
+    throw new KeywardError("KEY_INVALID", `${name} is one byte ${rootBytes} times: a placeholder, not a key`, {
+      keyId: key.id,
+      hint: makeAKey,
+    });
+  }
+  if (!isKeyStatus(status)) {
+    throw new KeywardError("KEY_INVALID", `${name} has a status that is neither "enabled" nor "disabled"`, {
+      keyId: key.id,
+      hint: 'Correct the status. If the key was disabled on purpose, set it to "disabled".',
+    });
+  }
+  if (created !== undefined && !isDate(created)) {
+    throw new KeywardError("KEY_INVALID", `${name} has a creation date that cannot be read`, {
+      keyId: key.id,
+      hint: `Write the date in the form ${exampleDate}.`,
+    });
+  }
+  const root = new RootKey(material);
+  return { id: key.id ?? root.defaultId, status, ...(created === undefined ? {} : { created }), root };
+}
+
+/** Whether a value is a status of a key. */
+export function isKeyStatus(status: unknown): status is KeyStatus {
+  return status === "enabled" || status === "disabled";
+}
+
+/** Whether a value can be the creation date of a key. */
+export function isDate(text: unknown): text is string {
+  return typeof text === "string" && !Number.isNaN(Date.parse(text));
+}
+
+/** Whether a value can be the id of a key. Not part of the public surface. */
+export function isKeyId(id: unknown): boolean {
+  return typeof id === "string" && keyIdPattern.test(id);
+}
+
+/** @throws KeywardError `KEY_INVALID`, which calls the value `what`, if it cannot be the id of a key. */
+export function requireKeyId(id: unknown, what: string): void {
+  if (isKeyId(id)) return;
+  const found = typeof id === "string" ? `${id.length} characters` : `a ${typeof id}`;
+  throw new KeywardError("KEY_INVALID", `${what} is not 1 to 32 of A-Z a-z 0-9 _ -, but ${found}`, {
+    hint: "Choose an id such as 2026-11.",
+  });
+}
+
+/** An id as error messages show it. A text that cannot be an id may be misplaced key material, and is not shown. */
+export function shownId(id: unknown): string {
+  if (typeof id !== "string") return "of that kind: an id is a text";
+  return isKeyId(id) ? `"${id}"` : `of ${id.length} characters`;
+}
