@@ -3,7 +3,7 @@ import { type KeyProviderContractOptions, keyProviderContract, type OpenKeyProvi
 import { exportKeyring, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { describe, it } from "vitest";
 
-/** A provider over a variable, as strict as the contract asks for. Its parts are replaced below to break it. */
+/** A key provider over a variable, which passes the contract. Tests below override its methods to break it. */
 class VariableProvider implements KeyProvider {
   #document = exportKeyring(Keyring.generate("first"));
   readonly #subscribers = new Set<() => void>();
@@ -15,8 +15,8 @@ class VariableProvider implements KeyProvider {
 
   async save(next: Keyring, previous: Keyring): Promise<void> {
     if (this.#document !== exportKeyring(previous)) {
-      throw new KeywardError("KEYRING_CONFLICT", "The keyring was changed by somebody else", {
-        hint: "Load it again.",
+      throw new KeywardError("KEYRING_CONFLICT", "Another process changed the keyring", {
+        hint: "Load the keyring again.",
       });
     }
     this.overwrite(next);
@@ -40,13 +40,16 @@ class VariableProvider implements KeyProvider {
 
 class EmptyProvider extends VariableProvider {
   override async load(): Promise<Keyring> {
-    throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no key", { hint: "Set one." });
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no key", { hint: "Set a key." });
   }
 }
 
+/** Shows key material in an error. */
 class TalkativeProvider extends VariableProvider {
   override async load(): Promise<Keyring> {
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `There is no ring in ${this.secrets()}`, { hint: "Set one." });
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `There is no keyring in ${this.secrets()}`, {
+      hint: "Set a keyring.",
+    });
   }
 }
 
@@ -61,7 +64,7 @@ const options: KeyProviderContractOptions = {
   name: "A provider over a variable",
   expect: { save: true, subscribe: true },
   open: opening(() => new VariableProvider()),
-  failing: [{ name: "there is no key", code: "PROVIDER_UNAVAILABLE", open: opening(() => new EmptyProvider()) }],
+  failing: [{ name: "a missing key", code: "PROVIDER_UNAVAILABLE", open: opening(() => new EmptyProvider()) }],
 };
 
 keyProviderContract({ describe, it }, options);
@@ -73,32 +76,32 @@ async function failuresOf(broken: KeyProviderContractOptions): Promise<string[]>
   return tests.filter((_, index) => outcomes[index]?.status === "rejected").map(({ name }) => name);
 }
 
-describe("the key provider contract", () => {
-  it("notices when save does not compare", async () => {
+describe("keyProviderContract", () => {
+  it("fails a provider whose save does not compare", async () => {
     class Overwriting extends VariableProvider {
       override async save(next: Keyring): Promise<void> {
         this.overwrite(next);
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Overwriting()) }), [
-      "refuses to save over a ring it was not told of, and leaves that ring",
-      "lets exactly one of several concurrent saves win",
+      "does not overwrite a keyring that was saved meanwhile",
+      "lets exactly one of several concurrent saves succeed",
     ]);
   });
 
-  it("notices when an aborted signal is ignored", async () => {
+  it("fails a provider that ignores an aborted signal", async () => {
     class Unstoppable extends VariableProvider {
       override load(): Promise<Keyring> {
         return super.load();
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Unstoppable()) }), [
-      "does not load for a signal that is aborted already",
-      "loads after an aborted load",
+      "rejects a load whose signal is already aborted",
+      "loads a keyring after an aborted load",
     ]);
   });
 
-  it("notices when unsubscribing does nothing", async () => {
+  it("fails a provider whose subscriptions do not end", async () => {
     class Clinging extends VariableProvider {
       override subscribe(changed: () => void): () => void {
         super.subscribe(changed);
@@ -106,11 +109,11 @@ describe("the key provider contract", () => {
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Clinging()) }), [
-      "tells subscribers of a change, until they unsubscribe",
+      "calls each subscriber after a change until it unsubscribes",
     ]);
   });
 
-  it("notices a ring that differs from load to load", async () => {
+  it("fails a provider whose keyring differs from load to load", async () => {
     class Fickle extends VariableProvider {
       override async load({ signal }: { readonly signal?: AbortSignal } = {}): Promise<Keyring> {
         signal?.throwIfAborted();
@@ -118,20 +121,23 @@ describe("the key provider contract", () => {
       }
     }
     const failures = await failuresOf({ ...options, open: opening(() => new Fickle()) });
-    assert.ok(failures.includes("gives concurrent loads the same ring"));
+    assert.ok(failures.includes("returns equal keyrings to concurrent loads"));
   });
 
-  it("notices key material in an error, and does not print it", async () => {
+  it("fails a provider that shows key material in an error, and does not print the material", async () => {
     const talkative = opening(() => new TalkativeProvider());
     assert.deepEqual(
-      await failuresOf({ ...options, failing: [{ name: "no ring", code: "PROVIDER_UNAVAILABLE", open: talkative }] }),
-      ["rejects with PROVIDER_UNAVAILABLE: no ring"],
+      await failuresOf({
+        ...options,
+        failing: [{ name: "no keyring", code: "PROVIDER_UNAVAILABLE", open: talkative }],
+      }),
+      ["rejects a load with PROVIDER_UNAVAILABLE: no keyring"],
     );
   });
 
-  it("notices a provider that can do less or more than it claims", async () => {
+  it("fails a provider that has more methods than expected", async () => {
     assert.deepEqual(await failuresOf({ ...options, expect: { save: false, subscribe: false } }), [
-      "does what it is expected to do, no more and no less",
+      "has exactly the expected methods",
     ]);
   });
 });
