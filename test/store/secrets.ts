@@ -11,7 +11,7 @@ const markerShapes = [
   Buffer.from(marker).toString("base64url").slice(0, 8),
 ];
 
-/** The header of an envelope and so much of its body that no message may quote it. */
+/** An envelope of which more is quoted than an error message may show: its header and 60 characters of its body. */
 const wholeEnvelope = /kw1[.:][\w-]{1,32}[.:][\w-]{60}/;
 
 const guarded = new Set<string>();

@@ -598,7 +598,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
     assertValues(await store.getMany(["fraction", "far"]), ["value", "value"]);
   });
 
-  test("stores a new record in place of an expired one", async ({ store }) => {
+  test("stores a new record under the key of an expired one", async ({ store }) => {
     await expire(store, "key");
     await store.set("key", "new");
     assertValue(await store.get("key"), "new");
@@ -695,7 +695,7 @@ export async function expire(store: KeyvStorageAdapter, key: string): Promise<vo
   await eventually("the record expires", async () => !(await store.has(witness)));
 }
 
-/** Whether the store accepts a write. A rejection and a result of `false` are both refusals. */
+/** Returns whether a store accepts a write. A rejection and a result of `false` are both refusals. */
 async function isAccepted(write: () => Promise<boolean>): Promise<boolean> {
   try {
     return await write();

@@ -106,7 +106,7 @@ export function storeTests(runner: TestRunner, { open, exceptions = [] }: StoreC
   };
 }
 
-/** Whether the store must refuse a namespace, according to its options. */
+/** Returns whether a store must refuse a namespace, according to its options. */
 export function isRefused(namespace: string, { refusesNamespacesWith: separator }: StoreContractOptions): boolean {
   return separator !== undefined && namespace.includes(separator);
 }
@@ -143,7 +143,7 @@ export async function iterated(store: KeyvStorageAdapter): Promise<Map<unknown, 
   return found;
 }
 
-/** Returns `count` texts: the prefix and a number from 0. */
+/** Returns `count` texts: the prefix with 0, with 1, and so on. */
 export function numbered(prefix: string, count: number): string[] {
   return Array.from({ length: count }, (_, index) => `${prefix}${index}`);
 }

@@ -70,7 +70,7 @@ class RangedMemoryStore extends MemoryStore {
     return { ...page, entries: page.entries.filter(has) };
   }
 
-  /** Whether a record is in a range. */
+  /** Returns a function that checks whether a record is in the range. */
   rangeOf(range: string): (record: ScannedRecord) => boolean {
     const [, index, count] = /^(\d+)\/(\d+)$/.exec(range) ?? [];
     if (count === undefined) throw invalid("range");

@@ -3,8 +3,8 @@ import { type KeyProviderContractOptions, keyProviderContract, type OpenKeyProvi
 import { exportKeyring, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { describe, it } from "vitest";
 
-/** A key provider over a variable, which passes the contract. Tests below override its methods to break it. */
-class VariableProvider implements KeyProvider {
+/** A key provider that keeps its keyring in memory and passes the contract. Tests override its methods to break it. */
+class MemoryProvider implements KeyProvider {
   #document = exportKeyring(Keyring.generate("first"));
   readonly #subscribers = new Set<() => void>();
 
@@ -38,14 +38,14 @@ class VariableProvider implements KeyProvider {
   }
 }
 
-class EmptyProvider extends VariableProvider {
+class EmptyProvider extends MemoryProvider {
   override async load(): Promise<Keyring> {
     throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no key", { hint: "Set a key." });
   }
 }
 
 /** Shows key material in an error. */
-class TalkativeProvider extends VariableProvider {
+class TalkativeProvider extends MemoryProvider {
   override async load(): Promise<Keyring> {
     throw new KeywardError("PROVIDER_UNAVAILABLE", `There is no keyring in ${this.secrets()}`, {
       hint: "Set a keyring.",
@@ -53,7 +53,7 @@ class TalkativeProvider extends VariableProvider {
   }
 }
 
-function opening(make: () => VariableProvider): () => Promise<OpenKeyProvider> {
+function opening(make: () => MemoryProvider): () => Promise<OpenKeyProvider> {
   return async () => {
     const provider = make();
     return { provider, secrets: () => provider.secrets(), close: async () => undefined };
@@ -61,9 +61,9 @@ function opening(make: () => VariableProvider): () => Promise<OpenKeyProvider> {
 }
 
 const options: KeyProviderContractOptions = {
-  name: "A provider over a variable",
+  name: "a provider in memory",
   expect: { save: true, subscribe: true },
-  open: opening(() => new VariableProvider()),
+  open: opening(() => new MemoryProvider()),
   failing: [{ name: "a missing key", code: "PROVIDER_UNAVAILABLE", open: opening(() => new EmptyProvider()) }],
 };
 
@@ -78,7 +78,7 @@ async function failuresOf(broken: KeyProviderContractOptions): Promise<string[]>
 
 describe("keyProviderContract", () => {
   it("fails a provider whose save does not compare", async () => {
-    class Overwriting extends VariableProvider {
+    class Overwriting extends MemoryProvider {
       override async save(next: Keyring): Promise<void> {
         this.overwrite(next);
       }
@@ -90,7 +90,7 @@ describe("keyProviderContract", () => {
   });
 
   it("fails a provider that ignores an aborted signal", async () => {
-    class Unstoppable extends VariableProvider {
+    class Unstoppable extends MemoryProvider {
       override load(): Promise<Keyring> {
         return super.load();
       }
@@ -102,7 +102,7 @@ describe("keyProviderContract", () => {
   });
 
   it("fails a provider whose subscriptions do not end", async () => {
-    class Clinging extends VariableProvider {
+    class Clinging extends MemoryProvider {
       override subscribe(changed: () => void): () => void {
         super.subscribe(changed);
         return () => undefined;
@@ -114,7 +114,7 @@ describe("keyProviderContract", () => {
   });
 
   it("fails a provider whose keyring differs from load to load", async () => {
-    class Fickle extends VariableProvider {
+    class Fickle extends MemoryProvider {
       override async load({ signal }: { readonly signal?: AbortSignal } = {}): Promise<Keyring> {
         signal?.throwIfAborted();
         return Keyring.generate();

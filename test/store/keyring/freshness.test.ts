@@ -376,7 +376,7 @@ describe("freshness", () => {
 });
 
 describe("withFreshness", () => {
-  /** A provider like those of applications: a subclass with a private field and a getter. */
+  /** A provider with the parts that providers in applications have: a base class, a private field and a getter. */
   class Counting extends TestKeys {
     #saved = 0;
 

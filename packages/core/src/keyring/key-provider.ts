@@ -2,7 +2,7 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "./keyring.ts";
 
-/** How often the keyring is loaded from a key provider, and how long it may be used without a load. */
+/** Settings of a key provider: how often the keyring is loaded, and how long it may be used without a load. */
 export interface KeyFreshness {
   /**
    * How often the keyring is loaded again while a store is in use, in milliseconds, plus or minus a random tenth.
@@ -30,7 +30,7 @@ export interface KeyFreshness {
  * const keys: KeyProvider = { load: async () => Keyring.parse(await readFile("keyring.json", "utf8")) };
  */
 export interface KeyProvider {
-  /** How often the keyring is loaded, and how long it may be used. Read once, when the first store is made. */
+  /** The settings for how often the keyring is loaded. Read once, when the first store is made. */
   readonly freshness?: KeyFreshness;
   /**
    * Loads the keyring as the source has it now.

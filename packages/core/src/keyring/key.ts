@@ -2,14 +2,14 @@ import { RootKey, rootBytes } from "../envelope/root-key.ts";
 import { KeywardError } from "../errors/errors.ts";
 import type { OptionNames } from "../errors/options.ts";
 
-/** Whether a key can decrypt: an "enabled" key does, a "disabled" key is still in the keyring but decrypts nothing. */
+/** The status of a key: an "enabled" key decrypts, a "disabled" key is still in the keyring but decrypts nothing. */
 export type KeyStatus = "enabled" | "disabled";
 
 /** A key as a keyring shows it: id, status and creation date, never the key material. */
 export interface KeyInfo {
   /** The id by which records name the key. */
   readonly id: string;
-  /** Whether the key can decrypt. */
+  /** The status of the key: "enabled" if it can decrypt. */
   readonly status: KeyStatus;
   /** When the key was made, in ISO 8601. Absent if the source of the key does not record it. */
   readonly created?: string;
@@ -21,7 +21,7 @@ export interface NewKey {
   readonly id?: string;
   /** The key material, 32 bytes. Default: random bytes. */
   readonly material?: Uint8Array;
-  /** Whether the key can decrypt. Default: "enabled". */
+  /** The status of the key. Default: "enabled". */
   readonly status?: KeyStatus;
   /** When the key was made, in ISO 8601. Default: now, if the material is random; otherwise absent. */
   readonly created?: string;
@@ -86,17 +86,17 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
   return { id: key.id ?? root.defaultId, status, ...(created === undefined ? {} : { created }), root };
 }
 
-/** Whether a value is a status of a key. */
+/** Returns whether a value is a status of a key. */
 export function isKeyStatus(status: unknown): status is KeyStatus {
   return status === "enabled" || status === "disabled";
 }
 
-/** Whether a value can be the creation date of a key. */
+/** Returns whether a value can be the creation date of a key. */
 export function isDate(text: unknown): text is string {
   return typeof text === "string" && !Number.isNaN(Date.parse(text));
 }
 
-/** Whether a value can be the id of a key. Not part of the public surface. */
+/** Returns whether a value can be the id of a key. Not part of the public surface. */
 export function isKeyId(id: unknown): boolean {
   return typeof id === "string" && keyIdPattern.test(id);
 }

@@ -83,7 +83,7 @@ export function writeDocument(content: KeyringContent): string {
   return JSON.stringify(fields, null, 2);
 }
 
-/** Whether {@link writeDocument} would write the same text for both, without reading any key material. */
+/** Returns whether {@link writeDocument} would write the same text for both, without reading any key material. */
 export function isSameContent(one: KeyringContent, other: KeyringContent): boolean {
   return (
     withoutMaterial(one) === withoutMaterial(other) &&

@@ -143,7 +143,7 @@ export function fileLocation(path: string, options: { readonly shownAs?: string 
   };
 }
 
-/** Whether a file is itself a mount, so that no other file can be renamed over it. Known only on Linux. */
+/** Returns whether a file is itself a mount, so that no file can be renamed over it. Always false except on Linux. */
 async function isMountPoint(path: string): Promise<boolean> {
   const mounts = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
   return mounts.split("\n").some((line) => {

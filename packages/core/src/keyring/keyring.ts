@@ -365,7 +365,7 @@ export class Keyring {
 
 const mostShownKeys = 5;
 
-/** The keys of a keyring as error messages list them: "no key", or "only" and up to five ids. */
+/** Returns the keys of a keyring as error messages list them: "no key", or "only" and up to five ids. */
 export function keysIn(ring: Keyring): string {
   const ids = ring.keys.map(({ id }) => `"${id}"`);
   if (ids.length === 0) return "no key";
@@ -373,22 +373,22 @@ export function keysIn(ring: Keyring): string {
   return `only ${ids.length === 1 ? "key" : "the keys"} ${ids.slice(0, mostShownKeys).join(", ")}${more}`;
 }
 
-/** The key with this id, with its material. Not part of the public surface. */
+/** Returns the key with this id, with its material. Not part of the public surface. */
 export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);
 }
 
-/** Whether the keyring has the key and the key can decrypt. Not part of the public surface. */
+/** Returns whether the keyring has the key and the key can decrypt. Not part of the public surface. */
 export function isEnabled(ring: Keyring, id: string): boolean {
   return keyOf(ring, id)?.status === "enabled";
 }
 
-/** Whether two keyrings are equal in everything, material included. Not part of the public surface. */
+/** Returns whether two keyrings are equal in everything, material included. Not part of the public surface. */
 export function sameRing(one: Keyring, other: Keyring): boolean {
   return isSameContent(contentOf(one), contentOf(other));
 }
 
-/** Whether two keyrings share a key: the same id with the same material. Not part of the public surface. */
+/** Returns whether two keyrings share a key: the same id with the same material. Not part of the public surface. */
 export function sharesKey(one: Keyring, other: Keyring): boolean {
   for (const [id, { root }] of partsOf(one).keys) {
     if (partsOf(other).keys.get(id)?.root.commitment.equals(root.commitment) === true) return true;

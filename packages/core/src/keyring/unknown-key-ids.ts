@@ -6,7 +6,7 @@ const maxRemembered = 1_000;
 export class UnknownKeyIds {
   readonly #askedAtMs = new Map<string, number>();
 
-  /** Whether the provider did not have this key within the last 5 seconds. */
+  /** Returns whether the provider did not have this key within the last 5 seconds. */
   has(id: string): boolean {
     const askedAtMs = this.#askedAtMs.get(id);
     return askedAtMs !== undefined && performance.now() - askedAtMs < rememberedMs;

@@ -4,7 +4,7 @@ import { type KeyringWrapper, KeywardError } from "@keyward/core";
 /** A key service inside the test: wraps under the newest version of its key, unwraps under any, and counts calls. */
 export class AesWrapper implements KeyringWrapper {
   readonly #versions = [randomBytes(32)];
-  /** How often each method was called. */
+  /** The number of calls of each method. */
   readonly calls = { wrap: 0, unwrap: 0, rewrap: 0 };
   /** The buffer of every document that was wrapped or unwrapped. */
   readonly documents: Uint8Array[] = [];

@@ -714,7 +714,7 @@ describe("hint", () => {
     return expect.fail("was not refused");
   }
 
-  it("tells how to restore a key before how to replace it, and how to enable only a key that is not compromised", () => {
+  it("names the restoration of a key first, and allows enabling only a key that is not compromised", () => {
     const cut = JSON.stringify({
       ...document,
       keys: document.keys.map((key) => ({ ...key, material: key.material.slice(0, 30) })),
