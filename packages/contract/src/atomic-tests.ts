@@ -150,7 +150,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("forever"), "new");
   });
 
-  test("writes a record that is expected to be missing only if it is missing", async (store) => {
+  test("writes a missing record, and only a missing record, if the expected value is undefined", async (store) => {
     assert.equal(await store.replace("key", undefined, "first"), true);
     assert.equal(await store.replace("key", undefined, "second"), false);
     assertValue(await store.get("key"), "first");

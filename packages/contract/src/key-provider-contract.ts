@@ -112,7 +112,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       assert.equal(new Set(rings.map(exportKeyring)).size, 1);
     });
 
-    test("loads a keyring that is printed without key material", async ({ provider, secrets }) => {
+    test("loads a keyring that shows no key material when it is printed", async ({ provider, secrets }) => {
       const ring = await provider.load();
       assertHidden(
         `${ring} ${JSON.stringify(ring)} ${inspect(ring, { depth: Infinity, showHidden: true })}`,
@@ -120,7 +120,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       );
     });
 
-    test("is printed without key material", async ({ provider, secrets }) => {
+    test("shows no key material when it is printed", async ({ provider, secrets }) => {
       await provider.load();
       assertHidden(inspect(provider, { depth: Infinity, showHidden: true }), secrets());
     });

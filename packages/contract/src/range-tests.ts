@@ -51,7 +51,7 @@ async function fill({ inNamespace }: OpenStore, value: string): Promise<Set<stri
 
 /** Tests that ranges divide the records, whatever is written or deleted, and in every process alike. */
 export function describeRanges(test: StoreTest): void {
-  test("contain every record of every namespace in exactly one range, for any number of ranges", async (opened) => {
+  test("puts every record of every namespace into exactly one range, for any number of ranges", async (opened) => {
     const store = asRanged(opened.store);
     const addresses = await fill(opened, "value");
     for (const count of [1, 2, 7, 16]) {
@@ -62,7 +62,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("have about equal size", async ({ store, inNamespace }) => {
+  test("returns ranges of about equal size", async ({ store, inNamespace }) => {
     const count = 2_000;
     await inNamespace("a").setMany(numbered("key-", count).map((key) => ({ key, value: "value" })));
     const ranges = await asRanged(store).ranges(4);
@@ -76,7 +76,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("keep a record in the same range when it is written again", async (opened) => {
+  test("keeps a record in the same range when it is written again", async (opened) => {
     const store = asRanged(opened.store);
     const ranges = await store.ranges(5);
     const addresses = await fill(opened, "value");
@@ -91,7 +91,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("contain every record that stays in exactly one range while others are written and deleted", async (opened) => {
+  test("keeps every record that stays in exactly one range while others are written and deleted", async (opened) => {
     const store = asRanged(opened.store);
     const busy = opened.inNamespace("busy");
     const leaving = numbered("leaving-", 200);
@@ -112,7 +112,7 @@ export function describeRanges(test: StoreTest): void {
     for (const address of addresses) assert.ok(found.has(address), "a record that stayed was not found");
   });
 
-  test("contain the same records in another store over the same backend", async (opened) => {
+  test("finds the same records in a range from another store over the same backend", async (opened) => {
     const store = asRanged(opened.store);
     await fill(opened, "value");
     const ranges = await store.ranges(3);
@@ -120,7 +120,7 @@ export function describeRanges(test: StoreTest): void {
     assert.deepEqual(await rangeOfEach(other, ranges), await rangeOfEach(store, ranges));
   });
 
-  test("limit a scan that continues from their cursors, also in another store over the same backend", async (opened) => {
+  test("continues a scan of a range from a cursor, also from another store over the same backend", async (opened) => {
     const store = asRanged(opened.store);
     await fill(opened, "value");
     const ranges = await store.ranges(3);
@@ -135,7 +135,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("return pages of about the limit", async ({ store, inNamespace }) => {
+  test("returns pages of a range of about the limit", async ({ store, inNamespace }) => {
     await inNamespace("a").setMany(numbered("key-", 1_000).map((key) => ({ key, value: "value" })));
     const [range = ""] = await asRanged(store).ranges(2);
     const page = await asRanged(store).scan({ range, limit: 10 });
@@ -143,14 +143,14 @@ export function describeRanges(test: StoreTest): void {
     assert.ok(page.cursor !== undefined, "half of 1,000 records were returned as one page of about 10");
   });
 
-  test("contain no expired record", async ({ store }) => {
+  test("finds no expired record in a range", async ({ store }) => {
     await store.set("gone", "value", Date.now() - 1);
     await store.set("there", "value", Date.now() + 3_600_000);
     const found = await rangeOfEach(asRanged(store), await asRanged(store).ranges(3));
     assert.deepEqual([...found.keys()], [addressOf({ namespace: "", key: "there" })]);
   });
 
-  test("refuse a range, a cursor and a count that are not valid", async (opened) => {
+  test("refuses a range, a cursor and a count of ranges that are not valid", async (opened) => {
     const store = asRanged(opened.store);
     await fill(opened, "value");
     const [range = ""] = await store.ranges(2);
@@ -171,7 +171,7 @@ export function describeRanges(test: StoreTest): void {
 
 /** Tests that ranges contain no record of the reserved space. */
 export function describeReservedRanges(test: StoreTest): void {
-  test("contain no record of the reserved space", async ({ store }) => {
+  test("finds no reserved record in a range", async ({ store }) => {
     await reservedOf(store).set("reserved key", "reserved");
     await store.set("key", "record");
     const found = await rangeOfEach(asRanged(store), await asRanged(store).ranges(3));

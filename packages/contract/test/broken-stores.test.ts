@@ -333,8 +333,8 @@ const brokenRanges: readonly (typeof broken)[number][] = [
         }
       })(origin),
     failing: [
-      "ranges > keep a record in the same range when it is written again",
-      "ranges > contain every record that stays in exactly one range while others are written and deleted",
+      "ranges > keeps a record in the same range when it is written again",
+      "ranges > keeps every record that stays in exactly one range while others are written and deleted",
     ],
   },
   {
@@ -347,7 +347,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return (record) => has(record) || (record.key === "key-7" && next(record));
         }
       })(origin),
-    failing: ["ranges > contain every record of every namespace in exactly one range, for any number of ranges"],
+    failing: ["ranges > puts every record of every namespace into exactly one range, for any number of ranges"],
   },
   {
     name: "ranges contain only one namespace",
@@ -358,7 +358,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return (record) => record.namespace === (this.namespace ?? "") && has(record);
         }
       })(origin),
-    failing: ["ranges > contain every record of every namespace in exactly one range, for any number of ranges"],
+    failing: ["ranges > puts every record of every namespace into exactly one range, for any number of ranges"],
   },
   {
     name: "one range contains nearly all records",
@@ -368,7 +368,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return record.key.startsWith("key-1") ? 0 : parts - 1;
         }
       })(origin),
-    failing: ["ranges > have about equal size"],
+    failing: ["ranges > returns ranges of about equal size"],
   },
   {
     name: "a cursor forgets its range",
@@ -378,7 +378,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.scan(range === undefined || options.cursor !== undefined ? options : { ...options, range });
         }
       })(origin),
-    failing: ["ranges > limit a scan that continues from their cursors, also in another store over the same backend"],
+    failing: ["ranges > continues a scan of a range from a cursor, also from another store over the same backend"],
   },
   {
     name: "only the store that returned a range knows it",
@@ -395,7 +395,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.rangeOf(range);
         }
       })(origin),
-    failing: ["ranges > contain the same records in another store over the same backend"],
+    failing: ["ranges > finds the same records in a range from another store over the same backend"],
   },
   {
     name: "any text is accepted as a range",
@@ -405,7 +405,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return range.includes("/") ? super.rangeOf(range) : () => false;
         }
       })(origin),
-    failing: ["ranges > refuse a range, a cursor and a count that are not valid"],
+    failing: ["ranges > refuses a range, a cursor and a count of ranges that are not valid"],
   },
   {
     name: "any number is accepted as a count",
@@ -415,7 +415,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.ranges(Math.max(1, Math.ceil(count) || 1));
         }
       })(origin),
-    failing: ["ranges > refuse a range, a cursor and a count that are not valid"],
+    failing: ["ranges > refuses a range, a cursor and a count of ranges that are not valid"],
   },
   {
     name: "a range contains reserved records",
@@ -428,7 +428,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return { entries: [...page.entries, ...reserved.entries.filter(this.rangeOf(options.range))] };
         }
       })(origin),
-    failing: ["ranges > contain no record of the reserved space"],
+    failing: ["ranges > finds no reserved record in a range"],
   },
 ];
 

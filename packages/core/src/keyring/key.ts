@@ -40,6 +40,7 @@ export interface RingKey extends KeyInfo {
   readonly root: RootKey;
 }
 
+const maxKeyIdLength = 32;
 const keyIdPattern = /^[A-Za-z0-9_-]{1,32}$/;
 /** A creation date, for error messages and hints. */
 export const exampleDate = "2026-11-01T00:00:00.000Z";
@@ -65,10 +66,14 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
     });
   }
   if (material.every((byte) => byte === material[0])) {
-    throw new KeywardError("KEY_INVALID", `${name} is one byte ${rootBytes} times: a placeholder, not a key`, {
-      keyId: key.id,
-      hint: makeAKey,
-    });
+    throw new KeywardError(
+      "KEY_INVALID",
+      `${name} has material of one byte repeated ${rootBytes} times: a placeholder, not a key`,
+      {
+        keyId: key.id,
+        hint: makeAKey,
+      },
+    );
   }
   if (!isKeyStatus(status)) {
     throw new KeywardError("KEY_INVALID", `${name} has a status that is neither "enabled" nor "disabled"`, {
@@ -101,17 +106,32 @@ export function isKeyId(id: unknown): boolean {
   return typeof id === "string" && keyIdPattern.test(id);
 }
 
-/** @throws KeywardError `KEY_INVALID`, which calls the value `what`, if it cannot be the id of a key. */
+/**
+ * Checks the id of a key.
+ *
+ * @param what The name of the id in the message, such as "The id of a key".
+ * @throws KeywardError `KEY_INVALID`
+ */
 export function requireKeyId(id: unknown, what: string): void {
   if (isKeyId(id)) return;
-  const found = typeof id === "string" ? `${id.length} characters` : `a ${typeof id}`;
-  throw new KeywardError("KEY_INVALID", `${what} is not 1 to 32 of A-Z a-z 0-9 _ -, but ${found}`, {
-    hint: "Choose an id such as 2026-11.",
+  // The id itself is not shown: it may be misplaced key material.
+  const problem =
+    typeof id !== "string"
+      ? `is not a string, but of type ${typeof id}`
+      : id.length < 1 || id.length > maxKeyIdLength
+        ? `has ${id.length} characters, where 1 to ${maxKeyIdLength} are allowed`
+        : "has a character other than A-Z a-z 0-9 _ -";
+  throw new KeywardError("KEY_INVALID", `${what} ${problem}`, {
+    hint: "Choose an id such as 2026-11. Records name their key by its id: keep the id of a key that is in use.",
   });
 }
 
-/** An id as error messages show it. A text that cannot be an id may be misplaced key material, and is not shown. */
+/**
+ * Returns an id as error messages show it after the word "key".
+ *
+ * A text that cannot be an id may be misplaced key material, and is not shown.
+ */
 export function shownId(id: unknown): string {
-  if (typeof id !== "string") return "of that kind: an id is a text";
-  return isKeyId(id) ? `"${id}"` : `of ${id.length} characters`;
+  if (typeof id !== "string") return "whose id is not a string";
+  return isKeyId(id) ? `"${id}"` : `whose id has ${id.length} characters`;
 }

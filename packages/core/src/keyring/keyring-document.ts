@@ -114,7 +114,10 @@ function parseJson(document: string): unknown {
   } catch {
     // The parser's own error quotes the text, which contains key material: it must not become the cause.
     if (document.startsWith("\uFEFF")) {
-      throw invalidKeyring("the document begins with a byte order mark", "Store it as UTF-8 without one.");
+      throw invalidKeyring(
+        "the document begins with a byte order mark",
+        "Store the document as UTF-8 without a byte order mark.",
+      );
     }
     throw invalidKeyring("the document is not JSON", fixTheDocument);
   }
@@ -129,7 +132,7 @@ function requireVersion(fields: Fields): void {
   }
   if (fields["keyward"] !== 1) {
     throw invalidKeyring(
-      'its "keyward" is not 1, the only version that this release reads',
+      'its field "keyward" is not 1, the only version that this release reads',
       "Check that this is a keyring document. A document of a later version needs a later release of Keyward.",
     );
   }
@@ -193,7 +196,12 @@ function readStrings(value: unknown, field: string): readonly string[] | undefin
   return value;
 }
 
-/** @throws KeywardError `KEYRING_INVALID`, which calls the value `what`, if it is not a non-empty, well-formed string. */
+/**
+ * Checks a name.
+ *
+ * @param what The name of the value in the message, such as "its name".
+ * @throws KeywardError `KEYRING_INVALID` for anything but a non-empty, well-formed string.
+ */
 export function requireText(text: unknown, what: string): string {
   if (typeof text !== "string" || text === "" || !text.isWellFormed()) {
     throw invalidKeyring(`${what} is not a non-empty, well-formed string`, 'Give it a name such as "production".');
@@ -201,7 +209,7 @@ export function requireText(text: unknown, what: string): string {
   return text;
 }
 
-/** The error for a keyring that has a problem, in a document or after a change. */
+/** Returns the error for a keyring that is not valid: `problem` says why, and calls the keyring "it". */
 export function invalidKeyring(problem: string, hint: string, keyId?: string): KeywardError {
   return new KeywardError("KEYRING_INVALID", `The keyring is not valid: ${problem}`, { hint, keyId });
 }

@@ -137,7 +137,7 @@ export class Keyring {
     const primary = byId.get(rest.primary);
     if (primary === undefined) {
       throw invalidKeyring(
-        `the primary ${shownId(rest.primary)} is not among its keys`,
+        `it has no key ${shownId(rest.primary)}, which is to be its primary`,
         "Restore the missing key if records were written under it. Otherwise set primary to the id of a key in the keyring.",
       );
     }
