@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { KeywardError } from "../errors/errors.ts";
-import { isEnabled, Keyring, keyOf, type NewKey, shownId } from "../keyring/keyring.ts";
+import { type NewKey, shownId } from "../keyring/key.ts";
+import { isEnabled, Keyring, keyOf } from "../keyring/keyring.ts";
 import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
 
 /** What somebody wants who begins a rotation, or joins one. */

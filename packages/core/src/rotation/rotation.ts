@@ -1,7 +1,8 @@
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
+import type { NewKey } from "../keyring/key.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
-import { isEnabled, type Keyring, keyOf, type NewKey, requireSavable, sharesKey } from "../keyring/keyring.ts";
+import { isEnabled, type Keyring, keyOf, requireSavable, sharesKey } from "../keyring/keyring.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
 import {
   type ReencryptOptions,

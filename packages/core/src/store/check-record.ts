@@ -1,7 +1,7 @@
 import { keyIdIn, open, readHeader } from "../envelope/envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { type Keyring, keyOf, keysIn } from "../keyring/keyring.ts";
-import type { Recognition } from "../keyring/keyring-source.ts";
+import type { Recognition } from "../keyring/keyring-successor.ts";
 import {
   type AtomicStore,
   isStoredValue,

@@ -1,7 +1,8 @@
 import { decrypt, type EnvelopeHeader, open, readHeader, seal, sealAgain } from "../envelope/envelope.ts";
 import { type ForeignFormat, readsPlaintext, requireContent } from "../envelope/foreign-format.ts";
 import { KeywardError } from "../errors/errors.ts";
-import { type Keyring, keyOf, type RingKey } from "../keyring/keyring.ts";
+import type { RingKey } from "../keyring/key.ts";
+import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
 import { isStoredValue, type StoredValue } from "../store-interface/capabilities.ts";
 import {

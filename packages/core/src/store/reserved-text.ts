@@ -1,5 +1,5 @@
 import { KeywardError } from "../errors/errors.ts";
-import { isKeyId } from "../keyring/keyring.ts";
+import { isKeyId } from "../keyring/key.ts";
 
 /** What Keyward keeps in the reserved space of a store, as errors call it. */
 export type ReservedKind = "heartbeat" | "check record" | "record of the last rotation";

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { KeywardErrorCode } from "../../src/errors/errors.ts";
-import { Keyring, type KeyStatus } from "../../src/keyring/keyring.ts";
+import type { KeyStatus } from "../../src/keyring/key.ts";
+import { Keyring } from "../../src/keyring/keyring.ts";
 
 /** A stored string or stored bytes, as the vectors write them. */
 export type WrittenValue = { readonly text: string } | { readonly hex: string };

@@ -21,7 +21,7 @@ const first = Keyring.generate("2026-11").rename("production");
 
 async function rejection(promise: Promise<unknown>): Promise<unknown> {
   return await promise.then(
-    () => expect.fail("expected a rejection"),
+    () => expect.fail("the call did not reject"),
     (error: unknown) => error,
   );
 }
@@ -41,12 +41,12 @@ async function opened(ring = first, location = inMemory()) {
   return { wrapper, location, keys };
 }
 
-/** What lies there, which must be something. */
+/** Returns the text at a location. Fails if there is none. */
 async function textAt(location: KeyringLocation): Promise<string> {
-  return (await location.read()) ?? expect.fail("nothing lies there");
+  return (await location.read()) ?? expect.fail("nothing is stored at the location");
 }
 
-for (const [name, openPlace] of Object.entries<() => Promise<[KeyringLocation, () => Promise<void>]>>({
+for (const [name, openLocation] of Object.entries<() => Promise<[KeyringLocation, () => Promise<void>]>>({
   "a store's reserved space": async () => [inMemory(), async () => undefined],
   "a file": async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-wrapped-"));
@@ -56,7 +56,7 @@ for (const [name, openPlace] of Object.entries<() => Promise<[KeyringLocation, (
   const open = async (
     change: (location: KeyringLocation, text: string) => Promise<unknown>,
   ): Promise<OpenKeyProvider> => {
-    const [location, close] = await openPlace();
+    const [location, close] = await openLocation();
     const ring = Keyring.generate();
     const { keys } = await opened(ring, location);
     await change(location, await textAt(location));
@@ -73,15 +73,15 @@ for (const [name, openPlace] of Object.entries<() => Promise<[KeyringLocation, (
       open: () => open(async () => undefined),
       failing: [
         {
-          name: "an altered text",
+          name: "a text that was altered",
           code: "KEYRING_INVALID",
           open: () => open((location, text) => location.replace(text, `${text.slice(0, -8)}AAAAAAAA`)),
         },
         {
-          name: "nothing lies there",
+          name: "a location where nothing is stored",
           code: "PROVIDER_UNAVAILABLE",
           open: async () => {
-            const [location, close] = await openPlace();
+            const [location, close] = await openLocation();
             return { provider: wrappedKeys(new AesWrapper(), location), close, secrets: () => [] };
           },
         },
@@ -90,8 +90,8 @@ for (const [name, openPlace] of Object.entries<() => Promise<[KeyringLocation, (
   );
 }
 
-describe("a wrapped keyring", () => {
-  it("is unwrapped once, and again only when it has changed", async () => {
+describe("wrappedKeys", () => {
+  it("unwraps the keyring once, and again only after it has changed", async () => {
     const { wrapper, location, keys } = await opened();
     const reader = wrappedKeys(wrapper, location);
     for (let load = 0; load < 3; load++) expect((await reader.load()).primary).toBe("2026-11");
@@ -101,7 +101,7 @@ describe("a wrapped keyring", () => {
     expect(wrapper.calls.unwrap).toBe(2);
   });
 
-  it("leaves no document in the buffers that were handed over", async () => {
+  it("overwrites every document with zeros after use", async () => {
     const { wrapper, location, keys } = await opened();
     await keys.save(first.add(), first);
     await wrappedKeys(wrapper, location).load();
@@ -109,7 +109,7 @@ describe("a wrapped keyring", () => {
     for (const document of wrapper.documents) expect(document.every((byte) => byte === 0)).toBe(true);
   });
 
-  it("leaves none either where it cannot be written or read", async () => {
+  it("overwrites every document with zeros after a failed write or read", async () => {
     const { wrapper, location, keys } = await opened();
     await wrappedKeys(wrapper, inMemory()).create(first);
     const failing: KeyringLocation = { read: () => location.read(), replace: async () => false };
@@ -128,7 +128,7 @@ describe("a wrapped keyring", () => {
     expect(await keys.load()).toBe(first);
   });
 
-  it("has all its methods in a copy made with a spread", async () => {
+  it("keeps its methods in a copy that was made with a spread", async () => {
     const location = inMemory();
     const keys = { ...wrappedKeys(new AesWrapper(), location) };
     const ring = Keyring.generate();
@@ -138,7 +138,7 @@ describe("a wrapped keyring", () => {
     expect(await keys.rewrap()).toBe(false);
   });
 
-  it("is created once", async () => {
+  it("creates the keyring only if there is none", async () => {
     const { wrapper, location, keys } = await opened();
     const again = await rejection(keys.create(Keyring.generate()));
     expect(again).toMatchObject({ code: "KEYRING_INVALID" });
@@ -152,21 +152,21 @@ describe("a wrapped keyring", () => {
     expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
   });
 
-  it("is not taken back to an older generation by who can write there", async () => {
+  it("refuses an older generation that an attacker put back", async () => {
     const { wrapper, location, keys } = await opened();
     const stolen = await textAt(location);
     const revoked = first.add({ id: "2026-12" }).promote("2026-12").disable("2026-11");
     await keys.save(revoked, first);
     await location.replace(await textAt(location), stolen);
     expect(await rejection(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    // A new process has seen nothing, and is told.
+    // A new process has loaded nothing: only minGeneration makes it refuse the older generation.
     expect((await wrappedKeys(wrapper, location).load()).generation).toBe(first.generation);
-    const told = wrappedKeys(wrapper, location, { minGeneration: revoked.generation });
-    expect(await rejection(told.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    const strict = wrappedKeys(wrapper, location, { minGeneration: revoked.generation });
+    expect(await rejection(strict.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
     expect(await rejection(keys.save(revoked.add(), revoked))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("is not exchanged for another ring that the same key wraps", async () => {
+  it("refuses another keyring that is wrapped under the same key", async () => {
     const { wrapper, location, keys } = await opened();
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(Keyring.generate().rename("staging").add().add());
@@ -176,32 +176,32 @@ describe("a wrapped keyring", () => {
     }
   });
 
-  it("is no rollback where it is the ring in use, whatever was there meanwhile and was refused", async () => {
+  it("accepts the keyring in use again after another one was stored and refused", async () => {
     const { wrapper, location } = await opened();
     const keys = wrappedKeys(wrapper, location, { refreshMs: 10 });
-    const used = first.add({ id: "2026-12" }).promote("2026-12");
-    await keys.save(used, first);
+    const inUse = first.add({ id: "2026-12" }).promote("2026-12");
+    await keys.save(inUse, first);
     const right = await textAt(location);
     const store = new EncryptedStore(new MemoryStore(), { keys });
     await store.set("key", "value");
-    const told: string[] = [];
-    store.on("provider:error", ({ message }: KeywardError) => told.push(message));
-    store.on("keyring:changed", ({ primary }: Keyring) => told.push(primary));
-    // It shares a key with the ring in use, and lacks the one of the check record.
+    const reports: string[] = [];
+    store.on("provider:error", ({ message }: KeywardError) => reports.push(message));
+    store.on("keyring:changed", ({ primary }: Keyring) => reports.push(primary));
+    // The other keyring shares a key with the one in use, but lacks the key of the check record.
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(first.withStores(["a"]).withStores(["b"]).withStores(["c"]));
     await location.replace(right, await textAt(other));
-    await expect.poll(() => told.at(-1)).toMatch(/check record/);
+    await expect.poll(() => reports.at(-1)).toMatch(/check record/);
     await location.replace(await textAt(location), right);
-    await expect.poll(async () => (await keys.load({ inUse: used })).generation).toBe(used.generation);
-    const next = used.promote("2026-11");
-    await keys.save(next, used);
-    await expect.poll(() => told.at(-1)).toBe("2026-11");
-    expect(told.filter((text) => !/check record/.test(text))).toEqual(["2026-11"]);
+    await expect.poll(async () => (await keys.load({ inUse })).generation).toBe(inUse.generation);
+    const next = inUse.promote("2026-11");
+    await keys.save(next, inUse);
+    await expect.poll(() => reports.at(-1)).toBe("2026-11");
+    expect(reports.filter((text) => !/check record/.test(text))).toEqual(["2026-11"]);
     await store.disconnect();
   });
 
-  it("is put back by nobody for a caller that has left it, nor after an unrelated one", async () => {
+  it("refuses an older keyring, except for a caller that still uses it, also after an unrelated keyring was stored", async () => {
     const { wrapper, location, keys } = await opened();
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(
@@ -211,28 +211,28 @@ describe("a wrapped keyring", () => {
     const next = first.add({ id: "2026-12" });
     await keys.save(next, first);
     const right = await textAt(location);
-    const lay = async (text: string) => await location.replace(await textAt(location), text);
-    // The caller uses the old ring, is given the next one, and uses that from then on.
+    const store = async (text: string) => await location.replace(await textAt(location), text);
+    // A caller that uses the old keyring loads the next one, and uses that from then on.
     expect((await keys.load({ inUse: first })).generation).toBe(next.generation);
-    await lay(old);
+    await store(old);
     for (const options of [{}, { inUse: next }]) {
       expect(await rejection(keys.load(options))).toMatchObject({ code: "KEYRING_ROLLBACK" });
     }
-    // Whoever uses the old ring still goes on with it, which makes nobody else take it.
+    // A caller that still uses the old keyring may load it again. For all others it stays refused.
     expect((await keys.load({ inUse: first })).generation).toBe(first.generation);
     expect(await rejection(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    await lay(await textAt(other));
+    await store(await textAt(other));
     await keys.load({ inUse: next });
-    await lay(old);
+    await store(old);
     expect(await rejection(keys.load({ inUse: next }))).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    await lay(right);
+    await store(right);
     expect((await keys.load({ inUse: next })).generation).toBe(next.generation);
     await keys.save(next.promote("2026-12"), next);
-    await lay(old);
+    await store(old);
     expect(await rejection(keys.load({ inUse: next }))).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it("is not saved as what no load would take", async () => {
+  it("saves no keyring that a load would refuse", async () => {
     const { wrapper, location, keys } = await opened();
     for (const [next, code] of [
       [first.scope("a"), "KEYRING_INVALID"],
@@ -255,26 +255,26 @@ describe("a wrapped keyring", () => {
     expect(wrappedKeys(wrapper, location, { refreshMs: 60_000 }).freshness).toMatchObject({ refreshMs: 60_000 });
   });
 
-  it("that is saved while a load is under way is no rollback", async () => {
+  it("loads the later keyring if it is saved while a load is in progress", async () => {
     const { wrapper, location } = await opened();
     const keys = wrappedKeys(wrapper, location);
-    const reached = Promise.withResolvers<void>();
-    const goOn = Promise.withResolvers<void>();
+    const unwrapping = Promise.withResolvers<void>();
+    const released = Promise.withResolvers<void>();
     wrapper.beforeUnwrap = async () => {
       wrapper.beforeUnwrap = async () => undefined;
-      reached.resolve();
-      await goOn.promise;
+      unwrapping.resolve();
+      await released.promise;
     };
     const loading = keys.load();
-    await reached.promise;
+    await unwrapping.promise;
     const next = first.add();
     await keys.save(next, first);
-    goOn.resolve();
+    released.resolve();
     expect((await loading).generation).toBe(next.generation);
     expect((await keys.load()).generation).toBe(next.generation);
   });
 
-  it("is a conflict for him whose change began with an older one, whatever was loaded since", async () => {
+  it("reports a conflict if the change began with an older keyring, even if a later one was loaded since", async () => {
     const { wrapper, location, keys } = await opened();
     const other = wrappedKeys(wrapper, location);
     const second = first.add();
@@ -285,7 +285,7 @@ describe("a wrapped keyring", () => {
     expect(await rejection(keys.create(first))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("is a conflict, too, where the newer one is loaded while it is saved", async () => {
+  it("reports a conflict if a later keyring is saved and loaded during a save", async () => {
     const { wrapper, location } = await opened();
     const [keys, other] = [wrappedKeys(wrapper, location), wrappedKeys(wrapper, location)];
     wrapper.beforeUnwrap = async () => {
@@ -298,7 +298,7 @@ describe("a wrapped keyring", () => {
     expect(await rejection(keys.save(first.add(), first))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("that was put back is not what a change may begin with", async () => {
+  it("refuses a change that began with an older keyring that was put back", async () => {
     const { wrapper, location, keys } = await opened();
     const stolen = await textAt(location);
     const second = first.add();
@@ -309,8 +309,8 @@ describe("a wrapped keyring", () => {
     expect(await rejection(keys.save(misled.add(), misled))).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it.each(["with rewrap", "without"])(
-    "is wrapped under the newest version of the key, by a service %s",
+  it.each(["with rewrap", "without rewrap"])(
+    "wraps the keyring under the newest version of the key, by a service %s",
     async (kind) => {
       const { wrapper, location } = await opened();
       const service: KeyringWrapper =
@@ -326,7 +326,7 @@ describe("a wrapped keyring", () => {
     },
   );
 
-  it("that changes while it is wrapped anew is left as it is then", async () => {
+  it("does not overwrite a keyring that changes during rewrap", async () => {
     const { wrapper, location, keys } = await opened();
     wrapper.rotate();
     const slow: KeyringWrapper = {
@@ -342,8 +342,8 @@ describe("a wrapped keyring", () => {
   });
 });
 
-describe("a place", () => {
-  it("in a store is out of the reach of its users, and has room for several rings", async () => {
+describe("keyring location", () => {
+  it("stores several keyrings in one store, and clear() does not reach them", async () => {
     const store = new MemoryStore();
     const [one, other] = [storeLocation(store), storeLocation(store, "other")];
     expect(await one.replace(undefined, "one")).toBe(true);
@@ -354,7 +354,7 @@ describe("a place", () => {
     expect(await one.replace(undefined, "next")).toBe(false);
   });
 
-  it("in a store that gives bytes for a text is compared as the store has it", async () => {
+  it("replaces a text that the store returns as bytes", async () => {
     const store = new MemoryStore();
     const reserved = store.reserved();
     const asBytes = Object.assign(Object.create(reserved), {
@@ -378,7 +378,7 @@ describe("a place", () => {
     expect(() => storeLocation(store)).toThrow("reserved space");
   });
 
-  it("in a file is its owner's alone, and absent is not broken", async () => {
+  it("replaces a file only if it is unchanged, and treats a missing file as empty", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-place-"));
     try {
       const path = join(directory, "keyring");
@@ -391,11 +391,11 @@ describe("a place", () => {
       const raced = await Promise.all(["a", "b", "c"].map((next) => location.replace("first", next)));
       expect(raced.filter(Boolean)).toHaveLength(1);
       expect(await rejection(fileLocation(directory).read())).toMatchObject({ code: "KEYRING_INVALID" });
-      const nowhere = fileLocation(join(directory, "none", "keyring"), { shownAs: "The ring" });
-      expect(await nowhere.read()).toBeUndefined();
-      expect(await rejection(nowhere.replace(undefined, "next"))).toMatchObject({
+      const missing = fileLocation(join(directory, "none", "keyring"), { shownAs: "The keyring" });
+      expect(await missing.read()).toBeUndefined();
+      expect(await rejection(missing.replace(undefined, "next"))).toMatchObject({
         code: "PROVIDER_UNAVAILABLE",
-        message: "The ring cannot be written (ENOENT)",
+        message: "The keyring cannot be written (ENOENT)",
       });
     } finally {
       await rm(directory, { recursive: true });
