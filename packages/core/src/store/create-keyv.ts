@@ -14,14 +14,8 @@ import { decodeForKeyv } from "../store-interface/keyv-decoding.ts";
 import { keyvJson } from "../store-interface/keyv-json.ts";
 import { isKeyvValue } from "../store-interface/keyv-value.ts";
 import { DecodedStore } from "./decoded-store.ts";
-import {
-  attachStore,
-  type EncryptedStore,
-  type EncryptedStoreOptions,
-  encryptedStoreOptionNames,
-  prepareStore,
-  storeParts,
-} from "./encrypted-store.ts";
+import { attachStore, type EncryptedStore, prepareStore, storeParts } from "./encrypted-store.ts";
+import { type EncryptedStoreOptions, encryptedStoreOptionNames } from "./encrypted-store-options.ts";
 import { notDecodable } from "./record-codec.ts";
 import { ReportingKeyv } from "./reporting-keyv.ts";
 

@@ -1,5 +1,6 @@
 import { type KeyvStorageEntry, keyvStorageCapability } from "keyv";
-import { type DecodedReads, type EncryptedStore, storeParts } from "./encrypted-store.ts";
+import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
+import type { DecodedReads } from "./record-reader.ts";
 
 /**
  * What Keyv calls as its store: an {@link EncryptedStore} whose reads are decoded. Left to itself Keyv takes bytes for

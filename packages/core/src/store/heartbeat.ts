@@ -46,8 +46,8 @@ export function writeHeartbeat(heartbeat: Heartbeat): string {
   return JSON.stringify({ keyward: "replica", ...heartbeat });
 }
 
-/** What takes the place of the heartbeat of a process that is gone, until the record expires. */
-export const gone = JSON.stringify({ keyward: "replica", gone: true });
+/** The text that replaces the heartbeat of a lapsed replica, until the record expires. */
+export const heartbeatTombstone = JSON.stringify({ keyward: "replica", gone: true });
 
 /** Whether a process may go by this name, which is shown to people. */
 export function isReplicaName(name: unknown): name is string {

@@ -5,7 +5,8 @@ import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { StoredValue } from "../store-interface/capabilities.ts";
 import type { ReplacementUntil } from "../store-interface/inner-store.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
-import { isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
+import type { BackgroundEvents } from "./background-events.ts";
+import { isCurrent, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
 import type { WriteGate } from "./write-gate.ts";
 
 /** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
@@ -32,10 +33,9 @@ export type ReplaceMany = (changes: readonly ReplacementUntil[]) => Promise<bool
 export interface LazyReencryptionParts {
   readonly replaceMany: ReplaceMany;
   readonly codec: RecordCodec;
-  readonly sealing: WriteGate;
+  readonly writeGate: WriteGate;
   readonly source: KeyringSource;
-  /** Must not throw. */
-  readonly report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
+  readonly events: BackgroundEvents;
 }
 
 interface Job {
@@ -132,7 +132,7 @@ export class LazyReencryption {
     const decodable = await this.#decodable(batch);
     let to = "";
     try {
-      const ring = await this.#parts.sealing.take();
+      const ring = await this.#parts.writeGate.keyringForWriting();
       to = ring.primary;
       const jobs: Job[] = [];
       const changes: ReplacementUntil[] = [];
@@ -148,11 +148,11 @@ export class LazyReencryption {
       if (changes.length === 0) return;
       const replaced = await this.#parts.replaceMany(changes);
       for (const [index, job] of jobs.entries()) {
-        this.#parts.report(replaced[index] === true ? "reencrypted" : "reencrypt:conflict", eventOf(job, to));
+        this.#report(replaced[index] === true ? "reencrypted" : "reencrypt:conflict", eventOf(job, to));
       }
     } catch (cause) {
       for (const job of decodable)
-        this.#parts.report("reencrypt:error", { ...eventOf(job, to), error: reencryptionError(cause) });
+        this.#report("reencrypt:error", { ...eventOf(job, to), error: reencryptionError(cause) });
     }
   }
 
@@ -164,17 +164,26 @@ export class LazyReencryption {
         if (isForeign(job.record)) await this.#parts.codec.requireDecodable(job.record, job.address);
         decodable.push(job);
       } catch (cause) {
-        this.#parts.report("reencrypt:error", { ...eventOf(job, ""), error: reencryptionError(cause) });
+        this.#report("reencrypt:error", { ...eventOf(job, ""), error: reencryptionError(cause) });
       }
     }
     return decodable;
+  }
+
+  #report(outcome: ReencryptOutcome, event: ReencryptEvent): void {
+    const { events } = this.#parts;
+    if (outcome === "reencrypt:error") events.emitFailure(outcome, event, event.error);
+    else {
+      events.succeeded("reencrypt:error");
+      events.emit(outcome, event);
+    }
   }
 
   /** The replacement of one record; `undefined` where there is none to be made. */
   #change(ring: Keyring, job: Job): ReplacementUntil | undefined {
     const { address, expected, record } = job;
     // The ring may have changed since the read: a record it made current is left alone.
-    if (ring.primary === "" || record.keyId === ring.primary) return undefined;
+    if (ring.primary === "" || isCurrent(record.keyId, ring)) return undefined;
     // Under a key that was disabled since, it may be a forgery: nobody may read it any more, sealed anew or not.
     if (record.keyId !== undefined && !isEnabled(ring, record.keyId)) return undefined;
     const { content } = record;
@@ -186,7 +195,7 @@ export class LazyReencryption {
         expires: content.expires,
       };
     } catch (cause) {
-      this.#parts.report("reencrypt:error", { ...eventOf(job, ring.primary), error: reencryptionError(cause) });
+      this.#report("reencrypt:error", { ...eventOf(job, ring.primary), error: reencryptionError(cause) });
       return undefined;
     }
   }

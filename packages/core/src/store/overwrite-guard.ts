@@ -32,7 +32,7 @@ export class OverwriteGuard {
   }
 
   /** A record could not be opened. */
-  mark(namespace: string, key: string): void {
+  markUnreadable(namespace: string, key: string): void {
     const marks = atNamespace(this.#unreadable, namespace, () => new Map<number, number>());
     const mark = this.#markOf(key);
     this.#now++;
@@ -48,8 +48,8 @@ export class OverwriteGuard {
     this.#marks++;
   }
 
-  /** A point in time, for {@link lift}. */
-  get now(): number {
+  /** A point in time, for {@link OverwriteGuard.unmark}. */
+  get logicalTime(): number {
     return this.#now;
   }
 
@@ -58,7 +58,7 @@ export class OverwriteGuard {
    *
    * @param since {@link now} before that began: what could not be opened since may have been written after it.
    */
-  lift(namespace: string, key: string, since: number): void {
+  unmark(namespace: string, key: string, since: number): void {
     const [allowed, unreadable] = [this.#allowed.get(namespace), this.#unreadable.get(namespace)];
     if (allowed === undefined && unreadable === undefined) return;
     const mark = this.#markOf(key);
@@ -71,13 +71,13 @@ export class OverwriteGuard {
   }
 
   /** A record was to be deleted, and the store says that it deleted nothing: what lies there, if anything, stays guarded. */
-  forbid(namespace: string, key: string): void {
+  withdrawAllowance(namespace: string, key: string): void {
     const allowed = this.#allowed.get(namespace);
     if (allowed?.delete(this.#markOf(key)) === true && allowed.size === 0) this.#allowed.delete(namespace);
   }
 
-  /** A namespace was cleared, which began at `since`: see {@link lift}. */
-  liftAll(namespace: string, since: number): void {
+  /** A namespace was cleared, which began at `since`: see {@link OverwriteGuard.unmark}. */
+  unmarkAll(namespace: string, since: number): void {
     const marks = this.#unreadable.get(namespace);
     for (const [mark, markedAt] of marks ?? []) if (markedAt <= since && marks?.delete(mark) === true) this.#marks--;
     if (marks?.size === 0) this.#unreadable.delete(namespace);
@@ -95,7 +95,7 @@ export class OverwriteGuard {
    *
    * @throws KeywardError `OVERWRITE_REFUSED`, with one error for each record that is still unreadable.
    */
-  admit(namespace: string, keys: readonly string[]): Promise<void> | undefined {
+  requireReadable(namespace: string, keys: readonly string[]): Promise<void> | undefined {
     const [unreadable, allowed] = [this.#unreadable.get(namespace), this.#allowed.get(namespace)];
     const full = this.#full.has(namespace);
     if (unreadable === undefined && !full) return undefined;
@@ -119,7 +119,7 @@ export class OverwriteGuard {
           const record = await this.#codec.open(value, address);
           if (!isAbsent(record)) await this.#codec.decode(record.content.value, address);
         }
-        this.lift(namespace, key, since);
+        this.unmark(namespace, key, since);
       } catch (error) {
         if (!(error instanceof KeywardError)) throw error;
         errors.push(error);

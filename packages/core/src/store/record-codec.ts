@@ -255,7 +255,7 @@ function openUnder(
     });
   }
   requireEnabled(key, address);
-  return { content: open(stored, header, key.root, address), keyId, current: keyId === ring.primary };
+  return { content: open(stored, header, key.root, address), keyId, current: isCurrent(keyId, ring) };
 }
 
 function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
@@ -264,6 +264,11 @@ function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
     keyId: id,
     hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
   });
+}
+
+/** Whether a record under this key is current: its key is the primary, so that re-encryption would change nothing. */
+export function isCurrent(keyId: string | undefined, keyring: Keyring): boolean {
+  return keyId === keyring.primary;
 }
 
 /** Whether a record lay in a foreign format. */

@@ -7,8 +7,9 @@ import type { Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { BoundedStore } from "../store-interface/capabilities.ts";
 import { Moment } from "../waiting/moment.ts";
-import type { CheckRecord } from "./check-record.ts";
+import type { GenerationNotice } from "./generation-notice.ts";
 import { heartbeatBounds, heartbeatKey, isReplicaName, writeHeartbeat } from "./heartbeat.ts";
+import type { KeyringCheck } from "./keyring-check.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
 /** How a process makes itself known as one that reads and writes a store. */
@@ -40,8 +41,10 @@ const replicaOptionNames = {
 /** What a registration needs of a store. */
 export interface ReplicaRegistrationParts {
   readonly records: ReservedRecords;
-  /** That of the unscoped ring. */
-  readonly check: CheckRecord;
+  /** The check of the unscoped keyring. */
+  readonly check: KeyringCheck;
+  /** The notice in the check record of the unscoped keyring. */
+  readonly generationNotice: GenerationNotice;
   readonly source: KeyringSource;
   /** What the store says of its calls; `undefined` where it says nothing. */
   readonly longestCallMs: unknown;
@@ -69,7 +72,7 @@ export interface ReplicaRegistrationSlot {
   registration?: ReplicaRegistration;
 }
 
-const addresses = new WeakMap<object, WeakMap<KeyringSource, ReplicaRegistrationSlot>>();
+const slots = new WeakMap<object, WeakMap<KeyringSource, ReplicaRegistrationSlot>>();
 
 /**
  * This process, as one of those that use a store: its heartbeat, and the gate that keeps it from sealing while the others
@@ -121,29 +124,29 @@ export class ReplicaRegistration {
    */
   static of(parts: ReplicaRegistrationParts, options: ReplicaOptions): ReplicaRegistration {
     const settled = settle(options, parts.longestCallMs);
-    const address = ReplicaRegistration.address(parts.records.space, parts.source);
-    address.registration ??= new ReplicaRegistration(parts, settled);
-    return address.registration;
+    const slot = ReplicaRegistration.slotOf(parts.records.space, parts.source);
+    slot.registration ??= new ReplicaRegistration(parts, settled);
+    return slot.registration;
   }
 
   /** Where the registration over the keys of this source in a backend is to be found, whenever a store registers. */
-  static address(space: object, source: KeyringSource): ReplicaRegistrationSlot {
-    let ofBackend = addresses.get(space);
-    if (ofBackend === undefined) {
-      ofBackend = new WeakMap();
-      addresses.set(space, ofBackend);
+  static slotOf(space: object, source: KeyringSource): ReplicaRegistrationSlot {
+    let slotsOfBackend = slots.get(space);
+    if (slotsOfBackend === undefined) {
+      slotsOfBackend = new WeakMap();
+      slots.set(space, slotsOfBackend);
     }
-    let address = ofBackend.get(source);
-    if (address === undefined) {
-      address = {};
-      ofBackend.set(source, address);
+    let slot = slotsOfBackend.get(source);
+    if (slot === undefined) {
+      slot = {};
+      slotsOfBackend.set(source, slot);
     }
-    return address;
+    return slot;
   }
 
   /** The id of this process in a backend, over the keys of this source; `undefined` where it is not registered. */
   static idIn(space: object, source: KeyringSource): string | undefined {
-    const registration = addresses.get(space)?.get(source)?.registration;
+    const registration = slots.get(space)?.get(source)?.registration;
     return registration === undefined ? undefined : registration.#id;
   }
 
@@ -166,13 +169,13 @@ export class ReplicaRegistration {
    * @throws KeywardError what the store or the provider throws when it can neither be heard nor load its keys anew, and
    * `KEYRING_ROLLBACK` when the keys that it loads are older than those that a rotation has brought.
    */
-  admit(): Promise<void> | undefined {
+  requireLease(): Promise<void> | undefined {
     return this.#isOpen() ? undefined : this.#enter();
   }
 
-  /** As {@link ReplicaRegistration.admit}, for a store that does not register: while none does, it is its own affair. */
-  admitOther(): Promise<void> | undefined {
-    return this.#members.size === 0 ? undefined : this.admit();
+  /** As {@link ReplicaRegistration.requireLease}, for a store that does not register: while none does, it is its own affair. */
+  requireLeaseIfRegistered(): Promise<void> | undefined {
+    return this.#members.size === 0 ? undefined : this.requireLease();
   }
 
   #enter(): Promise<void> {
@@ -214,7 +217,7 @@ export class ReplicaRegistration {
   /** Where the source of the keys is behind, the ring that was loaded may be one that others have left. */
   async #requireLatest(loaded: Keyring): Promise<void> {
     if (loaded.primary === "") return;
-    const wanted = await this.#parts.check.generation(loaded);
+    const wanted = await this.#parts.generationNotice.requiredGeneration(loaded);
     // It may have been saved after this one was loaded. A source that is asked from now on has it, or is behind.
     const ring = loaded.generation >= wanted ? loaded : await this.#parts.source.refresh();
     if (ring.generation >= wanted) return;
@@ -263,12 +266,12 @@ export class ReplicaRegistration {
   }
 
   async #beatAndLook(): Promise<void> {
-    const { check, source } = this.#parts;
+    const { generationNotice, source } = this.#parts;
     const since = new Moment();
     const ring = await this.#write(this.#id);
     // A heartbeat that arrived too late does not open the gate again.
     if (this.#isOpen()) this.#openSince = since;
-    if (ring.primary === "" || (await check.generation(ring)) <= ring.generation) return;
+    if (ring.primary === "" || (await generationNotice.requiredGeneration(ring)) <= ring.generation) return;
     // A rotation waits for this process to have a later ring: do not let it wait for the provider to tell of it. Heartbeats
     // go on meanwhile: a provider that is away must not make the process lapse. The source reports its failures itself.
     source.refresh().catch(() => undefined);
@@ -283,7 +286,7 @@ export class ReplicaRegistration {
     const { records, check, source } = this.#parts;
     const ring = await records.ring();
     if (ring.primary === "") return ring;
-    await check.pass(ring);
+    await check.verify(ring);
     const nowMs = Date.now();
     this.#lastGeneration = ring.generation;
     const heartbeat = writeHeartbeat({

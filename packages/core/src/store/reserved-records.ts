@@ -11,7 +11,7 @@ import {
 import { type InnerStore, reservedNamespace, wrapRejection } from "../store-interface/inner-store.ts";
 import { pages } from "../store-interface/page-size.ts";
 import { hasExpired } from "../store-interface/record.ts";
-import { RecordCodec } from "./record-codec.ts";
+import { isCurrent, RecordCodec } from "./record-codec.ts";
 
 const pageSize = 1_000;
 
@@ -98,7 +98,7 @@ export class ReservedRecords {
         const address = { namespace: reservedNamespace, key };
         const keyId = keyIdIn(value, address);
         // For a key that the ring lacks, the provider would be asked for each.
-        if (keyId === undefined || keyId === ring.primary || keyOf(ring, keyId) === undefined) continue;
+        if (keyId === undefined || isCurrent(keyId, ring) || keyOf(ring, keyId) === undefined) continue;
         const codec = this.#codec(undefined);
         const opened = await codec.open(value, address).catch(requireKeywardError);
         if (opened instanceof KeywardError) continue;

@@ -8,9 +8,9 @@ it("never demands less than somebody else has raised it to, while another ring i
   const keys: KeyProvider = { load: async () => ring };
   const store = new EncryptedStore(new MemoryStore(), { keys });
   await store.set("key", "value");
-  const { check } = storeParts(store);
+  const { generationNotice } = storeParts(store);
   const raised = ring.add({ id: "third" });
-  await check.raise(raised);
-  await check.prepare(ring.promote("new").disable("old"), ring);
-  expect(await check.generation(ring)).toBe(raised.generation);
+  await generationNotice.raise(raised);
+  await generationNotice.prepare(ring.promote("new").disable("old"), ring);
+  expect(await generationNotice.requiredGeneration(ring)).toBe(raised.generation);
 });
