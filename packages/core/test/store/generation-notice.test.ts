@@ -3,7 +3,7 @@ import { MemoryStore } from "@keyward/store-memory";
 import { expect, it } from "vitest";
 import { storeParts } from "../../src/store/encrypted-store.ts";
 
-it("never demands less than somebody else has raised it to, while another ring is prepared", async () => {
+it("the required generation does not fall when a keyring of an earlier generation is prepared", async () => {
   const ring = Keyring.generate("old").add({ id: "new" });
   const keys: KeyProvider = { load: async () => ring };
   const store = new EncryptedStore(new MemoryStore(), { keys });
