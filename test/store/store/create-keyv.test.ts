@@ -240,7 +240,7 @@ describe("a decrypted value that cannot be parsed", () => {
     for (const [name, call] of Object.entries(calls)) {
       it.each(listenerCounts)(`is not quoted in the error: ${name}, ${codec}, with %d listeners`, async (count) => {
         const token = randomBytes(30).toString("base64url");
-        // The JSON parser fails at the first character of one text, and at the end of the other.
+        // The JSON parser fails at the first character of one text, and at the last one of the other.
         for (const text of [`x${token}`, `{"value":"${token}`]) {
           const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...options });
           await keyv.encryptedStore.set("odd", text);
@@ -297,7 +297,7 @@ describe("createKeyv", () => {
     const keyv = createKeyv({ store: inner, keys: newRing() });
     expect(keyv.checkExpired).toBe(false);
     const past = { value: `${marker}old`, expires: Date.now() - 1 };
-    // Sealed without an expiry of its own, so that only Keyv's JSON says it has passed: Keyv would delete it.
+    // The envelope has no expiry. Only Keyv's JSON has one, in the past: Keyv itself would delete the record.
     await keyv.encryptedStore.set("a", JSON.stringify(past));
     await keyv.get("a");
     await keyv.getMany(["a"]);

@@ -72,7 +72,7 @@ describe("the expiry in an envelope", () => {
   });
 
   it.each([2 ** 48 - 1, 2 ** 48, Number.MAX_SAFE_INTEGER, Number.MAX_VALUE, Number.POSITIVE_INFINITY])(
-    "of %d is taken as far away as the record can say",
+    "can be %d, which is stored as the largest expiry of an envelope",
     async (expires) => {
       const { store } = overForgetful();
       await store.set("key", value, expires);
@@ -111,7 +111,7 @@ describe("an expiry in the past, in a raw value of Keyv", () => {
 
 describe("an expiry in the past", () => {
   it.each([0, -1, -0.5, Number.NEGATIVE_INFINITY, 1])(
-    "of %d writes nothing, and removes what lay there",
+    "deletes the stored record instead of writing: %d",
     async (expires) => {
       const { map, store } = overForgetful();
       await store.setMany([

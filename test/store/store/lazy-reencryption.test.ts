@@ -165,8 +165,8 @@ describe("a record under an older key", () => {
   });
 });
 
-describe("lazy re-encryption does not undo, between its read and its replacement,", () => {
-  it("a newer write", async () => {
+describe("lazy re-encryption does not undo a change between its read and its replacement:", () => {
+  it("a write of another value is kept", async () => {
     const { inner, writer, store, heard } = await rotated(["key", "other"]);
     inner.beforeReplace = async () => {
       inner.beforeReplace = undefined;
@@ -186,7 +186,7 @@ describe("lazy re-encryption does not undo, between its read and its replacement
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("a write of the same value", async () => {
+  it("a write of the same value is kept", async () => {
     const { inner, writer, store, heard } = await rotated(["key"]);
     inner.beforeReplace = async () => {
       await writer.set("key", value, Date.now() + 50_000);
@@ -197,7 +197,7 @@ describe("lazy re-encryption does not undo, between its read and its replacement
     expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
   });
 
-  it.each(["delete", "clear", "expiry"])("a %s", async (how) => {
+  it.each(["delete", "clear", "expiry"])("the record stays absent after a %s", async (how) => {
     const { inner, writer, store, heard } = await rotated(["key"]);
     inner.beforeReplace = async () => {
       if (how === "delete") await writer.delete("key");
@@ -283,7 +283,7 @@ describe("lazy re-encryption, between two batches,", () => {
       for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
       return count;
     };
-    /** Whether the pause of one second cannot be over yet. */
+    /** Returns whether the pause of one second cannot be over yet. */
     const isResting = () => performance.now() - readAtMs < 1_000;
     return { writer, store, heard: listen(store), countAfterTurns, isResting };
   }

@@ -65,7 +65,7 @@ it("a Map with two namespaces iterates over and clears each of them separately",
   expect([...map.keys()]).toEqual(["b::two"]);
 });
 
-describe("a namespace", () => {
+describe("the namespace of a store", () => {
   it("does not occupy the adapter before it is used", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
@@ -140,7 +140,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     ["a", "b"],
     ["", "b"],
     ["a", ""],
-  ])("a second namespace is refused: %j, then %j", async (first, second) => {
+  ])("stores cannot use two namespaces: %j, then %j", async (first, second) => {
     const inner = open();
     const keys = newRing();
     const one = new EncryptedStore(inner, { keys });
@@ -154,7 +154,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     expect(await one.get("key")).toBe(`${marker}one`);
   });
 
-  it("a second namespace through Keyv is refused", async () => {
+  it("Keyv cannot use a second namespace", async () => {
     const inner = open();
     const keys = newRing();
     const one = new Keyv({ store: new EncryptedStore(inner, { keys }), namespace: "one" });
@@ -166,7 +166,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     expect(await one.get("key")).toBe(1);
   });
 
-  it("the same namespace may be used by several", async () => {
+  it("several stores may use the same namespace", async () => {
     const inner = open();
     const keys = newRing();
     const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];

@@ -270,7 +270,7 @@ describe("the check record", () => {
       for (const [keys, message] of cases) {
         const error = await expectRefusal(createKeyv({ store: inner, keys }).set("key", value), "OVERWRITE_REFUSED");
         expect(error.message).toContain(message);
-        // The hint first says how to restore, then how to overwrite.
+        // The hint begins with restoring, and ends with overwriting.
         expect(error.hint).toMatch(/^Give this process the keyring .* only then, call overwriteCheckRecord\(\)/);
       }
       const wide = newRing("id0");

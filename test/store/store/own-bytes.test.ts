@@ -45,7 +45,7 @@ function expectOwn(seen: readonly Uint8Array[]): void {
 }
 
 describe("bytes that core passes on do not share memory with other Buffers", () => {
-  it("a store gets its own copy of records, heartbeats and check records", async () => {
+  it("stores get their own copy of records, heartbeats and check records", async () => {
     const seen: Uint8Array[] = [];
     const inner = watched(new MemoryStore(), seen);
     const { before, promoted } = rotation();
@@ -64,7 +64,7 @@ describe("bytes that core passes on do not share memory with other Buffers", () 
     expectOwn(seen);
   });
 
-  it("a caller gets its own copy of a value", async () => {
+  it("callers get their own copy of a value", async () => {
     const store = new EncryptedStore(new MemoryStore(), { keys: newRing("key") });
     await store.set("key", new Uint8Array(100).fill(7));
     const found = await store.get("key");
@@ -73,7 +73,7 @@ describe("bytes that core passes on do not share memory with other Buffers", () 
     expect(found.buffer.byteLength - found.byteLength).toBeLessThan(32);
   });
 
-  it("a key service gets its own copy of a keyring", async () => {
+  it("key services get their own copy of a keyring", async () => {
     const seen: Uint8Array[] = [];
     const wrapper: KeyringWrapper = {
       wrap: async (document) => {

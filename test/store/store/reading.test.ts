@@ -128,7 +128,7 @@ it("an iterator yields every readable record before it throws, and can be ended 
   }
 });
 
-it("a batch is one call to the wrapped store", async () => {
+it("batches reach the wrapped store as one call each", async () => {
   const inner = new WatchedStore();
   const store = new EncryptedStore(inner, { keys: newRing() });
   const keys = Array.from({ length: 50 }, (_, index) => `key ${index}`);

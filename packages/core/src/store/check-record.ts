@@ -26,7 +26,7 @@ export interface CheckRecordContent {
   readonly encryptedBy: number;
 }
 
-/** A check record as it is stored. */
+/** The encrypted check record, with its address. */
 export interface StoredCheckRecord {
   readonly address: RecordAddress;
   readonly stored: StoredValue;
@@ -58,7 +58,7 @@ export class CheckRecord {
     this.unscoped = scoped?.unscoped;
   }
 
-  /** The check record for a scope of a store. Returns `undefined` if the store has no reserved space. */
+  /** Returns the check record for a scope of a store, or for none; `undefined` if the store has no reserved space. */
   static of(store: CheckedStore, codec: RecordCodec, scope: string | undefined): CheckRecord | undefined {
     const { reserved } = store;
     if (reserved === undefined) return undefined;
@@ -66,7 +66,7 @@ export class CheckRecord {
     return scope === undefined ? unscoped : new CheckRecord(store, reserved, codec, { scope, unscoped });
   }
 
-  /** The check record of a scope, given the one of the unscoped keyring. */
+  /** Returns the check record of a scope in the same store. */
   forScope(scope: string): CheckRecord {
     return new CheckRecord(this.store, this.reserved, this.#codec.forScope(scope), { scope, unscoped: this });
   }
@@ -97,7 +97,7 @@ export class CheckRecord {
     throw notDecrypted(undefined, this.store.description, await this.#codec.ring());
   }
 
-  /** Whether a keyring has the key that decrypts a check record, even if that key is disabled. */
+  /** Returns whether a keyring has the key that decrypts a check record, even if that key is disabled. */
   isDecryptableWith(keyring: Keyring, { stored, address }: StoredCheckRecord): boolean {
     try {
       return this.#codec.openIgnoringStatus(keyring, stored, address) !== undefined;
@@ -149,7 +149,7 @@ export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent 
 /** The hint of every error about a keyring that does not belong to the store. */
 export const wrongKeyringHint =
   "Give this process the keyring that the store was written with. To try something out with a new key, use an empty " +
-  "store. If that keyring is lost, the records that it encrypted cannot be read again: only then, call " +
+  "store. If the former keyring is lost, the records that it encrypted cannot be read again: only then, call " +
   "overwriteCheckRecord() of the EncryptedStore (keyv.encryptedStore), which lets this process write over them.";
 
 function notDecrypted(cause: unknown, store: string, keyring: Keyring): KeywardError {

@@ -16,7 +16,7 @@ export interface EncryptedStoreOptions {
    */
   readonly scope?: string;
   /**
-   * Whether a read re-encrypts a record under an older key, in the background.
+   * The mode of lazy re-encryption: a read of a record under an older key re-encrypts it in the background.
    *
    * - `"on-read"` replaces the record only if it is unchanged. Throttled to about 100 records of 1 KiB a second; other
    *   records wait for their next read. Default if the store can replace atomically.
@@ -27,7 +27,7 @@ export interface EncryptedStoreOptions {
    */
   readonly reencrypt?: "on-read" | "off" | "on-read-may-undo-writes";
   /**
-   * The formats, besides envelopes, in which records may be stored and are still read. Plaintext is always tried last.
+   * The foreign formats in which records may be stored, in addition to envelopes. Plaintext is always tried last.
    * Default: none.
    */
   readonly accept?: readonly ForeignFormat[];

@@ -143,11 +143,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#reader = reader;
     this.#writer = new RecordWriter({ attachment, inner, codec, guard, writeGate, source });
     this.#parts = { inner, codec, check, generationNotice, source, writeGate, reserve, decoded };
-    // Attached last: if the constructor throws, nobody can disconnect the store.
+    // Attached last: if the constructor throws, the caller has no store to disconnect.
     if (!prepared.has(options)) attachment.attach();
   }
 
-  /** The capabilities that Keyv detects, among them that expiries are absolute times. */
+  /** The capabilities that Keyv detects. One of them is that expiries are absolute times. */
   get capabilities(): ReturnType<typeof keyvStorageCapability> {
     return keyvStorageCapability(this);
   }
@@ -219,7 +219,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Whether {@link EncryptedStore.get} would return a value.
+   * Returns whether {@link EncryptedStore.get} would return a value.
    *
    * @throws KeywardError as {@link EncryptedStore.get}.
    */
@@ -228,7 +228,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * For each key, whether {@link EncryptedStore.getMany} would return a value.
+   * Returns, for each key, whether {@link EncryptedStore.getMany} would return a value.
    *
    * @throws KeywardError as {@link EncryptedStore.getMany}.
    */
@@ -284,7 +284,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 }
 
-/** How lazy re-encryption replaces records; `undefined` if it is off. */
+/** Returns the function that lazy re-encryption replaces records with; `undefined` if it is off. */
 function replacementFor(mode: LazyReencryptionMode | undefined, inner: InnerStore): ReplaceMany | undefined {
   switch (mode) {
     case "off":

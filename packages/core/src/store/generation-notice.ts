@@ -82,7 +82,7 @@ async function requireGeneration(record: CheckRecord, keyring: Keyring, generati
   }
 }
 
-/** Whether no process with this keyring can write in a scope. An attacker may also have made up the name of the scope. */
+/** Returns whether the error shows that no process with this keyring can write in a scope, whose name may be invalid. */
 function isUnusableScope(error: unknown): boolean {
   return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");
 }

@@ -20,9 +20,9 @@ export interface Heartbeat {
   readonly beatAtMs: number;
   /** Interval between heartbeats, in milliseconds. */
   readonly heartbeatMs: number;
-  /** How long after its last heartbeat the replica stops writing, in milliseconds. */
+  /** Time after the last heartbeat at which the replica stops writing, in milliseconds. */
   readonly lapseMs: number;
-  /** How long after it was encrypted a record may still be sent to the store, in milliseconds. */
+  /** Longest time between the encryption of a record and its last transmission to the store, in milliseconds. */
   readonly longestCallMs: number;
 }
 
@@ -59,7 +59,7 @@ export function writeHeartbeat(heartbeat: Heartbeat): string {
 /** The text that replaces the heartbeat of a lapsed replica, until the record expires. */
 export const heartbeatTombstone = JSON.stringify({ keyward: "replica", gone: true });
 
-/** Whether a text may be the name of a replica: at most 255 printable characters. */
+/** Returns whether a value may be the name of a replica: a string of at most 255 printable characters. */
 export function isReplicaName(name: unknown): name is string {
   return typeof name === "string" && name.length <= 255 && name.isWellFormed() && !/\p{C}/u.test(name);
 }

@@ -74,7 +74,7 @@ export class KeyringCheck {
     return recognized.next || recognized.previous ? { ...recognized, hadRightRing } : undefined;
   }
 
-  /** Re-encrypts the check record under the primary, so that a former key is not needed for the check record only. */
+  /** Re-encrypts the check record under the primary. Then a former key is not needed for the check record. */
   async renew(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.renew(unscopedKeyring));
     const record = this.#record;

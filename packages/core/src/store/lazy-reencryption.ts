@@ -48,9 +48,9 @@ const maxQueued = 1_000;
 const maxQueuedBytes = 32 * 2 ** 20;
 // Encryption blocks the event loop: a batch is encrypted between two turns of it.
 const batchRecords = 32;
-// Reads share the processor, connection and server with lazy re-encryption. A batch delays them by about three times the
-// time it is encrypted in. With this pause it delays far fewer than one read in a hundred, at about a hundred records of
-// 1 KiB a second.
+// Length of the pause after a batch, as a multiple of the time that its encryption took. Reads share the processor,
+// connection and server with lazy re-encryption, and a batch delays them by about three times the time of its encryption.
+// With this pause it delays far fewer than one read in a hundred. It re-encrypts about 100 records of 1 KiB a second.
 const pausePerEncryption = 1_000;
 const maxPauseMs = 1_000;
 
@@ -74,8 +74,10 @@ export class LazyReencryption {
   }
 
   /**
-   * Queues a record that was read, unless it is being re-encrypted already or the queue is full. It replaces a queued
-   * earlier read of the same record, which may have changed since.
+   * Queues a record that was read, unless it is being re-encrypted already or the queue is full. If an earlier read of the
+   * same record is queued, the new one replaces it, because the record may have changed since.
+   *
+   * @param expected the stored value that was read. The record is replaced only if it is still that value.
    */
   offer(address: RecordAddress, expected: StoredValue, record: OpenedRecord): void {
     const { key } = address;
@@ -186,7 +188,7 @@ export class LazyReencryption {
     const { address, expected, record } = job;
     // The keyring may have been reloaded since the read: the record may be current now.
     if (ring.primary === "" || isCurrent(record.keyId, ring)) return undefined;
-    // If its key was disabled since the read, the record may be forged: it must not become readable again.
+    // A key that was disabled since the read may be compromised and the record forged: it must not become readable again.
     if (record.keyId !== undefined && !isEnabled(ring, record.keyId)) return undefined;
     const { content } = record;
     try {

@@ -13,8 +13,8 @@ const maxEnvelopes = 100;
 const maxPages = 10;
 
 /**
- * Whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the check record was
- * deleted, and another keyring wrote the store. At most 100 envelopes are tried.
+ * Returns whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the check
+ * record was deleted, and another keyring wrote the store. At most 100 envelopes are tried.
  *
  * @param scope the scope whose records may be the only ones in the backend.
  */
@@ -59,7 +59,7 @@ export function notDecryptable(store: string, keyring: Keyring): KeywardError {
   });
 }
 
-/** Whether a keyring decrypts an envelope in one of these scopes. Returns `undefined` for anything but a whole envelope. */
+/** Returns whether a keyring decrypts an envelope in one of these scopes; `undefined` for anything but a whole envelope. */
 function isDecryptableInAny(
   scopes: readonly (string | undefined)[],
   keyring: Keyring,

@@ -5,7 +5,7 @@ import type { InnerStore } from "../store-interface/inner-store.ts";
 import { requireAddress } from "../store-interface/record.ts";
 import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
-/** About 10 MB of memory. */
+// These take about 10 MB of memory.
 const defaultMaxMarks = 250_000;
 
 /**

@@ -12,10 +12,10 @@ import {
   type ValueForm,
 } from "../store-interface/record.ts";
 
-/** A record that was read, decrypted or decoded from a foreign format. */
+/** A record that was decrypted, or read in a foreign format. */
 export type OpenedRecord = {
   readonly content: RecordContent;
-  /** Whether re-encryption would change nothing: see {@link isCurrent}. */
+  /** True if re-encryption would change nothing: see {@link isCurrent}. */
   readonly current: boolean;
 } & ({ readonly keyId: string } | { readonly keyId?: never; readonly format: string });
 
@@ -89,7 +89,7 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts a stored record, or decodes it from an accepted foreign format. An expired record is returned too.
+   * Decrypts a stored record, or reads it in an accepted foreign format. An expired record is returned too.
    *
    * @throws KeywardError if the record cannot be decrypted, or no accepted format reads it.
    */
@@ -273,17 +273,17 @@ function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
   });
 }
 
-/** Whether a record under this key is current: its key is the primary, so that re-encryption would change nothing. */
+/** Returns whether a record under this key is current: its key is the primary, so re-encryption would change nothing. */
 export function isCurrent(keyId: string | undefined, keyring: Keyring): boolean {
   return keyId === keyring.primary;
 }
 
-/** Whether a record was stored in a foreign format. */
+/** Returns whether a record was stored in a foreign format. */
 export function isForeign(record: OpenedRecord): boolean {
   return record.keyId === undefined;
 }
 
-/** Whether an error was made by {@link notDecodable}. */
+/** Returns whether {@link notDecodable} made an error. */
 export function isUndecodable(error: KeywardError): boolean {
   return undecodable.has(error);
 }
@@ -304,7 +304,7 @@ export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardE
   return error;
 }
 
-/** Whether a stored record has expired, and so counts as absent. */
+/** Returns whether a stored record has expired, and so counts as absent. */
 export function isAbsent(record: OpenedRecord): boolean {
   return hasExpired(record.content.expires);
 }

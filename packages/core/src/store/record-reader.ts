@@ -170,7 +170,7 @@ function errorOf(thrown: unknown): { readonly error: KeywardError } {
 }
 
 function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
-  const hint = "error.errors lists each such record, with its key and what to do.";
+  const hint = "Look at error.errors: it lists each unreadable record, with its key and a hint.";
   if (errors.every(isUndecodable)) {
     const problem = `${broken} of ${total} records can be decrypted, but not decoded`;
     return new KeywardError("RECORD_MALFORMED", problem, { errors, hint });

@@ -93,19 +93,19 @@ export class ReplicaRegistration {
   readonly #members = new Set<Member>();
   /** When writing the last successful heartbeat began: the lease runs from then. */
   #leasedSince: Moment | undefined;
-  // A new id each time the process joins again, which need not wait until it has left.
+  // Each time the process joins again it gets a new id, because it may still be leaving under the former one.
   #id = newId();
   #beat = 0;
   #lastGeneration = 0;
   #beating: Promise<void> | undefined;
   #registering: Promise<void> | undefined;
   #failedAtMs = Number.NEGATIVE_INFINITY;
-  /** Whether the process has registered since it joined. */
+  /** True if the process has registered since it joined. */
   #hasRegistered = false;
   #lapsed = false;
   #timer: NodeJS.Timeout | undefined;
   #ticking = false;
-  /** Whether the last heartbeat failed. */
+  /** True if the last heartbeat failed. */
   #failing = false;
   #isDueAgain = false;
   #unlisten: (() => void) | undefined;
@@ -120,19 +120,19 @@ export class ReplicaRegistration {
   }
 
   /**
-   * The registration over these keys in this backend. All stores of the process share it, with the options of the store that
-   * registers first.
+   * Returns the registration over these keys in this backend. All stores of the process share it, with the options of the
+   * store that registers first.
    *
    * @throws KeywardError `VALUE_INVALID` for a value that an option cannot have.
    */
   static of(parts: ReplicaRegistrationParts, options: ReplicaOptions): ReplicaRegistration {
-    const settled = withDefaults(options, parts.longestCallMs);
+    const complete = withDefaults(options, parts.longestCallMs);
     const slot = ReplicaRegistration.slotOf(parts.records.space, parts.source);
-    slot.registration ??= new ReplicaRegistration(parts, settled);
+    slot.registration ??= new ReplicaRegistration(parts, complete);
     return slot.registration;
   }
 
-  /** The slot for the registration over the keys of this source in a backend. It may be filled later. */
+  /** Returns the slot for the registration over the keys of this source in a backend. A store may register in it later. */
   static slotOf(space: object, source: KeyringSource): ReplicaRegistrationSlot {
     let slotsOfBackend = slots.get(space);
     if (slotsOfBackend === undefined) {
@@ -147,7 +147,7 @@ export class ReplicaRegistration {
     return slot;
   }
 
-  /** The replica id of this process in a backend, over the keys of this source; `undefined` if it is not registered. */
+  /** Returns the replica id of this process in a backend, over the keys of this source; `undefined` if it has none. */
   static idIn(space: object, source: KeyringSource): string | undefined {
     const registration = slots.get(space)?.get(source)?.registration;
     return registration === undefined ? undefined : registration.#id;
@@ -172,17 +172,21 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Resolves when the heartbeat of this process has not lapsed, so that it may write. Returns `undefined` if that is so
-   * already.
+   * Verifies that the heartbeat of this process has not lapsed, and renews a lapsed one. Returns `undefined` if the process
+   * may write now, otherwise a promise.
    *
-   * @throws KeywardError the error of the store or the key provider if the heartbeat cannot be written or the keyring not be
-   * reloaded; `KEYRING_ROLLBACK` if the reloaded keyring is older than the generation that a rotation requires.
+   * @throws KeywardError the error of the store or the key provider, if the heartbeat cannot be written or the keyring cannot
+   * be reloaded.
+   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring is older than the generation that a rotation requires.
    */
   requireLease(): Promise<void> | undefined {
     return this.#hasLease() ? undefined : this.#registerOnce();
   }
 
-  /** Like {@link ReplicaRegistration.requireLease}, but for a store that does not register: only while another one does. */
+  /**
+   * Verifies the heartbeat, as {@link ReplicaRegistration.requireLease} does, if any store of the process is registered. It is
+   * called by stores without the option `replica`.
+   */
   requireLeaseIfRegistered(): Promise<void> | undefined {
     return this.#members.size === 0 ? undefined : this.requireLease();
   }
@@ -223,11 +227,15 @@ export class ReplicaRegistration {
     this.#beatSoon();
   }
 
-  /** If the key source returns stale keyrings, the loaded one may be one that the other replicas no longer use. */
+  /**
+   * Verifies that a loaded keyring has the generation that the store requires. A stale key source may return a keyring that
+   * the other replicas no longer use.
+   */
   async #requireLatest(loaded: Keyring): Promise<void> {
     if (loaded.primary === "") return;
     const required = await this.#parts.generationNotice.requiredGeneration(loaded);
-    // The required keyring may have been saved after this one was loaded. A load from now on returns it, or the source is stale.
+    // The required keyring may have been saved after this one was loaded. A load that begins now returns it, unless the key
+    // source is stale.
     const ring = loaded.generation >= required ? loaded : await this.#parts.source.refresh();
     if (ring.generation >= required) return;
     throw new KeywardError(

@@ -27,7 +27,7 @@ export interface ReservedRecord {
  * the last rotation, and checkpoints. They are encrypted under the keyring of the process.
  */
 export class ReservedRecords {
-  /** The same object for every store of this process over the same backend. */
+  /** The reserved space of the store. All stores of this process over the same backend share this object. */
   readonly space: AtomicStore & ScannableStore;
   readonly #source: KeyringSource;
   readonly #inner: InnerStore;
@@ -97,7 +97,7 @@ export class ReservedRecords {
   }
 
   /**
-   * Re-encrypts all records that can be decrypted under the primary, so that a former key is not needed for them only.
+   * Re-encrypts, under the primary, every record that can be decrypted. Then a former key is not needed for these records.
    *
    * @param next a keyring that is about to come into use. Default: the keyring in use.
    */

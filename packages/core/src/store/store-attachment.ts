@@ -22,7 +22,7 @@ export interface AttachedParts {
   readonly opened: Disconnectable | undefined;
 }
 
-/** What must be released in `disconnect()`. */
+/** The functions that release what an attached store holds. */
 interface Held {
   /** Stops listening to the errors of the wrapped store. */
   readonly stopErrors: () => unknown;
@@ -43,7 +43,7 @@ export class StoreAttachment {
    */
   #leaveConnection: (() => Promise<void>) | undefined;
   #disconnecting: Promise<void> | undefined;
-  /** Whether the store was attached again after the running `disconnect()` had released everything. */
+  /** True if the store was attached again after the running `disconnect()` had released everything. */
   #attachedAgain = false;
 
   constructor(parts: AttachedParts) {
