@@ -140,7 +140,7 @@ it("got, in a Keyv 5 of another copy, is refused and says which copy to take", a
   await expect(client((await cacheablePage()).url)).rejects.toMatchObject({
     cause: {
       code: "NAMESPACE_CONFLICT",
-      hint: expect.stringContaining("import Keyv from the package that this host imports it from"),
+      hint: expect.stringContaining("import Keyv from the same package as that host"),
     },
   });
 });

@@ -58,12 +58,8 @@ export {
 export { type PlannedStep, type RevocationCost, type RotationPlan, revocationCost } from "./rotation/rotation-plan.ts";
 export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation/rotation-record.ts";
 export { type BinaryCompression, type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./store/create-keyv.ts";
-export {
-  EncryptedStore,
-  type EncryptedStoreOptions,
-  type EncryptedStoreOrKeyv,
-  encryptedStoreOf,
-} from "./store/encrypted-store.ts";
+export { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "./store/encrypted-store.ts";
+export type { EncryptedStoreOptions } from "./store/encrypted-store-options.ts";
 export type { ReencryptEvent } from "./store/lazy-reencryption.ts";
 export type { ReplicaOptions } from "./store/replica-registration.ts";
 export {

@@ -3,7 +3,8 @@ import fc from "fast-check";
 import { open, readHeader, type SealOptions, seal } from "../src/envelope/envelope.ts";
 import type { RootKey } from "../src/envelope/root-key.ts";
 import { KeywardError } from "../src/errors/errors.ts";
-import { EncryptedStore, type EncryptedStoreOptions } from "../src/store/encrypted-store.ts";
+import { EncryptedStore } from "../src/store/encrypted-store.ts";
+import type { EncryptedStoreOptions } from "../src/store/encrypted-store-options.ts";
 import type { RecordAddress, RecordContent, ValueForm } from "../src/store-interface/record.ts";
 
 // With this unit, the strings of fast-check consist of well-formed code points, including surrogate pairs.

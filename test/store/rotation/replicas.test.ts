@@ -363,7 +363,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     const { loads } = keys;
     const refusals = ["a", "b", "c"].map((key) => expectRefusal(store.set(key, value), "PROVIDER_UNAVAILABLE"));
     const [first] = await Promise.all(refusals);
-    expect(first?.hint).toMatch(/^Unseal it\. .* reads go on meanwhile/);
+    expect(first?.hint).toMatch(/^Unseal it\. .* Reads still work\./);
     expect(first?.message).toMatch(/heartbeat of this process has lapsed.*The vault is sealed/);
     expect(keys.loads).toBe(loads + 1);
     await expectRefusal(store.set("d", value), "PROVIDER_UNAVAILABLE");

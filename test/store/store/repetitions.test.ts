@@ -8,7 +8,7 @@ import { WatchedStore } from "./inner-stores.ts";
 
 const value = `${marker}value`;
 
-/** A store whose heartbeats fail once it is told to. */
+/** A store whose heartbeats fail after a test has set its failure. */
 class SilentStore extends MemoryStore {
   failure: Error | undefined;
   attempts = 0;
@@ -25,7 +25,7 @@ class SilentStore extends MemoryStore {
   }
 }
 
-it("a heartbeat that fails again and again is told of once, and at once again after one that arrived", async () => {
+it("a heartbeat that fails repeatedly is reported once, and again after a success", async () => {
   const inner = new SilentStore();
   const store = new EncryptedStore(inner, { keys: newRing(), replica: { heartbeatMs: 10, lapseMs: 60_000 } });
   await store.set("key", value);
@@ -44,7 +44,7 @@ it("a heartbeat that fails again and again is told of once, and at once again af
   await store.disconnect();
 });
 
-it("a provider that fails in a new way is told of at once", async () => {
+it("a key provider that fails in another way is reported at once", async () => {
   const keys = new TestKeys(newRing());
   const store = new EncryptedStore(new MemoryStore(), { keys });
   await store.set("key", value);
@@ -61,7 +61,7 @@ it("a provider that fails in a new way is told of at once", async () => {
   await store.disconnect();
 });
 
-it("what an adapter emits again and again is told of once", async () => {
+it("an error that an adapter emits repeatedly is reported once", async () => {
   const inner = new KeyvMemoryAdapter(new Map());
   const store = new EncryptedStore(inner, { keys: newRing() });
   const told: unknown[] = [];
@@ -72,7 +72,7 @@ it("what an adapter emits again and again is told of once", async () => {
   await store.disconnect();
 });
 
-it("re-encryption behind reads that fails is told of once, with the record, and again after one that succeeded", async () => {
+it("a lazy re-encryption that fails repeatedly is reported once, with its record, and again after a success", async () => {
   const { before, promoted } = rotation();
   const inner = new WatchedStore();
   const keys = ["a", "b", "c"];
@@ -99,7 +99,7 @@ it("re-encryption behind reads that fails is told of once, with the record, and 
   await store.disconnect();
 });
 
-it("a listener that throws again and again is warned of once", async () => {
+it("a listener that throws repeatedly causes one warning", async () => {
   const warned = vi.spyOn(process, "emitWarning").mockImplementation(() => undefined);
   try {
     const inner = new KeyvMemoryAdapter(new Map());

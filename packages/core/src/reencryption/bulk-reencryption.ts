@@ -1,10 +1,10 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { readHeader } from "../envelope/envelope.ts";
+import { readHeader } from "../envelope/header.ts";
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "../store/encrypted-store.ts";
-import { isAbsent, isForeign } from "../store/record-codec.ts";
+import { isAbsent, isCurrent, isForeign } from "../store/record-codec.ts";
 import {
   type AtomicStore,
   isStoredValue,
@@ -222,8 +222,8 @@ class Reencryption {
   }
 
   async #ringToSealWith(): Promise<Keyring> {
-    const { codec, sealing } = this.#parts;
-    const ring = await (this.#options.dryRun === true ? codec.ring() : sealing.take());
+    const { codec, writeGate } = this.#parts;
+    const ring = await (this.#options.dryRun === true ? codec.ring() : writeGate.keyringForWriting());
     if (ring.primary === "") {
       throw new KeywardError("KEYRING_INVALID", "There is no primary to re-encrypt under: the ring has no keys", {
         hint: "Configure a key first.",
@@ -321,7 +321,7 @@ class Reencryption {
     if (changes.length === 0) return;
     const { inner, atomic } = this.#view(namespace);
     for (let attempt = 1; ; attempt++) {
-      const latest = await this.#parts.sealing.take();
+      const latest = await this.#parts.writeGate.keyringForWriting();
       // Under another primary this ring would take back what somebody sealed under that one; and what lies under a key that
       // was disabled since it was opened may be forged.
       const attempted =
@@ -375,7 +375,7 @@ class Reencryption {
       const address = { namespace, key };
       try {
         const header = readHeader(value, address);
-        if (header?.keyId === ring.primary) {
+        if (isCurrent(header?.keyId, ring)) {
           counts.current++;
           continue;
         }

@@ -1,4 +1,4 @@
-import { readHeader } from "../envelope/envelope.ts";
+import { readHeader } from "../envelope/header.ts";
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";

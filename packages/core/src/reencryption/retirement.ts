@@ -1,4 +1,4 @@
-import { readHeader } from "../envelope/envelope.ts";
+import { readHeader } from "../envelope/header.ts";
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireOptions } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";

@@ -1,10 +1,10 @@
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
 import {
-  gone,
   type Heartbeat,
   heartbeatBounds,
   heartbeatPrefix,
+  heartbeatTombstone,
   readHeartbeat,
   readHeartbeatKey,
 } from "../store/heartbeat.ts";
@@ -114,7 +114,8 @@ export class ReplicaWatch {
       if (!lapsed.has(id) || scope !== undefined) continue;
       const record = await this.#reserve.read(key);
       // Deleting would take away what it may have written in between.
-      if (record !== undefined && this.#isAsSeen(key, record)) await this.#reserve.replace(ring, key, record, gone);
+      if (record !== undefined && this.#isAsSeen(key, record))
+        await this.#reserve.replace(ring, key, record, heartbeatTombstone);
     }
   }
 
@@ -133,7 +134,9 @@ interface FoundReplica {
 async function readReplica(reserve: ReservedRecords, key: string): Promise<FoundReplica | undefined> {
   const { id, scope } = readHeartbeatKey(key);
   const record = await reserve.read(key, scope);
-  return record === undefined || record.text === gone ? undefined : { id, heartbeat: readHeartbeat(record) };
+  return record === undefined || record.text === heartbeatTombstone
+    ? undefined
+    : { id, heartbeat: readHeartbeat(record) };
 }
 
 function leaseOf(heartbeat: Heartbeat | KeywardError): number {

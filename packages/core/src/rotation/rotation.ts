@@ -21,8 +21,8 @@ import {
   requireStores,
   retireFrom,
 } from "../reencryption/retirement.ts";
-import type { CheckRecord } from "../store/check-record.ts";
 import { storeParts } from "../store/encrypted-store.ts";
+import type { GenerationNotice } from "../store/generation-notice.ts";
 import { ReservedRecords } from "../store/reserved-records.ts";
 import { requireAtomic } from "../store-interface/inner-store.ts";
 import { pause } from "../waiting/pause.ts";
@@ -428,8 +428,8 @@ class Rotation {
     if (next !== ring) {
       // What Keyward keeps in the stores must open when the key opens nothing any more.
       for (const store of Object.values(stores)) {
-        const { check, reserve } = storeParts(store);
-        await check.prepare(next, ring);
+        const { generationNotice, reserve } = storeParts(store);
+        await generationNotice.prepare(next, ring);
         await reserve?.renew(next);
       }
       await this.#saveIfStill(last, next, ring);
@@ -512,17 +512,17 @@ class Rotation {
 
   /** Has every store say that there is a later ring, so that registered processes load it; and loads it here. */
   async #tellStores(): Promise<void> {
-    await this.#follow((check, ring) => check.raise(ring));
+    await this.#follow((generationNotice, ring) => generationNotice.raise(ring));
   }
 
   /** Has the stores of this process load the ring as it is now. */
-  async #follow(also: (check: CheckRecord, ring: Keyring) => Promise<void>): Promise<Keyring> {
+  async #follow(also: (generationNotice: GenerationNotice, ring: Keyring) => Promise<void>): Promise<Keyring> {
     const ring = await this.#source.refresh();
     for (const [name, store] of Object.entries(this.#options.stores)) {
-      const { check, source } = storeParts(store);
+      const { generationNotice, source } = storeParts(store);
       const used = source === this.#source ? ring : await source.ask(this.#options.signal);
       if (!isSuccessor(used, ring)) throw keysOfItsOwn(name);
-      await also(check, used);
+      await also(generationNotice, used);
     }
     return ring;
   }

@@ -1,5 +1,6 @@
-import { decrypt, type EnvelopeHeader, open, readHeader, seal, sealAgain } from "../envelope/envelope.ts";
+import { decrypt, open, seal, sealAgain } from "../envelope/envelope.ts";
 import { type ForeignFormat, readsPlaintext, requireContent } from "../envelope/foreign-format.ts";
+import { type EnvelopeHeader, readHeader } from "../envelope/header.ts";
 import { KeywardError } from "../errors/errors.ts";
 import type { RingKey } from "../keyring/key.ts";
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
@@ -13,31 +14,31 @@ import {
   type ValueForm,
 } from "../store-interface/record.ts";
 
-/** A record as it was read. */
+/** A record that was decrypted, or read in a foreign format. */
 export type OpenedRecord = {
   readonly content: RecordContent;
-  /** Whether it has nothing to gain from being sealed again. */
+  /** True if re-encryption would change nothing: see {@link isCurrent}. */
   readonly current: boolean;
 } & ({ readonly keyId: string } | { readonly keyId?: never; readonly format: string });
 
-/** What {@link RecordCodec.sealAgainAtOnce} made of a record. */
+/** A record that {@link RecordCodec.sealAgainAtOnce} re-encrypted. */
 export interface SealedAgain {
   readonly sealed: StoredValue;
   readonly expires: number | undefined;
 }
 
-/** How records of one store are sealed and what is accepted when they are read. */
+/** The options of a store that determine how its records are encrypted and read. */
 export interface RecordCodecOptions {
   readonly scope?: string | undefined;
   readonly accept: readonly ForeignFormat[];
   readonly padTo?: number | undefined;
-  /** Decodes a value as the reader of the store does; absent where that reader takes values as they are. */
+  /** Decodes a value as the application does. Default: the application reads strings and bytes. */
   readonly decode?: ((value: StoredValue) => unknown) | undefined;
 }
 
 const undecodable = new WeakSet<KeywardError>();
 
-/** Between a stored value and a record: finds the key, then opens or seals. */
+/** Turns stored values into records and back: finds the key, then decrypts or encrypts. */
 export class RecordCodec {
   readonly #source: KeyringSource;
   readonly #form: ValueForm;
@@ -55,40 +56,44 @@ export class RecordCodec {
     ];
   }
 
-  /** For what a scope, or none, keeps beside the records: nothing foreign is accepted, nothing padded. */
+  /** A codec for records of the reserved space in a scope, or in none. It accepts no foreign format and adds no padding. */
   forScope(scope: string | undefined): RecordCodec {
     return new RecordCodec(this.#source, this.#form, { scope, accept: [] });
   }
 
-  /** The ring in use, scoped as the store is. */
+  /** The keyring in use, derived for the scope of the store. */
   ring(): Keyring | Promise<Keyring> {
     const ring = this.#source.current();
     if (!(ring instanceof Promise)) return this.#inScope(ring);
     const scoped = ring.then((loaded) => this.#inScope(loaded));
-    // Whoever only looks whether a ring is at hand lets go of this promise; its failure is told to those who wait.
+    // A caller that only tests for a promise discards it. Its rejection must not end the process.
     scoped.catch(() => undefined);
     return scoped;
   }
 
-  /** Seals under the ring's primary; in a ring without keys, leaves the value as it is. */
+  /**
+   * Encrypts a value under the primary of a keyring. A keyring without keys leaves the value in plaintext.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a plaintext value that begins like an envelope.
+   */
   seal(ring: Keyring, address: RecordAddress, content: RecordContent): StoredValue {
     const { value } = content;
     const primary = keyOf(ring, ring.primary);
     if (primary !== undefined) {
       return seal(primary.id, primary.root, address, content, { form: this.#form, padTo: this.#options.padTo });
     }
-    if (looksSealed(value, address)) {
-      throw recordError("VALUE_INVALID", address, "would be written in the clear and begins like an envelope", {
-        hint: "Configure a key, so that values are sealed.",
+    if (beginsLikeEnvelope(value, address)) {
+      throw recordError("VALUE_INVALID", address, "would be written in plaintext, but begins like an envelope", {
+        hint: "Configure a key, so that values are encrypted.",
       });
     }
     return value;
   }
 
   /**
-   * Opens what lies at a place, expired or not.
+   * Decrypts a stored record, or reads it in an accepted foreign format. An expired record is returned too.
    *
-   * @throws KeywardError for everything that is there and cannot be read.
+   * @throws KeywardError if the record cannot be decrypted, or no accepted format reads it.
    */
   async open(stored: unknown, address: RecordAddress): Promise<OpenedRecord> {
     const opened = this.openAtOnce(stored, address);
@@ -101,8 +106,10 @@ export class RecordCodec {
   }
 
   /**
-   * As {@link RecordCodec.open} where nothing has to be waited for, as nearly always: the ring is there and has the key.
-   * Otherwise `undefined`.
+   * Decrypts an envelope synchronously. Returns `undefined` if {@link RecordCodec.open} has to be called: the keyring or the
+   * key has to be loaded, or the record is not an envelope.
+   *
+   * @throws KeywardError like {@link RecordCodec.open}.
    */
   openAtOnce(stored: unknown, address: RecordAddress): OpenedRecord | undefined {
     const value = requireStored(stored, address);
@@ -113,10 +120,10 @@ export class RecordCodec {
   }
 
   /**
-   * Opens an envelope, whose header was read, and seals what it holds under the primary of `ring`. `undefined` where
-   * something has to be waited for, or there is no primary: then {@link RecordCodec.open} says what is there.
+   * Re-encrypts an envelope under the primary of `ring`, synchronously. Returns `undefined` if {@link RecordCodec.open} has
+   * to be called: the keyring or the key has to be loaded, or `ring` has no primary.
    *
-   * @throws KeywardError as {@link RecordCodec.open}.
+   * @throws KeywardError like {@link RecordCodec.open}.
    */
   sealAgainAtOnce(
     ring: Keyring,
@@ -144,9 +151,10 @@ export class RecordCodec {
   }
 
   /**
-   * Opens an envelope under the key it names, disabled or not: whether a record is lost for good does not depend on it.
+   * Decrypts an envelope even if its key is disabled. Returns `undefined` for anything but an envelope, and if the keyring
+   * does not have the key.
    *
-   * @throws KeywardError as {@link RecordCodec.open}.
+   * @throws KeywardError if the keyring has the key, and the envelope cannot be decrypted.
    */
   openIgnoringStatus(ring: Keyring, stored: StoredValue, address: RecordAddress): RecordContent | undefined {
     const header = readHeader(stored, address);
@@ -155,9 +163,9 @@ export class RecordCodec {
   }
 
   /**
-   * The value as the reader of the store decodes it; a promise only where decoding gives one.
+   * Decodes a value with the option `decode`. Returns a promise only if that function does.
    *
-   * @throws KeywardError `RECORD_MALFORMED` for a value that this reader cannot decode.
+   * @throws KeywardError `RECORD_MALFORMED` for a value that the application cannot decode.
    */
   decode(value: StoredValue, address: RecordAddress): unknown {
     try {
@@ -172,7 +180,7 @@ export class RecordCodec {
   }
 
   /**
-   * Refuses a foreign record that the reader of the store cannot decode: once encrypted, it would be beyond every format.
+   * Verifies that the application can decode a record in a foreign format. Once encrypted, no other format could read it.
    *
    * @throws KeywardError `RECORD_MALFORMED`.
    */
@@ -186,16 +194,16 @@ export class RecordCodec {
       const content = requireContent("plaintext", { value: stored }, address) ?? { value: stored };
       return { content, format: "plaintext", current: true };
     }
-    const closed = ring.encryptedNamespaces.includes(address.namespace);
+    const forbidsPlaintext = ring.encryptedNamespaces.includes(address.namespace);
     for (const format of this.#formats) {
-      if (closed && readsPlaintext(format)) continue;
+      if (forbidsPlaintext && readsPlaintext(format)) continue;
       const content = await readForeign(format, stored, address);
       if (content !== undefined) return { content, format: nameOf(format), current: false };
     }
-    throw recordError("RECORD_NOT_SEALED", address, "is not sealed, and no accepted format reads it", {
-      hint: closed
-        ? "The keyring lists its namespace as sealed for good: somebody wrote around Keyward. Delete the record."
-        : "Somebody wrote around Keyward, or it is older: list its format in accept to read and seal it.",
+    throw recordError("RECORD_NOT_SEALED", address, "is not an envelope, and no accepted format reads it", {
+      hint: forbidsPlaintext
+        ? "The keyring forbids plaintext in this namespace, so the record was written without Keyward. Find out by which application, then delete the record."
+        : "The record was written without Keyward. If it is older than Keyward, list its format in the option accept; it is then read and encrypted.",
     });
   }
 
@@ -224,10 +232,10 @@ async function readForeign(
     return requireContent(nameOf(format), await format.read(stored, address), address);
   } catch (error) {
     if (error instanceof KeywardError) throw error;
-    // What it threw may quote the value, and goes no further than its name.
+    // The message of the error may quote the value, which is plaintext: only its name is passed on.
     const name = error instanceof Error ? error.name : typeof error;
-    throw recordError("RECORD_MALFORMED", address, `of the format "${nameOf(format)}" cannot be read: ${name}`, {
-      hint: "The format claims the record and fails on it: the record is broken, or another format wrote it.",
+    throw recordError("RECORD_MALFORMED", address, `cannot be read in the format "${nameOf(format)}": ${name}`, {
+      hint: "The format recognized the record and then failed. Restore the record, or correct read() of the format.",
     });
   }
 }
@@ -235,7 +243,7 @@ async function readForeign(
 function requireStored(stored: unknown, address: RecordAddress): StoredValue {
   if (isStoredValue(stored)) return stored;
   throw recordError("RECORD_NOT_SEALED", address, "is an object, neither a string nor bytes", {
-    hint: "Keyv wrote it with serialization: false. Rewrite it with serialization on.",
+    hint: "A Keyv with serialization: false wrote the record. Write it again with a Keyv that serializes.",
   });
 }
 
@@ -249,52 +257,61 @@ function openUnder(
   const { keyId } = header;
   const key = keyOf(ring, keyId);
   if (key === undefined) {
-    throw recordError("KEY_UNKNOWN", address, `is sealed under key "${keyId}", which the keyring does not have`, {
+    throw recordError("KEY_UNKNOWN", address, `is encrypted under key "${keyId}", which the keyring does not have`, {
       keyId,
-      hint: "Add that key to the ring, enabled; an older export of the ring may hold it.",
+      hint: `Add key "${keyId}" to the keyring, enabled. An older export of the keyring may contain it.`,
       ...(failure === undefined ? {} : { cause: failure }),
     });
   }
   requireEnabled(key, address);
-  return { content: open(stored, header, key.root, address), keyId, current: keyId === ring.primary };
+  return { content: open(stored, header, key.root, address), keyId, current: isCurrent(keyId, ring) };
 }
 
 function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
   if (status !== "disabled") return;
-  throw recordError("KEY_DISABLED", address, `is sealed under key "${id}", which is disabled`, {
+  throw recordError("KEY_DISABLED", address, `is encrypted under key "${id}", which is disabled`, {
     keyId: id,
-    hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
+    hint: `Enable key "${id}" if it was disabled too early. If the key was compromised, the record is lost on purpose.`,
   });
 }
 
-/** Whether a record lay in a foreign format. */
+/** Returns whether a record under this key is current: its key is the primary, so re-encryption would change nothing. */
+export function isCurrent(keyId: string | undefined, keyring: Keyring): boolean {
+  return keyId === keyring.primary;
+}
+
+/** Returns whether a record was stored in a foreign format. */
 export function isForeign(record: OpenedRecord): boolean {
   return record.keyId === undefined;
 }
 
-/** Whether an error says that a record opened, and that the reader of the store could not decode it. */
+/** Returns whether {@link notDecodable} made an error. */
 export function isUndecodable(error: KeywardError): boolean {
   return undecodable.has(error);
 }
 
-/** The error for a value that the reader of the store could not decode. */
+/** The error for a record that was decrypted, and whose value the application cannot decode. */
 export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardError {
-  // What a decoder throws may quote what it decodes, which is plaintext: it goes no further than its name.
+  // The message of a decoder may quote the value, which is plaintext: only the name of the error is passed on.
   const name = thrown instanceof Error ? thrown.name : typeof thrown;
-  const error = new KeywardError("RECORD_MALFORMED", `A record opens, and its reader cannot decode it: ${name}`, {
-    ...address,
-    hint: "Read it with the serialization and compression that it was written with, or find what else wrote it.",
-  });
+  const error = new KeywardError(
+    "RECORD_MALFORMED",
+    `A record was decrypted, but its value cannot be decoded: ${name}`,
+    {
+      ...address,
+      hint: "Read the record with the serialization and compression that it was written with. If they are right, another application wrote it.",
+    },
+  );
   undecodable.add(error);
   return error;
 }
 
-/** Whether a record is absent for the reader although it lies there. */
+/** Returns whether a stored record has expired, and so counts as absent. */
 export function isAbsent(record: OpenedRecord): boolean {
   return hasExpired(record.content.expires);
 }
 
-function looksSealed(value: StoredValue, address: RecordAddress): boolean {
+function beginsLikeEnvelope(value: StoredValue, address: RecordAddress): boolean {
   try {
     return readHeader(value, address) !== undefined;
   } catch (error) {
