@@ -131,7 +131,7 @@ it("docs/errors.md says of every error code what to do", () => {
 function errorCodes(): string[] {
   const core = join(repository, "packages", "core");
   return withProject(core, ({ checker, program }) => {
-    const errors = program.getSourceFile(join(core, "src", "errors.ts"));
+    const errors = program.getSourceFile(join(core, "src", "errors", "errors.ts"));
     const module = errors === undefined ? undefined : checker.getSymbolAtLocation(errors);
     const code = module === undefined ? undefined : checker.getMemberInModuleExports(module, "KeywardErrorCode");
     const type = code === undefined ? undefined : checker.getDeclaredTypeOfSymbol(code);

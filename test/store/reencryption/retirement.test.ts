@@ -52,7 +52,7 @@ describe("retireKey", () => {
     });
     await reencrypt(stores.archive);
     await createKeyv({ store: archive, keys: rings.before, namespace: "late" }).encryptedStore.delete("nothing");
-    const { ring, abandoned } = await retireKey(rings.promoted, stores, "old");
+    const { keyring: ring, abandoned } = await retireKey(rings.promoted, stores, "old");
     expect(ring.keys).toMatchObject([
       { id: "old", status: "disabled" },
       { id: "new", status: "enabled" },
@@ -66,9 +66,9 @@ describe("retireKey", () => {
     for (const store of Object.values(stores)) await reencrypt(store);
     await expectRefusal(retireKey(rings.promoted, stores, "old", { to: "removed" }), "KEYRING_INVALID");
     const disabled = await retireKey(rings.promoted, stores, "old");
-    const removed = await retireKey(disabled.ring, stores, "old", { to: "removed" });
-    expect(removed.ring.keys.map(({ id }) => id)).toEqual(["new"]);
-    const fresh = new EncryptedStore(cache, { keys: removed.ring });
+    const removed = await retireKey(disabled.keyring, stores, "old", { to: "removed" });
+    expect(removed.keyring.keys.map(({ id }) => id)).toEqual(["new"]);
+    const fresh = new EncryptedStore(cache, { keys: removed.keyring });
     expect(await fresh.getMany(["one", "two"])).toEqual([value, value]);
     await fresh.set("three", value);
   });
@@ -76,7 +76,7 @@ describe("retireKey", () => {
   it("counts again before a removal", async () => {
     const { rings, stores, cache } = await rotated();
     for (const store of Object.values(stores)) await reencrypt(store);
-    const { ring } = await retireKey(rings.promoted, stores, "old");
+    const { keyring: ring } = await retireKey(rings.promoted, stores, "old");
     // A restored backup, or a process that was late.
     const late = new MemoryStore();
     await new EncryptedStore(late, { keys: rings.before }).set("late", value);
@@ -90,11 +90,11 @@ describe("retireKey", () => {
     await expectRefusal(retireKey(rings.promoted, stores, "new"), "KEYRING_INVALID");
     await expectRefusal(retireKey(rings.promoted, stores, "new", { to: "removed" }), "KEYRING_INVALID");
     await expectRefusal(retireKey(rings.promoted, stores, "never"), "KEY_UNKNOWN");
-    await expectRefusal(retireKey(rings.promoted, {}, "old"), "KEY_IN_USE");
+    await expectRefusal(retireKey(rings.promoted, {}, "old"), "STORES_MISSING");
     for (const store of Object.values(stores)) await reencrypt(store);
     const served = rings.promoted.withStores(["cache", "archive", "__proto__"]);
     for (const missing of [stores, { cache: stores.cache }]) {
-      const error = await expectRefusal(retireKey(served, missing, "old"), "KEY_IN_USE");
+      const error = await expectRefusal(retireKey(served, missing, "old"), "STORES_MISSING");
       expect(error.message).toContain("__proto__");
     }
     await expectRefusal(
@@ -109,7 +109,7 @@ describe("retireKey", () => {
     await new EncryptedStore(inner, { keys: rings.before }).set("key", value);
     await inner.delete("key");
     const store = new EncryptedStore(inner, { keys: rings.promoted });
-    const { ring } = await retireKey(rings.promoted, { store }, "old");
+    const { keyring: ring } = await retireKey(rings.promoted, { store }, "old");
     await new EncryptedStore(inner, { keys: ring.remove("old") }).set("key", value);
     // A check record that this ring cannot open, under the key that is to go, keeps it.
     const other = new MemoryStore();
@@ -134,7 +134,7 @@ describe("retireKey", () => {
       for (const store of Object.values(stores)) await reencrypt(store);
       await expectRefusal(retireKey(rings.promoted, stores, "old"), "KEY_IN_USE");
       const before = await contentOf(cache);
-      const { abandoned, ring } = await retireKey(rings.promoted, stores, "old", { abandonUnreadable: true });
+      const { abandoned, keyring: ring } = await retireKey(rings.promoted, stores, "old", { abandonUnreadable: true });
       expect(abandoned.map(({ namespace, key, code, keyId }) => [namespace, key, code, keyId]).sort()).toEqual([
         ["flows", "cut", "RECORD_MALFORMED", "old"],
         ["flows", "moved", "RECORD_TAMPERED", "old"],
@@ -198,7 +198,7 @@ describe("retireKey", () => {
       await unscoped.set("key", value);
       const keys = new TestKeys(rings.promoted);
       const options = { abandonUnreadable: true };
-      const error = await expectRefusal(retireKey(keys, { unscoped }, "old", options), "KEY_IN_USE");
+      const error = await expectRefusal(retireKey(keys, { unscoped }, "old", options), "STORES_MISSING");
       expect(error.message).not.toContain("billing");
       expect(error.errors?.map(({ key }) => key).sort()).toEqual(["check/billing", "check/support"]);
       expect(keys.saves).toBe(0);
@@ -224,9 +224,9 @@ describe("retireKey", () => {
       const error = await expectRefusal(retireKey(rings.promoted, stores, "old"), "KEY_IN_USE");
       expect({ ...error.counts }).toEqual({ "store (reserved space)": 1 });
       const options = { abandonUnreadable: true };
-      await expectRefusal(retireKey(rings.promoted, stores, "old", options), "KEY_IN_USE");
+      await expectRefusal(retireKey(rings.promoted, stores, "old", options), "STORES_MISSING");
       const all = { ...stores, gone: new EncryptedStore(inner, { keys: rings.promoted, scope: "gone" }) };
-      const { ring, abandoned } = await retireKey(rings.promoted, all, "old", options);
+      const { keyring: ring, abandoned } = await retireKey(rings.promoted, all, "old", options);
       expect(ring.keys).toMatchObject([{ id: "old", status: "disabled" }, { id: "new" }]);
       expect(abandoned).toEqual([]);
       expect(await new EncryptedStore(inner, { keys: ring }).get("key")).toBe(value);
@@ -307,7 +307,7 @@ describe("retireKey", () => {
       const { rings, stores } = await rotated();
       for (const store of Object.values(stores)) await reencrypt(store);
       const keys = new TestKeys(rings.promoted);
-      const { ring } = await retireKey(keys, stores, "old");
+      const { keyring: ring } = await retireKey(keys, stores, "old");
       expect(keys.saves).toBe(1);
       expect((await keys.load()).generation).toBe(ring.generation);
     });
@@ -321,7 +321,7 @@ describe("retireKey", () => {
       // Another process promotes and seals everything again; this one has heard nothing of it.
       silent.become(rings.promoted);
       await reencrypt(new EncryptedStore(cache.namespaced(""), { keys: rings.promoted }));
-      const { ring } = await retireKey(keys, { cache: store }, "old");
+      const { keyring: ring } = await retireKey(keys, { cache: store }, "old");
       await store.set("late", value);
       expect(await new EncryptedStore(cache.namespaced(""), { keys: ring }).getMany(["one", "late"])).toEqual([
         value,
@@ -432,8 +432,8 @@ describe("forbidPlaintext", () => {
     const empty = new EncryptedStore(new MemoryStore(), { keys });
     const error = await expectRefusal(forbidPlaintext(keys, { empty, store }, "flows"), "RECORD_NOT_SEALED");
     expect({ ...error.counts }).toEqual({ store: 1 });
-    await expectRefusal(forbidPlaintext(keys, {}, "flows"), "KEY_IN_USE");
-    await expectRefusal(forbidPlaintext(keys.withStores(["store", "gone"]), { store }, "flows"), "KEY_IN_USE");
+    await expectRefusal(forbidPlaintext(keys, {}, "flows"), "STORES_MISSING");
+    await expectRefusal(forbidPlaintext(keys.withStores(["store", "gone"]), { store }, "flows"), "STORES_MISSING");
   });
 
   it("closes the namespace to plaintext for good, and no other", async () => {

@@ -466,8 +466,8 @@ it("a heartbeat that arrives late keeps no key", async () => {
   await reencrypt(stores.records);
   await retireKey(keys, stores, "old");
   await reserved.set(late.key, late.value);
-  const { ring } = await retireKey(keys, stores, "old", { to: "removed" });
-  expect(ring.keys.map(({ id }) => id)).toEqual(["new"]);
+  const { keyring } = await retireKey(keys, stores, "old", { to: "removed" });
+  expect(keyring.keys.map(({ id }) => id)).toEqual(["new"]);
 });
 
 it("a thousand concurrent reads of records under a new key cost the provider one call", async () => {

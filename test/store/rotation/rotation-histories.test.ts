@@ -242,7 +242,7 @@ describe("an operator who is killed at any call that he makes, and run again,", 
         done = await Promise.race([killed.run(run).then(() => true), killed.line.killed.then(() => false)]);
         const report = await operator().run(run);
         expect(report.step).toBe("done");
-        expect(report.ring.keys.map(({ id, status }) => `${id} ${status}`)).toEqual(ring);
+        expect(report.keyring.keys.map(({ id, status }) => `${id} ${status}`)).toEqual(ring);
         const after = operator().stores;
         for (const store of [after.cache, after.archive]) {
           if (readable) expect(await store.get("key")).toBe("value");

@@ -239,7 +239,7 @@ describe("the record of an earlier rotation that is put back", () => {
     const earlier = await recorded("rotation");
     await rotateKey(provider, { ...options, newKey: { id: "third" }, until: "distribute" });
     await space.set("rotation", earlier);
-    await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+    await expectRefusal(rollBackRotation(provider, options), "NO_ROTATION");
     expect(source.ring.keys.map(({ id }) => id)).toEqual(["old", "third"]);
   });
 
