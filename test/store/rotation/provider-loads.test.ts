@@ -30,8 +30,8 @@ function loadsOf(keys: TestKeys) {
   return { loads, enter };
 }
 
-describe("a rotation of one record, without replicas", () => {
-  it("loads the keyring once a step, and once more at its beginning and its end", async () => {
+describe("rotateKey with a provider that counts its loads", () => {
+  it("loads the keyring once at its beginning, once in each step, and once at its end", async () => {
     const keys = new TestKeys(newRing("first"));
     const store = new EncryptedStore(new MemoryStore(), { keys });
     onTestFinished(() => store.disconnect());
