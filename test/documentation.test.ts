@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { linksOf, type Page, readPage, readPages } from "./markdown.ts";
+import { type CodeBlock, linksOf, type Page, readPage, readPages } from "./markdown.ts";
 import { findMoto, startMoto } from "./servers/moto.ts";
 import { findRedisServers, startRedis } from "./servers/redis.ts";
 import { readManifest, repository } from "./workspace.ts";
@@ -42,7 +42,7 @@ function run(
   });
 }
 
-/** A program made of one block. Its lines have the numbers that they have on the page. */
+/** A program made of a block and the set-up before it. Its lines have the numbers that they have on the page. */
 interface Program {
   readonly place: string;
   readonly path: string;
@@ -89,18 +89,39 @@ const needed: readonly Needed[] = [
   },
 ];
 
-/** Writes each TypeScript block of the pages as a program of its own into a folder of this repository. */
+/** Marks a block that runs before each later `ts` block of its page, in the same program. */
+const setUpInfo = "ts set-up";
+const runInfos: readonly string[] = ["ts", setUpInfo];
+
+/**
+ * Writes each TypeScript block of the pages as a program into a folder of this repository. The set-up blocks of a page
+ * are part of the programs of the blocks after them.
+ */
 function writePrograms(documents: readonly Page[], folder: string): Program[] {
-  return documents.flatMap(({ file, blocks }) =>
-    blocks
-      .filter(({ info }) => info === "ts")
-      .map(({ line, code }) => {
+  return documents.flatMap(({ file, blocks }) => {
+    const setUps: CodeBlock[] = [];
+    return blocks
+      .filter(({ info }) => runInfos.includes(info))
+      .map((block) => {
+        const { line } = block;
+        const code = linesInPlace([...setUps, block]);
+        if (block.info === setUpInfo) setUps.push(block);
         const path = join(folder, `${file.replaceAll("/", "__")}__line-${line}.ts`);
         mkdirSync(dirname(path), { recursive: true });
-        writeFileSync(path, `${"\n".repeat(line - 1)}${code}\n`);
+        writeFileSync(path, code);
         return { place: `${file}:${line}`, path, needs: needed.filter(({ sign }) => code.includes(sign)) };
-      }),
-  );
+      });
+  });
+}
+
+/** Joins the blocks of a program so that each of their lines has the number that it has on the page. */
+function linesInPlace(blocks: readonly CodeBlock[]): string {
+  const lines: string[] = [];
+  for (const { line, code } of blocks) {
+    while (lines.length < line - 1) lines.push("");
+    lines.push(...code.split("\n"));
+  }
+  return `${lines.join("\n")}\n`;
 }
 
 async function runProgram({ path }: Program, environment: Readonly<Record<string, string>> = {}): Promise<Outcome> {
@@ -134,8 +155,8 @@ function checkTypes(folder: string): Promise<Outcome> {
 function unrunBlocks(documents: readonly Page[]): string[] {
   return documents.flatMap(({ file, blocks }) =>
     blocks
-      .filter(({ info }) => info !== "ts" && /^(?:[mc]?[jt]sx?|typescript|javascript)\b/i.test(info))
-      .map(({ info, line }) => `${file}:${line - 1} "${info}": only a block marked "ts", and nothing else, is run`),
+      .filter(({ info }) => !runInfos.includes(info) && /^(?:[mc]?[jt]sx?|typescript|javascript)\b/i.test(info))
+      .map(({ info, line }) => `${file}:${line - 1} "${info}": only blocks marked ${runInfos.join(" or ")} are run`),
   );
 }
 
@@ -265,6 +286,35 @@ describe("a page that went stale is found", () => {
       const [program] = writePrograms([page(`${fence}ts\n${code}\n${fence}`)], scratchFor(folder));
       if (program === undefined) throw new Error("The block was not found");
       expect(await runProgram(program)).toEqual({ ok: true, output: "" });
+    });
+  });
+
+  describe("a set-up block", () => {
+    const setUp = `import { Keyring } from "@keyward/core";\nconst keyring = Keyring.generate("first");`;
+    const text = `${fence}ts set-up\n${setUp}\n${fence}\n\n${fence}ts\nconsole.log(keyring.primary);\n${fence}\n`;
+
+    it("runs before each later block of its page", async () => {
+      const programs = writePrograms([page(text)], scratchFor(folder));
+      expect(programs.map(({ place }) => place)).toEqual(["stale.md:2", "stale.md:7"]);
+      const outputs = await Promise.all(programs.map(async (program) => await runProgram(program)));
+      expect(outputs).toEqual([
+        { ok: true, output: "" },
+        { ok: true, output: "first" },
+      ]);
+    });
+
+    it("does not run before the blocks of another page", async () => {
+      const other = readPage("other.md", `${fence}ts\nconsole.log(keyring.primary);\n${fence}\n`);
+      const program = writePrograms([page(text), other], scratchFor(folder)).at(-1);
+      if (program === undefined) throw new Error("The block was not found");
+      expect((await runProgram(program)).output).toContain("keyring is not defined");
+    });
+
+    it("keeps the line numbers of the page", async () => {
+      const failing = `${text}\n${fence}ts\nthrow new Error("x");\n${fence}\n`;
+      const program = writePrograms([page(failing)], scratchFor(folder)).at(-1);
+      if (program === undefined) throw new Error("The block was not found");
+      expect((await runProgram(program)).output).toContain(".ts:11");
     });
   });
 

@@ -337,14 +337,14 @@ class History {
     for (let attempt = 1; ; attempt++) {
       await reencrypt(store);
       try {
-        const { ring } = await retireKey(keys, { flows: store }, id);
+        const { keyring: ring } = await retireKey(keys, { flows: store }, id);
         await this.#spread(ring, 0);
         break;
       } catch (error) {
         if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || attempt === 10) throw error;
       }
     }
-    const { ring } = await retireKey(keys, { flows: store }, id, { to: "removed" });
+    const { keyring: ring } = await retireKey(keys, { flows: store }, id, { to: "removed" });
     await this.#spread(ring, 0);
     this.#retired++;
   }

@@ -100,9 +100,9 @@ async function expectNoFailedRead(address: string): Promise<void> {
     await traffic();
     const store = new EncryptedStore(openStore(address), { keys: ring });
     expect(await reencrypt(store)).toMatchObject({ complete: true, unreadable: 0 });
-    const { ring: disabled } = await retireKey(ring, { flows: store }, former);
+    const { keyring: disabled } = await retireKey(ring, { flows: store }, former);
     await spread(disabled);
-    ({ ring } = await retireKey(disabled, { flows: store }, former, { to: "removed" }));
+    ({ keyring: ring } = await retireKey(disabled, { flows: store }, former, { to: "removed" }));
     await spread(ring);
     await store.disconnect();
   }

@@ -130,9 +130,9 @@ async function retire(flows: KeywardKeyv, keys: KeyProvider, store: SqliteStore)
   await printCensus(store);
 
   stage.begin(`Retire ${oldKey} now that no record needs it`);
-  const { ring: disabled } = await retireKey(keys, stores, oldKey);
+  const { keyring: disabled } = await retireKey(keys, stores, oldKey);
   stage.show(`${disabled}`);
-  const { ring: removed } = await retireKey(keys, stores, oldKey, { to: "removed" });
+  const { keyring: removed } = await retireKey(keys, stores, oldKey, { to: "removed" });
   stage.show(`${removed}`);
   stage.hold(
     "it was disabled, and then removed",

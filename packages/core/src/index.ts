@@ -24,38 +24,36 @@ export {
   type WrappedKeysOptions,
   wrappedKeys,
 } from "./keyring/wrapped-keyring.ts";
-export {
-  type ReencryptOptions,
-  type ReencryptProgress,
-  type ReencryptReport,
-  reencrypt,
-  type UnreadableRecord,
-} from "./reencryption/bulk-reencryption.ts";
+export { reencrypt } from "./reencryption/bulk-reencryption.ts";
 export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } from "./reencryption/census.ts";
 export { type Checkpoint, fileCheckpoint } from "./reencryption/checkpoint.ts";
-export {
-  type ForbidPlaintextOptions,
-  forbidPlaintext,
-  type NamedStores,
-  type RetireKeyOptions,
-  type Retirement,
-  retireKey,
-} from "./reencryption/retirement.ts";
+export { type ForbidPlaintextOptions, forbidPlaintext } from "./reencryption/forbid-plaintext.ts";
+export type { NamedStores } from "./reencryption/named-stores.ts";
+export type {
+  ReencryptOptions,
+  ReencryptProgress,
+  ReencryptReport,
+  UnreadableRecord,
+} from "./reencryption/reencryption-options.ts";
+export { type RetireKeyOptions, type Retirement, retireKey } from "./reencryption/retirement.ts";
 export type { ReplicaWait, ReplicaWaitOptions, WaitingReplica } from "./rotation/replica-waits.ts";
 export { type Replica, replicas } from "./rotation/replicas.ts";
 export {
   planRotation,
-  type RevokeKeyOptions,
-  type RotateKeyOptions,
-  type RotationOptions,
-  type RotationProgress,
-  type RotationReport,
+  revocationCost,
   revokeKey,
   rollBackRotation,
   rotateKey,
   rotationStatus,
 } from "./rotation/rotation.ts";
-export { type PlannedStep, type RevocationCost, type RotationPlan, revocationCost } from "./rotation/rotation-plan.ts";
+export type {
+  RevokeKeyOptions,
+  RotateKeyOptions,
+  RotationOptions,
+  RotationProgress,
+  RotationReport,
+} from "./rotation/rotation-options.ts";
+export type { PlannedStep, RevocationCost, RotationPlan } from "./rotation/rotation-plan.ts";
 export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation/rotation-record.ts";
 export { type BinaryCompression, type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./store/create-keyv.ts";
 export { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "./store/encrypted-store.ts";

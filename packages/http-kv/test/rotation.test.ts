@@ -45,7 +45,7 @@ describe.each(Object.entries(backends))("rotation through HttpStore, on a server
       conflicts: 0,
     });
     expect((await census(store)).keys).toEqual(new Map([["new", 2_100]]));
-    const { ring: without } = await retireKey(ring, { http: store }, "old");
+    const { keyring: without } = await retireKey(ring, { http: store }, "old");
     const opened = new EncryptedStore(server.client().namespaced("b"), { keys: without });
     expect(await opened.get("key-699")).toBe("b699");
   });
@@ -130,6 +130,6 @@ it("a rotation does not pass by a process whose write is still on its way", asyn
   const report = await rotateKey(keys, { stores, graceMs: 0, newKey: { id: "new" } });
   cut = false;
   expect(await writing).toBe(true);
-  expect(report.ring.keys.map(({ id }) => id)).toEqual(["new"]);
+  expect(report.keyring.keys.map(({ id }) => id)).toEqual(["new"]);
   expect(await neighbour.get("late")).toBe("acknowledged");
 });

@@ -610,7 +610,7 @@ describe("a source that cannot be saved to", () => {
     }
     expect(await rotationStatus(keys, { stores })).toBeUndefined();
     expect((await inner.reserved().scan()).entries).toEqual(before);
-    const { ring, saved } = await retireKey(keys, stores, "a");
+    const { keyring: ring, saved } = await retireKey(keys, stores, "a");
     expect(ring.keys.find(({ id }) => id === "a")?.status).toBe("disabled");
     expect(saved).toBe(false);
     expect((await keys.load()).keys.every(({ status }) => status === "enabled")).toBe(true);

@@ -168,7 +168,7 @@ const tools: Readonly<
   reencrypt: async (store) => (await reencrypt(store)).reencrypted,
   retireKey: async (_, stores, keys) => {
     for (const store of Object.values(stores)) await reencrypt(store);
-    return (await retireKey(keys, stores, "old")).ring.generation;
+    return (await retireKey(keys, stores, "old")).keyring.generation;
   },
   forbidPlaintext: async (_, stores, keys) => (await forbidPlaintext(keys, stores, "flows")).generation,
   planRotation: async (_, stores, keys) =>
