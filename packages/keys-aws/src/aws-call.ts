@@ -106,8 +106,8 @@ class AwsCause extends Error {
       name,
       ...(status === undefined ? [] : [`HTTP ${status}`]),
       ...(code === undefined ? [] : [code]),
-      // This message says which role may not call which action on which resource. It consists only of names, so it is
-      // shown, unless one of the ids that were passed may be a key.
+      // This message names the role, the action and the resource. It consists only of names, so it is shown, unless one
+      // of the ids that were passed may be a key.
       ...(refused.has(name) && !ids.some(looksLikeKey) ? [message.slice(0, 500)] : []),
     ];
     super(parts.join(", "));

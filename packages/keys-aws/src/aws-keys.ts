@@ -29,9 +29,10 @@ export interface AwsKeys extends KeyProvider {
   /**
    * Replaces the keyring in the secret, if the secret still holds `previous`. See {@link KeyProvider.save}.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`; `KEYRING_INVALID` for a
-   * keyring that is scoped, has no keys or another name, or exceeds the 65,536 bytes of a secret; `PROVIDER_UNAVAILABLE`
-   * if AWS refuses or does not answer.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
+   * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys or another name, or exceeds the 65,536
+   * bytes of a secret.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses or does not answer.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
@@ -73,7 +74,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
   requireEndpoint(options);
   if (typeof secretId !== "string" || secretId === "") {
     throw new KeywardError("VALUE_INVALID", "secretId is not the name or ARN of a secret", {
-      hint: 'Pass it as secretId: "production/keyring". If it comes from an environment variable, check that it is set.',
+      hint: 'Pass it as secretId: "production/keyring". If the name comes from an environment variable, check that the environment variable is set.',
     });
   }
   const freshness = requireFreshness(options);
@@ -110,7 +111,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
       if (same && (await secret.replace(version, exportKeyring(next)))) return;
       throw new KeywardError(
         "KEYRING_CONFLICT",
-        `${secret.subject} was changed by another writer: it no longer holds the keyring that this change is based on`,
+        `${secret.subject} does not hold the keyring that this change is based on: another writer was first`,
         {
           hint: "Load the keyring again, repeat the change on it, and save the result.",
         },

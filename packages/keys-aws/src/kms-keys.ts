@@ -67,7 +67,7 @@ export function kmsKeys(options: KmsKeysOptions): WrappedKeys {
   requireEndpoint(options);
   if ([keyId, ...formerKeyIds].some((id) => typeof id !== "string" || id === "")) {
     throw new KeywardError("VALUE_INVALID", "keyId is not the id, ARN or alias of a KMS key", {
-      hint: 'Pass it as keyId: "alias/keyward". If it comes from an environment variable, check that it is set.',
+      hint: 'Pass it as keyId: "alias/keyward". If the id comes from an environment variable, check that the environment variable is set.',
     });
   }
   const freshness = requireFreshness(options);

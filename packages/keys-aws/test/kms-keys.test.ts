@@ -270,7 +270,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     ["a timeoutMs of 0", { keyId: "alias/keyward", timeoutMs: 0 }],
     ["an unknown option", Object.assign({ keyId: "alias/keyward" }, { formerKeyId: "alias/former" })],
     ["an endpoint that is not a URL", { keyId: "alias/keyward", endpoint: "kms" }],
-  ])("is refused with %s", (_, options) => {
+  ])("refuses %s", (_, options) => {
     expect(() => kmsKeys({ ...options, place: new MemoryLocation() })).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID" }),
     );

@@ -138,7 +138,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     if (found === undefined) {
       const hint = `If records exist, set ${name} to the key that they were encrypted with: ${onlyForAFirstKey}`;
       const production = isProduction(env, process.env);
-      return missing.standIn(`No key: neither ${name} nor ${fileVariable} is set`, hint, production);
+      return missing.fallback(`No key: neither ${name} nor ${fileVariable} is set`, hint, production);
     }
     const others = await readOthers();
     if ("keys" in found) return ringOf([...found.keys, ...others], `${name} with ${othersVariable}`);

@@ -27,10 +27,11 @@ export interface FileKeys extends KeyProvider {
    * Replaces the keyring document in the file, if the file still holds `previous`. Safe between the processes of one
    * machine, which take turns by a lock. See {@link KeyProvider.save}.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring than `previous`; `PROVIDER_READ_ONLY` for a
-   * directory of keys, a file with a single key, and a file that this process cannot replace; `KEYRING_INVALID` for an
-   * empty file and for a `next` that cannot be saved; `PROVIDER_UNAVAILABLE` if the file does not exist or cannot be read
-   * or written.
+   * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring than `previous`.
+   * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
+   * cannot replace.
+   * @throws KeywardError `KEYRING_INVALID` for an empty file, and for a `next` that cannot be saved.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist, or cannot be read or written.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
@@ -83,7 +84,7 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys 
       "VALUE_INVALID",
       "The first argument of fileKeys is not a path: a non-empty string is expected",
       {
-        hint: "Pass the path of a file or a directory as a string. If the path comes from an environment variable, check that it is set.",
+        hint: "Pass the path of a file or a directory as a string. If the path comes from an environment variable, check that the environment variable is set.",
       },
     );
   }
@@ -95,7 +96,7 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys 
     const found = await readMount(mount, name, options, () => missing.found());
     if (found !== undefined) return ringFrom(found, name);
     const hint = `If records exist, mount the key that they were encrypted with: ${onlyForAFirstKey}`;
-    return missing.standIn(`${name} does not exist, or the directory there is empty`, hint, isProduction(process.env));
+    return missing.fallback(`${name} does not exist, or the directory there is empty`, hint, isProduction(process.env));
   }
 
   return {

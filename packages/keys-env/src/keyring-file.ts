@@ -13,10 +13,12 @@ import { isDocument, readDocument, trim } from "./notation.ts";
 /**
  * Replaces the keyring document in a file, if the file still holds `previous`.
  *
- * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring, or another process kept it locked;
- * `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process cannot replace;
- * `KEYRING_INVALID` if the file is empty or `next` cannot be saved; `PROVIDER_UNAVAILABLE` if the file does not exist or
- * cannot be read or written, for example on a full disk.
+ * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring, or another process kept it locked.
+ * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
+ * cannot replace.
+ * @throws KeywardError `KEYRING_INVALID` if the file is empty or `next` cannot be saved.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist, or cannot be read or written, for example on a
+ * full disk.
  */
 export async function saveKeyring(path: string, next: Keyring, previous: Keyring): Promise<void> {
   const name = pathForErrors(path);
@@ -27,7 +29,7 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
   if (unchanged && (await location.replace(text, `${exportKeyring(next)}\n`))) return;
   throw new KeywardError(
     "KEYRING_CONFLICT",
-    `${name} was changed by another writer: it no longer holds the keyring that this change is based on`,
+    `${name} does not hold the keyring that this change is based on: another writer was first`,
     {
       hint: "Load the keyring again, repeat the change on it, and save the result.",
     },
@@ -37,9 +39,10 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
 /**
  * Checks that a keyring document at a path can be replaced, and writes nothing.
  *
- * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this
- * process cannot replace; `KEYRING_INVALID` for an empty file; `PROVIDER_UNAVAILABLE` if the file does not exist or cannot
- * be read.
+ * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
+ * cannot replace.
+ * @throws KeywardError `KEYRING_INVALID` for an empty file.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist or cannot be read.
  */
 export async function requireWritable(path: string): Promise<void> {
   const name = pathForErrors(path);

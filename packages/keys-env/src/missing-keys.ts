@@ -38,11 +38,11 @@ const modes: readonly unknown[] = ["error", "generate", "plaintext"];
  */
 export type KeysWarningCode = "KEYWARD_KEY_GENERATED" | "KEYWARD_PLAINTEXT";
 
-/** Provides a stand-in keyring while the source of a provider has never held a key. */
+/** Provides a fallback keyring while the source of a provider has never held a key. */
 export class MissingKeys {
   readonly #options: MissingKeysOptions;
   #everFound = false;
-  #standIn: Keyring | undefined;
+  #fallback: Keyring | undefined;
 
   /** @throws KeywardError `VALUE_INVALID` for an unknown `whenMissing`. */
   constructor(options: MissingKeysOptions) {
@@ -55,26 +55,26 @@ export class MissingKeys {
     this.#options = options;
   }
 
-  /** Records that the source holds a value, valid or not. From then on, no stand-in is provided. */
+  /** Records that the source holds a value, valid or not. From then on, no fallback is provided. */
   found(): void {
     this.#everFound = true;
-    this.#standIn = undefined;
+    this.#fallback = undefined;
   }
 
   /**
-   * Returns the stand-in keyring that `whenMissing` selects.
+   * Returns the fallback keyring that `whenMissing` selects.
    *
    * @param missing Sentence that names the keys that were not found.
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no stand-in may be used.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no fallback may be used.
    */
-  standIn(missing: string, hint: string, production: boolean): Keyring {
+  fallback(missing: string, hint: string, production: boolean): Keyring {
     if (this.#everFound) {
       throw new KeywardError("PROVIDER_UNAVAILABLE", `${missing}, although this process has found a key there before`, {
         hint: "Restore the key. A process that has loaded a keyring keeps using that keyring.",
       });
     }
-    this.#standIn ??= this.#make(missing, hint, production);
-    return this.#standIn;
+    this.#fallback ??= this.#make(missing, hint, production);
+    return this.#fallback;
   }
 
   #make(missing: string, hint: string, production: boolean): Keyring {
@@ -98,7 +98,7 @@ export class MissingKeys {
   }
 }
 
-/** Whether `NODE_ENV` is `production` in one of these sets of environment variables. */
+/** Returns true if `NODE_ENV` is `production` in one of these sets of environment variables. */
 export function isProduction(...environments: readonly Readonly<Record<string, string | undefined>>[]): boolean {
   return environments.some((environment) => environment["NODE_ENV"] === "production");
 }

@@ -131,7 +131,7 @@ export function pathForErrors(path: string): string {
   return `The path given${fromHere}`;
 }
 
-/** Whether a path exists. A link without a target exists, and fails when it is read. */
+/** Returns true if a path exists. A link without a target exists, and fails when it is read. */
 async function exists(path: string): Promise<boolean> {
   try {
     await lstat(path);

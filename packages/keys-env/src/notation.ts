@@ -54,7 +54,7 @@ export function trim(text: string): string {
   return text.slice(start, end);
 }
 
-/** Whether a trimmed text looks like a keyring document, valid or not. */
+/** Returns true if a trimmed text looks like a keyring document, valid or not. */
 export function isDocument(text: string): boolean {
   return text.startsWith("{");
 }

@@ -678,7 +678,7 @@ it("an ended subscription causes no further calls", async () => {
   expect(early).not.toHaveBeenCalled();
 });
 
-it("a provider shows no key when it is printed", async () => {
+it("no key is shown when a provider is printed", async () => {
   const path = join(root, "key");
   const value = key();
   await writeFile(path, value);

@@ -25,7 +25,7 @@ export class KeySourceAddress {
    * @throws KeywardError `VALUE_INVALID` if the source is not a non-empty string, or has none of these schemes.
    */
   static parse(source: string | undefined, schemes: readonly string[]): KeySourceAddress {
-    const hint = `Begin the source with one of ${schemes.map((scheme) => `${scheme}:`).join(", ")}. If it comes from an environment variable, check that this is set.`;
+    const hint = `Begin the source with one of ${schemes.map((scheme) => `${scheme}:`).join(", ")}. If the source comes from an environment variable, check that the environment variable is set.`;
     if (typeof source !== "string" || source.trim() === "") throw invalidSource("is undefined or empty", hint);
     const text = source.trim();
     const colon = text.indexOf(":");

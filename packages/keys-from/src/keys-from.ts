@@ -57,9 +57,9 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
  * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
  *
  * @param source The source, usually the value of an environment variable. `undefined` and an empty text are refused.
- * @throws KeywardError `VALUE_INVALID` for an invalid source, an unknown parameter and an unknown option;
- * `PROVIDER_UNAVAILABLE` if the package of the provider is not installed or cannot be loaded; and each error that the
- * provider itself throws.
+ * @throws KeywardError `VALUE_INVALID` for an invalid source, an unknown parameter and an unknown option.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the package of the provider is not installed or cannot be loaded.
+ * @throws KeywardError for options that the provider itself refuses.
  */
 export async function keysFrom(source: string | undefined, options: KeysFromOptions = {}): Promise<KeyProvider> {
   requireOptions("keysFrom", options, optionNames);

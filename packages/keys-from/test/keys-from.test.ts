@@ -89,16 +89,16 @@ describe("an invalid source", () => {
     expect((await refusal(source, { env: {} })).hint).toContain(`${named}.`);
   });
 
-  it("is refused like an unknown option", async () => {
-    const options = Object.assign({ env: {} }, { stores: new MemoryStore() });
-    expect((await refusal("env:APP_KEY", options)).code).toBe("VALUE_INVALID");
-  });
-
   it("is refused without showing the text after env: if that is a key", async () => {
     const error = await refusal(`env:${material}`, { env: {} });
     expect(error.code).toBe("KEY_INVALID");
     expect(inspect(error, { depth: null, showHidden: true })).not.toContain(material);
   });
+});
+
+it("keysFrom refuses an unknown option", async () => {
+  const options = Object.assign({ env: {} }, { stores: new MemoryStore() });
+  expect((await refusal("env:APP_KEY", options)).code).toBe("VALUE_INVALID");
 });
 
 describe("a package that is not installed", () => {

@@ -164,9 +164,13 @@ class TransitWrapper implements KeyringWrapper {
         },
       );
     }
-    return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name}: Vault refused to ${operation} (${message})`, {
-      hint: "Check that the type of the key supports encryption. Read the log and the audit log of Vault.",
-    });
+    return new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      `${this.#name}: Vault refused to ${operation} the keyring (${message})`,
+      {
+        hint: "Check that the type of the key supports encryption. Read the log and the audit log of Vault.",
+      },
+    );
   }
 }
 

@@ -3,7 +3,7 @@ import { KeywardError, type OptionNames, requireOptions, systemCode } from "@key
 
 /** Authentication with an existing token. */
 export interface TokenAuth {
-  /** Name of the method. */
+  /** Name of the login method. */
   readonly method: "token";
   /**
    * The token, or a function that returns it. The function is called at each login, so that a revoked token can be
@@ -14,7 +14,7 @@ export interface TokenAuth {
 
 /** Authentication with AppRole. */
 export interface AppRoleAuth {
-  /** Name of the method. */
+  /** Name of the login method. */
   readonly method: "approle";
   /** Role id. */
   readonly roleId: string;
@@ -26,7 +26,7 @@ export interface AppRoleAuth {
 
 /** Authentication with the service account of a Kubernetes pod. */
 export interface KubernetesAuth {
-  /** Name of the method. */
+  /** Name of the login method. */
   readonly method: "kubernetes";
   /** Name of the role in Vault. */
   readonly role: string;
@@ -41,7 +41,7 @@ export interface KubernetesAuth {
 
 /** Authentication with a user name and a password. */
 export interface UserpassAuth {
-  /** Name of the method. */
+  /** Name of the login method. */
   readonly method: "userpass";
   /** User name. */
   readonly username: string;
@@ -63,7 +63,7 @@ export type Credentials =
 export interface LoginRequest {
   readonly path: string;
   readonly body: Readonly<Record<string, string>>;
-  /** Whether Vault locks the user or role out for a time after a few logins with wrong credentials. */
+  /** True if Vault locks the user or role out for a time after a few logins with wrong credentials. */
   readonly locksOut: boolean;
 }
 
@@ -104,7 +104,7 @@ export function requireAuth(auth: VaultAuth): void {
 function requireText(name: string, value: unknown): void {
   if (typeof value === "string" && value !== "") return;
   throw new KeywardError("VALUE_INVALID", `${name} of auth is not a non-empty string`, {
-    hint: `Set ${name}. If it comes from an environment variable, check that this is set.`,
+    hint: `Set ${name}. If its value comes from an environment variable, check that the environment variable is set.`,
   });
 }
 

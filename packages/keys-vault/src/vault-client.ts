@@ -23,24 +23,24 @@ export class VaultFailure extends Error {
     this.data = data;
   }
 
-  /** Whether the failure is temporary, so that a retry may succeed. */
+  /** True if the failure is temporary, so that a retry may succeed. */
   get isPassing(): boolean {
     if (this.status !== undefined) return this.status === 412 || this.status === 429 || this.status >= 500;
     return !this.isUntrusted;
   }
 
-  /** Whether the address or the namespace is wrong, so that no request can succeed. */
+  /** True if the address or the namespace is wrong, so that no request can succeed. */
   get isMisaddressed(): boolean {
     const isElsewhere = this.status !== undefined && this.status >= 300 && this.status < 400;
     return this.isUntrusted || isElsewhere || this.isUnknownNamespace;
   }
 
-  /** Whether the namespace does not exist. */
+  /** True if the namespace does not exist. */
   get isUnknownNamespace(): boolean {
     return this.status === 404 && this.reasons.some((reason) => reason.includes("namespace not found"));
   }
 
-  /** Whether the server's certificate is not trusted. */
+  /** True if the server's certificate is not trusted. */
   get isUntrusted(): boolean {
     return this.status === undefined && /CERT|SELF_SIGNED|UNABLE_TO|ALTNAME/.test(this.message);
   }

@@ -34,9 +34,9 @@ export interface VaultKeys extends KeyProvider {
    * Replaces the keyring in the secret by a check-and-set write, if the secret still holds `previous`. See
    * {@link KeyProvider.save}.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring or was changed; `KEYRING_INVALID` for a
-   * keyring that cannot be saved, and for a KV engine of version 1; `PROVIDER_UNAVAILABLE` if Vault does not answer, is
-   * sealed or denies access.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
+   * @throws KeywardError `KEYRING_INVALID` for a keyring that cannot be saved, and for a KV engine of version 1.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
@@ -167,7 +167,7 @@ class SecretKeyring {
       if (typeof fieldOf(fieldOf(answer, "data"), "version") !== "number") throw this.#isVersion1();
     } catch (error) {
       if (!(error instanceof VaultFailure)) throw error;
-      if (!error.isPassing) throw this.#writeFailure(error);
+      if (!error.isPassing) throw this.#writeFailure(error, version === 0);
       if (!(await this.#holds(ring, signal))) throw unavailable(error);
     }
   }
@@ -240,15 +240,14 @@ class SecretKeyring {
 
   #isVersion1(): KeywardError {
     return this.#invalid(
-      "is not in a KV engine of version 2, but in one of version 1, where a writer could overwrite the keyring of another one",
+      "is in a KV engine of version 1, where a writer could overwrite the keyring of another writer",
       "Set `mount` to an engine of version 2, or mount a new one: `bao secrets enable -version=2 -path=… kv`. Do not upgrade an engine that other applications use.",
     );
   }
 
-  #writeFailure(failure: VaultFailure): KeywardError {
-    return failure.reasons.some((reason) => reason.includes("check-and-set"))
-      ? this.#conflict()
-      : this.#refused(failure);
+  #writeFailure(failure: VaultFailure, isFirst: boolean): KeywardError {
+    if (!failure.reasons.some((reason) => reason.includes("check-and-set"))) return this.#refused(failure);
+    return isFirst ? this.#alreadyExists() : this.#conflict();
   }
 
   #refused(failure: VaultFailure): KeywardError {
@@ -265,10 +264,16 @@ class SecretKeyring {
     return new KeywardError("KEYRING_INVALID", `${this.#name} ${problem}`, { hint });
   }
 
+  #alreadyExists(): KeywardError {
+    return new KeywardError("KEYRING_CONFLICT", `${this.#name} already exists, so no first keyring was written`, {
+      hint: "Load the existing keyring. If the secret was deleted, restore it: `bao kv undelete …`. To change the keyring, call save().",
+    });
+  }
+
   #conflict(): KeywardError {
     return new KeywardError(
       "KEYRING_CONFLICT",
-      `${this.#name} was changed by another writer: it no longer holds the keyring that this change is based on`,
+      `${this.#name} does not hold the keyring that this change is based on: another writer was first`,
       {
         hint: "Load the keyring again, repeat the change on it, and save the result.",
       },

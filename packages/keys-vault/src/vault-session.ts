@@ -6,7 +6,7 @@ import { fieldOf, type VaultClient, VaultFailure } from "./vault-client.ts";
 /** A token in use. Points in time are values of `performance.now()`. */
 interface Session {
   readonly token: string;
-  /** Whether the token comes from a login, which can be repeated. */
+  /** True if the token comes from a login, which can be repeated. */
   readonly loggedIn: boolean;
   readonly renewable: boolean;
   readonly leaseMs: number;
@@ -71,7 +71,7 @@ export class VaultSession {
   }
 
   /**
-   * Returns a token that replaces one that Vault refused; `undefined` if a login returns the same token.
+   * Returns another token after Vault refused one; `undefined` if a new login returns the same token.
    *
    * @throws KeywardError or VaultFailure if the login failed.
    */

@@ -17,9 +17,9 @@ const kinds = {
   },
 };
 
-describeWithVault(servers, "a sealed Vault", () => {
+describeWithVault(servers, "an outage of Vault", () => {
   it.each(Object.entries(kinds))(
-    "does not stop running processes, and new processes report it: %s",
+    "a sealed Vault does not stop running processes, and new processes report it: %s",
     async (kind, open) => {
       const server = await startVault(servers, { storage: "files" });
       onTestFinished(() => server.stop());

@@ -10,7 +10,7 @@ import { makeToken, mountEngine, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
-describeWithVault(servers, "a keyring wrapped by Transit", () => {
+describeWithVault(servers, "transitKeys", () => {
   let server: VaultServer;
   let mount: string;
 
@@ -32,7 +32,7 @@ describeWithVault(servers, "a keyring wrapped by Transit", () => {
     return (await place.read()) ?? expect.fail("the location is empty");
   }
 
-  it("is stored without any readable part", async () => {
+  it("a wrapped keyring is stored without any readable part", async () => {
     const at = await options();
     const ring = Keyring.generate("2026-11");
     await transitKeys(at).create(ring);
@@ -41,7 +41,7 @@ describeWithVault(servers, "a keyring wrapped by Transit", () => {
     for (const secret of ["2026-11", "keyward", ...materialOf(ring)]) expect(text.includes(secret)).toBe(false);
   });
 
-  it("is rewrapped after a rotation of the key, and older copies can then be disabled", async () => {
+  it("a wrapped keyring is rewrapped after a rotation of the key, and older copies can then be disabled", async () => {
     const at = await options();
     const keys = transitKeys(at);
     const ring = Keyring.generate();
@@ -62,7 +62,7 @@ describeWithVault(servers, "a keyring wrapped by Transit", () => {
     });
   });
 
-  it("is loaded without a call to Vault while it is unchanged, and needs only the documented policy", async () => {
+  it("a wrapped keyring is loaded without a call to Vault while it is unchanged, and needs only the documented policy", async () => {
     const at = await options();
     await transitKeys(at).create(Keyring.generate());
     const policy = await writePolicy(server, `path "${mount}/decrypt/${at.key}" { capabilities = ["update"] }`);
@@ -77,7 +77,7 @@ describeWithVault(servers, "a keyring wrapped by Transit", () => {
     expect(await refusal(reader.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("can be unwrapped under a derived key only with its context", async () => {
+  it("a wrapped keyring can be unwrapped under a derived key only with its context", async () => {
     const at = await options({ derivedContext: "production" }, { derived: true });
     await transitKeys(at).create(Keyring.generate());
     await transitKeys(at).load();
@@ -92,7 +92,7 @@ describeWithVault(servers, "a keyring wrapped by Transit", () => {
     });
   });
 
-  it("is lost with a deleted key, and the hint warns of a new key with the same name", async () => {
+  it("a wrapped keyring is lost with a deleted key, and the hint warns of a new key with the same name", async () => {
     const at = await options();
     await transitKeys(at).create(Keyring.generate());
     await server.request("POST", `${mount}/keys/${at.key}/config`, { deletion_allowed: true });
@@ -102,12 +102,12 @@ describeWithVault(servers, "a keyring wrapped by Transit", () => {
     expect(hint).not.toContain("bao write -f");
   });
 
-  it("is reported as missing with a hint to restore the keyring before a new one is made", async () => {
+  it("a wrapped keyring is reported as missing with a hint to restore the keyring before a new one is made", async () => {
     const { hint } = await refusal(transitKeys(await options()).load());
     expect(hint).toMatch(/restore it.*a new keyring opens no existing record/);
   });
 
-  it("is refused with an older generation, or with the name of another keyring", async () => {
+  it("a wrapped keyring is refused with an older generation, or with the name of another keyring", async () => {
     const at = await options({ name: "production" });
     const ring = Keyring.generate().rename("production");
     const keys = transitKeys(at);
@@ -121,7 +121,7 @@ describeWithVault(servers, "a keyring wrapped by Transit", () => {
     expect(await refusal(transitKeys({ ...at, name: "staging" }).load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it("can be stored in the store of its records, and is loaded again after a restart of Vault", async () => {
+  it("a wrapped keyring can be stored in the store of its records, and is loaded again after a restart of Vault", async () => {
     const files = await startVault(servers, { storage: "files" });
     onTestFinished(() => files.stop());
     const transit = await mountEngine(files, "transit");

@@ -27,7 +27,7 @@ const run = promisify(execFile);
 const workspace = fileURLToPath(new URL("../../..", import.meta.url));
 const servers = await findVaultServers();
 
-describeWithVault(servers, "the authentication of a process", () => {
+describeWithVault(servers, "authentication", () => {
   let server: VaultServer;
   let mount: string;
   let policy: string;
@@ -77,7 +77,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     return { ...named, secretId: String(secret?.["secret_id"]) };
   }
 
-  it("logs in once by AppRole for many loads", async () => {
+  it("a process logs in once by AppRole for many loads", async () => {
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const made = await madeBy(async () => {
       await Promise.all([keys.load(), keys.load()]);
@@ -86,7 +86,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     expect(made).toHaveLength(1);
   });
 
-  it("logs in once by AppRole for a load and a save that starts during the login", async () => {
+  it("a process logs in once by AppRole for a load and a save that starts during the login", async () => {
     const ring = await keysFor({ method: "token", token: server.rootToken }).load();
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const made = await madeBy(async () => {
@@ -97,12 +97,12 @@ describeWithVault(servers, "the authentication of a process", () => {
     expect(made).toHaveLength(1);
   });
 
-  it("works by AppRole without a secret id if the role needs none", async () => {
+  it("a process logs in by AppRole without a secret id if the role needs none", async () => {
     const { mount: at, roleId } = await appRole({ bind_secret_id: false, token_bound_cidrs: ["127.0.0.1/32"] });
     expect((await keysFor({ method: "approle", mount: at, roleId }).load()).primary).toBe("2026-11");
   });
 
-  it("works by user name and password", async () => {
+  it("a process logs in by user name and password", async () => {
     const at = await mountMethod(server, "userpass");
     await server.request("POST", `auth/${at}/users/app`, { password: "correct horse", token_policies: [policy] });
     const auth = { method: "userpass", mount: at, username: "app" } as const;
@@ -113,7 +113,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     });
   });
 
-  it("works by the service account of the pod, whose token is read at each login", async () => {
+  it("a process logs in by the service account of the pod, whose token is read at each login", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-kubernetes-"));
     onTestFinished(() => rm(directory, { recursive: true }));
     const cluster = await startTokenReview(directory);
@@ -151,7 +151,7 @@ describeWithVault(servers, "the authentication of a process", () => {
   });
 
   // These tests wait at the same time for leases to end. A busy machine may be late by a third of each lease.
-  it.concurrent("renews a token before it expires, even if no load happens", async ({ expect }) => {
+  it.concurrent("a process renews a token before it expires, even if no load happens", async ({ expect }) => {
     const token = await makeToken(server, { policies: [policy, "default"], period: "9s" });
     const keys = keysFor({ method: "token", token });
     const ring = await keys.load();
@@ -161,7 +161,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     expect(await keys.load()).toMatchObject({ primary: ring.primary });
   });
 
-  it.concurrent("renews the token of a login until its maximum lifetime, and then logs in again", async ({
+  it.concurrent("a process renews the token of a login until its maximum lifetime, and then logs in again", async ({
     expect,
   }) => {
     const role = await appRole({ token_ttl: "6s", token_max_ttl: "8s" });
@@ -182,7 +182,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it.concurrent("keeps a valid token in use if a new login fails", async ({ expect }) => {
+  it.concurrent("a process keeps a valid token in use if a new login fails", async ({ expect }) => {
     // The lease of 9 s, minus up to 1 s, because the server counts in whole seconds.
     const leaseMs = 8_000;
     const settings = { secret_id_num_uses: 1, token_ttl: "9s", token_type: "batch" };
@@ -198,7 +198,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     expect(await outcome()).toMatch(/login by approle/);
   });
 
-  it.concurrent("recovers if the function that returns the token hangs during a renewal by the timer", async ({
+  it.concurrent("a process recovers if the function that returns the token hangs during a renewal by the timer", async ({
     expect,
   }) => {
     const settings = { policies: [policy, "default"] };
@@ -222,7 +222,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     await expect.poll(outcome, { timeout: 10_000 }).toBe("2026-11");
   });
 
-  it("replaces a token that was revoked", async () => {
+  it("a process replaces a token that was revoked", async () => {
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const [accessor = ""] = await madeBy(() => keys.load());
     await server.request("POST", "auth/token/revoke-accessor", { accessor });
@@ -233,7 +233,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     expect(await lookUp(made[0] ?? "")).toMatchObject({ policies: expect.arrayContaining([policy]) });
   });
 
-  it("tries only one more login if every token is denied access", async () => {
+  it("a process tries only one more login if every token is denied access", async () => {
     const role = await appRole({ token_policies: ["default"] });
     const keys = keysFor({ method: "approle", ...role });
     const made = await madeBy(async () => {
@@ -242,7 +242,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     expect(made).toHaveLength(2);
   });
 
-  it("uses the new token of the function after the earlier token was revoked", async () => {
+  it("a process uses the new token of the function after the earlier token was revoked", async () => {
     const tokens = await Promise.all([1, 2].map(() => makeToken(server, { policies: [policy] })));
     let current = 0;
     const keys = keysFor({ method: "token", token: () => tokens[current] ?? "" });
@@ -253,7 +253,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it("fails with an error of its own for each method, which shows no credential", async () => {
+  it("a process fails with an error of its own for each method, which shows no credential", async () => {
     const role = await appRole();
     const password = randomUUID();
     const userpass = await mountMethod(server, "userpass");
@@ -282,7 +282,7 @@ describeWithVault(servers, "the authentication of a process", () => {
     }
   });
 
-  it("shows no credential in the output of a process, and does not keep the process running", async () => {
+  it("a process shows no credential in its output, and is not kept running", async () => {
     const role = await appRole({ token_ttl: "60s" });
     const script = `
       import { vaultKeys } from "@keyward/keys-vault";

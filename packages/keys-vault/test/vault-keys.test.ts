@@ -22,7 +22,7 @@ import { mountEngine, statusOf, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
-describeWithVault(servers, "a keyring in a secret", () => {
+describeWithVault(servers, "vaultKeys", () => {
   let server: VaultServer;
   let kv: string;
 
@@ -42,7 +42,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     return JSON.parse(JSON.stringify(data));
   }
 
-  it("is created by only one of several calls", async () => {
+  it("a keyring is created by only one of several calls", async () => {
     const at = options();
     const ring = Keyring.generate();
     const outcomes = await Promise.allSettled([1, 2, 3].map(async () => vaultKeys(at).create(Keyring.generate())));
@@ -51,7 +51,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect((await secretAt(at.path)).metadata.version).toBe(1);
   });
 
-  it("is saved without a change of the secret's other fields", async () => {
+  it("a keyring is saved without a change of the secret's other fields", async () => {
     const at = options({ field: "ring" });
     const ring = Keyring.generate();
     await server.request("POST", `${kv}/data/${at.path}`, { data: { other: "kept", ring: exportKeyring(ring) } });
@@ -61,7 +61,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect((await secretAt(at.path)).data).toEqual({ other: "kept", ring: exportKeyring(next) });
   });
 
-  it("is saved together with changes that another writer made to other fields", async () => {
+  it("a keyring is saved together with changes that another writer made to other fields", async () => {
     const at = options();
     const keys = vaultKeys(at);
     const ring = Keyring.generate();
@@ -71,7 +71,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect((await secretAt(at.path)).data["other"]).toBe("new");
   });
 
-  it("is reported as deleted, destroyed, missing, or without an engine", async () => {
+  it("a keyring is reported as deleted, destroyed, missing, or without an engine", async () => {
     const at = options();
     const keys = vaultKeys(at);
     await keys.create(Keyring.generate());
@@ -91,7 +91,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect(kinds.get("deleted")?.hint).toContain("undelete -versions=1");
   });
 
-  it("is neither written to nor read from an engine of version 1, which has no check-and-set", async () => {
+  it("a keyring is neither written to nor read from an engine of version 1, which has no check-and-set", async () => {
     const mount = `kv1-${randomUUID()}`;
     await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
     await server.request("POST", `${mount}/app`, { keyring: exportKeyring(Keyring.generate()) });
@@ -109,7 +109,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect((await server.request("GET", `${mount}/data/taken`)).data).toEqual({ other: "value" });
   });
 
-  it("is refused by an engine of version 1 even if Vault does not reveal the version", async () => {
+  it("an engine of version 1 is refused even if Vault does not reveal the version", async () => {
     // This gateway in front of the server blocks the request for the version, as a gateway with an allowlist of paths does.
     const mount = `kv1-${randomUUID()}`;
     await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
@@ -133,14 +133,17 @@ describeWithVault(servers, "a keyring in a secret", () => {
     ["kv/data/app/keyring", "kv", 'Remove "kv/data/" from `path`'],
     ["kv/app/keyring", "kv", 'Remove "kv/" from `path`'],
     ["app/keyring", "kv/data", 'Remove "/data" from `mount`'],
-  ])("is not found at path %s in mount %s, and the hint begins with the reason", async (path, mount, hint) => {
-    const own = (text: string) => text.replaceAll("kv", kv);
-    const error = await refusal(vaultKeys(options({ path: own(path), mount: own(mount) })).load());
-    expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
-    expect(error.hint.startsWith(own(hint))).toBe(true);
-  });
+  ])(
+    "a keyring is not found at path %s in mount %s, and the hint begins with the reason",
+    async (path, mount, hint) => {
+      const own = (text: string) => text.replaceAll("kv", kv);
+      const error = await refusal(vaultKeys(options({ path: own(path), mount: own(mount) })).load());
+      expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+      expect(error.hint.startsWith(own(hint))).toBe(true);
+    },
+  );
 
-  it("is refused in another field, and as a JSON object instead of a text", async () => {
+  it("a keyring is refused in another field, and as a JSON object instead of a text", async () => {
     const at = options();
     const ring = Keyring.generate();
     await vaultKeys(at).create(ring);
@@ -160,13 +163,13 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect(await put({ keyring: document })).toMatchObject({ hint: expect.stringContaining("as text") });
   });
 
-  it("is reported as missing with a hint to restore the secret before a new one is made", async () => {
+  it("a keyring is reported as missing with a hint to restore the secret before a new one is made", async () => {
     const { hint } = await refusal(vaultKeys(options()).load());
     expect(hint).toMatch(/restore it: a new keyring cannot decrypt existing records/);
     expect(hint.indexOf("restore")).toBeLessThan(hint.indexOf("create"));
   });
 
-  it("cannot be loaded with a wrong namespace, address or login method, which the error names", async () => {
+  it("a keyring cannot be loaded with a wrong namespace, address or login method, which the error names", async () => {
     const auth = { method: "userpass", username: "app", password: "p" } as const;
     const namespace = await refusal(vaultKeys(options({ namespace: "none" })).load());
     expect(namespace).toMatchObject({ message: expect.stringContaining("does not have this namespace") });
@@ -184,7 +187,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect(await refusal(quoted.load())).toMatchObject({ message: expect.stringContaining("quotes") });
   });
 
-  it("cannot be accessed without the policy that the hint shows", async () => {
+  it("a keyring cannot be accessed without the policy that the hint shows", async () => {
     const at = options();
     await vaultKeys(at).create(Keyring.generate());
     const policy = await writePolicy(server, `path "${kv}/data/*" { capabilities = ["read"] }`);
@@ -205,7 +208,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect(refused.hint).toContain(`path "${kv}/data/${at.path}" { capabilities = ["read", "create", "update"] }`);
   });
 
-  it("is stored in the namespace of the option or of the environment variable", async () => {
+  it("a keyring is stored in the namespace of the option or of the environment variable", async () => {
     const namespace = `team-${randomUUID()}`;
     await server.request("POST", `sys/namespaces/${namespace}`);
     const mount = await mountEngine(server, "kv", namespace);
@@ -216,7 +219,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect(await refusal(vaultKeys({ ...at, namespace: "" }).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("is loaded with only environment variables for address and token", async () => {
+  it("a keyring is loaded with only environment variables for address and token", async () => {
     const at = options();
     await vaultKeys(at).create(Keyring.generate("2026-11"));
     const env = { VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken };
@@ -228,7 +231,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     });
   });
 
-  it("is loaded and saved by retries if a rate limit of the server refuses a request", async () => {
+  it("a keyring is loaded and saved by retries if a rate limit of the server refuses a request", async () => {
     const limited = await startVault(servers);
     onTestFinished(() => limited.stop());
     const mount = await mountEngine(limited, "kv");
@@ -245,7 +248,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect((await keys.load()).generation).toBe(ring.generation + 1);
   });
 
-  it("is saved if only the answer to the write is lost", async () => {
+  it("a keyring is saved if only the answer to the write is lost", async () => {
     // This proxy forwards all requests to the server, and drops the answer to a write.
     const proxy = createTcpServer((client) => {
       const upstream = connect(Number(new URL(server.address).port), "127.0.0.1");
@@ -277,7 +280,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect((await secretAt(at.path)).metadata.version).toBe(2);
   });
 
-  it("is not sent through a proxy over plain HTTP, where the proxy could read token and keyring", async () => {
+  it("a keyring is not sent through a proxy over plain HTTP, where the proxy could read token and keyring", async () => {
     const at = options();
     const ring = Keyring.generate();
     await vaultKeys(at).create(ring);
@@ -294,7 +297,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     expect(received).toEqual([]);
   });
 
-  it("is no longer requested after its only load is aborted", async () => {
+  it("a keyring is no longer requested after its only load is aborted", async () => {
     const closed = Promise.withResolvers<void>();
     const server = await listening(
       createServer((_, response) => {
@@ -313,7 +316,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
     await closed.promise;
   });
 
-  it("fails to load within timeoutMs if the server does not answer", async () => {
+  it("a load fails within timeoutMs if the server does not answer", async () => {
     const silent = await startVault(servers);
     onTestFinished(() => silent.stop());
     const keys = vaultKeys(options({ address: silent.address, timeoutMs: 400, requestTimeoutMs: 200 }));
@@ -327,7 +330,7 @@ describeWithVault(servers, "a keyring in a secret", () => {
   });
 });
 
-describeWithVault(servers, "a Vault server with TLS and file storage", () => {
+describeWithVault(servers, "vaultKeys with TLS and file storage", () => {
   let server: VaultServer;
   let at: VaultKeysOptions;
 
@@ -341,7 +344,7 @@ describeWithVault(servers, "a Vault server with TLS and file storage", () => {
   });
   afterAll(() => server.stop());
 
-  it("is trusted only with its certificate authority", async () => {
+  it("a Vault server is trusted only with its certificate authority", async () => {
     expect((await vaultKeys(at).load()).primary).toBe("2026-11");
     const other = await startVault(servers, { tls: true });
     onTestFinished(() => other.stop());
@@ -364,7 +367,7 @@ describeWithVault(servers, "a Vault server with TLS and file storage", () => {
     expect(await refusal(broken.load())).toMatchObject({ message: expect.stringContaining("VAULT_CACERT") });
   });
 
-  it("is reached through a tunnel of a proxy, which cannot read the traffic", async () => {
+  it("a Vault server is reached through a tunnel of a proxy, which cannot read the traffic", async () => {
     const seen: Buffer[] = [];
     const tunnels: string[] = [];
     const proxy = await listening(
@@ -385,7 +388,7 @@ describeWithVault(servers, "a Vault server with TLS and file storage", () => {
     expect(Buffer.concat(seen).includes(server.rootToken)).toBe(false);
   });
 
-  it("is reported as sealed with a hint to unseal it, and works after it is unsealed, also after a restart", async () => {
+  it("a Vault server is reported as sealed with a hint to unseal it, and works after it is unsealed, also after a restart", async () => {
     const keys = vaultKeys(at);
     const ring = await keys.load();
     await server.seal();
