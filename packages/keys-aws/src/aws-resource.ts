@@ -1,6 +1,8 @@
 /** Returns the name of an AWS resource for errors, as the first words of a sentence. Hides an id that may be a key. */
 export function subjectOf(kind: "secret" | "KMS key", id: string): string {
-  return looksLikeKey(id) ? `The ${kind} (id hidden)` : `The ${kind} ${JSON.stringify(id)}`;
+  return looksLikeKey(id)
+    ? `The ${kind} (id not shown, because it looks like a key)`
+    : `The ${kind} ${JSON.stringify(id)}`;
 }
 
 /** Returns true if an id may be key material by mistake. The ids of AWS have the same characters as base64. */

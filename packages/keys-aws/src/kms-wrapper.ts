@@ -1,6 +1,6 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import type { KMSClient } from "@aws-sdk/client-kms";
-import { type KeyringWrapper, KeywardError, type WrapOptions } from "@keyward/core";
+import { type KeyringWrapper, KeywardError, systemCode, type WrapOptions } from "@keyward/core";
 import { type AwsFailure, awsNameOf, callAws, type Explanation } from "./aws-call.ts";
 import { type AwsClientOptions, clientSettings } from "./aws-client.ts";
 import { subjectOf } from "./aws-resource.ts";
@@ -170,8 +170,7 @@ async function loadKms(): Promise<Kms> {
   try {
     return await import("@aws-sdk/client-kms");
   } catch (error) {
-    const missing = error instanceof Error && "code" in error && error.code === "ERR_MODULE_NOT_FOUND";
-    if (!missing) throw error;
+    if (systemCode(error) !== "ERR_MODULE_NOT_FOUND") throw error;
     throw new KeywardError(
       "PROVIDER_UNAVAILABLE",
       "kmsKeys needs the package @aws-sdk/client-kms, which is not installed",

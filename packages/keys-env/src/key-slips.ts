@@ -54,7 +54,7 @@ const slips: readonly Slip[] = [
   {
     isLikely: (text) => text.split(/[\s,]+/).filter(looksLikeKey).length > 1,
     advice:
-      "The value holds several keys: use only the primary key here. Additional keys, separated by commas, belong into the environment variable whose name ends in _OTHERS.",
+      "The value holds several keys: use only the primary key here. Additional keys, separated by commas, belong in the environment variable whose name ends in _OTHERS.",
   },
   {
     isLikely: (text) => /\\[nr]/.test(text),

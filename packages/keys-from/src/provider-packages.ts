@@ -1,6 +1,6 @@
-import { KeywardError, nodeTooOld, unsupportedNodeVersion } from "@keyward/core";
+import { KeywardError, nodeTooOld, systemCode, unsupportedNodeVersion } from "@keyward/core";
 
-const notFound: readonly unknown[] = ["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"];
+const notFound: readonly string[] = ["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"];
 
 /**
  * Returns a function for `catch` that handles the failed import of an optional package. Write the `catch` directly after
@@ -10,7 +10,7 @@ const notFound: readonly unknown[] = ["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"
  */
 export function notLoaded(name: string): (cause: unknown) => never {
   return (cause) => {
-    const missing = cause instanceof Error && "code" in cause && notFound.includes(cause.code);
+    const missing = cause instanceof Error && notFound.includes(systemCode(cause));
     // If a dependency of the package is missing, the message names the dependency instead.
     if (missing && cause.message.includes(`'${name}'`)) {
       throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} is not installed, which this source of keys needs`, {
