@@ -7,7 +7,7 @@ export interface AwsCall {
   readonly action: string;
   /** The resource of the call, as the first words of a sentence. */
   readonly subject: string;
-  /** Ids that are sent to AWS. Its error messages may repeat them. */
+  /** Ids that are sent to AWS. AWS may repeat them in its error messages. */
   readonly ids: readonly string[];
   /** How long the call may take in milliseconds, retries included. */
   readonly timeoutMs: number;

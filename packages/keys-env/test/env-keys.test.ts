@@ -169,7 +169,7 @@ describe("whenMissing", () => {
     },
   );
 
-  it("is refused if the NODE_ENV of the process is production, also with an env of its own", async () => {
+  it("is refused if NODE_ENV of the process is production, even if the option env is set", async () => {
     vi.stubEnv("NODE_ENV", "production");
     try {
       const options = { env: {}, whenMissing: "plaintext", warn: () => {} } as const;

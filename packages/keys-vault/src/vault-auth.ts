@@ -16,7 +16,7 @@ export interface TokenAuth {
 export interface AppRoleAuth {
   /** Name of the login method. */
   readonly method: "approle";
-  /** Role id. */
+  /** Role id of the AppRole. */
   readonly roleId: string;
   /** Secret id, or a function that returns it and is called at each login. Omit it for a role without secret ids. */
   readonly secretId?: string | (() => string | Promise<string>);

@@ -29,7 +29,7 @@ export class VaultFailure extends Error {
     return !this.isUntrusted;
   }
 
-  /** True if the address or the namespace is wrong, so that no request can succeed. */
+  /** True if no request can succeed: address or namespace are wrong, or the server's certificate is not trusted. */
   get isMisaddressed(): boolean {
     const isElsewhere = this.status !== undefined && this.status >= 300 && this.status < 400;
     return this.isUntrusted || isElsewhere || this.isUnknownNamespace;

@@ -135,7 +135,8 @@ export class VaultConnection {
   /**
    * Sends an optional read request and returns the body of the answer; `undefined` if the request fails.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if address or namespace are wrong, so that no request can succeed.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no request can succeed: address or namespace are wrong, or the server's
+   * certificate is not trusted.
    */
   async ask(path: string, signal: AbortSignal): Promise<unknown> {
     try {
