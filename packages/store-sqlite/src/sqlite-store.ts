@@ -26,108 +26,117 @@ import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapabilit
 import { Connection, type Prepare } from "./connection.ts";
 import type { Synchronous } from "./database-file.ts";
 
-/** Settings of a {@link SqliteStore}. */
+/** Options of a {@link SqliteStore}. */
 export interface SqliteStoreOptions {
   /**
-   * "full" (default): a write is acknowledged when it is on the disk, and survives a power loss. "normal": it survives a
-   * crash of the process, but a power loss or a crash of the system can undo the last writes that were acknowledged.
-   * The file stays consistent either way.
+   * Durability of an acknowledged write. Default: "full".
+   *
+   * - "full": the write is on the disk and survives a power loss.
+   * - "normal": the write survives a crash of the process, but a power loss or a crash of the system can undo the last
+   *   acknowledged writes.
+   *
+   * The file stays consistent in both cases.
    */
   readonly synchronous?: Synchronous;
-  /** How long a call waits for other processes that have the file locked, in ms up to 2^30; 5,000 unless given. */
+  /** How long a call waits while other processes have the file locked, in milliseconds up to 2^30. Default: 5,000. */
   readonly busyTimeoutMs?: number;
-  /** How often expired rows are removed, in ms up to 2^30; 60,000 unless given, 0 for never. They are absent for readers at once. */
+  /**
+   * How often expired rows are removed from the file, in milliseconds up to 2^30. Default: 60,000. 0 turns this off.
+   * Readers never see an expired record, whether or not its row is still in the file.
+   */
   readonly sweepMs?: number;
 }
 
-/** Which of the two spaces of a file a row belongs to. */
+/** Values of the column `space`: the records, and the reserved space. */
 const spaces = { records: 0, reserved: 1 } as const;
 type Space = (typeof spaces)[keyof typeof spaces];
 
 const iteratedAtOnce = 256;
 const clearedAtOnce = 2_000;
-/** Values of which a piece of work gets no more, in bytes: they are in memory, or overwritten, all at once. */
+/** Byte limit of the values that one transaction of `iterator` or `clear` handles, since they are processed all at once. */
 const mostBytesAtOnce = 2 * 2 ** 20;
 
-const here = "space = ? AND namespace = ? AND key = ?";
-const alive = "(expires IS NULL OR expires > ?)";
-// Read as bytes and decoded here: node:sqlite of Node 22 cuts a TEXT at its first NUL.
+const atAddress = "space = ? AND namespace = ? AND key = ?";
+const notExpired = "(expires IS NULL OR expires > ?)";
+// TEXT is read as bytes and decoded in this file: node:sqlite of Node 22 cuts a TEXT at its first NUL.
 const value = "typeof(entries.value) AS type, CAST(entries.value AS BLOB) AS bytes";
 
 const statements = {
-  get: `SELECT ${value} FROM entries WHERE ${here} AND ${alive}`,
+  get: `SELECT ${value} FROM entries WHERE ${atAddress} AND ${notExpired}`,
   getMany: `SELECT given.key AS position, ${value} FROM json_each(?) AS given CROSS JOIN entries
-    WHERE space = ? AND namespace = ? AND entries.key = CAST(given.value AS BLOB) AND ${alive}`,
-  has: `SELECT 1 FROM entries WHERE ${here} AND ${alive}`,
+    WHERE space = ? AND namespace = ? AND entries.key = CAST(given.value AS BLOB) AND ${notExpired}`,
+  has: `SELECT 1 FROM entries WHERE ${atAddress} AND ${notExpired}`,
   hasMany: `SELECT given.key AS position FROM json_each(?) AS given CROSS JOIN entries
-    WHERE space = ? AND namespace = ? AND entries.key = CAST(given.value AS BLOB) AND ${alive}`,
+    WHERE space = ? AND namespace = ? AND entries.key = CAST(given.value AS BLOB) AND ${notExpired}`,
   set: `INSERT INTO entries (space, namespace, key, value, expires) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (space, namespace, key) DO UPDATE SET value = excluded.value, expires = excluded.expires`,
-  delete: `DELETE FROM entries WHERE ${here} RETURNING ${alive} AS alive`,
+  delete: `DELETE FROM entries WHERE ${atAddress} RETURNING ${notExpired} AS alive`,
   some: `SELECT id, octet_length(value) AS size FROM entries
     WHERE space = ? AND namespace = ? AND id <= ? LIMIT ${clearedAtOnce}`,
   deleteRow: "DELETE FROM entries WHERE id = ?",
-  replace: `UPDATE entries SET value = ? WHERE ${here} AND value = ? AND ${alive}`,
+  replace: `UPDATE entries SET value = ? WHERE ${atAddress} AND value = ? AND ${notExpired}`,
   insert: `INSERT INTO entries (space, namespace, key, value) VALUES (?, ?, ?, ?)
     ON CONFLICT (space, namespace, key) DO UPDATE SET value = excluded.value, expires = NULL WHERE expires <= ?`,
   newest: "SELECT max(id) AS id FROM entries",
   iterate: `SELECT key, ${value} FROM entries
-    WHERE space = ? AND namespace = ? AND key >= ? AND id <= ? AND ${alive} ORDER BY key LIMIT ?`,
+    WHERE space = ? AND namespace = ? AND key >= ? AND id <= ? AND ${notExpired} ORDER BY key LIMIT ?`,
   scan: `SELECT namespace, key, ${value} FROM entries
-    WHERE space = ? AND (namespace, key) >= (?, ?) AND ${alive} ORDER BY namespace, key LIMIT ?`,
+    WHERE space = ? AND (namespace, key) >= (?, ?) AND ${notExpired} ORDER BY namespace, key LIMIT ?`,
 } as const;
 
 type Row = ReturnType<ReturnType<Prepare>["get"]>;
 
 /**
- * One of the two spaces of a file: the whole Keyv storage contract, atomic replacement, and a scan over every namespace.
- * {@link SqliteStore} is the space of the records.
+ * A set of records in a file, with Keyv's storage adapter methods, atomic replacement, and a scan over every namespace.
+ * {@link SqliteStore} extends this class, and `SqliteStore.reserved()` returns another instance on the same file.
  *
- * Every method rejects with a KeywardError: `VALUE_INVALID` for keys and namespaces that are not well-formed strings,
- * `STORE_UNAVAILABLE` when the file stays locked, cannot be used, or is disconnected, `STORE_INVALID` when it is damaged
- * or its schema has something that this package did not make.
+ * Every method rejects with a KeywardError of one of these codes:
+ *
+ * - `VALUE_INVALID`: a key or a namespace is not a well-formed string.
+ * - `STORE_UNAVAILABLE`: the file stays locked, cannot be used, or the store is disconnected.
+ * - `STORE_INVALID`: the file is damaged, or its schema has an object that this package did not create.
  */
 export class SqliteSpace
   extends Hookified
   implements AtomicStore, ScannableStore, BinaryStore, BoundedStore, DescribedStore
 {
-  /** Bytes are kept as they are, as BLOB. */
+  /** Values may be bytes: the store keeps them unchanged, as BLOB. */
   readonly values = "bytes";
-  /** The namespace that every call but {@link SqliteSpace.scan} works in; `undefined` and "" are the same. */
+  /** The namespace of every call except {@link SqliteSpace.scan}. `undefined` and "" both mean no namespace. */
   namespace: string | undefined;
   readonly #connection: Connection;
   readonly #space: Space;
 
-  /** A {@link SqliteStore} makes its own. */
+  /** Used by {@link SqliteStore}; do not call it yourself. */
   constructor(connection: Connection, space: Space) {
     super();
     this.#connection = connection;
     this.#space = space;
   }
 
-  /** For how many milliseconds a call goes on trying at most; `clear` and `iterator`, each of their steps. */
+  /** Maximum duration of a call in milliseconds. For `clear` and `iterator`: of each of their steps. */
   get longestCallMs(): number {
     return this.#connection.longestCallMs;
   }
 
-  /** What errors call it. */
+  /** Name of the store in error messages: its class and the path of its file. */
   get description(): string {
     return `SqliteStore ${JSON.stringify(this.#connection.path)}`;
   }
 
-  /** What Keyv may expect: all methods, and absolute `expires`. */
+  /** Tells Keyv that the store has all methods and accepts `expires` as an absolute time. */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
 
-  /** The value under `key`, or `undefined`. */
+  /** Returns the value of `key`, or `undefined` if there is none. */
   async get(key: string): Promise<StoredValue | undefined> {
-    const place = this.#place(key);
-    const row = await this.#connection.read((prepare) => prepare(statements.get).get(...place, Date.now()));
+    const address = this.#addressColumns(key);
+    const row = await this.#connection.read((prepare) => prepare(statements.get).get(...address, Date.now()));
     return row === undefined ? undefined : readValue(row);
   }
 
-  /** As {@link SqliteSpace.get} for each, in the same order, from one state of the file. */
+  /** Returns the value of each key, in the order of `keys`, from one state of the file. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const found = await this.#findMany(statements.getMany, keys);
     return keys.map((_, position) => {
@@ -139,17 +148,17 @@ export class SqliteSpace
   /**
    * Stores the value.
    *
-   * @param expires when it stops being there, in ms since the epoch; a time that has passed leaves nothing under `key`. A
-   * duration, as Keyv 5 passes it, counts from now: see `requireExpires`.
-   * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
-   * that is not a number.
+   * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes the
+   * record. A small number is a duration from now, as Keyv 5 passes it: see `requireExpires` of `@keyward/core`.
+   * @throws KeywardError `VALUE_INVALID` if the value is neither a well-formed string nor bytes, or `expires` is not a
+   * number.
    */
   async set(key: string, value: unknown, expires?: number): Promise<boolean> {
     await this.#connection.write(this.#write({ key, value, ...(expires === undefined ? {} : { expires }) }));
     return true;
   }
 
-  /** As {@link SqliteSpace.set} for each, in one transaction: all are stored, or, where it rejects, none. */
+  /** Stores all entries in one transaction. If it rejects, none of them is stored. See {@link SqliteSpace.set}. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const writes = entries.map((entry) => this.#write(entry));
     await this.#connection.write((prepare) => {
@@ -158,39 +167,39 @@ export class SqliteSpace
     return writes.map(() => true);
   }
 
-  /** Removes the record, and says whether there was one. */
+  /** Removes the record, and returns whether there was one. */
   async delete(key: string): Promise<boolean> {
     return this.#connection.write(this.#removal(key));
   }
 
-  /** As {@link SqliteSpace.delete} for each, in one transaction. */
+  /** Removes the records of all keys in one transaction, and returns for each key whether there was a record. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     const removals = keys.map((key) => this.#removal(key));
     return this.#connection.write((prepare) => removals.map((remove) => remove(prepare)));
   }
 
-  /** Whether there is a record under `key`. */
+  /** Returns whether there is a record of `key`. */
   async has(key: string): Promise<boolean> {
-    const place = this.#place(key);
-    return this.#connection.read((prepare) => prepare(statements.has).get(...place, Date.now()) !== undefined);
+    const address = this.#addressColumns(key);
+    return this.#connection.read((prepare) => prepare(statements.has).get(...address, Date.now()) !== undefined);
   }
 
-  /** As {@link SqliteSpace.has} for each, in the same order, from one state of the file. */
+  /** Returns for each key whether there is a record, in the order of `keys`, from one state of the file. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const found = await this.#findMany(statements.hasMany, keys);
     return keys.map((_, position) => found.has(position));
   }
 
   /**
-   * Removes every record that the own namespace has now, and of no other, in small transactions: where it rejects, some
-   * may be removed.
+   * Removes every record that this store's namespace has now. Records of other namespaces stay. The work is done in small
+   * transactions, so that other processes can write in between. If it rejects, some records may already be removed.
    */
   async clear(): Promise<void> {
-    const place = this.#namespacePlace();
+    const address = this.#namespaceColumns();
     const newest = await this.#connection.read((prepare) => prepare(statements.newest).get()?.["id"] ?? 0);
     for (;;) {
       const removed = await this.#connection.write((prepare) => {
-        const rows = upTo(prepare(statements.some).iterate(...place, newest), ({ size }) => Number(size));
+        const rows = takeByBytes(prepare(statements.some).iterate(...address, newest), ({ size }) => Number(size));
         for (const row of rows) prepare(statements.deleteRow).run(row["id"] ?? 0);
         return rows.length;
       });
@@ -199,18 +208,18 @@ export class SqliteSpace
     }
   }
 
-  /** The records of the own namespace that are there when the iteration begins and when it comes to them, by key. */
+  /** Iterates by key over the records of this namespace that existed at the start and still exist when they are reached. */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
-    const place = this.#namespacePlace();
-    // Rows that come later have higher ids: without this bound, a loop that writes what it reads might never end.
+    const address = this.#namespaceColumns();
+    // Later rows have higher ids. Without this bound, a loop that writes the records that it reads might never end.
     const newest = await this.#connection.read((prepare) => prepare(statements.newest).get()?.["id"] ?? 0);
     let start: Uint8Array = Buffer.alloc(0);
     for (;;) {
       const rows = await this.#connection.read((prepare) =>
-        upTo(
-          prepare(statements.iterate).iterate(...place, start, newest, Date.now(), iteratedAtOnce),
+        takeByBytes(
+          prepare(statements.iterate).iterate(...address, start, newest, Date.now(), iteratedAtOnce),
           ({ bytes }) => readBytes(bytes).length,
         ),
       );
@@ -221,30 +230,30 @@ export class SqliteSpace
     }
   }
 
-  /** Does nothing: the connection belongs to the store that opened it. */
+  /** Does nothing, because the connection belongs to the store that opened it. */
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` where the whole value, type included, is `expected`, and says whether it did. The expiry stays. With
-   * `expected` undefined it writes where nothing lies, without an expiry.
+   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The record
+   * keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no expiry.
    *
-   * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes.
+   * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes.
    */
   async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
     return this.#connection.write(this.#replacement({ key, expected, next }));
   }
 
-  /** As {@link SqliteSpace.replace} for each, in one transaction. */
+  /** Attempts all replacements in one transaction, and returns for each whether it wrote. See {@link SqliteSpace.replace}. */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const replacements = changes.map((change) => this.#replacement(change));
     return this.#connection.write((prepare) => replacements.map((replace) => replace(prepare)));
   }
 
   /**
-   * A page of records of every namespace, by namespace and key. A cursor goes on after any change to the records, in
-   * any process.
+   * Returns a page of the records of every namespace, ordered by namespace and key. A cursor stays valid while records
+   * change, and in every process that uses the file.
    *
-   * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, or a limit that is not a whole number from 1.
+   * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor, or the limit is not an integer of at least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     const limit = requireLimit(options.limit);
@@ -264,54 +273,66 @@ export class SqliteSpace
   }
 
   async #findMany(sql: string, keys: readonly string[]): Promise<Map<unknown, Row>> {
-    const place = this.#namespacePlace();
+    const address = this.#namespaceColumns();
     const given = JSON.stringify(keys.map(requireKey));
-    const rows = await this.#connection.read((prepare) => prepare(sql).all(given, ...place, Date.now()));
+    const rows = await this.#connection.read((prepare) => prepare(sql).all(given, ...address, Date.now()));
     return new Map(rows.map((row) => [row["position"], row]));
   }
 
-  // Each of the following checks at once, and returns what is to be done on the connection, perhaps more than once.
+  // Each of the following methods checks its arguments at once, and returns work that the connection may run repeatedly.
 
   #write(entry: KeyvStorageEntry<unknown>): (prepare: Prepare) => void {
     const { key } = entry;
-    const place = this.#place(key);
+    const address = this.#addressColumns(key);
     const stored = requireValue(key, entry.value);
     const until = requireEntryExpires(entry);
     return (prepare) => {
-      if (until !== undefined && until <= Date.now()) prepare(statements.delete).get(...place, Date.now());
-      else prepare(statements.set).run(...place, stored, until ?? null);
+      if (until !== undefined && until <= Date.now()) prepare(statements.delete).get(...address, Date.now());
+      else prepare(statements.set).run(...address, stored, until ?? null);
     };
   }
 
   #removal(key: string): (prepare: Prepare) => boolean {
-    const place = this.#place(key);
-    return (prepare) => prepare(statements.delete).get(...place, Date.now())?.["alive"] === 1;
+    const address = this.#addressColumns(key);
+    return (prepare) => prepare(statements.delete).get(...address, Date.now())?.["alive"] === 1;
   }
 
   #replacement({ key, expected, next }: Replacement): (prepare: Prepare) => boolean {
-    const place = this.#place(key);
+    const address = this.#addressColumns(key);
     const stored = requireValue(key, next);
     if (expected === undefined) {
-      return (prepare) => prepare(statements.insert).run(...place, stored, Date.now()).changes === 1;
+      return (prepare) => prepare(statements.insert).run(...address, stored, Date.now()).changes === 1;
     }
     const compared = requireValue(key, expected);
-    return (prepare) => prepare(statements.replace).run(stored, ...place, compared, Date.now()).changes === 1;
+    return (prepare) => prepare(statements.replace).run(stored, ...address, compared, Date.now()).changes === 1;
   }
 
-  #namespacePlace(): [Space, Uint8Array] {
+  #namespaceColumns(): [Space, Uint8Array] {
     return [this.#space, Buffer.from(requireNamespace(this.namespace))];
   }
 
-  #place(key: string): [Space, Uint8Array, Uint8Array] {
-    return [...this.#namespacePlace(), Buffer.from(requireKey(key))];
+  #addressColumns(key: string): [Space, Uint8Array, Uint8Array] {
+    return [...this.#namespaceColumns(), Buffer.from(requireKey(key))];
   }
 }
 
 /**
- * A durable store for Keyv and Keyward in one SQLite file, which several processes may use at once: it expires, replaces
- * atomically, can be scanned, keeps bytes as they are, and has a reserved space.
+ * A durable store for Keyv and Keyward in one SQLite file, which several processes may use at once. It expires records,
+ * replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space.
  *
- * A sweep in the background that fails is told by the event `sweep:error` of the store, and tried again.
+ * If removing expired rows in the background fails, the store emits `sweep:error` with the error and tries again later.
+ *
+ * @example
+ * ```ts
+ * import { createKeyv, Keyring } from "@keyward/core";
+ * import { SqliteStore } from "@keyward/store-sqlite";
+ *
+ * const store = new SqliteStore("records.db");
+ * const sessions = createKeyv({ store, keys: Keyring.generate("key-1"), namespace: "sessions" });
+ * await sessions.set("42", { user: 7 }, 60_000);
+ * console.log(await sessions.get("42")); // { user: 7 }
+ * await sessions.disconnect();
+ * ```
  */
 export class SqliteStore extends SqliteSpace implements ReservedSpace, NamespacedStore {
   readonly #connection: Connection;
@@ -319,14 +340,17 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   readonly #isView: boolean;
 
   /**
-   * Opens a file, which is made, readable by its owner alone, where there is none.
+   * Opens a file, or shares the connection of another store. A missing file is created so that only its owner can access
+   * it.
    *
-   * @param origin the path of the file; ":memory:" for a database that ends with this store; or another store, whose
-   * connection this one is to share, and whose options then hold.
-   * @throws KeywardError `STORE_INVALID` for a file that is damaged, belongs to another application or to a later
-   * release, has a trigger or another thing in its schema that this package did not make, or was prepared by another user,
-   * and is left as it was; `STORE_UNAVAILABLE` when it cannot be opened; `VALUE_INVALID` for an option that is unknown or
-   * out of range, and for an origin that is neither a path nor a store.
+   * @param origin the path of the file; ":memory:" for a database that exists as long as this store; or another store,
+   * whose connection and options the new one shares.
+   * @throws KeywardError with one of these codes:
+   *
+   * - `STORE_INVALID` if the file is damaged, belongs to another application, was written by a later release, was prepared
+   *   by another user, or its schema has an object that this package did not create. The file is not changed.
+   * - `STORE_UNAVAILABLE` if the file cannot be opened.
+   * - `VALUE_INVALID` if an option is unknown or out of range, or `origin` is neither a path nor a store.
    */
   constructor(origin: string | SqliteStore, options: SqliteStoreOptions = {}) {
     const { sweepMs, ...settings } = requireSettings(options);
@@ -337,35 +361,38 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
     this.#isView = typeof origin !== "string";
     if (typeof origin === "string") {
       this.#reserved = new SqliteSpace(connection, spaces.reserved);
-      if (sweepMs > 0) connection.sweepEvery(sweepMs, (error) => this.#tellOfSweep(error));
+      if (sweepMs > 0) connection.sweepEvery(sweepMs, (error) => this.#reportSweepFailure(error));
     } else {
       this.#reserved = origin.#reserved;
     }
   }
 
-  #tellOfSweep(error: unknown): void {
+  #reportSweepFailure(error: unknown): void {
     try {
       this.emit("sweep:error", error);
     } catch {
-      // No caller could catch what a listener throws here, and a sweep that failed is no reason to end the process.
+      // No caller could catch the error of a listener here, and a failed sweep must not end the process.
       process.emitWarning('A listener of "sweep:error" threw', { type: "KeywardWarning", code: "KEYWARD_LISTENER" });
     }
   }
 
   /**
-   * Closes the connection that the store shares with its views and its reserved space: they reject every later call. On a
-   * view it does nothing.
+   * Closes the connection that the store shares with its views and its reserved space. All of them reject every later call.
+   * On a view it does nothing.
    */
   override async disconnect(): Promise<void> {
     if (!this.#isView) this.#connection.close();
   }
 
-  /** A place beside the records that no key, clear, iteration or scan of theirs reaches. The same for every view. */
+  /**
+   * Returns the reserved space, where Keyward keeps its own records. No key, `clear`, iteration or scan of this store
+   * reaches it. Every view returns the same one.
+   */
   reserved(): SqliteSpace {
     return this.#reserved;
   }
 
-  /** A view on one namespace, over the same connection; "" is the view on records without a namespace. */
+  /** Returns a view of one namespace over the same connection. "" is the view of the records without a namespace. */
   namespaced(namespace: string): SqliteStore {
     const view = new SqliteStore(this);
     view.namespace = namespace;
@@ -373,7 +400,7 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   }
 
   /**
-   * Removes expired rows now, instead of with the next sweep in the background, and says how many there were.
+   * Removes the expired rows from the file now instead of with the next sweep in the background, and returns their number.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` or `STORE_INVALID`.
    */
@@ -392,7 +419,7 @@ function requireSettings(options: SqliteStoreOptions): Required<SqliteStoreOptio
   } = requireOptions("SqliteStore", options, optionNames);
   if (synchronous !== "full" && synchronous !== "normal") {
     throw new KeywardError("VALUE_INVALID", 'synchronous is neither "full" nor "normal"', {
-      hint: 'Leave it out for "full".',
+      hint: 'Omit synchronous to use the default, "full".',
     });
   }
   return {
@@ -404,13 +431,17 @@ function requireSettings(options: SqliteStoreOptions): Required<SqliteStoreOptio
 
 function requireStore(origin: SqliteStore): SqliteStore {
   if (origin instanceof SqliteStore) return origin;
-  throw new KeywardError("VALUE_INVALID", "The origin of a SqliteStore is neither a path nor another SqliteStore", {
-    hint: 'Pass the path of a file, such as "records.db".',
-  });
+  throw new KeywardError(
+    "VALUE_INVALID",
+    "The origin passed to new SqliteStore() is neither a path nor a SqliteStore",
+    {
+      hint: 'Pass the path of a file, such as "records.db".',
+    },
+  );
 }
 
-/** The first of the rows, one at least, until their values have so many bytes. */
-function upTo(rows: Iterable<NonNullable<Row>>, sizeOf: (row: NonNullable<Row>) => number): NonNullable<Row>[] {
+/** Returns the first rows, at least one, until their values together reach {@link mostBytesAtOnce}. */
+function takeByBytes(rows: Iterable<NonNullable<Row>>, sizeOf: (row: NonNullable<Row>) => number): NonNullable<Row>[] {
   const taken: NonNullable<Row>[] = [];
   let bytes = 0;
   for (const row of rows) {
@@ -433,12 +464,12 @@ function readText(column: unknown): string {
 
 function readBytes(column: unknown): Uint8Array {
   if (column instanceof Uint8Array) return column;
-  throw new KeywardError("STORE_INVALID", "A row of the store holds what this package never wrote", {
-    hint: "Check who else writes to the file, and restore it from a backup.",
+  throw new KeywardError("STORE_INVALID", "A row of the store has a type that Keyward never writes", {
+    hint: "Find out which other program writes to the file, and stop it. Copy the file, then restore it from a backup.",
   });
 }
 
-/** The least byte string that comes after the given one. */
+/** Returns the first byte string after the given one in byte order. */
 function successor(bytes: Uint8Array): Uint8Array {
   return Buffer.concat([bytes, Buffer.alloc(1)]);
 }
@@ -447,7 +478,7 @@ function writeCursor(namespace: Uint8Array, key: Uint8Array): string {
   return `${Buffer.from(namespace).toString("base64url")}.${Buffer.from(key).toString("base64url")}`;
 }
 
-/** Where a page begins: the place itself is the first that may be in it. */
+/** Returns the first namespace and key that the page may contain. */
 function readCursor(cursor: string | undefined): [namespace: Uint8Array, key: Uint8Array] {
   if (cursor === undefined) return [Buffer.alloc(0), Buffer.alloc(0)];
   const [, namespace, key] = /^([\w-]*)\.([\w-]*)$/.exec(cursor) ?? [];
