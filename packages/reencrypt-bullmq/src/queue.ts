@@ -33,7 +33,9 @@ export interface RangeJob {
   readonly primary: string;
   /** Number of jobs in the pass. */
   readonly jobs: number;
-  /** The range of the store that the job re-encrypts. Absent if the store has no ranges: the job covers the whole store. */
+  /**
+   * The range of the store that the job re-encrypts. Absent if the store has no ranges: the job covers the whole store.
+   */
   readonly range?: string;
   /** Progress of the job: its counts and the store's cursor. Absent until the first page is done. */
   readonly checkpoint?: string;
@@ -88,8 +90,9 @@ export function countsOf({ scanned, current, reencrypted, conflicts, expired, un
 }
 
 /**
- * Returns the error without the arguments of its command. Clients of Redis attach the command to their errors: for a refused
- * login that includes the password. Servers quote arguments in some replies, so the message is cut at the first quote.
+ * Returns the error without the arguments of its command. Clients of Redis attach the command to their errors: for a
+ * refused login that includes the password. Servers quote arguments in some replies, so the message is cut at the first
+ * quote.
  */
 export function withoutArguments(error: unknown): unknown {
   if (!(error instanceof Error && ("command" in error || "lastNodeError" in error))) return error;

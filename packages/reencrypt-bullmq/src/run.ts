@@ -25,13 +25,13 @@ export interface StartReencryptionOptions extends QueueOptions {
   /** The store whose records are re-encrypted, or a Keyv of `createKeyv` over it. */
   readonly store: EncryptedStoreOrKeyv;
   /**
-   * Number of ranges to divide the store into, one job each. Choose a few per worker. A store without ranges is one job.
-   * Default: 16.
+   * Number of ranges to divide the store into, one job each. Choose a few per worker. A store without ranges is one
+   * job. Default: 16.
    */
   readonly ranges?: number;
   /**
-   * Maximum number of attempts of a job before it counts as failed. The pause between attempts is about 1 s at first and
-   * doubles each time. Default: 10.
+   * Maximum number of attempts of a job before it counts as failed. The pause between attempts is about 1 s at first
+   * and doubles each time. Default: 10.
    */
   readonly attempts?: number;
 }
@@ -100,8 +100,8 @@ export interface ReencryptionRun {
   /** Lets paused workers continue. */
   resume(): Promise<void>;
   /**
-   * Ends the run in every process. The workers stop after their current page, and the jobs are removed. Records that were
-   * re-encrypted stay so.
+   * Ends the run in every process. The workers stop after their current page, and the jobs are removed. Records that
+   * were re-encrypted stay so.
    */
   abort(): Promise<void>;
   /** Closes this process's connection to the queue. The workers continue. */
@@ -110,25 +110,26 @@ export interface ReencryptionRun {
 
 /**
  * Starts the re-encryption of a store under its primary key, and adds one job for each range of the store to the queue.
- * The workers that `reencryptionWorker` creates process the jobs. If there is already a run for this key, the call joins
- * that run and retries its failed jobs.
+ * The workers that `reencryptionWorker` creates process the jobs. If there is already a run for this key, the call
+ * joins that run and retries its failed jobs.
  *
  * @throws KeywardError with one of these codes:
  *
  * - `STORE_INVALID`, `STORE_NOT_ATOMIC` or `STORE_NOT_SCANNABLE` if the store cannot be re-encrypted.
- * - `VALUE_INVALID` if an option is unknown, a count is not an integer of at least 1, or the prefix of a queue on a Cluster
- *   is not in braces.
+ * - `VALUE_INVALID` if an option is unknown, a count is not an integer of at least 1, or the prefix of a queue on a
+ *   Cluster is not in braces.
  * - `KEYRING_INVALID` if the keyring has no keys, `PROVIDER_UNAVAILABLE` if it cannot be loaded.
  * - `STORE_UNAVAILABLE` if the queue's Redis fails.
  *
  * @example
  * ```ts
- * import { createKeyv, Keyring } from "@keyward/core";
+ * import { createKeyv } from "@keyward/core";
+ * import { envKeys } from "@keyward/keys-env";
  * import { reencryptionWorker, startReencryption } from "@keyward/reencrypt-bullmq";
  * import { RedisStore } from "@keyward/store-redis";
  *
  * const connection = "redis://localhost";
- * const sessions = createKeyv({ store: new RedisStore(connection), keys: Keyring.generate("key-1") });
+ * const sessions = createKeyv({ store: new RedisStore(connection), keys: envKeys("APP_ENCRYPTION_KEY") });
  * const worker = reencryptionWorker({ connection, store: sessions, onError: console.error });
  * const run = await startReencryption({ connection, store: sessions });
  * console.log((await run.finished()).keys); // the number of records per key id
@@ -246,7 +247,8 @@ class QueuedRun implements ReencryptionRun {
     // Oldest first: a process that waits for a pass finds it removed before it would add the next one.
     for (let round = 1; round <= this.#round; round++) {
       for (let index = 0; index < this.#jobs; index++) {
-        // An active job cannot be removed. Its worker returns it after the current page; the lock of a dead worker expires.
+        // An active job cannot be removed. Its worker returns it after the current page; the lock of a dead worker
+        // expires.
         const id = jobId(this.primary, round, index);
         while ((await this.#queue.remove(id)) === 0) await sleep(pauseMs);
       }
@@ -263,7 +265,10 @@ class QueuedRun implements ReencryptionRun {
     while ((await this.#queue.getJob(jobId(this.primary, this.#round + 1, 0))) !== undefined) this.#round++;
   }
 
-  /** Adds the missing jobs of the pass. The process that added the first job has decided into how many ranges it is divided. */
+  /**
+   * Adds the missing jobs of the pass. The process that added the first job has decided into how many ranges it is
+   * divided.
+   */
   async #addRound(jobs: number): Promise<void> {
     const first = jobId(this.primary, this.#round, 0);
     const divided = (await this.#queue.getJob(first))?.data.jobs ?? jobs;

@@ -30,18 +30,18 @@ export interface ReencryptionWorkerOptions
   extends QueueOptions,
     Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond"> {
   /**
-   * The store whose records are re-encrypted, or a Keyv of `createKeyv` over it. Every worker needs the same records and a
-   * keyring with the same keys.
+   * The store whose records are re-encrypted, or a Keyv of `createKeyv` over it. Every worker needs the same records
+   * and a keyring with the same keys.
    */
   readonly store: EncryptedStoreOrKeyv;
   /**
-   * Maximum number of pages that the worker processes at a time. After a crash, the pages in progress are processed again.
-   * Default: 1, because other workers run in parallel.
+   * Maximum number of pages that the worker processes at a time. After a crash, the pages in progress are processed
+   * again. Default: 1, because other workers run in parallel.
    */
   readonly concurrency?: number;
   /**
-   * How long the lock of a dead worker on its range is valid, in milliseconds. Another worker takes over the range at most
-   * twice as long after the crash. Default: 30,000.
+   * How long the lock of a dead worker on its range is valid, in milliseconds. Another worker takes over the range at
+   * most twice as long after the crash. Default: 30,000.
    */
   readonly lockMs?: number;
   /** Called in this process with the report of each range, including the keys of records that cannot be decrypted. */
@@ -72,19 +72,20 @@ export interface ReencryptionWorker {
 }
 
 /**
- * Starts a worker that re-encrypts the ranges that `startReencryption` adds to the queue, one range at a time. Start a worker
- * in each process that should share the work, before or after the run is started.
+ * Starts a worker that re-encrypts the ranges that `startReencryption` adds to the queue, one range at a time. Start a
+ * worker in each process that should share the work, before or after the run is started.
  *
- * @throws KeywardError `STORE_INVALID` if `store` is not an encrypted store; `VALUE_INVALID` if an option is unknown or out
- * of range, or the prefix of a queue on a Cluster is not in braces.
+ * @throws KeywardError `STORE_INVALID` if `store` is not an encrypted store; `VALUE_INVALID` if an option is unknown or
+ * out of range, or the prefix of a queue on a Cluster is not in braces.
  * @example
  * ```ts
- * import { createKeyv, Keyring } from "@keyward/core";
+ * import { createKeyv } from "@keyward/core";
+ * import { envKeys } from "@keyward/keys-env";
  * import { reencryptionWorker } from "@keyward/reencrypt-bullmq";
  * import { RedisStore } from "@keyward/store-redis";
  *
  * const connection = "redis://localhost";
- * const sessions = createKeyv({ store: new RedisStore(connection), keys: Keyring.generate("key-1") });
+ * const sessions = createKeyv({ store: new RedisStore(connection), keys: envKeys("APP_ENCRYPTION_KEY") });
  * const worker = reencryptionWorker({ connection, store: sessions, onError: console.error });
  * process.once("SIGTERM", () => worker.close());
  * ```
@@ -153,7 +154,9 @@ class RangeWorker implements ReencryptionWorker {
     throw new WaitingError();
   }
 
-  /** Re-encrypts the range and returns its counts, or `undefined` if the work was stopped before the range was finished. */
+  /**
+   * Re-encrypts the range and returns its counts, or `undefined` if the work was stopped before the range was finished.
+   */
   async #reencrypt(job: Job<RangeJob, Counts, string>): Promise<Counts | undefined> {
     const store = this.#store;
     const { batchSize, concurrency = 1, maxPerSecond, onReport } = this.#options;
@@ -187,7 +190,9 @@ class RangeWorker implements ReencryptionWorker {
   }
 }
 
-/** Refuses a worker whose keyring has another primary: it would re-encrypt under the former key, or under a later one. */
+/**
+ * Refuses a worker whose keyring has another primary: it would re-encrypt under the former key, or under a later one.
+ */
 async function requirePrimary(store: EncryptedStore, primary: string): Promise<void> {
   if ((await primaryOf(store)) === primary) return;
   const message = `The run re-encrypts under ${primary}, which is not the primary of this worker's keyring`;
@@ -197,7 +202,9 @@ async function requirePrimary(store: EncryptedStore, primary: string): Promise<v
   });
 }
 
-/** Returns the error that the queue stores. Messages of other libraries are left out, because they may contain secrets. */
+/**
+ * Returns the error that the queue stores. Messages of other libraries are left out, because they may contain secrets.
+ */
 function errorForQueue(error: unknown): Error {
   if (error instanceof KeywardError) return new Error(`${error.code}: ${error.message}`);
   return new Error(error instanceof Error ? error.name : "A value that is not an Error was thrown");

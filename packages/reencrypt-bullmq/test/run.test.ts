@@ -134,8 +134,8 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     const { scanned, current, reencrypted, ...rest } = await run.progress();
     expect(rest).toMatchObject({ round: 1, completed: 6, failed: 0, unreadable: 0, conflicts: 0 });
     expect(scanned).toBe(3_000);
-    // The records that the victim re-encrypted without a checkpoint were found to be current. A page of a Redis store has
-    // only about as many records as batchSize.
+    // The records that the victim re-encrypted without a checkpoint were found to be current. A page of a Redis store
+    // has only about as many records as batchSize.
     expect(current).toBeLessThanOrEqual(1.5 * batchSize);
     expect(reencrypted).toBe(3_000 - current);
     await expectMoved();

@@ -1,6 +1,8 @@
 import type { StoredValue } from "@keyward/core";
 
-/** A record in memory. Each new record gets the next sequence number; replacing the value of a record keeps its number. */
+/**
+ * A record in memory. Each new record gets the next sequence number; replacing the value of a record keeps its number.
+ */
 export interface Entry {
   readonly namespace: string;
   readonly key: string;
@@ -12,8 +14,8 @@ export interface Entry {
 }
 
 /**
- * Number of stored records that each write inspects, to remove the expired ones. A number above 1 reclaims records faster
- * than writes can add them.
+ * Number of stored records that each write inspects, to remove the expired ones. A number above 1 reclaims records
+ * faster than writes can add them.
  */
 const inspectedPerWrite = 4;
 
@@ -27,8 +29,8 @@ const leastToCompact = 64;
 export class Entries {
   readonly #namespaces = new Map<string, Map<string, Entry>>();
   /**
-   * All records, ascending by sequence number, so that a position is found by bisection. Removed records stay in the list
-   * until the next compaction.
+   * All records, ascending by sequence number, so that a position is found by bisection. Removed records stay in the
+   * list until the next compaction.
    */
   #ordered: Entry[] = [];
   #removed = 0;
@@ -118,7 +120,9 @@ export class Entries {
     }
   }
 
-  /** Inspects the next few records, starting over at the end of the list. Only writes call this: reads delete nothing. */
+  /**
+   * Inspects the next few records in turn, and removes the expired ones. Only writes call this: reads delete nothing.
+   */
   #dropSomeExpired(): void {
     const now = Date.now();
     for (let count = 0; count < inspectedPerWrite; count++) {

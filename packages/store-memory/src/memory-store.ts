@@ -41,7 +41,7 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     this.#entries = entries;
   }
 
-  /** Tells Keyv that the store has all methods and accepts `expires` as an absolute time. */
+  /** The capabilities that Keyv uses: all methods, and `expires` as an absolute time. */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
@@ -49,7 +49,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   /**
    * Returns the value of `key`, or `undefined` if there is none. Bytes are a copy.
    *
-   * @throws KeywardError `VALUE_INVALID` if the key or the namespace is not a well-formed string. Every method checks this.
+   * @throws KeywardError `VALUE_INVALID` if the key or the namespace is not a well-formed string. Every method checks
+   * this.
    */
   async get(key: string): Promise<StoredValue | undefined> {
     const entry = this.#entries.find(this.#requiredNamespace(), requireKey(key));
@@ -68,8 +69,9 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   /**
    * Stores a copy of the value.
    *
-   * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes the
-   * record. A small number is a duration from now, as Keyv 5 passes it: see `requireExpires` of `@keyward/core`.
+   * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes
+   * the record. A number up to 10^12 is a duration from now, as Keyv 5 passes it: see `requireExpires` of
+   * `@keyward/core`.
    * @throws KeywardError `VALUE_INVALID` if the value is neither a well-formed string nor bytes, or `expires` is not a
    * number.
    */
@@ -130,8 +132,9 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The record
-   * keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no expiry.
+   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The
+   * record keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no
+   * expiry.
    *
    * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes.
    */
@@ -140,7 +143,10 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     return replaced;
   }
 
-  /** Attempts all replacements in one atomic step, and returns for each whether it wrote. See {@link MemorySpace.replace}. */
+  /**
+   * Attempts all replacements in one atomic step, and returns for each whether it wrote.
+   * See {@link MemorySpace.replace}.
+   */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const namespace = this.#requiredNamespace();
     const checked = changes.map(({ key, expected, next }) => ({
@@ -183,8 +189,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
 
 /**
  * A store for Keyv and Keyward that keeps records in the memory of the process, for tests, development and caches. It
- * expires records, replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space. Its records
- * are lost when the process ends.
+ * expires records, replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space. Its
+ * records are lost when the process ends.
  *
  * @example
  * ```ts

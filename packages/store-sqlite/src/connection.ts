@@ -15,7 +15,9 @@ export interface ConnectionOptions {
 /** Returns the prepared statement of this SQL text. Statements are cached. */
 export type Prepare = (sql: string) => StatementSync;
 
-/** Bounds of the random pause between two attempts to get a lock, in ms. Random, so that waiting processes spread out. */
+/**
+ * Bounds of the random pause between two attempts to get a lock, in ms. Random, so that waiting processes spread out.
+ */
 const leastPauseMs = 2;
 const mostPauseMs = 40;
 
@@ -139,7 +141,9 @@ export class Connection {
     }
   }
 
-  /** Sweeps again `everyMs` after each sweep, until the connection closes. The timer does not keep the process alive. */
+  /**
+   * Sweeps again `everyMs` after each sweep, until the connection closes. The timer does not keep the process alive.
+   */
   sweepEvery(everyMs: number, failed: (error: unknown) => void): void {
     if (this.#closed) return;
     this.#sweepTimer = setTimeout(async () => {

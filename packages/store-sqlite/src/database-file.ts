@@ -35,8 +35,8 @@ const keywardObjects = new Map([
 ]);
 
 /**
- * The tables that `ANALYZE` creates. Their SQL is compared too: a planted index could have an internal name of SQLite, and
- * its expressions would run with every write.
+ * The tables that `ANALYZE` creates. Their SQL is compared too: a planted index could have an internal name of SQLite,
+ * and its expressions would run with every write.
  */
 const analyzeTables = new Map([
   ["sqlite_stat1", withoutSpace("CREATE TABLE sqlite_stat1(tbl,idx,stat)")],
@@ -52,8 +52,8 @@ interface Header {
  * Opens the file, and creates the store in it if the file is missing or empty. Any other kind of file, and a file that
  * another user prepared, is refused before anything can write to it.
  *
- * @throws KeywardError `STORE_INVALID` if the file is not a store of this format. Errors of SQLite and of the file system
- * are passed on unchanged.
+ * @throws KeywardError `STORE_INVALID` if the file is not a store of this format. Errors of SQLite and of the file
+ * system are passed on unchanged.
  */
 export function openDatabase(path: string, synchronous: Synchronous): DatabaseSync {
   const location = path === inMemory ? path : prepareFile(resolve(path));
@@ -145,7 +145,9 @@ function prepareFile(path: string): string {
   return location;
 }
 
-/** Refuses files beside the database (`-wal`, `-shm`, `-journal`) through which another user could read or forge writes. */
+/**
+ * Refuses files beside the database (`-wal`, `-shm`, `-journal`) through which another user could read or forge writes.
+ */
 function requireOwnCompanions(location: string): void {
   const { uid, mode } = statSync(location);
   for (const suffix of ["-wal", "-shm", "-journal"]) {
@@ -166,7 +168,9 @@ function requireOwnCompanions(location: string): void {
   }
 }
 
-/** Creates the table and the format's marks in the header in one transaction, so that no process sees only one of them. */
+/**
+ * Creates the table and the format's marks in the header in one transaction, so that no process sees only one of them.
+ */
 function setUp(location: string, database: DatabaseSync): void {
   if (headerOf(database).applicationId !== applicationId) {
     database.exec("BEGIN IMMEDIATE");
@@ -185,8 +189,8 @@ function setUp(location: string, database: DatabaseSync): void {
 }
 
 function readHeader(location: string): Header {
-  // While a process has the file open in WAL mode, only SQLite may read it. POSIX drops all locks that a process holds on
-  // a file when the process closes any descriptor of it, including the locks of its other threads.
+  // While a process has the file open in WAL mode, only SQLite may read it. POSIX drops all locks that a process holds
+  // on a file when the process closes any descriptor of it, including the locks of its other threads.
   if (existsSync(`${location}-shm`)) {
     const database = new DatabaseSync(location, { readOnly: true, timeout: blockMs });
     try {

@@ -53,7 +53,9 @@ type Space = (typeof spaces)[keyof typeof spaces];
 
 const iteratedAtOnce = 256;
 const clearedAtOnce = 2_000;
-/** Byte limit of the values that one transaction of `iterator` or `clear` handles, since they are processed all at once. */
+/**
+ * Byte limit of the values that one transaction of `iterator` or `clear` handles, since they are processed all at once.
+ */
 const mostBytesAtOnce = 2 * 2 ** 20;
 
 const atAddress = "space = ? AND namespace = ? AND key = ?";
@@ -124,7 +126,7 @@ export class SqliteSpace
     return `SqliteStore ${JSON.stringify(this.#connection.path)}`;
   }
 
-  /** Tells Keyv that the store has all methods and accepts `expires` as an absolute time. */
+  /** The capabilities that Keyv uses: all methods, and `expires` as an absolute time. */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
@@ -148,8 +150,9 @@ export class SqliteSpace
   /**
    * Stores the value.
    *
-   * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes the
-   * record. A small number is a duration from now, as Keyv 5 passes it: see `requireExpires` of `@keyward/core`.
+   * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes
+   * the record. A number up to 10^12 is a duration from now, as Keyv 5 passes it: see `requireExpires` of
+   * `@keyward/core`.
    * @throws KeywardError `VALUE_INVALID` if the value is neither a well-formed string nor bytes, or `expires` is not a
    * number.
    */
@@ -191,8 +194,9 @@ export class SqliteSpace
   }
 
   /**
-   * Removes every record that this store's namespace has now. Records of other namespaces stay. The work is done in small
-   * transactions, so that other processes can write in between. If it rejects, some records may already be removed.
+   * Removes every record that this store's namespace has now. Records of other namespaces stay. The work is done in
+   * small transactions, so that other processes can write in between. If it rejects, some records may already be
+   * removed.
    */
   async clear(): Promise<void> {
     const address = this.#namespaceColumns();
@@ -208,7 +212,9 @@ export class SqliteSpace
     }
   }
 
-  /** Iterates by key over the records of this namespace that existed at the start and still exist when they are reached. */
+  /**
+   * Iterates by key over the records of this namespace that existed at the start and still exist when they are reached.
+   */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
@@ -234,8 +240,9 @@ export class SqliteSpace
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The record
-   * keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no expiry.
+   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The
+   * record keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no
+   * expiry.
    *
    * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes.
    */
@@ -243,7 +250,10 @@ export class SqliteSpace
     return this.#connection.write(this.#replacement({ key, expected, next }));
   }
 
-  /** Attempts all replacements in one transaction, and returns for each whether it wrote. See {@link SqliteSpace.replace}. */
+  /**
+   * Attempts all replacements in one transaction, and returns for each whether it wrote.
+   * See {@link SqliteSpace.replace}.
+   */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const replacements = changes.map((change) => this.#replacement(change));
     return this.#connection.write((prepare) => replacements.map((replace) => replace(prepare)));
@@ -279,7 +289,8 @@ export class SqliteSpace
     return new Map(rows.map((row) => [row["position"], row]));
   }
 
-  // Each of the following methods checks its arguments at once, and returns work that the connection may run repeatedly.
+  // Each of the following methods checks its arguments at once, and returns work that the connection may run
+  // repeatedly.
 
   #write(entry: KeyvStorageEntry<unknown>): (prepare: Prepare) => void {
     const { key } = entry;
@@ -324,11 +335,12 @@ export class SqliteSpace
  *
  * @example
  * ```ts
- * import { createKeyv, Keyring } from "@keyward/core";
+ * import { createKeyv } from "@keyward/core";
+ * import { envKeys } from "@keyward/keys-env";
  * import { SqliteStore } from "@keyward/store-sqlite";
  *
  * const store = new SqliteStore("records.db");
- * const sessions = createKeyv({ store, keys: Keyring.generate("key-1"), namespace: "sessions" });
+ * const sessions = createKeyv({ store, keys: envKeys("APP_ENCRYPTION_KEY"), namespace: "sessions" });
  * await sessions.set("42", { user: 7 }, 60_000);
  * console.log(await sessions.get("42")); // { user: 7 }
  * await sessions.disconnect();
@@ -340,15 +352,15 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   readonly #isView: boolean;
 
   /**
-   * Opens a file, or shares the connection of another store. A missing file is created so that only its owner can access
-   * it.
+   * Opens a file, or shares the connection of another store. A missing file is created so that only its owner can
+   * access it.
    *
    * @param origin the path of the file; ":memory:" for a database that exists as long as this store; or another store,
    * whose connection and options the new one shares.
    * @throws KeywardError with one of these codes:
    *
-   * - `STORE_INVALID` if the file is damaged, belongs to another application, was written by a later release, was prepared
-   *   by another user, or its schema has an object that this package did not create. The file is not changed.
+   * - `STORE_INVALID` if the file is damaged, or belongs to another application or a later release. Also if another
+   *   user prepared it, or its schema has an object that this package did not create. The file is not changed.
    * - `STORE_UNAVAILABLE` if the file cannot be opened.
    * - `VALUE_INVALID` if an option is unknown or out of range, or `origin` is neither a path nor a store.
    */
@@ -377,8 +389,8 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   }
 
   /**
-   * Closes the connection that the store shares with its views and its reserved space. All of them reject every later call.
-   * On a view it does nothing.
+   * Closes the connection that the store shares with its views and its reserved space. All of them reject every later
+   * call. On a view it does nothing.
    */
   override async disconnect(): Promise<void> {
     if (!this.#isView) this.#connection.close();
@@ -400,7 +412,8 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   }
 
   /**
-   * Removes the expired rows from the file now instead of with the next sweep in the background, and returns their number.
+   * Removes the expired rows from the file now instead of with the next sweep in the background, and returns their
+   * number.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` or `STORE_INVALID`.
    */
@@ -418,7 +431,7 @@ function requireSettings(options: SqliteStoreOptions): Required<SqliteStoreOptio
     sweepMs = 60_000,
   } = requireOptions("SqliteStore", options, optionNames);
   if (synchronous !== "full" && synchronous !== "normal") {
-    throw new KeywardError("VALUE_INVALID", 'synchronous is neither "full" nor "normal"', {
+    throw new KeywardError("VALUE_INVALID", 'The option synchronous of SqliteStore is neither "full" nor "normal"', {
       hint: 'Omit synchronous to use the default, "full".',
     });
   }

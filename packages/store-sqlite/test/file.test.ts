@@ -34,7 +34,9 @@ function writeForeign(path: string, pragmas = ""): void {
   database.close();
 }
 
-/** Writes the files that a crash of another application leaves: its last writes are in the log and not in the database. */
+/**
+ * Writes the files that a crash of another application leaves: its last writes are in the log and not in the database.
+ */
 function crashForeign(path: string, suffixes: readonly string[]): void {
   const directory = join(dirname(path), "origin");
   mkdirSync(directory);

@@ -369,7 +369,7 @@ describe("the constructor", () => {
 
   it.each<[string, string]>([
     ['{"sweep":1000}', 'SqliteStore has no option "sweep"'],
-    ['{"synchronous":"off"}', 'synchronous is neither "full" nor "normal"'],
+    ['{"synchronous":"off"}', 'The option synchronous of SqliteStore is neither "full" nor "normal"'],
     ["[]", "The options of SqliteStore are not an object"],
   ])("refuses the options %s", (options, message) => {
     expect(() => new SqliteStore(":memory:", JSON.parse(options))).toThrow(

@@ -28,7 +28,7 @@ async function finish(children: readonly ChildProcess[]): Promise<void> {
 }
 
 describe("several processes on one file", () => {
-  it("create it at the same time without losing a write", async () => {
+  it("create the file at the same time without losing a write", async () => {
     const path = temporaryFile();
     const names = ["a", "b", "c", "d"];
     await finish(await Promise.all(names.map((name) => start("write own keys", path, name))));
