@@ -53,7 +53,7 @@ const unusable: Readonly<Record<string, (path: string) => void | Promise<void>>>
   "random bytes": (path) => writeFileSync(path, randomBytes(8192)),
   "a database of another application": (path) => writeForeign(path),
   "a database of another application in WAL mode": (path) => writeForeign(path, "PRAGMA journal_mode = WAL"),
-  "a database of another application with a mark of its own": (path) => writeForeign(path, "PRAGMA application_id = 7"),
+  "a database of another application with an application id": (path) => writeForeign(path, "PRAGMA application_id = 7"),
   "a database of another application that is open elsewhere": (path) => {
     const database = new DatabaseSync(path);
     database.exec("PRAGMA journal_mode = WAL; CREATE TABLE notes (note); INSERT INTO notes VALUES ('mine')");
