@@ -1,7 +1,7 @@
 import type { Hash } from "node:crypto";
-import type { Part } from "./areas.ts";
 import { type Answer, type Incoming, pieceBytes } from "./exchange.ts";
 import { listing } from "./listing.ts";
+import type { NamespaceRecords } from "./namespace-records.ts";
 import { type OperationContext, type Prepared, readKey, readNamespace } from "./operations.ts";
 import { headers, invalid, type PathTarget, Refusal, type Scope } from "./protocol.ts";
 import { readValue } from "./request-body.ts";
@@ -35,18 +35,18 @@ export async function prepareKeyRequest(
   context: OperationContext,
   digest: Hash | undefined,
 ): Promise<Prepared> {
-  const { store, area, limits } = context;
-  const part = store.part(area, "records", readNamespace(target.namespace, limits));
-  if (target.kind === "prefix") return async () => await answerPrefix(incoming, target, part, context);
+  const { store, tenantNamespace, limits } = context;
+  const records = store.records(tenantNamespace, "records", readNamespace(target.namespace, limits));
+  if (target.kind === "prefix") return async () => await answerPrefix(incoming, target, records, context);
   const key = readKey(target.key, limits);
   switch (incoming.method) {
     case "GET":
     case "HEAD":
-      return async () => await read(incoming, part, key, context);
+      return async () => await read(incoming, records, key, context);
     case "PUT":
-      return await prepareWrite(incoming, part, key, context, digest);
+      return await prepareWrite(incoming, records, key, context, digest);
     default:
-      return async () => await remove(incoming, part, key);
+      return async () => await remove(incoming, records, key);
   }
 }
 
@@ -57,30 +57,35 @@ function isConditional(incoming: Incoming): boolean {
 async function answerPrefix(
   { method }: Incoming,
   { prefix, explicit }: PathTarget & { readonly kind: "prefix" },
-  part: Part,
+  records: NamespaceRecords,
   context: OperationContext,
 ): Promise<Answer> {
   switch (method) {
     case "GET":
-      return await listing(part, "list", prefix, context);
+      return await listing(records, "list", prefix, context);
     case "HEAD":
       return { status: 200, headers: {} };
     case "DELETE":
       if (!explicit) throw invalid('To delete all keys with a prefix, end the path with ":"');
-      if (prefix === "") await part.clear();
-      else await part.deleteAll((key) => key.startsWith(prefix));
+      if (prefix === "") await records.clear();
+      else await records.deleteAll((key) => key.startsWith(prefix));
       return okay({});
     default:
       throw invalid("The path names no key");
   }
 }
 
-async function read(incoming: Incoming, part: Part, key: string, { held }: OperationContext): Promise<Answer> {
-  const [record] = await part.getRecords([key]);
+async function read(
+  incoming: Incoming,
+  records: NamespaceRecords,
+  key: string,
+  { memory }: OperationContext,
+): Promise<Answer> {
+  const [record] = await records.getRecords([key]);
   if (record === undefined) throw new Refusal("NOT_FOUND", "There is nothing under this key");
   const { value } = record;
   const bytes = Buffer.byteLength(value);
-  held.add(bytes);
+  memory.reserve(bytes);
   const etag = await tagInTurns(value);
   const known = { etag, ...timesOf(record) };
   if (matchesAny(incoming.header("if-none-match"), etag, "weakly")) return { status: 304, headers: known };
@@ -99,9 +104,9 @@ function timesOf({ modified, expires }: StoredRecord): Record<string, string> {
 
 async function prepareWrite(
   incoming: Incoming,
-  part: Part,
+  records: NamespaceRecords,
   key: string,
-  { limits, held }: OperationContext,
+  { limits, memory }: OperationContext,
   digest: Hash | undefined,
 ): Promise<Prepared> {
   const expires = readExpires(incoming);
@@ -111,14 +116,14 @@ async function prepareWrite(
   if (conditional && expires !== undefined) {
     throw invalid("A conditional write keeps the expiry that is there, and cannot set one");
   }
-  if (conditional && !part.atomic) throw new Refusal("NOT_ATOMIC", "The server's store cannot write on a condition");
+  if (conditional && !records.atomic) throw new Refusal("NOT_ATOMIC", "The server's store cannot write on a condition");
   const isBytes = /^application\/octet-stream\s*(?:;|$)/i.test(incoming.header("content-type") ?? "");
-  const bounds = { maxBytes: limits.maxValueBytes, timeoutMs: limits.bodyTimeoutMs, held, digest };
+  const bounds = { maxBytes: limits.maxValueBytes, timeoutMs: limits.bodyTimeoutMs, memory, digest };
   const value = await readValue(incoming, bounds, isBytes ? "bytes" : "text");
   const written = okay({ etag: await tagInTurns(value) });
   if (!conditional) {
     return async () => {
-      const [stored] = await part.setMany([{ key, value, ...(expires === undefined ? {} : { expires }) }]);
+      const [stored] = await records.setMany([{ key, value, ...(expires === undefined ? {} : { expires }) }]);
       if (stored === false) throw new Error("The store refused the write");
       return written;
     };
@@ -126,9 +131,9 @@ async function prepareWrite(
   return async (mayHaveBeenDone) => {
     let counted = 0;
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
-      const [current] = await part.getRecords([key]);
+      const [current] = await records.getRecords([key]);
       const bytes = current?.value.length ?? 0;
-      held.add(Math.max(0, bytes - counted));
+      memory.reserve(Math.max(0, bytes - counted));
       counted = Math.max(counted, bytes);
       const etag = current === undefined ? undefined : await tagInTurns(current.value);
       const holds =
@@ -137,18 +142,20 @@ async function prepareWrite(
         throw new Refusal("UNAVAILABLE", "The condition is not met now, and an earlier attempt may have been done");
       }
       if (!holds) throw new Refusal("PRECONDITION_FAILED", "What is stored under the key does not meet the condition");
-      const [replaced] = await part.replaceMany([{ key, expected: current, next: value }]);
+      const [replaced] = await records.replaceMany([
+        { key, expected: current, next: records.successorOf(current, value) },
+      ]);
       if (replaced === true) return written;
     }
     throw new Refusal("UNAVAILABLE", "Others write to this key all the time", 1);
   };
 }
 
-async function remove(incoming: Incoming, part: Part, key: string): Promise<Answer> {
+async function remove(incoming: Incoming, records: NamespaceRecords, key: string): Promise<Answer> {
   if (isConditional(incoming)) {
     throw new Refusal("NOT_ATOMIC", "A deletion cannot have a condition: no store can do that in one step");
   }
-  await part.deleteMany([key]);
+  await records.deleteMany([key]);
   return okay({});
 }
 

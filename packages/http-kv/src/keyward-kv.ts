@@ -5,16 +5,16 @@ import { KeywardError, requireAmount, type Unit } from "@keyward/core";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { createApiKey } from "./api-keys.ts";
 import { KvServer } from "./kv-server.ts";
-import { defaultLimits, leastBytesUnderWay } from "./limits.ts";
+import { defaultLimits, leastBytesInMemory } from "./limits.ts";
 import { listen } from "./node-server.ts";
 import { field, type Scope, scopes } from "./protocol.ts";
 import { openStore, storeKinds } from "./server-stores.ts";
 import { changeTenants, fileTenants, readTenants } from "./tenants-file.ts";
 
 /** What requests may hold unless it is given: no more than a quarter of the heap, but as much as two requests may have. */
-const maxBytesUnderWay = Math.max(
-  leastBytesUnderWay(defaultLimits),
-  Math.min(defaultLimits.maxBytesUnderWay, Math.floor(getHeapStatistics().heap_size_limit / 4)),
+const maxBytesInMemory = Math.max(
+  leastBytesInMemory(defaultLimits),
+  Math.min(defaultLimits.maxBytesInMemory, Math.floor(getHeapStatistics().heap_size_limit / 4)),
 );
 
 const program = new Command("keyward-kv")
@@ -35,10 +35,10 @@ program
   .option("--requests-per-second <number>", "for each API key", amount("requests"), defaultLimits.requestsPerSecond)
   .option("--max-value-bytes <number>", "how large a value may be", amount("bytes"), defaultLimits.maxValueBytes)
   .option(
-    "--max-bytes-under-way <number>",
+    "--max-bytes-in-memory <number>",
     "what all requests may hold together; a quarter of the heap, within bounds, unless given",
     amount("bytes"),
-    maxBytesUnderWay,
+    maxBytesInMemory,
   )
   .option("--headers-timeout-ms <number>", "how long the headers of a request may take", amount("milliseconds"), 5_000)
   .option(
@@ -123,7 +123,7 @@ interface ServeOptions {
   readonly basePath: string;
   readonly requestsPerSecond: number;
   readonly maxValueBytes: number;
-  readonly maxBytesUnderWay: number;
+  readonly maxBytesInMemory: number;
   readonly headersTimeoutMs: number;
   readonly bodyTimeoutMs: number;
   readonly idleTimeoutMs: number;
@@ -132,7 +132,7 @@ interface ServeOptions {
 
 async function serve(options: ServeOptions): Promise<void> {
   const { tenants: file, headersTimeoutMs, basePath } = options;
-  const { requestsPerSecond, maxValueBytes, maxBytesUnderWay, bodyTimeoutMs } = options;
+  const { requestsPerSecond, maxValueBytes, maxBytesInMemory, bodyTimeoutMs } = options;
   const redisUrl = options.redisUrl ?? process.env["KEYWARD_KV_REDIS_URL"];
   // A file that is broken is better found now than by the first client.
   await readTenants(file);
@@ -147,7 +147,7 @@ async function serve(options: ServeOptions): Promise<void> {
     store,
     tenants: fileTenants(file),
     basePath,
-    limits: { requestsPerSecond, maxValueBytes, maxBytesUnderWay, bodyTimeoutMs },
+    limits: { requestsPerSecond, maxValueBytes, maxBytesInMemory, bodyTimeoutMs },
     log: (entry) => logLine(JSON.stringify({ time: new Date().toISOString(), ...entry })),
   });
   const server = await listen(kv, { ...options, requestTimeoutMs: headersTimeoutMs + bodyTimeoutMs });

@@ -1,6 +1,6 @@
-import { type HeldBytes, releasedAtEnd } from "./bytes-under-way.ts";
 import { type BodyReading, type Incoming, pieceBytes, Turns, turnBytes } from "./exchange.ts";
-import { type HeldAnswer, type KvHandlerOptions, KvServer } from "./kv-server.ts";
+import { type KvHandlerOptions, KvServer, type ServerAnswer } from "./kv-server.ts";
+import { type RequestMemory, releaseWhenDropped } from "./memory-budget.ts";
 import { invalid } from "./protocol.ts";
 
 /** Answers requests of the protocol. */
@@ -62,15 +62,15 @@ function readStream(body: ReadableStream<Uint8Array> | null, take: (piece: Uint8
   return { done: readAll(), stop: () => void reader?.cancel().catch(() => undefined) };
 }
 
-function responseOf({ status, headers, body, held }: HeldAnswer): Response {
+function responseOf({ status, headers, body, memory }: ServerAnswer): Response {
   if (body === undefined || typeof body === "string" || body instanceof Uint8Array) {
-    held?.release();
+    memory?.release();
     return new Response(typeof body === "object" ? new Uint8Array(body) : body, { status, headers });
   }
-  return new Response(streamOf(body, held), { status, headers });
+  return new Response(streamOf(body, memory), { status, headers });
 }
 
-function streamOf(pieces: AsyncGenerator<Uint8Array>, held: HeldBytes | undefined): ReadableStream<Uint8Array> {
+function streamOf(pieces: AsyncGenerator<Uint8Array>, memory: RequestMemory | undefined): ReadableStream<Uint8Array> {
   const body = new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
@@ -80,20 +80,20 @@ function streamOf(pieces: AsyncGenerator<Uint8Array>, held: HeldBytes | undefine
             controller.enqueue(value);
             return;
           }
-          held?.release();
+          memory?.release();
           controller.close();
         } catch (error) {
-          held?.release();
+          memory?.release();
           throw error;
         }
       },
       async cancel() {
-        held?.release();
+        memory?.release();
         await pieces.return(undefined);
       },
     },
     { highWaterMark: 0 },
   );
-  if (held !== undefined) releasedAtEnd(body, held);
+  if (memory !== undefined) releaseWhenDropped(body, memory);
   return body;
 }

@@ -2,11 +2,11 @@ import { createHash, type Hash, randomUUID } from "node:crypto";
 import { KeywardError, type OptionNames, requireOptions } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 import { type ApiKeyEntry, authenticate, fixedTenants, type TenantSource } from "./api-keys.ts";
-import { type Area, DividedStore, placeOf } from "./areas.ts";
-import { BytesUnderWay, type HeldBytes } from "./bytes-under-way.ts";
 import { type Answer, type Incoming, jsonAnswer } from "./exchange.ts";
 import { prepareKeyRequest, scopesOf } from "./key-requests.ts";
 import { type KvLimits, requireLimits } from "./limits.ts";
+import { MemoryBudget, type RequestMemory } from "./memory-budget.ts";
+import { MultiTenantStore } from "./multi-tenant-store.ts";
 import { bodyBounds, type OperationContext, type Prepared, prepareOperation } from "./operations.ts";
 import {
   field,
@@ -23,6 +23,7 @@ import {
 import { RateLimit } from "./rate-limit.ts";
 import { RecentWrites } from "./recent-writes.ts";
 import { readJson } from "./request-body.ts";
+import { storagePrefix, type TenantNamespace } from "./tenant-namespace.ts";
 
 /** What {@link createKvHandler} is told. */
 export interface KvHandlerOptions {
@@ -79,23 +80,23 @@ interface Progress {
   target: string;
   isWrite: boolean;
   entry?: ApiKeyEntry;
-  held?: HeldBytes;
+  memory?: RequestMemory;
 }
 
 /** An answer, and what has to be released when it was delivered. */
-export interface HeldAnswer extends Answer {
-  readonly held: HeldBytes | undefined;
+export interface ServerAnswer extends Answer {
+  readonly memory: RequestMemory | undefined;
 }
 
 /** Answers the requests of the protocol, for whatever server they came to. */
 export class KvServer {
-  readonly #store: DividedStore;
+  readonly #store: MultiTenantStore;
   readonly #tenants: TenantSource;
   readonly #limits: KvLimits;
   readonly #basePath: string;
   readonly #log: (entry: KvLogEntry) => void;
   readonly #rate: RateLimit;
-  readonly #underWay: BytesUnderWay;
+  readonly #memory: MemoryBudget;
   readonly #recent = new RecentWrites();
   #health: { readonly atMs: number; readonly reached: Promise<void> } | undefined;
   #madeId: string | undefined;
@@ -111,13 +112,13 @@ export class KvServer {
       basePath = "",
       log = () => undefined,
     } = requireOptions("createKvHandler", options, optionNames);
-    this.#store = new DividedStore(store);
+    this.#store = new MultiTenantStore(store);
     this.#tenants = isList(tenants) ? fixedTenants(tenants) : tenants;
     this.#limits = requireLimits(limits);
     this.#basePath = basePath.replace(/\/$/, "");
     this.#log = log;
     this.#rate = new RateLimit(this.#limits.requestsPerSecond);
-    this.#underWay = new BytesUnderWay(this.#limits.maxBytesUnderWay);
+    this.#memory = new MemoryBudget(this.#limits.maxBytesInMemory);
     if (this.#basePath !== "" && !/^(?:\/[\w.~-]+)+$/.test(this.#basePath)) {
       throw new KeywardError("VALUE_INVALID", "The base path is not a path", { hint: 'Pass one such as "/kv".' });
     }
@@ -132,7 +133,7 @@ export class KvServer {
     return this.#madeId;
   }
 
-  async answer(incoming: Incoming): Promise<HeldAnswer> {
+  async answer(incoming: Incoming): Promise<ServerAnswer> {
     const startedAt = performance.now();
     const progress: Progress = { target: "", isWrite: false };
     const log = (status: number, failure: { readonly errorId: string; readonly error: string } | undefined) => {
@@ -152,9 +153,9 @@ export class KvServer {
       answer = await this.#route(incoming, progress, (error) =>
         log(statuses.INTERNAL, { errorId: randomUUID(), error: describe(error) }),
       );
-      if (progress.isWrite) progress.held?.release();
+      if (progress.isWrite) progress.memory?.release();
     } catch (error) {
-      progress.held?.release();
+      progress.memory?.release();
       const refusal = error instanceof Refusal ? error : refusalFor(error);
       const reason = error === refusal ? refusal.cause : error;
       if (reason !== undefined && statuses[refusal.code] >= statuses.INTERNAL) {
@@ -172,7 +173,7 @@ export class KvServer {
         "x-content-type-options": "nosniff",
         [headers.server]: `${this.#id}.${Math.floor(performance.now())}`,
       },
-      held: progress.held,
+      memory: progress.memory,
     };
   }
 
@@ -192,13 +193,13 @@ export class KvServer {
     if (waitSeconds !== undefined) throw new Refusal("RATE_LIMITED", "Too many requests", waitSeconds);
     if (!methods.includes(method)) throw new Refusal("METHOD_NOT_ALLOWED", "The method is not one of the protocol");
 
-    const held = this.#underWay.open(entry.tenant);
-    progress.held = held;
+    const memory = this.#memory.open(entry.tenant);
+    progress.memory = memory;
     const context: OperationContext = {
       store: this.#store,
-      area: { tenant: entry.tenant, namespace: entry.namespace ?? "" },
+      tenantNamespace: { tenant: entry.tenant, namespace: entry.namespace ?? "" },
       limits: this.#limits,
-      held,
+      memory,
       mayRead: entry.scopes.includes("read"),
       failed,
     };
@@ -212,7 +213,7 @@ export class KvServer {
       return await this.#once(progress.isWrite, incoming, path, context, async (digest) => {
         const { maxBytes, ...bounds } = bodyBounds(operation, this.#limits);
         const timeoutMs = this.#limits.bodyTimeoutMs;
-        const body = await readJson(incoming, { maxBytes, timeoutMs, held, digest }, bounds);
+        const body = await readJson(incoming, { maxBytes, timeoutMs, memory, digest }, bounds);
         return await prepareOperation(operation, body, context);
       });
     }
@@ -233,7 +234,7 @@ export class KvServer {
     isWrite: boolean,
     incoming: Incoming,
     target: string,
-    { area }: OperationContext,
+    { tenantNamespace }: OperationContext,
     prepare: (digest: Hash | undefined) => Promise<Prepared>,
   ): Promise<Answer> {
     if (!isWrite) return await (await prepare(undefined))(false);
@@ -242,19 +243,19 @@ export class KvServer {
       throw new Refusal("MISDIRECTED", "This is another server");
     }
     const id = incoming.header(headers.idempotencyKey);
-    if (id === null) return await (await prepare(undefined))(this.#mayHaveBeenDone(incoming, area, false));
+    if (id === null) return await (await prepare(undefined))(this.#mayHaveBeenDone(incoming, tenantNamespace, false));
     if (!/^[\w-]{16,128}$/.test(id))
       throw invalid(`${headers.idempotencyKey} is 16 to 128 letters, digits, "-" and "_"`);
     const digest = createHash("sha256").update(JSON.stringify([incoming.method, target, ...contentOf(incoming)]));
     const perform = await prepare(digest);
     return await this.#recent.once(
-      placeOf(area, "records"),
+      storagePrefix(tenantNamespace, "records"),
       {
         idempotencyKey: id,
         request: digest.digest("base64url"),
         sinceMs: token === null ? undefined : timeOf(token),
       },
-      (failedBefore) => perform(this.#mayHaveBeenDone(incoming, area, failedBefore)),
+      (failedBefore) => perform(this.#mayHaveBeenDone(incoming, tenantNamespace, failedBefore)),
     );
   }
 
@@ -262,11 +263,11 @@ export class KvServer {
    * Whether an earlier attempt at a write that is not remembered may have been done all the same: by another process, or
    * by this one, where it failed or was forgotten since the token was given out.
    */
-  #mayHaveBeenDone(incoming: Incoming, area: Area, failedBefore: boolean): boolean {
+  #mayHaveBeenDone(incoming: Incoming, tenantNamespace: TenantNamespace, failedBefore: boolean): boolean {
     if (incoming.header(headers.repeated) === null) return false;
     if (failedBefore) return true;
     const token = incoming.header(headers.server);
-    return token === null || !this.#recent.knowsSince(placeOf(area, "records"), timeOf(token));
+    return token === null || !this.#recent.knowsSince(storagePrefix(tenantNamespace, "records"), timeOf(token));
   }
 
   /** Asks the store at most once a second, whoever wants to know. */

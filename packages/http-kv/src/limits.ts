@@ -17,7 +17,7 @@ export interface KvLimits {
    * values of answers, and up to 2 MiB that a listing reads ahead, until they are delivered; 256 MiB unless given. One tenant alone gets half. So it is at least twice
    * what one request may have: a body, and an answer or a value.
    */
-  readonly maxBytesUnderWay: number;
+  readonly maxBytesInMemory: number;
   /** Requests a second for each API key, and as many at once; 1,000 unless given. `Infinity` is no limit. */
   readonly requestsPerSecond: number;
   /** How long a request's body may take to arrive, in ms; 10,000 unless given. */
@@ -31,7 +31,7 @@ export const defaultLimits: KvLimits = {
   maxKeyBytes: 2_048,
   maxBatch: 1_000,
   maxAnswerBytes: 16 * 2 ** 20,
-  maxBytesUnderWay: 256 * 2 ** 20,
+  maxBytesInMemory: 256 * 2 ** 20,
   requestsPerSecond: 1_000,
   bodyTimeoutMs: 10_000,
 };
@@ -42,19 +42,19 @@ const names = {
   maxKeyBytes: true,
   maxBatch: true,
   maxAnswerBytes: true,
-  maxBytesUnderWay: true,
+  maxBytesInMemory: true,
   requestsPerSecond: true,
   bodyTimeoutMs: true,
 } satisfies OptionNames<KvLimits>;
 
 /** What two requests may hold: a body, which counts up to twice, or a body and an answer. */
-export function leastBytesUnderWay({ maxBodyBytes, maxAnswerBytes, maxValueBytes }: KvLimits): number {
+export function leastBytesInMemory({ maxBodyBytes, maxAnswerBytes, maxValueBytes }: KvLimits): number {
   return 2 * (maxBodyBytes + Math.max(maxBodyBytes, maxAnswerBytes, maxValueBytes));
 }
 
 /**
  * @throws KeywardError `VALUE_INVALID` for a limit that is not a whole number from 1, one that there is not, and for a
- * `maxBytesUnderWay` for which a single request could be too large.
+ * `maxBytesInMemory` for which a single request could be too large.
  */
 export function requireLimits(given: Partial<KvLimits>): KvLimits {
   requireOptions("limits", given, names);
@@ -66,7 +66,7 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
     maxKeyBytes: amount("maxKeyBytes", "bytes"),
     maxBatch: amount("maxBatch", "records"),
     maxAnswerBytes: amount("maxAnswerBytes", "bytes"),
-    maxBytesUnderWay: amount("maxBytesUnderWay", "bytes"),
+    maxBytesInMemory: amount("maxBytesInMemory", "bytes"),
     bodyTimeoutMs: amount("bodyTimeoutMs", "milliseconds"),
     // No limit is a limit that one may want here.
     requestsPerSecond:
@@ -74,9 +74,9 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
         ? given.requestsPerSecond
         : amount("requestsPerSecond", "requests"),
   };
-  const least = leastBytesUnderWay(limits);
-  if (limits.maxBytesUnderWay >= least) return limits;
-  throw new KeywardError("VALUE_INVALID", "The limit maxBytesUnderWay is less than two requests may have", {
+  const least = leastBytesInMemory(limits);
+  if (limits.maxBytesInMemory >= least) return limits;
+  throw new KeywardError("VALUE_INVALID", "The limit maxBytesInMemory is less than two requests may have", {
     hint: `Make it at least ${least}, or lower maxBodyBytes, maxAnswerBytes or maxValueBytes.`,
   });
 }

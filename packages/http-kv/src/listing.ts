@@ -1,13 +1,13 @@
-import type { Part } from "./areas.ts";
-import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Answer, pieceBytes } from "./exchange.ts";
 import type { KvLimits } from "./limits.ts";
+import type { RequestMemory } from "./memory-budget.ts";
+import type { NamespaceRecords } from "./namespace-records.ts";
 
 /** What a listing works with. */
 interface ListingContext {
   readonly limits: KvLimits;
   /** What the request holds in memory. */
-  readonly held: HeldBytes;
+  readonly memory: RequestMemory;
   /** Told of what goes wrong after the answer has begun. */
   readonly failed: (error: unknown) => void;
 }
@@ -21,13 +21,13 @@ const iteratedBytes = 2 * 2 ** 20;
  * @throws Refusal `OVERLOADED`; `NOT_SCANNABLE`.
  */
 export async function listing(
-  part: Part,
+  records: NamespaceRecords,
   form: "list" | "operation",
   prefix: string,
-  { limits, held, failed }: ListingContext,
+  { limits, memory, failed }: ListingContext,
 ): Promise<Answer> {
-  held.add(Math.min(iteratedBytes, limits.maxValueBytes));
-  const keys = part.keys();
+  memory.reserve(Math.min(iteratedBytes, limits.maxValueBytes));
+  const keys = records.keys();
   // A store that cannot be listed says so here, while there still is a status to answer with.
   const first = await keys.next();
   async function* json(): AsyncGenerator<Uint8Array> {

@@ -3,9 +3,9 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo, Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError, requireAmount } from "@keyward/core";
-import type { HeldBytes } from "./bytes-under-way.ts";
 import { type BodyReading, type Incoming, turnBytes } from "./exchange.ts";
-import type { HeldAnswer, KvServer } from "./kv-server.ts";
+import type { KvServer, ServerAnswer } from "./kv-server.ts";
+import type { RequestMemory } from "./memory-budget.ts";
 import { invalid } from "./protocol.ts";
 
 /** How a {@link NodeServer} listens. */
@@ -47,7 +47,7 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
   const idleTimeoutMs = requireAmount("idleTimeoutMs", options.idleTimeoutMs, "milliseconds");
   const drainMs = requireAmount("drainMs", options.drainMs, "milliseconds", { least: 0 });
   const connections = new Set<Socket>();
-  const underWay = new Set<ServerResponse>();
+  const inProgress = new Set<ServerResponse>();
   // Their last request has its answer. What was sent after it on the same connection may be a part of its body.
   const refused = new WeakSet<Socket>();
   let closing = false;
@@ -60,18 +60,18 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
     },
     (request, response) => {
       if (refused.has(request.socket)) return;
-      underWay.add(response);
+      inProgress.add(response);
       // What an answer holds is held until it was handed over whole, however long its client takes.
-      let held: HeldBytes | undefined;
+      let memory: RequestMemory | undefined;
       response.once("close", () => {
-        held?.release();
-        underWay.delete(response);
+        memory?.release();
+        inProgress.delete(response);
         if (closing) request.socket.end();
       });
       kv.answer(incomingOf(request))
         .then((answer) => {
-          held = answer.held;
-          if (response.closed) held?.release();
+          memory = answer.memory;
+          if (response.closed) memory?.release();
           // A client that is still sending gets its answer, and no further request on this connection.
           const isUnread = !request.complete && hasBody(request);
           if (isUnread) refused.add(request.socket);
@@ -102,9 +102,9 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
     async close() {
       closing = true;
       const closed = new Promise((resolve) => server.close(resolve));
-      const busy = new Set([...underWay].map((response) => response.req.socket));
+      const busy = new Set([...inProgress].map((response) => response.req.socket));
       for (const socket of connections) if (!busy.has(socket)) socket.destroy();
-      for (const response of underWay) if (!response.headersSent) response.shouldKeepAlive = false;
+      for (const response of inProgress) if (!response.headersSent) response.shouldKeepAlive = false;
       const late = setTimeout(() => server.closeAllConnections(), drainMs);
       await closed;
       clearTimeout(late);
@@ -166,7 +166,7 @@ function ignore(): void {}
 async function send(
   request: IncomingMessage,
   response: ServerResponse,
-  { status, headers, body }: HeldAnswer,
+  { status, headers, body }: ServerAnswer,
   isUnread: boolean,
 ): Promise<void> {
   if (isUnread) response.shouldKeepAlive = false;

@@ -1,9 +1,10 @@
 import type { StoredValue } from "@keyward/core";
-import type { Area, DividedStore, Entry, Part, TaggedReplacement } from "./areas.ts";
-import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Answer, jsonAnswer, pieceBytes, Turns } from "./exchange.ts";
 import type { KvLimits } from "./limits.ts";
 import { listing } from "./listing.ts";
+import type { RequestMemory } from "./memory-budget.ts";
+import type { MultiTenantStore } from "./multi-tenant-store.ts";
+import type { NamespaceRecords, RecordWrite } from "./namespace-records.ts";
 import {
   encodeValue,
   field,
@@ -16,15 +17,17 @@ import {
   spaces,
 } from "./protocol.ts";
 import { ReadSize } from "./read-size.ts";
+import { replaceTagged, type TaggedReplacement } from "./tagged-replacements.ts";
+import type { TenantNamespace } from "./tenant-namespace.ts";
 import { decodeBase64, jsonPieces } from "./values.ts";
 
 /** What an operation works with. */
 export interface OperationContext {
-  readonly store: DividedStore;
-  readonly area: Area;
+  readonly store: MultiTenantStore;
+  readonly tenantNamespace: TenantNamespace;
   readonly limits: KvLimits;
   /** What the request holds in memory. */
-  readonly held: HeldBytes;
+  readonly memory: RequestMemory;
   /** Whether the API key may learn what is there. */
   readonly mayRead: boolean;
   /** Told of what goes wrong after an answer has begun. */
@@ -94,43 +97,43 @@ export async function prepareOperation(
   context: OperationContext,
 ): Promise<Prepared> {
   requireFields(body, ["space", "namespace", ...fields[operation]]);
-  const { store, area, limits, held, mayRead } = context;
+  const { store, tenantNamespace, limits, memory, mayRead } = context;
   const space = readSpace(body);
-  const part = store.part(area, space, readNamespace(field(body, "namespace") ?? "", limits));
+  const records = store.records(tenantNamespace, space, readNamespace(field(body, "namespace") ?? "", limits));
   switch (operation) {
     case "get": {
       const keys = readKeys(body, limits);
-      return async () => await get(part, keys, context);
+      return async () => await get(records, keys, context);
     }
     case "has": {
       const keys = readKeys(body, limits);
-      return async () => jsonAnswer({ found: await part.hasMany(keys) });
+      return async () => jsonAnswer({ found: await records.hasMany(keys) });
     }
     case "set": {
       const entries = await readEntries(body, context);
-      return async () => jsonAnswer({ stored: await part.setMany(entries) });
+      return async () => jsonAnswer({ stored: await records.setMany(entries) });
     }
     case "delete": {
       const keys = readKeys(body, limits);
       return async () => {
-        const deleted = await part.deleteMany(keys);
+        const deleted = await records.deleteMany(keys);
         return jsonAnswer({ deleted: mayRead ? deleted : keys.map(() => true) });
       };
     }
     case "replace": {
       const changes = await readChanges(body, context);
       return async (mayHaveBeenDone) => {
-        const replaced = await part.replaceTagged(changes, { limits, held });
+        const replaced = await replaceTagged(records, changes, { limits, memory });
         return jsonAnswer({ replaced: replaced.map((done) => (!done && mayHaveBeenDone ? null : done)) });
       };
     }
     case "clear":
       return async () => {
-        await part.clear();
+        await records.clear();
         return jsonAnswer({});
       };
     case "list":
-      return async () => await listing(part, "operation", "", context);
+      return async () => await listing(records, "operation", "", context);
     case "scan": {
       const options = readScan(body, limits);
       return async () => await scan(space, options, context);
@@ -140,16 +143,20 @@ export async function prepareOperation(
   }
 }
 
-async function get(part: Part, keys: readonly string[], { limits, held }: OperationContext): Promise<Answer> {
+async function get(
+  records: NamespaceRecords,
+  keys: readonly string[],
+  { limits, memory }: OperationContext,
+): Promise<Answer> {
   const values: (StoredValue | undefined)[] = [];
-  const size = new ReadSize(limits, held);
+  const size = new ReadSize(limits, memory);
   let bytes = 0;
   while (values.length < keys.length && bytes < limits.maxAnswerBytes) {
-    const found = await size.reading((records) => part.getMany(keys.slice(values.length, values.length + records)));
+    const found = await size.reading((count) => records.getMany(keys.slice(values.length, values.length + count)));
     const foundBytes = found.reduce((sum, value) => sum + (value?.length ?? 0), 0);
-    if (values.length === 0) held.add(foundBytes);
+    if (values.length === 0) memory.reserve(foundBytes);
     // What is there already is answered; the client asks for the rest again.
-    else if (!held.fits(foundBytes)) break;
+    else if (!memory.tryReserve(foundBytes)) break;
     values.push(...found);
     bytes += foundBytes;
     size.learn(foundBytes);
@@ -189,8 +196,8 @@ function readScan(body: unknown, { maxBatch }: KvLimits): ScanOptions {
 }
 
 async function scan(space: Space, options: ScanOptions, context: OperationContext): Promise<Answer> {
-  const { store, area, limits, held } = context;
-  const { cursor, entries } = await store.scan(area, space, { ...options, limits, held });
+  const { store, tenantNamespace, limits, memory } = context;
+  const { cursor, entries } = await store.scan(tenantNamespace, space, { ...options, limits, memory });
   const bytes = entries.reduce((sum, { value }) => sum + value.length, 0);
   if (bytes <= pieceBytes) {
     const encoded = entries.map(({ namespace, key, value }) => ({ namespace, key, ...encodeValue(value) }));
@@ -229,8 +236,8 @@ function readKeys(body: unknown, limits: KvLimits): string[] {
   return readBatch(body, "keys", limits).map((key) => readKey(key, limits));
 }
 
-async function readEntries(body: unknown, context: OperationContext): Promise<Entry[]> {
-  const entries: Entry[] = [];
+async function readEntries(body: unknown, context: OperationContext): Promise<RecordWrite[]> {
+  const entries: RecordWrite[] = [];
   const turns = new Turns();
   for (const entry of readBatch(body, "entries", context.limits)) {
     requireFields(entry, ["key", "text", "bytes", "expires"]);
@@ -261,18 +268,18 @@ async function readChanges(body: unknown, context: OperationContext): Promise<Ta
 
 async function readKeyed(
   entry: unknown,
-  { limits, held }: OperationContext,
+  { limits, memory }: OperationContext,
 ): Promise<{ readonly key: string; readonly value: StoredValue }> {
-  return { key: readKey(field(entry, "key"), limits), value: requireSize(await readValue(entry, held), limits) };
+  return { key: readKey(field(entry, "key"), limits), value: requireSize(await readValue(entry, memory), limits) };
 }
 
 /** The value of a record: `text` that is well-formed, or `bytes` in canonical base64, and never both. */
-async function readValue(entry: unknown, held: HeldBytes): Promise<StoredValue> {
+async function readValue(entry: unknown, memory: RequestMemory): Promise<StoredValue> {
   const text = field(entry, "text");
   const bytes = field(entry, "bytes");
   if (typeof text === "string" && bytes === undefined && text.isWellFormed()) return text;
   if (typeof bytes === "string" && text === undefined) {
-    held.add(Buffer.byteLength(bytes, "base64"));
+    memory.reserve(Buffer.byteLength(bytes, "base64"));
     const decoded = await decodeBase64(bytes);
     if (decoded !== undefined) return decoded;
   }

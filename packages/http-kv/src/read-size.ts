@@ -1,4 +1,4 @@
-import type { HeldBytes } from "./bytes-under-way.ts";
+import type { RequestMemory } from "./memory-budget.ts";
 
 const mostRecords = 64;
 
@@ -8,14 +8,14 @@ const mostRecords = 64;
  */
 export class ReadSize {
   readonly #limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number };
-  readonly #held: HeldBytes;
+  readonly #memory: RequestMemory;
   readonly #fewest: number;
   #records: number;
 
-  /** @param held where the room for a read is counted. */
-  constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, held: HeldBytes) {
+  /** @param memory where the room for a read is counted. */
+  constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, memory: RequestMemory) {
     this.#limits = limits;
-    this.#held = held;
+    this.#memory = memory;
     this.#fewest = Math.min(mostRecords, Math.max(1, Math.floor(limits.maxAnswerBytes / limits.maxValueBytes)));
     this.#records = this.#fewest;
   }
@@ -25,14 +25,14 @@ export class ReadSize {
     let room = 0;
     while (this.#records > this.#fewest) {
       room = this.#records * this.#limits.maxValueBytes;
-      if (this.#held.fits(room)) break;
+      if (this.#memory.tryReserve(room)) break;
       room = 0;
       this.#records = Math.max(this.#fewest, Math.floor(this.#records / 2));
     }
     try {
       return await read(this.#records);
     } finally {
-      this.#held.giveBack(room);
+      this.#memory.giveBack(room);
     }
   }
 

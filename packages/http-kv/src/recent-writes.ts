@@ -1,7 +1,7 @@
 import type { Answer } from "./exchange.ts";
 import { headers, invalid, Refusal } from "./protocol.ts";
 
-interface AreaWrites {
+interface NamespaceWrites {
   readonly writes: Map<string, Write>;
   bytes: number;
   /** When the last write began that was forgotten. */
@@ -19,7 +19,7 @@ interface Write {
 }
 
 const keptMs = 5 * 60_000;
-const maxBytesPerArea = 8 * 2 ** 20;
+const maxBytesPerNamespace = 8 * 2 ** 20;
 const bytesPerWrite = 512;
 
 /**
@@ -28,11 +28,11 @@ const bytesPerWrite = 512;
  * this process.
  */
 export class RecentWrites {
-  readonly #areas = new Map<string, AreaWrites>();
+  readonly #namespaces = new Map<string, NamespaceWrites>();
 
   /** Whether every write is known that began after this time of `performance.now()`. */
-  knowsSince(area: string, timeMs: number): boolean {
-    return (this.#areas.get(area)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
+  knowsSince(tenantNamespace: string, timeMs: number): boolean {
+    return (this.#namespaces.get(tenantNamespace)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
   }
 
   /**
@@ -42,7 +42,7 @@ export class RecentWrites {
    * @throws Refusal `REQUEST_INVALID` for a name that stands for another write; `MISDIRECTED` for a write that may have been done and forgotten: a later one could be undone.
    */
   async once(
-    area: string,
+    tenantNamespace: string,
     {
       idempotencyKey,
       request,
@@ -50,15 +50,19 @@ export class RecentWrites {
     }: { readonly idempotencyKey: string; readonly request: string; readonly sinceMs: number | undefined },
     write: (mayHaveBeenDone: boolean) => Promise<Answer>,
   ): Promise<Answer> {
-    const kept = this.#areas.get(area) ?? { writes: new Map(), bytes: 0, forgottenMs: Number.NEGATIVE_INFINITY };
-    this.#areas.set(area, kept);
+    const kept = this.#namespaces.get(tenantNamespace) ?? {
+      writes: new Map(),
+      bytes: 0,
+      forgottenMs: Number.NEGATIVE_INFINITY,
+    };
+    this.#namespaces.set(tenantNamespace, kept);
     const { writes } = kept;
     const known = writes.get(idempotencyKey);
     if (known !== undefined && known.request !== request) {
       throw invalid(`The ${headers.idempotencyKey} is that of another request: each write needs a new one`);
     }
     if (known?.uncertain === false) return await known.answer;
-    if (known === undefined && sinceMs !== undefined && !this.knowsSince(area, sinceMs)) {
+    if (known === undefined && sinceMs !== undefined && !this.knowsSince(tenantNamespace, sinceMs)) {
       throw new Refusal("MISDIRECTED", "The server may have done this, and forgotten it");
     }
 
@@ -66,7 +70,7 @@ export class RecentWrites {
       if (writes.delete(id)) kept.bytes -= bytes;
     };
     for (const [id, old] of writes) {
-      if (performance.now() - old.atMs < keptMs && kept.bytes < maxBytesPerArea) break;
+      if (performance.now() - old.atMs < keptMs && kept.bytes < maxBytesPerNamespace) break;
       forget(id, old);
       kept.forgottenMs = old.atMs;
     }

@@ -1,9 +1,9 @@
 import type { Hash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import type { StoredValue } from "@keyward/core";
-import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Incoming, pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
+import type { RequestMemory } from "./memory-budget.ts";
 import { invalid, Refusal } from "./protocol.ts";
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
@@ -14,7 +14,7 @@ export interface BodyLimits {
   /** How long it may take to arrive, in ms. */
   readonly timeoutMs: number;
   /** Where is counted what it needs in memory. */
-  readonly held: HeldBytes;
+  readonly memory: RequestMemory;
   /** What gets all its bytes, so that two bodies can be told apart. */
   readonly digest: Hash | undefined;
 }
@@ -62,8 +62,8 @@ export async function readValue(incoming: Incoming, limits: BodyLimits, type: "t
   await setImmediate();
   const text = decodeText(bytes);
   const isWide = text.length !== bytes.length;
-  limits.held.giveBack(bytes.length);
-  limits.held.add(isWide ? 2 * text.length : text.length);
+  limits.memory.giveBack(bytes.length);
+  limits.memory.reserve(isWide ? 2 * text.length : text.length);
   return text;
 }
 
@@ -78,7 +78,7 @@ function decodeText(bytes: Uint8Array): string {
 async function readBytes(incoming: Incoming, limits: BodyLimits): Promise<Buffer> {
   const pieces: Uint8Array[] = [];
   await readPieces(incoming, limits, (piece) => {
-    limits.held.add(piece.length);
+    limits.memory.reserve(piece.length);
     pieces.push(piece);
   });
   const [first] = pieces;
@@ -115,11 +115,11 @@ async function readPieces(
 }
 
 /** A body counts at most twice what it may have on the wire: text beyond ASCII may have two bytes a character. */
-function weighing({ held, maxBytes }: BodyLimits): (bytes: number) => void {
+function weighing({ memory, maxBytes }: BodyLimits): (bytes: number) => void {
   let counted = 0;
   return (bytes) => {
     const more = Math.min(bytes, 2 * maxBytes - counted);
     counted += more;
-    if (more > 0) held.add(more);
+    if (more > 0) memory.reserve(more);
   };
 }

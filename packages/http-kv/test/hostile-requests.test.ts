@@ -111,7 +111,7 @@ describe("one who has an API key", () => {
 
   it("cannot have more answers kept than may be under way, by not reading them", async () => {
     const bytes = 2 ** 16;
-    const size = { maxBodyBytes: bytes, maxValueBytes: bytes, maxAnswerBytes: bytes, maxBytesUnderWay: 4 * bytes };
+    const size = { maxBodyBytes: bytes, maxValueBytes: bytes, maxAnswerBytes: bytes, maxBytesInMemory: 4 * bytes };
     const server = await startServer({ limits: { ...size, requestsPerSecond: Number.POSITIVE_INFINITY } });
     onTestFinished(() => server.close());
     expect(await server.client().set("key", "x".repeat(bytes / 4))).toBe(true);
@@ -266,7 +266,7 @@ describe("what a request weighs", () => {
     maxBodyBytes: 2 * mebibyte,
     maxAnswerBytes: 2 * mebibyte,
     maxValueBytes: mebibyte,
-    maxBytesUnderWay: 8 * mebibyte,
+    maxBytesInMemory: 8 * mebibyte,
   };
 
   it("is what its text needs in memory", async () => {

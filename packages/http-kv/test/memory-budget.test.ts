@@ -9,7 +9,7 @@ import { createApiKey, createKvHandler, HttpStore } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { BytesUnderWay } from "../src/bytes-under-way.ts";
+import { MemoryBudget } from "../src/memory-budget.ts";
 import { field } from "../src/protocol.ts";
 import { run, serve } from "./keyward-kv-process.ts";
 import { openSocket, temporaryFolder } from "./servers.ts";
@@ -20,7 +20,7 @@ const limits = {
   maxBodyBytes: 2 * mebibyte,
   maxAnswerBytes: 2 * mebibyte,
   maxValueBytes: mebibyte,
-  maxBytesUnderWay: 8 * mebibyte,
+  maxBytesInMemory: 8 * mebibyte,
   requestsPerSecond: Number.POSITIVE_INFINITY,
 };
 
@@ -35,7 +35,7 @@ describe("many large bodies that come slowly, on a server of its own", () => {
     );
     if (greedy === undefined || other === undefined) throw new Error("two were made");
     const patience = ["--body-timeout-ms", "60000", "--idle-timeout-ms", "60000", "--drain-ms", "1"];
-    const most = ["--max-value-bytes", String(bodyBytes), "--max-bytes-under-way", String(mostBytes)];
+    const most = ["--max-value-bytes", String(bodyBytes), "--max-bytes-in-memory", String(mostBytes)];
     const server = await serve("--tenants", tenants, "--store", "memory", ...most, ...patience);
     onTestFinished(async () => {
       await server.stop();
@@ -199,13 +199,13 @@ describe("what one request holds", () => {
 
   it("is refused as a limit that a single request could go beyond", () => {
     const { entry } = createApiKey({ tenant: "acme" });
-    const make = (maxBytesUnderWay: number) =>
-      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { ...limits, maxBytesUnderWay } });
-    expect(make(limits.maxBytesUnderWay)).toBeTypeOf("function");
-    expect(() => make(limits.maxBytesUnderWay - 1)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+    const make = (maxBytesInMemory: number) =>
+      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { ...limits, maxBytesInMemory } });
+    expect(make(limits.maxBytesInMemory)).toBeTypeOf("function");
+    expect(() => make(limits.maxBytesInMemory - 1)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
     expect(() =>
-      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { maxBytesUnderWay: 1 } }),
-    ).toThrow("maxBytesUnderWay");
+      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { maxBytesInMemory: 1 } }),
+    ).toThrow("maxBytesInMemory");
   });
 
   it("leaves each tenant that comes as much as any other has, and is all given back", () => {
@@ -217,32 +217,32 @@ describe("what one request holds", () => {
     fc.assert(
       fc.property(fc.array(taking, { maxLength: 60 }), (script) => {
         const most = 1_000;
-        const underWay = new BytesUnderWay(most);
-        const open: { tenant: number; held: ReturnType<BytesUnderWay["open"]> }[] = [];
+        const budget = new MemoryBudget(most);
+        const open: { tenant: number; memory: ReturnType<MemoryBudget["open"]> }[] = [];
         const sum = (tenant?: number) =>
           open
             .filter((each) => tenant === undefined || each.tenant === tenant)
-            .reduce((all, { held }) => all + held.bytes, 0);
+            .reduce((all, { memory }) => all + memory.bytes, 0);
         for (const { tenant, bytes, ends } of script) {
-          const held = underWay.open(String(tenant));
+          const memory = budget.open(String(tenant));
           const fits = sum(tenant) + bytes <= most - sum() - bytes;
-          expect(held.fits(bytes)).toBe(fits);
-          open.push({ tenant, held });
+          expect(memory.tryReserve(bytes)).toBe(fits);
+          open.push({ tenant, memory });
           expect(sum()).toBeLessThanOrEqual(most);
-          const newcomer = underWay.open("newcomer");
+          const newcomer = budget.open("newcomer");
           const largest = Math.max(...open.map((each) => sum(each.tenant)));
           // Nobody has more than was left free when he took it, so what is free is shared with the newcomer.
-          expect(newcomer.fits(Math.floor((most - sum()) / 2))).toBe(true);
+          expect(newcomer.tryReserve(Math.floor((most - sum()) / 2))).toBe(true);
           newcomer.release();
           expect(largest).toBeLessThanOrEqual(most / 2);
-          if (ends) open.shift()?.held.release();
+          if (ends) open.shift()?.memory.release();
         }
-        for (const { held } of open) {
-          held.release();
-          held.release();
-          expect(held.fits(1)).toBe(false);
+        for (const { memory } of open) {
+          memory.release();
+          memory.release();
+          expect(memory.tryReserve(1)).toBe(false);
         }
-        expect(underWay.open("anybody").fits(most / 2)).toBe(true);
+        expect(budget.open("another").tryReserve(most / 2)).toBe(true);
       }),
     );
   });
