@@ -11,6 +11,7 @@ export { nodeTooOld, unsupportedNodeVersion } from "./errors/node-version.ts";
 export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit } from "./errors/options.ts";
 export { type Repetition, Repetitions } from "./errors/repetitions.ts";
 export { requireUrl, type UrlRules } from "./errors/url-argument.ts";
+export { whileLocked } from "./files/file-lock.ts";
 export { isOwnedBy, replaceFile, systemCode } from "./files/private-file.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } from "./keyring/key-provider.ts";
 export {

@@ -530,6 +530,23 @@ describe("a file of API keys", () => {
     expect(readdirSync(dirname(path)).filter((name) => /\.(?:lock|new)$/.test(name))).toEqual([]);
   });
 
+  it("can be changed beside a lock file that a killed process left", async () => {
+    const path = file();
+    writeFileSync(`${path}.lock`, "", { mode: 0o600 });
+    await add(path, createApiKey({ tenant: "a" }).entry);
+    expect(await readTenants(path)).toHaveLength(1);
+  });
+
+  it("is not changed while something else is at the path of its lock file", async () => {
+    const path = file();
+    writeFileSync(`${path}.lock`, "not empty");
+    await expect(add(path, createApiKey({ tenant: "a" }).entry)).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      hint: expect.stringContaining(`${path}.lock`),
+    });
+    expect(await readTenants(path)).toEqual([]);
+  });
+
   it("that could not be read once is read again", async () => {
     const path = file();
     const { apiKey, entry } = createApiKey({ tenant: "a" });

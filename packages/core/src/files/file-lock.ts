@@ -9,13 +9,18 @@ const lockRetryMs = 20;
 const sqliteBusy = 5;
 
 /**
- * Runs `work` while this process alone holds the lock. The lock is SQLite's on an empty file: the operating system
- * takes it back from a process that ends, however it ends, so none is ever stale.
+ * Runs `work` while no other process holds the lock at `path`, and returns its result. The lock is a lock of SQLite on an
+ * empty file. The operating system releases it when a process ends, even a killed one, so a lock never becomes stale.
  *
- * @param path the lock's, an empty file that stays. Who may write `guarded` can open it, and no other user.
- * @param guarded the file that the lock is for; `undefined` where there is none yet.
- * @throws KeywardError `KEYRING_CONFLICT` when another process holds the lock for 10 seconds, `PROVIDER_UNAVAILABLE` when
- * something else is at the path. Errors of the file system come as they are.
+ * @param path the lock file. It is created if it is missing, and stays afterwards.
+ * @param guarded the status of the file that the lock protects; `undefined` if it does not exist yet. Only users who may
+ * write that file can use the lock.
+ * @param shownAs the name of the protected file in error messages.
+ * @throws KeywardError `KEYRING_CONFLICT` if another process holds the lock for 10 seconds; `PROVIDER_UNAVAILABLE` if
+ * `path` is a symbolic link, not an empty file, or belongs to another user. Errors of the file system are passed on.
+ * @example
+ * const status = await stat("keyring.json");
+ * await whileLocked("keyring.json.lock", status, "keyring.json", () => replaceFile("keyring.json", text, status));
  */
 export async function whileLocked<Result>(
   path: string,
