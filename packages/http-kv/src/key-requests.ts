@@ -8,10 +8,10 @@ import { readValue } from "./request-body.ts";
 import type { StoredRecord } from "./stored-record.ts";
 import { tagInTurns, valuePieces } from "./values.ts";
 
-/** How often a conditional write is tried again when others write in between. */
+/** How often a conditional write is tried if other requests write to the same key in between. */
 const maxAttempts = 16;
 
-/** The scopes that a request needs. A condition says what is there, and so reads. */
+/** Returns the scopes that a request needs. A conditional write needs "read": its answer reveals what is stored. */
 export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Scope[] {
   switch (incoming.method) {
     case "PUT":
@@ -24,10 +24,11 @@ export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Sco
 }
 
 /**
- * Reads and checks GET, HEAD, PUT and DELETE, on one key or on all that begin with a prefix.
+ * Reads and checks a GET, HEAD, PUT or DELETE, on one key or on all keys with a prefix. Returns a function that does the
+ * request.
  *
- * @param digest gets the body of a PUT.
- * @throws Refusal what the request cannot have.
+ * @param digest the hash to add the body of a PUT to.
+ * @throws Refusal if the request is invalid or not possible.
  */
 export async function prepareKeyRequest(
   incoming: Incoming,
@@ -71,7 +72,7 @@ async function answerPrefix(
       else await records.deleteAll((key) => key.startsWith(prefix));
       return okay({});
     default:
-      throw invalid("The path names no key");
+      throw invalid("The path has no key");
   }
 }
 
@@ -82,7 +83,7 @@ async function read(
   { memory }: OperationContext,
 ): Promise<Answer> {
   const [record] = await records.getRecords([key]);
-  if (record === undefined) throw new Refusal("NOT_FOUND", "There is nothing under this key");
+  if (record === undefined) throw new Refusal("NOT_FOUND", "There is no record with this key");
   const { value } = record;
   const bytes = Buffer.byteLength(value);
   memory.reserve(bytes);
@@ -95,7 +96,7 @@ async function read(
   return { status: 200, headers: answered, body: bytes <= pieceBytes ? value : valuePieces(value) };
 }
 
-/** When a record was written and, in seconds, how long it stays: what unstorage calls its meta. */
+/** Returns headers with the time a record was written and the seconds until it expires, which unstorage calls its meta. */
 function timesOf({ modified, expires }: StoredRecord): Record<string, string> {
   const written = { "last-modified": new Date(modified).toUTCString() };
   if (expires === undefined) return written;
@@ -114,9 +115,11 @@ async function prepareWrite(
   const ifNoneMatch = incoming.header("if-none-match");
   const conditional = isConditional(incoming);
   if (conditional && expires !== undefined) {
-    throw invalid("A conditional write keeps the expiry that is there, and cannot set one");
+    throw invalid("A conditional write cannot set an expiry: the record keeps the one that it has");
   }
-  if (conditional && !records.atomic) throw new Refusal("NOT_ATOMIC", "The server's store cannot write on a condition");
+  if (conditional && !records.atomic) {
+    throw new Refusal("NOT_ATOMIC", "The server's store cannot compare and replace a value in one step");
+  }
   const isBytes = /^application\/octet-stream\s*(?:;|$)/i.test(incoming.header("content-type") ?? "");
   const bounds = { maxBytes: limits.maxValueBytes, timeoutMs: limits.bodyTimeoutMs, memory, digest };
   const value = await readValue(incoming, bounds, isBytes ? "bytes" : "text");
@@ -141,19 +144,19 @@ async function prepareWrite(
       if (!holds && mayHaveBeenDone) {
         throw new Refusal("UNAVAILABLE", "The condition is not met now, and an earlier attempt may have been done");
       }
-      if (!holds) throw new Refusal("PRECONDITION_FAILED", "What is stored under the key does not meet the condition");
+      if (!holds) throw new Refusal("PRECONDITION_FAILED", "The stored record does not meet the condition");
       const [replaced] = await records.replaceMany([
         { key, expected: current, next: records.successorOf(current, value) },
       ]);
       if (replaced === true) return written;
     }
-    throw new Refusal("UNAVAILABLE", "Others write to this key all the time", 1);
+    throw new Refusal("UNAVAILABLE", `Other requests wrote to this key between all ${maxAttempts} attempts`, 1);
   };
 }
 
 async function remove(incoming: Incoming, records: NamespaceRecords, key: string): Promise<Answer> {
   if (isConditional(incoming)) {
-    throw new Refusal("NOT_ATOMIC", "A deletion cannot have a condition: no store can do that in one step");
+    throw new Refusal("NOT_ATOMIC", "A DELETE cannot have a condition: no store can compare and delete in one step");
   }
   await records.deleteMany([key]);
   return okay({});
@@ -163,7 +166,7 @@ function okay(answered: Record<string, string>): Answer {
   return { status: 200, headers: { "content-type": "text/plain;charset=UTF-8", ...answered }, body: "OK" };
 }
 
-/** Whether a list of entity tags, or "*", names what lies there; `undefined` is nothing. */
+/** Returns whether a list of entity tags, or "*", matches the tag of a record. `undefined`: there is no record. */
 function matchesAny(list: string | null, etag: string | undefined, how: "strongly" | "weakly"): boolean {
   if (list === null || etag === undefined) return false;
   return list.split(",").some((each) => {
@@ -175,13 +178,14 @@ function matchesAny(list: string | null, etag: string | undefined, how: "strongl
 function readExpires(incoming: Incoming): number | undefined {
   const ttl = incoming.header(headers.ttl);
   const expires = incoming.header(headers.expires);
-  if (ttl !== null && expires !== null) throw invalid(`Only one of ${headers.ttl} and ${headers.expires} can be given`);
+  if (ttl !== null && expires !== null) throw invalid(`A PUT can have ${headers.ttl} or ${headers.expires}, not both`);
   if (ttl !== null) {
     if (!/^\d{1,15}(?:\.\d+)?$/.test(ttl) || Number(ttl) === 0)
-      throw invalid(`${headers.ttl} is a number of seconds above 0`);
+      throw invalid(`${headers.ttl} must be a number of seconds above 0`);
     return Date.now() + Number(ttl) * 1000;
   }
   if (expires === null) return undefined;
-  if (!/^\d{1,16}$/.test(expires)) throw invalid(`${headers.expires} is a whole number of ms since the epoch`);
+  if (!/^\d{1,16}$/.test(expires))
+    throw invalid(`${headers.expires} must be an integer, in milliseconds since the epoch`);
   return Number(expires);
 }

@@ -3,14 +3,19 @@ import { type KvHandlerOptions, KvServer, type ServerAnswer } from "./kv-server.
 import { type RequestMemory, releaseWhenDropped } from "./memory-budget.ts";
 import { invalid } from "./protocol.ts";
 
-/** Answers requests of the protocol. */
+/** An HTTP KV server as a function from a fetch `Request` to its `Response`. An error becomes a response too. */
 export type KvHandler = (request: Request) => Promise<Response>;
 
 /**
- * Makes the server: a function from a request to its answer, which any framework or runtime of fetch can mount.
+ * Makes an HTTP KV server: a function from a `Request` to its `Response`, which every runtime and framework with fetch
+ * handlers can mount.
  *
- * @throws KeywardError `STORE_INVALID` for a store that is not a Keyv 6 adapter; `VALUE_INVALID` for a limit, an entry, a
- * base path or an option that is none.
+ * @throws KeywardError `STORE_INVALID` for a store that is not a Keyv 6 storage adapter; `VALUE_INVALID` for an unknown
+ * option, and for an invalid limit, entry or base path.
+ * @example
+ * const { apiKey, entry } = createApiKey({ tenant: "acme" });
+ * const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { maxBatch: 100 } });
+ * const store = new HttpStore({ url: "http://localhost/", apiKey, fetch: handler });
  */
 export function createKvHandler(options: KvHandlerOptions): KvHandler {
   const server = new KvServer(options);
@@ -29,7 +34,7 @@ function incomingOf(request: Request): Incoming {
   };
 }
 
-/** A body that is as short as it says costs least where it is read at once. */
+/** Reads a body of a short `Content-Length` at once, which costs least. */
 function readShort(request: Request, take: (piece: Uint8Array) => void): BodyReading {
   const broken = () => {
     throw invalid("The body broke off");
@@ -51,7 +56,7 @@ function readStream(body: ReadableStream<Uint8Array> | null, take: (piece: Uint8
         throw invalid("The body broke off");
       });
       if (piece?.value === undefined) return;
-      // A body that was made in memory comes as one piece.
+      // A body from memory is one piece of any length.
       for (let start = 0; start < piece.value.length; start += turnBytes) {
         const slice = piece.value.subarray(start, start + turnBytes);
         take(slice);

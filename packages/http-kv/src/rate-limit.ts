@@ -1,4 +1,4 @@
-/** Lets each API key make so many requests a second, and as many at once. */
+/** Limits the requests per second of each API key. A burst may have as many requests as a second. */
 export class RateLimit {
   readonly #perSecond: number;
   readonly #mostAtOnce: number;
@@ -9,7 +9,10 @@ export class RateLimit {
     this.#mostAtOnce = Math.max(1, perSecond);
   }
 
-  /** Counts a request; how many seconds to wait where there were too many. Only keys that are known may be counted. */
+  /**
+   * Counts a request. Returns `undefined`, or the number of seconds to wait if there were too many. Call it only for API
+   * keys that exist, since it remembers each id.
+   */
   take(id: string): number | undefined {
     if (this.#perSecond === Number.POSITIVE_INFINITY) return undefined;
     const now = performance.now();

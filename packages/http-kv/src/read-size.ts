@@ -3,8 +3,9 @@ import type { RequestMemory } from "./memory-budget.ts";
 const mostRecords = 64;
 
 /**
- * How many records to read from the store at once: few at first, whose values may all be of the largest size, and more
- * while they are small. A store is not told how many bytes it may read, so for more there must be room for the worst.
+ * Determines how many records to read from the store at once. The first read is so small that all values may have the
+ * largest size. While the values are small, reads grow. A store has no limit in bytes, so a larger read first reserves
+ * memory for values of the largest size.
  */
 export class ReadSize {
   readonly #limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number };
@@ -12,7 +13,7 @@ export class ReadSize {
   readonly #fewest: number;
   #records: number;
 
-  /** @param memory where the room for a read is counted. */
+  /** @param memory the memory of the request, in which each larger read reserves its space. */
   constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, memory: RequestMemory) {
     this.#limits = limits;
     this.#memory = memory;
@@ -20,7 +21,7 @@ export class ReadSize {
     this.#records = this.#fewest;
   }
 
-  /** Reads, with the number of records that there is room for. */
+  /** Calls `read` with the number of records to read, and returns its result. */
   async reading<Result>(read: (records: number) => Promise<Result>): Promise<Result> {
     let room = 0;
     while (this.#records > this.#fewest) {
@@ -36,7 +37,7 @@ export class ReadSize {
     }
   }
 
-  /** Tells how many bytes the values had that were read last. */
+  /** Adapts the next read to the bytes of the values that were read last. */
   learn(bytes: number): void {
     const next = bytes * 4 <= this.#limits.maxAnswerBytes ? this.#records * 2 : Math.floor(this.#records / 2);
     this.#records = Math.min(mostRecords, Math.max(1, next));
