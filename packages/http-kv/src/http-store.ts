@@ -316,7 +316,7 @@ export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedSto
   readonly #reserved: HttpSpace;
 
   /**
-   * Makes a store. It opens no connection before the first call.
+   * Makes a store. The first call makes the first connection.
    *
    * @param origin the options, or another store to share the server and API key with.
    * @throws KeywardError `STORE_INVALID` for an invalid URL or API key, and for plain `http:` to another machine;

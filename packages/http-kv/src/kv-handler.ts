@@ -14,8 +14,7 @@ export type KvHandler = (request: Request) => Promise<Response>;
  * option, and for an invalid limit, entry or base path.
  * @example
  * const { apiKey, entry } = createApiKey({ tenant: "acme" });
- * const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { maxBatch: 100 } });
- * const store = new HttpStore({ url: "http://localhost/", apiKey, fetch: handler });
+ * const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
  */
 export function createKvHandler(options: KvHandlerOptions): KvHandler {
   const server = new KvServer(options);

@@ -17,7 +17,7 @@ export interface KvLimits {
    * its first byte until the request is answered. The values of an answer, and up to 2 MiB that a listing reads ahead,
    * count until the answer is delivered.
    *
-   * One tenant alone gets half. Therefore the limit must be at least twice the size of one request: of a body, and of an
+   * A single tenant gets half. Therefore the limit must be at least twice the size of one request: of a body, and of an
    * answer, a value or a second body.
    */
   readonly maxBytesInMemory: number;

@@ -1,6 +1,6 @@
 import { Refusal } from "./protocol.ts";
 
-/** The bytes of memory that one request has reserved in a {@link MemoryBudget}. */
+/** The memory that a request has reserved in a {@link MemoryBudget}. */
 export interface RequestMemory {
   /** How many bytes the request has reserved. */
   readonly bytes: number;
@@ -22,7 +22,7 @@ const retryAfterSeconds = 1;
 
 /**
  * Limits how many bytes all requests of a process have in memory together. A tenant never has more than it leaves free:
- * one tenant alone gets half, two get a third each, and one more tenant always finds as much as each of the others has.
+ * a single tenant gets half, two get a third each, and a new tenant always finds as much as each of the others has.
  */
 export class MemoryBudget {
   readonly #maxBytes: number;

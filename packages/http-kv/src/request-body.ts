@@ -22,7 +22,7 @@ export interface BodyLimits {
 /**
  * Reads a JSON body. Its bounds are checked and its strings decoded while it arrives.
  *
- * @throws Refusal `TOO_LARGE`, before the rest of the body is read; `REQUEST_INVALID`; `REQUEST_TIMEOUT`; `OVERLOADED`.
+ * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`, before the rest of the body is read.
  */
 export async function readJson(
   incoming: Incoming,

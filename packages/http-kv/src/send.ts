@@ -9,7 +9,7 @@ export interface Sending {
   readonly body: string;
   /** How long the server may send nothing, in milliseconds. */
   readonly silenceMs: number;
-  /** How long the request and its answer may take in total, in milliseconds. */
+  /** How long the request and the answer may take in total, in milliseconds. */
   readonly longestMs: number;
   /** Called with the status and the headers. The function that it returns gets the body of the answer, piece by piece. */
   readonly begin: (status: number, header: (name: string) => string | undefined) => (piece: Uint8Array) => void;
