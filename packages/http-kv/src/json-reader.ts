@@ -60,11 +60,11 @@ export class JsonReader {
   #parts = 0;
   #bytes = 0;
 
-  readonly #mostOutlineBytes: number;
+  readonly #maxOutlineBytes: number;
 
   constructor(bounds: JsonBounds) {
     this.#bounds = bounds;
-    this.#mostOutlineBytes = (bounds.maxParts + 1) * (longStringBytes + this.#mark.length);
+    this.#maxOutlineBytes = (bounds.maxParts + 1) * (longStringBytes + this.#mark.length);
   }
 
   /**
@@ -104,7 +104,7 @@ export class JsonReader {
       if (bytes.length === 0) return;
       outlineBytes += bytes.length;
       this.#outlineBytes += bytes.length;
-      if (this.#outlineBytes > this.#mostOutlineBytes) throw new JsonRefusal("too large");
+      if (this.#outlineBytes > this.#maxOutlineBytes) throw new JsonRefusal("too large");
       // Copied, since a view would keep the whole piece in memory.
       this.#outline.push(bytes.slice());
     };

@@ -192,7 +192,7 @@ export class KvServer {
     const entry = await authenticate(authorization, this.#tenants, Date.now());
     if (entry === undefined) throw new Refusal("UNAUTHORIZED", "The request has no valid API key");
     progress.entry = entry;
-    const waitSeconds = this.#rate.take(entry.id);
+    const waitSeconds = this.#rate.count(entry.id);
     if (waitSeconds !== undefined)
       throw new Refusal("RATE_LIMITED", "Too many requests with this API key", waitSeconds);
     if (!methods.includes(method)) throw new Refusal("METHOD_NOT_ALLOWED", `The method is not ${methods.join(", ")}`);

@@ -89,7 +89,7 @@ export class MultiTenantStore {
       at = page.cursor;
       advanced = true;
       if (at === undefined || end !== undefined || performance.now() >= endMs) return ended();
-      size.learn(page.entries.reduce((sum, { value }) => sum + value.length, 0));
+      size.adapt(page.entries.reduce((sum, { value }) => sum + value.length, 0));
       await setImmediate();
     }
   }

@@ -160,7 +160,7 @@ async function get(
     else if (!memory.tryReserve(foundBytes)) break;
     values.push(...found);
     bytes += foundBytes;
-    size.learn(foundBytes);
+    size.adapt(foundBytes);
   }
   if (bytes <= pieceBytes) {
     return jsonAnswer({ values: values.map((value) => (value === undefined ? null : encodeValue(value))) });
@@ -291,7 +291,7 @@ async function readValue(entry: unknown, memory: RequestMemory): Promise<StoredV
 function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonly unknown[] {
   const batch = field(body, name);
   if (!Array.isArray(batch)) throw invalid(`The body has no list "${name}"`);
-  if (batch.length > maxBatch) throw new Refusal("TOO_LARGE", `A batch has at most ${maxBatch} records`);
+  if (batch.length > maxBatch) throw new Refusal("TOO_LARGE", `A batch may have at most ${maxBatch} records`);
   return batch;
 }
 
@@ -315,7 +315,8 @@ export function readNamespace(namespace: unknown, limits: KvLimits): string {
 
 function requireName(name: unknown, what: string, { maxKeyBytes }: KvLimits): string {
   if (typeof name !== "string" || !name.isWellFormed()) throw invalid(`${what} is not well-formed text`);
-  if (Buffer.byteLength(name) > maxKeyBytes) throw new Refusal("TOO_LARGE", `${what} has at most ${maxKeyBytes} bytes`);
+  if (Buffer.byteLength(name) > maxKeyBytes)
+    throw new Refusal("TOO_LARGE", `${what} may have at most ${maxKeyBytes} bytes`);
   return name;
 }
 
@@ -326,5 +327,5 @@ function requireName(name: unknown, what: string, { maxKeyBytes }: KvLimits): st
  */
 function requireSize(value: StoredValue, { maxValueBytes }: KvLimits): StoredValue {
   if (Buffer.byteLength(value) <= maxValueBytes) return value;
-  throw new Refusal("TOO_LARGE", `A value has at most ${maxValueBytes} bytes`);
+  throw new Refusal("TOO_LARGE", `A value may have at most ${maxValueBytes} bytes`);
 }

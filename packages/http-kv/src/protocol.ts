@@ -7,15 +7,15 @@ import type { StoredValue } from "@keyward/core";
 
 /** The headers that HTTP itself does not define, in lower case. */
 export const headers = {
-  /** On a PUT: how long the record is stored, in seconds. */
+  /** How long a PUT stores the record, in seconds. */
   ttl: "x-ttl",
-  /** On a PUT: the time at which the record expires, in milliseconds since the epoch. */
+  /** The time at which the record of a PUT expires, in milliseconds since the epoch. */
   expires: "x-expires",
-  /** On a write: the name that the client gave it, under which the write is done only once. */
+  /** The name that the client gave a write. The write is done only once under its name. */
   idempotencyKey: "idempotency-key",
-  /** On a write: an earlier attempt under the same name may have been done. */
+  /** "1" if an earlier attempt of a write may have been done. */
   repeated: "x-repeated",
-  /** On an answer: the token of the server process. On a write: the token of the only process that may do it. */
+  /** The token of the server process that sent an answer, or of the only process that may do a write. */
   server: "x-server",
 } as const;
 
@@ -84,7 +84,7 @@ export interface RefusalBody {
   readonly code: RefusalCode;
   /** A text for people. It contains no key of a record, no value and no API key. */
   readonly message: string;
-  /** With INTERNAL and UNAVAILABLE: the id under which the server logged the error. */
+  /** The id under which the server logged the error. Only with INTERNAL and UNAVAILABLE. */
   readonly id?: string;
 }
 

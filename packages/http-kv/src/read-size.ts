@@ -1,6 +1,6 @@
 import type { RequestMemory } from "./memory-budget.ts";
 
-const mostRecords = 64;
+const maxRecords = 64;
 
 /**
  * Determines how many records to read from the store at once. The first read is so small that all values may have the
@@ -10,25 +10,25 @@ const mostRecords = 64;
 export class ReadSize {
   readonly #limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number };
   readonly #memory: RequestMemory;
-  readonly #fewest: number;
+  readonly #minRecords: number;
   #records: number;
 
   /** @param memory the memory of the request, in which each larger read reserves its space. */
   constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, memory: RequestMemory) {
     this.#limits = limits;
     this.#memory = memory;
-    this.#fewest = Math.min(mostRecords, Math.max(1, Math.floor(limits.maxAnswerBytes / limits.maxValueBytes)));
-    this.#records = this.#fewest;
+    this.#minRecords = Math.min(maxRecords, Math.max(1, Math.floor(limits.maxAnswerBytes / limits.maxValueBytes)));
+    this.#records = this.#minRecords;
   }
 
   /** Calls `read` with the number of records to read, and returns its result. */
   async reading<Result>(read: (records: number) => Promise<Result>): Promise<Result> {
     let room = 0;
-    while (this.#records > this.#fewest) {
+    while (this.#records > this.#minRecords) {
       room = this.#records * this.#limits.maxValueBytes;
       if (this.#memory.tryReserve(room)) break;
       room = 0;
-      this.#records = Math.max(this.#fewest, Math.floor(this.#records / 2));
+      this.#records = Math.max(this.#minRecords, Math.floor(this.#records / 2));
     }
     try {
       return await read(this.#records);
@@ -38,8 +38,8 @@ export class ReadSize {
   }
 
   /** Adapts the next read to the bytes of the values that were read last. */
-  learn(bytes: number): void {
+  adapt(bytes: number): void {
     const next = bytes * 4 <= this.#limits.maxAnswerBytes ? this.#records * 2 : Math.floor(this.#records / 2);
-    this.#records = Math.min(mostRecords, Math.max(1, next));
+    this.#records = Math.min(maxRecords, Math.max(1, next));
   }
 }

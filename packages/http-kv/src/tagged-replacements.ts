@@ -46,7 +46,7 @@ export async function replaceTagged(
     const current = new Map(keys.map((key, index) => [key, found[index]]));
     results.push(...(await replaceBatch(records, batch, current, memory)));
     bytes += foundBytes;
-    size.learn(foundBytes);
+    size.adapt(foundBytes);
   }
   return results;
 }

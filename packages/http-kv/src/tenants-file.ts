@@ -93,13 +93,18 @@ export async function changeTenants(
     if (!(error instanceof KeywardError)) throw notChanged(path, `cannot be replaced (${systemCode(error)})`, error);
     switch (error.code) {
       case "KEYRING_CONFLICT":
-        throw notChanged(path, "is being changed by another process", error, "Wait for it, and run the command again.");
+        throw notChanged(
+          path,
+          "is being changed by another process",
+          error,
+          "Wait until the other command has ended, and run this one again.",
+        );
       case "PROVIDER_UNAVAILABLE":
         throw notChanged(
           path,
           "cannot be locked",
           error,
-          `Find out who made ${file}.lock. Remove it while no other keyward-kv tenants runs, and try again.`,
+          `Find out which program made ${file}.lock. Remove that file while no other keyward-kv tenants command runs, and try again.`,
         );
       default:
         throw error;

@@ -42,12 +42,12 @@ describe("a hostile client with an API key", () => {
     const neighbour = new HttpStore({ url: server.url, apiKey: other.apiKey, retries: 0 });
     for (const [shape, body] of Object.entries(shapes)) {
       const sent = ["list", "get", "set", "replace"].map(async (operation) => {
-        const { socket, heard } = await openSocket(server.url);
+        const { socket, received } = await openSocket(server.url);
         const { apiKey } = operation === "list" ? listOnly : all;
         const head = `POST /${operation} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}`;
         socket.write(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n`);
         socket.write(body);
-        await vi.waitFor(() => expect(heard(), shape).toMatch(/^HTTP\/1\.1 (?:400|413|503) /), 20_000);
+        await vi.waitFor(() => expect(received(), shape).toMatch(/^HTTP\/1\.1 (?:400|413|503) /), 20_000);
         socket.destroy();
       });
       await Promise.all(sent);
@@ -66,7 +66,7 @@ describe("a hostile client with an API key", () => {
       [`PUT /key HTTP/1.1\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: 1000000000000\r\n`, 413],
       [`POST /none HTTP/1.1\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: 1000000000000\r\n`, 404],
     ] as const) {
-      const { socket, heard } = await openSocket(server.url);
+      const { socket, received } = await openSocket(server.url);
       let sent = 0;
       const closed = new Promise((resolve) => socket.once("close", resolve));
       const flood = () => {
@@ -79,7 +79,7 @@ describe("a hostile client with an API key", () => {
       socket.write(`${head}host: kv\r\n\r\n`);
       flood();
       await closed;
-      expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual([`HTTP/1.1 ${status}`]);
+      expect(received().match(/HTTP\/1\.1 \d+/g)).toEqual([`HTTP/1.1 ${status}`]);
       // The server reads 16 MiB, and the buffers of the system have some more.
       expect(sent).toBeLessThan(64 * mebibyte);
     }
@@ -88,24 +88,24 @@ describe("a hostile client with an API key", () => {
   it("gets one answer, and is disconnected, if it stops sending a refused body", async () => {
     const server = await startServer({ requestTimeoutMs: 300 });
     onTestFinished(() => server.close());
-    const { socket, heard } = await openSocket(server.url);
+    const { socket, received } = await openSocket(server.url);
     const closed = new Promise((resolve) => socket.once("close", resolve));
     socket.write("PUT /key HTTP/1.1\r\nhost: kv\r\ncontent-length: 100\r\n\r\nx");
     await closed;
-    expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 401"]);
+    expect(received().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 401"]);
   });
 
   it("cannot have a request done that follows a refused body on the same connection", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
-    const { socket, heard } = await openSocket(server.url);
+    const { socket, received } = await openSocket(server.url);
     const closed = new Promise((resolve) => socket.once("close", resolve));
     const head = (request: string, length: number) =>
       `${request} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: ${length}\r\n\r\n`;
     const length = 300_000;
     socket.write(`${head("POST /list", length)}${" ".repeat(length)}${head("PUT /behind", 1)}x`);
     await closed;
-    expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 413"]);
+    expect(received().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 413"]);
     expect(await server.client().has("behind")).toBe(false);
   });
 
@@ -117,11 +117,11 @@ describe("a hostile client with an API key", () => {
     expect(await server.client().set("key", "x".repeat(bytes / 4))).toBe(true);
     const count = 60;
     for (const request of ["GET /key", "GET /"]) {
-      const { socket, heard } = await openSocket(server.url);
+      const { socket, received } = await openSocket(server.url);
       const line = `${request} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\n`;
       socket.write(`${`${line}\r\n`.repeat(count - 1)}${line}connection: close\r\n\r\n`);
       await once(socket, "close");
-      const statuses = heard().match(/HTTP\/1\.1 \d+/g) ?? [];
+      const statuses = received().match(/HTTP\/1\.1 \d+/g) ?? [];
       expect(statuses.filter((status) => status === "HTTP/1.1 503").length, request).toBeGreaterThan(count / 2);
       expect(statuses[0]).toBe("HTTP/1.1 200");
       expect(statuses).toHaveLength(count);

@@ -27,8 +27,10 @@ async function start(...parameters: string[]): Promise<ServerProcess> {
   return server;
 }
 
-/** Opens a connection for raw requests. `heard` returns the answers so far. */
-async function rawConnection(url: string): Promise<{ socket: Socket; heard: () => string; closed: Promise<unknown> }> {
+/** Opens a connection for raw requests. `received` returns the answers so far. */
+async function rawConnection(
+  url: string,
+): Promise<{ socket: Socket; received: () => string; closed: Promise<unknown> }> {
   const { hostname, port } = new URL(url);
   const socket = connect(Number(port), hostname);
   const chunks: Buffer[] = [];
@@ -39,7 +41,7 @@ async function rawConnection(url: string): Promise<{ socket: Socket; heard: () =
     socket.destroy();
   });
   await once(socket, "connect");
-  return { socket, heard: () => Buffer.concat(chunks).toString("latin1"), closed };
+  return { socket, received: () => Buffer.concat(chunks).toString("latin1"), closed };
 }
 
 describe("keyward-kv serve", () => {
@@ -49,19 +51,19 @@ describe("keyward-kv serve", () => {
     const file = join(at, "kv.sqlite");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const server = await start("--tenants", tenants, "--file", file);
-    const { socket, heard, closed } = await rawConnection(server.url);
+    const { socket, received, closed } = await rawConnection(server.url);
     const idle = await rawConnection(server.url);
     const head = `PUT /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: 10\r\n\r\n`;
     // An answer to the first request shows that the second, sent with it, has arrived too.
     socket.write(`GET /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\n\r\n${head}01234`);
-    await vi.waitFor(() => expect(heard()).toContain("404"), 5_000);
+    await vi.waitFor(() => expect(received()).toContain("404"), 5_000);
 
     server.process.kill("SIGTERM");
     await idle.closed;
     await vi.waitFor(async () => expect(await connects(server.url)).toBe(false), 5_000);
     expect(server.process.exitCode).toBeNull();
     socket.write("56789");
-    await vi.waitFor(() => expect(heard()).toContain("200"), 5_000);
+    await vi.waitFor(() => expect(received()).toContain("200"), 5_000);
     await closed;
     expect(await server.stop()).toBe(0);
 
@@ -82,15 +84,15 @@ describe("keyward-kv serve", () => {
     const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "600000", ...large);
     const value = randomBytes(8_000_000);
     await new HttpStore({ url: server.url, apiKey }).set("large", value);
-    const { socket, heard, closed } = await rawConnection(server.url);
+    const { socket, received, closed } = await rawConnection(server.url);
     socket.once("data", () => socket.pause());
     socket.write(`GET /large HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\n\r\n`);
-    await vi.waitFor(() => expect(heard()).toContain("200"), 5_000);
+    await vi.waitFor(() => expect(received()).toContain("200"), 5_000);
     server.process.kill("SIGTERM");
     await vi.waitFor(async () => expect(await connects(server.url)).toBe(false), 5_000);
     socket.resume();
     await closed;
-    expect(Buffer.from(heard(), "latin1").subarray(-value.length).equals(value)).toBe(true);
+    expect(Buffer.from(received(), "latin1").subarray(-value.length).equals(value)).toBe(true);
     expect(await server.stop()).toBe(0);
   });
 
@@ -111,12 +113,12 @@ describe("keyward-kv serve", () => {
 
   it("closes the connection of a client that sends its headers slowly", async () => {
     const tenants = join(folder(), "tenants.json");
-    const patience = ["--body-timeout-ms", "600000", "--idle-timeout-ms", "600000"];
-    const server = await start("--tenants", tenants, "--store", "memory", "--headers-timeout-ms", "200", ...patience);
-    const { socket, heard, closed } = await rawConnection(server.url);
+    const timeouts = ["--body-timeout-ms", "600000", "--idle-timeout-ms", "600000"];
+    const server = await start("--tenants", tenants, "--store", "memory", "--headers-timeout-ms", "200", ...timeouts);
+    const { socket, received, closed } = await rawConnection(server.url);
     socket.write("GET /key HTTP/1.1\r\nhost: kv\r\n");
     await closed;
-    expect(heard()).toContain("408");
+    expect(received()).toContain("408");
   });
 
   it("closes the connection of a client that sends its body or reads an answer slowly", async () => {
@@ -147,13 +149,13 @@ describe("keyward-kv serve", () => {
     reading.socket.pause();
     reading.socket.write(`GET /large HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\n\r\n`);
     await body.closed;
-    expect(body.heard()).toContain("408");
+    expect(body.received()).toContain("408");
     expect(await store.has("large")).toBe(true);
     // The answer is larger than the buffers of the system, so only the timeout ends the connection of the slow reader.
     expect(await server.stop()).toBe(0);
     reading.socket.resume();
     await reading.closed;
-    expect(reading.heard().length).toBeLessThan(8_000_000);
+    expect(reading.received().length).toBeLessThan(8_000_000);
   });
 
   it("uses API keys that are made or revoked while it runs", async () => {

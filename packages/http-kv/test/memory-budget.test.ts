@@ -25,7 +25,7 @@ const limits = {
 };
 
 describe("keyward-kv", () => {
-  const [bodies, bodyBytes, mostBytes] = [60, 8 * mebibyte, 64 * mebibyte];
+  const [bodies, bodyBytes, maxBytes] = [60, 8 * mebibyte, 64 * mebibyte];
 
   async function start() {
     const folder = temporaryFolder();
@@ -34,9 +34,9 @@ describe("keyward-kv", () => {
       run("tenants", "add", "--tenants", tenants, "--tenant", tenant),
     );
     if (greedy === undefined || other === undefined) throw new Error("two were made");
-    const patience = ["--body-timeout-ms", "60000", "--idle-timeout-ms", "60000", "--drain-ms", "1"];
-    const most = ["--max-value-bytes", String(bodyBytes), "--max-bytes-in-memory", String(mostBytes)];
-    const server = await serve("--tenants", tenants, "--store", "memory", ...most, ...patience);
+    const timeouts = ["--body-timeout-ms", "60000", "--idle-timeout-ms", "60000", "--drain-ms", "1"];
+    const sizes = ["--max-value-bytes", String(bodyBytes), "--max-bytes-in-memory", String(maxBytes)];
+    const server = await serve("--tenants", tenants, "--store", "memory", ...sizes, ...timeouts);
     onTestFinished(async () => {
       await server.stop();
       folder.remove();
@@ -45,12 +45,16 @@ describe("keyward-kv", () => {
   }
 
   /** Sends a body except its last byte, and collects the answer. */
-  async function sendSlowly(url: string, apiKey: string, body: Buffer): Promise<{ socket: Socket; heard(): string }> {
-    const { socket, heard } = await openSocket(url);
+  async function sendSlowly(
+    url: string,
+    apiKey: string,
+    body: Buffer,
+  ): Promise<{ socket: Socket; received(): string }> {
+    const { socket, received } = await openSocket(url);
     const head = `PUT /slow HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: ${body.length}`;
     socket.write(`${head}\r\ncontent-type: application/octet-stream\r\n\r\n`);
     socket.write(body.subarray(1));
-    return { socket, heard };
+    return { socket, received };
   }
 
   it("refuses slow large bodies beyond its memory limit, and continues to serve other tenants", async () => {
@@ -60,12 +64,12 @@ describe("keyward-kv", () => {
     const before = residentBytes(server.process.pid);
     const body = randomBytes(bodyBytes);
     const slow = await Promise.all(Array.from({ length: bodies }, () => sendSlowly(server.url, greedy, body)));
-    const refused = () => slow.filter(({ heard }) => heard() !== "");
+    const refused = () => slow.filter(({ received }) => received() !== "");
     // One tenant gets half of 64 MiB, which is enough for fewer than five bodies of 8 MiB. All others are refused.
     await vi.waitFor(() => expect(refused().length).toBeGreaterThanOrEqual(bodies - 4), 20_000);
-    for (const { heard } of refused()) expect(heard()).toMatch(/^HTTP\/1\.1 503 .*retry-after: 1\b.*OVERLOADED/s);
+    for (const { received } of refused()) expect(received()).toMatch(/^HTTP\/1\.1 503 .*retry-after: 1\b.*OVERLOADED/s);
     const grown = residentBytes(server.process.pid) - before;
-    expect(grown, `grown by ${grown / mebibyte} MiB`).toBeLessThan(4 * mostBytes);
+    expect(grown, `grown by ${grown / mebibyte} MiB`).toBeLessThan(4 * maxBytes);
     expect(refused().length).toBeLessThan(bodies);
 
     const neighbour = new HttpStore({ url: server.url, apiKey: other, retries: 0 });
@@ -220,8 +224,8 @@ describe("the memory limit", () => {
     });
     fc.assert(
       fc.property(fc.array(taking, { maxLength: 60 }), (script) => {
-        const most = 1_000;
-        const budget = new MemoryBudget(most);
+        const maxBytes = 1_000;
+        const budget = new MemoryBudget(maxBytes);
         const open: { tenant: number; memory: ReturnType<MemoryBudget["open"]> }[] = [];
         const sum = (tenant?: number) =>
           open
@@ -229,16 +233,16 @@ describe("the memory limit", () => {
             .reduce((all, { memory }) => all + memory.bytes, 0);
         for (const { tenant, bytes, ends } of script) {
           const memory = budget.open(String(tenant));
-          const fits = sum(tenant) + bytes <= most - sum() - bytes;
+          const fits = sum(tenant) + bytes <= maxBytes - sum() - bytes;
           expect(memory.tryReserve(bytes)).toBe(fits);
           open.push({ tenant, memory });
-          expect(sum()).toBeLessThanOrEqual(most);
+          expect(sum()).toBeLessThanOrEqual(maxBytes);
           const newcomer = budget.open("newcomer");
           const largest = Math.max(...open.map((each) => sum(each.tenant)));
           // No tenant has more than was left free when it reserved its memory, so a new one finds as much.
-          expect(newcomer.tryReserve(Math.floor((most - sum()) / 2))).toBe(true);
+          expect(newcomer.tryReserve(Math.floor((maxBytes - sum()) / 2))).toBe(true);
           newcomer.release();
-          expect(largest).toBeLessThanOrEqual(most / 2);
+          expect(largest).toBeLessThanOrEqual(maxBytes / 2);
           if (ends) open.shift()?.memory.release();
         }
         for (const { memory } of open) {
@@ -246,7 +250,7 @@ describe("the memory limit", () => {
           memory.release();
           expect(memory.tryReserve(1)).toBe(false);
         }
-        expect(budget.open("another").tryReserve(most / 2)).toBe(true);
+        expect(budget.open("another").tryReserve(maxBytes / 2)).toBe(true);
       }),
     );
   });

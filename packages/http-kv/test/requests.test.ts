@@ -348,11 +348,11 @@ describe("a limit", () => {
   });
 
   it("is 2 MiB for values by default, and can be raised", async () => {
-    const mostBytes = 2 * 2 ** 20;
+    const defaultBytes = 2 * 2 ** 20;
     const put = async (limits: Partial<KvLimits>, bytes: number) =>
       (await ready({ limits })("PUT", "/key", { body: "x".repeat(bytes) })).status;
-    expect(await put({}, mostBytes)).toBe(200);
-    expect(await put({}, mostBytes + 1)).toBe(413);
+    expect(await put({}, defaultBytes)).toBe(200);
+    expect(await put({}, defaultBytes + 1)).toBe(413);
     expect(await put({ maxValueBytes: 8 * 2 ** 20 }, 8 * 2 ** 20)).toBe(200);
   });
 
@@ -510,7 +510,7 @@ describe("the name of a write", () => {
 });
 
 describe("/health", () => {
-  it("answers without an API key, and is the key health with one", async () => {
+  it("answers without an API key, and is the record with the key health otherwise", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], basePath: "/kv" });
     const ask = async (method: string, headers: Record<string, string> = {}, body?: string) =>

@@ -80,18 +80,18 @@ export function temporaryFolder(): { readonly path: string; remove(): void } {
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
-/** Opens a connection on which a test writes raw requests. `heard` returns the answers so far. */
-export async function openSocket(url: string): Promise<{ readonly socket: Socket; heard(): string }> {
+/** Opens a connection on which a test writes raw requests. `received` returns the answers so far. */
+export async function openSocket(url: string): Promise<{ readonly socket: Socket; received(): string }> {
   const { hostname, port } = new URL(url);
   const socket = connect(Number(port), hostname);
   onTestFinished(() => {
     socket.destroy();
   });
-  let heard = "";
+  let received = "";
   socket.on("error", () => undefined);
   socket.on("data", (data) => {
-    heard += data.toString("latin1");
+    received += data.toString("latin1");
   });
   await once(socket, "connect");
-  return { socket, heard: () => heard };
+  return { socket, received: () => received };
 }
