@@ -70,7 +70,7 @@ export function isApiKey(text: string): boolean {
   return keyPattern.test(text);
 }
 
-/** Compared with if the id is unknown, so that an unknown id takes as long as a known one. */
+/** The hash to compare with if the id is unknown, so that an unknown id takes as long as a known one. */
 const noHash = Buffer.alloc(32);
 
 /**

@@ -189,7 +189,7 @@ export class JsonReader {
     if (++this.#parts > this.#bounds.maxParts) throw new JsonRefusal("too large");
   }
 
-  /** Decodes bytes of a long string. If more of the string follows, a cut character or escape at their end is kept. */
+  /** Decodes bytes of a long string. If more of the string follows, a cut character or escape is kept for the next call. */
   #decode(bytes: Uint8Array, last = true): void {
     const whole = this.#escapeAt >= 0 && bytes.length - this.#escapeAt < escapeBytes ? this.#escapeAt : bytes.length;
     const end = last ? bytes.length : wholeCharacters(bytes, whole);

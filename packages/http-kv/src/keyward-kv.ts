@@ -173,7 +173,7 @@ async function serve(options: ServeOptions): Promise<void> {
 
 let lines = "";
 
-/** Writes the lines of one turn of the event loop together. */
+/** Collects the log lines of one turn of the event loop, and writes them together. */
 function logLine(line: string): void {
   if (lines === "") setImmediate(flushLines);
   lines += `${line}\n`;

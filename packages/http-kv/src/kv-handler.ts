@@ -36,7 +36,7 @@ function incomingOf(request: Request): Incoming {
 /** Reads a body of a short `Content-Length` at once, which costs least. */
 function readShort(request: Request, take: (piece: Uint8Array) => void): BodyReading {
   const broken = () => {
-    throw invalid("The body broke off");
+    throw invalid("The connection ended before the end of the body");
   };
   return {
     done: request.arrayBuffer().then((body) => {
@@ -52,7 +52,7 @@ function readStream(body: ReadableStream<Uint8Array> | null, take: (piece: Uint8
     const turns = new Turns();
     for (;;) {
       const piece = await reader?.read().catch(() => {
-        throw invalid("The body broke off");
+        throw invalid("The connection ended before the end of the body");
       });
       if (piece?.value === undefined) return;
       // A body from memory is one piece of any length.

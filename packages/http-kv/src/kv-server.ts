@@ -195,7 +195,8 @@ export class KvServer {
     const waitSeconds = this.#rate.count(entry.id);
     if (waitSeconds !== undefined)
       throw new Refusal("RATE_LIMITED", "Too many requests with this API key", waitSeconds);
-    if (!methods.includes(method)) throw new Refusal("METHOD_NOT_ALLOWED", `The method is not ${methods.join(", ")}`);
+    if (!methods.includes(method))
+      throw new Refusal("METHOD_NOT_ALLOWED", `The method is not one of ${methods.join(", ")}`);
 
     const memory = this.#memory.open(entry.tenant);
     progress.memory = memory;

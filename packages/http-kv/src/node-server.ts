@@ -149,7 +149,7 @@ function readMessage(request: IncomingMessage, take: (piece: Uint8Array) => void
     };
     const onBroken = () => {
       stop();
-      reject(invalid("The body broke off"));
+      reject(invalid("The connection ended before the end of the body"));
     };
     stop = () => {
       stop = () => {};

@@ -285,7 +285,7 @@ async function readValue(entry: unknown, memory: RequestMemory): Promise<StoredV
     const decoded = await decodeBase64(bytes);
     if (decoded !== undefined) return decoded;
   }
-  throw invalid('A value must be "text", well-formed, or "bytes", in canonical base64');
+  throw invalid('A value must be well-formed "text", or "bytes" in canonical base64');
 }
 
 function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonly unknown[] {

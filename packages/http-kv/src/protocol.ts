@@ -174,7 +174,7 @@ export function decodeValue(encoded: unknown): StoredValue {
     const decoded = Buffer.from(bytes, "base64");
     if (decoded.toString("base64") === bytes) return decoded;
   }
-  throw invalid('A value must be "text", well-formed, or "bytes", in canonical base64');
+  throw invalid('A value must be well-formed "text", or "bytes" in canonical base64');
 }
 
 /**

@@ -22,7 +22,8 @@ export interface BodyLimits {
 /**
  * Reads a JSON body. Its bounds are checked and its strings decoded while it arrives.
  *
- * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`, before the rest of the body is read.
+ * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`. If the body exceeds a bound, the rest
+ * of the body is not read.
  */
 export async function readJson(
   incoming: Incoming,

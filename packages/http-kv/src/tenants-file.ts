@@ -73,6 +73,7 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
  * Changes a file of API keys in one step, one process at a time: a server reads the old list or the new one. The file
  * keeps its mode and owner. If the path is a symbolic link, the link stays and the file that it points to is changed.
  *
+ * @param change returns the new entries. It is called twice, once before the file is locked.
  * @throws KeywardError like {@link readTenants}; `STORE_UNAVAILABLE` if another process holds the lock for 10 seconds, or
  * if the file cannot be replaced with the same mode and owner; errors of `change`.
  */
@@ -82,8 +83,9 @@ export async function changeTenants(
 ): Promise<void> {
   const file = await fileAt(path);
   try {
-    // Checked before as well, so that no lock file is left beside a file that is not changed.
+    // Checked before as well, so that a change that is refused leaves no lock file.
     const guarded = await replaceableStatus(file, path);
+    change(await readTenants(file));
     await whileLocked(`${file}.lock`, guarded, path, async () => {
       const keys = change(await readTenants(file));
       const before = await replaceableStatus(file, path);

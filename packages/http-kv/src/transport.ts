@@ -54,7 +54,7 @@ const notSentIfConnecting = ["EHOSTUNREACH", "ENETUNREACH"];
 /** Longest duration of an answer in total, as a multiple of `timeoutMs`. */
 const timeoutsPerAnswer = 10;
 const retriedStatuses = [408, 429, 502, 503, 504];
-/** With these statuses, the server did nothing. */
+/** Statuses with which the server did nothing. */
 const undoneStatuses = [408, 429];
 
 /** The reason why an attempt failed, and what it means for the next one. */

@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { ScanPage } from "@keyward/core";
+import { KeywardError, type ScanPage } from "@keyward/core";
 import {
   type ApiKeyEntry,
   createApiKey,
@@ -531,6 +531,15 @@ describe("a file of API keys", () => {
       message: expect.stringContaining(problem),
     });
     expect(readdirSync(dirname(path)).filter((name) => /\.(?:lock|new)$/.test(name))).toEqual([]);
+  });
+
+  it("gets no lock file if a change is refused", async () => {
+    const path = file();
+    const refused = changeTenants(path, () => {
+      throw new KeywardError("VALUE_INVALID", "no such key", { hint: "List the keys." });
+    });
+    await expect(refused).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    expect(readdirSync(dirname(path))).toEqual([]);
   });
 
   it("can be changed beside a lock file that a killed process left", async () => {
