@@ -19,8 +19,8 @@ import {
 } from "@keyward/core";
 import { Hookified } from "hookified";
 import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
+import { AnswerFields } from "./answer-fields.ts";
 import {
-  decodeValue,
   type EncodedChange,
   type EncodedEntry,
   encodeValue,
@@ -56,12 +56,14 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   namespace: string | undefined;
   readonly #transport: Transport;
   readonly #space: Space;
+  readonly #fields: AnswerFields;
 
   /** Called only by {@link HttpStore}. @internal */
   constructor(transport: Transport, space: Space) {
     super();
     this.#transport = transport;
     this.#space = space;
+    this.#fields = new AnswerFields(transport.url);
   }
 
   /** How long after a call the store may still send requests that write, in milliseconds: ten times `timeoutMs`. */
@@ -109,7 +111,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       const entry = { key: requireKey(key), ...encodeValue(requireValue(key, value)) };
       return expires === undefined ? entry : { ...entry, expires };
     });
-    return await this.#callMany("set", "entries", encoded, "stored", readBoolean, untilMs);
+    return await this.#callMany("set", "entries", encoded, "stored", this.#fields.boolean, untilMs);
   }
 
   /** Deletes the record of `key`, and returns whether there was one. */
@@ -120,7 +122,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /** Deletes the record of each key. Returns, for each, whether there was one. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
-    return await this.#callMany("delete", "keys", keys.map(requireKey), "deleted", readBoolean);
+    return await this.#callMany("delete", "keys", keys.map(requireKey), "deleted", this.#fields.boolean);
   }
 
   /** Returns whether `key` has a record. */
@@ -131,7 +133,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /** Returns, for each key in the same order, whether it has a record. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
-    return await this.#callMany("has", "keys", keys.map(requireKey), "found", readBoolean);
+    return await this.#callMany("has", "keys", keys.map(requireKey), "found", this.#fields.boolean);
   }
 
   /** Deletes all records of this namespace. */
@@ -148,7 +150,13 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
     const bodyStart = this.#bodyStart();
     const keys = [
-      ...new Set(list(await this.#transport.call("list", `${bodyStart}}`, Number.POSITIVE_INFINITY), "keys", readText)),
+      ...new Set(
+        this.#fields.list(
+          await this.#transport.call("list", `${bodyStart}}`, Number.POSITIVE_INFINITY),
+          "keys",
+          this.#fields.text,
+        ),
+      ),
     ];
     for (let start = 0; start < keys.length; start += iteratedAtOnce) {
       const batch = keys.slice(start, start + iteratedAtOnce);
@@ -194,10 +202,10 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       }),
     );
     const read = (replaced: unknown) => {
-      if (replaced !== null) return readBoolean(replaced);
+      if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(
         "STORE_UNAVAILABLE",
-        "A record may have been replaced: the answer was lost, and the server does not know the outcome any longer",
+        `${this.#transport.url} may have replaced a record: its answer was lost, and it does not know the outcome any longer`,
         { hint: "Read the record to see whether it was replaced." },
       );
     };
@@ -221,14 +229,14 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     // A page may have more records than the limit.
     const answer = await this.#transport.call("scan", body, partsOf(2 * limit + maxRecords));
     const next = field(answer, "cursor");
-    if (next !== undefined && typeof next !== "string") throw broken();
-    const entries = list(
+    if (next !== undefined && typeof next !== "string") throw this.#fields.malformed();
+    const entries = this.#fields.list(
       answer,
       "entries",
       (entry): ScannedRecord => ({
-        namespace: readText(field(entry, "namespace")),
-        key: readText(field(entry, "key")),
-        value: readValue(entry),
+        namespace: this.#fields.text(field(entry, "namespace")),
+        key: this.#fields.text(field(entry, "key")),
+        value: this.#fields.value(entry),
       }),
     );
     return next === undefined ? { entries } : { cursor: next, entries };
@@ -240,10 +248,10 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     const checked = keys.map(requireKey);
     while (values.length < checked.length) {
       const [batch = []] = batches(checked.slice(values.length, values.length + maxRecords));
-      const found = list(await this.#call("get", bodyStart, "keys", batch), "values", (value) =>
-        value === null ? undefined : readValue(value),
+      const found = this.#fields.list(await this.#call("get", bodyStart, "keys", batch), "values", (value) =>
+        value === null ? undefined : this.#fields.value(value),
       );
-      if (found.length === 0 || found.length > batch.length) throw broken();
+      if (found.length === 0 || found.length > batch.length) throw this.#fields.malformed();
       values.push(...found);
     }
     return values;
@@ -263,13 +271,13 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     for (const batch of batches(items)) {
       let rest = batch;
       while (rest.length > 0) {
-        const part = list(await this.#call(operation, bodyStart, name, rest, untilMs), answered, read);
+        const part = this.#fields.list(await this.#call(operation, bodyStart, name, rest, untilMs), answered, read);
         // Only the answer to replacements may be incomplete: the server reads the stored values, which may be large.
         if (
           part.length > rest.length ||
           (part.length < rest.length && (operation !== "replace" || part.length === 0))
         ) {
-          throw broken();
+          throw this.#fields.malformed();
         }
         results.push(...part);
         rest = rest.slice(part.length);
@@ -362,34 +370,4 @@ function* batches(items: readonly unknown[]): Generator<readonly string[], void>
     bytes += length;
   }
   if (batch.length > 0) yield batch;
-}
-
-function list<Result>(answer: unknown, name: string, read: (value: unknown) => Result): Result[] {
-  const values = field(answer, name);
-  if (Array.isArray(values)) return values.map((value: unknown) => read(value));
-  throw broken();
-}
-
-function readBoolean(value: unknown): boolean {
-  if (typeof value === "boolean") return value;
-  throw broken();
-}
-
-function readText(value: unknown): string {
-  if (typeof value === "string") return value;
-  throw broken();
-}
-
-function readValue(value: unknown): StoredValue {
-  try {
-    return decodeValue(value);
-  } catch {
-    throw broken();
-  }
-}
-
-function broken(): KeywardError {
-  return new KeywardError("STORE_UNAVAILABLE", "The server's answer does not follow the HTTP KV protocol", {
-    hint: "Check that the url is the one of a keyward-kv server, and that the server and this package have the same release.",
-  });
 }

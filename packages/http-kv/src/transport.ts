@@ -70,7 +70,8 @@ interface Failure {
 
 /** Sends operations to the server, with retries. */
 export class Transport {
-  readonly #url: string;
+  /** The URL of the server, for error messages. */
+  readonly url: string;
   readonly #authorization: string;
   readonly #timeoutMs: number;
   readonly #retries: number;
@@ -87,7 +88,7 @@ export class Transport {
   constructor(options: HttpStoreOptions) {
     const { url, apiKey, fetch, allowPlainHttp = false } = requireOptions("HttpStore", options, optionNames);
     const parsed = requireUrl(url, allowPlainHttp);
-    this.#url = parsed.href.replace(/\/$/, "");
+    this.url = parsed.href.replace(/\/$/, "");
     if (typeof apiKey !== "string" || !isApiKey(apiKey)) {
       throw misconfigured(
         "The apiKey of HttpStore does not have the form of an API key",
@@ -99,7 +100,7 @@ export class Transport {
     this.#timeoutMs = requireAmount("timeoutMs", options.timeoutMs ?? 10_000, "milliseconds", { most });
     this.#retries = requireAmount("retries", options.retries ?? 3, "attempts", { least: 0 });
     this.longestWriteMs = this.#timeoutMs * timeoutsPerAnswer;
-    this.#send = fetch === undefined ? nodeSender(parsed) : fetchSender(this.#url, fetch);
+    this.#send = fetch === undefined ? nodeSender(parsed) : fetchSender(this.url, fetch);
   }
 
   /**
@@ -198,7 +199,7 @@ export class Transport {
   }
 
   #tooLong(): KeywardError {
-    return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.#url} took more than ${this.longestWriteMs} ms`, {
+    return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.url} took more than ${this.longestWriteMs} ms`, {
       hint: "Read the records to see which were stored. Write fewer at once, or raise timeoutMs: the limit is ten times as long.",
     });
   }
@@ -211,7 +212,7 @@ export class Transport {
       pauseMs: readRetryAfter(retryAfter),
     };
     const id = refusal?.id === undefined ? "" : this.#quote(" (id ", refusal.id, ")");
-    const message = `${this.#url} answered ${status}${this.#quote(": ", refusal?.message ?? "", "")}${id}`;
+    const message = `${this.url} answered ${status}${this.#quote(": ", refusal?.message ?? "", "")}${id}`;
     const as = (
       code: "VALUE_INVALID" | "STORE_NOT_ATOMIC" | "STORE_NOT_SCANNABLE" | "STORE_UNAVAILABLE",
       hint: string,
@@ -288,7 +289,7 @@ export class Transport {
       retry: !refused,
       uncertain: !unsent,
       elsewhere: false,
-      error: new KeywardError("STORE_UNAVAILABLE", `${this.#url} ${what}`, {
+      error: new KeywardError("STORE_UNAVAILABLE", `${this.url} ${what}`, {
         hint: unsent
           ? "Check the url, and that the server is running. Nothing was written."
           : "Check the server and the network. A write may have been done: read the record to find out.",
