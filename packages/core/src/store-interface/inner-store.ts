@@ -48,6 +48,7 @@ export class InnerStore {
   readonly #namespaceUse: NamespaceUse;
   /** Only for a store without an atomic replace. */
   #turns: WriteTurns | undefined;
+
   /** @throws KeywardError `STORE_INVALID` for a value that is not a store. */
   constructor(given: WrappableStore) {
     requireStore(given);
