@@ -62,13 +62,9 @@ function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions)
   const found = lstatSync(path);
   const problem = problemOf(found, guarded);
   if (problem !== undefined) {
-    throw new KeywardError(
-      codes.unusable,
-      `${shownAs} cannot be locked: the lock file beside it, with the ending .lock, ${problem}`,
-      {
-        hint: "Find out which program made the .lock file. Remove it while no process changes the guarded file, and try again.",
-      },
-    );
+    throw new KeywardError(codes.unusable, `${shownAs} cannot be locked: the lock file beside it (.lock) ${problem}`, {
+      hint: "Find out which program made the .lock file. Remove it while no process changes the guarded file, and try again.",
+    });
   }
   if ((found.mode & 0o777 & ~mode) !== 0) chmodSync(path, mode);
   accessSync(path, constants.R_OK | constants.W_OK);

@@ -125,7 +125,7 @@ export interface BoundedStore {
   readonly longestCallMs: number;
 }
 
-/** A store with views on its namespaces. The views share one connection. */
+/** A store with one view for each namespace. The views share one connection. */
 export interface NamespacedStore {
   /**
    * Returns the view on one namespace; "" for records without a namespace. Disconnecting a view does not close the

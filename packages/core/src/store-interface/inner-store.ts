@@ -48,7 +48,12 @@ export class InnerStore {
   readonly #namespaceUse: NamespaceUse;
   /** Only for a store without an atomic replace. */
   #turns: WriteTurns | undefined;
-  /** @throws KeywardError `STORE_INVALID` for a value that is not a store. */
+
+  /**
+   * Wraps a store.
+   *
+   * @throws KeywardError `STORE_INVALID` for a value that is not a store.
+   */
   constructor(given: WrappableStore) {
     requireStore(given);
     // Look for capabilities on the caller's store: Keyv's bridge passes on only the methods of a Keyv adapter.
@@ -73,7 +78,7 @@ export class InnerStore {
   }
 
   /**
-   * Returns the namespace for one call, which reads it once at its start, and marks it as in use.
+   * Marks the namespace as in use, and returns it. Each call of the store reads the namespace once, at its start.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` when the store is in use with another namespace whose keys could overlap;
    * `VALUE_INVALID` for the reserved namespace.

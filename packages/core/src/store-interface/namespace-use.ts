@@ -46,7 +46,7 @@ export class NamespaceUse {
   }
 
   /**
-   * Returns the namespace for one call, which reads it once at its start, and marks it as in use.
+   * Marks the namespace as in use, and returns it. Each call of the store reads the namespace once, at its start.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` when the store is in use with another namespace whose keys could overlap;
    * `VALUE_INVALID` for the reserved namespace.

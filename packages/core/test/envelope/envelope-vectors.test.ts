@@ -70,7 +70,7 @@ describe("an accepted vector", () => {
     for (const stored of asStored(sealed)) expect(openNaively(stored, record)).toEqual(content);
   });
 
-  it.each(vectors.defaultKeyId)("has the default key id $id", ({ root, id }) => {
+  it.each(vectors.defaultKeyId)("agrees on the default key id $id", ({ root, id }) => {
     expect(new RootKey(fromHex(root)).defaultId).toBe(id);
   });
 });
@@ -99,7 +99,7 @@ describe("a rejected vector", () => {
     }
   });
 
-  it("covers every error code of decryption", () => {
+  it("exists for every error code of decryption", () => {
     expect(new Set(vectors.reject.map(({ code }) => code))).toEqual(
       new Set([
         "KEY_UNKNOWN",

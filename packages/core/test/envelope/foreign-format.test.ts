@@ -47,7 +47,7 @@ class Recorder implements ForeignFormat {
 describe("aesGcm", () => {
   const keys = { "a passphrase": "correct horse battery staple, no less", "32 bytes": randomBytes(32) };
 
-  describe.each(Object.entries(keys))("under %s", (_, key) => {
+  describe.each(Object.entries(keys))("given %s as its key", (_, key) => {
     it.each(layouts.flatMap((layout) => encodings.map((encoding) => [layout, encoding] as const)))(
       "reads the layout %s in %s",
       async (layout, encoding) => {
