@@ -104,7 +104,7 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
 
   it("that vanished is to be restored, before another one is made", async () => {
     const { hint } = await refusal(transitKeys(await options()).load());
-    expect(hint).toMatch(/restore it.*a new keyring opens no existing record/);
+    expect(hint).toMatch(/restore it.*a new keyring decrypts no existing record/);
   });
 
   it("is not taken back, nor exchanged for another ring under the same key", async () => {
