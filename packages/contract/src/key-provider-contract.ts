@@ -54,10 +54,10 @@ export interface KeyProviderContractOptions {
 /**
  * Registers the tests that a key provider must pass:
  *
- * - `load` returns a valid keyring, and rejects if its signal is aborted;
- * - `save` is a compare-and-swap;
- * - a subscription can be ended;
- * - no error, keyring or provider shows key material when it is printed.
+ * - `load` returns a valid keyring, and rejects if its signal is aborted.
+ * - `save` is a compare-and-swap.
+ * - A subscription can be ended.
+ * - No error, keyring or provider shows key material when it is printed.
  *
  * @param runner The functions of a test runner that register tests.
  */

@@ -343,7 +343,9 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     "no-namespace-is-all",
   );
 
-  test("iterates over every remaining record while others are changed, added and deleted", async ({ inNamespace }) => {
+  test("iterates over every record that is not deleted meanwhile, while records are added, deleted and changed", async ({
+    inNamespace,
+  }) => {
     const store = inNamespace("walked");
     const staying = numbered("staying-", 600);
     const leaving = numbered("leaving-", 600);

@@ -91,7 +91,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("keeps every record that stays in exactly one range while others are written and deleted", async (opened) => {
+  test("keeps each record in exactly one range while others are written and deleted", async (opened) => {
     const store = asRanged(opened.store);
     const busy = opened.inNamespace("busy");
     const leaving = numbered("leaving-", 200);

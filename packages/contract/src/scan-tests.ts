@@ -95,7 +95,10 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     }
   });
 
-  test("finds every record that stays while others are added, deleted and changed", async ({ store, inNamespace }) => {
+  test("finds every record that is not deleted during the scan, while records are added, deleted and changed", async ({
+    store,
+    inNamespace,
+  }) => {
     const staying = numbered("staying-", 300);
     const leaving = numbered("leaving-", 300);
     const busy = inNamespace("busy");

@@ -299,7 +299,9 @@ const broken: readonly {
           return { entries: entries.slice(start, end), ...(end < entries.length ? { cursor: String(end) } : {}) };
         }
       })(origin),
-    failing: ["scan > finds every record that stays while others are added, deleted and changed"],
+    failing: [
+      "scan > finds every record that is not deleted during the scan, while records are added, deleted and changed",
+    ],
   },
   {
     name: "the reserved space is a namespace",
@@ -334,7 +336,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
       })(origin),
     failing: [
       "ranges > keeps a record in the same range when it is written again",
-      "ranges > keeps every record that stays in exactly one range while others are written and deleted",
+      "ranges > keeps each record in exactly one range while others are written and deleted",
     ],
   },
   {

@@ -3,7 +3,7 @@ import { type KeyProviderContractOptions, keyProviderContract, type OpenKeyProvi
 import { exportKeyring, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { describe, it } from "vitest";
 
-/** A key provider that keeps its keyring in memory and passes the contract. Tests override its methods to break it. */
+/** A key provider with a keyring in memory, which passes the contract. Tests override its methods to break it. */
 class MemoryProvider implements KeyProvider {
   #document = exportKeyring(Keyring.generate("first"));
   readonly #subscribers = new Set<() => void>();

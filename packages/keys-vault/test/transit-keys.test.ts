@@ -104,7 +104,7 @@ describeWithVault(servers, "transitKeys", () => {
 
   it("a wrapped keyring is reported as missing with a hint to restore the keyring before a new one is made", async () => {
     const { hint } = await refusal(transitKeys(await options()).load());
-    expect(hint).toMatch(/restore it.*a new keyring opens no existing record/);
+    expect(hint).toMatch(/restore it.*a new keyring decrypts no existing record/);
   });
 
   it("a wrapped keyring is refused with an older generation, or with the name of another keyring", async () => {

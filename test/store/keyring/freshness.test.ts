@@ -41,7 +41,7 @@ describe("refreshMs", () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
   });
 
-  it("loads the keyring about that often, once for all stores", async () => {
+  it("causes a load about that often, once for all stores", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const others = Array.from({ length: 5 }, () => new EncryptedStore(new MemoryStore(), { keys }));
     const waits: number[] = [];
@@ -163,7 +163,7 @@ describe("maxAgeMs", () => {
     vi.useFakeTimers({ toFake: ["Date", "performance"] });
   });
 
-  it("makes all calls wait for one load if the keyring is too old", async () => {
+  it("makes all calls wait for one load if the keyring is older", async () => {
     const { keys, store } = await openStore(freshness);
     vi.advanceTimersByTime(60_000);
     expect(await store.get("key")).toBe(value);
@@ -180,7 +180,7 @@ describe("maxAgeMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("makes all calls reject with the reason if the keyring is too old and its source fails", async () => {
+  it("makes all calls reject with the reason if the keyring is older and its source fails", async () => {
     const { keys, store } = await openStore(freshness);
     keys.fail(down);
     vi.advanceTimersByTime(60_001);
@@ -253,7 +253,7 @@ describe("maxAgeMs", () => {
   });
 });
 
-describe("failing source", () => {
+describe("failing key provider", () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["Date", "performance"] });
   });
@@ -283,7 +283,7 @@ describe("failing source", () => {
     expect(Math.min(...pauses.slice(4))).toBeGreaterThanOrEqual(5);
   }
 
-  it("is loaded from once in each pause while stores have no keyring, however many calls need one", async () => {
+  it("loads once after each pause while stores have no keyring, however many calls need one", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(down);
     const inner = new MemoryStore();
@@ -300,14 +300,14 @@ describe("failing source", () => {
     expect(await stores[1]?.set("key", value)).toBe(true);
   });
 
-  it("is loaded from once in each pause while the keyring is too old", async () => {
+  it("loads once after each pause while the keyring is too old", async () => {
     const { keys, store } = await openStore({ maxAgeMs: 60_000, timeoutMs: 10_000 });
     keys.fail(down);
     vi.advanceTimersByTime(60_001);
     expectGrowingPauses(await loadTimes(keys, () => store.get("key")));
   });
 
-  it("is loaded from once in each pause while records under an unknown key are read", async () => {
+  it("loads once after each pause while records under an unknown key are read", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("ahead", value);
@@ -330,7 +330,7 @@ describe("failing source", () => {
     expect(await store.get("ahead")).toBe(value);
   });
 
-  it("is loaded from again after the machine slept longer than the pause", async () => {
+  it("loads again after the machine slept longer than the pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(down);
     const store = new EncryptedStore(new MemoryStore(), { keys });

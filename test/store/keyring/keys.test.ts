@@ -23,7 +23,7 @@ function forged(count: number): { key: string; value: string }[] {
 }
 
 describe("key provider", () => {
-  it("is loaded from once by all stores and all concurrent calls", async () => {
+  it("loads once for all stores and all concurrent calls", async () => {
     const keys = new TestKeys(newRing());
     const stores = Array.from({ length: 3 }, () => new EncryptedStore(new MemoryStore(), { keys }));
     const release = keys.hold();
@@ -35,7 +35,7 @@ describe("key provider", () => {
     expect(keys.loads).toBe(1);
   });
 
-  it("makes calls reject without a write if the first load fails, and is loaded from again after a pause", async () => {
+  it("makes calls reject without a write if the first load fails, and loads again after a pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("unreachable"));
     const inner = new MemoryStore();
@@ -50,7 +50,7 @@ describe("key provider", () => {
     expect(await store.get("key")).toBe(value);
   });
 
-  it("is loaded from at once when it reports a change, also during a pause", async () => {
+  it("loads at once when it reports a change, also during a pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("unreachable"));
     const store = new EncryptedStore(new MemoryStore(), { keys });
@@ -124,7 +124,7 @@ describe("key provider", () => {
     expect(Buffer.from(entries[0]?.value ?? "").toString("latin1")).toMatch(/^kw1:new:/);
   });
 
-  it("is loaded from again if it reports a change during a load", async () => {
+  it("loads again if it reports a change during a load", async () => {
     const { before, staged, promoted } = rotation();
     const keys = new TestKeys(before);
     const store = new EncryptedStore(new MemoryStore(), { keys });
@@ -332,14 +332,14 @@ describe("unrelated keyring of the same name and a higher generation", () => {
   });
 });
 
-describe("process that began with the wrong keyring", () => {
+describe("running process", () => {
   const right = newRing("right").withStores(["sessions"]);
 
   it.each([
     ["is of a higher generation", newRing().add().add().add()],
     ["has another name", newRing().rename("staging")],
     ["has other material under the same id", newRing("right").add().add().add()],
-  ])("accepts the right keyring without a restart if the wrong one %s", async (_, wrong) => {
+  ])("accepts the right keyring without a restart if it began with one that %s", async (_, wrong) => {
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: right }).set("key", value);
     const keys = new TestKeys(wrong);
@@ -441,7 +441,7 @@ describe("unknown key id", () => {
     expect(keys.loads).toBeLessThanOrEqual(4);
   });
 
-  it("causes no load of its own for each of many in a batch", async () => {
+  it("shares its load with the other unknown key ids of a batch", async () => {
     const inner = new MemoryStore();
     const records = forged(6);
     await inner.setMany(records);

@@ -49,11 +49,11 @@ export function readDocument(document: string): KeyringContent {
     return key;
   });
   return {
-    name: requireText(fields["name"], "its name"),
+    name: requireText(fields["name"], "its name", fixTheDocument),
     generation,
-    primary: requireText(fields["primary"], "its primary"),
+    primary: requireText(fields["primary"], "its primary", fixTheDocument),
     keys,
-    scopeName: fields["scope"] === undefined ? undefined : requireText(fields["scope"], "its scope"),
+    scopeName: fields["scope"] === undefined ? undefined : requireText(fields["scope"], "its scope", fixTheDocument),
     stores: readStrings(fields["stores"], "stores"),
     sealed: readStrings(fields["sealed"], "sealed"),
     extensions,
@@ -202,14 +202,14 @@ function readStrings(value: unknown, field: string): readonly string[] | undefin
  * @param what The name of the value in the message, such as "its name".
  * @throws KeywardError `KEYRING_INVALID` for anything but a non-empty, well-formed string.
  */
-export function requireText(text: unknown, what: string): string {
+export function requireText(text: unknown, what: string, hint = 'Pass a name such as "production".'): string {
   if (typeof text !== "string" || text === "" || !text.isWellFormed()) {
-    throw invalidKeyring(`${what} is not a non-empty, well-formed string`, 'Give it a name such as "production".');
+    throw invalidKeyring(`${what} is not a non-empty, well-formed string`, hint);
   }
   return text;
 }
 
-/** Returns the error for a keyring that is not valid: `problem` says why, and calls the keyring "it". */
+/** Returns the error for a keyring that is not valid, with a problem such as "its keys are not an array". */
 export function invalidKeyring(problem: string, hint: string, keyId?: string): KeywardError {
   return new KeywardError("KEYRING_INVALID", `The keyring is not valid: ${problem}`, { hint, keyId });
 }

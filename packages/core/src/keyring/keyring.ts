@@ -72,7 +72,7 @@ export class Keyring {
    *
    * @param primary The id of the primary. Default: the first key's.
    * @throws KeywardError
-   * - `KEY_INVALID` for an id, material, status or date that is not valid;
+   * - `KEY_INVALID` for an id, material, status or date that is not valid.
    * - `KEYRING_INVALID` for no keys, two keys with the same id or material, or a primary that is missing or disabled.
    */
   static fromKeys(

@@ -69,8 +69,8 @@ export interface WrappedKeys extends KeyProvider {
    * Wraps `next` and stores it, if the location still has `previous`.
    *
    * @throws KeywardError
-   * - `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name;
-   * - `KEYRING_CONFLICT` if the location has another keyring than `previous`;
+   * - `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name.
+   * - `KEYRING_CONFLICT` if the location has another keyring than `previous`.
    * - `KEYRING_ROLLBACK` if `next` is of a generation that is too low.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;

@@ -544,7 +544,7 @@ describe("scoped keyring", () => {
     expect(leaked(exportKeyring(scoped), keyOf(ring, "a")?.root.material() ?? randomBytes(32))).toBeUndefined();
   });
 
-  it("needs a name that is not empty, well-formed and at most 1,000 bytes long", () => {
+  it("needs a non-empty, well-formed name of at most 1,000 bytes", () => {
     for (const name of ["", "\ud800", "x".repeat(1_001), "é".repeat(501)]) {
       expect(refusalOf(() => ring.scope(name)).code).toBe("KEYRING_INVALID");
     }
