@@ -143,7 +143,7 @@ export class OverwriteGuard {
         cause: first,
         hint:
           "Restore the missing keys or the records: error.errors lists each record, with its key and a hint. To discard " +
-          "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) first.",
+          "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) and write again.",
       },
     );
   }
