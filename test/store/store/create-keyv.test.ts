@@ -49,13 +49,13 @@ const listenerCounts = [0, 1, 2];
 
 /** Adds listeners of `error`. Returns, for each, the errors that it was called with. */
 function listen(keyv: Keyv, count: number): unknown[][] {
-  const heard: unknown[][] = [];
+  const emitted: unknown[][] = [];
   for (let index = 0; index < count; index++) {
     const errors: unknown[] = [];
-    heard.push(errors);
+    emitted.push(errors);
     keyv.on("error", (error: unknown) => errors.push(error));
   }
-  return heard;
+  return emitted;
 }
 
 async function withBrokenRecord(): Promise<{ keyv: KeywardKeyv; map: Map<string, unknown>; ring: Keyring }> {
@@ -77,13 +77,13 @@ describe("a Keyv that createKeyv made", () => {
     for (const [name, call] of Object.entries(reads)) {
       it(`rejects ${name} of a broken record, with ${count} listeners`, async () => {
         const { keyv } = await withBrokenRecord();
-        const heard = listen(keyv, count);
+        const emitted = listen(keyv, count);
         const single = ["get", "getRaw", "has"].includes(name);
         const error = await expectRefusal(call(keyv), single ? "RECORD_TAMPERED" : "RECORDS_UNREADABLE");
-        expect(heard).toEqual(heard.map(() => [error]));
+        expect(emitted).toEqual(emitted.map(() => [error]));
         // The listeners are called again for a second call that fails.
         const again = await expectRefusal(call(keyv), error.code);
-        for (const errors of heard) expect(errors).toEqual([error, again]);
+        for (const errors of emitted) expect(errors).toEqual([error, again]);
       });
     }
 
@@ -92,9 +92,9 @@ describe("a Keyv that createKeyv made", () => {
         const { keyv, map } = await withBrokenRecord();
         await expectRefusal(keyv.get("broken"), "RECORD_TAMPERED");
         const before = map.get("broken");
-        const heard = listen(keyv, count);
+        const emitted = listen(keyv, count);
         const error = await expectRefusal(call(keyv), "OVERWRITE_REFUSED");
-        for (const errors of heard) expect(errors).toEqual([error]);
+        for (const errors of emitted) expect(errors).toEqual([error]);
         expect(map.get("broken")).toBe(before);
       });
     }
@@ -105,43 +105,43 @@ describe("a Keyv that createKeyv made", () => {
         const keyv = createKeyv({ store: inner, keys: newRing() });
         await keyv.set("broken", `${marker}value`);
         inner.failure = new Error("the disk is gone");
-        const heard = listen(keyv, count);
+        const emitted = listen(keyv, count);
         const error = await expectRefusal(call(keyv), "STORE_UNAVAILABLE");
         expect(error.cause).toBe(inner.failure);
-        for (const errors of heard) expect(errors).toEqual([error]);
+        for (const errors of emitted) expect(errors).toEqual([error]);
         // The adapter throws the identical error object, and the listeners are called again.
         const again = await expectRefusal(call(keyv), "STORE_UNAVAILABLE");
-        for (const errors of heard) expect(errors).toEqual([error, again]);
+        for (const errors of emitted) expect(errors).toEqual([error, again]);
       });
     }
 
     it(`rejects a symbol, whose error Keyv emits as a string, with ${count} listeners`, async () => {
       const keyv = createKeyv({ store: new Map(), keys: newRing() });
-      const heard = listen(keyv, count);
+      const emitted = listen(keyv, count);
       const error = await expectRefusal(keyv.set("a", Symbol("x")), "VALUE_INVALID");
-      for (const errors of heard) expect(errors).toEqual([error]);
+      for (const errors of emitted) expect(errors).toEqual([error]);
       await expectRefusal(keyv.setMany([{ key: "a", value: Symbol("x") }]), "VALUE_INVALID");
-      for (const errors of heard) expect(errors).toHaveLength(2);
+      for (const errors of emitted) expect(errors).toHaveLength(2);
       expect(await keyv.get("a")).toBeUndefined();
     });
   }
 
   it("emits one error for a batch of several symbols", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
-    const [heard = []] = listen(keyv, 1);
+    const [emitted = []] = listen(keyv, 1);
     const batch = ["a", "b", "c"].map((key) => ({ key, value: Symbol(key) }));
     const error = await expectRefusal(keyv.setMany(batch), "VALUE_INVALID");
-    expect(heard).toEqual([error]);
+    expect(emitted).toEqual([error]);
   });
 
   it("emits one error for each of two calls that fail at the same time", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
-    const [heard = []] = listen(keyv, 1);
+    const [emitted = []] = listen(keyv, 1);
     const failed = await Promise.all(
       ["a", "b"].map((key) => expectRefusal(keyv.setMany([{ key, value: Symbol(key) }]), "VALUE_INVALID")),
     );
-    expect(heard).toHaveLength(2);
-    expect(new Set(heard)).toEqual(new Set(failed));
+    expect(emitted).toHaveLength(2);
+    expect(new Set(emitted)).toEqual(new Set(failed));
   });
 
   it("emits one error for each call that fails with the identical error object", async () => {
@@ -149,13 +149,13 @@ describe("a Keyv that createKeyv made", () => {
     keys.fail(new Error("the source is down"));
     const release = keys.hold();
     const keyv = createKeyv({ store: new Map(), keys });
-    const [heard = []] = listen(keyv, 1);
+    const [emitted = []] = listen(keyv, 1);
     // All three calls wait for the same load of the keyring, and fail with it.
     const failing = ["a", "b", "c"].map((key) => expectRefusal(keyv.set(key, 1), "PROVIDER_UNAVAILABLE"));
     release();
     await Promise.all(failing);
     expect(keys.loads).toBe(1);
-    expect(heard).toHaveLength(3);
+    expect(emitted).toHaveLength(3);
   });
 
   it("rejects a read of an encrypted value that Keyv did not write", async () => {
@@ -181,10 +181,10 @@ describe("a Keyv that createKeyv made", () => {
   it("rejects writes if serialization is disabled by force", async () => {
     const store = new EncryptedStore(new Map(), { keys: newRing() });
     const bare = new Keyv({ store, serialization: false });
-    const heard: unknown[] = [];
-    bare.on("error", (error: unknown) => heard.push(error));
+    const emitted: unknown[] = [];
+    bare.on("error", (error: unknown) => emitted.push(error));
     expect(await bare.set("a", { marker })).toBe(false);
-    expect(heard).toMatchObject([{ code: "VALUE_INVALID" }]);
+    expect(emitted).toMatchObject([{ code: "VALUE_INVALID" }]);
     await expectRefusal(store.set("a", { value: marker }), "VALUE_INVALID");
     await expectRefusal(store.setMany([{ key: "a", value: 7 }]), "VALUE_INVALID");
   });
@@ -244,10 +244,10 @@ describe("a decrypted value that cannot be parsed", () => {
         for (const text of [`x${token}`, `{"value":"${token}`]) {
           const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...options });
           await keyv.encryptedStore.set("odd", text);
-          const heard = listen(keyv, count);
+          const emitted = listen(keyv, count);
           const error = await expectRefusal(call(keyv), "RECORD_MALFORMED");
-          for (const errors of heard) expect(errors).toEqual([error]);
-          for (const one of [error, ...heard.flat()]) expect(quoted(token, shown(one))).toBeUndefined();
+          for (const errors of emitted) expect(errors).toEqual([error]);
+          for (const one of [error, ...emitted.flat()]) expect(quoted(token, shown(one))).toBeUndefined();
         }
       });
     }
@@ -283,11 +283,11 @@ describe("a plain Keyv over an EncryptedStore", () => {
   it("returns undefined for a broken record if there is a listener for error, unlike createKeyv", async () => {
     const { map, ring } = await withBrokenRecord();
     const bare = new Keyv({ store: new EncryptedStore(map, { keys: ring }) });
-    const heard: unknown[] = [];
-    bare.on("error", (error: unknown) => heard.push(error));
+    const emitted: unknown[] = [];
+    bare.on("error", (error: unknown) => emitted.push(error));
     expect(await bare.get("broken")).toBeUndefined();
     expect(await bare.set("broken", "new")).toBe(false);
-    expect(heard).toMatchObject([{ code: "RECORD_TAMPERED" }, { code: "OVERWRITE_REFUSED" }]);
+    expect(emitted).toMatchObject([{ code: "RECORD_TAMPERED" }, { code: "OVERWRITE_REFUSED" }]);
   });
 });
 

@@ -165,18 +165,21 @@ describe("a decrypted value that Keyv cannot have written", () => {
   it.each([
     ["@keyv/compress-gzip", { compression: new KeyvGzip() }],
     ["a serialization that writes bytes", { serialization: bytesOfV8 }],
-  ] as const)("includes plain JSON for a Keyv with %s, and its values for a Keyv without", async (_, codec) => {
-    const store = new MemoryStore();
-    const keys = newRing();
-    const plain = createKeyv({ store, keys, namespace: "flows" });
-    const coded = createKeyv({ store, keys, namespace: "flows", ...codec });
-    await plain.set("plain", 1);
-    await coded.set("coded", 1);
-    await expectRefusal(coded.get("plain"), "RECORD_MALFORMED");
-    await expectRefusal(plain.get("coded"), "RECORD_MALFORMED");
-    await expectRefusal(plain.set("coded", 2), "OVERWRITE_REFUSED");
-    expect(await coded.get("coded")).toBe(1);
-  });
+  ] as const)(
+    "includes plain JSON for a Keyv with %s, and the values of that Keyv for a plain one",
+    async (_, codec) => {
+      const store = new MemoryStore();
+      const keys = newRing();
+      const plain = createKeyv({ store, keys, namespace: "flows" });
+      const coded = createKeyv({ store, keys, namespace: "flows", ...codec });
+      await plain.set("plain", 1);
+      await coded.set("coded", 1);
+      await expectRefusal(coded.get("plain"), "RECORD_MALFORMED");
+      await expectRefusal(plain.get("coded"), "RECORD_MALFORMED");
+      await expectRefusal(plain.set("coded", 2), "OVERWRITE_REFUSED");
+      expect(await coded.get("coded")).toBe(1);
+    },
+  );
 
   it("is listed with the other unreadable records of a batch", async () => {
     const inner = new MemoryStore();

@@ -41,9 +41,9 @@ function describeUsers(open: () => Promise<Base>): void {
       const writer = createKeyv({ store: base, keys, namespace: "a" });
       await writer.encryptedStore.set("key", JSON.stringify({ value }));
       const opened = Object.entries(users).map(([name, make]) => ({ name, user: make(base, keys) }));
-      const gone = opened.find(({ name }) => name === first);
-      await gone?.user.disconnect?.();
-      await gone?.user.disconnect?.();
+      const firstUser = opened.find(({ name }) => name === first);
+      await firstUser?.user.disconnect?.();
+      await firstUser?.user.disconnect?.();
       for (const { name, user } of opened) if (name !== first) expect(await user.get("key"), name).toBeDefined();
       expect(await writer.get("key")).toBe(value);
     },

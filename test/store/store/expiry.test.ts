@@ -20,14 +20,14 @@ function stopTime(nowMs = Date.now()): number {
 }
 
 /** A store whose backend keeps every record forever. A record is absent only because of the expiry in its envelope. */
-function overForgetful() {
+function overStoreWithoutExpiry() {
   const map = new Map<string, { value: unknown }>();
   return { map, store: new EncryptedStore(new ForgetsExpiry(map), { keys: newRing() }) };
 }
 
 describe("the expiry in an envelope", () => {
   it("makes a record absent that the backend still has", async () => {
-    const { map, store } = overForgetful();
+    const { map, store } = overStoreWithoutExpiry();
     const now = stopTime();
     await store.setMany([
       { key: "soon", value, expires: now + 10 },
@@ -62,7 +62,7 @@ describe("the expiry in an envelope", () => {
   });
 
   it("is rounded up to whole milliseconds", async () => {
-    const { store } = overForgetful();
+    const { store } = overStoreWithoutExpiry();
     const now = stopTime(1_900_000_000_000);
     await store.set("key", value, now + 5.2);
     vi.setSystemTime(now + 5);
@@ -74,7 +74,7 @@ describe("the expiry in an envelope", () => {
   it.each([2 ** 48 - 1, 2 ** 48, Number.MAX_SAFE_INTEGER, Number.MAX_VALUE, Number.POSITIVE_INFINITY])(
     "can be %d, which is stored as the largest expiry of an envelope",
     async (expires) => {
-      const { store } = overForgetful();
+      const { store } = overStoreWithoutExpiry();
       await store.set("key", value, expires);
       expect(await store.get("key")).toBe(value);
       stopTime(2 ** 48 - 2);
@@ -85,7 +85,7 @@ describe("the expiry in an envelope", () => {
   );
 
   it("cannot be NaN, which is refused and leaves the stored record unchanged", async () => {
-    const { store } = overForgetful();
+    const { store } = overStoreWithoutExpiry();
     await store.set("key", value);
     await expectRefusal(store.set("key", `${marker}next`, Number.NaN), "VALUE_INVALID");
     await expectRefusal(store.setMany([{ key: "key", value, expires: Number.NaN }]), "VALUE_INVALID");
@@ -113,7 +113,7 @@ describe("an expiry in the past", () => {
   it.each([0, -1, -0.5, Number.NEGATIVE_INFINITY, 1])(
     "deletes the stored record instead of writing: %d",
     async (expires) => {
-      const { map, store } = overForgetful();
+      const { map, store } = overStoreWithoutExpiry();
       await store.setMany([
         { key: "one", value },
         { key: "two", value },
@@ -133,7 +133,7 @@ describe("an expiry in the past", () => {
   );
 
   it("includes the current millisecond", async () => {
-    const { map, store } = overForgetful();
+    const { map, store } = overStoreWithoutExpiry();
     const now = stopTime();
     await store.set("key", value, now);
     expect(map.size).toBe(0);
@@ -147,7 +147,7 @@ describe("an expiry in the past", () => {
   });
 
   it("applies to a batch with several entries of one key only if it is in the last entry", async () => {
-    const { store } = overForgetful();
+    const { store } = overStoreWithoutExpiry();
     await store.setMany([
       { key: "key", value },
       { key: "key", value, expires: 1 },

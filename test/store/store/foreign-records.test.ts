@@ -28,11 +28,11 @@ function saying(result: unknown): ForeignFormat {
 }
 
 function listen(store: EncryptedStore): { readonly event: string; readonly detail: ReencryptEvent }[] {
-  const heard: { readonly event: string; readonly detail: ReencryptEvent }[] = [];
+  const emitted: { readonly event: string; readonly detail: ReencryptEvent }[] = [];
   for (const event of ["reencrypted", "reencrypt:conflict", "reencrypt:error"]) {
-    store.on(event, (detail: ReencryptEvent) => heard.push({ event, detail }));
+    store.on(event, (detail: ReencryptEvent) => emitted.push({ event, detail }));
   }
-  return heard;
+  return emitted;
 }
 
 describe("a foreign record that its Keyv cannot decode", () => {
@@ -53,13 +53,13 @@ describe("a foreign record that its Keyv cannot decode", () => {
       const before = await raw.get("odd");
       const options: CreateKeyvOptions = { store: inner, keys: newRing("k1"), namespace: "flows", accept: [anything] };
       const keyv = createKeyv(options);
-      const heard = listen(keyv.encryptedStore);
+      const emitted = listen(keyv.encryptedStore);
 
       await expectRefusal(keyv.get("odd"), "RECORD_MALFORMED");
       await expectRefusal(keyv.getMany(["good", "odd"]), "RECORD_MALFORMED");
       await expectRefusal(keyv.has("odd"), "RECORD_MALFORMED");
       await keyv.encryptedStore.settled();
-      expect(heard).toMatchObject([{ event: "reencrypted", detail: { key: "good" } }]);
+      expect(emitted).toMatchObject([{ event: "reencrypted", detail: { key: "good" } }]);
       expect(await raw.get("odd")).toEqual(before);
       await expectRefusal(keyv.set("odd", "new"), "OVERWRITE_REFUSED");
 
@@ -108,10 +108,10 @@ describe("a foreign record that its Keyv cannot decode", () => {
     const inner = new MemoryStore();
     await inner.set("odd", "text");
     const { encryptedStore } = createKeyv({ store: inner, keys: newRing(), accept: [anything] });
-    const heard = listen(encryptedStore);
+    const emitted = listen(encryptedStore);
     expect(await encryptedStore.get("odd")).toBe("text");
     await encryptedStore.settled();
-    expect(heard).toMatchObject([
+    expect(emitted).toMatchObject([
       { event: "reencrypt:error", detail: { key: "odd", error: { code: "RECORD_MALFORMED" } } },
     ]);
     expect(await inner.get("odd")).toBe("text");
@@ -196,7 +196,7 @@ describe("the result of a foreign format", () => {
   });
 
   const soon = Date.now() + hourMs;
-  const taken: Readonly<Record<string, readonly [unknown, number | undefined]>> = {
+  const accepted: Readonly<Record<string, readonly [unknown, number | undefined]>> = {
     "an expiry in milliseconds": [{ value, expires: soon }, soon],
     "an expiry with a fraction, never earlier": [{ value, expires: soon + 0.5 }, soon + 1],
     "no expiry": [{ value }, undefined],
@@ -208,7 +208,7 @@ describe("the result of a foreign format", () => {
     "the result of readKeyvJson": [readKeyvJson(`{"value":1,"expires":${soon}}`), soon],
   };
 
-  it.each(Object.entries(taken))("is read and encrypted, with its expiry: %s", async (_, [result, expires]) => {
+  it.each(Object.entries(accepted))("is read and encrypted, with its expiry: %s", async (_, [result, expires]) => {
     const inner = new MemoryStore();
     await inner.set("old", "old");
     const keys = newRing("k1");

@@ -52,11 +52,11 @@ describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open)
       const keys = newRing();
       const stores = Array.from({ length: 30 }, () => new EncryptedStore(inner, { keys }));
       expect(inner.listeners("error")).toHaveLength(before + 1);
-      const heard: unknown[] = [];
-      for (const store of stores) store.on("store:error", (error: unknown) => heard.push(error));
+      const emitted: unknown[] = [];
+      for (const store of stores) store.on("store:error", (error: unknown) => emitted.push(error));
       const lost = new Error("connection lost");
       inner.emit("error", lost);
-      expect(heard).toEqual(stores.map(() => lost));
+      expect(emitted).toEqual(stores.map(() => lost));
       for (const store of stores) await store.disconnect();
       expect(inner.listeners("error") ?? []).toHaveLength(before);
       expect(warned).not.toHaveBeenCalled();
@@ -70,11 +70,11 @@ describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open)
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.disconnect();
     await store.get("key");
-    const heard: unknown[] = [];
-    store.on("store:error", (error: unknown) => heard.push(error));
+    const emitted: unknown[] = [];
+    store.on("store:error", (error: unknown) => emitted.push(error));
     const lost = new Error("connection lost");
     inner.emit("error", lost);
-    expect(heard).toEqual([lost]);
+    expect(emitted).toEqual([lost]);
     await store.disconnect();
   });
 });
@@ -304,8 +304,8 @@ describe("a Keyv that createKeyv made", () => {
   it("rejects a write under an empty key, which Keyv would not store", async () => {
     const inner = new MemoryStore();
     const keyv = createKeyv({ store: inner, keys: newRing() });
-    const heard: unknown[] = [];
-    keyv.on("error", (error: unknown) => heard.push(error));
+    const emitted: unknown[] = [];
+    keyv.on("error", (error: unknown) => emitted.push(error));
     const writes = [
       () => keyv.set("", value),
       () => keyv.setMany(["good", ""].map((key) => ({ key, value }))),
@@ -314,7 +314,7 @@ describe("a Keyv that createKeyv made", () => {
     ];
     for (const write of writes) {
       const error = await expectRefusal(write, "VALUE_INVALID");
-      expect(heard.splice(0)).toEqual([error]);
+      expect(emitted.splice(0)).toEqual([error]);
     }
     expect((await inner.scan()).entries).toEqual([]);
     expect(await keyv.get("")).toBeUndefined();

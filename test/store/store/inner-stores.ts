@@ -30,7 +30,7 @@ export function keyIdIn(value: StoredValue | undefined): string {
   return /^kw1[.:]([\w-]+)[.:]/.exec(value === undefined ? "" : textOf(value))?.[1] ?? "";
 }
 
-/** A memory store that records its calls, and lets a test run code in the middle of them. */
+/** A memory store that records its calls. A test can run code in the middle of a call. */
 export class WatchedStore extends MemoryStore {
   readonly calls: string[] = [];
   /** Runs before a replacement: the action of another writer between the read and the replacement. */

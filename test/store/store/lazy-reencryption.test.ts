@@ -11,20 +11,20 @@ import { keyIdIn, LeastKeyv5Adapter, WatchedStore } from "./inner-stores.ts";
 
 const value = `${marker}value`;
 
-interface Heard extends ReencryptEvent {
+interface EmittedEvent extends ReencryptEvent {
   readonly event: string;
 }
 
 /** Collects the events of lazy re-encryption, and checks that none shows a secret. */
-function listen(store: EncryptedStore): Heard[] {
-  const heard: Heard[] = [];
+function listen(store: EncryptedStore): EmittedEvent[] {
+  const emitted: EmittedEvent[] = [];
   for (const event of ["reencrypted", "reencrypt:conflict", "reencrypt:error"]) {
     store.on(event, (details: ReencryptEvent) => {
       expectNoSecrets(details);
-      heard.push({ event, ...details });
+      emitted.push({ event, ...details });
     });
   }
-  return heard;
+  return emitted;
 }
 
 /** Records under the old key, and a store whose primary is the new key. */
@@ -35,12 +35,12 @@ async function rotated(keys: readonly string[], expires?: number) {
   await writer.setMany(keys.map((key) => ({ key, value, ...(expires === undefined ? {} : { expires }) })));
   const store = new EncryptedStore(inner, { keys: promoted });
   inner.calls.length = 0;
-  return { inner, writer, store, heard: listen(store), before, promoted };
+  return { inner, writer, store, emitted: listen(store), before, promoted };
 }
 
 describe("a record under an older key", () => {
   it("is returned at once, and re-encrypted after the read", async () => {
-    const { inner, store, heard } = await rotated(["key"]);
+    const { inner, store, emitted } = await rotated(["key"]);
     const held = Promise.withResolvers<void>();
     inner.beforeReplace = () => held.promise;
     expect(await store.get("key")).toBe(value);
@@ -55,7 +55,7 @@ describe("a record under an older key", () => {
     await settling;
     expect(keyIdIn(await inner.get("key"))).toBe("new");
     expect(await store.get("key")).toBe(value);
-    expect(heard).toEqual([{ event: "reencrypted", namespace: "", key: "key", from: "old", to: "new" }]);
+    expect(emitted).toEqual([{ event: "reencrypted", namespace: "", key: "key", from: "old", to: "new" }]);
   });
 
   it.each(["get", "has", "getMany", "hasMany", "iterator"])("is re-encrypted after %s", async (call) => {
@@ -71,15 +71,15 @@ describe("a record under an older key", () => {
 
   it("is re-encrypted together with the others of its batch", async () => {
     const keys = Array.from({ length: 20 }, (_, index) => `key ${index}`);
-    const { inner, store, heard } = await rotated(keys);
+    const { inner, store, emitted } = await rotated(keys);
     await store.getMany(keys);
     await store.settled();
     expect(inner.calls).toEqual(["getMany", "replaceMany"]);
-    expect(heard.map(({ key }) => key).sort()).toEqual(keys.sort());
+    expect(emitted.map(({ key }) => key).sort()).toEqual(keys.sort());
   });
 
   it("is re-encrypted once, even if it is read several times meanwhile", async () => {
-    const { inner, store, heard } = await rotated(["key"]);
+    const { inner, store, emitted } = await rotated(["key"]);
     const held = Promise.withResolvers<void>();
     inner.beforeReplace = () => held.promise;
     await Promise.all(Array.from({ length: 50 }, () => store.get("key")));
@@ -88,7 +88,7 @@ describe("a record under an older key", () => {
     held.resolve();
     await store.settled();
     expect(inner.calls.filter((call) => call === "replaceMany")).toHaveLength(1);
-    expect(heard).toHaveLength(1);
+    expect(emitted).toHaveLength(1);
   });
 
   it("is not re-encrypted if its key was disabled while it was queued", async () => {
@@ -166,8 +166,8 @@ describe("a record under an older key", () => {
 });
 
 describe("lazy re-encryption does not undo a change between its read and its replacement:", () => {
-  it("a write of another value is kept", async () => {
-    const { inner, writer, store, heard } = await rotated(["key", "other"]);
+  it("writes of another value are kept", async () => {
+    const { inner, writer, store, emitted } = await rotated(["key", "other"]);
     inner.beforeReplace = async () => {
       inner.beforeReplace = undefined;
       await writer.set("key", `${value} newer`);
@@ -176,7 +176,7 @@ describe("lazy re-encryption does not undo a change between its read and its rep
     await store.settled();
     expect(await writer.get("key")).toBe(`${value} newer`);
     expect(keyIdIn(await inner.get("other"))).toBe("new");
-    expect(heard.map(({ event, key, from, to }) => [event, key, from, to]).sort()).toEqual([
+    expect(emitted.map(({ event, key, from, to }) => [event, key, from, to]).sort()).toEqual([
       ["reencrypt:conflict", "key", "old", "new"],
       ["reencrypted", "other", "old", "new"],
     ]);
@@ -186,19 +186,19 @@ describe("lazy re-encryption does not undo a change between its read and its rep
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("a write of the same value is kept", async () => {
-    const { inner, writer, store, heard } = await rotated(["key"]);
+  it("writes of the same value are kept", async () => {
+    const { inner, writer, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = async () => {
       await writer.set("key", value, Date.now() + 50_000);
     };
     await store.get("key");
     await store.settled();
     expect(keyIdIn(await inner.get("key"))).toBe("old");
-    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
   });
 
   it.each(["delete", "clear", "expiry"])("the record stays absent after a %s", async (how) => {
-    const { inner, writer, store, heard } = await rotated(["key"]);
+    const { inner, writer, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = async () => {
       if (how === "delete") await writer.delete("key");
       else if (how === "clear") await writer.clear();
@@ -207,18 +207,18 @@ describe("lazy re-encryption does not undo a change between its read and its rep
     await store.get("key");
     await store.settled();
     expect(await inner.get("key")).toBeUndefined();
-    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
   });
 });
 
 describe("a lazy re-encryption that fails", () => {
   it("emits reencrypt:error, and the read succeeds", async () => {
-    const { inner, store, heard } = await rotated(["key"]);
+    const { inner, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = () => Promise.reject(new Error("the disk is full"));
     expect(await store.get("key")).toBe(value);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypt:error", key: "key", from: "old", to: "new" }]);
-    expect(heard[0]?.error).toBeInstanceOf(KeywardError);
+    expect(emitted).toMatchObject([{ event: "reencrypt:error", key: "key", from: "old", to: "new" }]);
+    expect(emitted[0]?.error).toBeInstanceOf(KeywardError);
     inner.beforeReplace = undefined;
     expect(await store.get("key")).toBe(value);
     await store.settled();
@@ -255,11 +255,11 @@ describe("a lazy re-encryption that fails", () => {
 
 it("a record that does not fit in the queue waits for its next read", async () => {
   const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
-  const { inner, store, heard } = await rotated(keys);
+  const { inner, store, emitted } = await rotated(keys);
   expect(await store.getMany(keys)).toHaveLength(1_500);
   await store.settled();
-  expect(heard.length).toBeLessThan(1_500);
-  expect(heard.length).toBeGreaterThanOrEqual(1_000);
+  expect(emitted.length).toBeLessThan(1_500);
+  expect(emitted.length).toBeGreaterThanOrEqual(1_000);
   await store.getMany(keys);
   await store.settled();
   for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe("new");
@@ -284,8 +284,8 @@ describe("lazy re-encryption, between two batches,", () => {
       return count;
     };
     /** Returns whether the pause of one second cannot be over yet. */
-    const isResting = () => performance.now() - readAtMs < 1_000;
-    return { writer, store, heard: listen(store), countAfterTurns, isResting };
+    const isPausing = () => performance.now() - readAtMs < 1_000;
+    return { writer, store, emitted: listen(store), countAfterTurns, isPausing };
   }
 
   it("pauses for reads, until settled() is called", async () => {
@@ -294,7 +294,7 @@ describe("lazy re-encryption, between two batches,", () => {
     do {
       round = await reading();
       first = await round.countAfterTurns();
-    } while (!round.isResting());
+    } while (!round.isPausing());
     expect(first).toBeGreaterThan(0);
     expect(first).toBeLessThan(40);
     const { store, countAfterTurns } = round;
@@ -311,11 +311,11 @@ describe("lazy re-encryption, between two batches,", () => {
       await round.countAfterTurns();
       await round.writer.set("key 39", "another value");
       expect(await round.store.get("key 39")).toBe("another value");
-    } while (!round.isResting());
-    const { store, heard } = round;
+    } while (!round.isPausing());
+    const { store, emitted } = round;
     await store.settled();
-    expect(heard.filter(({ event }) => event !== "reencrypted")).toEqual([]);
-    expect(heard.map(({ key }) => key)).toContain("key 39");
+    expect(emitted.filter(({ event }) => event !== "reencrypted")).toEqual([]);
+    expect(emitted.map(({ key }) => key)).toContain("key 39");
     expect(await store.get("key 39")).toBe("another value");
   });
 
@@ -368,10 +368,10 @@ describe("a store that cannot replace atomically", () => {
     const expires = Date.now() + 3_600_000;
     await new EncryptedStore(inner, { keys: before }).set("key", value, expires);
     const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read-may-undo-writes" });
-    const heard = listen(store);
+    const emitted = listen(store);
     expect(await store.get("key")).toBe(value);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypted", from: "old", to: "new" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypted", from: "old", to: "new" }]);
     vi.useFakeTimers({ toFake: ["Date"], now: expires });
     try {
       expect(await store.get("key")).toBeUndefined();
@@ -383,7 +383,7 @@ describe("a store that cannot replace atomically", () => {
 
 describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same store:', () => {
   /** A store without replace(), which calls a test in the middle of a re-encryption. */
-  class Meddled extends KeyvMemoryAdapter {
+  class InterruptedStore extends KeyvMemoryAdapter {
     afterComparing: (() => unknown) | undefined;
     beforeReplacing: (() => unknown) | undefined;
 
@@ -394,9 +394,9 @@ describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same
     }
 
     override async set(key: string, given: unknown, expires?: number) {
-      const meddle = this.beforeReplacing;
+      const interrupt = this.beforeReplacing;
       this.beforeReplacing = undefined;
-      await meddle?.();
+      await interrupt?.();
       return await super.set(key, given, expires);
     }
   }
@@ -411,25 +411,25 @@ describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same
     ["clear", (store) => store.clear(), undefined],
   ];
 
-  async function meddled() {
+  async function withInterruptions() {
     const { before, promoted } = rotation();
-    const inner = new Meddled(new Map());
+    const inner = new InterruptedStore(new Map());
     await new EncryptedStore(inner, { keys: before }).set("key", value);
     const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read-may-undo-writes" });
-    return { inner, store, heard: listen(store) };
+    return { inner, store, emitted: listen(store) };
   }
 
   it.each(writes)("%s is called between comparing and replacing", async (_, write, expected) => {
-    const { inner, store, heard } = await meddled();
+    const { inner, store, emitted } = await withInterruptions();
     inner.afterComparing = () => write(store);
     expect(await store.get("key")).toBe(value);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
     expect(await store.get("key")).toBe(expected);
   });
 
   it.each(writes)("%s is called while it replaces", async (_, write, expected) => {
-    const { inner, store, heard } = await meddled();
+    const { inner, store, emitted } = await withInterruptions();
     let writing: Promise<unknown> | undefined;
     inner.beforeReplacing = async () => {
       writing = write(store);
@@ -439,12 +439,12 @@ describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same
     expect(await store.get("key")).toBe(value);
     await store.settled();
     await writing;
-    expect(heard).toMatchObject([{ event: "reencrypted" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypted" }]);
     expect(await store.get("key")).toBe(expected);
   });
 
   it("a set began before comparing and arrives after it", async () => {
-    const { inner, store } = await meddled();
+    const { inner, store } = await withInterruptions();
     const arrives = Promise.withResolvers<void>();
     inner.beforeReplacing = () => arrives.promise;
     const writing = store.set("key", next);
@@ -466,10 +466,10 @@ describe("lazy re-encryption of foreign formats", () => {
     // The backend has no expiry for the record.
     await inner.set("key", text);
     const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [plaintext()] });
-    const heard = listen(store);
+    const emitted = listen(store);
     expect(await store.get("key")).toBe(text);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypted", from: "plaintext", to: "k1" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypted", from: "plaintext", to: "k1" }]);
     expect(keyIdIn(await inner.get("key"))).toBe("k1");
     expect(await store.get("key")).toBe(text);
     vi.useFakeTimers({ toFake: ["Date"], now: expires });
@@ -505,16 +505,16 @@ describe("lazy re-encryption of foreign formats", () => {
     await inner.setMany(keys.map((key) => ({ key, value: `old:${key}` })));
     const old = { name: "old", read: (stored: unknown) => (stored === "old:bad" ? content : { value }) };
     const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [old] });
-    const heard = listen(store);
+    const emitted = listen(store);
     // The failure is reported once: by the read if that detects it, otherwise by an event.
-    const told: unknown[] = [];
+    const reported: unknown[] = [];
     await store.getMany(keys).catch((error: unknown) => {
-      if (error instanceof KeywardError) told.push(...(error.errors ?? []));
+      if (error instanceof KeywardError) reported.push(...(error.errors ?? []));
     });
     await store.settled();
-    told.push(...heard.filter(({ event }) => event === "reencrypt:error"));
-    expect(told).toMatchObject([{ key: "bad" }]);
-    expect(heard.flatMap(({ event, key }) => (event === "reencrypted" ? [key] : [])).sort()).toEqual(
+    reported.push(...emitted.filter(({ event }) => event === "reencrypt:error"));
+    expect(reported).toMatchObject([{ key: "bad" }]);
+    expect(emitted.flatMap(({ event, key }) => (event === "reencrypted" ? [key] : [])).sort()).toEqual(
       keys.filter((key) => key !== "bad").sort(),
     );
     for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe(key === "bad" ? "" : "k1");
@@ -526,10 +526,10 @@ describe("lazy re-encryption of foreign formats", () => {
     const text = JSON.stringify({ value });
     await inner.set("key", text);
     const store = new EncryptedStore(inner, { keys: newRing("plaintext"), accept: [plaintext()] });
-    const heard = listen(store);
+    const emitted = listen(store);
     expect(await store.get("key")).toBe(text);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypted", key: "key", to: "plaintext" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypted", key: "key", to: "plaintext" }]);
     expect(keyIdIn(await inner.get("key"))).toBe("plaintext");
     expect(await store.get("key")).toBe(text);
   });

@@ -113,12 +113,12 @@ describe("a Keyv 6 adapter", () => {
   it("reports the errors that it emits as store:error, never as error", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keyv = createKeyv({ store: inner, keys: newRing() });
-    const [errors, told]: [unknown[], unknown[]] = [[], []];
+    const [errors, reported]: [unknown[], unknown[]] = [[], []];
     keyv.on("error", (error: unknown) => errors.push(error));
-    keyv.encryptedStore.on("store:error", (error: unknown) => told.push(error));
+    keyv.encryptedStore.on("store:error", (error: unknown) => reported.push(error));
     const lost = new Error("connection lost");
     inner.emit("error", lost);
-    expect(told).toEqual([lost]);
+    expect(reported).toEqual([lost]);
     expect(errors).toEqual([]);
   });
 

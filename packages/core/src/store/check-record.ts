@@ -138,7 +138,7 @@ export class CheckRecord {
   }
 }
 
-/** Parses the content of a check record. Returns `undefined` if Keyward cannot have written it: it may be replaced. */
+/** Parses the content of a check record. Returns `undefined` for content that Keyward cannot have written. */
 export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent | undefined {
   const parsed = ReservedText.read("check record", String(content.value), (text) => {
     const generation = text.amount("generation", { least: 0 });

@@ -43,7 +43,10 @@ export interface CreateKeyvOptions
   readonly namespace?: string;
   /** Serializes values to text. It cannot be disabled, because only text and bytes can be encrypted. Default: Keyv's JSON. */
   readonly serialization?: KeyvSerializationAdapter;
-  /** Compresses values before they are encrypted. The length of a record then reveals something about its content. Default: none. */
+  /**
+   * Compresses values before they are encrypted. The length of a record then reveals something about its content. Default:
+   * none.
+   */
   readonly compression?: KeyvCompressionAdapter | BinaryCompression;
 }
 

@@ -309,9 +309,13 @@ function registrationFor(
 ): ReplicaRegistration | undefined {
   if (replica === undefined || replica === false) return undefined;
   if (records === undefined) {
-    throw new KeywardError("STORE_INVALID", "The store has no reserved space, in which heartbeats are stored", {
-      hint: "Use a store that has reserved(), such as those of Keyward, or omit the option replica.",
-    });
+    throw new KeywardError(
+      "STORE_INVALID",
+      "This process cannot be a replica: the store has no reserved space for heartbeats",
+      {
+        hint: "Use a store that has reserved(), such as those of Keyward, or omit the option replica.",
+      },
+    );
   }
   return ReplicaRegistration.of({ records, ...parts }, replica === true ? {} : replica);
 }

@@ -98,12 +98,12 @@ export class OverwriteGuard {
    */
   requireReadable(namespace: string, keys: readonly string[]): Promise<void> | undefined {
     const [unreadable, allowed] = [this.#unreadable.get(namespace), this.#allowed.get(namespace)];
-    const full = this.#full.has(namespace);
-    if (unreadable === undefined && !full) return undefined;
+    const isFull = this.#full.has(namespace);
+    if (unreadable === undefined && !isFull) return undefined;
     const marked = keys.filter((key) => {
       const mark = this.#markOf(key);
       if (allowed?.has(mark) === true) return false;
-      return full || unreadable?.has(mark) === true;
+      return isFull || unreadable?.has(mark) === true;
     });
     return marked.length === 0 ? undefined : this.#readAgain(namespace, marked);
   }
@@ -142,8 +142,8 @@ export class OverwriteGuard {
         errors,
         cause: first,
         hint:
-          "Restore the missing keys or the records: error.errors lists each record, with its key and what to do. To discard " +
-          "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) first.",
+          "Restore the missing keys or the records: error.errors lists each record, with its key and a hint. To discard " +
+          "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) and write again.",
       },
     );
   }

@@ -19,14 +19,14 @@ export interface ReplicaOptions {
   /** Interval between heartbeats, in milliseconds: an integer between 10 and 20,000. Default: 2,000. */
   readonly heartbeatMs?: number;
   /**
-   * How long after its last successful heartbeat the process may still write, in milliseconds. Then the heartbeat has
-   * lapsed, and the process writes nothing until it has written a heartbeat and reloaded the keyring. An integer of at least
-   * three times `heartbeatMs` and at most 60,000. Default: 10,000.
+   * Length of the lease: how long a process may write after its last successful heartbeat, in milliseconds. Afterwards the
+   * heartbeat has lapsed, and the process writes nothing until it has written a heartbeat and reloaded the keyring. An
+   * integer of at least three times `heartbeatMs` and at most 60,000. Default: 10,000.
    */
   readonly lapseMs?: number;
   /**
-   * How long a write may take until it is last sent to the store, retries included, in milliseconds. A rotation waits this
-   * much longer before it treats a replica as lapsed. An integer between 0 and 3,600,000 (an hour). Ignored if the store
+   * Maximum time between the start of a write and its last transmission to the store, retries included, in milliseconds. A
+   * rotation waits this much longer before it treats a replica as lapsed. An integer between 0 and 3,600,000 (an hour). Ignored if the store
    * specifies `longestCallMs` itself ({@link BoundedStore}). Default: 30,000.
    */
   readonly longestCallMs?: number;

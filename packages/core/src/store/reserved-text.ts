@@ -76,7 +76,7 @@ export class ReservedText {
   }
 
   /**
-   * The choice in a field.
+   * The string in a field that allows only certain strings.
    *
    * @throws KeywardError `RECORD_MALFORMED` for anything but one of the choices.
    */
@@ -87,7 +87,7 @@ export class ReservedText {
     throw malformed(this.#kind, field);
   }
 
-  /** The choice in a field, like {@link ReservedText.oneOf}; `undefined` if the field is absent. */
+  /** The string in a field, like {@link ReservedText.oneOf}; `undefined` if the field is absent. */
   oneOfIfAny<Choice extends string>(field: string, choices: readonly Choice[]): Choice | undefined {
     return this.#value(field) === undefined ? undefined : this.oneOf(field, choices);
   }

@@ -24,9 +24,11 @@ export interface AttachedParts {
 
 /** The functions that release what an attached store holds. */
 interface Held {
+  /** Stops listening to the key source. */
+  readonly stopSource: () => unknown;
   /** Stops listening to the errors of the wrapped store. */
   readonly stopErrors: () => unknown;
-  readonly stopSource: () => unknown;
+  /** Ends the heartbeat, if no other store of the process is registered. */
   readonly leaveReplicas: (() => unknown) | undefined;
 }
 
@@ -54,21 +56,21 @@ export class StoreAttachment {
   attach(): void {
     if (this.#held !== undefined) return;
     const { inner, registration, opened } = this.#parts;
-    const releases: (() => unknown)[] = [];
-    const held = <Release extends () => unknown>(release: Release): Release => {
-      releases.push(release);
-      return release;
-    };
+    let stopSource: (() => void) | undefined;
+    let stopErrors: (() => void) | undefined;
+    let leaveReplicas: (() => unknown) | undefined;
     try {
-      const stopSource = held(this.#listenToSource());
-      const stopErrors = held(this.#listenToErrors());
-      const leaveReplicas = registration === undefined ? undefined : held(this.#register(registration));
-      this.#leaveConnection = inner.shareConnection(opened);
-      this.#held = { stopErrors, stopSource, leaveReplicas };
+      stopSource = this.#listenToSource();
+      stopErrors = this.#listenToErrors();
+      leaveReplicas = registration === undefined ? undefined : this.#register(registration);
     } catch (error) {
-      for (const release of releases) release();
+      // Registering comes last, so it has nothing to undo if it throws.
+      stopErrors?.();
+      stopSource?.();
       throw error;
     }
+    this.#leaveConnection = inner.shareConnection(opened);
+    this.#held = { stopSource, stopErrors, leaveReplicas };
     this.#attachedAgain = this.#disconnecting !== undefined;
   }
 
