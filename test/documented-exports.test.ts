@@ -2,15 +2,9 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { isExportAssignment, isExportDeclaration, isNamedExports, type Node } from "typescript/unstable/ast";
-import {
-  API,
-  type Checker,
-  ModifierFlags,
-  type Symbol as Named,
-  type Project,
-  SymbolFlags,
-} from "typescript/unstable/sync";
+import { ModifierFlags, type Symbol as Named, type Project, SymbolFlags } from "typescript/unstable/sync";
 import { afterAll, describe, expect, it } from "vitest";
+import { membersOf, withProject } from "./compiler.ts";
 import { readPage } from "./markdown.ts";
 import { publishedPackages, repository } from "./workspace.ts";
 
@@ -19,19 +13,6 @@ interface Surface {
   readonly names: readonly string[];
   /** What lacks a docstring, or is exported in a way that does not say its name. */
   readonly problems: readonly string[];
-}
-
-/** Opens a package with the compiler. */
-function withProject<T>(packageFolder: string, read: (project: Project) => T): T {
-  const compiler = new API({ cwd: packageFolder });
-  try {
-    const configuration = join(packageFolder, "tsconfig.json");
-    const project = compiler.updateSnapshot({ openProjects: [configuration] }).getProject(configuration);
-    if (project === undefined) throw new Error(`The compiler cannot open ${configuration}`);
-    return read(project);
-  } finally {
-    compiler.close();
-  }
 }
 
 /** Reads what a package exports. */
@@ -76,11 +57,6 @@ function undocumented(exported: Named, packageFolder: string, project: Project):
     .map(([name]) => `${name} has no docstring`);
 }
 
-function membersOf(symbol: Named, checker: Checker): readonly Named[] {
-  if (symbol.flags & SymbolFlags.TypeAlias) return checker.getPropertiesOfType(checker.getDeclaredTypeOfSymbol(symbol));
-  return [...symbol.getMembers().values(), ...symbol.getExports().values()];
-}
-
 /** What a user can call or read, except what overrides a member and means what that means. */
 function isPublic(member: Named, project: Project): boolean {
   const nodes = member.declarations.map((declaration) => declaration.resolve(project));
@@ -118,27 +94,6 @@ describe.each(publishedPackages(repository).map(({ folder, manifest }) => ({ nam
     });
   },
 );
-
-it("docs/errors.md says of every error code what to do", () => {
-  const codes = errorCodes();
-  expect(codes).toContain("RECORD_TAMPERED");
-  const page = join(repository, "docs", "errors.md");
-  expect(existsSync(page), "There is no docs/errors.md").toBe(true);
-  expect(unmentioned(codes, readFileSync(page, "utf8"))).toEqual([]);
-});
-
-/** The members of KeywardErrorCode, as the compiler has them. */
-function errorCodes(): string[] {
-  const core = join(repository, "packages", "core");
-  return withProject(core, ({ checker, program }) => {
-    const errors = program.getSourceFile(join(core, "src", "errors.ts"));
-    const module = errors === undefined ? undefined : checker.getSymbolAtLocation(errors);
-    const code = module === undefined ? undefined : checker.getMemberInModuleExports(module, "KeywardErrorCode");
-    const type = code === undefined ? undefined : checker.getDeclaredTypeOfSymbol(code);
-    const members = type?.isUnionType() ? (type.getTypes() ?? []) : [];
-    return members.flatMap((member) => (member.isStringLiteralType() ? [member.value] : []));
-  });
-}
 
 describe("what is not documented is found", () => {
   const folder = mkdtempSync(join(tmpdir(), "keyward-exports-"));
