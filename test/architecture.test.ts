@@ -309,7 +309,11 @@ describe("the rules", () => {
       `{ "name": "@keyward/store", "dependencies": { "@keyward/core": "1", "@keyward/contract": "1" } }`,
       "@keyward/store may not depend on @keyward/contract",
     ],
-    ["packages/core/src/errors/a.ts", `import { KeyvSerializer } from "keyv";`, "core imports KeyvSerializer from keyv"],
+    [
+      "packages/core/src/errors/a.ts",
+      `import { KeyvSerializer } from "keyv";`,
+      "core imports KeyvSerializer from keyv",
+    ],
     ["packages/core/src/errors/a.ts", `import { KeyvX as Keyv } from "keyv";`, "core imports KeyvX from keyv"],
     ["packages/core/src/errors/a.ts", `import Keyv from "keyv";`, "core imports default from keyv"],
     ["packages/core/src/errors/a.ts", `import * as keyv from "keyv";`, "core imports everything from keyv"],

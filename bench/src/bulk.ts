@@ -151,7 +151,7 @@ interface FinishedPass extends PassResult {
   readonly workedMs: number;
 }
 
-/** A pass in its own process. The process is stopped (SIGSTOP) while other passes have their turn. */
+/** A pass in a separate process. The process is stopped (SIGSTOP) while other passes have their turn. */
 class Pass {
   readonly #child: ChildProcess;
   readonly #endWithParent = () => this.#child.kill("SIGKILL");

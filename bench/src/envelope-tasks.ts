@@ -3,7 +3,7 @@ import { type SampleOptions, type SampleRecord, sampleRecords } from "./sample-r
 import { awsEncryptionSdk, iron, jose, keyward, nodeCrypto, nodeCryptoBinary, type Sealer } from "./sealers.ts";
 import { inTurn, type PreparedTask, type Task } from "./task.ts";
 
-/** A record that one library has encrypted. */
+/** A record, encrypted by one library. */
 interface SealedRecord extends SampleRecord {
   readonly sealed: StoredValue;
 }

@@ -10,7 +10,7 @@ import { open, readHeader, seal } from "../../packages/core/src/envelope/envelop
 import { RootKey } from "../../packages/core/src/envelope/root-key.ts";
 import { associatedData, decrypt, encrypt } from "./node-crypto.ts";
 
-/** A library with its own key, which encrypts the text of a record and decrypts it. */
+/** A library and a key, with which the text of a record is encrypted and decrypted. */
 export interface Sealer {
   readonly name: string;
   seal(text: string, address: RecordAddress): StoredValue | Promise<StoredValue>;

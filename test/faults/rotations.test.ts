@@ -35,7 +35,7 @@ const redisServers = await findRedisServers();
 const vaultServers = await findVaultServers();
 const motoServers = await findMoto();
 
-/** A key service that one of these suites uses. */
+/** A key service of these suites. */
 interface KeyService {
   /** Returns the environment variables with which a process reaches the key service. */
   env(): Readonly<Record<string, string>>;

@@ -1,6 +1,6 @@
 import type { EncryptedStore } from "@keyward/core";
 
-/** The versions that one process knows of records whose values count up: its own, which only it writes, and those of others. */
+/** Known versions of records whose values count up. Only this process writes its own records, and others write theirs. */
 export class Versions {
   readonly #store: EncryptedStore;
   readonly #own: readonly string[];
