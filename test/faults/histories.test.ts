@@ -63,7 +63,7 @@ it(`no record is lost, comes back or is read in an older version over HTTP (seed
   await expectNothingLost(randomFrom(seed + 2), () => client().namespaced("flows"));
 });
 
-describeWithRedis(servers, "Redis servers of their own", () => {
+describeWithRedis(servers, "a history over Redis", () => {
   it(
     `no record is lost, comes back or is read in an older version over three connections (seed ${seed})`,
     options,

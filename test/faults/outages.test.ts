@@ -98,7 +98,7 @@ it(`no record is lost over HTTP when connections are cut and answers are late (s
   );
 });
 
-describeWithRedis(servers, "Redis servers of their own", () => {
+describeWithRedis(servers, "a history over Redis", () => {
   it(
     `no record is lost when the server is killed, hangs, is cut off or answers late (seed ${seed})`,
     options,

@@ -36,7 +36,7 @@ it("a scan of a SQLite store ends while records are deleted and written again", 
   await expectScanEnds(openSqlite(join(await temporaryFolder(), "records.db")));
 });
 
-describeWithRedis(servers, "on a server", () => {
+describeWithRedis(servers, "a Redis server", () => {
   it("a scan of a Redis store ends while records are deleted and written again", async () => {
     const node = await startRedis(servers);
     const store = new RedisStore(node.url);

@@ -9,8 +9,8 @@ import { Versions } from "./versions.ts";
 /** A message that the process sends. */
 export type TrafficMessage =
   | { readonly kind: "ready" }
-  /** `sealedAgain` lists the key ids between which lazy re-encryption has moved records so far, such as "old>new". */
-  | { readonly kind: "done"; readonly sealedAgain: readonly string[] }
+  /** `reencrypted` lists the key ids between which lazy re-encryption has moved records so far, such as "old>new". */
+  | { readonly kind: "done"; readonly reencrypted: readonly string[] }
   | { readonly kind: "end"; readonly calls: number; readonly failures: readonly string[] };
 
 const [address = "", ownName = "", names = "", seed = ""] = process.argv.slice(2);
@@ -44,8 +44,8 @@ class SentKeys implements KeyProvider {
 const keys = new SentKeys();
 const store = new EncryptedStore(openStore(address), { keys });
 const failures: string[] = [];
-const sealedAgain = new Set<string>();
-store.on("reencrypted", ({ from, to }: ReencryptEvent) => sealedAgain.add(`${from}>${to}`));
+const reencrypted = new Set<string>();
+store.on("reencrypted", ({ from, to }: ReencryptEvent) => reencrypted.add(`${from}>${to}`));
 store.on("reencrypt:error", ({ error }: ReencryptEvent) => failures.push(`Re-encryption failed: ${String(error)}`));
 
 const ownKeys = keysOf(ownName);
@@ -105,6 +105,6 @@ process.on("message", async (message) => {
   }
   if (verb === "ring") await takeRing(text);
   else await makeCalls(Number(text));
-  tell({ kind: "done", sealedAgain: [...sealedAgain] });
+  tell({ kind: "done", reencrypted: [...reencrypted] });
 });
 tell({ kind: "ready" });

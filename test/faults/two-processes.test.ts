@@ -47,7 +47,7 @@ class TrafficProcess {
   async makeCalls(count: number): Promise<readonly string[]> {
     const message = await this.#ask(`calls ${count}`);
     if (message.kind !== "done") throw new Error(`The process sent ${message.kind} instead of "done"`);
-    return message.sealedAgain;
+    return message.reencrypted;
   }
 
   async end(): Promise<End> {
@@ -120,7 +120,7 @@ it(
   },
 );
 
-describeWithRedis(servers, "on a server", () => {
+describeWithRedis(servers, "a Redis server", () => {
   it(
     `two processes with different keyrings fail no read in ${rotations} rotations over Redis (seed ${seed})`,
     options,

@@ -12,7 +12,7 @@ async function answers(endpoint: string): Promise<boolean> {
   }
 }
 
-describeWithMoto(servers, "a server that stands in for AWS", () => {
+describeWithMoto(servers, "a moto server for the tests", () => {
   it("can be killed, restarted on the same port, paused and stopped", async () => {
     const server = await startMoto(servers);
     onTestFinished(() => server.stop());
