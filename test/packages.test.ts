@@ -316,7 +316,7 @@ describe("the packed tarballs", () => {
 
   it("pass the tests of hosts: Keyv's suite, Keyv 5 and its hosts, and unstorage's driver", async () => {
     const files = readdirSync(join(repository, "test", "hosts")).filter((file) => file.endsWith(".test.ts"));
-    for (const path of ["test/hosts", "test/store/inner-stores.ts", "docs/hosts.md"]) {
+    for (const path of ["test/hosts", "test/store/store/inner-stores.ts", "docs/hosts.md"]) {
       cpSync(join(repository, path), join(consumer, path), { recursive: true });
     }
     for (const dependency of Object.keys(readManifest(repository).devDependencies ?? {})) {
