@@ -10,14 +10,14 @@ import { open, readHeader, seal } from "../../packages/core/src/envelope/envelop
 import { RootKey } from "../../packages/core/src/envelope/root-key.ts";
 import { associatedData, decrypt, encrypt } from "./node-crypto.ts";
 
-/** One library with a key of its own: turns text at a place into what lies at rest, and back. */
+/** A library and a key, with which the text of a record is encrypted and decrypted. */
 export interface Sealer {
   readonly name: string;
   seal(text: string, address: RecordAddress): StoredValue | Promise<StoredValue>;
   open(sealed: StoredValue, address: RecordAddress): StoredValue | Promise<StoredValue>;
 }
 
-/** One that never makes its caller wait. */
+/** A sealer that never returns a promise. */
 export interface SynchronousSealer extends Sealer {
   seal(text: string, address: RecordAddress): StoredValue;
   open(sealed: StoredValue, address: RecordAddress): StoredValue;
@@ -25,7 +25,7 @@ export interface SynchronousSealer extends Sealer {
 
 const keyId = "2026-11";
 
-/** AES-256-GCM by hand as text: the same place and header authenticated, the same encoding. */
+/** AES-256-GCM by hand as text, with the same encoding, and the same address and header authenticated. */
 export function nodeCrypto(): Sealer {
   const key = createSecretKey(randomBytes(32));
   const header = `kw1.${keyId}.`;
@@ -39,7 +39,7 @@ export function nodeCrypto(): Sealer {
   };
 }
 
-/** AES-256-GCM by hand as bytes: the same without base64url. */
+/** AES-256-GCM by hand as bytes, without base64url. */
 export function nodeCryptoBinary(): SynchronousSealer {
   const key = createSecretKey(randomBytes(32));
   const header = `kw1:${keyId}:`;
@@ -66,7 +66,7 @@ export function keyward(form: "text" | "binary"): Sealer {
   };
 }
 
-/** Iron with the options it recommends. It binds nothing to a place, and serializes what it seals as JSON. */
+/** Iron with the options that it recommends. It does not bind a record to its address, and serializes values as JSON. */
 export function iron(): Sealer {
   const password = randomBytes(32).toString("base64");
   return {
@@ -76,7 +76,7 @@ export function iron(): Sealer {
   };
 }
 
-/** Compact JWE: direct encryption under A256GCM, with a key imported once. It binds nothing to a place. */
+/** Compact JWE with direct encryption under A256GCM and a key imported once. It does not bind a record to its address. */
 export async function jose(): Promise<Sealer> {
   const key = await crypto.subtle.importKey("raw", randomBytes(32), "AES-GCM", false, ["encrypt", "decrypt"]);
   const encoder = new TextEncoder();
@@ -92,9 +92,9 @@ export async function jose(): Promise<Sealer> {
 }
 
 /**
- * The AWS Encryption SDK with a raw AES keyring: key commitment, no signatures (they take longer than all the rest), the
- * place as its encryption context, and base64url because its messages are bytes. Its parts are what
- * @aws-crypto/client-node exports together, without the clients of AWS services that it brings along.
+ * The AWS Encryption SDK with a raw AES keyring, key commitment and the address as its encryption context. It has no
+ * signatures, which take longer than everything else, and uses base64url because its messages are bytes. The imports are
+ * the parts of @aws-crypto/client-node, without its clients of AWS services.
  */
 export function awsEncryptionSdk(): Sealer {
   const { encrypt } = buildEncrypt(CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT);
@@ -115,7 +115,8 @@ export function awsEncryptionSdk(): Sealer {
     open: async (sealed, { namespace, key }) => {
       const { plaintext, messageHeader } = await decrypt(keyring, Buffer.from(requireText(sealed), "base64url"));
       const { encryptionContext: context } = messageHeader;
-      if (context["namespace"] !== namespace || context["key"] !== key) throw new Error("It was sealed elsewhere");
+      if (context["namespace"] !== namespace || context["key"] !== key)
+        throw new Error("The record was encrypted for another address");
       return plaintext.toString("utf8");
     },
   };
@@ -123,15 +124,15 @@ export function awsEncryptionSdk(): Sealer {
 
 function requireText(sealed: StoredValue): string {
   if (typeof sealed === "string") return sealed;
-  throw new Error("Bytes where text was sealed");
+  throw new Error("The sealer returned bytes instead of text");
 }
 
 function requireBytes(sealed: StoredValue): Buffer {
   if (Buffer.isBuffer(sealed)) return sealed;
-  throw new Error("No buffer where one was sealed");
+  throw new Error("The sealer did not return a buffer");
 }
 
 function requireFound<Item>(item: Item | undefined): Item {
   if (item !== undefined) return item;
-  throw new Error("Nothing was found where something was sealed");
+  throw new Error("The key or header of the record was not found");
 }
