@@ -8,6 +8,7 @@ import { readPage } from "./markdown.ts";
 import { repository } from "./workspace.ts";
 
 const packagesWithTables = [
+  "packages/core",
   "packages/http-kv",
   "packages/keys-aws",
   "packages/keys-env",
@@ -17,8 +18,8 @@ const packagesWithTables = [
   "packages/store-sqlite",
 ];
 
-/** Core's tools have options too. Their pages explain them; its README has tables of the two that every user passes. */
-const checkedInCore = ["CreateKeyvOptions", "EncryptedStoreOptions"];
+/** Core's tools have options too. Their pages explain them; its README has tables of those that every user passes. */
+const checkedInCore = ["CreateKeyvOptions", "EncryptedStoreOptions", "ReplicaOptions"];
 
 /** The options of each exported type whose name ends in `Options`, by the name of the type. */
 function optionsOf(packageFolder: string, sources: string): Map<string, string[]> {
