@@ -25,7 +25,7 @@ interface Page {
   readonly bytesInProgress: number;
 }
 
-/** A store that logs its scans, and that can be slow. */
+/** Logs its scans, and can be slow. */
 class LoggingStore extends MemoryStore {
   readonly scans: Page[] = [];
   msPerReplacement = 0;
@@ -187,7 +187,7 @@ describe("maxPerSecond", () => {
     const { inner, store, expectMoved } = await rotated(new GenerousStore(), sizes(4_000, 1));
     const checkpoint = memoryCheckpoint();
     const stop = new AbortController();
-    // The first page alone uses up half an hour.
+    // The first page uses up half an hour.
     const stopped = reencrypt(store, { maxPerSecond: 1, checkpoint, signal: stop.signal });
     await vi.waitFor(() => expect(checkpoint.text).toBeDefined(), 20_000);
     stop.abort();

@@ -7,12 +7,12 @@ import { guardMaterial, marker } from "../secrets.ts";
 import { keyIdIn, WatchedStore } from "../store/inner-stores.ts";
 
 const value = `${marker}value`;
-/** Heartbeats so rare that none comes by itself while a test runs. */
+/** Options with heartbeats so rare that none is due during a test. */
 const rare = { heartbeatMs: 20_000, lapseMs: 60_000 };
 const frequent = { heartbeatMs: 10, lapseMs: 1_000 };
 const realNow = { Date: Date.now.bind(Date), performance: performance.now.bind(performance) };
 
-/** Has a clock show that so much time has passed. */
+/** Advances a clock by `leapMs`. */
 function leap(clock: "Date" | "performance", leapMs: number): void {
   const target = clock === "Date" ? Date : performance;
   vi.spyOn(target, "now").mockImplementation(() => realNow[clock]() + leapMs);

@@ -71,7 +71,7 @@ class Application {
     this.#working = this.#work();
   }
 
-  /** As SIGSTOP and SIGCONT do it, between two calls: no heartbeat, and no look at the keys. */
+  /** Halts the process between two calls, as with SIGSTOP and SIGCONT: it writes no heartbeat and loads no keyring. */
   async halt(haltMs: number): Promise<void> {
     const paused = Promise.withResolvers<void>();
     this.#idle = Promise.withResolvers<void>();
@@ -130,7 +130,7 @@ async function operate(world: World, kill?: Kill): Promise<void> {
   await Promise.race([run, line.killed]);
 }
 
-/** An operator begins only where somebody is registered. */
+/** Waits until the replicas are registered: a rotation begins only then. */
 async function allRegistered(world: World, count: number): Promise<void> {
   const stores = world.stores(world.line(), world.source.provider(), false);
   await vi.waitFor(

@@ -329,8 +329,8 @@ class Reencryption {
   }
 
   /**
-   * Encrypts one page after another, while the store reads and writes other pages. Pages that took turns would all be
-   * written at the end, and be kept in memory until then.
+   * Encrypts one page after another, while the store reads and writes other pages. If pages took turns, all of them would
+   * stay in memory until the last one is encrypted.
    */
   async #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
     const done = this.#encrypting.then(work);
@@ -382,7 +382,7 @@ class Reencryption {
   }
 }
 
-/** Whether the key of the record is still enabled. A record that was not encrypted has none. */
+/** Returns whether the key of the record is still enabled. A record that was not encrypted has none. */
 function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
   return keyId === undefined || isEnabled(ring, keyId);
 }

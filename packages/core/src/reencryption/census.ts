@@ -144,7 +144,7 @@ export function scannableOf(store: EncryptedStoreOrKeyv | ScannableStore): Scann
   });
 }
 
-/** Whether a store is not an encrypted one. Other values count as encrypted stores, which are checked afterwards. */
+/** Returns whether a store is not an encrypted one. Other values count as encrypted stores, which are checked afterwards. */
 function isPlainStore(store: EncryptedStoreOrKeyv | ScannableStore): store is ScannableStore {
   if (typeof store !== "object" || store === null || store instanceof EncryptedStore) return false;
   return !("encryptedStore" in store) && !isKeyv(store);

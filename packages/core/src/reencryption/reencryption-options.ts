@@ -15,7 +15,7 @@ export interface ReencryptOptions {
   readonly maxPerSecond?: number;
   /** The range of records to re-encrypt, one that `rangesOf` returned. Default: all records. */
   readonly range?: string;
-  /** Whether to count what the job would do, and write nothing. Default: false. */
+  /** Makes the job count what it would do, and write nothing. Default: false. */
   readonly dryRun?: boolean;
   /** The place that keeps the job's progress, from which another run resumes. See `fileCheckpoint`. Default: none. */
   readonly checkpoint?: Checkpoint;
@@ -64,7 +64,7 @@ export interface UnreadableRecord {
 export interface ReencryptReport extends ReencryptProgress {
   /** The id of the key that encrypts the records now. */
   readonly primary: string;
-  /** Whether every record was looked at and could be decrypted. `false` if the job was stopped or records are unreadable. */
+  /** True if every record was looked at and could be decrypted. False if the job was stopped or records are unreadable. */
   readonly complete: boolean;
   /** The first 1,000 records that could not be decrypted in this run. */
   readonly unreadableRecords: readonly UnreadableRecord[];

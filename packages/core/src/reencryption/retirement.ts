@@ -39,7 +39,7 @@ export interface RetireKeyOptions {
 export interface Retirement {
   /** The keyring after the change. */
   readonly keyring: Keyring;
-  /** Whether the provider saved the keyring. `false` if you passed a keyring, or a provider that cannot save. */
+  /** True if the provider saved the keyring. False if you passed a keyring, or a provider that cannot save. */
   readonly saved: boolean;
   /** With `abandonUnreadable`, the records under the key that could not be decrypted. */
   readonly abandoned: readonly UnreadableRecord[];
@@ -87,7 +87,7 @@ export interface LoadedKeyring {
   readonly source: KeyringSource;
 }
 
-/** Like {@link retireKey}, but for a keyring that was just loaded and that `save` brings to its source. */
+/** Like {@link retireKey}, with a keyring that was just loaded, and a `save` that brings the changed one to its source. */
 export async function retireLoaded(
   loaded: LoadedKeyring,
   stores: NamedStores,
@@ -175,7 +175,7 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
 function storeStillEncrypts(name: string, id: string): KeywardError {
   return new KeywardError("STORE_KEYS_DIFFER", `The store ${name} still encrypts with key "${id}" in this process`, {
     keyId: id,
-    hint: "Its keyring is from before the promotion. Make the store with the keyring or the provider that you pass here.",
+    hint: "Make the store with the keyring or the provider that you pass to this call: its keyring is from before the promotion.",
   });
 }
 

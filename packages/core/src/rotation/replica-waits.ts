@@ -16,9 +16,9 @@ export interface ReplicaWaitOptions {
   /** Every store that uses the keyring, by the names that the keyring document lists. */
   readonly stores: NamedStores;
   /**
-   * How to wait for processes that use the stores but are not registered as replicas: a time in milliseconds in which they
-   * load a changed keyring and finish their writes, or a function that resolves when they have. Required if a store has no
-   * replica except this process. Pass `{ waitMs: 0 }` if there is no other process.
+   * The wait for processes that use the stores but are not registered as replicas. Pass the time in milliseconds in which
+   * they load a changed keyring and finish their writes, or a function that resolves when they have. If there is no other
+   * process, pass `{ waitMs: 0 }`. Required if a store has no replica except this process.
    */
   readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
   /** Ids of replicas not to wait for. A count of the records finds those that they still encrypt with the old key. */

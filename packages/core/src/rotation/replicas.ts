@@ -14,23 +14,27 @@ import type { ReservedRecord, ReservedRecords } from "../store/reserved-records.
 export interface Replica {
   /** The random id of the process. It keeps the id for as long as it uses the store. */
   readonly id: string;
-  /** The name that the process was given; the id if its heartbeat cannot be decrypted. */
+  /** The name that the process was given. The id if the heartbeat cannot be decrypted. */
   readonly name: string;
-  /** The generation of its keyring; 0 if its heartbeat cannot be decrypted. */
+  /** The generation of the keyring that the process uses. 0 if the heartbeat cannot be decrypted. */
   readonly generation: number;
-  /** The id of the key that it encrypts with; "" if its heartbeat cannot be decrypted. */
+  /** The id of the key that the process encrypts with. "" if the heartbeat cannot be decrypted. */
   readonly primary: string;
-  /** Whether it has finished all writes that it began under earlier generations. */
+  /** True if the process has finished all writes that it began under earlier generations. */
   readonly drained: boolean;
   /**
-   * Time of the heartbeat by the clock of the process, in milliseconds since the epoch; 0 if it cannot be decrypted.
+   * Time of the heartbeat by the clock of the process, in milliseconds since the epoch. 0 if the heartbeat cannot be
+   * decrypted.
    */
   readonly lastSeenMs: number;
-  /** How long its heartbeat may stay unchanged before the lease lapses, in milliseconds. */
+  /** Duration of the lease, in milliseconds: if the heartbeat stays unchanged for longer, the lease lapses. */
   readonly leaseMs: number;
-  /** Whether its lease has lapsed: it has ended, or is halted and reloads the keyring before it writes. */
+  /** True if the lease has lapsed: the process has ended, or is halted and reloads the keyring before it writes. */
   readonly lapsed: boolean;
-  /** The error code if its heartbeat cannot be decrypted: it has another keyring, or another program wrote the heartbeat. */
+  /**
+   * The error code of the decryption if the heartbeat cannot be decrypted: the process has another keyring, or another
+   * program wrote the heartbeat.
+   */
   readonly problem?: KeywardErrorCode;
 }
 

@@ -32,7 +32,7 @@ export class RotationKeyring {
    */
   async loadToChange(): Promise<Keyring> {
     const keyring = await this.source.ask(this.#signal);
-    // A rotation of a keyring that can never be saved must not be written down: nobody could finish it.
+    // A rotation of a keyring that can never be saved must not be written down: no run could finish it.
     requireSavable(keyring);
     // Checked before anything is written.
     await this.#provider.requireWritable?.();
@@ -97,7 +97,7 @@ export class RotationKeyring {
   }
 }
 
-/** Whether a keyring is this one or a later one. Unrelated keyrings may have the same name, and any generation. */
+/** Returns whether a keyring is this one or a later one. Unrelated keyrings may have the same name, and any generation. */
 function isSuccessor(used: Keyring, keyring: Keyring): boolean {
   const { scopeName } = used;
   const scoped = scopeName === undefined || keyring.scopeName !== undefined ? keyring : keyring.scope(scopeName);

@@ -126,7 +126,7 @@ export type RotationProgress =
 
 /** The result of a run of a rotation. */
 export interface RotationReport extends RotationStatus {
-  /** The keyring at the end of the run. */
+  /** The keyring after the run. */
   readonly keyring: Keyring;
   /** The re-encryption of each store in this run. Its counts include those of earlier runs. */
   readonly reencrypted: Readonly<Record<string, ReencryptReport>>;

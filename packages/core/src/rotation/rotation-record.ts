@@ -58,7 +58,7 @@ export interface RotationStatus {
   readonly startedAtMs: number;
   /** Time when the old key was disabled, in milliseconds since the epoch. The grace counts from then in every run. */
   readonly disabledAtMs?: number;
-  /** The generation of the keyring at the end of the rotation, once it is done. */
+  /** The generation of the keyring when the rotation was done. `undefined` before. */
   readonly generation?: number;
 }
 
@@ -112,7 +112,7 @@ const statusFields = [
   "generation",
 ] as const satisfies readonly (keyof RotationStatus)[];
 
-/** A rotation as it was read. `status` is undefined if there never was a rotation. */
+/** The record of a rotation, as it was read. `status` is undefined if there is no record. */
 export interface ReadRotation {
   readonly record: ReservedRecord | undefined;
   readonly status: RotationStatus | undefined;

@@ -35,7 +35,7 @@ const maxConflicts = 10;
 const maxLosses = 10;
 const conflictPauseMs = 20;
 
-/** One run of a rotation: begins or joins the rotation, then runs its steps to the end or to `until`. */
+/** One run of a rotation: begins or joins the rotation, then runs its steps up to `until`, or all of them. */
 export class RotationRun {
   readonly #options: RotationOptions;
   readonly #keyring: RotationKeyring;
@@ -123,7 +123,7 @@ export class RotationRun {
    * Reads the state of the rotation, and writes the expected one again if the record was lost.
    *
    * @param expected the state that this run wrote or read last.
-   * @throws KeywardError `ROTATION_IN_PROGRESS` if another rotation replaced this one before its end; `STORE_INVALID`.
+   * @throws KeywardError `ROTATION_IN_PROGRESS` if another rotation replaced this one before it was done; `STORE_INVALID`.
    */
   async #readState(expected: RotationStatus): Promise<ReadRotation> {
     for (let attempt = 0; attempt < maxLosses; attempt++) {
@@ -136,7 +136,7 @@ export class RotationRun {
         if (isTrue) return state;
       }
       if (status !== undefined && status.id !== expected.id) {
-        // Another rotation begins when this one has ended, or when its record was lost. The keyring tells which.
+        // Another rotation begins when this one has ended, or when its record was lost. The keyring shows which.
         const hasEnded = expected.step === "done" || isAchieved(expected, await this.#keyring.load());
         if (!hasEnded) throw rotationInProgressError(status);
         return { ...state, status: { ...expected, step: "done" } };
@@ -176,7 +176,7 @@ export class RotationRun {
   }
 }
 
-/** Whether a step failed because something else changed the keyring or the rotation first. */
+/** Returns whether a step failed because something else changed the keyring or the rotation first. */
 function isConflict(error: unknown): boolean {
   if (error instanceof ChangedByAnotherRun) return true;
   // A store whose provider is a little behind follows after a pause.

@@ -180,7 +180,7 @@ export class RotationSteps {
     return { disabledAtMs: Date.now() };
   }
 
-  /** Whether another round of re-encryption may find records that the last one left. */
+  /** Returns whether another round of re-encryption may find records that the last one left. */
   #isRetryUseful(): boolean {
     const reports = Object.values(this.#reencrypted);
     const idle = reports.length > 0 && reports.every(({ reencrypted, conflicts }) => reencrypted + conflicts === 0);
