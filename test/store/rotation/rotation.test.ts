@@ -236,7 +236,7 @@ describe("rotateKey", () => {
     expect(await idsIn()).toEqual(["new"]);
   });
 
-  it("does not remove a key while a record needs it that was written after the key was disabled", async () => {
+  it("does not remove a key if a record was written under it after it was disabled", async () => {
     const { source, inner, app, operator } = await begun();
     const unheard = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
     await unheard.set("early", value);

@@ -106,7 +106,7 @@ class Reencryption {
           ring,
           nextCursor,
           bytes: bytesOf(entries),
-          done: this.#parts.source.whileSealing(this.#page(entries, ring)),
+          done: this.#parts.source.whileSealing(this.#reencryptPage(entries, ring)),
         };
         this.#size.held(entries.length, page.bytes);
         // Awaited in order further down. Until then a rejection must not end the process.
@@ -216,7 +216,7 @@ class Reencryption {
     return saved.cursor;
   }
 
-  async #page(entries: readonly ScannedRecord[], ring: Keyring): Promise<ReencryptCounts> {
+  async #reencryptPage(entries: readonly ScannedRecord[], ring: Keyring): Promise<ReencryptCounts> {
     const startedAtMs = performance.now();
     const counts = { ...noCounts };
     const byNamespace = new Map<string, ScannedRecord[]>();
@@ -227,12 +227,12 @@ class Reencryption {
       if (group === undefined) byNamespace.set(entry.namespace, [entry]);
       else group.push(entry);
     }
-    for (const [namespace, group] of byNamespace) await this.#group(namespace, group, ring, counts);
+    for (const [namespace, group] of byNamespace) await this.#reencryptGroup(namespace, group, ring, counts);
     this.#size.took(entries.length, performance.now() - startedAtMs);
     return counts;
   }
 
-  async #group(
+  async #reencryptGroup(
     namespace: string,
     entries: readonly ScannedRecord[],
     ring: Keyring,
@@ -255,19 +255,19 @@ class Reencryption {
       counts.conflicts += changes.length - attempted.length;
       if (attempted.length === 0) return;
       const replaced = await inner.replaceMany(atomic, attempted);
-      const lost = attempted.filter((_, index) => replaced[index] !== true);
-      counts.reencrypted += attempted.length - lost.length;
-      if (lost.length === 0) return;
+      const overtaken = attempted.filter((_, index) => replaced[index] !== true);
+      counts.reencrypted += attempted.length - overtaken.length;
+      if (overtaken.length === 0) return;
       // Another process was faster, and may have used an older key: look at these records again.
-      changes = attempt < maxAttempts ? await this.#reencryptCurrent(namespace, lost, inner, ring) : [];
-      counts.conflicts += lost.length - changes.length;
+      changes = attempt < maxAttempts ? await this.#reencryptCurrent(namespace, overtaken, inner, ring) : [];
+      counts.conflicts += overtaken.length - changes.length;
       if (changes.length === 0) return;
     }
   }
 
   async #reencryptRecords(entries: readonly ScannedRecord[], ring: Keyring, counts: MutableCounts): Promise<Change[]> {
     const changes: Change[] = [];
-    const deferred = await this.#inTurn(() => this.#encryptAtOnce(entries, ring, counts, changes));
+    const deferred = await this.#afterPrevious(() => this.#encryptAtOnce(entries, ring, counts, changes));
     const { codec } = this.#parts;
     for (const [index, { namespace, key, value }] of deferred.entries()) {
       if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
@@ -332,7 +332,7 @@ class Reencryption {
    * Encrypts one page after another, while the store reads and writes other pages. If pages took turns, all of them would
    * stay in memory until the last one is encrypted.
    */
-  async #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+  async #afterPrevious<Result>(work: () => Promise<Result>): Promise<Result> {
     const done = this.#encrypting.then(work);
     this.#encrypting = done.then(
       () => undefined,
@@ -343,13 +343,13 @@ class Reencryption {
 
   async #reencryptCurrent(
     namespace: string,
-    lost: readonly Change[],
+    overtaken: readonly Change[],
     inner: InnerStore,
     ring: Keyring,
   ): Promise<Change[]> {
-    const stored = await inner.getMany(lost.map(({ key }) => key));
+    const stored = await inner.getMany(overtaken.map(({ key }) => key));
     const entries: ScannedRecord[] = [];
-    for (const [index, { key }] of lost.entries()) {
+    for (const [index, { key }] of overtaken.entries()) {
       const value = stored[index];
       if (isStoredValue(value)) entries.push({ namespace, key, value });
     }

@@ -35,7 +35,7 @@ export interface ReencryptProgress {
   readonly current: number;
   /** Number of records re-encrypted, or with `dryRun` to be re-encrypted. */
   readonly reencrypted: number;
-  /** Number of records that another process changed or removed first. The job leaves them as that process did. */
+  /** Number of records that another process changed or removed first. The job does not replace them. */
   readonly conflicts: number;
   /** Number of records whose expiry has passed. They are re-encrypted like the others. */
   readonly expired: number;

@@ -99,8 +99,8 @@ export class ReplicaWaits {
    */
   async requireOthers(): Promise<void> {
     if (this.#options.unregistered !== undefined) return;
-    await this.#find();
-    this.#requireReplicas(await this.#look());
+    await this.#listReplicas();
+    this.#requireReplicas(await this.#readReplicas());
   }
 
   /**
@@ -117,9 +117,9 @@ export class ReplicaWaits {
     report: (waiting: readonly WaitingReplica[]) => void,
   ): Promise<void> {
     const { ignoreReplicas = [], unregistered, signal } = this.#options;
-    await this.#find();
+    await this.#listReplicas();
     let reportedIds = "";
-    let listed = await this.#look();
+    let listed = await this.#readReplicas();
     // The wait must not fail because of a replica that ended without disconnecting: its lease has to lapse first.
     const leaseMs = Math.max(0, ...listed.map((replica) => replica.leaseMs));
     const { replicasWithinMs = Math.max(defaultReplicasWithinMs, 2 * leaseMs) } = this.#options;
@@ -139,7 +139,7 @@ export class ReplicaWaits {
       if (ids !== reportedIds) report(waiting);
       reportedIds = ids;
       await pause(pollMs, signal);
-      listed = await this.#look();
+      listed = await this.#readReplicas();
     }
     if (unregistered === undefined) this.#requireReplicas(listed);
     else if (typeof unregistered === "function") await unregistered(step);
@@ -151,14 +151,14 @@ export class ReplicaWaits {
     for (const { watch } of this.#watches.values()) await watch.removeLapsed();
   }
 
-  async #find(): Promise<void> {
-    for (const { watch } of this.#watches.values()) await watch.find();
+  async #listReplicas(): Promise<void> {
+    for (const { watch } of this.#watches.values()) await watch.list();
   }
 
-  async #look(): Promise<readonly WaitingReplica[]> {
+  async #readReplicas(): Promise<readonly WaitingReplica[]> {
     const found: WaitingReplica[] = [];
     for (const { store, watch } of this.#watches.values()) {
-      for (const replica of await watch.look()) found.push({ ...replica, store });
+      for (const replica of await watch.read()) found.push({ ...replica, store });
     }
     return found;
   }

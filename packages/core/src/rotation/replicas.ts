@@ -85,12 +85,12 @@ export class ReplicaWatch {
   }
 
   /** Lists the heartbeats of all replicas. A replica that registers later loads its keyring later, too. */
-  async find(): Promise<void> {
+  async list(): Promise<void> {
     this.#keys = await this.#reserve.keys(heartbeatPrefix);
   }
 
   /** Returns the listed replicas that have not disconnected. */
-  async look(): Promise<readonly Replica[]> {
+  async read(): Promise<readonly Replica[]> {
     const askedAtMs = performance.now();
     const read = await Promise.all(
       this.#keys.map(async (key) => ({ key, found: await readReplica(this.#reserve, key) })),
@@ -114,7 +114,7 @@ export class ReplicaWatch {
 
   /** Removes heartbeats whose lease has lapsed. A replica that was only halted registers again before it writes. */
   async removeLapsed(): Promise<void> {
-    const lapsed = new Set((await this.look()).filter((replica) => replica.lapsed).map(({ id }) => id));
+    const lapsed = new Set((await this.read()).filter((replica) => replica.lapsed).map(({ id }) => id));
     const ring = await this.#reserve.ring();
     for (const key of this.#keys) {
       const { id, scope } = readHeartbeatKey(key);

@@ -15,7 +15,9 @@ export class RotationKeyring {
   readonly #signal: AbortSignal | undefined;
 
   /**
-   * @throws KeywardError `PROVIDER_READ_ONLY` for a provider without `save`.
+   * Checks that the provider has `save`.
+   *
+   * @throws KeywardError `PROVIDER_READ_ONLY`.
    */
   constructor(provider: KeyProvider, stores: NamedStores, signal: AbortSignal | undefined) {
     this.source = KeyringSource.of(provider);

@@ -200,19 +200,19 @@ export function reservedCheckpoint(reserve: ReservedRecords, rotationId: string,
   };
 }
 
-function statusOf(said: ReservedText): RotationStatus {
-  const kind = said.oneOf("kind", ["rotate", "roll-back", "revoke"]);
-  const order = said.oneOfIfAny("order", ["reencrypt-first", "disable-first"]);
-  const disabledAtMs = said.amountIfAny("disabledAtMs", { least: 0 });
-  const generation = said.amountIfAny("generation", { least: 1 });
+function statusOf(fields: ReservedText): RotationStatus {
+  const kind = fields.oneOf("kind", ["rotate", "roll-back", "revoke"]);
+  const order = fields.oneOfIfAny("order", ["reencrypt-first", "disable-first"]);
+  const disabledAtMs = fields.amountIfAny("disabledAtMs", { least: 0 });
+  const generation = fields.amountIfAny("generation", { least: 1 });
   return {
-    id: said.text("id", (id) => /^[A-Za-z0-9_-]{1,64}$/.test(id)),
+    id: fields.text("id", (id) => /^[A-Za-z0-9_-]{1,64}$/.test(id)),
     kind,
     ...(order === undefined ? {} : { order }),
-    from: said.keyId("from"),
-    to: said.keyId("to"),
-    step: said.oneOf("step", [...stepsOf(order), "done"]),
-    startedAtMs: said.amount("startedAtMs", { least: 0 }),
+    from: fields.keyId("from"),
+    to: fields.keyId("to"),
+    step: fields.oneOf("step", [...stepsOf(order), "done"]),
+    startedAtMs: fields.amount("startedAtMs", { least: 0 }),
     ...(disabledAtMs === undefined ? {} : { disabledAtMs }),
     ...(generation === undefined ? {} : { generation }),
   };

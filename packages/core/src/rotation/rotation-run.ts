@@ -46,6 +46,8 @@ export class RotationRun {
   #atEnd: Keyring | undefined;
 
   /**
+   * Checks the options and the provider.
+   *
    * @throws KeywardError `VALUE_INVALID`, `STORE_INVALID`, `PROVIDER_READ_ONLY`.
    */
   constructor(provider: KeyProvider, options: RotationOptions) {
@@ -58,6 +60,7 @@ export class RotationRun {
     this.#steps = new RotationSteps(options, this.#keyring, this.#record, this.#waits);
   }
 
+  /** Runs the steps that are left, and returns their results. */
   async run(goal: RotationGoal): Promise<RotationReport> {
     this.#options.signal?.throwIfAborted();
     let state = await this.#beginOrJoin(goal);
@@ -85,6 +88,7 @@ export class RotationRun {
     return { ...status, keyring, ...this.#steps.results };
   }
 
+  /** Returns the steps that {@link RotationRun.run} would run. Changes nothing. */
   async plan(goal: RotationGoal): Promise<RotationPlan> {
     const keyring = await this.#requireStores(goal);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
