@@ -28,6 +28,8 @@ interface Module {
   /** Folder of the package that owns the file. "" for files of the workspace itself. */
   readonly owner: string;
   readonly imports: readonly Import[];
+  /** The number of lines. */
+  readonly lines: number;
 }
 
 interface Workspace {
@@ -57,7 +59,7 @@ function readWorkspace(root: string): Workspace {
           line: source.getLineAndCharacterOfPosition(specifier.getStart()).line + 1,
           names: namesAtRunTime(specifier.parent),
         }));
-        return { file, owner, imports };
+        return { file, owner, imports, lines: source.text.split("\n").length - 1 };
       }),
     );
     return { modules, manifests };
@@ -122,6 +124,9 @@ function folderIndex(file: string): number {
   return coreFolders.indexOf(folder);
 }
 
+/** A file that a stranger reads from top to bottom. */
+const maxLinesInCore = 450;
+
 type Rule = (workspace: Workspace) => string[];
 
 /** Makes a rule from a check of one import, which returns the problem with the import, if there is one. */
@@ -167,6 +172,11 @@ const rules: Record<string, Rule> = {
     modules
       .filter((module) => isSource(module) && module.owner === "packages/core" && folderIndex(module.file) < 0)
       .map(({ file }) => `${file} is in none of the folders ${coreFolders.join(", ")}`),
+
+  [`no source of core has more than ${maxLinesInCore} lines`]: ({ modules }) =>
+    modules
+      .filter((module) => isSource(module) && module.owner === "packages/core" && module.lines > maxLinesInCore)
+      .map(({ file, lines }) => `${file} has ${lines} lines`),
 
   "no package reaches into another by path": onImports(({ specifier }, module) => {
     const imported = packageOf(specifier);
@@ -346,6 +356,7 @@ describe("the rules", () => {
     ],
     ["packages/core/src/errors/a.ts", `import "../store/b.ts";`, "a.ts:1 may not import packages/core/src/store/b.ts"],
     ["packages/core/src/errors/a.ts", `import "../index.ts";`, "a.ts:1 may not import packages/core/src/index.ts"],
+    ["packages/core/src/errors/a.ts", "\n".repeat(451), "packages/core/src/errors/a.ts has 451 lines"],
     ["packages/core/src/a.ts", "", "packages/core/src/a.ts is in none of the folders"],
     ["packages/core/src/cache/a.ts", "", "packages/core/src/cache/a.ts is in none of the folders"],
   ])("report a breach in %s: %s", (file, content, expected) => {
