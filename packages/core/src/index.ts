@@ -15,7 +15,7 @@ export { type FileLockOptions, whileLocked } from "./files/file-lock.ts";
 export { isOwnedBy, replaceFile, systemCode } from "./files/private-file.ts";
 export type { KeyInfo, KeyStatus, NewKey } from "./keyring/key.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } from "./keyring/key-provider.ts";
-export { exportKeyring, Keyring, requireSavable } from "./keyring/keyring.ts";
+export { exportKeyring, Keyring, requireSavable, sameKeyring } from "./keyring/keyring.ts";
 export { fileLocation, type KeyringLocation, storeLocation } from "./keyring/keyring-location.ts";
 export {
   type KeyringWrapper,

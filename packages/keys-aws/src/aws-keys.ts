@@ -9,6 +9,7 @@ import {
   requireFreshness,
   requireOptions,
   requireSavable,
+  sameKeyring,
   singleFlight,
 } from "@keyward/core";
 import { type AwsClientOptions, requireEndpoint } from "./aws-client.ts";
@@ -107,7 +108,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     async save(next, previous) {
       requireSavable(next, name);
       const { ring, version } = await read();
-      const same = exportKeyring(ring) === exportKeyring(previous);
+      const same = sameKeyring(ring, previous);
       if (same && (await secret.replace(version, exportKeyring(next)))) return;
       throw new KeywardError(
         "KEYRING_CONFLICT",

@@ -6,6 +6,7 @@ import {
   type KeyringLocation,
   KeywardError,
   requireSavable,
+  sameKeyring,
 } from "@keyward/core";
 import { pathForErrors } from "./mount.ts";
 import { isDocument, readDocument, trim } from "./notation.ts";
@@ -25,7 +26,7 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
   requireSavable(next);
   const location = fileLocation(path, { shownAs: name });
   const text = await readText(path, location, name);
-  const unchanged = exportKeyring(readDocument(trim(text), name)) === exportKeyring(previous);
+  const unchanged = sameKeyring(readDocument(trim(text), name), previous);
   if (unchanged && (await location.replace(text, `${exportKeyring(next)}\n`))) return;
   throw new KeywardError(
     "KEYRING_CONFLICT",

@@ -6,6 +6,7 @@ import {
   type OptionNames,
   requireOptions,
   requireSavable,
+  sameKeyring,
   singleFlight,
 } from "@keyward/core";
 import { fieldOf, VaultFailure } from "./vault-client.ts";
@@ -112,7 +113,7 @@ class SecretKeyring {
     requireSavable(next);
     const signal = this.#connection.inTime(undefined);
     const { ring, version, fields } = await this.#read(signal);
-    if (exportKeyring(ring) !== exportKeyring(previous)) throw this.#conflict();
+    if (!sameKeyring(ring, previous)) throw this.#conflict();
     await this.#write(next, version, fields, signal);
   }
 
@@ -174,7 +175,7 @@ class SecretKeyring {
 
   async #holds(ring: Keyring, signal: AbortSignal): Promise<boolean> {
     return await this.#read(signal).then(
-      (found) => exportKeyring(found.ring) === exportKeyring(ring),
+      (found) => sameKeyring(found.ring, ring),
       () => false,
     );
   }

@@ -6,7 +6,7 @@ import { Moment } from "../waiting/moment.ts";
 import { pause } from "../waiting/pause.ts";
 import { RetryPause } from "../waiting/retry-pause.ts";
 import { freshnessNames, type KeyProvider, requireFreshness } from "./key-provider.ts";
-import { Keyring, keyOf, sameRing } from "./keyring.ts";
+import { Keyring, keyOf, sameKeyring } from "./keyring.ts";
 import { type Recognition, requireSuccessor } from "./keyring-successor.ts";
 import { UnknownKeyIds } from "./unknown-key-ids.ts";
 
@@ -238,7 +238,7 @@ export class KeyringSource {
     try {
       const previous = this.#ring;
       const next = await loadInTime(provider, this.#timeoutMs, previous);
-      const isSame = previous !== undefined && sameRing(previous, next);
+      const isSame = previous !== undefined && sameKeyring(previous, next);
       if (previous !== undefined && !isSame) {
         await requireSuccessor(previous, next, () => this.#askStores(previous, next));
       }

@@ -2,7 +2,7 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import { singleFlight } from "../waiting/single-flight.ts";
 import { freshnessNames, type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
-import { exportKeyring, Keyring, requireSavable, sameRing, sharesKey } from "./keyring.ts";
+import { exportKeyring, Keyring, requireSavable, sameKeyring, sharesKey } from "./keyring.ts";
 import type { KeyringLocation } from "./keyring-location.ts";
 
 /** Options of each call to a {@link KeyringWrapper}. */
@@ -157,7 +157,7 @@ class WrappedKeyring {
     // Read before the location: a keyring that another process saved meanwhile is a conflict, not a rollback.
     const latestBefore = this.#latest?.ring;
     const wrapped = await this.#read(undefined);
-    if (!sameRing(await this.#unwrap(wrapped, undefined), previous)) throw conflict();
+    if (!sameKeyring(await this.#unwrap(wrapped, undefined), previous)) throw conflict();
     this.#requireSuccessor(next, latestBefore);
     await this.#write(wrapped, next);
   }
@@ -192,7 +192,7 @@ class WrappedKeyring {
   }
 
   #accept({ wrapped, ring, latestBefore }: Loaded, inUse: Keyring | undefined): Keyring {
-    if (inUse === undefined || ring.generation < this.#minGeneration || !sameRing(ring, inUse)) {
+    if (inUse === undefined || ring.generation < this.#minGeneration || !sameKeyring(ring, inUse)) {
       this.#requireSuccessor(ring, latestBefore);
       return this.#remember(wrapped, ring);
     }

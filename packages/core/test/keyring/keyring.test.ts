@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { seal } from "../../src/envelope/envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "../../src/errors/errors.ts";
 import type { KeyStatus } from "../../src/keyring/key.ts";
-import { exportKeyring, Keyring, keyOf, sameRing } from "../../src/keyring/keyring.ts";
+import { exportKeyring, Keyring, keyOf, sameKeyring } from "../../src/keyring/keyring.ts";
 import { EncryptedStore } from "../../src/store/encrypted-store.ts";
 import { leaked, shown } from "../leak.ts";
 import { anyKeyId } from "../records.ts";
@@ -99,7 +99,7 @@ describe("keyring document", () => {
           }
           // The change did not affect the keyring that it was called on.
           expect(exportKeyring(before)).toBe(document);
-          expect(sameRing(Keyring.parse(exportKeyring(ring)), ring)).toBe(true);
+          expect(sameKeyring(Keyring.parse(exportKeyring(ring)), ring)).toBe(true);
         }
       }),
     );
@@ -321,7 +321,7 @@ describe("keyring document", () => {
   });
 });
 
-describe("sameRing", () => {
+describe("sameKeyring", () => {
   const [one, other] = [newMaterial(), newMaterial()];
   // Few values for each field, so that two documents are often equal and often differ in one field.
   const anyCreated = fc.constantFrom(undefined, "2026-11-01", "2026-11-02");
@@ -373,9 +373,9 @@ describe("sameRing", () => {
         const [ring, changed] = [parseParts(pair[0]), parseParts(pair[1])];
         const isEqual = exportKeyring(ring) === exportKeyring(changed);
         counts[isEqual ? "equal" : "different"]++;
-        expect(sameRing(ring, changed)).toBe(isEqual);
-        expect(sameRing(changed, ring)).toBe(isEqual);
-        expect(sameRing(ring, parseParts(pair[0]))).toBe(true);
+        expect(sameKeyring(ring, changed)).toBe(isEqual);
+        expect(sameKeyring(changed, ring)).toBe(isEqual);
+        expect(sameKeyring(ring, parseParts(pair[0]))).toBe(true);
       }),
       { numRuns: 2_000 },
     );
@@ -383,9 +383,9 @@ describe("sameRing", () => {
   });
 
   it("compares keyrings without keys", () => {
-    expect(sameRing(Keyring.dangerouslyPlaintext(), Keyring.dangerouslyPlaintext())).toBe(true);
-    expect(sameRing(Keyring.dangerouslyPlaintext(), Keyring.generate())).toBe(false);
-    expect(sameRing(Keyring.generate(), Keyring.dangerouslyPlaintext())).toBe(false);
+    expect(sameKeyring(Keyring.dangerouslyPlaintext(), Keyring.dangerouslyPlaintext())).toBe(true);
+    expect(sameKeyring(Keyring.dangerouslyPlaintext(), Keyring.generate())).toBe(false);
+    expect(sameKeyring(Keyring.generate(), Keyring.dangerouslyPlaintext())).toBe(false);
   });
 });
 
@@ -512,7 +512,7 @@ describe("scoped keyring", () => {
     }
     const materials = rings.flatMap((scoped) => documentOf(scoped).keys.map(({ material }) => material));
     expect(new Set(materials).size).toBe(10);
-    expect(sameRing(ring.scope("one"), ring.scope("one"))).toBe(true);
+    expect(sameKeyring(ring.scope("one"), ring.scope("one"))).toBe(true);
   });
 
   it("can be neither changed nor scoped again", () => {
@@ -538,7 +538,7 @@ describe("scoped keyring", () => {
     expect(documentOf(scoped)["scope"]).toBe("one");
     const again = Keyring.parse(exportKeyring(scoped));
     expect(again.scopeName).toBe("one");
-    expect(sameRing(again, scoped)).toBe(true);
+    expect(sameKeyring(again, scoped)).toBe(true);
     expect(refusalOf(() => again.scope("two")).code).toBe("KEYRING_INVALID");
     expect(refusalOf(() => again.add()).code).toBe("KEYRING_INVALID");
     expect(leaked(exportKeyring(scoped), keyOf(ring, "a")?.root.material() ?? randomBytes(32))).toBeUndefined();
