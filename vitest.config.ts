@@ -7,7 +7,7 @@ export default defineConfig({
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
-    // A condition that is waited for may take long on a busy machine; what it must not take is no test's matter.
+    // A busy machine may take long until a condition holds. No test depends on how long.
     expect: { poll: { timeout: 20_000 } },
   },
 });

@@ -1,5 +1,5 @@
-// The entry of every npm script. Starts on any Node from 18 on: installs what is missing, then goes on under the
-// workspace's own Node, which the npm package `node` brings.
+// The entry of every npm script. It starts on Node 18 or later, installs missing dependencies, and runs the script under the
+// workspace's own Node, which the npm package `node` contains.
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const binaries = join(root, "node_modules", ".bin");
 
-/** What each script runs, stage by stage; the arguments given to the script go to its last stage. */
+/** The stages of each script. Arguments of the script are passed to its last stage. */
 const scripts = {
   demo: [["node", "examples/demo/src/main.ts"]],
   test: [
@@ -24,7 +24,7 @@ const scripts = {
   format: [["biome", "check", "--write", "."]],
 };
 
-/** What the stages of a script are told by their environment. */
+/** Environment variables of the stages of a script. */
 const environments = { soak: { KEYWARD_SOAK: "1" } };
 
 const [name = "", ...givenArguments] = process.argv.slice(2);
@@ -40,7 +40,7 @@ for (const [index, [command, ...fixedArguments]] of stages.entries()) {
   await run(command, last ? [...fixedArguments, ...givenArguments] : fixedArguments);
 }
 
-/** Runs one stage to its end. When it fails, this process ends as the stage did. */
+/** Runs one stage. If it fails, this process ends with the exit code of the stage. */
 async function run(command, commandArguments) {
   const child = spawn(join(binaries, command), commandArguments, {
     cwd: root,
@@ -52,7 +52,7 @@ async function run(command, commandArguments) {
   for (const signal of signals) process.on(signal, forward);
   const [code, signal] = await new Promise((resolve) => {
     child.on("error", (error) => {
-      console.error(`${command} does not start: ${error.message}`);
+      console.error(`${command} cannot be started: ${error.message}`);
       resolve([127, null]);
     });
     child.on("exit", (...ending) => resolve(ending));
@@ -62,16 +62,16 @@ async function run(command, commandArguments) {
   if (code !== 0) process.exit(code);
 }
 
-/** Installs where what lies in node_modules is not what the manifests and the lockfile ask for, or is not whole. */
+/** Installs the dependencies if node_modules is incomplete, or differs from the manifests and the lockfile. */
 function install() {
   const stamp = join(root, "node_modules", ".installed");
   const wanted = manifests();
   const digest = createHash("sha256").update(JSON.stringify(wanted)).digest("hex");
-  if (existsSync(stamp) && readFileSync(stamp, "utf8") === digest && whole(wanted)) return;
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === digest && isComplete(wanted)) return;
 
   console.error("Installing the dependencies with pnpm.");
   rmSync(stamp, { force: true });
-  // pnpm takes its own word for a package that it linked before; only --force looks inside.
+  // pnpm does not check a package that it has linked before, unless --force is set.
   for (const repair of [[], ["--force"]]) {
     const pnpm = spawnSync("npx", ["-y", "pnpm@12", "install", "--frozen-lockfile", ...repair], {
       cwd: root,
@@ -80,19 +80,19 @@ function install() {
     });
     if (pnpm.status !== 0) {
       console.error(`${pnpm.stdout ?? ""}${pnpm.stderr ?? ""}${pnpm.error?.message ?? ""}`);
-      console.error("The install failed; what pnpm said stands above.");
+      console.error("The installation failed. The output of pnpm is above.");
       process.exit(pnpm.status ?? 1);
     }
-    if (whole(wanted)) {
+    if (isComplete(wanted)) {
       writeFileSync(stamp, digest);
       return;
     }
   }
-  console.error("The install left something out. Remove every node_modules folder and run the command again.");
+  console.error("The installation is incomplete. Remove every node_modules folder and run the command again.");
   process.exit(1);
 }
 
-/** All that decides what an install brings: the lockfile, the catalog, and what each workspace package depends on. */
+/** Returns everything that determines an installation: the lockfile, the catalog and the dependencies of each package. */
 function manifests() {
   const folders = ["."];
   for (const parent of ["packages", "examples"]) {
@@ -111,8 +111,8 @@ function manifests() {
   return { packages, files, platform: `${process.platform} ${process.arch}` };
 }
 
-/** Whether every direct dependency is in its place and the workspace's Node starts. */
-function whole({ packages }) {
+/** Returns true if every direct dependency is installed and the workspace's Node starts. */
+function isComplete({ packages }) {
   const linked = packages.every(({ folder, dependencies, devDependencies }) =>
     Object.keys({ ...dependencies, ...devDependencies }).every((dependency) =>
       existsSync(join(root, folder, "node_modules", dependency, "package.json")),

@@ -14,20 +14,22 @@ import { API } from "typescript/unstable/sync";
 import { afterAll, describe, expect, it } from "vitest";
 import { type Manifest, publishedPackages, readManifest, repository, workspacePackages } from "./workspace.ts";
 
-/** One import or re-export, of whatever kind. */
+/** One import or re-export of any kind. */
 interface Import {
   readonly specifier: string;
   readonly line: number;
-  /** The names that are there at run time; undefined where all of the module is. */
+  /** The names that are imported at run time. `undefined` for the whole module. */
   readonly names: readonly string[] | undefined;
 }
 
 /** A source file, with its path relative to the root. */
 interface Module {
   readonly file: string;
-  /** The folder of the package it belongs to; "" for what belongs to the workspace itself. */
+  /** Folder of the package that owns the file. "" for files of the workspace itself. */
   readonly owner: string;
   readonly imports: readonly Import[];
+  /** The number of lines. */
+  readonly lines: number;
 }
 
 interface Workspace {
@@ -35,7 +37,7 @@ interface Workspace {
   readonly manifests: ReadonlyMap<string, Manifest>;
 }
 
-/** Reads every module that the compiler is told about, with the compiler's own parser. */
+/** Reads every module of the compiler's projects, with the compiler's parser. */
 function readWorkspace(root: string): Workspace {
   const manifests = new Map(workspacePackages(root).map(({ folder, manifest }) => [folder, manifest]));
   manifests.set("", readManifest(root));
@@ -57,7 +59,7 @@ function readWorkspace(root: string): Workspace {
           line: source.getLineAndCharacterOfPosition(specifier.getStart()).line + 1,
           names: namesAtRunTime(specifier.parent),
         }));
-        return { file, owner, imports };
+        return { file, owner, imports, lines: source.text.split("\n").length - 1 };
       }),
     );
     return { modules, manifests };
@@ -88,23 +90,46 @@ const isSource = ({ file, owner }: Module) => owner.startsWith("packages/") && f
 
 const isTest = ({ file, owner }: Module) => owner === "" || file.startsWith(`${owner}/test/`);
 
-/** Whether what one package publishes may stand on another: cli → stores, providers → core. */
-function mayStandOn(upper: string, lower: string): boolean {
+/** Returns true if a published package may import another: cli → stores, providers → core. */
+function mayImport(upper: string, lower: string): boolean {
   if (upper === lower) return true;
   if (lower === "@keyward/contract" || upper === "@keyward/core") return false;
-  // The server of http-kv stands on whichever store it is started over.
+  // The server of http-kv imports the store that it is started over.
   if (upper === "@keyward/http-kv" && lower.startsWith("@keyward/store-")) return true;
-  // What chooses among the providers stands on each.
+  // keys-from chooses among the providers, so it imports each of them.
   if (upper === "@keyward/keys-from" && lower.startsWith("@keyward/keys-")) return true;
   return lower === "@keyward/core" || upper === "@keyward/cli";
 }
 
-/** What of Keyv's code, besides its types, core stands on. */
+/** The values of keyv, apart from types, that core may import. */
 const keyvAtRunTime = ["Keyv", "KeyvBridgeAdapter", "KeyvJsonSerializer", "KeyvMemoryAdapter", "keyvStorageCapability"];
+
+/** The folders of core. Each may import itself and the folders before it. */
+const coreFolders: readonly string[] = [
+  "errors",
+  "waiting",
+  "files",
+  "store-interface",
+  "envelope",
+  "keyring",
+  "store",
+  "reencryption",
+  "rotation",
+];
+
+/** Returns the index of a source file's folder in the order of folders. `index.ts` comes after all of them. */
+function folderIndex(file: string): number {
+  const [folder = "", ...rest] = file.slice("packages/core/src/".length).split("/");
+  if (rest.length === 0) return folder === "index.ts" ? coreFolders.length : -1;
+  return coreFolders.indexOf(folder);
+}
+
+/** A file that a stranger reads from top to bottom. */
+const maxLinesInCore = 450;
 
 type Rule = (workspace: Workspace) => string[];
 
-/** A rule on one import; what it answers is what is wrong with it. */
+/** Makes a rule from a check of one import, which returns the problem with the import, if there is one. */
 function onImports(broken: (found: Import, module: Module, workspace: Workspace) => string | undefined): Rule {
   return (workspace) =>
     workspace.modules.flatMap((module) =>
@@ -119,30 +144,46 @@ const rules: Record<string, Rule> = {
   "imports run one way: cli → stores, providers → core": onImports(({ specifier }, module, { manifests }) => {
     const own = manifests.get(module.owner)?.name ?? "";
     const imported = packageOf(specifier);
-    if (!isSource(module) || !imported.startsWith("@keyward/") || mayStandOn(own, imported)) return undefined;
+    if (!isSource(module) || !imported.startsWith("@keyward/") || mayImport(own, imported)) return undefined;
     return `${own} may not import ${imported}`;
   }),
 
-  "manifests run the same way, and contract is a dev dependency alone": ({ manifests }) =>
+  "manifests run the same way, and contract is only a dev dependency": ({ manifests }) =>
     [...manifests].flatMap(([folder, { name, dependencies, peerDependencies }]) =>
       Object.keys({ ...dependencies, ...peerDependencies })
         .filter((needed) => folder.startsWith("packages/") && needed.startsWith("@keyward/"))
-        .filter((needed) => !mayStandOn(name, needed))
+        .filter((needed) => !mayImport(name, needed))
         .map((needed) => `${folder}/package.json: ${name} may not depend on ${needed}`),
     ),
 
-  "core takes of Keyv its types and little of its code": onImports(({ specifier, names }, module) => {
+  "core imports the types of keyv and few of its values": onImports(({ specifier, names }, module) => {
     if (!isSource(module) || module.owner !== "packages/core" || packageOf(specifier) !== "keyv") return undefined;
-    const others = names?.filter((name) => !keyvAtRunTime.includes(name)) ?? ["all of it"];
-    return others.length === 0 ? undefined : `core takes ${others.join(", ")} of keyv`;
+    const others = names?.filter((name) => !keyvAtRunTime.includes(name)) ?? ["everything"];
+    return others.length === 0 ? undefined : `core imports ${others.join(", ")} from keyv`;
   }),
+
+  [`imports in core run one way: ${coreFolders.join(" < ")}`]: onImports(({ specifier }, module) => {
+    if (!isSource(module) || module.owner !== "packages/core" || !isRelative(specifier)) return undefined;
+    const target = normalize(join(dirname(module.file), specifier));
+    return folderIndex(target) > folderIndex(module.file) ? `may not import ${target}` : undefined;
+  }),
+
+  "every source of core is in a folder": ({ modules }) =>
+    modules
+      .filter((module) => isSource(module) && module.owner === "packages/core" && folderIndex(module.file) < 0)
+      .map(({ file }) => `${file} is in none of the folders ${coreFolders.join(", ")}`),
+
+  [`no source of core has more than ${maxLinesInCore} lines`]: ({ modules }) =>
+    modules
+      .filter((module) => isSource(module) && module.owner === "packages/core" && module.lines > maxLinesInCore)
+      .map(({ file, lines }) => `${file} has ${lines} lines`),
 
   "no package reaches into another by path": onImports(({ specifier }, module) => {
     const imported = packageOf(specifier);
     if (imported.startsWith("@keyward/")) {
       return specifier === imported ? undefined : `${specifier} is not what ${imported} exports`;
     }
-    // The bench measures the envelope itself, which core keeps to itself.
+    // The bench measures the envelope, which core does not export.
     if (!isRelative(specifier) || module.owner === "bench") return undefined;
     const target = normalize(join(dirname(module.file), specifier));
     const home = isSource(module) ? `${module.owner}/src/` : `${module.owner}/`;
@@ -150,10 +191,10 @@ const rules: Record<string, Rule> = {
     return leaves ? `${specifier} leaves ${home}` : undefined;
   }),
 
-  "what is imported is declared": onImports(({ specifier }, module, { manifests }) => {
+  "every imported package is declared": onImports(({ specifier }, module, { manifests }) => {
     if (isRelative(specifier) || specifier.startsWith("node:") || builtinModules.includes(specifier)) return undefined;
     const manifest = manifests.get(module.owner);
-    // What is published brings no dev dependencies along; only tests share those of the root.
+    // Published sources have no dev dependencies. Only tests share those of the root.
     const declared = {
       ...manifest?.dependencies,
       ...(isSource(module) ? manifest?.peerDependencies : manifest?.devDependencies),
@@ -165,18 +206,18 @@ const rules: Record<string, Rule> = {
       : `${imported} is not in the dependencies of ${manifest?.name}`;
   }),
 
-  "Node's own modules are imported by their prefix": onImports(({ specifier }) =>
+  "Node's modules are imported with the prefix node:": onImports(({ specifier }) =>
     builtinModules.includes(specifier) && !specifier.startsWith("node:") ? `${specifier} lacks node:` : undefined,
   ),
 
-  "files are named for what they hold": ({ modules }) =>
+  "file names describe the content of the files": ({ modules }) =>
     modules
       .filter(({ file }) =>
         /(?:^|[-._])(?:utils?|helpers?|common|shared|misc|managers?)(?:[-._]|$)/i.test(basename(file)),
       )
-      .map(({ file }) => `${file} says nothing about what it holds`),
+      .map(({ file }) => `${file} has a name that does not describe its content`),
 
-  "sources import each other in no circle": ({ modules }) => {
+  "sources do not import each other in a circle": ({ modules }) => {
     const imports = new Map(
       modules
         .filter(isSource)
@@ -188,22 +229,22 @@ const rules: Record<string, Rule> = {
         ]),
     );
     const done = new Set<string>();
-    const circles: string[] = [];
+    const cycles: string[] = [];
     const visit = (file: string, path: readonly string[]) => {
-      if (path.includes(file)) circles.push([...path.slice(path.indexOf(file)), file].join(" → "));
+      if (path.includes(file)) cycles.push([...path.slice(path.indexOf(file)), file].join(" → "));
       if (done.has(file) || path.includes(file)) return;
       for (const next of imports.get(file) ?? []) visit(next, [...path, file]);
       done.add(file);
     };
     for (const file of imports.keys()) visit(file, []);
-    return circles;
+    return cycles;
   },
 };
 
 describe("the workspace", () => {
   const workspace = readWorkspace(repository);
 
-  it("is read whole", () => {
+  it("is read completely", () => {
     const files = workspace.modules.map(({ file }) => file);
     expect(files).toContain("packages/core/src/index.ts");
     expect(files).toContain("test/architecture.test.ts");
@@ -215,7 +256,7 @@ describe("the workspace", () => {
   });
 });
 
-describe("a breach is found", () => {
+describe("the rules", () => {
   const folder = mkdtempSync(join(tmpdir(), "keyward-architecture-"));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -223,16 +264,16 @@ describe("a breach is found", () => {
     "package.json": `{ "name": "workspace", "devDependencies": { "vitest": "1", "@keyward/store": "1", "@keyward/contract": "1" } }`,
     "tsconfig.checked.json": `{ "include": ["packages/*/test", "bench"] }`,
     "packages/core/package.json": `{ "name": "@keyward/core", "peerDependencies": { "keyv": "1" } }`,
-    "packages/core/src/index.ts": `import { createHash } from "node:crypto"; import { Keyv, type KeyvOptions } from "keyv"; import "./a.ts";`,
-    "packages/core/src/a.ts": `export const a = 1;`,
-    "packages/core/test/a.test.ts": `import "vitest"; import "@keyward/store"; import "@keyward/contract"; import "../src/a.ts";`,
+    "packages/core/src/index.ts": `import { createHash } from "node:crypto"; import { Keyv, type KeyvOptions } from "keyv"; import "./errors/a.ts";`,
+    "packages/core/src/errors/a.ts": `export const a = 1;`,
+    "packages/core/test/a.test.ts": `import "vitest"; import "@keyward/store"; import "@keyward/contract"; import "../src/errors/a.ts";`,
     "packages/store/package.json": `{ "name": "@keyward/store", "peerDependencies": { "@keyward/core": "1" } }`,
     "packages/store/src/index.ts": `export type { Keyring } from "@keyward/core";`,
     "packages/contract/package.json": `{ "name": "@keyward/contract", "dependencies": {} }`,
     "packages/cli/package.json": `{ "name": "@keyward/cli", "dependencies": { "@keyward/store": "1", "@keyward/core": "1" } }`,
     "packages/cli/src/index.ts": `import "@keyward/store"; import "@keyward/core";`,
     "bench/package.json": `{ "name": "bench", "devDependencies": { "jose": "1" } }`,
-    "bench/src/main.ts": `import "jose"; import "../../packages/core/src/a.ts";`,
+    "bench/src/main.ts": `import "jose"; import "../../packages/core/src/errors/a.ts";`,
   };
 
   function breaches(changed: Record<string, string>): string[] {
@@ -249,19 +290,27 @@ describe("a breach is found", () => {
     return Object.values(rules).flatMap((rule) => rule(workspace));
   }
 
-  it("and a sound workspace has none", () => {
+  it("accept a workspace that follows them", () => {
     expect(breaches({})).toEqual([]);
   });
 
   it.each([
-    ["packages/core/src/a.ts", `import "@keyward/store";`, "@keyward/core may not import @keyward/store"],
+    ["packages/core/src/errors/a.ts", `import "@keyward/store";`, "@keyward/core may not import @keyward/store"],
     [
-      "packages/core/src/a.ts",
+      "packages/core/src/errors/a.ts",
       `export type { X } from "@keyward/store";`,
       "@keyward/core may not import @keyward/store",
     ],
-    ["packages/core/src/a.ts", `type X = import("@keyward/store").X;`, "@keyward/core may not import @keyward/store"],
-    ["packages/core/src/a.ts", `\n\nawait import("@keyward/cli");`, "packages/core/src/a.ts:3 @keyward/core may not"],
+    [
+      "packages/core/src/errors/a.ts",
+      `type X = import("@keyward/store").X;`,
+      "@keyward/core may not import @keyward/store",
+    ],
+    [
+      "packages/core/src/errors/a.ts",
+      `\n\nawait import("@keyward/cli");`,
+      "packages/core/src/errors/a.ts:3 @keyward/core may not",
+    ],
     ["packages/store/src/a.ts", `import "@keyward/contract";`, "@keyward/store may not import @keyward/contract"],
     ["packages/cli/src/index.ts", `import "@keyward/contract";`, "@keyward/cli may not import @keyward/contract"],
     ["packages/store/src/a.ts", `import "@keyward/cli";`, "@keyward/store may not import @keyward/cli"],
@@ -270,11 +319,15 @@ describe("a breach is found", () => {
       `{ "name": "@keyward/store", "dependencies": { "@keyward/core": "1", "@keyward/contract": "1" } }`,
       "@keyward/store may not depend on @keyward/contract",
     ],
-    ["packages/core/src/a.ts", `import { KeyvSerializer } from "keyv";`, "core takes KeyvSerializer of keyv"],
-    ["packages/core/src/a.ts", `import { KeyvX as Keyv } from "keyv";`, "core takes KeyvX of keyv"],
-    ["packages/core/src/a.ts", `import Keyv from "keyv";`, "core takes default of keyv"],
-    ["packages/core/src/a.ts", `import * as keyv from "keyv";`, "core takes all of it of keyv"],
-    ["packages/core/src/a.ts", `export { Keyv } from "keyv";`, "core takes all of it of keyv"],
+    [
+      "packages/core/src/errors/a.ts",
+      `import { KeyvSerializer } from "keyv";`,
+      "core imports KeyvSerializer from keyv",
+    ],
+    ["packages/core/src/errors/a.ts", `import { KeyvX as Keyv } from "keyv";`, "core imports KeyvX from keyv"],
+    ["packages/core/src/errors/a.ts", `import Keyv from "keyv";`, "core imports default from keyv"],
+    ["packages/core/src/errors/a.ts", `import * as keyv from "keyv";`, "core imports everything from keyv"],
+    ["packages/core/src/errors/a.ts", `export { Keyv } from "keyv";`, "core imports everything from keyv"],
     ["packages/store/src/index.ts", `import "../../core/src/a.ts";`, "leaves packages/store/src/"],
     ["packages/store/src/index.ts", `import "../package.json";`, "leaves packages/store/src/"],
     ["packages/core/test/a.test.ts", `import "../../store/src/index.ts";`, "leaves packages/core/"],
@@ -284,20 +337,29 @@ describe("a breach is found", () => {
       `import type { Keyv } from "keyv";`,
       "keyv is not in the dependencies of @keyward/store",
     ],
-    ["packages/core/src/a.ts", `import "vitest";`, "vitest is not in the dependencies of @keyward/core"],
-    ["packages/core/src/a.ts", `import "@scope/name/deep";`, "@scope/name is not in the dependencies"],
+    ["packages/core/src/errors/a.ts", `import "vitest";`, "vitest is not in the dependencies of @keyward/core"],
+    ["packages/core/src/errors/a.ts", `import "@scope/name/deep";`, "@scope/name is not in the dependencies"],
     ["bench/src/main.ts", `import "iron";`, "iron is not in the dependencies of bench"],
     ["bench/src/main.ts", `import "vitest";`, "vitest is not in the dependencies of bench"],
-    ["packages/core/src/a.ts", `import "fs/promises";`, "fs/promises lacks node:"],
-    ["packages/core/src/utils.ts", "", "packages/core/src/utils.ts says nothing"],
-    ["packages/core/test/test-helpers.ts", "", "packages/core/test/test-helpers.ts says nothing"],
+    ["packages/core/src/errors/a.ts", `import "fs/promises";`, "fs/promises lacks node:"],
+    ["packages/core/src/utils.ts", "", "packages/core/src/utils.ts has a name"],
+    ["packages/core/test/test-helpers.ts", "", "packages/core/test/test-helpers.ts has a name"],
     [
-      "packages/core/src/a.ts",
-      `import "./index.ts";`,
-      "packages/core/src/a.ts → packages/core/src/index.ts → packages/core/src/a.ts",
+      "packages/core/src/errors/a.ts",
+      `import "../index.ts";`,
+      "packages/core/src/index.ts → packages/core/src/errors/a.ts → packages/core/src/index.ts",
     ],
-    ["packages/core/src/a.ts", `import type { A } from "./a.ts";`, "packages/core/src/a.ts → packages/core/src/a.ts"],
-  ])("in %s: %s", (file, content, expected) => {
+    [
+      "packages/core/src/errors/a.ts",
+      `import type { A } from "./a.ts";`,
+      "packages/core/src/errors/a.ts → packages/core/src/errors/a.ts",
+    ],
+    ["packages/core/src/errors/a.ts", `import "../store/b.ts";`, "a.ts:1 may not import packages/core/src/store/b.ts"],
+    ["packages/core/src/errors/a.ts", `import "../index.ts";`, "a.ts:1 may not import packages/core/src/index.ts"],
+    ["packages/core/src/errors/a.ts", "\n".repeat(451), "packages/core/src/errors/a.ts has 451 lines"],
+    ["packages/core/src/a.ts", "", "packages/core/src/a.ts is in none of the folders"],
+    ["packages/core/src/cache/a.ts", "", "packages/core/src/cache/a.ts is in none of the folders"],
+  ])("report a breach in %s: %s", (file, content, expected) => {
     expect(breaches({ [file]: content })).toEqual(expect.arrayContaining([expect.stringContaining(expected)]));
   });
 });

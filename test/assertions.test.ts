@@ -5,23 +5,24 @@ import { repository } from "./workspace.ts";
 
 const ownName = "test/assertions.test.ts";
 
-/** What an assertion may not look like, and why. */
+/** Patterns that no assertion may have, each with the reason. */
 const refused = [
   {
-    name: "an error of any kind, which a mistake in the test is as well: ask for its code",
+    name: "the assertion accepts any error, even a mistake in the test: expect a code",
     pattern:
       /(?<!\.not)\s*\.toThrow(?:Error)?\(\s*(?:(?:Keyward|Type|Range)?Error\s*,?\s*)?\)|\.rejects\s*\.(?:toBeInstanceOf|toBeDefined|toBeTruthy|toThrowError)\(/g,
   },
   {
-    name: "an assertion on a promise that nothing waits for: write await",
+    name: "nothing waits for the assertion on a promise: write await",
     pattern:
       /^[ \t]*(?:void )?(?:expect\.poll\(|vi\.waitFor\(|expect\((?:(?!;\n)[\s\S])*?\)\s*\.(?:rejects|resolves)\b)/gm,
   },
 ];
 
-const impatient = "vi.waitFor gives up after a second, which a busy machine may take: say how long, or use expect.poll";
+const impatient =
+  "vi.waitFor stops after a second, which is too short on a busy machine: pass a timeout, or use expect.poll";
 
-/** Where calls of `vi.waitFor` stand that have one argument. */
+/** Returns the positions of calls of `vi.waitFor` that have only one argument. */
 function impatientCalls(text: string): number[] {
   return [...text.matchAll(/\bvi\.waitFor\(/g)].flatMap(({ 0: call, index }) => {
     let depth = 1;
@@ -47,8 +48,8 @@ function breachesIn(text: string): string[] {
   return [...found, ...calls].map(({ index, name }) => `line ${text.slice(0, index).split("\n").length}: ${name}`);
 }
 
-describe("the tests", () => {
-  it("ask for the error they expect, and wait for what they assert for as long as a busy machine may take", () => {
+describe("the assertions of all tests", () => {
+  it("name the error that they expect, and wait long enough for a busy machine", () => {
     const files = ["test", "packages", "bench", "examples"].flatMap((folder) =>
       readdirSync(join(repository, folder), { recursive: true, withFileTypes: true })
         .filter((entry) => entry.isFile() && entry.name.endsWith(".ts"))
@@ -63,7 +64,7 @@ describe("the tests", () => {
   });
 });
 
-describe("a breach is found", () => {
+describe("the check of assertions", () => {
   it.each([
     "await expect(call()).rejects.toThrow();",
     "expect(call).toThrow();",
@@ -74,7 +75,7 @@ describe("a breach is found", () => {
     "  expect.poll(() => seen).toBe(1);",
     "  vi.waitFor(() => expect(seen).toBe(1), 20_000);",
     "  await vi.waitFor(() => expect(seen).toEqual([1, 2]));",
-  ])("in %j", (text) => {
+  ])("reports a breach in %j", (text) => {
     expect(breachesIn(text)).toHaveLength(1);
   });
 
@@ -86,7 +87,7 @@ describe("a breach is found", () => {
     "  expect(seen).toBe(1);\n  await expect(call()).resolves.toBe(1);",
     "  return expect.poll(() => seen).toBe(1);",
     "  await vi.waitFor(() => expect(seen).toEqual([1, 2]), 20_000);",
-  ])("and none in %j", (text) => {
+  ])("accepts %j", (text) => {
     expect(breachesIn(text)).toEqual([]);
   });
 });

@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:
 import { tmpdir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { linksOf, type Page, readPage, readPages } from "./markdown.ts";
+import { type CodeBlock, linksOf, type Page, readPage, readPages } from "./markdown.ts";
 import { findMoto, startMoto } from "./servers/moto.ts";
 import { findRedisServers, startRedis } from "./servers/redis.ts";
 import { readManifest, repository } from "./workspace.ts";
@@ -22,7 +22,7 @@ function run(
   cwd: string,
   environment: Readonly<Record<string, string>> = {},
 ): Promise<Outcome> {
-  // Nothing of this process's environment but the path, so that a block stands on what it says itself.
+  // The environment has only the PATH of this process, so that a block depends only on its own lines.
   const env = {
     PATH: process.env["PATH"],
     APP_ENCRYPTION_KEY: randomBytes(32).toString("base64"),
@@ -42,22 +42,22 @@ function run(
   });
 }
 
-/** A program made of one block. Its lines have the numbers that they have on the page. */
+/** A program made of a block and the set-up before it. Its lines have the numbers that they have on the page. */
 interface Program {
   readonly place: string;
   readonly path: string;
-  /** The servers that it connects to. */
+  /** The servers that the program connects to. */
   readonly needs: readonly Needed[];
 }
 
-/** A server that is up for the programs, or why there is none. */
+/** A running server for the programs, or the reason why there is none. */
 type Served =
   | { readonly environment: Readonly<Record<string, string>>; stop(): Promise<void>; readonly missing?: undefined }
   | { readonly missing: string };
 
 /** A server that some programs connect to. */
 interface Needed {
-  /** Stands in the code of such a program, and of no other. */
+  /** A text in the code of the programs that need the server, and of no others. */
   readonly sign: string;
   start(): Promise<Served>;
 }
@@ -89,18 +89,39 @@ const needed: readonly Needed[] = [
   },
 ];
 
-/** Writes each TypeScript block of the pages as a program of its own into a folder of this repository. */
+/** Marks a block that runs before each later `ts` block of its page, in the same program. */
+const setUpInfo = "ts set-up";
+const runInfos: readonly string[] = ["ts", setUpInfo];
+
+/**
+ * Writes each TypeScript block of the pages as a program into a folder of this repository. The set-up blocks of a page
+ * are part of the programs of the blocks after them.
+ */
 function writePrograms(documents: readonly Page[], folder: string): Program[] {
-  return documents.flatMap(({ file, blocks }) =>
-    blocks
-      .filter(({ info }) => info === "ts")
-      .map(({ line, code }) => {
+  return documents.flatMap(({ file, blocks }) => {
+    const setUps: CodeBlock[] = [];
+    return blocks
+      .filter(({ info }) => runInfos.includes(info))
+      .map((block) => {
+        const { line } = block;
+        const code = linesInPlace([...setUps, block]);
+        if (block.info === setUpInfo) setUps.push(block);
         const path = join(folder, `${file.replaceAll("/", "__")}__line-${line}.ts`);
         mkdirSync(dirname(path), { recursive: true });
-        writeFileSync(path, `${"\n".repeat(line - 1)}${code}\n`);
+        writeFileSync(path, code);
         return { place: `${file}:${line}`, path, needs: needed.filter(({ sign }) => code.includes(sign)) };
-      }),
-  );
+      });
+  });
+}
+
+/** Joins the blocks of a program so that each of their lines has the number that it has on the page. */
+function linesInPlace(blocks: readonly CodeBlock[]): string {
+  const lines: string[] = [];
+  for (const { line, code } of blocks) {
+    while (lines.length < line - 1) lines.push("");
+    lines.push(...code.split("\n"));
+  }
+  return `${lines.join("\n")}\n`;
 }
 
 async function runProgram({ path }: Program, environment: Readonly<Record<string, string>> = {}): Promise<Outcome> {
@@ -115,7 +136,7 @@ async function runProgram({ path }: Program, environment: Readonly<Record<string
 function checkTypes(folder: string): Promise<Outcome> {
   const configuration = {
     extends: relative(folder, join(repository, "tsconfig.base.json")),
-    // An example names results that it does nothing with.
+    // An example may name results that it does not use.
     compilerOptions: {
       noEmit: true,
       composite: false,
@@ -130,16 +151,16 @@ function checkTypes(folder: string): Promise<Outcome> {
   return run(join(repository, "node_modules", ".bin", "tsc"), ["-p", folder, "--pretty", "false"], folder);
 }
 
-/** A fence that a reader takes for TypeScript or JavaScript, by a name under which it would not be run. */
+/** Returns blocks that readers consider TypeScript or JavaScript, and that are not run because of their mark. */
 function unrunBlocks(documents: readonly Page[]): string[] {
   return documents.flatMap(({ file, blocks }) =>
     blocks
-      .filter(({ info }) => info !== "ts" && /^(?:[mc]?[jt]sx?|typescript|javascript)\b/i.test(info))
-      .map(({ info, line }) => `${file}:${line - 1} "${info}": only a block marked "ts", and nothing else, is run`),
+      .filter(({ info }) => !runInfos.includes(info) && /^(?:[mc]?[jt]sx?|typescript|javascript)\b/i.test(info))
+      .map(({ info, line }) => `${file}:${line - 1} "${info}": only blocks marked ${runInfos.join(" or ")} are run`),
   );
 }
 
-/** Links whose file or heading is not there. */
+/** Returns links whose file or heading does not exist. */
 function deadLinks(documents: readonly Page[], root: string): string[] {
   const anchors = new Map(documents.map((page) => [page.file, page.anchors]));
   return documents.flatMap((page) =>
@@ -155,7 +176,7 @@ function deadLinks(documents: readonly Page[], root: string): string[] {
   );
 }
 
-/** Commands that a page gives and that this repository does not have. */
+/** Returns npm scripts that a page uses and that this repository does not have. */
 function unknownScripts(documents: readonly Page[], known: readonly string[]): string[] {
   return documents.flatMap(({ file, blocks }) =>
     blocks
@@ -171,7 +192,7 @@ function unknownScripts(documents: readonly Page[], known: readonly string[]): s
   );
 }
 
-/** A folder in which imports resolve as they do for the workspace, ignored by git. */
+/** Creates a folder that git ignores, and in which imports resolve as in the workspace. */
 function scratch(): string {
   const parent = join(repository, ".test-output");
   mkdirSync(parent, { recursive: true });
@@ -183,7 +204,7 @@ describe("the pages", () => {
   const programs = writePrograms(pages, folder);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("have the README among them, and it has code", () => {
+  it("include the README, which has code", () => {
     expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
   });
 
@@ -192,7 +213,7 @@ describe("the pages", () => {
     for (const { needs } of programs) {
       for (const need of needs) if (!served.has(need)) served.set(need, await need.start());
     }
-    // They may have to be installed first.
+    // The servers may have to be installed first.
   }, 600_000);
   afterAll(async () => {
     for (const server of served.values()) if (server.missing === undefined) await server.stop();
@@ -209,42 +230,42 @@ describe("the pages", () => {
     expect(ok, `${program.place} does not run:\n${output}`).toBe(true);
   });
 
-  it("hold code whose types are right", async () => {
+  it("contain code with correct types", async () => {
     const { ok, output } = await checkTypes(folder);
     expect(ok, output).toBe(true);
   });
 
-  it("hold no code that is not run", () => expect(unrunBlocks(pages)).toEqual([]));
+  it("contain no code that is not run", () => expect(unrunBlocks(pages)).toEqual([]));
 
-  it("link to what is there", () => expect(deadLinks(pages, repository)).toEqual([]));
+  it("link only to existing files and headings", () => expect(deadLinks(pages, repository)).toEqual([]));
 
-  it("name scripts that are there", () => {
+  it("name only existing npm scripts", () => {
     expect(unknownScripts(pages, Object.keys(readManifest(repository).scripts ?? {}))).toEqual([]);
   });
 });
 
-describe("a page that went stale is found", () => {
+describe("the checks of pages", () => {
   const folder = scratch();
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   const fence = "```";
   const page = (text: string) => readPage("stale.md", text);
 
-  describe("code that does not run", () => {
+  describe("the run of a block", () => {
     const failing = {
       throws: `throw new Error("broken");`,
-      "rejects behind its end": `void Promise.reject(new Error("late"));`,
-      "imports what is not exported": `import { missing } from "@keyward/core"; missing();`,
-      "waits for what never comes": `await new Promise(() => {});`,
-      "exits with a code": `process.exitCode = 3;`,
+      "rejects after its last line": `void Promise.reject(new Error("late"));`,
+      "imports a missing export": `import { missing } from "@keyward/core"; missing();`,
+      "waits forever": `await new Promise(() => {});`,
+      "sets an exit code": `process.exitCode = 3;`,
     };
-    it.each(Object.entries(failing))("that %s", async (_, code) => {
+    it.each(Object.entries(failing))("fails if the block %s", async (_, code) => {
       const [program] = writePrograms([page(`Text.\n\n${fence}ts\n${code}\n${fence}\n`)], scratchFor(folder));
       if (program === undefined) throw new Error("The block was not found");
       expect(program.place).toBe("stale.md:4");
       expect((await runProgram(program)).ok).toBe(false);
     });
 
-    it("with the line of the page", async () => {
+    it("reports the line of the page", async () => {
       const [program] = writePrograms(
         [page(`One.\n\n${fence}ts\n\nthrow new Error("x");\n${fence}`)],
         scratchFor(folder),
@@ -253,14 +274,14 @@ describe("a page that went stale is found", () => {
       expect((await runProgram(program)).output).toContain(".ts:5");
     });
 
-    it("while one that does runs with the packages of the workspace", async () => {
+    it("passes for a correct block, with the packages of the workspace", async () => {
       const code = `import { Keyring } from "@keyward/core"; console.log(Keyring.generate("first").primary);`;
       const [program] = writePrograms([page(`${fence}ts\n${code}\n${fence}`)], scratchFor(folder));
       if (program === undefined) throw new Error("The block was not found");
       expect(await runProgram(program)).toEqual({ ok: true, output: "first" });
     });
 
-    it("in an empty folder that is not this repository", async () => {
+    it("uses an empty folder outside of this repository", async () => {
       const code = `import { readdirSync } from "node:fs"; if (readdirSync(".").length > 0) throw new Error("not empty");`;
       const [program] = writePrograms([page(`${fence}ts\n${code}\n${fence}`)], scratchFor(folder));
       if (program === undefined) throw new Error("The block was not found");
@@ -268,41 +289,73 @@ describe("a page that went stale is found", () => {
     });
   });
 
-  describe("code of wrong types", () => {
+  describe("a set-up block", () => {
+    const setUp = `import { Keyring } from "@keyward/core";\nconst keyring = Keyring.generate("first");`;
+    const text = `${fence}ts set-up\n${setUp}\n${fence}\n\n${fence}ts\nconsole.log(keyring.primary);\n${fence}\n`;
+
+    it("runs before each later block of its page", async () => {
+      const programs = writePrograms([page(text)], scratchFor(folder));
+      expect(programs.map(({ place }) => place)).toEqual(["stale.md:2", "stale.md:7"]);
+      const outputs = await Promise.all(programs.map(async (program) => await runProgram(program)));
+      expect(outputs).toEqual([
+        { ok: true, output: "" },
+        { ok: true, output: "first" },
+      ]);
+    });
+
+    it("does not run before the blocks of another page", async () => {
+      const other = readPage("other.md", `${fence}ts\nconsole.log(keyring.primary);\n${fence}\n`);
+      const program = writePrograms([page(text), other], scratchFor(folder)).at(-1);
+      if (program === undefined) throw new Error("The block was not found");
+      expect((await runProgram(program)).output).toContain("keyring is not defined");
+    });
+
+    it("keeps the line numbers of the page", async () => {
+      const failing = `${text}\n${fence}ts\nthrow new Error("x");\n${fence}\n`;
+      const program = writePrograms([page(failing)], scratchFor(folder)).at(-1);
+      if (program === undefined) throw new Error("The block was not found");
+      expect((await runProgram(program)).output).toContain(".ts:11");
+    });
+  });
+
+  describe("the check of types", () => {
     let outcome: Outcome;
     beforeAll(async () => {
-      const own = scratchFor(folder);
+      const blockFolder = scratchFor(folder);
       const code = `import { Keyring } from "@keyward/core";\nconst id: number = Keyring.generate().primary;\n`;
-      writePrograms([page(`${fence}ts\n${code}${fence}`)], own);
-      outcome = await checkTypes(own);
+      writePrograms([page(`${fence}ts\n${code}${fence}`)], blockFolder);
+      outcome = await checkTypes(blockFolder);
     });
-    it("is found at its line", () => {
+    it("reports an error with its line", () => {
       expect(outcome.ok).toBe(false);
       expect(outcome.output).toMatch(/stale\.md__line-2\.ts\(3,7\): error TS2322/);
     });
   });
 
-  it.each(["ts ignore", "typescript", "js", "mjs", "tsx"])("a block marked %s", (info) => {
+  it.each(["ts ignore", "typescript", "js", "mjs", "tsx"])("report a block marked %s, which is not run", (info) => {
     expect(unrunBlocks([page(`${fence}${info}\n1;\n${fence}`)])).toHaveLength(1);
   });
 
-  it.each(["[a](missing.md)", "![a](docs/missing.png)", "[a](#nowhere)", "[a]: missing.md"])("the link %s", (link) => {
-    expect(deadLinks([page(`# Here\n\n${link}`)], repository)).toHaveLength(1);
-  });
+  it.each(["[a](missing.md)", "![a](docs/missing.png)", "[a](#nowhere)", "[a]: missing.md"])(
+    "report the dead link %s",
+    (link) => {
+      expect(deadLinks([page(`# Here\n\n${link}`)], repository)).toHaveLength(1);
+    },
+  );
 
   it.each(["[a](package.json)", "[a](#here-i-am)", "[a](#here-i-am-1)", "`[a](missing.md)`", "[a](https://keyv.org)"])(
-    "but not %s",
+    "accept %s",
     (link) => {
       expect(deadLinks([page(`# Here, I am!\n\n## Here I am\n\n${link}`)], repository)).toEqual([]);
     },
   );
 
-  it("a script that is not there", () => {
+  it("report a missing script", () => {
     const text = `${fence}sh\nnpm run demo && npm run gone\nnpm test -- packages/core\n${fence}`;
     expect(unknownScripts([page(text)], ["demo", "test"])).toEqual(["stale.md:2 npm has no script gone"]);
   });
 
-  it("a block that is never closed", () => {
+  it("report a block that is never closed", () => {
     expect(() => page(`${fence}ts\n1;`)).toThrow("stale.md:1");
   });
 });

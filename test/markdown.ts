@@ -3,34 +3,34 @@ import { join } from "node:path";
 
 /** A fenced block of a Markdown page. */
 export interface CodeBlock {
-  /** What stands behind the opening fence. */
+  /** The text after the opening fence. */
   readonly info: string;
-  /** The line of its first line of code, counted from 1. */
+  /** Line number of the first line of code, counted from 1. */
   readonly line: number;
   readonly code: string;
 }
 
-/** A Markdown page, taken apart. */
+/** A parsed Markdown page. */
 export interface Page {
-  /** Relative to the root. */
+  /** Path relative to the root. */
   readonly file: string;
   readonly blocks: readonly CodeBlock[];
-  /** Its lines outside of fenced blocks; the others are empty here. */
+  /** All lines of the page. Lines of fenced blocks are empty. */
   readonly prose: readonly string[];
-  /** What a link may name behind `#`. */
+  /** Anchors that a link may name after `#`. */
   readonly anchors: ReadonlySet<string>;
 }
 
 const places = ["*.md", "docs/**/*.md", "packages/*/*.md", "examples/*/*.md", "bench/*.md", ".changeset/*.md"];
 
-/** Every page of the repository. */
+/** Reads every page of the repository. */
 export function readPages(root: string): Page[] {
   return globSync(places, { cwd: root })
     .sort()
     .map((file) => readPage(file, readFileSync(join(root, file), "utf8")));
 }
 
-/** Takes one page apart. */
+/** Parses one page. */
 export function readPage(file: string, text: string): Page {
   const blocks: CodeBlock[] = [];
   const prose: string[] = [];
@@ -54,7 +54,7 @@ export function readPage(file: string, text: string): Page {
   return { file, blocks, prose, anchors: anchorsOf(prose) };
 }
 
-/** The anchors that headings get, as code hosts make them, and those that are written out. */
+/** Returns the anchors that code hosts make of headings, and explicit anchors. */
 function anchorsOf(prose: readonly string[]): Set<string> {
   const anchors = new Set<string>();
   for (const line of prose) {
@@ -73,7 +73,7 @@ function anchorsOf(prose: readonly string[]): Set<string> {
   return anchors;
 }
 
-/** The targets of a page's links and images, with their lines. */
+/** Returns the targets of a page's links and images, with their lines. */
 export function linksOf(page: Page): { readonly target: string; readonly line: number }[] {
   return page.prose.flatMap((text, index) => {
     const visible = text.replace(/`[^`]*`/g, "``");

@@ -23,11 +23,11 @@ import { type Manifest, publishedPackages, readManifest, repository, workspacePa
 const published = publishedPackages(repository);
 const named = published.map(({ folder, manifest }) => ({ name: manifest.name, folder, manifest }));
 const binaries = join(repository, "node_modules", ".bin");
-// A vitest that is started here is no part of the one that runs this.
+// A vitest that this test starts must not inherit the settings of the vitest that runs this test.
 const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("VITEST"));
 const environment = { ...Object.fromEntries(inherited), PATH: `${binaries}:${process.env["PATH"]}`, NO_COLOR: "1" };
 
-/** What a command prints. Asynchronous: the test runner must not lose touch with this process meanwhile. */
+/** Runs a command and returns its output. Asynchronous, so that this process keeps answering the test runner. */
 async function printed(
   command: string,
   commandArguments: readonly string[],
@@ -47,27 +47,27 @@ async function run(...given: Parameters<typeof printed>): Promise<string> {
   return (await printed(...given)).stdout;
 }
 
-/** The names that a module exports at run time, as plain Node sees them. */
+/** Returns the names that a module exports in plain Node. */
 async function exportsOf(specifier: string, cwd: string): Promise<string[]> {
   const program = `console.log(JSON.stringify(Object.keys(await import(${JSON.stringify(specifier)})).sort()))`;
   const names: string[] = JSON.parse(await run(process.execPath, ["--input-type=module", "--eval", program], cwd));
   return names;
 }
 
-/** Whether this is a Node.js from before 22, which has no `Promise.withResolvers`. */
+/** Returns true if the program is a Node.js before 22, which has no `Promise.withResolvers`. */
 function isOlderNode(path: string): boolean {
   const major = ["--print", "process.versions.node.split('.')[0]"];
   return existsSync(path) && Number(execFileSync(path, major, { encoding: "utf8" })) < 22;
 }
 
-/** A package manager: how it is started, how it installs, and how it starts a program in what it installed. */
+/** The commands of a package manager: to start it, to install, and to run a program. */
 interface PackageManager {
   readonly start: readonly [command: string, ...args: string[]];
   readonly install: readonly string[];
   readonly settings?: readonly [file: string, text: string];
-  /** How it runs Node.js; Node.js itself unless given. */
+  /** Command that runs Node.js. Default: Node.js itself. */
   readonly node?: readonly string[];
-  /** What it prints where a package lacks a peer. */
+  /** Output of the package manager if a peer dependency is missing. */
   readonly unmet: RegExp;
 }
 
@@ -91,7 +91,7 @@ const packageManagers: Readonly<Record<string, PackageManager>> = {
   },
   "Yarn 1": {
     start: ["npx", "-y", "yarn@1"],
-    // Its cache knows a tarball by name and version, and would give one that another run packed.
+    // The cache of Yarn 1 identifies a tarball by name and version, and could return one that another run packed.
     install: ["install", "--non-interactive", "--ignore-scripts", "--cache-folder", ".cache"],
     unmet: /(?:unmet|incorrect) peer dependency/,
   },
@@ -107,7 +107,7 @@ const packageManagers: Readonly<Record<string, PackageManager>> = {
   },
 };
 
-/** What an application with adapters of Keyv 5 does. */
+/** An application that uses adapters of Keyv 5. */
 const application = `
 import { Keyv } from "keyv";
 import KeyvRedis from "@keyv/redis";
@@ -130,14 +130,14 @@ keyvRedis(new KeyvRedis("redis://127.0.0.1:1"));
 console.log(JSON.stringify([await keyv.get("a"), await host.get("a"), typeof KeyvPostgres, typeof HttpStore]));
 `;
 
-describe("what would be published", () => {
+describe("the packed tarballs", () => {
   const folder = realpathSync(mkdtempSync(join(tmpdir(), "keyward-packages-")));
   const tarballs = join(folder, "tarballs");
   const consumer = join(folder, "consumer");
   const installed = (name: string) => join(consumer, "node_modules", name);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  // Built in a copy, so that nothing which an earlier build left behind is packed.
+  // The build runs in a copy, so that files of an earlier build are not packed.
   beforeAll(async () => {
     const workspace = join(folder, "workspace");
     const left = new Set(["dist", "test", "tsconfig.tsbuildinfo"]);
@@ -178,7 +178,7 @@ describe("what would be published", () => {
     return join(tarballs, `${name.replace("@", "").replace("/", "-")}-${version}.tgz`);
   }
 
-  /** Puts a third party's package where an install would put it. */
+  /** Copies a third party's package to the folder in which an install would put it. */
   function link(from: string, dependency: string): void {
     if (dependency.startsWith("@keyward/")) return;
     mkdirSync(dirname(installed(dependency)), { recursive: true });
@@ -187,7 +187,7 @@ describe("what would be published", () => {
   }
 
   describe.each(named)("$name", ({ name, folder: packageFolder }) => {
-    it("holds its build, README and LICENSE, and nothing else", () => {
+    it("contains its build, README and LICENSE, and nothing else", () => {
       const files = readdirSync(installed(name), { recursive: true, withFileTypes: true })
         .filter((entry) => entry.isFile())
         .map((entry) => join(entry.parentPath, entry.name).slice(installed(name).length + 1));
@@ -197,36 +197,36 @@ describe("what would be published", () => {
       expect(files.sort()).toEqual(["LICENSE", "README.md", "package.json", ...built].sort());
     });
 
-    it("points at files that are there, by publint", async () => {
+    it("points only at existing files, according to publint", async () => {
       const { messages, pkg } = await publint({ pkgDir: installed(name), strict: true, pack: false });
       expect(messages.map((message) => formatMessage(message, pkg))).toEqual([]);
     });
 
-    it("asks for released versions, and for none of the workspace's own ways to say them", () => {
+    it("depends on released versions, and not on versions of the workspace", () => {
       const { dependencies, peerDependencies, devDependencies, exports } = readManifest(installed(name));
       const ranges = Object.values({ ...devDependencies, ...dependencies, ...peerDependencies });
       expect(ranges.filter((range) => !/^[\^~]?\d/.test(range))).toEqual([]);
       expect(JSON.stringify(exports)).not.toContain("/src/");
     });
 
-    it("exports in plain Node what the sources export", async () => {
+    it("exports the same names in plain Node as the sources", async () => {
       const fromSource = await exportsOf(join(repository, packageFolder, "src", "index.ts"), repository);
       expect(await exportsOf(name, consumer)).toEqual(fromSource);
       expect(fromSource).not.toEqual([]);
     });
   });
 
-  describe("an application that chooses its keys by a text, with one provider installed", () => {
+  describe("an application that uses keysFrom with one provider installed", () => {
     const application = join(folder, "application");
     const installedHere = (name: string) => join(application, "node_modules", name);
-    // Where no package can be found.
+    // No package can be found from this folder.
     const bundles = join(folder, "bundles");
     const key = randomBytes(32).toString("base64");
     const olderNode = (process.env["PATH"] ?? "")
       .split(delimiter)
       .map((path) => join(path, "node"))
       .find(isOlderNode);
-    // Where it can be installed, nobody would notice that the test never runs.
+    // On a machine on which it can be installed, a test that never runs would go unnoticed.
     const skipsOlderNode = olderNode === undefined && process.env["CI"] !== "true";
     const withoutOlderNode = skipsOlderNode ? " (skipped: no Node.js before 22 in PATH)" : "";
 
@@ -264,30 +264,27 @@ describe("what would be published", () => {
     it.each([
       ["esm", "mjs"],
       ["cjs", "cjs"],
-    ] as const)(
-      "bundles with esbuild as %s, which runs, and names a package that is missing",
-      async (format, ending) => {
-        const outfile = join(bundles, `main.${ending}`);
-        const entryPoints = [join(application, "main.js")];
-        // Otherwise esbuild finds what the variable NODE_PATH leads to.
-        const settings = { bundle: true, platform: "node", logLevel: "silent" } as const;
-        const { errors } = await build({ ...settings, nodePaths: [], entryPoints, format, outfile });
-        expect(errors).toEqual([]);
-        expect(await answerOf(process.execPath, outfile, "env:APP_KEY")).toEqual({ value: "value", primary: "first" });
-        for (const [keys, name] of [
-          ["aws-sm:///secret", "@keyward/keys-aws"],
-          ["vault://secret/app", "@keyward/keys-vault"],
-        ] as const) {
-          expect(await answerOf(process.execPath, outfile, keys)).toEqual({
-            code: "PROVIDER_UNAVAILABLE",
-            message: `${name} is not installed, which this source of keys needs`,
-            hint: `Install it: npm install ${name}`,
-          });
-        }
-      },
-    );
+    ] as const)("bundles with esbuild as %s, runs, and names a missing package", async (format, ending) => {
+      const outfile = join(bundles, `main.${ending}`);
+      const entryPoints = [join(application, "main.js")];
+      // Otherwise esbuild finds packages through the environment variable NODE_PATH.
+      const settings = { bundle: true, platform: "node", logLevel: "silent" } as const;
+      const { errors } = await build({ ...settings, nodePaths: [], entryPoints, format, outfile });
+      expect(errors).toEqual([]);
+      expect(await answerOf(process.execPath, outfile, "env:APP_KEY")).toEqual({ value: "value", primary: "first" });
+      for (const [keys, name] of [
+        ["aws-sm:///secret", "@keyward/keys-aws"],
+        ["vault://secret/app", "@keyward/keys-vault"],
+      ] as const) {
+        expect(await answerOf(process.execPath, outfile, keys)).toEqual({
+          code: "PROVIDER_UNAVAILABLE",
+          message: `${name} is not installed, which this source of keys needs`,
+          hint: `Install it: npm install ${name}`,
+        });
+      }
+    });
 
-    it.skipIf(skipsOlderNode)(`says so where Node.js is too old${withoutOlderNode}`, async () => {
+    it.skipIf(skipsOlderNode)(`reports that Node.js is too old${withoutOlderNode}`, async () => {
       if (olderNode === undefined) throw new Error("There is no Node.js before 22 in PATH");
       expect(await answerOf(olderNode, join(application, "main.js"), "env:APP_KEY")).toEqual({
         code: "PROVIDER_UNAVAILABLE",
@@ -297,7 +294,7 @@ describe("what would be published", () => {
     });
   });
 
-  it("has types that hold under strict rules, the libraries' own included", async () => {
+  it("have types that pass strict checks, including those of the libraries", async () => {
     const lines = named.map(({ name }, index) => `import * as package${index} from ${JSON.stringify(name)};`);
     const used = named.map((_, index) => `package${index}`).join(", ");
     writeFileSync(join(consumer, "package.json"), `{ "type": "module", "private": true }`);
@@ -317,7 +314,7 @@ describe("what would be published", () => {
     for (const { name } of named) expect(listed).toContain(`${installed(name)}/dist/index.d.ts`);
   });
 
-  it("passes the tests of hosts: Keyv's suite, Keyv 5 and what stands on it, unstorage's driver", async () => {
+  it("pass the tests of hosts: Keyv's suite, Keyv 5 and its hosts, and unstorage's driver", async () => {
     const files = readdirSync(join(repository, "test", "hosts")).filter((file) => file.endsWith(".test.ts"));
     for (const path of ["test/hosts", "test/store/store/inner-stores.ts", "docs/hosts.md"]) {
       cpSync(join(repository, path), join(consumer, path), { recursive: true });
@@ -342,7 +339,7 @@ describe("what would be published", () => {
   }, 300_000);
 
   it.each(Object.entries(packageManagers))(
-    "is installed by %s beside Keyv 5 and its adapters, and works",
+    "are installed by %s next to Keyv 5 and its adapters, and work",
     async (name, manager) => {
       const project = join(folder, name);
       const [command, ...given] = manager.start;
@@ -355,7 +352,7 @@ describe("what would be published", () => {
       };
       mkdirSync(project);
       writeFileSync(join(project, "package.json"), JSON.stringify({ type: "module", private: true, dependencies }));
-      // By its lockfile Yarn knows where a project begins.
+      // Yarn recognizes the root of a project by its lockfile.
       if (name.startsWith("Yarn")) writeFileSync(join(project, "yarn.lock"), "");
       if (manager.settings !== undefined) writeFileSync(join(project, manager.settings[0]), manager.settings[1]);
       writeFileSync(join(project, "application.js"), application);
@@ -374,7 +371,7 @@ describe("what would be published", () => {
 describe("the manifests", () => {
   const root = readManifest(repository);
 
-  it.each(named)("of $name say what all of them say", ({ manifest, folder }) => {
+  it.each(named)("have the common fields: $name", ({ manifest, folder }) => {
     const [first] = published;
     expect(manifest).toMatchObject({
       name: `@keyward/${basename(folder)}`,
@@ -392,7 +389,7 @@ describe("the manifests", () => {
     );
   });
 
-  it("take every version from the catalog, or from the workspace", () => {
+  it("take every version from the catalog or from the workspace", () => {
     const all = [...workspacePackages(repository), { folder: ".", manifest: root }];
     const strays = all.flatMap(({ folder, manifest }) =>
       [manifest.dependencies, manifest.devDependencies, manifest.peerDependencies, manifest.optionalDependencies]
@@ -405,23 +402,23 @@ describe("the manifests", () => {
     expect(strays).toEqual([]);
   });
 
-  it("of what is not published say so", () => {
+  it("are private if the package is not published", () => {
     const others = workspacePackages(repository).filter(({ folder }) => !folder.startsWith("packages/"));
     expect(others.filter(({ manifest }) => manifest.private !== true)).toEqual([]);
     expect(root.private).toBe(true);
   });
 
-  it("are released together", () => {
+  it("are released with the same version", () => {
     const { fixed }: { fixed: string[][] } = JSON.parse(
       readFileSync(join(repository, ".changeset", "config.json"), "utf8"),
     );
     expect(fixed).toEqual([["@keyward/*"]]);
-    // changesets compares the versions of all that the group names, published or not.
+    // changesets compares the versions of all packages of the group, published or not.
     const unversioned = workspacePackages(repository).filter(({ manifest }) => manifest.version === undefined);
     expect(unversioned.map(({ folder }) => folder)).toEqual([]);
   });
 
-  it("are all known to the compiler", () => {
+  it("are all listed in the compiler's configurations", () => {
     for (const configuration of ["tsconfig.json", "tsconfig.checked.json"]) {
       const { references }: { references: { path: string }[] } = JSON.parse(
         readFileSync(join(repository, configuration), "utf8"),

@@ -5,7 +5,7 @@ import { fileURLToPath } from "node:url";
 /** The root of this repository. */
 export const repository = fileURLToPath(new URL("..", import.meta.url));
 
-/** The fields of a package.json that the tests look at. */
+/** The fields of a package.json that the tests read. */
 export interface Manifest {
   readonly name: string;
   readonly version?: string;
@@ -33,7 +33,7 @@ export function readManifest(folder: string): Manifest {
   return manifest;
 }
 
-/** Every package of a workspace: those under packages/, which are published, then the examples and the bench. */
+/** Returns every package of a workspace: published packages in packages/, then examples and the bench. */
 export function workspacePackages(root: string): WorkspacePackage[] {
   const under = (parent: string) =>
     existsSync(join(root, parent)) ? readdirSync(join(root, parent)).map((folder) => join(parent, folder)) : [];
@@ -42,7 +42,7 @@ export function workspacePackages(root: string): WorkspacePackage[] {
     .map((folder) => ({ folder, manifest: readManifest(join(root, folder)) }));
 }
 
-/** The packages that are published. */
+/** Returns the packages that are published. */
 export function publishedPackages(root: string): WorkspacePackage[] {
   return workspacePackages(root).filter(({ folder }) => folder.startsWith("packages/"));
 }

@@ -1,18 +1,20 @@
-// One pass over every record of a Redis, in a process of its own, so that its memory is that of the pass alone.
+// One pass over every record of a Redis. It runs in its own process, so that the memory of the process is the memory of
+// the pass.
 import { EncryptedStore, Keyring, reencrypt, type ScannedRecord, type StoredValue } from "@keyward/core";
 import { RedisStore } from "@keyward/store-redis";
 
-/** What the process is told. */
+/** The message that starts a pass. */
 export interface PassOrder {
   readonly url: string;
   /**
-   * To encrypt again under the primary; to write the same bytes again, the same work without crypto; or to have Vault's
-   * Transit rewrap what it encrypted, and replace that in the same way.
+   * - `re-encrypt`: encrypts each record under the primary key.
+   * - `copy`: writes the same bytes again, which is the same work without cryptography.
+   * - `rewrap`: replaces each record by what Vault's Transit makes of it.
    */
   readonly kind: "re-encrypt" | "copy" | "rewrap";
   /** The keyring as a document. */
   readonly keyring: string;
-  /** For "rewrap": where the Transit key is. */
+  /** The Transit key of a `rewrap`. */
   readonly transit?: TransitKey;
 }
 
@@ -23,23 +25,23 @@ export interface TransitKey {
   readonly name: string;
 }
 
-/** What the process answers. */
+/** The message that a finished pass sends. */
 export interface PassResult {
   readonly records: number;
-  /** Of this process alone. */
+  /** CPU time of this process, in microseconds. */
   readonly cpuUs: number;
   readonly peakRssBytes: number;
   readonly peakHeapBytes: number;
 }
 
 const pageRecords = 500;
-const pagesUnderWay = 4;
+const maxPendingPages = 4;
 
 process.once("message", async (order: PassOrder) => {
   const store = new RedisStore(order.url);
   const peak = watchMemory();
   const before = process.cpuUsage();
-  const records = await carryOut(store, order);
+  const records = await runPass(store, order);
   const { user, system } = process.cpuUsage(before);
   const result: PassResult = { records, cpuUs: user + system, ...peak() };
   await store.disconnect();
@@ -47,10 +49,10 @@ process.once("message", async (order: PassOrder) => {
 });
 process.send?.("ready");
 
-async function carryOut(store: RedisStore, { kind, keyring, transit }: PassOrder): Promise<number> {
+async function runPass(store: RedisStore, { kind, keyring, transit }: PassOrder): Promise<number> {
   switch (kind) {
     case "re-encrypt":
-      return await sealAgain(store, Keyring.parse(keyring));
+      return await reencryptAll(store, Keyring.parse(keyring));
     case "copy":
       return await replaceAll(store, async (values) => values);
     case "rewrap":
@@ -59,14 +61,14 @@ async function carryOut(store: RedisStore, { kind, keyring, transit }: PassOrder
   }
 }
 
-/** OpenBao takes JSON with so few strings that this is about the most it rewraps in one request. */
-const rewrappedAtOnce = 250;
+/** Records per request. OpenBao limits the strings in a JSON body, so this is about the maximum. */
+const maxRewrapBatch = 250;
 
-/** Few and large requests, as Vault's documentation advises. */
+/** Rewraps with few large requests, as Vault's documentation advises. */
 async function rewrap(transit: TransitKey, values: readonly StoredValue[]): Promise<StoredValue[]> {
   const requests: Promise<StoredValue[]>[] = [];
-  for (let first = 0; first < values.length; first += rewrappedAtOnce) {
-    requests.push(rewrapBatch(transit, values.slice(first, first + rewrappedAtOnce)));
+  for (let first = 0; first < values.length; first += maxRewrapBatch) {
+    requests.push(rewrapBatch(transit, values.slice(first, first + maxRewrapBatch)));
   }
   return (await Promise.all(requests)).flat();
 }
@@ -86,18 +88,18 @@ async function rewrapBatch(
   return answered.data.batch_results.map(({ ciphertext }) => ciphertext);
 }
 
-async function sealAgain(store: RedisStore, keys: Keyring): Promise<number> {
+async function reencryptAll(store: RedisStore, keys: Keyring): Promise<number> {
   const { reencrypted, complete } = await reencrypt(new EncryptedStore(store, { keys }));
-  if (!complete) throw new Error("The pass did not come to its end");
+  if (!complete) throw new Error("The pass did not finish");
   return reencrypted;
 }
 
-/** As `reencrypt` goes about it, several pages at a time. */
+/** Replaces every record by what `next` returns for it. Like `reencrypt`, it works on several pages at a time. */
 async function replaceAll(
   store: RedisStore,
   next: (values: readonly StoredValue[]) => Promise<readonly StoredValue[]>,
 ): Promise<number> {
-  const underWay: Promise<number>[] = [];
+  const pendingPages: Promise<number>[] = [];
   const replacePage = async (view: RedisStore, entries: readonly ScannedRecord[]) => {
     const values = await next(entries.map(({ value }) => value));
     const changes = entries.map(({ key, value }, index) => ({ key, expected: value, next: values[index] ?? "" }));
@@ -110,9 +112,10 @@ async function replaceAll(
     cursor = page.cursor;
     const byNamespace = Map.groupBy(page.entries, ({ namespace }) => namespace);
     for (const [namespace, entries] of byNamespace) {
-      underWay.push(replacePage(store.namespaced(namespace), entries));
+      pendingPages.push(replacePage(store.namespaced(namespace), entries));
     }
-    while (underWay.length >= (cursor === undefined ? 1 : pagesUnderWay)) written += (await underWay.shift()) ?? 0;
+    while (pendingPages.length >= (cursor === undefined ? 1 : maxPendingPages))
+      written += (await pendingPages.shift()) ?? 0;
   } while (cursor !== undefined);
   return written;
 }

@@ -10,16 +10,16 @@ import { startRedisServer } from "./redis-server.ts";
 import { quantile } from "./rounds.ts";
 import { sampleRecords } from "./sample-records.ts";
 
-/** What was measured of bulk re-encryption over one number of records: medians over the rounds, and the most memory. */
+/** Measurements of bulk re-encryption for one number of records: medians over the rounds, and the peak memory. */
 export interface BulkFigures {
   readonly records: number;
   readonly copiedPerSecond: number;
   readonly reencryptedPerSecond: number;
-  /** The median of the ratios within each round, to the copy. */
+  /** Rate of re-encryption divided by the rate of copying: the median of the ratios within each round. */
   readonly toCopy: number;
   /** CPU time of the re-encrypting process. */
   readonly cpuUsPerRecord: number;
-  /** The same of a pass that has Vault's Transit rewrap what it encrypted; absent without a Vault. */
+  /** Measurements of a pass in which Vault's Transit rewraps the records. Absent without a Vault. */
   readonly rewrap?: { readonly perSecond: number; readonly cpuUsPerRecord: number; readonly timesAsFast: number };
   readonly peakRssBytes: number;
   readonly peakHeapBytes: number;
@@ -29,15 +29,15 @@ export const bulkName = "bulk re-encryption, Redis";
 
 const passProgram = fileURLToPath(new URL("bulk-pass.ts", import.meta.url));
 const batchSize = 500;
-/** OpenBao takes no larger one. */
+/** The largest batch that OpenBao accepts. */
 const transitBatchSize = 250;
 const turnMs = 200;
 
 const transitName = "bench";
 
 /**
- * Encrypts records of 1 KiB again under a new key, copies as many without crypto, and has as many rewrapped by Vault's
- * Transit where there is a Vault.
+ * Measures the re-encryption of records of 1 KiB under a new key. Compares it with a copy of as many records without
+ * cryptography and, if there is a Vault, with a rewrap of as many records by Transit.
  */
 export async function measureBulk(
   program: string,
@@ -50,19 +50,19 @@ export async function measureBulk(
   const vault = vaults.missing === undefined ? await startVault(vaults) : undefined;
   try {
     if (copied === undefined || reencrypted === undefined || rewrapped === undefined) throw new Error("No server");
-    let ring = Keyring.generate();
-    for (const url of [copied, reencrypted]) await fill(url, ring, records);
+    let keyring = Keyring.generate();
+    for (const url of [copied, reencrypted]) await fill(url, keyring, records);
     const transit = vault === undefined ? undefined : await fillForTransit(rewrapped, vault, records);
     const finished: { copy: FinishedPass; reencryption: FinishedPass; rewrapping: FinishedPass | undefined }[] = [];
     for (let round = 0; round < rounds; round++) {
       const id = `next-${round}`;
-      ring = ring.add({ id }).promote(id);
+      keyring = keyring.add({ id }).promote(id);
       await vault?.request("POST", `transit/keys/${transitName}/rotate`, {});
-      const keyring = exportKeyring(ring);
+      const document = exportKeyring(keyring);
       const [copy, reencryption, ...rewrapping] = await Promise.all([
-        Pass.start({ url: copied, kind: "copy", keyring }),
-        Pass.start({ url: reencrypted, kind: "re-encrypt", keyring }),
-        ...(transit === undefined ? [] : [Pass.start({ url: rewrapped, kind: "rewrap", keyring, transit })]),
+        Pass.start({ url: copied, kind: "copy", keyring: document }),
+        Pass.start({ url: reencrypted, kind: "re-encrypt", keyring: document }),
+        ...(transit === undefined ? [] : [Pass.start({ url: rewrapped, kind: "rewrap", keyring: document, transit })]),
       ]);
       const passes = [copy, reencryption, ...rewrapping];
       try {
@@ -147,11 +147,11 @@ async function fillForTransit(url: string, vault: VaultServer, records: number):
 }
 
 interface FinishedPass extends PassResult {
-  /** How long it had its turn. */
+  /** Total length of the turns of this pass, in milliseconds. */
   readonly workedMs: number;
 }
 
-/** A pass in a process of its own, which is stopped while it is not its turn. */
+/** A pass in a separate process. The process is stopped (SIGSTOP) while other passes have their turn. */
 class Pass {
   readonly #child: ChildProcess;
   readonly #endWithParent = () => this.#child.kill("SIGKILL");
@@ -178,7 +178,7 @@ class Pass {
     return this.#result !== undefined;
   }
 
-  /** Works for a while, or to its end. */
+  /** Lets the pass work for one turn, or until it finishes. */
   async turn(): Promise<void> {
     const startMs = performance.now();
     const ending = new AbortController();
@@ -191,7 +191,7 @@ class Pass {
     else if (this.#result === undefined) throw new Error(`A pass ended with ${this.#child.exitCode} and no result`);
   }
 
-  /** Ends the process, which would otherwise stay stopped when something goes wrong. */
+  /** Ends the process. A stopped process would otherwise remain after a failure. */
   end(): void {
     this.#child.kill("SIGKILL");
     process.off("exit", this.#endWithParent);
@@ -203,7 +203,7 @@ class Pass {
   }
 }
 
-/** So that whatever slows the machine for a while slows them all. */
+/** Gives the passes their turns, so that anything that slows the machine for a while slows all of them. */
 async function takeTurns(passes: readonly Pass[]): Promise<void> {
   while (passes.some(({ isFinished }) => !isFinished)) {
     for (const pass of passes) if (!pass.isFinished) await pass.turn();

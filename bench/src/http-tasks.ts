@@ -22,7 +22,7 @@ export const httpNames = [
   "100 writes, HTTP",
 ] as const;
 
-/** Servers in processes of their own, with a client of each; all over memory on loopback. */
+/** Servers over memory stores on loopback, each in its own process, and a client. */
 interface Servers {
   readonly store: HttpStore;
   readonly ours: string;
@@ -34,8 +34,8 @@ interface Servers {
 }
 
 /**
- * What HTTP KV costs, each against what it is to be compared with: the pair of client and server with unstorage's pair,
- * the handler with one that only compares the API key, and batches with single calls.
+ * Tasks that measure HTTP KV against three baselines: client and server against those of unstorage, the handler against one
+ * that only compares the API key, and batches against single calls.
  */
 export function httpTasks(): Task[] {
   return httpNames.flatMap((name) =>
@@ -45,8 +45,8 @@ export function httpTasks(): Task[] {
 
 async function prepare(name: (typeof httpNames)[number], sizeBytes: number): Promise<PreparedTask> {
   const records = sampleRecords(sizeBytes, { count: batchSize });
-  const keys = records.map(({ place }) => place.key);
-  const entries = records.map(({ place, text }) => ({ key: place.key, value: text }));
+  const keys = records.map(({ address }) => address.key);
+  const entries = records.map(({ address, text }) => ({ key: address.key, value: text }));
   const servers = await start(records[0]?.text ?? "");
   const { store } = servers;
   await store.setMany(entries);
@@ -126,7 +126,7 @@ function groups<Item>(items: readonly Item[]): Item[][] {
   return grouped;
 }
 
-/** As little of a client as there can be. */
+/** Sends one request with a minimal client. */
 function ask(url: string, apiKey: string, body: string): Promise<unknown> {
   return new Promise((resolve, reject) => {
     const headers = { authorization: `Bearer ${apiKey}`, "content-length": body.length };

@@ -16,19 +16,19 @@ import { inTurn, type PreparedTask, type Task } from "./task.ts";
 type Operation = (typeof everywhere)[number] | (typeof overTheNetwork)[number];
 
 const everywhere = ["set", "get", "setMany of 100", "getMany of 100"] as const;
-/** What keeps a connection busy, so that nobody waits for the other end. */
+/** Concurrent operations, which keep the connection busy while each of them waits for its answer. */
 const overTheNetwork = ["16 sets at once", "16 gets at once"] as const;
 
-/** Makes stores of one kind, and removes what they leave behind. */
+/** Creates stores of one kind, and removes their files or server. */
 interface Stores {
   readonly make: () => MemoryStore | SqliteStore | RedisStore;
   readonly remove: () => void | Promise<void>;
 }
 
-/** The contestant that reads and writes JSON as Keyv does: what is left of the difference is sealing. */
+/** Name of the contestant that uses Keyv's JSON serializer. Its difference to Keyv is encryption only. */
 export const withKeyvsJson = "with Keyward and Keyv's JSON";
 
-/** The contestant that seals or opens by hand beside a bare store: what crypto costs where it is used. */
+/** Name of the contestant that uses a bare store and encrypts or decrypts by hand in the same call. */
 export const cryptoBeside = "node:crypto beside it";
 
 const namespace = "flows";
@@ -40,10 +40,10 @@ interface Entry {
 }
 
 /**
- * Keyv over a bare store, compared with Keyv over an EncryptedStore, with Keyv's own encryption hook, and with Keyv over a
- * bare store while node:crypto does the same work beside it.
+ * Tasks that compare Keyv over a bare store with Keyv over an EncryptedStore, with Keyv's encryption hook, and with a bare
+ * store while node:crypto does the same work by hand.
  *
- * @param redis what starts a Redis; without it there are no tasks over Redis.
+ * @param redis Program that starts a Redis server. Without it, there are no tasks over Redis.
  */
 export function keyvTasks(sizesBytes: readonly number[], redis: string | undefined): Task[] {
   const over = (name: string, start: () => Promise<Stores>, operations: readonly Operation[]) =>
@@ -83,7 +83,7 @@ function keyvTask(store: string, start: () => Promise<Stores>, operation: Operat
       await keyv.setMany(entries);
       const read = await keyv.getMany(entries.map(({ key }) => key));
       if (JSON.stringify(read) !== JSON.stringify(entries.map(({ value }) => value))) {
-        throw new Error(`Keyv ${name} does not give back what it was given`);
+        throw new Error(`Keyv ${name} does not return the value that was set`);
       }
     }
     return {
@@ -104,12 +104,12 @@ function keyvTask(store: string, start: () => Promise<Stores>, operation: Operat
 }
 
 function entriesOf(records: readonly SampleRecord[]): Entry[] {
-  return records.map(({ place, text }) => ({ key: place.key, value: JSON.parse(text) }));
+  return records.map(({ address, text }) => ({ key: address.key, value: JSON.parse(text) }));
 }
 
 function operationOn(keyv: Keyv, operation: Operation, entries: readonly Entry[]): () => unknown {
   const keys = entries.map(({ key }) => key);
-  // SQLite writes nothing where nothing changes, which a sealed value always does: every write brings another value.
+  // SQLite does not write an unchanged value, and an encrypted value always changes. So every write has another value.
   const changed = entries.map(({ key, value }) => ({ key, value: { ...value, id: 99 - (value.id % 90) } }));
   switch (operation) {
     case "set":
@@ -157,16 +157,16 @@ function inTheSameCall(first: () => unknown, then: () => unknown): () => unknown
   };
 }
 
-/** Sealing or opening what Keyv hands to its store, by hand and as bytes. */
+/** Encrypts or decrypts by hand, as bytes, what Keyv passes to its store. */
 function cryptoOf(operation: Operation, entries: readonly Entry[]): () => unknown {
   const sealer = nodeCryptoBinary();
   const records = entries.map(({ key, value }) => {
-    const place = { namespace, key };
+    const address = { namespace, key };
     const text = JSON.stringify({ value });
-    return { place, text, sealed: sealer.seal(text, place) };
+    return { address, text, sealed: sealer.seal(text, address) };
   });
-  const seal = ({ text, place }: (typeof records)[number]) => sealer.seal(text, place);
-  const open = ({ sealed, place }: (typeof records)[number]) => sealer.open(sealed, place);
+  const seal = ({ text, address }: (typeof records)[number]) => sealer.seal(text, address);
+  const open = ({ sealed, address }: (typeof records)[number]) => sealer.open(sealed, address);
   switch (operation) {
     case "set":
       return inTurn(records, seal);
@@ -183,7 +183,7 @@ function cryptoOf(operation: Operation, entries: readonly Entry[]): () => unknow
   }
 }
 
-/** Plain AES-256-GCM: all that a hook can do, which is told neither key nor namespace. */
+/** Plain AES-256-GCM. A hook cannot do more, because it receives neither key nor namespace. */
 function aesGcm(): KeyvEncryptionAdapter {
   const key = createSecretKey(randomBytes(32));
   return {

@@ -1,5 +1,5 @@
-// A handler of fetch on srvx: that of createKvHandler, or one that only compares the API key and answers.
-// Parameters: "keyward" or "bare", the entry of the API key as JSON, the value to answer with.
+// Serves a fetch handler on srvx: createKvHandler, or a bare handler that only compares the API key and answers.
+// Parameters: "keyward" or "bare", the entry of the API key as JSON, the value of the answer.
 import { createHash, timingSafeEqual } from "node:crypto";
 import { createKvHandler } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";

@@ -1,4 +1,4 @@
-// unstorage's HTTP server over its memory driver.
+// Serves unstorage's HTTP server over its memory driver.
 import { createServer } from "node:http";
 import { createStorage } from "unstorage";
 import { createStorageServer } from "unstorage/server";

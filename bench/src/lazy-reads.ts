@@ -5,9 +5,9 @@ import { startRedisServer } from "./redis-server.ts";
 import { quantile } from "./rounds.ts";
 import { sampleRecords } from "./sample-records.ts";
 
-/** How long single reads took, with re-encryption behind them and without: medians of what each chunk had. */
+/** Durations of single reads, with lazy re-encryption and without it: medians over the chunks. */
 export interface LazyFigures {
-  /** How the reads come. */
+  /** Rate of the reads, in words. */
   readonly load: string;
   readonly reads: number;
   readonly offNs: { readonly p50: number; readonly p99: number };
@@ -17,13 +17,13 @@ export interface LazyFigures {
 export const lazyName = "get of records under the old key, Redis";
 
 const chunkReads = 2_500;
-const filledAtOnce = 500;
+const fillBatch = 500;
 
 /**
- * Reads records of 1 KiB that all lie under the old key, each once: chunks with re-encryption behind the read, which is
- * over before the next chunk begins, and chunks without, in turns.
+ * Reads records of 1 KiB under the old key, each once. Chunks with lazy re-encryption, which finishes before the next chunk
+ * begins, alternate with chunks without it.
  *
- * @param pauseMs between two reads; 0 for one right after the other.
+ * @param pauseMs Pause between two reads, in milliseconds. 0 for no pause.
  */
 export async function measureLazyReads(program: string, chunks: number, pauseMs: number): Promise<LazyFigures> {
   const server = await startRedisServer(program);
@@ -34,9 +34,9 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
     const contestant = async (reencrypt: "off" | "on-read") => {
       const filled = new EncryptedStore(store.namespaced(reencrypt), { keys: old });
       const records = sampleRecords(1024, { count: chunks * chunkReads });
-      for (let first = 0; first < records.length; first += filledAtOnce) {
-        const entries = records.slice(first, first + filledAtOnce).map(({ place, text }) => ({
-          key: place.key,
+      for (let first = 0; first < records.length; first += fillBatch) {
+        const entries = records.slice(first, first + fillBatch).map(({ address, text }) => ({
+          key: address.key,
           value: JSON.stringify({ value: JSON.parse(text) }),
         }));
         await filled.setMany(entries);
@@ -45,7 +45,7 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
         store,
         reencrypt,
         ring,
-        records.map(({ place }) => place.key),
+        records.map(({ address }) => address.key),
       );
     };
     const off = await contestant("off");
@@ -91,7 +91,7 @@ class Reader {
     await this.#keyv.encryptedStore.settled();
   }
 
-  /** Medians over the chunks, so that one in which the machine was busy decides nothing; the first compiles the code. */
+  /** Medians over the chunks, which ignore a chunk in which the machine was busy. The first chunk only compiles the code. */
   quantiles(): { p50: number; p99: number } {
     const chunks = this.#chunks.slice(1);
     const over = (name: "p50" | "p99") =>

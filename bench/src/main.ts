@@ -13,10 +13,10 @@ import { type Effort, measure } from "./rounds.ts";
 
 const usage = `npm run bench -- [--only PATTERN] [--records COUNT] [--quick] [--json FILE]
 
-  --only PATTERN   measure the tasks whose name contains it, such as "seal text" or "Redis"
-  --records COUNT  re-encrypt so many in bulk, and a tenth, down to 10,000; default 10,000
-  --quick          one size of each task, in a few short rounds: shows that everything runs, not how fast
-  --json FILE      write the figures`;
+  --only PATTERN   measure only the tasks whose name contains PATTERN, such as "encrypt text" or "Redis"
+  --records COUNT  re-encrypt COUNT records in bulk, then a tenth, and so on down to 10,000. Default: 10,000
+  --quick          measure one size of each task in a few short rounds, which show that everything works and not how fast
+  --json FILE      write the figures to FILE`;
 
 const { values: options } = parseArgs({
   options: {
@@ -33,7 +33,7 @@ if (options.help === true) {
 }
 
 const mostRecords = Number(options.records);
-if (!Number.isSafeInteger(mostRecords) || mostRecords < 1) throw new Error("--records is not a whole number from 1");
+if (!Number.isSafeInteger(mostRecords) || mostRecords < 1) throw new Error("--records is not an integer of at least 1");
 const sizesBytes = [64, 256, 1024, 16 * 1024, 1024 * 1024];
 const effort: Effort =
   options.quick === true ? { rounds: 3, warmUpRounds: 1, sliceMs: 0.2 } : { rounds: 51, warmUpRounds: 25, sliceMs: 5 };
@@ -42,18 +42,18 @@ console.log(`${machine}; ${effort.rounds} rounds of ${effort.sliceMs} ms each`);
 
 const isWanted = (name: string) => name.includes(options.only ?? "");
 const redis = findRedisServer();
-if (redis === undefined) console.log("Redis is left out: there is no redis-server and no valkey-server on the PATH");
+if (redis === undefined) console.log("Redis is left out: neither redis-server nor valkey-server is on the PATH");
 const tasks = [...envelopeTasks(sizesBytes), ...keyvTasks(sizesBytes, redis), ...httpTasks()].filter(
   ({ name }, index, all) =>
     isWanted(name) && (options.quick !== true || all.findIndex((task) => task.name === name) === index),
 );
 const rotations = redis === undefined ? [] : [bulkName, lazyName].filter(isWanted);
-if (tasks.length + rotations.length === 0) throw new Error(`No task has "${options.only}" in its name`);
+if (tasks.length + rotations.length === 0) throw new Error(`No task has a name that contains "${options.only}"`);
 const measured: Measured[] = [];
 for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
   const { contestants, close } = await prepare();
   try {
-    // A few operations on a megabyte bring the garbage collector in, and none should be alone in paying for it.
+    // A few operations on a megabyte start the garbage collector. A longer slice spreads its cost over all contestants.
     const sliceMs = sizeBytes < 2 ** 20 ? effort.sliceMs : 4 * effort.sliceMs;
     measured.push({ name, sizeBytes, contestants: await measure(contestants, { ...effort, sliceMs }) });
   } finally {
@@ -96,7 +96,7 @@ if (options.json !== undefined) {
   );
 }
 
-/** This, a tenth of it, and so on, as long as there are 10,000. */
+/** Returns `most`, a tenth of it, and so on down to 10,000, in ascending order. */
 function countsUpTo(most: number): number[] {
   const counts: number[] = [];
   for (let count = most; count >= 10_000 || counts.length === 0; count = Math.floor(count / 10)) counts.unshift(count);

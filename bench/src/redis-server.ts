@@ -3,22 +3,22 @@ import { once } from "node:events";
 import { createServer } from "node:net";
 import { createInterface } from "node:readline";
 
-/** A server on a loopback port. It keeps nothing on disk, so that no disk is measured. */
+/** A Redis server on a loopback port. It writes nothing to disk, so that the bench does not measure a disk. */
 export interface RedisServer {
   readonly url: string;
-  /** Ends it. Its records are gone. */
+  /** Stops the server. Its records are lost. */
   stop(): Promise<void>;
 }
 
 const host = "127.0.0.1";
 const programs = ["redis-server", "valkey-server"];
 
-/** What starts a server here; `undefined` where there is neither Redis nor Valkey on the PATH. */
+/** Returns the program that starts a server, or `undefined` if neither Redis nor Valkey is on the PATH. */
 export function findRedisServer(): string | undefined {
   return programs.find((program) => spawnSync(program, ["--version"]).status === 0);
 }
 
-/** Starts a server, which ends with this process at the latest. */
+/** Starts a server. It stops when this process ends, if not before. */
 export async function startRedisServer(program: string): Promise<RedisServer> {
   const port = await freePort();
   const settings = ["--port", String(port), "--bind", host, "--save", "", "--appendonly", "no"];
@@ -39,7 +39,7 @@ export async function startRedisServer(program: string): Promise<RedisServer> {
 
 async function untilReady(server: ChildProcess): Promise<void> {
   if (server.stdout === null) throw new Error("The server's output is not read");
-  // Read to its end: a full pipe would hold the server up.
+  // All output is read, because a full pipe would block the server.
   const lines = createInterface(server.stdout);
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);

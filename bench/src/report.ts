@@ -3,7 +3,7 @@ import { cryptoBeside, withKeyvsJson } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName } from "./lazy-reads.ts";
 import type { Figures } from "./rounds.ts";
 
-/** A task after it was measured. */
+/** The measurements of a task. */
 export interface Measured {
   readonly name: string;
   readonly sizeBytes: number;
@@ -11,8 +11,9 @@ export interface Measured {
 }
 
 /**
- * A Markdown table of one task at several sizes: the time of the first contestant, and how often it fits in the others';
- * with node:crypto beside the first, also how often what that adds fits in what sealing adds.
+ * Returns a Markdown table of one task at several sizes: the time of the first contestant, and the ratios of the others to
+ * it. If node:crypto is among the contestants, the last column divides the time that Keyward adds by the time that
+ * node:crypto adds.
  */
 export function timesTable(tasks: readonly Measured[]): string {
   const [first] = tasks;
@@ -20,26 +21,26 @@ export function timesTable(tasks: readonly Measured[]): string {
   const rows = tasks.map(({ sizeBytes, contestants }) => {
     const [baseline, ...others] = contestants;
     const crypto = contestants.find(({ name }) => name === cryptoBeside);
-    const sealing = contestants.find(({ name }) => name === withKeyvsJson);
+    const encryption = contestants.find(({ name }) => name === withKeyvsJson);
     return [
       size(sizeBytes),
       duration(baseline?.medianNs ?? Number.NaN),
       ...others.map(({ ratio, ratioQuartiles: [low, high] }) => `${short(ratio)} (${short(low)}–${short(high)})`),
-      ...(crypto === undefined ? [] : [short((sealing?.addedNs ?? Number.NaN) / crypto.addedNs)]),
+      ...(crypto === undefined ? [] : [short((encryption?.addedNs ?? Number.NaN) / crypto.addedNs)]),
     ];
   });
   const names = first.contestants.map(({ name }) => name);
-  const header = ["", ...names, ...(names.includes(cryptoBeside) ? ["sealing adds, in node:crypto"] : [])];
+  const header = ["", ...names, ...(names.includes(cryptoBeside) ? ["Keyward adds, in node:crypto"] : [])];
   return `\n${first.name}\n\n${table(header, rows)}`;
 }
 
-/** A Markdown table of what lies at rest, in bytes, "plain" first. */
+/** Returns a Markdown table of the sizes at rest, in bytes, with "plain" first. */
 export function bytesTable(sizes: readonly Readonly<Record<string, number>>[]): string {
   const rows = sizes.map((atRest) => Object.values(atRest).map((bytes) => bytes.toLocaleString("en")));
   return `\nbytes at rest\n\n${table(Object.keys(sizes[0] ?? {}), rows)}`;
 }
 
-/** A Markdown table of bulk re-encryption. */
+/** Returns a Markdown table of bulk re-encryption. */
 export function bulkTable(figures: readonly BulkFigures[]): string {
   const rows = figures.map((each) => [
     each.records.toLocaleString("en"),
@@ -53,10 +54,10 @@ export function bulkTable(figures: readonly BulkFigures[]): string {
   ]);
   const header = [
     "records",
-    "copied in a second",
+    "copied per second",
     "re-encrypted, rate",
-    "CPU a record",
-    "Transit rewraps in a second",
+    "CPU per record",
+    "Transit rewraps per second",
     "re-encrypted, to Transit",
     "peak memory",
     "peak heap",
@@ -64,7 +65,7 @@ export function bulkTable(figures: readonly BulkFigures[]): string {
   return `\n${bulkName}\n\n${table(header, rows)}`;
 }
 
-/** A Markdown table of reads with re-encryption behind them. */
+/** Returns a Markdown table of reads with lazy re-encryption and without it. */
 export function lazyTable(figures: readonly LazyFigures[]): string {
   const rows = figures.map(({ load, reads, offNs, onNs }) => [
     load,

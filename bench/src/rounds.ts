@@ -1,46 +1,46 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
-/** One way to do a task. Whatever it returns is awaited when it is a promise. */
+/** One way to do a task. If its operation returns a promise, the promise is awaited. */
 export interface Contestant {
   readonly name: string;
   readonly operation: () => unknown;
 }
 
-/** How long to measure. */
+/** The length of a measurement. */
 export interface Effort {
   readonly rounds: number;
-  /** Rounds before those that count, in which code is compiled. */
+  /** Number of rounds before those that count. They let the engine compile the code. */
   readonly warmUpRounds: number;
-  /** The time that each contestant gets in each round, or one operation if that takes longer. */
+  /** Time for each contestant in each round, in milliseconds. A longer operation runs once. */
   readonly sliceMs: number;
 }
 
-/** What was measured of one contestant; the ratios are to the first contestant. */
+/** Measurements of one contestant. Ratios compare it with the first contestant. */
 export interface Figures {
   readonly name: string;
   readonly medianNs: number;
-  /** The median of the ratios within each round: a machine that is slower for some rounds has no part in it. */
+  /** Median of the ratios within each round, which ignores rounds in which the machine was slower. */
   readonly ratio: number;
-  /** The first and third quartile of the same ratios: how much of the ratio is noise. */
+  /** First and third quartile of the same ratios, which show how much of the ratio is noise. */
   readonly ratioQuartiles: readonly [number, number];
-  /** The median of the differences to the first contestant within each round. */
+  /** Median of the differences to the first contestant within each round. */
   readonly addedNs: number;
 }
 
 interface Entrant extends Contestant {
-  /** How often to repeat the operation in the next slice, from the time it took in the last. */
+  /** Number of operations in the next slice, computed from the duration of the last slice. */
   iterations: number;
   readonly samplesNs: number[];
 }
 
-// Nobody should pay for another's garbage. A full collection would also throw away the code of whoever waits for a turn.
+// No contestant should pay for the garbage of another. A full collection would also discard the code of those that wait.
 setFlagsFromString("--expose-gc");
 const collect: (options: { type: "minor" }) => void = runInNewContext("gc");
 
 /**
- * Times the contestants in turns, a slice each in every round, so that whatever slows the machine for a while slows
- * them all. The order is drawn anew for each round, so that no contestant always comes after the same other one.
+ * Times the contestants in turns, one slice each in every round, so that anything that slows the machine for a while slows
+ * all of them. The order is random in each round, so that no contestant always runs after the same other one.
  */
 export async function measure(contestants: readonly Contestant[], effort: Effort): Promise<Figures[]> {
   const { rounds, warmUpRounds, sliceMs } = effort;
@@ -79,12 +79,12 @@ async function timeNs(operation: () => unknown, iterations: number): Promise<num
 
 function shuffled<Item>(items: readonly Item[]): Item[] {
   return items
-    .map((item) => ({ item, place: Math.random() }))
-    .sort((one, other) => one.place - other.place)
+    .map((item) => ({ item, address: Math.random() }))
+    .sort((one, other) => one.address - other.address)
     .map(({ item }) => item);
 }
 
-/** The value below which this share of the samples lies, between two samples where none lies on it. */
+/** Returns the value below which this share of the samples is, interpolated between two samples if necessary. */
 export function quantile(samples: readonly number[], share: number): number {
   const sorted = samples.toSorted((one, other) => one - other);
   const at = share * (sorted.length - 1);

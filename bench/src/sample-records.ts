@@ -1,12 +1,12 @@
-import type { Place } from "@keyward/core";
+import type { RecordAddress } from "@keyward/core";
 
-/** What a store keeps: text at a place. */
+/** Text with the address under which a store keeps it. */
 export interface SampleRecord {
-  readonly place: Place;
+  readonly address: RecordAddress;
   readonly text: string;
 }
 
-/** The text of a sample: ASCII alone, or with letters that take two to four bytes of UTF-8. */
+/** The letters of a sample: only ASCII, or also letters that take two to four bytes of UTF-8. */
 export type Script = "ascii" | "multilingual";
 
 const words = {
@@ -14,19 +14,19 @@ const words = {
   multilingual: ["Zahlung bestätigt", "承認待ち", "возврат", "café crème", "🔐 terminé"],
 };
 
-/** Which records to make. */
+/** Options of {@link sampleRecords}. */
 export interface SampleOptions {
-  /** Default "ascii". */
+  /** The letters of the text. Default: "ascii". */
   readonly script?: Script;
-  /** How many; default as many as give a few megabytes, from 4 to 64. */
+  /** Number of records. Default: enough for about 4 MiB, between 4 and 64. */
   readonly count?: number;
 }
 
-/** Records whose text is JSON of exactly this many bytes, no two alike, and the same in every run. */
+/** Returns records whose text is JSON of exactly `sizeBytes` bytes. No two are alike, and every run has the same. */
 export function sampleRecords(sizeBytes: number, options: SampleOptions = {}): SampleRecord[] {
   const { script = "ascii", count = Math.min(64, Math.max(4, Math.floor(2 ** 22 / sizeBytes))) } = options;
   return Array.from({ length: count }, (_, index) => ({
-    place: { namespace: "flows", key: `session:${String(index).padStart(6, "0")}` },
+    address: { namespace: "flows", key: `session:${String(index).padStart(6, "0")}` },
     text: sampleText(sizeBytes, words[script], index),
   }));
 }

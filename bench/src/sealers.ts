@@ -4,50 +4,51 @@ import { buildEncrypt } from "@aws-crypto/encrypt-node";
 import { AlgorithmSuiteIdentifier, CommitmentPolicy } from "@aws-crypto/material-management-node";
 import { RawAesKeyringNode, RawAesWrappingSuiteIdentifier } from "@aws-crypto/raw-aes-keyring-node";
 import * as Iron from "@hapi/iron";
-import type { Place, StoredValue } from "@keyward/core";
+import type { RecordAddress, StoredValue } from "@keyward/core";
 import { CompactEncrypt, compactDecrypt } from "jose";
 import { open, readHeader, seal } from "../../packages/core/src/envelope/envelope.ts";
 import { RootKey } from "../../packages/core/src/envelope/root-key.ts";
 import { associatedData, decrypt, encrypt } from "./node-crypto.ts";
 
-/** One library with a key of its own: turns text at a place into what lies at rest, and back. */
+/** A library and a key, with which the text of a record is encrypted and decrypted. */
 export interface Sealer {
   readonly name: string;
-  seal(text: string, place: Place): StoredValue | Promise<StoredValue>;
-  open(sealed: StoredValue, place: Place): StoredValue | Promise<StoredValue>;
+  seal(text: string, address: RecordAddress): StoredValue | Promise<StoredValue>;
+  open(sealed: StoredValue, address: RecordAddress): StoredValue | Promise<StoredValue>;
 }
 
-/** One that never makes its caller wait. */
+/** A sealer that never returns a promise. */
 export interface SynchronousSealer extends Sealer {
-  seal(text: string, place: Place): StoredValue;
-  open(sealed: StoredValue, place: Place): StoredValue;
+  seal(text: string, address: RecordAddress): StoredValue;
+  open(sealed: StoredValue, address: RecordAddress): StoredValue;
 }
 
 const keyId = "2026-11";
 
-/** AES-256-GCM by hand as text: the same place and header authenticated, the same encoding. */
+/** AES-256-GCM by hand as text, with the same encoding, and the same address and header authenticated. */
 export function nodeCrypto(): Sealer {
   const key = createSecretKey(randomBytes(32));
   const header = `kw1.${keyId}.`;
   return {
     name: "node:crypto",
-    seal: (text, place) => header + encrypt(key, text, associatedData(header, place)).toString("base64url"),
-    open: (sealed, place) => {
+    seal: (text, address) => header + encrypt(key, text, associatedData(header, address)).toString("base64url"),
+    open: (sealed, address) => {
       const body = Buffer.from(requireText(sealed).slice(header.length), "base64url");
-      return decrypt(key, body, associatedData(header, place));
+      return decrypt(key, body, associatedData(header, address));
     },
   };
 }
 
-/** AES-256-GCM by hand as bytes: the same without base64url. */
+/** AES-256-GCM by hand as bytes, without base64url. */
 export function nodeCryptoBinary(): SynchronousSealer {
   const key = createSecretKey(randomBytes(32));
   const header = `kw1:${keyId}:`;
   const headerBytes = Buffer.from(header);
   return {
     name: "node:crypto",
-    seal: (text, place) => encrypt(key, text, associatedData(header, place), headerBytes),
-    open: (sealed, place) => decrypt(key, requireBytes(sealed).subarray(header.length), associatedData(header, place)),
+    seal: (text, address) => encrypt(key, text, associatedData(header, address), headerBytes),
+    open: (sealed, address) =>
+      decrypt(key, requireBytes(sealed).subarray(header.length), associatedData(header, address)),
   };
 }
 
@@ -57,15 +58,15 @@ export function keyward(form: "text" | "binary"): Sealer {
   const root = requireFound(roots.get(keyId));
   return {
     name: "Keyward",
-    seal: (text, place) => seal(keyId, root, place, { value: text }, { form }),
-    open: (sealed, place) => {
-      const header = requireFound(readHeader(sealed, place));
-      return open(sealed, header, requireFound(roots.get(header.keyId)), place).value;
+    seal: (text, address) => seal(keyId, root, address, { value: text }, { form }),
+    open: (sealed, address) => {
+      const header = requireFound(readHeader(sealed, address));
+      return open(sealed, header, requireFound(roots.get(header.keyId)), address).value;
     },
   };
 }
 
-/** Iron with the options it recommends. It binds nothing to a place, and serializes what it seals as JSON. */
+/** Iron with the options that it recommends. It does not bind a record to its address, and serializes values as JSON. */
 export function iron(): Sealer {
   const password = randomBytes(32).toString("base64");
   return {
@@ -75,7 +76,7 @@ export function iron(): Sealer {
   };
 }
 
-/** Compact JWE: direct encryption under A256GCM, with a key imported once. It binds nothing to a place. */
+/** Compact JWE with direct encryption under A256GCM and a key imported once. It does not bind a record to its address. */
 export async function jose(): Promise<Sealer> {
   const key = await crypto.subtle.importKey("raw", randomBytes(32), "AES-GCM", false, ["encrypt", "decrypt"]);
   const encoder = new TextEncoder();
@@ -91,9 +92,9 @@ export async function jose(): Promise<Sealer> {
 }
 
 /**
- * The AWS Encryption SDK with a raw AES keyring: key commitment, no signatures (they take longer than all the rest), the
- * place as its encryption context, and base64url because its messages are bytes. Its parts are what
- * @aws-crypto/client-node exports together, without the clients of AWS services that it brings along.
+ * The AWS Encryption SDK with a raw AES keyring, key commitment and the address as its encryption context. It has no
+ * signatures, which take longer than everything else, and uses base64url because its messages are bytes. The imports are
+ * the parts of @aws-crypto/client-node, without its clients of AWS services.
  */
 export function awsEncryptionSdk(): Sealer {
   const { encrypt } = buildEncrypt(CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT);
@@ -114,7 +115,8 @@ export function awsEncryptionSdk(): Sealer {
     open: async (sealed, { namespace, key }) => {
       const { plaintext, messageHeader } = await decrypt(keyring, Buffer.from(requireText(sealed), "base64url"));
       const { encryptionContext: context } = messageHeader;
-      if (context["namespace"] !== namespace || context["key"] !== key) throw new Error("It was sealed elsewhere");
+      if (context["namespace"] !== namespace || context["key"] !== key)
+        throw new Error("The record was encrypted for another address");
       return plaintext.toString("utf8");
     },
   };
@@ -122,15 +124,15 @@ export function awsEncryptionSdk(): Sealer {
 
 function requireText(sealed: StoredValue): string {
   if (typeof sealed === "string") return sealed;
-  throw new Error("Bytes where text was sealed");
+  throw new Error("The sealer returned bytes instead of text");
 }
 
 function requireBytes(sealed: StoredValue): Buffer {
   if (Buffer.isBuffer(sealed)) return sealed;
-  throw new Error("No buffer where one was sealed");
+  throw new Error("The sealer did not return a buffer");
 }
 
 function requireFound<Item>(item: Item | undefined): Item {
   if (item !== undefined) return item;
-  throw new Error("Nothing was found where something was sealed");
+  throw new Error("The key or header of the record was not found");
 }

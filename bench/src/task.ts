@@ -1,22 +1,22 @@
 import type { Contestant } from "./rounds.ts";
 
-/** Something that several contestants can do to values of one size. */
+/** A task that several contestants can do with values of one size. */
 export interface Task {
-  /** What is done. Tasks of the same name and different sizes stand in one table. */
+  /** Name of the operation. Tasks of the same name and different sizes are in one table. */
   readonly name: string;
   readonly sizeBytes: number;
-  /** Makes the contestants ready. The first is the one that the others are compared with. */
+  /** Prepares the contestants. The others are compared with the first. */
   prepare(): Promise<PreparedTask>;
 }
 
-/** A task ready to be measured. */
+/** A task that is ready to be measured. */
 export interface PreparedTask {
   readonly contestants: readonly Contestant[];
-  /** Releases what was prepared. */
+  /** Releases the stores and servers of the task. */
   close(): Promise<void>;
 }
 
-/** An operation that takes the next item with each call, and begins again after the last. */
+/** Returns an operation that uses the next item in each call, and starts again after the last. */
 export function inTurn<Item>(items: readonly Item[], operation: (item: Item) => unknown): () => unknown {
   let next = 0;
   return () => {

@@ -8,9 +8,9 @@ import { type Random, randomFrom } from "./random.ts";
 import { seed } from "./settings.ts";
 import { UnhurriedStore } from "./unhurried-store.ts";
 
-/** A store with a flaw, which all its views have. */
+/** A store with a flaw, which its views have as well. */
 abstract class FlawedStore extends UnhurriedStore {
-  /** The records themselves, without the flaw. */
+  /** The same records without the flaw. */
   readonly sound: MemoryStore;
 
   constructor(random: Random, origin?: FlawedStore) {
@@ -32,9 +32,9 @@ abstract class FlawedStore extends UnhurriedStore {
   }
 }
 
-class ReplacesWhateverLiesThere extends FlawedStore {
+class ReplacesWithoutComparing extends FlawedStore {
   override another() {
-    return new ReplacesWhateverLiesThere(this.random, this);
+    return new ReplacesWithoutComparing(this.random, this);
   }
 
   override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
@@ -118,7 +118,7 @@ class WritesLate extends FlawedStore {
 }
 
 const flaws = {
-  "replaces whatever lies there": ReplacesWhateverLiesThere,
+  "replaces records without comparing them": ReplacesWithoutComparing,
   "forgets the expiry when it replaces": ForgetsExpiryOnReplace,
   "brings deleted records back": BringsDeletedBack,
   "loses acknowledged writes": LosesWrites,
@@ -132,13 +132,13 @@ async function problemsOf(store: UnhurriedStore, random: Random): Promise<readon
   return problems;
 }
 
-describe("a history over a store that", () => {
-  it.each(Object.entries(flaws))(`%s is found out (seed ${seed})`, async (_, Flawed) => {
+describe("a history", () => {
+  it.each(Object.entries(flaws))(`fails over a store that %s (seed ${seed})`, async (_, Flawed) => {
     const random = randomFrom(seed);
     expect(await problemsOf(new Flawed(random), random)).not.toEqual([]);
   });
 
-  it(`is sound passes (seed ${seed})`, async () => {
+  it(`passes over a correct store (seed ${seed})`, async () => {
     const random = randomFrom(seed);
     expect(await problemsOf(new UnhurriedStore(random), random)).toEqual([]);
   });
@@ -155,7 +155,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()(undefined)).toContain("missed");
   });
 
-  it("keeps a delete that was seen, although nobody knows its outcome", () => {
+  it("keeps a delete that has been seen, although its outcome is unknown", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     history.begin({});
@@ -165,7 +165,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()("first")).toContain("older");
   });
 
-  it("allows a read what was true at any time during it, and no more", () => {
+  it("allows a read only the states that were true at some time during it", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     const reads = [history.beginRead(), history.beginRead(), history.beginRead()];
@@ -175,7 +175,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()("second")).toContain("older");
   });
 
-  it("allows an expiring value its time, and not after", () => {
+  it("allows an expiring value until its expiry, and not after", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "over", expires: Date.now() - 1 })();
     expect(history.beginRead()("over")).toContain("expired");

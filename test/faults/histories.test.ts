@@ -30,48 +30,56 @@ async function expectNothingLost(random: () => number, open: () => KeyvStorageAd
   expect(total(({ unreadable }) => unreadable)).toBe(0);
 }
 
-/** Gives one after the other, round and round. */
+/** Returns a function that returns one item after the other, and starts again after the last. */
 function inTurn<Item>(items: readonly Item[]): () => Item {
   let turn = 0;
   return () => {
     const item = items[turn++ % items.length];
-    if (item === undefined) throw new Error("There is nothing to take turns");
+    if (item === undefined) throw new Error("There are no items to take turns");
     return item;
   };
 }
 
-it(`in memory, nothing is lost, comes back or is read older (seed ${seed})`, options, async () => {
+it(`no record is lost, comes back or is read in an older version in memory (seed ${seed})`, options, async () => {
   const random = randomFrom(seed);
   const records = new UnhurriedStore(random);
   await expectNothingLost(random, () => records.namespaced("flows"));
 });
 
-it(`in SQLite, over two connections, the same (seed ${seed})`, options, async () => {
-  const path = join(await temporaryFolder(), "records.db");
-  const connections = [0, 1].map(() => openSqlite(path));
-  const connection = inTurn(connections);
-  await expectNothingLost(randomFrom(seed + 1), () => connection().namespaced("flows"));
-});
+it(
+  `no record is lost, comes back or is read in an older version over two connections to SQLite (seed ${seed})`,
+  options,
+  async () => {
+    const path = join(await temporaryFolder(), "records.db");
+    const connections = [0, 1].map(() => openSqlite(path));
+    const connection = inTurn(connections);
+    await expectNothingLost(randomFrom(seed + 1), () => connection().namespaced("flows"));
+  },
+);
 
-it(`over HTTP, on a server over SQLite, the same (seed ${seed})`, options, async () => {
+it(`no record is lost, comes back or is read in an older version over HTTP (seed ${seed})`, options, async () => {
   const server = await startHttpServer(openSqlite(join(await temporaryFolder(), "records.db")));
   const client = inTurn([0, 1, 2].map(() => server.client()));
   await expectNothingLost(randomFrom(seed + 2), () => client().namespaced("flows"));
 });
 
-describeWithRedis(servers, "on servers of their own", () => {
-  it(`in Redis, over three connections, the same (seed ${seed})`, options, async () => {
-    const node = await startRedis(servers);
-    const connections = [0, 1, 2].map(() => new RedisStore(node.url));
-    onTestFinished(async () => {
-      for (const connection of connections) await connection.disconnect();
-      await node.stop();
-    });
-    const connection = inTurn(connections);
-    await expectNothingLost(randomFrom(seed + 3), () => connection().namespaced("flows"));
-  });
+describeWithRedis(servers, "a history over Redis", () => {
+  it(
+    `no record is lost, comes back or is read in an older version over three connections (seed ${seed})`,
+    options,
+    async () => {
+      const node = await startRedis(servers);
+      const connections = [0, 1, 2].map(() => new RedisStore(node.url));
+      onTestFinished(async () => {
+        for (const connection of connections) await connection.disconnect();
+        await node.stop();
+      });
+      const connection = inTurn(connections);
+      await expectNothingLost(randomFrom(seed + 3), () => connection().namespaced("flows"));
+    },
+  );
 
-  it(`in a Redis Cluster, over three connections, the same (seed ${seed})`, options, async () => {
+  it(`no record is lost, comes back or is read in an older version in a Cluster (seed ${seed})`, options, async () => {
     const cluster = await startCluster(servers);
     const connections = [0, 1, 2].map(() => new RedisStore({ nodes: cluster.startupNodes }));
     onTestFinished(async () => {

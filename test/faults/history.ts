@@ -16,33 +16,33 @@ import { KeyHistory, type Operation } from "./key-history.ts";
 import { below, pick, type Random } from "./random.ts";
 import { Gate, Progress } from "./traffic.ts";
 
-/** A history to be lived through on a backend. */
+/** Plan of a history: a sequence of concurrent calls and key rotations on a backend. */
 export interface HistoryPlan {
   readonly random: Random;
-  /** Calls of writers and readers that are answered before it ends; a batch is one. */
+  /** Number of answered calls of writers and readers after which the history ends. A batch is one call. */
   readonly operations: number;
-  /** How often a key is added, promoted, and re-encrypted to. */
+  /** Number of rotations: a key is added, promoted, and all records are re-encrypted under it. */
   readonly rotations: number;
-  /** Whether the former key is retired each time. */
+  /** True if each rotation also retires the former key. */
   readonly retire: boolean;
-  /** A store for one more actor, over the same records. */
+  /** Opens a store for another actor, over the same records. */
   open(): KeyvStorageAdapter & ScannableStore;
-  /** What goes wrong meanwhile. With it, calls may be answered by `STORE_UNAVAILABLE`; when it ends, all is well again. */
+  /** Disturbs the backend. Calls may then reject with `STORE_UNAVAILABLE`. When it ends, the backend works again. */
   readonly disturb?: (traffic: Traffic) => Promise<void>;
 }
 
-/** What goes on while a backend is disturbed. */
+/** The calls that continue while a backend is disturbed. */
 export interface Traffic {
   readonly progress: Progress;
   readonly gate: Gate;
 }
 
-/** How a history went. */
+/** Outcome of a history. */
 export interface HistoryOutcome {
-  /** What no reader may see, and did; nothing if all is well. */
+  /** Observations that no reader may make. Empty if the history is correct. */
   readonly problems: readonly string[];
   readonly jobs: readonly ReencryptReport[];
-  /** Calls whose outcome nobody knows. */
+  /** Number of calls with an unknown outcome. */
   readonly unavailable: number;
   readonly promoted: number;
   readonly retired: number;
@@ -56,8 +56,11 @@ const mostProblems = 10;
 const recoveryMs = 20_000;
 
 /**
- * Writers, deleters, expiring keys, readers that seal again and two bulk jobs, all on the same keys while keys rotate:
- * no acknowledged write may be lost, no deleted or expired record come back, no older value be read after a newer one.
+ * Runs a history: writers, deleters, expiring records, readers that re-encrypt lazily and two bulk jobs, all on the same
+ * records while keys rotate. Reports a problem in these cases:
+ * - an acknowledged write is lost
+ * - a deleted or expired record comes back
+ * - an older value is read after a newer one
  */
 export async function runHistory(plan: HistoryPlan): Promise<HistoryOutcome> {
   return await new History(plan).run();
@@ -76,7 +79,7 @@ class History {
   readonly #jobs: ReencryptReport[] = [];
   readonly #stores: EncryptedStore[] = [];
   #ring = guardMaterial(Keyring.generate("key-0"));
-  /** Processes that take over a ring at different times, each with a store to see by that it did. */
+  /** Processes that load a keyring at different times. Each has a store that shows which keyring it uses. */
   readonly #processes: readonly { readonly keys: TestKeys; readonly store: EncryptedStore }[];
   #disturbed: boolean;
   #rotating = true;
@@ -100,7 +103,7 @@ class History {
     const disturbance = disturb?.({ progress: this.#progress, gate: this.#gate }).finally(() => {
       this.#disturbed = false;
     });
-    // Its failure is told at the end, when nothing else runs.
+    // A failure is reported when all other calls have finished.
     disturbance?.catch(() => undefined);
     // On a busy machine the first connection may take longer than the plan's stores wait.
     for (const { store } of this.#processes) {
@@ -139,7 +142,7 @@ class History {
     return this.#progress.count >= this.#plan.operations && !this.#disturbed && !this.#rotating;
   }
 
-  /** An actor that fails takes the others with it, so that the failure is seen at once. */
+  /** Runs an actor. If the actor fails, the others stop, so that the failure is reported at once. */
   async #endsAll(actor: Promise<void>): Promise<void> {
     try {
       await actor;
@@ -167,7 +170,7 @@ class History {
     return process;
   }
 
-  /** What a call gives, or nothing where that is unknown. */
+  /** Returns the result of a call, or `undefined` if its outcome is unknown. */
   async #attempt<Result>(call: () => Promise<Result>): Promise<{ readonly result: Result } | undefined> {
     try {
       const result = await this.#gate.pass(call);
@@ -196,12 +199,12 @@ class History {
     const chance = this.#random();
     if (chance < 0.5) return { value: history.nextValue() };
     if (chance < 0.8) {
-      // Most expire while others are at it, some only later.
+      // Most records expire while other calls use them, and some expire later.
       const expires = Date.now() + 1 + Math.floor(this.#random() ** 3 * 300);
       this.#latestExpiry = Math.max(this.#latestExpiry, expires);
       return { value: history.nextValue(), expires };
     }
-    // Expired from the start: a delete by another name.
+    // The record has expired when it is written, which is a delete by another name.
     if (chance < 0.85) return { expires: Date.now() - 1 };
     return {};
   }
@@ -243,7 +246,7 @@ class History {
     call: () => Promise<readonly boolean[]>,
   ): Promise<void> {
     const begun: (() => void)[] = [];
-    // Only once the gate lets it through: what is held back has not begun.
+    // The operation begins when the gate lets it through. A call that is held back has not begun.
     const answer = await this.#attempt(async () => {
       for (const { history, operation } of planned) begun.push(history.begin(operation));
       return await call();
@@ -261,7 +264,7 @@ class History {
       if (chance < 0.6) await this.#readOne(store, pick(this.#random, this.#histories));
       else if (chance < 0.97) await this.#readMany(store);
       else await this.#readAll(store);
-      // While somebody waits for it, re-encryption behind reads takes no rest: as much of it as there can be.
+      // While a caller waits for `settled()`, lazy re-encryption makes no pauses, so there is as much of it as possible.
       void store.settled();
       await nextTurn();
     }
@@ -302,7 +305,7 @@ class History {
     }
   }
 
-  /** Add everywhere, promote one process after the other, re-encrypt, retire. */
+  /** Adds a key in all processes, promotes it in one process after the other, re-encrypts, and retires the former key. */
   async #rotate(): Promise<void> {
     const { operations, rotations, retire } = this.#plan;
     const step = operations / (rotations * 4 + 1);
@@ -331,25 +334,25 @@ class History {
   }
 
   async #retire(id: string): Promise<void> {
-    // What another process began to seal before the promotion has to be there before the census is asked.
+    // Writes that another process began before the promotion must be stored before the census.
     await this.#gate.hold(async () => undefined);
     const { keys, store } = this.#processOf(0);
     for (let attempt = 1; ; attempt++) {
       await reencrypt(store);
       try {
-        const { ring } = await retireKey(keys, { flows: store }, id);
+        const { keyring: ring } = await retireKey(keys, { flows: store }, id);
         await this.#spread(ring, 0);
         break;
       } catch (error) {
         if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || attempt === 10) throw error;
       }
     }
-    const { ring } = await retireKey(keys, { flows: store }, id, { to: "removed" });
+    const { keyring: ring } = await retireKey(keys, { flows: store }, id, { to: "removed" });
     await this.#spread(ring, 0);
     this.#retired++;
   }
 
-  /** Everything lies as its last operation left it, under the primary alone, and nothing else lies there. */
+  /** Checks that every record is as its last operation left it, only under the primary, and that no other record is stored. */
   async #examineEnd(): Promise<void> {
     const end = this.#openIn(0);
     await this.#recovered(async () => {
@@ -371,13 +374,13 @@ class History {
       const page = await this.#recovered(() => inner.scan({ limit: 100, ...from }));
       for (const { key, value } of page.entries) {
         if (keyIdIn(value) !== this.#ring.primary) this.#note(`At the end: ${key} is under ${keyIdIn(value)}`);
-        if (byKey.get(key)?.mayBeThere() !== true) this.#note(`At the end: ${key} lies in the store, and should not`);
+        if (byKey.get(key)?.mayBeThere() !== true) this.#note(`At the end: ${key} is in the store, and should not be`);
       }
       cursor = page.cursor;
     } while (cursor !== undefined);
   }
 
-  /** Again until the store is back, where it was disturbed. */
+  /** Repeats a call until a disturbed store works again. */
   async #recovered<Result>(call: () => Promise<Result>): Promise<Result> {
     const deadlineMs = Date.now() + recoveryMs;
     for (;;) {

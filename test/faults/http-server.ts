@@ -7,11 +7,11 @@ import { onTestFinished } from "vitest";
 /** A server of `createKvHandler` on a loopback port. */
 export interface HttpServer {
   readonly port: number;
-  /** A store on the server, or on what stands before it. */
+  /** Creates a store over the server, or over a proxy in front of it. */
   client(options?: Partial<HttpStoreOptions>): HttpStore;
 }
 
-/** Starts a server over a store; it is closed when the test is over. */
+/** Starts a server over a store. The server is closed when the test is over. */
 export async function startHttpServer(store: KeyvStorageAdapter): Promise<HttpServer> {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const handler = createKvHandler({
@@ -21,7 +21,7 @@ export async function startHttpServer(store: KeyvStorageAdapter): Promise<HttpSe
     log: () => undefined,
   });
   const server = createServer((incoming, outgoing) => {
-    // A client that went away has no answer to be given.
+    // A client that has disconnected gets no answer.
     answer(handler, incoming, outgoing).catch(() => outgoing.destroy());
   });
   server.listen(0, "127.0.0.1");

@@ -1,26 +1,26 @@
-/** What is done to a key: a write, or without a value a delete. */
+/** An operation on one key: a write, or a delete if it has no value. */
 export interface Operation {
   readonly value?: string;
-  /** When the record stops being there, in ms since the epoch. */
+  /** Expiry of the record, in milliseconds since the epoch. */
   readonly expires?: number;
 }
 
 /**
- * Everything that was done to one key, in order: only one writer has it, and does one thing after another. What was
- * begun and never acknowledged may have happened or not, until something later was acknowledged or seen.
+ * All operations on one key, in order. Only one writer uses the key, one operation after the other. An operation that began
+ * and was never acknowledged may have happened or not, until a later operation is acknowledged or seen.
  */
 export class KeyHistory {
   readonly key: string;
   readonly #operations: Operation[] = [{}];
   #acknowledged = 0;
-  /** No state before this one may be seen any more, since it or a later one was. */
+  /** Index of the oldest state that may still be seen. This state or a later one has been seen or acknowledged. */
   #newestSeen = 0;
 
   constructor(key: string) {
     this.key = key;
   }
 
-  /** Begins the next operation; the returned function is called when the store has acknowledged it. */
+  /** Begins the next operation. The caller calls the returned function when the store has acknowledged the operation. */
   begin(operation: Operation): () => void {
     const index = this.#operations.push(operation) - 1;
     return () => {
@@ -28,12 +28,12 @@ export class KeyHistory {
     };
   }
 
-  /** A value that no other operation writes. */
+  /** Returns a value that no other operation writes. */
   nextValue(): string {
     return `${this.key}#${this.#operations.length}`;
   }
 
-  /** Begins a read; the returned function says what is wrong with what it found, if anything. */
+  /** Begins a read. The returned function takes the value that was read, and returns a problem with it, if there is one. */
   beginRead(): (found: unknown) => string | undefined {
     const floor = this.#floor();
     const beganMs = Date.now();
@@ -55,7 +55,7 @@ export class KeyHistory {
     };
   }
 
-  /** Whether a record may lie in the store now: not if all that can have been the last operation removed it. */
+  /** Returns false if every operation that can have been the last one has removed the record. */
   mayBeThere(): boolean {
     return this.#operations
       .slice(this.#floor())

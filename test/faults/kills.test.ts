@@ -23,7 +23,7 @@ const recordCount = 300;
 const batchSize = 10;
 const mostPagesBeforeKill = 6;
 
-/** Runs the job until it has done so many pages and then for a moment more, or to its end; gives what it told last. */
+/** Runs the job until it has done `killed.afterPages` pages, and `killed.waitMs` longer, or until it finishes. Returns its last message. */
 async function runJob(
   parameters: readonly string[],
   ring: Keyring,
@@ -118,10 +118,10 @@ async function expectKillsCostNothing(address: string, folder: string): Promise<
       expect(await reader.getMany([...values.keys()])).toEqual([...values.values()]);
       await reader.disconnect();
 
-      // What a run finds done already was under way at the kill before: the pages after the last that was written down.
+      // Records that a run finds already done were in progress at the kill before: pages after the last saved checkpoint.
       largestPage = Math.max(largestPage, report.largestPage);
       expect(report.repeated).toBeLessThanOrEqual(concurrency * largestPage);
-      // A job can also be killed when all is done, and only its last word is missing.
+      // A job can also be killed when all work is done, before it sends its last message.
       const done = [...after.values()].every((value) => keyIdIn(value) === ring.primary) && !existsSync(checkpoint);
       complete = report.kind === "complete" || done;
       if (report.kind !== "complete") killed++;
@@ -130,15 +130,15 @@ async function expectKillsCostNothing(address: string, folder: string): Promise<
   }
 }
 
-const name = `${kills} kills of a bulk job cost no more than the pages under way (seed ${seed})`;
+const name = `${kills} kills of a bulk job repeat no more than the pages in progress (seed ${seed})`;
 
-it(`in SQLite, ${name}`, options, async () => {
+it(`${name} over SQLite`, options, async () => {
   const folder = await temporaryFolder();
   await expectKillsCostNothing(join(folder, "records.db"), folder);
 });
 
-describeWithRedis(servers, "on a server", () => {
-  it(`in Redis, ${name}`, options, async () => {
+describeWithRedis(servers, "a Redis server", () => {
+  it(`${name} over Redis`, options, async () => {
     const folder = await temporaryFolder();
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());

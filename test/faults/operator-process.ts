@@ -1,4 +1,4 @@
-// An operator who rotates the key once, in a process of his own, to be killed. He tells each step as it begins.
+// A process that rotates the key once, and that a test kills. It sends each step as the step begins.
 import { EncryptedStore, rotateKey } from "@keyward/core";
 import { keysFrom } from "@keyward/keys-from";
 import { openStore } from "./open-store.ts";

@@ -37,13 +37,13 @@ async function expectNothingLost(
     random,
     operations: calls,
     rotations: soak ? 20 : 3,
-    // What a call that was given up sealed may arrive after any census.
+    // A write that its caller has given up may arrive after any census.
     retire: false,
     open,
     async disturb(traffic) {
       for (let round = 0; round < Math.max(rounds, names.length); round++) {
         await traffic.progress.reached(traffic.progress.count + Math.floor(calls / rounds / 2));
-        // Each once, then any.
+        // Every disturbance happens once, and then random ones.
         const name = names[round] ?? pick(random, names);
         await faults[name]?.(traffic);
         happened.add(name);
@@ -56,12 +56,12 @@ async function expectNothingLost(
   expect(promoted).toBeGreaterThan(0);
 }
 
-/** For so many more calls that are answered. */
+/** Waits until `answered` more calls have been answered. */
 async function during(traffic: Traffic, answered: number): Promise<void> {
   await traffic.progress.reached(traffic.progress.count + answered);
 }
 
-it(`over HTTP, through connections that are cut and answers that come late (seed ${seed})`, options, async () => {
+it(`no record is lost over HTTP when connections are cut and answers are late (seed ${seed})`, options, async () => {
   const random = randomFrom(seed + 10);
   const server = await startHttpServer(openSqlite(join(await temporaryFolder(), "records.db")));
   const proxy = await startProxy(server.port);
@@ -98,58 +98,62 @@ it(`over HTTP, through connections that are cut and answers that come late (seed
   );
 });
 
-describeWithRedis(servers, "on servers of their own", () => {
-  it(`in Redis, killed, hanging, cut off and late (seed ${seed})`, options, async () => {
-    const random = randomFrom(seed + 11);
-    const node = await startRedis(servers);
-    const proxy = await startProxy(node.port);
-    const stores = [0, 1, 2].map(() => new RedisStore(`redis://127.0.0.1:${proxy.port}`, { timeoutMs }));
-    onTestFinished(async () => {
-      for (const store of stores) await store.disconnect();
-      await proxy.close();
-      await node.stop();
-    });
-    let turn = 0;
-    await expectNothingLost(
-      random,
-      () => pick(() => (turn++ % 3) / 3, stores).namespaced("flows"),
-      {
-        killed: () => node.restart(),
-        async "killed, and away for a while"() {
-          await node.kill();
-          await sleep(below(random, 3 * timeoutMs));
-          await node.restart();
+describeWithRedis(servers, "a history over Redis", () => {
+  it(
+    `no record is lost when the server is killed, hangs, is cut off or answers late (seed ${seed})`,
+    options,
+    async () => {
+      const random = randomFrom(seed + 11);
+      const node = await startRedis(servers);
+      const proxy = await startProxy(node.port);
+      const stores = [0, 1, 2].map(() => new RedisStore(`redis://127.0.0.1:${proxy.port}`, { timeoutMs }));
+      onTestFinished(async () => {
+        for (const store of stores) await store.disconnect();
+        await proxy.close();
+        await node.stop();
+      });
+      let turn = 0;
+      await expectNothingLost(
+        random,
+        () => pick(() => (turn++ % 3) / 3, stores).namespaced("flows"),
+        {
+          killed: () => node.restart(),
+          async "killed, and away for a while"() {
+            await node.kill();
+            await sleep(below(random, 3 * timeoutMs));
+            await node.restart();
+          },
+          async hanging() {
+            node.pause();
+            await sleep(below(random, 3 * timeoutMs));
+            node.resume();
+          },
+          async cut(traffic) {
+            for (let cut = 0; cut < 10; cut++) {
+              proxy.cut();
+              await during(traffic, below(random, 20));
+            }
+          },
+          async "late, and too late"(traffic) {
+            proxy.delayReplies(below(random, timeoutMs / 4));
+            await during(traffic, 50);
+            proxy.delayReplies(timeoutMs + 100);
+            await sleep(below(random, 3 * timeoutMs));
+            proxy.delayReplies(0);
+          },
+          async "late, and killed"(traffic) {
+            proxy.delayReplies(50);
+            await during(traffic, 50);
+            await node.restart();
+            proxy.delayReplies(0);
+          },
         },
-        async hanging() {
-          node.pause();
-          await sleep(below(random, 3 * timeoutMs));
-          node.resume();
-        },
-        async cut(traffic) {
-          for (let cut = 0; cut < 10; cut++) {
-            proxy.cut();
-            await during(traffic, below(random, 20));
-          }
-        },
-        async "late, and too late"(traffic) {
-          proxy.delayReplies(below(random, timeoutMs / 4));
-          await during(traffic, 50);
-          proxy.delayReplies(timeoutMs + 100);
-          await sleep(below(random, 3 * timeoutMs));
-          proxy.delayReplies(0);
-        },
-        async "late, and killed"(traffic) {
-          proxy.delayReplies(50);
-          await during(traffic, 50);
-          await node.restart();
-          proxy.delayReplies(0);
-        },
-      },
-      1,
-    );
-  });
+        1,
+      );
+    },
+  );
 
-  it(`in a Cluster, whose primaries are killed and whose slots move (seed ${seed})`, options, async () => {
+  it(`no record is lost in a Cluster when primaries are killed and slots move (seed ${seed})`, options, async () => {
     const random = randomFrom(seed + 12);
     const cluster = await startCluster(servers);
     const stores = [0, 1, 2].map(() => new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs: 1_500 }));
@@ -163,8 +167,8 @@ describeWithRedis(servers, "on servers of their own", () => {
       () => pick(() => (turn++ % 3) / 3, stores).namespaced("flows"),
       {
         async "a primary killed"({ gate }) {
-          // A Cluster may lose writes it acknowledged just before a primary died. So none is under way in that moment,
-          // and the replicas have what was acknowledged: the failover window is left out.
+          // A Cluster may lose writes that it acknowledged just before a primary died. So no write is in progress at that
+          // moment, and the Redis replicas have every acknowledged write. The failover window is not tested.
           const victim = pick(random, await cluster.primaries());
           await gate.hold(async () => {
             await replicasHaveAll(cluster);
@@ -190,7 +194,7 @@ describeWithRedis(servers, "on servers of their own", () => {
           }
         },
         async "a primary hangs"() {
-          // Too short for a failover.
+          // The pause is too short for a failover.
           const node = pick(random, await cluster.primaries());
           node.pause();
           await sleep(below(random, 700));
@@ -202,7 +206,7 @@ describeWithRedis(servers, "on servers of their own", () => {
   });
 });
 
-/** Resolves when each replica has what its primary had when this was asked. */
+/** Resolves when each Redis replica has the data that its primary had at the time of the call. */
 async function replicasHaveAll(cluster: RedisCluster): Promise<void> {
   const primaries = await cluster.primaries();
   const offsets = new Map<number, number>();

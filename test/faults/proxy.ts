@@ -2,14 +2,14 @@ import { once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** A proxy of TCP between clients and one server, to come between them. */
+/** A TCP proxy between clients and one server, which can disturb their connections. */
 export interface Proxy {
   readonly port: number;
-  /** Resets every connection. What the server was sent, it may have carried out. */
+  /** Resets every connection. The server may have carried out requests that it has received. */
   cut(): void;
-  /** Holds back what the server answers from now on for so many ms. */
+  /** Delays the server's answers from now on, in milliseconds. */
   delayReplies(delayMs: number): void;
-  /** Has connections that are made from now on lead to another port; those that are open stay where they are. */
+  /** Connects new connections to another port. Open connections stay as they are. */
   leadTo(targetPort: number): void;
   close(): Promise<void>;
 }
@@ -32,7 +32,7 @@ export async function startProxy(targetPort: number): Promise<Proxy> {
         upstream.destroy();
       });
     }
-    // Requests are never held back: one that its caller gave up must not arrive after his next one.
+    // Requests are never delayed: a request that its caller gave up must not arrive after the caller's next one.
     client.on("data", (data) => upstream.write(data));
     let answered = Promise.resolve();
     upstream.on("data", (data) => {

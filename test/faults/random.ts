@@ -1,7 +1,7 @@
-/** Gives numbers from 0 up to, not including, 1. */
+/** Returns random numbers of at least 0 and less than 1. */
 export type Random = () => number;
 
-/** Numbers that are the same for the same seed (mulberry32). */
+/** Returns a generator of numbers that are the same for the same seed (mulberry32). */
 export function randomFrom(start: number): Random {
   let state = start;
   return () => {
@@ -12,14 +12,14 @@ export function randomFrom(start: number): Random {
   };
 }
 
-/** A whole number from 0 up to, not including, `end`. */
+/** Returns a random integer of at least 0 and less than `end`. */
 export function below(random: Random, end: number): number {
   return Math.floor(random() * end);
 }
 
-/** One of the items. */
+/** Returns a random item. */
 export function pick<Item>(random: Random, items: readonly Item[]): Item {
   const item = items[below(random, items.length)];
-  if (item === undefined) throw new Error("There is nothing to pick from");
+  if (item === undefined) throw new Error("There are no items to pick from");
   return item;
 }

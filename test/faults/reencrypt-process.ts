@@ -1,14 +1,15 @@
-// A bulk job in a process of its own, to be killed. It begins when it is sent the keyring, and tells each page it did.
+// A process that runs a bulk job, and that a test kills. It begins when it receives the keyring, and sends a message for
+// each page that it has done.
 import { EncryptedStore, fileCheckpoint, Keyring, reencrypt } from "@keyward/core";
 import { keyIdIn } from "../store/store/inner-stores.ts";
 import { openStore } from "./open-store.ts";
 
-/** What the process tells. */
+/** A message that the process sends. */
 export interface JobMessage {
   readonly kind: "ready" | "page" | "complete";
-  /** Records that this run was given although they lay under the primary already. */
+  /** Number of records that this run scanned although they were already under the primary. */
   readonly repeated: number;
-  /** The most records that it was given in one page. */
+  /** Largest number of records in one page. */
   readonly largestPage: number;
 }
 

@@ -6,20 +6,20 @@ import type { ReplicaMessage } from "./replica-process.ts";
 
 const script = fileURLToPath(new URL("./replica-process.ts", import.meta.url));
 
-/** Where the processes of an application find their records and their keys. */
+/** Addresses at which the processes of an application find their records and their keys. */
 export interface FleetPlan {
   readonly address: string;
-  /** For `keysFrom`. */
+  /** Source of the keys, for `keysFrom`. */
   readonly source: string;
-  /** What the key service needs, besides the source. */
+  /** Environment variables that the key service needs in addition to the source. */
   readonly env: Readonly<Record<string, string>>;
   readonly size: number;
-  /** Between two calls of a process. */
+  /** Pause between two calls of a process, in milliseconds. */
   readonly pauseMs: number;
   readonly seed: number;
 }
 
-/** The processes of an application, which read and write until they are told to end. */
+/** The processes of an application, which read and write until {@link ReplicaFleet.end}. */
 export class Fleet {
   readonly #replicas: readonly Replica[];
 
@@ -27,7 +27,7 @@ export class Fleet {
     this.#replicas = replicas;
   }
 
-  /** Resolves when all are under way. They end with the test at the latest. */
+  /** Starts the processes and resolves when all of them are running. They end with the test at the latest. */
   static async start({ address, source, env, size, pauseMs, seed }: FleetPlan): Promise<Fleet> {
     const names = Array.from({ length: size }, (_, index) => `replica-${index}`);
     const replicas = names.map(
@@ -38,17 +38,17 @@ export class Fleet {
     return new Fleet(replicas);
   }
 
-  /** SIGSTOP of the first of them, between two calls. */
+  /** Stops the first process with SIGSTOP, between two calls. */
   async haltOne(): Promise<void> {
     await this.#replicas[0]?.halt();
   }
 
-  /** SIGCONT. */
+  /** Continues the stopped process with SIGCONT. */
   resumeOne(): void {
     this.#replicas[0]?.child.kill("SIGCONT");
   }
 
-  /** Ends all, and expects that no call of any of them failed, and that each made some. Gives how many they made. */
+  /** Ends all processes. Expects that each made calls and that no call failed. Returns the number of their calls. */
   async expectNoFailure(): Promise<number> {
     const ends = await Promise.all(this.#replicas.map((replica) => replica.end()));
     expect(ends.flatMap(({ failures }) => failures)).toEqual([]);
@@ -89,7 +89,7 @@ class Replica {
     this.child = child;
     this.working = working.promise;
     this.#ended = ended.promise;
-    // Told when it is asked for.
+    // The message is sent on request.
     ended.promise.catch(() => undefined);
   }
 
@@ -105,7 +105,7 @@ class Replica {
   }
 }
 
-/** Starts a program of this folder, which does not outlive the test. */
+/** Starts a program of this folder. It ends with the test at the latest. */
 export function startProcess(
   program: string,
   parameters: readonly string[],
@@ -119,7 +119,7 @@ export function startProcess(
   });
   const ended = once(child, "exit");
   onTestFinished(async () => {
-    // Also what is stopped.
+    // SIGKILL also ends a stopped process.
     if (child.exitCode === null && child.signalCode === null) child.kill("SIGKILL");
     await ended;
   });

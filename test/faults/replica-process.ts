@@ -1,5 +1,5 @@
-// A process of an application that rotates its keys: it is registered in the store, and reads and writes without a pause.
-// It takes its keys from where it is told, as any application does, and tells what went wrong when it is asked to end.
+// A process of an application whose keys rotate. It is a replica, and reads and writes without a pause. The test passes it
+// the source of its keys. When the test asks it to end, it sends the calls that failed.
 import { setTimeout as sleep } from "node:timers/promises";
 import { EncryptedStore } from "@keyward/core";
 import { keysFrom } from "@keyward/keys-from";
@@ -7,7 +7,7 @@ import { openStore } from "./open-store.ts";
 import { below, pick, randomFrom } from "./random.ts";
 import { Versions } from "./versions.ts";
 
-/** What the process tells: that it is under way, that it may be halted, and at its end what it did. */
+/** A message that the process sends: it is running, it may be stopped now, or the result when it ends. */
 export type ReplicaMessage =
   | { readonly kind: "working" | "idle" }
   | { readonly kind: "end"; readonly calls: number; readonly failures: readonly string[] };
@@ -20,7 +20,7 @@ const [address = "", source = "", own = "", names = "", pauseMs = "", seed = ""]
 const random = randomFrom(Number(seed));
 const keys = await keysFrom(source);
 const inner = openStore(address);
-// The last one follows late: whoever does not wait for it finds it sealing under a key that is gone.
+// The last process loads a keyring late. A rotation that does not wait for it would find it encrypting under a removed key.
 const heartbeatMs = names.endsWith(own) ? 800 : 100;
 const store = new EncryptedStore(inner.namespaced("sessions"), {
   keys,
@@ -33,7 +33,7 @@ const versions = new Versions(store, ownKeys, failures);
 let calls = 0;
 let ended = false;
 
-store.on("reencrypt:error", ({ error }) => failures.push(`sealing again: ${String(error)}`));
+store.on("reencrypt:error", ({ error }) => failures.push(`re-encryption: ${String(error)}`));
 
 function keysOf(name: string): string[] {
   return Array.from({ length: keysEach }, (_, index) => `${name}/${index}`);
@@ -62,7 +62,7 @@ while (!ended) {
   }
   calls++;
   if (idle) {
-    // What is halted in the middle of a write, and for longer than the grace, is beyond what a rotation can wait for.
+    // A rotation cannot wait for a process that is stopped in the middle of a write for longer than the grace.
     await store.settled();
     idle = false;
     tell({ kind: "idle" });

@@ -1,8 +1,8 @@
-// A process of an application, or an operator, around one store and one keyring file. It is told nothing but signals.
-//   application <store> <keyring> <name>: registers, then reads and writes until SIGTERM. On SIGUSR2 it halts itself, by
-//     SIGSTOP between two calls, until SIGCONT. It tells "ready", and at its end what failed.
+// A process of an application, or of an operator, with one store and one keyring file. Tests control it by signals only.
+//   application <store> <keyring> <name>: registers, then reads and writes until SIGTERM. On SIGUSR2 it stops itself with
+//     SIGSTOP between two calls, until SIGCONT. It prints "ready", and when it ends the calls that failed.
 //   visitor <store> <keyring> <name>: registers, writes once, and ends without leaving.
-//   operator <store> <keyring> <key>: changes to this key, and tells each step as it begins.
+//   operator <store> <keyring> <key>: rotates to this key, and prints each step as the step begins.
 import { setTimeout as sleep } from "node:timers/promises";
 import { EncryptedStore, rotateKey } from "@keyward/core";
 import { fileKeys } from "@keyward/keys-env";
@@ -10,7 +10,7 @@ import { openStore } from "./open-store.ts";
 
 const [role = "", address = "", keyringPath = "", name = ""] = process.argv.slice(2);
 const keys = fileKeys(keyringPath);
-// Whoever waits for a process that is halted waits for this, too.
+// A rotation that waits for a stopped process also waits this long, because `longestCallMs` of the store is this value.
 const busyTimeoutMs = 5_000;
 
 function tell(line: string): void {
@@ -34,7 +34,7 @@ async function beApplication(): Promise<void> {
       await store.settled();
       halts = false;
       process.kill(process.pid, "SIGSTOP");
-      // At once: no timer and no event of the file system has told it anything yet.
+      // The write happens at once, before a timer or a file system event can report a new keyring.
       await store.set(`${name}-back`, "was halted").catch((error: unknown) => failures.add(String(error)));
     }
     try {

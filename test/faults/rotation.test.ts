@@ -18,7 +18,7 @@ const servers = await findRedisServers();
 const options = { timeout: testTimeoutMs };
 const script = fileURLToPath(new URL("./rotation-process.ts", import.meta.url));
 
-/** Another process, whose lines are read as they come. */
+/** Another process, whose output is read line by line. */
 class Process {
   readonly child: ChildProcess;
   readonly exited: Promise<unknown[]>;
@@ -39,14 +39,14 @@ class Process {
     await vi.waitFor(() => expect(this.lines).toContain(line), { timeout: 20_000, interval: 5 });
   }
 
-  /** Resolves when the process is halted by a SIGSTOP. */
+  /** Resolves when the process is stopped by SIGSTOP. */
   async halted(): Promise<void> {
     this.child.kill("SIGUSR2");
     const state = () => execFileSync("ps", ["-o", "stat=", "-p", String(this.child.pid)], { encoding: "utf8" });
     await vi.waitFor(() => expect(state()).toMatch(/^T/), { timeout: 20_000, interval: 20 });
   }
 
-  /** Ends an application; gives what failed in it. */
+  /** Ends an application and returns the calls that failed in it. */
   async end(): Promise<unknown> {
     this.child.kill("SIGTERM");
     await this.exited;
@@ -54,7 +54,7 @@ class Process {
   }
 }
 
-/** A keyring file, a store that applications "one" and "two" are at work on, and a place in it for an operator. */
+/** Creates a keyring file and a store, and starts applications "one" and "two" on it. Also opens the store for an operator. */
 async function atWork(server?: string) {
   const folder = await temporaryFolder();
   const [address, keyring] = [server ?? join(folder, "records.db"), join(folder, "keyring.json")];
@@ -70,7 +70,7 @@ async function atWork(server?: string) {
 }
 
 it.skipIf(process.platform === "win32")(
-  "a process that was halted through a whole rotation seals nothing under the key that has gone",
+  "a process that is stopped during a whole rotation writes nothing under the removed key",
   options,
   async () => {
     const { address, keys, store, one, two, keyIds } = await atWork();
@@ -94,7 +94,7 @@ it.skipIf(process.platform === "win32")(
   },
 );
 
-it("an operator who is killed at each step, and run again, changes the key once", options, async () => {
+it("an operator process that is killed at each step and run again rotates the key once", options, async () => {
   const { address, keyring, store, one, two, keyIds } = await atWork();
   for (const step of ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"]) {
     const operator = new Process("operator", address, keyring, "new");
@@ -102,7 +102,7 @@ it("an operator who is killed at each step, and run again, changes the key once"
     operator.child.kill("SIGKILL");
     await operator.exited;
   }
-  // The last one may have come to the end before it was killed: then there is nothing left to do.
+  // The last run may have finished before it was killed. Then this run has nothing to do.
   const [exitCode] = await new Process("operator", address, keyring, "new").exited;
   expect(exitCode).toBe(0);
   expect(await keyIds()).toEqual(["new"]);
@@ -126,17 +126,17 @@ async function expectOneKeyOfTwoOperators(server?: string): Promise<void> {
   expect(await two.end()).toEqual([]);
 }
 
-it("two operators in two processes change the key once", options, () => expectOneKeyOfTwoOperators());
+it("two operator processes rotate the key once over SQLite", options, () => expectOneKeyOfTwoOperators());
 
-describeWithRedis(servers, "on a server", () => {
-  it("over Redis, the same", options, async () => {
+describeWithRedis(servers, "a Redis server", () => {
+  it("two operator processes rotate the key once over Redis", options, async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     await expectOneKeyOfTwoOperators(node.url);
   });
 });
 
-it("a heartbeat keeps no process alive", options, async () => {
+it("a process ends although its heartbeat timer is still active", options, async () => {
   const { address, keyring, one, two } = await atWork();
   const visitor = new Process("visitor", address, keyring, "visitor");
   expect((await visitor.exited)[0]).toBe(0);

@@ -25,7 +25,7 @@ const operatorProgram = fileURLToPath(new URL("./operator-process.ts", import.me
 const options = { timeout: 2 * testTimeoutMs };
 const processes = 10;
 const rotations = soak ? 20 : 4;
-// Without one, ten processes leave two cores no time for anything else.
+// Without a pause, ten processes leave two cores no time for other work.
 const pauseMs = soak ? 0 : 5;
 const stepsWithoutService = soak
   ? (["distribute", "promote", "drain", "reencrypt", "disable", "remove"] as const)
@@ -35,15 +35,15 @@ const redisServers = await findRedisServers();
 const vaultServers = await findVaultServers();
 const motoServers = await findMoto();
 
-/** A key service, as one of these suites uses it. */
+/** A key service of these suites. */
 interface KeyService {
-  /** What processes need to reach it. */
+  /** Returns the environment variables with which a process reaches the key service. */
   env(): Readonly<Record<string, string>>;
-  /** For `keysFrom`; a new ring at each call. */
+  /** Creates a keyring and returns its source, for `keysFrom`. */
   newSource(): string;
-  /** Nobody gets an answer from it. */
+  /** Stops the key service from answering. */
   stop(): Promise<void>;
-  /** It is as it was before. */
+  /** Lets the key service answer again. */
   start(): Promise<void>;
 }
 
@@ -100,7 +100,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
       await operator.expectOneKey();
     });
 
-    it(`fail no call while one is halted through a rotation (seed ${seed})`, options, async () => {
+    it(`fail no call while one is stopped during a rotation (seed ${seed})`, options, async () => {
       const { fleet, operator } = await start(service);
       const former = (await operator.keys.load()).primary;
       await fleet.haltOne();
@@ -112,7 +112,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
       expect((await operator.keys.load()).keys.map(({ id }) => id)).not.toContain(former);
     });
 
-    it(`fail no call while the key service is away in the middle (seed ${seed})`, options, async () => {
+    it(`fail no call while the key service is unavailable during a rotation (seed ${seed})`, options, async () => {
       const { fleet, operator } = await start(service);
       for (const step of stepsWithoutService) {
         await operator.rotate({ until: stepBefore(step) });
@@ -137,7 +137,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
           if (step !== "done") child.kill("SIGKILL");
         });
         await ended;
-        if (run > 20) throw new Error(`The rotation does not come to its end: ${begun.join(", ")}`);
+        if (run > 20) throw new Error(`The rotation does not finish: ${begun.join(", ")}`);
       }
       expect(begun.length).toBeGreaterThanOrEqual(8);
       const ring = await operator.keys.load();
@@ -181,7 +181,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
     const source = service.newSource();
     const keys = await keysFrom(source);
     await keys.create?.(Keyring.generate("first"));
-    // Each test has a ring of its own, and with it a store.
+    // Each test has its own keyring and store.
     const inner = openStore(redis.url);
     onTestFinished(() => inner.disconnect());
     await clearAll();
@@ -195,7 +195,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
   }
 });
 
-/** The step after which the one begins. */
+/** Returns the step that comes before a step. */
 function stepBefore(step: (typeof stepsWithoutService)[number]): RotationStep {
   switch (step) {
     case "distribute":
@@ -213,7 +213,7 @@ function stepBefore(step: (typeof stepsWithoutService)[number]): RotationStep {
   }
 }
 
-/** Whoever rotates the keys, from this process. */
+/** The operator in this process, who rotates the keys. */
 class Operator {
   readonly keys: KeyProvider;
   readonly #store: EncryptedStore;
@@ -227,7 +227,7 @@ class Operator {
     await rotateKey(this.keys, { stores: { sessions: this.#store }, graceMs: soak ? 500 : 50, ...settings });
   }
 
-  /** The last rotation is done, the ring has one key, and every record lies under it and opens. */
+  /** Expects that the last rotation is done, that the keyring has one key, and that every record is decrypted with it. */
   async expectOneKey(): Promise<void> {
     expect(await rotationStatus(this.keys, { stores: { sessions: this.#store } })).toMatchObject({ step: "done" });
     const ring = await this.keys.load();

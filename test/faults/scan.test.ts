@@ -9,7 +9,7 @@ import { openSqlite, temporaryFolder } from "./sqlite.ts";
 
 const servers = await findRedisServers();
 
-/** A bulk job that is slower than the writers around it must come to its end all the same. */
+/** Scans a store that is written faster than it is scanned. The scan must still finish. */
 async function expectScanEnds(store: KeyvStorageAdapter & ScannableStore): Promise<void> {
   const keys = Array.from({ length: 20 }, (_, index) => `key-${index}`);
   for (const key of keys) await store.set(key, "first");
@@ -28,16 +28,16 @@ async function expectScanEnds(store: KeyvStorageAdapter & ScannableStore): Promi
   expect(pages).toBeLessThanOrEqual(200);
 }
 
-it("a scan of a memory store ends while records are deleted and written anew", async () => {
+it("a scan of a memory store ends while records are deleted and written again", async () => {
   await expectScanEnds(new MemoryStore());
 });
 
-it("a scan of a SQLite store ends while records are deleted and written anew", async () => {
+it("a scan of a SQLite store ends while records are deleted and written again", async () => {
   await expectScanEnds(openSqlite(join(await temporaryFolder(), "records.db")));
 });
 
-describeWithRedis(servers, "on a server", () => {
-  it("a scan of a Redis store ends while records are deleted and written anew", async () => {
+describeWithRedis(servers, "a Redis server", () => {
+  it("a scan of a Redis store ends while records are deleted and written again", async () => {
     const node = await startRedis(servers);
     const store = new RedisStore(node.url);
     onTestFinished(async () => {

@@ -1,16 +1,16 @@
-// A process with a ring of its own that writes its own keys and reads those of all, for as long as it is told to.
-// It is sent "ring …" with a keyring to take over, "calls …" with how many calls to make before it answers, and "end".
+// A process with its own keyring that writes its own records and reads those of all processes.
+// It receives "ring …" with a keyring to use, "calls …" with the number of calls after which it answers, and "end".
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { EncryptedStore, type KeyProvider, Keyring, type ReencryptEvent } from "@keyward/core";
 import { openStore } from "./open-store.ts";
 import { below, pick, randomFrom } from "./random.ts";
 import { Versions } from "./versions.ts";
 
-/** What the process tells. */
+/** A message that the process sends. */
 export type TrafficMessage =
   | { readonly kind: "ready" }
-  /** `sealedAgain`: the key ids that its reads have sealed records again from and to so far, such as "old>new". */
-  | { readonly kind: "done"; readonly sealedAgain: readonly string[] }
+  /** `reencrypted` lists the key ids between which lazy re-encryption has moved records so far, such as "old>new". */
+  | { readonly kind: "done"; readonly reencrypted: readonly string[] }
   | { readonly kind: "end"; readonly calls: number; readonly failures: readonly string[] };
 
 const [address = "", ownName = "", names = "", seed = ""] = process.argv.slice(2);
@@ -44,9 +44,9 @@ class SentKeys implements KeyProvider {
 const keys = new SentKeys();
 const store = new EncryptedStore(openStore(address), { keys });
 const failures: string[] = [];
-const sealedAgain = new Set<string>();
-store.on("reencrypted", ({ from, to }: ReencryptEvent) => sealedAgain.add(`${from}>${to}`));
-store.on("reencrypt:error", ({ error }: ReencryptEvent) => failures.push(`Sealing again failed: ${String(error)}`));
+const reencrypted = new Set<string>();
+store.on("reencrypted", ({ from, to }: ReencryptEvent) => reencrypted.add(`${from}>${to}`));
+store.on("reencrypt:error", ({ error }: ReencryptEvent) => failures.push(`Re-encryption failed: ${String(error)}`));
 
 const ownKeys = keysOf(ownName);
 const allKeys = names.split(",").flatMap(keysOf);
@@ -70,7 +70,7 @@ async function work(): Promise<void> {
       failures.push(`${String(error)} (${error instanceof Error ? String(error.cause) : ""})`);
     }
     calls++;
-    // SQLite answers within the turn, and messages come between turns.
+    // SQLite answers within one turn of the event loop, and messages arrive between turns.
     await nextTurn();
     if (wanted !== undefined && calls >= wanted.calls) wanted.resolve();
   }
@@ -105,6 +105,6 @@ process.on("message", async (message) => {
   }
   if (verb === "ring") await takeRing(text);
   else await makeCalls(Number(text));
-  tell({ kind: "done", sealedAgain: [...sealedAgain] });
+  tell({ kind: "done", reencrypted: [...reencrypted] });
 });
 tell({ kind: "ready" });

@@ -1,4 +1,4 @@
-/** How many calls have been answered, and who waits for how many. */
+/** Counts answered calls, and wakes those that wait for a number of them. */
 export class Progress {
   #count = 0;
   #stopped = false;
@@ -13,7 +13,7 @@ export class Progress {
     this.#wake();
   }
 
-  /** Resolves when so many calls have been answered, or when there will be no more. */
+  /** Resolves when `count` calls have been answered, or when no more calls will be made. */
   async reached(count: number): Promise<void> {
     if (this.#stopped || this.#count >= count) return;
     await new Promise<void>((resolve) => this.#waiting.add({ count, resolve }));
@@ -33,31 +33,31 @@ export class Progress {
   }
 }
 
-/** What all calls go through, and can be held back. */
+/** A gate that every call passes, and that can hold calls back. */
 export class Gate {
   #held: PromiseWithResolvers<void> | undefined;
-  #underWay = 0;
+  #inProgress = 0;
   #idle: PromiseWithResolvers<void> | undefined;
 
   async pass<Result>(call: () => Promise<Result>): Promise<Result> {
     while (this.#held !== undefined) await this.#held.promise;
-    this.#underWay++;
+    this.#inProgress++;
     try {
       return await call();
     } finally {
-      this.#underWay--;
-      if (this.#underWay === 0) this.#idle?.resolve();
+      this.#inProgress--;
+      if (this.#inProgress === 0) this.#idle?.resolve();
     }
   }
 
-  /** Resolves when no call is under way; none begins until `during` is over. */
+  /** Waits until no call is in progress, and holds new calls back until `during` has finished. */
   async hold<Result>(during: () => Promise<Result>): Promise<Result> {
     while (this.#held !== undefined) await this.#held.promise;
     const held = Promise.withResolvers<void>();
     this.#held = held;
     try {
       this.#idle = Promise.withResolvers<void>();
-      if (this.#underWay > 0) await this.#idle.promise;
+      if (this.#inProgress > 0) await this.#idle.promise;
       return await during();
     } finally {
       this.#held = undefined;

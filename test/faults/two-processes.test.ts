@@ -20,11 +20,11 @@ const names = ["one", "other"] as const;
 
 type End = Extract<TrafficMessage, { kind: "end" }>;
 
-/** A process that reads and writes under the ring it was given last. */
+/** A process that reads and writes with the keyring that it received last. */
 class TrafficProcess {
   readonly #child;
   readonly #exited;
-  /** Resolves when it listens. */
+  /** Resolves when the process receives messages. */
   readonly started: Promise<TrafficMessage>;
 
   constructor(address: string, name: string, ownSeed: number) {
@@ -38,22 +38,22 @@ class TrafficProcess {
     this.started = this.#next();
   }
 
-  /** Resolves when the process uses the ring. */
-  async take(ring: Keyring): Promise<void> {
+  /** Resolves when the process uses the keyring. */
+  async useKeyring(ring: Keyring): Promise<void> {
     await this.#ask(`ring ${exportKeyring(ring)}`);
   }
 
-  /** Resolves when so many calls more were made, with what reads have sealed again since it began. */
+  /** Resolves after `count` more calls, with the re-encryptions that reads have caused since the process began. */
   async makeCalls(count: number): Promise<readonly string[]> {
     const message = await this.#ask(`calls ${count}`);
-    if (message.kind !== "done") throw new Error(`The process said ${message.kind} instead of being done`);
-    return message.sealedAgain;
+    if (message.kind !== "done") throw new Error(`The process sent ${message.kind} instead of "done"`);
+    return message.reencrypted;
   }
 
   async end(): Promise<End> {
     const message = await this.#ask("end");
     await this.#exited;
-    if (message.kind !== "end") throw new Error(`The process said ${message.kind} instead of its end`);
+    if (message.kind !== "end") throw new Error(`The process sent ${message.kind} instead of "end"`);
     return message;
   }
 
@@ -75,34 +75,34 @@ async function expectNoFailedRead(address: string): Promise<void> {
   const processes = names.map((name, index) => new TrafficProcess(address, name, seed + 30 + index));
   for (const each of processes) await each.started;
   const traffic = async () => Promise.all(processes.map((each) => each.makeCalls(callsPerStage)));
-  /** One process after the other, with traffic in between. */
+  /** Changes the keyring of one process after the other, with calls in between. */
   const spread = async (ring: Keyring) => {
     for (const each of processes) {
-      await each.take(ring);
+      await each.useKeyring(ring);
       await traffic();
     }
   };
 
   let ring = guardMaterial(Keyring.generate("key-0"));
-  // They begin to work with their first ring.
-  for (const each of processes) await each.take(ring);
+  // The processes begin to work when they receive their first keyring.
+  for (const each of processes) await each.useKeyring(ring);
   for (let rotation = 1; rotation <= rotations; rotation++) {
     const [former, next] = [`key-${rotation - 1}`, `key-${rotation}`];
     ring = guardMaterial(ring.add({ id: next }));
     await spread(ring);
     ring = ring.promote(next);
-    await processes[0]?.take(ring);
-    // In between, the process that is promoted last takes records back under the former key.
+    await processes[0]?.useKeyring(ring);
+    // Until its promotion, the last process re-encrypts records under the former key.
     await expect
       .poll(traffic)
       .toEqual([expect.arrayContaining([`${former}>${next}`]), expect.arrayContaining([`${next}>${former}`])]);
-    await processes[1]?.take(ring);
+    await processes[1]?.useKeyring(ring);
     await traffic();
     const store = new EncryptedStore(openStore(address), { keys: ring });
     expect(await reencrypt(store)).toMatchObject({ complete: true, unreadable: 0 });
-    const { ring: disabled } = await retireKey(ring, { flows: store }, former);
+    const { keyring: disabled } = await retireKey(ring, { flows: store }, former);
     await spread(disabled);
-    ({ ring } = await retireKey(disabled, { flows: store }, former, { to: "removed" }));
+    ({ keyring: ring } = await retireKey(disabled, { flows: store }, former, { to: "removed" }));
     await spread(ring);
     await store.disconnect();
   }
@@ -113,29 +113,33 @@ async function expectNoFailedRead(address: string): Promise<void> {
 }
 
 it(
-  `over SQLite, two processes with different rings fail no read through ${rotations} rotations (seed ${seed})`,
+  `two processes with different keyrings fail no read in ${rotations} rotations over SQLite (seed ${seed})`,
   options,
   async () => {
     await expectNoFailedRead(join(await temporaryFolder(), "records.db"));
   },
 );
 
-describeWithRedis(servers, "on a server", () => {
-  it(`over Redis, the same (seed ${seed})`, options, async () => {
-    const node = await startRedis(servers);
-    onTestFinished(() => node.stop());
-    await expectNoFailedRead(node.url);
-  });
+describeWithRedis(servers, "a Redis server", () => {
+  it(
+    `two processes with different keyrings fail no read in ${rotations} rotations over Redis (seed ${seed})`,
+    options,
+    async () => {
+      const node = await startRedis(servers);
+      onTestFinished(() => node.stop());
+      await expectNoFailedRead(node.url);
+    },
+  );
 
-  it(`over Redis, reads do fail where a key seals before every process has it (seed ${seed})`, options, async () => {
+  it(`reads fail if a key is promoted before every process has it (seed ${seed})`, options, async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     const [hasty, left] = names.map((name, index) => new TrafficProcess(node.url, name, seed + 40 + index));
-    if (hasty === undefined || left === undefined) throw new Error("There are no two processes");
+    if (hasty === undefined || left === undefined) throw new Error("There are fewer than two processes");
     await Promise.all([hasty.started, left.started]);
     const ring = guardMaterial(Keyring.generate("key-0"));
-    for (const each of [hasty, left]) await each.take(ring);
-    await hasty.take(guardMaterial(ring.add({ id: "key-1" })).promote("key-1"));
+    for (const each of [hasty, left]) await each.useKeyring(ring);
+    await hasty.useKeyring(guardMaterial(ring.add({ id: "key-1" })).promote("key-1"));
     await hasty.makeCalls(callsPerStage);
     await left.makeCalls(5);
     const [, { failures }] = await Promise.all([hasty.end(), left.end()]);

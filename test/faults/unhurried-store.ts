@@ -4,7 +4,7 @@ import { MemoryStore } from "@keyward/store-memory";
 import type { KeyvStorageEntry } from "keyv";
 import type { Random } from "./random.ts";
 
-/** A memory store whose calls take a while before and after they happen, so that others come in between. */
+/** A memory store whose calls wait before and after they take effect, so that other calls happen in between. */
 export class UnhurriedStore extends MemoryStore {
   readonly random: Random;
 

@@ -1,33 +1,33 @@
 import type { EncryptedStore } from "@keyward/core";
 
-/** What one process knows of records whose values count up: its own, which nobody else writes, and those of others. */
+/** Known versions of records whose values count up. Only this process writes its own records, and others write theirs. */
 export class Versions {
   readonly #store: EncryptedStore;
   readonly #own: readonly string[];
   readonly #failures: string[];
-  /** By key, the version that it has at least. */
+  /** Lowest version that each record can have, by key. */
   readonly #known = new Map<string, number>();
 
-  /** @param failures gets what was read and cannot be. */
+  /** @param failures Receives a text for each read of an impossible version. */
   constructor(store: EncryptedStore, own: readonly string[], failures: string[]) {
     this.#store = store;
     this.#own = own;
     this.#failures = failures;
   }
 
-  /** Writes each of its own for the first time. */
+  /** Writes each record of this process for the first time. */
   async begin(): Promise<void> {
     for (const key of this.#own) await this.write(key);
   }
 
-  /** The next version of one of its own. */
+  /** Writes the next version of a record of this process. */
   async write(key: string): Promise<void> {
     const version = (this.#known.get(key) ?? 0) + 1;
     await this.#store.set(key, String(version));
     this.#known.set(key, version);
   }
 
-  /** What is read is never older than what was known before, and of its own never newer. */
+  /** Reads a record and checks its version: it is never older than a known one, and never newer in a record of this process. */
   async read(keys: readonly string[]): Promise<void> {
     const least = keys.map((key) => this.#known.get(key) ?? 0);
     const found = await this.#store.getMany([...keys]);
@@ -35,7 +35,7 @@ export class Versions {
       const version = Number(found[index] ?? 0);
       const known = least[index] ?? 0;
       if (version < known || (this.#own.includes(key) && version > known)) {
-        this.#failures.push(`${key} gave version ${version} where ${known} was known`);
+        this.#failures.push(`${key} returned version ${version}, although version ${known} was known`);
       }
       this.#known.set(key, version);
     }

@@ -14,20 +14,20 @@ import { serve, stores } from "./opened-stores.ts";
 
 const minuteMs = 60_000;
 
-/** The ways to give a host a place that seals: a Keyv of createKeyv, and an adapter for the host's own Keyv. */
-const sealing = {
+/** Ways to pass an encrypted store to a host: a Keyv of createKeyv, or an adapter for the host's own Keyv. */
+const encryptedStores = {
   createKeyv: (store: KeyvStorageAdapter) => createKeyv({ store, keys: Keyring.generate() }),
   "createKeyv in a namespace": (store: KeyvStorageAdapter) =>
-    createKeyv({ store, keys: Keyring.generate(), namespace: "sealed" }),
+    createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" }),
   EncryptedStore: (store: KeyvStorageAdapter) => new EncryptedStore(store, { keys: Keyring.generate() }),
 } as const;
 
-const ways = Object.entries(sealing).flatMap(([way, seal]) =>
-  Object.entries(stores).map(([store, open]) => [`${way} over ${store}`, async () => seal(await open())] as const),
+const ways = Object.entries(encryptedStores).flatMap(([way, encrypt]) =>
+  Object.entries(stores).map(([store, open]) => [`${way} over ${store}`, async () => encrypt(await open())] as const),
 );
 
-describe.each(ways)("%s, under", (_, open) => {
-  it("cacheable, as its secondary store", async () => {
+describe.each(ways)("%s", (_, open) => {
+  it("serves cacheable as its secondary store", async () => {
     const cache = new Cacheable({ secondary: new Keyv5({ store: await open(), throwOnErrors: true }), ttl: "1m" });
     expect(await cache.set("own", { a: 1 }, minuteMs)).toBe(true);
     expect(await cache.set("default", [1])).toBe(true);
@@ -48,7 +48,7 @@ describe.each(ways)("%s, under", (_, open) => {
     expect(await cache.getOrSet("computed", compute, { ttl: minuteMs })).toBe(1);
   });
 
-  it.each([true, false])("cache-manager, with useKeyPrefix %s", async (useKeyPrefix) => {
+  it.each([true, false])("serves cache-manager with useKeyPrefix %s", async (useKeyPrefix) => {
     const keyv = new Keyv5({ store: await open(), useKeyPrefix, throwOnErrors: true });
     const cache = createCache({ stores: [keyv], ttl: minuteMs });
     let computed = 0;
@@ -69,9 +69,9 @@ describe.each(ways)("%s, under", (_, open) => {
     expect(await cache.get("two")).toBeUndefined();
   });
 
-  it("Apollo's Keyv adapter, which counts in seconds", async () => {
+  it("serves Apollo's Keyv adapter, which counts in seconds", async () => {
     const keyv = new Keyv5({ store: await open(), throwOnErrors: true });
-    // Its types are those of Keyv's CommonJS build, which TypeScript tells apart.
+    // The adapter's types come from Keyv's CommonJS build, which TypeScript considers different types.
     const adapter: KeyvAdapter<string> = Reflect.construct(KeyvAdapter, [keyv]);
     await adapter.set("long", "value", { ttl: 60 });
     await adapter.set("short", "value", { ttl: 0.1 });
@@ -83,7 +83,7 @@ describe.each(ways)("%s, under", (_, open) => {
   });
 });
 
-/** A page that may be kept for a minute, and how often it was asked for. */
+/** Serves a page that may be cached for a minute, and counts the requests for it. */
 async function cacheablePage(): Promise<{ readonly url: string; asked(): number }> {
   let asked = 0;
   const url = await serve((_, response) => {
@@ -94,12 +94,12 @@ async function cacheablePage(): Promise<{ readonly url: string; asked(): number 
   return { url, asked: () => asked };
 }
 
-describe.each(ways)("%s, given to", (_, open) => {
-  it.each(["as it is", "in a Keyv 5"])("got, %s, keeps answers", async (how) => {
+describe.each(ways)("%s", (_, open) => {
+  it.each(["as it is", "in a Keyv 5"])("serves got when it is passed %s", async (how) => {
     const page = await cacheablePage();
     const store = await open();
     const cache = how === "as it is" ? store : new Keyv5({ store });
-    // As it is, only JavaScript can pass it: the types of got name Keyv 5.
+    // Only JavaScript can pass the store as it is, because the types of got require Keyv 5.
     const client: typeof got = Reflect.apply(got.extend, got, [{ cache, retry: { limit: 0 } }]);
     await expect
       .poll(async () => {
@@ -112,7 +112,7 @@ describe.each(ways)("%s, given to", (_, open) => {
     expect(page.asked()).toBe(askedBefore);
   });
 
-  it("cacheable-request, keeps answers with a limited ttl", async () => {
+  it("serves cacheable-request with a limited ttl", async () => {
     const page = await cacheablePage();
     const send = new CacheableRequest(request, await open()).request();
     const isFromCache = async () =>
@@ -131,8 +131,8 @@ describe.each(ways)("%s, given to", (_, open) => {
   });
 });
 
-// npm puts the alias keyv-5 beside the keyv that got imports, and got knows a Keyv by its class.
-it("got, in a Keyv 5 of another copy, is refused and says which copy to take", async () => {
+// npm installs the alias keyv-5 next to the keyv that got imports, and got recognizes a Keyv by its class.
+it("got refuses a Keyv 5 of another copy, and names the copy to use", async () => {
   const { Keyv: OtherKeyv5 }: typeof import("keyv-5") = createRequire(import.meta.url)("keyv-5");
   const store = createKeyv({ store: new Map(), keys: Keyring.generate(), namespace: "http" });
   const cache = new OtherKeyv5({ store });
@@ -140,7 +140,7 @@ it("got, in a Keyv 5 of another copy, is refused and says which copy to take", a
   await expect(client((await cacheablePage()).url)).rejects.toMatchObject({
     cause: {
       code: "NAMESPACE_CONFLICT",
-      hint: expect.stringContaining("import Keyv from the package that this host imports it from"),
+      hint: expect.stringContaining("import Keyv from the same package as that host"),
     },
   });
 });

@@ -5,22 +5,22 @@ import { Keyv as Keyv5 } from "keyv-5";
 import { describe, expect, it } from "vitest";
 import { stores } from "./opened-stores.ts";
 
-// cacheable, cache-manager, got, cacheable-request and Apollo bring Keyv 5, which hands a store durations.
+// cacheable, cache-manager, got, cacheable-request and Apollo bring Keyv 5, which passes durations to a store.
 
 const shortMs = 30;
 const minuteMs = 60_000;
 const tenYearsMs = 315_360_000_000;
 
-/** What a host is given: a store as it is, or one that seals. */
+/** The stores that a host receives: a store as it is, or an encrypted store. */
 const fronts = {
   "the store itself": (store: KeyvStorageAdapter) => store,
   "an EncryptedStore": (store: KeyvStorageAdapter) => new EncryptedStore(store, { keys: Keyring.generate() }),
   createKeyv: (store: KeyvStorageAdapter) => createKeyv({ store, keys: Keyring.generate() }),
   "createKeyv in a namespace": (store: KeyvStorageAdapter) =>
-    createKeyv({ store, keys: Keyring.generate(), namespace: "sealed" }),
+    createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" }),
 } as const;
 
-/** The options by which a host chooses a namespace of its own, or none. */
+/** The options with which a host chooses its own namespace, or none. */
 const hostOptions = {
   "by default": {},
   "with a namespace": { namespace: "host" },
@@ -30,13 +30,13 @@ const hostOptions = {
 } as const;
 
 for (const [storeName, openStore] of Object.entries(stores)) {
-  describe.each(Object.entries(fronts))(`Keyv 5 over %s, on ${storeName},`, (_, front) => {
+  describe.each(Object.entries(fronts))(`Keyv 5 over %s on ${storeName}`, (_, front) => {
     describe.each(Object.entries(hostOptions))("%s", (__, options) => {
       async function openHost(): Promise<Keyv5> {
         return new Keyv5({ store: front(await openStore()), throwOnErrors: true, ...options });
       }
 
-      it("keeps what it writes for as long as it says, one by one and in batches", async () => {
+      it("keeps records until their ttl ends, one by one and in batches", async () => {
         const host = await openHost();
         await host.set("kept", "before");
         for (const ttl of [undefined, 0, minuteMs, tenYearsMs]) {
@@ -48,16 +48,16 @@ for (const [storeName, openStore] of Object.entries(stores)) {
         const entries = [
           { key: "short too", value: 1, ttl: shortMs },
           { key: "long", value: 2, ttl: minuteMs },
-          { key: "for ever", value: 3 },
+          { key: "forever", value: 3 },
         ];
         expect(await host.setMany(entries)).toEqual([true, true, true]);
         expect(await host.getRaw("kept")).toMatchObject({ expires: expect.any(Number) });
         await expect.poll(() => host.hasMany(["short", "short too"]), { interval: 10 }).toEqual([false, false]);
         expect(Date.now()).toBeGreaterThanOrEqual(startMs + shortMs);
-        expect(await host.get(["short", "short too", "long", "for ever"])).toEqual([undefined, undefined, 2, 3]);
+        expect(await host.get(["short", "short too", "long", "forever"])).toEqual([undefined, undefined, 2, 3]);
       });
 
-      it("reads, deletes and clears as it does over its own stores", async () => {
+      it("reads, deletes and clears as over its own stores", async () => {
         const host = await openHost();
         const values = { text: "täxt", colon: ":x", none: null, no: false, zero: 0, list: [1, [2]] };
         for (const [key, value] of Object.entries(values)) await host.set(key, value);
@@ -77,8 +77,8 @@ for (const [storeName, openStore] of Object.entries(stores)) {
   });
 }
 
-describe("a namespace that createKeyv was given", () => {
-  it("keeps the records of two hosts apart that have the same namespace of their own", async () => {
+describe("a namespace of createKeyv", () => {
+  it("separates the records of two hosts that have the same namespace", async () => {
     const store = new MemoryStore();
     const keys = Keyring.generate();
     const [one, other] = ["one", "other"].map((namespace) => {
@@ -93,22 +93,22 @@ describe("a namespace that createKeyv was given", () => {
     expect(entries.map(({ namespace, key }) => ({ namespace, key }))).toEqual([{ namespace: "one", key: "keyv:key" }]);
   });
 
-  it("is not shared by hosts of two namespaces, whose keys could mix", () => {
-    const keyv = createKeyv({ store: new MemoryStore(), keys: Keyring.generate(), namespace: "sealed" });
+  it("cannot be shared by hosts of two namespaces, whose keys could mix", () => {
+    const keyv = createKeyv({ store: new MemoryStore(), keys: Keyring.generate(), namespace: "encrypted" });
     new Keyv5({ store: keyv, namespace: "one", useKeyPrefix: false });
     new Keyv5({ store: keyv, namespace: "one", useKeyPrefix: false });
     const refused = expect.objectContaining({ code: "NAMESPACE_CONFLICT" });
     expect(() => new Keyv5({ store: keyv, namespace: "other", useKeyPrefix: false })).toThrow(refused);
-    expect(keyv.namespace).toBe("sealed");
+    expect(keyv.namespace).toBe("encrypted");
   });
 
-  it("is not changed for a Keyv that is in use already: the next call says so", async () => {
+  it("is not changed by a host if the Keyv is in use: the next call rejects", async () => {
     const store = new MemoryStore();
-    const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "sealed" });
+    const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" });
     await keyv.set("key", 1);
     const host = new Keyv5({ store: keyv, throwOnErrors: true });
     await expect(host.set("key", 2)).rejects.toMatchObject({ code: "NAMESPACE_CONFLICT" });
-    keyv.namespace = "sealed";
+    keyv.namespace = "encrypted";
     expect(await keyv.get("key")).toBe(1);
     expect((await store.scan()).entries).toHaveLength(1);
   });
@@ -117,7 +117,7 @@ describe("a namespace that createKeyv was given", () => {
 describe("a record that Keyv 5 wrote", () => {
   const values = { text: "täxt", colon: ":x", none: null, object: { a: [1, { b: true }] }, bytes: Buffer.of(0, 255) };
 
-  it("is read by Keyv 6 under the same namespace, and the other way round", async () => {
+  it("is read by Keyv 6 under the same namespace, and vice versa", async () => {
     const store = new MemoryStore();
     const keys = Keyring.generate();
     const view = () => store.namespaced("shared");
@@ -139,8 +139,8 @@ describe("a record that Keyv 5 wrote", () => {
   });
 });
 
-describe("a host that is told of errors", () => {
-  it.each(["get", "getRaw"] as const)("rejects over a broken record: %s", async (method) => {
+describe("a host with throwOnErrors", () => {
+  it.each(["get", "getRaw"] as const)("rejects %s of a broken record", async (method) => {
     const store = new MemoryStore();
     const sealed = createKeyv({ store, keys: Keyring.generate(), namespace: "keyv" });
     const host = new Keyv5({ store: sealed, throwOnErrors: true });

@@ -5,8 +5,8 @@ import { Keyv, type KeyvCompressionAdapter, type KeyvOptions, type KeyvSerializa
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { BreakableAdapter } from "../store/store/inner-stores.ts";
 
-// Keyv 6's own unit tests are in no package. This is an equal of them: what they expect, each run against Keyv itself and
-// against createKeyv, which has to do and to tell the same. What differs is named below and in docs/hosts.md.
+// Keyv 6 does not publish its unit tests. These tests expect the same, and run against Keyv and against createKeyv, which
+// must answer and emit the same. The differences are listed below and in docs/hosts.md.
 
 type Options = Partial<Pick<KeyvOptions, "ttl" | "stats" | "sanitize">> & {
   readonly namespace?: string;
@@ -14,11 +14,11 @@ type Options = Partial<Pick<KeyvOptions, "ttl" | "stats" | "sanitize">> & {
   readonly compression?: KeyvCompressionAdapter;
 };
 
-/** A Keyv, the adapter below it, and the encrypting adapter where there is one. */
+/** A Keyv, the adapter below it, and the encrypting adapter if there is one. */
 interface Subject {
   readonly keyv: Keyv;
   readonly adapter: BreakableAdapter;
-  /** Puts what the Keyv did not write under a key. */
+  /** Stores a text under a key that the Keyv did not write. */
   put(key: string, value: StoredValue): Promise<unknown>;
 }
 
@@ -53,12 +53,12 @@ const calls = [
 
 const figures = ["stat:hit", "stat:miss", "stat:set", "stat:delete", "stat:error"] as const;
 
-/** All that a host can observe of a Keyv. */
+/** Everything that a host can observe of a Keyv. */
 interface Observed {
-  /** What the call answered, or that it rejected. */
+  /** The result of the call, or `rejected`. */
   readonly answer: unknown;
   readonly told: readonly unknown[];
-  /** Names of hooks with what they were given, as text: a hook may change it. */
+  /** Names of hooks with their argument as text, because a hook may change its argument. */
   readonly hooks: readonly (readonly [name: string, detail: string])[];
   readonly errors: number;
   readonly stats: unknown;
@@ -134,10 +134,10 @@ const slow: KeyvSerializationAdapter = {
   parse: async (text) => JSON.parse(text),
 };
 
-/** What succeeds is the same in every detail. */
+/** Calls that succeed. Keyv and createKeyv are the same in every detail. */
 const same: Readonly<Record<string, { readonly options?: Options; readonly behaviour: Behaviour }>> = {
   "set and get": { behaviour: async ({ keyv }) => [await keyv.set("a", { b: [1] }), await keyv.get("a")] },
-  "get of what is absent": { behaviour: ({ keyv }) => keyv.get("absent") },
+  "get of an absent record": { behaviour: ({ keyv }) => keyv.get("absent") },
   "get of several": {
     behaviour: async ({ keyv }) => [await keyv.set("a", 1), await keyv.get(["a", "absent"]), await keyv.get([])],
   },
@@ -263,7 +263,7 @@ const same: Readonly<Record<string, { readonly options?: Options; readonly behav
       return [keyv.ttl, await keyv.getManyRaw(["a", "b"])];
     },
   },
-  "ttls that are no finite number": {
+  "ttls that are not finite numbers": {
     behaviour: async ({ keyv }) => {
       await keyv.set("endless", 1, Number.POSITIVE_INFINITY);
       await keyv.set("nan", 1, Number.NaN);
@@ -294,7 +294,7 @@ const same: Readonly<Record<string, { readonly options?: Options; readonly behav
     options: { stats: false },
     behaviour: async ({ keyv }) => [await keyv.set("a", 1), await keyv.get(["a", "b"]), keyv.stats.enabled],
   },
-  "figures that are switched on, reset and off": {
+  "stats that are switched on, reset and switched off": {
     options: { stats: false },
     behaviour: async ({ keyv }) => {
       keyv.stats.enabled = true;
@@ -306,7 +306,7 @@ const same: Readonly<Record<string, { readonly options?: Options; readonly behav
       return [misses, keyv.stats.misses];
     },
   },
-  "figures by key and namespace": {
+  "stats by key and namespace": {
     options: { namespace: "flows" },
     behaviour: async ({ keyv }) => {
       await keyv.set("a", 1);
@@ -316,7 +316,7 @@ const same: Readonly<Record<string, { readonly options?: Options; readonly behav
       return [setKeys, hitKeys, missKeys, deleteKeys].map((keys) => [...keys]);
     },
   },
-  "hooks that change what is written": {
+  "hooks that change a written value": {
     behaviour: async ({ keyv }) => {
       keyv.addHook("before:set", (data: { key: string; value: unknown; ttl?: number }) => {
         data.key = "b";
@@ -330,7 +330,7 @@ const same: Readonly<Record<string, { readonly options?: Options; readonly behav
       return await keyv.getMany(["a", "b", "c"]);
     },
   },
-  "hooks that change what is read": {
+  "hooks that change a read value": {
     behaviour: async ({ keyv }) => {
       await keyv.set("a", 1);
       keyv.addHook("after:getMany", (values: unknown[]) => {
@@ -375,7 +375,7 @@ const same: Readonly<Record<string, { readonly options?: Options; readonly behav
   },
 };
 
-/** Each call over a store that fails, with what it rejects with under createKeyv. */
+/** Calls over a store that fails. Each rejects under createKeyv. */
 const failing: Readonly<Record<(typeof calls)[number] | "iterator", Behaviour>> = {
   get: ({ keyv }) => keyv.get("a"),
   getMany: ({ keyv }) => keyv.getMany(["a", "b"]),
@@ -402,20 +402,20 @@ async function observeBoth(behaviour: Behaviour, options: Options = {}): Promise
   return [ours, keyvs];
 }
 
-describe("createKeyv does and tells what Keyv does and tells:", () => {
-  it.each(Object.entries(same))("%s", async (_, { options, behaviour }) => {
+describe("createKeyv", () => {
+  it.each(Object.entries(same))("answers and emits the same as Keyv: %s", async (_, { options, behaviour }) => {
     const [ours, keyvs] = await observeBoth(behaviour, options);
     expect(ours).toEqual(keyvs);
     expect(ours.answer).not.toBe("rejected");
   });
 });
 
-describe("over a store that fails, createKeyv rejects and tells what Keyv tells:", () => {
+describe("createKeyv over a store that fails", () => {
   const both = Object.entries(failing).flatMap(([name, call]) =>
     [undefined, "flows"].map((namespace) => [name, namespace, call] as const),
   );
 
-  it.each(both)("%s, in the namespace %s", async (name, namespace, call) => {
+  it.each(both)("rejects and emits the same as Keyv: %s in the namespace %s", async (name, namespace, call) => {
     const behaviour: Behaviour = async (subject) => {
       stopTime();
       await subject.keyv.set("a", "there");
@@ -436,7 +436,7 @@ describe("over a store that fails, createKeyv rejects and tells what Keyv tells:
     if (name !== "set") expect(ours.hooks).toEqual(keyvs.hooks);
   });
 
-  it.each(["postGet", "postSetMany", "postDelete"])("the former name of a hook, %s", async (name) => {
+  it.each(["postGet", "postSetMany", "postDelete"])("runs a hook under its former name %s", async (name) => {
     const { keyv, adapter } = subjects.createKeyv({});
     keyv.on("warn", () => undefined);
     const heard: unknown[] = [];
@@ -450,7 +450,7 @@ describe("over a store that fails, createKeyv rejects and tells what Keyv tells:
     expect(heard, call).toHaveLength(1);
   });
 
-  it("keys as they were sanitized", async () => {
+  it("counts errors for sanitized keys", async () => {
     const behaviour: Behaviour = async ({ keyv, adapter }) => {
       adapter.failure = new Error("down");
       await Promise.allSettled([keyv.get("a;b"), keyv.getMany(["c--d", "e"])]);
@@ -460,7 +460,7 @@ describe("over a store that fails, createKeyv rejects and tells what Keyv tells:
     expect(ours.stats).toEqual(keyvs.stats);
   });
 
-  it("each call's own failure, where many run at once", async () => {
+  it("counts the failure of each of many concurrent calls", async () => {
     const { keyv, put } = subjects.createKeyv({ stats: true });
     await keyv.set("healthy", 1);
     const sick = Array.from({ length: 20 }, (_, index) => `sick ${index}`);
@@ -471,7 +471,7 @@ describe("over a store that fails, createKeyv rejects and tells what Keyv tells:
     expect(keyv.stats.errorKeys.get("healthy")).toBeUndefined();
   });
 
-  it("the call's own error, where a hook throws as well", async () => {
+  it("rejects with the error of the call if a hook throws as well", async () => {
     const { keyv, adapter } = subjects.createKeyv({ stats: true });
     const heard: unknown[] = [];
     keyv.on("error", (error: unknown) => heard.push(error));
@@ -487,7 +487,7 @@ describe("over a store that fails, createKeyv rejects and tells what Keyv tells:
   });
 });
 
-/** A behaviour over a store that has begun to fail. */
+/** Returns a behaviour over a store that has started to fail. */
 function down(behaviour: Behaviour): Behaviour {
   return async (subject) => {
     subject.adapter.failure = new Error("down");
@@ -495,17 +495,18 @@ function down(behaviour: Behaviour): Behaviour {
   };
 }
 
-/** Every difference from a plain Keyv, by name. Each test fails when there is no difference any more. */
+/** Every difference from a plain Keyv, by name. Each test fails when the difference has gone. */
 const deviations: Readonly<Record<string, { readonly reason: string; readonly differs: () => Promise<void> }>> = {
   rejects: {
-    reason: "A store that is down or a record that does not open is no miss: the caller would overwrite it.",
+    reason:
+      "A failed store or an undecryptable record must not look like a miss, or the caller would overwrite the record.",
     async differs() {
       const [ours, keyvs] = await observeBoth(down(({ keyv }) => keyv.get("a")));
       expect([ours.answer, keyvs.answer]).toEqual(["rejected", undefined]);
     },
   },
   undecodable: {
-    reason: "The record is there.",
+    reason: "The record is present.",
     async differs() {
       for (const read of ["get", "getRaw"] as const) {
         const behaviour: Behaviour = async ({ keyv, put }) => [await put("a", "not JSON"), await keyv[read]("a")];
@@ -536,7 +537,7 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
     },
   },
   "failed-set": {
-    reason: "A call may fail before there is an encoded value.",
+    reason: "A call may fail before the value is encoded.",
     async differs() {
       const [ours, keyvs] = await observeBoth(down(({ keyv }) => keyv.set("a", 1)));
       const after = { key: "a", ttl: undefined };
@@ -555,12 +556,12 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
     },
   },
   "expired-stays": {
-    reason: "A newer write, which came after the read, could be deleted.",
+    reason: "The delete could remove a write that is newer than the read.",
     async differs() {
       const behaviour: Behaviour = async ({ keyv, adapter }) => {
         const nowMs = stopTime();
         await keyv.set("a", 1, 10);
-        // As in a backend that expires late.
+        // The backend expires records late.
         await adapter.set("a", await adapter.get("a"));
         vi.setSystemTime(nowMs + 11);
         return [await keyv.get("a"), await keyv.getMany(["a"]), await keyv.getRaw("a"), await keyv.has("a")];
@@ -572,7 +573,7 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
     },
   },
   "empty-key": {
-    reason: "Nothing is kept under an empty key, and a caller that does not look at the answer takes it for written.",
+    reason: "A caller that ignores the answer would assume that the value was written.",
     async differs() {
       const [ours, keyvs] = await observeBoth(({ keyv }) => keyv.set("", 1));
       expect([ours.answer, keyvs.answer]).toEqual(["rejected", false]);
@@ -585,7 +586,7 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
     },
   },
   "raw-fields": {
-    reason: "A raw value with other fields than value and expires could not be told from what is no value of Keyv.",
+    reason: "A raw value with other fields could not be distinguished from a record that Keyv did not write.",
     async differs() {
       const raw = { value: 1, currency: "EUR" };
       const [ours, keyvs] = await observeBoth(({ keyv }) => keyv.setRaw("a", raw));
@@ -594,7 +595,7 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
     },
   },
   "fixed-store": {
-    reason: "What is written to another store would not be encrypted.",
+    reason: "Records in another store would not be encrypted.",
     async differs() {
       const [ours, keyvs] = await observeBoth(async ({ keyv }) => {
         keyv.store = new Map();
@@ -603,7 +604,7 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
     },
   },
   "no-check": {
-    reason: "Keyv's check deletes what has expired without comparing, and so deletes newer writes.",
+    reason: "Keyv's check deletes an expired record without comparing it, so it could delete a newer write.",
     async differs() {
       const [ours, keyvs] = await observeBoth(async ({ keyv }) => {
         Reflect.set(keyv, "checkExpired", true);
@@ -614,7 +615,7 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
     },
   },
   "no-store": {
-    reason: "Records would vanish with the process.",
+    reason: "Records would be lost when the process ends.",
     async differs() {
       const options = { store: 7, keys: Keyring.generate() };
       const refused = expect.objectContaining({ code: "STORE_INVALID" });
@@ -629,18 +630,18 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
   },
 };
 
-describe("createKeyv differs from Keyv:", () => {
-  it.each(Object.entries(deviations))("%s", async (_, { differs }) => {
+describe("the differences of createKeyv from Keyv", () => {
+  it.each(Object.entries(deviations))("include %s", async (_, { differs }) => {
     await differs();
   });
 
-  it("the page for hosts lists each difference, and no other", () => {
+  it("are those that docs/hosts.md lists, and no others", () => {
     const page = readFileSync(new URL("../../docs/hosts.md", import.meta.url), "utf8");
     const listed = [...page.matchAll(/^\| `([\w-]+)` \|/gm)].map(([, name]) => name);
     expect(listed).toEqual(Object.keys(deviations));
   });
 
-  it("a batch with a symbol is refused, and counted once for each key", async () => {
+  it("include that a batch with a symbol rejects and counts an error for each key", async () => {
     const { keyv, adapter } = subjects.createKeyv({ stats: true });
     const entries = ["a", "b"].map((key) => ({ key, value: Symbol(key) }));
     await expect(keyv.setMany(entries)).rejects.toMatchObject({ code: "VALUE_INVALID" });
@@ -649,7 +650,7 @@ describe("createKeyv differs from Keyv:", () => {
   });
 });
 
-it("a plain Keyv over an EncryptedStore counts errors too", async () => {
+it("a plain Keyv over an EncryptedStore also counts errors", async () => {
   const adapter = new BreakableAdapter(new Map());
   const keyv = new Keyv({ store: new EncryptedStore(adapter, { keys: Keyring.generate() }), stats: true });
   keyv.on("error", () => undefined);

@@ -6,13 +6,13 @@ import type { KeyvStorageAdapter } from "keyv";
 import { Keyv as Keyv5 } from "keyv-5";
 import * as vitest from "vitest";
 
-// The suite that the registry has is that of Keyv 5. It runs as it is, over every kind of store and front. Keyv 6 has
-// released none: the contract suite and the tests of behaviours beside this one are our equal of it.
+// The published suite of Keyv is for Keyv 5. It runs unchanged over every kind of store. Keyv 6 has not released a suite:
+// the contract suite and keyv-behaviour.test.ts replace it.
 
-/** What the suite expects that cannot hold here. Each of these tests has to fail. */
+/** Expectations of the suite that cannot hold here. Each of these tests must fail. */
 const deviations = {
   "Keyv 5": {
-    // Keyv 5 hands on what the store answers: a list, as Keyv 6 has it.
+    // Keyv 5 returns the answer of the store, which is a list as in Keyv 6.
     lists: ".deleteMany([keys]) with nonexistent keys resolves to false",
   },
   createKeyv: {
@@ -22,7 +22,7 @@ const deviations = {
   },
 } as const;
 
-/** vitest for the suite, but tests that are known to deviate have to fail. */
+/** Returns vitest for the suite, changed so that the known deviations must fail. */
 function expecting(known: Readonly<Record<string, string>>): typeof vitest {
   const names = new Set(Object.values(known));
   const choose = (...given: Parameters<typeof vitest.it>) =>
@@ -30,12 +30,12 @@ function expecting(known: Readonly<Record<string, string>>): typeof vitest {
   return { ...vitest, it: Object.assign(choose, vitest.it) };
 }
 
-/** The suite writes to `opts`, which adapters of Keyv 5 have. */
+/** Adds `opts`, which adapters of Keyv 5 have, and to which the suite writes. */
 function withOptions<Store extends object>(store: Store): Store {
   return Object.assign(store, { opts: { url: "" } });
 }
 
-/** The suite is typed for whichever Keyv it finds. */
+/** Runs the suite, whose types depend on the installed Keyv. */
 function run(suite: typeof keyvTestSuite, ...given: readonly unknown[]): void {
   Reflect.apply(suite, undefined, given);
 }
@@ -76,7 +76,7 @@ for (const [name, open] of Object.entries(backends)) {
 
   vitest.describe(`Keyv's suite for Keyv 5, against createKeyv over ${name}`, () => {
     const view = open();
-    /** The suite makes a Keyv with `new`, of options or none. */
+    /** A class with which the suite can create a Keyv, with options or without. */
     function Sealed(options: { readonly store?: KeyvStorageAdapter; readonly namespace?: string } = {}) {
       const { store = new MemoryStore(), namespace } = options;
       return createKeyv({ store, keys, ...(namespace === undefined ? {} : { namespace }) });

@@ -4,9 +4,9 @@ import { MemoryStore } from "@keyward/store-memory";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { onTestFinished } from "vitest";
 
-// What a host of Keyv 5 is tried over. Nothing here reaches into the sources: the same files run on what is published.
+// The stores over which hosts of Keyv 5 are tested. These files import no sources, so they also run on published packages.
 
-/** An address on the loopback interface where the listener answers, until the test has finished. */
+/** Serves the listener on the loopback interface until the test has finished, and returns its address. */
 export async function serve(listener: Parameters<typeof createServer>[1]): Promise<string> {
   const server = createServer(listener ?? (() => undefined));
   await new Promise<void>((resolve) => {
@@ -23,7 +23,7 @@ export async function serve(listener: Parameters<typeof createServer>[1]): Promi
   return `http://127.0.0.1:${address.port}`;
 }
 
-/** Each store that needs no server of its own, empty. */
+/** Functions that open each store that needs no server. The store is empty. */
 export const stores = {
   MemoryStore: async () => new MemoryStore(),
   SqliteStore: async () => {

@@ -5,9 +5,9 @@ import httpDriver from "unstorage/drivers/http";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { serve, stores } from "./opened-stores.ts";
 
-// unstorage's tests of drivers are in no package. This is an equal of them, for its own http driver on our server.
+// unstorage does not publish its tests of drivers. These tests expect the same, from its http driver on an HTTP KV server.
 
-describe.each(Object.entries(stores))("unstorage's http driver, on HTTP KV over %s,", (_, openStore) => {
+describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %s", (_, openStore) => {
   async function open(): Promise<Storage> {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const limits = { requestsPerSecond: Number.POSITIVE_INFINITY };
@@ -24,7 +24,7 @@ describe.each(Object.entries(stores))("unstorage's http driver, on HTTP KV over 
     return storage;
   }
 
-  it("begins empty", async () => {
+  it("starts without items", async () => {
     const storage = await open();
     expect(await storage.hasItem("a:b")).toBe(false);
     expect(await storage.getItem("a:b")).toBeNull();
@@ -33,21 +33,21 @@ describe.each(Object.entries(stores))("unstorage's http driver, on HTTP KV over 
     await storage.removeItem("a:b");
   });
 
-  it("takes a snapshot, and gives it back", async () => {
+  it("takes a snapshot and restores it", async () => {
     const storage = await open();
     await restoreSnapshot(storage, { initial: "works", "deep:key": { a: 1 } });
     expect(await storage.getItem("initial")).toBe("works");
     expect(await snapshot(storage, "")).toEqual({ initial: "works", "deep:key": { a: 1 } });
   });
 
-  it("sets and gets items, whose keys lose what follows a question mark", async () => {
+  it("sets and gets items, and cuts their keys at a question mark", async () => {
     const storage = await filled("s1:a", "s2:a", "s3:a?q=1");
     expect(await storage.hasItem("s1:a")).toBe(true);
     expect(await storage.getItem("s1:a")).toBe("value of s1:a");
     expect(await storage.getItem("s3:a?q=2")).toBe("value of s3:a?q=1");
   });
 
-  it("lists keys, of all, of a base and of a depth", async () => {
+  it("lists all keys, those of a base and those up to a depth", async () => {
     const storage = await filled("s1:a", "s2:a", "s3:a?q=1", "top", "d0:d1:d2");
     const keys = async (...given: Parameters<typeof storage.getKeys>) => (await storage.getKeys(...given)).sort();
     expect(await keys()).toEqual(["d0:d1:d2", "s1:a", "s2:a", "s3:a", "top"]);
@@ -63,8 +63,8 @@ describe.each(Object.entries(stores))("unstorage's http driver, on HTTP KV over 
     ["false", false, false],
     ["zero", 0, 0],
     ["a text that is no JSON", "täxt", "täxt"],
-    ["what has a toJSON that gives a text", { toJSON: () => "SERIALIZED" }, "SERIALIZED"],
-    ["what has a toJSON that gives an object", { toJSON: () => ({ works: 1 }) }, { works: 1 }],
+    ["an object whose toJSON returns a string", { toJSON: () => "SERIALIZED" }, "SERIALIZED"],
+    ["an object whose toJSON returns an object", { toJSON: () => ({ works: 1 }) }, { works: 1 }],
   ])("keeps %s", async (__, given, expected) => {
     const storage = await open();
     await Reflect.apply(storage.setItem, storage, ["/data/test.json", given]);
@@ -72,7 +72,7 @@ describe.each(Object.entries(stores))("unstorage's http driver, on HTTP KV over 
     expect(await storage.getItem("data:test.json")).toEqual(expected);
   });
 
-  it("leaves it to unstorage to refuse what is no plain value", async () => {
+  it("lets unstorage refuse a value that is not plain", async () => {
     class Odd {}
     const storage = await open();
     const writing = Reflect.apply(storage.setItem, storage, ["bad", new Odd()]);
@@ -85,7 +85,7 @@ describe.each(Object.entries(stores))("unstorage's http driver, on HTTP KV over 
     const bytes = Uint8Array.from({ length: 256 }, (__, index) => index);
     await storage.setItemRaw("/data/raw.bin", bytes);
     const read: unknown = await storage.getItemRaw("/data/raw.bin");
-    if (!(read instanceof ArrayBuffer)) throw new Error("Bytes came back as something else");
+    if (!(read instanceof ArrayBuffer)) throw new Error("The driver did not return bytes");
     expect(new Uint8Array(read)).toEqual(bytes);
   });
 
@@ -100,7 +100,7 @@ describe.each(Object.entries(stores))("unstorage's http driver, on HTTP KV over 
     ]);
   });
 
-  it("removes items, and clears them", async () => {
+  it("removes items and clears a base", async () => {
     const storage = await filled("s1:a", "s1:b", "s2:a");
     await storage.removeItem("s1:a");
     expect(await storage.hasItem("s1:a")).toBe(false);
@@ -110,7 +110,7 @@ describe.each(Object.entries(stores))("unstorage's http driver, on HTTP KV over 
     await storage.clear();
   });
 
-  it("lets items expire after their ttl", async () => {
+  it("expires items after their ttl", async () => {
     const storage = await open();
     await storage.setItem("short", "value", { ttl: 0.05 });
     await storage.setItem("long", "value", { ttl: 60 });

@@ -1,4 +1,4 @@
-// Serves the module that it is given, as people who use Hono on Node do.
+// Serves a module with Hono on Node. The path of the module is the parameter.
 import { pathToFileURL } from "node:url";
 import { serve } from "@hono/node-server";
 import type { Hono } from "hono";

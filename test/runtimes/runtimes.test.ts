@@ -10,10 +10,10 @@ import { type RunningServer, type Runtime, runtimes, start, writeModule } from "
 const file = "packages/http-kv/README.md";
 const page = readPage(file, readFileSync(join(repository, file), "utf8"));
 
-/** The example of the README, so that it is what runs everywhere. */
+/** Returns the example of the README, so that the tests run exactly this code on every runtime. */
 function example(name: "server.ts" | "hono.ts"): string {
   const found = page.blocks.filter(({ code }) => code.startsWith(`// ${name}\n`)).map(({ code }) => code);
-  if (found[0] === undefined || found.length > 1) throw new Error(`${file} has not one example ${name}`);
+  if (found[0] === undefined || found.length > 1) throw new Error(`${file} does not have exactly one example ${name}`);
   return found[0];
 }
 
@@ -40,7 +40,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
   const ask = (path: string, init: RequestInit = {}) =>
     fetch(`${url}${path}`, { ...init, headers: { authorization: `Bearer ${apiKey}`, ...init.headers } });
 
-  it("keeps text and bytes, of any size that a server takes unless it is told otherwise", async () => {
+  it("stores text and bytes of every size up to the default limit", async () => {
     const store = client().namespaced("values");
     const values = {
       empty: "",
@@ -60,7 +60,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.has("large")).toBe(false);
   });
 
-  it("lets a record expire", async () => {
+  it("expires a record", async () => {
     const store = client().namespaced("expiry");
     await store.set("short", "value", Date.now() + 200);
     await store.set("long", "value", Date.now() + 100_000);
@@ -68,7 +68,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.get("long")).toBe("value");
   });
 
-  it("lets one of many replace a value", async () => {
+  it("lets exactly one of many callers replace a value", async () => {
     const store = client().namespaced("replacing");
     expect(await store.replace("key", undefined, "0")).toBe(true);
     const replaced = await Promise.all(
@@ -78,7 +78,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.get("key")).toBe(`${replaced.indexOf(true)}!`);
   });
 
-  it("does a write once that comes twice at once", async () => {
+  it("carries out a write once that arrives twice at the same time", async () => {
     const headers = { "idempotency-key": "0123456789abcdef" };
     const body = JSON.stringify({ changes: [{ key: "once", expected: null, text: "x".repeat(100_000) }] });
     const answers = await Promise.all([1, 2].map(() => ask("/replace", { method: "POST", headers, body })));
@@ -106,7 +106,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.namespaced("a").has("key-1")).toBe(true);
   });
 
-  it("takes every key in a URL, and conditions", async () => {
+  it("accepts every key in a URL, and conditions", async () => {
     const keys = [
       "a/b",
       "a//b",
@@ -138,7 +138,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(listed).toHaveLength(keys.length);
   });
 
-  it("refuses who has no good API key, and a body that is too large", async () => {
+  it("refuses a bad API key and a body that is too large", async () => {
     for (const authorization of ["", "Bearer x", `Bearer ${createApiKey({ tenant: "acme" }).apiKey}`]) {
       expect((await fetch(`${url}/key`, { headers: { authorization } })).status).toBe(401);
     }
@@ -149,7 +149,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await client().get("key")).toBeUndefined();
   });
 
-  it("keeps tenants apart", async () => {
+  it("separates tenants", async () => {
     const [mine, theirs] = [client().namespaced("apart"), client(otherApiKey).namespaced("apart")];
     await mine.set("key", "mine");
     expect([await theirs.get("key"), await theirs.has("key"), await theirs.delete("key")]).toEqual([

@@ -10,13 +10,13 @@ import { readManifest, repository } from "../workspace.ts";
 /** A way to serve a module whose default export has a `fetch`. */
 export interface Runtime {
   readonly name: string;
-  /** Why it cannot be had on this machine. */
+  /** Reason why the runtime is not available on this machine. */
   readonly missing?: string;
-  /** The command that serves the module on a free port; may write what it needs into the module's folder. */
+  /** Returns the command that serves the module on a free port. May write files into the module's folder. */
   command(module: string): Promise<readonly string[]>;
 }
 
-/** A module that is served in a process of its own. */
+/** A module that another process serves. */
 export interface RunningServer {
   readonly url: string;
   stop(): Promise<void>;
@@ -24,7 +24,7 @@ export interface RunningServer {
 
 const startMs = 20_000;
 
-/** Node, and what the packages of other runtimes brought for this machine. */
+/** Node, and the other runtimes whose npm packages have a binary for this machine. */
 export const runtimes: readonly Runtime[] = [
   {
     name: "Node, with srvx",
@@ -49,7 +49,7 @@ export const runtimes: readonly Runtime[] = [
   ]),
 ];
 
-/** Writes code as a module in a folder of this repository, where the imports of its packages resolve. */
+/** Writes code as a module into a folder of this repository, in which imports of its packages resolve. */
 export function writeModule(name: string, code: string): { readonly path: string; remove(): void } {
   const parent = join(repository, ".test-output");
   mkdirSync(parent, { recursive: true });
@@ -66,7 +66,7 @@ export async function start(
   environment: Record<string, string>,
 ): Promise<RunningServer> {
   const [program = "", ...parameters] = await runtime.command(module);
-  // What a runtime caches goes with the module's folder.
+  // The cache of a runtime is removed with the module's folder.
   const home = dirname(module);
   const child: ChildProcess = spawn(program, parameters, {
     cwd: home,
@@ -102,7 +102,7 @@ export async function start(
   }
 }
 
-/** A runtime whose npm package depends on one for each platform, with the binary in it. No script need run for that. */
+/** Describes a runtime whose npm package has one dependency for each platform, which contains the binary. */
 function withBinary(
   packageName: string,
   name: string,
@@ -115,7 +115,7 @@ function withBinary(
     try {
       installed = dirname(require.resolve(`${platform}/package.json`));
     } catch {
-      // It is for another platform than this.
+      // The package is for another platform.
       continue;
     }
     for (const place of [packageName, join("bin", packageName)]) {
@@ -128,7 +128,7 @@ function withBinary(
   return { name, missing, command: () => Promise.reject(new Error(missing)) };
 }
 
-/** Bundles a module, as it is done to deploy it, and writes the configuration with which Workers serve it. */
+/** Bundles a module as for a deployment, and writes the configuration with which Workers serves it. */
 async function writeWorker(module: string): Promise<string> {
   const bundle = await rolldown({ input: module, platform: "node", external: /^node:/ });
   try {

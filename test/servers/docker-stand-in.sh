@@ -1,7 +1,7 @@
 #!/bin/sh
-# Stands in for Docker. What it runs is a process of its own, as a container is one of the daemon: it goes on when the
-# client that started it is killed. Beside this file it keeps what it was asked, and the pid of each container by name.
-# REDIS_SERVER says what is in the image.
+# A fake docker command. A container is a separate process, which keeps running when the client that started it is killed.
+# The folder of this file has a log of the commands, and a file with the pid of each container by name.
+# REDIS_SERVER is the program in the image.
 here=${0%/*}
 echo "$*" >>"$here/asked"
 case $1 in

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 
-/** A process of its own that runs a starter of this folder, and what that said of the server it started. */
+/** Runs a starter program of this folder in another process, and returns what it printed about its server. */
 export async function startElsewhere<Said>(
   starter: string,
   environment: NodeJS.ProcessEnv = process.env,

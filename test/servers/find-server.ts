@@ -2,13 +2,13 @@ import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
 import { describe, it } from "vitest";
 
-/** Where programs of these names lie on the PATH. */
+/** Returns the paths of programs with these names on the PATH. */
 export function onPath(...names: readonly string[]): string[] {
   const folders = (process.env["PATH"] ?? "").split(delimiter);
   return names.flatMap((name) => folders.map((folder) => join(folder, name))).filter((path) => existsSync(path));
 }
 
-/** How servers are started here, the one that is there already, or why there is none: one of them, and no other. */
+/** Exactly one of: a way to start servers, a running server, or the reason why there is none. */
 export type OneOf<Ways> = {
   [Way in keyof Ways]: { readonly [Own in Way]: Ways[Own] } & {
     readonly [Other in Exclude<keyof Ways, Way>]?: undefined;
@@ -16,8 +16,8 @@ export type OneOf<Ways> = {
 }[keyof Ways];
 
 /**
- * What the first way leads to that leads anywhere; else why none does. Each way is named by what is wrong where it leads
- * nowhere.
+ * Tries ways to obtain a server, and returns the result of the first that succeeds. If none succeeds, returns the reasons.
+ * The name of each way is the reason why it failed.
  */
 export async function firstFound<Found>(
   ways: Readonly<Record<string, () => Promise<Found | undefined>>>,
@@ -37,8 +37,8 @@ export async function firstFound<Found>(
 }
 
 /**
- * `describe` for suites that need servers. Where there are none the suite is skipped with the reason in its name, and
- * with CI=true it fails.
+ * `describe` for suites that need servers. Without servers, the suite is skipped with the reason in its name. With CI=true,
+ * it fails instead.
  */
 export function describeWithServer(
   { missing }: { readonly missing?: string | undefined },

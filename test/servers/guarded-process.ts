@@ -5,12 +5,12 @@ import { createServer } from "node:net";
 import { userInfo } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 
-/** Where every server listens. */
+/** Address on which every server listens. */
 export const host = "127.0.0.1";
 const startMs = 30_000;
 
-// Ends the server when its own input ends, which happens however the process at the other end dies. What Docker runs is
-// not a child of its command. The data stays only where "keep" was said before.
+// A shell script that stops the server when its standard input ends. That happens in whatever way the process that writes
+// to it ends. A container is not a child of the docker command. The data is kept only after the input "keep".
 const watchdog = `"$@" >/dev/null 2>&1 & pid=$!
 echo "$pid"
 said=$(cat)
@@ -19,11 +19,11 @@ wait "$pid" 2>/dev/null
 [ -z "$KEYWARD_CONTAINER" ] || docker rm --force "$KEYWARD_CONTAINER" >/dev/null 2>&1
 [ "$said" = keep ] || [ -z "$KEYWARD_DATA" ] || rm -rf "$KEYWARD_DATA"`;
 
-/** What a server leaves behind unless it is removed. */
+/** Data and container of a server, which must be removed. */
 export interface Belongings {
-  /** The directory of its data. */
+  /** Directory of the server's data. */
   readonly data?: string | undefined;
-  /** The name of its container, where Docker runs it. */
+  /** Name of the server's container, if Docker runs it. */
   readonly container?: string | undefined;
 }
 
@@ -33,8 +33,8 @@ interface Running {
 }
 
 /**
- * What all servers here are: a process that ends, with its data, when it is told to, and when the process that started it ends in any way,
- * `kill -9` included.
+ * Base of all test servers: a process that can be killed, paused and restarted. Process and data are removed when it is
+ * stopped, and when the process that started it ends in any way, `kill -9` included.
  */
 export class GuardedProcess {
   readonly #belongings: Belongings;
@@ -44,13 +44,13 @@ export class GuardedProcess {
     this.#belongings = belongings;
   }
 
-  /** Runs it, on the data that it has by now. Where it runs already, it is killed first. */
+  /** Starts the server on its existing data. If it is running, kills it first. */
   protected async run(command: readonly string[]): Promise<void> {
     await this.kill();
     const { data, container } = this.#belongings;
     const guard = spawn("sh", ["-c", watchdog, "sh", ...command], {
       stdio: ["pipe", "pipe", "ignore"],
-      // Out of the reach of a Ctrl-C, so that it is there to clean up.
+      // A process group of its own, so that Ctrl-C does not end it before it has cleaned up.
       detached: true,
       env: { ...process.env, KEYWARD_DATA: data ?? "", KEYWARD_CONTAINER: container ?? "" },
     });
@@ -59,22 +59,22 @@ export class GuardedProcess {
     this.#running = { guard, pid: Number(String(line)) };
   }
 
-  /** Connections stay, nothing answers. */
+  /** Pauses the server. Connections stay open, and requests get no answer. */
   pause(): void {
     this.#signal("SIGSTOP", "pause");
   }
 
-  /** What was asked meanwhile is answered. */
+  /** Resumes the server, which then answers the requests that it received during the pause. */
   resume(): void {
     this.#signal("SIGCONT", "unpause");
   }
 
-  /** `kill -9`, where it runs. Resolves when it has ended. */
+  /** Kills the server with `kill -9`, if it is running. Resolves when it has ended. */
   async kill(): Promise<void> {
     await this.#end("keep");
   }
 
-  /** Ends it and removes its data. */
+  /** Stops the server and removes its data. */
   async stop(): Promise<void> {
     await this.#end("remove");
     const { data } = this.#belongings;
@@ -99,25 +99,25 @@ export class GuardedProcess {
   }
 }
 
-/** The command that runs an image as this container, on the network of this machine. */
+/** Returns the command that runs an image as this container, on the network of this machine. */
 export function dockerCommand(
   image: string,
   { data, container = "" }: Belongings,
   options: readonly string[] = [],
 ): string[] {
   const { uid, gid } = userInfo();
-  // As the user who made the directory, since that of the image may not write there.
+  // The container runs as the user who created the directory. The user of the image may not write there.
   const mount = data === undefined ? [] : ["--user", `${uid}:${gid}`, "--volume", `${data}:${data}`];
   return ["docker", "run", "--name", container, "--init", "--network", "host", ...mount, ...options, image];
 }
 
-/** A server that was started on a port of its own. */
+/** Starts a server on a free port. */
 export async function startOnFreePort<Server extends { stop(): Promise<void> }>(
   make: (port: number) => Server,
   start: (server: Server) => Promise<void>,
 ): Promise<Server> {
   for (let attempt = 1; ; attempt++) {
-    // Another process may take the port between the question and its use.
+    // Another process may use the port before the server does.
     const server = make(await freePort());
     try {
       await start(server);
@@ -129,10 +129,10 @@ export async function startOnFreePort<Server extends { stop(): Promise<void> }>(
   }
 }
 
-/** What may be done to a server that others have started, and use too: nothing. */
+/** Methods of a shared server that was started elsewhere. `stop` does nothing, and all others throw. */
 export function notOurs(variable: string) {
   const refuse = (): never => {
-    throw new Error(`The server of ${variable} is not ours to stop`);
+    throw new Error(`The server in ${variable} is shared, and the tests must not stop it`);
   };
   return {
     kill: async () => refuse(),
@@ -143,7 +143,7 @@ export function notOurs(variable: string) {
   };
 }
 
-/** A port that nobody listens on just now. */
+/** Returns a port that is free at the moment. */
 export async function freePort(): Promise<number> {
   const server = createServer();
   server.listen(0, host);
@@ -151,11 +151,11 @@ export async function freePort(): Promise<number> {
   const address = server.address();
   server.close();
   await once(server, "close");
-  if (address === null || typeof address === "string") throw new Error("No port was given");
+  if (address === null || typeof address === "string") throw new Error("The listener has no port");
   return address.port;
 }
 
-/** Resolves when it is so; a question that fails is asked again. */
+/** Resolves when `isSo` resolves to true. A call that rejects is repeated, for 30 seconds at most. */
 export async function until(what: string, isSo: () => Promise<boolean>): Promise<void> {
   const deadline = Date.now() + startMs;
   let last: unknown;
@@ -167,5 +167,5 @@ export async function until(what: string, isSo: () => Promise<boolean>): Promise
     }
     await sleep(20);
   }
-  throw new Error(`Not within ${startMs} ms: ${what}`, { cause: last });
+  throw new Error(`Timed out after ${startMs} ms: ${what}`, { cause: last });
 }

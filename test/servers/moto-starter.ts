@@ -1,4 +1,4 @@
-// Starts a server and says which, then waits to be killed.
+// Starts a server, prints its endpoint, and waits until it is killed.
 import { findMoto, startMoto } from "./moto.ts";
 
 const { endpoint } = await startMoto(await findMoto());

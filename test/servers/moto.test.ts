@@ -12,8 +12,8 @@ async function answers(endpoint: string): Promise<boolean> {
   }
 }
 
-describeWithMoto(servers, "a server that stands in for AWS", () => {
-  it("can be killed and started again where it was, paused and stopped", async () => {
+describeWithMoto(servers, "a moto server for the tests", () => {
+  it("can be killed, restarted on the same port, paused and stopped", async () => {
     const server = await startMoto(servers);
     onTestFinished(() => server.stop());
     await server.kill();

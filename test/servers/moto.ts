@@ -23,47 +23,51 @@ const requirements = fileURLToPath(new URL("moto-requirements.txt", import.meta.
 const image = "motoserver/moto:5.2.5";
 
 /**
- * What stands in for AWS: moto, with Secrets Manager and KMS among others, on a loopback port. It keeps everything in
- * memory, and takes any credentials. It ends with {@link MotoServer.stop}, and also when the process that started it ends
- * in any way, `kill -9` included.
+ * A test double of AWS: moto, with Secrets Manager, KMS and others, on a loopback port. It stores everything in memory and
+ * accepts any credentials. It ends with {@link MotoServer.stop}, and also when the process that started it ends in any way,
+ * `kill -9` included.
  */
 export interface MotoServer {
-  /** The `endpoint` of a client. */
+  /** The `endpoint` option of a client. */
   readonly endpoint: string;
-  /** `kill -9`. What it kept is gone. */
+  /** Kills the server with `kill -9`. Its data is lost. */
   kill(): Promise<void>;
-  /** Starts it again on its port, empty, killing it first where it runs. Resolves when it answers. */
+  /** Starts the server again on its port, without data. If it is running, kills it first. Resolves when it answers. */
   restart(): Promise<void>;
-  /** SIGSTOP: connections stay, nothing answers, nothing is lost. */
+  /** Pauses the server with SIGSTOP. Connections stay open, requests get no answer, and no data is lost. */
   pause(): void;
-  /** SIGCONT: what was asked meanwhile is answered. */
+  /** Resumes the server with SIGCONT. It then answers the requests that it received during the pause. */
   resume(): void;
-  /** Ends it. */
+  /** Stops the server. */
   stop(): Promise<void>;
 }
 
-/** Where a moto comes from. */
+/** A way to start moto, a running server, or the reason why there is none. */
 export type MotoServers = OneOf<{ command: readonly string[]; image: string; existing: string; missing: string }>;
 
-/** What {@link findMoto} is asked for. */
+/** Options of {@link findMoto}. */
 export interface MotoNeeds {
   /**
-   * Whether any server does that speaks as AWS does, shared with others and never stopped: then it is the one that
-   * `KEYWARD_TEST_AWS_ENDPOINT` names, where it names one.
+   * True if the test can use any server with the API of AWS, which it shares with others and never stops. Then the server
+   * in `KEYWARD_TEST_AWS_ENDPOINT` is used, if the environment variable is set.
    */
   readonly anyWillDo?: boolean;
 }
 
 /**
- * Finds moto on the PATH; else installs it into a folder of its own in the user's cache, once for all; else uses Docker;
- * else says why there is none.
+ * Finds moto, in this order:
+ * 1. on the PATH
+ * 2. installed once into a folder of the user's cache
+ * 3. in Docker
+ *
+ * If all of these fail, returns the reasons.
  */
 export async function findMoto({ anyWillDo = false }: MotoNeeds = {}): Promise<MotoServers> {
   const existing = process.env["KEYWARD_TEST_AWS_ENDPOINT"];
   if (anyWillDo && existing !== undefined) return { existing };
   return await firstFound<MotoServers>({
-    "there is no moto_server on the PATH": installed,
-    "python3 cannot install one": async () => {
+    "moto_server is not on the PATH": installed,
+    "python3 cannot install it": async () => {
       return { command: [join(await pythonEnvironment(requirements), "python"), "-m", "moto.server"] };
     },
     "Docker cannot run one": async () => {
@@ -73,7 +77,7 @@ export async function findMoto({ anyWillDo = false }: MotoNeeds = {}): Promise<M
   });
 }
 
-/** A server; one of ours is empty. */
+/** Starts a server without data, or returns the shared one. */
 export async function startMoto({ command, image, existing, missing }: MotoServers): Promise<MotoServer> {
   if (existing !== undefined) return { endpoint: existing, ...notOurs("KEYWARD_TEST_AWS_ENDPOINT") };
   if (missing !== undefined) throw new Error(missing);
@@ -89,7 +93,7 @@ export async function startMoto({ command, image, existing, missing }: MotoServe
 
 async function installed(): Promise<MotoServers | undefined> {
   for (const program of onPath("moto_server")) {
-    // What lies there may belong to a Python that has no moto.
+    // The program on the PATH may belong to a Python without moto.
     const works = await run(program, ["--help"], { timeout: startMs }).then(
       () => true,
       () => false,

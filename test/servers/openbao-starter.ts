@@ -1,4 +1,4 @@
-// Starts a server and says where it is, then waits to be killed.
+// Starts a server, prints its address, and waits until it is killed.
 import { findVaultServers, startVault } from "./openbao.ts";
 
 const { address } = await startVault(await findVaultServers());

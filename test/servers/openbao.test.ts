@@ -19,7 +19,7 @@ async function started(settings: VaultSettings = {}) {
 }
 
 describeWithVault(servers, "a Vault for the tests", () => {
-  it("with files keeps them through kill -9, and is sealed afterwards", async () => {
+  it("keeps its files through kill -9, and is sealed afterwards", async () => {
     const server = await started({ storage: "files" });
     await server.request("POST", "sys/mounts/kv", { type: "kv", options: { version: "2" } });
     await server.request("POST", "kv/data/secret", { data: { a: "1" } });
@@ -31,14 +31,14 @@ describeWithVault(servers, "a Vault for the tests", () => {
     expect((await server.request("GET", "kv/data/secret")).data).toMatchObject({ data: { a: "1" } });
   });
 
-  it("in memory can be sealed, unsealed, paused and stopped", async () => {
+  it("can be sealed, unsealed, paused and stopped when it stores data in memory", async () => {
     const server = await started();
     await server.seal();
     await expect(server.request("GET", "sys/mounts")).rejects.toThrow("sealed");
     await server.unseal();
     await server.request("GET", "sys/mounts");
     server.pause();
-    // The signal stops it a moment later.
+    // The process stops a moment after the signal.
     await expect.poll(() => answers(server.address), { timeout: 10_000 }).toBe(false);
     server.resume();
     await expect.poll(() => answers(server.address), { timeout: 10_000 }).toBe(true);
@@ -47,7 +47,7 @@ describeWithVault(servers, "a Vault for the tests", () => {
     expect(await answers(server.address)).toBe(false);
   });
 
-  it("takes TLS by a certificate of its own", async () => {
+  it("serves TLS with its own certificate", async () => {
     const server = await started({ tls: true });
     expect(server.address).toMatch(/^https:/);
     expect((await server.request("GET", "sys/health"))["sealed"]).toBe(false);

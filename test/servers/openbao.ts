@@ -26,45 +26,45 @@ const requirements = fileURLToPath(new URL("openbao-requirements.txt", import.me
 const image = "openbao/openbao:2.6.2";
 
 /**
- * One OpenBao or Vault on a loopback port, initialized and unsealed. It and its data end with {@link VaultServer.stop},
- * and also when the process that started it ends in any way, `kill -9` included.
+ * An OpenBao or Vault on a loopback port, initialized and unsealed. {@link VaultServer.stop} removes the server and its data.
+ * So does the end of the process that started it, `kill -9` included.
  */
 export interface VaultServer {
   readonly address: string;
   readonly rootToken: string;
-  /** For TLS: the certificate that its own was signed with, in PEM. */
+  /** Certificate of the authority that signed the server's certificate, in PEM. Only with TLS. */
   readonly ca: string | undefined;
-  /** Asks the HTTP API, as root unless told otherwise; resolves to the body. */
+  /** Sends a request to the HTTP API and resolves to the body of the answer. Default token: root. */
   request(method: string, path: string, body?: object, access?: VaultAccess): Promise<VaultBody>;
-  /** It answers 503 to all that needs its storage. */
+  /** Seals the server, which then answers 503 to every request that needs its storage. */
   seal(): Promise<void>;
   unseal(): Promise<void>;
-  /** `kill -9`. Only a server with files has its data afterwards. */
+  /** Kills the server with `kill -9`. Only a server with files keeps its data. */
   kill(): Promise<void>;
-  /** Starts it again on its port and files, sealed, killing it first where it runs. Resolves when it answers. */
+  /** Starts the server again on its port and files, sealed. If it is running, kills it first. Resolves when it answers. */
   restart(): Promise<void>;
-  /** SIGSTOP: connections stay, nothing answers. */
+  /** Pauses the server with SIGSTOP. Connections stay open, and requests get no answer. */
   pause(): void;
-  /** SIGCONT. */
+  /** Resumes the server with SIGCONT. */
   resume(): void;
-  /** Ends it and removes its data. */
+  /** Stops the server and removes its data. */
   stop(): Promise<void>;
 }
 
-/** As whom, and where, {@link VaultServer.request} asks. */
+/** Token and namespace of {@link VaultServer.request}. */
 export interface VaultAccess {
   readonly token?: string;
   readonly namespace?: string;
 }
 
-/** What the API answers: `data`, `auth`, and whatever else. */
+/** Body of an answer: `data`, `auth` and other fields. */
 export interface VaultBody {
   readonly data?: Readonly<Record<string, unknown>>;
   readonly auth?: Readonly<Record<string, unknown>>;
   readonly [field: string]: unknown;
 }
 
-/** Where an OpenBao or Vault comes from. */
+/** A way to start OpenBao or Vault, a running server, or the reason why there is none. */
 export type VaultServers = OneOf<{ binary: string; image: string; existing: ExistingVault; missing: string }>;
 
 interface ExistingVault {
@@ -72,29 +72,33 @@ interface ExistingVault {
   readonly rootToken: string;
 }
 
-/** What {@link findVaultServers} is asked for. */
+/** Options of {@link findVaultServers}. */
 export interface VaultNeeds {
   /**
-   * Whether any server does, shared with others and never sealed: then it is the one that `KEYWARD_TEST_VAULT_ADDR` and
-   * `KEYWARD_TEST_VAULT_TOKEN` name, where they name one.
+   * True if the test can use any server, which it shares with others and never seals. Then the server in
+   * `KEYWARD_TEST_VAULT_ADDR` and `KEYWARD_TEST_VAULT_TOKEN` is used, if these environment variables are set.
    */
   readonly anyWillDo?: boolean;
 }
 
 /**
- * Finds OpenBao or Vault on the PATH; else installs OpenBao into a folder of its own in the user's cache, once for all;
- * else uses Docker; else says why there is none.
+ * Finds a server, in this order:
+ * 1. OpenBao or Vault on the PATH
+ * 2. OpenBao, installed once into a folder of the user's cache
+ * 3. OpenBao in Docker
+ *
+ * If all of these fail, returns the reasons.
  */
 export async function findVaultServers({ anyWillDo = false }: VaultNeeds = {}): Promise<VaultServers> {
   const address = process.env["KEYWARD_TEST_VAULT_ADDR"];
   const rootToken = process.env["KEYWARD_TEST_VAULT_TOKEN"];
   if (anyWillDo && address !== undefined && rootToken !== undefined) return { existing: { address, rootToken } };
   return await firstFound<VaultServers>({
-    "there is no bao or vault on the PATH": async () => {
+    "neither bao nor vault is on the PATH": async () => {
       const [binary] = onPath("bao", "vault");
       return binary === undefined ? undefined : { binary };
     },
-    "python3 cannot install one": async () => {
+    "python3 cannot install OpenBao": async () => {
       const binary = join(await pythonEnvironment(requirements), "bao");
       await run(binary, ["version"], { timeout: startMs });
       return { binary };
@@ -106,15 +110,15 @@ export async function findVaultServers({ anyWillDo = false }: VaultNeeds = {}): 
   });
 }
 
-/** What {@link startVault} is asked for. */
+/** Options of {@link startVault}. */
 export interface VaultSettings {
-  /** Where it keeps its data: in memory unless told otherwise. */
+  /** Storage of the server. Default: memory. */
   readonly storage?: "memory" | "files";
-  /** Whether it takes TLS, and nothing else. Its certificates are made for it. */
+  /** True if the server accepts only TLS, with a certificate that is created for it. Default: false. */
   readonly tls?: boolean;
 }
 
-/** A server, initialized and unsealed. */
+/** Starts a server, initialized and unsealed. */
 export async function startVault(servers: VaultServers, settings: VaultSettings = {}): Promise<VaultServer> {
   const { binary, image, existing, missing } = servers;
   if (existing !== undefined) return existingServer(existing);
@@ -192,7 +196,7 @@ class StartedVault extends GuardedProcess implements VaultServer {
 
   async unseal(): Promise<void> {
     await this.request("PUT", "sys/unseal", { key: this.#unsealKey });
-    // Right after, some paths still answer that the server is sealed.
+    // For a moment after the unsealing, some paths still answer that the server is sealed.
     await until("the server is active", async () => {
       const { sealed, standby } = await this.request("GET", "sys/health");
       return sealed === false && standby === false;
@@ -247,7 +251,7 @@ function isBody(answer: unknown): answer is VaultBody {
   return typeof answer === "object" && answer !== null;
 }
 
-/** An authority of its own, `ca.pem`, and a certificate for the loopback address that it signed, `server.pem` and `.key`. */
+/** Creates an authority, `ca.pem`, and a certificate that it signs for the loopback address, `server.pem` and `server.key`. */
 export async function makeCertificates(directory: string): Promise<void> {
   const at = (name: string) => join(directory, name);
   const ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];

@@ -13,8 +13,8 @@ const run = promisify(execFile);
 const installMs = 300_000;
 
 /**
- * The `bin` folder of a virtual environment, in the user's cache, that has what a file of requirements names and no
- * more. It is made once for all, by one process at a time.
+ * Returns the `bin` folder of a virtual environment in the user's cache that contains exactly the packages of a file of
+ * requirements. The environment is created once, by one process at a time.
  */
 export async function pythonEnvironment(requirements: string): Promise<string> {
   const pinned = await readFile(requirements, "utf8");
@@ -25,12 +25,12 @@ export async function pythonEnvironment(requirements: string): Promise<string> {
   const complete = join(folder, "complete");
   if (existsSync(complete)) return bin;
   await mkdir(cache, { recursive: true });
-  // The lock is the operating system's, which takes it back from a process that dies.
+  // The operating system holds the lock, and releases it when a process dies.
   const lock = new DatabaseSync(`${folder}.lock`);
   try {
     const deadline = Date.now() + installMs;
     while (!tryLock(lock)) {
-      if (Date.now() > deadline) throw new Error("another process did not finish to install it");
+      if (Date.now() > deadline) throw new Error("another process has not finished the installation");
       await sleep(100);
     }
     if (existsSync(complete)) return bin;
@@ -50,7 +50,7 @@ async function makeEnvironment(folder: string): Promise<void> {
   try {
     await run("python3", ["-m", "venv", folder], { timeout: installMs });
   } catch (error) {
-    // Debian keeps it in a package of its own.
+    // In Debian, venv is a separate package.
     if (process.getuid?.() !== 0) throw error;
     await installWithApt("python3-venv");
     await run("python3", ["-m", "venv", folder], { timeout: installMs });

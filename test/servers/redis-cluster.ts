@@ -1,34 +1,34 @@
 import { freePort, host, until } from "./guarded-process.ts";
 import { durable, type RedisNode, type RedisServers, startNode } from "./redis-node.ts";
 
-/** Three primaries and three replicas, all slots served. */
+/** A Redis Cluster of three primaries and three replicas, which serve all slots. */
 export interface RedisCluster {
   readonly nodes: readonly RedisNode[];
-  /** What `new Cluster(…)` of ioredis takes. */
+  /** The nodes to pass to `new Cluster(…)` of ioredis. */
   readonly startupNodes: readonly { readonly host: string; readonly port: number }[];
-  /** The nodes that are primaries now, by what a running node says. */
+  /** The nodes that are primaries now, according to a running node. */
   primaries(): Promise<RedisNode[]>;
   /** The primary that serves a slot now. */
   primaryOf(slot: number): Promise<RedisNode>;
-  /** Moves a slot with its keys while clients go on, as `redis-cli --cluster reshard` does. */
+  /** Moves a slot with its keys while clients continue, as `redis-cli --cluster reshard` does. */
   moveSlot(slot: number, target: RedisNode, options?: MoveOptions): Promise<void>;
-  /** Resolves when every running node says that the cluster is well. */
+  /** Resolves when every running node reports that the cluster is healthy. */
   healthy(): Promise<void>;
-  /** Resolves when the replicas of each primary have what it had at the time of the call. */
+  /** Resolves when the replicas of each primary have the data that the primary had at the time of the call. */
   replicated(): Promise<void>;
-  /** Ends all nodes and removes their data. */
+  /** Stops all nodes and removes their data. */
   stop(): Promise<void>;
 }
 
-/** How {@link RedisCluster.moveSlot} goes about it. */
+/** Options of {@link RedisCluster.moveSlot}. */
 export interface MoveOptions {
-  /** Keys a step; 10 unless given. */
+  /** Number of keys per step. Default: 10. */
   readonly batch?: number;
-  /** Called between steps, while the slot is on its way. */
+  /** Called between steps, while the slot is being moved. */
   readonly between?: () => Promise<void>;
 }
 
-/** Six nodes: the first three are primaries, each with one replica. A primary that dies is replaced within seconds. */
+/** Starts six nodes: the first three are primaries, each with one replica. A primary that dies is replaced within seconds. */
 export async function startCluster(servers: RedisServers): Promise<RedisCluster> {
   const settings = [
     ...["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-replica-validity-factor", "0"],
@@ -79,13 +79,13 @@ class StartedCluster implements RedisCluster {
     }
     const [meeting] = this.nodes;
     for (const node of this.nodes.slice(1)) {
-      // A node says its bus port itself, since it is not at the usual distance.
+      // Each node announces its bus port, because it does not follow from the port as usual.
       const busPort = String(await node.command("CONFIG", "GET", "cluster-port")).split(",")[1] ?? "";
       await meeting?.command("CLUSTER", "MEET", host, node.port, busPort);
     }
     for (const [index, replica] of this.nodes.slice(3).entries()) {
       const primary = primaries[index];
-      if (primary === undefined) throw new Error("There is a replica too many");
+      if (primary === undefined) throw new Error("There are more replicas than primaries");
       const id = String(await primary.command("CLUSTER", "MYID"));
       await until(`node ${replica.port} knows its primary`, async () =>
         String(await replica.command("CLUSTER", "NODES")).includes(id),
@@ -117,7 +117,7 @@ class StartedCluster implements RedisCluster {
         return [...replication.matchAll(pattern)].map(([, offset]) => Number(offset));
       };
       const [written = 0] = await read(/^master_repl_offset:(\d+)/gm);
-      await until(`the replica of ${primary.port} has what was written`, async () => {
+      await until(`the replica of ${primary.port} has the data that was written`, async () => {
         const received = await read(/^slave\d+:.*state=online,offset=(\d+)/gm);
         return received.length > 0 && received.every((offset) => offset >= written);
       });
@@ -165,7 +165,7 @@ class StartedCluster implements RedisCluster {
           return node === undefined ? [] : [{ first: Number(first), last: Number(last), node }];
         });
       } catch {
-        // This one is down; the next may not be.
+        // This node is down. The next one may answer.
       }
     }
     throw new Error("No node of the cluster answers");

@@ -15,50 +15,51 @@ import {
 } from "./guarded-process.ts";
 
 /**
- * One server process on a loopback port. It and its data end with {@link RedisNode.stop}, and also when the process that
- * started it ends in any way, `kill -9` included.
+ * A Redis or Valkey on a loopback port. {@link RedisNode.stop} removes the server and its data. So does the end of the
+ * process that started it, `kill -9` included.
  */
 export interface RedisNode {
   readonly host: string;
   readonly port: number;
-  /** As `RedisStore` and ioredis take it; holds the password where there is one. */
+  /** URL for `RedisStore` and ioredis, with the password if there is one. */
   readonly url: string;
-  /** For TLS: what a client must be told besides. */
+  /** Further options that a client needs for TLS. */
   readonly options: RedisOptions;
-  /** `kill -9`. What was acknowledged before is on the disk. */
+  /** Kills the server with `kill -9`. Acknowledged writes are on disk. */
   kill(): Promise<void>;
-  /** Starts it again on its port and data, killing it first where it runs. Resolves when it answers. */
+  /** Starts the server again on its port and data. If it is running, kills it first. Resolves when it answers. */
   restart(): Promise<void>;
-  /** SIGSTOP: connections stay, nothing answers. */
+  /** Pauses the server with SIGSTOP. Connections stay open, and requests get no answer. */
   pause(): void;
-  /** SIGCONT: what was sent meanwhile is executed. */
+  /** Resumes the server with SIGCONT. It then executes the commands that it received during the pause. */
   resume(): void;
-  /** Ends it and removes its data. */
+  /** Stops the server and removes its data. */
   stop(): Promise<void>;
-  /** What is done to the node itself, such as `CONFIG SET`, over a connection of its own. */
+  /** Sends a command to the node itself, such as `CONFIG SET`, over a separate connection. */
   command(name: string, ...given: readonly (string | number)[]): Promise<unknown>;
 }
 
-/** Where a Redis comes from. */
+/** A way to start Redis, a running server, or the reason why there is none. */
 export type RedisServers = OneOf<{ binary: string; image: string; existing: string; missing: string }>;
 
-/** What a node is started with, beyond what all are. */
+/** Settings of one node, in addition to those of all nodes. */
 export interface NodeSettings {
-  /** On its command line. */
+  /** Arguments of the command line. */
   readonly arguments: readonly string[];
-  /** What clients must be told besides host and port. */
+  /** Options that clients need in addition to host and port. */
   readonly options?: RedisOptions;
 }
 
-/** Each write is on the disk before it is acknowledged. */
+/** Arguments with which each write is on disk before it is acknowledged. */
 export const durable = ["--appendonly", "yes", "--appendfsync", "always"] as const;
 
-/** @param settle makes the node's settings, and its files in the directory that it is given. */
+/** @param settle Returns the node's settings, and writes its files into the directory that it receives. */
 export async function startNode(
   { binary, image, missing }: RedisServers,
   settle: (directory: string) => Promise<NodeSettings>,
 ): Promise<RedisNode> {
-  if (binary === undefined && image === undefined) throw new Error(missing ?? "A server that is not ours will not do");
+  if (binary === undefined && image === undefined)
+    throw new Error(missing ?? "The test needs a server that it can stop, and found a shared one");
   return await startOnFreePort(
     (port) => {
       const directory = mkdtempSync(join(tmpdir(), "keyward-redis-"));
@@ -102,7 +103,7 @@ class StartedNode extends GuardedProcess implements RedisNode {
     const ports = this.options.tls === undefined ? ["--port", this.port] : ["--port", 0, "--tls-port", this.port];
     await this.run([
       ...this.#program,
-      // A configuration file has to be the first of all.
+      // A configuration file must be the first argument.
       ...[...this.#settings.arguments, ...ports.map(String), "--bind", host, "--dir", this.#directory],
       ...["--save", "", "--protected-mode", "no", "--enable-debug-command", "yes"],
     ]);
@@ -124,7 +125,7 @@ class StartedNode extends GuardedProcess implements RedisNode {
   }
 }
 
-/** A server that others have started, and use too. */
+/** A shared server that was started elsewhere. */
 export function existingServer(url: string): RedisNode {
   const { hostname, port } = new URL(url);
   return {
@@ -140,7 +141,7 @@ export function existingServer(url: string): RedisNode {
   };
 }
 
-/** Over a connection that is not kept. */
+/** Sends a command over a connection that is closed afterwards. */
 async function callOnce(client: Redis, name: string, given: readonly (string | number)[]): Promise<unknown> {
   client.on("error", () => undefined);
   try {

@@ -3,26 +3,26 @@ import { join } from "node:path";
 import { host, until } from "./guarded-process.ts";
 import { durable, type RedisNode, type RedisServers, startNode } from "./redis-node.ts";
 
-/** A primary, its replica, and three sentinels, two of which have to agree on the one that replaces a primary. */
+/** A primary, its replica and three sentinels. Two sentinels must agree before a replica replaces a primary. */
 export interface RedisSentinelGroup {
-  /** What the sentinels call it. */
+  /** Name of the primary in the configuration of the sentinels. */
   readonly name: string;
-  /** The primary and the replica, as they were at the start. */
+  /** The nodes that were primary and replica at the start. */
   readonly nodes: readonly [RedisNode, RedisNode];
   /** The sentinels. */
   readonly sentinels: readonly RedisNode[];
-  /** Which of the nodes every running sentinel takes for the primary; `undefined` while they differ. */
+  /** Returns the node that all running sentinels consider the primary, or `undefined` while they disagree. */
   primary(): Promise<RedisNode | undefined>;
-  /** Resolves when the replica has all that its primary has. While something is written it may never. */
+  /** Resolves when the replica has all data of its primary. While clients write, it may never resolve. */
   replicated(): Promise<void>;
-  /** Ends all and removes their data. */
+  /** Stops all processes and removes their data. */
   stop(): Promise<void>;
 }
 
-// A sentinel that waits as long as it usually does makes a test that waits as long.
+// With the usual timeouts of a sentinel, a test would take as long.
 const impatience = ["INFO-PERIOD", 200, "PUBLISH-PERIOD", 100, "ASK-PERIOD", 100] as const;
 
-/** A primary that dies is replaced by its replica within about two seconds. */
+/** Starts a group in which the replica replaces a dead primary within about two seconds. */
 export async function startSentinelGroup(servers: RedisServers): Promise<RedisSentinelGroup> {
   const started: RedisNode[] = [];
   const stop = async () => {
@@ -36,7 +36,7 @@ export async function startSentinelGroup(servers: RedisServers): Promise<RedisSe
   try {
     await start(2, async () => ({ arguments: [...durable, "--repl-diskless-sync-delay", "0"] }));
     await start(3, async (directory) => {
-      // A sentinel keeps what it knows in its configuration.
+      // A sentinel stores its state in its configuration file.
       const configuration = join(directory, "sentinel.conf");
       await writeFile(configuration, "");
       return { arguments: [configuration, "--sentinel"] };
@@ -71,7 +71,8 @@ class StartedGroup implements RedisSentinelGroup {
     for (const [index, sentinel] of this.sentinels.entries()) {
       await sentinel.command("SENTINEL", "DEBUG", ...impatience);
       await sentinel.command("SENTINEL", "MONITOR", this.name, host, primary.port, 1);
-      // One after the other: where several stand for election at once nobody wins, and the next is seconds away.
+      // The sentinels start one after the other. If several stand for election at once, none wins, and the next election is
+      // seconds away.
       const settings = ["down-after-milliseconds", 600 * (index + 1), "failover-timeout", 4_000];
       await sentinel.command("SENTINEL", "SET", this.name, ...settings);
     }
@@ -97,14 +98,14 @@ class StartedGroup implements RedisSentinelGroup {
   }
 
   async replicated(): Promise<void> {
-    await until("the replica has what the primary has", async () => {
+    await until("the replica has the data of the primary", async () => {
       const offsets = new Set<string | undefined>();
       const roles: string[] = [];
       for (const node of this.nodes) {
         const replication = String(await node.command("INFO", "replication"));
         roles.push(/^role:(\w+)/m.exec(replication)?.[1] ?? "");
         if (replication.includes("master_link_status:down")) return false;
-        // Of a replica, this is what it has carried out.
+        // For a replica, this is the offset that it has applied.
         offsets.add(/^master_repl_offset:(\d+)/m.exec(replication)?.[1]);
       }
       return roles.toSorted().join() === "master,slave" && offsets.size === 1;

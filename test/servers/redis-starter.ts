@@ -1,4 +1,4 @@
-// Starts a server and says where, then waits to be killed.
+// Starts a server, prints its address, and waits until it is killed.
 import { findRedisServers, startRedis } from "./redis.ts";
 
 const node = await startRedis(await findRedisServers());

@@ -20,7 +20,7 @@ import {
 
 const servers = await findRedisServers();
 
-/** Whether anything listens on a loopback port. */
+/** Returns true if a process listens on a loopback port. */
 async function listens(port: number): Promise<boolean> {
   const socket = connect(port, "127.0.0.1");
   try {
@@ -33,13 +33,13 @@ async function listens(port: number): Promise<boolean> {
   }
 }
 
-/** Where a server is that another process started. */
+/** Address of a server that another process started. */
 interface Started {
   readonly port: number;
   readonly directory: string;
 }
 
-/** The path of a program. */
+/** Returns the path of a program. */
 async function whereIs(name: string): Promise<string> {
   const { stdout } = await promisify(execFile)("sh", ["-c", 'command -v "$1"', "sh", name]);
   return stdout.trim();
@@ -58,7 +58,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     expect(await node.command("GET", "key")).toBe("value");
   });
 
-  it("answers nothing while it is paused, and all of it afterwards", async () => {
+  it("answers no request while it is paused, and all of them afterwards", async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     node.pause();
@@ -93,14 +93,14 @@ describeWithRedis(servers, "a server for the tests", () => {
     await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);
   });
 
-  it("takes TLS with a password, and neither without the other", async () => {
+  it("requires both TLS and a password", async () => {
     const node = await startTlsRedis(servers);
     onTestFinished(() => node.stop());
     expect(await node.command("PING")).toBe("PONG");
     expect(node.url).toMatch(/^rediss:/);
   });
 
-  it("is one of six in a Cluster, of which one can die and come back", async () => {
+  it("can die in a Cluster of six nodes and come back", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const [victim] = await cluster.primaries();
@@ -113,14 +113,14 @@ describeWithRedis(servers, "a server for the tests", () => {
     expect(await cluster.primaries()).toHaveLength(3);
   });
 
-  it("gives a slot away with its keys", async () => {
+  it("moves a slot with its keys to another node", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const slot = 12_182;
     const source = await cluster.primaryOf(slot);
     await source.command("SET", "foo", "bar");
     const target = (await cluster.primaries()).find(({ port }) => port !== source.port);
-    if (target === undefined) throw new Error("There is no other primary");
+    if (target === undefined) throw new Error("The cluster has only one primary");
     await cluster.moveSlot(slot, target);
     expect((await cluster.primaryOf(slot)).port).toBe(target.port);
     expect(await target.command("GET", "foo")).toBe("bar");
@@ -139,12 +139,12 @@ describeWithRedis(servers, "a server for the tests", () => {
   });
 });
 
-// No container engine can be counted on where tests run, so the command lines and the cleaning up are held to a stand-in.
-// What Docker itself makes of them is not tested.
-describeWithRedis(servers, "a server in a container, with a stand-in for Docker", () => {
+// Not every machine that runs the tests has Docker. So a fake docker command checks the command lines and the cleanup.
+// The behaviour of Docker itself is not tested.
+describeWithRedis(servers, "a server in a container of a fake Docker", () => {
   const unlessDocker = it.skipIf(servers.binary === undefined);
 
-  /** A PATH on which there is Docker, and no Redis nor a way to install it. */
+  /** Returns a PATH with Docker, without Redis, and without a way to install Redis. */
   async function withDocker() {
     const folder = await mkdtemp(join(tmpdir(), "keyward-docker-"));
     onTestFinished(async () => {
@@ -154,7 +154,7 @@ describeWithRedis(servers, "a server in a container, with a stand-in for Docker"
     const programs = new Map([["docker", fileURLToPath(new URL("docker-stand-in.sh", import.meta.url))]]);
     for (const name of ["cat", "rm", "setsid", "sh"]) programs.set(name, await whereIs(name));
     for (const [name, path] of programs) {
-      // The stand-in keeps its notes where it lies.
+      // The fake Docker writes its log into its own folder.
       await (name === "docker" ? copyFile(path, join(folder, name)) : symlink(path, join(folder, name)));
     }
     const containers = async () => (await readdir(folder)).filter((name) => name.startsWith("keyward-redis-"));
@@ -162,7 +162,7 @@ describeWithRedis(servers, "a server in a container, with a stand-in for Docker"
     return { environment: { PATH: folder, REDIS_SERVER: servers.binary ?? "" }, containers, asked };
   }
 
-  unlessDocker("is named, and ends by its name, when it is killed, restarted, paused and stopped", async () => {
+  unlessDocker("has a name, by which it is killed, restarted, paused and stopped", async () => {
     const { environment, containers, asked } = await withDocker();
     for (const [name, value] of Object.entries(environment)) vi.stubEnv(name, value);
     onTestFinished(() => {

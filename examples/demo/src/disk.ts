@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { DatabaseSync } from "node:sqlite";
 
-/** The SQLite file as somebody sees it who has the disk and no key. */
+/** The SQLite file as an attacker sees it who has the disk and no key. */
 export class Disk {
   readonly #path: string;
 
@@ -9,24 +9,24 @@ export class Disk {
     this.#path = path;
   }
 
-  /** The bytes that lie there for a key. */
+  /** Returns the bytes that are stored under a key. */
   read(key: string): Buffer {
     return this.#query((database) => {
       const row = database.prepare("SELECT value FROM entries WHERE space = 0 AND key = ?").get(Buffer.from(key));
       const value = row?.["value"];
-      if (!(value instanceof Uint8Array)) throw new Error("No such record on disk");
+      if (!(value instanceof Uint8Array)) throw new Error("The record is not on disk");
       return Buffer.from(value);
     });
   }
 
-  /** Puts other bytes there. */
+  /** Replaces the bytes that are stored under a key. */
   write(key: string, value: Uint8Array): void {
     this.#query((database) => {
       database.prepare("UPDATE entries SET value = ? WHERE space = 0 AND key = ?").run(value, Buffer.from(key));
     });
   }
 
-  /** Whether no text of these can be found anywhere in the files of the database. */
+  /** Returns true if the files of the database contain none of these texts. */
   containsNone(texts: readonly string[]): boolean {
     const files = [this.#path, `${this.#path}-wal`]
       .filter((file) => existsSync(file))
@@ -44,7 +44,7 @@ export class Disk {
   }
 }
 
-/** Bytes for a person: printable ones as they are, the rest as dots. */
+/** Returns bytes as text: printable characters as they are, and all others as dots. */
 export function printable(bytes: Uint8Array): string {
   return Buffer.from(bytes)
     .toString("latin1")

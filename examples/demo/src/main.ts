@@ -27,7 +27,7 @@ const oldKey = "2026-11";
 const newKey = "2026-12";
 const databaseName = "flows.sqlite";
 const batchRecords = 100;
-const ringDeadlineMs = 30_000;
+const keyringDeadlineMs = 30_000;
 
 const stage = new Stage();
 
@@ -35,8 +35,8 @@ async function run(records: readonly DemoRecord[], directory: string): Promise<v
   const databasePath = join(directory, databaseName);
   const disk = new Disk(databasePath);
   const keyringPath = join(directory, "keyring.json");
-  // The ring lies in a file, as a mounted secret would. The demo is application and operator in one.
-  const firstRing = Keyring.generate(oldKey).serve([databaseName]);
+  // The keyring is in a file, like a mounted secret. The demo is both the application and the operator.
+  const firstRing = Keyring.generate(oldKey).withStores([databaseName]);
   await writeFile(keyringPath, exportKeyring(firstRing), { mode: 0o600 });
 
   const keys = fileKeys(keyringPath);
@@ -49,7 +49,7 @@ async function run(records: readonly DemoRecord[], directory: string): Promise<v
     await printCensus(store);
     await retire(flows, keys, store);
     stage.begin("Read all of them again");
-    stage.hold("each is still what was written", await areWhatTheyWere(flows, records));
+    stage.hold("each value is the one that was written", await areUnchanged(flows, records));
     await tamper(flows, records, disk);
   } finally {
     await flows.disconnect();
@@ -64,7 +64,7 @@ async function writeAndRead(flows: KeywardKeyv, records: readonly DemoRecord[], 
     const batch = records.slice(at, at + batchRecords);
     acknowledged.push(...(await flows.setMany(batch.map(({ key, value, ttlMs }) => withTtl(key, value, ttlMs)))));
   }
-  stage.hold("every one was acknowledged", acknowledged.length === records.length && acknowledged.every(Boolean));
+  stage.hold("every write was acknowledged", acknowledged.length === records.length && acknowledged.every(Boolean));
 
   stage.begin("Look at the disk, without a key");
   const [first] = records;
@@ -72,14 +72,17 @@ async function writeAndRead(flows: KeywardKeyv, records: readonly DemoRecord[], 
   const atRest = disk.read(first.key);
   stage.show(`written  ${JSON.stringify(first.value).slice(0, 90)}…`);
   stage.show(`at rest  ${printable(atRest.subarray(0, 90))}…`);
-  stage.hold(`the record names the key it needs, ${oldKey}`, atRest.toString("latin1").startsWith(`kw1:${oldKey}:`));
-  // Keys lie in the clear: a store must find them.
+  stage.hold(
+    `the record names the key that encrypted it, ${oldKey}`,
+    atRest.toString("latin1").startsWith(`kw1:${oldKey}:`),
+  );
+  // Keys of records are not encrypted, because a store must find them.
   const keys = records.map(({ key }) => key).join("\n");
   const texts = records.flatMap(({ value }) => longTexts(value)).filter((text) => !keys.includes(text));
-  stage.hold(`of ${texts.length} texts in the values, none is found in the files`, disk.containsNone(texts));
+  stage.hold(`the files contain none of the ${texts.length} texts in the values`, disk.containsNone(texts));
 
   stage.begin("Read all of them back");
-  stage.hold("each is what was written", await areWhatTheyWere(flows, records));
+  stage.hold("each value is the one that was written", await areUnchanged(flows, records));
 }
 
 async function promoteNewKey(flows: KeywardKeyv, keys: KeyProvider): Promise<void> {
@@ -93,14 +96,14 @@ async function promoteNewKey(flows: KeywardKeyv, keys: KeyProvider): Promise<voi
   await change(keys, (ring) => ring.add({ id: newKey }));
   await change(keys, (ring) => ring.promote(newKey));
   const deadline = new AbortController();
-  const tooLate = setTimeout(ringDeadlineMs, false, { signal: deadline.signal });
-  stage.hold("it took the new ring without a restart", await Promise.race([arrived, tooLate]));
+  const tooLate = setTimeout(keyringDeadlineMs, false, { signal: deadline.signal });
+  stage.hold("the application uses the new keyring without a restart", await Promise.race([arrived, tooLate]));
   deadline.abort();
   await tooLate.catch(() => undefined);
 }
 
 async function readHalf(flows: KeywardKeyv, records: readonly DemoRecord[]): Promise<void> {
-  stage.begin("Read half of the records: what a read finds under the old key is sealed again behind it");
+  stage.begin("Read half of the records: each is re-encrypted in the background under the new key");
   const half = records.slice(0, Math.floor(records.length / 2));
   let reencrypted = 0;
   flows.encryptedStore.on("reencrypted", () => reencrypted++);
@@ -108,7 +111,7 @@ async function readHalf(flows: KeywardKeyv, records: readonly DemoRecord[]): Pro
     await flows.getMany(half.slice(at, at + batchRecords).map(({ key }) => key));
     await flows.encryptedStore.settled();
   }
-  stage.hold(`${reencrypted} records were re-encrypted behind their reads`, reencrypted === half.length);
+  stage.hold(`${reencrypted} records were re-encrypted`, reencrypted === half.length);
 }
 
 async function retire(flows: KeywardKeyv, keys: KeyProvider, store: SqliteStore): Promise<void> {
@@ -125,17 +128,17 @@ async function retire(flows: KeywardKeyv, keys: KeyProvider, store: SqliteStore)
   });
   bar.stop();
   const { scanned, current, reencrypted, unreadable } = report;
-  stage.show(`${scanned} looked at, ${current} current already, ${reencrypted} re-encrypted, ${unreadable} unreadable`);
-  stage.hold("every record was looked at", report.complete && unreadable === 0);
+  stage.show(`${scanned} scanned, ${current} already current, ${reencrypted} re-encrypted, ${unreadable} unreadable`);
+  stage.hold("every record was scanned and is readable", report.complete && unreadable === 0);
   await printCensus(store);
 
   stage.begin(`Retire ${oldKey} now that no record needs it`);
-  const { ring: disabled } = await retireKey(keys, stores, oldKey);
+  const { keyring: disabled } = await retireKey(keys, stores, oldKey);
   stage.show(`${disabled}`);
-  const { ring: removed } = await retireKey(keys, stores, oldKey, { to: "removed" });
+  const { keyring: removed } = await retireKey(keys, stores, oldKey, { to: "removed" });
   stage.show(`${removed}`);
   stage.hold(
-    "it was disabled, and then removed",
+    "the old key was disabled, and then removed",
     removed.keys.every(({ id }) => id !== oldKey),
   );
 }
@@ -159,11 +162,11 @@ async function tamper(flows: KeywardKeyv, records: readonly DemoRecord[], disk: 
   await expectCode("RECORD_TAMPERED", () => flows.get(third));
   await expectCode("RECORDS_UNREADABLE", () => flows.getMany(records.map(({ key }) => key)));
 
-  stage.begin("Put them back");
+  stage.begin("Restore the records");
   disk.write(one, oneAtRest);
   disk.write(other, otherAtRest);
   disk.write(third, thirdAtRest);
-  stage.hold("nothing was lost", await areWhatTheyWere(flows, records));
+  stage.hold("nothing was lost", await areUnchanged(flows, records));
 }
 
 async function printCensus(store: SqliteStore): Promise<void> {
@@ -174,10 +177,10 @@ async function printCensus(store: SqliteStore): Promise<void> {
 async function expectCode(code: KeywardErrorCode, call: () => Promise<unknown>): Promise<void> {
   try {
     await call();
-    stage.hold(`it is refused with ${code}`, false);
+    stage.hold(`the call rejects with ${code}`, false);
   } catch (error) {
     if (!(error instanceof KeywardError)) throw error;
-    stage.hold(`it is refused with ${code}`, error.code === code);
+    stage.hold(`the call rejects with ${code}`, error.code === code);
     stage.show(`${error.message}. ${error.hint}`);
   }
 }
@@ -189,7 +192,7 @@ async function change(keys: KeyProvider, next: (ring: Keyring) => Keyring): Prom
   return changed;
 }
 
-async function areWhatTheyWere(flows: KeywardKeyv, records: readonly DemoRecord[]): Promise<boolean> {
+async function areUnchanged(flows: KeywardKeyv, records: readonly DemoRecord[]): Promise<boolean> {
   for (let at = 0; at < records.length; at += batchRecords) {
     const batch = records.slice(at, at + batchRecords);
     const values = await flows.getMany<unknown>(batch.map(({ key }) => key));
@@ -202,7 +205,7 @@ function withTtl(key: string, value: unknown, ttlMs: number | undefined) {
   return ttlMs === undefined ? { key, value } : { key, value, ttl: ttlMs };
 }
 
-/** The texts in a value that are long enough to be found by nothing but a leak. */
+/** Returns the texts in a value that are long enough not to occur on disk by chance. */
 function longTexts(value: unknown): string[] {
   if (typeof value === "string") return value.length >= 16 ? [value] : [];
   return typeof value === "object" && value !== null ? Object.values(value).flatMap(longTexts) : [];
@@ -213,7 +216,7 @@ async function main(recordsPath: string): Promise<boolean> {
   try {
     records = await readRecords(recordsPath);
   } catch (error) {
-    console.error(`No records to show anything with: ${error instanceof Error ? error.message : error}`);
+    console.error(`The demo cannot read its records: ${error instanceof Error ? error.message : error}`);
     return false;
   }
   const directory = await mkdtemp(join(tmpdir(), "keyward-demo-"));
@@ -222,7 +225,7 @@ async function main(recordsPath: string): Promise<boolean> {
   } finally {
     await rm(directory, { recursive: true, force: true });
   }
-  console.log(stage.allHeld ? "\nAll of it held." : "\nNot all of it held.");
+  console.log(stage.allHeld ? "\nEvery check passed." : "\nSome checks failed.");
   return stage.allHeld;
 }
 

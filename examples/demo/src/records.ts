@@ -1,16 +1,16 @@
 import { readFile } from "node:fs/promises";
 
-/** A record of the demo: what the application would hand to Keyv. */
+/** A record of the demo, which the application passes to Keyv. */
 export interface DemoRecord {
   readonly key: string;
   readonly value: unknown;
-  /** Milliseconds to live; absent for ever. */
+  /** Time to live in milliseconds. Default: no expiry. */
   readonly ttlMs?: number;
 }
 
 /**
- * Reads newline-delimited JSON: `{"key", "value", "ttlMs"?}` a line; a line without `key` and `value` is stored whole,
- * under its number.
+ * Reads newline-delimited JSON, with `{"key", "value", "ttlMs"?}` on each line. A line without `key` and `value` is a value,
+ * and its key is the number of the line.
  */
 export async function readRecords(path: string): Promise<readonly DemoRecord[]> {
   const lines = (await readFile(path, "utf8")).split("\n");
@@ -18,7 +18,7 @@ export async function readRecords(path: string): Promise<readonly DemoRecord[]> 
   for (const [index, line] of lines.entries()) {
     if (line.trim() === "") continue;
     const record = parseLine(line, index + 1);
-    if (records.has(record.key)) throw new Error(`Line ${index + 1}: its key was used before`);
+    if (records.has(record.key)) throw new Error(`Line ${index + 1}: another line has the same key`);
     records.set(record.key, record);
   }
   if (records.size < 4) throw new Error("The demo needs at least four records");

@@ -1,28 +1,28 @@
 import { styleText } from "node:util";
 
-/** Prints what the demo does, and remembers whether all of it held. */
+/** Prints the steps and checks of the demo, and remembers whether every check passed. */
 export class Stage {
   #number = 0;
   #failures = 0;
 
-  /** A new act. */
+  /** Prints the title of the next step. */
   begin(title: string): void {
     this.#number++;
     console.log(`\n${styleText("bold", `${this.#number}. ${title}`)}`);
   }
 
-  /** Something to look at. */
+  /** Prints a detail. */
   show(text: string): void {
     console.log(`   ${styleText("dim", text)}`);
   }
 
-  /** Something that must be so. */
+  /** Prints a claim, and whether it holds. */
   hold(claim: string, holds: boolean): void {
     if (!holds) this.#failures++;
-    console.log(`   ${holds ? styleText("green", "✓") : styleText("red", "✗ NOT SO:")} ${claim}`);
+    console.log(`   ${holds ? styleText("green", "✓") : styleText("red", "✗ FAILED:")} ${claim}`);
   }
 
-  /** Whether everything held. */
+  /** True if every claim holds so far. */
   get allHeld(): boolean {
     return this.#failures === 0;
   }

@@ -1,4 +1,4 @@
-// The application: the same in every environment. Where its keys come from, APP_KEYS says.
+// The application, which is the same in every environment. APP_KEYS is the source of its keys.
 import { createKeyv } from "@keyward/core";
 import { keysFrom } from "@keyward/keys-from";
 import { SqliteStore } from "@keyward/store-sqlite";

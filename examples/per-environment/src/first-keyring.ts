@@ -1,10 +1,10 @@
-// What an operator does once in each environment: makes the first keyring where APP_KEYS says that keys come from.
+// An operator runs this once in each environment. It creates the first keyring at the source in APP_KEYS.
 import { Keyring } from "@keyward/core";
 import { keysFrom } from "@keyward/keys-from";
 
 const source = process.env["APP_KEYS"];
 const keys = await keysFrom(source);
-if (keys.create === undefined) throw new Error("This source is filled by other means: see the README");
-const ring = Keyring.generate();
-await keys.create(ring);
-console.log(`${ring}`);
+if (keys.create === undefined) throw new Error("Keyward cannot create a keyring at this source: see the README");
+const keyring = Keyring.generate();
+await keys.create(keyring);
+console.log(`${keyring}`);

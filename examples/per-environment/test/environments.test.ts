@@ -15,7 +15,7 @@ afterAll(() => {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
-/** Runs a program of the example in a folder of its own, with the variables of an environment and of its platform. */
+/** Returns a function that runs programs of the example in a new folder, with the settings of an environment and its platform. */
 function machine(environment: string, platform: Readonly<Record<string, string>>) {
   const folder = mkdtempSync(join(tmpdir(), "keyward-per-environment-"));
   folders.push(folder);
@@ -36,7 +36,7 @@ async function expectVisits(run: (program: "application") => Promise<string>): P
   expect(await run("application")).toBe("visit 2\n");
 }
 
-it("development: a file", async () => {
+it("the development environment keeps its keyring in a file", async () => {
   const run = machine("development", {});
   const first = await run("first-keyring");
   expect(first).toMatch(/^Keyring "keyring" generation 1: .* primary\n$/);
@@ -44,14 +44,14 @@ it("development: a file", async () => {
   await expect(run("first-keyring")).rejects.toThrow("KEYRING_CONFLICT");
 });
 
-it("CI: a variable", async () => {
+it("the CI environment takes its key from an environment variable", async () => {
   await expectVisits(machine("ci", { APP_KEY: randomBytes(32).toString("base64") }));
   await expect(machine("ci", {})("application")).rejects.toThrow("APP_KEY");
 });
 
 const aws = await findMoto();
-describeWithMoto(aws, "production, on AWS", () => {
-  it("a secret of Secrets Manager", async () => {
+describeWithMoto(aws, "the production environment on AWS", () => {
+  it("keeps its keyring in Secrets Manager", async () => {
     const server = await startMoto(aws);
     onTestFinished(() => server.stop());
     const run = machine("production-aws", {
@@ -65,8 +65,8 @@ describeWithMoto(aws, "production, on AWS", () => {
 });
 
 const vault = await findVaultServers();
-describeWithVault(vault, "production, with Vault", () => {
-  it("a secret of KV, for an AppRole", async () => {
+describeWithVault(vault, "the production environment with Vault", () => {
+  it("keeps its keyring in KV and logs in by AppRole", async () => {
     const server = await startVault(vault);
     onTestFinished(() => server.stop());
     await server.request("POST", "sys/mounts/secret", { type: "kv", options: { version: "2" } });
@@ -88,7 +88,7 @@ describeWithVault(vault, "production, with Vault", () => {
 });
 
 describe("the environments", () => {
-  it("differ by one variable, and hold nothing secret", () => {
+  it("differ by one environment variable, and contain no secret", () => {
     for (const file of readdirSync(join(example, "environments"))) {
       const lines = readFileSync(join(example, "environments", file), "utf8").split("\n");
       const variables = lines.filter((line) => line !== "" && !line.startsWith("#"));

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { type AtomicStore, isAtomic, type StoredValue } from "@keyward/core";
-import { expire, oddKeys } from "./keyv-tests.ts";
+import { expire, unusualKeys } from "./keyv-tests.ts";
 import {
   assertValue,
   assertValues,
@@ -13,27 +13,28 @@ import { eventually } from "./waiting.ts";
 
 const shortMs = 300;
 
-/** Finds in an opened store what is to be tested, over each way to the records. */
+/** The replaceable part of a store that {@link describeAtomic} tests: the store itself or its reserved space. */
 export interface AtomicUnderTest {
   readonly test: StoreTest;
+  /** Whether the store returns bytes as bytes. */
   readonly bytes: boolean;
-  /** From a store to the one that can replace: itself, or its reserved space. */
+  /** Returns the part to be tested of a store: itself, or its reserved space. */
   of(store: object): AtomicStore;
 }
 
-/** The store itself, as one that can replace. */
+/** Returns the store itself. Fails if it has no `replace`. */
 export function asAtomic(store: object): AtomicStore {
   if (isAtomic(store)) return store;
   assert.fail("the store has no replace()");
 }
 
-/** A value is replaced only while it is still the one that was read, and nobody can come between. */
+/** Tests that a value is replaced only if it is still the expected one, atomically. */
 export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): void {
   function test(name: string, body: (store: AtomicStore, other: () => Promise<AtomicStore>) => Promise<void>): void {
     register(name, (opened: OpenStore) => body(of(opened.store), async () => of(await secondWriter(opened))));
   }
 
-  test("replaces the value that is expected", async (store) => {
+  test("replaces the expected value", async (store) => {
     await store.set("key", "old");
     assert.equal(await store.replace("key", "old", "new"), true);
     assertValue(await store.get("key"), "new");
@@ -42,19 +43,19 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "again");
   });
 
-  test("replaces under odd keys", async (store) => {
-    await store.setMany(oddKeys.map((key, index) => ({ key, value: `value ${index}` })));
-    for (const [index, key] of oddKeys.entries()) {
+  test("replaces values under unusual keys", async (store) => {
+    await store.setMany(unusualKeys.map((key, index) => ({ key, value: `value ${index}` })));
+    for (const [index, key] of unusualKeys.entries()) {
       assert.equal(await store.replace(key, `value ${index}`, `new ${index}`), true);
     }
     assertValues(
-      await store.getMany([...oddKeys]),
-      oddKeys.map((_, index) => `new ${index}`),
+      await store.getMany([...unusualKeys]),
+      unusualKeys.map((_, index) => `new ${index}`),
     );
   });
 
-  test("refuses where another value lies, however alike", async (store) => {
-    const alike = [
+  test("does not replace a value that differs from the expected one, however similar it is", async (store) => {
+    const similar = [
       "value",
       "valu",
       "value ",
@@ -68,17 +69,17 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
       "%",
       "v%",
     ];
-    for (const stored of alike) {
+    for (const stored of similar) {
       await store.set("key", stored);
-      for (const expected of alike) {
+      for (const expected of similar) {
         if (expected === stored) continue;
-        assert.equal(await store.replace("key", expected, "new"), false, `${JSON.stringify(stored)} is no match`);
+        assert.equal(await store.replace("key", expected, "new"), false, `${JSON.stringify(stored)} is stored`);
       }
       assertValue(await store.get("key"), stored);
     }
   });
 
-  test("compares all of a large value", async (store) => {
+  test("compares a large value to its last byte", async (store) => {
     const large = "x".repeat(2 ** 20);
     await store.set("key", `${large}y`);
     assert.equal(await store.replace("key", `${large}z`, "new"), false);
@@ -88,7 +89,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
   });
 
   if (bytes) {
-    test("compares bytes, and does not take text for bytes", async (store) => {
+    test("compares bytes, and distinguishes them from text", async (store) => {
       const values: StoredValue[] = [
         Buffer.from("value"),
         "value",
@@ -109,47 +110,47 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     });
   }
 
-  test("lets a newer write win", async (store, other) => {
+  test("does not overwrite a newer write", async (store, other) => {
     await store.set("key", "read");
     await (await other()).set("key", "newer");
-    assert.equal(await store.replace("key", "read", "sealed again"), false);
+    assert.equal(await store.replace("key", "read", "encrypted again"), false);
     assertValue(await store.get("key"), "newer");
   });
 
-  test("lets a deletion win", async (store) => {
+  test("does not restore a deleted record", async (store) => {
     await store.set("key", "read");
     await store.delete("key");
-    assert.equal(await store.replace("key", "read", "sealed again"), false);
+    assert.equal(await store.replace("key", "read", "encrypted again"), false);
     assert.equal(await store.has("key"), false);
-    assert.equal(await store.replace("never", "read", "sealed again"), false);
+    assert.equal(await store.replace("never", "read", "encrypted again"), false);
     assert.equal(await store.has("never"), false);
   });
 
-  test("lets an expiry win", async (store) => {
+  test("does not restore an expired record", async (store) => {
     await expire(store, "key");
-    assert.equal(await store.replace("key", "expired", "sealed again"), false);
+    assert.equal(await store.replace("key", "expired", "encrypted again"), false);
     assert.equal(await store.has("key"), false);
   });
 
-  test("keeps the time that a record has left", async (store) => {
-    // On a slow machine the record may be gone before it could be replaced: then it is given longer.
+  test("keeps the expiry of the record that it replaces", async (store) => {
+    // On a slow machine the record may expire before it is replaced: then try again with a longer expiry.
     let expires: number;
-    let livesMs = shortMs;
+    let durationMs = shortMs;
     for (;;) {
-      expires = Date.now() + livesMs;
+      expires = Date.now() + durationMs;
       await store.set("key", "old", expires);
       if (await store.replace("key", "old", "new")) break;
       assert.ok(Date.now() >= expires, "the record was not replaced, although it had not expired");
-      livesMs *= 2;
+      durationMs *= 2;
     }
-    await store.set("for ever", "old");
-    assert.equal(await store.replace("for ever", "old", "new"), true);
+    await store.set("forever", "old");
+    assert.equal(await store.replace("forever", "old", "new"), true);
     await eventually("the replaced record expires", async () => (await store.get("key")) === undefined);
-    assert.ok(Date.now() >= expires, "the replaced record was gone before it expired");
-    assertValue(await store.get("for ever"), "new");
+    assert.ok(Date.now() >= expires, "the replaced record was missing before it expired");
+    assertValue(await store.get("forever"), "new");
   });
 
-  test("writes what is expected not to be there only where nothing lies", async (store) => {
+  test("writes a missing record, and only a missing record, if the expected value is undefined", async (store) => {
     assert.equal(await store.replace("key", undefined, "first"), true);
     assert.equal(await store.replace("key", undefined, "second"), false);
     assertValue(await store.get("key"), "first");
@@ -160,26 +161,32 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "third");
   });
 
-  test("takes an expired record for nothing, and writes one that stays", async (store) => {
+  test("treats an expired record as missing, and replaces it with one that does not expire", async (store) => {
     await expire(store, "key");
     assert.equal(await store.replace("key", undefined, "new"), true);
     await expire(store, "witness");
     assertValue(await store.get("key"), "new");
   });
 
-  test("lets exactly one of two racers win, every time", async (store, other) => {
-    const racers = [store, await other()];
+  test("lets exactly one of two concurrent replacements succeed, in each of 50 rounds", async (store, other) => {
+    const writers = [store, await other()];
     for (let round = 0; round < 50; round++) {
       const expected = round % 2 === 0 ? "old" : undefined;
       if (expected === undefined) await store.delete("key");
       else await store.set("key", expected);
-      const won = await Promise.all(racers.map((racer, index) => racer.replace("key", expected, `racer ${index}`)));
-      assert.equal(won.filter(Boolean).length, 1, `${won.filter(Boolean).length} of two racers won`);
-      assertValue(await store.get("key"), `racer ${won.indexOf(true)}`);
+      const replaced = await Promise.all(
+        writers.map((writer, index) => writer.replace("key", expected, `writer ${index}`)),
+      );
+      assert.equal(
+        replaced.filter(Boolean).length,
+        1,
+        `${replaced.filter(Boolean).length} of two replacements succeeded`,
+      );
+      assertValue(await store.get("key"), `writer ${replaced.indexOf(true)}`);
     }
   });
 
-  test("loses no step of a counter that many increment", async (store, other) => {
+  test("loses no step of a counter that several writers increment", async (store, other) => {
     const writers = [store, await other(), store, await other()];
     const steps = 10;
     await store.set("counter", "0");
@@ -194,7 +201,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("counter"), String(writers.length * steps));
   });
 
-  test("replaces many, one after the other, each for itself", async (store) => {
+  test("applies the replacements of replaceMany() in order, each by itself", async (store) => {
     if (store.replaceMany === undefined) return;
     assert.deepEqual(await store.replaceMany([]), []);
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: "old" })));
@@ -211,7 +218,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValues(await store.getMany(["a", "b", "none", "made", "c"]), ["new", "old", undefined, "newer", "old"]);
   });
 
-  test("replaces thousands at once", async (store) => {
+  test("accepts thousands of replacements in one replaceMany()", async (store) => {
     if (store.replaceMany === undefined) return;
     const keys = numbered("key-", 2_000);
     await store.setMany(keys.map((key) => ({ key, value: "old" })));
@@ -224,9 +231,9 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
   });
 }
 
-/** A replacement stays in its namespace. */
+/** Tests that a replacement affects only its own namespace. */
 export function describeAtomicNamespaces(test: StoreTest): void {
-  test("replaces in its own namespace only", async ({ inNamespace }) => {
+  test("replaces only in its own namespace", async ({ inNamespace }) => {
     for (const namespace of ["", "a", "b"]) await inNamespace(namespace).set("key", "old");
     const store = asAtomic(inNamespace("a"));
     assert.equal(await store.replace("key", "old", "new"), true);

@@ -11,49 +11,55 @@ import {
 import type { TestRunner } from "./runner.ts";
 import { eventually } from "./waiting.ts";
 
-/** A provider under test, with its source. */
+/** A key provider under test, and access to its source. */
 export interface OpenKeyProvider {
-  /** What is tested. */
+  /** The key provider to be tested. */
   readonly provider: KeyProvider;
-  /** Ends what the provider and its source hold open. */
+  /** Closes everything that the provider and its source hold open. */
   close(): Promise<void>;
   /**
-   * Every text that would give the source's key material away, in each encoding that the source uses: no error and no
-   * printed ring may contain one. Empty where the source holds no key.
+   * Returns the key material of the source as texts, in each encoding that the source uses. No error, no printed keyring
+   * and no printed provider may contain any of them. Empty if the source has no key.
    */
   secrets(): readonly string[];
-  /** Puts another ring into the source, behind the provider's back. Needed to test `subscribe` without `save`. */
+  /** Puts another keyring into the source without the provider. Required for a provider that can subscribe but not save. */
   change?(): Promise<void>;
 }
 
-/** A source that is broken, and how `load` has to say so. */
+/** A broken source, and the code with which `load` must reject. */
 export interface FailingKeyProvider {
-  /** What is wrong with the source, as the name of a test. */
+  /** The fault of the source, which ends the name of its test: "a truncated key". */
   readonly name: string;
-  /** What `load` must reject with. */
+  /** The code with which `load` must reject. */
   readonly code: KeywardErrorCode;
-  /** Opens a provider over such a source. */
+  /** Opens a provider over the broken source. */
   open(): Promise<OpenKeyProvider>;
 }
 
-/** What {@link keyProviderContract} is told about a provider. */
+/** Options of {@link keyProviderContract}: the provider under test, and what to expect of it. */
 export interface KeyProviderContractOptions {
-  /** Heads the group of tests. */
+  /** The name of the provider, which begins the name of the group of tests. */
   readonly name: string;
-  /** Opens a provider over a fresh source that holds a usable ring. Called once for each test. */
+  /** Opens a provider over a new source that has a valid keyring. Called once for each test. */
   open(): Promise<OpenKeyProvider>;
-  /** What the provider claims to do. One that lacks it, or does more, fails. */
+  /** Which methods the provider has. A provider that lacks one of them, or has another one, fails. */
   readonly expect: {
     readonly save: boolean;
     readonly subscribe: boolean;
   };
-  /** Broken sources: a missing key, a cut key, a source that does not answer. */
+  /** Broken sources: for example a missing key, a truncated key, and a source that does not answer. Default: none. */
   readonly failing?: readonly FailingKeyProvider[];
 }
 
 /**
- * Registers the tests that a key provider must pass: what it loads is a usable ring, `save` is a compare-and-swap,
- * an aborted load ends, a subscription ends when it is told to, and no error shows key material.
+ * Registers the tests that a key provider must pass:
+ *
+ * - `load` returns a valid keyring, and rejects if its signal is aborted.
+ * - `save` is a compare-and-swap.
+ * - A subscription can be ended.
+ * - No error, keyring or provider shows key material when it is printed.
+ *
+ * @param runner The functions of a test runner that register tests.
  */
 export function keyProviderContract(runner: TestRunner, options: KeyProviderContractOptions): void {
   const { describe, it } = runner;
@@ -70,12 +76,12 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
   }
 
   describe(`${options.name}: key provider contract`, () => {
-    test("does what it is expected to do, no more and no less", async ({ provider }) => {
+    test("has exactly the expected methods", async ({ provider }) => {
       assert.equal(provider.save !== undefined, options.expect.save, "save");
       assert.equal(provider.subscribe !== undefined, options.expect.subscribe, "subscribe");
     });
 
-    test("does the same with other settings of freshness", async ({ provider }) => {
+    test("works the same after withFreshness()", async ({ provider }) => {
       const changed = withFreshness(provider, { refreshMs: 54_321 });
       assert.deepEqual(changed.freshness, { timeoutMs: 15_000, ...provider.freshness, refreshMs: 54_321 });
       for (const method of ["load", "save", "create", "subscribe"] as const) {
@@ -89,7 +95,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       assert.equal(exportKeyring(await provider.load()), exportKeyring(next));
     });
 
-    test("loads a ring whose primary is there and enabled", async ({ provider }) => {
+    test("loads a keyring whose primary is enabled", async ({ provider }) => {
       const ring = await provider.load();
       assert.ok(ring instanceof Keyring);
       const primary = ring.keys.find(({ id }) => id === ring.primary);
@@ -97,16 +103,16 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       assert.equal(exportKeyring(Keyring.parse(exportKeyring(ring))), exportKeyring(ring));
     });
 
-    test("loads the same ring again while the source does not change", async ({ provider }) => {
+    test("loads an equal keyring again while the source does not change", async ({ provider }) => {
       assert.equal(exportKeyring(await provider.load()), exportKeyring(await provider.load()));
     });
 
-    test("gives concurrent loads the same ring", async ({ provider }) => {
+    test("returns equal keyrings to concurrent loads", async ({ provider }) => {
       const rings = await Promise.all(Array.from({ length: 16 }, () => provider.load()));
       assert.equal(new Set(rings.map(exportKeyring)).size, 1);
     });
 
-    test("prints a ring without key material", async ({ provider, secrets }) => {
+    test("loads a keyring that shows no key material when it is printed", async ({ provider, secrets }) => {
       const ring = await provider.load();
       assertHidden(
         `${ring} ${JSON.stringify(ring)} ${inspect(ring, { depth: Infinity, showHidden: true })}`,
@@ -114,26 +120,26 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       );
     });
 
-    test("prints itself without key material", async ({ provider, secrets }) => {
+    test("shows no key material when it is printed", async ({ provider, secrets }) => {
       await provider.load();
       assertHidden(inspect(provider, { depth: Infinity, showHidden: true }), secrets());
     });
 
-    test("does not load for a signal that is aborted already", async ({ provider, secrets }) => {
+    test("rejects a load whose signal is already aborted", async ({ provider, secrets }) => {
       const reason = new Error("no longer wanted");
       const error = await rejectionOf(provider.load({ signal: AbortSignal.abort(reason) }));
-      // The reason itself, as fetch does it, or an error of ours that names it.
-      const named = error === reason || (error instanceof KeywardError && error.cause === reason);
-      assert.ok(named, `load rejected with ${inspect(error)} instead of the signal's reason`);
+      // The reason itself, as fetch rejects, or a KeywardError with the reason as its cause.
+      const hasReason = error === reason || (error instanceof KeywardError && error.cause === reason);
+      assert.ok(hasReason, `load rejected with ${inspect(error)} instead of the signal's reason`);
       assertHidden(shown(error), secrets());
     });
 
-    test("loads after an aborted load", async ({ provider }) => {
+    test("loads a keyring after an aborted load", async ({ provider }) => {
       await rejectionOf(provider.load({ signal: AbortSignal.abort() }));
       assert.ok((await provider.load()) instanceof Keyring);
     });
 
-    test("does not let one caller's abort end the load of another", async ({ provider }) => {
+    test("finishes the load of one caller when another caller aborts its own", async ({ provider }) => {
       const controller = new AbortController();
       const aborted = provider.load({ signal: controller.signal });
       const other = provider.load();
@@ -147,7 +153,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
 
     for (const failing of options.failing ?? []) {
       test(
-        `rejects with ${failing.code}: ${failing.name}`,
+        `rejects a load with ${failing.code}: ${failing.name}`,
         async ({ provider, secrets }) => {
           const error = await rejectionOf(provider.load());
           assertKeywardError(error, failing.code);
@@ -162,14 +168,14 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
 type ProviderTest = (name: string, body: (opened: OpenKeyProvider) => Promise<void>) => void;
 
 function describeSave(test: ProviderTest): void {
-  test("loads what it saved", async ({ provider }) => {
+  test("loads the keyring that it saved", async ({ provider }) => {
     const previous = await provider.load();
     const next = previous.add();
     await provider.save?.(next, previous);
     assert.equal(exportKeyring(await provider.load()), exportKeyring(next));
   });
 
-  test("saves a chain of changes", async ({ provider }) => {
+  test("saves several changes one after the other", async ({ provider }) => {
     let ring = await provider.load();
     for (const id of ["contract-1", "contract-2", "contract-3"]) {
       const next = ring.add({ id }).promote(id);
@@ -179,7 +185,7 @@ function describeSave(test: ProviderTest): void {
     }
   });
 
-  test("refuses to save over a ring it was not told of, and leaves that ring", async ({ provider, secrets }) => {
+  test("does not overwrite a keyring that was saved meanwhile", async ({ provider, secrets }) => {
     const stale = await provider.load();
     const winner = stale.add({ id: "winner" });
     await provider.save?.(winner, stale);
@@ -189,7 +195,7 @@ function describeSave(test: ProviderTest): void {
     assert.equal(exportKeyring(await provider.load()), exportKeyring(winner));
   });
 
-  test("lets exactly one of several concurrent saves win", async ({ provider }) => {
+  test("lets exactly one of several concurrent saves succeed", async ({ provider }) => {
     const previous = await provider.load();
     const rings = Array.from({ length: 6 }, (_, index) => previous.add({ id: `racer-${index}` }));
     const outcomes = await Promise.allSettled(rings.map(async (ring) => provider.save?.(ring, previous)));
@@ -203,28 +209,28 @@ function describeSave(test: ProviderTest): void {
 }
 
 function describeSubscribe(test: ProviderTest): void {
-  test("tells subscribers of a change, until they unsubscribe", async (opened) => {
+  test("calls each subscriber after a change until it unsubscribes", async (opened) => {
     const { provider } = opened;
     await provider.load();
-    const heard = { leaving: 0, staying: 0 };
-    const leave = provider.subscribe?.(() => heard.leaving++);
-    const stay = provider.subscribe?.(() => heard.staying++);
+    const calls = { leaving: 0, staying: 0 };
+    const leave = provider.subscribe?.(() => calls.leaving++);
+    const stay = provider.subscribe?.(() => calls.staying++);
     try {
       await changeSource(opened);
-      await eventually("both subscribers hear of a change", () => heard.leaving > 0 && heard.staying > 0);
+      await eventually("both subscribers are called", () => calls.leaving > 0 && calls.staying > 0);
 
       leave?.();
-      const before = { ...heard };
+      const before = { ...calls };
       await changeSource(opened);
-      await eventually("the remaining subscriber hears of a change", () => heard.staying > before.staying);
-      assert.equal(heard.leaving, before.leaving, "a subscriber heard of a change after it had unsubscribed");
+      await eventually("the remaining subscriber is called", () => calls.staying > before.staying);
+      assert.equal(calls.leaving, before.leaving, "a subscriber was called after it had unsubscribed");
     } finally {
       leave?.();
       stay?.();
     }
   });
 
-  test("can be unsubscribed from twice", async ({ provider }) => {
+  test("allows a subscriber to unsubscribe twice", async ({ provider }) => {
     const leave = provider.subscribe?.(() => undefined);
     leave?.();
     leave?.();
@@ -233,7 +239,7 @@ function describeSubscribe(test: ProviderTest): void {
 
 async function changeSource({ provider, change }: OpenKeyProvider): Promise<void> {
   if (change !== undefined) return change();
-  assert.ok(provider.save, "to test subscribe, the contract needs open() to return change()");
+  assert.ok(provider.save, "to test subscribe without save, open() must return a change()");
   const ring = await provider.load();
   await provider.save(ring.add(), ring);
 }
@@ -244,23 +250,23 @@ async function rejectionOf(promise: Promise<unknown>): Promise<unknown> {
   } catch (error) {
     return error;
   }
-  assert.fail("expected a rejection");
+  assert.fail("the call did not reject");
 }
 
 function assertKeywardError(error: unknown, code: KeywardErrorCode): void {
   assert.ok(error instanceof KeywardError, `expected a KeywardError, got ${inspect(error)}`);
   assert.equal(error.code, code);
-  assert.notEqual(error.hint, "", "an error says what to do next");
+  assert.notEqual(error.hint, "", "the error has no hint");
 }
 
-/** Everything that a log could show of an error: message, stack, properties and causes. */
+/** Returns everything that a log could show of an error: message, stack, properties and causes. */
 function shown(error: unknown): string {
   return `${inspect(error, { depth: Infinity, showHidden: true })} ${JSON.stringify(error)}`;
 }
 
 function assertHidden(text: string, secrets: readonly string[]): void {
   for (const secret of secrets) {
-    // The text is not quoted: a failure must not print what it found.
+    // The message does not quote the text: a failing test must not print key material.
     assert.equal(text.includes(secret), false, "key material is shown");
   }
 }

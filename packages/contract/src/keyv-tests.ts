@@ -18,8 +18,8 @@ const oneMebibyte = 2 ** 20;
 const shortMs = 150;
 const longMs = 3_600_000;
 
-/** Keys that a store may be tempted to cut, join, fold, escape or look up in a prototype. All different. */
-export const oddKeys: readonly string[] = [
+/** Different keys that a faulty store may truncate, join, fold, escape or look up in a prototype. */
+export const unusualKeys: readonly string[] = [
   "/",
   "a/b",
   "a:b",
@@ -67,45 +67,47 @@ export const oddKeys: readonly string[] = [
   "é".repeat(512),
 ];
 
-/** What Keyv asks of a store: values, batches, presence, deletion, namespaces, iteration. */
+/** Tests of values, batches, `has` and `delete`. */
 export function describeValues(test: StoreTest, options: StoreContractOptions): void {
-  test("declares that it takes absolute expiries", async ({ store }) => {
+  test("declares that it accepts expiries as absolute times", async ({ store }) => {
     assert.equal(store.capabilities?.expires, true);
   });
 
-  test("gives back what was stored, and undefined for what was not", async ({ store }) => {
+  test("returns the stored value, and undefined for a missing record", async ({ store }) => {
     assert.equal(await store.get("key"), undefined);
     assert.equal(await store.set("key", "value"), true);
     assertValue(await store.get("key"), "value");
     assert.equal(await store.get("other"), undefined);
   });
 
-  test("stores the last of several values", async ({ store }) => {
+  test("returns the value of the last write", async ({ store }) => {
     await store.set("key", "a longer value");
     await store.set("key", "value");
     assertValue(await store.get("key"), "value");
   });
 
-  test("keeps any text as it is", async ({ store }) => {
+  test("returns any text unchanged", async ({ store }) => {
     const texts = ["", " ", "0", "null", '{"value":1}', "a\0b", "\ufeffa", "\u00e9", "e\u0301", "😀", ":base64:aaaa"];
     for (const [index, text] of texts.entries()) await store.set(`key-${index}`, text);
     for (const [index, text] of texts.entries()) assertValue(await store.get(`key-${index}`), text);
   });
 
-  test("keeps a text of a mebibyte", async ({ store }) => {
+  test("returns a text of 1 MiB unchanged", async ({ store }) => {
     const text = `${"x".repeat(oneMebibyte - 4)}😀`;
     await store.set("key", text);
     assertValue(await store.get("key"), text);
   });
 
-  test("refuses ill-formed text, or gives it back as it was", async ({ store }) => {
-    const stored = await isAccepted(() => store.set("key", "a\ud800"));
-    assertValue(await store.get("key"), stored ? "a\ud800" : undefined);
+  test("refuses text that is not well-formed, or returns it unchanged", async ({ store }) => {
+    const isStored = await isAccepted(() => store.set("key", "a\ud800"));
+    assertValue(await store.get("key"), isStored ? "a\ud800" : undefined);
   });
 
   if (options.roundTripsBytes ?? options.expect.bytes) describeBytes(test);
 
-  test("answers a batch in the order of its keys, with duplicates and misses", async ({ store }) => {
+  test("returns the results of a batch in the order of its keys, also for duplicate and missing keys", async ({
+    store,
+  }) => {
     const set = await store.setMany([
       { key: "a", value: "1" },
       { key: "b", value: "2" },
@@ -117,14 +119,14 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.deepEqual(await store.hasMany(keys), [true, false, true, true, true, false]);
   });
 
-  test("takes empty batches", async ({ store }) => {
+  test("accepts empty batches", async ({ store }) => {
     await store.setMany([]);
     assert.deepEqual(await store.getMany([]), []);
     assert.deepEqual(await store.hasMany([]), []);
     assert.deepEqual(await store.deleteMany([]), []);
   });
 
-  test("takes batches of thousands", async ({ store }) => {
+  test("accepts batches of thousands of records", async ({ store }) => {
     const keys = numbered("key-", 3_000);
     await store.setMany(keys.map((key) => ({ key, value: `value of ${key}` })));
     assertValues(
@@ -135,13 +137,13 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.deepEqual(new Set(await store.hasMany(keys)), new Set([false]));
   });
 
-  test("has what was stored", async ({ store }) => {
+  test("reports by has() whether a record exists", async ({ store }) => {
     await store.set("empty", "");
     assert.equal(await store.has("empty"), true);
     assert.equal(await store.has("none"), false);
   });
 
-  test("says of a deletion whether there was something", async ({ store }) => {
+  test("reports by delete() whether the record existed", async ({ store }) => {
     await store.set("key", "value");
     assert.equal(await store.delete("key"), true);
     assert.equal(await store.delete("key"), false);
@@ -171,7 +173,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assert.equal(await keyv.get("b"), undefined);
   });
 
-  test("disconnects, also twice", async ({ store }) => {
+  test("can be disconnected twice", async ({ store }) => {
     await store.set("key", "value");
     await store.disconnect?.();
     await store.disconnect?.();
@@ -181,7 +183,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
 function describeBytes(test: StoreTest): void {
   const allBytes = Uint8Array.from({ length: 256 }, (_, index) => index);
 
-  test("keeps bytes as bytes, and text beside them as text", async ({ store }) => {
+  test("returns bytes as bytes and text as text", async ({ store }) => {
     const values: StoredValue[] = [
       allBytes,
       new Uint8Array(0),
@@ -198,12 +200,12 @@ function describeBytes(test: StoreTest): void {
     for (const [index, key] of keys.entries()) assertValue(found.get(key), values[index]);
   });
 
-  test("keeps a part of a larger buffer", async ({ store }) => {
+  test("stores only its part of a larger buffer", async ({ store }) => {
     await store.set("key", allBytes.subarray(10, 20));
     assertValue(await store.get("key"), allBytes.slice(10, 20));
   });
 
-  test("does not let callers change what lies in it", async ({ store }) => {
+  test("keeps stored bytes unchanged when a caller changes its own copy", async ({ store }) => {
     const mine = Uint8Array.of(1, 2, 3);
     await store.set("key", mine);
     mine.fill(9);
@@ -214,8 +216,8 @@ function describeBytes(test: StoreTest): void {
   });
 }
 
-/** Namespaces that a store may be tempted to join with keys, or to take for patterns. */
-const oddNamespaces = [
+/** Namespaces that a faulty store may join with keys, or use as patterns. */
+const unusualNamespaces = [
   "",
   "a",
   "abc",
@@ -232,11 +234,11 @@ const oddNamespaces = [
   "e\u0301",
 ];
 
-/** Records of one namespace are out of reach of all others. */
+/** Tests that no call in one namespace reaches the records of another. */
 export function describeNamespaces(test: StoreTest, options: StoreContractOptions): void {
-  const namespaces = oddNamespaces.filter((namespace) => !isRefused(namespace, options));
+  const namespaces = unusualNamespaces.filter((namespace) => !isRefused(namespace, options));
 
-  test("keeps namespaces apart", async ({ inNamespace }) => {
+  test("keeps the records of each namespace separate", async ({ inNamespace }) => {
     for (const namespace of namespaces) await inNamespace(namespace).set("key", `in ${namespace}`);
     for (const namespace of namespaces) {
       assertValue(await inNamespace(namespace).get("key"), `in ${namespace}`);
@@ -247,16 +249,16 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     assert.equal(await inNamespace("abc").has("key"), true);
   });
 
-  test("goes on in the other namespaces when a store in one of them is disconnected", async ({
+  test("keeps working in other namespaces after a store in one namespace is disconnected", async ({
     store,
     inNamespace,
   }) => {
-    const [gone, other] = [inNamespace("a"), inNamespace("b")];
-    for (const each of [gone, other, store]) await each.set("key", "value");
-    // With calls of the others on their way, and twice.
-    const [read] = await Promise.all([other.get("key"), gone.disconnect?.(), store.set("key", "newer")]);
+    const [leaving, other] = [inNamespace("a"), inNamespace("b")];
+    for (const each of [leaving, other, store]) await each.set("key", "value");
+    // Disconnects while calls of the other stores are in progress, and a second time afterwards.
+    const [read] = await Promise.all([other.get("key"), leaving.disconnect?.(), store.set("key", "newer")]);
     assertValue(read, "value");
-    await gone.disconnect?.();
+    await leaving.disconnect?.();
     assertValue(await other.get("key"), "value");
     assertValue(await store.get("key"), "newer");
     assertValue(await inNamespace("b").get("key"), "value");
@@ -265,7 +267,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   if (!isRefused("a::b", options)) {
     test(
-      "takes nothing of a namespace that begins like its own",
+      "neither iterates over nor clears a namespace whose name begins with its own",
       async ({ inNamespace }) => {
         await inNamespace("a::b").set("key", "value");
         assert.equal((await iterated(inNamespace("a"))).size, 0);
@@ -278,7 +280,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   if (options.refusesNamespacesWith !== undefined) describeRefusals(test, options.refusesNamespacesWith);
 
-  test("finds without a namespace what was stored without one", async ({ store, inNamespace }) => {
+  test("finds records without a namespace only in the store without a namespace", async ({ store, inNamespace }) => {
     await store.set("key", "value");
     assertValue(await inNamespace("").get("key"), "value");
     assert.equal(await inNamespace("a").get("key"), undefined);
@@ -286,15 +288,15 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   for (const separator of [":", "::", "/", "\0", "%", "."]) {
     test(
-      `does not join namespace and key at ${JSON.stringify(separator)}`,
+      `distinguishes namespace and key if they contain ${JSON.stringify(separator)}`,
       async ({ inNamespace }) => {
-        const places = [
+        const addresses = [
           [`a${separator}b`, "c"],
           ["a", `b${separator}c`],
           ["", `a${separator}b${separator}c`],
         ].filter(([namespace = ""]) => !isRefused(namespace, options));
-        for (const [namespace = "", key = ""] of places) await inNamespace(namespace).set(key, `in "${namespace}"`);
-        for (const [namespace = "", key = ""] of places) {
+        for (const [namespace = "", key = ""] of addresses) await inNamespace(namespace).set(key, `in "${namespace}"`);
+        for (const [namespace = "", key = ""] of addresses) {
           assertValue(await inNamespace(namespace).get(key), `in "${namespace}"`);
         }
       },
@@ -303,7 +305,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }
 
   for (const cleared of ["a*", "a?c", "[abc]", "%", "_", "a", "abc"]) {
-    test(`clears ${JSON.stringify(cleared)} and nothing else`, async ({ inNamespace }) => {
+    test(`clears only the namespace ${JSON.stringify(cleared)}`, async ({ inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       await inNamespace(cleared).clear();
       await assertOnlyCleared(inNamespace, namespaces, cleared);
@@ -311,7 +313,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }
 
   test(
-    "clears the records without a namespace and nothing else",
+    "clears only the records without a namespace if it has no namespace",
     async ({ store, inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       await store.clear();
@@ -320,7 +322,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     "no-namespace-is-all",
   );
 
-  test("iterates over its own namespace", async ({ inNamespace }) => {
+  test("iterates only over its own namespace", async ({ inNamespace }) => {
     await fillNamespaces(inNamespace, namespaces);
     for (const namespace of namespaces.slice(1)) {
       const found = await iterated(inNamespace(namespace));
@@ -331,7 +333,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   });
 
   test(
-    "iterates over the records without a namespace and nothing else",
+    "iterates only over the records without a namespace if it has no namespace",
     async ({ store, inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       const found = await iterated(store);
@@ -341,7 +343,9 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     "no-namespace-is-all",
   );
 
-  test("iterates on while records are changed, added and deleted", async ({ inNamespace }) => {
+  test("iterates over every record that is not deleted meanwhile, while records are added, deleted and changed", async ({
+    inNamespace,
+  }) => {
     const store = inNamespace("walked");
     const staying = numbered("staying-", 600);
     const leaving = numbered("leaving-", 600);
@@ -358,11 +362,11 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
       }
       step++;
     }
-    for (const key of staying) assert.ok(seen.has(key), "a record that was there throughout was iterated over");
+    for (const key of staying) assert.ok(seen.has(key), "a record that stayed was not iterated over");
   });
 
   if (options.expect.bytes) {
-    test("iterates over values of both types", async ({ inNamespace }) => {
+    test("iterates over both text and bytes", async ({ inNamespace }) => {
       const store = inNamespace("mixed");
       await store.set("text", "text");
       await store.set("bytes", Buffer.from("text"));
@@ -373,7 +377,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }
 }
 
-/** A store that cannot keep a namespace apart from others says so at every call, and writes nothing. */
+/** Tests that a store refuses every call in a namespace that contains the separator, and writes nothing. */
 function describeRefusals(test: StoreTest, separator: string): void {
   for (const namespace of [separator, `a${separator}b`, `a${separator}`, `${separator}b`]) {
     test(`refuses the namespace ${JSON.stringify(namespace)}`, async ({ inNamespace }) => {
@@ -418,40 +422,40 @@ async function assertOnlyCleared(
   cleared: string,
 ): Promise<void> {
   for (const namespace of namespaces) {
-    const there = namespace !== cleared;
-    assert.deepEqual(await inNamespace(namespace).hasMany(["key", "other"]), [there, there], `in "${namespace}"`);
+    const exists = namespace !== cleared;
+    assert.deepEqual(await inNamespace(namespace).hasMany(["key", "other"]), [exists, exists], `in "${namespace}"`);
   }
 }
 
-/** Keys are places: no two of them are one, and none is more than a name. */
+/** Tests that different keys are different records, whatever characters they contain. */
 export function describeKeys(test: StoreTest): void {
-  test("keeps odd keys apart", async ({ inNamespace }) => {
+  test("distinguishes unusual keys", async ({ inNamespace }) => {
     const store = inNamespace("odd");
-    for (const key of oddKeys) assert.equal(await store.has(key), false);
-    await store.setMany(oddKeys.map((key, index) => ({ key, value: `value ${index}` })));
-    const expected = oddKeys.map((_, index) => `value ${index}`);
-    assertValues(await store.getMany([...oddKeys]), expected);
-    for (const [index, key] of oddKeys.entries()) assertValue(await store.get(key), `value ${index}`);
+    for (const key of unusualKeys) assert.equal(await store.has(key), false);
+    await store.setMany(unusualKeys.map((key, index) => ({ key, value: `value ${index}` })));
+    const expected = unusualKeys.map((_, index) => `value ${index}`);
+    assertValues(await store.getMany([...unusualKeys]), expected);
+    for (const [index, key] of unusualKeys.entries()) assertValue(await store.get(key), `value ${index}`);
     const found = await iterated(store);
-    assert.deepEqual(new Set(found.keys()), new Set(oddKeys));
-    for (const [index, key] of oddKeys.entries()) {
+    assert.deepEqual(new Set(found.keys()), new Set(unusualKeys));
+    for (const [index, key] of unusualKeys.entries()) {
       assert.equal(await store.delete(key), true);
       assert.deepEqual(
-        await store.hasMany([...oddKeys]),
-        oddKeys.map((_, other) => other > index),
+        await store.hasMany([...unusualKeys]),
+        unusualKeys.map((_, other) => other > index),
       );
     }
   });
 
-  test("refuses keys that are not well-formed, or keeps them apart", async ({ store }) => {
+  test("refuses keys that are not well-formed, or distinguishes them", async ({ store }) => {
     const keys = ["\ufffd", "\ud800", "\ud801", "\udc00", "a\ud800", "a\ufffd"];
     const stored: string[] = [];
     for (const key of keys) if (await isAccepted(() => store.set(key, JSON.stringify(key)))) stored.push(key);
-    assert.ok(stored.includes("\ufffd"), "U+FFFD is well-formed");
+    assert.ok(stored.includes("\ufffd"), "the store refused U+FFFD, which is well-formed");
     for (const key of stored) assertValue(await store.get(key), JSON.stringify(key));
   });
 
-  test("agrees with a Map on any sequence of calls with any well-formed keys", async ({ inNamespace }) => {
+  test("behaves like a Map for any sequence of calls with any well-formed keys", async ({ inNamespace }) => {
     const store = inNamespace("model");
     const text = fc.string({ unit: "binary", maxLength: 20 });
     const call = fc.record({
@@ -513,9 +517,9 @@ export function describeKeys(test: StoreTest): void {
   });
 }
 
-/** A record stops being there at its time, not before and not after. */
+/** Tests that a record expires at its time, not earlier and not later. */
 export function describeExpiry(test: StoreTest, { takesDurations = false }: StoreContractOptions): void {
-  test("has nothing where the expiry has passed already", async ({ store }) => {
+  test("treats a record that is written with a past expiry as missing", async ({ store }) => {
     await store.set("replaced", "value");
     for (const key of ["replaced", "new"]) {
       await store.set(key, "value", Date.now() - 1);
@@ -531,7 +535,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
   });
 
   test(
-    "has nothing in the millisecond of the expiry",
+    "treats a record as missing from the very millisecond in which it expires",
     async ({ store }) => {
       for (let round = 0; round < 100; round++) {
         await store.set("key", "value", Date.now());
@@ -540,36 +544,36 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
       for (let round = 0; round < 10; round++) {
         const expires = Date.now() + 3;
         await store.set("key", "value", expires);
-        let asked: number;
-        let answer: unknown;
+        let readAtMs: number;
+        let value: unknown;
         do {
-          asked = Date.now();
-          answer = await store.get("key");
-        } while (asked < expires);
-        assert.equal(answer, undefined);
+          readAtMs = Date.now();
+          value = await store.get("key");
+        } while (readAtMs < expires);
+        assert.equal(value, undefined);
       }
     },
     "alive-when-expiring",
   );
 
-  test("keeps a record until it expires, and not longer", async ({ store }) => {
+  test("returns a record until it expires, and not afterwards", async ({ store }) => {
     const expires = Date.now() + shortMs;
     await store.setMany([
       { key: "short", value: "value", expires },
       { key: "long", value: "value", expires: Date.now() + longMs },
-      { key: "for ever", value: "value" },
+      { key: "forever", value: "value" },
     ]);
     const early = await store.get("short");
     if (Date.now() < expires) assertValue(early, "value");
     await eventually("the record expires", async () => (await store.get("short")) === undefined);
-    assert.ok(Date.now() >= expires, "the record was gone before it expired");
+    assert.ok(Date.now() >= expires, "the record was missing before it expired");
     assert.equal(await store.has("short"), false);
-    assertValues(await store.getMany(["short", "long", "for ever"]), [undefined, "value", "value"]);
-    assert.deepEqual([...(await iterated(store)).keys()].sort(), ["for ever", "long"]);
+    assertValues(await store.getMany(["short", "long", "forever"]), [undefined, "value", "value"]);
+    assert.deepEqual([...(await iterated(store)).keys()].sort(), ["forever", "long"]);
   });
 
   test(
-    "deletes nothing where a record has expired",
+    "reports an expired record as missing when it is deleted",
     async ({ store }) => {
       await expire(store, "key");
       assert.equal(await store.delete("key"), false);
@@ -579,24 +583,24 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
     "delete-finds-expired",
   );
 
-  test("takes the expiry of the last write, also none", async ({ store }) => {
+  test("applies the expiry of the last write, or none if that has none", async ({ store }) => {
     const expires = Date.now() + shortMs;
     await store.set("longer", "value", expires);
     await store.set("longer", "value", Date.now() + longMs);
-    await store.set("for ever", "value", expires);
-    await store.set("for ever", "value");
+    await store.set("forever", "value", expires);
+    await store.set("forever", "value");
     await store.set("witness", "value", expires);
     await eventually("the first expiry passes", async () => !(await store.has("witness")));
-    assertValues(await store.getMany(["longer", "for ever"]), ["value", "value"]);
+    assertValues(await store.getMany(["longer", "forever"]), ["value", "value"]);
   });
 
-  test("takes a fraction of a millisecond and times far away", async ({ store }) => {
+  test("accepts an expiry with a fraction of a millisecond or far in the future", async ({ store }) => {
     await store.set("fraction", "value", Date.now() + longMs + 0.5);
     await store.set("far", "value", 2 ** 48 - 1);
     assertValues(await store.getMany(["fraction", "far"]), ["value", "value"]);
   });
 
-  test("stores anew where a record has expired", async ({ store }) => {
+  test("stores a new record under the key of an expired one", async ({ store }) => {
     await expire(store, "key");
     await store.set("key", "new");
     assertValue(await store.get("key"), "new");
@@ -605,41 +609,41 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
   if (takesDurations) describeDurations(test);
 }
 
-/** How Keyv 5 says until when a record stays. */
+/** Tests of expiries as Keyv 5 passes them: durations from now. */
 function describeDurations(test: StoreTest): void {
-  test("counts a duration from now", async ({ store }) => {
+  test("treats a duration given to set() as time from now", async ({ store }) => {
     const startMs = Date.now();
     const tenYearsMs = 315_360_000_000;
     for (const durationMs of [longMs, tenYearsMs]) {
       await store.set("key", "value", durationMs);
-      assertValue(await store.get("key"), "value", `after a write for ${durationMs} ms`);
+      assertValue(await store.get("key"), "value", `after a write with a duration of ${durationMs} ms`);
     }
     await store.set("key", "new", shortMs);
     await eventually("the record expires", async () => !(await store.has("key")));
-    assert.ok(Date.now() >= startMs + shortMs, "the record was gone before it expired");
+    assert.ok(Date.now() >= startMs + shortMs, "the record was missing before it expired");
   });
 
-  test("counts the ttl of an entry from now", async ({ store }) => {
+  test("treats the ttl of an entry of setMany() as time from now", async ({ store }) => {
     const startMs = Date.now();
     const entries = [
       { key: "short", value: "value", ttl: shortMs },
       { key: "long", value: "value", ttl: longMs },
-      { key: "for ever", value: "value", ttl: undefined },
+      { key: "forever", value: "value", ttl: undefined },
       { key: "zero", value: "value", ttl: 0 },
       { key: "replaced", value: "value", ttl: -1 },
     ];
     await store.set("replaced", "value");
     await store.setMany(entries);
-    assertValues(await store.getMany(["long", "for ever", "zero", "replaced"]), ["value", "value", "value", undefined]);
+    assertValues(await store.getMany(["long", "forever", "zero", "replaced"]), ["value", "value", "value", undefined]);
     await eventually("the short record expires", async () => !(await store.has("short")));
-    assert.ok(Date.now() >= startMs + shortMs, "the record was gone before it expired");
-    assertValues(await store.getMany(["long", "for ever", "zero"]), ["value", "value", "value"]);
+    assert.ok(Date.now() >= startMs + shortMs, "the record was missing before it expired");
+    assertValues(await store.getMany(["long", "forever", "zero"]), ["value", "value", "value"]);
   });
 }
 
-/** What several callers write at once is all there. */
+/** Tests of concurrent calls, through two connections if the store has them. */
 export function describeConcurrency(test: StoreTest): void {
-  test("loses no write of many at once to keys of their own", async (opened) => {
+  test("loses none of many concurrent writes to different keys", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     const keys = numbered("key-", 100);
     await Promise.all(keys.map((key, index) => writers[index % 2]?.set(key, `value of ${key}`)));
@@ -651,7 +655,7 @@ export function describeConcurrency(test: StoreTest): void {
     }
   });
 
-  test("keeps one of many writes at once to one key, the same for everybody", async (opened) => {
+  test("keeps one of many concurrent writes to one key, and returns it to every reader", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     const values = numbered("value-", 50);
     await Promise.all(values.map((value, index) => writers[index % 2]?.set("key", value)));
@@ -660,7 +664,7 @@ export function describeConcurrency(test: StoreTest): void {
     assert.equal(other, one);
   });
 
-  test("lets one of many deletions at once find the record", async (opened) => {
+  test("reports the record to exactly one of several concurrent deletions", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     for (let round = 0; round < 10; round++) {
       await opened.store.set("key", "value");
@@ -669,7 +673,7 @@ export function describeConcurrency(test: StoreTest): void {
     }
   });
 
-  test("takes batches, reads and deletions at once", async (opened) => {
+  test("accepts concurrent batches of writes, reads and deletions", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     await Promise.all(
       writers.map(async (writer, index) => {
@@ -684,16 +688,16 @@ export function describeConcurrency(test: StoreTest): void {
   });
 }
 
-/** Leaves a record under `key` that has expired, and that nobody has looked at since. */
+/** Writes a record and waits until it has expired, without reading it. */
 export async function expire(store: KeyvStorageAdapter, key: string): Promise<void> {
   const expires = Date.now() + shortMs;
   await store.set(key, "expired", expires);
   const witness = `${key}, witness`;
   await store.set(witness, "expired", expires);
-  await eventually("a record expires", async () => !(await store.has(witness)));
+  await eventually("the record expires", async () => !(await store.has(witness)));
 }
 
-/** Whether the store takes a write: a rejection and a `false` are both a refusal. */
+/** Returns whether a store accepts a write. A rejection and a result of `false` are both refusals. */
 async function isAccepted(write: () => Promise<boolean>): Promise<boolean> {
   try {
     return await write();

@@ -3,15 +3,15 @@ import { type AtomicStore, hasReservedSpace, isScannable, type ScannableStore } 
 import { scanAll } from "./scan-tests.ts";
 import { assertValue, iterated, type StoreTest } from "./store-under-test.ts";
 
-/** The reserved space of a store. */
+/** Returns the reserved space of a store. Fails if it has none. */
 export function reservedOf(store: object): AtomicStore & ScannableStore {
   if (hasReservedSpace(store)) return store.reserved();
   assert.fail("the store has no reserved()");
 }
 
-/** What lies in the reserved space is out of reach of everything that users of the store do. */
+/** Tests that no call of a user of the store reaches the reserved space. */
 export function describeReserved(test: StoreTest): void {
-  test("keeps the reserved space and the records apart", async ({ store }) => {
+  test("keeps the reserved space separate from the records", async ({ store }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     assert.equal(await store.get("key"), undefined);
@@ -25,7 +25,7 @@ export function describeReserved(test: StoreTest): void {
     assertValue(await store.get("key"), "record");
   });
 
-  test("shows nothing reserved to scans and iterators, and nothing else to those of the reserved space", async (opened) => {
+  test("shows no reserved record to its scans and iterators, and no other record to those of the reserved space", async (opened) => {
     const { store, inNamespace } = opened;
     const reserved = reservedOf(store);
     await reserved.set("reserved key", "reserved");
@@ -46,10 +46,7 @@ export function describeReserved(test: StoreTest): void {
     assert.deepEqual([...(await iterated(reserved)).keys()], ["reserved key"]);
   });
 
-  test("clears records without what is reserved, and what is reserved without records", async ({
-    store,
-    inNamespace,
-  }) => {
+  test("clears only records, and its reserved space clears only reserved records", async ({ store, inNamespace }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     await store.clear();
@@ -61,17 +58,17 @@ export function describeReserved(test: StoreTest): void {
     assertValue(await store.get("key"), "record");
   });
 
-  test("reaches one reserved space from every namespace and connection", async ({ store, inNamespace, again }) => {
+  test("has one reserved space for all namespaces and connections", async ({ store, inNamespace, again }) => {
     await reservedOf(store).set("key", "reserved");
     assertValue(await reservedOf(inNamespace("a")).get("key"), "reserved");
     if (again !== undefined) assertValue(await reservedOf(await again()).get("key"), "reserved");
   });
 
-  test("gives the same reserved space each time", async ({ store }) => {
+  test("returns the same reserved space for each call of reserved()", async ({ store }) => {
     assert.equal(reservedOf(store), reservedOf(store));
   });
 
-  test("goes on when its reserved space is disconnected, which a view shares", async ({ store, inNamespace }) => {
+  test("keeps working after its reserved space or a view is disconnected", async ({ store, inNamespace }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     await inNamespace("a").set("key", "record");

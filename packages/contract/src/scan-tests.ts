@@ -1,15 +1,15 @@
 import assert from "node:assert/strict";
 import { isScannable, type ScannableStore, type ScannedRecord, type StoredValue } from "@keyward/core";
-import { oddKeys } from "./keyv-tests.ts";
+import { unusualKeys } from "./keyv-tests.ts";
 import { assertValue, isRefused, numbered, type StoreContractOptions, type StoreTest } from "./store-under-test.ts";
 
-/** The store itself, as one that can be scanned. */
+/** Returns the store itself. Fails if it has no `scan`. */
 export function asScannable(store: object): ScannableStore {
   if (isScannable(store)) return store;
   assert.fail("the store has no scan()");
 }
 
-/** Everything from a cursor on; `between` is called after each page. */
+/** Scans from a cursor, or from the start, to the last page. Calls `between` after each page. */
 export async function scanAll(
   store: ScannableStore,
   options: { readonly cursor?: string | undefined; readonly limit?: number; between?(): Promise<void> } = {},
@@ -29,7 +29,7 @@ export async function scanAll(
   return found;
 }
 
-/** A scan finds every record of every namespace, through any change, and goes on from where it stopped. */
+/** Tests that a scan finds every record of every namespace despite changes, and continues from a cursor. */
 export function describeScan(test: StoreTest, options: StoreContractOptions): void {
   const namespaces = ["", "a", "a*", "a::b", "\u00e9", "e\u0301"].filter((each) => !isRefused(each, options));
 
@@ -39,42 +39,42 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
 
   for (const limit of [undefined, 1, 7, 10_000]) {
     test(
-      `finds every record of every namespace as it was stored, ${limit ?? "as many as it likes"} at a time`,
+      `finds every record of every namespace unchanged with ${limit === undefined ? "the default limit" : `a limit of ${limit}`}`,
       async (opened) => {
         const expected = new Map<string, StoredValue>();
         for (const namespace of namespaces) {
-          const entries = oddKeys.map((key, index) => ({ key, value: storedValue(index, options.expect.bytes) }));
+          const entries = unusualKeys.map((key, index) => ({ key, value: storedValue(index, options.expect.bytes) }));
           await opened.inNamespace(namespace).setMany(entries);
-          for (const { key, value } of entries) expected.set(placeOf({ namespace, key }), value);
+          for (const { key, value } of entries) expected.set(addressOf({ namespace, key }), value);
         }
         const found = new Map<string, StoredValue>();
         const records = await scanAll(asScannable(opened.store), limit === undefined ? {} : { limit });
-        for (const record of records) found.set(placeOf(record), record.value);
+        for (const record of records) found.set(addressOf(record), record.value);
         assert.deepEqual(new Set(found.keys()), new Set(expected.keys()));
-        for (const [at, value] of expected) assertValue(found.get(at), value);
+        for (const [address, value] of expected) assertValue(found.get(address), value);
       },
       "namespaces-collide",
     );
   }
 
-  test("finds the same through a store that has a namespace", async ({ inNamespace }) => {
+  test("finds the records of all namespaces from a store that has a namespace", async ({ inNamespace }) => {
     await inNamespace("a").set("key", "value");
     await inNamespace("b").set("key", "value");
     const found = await scanAll(asScannable(inNamespace("b")));
-    assert.deepEqual(found.map(placeOf).sort(), [
-      placeOf({ namespace: "a", key: "key" }),
-      placeOf({ namespace: "b", key: "key" }),
+    assert.deepEqual(found.map(addressOf).sort(), [
+      addressOf({ namespace: "a", key: "key" }),
+      addressOf({ namespace: "b", key: "key" }),
     ]);
   });
 
-  test("keeps pages to about the limit", async ({ store }) => {
+  test("returns pages of about the limit", async ({ store }) => {
     await store.setMany(numbered("key-", 500).map((key) => ({ key, value: "value" })));
     const page = await asScannable(store).scan({ limit: 10 });
     assert.ok(page.entries.length <= 100, `${page.entries.length} records in a page of about 10`);
-    assert.ok(page.cursor !== undefined, "500 records are not one page of about 10");
+    assert.ok(page.cursor !== undefined, "500 records were returned as one page of about 10");
   });
 
-  test("does not find what has expired", async ({ store }) => {
+  test("does not find expired records", async ({ store }) => {
     await store.set("gone", "value", Date.now() - 1);
     await store.set("there", "value", Date.now() + 3_600_000);
     assert.deepEqual(
@@ -83,7 +83,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     );
   });
 
-  test("goes on from a cursor, again and in another store on the same records", async ({ store, again }) => {
+  test("continues from a cursor, repeatedly and in another store over the same records", async ({ store, again }) => {
     const keys = numbered("key-", 300);
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
     const first = await asScannable(store).scan({ limit: 20 });
@@ -95,7 +95,10 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     }
   });
 
-  test("finds what is there throughout, while records come, go and change", async ({ store, inNamespace }) => {
+  test("finds every record that is not deleted during the scan, while records are added, deleted and changed", async ({
+    store,
+    inNamespace,
+  }) => {
     const staying = numbered("staying-", 300);
     const leaving = numbered("leaving-", 300);
     const busy = inNamespace("busy");
@@ -105,7 +108,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     const found = await scanAll(asScannable(store), {
       limit: 20,
       async between() {
-        // Each record once at most: a scan over what grows faster than it reads need not end.
+        // Stops after 30 steps: a scan need not end while records are added faster than it reads them.
         if (step >= 30) return;
         const from = step++ * 10;
         await busy.deleteMany(leaving.slice(from, from + 10));
@@ -114,10 +117,10 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
       },
     });
     const keys = new Set(found.filter(({ namespace }) => namespace === "busy").map(({ key }) => key));
-    for (const key of staying) assert.ok(keys.has(key), "a record that was there throughout was found");
+    for (const key of staying) assert.ok(keys.has(key), "a record that stayed was not found");
   });
 
-  test("goes on where the record of the cursor is gone", async ({ store }) => {
+  test("continues from a cursor whose record was deleted", async ({ store }) => {
     const keys = numbered("key-", 100);
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
     const first = await asScannable(store).scan({ limit: 10 });
@@ -132,7 +135,7 @@ function storedValue(index: number, bytes: boolean): StoredValue {
   return bytes && index % 2 === 1 ? Buffer.from(`value ${index}`) : `value ${index}`;
 }
 
-/** A place as text, to be looked up by. */
-export function placeOf({ namespace, key }: Pick<ScannedRecord, "namespace" | "key">): string {
+/** Returns the address of a record as one text, to compare by. */
+export function addressOf({ namespace, key }: Pick<ScannedRecord, "namespace" | "key">): string {
   return JSON.stringify([namespace, key]);
 }

@@ -10,8 +10,10 @@ import { describeScan } from "./scan-tests.ts";
 import { assertValue, type StoreContractOptions, type StoreTest, storeTests } from "./store-under-test.ts";
 
 /**
- * Registers the tests that a store must pass: all of what Keyv asks of a storage adapter, and each capability that the
- * store is expected to have. Expiries are waited for, so a real server passes as well as a store in memory.
+ * Registers the tests that a store must pass: everything that Keyv requires of a storage adapter, and each capability that
+ * the store is expected to have. The tests use no fake clock, so they run against real servers too.
+ *
+ * @param runner The functions of a test runner that register tests. Set the timeout of each test to at least 20 seconds.
  */
 export function storeContract(runner: TestRunner, options: StoreContractOptions): void {
   const { describe } = runner;
@@ -19,16 +21,16 @@ export function storeContract(runner: TestRunner, options: StoreContractOptions)
   const test = storeTests(runner, options);
 
   describe(`${options.name}: store contract`, () => {
-    test("has the capabilities that are expected, no more and no less", async ({ store, inNamespace }) => {
-      for (const each of [store, inNamespace("a")]) {
+    test("has exactly the expected capabilities", async ({ store, inNamespace }) => {
+      for (const one of [store, inNamespace("a")]) {
         const { atomic, scannable, ranged, bytes, reserved } = expect;
         assert.deepEqual(
           {
-            atomic: isAtomic(each),
-            scannable: isScannable(each),
-            ranged: isRanged(each),
-            bytes: isBinary(each),
-            reserved: hasReservedSpace(each),
+            atomic: isAtomic(one),
+            scannable: isScannable(one),
+            ranged: isRanged(one),
+            bytes: isBinary(one),
+            reserved: hasReservedSpace(one),
           },
           { atomic, scannable, ranged, bytes, reserved },
         );
@@ -70,7 +72,7 @@ function describeViews(test: StoreTest): void {
     assert.fail("the store has no namespaced()");
   }
 
-  test("hands out views on its namespaces that leave its own as it is", async ({ store, inNamespace }) => {
+  test("returns views on other namespaces, and keeps its own namespace", async ({ store, inNamespace }) => {
     const [a, b] = [view(store, "a"), view(store, "b")];
     assert.equal(a.namespace, "a");
     assert.equal(b.namespace, "b");
@@ -87,7 +89,7 @@ function describeViews(test: StoreTest): void {
     assert.equal(await store.has("key"), true);
   });
 
-  test("goes on when a view is disconnected, and hands out others", async ({ store, inNamespace }) => {
+  test("keeps working and returns further views after a view is disconnected", async ({ store, inNamespace }) => {
     const [a, b] = [view(store, "a"), view(store, "b")];
     const [none, inner] = [view(store, ""), view(a, "inner")];
     await b.set("key", "in b");

@@ -3,46 +3,47 @@ import type { StoredValue } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 import type { TestRunner } from "./runner.ts";
 
-/** A store under test, over a backend of its own that is empty. */
+/** A store under test, over an empty backend that no other test uses. */
 export interface OpenStore {
   /** The store, without a namespace. */
   readonly store: KeyvStorageAdapter;
-  /** Another store on the same records, in a namespace; "" is none. */
+  /** Returns another store over the same backend, in a namespace; "" for no namespace. */
   inNamespace(namespace: string): KeyvStorageAdapter;
   /**
-   * Another store on the same records, without a namespace, over a connection of its own, as another process would have
-   * it. Absent where the records cannot be reached twice.
+   * Opens another store over the same backend, without a namespace and with its own connection, like another process.
+   * Absent if the backend allows only one connection.
    */
   again?(): Promise<KeyvStorageAdapter>;
-  /** Ends everything that was opened, and removes the backend. */
+  /** Closes everything that was opened, and removes the backend. */
   close(): Promise<void>;
 }
 
-/** What a store claims to be able to do, and whether {@link StoreContractOptions} should hold it to that. */
+/** The capabilities that a store has. The contract tests each of them, and fails a store that has another. */
 export interface StoreExpectations {
-  /** Has `replace`. */
+  /** Whether the store has `replace`. */
   readonly atomic: boolean;
-  /** Has `scan`. */
+  /** Whether the store has `scan`. */
   readonly scannable: boolean;
-  /** Has `ranges`. */
+  /** Whether the store has `ranges`. */
   readonly ranged: boolean;
-  /** Has `values: "bytes"`. */
+  /** Whether the store declares `values: "bytes"`. */
   readonly bytes: boolean;
-  /** Has `reserved()`. */
+  /** Whether the store has `reserved()`. */
   readonly reserved: boolean;
-  /** Has `namespaced()`. */
+  /** Whether the store has `namespaced()`. */
   readonly namespaced: boolean;
 }
 
 /**
- * A part of the contract that a store is known to break. The test then demands that it does, so that an exception that
- * is no longer needed fails.
+ * A part of the contract that a store is known to break. The test of that part must then fail, so that you notice an
+ * exception that is no longer needed.
  *
- * - `alive-when-expiring`: a record is still there in the very millisecond in which it expires.
- * - `delete-finds-expired`: `delete` says `true` for a record that had expired.
+ * - `alive-when-expiring`: a record still exists in the very millisecond in which it expires.
+ * - `delete-finds-expired`: `delete` returns `true` for an expired record.
  * - `no-namespace-is-all`: `clear` and `iterator` of a store without a namespace reach the records of all namespaces.
- * - `namespaces-collide`: namespace and key are joined by `::`, so that no namespace + `a::b` is the place `a` + `b`; and
- *   `a::b` + `c` is `a` + `b::c`, unless {@link StoreContractOptions.refusesNamespacesWith} says otherwise.
+ * - `namespaces-collide`: the store joins namespace and key by `::`, so that different addresses are one record: key `a::b`
+ *   without a namespace is key `b` in namespace `a`. Also, key `c` in namespace `a::b` is key `b::c` in namespace `a`,
+ *   unless {@link StoreContractOptions.refusesNamespacesWith} is `::`.
  */
 export type StoreException =
   | "alive-when-expiring"
@@ -50,31 +51,31 @@ export type StoreException =
   | "no-namespace-is-all"
   | "namespaces-collide";
 
-/** What {@link storeContract} is told about a store. */
+/** Options of {@link storeContract}: the store under test, and what to expect of it. */
 export interface StoreContractOptions {
-  /** Heads the group of tests. */
+  /** The name of the store, which begins the name of the group of tests. */
   readonly name: string;
-  /** Opens the store over a fresh backend. Called once for each test. */
+  /** Opens the store over a new, empty backend. Called once for each test. */
   open(): Promise<OpenStore>;
-  /** The capabilities that the store has. One that lacks one of them, or has another, fails. */
+  /** The capabilities that the store has. A store that lacks one of them, or has another one, fails. */
   readonly expect: StoreExpectations;
-  /** Whether bytes come back as bytes; `expect.bytes` unless given. */
+  /** Whether the store returns bytes as bytes. Default: `expect.bytes`. */
   readonly roundTripsBytes?: boolean;
   /**
-   * Whether the store also serves Keyv 5, which passes durations: as the third argument of `set`, and as `ttl` of an
-   * entry of `setMany`. Default: not.
+   * Whether the store also supports Keyv 5, which passes durations in milliseconds: as the third argument of `set`, and as
+   * `ttl` of an entry of `setMany`. Default: false.
    */
   readonly takesDurations?: boolean;
   /**
-   * What the store puts between namespace and key and does not escape. The store is then held to refusing every namespace
-   * that has it, with `VALUE_INVALID`, instead of keeping records there.
+   * The separator that the store puts between namespace and key without escaping it. The store must then refuse every
+   * namespace that contains the separator, with `VALUE_INVALID` at each call. Default: the store accepts every namespace.
    */
   readonly refusesNamespacesWith?: string;
-  /** Parts of the contract that the store is known to break. */
+  /** Parts of the contract that the store is known to break. Default: none. */
   readonly exceptions?: readonly StoreException[];
 }
 
-/** Registers a test that gets a store of its own. */
+/** Registers a test. Its body receives a newly opened store. */
 export type StoreTest = (
   name: string,
   body: (opened: OpenStore) => Promise<void>,
@@ -82,7 +83,7 @@ export type StoreTest = (
   exception?: StoreException,
 ) => void;
 
-/** Registers tests on the runner, each of which opens a store, and closes it whatever happens. */
+/** Returns a function that registers a test: the test opens a store, and closes it also after a failure. */
 export function storeTests(runner: TestRunner, { open, exceptions = [] }: StoreContractOptions): StoreTest {
   return (name, body, exception) => {
     const excepted = exception !== undefined && exceptions.includes(exception);
@@ -93,7 +94,7 @@ export function storeTests(runner: TestRunner, { open, exceptions = [] }: StoreC
           await assert.rejects(
             body(opened),
             assert.AssertionError,
-            `the exception ${exception} is not needed any more`,
+            `the store passes this test: remove the exception ${exception}`,
           );
         } else {
           await body(opened);
@@ -105,44 +106,44 @@ export function storeTests(runner: TestRunner, { open, exceptions = [] }: StoreC
   };
 }
 
-/** Whether the store claims to refuse a namespace. */
+/** Returns whether a store must refuse a namespace, according to its options. */
 export function isRefused(namespace: string, { refusesNamespacesWith: separator }: StoreContractOptions): boolean {
   return separator !== undefined && namespace.includes(separator);
 }
 
-/** A second way to the records: over another connection where there is one. */
+/** Returns a second store over the same backend: with its own connection, or the same store if there is no `again`. */
 export async function secondWriter({ store, again }: OpenStore): Promise<KeyvStorageAdapter> {
   return again === undefined ? store : again();
 }
 
-/** That a value came back as it was stored: the same type, the same text or bytes. */
+/** Checks that a value was returned as it was stored: the same type, and the same text or bytes. */
 export function assertValue(actual: unknown, expected: StoredValue | undefined, what = "value"): void {
   if (expected instanceof Uint8Array) {
-    assert.ok(actual instanceof Uint8Array, `${what}: bytes came back as ${typeof actual}`);
-    assert.ok(Buffer.compare(actual, expected) === 0, `${what}: other bytes came back`);
+    assert.ok(actual instanceof Uint8Array, `${what}: bytes were returned as ${typeof actual}`);
+    assert.ok(Buffer.compare(actual, expected) === 0, `${what}: other bytes were returned`);
   } else {
     assert.equal(actual, expected, what);
   }
 }
 
-/** As {@link assertValue} for each. */
+/** Checks each value with {@link assertValue}. */
 export function assertValues(actual: readonly unknown[], expected: readonly (StoredValue | undefined)[]): void {
-  assert.equal(actual.length, expected.length, "one answer for each key");
+  assert.equal(actual.length, expected.length, "number of results");
   for (const [index, value] of expected.entries()) assertValue(actual[index], value, `value ${index}`);
 }
 
-/** What an iterator yields, by key. A key that comes twice fails. */
+/** Returns everything that the iterator of a store yields, by key. Fails if a key is yielded twice. */
 export async function iterated(store: KeyvStorageAdapter): Promise<Map<unknown, unknown>> {
-  assert.ok(store.iterator, "the store has an iterator");
+  assert.ok(store.iterator, "the store has no iterator");
   const found = new Map<unknown, unknown>();
   for await (const [key, value] of store.iterator()) {
-    assert.ok(!found.has(key), "the iterator yields a key once");
+    assert.ok(!found.has(key), "the iterator yields a key twice");
     found.set(key, value);
   }
   return found;
 }
 
-/** `count` numbered texts. */
+/** Returns `count` texts: the prefix with 0, with 1, and so on. */
 export function numbered(prefix: string, count: number): string[] {
   return Array.from({ length: count }, (_, index) => `${prefix}${index}`);
 }

@@ -8,7 +8,7 @@ import { describe, it } from "vitest";
 
 const allCapabilities = { atomic: true, scannable: true, ranged: false, bytes: true, reserved: true, namespaced: true };
 
-/** Runs the contract and gives the names of the tests that failed. */
+/** Runs the contract, and returns the names of the tests that failed. */
 async function failuresOf(options: StoreContractOptions): Promise<string[]> {
   const tests: { readonly name: string; readonly body: () => Promise<void> }[] = [];
   const path: string[] = [];
@@ -57,7 +57,7 @@ interface RangeScan {
   readonly range?: string;
 }
 
-/** A MemoryStore that can be divided: by a digest of the place. */
+/** A MemoryStore with ranges: a digest of a record's address decides its range. */
 class RangedMemoryStore extends MemoryStore {
   async ranges(count: number): Promise<readonly string[]> {
     if (!Number.isSafeInteger(count) || count < 1) throw invalid("count");
@@ -70,7 +70,7 @@ class RangedMemoryStore extends MemoryStore {
     return { ...page, entries: page.entries.filter(has) };
   }
 
-  /** Whether a record is in a range. */
+  /** Returns a function that checks whether a record is in the range. */
   rangeOf(range: string): (record: ScannedRecord) => boolean {
     const [, index, count] = /^(\d+)\/(\d+)$/.exec(range) ?? [];
     if (count === undefined) throw invalid("range");
@@ -88,10 +88,10 @@ class RangedMemoryStore extends MemoryStore {
 }
 
 function invalid(what: string): KeywardError {
-  return new KeywardError("VALUE_INVALID", `This is no ${what}`, { hint: "Pass another one." });
+  return new KeywardError("VALUE_INVALID", `The ${what} is not valid`, { hint: `Pass another ${what}.` });
 }
 
-/** A MemoryStore on something that can be closed, which its views share. */
+/** A MemoryStore over a connection that can be closed, and that its views share. */
 class ClosableMemoryStore extends MemoryStore {
   readonly connection: { open: boolean };
 
@@ -112,18 +112,18 @@ class ClosableMemoryStore extends MemoryStore {
 
   #requireOpen(): void {
     if (this.connection.open) return;
-    throw new KeywardError("STORE_UNAVAILABLE", "The store is disconnected", { hint: "Make a new one." });
+    throw new KeywardError("STORE_UNAVAILABLE", "The store is disconnected", { hint: "Make a new store." });
   }
 }
 
-/** Each breaks one promise; the tests named must be among those that notice. */
+/** Stores that each break one rule, and the names of tests that must then fail. */
 const broken: readonly {
   readonly name: string;
   readonly make: (origin?: MemoryStore) => MemoryStore;
-  readonly noticed: readonly string[];
+  readonly failing: readonly string[];
 }[] = [
   {
-    name: "a view closes the connection of all",
+    name: "a view closes the connection that all share",
     make: (origin) =>
       new (class ClosesWithAView extends ClosableMemoryStore {
         override namespaced(namespace: string): MemoryStore {
@@ -136,14 +136,14 @@ const broken: readonly {
           this.connection.open = false;
         }
       })(origin),
-    noticed: [
-      "namespaces > goes on in the other namespaces when a store in one of them is disconnected",
-      "views > goes on when a view is disconnected, and hands out others",
-      "reserved space > goes on when its reserved space is disconnected, which a view shares",
+    failing: [
+      "namespaces > keeps working in other namespaces after a store in one namespace is disconnected",
+      "views > keeps working and returns further views after a view is disconnected",
+      "reserved space > keeps working after its reserved space or a view is disconnected",
     ],
   },
   {
-    name: "the reserved space closes the connection of all",
+    name: "the reserved space closes the connection that all share",
     make: (origin) =>
       new (class extends ClosableMemoryStore {
         override reserved(): MemorySpace {
@@ -154,20 +154,20 @@ const broken: readonly {
           return space;
         }
       })(origin),
-    noticed: ["reserved space > goes on when its reserved space is disconnected, which a view shares"],
+    failing: ["reserved space > keeps working after its reserved space or a view is disconnected"],
   },
   {
-    name: "replace ignores what is expected",
+    name: "replace ignores the expected value",
     make: (origin) =>
       new (class extends MemoryStore {
         override async replace(key: string, _: StoredValue | undefined, next: StoredValue): Promise<boolean> {
           return this.set(key, next);
         }
       })(origin),
-    noticed: [
-      "atomic replacement > lets a newer write win",
-      "atomic replacement > lets a deletion win",
-      "atomic replacement > lets exactly one of two racers win, every time",
+    failing: [
+      "atomic replacement > does not overwrite a newer write",
+      "atomic replacement > does not restore a deleted record",
+      "atomic replacement > lets exactly one of two concurrent replacements succeed, in each of 50 rounds",
     ],
   },
   {
@@ -178,14 +178,14 @@ const broken: readonly {
           return (await this.get(key)) === expected && (await this.set(key, next));
         }
       })(origin),
-    noticed: [
-      "atomic replacement > lets exactly one of two racers win, every time",
-      "atomic replacement > loses no step of a counter that many increment",
-      "atomic replacement > keeps the time that a record has left",
+    failing: [
+      "atomic replacement > lets exactly one of two concurrent replacements succeed, in each of 50 rounds",
+      "atomic replacement > loses no step of a counter that several writers increment",
+      "atomic replacement > keeps the expiry of the record that it replaces",
     ],
   },
   {
-    name: "replace compares the first characters",
+    name: "replace compares only the first characters",
     make: (origin) =>
       new (class extends MemoryStore {
         override async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
@@ -194,7 +194,9 @@ const broken: readonly {
           return super.replace(key, alike ? stored : expected, next);
         }
       })(origin),
-    noticed: ["atomic replacement > refuses where another value lies, however alike"],
+    failing: [
+      "atomic replacement > does not replace a value that differs from the expected one, however similar it is",
+    ],
   },
   {
     name: "replaceMany stops at the first refusal",
@@ -211,43 +213,43 @@ const broken: readonly {
           return super.replaceMany([{ key, expected, next }]).then(([replaced = false]) => replaced);
         }
       })(origin),
-    noticed: ["atomic replacement > replaces many, one after the other, each for itself"],
+    failing: ["atomic replacement > applies the replacements of replaceMany() in order, each by itself"],
   },
   {
-    name: "setMany is forgotten",
+    name: "setMany writes nothing",
     make: (origin) =>
       new (class extends MemoryStore {
         override async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
           return entries.map(() => true);
         }
       })(origin),
-    noticed: [
-      "values > answers a batch in the order of its keys, with duplicates and misses",
+    failing: [
+      "values > returns the results of a batch in the order of its keys, also for duplicate and missing keys",
       "values > works under Keyv",
     ],
   },
   {
-    name: "getMany leaves out what is missing",
+    name: "getMany returns no result for a missing record",
     make: (origin) =>
       new (class extends MemoryStore {
         override async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
           return (await super.getMany(keys)).filter((value) => value !== undefined);
         }
       })(origin),
-    noticed: ["values > answers a batch in the order of its keys, with duplicates and misses"],
+    failing: ["values > returns the results of a batch in the order of its keys, also for duplicate and missing keys"],
   },
   {
-    name: "expiries are dropped",
+    name: "set ignores the expiry",
     make: (origin) =>
       new (class extends MemoryStore {
         override set(key: string, value: unknown): Promise<boolean> {
           return super.set(key, value);
         }
       })(origin),
-    noticed: ["expiry > has nothing where the expiry has passed already"],
+    failing: ["expiry > treats a record that is written with a past expiry as missing"],
   },
   {
-    name: "keys are normalised",
+    name: "get and set normalise keys",
     make: (origin) =>
       new (class extends MemoryStore {
         override get(key: string): Promise<StoredValue | undefined> {
@@ -257,10 +259,10 @@ const broken: readonly {
           return super.set(key.normalize("NFC"), value, expires);
         }
       })(origin),
-    noticed: ["keys > keeps odd keys apart"],
+    failing: ["keys > distinguishes unusual keys"],
   },
   {
-    name: "clear takes the namespace for a prefix",
+    name: "clear uses the namespace as a prefix",
     make: (origin) =>
       new (class extends MemoryStore {
         override async clear(): Promise<void> {
@@ -270,13 +272,13 @@ const broken: readonly {
           }
         }
       })(origin),
-    noticed: [
-      'namespaces > clears "a" and nothing else',
-      "namespaces > clears the records without a namespace and nothing else",
+    failing: [
+      'namespaces > clears only the namespace "a"',
+      "namespaces > clears only the records without a namespace if it has no namespace",
     ],
   },
   {
-    name: "scan sees its own namespace only",
+    name: "scan finds only its own namespace",
     make: (origin) =>
       new (class extends MemoryStore {
         override async scan(options: { readonly cursor?: string; readonly limit?: number }): Promise<ScanPage> {
@@ -284,7 +286,7 @@ const broken: readonly {
           return { ...page, entries: page.entries.filter(({ namespace }) => namespace === (this.namespace ?? "")) };
         }
       })(origin),
-    noticed: ["scan > finds the same through a store that has a namespace"],
+    failing: ["scan > finds the records of all namespaces from a store that has a namespace"],
   },
   {
     name: "a cursor counts records, so that deletions shift it",
@@ -297,7 +299,9 @@ const broken: readonly {
           return { entries: entries.slice(start, end), ...(end < entries.length ? { cursor: String(end) } : {}) };
         }
       })(origin),
-    noticed: ["scan > finds what is there throughout, while records come, go and change"],
+    failing: [
+      "scan > finds every record that is not deleted during the scan, while records are added, deleted and changed",
+    ],
   },
   {
     name: "the reserved space is a namespace",
@@ -307,16 +311,16 @@ const broken: readonly {
           return this.namespaced("reserved");
         }
       })(origin),
-    noticed: [
-      "reserved space > shows nothing reserved to scans and iterators, and nothing else to those of the reserved space",
+    failing: [
+      "reserved space > shows no reserved record to its scans and iterators, and no other record to those of the reserved space",
     ],
   },
 ];
 
-/** As above, of stores that can be divided. */
+/** Stores with ranges that each break one rule, and the names of tests that must then fail. */
 const brokenRanges: readonly (typeof broken)[number][] = [
   {
-    name: "a range is a share of what is there now",
+    name: "a range is a share of the records that exist now",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         override async scan({ range, ...options }: RangeScan = {}): Promise<ScanPage> {
@@ -330,9 +334,9 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return { ...page, entries: page.entries.filter(has) };
         }
       })(origin),
-    noticed: [
-      "ranges > have a record in the same one whenever it is written",
-      "ranges > have what stays in exactly one, while others are written and deleted",
+    failing: [
+      "ranges > keeps a record in the same range when it is written again",
+      "ranges > keeps each record in exactly one range while others are written and deleted",
     ],
   },
   {
@@ -345,10 +349,10 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return (record) => has(record) || (record.key === "key-7" && next(record));
         }
       })(origin),
-    noticed: ["ranges > have every record of every namespace in exactly one, however many they are"],
+    failing: ["ranges > puts every record of every namespace into exactly one range, for any number of ranges"],
   },
   {
-    name: "ranges have their own namespace only",
+    name: "ranges contain only one namespace",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         override rangeOf(range: string): (record: ScannedRecord) => boolean {
@@ -356,17 +360,17 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return (record) => record.namespace === (this.namespace ?? "") && has(record);
         }
       })(origin),
-    noticed: ["ranges > have every record of every namespace in exactly one, however many they are"],
+    failing: ["ranges > puts every record of every namespace into exactly one range, for any number of ranges"],
   },
   {
-    name: "nearly all is in one range",
+    name: "one range contains nearly all records",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         override partOf(record: ScannedRecord, parts: number): number {
           return record.key.startsWith("key-1") ? 0 : parts - 1;
         }
       })(origin),
-    noticed: ["ranges > are of about equal size"],
+    failing: ["ranges > returns ranges of about equal size"],
   },
   {
     name: "a cursor forgets its range",
@@ -376,10 +380,10 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.scan(range === undefined || options.cursor !== undefined ? options : { ...options, range });
         }
       })(origin),
-    noticed: ["ranges > hold for the cursors that come from them, in another store on the same records too"],
+    failing: ["ranges > continues a scan of a range from a cursor, also from another store over the same backend"],
   },
   {
-    name: "a range is known to the store that gave it alone",
+    name: "only the store that returned a range knows it",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         readonly #given = new Set<string>();
@@ -393,30 +397,30 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.rangeOf(range);
         }
       })(origin),
-    noticed: ["ranges > mean the same in another store on the same records"],
+    failing: ["ranges > finds the same records in a range from another store over the same backend"],
   },
   {
-    name: "any text is a range",
+    name: "any text is accepted as a range",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         override rangeOf(range: string): (record: ScannedRecord) => boolean {
           return range.includes("/") ? super.rangeOf(range) : () => false;
         }
       })(origin),
-    noticed: ["ranges > are refused where they are none, and so are cursors and counts"],
+    failing: ["ranges > refuses a range, a cursor and a count of ranges that are not valid"],
   },
   {
-    name: "any number is a count",
+    name: "any number is accepted as a count",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         override ranges(count: number): Promise<readonly string[]> {
           return super.ranges(Math.max(1, Math.ceil(count) || 1));
         }
       })(origin),
-    noticed: ["ranges > are refused where they are none, and so are cursors and counts"],
+    failing: ["ranges > refuses a range, a cursor and a count of ranges that are not valid"],
   },
   {
-    name: "a range has what is reserved",
+    name: "a range contains reserved records",
     make: (origin) =>
       new (class extends RangedMemoryStore {
         override async scan(options: RangeScan = {}): Promise<ScanPage> {
@@ -426,33 +430,33 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return { entries: [...page.entries, ...reserved.entries.filter(this.rangeOf(options.range))] };
         }
       })(origin),
-    noticed: ["ranges > have nothing that is reserved"],
+    failing: ["ranges > finds no reserved record in a range"],
   },
 ];
 
-// Concurrent, since a store that expires nothing makes its tests wait until they lose patience.
-describe.concurrent("the store contract", () => {
-  it("finds no fault with a store that keeps it", async () => {
+// Concurrent: a store that expires nothing makes its tests wait until their time limit.
+describe.concurrent("storeContract", () => {
+  it("passes a store that follows the contract", async () => {
     assert.deepEqual(await failuresOfStore((origin) => new MemoryStore(origin)), []);
   });
 
-  for (const { name, make, noticed } of broken) {
-    it(`notices when ${name}`, async () => {
+  for (const { name, make, failing } of broken) {
+    it(`fails a store whose fault is: ${name}`, async () => {
       const failures = await failuresOfStore(make);
-      for (const test of noticed)
+      for (const test of failing)
         assert.ok(failures.includes(test), `"${test}" passed; failed: ${failures.join("; ")}`);
     });
   }
 
-  it("finds no fault with a store that can be divided as it should", async () => {
+  it("passes a store with ranges that follows the contract", async () => {
     const claims = { expect: { ...allCapabilities, ranged: true } };
     assert.deepEqual(await failuresOfStore((origin) => new RangedMemoryStore(origin), claims), []);
   });
 
-  for (const { name, make, noticed } of brokenRanges) {
-    it(`notices when ${name}`, async () => {
+  for (const { name, make, failing } of brokenRanges) {
+    it(`fails a store whose fault is: ${name}`, async () => {
       const failures = await failuresOfStore(make, { expect: { ...allCapabilities, ranged: true } });
-      for (const test of noticed)
+      for (const test of failing)
         assert.ok(failures.includes(test), `"${test}" passed; failed: ${failures.join("; ")}`);
       assert.deepEqual(
         failures.filter((test) => !test.startsWith("ranges > ")),
@@ -461,7 +465,7 @@ describe.concurrent("the store contract", () => {
     });
   }
 
-  it("fails a store that keeps records in namespaces which it should refuse", async () => {
+  it("fails a store that accepts namespaces that it should refuse", async () => {
     const failures = await failuresOfStore((origin) => new MemoryStore(origin), { refusesNamespacesWith: "::" });
     assert.deepEqual(
       failures,
@@ -469,7 +473,7 @@ describe.concurrent("the store contract", () => {
     );
   });
 
-  it("fails a store that lost a capability, or has one that is not expected", async () => {
+  it("fails a store that has a capability that is not expected", async () => {
     for (const capability of ["atomic", "scannable", "bytes", "reserved", "namespaced"]) {
       const failures = await failuresOf({
         name: "memory",
@@ -479,7 +483,7 @@ describe.concurrent("the store contract", () => {
           return { store, inNamespace: (namespace) => store.namespaced(namespace), close: () => store.disconnect() };
         },
       });
-      assert.deepEqual(failures, ["has the capabilities that are expected, no more and no less"], capability);
+      assert.deepEqual(failures, ["has exactly the expected capabilities"], capability);
     }
   });
 

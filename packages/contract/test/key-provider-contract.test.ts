@@ -3,8 +3,8 @@ import { type KeyProviderContractOptions, keyProviderContract, type OpenKeyProvi
 import { exportKeyring, type KeyProvider, Keyring, KeywardError } from "@keyward/core";
 import { describe, it } from "vitest";
 
-/** A provider over a variable, as strict as the contract asks for. Its parts are replaced below to break it. */
-class VariableProvider implements KeyProvider {
+/** A key provider with a keyring in memory, which passes the contract. Tests override its methods to break it. */
+class MemoryProvider implements KeyProvider {
   #document = exportKeyring(Keyring.generate("first"));
   readonly #subscribers = new Set<() => void>();
 
@@ -15,8 +15,8 @@ class VariableProvider implements KeyProvider {
 
   async save(next: Keyring, previous: Keyring): Promise<void> {
     if (this.#document !== exportKeyring(previous)) {
-      throw new KeywardError("KEYRING_CONFLICT", "The keyring was changed by somebody else", {
-        hint: "Load it again.",
+      throw new KeywardError("KEYRING_CONFLICT", "Another process changed the keyring", {
+        hint: "Load the keyring again.",
       });
     }
     this.overwrite(next);
@@ -38,19 +38,22 @@ class VariableProvider implements KeyProvider {
   }
 }
 
-class EmptyProvider extends VariableProvider {
+class EmptyProvider extends MemoryProvider {
   override async load(): Promise<Keyring> {
-    throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no key", { hint: "Set one." });
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no key", { hint: "Set a key." });
   }
 }
 
-class TalkativeProvider extends VariableProvider {
+/** Shows key material in an error. */
+class TalkativeProvider extends MemoryProvider {
   override async load(): Promise<Keyring> {
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `There is no ring in ${this.secrets()}`, { hint: "Set one." });
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `There is no keyring in ${this.secrets()}`, {
+      hint: "Set a keyring.",
+    });
   }
 }
 
-function opening(make: () => VariableProvider): () => Promise<OpenKeyProvider> {
+function opening(make: () => MemoryProvider): () => Promise<OpenKeyProvider> {
   return async () => {
     const provider = make();
     return { provider, secrets: () => provider.secrets(), close: async () => undefined };
@@ -58,10 +61,10 @@ function opening(make: () => VariableProvider): () => Promise<OpenKeyProvider> {
 }
 
 const options: KeyProviderContractOptions = {
-  name: "A provider over a variable",
+  name: "a provider in memory",
   expect: { save: true, subscribe: true },
-  open: opening(() => new VariableProvider()),
-  failing: [{ name: "there is no key", code: "PROVIDER_UNAVAILABLE", open: opening(() => new EmptyProvider()) }],
+  open: opening(() => new MemoryProvider()),
+  failing: [{ name: "a missing key", code: "PROVIDER_UNAVAILABLE", open: opening(() => new EmptyProvider()) }],
 };
 
 keyProviderContract({ describe, it }, options);
@@ -73,65 +76,68 @@ async function failuresOf(broken: KeyProviderContractOptions): Promise<string[]>
   return tests.filter((_, index) => outcomes[index]?.status === "rejected").map(({ name }) => name);
 }
 
-describe("the key provider contract", () => {
-  it("notices when save does not compare", async () => {
-    class Overwriting extends VariableProvider {
+describe("keyProviderContract", () => {
+  it("fails a provider whose save does not compare", async () => {
+    class Overwriting extends MemoryProvider {
       override async save(next: Keyring): Promise<void> {
         this.overwrite(next);
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Overwriting()) }), [
-      "refuses to save over a ring it was not told of, and leaves that ring",
-      "lets exactly one of several concurrent saves win",
+      "does not overwrite a keyring that was saved meanwhile",
+      "lets exactly one of several concurrent saves succeed",
     ]);
   });
 
-  it("notices when an aborted signal is ignored", async () => {
-    class Unstoppable extends VariableProvider {
+  it("fails a provider that ignores an aborted signal", async () => {
+    class Unstoppable extends MemoryProvider {
       override load(): Promise<Keyring> {
         return super.load();
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Unstoppable()) }), [
-      "does not load for a signal that is aborted already",
-      "loads after an aborted load",
+      "rejects a load whose signal is already aborted",
+      "loads a keyring after an aborted load",
     ]);
   });
 
-  it("notices when unsubscribing does nothing", async () => {
-    class Clinging extends VariableProvider {
+  it("fails a provider whose subscriptions do not end", async () => {
+    class Clinging extends MemoryProvider {
       override subscribe(changed: () => void): () => void {
         super.subscribe(changed);
         return () => undefined;
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Clinging()) }), [
-      "tells subscribers of a change, until they unsubscribe",
+      "calls each subscriber after a change until it unsubscribes",
     ]);
   });
 
-  it("notices a ring that differs from load to load", async () => {
-    class Fickle extends VariableProvider {
+  it("fails a provider whose keyring differs from load to load", async () => {
+    class Fickle extends MemoryProvider {
       override async load({ signal }: { readonly signal?: AbortSignal } = {}): Promise<Keyring> {
         signal?.throwIfAborted();
         return Keyring.generate();
       }
     }
     const failures = await failuresOf({ ...options, open: opening(() => new Fickle()) });
-    assert.ok(failures.includes("gives concurrent loads the same ring"));
+    assert.ok(failures.includes("returns equal keyrings to concurrent loads"));
   });
 
-  it("notices key material in an error, and does not print it", async () => {
+  it("fails a provider that shows key material in an error, and does not print the material", async () => {
     const talkative = opening(() => new TalkativeProvider());
     assert.deepEqual(
-      await failuresOf({ ...options, failing: [{ name: "no ring", code: "PROVIDER_UNAVAILABLE", open: talkative }] }),
-      ["rejects with PROVIDER_UNAVAILABLE: no ring"],
+      await failuresOf({
+        ...options,
+        failing: [{ name: "no keyring", code: "PROVIDER_UNAVAILABLE", open: talkative }],
+      }),
+      ["rejects a load with PROVIDER_UNAVAILABLE: no keyring"],
     );
   });
 
-  it("notices a provider that can do less or more than it claims", async () => {
+  it("fails a provider that has more methods than expected", async () => {
     assert.deepEqual(await failuresOf({ ...options, expect: { save: false, subscribe: false } }), [
-      "does what it is expected to do, no more and no less",
+      "has exactly the expected methods",
     ]);
   });
 });

@@ -5,7 +5,7 @@ import { describe, it } from "vitest";
 storeContract(
   { describe, it },
   {
-    name: "Keyv's own memory adapter",
+    name: "Keyv's memory adapter",
     expect: { atomic: false, scannable: false, ranged: false, bytes: false, reserved: false, namespaced: false },
     exceptions: ["alive-when-expiring", "delete-finds-expired", "no-namespace-is-all", "namespaces-collide"],
     async open() {

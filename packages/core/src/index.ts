@@ -1,4 +1,3 @@
-export type { Place, RecordContent } from "./envelope/envelope.ts";
 export {
   type AesGcmOptions,
   aesGcm,
@@ -12,17 +11,12 @@ export { nodeTooOld, unsupportedNodeVersion } from "./errors/node-version.ts";
 export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit } from "./errors/options.ts";
 export { type Repetition, Repetitions } from "./errors/repetitions.ts";
 export { requireUrl, type UrlRules } from "./errors/url-argument.ts";
+export { type FileLockOptions, whileLocked } from "./files/file-lock.ts";
 export { isOwnedBy, replaceFile, systemCode } from "./files/private-file.ts";
+export type { KeyInfo, KeyStatus, NewKey } from "./keyring/key.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } from "./keyring/key-provider.ts";
-export {
-  exportKeyring,
-  type KeyInfo,
-  Keyring,
-  type KeyStatus,
-  type NewKey,
-  requireSavable,
-} from "./keyring/keyring.ts";
-export { filePlace, type KeyringPlace, storePlace } from "./keyring/keyring-location.ts";
+export { exportKeyring, Keyring, requireSavable, sameKeyring } from "./keyring/keyring.ts";
+export { fileLocation, type KeyringLocation, storeLocation } from "./keyring/keyring-location.ts";
 export {
   type KeyringWrapper,
   type WrapOptions,
@@ -30,46 +24,40 @@ export {
   type WrappedKeysOptions,
   wrappedKeys,
 } from "./keyring/wrapped-keyring.ts";
-export {
-  type ReencryptOptions,
-  type ReencryptProgress,
-  type ReencryptReport,
-  reencrypt,
-  type UnreadableRecord,
-} from "./reencryption/bulk-reencryption.ts";
+export { reencrypt } from "./reencryption/bulk-reencryption.ts";
 export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } from "./reencryption/census.ts";
 export { type Checkpoint, fileCheckpoint } from "./reencryption/checkpoint.ts";
-export {
-  type NamedStores,
-  type RetireKeyOptions,
-  type Retirement,
-  retireKey,
-  type SealNamespaceOptions,
-  sealNamespace,
-} from "./reencryption/retirement.ts";
+export { type ForbidPlaintextOptions, forbidPlaintext } from "./reencryption/forbid-plaintext.ts";
+export type { NamedStores } from "./reencryption/named-stores.ts";
+export type {
+  ReencryptOptions,
+  ReencryptProgress,
+  ReencryptReport,
+  UnreadableRecord,
+} from "./reencryption/reencryption-options.ts";
+export { type RetireKeyOptions, type Retirement, retireKey } from "./reencryption/retirement.ts";
 export type { ReplicaWait, ReplicaWaitOptions, WaitingReplica } from "./rotation/replica-waits.ts";
 export { type Replica, replicas } from "./rotation/replicas.ts";
 export {
   planRotation,
-  type RevokeKeyOptions,
-  type RotateKeyOptions,
-  type RotationOptions,
-  type RotationProgress,
-  type RotationReport,
+  revocationCost,
   revokeKey,
   rollBackRotation,
   rotateKey,
   rotationStatus,
 } from "./rotation/rotation.ts";
-export { type PlannedStep, type RevocationCost, type RotationPlan, revocationCost } from "./rotation/rotation-plan.ts";
+export type {
+  RevokeKeyOptions,
+  RotateKeyOptions,
+  RotationOptions,
+  RotationProgress,
+  RotationReport,
+} from "./rotation/rotation-options.ts";
+export type { PlannedStep, RevocationCost, RotationPlan } from "./rotation/rotation-plan.ts";
 export type { RevocationOrder, RotationStatus, RotationStep } from "./rotation/rotation-record.ts";
 export { type BinaryCompression, type CreateKeyvOptions, createKeyv, KeywardKeyv } from "./store/create-keyv.ts";
-export {
-  EncryptedStore,
-  type EncryptedStoreOptions,
-  type EncryptedStoreOrKeyv,
-  encryptedStoreOf,
-} from "./store/encrypted-store.ts";
+export { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "./store/encrypted-store.ts";
+export type { EncryptedStoreOptions } from "./store/encrypted-store-options.ts";
 export type { ReencryptEvent } from "./store/lazy-reencryption.ts";
 export type { ReplicaOptions } from "./store/replica-registration.ts";
 export {
@@ -96,8 +84,8 @@ export {
 } from "./store-interface/capabilities.ts";
 export { shareConnection } from "./store-interface/connection-users.ts";
 export { shareListener } from "./store-interface/event-listeners.ts";
-export type { WrappableStore } from "./store-interface/inner-store.ts";
 export { readKeyvJson } from "./store-interface/keyv-value.ts";
+export type { RecordAddress, RecordContent } from "./store-interface/record.ts";
 export {
   invalidCursor,
   requireEntryExpires,
@@ -108,6 +96,7 @@ export {
   requireValue,
   sameStored,
 } from "./store-interface/store-arguments.ts";
+export type { WrappableStore } from "./store-interface/wrappable-store.ts";
 export { abortable } from "./waiting/abortable.ts";
 export { RetryPause, type RetryPauseOptions } from "./waiting/retry-pause.ts";
 export { singleFlight } from "./waiting/single-flight.ts";

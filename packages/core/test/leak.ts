@@ -8,7 +8,7 @@ const visible = (read: () => unknown): string => {
   }
 };
 
-/** Everything that a log, an error page or another thread could be shown of a value. */
+/** Returns everything that a log, an error page or another thread could show of a value. */
 export function shown(value: unknown): string {
   const deep = { depth: Infinity, showHidden: true, maxStringLength: Infinity, maxArrayLength: Infinity } as const;
   const error = value instanceof Error ? [value.message, value.stack, shown(value.cause)] : [];
@@ -24,8 +24,8 @@ export function shown(value: unknown): string {
 }
 
 /**
- * The first stretch of the secret that the text shows, in any encoding it is likely to be shown in. The stretches are
- * long enough that random bytes do not meet a text by chance.
+ * Returns the first part of a secret that a text shows in any likely encoding; `undefined` if it shows none. The parts
+ * are long enough that random bytes do not match a text by chance.
  */
 export function leaked(text: string, secret: Uint8Array, characters = 8): string | undefined {
   const bytes = Buffer.from(secret);

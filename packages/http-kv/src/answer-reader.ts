@@ -2,10 +2,10 @@ import { pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
 import { maxDepth } from "./protocol.ts";
 
-/** The most that an answer may need in memory, and the most bytes that it may have on its way there. */
-export const mostAnswerBytes = 256 * 2 ** 20;
+/** Maximum length of an answer on the network, and of its decoded form in memory. */
+export const maxAnswerBytes = 256 * 2 ** 20;
 
-/** Reads an answer of JSON, which may come from an attacker, within bounds that are checked before anything is made of it. */
+/** Reads a JSON answer. It may come from an attacker, so its bounds are checked before it is parsed. */
 export class AnswerReader {
   readonly #bounds: JsonBounds;
   readonly #short: Uint8Array[] | undefined;
@@ -14,17 +14,17 @@ export class AnswerReader {
   #weight = 0;
 
   /**
-   * @param maxParts how many brackets, commas and colons it may have.
-   * @param announcedBytes its length, if it says so.
+   * @param maxParts maximum number of brackets, commas and colons in the answer.
+   * @param announcedBytes the `Content-Length` of the answer, if it has one.
    */
   constructor(maxParts: number, announcedBytes: number | undefined) {
     this.#bounds = {
-      maxBytes: mostAnswerBytes,
+      maxBytes: maxAnswerBytes,
       maxDepth,
       maxParts,
       weigh: (bytes) => {
         this.#weight += bytes;
-        if (this.#weight > mostAnswerBytes) throw new JsonRefusal("too large");
+        if (this.#weight > maxAnswerBytes) throw new JsonRefusal("too large");
       },
     };
     if (announcedBytes !== undefined && announcedBytes <= pieceBytes) this.#short = [];
@@ -32,7 +32,9 @@ export class AnswerReader {
   }
 
   /**
-   * @throws JsonRefusal what is beyond a bound.
+   * Reads the next bytes of the answer.
+   *
+   * @throws JsonRefusal if the answer exceeds a bound.
    */
   write(piece: Uint8Array): void {
     if (this.#short === undefined) {
@@ -45,9 +47,9 @@ export class AnswerReader {
   }
 
   /**
-   * The answer.
+   * Returns the parsed answer.
    *
-   * @throws JsonRefusal where it is no JSON.
+   * @throws JsonRefusal if the answer is not JSON.
    */
   end(): unknown {
     if (this.#short === undefined) return this.#long?.end();

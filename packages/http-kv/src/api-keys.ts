@@ -2,39 +2,39 @@ import { hash, randomBytes, timingSafeEqual } from "node:crypto";
 import { KeywardError } from "@keyward/core";
 import { type Scope, scopes } from "./protocol.ts";
 
-/** What the server knows of an API key: all but the key. */
+/** An API key as the server stores it: with a hash instead of the key itself. */
 export interface ApiKeyEntry {
-  /** The public part of the key, by which it is found, listed and logged. */
+  /** The public part of the API key, under which the entry is found, listed and logged. */
   readonly id: string;
-  /** The SHA-256 of the whole key, in base64url. */
+  /** The SHA-256 of the whole API key, in base64url. */
   readonly hash: string;
-  /** Whose records it opens: letters, digits, "-" and "_", up to 64. */
+  /** The tenant whose records the key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
-  /** Which part of the tenant's records it opens; "" unless given. Nothing else of the tenant can be reached with it. */
+  /** The tenant's namespace on the server that the key gives access to, and to no other. Default: "". */
   readonly namespace?: string;
-  /** What it may do. */
+  /** The scopes of the key: "read", "write", "list", or several of them. */
   readonly scopes: readonly Scope[];
-  /** When it ends, in ms since the epoch; never unless given. */
+  /** Time at which the key expires, in milliseconds since the epoch. Default: never. */
   readonly expires?: number;
-  /** When it was revoked, in ms since the epoch. */
+  /** Time at which the key was revoked, in milliseconds since the epoch. */
   readonly revoked?: number;
 }
 
-/** Where the server finds API keys. It is asked at each request, so that what it says has effect at once. */
+/** A source of API keys. The server asks the source with each request, so a change takes effect at once. */
 export interface TenantSource {
-  /** The key with this id, revoked or not; `undefined` where there is none. A rejection refuses the request. */
+  /** Returns the entry with this id, revoked or not, or `undefined`. If it rejects, the request is refused. */
   find(id: string): Promise<ApiKeyEntry | undefined>;
 }
 
-/** What {@link createApiKey} is told. */
+/** Options of {@link createApiKey}. */
 export interface NewApiKey {
-  /** Whose records it opens: letters, digits, "-" and "_", up to 64. */
+  /** The tenant whose records the key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
-  /** Which part of them; "" unless given. */
+  /** The tenant's namespace on the server that the key gives access to. Default: "". */
   readonly namespace?: string;
-  /** What it may do; everything unless given. */
+  /** The scopes of the key. Default: "read", "write" and "list". */
   readonly scopes?: readonly Scope[];
-  /** When it ends, in ms since the epoch. */
+  /** Time at which the key expires, in milliseconds since the epoch. Default: never. */
   readonly expires?: number;
 }
 
@@ -42,9 +42,13 @@ const keyPattern = /^kv_([A-Za-z0-9]{12})_[A-Za-z0-9_-]{43}$/;
 const namePattern = /^[A-Za-z0-9_-]{1,64}$/;
 
 /**
- * Makes an API key of 256 random bits, which is in `apiKey` and nowhere else, and the entry for the server's list.
+ * Makes an API key of 256 random bits, and the entry for the server's list. Only `apiKey` contains the key: the entry has
+ * its SHA-256.
  *
- * @throws KeywardError `VALUE_INVALID` for a tenant, a namespace, scopes or an expiry that an entry cannot have.
+ * @throws KeywardError `VALUE_INVALID` for an invalid tenant, namespace, scope or expiry.
+ * @example
+ * const { apiKey, entry } = createApiKey({ tenant: "acme", scopes: ["read"] });
+ * const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
  */
 export function createApiKey(options: NewApiKey): { readonly apiKey: string; readonly entry: ApiKeyEntry } {
   const { tenant, namespace = "", scopes: allowed = scopes, expires } = options;
@@ -61,18 +65,19 @@ export function createApiKey(options: NewApiKey): { readonly apiKey: string; rea
   return { apiKey, entry: requireEntry(entry) };
 }
 
-/** Whether a text can be an API key. */
+/** Returns whether a text has the form of an API key. */
 export function isApiKey(text: string): boolean {
   return keyPattern.test(text);
 }
 
-/** Compared with for ids that are not there, so that they take as long as those that are. */
+/** The hash to compare with if the id is unknown, so that an unknown id takes as long as a known one. */
 const noHash = Buffer.alloc(32);
 
 /**
- * The entry of an `Authorization` header, if it holds a key that is good now. Whatever is wrong with one looks the same.
+ * Returns the entry of the API key in an `Authorization` header, or `undefined` if the key is missing, unknown, altered,
+ * expired or revoked.
  *
- * One SHA-256 is enough for a key of 256 random bits, which nobody can guess; a slow hash is for passwords.
+ * One SHA-256 is enough, since 256 random bits cannot be guessed. A slow hash is for passwords.
  */
 export async function authenticate(
   authorization: string | null,
@@ -90,14 +95,20 @@ export async function authenticate(
   return entry.expires === undefined || now < entry.expires ? entry : undefined;
 }
 
-/** A source that never changes. */
+/**
+ * Returns a source with these entries, which never change.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an invalid entry.
+ */
 export function fixedTenants(entries: readonly ApiKeyEntry[]): TenantSource {
   const byId = new Map(entries.map((entry) => [entry.id, requireEntry(entry)]));
   return { find: async (id) => byId.get(id) };
 }
 
 /**
- * @throws KeywardError `VALUE_INVALID` for what is not an entry.
+ * Checks the entry of an API key, and returns it without unknown properties.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an invalid entry.
  */
 export function requireEntry(given: unknown): ApiKeyEntry {
   const entry: Record<string, unknown> = typeof given === "object" && given !== null ? { ...given } : {};
@@ -132,7 +143,7 @@ function hashOf(apiKey: string): Buffer {
 }
 
 function invalidEntry(name: string): KeywardError {
-  return new KeywardError("VALUE_INVALID", `The entry of an API key has no valid "${name}"`, {
-    hint: 'Make entries with createApiKey(). Tenants and namespaces are up to 64 letters, digits, "-" and "_".',
+  return new KeywardError("VALUE_INVALID", `The "${name}" in the entry of an API key is missing or invalid`, {
+    hint: 'Make entries with createApiKey(). Tenants and namespaces have up to 64 letters, digits, "-" and "_".',
   });
 }

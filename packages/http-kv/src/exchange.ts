@@ -1,41 +1,41 @@
 import { setImmediate } from "node:timers/promises";
 
-/** A request, from whatever server it came. */
+/** A request that any HTTP server received, such as `node:http` or a fetch runtime. */
 export interface Incoming {
   readonly method: string;
-  /** Its path and query, as they came; an origin before them is left out of account. */
+  /** The path and query, undecoded. An origin before them is ignored. */
   readonly url: string;
-  /** A header by its name in lower case; `null` where there is none. */
+  /** Returns the header with this name, which is in lower case, or `null`. */
   header(name: string): string | null;
-  /** Hands over the body in pieces as it arrives, and lets other requests have their turn in between. */
+  /** Passes the body to `take` piece by piece, as it arrives. Other requests run in between. */
   read(take: (piece: Uint8Array) => void): BodyReading;
 }
 
 /** A body that is being read. */
 export interface BodyReading {
-  /** Resolves at the end of the body; rejects with what `take` threw, or where the body breaks off. */
+  /** Resolves at the end of the body. Rejects with an error of `take`, or if the body is incomplete. */
   readonly done: Promise<void>;
-  /** Reads no further. */
+  /** Stops reading the body. */
   stop(): void;
 }
 
-/** What is answered, to whatever server asked. */
+/** An answer for any HTTP server to send. */
 export interface Answer {
   readonly status: number;
-  /** Names are in lower case. */
+  /** The headers, under names in lower case. */
   readonly headers: Record<string, string>;
-  /** Pieces are made while they are sent, so that no single step takes long. */
+  /** The body. A generator makes its pieces while they are sent, so that no single step takes long. */
   readonly body?: string | Uint8Array | AsyncGenerator<Uint8Array>;
 }
 
-/** How many bytes are worked on before other requests have their turn: less than a millisecond's work. */
+/** Number of bytes to process before other requests run: less than a millisecond of work. */
 export const turnBytes = 2 ** 17;
 
-/** Lets other requests have their turn between the steps of a long one. */
+/** Lets other requests run between the steps of a long one. */
 export class Turns {
   #sinceTurn = 0;
 
-  /** To be awaited after each step, with how many bytes it worked on. */
+  /** Counts the bytes that a step has processed. Await it after each step. */
   async worked(bytes: number): Promise<void> {
     this.#sinceTurn += bytes;
     if (this.#sinceTurn < turnBytes) return;
@@ -44,10 +44,10 @@ export class Turns {
   }
 }
 
-/** How many bytes of a long answer are sent at once. */
+/** Size of the pieces in which a long answer is sent. */
 export const pieceBytes = 2 ** 16;
 
-/** An answer of JSON. */
+/** Returns a JSON answer with status 200. */
 export function jsonAnswer(body: unknown): Answer {
   return { status: 200, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
 }

@@ -19,8 +19,8 @@ import {
 } from "@keyward/core";
 import { Hookified } from "hookified";
 import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
+import { AnswerFields } from "./answer-fields.ts";
 import {
-  decodeValue,
   type EncodedChange,
   type EncodedEntry,
   encodeValue,
@@ -32,58 +32,65 @@ import {
 } from "./protocol.ts";
 import { type HttpStoreOptions, Transport } from "./transport.ts";
 
-/** What one request carries at most. The server's own limits are above. */
+/** Maximum number of records, and of bytes, in one request. The limits of the server are higher. */
 const maxRecords = 500;
 const maxBytes = 4 * 2 ** 20;
 const iteratedAtOnce = 100;
 
 /**
- * One of the two spaces that an API key opens: the whole Keyv storage contract, atomic replacement, and a scan over every
- * namespace. {@link HttpStore} is the space of the records.
+ * One of the two spaces that an API key gives access to: `HttpStore.reserved()` returns the reserved one, and
+ * {@link HttpStore} itself is the one of the records. A space is a Keyv storage adapter that can also replace values
+ * atomically and scan all its namespaces.
  *
- * Every method rejects with a KeywardError: `STORE_UNAVAILABLE` when the server cannot be reached, fails, or refuses the
- * API key, after the time that `timeoutMs` and `retries` allow; `VALUE_INVALID` for what it does not take.
+ * Every method rejects with a KeywardError. The code is `STORE_UNAVAILABLE` if the server cannot be reached, fails, or
+ * refuses the API key. It is `VALUE_INVALID` for an argument that the server or this class refuses.
+ *
+ * @example
+ * const space: HttpSpace = new HttpStore({ url, apiKey }).reserved();
+ * await space.set("key", "value");
  */
 export class HttpSpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
-  /** Bytes are kept as they are. */
+  /** Bytes are stored unchanged. */
   readonly values = "bytes";
-  /** The namespace that every call but {@link HttpSpace.scan} works in; `undefined` and "" are the same. */
+  /** The namespace of every call except {@link HttpSpace.scan}. `undefined` and "" mean the same. */
   namespace: string | undefined;
   readonly #transport: Transport;
   readonly #space: Space;
+  readonly #fields: AnswerFields;
 
-  /** Made by {@link HttpStore} alone. @internal */
+  /** Called only by {@link HttpStore}. @internal */
   constructor(transport: Transport, space: Space) {
     super();
     this.#transport = transport;
     this.#space = space;
+    this.#fields = new AnswerFields(transport.url);
   }
 
-  /** For how many milliseconds after a call requests that write may still be sent for it: ten times `timeoutMs`. */
+  /** How long after a call the store may still send requests that write, in milliseconds: ten times `timeoutMs`. */
   get longestCallMs(): number {
     return this.#transport.longestWriteMs;
   }
 
-  /** What Keyv may expect: all methods, and absolute `expires`. */
+  /** The capabilities that Keyv reads: all methods, and absolute `expires`. */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
 
-  /** The value under `key`, or `undefined`. */
+  /** Returns the value of `key`, or `undefined`. */
   async get(key: string): Promise<StoredValue | undefined> {
     return (await this.getMany([key]))[0];
   }
 
-  /** As {@link HttpSpace.get} for each, in the same order. Not from one state of the store. */
+  /** Returns the value of each key, or `undefined`, in the same order. The values are not read at one point in time. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
-    return await this.#getMany(this.#place(), keys);
+    return await this.#getMany(this.#bodyStart(), keys);
   }
 
   /**
-   * Stores the value.
+   * Stores a value.
    *
-   * @param expires when it stops being there, in ms since the epoch by the server's clock; a time that has passed leaves
-   * nothing under `key`. A duration, as Keyv 5 passes it, counts from now: see `requireExpires`.
+   * @param expires time at which the record expires, in milliseconds since the epoch by the server's clock. Default:
+   * never. A time in the past leaves no record. A small number, as Keyv 5 passes it, is a duration: see `requireExpires`.
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
    * that is not a number.
    */
@@ -92,7 +99,10 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return stored;
   }
 
-  /** As {@link HttpSpace.set} for each, 500 or 4 MiB in a request. Where it rejects, the first of them may be stored. */
+  /**
+   * Stores several values, at most 500 or 4 MiB in each request. Returns, for each, whether it was stored. If the call
+   * rejects, the first of them may be stored.
+   */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const untilMs = this.#writeUntilMs();
     const encoded = entries.map((given): EncodedEntry => {
@@ -101,50 +111,56 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       const entry = { key: requireKey(key), ...encodeValue(requireValue(key, value)) };
       return expires === undefined ? entry : { ...entry, expires };
     });
-    return await this.#callMany("set", "entries", encoded, "stored", readBoolean, untilMs);
+    return await this.#callMany("set", "entries", encoded, "stored", this.#fields.boolean, untilMs);
   }
 
-  /** Removes the record, and says whether there was one. */
+  /** Deletes the record of `key`, and returns whether there was one. */
   async delete(key: string): Promise<boolean> {
     const [deleted = false] = await this.deleteMany([key]);
     return deleted;
   }
 
-  /** As {@link HttpSpace.delete} for each. */
+  /** Deletes the record of each key. Returns, for each, whether there was one. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
-    return await this.#callMany("delete", "keys", keys.map(requireKey), "deleted", readBoolean);
+    return await this.#callMany("delete", "keys", keys.map(requireKey), "deleted", this.#fields.boolean);
   }
 
-  /** Whether there is a record under `key`. */
+  /** Returns whether `key` has a record. */
   async has(key: string): Promise<boolean> {
     const [found = false] = await this.hasMany([key]);
     return found;
   }
 
-  /** As {@link HttpSpace.has} for each, in the same order. */
+  /** Returns, for each key in the same order, whether it has a record. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
-    return await this.#callMany("has", "keys", keys.map(requireKey), "found", readBoolean);
+    return await this.#callMany("has", "keys", keys.map(requireKey), "found", this.#fields.boolean);
   }
 
-  /** Removes every record of the own namespace, and of no other. */
+  /** Deletes all records of this namespace. */
   async clear(): Promise<void> {
-    await this.#transport.call("clear", `${this.#place()}}`, partsOf(0));
+    await this.#transport.call("clear", `${this.#bodyStart()}}`, partsOf(0));
   }
 
   /**
-   * The records of the own namespace that are there when the iteration begins and when it comes to them. All their keys
-   * are held in memory meanwhile; values come as they are needed.
+   * Iterates over the records of this namespace that exist both when the iteration begins and when it reaches them. All
+   * keys are in memory during the iteration. The values are read in batches.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
-    const place = this.#place();
+    const bodyStart = this.#bodyStart();
     const keys = [
-      ...new Set(list(await this.#transport.call("list", `${place}}`, Number.POSITIVE_INFINITY), "keys", readText)),
+      ...new Set(
+        this.#fields.list(
+          await this.#transport.call("list", `${bodyStart}}`, Number.POSITIVE_INFINITY),
+          "keys",
+          this.#fields.text,
+        ),
+      ),
     ];
     for (let start = 0; start < keys.length; start += iteratedAtOnce) {
       const batch = keys.slice(start, start + iteratedAtOnce);
-      const values = await this.#getMany(place, batch);
+      const values = await this.#getMany(bodyStart, batch);
       for (const [index, key] of batch.entries()) {
         const value = values[index];
         if (value !== undefined) yield [key, value];
@@ -152,25 +168,30 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     }
   }
 
-  /** Does nothing: connections belong to Node's global agent, or to `fetch`. */
+  /** Does nothing. The connections belong to Node's global agent, or to `fetch`. */
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` where the whole value, type included, is `expected`, and says whether it did. The expiry stays. With
-   * `expected` undefined it writes where nothing lies, without an expiry. What is expected travels as its SHA-256.
+   * Replaces the value of `key` with `next` if it is `expected`, type included, and returns whether it did. The record
+   * keeps its expiry. If `expected` is `undefined`, `next` is stored only if there is no record, and without an expiry.
+   * The request contains the SHA-256 of `expected` instead of the value.
    *
-   * An answer that was lost is asked for again, and `true` and `false` are always right. Where the server was started
-   * anew in between and refuses now, nobody can say whether it did it before: the call rejects.
+   * If an answer is lost, the replacement is sent again under the same name. `true` and `false` are always correct. If
+   * the server restarted in between and refuses the replacement now, an earlier attempt may have succeeded: the call
+   * rejects.
    *
-   * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, `STORE_NOT_ATOMIC`
-   * when the server's store cannot replace atomically.
+   * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes; `STORE_NOT_ATOMIC`
+   * if the server's store cannot replace a value atomically; `STORE_UNAVAILABLE` if the outcome is unknown.
    */
   async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
     const [replaced = false] = await this.replaceMany([{ key, expected, next }]);
     return replaced;
   }
 
-  /** As {@link HttpSpace.replace} for each, one after the other, 500 or 4 MiB in a request. */
+  /**
+   * Replaces several values, one after the other, at most 500 or 4 MiB in each request. Returns, for each, whether it was
+   * replaced: see {@link HttpSpace.replace}.
+   */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const untilMs = this.#writeUntilMs();
     const encoded = changes.map(
@@ -181,52 +202,56 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       }),
     );
     const read = (replaced: unknown) => {
-      if (replaced !== null) return readBoolean(replaced);
-      throw new KeywardError("STORE_UNAVAILABLE", "An answer was lost, and the server that gave it is gone", {
-        hint: "Read the record to see whether it was replaced.",
-      });
+      if (replaced !== null) return this.#fields.boolean(replaced);
+      throw new KeywardError(
+        "STORE_UNAVAILABLE",
+        `${this.#transport.url} may have replaced a record: its answer was lost, and it does not know the outcome any longer`,
+        { hint: "Read the record to see whether it was replaced." },
+      );
     };
     return await this.#callMany("replace", "changes", encoded, "replaced", read, untilMs);
   }
 
   /**
-   * A page of records of every namespace that the API key opens. A cursor goes on after any change to the records, and
-   * after a restart of the server.
+   * Returns a page of the records of all namespaces. A cursor stays valid after any change to the records, and after a
+   * restart of the server.
    *
-   * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, or a limit that is not a whole number from
-   * 1; `STORE_NOT_SCANNABLE` when the server's store cannot be scanned.
+   * @param options.cursor the cursor of the page before. Default: the first page.
+   * @param options.limit about how many records to return, an integer of at least 1.
+   * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, or an invalid limit; `STORE_NOT_SCANNABLE`
+   * if the server's store cannot be scanned.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     const { cursor } = options;
     const limit = requireLimit(options.limit);
     if (cursor !== undefined && typeof cursor !== "string") throw invalidCursor();
     const body = JSON.stringify({ space: this.#space, cursor, limit });
-    // A page has about the limit, not exactly.
+    // A page may have more records than the limit.
     const answer = await this.#transport.call("scan", body, partsOf(2 * limit + maxRecords));
     const next = field(answer, "cursor");
-    if (next !== undefined && typeof next !== "string") throw broken();
-    const entries = list(
+    if (next !== undefined && typeof next !== "string") throw this.#fields.malformed();
+    const entries = this.#fields.list(
       answer,
       "entries",
       (entry): ScannedRecord => ({
-        namespace: readText(field(entry, "namespace")),
-        key: readText(field(entry, "key")),
-        value: readValue(entry),
+        namespace: this.#fields.text(field(entry, "namespace")),
+        key: this.#fields.text(field(entry, "key")),
+        value: this.#fields.value(entry),
       }),
     );
     return next === undefined ? { entries } : { cursor: next, entries };
   }
 
-  async #getMany(place: string, keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
+  async #getMany(bodyStart: string, keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const values: (StoredValue | undefined)[] = [];
-    // An answer may cover the first keys alone, where the values are large.
+    // If the values are large, an answer has only the first of them.
     const checked = keys.map(requireKey);
     while (values.length < checked.length) {
       const [batch = []] = batches(checked.slice(values.length, values.length + maxRecords));
-      const found = list(await this.#call("get", place, "keys", batch), "values", (value) =>
-        value === null ? undefined : readValue(value),
+      const found = this.#fields.list(await this.#call("get", bodyStart, "keys", batch), "values", (value) =>
+        value === null ? undefined : this.#fields.value(value),
       );
-      if (found.length === 0 || found.length > batch.length) throw broken();
+      if (found.length === 0 || found.length > batch.length) throw this.#fields.malformed();
       values.push(...found);
     }
     return values;
@@ -241,18 +266,18 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     read: (value: unknown) => Result,
     untilMs = this.#writeUntilMs(),
   ): Promise<Result[]> {
-    const place = this.#place();
+    const bodyStart = this.#bodyStart();
     const results: Result[] = [];
     for (const batch of batches(items)) {
       let rest = batch;
       while (rest.length > 0) {
-        const part = list(await this.#call(operation, place, name, rest, untilMs), answered, read);
-        // Only a replacement may answer for the first alone, where what is there is large.
+        const part = this.#fields.list(await this.#call(operation, bodyStart, name, rest, untilMs), answered, read);
+        // Only the answer to replacements may be incomplete: the server reads the stored values, which may be large.
         if (
           part.length > rest.length ||
           (part.length < rest.length && (operation !== "replace" || part.length === 0))
         ) {
-          throw broken();
+          throw this.#fields.malformed();
         }
         results.push(...part);
         rest = rest.slice(part.length);
@@ -263,40 +288,47 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   #call(
     operation: Operation,
-    place: string,
+    bodyStart: string,
     name: string,
     batch: readonly string[],
     writeUntilMs?: number,
   ): Promise<unknown> {
-    const body = `${place},${JSON.stringify(name)}:[${batch.join(",")}]}`;
+    const body = `${bodyStart},${JSON.stringify(name)}:[${batch.join(",")}]}`;
     return this.#transport.call(operation, body, partsOf(batch.length), writeUntilMs);
   }
 
-  /** When a call that begins now sends nothing more, by `performance.now()`: making its requests counts as well. */
+  /** Returns the time, by `performance.now()`, after which a call that begins now sends nothing more. */
   #writeUntilMs(): number {
     return performance.now() + this.longestCallMs;
   }
 
-  /** How the body of an operation on the own namespace begins. */
-  #place(): string {
+  /** Returns the beginning of a request's body: the space and the namespace. */
+  #bodyStart(): string {
     return JSON.stringify({ space: this.#space, namespace: requireNamespace(this.namespace) }).slice(0, -1);
   }
 }
 
 /**
- * A store for Keyv and Keyward on a server that speaks the protocol of `docs/http-kv.md`: it expires, replaces atomically,
- * can be scanned, keeps bytes as they are, and has a reserved space. The server sees what it is given: wrap the store in an
- * `EncryptedStore`, and it sees keys and lengths.
+ * A store for Keyv and Keyward that keeps its records on an HTTP KV server (`docs/http-kv.md`). It has expiry, atomic
+ * replacement, scans, a reserved space, and stores bytes unchanged.
+ *
+ * The server can read the values. To hide them, wrap the store in an `EncryptedStore`: the server then sees only the keys
+ * and the lengths of the values.
+ *
+ * @example
+ * const store = new HttpStore({ url: "https://kv.example.com", apiKey });
+ * const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "flows" });
  */
 export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedStore {
   readonly #transport: Transport;
   readonly #reserved: HttpSpace;
 
   /**
-   * Opens no connection yet.
+   * Makes a store. The first call makes the first connection.
    *
-   * @param origin where the server is; or another store, whose server and API key this one is to share.
-   * @throws KeywardError `STORE_INVALID` for settings that cannot be used, plain `http:` to another machine among them.
+   * @param origin the options, or another store to share the server and API key with.
+   * @throws KeywardError `STORE_INVALID` for an invalid URL or API key, and for plain `http:` to another machine;
+   * `VALUE_INVALID` for an unknown option or an invalid number.
    */
   constructor(origin: HttpStoreOptions | HttpStore) {
     const shared = origin instanceof HttpStore;
@@ -306,12 +338,15 @@ export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedSto
     this.#reserved = shared ? origin.#reserved : new HttpSpace(transport, "reserved");
   }
 
-  /** A place beside the records that no key, clear, iteration or scan of theirs reaches. The same for every view. */
+  /**
+   * Returns the reserved space. No call on the records reads or changes it, not even `clear`. All views of this store on
+   * namespaces share it.
+   */
   reserved(): HttpSpace {
     return this.#reserved;
   }
 
-  /** A view on one namespace, with the same server and API key; "" is the view on records without a namespace. */
+  /** Returns a view on one namespace, with the same server and API key. "" is the namespace of records without one. */
   namespaced(namespace: string): HttpStore {
     const view = new HttpStore(this);
     view.namespace = namespace;
@@ -319,7 +354,7 @@ export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedSto
   }
 }
 
-/** Items as JSON, in batches that one request can carry. */
+/** Encodes items as JSON, in batches for one request each. */
 function* batches(items: readonly unknown[]): Generator<readonly string[], void> {
   let batch: string[] = [];
   let bytes = 0;
@@ -335,34 +370,4 @@ function* batches(items: readonly unknown[]): Generator<readonly string[], void>
     bytes += length;
   }
   if (batch.length > 0) yield batch;
-}
-
-function list<Result>(answer: unknown, name: string, read: (value: unknown) => Result): Result[] {
-  const values = field(answer, name);
-  if (Array.isArray(values)) return values.map((value: unknown) => read(value));
-  throw broken();
-}
-
-function readBoolean(value: unknown): boolean {
-  if (typeof value === "boolean") return value;
-  throw broken();
-}
-
-function readText(value: unknown): string {
-  if (typeof value === "string") return value;
-  throw broken();
-}
-
-function readValue(value: unknown): StoredValue {
-  try {
-    return decodeValue(value);
-  } catch {
-    throw broken();
-  }
-}
-
-function broken(): KeywardError {
-  return new KeywardError("STORE_UNAVAILABLE", "The server's answer is not one of the protocol", {
-    hint: "Is the url that of a keyward-kv server, of a release that fits?",
-  });
 }

@@ -1,19 +1,19 @@
 import { randomUUID } from "node:crypto";
 import { TextParts, wholeCharacters } from "./text-parts.ts";
 
-/** What a document of JSON may be. It is checked over the bytes, before anything is made of them. */
+/** Bounds of a JSON document. They are checked on its bytes, before the document is parsed. */
 export interface JsonBounds {
-  /** How many bytes it may have. */
+  /** Maximum length of the document. */
   readonly maxBytes: number;
-  /** How deep lists and objects may be in one another. */
+  /** Maximum nesting depth of lists and objects. */
   readonly maxDepth: number;
-  /** How many brackets, commas and colons it may have. */
+  /** Maximum number of brackets, commas and colons. */
   readonly maxParts: number;
-  /** Told how many bytes of memory are needed next. What it throws ends the reading. */
+  /** Called with the number of bytes that are needed next in memory. If it throws, reading stops with its error. */
   readonly weigh: (bytes: number) => void;
 }
 
-/** Why a document was refused. */
+/** A document is not JSON, or exceeds a bound. */
 export class JsonRefusal extends Error {
   override readonly name = "JsonRefusal";
   readonly reason: "malformed" | "too deep" | "too large";
@@ -24,14 +24,14 @@ export class JsonRefusal extends Error {
   }
 }
 
-/** Strings of more bytes are decoded as they arrive, so that no single step takes long. */
+/** Longer strings are decoded as they arrive, so that no single step takes long. */
 const longStringBytes = 256;
 /** The longest escape is `\uXXXX`. */
 const escapeBytes = 6;
 const controlCharacter = /[^\x20-\uffff]/;
-/** How far a string is looked through step by step, which costs less than a native search where it is short. */
+/** Number of bytes of a string to check one by one. For a short string, that costs less than a native search. */
 const steppedBytes = 64;
-/** About what V8 needs for one value, beside its bytes. */
+/** About how many bytes V8 needs for one value, in addition to its content. */
 const bytesPerPart = 32;
 
 const [quote, backslash, comma, colon, openList, closeList, openObject, closeObject] = [
@@ -39,38 +39,38 @@ const [quote, backslash, comma, colon, openList, closeList, openObject, closeObj
 ] as const;
 
 /**
- * Reads JSON piece by piece. `JSON.parse` makes the document, but of no more than the bounds allow: it gets the pieces
- * with a mark in place of each long string, and what stands for the marks was decoded on the way.
+ * Reads JSON piece by piece. Each long string is decoded as it arrives, and a mark replaces it in the outline of the
+ * document. At the end, `JSON.parse` parses the outline, which the bounds keep short, and the strings replace the marks.
  */
 export class JsonReader {
   readonly #bounds: JsonBounds;
   readonly #outline: Uint8Array[] = [];
   readonly #longStrings: string[] = [];
-  /** Begins every mark. It is random, so no document has it. */
+  /** The beginning of every mark. It is random, so no document contains it. */
   readonly #mark = randomUUID();
   #outlineBytes = 0;
   #long: TextParts | undefined;
-  /** The bytes of the string that is being read, as far as they are not decoded. */
+  /** The bytes of the current string that are not decoded yet. */
   #open: Uint8Array<ArrayBufferLike> = new Uint8Array();
   #inString = false;
   #escaped = false;
-  /** Where in the undecoded bytes of the string the last escape begins. */
+  /** Position of the last escape in the undecoded bytes of the string; -1: there is none. */
   #escapeAt = -1;
   #depth = 0;
   #parts = 0;
   #bytes = 0;
 
-  readonly #mostOutlineBytes: number;
+  readonly #maxOutlineBytes: number;
 
   constructor(bounds: JsonBounds) {
     this.#bounds = bounds;
-    this.#mostOutlineBytes = (bounds.maxParts + 1) * (longStringBytes + this.#mark.length);
+    this.#maxOutlineBytes = (bounds.maxParts + 1) * (longStringBytes + this.#mark.length);
   }
 
   /**
    * Reads a short document in one step.
    *
-   * @throws JsonRefusal what is beyond a bound, or is no JSON; what `weigh` throws.
+   * @throws JsonRefusal if the document is not JSON or exceeds a bound; errors of `weigh`.
    */
   static readWhole(bytes: Uint8Array, bounds: JsonBounds): unknown {
     if (bytes.length > bounds.maxBytes) throw new JsonRefusal("too large");
@@ -90,9 +90,9 @@ export class JsonReader {
   }
 
   /**
-   * Reads the next bytes.
+   * Reads the next bytes of the document.
    *
-   * @throws JsonRefusal what is beyond a bound; what `weigh` throws.
+   * @throws JsonRefusal if the document exceeds a bound; errors of `weigh`.
    */
   write(piece: Uint8Array): void {
     const { maxBytes, weigh } = this.#bounds;
@@ -104,14 +104,14 @@ export class JsonReader {
       if (bytes.length === 0) return;
       outlineBytes += bytes.length;
       this.#outlineBytes += bytes.length;
-      if (this.#outlineBytes > this.#mostOutlineBytes) throw new JsonRefusal("too large");
-      // A copy: a view would keep the whole piece in memory.
+      if (this.#outlineBytes > this.#maxOutlineBytes) throw new JsonRefusal("too large");
+      // Copied, since a view would keep the whole piece in memory.
       this.#outline.push(bytes.slice());
     };
     let from = 0;
     let stringFrom = 0;
     let openBytes = this.#open.length;
-    // How far into the string, or behind its last escape, the steps began; and what a search found ahead of them.
+    // Where the bytewise check of the string began, and the positions that a native search found ahead of it.
     let steppedFrom = 0;
     let [quoteAt, backslashAt] = [-1, -1];
     for (let at = 0; at < piece.length; at++) {
@@ -160,9 +160,9 @@ export class JsonReader {
   }
 
   /**
-   * The document.
+   * Returns the parsed document.
    *
-   * @throws JsonRefusal where it is none.
+   * @throws JsonRefusal if the document is not JSON.
    */
   end(): unknown {
     if (this.#inString) throw new JsonRefusal("malformed");
@@ -189,13 +189,13 @@ export class JsonReader {
     if (++this.#parts > this.#bounds.maxParts) throw new JsonRefusal("too large");
   }
 
-  /** Decodes bytes of a long string; unless they are its last, only as far as no character or escape is cut. */
+  /** Decodes bytes of a long string. If more of the string follows, a cut character or escape is kept for the next call. */
   #decode(bytes: Uint8Array, last = true): void {
     const whole = this.#escapeAt >= 0 && bytes.length - this.#escapeAt < escapeBytes ? this.#escapeAt : bytes.length;
     const end = last ? bytes.length : wholeCharacters(bytes, whole);
     this.#long ??= new TextParts(this.#bounds.weigh);
     try {
-      // What JSON.parse would refuse in a string, where a string has no escapes and is not given to it.
+      // A string without escapes is not passed to JSON.parse, so the characters that JSON.parse refuses are refused here.
       if (this.#escapeAt >= 0) this.#long.add(bytes.subarray(0, end), withoutEscapes);
       else if (controlCharacter.test(this.#long.add(bytes.subarray(0, end)))) throw new JsonRefusal("malformed");
     } catch (error) {
@@ -215,7 +215,7 @@ export class JsonReader {
   }
 }
 
-/** Where the string that begins here ends: at its quote, or at the end of the bytes. A long one is searched natively. */
+/** Returns the position of the quote that ends a string, or the end of the bytes. Long strings are searched natively. */
 function endOfString(bytes: Uint8Array, start: number): number {
   for (let at = start; ; ) {
     const steppedEnd = at + steppedBytes;
@@ -226,7 +226,7 @@ function endOfString(bytes: Uint8Array, start: number): number {
     }
     const end = bytes.indexOf(quote, at);
     if (end < 0) return bytes.length;
-    // Of backslashes before a quote, each second one is escaped itself.
+    // After an even number of backslashes, the quote itself is not escaped.
     let escapesFrom = end;
     while (escapesFrom > at && bytes[escapesFrom - 1] === backslash) escapesFrom--;
     if ((end - escapesFrom) % 2 === 0) return end;
@@ -234,7 +234,7 @@ function endOfString(bytes: Uint8Array, start: number): number {
   }
 }
 
-/** Where a byte is next; the length of the bytes where there is none. */
+/** Returns the next position of a byte, or the length of the bytes if there is none. */
 function positionOf(byte: number, bytes: Uint8Array, from: number): number {
   const at = bytes.indexOf(byte, from);
   return at < 0 ? bytes.length : at;

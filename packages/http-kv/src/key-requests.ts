@@ -1,17 +1,17 @@
 import type { Hash } from "node:crypto";
-import type { Part } from "./areas.ts";
 import { type Answer, type Incoming, pieceBytes } from "./exchange.ts";
 import { listing } from "./listing.ts";
+import type { NamespaceRecords } from "./namespace-records.ts";
 import { type OperationContext, type Prepared, readKey, readNamespace } from "./operations.ts";
 import { headers, invalid, type PathTarget, Refusal, type Scope } from "./protocol.ts";
 import { readValue } from "./request-body.ts";
 import type { StoredRecord } from "./stored-record.ts";
 import { tagInTurns, valuePieces } from "./values.ts";
 
-/** How often a conditional write is tried again when others write in between. */
+/** How often a conditional write is tried if other requests write to the same key in between. */
 const maxAttempts = 16;
 
-/** The scopes that a request needs. A condition says what is there, and so reads. */
+/** Returns the scopes that a request needs. A conditional write needs "read": its answer reveals what is stored. */
 export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Scope[] {
   switch (incoming.method) {
     case "PUT":
@@ -24,10 +24,11 @@ export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Sco
 }
 
 /**
- * Reads and checks GET, HEAD, PUT and DELETE, on one key or on all that begin with a prefix.
+ * Reads and checks a GET, HEAD, PUT or DELETE, on one key or on all keys with a prefix. Returns a function that does the
+ * request.
  *
- * @param digest gets the body of a PUT.
- * @throws Refusal what the request cannot have.
+ * @param digest the hash to add the body of a PUT to.
+ * @throws Refusal if the request is invalid or not possible.
  */
 export async function prepareKeyRequest(
   incoming: Incoming,
@@ -35,18 +36,18 @@ export async function prepareKeyRequest(
   context: OperationContext,
   digest: Hash | undefined,
 ): Promise<Prepared> {
-  const { store, area, limits } = context;
-  const part = store.part(area, "records", readNamespace(target.namespace, limits));
-  if (target.kind === "prefix") return async () => await answerPrefix(incoming, target, part, context);
+  const { store, tenantNamespace, limits } = context;
+  const records = store.records(tenantNamespace, "records", readNamespace(target.namespace, limits));
+  if (target.kind === "prefix") return async () => await answerPrefix(incoming, target, records, context);
   const key = readKey(target.key, limits);
   switch (incoming.method) {
     case "GET":
     case "HEAD":
-      return async () => await read(incoming, part, key, context);
+      return async () => await read(incoming, records, key, context);
     case "PUT":
-      return await prepareWrite(incoming, part, key, context, digest);
+      return await prepareWrite(incoming, records, key, context, digest);
     default:
-      return async () => await remove(incoming, part, key);
+      return async () => await remove(incoming, records, key);
   }
 }
 
@@ -57,30 +58,35 @@ function isConditional(incoming: Incoming): boolean {
 async function answerPrefix(
   { method }: Incoming,
   { prefix, explicit }: PathTarget & { readonly kind: "prefix" },
-  part: Part,
+  records: NamespaceRecords,
   context: OperationContext,
 ): Promise<Answer> {
   switch (method) {
     case "GET":
-      return await listing(part, "list", prefix, context);
+      return await listing(records, "list", prefix, context);
     case "HEAD":
       return { status: 200, headers: {} };
     case "DELETE":
       if (!explicit) throw invalid('To delete all keys with a prefix, end the path with ":"');
-      if (prefix === "") await part.clear();
-      else await part.deleteAll((key) => key.startsWith(prefix));
+      if (prefix === "") await records.clear();
+      else await records.deleteAll((key) => key.startsWith(prefix));
       return okay({});
     default:
-      throw invalid("The path names no key");
+      throw invalid("The path has no key");
   }
 }
 
-async function read(incoming: Incoming, part: Part, key: string, { held }: OperationContext): Promise<Answer> {
-  const [record] = await part.getRecords([key]);
-  if (record === undefined) throw new Refusal("NOT_FOUND", "There is nothing under this key");
+async function read(
+  incoming: Incoming,
+  records: NamespaceRecords,
+  key: string,
+  { memory }: OperationContext,
+): Promise<Answer> {
+  const [record] = await records.getRecords([key]);
+  if (record === undefined) throw new Refusal("NOT_FOUND", "There is no record with this key");
   const { value } = record;
   const bytes = Buffer.byteLength(value);
-  held.add(bytes);
+  memory.reserve(bytes);
   const etag = await tagInTurns(value);
   const known = { etag, ...timesOf(record) };
   if (matchesAny(incoming.header("if-none-match"), etag, "weakly")) return { status: 304, headers: known };
@@ -90,7 +96,7 @@ async function read(incoming: Incoming, part: Part, key: string, { held }: Opera
   return { status: 200, headers: answered, body: bytes <= pieceBytes ? value : valuePieces(value) };
 }
 
-/** When a record was written and, in seconds, how long it stays: what unstorage calls its meta. */
+/** Returns headers with the time a record was written and the seconds until it expires, which unstorage calls its meta. */
 function timesOf({ modified, expires }: StoredRecord): Record<string, string> {
   const written = { "last-modified": new Date(modified).toUTCString() };
   if (expires === undefined) return written;
@@ -99,9 +105,9 @@ function timesOf({ modified, expires }: StoredRecord): Record<string, string> {
 
 async function prepareWrite(
   incoming: Incoming,
-  part: Part,
+  records: NamespaceRecords,
   key: string,
-  { limits, held }: OperationContext,
+  { limits, memory }: OperationContext,
   digest: Hash | undefined,
 ): Promise<Prepared> {
   const expires = readExpires(incoming);
@@ -109,16 +115,18 @@ async function prepareWrite(
   const ifNoneMatch = incoming.header("if-none-match");
   const conditional = isConditional(incoming);
   if (conditional && expires !== undefined) {
-    throw invalid("A conditional write keeps the expiry that is there, and cannot set one");
+    throw invalid("A conditional write cannot set an expiry: the record keeps the one that it has");
   }
-  if (conditional && !part.atomic) throw new Refusal("NOT_ATOMIC", "The server's store cannot write on a condition");
+  if (conditional && !records.atomic) {
+    throw new Refusal("NOT_ATOMIC", "The server's store cannot compare and replace a value in one step");
+  }
   const isBytes = /^application\/octet-stream\s*(?:;|$)/i.test(incoming.header("content-type") ?? "");
-  const bounds = { maxBytes: limits.maxValueBytes, timeoutMs: limits.bodyTimeoutMs, held, digest };
+  const bounds = { maxBytes: limits.maxValueBytes, timeoutMs: limits.bodyTimeoutMs, memory, digest };
   const value = await readValue(incoming, bounds, isBytes ? "bytes" : "text");
   const written = okay({ etag: await tagInTurns(value) });
   if (!conditional) {
     return async () => {
-      const [stored] = await part.setMany([{ key, value, ...(expires === undefined ? {} : { expires }) }]);
+      const [stored] = await records.setMany([{ key, value, ...(expires === undefined ? {} : { expires }) }]);
       if (stored === false) throw new Error("The store refused the write");
       return written;
     };
@@ -126,9 +134,9 @@ async function prepareWrite(
   return async (mayHaveBeenDone) => {
     let counted = 0;
     for (let attempt = 1; attempt <= maxAttempts; attempt++) {
-      const [current] = await part.getRecords([key]);
+      const [current] = await records.getRecords([key]);
       const bytes = current?.value.length ?? 0;
-      held.add(Math.max(0, bytes - counted));
+      memory.reserve(Math.max(0, bytes - counted));
       counted = Math.max(counted, bytes);
       const etag = current === undefined ? undefined : await tagInTurns(current.value);
       const holds =
@@ -136,19 +144,21 @@ async function prepareWrite(
       if (!holds && mayHaveBeenDone) {
         throw new Refusal("UNAVAILABLE", "The condition is not met now, and an earlier attempt may have been done");
       }
-      if (!holds) throw new Refusal("PRECONDITION_FAILED", "What is stored under the key does not meet the condition");
-      const [replaced] = await part.replaceMany([{ key, expected: current, next: value }]);
+      if (!holds) throw new Refusal("PRECONDITION_FAILED", "The stored record does not meet the condition");
+      const [replaced] = await records.replaceMany([
+        { key, expected: current, next: records.successorOf(current, value) },
+      ]);
       if (replaced === true) return written;
     }
-    throw new Refusal("UNAVAILABLE", "Others write to this key all the time", 1);
+    throw new Refusal("UNAVAILABLE", `Other requests wrote to this key between all ${maxAttempts} attempts`, 1);
   };
 }
 
-async function remove(incoming: Incoming, part: Part, key: string): Promise<Answer> {
+async function remove(incoming: Incoming, records: NamespaceRecords, key: string): Promise<Answer> {
   if (isConditional(incoming)) {
-    throw new Refusal("NOT_ATOMIC", "A deletion cannot have a condition: no store can do that in one step");
+    throw new Refusal("NOT_ATOMIC", "A DELETE cannot have a condition: no store can compare and delete in one step");
   }
-  await part.deleteMany([key]);
+  await records.deleteMany([key]);
   return okay({});
 }
 
@@ -156,7 +166,7 @@ function okay(answered: Record<string, string>): Answer {
   return { status: 200, headers: { "content-type": "text/plain;charset=UTF-8", ...answered }, body: "OK" };
 }
 
-/** Whether a list of entity tags, or "*", names what lies there; `undefined` is nothing. */
+/** Returns whether a list of entity tags, or "*", matches the tag of a record. `undefined`: there is no record. */
 function matchesAny(list: string | null, etag: string | undefined, how: "strongly" | "weakly"): boolean {
   if (list === null || etag === undefined) return false;
   return list.split(",").some((each) => {
@@ -168,13 +178,14 @@ function matchesAny(list: string | null, etag: string | undefined, how: "strongl
 function readExpires(incoming: Incoming): number | undefined {
   const ttl = incoming.header(headers.ttl);
   const expires = incoming.header(headers.expires);
-  if (ttl !== null && expires !== null) throw invalid(`Only one of ${headers.ttl} and ${headers.expires} can be given`);
+  if (ttl !== null && expires !== null) throw invalid(`A PUT can have ${headers.ttl} or ${headers.expires}, not both`);
   if (ttl !== null) {
     if (!/^\d{1,15}(?:\.\d+)?$/.test(ttl) || Number(ttl) === 0)
-      throw invalid(`${headers.ttl} is a number of seconds above 0`);
+      throw invalid(`${headers.ttl} must be a number of seconds above 0`);
     return Date.now() + Number(ttl) * 1000;
   }
   if (expires === null) return undefined;
-  if (!/^\d{1,16}$/.test(expires)) throw invalid(`${headers.expires} is a whole number of ms since the epoch`);
+  if (!/^\d{1,16}$/.test(expires))
+    throw invalid(`${headers.expires} must be an integer, in milliseconds since the epoch`);
   return Number(expires);
 }

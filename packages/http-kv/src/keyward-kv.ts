@@ -5,52 +5,62 @@ import { KeywardError, requireAmount, type Unit } from "@keyward/core";
 import { Command, InvalidArgumentError, Option } from "commander";
 import { createApiKey } from "./api-keys.ts";
 import { KvServer } from "./kv-server.ts";
-import { defaultLimits, leastBytesUnderWay } from "./limits.ts";
+import { defaultLimits, leastBytesInMemory } from "./limits.ts";
 import { listen } from "./node-server.ts";
 import { field, type Scope, scopes } from "./protocol.ts";
 import { openStore, storeKinds } from "./server-stores.ts";
 import { changeTenants, fileTenants, readTenants } from "./tenants-file.ts";
 
-/** What requests may hold unless it is given: no more than a quarter of the heap, but as much as two requests may have. */
-const maxBytesUnderWay = Math.max(
-  leastBytesUnderWay(defaultLimits),
-  Math.min(defaultLimits.maxBytesUnderWay, Math.floor(getHeapStatistics().heap_size_limit / 4)),
+/** Default of --max-bytes-in-memory: a quarter of the heap, at most 256 MiB, but at least what two requests need. */
+const maxBytesInMemory = Math.max(
+  leastBytesInMemory(defaultLimits),
+  Math.min(defaultLimits.maxBytesInMemory, Math.floor(getHeapStatistics().heap_size_limit / 4)),
 );
 
 const program = new Command("keyward-kv")
   .description("A key-value store over HTTP, for HttpStore of @keyward/http-kv and for the http driver of unstorage.")
-  .version(readVersion(), "--version", "print the release")
+  .version(readVersion(), "--version", "print the version")
   .showHelpAfterError();
 
 program
   .command("serve")
-  .description("Serve a store until SIGTERM or SIGINT, then finish the requests that have begun.")
-  .requiredOption("--tenants <file>", "the API keys, which `keyward-kv tenants` writes")
-  .addOption(new Option("--store <kind>", "where records lie").choices(storeKinds).default("sqlite"))
-  .option("--file <path>", 'with sqlite: the database; "keyward-kv.sqlite" unless given')
-  .option("--redis-url <url>", "with redis: the server; KEYWARD_KV_REDIS_URL unless given")
-  .option("--host <address>", "where to listen; TLS is the work of a proxy in front", "127.0.0.1")
-  .option("--port <number>", "where to listen, 0 for any free port", readPort, 8480)
-  .option("--base-path <path>", "the path under which the server is mounted", "")
-  .option("--requests-per-second <number>", "for each API key", amount("requests"), defaultLimits.requestsPerSecond)
-  .option("--max-value-bytes <number>", "how large a value may be", amount("bytes"), defaultLimits.maxValueBytes)
+  .description("Serve a store until SIGTERM or SIGINT, then finish the requests in progress.")
+  .requiredOption("--tenants <file>", "the file of API keys, which `keyward-kv tenants` writes")
+  .addOption(new Option("--store <kind>", "the kind of store for the records").choices(storeKinds).default("sqlite"))
+  .option("--file <path>", 'with sqlite: the database file (default: "keyward-kv.sqlite")')
+  .option("--redis-url <url>", "with redis: the URL of the Redis server (default: KEYWARD_KV_REDIS_URL)")
+  .option("--host <address>", "the address to listen on, in plain HTTP; for TLS, put a proxy in front", "127.0.0.1")
+  .option("--port <number>", "the port to listen on; 0 for any free port", readPort, 8480)
+  .option("--base-path <path>", "the path at which the server is mounted", "")
   .option(
-    "--max-bytes-under-way <number>",
-    "what all requests may hold together; a quarter of the heap, within bounds, unless given",
-    amount("bytes"),
-    maxBytesUnderWay,
+    "--requests-per-second <number>",
+    "maximum number of requests per second with one API key",
+    amount("requests"),
+    defaultLimits.requestsPerSecond,
   )
-  .option("--headers-timeout-ms <number>", "how long the headers of a request may take", amount("milliseconds"), 5_000)
+  .option("--max-value-bytes <number>", "maximum length of a value", amount("bytes"), defaultLimits.maxValueBytes)
+  .option(
+    "--max-bytes-in-memory <number>",
+    "maximum memory of all requests together; by default a quarter of the heap, from 64 to 256 MiB",
+    amount("bytes"),
+    maxBytesInMemory,
+  )
+  .option(
+    "--headers-timeout-ms <number>",
+    "how long the headers of a request may take to arrive",
+    amount("milliseconds"),
+    5_000,
+  )
   .option(
     "--body-timeout-ms <number>",
-    "how long the body of a request may take",
+    "how long the body of a request may take to arrive",
     amount("milliseconds"),
     defaultLimits.bodyTimeoutMs,
   )
-  .option("--idle-timeout-ms <number>", "how long a connection may be silent", amount("milliseconds"), 30_000)
+  .option("--idle-timeout-ms <number>", "how long a connection may transfer nothing", amount("milliseconds"), 30_000)
   .option(
     "--drain-ms <number>",
-    "how long requests that have begun may take after SIGTERM",
+    "how long the requests in progress may take after SIGTERM",
     amount("milliseconds", 0),
     10_000,
   )
@@ -58,16 +68,16 @@ program
 
 const tenants = program
   .command("tenants")
-  .description("Manage the API keys in a file. Running servers follow at once.");
+  .description("Manage the API keys in a file. Running servers use each change at once.");
 
 tenants
   .command("add")
-  .description("Make an API key. It is printed once, and kept nowhere: the file has its hash.")
-  .requiredOption("--tenants <file>", "the file")
-  .requiredOption("--tenant <name>", "whose records the key opens")
-  .option("--namespace <name>", "which part of them", "")
-  .option("--scopes <list>", `some of ${scopes.join(",")}`, readScopes, [...scopes])
-  .option("--expires <time>", "when the key ends, such as 2030-01-31 or 2030-01-31T12:00:00Z", readTime)
+  .description("Make an API key and print it. It cannot be printed again: the file has only its hash.")
+  .requiredOption("--tenants <file>", "the file of API keys")
+  .requiredOption("--tenant <name>", "the tenant whose records the key gives access to")
+  .option("--namespace <name>", "the tenant's namespace on the server that the key gives access to", "")
+  .option("--scopes <list>", `the scopes of the key, some of ${scopes.join(",")}`, readScopes, [...scopes])
+  .option("--expires <time>", "when the key expires, such as 2030-01-31 or 2030-01-31T12:00:00Z", readTime)
   .action(
     async (options: { tenants: string; tenant: string; namespace: string; scopes: Scope[]; expires?: number }) => {
       const { tenants: file, ...wanted } = options;
@@ -79,13 +89,13 @@ tenants
 
 tenants
   .command("revoke <id>")
-  .description("Revoke the API key with this id, which is its second part.")
-  .requiredOption("--tenants <file>", "the file")
+  .description("Revoke the API key with this id, which is between the underscores of the key.")
+  .requiredOption("--tenants <file>", "the file of API keys")
   .action(async (id: string, options: { tenants: string }) => {
     await changeTenants(options.tenants, (entries) => {
       if (!entries.some((entry) => entry.id === id)) {
-        throw new KeywardError("VALUE_INVALID", "There is no API key with this id", {
-          hint: "keyward-kv tenants list shows them.",
+        throw new KeywardError("VALUE_INVALID", `There is no API key with the id ${JSON.stringify(id)}`, {
+          hint: "Run keyward-kv tenants list to see the ids.",
         });
       }
       return entries.map((entry) => (entry.id === id ? { ...entry, revoked: entry.revoked ?? Date.now() } : entry));
@@ -95,12 +105,12 @@ tenants
 
 tenants
   .command("list")
-  .description("List the API keys: id, tenant, namespace, scopes, and whether they are good.")
-  .requiredOption("--tenants <file>", "the file")
+  .description("List the API keys: id, tenant, namespace, scopes, and whether the key is valid.")
+  .requiredOption("--tenants <file>", "the file of API keys")
   .action(async (options: { tenants: string }) => {
     if (!existsSync(options.tenants)) {
-      throw new KeywardError("STORE_UNAVAILABLE", `${options.tenants} is not there`, {
-        hint: "Name the file of API keys. keyward-kv tenants add makes one.",
+      throw new KeywardError("STORE_UNAVAILABLE", `The file of API keys, ${options.tenants}, does not exist`, {
+        hint: "Check the path. keyward-kv tenants add makes the file.",
       });
     }
     for (const { id, tenant, namespace = "", scopes: allowed, expires, revoked } of await readTenants(
@@ -123,7 +133,7 @@ interface ServeOptions {
   readonly basePath: string;
   readonly requestsPerSecond: number;
   readonly maxValueBytes: number;
-  readonly maxBytesUnderWay: number;
+  readonly maxBytesInMemory: number;
   readonly headersTimeoutMs: number;
   readonly bodyTimeoutMs: number;
   readonly idleTimeoutMs: number;
@@ -132,22 +142,24 @@ interface ServeOptions {
 
 async function serve(options: ServeOptions): Promise<void> {
   const { tenants: file, headersTimeoutMs, basePath } = options;
-  const { requestsPerSecond, maxValueBytes, maxBytesUnderWay, bodyTimeoutMs } = options;
+  const { requestsPerSecond, maxValueBytes, maxBytesInMemory, bodyTimeoutMs } = options;
   const redisUrl = options.redisUrl ?? process.env["KEYWARD_KV_REDIS_URL"];
-  // A file that is broken is better found now than by the first client.
+  // An invalid file should fail the start, and not the first request.
   await readTenants(file);
   if (!existsSync(file)) {
-    console.error(`${file} is not there, so nobody is let in yet: keyward-kv tenants add makes it, with an API key`);
+    console.error(
+      `The file of API keys, ${file}, does not exist, so every request is refused: make it with keyward-kv tenants add`,
+    );
   }
   requireFitting(options);
-  // A server whose log nobody reads any more goes on serving.
+  // The server keeps running if the reader of its log ends.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
   const store = await openStore(options.store, options.file ?? "keyward-kv.sqlite", redisUrl);
   const kv = new KvServer({
     store,
     tenants: fileTenants(file),
     basePath,
-    limits: { requestsPerSecond, maxValueBytes, maxBytesUnderWay, bodyTimeoutMs },
+    limits: { requestsPerSecond, maxValueBytes, maxBytesInMemory, bodyTimeoutMs },
     log: (entry) => logLine(JSON.stringify({ time: new Date().toISOString(), ...entry })),
   });
   const server = await listen(kv, { ...options, requestTimeoutMs: headersTimeoutMs + bodyTimeoutMs });
@@ -161,7 +173,7 @@ async function serve(options: ServeOptions): Promise<void> {
 
 let lines = "";
 
-/** Writes the lines of one turn of the event loop together. */
+/** Collects the log lines of one turn of the event loop, and writes them together. */
 function logLine(line: string): void {
   if (lines === "") setImmediate(flushLines);
   lines += `${line}\n`;
@@ -172,7 +184,7 @@ function flushLines(): void {
   lines = "";
 }
 
-/** What another store would need is not taken without a word: records would be kept elsewhere than was meant. */
+/** Refuses the option of another kind of store: the records would be stored elsewhere than the operator expects. */
 function requireFitting({ store, file, redisUrl }: ServeOptions): void {
   const [name, of] =
     file !== undefined && store !== "sqlite"
@@ -181,8 +193,8 @@ function requireFitting({ store, file, redisUrl }: ServeOptions): void {
         ? ["--redis-url", "redis"]
         : [];
   if (name === undefined || of === undefined) return;
-  throw new KeywardError("STORE_INVALID", `${name} means nothing to --store ${store}`, {
-    hint: `Leave it out, or pass --store ${of}.`,
+  throw new KeywardError("STORE_INVALID", `${name} cannot be combined with --store ${store}`, {
+    hint: `Omit ${name}, or pass --store ${of}.`,
   });
 }
 
@@ -193,14 +205,14 @@ function readVersion(): string {
 
 function readPort(text: string): number {
   if (/^\d{1,5}$/.test(text) && Number(text) <= 65_535) return Number(text);
-  throw new InvalidArgumentError("It is not a number from 0 to 65535.");
+  throw new InvalidArgumentError("A port is a number between 0 and 65535.");
 }
 
 function amount(unit: Unit, least = 1): (text: string) => number {
   return (text) => {
-    if (!/^\d+$/.test(text)) throw new InvalidArgumentError("It is not a number.");
+    if (!/^\d+$/.test(text)) throw new InvalidArgumentError("The value is not an integer.");
     try {
-      return requireAmount("It", Number(text), unit, { least });
+      return requireAmount("The value", Number(text), unit, { least });
     } catch (error) {
       throw new InvalidArgumentError(error instanceof Error ? `${error.message}.` : "");
     }
@@ -217,8 +229,8 @@ function readScopes(text: string): Scope[] {
 
 function readTime(text: string): number {
   const time = Date.parse(text);
-  if (Number.isNaN(time)) throw new InvalidArgumentError("It is not a time.");
-  if (time <= Date.now()) throw new InvalidArgumentError("It has passed: the API key would never be good.");
+  if (Number.isNaN(time)) throw new InvalidArgumentError("The value is not a time.");
+  if (time <= Date.now()) throw new InvalidArgumentError("The time has passed: the API key would never be valid.");
   return time;
 }
 

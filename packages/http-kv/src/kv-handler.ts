@@ -1,16 +1,20 @@
-import { type HeldBytes, releasedAtEnd } from "./bytes-under-way.ts";
 import { type BodyReading, type Incoming, pieceBytes, Turns, turnBytes } from "./exchange.ts";
-import { type HeldAnswer, type KvHandlerOptions, KvServer } from "./kv-server.ts";
+import { type KvHandlerOptions, KvServer, type ServerAnswer } from "./kv-server.ts";
+import { type RequestMemory, releaseWhenDropped } from "./memory-budget.ts";
 import { invalid } from "./protocol.ts";
 
-/** Answers requests of the protocol. */
+/** An HTTP KV server as a function from a fetch `Request` to its `Response`. An error becomes a response too. */
 export type KvHandler = (request: Request) => Promise<Response>;
 
 /**
- * Makes the server: a function from a request to its answer, which any framework or runtime of fetch can mount.
+ * Makes an HTTP KV server: a function from a `Request` to its `Response`, which every runtime and framework with fetch
+ * handlers can mount.
  *
- * @throws KeywardError `STORE_INVALID` for a store that is not a Keyv 6 adapter; `VALUE_INVALID` for a limit, an entry, a
- * base path or an option that is none.
+ * @throws KeywardError `STORE_INVALID` for a store that is not a Keyv 6 storage adapter; `VALUE_INVALID` for an unknown
+ * option, and for an invalid limit, entry or base path.
+ * @example
+ * const { apiKey, entry } = createApiKey({ tenant: "acme" });
+ * const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
  */
 export function createKvHandler(options: KvHandlerOptions): KvHandler {
   const server = new KvServer(options);
@@ -29,10 +33,10 @@ function incomingOf(request: Request): Incoming {
   };
 }
 
-/** A body that is as short as it says costs least where it is read at once. */
+/** Reads a body of a short `Content-Length` at once, which costs least. */
 function readShort(request: Request, take: (piece: Uint8Array) => void): BodyReading {
   const broken = () => {
-    throw invalid("The body broke off");
+    throw invalid("The connection ended before the end of the body");
   };
   return {
     done: request.arrayBuffer().then((body) => {
@@ -48,10 +52,10 @@ function readStream(body: ReadableStream<Uint8Array> | null, take: (piece: Uint8
     const turns = new Turns();
     for (;;) {
       const piece = await reader?.read().catch(() => {
-        throw invalid("The body broke off");
+        throw invalid("The connection ended before the end of the body");
       });
       if (piece?.value === undefined) return;
-      // A body that was made in memory comes as one piece.
+      // A body from memory is one piece of any length.
       for (let start = 0; start < piece.value.length; start += turnBytes) {
         const slice = piece.value.subarray(start, start + turnBytes);
         take(slice);
@@ -62,15 +66,15 @@ function readStream(body: ReadableStream<Uint8Array> | null, take: (piece: Uint8
   return { done: readAll(), stop: () => void reader?.cancel().catch(() => undefined) };
 }
 
-function responseOf({ status, headers, body, held }: HeldAnswer): Response {
+function responseOf({ status, headers, body, memory }: ServerAnswer): Response {
   if (body === undefined || typeof body === "string" || body instanceof Uint8Array) {
-    held?.release();
+    memory?.release();
     return new Response(typeof body === "object" ? new Uint8Array(body) : body, { status, headers });
   }
-  return new Response(streamOf(body, held), { status, headers });
+  return new Response(streamOf(body, memory), { status, headers });
 }
 
-function streamOf(pieces: AsyncGenerator<Uint8Array>, held: HeldBytes | undefined): ReadableStream<Uint8Array> {
+function streamOf(pieces: AsyncGenerator<Uint8Array>, memory: RequestMemory | undefined): ReadableStream<Uint8Array> {
   const body = new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
@@ -80,20 +84,20 @@ function streamOf(pieces: AsyncGenerator<Uint8Array>, held: HeldBytes | undefine
             controller.enqueue(value);
             return;
           }
-          held?.release();
+          memory?.release();
           controller.close();
         } catch (error) {
-          held?.release();
+          memory?.release();
           throw error;
         }
       },
       async cancel() {
-        held?.release();
+        memory?.release();
         await pieces.return(undefined);
       },
     },
     { highWaterMark: 0 },
   );
-  if (held !== undefined) releasedAtEnd(body, held);
+  if (memory !== undefined) releaseWhenDropped(body, memory);
   return body;
 }

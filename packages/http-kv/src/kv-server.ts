@@ -2,11 +2,11 @@ import { createHash, type Hash, randomUUID } from "node:crypto";
 import { KeywardError, type OptionNames, requireOptions } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 import { type ApiKeyEntry, authenticate, fixedTenants, type TenantSource } from "./api-keys.ts";
-import { type Area, DividedStore, placeOf } from "./areas.ts";
-import { BytesUnderWay, type HeldBytes } from "./bytes-under-way.ts";
 import { type Answer, type Incoming, jsonAnswer } from "./exchange.ts";
 import { prepareKeyRequest, scopesOf } from "./key-requests.ts";
 import { type KvLimits, requireLimits } from "./limits.ts";
+import { MemoryBudget, type RequestMemory } from "./memory-budget.ts";
+import { MultiTenantStore } from "./multi-tenant-store.ts";
 import { bodyBounds, type OperationContext, type Prepared, prepareOperation } from "./operations.ts";
 import {
   field,
@@ -23,41 +23,42 @@ import {
 import { RateLimit } from "./rate-limit.ts";
 import { RecentWrites } from "./recent-writes.ts";
 import { readJson } from "./request-body.ts";
+import { storagePrefix, type TenantNamespace } from "./tenant-namespace.ts";
 
-/** What {@link createKvHandler} is told. */
+/** Options of {@link createKvHandler}. */
 export interface KvHandlerOptions {
   /**
-   * Where records lie: any Keyv 6 storage adapter, which nobody else writes to. What it cannot do (replace atomically,
-   * be scanned, be listed) is refused with 501.
+   * The Keyv 6 storage adapter with the records. No other program may write to it. If it cannot replace atomically, scan
+   * or list its keys, the server answers such requests with 501.
    */
   readonly store: KeyvStorageAdapter;
-  /** Who may use the server: a source such as `fileTenants`, or entries that never change. */
+  /** The API keys: a source such as `fileTenants`, or entries that never change. */
   readonly tenants: TenantSource | readonly ApiKeyEntry[];
-  /** What a request may ask for; the others have their defaults. */
+  /** Limits on requests and memory. Each one that is missing has its default. */
   readonly limits?: Partial<KvLimits>;
-  /** The path under which the handler is mounted, such as "/kv"; the root unless given. */
+  /** The path at which the handler is mounted, such as "/kv". Default: "", the root. */
   readonly basePath?: string;
-  /** Told of each request, and of each error that was answered with an id alone. Nothing unless given. */
+  /** Called with an entry for each request, and for each error that the client gets only an id of. Default: no log. */
   readonly log?: (entry: KvLogEntry) => void;
 }
 
-/** What the server tells about a request. It holds no key of a record, no value and no API key. */
+/** A log entry about one request. It contains no key of a record, no value and no API key. */
 export interface KvLogEntry {
-  /** The HTTP method. */
+  /** The HTTP method, or "other". */
   readonly method: string;
-  /** What was asked for: an operation, "key", "prefix", or "" for what was refused before that was known. */
+  /** The target of the request: an operation, "key", "prefix", "health", or "" if it was refused before that was known. */
   readonly target: string;
   /** The HTTP status of the answer. */
   readonly status: number;
-  /** How long it took until the answer began, in ms. */
+  /** Time until the answer began, in milliseconds. */
   readonly durationMs: number;
-  /** The tenant, where the API key is good. */
+  /** The tenant, if the API key is valid. */
   readonly tenant?: string;
-  /** The public part of the API key, where it is good. */
+  /** The id of the API key, if the key is valid. */
   readonly apiKeyId?: string;
-  /** The id that the client was answered with. */
+  /** The id of the error, which the client got too. */
   readonly errorId?: string;
-  /** What happened: names, codes and places in the code, without messages, which could quote a record. */
+  /** The error: its names, codes and stack, without foreign messages, since these could quote a record. */
   readonly error?: string;
 }
 
@@ -71,37 +72,37 @@ const optionNames = {
   log: true,
 } satisfies OptionNames<KvHandlerOptions>;
 
-/** How long what is known of the store's health is answered again, in ms. */
+/** How long the server answers with the same health of its store, in milliseconds. */
 const healthKeptMs = 1_000;
 
-/** What is known of a request so far. */
+/** The facts about a request that are known so far. */
 interface Progress {
   target: string;
   isWrite: boolean;
   entry?: ApiKeyEntry;
-  held?: HeldBytes;
+  memory?: RequestMemory;
 }
 
-/** An answer, and what has to be released when it was delivered. */
-export interface HeldAnswer extends Answer {
-  readonly held: HeldBytes | undefined;
+/** An answer, and the memory of the request, to release once the answer is delivered. */
+export interface ServerAnswer extends Answer {
+  readonly memory: RequestMemory | undefined;
 }
 
-/** Answers the requests of the protocol, for whatever server they came to. */
+/** Answers the requests that any HTTP server received. */
 export class KvServer {
-  readonly #store: DividedStore;
+  readonly #store: MultiTenantStore;
   readonly #tenants: TenantSource;
   readonly #limits: KvLimits;
   readonly #basePath: string;
   readonly #log: (entry: KvLogEntry) => void;
   readonly #rate: RateLimit;
-  readonly #underWay: BytesUnderWay;
+  readonly #memory: MemoryBudget;
   readonly #recent = new RecentWrites();
   #health: { readonly atMs: number; readonly reached: Promise<void> } | undefined;
   #madeId: string | undefined;
 
   /**
-   * @throws KeywardError as `createKvHandler`.
+   * @throws KeywardError like `createKvHandler`.
    */
   constructor(options: KvHandlerOptions) {
     const {
@@ -111,28 +112,31 @@ export class KvServer {
       basePath = "",
       log = () => undefined,
     } = requireOptions("createKvHandler", options, optionNames);
-    this.#store = new DividedStore(store);
+    this.#store = new MultiTenantStore(store);
     this.#tenants = isList(tenants) ? fixedTenants(tenants) : tenants;
     this.#limits = requireLimits(limits);
     this.#basePath = basePath.replace(/\/$/, "");
     this.#log = log;
     this.#rate = new RateLimit(this.#limits.requestsPerSecond);
-    this.#underWay = new BytesUnderWay(this.#limits.maxBytesUnderWay);
+    this.#memory = new MemoryBudget(this.#limits.maxBytesInMemory);
     if (this.#basePath !== "" && !/^(?:\/[\w.~-]+)+$/.test(this.#basePath)) {
-      throw new KeywardError("VALUE_INVALID", "The base path is not a path", { hint: 'Pass one such as "/kv".' });
+      throw new KeywardError("VALUE_INVALID", "The basePath of createKvHandler is not the path of a URL", {
+        hint: 'Pass a path such as "/kv", or omit basePath to mount the handler at the root.',
+      });
     }
   }
 
   /**
-   * A new one with each start: what was done recently is known to this process alone. It is made with the first request,
-   * since Workers give out nothing random before.
+   * The id of this process, new with each start: only this process knows which writes it did recently. The id is made with
+   * the first request, since Workers have no random numbers before.
    */
   get #id(): string {
     this.#madeId ??= randomUUID();
     return this.#madeId;
   }
 
-  async answer(incoming: Incoming): Promise<HeldAnswer> {
+  /** Answers a request. An error becomes an answer too. */
+  async answer(incoming: Incoming): Promise<ServerAnswer> {
     const startedAt = performance.now();
     const progress: Progress = { target: "", isWrite: false };
     const log = (status: number, failure: { readonly errorId: string; readonly error: string } | undefined) => {
@@ -152,9 +156,9 @@ export class KvServer {
       answer = await this.#route(incoming, progress, (error) =>
         log(statuses.INTERNAL, { errorId: randomUUID(), error: describe(error) }),
       );
-      if (progress.isWrite) progress.held?.release();
+      if (progress.isWrite) progress.memory?.release();
     } catch (error) {
-      progress.held?.release();
+      progress.memory?.release();
       const refusal = error instanceof Refusal ? error : refusalFor(error);
       const reason = error === refusal ? refusal.cause : error;
       if (reason !== undefined && statuses[refusal.code] >= statuses.INTERNAL) {
@@ -165,14 +169,14 @@ export class KvServer {
     log(answer.status, failure);
     return {
       ...answer,
-      // Every answer is for its client alone, and is never run or guessed at by a browser.
+      // No cache may keep an answer, and no browser may guess its type.
       headers: {
         ...answer.headers,
         "cache-control": "no-store",
         "x-content-type-options": "nosniff",
         [headers.server]: `${this.#id}.${Math.floor(performance.now())}`,
       },
-      held: progress.held,
+      memory: progress.memory,
     };
   }
 
@@ -180,25 +184,27 @@ export class KvServer {
     const { method } = incoming;
     const { path, query } = this.#locate(incoming.url);
     const authorization = incoming.header("authorization");
-    // Without an API key nothing else is answered, so no key of a record is in the way.
+    // With an API key, the same path is the record "health". Without one, no record can be read.
     if (path === "/health" && authorization === null && (method === "GET" || method === "HEAD")) {
       progress.target = "health";
       return await this.#answerHealth();
     }
     const entry = await authenticate(authorization, this.#tenants, Date.now());
-    if (entry === undefined) throw new Refusal("UNAUTHORIZED", "A good API key is needed");
+    if (entry === undefined) throw new Refusal("UNAUTHORIZED", "The request has no valid API key");
     progress.entry = entry;
-    const waitSeconds = this.#rate.take(entry.id);
-    if (waitSeconds !== undefined) throw new Refusal("RATE_LIMITED", "Too many requests", waitSeconds);
-    if (!methods.includes(method)) throw new Refusal("METHOD_NOT_ALLOWED", "The method is not one of the protocol");
+    const waitSeconds = this.#rate.count(entry.id);
+    if (waitSeconds !== undefined)
+      throw new Refusal("RATE_LIMITED", "Too many requests with this API key", waitSeconds);
+    if (!methods.includes(method))
+      throw new Refusal("METHOD_NOT_ALLOWED", `The method is not one of ${methods.join(", ")}`);
 
-    const held = this.#underWay.open(entry.tenant);
-    progress.held = held;
+    const memory = this.#memory.open(entry.tenant);
+    progress.memory = memory;
     const context: OperationContext = {
       store: this.#store,
-      area: { tenant: entry.tenant, namespace: entry.namespace ?? "" },
+      tenantNamespace: { tenant: entry.tenant, namespace: entry.namespace ?? "" },
       limits: this.#limits,
-      held,
+      memory,
       mayRead: entry.scopes.includes("read"),
       failed,
     };
@@ -206,13 +212,13 @@ export class KvServer {
       const operation = operations.find((known) => path === `/${known}`);
       if (operation === undefined) throw new Refusal("NOT_FOUND", "There is no such operation");
       progress.target = operation;
-      if (query !== "") throw invalid("An operation has no query: what it needs is in its body");
+      if (query !== "") throw invalid("An operation takes its arguments from the body, not from the query");
       requireScopes(entry, neededScopes[operation]);
       progress.isWrite = neededScopes[operation].includes("write");
       return await this.#once(progress.isWrite, incoming, path, context, async (digest) => {
         const { maxBytes, ...bounds } = bodyBounds(operation, this.#limits);
         const timeoutMs = this.#limits.bodyTimeoutMs;
-        const body = await readJson(incoming, { maxBytes, timeoutMs, held, digest }, bounds);
+        const body = await readJson(incoming, { maxBytes, timeoutMs, memory, digest }, bounds);
         return await prepareOperation(operation, body, context);
       });
     }
@@ -226,50 +232,50 @@ export class KvServer {
   }
 
   /**
-   * Reads a request, and does it. A write is done by the process that it is meant for, and once if the client gave it a
-   * name.
+   * Reads a request, and does it. A write that is meant for another process is refused. A write with a name is done only
+   * once.
    */
   async #once(
     isWrite: boolean,
     incoming: Incoming,
     target: string,
-    { area }: OperationContext,
+    { tenantNamespace }: OperationContext,
     prepare: (digest: Hash | undefined) => Promise<Prepared>,
   ): Promise<Answer> {
     if (!isWrite) return await (await prepare(undefined))(false);
     const token = incoming.header(headers.server);
     if (token !== null && !token.startsWith(`${this.#id}.`)) {
-      throw new Refusal("MISDIRECTED", "This is another server");
+      throw new Refusal("MISDIRECTED", "The write is meant for another server process");
     }
     const id = incoming.header(headers.idempotencyKey);
-    if (id === null) return await (await prepare(undefined))(this.#mayHaveBeenDone(incoming, area, false));
+    if (id === null) return await (await prepare(undefined))(this.#mayHaveBeenDone(incoming, tenantNamespace, false));
     if (!/^[\w-]{16,128}$/.test(id))
-      throw invalid(`${headers.idempotencyKey} is 16 to 128 letters, digits, "-" and "_"`);
+      throw invalid(`${headers.idempotencyKey} must have 16 to 128 letters, digits, "-" and "_"`);
     const digest = createHash("sha256").update(JSON.stringify([incoming.method, target, ...contentOf(incoming)]));
     const perform = await prepare(digest);
     return await this.#recent.once(
-      placeOf(area, "records"),
+      storagePrefix(tenantNamespace, "records"),
       {
         idempotencyKey: id,
         request: digest.digest("base64url"),
         sinceMs: token === null ? undefined : timeOf(token),
       },
-      (failedBefore) => perform(this.#mayHaveBeenDone(incoming, area, failedBefore)),
+      (failedBefore) => perform(this.#mayHaveBeenDone(incoming, tenantNamespace, failedBefore)),
     );
   }
 
   /**
-   * Whether an earlier attempt at a write that is not remembered may have been done all the same: by another process, or
-   * by this one, where it failed or was forgotten since the token was given out.
+   * Returns whether an earlier attempt of a write may have been done: by another process, or by this one, if the attempt
+   * failed here or was forgotten since the client got its token.
    */
-  #mayHaveBeenDone(incoming: Incoming, area: Area, failedBefore: boolean): boolean {
+  #mayHaveBeenDone(incoming: Incoming, tenantNamespace: TenantNamespace, failedBefore: boolean): boolean {
     if (incoming.header(headers.repeated) === null) return false;
     if (failedBefore) return true;
     const token = incoming.header(headers.server);
-    return token === null || !this.#recent.knowsSince(placeOf(area, "records"), timeOf(token));
+    return token === null || !this.#recent.knowsSince(storagePrefix(tenantNamespace, "records"), timeOf(token));
   }
 
-  /** Asks the store at most once a second, whoever wants to know. */
+  /** Answers whether the store can be reached. Checks the store at most once a second. */
   async #answerHealth(): Promise<Answer> {
     const now = performance.now();
     if (this.#health === undefined || now - this.#health.atMs >= healthKeptMs) {
@@ -281,22 +287,22 @@ export class KvServer {
     return jsonAnswer({ status: "ok" });
   }
 
-  /** What of the URL is below the mount, as it came. */
+  /** Returns the path below the base path and the query, both undecoded. */
   #locate(url: string): { readonly path: string; readonly query: string } {
     const [, whole = "", query = ""] = /^(?:[^:/?#]+:\/\/[^/?#]*)?([^?#]*)(?:\?([^#]*))?/.exec(url) ?? [];
-    if (!whole.startsWith(`${this.#basePath}/`)) throw new Refusal("NOT_FOUND", "There is nothing under this path");
+    if (!whole.startsWith(`${this.#basePath}/`)) throw new Refusal("NOT_FOUND", "The server has nothing at this path");
     return { path: whole.slice(this.#basePath.length), query };
   }
 }
 
-/** The headers that say what a write does. */
+/** Returns the headers that determine what a write does. */
 function contentOf(incoming: Incoming): (string | null)[] {
   return ["content-type", "if-match", "if-none-match", headers.ttl, headers.expires].map((name) =>
     incoming.header(name),
   );
 }
 
-/** When a token was given out, by `performance.now()`. */
+/** Returns the time at which this process made a token, by `performance.now()`. */
 function timeOf(token: string): number {
   const [, timeMs = "NaN"] = token.split(".");
   return Number(timeMs);
@@ -311,13 +317,13 @@ function requireScopes({ scopes }: ApiKeyEntry, needed: readonly Scope[]): void 
   if (missing.length > 0) throw new Refusal("FORBIDDEN", `The API key lacks the scope ${missing.join(", ")}`);
 }
 
-/** What a client is told of an error that was not meant for it. */
+/** Returns the refusal for an error that is not a refusal itself. Its message is not passed on to the client. */
 function refusalFor(error: unknown): Refusal {
   switch (error instanceof KeywardError ? error.code : undefined) {
     case "VALUE_INVALID":
-      return invalid("The server's store does not take this");
+      return invalid("The server's store refuses the key or the value");
     case "STORE_UNAVAILABLE":
-      return new Refusal("UNAVAILABLE", "The server cannot do this at the moment", 1);
+      return new Refusal("UNAVAILABLE", "The server's store failed or cannot be reached", 1);
     default:
       return new Refusal("INTERNAL", "The server failed");
   }
@@ -332,7 +338,7 @@ function refused({ code, message, retryAfterSeconds }: Refusal, id: string | und
   return { status: statuses[code], headers: answered, ...(headersOnly ? {} : { body: JSON.stringify(body) }) };
 }
 
-/** Names, codes and places in the code. A message could quote what a client sent, so it is left out, except our own. */
+/** Describes an error by its names, codes and stack. Only messages of Keyward are included: others could quote a record. */
 function describe(error: unknown): string {
   const lines: string[] = [];
   for (let each = error; each instanceof Error && lines.length < 60; each = each.cause) {
@@ -342,5 +348,5 @@ function describe(error: unknown): string {
     const [, places = ""] = (each.stack ?? "").split(each.message === "" ? each.name : each.message);
     lines.push(...places.split("\n").filter((line) => /^ {4}at /.test(line)));
   }
-  return lines.length === 0 ? "something that is no Error was thrown" : lines.join("\n");
+  return lines.length === 0 ? "a value that is not an Error was thrown" : lines.join("\n");
 }

@@ -1,37 +1,40 @@
 import { KeywardError, type OptionNames, requireAmount, requireOptions, type Unit } from "@keyward/core";
 
-/** What one request, and one API key, may ask for, and what all of them together may hold. */
+/** Limits of an HTTP KV server: on each request, on each API key, and on the memory of all requests together. */
 export interface KvLimits {
-  /** The body of a request, in bytes; 16 MiB unless given. */
+  /** Maximum length of a request's body, in bytes. Default: 16 MiB. */
   readonly maxBodyBytes: number;
-  /** A value, in bytes; 2 MiB unless given. The store writes it in one step, for which all requests wait. */
+  /** Maximum length of a value, in bytes. Default: 2 MiB. While the store writes a value, all other requests wait. */
   readonly maxValueBytes: number;
-  /** A key, and a namespace, in bytes of UTF-8; 2,048 unless given. */
+  /** Maximum length of a key and of a namespace, in bytes of UTF-8. Default: 2,048. */
   readonly maxKeyBytes: number;
-  /** The records of a batch, and of a page of a scan; 1,000 unless given. */
+  /** Maximum number of records in a batch and in a page of a scan. Default: 1,000. */
   readonly maxBatch: number;
-  /** Beyond how many bytes of values an answer gets no more of them; 16 MiB unless given. */
+  /** Number of bytes of values after which no more values are added to an answer. Default: 16 MiB. */
   readonly maxAnswerBytes: number;
   /**
-   * What all requests of one process hold together, in bytes: bodies from their first byte until they are answered, and
-   * values of answers, and up to 2 MiB that a listing reads ahead, until they are delivered; 256 MiB unless given. One tenant alone gets half. So it is at least twice
-   * what one request may have: a body, and an answer or a value.
+   * Maximum number of bytes that all requests of a process have in memory together. Default: 256 MiB. A body counts from
+   * its first byte until the request is answered. The values of an answer, and up to 2 MiB that a listing reads ahead,
+   * count until the answer is delivered.
+   *
+   * A single tenant gets half. Therefore the limit must be at least twice the size of one request: of a body, and of an
+   * answer, a value or a second body.
    */
-  readonly maxBytesUnderWay: number;
-  /** Requests a second for each API key, and as many at once; 1,000 unless given. `Infinity` is no limit. */
+  readonly maxBytesInMemory: number;
+  /** Maximum number of requests per second with one API key, also in a burst. Default: 1,000. `Infinity`: no limit. */
   readonly requestsPerSecond: number;
-  /** How long a request's body may take to arrive, in ms; 10,000 unless given. */
+  /** How long a request's body may take to arrive, in milliseconds. Default: 10,000. */
   readonly bodyTimeoutMs: number;
 }
 
-/** What holds where nothing else is said. */
+/** The limits that apply by default. */
 export const defaultLimits: KvLimits = {
   maxBodyBytes: 16 * 2 ** 20,
   maxValueBytes: 2 * 2 ** 20,
   maxKeyBytes: 2_048,
   maxBatch: 1_000,
   maxAnswerBytes: 16 * 2 ** 20,
-  maxBytesUnderWay: 256 * 2 ** 20,
+  maxBytesInMemory: 256 * 2 ** 20,
   requestsPerSecond: 1_000,
   bodyTimeoutMs: 10_000,
 };
@@ -42,19 +45,21 @@ const names = {
   maxKeyBytes: true,
   maxBatch: true,
   maxAnswerBytes: true,
-  maxBytesUnderWay: true,
+  maxBytesInMemory: true,
   requestsPerSecond: true,
   bodyTimeoutMs: true,
 } satisfies OptionNames<KvLimits>;
 
-/** What two requests may hold: a body, which counts up to twice, or a body and an answer. */
-export function leastBytesUnderWay({ maxBodyBytes, maxAnswerBytes, maxValueBytes }: KvLimits): number {
+/** Returns the memory of two requests, each with a body, which counts up to twice, or with a body and an answer. */
+export function leastBytesInMemory({ maxBodyBytes, maxAnswerBytes, maxValueBytes }: KvLimits): number {
   return 2 * (maxBodyBytes + Math.max(maxBodyBytes, maxAnswerBytes, maxValueBytes));
 }
 
 /**
- * @throws KeywardError `VALUE_INVALID` for a limit that is not a whole number from 1, one that there is not, and for a
- * `maxBytesUnderWay` for which a single request could be too large.
+ * Checks limits, and adds the defaults.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an unknown limit, a limit that is not an integer of at least 1, and a
+ * `maxBytesInMemory` that a single request could exceed.
  */
 export function requireLimits(given: Partial<KvLimits>): KvLimits {
   requireOptions("limits", given, names);
@@ -66,17 +71,19 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
     maxKeyBytes: amount("maxKeyBytes", "bytes"),
     maxBatch: amount("maxBatch", "records"),
     maxAnswerBytes: amount("maxAnswerBytes", "bytes"),
-    maxBytesUnderWay: amount("maxBytesUnderWay", "bytes"),
+    maxBytesInMemory: amount("maxBytesInMemory", "bytes"),
     bodyTimeoutMs: amount("bodyTimeoutMs", "milliseconds"),
-    // No limit is a limit that one may want here.
+    // Only this limit can be switched off.
     requestsPerSecond:
       given.requestsPerSecond === Number.POSITIVE_INFINITY
         ? given.requestsPerSecond
         : amount("requestsPerSecond", "requests"),
   };
-  const least = leastBytesUnderWay(limits);
-  if (limits.maxBytesUnderWay >= least) return limits;
-  throw new KeywardError("VALUE_INVALID", "The limit maxBytesUnderWay is less than two requests may have", {
-    hint: `Make it at least ${least}, or lower maxBodyBytes, maxAnswerBytes or maxValueBytes.`,
-  });
+  const least = leastBytesInMemory(limits);
+  if (limits.maxBytesInMemory >= least) return limits;
+  throw new KeywardError(
+    "VALUE_INVALID",
+    `limits.maxBytesInMemory is ${limits.maxBytesInMemory}, which is too little for two requests of the largest size`,
+    { hint: `Set maxBytesInMemory to at least ${least}, or lower maxBodyBytes, maxAnswerBytes or maxValueBytes.` },
+  );
 }

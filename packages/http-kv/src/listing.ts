@@ -1,34 +1,35 @@
-import type { Part } from "./areas.ts";
-import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Answer, pieceBytes } from "./exchange.ts";
 import type { KvLimits } from "./limits.ts";
+import type { RequestMemory } from "./memory-budget.ts";
+import type { NamespaceRecords } from "./namespace-records.ts";
 
-/** What a listing works with. */
+/** The context of a listing. */
 interface ListingContext {
   readonly limits: KvLimits;
-  /** What the request holds in memory. */
-  readonly held: HeldBytes;
-  /** Told of what goes wrong after the answer has begun. */
+  /** The memory of the request. */
+  readonly memory: RequestMemory;
+  /** Called with an error that happens after the answer has begun. */
   readonly failed: (error: unknown) => void;
 }
 
-/** About what the iterator of a store reads ahead, and keeps while the client does not read. */
+/** About how many bytes the iterator of a store reads ahead, and keeps while the client does not read. */
 const iteratedBytes = 2 * 2 ** 20;
 
 /**
- * The keys as JSON, sent as the store finds them: a bare list, as unstorage has it, or the answer of the operation.
+ * Answers with the keys as JSON, sent as the store finds them.
  *
+ * @param form "list" for a bare JSON list, as unstorage expects it; "operation" for the answer of the operation `list`.
  * @throws Refusal `OVERLOADED`; `NOT_SCANNABLE`.
  */
 export async function listing(
-  part: Part,
+  records: NamespaceRecords,
   form: "list" | "operation",
   prefix: string,
-  { limits, held, failed }: ListingContext,
+  { limits, memory, failed }: ListingContext,
 ): Promise<Answer> {
-  held.add(Math.min(iteratedBytes, limits.maxValueBytes));
-  const keys = part.keys();
-  // A store that cannot be listed says so here, while there still is a status to answer with.
+  memory.reserve(Math.min(iteratedBytes, limits.maxValueBytes));
+  const keys = records.keys();
+  // If the store cannot list its keys, this throws, while the answer can still have another status.
   const first = await keys.next();
   async function* json(): AsyncGenerator<Uint8Array> {
     try {
@@ -45,7 +46,7 @@ export async function listing(
       yield Buffer.from(`${text}${form === "list" ? "]" : "]}"}`);
     } catch (error) {
       failed(error);
-      // The connection breaks, so that nobody takes a part of the list for the whole.
+      // The connection breaks, so that no client mistakes a part of the list for the whole.
       throw error;
     } finally {
       await keys.return(undefined);

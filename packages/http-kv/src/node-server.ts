@@ -3,42 +3,42 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo, Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError, requireAmount } from "@keyward/core";
-import type { HeldBytes } from "./bytes-under-way.ts";
 import { type BodyReading, type Incoming, turnBytes } from "./exchange.ts";
-import type { HeldAnswer, KvServer } from "./kv-server.ts";
+import type { KvServer, ServerAnswer } from "./kv-server.ts";
+import type { RequestMemory } from "./memory-budget.ts";
 import { invalid } from "./protocol.ts";
 
-/** How a {@link NodeServer} listens. */
+/** Options of {@link listen}. */
 export interface NodeServerOptions {
   readonly host: string;
-  /** 0 for any that is free. */
+  /** The port; 0 for any free one. */
   readonly port: number;
-  /** How long the headers of a request may take, in ms. */
+  /** How long the headers of a request may take to arrive, in milliseconds. */
   readonly headersTimeoutMs: number;
-  /** How long a whole request may take to arrive, in ms. */
+  /** How long a whole request may take to arrive, in milliseconds. */
   readonly requestTimeoutMs: number;
-  /** How long a connection may be silent, in either direction, in ms. */
+  /** How long a connection may transfer nothing, in milliseconds. */
   readonly idleTimeoutMs: number;
-  /** How long requests that have begun may take once the server is to stop, in ms. */
+  /** How long requests in progress may take after {@link NodeServer.close}, in milliseconds. */
   readonly drainMs: number;
 }
 
-/** A server that listens. */
+/** An HTTP server that is listening. */
 export interface NodeServer {
   readonly url: string;
-  /** Takes no more connections, waits for the requests that have begun, and resolves when all is closed. */
+  /** Refuses new connections, waits for the requests in progress, and resolves when all connections are closed. */
   close(): Promise<void>;
 }
 
 const checkedEveryMs = 500;
-/** How long, and how many bytes, the rest of a refused body is read, so that its client sees the answer. */
+/** How long, and how many bytes, the server reads the rest of a refused body, so that the client can read the answer. */
 const lingerMs = 1_000;
 const lingerBytes = 16 * 2 ** 20;
 
 /**
- * Serves on Node, without the objects of fetch in between, and closes on slow clients.
+ * Starts an HTTP server on Node, without the overhead of fetch objects. It closes the connections of slow clients.
  *
- * @throws KeywardError `STORE_UNAVAILABLE` when the port cannot be had; `VALUE_INVALID` for a time that is none.
+ * @throws KeywardError `STORE_UNAVAILABLE` if it cannot listen on the port; `VALUE_INVALID` for an invalid time.
  */
 export async function listen(kv: KvServer, options: NodeServerOptions): Promise<NodeServer> {
   const { host, port } = options;
@@ -47,8 +47,8 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
   const idleTimeoutMs = requireAmount("idleTimeoutMs", options.idleTimeoutMs, "milliseconds");
   const drainMs = requireAmount("drainMs", options.drainMs, "milliseconds", { least: 0 });
   const connections = new Set<Socket>();
-  const underWay = new Set<ServerResponse>();
-  // Their last request has its answer. What was sent after it on the same connection may be a part of its body.
+  const inProgress = new Set<ServerResponse>();
+  // Connections whose last request is answered. Bytes that follow on them may be a part of the refused body.
   const refused = new WeakSet<Socket>();
   let closing = false;
   const server = createServer(
@@ -60,19 +60,19 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
     },
     (request, response) => {
       if (refused.has(request.socket)) return;
-      underWay.add(response);
-      // What an answer holds is held until it was handed over whole, however long its client takes.
-      let held: HeldBytes | undefined;
+      inProgress.add(response);
+      // Released only when the client has received the whole answer, however slow it is.
+      let memory: RequestMemory | undefined;
       response.once("close", () => {
-        held?.release();
-        underWay.delete(response);
+        memory?.release();
+        inProgress.delete(response);
         if (closing) request.socket.end();
       });
       kv.answer(incomingOf(request))
         .then((answer) => {
-          held = answer.held;
-          if (response.closed) held?.release();
-          // A client that is still sending gets its answer, and no further request on this connection.
+          memory = answer.memory;
+          if (response.closed) memory?.release();
+          // A client that is still sending its body gets an answer, and its connection is then closed.
           const isUnread = !request.complete && hasBody(request);
           if (isUnread) refused.add(request.socket);
           return send(request, response, answer, isUnread);
@@ -88,8 +88,8 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
   await new Promise<void>((resolve, reject) => {
     server.once("error", (error) => {
       reject(
-        new KeywardError("STORE_UNAVAILABLE", `Cannot listen on ${host}:${port}`, {
-          hint: "Is another process listening there?",
+        new KeywardError("STORE_UNAVAILABLE", `keyward-kv cannot listen on ${host}:${port}`, {
+          hint: "Check whether another process listens on this port, and whether the address belongs to this machine.",
           cause: error,
         }),
       );
@@ -102,9 +102,9 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
     async close() {
       closing = true;
       const closed = new Promise((resolve) => server.close(resolve));
-      const busy = new Set([...underWay].map((response) => response.req.socket));
+      const busy = new Set([...inProgress].map((response) => response.req.socket));
       for (const socket of connections) if (!busy.has(socket)) socket.destroy();
-      for (const response of underWay) if (!response.headersSent) response.shouldKeepAlive = false;
+      for (const response of inProgress) if (!response.headersSent) response.shouldKeepAlive = false;
       const late = setTimeout(() => server.closeAllConnections(), drainMs);
       await closed;
       clearTimeout(late);
@@ -138,7 +138,7 @@ function readMessage(request: IncomingMessage, take: (piece: Uint8Array) => void
       }
       sinceTurn += piece.length;
       if (sinceTurn < turnBytes) return;
-      // Node hands over what has arrived without a turn for others.
+      // Node passes on all bytes that have arrived before anything else runs.
       sinceTurn = 0;
       request.pause();
       setImmediate(() => request.resume());
@@ -149,7 +149,7 @@ function readMessage(request: IncomingMessage, take: (piece: Uint8Array) => void
     };
     const onBroken = () => {
       stop();
-      reject(invalid("The body broke off"));
+      reject(invalid("The connection ended before the end of the body"));
     };
     stop = () => {
       stop = () => {};
@@ -166,7 +166,7 @@ function ignore(): void {}
 async function send(
   request: IncomingMessage,
   response: ServerResponse,
-  { status, headers, body }: HeldAnswer,
+  { status, headers, body }: ServerAnswer,
   isUnread: boolean,
 ): Promise<void> {
   if (isUnread) response.shouldKeepAlive = false;
@@ -182,7 +182,7 @@ async function send(
   } else {
     response.writeHead(status, headers);
     for await (const piece of body) {
-      // Of one that is closed already, nothing would be heard any more.
+      // A closed response emits no "drain", so waiting for it would never end.
       if (response.closed) return;
       if (!response.write(piece)) await drained(response);
     }
@@ -191,7 +191,7 @@ async function send(
   response.end();
 }
 
-/** Whether a request announced a body. */
+/** Returns whether a request has a body. */
 function hasBody({ headers }: IncomingMessage): boolean {
   return headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0;
 }
@@ -205,14 +205,14 @@ async function drained(response: ServerResponse): Promise<void> {
 }
 
 /**
- * Reads what a client goes on sending, for a little while: to close on it at once would take from it the answer that it
- * has not read yet.
+ * Reads the rest of a refused body for a short time. If the connection closed at once, the client could not read its
+ * answer.
  */
 async function linger(request: IncomingMessage): Promise<void> {
   let bytes = 0;
   const { done, stop } = readMessage(request, (piece) => {
     bytes += piece.length;
-    if (bytes > lingerBytes) throw new Error("It sends too much");
+    if (bytes > lingerBytes) throw new Error("The rest of the refused body is too long");
   });
   request.resume();
   await Promise.race([done.catch(() => undefined), sleep(lingerMs, undefined, { ref: false })]);

@@ -1,9 +1,10 @@
 import type { StoredValue } from "@keyward/core";
-import type { Area, DividedStore, Entry, Part, TaggedReplacement } from "./areas.ts";
-import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Answer, jsonAnswer, pieceBytes, Turns } from "./exchange.ts";
 import type { KvLimits } from "./limits.ts";
 import { listing } from "./listing.ts";
+import type { RequestMemory } from "./memory-budget.ts";
+import type { MultiTenantStore } from "./multi-tenant-store.ts";
+import type { NamespaceRecords, RecordWrite } from "./namespace-records.ts";
 import {
   encodeValue,
   field,
@@ -16,32 +17,35 @@ import {
   spaces,
 } from "./protocol.ts";
 import { ReadSize } from "./read-size.ts";
+import { replaceTagged, type TaggedReplacement } from "./tagged-replacements.ts";
+import type { TenantNamespace } from "./tenant-namespace.ts";
 import { decodeBase64, jsonPieces } from "./values.ts";
 
-/** What an operation works with. */
+/** The context in which a request is done. */
 export interface OperationContext {
-  readonly store: DividedStore;
-  readonly area: Area;
+  readonly store: MultiTenantStore;
+  readonly tenantNamespace: TenantNamespace;
   readonly limits: KvLimits;
-  /** What the request holds in memory. */
-  readonly held: HeldBytes;
-  /** Whether the API key may learn what is there. */
+  /** The memory of the request. */
+  readonly memory: RequestMemory;
+  /** Whether the API key has the scope "read". */
   readonly mayRead: boolean;
-  /** Told of what goes wrong after an answer has begun. */
+  /** Called with an error that happens after the answer has begun. */
   readonly failed: (error: unknown) => void;
 }
 
-/** A request that was read and checked; it is told whether an earlier attempt at the same write may have been done. */
+/** Does a request that was read and checked. The argument: whether an earlier attempt of the write may have been done. */
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
 
 const defaultScanLimit = 1_000;
-/** The most that JSON makes of a byte: `\\u0000`. */
+/** The longest form of a byte in JSON is `\\u0000`. */
 const escapedBytes = 6;
-/** Names, brackets and the like around what has a limit of its own, and what a cursor may have. */
+/** Space for the field names and brackets of a body. */
 const bytesAround = 1_024;
+/** Maximum length of a cursor. */
 const cursorBytes = 16_384;
 
-/** What the body of each operation may have, beside `space` and `namespace`. */
+/** The fields of each operation's body, in addition to `space` and `namespace`. */
 const fields: Readonly<Record<Operation, readonly string[]>> = {
   get: ["keys"],
   has: ["keys"],
@@ -53,7 +57,7 @@ const fields: Readonly<Record<Operation, readonly string[]>> = {
   scan: ["cursor", "limit"],
 };
 
-/** How large the body of an operation may be, whatever is in it: as large as it needs to be. */
+/** Returns the bounds of an operation's body: as large as the operation can need, and not larger. */
 export function bodyBounds(
   operation: Operation,
   { maxBodyBytes, maxKeyBytes, maxBatch }: KvLimits,
@@ -78,13 +82,13 @@ export function bodyBounds(
   return {
     maxBytes: Math.min(maxBodyBytes, bytesAround + nameBytes + bytes),
     maxDepth,
-    // One more record, so that a batch that is a little too long is told how long it may be.
+    // One more record, so that the refusal of a batch that is one too long can state the maximum.
     maxParts: partsOf(records + 1),
   };
 }
 
 /**
- * Checks a body, and says what it asks for.
+ * Checks the body of an operation, and returns a function that does the operation.
  *
  * @throws Refusal `REQUEST_INVALID`, `TOO_LARGE`.
  */
@@ -94,43 +98,43 @@ export async function prepareOperation(
   context: OperationContext,
 ): Promise<Prepared> {
   requireFields(body, ["space", "namespace", ...fields[operation]]);
-  const { store, area, limits, held, mayRead } = context;
+  const { store, tenantNamespace, limits, memory, mayRead } = context;
   const space = readSpace(body);
-  const part = store.part(area, space, readNamespace(field(body, "namespace") ?? "", limits));
+  const records = store.records(tenantNamespace, space, readNamespace(field(body, "namespace") ?? "", limits));
   switch (operation) {
     case "get": {
       const keys = readKeys(body, limits);
-      return async () => await get(part, keys, context);
+      return async () => await get(records, keys, context);
     }
     case "has": {
       const keys = readKeys(body, limits);
-      return async () => jsonAnswer({ found: await part.hasMany(keys) });
+      return async () => jsonAnswer({ found: await records.hasMany(keys) });
     }
     case "set": {
       const entries = await readEntries(body, context);
-      return async () => jsonAnswer({ stored: await part.setMany(entries) });
+      return async () => jsonAnswer({ stored: await records.setMany(entries) });
     }
     case "delete": {
       const keys = readKeys(body, limits);
       return async () => {
-        const deleted = await part.deleteMany(keys);
+        const deleted = await records.deleteMany(keys);
         return jsonAnswer({ deleted: mayRead ? deleted : keys.map(() => true) });
       };
     }
     case "replace": {
       const changes = await readChanges(body, context);
       return async (mayHaveBeenDone) => {
-        const replaced = await part.replaceTagged(changes, { limits, held });
+        const replaced = await replaceTagged(records, changes, { limits, memory });
         return jsonAnswer({ replaced: replaced.map((done) => (!done && mayHaveBeenDone ? null : done)) });
       };
     }
     case "clear":
       return async () => {
-        await part.clear();
+        await records.clear();
         return jsonAnswer({});
       };
     case "list":
-      return async () => await listing(part, "operation", "", context);
+      return async () => await listing(records, "operation", "", context);
     case "scan": {
       const options = readScan(body, limits);
       return async () => await scan(space, options, context);
@@ -140,19 +144,23 @@ export async function prepareOperation(
   }
 }
 
-async function get(part: Part, keys: readonly string[], { limits, held }: OperationContext): Promise<Answer> {
+async function get(
+  records: NamespaceRecords,
+  keys: readonly string[],
+  { limits, memory }: OperationContext,
+): Promise<Answer> {
   const values: (StoredValue | undefined)[] = [];
-  const size = new ReadSize(limits, held);
+  const size = new ReadSize(limits, memory);
   let bytes = 0;
   while (values.length < keys.length && bytes < limits.maxAnswerBytes) {
-    const found = await size.reading((records) => part.getMany(keys.slice(values.length, values.length + records)));
+    const found = await size.reading((count) => records.getMany(keys.slice(values.length, values.length + count)));
     const foundBytes = found.reduce((sum, value) => sum + (value?.length ?? 0), 0);
-    if (values.length === 0) held.add(foundBytes);
-    // What is there already is answered; the client asks for the rest again.
-    else if (!held.fits(foundBytes)) break;
+    if (values.length === 0) memory.reserve(foundBytes);
+    // The answer has only the values so far; the client requests the rest again.
+    else if (!memory.tryReserve(foundBytes)) break;
     values.push(...found);
     bytes += foundBytes;
-    size.learn(foundBytes);
+    size.adapt(foundBytes);
   }
   if (bytes <= pieceBytes) {
     return jsonAnswer({ values: values.map((value) => (value === undefined ? null : encodeValue(value))) });
@@ -181,16 +189,16 @@ interface ScanOptions {
 function readScan(body: unknown, { maxBatch }: KvLimits): ScanOptions {
   const cursor = field(body, "cursor");
   const limit = field(body, "limit") ?? Math.min(defaultScanLimit, maxBatch);
-  if (cursor !== undefined && typeof cursor !== "string") throw invalid("A cursor is text");
+  if (cursor !== undefined && typeof cursor !== "string") throw invalid("The cursor of a scan must be a string");
   if (typeof limit !== "number" || !Number.isSafeInteger(limit) || limit < 1 || field(body, "limit") === null) {
-    throw invalid("The limit of a scan is a whole number from 1");
+    throw invalid("The limit of a scan must be an integer of at least 1");
   }
   return { cursor, limit: Math.min(limit, maxBatch) };
 }
 
 async function scan(space: Space, options: ScanOptions, context: OperationContext): Promise<Answer> {
-  const { store, area, limits, held } = context;
-  const { cursor, entries } = await store.scan(area, space, { ...options, limits, held });
+  const { store, tenantNamespace, limits, memory } = context;
+  const { cursor, entries } = await store.scan(tenantNamespace, space, { ...options, limits, memory });
   const bytes = entries.reduce((sum, { value }) => sum + value.length, 0);
   if (bytes <= pieceBytes) {
     const encoded = entries.map(({ namespace, key, value }) => ({ namespace, key, ...encodeValue(value) }));
@@ -209,19 +217,20 @@ async function scan(space: Space, options: ScanOptions, context: OperationContex
   return { status: 200, headers: { "content-type": "application/json" }, body: jsonPieces(parts()) };
 }
 
-/** A field that is not known may be one that was misspelt, and a request without it would do something else. */
+/** Refuses unknown fields. Such a field may be misspelt, and the request would do something else without it. */
 function requireFields(given: unknown, known: readonly string[]): void {
-  if (typeof given !== "object" || given === null || Array.isArray(given)) throw invalid("What came is no JSON object");
+  if (typeof given !== "object" || given === null || Array.isArray(given))
+    throw invalid("The body, or an element of its list, is not a JSON object");
   for (const name of Object.keys(given)) {
-    if (!known.includes(name)) throw invalid(`There is a field that is not one of ${known.join(", ")}`);
-    if (field(given, name) === null && name !== "expected") throw invalid(`${name} is null: leave it out`);
+    if (!known.includes(name)) throw invalid(`The body has an unknown field. The known ones are ${known.join(", ")}`);
+    if (field(given, name) === null && name !== "expected") throw invalid(`${name} is null: omit the field instead`);
   }
 }
 
 function readSpace(body: unknown): Space {
   const space = field(body, "space") ?? "records";
   const known = spaces.find((each) => each === space);
-  if (known === undefined) throw invalid("The space is neither records nor reserved");
+  if (known === undefined) throw invalid('The space is neither "records" nor "reserved"');
   return known;
 }
 
@@ -229,14 +238,14 @@ function readKeys(body: unknown, limits: KvLimits): string[] {
   return readBatch(body, "keys", limits).map((key) => readKey(key, limits));
 }
 
-async function readEntries(body: unknown, context: OperationContext): Promise<Entry[]> {
-  const entries: Entry[] = [];
+async function readEntries(body: unknown, context: OperationContext): Promise<RecordWrite[]> {
+  const entries: RecordWrite[] = [];
   const turns = new Turns();
   for (const entry of readBatch(body, "entries", context.limits)) {
     requireFields(entry, ["key", "text", "bytes", "expires"]);
     const expires = field(entry, "expires");
     if (expires !== undefined && (typeof expires !== "number" || !Number.isFinite(expires))) {
-      throw invalid("An expiry is a number of ms since the epoch");
+      throw invalid("expires must be a number of milliseconds since the epoch");
     }
     const keyed = await readKeyed(entry, context);
     entries.push({ ...keyed, ...(expires === undefined ? {} : { expires }) });
@@ -251,7 +260,7 @@ async function readChanges(body: unknown, context: OperationContext): Promise<Ta
   for (const change of readBatch(body, "changes", context.limits)) {
     requireFields(change, ["key", "expected", "text", "bytes"]);
     const expected = field(change, "expected");
-    if (expected !== null && typeof expected !== "string") throw invalid("What is expected is an entity tag or null");
+    if (expected !== null && typeof expected !== "string") throw invalid("expected must be an entity tag or null");
     const { key, value } = await readKeyed(change, context);
     changes.push({ key, expected: expected ?? undefined, next: value });
     await turns.worked(value.length);
@@ -261,32 +270,34 @@ async function readChanges(body: unknown, context: OperationContext): Promise<Ta
 
 async function readKeyed(
   entry: unknown,
-  { limits, held }: OperationContext,
+  { limits, memory }: OperationContext,
 ): Promise<{ readonly key: string; readonly value: StoredValue }> {
-  return { key: readKey(field(entry, "key"), limits), value: requireSize(await readValue(entry, held), limits) };
+  return { key: readKey(field(entry, "key"), limits), value: requireSize(await readValue(entry, memory), limits) };
 }
 
-/** The value of a record: `text` that is well-formed, or `bytes` in canonical base64, and never both. */
-async function readValue(entry: unknown, held: HeldBytes): Promise<StoredValue> {
+/** Reads the value of a record: `text` that is well-formed, or `bytes` in canonical base64, but not both. */
+async function readValue(entry: unknown, memory: RequestMemory): Promise<StoredValue> {
   const text = field(entry, "text");
   const bytes = field(entry, "bytes");
   if (typeof text === "string" && bytes === undefined && text.isWellFormed()) return text;
   if (typeof bytes === "string" && text === undefined) {
-    held.add(Buffer.byteLength(bytes, "base64"));
+    memory.reserve(Buffer.byteLength(bytes, "base64"));
     const decoded = await decodeBase64(bytes);
     if (decoded !== undefined) return decoded;
   }
-  throw invalid(`A value is neither {"text"}, well-formed, nor {"bytes"}, in canonical base64`);
+  throw invalid('A value must be well-formed "text", or "bytes" in canonical base64');
 }
 
 function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonly unknown[] {
   const batch = field(body, name);
   if (!Array.isArray(batch)) throw invalid(`The body has no list "${name}"`);
-  if (batch.length > maxBatch) throw new Refusal("TOO_LARGE", `A batch has at most ${maxBatch} records`);
+  if (batch.length > maxBatch) throw new Refusal("TOO_LARGE", `A batch may have at most ${maxBatch} records`);
   return batch;
 }
 
 /**
+ * Checks the key of a record.
+ *
  * @throws Refusal `REQUEST_INVALID`, `TOO_LARGE`.
  */
 export function readKey(key: unknown, limits: KvLimits): string {
@@ -294,6 +305,8 @@ export function readKey(key: unknown, limits: KvLimits): string {
 }
 
 /**
+ * Checks the namespace of a record.
+ *
  * @throws Refusal `REQUEST_INVALID`, `TOO_LARGE`.
  */
 export function readNamespace(namespace: unknown, limits: KvLimits): string {
@@ -302,14 +315,17 @@ export function readNamespace(namespace: unknown, limits: KvLimits): string {
 
 function requireName(name: unknown, what: string, { maxKeyBytes }: KvLimits): string {
   if (typeof name !== "string" || !name.isWellFormed()) throw invalid(`${what} is not well-formed text`);
-  if (Buffer.byteLength(name) > maxKeyBytes) throw new Refusal("TOO_LARGE", `${what} has at most ${maxKeyBytes} bytes`);
+  if (Buffer.byteLength(name) > maxKeyBytes)
+    throw new Refusal("TOO_LARGE", `${what} may have at most ${maxKeyBytes} bytes`);
   return name;
 }
 
 /**
+ * Checks the length of a value.
+ *
  * @throws Refusal `TOO_LARGE`.
  */
 function requireSize(value: StoredValue, { maxValueBytes }: KvLimits): StoredValue {
   if (Buffer.byteLength(value) <= maxValueBytes) return value;
-  throw new Refusal("TOO_LARGE", `A value has at most ${maxValueBytes} bytes`);
+  throw new Refusal("TOO_LARGE", `A value may have at most ${maxValueBytes} bytes`);
 }

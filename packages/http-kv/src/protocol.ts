@@ -1,37 +1,37 @@
 /**
- * The protocol that client and server speak: names, encodings and errors, each defined here once. `docs/http-kv.md`
- * says the same in prose.
+ * The HTTP KV protocol: the names, encodings and errors that client and server share. `docs/http-kv.md` specifies the
+ * same in prose.
  */
 import { createHash } from "node:crypto";
 import type { StoredValue } from "@keyward/core";
 
-/** The headers that are not HTTP's own, in lower case. */
+/** The headers that HTTP itself does not define, in lower case. */
 export const headers = {
-  /** On a PUT: how long the value is to stay, in seconds. */
+  /** How long a PUT stores the record, in seconds. */
   ttl: "x-ttl",
-  /** On a PUT: when the value ends, in ms since the epoch. */
+  /** The time at which the record of a PUT expires, in milliseconds since the epoch. */
   expires: "x-expires",
-  /** On a write: a name that the client gives it, so that it is done once however often it is sent. */
+  /** The name that the client gave a write. The write is done only once under its name. */
   idempotencyKey: "idempotency-key",
-  /** On a write: that an earlier attempt under the same name may have been done. */
+  /** "1" if an earlier attempt of a write may have been done. */
   repeated: "x-repeated",
-  /** On an answer: a token of the process that gave it. On a write: that only this process may do it. */
+  /** The token of the server process that sent an answer, or of the only process that may do a write. */
   server: "x-server",
 } as const;
 
-/** What a `POST` may name as its path. */
+/** The operations, each of which is the path of a `POST`. */
 export const operations = ["get", "has", "set", "delete", "replace", "clear", "list", "scan"] as const;
 
 /** One of {@link operations}. */
 export type Operation = (typeof operations)[number];
 
-/** What an API key may be allowed. */
+/** The scopes that an API key can have. */
 export const scopes = ["read", "write", "list"] as const;
 
-/** One of {@link scopes}: "read" values, "write" and delete them, "list" keys. */
+/** A scope of an API key: "read" values, "write" and delete them, or "list" keys. */
 export type Scope = (typeof scopes)[number];
 
-/** The scopes that each operation needs. A replacement says whether a value is the expected one, and so reads. */
+/** The scopes that each operation needs. A replacement needs "read": its answer reveals whether a value is stored. */
 export const neededScopes: Readonly<Record<Operation, readonly Scope[]>> = {
   get: ["read"],
   has: ["read"],
@@ -43,16 +43,16 @@ export const neededScopes: Readonly<Record<Operation, readonly Scope[]>> = {
   scan: ["read", "list"],
 };
 
-/** The places for records that an API key opens: those of users, and the one beside them that no user key reaches. */
+/** The spaces that an API key gives access to: the records, and the reserved space for Keyward's own records. */
 export const spaces = ["records", "reserved"] as const;
 
 /** One of {@link spaces}. */
 export type Space = (typeof spaces)[number];
 
-/** How deep the JSON of requests and answers is: an object, a list in it, and an object in that. */
+/** Nesting depth of the JSON in requests and answers: an object with a list of objects. */
 export const maxDepth = 3;
 
-/** How many brackets, commas and colons the JSON of so many records has at most. */
+/** Returns the maximum number of brackets, commas and colons in the JSON of this number of records. */
 export function partsOf(records: number): number {
   return 16 + 8 * records;
 }
@@ -82,9 +82,9 @@ export type RefusalCode = keyof typeof statuses;
 /** The body of every answer of status 400 and above. */
 export interface RefusalBody {
   readonly code: RefusalCode;
-  /** For people. Holds no key of a record, no value and no API key. */
+  /** A text for people. It contains no key of a record, no value and no API key. */
   readonly message: string;
-  /** With INTERNAL and UNAVAILABLE: the id under which the server logged what happened. */
+  /** The id under which the server logged the error. Only with INTERNAL and UNAVAILABLE. */
   readonly id?: string;
 }
 
@@ -92,10 +92,10 @@ export interface RefusalBody {
 export class Refusal extends Error {
   override readonly name = "Refusal";
   readonly code: RefusalCode;
-  /** When to try again, in seconds. */
+  /** How long the client should wait before it tries again, in seconds. */
   readonly retryAfterSeconds: number | undefined;
 
-  /** @param cause is for the log of the server alone. */
+  /** @param cause the error for the log of the server. The client does not get it. */
   constructor(code: RefusalCode, message: string, retryAfterSeconds?: number, cause?: unknown) {
     super(message, { cause });
     this.code = code;
@@ -103,10 +103,10 @@ export class Refusal extends Error {
   }
 }
 
-/** A value as JSON has it: text as it is, bytes as canonical base64 with padding. */
+/** A value in JSON: text unchanged, bytes as canonical base64 with padding. */
 export type EncodedValue = { readonly text: string } | { readonly bytes: string };
 
-/** Where an operation works. Absent is "records", and the records without a namespace. */
+/** The space and namespace of an operation. Default: the space "records" and the namespace "". */
 export interface EncodedPlace {
   readonly space?: Space;
   readonly namespace?: string;
@@ -115,28 +115,28 @@ export interface EncodedPlace {
 /** One record to set. */
 export type EncodedEntry = EncodedValue & {
   readonly key: string;
-  /** When it ends, in ms since the epoch. */
+  /** Time at which the record expires, in milliseconds since the epoch. */
   readonly expires?: number;
 };
 
 /** One conditional write. */
 export type EncodedChange = EncodedValue & {
   readonly key: string;
-  /** The entity tag of what must lie there; `null`: nothing may. */
+  /** The entity tag of the value that must be stored; `null`: no record may be. */
   readonly expected: string | null;
 };
 
 /** One record of a scan. */
 export type EncodedRecord = EncodedValue & { readonly namespace: string; readonly key: string };
 
-/** The JSON with which each operation is answered. */
+/** The JSON of each operation's answer. */
 export interface Answers {
-  /** For the first of the keys, in order; the server may leave off the rest, and the client asks again. */
+  /** One value for each key, in order. The server may omit the last ones: the client then requests these again. */
   readonly get: { readonly values: readonly (EncodedValue | null)[] };
   readonly has: { readonly found: readonly boolean[] };
   readonly set: { readonly stored: readonly boolean[] };
   readonly delete: { readonly deleted: readonly boolean[] };
-  /** `null`: it is refused now, but may have been done before. Only where the request is `x-repeated`. */
+  /** `null`: the change is refused now, but may have been done before. Only if the request has `x-repeated`. */
   readonly replace: { readonly replaced: readonly (boolean | null)[] };
   readonly clear: Readonly<Record<never, never>>;
   readonly list: { readonly keys: readonly string[] };
@@ -144,9 +144,9 @@ export interface Answers {
 }
 
 /**
- * The strong entity tag of a value, quotes included. Two values have the same one only if they are the same, type
- * included: finding two that do not is finding a collision of SHA-256. So a comparison of tags is as exact as one of the
- * values, and the client need not send the old value to have it replaced.
+ * Returns the strong entity tag of a value, with its quotes. Two different values, or a text and bytes, have the same tag
+ * only if SHA-256 collides. A comparison of tags is therefore as exact as a comparison of the values, and a client that
+ * replaces a value does not need to send the old one.
  */
 export function entityTag(value: StoredValue): string {
   const hash = createHash("sha256");
@@ -155,13 +155,16 @@ export function entityTag(value: StoredValue): string {
   return `"${hash.digest("base64url")}"`;
 }
 
+/** Encodes a value for JSON. */
 export function encodeValue(value: StoredValue): EncodedValue {
   if (typeof value === "string") return { text: value };
   return { bytes: Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("base64") };
 }
 
 /**
- * @throws Refusal `REQUEST_INVALID` where there is neither a well-formed text nor canonical base64.
+ * Decodes a value from JSON.
+ *
+ * @throws Refusal `REQUEST_INVALID` for anything but a well-formed text or canonical base64.
  */
 export function decodeValue(encoded: unknown): StoredValue {
   const text = field(encoded, "text");
@@ -171,12 +174,12 @@ export function decodeValue(encoded: unknown): StoredValue {
     const decoded = Buffer.from(bytes, "base64");
     if (decoded.toString("base64") === bytes) return decoded;
   }
-  throw invalid(`A value is neither {"text"}, well-formed, nor {"bytes"}, in canonical base64`);
+  throw invalid('A value must be well-formed "text", or "bytes" in canonical base64');
 }
 
 /**
- * The path of a key below the mount. It is encoded as one segment, so that nothing in it is taken for a path; the keys
- * that a URL cannot hold even so go into the query.
+ * Returns the path of a key, relative to the URL of the server. The key is encoded as one segment, so a "/" in it does
+ * not divide the path. The keys that no segment can contain are put into the query.
  */
 export function keyPath(key: string, namespace = ""): string {
   const query = namespace === "" ? [] : [`namespace=${encodeURIComponent(namespace)}`];
@@ -185,22 +188,22 @@ export function keyPath(key: string, namespace = ""): string {
   return `/${inPath ? encodeURIComponent(key) : ""}${query.length === 0 ? "" : `?${query.join("&")}`}`;
 }
 
-/** What a path below the mount stands for: one key, or all that begin with a prefix. */
+/** The target of a path: one key, or all keys that begin with a prefix. */
 export type PathTarget =
   | { readonly kind: "key"; readonly key: string; readonly namespace: string }
   | {
       readonly kind: "prefix";
       readonly prefix: string;
       readonly namespace: string;
-      /** Whether it ends with ":", which a deletion must say, so that no path that was cut short deletes everything. */
+      /** Whether the path ends with ":". Only such a path can be deleted, so a truncated path never deletes everything. */
       readonly explicit: boolean;
     };
 
 /**
- * Reads a path and its query (without "?") as the client wrote them, still encoded. A path that ends with a bare "/" or
- * ":" is a prefix, as unstorage has it; a key that does ends with %2F or %3A.
+ * Reads an undecoded path and its query (without "?"). Like in unstorage, a path that ends with a bare "/" or ":" is a
+ * prefix. The path of a key that ends with such a character ends with %2F or %3A.
  *
- * @throws Refusal `REQUEST_INVALID` for escapes that are not UTF-8, and parameters that are unknown or given twice.
+ * @throws Refusal `REQUEST_INVALID` for escapes that are not UTF-8, and for unknown or repeated parameters.
  */
 export function readPath(path: string, query: string): PathTarget {
   const parameters = readQuery(query);
@@ -208,7 +211,7 @@ export function readPath(path: string, query: string): PathTarget {
   const named = parameters.get("key");
   const encoded = path.slice(1);
   if (named !== undefined) {
-    if (encoded !== "") throw invalid("A key stands both in the path and in the query");
+    if (encoded !== "") throw invalid("The URL has a key both in the path and in the query");
     return { kind: "key", key: named, namespace };
   }
   const explicit = encoded.endsWith(":");
@@ -230,34 +233,35 @@ function readQuery(query: string): Map<string, string> {
   for (const pair of query.split("&")) {
     const [, name = "", value = ""] = /^([^=]*)=(.*)$/.exec(pair) ?? [];
     if ((name !== "key" && name !== "namespace") || parameters.has(name)) {
-      throw invalid("The query may have key and namespace, once each");
+      throw invalid("The query may have the parameters key and namespace, once each");
     }
     parameters.set(name, decodeEscapes(value));
   }
   return parameters;
 }
 
-/** Not as forms decode: a "+" is a "+". */
+/** Decodes percent-encoding. Unlike in a form, a "+" stays a "+". */
 function decodeEscapes(encoded: string): string {
   try {
     return decodeURIComponent(encoded);
   } catch {
-    throw invalid("The URL holds escapes that are not UTF-8");
+    throw invalid("The URL has percent-encoded bytes that are not UTF-8");
   }
 }
 
-/** A field of what came as JSON; `undefined` where there is none. */
+/** Returns a field of a parsed JSON value, or `undefined`. */
 export function field(value: unknown, name: string): unknown {
   return typeof value === "object" && value !== null && Object.hasOwn(value, name)
     ? Reflect.get(value, name)
     : undefined;
 }
 
+/** Returns a refusal of an invalid request. */
 export function invalid(message: string): Refusal {
   return new Refusal("REQUEST_INVALID", message);
 }
 
-/** Reads the body of a refusal; `undefined` for one that no server of this protocol wrote. */
+/** Reads the body of a refusal. Returns `undefined` for a body that does not follow the protocol. */
 export function readRefusal(body: unknown): RefusalBody | undefined {
   const [code, message, id] = [field(body, "code"), field(body, "message"), field(body, "id")];
   if (!isRefusalCode(code) || typeof message !== "string") return undefined;

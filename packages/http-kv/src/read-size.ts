@@ -1,44 +1,45 @@
-import type { HeldBytes } from "./bytes-under-way.ts";
+import type { RequestMemory } from "./memory-budget.ts";
 
-const mostRecords = 64;
+const maxRecords = 64;
 
 /**
- * How many records to read from the store at once: few at first, whose values may all be of the largest size, and more
- * while they are small. A store is not told how many bytes it may read, so for more there must be room for the worst.
+ * Determines how many records to read from the store at once. The first read is so small that all values may have the
+ * largest size. While the values are small, reads grow. A store has no limit in bytes, so a larger read first reserves
+ * memory for values of the largest size.
  */
 export class ReadSize {
   readonly #limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number };
-  readonly #held: HeldBytes;
-  readonly #fewest: number;
+  readonly #memory: RequestMemory;
+  readonly #minRecords: number;
   #records: number;
 
-  /** @param held where the room for a read is counted. */
-  constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, held: HeldBytes) {
+  /** @param memory the memory of the request, in which each larger read reserves its space. */
+  constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, memory: RequestMemory) {
     this.#limits = limits;
-    this.#held = held;
-    this.#fewest = Math.min(mostRecords, Math.max(1, Math.floor(limits.maxAnswerBytes / limits.maxValueBytes)));
-    this.#records = this.#fewest;
+    this.#memory = memory;
+    this.#minRecords = Math.min(maxRecords, Math.max(1, Math.floor(limits.maxAnswerBytes / limits.maxValueBytes)));
+    this.#records = this.#minRecords;
   }
 
-  /** Reads, with the number of records that there is room for. */
+  /** Calls `read` with the number of records to read, and returns its result. */
   async reading<Result>(read: (records: number) => Promise<Result>): Promise<Result> {
     let room = 0;
-    while (this.#records > this.#fewest) {
+    while (this.#records > this.#minRecords) {
       room = this.#records * this.#limits.maxValueBytes;
-      if (this.#held.fits(room)) break;
+      if (this.#memory.tryReserve(room)) break;
       room = 0;
-      this.#records = Math.max(this.#fewest, Math.floor(this.#records / 2));
+      this.#records = Math.max(this.#minRecords, Math.floor(this.#records / 2));
     }
     try {
       return await read(this.#records);
     } finally {
-      this.#held.giveBack(room);
+      this.#memory.giveBack(room);
     }
   }
 
-  /** Tells how many bytes the values had that were read last. */
-  learn(bytes: number): void {
+  /** Adapts the next read to the bytes of the values that were read last. */
+  adapt(bytes: number): void {
     const next = bytes * 4 <= this.#limits.maxAnswerBytes ? this.#records * 2 : Math.floor(this.#records / 2);
-    this.#records = Math.min(mostRecords, Math.max(1, next));
+    this.#records = Math.min(maxRecords, Math.max(1, next));
   }
 }

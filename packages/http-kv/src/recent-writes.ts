@@ -1,48 +1,53 @@
 import type { Answer } from "./exchange.ts";
 import { headers, invalid, Refusal } from "./protocol.ts";
 
-interface AreaWrites {
+interface NamespaceWrites {
   readonly writes: Map<string, Write>;
   bytes: number;
-  /** When the last write began that was forgotten. */
+  /** The time at which the last forgotten write began, by `performance.now()`. */
   forgottenMs: number;
 }
 
 interface Write {
-  /** The digest of what was asked for. */
+  /** The digest of the request. */
   readonly request: string;
   readonly answer: Promise<Answer>;
   readonly atMs: number;
   bytes: number;
-  /** Whether an attempt failed so that nobody knows whether it was done: the next one is made all the same. */
+  /** Whether an attempt failed with an unknown outcome. The next attempt is then done. */
   uncertain: boolean;
 }
 
 const keptMs = 5 * 60_000;
-const maxBytesPerArea = 8 * 2 ** 20;
+const maxBytesPerNamespace = 8 * 2 ** 20;
 const bytesPerWrite = 512;
 
 /**
- * Does a write once, however often it is sent: a client that lost the answer sends it again, and one that was held up
- * on its way may arrive after a later write, which it must not undo. Kept for five minutes and 8 MiB for each area, in
- * this process.
+ * The recent writes of this process, by the names that clients gave them. A write is done once, even if a client sends it
+ * again because the answer was lost. A delayed attempt that arrives after a later write does not undo that write.
+ *
+ * Each write is remembered for five minutes, with at most 8 MiB of answers for each tenant namespace.
  */
 export class RecentWrites {
-  readonly #areas = new Map<string, AreaWrites>();
+  readonly #namespaces = new Map<string, NamespaceWrites>();
 
-  /** Whether every write is known that began after this time of `performance.now()`. */
-  knowsSince(area: string, timeMs: number): boolean {
-    return (this.#areas.get(area)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
+  /** Returns whether no write that began after this time, by `performance.now()`, has been forgotten. */
+  knowsSince(tenantNamespace: string, timeMs: number): boolean {
+    return (this.#namespaces.get(tenantNamespace)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
   }
 
   /**
-   * @param request a digest of all that the write does: a name stands for one write.
-   * @param sinceMs when the client last had an answer before it first sent the write, if it says so.
-   * @param write is told whether an earlier attempt failed here, and may have been done all the same.
-   * @throws Refusal `REQUEST_INVALID` for a name that stands for another write; `MISDIRECTED` for a write that may have been done and forgotten: a later one could be undone.
+   * Does a write, or returns the answer of the attempt that was done before under the same name.
+   *
+   * @param idempotencyKey the name of the write.
+   * @param request a digest of the whole request, since a name belongs to one request.
+   * @param sinceMs time of the last answer that the client got before it first sent the write, if it sent a token.
+   * @param write does the write. Its argument: whether an earlier attempt failed here, and may have been done.
+   * @throws Refusal `REQUEST_INVALID` if the name belongs to another request; `MISDIRECTED` if the write may have been
+   * done and forgotten, so that doing it could undo a later write; errors of `write`.
    */
   async once(
-    area: string,
+    tenantNamespace: string,
     {
       idempotencyKey,
       request,
@@ -50,23 +55,27 @@ export class RecentWrites {
     }: { readonly idempotencyKey: string; readonly request: string; readonly sinceMs: number | undefined },
     write: (mayHaveBeenDone: boolean) => Promise<Answer>,
   ): Promise<Answer> {
-    const kept = this.#areas.get(area) ?? { writes: new Map(), bytes: 0, forgottenMs: Number.NEGATIVE_INFINITY };
-    this.#areas.set(area, kept);
+    const kept = this.#namespaces.get(tenantNamespace) ?? {
+      writes: new Map(),
+      bytes: 0,
+      forgottenMs: Number.NEGATIVE_INFINITY,
+    };
+    this.#namespaces.set(tenantNamespace, kept);
     const { writes } = kept;
     const known = writes.get(idempotencyKey);
     if (known !== undefined && known.request !== request) {
-      throw invalid(`The ${headers.idempotencyKey} is that of another request: each write needs a new one`);
+      throw invalid(`The ${headers.idempotencyKey} belongs to another request: each write needs a new one`);
     }
     if (known?.uncertain === false) return await known.answer;
-    if (known === undefined && sinceMs !== undefined && !this.knowsSince(area, sinceMs)) {
-      throw new Refusal("MISDIRECTED", "The server may have done this, and forgotten it");
+    if (known === undefined && sinceMs !== undefined && !this.knowsSince(tenantNamespace, sinceMs)) {
+      throw new Refusal("MISDIRECTED", "The server may have done this write before, and forgotten it");
     }
 
     const forget = (id: string, { bytes }: Write) => {
       if (writes.delete(id)) kept.bytes -= bytes;
     };
     for (const [id, old] of writes) {
-      if (performance.now() - old.atMs < keptMs && kept.bytes < maxBytesPerArea) break;
+      if (performance.now() - old.atMs < keptMs && kept.bytes < maxBytesPerNamespace) break;
       forget(id, old);
       kept.forgottenMs = old.atMs;
     }
@@ -90,7 +99,7 @@ export class RecentWrites {
       }
       return answer;
     } catch (error) {
-      // The next attempt tries. A refusal did nothing; after all else it must be known that this one may have been done.
+      // The next attempt is done. A refusal did nothing. After any other error, this attempt may have been done.
       entry.uncertain = failedBefore || !(error instanceof Refusal);
       if (!entry.uncertain && writes.get(idempotencyKey) === entry) forget(idempotencyKey, entry);
       throw error;

@@ -1,28 +1,29 @@
 import type { Hash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import type { StoredValue } from "@keyward/core";
-import type { HeldBytes } from "./bytes-under-way.ts";
 import { type Incoming, pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
+import type { RequestMemory } from "./memory-budget.ts";
 import { invalid, Refusal } from "./protocol.ts";
 
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Bounds of a request's body. */
+/** Limits for reading the body of a request. */
 export interface BodyLimits {
   readonly maxBytes: number;
-  /** How long it may take to arrive, in ms. */
+  /** How long the body may take to arrive, in milliseconds. */
   readonly timeoutMs: number;
-  /** Where is counted what it needs in memory. */
-  readonly held: HeldBytes;
-  /** What gets all its bytes, so that two bodies can be told apart. */
+  /** The memory of the request, in which the body reserves its space. */
+  readonly memory: RequestMemory;
+  /** The hash to add the body to, if it is needed. */
   readonly digest: Hash | undefined;
 }
 
 /**
- * The JSON of a body, which is read, bounded and decoded while it arrives.
+ * Reads a JSON body. Its bounds are checked and its strings decoded while it arrives.
  *
- * @throws Refusal `TOO_LARGE`, as soon as that is known; `REQUEST_INVALID`; `REQUEST_TIMEOUT`; `OVERLOADED`.
+ * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`. If the body exceeds a bound, the rest
+ * of the body is not read.
  */
 export async function readJson(
   incoming: Incoming,
@@ -44,17 +45,17 @@ export async function readJson(
       case "malformed":
         throw invalid("The body is not JSON");
       case "too deep":
-        throw invalid("The body has lists or objects that are too deep in one another");
+        throw invalid("The lists and objects of the body are nested too deeply");
       case "too large":
-        throw new Refusal("TOO_LARGE", "The body has more than the operation takes");
+        throw new Refusal("TOO_LARGE", "The body has more records or bytes than the operation accepts");
     }
   }
 }
 
 /**
- * The value that a body is.
+ * Reads a body that is a value.
  *
- * @throws Refusal as {@link readJson}.
+ * @throws Refusal like {@link readJson}.
  */
 export async function readValue(incoming: Incoming, limits: BodyLimits, type: "text" | "bytes"): Promise<StoredValue> {
   const bytes = await readBytes(incoming, limits);
@@ -62,8 +63,8 @@ export async function readValue(incoming: Incoming, limits: BodyLimits, type: "t
   await setImmediate();
   const text = decodeText(bytes);
   const isWide = text.length !== bytes.length;
-  limits.held.giveBack(bytes.length);
-  limits.held.add(isWide ? 2 * text.length : text.length);
+  limits.memory.giveBack(bytes.length);
+  limits.memory.reserve(isWide ? 2 * text.length : text.length);
   return text;
 }
 
@@ -71,14 +72,14 @@ function decodeText(bytes: Uint8Array): string {
   try {
     return utf8.decode(bytes);
   } catch {
-    throw invalid("The text is not UTF-8");
+    throw invalid("The body is text that is not UTF-8");
   }
 }
 
 async function readBytes(incoming: Incoming, limits: BodyLimits): Promise<Buffer> {
   const pieces: Uint8Array[] = [];
   await readPieces(incoming, limits, (piece) => {
-    limits.held.add(piece.length);
+    limits.memory.reserve(piece.length);
     pieces.push(piece);
   });
   const [first] = pieces;
@@ -114,12 +115,12 @@ async function readPieces(
   }
 }
 
-/** A body counts at most twice what it may have on the wire: text beyond ASCII may have two bytes a character. */
-function weighing({ held, maxBytes }: BodyLimits): (bytes: number) => void {
+/** Returns a function that reserves memory for a body: at most twice its limit, since a character may need two bytes. */
+function weighing({ memory, maxBytes }: BodyLimits): (bytes: number) => void {
   let counted = 0;
   return (bytes) => {
     const more = Math.min(bytes, 2 * maxBytes - counted);
     counted += more;
-    if (more > 0) held.add(more);
+    if (more > 0) memory.reserve(more);
   };
 }

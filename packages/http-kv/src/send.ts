@@ -1,41 +1,41 @@
 import { request as requestPlainly } from "node:http";
 import { request as requestSecurely } from "node:https";
 
-/** A request that is to be sent, and what gets its answer. */
+/** A request to send, and the function that gets its answer. */
 export interface Sending {
   /** The name of the operation. */
   readonly operation: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string;
-  /** How long nothing may come, in ms. */
+  /** How long the server may send nothing, in milliseconds. */
   readonly silenceMs: number;
-  /** How long all of it may take, in ms. */
+  /** How long the request and the answer may take in total, in milliseconds. */
   readonly longestMs: number;
-  /** Told of the status and the headers; what it returns gets the answer's body, piece by piece. */
+  /** Called with the status and the headers. The function that it returns gets the body of the answer, piece by piece. */
   readonly begin: (status: number, header: (name: string) => string | undefined) => (piece: Uint8Array) => void;
 }
 
 /**
- * Sends a request. Resolves at the end of the answer; rejects with {@link TimedOut}, with the error of the network, or with
- * what `begin` and its result threw.
+ * Sends a request, and resolves at the end of the answer. Rejects with {@link TimedOut}, with an error of the network, or
+ * with an error of `begin` or of the function that it returned.
  */
 export type Send = (sending: Sending) => Promise<void>;
 
-/** Nothing came for too long, or too little in all. */
+/** The server sent nothing for too long, or the answer took too long in total. */
 export class TimedOut extends Error {
   override readonly name = "TimedOut";
   /** Whether the server can have seen the request. */
   readonly sent: boolean;
 
   constructor(sent: boolean) {
-    super("Nothing came for too long");
+    super("The server did not answer in time");
     this.sent = sent;
   }
 }
 
 /**
- * Sends through `node:http`, which costs a third of what `fetch` does. Connections stay open in Node's global agent, and
- * no redirect is followed.
+ * Returns a function that sends with `node:http` or `node:https`, at a third of the cost of `fetch`. Connections stay
+ * open in Node's global agent. Redirects are not followed.
  */
 export function nodeSender(url: URL): Send {
   const base = url.pathname.replace(/\/$/, "");
@@ -49,8 +49,7 @@ export function nodeSender(url: URL): Send {
   return ({ operation, headers, body, silenceMs, longestMs, begin }) =>
     new Promise((resolve, reject) => {
       const sending = request({ ...target, path: `${base}/${operation}` });
-      // Not among the options: Node prints what a connection is made with where NODE_DEBUG names "net", and these hold the
-      // API key.
+      // Set here and not in the options, which Node prints if NODE_DEBUG contains "net": the headers have the API key.
       for (const [name, value] of Object.entries(headers)) sending.setHeader(name, value);
       sending.setHeader("content-length", Buffer.byteLength(body));
       let ended = false;
@@ -65,10 +64,10 @@ export function nodeSender(url: URL): Send {
         reject(error);
       };
       const giveUp = () => end(new TimedOut(sending.socket?.connecting === false));
-      // One timer for both ends: that of the silence, or that of all of it where it comes first.
+      // One timer for both limits: it fires at the end of the silence, or of the total time if that is earlier.
       const untilMs = performance.now() + longestMs;
       let timer = setTimeout(giveUp, Math.min(silenceMs, longestMs));
-      const heard = () => {
+      const received = () => {
         if (ended) return;
         const leftMs = untilMs - performance.now();
         if (leftMs > silenceMs) {
@@ -80,7 +79,7 @@ export function nodeSender(url: URL): Send {
       };
       sending.on("error", end);
       sending.on("response", (answer) => {
-        heard();
+        received();
         const guarded = <Result>(act: () => Result): Result | undefined => {
           try {
             return act();
@@ -97,7 +96,7 @@ export function nodeSender(url: URL): Send {
         );
         if (take === undefined) return;
         answer.on("data", (piece: Buffer) => {
-          heard();
+          received();
           guarded(() => take(piece));
         });
         answer.on("end", () => end());
@@ -107,7 +106,7 @@ export function nodeSender(url: URL): Send {
     });
 }
 
-/** Sends through a function of fetch. */
+/** Returns a function that sends with `fetch`, or with a function like it. */
 export function fetchSender(url: string, fetch: (request: Request) => Promise<Response>): Send {
   return async ({ operation, headers, body, silenceMs, longestMs, begin }) => {
     const controller = new AbortController();
@@ -121,7 +120,7 @@ export function fetchSender(url: string, fetch: (request: Request) => Promise<Re
     over.catch(() => undefined);
     const silence = setTimeout(() => giveUp(), silenceMs);
     const last = setTimeout(() => giveUp(), longestMs);
-    /** Waits for something to come, also from one who does not listen to the signal. */
+    /** Waits for a step, but not beyond the limits, even if `fetch` ignores the abort signal. */
     const next = async <Result>(awaited: Promise<Result>): Promise<Result> => {
       const result = await Promise.race([awaited, over]);
       silence.refresh();

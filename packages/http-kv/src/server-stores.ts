@@ -2,27 +2,32 @@ import { KeywardError } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 import { field } from "./protocol.ts";
 
-/** The stores that the executable can open. Each is a package of its own, and is loaded only when it is asked for. */
+/** The stores that `keyward-kv` can open. Each is in a separate package, which is loaded only if it is used. */
 const stores = {
   sqlite: { package: "@keyward/store-sqlite", name: "SqliteStore" },
   redis: { package: "@keyward/store-redis", name: "RedisStore" },
   memory: { package: "@keyward/store-memory", name: "MemoryStore" },
 } as const;
 
-/** What `--store` may be. */
+/** The values of `--store`. */
 export const storeKinds: readonly string[] = Object.keys(stores);
 
 /**
- * Opens a store.
+ * Opens the store of the server.
  *
- * @throws KeywardError `STORE_INVALID` where its package is not installed; what the store throws.
+ * @throws KeywardError `STORE_INVALID` if its package is not installed; errors of the store.
  */
 export async function openStore(kind: string, file: string, redisUrl: string | undefined): Promise<KeyvStorageAdapter> {
   switch (kind) {
     case "sqlite":
       return await make(stores.sqlite, [file]);
     case "redis":
-      if (redisUrl === undefined) throw unusable("No Redis server is named", "Pass --redis-url.");
+      if (redisUrl === undefined) {
+        throw unusable(
+          "--store redis needs the URL of a Redis server",
+          "Pass --redis-url, or set KEYWARD_KV_REDIS_URL.",
+        );
+      }
       return await make(stores.redis, [redisUrl]);
     default:
       return await make(stores.memory, []);
@@ -42,7 +47,10 @@ async function make(
   const Store = field(module, store.name);
   const made: unknown = typeof Store === "function" ? Reflect.construct(Store, parameters) : undefined;
   if (isStore(made)) return made;
-  throw unusable(`${store.package} is of a release that does not fit`, "Install the release of this package.");
+  throw unusable(
+    `The installed release of ${store.package} does not work with keyward-kv`,
+    `Install the release of ${store.package} that has the version of @keyward/http-kv.`,
+  );
 }
 
 function isStore(made: unknown): made is KeyvStorageAdapter {

@@ -1,29 +1,32 @@
 import { isBinary, KeywardError, type StoredValue } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 
-/** A value, and what the server keeps beside it in the same record of its store. */
+/** A value, and the times that the server stores in the same record. */
 export interface RecordContent {
   readonly value: StoredValue;
-  /** When it was written, in ms since the epoch. */
+  /** Time of the last write, in milliseconds since the epoch. */
   readonly modified: number;
-  /** When it ends, in ms since the epoch. The store knows as well, but does not tell. */
+  /** Time at which the record expires, in milliseconds since the epoch. The store has it too, but does not return it. */
   readonly expires: number | undefined;
 }
 
-/** A record as it was read. */
+/** A record that was read from the server's store. */
 export interface StoredRecord extends RecordContent {
-  /** What the store holds, for a comparison. */
+  /** The packed form in the store, for a comparison. */
   readonly stored: StoredValue;
 }
 
-/** A time has so many bytes before bytes, and so many digits to the base of 36 before text. */
+/** Length of a time: in bytes before a value of bytes, and in digits to the base of 36 before a text. */
 const timeBytes = 6;
 const timeDigits = 10;
-const mostTime = 2 ** 48 - 1;
+const latestTime = 2 ** 48 - 1;
 
-/** What a store is to hold: the times, then the value. A store of text gets text in any case, marked with its type. */
+/**
+ * Packs a record for the store: the times, then the value. In a store that cannot keep bytes, the record is a text that
+ * begins with the type of the value.
+ */
 export function packRecord(store: KeyvStorageAdapter, { value, modified, expires }: RecordContent): StoredValue {
-  const times = [modified, Math.min(Math.max(0, Math.ceil(expires ?? 0)), mostTime)];
+  const times = [modified, Math.min(Math.max(0, Math.ceil(expires ?? 0)), latestTime)];
   if (typeof value !== "string" && isBinary(store)) {
     const packed = Buffer.allocUnsafeSlow(2 * timeBytes + value.length);
     for (const [index, time] of times.entries()) packed.writeUIntBE(time, index * timeBytes, timeBytes);
@@ -36,9 +39,9 @@ export function packRecord(store: KeyvStorageAdapter, { value, modified, expires
 }
 
 /**
- * What {@link packRecord} made.
+ * Unpacks a record that {@link packRecord} packed.
  *
- * @throws KeywardError `STORE_INVALID` for anything else.
+ * @throws KeywardError `STORE_INVALID` for any other value.
  */
 export function unpackRecord(store: KeyvStorageAdapter, stored: unknown): StoredRecord {
   if (stored instanceof Uint8Array && isBinary(store) && stored.length >= 2 * timeBytes) {
@@ -65,7 +68,7 @@ export function unpackRecord(store: KeyvStorageAdapter, stored: unknown): Stored
 }
 
 function unreadable(): KeywardError {
-  return new KeywardError("STORE_INVALID", "The store holds a value that this server did not write", {
-    hint: "Give the server a store, or a namespace of one, that nothing else writes to.",
+  return new KeywardError("STORE_INVALID", "The store of the server contains a value that the server did not write", {
+    hint: "Run the server with a store, or a namespace of a store, that no other program writes to.",
   });
 }

@@ -1,32 +1,32 @@
 import { type Stats, statSync } from "node:fs";
-import { lstat, open, readFile, realpath, rm, stat } from "node:fs/promises";
-import { setTimeout as sleep } from "node:timers/promises";
-import { KeywardError, replaceFile, systemCode } from "@keyward/core";
+import { lstat, readFile, realpath, stat } from "node:fs/promises";
+import { KeywardError, replaceFile, systemCode, whileLocked } from "@keyward/core";
 import { type ApiKeyEntry, requireEntry, type TenantSource } from "./api-keys.ts";
 import { field } from "./protocol.ts";
 
-const lockPatienceMs = 5_000;
-const lockPauseMs = 20;
-
 /**
- * API keys from a JSON file, which `keyward-kv tenants` writes. The file is looked at with every request and read again
- * when it has changed, so that a revocation has effect at once. A file that is missing or broken lets nobody in.
+ * Returns a source of API keys that reads the JSON file of `keyward-kv tenants`. With each request, the source checks
+ * whether the file has changed, and then reads it again, so a revocation takes effect at once. While the file is missing
+ * or invalid, every API key is refused.
+ *
+ * @example
+ * const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants("tenants.json") });
  */
 export function fileTenants(path: string): TenantSource {
-  let looked: string | undefined;
-  // Requests that arrive in one turn of the event loop share one look at the file.
-  const look = () => {
-    if (looked !== undefined) return looked;
+  let checked: string | undefined;
+  // Requests that arrive in one turn of the event loop share one check of the file.
+  const check = () => {
+    if (checked !== undefined) return checked;
     setImmediate(() => {
-      looked = undefined;
+      checked = undefined;
     });
-    looked = versionOf(path);
-    return looked;
+    checked = versionOf(path);
+    return checked;
   };
   let read: { readonly version: string; readonly entries: Promise<ReadonlyMap<string, ApiKeyEntry>> } | undefined;
   return {
     async find(id) {
-      const version = look();
+      const version = check();
       if (read?.version !== version) {
         const entries = readTenants(path).then((list) => new Map(list.map((entry) => [entry.id, entry])));
         const reading = { version, entries };
@@ -41,10 +41,9 @@ export function fileTenants(path: string): TenantSource {
 }
 
 /**
- * The entries of the file; none where there is no file.
+ * Reads the entries of a file of API keys. A missing file has none.
  *
- * @throws KeywardError `STORE_INVALID` for a file that holds something else, `STORE_UNAVAILABLE` for one that cannot be
- * read.
+ * @throws KeywardError `STORE_INVALID` for a file with other content, `STORE_UNAVAILABLE` for a file that cannot be read.
  */
 export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]> {
   let text: string;
@@ -54,10 +53,8 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
     if (systemCode(error) === "ENOENT") return [];
     throw new KeywardError(
       "STORE_UNAVAILABLE",
-      `${path} cannot be read (${systemCode(error)}), so no API key is good`,
-      {
-        hint: "Let the user that the server runs as read the file.",
-      },
+      `The file of API keys, ${path}, cannot be read (${systemCode(error)}), so every API key is refused`,
+      { hint: "Allow the user that the server runs as to read the file." },
     );
   }
   try {
@@ -65,40 +62,43 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
     const keys = field(document, "keys");
     if (field(document, "keyward-kv") === 1 && Array.isArray(keys)) return keys.map(requireEntry);
   } catch {
-    // What the parser says would quote the file.
+    // The error is dropped: the parser's message quotes the file.
   }
-  throw unusable(path, "is not a list of API keys", "STORE_INVALID");
+  throw new KeywardError("STORE_INVALID", `${path} is not a file of API keys, so every API key is refused`, {
+    hint: "Restore the file from a copy, or name another one: keyward-kv tenants add makes a new file.",
+  });
 }
 
 /**
- * Changes the file in one step, one process at a time: readers find the old list or the new one. A symbolic link stays,
- * and what it points to is changed; mode and owner of the file stay as well.
+ * Changes a file of API keys in one step, one process at a time: a server reads the old list or the new one. The file
+ * keeps its mode and owner. If the path is a symbolic link, the link stays and the file that it points to is changed.
  *
- * @throws KeywardError as {@link readTenants}; `STORE_UNAVAILABLE` while another process holds the lock, and for a file
- * that cannot be replaced as it is.
+ * @param change returns the new entries. It is called twice, once before the file is locked.
+ * @throws KeywardError like {@link readTenants}; `STORE_UNAVAILABLE` if another process holds the lock for 10 seconds, or
+ * if the file cannot be replaced with the same mode and owner; errors of `change`.
  */
 export async function changeTenants(
   path: string,
   change: (entries: readonly ApiKeyEntry[]) => readonly ApiKeyEntry[],
 ): Promise<void> {
   const file = await fileAt(path);
-  const lock = `${file}.lock`;
-  await acquire(lock);
   try {
-    const keys = change(await readTenants(file));
-    const before = await statusOf(file);
-    // The other names would go on showing the old list, to a server that reads one of them.
-    if (before !== undefined && before.nlink > 1) throw unchanged(path, "has more than one name (hard links)");
-    await replaceFile(file, `${JSON.stringify({ "keyward-kv": 1, keys }, undefined, 2)}\n`, before);
+    // Checked before as well, so that a change that is refused leaves no lock file.
+    const guarded = await replaceableStatus(file, path);
+    change(await readTenants(file));
+    const codes = { held: "STORE_UNAVAILABLE", unusable: "STORE_UNAVAILABLE" } as const;
+    await whileLocked(`${file}.lock`, { guarded, shownAs: path, codes }, async () => {
+      const keys = change(await readTenants(file));
+      const before = await replaceableStatus(file, path);
+      await replaceFile(file, `${JSON.stringify({ "keyward-kv": 1, keys }, undefined, 2)}\n`, before);
+    });
   } catch (error) {
     if (error instanceof KeywardError) throw error;
-    throw unchanged(path, `cannot be replaced (${systemCode(error)})`, error);
-  } finally {
-    await rm(lock, { force: true });
+    throw notChanged(path, `cannot be replaced (${systemCode(error)})`, error);
   }
 }
 
-/** The file itself, where the path is a symbolic link. */
+/** Returns the path of the file itself if the path is a symbolic link. */
 async function fileAt(path: string): Promise<string> {
   try {
     return await realpath(path);
@@ -108,37 +108,23 @@ async function fileAt(path: string): Promise<string> {
       () => false,
     );
     if (systemCode(error) === "ENOENT" && !isLink) return path;
-    const what = isLink ? "is a symbolic link to what is not there" : `cannot be read (${systemCode(error)})`;
-    throw unchanged(path, what, error);
+    const problem = isLink ? "is a symbolic link to a missing file" : `cannot be read (${systemCode(error)})`;
+    throw notChanged(path, problem, error);
   }
 }
 
-async function statusOf(file: string): Promise<Stats | undefined> {
-  return await stat(file).catch((error: unknown) => {
+/** Returns the status of the file, if there is one, after checking that it can be replaced under all its names. */
+async function replaceableStatus(file: string, path: string): Promise<Stats | undefined> {
+  const status = await stat(file).catch((error: unknown) => {
     if (systemCode(error) === "ENOENT") return undefined;
     throw error;
   });
+  // A server that reads the file under another of its names would continue to see the old list.
+  if (status !== undefined && status.nlink > 1) throw notChanged(path, "has more than one name (hard links)");
+  return status;
 }
 
-async function acquire(lock: string): Promise<void> {
-  const deadline = performance.now() + lockPatienceMs;
-  for (;;) {
-    try {
-      await (await open(lock, "wx", 0o600)).close();
-      return;
-    } catch (error) {
-      if (systemCode(error) !== "EEXIST") throw unusable(lock, "cannot be made", "STORE_UNAVAILABLE");
-      if (performance.now() > deadline) {
-        throw new KeywardError("STORE_UNAVAILABLE", `${lock} has been there for ${lockPatienceMs} ms`, {
-          hint: "Another process is changing the list, or was killed while it did: if so, remove the file.",
-        });
-      }
-    }
-    await sleep(lockPauseMs);
-  }
-}
-
-/** Changes with the file: a rename makes another inode. */
+/** Returns a text that differs after each change of the file. A replaced file has another inode. */
 function versionOf(path: string): string {
   try {
     const found = statSync(path, { throwIfNoEntry: false });
@@ -148,15 +134,15 @@ function versionOf(path: string): string {
   }
 }
 
-function unchanged(path: string, what: string, cause?: unknown): KeywardError {
-  return new KeywardError("STORE_UNAVAILABLE", `${path} ${what}, so no API key was added or revoked`, {
-    hint: "Name the file itself, and run this as its owner or as root, who can keep its owner and mode.",
-    cause,
-  });
-}
-
-function unusable(path: string, what: string, code: "STORE_INVALID" | "STORE_UNAVAILABLE"): KeywardError {
-  return new KeywardError(code, `${path} ${what}`, {
-    hint: "keyward-kv tenants makes and changes the file. Until it is whole again, nobody is let in.",
-  });
+function notChanged(
+  path: string,
+  problem: string,
+  cause?: unknown,
+  hint = "Pass the path of the file itself, and run the command as its owner or as root, so that it keeps its owner and mode.",
+): KeywardError {
+  return new KeywardError(
+    "STORE_UNAVAILABLE",
+    `The file of API keys, ${path}, ${problem}, so no API key was added or revoked`,
+    { hint, cause },
+  );
 }

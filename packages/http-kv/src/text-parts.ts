@@ -1,6 +1,6 @@
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** How many of the first `end` bytes are whole characters of UTF-8: the last may go on in the next piece. */
+/** Returns how many of the first `end` bytes form whole UTF-8 characters. The last one may continue in the next piece. */
 export function wholeCharacters(bytes: Uint8Array, end: number): number {
   for (let at = end - 1; at >= Math.max(0, end - 4); at--) {
     const byte = bytes[at] ?? 0;
@@ -12,22 +12,26 @@ export function wholeCharacters(bytes: Uint8Array, end: number): number {
   return end;
 }
 
-/** Text that is decoded as it arrives, and weighed as V8 keeps it: two bytes a character once one is beyond ASCII. */
+/**
+ * Decodes a text as it arrives, and counts the memory that it needs in V8: one byte for each character, or two if any
+ * character is beyond ASCII.
+ */
 export class TextParts {
   readonly #weigh: (bytes: number) => void;
   readonly #parts: string[] = [];
   #characters = 0;
   #bytesPerCharacter = 1;
 
-  /** @param weigh told how many bytes of memory are needed next. */
+  /** @param weigh called with the number of bytes that are needed next in memory. */
   constructor(weigh: (bytes: number) => void) {
     this.#weigh = weigh;
   }
 
   /**
-   * Adds whole characters of UTF-8, and returns the text that was added.
+   * Adds whole UTF-8 characters, and returns the added text.
    *
-   * @throws TypeError where the bytes are not UTF-8; what `weigh` and `change` throw.
+   * @param change converts the decoded text before it is added.
+   * @throws TypeError if the bytes are not UTF-8; errors of `weigh` and `change`.
    */
   add(bytes: Uint8Array, change?: (text: string) => string): string {
     const decoded = utf8.decode(bytes);
@@ -43,6 +47,7 @@ export class TextParts {
     return text;
   }
 
+  /** Returns the whole text. */
   join(): string {
     return this.#parts.length === 1 ? (this.#parts[0] ?? "") : this.#parts.join("");
   }

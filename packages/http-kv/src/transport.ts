@@ -1,26 +1,32 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError, type OptionNames, requireAmount, requireOptions } from "@keyward/core";
-import { AnswerReader, mostAnswerBytes } from "./answer-reader.ts";
+import { AnswerReader, maxAnswerBytes } from "./answer-reader.ts";
 import { isApiKey } from "./api-keys.ts";
 import { pieceBytes } from "./exchange.ts";
 import { JsonRefusal } from "./json-reader.ts";
 import { field, headers, neededScopes, type Operation, type RefusalBody, readRefusal } from "./protocol.ts";
 import { fetchSender, nodeSender, type Send, TimedOut } from "./send.ts";
 
-/** Settings of a {@link HttpStore}. */
+/** Options of {@link HttpStore}. */
 export interface HttpStoreOptions {
-  /** Where the server is mounted, such as "https://kv.example.com/kv". */
+  /** The URL at which the server is mounted, such as "https://kv.example.com/kv". */
   readonly url: string;
-  /** The API key, which decides whose records the store shows. */
+  /** The API key. It determines the tenant whose records the store reads and writes. */
   readonly apiKey: string;
-  /** How long the server may be silent in one attempt, in ms; 10,000 unless given. An attempt may take ten times as long, and so may a write with all its attempts. */
+  /**
+   * How long the server may send nothing during an attempt, in milliseconds. Default: 10,000. One attempt may take ten
+   * times as long in total, and so may a write with all its attempts.
+   */
   readonly timeoutMs?: number;
-  /** How often a call that failed is made again; 3 unless given. */
+  /** Maximum number of times that a failed call is sent again. Default: 3. */
   readonly retries?: number;
-  /** Allows plain `http:` to other machines, where everybody on the way reads the API key and all that is not sealed. */
+  /**
+   * Whether to allow plain `http:` to other machines. Default: false, since anyone on the network path could read the API
+   * key and all unencrypted values.
+   */
   readonly allowPlainHttp?: boolean;
-  /** What sends a request; `node:http` or `node:https` unless given. A handler of `createKvHandler` will do. */
+  /** The function that sends a request, such as a handler of `createKvHandler`. Default: `node:http` or `node:https`. */
   readonly fetch?: (request: Request) => Promise<Response>;
 }
 
@@ -33,72 +39,77 @@ const optionNames = {
   fetch: true,
 } satisfies OptionNames<HttpStoreOptions>;
 
-/** The first wait between two attempts, in ms; each further one is twice as long, up to the longest. */
+/** The first pause between two attempts, in milliseconds. Each further pause is twice as long, up to the longest. */
 const firstPauseMs = 50;
 const longestPauseMs = 5_000;
-/** How often a write may come to another process than the one it was meant for. */
-const mostMisdirected = 2;
-/** A server that asks for more patience is not waited for. */
-const mostPatienceMs = 30_000;
+/** How often a write may reach a process other than the one it was meant for before it names no process. */
+const maxMisdirected = 2;
+/** If `Retry-After` asks for a longer pause, the call fails. */
+const longestRetryAfterMs = 30_000;
 
-/** Failures to connect: no request was sent. */
+/** Codes of failures to connect: no request was sent. */
 const notSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "UND_ERR_CONNECT_TIMEOUT"];
-/** They come to connections that stand as well. */
+/** Codes that an established connection can fail with too. */
 const notSentIfConnecting = ["EHOSTUNREACH", "ENETUNREACH"];
-/** How long an answer may take in all, where the server is never silent for long, as a multiple of `timeoutMs`. */
-const longestAnswer = 10;
+/** Longest duration of an answer in total, as a multiple of `timeoutMs`. */
+const timeoutsPerAnswer = 10;
 const retriedStatuses = [408, 429, 502, 503, 504];
-/** Answered before anything was done. */
-const refusedUndone = [408, 429];
+/** Statuses with which the server did nothing. */
+const undoneStatuses = [408, 429];
 
-/** Why an attempt failed. */
+/** The reason why an attempt failed, and what it means for the next one. */
 interface Failure {
   readonly error: KeywardError;
   readonly retry: boolean;
-  /** Whether the server may have done what was asked. */
+  /** Whether the server may have done the operation. */
   readonly uncertain: boolean;
-  /** Whether another process of the server answered than the one that was meant. */
+  /** Whether the server answered `MISDIRECTED`: the write is meant for another process, or may have been forgotten. */
   readonly elsewhere: boolean;
   readonly pauseMs?: number | undefined;
 }
 
-/** Sends operations to the server until it answers. */
+/** Sends operations to the server, with retries. */
 export class Transport {
-  readonly #url: string;
+  /** The URL of the server, for error messages. */
+  readonly url: string;
   readonly #authorization: string;
   readonly #timeoutMs: number;
   readonly #retries: number;
   readonly #send: Send;
-  /** For how long after it was called a write may still be sent, in ms: a rotation waits for that. */
+  /** How long after a call a write may still be sent, in milliseconds. A rotation waits that long. */
   readonly longestWriteMs: number;
-  /** The token of the process that answered last; "" before any has. */
+  /** The token of the server process that answered last; "" before the first answer. */
   #server = "";
 
   /**
-   * @throws KeywardError `STORE_INVALID`; `VALUE_INVALID` for an option that there is not, or a number that is none.
+   * @throws KeywardError `STORE_INVALID` for an invalid URL or API key; `VALUE_INVALID` for an unknown option or an
+   * invalid number.
    */
   constructor(options: HttpStoreOptions) {
     const { url, apiKey, fetch, allowPlainHttp = false } = requireOptions("HttpStore", options, optionNames);
     const parsed = requireUrl(url, allowPlainHttp);
-    this.#url = parsed.href.replace(/\/$/, "");
+    this.url = parsed.href.replace(/\/$/, "");
     if (typeof apiKey !== "string" || !isApiKey(apiKey)) {
-      throw misconfigured("The API key is not one", "Pass what `keyward-kv tenants add` printed.");
+      throw misconfigured(
+        "The apiKey of HttpStore does not have the form of an API key",
+        "Pass the API key that `keyward-kv tenants add` printed, which begins with kv_.",
+      );
     }
     this.#authorization = `Bearer ${apiKey}`;
-    const most = Math.floor(2 ** 30 / longestAnswer);
+    const most = Math.floor(2 ** 30 / timeoutsPerAnswer);
     this.#timeoutMs = requireAmount("timeoutMs", options.timeoutMs ?? 10_000, "milliseconds", { most });
     this.#retries = requireAmount("retries", options.retries ?? 3, "attempts", { least: 0 });
-    this.longestWriteMs = this.#timeoutMs * longestAnswer;
-    this.#send = fetch === undefined ? nodeSender(parsed) : fetchSender(this.#url, fetch);
+    this.longestWriteMs = this.#timeoutMs * timeoutsPerAnswer;
+    this.#send = fetch === undefined ? nodeSender(parsed) : fetchSender(this.url, fetch);
   }
 
   /**
-   * The JSON that an operation is answered with. Every operation may be sent again: a write carries a name under which
-   * one process of the server does it once. Where another process may have done it before, that is said as well.
+   * Sends an operation, and returns the parsed JSON of the answer. A failed attempt is repeated. A write has a name, under
+   * which one process of the server does it only once. An attempt has `x-repeated` if an earlier one may have been done.
    *
-   * @param answerParts how many brackets, commas and colons the answer may have.
-   * @param writeUntilMs when a write is given up, by `performance.now()`: nothing of it is sent later.
-   * @throws KeywardError as the server refuses, or `STORE_UNAVAILABLE`.
+   * @param answerParts maximum number of brackets, commas and colons in the answer.
+   * @param writeUntilMs time after which no attempt of a write is sent, by `performance.now()`.
+   * @throws KeywardError with the code that fits the server's refusal; `STORE_UNAVAILABLE` for any other failure.
    */
   async call(
     operation: Operation,
@@ -108,7 +119,7 @@ export class Transport {
   ): Promise<unknown> {
     const isWrite = neededScopes[operation].includes("write");
     const untilMs = isWrite ? writeUntilMs : Number.POSITIVE_INFINITY;
-    // By both clocks: the steady one stands still while the machine sleeps.
+    // Checked with both clocks, since performance.now() stops while the machine sleeps.
     const untilWallMs = Date.now() + (untilMs - performance.now());
     const sent: Record<string, string> = { authorization: this.#authorization, "content-type": "application/json" };
     if (isWrite) sent[headers.idempotencyKey] = randomUUID();
@@ -125,16 +136,17 @@ export class Transport {
       if ("answer" in result) return result.answer;
       const { error, retry, uncertain, elsewhere, pauseMs = 0 } = result;
       if (elsewhere && server !== "") {
-        // What may have been done, nobody can tell any more, and to do it again could undo a later write.
+        // It is unknown whether an earlier attempt was done. Doing the write again could undo a later one.
         if (mayHaveBeenDone) throw error;
-        // Behind a balancer that sends each attempt to another process, none can be named.
-        server = ++misdirected > mostMisdirected ? "" : this.#server;
+        // A load balancer may send each attempt to another process. Then the write names no process.
+        server = ++misdirected > maxMisdirected ? "" : this.#server;
         attempt--;
         continue;
       }
-      if (!retry || attempt >= this.#retries || pauseMs > mostPatienceMs) throw error;
+      if (!retry || attempt >= this.#retries || pauseMs > longestRetryAfterMs) throw error;
       mayHaveBeenDone ||= isWrite && uncertain;
-      // Not below what the server asked for; above, random, so that those who were refused together do not come back so.
+      // At least the pause that the server asked for, plus a random one, so that clients which were refused at the same
+      // time do not return at the same time.
       const backoffMs = Math.min(firstPauseMs * 2 ** attempt, longestPauseMs);
       const waitMs = pauseMs + backoffMs * (0.5 + Math.random());
       if (performance.now() + waitMs >= untilMs) throw error;
@@ -159,7 +171,7 @@ export class Transport {
         headers: sent,
         body,
         silenceMs: this.#timeoutMs,
-        longestMs: Math.min(leftMs, this.#timeoutMs * longestAnswer),
+        longestMs: Math.min(leftMs, this.#timeoutMs * timeoutsPerAnswer),
         begin: (status, header) => {
           this.#server = header(headers.server) ?? this.#server;
           if (status === 200) {
@@ -171,7 +183,7 @@ export class Transport {
           refused = { status, retryAfter: header("retry-after") };
           return (piece) => {
             refusalBytes += piece.length;
-            // What is longer is no refusal of the protocol.
+            // A longer body is not a refusal of the protocol.
             if (refusalBytes > pieceBytes) throw new JsonRefusal("too large");
             refusal.push(piece);
           };
@@ -187,20 +199,20 @@ export class Transport {
   }
 
   #tooLong(): KeywardError {
-    return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.#url} took more than ${this.longestWriteMs} ms`, {
-      hint: "Some of it may be stored. Write less at once, or raise timeoutMs, of which this is ten times.",
+    return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.url} took more than ${this.longestWriteMs} ms`, {
+      hint: "Read the records to see which were stored. Write fewer at once, or raise timeoutMs: the limit is ten times as long.",
     });
   }
 
   #refused(status: number, retryAfter: string | undefined, refusal: RefusalBody | undefined): Failure {
     const failure = {
       retry: retriedStatuses.includes(status),
-      uncertain: !refusedUndone.includes(status) && refusal?.code !== "OVERLOADED",
+      uncertain: !undoneStatuses.includes(status) && refusal?.code !== "OVERLOADED",
       elsewhere: refusal?.code === "MISDIRECTED",
       pauseMs: readRetryAfter(retryAfter),
     };
     const id = refusal?.id === undefined ? "" : this.#quote(" (id ", refusal.id, ")");
-    const message = `${this.#url} answered ${status}${this.#quote(": ", refusal?.message ?? "", "")}${id}`;
+    const message = `${this.url} answered ${status}${this.#quote(": ", refusal?.message ?? "", "")}${id}`;
     const as = (
       code: "VALUE_INVALID" | "STORE_NOT_ATOMIC" | "STORE_NOT_SCANNABLE" | "STORE_UNAVAILABLE",
       hint: string,
@@ -211,25 +223,28 @@ export class Transport {
     const code = refusal?.code;
     switch (code) {
       case undefined:
-        return as("STORE_UNAVAILABLE", "Is the url that of a keyward-kv server, and is a proxy in between at fault?");
+        return as(
+          "STORE_UNAVAILABLE",
+          "Check that the url is the one of a keyward-kv server, and that no proxy in between answered instead.",
+        );
       case "REQUEST_INVALID":
       case "TOO_LARGE":
-        return as("VALUE_INVALID", "Change what is stored, or the limits of the server.");
+        return as("VALUE_INVALID", "Change the key or the value, or raise the limit of the server.");
       case "NOT_ATOMIC":
-        return as("STORE_NOT_ATOMIC", "Give the server a store that has replace().");
+        return as("STORE_NOT_ATOMIC", "Run the server with a store that has replace().");
       case "NOT_SCANNABLE":
-        return as("STORE_NOT_SCANNABLE", "Give the server a store that has scan() and iterator().");
+        return as("STORE_NOT_SCANNABLE", "Run the server with a store that has scan() and iterator().");
       case "UNAUTHORIZED":
-        return as("STORE_UNAVAILABLE", "The API key is unknown, has expired or was revoked. Ask for another.");
+        return as(
+          "STORE_UNAVAILABLE",
+          "Check the API key with `keyward-kv tenants list`: it is unknown, expired or revoked.",
+        );
       case "FORBIDDEN":
         return as("STORE_UNAVAILABLE", "Use an API key that has the scope.");
       case "OVERLOADED":
-        return as("STORE_UNAVAILABLE", "Store less at once, or raise the server's limit, if it has the memory.");
+        return as("STORE_UNAVAILABLE", "Send less at once. If the server has free memory, raise its maxBytesInMemory.");
       case "RATE_LIMITED":
-        return as(
-          "STORE_UNAVAILABLE",
-          "Make fewer calls, batches instead of single ones, or raise the server's limit.",
-        );
+        return as("STORE_UNAVAILABLE", "Combine single calls to batches, or raise requestsPerSecond of the server.");
       case "NOT_FOUND":
       case "METHOD_NOT_ALLOWED":
       case "PRECONDITION_FAILED":
@@ -237,19 +252,22 @@ export class Transport {
       case "REQUEST_TIMEOUT":
       case "INTERNAL":
       case "UNAVAILABLE":
-        return as("STORE_UNAVAILABLE", "Nothing is known about whether a write arrived. The server's log has the id.");
+        return as(
+          "STORE_UNAVAILABLE",
+          "Look up the id in the server's log, if there is one. A write may have been done: read the record to find out.",
+        );
       default:
         return code satisfies never;
     }
   }
 
-  /** What the server says, if it is a line of text. A server that is not ours could say anything, the API key included. */
-  #quote(before: string, said: string, after: string): string {
-    const isLine = /^[\x20-\x7e]{1,200}$/.test(said) && !said.includes(this.#authorization.slice(-20));
-    return isLine ? `${before}${said}${after}` : "";
+  /** Quotes a text of the server if it is one line. A server of another kind could send any text, even the API key. */
+  #quote(before: string, text: string, after: string): string {
+    const isLine = /^[\x20-\x7e]{1,200}$/.test(text) && !text.includes(this.#authorization.slice(-20));
+    return isLine ? `${before}${text}${after}` : "";
   }
 
-  /** Errors of the network can quote headers, and those of JSON the body: only their codes are passed on. */
+  /** Describes an error by its code only: messages of the network can quote headers, and messages of JSON the body. */
   #failed(error: unknown): Failure {
     const cause = field(error, "cause");
     const given = field(cause, "code") ?? field(error, "code");
@@ -262,19 +280,19 @@ export class Transport {
     const refused = error instanceof JsonRefusal;
     const what = timedOut
       ? error.sent
-        ? `was silent for ${this.#timeoutMs} ms, or not done after ${longestAnswer} times as long`
-        : `let no connection be made within ${this.#timeoutMs} ms`
+        ? `sent nothing for ${this.#timeoutMs} ms, or did not finish within ${timeoutsPerAnswer} times as long`
+        : `accepted no connection within ${this.#timeoutMs} ms`
       : refused
         ? whyRefused(error)
-        : `cannot be reached, or broke off${code === undefined ? "" : ` (${code})`}`;
+        : `cannot be reached, or the connection broke${code === undefined ? "" : ` (${code})`}`;
     return {
       retry: !refused,
       uncertain: !unsent,
       elsewhere: false,
-      error: new KeywardError("STORE_UNAVAILABLE", `${this.#url} ${what}`, {
+      error: new KeywardError("STORE_UNAVAILABLE", `${this.url} ${what}`, {
         hint: unsent
-          ? "Nothing was written. Check the url, and whether the server is running."
-          : "Nothing is known about whether a write arrived.",
+          ? "Check the url, and that the server is running. Nothing was written."
+          : "Check the server and the network. A write may have been done: read the record to find out.",
       }),
     };
   }
@@ -283,11 +301,11 @@ export class Transport {
 function whyRefused({ reason }: JsonRefusal): string {
   switch (reason) {
     case "malformed":
-      return "answered with something that is not JSON";
+      return "sent an answer that is not JSON";
     case "too deep":
-      return "answered with JSON that is too deep to be an answer of the protocol";
+      return "sent JSON that is nested too deeply for an answer of the HTTP KV protocol";
     case "too large":
-      return `answered with more than was asked for, or with more than ${mostAnswerBytes} bytes`;
+      return `sent a longer answer than the request allows, or more than ${maxAnswerBytes} bytes`;
   }
 }
 
@@ -308,16 +326,22 @@ function readRetryAfter(header: string | undefined): number | undefined {
 function requireUrl(url: string, allowPlainHttp: boolean): URL {
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
   if (parsed === undefined || !/^https?:$/.test(parsed.protocol)) {
-    throw misconfigured("The url is not one of http or https", 'Pass one such as "https://kv.example.com".');
+    throw misconfigured(
+      "The url of HttpStore is not an http: or https: URL",
+      'Pass a URL such as "https://kv.example.com".',
+    );
   }
   if (parsed.username !== "" || parsed.password !== "" || parsed.search !== "" || parsed.hash !== "") {
-    throw misconfigured("The url holds more than where the server is", "Leave out user, password, query and fragment.");
+    throw misconfigured(
+      "The url of HttpStore has a user name, a password, a query or a fragment",
+      'Pass only the address of the server, such as "https://kv.example.com/kv".',
+    );
   }
   const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/.test(parsed.hostname);
   if (parsed.protocol === "http:" && !loopback && !allowPlainHttp) {
     throw misconfigured(
-      "Plain http: to another machine would show the API key to everybody on the way",
-      "Use https:, or set allowPlainHttp if the way is protected otherwise.",
+      "Plain http: to another machine would let anyone on the network path read the API key",
+      "Use https:. If the network path is encrypted by other means, set allowPlainHttp.",
     );
   }
   return parsed;

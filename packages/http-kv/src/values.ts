@@ -4,26 +4,26 @@ import type { StoredValue } from "@keyward/core";
 import { pieceBytes, Turns, turnBytes } from "./exchange.ts";
 import { encodeValue, entityTag } from "./protocol.ts";
 
-// What is done with values of up to megabytes, in steps that keep no other request waiting for long.
+// Work on values of up to megabytes, in steps so short that no other request waits long.
 
-/** {@link entityTag} of a value of any length. */
+/** Returns the {@link entityTag} of a value of any length. */
 export async function tagInTurns(value: StoredValue): Promise<string> {
   if (value.length <= turnBytes) return entityTag(value);
   const hash = createHash("sha256").update(typeof value === "string" ? "text\0" : "bytes\0");
-  // Texts are not made bytes before: memory outside V8's heap makes V8 collect garbage, for which all requests wait.
+  // A text is not converted to bytes as a whole: memory outside V8's heap makes V8 collect garbage, and all requests wait.
   for await (const slice of slices(value, pieceBytes)) hash.update(slice);
   return `"${hash.digest("base64url")}"`;
 }
 
-/** A value's bytes, in pieces. */
+/** Yields the bytes of a value in pieces. */
 export async function* valuePieces(value: StoredValue): AsyncGenerator<Uint8Array> {
   for await (const slice of slices(value, pieceBytes)) {
-    // A copy: whoever sends it may take its memory away.
+    // Copied, since the sender may transfer the memory of a piece.
     yield typeof slice === "string" ? Buffer.from(slice) : slice.slice();
   }
 }
 
-/** JSON with values in it, in pieces: texts as they are, and values as their objects without the braces. */
+/** Yields JSON in pieces. A text is added unchanged; a value is added as the field of its object, without the braces. */
 export async function* jsonPieces(
   parts: Iterable<string | { readonly value: StoredValue }>,
 ): AsyncGenerator<Uint8Array> {
@@ -35,7 +35,7 @@ export async function* jsonPieces(
     else {
       const isText = typeof part.value === "string";
       text += isText ? '"text":"' : '"bytes":"';
-      // Base64 of a multiple of three bytes goes on without padding.
+      // Base64 of a multiple of three bytes has no padding.
       for await (const slice of slices(part.value, isText ? pieceBytes : 3 * 2 ** 14)) {
         text += typeof slice === "string" ? JSON.stringify(slice).slice(1, -1) : toBase64(slice);
         yield Buffer.from(text);
@@ -52,7 +52,7 @@ export async function* jsonPieces(
   if (text !== "") yield Buffer.from(text);
 }
 
-/** The bytes of canonical base64; `undefined` for any other text. */
+/** Decodes canonical base64. Returns `undefined` for any other text. */
 export async function decodeBase64(text: string): Promise<Buffer | undefined> {
   if (text.length <= turnBytes) return decodeSlice(text);
   const decoded = Buffer.allocUnsafeSlow(Buffer.byteLength(text, "base64"));
@@ -75,7 +75,7 @@ function toBase64(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
 }
 
-/** Slices that cut no character in two, with turns for others in between. */
+/** Yields slices that split no character. Other requests run in between. */
 async function* slices(value: StoredValue, atOnce: number): AsyncGenerator<StoredValue> {
   const turns = new Turns();
   for (let start = 0; start < value.length; ) {

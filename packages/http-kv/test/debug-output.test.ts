@@ -6,7 +6,7 @@ import { expect, it } from "vitest";
 const run = promisify(execFile);
 const workspace = fileURLToPath(new URL("../../..", import.meta.url));
 
-it("a client shows no API key and no value in what Node prints about the network", async () => {
+it("HttpStore passes no API key and no value to the debug output of Node", async () => {
   const script = `
     import { createServer } from "node:http";
     import { createApiKey, HttpStore } from "@keyward/http-kv";

@@ -12,7 +12,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { type Fault, startProxy } from "./faulty-proxy.ts";
 import { startServer } from "./servers.ts";
 
-/** The answer to this is kept with 500 times "false,", so that this often is more than the 8 MiB that a server keeps. */
+/** The answer to a delete of these keys has 500 times "false,". This many answers are more than the 8 MiB that a server keeps. */
 const manyKeys = Array.from({ length: 500 }, (_, index) => `${index}`);
 const writesToForget = 2_800;
 
@@ -30,8 +30,8 @@ async function startFaulty(next: () => Fault) {
 
 const faults = ["cut request", "lose answer", "cut answer", "swallow answer"] as const satisfies Fault[];
 
-describe.each(faults)("when a connection is hit by %j", (fault) => {
-  it("every call goes on, and a write is done once", async () => {
+describe.each(faults)("HttpStore, through connections with the fault %j,", (fault) => {
+  it("completes every call, and does each write once", async () => {
     let hit = false;
     const { server, url } = await startFaulty(() => {
       hit = !hit;
@@ -51,7 +51,7 @@ describe.each(faults)("when a connection is hit by %j", (fault) => {
   });
 });
 
-it("a replacement is never said to be refused when it was done, nor done when it was not", async () => {
+it("replace returns true exactly if the replacement was done, through broken connections", async () => {
   const seeds = fc.sample(fc.integer(), { numRuns: 1 });
   const random = mulberry(seeds[0] ?? 1);
   const { server, url } = await startFaulty(() => {
@@ -75,9 +75,9 @@ it("a replacement is never said to be refused when it was done, nor done when it
   expect(await server.client().get("counter"), `seed ${seeds[0]}`).toBe(String(won));
 });
 
-describe("a server that was started anew", () => {
-  it.each(["a client that knew the one before", "a new client"])(
-    "cannot tell %s what was done before",
+describe("a restarted server", () => {
+  it.each(["a client of the process before", "a new client"])(
+    "does not claim towards %s that a replacement was refused",
     async (kind) => {
       const { apiKey, entry } = createApiKey({ tenant: "acme" });
       const store = new MemoryStore();
@@ -93,12 +93,12 @@ describe("a server that was started anew", () => {
       if (kind !== "a new client") await client.has("key");
       await expect(client.replace("key", undefined, "new")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
       expect(await client.get("key")).toBe("new");
-      // What no attempt can have done is refused as ever.
+      // No earlier attempt can have done this one, so it is refused normally.
       expect(await client.replace("key", undefined, "newer")).toBe(false);
     },
   );
 
-  it("finds its client again, which changes over to it at the next write", async () => {
+  it("accepts the next write of a client of the process before", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     let handler = createKvHandler({ store, tenants: [entry] });
@@ -110,7 +110,7 @@ describe("a server that was started anew", () => {
     }
   });
 
-  it("among many takes writes, whichever of them each attempt comes to", async () => {
+  it("accepts a write even if a load balancer sends each attempt to another process", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     const handlers = [1, 2, 3].map(() => createKvHandler({ store, tenants: [entry] }));
@@ -121,7 +121,7 @@ describe("a server that was started anew", () => {
     expect(await client.get("key")).toBe("4");
   });
 
-  it("says so as well when it has forgotten what it did", async () => {
+  it("does not claim that a replacement was refused if it has forgotten an earlier attempt", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const server = createKvHandler({
       store: new MemoryStore(),
@@ -137,7 +137,7 @@ describe("a server that was started anew", () => {
         const answer = await server(request);
         if (lost || !request.url.endsWith("/replace")) return answer;
         lost = true;
-        // More than the server keeps in mind.
+        // More writes than the server remembers.
         for (let write = 0; write < writesToForget; write++) await other.deleteMany(manyKeys);
         throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
       },
@@ -147,7 +147,7 @@ describe("a server that was started anew", () => {
     expect(await client.get("key")).toBe("new");
   });
 
-  it("does a replacement that the one before it never saw", async () => {
+  it("does a replacement whose earlier attempt never arrived", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const server = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
     let attempts = 0;
@@ -162,7 +162,7 @@ describe("a server that was started anew", () => {
     expect(await client.replace("key", undefined, "new")).toBe(true);
   });
 
-  it("does a write that the one before it had no room for", async () => {
+  it("does a write that the process before refused as OVERLOADED", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     const [first, second] = [1, 2].map(() => createKvHandler({ store, tenants: [entry] }));
@@ -181,7 +181,7 @@ describe("a server that was started anew", () => {
     expect(attempts).toBe(3);
   });
 
-  it("is found again on the same port, with what it had", async () => {
+  it("is found by its client on the same port, with its records", async () => {
     const store = new MemoryStore();
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const first = await startServer({ store, tenants: [entry], apiKey });
@@ -195,7 +195,7 @@ describe("a server that was started anew", () => {
   });
 });
 
-it("an attempt that arrives late undoes no later write", async () => {
+it("a delayed attempt does not undo a later write", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const server = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
   const late: Request[] = [];
@@ -215,7 +215,7 @@ it("an attempt that arrives late undoes no later write", async () => {
   expect(await client.get("key")).toBe("second");
 });
 
-it("an attempt that arrives when its name is forgotten undoes no later write", async () => {
+it("a delayed attempt whose name is forgotten does not undo a later write", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const limits = { requestsPerSecond: Number.POSITIVE_INFINITY };
   const server = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
@@ -233,16 +233,16 @@ it("an attempt that arrives when its name is forgotten undoes no later write", a
   const [first] = late;
   if (first === undefined) throw new Error("one was sent");
   const other = new HttpStore({ url: "http://localhost", apiKey, fetch: server });
-  // More than the server keeps in mind.
+  // More writes than the server remembers.
   for (let write = 0; write < writesToForget; write++) await other.deleteMany(manyKeys);
   await other.set("key", "second");
   expect((await server(first)).status).toBe(421);
   expect(await client.get("key")).toBe("second");
-  // Whose token is old, but whose write is new, goes on.
+  // A new write with an old token is refused once, and then sent with a new token.
   expect(await client.set("key", "third")).toBe(true);
 });
 
-it.each(["set", "delete"] as const)("a %s that another server may have done is not done again", async (method) => {
+it.each(["set", "delete"] as const)("a %s that another process may have done is not done again", async (method) => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const store = new MemoryStore();
   const first = createKvHandler({ store, tenants: [entry] });
@@ -261,7 +261,7 @@ it.each(["set", "delete"] as const)("a %s that another server may have done is n
   expect(await client.get("key")).toBe("later");
 });
 
-it("calls that were too many get through later", async () => {
+it("HttpStore repeats calls that exceed the rate limit until they succeed", async () => {
   const server = await startServer({ limits: { requestsPerSecond: 2 } });
   onTestFinished(() => server.close());
   const store = server.client();
@@ -270,7 +270,7 @@ it("calls that were too many get through later", async () => {
   expect(server.log.some(({ status }) => status === 429)).toBe(true);
 });
 
-describe("a server that asks for patience", () => {
+describe("HttpStore", () => {
   async function startBusy(status: number, retryAfter: string | undefined) {
     const at: number[] = [];
     const server = createServer((_, response) => {
@@ -293,33 +293,33 @@ describe("a server that asks for patience", () => {
     return { at, store: new HttpStore({ url, apiKey: createApiKey({ tenant: "a" }).apiKey }) };
   }
 
-  it.each([429, 503])("with %i and Retry-After is asked again then, not before", async (status) => {
+  it.each([429, 503])("waits for the seconds in Retry-After of a %i before it tries again", async (status) => {
     const { at, store } = await startBusy(status, "1");
     expect(await store.has("key")).toBe(true);
     expect((at[1] ?? 0) - (at[0] ?? 0)).toBeGreaterThanOrEqual(1_000);
   });
 
-  it("with a date in Retry-After is asked again then", async () => {
+  it("waits for the date in Retry-After before it tries again", async () => {
     const date = new Date(Math.ceil(Date.now() / 1000) * 1000 + 1_000);
     const { store } = await startBusy(503, date.toUTCString());
     expect(await store.has("key")).toBe(true);
     expect(Date.now()).toBeGreaterThanOrEqual(date.getTime());
   });
 
-  it("for longer than a call may take is not waited for", async () => {
+  it("does not wait if Retry-After asks for more than 30 seconds", async () => {
     const { at, store } = await startBusy(503, "3600");
     await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
     expect(at).toHaveLength(1);
   });
 
-  it.each([500, 404, 200])("and one that answers %i with something else is not asked again", async (status) => {
+  it.each([500, 404, 200])("does not try again after a %i that does not follow the protocol", async (status) => {
     const { at, store } = await startBusy(status, undefined);
     await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
     expect(at).toHaveLength(1);
   });
 });
 
-it("attempts lie apart at random, further each time", async () => {
+it("HttpStore waits for a random pause between attempts, longer each time", async () => {
   const fetch = async () => {
     throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNREFUSED" } });
   };
@@ -340,14 +340,14 @@ it("attempts lie apart at random, further each time", async () => {
   // A timer may fire a little early.
   for (const { early, late } of pauses) expect(early >= 24 && late >= 49, `${early} ms, then ${late} ms`).toBe(true);
   const spread = (times: readonly number[]) => Math.max(...times) - Math.min(...times);
-  // Of 40 that are drawn from 50 ms, all within 15 ms would be a chance of 1 in 10^18.
+  // That 40 random pauses within a range of 50 ms differ by at most 15 ms has a chance of 1 in 10^18.
   expect(spread(pauses.map(({ early }) => early))).toBeGreaterThan(15);
 });
 
-describe("a write is given up when it may not arrive any more", () => {
+describe("a write through HttpStore", () => {
   const { apiKey } = createApiKey({ tenant: "acme" });
 
-  it("rather than to wait as long as the server asks for", async () => {
+  it("fails instead of waiting for a Retry-After beyond its time limit", async () => {
     let asked = 0;
     const fetch = async () => {
       asked++;
@@ -361,7 +361,7 @@ describe("a write is given up when it may not arrive any more", () => {
     expect(asked).toBe(3);
   });
 
-  it("in all its requests and attempts together", async () => {
+  it("has one time limit for all its requests and attempts", async () => {
     const sentAt: number[] = [];
     const store = new HttpStore({
       url: "http://localhost",
@@ -385,8 +385,8 @@ describe("a write is given up when it may not arrive any more", () => {
   });
 });
 
-describe("an error", () => {
-  it("comes within the time that was set, and holds neither API key nor record", async () => {
+describe("an error of HttpStore", () => {
+  it("is thrown within the timeout, and contains neither the API key nor the record", async () => {
     const { url } = await startFaulty(() => "swallow answer");
     const { apiKey } = createApiKey({ tenant: "acme" });
     const store = new HttpStore({ url, apiKey, timeoutMs: 50, retries: 1 });
@@ -404,7 +404,7 @@ describe("an error", () => {
     expect(JSON.stringify(store)).not.toContain(apiKey);
   });
 
-  it("of a refused connection names its reason", async () => {
+  it("names the reason of a refused connection", async () => {
     const server = await startServer();
     await server.close();
     await expect(server.client({ retries: 0 }).get("key")).rejects.toMatchObject({
@@ -413,7 +413,7 @@ describe("an error", () => {
     });
   });
 
-  it("of what the server does not take says so", async () => {
+  it("has the code VALUE_INVALID if a value or key exceeds a limit of the server", async () => {
     const server = await startServer({ limits: { maxValueBytes: 100, maxBodyBytes: 10_000 } });
     onTestFinished(() => server.close());
     const store = server.client();
@@ -422,7 +422,7 @@ describe("an error", () => {
     await expect(store.set("k".repeat(3_000), "x")).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("of what no store takes comes before anything is sent", async () => {
+  it("is thrown before anything is sent if an argument is invalid", async () => {
     const { apiKey } = createApiKey({ tenant: "acme" });
     const store = new HttpStore({ url: "http://localhost", apiKey, fetch: () => expect.unreachable("it was sent") });
     for (const limit of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
@@ -432,7 +432,7 @@ describe("an error", () => {
     await expect(store.set("\ud800", "value")).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("of an API key that is not good is no miss", async () => {
+  it("is thrown if the API key is unknown, instead of returning no record", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
     const store = server.client({ apiKey: createApiKey({ tenant: "acme" }).apiKey });
@@ -443,11 +443,11 @@ describe("an error", () => {
   });
 });
 
-describe("a client", () => {
+describe("the constructor of HttpStore", () => {
   const { apiKey } = createApiKey({ tenant: "acme" });
 
   it.each(["http://kv.example.com", "http://localhost.example.com", "http://127.0.0.1.example.com", "http://10.0.0.1"])(
-    "refuses plain http to %s unless told by name",
+    "refuses plain http to %s unless allowPlainHttp is set",
     (url) => {
       expect(() => new HttpStore({ url, apiKey })).toThrow("Plain http");
       expect(new HttpStore({ url, apiKey, allowPlainHttp: true })).toBeInstanceOf(HttpStore);
@@ -460,7 +460,7 @@ describe("a client", () => {
     "http://127.0.0.1",
     "http://127.9.9.9/kv",
     "http://[::1]:1",
-  ])("takes %s", (url) => expect(new HttpStore({ url, apiKey })).toBeInstanceOf(HttpStore));
+  ])("accepts %s", (url) => expect(new HttpStore({ url, apiKey })).toBeInstanceOf(HttpStore));
 
   it.each([
     [{ timeout: 1 }, "timeout"],
@@ -469,7 +469,7 @@ describe("a client", () => {
     [{ timeoutMs: 0 }, "timeoutMs"],
     [{ retries: 1.5 }, "retries"],
     [{ retries: -1 }, "retries"],
-  ])("refuses the option %j by name", (options: object, name) => {
+  ])("refuses the option %j, and names it", (options: object, name) => {
     const error = refusal(() => new HttpStore({ url: "https://kv.example.com", apiKey, ...options }));
     expect(error).toMatchObject({ code: "VALUE_INVALID", message: expect.stringContaining(name) });
   });
@@ -479,19 +479,23 @@ describe("a client", () => {
     "ftp://kv.example.com",
     "https://user:word@kv.example.com",
     "https://kv.example.com/?a=b",
-  ])("refuses %s, without quoting it", (url) => {
+  ])("refuses %s, and does not quote it", (url) => {
     const error = refusal(() => new HttpStore({ url, apiKey }));
     expect(error).toMatchObject({ code: "STORE_INVALID" });
     expect(inspect(error)).not.toContain("word@");
   });
 
-  it("refuses what is no API key, without quoting it", () => {
+  it("refuses a malformed API key, and does not quote it", () => {
     const error = refusal(() => new HttpStore({ url: "https://kv.example.com", apiKey: `${apiKey}\n` }));
     expect(error).toMatchObject({ code: "STORE_INVALID" });
     expect(inspect(error)).not.toContain(apiKey);
   });
+});
 
-  it("follows no redirect, which would show its API key to another server", async () => {
+describe("a call of HttpStore", () => {
+  const { apiKey } = createApiKey({ tenant: "acme" });
+
+  it("follows no redirect, which would pass its API key to another server", async () => {
     let seen = 0;
     const server = createServer((request, response) => {
       if (request.url === "/elsewhere") seen++;
@@ -512,11 +516,11 @@ describe("a client", () => {
   });
 });
 
-describe("an answer", () => {
+describe("an endless answer", () => {
   const { apiKey } = createApiKey({ tenant: "acme" });
   const answering = (body: ReadableStream) => async () => new Response(body);
 
-  it("without end is given up: one that drips", async () => {
+  it("ends with an error after the time limit if it is slow", async () => {
     const drops = new ReadableStream({
       async pull(controller) {
         await sleep(5);
@@ -533,7 +537,7 @@ describe("an answer", () => {
     await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
   });
 
-  it("without end is given up, and not asked for again: one that floods", async () => {
+  it("ends with an error, and is not requested again, if it is fast", async () => {
     const water = Buffer.alloc(2 ** 24, " ");
     let asked = 0;
     const fetch = async () => {
@@ -557,12 +561,12 @@ describe("an answer of a hostile server", () => {
     ["numbers", "has"],
     ["space", "get"],
     ["refusal", "get"],
-  ])("of %s takes no client of a small heap down that wants to %s", async (shape, call) => {
+  ])("does not crash a client with a small heap: endless %s, in a call of %s", async (shape, call) => {
     const { stdout } = await promisify(execFile)(process.execPath, ["--max-old-space-size=64", hostile, shape, call]);
     expect(stdout.trim()).toMatch(/^(?:STORE_UNAVAILABLE|VALUE_INVALID)$/);
   });
 
-  it("is quoted in no error where it holds the API key, or is no line of text", async () => {
+  it("is not quoted in an error if it contains the API key, or is not a line of text", async () => {
     const { apiKey } = createApiKey({ tenant: "acme" });
     for (const message of [`a ${apiKey} b`, "a\u001b[2Jb", "x".repeat(5_000)]) {
       const body = { code: "INTERNAL", message, id: message };
@@ -578,7 +582,7 @@ describe("an answer of a hostile server", () => {
 it.each([
   ["connect", false],
   ["read", true],
-])("a host that cannot be reached at %s: the write may have been done: %s", async (syscall, repeated) => {
+])("EHOSTUNREACH at %s sets X-Repeated on the next attempt of a write: %s", async (syscall, repeated) => {
   const sent: boolean[] = [];
   const client = new HttpStore({
     url: "http://localhost",
@@ -593,7 +597,7 @@ it.each([
   expect(sent).toEqual([false, repeated]);
 });
 
-it("a listing that breaks off is never taken for the whole, and is logged", async () => {
+it("a listing that fails midway is logged, and rejects at the client", async () => {
   class Breaking extends MemoryStore {
     override namespaced(namespace: string): MemoryStore {
       const view = super.namespaced(namespace);
@@ -613,7 +617,7 @@ it("a listing that breaks off is never taken for the whole, and is logged", asyn
   expect(server.log.filter(({ error }) => error !== undefined)).toHaveLength(2);
 });
 
-it("values that are large together come in several answers", async () => {
+it("the server spreads values that are large in total over several answers", async () => {
   const server = await startServer({ limits: { maxAnswerBytes: 1_000 } });
   onTestFinished(() => server.close());
   const store = server.client();
@@ -635,14 +639,14 @@ it("an answer does not grow with the number of large values", async () => {
     const authorization = `Bearer ${server.apiKey}`;
     const request = { method: "POST", headers: { authorization }, body: JSON.stringify(body) };
     const text = await (await fetch(`${server.url}/${operation}`, request)).text();
-    // Base64 of the bytes that an answer may have, and of one value that was begun before they were reached.
+    // Base64 of the bytes that an answer may have, and of one value that exceeds them.
     expect(text.length).toBeLessThan(((limits.maxAnswerBytes + maxValueBytes) * 4) / 3 + 10_000);
   };
   await ask("get", { keys });
   await ask("scan", {});
   expect((await store.getMany(keys)).filter((value) => value?.length === maxValueBytes)).toHaveLength(20);
   let found = 0;
-  for (let cursor: string | undefined, goesOn = true; goesOn; goesOn = cursor !== undefined) {
+  for (let cursor: string | undefined, more = true; more; more = cursor !== undefined) {
     const page = await store.scan(cursor === undefined ? {} : { cursor });
     found += page.entries.length;
     cursor = page.cursor;
@@ -659,7 +663,7 @@ function refusal(make: () => unknown): unknown {
   return undefined;
 }
 
-/** A generator of numbers from 0 to 1 that a seed repeats. */
+/** Returns a generator of pseudorandom numbers between 0 and 1. The same seed gives the same numbers. */
 function mulberry(seed: number): () => number {
   let state = seed;
   return () => {

@@ -1,25 +1,25 @@
 import { once } from "node:events";
 import { connect, createServer, type Socket } from "node:net";
 
-/** What happens to a request that goes through the proxy, or to the answer. */
+/** A fault that the proxy causes in a request or its answer. */
 export type Fault =
   | "none"
-  /** The connection is cut before the server has seen anything. */
+  /** The proxy closes the connection, and the server never sees the request. */
   | "cut request"
-  /** The server does what it was asked, and its answer is lost. */
+  /** The server does the request, and the proxy closes the connection instead of passing on the answer. */
   | "lose answer"
-  /** The answer breaks off after some bytes. */
+  /** The proxy closes the connection before the last bytes of the answer. */
   | "cut answer"
-  /** The answer never comes, and the connection stays. */
+  /** The proxy passes on no answer, and leaves the connection open. */
   | "swallow answer";
 
-/** A proxy of TCP between a client and a server, which fails as it is told. */
+/** A TCP proxy between a client and a server, which causes faults. */
 export interface FaultyProxy {
   readonly url: string;
   close(): Promise<void>;
 }
 
-/** Starts a proxy; `next` says for each request what is to happen to it. */
+/** Starts a proxy. `next` returns the fault for each request. */
 export async function startProxy(serverUrl: string, next: () => Fault): Promise<FaultyProxy> {
   const { hostname, port } = new URL(serverUrl);
   const sockets = new Set<Socket>();

@@ -1,4 +1,5 @@
-// A client with a small heap, of a server that answers with what the first parameter names. Prints the code of the error.
+// Calls a server that sends a hostile answer, and prints the code of the error. Parameters: the shape of the answer, and
+// the method to call.
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { EncryptedStore, Keyring } from "@keyward/core";

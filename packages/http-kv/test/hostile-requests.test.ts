@@ -16,7 +16,7 @@ import { openSocket, startServer, temporaryFolder } from "./servers.ts";
 
 const mebibyte = 2 ** 20;
 
-describe("one who has an API key", () => {
+describe("a hostile client with an API key", () => {
   const count = 16 * mebibyte - 1_024;
   const shapes = {
     "lists in lists": `{"keys":${"[".repeat(count / 2)}${"]".repeat(count / 2)}}`,
@@ -27,7 +27,7 @@ describe("one who has an API key", () => {
     "long field names": `{"${"x".repeat(count)}":0}`,
   };
 
-  it("cannot take a server of a small heap down", async () => {
+  it("cannot crash a server with a small heap", async () => {
     const folder = temporaryFolder();
     const tenants = join(folder.path, "tenants.json");
     const listOnly = createApiKey({ tenant: "hostile", scopes: ["list"] });
@@ -42,12 +42,12 @@ describe("one who has an API key", () => {
     const neighbour = new HttpStore({ url: server.url, apiKey: other.apiKey, retries: 0 });
     for (const [shape, body] of Object.entries(shapes)) {
       const sent = ["list", "get", "set", "replace"].map(async (operation) => {
-        const { socket, heard } = await openSocket(server.url);
+        const { socket, received } = await openSocket(server.url);
         const { apiKey } = operation === "list" ? listOnly : all;
         const head = `POST /${operation} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}`;
         socket.write(`${head}\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n`);
         socket.write(body);
-        await vi.waitFor(() => expect(heard(), shape).toMatch(/^HTTP\/1\.1 (?:400|413|503) /), 20_000);
+        await vi.waitFor(() => expect(received(), shape).toMatch(/^HTTP\/1\.1 (?:400|413|503) /), 20_000);
         socket.destroy();
       });
       await Promise.all(sent);
@@ -57,7 +57,7 @@ describe("one who has an API key", () => {
     }
   });
 
-  it("is answered once, and not read on for long, where the body goes on after a refusal", async () => {
+  it("gets one answer, and is disconnected soon, if it continues to send a refused body", async () => {
     const server = await startServer({ requestTimeoutMs: 300 });
     onTestFinished(() => server.close());
     const piece = Buffer.alloc(2 ** 16, "x");
@@ -66,7 +66,7 @@ describe("one who has an API key", () => {
       [`PUT /key HTTP/1.1\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: 1000000000000\r\n`, 413],
       [`POST /none HTTP/1.1\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: 1000000000000\r\n`, 404],
     ] as const) {
-      const { socket, heard } = await openSocket(server.url);
+      const { socket, received } = await openSocket(server.url);
       let sent = 0;
       const closed = new Promise((resolve) => socket.once("close", resolve));
       const flood = () => {
@@ -79,49 +79,49 @@ describe("one who has an API key", () => {
       socket.write(`${head}host: kv\r\n\r\n`);
       flood();
       await closed;
-      expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual([`HTTP/1.1 ${status}`]);
-      // 16 MiB are read, and some more is in the buffers of the system.
+      expect(received().match(/HTTP\/1\.1 \d+/g)).toEqual([`HTTP/1.1 ${status}`]);
+      // The server reads 16 MiB, and the buffers of the system have some more.
       expect(sent).toBeLessThan(64 * mebibyte);
     }
   });
 
-  it("is answered once where nothing more comes after a refusal", async () => {
+  it("gets one answer, and is disconnected, if it stops sending a refused body", async () => {
     const server = await startServer({ requestTimeoutMs: 300 });
     onTestFinished(() => server.close());
-    const { socket, heard } = await openSocket(server.url);
+    const { socket, received } = await openSocket(server.url);
     const closed = new Promise((resolve) => socket.once("close", resolve));
     socket.write("PUT /key HTTP/1.1\r\nhost: kv\r\ncontent-length: 100\r\n\r\nx");
     await closed;
-    expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 401"]);
+    expect(received().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 401"]);
   });
 
-  it("has nothing done of what comes behind a body that was refused", async () => {
+  it("cannot have a request done that follows a refused body on the same connection", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
-    const { socket, heard } = await openSocket(server.url);
+    const { socket, received } = await openSocket(server.url);
     const closed = new Promise((resolve) => socket.once("close", resolve));
     const head = (request: string, length: number) =>
       `${request} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\ncontent-length: ${length}\r\n\r\n`;
     const length = 300_000;
     socket.write(`${head("POST /list", length)}${" ".repeat(length)}${head("PUT /behind", 1)}x`);
     await closed;
-    expect(heard().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 413"]);
+    expect(received().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 413"]);
     expect(await server.client().has("behind")).toBe(false);
   });
 
-  it("cannot have more answers kept than may be under way, by not reading them", async () => {
+  it("cannot exceed the memory limit with answers that it does not read", async () => {
     const bytes = 2 ** 16;
-    const size = { maxBodyBytes: bytes, maxValueBytes: bytes, maxAnswerBytes: bytes, maxBytesUnderWay: 4 * bytes };
+    const size = { maxBodyBytes: bytes, maxValueBytes: bytes, maxAnswerBytes: bytes, maxBytesInMemory: 4 * bytes };
     const server = await startServer({ limits: { ...size, requestsPerSecond: Number.POSITIVE_INFINITY } });
     onTestFinished(() => server.close());
     expect(await server.client().set("key", "x".repeat(bytes / 4))).toBe(true);
     const count = 60;
     for (const request of ["GET /key", "GET /"]) {
-      const { socket, heard } = await openSocket(server.url);
+      const { socket, received } = await openSocket(server.url);
       const line = `${request} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${server.apiKey}\r\n`;
       socket.write(`${`${line}\r\n`.repeat(count - 1)}${line}connection: close\r\n\r\n`);
       await once(socket, "close");
-      const statuses = heard().match(/HTTP\/1\.1 \d+/g) ?? [];
+      const statuses = received().match(/HTTP\/1\.1 \d+/g) ?? [];
       expect(statuses.filter((status) => status === "HTTP/1.1 503").length, request).toBeGreaterThan(count / 2);
       expect(statuses[0]).toBe("HTTP/1.1 200");
       expect(statuses).toHaveLength(count);
@@ -129,7 +129,7 @@ describe("one who has an API key", () => {
     expect(await server.client().get("key")).toHaveLength(bytes / 4);
   });
 
-  it("leaves nothing behind by going away while an answer is made", async () => {
+  it("leaves no listing running if it disconnects before the answer", async () => {
     let resume = () => {};
     const paused = new Promise<void>((resolve) => {
       resume = resolve;
@@ -181,7 +181,7 @@ describe("one who has an API key", () => {
   });
 });
 
-/** A handler for the tenant "acme", and a way to ask it. */
+/** Returns a function that sends a request of the tenant "acme" to a new handler. */
 function ready(options: Partial<KvHandlerOptions> = {}) {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], ...options });
@@ -195,53 +195,53 @@ function ready(options: Partial<KvHandlerOptions> = {}) {
     );
 }
 
-describe("a large request lets others have their turn, about one for each piece,", () => {
+describe("a large request", () => {
   const bytes = 8 * mebibyte;
   const entry = (value: string) => `{"entries":[{"key":"set",${value}}]}`;
   type Ask = ReturnType<typeof ready>;
 
   it.each([
-    ["of text", (ask: Ask) => ask("POST", "/set", entry(`"text":"${"x".repeat(bytes)}"`)), 200],
+    ["sets text", (ask: Ask) => ask("POST", "/set", entry(`"text":"${"x".repeat(bytes)}"`)), 200],
     [
-      "of text with escapes",
+      "sets text with escapes",
       (ask: Ask) => ask("POST", "/set", entry(`"text":"${"\\u00e9\\n".repeat(bytes / 8)}"`)),
       200,
     ],
     [
-      "of bytes",
+      "sets bytes",
       (ask: Ask) => ask("POST", "/set", entry(`"bytes":"${Buffer.alloc(bytes, 7).toString("base64")}"`)),
       200,
     ],
-    ["that puts text", (ask: Ask) => ask("PUT", "/put", "ä".repeat(bytes / 2)), 200],
-    ["that gets a key", (ask: Ask) => ask("GET", "/text"), 200],
-    ["for values", (ask: Ask) => ask("POST", "/get", '{"keys":["text"]}'), 200],
-    ["that scans", (ask: Ask) => ask("POST", "/scan", "{}"), 200],
-    ["that compares", (ask: Ask) => ask("PUT", "/text", "x", { "if-match": '"other"' }), 412],
+    ["puts text", (ask: Ask) => ask("PUT", "/put", "ä".repeat(bytes / 2)), 200],
+    ["gets a key", (ask: Ask) => ask("GET", "/text"), 200],
+    ["gets a batch", (ask: Ask) => ask("POST", "/get", '{"keys":["text"]}'), 200],
+    ["scans", (ask: Ask) => ask("POST", "/scan", "{}"), 200],
+    ["compares an entity tag", (ask: Ask) => ask("PUT", "/text", "x", { "if-match": '"other"' }), 412],
     [
-      "that replaces",
+      "replaces a value",
       (ask: Ask) => ask("POST", "/replace", '{"changes":[{"key":"text","expected":"\\"x\\"","text":"x"}]}'),
       200,
     ],
-  ])("%s", async (_, act, status) => {
+  ])("lets other requests run about once per piece when it %s", async (_, act, status) => {
     const ask = ready({ limits: { maxValueBytes: bytes } });
     expect((await ask("PUT", "/text", "x".repeat(bytes))).status).toBe(200);
     let turns = 0;
-    let goesOn = true;
+    let running = true;
     const counting = (async () => {
-      while (goesOn) {
+      while (running) {
         await setImmediate();
         turns++;
       }
     })();
     const answer = await act(ask);
     await answer.arrayBuffer();
-    goesOn = false;
+    running = false;
     await counting;
     expect(answer.status).toBe(status);
     expect(turns).toBeGreaterThanOrEqual(bytes / turnBytes / 2);
   });
 
-  it("with many records, which reach the store in batches", async () => {
+  it("lets other requests run when it sets many records, which the store gets in batches", async () => {
     const batches: number[] = [];
     class Counting extends MemoryStore {
       override async setMany(entries: Parameters<MemoryStore["setMany"]>[0]): Promise<boolean[]> {
@@ -261,18 +261,18 @@ describe("a large request lets others have their turn, about one for each piece,
   });
 });
 
-describe("what a request weighs", () => {
+describe("the memory of a request", () => {
   const limits = {
     maxBodyBytes: 2 * mebibyte,
     maxAnswerBytes: 2 * mebibyte,
     maxValueBytes: mebibyte,
-    maxBytesUnderWay: 8 * mebibyte,
+    maxBytesInMemory: 8 * mebibyte,
   };
 
-  it("is what its text needs in memory", async () => {
+  it("counts two bytes for each character of a text beyond ASCII", async () => {
     const ask = ready({ limits });
     await ask("PUT", "/key", "x".repeat(mebibyte));
-    // Of the 4 MiB that one tenant may have, these hold 2.5.
+    // The tenant may have 4 MiB. These answers have 2.5 MiB of them.
     await ask("PUT", "/half", "x".repeat(mebibyte / 2));
     const unread = [await ask("GET", "/key"), await ask("GET", "/key"), await ask("GET", "/half")];
     const narrow = "x".repeat(0.9 * mebibyte);
@@ -285,7 +285,7 @@ describe("what a request weighs", () => {
     expect((await ask("POST", "/set", entries(`${narrow}中`))).status).toBe(200);
   });
 
-  it("bounds how many values are read at once, as if all were of the largest size", async () => {
+  it("limits the number of values that are read at once, as if each had the largest size", async () => {
     const reads: number[] = [];
     class Counting extends MemoryStore {
       override getMany(keys: readonly string[]): ReturnType<MemoryStore["getMany"]> {
@@ -311,7 +311,7 @@ describe("what a request weighs", () => {
     expect(Math.max(...reads)).toBeLessThanOrEqual(4);
   });
 
-  it("ends an answer about replacements early where what is there is large, and a client asks for the rest", async () => {
+  it("shortens the answer to replacements of large values, and a client requests the rest", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const answered: number[] = [];
@@ -339,15 +339,15 @@ describe("what a request weighs", () => {
   });
 });
 
-describe("JSON that is read in pieces", () => {
+describe("JsonReader", () => {
   const bounds = { maxBytes: 10 * mebibyte, maxDepth: 4, maxParts: 10_000, weigh: () => undefined };
 
-  /** Reads it cut at these places. */
-  function readCut(bytes: Uint8Array, places: readonly number[]): unknown {
+  /** Reads a document in pieces that end at these positions. */
+  function readCut(bytes: Uint8Array, positions: readonly number[]): unknown {
     const reader = new JsonReader(bounds);
     let start = 0;
-    for (const place of [...places].sort((one, other) => one - other)) {
-      const end = Math.max(start, Math.min(place, bytes.length));
+    for (const position of [...positions].sort((one, other) => one - other)) {
+      const end = Math.max(start, Math.min(position, bytes.length));
       reader.write(bytes.subarray(start, end));
       start = end;
     }
@@ -365,7 +365,7 @@ describe("JSON that is read in pieces", () => {
   const document = fc.dictionary(text, fc.oneof(leaf, fc.array(fc.oneof(leaf, fc.dictionary(text, leaf)))));
   const places = fc.array(fc.nat({ max: 4_000 }), { maxLength: 12 });
 
-  it("is what JSON.parse makes of the whole, wherever it is cut", () => {
+  it("returns the same as JSON.parse, however the document is cut", () => {
     fc.assert(
       fc.property(document, places, fc.boolean(), (value, cuts, escaped) => {
         const json = JSON.stringify(value);
@@ -378,7 +378,7 @@ describe("JSON that is read in pieces", () => {
     );
   });
 
-  it("is refused where JSON.parse refuses the whole", () => {
+  it("refuses a document that JSON.parse refuses", () => {
     const damage = fc.record({ at: fc.nat(), byte: fc.nat({ max: 255 }) });
     fc.assert(
       fc.property(document, places, damage, (value, cuts, { at, byte }) => {
@@ -403,7 +403,7 @@ describe("JSON that is read in pieces", () => {
     ["too deep", "[[[[[]]]]]"],
     ["too large", `[${"1,".repeat(10_001)}1]`],
     ["too large", `"${"x".repeat(10 * mebibyte)}"`],
-  ])("is refused as %s before it is parsed", (reason, json) => {
+  ])("refuses a document that is %s before it is parsed", (reason, json) => {
     const parse = vi.spyOn(JSON, "parse");
     onTestFinished(() => parse.mockRestore());
     expect(() => readCut(Buffer.from(json), [2])).toThrow(reason);

@@ -4,27 +4,27 @@ import { fileURLToPath } from "node:url";
 
 const executable = fileURLToPath(new URL("../src/keyward-kv.ts", import.meta.url));
 
-/** Runs `keyward-kv` to its end, and gives what it printed. */
+/** Runs `keyward-kv` until it ends, and returns its standard output. */
 export function run(...parameters: string[]): string {
   return execFileSync(process.execPath, [executable, ...parameters], { encoding: "utf8", stdio: "pipe" }).trim();
 }
 
-/** A `keyward-kv serve` in a process of its own. */
+/** A child process that runs `keyward-kv serve`. */
 export interface ServerProcess {
   readonly url: string;
   readonly process: ChildProcess;
-  /** All that it printed so far. */
+  /** Returns everything that the process has printed so far. */
   output(): string;
-  /** Sends SIGTERM unless it has ended, and gives the exit code. */
+  /** Sends SIGTERM unless the process has ended, and returns its exit code. */
   stop(): Promise<number | null>;
 }
 
-/** Starts `keyward-kv serve` on a free port, and waits until it listens. */
+/** Starts `keyward-kv serve` on a free port, and waits until the server listens. */
 export async function serve(...parameters: string[]): Promise<ServerProcess> {
   return await start([], parameters);
 }
 
-/** As {@link serve}, in a process whose heap has so many MiB. */
+/** Starts a server like {@link serve}, in a process with a heap of this size. */
 export async function serveWithHeap(mebibytes: number, ...parameters: string[]): Promise<ServerProcess> {
   return await start([`--max-old-space-size=${mebibytes}`], parameters);
 }

@@ -16,7 +16,7 @@ function folder(): string {
   return path;
 }
 
-/** Takes values of more bytes than the buffers of a connection. */
+/** Allows values that are larger than the buffers of a connection. */
 const large = ["--max-value-bytes", "8000000"];
 
 async function start(...parameters: string[]): Promise<ServerProcess> {
@@ -27,8 +27,10 @@ async function start(...parameters: string[]): Promise<ServerProcess> {
   return server;
 }
 
-/** A connection that says what it is told, and keeps what it hears. */
-async function rawConnection(url: string): Promise<{ socket: Socket; heard: () => string; closed: Promise<unknown> }> {
+/** Opens a connection for raw requests. `received` returns the answers so far. */
+async function rawConnection(
+  url: string,
+): Promise<{ socket: Socket; received: () => string; closed: Promise<unknown> }> {
   const { hostname, port } = new URL(url);
   const socket = connect(Number(port), hostname);
   const chunks: Buffer[] = [];
@@ -39,29 +41,29 @@ async function rawConnection(url: string): Promise<{ socket: Socket; heard: () =
     socket.destroy();
   });
   await once(socket, "connect");
-  return { socket, heard: () => Buffer.concat(chunks).toString("latin1"), closed };
+  return { socket, received: () => Buffer.concat(chunks).toString("latin1"), closed };
 }
 
 describe("keyward-kv serve", () => {
-  it("finishes what has begun after SIGTERM, takes nothing more, and ends with 0", async () => {
+  it("finishes a request in progress after SIGTERM, accepts no further one, and exits with 0", async () => {
     const at = folder();
     const tenants = join(at, "tenants.json");
     const file = join(at, "kv.sqlite");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const server = await start("--tenants", tenants, "--file", file);
-    const { socket, heard, closed } = await rawConnection(server.url);
+    const { socket, received, closed } = await rawConnection(server.url);
     const idle = await rawConnection(server.url);
     const head = `PUT /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: 10\r\n\r\n`;
     // An answer to the first request shows that the second, sent with it, has arrived too.
     socket.write(`GET /key HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\n\r\n${head}01234`);
-    await vi.waitFor(() => expect(heard()).toContain("404"), 5_000);
+    await vi.waitFor(() => expect(received()).toContain("404"), 5_000);
 
     server.process.kill("SIGTERM");
     await idle.closed;
     await vi.waitFor(async () => expect(await connects(server.url)).toBe(false), 5_000);
     expect(server.process.exitCode).toBeNull();
     socket.write("56789");
-    await vi.waitFor(() => expect(heard()).toContain("200"), 5_000);
+    await vi.waitFor(() => expect(received()).toContain("200"), 5_000);
     await closed;
     expect(await server.stop()).toBe(0);
 
@@ -69,32 +71,32 @@ describe("keyward-kv serve", () => {
     expect(await new HttpStore({ url: again.url, apiKey }).get("key")).toBe("0123456789");
   });
 
-  it("goes on where nobody reads its log any more", async () => {
+  it("keeps running after the reader of its log has ended", async () => {
     const server = await start("--tenants", join(folder(), "tenants.json"), "--store", "memory");
     server.process.stderr?.destroy();
     for (let request = 0; request < 5; request++) expect((await fetch(`${server.url}/health`)).status).toBe(200);
     expect(await server.stop()).toBe(0);
   });
 
-  it("finishes an answer that has begun after SIGTERM, and closes its connection then", async () => {
+  it("finishes an answer in progress after SIGTERM, and then closes the connection", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "600000", ...large);
     const value = randomBytes(8_000_000);
     await new HttpStore({ url: server.url, apiKey }).set("large", value);
-    const { socket, heard, closed } = await rawConnection(server.url);
+    const { socket, received, closed } = await rawConnection(server.url);
     socket.once("data", () => socket.pause());
     socket.write(`GET /large HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\n\r\n`);
-    await vi.waitFor(() => expect(heard()).toContain("200"), 5_000);
+    await vi.waitFor(() => expect(received()).toContain("200"), 5_000);
     server.process.kill("SIGTERM");
     await vi.waitFor(async () => expect(await connects(server.url)).toBe(false), 5_000);
     socket.resume();
     await closed;
-    expect(Buffer.from(heard(), "latin1").subarray(-value.length).equals(value)).toBe(true);
+    expect(Buffer.from(received(), "latin1").subarray(-value.length).equals(value)).toBe(true);
     expect(await server.stop()).toBe(0);
   });
 
-  it("does not wait longer than it was told for what has begun", async () => {
+  it("waits for a request in progress at most for --drain-ms", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "100");
@@ -109,17 +111,17 @@ describe("keyward-kv serve", () => {
     expect(await server.stop()).toBe(0);
   });
 
-  it("closes on clients that are slow with their headers", async () => {
+  it("closes the connection of a client that sends its headers slowly", async () => {
     const tenants = join(folder(), "tenants.json");
-    const patience = ["--body-timeout-ms", "600000", "--idle-timeout-ms", "600000"];
-    const server = await start("--tenants", tenants, "--store", "memory", "--headers-timeout-ms", "200", ...patience);
-    const { socket, heard, closed } = await rawConnection(server.url);
+    const timeouts = ["--body-timeout-ms", "600000", "--idle-timeout-ms", "600000"];
+    const server = await start("--tenants", tenants, "--store", "memory", "--headers-timeout-ms", "200", ...timeouts);
+    const { socket, received, closed } = await rawConnection(server.url);
     socket.write("GET /key HTTP/1.1\r\nhost: kv\r\n");
     await closed;
-    expect(heard()).toContain("408");
+    expect(received()).toContain("408");
   });
 
-  it("closes on clients that are slow with their body or their reading", async () => {
+  it("closes the connection of a client that sends its body or reads an answer slowly", async () => {
     const at = folder();
     const [tenants, file] = [join(at, "tenants.json"), join(at, "kv.sqlite")];
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
@@ -133,7 +135,7 @@ describe("keyward-kv serve", () => {
       "--drain-ms",
       "600000",
     ];
-    // Through a patient server: on a busy machine so large a body takes long to arrive.
+    // Written through a server with longer timeouts, since a large body is slow to arrive on a busy machine.
     const patient = await start("--tenants", tenants, "--file", file, ...large);
     await new HttpStore({ url: patient.url, apiKey }).set("large", randomBytes(8_000_000));
     expect(await patient.stop()).toBe(0);
@@ -147,19 +149,19 @@ describe("keyward-kv serve", () => {
     reading.socket.pause();
     reading.socket.write(`GET /large HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\n\r\n`);
     await body.closed;
-    expect(body.heard()).toContain("408");
+    expect(body.received()).toContain("408");
     expect(await store.has("large")).toBe(true);
-    // The answer is larger than what the system buffers, so its connection stays until it is closed on the slow reader.
+    // The answer is larger than the buffers of the system, so only the timeout ends the connection of the slow reader.
     expect(await server.stop()).toBe(0);
     reading.socket.resume();
     await reading.closed;
-    expect(reading.heard().length).toBeLessThan(8_000_000);
+    expect(reading.received().length).toBeLessThan(8_000_000);
   });
 
-  it("takes API keys that are made and revoked while it runs", async () => {
+  it("uses API keys that are made or revoked while it runs", async () => {
     const tenants = join(folder(), "tenants.json");
     const server = await start("--tenants", tenants, "--store", "memory");
-    await vi.waitFor(() => expect(server.output()).toContain("nobody is let in yet"), 20_000);
+    await vi.waitFor(() => expect(server.output()).toContain("every request is refused"), 20_000);
     const apiKey = run(
       "tenants",
       "add",
@@ -187,27 +189,27 @@ describe("keyward-kv serve", () => {
     [["serve"], "--tenants"],
     [["serve", "--tenants", "none.json", "--store", "other"], "Allowed choices"],
     [["serve", "--tenants", "none.json", "--store", "redis"], "--redis-url"],
-    [["serve", "--tenants", "none.json", "--port", "x"], "not a number"],
+    [["serve", "--tenants", "none.json", "--port", "x"], "A port is a number"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a/b"], "tenant"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--scopes", "admin"], "read, write, list"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--expires", "soon"], "not a time"],
     [["tenants", "revoke", "--tenants", "none.json", "none"], "no API key"],
-    [["tenants", "list", "--tenants", "none.json"], "not there"],
+    [["tenants", "list", "--tenants", "none.json"], "does not exist"],
     [["tenants", "add", "--tenants", "none.json", "--tenant", "a", "--expires", "2020-01-31"], "passed"],
     [["serve", "--tenants", "none.json", "--store", "memory", "--file", "records.sqlite"], "--file"],
     [["serve", "--tenants", "none.json", "--redis-url", "redis://localhost"], "--redis-url"],
     [["serve", "--tenants", "none.json", "--port", "65536"], "65535"],
     [["serve", "--tenants", "none.json", "--drain-ms", "99999999999"], "milliseconds"],
-  ])("says what is wrong with %j", (parameters, said) => {
-    expect(() => run(...parameters)).toThrow(said);
+  ])("describes the mistake in %j", (parameters, message) => {
+    expect(() => run(...parameters)).toThrow(message);
   });
 });
 
-it("keyward-kv tells its release", () => {
+it("keyward-kv prints its version", () => {
   expect(run("--version")).toMatch(/^\d+\.\d+\.\d+/);
 });
 
-it("keyward-kv over memory keeps records as long as it runs", async () => {
+it("keyward-kv over memory keeps records only until it ends", async () => {
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
   const first = await start("--tenants", tenants, "--store", "memory");
@@ -227,11 +229,11 @@ it("keyward-kv over memory keeps records as long as it runs", async () => {
 const redisServers = await findRedisServers({ anyWillDo: true });
 
 describeWithRedis(redisServers, "keyward-kv over Redis", () => {
-  it("has every record again after it was started anew, and goes on with a scan", async () => {
+  it("has all records after a restart, and continues a scan", async () => {
     const redis = await startRedis(redisServers);
     onTestFinished(() => redis.stop());
     const tenants = join(folder(), "tenants.json");
-    // A Redis that is shared has what others left: the tenants are new.
+    // A shared Redis may have records of other tests, so these tenants have random names.
     const [apiKey = "", otherApiKey = ""] = ["a", "b"].map((name) =>
       run("tenants", "add", "--tenants", tenants, "--tenant", `${name}-${randomBytes(8).toString("hex")}`),
     );
@@ -288,7 +290,7 @@ describeWithRedis(redisServers, "keyward-kv over Redis", () => {
   });
 });
 
-it("keyward-kv without its Redis says so by an id, and never with the password", async () => {
+it("keyward-kv answers with the id of a log entry, and without the password, if its Redis cannot be reached", async () => {
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
   const password = randomBytes(8).toString("hex");
@@ -309,7 +311,7 @@ it("keyward-kv without its Redis says so by an id, and never with the password",
   expect(body + server.output()).not.toContain(password);
 });
 
-it("a server that is given sealed records sees no plaintext, and logs no key", async () => {
+it("a server with encrypted records stores no plaintext, and logs no key of a record", async () => {
   const at = folder();
   const tenants = join(at, "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
@@ -341,13 +343,13 @@ it("a server that is given sealed records sees no plaintext, and logs no key", a
   expect(stored).toContain("kw1:second:");
   expect(stored).toContain(names[1]);
   for (const secret of [apiKey, apiKey.split("_").slice(2).join("_"), ...plaintexts.flatMap(encodings)]) {
-    expect(stored.includes(secret), "a secret lies in the files").toBe(false);
-    expect(log.includes(secret), "a secret lies in the log").toBe(false);
+    expect(stored.includes(secret), "the files contain a secret").toBe(false);
+    expect(log.includes(secret), "the log contains a secret").toBe(false);
   }
-  for (const name of names.flatMap(encodings)) expect(log.includes(name), "a key lies in the log").toBe(false);
+  for (const name of names.flatMap(encodings)) expect(log.includes(name), "the log contains a key").toBe(false);
 });
 
-/** How a text may be found in a file: as it is, and in base64 from each of the three places where it may begin. */
+/** Returns the forms a text may have in a file: unchanged, in hex, and in base64 from each of the three offsets. */
 function encodings(text: string): string[] {
   const inBase64 = [0, 1, 2].map((offset) => {
     const encoded = Buffer.from("\0".repeat(offset) + text).toString("base64");

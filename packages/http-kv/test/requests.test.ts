@@ -7,7 +7,7 @@ import { KeyvMemoryAdapter, type KeyvStorageCapability } from "keyv";
 import { describe, expect, it } from "vitest";
 import { entityTag, keyPath } from "../src/protocol.ts";
 
-/** A handler for the tenant "acme", and a way to ask it. */
+/** Returns a function that sends a request of the tenant "acme" to a new handler. */
 function ready(options: Partial<KvHandlerOptions> = {}) {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], ...options });
@@ -64,7 +64,7 @@ describe("a key in a URL", () => {
     ":",
   ];
 
-  it("comes through, and is one key", async () => {
+  it("reaches the server unchanged, whatever its characters", async () => {
     const ask = ready();
     const keys = [...odd, ...more];
     for (const key of keys) expect((await ask("PUT", keyPath(key), { body: key })).status).toBe(200);
@@ -77,7 +77,7 @@ describe("a key in a URL", () => {
     }
   });
 
-  it("has a path of its own, whatever it is, also after a URL parser", () => {
+  it("has a path that no other key has, even after a URL parser", () => {
     const text = fc.string({ unit: "binary", maxLength: 30 }).filter((key) => key.isWellFormed());
     fc.assert(
       fc.property(text, text, (one, other) => {
@@ -88,7 +88,7 @@ describe("a key in a URL", () => {
     );
   });
 
-  it("may lie in a namespace", async () => {
+  it("can have a namespace", async () => {
     const ask = ready();
     await ask("PUT", keyPath("key", "a b&c"), { body: "there" });
     await ask("PUT", keyPath("", "a b&c"), { body: "empty" });
@@ -97,11 +97,14 @@ describe("a key in a URL", () => {
     expect(await (await ask("GET", "/?namespace=a%20b%26c")).json()).toEqual(["key", ""]);
   });
 
-  it.each(["/%ff", "/%", "/a?other=1", "/a?key=b", "/?key=a&key=b", "/?key"])("is refused as %s", async (path) => {
-    expect((await ready()("GET", path)).status).toBe(400);
-  });
+  it.each(["/%ff", "/%", "/a?other=1", "/a?key=b", "/?key=a&key=b", "/?key"])(
+    "is refused in the form %s",
+    async (path) => {
+      expect((await ready()("GET", path)).status).toBe(400);
+    },
+  );
 
-  it("is never taken for everything because its path was cut short", async () => {
+  it("never deletes all keys if its path is truncated", async () => {
     const ask = ready();
     await ask("PUT", "/a", { body: "1" });
     expect((await ask("DELETE", "/")).status).toBe(400);
@@ -127,13 +130,13 @@ describe("a value", () => {
     expect(Buffer.from(await gotText.arrayBuffer()).toString()).toBe("\ufefftäxt");
   });
 
-  it("is refused as text when it is not UTF-8", async () => {
+  it("is refused as text if it is not UTF-8", async () => {
     const ask = ready();
     expect((await ask("PUT", "/key", { body: Uint8Array.of(0xff) })).status).toBe(400);
     expect((await ask("GET", "/key")).status).toBe(404);
   });
 
-  it.each(["text", "bytes"] as const)("has as its strong tag the SHA-256 of type and content: %s", async (type) => {
+  it.each(["text", "bytes"] as const)("has the SHA-256 of its type and content as its entity tag: %s", async (type) => {
     const ask = ready();
     const put = await ask("PUT", "/key", { body: Buffer.from("same"), headers: type === "bytes" ? bytesType : {} });
     const tag = `"${createHash("sha256").update(`${type}\0same`).digest("base64url")}"`;
@@ -146,7 +149,7 @@ describe("a value", () => {
     expect((await ask("GET", "/key", { headers: { "if-none-match": '"other"' } })).status).toBe(200);
   });
 
-  it("ends after x-ttl seconds, and at x-expires", async () => {
+  it("expires after x-ttl seconds, or at x-expires", async () => {
     const ask = ready();
     await ask("PUT", "/a", { body: "1", headers: { "x-ttl": "100" } });
     await ask("PUT", "/b", { body: "1", headers: { "x-expires": String(Date.now() + 100_000) } });
@@ -161,7 +164,7 @@ describe("a value", () => {
       expect((await ask("PUT", "/a", { body: "2", headers: { ...headers } })).status).toBe(400);
     }
     expect(await (await ask("GET", "/a")).text()).toBe("1");
-    // A time that has passed is no duration.
+    // A small number is a time in the past, and not a duration.
     await ask("PUT", "/a", { body: "1", headers: { "x-expires": "60000" } });
     expect((await ask("GET", "/a")).status).toBe(404);
     const entries = [{ key: "a", text: "1", expires: 60_000 }];
@@ -176,8 +179,8 @@ describe("a value", () => {
   });
 });
 
-describe("a condition", () => {
-  it("on a PUT is met or answered with 412", async () => {
+describe("a conditional write", () => {
+  it("is done if its condition is met, and answered with 412 if not", async () => {
     const ask = ready();
     const put = async (body: string, headers: Record<string, string>) =>
       (await ask("PUT", "/key", { body, headers })).status;
@@ -197,7 +200,7 @@ describe("a condition", () => {
     expect(await (await ask("GET", "/key")).text()).toBe("4");
   });
 
-  it("lets one of many who read the same replace it", async () => {
+  it("succeeds for exactly one of many clients that read the same value", async () => {
     const ask = ready();
     await ask("PUT", "/key", { body: "0" });
     const tag = (await ask("HEAD", "/key")).headers.get("etag") ?? "";
@@ -209,12 +212,12 @@ describe("a condition", () => {
     expect(answers.map(({ status }) => status).sort()).toEqual([200, ...Array.from({ length: 19 }, () => 412)]);
   });
 
-  it("keeps the expiry that is there, and sets none", async () => {
+  it("cannot set an expiry", async () => {
     const ask = ready();
     expect((await ask("PUT", "/key", { body: "1", headers: { "if-none-match": "*", "x-ttl": "1" } })).status).toBe(400);
   });
 
-  it("is refused where it cannot be held in one step", async () => {
+  it("is refused if the store cannot compare and write in one step", async () => {
     const ask = ready({ store: new KeyvMemoryAdapter(new Map()) });
     expect((await ask("PUT", "/key", { body: "1", headers: { "if-none-match": "*" } })).status).toBe(501);
     expect((await ask("PUT", "/key", { body: "1" })).status).toBe(200);
@@ -225,7 +228,7 @@ describe("a condition", () => {
   });
 });
 
-describe("a write that the store did, and then failed at", () => {
+describe("a write that the store did before it failed", () => {
   class Faltering extends MemoryStore {
     static failures = 0;
     override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
@@ -240,7 +243,7 @@ describe("a write that the store did, and then failed at", () => {
     }
   }
 
-  it.each([1, 2])("is never said to be refused when it is sent again: %i times", async (failures) => {
+  it.each([1, 2])("is never reported as refused when it is repeated %i times", async (failures) => {
     const ask = ready({ store: new Faltering() });
     const server = (await ask("PUT", "/key", { body: "old" })).headers.get("x-server") ?? "";
     const headers = (name: string) => ({ "idempotency-key": `${name}-0123456789abcdef`, "x-server": server });
@@ -264,7 +267,7 @@ describe("a write that the store did, and then failed at", () => {
     }
     expect(await (await ask("GET", "/key")).text()).toBe("newer");
 
-    // What was refused before anything was done is refused as ever.
+    // A write that was refused before anything was done is refused again.
     const other = { ...again("c"), "if-match": '"other"' };
     expect((await ask("PUT", "/key", { body: "x", headers: other })).status).toBe(412);
     expect((await ask("PUT", "/key", { body: "x", headers: other })).status).toBe(412);
@@ -272,7 +275,7 @@ describe("a write that the store did, and then failed at", () => {
 });
 
 describe("a replacement over the protocol", () => {
-  /** Does something between the read and the write of a replacement. */
+  /** Calls `next` between the read and the write of a replacement. */
   class Interrupted extends MemoryStore {
     static next: ((store: MemoryStore) => Promise<unknown>) | undefined;
     override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
@@ -290,7 +293,7 @@ describe("a replacement over the protocol", () => {
   const replace = async (ask: ReturnType<typeof ready>, changes: readonly object[]) =>
     await (await ask("POST", "/replace", { body: JSON.stringify({ changes }) })).json();
 
-  it("finds what the one before it in the batch wrote, however long that took", async () => {
+  it("sees the value that an earlier replacement of its batch wrote, even a large one", async () => {
     const ask = ready();
     const [one, two] = ["1".repeat(300_000), "2".repeat(300_000)];
     for (let round = 0; round < 5; round++) {
@@ -304,7 +307,7 @@ describe("a replacement over the protocol", () => {
     }
   });
 
-  it("is not refused because somebody wrote the same value, or another expiry, in between", async () => {
+  it("is done even if another client wrote the same value, or another expiry, in between", async () => {
     const ask = ready({ store: new Interrupted() });
     await ask("PUT", "/key", { body: "old" });
     await ask("PUT", "/other", { body: "old" });
@@ -332,7 +335,7 @@ describe("a limit", () => {
   const refused = async (method: string, path: string, body?: string) =>
     (await ready({ limits })(method, path, body === undefined ? {} : { body })).status;
 
-  it("holds for values, keys, namespaces, batches and bodies", async () => {
+  it("applies to values, keys, namespaces, batches and bodies", async () => {
     expect(await refused("PUT", "/key", "x".repeat(100))).toBe(200);
     expect(await refused("PUT", "/key", "x".repeat(101))).toBe(413);
     expect(await refused("PUT", `/${"k".repeat(21)}`, "x")).toBe(413);
@@ -344,16 +347,16 @@ describe("a limit", () => {
     expect(await refused("POST", "/get", JSON.stringify({ keys: [], more: "x".repeat(1_000) }))).toBe(413);
   });
 
-  it("is 2 MiB for values unless it is given, and can be raised", async () => {
-    const mostBytes = 2 * 2 ** 20;
+  it("is 2 MiB for values by default, and can be raised", async () => {
+    const defaultBytes = 2 * 2 ** 20;
     const put = async (limits: Partial<KvLimits>, bytes: number) =>
       (await ready({ limits })("PUT", "/key", { body: "x".repeat(bytes) })).status;
-    expect(await put({}, mostBytes)).toBe(200);
-    expect(await put({}, mostBytes + 1)).toBe(413);
+    expect(await put({}, defaultBytes)).toBe(200);
+    expect(await put({}, defaultBytes + 1)).toBe(413);
     expect(await put({ maxValueBytes: 8 * 2 ** 20 }, 8 * 2 ** 20)).toBe(200);
   });
 
-  it("holds for a body that does not say how large it is", async () => {
+  it("applies to a body without Content-Length", async () => {
     const endless = new ReadableStream({ pull: (controller) => controller.enqueue(Buffer.alloc(64)) });
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
@@ -366,7 +369,7 @@ describe("a limit", () => {
     expect((await handler(request)).status).toBe(413);
   });
 
-  it("holds for the time that a body takes, whatever server the handler is mounted on", async () => {
+  it("applies to the time that a body takes, also in a handler", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { bodyTimeoutMs: 50 } });
     let cancelled = false;
@@ -387,7 +390,7 @@ describe("a limit", () => {
     expect(cancelled).toBe(true);
   });
 
-  it("holds for requests a second, with Retry-After, for each API key by itself", async () => {
+  it("applies to the requests per second of each API key, and is answered with Retry-After", async () => {
     const [one, other] = [createApiKey({ tenant: "acme" }), createApiKey({ tenant: "acme" })];
     const handler = createKvHandler({
       store: new MemoryStore(),
@@ -403,12 +406,12 @@ describe("a limit", () => {
     expect((await ask(other.apiKey)).status).toBe(404);
   });
 
-  it("is refused itself when it is none", () => {
+  it("is refused if it is not a positive number", () => {
     expect(() => ready({ limits: { maxBatch: 0 } })).toThrow("maxBatch");
   });
 });
 
-describe("a request that is not one of the protocol", () => {
+describe("an invalid request", () => {
   it.each([
     ["POST", "/nothing", "{}", 404],
     ["POST", "/get", "", 400],
@@ -456,7 +459,7 @@ it.each([
   ["/clear", '{"namespace":null}'],
   ["/clear", '{"space":null}'],
   ["/clear?namespace=other", "{}"],
-])("nothing is cleared by POST %s with the body %s", async (path, body) => {
+])("POST %s with the body %s clears nothing", async (path, body) => {
   const ask = ready();
   await ask("PUT", "/key", { body: "value" });
   expect((await ask("POST", path, { body })).status).toBe(400);
@@ -469,7 +472,7 @@ describe("the name of a write", () => {
   const headers = { "idempotency-key": "0123456789abcdef" };
   const set = (text: string) => JSON.stringify({ entries: [{ key: "key", text }] });
 
-  it("stands for that write alone", async () => {
+  it("belongs to one method, path and body", async () => {
     const ask = ready();
     expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
     expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
@@ -488,7 +491,7 @@ describe("the name of a write", () => {
       expect(await answer.json()).toMatchObject({ message: expect.stringContaining("idempotency-key") });
     }
     expect(await (await ask("GET", "/key")).text()).toBe("1");
-    // A name that was refused for another write still answers for its own.
+    // After refusals of other writes, the name still belongs to its own write.
     expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
   });
 
@@ -496,18 +499,18 @@ describe("the name of a write", () => {
     [{}, { "content-type": "application/octet-stream" }],
     [{ "x-ttl": "60" }, { "x-ttl": "61" }],
     [{ "if-match": '"a"' }, { "if-none-match": '"a"' }],
-  ])("stands for its headers as well: %j is not %j", async (one, other) => {
+  ])("belongs to the headers of the write: %j is not %j", async (one, other) => {
     const ask = ready();
     const before = await ask("PUT", "/key", { body: "value", headers: { ...headers, ...one } });
     expect((await ask("PUT", "/key", { body: "value", headers: { ...headers, ...other } })).status).toBe(
-      // A refused write is forgotten, its name with it.
+      // A refused write is forgotten, and its name can be used again.
       before.status === 412 ? 200 : 400,
     );
   });
 });
 
-describe("health", () => {
-  it("is told without an API key, and hides no key of that name", async () => {
+describe("/health", () => {
+  it("answers without an API key, and is the record with the key health otherwise", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], basePath: "/kv" });
     const ask = async (method: string, headers: Record<string, string> = {}, body?: string) =>
@@ -525,7 +528,7 @@ describe("health", () => {
     expect((await ask("GET", { authorization: "Bearer x" })).status).toBe(401);
   });
 
-  it("is 503 while the store cannot be reached, which it asks at most once a second, and logs why", async () => {
+  it("answers with 503 and logs the error while the store cannot be reached, and checks it once a second", async () => {
     let asked = 0;
     const logged: KvLogEntry[] = [];
     class Unreachable extends MemoryStore {
@@ -560,18 +563,18 @@ describe("a handler", () => {
     [{ limits: { maxBatch: Number.NaN } }, "maxBatch"],
     [{ limits: { bodyTimeoutMs: 2 ** 31 } }, "bodyTimeoutMs"],
     [{ limits: { maxBodyBytes: Number.POSITIVE_INFINITY } }, "maxBodyBytes"],
-  ])("refuses the option %j by name", (options: object, name) => {
+  ])("refuses the option %j, and names it", (options: object, name) => {
     expect(() => ready({ ...options })).toThrow(name);
   });
 
-  it("works below its base path alone", async () => {
+  it("answers only below its base path", async () => {
     const ask = ready({ basePath: "/kv/" });
     expect((await ask("PUT", "/kv/key", { body: "1" })).status).toBe(200);
     expect(await (await ask("GET", "/kv/:")).json()).toEqual(["key"]);
     for (const path of ["/key", "/", "/kv", "/kvkey"]) expect((await ask("GET", path)).status).toBe(404);
   });
 
-  it("refuses stores that take no absolute expiries", () => {
+  it("refuses a store without absolute expiries", () => {
     class Former extends MemoryStore {
       override get capabilities(): KeyvStorageCapability {
         return { ...super.capabilities, expires: false };
@@ -580,7 +583,7 @@ describe("a handler", () => {
     expect(() => ready({ store: new Former() })).toThrow("Keyv 6");
   });
 
-  it("names an unknown error by an id, and says neither the message nor the record in the log", async () => {
+  it("answers an unknown error with an id, and logs neither its message nor the record", async () => {
     class Failing extends MemoryStore {
       override async getMany(keys: readonly string[]): Promise<never> {
         throw Object.assign(new Error(`${keys[0]}\n    at value`), { code: "EODD", args: keys });

@@ -14,7 +14,7 @@ const backends = {
   SQLite: (folder: string) => new SqliteStore(join(folder, "kv.db")),
 };
 
-describe.each(Object.entries(backends))("rotation through HttpStore, on a server over %s", (_, openBackend) => {
+describe.each(Object.entries(backends))("a rotation through HttpStore, on a server over %s", (_, openBackend) => {
   async function start() {
     const folder = temporaryFolder();
     const server = await startServer({ store: openBackend(folder.path) });
@@ -26,7 +26,7 @@ describe.each(Object.entries(backends))("rotation through HttpStore, on a server
     return server;
   }
 
-  it("seals every record of every namespace again, and lets the old key go", async () => {
+  it("re-encrypts every record of every namespace, and retires the old key", async () => {
     const server = await start();
     const old = Keyring.generate("old");
     for (const namespace of ["", "a", "b"]) {
@@ -45,12 +45,12 @@ describe.each(Object.entries(backends))("rotation through HttpStore, on a server
       conflicts: 0,
     });
     expect((await census(store)).keys).toEqual(new Map([["new", 2_100]]));
-    const { ring: without } = await retireKey(ring, { http: store }, "old");
+    const { keyring: without } = await retireKey(ring, { http: store }, "old");
     const opened = new EncryptedStore(server.client().namespaced("b"), { keys: without });
     expect(await opened.get("key-699")).toBe("b699");
   });
 
-  it("loses no write that is made meanwhile, through connections that break", async () => {
+  it("loses no concurrent write, even if connections break", async () => {
     const server = await start();
     let request = 0;
     const faults: readonly Fault[] = ["cut request", "lose answer", "cut answer"];
@@ -87,10 +87,10 @@ describe.each(Object.entries(backends))("rotation through HttpStore, on a server
   });
 });
 
-it("a rotation does not pass by a process whose write is still on its way", async () => {
+it("rotateKey waits for a replica whose write has not arrived yet", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
-  let ring = Keyring.generate("old").serve(["records"]);
+  let ring = Keyring.generate("old").withStores(["records"]);
   const provider = () => ({
     load: async () => ring,
     save: async (next: Keyring) => {
@@ -103,11 +103,11 @@ it("a rotation does not pass by a process whose write is still on its way", asyn
     new HttpStore({
       url: "http://localhost",
       apiKey,
-      // For the others a busy machine may take longer.
+      // The other clients have a longer timeout, since a busy machine may be slow.
       ...(apart ? { timeoutMs: 100 } : {}),
       async fetch(request) {
         if (apart && request.url.endsWith("/set") && (await request.clone().text()).includes("late")) attempts++;
-        // The last attempt gets through.
+        // The last attempt reaches the server.
         if (attempts === 4) cut = false;
         if (apart && cut) await sleep(60_000, undefined, { signal: request.signal });
         return await handler(request);
@@ -130,6 +130,6 @@ it("a rotation does not pass by a process whose write is still on its way", asyn
   const report = await rotateKey(keys, { stores, graceMs: 0, newKey: { id: "new" } });
   cut = false;
   expect(await writing).toBe(true);
-  expect(report.ring.keys.map(({ id }) => id)).toEqual(["new"]);
+  expect(report.keyring.keys.map(({ id }) => id)).toEqual(["new"]);
   expect(await neighbour.get("late")).toBe("acknowledged");
 });

@@ -17,18 +17,18 @@ import { onTestFinished } from "vitest";
 import { KvServer } from "../src/kv-server.ts";
 import { listen, type NodeServer } from "../src/node-server.ts";
 
-/** A server on a loopback port, over a store of its own unless it is given one. */
+/** A server on a loopback port. */
 export interface TestServer {
   readonly url: string;
   readonly store: KeyvStorageAdapter;
-  /** An API key that may do everything in the area of the tenant "acme". */
+  /** An API key with all scopes, for the tenant "acme". */
   readonly apiKey: string;
   readonly log: readonly KvLogEntry[];
   client(options?: Partial<HttpStoreOptions>): HttpStore;
   close(): Promise<void>;
 }
 
-/** A tenant's name and keys for it, made at run time. */
+/** Makes API keys, and their entries for the server. */
 export function apiKeys(...wanted: NewApiKey[]): {
   apiKeys: string[];
   entries: ReturnType<typeof createApiKey>["entry"][];
@@ -37,7 +37,7 @@ export function apiKeys(...wanted: NewApiKey[]): {
   return { apiKeys: made.map(({ apiKey }) => apiKey), entries: made.map(({ entry }) => entry) };
 }
 
-/** Starts a server with the options given, over a `MemoryStore` and for the tenant "acme" unless they say otherwise. */
+/** Starts a server. Default: over a new `MemoryStore`, for the tenant "acme". */
 export async function startServer(
   options: Partial<KvHandlerOptions> & {
     readonly port?: number;
@@ -74,24 +74,24 @@ export async function startServer(
   };
 }
 
-/** A folder of its own, and what removes it. */
+/** Makes a temporary folder, and a function that removes it. */
 export function temporaryFolder(): { readonly path: string; remove(): void } {
   const path = mkdtempSync(join(tmpdir(), "keyward-http-kv-"));
   return { path, remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
-/** A connection of a test that writes its requests itself, with what it has heard so far. */
-export async function openSocket(url: string): Promise<{ readonly socket: Socket; heard(): string }> {
+/** Opens a connection on which a test writes raw requests. `received` returns the answers so far. */
+export async function openSocket(url: string): Promise<{ readonly socket: Socket; received(): string }> {
   const { hostname, port } = new URL(url);
   const socket = connect(Number(port), hostname);
   onTestFinished(() => {
     socket.destroy();
   });
-  let heard = "";
+  let received = "";
   socket.on("error", () => undefined);
   socket.on("data", (data) => {
-    heard += data.toString("latin1");
+    received += data.toString("latin1");
   });
   await once(socket, "connect");
-  return { socket, heard: () => heard };
+  return { socket, received: () => received };
 }

@@ -13,7 +13,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { ScanPage } from "@keyward/core";
+import { KeywardError, type ScanPage } from "@keyward/core";
 import {
   type ApiKeyEntry,
   createApiKey,
@@ -60,8 +60,8 @@ async function ask(
 
 const unlimited = { requestsPerSecond: Number.POSITIVE_INFINITY };
 
-/** Areas that are easily taken for one another. */
-const areas: readonly NewApiKey[] = [
+/** Tenant namespaces whose storage prefixes are similar. */
+const tenantNamespaces: readonly NewApiKey[] = [
   { tenant: "a" },
   { tenant: "a", namespace: "b" },
   { tenant: "a", namespace: "records" },
@@ -69,7 +69,7 @@ const areas: readonly NewApiKey[] = [
   { tenant: "b", namespace: "a" },
 ];
 
-/** Namespaces and keys that join to the same text, among themselves and with the names of areas. */
+/** Namespaces and keys that join to the same text, among themselves and with the names of tenant namespaces. */
 const alikeNamespaces = ["", "b", "records/", "/records/", "b/records/"];
 const alikeKeys = ["k", "", "records/k", "/k", "14:a//records/k", "b", "b/records/k"];
 
@@ -79,12 +79,12 @@ const stores: Record<string, () => KeyvStorageAdapter> = {
   "a store without namespaces, of text": () => new KeyvMemoryAdapter(new Map()),
 };
 
-describe.each(Object.entries(stores))("areas of %s", (name, openStore) => {
+describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStore) => {
   const scannable = !name.includes("without");
 
-  it("each behave like a store of their own, whatever is done in the others", async () => {
+  it("behave like separate stores, whatever is done in the others", async () => {
     const operation = fc.record({
-      area: fc.nat({ max: areas.length - 1 }),
+      index: fc.nat({ max: tenantNamespaces.length - 1 }),
       method: fc.constantFrom("set", "delete", "get", "has", "iterate", "clear", "replace", "reserve", "scan"),
       namespace: fc.constantFrom(...alikeNamespaces),
       key: fc.constantFrom(...alikeKeys),
@@ -92,17 +92,17 @@ describe.each(Object.entries(stores))("areas of %s", (name, openStore) => {
     });
     await fc.assert(
       fc.asyncProperty(fc.array(operation, { maxLength: 40 }), async (script) => {
-        const made = areas.map(createApiKey);
+        const made = tenantNamespaces.map(createApiKey);
         const handler = createKvHandler({
           store: openStore(),
           tenants: made.map(({ entry }) => entry),
           limits: unlimited,
         });
         const clients = made.map(({ apiKey }) => new HttpStore({ url: "http://localhost", apiKey, fetch: handler }));
-        const models = areas.map(() => new MemoryStore());
-        for (const { area, method, namespace, key, value } of script) {
-          const [client, model] = [clients[area]?.namespaced(namespace), models[area]?.namespaced(namespace)];
-          if (client === undefined || model === undefined) throw new Error("no such area");
+        const models = tenantNamespaces.map(() => new MemoryStore());
+        for (const { index, method, namespace, key, value } of script) {
+          const [client, model] = [clients[index]?.namespaced(namespace), models[index]?.namespaced(namespace)];
+          if (client === undefined || model === undefined) throw new Error("the index is too large");
           const both = async <Result>(act: (store: MemoryStore | HttpStore) => Promise<Result>) => {
             expect(await act(client)).toEqual(await act(model));
           };
@@ -157,23 +157,23 @@ describe.each(Object.entries(stores))("areas of %s", (name, openStore) => {
     );
   });
 
-  it("keep every place apart, however alike", async () => {
-    const made = areas.map(createApiKey);
+  it("keep records apart whose joined names are equal", async () => {
+    const made = tenantNamespaces.map(createApiKey);
     const handler = createKvHandler({ store: openStore(), tenants: made.map(({ entry }) => entry), limits: unlimited });
-    const parts = made.flatMap(({ apiKey }, area) => {
+    const views = made.flatMap(({ apiKey }, index) => {
       const client = new HttpStore({ url: "http://localhost", apiKey, fetch: handler });
       return alikeNamespaces.map((namespace) => ({
-        name: `${area} ${namespace}`,
+        name: `${index} ${namespace}`,
         store: client.namespaced(namespace),
       }));
     });
-    for (const { name, store } of parts) {
+    for (const { name, store } of views) {
       await store.setMany(alikeKeys.map((key) => ({ key, value: `${name} ${key}` })));
     }
-    for (const { name, store } of parts) {
+    for (const { name, store } of views) {
       expect(await store.getMany(alikeKeys)).toEqual(alikeKeys.map((key) => `${name} ${key}`));
     }
-    for (const { store } of parts) {
+    for (const { store } of views) {
       const found: string[] = [];
       for await (const [key] of store.iterator()) found.push(key);
       expect(found.sort()).toEqual([...alikeKeys].sort());
@@ -182,7 +182,7 @@ describe.each(Object.entries(stores))("areas of %s", (name, openStore) => {
     }
   });
 
-  it("answer for what lies in another exactly as for what lies nowhere", async () => {
+  it("answer exactly as if the records of other tenants did not exist", async () => {
     const [mine, theirs] = [createApiKey({ tenant: "mine" }), createApiKey({ tenant: "theirs" })];
     const both = [mine.entry, theirs.entry];
     const [full, empty] = [openStore(), openStore()];
@@ -224,7 +224,7 @@ describe.each(Object.entries(stores))("areas of %s", (name, openStore) => {
   });
 });
 
-it("a cursor tells nothing of others, and is theirs who got it", async () => {
+it("a cursor reveals nothing about other tenants, and is accepted only from its tenant", async () => {
   const [mine, theirs] = [createApiKey({ tenant: "a" }), createApiKey({ tenant: "b" })];
   const store = new SqliteStore(":memory:");
   const handler = createKvHandler({ store, tenants: [mine.entry, theirs.entry] });
@@ -242,7 +242,7 @@ it("a cursor tells nothing of others, and is theirs who got it", async () => {
 });
 
 describe("a page of a scan", () => {
-  /** How many records each page of "mine" has, beside so many records of "theirs" before, between and behind them. */
+  /** Returns the number of records in each page of "mine", among `others` records of two tenants around each of them. */
   async function pages(store: KeyvStorageAdapter, others: number, limit: number): Promise<number[]> {
     const [theirs, mine, more] = [{ tenant: "a" }, { tenant: "b" }, { tenant: "c" }].map(createApiKey);
     if (theirs === undefined || mine === undefined || more === undefined) throw new Error("three were made");
@@ -258,7 +258,7 @@ describe("a page of a scan", () => {
       await client(mine).set(key, "value");
     }
     const counts: number[] = [];
-    for (let cursor: string | undefined, goesOn = true; goesOn; goesOn = cursor !== undefined) {
+    for (let cursor: string | undefined, unfinished = true; unfinished; unfinished = cursor !== undefined) {
       const page = await client(mine).scan({ limit, ...(cursor === undefined ? {} : { cursor }) });
       counts.push(page.entries.length);
       cursor = page.cursor;
@@ -269,8 +269,8 @@ describe("a page of a scan", () => {
   it.each([
     ["a store in memory", () => new MemoryStore()],
     ["SQLite", () => new SqliteStore(":memory:")],
-  ])("of %s ends where the own records say, whatever others have", async (_, openStore) => {
-    // On a busy machine, the time would end some pages.
+  ])("ends at the same record in %s, whatever other tenants have stored", async (_, openStore) => {
+    // With the real clock, the time would end some pages on a busy machine.
     vi.useFakeTimers({ toFake: ["performance"] });
     onTestFinished(() => {
       vi.useRealTimers();
@@ -283,9 +283,9 @@ describe("a page of a scan", () => {
     }
   });
 
-  it("of a tenant with few records reads those of others in bounded pieces, and lets other requests in between", async () => {
+  it("reads over the records of other tenants in steps, and lets other requests run in between", async () => {
     let reads = 0;
-    /** A store like SQLite, whose answers never let the process turn to anything else. */
+    /** A store like SQLite, which reads synchronously. */
     class Synchronous extends MemoryStore {
       override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
         reads++;
@@ -312,7 +312,7 @@ describe("a page of a scan", () => {
   });
 });
 
-it("listing and deleting by prefix let other requests in between", async () => {
+it("listing and deleting by prefix let other requests run in between", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "mine" });
   const inside = new KeyvMemoryAdapter(new Map());
   const handler = createKvHandler({ store: inside, tenants: [entry], limits: unlimited });
@@ -320,7 +320,7 @@ it("listing and deleting by prefix let other requests in between", async () => {
     for (let count = 0; count < 100; count++) {
       const until = performance.now() + 1;
       while (performance.now() < until);
-      yield [`of somebody else ${count}`, "value"];
+      yield [`of another tenant ${count}`, "value"];
     }
   });
   for (const [method, path] of [
@@ -335,8 +335,8 @@ it("listing and deleting by prefix let other requests in between", async () => {
   }
 });
 
-it("a cursor is as long whatever lies where it stands", async () => {
-  /** So slow that every page ends because of the time, behind what was read last. */
+it("a cursor has the same length, whatever record it points at", async () => {
+  /** A store so slow that the time ends every page. */
   class Slow extends SqliteStore {
     override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
       await sleep(110);
@@ -348,11 +348,11 @@ it("a cursor is as long whatever lies where it stands", async () => {
     const [before, mine, behind] = [{ tenant: "a" }, { tenant: "b" }, { tenant: "c" }].map(createApiKey);
     if (before === undefined || mine === undefined || behind === undefined) throw new Error("three were made");
     const tenants = [before.entry, mine.entry, behind.entry];
-    // Of values so large, the server reads two at first.
+    // With this limit, the first read has two records.
     const limits = { maxValueBytes: 8 * 2 ** 20 };
     const handler = createKvHandler({ store: new Slow(":memory:"), tenants, limits });
     const client = ({ apiKey }: typeof mine) => new HttpStore({ url: "http://localhost", apiKey, fetch: handler });
-    // The store's first page ends between my records or behind a record of somebody else.
+    // The first page of the store ends between the tenant's records, or after a record of another tenant.
     if (key === "1") await client(before).set("key", "value");
     await client(mine).set("1", "value");
     if (key === "1") await client(mine).set("2", "value");
@@ -366,7 +366,7 @@ describe("an API key", () => {
   const unauthorized = async (handler: KvHandler, apiKey: string | undefined) =>
     await ask(handler, apiKey, "GET", "/key");
 
-  it("that is unknown, altered, expired, revoked or missing is refused in the same words", async () => {
+  it("is refused with the same answer if it is unknown, altered, expired, revoked or missing", async () => {
     const good = createApiKey({ tenant: "a" });
     const gone = createApiKey({ tenant: "a", expires: Date.now() - 1 });
     const revoked = createApiKey({ tenant: "a" });
@@ -383,14 +383,14 @@ describe("an API key", () => {
     expect(refusals[0]).toMatchObject({ status: 401 });
   });
 
-  it("ends at its time", async () => {
+  it("expires at its time", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "a", expires: Date.now() + 200 });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
     await expect.poll(async () => (await unauthorized(handler, apiKey)).status, { timeout: 5_000 }).toBe(401);
     expect(Date.now()).toBeGreaterThanOrEqual(entry.expires ?? 0);
   });
 
-  it("may do what its scopes say, whether or not there is something", async () => {
+  it("can do only what its scopes allow", async () => {
     const store = new MemoryStore();
     const allowed = {
       read: ["GET /a", "HEAD /a", "POST /get", "POST /has"],
@@ -412,7 +412,7 @@ describe("an API key", () => {
     }
   });
 
-  it("to write does not tell what is there: by a condition, or by what a deletion answers", async () => {
+  it("reveals nothing about records through conditions or deletions if its only scope is write", async () => {
     const [all, write] = [createApiKey({ tenant: "a" }), createApiKey({ tenant: "a", scopes: ["write"] })];
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [all.entry, write.entry] });
     await ask(handler, all.apiKey, "PUT", "/a", "x");
@@ -429,7 +429,7 @@ describe("an API key", () => {
     expect((await ask(handler, all.apiKey, "POST", "/delete", body)).body).toBe('{"deleted":[false,false]}');
   });
 
-  it("is in the entry as a hash alone, of 256 random bits", () => {
+  it("has 256 random bits, of which the entry contains only the hash", () => {
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     expect(JSON.stringify(entry)).not.toContain(apiKey.slice(16));
     expect(Buffer.from(apiKey.split("_").slice(2).join("_"), "base64url")).toHaveLength(32);
@@ -451,7 +451,7 @@ describe("a file of API keys", () => {
   const empty = JSON.stringify({ "keyward-kv": 1, keys: [] });
   const add = (path: string, entry: ApiKeyEntry) => changeTenants(path, (entries) => [...entries, entry]);
 
-  it("has effect at once: keys come, and are revoked", async () => {
+  it("takes effect at once when a key is added or revoked", async () => {
     const path = file();
     const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants(path), limits: unlimited });
     for (let round = 0; round < 20; round++) {
@@ -464,7 +464,7 @@ describe("a file of API keys", () => {
     }
   });
 
-  it("lets nobody in while it is broken, and says nothing of what is in it", async () => {
+  it("refuses every key while it is invalid, and is not quoted in the log", async () => {
     const path = file();
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     await add(path, entry);
@@ -485,7 +485,7 @@ describe("a file of API keys", () => {
     expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
   });
 
-  it("is changed where a symbolic link points, and the link stays", async () => {
+  it("is changed through a symbolic link, which stays", async () => {
     const path = file();
     const link = `${path}.link`;
     const { apiKey, entry } = createApiKey({ tenant: "a" });
@@ -498,7 +498,7 @@ describe("a file of API keys", () => {
     expect(lstatSync(link).isSymbolicLink()).toBe(true);
   });
 
-  it("keeps its mode, and its owner", async () => {
+  it("keeps its mode and its owner", async () => {
     const path = file();
     await add(path, createApiKey({ tenant: "a" }).entry);
     expect(statSync(path).mode & 0o777).toBe(0o600);
@@ -522,34 +522,63 @@ describe("a file of API keys", () => {
       },
       "hard links",
     ],
-  ])("is not changed where a server would not see it: %s", async (_, make, said) => {
+  ])("is not changed if a server could read another file instead: %s", async (_, make, problem) => {
     const path = file();
     make(path);
     const change = add(path, createApiKey({ tenant: "a" }).entry);
-    await expect(change).rejects.toMatchObject({ code: "STORE_UNAVAILABLE", message: expect.stringContaining(said) });
+    await expect(change).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: expect.stringContaining(problem),
+    });
     expect(readdirSync(dirname(path)).filter((name) => /\.(?:lock|new)$/.test(name))).toEqual([]);
   });
 
-  it("that could not be read once is read again", async () => {
+  it("gets no lock file if a change is refused", async () => {
+    const path = file();
+    const refused = changeTenants(path, () => {
+      throw new KeywardError("VALUE_INVALID", "no such key", { hint: "List the keys." });
+    });
+    await expect(refused).rejects.toMatchObject({ code: "VALUE_INVALID" });
+    expect(readdirSync(dirname(path))).toEqual([]);
+  });
+
+  it("can be changed beside a lock file that a killed process left", async () => {
+    const path = file();
+    writeFileSync(`${path}.lock`, "", { mode: 0o600 });
+    await add(path, createApiKey({ tenant: "a" }).entry);
+    expect(await readTenants(path)).toHaveLength(1);
+  });
+
+  it("is not changed while something else is at the path of its lock file", async () => {
+    const path = file();
+    writeFileSync(`${path}.lock`, "not empty");
+    await expect(add(path, createApiKey({ tenant: "a" }).entry)).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      hint: expect.stringContaining(".lock file"),
+    });
+    expect(await readTenants(path)).toEqual([]);
+  });
+
+  it("is read again after a read has failed", async () => {
     const path = file();
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     await add(path, entry);
     const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants(path), limits: unlimited });
-    const held: number[] = [];
+    const opened: number[] = [];
     try {
-      for (;;) held.push(openSync("/dev/null", "r"));
+      for (;;) opened.push(openSync("/dev/null", "r"));
     } catch {
       // There are no more file descriptors.
     }
     const without = ask(handler, apiKey, "GET", "/key");
     const { status } = await without.finally(() => {
-      for (const descriptor of held) closeSync(descriptor);
+      for (const descriptor of opened) closeSync(descriptor);
     });
     expect(status).toBe(503);
     expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
   });
 
-  it("loses no change of many that are made at once", async () => {
+  it("loses no change when many are made at the same time", async () => {
     const path = file();
     const made = Array.from({ length: 30 }, () => createApiKey({ tenant: "a" }).entry);
     await Promise.all(made.map((entry) => add(path, entry)));

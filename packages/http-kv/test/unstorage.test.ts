@@ -12,7 +12,7 @@ const backends = {
   SQLite: (folder: string) => new SqliteStore(join(folder, "kv.db")),
 };
 
-describe.each(Object.entries(backends))("unstorage's own http driver, on a server over %s", (_, openBackend) => {
+describe.each(Object.entries(backends))("the http driver of unstorage, on a server over %s", (_, openBackend) => {
   async function start(basePath = ""): Promise<{
     readonly storage: Storage;
     readonly driver: Driver;
@@ -29,7 +29,7 @@ describe.each(Object.entries(backends))("unstorage's own http driver, on a serve
     return { storage: createStorage({ driver }), driver, server };
   }
 
-  it.each(["", "/kv"])("round-trips items, mounted at %j", async (basePath) => {
+  it.each(["", "/kv"])("reads back items that it wrote to a server mounted at %j", async (basePath) => {
     const { storage } = await start(basePath);
     const items: Record<string, unknown> = {
       text: "text",
@@ -51,7 +51,7 @@ describe.each(Object.entries(backends))("unstorage's own http driver, on a serve
     expect(await storage.getItem("a:b:c")).toBeNull();
   });
 
-  it("round-trips raw bytes", async () => {
+  it("reads back raw bytes", async () => {
     const { storage } = await start();
     const bytes = randomBytes(100_000);
     await storage.setItemRaw("raw", bytes);
@@ -59,7 +59,7 @@ describe.each(Object.entries(backends))("unstorage's own http driver, on a serve
     expect(read instanceof ArrayBuffer && Buffer.from(read).equals(bytes)).toBe(true);
   });
 
-  it("lists keys, all and below a base", async () => {
+  it("lists all keys, or those below a base", async () => {
     const { storage } = await start();
     for (const key of ["a", "a:b", "a:b:c", "ab", "b:a"]) await storage.setItem(key, key);
     expect((await storage.getKeys()).sort()).toEqual(["a", "a:b", "a:b:c", "ab", "b:a"]);
@@ -67,10 +67,10 @@ describe.each(Object.entries(backends))("unstorage's own http driver, on a serve
     expect(await storage.getKeys("none")).toEqual([]);
   });
 
-  it("clears below a base, and all", async () => {
+  it("clears the keys below a base, or all keys", async () => {
     const { storage, driver } = await start();
     for (const key of ["a", "a:b", "a:b:c", "ab", "b:a"]) await storage.setItem(key, key);
-    // A storage passes a base on to those drivers alone that are mounted below it.
+    // A storage passes a base only to drivers that are mounted below it, so the driver is called directly.
     await driver.clear?.("a:", {});
     expect((await storage.getKeys()).sort()).toEqual(["a", "ab", "b:a"]);
     await storage.clear();
@@ -85,13 +85,13 @@ describe.each(Object.entries(backends))("unstorage's own http driver, on a serve
     expect(await storage.getItem("long")).toBe("value");
   });
 
-  it("tells that an item is there by its meta", async () => {
+  it("finds an item by its meta", async () => {
     const { storage } = await start();
     await storage.setItem("key", "value");
     expect(await storage.getMeta("key")).toMatchObject({ status: 200 });
   });
 
-  it("tells by its meta when an item was written, and how long it stays", async () => {
+  it("reads in the meta of an item when it was written and when it expires", async () => {
     const { storage, server } = await start();
     const before = Math.floor(Date.now() / 1000) * 1000;
     await storage.setItem("stays", "value");
@@ -107,12 +107,12 @@ describe.each(Object.entries(backends))("unstorage's own http driver, on a serve
       expect(meta?.ttl).toBeGreaterThan(50);
       expect(meta?.ttl).toBeLessThanOrEqual(100);
     }
-    // A replacement keeps the time that is left.
+    // A replacement keeps the expiry.
     expect(await server.client().replace("ends", "value", "new")).toBe(true);
     expect((await storage.getMeta("ends")).ttl).toBeGreaterThan(50);
   });
 
-  it("shares records with HttpStore, where keys have slashes for colons", async () => {
+  it("shares records with HttpStore, whose keys have slashes instead of colons", async () => {
     const { storage, server } = await start();
     await storage.setItem("a:b", "by unstorage");
     expect(await server.client().get("a/b")).toBe("by unstorage");

@@ -1,36 +1,36 @@
 import { abortable, KeywardError, type KeywardErrorCode } from "@keyward/core";
 import { looksLikeKey } from "./aws-resource.ts";
 
-/** What a call to AWS is about, for its errors. */
+/** A call to AWS, with what its errors need. */
 export interface AwsCall {
-  /** The IAM action that it needs. */
+  /** The IAM action that the call needs. */
   readonly action: string;
-  /** What it is about, at the beginning of a sentence. */
+  /** The resource of the call, as the first words of a sentence. */
   readonly subject: string;
-  /** The ids that AWS is told, and may repeat. */
+  /** Ids that are sent to AWS. AWS may repeat them in its error messages. */
   readonly ids: readonly string[];
-  /** For how many milliseconds AWS may be asked, retries included. */
+  /** How long the call may take in milliseconds, retries included. */
   readonly timeoutMs: number;
-  /** Ends the call early. */
+  /** Aborts the call. */
   readonly signal?: AbortSignal | undefined;
-  /** What a failure means that only this call has. */
+  /** Explains the failures that are specific to this call; `undefined` for all others. */
   readonly explain?: (failure: AwsFailure) => Explanation | undefined;
 }
 
-/** What AWS or the SDK said. The message may repeat what was sent, and goes no further. */
+/** An error of AWS or the SDK. The message may repeat what was sent, so it is never shown. */
 export interface AwsFailure {
   readonly name: string;
   readonly message: string;
 }
 
-/** A failure in Keyward's words; `problem` goes on where the subject ends. */
+/** Code, text and hint for a failure. `problem` continues the sentence that begins with the subject. */
 export interface Explanation {
   readonly code?: KeywardErrorCode;
   readonly problem: string;
   readonly hint: string;
 }
 
-// A little before the core gives up, who could not say what was wrong.
+// The call ends a little before core's own timeout, whose error cannot name the reason.
 const timeoutShare = 0.9;
 
 const badCredentials = new Set([
@@ -49,7 +49,7 @@ const badCredentials = new Set([
   "UnrecognizedClientException",
 ]);
 const noCredentials = new Set(["CredentialsProviderError", "ProviderError", "TokenProviderError"]);
-// What becomes of a file that cannot be opened or read.
+// The system calls that fail if a file cannot be opened or read.
 const fileCalls = new Set(["open", "read", "stat", "lstat", "scandir"]);
 const throttled = new Set([
   "RequestLimitExceeded",
@@ -61,10 +61,11 @@ const throttled = new Set([
 const refused = new Set(["AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation"]);
 
 /**
- * Asks AWS through the SDK, which repeats what was throttled or failed and nothing that was refused, in bounded time.
+ * Calls AWS through the SDK, within the time limit of the call. The SDK retries calls that were throttled or that failed,
+ * and does not retry calls that were refused.
  *
- * @throws KeywardError that says what happened and what to do; `PROVIDER_UNAVAILABLE` unless the call explains it
- * otherwise. Or the reason of the signal.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE`, or the code that the call's own explanation has; or the reason of the
+ * signal.
  */
 export async function callAws<Output>(
   call: AwsCall,
@@ -76,26 +77,26 @@ export async function callAws<Output>(
   const timeout = AbortSignal.timeout(limitMs);
   const abortSignal = signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
   try {
-    // While it looks for credentials, the SDK does not look at the signal.
+    // The SDK ignores the signal while it looks for credentials.
     return await abortable(() => send({ abortSignal }), abortSignal);
   } catch (error) {
     if (signal?.aborted === true) throw signal.reason;
     if (timeout.aborted) {
       throw failed(call, error, {
-        problem: `could not be used: AWS gave no good answer to ${call.action} within ${limitMs} ms`,
-        hint: "Check that this process can reach the endpoint of AWS in its region. Raise timeoutMs where the way is long, or AWS throttles.",
+        problem: `cannot be used: AWS did not complete ${call.action} within ${limitMs} ms`,
+        hint: "Check that this process can reach the AWS endpoint of the region. If the network is slow, or AWS throttles, raise timeoutMs.",
       });
     }
     throw failed(call, error, explain(call, error));
   }
 }
 
-/** What AWS called the failure that an error of {@link callAws} came from. */
+/** Returns AWS's name for the failure behind an error of {@link callAws}; `undefined` for any other error. */
 export function awsNameOf(error: unknown): string | undefined {
   return error instanceof KeywardError && error.cause instanceof AwsCause ? error.cause.name : undefined;
 }
 
-/** What is safe to show of an error of the SDK, which holds the request and the response, secrets included. */
+/** The parts of an SDK error that are safe to show. The SDK error itself holds request and response, with secrets. */
 class AwsCause extends Error {
   constructor(error: unknown, { ids }: AwsCall) {
     const { name, message } = failureOf(error);
@@ -105,8 +106,8 @@ class AwsCause extends Error {
       name,
       ...(status === undefined ? [] : [`HTTP ${status}`]),
       ...(code === undefined ? [] : [code]),
-      // Who may not do what to which resource: the one message that is worth its risk, as it is made of names alone. So
-      // it is not where what was given for a name may be a key.
+      // This message names the role, the action and the resource. It consists only of names, so it is shown, unless one
+      // of the ids that were passed may be a key.
       ...(refused.has(name) && !ids.some(looksLikeKey) ? [message.slice(0, 500)] : []),
     ];
     super(parts.join(", "));
@@ -126,70 +127,70 @@ function explain(call: AwsCall, error: unknown): Explanation {
   const failure = failureOf(error);
   const { name, message } = failure;
   const status = statusOf(error) ?? 0;
-  const own = call.explain?.(failure);
-  if (own !== undefined) return own;
+  const specific = call.explain?.(failure);
+  if (specific !== undefined) return specific;
   const assumed = /sts:AssumeRole[A-Za-z]*/.exec(message)?.[0];
   if (refused.has(name) && assumed !== undefined) {
     return {
-      problem: `was not asked for, since this process may not take its role (${assumed})`,
-      hint: "Check AWS_ROLE_ARN or the profile, and that the trust policy of the role names this process.",
+      problem: `was not requested: this process may not assume its role (${assumed})`,
+      hint: "Check AWS_ROLE_ARN or the profile, and that the trust policy of the role allows this process.",
     };
   }
   if (refused.has(name)) {
     return {
-      problem: `was refused: this process may not call ${action}`,
-      hint: `Allow ${action} to its role, and nothing more; see to the policies of the resource and of its KMS key as well.`,
+      problem: `cannot be used: this process may not call ${action}`,
+      hint: `Allow ${action} to the role of this process, and nothing more. Check the policies of the resource and of its KMS key too.`,
     };
   }
   if (badCredentials.has(name) || status === 403) {
     return {
-      problem: "was refused: AWS does not take the credentials of this process",
-      hint: "Give it new ones: these may have expired, been revoked, or be of another partition. Check the clock as well.",
+      problem: "cannot be used: AWS rejected the credentials of this process",
+      hint: "Give the process new credentials: these may have expired, been revoked, or belong to another partition. Check the clock of the machine too.",
     };
   }
   if (noCredentials.has(name) || message.startsWith("Could not load credentials")) {
     return {
-      problem: "was not asked for, since there are no AWS credentials",
-      hint: "Give the process a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; or pass a client.",
+      problem: "was not requested: the AWS SDK found no credentials",
+      hint: "Give the process a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Or pass an SDK client as client.",
     };
   }
   if (message === "Region is missing") {
-    return { problem: "was not asked for, since no AWS region is set", hint: "Set AWS_REGION, or pass region." };
+    return { problem: "was not requested: no AWS region is set", hint: "Set AWS_REGION, or pass region." };
   }
   if (throttled.has(name) || status === 429) {
     return {
-      problem: `could not be used: AWS throttles ${action}, after several attempts`,
-      hint: "Ask less often (refreshMs), or have the quota of the account raised.",
+      problem: `cannot be used: AWS throttled every attempt at ${action}`,
+      hint: "Raise refreshMs to call AWS less often, or request a higher quota for the account.",
     };
   }
   if (status >= 500) {
     return {
-      problem: `could not be used: AWS itself failed at ${action}, after several attempts`,
-      hint: "Wait, and look at the health page of AWS for this region.",
+      problem: `cannot be used: every attempt at ${action} failed with a server error of AWS`,
+      hint: "Keep running processes up: they keep their keyring. Check the AWS health page for this region, and wait.",
     };
   }
   const code = systemCode(error);
   if (isOfFile(error)) {
     return {
-      problem: `was not asked for, since a file with AWS credentials cannot be read (${code ?? name})`,
-      hint: "Check the files that AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE name. In Kubernetes, check that the pod mounts the token of its service account.",
+      problem: `was not requested: a file with AWS credentials cannot be read (${code ?? name})`,
+      hint: "Check the files in AWS_WEB_IDENTITY_TOKEN_FILE, AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE. In Kubernetes, check that the pod mounts the token of its service account.",
     };
   }
   if (code !== undefined || name === "TimeoutError") {
     return {
-      problem: `could not be used: AWS cannot be reached (${code ?? name})`,
-      hint: "Check region and endpoint, and that they can be reached from here.",
+      problem: `cannot be used: AWS cannot be reached (${code ?? name})`,
+      hint: "Check region and endpoint, and that this process can reach the endpoint.",
     };
   }
   return {
-    problem: `could not be used: AWS answered ${action} with ${name}`,
-    hint: "Look this name up in the API reference of the service.",
+    problem: `cannot be used: AWS answered ${action} with the error ${name}`,
+    hint: "Look up the name of the error in the API reference of the service.",
   };
 }
 
 function failureOf(error: unknown): AwsFailure {
   if (!(error instanceof Error)) return { name: typeof error, message: "" };
-  // The name comes from the other end, and may be anything; those of AWS have no digits, and key material has.
+  // The server chooses the name, which may be any text. Names of AWS errors have no digits, and key material has some.
   const name = /^[A-Za-z]{1,64}$/.test(error.name) ? error.name : "Error";
   return { name, message: error.message };
 }

@@ -1,32 +1,34 @@
 import { requireUrl } from "@keyward/core";
 import { QuietHttpAgent, QuietHttpsAgent } from "./quiet-agents.ts";
 
-/** Where AWS is asked, and as whom: what is not given here follows from the SDK's own chain. */
+/** Options for the AWS SDK client. The SDK finds credentials, and other settings that are omitted here, by itself. */
 export interface AwsClientOptions {
-  /** Default: of an ARN its own, otherwise what the SDK finds in `AWS_REGION` and the shared configuration. */
+  /** AWS region. Default: the region in the ARN, otherwise the region that the SDK finds (`AWS_REGION`, shared configuration). */
   readonly region?: string;
-  /** The URL of another endpoint than AWS's own, such as a VPC endpoint. */
+  /** URL of another endpoint, such as a VPC endpoint. Default: the endpoint that the SDK finds. */
   readonly endpoint?: string;
 }
 
 const connectionTimeoutMs = 3_000;
 const requestTimeoutMs = 5_000;
-// The SDK waits longer after each attempt, by a random part of 100 ms, 200 ms, 400 ms; five times as long when throttled.
+// Between attempts, the SDK waits a random part of 100 ms, 200 ms and 400 ms, or five times as long if it was throttled.
 const maxAttempts = 4;
 
-// As the SDK makes its own.
+// The SDK uses the same settings for its own agents.
 const agentSettings = { keepAlive: true, maxSockets: 50 };
 
 /**
- * @throws KeywardError `VALUE_INVALID` for an endpoint that is no URL of http or https, or holds more than an address.
+ * Checks the option `endpoint`.
+ *
+ * @throws KeywardError `VALUE_INVALID` if the endpoint is not an http or https URL, or holds more than an address.
  */
 export function requireEndpoint({ endpoint }: AwsClientOptions): void {
   if (endpoint === undefined) return;
-  const form = "https://vpce-….amazonaws.com (or leave it out)";
+  const form = "https://vpce-….amazonaws.com (or omit endpoint to use the one of AWS)";
   requireUrl("endpoint", endpoint, { protocols: ["http:", "https:"], form, addressOnly: true });
 }
 
-/** How this package makes a client of the SDK. */
+/** Returns the settings for an SDK client. */
 export function clientSettings(options: AwsClientOptions, resource: string) {
   const region = options.region ?? regionOf(resource);
   return {

@@ -9,6 +9,7 @@ import {
   requireFreshness,
   requireOptions,
   requireSavable,
+  sameKeyring,
   singleFlight,
 } from "@keyward/core";
 import { type AwsClientOptions, requireEndpoint } from "./aws-client.ts";
@@ -16,27 +17,30 @@ import { Secret } from "./secret.ts";
 
 /** Options of {@link awsKeys}. */
 export interface AwsKeysOptions extends AwsClientOptions, KeyFreshness {
-  /** The name or ARN of the secret that holds the keyring document. */
+  /** Name or ARN of the secret that holds the keyring document. */
   readonly secretId: string;
-  /** The name that the ring must have. Default: whatever it has. */
+  /** Name that the keyring must have. Default: any name is accepted. */
   readonly name?: string;
-  /** A client of the SDK, in place of `region` and `endpoint`. It is never destroyed. */
+  /** SDK client to use instead of one made from `region` and `endpoint`. The provider never destroys this client. */
   readonly client?: Pick<SecretsManagerClient, "send">;
 }
 
-/** Keys from AWS Secrets Manager. */
+/** A key provider that reads a keyring from AWS Secrets Manager, made by {@link awsKeys}. */
 export interface AwsKeys extends KeyProvider {
   /**
-   * As {@link KeyProvider.save}.
+   * Replaces the keyring in the secret, if the secret still holds `previous`. See {@link KeyProvider.save}.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` when somebody else was first; `KEYRING_INVALID` for a ring that is scoped, has
-   * no keys, another name, or is longer than a secret may be; `PROVIDER_UNAVAILABLE` when AWS refuses or does not answer.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
+   * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys or another name, or exceeds the 65,536
+   * bytes of a secret.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses or does not answer.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Writes the first ring, into a new secret or into one that holds no value yet.
+   * Writes the first keyring, into a new secret or into one that has no value.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` when the secret holds something, and as {@link AwsKeys.save}.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret has a value; `KEYRING_INVALID` and `PROVIDER_UNAVAILABLE` as
+   * {@link AwsKeys.save} does.
    */
   create(ring: Keyring): Promise<void>;
 }
@@ -53,18 +57,25 @@ const optionNames: OptionNames<AwsKeysOptions> = {
 };
 
 /**
- * Keys from AWS Secrets Manager: one secret holds the keyring document, as `exportKeyring` writes it. Credentials,
- * region and endpoint are what the AWS SDK finds, unless given.
+ * Returns a key provider that reads a keyring from AWS Secrets Manager. One secret holds the keyring document, as
+ * `exportKeyring` writes it. The AWS SDK finds the credentials, and region and endpoint if these options are omitted.
  *
- * @throws KeywardError `VALUE_INVALID` for a `secretId` that is empty, an `endpoint` that is no URL, an unknown option, and for
- * settings of freshness out of range.
+ * @example
+ * import { createKeyv } from "@keyward/core";
+ * import { awsKeys } from "@keyward/keys-aws";
+ *
+ * const keys = awsKeys({ secretId: "production/keyring", refreshMs: 60_000 });
+ * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
+ *
+ * @throws KeywardError `VALUE_INVALID` if `secretId` is not a non-empty string, if `endpoint` is not a URL, for an unknown
+ * option, and for a duration out of range.
  */
 export function awsKeys(options: AwsKeysOptions): AwsKeys {
   const { secretId, name } = requireOptions("awsKeys", options, optionNames);
   requireEndpoint(options);
   if (typeof secretId !== "string" || secretId === "") {
     throw new KeywardError("VALUE_INVALID", "secretId is not the name or ARN of a secret", {
-      hint: 'Give it as secretId: "production/keyring". Is the variable that it comes from set?',
+      hint: 'Pass it as secretId: "production/keyring". If the name comes from an environment variable, check that the environment variable is set.',
     });
   }
   const freshness = requireFreshness(options);
@@ -74,9 +85,9 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     const { id, text } = await secret.read(signal);
     const ring = parse(text);
     if (name === undefined || ring.name === name) return { ring, version: id };
-    const found = `${secret.subject} holds the ring ${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
+    const found = `${secret.subject} holds the keyring ${JSON.stringify(ring.name)}, and the keyring ${JSON.stringify(name)} is expected`;
     throw new KeywardError("KEYRING_ROLLBACK", found, {
-      hint: "Correct secretId. Change name only where the ring was renamed on purpose.",
+      hint: "Correct secretId. Change name only if the keyring was renamed on purpose.",
     });
   }
 
@@ -86,7 +97,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     } catch (error) {
       if (!(error instanceof KeywardError)) throw error;
       const { code, message, keyId } = error;
-      const hint = `${error.hint} The secret is the document that exportKeyring writes, as plain text.`;
+      const hint = `${error.hint} The secret must be the document that exportKeyring writes, as plain text.`;
       throw new KeywardError(code, `${secret.subject}: ${message}`, { hint, keyId });
     }
   }
@@ -97,18 +108,26 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     async save(next, previous) {
       requireSavable(next, name);
       const { ring, version } = await read();
-      const same = exportKeyring(ring) === exportKeyring(previous);
+      const same = sameKeyring(ring, previous);
       if (same && (await secret.replace(version, exportKeyring(next)))) return;
-      throw new KeywardError("KEYRING_CONFLICT", `${secret.subject} holds another ring than the one that was changed`, {
-        hint: "Load the ring again, repeat the change on it, and save that.",
-      });
+      throw new KeywardError(
+        "KEYRING_CONFLICT",
+        `${secret.subject} does not hold the keyring that this change is based on: another writer was first`,
+        {
+          hint: "Load the keyring again, repeat the change on it, and save the result.",
+        },
+      );
     },
     async create(ring) {
       requireSavable(ring, name);
       if (await secret.create(exportKeyring(ring))) return;
-      throw new KeywardError("KEYRING_CONFLICT", `${secret.subject} holds a value already`, {
-        hint: "Load the ring that is there; to replace it, save a change of it.",
-      });
+      throw new KeywardError(
+        "KEYRING_CONFLICT",
+        `${secret.subject} already has a value, so no first keyring was written`,
+        {
+          hint: "Load the existing keyring. To change it, call save().",
+        },
+      );
     },
   };
 }

@@ -1,6 +1,6 @@
 import type { KMSClient } from "@aws-sdk/client-kms";
 import {
-  type KeyringPlace,
+  type KeyringLocation,
   KeywardError,
   type OptionNames,
   requireFreshness,
@@ -14,15 +14,15 @@ import { KmsWrapper } from "./kms-wrapper.ts";
 
 /** Options of {@link kmsKeys}. */
 export interface KmsKeysOptions extends AwsClientOptions, WrappedKeysOptions {
-  /** The id, ARN or alias (`alias/…`) of a symmetric KMS key. */
+  /** Id, ARN or alias (`alias/…`) of a symmetric KMS key. */
   readonly keyId: string;
-  /** Where the wrapped keyring lies: `storePlace(store)` or `filePlace(path)` of `@keyward/core`. */
-  readonly place: KeyringPlace;
-  /** The name that the ring must have, which KMS is told as well. Default "keyring". */
+  /** Location of the wrapped keyring: `storeLocation(store)` or `fileLocation(path)` of `@keyward/core`. */
+  readonly place: KeyringLocation;
+  /** Name that the keyring must have. It is also the encryption context in KMS. Default: `keyring`. */
   readonly name?: string;
-  /** KMS keys that the ring may still be wrapped under, until `rewrap`. */
+  /** Other KMS keys that the keyring may be wrapped under until `rewrap`. Default: none. */
   readonly formerKeyIds?: readonly string[];
-  /** A client of the SDK, in place of `region` and `endpoint`. It is never destroyed. */
+  /** SDK client to use instead of one made from `region` and `endpoint`. The provider never destroys this client. */
   readonly client?: Pick<KMSClient, "send">;
 }
 
@@ -41,11 +41,20 @@ const optionNames: OptionNames<KmsKeysOptions> = {
 };
 
 /**
- * Keys from a keyring that lies in a store or a file, wrapped by a KMS key: KMS is asked once, when the ring is loaded.
- * Needs the package `@aws-sdk/client-kms`, which is not installed with this one.
+ * Returns a key provider for a keyring that is stored in a store or a file, wrapped by a KMS key. KMS is called when a
+ * changed keyring is loaded, and never for a record. Needs the package `@aws-sdk/client-kms`, which you install yourself.
  *
- * @throws KeywardError `VALUE_INVALID` for a `keyId` that is empty, a `minGeneration` that is not a whole number from 1, an
- * `endpoint` that is no URL, an unknown option, and for settings of freshness out of range.
+ * @example
+ * import { createKeyv, storeLocation } from "@keyward/core";
+ * import { kmsKeys } from "@keyward/keys-aws";
+ * import { MemoryStore } from "@keyward/store-memory";
+ *
+ * const store = new MemoryStore();
+ * const keys = kmsKeys({ keyId: "alias/keyward", place: storeLocation(store) });
+ * const sessions = createKeyv({ store, keys, namespace: "sessions" });
+ *
+ * @throws KeywardError `VALUE_INVALID` if `keyId` is not a non-empty string, if `minGeneration` is not an integer of at
+ * least 1, if `endpoint` is not a URL, for an unknown option, and for a duration out of range.
  */
 export function kmsKeys(options: KmsKeysOptions): WrappedKeys {
   const {
@@ -58,7 +67,7 @@ export function kmsKeys(options: KmsKeysOptions): WrappedKeys {
   requireEndpoint(options);
   if ([keyId, ...formerKeyIds].some((id) => typeof id !== "string" || id === "")) {
     throw new KeywardError("VALUE_INVALID", "keyId is not the id, ARN or alias of a KMS key", {
-      hint: 'Give it as keyId: "alias/keyward". Is the variable that it comes from set?',
+      hint: 'Pass it as keyId: "alias/keyward". If the id comes from an environment variable, check that the environment variable is set.',
     });
   }
   const freshness = requireFreshness(options);

@@ -1,6 +1,6 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import type { KMSClient } from "@aws-sdk/client-kms";
-import { type KeyringWrapper, KeywardError, type WrapOptions } from "@keyward/core";
+import { type KeyringWrapper, KeywardError, systemCode, type WrapOptions } from "@keyward/core";
 import { type AwsFailure, awsNameOf, callAws, type Explanation } from "./aws-call.ts";
 import { type AwsClientOptions, clientSettings } from "./aws-client.ts";
 import { subjectOf } from "./aws-resource.ts";
@@ -12,20 +12,20 @@ const base64url = /^[A-Za-z0-9_-]+$/;
 
 type Kms = typeof import("@aws-sdk/client-kms");
 
-/** How a {@link KmsWrapper} reaches KMS. */
+/** Options of a {@link KmsWrapper}. */
 export interface KmsWrapperOptions extends AwsClientOptions {
   readonly client?: Pick<KMSClient, "send"> | undefined;
   readonly timeoutMs: number;
 }
 
 /**
- * Wraps a keyring under a KMS key. KMS encrypts no more than 4 KiB, so it wraps a data key, which is used once:
+ * Wraps a keyring under a KMS key. KMS encrypts at most 4 KiB, so KMS wraps a data key, which is used only once:
  *
  *     "kms1." base64url(data key, wrapped by KMS) "." base64url(nonce(12) ‖ ciphertext ‖ tag(16))
  *
- * The ciphertext is AES-256-GCM under the data key, with `kms1.` and the name of the ring as associated data; the
- * encryption context that KMS binds the data key to is `{ "keyward": name }`. Neither has the wrapped data key in it, so
- * KMS can wrap that anew without anybody opening the ring.
+ * The keyring document is encrypted by AES-256-GCM under the data key, with `kms1.` and the name of the keyring as
+ * associated data. KMS binds the data key to the encryption context `{ "keyward": name }`. Neither depends on the wrapped
+ * data key, so KMS can wrap the data key again without decrypting the keyring.
  */
 export class KmsWrapper implements KeyringWrapper {
   readonly #keyIds: readonly string[];
@@ -34,7 +34,7 @@ export class KmsWrapper implements KeyringWrapper {
   readonly #options: KmsWrapperOptions;
   #client: Pick<KMSClient, "send"> | undefined;
 
-  /** @param keyIds The first one wraps; each may have wrapped. */
+  /** @param keyIds Ids of KMS keys. The first one wraps; the keyring may be wrapped under any of them. */
   constructor(keyIds: readonly string[], name: string, options: KmsWrapperOptions) {
     this.#keyIds = keyIds;
     this.#context = { keyward: name };
@@ -73,7 +73,7 @@ export class KmsWrapper implements KeyringWrapper {
     const { Plaintext: dataKey } = await this.#underAnyKey((keyId) =>
       this.#call("Decrypt", keyId, signal, (client, { DecryptCommand }, options) =>
         client.send(
-          // Without the id, KMS would take whatever key the text names, also one of whoever wrote it.
+          // Without the id, KMS would use the key that the ciphertext names, which may be an attacker's key.
           new DecryptCommand({ KeyId: keyId, CiphertextBlob: wrappedKey, EncryptionContext: this.#context }),
           options,
         ),
@@ -90,9 +90,13 @@ export class KmsWrapper implements KeyringWrapper {
       decipher.final();
       return opened;
     } catch {
-      throw new KeywardError("KEYRING_INVALID", "The wrapped keyring was altered, or is of another ring", {
-        hint: "Check that name is the one it was wrapped with. Otherwise restore it from a backup, and find out who writes there.",
-      });
+      throw new KeywardError(
+        "KEYRING_INVALID",
+        "The wrapped keyring cannot be decrypted: it was altered, or it belongs to another keyring",
+        {
+          hint: "Check that name is the name that the keyring was wrapped with. Otherwise restore the wrapped keyring from a backup, and find out who can write to its location.",
+        },
+      );
     } finally {
       dataKey.fill(0);
     }
@@ -125,7 +129,7 @@ export class KmsWrapper implements KeyringWrapper {
       try {
         return await attempt(keyId);
       } catch (error) {
-        // Of a key that wrapped nothing here, KMS says either.
+        // KMS answers with one of these two errors if another key wrapped the data key.
         const name = awsNameOf(error);
         if (name !== "IncorrectKeyException" && name !== "AccessDeniedException") throw error;
         failure ??= error;
@@ -146,10 +150,10 @@ export class KmsWrapper implements KeyringWrapper {
   ): Promise<Output> {
     const kms = await loadKms();
     const call = {
-      // ReEncrypt needs two of its own.
+      // ReEncrypt has no action of the same name: it needs these two.
       action: operation === "ReEncrypt" ? "kms:ReEncryptFrom and kms:ReEncryptTo" : `kms:${operation}`,
       subject: subjectOf("KMS key", keyId),
-      // ReEncrypt names two of them.
+      // The error of ReEncrypt may name two of the keys.
       ids: this.#keyIds,
       timeoutMs: this.#options.timeoutMs,
       signal,
@@ -166,11 +170,14 @@ async function loadKms(): Promise<Kms> {
   try {
     return await import("@aws-sdk/client-kms");
   } catch (error) {
-    const missing = error instanceof Error && "code" in error && error.code === "ERR_MODULE_NOT_FOUND";
-    if (!missing) throw error;
-    throw new KeywardError("PROVIDER_UNAVAILABLE", "kmsKeys needs the package @aws-sdk/client-kms", {
-      hint: "Install it: npm install @aws-sdk/client-kms",
-    });
+    if (systemCode(error) !== "ERR_MODULE_NOT_FOUND") throw error;
+    throw new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      "kmsKeys needs the package @aws-sdk/client-kms, which is not installed",
+      {
+        hint: "Install it: npm install @aws-sdk/client-kms",
+      },
+    );
   }
 }
 
@@ -182,23 +189,27 @@ function read(wrapped: string): { readonly wrappedKey: Uint8Array; readonly body
   const [head, key = "", body = "", ...rest] = wrapped.trim().split(".");
   const wrappedKey = Buffer.from(key, "base64url");
   const sealed = Buffer.from(body, "base64url");
-  // Node's decoder takes padding, stray bits and other characters in silence.
+  // Node.js silently accepts padding, extra bits and other characters.
   const canonical =
     base64url.test(key) && wrappedKey.toString("base64url") === key && sealed.toString("base64url") === body;
   if (head === version && rest.length === 0 && canonical && sealed.length > nonceBytes + tagBytes) {
     return { wrappedKey, body };
   }
-  throw new KeywardError("KEYRING_INVALID", "What lies where the keyring should is not a keyring wrapped by KMS", {
-    hint: `Check the location, or restore the keyring from a backup: it begins with "${version}.".`,
-  });
+  throw new KeywardError(
+    "KEYRING_INVALID",
+    "The text at the location of the wrapped keyring is not a keyring wrapped by KMS",
+    {
+      hint: `Check the location, or restore the keyring from a backup: a keyring wrapped by KMS begins with "${version}.".`,
+    },
+  );
 }
 
 function noAnswer(keyId: string): KeywardError {
   return new KeywardError(
     "PROVIDER_UNAVAILABLE",
-    `${subjectOf("KMS key", keyId)}: KMS answered without what it was asked for`,
+    `${subjectOf("KMS key", keyId)}: the answer of KMS lacks the data key`,
     {
-      hint: "Check that the endpoint is one of KMS.",
+      hint: "Check that the endpoint is an endpoint of KMS.",
     },
   );
 }
@@ -213,27 +224,27 @@ function explainFailure({ name }: AwsFailure): Explanation | undefined {
     case "DisabledException":
       return {
         problem: "is disabled",
-        hint: "Unless it was disabled on purpose, enable it: aws kms enable-key.",
+        hint: "Unless the key was disabled on purpose, enable it: aws kms enable-key.",
       };
     case "KMSInvalidStateException":
       return {
-        problem: "is in no state to be used: pending deletion, most likely",
-        hint: "Look: aws kms describe-key. Keep it: aws kms cancel-key-deletion. Once it is deleted, the ring is lost, except in processes that have loaded it: keep those running.",
+        problem: "is in a state in which it cannot be used, most likely pending deletion",
+        hint: "Check the state of the key: aws kms describe-key. To keep the key: aws kms cancel-key-deletion. If the key is deleted, only processes that have loaded the keyring still have it: keep them running.",
       };
     case "IncorrectKeyException":
       return {
         code: "KEYRING_INVALID",
         problem: "did not wrap this keyring: another KMS key did",
-        hint: "Give the id of the key that did; when it was replaced, name that one in formerKeyIds and call rewrap().",
+        hint: "Set keyId to the KMS key that wrapped the keyring. If that key was replaced, add it to formerKeyIds and call rewrap().",
       };
     case "InvalidCiphertextException":
       return {
         code: "KEYRING_INVALID",
         problem: "did not wrap this keyring for this name, or the keyring was altered",
-        hint: "Check that name is the one it was wrapped with. Otherwise restore the keyring from a backup.",
+        hint: "Check that name is the name that the keyring was wrapped with. Otherwise restore the wrapped keyring from a backup.",
       };
     case "InvalidKeyUsageException":
-      return { problem: "is not one that wraps data keys", hint: "Use a symmetric key, of usage ENCRYPT_DECRYPT." };
+      return { problem: "cannot wrap data keys", hint: "Use a symmetric key with the usage ENCRYPT_DECRYPT." };
     default:
       return undefined;
   }

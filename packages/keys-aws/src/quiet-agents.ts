@@ -1,8 +1,8 @@
 import { type ClientRequestArgs, Agent as HttpAgent } from "node:http";
 import { Agent as HttpsAgent } from "node:https";
 
-// Node prints what a connection is made with where NODE_DEBUG names "net": of a request that includes its headers, and
-// in those are credentials. A connection needs none of them.
+// If NODE_DEBUG contains "net", Node.js prints the options of each connection. They include the headers of the request,
+// and with them credentials. A connection does not need the headers.
 
 export class QuietHttpAgent extends HttpAgent {
   override createConnection(...[options, ...rest]: Parameters<HttpAgent["createConnection"]>) {

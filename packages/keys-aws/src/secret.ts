@@ -14,28 +14,28 @@ import { subjectOf } from "./aws-resource.ts";
 
 const current = "AWSCURRENT";
 const previous = "AWSPREVIOUS";
-// One label for all writers: it marks at most one version, so that a writer who is killed leaves one behind and no more.
-// A version that lost it can still be moved to, and AWS keeps it for a day.
+// All writers use the same label, which marks at most one version. So killed writers leave at most one labeled version.
+// AWS keeps a version without a label for a day, and AWSCURRENT can still be moved to it.
 const pending = "keyward-pending";
 const maxBytes = 65_536;
 
-/** A text in a secret, and the version that it is. */
+/** A version of a secret: its id and its text. */
 export interface SecretVersion {
   readonly id: string;
   readonly text: string;
 }
 
-/** How a {@link Secret} is reached. */
+/** Options of a {@link Secret}. */
 export interface SecretOptions extends AwsClientOptions {
   readonly client?: Pick<SecretsManagerClient, "send"> | undefined;
   readonly timeoutMs: number;
 }
 
-/** One secret in Secrets Manager, that is replaced only if it is still the one that was read. */
+/** A secret in Secrets Manager whose value is replaced only if it is still the version that was read. */
 export class Secret {
   readonly #id: string;
   readonly #options: SecretOptions;
-  /** What errors call it. */
+  /** Name of the secret in errors. */
   readonly subject: string;
   #client: Pick<SecretsManagerClient, "send"> | undefined;
 
@@ -47,28 +47,32 @@ export class Secret {
   }
 
   /**
-   * What it holds now.
+   * Reads the current version.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` when it cannot be read or holds nothing, `KEYRING_INVALID` when it holds
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret cannot be read or has no value, `KEYRING_INVALID` if it holds
    * bytes.
    */
   async read(signal?: AbortSignal): Promise<SecretVersion> {
     const { VersionId: id, SecretString: text } = await this.#get({ VersionStage: current }, signal);
     if (id !== undefined && text !== undefined) return { id, text };
-    throw new KeywardError("KEYRING_INVALID", `${this.subject} holds bytes (SecretBinary) and no text`, {
-      hint: "Store the keyring document as SecretString.",
-    });
+    throw new KeywardError(
+      "KEYRING_INVALID",
+      `${this.subject} holds bytes (SecretBinary), and a text (SecretString) is expected`,
+      {
+        hint: "Store the keyring document as SecretString.",
+      },
+    );
   }
 
   /**
-   * Replaces the version `expected`, and says whether it did: not when another one is in use by now.
+   * Replaces the version `expected`. Returns false if another version is current.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` when it could not be written, or nobody knows whether it was.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret could not be written, or if the result is unknown.
    */
   async replace(expected: string, text: string): Promise<boolean> {
     this.#requireSize(text);
     const id = randomUUID();
-    // Without a label, AWSCURRENT would move there, whatever it marks by now.
+    // Without a label of its own, the new version would become AWSCURRENT, whatever version is current at that time.
     await this.#put(id, text);
     const replaced = await this.#makeCurrent(expected, id);
     await this.#unmark(id);
@@ -76,17 +80,17 @@ export class Secret {
   }
 
   /**
-   * Writes the first text, into a new secret or one without a value, and says whether it did.
+   * Writes the first text, into a new secret or one without a value. Returns false if the secret has a value.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` when it could not be written.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret could not be written.
    */
   async create(text: string): Promise<boolean> {
     this.#requireSize(text);
-    // An ARN is that of a secret which is there.
+    // A secret with an ARN exists already.
     if (!this.#id.startsWith("arn:") && (await this.#createSecret(text))) return true;
     if (await this.#hasValue()) return false;
     const id = randomUUID();
-    // The first version of a secret is made current whatever its labels, and no second one is.
+    // AWS makes the first version of a secret current, whatever its labels, and does not do so for a second one.
     const stages = await this.#put(id, text);
     await this.#unmark(id);
     return stages.includes(current);
@@ -103,7 +107,7 @@ export class Secret {
 
   async #createSecret(text: string): Promise<boolean> {
     try {
-      // The SDK gives the request a token of its own, so that a repeated one succeeds.
+      // The SDK adds a token to the request, so that a repeated request succeeds.
       await this.#call("CreateSecret", undefined, (client, options) =>
         client.send(new CreateSecretCommand({ Name: this.#id, SecretString: text }), options),
       );
@@ -129,7 +133,7 @@ export class Secret {
       client.send(
         new PutSecretValueCommand({
           SecretId: this.#id,
-          // It becomes the id of the version: a repeated request makes no second one.
+          // The token becomes the id of the version, so a repeated request does not make a second version.
           ClientRequestToken: id,
           SecretString: text,
           VersionStages: [pending],
@@ -148,7 +152,7 @@ export class Secret {
             SecretId: this.#id,
             VersionStage: current,
             MoveToVersionId: id,
-            // AWS refuses when AWSCURRENT marks another version by now.
+            // AWS refuses if AWSCURRENT no longer marks this version.
             RemoveFromVersionId: expected,
           }),
           options,
@@ -156,7 +160,7 @@ export class Secret {
       );
       return true;
     } catch (error) {
-      // Its answer may have been lost, and the SDK may have sent it twice: then the second was refused for the first.
+      // The first answer may have been lost. The SDK then sent the request again, and AWS refused the second one.
       if (await this.#wasCurrent(id, error)) return true;
       if (awsNameOf(error) === "InvalidParameterException") return false;
       throw error;
@@ -169,14 +173,18 @@ export class Secret {
       return stages.includes(current) || stages.includes(previous);
     } catch {
       if (awsNameOf(failure) === "AccessDeniedException") throw failure;
-      throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.subject} may have been replaced or not: AWS went away`, {
-        hint: "Load the ring again: if it has the change, it was saved.",
-        cause: failure,
-      });
+      throw new KeywardError(
+        "PROVIDER_UNAVAILABLE",
+        `${this.subject} may or may not have been replaced: the connection to AWS failed during the write`,
+        {
+          hint: "Load the keyring again. If it contains the change, it was saved; otherwise repeat the change.",
+          cause: failure,
+        },
+      );
     }
   }
 
-  /** Takes the label off, unless another writer has it by now. A version without labels goes in time. */
+  /** Removes the label, unless another writer has moved it. AWS deletes versions without labels later. */
   async #unmark(id: string): Promise<void> {
     try {
       await this.#call("UpdateSecretVersionStage", undefined, (client, options) =>
@@ -186,7 +194,7 @@ export class Secret {
         ),
       );
     } catch {
-      // The next writer takes it off, as he does where AWS went away before.
+      // The next writer removes the label.
     }
   }
 
@@ -215,13 +223,17 @@ export class Secret {
   #requireSize(text: string): void {
     const bytes = Buffer.byteLength(text);
     if (bytes <= maxBytes) return;
-    throw new KeywardError("KEYRING_INVALID", `The keyring takes ${bytes} bytes, and a secret ${maxBytes}`, {
-      hint: "Remove keys that no record needs: retireKey removes a key that it disabled before.",
-    });
+    throw new KeywardError(
+      "KEYRING_INVALID",
+      `The keyring has ${bytes} bytes, and a secret can hold at most ${maxBytes}`,
+      {
+        hint: "Remove keys that no record needs: a second call of retireKey removes a key that the first call disabled.",
+      },
+    );
   }
 }
 
-const restore = "If a ring was there before, restore it: a new one opens no existing record.";
+const restoreFirst = "If the secret held a keyring before, restore it: a new keyring cannot decrypt existing records.";
 
 function explainFailure({ name, message }: AwsFailure): Explanation | undefined {
   const deleted = /delet/i.test(message);
@@ -229,32 +241,32 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
     case "ResourceNotFoundException":
       return /staging label|VersionId/.test(message)
         ? {
-            problem: "is there and holds no value",
-            hint: `${restore} Only for the first ring: awsKeys(…).create(Keyring.generate()).`,
+            problem: "exists, but has no value",
+            hint: `${restoreFirst} Only for a first keyring, run awsKeys(…).create(Keyring.generate()).`,
           }
         : {
             problem: "does not exist in this account and region",
-            hint: `Correct secretId or region. ${restore} Only for the first ring: awsKeys(…).create(Keyring.generate()).`,
+            hint: `Correct secretId or region. ${restoreFirst} Only for a first keyring, run awsKeys(…).create(Keyring.generate()).`,
           };
     case "InvalidRequestException":
       if (!deleted) return undefined;
       return {
         problem: "is scheduled for deletion",
-        hint: "If that was a mistake, aws secretsmanager restore-secret brings it back; do so before its recovery window ends.",
+        hint: "If the deletion is a mistake, restore the secret before its recovery window ends: aws secretsmanager restore-secret.",
       };
     case "DecryptionFailure":
     case "EncryptionFailure":
       return {
-        problem: "cannot be used, since Secrets Manager cannot use the KMS key that protects it",
-        hint: "Check that this key is enabled and not pending deletion, and that its policy allows this role kms:Decrypt, and kms:GenerateDataKey to write.",
+        problem: "cannot be used: Secrets Manager cannot use the KMS key that protects the secret",
+        hint: "Check that the KMS key is enabled and not pending deletion. Check that its policy allows the role of this process kms:Decrypt, and for writes kms:GenerateDataKey.",
       };
     case "InvalidParameterException":
       if (!/replica/i.test(message)) return undefined;
       return { problem: "is a replica, which can only be read", hint: "Write in the region of the primary secret." };
     case "LimitExceededException":
       return {
-        problem: "took no further version, since AWS has a limit there",
-        hint: "Take staging labels other than AWSCURRENT and AWSPREVIOUS off old versions, and try again.",
+        problem: "cannot have another version: the limit of AWS is reached",
+        hint: "Remove staging labels other than AWSCURRENT and AWSPREVIOUS from old versions, and try again.",
       };
     default:
       return undefined;

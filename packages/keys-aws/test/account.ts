@@ -13,13 +13,13 @@ import { expect, vi } from "vitest";
 import { expectRefusal } from "../../../test/store/refusals.ts";
 import { materialOf } from "../../../test/store/secrets.ts";
 
-/** The credentials that the SDK's own chain finds in these tests. No error may show them. */
+/** The credentials that the SDK finds in these tests. No error may show them. */
 export const credentials = {
   accessKeyId: "AKIDTEST7Q2LMZ4XKEYW",
   secretAccessKey: "c0ffee/Secret+Access=Key/7hJq2LmZ4x",
 };
 
-/** Has the SDK find these credentials and a region, and nothing of the machine it runs on. */
+/** Sets environment variables so that the SDK finds these credentials and a region, and no settings of the machine. */
 export function stubEnvironment(): void {
   vi.stubEnv("AWS_ACCESS_KEY_ID", credentials.accessKeyId);
   vi.stubEnv("AWS_SECRET_ACCESS_KEY", credentials.secretAccessKey);
@@ -29,7 +29,7 @@ export function stubEnvironment(): void {
   vi.stubEnv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent");
 }
 
-/** What an operator would do by hand. */
+/** An AWS account, with the operations that an operator would do by hand. */
 export class Account {
   readonly secretsManager: SecretsManagerClient;
   readonly kms: KMSClient;
@@ -40,7 +40,7 @@ export class Account {
     this.kms = new KMSClient(settings);
   }
 
-  /** A secret that no other test has; without a value unless one is given. */
+  /** Creates a secret with a unique name. Default: the secret has no value. */
   async newSecret(value: { readonly SecretString?: string; readonly SecretBinary?: Uint8Array } = {}): Promise<string> {
     const name = newName();
     await this.secretsManager.send(new CreateSecretCommand({ Name: name, ...value }));
@@ -51,7 +51,7 @@ export class Account {
     return await this.secretsManager.send(new GetSecretValueCommand({ SecretId: name, VersionStage: "AWSCURRENT" }));
   }
 
-  /** The labels in use, of each version that has any. */
+  /** Returns the staging labels of each version that has some. */
   async labels(name: string): Promise<string[][]> {
     const { VersionIdsToStages = {} } = await this.secretsManager.send(new DescribeSecretCommand({ SecretId: name }));
     return Object.values(VersionIdsToStages)
@@ -72,17 +72,17 @@ export class Account {
   }
 }
 
-/** A name that no other test has. */
+/** Returns a unique name. */
 export function newName(): string {
   return `keyward/test/${randomUUID()}`;
 }
 
-/** The texts that would give a ring away, and the credentials. */
+/** Returns the key material of a keyring and the secret credential, which no output may show. */
 export function secretsOf(ring: Keyring): string[] {
   return [...materialOf(ring), credentials.secretAccessKey];
 }
 
-/** The error of a call, which must show none of a ring's keys, nor the credentials. */
+/** Returns the error of a call. Fails if the error shows a key of the keyring or the credentials. */
 export async function refusal(call: Promise<unknown>, code: KeywardErrorCode, ring: Keyring): Promise<KeywardError> {
   const error = await expectRefusal(call, code);
   const shown = `${inspect(error, { depth: Number.POSITIVE_INFINITY, showHidden: true })} ${JSON.stringify(error)}`;

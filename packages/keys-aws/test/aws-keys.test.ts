@@ -34,7 +34,7 @@ describeWithMoto(servers, "awsKeys", () => {
     await server.stop();
   });
 
-  /** A secret that holds a ring, and what lies between it and a provider. */
+  /** Creates a secret with a keyring, and a proxy between the secret and its providers. */
   async function openSecret(ring = Keyring.generate("first")) {
     const secretId = await account.newSecret({ SecretString: exportKeyring(ring) });
     const proxy = await startProxy(server.endpoint);
@@ -45,7 +45,7 @@ describeWithMoto(servers, "awsKeys", () => {
   }
 
   describe("save", () => {
-    it("lets exactly one of several providers win, and leaves no label behind", async () => {
+    it("succeeds for exactly one of several providers, and leaves no label", async () => {
       const { secretId, ring, open, stored } = await openSecret();
       let previous = ring;
       for (let round = 0; round < 5; round++) {
@@ -63,10 +63,10 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("does not take AWSCURRENT from who was first between its reading and its writing", async () => {
+    it("does not replace a version that another writer made current between its read and its write", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       const theirs = ring.add({ id: "theirs" });
-      // By hand, in the console: without a condition of any kind.
+      // The other writer uses the AWS console, which makes every new version current.
       proxy.fault = async (operation) => {
         if (operation !== "UpdateSecretVersionStage" || (await stored()).generation > ring.generation) return undefined;
         const SecretString = exportKeyring(theirs);
@@ -78,14 +78,14 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("writes nothing for a ring that is not the one there", async () => {
+    it("writes nothing if the secret holds another keyring than the previous one", async () => {
       const { ring, proxy, open } = await openSecret();
       const stale = ring.add({ id: "stale" });
       await refusal(open().save(stale.add({ id: "next" }), stale), "KEYRING_CONFLICT", ring);
       expect(proxy.calls).toEqual(["GetSecretValue"]);
     });
 
-    it("succeeds although the answer to the decisive request was lost", async () => {
+    it("succeeds if the answers to its write requests are lost", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       const lost = new Set(["PutSecretValue", "UpdateSecretVersionStage"]);
       proxy.fault = (operation) => (lost.delete(operation) ? { kind: "lost" } : undefined);
@@ -93,11 +93,11 @@ describeWithMoto(servers, "awsKeys", () => {
       await open().save(next, ring);
       expect(lost.size).toBe(0);
       expect(exportKeyring(await stored())).toBe(exportKeyring(next));
-      // Repeated, it made no second version.
+      // The repeated request made no second version.
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("succeeds although its answer was lost and the ring was changed again before it was repeated", async () => {
+    it("succeeds if its answer is lost and another writer changes the keyring before the request is repeated", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       const ours = ring.add({ id: "ours" });
       const theirs = ours.add({ id: "theirs" });
@@ -113,7 +113,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(exportKeyring(await stored())).toBe(exportKeyring(theirs));
     });
 
-    it("says that it does not know when AWS goes away in the middle, and the next one tidies up", async () => {
+    it("reports an unknown result if the connection fails in the middle, and the next save removes the label", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       let put = false;
       proxy.fault = (operation) => {
@@ -122,7 +122,7 @@ describeWithMoto(servers, "awsKeys", () => {
       };
       const next = ring.add({ id: "second" });
       const error = await refusal(open().save(next, ring), "PROVIDER_UNAVAILABLE", next);
-      expect(error.message).toContain("may have been replaced or not");
+      expect(error.message).toContain("may or may not have been replaced");
       expect(exportKeyring(await stored())).toBe(exportKeyring(ring));
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["keyward-pending"]]);
       proxy.fault = () => undefined;
@@ -130,7 +130,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("names the action that it may not call, and leaves the ring", async () => {
+    it("names the IAM action that is denied, and does not change the keyring", async () => {
       const { ring, proxy, open, stored } = await openSecret();
       for (const denied of ["PutSecretValue", "UpdateSecretVersionStage"]) {
         proxy.fault = (operation) =>
@@ -141,7 +141,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("refuses what cannot be a ring for everybody, before AWS is asked", async () => {
+    it("refuses a keyring that cannot be saved, before it calls AWS", async () => {
       const { ring, proxy, open } = await openSecret();
       for (const [next, name] of [
         [ring.scope("billing"), "keyring"],
@@ -162,7 +162,7 @@ describeWithMoto(servers, "awsKeys", () => {
   });
 
   describe("create", () => {
-    /** Exactly one of four rings is written. */
+    /** Creates four keyrings at the same time; exactly one of them must be written. */
     async function createFourAtOnce(secretId: string) {
       const rings = Array.from({ length: 4 }, () => Keyring.generate());
       const open = () => awsKeys({ secretId, endpoint: server.endpoint });
@@ -173,7 +173,7 @@ describeWithMoto(servers, "awsKeys", () => {
       return outcomes;
     }
 
-    it("makes the secret, and only once", async () => {
+    it("creates the secret, and only one of several calls succeeds", async () => {
       const secretId = newName();
       const outcomes = await createFourAtOnce(secretId);
       for (const outcome of outcomes) {
@@ -181,13 +181,13 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fills a secret that was made without a value, and only once", async () => {
+    it("fills a secret that has no value, and only one of several calls succeeds", async () => {
       const secretId = await account.newSecret();
       await createFourAtOnce(secretId);
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"]]);
     });
 
-    it("succeeds although its answer was lost", async () => {
+    it("succeeds if its answer is lost", async () => {
       const proxy = await startProxy(server.endpoint);
       onTestFinished(() => proxy.close());
       const lost = new Set(["CreateSecret"]);
@@ -198,7 +198,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
     });
 
-    it("does not replace what is there", async () => {
+    it("does not replace an existing keyring", async () => {
       const { ring, open, stored } = await openSecret();
       await refusal(open().create(Keyring.generate()), "KEYRING_CONFLICT", ring);
       expect(exportKeyring(await stored())).toBe(exportKeyring(ring));
@@ -208,9 +208,9 @@ describeWithMoto(servers, "awsKeys", () => {
   describe("load", () => {
     it.each<[string, Fault]>([
       ["throttled", { kind: "error", status: 400, name: "ThrottlingException" }],
-      ["answered by a failing server", { kind: "error", status: 500, name: "InternalServiceError" }],
-      ["cut off", { kind: "reset" }],
-    ])("is repeated when it was %s", async (_, fault) => {
+      ["answered with a server error", { kind: "error", status: 500, name: "InternalServiceError" }],
+      ["cut off by a closed connection", { kind: "reset" }],
+    ])("is retried if it is %s", async (_, fault) => {
       const { ring, proxy, open } = await openSecret();
       let faults = 2;
       proxy.fault = () => (faults-- > 0 ? fault : undefined);
@@ -223,7 +223,7 @@ describeWithMoto(servers, "awsKeys", () => {
       ["ExpiredTokenException", "expired"],
       ["DecryptionFailure", "kms:Decrypt"],
       ["UnknownOperationException", "API reference"],
-    ])("is not repeated when it was refused, with %s", async (name, hint) => {
+    ])("is not retried if AWS refuses it with %s", async (name, hint) => {
       const { ring, proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "error", status: 400, name });
       const error = await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
@@ -231,20 +231,20 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("is not repeated when the server does not know the credentials", async () => {
+    it("is not retried if the server does not know the credentials", async () => {
       const guarded = await startMoto(servers);
       onTestFinished(() => guarded.stop());
       const proxy = await startProxy(guarded.endpoint);
       onTestFinished(() => proxy.close());
-      // From now on, moto looks at credentials.
+      // From now on, moto checks credentials.
       await fetch(`${guarded.endpoint}/moto-api/reset-auth`, { method: "POST", body: "0" });
       const keys = awsKeys({ secretId: newName(), endpoint: proxy.endpoint });
       const error = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
-      expect(error.message).toContain("does not take the credentials");
+      expect(error.message).toContain("rejected the credentials");
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("passes on who may not do what, and no other word of AWS", async () => {
+    it("rejects with the message of AWS in its cause only if access was denied", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = "User: arn:aws:iam::123456789012:user/app is not authorized to perform this action";
       proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException", message });
@@ -254,7 +254,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(inspect(await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring))).not.toContain("user/app");
     });
 
-    it("ends in time when nobody answers, and at once when its caller gives up", async () => {
+    it("ends within timeoutMs if AWS does not answer, and at once if its caller aborts", async () => {
       const { ring, proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "silence" });
       const begun = performance.now();
@@ -267,7 +267,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(performance.now() - begun).toBeLessThan(3_000);
     });
 
-    it("ends in time, and when its caller gives up, between two attempts as well", async () => {
+    it("ends within timeoutMs, and at once if its caller aborts, also between two attempts", async () => {
       const { proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "error", status: 400, name: "ThrottlingException", retryAfterSeconds: 4 });
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
@@ -290,7 +290,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("ends in time when the source of the credentials does not answer", async () => {
+    it("ends within timeoutMs if the source of the credentials does not answer", async () => {
       const { ring, secretId, proxy } = await openSecret();
       const credentials = () => new Promise<never>(() => undefined);
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint, credentials });
@@ -302,14 +302,14 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toEqual([]);
     });
 
-    it("is one call for all who ask at once", async () => {
+    it("makes one call to AWS for any number of concurrent loads", async () => {
       const { proxy, open } = await openSecret();
       const keys = open();
       await Promise.all(Array.from({ length: 50 }, () => keys.load()));
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("tells what is wrong with the secret apart", async () => {
+    it("rejects with a hint of its own for each problem with the secret", async () => {
       const ring = Keyring.generate();
       const hints: string[] = [];
       const ask = async (secretId: string, code: KeywardErrorCode) => {
@@ -327,14 +327,14 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await ask(key, "KEYRING_INVALID")).toContain("exportKeyring");
       expect(new Set(hints).size).toBe(hints.length);
 
-      // What AWS says of a secret without a value; moto says the same as where there is none.
+      // The message of AWS for a secret without a value. moto answers as if the secret did not exist.
       const { proxy, open } = await openSecret();
       const message = "Secrets Manager can't find the specified secret value for staging label: AWSCURRENT";
       proxy.fault = () => ({ kind: "error", status: 400, name: "ResourceNotFoundException", message });
-      expect((await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring)).hint).toContain("first ring");
+      expect((await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring)).hint).toContain("first keyring");
     });
 
-    it("shows nothing of what AWS says about a request or an answer", async () => {
+    it("shows no message of AWS that may repeat a request or an answer", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = `Value '${exportKeyring(ring)}' at 'secretString' failed to satisfy a constraint`;
       const { keys }: { keys: { material: string }[] } = JSON.parse(exportKeyring(ring));
@@ -350,20 +350,20 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("does not repeat a key that was given for the name of a secret", async () => {
+    it("does not show a key that was passed as secretId", async () => {
       const ring = Keyring.generate();
       for (const secretId of secretsOf(ring).slice(0, 3)) {
         await refusal(awsKeys({ secretId, endpoint: server.endpoint }).load(), "PROVIDER_UNAVAILABLE", ring);
       }
     });
 
-    it("does not repeat a passphrase that was given for one", async () => {
+    it("does not show a passphrase that was passed as secretId", async () => {
       const secretId = "passphrase:correct-horse-battery-staple";
       const keys = awsKeys({ secretId, endpoint: server.endpoint });
       expect(inspect(await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate()))).not.toContain("horse");
     });
 
-    it("does not repeat such a key either where AWS does, who refuses it", async () => {
+    it("does not show a key that was passed as secretId if AWS repeats it", async () => {
       const { proxy } = await openSecret();
       const ring = Keyring.generate();
       for (const secretId of secretsOf(ring).slice(0, 3)) {
@@ -373,7 +373,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("reads a replica, which cannot be written", async () => {
+    it("reads a replica secret, which cannot be written", async () => {
       const [secretId, ring] = [newName(), Keyring.generate()];
       const replicas = { AddReplicaRegions: [{ Region: "us-east-1" }] };
       const secret = { Name: secretId, SecretString: exportKeyring(ring), ...replicas };
@@ -384,15 +384,15 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(error.hint).toContain("primary secret");
     });
 
-    it("refuses a ring of another name", async () => {
+    it("refuses a keyring with another name", async () => {
       const { ring, open } = await openSecret();
       await refusal(open({ name: "production" }).load(), "KEYRING_ROLLBACK", ring);
       expect((await open({ name: ring.name }).load()).name).toBe(ring.name);
     });
   });
 
-  describe("a client", () => {
-    it("may be the caller's own, and is never destroyed", async () => {
+  describe("the SDK client", () => {
+    it("may be passed by the caller, and is then never destroyed", async () => {
       const { secretId, ring, proxy } = await openSecret();
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
       onTestFinished(() => client.destroy());
@@ -406,7 +406,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await client.send(new GetSecretValueCommand({ SecretId: secretId }))).toMatchObject({ Name: secretId });
     });
 
-    it("asks in the region of an ARN, wherever the process is", async () => {
+    it("uses the region of an ARN, whatever the region of the process", async () => {
       const { ARN: secretId = "" } = await account.value(
         await account.newSecret({ SecretString: exportKeyring(Keyring.generate()) }),
       );
@@ -420,7 +420,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("says that there are no credentials, or no region", async () => {
+    it("fails with an error that names missing credentials, or a missing region", async () => {
       const ring = Keyring.generate();
       try {
         for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]) vi.stubEnv(name, undefined);
@@ -435,7 +435,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("says that the file of a web identity cannot be read, and not that AWS cannot be reached", async () => {
+    it("fails with an error that names an unreadable file of a web identity", async () => {
       const names = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"] as const;
       try {
         for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]) vi.stubEnv(name, undefined);
@@ -453,16 +453,16 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("says that a role cannot be taken, and not that the secret is refused", async () => {
+    it("fails with an error that names the role that cannot be assumed", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = "Not authorized to perform sts:AssumeRoleWithWebIdentity";
       proxy.fault = () => ({ kind: "error", status: 403, name: "AccessDenied", message });
       const error = await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
-      expect(error.message).toContain("may not take its role (sts:AssumeRoleWithWebIdentity)");
+      expect(error.message).toContain("may not assume its role (sts:AssumeRoleWithWebIdentity)");
       expect(error.hint).toContain("trust policy");
     });
 
-    it("shows no credential in the output of a process that prints all that Node does on the network", async () => {
+    it("shows no credential in the output of a process with NODE_DEBUG for the network", async () => {
       const { secretId, ring, proxy } = await openSecret();
       const script = `
         import { awsKeys } from "@keyward/keys-aws";
@@ -486,17 +486,17 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("that vanished is to be restored, before another one is made", async () => {
+    it("fails for a missing secret with a hint to restore the secret before a new one is made", async () => {
       const keys = awsKeys({ secretId: newName(), endpoint: server.endpoint });
       const { hint } = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
-      expect(hint).toMatch(/restore it: a new one opens no existing record\. Only for the first ring/);
+      expect(hint).toMatch(/restore it: a new keyring cannot decrypt existing records\. Only for a first keyring/);
     });
 
     it.each<[string, object]>([
       ["an unknown option", { refreshMS: 1_000 }],
-      ["an endpoint that is none", { endpoint: "vpce.amazonaws.com" }],
+      ["an endpoint that is not a URL", { endpoint: "vpce.amazonaws.com" }],
       ["a password in the endpoint", { endpoint: "https://user:c0ffee-password@vpce.amazonaws.com" }],
-    ])("tells code without types of %s, and repeats no password", (_, change) => {
+    ])("is refused in untyped code with %s, and no password is shown", (_, change) => {
       let caught: unknown;
       try {
         awsKeys(Object.assign({ secretId: "ring" }, change));
@@ -511,13 +511,13 @@ describeWithMoto(servers, "awsKeys", () => {
       ["no secretId", { secretId: "" }],
       ["a refreshMs of 0", { secretId: "ring", refreshMs: 0 }],
       ["a maxAgeMs that is not longer than timeoutMs", { secretId: "ring", maxAgeMs: 1_000 }],
-    ])("is not made with %s", (_, options) => {
+    ])("is refused with %s", (_, options) => {
       expect(() => awsKeys(options)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
     });
   });
 
-  describe("a store", () => {
-    it("goes on with its ring while AWS is away, and follows it again afterwards", async () => {
+  describe("a store with awsKeys", () => {
+    it("keeps using its keyring while AWS is down, and loads changes afterwards", async () => {
       const own = await startMoto(servers);
       onTestFinished(() => own.stop());
       const operator = awsKeys({ secretId: newName(), endpoint: own.endpoint });
@@ -536,7 +536,7 @@ describeWithMoto(servers, "awsKeys", () => {
       await store.set("during", "value");
       expect(await store.getMany(["before", "during"])).toEqual(["value", "value"]);
 
-      // It comes back without its memory, as a secret that was deleted would.
+      // moto restarts without its data, as if the secret had been deleted.
       await own.restart();
       await vi.waitFor(() => expect(warnings.at(-1)?.message).toContain("does not exist"), { timeout: 10_000 });
       expect(await store.get("during")).toBe("value");
@@ -550,7 +550,7 @@ describeWithMoto(servers, "awsKeys", () => {
       await refusal(operator.load(), "PROVIDER_UNAVAILABLE", ring);
     });
 
-    it("that never had a ring asks again only now and then when it is refused, however often it is called", async () => {
+    it("makes few calls to AWS if it has no keyring and is refused, however often it is called", async () => {
       const { proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
       const store = new EncryptedStore(new MemoryStore(), { keys: open() });
@@ -562,7 +562,7 @@ describeWithMoto(servers, "awsKeys", () => {
       await expect.poll(() => store.set("key", "value").catch(String)).toBe(true);
     });
 
-    it("that never had a ring says which call had no answer in time", async () => {
+    it("rejects with the name of the AWS call that timed out if it has no keyring", async () => {
       const { ring, proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "silence" });
       const store = new EncryptedStore(new MemoryStore(), { keys: open({ timeoutMs: 300 }) });
@@ -570,7 +570,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(error.message).toContain("secretsmanager:GetSecretValue");
     });
 
-    it("has a thousand reads of records under a new key cost one call", async () => {
+    it("makes one call to AWS for a thousand reads of records under a new key", async () => {
       const { ring, proxy, open } = await openSecret();
       const inner = new MemoryStore();
       const names = Array.from({ length: 1_000 }, (_, index) => `key ${index}`);

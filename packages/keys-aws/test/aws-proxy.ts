@@ -1,35 +1,35 @@
 import { once } from "node:events";
 import { createServer, type IncomingMessage, request, type ServerResponse } from "node:http";
 
-/** What becomes of a call instead of its answer. */
+/** A fault that replaces the normal answer to a call. */
 export type Fault =
-  /** The error that AWS would send; the call is not carried out. */
+  /** The client receives this error of AWS. The call is not executed. */
   | {
       readonly kind: "error";
       readonly status: number;
       readonly name: string;
       readonly message?: string;
-      /** How long the client is asked to wait before it repeats the call. */
+      /** How long the client should wait before it repeats the call, in seconds. */
       readonly retryAfterSeconds?: number;
     }
-  /** The call is carried out and its answer lost. */
+  /** The call is executed, and its answer is lost. */
   | { readonly kind: "lost" }
-  /** The connection is closed, and the call not carried out. */
+  /** The connection is closed. The call is not executed. */
   | { readonly kind: "reset" }
-  /** Nothing, for ever. */
+  /** The client never receives an answer. */
   | { readonly kind: "silence" };
 
-/** Stands between the SDK and a server. */
+/** A proxy between the SDK and a server, which can inject faults. */
 export interface AwsProxy {
   readonly endpoint: string;
-  /** The operations asked for so far, such as `GetSecretValue`. */
+  /** Names of the operations called so far, such as `GetSecretValue`. */
   readonly calls: string[];
-  /** Decides what becomes of each call; `undefined` lets it pass. */
+  /** Returns the fault for a call; `undefined` forwards the call to the server. */
   fault: (operation: string) => Fault | undefined | Promise<Fault | undefined>;
   close(): Promise<void>;
 }
 
-/** Starts a proxy that lets every call pass, until told otherwise. */
+/** Starts a proxy that forwards every call until its `fault` is replaced. */
 export async function startProxy(target: string): Promise<AwsProxy> {
   const calls: string[] = [];
   const server = createServer((incoming, outgoing) => {

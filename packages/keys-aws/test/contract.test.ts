@@ -3,7 +3,14 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DeleteSecretCommand, SecretsManagerClient } from "@aws-sdk/client-secrets-manager";
 import { keyProviderContract, type OpenKeyProvider } from "@keyward/contract";
-import { exportKeyring, filePlace, type KeyProvider, Keyring, type KeyringPlace, storePlace } from "@keyward/core";
+import {
+  exportKeyring,
+  fileLocation,
+  type KeyProvider,
+  Keyring,
+  type KeyringLocation,
+  storeLocation,
+} from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, it } from "vitest";
 import { describeWithMoto, findMoto, type MotoServer, startMoto } from "../../../test/servers/moto.ts";
@@ -13,7 +20,7 @@ import { type Fault, startProxy } from "./aws-proxy.ts";
 
 const runner = { describe, it };
 const servers = await findMoto({ anyWillDo: true });
-const nobody = "http://127.0.0.1:9";
+const unusedEndpoint = "http://127.0.0.1:9";
 stubEnvironment();
 
 describeWithMoto(servers, "AWS", () => {
@@ -40,13 +47,13 @@ describeWithMoto(servers, "AWS", () => {
     };
   }
 
-  /** A provider over a secret of this value. */
+  /** Returns a provider for a new secret with this value. */
   async function overSecret(value: { SecretString?: string; SecretBinary?: Uint8Array }, ring = Keyring.generate()) {
     const secretId = await account.newSecret(value);
     return opened(awsKeys({ secretId, endpoint: server.endpoint }), ring);
   }
 
-  /** A provider over a good secret, behind a proxy that does this to every call. */
+  /** Returns a provider for a valid secret, with a proxy that answers every call with this fault. */
   async function behind(fault: Fault): Promise<OpenKeyProvider> {
     const ring = Keyring.generate();
     const secretId = await account.newSecret({ SecretString: exportKeyring(ring) });
@@ -70,7 +77,7 @@ describeWithMoto(servers, "AWS", () => {
       },
       { name: "the secret has no value", code: "PROVIDER_UNAVAILABLE", open: () => overSecret({}) },
       {
-        name: "the secret is to be deleted",
+        name: "the secret is scheduled for deletion",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
           const ring = Keyring.generate();
@@ -96,27 +103,27 @@ describeWithMoto(servers, "AWS", () => {
         },
       },
       {
-        name: "the secret holds something else",
+        name: "the secret holds no keyring document",
         code: "KEYRING_INVALID",
         open: () => overSecret({ SecretString: JSON.stringify({ username: "app", password: "hunter2" }) }),
       },
       {
-        name: "nobody answers at the endpoint",
+        name: "no server answers at the endpoint",
         code: "PROVIDER_UNAVAILABLE",
-        open: async () => opened(awsKeys({ secretId: newName(), endpoint: nobody }), Keyring.generate()),
+        open: async () => opened(awsKeys({ secretId: newName(), endpoint: unusedEndpoint }), Keyring.generate()),
       },
       {
-        name: "AWS refuses",
+        name: "AWS denies access",
         code: "PROVIDER_UNAVAILABLE",
         open: () => behind({ kind: "error", status: 400, name: "AccessDeniedException" }),
       },
       {
-        name: "AWS does not take the credentials",
+        name: "AWS rejects the credentials",
         code: "PROVIDER_UNAVAILABLE",
         open: () => behind({ kind: "error", status: 400, name: "UnrecognizedClientException" }),
       },
       {
-        name: "AWS throttles",
+        name: "AWS throttles the call",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
           const proxy = await startProxy(server.endpoint);
@@ -129,15 +136,15 @@ describeWithMoto(servers, "AWS", () => {
         },
       },
       {
-        name: "AWS fails",
+        name: "AWS answers with a server error",
         code: "PROVIDER_UNAVAILABLE",
         open: () => behind({ kind: "error", status: 500, name: "InternalServiceError" }),
       },
     ],
   });
 
-  /** A provider over a wrapped ring that lies at a place. */
-  async function wrappedAt(place: KeyringPlace, close?: () => Promise<unknown>): Promise<OpenKeyProvider> {
+  /** Returns a provider for a new wrapped keyring at a location. */
+  async function wrappedAt(place: KeyringLocation, close?: () => Promise<unknown>): Promise<OpenKeyProvider> {
     const ring = Keyring.generate();
     const keys = kmsKeys({ keyId: await account.newKey(), place, endpoint: server.endpoint });
     await keys.create(ring);
@@ -146,7 +153,7 @@ describeWithMoto(servers, "AWS", () => {
 
   async function wrappedInMemory() {
     const ring = Keyring.generate();
-    const place = storePlace(new MemoryStore());
+    const place = storeLocation(new MemoryStore());
     const keyId = await account.newKey();
     await kmsKeys({ keyId, place, endpoint: server.endpoint }).create(ring);
     return { ring, place, keyId };
@@ -155,19 +162,19 @@ describeWithMoto(servers, "AWS", () => {
   keyProviderContract(runner, {
     name: "kmsKeys, in a store",
     expect: { save: true, subscribe: false },
-    open: () => wrappedAt(storePlace(new MemoryStore())),
+    open: () => wrappedAt(storeLocation(new MemoryStore())),
     failing: [
       {
-        name: "nothing lies there",
+        name: "the location is empty",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
-          const place = storePlace(new MemoryStore());
+          const place = storeLocation(new MemoryStore());
           const keys = kmsKeys({ keyId: await account.newKey(), place, endpoint: server.endpoint });
           return opened(keys, Keyring.generate());
         },
       },
       {
-        name: "there is no such key",
+        name: "there is no such KMS key",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
           const { place, ring } = await wrappedInMemory();
@@ -175,7 +182,7 @@ describeWithMoto(servers, "AWS", () => {
         },
       },
       {
-        name: "KMS refuses",
+        name: "KMS denies access",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
           const { keyId, place, ring } = await wrappedInMemory();
@@ -185,11 +192,11 @@ describeWithMoto(servers, "AWS", () => {
         },
       },
       {
-        name: "nobody answers at the endpoint",
+        name: "no server answers at the endpoint",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
           const { keyId, place, ring } = await wrappedInMemory();
-          return opened(kmsKeys({ keyId, place, endpoint: nobody }), ring);
+          return opened(kmsKeys({ keyId, place, endpoint: unusedEndpoint }), ring);
         },
       },
     ],
@@ -200,18 +207,18 @@ describeWithMoto(servers, "AWS", () => {
     expect: { save: true, subscribe: false },
     open: async () => {
       const folder = await mkdtemp(join(tmpdir(), "keyward-kms-"));
-      return await wrappedAt(filePlace(join(folder, "keyring")), () => rm(folder, { recursive: true }));
+      return await wrappedAt(fileLocation(join(folder, "keyring")), () => rm(folder, { recursive: true }));
     },
     failing: [
       {
-        name: "an unwrapped document lies there",
+        name: "the location holds a keyring document that is not wrapped",
         code: "KEYRING_INVALID",
         open: async () => {
           const folder = await mkdtemp(join(tmpdir(), "keyward-kms-"));
           const path = join(folder, "keyring");
           const ring = Keyring.generate();
           await writeFile(path, exportKeyring(ring));
-          const keys = kmsKeys({ keyId: await account.newKey(), place: filePlace(path), endpoint: server.endpoint });
+          const keys = kmsKeys({ keyId: await account.newKey(), place: fileLocation(path), endpoint: server.endpoint });
           return opened(keys, ring, () => rm(folder, { recursive: true }));
         },
       },

@@ -7,10 +7,10 @@ import {
   EncryptedStore,
   exportKeyring,
   Keyring,
-  type KeyringPlace,
+  type KeyringLocation,
   type KeywardError,
   type KeywardErrorCode,
-  storePlace,
+  storeLocation,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, expect, it, onTestFinished, vi } from "vitest";
@@ -23,8 +23,8 @@ const run = promisify(execFile);
 const servers = await findMoto();
 stubEnvironment();
 
-/** A place that anybody may write to. */
-class OpenPlace implements KeyringPlace {
+/** A location in memory that a test can read and overwrite. */
+class MemoryLocation implements KeyringLocation {
   text: string | undefined;
 
   async read(): Promise<string | undefined> {
@@ -52,10 +52,10 @@ describeWithMoto(servers, "kmsKeys", () => {
     await server.stop();
   });
 
-  /** A wrapped ring, and what lies between it and KMS. */
+  /** Creates a wrapped keyring, and a proxy between its providers and KMS. */
   async function openRing(ring = Keyring.generate("first")) {
     const keyId = await account.newKey();
-    const place = new OpenPlace();
+    const place = new MemoryLocation();
     const proxy = await startProxy(server.endpoint);
     onTestFinished(() => proxy.close());
     const open = (options: Partial<KmsKeysOptions> = {}) =>
@@ -65,7 +65,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     return { ring, keyId, place, proxy, open };
   }
 
-  it("wraps a ring that is longer than KMS encrypts, in three parts", async () => {
+  it("wraps a keyring that is longer than KMS can encrypt, in three parts", async () => {
     let ring = Keyring.generate();
     for (let count = 0; count < 60; count++) ring = ring.add();
     const { place, open } = await openRing(ring);
@@ -75,7 +75,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
   });
 
-  it("asks KMS once for a ring, however often it is loaded, and never for a record", async () => {
+  it("calls KMS once for a keyring, however often it is loaded, and never for a record", async () => {
     const { proxy, open } = await openRing();
     const keys = open();
     await Promise.all(Array.from({ length: 50 }, () => keys.load()));
@@ -86,7 +86,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(proxy.calls).toEqual(["Decrypt"]);
   });
 
-  it("opens nothing that was altered, cut, or written by another hand", async () => {
+  it("refuses a wrapped keyring that was altered, cut, or combined with another one", async () => {
     const { ring, place, open } = await openRing();
     const text = place.text ?? "";
     const [head = "", wrappedKey = "", body = ""] = text.split(".");
@@ -105,7 +105,7 @@ describeWithMoto(servers, "kmsKeys", () => {
       `${head}.${wrappedKey}.${body.slice(0, 36)}`,
       `${head}.${wrappedKey}.${body.slice(4)}`,
       `${head}.${wrappedKey}.${body.slice(0, -4)}`,
-      // The ring under the data key of another one, and the other way round.
+      // A wrapped data key and the body of another keyring.
       `${head}.${wrappedKey}.${other[2]}`,
       `${head}.${wrappedKey}.${flipped(body, 0)}`,
       `${head}.${wrappedKey}.${flipped(body, body.length >> 1)}`,
@@ -121,7 +121,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
   });
 
-  it("can be opened by the format that the README gives, and only in its context", async () => {
+  it("writes the format that the README specifies, which KMS decrypts only with its encryption context", async () => {
     const { ring, keyId, place } = await openRing(Keyring.generate().rename("production"));
     const [, wrappedKey = "", body = ""] = place.text?.split(".") ?? [];
     const CiphertextBlob = Buffer.from(wrappedKey, "base64url");
@@ -139,16 +139,16 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(document).toBe(exportKeyring(ring));
   });
 
-  it("binds a ring to its name", async () => {
+  it("refuses a keyring that was wrapped for another name", async () => {
     const { ring, open } = await openRing(Keyring.generate().rename("production"));
     await refusal(open({ name: "staging" }).load(), "KEYRING_INVALID", ring);
     expect((await open({ name: "production" }).load()).name).toBe("production");
-    // Without a name, it is the one that a ring has when nobody gave it another.
-    const unnamed = kmsKeys({ keyId: "alias/keyward", place: new OpenPlace(), endpoint: server.endpoint });
+    // The default of `name` is the default name of a keyring.
+    const unnamed = kmsKeys({ keyId: "alias/keyward", place: new MemoryLocation(), endpoint: server.endpoint });
     expect((await refusal(unnamed.create(ring), "KEYRING_INVALID", ring)).message).toContain('"keyring"');
   });
 
-  it("rewraps without opening the ring, and moves it to another KMS key", async () => {
+  it("rewraps a keyring without decrypting it, and moves it to another KMS key", async () => {
     const { ring, keyId, place, proxy, open } = await openRing();
     const before = place.text?.split(".") ?? [];
     expect(await open().rewrap()).toBe(true);
@@ -167,9 +167,9 @@ describeWithMoto(servers, "kmsKeys", () => {
     await expect(open().load()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("tells KMS which key to use, and not the other way round", async () => {
+  it("decrypts only with the KMS key that is configured, not with one that the text names", async () => {
     const { ring, place, open } = await openRing();
-    // Who can write to the place has a KMS key of his own, that this process may use as well.
+    // An attacker who can write to the location has another KMS key, which this process may use too.
     const theirs = await openRing(ring);
     place.text = theirs.place.text;
     await expect(open().load()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
@@ -182,14 +182,14 @@ describeWithMoto(servers, "kmsKeys", () => {
     ["KMSInvalidStateException", "PROVIDER_UNAVAILABLE", "cancel-key-deletion"],
     ["IncorrectKeyException", "KEYRING_INVALID", "formerKeyIds"],
     ["InvalidCiphertextException", "KEYRING_INVALID", "name"],
-  ])("says what to do about %s, and asks once", async (name, code, hint) => {
+  ])("gives a hint for %s, and does not retry", async (name, code, hint) => {
     const { ring, proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "error", status: 400, name });
     expect((await refusal(open().load(), code, ring)).hint).toContain(hint);
     expect(proxy.calls).toHaveLength(1);
   });
 
-  it("does not repeat a key of the ring that was given for the id of a KMS key, whoever else does", async () => {
+  it("does not show a key that was passed as the id of a KMS key, even if KMS repeats it", async () => {
     const { ring, proxy, open } = await openRing();
     for (const given of secretsOf(ring).slice(0, 3)) {
       const message = `User: app is not authorized to perform this on resource: ${given}`;
@@ -201,7 +201,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     }
   });
 
-  it("asks again when KMS fails, and keeps the ring while it is away", async () => {
+  it("retries if KMS fails, and keeps the keyring while KMS is down", async () => {
     const { proxy, open } = await openRing();
     let faults = 2;
     proxy.fault = () => (faults-- > 0 ? { kind: "error", status: 500, name: "KMSInternalException" } : undefined);
@@ -213,7 +213,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     const warnings: KeywardError[] = [];
     store.on("provider:error", (error: KeywardError) => warnings.push(error));
     proxy.fault = () => ({ kind: "reset" });
-    // The text is another one now, so KMS has to be asked.
+    // The wrapped text has changed, so KMS must be called.
     await open({ endpoint: server.endpoint }).rewrap();
     await vi.waitFor(() => expect(warnings.length).toBeGreaterThan(0), { timeout: 10_000 });
     expect(warnings[0]?.code).toBe("PROVIDER_UNAVAILABLE");
@@ -221,7 +221,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await store.disconnect();
   });
 
-  it("asks KMS again only now and then when it is refused, however often a store without a ring is called", async () => {
+  it("makes few calls to KMS if it is refused, however often a store without a keyring is called", async () => {
     const { proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
     const store = new EncryptedStore(new MemoryStore(), { keys: open() });
@@ -234,7 +234,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await expect.poll(() => store.set("key", "value").catch(String)).toBe(true);
   });
 
-  it("ends in time when KMS does not answer", async () => {
+  it("ends within timeoutMs if KMS does not answer", async () => {
     const { ring, proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "silence" });
     const begun = performance.now();
@@ -244,7 +244,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(performance.now() - begun).toBeLessThan(3_000);
   });
 
-  it("takes the caller's client, and never destroys it", async () => {
+  it("uses the caller's SDK client, and never destroys it", async () => {
     const { ring, proxy, open } = await openRing();
     const client = new KMSClient({ endpoint: proxy.endpoint });
     onTestFinished(() => client.destroy());
@@ -253,9 +253,9 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(destroy).not.toHaveBeenCalled();
   });
 
-  it("lies beside the records that it seals, out of their reach", async () => {
+  it("keeps the keyring in the store of its records, where clear() does not delete it", async () => {
     const inner = new MemoryStore();
-    const keys = kmsKeys({ keyId: await account.newKey(), place: storePlace(inner), endpoint: server.endpoint });
+    const keys = kmsKeys({ keyId: await account.newKey(), place: storeLocation(inner), endpoint: server.endpoint });
     await keys.create(Keyring.generate());
     const store = new EncryptedStore(inner, { keys });
     await store.set("keyring", "value");
@@ -269,15 +269,15 @@ describeWithMoto(servers, "kmsKeys", () => {
     ["a minGeneration of 0", { keyId: "alias/keyward", minGeneration: 0 }],
     ["a timeoutMs of 0", { keyId: "alias/keyward", timeoutMs: 0 }],
     ["an unknown option", Object.assign({ keyId: "alias/keyward" }, { formerKeyId: "alias/former" })],
-    ["an endpoint that is none", { keyId: "alias/keyward", endpoint: "kms" }],
-  ])("is not made with %s", (_, options) => {
-    expect(() => kmsKeys({ ...options, place: new OpenPlace() })).toThrow(
+    ["an endpoint that is not a URL", { keyId: "alias/keyward", endpoint: "kms" }],
+  ])("refuses %s", (_, options) => {
+    expect(() => kmsKeys({ ...options, place: new MemoryLocation() })).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID" }),
     );
   });
 });
 
-it("kmsKeys says which package to install, and awsKeys does not need it", async () => {
+it("kmsKeys names the package to install, and awsKeys works without it", async () => {
   const program = `
     import { registerHooks } from "node:module";
     registerHooks({

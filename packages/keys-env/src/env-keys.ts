@@ -12,7 +12,7 @@ import { type FoundKeys, readMount, readText } from "./mounted-keys.ts";
 import {
   invalidKey,
   isDocument,
-  makeAKey,
+  onlyForAFirstKey,
   type PassphraseOptions,
   passphraseOptionNames,
   readIdentifiedKey,
@@ -23,7 +23,7 @@ import {
 
 /** Options of {@link envKeys}. */
 export interface EnvKeysOptions extends PassphraseOptions, MissingKeysOptions, MountOptions {
-  /** Where the variables are read, anew at each load; default `process.env`. */
+  /** Environment variables to read keys from. They are read at each load. Default: `process.env`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
@@ -35,26 +35,35 @@ const optionNames: OptionNames<EnvKeysOptions> = {
 };
 
 /**
- * Keys from environment variables.
+ * Returns a key provider that reads a keyring from environment variables. For a variable called `NAME`:
  *
- * - `NAME` holds the primary: 32 bytes as base64 or base64url, `hex:` and 64 hex digits, `passphrase:` and at least 32
- *   characters, or a whole keyring document. `id=` in front gives a key an id.
- * - `NAME_FILE` names a file or directory that holds it instead, as {@link fileKeys} reads it, and is watched.
- * - `NAME_OTHERS` holds further keys, comma-separated, which open records but seal none.
+ * - `NAME` holds the primary key: 32 bytes in base64 or base64url, `hex:` and 64 hex digits, `passphrase:` and at least
+ *   32 characters, or a whole keyring document. A prefix `id=` gives the key an id.
+ * - `NAME_FILE` replaces `NAME`. It holds the path of a file or a directory, which is read as {@link fileKeys} reads it
+ *   and watched for changes.
+ * - `NAME_OTHERS` holds additional keys, separated by commas. They decrypt records and encrypt none.
  *
- * White space at the ends of a value is not part of it. Nothing is guessed: what is no key in one of these notations
- * makes `load` reject with `KEY_INVALID`.
+ * White space around a value is ignored. A value in none of these notations makes `load` reject with `KEY_INVALID`; it
+ * is never used as a passphrase by guess.
  *
- * @param name The name of the variable, not its value.
- * @throws KeywardError `KEY_INVALID` for a name that no variable can have, `VALUE_INVALID` for a `pollMs` out of range and for
- * an unknown option.
+ * @example
+ * import { createKeyv } from "@keyward/core";
+ * import { envKeys } from "@keyward/keys-env";
+ *
+ * // APP_ENCRYPTION_KEY holds a key made with: openssl rand -base64 32
+ * const keys = envKeys("APP_ENCRYPTION_KEY");
+ * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
+ *
+ * @param name Name of the environment variable, not its value.
+ * @throws KeywardError `KEY_INVALID` if `name` cannot be the name of an environment variable; `VALUE_INVALID` for an
+ * unknown option or for one out of range.
  */
 export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider {
   requirePollMs(requireOptions("envKeys", options, optionNames));
   if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
-    // The commonest slip is envKeys(process.env.NAME), so the name is not repeated.
-    throw new KeywardError("KEY_INVALID", "envKeys was given something that is not the name of a variable", {
-      hint: 'Give it the name, not the value: envKeys("APP_ENCRYPTION_KEY").',
+    // The message does not repeat the name: the most common mistake is envKeys(process.env.NAME), which passes the key.
+    throw new KeywardError("KEY_INVALID", "The first argument of envKeys is not the name of an environment variable", {
+      hint: 'Pass the name, not the value: envKeys("APP_ENCRYPTION_KEY").',
     });
   }
   const { env = process.env } = options;
@@ -80,7 +89,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     missing.found();
     if (value !== undefined && path !== undefined) {
       throw new KeywardError("KEYRING_INVALID", `Both ${name} and ${fileVariable} are set`, {
-        hint: `Keep the one whose key records were written under, and unset the other. Further keys go into ${othersVariable}.`,
+        hint: `Keep the environment variable with the key that existing records were encrypted with, and unset the other one. Put additional keys into ${othersVariable}.`,
       });
     }
     if (value !== undefined) return readText(value, name, options);
@@ -89,21 +98,21 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
         "KEYRING_INVALID",
         `${othersVariable} is set, but neither ${name} nor ${fileVariable} is`,
         {
-          hint: `Set ${name} to the key that was there before, which is the primary.`,
+          hint: `Restore the earlier value of ${name}: it holds the primary key.`,
         },
       );
     }
     if (path === "")
       throw invalidKey(
         fileVariable,
-        "it is empty where the path of a file is expected",
-        `Set it to the path of the file, or set ${name} and unset it.`,
+        "the value is empty, and the path of a file is expected",
+        `Set ${fileVariable} to the path of the file; or unset it, and set ${name}.`,
       );
     const found = await readMount(mountAt(path), fileName, options, () => {});
     if (found !== undefined) return found;
-    // Its name may be a key that was pasted into the wrong variable.
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `${fileName} leads to nothing`, {
-      hint: `Mount the secret there, or correct ${fileVariable}. It holds the path of a file, not a key.`,
+    // The message does not repeat the path, which may be a key that was pasted into the wrong variable.
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `${fileName} does not exist, or the directory there is empty`, {
+      hint: `Mount the secret there, or correct ${fileVariable}. This environment variable holds a path, not a key.`,
     });
   }
 
@@ -116,8 +125,8 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
       const source = `${othersVariable}, key ${index + 1} of ${texts.length},`;
       const key = trim(text);
       if (key === "") {
-        const hint = "Give the key that belongs there, or take out the comma that nothing stands behind.";
-        throw invalidKey(source, "it is empty, 0 characters found", hint);
+        const hint = "Insert the missing key, or remove the extra comma.";
+        throw invalidKey(source, "0 characters found", hint);
       }
       keys.push(await readIdentifiedKey(key, source, options));
     }
@@ -127,16 +136,20 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
   async function load(): Promise<Keyring> {
     const found = await find();
     if (found === undefined) {
-      const hint = `Set ${name} to the key that records were written under. ${makeAKey}`;
+      const hint = `If records exist, set ${name} to the key that they were encrypted with: ${onlyForAFirstKey}`;
       const production = isProduction(env, process.env);
-      return missing.standIn(`No key: neither ${name} nor ${fileVariable} is set`, hint, production);
+      return missing.fallback(`No key: neither ${name} nor ${fileVariable} is set`, hint, production);
     }
     const others = await readOthers();
     if ("keys" in found) return ringOf([...found.keys, ...others], `${name} with ${othersVariable}`);
     if (others.length === 0) return found.ring;
-    throw new KeywardError("KEYRING_INVALID", `${othersVariable} is set beside a whole keyring document`, {
-      hint: `Unset ${othersVariable}. Before that, add its keys to the document where the document lacks them: it holds all keys of the ring.`,
-    });
+    throw new KeywardError(
+      "KEYRING_INVALID",
+      `${othersVariable} is set, and the primary key comes from a whole keyring document`,
+      {
+        hint: `Add the keys of ${othersVariable} that the keyring document lacks to the document, and then unset ${othersVariable}.`,
+      },
+    );
   }
 
   return {

@@ -10,7 +10,7 @@ import { createKeyring, requireWritable, saveKeyring } from "./keyring-file.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions, missingKeysOptionNames } from "./missing-keys.ts";
 import { Mount, type MountOptions, mountOptionNames, pathForErrors } from "./mount.ts";
 import { readMount, ringFrom } from "./mounted-keys.ts";
-import { makeAKey, type PassphraseOptions, passphraseOptionNames } from "./notation.ts";
+import { onlyForAFirstKey, type PassphraseOptions, passphraseOptionNames } from "./notation.ts";
 
 /** Options of {@link fileKeys}. */
 export interface FileKeysOptions extends PassphraseOptions, MissingKeysOptions, MountOptions {}
@@ -21,47 +21,72 @@ const optionNames: OptionNames<FileKeysOptions> = {
   ...mountOptionNames,
 };
 
-/** Keys from a file. */
+/** A key provider that reads a keyring from a file or a directory, made by {@link fileKeys}. */
 export interface FileKeys extends KeyProvider {
   /**
-   * As {@link KeyProvider.save}: compare-and-swap, safe between the processes of one machine.
+   * Replaces the keyring document in the file, if the file still holds `previous`. Safe between the processes of one
+   * machine, which take turns by a lock. See {@link KeyProvider.save}.
    *
-   * @throws KeywardError `KEYRING_CONFLICT`; `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a
-   * file that cannot be replaced from here; `KEYRING_INVALID` for an empty file; `PROVIDER_UNAVAILABLE` where there is none.
+   * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring than `previous`.
+   * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
+   * cannot replace.
+   * @throws KeywardError `KEYRING_INVALID` for an empty file, and for a `next` that cannot be saved.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist, or cannot be read or written.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * As {@link KeyProvider.requireWritable}: whether the path holds a keyring document that this process can replace.
+   * Checks that the path holds a keyring document that this process can replace, and writes nothing. See
+   * {@link KeyProvider.requireWritable}.
    *
-   * @throws KeywardError `PROVIDER_READ_ONLY`, and as {@link FileKeys.save}.
+   * @throws KeywardError `PROVIDER_READ_ONLY`, `KEYRING_INVALID` or `PROVIDER_UNAVAILABLE`, as {@link FileKeys.save} does.
    */
   requireWritable(): Promise<void>;
   /**
-   * Writes the first ring, as a keyring document.
+   * Writes the first keyring, as a keyring document that only the file's owner can read.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` where something lies at the path already.
+   * @throws KeywardError `KEYRING_CONFLICT` if a file exists at the path; `KEYRING_INVALID` for a keyring that cannot be
+   * saved; `PROVIDER_UNAVAILABLE` if the file cannot be written.
    */
   create(ring: Keyring): Promise<void>;
-  /** Watches the path. */
+  /**
+   * Calls `changed` after each change at the path, at most once in 100 ms. Returns a function that ends the
+   * subscription. A subscription does not keep the process running.
+   */
   subscribe(changed: () => void): () => void;
 }
 
 /**
- * Keys from a file, in any notation that {@link envKeys} reads, or from a directory with a file for each key: the file's
- * name is the key's id, and a file `primary` holds the id of the primary. The path is watched.
+ * Returns a key provider that reads a keyring from a file, or from a directory with one file for each key. The path is
+ * watched for changes.
  *
- * A file that holds a keyring document can be saved to: compare-and-swap, safe between the processes of one machine.
- * `create` writes the first one. A directory, a file with a single key and a read-only mount cannot be saved to:
- * `rotateKey` refuses them before it writes anything, and `retireKey` only checks.
+ * A file holds a value in one of the notations that {@link envKeys} reads. In a directory, the name of each file is the
+ * id of its key, and a file `primary` holds the id of the primary key.
  *
- * @throws KeywardError `VALUE_INVALID` for what is no path, for a `pollMs` out of range and for an unknown option.
+ * A file with a keyring document can be saved to, and `create` writes the first one. A directory, a file with a single
+ * key and a read-only mount cannot be saved to: `rotateKey` refuses them before it writes anything, and `retireKey` only
+ * checks whether the key is in use.
+ *
+ * @example
+ * import { createKeyv } from "@keyward/core";
+ * import { fileKeys } from "@keyward/keys-env";
+ *
+ * const keys = fileKeys("/run/secrets/keyring");
+ * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
+ *
+ * @param path Path of the file or the directory.
+ * @throws KeywardError `VALUE_INVALID` if `path` is not a non-empty string, for an unknown option, and for an option out of
+ * range.
  */
 export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys {
   requireOptions("fileKeys", options, optionNames);
   if (typeof path !== "string" || path === "") {
-    throw new KeywardError("VALUE_INVALID", "fileKeys was given no path", {
-      hint: "Give it the path of a file or a directory, as text. Is the variable set that it should come from?",
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "The first argument of fileKeys is not a path: a non-empty string is expected",
+      {
+        hint: "Pass the path of a file or a directory as a string. If the path comes from an environment variable, check that the environment variable is set.",
+      },
+    );
   }
   const name = pathForErrors(path);
   const mount = new Mount(path, name, options);
@@ -70,8 +95,8 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys 
   async function load() {
     const found = await readMount(mount, name, options, () => missing.found());
     if (found !== undefined) return ringFrom(found, name);
-    const hint = `Mount the key that records were written under. ${makeAKey}`;
-    return missing.standIn(`${name} holds no key: nothing is there`, hint, isProduction(process.env));
+    const hint = `If records exist, mount the key that they were encrypted with: ${onlyForAFirstKey}`;
+    return missing.fallback(`${name} does not exist, or the directory there is empty`, hint, isProduction(process.env));
   }
 
   return {

@@ -1,4 +1,4 @@
-/** What most likely happened to a text that should be a key: what is to be done about it, without a word of the text. */
+/** A common mistake in a value that should be a key, and how to correct it. The advice never repeats the value. */
 interface Slip {
   readonly isLikely: (text: string) => boolean;
   readonly advice: string;
@@ -6,83 +6,85 @@ interface Slip {
 
 export const byteOrderMark = "\uFEFF";
 
-// Node writes these in lines of 64 or 76 characters, openssl in lines of 64.
+// Node.js writes base64 in lines of 64 or 76 characters, openssl in lines of 64.
 const keyInLines = /^[A-Za-z0-9+/_\-\s]{20,}={0,2}\s*$/;
 // Zero-width and no-break spaces, and others that no editor shows.
 const invisible = /[\u00A0\u00AD\u200B-\u200F\u2028-\u202F\u2060\u3000]/;
 const control = /\p{Cc}/u;
 
-// The first that fits is told.
+// The first mistake that is likely decides the advice.
 const slips: readonly Slip[] = [
   {
     isLikely: (text) => text.startsWith(byteOrderMark),
-    advice: "The value begins with a byte order mark: save the file as UTF-8 without one.",
+    advice: "The value begins with a byte order mark: save the file as UTF-8 without a byte order mark.",
   },
   {
     isLikely: (text) => text.includes("\0"),
-    advice: "The value has zero bytes in it, as UTF-16 has: save the file as UTF-8.",
+    advice: "The value contains zero bytes, which indicates UTF-16: save the file as UTF-8.",
   },
   {
     isLikely: (text) => text.startsWith("-----BEGIN"),
-    advice: "The value is in PEM, which holds a certificate or a key of another kind: name another file or variable.",
+    advice:
+      "The value is in PEM format, which holds a certificate or another type of key: use another file or environment variable.",
   },
   {
     isLikely: (text) => text.startsWith("export "),
-    advice: "The value is a whole line of a shell script: give what stands behind the equals sign.",
+    advice: "The value is a whole line of a shell script: use only the text after the equals sign.",
   },
   {
     isLikely: (text) => /^["'`\u201C\u201D\u2018\u2019]|["'`\u201C\u201D\u2018\u2019]$/.test(text),
-    advice: "The value has a quote at its beginning or end: leave quotes out.",
+    advice: "The value has a quote at its beginning or end: remove the quotes.",
   },
   {
     isLikely: (text) => /^base64:/i.test(text),
-    advice: 'The value begins with "base64:": leave that out, and give what stands behind it.',
+    advice: 'The value begins with "base64:": remove this prefix.',
   },
   {
     isLikely: (text) => /^hex:/i.test(text),
-    advice: 'Write "hex:" in small letters.',
+    advice: 'Write the prefix "hex:" in lower case.',
   },
   {
     isLikely: (text) => /^(?:0x)?[0-9a-f]{64}$/i.test(text),
-    advice: 'If these are hex digits, put "hex:" in front of them, and leave "0x" out.',
+    advice: 'If the value is in hex, add the prefix "hex:", and remove "0x".',
   },
   {
     isLikely: (text) => /\s#/.test(text),
-    advice: "The value has a comment behind it: leave that out.",
+    advice: "The value ends with a comment: remove the comment.",
   },
   {
     isLikely: (text) => text.split(/[\s,]+/).filter(looksLikeKey).length > 1,
     advice:
-      "The value has several keys in it. Commas separate them, and only where further keys belong that open records.",
+      "The value holds several keys: use only the primary key here. Additional keys, separated by commas, belong in the environment variable whose name ends in _OTHERS.",
   },
   {
     isLikely: (text) => /\\[nr]/.test(text),
-    advice: "The value has a backslash and a letter in it that stand for a line break: leave both out.",
+    advice: "The value contains a backslash and a letter in place of a line break: remove both.",
   },
   {
     isLikely: (text) => invisible.test(text),
     advice:
-      "The value has characters in it that cannot be seen, as copies from web pages have: type it, or copy it from elsewhere.",
+      "The value contains invisible characters, which copies from web pages often have: type the value, or copy it from another source.",
   },
   {
     isLikely: (text) => /\s/.test(text) && keyInLines.test(text) && text.replace(/\s/g, "").length <= 64,
-    advice: "The value is broken by white space: write it without any. A space may have been a plus sign.",
+    advice: "The value contains white space: remove the white space. A space may have been a plus sign.",
   },
   {
     isLikely: isEncodedTwice,
-    advice: "The value is a key that was encoded as base64 twice: decode it once.",
+    advice: "The value is a key that was encoded in base64 twice: decode the value once.",
   },
   {
     isLikely: (text) => text.length === 32,
-    advice: "The value has 32 characters, which are not 32 bytes of a key as base64.",
+    advice: "The value has 32 characters, but the base64 form of a 32-byte key has 43 or 44.",
   },
   {
     isLikely: (text) => /[^A-Za-z0-9+/=_-]/.test(text) && !control.test(text),
-    advice: 'A passphrase has "passphrase:" in front. That makes another key, which opens no record of an earlier one.',
+    advice:
+      'If the value is a passphrase, add the prefix "passphrase:". A passphrase makes a different key, which cannot decrypt records of an earlier key.',
   },
 ];
 
-/** What to do about a text that is no key, as sentences with a space behind each; "" where nothing is known. */
+/** Returns advice on a value that is not a valid key, followed by a space; "" if no common mistake is recognized. */
 export function adviceOn(text: string): string {
   const slip = slips.find(({ isLikely }) => isLikely(text));
   return slip === undefined ? "" : `${slip.advice} `;
@@ -93,7 +95,7 @@ function looksLikeKey(text: string): boolean {
 }
 
 function isEncodedTwice(text: string): boolean {
-  // 44 characters, with a line break or without, as base64.
+  // A key of 44 characters, with or without a line break, has at most 64 characters in base64.
   if (text.length > 64 || !/^[A-Za-z0-9+/]+={0,2}$/.test(text)) return false;
   const bytes = Buffer.from(text, "base64");
   const isKey = /^[A-Za-z0-9+/_-]{43}=?\s*$/.test(bytes.toString("latin1"));

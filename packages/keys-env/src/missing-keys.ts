@@ -1,26 +1,29 @@
 import { Keyring, KeywardError, type OptionNames } from "@keyward/core";
 
-/** What to do when nothing is configured at the first load. */
+/** Options for a source of keys that has never held a key, for example in development. */
 export interface MissingKeysOptions {
   /**
-   * - `"error"` (default): `load` rejects with `PROVIDER_UNAVAILABLE`.
-   * - `"generate"`: a random key that lives as long as the provider, and a warning: after a restart nothing written
-   *   under it can be read.
-   * - `"plaintext"`: a ring without keys, and a warning: values are written unsealed.
+   * Behavior of `load` when the source holds no key. Default: `"error"`.
    *
-   * It applies as long as no key was ever found. A source that vanishes later rejects with `PROVIDER_UNAVAILABLE`.
+   * - `"error"`: `load` rejects with `PROVIDER_UNAVAILABLE`.
+   * - `"generate"`: `load` returns a random key, which is kept in memory, and warns. After a restart, records encrypted
+   *   with it cannot be read.
+   * - `"plaintext"`: `load` returns a keyring without keys, and warns. Values are written unencrypted.
+   *
+   * Applies only until the source has held a key once. If the key disappears later, `load` rejects with
+   * `PROVIDER_UNAVAILABLE`.
    */
   readonly whenMissing?: "error" | "generate" | "plaintext";
   /**
-   * Lets `"generate"` and `"plaintext"` work where `NODE_ENV` is `production`, which refuses them otherwise. Default
-   * false.
+   * Whether `"generate"` and `"plaintext"` are allowed if `NODE_ENV` is `production`. Otherwise `load` rejects there with
+   * `PROVIDER_UNAVAILABLE`. Default: false.
    */
   readonly dangerouslyAllowInProduction?: boolean;
-  /** Receives the warnings; default `process.emitWarning`. */
+  /** Function that receives each warning and its code. Default: `process.emitWarning`. */
   readonly warn?: (message: string, code: KeysWarningCode) => void;
 }
 
-/** The names of these options, for those that add their own. */
+/** Names of the options of {@link MissingKeysOptions}, for providers that add options of their own. */
 export const missingKeysOptionNames: OptionNames<MissingKeysOptions> = {
   whenMissing: true,
   dangerouslyAllowInProduction: true,
@@ -29,70 +32,73 @@ export const missingKeysOptionNames: OptionNames<MissingKeysOptions> = {
 
 const modes: readonly unknown[] = ["error", "generate", "plaintext"];
 
-/** The code of a warning: a random key is in use, or none at all. */
+/**
+ * Code of a warning: `KEYWARD_KEY_GENERATED` if a random key is in use, `KEYWARD_PLAINTEXT` if values are written
+ * unencrypted.
+ */
 export type KeysWarningCode = "KEYWARD_KEY_GENERATED" | "KEYWARD_PLAINTEXT";
 
-/** What a provider hands out while its source has never held anything. */
+/** Provides a fallback keyring while the source of a provider has never held a key. */
 export class MissingKeys {
   readonly #options: MissingKeysOptions;
   #everFound = false;
-  #standIn: Keyring | undefined;
+  #fallback: Keyring | undefined;
 
-  /** @throws KeywardError `VALUE_INVALID` for a `whenMissing` that is none. */
+  /** @throws KeywardError `VALUE_INVALID` for an unknown `whenMissing`. */
   constructor(options: MissingKeysOptions) {
     const { whenMissing = "error" } = options;
     if (!modes.includes(whenMissing)) {
-      throw new KeywardError("VALUE_INVALID", "whenMissing is none of those that there are", {
-        hint: 'It is "error", "generate" or "plaintext"; "error" where it is left out.',
+      throw new KeywardError("VALUE_INVALID", "whenMissing has an unknown value", {
+        hint: 'Set whenMissing to "error" (the default), "generate" or "plaintext".',
       });
     }
     this.#options = options;
   }
 
-  /** To be called when the source holds something, valid or not: from then on nothing stands in for it. */
+  /** Records that the source holds a value, valid or not. From then on, no fallback is provided. */
   found(): void {
     this.#everFound = true;
-    this.#standIn = undefined;
+    this.#fallback = undefined;
   }
 
   /**
-   * The ring in place of the missing one.
+   * Returns the fallback keyring that `whenMissing` selects.
    *
-   * @param missing What was looked for and not found.
-   * @throws KeywardError `PROVIDER_UNAVAILABLE`.
+   * @param missing Sentence that names the keys that were not found.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no fallback may be used.
    */
-  standIn(missing: string, hint: string, production: boolean): Keyring {
+  fallback(missing: string, hint: string, production: boolean): Keyring {
     if (this.#everFound) {
-      throw new KeywardError("PROVIDER_UNAVAILABLE", `${missing}, though something was there before`, {
-        hint: "Restore it: a process that had a key goes on with that key, or with none.",
+      throw new KeywardError("PROVIDER_UNAVAILABLE", `${missing}, although this process has found a key there before`, {
+        hint: "Restore the key. A process that has loaded a keyring keeps using that keyring.",
       });
     }
-    this.#standIn ??= this.#make(missing, hint, production);
-    return this.#standIn;
+    this.#fallback ??= this.#make(missing, hint, production);
+    return this.#fallback;
   }
 
   #make(missing: string, hint: string, production: boolean): Keyring {
     const { whenMissing = "error", dangerouslyAllowInProduction = false, warn = emitWarning } = this.#options;
     if (whenMissing === "error") throw new KeywardError("PROVIDER_UNAVAILABLE", missing, { hint });
     if (production && !dangerouslyAllowInProduction) {
-      const refused = `${missing}, and whenMissing: "${whenMissing}" is refused where NODE_ENV is production`;
+      const refused = `${missing}, and whenMissing: "${whenMissing}" is not allowed if NODE_ENV is production`;
       throw new KeywardError("PROVIDER_UNAVAILABLE", refused, { hint });
     }
     switch (whenMissing) {
       case "generate":
         warn(
-          `${missing}: a random key is used, and data will be unreadable after a restart. ${hint}`,
+          `${missing}: a random key is in use, and records will be unreadable after a restart. ${hint}`,
           "KEYWARD_KEY_GENERATED",
         );
         return Keyring.generate();
       case "plaintext":
-        warn(`${missing}: values are written unsealed, in plaintext. ${hint}`, "KEYWARD_PLAINTEXT");
+        warn(`${missing}: values are written unencrypted. ${hint}`, "KEYWARD_PLAINTEXT");
         return Keyring.dangerouslyPlaintext();
     }
   }
 }
 
-/** Whether one of these environments is that of a production process. */
+/** Returns true if `NODE_ENV` is `production` in one of these sets of environment variables. */
 export function isProduction(...environments: readonly Readonly<Record<string, string | undefined>>[]): boolean {
   return environments.some((environment) => environment["NODE_ENV"] === "production");
 }

@@ -5,22 +5,22 @@ import { isDeepStrictEqual } from "node:util";
 import { KeywardError, type OptionNames, requireAmount, systemCode } from "@keyward/core";
 import { invalidKey, trim } from "./notation.ts";
 
-/** What lies at a path, white space at the ends of each text taken off. */
+/** The content at a path. White space around each text is removed. */
 export type MountContent =
   | { readonly kind: "missing" }
   | { readonly kind: "file"; readonly text: string }
   | { readonly kind: "directory"; readonly files: ReadonlyMap<string, string> };
 
-/** How a mounted file or directory is watched. */
+/** Options for watching a mounted file or directory. */
 export interface MountOptions {
   /**
-   * How often the mount is looked at besides the file system's own events, in milliseconds from 10 to 2^31-1: network
-   * and bind mounts send no events. Default 2,000.
+   * How often the path is checked for changes, in milliseconds between 10 and 2^31-1, in addition to the file system's
+   * events: network and bind mounts send no events. Default: 2,000.
    */
   readonly pollMs?: number;
 }
 
-/** The names of these options, for those that add their own. */
+/** Names of the options of {@link MountOptions}, for providers that add options of their own. */
 export const mountOptionNames: OptionNames<MountOptions> = { pollMs: true };
 
 const maxBytes = 1024 * 1024;
@@ -28,8 +28,8 @@ const maxReads = 50;
 const settleMs = 100;
 
 /**
- * A mounted file, or a directory of files. Names that begin with a dot are not looked at: Kubernetes keeps its own
- * there (`..data`).
+ * A mounted file, or a directory of files. Names that begin with a dot are ignored: Kubernetes uses some of its own
+ * (`..data`).
  */
 export class Mount {
   readonly #path: string;
@@ -37,7 +37,7 @@ export class Mount {
   readonly #pollMs: number;
   #fingerprint: Promise<string> | undefined;
 
-  /** @param name What errors call it, since the path may have come from where a key was pasted by mistake. */
+  /** @param name Name of the mount in errors. The path itself may be a key that was pasted by mistake. */
   constructor(path: string, name: string, options: MountOptions) {
     this.#path = path;
     this.#name = name;
@@ -45,10 +45,10 @@ export class Mount {
   }
 
   /**
-   * What lies there now. It is read until two reads in a row agree, so that no directory is seen half in its old and
-   * half in its new state.
+   * Returns the current content. The mount is read until two reads in a row agree, so that a directory is never seen
+   * half in its old and half in its new state.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` when it cannot be read, `KEY_INVALID` when it is not text.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the mount cannot be read, `KEY_INVALID` if a file is not text.
    */
   async read(): Promise<MountContent> {
     this.#fingerprint = fingerprint(this.#path);
@@ -62,12 +62,12 @@ export class Mount {
       }
       last = next;
     }
-    throw this.#unavailable(`changed all the time while it was read ${maxReads} times`);
+    throw this.#unavailable(`kept changing while it was read ${maxReads} times`);
   }
 
-  /** Calls `changed` after each change; returns what ends it. Does not keep the process alive. */
+  /** Calls `changed` after each change; returns a function that ends this. Does not keep the process running. */
   subscribe(changed: () => void): () => void {
-    // A change since the last load began counts as one, though nobody was watching then.
+    // A change since the last load began is reported as well, although the mount was not watched then.
     this.#fingerprint ??= fingerprint(this.#path);
     return watchMount(this.#path, this.#pollMs, this.#fingerprint, changed);
   }
@@ -89,30 +89,37 @@ export class Mount {
     const files = new Map<string, string>();
     for (const name of await visibleNames(this.#path)) {
       const source = `${this.#name}, file ${JSON.stringify(name)},`;
-      files.set(name, await readText(join(this.#path, name), source, "Take away what is no key: each key is a file."));
+      files.set(
+        name,
+        await readText(
+          join(this.#path, name),
+          source,
+          "Remove everything from the directory that is not a key: each key is a file.",
+        ),
+      );
     }
     return { kind: "directory", files };
   }
 
   #unavailable(problem: string): KeywardError {
     return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name} ${problem}`, {
-      hint: "Check that the secret is mounted there and that the user of this process may read it. Do not open it to other users.",
+      hint: "Check that the secret is mounted there and that the user of this process may read it. Do not make it readable for other users.",
     });
   }
 }
 
 /**
- * How often a mount is looked at.
+ * Returns `pollMs` or its default, in milliseconds.
  *
- * @throws KeywardError `VALUE_INVALID`.
+ * @throws KeywardError `VALUE_INVALID` for a value out of range.
  */
 export function requirePollMs({ pollMs = 2_000 }: MountOptions): number {
   return requireAmount("pollMs", pollMs, "milliseconds", { least: 10, most: 2 ** 31 - 1 });
 }
 
 /**
- * What errors call a path. It may be a key in the wrong place, so it is repeated only where it exists, some folder of it
- * does, or it begins as no key can.
+ * Returns the name of a path in errors. The path may be a key that was passed by mistake, so it is repeated only if it
+ * exists, one of its folders does, or it begins with `./` or `../`, which a key cannot.
  */
 export function pathForErrors(path: string): string {
   const named = `The path ${JSON.stringify(path)}`;
@@ -124,7 +131,7 @@ export function pathForErrors(path: string): string {
   return `The path given${fromHere}`;
 }
 
-/** False when nothing lies there; a link that leads nowhere is something, and is broken. */
+/** Returns true if a path exists. A link without a target exists, and fails when it is read. */
 async function exists(path: string): Promise<boolean> {
   try {
     await lstat(path);
@@ -140,9 +147,9 @@ async function visibleNames(directory: string): Promise<readonly string[]> {
   return names.filter((name) => !name.startsWith(".")).sort();
 }
 
-/** @param hint for what is no regular file. */
+/** @param hint Hint of the error for a path that is not a regular file. */
 async function readText(path: string, name: string, hint: string): Promise<string> {
-  // Without O_NONBLOCK, opening a pipe that nobody writes to never comes back.
+  // Without O_NONBLOCK, opening a pipe that has no writer never returns.
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   let bytes: Buffer;
   try {
@@ -159,7 +166,7 @@ async function readText(path: string, name: string, hint: string): Promise<strin
   } catch {
     throw invalidKey(name, `${bytes.length} bytes found that are not UTF-8 text`, adviceOnBytes(bytes));
   } finally {
-    // They may be a key.
+    // The bytes may be a key.
     bytes.fill(0);
   }
 }
@@ -167,12 +174,12 @@ async function readText(path: string, name: string, hint: string): Promise<strin
 function adviceOnBytes(bytes: Buffer): string {
   const [first, second] = bytes;
   if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff)) {
-    return "The file is in UTF-16: save it as UTF-8 without a byte order mark.";
+    return "The file is in UTF-16: save the file as UTF-8 without a byte order mark.";
   }
-  return "If these are the bytes of a key, write them as base64: `base64 < file`.";
+  return "If the file holds the raw bytes of a key, encode them in base64: `base64 < file`.";
 }
 
-/** Changes whenever what lies at the path was replaced, rewritten, added to, or went away. */
+/** Returns a text that changes when the file or directory is replaced, rewritten, added to or removed. */
 async function fingerprint(path: string): Promise<string> {
   try {
     const root = await stat(path, { bigint: true });
@@ -191,53 +198,53 @@ async function identity(path: string): Promise<string> {
 }
 
 /**
- * Events of the file system tell at once, where there are any; looking at the mount every now and then is what can be
- * relied on. However many events arrive, `changed` is called at most every `settleMs`.
+ * Watches a mount by the events of the file system, which are fast but not sent everywhere, and by a check every `pollMs`,
+ * which always works. Calls `changed` at most once in `settleMs`.
  */
 function watchMount(path: string, pollMs: number, known: Promise<string>, changed: () => void): () => void {
   let ended = false;
   let watcher: FSWatcher | undefined;
   let timer: NodeJS.Timeout | undefined;
   let event = false;
-  let looking = false;
+  let checking = false;
   let seen = known;
 
-  function lookIn(delayMs: number): void {
+  function checkIn(delayMs: number): void {
     clearTimeout(timer);
-    timer = setTimeout(look, delayMs).unref();
+    timer = setTimeout(check, delayMs).unref();
   }
 
   function onEvent(): void {
-    // A look that is under way will find the event when it is done.
-    if (!event && !looking && !ended) lookIn(settleMs);
+    // A check in progress handles the event when it finishes.
+    if (!event && !checking && !ended) checkIn(settleMs);
     event = true;
   }
 
-  async function look(): Promise<void> {
-    looking = true;
-    // The watcher comes first: what changes after the fingerprint then makes an event.
+  async function check(): Promise<void> {
+    checking = true;
+    // The watcher is started first, so that a change after the fingerprint causes an event.
     watcher ??= await startWatcher(path, onEvent);
     const now = fingerprint(path);
     const differs = (await seen) !== (await now);
-    looking = false;
+    checking = false;
     if (ended) {
       watcher?.close();
       return;
     }
     if (!event && !differs) {
-      lookIn(pollMs);
+      checkIn(pollMs);
       return;
     }
     event = false;
     seen = now;
-    // What was watched may be gone, and another thing in its place: watch anew.
+    // The watched directory may have been replaced, so the new one needs a new watcher.
     watcher?.close();
     watcher = undefined;
-    lookIn(settleMs);
+    checkIn(settleMs);
     changed();
   }
 
-  void look();
+  void check();
   return () => {
     ended = true;
     clearTimeout(timer);
@@ -245,12 +252,15 @@ function watchMount(path: string, pollMs: number, known: Promise<string>, change
   };
 }
 
-/** Watches the directory itself, or the one that holds the file: a file's own watcher stays with the file replaced. */
+/**
+ * Watches a directory, or the directory of a file: a watcher on the file itself would keep watching the old file after it
+ * was replaced.
+ */
 async function startWatcher(path: string, changed: () => void): Promise<FSWatcher | undefined> {
   try {
     const directory = (await stat(path)).isDirectory();
     const watcher = watch(directory ? path : dirname(path), { persistent: false }, (_event, name) => {
-      // In a Kubernetes mount it is names beginning with ".." that change.
+      // In a Kubernetes mount, the names that change begin with "..".
       if (directory || name === null || name === basename(path) || name.startsWith("..")) changed();
     });
     return watcher.on("error", changed);

@@ -12,14 +12,14 @@ import {
   type WrittenKey,
 } from "./notation.ts";
 
-/** What a source holds: a whole ring, or keys of which the first is primary. */
+/** The keys of a source: a whole keyring, or a list whose first key is the primary. */
 export type FoundKeys = { readonly ring: Keyring } | { readonly keys: readonly WrittenKey[] };
 
 const primaryFile = "primary";
 const keyId = /^[A-Za-z0-9_-]{1,32}$/;
 
 /**
- * One text: a keyring document, or a key with or without an id.
+ * Reads a text that is a keyring document, or a key with or without an id.
  *
  * @throws KeywardError `KEY_INVALID` or `KEYRING_INVALID`.
  */
@@ -30,8 +30,10 @@ export async function readText(text: string, name: string, options: PassphraseOp
 }
 
 /**
- * What a mount holds: a file with one text, or a directory with a file for each key, named by its id, and a file
- * `primary` that holds the id of the primary. Undefined when nothing is there.
+ * Reads the keys of a mount: a file with one text, or a directory. In a directory, the name of each file is the id of
+ * its key, and the file `primary` holds the id of the primary key. Returns `undefined` if there is no file.
+ *
+ * @param found Called when the mount holds a file, before the file is checked.
  *
  * @throws KeywardError `PROVIDER_UNAVAILABLE`, `KEY_INVALID` or `KEYRING_INVALID`.
  */
@@ -55,7 +57,7 @@ export async function readMount(
   }
 }
 
-/** The ring that was found. */
+/** Returns the keys that were found as a keyring. */
 export function ringFrom(found: FoundKeys, name: string): Keyring {
   return "ring" in found ? found.ring : ringOf(found.keys, name);
 }
@@ -67,17 +69,17 @@ async function readDirectory(
 ): Promise<readonly WrittenKey[]> {
   const primary = files.get(primaryFile);
   const ids = [...files.keys()].filter((file) => file !== primaryFile);
-  // What the file holds may be a key put there by mistake, so no message repeats it.
+  // The file `primary` may hold a key by mistake, so no message repeats its content.
   if (primary === undefined || !ids.includes(primary)) {
-    const problem = primary === undefined ? "is missing" : "does not hold the name of another file there";
+    const problem = primary === undefined ? "is missing" : "does not hold the name of another file in the directory";
     throw new KeywardError(
       "KEYRING_INVALID",
-      `${name}: the file "${primaryFile}", which names the primary, ${problem}`,
+      `${name}: the file "${primaryFile}", which holds the id of the primary key, ${problem}`,
       {
         hint:
           ids.length === 0
-            ? "Mount the keys there as well, each in a file that its id is the name of."
-            : `Write the id that stood there before into ${primaryFile}, which is the key that seals. There are: ${ids.join(", ")}.`,
+            ? "Mount the keys in the same directory, each in a file whose name is the id of the key."
+            : `Restore the earlier id in the file "${primaryFile}": this key encrypts all new records. The directory has the keys ${ids.join(", ")}.`,
       },
     );
   }
@@ -87,8 +89,8 @@ async function readDirectory(
     if (!keyId.test(id)) {
       throw invalidKey(
         file,
-        "its name is not a key id, 1 to 32 of A-Z a-z 0-9 _ -",
-        "Take away what is no key. A key keeps the id that it had as the name of its file: records name it by that.",
+        "its name is not a key id, which has 1 to 32 characters of A-Z a-z 0-9 _ -",
+        "Remove files that are not keys. Name the file of a key by the id that the key had before: records refer to their key by id.",
       );
     }
     keys.push(await readKey(files.get(id) ?? "", file, options, id));

@@ -2,49 +2,51 @@ import { Keyring, KeywardError, type OptionNames } from "@keyward/core";
 import { adviceOn, byteOrderMark } from "./key-slips.ts";
 import { defaultSalt, deriveKey, passphraseMinCharacters } from "./passphrase.ts";
 
-/** How passphrases become keys. */
+/** Options for keys that are derived from a passphrase. */
 export interface PassphraseOptions {
   /**
-   * Reads every value that names no other notation (`hex:`, a document) as a passphrase of at least 32 characters.
-   * Without it, a passphrase must say so itself: `passphrase:…`. Default false.
+   * Whether a value in no other notation (`hex:…`, a keyring document) is a passphrase of at least 32 characters. If
+   * false, a passphrase needs the prefix `passphrase:`. Default: false.
    */
   readonly passphrase?: boolean;
   /**
-   * A text of this deployment's own, not secret, so that the same passphrase gives another key elsewhere. Every process
-   * that shares records needs the same. Default `keyward/v1 passphrase`.
+   * Salt for the derivation of keys from passphrases. The salt is not secret: it makes the same passphrase give different
+   * keys in different deployments. All processes that share records need the same salt. Default: `keyward/v1 passphrase`.
    */
   readonly salt?: string;
 }
 
-/** The names of these options, for those that add their own. */
+/** Names of the options of {@link PassphraseOptions}, for providers that add options of their own. */
 export const passphraseOptionNames: OptionNames<PassphraseOptions> = { passphrase: true, salt: true };
 
-/** A key as it was written down. */
+/** A key that was read from a text. */
 export interface WrittenKey {
-  /** As given, or as it follows from the material. */
+  /** The id in the text, or the default id, which is derived from the material. */
   readonly id: string;
   readonly material: Uint8Array;
 }
 
-/** How to have a good key, for hints: first the old one, since another key opens nothing that was written before. */
-export const makeAKey =
-  "If records were written under this key, restore it: a new key opens none of them. Only for a first key: `openssl rand -base64 32`.";
+/** End of a hint about a key: why a new key is not a replacement, and how to make a first one. */
+export const onlyForAFirstKey =
+  "a new key cannot decrypt any of them. Only for a first key, run `openssl rand -base64 32`.";
+
+const restoreKey = `If records were encrypted with this key, restore the key: ${onlyForAFirstKey}`;
 
 const keyBytes = 32;
 const base64Characters = 43;
 const hexDigits = 64;
-const expected = `${keyBytes} bytes as base64 are expected (${base64Characters} characters, or ${base64Characters + 1} with the closing "=")`;
+const expected = `${keyBytes} bytes in base64 are expected (${base64Characters} characters, or ${base64Characters + 1} with the final "=")`;
 
-// No key, id included, is nearly as long; what is longer is not looked at.
+// Far longer than any key with its id. The content of a longer text is not examined for advice.
 const maxKeyCharacters = 4_096;
 const space = "\t\n\v\f\r ";
-// A padded base64 key has "=" at its very end only, so an id and a key cannot be mistaken for each other.
+// A padded base64 key has "=" only as its last character, so an id and a key cannot be confused.
 const identified = /^([A-Za-z0-9_-]{1,32})=(?!=*$)(.*)$/s;
 const identifiedWithNotation = /^([A-Za-z0-9_-]{1,32})=((?:hex|passphrase):.*)$/s;
 
-/** Takes off ASCII white space at both ends: a mounted file usually ends with a newline. */
+/** Removes ASCII white space at both ends of a text: a mounted file usually ends with a newline. */
 export function trim(text: string): string {
-  // A regular expression would look at each run of spaces inside again from each of them.
+  // A regular expression would take quadratic time on a long run of spaces inside the text.
   let start = 0;
   let end = text.length;
   while (start < end && space.includes(text.charAt(start))) start++;
@@ -52,7 +54,7 @@ export function trim(text: string): string {
   return text.slice(start, end);
 }
 
-/** Whether a trimmed text claims to be a whole keyring document. */
+/** Returns true if a trimmed text looks like a keyring document, valid or not. */
 export function isDocument(text: string): boolean {
   return text.startsWith("{");
 }
@@ -60,7 +62,7 @@ export function isDocument(text: string): boolean {
 /**
  * Reads a keyring document.
  *
- * @param source Where it stands, for the error.
+ * @param source Name of the place that the document comes from, for errors.
  * @throws KeywardError `KEYRING_INVALID` or `KEY_INVALID`.
  */
 export function readDocument(text: string, source: string): Keyring {
@@ -68,22 +70,23 @@ export function readDocument(text: string, source: string): Keyring {
 }
 
 /**
- * Reads one key, with its id when it has one: `id=key`.
+ * Reads one key and its id, if the text has one: `id=key`.
  *
- * @param source Where it stands, for the error.
- * @throws KeywardError `KEY_INVALID`, which tells the length found and never the value.
+ * @param source Name of the place that the text comes from, for errors.
+ * @throws KeywardError `KEY_INVALID`, with the length that was found and never the value.
  */
 export async function readIdentifiedKey(text: string, source: string, options: PassphraseOptions): Promise<WrittenKey> {
-  // With `passphrase: true`, "a=b…" may well be a passphrase: an id then needs a notation behind it.
+  // With `passphrase: true`, "a=b…" may be a passphrase. An id then needs `hex:` or `passphrase:` after it.
   const [, id, key] = (options.passphrase === true ? identifiedWithNotation : identified).exec(text) ?? [];
   return readKey(key ?? text, source, options, id);
 }
 
 /**
- * Reads one key whose id, if any, is known from elsewhere.
+ * Reads one key from a text without an id.
  *
- * @param source Where it stands, for the error.
- * @throws KeywardError `KEY_INVALID`, which tells the length found and never the value.
+ * @param source Name of the place that the text comes from, for errors.
+ * @param givenId Id of the key. Default: an id derived from the material.
+ * @throws KeywardError `KEY_INVALID`, with the length that was found and never the value.
  */
 export async function readKey(
   text: string,
@@ -98,10 +101,10 @@ export async function readKey(
 }
 
 /**
- * A ring of keys, the first of which is primary. A key that is listed twice counts once: while a rotation moves a key
- * from one variable to another, both may hold it.
+ * Returns a keyring of these keys; the first one is the primary. A key may be listed twice: while a rotation moves a key
+ * from one environment variable to another, both hold it.
  *
- * @throws KeywardError `KEYRING_INVALID` when one id has two materials or one material two ids.
+ * @throws KeywardError `KEYRING_INVALID` if one id has two materials, or one material has two ids.
  */
 export function ringOf(keys: readonly WrittenKey[], source: string): Keyring {
   const distinct: WrittenKey[] = [];
@@ -112,25 +115,25 @@ export function ringOf(keys: readonly WrittenKey[], source: string): Keyring {
   return located(source, () => Keyring.fromKeys(distinct));
 }
 
-/** What is wrong with the key at `source`; `problem` tells about the value, and never repeats it. */
-export function invalidKey(source: string, problem: string, hint: string = makeAKey): KeywardError {
+/** Returns the error for an invalid key at `source`. `problem` describes the value and must not repeat it. */
+export function invalidKey(source: string, problem: string, hint: string = restoreKey): KeywardError {
   return new KeywardError("KEY_INVALID", `${source} holds no valid key: ${problem}`, { hint });
 }
 
 function readMaterial(text: string, source: string, options: PassphraseOptions): Uint8Array | Promise<Uint8Array> {
-  if (text === "") throw invalidKey(source, `it is empty, 0 characters found where ${expected}`);
+  if (text === "") throw invalidKey(source, `the value is empty, 0 characters found where ${expected}`);
   if (isDocument(text)) {
     throw invalidKey(
       source,
       `${text.length} characters of a keyring document found where a single key is expected`,
-      "A keyring document stands alone and holds all its keys.",
+      "Put the keyring document where the primary key is configured, and remove the single keys: the document holds all keys.",
     );
   }
   if (text.startsWith(byteOrderMark) && /^.\s*(?:\{|hex:|passphrase:)/s.test(text)) {
     throw invalidKey(
       source,
-      `${text.length} characters found behind a byte order mark`,
-      `${adviceOn(text)}${makeAKey}`,
+      `${text.length} characters found, the first of them a byte order mark`,
+      `${adviceOn(text)}${restoreKey}`,
     );
   }
   if (text.startsWith("hex:")) return readHex(text.slice("hex:".length), source);
@@ -142,11 +145,11 @@ function readMaterial(text: string, source: string, options: PassphraseOptions):
 function readHex(digits: string, source: string): Uint8Array {
   const stray = digits.replace(/[0-9a-f]/gi, "").length;
   if (digits.length !== hexDigits || stray > 0) {
-    const strayText = stray === 0 ? "" : `, ${stray} of them no hex digits,`;
+    const strayText = stray === 0 ? "" : `, ${stray} of them not hex digits,`;
     throw invalidKey(
       source,
       `${digits.length} characters found after "hex:"${strayText} where ${hexDigits} hex digits are expected`,
-      makeAKey.replace("openssl rand -base64 32", "echo hex:$(openssl rand -hex 32)"),
+      restoreKey.replace("openssl rand -base64 32", "echo hex:$(openssl rand -hex 32)"),
     );
   }
   return unpooled(Buffer.from(digits, "hex"));
@@ -158,16 +161,16 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
     throw invalidKey(
       source,
       `a passphrase of ${characters} characters found where at least ${passphraseMinCharacters} are expected`,
-      `A random key is better than a passphrase. ${makeAKey}`,
+      `Use a random key rather than a passphrase. ${restoreKey}`,
     );
   }
   if (!passphrase.isWellFormed()) {
-    throw invalidKey(source, `a passphrase of ${characters} characters found that is no well-formed Unicode`);
+    throw invalidKey(source, `a passphrase of ${characters} characters found, which is not well-formed Unicode`);
   }
   const salt = options.salt ?? defaultSalt;
   if (salt === "" || !salt.isWellFormed()) {
     throw new KeywardError("KEY_INVALID", "The salt for passphrases is not a non-empty, well-formed string", {
-      hint: "Give `salt` the text that it had before: with another one, the same passphrase is another key. Leave it out where it was never given.",
+      hint: "Restore the earlier value of `salt`: another salt makes a different key of the same passphrase. If `salt` was never set, omit it to use the default, `keyward/v1 passphrase`.",
     });
   }
   return deriveKey(passphrase, salt);
@@ -177,10 +180,10 @@ function readBase64(text: string, source: string): Uint8Array {
   const problem = base64Problem(text);
   if (problem === undefined) return unpooled(Buffer.from(text, "base64"));
   const found = `${text.length} characters found, ${problem}, where ${expected}`;
-  throw invalidKey(source, found, `${text.length > maxKeyCharacters ? "" : adviceOn(text)}${makeAKey}`);
+  throw invalidKey(source, found, `${text.length > maxKeyCharacters ? "" : adviceOn(text)}${restoreKey}`);
 }
 
-/** Node decodes into a pool that every small Buffer shares and shows: the key is moved out of it. */
+/** Copies a key out of the memory pool that all small Buffers share, and clears it there. */
 function unpooled(bytes: Buffer): Uint8Array {
   const material = new Uint8Array(bytes);
   bytes.fill(0);
@@ -188,7 +191,7 @@ function unpooled(bytes: Buffer): Uint8Array {
 }
 
 function base64Problem(text: string): string | undefined {
-  if (text.length > maxKeyCharacters) return "too many for any key";
+  if (text.length > maxKeyCharacters) return "more than any key has";
   const body = text.replace(/=+$/, "");
   const padding = text.length - body.length;
   const stray = body.replace(/[A-Za-z0-9+/_-]/g, "").length;
@@ -196,17 +199,17 @@ function base64Problem(text: string): string | undefined {
   if (body.length !== base64Characters) return `${Math.floor((body.length * 3) / 4)} bytes`;
   if (padding > 1) return `${padding} of them "="`;
   if (/[+/]/.test(body) && /[_-]/.test(body)) return "in a mix of base64 and base64url";
-  // Node decodes a last character with bits left over as if they were zero; such a text was not made from 32 bytes.
+  // Node.js ignores extra bits in the last character. A text with such bits is not the encoding of 32 bytes.
   const bytes = Buffer.from(body, "base64");
   const canonical = bytes.toString("base64url");
   bytes.fill(0);
   if (canonical !== body.replaceAll("+", "-").replaceAll("/", "_")) {
-    return "the last of which has bits that belong to no byte, so it was altered or cut";
+    return "the last of which has extra bits, so the text was altered or cut";
   }
   return undefined;
 }
 
-/** Says where a key or a ring stands that the core refused. */
+/** Adds the source to the message of an error from core. */
 function located<Result>(source: string, read: () => Result): Result {
   try {
     return read();

@@ -1,21 +1,21 @@
 import { createHash, scrypt } from "node:crypto";
 
-/** The fewest characters a passphrase may have. */
+/** Minimum number of characters in a passphrase. */
 export const passphraseMinCharacters = 32;
 
-/** Stands in for a deployment's own salt. Changing it would change every key that was derived with it. */
+/** Default salt. A change of this text would change every key that was derived with it. */
 export const defaultSalt = "keyward/v1 passphrase";
 
 const cost = { N: 2 ** 17, r: 8, p: 1 };
-// scrypt fills 128·N·r bytes; Node refuses more than 32 MiB unless told, and OpenSSL counts its small buffers as well.
+// scrypt needs 128·N·r bytes. The default limit of Node.js is 32 MiB, and OpenSSL also counts its small buffers.
 const maxmem = 128 * cost.N * cost.r + 2 ** 20;
 
 const derived = new Map<string, Promise<Buffer>>();
-let turn: Promise<unknown> = Promise.resolve();
+let lastDerivation: Promise<unknown> = Promise.resolve();
 
 /**
- * The 32 bytes that follow from a passphrase and a salt. Each derivation takes 128 MiB and a good part of a second, so
- * all providers of a process wait for each other, and no pair is derived twice.
+ * Derives a key of 32 bytes from a passphrase and a salt. A derivation needs 128 MiB of memory and several hundred
+ * milliseconds. So a process runs one derivation at a time and never derives the same pair twice.
  *
  * Source: RFC 7914, with N = 2^17, r = 8, p = 1.
  */
@@ -23,8 +23,8 @@ export function deriveKey(passphrase: string, salt: string): Promise<Buffer> {
   const name = createHash("sha256").update(`${salt.length}:${salt}${passphrase}`).digest("hex");
   let key = derived.get(name);
   if (key === undefined) {
-    key = turn.then(() => runScrypt(passphrase, salt));
-    turn = key.catch(() => derived.delete(name));
+    key = lastDerivation.then(() => runScrypt(passphrase, salt));
+    lastDerivation = key.catch(() => derived.delete(name));
     derived.set(name, key);
   }
   return key;

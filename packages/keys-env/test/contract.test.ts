@@ -23,13 +23,13 @@ async function inDirectory(open: (directory: string) => Promise<Omit<OpenKeyProv
   return { ...(await open(directory)), close: () => rm(directory, { recursive: true }) };
 }
 
-/** Without `save`, for sources that have none. */
+/** Returns the provider without `save`, for sources that cannot be saved to. */
 function readOnly({ load, subscribe }: KeyProvider): KeyProvider {
   return subscribe === undefined ? { load } : { load, subscribe };
 }
 
 keyProviderContract(runner, {
-  name: "envKeys, variables",
+  name: "envKeys, environment variables",
   expect: { save: false, subscribe: false },
   open: () => {
     const [primary, other] = [randomBytes(32), randomBytes(32)];
@@ -37,9 +37,9 @@ keyProviderContract(runner, {
     return openEnv(env, [primary, other]);
   },
   failing: [
-    { name: "nothing is set", code: "PROVIDER_UNAVAILABLE", open: () => openEnv({}, []) },
+    { name: "no environment variable is set", code: "PROVIDER_UNAVAILABLE", open: () => openEnv({}, []) },
     {
-      name: "a cut key",
+      name: "the key is cut",
       code: "KEY_INVALID",
       open: () => {
         const material = randomBytes(32);
@@ -47,7 +47,7 @@ keyProviderContract(runner, {
       },
     },
     {
-      name: "a key for a path",
+      name: "the path is a key",
       code: "PROVIDER_UNAVAILABLE",
       open: () => {
         const material = randomBytes(32);
@@ -88,7 +88,7 @@ keyProviderContract(runner, {
     }),
   failing: [
     {
-      name: "nothing is mounted",
+      name: "no file is mounted",
       code: "PROVIDER_UNAVAILABLE",
       open: () =>
         inDirectory(async (directory) => ({ provider: fileKeys(join(directory, "nothing")), secrets: () => [] })),

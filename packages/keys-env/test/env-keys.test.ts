@@ -26,7 +26,7 @@ describe("NAME_OTHERS", () => {
     expect(ring.keys[2]?.id).toBe("2027-01");
   });
 
-  it("may list the primary and a key twice: a rotation passes through that", async () => {
+  it("may repeat the primary or another key, as happens during a rotation", async () => {
     const [primary, other] = [key(), key()];
     const env = { APP_KEY: primary, APP_KEY_OTHERS: [other, primary, other, `hex:${hexOf(primary)}`].join(",") };
     expect(materials(await envKeys("APP_KEY", { env }).load())).toEqual([material(primary), material(other)]);
@@ -45,13 +45,13 @@ describe("NAME_OTHERS", () => {
     expect(error).toMatchObject({ code, message: expect.stringContaining("APP_KEY_OTHERS") });
   });
 
-  it("says which of its keys is bad", async () => {
+  it("is refused with the position of its invalid key", async () => {
     const env = { APP_KEY: key(), APP_KEY_OTHERS: `${key()},${key()},${key().slice(8)},${key()}` };
     const error = await rejection(envKeys("APP_KEY", { env }).load());
     expect(error).toMatchObject({ message: expect.stringContaining("key 3 of 4") });
   });
 
-  it("alone is a mistake, whatever is to be done when keys are missing", async () => {
+  it("is refused without a primary, whatever whenMissing is", async () => {
     const options = { env: { APP_KEY_OTHERS: key() }, whenMissing: "plaintext", warn: () => {} } as const;
     expect(await rejection(envKeys("APP_KEY", options).load())).toMatchObject({ code: "KEYRING_INVALID" });
   });
@@ -72,7 +72,7 @@ describe("NAME_FILE", () => {
   });
   afterAll(() => rm(directory, { recursive: true }));
 
-  it("names a file in any notation, beside NAME_OTHERS, read anew at each load and watched", async () => {
+  it("names a file in any notation, which is read at each load and watched, and combines with NAME_OTHERS", async () => {
     const path = join(directory, "watched");
     const [first, second, other] = [key(), key(), key()];
     await writeFile(path, `${first}\n`);
@@ -89,7 +89,7 @@ describe("NAME_FILE", () => {
     }
   });
 
-  it("may have white space at its ends, as any value", async () => {
+  it("may have white space around the path", async () => {
     const [path, value] = [join(directory, "spaced"), key()];
     await writeFile(path, value);
     expect(materials(await envKeys("APP_KEY", { env: { APP_KEY_FILE: `${path}\r\n` } }).load())).toEqual([
@@ -99,23 +99,26 @@ describe("NAME_FILE", () => {
     expect(blank).toMatchObject({ code: "KEY_INVALID", message: expect.stringContaining("empty") });
   });
 
-  it("beside NAME is refused", async () => {
+  it("is refused if NAME is set as well", async () => {
     const path = join(directory, "both");
     await writeFile(path, key());
     const error = await rejection(envKeys("APP_KEY", { env: { APP_KEY: key(), APP_KEY_FILE: path } }).load());
     expect(error).toMatchObject({ code: "KEYRING_INVALID", message: expect.stringContaining("APP_KEY_FILE") });
   });
 
-  it.each(["error", "generate", "plaintext"] as const)("that leads nowhere is not a missing key: %s", async (mode) => {
-    const options = { env: { APP_KEY_FILE: join(directory, "nothing") }, whenMissing: mode, warn: () => {} };
-    expect(await rejection(envKeys("APP_KEY", options).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
-    const empty = { ...options, env: { APP_KEY_FILE: "" } };
-    expect(await rejection(envKeys("APP_KEY", empty).load())).toMatchObject({ code: "KEY_INVALID" });
-  });
+  it.each(["error", "generate", "plaintext"] as const)(
+    "is refused if its path does not exist, also with whenMissing: %s",
+    async (mode) => {
+      const options = { env: { APP_KEY_FILE: join(directory, "nothing") }, whenMissing: mode, warn: () => {} };
+      expect(await rejection(envKeys("APP_KEY", options).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+      const empty = { ...options, env: { APP_KEY_FILE: "" } };
+      expect(await rejection(envKeys("APP_KEY", empty).load())).toMatchObject({ code: "KEY_INVALID" });
+    },
+  );
 });
 
 describe("whenMissing", () => {
-  it("is an error by default, that names the variables and how to make a key", async () => {
+  it("rejects by default, with the environment variables and how to make a key", async () => {
     expect(await rejection(envKeys("APP_KEY", { env: {} }).load())).toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringMatching(/APP_KEY .*APP_KEY_FILE/),
@@ -137,33 +140,36 @@ describe("whenMissing", () => {
     expect(other.primary).not.toBe(rings[0]?.primary);
   });
 
-  it('"plaintext" gives a ring without keys, and warns once', async () => {
+  it('"plaintext" returns a keyring without keys, and warns once', async () => {
     const warn = vi.fn();
     const provider = envKeys("APP_KEY", { env: {}, whenMissing: "plaintext", warn });
     expect((await provider.load()).primary).toBe("");
     expect((await provider.load()).keys).toHaveLength(0);
-    expect(warn).toHaveBeenCalledExactlyOnceWith(expect.stringContaining("unsealed"), "KEYWARD_PLAINTEXT");
+    expect(warn).toHaveBeenCalledExactlyOnceWith(expect.stringContaining("unencrypted"), "KEYWARD_PLAINTEXT");
   });
 
-  it("warns through the process by default", async () => {
+  it("warns by process.emitWarning by default", async () => {
     const warned = new Promise<Error & { code?: string }>((resolve) => process.once("warning", resolve));
     await envKeys("APP_KEY", { env: {}, whenMissing: "plaintext" }).load();
     expect(await warned).toMatchObject({ name: "KeywardWarning", code: "KEYWARD_PLAINTEXT" });
   });
 
-  it.each(["generate", "plaintext"] as const)("%s is refused in production unless forced", async (whenMissing) => {
-    const warn = vi.fn();
-    const production = { env: { NODE_ENV: "production" }, whenMissing, warn };
-    expect(await rejection(envKeys("APP_KEY", production).load())).toMatchObject({
-      code: "PROVIDER_UNAVAILABLE",
-      message: expect.stringContaining("production"),
-    });
-    expect(warn).not.toHaveBeenCalled();
-    await envKeys("APP_KEY", { ...production, dangerouslyAllowInProduction: true }).load();
-    expect(warn).toHaveBeenCalledOnce();
-  });
+  it.each(["generate", "plaintext"] as const)(
+    "%s is refused in production unless it is allowed explicitly",
+    async (whenMissing) => {
+      const warn = vi.fn();
+      const production = { env: { NODE_ENV: "production" }, whenMissing, warn };
+      expect(await rejection(envKeys("APP_KEY", production).load())).toMatchObject({
+        code: "PROVIDER_UNAVAILABLE",
+        message: expect.stringContaining("production"),
+      });
+      expect(warn).not.toHaveBeenCalled();
+      await envKeys("APP_KEY", { ...production, dangerouslyAllowInProduction: true }).load();
+      expect(warn).toHaveBeenCalledOnce();
+    },
+  );
 
-  it("looks at the process too when it has its own variables", async () => {
+  it("is refused if NODE_ENV of the process is production, even if the option env is set", async () => {
     vi.stubEnv("NODE_ENV", "production");
     try {
       const options = { env: {}, whenMissing: "plaintext", warn: () => {} } as const;
@@ -174,7 +180,7 @@ describe("whenMissing", () => {
   });
 
   it.each(["error", "generate", "plaintext"] as const)(
-    "%s does not apply once there was a key",
+    "%s does not apply after a key has been loaded",
     async (whenMissing) => {
       const env: Record<string, string> = { APP_KEY: key() };
       const warn = vi.fn();
@@ -187,7 +193,7 @@ describe("whenMissing", () => {
   );
 
   it.each(["generate", "plaintext"] as const)(
-    "%s ends with the first key, and never comes back",
+    "%s stops applying when the first key is set, for good",
     async (whenMissing) => {
       const env: Record<string, string> = {};
       const provider = envKeys("APP_KEY", { env, whenMissing, warn: () => {} });
@@ -199,7 +205,7 @@ describe("whenMissing", () => {
     },
   );
 
-  it("does not apply where a key is there and bad, now or earlier", async () => {
+  it("does not apply if a key is invalid, or has been set before", async () => {
     const env: Record<string, string> = { APP_KEY: key().slice(4) };
     const provider = envKeys("APP_KEY", { env, whenMissing: "plaintext", warn: () => {} });
     expect(await rejection(provider.load())).toMatchObject({ code: "KEY_INVALID" });
@@ -210,7 +216,7 @@ describe("whenMissing", () => {
   });
 });
 
-it("gives two processes with the same variables the same ids", async () => {
+it("envKeys gives two processes with the same environment variables the same key ids", async () => {
   const env = { ...process.env, APP_KEY: key(), APP_KEY_OTHERS: `${key()},passphrase:${key()}` };
   const script = `
     import { envKeys } from "@keyward/keys-env";
@@ -223,9 +229,12 @@ it("gives two processes with the same variables the same ids", async () => {
   expect(JSON.parse(stdout)).toEqual(JSON.parse(JSON.stringify(await envKeys("APP_KEY", { env }).load())));
 });
 
-it.each(["", "APP KEY", "1KEY", "APP-KEY", "APP_KEY="])("refuses %j as the name of a variable", (name) => {
-  expect(() => envKeys(name)).toThrow(expect.objectContaining({ code: "KEY_INVALID" }));
-});
+it.each(["", "APP KEY", "1KEY", "APP-KEY", "APP_KEY="])(
+  "envKeys refuses %j as the name of an environment variable",
+  (name) => {
+    expect(() => envKeys(name)).toThrow(expect.objectContaining({ code: "KEY_INVALID" }));
+  },
+);
 
 function hexOf(value: string): string {
   return Buffer.from(value, "base64").toString("hex");

@@ -47,7 +47,7 @@ afterEach(async () => {
   await rm(root, { recursive: true, force: true });
 });
 
-/** Follows a provider as the core does: loads at first and after each call, and keeps the last good ring. */
+/** Follows a provider as core does: loads at the start and after each notice, and keeps the last good keyring. */
 function follow(path: string, options: FileKeysOptions = {}) {
   const provider = fileKeys(path, options);
   const following = { calls: 0, ring: "", failures: [] as unknown[], provider };
@@ -70,13 +70,13 @@ function until(check: () => void): Promise<void> {
   return vi.waitFor(check, { timeout: 20_000, interval: 10 });
 }
 
-/** Replaces a file as careful writers do. */
+/** Replaces a file by renaming a new one over it. */
 async function replace(path: string, text: string): Promise<void> {
   await writeFile(`${path}.next`, text);
   await rename(`${path}.next`, path);
 }
 
-/** Publishes files the way the kubelet does: a new directory, and one link swapped. */
+/** Publishes files as the kubelet does: writes a new directory, and swaps one link. */
 async function publish(mount: string, files: Record<string, string>): Promise<void> {
   const data = `..${randomBytes(6).toString("hex")}`;
   await mkdir(join(mount, data), { recursive: true });
@@ -93,36 +93,36 @@ async function publish(mount: string, files: Record<string, string>): Promise<vo
   }
 }
 
-describe("a key where the path belongs", () => {
+describe("a key that is passed as the path", () => {
   const bytes = randomBytes(32);
-  // Slashes make a path of a key, with directories that are not there.
+  // A slash turns a key into a path, with directories that do not exist.
   const slashed = `${bytes.toString("base64url").slice(0, 20)}/${bytes.toString("base64url").slice(21)}`;
   it.each([
     ["base64", bytes.toString("base64")],
     ["base64 with a slash", slashed],
     ["base64url", bytes.toString("base64url")],
     ["hex", `hex:${bytes.toString("hex")}`],
-    ["with an id", `2026-11=${bytes.toString("base64")}`],
+    ["a key with an id", `2026-11=${bytes.toString("base64")}`],
     ["a passphrase", `passphrase:${bytes.toString("base64url")}`],
     ["a document", exportKeyring(Keyring.fromKeys([{ material: bytes }]))],
-  ])("is never repeated: %s", async (_name, path) => {
+  ])("does not appear in any error or warning: %s", async (_name, path) => {
     const warn = vi.fn();
     const ring = Keyring.generate();
-    const told = [
+    const reported = [
       await rejection(fileKeys(path).load()),
       await rejection(Promise.resolve(fileKeys(path).save(ring.add(), ring))),
     ];
     for (const whenMissing of ["generate", "plaintext"] as const) {
       await fileKeys(path, { whenMissing, warn })
         .load()
-        .catch((error: unknown) => told.push(error));
+        .catch((error: unknown) => reported.push(error));
     }
-    told.push(...warn.mock.calls.flat());
-    for (const one of told) {
+    reported.push(...warn.mock.calls.flat());
+    for (const one of reported) {
       const texts = [shown(one), one instanceof Error ? shown(one.cause) : ""].join(" ");
       for (const secret of secretsIn(path)) expect(leak(texts, secret)).toBeUndefined();
     }
-    for (const error of told.slice(0, 2)) expect(error).toBeInstanceOf(KeywardError);
+    for (const error of reported.slice(0, 2)) expect(error).toBeInstanceOf(KeywardError);
   });
 
   it.each([
@@ -131,21 +131,21 @@ describe("a key where the path belongs", () => {
     ["../no-keyring.json", 'The path "../no-keyring.json" in folder'],
     ["packages/no-keyring.json", 'The path "packages/no-keyring.json" in folder'],
     ["no-keyring.json", "The path given in folder"],
-  ])("is not what %s is: errors say which path, and from where", async (path, named) => {
+  ])("is told apart from a real path: errors show %s as %j", async (path, named) => {
     expect(await rejection(fileKeys(path).load())).toMatchObject({
       message: expect.stringContaining(`${named} ${JSON.stringify(process.cwd())}`),
     });
   });
 });
 
-it.each([undefined, null, 5, "", new URL("file:///keys")])("what is no path is refused at once: %j", (given) => {
+it.each([undefined, null, 5, "", new URL("file:///keys")])("fileKeys refuses %j as a path", (given) => {
   expect(() => Reflect.apply(fileKeys, undefined, [given])).toThrow(
     expect.objectContaining({ name: "KeywardError", code: "VALUE_INVALID" }),
   );
 });
 
 describe("a file", () => {
-  it("holds a key or a document", async () => {
+  it("may hold a key or a keyring document", async () => {
     const path = join(root, "key");
     const value = key();
     await writeFile(path, `a=${value}\n`);
@@ -156,12 +156,12 @@ describe("a file", () => {
   });
 
   it.each([
-    ["nothing", "", "KEY_INVALID", "0 characters"],
+    ["no text", "", "KEY_INVALID", "0 characters"],
     ["a cut key", key().slice(4), "KEY_INVALID", "40 characters"],
-    ["bytes that are no text", Buffer.concat([Buffer.of(0xff), randomBytes(31)]), "KEY_INVALID", "32 bytes found"],
+    ["bytes that are not text", Buffer.concat([Buffer.of(0xff), randomBytes(31)]), "KEY_INVALID", "32 bytes found"],
     ["a cut document", exportKeyring(Keyring.generate()).slice(0, -20), "KEYRING_INVALID", "not JSON"],
-    ["too much", "A".repeat(2 ** 20 + 1), "KEY_INVALID", "1048577 bytes"],
-  ])("that holds %s is refused by its path", async (_name, content, code, found) => {
+    ["more than 1 MiB", "A".repeat(2 ** 20 + 1), "KEY_INVALID", "1048577 bytes"],
+  ])("is refused, with its path, if it holds %s", async (_name, content, code, found) => {
     const path = join(root, "key");
     await writeFile(path, content);
     const error = await rejection(fileKeys(path, { whenMissing: "plaintext", warn: () => {} }).load());
@@ -171,7 +171,7 @@ describe("a file", () => {
     for (const secret of secretsIn(content.toString())) expect(leak(shown(error), secret)).toBeUndefined();
   });
 
-  it("that is a pipe, or a link that leads nowhere, is refused at once", async () => {
+  it("is refused at once if it is a pipe, or a link without a target", async () => {
     await run("mkfifo", [join(root, "pipe")]);
     expect(await rejection(fileKeys(join(root, "pipe")).load())).toMatchObject({ code: "KEY_INVALID" });
     await symlink(join(root, "nothing"), join(root, "link"));
@@ -179,10 +179,10 @@ describe("a file", () => {
     expect(await rejection(dangling.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("is replaced or rewritten, and each time read again", async () => {
+  it("is read again each time it is replaced or rewritten", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
-    // So rarely looked at that only the file system's events can tell.
+    // The path is polled so rarely that only the file system's events can report the change.
     const following = await follow(path, { pollMs: 2 ** 31 - 1 });
     for (const write of [replace, writeFile, replace, writeFile, writeFile]) {
       const value = key();
@@ -191,7 +191,7 @@ describe("a file", () => {
     }
   });
 
-  it("that is written in two halves keeps the last good ring until it is whole", async () => {
+  it("does not replace the keyring in use while only its first half is written", async () => {
     const path = join(root, "key");
     const [old, next] = [key(), key()];
     await writeFile(path, `a=${old}`);
@@ -203,7 +203,7 @@ describe("a file", () => {
     await until(() => expect(following.ring).toBe(ringOf({ a: next })));
   });
 
-  it("changed between the load and the subscription is noticed", async () => {
+  it("is reported as changed if it changes between the load and the subscription", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     const provider = fileKeys(path, { pollMs: 2 ** 31 - 1 });
@@ -214,7 +214,7 @@ describe("a file", () => {
     await until(() => expect(changed).toHaveBeenCalled());
   });
 
-  it("does not answer for its neighbours", async () => {
+  it("is read correctly while other files in its folder change", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     const following = await follow(path, { pollMs: 20 });
@@ -225,7 +225,7 @@ describe("a file", () => {
     expect(following.failures).toEqual([]);
   });
 
-  it("that changes without end makes few calls", async () => {
+  it("causes at most one notice each 100 ms while it keeps changing", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     const following = await follow(path, { pollMs: 10 });
@@ -236,13 +236,13 @@ describe("a file", () => {
       await replace(path, `a=${value}`);
     }
     await until(() => expect(following.ring).toBe(ringOf({ a: value })));
-    // One call for each tenth of a second, and one at each end.
+    // One call each 100 ms, and one more at the start and at the end.
     expect(following.calls).toBeLessThanOrEqual((performance.now() - startedAtMs) / 100 + 2);
   });
 });
 
 describe("a directory", () => {
-  it("holds a key in each file, and the id of the primary", async () => {
+  it("is read as one key in each file, and the id of the primary key in the file primary", async () => {
     const [a, b] = [key(), key()];
     await writeFile(join(root, "a"), a);
     await writeFile(join(root, "2026-11"), `hex:${Buffer.from(b, "base64").toString("hex")}\n`);
@@ -252,15 +252,15 @@ describe("a directory", () => {
   });
 
   it.each([
-    ["no primary", { a: key() }, "KEYRING_INVALID"],
-    ["a primary that is not there", { a: key(), primary: "b" }, "KEYRING_INVALID"],
-    ["a key as primary", { a: key(), primary: key() }, "KEYRING_INVALID"],
-    ["a primary and nothing else", { primary: "primary" }, "KEYRING_INVALID"],
-    ["a name that is no id", { a: key(), "b.txt": key(), primary: "a" }, "KEY_INVALID"],
+    ["no file primary", { a: key() }, "KEYRING_INVALID"],
+    ["the id of a missing key in the file primary", { a: key(), primary: "b" }, "KEYRING_INVALID"],
+    ["a key in the file primary", { a: key(), primary: key() }, "KEYRING_INVALID"],
+    ["only the file primary", { primary: "primary" }, "KEYRING_INVALID"],
+    ["a file whose name is not a key id", { a: key(), "b.txt": key(), primary: "a" }, "KEY_INVALID"],
     ["a cut key", { a: key(), b: key().slice(4), primary: "a" }, "KEY_INVALID"],
-    ["an id in a file", { a: key(), b: `b=${key()}`, primary: "a" }, "KEY_INVALID"],
-    ["a document", { a: exportKeyring(Keyring.generate()), primary: "a" }, "KEY_INVALID"],
-  ])("with %s is refused", async (_name, files: Record<string, string>, code) => {
+    ["an id in the file of a key", { a: key(), b: `b=${key()}`, primary: "a" }, "KEY_INVALID"],
+    ["a keyring document in the file of a key", { a: exportKeyring(Keyring.generate()), primary: "a" }, "KEY_INVALID"],
+  ])("is refused if it has %s", async (_name, files: Record<string, string>, code) => {
     for (const [name, text] of Object.entries(files)) await writeFile(join(root, name), text);
     const error = await rejection(fileKeys(root).load());
     expect(error).toMatchObject({ code, message: expect.stringContaining(root) });
@@ -269,7 +269,7 @@ describe("a directory", () => {
     }
   });
 
-  it("with a directory in it, or one key under two names, is refused", async () => {
+  it("is refused if it has a directory in it, or one key under two names", async () => {
     const a = key();
     for (const [name, text] of Object.entries({ a, b: a, primary: "a" })) await writeFile(join(root, name), text);
     expect(await rejection(fileKeys(root).load())).toMatchObject({ code: "KEYRING_INVALID" });
@@ -278,15 +278,17 @@ describe("a directory", () => {
     expect(await rejection(fileKeys(root).load())).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("with something else in it, such as lost+found, has that named as what is too much", async () => {
+  it("is refused, with the name of the file that is not a key, if it has lost+found in it", async () => {
     const path = join(root, "volume");
     await mkdir(join(path, "lost+found"), { recursive: true });
     const error = await rejection(fileKeys(path).load());
     expect(error).toMatchObject({ code: "KEY_INVALID", message: expect.stringContaining("lost+found") });
-    expect(error).toMatchObject({ hint: expect.stringContaining("Take away what is no key") });
+    expect(error).toMatchObject({
+      hint: expect.stringContaining("Remove everything from the directory that is not a key"),
+    });
   });
 
-  it("that Kubernetes mounts is followed through every swap", async () => {
+  it("is followed through every update by Kubernetes", async () => {
     const mount = join(root, "mount");
     const [a, b, c] = [key(), key(), key()];
     await publish(mount, { a, primary: "a" });
@@ -302,7 +304,7 @@ describe("a directory", () => {
     await until(() => expect(following.ring).toBe(ringOf({ b: c })));
   });
 
-  it("that Kubernetes mounts is followed by the path of one file in it", async () => {
+  it("may be mounted by Kubernetes and followed by the path of one file in it", async () => {
     const mount = join(root, "mount");
     await publish(mount, { ring: `a=${key()}` });
     const following = await follow(join(mount, "ring"), { pollMs: 2 ** 31 - 1 });
@@ -313,7 +315,7 @@ describe("a directory", () => {
     }
   });
 
-  it("that is replaced whole is followed, and what changes in the new one as well", async () => {
+  it("is followed when it is replaced as a whole, and changes in the new directory are followed too", async () => {
     const mount = join(root, "mount");
     const [a, b, c] = [key(), key(), key()];
     for (const [name, value] of Object.entries({ mount: a, other: b })) {
@@ -325,13 +327,13 @@ describe("a directory", () => {
     await rename(mount, join(root, "old"));
     await rename(join(root, "other"), mount);
     await until(() => expect(following.ring).toBe(ringOf({ k: b })));
-    // After a change, the mount is looked at once more: only later is it the new directory's own event that tells.
+    // After a change, the mount is checked once more. Only after that does an event of the new directory report a change.
     await new Promise((resolve) => setTimeout(resolve, 500));
     await replace(join(mount, "k"), c);
     await until(() => expect(following.ring).toBe(ringOf({ k: c })));
   });
 
-  it("is never read half in one state and half in another", async () => {
+  it("is never read with files of two different states", async () => {
     const mount = join(root, "mount");
     const states = new Set<string>();
     const newState = () => {
@@ -361,11 +363,11 @@ describe("a directory", () => {
   });
 });
 
-describe("a mount that vanishes", () => {
+describe("a mount that disappears", () => {
   it.each([
-    ["looking at it alone", 25],
-    ["the default", 2_000],
-  ])("and comes back is seen, and what changes later as well: %s", async (_name, pollMs) => {
+    ["a poll every 25 ms", 25],
+    ["the default poll interval", 2_000],
+  ])("is followed when it returns, and so are later changes, with %s", async (_name, pollMs) => {
     const mount = join(root, "parent", "mount");
     const [a, b, c] = [key(), key(), key()];
     await publish(mount, { a, primary: "a" });
@@ -379,7 +381,7 @@ describe("a mount that vanishes", () => {
     await until(() => expect(following.ring).toBe(ringOf({ c, b })));
   });
 
-  it("as a file, and comes back as it was, is told of", async () => {
+  it("is reported when it returns as the same file", async () => {
     const path = join(root, "key");
     await writeFile(path, key());
     const following = await follow(path, { pollMs: 25 });
@@ -390,19 +392,22 @@ describe("a mount that vanishes", () => {
     await until(() => expect(following.calls).toBeGreaterThan(calls));
   });
 
-  it.each(["error", "generate", "plaintext"] as const)("is not taken for a missing key: %s", async (whenMissing) => {
-    const path = join(root, "mount", "key");
-    await mkdir(join(root, "mount"));
-    await writeFile(path, key());
-    const provider = fileKeys(path, { whenMissing, warn: () => {} });
-    await provider.load();
-    await rm(join(root, "mount"), { recursive: true });
-    expect(await rejection(provider.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
-  });
+  it.each(["error", "generate", "plaintext"] as const)(
+    "is not treated as a key that was never set, with whenMissing: %s",
+    async (whenMissing) => {
+      const path = join(root, "mount", "key");
+      await mkdir(join(root, "mount"));
+      await writeFile(path, key());
+      const provider = fileKeys(path, { whenMissing, warn: () => {} });
+      await provider.load();
+      await rm(join(root, "mount"), { recursive: true });
+      expect(await rejection(provider.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+    },
+  );
 });
 
 describe("whenMissing", () => {
-  it("applies to a path where nothing is, and to an empty directory", async () => {
+  it("applies to a path that does not exist, and to an empty directory", async () => {
     for (const path of [join(root, "nothing", "here"), root]) {
       expect(await rejection(fileKeys(path).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
       const warn = vi.fn();
@@ -413,7 +418,7 @@ describe("whenMissing", () => {
     }
   });
 
-  it("is refused in production unless forced", async () => {
+  it("is refused in production unless it is allowed explicitly", async () => {
     vi.stubEnv("NODE_ENV", "production");
     try {
       const path = join(root, "nothing");
@@ -427,7 +432,7 @@ describe("whenMissing", () => {
     }
   });
 
-  it("in plaintext ends when a key is mounted, which is told of, and never comes back", async () => {
+  it("stops returning a plaintext keyring when a key is mounted, which is reported, for good", async () => {
     const path = join(root, "key");
     const following = await follow(path, { pollMs: 25, whenMissing: "plaintext", warn: () => {} });
     const value = key();
@@ -439,7 +444,7 @@ describe("whenMissing", () => {
 });
 
 describe("create", () => {
-  it("writes the first ring, for its owner alone, and never a second one", async () => {
+  it("writes the first keyring, readable only by its owner, and never a second one", async () => {
     const path = join(root, "first.keyring");
     const ring = Keyring.generate();
     await fileKeys(path).create(ring);
@@ -450,7 +455,7 @@ describe("create", () => {
     expect(exportKeyring(await fileKeys(path).load())).toBe(exportKeyring(ring));
   });
 
-  it("lets one of several win, and refuses what cannot be saved", async () => {
+  it("succeeds for one of several writers, and refuses a keyring that cannot be saved", async () => {
     const path = join(root, "first.keyring");
     const rings = Array.from({ length: 6 }, () => Keyring.generate());
     const outcomes = await Promise.allSettled(rings.map(async (ring) => fileKeys(path).create(ring)));
@@ -475,7 +480,7 @@ describe("save", () => {
     return provider.save(next, previous);
   }
 
-  it("replaces the document and keeps the mode, in place of the file that a link leads to", async () => {
+  it("replaces the target of a link and keeps its mode", async () => {
     const { path, ring } = await openDocument();
     await chmod(path, 0o604);
     await mkdir(join(root, "links"));
@@ -489,7 +494,7 @@ describe("save", () => {
     expect((await readdir(root)).sort()).toEqual(["links", "ring.json", "ring.json.lock"]);
   });
 
-  it("lets one of many processes win each round", async () => {
+  it("loses no change of four processes that save at the same time", async () => {
     const { path } = await openDocument();
     const script = `
       import { envKeys, fileKeys } from "@keyward/keys-env";
@@ -512,7 +517,7 @@ describe("save", () => {
     expect(ring.generation).toBe(41);
   });
 
-  it("waits for the lock of a process that holds it, and needs nothing from one that was killed", async () => {
+  it("waits while another process holds the lock, and succeeds after that process is killed", async () => {
     const { path, provider, ring } = await openDocument();
     const holder: ChildProcess = spawn(
       process.execPath,
@@ -531,7 +536,7 @@ describe("save", () => {
     try {
       if (holder.stdout === null) throw new Error("expected the output of the holder");
       await once(holder.stdout, "data");
-      await writeFile(`${path}.new`, "what a killed process left there");
+      await writeFile(`${path}.new`, "left by a killed process");
       const waiting = vi.fn();
       const saved = save(provider, ring.add({ id: "b" }), ring).finally(waiting);
       await new Promise((resolve) => setTimeout(resolve, 200));
@@ -546,7 +551,7 @@ describe("save", () => {
     expect((await stat(path)).mode & 0o777).toBe(0o640);
   });
 
-  it("refuses what it cannot do, and says so", async () => {
+  it("refuses a keyring or a path that cannot be saved, with a code for each reason", async () => {
     const { path, provider, ring } = await openDocument();
     expect(await rejection(save(provider, ring.scope("x"), ring))).toMatchObject({ code: "KEYRING_INVALID" });
     expect(await rejection(save(provider, Keyring.dangerouslyPlaintext(), ring))).toMatchObject({
@@ -576,7 +581,7 @@ describe("a source that cannot be saved to", () => {
     return path;
   }
 
-  /** A keyring document that is a mount of its own, read-only as secrets are. Mounting is for root alone. */
+  /** A keyring document in a read-only mount, as secrets are mounted; `undefined` if this user may not mount. */
   async function mountedDocument() {
     const path = join(root, "ring.json");
     await writeFile(path, exportKeyring(Keyring.generate("a").add({ id: "b" }).promote("b")));
@@ -591,7 +596,7 @@ describe("a source that cannot be saved to", () => {
   it.each([
     ["a directory", directory],
     ["a document in a read-only mount", mountedDocument],
-  ])("as %s, is refused a rotation before anything is written, and a retirement only checks", async (_, open) => {
+  ])("lets rotateKey fail before anything is written, and retireKey only check: %s", async (_, open) => {
     const path = await open();
     if (path === undefined) return;
     const keys = fileKeys(path);
@@ -610,11 +615,11 @@ describe("a source that cannot be saved to", () => {
     }
     expect(await rotationStatus(keys, { stores })).toBeUndefined();
     expect((await inner.reserved().scan()).entries).toEqual(before);
-    const { ring, saved } = await retireKey(keys, stores, "a");
+    const { keyring: ring, saved } = await retireKey(keys, stores, "a");
     expect(ring.keys.find(({ id }) => id === "a")?.status).toBe("disabled");
     expect(saved).toBe(false);
     expect((await keys.load()).keys.every(({ status }) => status === "enabled")).toBe(true);
-    // It still says what stands in the way.
+    // retireKey still reports why the key cannot be retired.
     expect(
       await rejection(retireKey(keys, { other: new EncryptedStore(new MemoryStore(), { keys }) }, "none")),
     ).toMatchObject({
@@ -623,7 +628,7 @@ describe("a source that cannot be saved to", () => {
     for (const store of Object.values(stores)) await store.disconnect();
   });
 
-  it("is told apart from one that can, which a retirement saves to", async () => {
+  it("is told apart from a file with a keyring document, which retireKey saves to", async () => {
     const path = join(root, "ring.json");
     await writeFile(path, exportKeyring(Keyring.generate("a").add({ id: "b" }).promote("b")));
     const keys = fileKeys(path);
@@ -635,7 +640,7 @@ describe("a source that cannot be saved to", () => {
   });
 });
 
-it("does not keep a process alive by watching", async () => {
+it("a subscription does not keep the process running", async () => {
   const path = join(root, "key");
   await writeFile(path, key());
   const script = `
@@ -654,7 +659,7 @@ it("does not keep a process alive by watching", async () => {
   expect(stdout).toBe("done\n");
 });
 
-it("ends a subscription for good", async () => {
+it("an ended subscription causes no further calls", async () => {
   const path = join(root, "key");
   await writeFile(path, key());
   const following = await follow(path, { pollMs: 10 });
@@ -662,7 +667,7 @@ it("ends a subscription for good", async () => {
   await until(() => expect(following.calls).toBeGreaterThan(0));
   const early = vi.fn();
   fileKeys(path, { pollMs: 10 }).subscribe?.(early)();
-  // Ended while a call is on its way, and twice.
+  // The subscriptions are ended while a change is pending, and each of them twice.
   await replace(path, key());
   for (const end of [...ends, ...ends]) end();
   const { calls } = following;
@@ -673,7 +678,7 @@ it("ends a subscription for good", async () => {
   expect(early).not.toHaveBeenCalled();
 });
 
-it("shows no key of its own", async () => {
+it("no key is shown when a provider is printed", async () => {
   const path = join(root, "key");
   const value = key();
   await writeFile(path, value);
@@ -682,15 +687,15 @@ it("shows no key of its own", async () => {
   expect(leak(shown(provider), value)).toBeUndefined();
 });
 
-it.each([0, -1, Number.NaN, 2 ** 31])("refuses to look every %d ms", (pollMs) => {
+it.each([0, -1, Number.NaN, 2 ** 31])("fileKeys refuses a pollMs of %d", (pollMs) => {
   expect(() => fileKeys(root, { pollMs })).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
 });
 
 it.each<[string, object]>([
   ["a misspelt option", { whenMising: "generate" }],
-  ["a mode that there is none of", { whenMissing: "ignore" }],
-  ["a pollMs that is no number", { pollMs: "2000" }],
-])("code without types is told of %s", (_name, options) => {
+  ["an unknown mode", { whenMissing: "ignore" }],
+  ["a pollMs that is not a number", { pollMs: "2000" }],
+])("fileKeys and envKeys refuse %s in untyped code", (_name, options) => {
   for (const make of [() => fileKeys(root, options), () => envKeys("APP_KEY", options)]) {
     expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   }

@@ -10,7 +10,7 @@ import { type EnvKeysOptions, envKeys, fileKeys } from "../src/index.ts";
 import { leak, rejection, shown } from "./shown.ts";
 
 const material = (() => {
-  // With both characters in which base64 and base64url differ, and digits that are not all decimal.
+  // The bytes contain both characters in which base64 and base64url differ, and hex digits that are not decimal.
   const bytes = randomBytes(32);
   bytes.set([0xfb, 0xff, 0xbf, 0x3e]);
   return bytes;
@@ -32,8 +32,8 @@ describe("a key", () => {
     ["base64url with padding", `${base64url}=`],
     ["hex", `hex:${hex}`],
     ["hex in capitals", `hex:${hex.toUpperCase()}`],
-    ["with a newline behind", `${base64}\n`],
-    ["with white space around", ` \t${base64}\r\n`],
+    ["a key and a newline", `${base64}\n`],
+    ["a key and white space around it", ` \t${base64}\r\n`],
   ])("is read: %s", async (_name, value) => {
     expect(exportKeyring(await load(value))).toBe(sameRing);
   });
@@ -42,7 +42,7 @@ describe("a key", () => {
     ["base64", `2026-11=${base64}`],
     ["base64url", `2026-11=${base64url}`],
     ["hex", `2026-11=hex:${hex}`],
-  ])("has the id in front of it: %s", async (_name, value) => {
+  ])("has the id that precedes it: %s", async (_name, value) => {
     expect(exportKeyring(await load(value))).toBe(exportKeyring(Keyring.fromKeys([{ id: "2026-11", material }])));
   });
 
@@ -56,24 +56,24 @@ describe("a key", () => {
     ["padding inside", `${base64.slice(0, 38)}=${base64.slice(38)}`, "45 characters found, 1 of them"],
     ["too much padding", `${base64}=`, "45 characters found"],
     ["both alphabets", `+-${base64url.slice(2)}`, "mix"],
-    ["bits that belong to no byte", `${base64url.slice(0, 42)}${base64url.slice(42) === "B" ? "C" : "B"}`, "bits"],
+    ["extra bits in the last character", `${base64url.slice(0, 42)}${base64url.slice(42) === "B" ? "C" : "B"}`, "bits"],
     ["quotes", `"${base64url}"`, "45 characters found, 2 of them"],
     ["a byte order mark", `\uFEFF${base64}`, "45 characters found, 1 of them"],
     ["hex without its prefix", hex, "64 characters"],
-    ["hex too short", `hex:${hex.slice(2)}`, "62 characters found"],
-    ["hex too long", `hex:${hex}00`, "66 characters found"],
+    ["too few hex digits", `hex:${hex.slice(2)}`, "62 characters found"],
+    ["too many hex digits", `hex:${hex}00`, "66 characters found"],
     ["hex with a stray character", `hex:${hex.slice(1)}g`, "64 characters found"],
     ["hex with white space inside", `hex: ${hex}`, "65 characters found"],
     ["two keys", `${base64},${base64}`, "89 characters"],
-    ["empty", "", "0 characters"],
-    ["white space alone", " \n", "0 characters"],
-    ["a passphrase that does not say so", "correct horse battery staple, and some more", "43 characters"],
+    ["an empty text", "", "0 characters"],
+    ["only white space", " \n", "0 characters"],
+    ["a passphrase without its prefix", "correct horse battery staple, and some more", "43 characters"],
     ["a short passphrase", "passphrase:correct horse battery staple", "28 characters"],
-    ["an id and nothing", "2026-11=", "8 characters"],
+    ["an id without a key", "2026-11=", "8 characters"],
     ["an id of 33 characters", `${"i".repeat(33)}=${base64}`, "78 characters"],
     ["a placeholder", Buffer.alloc(32, 7).toString("base64"), "placeholder"],
     ["a placeholder with an id", `dev=hex:${"00".repeat(32)}`, "placeholder"],
-  ])("is refused with what was found: %s", async (_name, value, found) => {
+  ])("is refused with a description of the value: %s", async (_name, value, found) => {
     const error = await rejection(load(value));
     expect(error).toBeInstanceOf(KeywardError);
     expect(error).toMatchObject({
@@ -87,20 +87,20 @@ describe("a key", () => {
   it.each([
     ["hex digits", hex, "hex:"],
     ["hex digits with 0x", `0x${hex}`, '"0x"'],
-    ["a prefix in capitals", `HEX:${hex}`, "small letters"],
+    ["a prefix in capitals", `HEX:${hex}`, "lower case"],
     ["quotes", `'${base64}'`, "quote"],
-    ["the first quote alone", `"${base64}`, "quote"],
-    ["the last quote alone", `${base64}"`, "quote"],
+    ["only the first quote", `"${base64}`, "quote"],
+    ["only the last quote", `${base64}"`, "quote"],
     ["the quotes of a text processor", `\u201C${base64}\u201D`, "quote"],
     ["the prefix of Laravel", `base64:${base64}`, '"base64:"'],
     ["a byte order mark", `\uFEFF${base64}`, "byte order mark"],
-    ["a byte order mark before a document", `\uFEFF${exportKeyring(Keyring.generate())}`, "byte order mark"],
+    ["a byte order mark before a keyring document", `\uFEFF${exportKeyring(Keyring.generate())}`, "byte order mark"],
     ["UTF-16 that was read as UTF-8", [...base64].join("\0"), "UTF-8"],
-    ["a comment behind it", `${base64} # production`, "comment"],
+    ["a comment after the key", `${base64} # production`, "comment"],
     ["a line of a shell script", `export APP_KEY=${base64}`, "whole line"],
-    ["a line of a file of variables", `APP_KEY="${base64}"`, "quote"],
-    ["a line break that was not one", `${base64}\\n`, "backslash"],
-    ["a character that cannot be seen", `${base64}\u200B`, "cannot be seen"],
+    ["a line of a .env file", `APP_KEY="${base64}"`, "quote"],
+    ["an escaped line break", `${base64}\\n`, "backslash"],
+    ["an invisible character", `${base64}\u200B`, "invisible"],
     ["a plus sign that became a space", `${base64.slice(0, 20)} ${base64.slice(21)}`, "plus sign"],
     ["a line break inside", `${base64.slice(0, 20)}\n${base64.slice(20)}`, "white space"],
     ["several keys", `${base64},${randomBytes(32).toString("base64")}`, "several keys"],
@@ -109,16 +109,16 @@ describe("a key", () => {
     ["a text of 32 characters", hex.slice(0, 32), "32 characters"],
     ["PEM", "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEI\n-----END PRIVATE KEY-----", "PEM"],
     ["a sentence", "correct horse battery staple, and some more", "passphrase:"],
-  ])("is refused with what may be meant: %s", async (name, value, advice) => {
+  ])("is refused with advice on the likely mistake: %s", async (name, value, advice) => {
     const { hint }: { hint: string } = await rejection(load(value)).then((error) => JSON.parse(JSON.stringify(error)));
     expect(hint).toContain(advice);
-    // It would make another key of what is none, and of what is one.
+    // The advice to add this prefix would turn a damaged key, or a good one, into another key.
     if (name !== "a sentence") expect(hint).not.toContain("passphrase:");
-    // To make a key is the last thing to do where there are records.
-    expect(hint).toMatch(/restore it: a new key opens none of them\. Only for a first key/);
+    // The hint names a new key last, because a new key cannot decrypt existing records.
+    expect(hint).toMatch(/restore the key: a new key cannot decrypt any of them\. Only for a first key/);
   });
 
-  it("in a file of UTF-16 is refused as that", async () => {
+  it("is refused with advice on the encoding if its file is in UTF-16", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-utf16-"));
     try {
       const path = join(directory, "key");
@@ -132,37 +132,31 @@ describe("a key", () => {
   });
 
   it.each([
-    ["a document", "{}"],
+    ["a keyring document", "{}"],
     ["hex", `hex:${hex}`],
-  ])(
-    "behind a byte order mark is no passphrase, though all that is no other notation is one: %s",
-    async (_name, text) => {
-      expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
-        code: "KEY_INVALID",
-        hint: expect.stringContaining("byte order mark"),
-      });
-    },
-  );
+  ])("is refused with a byte order mark before it, even with passphrase: true, if it is %s", async (_name, text) => {
+    expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
+      code: "KEY_INVALID",
+      hint: expect.stringContaining("byte order mark"),
+    });
+  });
 
-  // As long as a file may be. Where the time grows with the square of the length, one of these takes many minutes.
+  // Texts of the maximum length of a file. If the time grew with the square of the length, one of them would take minutes.
   it.each([
     ["white space", `x${" ".repeat(2 ** 20 - 2)}x`],
     ["padding", `x${"=".repeat(2 ** 20 - 2)}x`],
     ["quotes", `"${"'".repeat(2 ** 20 - 2)}x`],
     ["hex digits", `hex:${"0".repeat(2 ** 20 - 4)}`],
-  ])(
-    "is refused whatever its length, without looking at each character more than a few times: %s",
-    async (_name, text) => {
-      expect(await rejection(load(text))).toMatchObject({ code: "KEY_INVALID" });
-      expect(
-        await rejection(envKeys("APP_KEY", { env: { APP_KEY: base64, APP_KEY_OTHERS: text } }).load()),
-      ).toMatchObject({
-        code: "KEY_INVALID",
-      });
-    },
-  );
+  ])("is refused in linear time, however long it is: %s", async (_name, text) => {
+    expect(await rejection(load(text))).toMatchObject({ code: "KEY_INVALID" });
+    expect(
+      await rejection(envKeys("APP_KEY", { env: { APP_KEY: base64, APP_KEY_OTHERS: text } }).load()),
+    ).toMatchObject({
+      code: "KEY_INVALID",
+    });
+  });
 
-  it("that was cut is refused with the length found, whatever its length", async () => {
+  it("is refused with the length that was found, wherever it was cut", async () => {
     for (let length = 0; length < 43; length++) {
       const error = await rejection(load(base64.slice(0, length)));
       expect(error).toMatchObject({
@@ -172,7 +166,7 @@ describe("a key", () => {
     }
   });
 
-  it("with one character altered is another key or refused, never the same", async () => {
+  it("gives another key or is refused if one character is altered", async () => {
     const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const index = fc.integer({ min: 0, max: 42 });
     await fc.assert(
@@ -185,7 +179,7 @@ describe("a key", () => {
     );
   });
 
-  it("never shows in an error, however it was spoiled", async () => {
+  it("is never shown by an error, however it is damaged", async () => {
     const spoiled = fc.record({
       bytes: fc.uint8Array({ minLength: 24, maxLength: 40 }).filter((bytes) => new Set(bytes).size > 12),
       encoding: fc.constantFrom("base64" as const, "base64url" as const, "hex" as const),
@@ -226,7 +220,7 @@ describe("a key", () => {
     );
   });
 
-  it("given as the variable's name is refused, and not shown", () => {
+  it("is refused and not shown if it is passed as the name of the environment variable", () => {
     const value = randomBytes(32).toString("base64");
     let caught: unknown;
     try {
@@ -240,20 +234,20 @@ describe("a key", () => {
 });
 
 describe("a keyring document", () => {
-  it("is read whole", async () => {
+  it("is read with all its keys, its primary and its name", async () => {
     const ring = Keyring.generate("a").add({ id: "b" }).promote("b").disable("a").rename("production");
     expect(exportKeyring(await load(`\n${exportKeyring(ring)}\n`))).toBe(exportKeyring(ring));
   });
 
   it.each([
-    ["cut", (document: string) => document.slice(0, -20)],
-    ["with a comma too many", (document: string) => document.replace("]", ",]")],
-    ["with an unknown field", (document: string) => document.replace("{", '{"unknown":1,')],
-    ["of another version", (document: string) => document.replace('"keyward": 1', '"keyward": 2')],
-    ["with material that was cut", (document: string) => document.replace(/("material": ".{20})..../, "$1")],
-    ["with material in base64", (document: string) => document.replace(/("material": ".{43})/, "$1=")],
-    ["without its primary", (document: string) => document.replace('"primary": "a"', '"primary": "z"')],
-  ])("is refused, with where it stands and without its material: %s", async (_name, spoil) => {
+    ["a cut document", (document: string) => document.slice(0, -20)],
+    ["an extra comma", (document: string) => document.replace("]", ",]")],
+    ["an unknown field", (document: string) => document.replace("{", '{"unknown":1,')],
+    ["another version", (document: string) => document.replace('"keyward": 1', '"keyward": 2')],
+    ["material that was cut", (document: string) => document.replace(/("material": ".{20})..../, "$1")],
+    ["material in base64", (document: string) => document.replace(/("material": ".{43})/, "$1=")],
+    ["a missing primary", (document: string) => document.replace('"primary": "a"', '"primary": "z"')],
+  ])("is refused, with its source and without its material: %s", async (_name, spoil) => {
     const document = exportKeyring(Keyring.fromKeys([{ id: "a", material }]));
     expect(spoil(document)).not.toBe(document);
     const error = await rejection(load(spoil(document)));
@@ -270,19 +264,19 @@ describe("a passphrase", () => {
   const passphrase = `correct horse ${randomBytes(16).toString("hex")}`;
   const derive = (salt: string) => scryptSync(passphrase, salt, 32, { N: 2 ** 17, r: 8, p: 1, maxmem: 2 ** 28 });
 
-  it("is read where it says so itself or the option does, and derived as documented", async () => {
+  it("is read if it has its prefix or the option is set, and gives the documented key", async () => {
     const expected = exportKeyring(Keyring.fromKeys([{ material: derive("keyward/v1 passphrase") }]));
     expect(exportKeyring(await load(`passphrase:${passphrase}`))).toBe(expected);
     expect(exportKeyring(await load(`${passphrase}\n`, { passphrase: true }))).toBe(expected);
     expect(exportKeyring(await load(`passphrase:${passphrase}`, { passphrase: true }))).toBe(expected);
   });
 
-  it("gives another key with another salt", async () => {
+  it("gives a different key with another salt", async () => {
     const salted = exportKeyring(Keyring.fromKeys([{ id: "p", material: derive("shop, production") }]));
     expect(exportKeyring(await load(`p=passphrase:${passphrase}`, { salt: "shop, production" }))).toBe(salted);
   });
 
-  it("may hold an equals sign, and is then not cut in two", async () => {
+  it("may contain an equals sign, and the text before it is then not an id", async () => {
     const withEquals = `id=${passphrase}`;
     const asOption = await load(withEquals, { passphrase: true });
     expect(exportKeyring(asOption)).toBe(exportKeyring(await load(`passphrase:${withEquals}`)));
@@ -292,27 +286,27 @@ describe("a passphrase", () => {
   it.each([
     [31, "KEY_INVALID"],
     [0, "KEY_INVALID"],
-  ])("of %d characters is too short", async (length, code) => {
+  ])("is too short with %d characters", async (length, code) => {
     const error = await rejection(load("€".repeat(length), { passphrase: true }));
     expect(error).toMatchObject({ code, message: expect.stringContaining(`${length} characters`) });
     expect(await rejection(load(`passphrase:${"€".repeat(length)}`))).toMatchObject({ code });
   });
 
-  it("counts characters, not UTF-16 units", async () => {
+  it("is measured in characters, not in UTF-16 units", async () => {
     expect(await rejection(load(`passphrase:${"🔑".repeat(31)}`))).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("option leaves other notations what they are", async () => {
+  it("does not change how other notations are read if the option is set", async () => {
     expect(exportKeyring(await load(`hex:${hex}`, { passphrase: true }))).toBe(sameRing);
     const document = exportKeyring(Keyring.generate());
     expect(exportKeyring(await load(document, { passphrase: true }))).toBe(document);
   });
 
-  it("needs a salt, if one is given", async () => {
+  it("is refused with an empty salt", async () => {
     expect(await rejection(load(`passphrase:${passphrase}`, { salt: "" }))).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("is derived once, and one after the other over all providers", async () => {
+  it("is derived only once, and one derivation runs at a time across all providers", async () => {
     const running = new Set<number>();
     let started = 0;
     let mostAtOnce = 0;
@@ -339,7 +333,7 @@ describe("a passphrase", () => {
     }
   });
 
-  it("lets an aborted load end before the derivation does, and the next load use it", async () => {
+  it("does not delay an aborted load, and the next load uses the derivation in progress", async () => {
     const env = { APP_KEY: `passphrase:4 ${passphrase}` };
     const provider = envKeys("APP_KEY", { env });
     const controller = new AbortController();
@@ -351,7 +345,7 @@ describe("a passphrase", () => {
   });
 });
 
-describe("the memory that small Buffers share", () => {
+describe("the memory pool of small Buffers", () => {
   const encoded = {
     base64: (bytes: Buffer) => bytes.toString("base64"),
     base64url: (bytes: Buffer) => bytes.toString("base64url"),
@@ -360,7 +354,7 @@ describe("the memory that small Buffers share", () => {
     "a document": (bytes: Buffer) => exportKeyring(Keyring.fromKeys([{ material: bytes }])),
   };
 
-  /** Whoever is given a small Buffer reaches all of this through its `buffer`. */
+  /** Returns the memory pool, which any holder of a small Buffer can read through its `buffer`. */
   function sharedMemory(): Buffer {
     return Buffer.from(Buffer.from("x").buffer);
   }
@@ -386,7 +380,7 @@ describe("the memory that small Buffers share", () => {
       for (const [source, open] of Object.entries(sources)) {
         if (source === "a further key" && name === "a document") continue;
         if (source === "a directory" && ["a document", "an id and base64"].includes(name)) continue;
-        // Not from that memory itself.
+        // These bytes are not allocated in the pool.
         const bytes = randomFillSync(Buffer.alloc(32));
         const provider = await open(encode(bytes));
         const before = sharedMemory();

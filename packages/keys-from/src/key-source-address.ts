@@ -1,11 +1,11 @@
 import { fileURLToPath } from "node:url";
 import { KeywardError } from "@keyward/core";
 
-/** A text that names where keys come from, taken apart. Each parameter is asked for once, and none may be left over. */
+/** A parsed source of keys, such as `vault://secret/app/keyring?auth=approle`. Reading a parameter removes it. */
 export class KeySourceAddress {
-  /** What stands before the first colon. */
+  /** The text before the first colon. */
   readonly scheme: string;
-  /** What stands after it, parameters included. */
+  /** The text after the first colon, including parameters. */
   readonly rest: string;
   readonly #location: string;
   readonly #parameters: URLSearchParams;
@@ -13,83 +13,90 @@ export class KeySourceAddress {
   private constructor(scheme: string, rest: string) {
     this.scheme = scheme;
     this.rest = rest;
-    // A name or a path is read whole: a question mark is part of it.
+    // Only addresses with `//` have parameters. In a name or a path, a question mark is an ordinary character.
     const question = rest.startsWith("//") && scheme !== "file" ? rest.indexOf("?") : -1;
     this.#location = question === -1 ? rest : rest.slice(0, question);
     this.#parameters = new URLSearchParams(question === -1 ? "" : rest.slice(question + 1));
   }
 
   /**
-   * @throws KeywardError `VALUE_INVALID` for what is no such text, or has another scheme.
+   * Parses a source.
+   *
+   * @throws KeywardError `VALUE_INVALID` if the source is not a non-empty string, or has none of these schemes.
    */
   static parse(source: string | undefined, schemes: readonly string[]): KeySourceAddress {
-    const hint = `Begin it with one of ${schemes.map((scheme) => `${scheme}:`).join(", ")}.`;
-    if (typeof source !== "string" || source.trim() === "")
-      throw invalidSource("is empty, or its variable is not set", hint);
+    const hint = `Begin the source with one of ${schemes.map((scheme) => `${scheme}:`).join(", ")}. If the source comes from an environment variable, check that the environment variable is set.`;
+    if (typeof source !== "string" || source.trim() === "") throw invalidSource("is undefined or empty", hint);
     const text = source.trim();
     const colon = text.indexOf(":");
     const scheme = colon === -1 ? "" : text.slice(0, colon);
-    // Not repeated in the message: it may be a key that was given in the place of its name.
-    if (!schemes.includes(scheme)) throw invalidSource("does not begin with the scheme of a source", hint);
+    // The message does not repeat the text, which may be a key by mistake.
+    if (!schemes.includes(scheme)) throw invalidSource("does not begin with a known scheme", hint);
     return new KeySourceAddress(scheme, text.slice(colon + 1));
   }
 
-  /** The path of a file: as it stands, or that of a `file:` URL. */
+  /** Returns the path of a file. The source may be `file:` and a path, or a `file:` URL. */
   path(example: string): string {
-    if (this.rest === "") throw invalidSource("has no path", `Name ${example}.`);
+    if (this.rest === "") throw invalidSource("has no path", `Name a path, such as ${example}.`);
     if (!this.rest.startsWith("//")) return this.rest;
     try {
       return fileURLToPath(`file:${this.rest}`);
     } catch {
-      throw invalidSource("is not a file: URL of this machine", `Name ${example}.`);
+      throw invalidSource("is not a file: URL of this machine", `Name a path, such as ${example}.`);
     }
   }
 
-  /** What stands between `//` and the next `/`, which may be empty, and what comes after that, which may not. */
+  /** Returns the decoded text between `//` and the next `/`, which may be empty, and the text after it, which may not. */
   hostAndPath(example: string): readonly [host: string, path: string] {
     const [, host, path] = /^\/\/([^/]*)\/(.+)$/.exec(this.#location) ?? [];
-    if (host === undefined || path === undefined) throw invalidSource("is not complete", `Write it as ${example}.`);
+    if (host === undefined || path === undefined)
+      throw invalidSource("is incomplete", `Write the source as ${example}.`);
     if (host.includes("@")) {
       throw invalidSource(
-        "has a user or a password in it",
-        "Take them out: texts like it end up in logs. What a login needs is read from variables.",
+        "contains a user name or a password",
+        "Remove them, because this text may be logged. Set credentials in environment variables.",
       );
     }
     return [decode(host), decode(path)];
   }
 
-  /** The value of a parameter. */
+  /** Returns the value of a parameter; `undefined` if the source does not have it. */
   text(name: string): string | undefined {
     const [value, second] = this.#parameters.getAll(name);
-    if (second !== undefined) throw invalidSource(`has the parameter ${name} twice`);
+    if (second !== undefined) throw invalidSource(`has the parameter ${name} twice`, `Remove one of the two.`);
     this.#parameters.delete(name);
-    if (value === "") throw invalidSource(`has an empty parameter ${name}`, "Give it a value, or leave it out.");
+    if (value === "") throw invalidSource(`has an empty parameter ${name}`, `Set ${name} to a value, or remove it.`);
     return value;
   }
 
-  /** Those of the parameters that are there. */
+  /** Returns the values of those parameters that the source has. */
   texts<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: string } {
     return this.#some(names, (text) => text);
   }
 
-  /** Those of the parameters that are there, as numbers; what range they must be in, the provider knows. */
+  /** Returns the values of those parameters that the source has, as numbers. The provider checks their range. */
   numbers<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: number } {
     return this.#some(names, (text, name) => {
       if (/^[0-9]+$/.test(text)) return Number(text);
-      throw invalidSource(`has a parameter ${name} that is not a whole number`);
+      throw invalidSource(
+        `has a parameter ${name} that is not a whole number`,
+        `Write ${name} in decimal digits only.`,
+      );
     });
   }
 
   /**
-   * @throws KeywardError `VALUE_INVALID` where a parameter is left that nobody asked for.
+   * Checks that every parameter has been read.
+   *
+   * @throws KeywardError `VALUE_INVALID` for an unknown parameter.
    */
   requireNothingLeft(): void {
     const [name] = this.#parameters.keys();
     if (name === undefined) return;
     const shown = /^[A-Za-z]{1,32}$/.test(name) ? name : `of ${name.length} characters`;
     throw invalidSource(
-      `has a parameter ${shown}, which ${this.scheme}: does not know`,
-      "Correct it, or leave it out.",
+      `has an unknown parameter ${shown} for ${this.scheme}:`,
+      "Correct the name of the parameter, or remove the parameter.",
     );
   }
 
@@ -106,8 +113,11 @@ export class KeySourceAddress {
   }
 }
 
-/** The error for a text that names no source. The text is not in it. */
-export function invalidSource(problem: string, hint = "See the README of @keyward/keys-from."): KeywardError {
+/** Returns the error for an invalid source. It does not contain the text of the source. */
+export function invalidSource(
+  problem: string,
+  hint = "Correct the source as the README of @keyward/keys-from describes.",
+): KeywardError {
   return new KeywardError("VALUE_INVALID", `The source of the keys ${problem}`, { hint });
 }
 
@@ -115,6 +125,6 @@ function decode(text: string): string {
   try {
     return decodeURIComponent(text);
   } catch {
-    throw invalidSource("has a % that is no escape", "Write it as %25.");
+    throw invalidSource("has a % that does not begin an escape sequence", "Write a literal % as %25.");
   }
 }

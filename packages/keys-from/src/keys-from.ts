@@ -1,21 +1,24 @@
 import {
-  filePlace,
+  fileLocation,
   type KeyProvider,
-  type KeyringPlace,
+  type KeyringLocation,
   type OptionNames,
   type ReservedSpace,
   requireOptions,
-  storePlace,
+  storeLocation,
 } from "@keyward/core";
 import { invalidSource, KeySourceAddress } from "./key-source-address.ts";
 import { notLoaded } from "./provider-packages.ts";
 import { vaultConnectionFrom } from "./vault-settings.ts";
 
-/** What the text alone cannot say. */
+/** Options of {@link keysFrom}, for settings that cannot be written into the source. */
 export interface KeysFromOptions {
-  /** The store in whose reserved space a wrapped keyring lies: for `place=store`. */
+  /** Store whose reserved space holds the wrapped keyring. Required for `place=store`. */
   readonly store?: ReservedSpace;
-  /** Where variables are read, anew at each load; default `process.env`. */
+  /**
+   * Environment variables for `env:` sources and for Vault, which are read at each load. The AWS SDK always reads
+   * `process.env`. Default: `process.env`.
+   */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
@@ -24,7 +27,7 @@ const optionNames: OptionNames<KeysFromOptions> = { store: true, env: true };
 type Environment = Readonly<Record<string, string | undefined>>;
 type Opener = (address: KeySourceAddress, options: KeysFromOptions) => Promise<KeyProvider>;
 
-/** By its scheme, what opens a source. */
+/** The function that opens a source, for each scheme. */
 const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
   ["env", openVariable],
   ["file", openFile],
@@ -35,26 +38,34 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
 ]);
 
 /**
- * The key provider that a text names, so that the same application takes its keys from another place in another
- * environment. Each provider is a package of its own, which is loaded when it is asked for.
+ * Returns the key provider for a source in text form, so that an application can get its keys from different sources in
+ * different environments. The package of the provider must be installed. It is loaded when its source is used.
  *
  * - `env:APP_KEY`, `file:/run/secrets/keyring`: `@keyward/keys-env`
  * - `aws-sm://region/secret`, `aws-kms://region/key?place=…`: `@keyward/keys-aws`
  * - `vault://mount/path`, `vault-transit://mount/key?place=…`: `@keyward/keys-vault`
  *
- * `place` is where a wrapped keyring lies, `store` or `file:/path`. All but `env:` and `file:` take the parameters
- * `refreshMs`, `maxAgeMs` and `timeoutMs`. Nothing secret belongs in the text: what a login needs is read from variables.
+ * The parameter `place` is the location of a wrapped keyring: `store` or `file:/path`. All sources except `env:` and `file:`
+ * accept the parameters `refreshMs`, `maxAgeMs` and `timeoutMs`. Do not write secrets into the source: credentials are
+ * read from environment variables.
  *
- * @param source Where keys come from; usually the value of one variable. What is `undefined` or empty is refused.
- * @throws KeywardError `VALUE_INVALID` for a text that names no source, or says something that its source does not know, and
- * for an unknown option;
- * `PROVIDER_UNAVAILABLE` for a package that is not installed; what the provider itself refuses.
+ * @example
+ * import { createKeyv } from "@keyward/core";
+ * import { keysFrom } from "@keyward/keys-from";
+ *
+ * const keys = await keysFrom(process.env["APP_KEYS"] ?? "env:APP_ENCRYPTION_KEY");
+ * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
+ *
+ * @param source The source, usually the value of an environment variable. `undefined` and an empty text are refused.
+ * @throws KeywardError `VALUE_INVALID` for an invalid source, an unknown parameter and an unknown option.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the package of the provider is not installed or cannot be loaded.
+ * @throws KeywardError for options that the provider itself refuses.
  */
 export async function keysFrom(source: string | undefined, options: KeysFromOptions = {}): Promise<KeyProvider> {
   requireOptions("keysFrom", options, optionNames);
   const address = KeySourceAddress.parse(source, [...openers.keys()]);
   const open = openers.get(address.scheme);
-  if (open === undefined) throw invalidSource(`has the scheme ${address.scheme}, which nobody opens`);
+  if (open === undefined) throw invalidSource(`has the unknown scheme ${address.scheme}`);
   const provider = await open(address, options);
   address.requireNothingLeft();
   return provider;
@@ -82,7 +93,7 @@ async function openAwsKms(address: KeySourceAddress, options: KeysFromOptions): 
   const formerKeyIds = address.text("formerKeyIds")?.split(",");
   const former = formerKeyIds === undefined ? {} : { formerKeyIds };
   const settings = { ...wrappedSettingsOf(address), ...address.texts("endpoint"), ...former };
-  const place = placeOf(address, options);
+  const place = locationOf(address, options);
   const { kmsKeys } = await import("@keyward/keys-aws").catch(notLoaded("@keyward/keys-aws"));
   return kmsKeys({ keyId, place, ...(region === "" ? {} : { region }), ...settings });
 }
@@ -99,7 +110,7 @@ async function openVaultTransit(address: KeySourceAddress, options: KeysFromOpti
   const [mount, key] = address.hostAndPath("vault-transit://transit/keyward?place=store");
   const connection = vaultConnectionFrom(address, options.env ?? process.env);
   const settings = { ...wrappedSettingsOf(address), ...address.texts("derivedContext") };
-  const place = placeOf(address, options);
+  const place = locationOf(address, options);
   const { transitKeys } = await import("@keyward/keys-vault").catch(notLoaded("@keyward/keys-vault"));
   const at = mount === "" ? {} : { mount };
   return transitKeys({ key, place, ...at, ...connection, ...settings, ...environmentOf(options) });
@@ -117,14 +128,17 @@ function wrappedSettingsOf(address: KeySourceAddress) {
   return { ...freshnessOf(address), ...address.numbers("minGeneration"), ...address.texts("name") };
 }
 
-function placeOf(address: KeySourceAddress, { store }: KeysFromOptions): KeyringPlace {
+function locationOf(address: KeySourceAddress, { store }: KeysFromOptions): KeyringLocation {
   const place = address.text("place");
   if (place?.startsWith("file:") === true && place.length > "file:".length) {
-    return filePlace(KeySourceAddress.parse(place, ["file"]).path("a file such as place=file:/var/lib/app/keyring"));
+    return fileLocation(KeySourceAddress.parse(place, ["file"]).path("a file such as place=file:/var/lib/app/keyring"));
   }
   if (place !== "store") {
-    throw invalidSource("does not say where the wrapped keyring lies", "Add place=store, or place=file:/path.");
+    throw invalidSource(
+      "has no valid parameter place, the location of the wrapped keyring",
+      "Add place=store, or place=file:/path.",
+    );
   }
-  if (store !== undefined) return storePlace(store);
-  throw invalidSource("says place=store, and no store was given", "Call keysFrom(source, { store }).");
+  if (store !== undefined) return storeLocation(store);
+  throw invalidSource("has place=store, but no store was passed to keysFrom", "Call keysFrom(source, { store }).");
 }

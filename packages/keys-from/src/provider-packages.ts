@@ -1,17 +1,17 @@
-import { KeywardError, nodeTooOld, unsupportedNodeVersion } from "@keyward/core";
+import { KeywardError, nodeTooOld, systemCode, unsupportedNodeVersion } from "@keyward/core";
 
-const notFound: readonly unknown[] = ["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"];
+const notFound: readonly string[] = ["ERR_MODULE_NOT_FOUND", "MODULE_NOT_FOUND"];
 
 /**
- * What becomes of the import of a package that need not be installed, if it fails. To be given to `catch` right behind the
- * import: a bundler then leaves the import to run time, where it would refuse a package that is missing otherwise.
+ * Returns a function for `catch` that handles the failed import of an optional package. Write the `catch` directly after
+ * the import: a bundler then leaves the import to run time, and does not refuse a package that is not installed.
  *
- * @throws KeywardError `PROVIDER_UNAVAILABLE` that says which to install, or that this Node.js is too old.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the package is not installed, cannot be loaded, or needs a newer Node.js.
  */
 export function notLoaded(name: string): (cause: unknown) => never {
   return (cause) => {
-    const missing = cause instanceof Error && "code" in cause && notFound.includes(cause.code);
-    // Another package may be the one that is missing: then the cause says which.
+    const missing = cause instanceof Error && notFound.includes(systemCode(cause));
+    // If a dependency of the package is missing, the message names the dependency instead.
     if (missing && cause.message.includes(`'${name}'`)) {
       throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} is not installed, which this source of keys needs`, {
         hint: `Install it: npm install ${name}`,
@@ -19,6 +19,9 @@ export function notLoaded(name: string): (cause: unknown) => never {
       });
     }
     if (unsupportedNodeVersion() !== undefined) throw nodeTooOld(`${name} cannot be loaded`, cause);
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} cannot be loaded`, { hint: "See the cause.", cause });
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} cannot be loaded`, {
+      hint: `Read the cause, and install ${name} again: npm install ${name}. Other sources of keys are not affected.`,
+      cause,
+    });
   };
 }

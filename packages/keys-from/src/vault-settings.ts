@@ -2,9 +2,9 @@ import type { VaultAuth, VaultConnectionOptions } from "@keyward/keys-vault";
 import { invalidSource, type KeySourceAddress } from "./key-source-address.ts";
 
 /**
- * How to reach Vault and who the process is, from the parameters `address`, `namespace`, `auth`, `role`, `username` and
- * `authMount`. What is secret is read from variables, at each login anew: `VAULT_TOKEN`, `VAULT_SECRET_ID`,
- * `VAULT_PASSWORD`; `VAULT_ROLE_ID` where there is no `role`.
+ * Returns the connection options for Vault from the parameters `address`, `namespace`, `auth`, `role`, `username` and
+ * `authMount`. Secrets are read from environment variables at each login: `VAULT_TOKEN`, `VAULT_SECRET_ID` and
+ * `VAULT_PASSWORD`. `VAULT_ROLE_ID` is read if there is no parameter `role`.
  */
 export function vaultConnectionFrom(
   address: KeySourceAddress,
@@ -31,8 +31,8 @@ function authFrom(address: KeySourceAddress, env: Readonly<Record<string, string
     }
     default:
       throw invalidSource(
-        "has a parameter auth that is no method",
-        "It is one of token, approle, kubernetes, userpass; token where it is left out.",
+        "has an unknown method in the parameter auth",
+        "Set auth to token (the default), approle, kubernetes or userpass.",
       );
   }
 }
@@ -42,12 +42,12 @@ function mountFrom(address: KeySourceAddress): { readonly mount?: string } {
   return mount === undefined ? {} : { mount };
 }
 
-/** @param variable where it may stand as well. */
+/** @param variable Name of an environment variable that can replace the parameter. */
 function required(value: string | undefined, name: string, variable?: string): string {
   if (value !== undefined && value !== "") return value;
-  if (variable === undefined) throw invalidSource(`has no parameter ${name}`, `Add it: &${name}=….`);
+  if (variable === undefined) throw invalidSource(`has no parameter ${name}`, `Add the parameter: &${name}=….`);
   throw invalidSource(
     `has no parameter ${name}, and ${variable} is not set`,
-    `Add it, &${name}=…, or set ${variable}.`,
+    `Add the parameter, &${name}=…, or set ${variable}.`,
   );
 }

@@ -22,8 +22,8 @@ async function refusal(source: string | undefined, options?: Parameters<typeof k
   throw new Error("The source was not refused");
 }
 
-describe("a variable and a file", () => {
-  it("give the ring they hold", async () => {
+describe("env: and file: sources", () => {
+  it("return a provider that loads the keyring", async () => {
     const ring = Keyring.generate("2026-11");
     const env = { APP_KEY: exportKeyring(ring) };
     const path = join(folder, "what? & 100%.keyring");
@@ -34,7 +34,7 @@ describe("a variable and a file", () => {
     }
   });
 
-  it("seal for the same application", async () => {
+  it("return a provider that works with createKeyv", async () => {
     const env = { APP_KEY: exportKeyring(Keyring.generate()) };
     const flows = createKeyv({ store: new MemoryStore(), keys: await keysFrom("env:APP_KEY", { env }) });
     await flows.set("session:42", { step: "checkout" });
@@ -43,37 +43,37 @@ describe("a variable and a file", () => {
   });
 });
 
-describe("a text that names no source is refused", () => {
+describe("an invalid source", () => {
   const material = "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXNlYw==";
 
   it.each([
-    ["nothing", undefined],
-    ["an empty variable", ""],
-    ["white space", " \n"],
-    ["a key in place of its name", material],
+    ["undefined", undefined],
+    ["an empty text", ""],
+    ["only white space", " \n"],
+    ["a key instead of a source", material],
     ["a keyring document", '{"keyward":1,"keys":[]}'],
-    ["a scheme that nobody opens", "gcp-sm://project/name"],
-    ["an inherited name", "constructor:x"],
+    ["an unknown scheme", "gcp-sm://project/name"],
+    ["the name of an inherited property", "constructor:x"],
     ["a file without a path", "file:"],
     ["a file of another machine", "file://elsewhere/run/secrets/keyring"],
-    ["a secret without a region's place", "aws-sm:production/keyring"],
+    ["a secret without //", "aws-sm:production/keyring"],
     ["a secret without a name", "aws-sm://eu-central-1/"],
     ["a secret in Vault without a path", "vault://secret"],
     ["credentials in the text", `vault://root:${material}@secret/app/keyring`],
     ["an unknown parameter", "aws-sm://eu-central-1/production/keyring?refresh=60"],
-    ["a parameter that holds something secret in place of its name", `vault://secret/app/keyring?${material}`],
-    ["a parameter twice", "vault://secret/app/keyring?address=http://localhost:1&address=http://localhost:2"],
+    ["a secret in the place of a parameter's name", `vault://secret/app/keyring?${material}`],
+    ["a repeated parameter", "vault://secret/app/keyring?address=http://localhost:1&address=http://localhost:2"],
     ["an empty parameter", "aws-sm://eu-central-1/production/keyring?endpoint="],
-    ["a time that is no number", "aws-sm://eu-central-1/production/keyring?refreshMs=1e3"],
-    ["a time out of range", "aws-sm://eu-central-1/production/keyring?refreshMs=0"],
-    ["an escape that is none", "vault://secret/100%"],
-    ["a method that is none", "vault://secret/app/keyring?address=http://localhost:1&auth=ldap"],
+    ["a duration that is not a whole number", "aws-sm://eu-central-1/production/keyring?refreshMs=1e3"],
+    ["a duration out of range", "aws-sm://eu-central-1/production/keyring?refreshMs=0"],
+    ["an invalid escape sequence", "vault://secret/100%"],
+    ["an unknown login method", "vault://secret/app/keyring?address=http://localhost:1&auth=ldap"],
     ["AppRole without a role", "vault://secret/app/keyring?address=http://localhost:1&auth=approle"],
     ["a wrapped keyring without a place", "vault-transit://transit/keyward?address=http://localhost:1"],
-    ["a place that is none", "aws-kms://eu-central-1/alias/keyward?place=redis"],
-    ["a place without a path", "aws-kms://eu-central-1/alias/keyward?place=file:"],
-    ["a store that was not given", "aws-kms://eu-central-1/alias/keyward?place=store"],
-  ])("%s", async (_, source) => {
+    ["an unknown place", "aws-kms://eu-central-1/alias/keyward?place=redis"],
+    ["a place file: without a path", "aws-kms://eu-central-1/alias/keyward?place=file:"],
+    ["place=store without a store", "aws-kms://eu-central-1/alias/keyward?place=store"],
+  ])("is refused: %s", async (_, source) => {
     const error = await refusal(source, { env: {} });
     expect(error.code).toBe("VALUE_INVALID");
     expect(error.hint).not.toBe("");
@@ -84,25 +84,25 @@ describe("a text that names no source is refused", () => {
     ["approle", "&role=…, or set VAULT_ROLE_ID"],
     ["kubernetes", "&role=…"],
     ["userpass", "&username=…"],
-  ])("%s without its parameter, which the hint names", async (auth, named) => {
+  ])("is refused with a hint about the missing parameter of auth=%s", async (auth, named) => {
     const source = `vault://secret/app/keyring?address=http://localhost:1&auth=${auth}`;
     expect((await refusal(source, { env: {} })).hint).toContain(`${named}.`);
   });
 
-  it("an option that there is none of", async () => {
-    const options = Object.assign({ env: {} }, { stores: new MemoryStore() });
-    expect((await refusal("env:APP_KEY", options)).code).toBe("VALUE_INVALID");
-  });
-
-  it("a name that no variable can have", async () => {
+  it("is refused without showing the text after env: if that is a key", async () => {
     const error = await refusal(`env:${material}`, { env: {} });
     expect(error.code).toBe("KEY_INVALID");
     expect(inspect(error, { depth: null, showHidden: true })).not.toContain(material);
   });
 });
 
+it("keysFrom refuses an unknown option", async () => {
+  const options = Object.assign({ env: {} }, { stores: new MemoryStore() });
+  expect((await refusal("env:APP_KEY", options)).code).toBe("VALUE_INVALID");
+});
+
 describe("a package that is not installed", () => {
-  // As an application that has core and this package alone.
+  // This application has only core and this package installed.
   const application = join(folder, "application");
   cpSync(fileURLToPath(new URL("../src", import.meta.url)), join(application, "src"), { recursive: true });
   mkdirSync(join(application, "node_modules", "@keyward"), { recursive: true });
@@ -117,7 +117,7 @@ describe("a package that is not installed", () => {
     ["env:APP_KEY", "@keyward/keys-env"],
     ["aws-sm://eu-central-1/production/keyring", "@keyward/keys-aws"],
     ["vault-transit://transit/keyward?place=file:/tmp/keyring&address=http://localhost:1", "@keyward/keys-vault"],
-  ])("%s says to install %s", async (source, name) => {
+  ])("is named by the error for %s, with the command to install it: %s", async (source, name) => {
     const run = promisify(execFile)(process.execPath, ["--input-type=module", "--eval", program, source], {
       cwd: application,
     });

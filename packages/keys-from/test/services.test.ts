@@ -12,7 +12,7 @@ import { describeWithVault, findVaultServers, startVault, type VaultServer } fro
 const folder = mkdtempSync(join(tmpdir(), "keyward-keys-from-services-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** A first ring is written there, and another provider of the same text seals and opens with it. */
+/** Writes a first keyring to the source, and checks that another provider of the same source encrypts and decrypts with it. */
 async function expectSource(open: () => Promise<KeyProvider>): Promise<void> {
   const ring = Keyring.generate();
   const operators = await open();
@@ -26,7 +26,7 @@ async function expectSource(open: () => Promise<KeyProvider>): Promise<void> {
 }
 
 const vault = await findVaultServers();
-describeWithVault(vault, "Vault", () => {
+describeWithVault(vault, "keysFrom with Vault", () => {
   let server: VaultServer;
 
   beforeAll(async () => {
@@ -44,16 +44,16 @@ describeWithVault(vault, "Vault", () => {
 
   const env = () => ({ VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken });
 
-  it("a secret, in an engine whose mount has a slash, in another field", async () => {
+  it("reads a secret in another field of an engine whose mount contains a slash", async () => {
     await expectSource(() => keysFrom("vault://kv%2Fteam/app/keyring?field=ring&refreshMs=60000", { env: env() }));
   });
 
-  it("a secret, for a name and a password", async () => {
+  it("logs in with a user name and a password", async () => {
     const source = `vault://kv%2Fteam/operators/keyring?address=${server.address}&auth=userpass&username=operator&authMount=people`;
     await expectSource(() => keysFrom(source, { env: { VAULT_PASSWORD: "test password" } }));
   });
 
-  it("a ring that Transit wraps, in a store and in a file", async () => {
+  it("reads a keyring wrapped by Transit from a store and from a file", async () => {
     const store = new MemoryStore();
     await expectSource(() => keysFrom("vault-transit://transit/keyward?place=store", { env: env(), store }));
     const path = join(folder, "transit.keyring");
@@ -62,7 +62,7 @@ describeWithVault(vault, "Vault", () => {
 });
 
 const aws = await findMoto();
-describeWithMoto(aws, "AWS", () => {
+describeWithMoto(aws, "keysFrom with AWS", () => {
   let server: MotoServer;
   let keyId = "";
 
@@ -89,22 +89,22 @@ describeWithMoto(aws, "AWS", () => {
   });
   afterAll(() => vi.unstubAllEnvs());
 
-  it("a secret, with the endpoint in the text", async () => {
+  it("reads a secret at the endpoint in the source", async () => {
     await expectSource(() =>
       keysFrom(`aws-sm://eu-central-1/production/keyring?endpoint=${server.endpoint}&name=keyring`),
     );
   });
 
-  describe("with a region that the SDK finds", () => {
+  describe("a source without a region", () => {
     afterEach(() => vi.stubEnv("AWS_REGION", undefined));
 
-    it("a secret", async () => {
+    it("reads a secret in the region that the SDK finds", async () => {
       vi.stubEnv("AWS_REGION", "eu-west-1");
       await expectSource(() => keysFrom(`aws-sm:///other/keyring?endpoint=${server.endpoint}`));
     });
   });
 
-  it("a ring that KMS wraps, in a store and in a file", async () => {
+  it("reads a keyring wrapped by KMS from a store and from a file", async () => {
     const store = new MemoryStore();
     const source = `aws-kms://eu-central-1/${keyId}?endpoint=${server.endpoint}&minGeneration=1`;
     await expectSource(() => keysFrom(`${source}&place=store`, { store }));
@@ -112,7 +112,7 @@ describeWithMoto(aws, "AWS", () => {
     await expectSource(() => keysFrom(`${source}&place=file:${path}`));
   });
 
-  it("a ring that a former KMS key wraps", async () => {
+  it("reads a keyring that is wrapped under a former KMS key", async () => {
     const store = new MemoryStore();
     const source = (id: string) => `aws-kms://eu-central-1/${id}?endpoint=${server.endpoint}&place=store`;
     const ring = Keyring.generate();

@@ -1,5 +1,5 @@
 import {
-  type KeyringPlace,
+  type KeyringLocation,
   type KeyringWrapper,
   KeywardError,
   type OptionNames,
@@ -19,13 +19,13 @@ import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link transitKeys}. */
 export interface TransitKeysOptions extends VaultConnectionOptions, WrappedKeysOptions {
-  /** The name of the key in the Transit engine. It must exist. */
+  /** Name of the key in the Transit engine. The key must exist. */
   readonly key: string;
-  /** Where the engine is mounted; default "transit". */
+  /** Path at which the Transit engine is mounted. Default: `transit`. */
   readonly mount?: string;
-  /** Where the wrapped keyring lies: `storePlace(store)` or `filePlace(path)`. */
-  readonly place: KeyringPlace;
-  /** The context of a key that is derived; must be given for such a key, and for no other. */
+  /** Location of the wrapped keyring: `storeLocation(store)` or `fileLocation(path)` of `@keyward/core`. */
+  readonly place: KeyringLocation;
+  /** Context of a derived Transit key. Required for a derived key, and not allowed for any other. */
   readonly derivedContext?: string;
 }
 
@@ -40,10 +40,21 @@ const optionNames: OptionNames<TransitKeysOptions> = {
 };
 
 /**
- * Keys from a keyring that a key of Vault's Transit engine wraps as a whole, which never leaves Vault. Vault is asked to
- * unwrap the ring when it is loaded and has changed, and for nothing when records are sealed or opened.
+ * Returns a key provider for a keyring that is wrapped by a key of the Transit engine of Vault or OpenBao. The wrapping key
+ * never leaves Vault. Vault is called to unwrap a changed keyring, and never when a record is encrypted or decrypted.
  *
- * @throws KeywardError `VALUE_INVALID` for an address, a name or a setting that cannot be, and for an unknown option.
+ * @example
+ * import { createKeyv, storeLocation } from "@keyward/core";
+ * import { transitKeys } from "@keyward/keys-vault";
+ * import { MemoryStore } from "@keyward/store-memory";
+ *
+ * const store = new MemoryStore();
+ * const address = "https://vault.example.com:8200";
+ * const keys = transitKeys({ address, key: "app", place: storeLocation(store) });
+ * const sessions = createKeyv({ store, keys, namespace: "sessions" });
+ *
+ * @throws KeywardError `VALUE_INVALID` for an invalid address, path or key name, for an unknown option, and for an option
+ * out of range.
  */
 export function transitKeys(options: TransitKeysOptions): WrappedKeys {
   const { place, name, minGeneration } = requireOptions("transitKeys", options, optionNames);
@@ -60,7 +71,7 @@ class TransitWrapper implements KeyringWrapper {
   readonly #mount: string;
   readonly #key: string;
   readonly #context: { readonly context?: string };
-  readonly #what: string;
+  readonly #name: string;
 
   constructor(connection: VaultConnection, options: TransitKeysOptions) {
     const { key, mount = "transit", derivedContext } = options;
@@ -68,7 +79,7 @@ class TransitWrapper implements KeyringWrapper {
     this.#mount = encodePath(mount, "mount");
     this.#key = encodePath(key, "key");
     this.#context = derivedContext === undefined ? {} : { context: Buffer.from(derivedContext).toString("base64") };
-    this.#what = `The key ${JSON.stringify(key)} in ${JSON.stringify(mount)}`;
+    this.#name = `The key ${JSON.stringify(key)} in ${JSON.stringify(mount)}`;
   }
 
   async wrap(document: Uint8Array, { signal }: { readonly signal: AbortSignal | undefined }): Promise<string> {
@@ -78,7 +89,7 @@ class TransitWrapper implements KeyringWrapper {
 
   async unwrap(wrapped: string, { signal }: { readonly signal: AbortSignal | undefined }): Promise<Uint8Array> {
     const plaintext = await this.#ask("decrypt", { ciphertext: requireWrapped(wrapped) }, "plaintext", signal);
-    // Buffer.from would decode into memory that is shared with other Buffers.
+    // Buffer.from would decode the keyring into the memory pool that small Buffers share.
     const document = Buffer.alloc(Buffer.byteLength(plaintext, "base64"));
     return document.subarray(0, document.write(plaintext, "base64"));
   }
@@ -98,7 +109,7 @@ class TransitWrapper implements KeyringWrapper {
   ): Promise<string> {
     const path = `${this.#mount}/${operation}/${this.#key}`;
     const purpose: Purpose = {
-      what: this.#what,
+      resource: this.#name,
       policy: `path "${path}" { capabilities = ["update"] }`,
     };
     const request = { method: "POST", path, body: { ...body, ...this.#context } } as const;
@@ -109,45 +120,57 @@ class TransitWrapper implements KeyringWrapper {
       });
     const text = fieldOf(fieldOf(answer, "data"), field);
     if (typeof text === "string") return text;
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what}: Vault answers without a ${field}`, {
-      hint: "Check `mount`: the engine there may not be Transit.",
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name}: the answer of Vault has no field ${field}`, {
+      hint: "Check `mount`: the engine at this path may not be a Transit engine.",
     });
   }
 
   #refused(failure: VaultFailure, operation: string): KeywardError {
     const { status, reasons, message } = failure;
-    const says = (words: RegExp) => reasons.some((reason) => words.test(reason));
-    if (status === 404 || says(/key not found|no handler/)) {
+    const hasReason = (words: RegExp) => reasons.some((reason) => words.test(reason));
+    if (status === 404 || hasReason(/key not found|no handler/)) {
       const check = "Check `key`, `mount` and the namespace.";
-      return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what} is not there`, {
+      return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name} does not exist`, {
         hint:
           operation === "encrypt"
-            ? `${check} Only for a keyring that is new, make the key: \`bao write -f transit/keys/…\`.`
-            : `${check} If the key was deleted, restore it (\`bao write transit/restore/…\`, or a snapshot of Vault): a new key of this name does not unwrap the keyring. Keep processes running that have loaded it.`,
+            ? `${check} Only for a new keyring, create the key: \`bao write -f transit/keys/…\`.`
+            : `${check} If the key was deleted, restore it (\`bao write transit/restore/…\`, or a snapshot of Vault): a new key with this name cannot unwrap the keyring. Keep processes running that have loaded the keyring.`,
       });
     }
-    if (says(/too old/)) {
+    if (hasReason(/too old/)) {
       return new KeywardError(
         "KEYRING_INVALID",
-        `${this.#what} does not unwrap versions as old as that of this keyring`,
+        `${this.#name} no longer unwraps the key version that this keyring was wrapped with`,
         {
-          hint: "Lower min_decryption_version of the key, call rewrap() on the keyring, and raise it again.",
+          hint: "Lower min_decryption_version of the key, call rewrap(), and raise min_decryption_version again.",
         },
       );
     }
-    if (says(/context/)) {
-      return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what} was given no context, or one it does not take`, {
-        hint: "A key that is derived needs `derivedContext`; any other takes none.",
-      });
+    if (hasReason(/context/)) {
+      return new KeywardError(
+        "PROVIDER_UNAVAILABLE",
+        `${this.#name}: the context is missing, or this key does not accept one`,
+        {
+          hint: "If the key is a derived key, set `derivedContext`. Otherwise omit it.",
+        },
+      );
     }
     if (status === 400 && operation !== "encrypt") {
-      return new KeywardError("KEYRING_INVALID", `What lies there was not wrapped by this key, or was altered`, {
-        hint: "Check the key and the place; restore the wrapped keyring from a backup.",
-      });
+      return new KeywardError(
+        "KEYRING_INVALID",
+        `${this.#name} cannot unwrap the keyring: it was wrapped by another key, or altered`,
+        {
+          hint: "Check `key`, `mount` and `place`. If they are correct, restore the wrapped keyring from a backup.",
+        },
+      );
     }
-    return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what}: Vault refuses (${message})`, {
-      hint: "Check that the key supports encryption; see Vault's log and audit log.",
-    });
+    return new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      `${this.#name}: Vault refused to ${operation} the keyring (${message})`,
+      {
+        hint: "Check that the type of the key supports encryption. Read the log and the audit log of Vault.",
+      },
+    );
   }
 }
 
@@ -159,8 +182,12 @@ function versionOf(wrapped: string): string | undefined {
 
 function requireWrapped(text: string): string {
   if (wrappedPattern.test(text)) return text;
-  // It may be a keyring in the clear, and is not repeated.
-  throw new KeywardError("KEYRING_INVALID", "What lies there is no text that Transit wrapped", {
-    hint: "Check the place. It begins with vault:v and the version of the key.",
-  });
+  // The message does not repeat the text, which may be an unwrapped keyring.
+  throw new KeywardError(
+    "KEYRING_INVALID",
+    "The text at the location of the wrapped keyring was not wrapped by Transit",
+    {
+      hint: "Check `place`, or restore the keyring from a backup: a keyring wrapped by Transit begins with vault:v and the version of the key.",
+    },
+  );
 }

@@ -1,63 +1,69 @@
 import { readFile } from "node:fs/promises";
-import { KeywardError, type OptionNames, requireOptions } from "@keyward/core";
+import { KeywardError, type OptionNames, requireOptions, systemCode } from "@keyward/core";
 
-/** A token that somebody else made: given, or asked for at each login; default the variable `VAULT_TOKEN`. */
+/** Authentication with an existing token. */
 export interface TokenAuth {
-  /** Which of the methods this is. */
+  /** Name of the login method. */
   readonly method: "token";
-  /** The token, or what gives it: then one that was revoked can be replaced without a restart. */
+  /**
+   * The token, or a function that returns it. The function is called at each login, so that a revoked token can be
+   * replaced without a restart. Default: the environment variable `VAULT_TOKEN`.
+   */
   readonly token?: string | (() => string | Promise<string>);
 }
 
-/** AppRole. */
+/** Authentication with AppRole. */
 export interface AppRoleAuth {
-  /** Which of the methods this is. */
+  /** Name of the login method. */
   readonly method: "approle";
-  /** Which role. */
+  /** Role id of the AppRole. */
   readonly roleId: string;
-  /** Its secret id, or what gives it; absent where the role is bound without one. */
+  /** Secret id, or a function that returns it and is called at each login. Omit it for a role without secret ids. */
   readonly secretId?: string | (() => string | Promise<string>);
-  /** Where the method is mounted; default "approle". */
+  /** Path at which the method is mounted. Default: `approle`. */
   readonly mount?: string;
 }
 
-/** The service account of a pod in Kubernetes. */
+/** Authentication with the service account of a Kubernetes pod. */
 export interface KubernetesAuth {
-  /** Which of the methods this is. */
+  /** Name of the login method. */
   readonly method: "kubernetes";
-  /** Which role. */
+  /** Name of the role in Vault. */
   readonly role: string;
-  /** The file of the account's token, read anew at each login; default where Kubernetes mounts it. */
+  /**
+   * Path of the file with the service account's token. The file is read at each login. Default:
+   * `/var/run/secrets/kubernetes.io/serviceaccount/token`.
+   */
   readonly jwtPath?: string;
-  /** Where the method is mounted; default "kubernetes". */
+  /** Path at which the method is mounted. Default: `kubernetes`. */
   readonly mount?: string;
 }
 
-/** A name and a password. */
+/** Authentication with a user name and a password. */
 export interface UserpassAuth {
-  /** Which of the methods this is. */
+  /** Name of the login method. */
   readonly method: "userpass";
-  /** Whose. */
+  /** User name. */
   readonly username: string;
-  /** The password, or what gives it. */
+  /** Password, or a function that returns it and is called at each login. */
   readonly password: string | (() => string | Promise<string>);
-  /** Where the method is mounted; default "userpass". */
+  /** Path at which the method is mounted. Default: `userpass`. */
   readonly mount?: string;
 }
 
-/** How a process shows Vault who it is. */
+/** The method by which a process authenticates to Vault, with its credentials. */
 export type VaultAuth = TokenAuth | AppRoleAuth | KubernetesAuth | UserpassAuth;
 
-/** What a login needs: a token that is there already, or what is posted to get one. */
+/** Credentials for Vault: an existing token, or the request that gets one. */
 export type Credentials =
   | { readonly token: string; readonly login?: undefined }
   | { readonly login: LoginRequest; readonly token?: undefined };
 
-/** One login. */
+/** A login request. */
 export interface LoginRequest {
   readonly path: string;
   readonly body: Readonly<Record<string, string>>;
-  /** Whether Vault locks this name out for a time, after a few logins with wrong credentials. */
+  /** True if Vault locks the user or role out for a time after a few logins with wrong credentials. */
   readonly locksOut: boolean;
 }
 
@@ -67,8 +73,9 @@ const kubernetesNames: OptionNames<KubernetesAuth> = { method: true, role: true,
 const userpassNames: OptionNames<UserpassAuth> = { method: true, username: true, password: true, mount: true };
 
 /**
- * @throws KeywardError `VALUE_INVALID` for an unknown method, for a setting that the method does not have, and for one that
- * it lacks.
+ * Checks the option `auth`.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an unknown method, an unknown setting of the method, and a missing one.
  */
 export function requireAuth(auth: VaultAuth): void {
   switch (auth.method) {
@@ -88,25 +95,25 @@ export function requireAuth(auth: VaultAuth): void {
       requireText("username", auth.username);
       return;
     default:
-      throw new KeywardError("VALUE_INVALID", "The method of auth is none that this package knows", {
-        hint: "It is one of token, approle, kubernetes, userpass.",
+      throw new KeywardError("VALUE_INVALID", "auth has an unknown method", {
+        hint: "Set method to token, approle, kubernetes or userpass.",
       });
   }
 }
 
 function requireText(name: string, value: unknown): void {
   if (typeof value === "string" && value !== "") return;
-  throw new KeywardError("VALUE_INVALID", `${name} of auth is not a non-empty text`, {
-    hint: `Give it. If it comes from a variable, check that the variable is set.`,
+  throw new KeywardError("VALUE_INVALID", `${name} of auth is not a non-empty string`, {
+    hint: `Set ${name}. If its value comes from an environment variable, check that the environment variable is set.`,
   });
 }
 
 const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /**
- * Reads what a login needs, anew each time.
+ * Reads the credentials for a login from the options, files and environment variables.
  *
- * @throws KeywardError `PROVIDER_UNAVAILABLE` where it is not there.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if a credential is missing or cannot be read.
  */
 export async function readCredentials(
   auth: VaultAuth,
@@ -114,16 +121,16 @@ export async function readCredentials(
 ): Promise<Credentials> {
   switch (auth.method) {
     case "token": {
-      const token = await given(auth.token ?? env["VAULT_TOKEN"] ?? "", "a token");
-      // Vault would answer as if it had ended; and a line break cannot be sent at all.
+      const token = await readCredential(auth.token ?? env["VAULT_TOKEN"] ?? "", "a token");
+      // Vault would reject such a token as if it had expired, and a line break cannot be sent.
       if (!/^[^\s"'`]*$/.test(token)) {
-        throw missing("The Vault token has quotes or white space in it", "Give the token alone.");
+        throw missing("The Vault token contains quotes or white space", "Remove the quotes and the white space.");
       }
       if (token !== "") return { token };
-      throw missing("There is no Vault token", "Set VAULT_TOKEN, or give `auth` another method, such as approle.");
+      throw missing("No Vault token is set", "Set VAULT_TOKEN, or use another method in `auth`, such as approle.");
     }
     case "approle": {
-      const secretId = auth.secretId === undefined ? undefined : await given(auth.secretId, "a secret id");
+      const secretId = auth.secretId === undefined ? undefined : await readCredential(auth.secretId, "a secret id");
       const body = { role_id: auth.roleId, ...(secretId === undefined ? {} : { secret_id: secretId }) };
       return { login: { path: `auth/${auth.mount ?? "approle"}/login`, body, locksOut: true } };
     }
@@ -133,20 +140,23 @@ export async function readCredentials(
       return { login: { path, body: { role: auth.role, jwt }, locksOut: false } };
     }
     case "userpass": {
-      const password = await given(auth.password, "a password");
+      const password = await readCredential(auth.password, "a password");
       const path = `auth/${auth.mount ?? "userpass"}/login/${encodeURIComponent(auth.username)}`;
       return { login: { path, body: { password }, locksOut: true } };
     }
   }
 }
 
-async function given(source: string | (() => string | Promise<string>), what: string): Promise<string> {
+async function readCredential(source: string | (() => string | Promise<string>), what: string): Promise<string> {
   if (typeof source === "string") return source.trim();
   try {
     return (await source()).trim();
   } catch {
-    // The cause may show what it failed to read.
-    throw missing(`The function that gives ${what} for Vault failed`, "Call it yourself to see why.");
+    // The cause is not passed on, because it may show the credential.
+    throw missing(
+      `The function in \`auth\` that returns ${what} for Vault failed`,
+      "Call the function yourself to see its error.",
+    );
   }
 }
 
@@ -154,10 +164,9 @@ async function readJwt(path: string): Promise<string> {
   try {
     return (await readFile(path, "utf8")).trim();
   } catch (error) {
-    const code = error instanceof Error && "code" in error ? String(error.code) : "unknown error";
     throw missing(
-      `The token of the service account cannot be read (${code})`,
-      "Does the pod mount it (automountServiceAccountToken)? Elsewhere, give jwtPath.",
+      `The file with the token of the service account cannot be read (${systemCode(error)})`,
+      "Check that the pod mounts the token (automountServiceAccountToken), or set jwtPath.",
     );
   }
 }

@@ -6,14 +6,14 @@ import { QuietHttpAgent, QuietHttpsAgent } from "./quiet-agents.ts";
 
 const maxAnswerBytes = 4 * 1024 * 1024;
 
-/** An answer of Vault's, or that there was none. Holds nothing that was sent, and nothing of what lies in Vault. */
+/** A request to Vault that failed or was not answered. Contains no part of the request, and no secret stored in Vault. */
 export class VaultFailure extends Error {
   override readonly name = "VaultFailure";
-  /** The status of the answer; undefined where there was none. */
+  /** HTTP status of the answer; `undefined` if there was no answer. */
   readonly status: number | undefined;
-  /** What Vault says is wrong. */
+  /** Error messages in the answer of Vault. */
   readonly reasons: readonly string[];
-  /** The `data` of an answer that says that something is gone: how it went. */
+  /** The field `data` of an answer with status 404, which describes a deleted secret. */
   readonly data: unknown;
 
   constructor(message: string, status?: number, reasons: readonly string[] = [], data?: unknown) {
@@ -23,65 +23,65 @@ export class VaultFailure extends Error {
     this.data = data;
   }
 
-  /** Whether the same request may well be answered a moment later. */
+  /** True if the failure is temporary, so that a retry may succeed. */
   get isPassing(): boolean {
     if (this.status !== undefined) return this.status === 412 || this.status === 429 || this.status >= 500;
     return !this.isUntrusted;
   }
 
-  /** Whether the address or the namespace is the problem, whatever was asked. */
+  /** True if no request can succeed: address or namespace are wrong, or the server's certificate is not trusted. */
   get isMisaddressed(): boolean {
     const isElsewhere = this.status !== undefined && this.status >= 300 && this.status < 400;
     return this.isUntrusted || isElsewhere || this.isUnknownNamespace;
   }
 
-  /** Whether there is no such namespace. */
+  /** True if the namespace does not exist. */
   get isUnknownNamespace(): boolean {
     return this.status === 404 && this.reasons.some((reason) => reason.includes("namespace not found"));
   }
 
-  /** Whether the server's certificate is the problem. */
+  /** True if the server's certificate is not trusted. */
   get isUntrusted(): boolean {
     return this.status === undefined && /CERT|SELF_SIGNED|UNABLE_TO|ALTNAME/.test(this.message);
   }
 }
 
-/** One request to the HTTP API. */
+/** A request to the HTTP API of Vault. */
 export interface VaultRequest {
   readonly method: "GET" | "POST";
-  /** Without `/v1/`, its parts encoded. */
+  /** URL path without `/v1/`, with each part percent-encoded. */
   readonly path: string;
   readonly body?: Readonly<Record<string, unknown>>;
   readonly token: string | undefined;
   readonly signal: AbortSignal;
 }
 
-/** Where Vault is and how it is reached. */
-export interface VaultAddress {
+/** Address of Vault, and settings for connections to it. */
+export interface VaultClientSettings {
   readonly address: URL;
   readonly namespace: string | undefined;
-  /** Authorities in PEM, instead of those that Node knows. */
+  /** Certificate authorities in PEM. Default: the file in `caPath`, otherwise the authorities that Node.js trusts. */
   readonly ca: string | undefined;
-  /** A file that holds them. */
+  /** Path of a file with certificate authorities. */
   readonly caPath: string | undefined;
   readonly requestTimeoutMs: number;
 }
 
 type Client = ReturnType<typeof nodeVault>;
 
-/** Vault's HTTP API, by node-vault, one request at a time and none twice. */
+/** A client for the HTTP API of Vault, based on node-vault. Does not retry requests. */
 export class VaultClient {
-  readonly #where: VaultAddress;
+  readonly #settings: VaultClientSettings;
   #client: Promise<Client> | undefined;
 
-  constructor(where: VaultAddress) {
-    this.#where = where;
+  constructor(settings: VaultClientSettings) {
+    this.#settings = settings;
   }
 
   /**
-   * The body of the answer.
+   * Sends a request and returns the body of the answer.
    *
-   * @throws VaultFailure when there is none, or it is no success.
+   * @throws VaultFailure if there is no answer, or its status is not a success.
    */
   async request({ method, path, body, token, signal }: VaultRequest): Promise<unknown> {
     this.#client ??= this.#open();
@@ -103,53 +103,49 @@ export class VaultClient {
   }
 
   async #open(): Promise<Client> {
-    const { address, namespace = "", requestTimeoutMs: timeout } = this.#where;
+    const { address, namespace = "", requestTimeoutMs: timeout } = this.#settings;
     const ca = await this.#authorities();
     const http = axios.create({
       timeout,
-      // These hold while a connection is made, when axios' own time limit does not yet.
+      // The timeout of the agents applies while a connection is made, before the timeout of axios starts.
       httpAgent: new QuietHttpAgent({ timeout }),
       httpsAgent: new QuietHttpsAgent({ timeout, ...(ca === undefined ? {} : { ca }) }),
-      // Through a proxy that the environment names goes TLS alone: of plain HTTP it would see the token and the ring.
+      // A proxy from the environment variables is used only with TLS. It could read token and keyring in plain HTTP.
       ...(address.protocol === "http:" ? { proxy: false } : {}),
-      // A redirection is not followed: the token would go along.
+      // Redirects are not followed, because the token would be sent to the other server.
       maxRedirects: 0,
       maxContentLength: maxAnswerBytes,
       validateStatus: () => true,
     });
-    // As node-vault asks by itself, a request cannot be stopped, and VAULT_SKIP_VERIFY is heeded.
-    const ask = async ({ method, uri, headers, json, signal }: AskedByNodeVault) => {
+    // This function replaces the HTTP client of node-vault, which cannot abort a request and respects VAULT_SKIP_VERIFY.
+    const send = async ({ method, uri, headers, json, signal }: NodeVaultRequest) => {
       const { status, data } = await http.request<unknown>({ method, url: uri, headers, data: json, signal });
       return { statusCode: status, body: data, request: { path: new URL(uri).pathname } };
     };
     const client = nodeVault({
       endpoint: address.href,
-      // Its own would print what is written.
+      // The default debug function of node-vault would print secrets that are written.
       debug: () => undefined,
-      "request-promise": { defaults: () => ask },
+      "request-promise": { defaults: () => send },
     });
-    // It takes these from the environment where none are given, and would send a token with each login.
+    // By default, node-vault reads both from environment variables, and would send a token with each login.
     return Object.assign(client, { token: "", namespace });
   }
 
   async #authorities(): Promise<string | undefined> {
-    const { ca, caPath } = this.#where;
+    const { ca, caPath } = this.#settings;
     if (ca !== undefined || caPath === undefined) return ca;
     try {
       return await readFile(caPath, "utf8");
     } catch (error) {
-      throw new KeywardError(
-        "PROVIDER_UNAVAILABLE",
-        `The file that VAULT_CACERT names cannot be read (${codeOf(error)})`,
-        {
-          hint: "Correct the path, or give `ca` the certificates themselves, in PEM.",
-        },
-      );
+      throw new KeywardError("PROVIDER_UNAVAILABLE", `The file in VAULT_CACERT cannot be read (${codeOf(error)})`, {
+        hint: "Correct the path in VAULT_CACERT, or pass the certificates in PEM as `ca`.",
+      });
     }
   }
 }
 
-interface AskedByNodeVault {
+interface NodeVaultRequest {
   readonly method: string;
   readonly uri: string;
   readonly headers: Record<string, string>;
@@ -157,7 +153,7 @@ interface AskedByNodeVault {
   readonly signal: AbortSignal;
 }
 
-/** What axios throws holds the request, token included: nothing of it is kept but what is named here. */
+/** Converts an error of axios. That error contains the request with its token, so only the fields named here are copied. */
 function failureOf(error: unknown): VaultFailure {
   const response = fieldOf(error, "response");
   const status = fieldOf(response, "statusCode");
@@ -173,7 +169,7 @@ function codeOf(error: unknown): string {
   return typeof code === "string" && /^[A-Z0-9_]{1,60}$/.test(code) ? code : "no answer";
 }
 
-/** One field of an answer, whatever that is. */
+/** Returns a field of a value of unknown type; `undefined` if the value is not an object with this field. */
 export function fieldOf(value: unknown, field: string): unknown {
   return typeof value === "object" && value !== null ? Reflect.get(value, field) : undefined;
 }

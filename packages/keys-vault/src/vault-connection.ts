@@ -11,28 +11,30 @@ import { requireAuth, type VaultAuth } from "./vault-auth.ts";
 import { VaultClient, VaultFailure, type VaultRequest } from "./vault-client.ts";
 import { VaultSession } from "./vault-session.ts";
 
-/** Where Vault or OpenBao is, as whom a process comes, and how fresh its ring is kept. */
+/** Options for the connection to Vault or OpenBao: its address, authentication, and how often the keyring is reloaded. */
 export interface VaultConnectionOptions extends KeyFreshness {
-  /** Such as `https://vault.example.com:8200`; default the variable `VAULT_ADDR`. */
+  /** Address, such as `https://vault.example.com:8200`. Default: the environment variable `VAULT_ADDR`. */
   readonly address?: string;
-  /** How the process shows who it is; default `{ method: "token" }`. */
+  /** Method by which the process authenticates, with its credentials. Default: `{ method: "token" }`. */
   readonly auth?: VaultAuth;
-  /** The namespace, of Vault Enterprise or OpenBao; default the variable `VAULT_NAMESPACE`. */
+  /** Namespace in Vault Enterprise or OpenBao. Default: the environment variable `VAULT_NAMESPACE`. */
   readonly namespace?: string;
   /**
-   * The authorities that the server's certificate may be signed by, in PEM; default what the file holds that
-   * `VAULT_CACERT` names, and without that those that Node trusts.
+   * Certificate authorities for the server's certificate, in PEM. Default: the file in the environment variable
+   * `VAULT_CACERT`, otherwise the authorities that Node.js trusts.
    */
   readonly ca?: string;
-  /** After how many milliseconds one request counts as not answered. Default 5,000. */
+  /** How long to wait for the answer to one request, in milliseconds. Default: 5,000. */
   readonly requestTimeoutMs?: number;
-  /** Lets plain `http:` be used for more than this machine: token and keys can then be read on the way. Default false. */
+  /**
+   * Whether plain `http:` may be used to another machine. Token and keys can then be read on the network. Default: false.
+   */
   readonly dangerouslyAllowHttp?: boolean;
-  /** Where the variables are read; default `process.env`. */
+  /** Environment variables to read `VAULT_…` settings from. Default: `process.env`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
-/** The names of these options, for those that add their own. */
+/** Names of the options of {@link VaultConnectionOptions}, for providers that add options of their own. */
 export const connectionOptionNames: OptionNames<VaultConnectionOptions> = {
   address: true,
   auth: true,
@@ -46,35 +48,35 @@ export const connectionOptionNames: OptionNames<VaultConnectionOptions> = {
   timeoutMs: true,
 };
 
-/** One request, and whether it may be made again when nobody knows what became of it; default true. */
+/** A request, and whether it may be retried if its result is unknown. Default: true. */
 type Request = Omit<VaultRequest, "token" | "signal"> & { readonly repeatable?: boolean };
 
-/** What one request is for, in words for an error. */
+/** The purpose of a request, for its errors. */
 export interface Purpose {
-  /** What is reached, such as `The secret "app/keyring"`. */
-  readonly what: string;
-  /** The lines that a policy must have for it. */
+  /** Name of the resource, such as `The secret "app/keyring"`. */
+  readonly resource: string;
+  /** Lines that the policy of the process needs for the request. */
   readonly policy: string;
 }
 
 const defaultRefreshMs = 60_000;
 const defaultRequestTimeoutMs = 5_000;
-// Between them up to 400, 800 and 1,600 ms, at least half of that each.
+// The pauses before the retries are at most 400, 800 and 1,600 ms, and at least half as long.
 const retries = 3;
 const firstPauseMs = 200;
 const timeoutShare = 0.9;
 
-/** Requests to Vault as one who may make them: with a token, in bounded time, again where that helps. */
+/** Sends authenticated requests to Vault. Retries temporary failures, within a time limit. */
 export class VaultConnection {
-  /** How fresh a ring is kept that comes over this connection. */
+  /** How often a keyring is reloaded over this connection, with defaults filled in. */
   readonly freshness: ReturnType<typeof requireFreshness>;
   readonly #client: VaultClient;
   readonly #session: VaultSession;
   readonly #auth: VaultAuth;
 
   /**
-   * @throws KeywardError `VALUE_INVALID` for an address that is none, or plain HTTP beyond this machine, and for settings
-   * that are out of range.
+   * @throws KeywardError `VALUE_INVALID` for an invalid address, for plain HTTP to another machine, and for an option out
+   * of range.
    */
   constructor(options: VaultConnectionOptions) {
     const { env = process.env, ca, auth = { method: "token" } } = options;
@@ -94,19 +96,19 @@ export class VaultConnection {
     this.#session = new VaultSession(this.#client, auth, env, this.freshness.timeoutMs);
   }
 
-  /** A signal that ends when a load or a save has taken too long, and when the one given does. */
+  /** Returns a signal that is aborted when a load or a save takes too long, or when `signal` is aborted. */
   inTime(signal: AbortSignal | undefined): AbortSignal {
-    // A little before the core gives up, who could not say what was wrong.
+    // This time limit is a little shorter than core's own, whose error cannot name the reason.
     const timeout = AbortSignal.timeout(Math.ceil(this.freshness.timeoutMs * timeoutShare));
     return signal === undefined ? timeout : AbortSignal.any([signal, timeout]);
   }
 
   /**
-   * The body of the answer.
+   * Sends a request with a token and returns the body of the answer.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` when Vault does not answer, is sealed or refuses.
-   * @throws VaultFailure for any other answer: what it means depends on what was asked. For a request that must not be
-   * made twice, also when nobody knows whether it was carried out.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
+   * @throws VaultFailure for any other failure, whose meaning depends on the request. For a request that is not
+   * repeatable, also if its result is unknown.
    */
   async request({ repeatable = true, ...request }: Request, purpose: Purpose, signal: AbortSignal): Promise<unknown> {
     let last: VaultFailure | undefined;
@@ -119,7 +121,7 @@ export class VaultConnection {
         shouldRetry: ({ error }) => {
           if (!(error instanceof VaultFailure)) return false;
           last = error;
-          // What was refused for its rate was not carried out.
+          // A request that was refused by a rate limit was not executed.
           return error.isPassing && (repeatable || error.status === 429);
         },
       });
@@ -131,9 +133,10 @@ export class VaultConnection {
   }
 
   /**
-   * The answer to a question that may remain open; `undefined` where there is none.
+   * Sends an optional read request and returns the body of the answer; `undefined` if the request fails.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` where no request to this address can be answered.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no request can succeed: address or namespace are wrong, or the server's
+   * certificate is not trusted.
    */
   async ask(path: string, signal: AbortSignal): Promise<unknown> {
     try {
@@ -144,7 +147,7 @@ export class VaultConnection {
     }
   }
 
-  /** Asks with a token, and once more with another one where that is refused. */
+  /** Sends a request with a token. If Vault denies access, tries once more with a new token. */
   async #authorized(request: Omit<VaultRequest, "token">, purpose: Purpose): Promise<unknown> {
     const { signal } = request;
     const token = await this.#loggedIn(() => this.#session.token(signal));
@@ -164,7 +167,7 @@ export class VaultConnection {
     if (!(reason instanceof DOMException && reason.name === "TimeoutError")) return reason;
     if (last !== undefined) return unavailable(last);
     return new KeywardError("PROVIDER_UNAVAILABLE", `Vault did not answer within ${this.freshness.timeoutMs} ms`, {
-      hint: "Check the address (VAULT_ADDR), and its health: GET sys/health.",
+      hint: "Check the address (VAULT_ADDR) and the health of Vault: GET sys/health.",
     });
   }
 
@@ -179,7 +182,7 @@ export class VaultConnection {
   }
 }
 
-/** What Vault's not answering, or answering that it cannot, is as an error. */
+/** Converts a failure that does not depend on the request, such as a missing answer, into an error. */
 export function unavailable(failure: VaultFailure): KeywardError {
   const [problem, hint] = explain(failure);
   return new KeywardError("PROVIDER_UNAVAILABLE", problem, { hint });
@@ -188,43 +191,55 @@ export function unavailable(failure: VaultFailure): KeywardError {
 function explain(failure: VaultFailure): readonly [problem: string, hint: string] {
   const { status, reasons, message } = failure;
   if (failure.isUntrusted) {
-    const hint = "Give `ca` (or VAULT_CACERT) the authority that signed it, and the address by a name that it has.";
+    const hint =
+      "Pass the certificate authority that signed the certificate as `ca` or in VAULT_CACERT. Use an address whose host name is in the certificate.";
     return [`The certificate of Vault is not trusted (${message})`, hint];
   }
   if (failure.isUnknownNamespace) {
-    return ["Vault does not have this namespace (status 404)", "Correct `namespace`, or the variable VAULT_NAMESPACE."];
+    return [
+      "Vault does not have this namespace (status 404)",
+      "Correct `namespace`, or the environment variable VAULT_NAMESPACE.",
+    ];
   }
   if (failure.isMisaddressed) {
-    const hint = "Give the address of the active node, or of what stands before all: redirections are not followed.";
-    return [`Vault at this address sends elsewhere (${message})`, hint];
+    const hint =
+      "Set the address to the active node, or to the load balancer of all nodes. Keyward does not follow redirects, because they would receive the token.";
+    return [`Vault at this address redirects requests to another address (${message})`, hint];
   }
   if (status === undefined) {
     return [
       `Vault cannot be reached (${message})`,
-      "Check the address (VAULT_ADDR) and that it is reachable from here.",
+      "Check the address (VAULT_ADDR), and that this process can reach it.",
     ];
   }
   if (reasons.some((reason) => /sealed/.test(reason))) {
     const hint =
-      "Unless it was sealed on purpose, unseal it: `bao operator unseal` or `vault operator unseal`, on each of its nodes.";
+      "Unless Vault was sealed on purpose, unseal each node: `bao operator unseal` or `vault operator unseal`.";
     return ["Vault is sealed", hint];
   }
   if (status === 429) {
-    return ["Vault refuses so many requests (status 429)", "See to its rate limit quotas: sys/quotas/rate-limit."];
+    return [
+      "Vault refused the request because of a rate limit (status 429)",
+      "Check the rate limit quotas of Vault: sys/quotas/rate-limit.",
+    ];
   }
-  return [`Vault cannot answer (${message})`, "See to its health and its log: GET sys/health."];
+  return [`Vault failed to answer (${message})`, "Check the health of Vault, GET sys/health, and its log."];
 }
 
 function isRefusal(error: unknown): error is VaultFailure {
   return error instanceof VaultFailure && error.status === 403;
 }
 
-function refusal({ what, policy }: Purpose, failure: VaultFailure, auth: VaultAuth): KeywardError {
-  const who =
-    auth.method === "token" ? "The token may have ended, been revoked, or be of another namespace; or its" : "Its";
-  return new KeywardError("PROVIDER_UNAVAILABLE", `${what} is refused to this process (${failure.message})`, {
-    hint: `${who} policies may lack: ${policy}`,
-  });
+function refusal({ resource, policy }: Purpose, failure: VaultFailure, auth: VaultAuth): KeywardError {
+  const tokenCause =
+    auth.method === "token" ? "The token may have expired, been revoked, or belong to another namespace. " : "";
+  return new KeywardError(
+    "PROVIDER_UNAVAILABLE",
+    `${resource} cannot be accessed: Vault denied access (${failure.message})`,
+    {
+      hint: `${tokenCause}The policies of this process may lack this line: ${policy}`,
+    },
+  );
 }
 
 function loginRefused(failure: VaultFailure, auth: VaultAuth): KeywardError {
@@ -234,16 +249,16 @@ function loginRefused(failure: VaultFailure, auth: VaultAuth): KeywardError {
     return new KeywardError(
       "PROVIDER_UNAVAILABLE",
       isApi
-        ? `Vault has no login by ${auth.method} there (${message})`
-        : `What answers at the address of Vault is not its API (${message})`,
+        ? `Vault has no login method ${auth.method} at the configured mount (${message})`
+        : `The server at the address of Vault does not have the Vault API (${message})`,
       {
         hint: isApi
-          ? "Correct where the method is mounted (`mount` of `auth`), or the namespace. `bao auth list` shows the methods."
-          : "Correct the address (VAULT_ADDR), its path included: what the API adds to it begins with /v1/.",
+          ? "Correct `mount` in `auth`, or the namespace. `bao auth list` shows the login methods."
+          : "Correct the address (VAULT_ADDR), including its path. Keyward adds /v1/ to the address.",
       },
     );
   }
-  return new KeywardError("PROVIDER_UNAVAILABLE", `Vault refuses the login by ${auth.method} (${message})`, {
+  return new KeywardError("PROVIDER_UNAVAILABLE", `Vault refused the login by ${auth.method} (${message})`, {
     hint: loginHint(auth, status),
   });
 }
@@ -251,41 +266,41 @@ function loginRefused(failure: VaultFailure, auth: VaultAuth): KeywardError {
 function loginHint(auth: VaultAuth, status: number | undefined): string {
   switch (auth.method) {
     case "token":
-      return "Give another token: this one may have ended or been revoked. Or give another method, such as approle.";
+      return "Set another token: this one may have expired or been revoked. Or use another method in `auth`, such as approle.";
     case "approle":
-      return `${lockoutHint(status)}Check the role id, the namespace and the mount, and give a new secret id: this one may have ended or been used up. ${sameCredentials}`;
+      return `${lockoutHint(status)}Check the role id, the namespace and the mount, and set a new secret id: this one may have expired or been used up. ${sameCredentials}`;
     case "kubernetes":
-      return "Check that the role is bound to this service account and namespace, and where the method is mounted.";
+      return "Check that the role is bound to this service account and namespace, and that `mount` in `auth` is correct.";
     case "userpass":
-      return `${lockoutHint(status)}Check the name, the password, the namespace, and where the method is mounted. ${sameCredentials}`;
+      return `${lockoutHint(status)}Check the user name, the password, the namespace, and the mount of the method. ${sameCredentials}`;
   }
 }
 
-// Credentials that are wrong are answered with 400.
+// Vault answers wrong credentials with 400, and a locked name or a missing method with 403.
 function lockoutHint(status: number | undefined): string {
   if (status !== 403) return "";
-  return "Vault answers so where the method is not mounted, and where failed logins have locked this name out (by default 5 of them, for 15 minutes): `bao read sys/locked-users` shows it. End what logs in with wrong credentials before you unlock it. ";
+  return "Either the method is not mounted, or failed logins have locked this name out (by default 5 of them, for 15 minutes): `bao read sys/locked-users` lists locked names. Stop the process that logs in with wrong credentials before you unlock the name. ";
 }
 
 const sameCredentials =
-  "Unchanged credentials are tried again only after a pause of up to 20 minutes, so that Vault does not lock the name out; changed ones at once.";
+  "Keyward retries the same credentials only after a pause of up to 20 minutes, so that Vault does not lock the name out. Changed credentials are used at once.";
 
 function requireAddress(given: string | undefined, allowHttp: boolean): URL {
-  // It may be a token in the wrong place, which no error repeats.
+  // The value may be a token by mistake, so no error repeats it.
   const address = requireUrl("The address of Vault (`address`, or VAULT_ADDR)", given, {
     protocols: ["http:", "https:"],
     form: "https://vault.example.com:8200",
     addressOnly: true,
   });
   if (/\/(?:v1|ui)(?:\/|$)/.test(address.pathname)) {
-    throw new KeywardError("VALUE_INVALID", "The address of Vault has /v1 or /ui in its path", {
-      hint: "Leave it out, as in https://vault.example.com:8200: the path of the API is added to the address.",
+    throw new KeywardError("VALUE_INVALID", "The address of Vault contains /v1 or /ui", {
+      hint: "Remove that part, as in https://vault.example.com:8200. Keyward adds the path of the API.",
     });
   }
   const isLocal = /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/.test(address.hostname);
   if (address.protocol === "http:" && !isLocal && !allowHttp) {
-    throw new KeywardError("VALUE_INVALID", "The address of Vault is plain HTTP, beyond this machine", {
-      hint: "Use https. Where the network itself is safe: `dangerouslyAllowHttp: true`.",
+    throw new KeywardError("VALUE_INVALID", "The address of Vault uses plain HTTP to another machine", {
+      hint: "Use https. Only on a network that no attacker can read, set `dangerouslyAllowHttp: true`.",
     });
   }
   return address;

@@ -6,6 +6,7 @@ import {
   type OptionNames,
   requireOptions,
   requireSavable,
+  sameKeyring,
   singleFlight,
 } from "@keyward/core";
 import { fieldOf, VaultFailure } from "./vault-client.ts";
@@ -20,22 +21,30 @@ import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link vaultKeys}. */
 export interface VaultKeysOptions extends VaultConnectionOptions {
-  /** Where the secret lies in its engine, such as `app/keyring`. */
+  /** Path of the secret in its KV engine, such as `app/keyring`. */
   readonly path: string;
-  /** Where the engine, KV version 2, is mounted; default "secret". */
+  /** Path at which the KV engine, which must be of version 2, is mounted. Default: `secret`. */
   readonly mount?: string;
-  /** The field of the secret that holds the keyring document; default "keyring". Its other fields stay as they are. */
+  /** Field of the secret that holds the keyring document. Other fields are not changed. Default: `keyring`. */
   readonly field?: string;
 }
 
-/** Keys from a secret in Vault. */
+/** A key provider that reads a keyring from a secret in Vault, made by {@link vaultKeys}. */
 export interface VaultKeys extends KeyProvider {
-  /** As {@link KeyProvider.save}, by Vault's check-and-set. */
+  /**
+   * Replaces the keyring in the secret by a check-and-set write, if the secret still holds `previous`. See
+   * {@link KeyProvider.save}.
+   *
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
+   * @throws KeywardError `KEYRING_INVALID` for a keyring that cannot be saved, and for a KV engine of version 1.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
+   */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Writes the first ring.
+   * Writes the first keyring into a new secret.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` where a secret lies already.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret exists, even if it was deleted; `KEYRING_INVALID` and
+   * `PROVIDER_UNAVAILABLE` as {@link VaultKeys.save} does.
    */
   create(ring: Keyring): Promise<void>;
 }
@@ -43,13 +52,23 @@ export interface VaultKeys extends KeyProvider {
 const optionNames: OptionNames<VaultKeysOptions> = { ...connectionOptionNames, path: true, mount: true, field: true };
 
 /**
- * Keys from HashiCorp Vault or OpenBao: the keyring document lies in one field of one secret of a KV engine, version 2.
+ * Returns a key provider that reads a keyring from HashiCorp Vault or OpenBao. The keyring document is stored in one field
+ * of a secret in a KV engine of version 2.
  *
- * @throws KeywardError `VALUE_INVALID` for an address, a path or a setting that cannot be, and for an unknown option.
+ * @example
+ * import { createKeyv } from "@keyward/core";
+ * import { vaultKeys } from "@keyward/keys-vault";
+ *
+ * // The token is read from VAULT_TOKEN.
+ * const keys = vaultKeys({ address: "https://vault.example.com:8200", path: "app/keyring" });
+ * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
+ *
+ * @throws KeywardError `VALUE_INVALID` for an invalid address or path, for an unknown option, and for an option out of
+ * range.
  */
 export function vaultKeys(options: VaultKeysOptions): VaultKeys {
   const keyring = new SecretKeyring(requireOptions("vaultKeys", options, optionNames));
-  // Methods of its own, so that a copy made with `{ ...keys }` has them too.
+  // An object literal, so that a copy made with `{ ...keys }` has the methods too.
   return {
     freshness: keyring.freshness,
     load: keyring.load,
@@ -65,9 +84,9 @@ interface Found {
 }
 
 const noEngineHint =
-  "Check `mount` and the namespace. Only for a keyring that is new, enable an engine: `bao secrets enable -version=2 -path=… kv`.";
+  "Check `mount` and the namespace. Only for a new keyring, enable an engine: `bao secrets enable -version=2 -path=… kv`.";
 const notThereHint =
-  "Check `path`, `mount` and the namespace, and that the KV engine is of version 2. If the ring was there before, restore it: a new ring opens no existing record. Only for the first ring: create(Keyring.generate()).";
+  "Check `path`, `mount` and the namespace, and that the KV engine is of version 2. If the secret held a keyring before, restore it: a new keyring cannot decrypt existing records. Only for a first keyring, run vaultKeys(…).create(Keyring.generate()).";
 
 class SecretKeyring {
   readonly freshness;
@@ -77,7 +96,7 @@ class SecretKeyring {
   readonly #secret: string;
   readonly #path: string;
   readonly #field: string;
-  readonly #what: string;
+  readonly #name: string;
 
   constructor(options: VaultKeysOptions) {
     const { mount = "secret", path, field = "keyring" } = options;
@@ -85,7 +104,7 @@ class SecretKeyring {
     this.#secret = encodePath(path, "path");
     this.#path = `${this.#mount}/data/${this.#secret}`;
     this.#field = field;
-    this.#what = `The secret ${JSON.stringify(path)} in ${JSON.stringify(mount)}`;
+    this.#name = `The secret ${JSON.stringify(path)} in ${JSON.stringify(mount)}`;
     this.#connection = new VaultConnection(options);
     this.freshness = this.#connection.freshness;
   }
@@ -94,28 +113,28 @@ class SecretKeyring {
     requireSavable(next);
     const signal = this.#connection.inTime(undefined);
     const { ring, version, fields } = await this.#read(signal);
-    if (exportKeyring(ring) !== exportKeyring(previous)) throw this.#conflict();
+    if (!sameKeyring(ring, previous)) throw this.#conflict();
     await this.#write(next, version, fields, signal);
   }
 
   async create(ring: Keyring): Promise<void> {
     requireSavable(ring);
     const signal = this.#connection.inTime(undefined);
-    // An engine of version 1 would take the write, whatever is stored there.
+    // An engine of version 1 would execute the write and overwrite an existing secret.
     if ((await this.#engineVersion(signal)) === 1) throw this.#isVersion1();
     await this.#write(ring, 0, {}, signal);
   }
 
   #purpose(...capabilities: readonly string[]): Purpose {
     const listed = capabilities.map((capability) => JSON.stringify(capability)).join(", ");
-    return { what: this.#what, policy: `path "${this.#path}" { capabilities = [${listed}] }` };
+    return { resource: this.#name, policy: `path "${this.#path}" { capabilities = [${listed}] }` };
   }
 
-  /** The version of the KV engine; `undefined` where this token may not ask, or it is none. */
+  /** Returns the version of the KV engine; `undefined` if the token may not read it, or the engine is not a KV engine. */
   async #engineVersion(signal: AbortSignal): Promise<number | undefined> {
     const mounted = fieldOf(await this.#connection.ask(`sys/internal/ui/mounts/${this.#mount}`, signal), "data");
     if (fieldOf(mounted, "type") !== "kv") return undefined;
-    // An engine that was mounted without a version is of version 1.
+    // An engine that was mounted without a version has version 1.
     return fieldOf(fieldOf(mounted, "options"), "version") === "2" ? 2 : 1;
   }
 
@@ -123,14 +142,14 @@ class SecretKeyring {
     const answer = await this.#connection
       .request({ method: "GET", path: this.#path }, this.#purpose("read"), signal)
       .catch(async (error: unknown) => {
-        throw error instanceof VaultFailure ? await this.#unread(error, signal) : error;
+        throw error instanceof VaultFailure ? await this.#readFailure(error, signal) : error;
       });
     const data = fieldOf(answer, "data");
     const fields = fieldOf(data, "data");
     const version = fieldOf(fieldOf(data, "metadata"), "version");
     if (typeof fields !== "object" || fields === null || typeof version !== "number") throw this.#isVersion1();
     const document = fieldOf(fields, this.#field);
-    if (typeof document !== "string") throw this.#hasNoText(fields, document);
+    if (typeof document !== "string") throw this.#withoutText(fields, document);
     return { ring: this.#parse(document), version, fields: { ...fields } };
   }
 
@@ -143,20 +162,20 @@ class SecretKeyring {
     const body = { options: { cas: version }, data: { ...fields, [this.#field]: exportKeyring(ring) } };
     const request = { method: "POST", path: this.#path, body } as const;
     try {
-      // Not a second time: where the answer was lost, the secret itself shows what became of it.
+      // The write is not retried. If its answer is lost, the secret is read to find out whether it was written.
       const purpose = this.#purpose("read", "create", "update");
       const answer = await this.#connection.request({ ...request, repeatable: false }, purpose, signal);
       if (typeof fieldOf(fieldOf(answer, "data"), "version") !== "number") throw this.#isVersion1();
     } catch (error) {
       if (!(error instanceof VaultFailure)) throw error;
-      if (!error.isPassing) throw this.#unwritten(error);
+      if (!error.isPassing) throw this.#writeFailure(error, version === 0);
       if (!(await this.#holds(ring, signal))) throw unavailable(error);
     }
   }
 
   async #holds(ring: Keyring, signal: AbortSignal): Promise<boolean> {
     return await this.#read(signal).then(
-      (found) => exportKeyring(found.ring) === exportKeyring(ring),
+      (found) => sameKeyring(found.ring, ring),
       () => false,
     );
   }
@@ -167,79 +186,98 @@ class SecretKeyring {
     } catch (error) {
       if (!(error instanceof KeywardError)) throw error;
       const { code, message, hint, keyId } = error;
-      throw new KeywardError(code, `${this.#what}: ${message}`, { hint, keyId });
+      throw new KeywardError(code, `${this.#name}: ${message}`, { hint, keyId });
     }
   }
 
-  async #unread(failure: VaultFailure, signal: AbortSignal): Promise<KeywardError> {
-    if (failure.status !== 404) return this.#other(failure);
+  async #readFailure(failure: VaultFailure, signal: AbortSignal): Promise<KeywardError> {
+    if (failure.status !== 404) return this.#refused(failure);
     const metadata = fieldOf(failure.data, "metadata");
     if (metadata === undefined) {
       if ((await this.#engineVersion(signal)) === 1) return this.#isVersion1();
       const noEngine = failure.reasons.some((reason) => reason.includes("no handler for route"));
       return new KeywardError(
         "PROVIDER_UNAVAILABLE",
-        noEngine ? `${this.#what}: no engine is mounted there` : `${this.#what} is not there`,
-        { hint: `${this.#repetition()}${noEngine ? noEngineHint : notThereHint}` },
+        noEngine ? `${this.#name}: no engine is mounted at this path` : `${this.#name} does not exist`,
+        { hint: `${this.#redundantParts()}${noEngine ? noEngineHint : notThereHint}` },
       );
     }
     const version = Number(fieldOf(metadata, "version"));
     const gone = fieldOf(metadata, "destroyed") === true ? "destroyed" : "deleted";
-    return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what} was ${gone}: its version ${version}`, {
-      hint:
-        gone === "deleted"
-          ? `Bring it back: \`bao kv undelete -versions=${version} …\`.`
-          : "That version is gone for good: write an older one again (`bao kv rollback`), or a backup.",
-    });
+    return new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      `${this.#name} cannot be read: its version ${version} was ${gone}`,
+      {
+        hint:
+          gone === "deleted"
+            ? `Restore the version: \`bao kv undelete -versions=${version} …\`.`
+            : "A destroyed version cannot be restored. Write an older version again (`bao kv rollback`), or a backup.",
+      },
+    );
   }
 
-  /** What to correct, where path or mount have in them what is added to them. */
-  #repetition(): string {
+  /** Returns advice if `path` or `mount` contain a part that Keyward adds to them; "" otherwise. */
+  #redundantParts(): string {
     const repeated = ["data/", `${this.#mount}/data/`, `${this.#mount}/`].filter((part) =>
       this.#secret.startsWith(part),
     );
     const parts = [
-      ...repeated.slice(0, 1).map((part) => `Leave "${part}" out of \`path\`: it is added to it.`),
-      ...(this.#mount.endsWith("/data") ? ['Leave "/data" out of `mount`: it is added to it.'] : []),
+      ...repeated.slice(0, 1).map((part) => `Remove "${part}" from \`path\`: Keyward adds this part.`),
+      ...(this.#mount.endsWith("/data") ? ['Remove "/data" from `mount`: Keyward adds this part.'] : []),
     ];
     return parts.map((part) => `${part} `).join("");
   }
 
-  #hasNoText(fields: object, found: unknown): KeywardError {
+  #withoutText(fields: object, found: unknown): KeywardError {
     const name = JSON.stringify(this.#field);
     const hint =
       fieldOf(fields, "keyward") !== undefined
-        ? `The fields of the document became fields of the secret. Put the document into one field: \`bao kv put … ${this.#field}=@ring.json\`.`
+        ? `The fields of the keyring document are fields of the secret. Write the whole document into one field: \`bao kv put … ${this.#field}=@ring.json\`.`
         : typeof found === "object" && found !== null
-          ? "The field holds a JSON object. Put the document there as text."
-          : "Give the name of the field as `field`, or restore an earlier version of the secret (`bao kv rollback`).";
-    return this.#invalid(`has no text in its field ${name}`, hint);
+          ? "The field holds a JSON object. Write the keyring document as text."
+          : "Set `field` to the name of the field with the keyring, or restore an earlier version of the secret (`bao kv rollback`).";
+    return this.#invalid(`has no text in the field ${name}`, hint);
   }
 
   #isVersion1(): KeywardError {
     return this.#invalid(
-      "is in no KV engine of version 2, but of version 1, where a writer could overwrite the ring of another",
-      "Name an engine of version 2 as `mount`, or mount another one: `bao secrets enable -version=2 -path=… kv`. Do not upgrade an engine that others use.",
+      "is in a KV engine of version 1, where a writer could overwrite the keyring of another writer",
+      "Set `mount` to an engine of version 2, or mount a new one: `bao secrets enable -version=2 -path=… kv`. Do not upgrade an engine that other applications use.",
     );
   }
 
-  #unwritten(failure: VaultFailure): KeywardError {
-    return failure.reasons.some((reason) => reason.includes("check-and-set")) ? this.#conflict() : this.#other(failure);
+  #writeFailure(failure: VaultFailure, isFirst: boolean): KeywardError {
+    if (!failure.reasons.some((reason) => reason.includes("check-and-set"))) return this.#refused(failure);
+    return isFirst ? this.#alreadyExists() : this.#conflict();
   }
 
-  #other(failure: VaultFailure): KeywardError {
-    return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#what}: Vault refuses (${failure.message})`, {
-      hint: "Check `mount` and `path`; see Vault's log and audit log.",
-    });
+  #refused(failure: VaultFailure): KeywardError {
+    return new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      `${this.#name} cannot be accessed: Vault refused the request (${failure.message})`,
+      {
+        hint: "Check `mount` and `path`. Read the log and the audit log of Vault.",
+      },
+    );
   }
 
   #invalid(problem: string, hint: string): KeywardError {
-    return new KeywardError("KEYRING_INVALID", `${this.#what} ${problem}`, { hint });
+    return new KeywardError("KEYRING_INVALID", `${this.#name} ${problem}`, { hint });
+  }
+
+  #alreadyExists(): KeywardError {
+    return new KeywardError("KEYRING_CONFLICT", `${this.#name} already exists, so no first keyring was written`, {
+      hint: "Load the existing keyring. If the secret was deleted, restore it: `bao kv undelete …`. To change the keyring, call save().",
+    });
   }
 
   #conflict(): KeywardError {
-    return new KeywardError("KEYRING_CONFLICT", `${this.#what} holds another ring than the one expected`, {
-      hint: "Load the ring again, repeat the change on it, and save that.",
-    });
+    return new KeywardError(
+      "KEYRING_CONFLICT",
+      `${this.#name} does not hold the keyring that this change is based on: another writer was first`,
+      {
+        hint: "Load the keyring again, repeat the change on it, and save the result.",
+      },
+    );
   }
 }

@@ -1,19 +1,19 @@
 import { KeywardError } from "@keyward/core";
 
 /**
- * A path in Vault for a URL, without slashes at its ends.
+ * Encodes a path in Vault for a URL, without slashes at its ends.
  *
- * @throws KeywardError `VALUE_INVALID` for one that leads elsewhere.
+ * @throws KeywardError `VALUE_INVALID` for a path that is empty or has an empty part, `.` or `..`.
  */
 export function encodePath(path: string, name: string): string {
   const parts = typeof path === "string" ? withoutOuterSlashes(path).split("/") : [];
-  // The parts would be resolved before they are sent.
+  // A URL with such parts would lead to another path.
   if (
     parts.length === 0 ||
     parts.some((part) => part === "" || part === "." || part === ".." || !part.isWellFormed())
   ) {
-    throw new KeywardError("VALUE_INVALID", `${name} is no path in Vault, such as app/keyring`, {
-      hint: "Give it as `bao kv get` takes it, without data/ in front, and no empty part, . or ...",
+    throw new KeywardError("VALUE_INVALID", `${name} is not a valid path in Vault, such as app/keyring`, {
+      hint: 'Write the path as for `bao kv get`, without the prefix data/. No part may be empty, "." or "..".',
     });
   }
   return parts.map(encodeURIComponent).join("/");

@@ -3,49 +3,49 @@ import { KeywardError, RetryPause, singleFlight } from "@keyward/core";
 import { type LoginRequest, readCredentials, type VaultAuth } from "./vault-auth.ts";
 import { fieldOf, type VaultClient, VaultFailure } from "./vault-client.ts";
 
-/** A token in use. Times are of `performance.now()`. */
+/** A token in use. Points in time are values of `performance.now()`. */
 interface Session {
   readonly token: string;
-  /** Whether it came from a login, and another can be had in the same way. */
+  /** True if the token comes from a login, which can be repeated. */
   readonly loggedIn: boolean;
   readonly renewable: boolean;
   readonly leaseMs: number;
-  /** When it ends; infinite where it does not, or nobody knows. */
-  readonly endsAtMs: number;
-  /** When something should be done about that. */
+  /** When the token expires; infinite if it does not expire, or the time is unknown. */
+  readonly expiresAtMs: number;
+  /** When the token should be renewed or replaced. */
   readonly actAtMs: number;
 }
 
-// A token is renewed, or another one had, when this much of its lease is over.
+// A token is renewed or replaced after this part of its lease.
 const leaseShare = 2 / 3;
-// A token whose end a renewal moved by less than this much of its lease has come to the end of its longest life.
-const prolongedShare = 1 / 10;
+// If a renewal extends a token by less than this part of its lease, the token has reached its maximum lifetime.
+const extendedShare = 1 / 10;
 const shortestLeaseS = 0.5;
-// A renewal that fails is tried again when a third of what is left is over, but after no less than this much of the lease.
+// A failed renewal is retried after a third of the remaining time, but not before this part of the lease has passed.
 const shortestRetryShare = 1 / 20;
-// Refused credentials are tried again after 10 s, a minute, 6 minutes, and then every 16 minutes, or up to a fifth later.
-// By default, Vault locks a name out at the fifth failure, and forgets those before after 15 minutes without another.
+// Refused credentials are retried after 10 s, 1 minute, 6 minutes, and then every 16 minutes, each up to a fifth longer.
+// By default, Vault locks a name out at the fifth failed login, and resets the count after 15 minutes without one.
 const refusalPauses = { firstMs: 10_000, factor: 6, longestMs: 16 * 60_000 };
 const longestTimerMs = 2 ** 31 - 1;
 
 /**
- * The token of a process: had by a login, renewed before it ends, had anew when it cannot be renewed or was revoked. The
- * timer that renews it keeps neither the process nor the session alive.
+ * The Vault token of a process. Logs in to get a token, renews it before it expires, and logs in again if it cannot be
+ * renewed or was revoked. The renewal timer keeps neither the process running nor the session in memory.
  */
 export class VaultSession {
   readonly #client: VaultClient;
   readonly #auth: VaultAuth;
   readonly #env: Readonly<Record<string, string | undefined>>;
   readonly #timeoutMs: number;
-  readonly #begin = singleFlight(async ({ signal }) => this.#session ?? (await this.#login(signal)));
-  readonly #prolong = singleFlight(({ signal }) => this.#renewOrLogin(signal));
-  /** Credentials that Vault refused, by their hash, and what it said. */
+  readonly #start = singleFlight(async ({ signal }) => this.#session ?? (await this.#login(signal)));
+  readonly #extend = singleFlight(({ signal }) => this.#renewOrLogin(signal));
+  /** Hash of the credentials that Vault refused last, and the failure. */
   #refused: { readonly credentials: string; readonly failure: VaultFailure } | undefined;
   readonly #refusalPause = new RetryPause(refusalPauses);
   #session: Session | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  /** @param timeoutMs For how many milliseconds it is tried to renew a token that nobody waits for. */
+  /** @param timeoutMs How long a renewal by the timer may take, in milliseconds. */
   constructor(
     client: VaultClient,
     auth: VaultAuth,
@@ -59,38 +59,38 @@ export class VaultSession {
   }
 
   /**
-   * A token that has not ended.
+   * Returns a token that has not expired.
    *
-   * @throws KeywardError or VaultFailure why there is none.
+   * @throws KeywardError or VaultFailure if the login or the renewal failed.
    */
   async token(signal: AbortSignal): Promise<string> {
     const session = this.#session;
-    if (session === undefined) return (await this.#begin({ signal })).token;
+    if (session === undefined) return (await this.#start({ signal })).token;
     if (performance.now() < session.actAtMs) return session.token;
-    return (await this.#prolong({ signal })).token;
+    return (await this.#extend({ signal })).token;
   }
 
   /**
-   * Another token than one that Vault refused; undefined where there is none.
+   * Returns another token after Vault refused one; `undefined` if a new login returns the same token.
    *
-   * @throws KeywardError or VaultFailure why a login failed.
+   * @throws KeywardError or VaultFailure if the login failed.
    */
   async replace(refused: string, signal: AbortSignal): Promise<string | undefined> {
     if (this.#session?.token === refused) this.#session = undefined;
-    const { token } = this.#session ?? (await this.#begin({ signal }));
+    const { token } = this.#session ?? (await this.#start({ signal }));
     return token === refused ? undefined : token;
   }
 
   async #renewOrLogin(signal: AbortSignal): Promise<Session> {
     const session = this.#session;
     if (session === undefined) return await this.#login(signal);
-    // Somebody else was here first.
+    // Another call has renewed or replaced the token.
     if (performance.now() < session.actAtMs) return session;
     try {
       return await this.#successor(session, signal);
     } catch (error) {
-      // The token lives, so it is used; what failed is tried again with the next use.
-      if (hasEnded(session)) throw error;
+      // The token is still valid, so it stays in use. The next use retries the renewal.
+      if (hasExpired(session)) throw error;
       return session;
     }
   }
@@ -102,7 +102,7 @@ export class VaultSession {
       } catch (error) {
         if (!(error instanceof VaultFailure) || error.isPassing) throw error;
       }
-    } else if (!session.loggedIn && !hasEnded(session)) {
+    } else if (!session.loggedIn && !hasExpired(session)) {
       return session;
     }
     return await this.#login(signal);
@@ -113,25 +113,29 @@ export class VaultSession {
     const request = { method: "POST", path: "auth/token/renew-self", body: {}, token, signal } as const;
     const auth = fieldOf(await this.#client.request(request), "auth");
     const seconds = leaseLeftS(fieldOf(auth, "lease_duration"));
-    const renewed = this.#keep(token, { lease_duration: seconds, renewable: fieldOf(auth, "renewable") }, loggedIn);
-    // Then it was given what is left; from now on it is not renewed, but replaced.
-    if (renewed.endsAtMs - session.endsAtMs > session.leaseMs * prolongedShare) return renewed;
-    return this.#use({ ...renewed, renewable: false });
+    const renewed = this.#startSession(
+      token,
+      { lease_duration: seconds, renewable: fieldOf(auth, "renewable") },
+      loggedIn,
+    );
+    // The token has reached its maximum lifetime. From now on it is not renewed, but replaced.
+    if (renewed.expiresAtMs - session.expiresAtMs > session.leaseMs * extendedShare) return renewed;
+    return this.#setSession({ ...renewed, renewable: false });
   }
 
   async #login(signal: AbortSignal): Promise<Session> {
     const { token, login } = await readCredentials(this.#auth, this.#env);
     if (login === undefined) return await this.#adopt(token, signal);
-    const auth = fieldOf(await this.#post(login, signal), "auth");
+    const auth = fieldOf(await this.#postLogin(login, signal), "auth");
     const given = fieldOf(auth, "client_token");
-    if (typeof given === "string" && given !== "") return this.#keep(given, auth, true);
-    throw new KeywardError("PROVIDER_UNAVAILABLE", "Vault let this process in without giving it a token", {
-      hint: "Does the method need a second factor? Use one that a program can log in with.",
+    if (typeof given === "string" && given !== "") return this.#startSession(given, auth, true);
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "Vault accepted the login of this process, but returned no token", {
+      hint: "Check whether the login method requires a second factor. Use a method without a second factor.",
     });
   }
 
-  /** Asks with credentials, unless these were refused a short while ago: too many failures lock out everybody. */
-  async #post({ path, body, locksOut }: LoginRequest, signal: AbortSignal): Promise<unknown> {
+  /** Logs in, unless the same credentials were refused a short time ago: repeated failures would lock the name out. */
+  async #postLogin({ path, body, locksOut }: LoginRequest, signal: AbortSignal): Promise<unknown> {
     const credentials = createHash("sha256")
       .update(JSON.stringify([path, body]))
       .digest("hex");
@@ -151,36 +155,36 @@ export class VaultSession {
     }
   }
 
-  /** A token that was not had by a login: Vault tells how long it lives, if the token may ask. */
+  /** Starts a session with a token that does not come from a login. Asks Vault for its lease, if the token may do so. */
   async #adopt(token: string, signal: AbortSignal): Promise<Session> {
     try {
       const answer = await this.#client.request({ method: "GET", path: "auth/token/lookup-self", token, signal });
       const data = fieldOf(answer, "data");
       const seconds = typeof fieldOf(data, "expire_time") === "string" ? leaseLeftS(fieldOf(data, "ttl")) : 0;
       const lease = { lease_duration: seconds, renewable: fieldOf(data, "renewable") };
-      return this.#keep(token, lease, false);
+      return this.#startSession(token, lease, false);
     } catch (error) {
       if (!(error instanceof VaultFailure) || error.status !== 403) throw error;
-      // Refused the question alone, or everything: what it is used for will show.
-      return this.#keep(token, {}, false);
+      // The token may lack only the right to look itself up. If it is invalid, its first use fails.
+      return this.#startSession(token, {}, false);
     }
   }
 
-  #keep(token: string, lease: unknown, loggedIn: boolean): Session {
+  #startSession(token: string, lease: unknown, loggedIn: boolean): Session {
     const seconds = fieldOf(lease, "lease_duration");
     const leaseMs = typeof seconds === "number" && seconds > 0 ? seconds * 1_000 : Number.POSITIVE_INFINITY;
     const nowMs = performance.now();
-    return this.#use({
+    return this.#setSession({
       token,
       loggedIn,
       renewable: fieldOf(lease, "renewable") === true,
       leaseMs,
-      endsAtMs: nowMs + leaseMs,
+      expiresAtMs: nowMs + leaseMs,
       actAtMs: nowMs + leaseMs * leaseShare,
     });
   }
 
-  #use(session: Session): Session {
+  #setSession(session: Session): Session {
     this.#session = session;
     clearTimeout(this.#timer);
     const inMs = session.actAtMs - performance.now();
@@ -196,24 +200,24 @@ export class VaultSession {
     if (alive !== undefined) void alive.#renewInTime(session);
   }
 
-  /** What fails here fails again, and is told, with the next use. */
+  /** Renews or replaces the token. A failure is not reported here, because the next use fails in the same way. */
   async #renewInTime(session: Session): Promise<void> {
     if (this.#session !== session) return;
-    // Credentials may be long in coming, and all who ask later wait for this.
-    await this.#prolong({ signal: AbortSignal.timeout(this.#timeoutMs) }).catch(() => undefined);
-    // It was not answered: again, well before the end.
-    if (this.#session !== session || hasEnded(session)) return;
-    const leftMs = session.endsAtMs - performance.now();
+    // The time limit matters because later calls wait for this renewal.
+    await this.#extend({ signal: AbortSignal.timeout(this.#timeoutMs) }).catch(() => undefined);
+    // The renewal failed. It is retried well before the token expires.
+    if (this.#session !== session || hasExpired(session)) return;
+    const leftMs = session.expiresAtMs - performance.now();
     const retryMs = Math.max(leftMs / 3, session.leaseMs * shortestRetryShare);
-    this.#use({ ...session, actAtMs: performance.now() + retryMs });
+    this.#setSession({ ...session, actAtMs: performance.now() + retryMs });
   }
 }
 
-/** What is left of a lease that ends: Vault says 0 of the last second, and 0 of a lease that never ends. */
+/** Returns the remaining seconds of a lease that ends. Vault returns 0 in the last second, and also for a lease without end. */
 function leaseLeftS(seconds: unknown): number {
   return Math.max(Number(seconds), shortestLeaseS);
 }
 
-function hasEnded({ endsAtMs }: Session): boolean {
-  return performance.now() >= endsAtMs;
+function hasExpired({ expiresAtMs }: Session): boolean {
+  return performance.now() >= expiresAtMs;
 }

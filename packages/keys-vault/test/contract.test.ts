@@ -3,7 +3,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type FailingKeyProvider, keyProviderContract, type OpenKeyProvider } from "@keyward/contract";
-import { filePlace, Keyring, type KeyringPlace, storePlace } from "@keyward/core";
+import { fileLocation, Keyring, type KeyringLocation, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, it } from "vitest";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
@@ -14,7 +14,7 @@ import { makeToken, mountEngine } from "./vault-fixture.ts";
 const servers = await findVaultServers({ anyWillDo: true });
 const runner = { describe, it };
 
-describeWithVault(servers, "on a real server", () => {
+describeWithVault(servers, "a Vault server", () => {
   let server: VaultServer;
   let kv: string;
   let transit: string;
@@ -32,7 +32,7 @@ describeWithVault(servers, "on a real server", () => {
     return { address: server.address, auth: { method: "token", token }, env: {} };
   }
 
-  /** A provider over a fresh ring, of which, and of the token, nothing may show. */
+  /** Creates a keyring and returns its provider. No output may show the keyring's material or the tokens. */
   async function opened(
     provider: OpenKeyProvider["provider"] & { create(ring: Keyring): Promise<void> },
     failing?: OpenKeyProvider["provider"],
@@ -60,7 +60,7 @@ describeWithVault(servers, "on a real server", () => {
     open: () => opened(vaultKeys({ ...access(), ...secret() })),
     failing: [
       {
-        name: "a token that is refused",
+        name: "the token is not allowed access",
         code: "PROVIDER_UNAVAILABLE",
         open: () => {
           const at = secret();
@@ -68,20 +68,20 @@ describeWithVault(servers, "on a real server", () => {
         },
       },
       {
-        name: "a token that is none",
+        name: "the token is invalid",
         code: "PROVIDER_UNAVAILABLE",
         open: () => {
           const at = secret();
-          return opened(vaultKeys({ ...access(), ...at }), vaultKeys({ ...access("s.nobodysToken"), ...at }));
+          return opened(vaultKeys({ ...access(), ...at }), vaultKeys({ ...access("s.invalidToken"), ...at }));
         },
       },
       {
-        name: "no secret is there",
+        name: "the secret does not exist",
         code: "PROVIDER_UNAVAILABLE",
         open: () => opened(vaultKeys({ ...access(), ...secret() }), vaultKeys({ ...access(), ...secret() })),
       },
       {
-        name: "a document that was cut",
+        name: "the keyring document is cut",
         code: "KEYRING_INVALID",
         open: async () => {
           const at = secret();
@@ -93,13 +93,13 @@ describeWithVault(servers, "on a real server", () => {
         },
       },
       {
-        name: "nobody answers at the address",
+        name: "no server answers at the address",
         code: "PROVIDER_UNAVAILABLE",
         open: () =>
           opened(vaultKeys({ ...access(), ...secret() }), vaultKeys({ ...access(), ...secret(), ...unreachable })),
       },
       {
-        name: "a server that is sealed",
+        name: "the server is sealed",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
           const sealed = await sealedServer();
@@ -112,40 +112,40 @@ describeWithVault(servers, "on a real server", () => {
     ],
   });
 
-  for (const [where, openPlace] of Object.entries<() => Promise<[KeyringPlace, () => Promise<void>]>>({
-    "a store": async () => [storePlace(new MemoryStore()), async () => undefined],
+  for (const [where, openLocation] of Object.entries<() => Promise<[KeyringLocation, () => Promise<void>]>>({
+    "a store": async () => [storeLocation(new MemoryStore()), async () => undefined],
     "a file": async () => {
       const directory = await mkdtemp(join(tmpdir(), "keyward-transit-"));
-      return [filePlace(join(directory, "keyring")), () => rm(directory, { recursive: true })];
+      return [fileLocation(join(directory, "keyring")), () => rm(directory, { recursive: true })];
     },
   })) {
-    /** A wrapped ring, and a provider on its place that is told otherwise. */
+    /** Creates a wrapped keyring, and returns a provider for its location with changed options. */
     const wrapped = async (
       change: Partial<VaultConnectionOptions> & { readonly key?: string } = {},
-      meanwhile: (place: KeyringPlace) => Promise<void> = async () => undefined,
+      afterwards: (place: KeyringLocation) => Promise<void> = async () => undefined,
     ) => {
-      const [place, close] = await openPlace();
+      const [place, close] = await openLocation();
       const key = `key-${randomUUID()}`;
       await server.request("POST", `${transit}/keys/${key}`, {});
       const settings = { ...access(), mount: transit, key, place };
       const source = await opened(transitKeys(settings), transitKeys({ ...settings, ...change }), close);
-      await meanwhile(place);
+      await afterwards(place);
       return source;
     };
-    const replaced = (next: (text: string) => string) => async (place: KeyringPlace) => {
+    const replaced = (next: (text: string) => string) => async (place: KeyringLocation) => {
       const text = (await place.read()) ?? "";
       await place.replace(text, next(text));
     };
     const failing: FailingKeyProvider[] = [
       {
-        name: "a token that is refused",
+        name: "the token is not allowed access",
         code: "PROVIDER_UNAVAILABLE",
         open: () => wrapped({ auth: { method: "token", token: weak } }),
       },
-      { name: "a key that is not there", code: "PROVIDER_UNAVAILABLE", open: () => wrapped({ key: "none" }) },
-      { name: "nobody answers at the address", code: "PROVIDER_UNAVAILABLE", open: () => wrapped(unreachable) },
+      { name: "the Transit key does not exist", code: "PROVIDER_UNAVAILABLE", open: () => wrapped({ key: "none" }) },
+      { name: "no server answers at the address", code: "PROVIDER_UNAVAILABLE", open: () => wrapped(unreachable) },
       {
-        name: "a text that was altered",
+        name: "the wrapped keyring was altered",
         code: "KEYRING_INVALID",
         open: () =>
           wrapped(
@@ -154,7 +154,7 @@ describeWithVault(servers, "on a real server", () => {
           ),
       },
       {
-        name: "what Transit did not wrap",
+        name: "the text was not wrapped by Transit",
         code: "KEYRING_INVALID",
         open: () =>
           wrapped(
@@ -163,10 +163,10 @@ describeWithVault(servers, "on a real server", () => {
           ),
       },
       {
-        name: "nothing lies there",
+        name: "the location is empty",
         code: "PROVIDER_UNAVAILABLE",
         open: async () => {
-          const [place, close] = await openPlace();
+          const [place, close] = await openLocation();
           const provider = transitKeys({ ...access(), mount: transit, key: "none", place });
           return { provider, close, secrets: () => [server.rootToken] };
         },

@@ -1,6 +1,6 @@
 import { createServer, request as httpRequest } from "node:http";
 import type { AddressInfo } from "node:net";
-import { createKeyv, Keyring, storePlace } from "@keyward/core";
+import { createKeyv, Keyring, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
@@ -10,8 +10,8 @@ import { mountEngine, mountMethod, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
-// The server locks a name out as it does by default: at the fifth failed login.
-describeWithVault(servers, "a refused login", () => {
+// The server has the default settings: it locks a name out at the fifth failed login.
+describeWithVault(servers, "failed logins", () => {
   let server: VaultServer;
   let kv: string;
   let transit: string;
@@ -32,16 +32,16 @@ describeWithVault(servers, "a refused login", () => {
   });
   afterAll(() => server.stop());
 
-  const kinds = ["a secret", "a wrapped ring"] as const;
+  const kinds = ["a secret", "a wrapped keyring"] as const;
 
   function open(kind: (typeof kinds)[number], auth: VaultAuth, address: string) {
     const at = { address, auth, env: {} };
     return kind === "a secret"
       ? vaultKeys({ ...at, mount: kv, path: "app" })
-      : transitKeys({ ...at, mount: transit, key: "app", place: storePlace(store) });
+      : transitKeys({ ...at, mount: transit, key: "app", place: storeLocation(store) });
   }
 
-  /** Passes all requests on to the server, and counts the logins. */
+  /** Starts a proxy that forwards all requests to the server and counts the logins. */
   async function countLogins(): Promise<{ readonly address: string; readonly logins: () => number }> {
     const { hostname, port } = new URL(server.address);
     let logins = 0;
@@ -89,7 +89,7 @@ describeWithVault(servers, "a refused login", () => {
   }
 
   it.each(kinds)(
-    "of an application without a ring, %s, is not repeated by 100 calls, and locks no other process out",
+    "a refused login is sent once for 100 calls without a keyring, so that no other process is locked out: %s",
     async (kind) => {
       const auth = await userpass();
       const { address, logins } = await countLogins();
@@ -100,10 +100,10 @@ describeWithVault(servers, "a refused login", () => {
         const error = await refusal(flows.set(`key ${call}`, 1));
         expect(error).toMatchObject({
           code: "PROVIDER_UNAVAILABLE",
-          hint: expect.stringContaining("changed ones at once"),
+          hint: expect.stringContaining("Changed credentials are used at once"),
         });
       }
-      // A health check, which loads without a store, repeats it no more often.
+      // A load without a store, as in a health check, does not repeat the login more often.
       for (let load = 0; load < 20; load++) await refusal(keys.load());
       expect(logins()).toBe(1);
       expect(await open(kind, { ...auth, password: "correct" }, server.address).load()).toMatchObject({
@@ -117,7 +117,7 @@ describeWithVault(servers, "a refused login", () => {
     },
   );
 
-  it("of a process that was restarted with a secret id which it had used up leaves the role to the others", async () => {
+  it("a refused login is sent once after a restart with a used secret id, so that other processes can use the role", async () => {
     const auth = await appRole();
     const { address, logins } = await countLogins();
     const secretId = await newSecretId(auth.mount);
@@ -135,7 +135,7 @@ describeWithVault(servers, "a refused login", () => {
     await flows.disconnect();
   });
 
-  it("by a name that is locked out says so", async () => {
+  it("a refused login is reported with a hint about locked names if the name is locked out", async () => {
     const auth = await userpass();
     for (let attempt = 0; attempt < 6; attempt++) {
       await refusal(open("a secret", { ...auth, password: `wrong ${attempt}` }, server.address).load());
@@ -143,6 +143,6 @@ describeWithVault(servers, "a refused login", () => {
     expect(await isLockedOut("app")).toBe(true);
     const { hint } = await refusal(open("a secret", { ...auth, password: "correct" }, server.address).load());
     expect(hint).toContain("sys/locked-users");
-    expect(hint).toMatch(/End what logs in with wrong credentials before you unlock/);
+    expect(hint).toMatch(/Stop the process that logs in with wrong credentials before you unlock/);
   });
 });

@@ -1,4 +1,4 @@
-import { createKeyv, Keyring, KeywardError, storePlace } from "@keyward/core";
+import { createKeyv, Keyring, KeywardError, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault } from "../../../test/servers/openbao.ts";
@@ -11,15 +11,15 @@ const servers = await findVaultServers();
 const kinds = {
   "a secret": async (access: VaultConnectionOptions, mount: string) => () =>
     vaultKeys({ ...access, mount, path: "app" }),
-  "a wrapped ring": async (access: VaultConnectionOptions, mount: string) => {
-    const place = storePlace(new MemoryStore());
+  "a wrapped keyring": async (access: VaultConnectionOptions, mount: string) => {
+    const place = storeLocation(new MemoryStore());
     return () => transitKeys({ ...access, mount, key: "app", place });
   },
 };
 
-describeWithVault(servers, "while Vault is sealed", () => {
+describeWithVault(servers, "an outage of Vault", () => {
   it.each(Object.entries(kinds))(
-    "a process goes on with %s, and one that begins says why it cannot",
+    "a sealed Vault does not stop running processes, and new processes report it: %s",
     async (kind, open) => {
       const server = await startVault(servers, { storage: "files" });
       onTestFinished(() => server.stop());
@@ -39,7 +39,7 @@ describeWithVault(servers, "while Vault is sealed", () => {
       await flows.set("before", 1);
 
       await server.seal();
-      // A wrapped ring that has not changed is none of Vault's business.
+      // An unchanged wrapped keyring is reloaded without a call to Vault.
       if (kind === "a secret") {
         await expect.poll(() => failures.at(-1)?.message, { timeout: 10_000 }).toBe("Vault is sealed");
       }

@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { exportKeyring, Keyring, type KeyringPlace, storePlace } from "@keyward/core";
+import { exportKeyring, Keyring, type KeyringLocation, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, expect, it, onTestFinished } from "vitest";
 import { describeWithVault, findVaultServers, startVault, type VaultServer } from "../../../test/servers/openbao.ts";
@@ -10,7 +10,7 @@ import { makeToken, mountEngine, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
-describeWithVault(servers, "a ring wrapped by Transit", () => {
+describeWithVault(servers, "transitKeys", () => {
   let server: VaultServer;
   let mount: string;
 
@@ -24,15 +24,15 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     const name = `key-${randomUUID()}`;
     await server.request("POST", `${mount}/keys/${name}`, key);
     const auth = { method: "token", token: server.rootToken } as const;
-    const place = storePlace(new MemoryStore());
+    const place = storeLocation(new MemoryStore());
     return { address: server.address, auth, env: {}, mount, key: name, place, ...change };
   }
 
-  async function textAt(place: KeyringPlace): Promise<string> {
-    return (await place.read()) ?? expect.fail("nothing lies there");
+  async function textAt(place: KeyringLocation): Promise<string> {
+    return (await place.read()) ?? expect.fail("the location is empty");
   }
 
-  it("shows nothing of itself where it lies", async () => {
+  it("a wrapped keyring is stored without any readable part", async () => {
     const at = await options();
     const ring = Keyring.generate("2026-11");
     await transitKeys(at).create(ring);
@@ -41,7 +41,7 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     for (const secret of ["2026-11", "keyward", ...materialOf(ring)]) expect(text.includes(secret)).toBe(false);
   });
 
-  it("follows a rotation of the key, after which older texts can be shut out", async () => {
+  it("a wrapped keyring is rewrapped after a rotation of the key, and older copies can then be disabled", async () => {
     const at = await options();
     const keys = transitKeys(at);
     const ring = Keyring.generate();
@@ -62,7 +62,7 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     });
   });
 
-  it("asks Vault for nothing while it has not changed, and for as little as its policy says", async () => {
+  it("a wrapped keyring is loaded without a call to Vault while it is unchanged, and needs only the documented policy", async () => {
     const at = await options();
     await transitKeys(at).create(Keyring.generate());
     const policy = await writePolicy(server, `path "${mount}/decrypt/${at.key}" { capabilities = ["update"] }`);
@@ -77,7 +77,7 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     expect(await refusal(reader.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("is wrapped under a derived key by its context, and by no other", async () => {
+  it("a wrapped keyring can be unwrapped under a derived key only with its context", async () => {
     const at = await options({ derivedContext: "production" }, { derived: true });
     await transitKeys(at).create(Keyring.generate());
     await transitKeys(at).load();
@@ -92,22 +92,22 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     });
   });
 
-  it("whose key was deleted is not unwrapped by a new key of that name, and the hint does not say so", async () => {
+  it("a wrapped keyring is lost with a deleted key, and the hint warns of a new key with the same name", async () => {
     const at = await options();
     await transitKeys(at).create(Keyring.generate());
     await server.request("POST", `${mount}/keys/${at.key}/config`, { deletion_allowed: true });
     await server.request("DELETE", `${mount}/keys/${at.key}`);
     const { hint } = await refusal(transitKeys(at).load());
-    expect(hint).toContain("a new key of this name does not unwrap the keyring");
+    expect(hint).toContain("a new key with this name cannot unwrap the keyring");
     expect(hint).not.toContain("bao write -f");
   });
 
-  it("that vanished is to be restored, before another one is made", async () => {
+  it("a wrapped keyring is reported as missing with a hint to restore the keyring before a new one is made", async () => {
     const { hint } = await refusal(transitKeys(await options()).load());
-    expect(hint).toMatch(/restore it.*a new keyring opens no existing record/);
+    expect(hint).toMatch(/restore it.*a new keyring decrypts no existing record/);
   });
 
-  it("is not taken back, nor exchanged for another ring under the same key", async () => {
+  it("a wrapped keyring is refused with an older generation, or with the name of another keyring", async () => {
     const at = await options({ name: "production" });
     const ring = Keyring.generate().rename("production");
     const keys = transitKeys(at);
@@ -116,18 +116,18 @@ describeWithVault(servers, "a ring wrapped by Transit", () => {
     await keys.save(ring.add(), ring);
     await at.place.replace(await textAt(at.place), stolen);
     expect(await refusal(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    const told = transitKeys({ ...at, minGeneration: ring.generation + 1 });
-    expect(await refusal(told.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    const withMinGeneration = transitKeys({ ...at, minGeneration: ring.generation + 1 });
+    expect(await refusal(withMinGeneration.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
     expect(await refusal(transitKeys({ ...at, name: "staging" }).load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it("lies beside the records it seals, and comes back with them after both servers were away", async () => {
+  it("a wrapped keyring can be stored in the store of its records, and is loaded again after a restart of Vault", async () => {
     const files = await startVault(servers, { storage: "files" });
     onTestFinished(() => files.stop());
     const transit = await mountEngine(files, "transit");
     await files.request("POST", `${transit}/keys/app`, {});
     const auth = { method: "token", token: files.rootToken } as const;
-    const place = storePlace(new MemoryStore(), "app");
+    const place = storeLocation(new MemoryStore(), "app");
     const at = { address: files.address, auth, env: {}, mount: transit, key: "app", place, timeoutMs: 1_500 };
     const ring = Keyring.generate();
     await transitKeys(at).create(ring);

@@ -21,13 +21,13 @@ import { materialOf } from "../../../test/store/secrets.ts";
 import { type VaultAuth, vaultKeys } from "../src/index.ts";
 import { makeToken, mountEngine, mountMethod, writePolicy } from "./vault-fixture.ts";
 
-// Of what Node can be told to print, all that sees requests.
+// All values of NODE_DEBUG that make Node.js print details of requests.
 const debugged = "net,tls,http,https,http2,undici,fetch,stream";
 const run = promisify(execFile);
 const workspace = fileURLToPath(new URL("../../..", import.meta.url));
 const servers = await findVaultServers();
 
-describeWithVault(servers, "a process shows who it is", () => {
+describeWithVault(servers, "authentication", () => {
   let server: VaultServer;
   let mount: string;
   let policy: string;
@@ -44,7 +44,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     return vaultKeys({ address: server.address, auth, env, mount, path: "app" });
   }
 
-  /** Through a login method, what it gave out: the token in use is the newest. */
+  /** Returns the accessors of all valid tokens. */
   async function accessors(): Promise<readonly string[]> {
     const { data } = await server.request("GET", "auth/token/accessors?list=true");
     return [data?.["keys"]].flat().map(String);
@@ -54,13 +54,13 @@ describeWithVault(servers, "a process shows who it is", () => {
     return (await server.request("POST", "auth/token/lookup-accessor", { accessor })).data;
   }
 
-  /** The living tokens that a login method gave out. */
+  /** Returns the valid tokens that a login method issued. */
   async function tokensOf(method: string): Promise<readonly Readonly<Record<string, unknown>>[]> {
     const looked = await Promise.all((await accessors()).map((accessor) => lookUp(accessor).catch(() => undefined)));
     return looked.flatMap((token) => (token?.["path"] === `auth/${method}/login` ? [token] : []));
   }
 
-  /** The accessors of tokens that were made while `work` ran. */
+  /** Returns the accessors of the tokens that were issued while `work` ran. */
   async function madeBy(work: () => Promise<unknown>): Promise<readonly string[]> {
     const before = new Set(await accessors());
     await work();
@@ -77,7 +77,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     return { ...named, secretId: String(secret?.["secret_id"]) };
   }
 
-  it("by AppRole, logging in once for many loads", async () => {
+  it("a process logs in once by AppRole for many loads", async () => {
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const made = await madeBy(async () => {
       await Promise.all([keys.load(), keys.load()]);
@@ -86,7 +86,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(made).toHaveLength(1);
   });
 
-  it("by AppRole, logging in once for a load and for a save that comes while the login is under way", async () => {
+  it("a process logs in once by AppRole for a load and a save that starts during the login", async () => {
     const ring = await keysFor({ method: "token", token: server.rootToken }).load();
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const made = await madeBy(async () => {
@@ -97,12 +97,12 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(made).toHaveLength(1);
   });
 
-  it("by AppRole without a secret id, where the role is bound without one", async () => {
+  it("a process logs in by AppRole without a secret id if the role needs none", async () => {
     const { mount: at, roleId } = await appRole({ bind_secret_id: false, token_bound_cidrs: ["127.0.0.1/32"] });
     expect((await keysFor({ method: "approle", mount: at, roleId }).load()).primary).toBe("2026-11");
   });
 
-  it("by name and password", async () => {
+  it("a process logs in by user name and password", async () => {
     const at = await mountMethod(server, "userpass");
     await server.request("POST", `auth/${at}/users/app`, { password: "correct horse", token_policies: [policy] });
     const auth = { method: "userpass", mount: at, username: "app" } as const;
@@ -113,7 +113,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     });
   });
 
-  it("by the service account of its pod, whose token is read anew at each login", async () => {
+  it("a process logs in by the service account of the pod, whose token is read at each login", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-kubernetes-"));
     onTestFinished(() => rm(directory, { recursive: true }));
     const cluster = await startTokenReview(directory);
@@ -140,7 +140,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(await refusal(keys.load())).toMatchObject({ message: expect.stringContaining("ENOENT") });
     await writeFile(jwtPath, `${cluster.tokenOf("keyward", "app")}\n`);
     expect((await keys.load()).primary).toBe("2026-11");
-    // Kubernetes renews it there; the process must not go on with the one it began with.
+    // Kubernetes renews the token in this file. The process must not keep using the first token.
     await writeFile(jwtPath, cluster.tokenOf("elsewhere", "app"));
     await expect.poll(outcome, { timeout: 5_000 }).toMatch(/login by kubernetes/);
     await writeFile(jwtPath, cluster.tokenOf("keyward", "app"));
@@ -150,8 +150,8 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(cluster.reviews()).toBeGreaterThan(1);
   });
 
-  // These wait for leases to end, all at once. A busy machine may be late by a third of each lease.
-  it.concurrent("with a token that is renewed before it ends, though nobody asks for the ring", async ({ expect }) => {
+  // These tests wait at the same time for leases to end. A busy machine may be late by a third of each lease.
+  it.concurrent("a process renews a token before it expires, even if no load happens", async ({ expect }) => {
     const token = await makeToken(server, { policies: [policy, "default"], period: "9s" });
     const keys = keysFor({ method: "token", token });
     const ring = await keys.load();
@@ -161,7 +161,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(await keys.load()).toMatchObject({ primary: ring.primary });
   });
 
-  it.concurrent("with the token of a login that is renewed until its longest life is over, and then had anew", async ({
+  it.concurrent("a process renews the token of a login until its maximum lifetime, and then logs in again", async ({
     expect,
   }) => {
     const role = await appRole({ token_ttl: "6s", token_max_ttl: "8s" });
@@ -182,8 +182,8 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it.concurrent("with a token that lives, though no other can be had", async ({ expect }) => {
-    // 9 s, less what a server that counts whole seconds may take from them.
+  it.concurrent("a process keeps a valid token in use if a new login fails", async ({ expect }) => {
+    // The lease of 9 s, minus up to 1 s, because the server counts in whole seconds.
     const leaseMs = 8_000;
     const settings = { secret_id_num_uses: 1, token_ttl: "9s", token_type: "batch" };
     const keys = keysFor({ method: "approle", ...(await appRole(settings)) });
@@ -191,14 +191,14 @@ describeWithVault(servers, "a process shows who it is", () => {
     await keys.load();
     const outcome = async () => {
       const result = await keys.load().then(String, (error: Error) => error.message);
-      // The token lives for longer than this from the first load on, so nothing may fail before.
+      // The token is valid for longer than this after the first load, so no load may fail earlier.
       return performance.now() - loggedInAfterMs < leaseMs && /login/.test(result) ? "failed too early" : result;
     };
     await expect.poll(outcome, { timeout: 20_000 }).toMatch(/login by approle|too early/);
     expect(await outcome()).toMatch(/login by approle/);
   });
 
-  it.concurrent("though what gives its token once gave no answer, while nobody asked for the ring", async ({
+  it.concurrent("a process recovers if the function that returns the token hangs during a renewal by the timer", async ({
     expect,
   }) => {
     const settings = { policies: [policy, "default"] };
@@ -216,13 +216,13 @@ describeWithVault(servers, "a process shows who it is", () => {
     const keys = vaultKeys({ ...at, auth: { method: "token", token }, timeoutMs: 1_000 });
     await keys.load();
     await server.request("POST", "auth/token/revoke", { token: tokens[0] });
-    // By the timer that renews it. That does not keep the session from being collected; what polls does.
+    // The renewal timer makes the second call. The timer does not keep the session in memory; `keys` below does.
     await expect.poll(() => calls, { timeout: 10_000 }).toBe(2);
     const outcome = () => keys.load().then(({ primary }) => primary, String);
     await expect.poll(outcome, { timeout: 10_000 }).toBe("2026-11");
   });
 
-  it("with another token, where the one it had was revoked", async () => {
+  it("a process replaces a token that was revoked", async () => {
     const keys = keysFor({ method: "approle", ...(await appRole()) });
     const [accessor = ""] = await madeBy(() => keys.load());
     await server.request("POST", "auth/token/revoke-accessor", { accessor });
@@ -233,7 +233,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(await lookUp(made[0] ?? "")).toMatchObject({ policies: expect.arrayContaining([policy]) });
   });
 
-  it("once more and not for ever, where what it asks for is refused to any token it can have", async () => {
+  it("a process tries only one more login if every token is denied access", async () => {
     const role = await appRole({ token_policies: ["default"] });
     const keys = keysFor({ method: "approle", ...role });
     const made = await madeBy(async () => {
@@ -242,7 +242,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect(made).toHaveLength(2);
   });
 
-  it("with the token that a function gives by then, where the one before was revoked", async () => {
+  it("a process uses the new token of the function after the earlier token was revoked", async () => {
     const tokens = await Promise.all([1, 2].map(() => makeToken(server, { policies: [policy] })));
     let current = 0;
     const keys = keysFor({ method: "token", token: () => tokens[current] ?? "" });
@@ -253,7 +253,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it("and is told apart when it is not let in, without a word of what it showed", async () => {
+  it("a process fails with an error of its own for each method, which shows no credential", async () => {
     const role = await appRole();
     const password = randomUUID();
     const userpass = await mountMethod(server, "userpass");
@@ -261,8 +261,8 @@ describeWithVault(servers, "a process shows who it is", () => {
       [{ method: "approle", ...role, secretId: password }, "login by approle"],
       [{ method: "approle", ...role, mount: "none" }, "login by approle"],
       [{ method: "userpass", mount: userpass, username: "app", password }, "login by userpass"],
-      [{ method: "token", token: password }, "refused"],
-      [{ method: "token", token: "" }, "no Vault token"],
+      [{ method: "token", token: password }, "denied access"],
+      [{ method: "token", token: "" }, "No Vault token"],
       [
         {
           method: "token",
@@ -282,7 +282,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     }
   });
 
-  it("without a word of it in its output, and without being kept alive", async () => {
+  it("a process shows no credential in its output, and is not kept running", async () => {
     const role = await appRole({ token_ttl: "60s" });
     const script = `
       import { vaultKeys } from "@keyward/keys-vault";
@@ -294,7 +294,7 @@ describeWithVault(servers, "a process shows who it is", () => {
     const options = { cwd: workspace, env, timeout: 20_000, maxBuffer: 2 ** 27 };
     const { stdout, stderr } = await run(process.execPath, ["--input-type=module", "--eval", script], options);
     expect(stdout).toContain("2026-11");
-    // Node did print what it does on the network.
+    // This output proves that Node.js printed details of connections.
     expect(stderr).toContain("createConnection");
     const { data } = await server.request("GET", `${mount}/data/app`);
     const { keyring }: { keyring: string } = JSON.parse(JSON.stringify(data?.["data"]));
@@ -304,7 +304,7 @@ describeWithVault(servers, "a process shows who it is", () => {
   });
 });
 
-/** The part of a Kubernetes API that says whose a service account's token is: it signs them, and knows those that it signed. */
+/** Starts the part of a Kubernetes API that reviews tokens of service accounts. It knows the tokens that it signed. */
 async function startTokenReview(directory: string) {
   await makeCertificates(directory);
   const [key, cert, ca] = await Promise.all(
@@ -333,7 +333,7 @@ async function startTokenReview(directory: string) {
     server.close();
   });
   const address = server.address();
-  if (address === null || typeof address === "string") throw new Error("It does not listen");
+  if (address === null || typeof address === "string") throw new Error("The server does not listen");
 
   function sign(namespace: string, name: string, key: typeof keys): string {
     const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
@@ -361,7 +361,7 @@ async function startTokenReview(directory: string) {
       issued.set(token, `${namespace}:${name}`);
       return token;
     },
-    /** One that somebody else signed. */
+    /** Returns a token that another key signed. */
     forgedTokenOf: (namespace: string, name: string) => sign(namespace, name, others),
   };
 }

@@ -2,28 +2,28 @@ import { randomUUID } from "node:crypto";
 import { vi } from "vitest";
 import type { VaultServer } from "../../../test/servers/openbao.ts";
 
-/** A KV engine of version 2, or a Transit engine, under a name of its own. */
+/** Mounts a KV engine of version 2, or a Transit engine, at a unique path, and returns the path. */
 export async function mountEngine(server: VaultServer, type: "kv" | "transit", namespace?: string): Promise<string> {
   const mount = `${type}-${randomUUID()}`;
   const options = type === "kv" ? { options: { version: "2" } } : {};
   const access = namespace === undefined ? {} : { namespace };
   await server.request("POST", `sys/mounts/${mount}`, { type, ...options }, access);
   if (type === "kv") {
-    // A new engine answers 400 until it has upgraded itself.
+    // A new engine answers 400 until its upgrade to version 2 is complete.
     const answers = async () => (await statusOf(server.request("GET", `${mount}/config`, undefined, access))) === 200;
     await vi.waitUntil(answers, { timeout: 10_000, interval: 10 });
   }
   return mount;
 }
 
-/** A policy under a name of its own, and the name. */
+/** Writes a policy with a unique name, and returns the name. */
 export async function writePolicy(server: VaultServer, policy: string): Promise<string> {
   const name = `policy-${randomUUID()}`;
   await server.request("PUT", `sys/policies/acl/${name}`, { policy });
   return name;
 }
 
-/** A token that lives for so long, without a parent. */
+/** Creates a token without a parent. */
 export async function makeToken(
   server: VaultServer,
   settings: { policies: readonly string[]; [setting: string]: unknown },
@@ -32,14 +32,14 @@ export async function makeToken(
   return String(auth?.["client_token"]);
 }
 
-/** Mounts a login method under a name of its own. */
+/** Mounts a login method at a unique path, and returns the path. */
 export async function mountMethod(server: VaultServer, type: string): Promise<string> {
   const mount = `${type}-${randomUUID()}`;
   await server.request("POST", `sys/auth/${mount}`, { type });
   return mount;
 }
 
-/** The status that the server answers with. */
+/** Returns the HTTP status of an answer. */
 export async function statusOf(answer: Promise<unknown>): Promise<number> {
   try {
     await answer;

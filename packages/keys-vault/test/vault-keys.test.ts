@@ -6,7 +6,7 @@ import { createServer as createTlsServer } from "node:https";
 import { type AddressInfo, connect, createServer as createTcpServer, type Server } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { exportKeyring, Keyring, KeywardError, storePlace } from "@keyward/core";
+import { exportKeyring, Keyring, KeywardError, storeLocation } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished, vi } from "vitest";
 import {
@@ -22,7 +22,7 @@ import { mountEngine, statusOf, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
-describeWithVault(servers, "a ring in a secret", () => {
+describeWithVault(servers, "vaultKeys", () => {
   let server: VaultServer;
   let kv: string;
 
@@ -42,7 +42,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     return JSON.parse(JSON.stringify(data));
   }
 
-  it("is created once", async () => {
+  it("a keyring is created by only one of several calls", async () => {
     const at = options();
     const ring = Keyring.generate();
     const outcomes = await Promise.allSettled([1, 2, 3].map(async () => vaultKeys(at).create(Keyring.generate())));
@@ -51,7 +51,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect((await secretAt(at.path)).metadata.version).toBe(1);
   });
 
-  it("leaves the other fields of the secret as they are", async () => {
+  it("a keyring is saved without a change of the secret's other fields", async () => {
     const at = options({ field: "ring" });
     const ring = Keyring.generate();
     await server.request("POST", `${kv}/data/${at.path}`, { data: { other: "kept", ring: exportKeyring(ring) } });
@@ -61,7 +61,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect((await secretAt(at.path)).data).toEqual({ other: "kept", ring: exportKeyring(next) });
   });
 
-  it("is not taken over by a writer who saw an older version of the secret, if only its other fields changed", async () => {
+  it("a keyring is saved together with changes that another writer made to other fields", async () => {
     const at = options();
     const keys = vaultKeys(at);
     const ring = Keyring.generate();
@@ -71,7 +71,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect((await secretAt(at.path)).data["other"]).toBe("new");
   });
 
-  it("that was deleted, destroyed, never there, or is in no engine: each is said", async () => {
+  it("a keyring is reported as deleted, destroyed, missing, or without an engine", async () => {
     const at = options();
     const keys = vaultKeys(at);
     await keys.create(Keyring.generate());
@@ -83,15 +83,15 @@ describeWithVault(servers, "a ring in a secret", () => {
     await keys.load();
     await server.request("PUT", `${kv}/destroy/${at.path}`, { versions: [1] });
     kinds.set("destroyed", await refusal(keys.load()));
-    kinds.set("not there", await refusal(vaultKeys(options()).load()));
-    kinds.set("no engine", await refusal(vaultKeys(options({ mount: "none" })).load()));
+    kinds.set("does not exist", await refusal(vaultKeys(options()).load()));
+    kinds.set("no engine is mounted", await refusal(vaultKeys(options({ mount: "none" })).load()));
     for (const [words, error] of kinds) {
       expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining(words) });
     }
     expect(kinds.get("deleted")?.hint).toContain("undelete -versions=1");
   });
 
-  it("is neither written to nor looked for in an engine of version 1, which has no check-and-set", async () => {
+  it("a keyring is neither written to nor read from an engine of version 1, which has no check-and-set", async () => {
     const mount = `kv1-${randomUUID()}`;
     await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
     await server.request("POST", `${mount}/app`, { keyring: exportKeyring(Keyring.generate()) });
@@ -101,7 +101,7 @@ describeWithVault(servers, "a ring in a secret", () => {
       for (const call of [() => keys.load(), () => keys.create(Keyring.generate())]) {
         const error = await refusal(call());
         expect(error).toMatchObject({ code: "KEYRING_INVALID", message: expect.stringContaining("version 1") });
-        // That breaks whatever else uses the engine.
+        // An upgrade would break other applications that use the engine.
         expect(error.hint).toContain("Do not upgrade");
       }
     }
@@ -109,8 +109,8 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect((await server.request("GET", `${mount}/data/taken`)).data).toEqual({ other: "value" });
   });
 
-  it("is not said to be written where the answer is not that of version 2, though Vault does not tell the version", async () => {
-    // In front of the server: does not pass on the question for the version, as a gateway that lets through only some paths.
+  it("an engine of version 1 is refused even if Vault does not reveal the version", async () => {
+    // This gateway in front of the server blocks the request for the version, as a gateway with an allowlist of paths does.
     const mount = `kv1-${randomUUID()}`;
     await server.request("POST", `sys/mounts/${mount}`, { type: "kv", options: { version: "1" } });
     const gateway = await listening(
@@ -129,18 +129,21 @@ describeWithVault(servers, "a ring in a secret", () => {
   });
 
   it.each([
-    ["data/app/keyring", "kv", 'Leave "data/" out of `path`'],
-    ["kv/data/app/keyring", "kv", 'Leave "kv/data/" out of `path`'],
-    ["kv/app/keyring", "kv", 'Leave "kv/" out of `path`'],
-    ["app/keyring", "kv/data", 'Leave "/data" out of `mount`'],
-  ])("is not at %s in %s, and the hint says why before all else", async (path, mount, hint) => {
-    const own = (text: string) => text.replaceAll("kv", kv);
-    const error = await refusal(vaultKeys(options({ path: own(path), mount: own(mount) })).load());
-    expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
-    expect(error.hint.startsWith(own(hint))).toBe(true);
-  });
+    ["data/app/keyring", "kv", 'Remove "data/" from `path`'],
+    ["kv/data/app/keyring", "kv", 'Remove "kv/data/" from `path`'],
+    ["kv/app/keyring", "kv", 'Remove "kv/" from `path`'],
+    ["app/keyring", "kv/data", 'Remove "/data" from `mount`'],
+  ])(
+    "a keyring is not found at path %s in mount %s, and the hint begins with the reason",
+    async (path, mount, hint) => {
+      const own = (text: string) => text.replaceAll("kv", kv);
+      const error = await refusal(vaultKeys(options({ path: own(path), mount: own(mount) })).load());
+      expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+      expect(error.hint.startsWith(own(hint))).toBe(true);
+    },
+  );
 
-  it("is not in another field, and not where the document was put in place of a text", async () => {
+  it("a keyring is refused in another field, and as a JSON object instead of a text", async () => {
     const at = options();
     const ring = Keyring.generate();
     await vaultKeys(at).create(ring);
@@ -160,31 +163,31 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect(await put({ keyring: document })).toMatchObject({ hint: expect.stringContaining("as text") });
   });
 
-  it("that vanished is to be restored, before another one is made", async () => {
+  it("a keyring is reported as missing with a hint to restore the secret before a new one is made", async () => {
     const { hint } = await refusal(vaultKeys(options()).load());
-    expect(hint).toMatch(/restore it: a new ring opens no existing record/);
+    expect(hint).toMatch(/restore it: a new keyring cannot decrypt existing records/);
     expect(hint.indexOf("restore")).toBeLessThan(hint.indexOf("create"));
   });
 
-  it("says of a namespace, an address or a login method that is not there what it is", async () => {
+  it("a keyring cannot be loaded with a wrong namespace, address or login method, which the error names", async () => {
     const auth = { method: "userpass", username: "app", password: "p" } as const;
-    const namespace = await refusal(vaultKeys(options({ namespace: "nobody" })).load());
+    const namespace = await refusal(vaultKeys(options({ namespace: "none" })).load());
     expect(namespace).toMatchObject({ message: expect.stringContaining("does not have this namespace") });
-    const namespaceOfLogin = await refusal(vaultKeys(options({ namespace: "nobody", auth })).load());
+    const namespaceOfLogin = await refusal(vaultKeys(options({ namespace: "none", auth })).load());
     expect(namespaceOfLogin.hint).toContain("VAULT_NAMESPACE");
     const method = await refusal(vaultKeys(options({ auth: { ...auth, mount: "none" } })).load());
-    // Vault says no more than that to those who have no token.
-    expect(method.hint).toContain("where the method is not mounted");
+    // Vault does not give more details to a client without a token.
+    expect(method.hint).toContain("the method is not mounted");
     const address = await refusal(vaultKeys(options({ address: `${server.address}/somewhere` })).load());
-    expect(address).toMatchObject({ message: expect.stringContaining("is not its API") });
+    expect(address).toMatchObject({ message: expect.stringContaining("does not have the Vault API") });
     for (const error of [namespace, namespaceOfLogin, address]) {
-      expect(`${error.message} ${error.hint}`).not.toMatch(/ended|revoked|used up/);
+      expect(`${error.message} ${error.hint}`).not.toMatch(/expired|revoked|used up/);
     }
     const quoted = vaultKeys(options({ auth: { method: "token", token: `"${server.rootToken}"` } }));
     expect(await refusal(quoted.load())).toMatchObject({ message: expect.stringContaining("quotes") });
   });
 
-  it("is refused with the lines that the policy lacks", async () => {
+  it("a keyring cannot be accessed without the policy that the hint shows", async () => {
     const at = options();
     await vaultKeys(at).create(Keyring.generate());
     const policy = await writePolicy(server, `path "${kv}/data/*" { capabilities = ["read"] }`);
@@ -199,13 +202,13 @@ describeWithVault(servers, "a ring in a secret", () => {
         auth: { method: "token", token: String(auth?.["client_token"]) },
       }).load(),
     );
-    // What only reads needs no right to write.
+    // A load does not need the right to write.
     expect(unread.hint).toContain('capabilities = ["read"] }');
     expect(refused).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("403") });
     expect(refused.hint).toContain(`path "${kv}/data/${at.path}" { capabilities = ["read", "create", "update"] }`);
   });
 
-  it("lies in the namespace that is named, by option or variable", async () => {
+  it("a keyring is stored in the namespace of the option or of the environment variable", async () => {
     const namespace = `team-${randomUUID()}`;
     await server.request("POST", `sys/namespaces/${namespace}`);
     const mount = await mountEngine(server, "kv", namespace);
@@ -216,19 +219,19 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect(await refusal(vaultKeys({ ...at, namespace: "" }).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("is found by the variables alone", async () => {
+  it("a keyring is loaded with only environment variables for address and token", async () => {
     const at = options();
     await vaultKeys(at).create(Keyring.generate("2026-11"));
     const env = { VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken };
     expect((await vaultKeys({ path: at.path, mount: kv, env }).load()).primary).toBe("2026-11");
-    const nobody = vaultKeys({ path: at.path, mount: kv, env: { VAULT_ADDR: server.address } });
-    expect(await refusal(nobody.load())).toMatchObject({
+    const withoutToken = vaultKeys({ path: at.path, mount: kv, env: { VAULT_ADDR: server.address } });
+    expect(await refusal(withoutToken.load())).toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       hint: expect.stringContaining("VAULT_TOKEN"),
     });
   });
 
-  it("is read again when the rate limit of the server allows it, and what was refused by it was not written", async () => {
+  it("a keyring is loaded and saved by retries if a rate limit of the server refuses a request", async () => {
     const limited = await startVault(servers);
     onTestFinished(() => limited.stop());
     const mount = await mountEngine(limited, "kv");
@@ -245,8 +248,8 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect((await keys.load()).generation).toBe(ring.generation + 1);
   });
 
-  it("is not refused where only the answer to the write was lost", async () => {
-    // Between the provider and the server: it passes on all that is asked, and keeps the answer to a write to itself.
+  it("a keyring is saved if only the answer to the write is lost", async () => {
+    // This proxy forwards all requests to the server, and drops the answer to a write.
     const proxy = createTcpServer((client) => {
       const upstream = connect(Number(new URL(server.address).port), "127.0.0.1");
       let writes = false;
@@ -277,31 +280,31 @@ describeWithVault(servers, "a ring in a secret", () => {
     expect((await secretAt(at.path)).metadata.version).toBe(2);
   });
 
-  it("goes through no proxy over plain HTTP, where token and ring could be read", async () => {
+  it("a keyring is not sent through a proxy over plain HTTP, where the proxy could read token and keyring", async () => {
     const at = options();
     const ring = Keyring.generate();
     await vaultKeys(at).create(ring);
-    const heard: unknown[] = [];
+    const received: unknown[] = [];
     const proxy = await listening(
       createServer((request, response) => {
-        heard.push(request.url);
+        received.push(request.url);
         response.writeHead(400).end("{}");
       }),
     );
     useProxy(`http://127.0.0.1:${addressOf(proxy).port}`);
     const keys = vaultKeys(at);
     await keys.save(ring.add(), await keys.load());
-    expect(heard).toEqual([]);
+    expect(received).toEqual([]);
   });
 
-  it("is not asked for any more, once nobody waits", async () => {
+  it("a keyring is no longer requested after its only load is aborted", async () => {
     const closed = Promise.withResolvers<void>();
     const server = await listening(
       createServer((_, response) => {
         response.once("close", closed.resolve);
       }),
     );
-    // Longer than the test may take: it is not the time limit that ends the request.
+    // These limits are longer than the test may take, so they do not end the request.
     const limits = { timeoutMs: 300_000, requestTimeoutMs: 300_000 };
     const keys = vaultKeys(options({ address: `http://127.0.0.1:${addressOf(server).port}`, ...limits }));
     const controller = new AbortController();
@@ -313,7 +316,7 @@ describeWithVault(servers, "a ring in a secret", () => {
     await closed.promise;
   });
 
-  it("is given up on in time, by a server that does not answer", async () => {
+  it("a load fails within timeoutMs if the server does not answer", async () => {
     const silent = await startVault(servers);
     onTestFinished(() => silent.stop());
     const keys = vaultKeys(options({ address: silent.address, timeoutMs: 400, requestTimeoutMs: 200 }));
@@ -327,7 +330,7 @@ describeWithVault(servers, "a ring in a secret", () => {
   });
 });
 
-describeWithVault(servers, "Vault with TLS and files", () => {
+describeWithVault(servers, "vaultKeys with TLS and file storage", () => {
   let server: VaultServer;
   let at: VaultKeysOptions;
 
@@ -341,7 +344,7 @@ describeWithVault(servers, "Vault with TLS and files", () => {
   });
   afterAll(() => server.stop());
 
-  it("is trusted by its authority, and by no other", async () => {
+  it("a Vault server is trusted only with its certificate authority", async () => {
     expect((await vaultKeys(at).load()).primary).toBe("2026-11");
     const other = await startVault(servers, { tls: true });
     onTestFinished(() => other.stop());
@@ -354,7 +357,7 @@ describeWithVault(servers, "Vault with TLS and files", () => {
       const beganMs = performance.now();
       const error = await refusal(vaultKeys(distrusting).load());
       expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("not trusted") });
-      // Trying again would not help.
+      // The request must not be retried, because a retry cannot succeed.
       expect(performance.now() - beganMs).toBeLessThan(1_000);
       expect(await refusal(vaultKeys(distrusting).create(Keyring.generate()))).toMatchObject({
         message: error.message,
@@ -364,7 +367,7 @@ describeWithVault(servers, "Vault with TLS and files", () => {
     expect(await refusal(broken.load())).toMatchObject({ message: expect.stringContaining("VAULT_CACERT") });
   });
 
-  it("is reached through a proxy by a tunnel, which shows it nothing", async () => {
+  it("a Vault server is reached through a tunnel of a proxy, which cannot read the traffic", async () => {
     const seen: Buffer[] = [];
     const tunnels: string[] = [];
     const proxy = await listening(
@@ -385,7 +388,7 @@ describeWithVault(servers, "Vault with TLS and files", () => {
     expect(Buffer.concat(seen).includes(server.rootToken)).toBe(false);
   });
 
-  it("that is sealed says how to unseal it, and gives the ring afterwards, through a restart as well", async () => {
+  it("a Vault server is reported as sealed with a hint to unseal it, and works after it is unsealed, also after a restart", async () => {
     const keys = vaultKeys(at);
     const ring = await keys.load();
     await server.seal();
@@ -406,31 +409,31 @@ describeWithVault(servers, "Vault with TLS and files", () => {
   });
 });
 
-describe("what cannot be", () => {
+describe("the options of vaultKeys", () => {
   const good = { address: "https://vault.example.com", path: "app", env: {} };
 
   it.each<[string, Partial<VaultKeysOptions>]>([
     ["no address", { address: "" }],
-    ["an address that is none", { address: "vault:8200" }],
+    ["an address that is not a URL", { address: "vault:8200" }],
     ["an address with a password", { address: "https://user:password@vault.example.com" }],
     ["an address with the path of the API", { address: "https://vault.example.com/v1/" }],
-    ["an address of the pages for people", { address: "https://vault.example.com:8200/ui/vault/secrets" }],
+    ["an address of the web interface", { address: "https://vault.example.com:8200/ui/vault/secrets" }],
     ["an address with a query", { address: "https://vault.example.com?token=s.1" }],
     ["an address in quotes", { address: '"https://vault.example.com"' }],
-    ["plain HTTP beyond this machine", { address: "http://vault.example.com" }],
-    ["plain HTTP to what only looks like this machine", { address: "http://127.0.0.1.example.com" }],
-    ["a path that leads elsewhere", { path: "../sys/raw" }],
+    ["plain HTTP to another machine", { address: "http://vault.example.com" }],
+    ["plain HTTP to a host name that begins like this machine's address", { address: "http://127.0.0.1.example.com" }],
+    ["a path with ..", { path: "../sys/raw" }],
     ["an empty path", { path: "/" }],
-    ["a mount that leads elsewhere", { mount: "a//b" }],
-    ["a request that may take longer than a load", { requestTimeoutMs: 20_000 }],
-    ["a refresh that is none", { refreshMs: 0 }],
-  ])("%s is refused at once", (_, change) => {
+    ["a mount with an empty part", { mount: "a//b" }],
+    ["a requestTimeoutMs above timeoutMs", { requestTimeoutMs: 20_000 }],
+    ["a refreshMs of 0", { refreshMs: 0 }],
+  ])("are refused at once with %s", (_, change) => {
     expect(() => vaultKeys({ ...good, ...change })).toThrow(
       expect.objectContaining({ constructor: KeywardError, code: "VALUE_INVALID" }),
     );
   });
 
-  it("is not taken for what can", () => {
+  it("are accepted with any valid address", () => {
     for (const address of ["http://localhost:8200", "http://127.0.0.1:8200", "http://[::1]:8200"]) {
       vaultKeys({ ...good, address });
     }
@@ -442,18 +445,18 @@ describe("what cannot be", () => {
 
   it.each<[string, object]>([
     ["an unknown option", { refreshMS: 1_000 }],
-    ["a timeout that is no number", { timeoutMs: Number.NaN }],
+    ["a timeout that is not a number", { timeoutMs: Number.NaN }],
     ["an unknown method", { auth: { method: "appRole" } }],
     ["a setting of another method", { auth: { method: "token", roleId: "app" } }],
-    ["a role id from a variable that is not set", { auth: { method: "approle", roleId: undefined } }],
+    ["an undefined role id", { auth: { method: "approle", roleId: undefined } }],
     ["no path", { path: undefined }],
-  ])("code without types is told of %s", (_, change) => {
+  ])("are refused in untyped code with %s", (_, change) => {
     for (const make of [
       () => vaultKeys(Object.assign({}, good, change)),
       () =>
         transitKeys(
           Object.assign(
-            { key: "app", place: storePlace(new MemoryStore()) },
+            { key: "app", place: storeLocation(new MemoryStore()) },
             { address: good.address, env: {} },
             change,
             "path" in change ? { key: undefined } : {},
@@ -464,17 +467,17 @@ describe("what cannot be", () => {
     }
   });
 
-  it("can be spread, and keeps its methods", () => {
+  it("give a provider whose copy by spread syntax keeps its methods", () => {
     const spread = { ...vaultKeys(good) };
     for (const method of [spread.load, spread.save, spread.create]) expect(method).toBeTypeOf("function");
   });
 });
 
-it("sends no token on to where a server redirects it", async () => {
-  const heard: unknown[] = [];
-  const thief = await listening(
+it("vaultKeys sends no token to another server after a redirect", async () => {
+  const received: unknown[] = [];
+  const otherServer = await listening(
     createServer((request, response) => {
-      heard.push(request.url);
+      received.push(request.url);
       response.end("{}");
     }),
   );
@@ -484,11 +487,11 @@ it("sends no token on to where a server redirects it", async () => {
   const [key, cert, ca] = await Promise.all(
     ["server.key", "server.pem", "ca.pem"].map((name) => readFile(join(directory, name), "utf8")),
   );
-  const location = `http://127.0.0.1:${addressOf(thief).port}/v1/secret/data/app`;
-  let asked = 0;
+  const location = `http://127.0.0.1:${addressOf(otherServer).port}/v1/secret/data/app`;
+  let requests = 0;
   const redirecting = await listening(
     createTlsServer({ key, cert }, (_, response) => {
-      asked++;
+      requests++;
       response.writeHead(307, { location }).end();
     }),
   );
@@ -497,10 +500,13 @@ it("sends no token on to where a server redirects it", async () => {
   const keys = vaultKeys({ address, auth, env: {}, ca: ca ?? "", path: "app", timeoutMs: 1_500 });
   for (const send of [() => keys.load(), () => keys.create(Keyring.generate())]) {
     const error = await refusal(send());
-    expect(error).toMatchObject({ code: "PROVIDER_UNAVAILABLE", message: expect.stringContaining("sends elsewhere") });
+    expect(error).toMatchObject({
+      code: "PROVIDER_UNAVAILABLE",
+      message: expect.stringContaining("redirects requests"),
+    });
   }
-  expect(asked).toBe(2);
-  expect(heard).toEqual([]);
+  expect(requests).toBe(2);
+  expect(received).toEqual([]);
 });
 
 async function listening<Listening extends Server>(server: Listening): Promise<Listening> {
@@ -512,7 +518,7 @@ async function listening<Listening extends Server>(server: Listening): Promise<L
   return server;
 }
 
-/** Names a proxy for everything, as an environment does, until the test is over. */
+/** Sets the environment variables for a proxy until the end of the test. */
 function useProxy(url: string): void {
   for (const name of ["http_proxy", "https_proxy", "all_proxy"]) {
     vi.stubEnv(name, url);
@@ -526,6 +532,6 @@ function useProxy(url: string): void {
 
 function addressOf(server: Server): AddressInfo {
   const address = server.address();
-  if (address === null || typeof address === "string") throw new Error("It does not listen");
+  if (address === null || typeof address === "string") throw new Error("The server does not listen");
   return address;
 }

@@ -8,16 +8,16 @@ import {
 } from "@keyward/core";
 import type { ConnectionOptions, Queue } from "bullmq";
 
-/** The Redis that holds the queue: a URL, or what BullMQ takes as `connection`, such as options or a client of ioredis. */
+/** Connection to the queue's Redis: a URL, or any `connection` of BullMQ, such as options or a client of ioredis. */
 export type BullConnection = string | URL | ConnectionOptions;
 
-/** Where a run and its workers meet. */
+/** Options that name the queue. A run and its workers must use the same ones. */
 export interface QueueOptions {
-  /** The Redis of the queue; the records may lie in another. */
+  /** The Redis of the queue. The records may be stored in another Redis, or in another kind of store. */
   readonly connection: BullConnection;
-  /** The name of the queue. Each store needs one of its own. Default "keyward-reencryption". */
+  /** Name of the queue. Each store needs a separate queue. Default: "keyward-reencryption". */
   readonly queue?: string;
-  /** What the keys of the queue begin with in Redis. Default "bull"; on a Cluster it has to be in braces, as in "{bull}". */
+  /** Prefix of the queue's keys in Redis. Default: "bull". On a Cluster it must be in braces, such as "{bull}". */
   readonly prefix?: string;
 }
 
@@ -27,40 +27,42 @@ export const queueOptionNames = {
   prefix: true,
 } as const satisfies OptionNames<QueueOptions>;
 
-/** What a job of the queue holds. It names no record: the checkpoint has counts and the cursor of the store. */
+/** The data of a job in the queue. It has no keys or values of records. */
 export interface RangeJob {
-  /** The id of the key to seal under. */
+  /** The id of the key that encrypts the records. */
   readonly primary: string;
-  /** How many jobs the round has. */
+  /** Number of jobs in the pass. */
   readonly jobs: number;
-  /** Which records; absent where the store cannot be divided. */
+  /**
+   * The range of the store that the job re-encrypts. Absent if the store has no ranges: the job covers the whole store.
+   */
   readonly range?: string;
-  /** How far the job has come. */
+  /** Progress of the job: its counts and the store's cursor. Absent until the first page is done. */
   readonly checkpoint?: string;
 }
 
-/** What jobs have done. */
+/** Numbers of records that a job has handled, by result. */
 export type Counts = Omit<ReencryptProgress, "ratePerSecond">;
 
 /** The queue of range jobs. */
 export type RangeQueue = Queue<RangeJob, Counts, string>;
 
 /**
- * What BullMQ is given, for a queue and for its workers.
+ * Returns the queue's name and the options of BullMQ for the queue and its workers.
  *
- * @throws KeywardError `VALUE_INVALID` for a queue that would lie in several slots of a Cluster, and a URL that cannot be
- * read or whose password is not percent-encoded.
+ * @throws KeywardError `VALUE_INVALID` if the queue's keys would be in several slots of a Cluster, or the URL cannot be
+ * parsed or has a password that is not percent-encoded.
  */
 export function bullOptions({ connection, queue = "keyward-reencryption", prefix = "bull" }: QueueOptions) {
   if (isCluster(connection) && !/^[^{]*\{[^}]/.test(`${prefix}:${queue}`)) {
-    throw new KeywardError("VALUE_INVALID", "The keys of the queue would lie in several slots of the Cluster", {
-      hint: "BullMQ changes them together. Pass a prefix in braces, such as {bull}, to the run and to all its workers.",
+    throw new KeywardError("VALUE_INVALID", "The keys of the queue would be in several slots of the Cluster", {
+      hint: "Pass a prefix in braces, such as {bull}, to the run and to all its workers. BullMQ needs all keys in one slot.",
     });
   }
   return { name: queue, options: { connection: checkedConnection(connection), prefix } };
 }
 
-/** With each URL checked before BullMQ and ioredis see it: their errors carry it, password included. */
+/** Checks each URL before BullMQ and ioredis see it, because their errors include the URL with its password. */
 function checkedConnection(connection: BullConnection): ConnectionOptions {
   if (typeof connection === "string" || connection instanceof URL) return { url: checkedUrl(connection) };
   if (!("url" in connection) || typeof connection.url !== "string") return connection;
@@ -76,20 +78,21 @@ function isCluster(connection: BullConnection): boolean {
   return typeof connection === "object" && "isCluster" in connection && connection.isCluster === true;
 }
 
-/** The id of the key that the store seals under now. */
+/** Returns the id of the store's current primary key. */
 export async function primaryOf(store: EncryptedStoreOrKeyv): Promise<string> {
-  // A job that is stopped before it begins looks at nothing but the ring.
+  // A re-encryption that is aborted before it begins only reads the keyring.
   return (await reencrypt(store, { dryRun: true, signal: AbortSignal.abort() })).primary;
 }
 
-/** The counts alone. */
+/** Returns a copy with nothing but the counts. */
 export function countsOf({ scanned, current, reencrypted, conflicts, expired, unreadable }: Counts): Counts {
   return { scanned, current, reencrypted, conflicts, expired, unreadable };
 }
 
 /**
- * An error as it may be handed on. Clients of Redis attach the command with its arguments to theirs: for a login that was
- * refused, the password. Servers quote arguments in some replies, so those end before the first quotation mark.
+ * Returns the error without the arguments of its command. Clients of Redis attach the command to their errors: for a
+ * refused login that includes the password. Servers quote arguments in some replies, so the message is cut at the first
+ * quote.
  */
 export function withoutArguments(error: unknown): unknown {
   if (!(error instanceof Error && ("command" in error || "lastNodeError" in error))) return error;
@@ -97,19 +100,19 @@ export function withoutArguments(error: unknown): unknown {
 }
 
 /**
- * Does what asks the queue.
+ * Runs work that uses the queue, and turns an error of its Redis into a KeywardError.
  *
- * @param signal what stops it, with a reason of the caller's own.
- * @throws KeywardError `STORE_UNAVAILABLE` when its Redis fails.
+ * @param signal the caller's signal. Its reason is passed on unchanged.
+ * @throws KeywardError `STORE_UNAVAILABLE` if the queue's Redis fails.
  */
-export async function askingQueue<Result>(work: () => Promise<Result>, signal?: AbortSignal): Promise<Result> {
+export async function withQueueErrors<Result>(work: () => Promise<Result>, signal?: AbortSignal): Promise<Result> {
   try {
     return await work();
   } catch (error) {
     if (signal?.aborted === true && error === signal.reason) throw error;
     if (error instanceof KeywardError || (error instanceof DOMException && error.name === "AbortError")) throw error;
-    throw new KeywardError("STORE_UNAVAILABLE", "The Redis of the queue failed", {
-      hint: "See the cause. The jobs that are there stay: call it again once that Redis works.",
+    throw new KeywardError("STORE_UNAVAILABLE", "The Redis of the re-encryption queue failed", {
+      hint: "Check that Redis; the cause has its error. Then repeat the call: the jobs in the queue are kept.",
       cause: withoutArguments(error),
     });
   }

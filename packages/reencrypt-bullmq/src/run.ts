@@ -11,48 +11,54 @@ import {
 } from "@keyward/core";
 import { Queue } from "bullmq";
 import {
-  askingQueue,
   bullOptions,
   type Counts,
   primaryOf,
   type QueueOptions,
   queueOptionNames,
   type RangeQueue,
+  withQueueErrors,
 } from "./queue.ts";
 
-/** What {@link startReencryption} needs. */
+/** Options of {@link startReencryption}. */
 export interface StartReencryptionOptions extends QueueOptions {
-  /** The store whose records are to be sealed again, or a Keyv of `createKeyv` over it. */
+  /** The store whose records are re-encrypted, or a Keyv of `createKeyv` over it. */
   readonly store: EncryptedStoreOrKeyv;
-  /** How many jobs to divide the store into, where it can be divided; a few for each worker. Default 16. */
+  /**
+   * Number of ranges to divide the store into, one job each. Choose a few per worker. A store without ranges is one
+   * job. Default: 16.
+   */
   readonly ranges?: number;
-  /** How often a job is tried, at growing distances from 1 s, before it counts as failed. Default 10. */
+  /**
+   * Maximum number of attempts of a job before it counts as failed. The pause between attempts is about 1 s at first
+   * and doubles each time. Default: 10.
+   */
   readonly attempts?: number;
 }
 
-/** How far a run has come: the jobs of its latest round, over all workers. */
+/** Progress of a run: the state of the jobs of its latest pass, and the counts of all workers. */
 export interface RunProgress extends Counts {
-  /** How many times the store is being walked; above 1 where the census found records that were left. */
+  /** Number of the current pass over the store. Above 1 if a census found records under other keys after a pass. */
   readonly round: number;
-  /** All jobs of the round. */
+  /** Number of jobs in the pass. */
   readonly jobs: number;
-  /** Jobs that a worker has now. */
+  /** Number of jobs that a worker is processing. */
   readonly active: number;
-  /** Jobs that are done. */
+  /** Number of jobs that are done. */
   readonly completed: number;
-  /** Jobs that failed at every attempt. */
+  /** Number of jobs that failed at every attempt. */
   readonly failed: number;
 }
 
-/** How to wait for the end of a run. */
+/** Options of `ReencryptionRun.finished()`. */
 export interface FinishedOptions {
-  /** Stops the waiting, which then rejects with the reason; the workers go on. */
+  /** Stops the waiting, which then rejects with the signal's reason. The workers continue. Default: none. */
   readonly signal?: AbortSignal;
-  /** Called each time the queue was asked. */
+  /** Called with the progress each time the queue has been polled. Default: none. */
   readonly onProgress?: (progress: RunProgress) => void;
-  /** How often to ask the queue, in ms. Default 1,000. */
+  /** How often the queue is polled, in milliseconds. Default: 1,000. */
   readonly pollMs?: number;
-  /** How many times to walk the store again where records were left. Default 2. */
+  /** Maximum number of further passes over the store if a census finds records under other keys. Default: 2. */
   readonly repeats?: number;
 }
 
@@ -70,37 +76,66 @@ const finishedOptionNames = {
   repeats: true,
 } as const satisfies OptionNames<FinishedOptions>;
 
-/** A run over a whole store, which any number of processes may hold. */
+/** A re-encryption of a whole store. Any number of processes may start or join the same run. */
 export interface ReencryptionRun {
-  /** The id of the key that the records are to lie under. */
+  /** The id of the key that encrypts all records when the run has finished. */
   readonly primary: string;
-  /** How far the workers have come, read from the queue. Rejects with an `AbortError` when the run was aborted. */
+  /** Reads from the queue how far the workers are. Rejects with an `AbortError` if the run has been aborted. */
   progress(): Promise<RunProgress>;
   /**
-   * Resolves once all jobs are over and a census finds every record of the store under {@link ReencryptionRun.primary}.
-   * Where it finds others, such as records that a process with an older ring wrote meanwhile, the store is walked again.
+   * Waits for the run, and returns the census of the store. It resolves once all jobs are done and a census finds every
+   * record under {@link ReencryptionRun.primary}. If the census finds records under other keys, for example because a
+   * process with an older keyring wrote them, the workers make another pass over the store.
    *
-   * @throws KeywardError `VALUE_INVALID` for an option that there is not, or cannot be; `KEY_IN_USE` when records are left after the last walk, with their `counts`; `KEYRING_CONFLICT`
-   * when another key has become primary; `STORE_UNAVAILABLE`. An `AbortError` when the run was aborted.
+   * @throws KeywardError with one of these codes, or an `AbortError` if the run has been aborted:
+   *
+   * - `VALUE_INVALID` if an option is unknown or out of range.
+   * - `KEY_IN_USE` if records under other keys remain after the last pass. `counts` has their numbers.
+   * - `KEYRING_CONFLICT` if another key has become primary.
+   * - `STORE_UNAVAILABLE` if the store or the queue's Redis fails.
    */
   finished(options?: FinishedOptions): Promise<Census>;
-  /** Has all workers stop after the page under way. They keep their connections and their places. */
+  /** Pauses all workers after their current page. They stay connected and keep their progress. */
   pause(): Promise<void>;
-  /** Has the workers go on. */
+  /** Lets paused workers continue. */
   resume(): Promise<void>;
-  /** Ends the run for everybody: the workers stop after the page under way, and its jobs are removed. */
+  /**
+   * Ends the run in every process. The workers stop after their current page, and the jobs are removed. Records that
+   * were re-encrypted stay so.
+   */
   abort(): Promise<void>;
-  /** Closes the connection to the queue. The workers go on. */
+  /** Closes this process's connection to the queue. The workers continue. */
   close(): Promise<void>;
 }
 
 /**
- * Puts one job for each range of the store into the queue, for the workers that {@link reencryptionWorker} makes. For a
- * key that has a run already it adds nothing but joins it, and has its failed jobs tried again.
+ * Starts the re-encryption of a store under its primary key, and adds one job for each range of the store to the queue.
+ * The workers that `reencryptionWorker` creates process the jobs. If there is already a run for this key, the call
+ * joins that run and retries its failed jobs.
  *
- * @throws KeywardError `STORE_INVALID`, `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for an option that there
- * is not, a count that is not a whole number from 1, or on a Cluster a prefix without braces; `KEYRING_INVALID` for a ring without keys; `PROVIDER_UNAVAILABLE`;
- * `STORE_UNAVAILABLE` when the Redis of the queue fails.
+ * @throws KeywardError with one of these codes:
+ *
+ * - `STORE_INVALID`, `STORE_NOT_ATOMIC` or `STORE_NOT_SCANNABLE` if the store cannot be re-encrypted.
+ * - `VALUE_INVALID` if an option is unknown, a count is not an integer of at least 1, or the prefix of a queue on a
+ *   Cluster is not in braces.
+ * - `KEYRING_INVALID` if the keyring has no keys, `PROVIDER_UNAVAILABLE` if it cannot be loaded.
+ * - `STORE_UNAVAILABLE` if the queue's Redis fails.
+ *
+ * @example
+ * ```ts
+ * import { createKeyv } from "@keyward/core";
+ * import { envKeys } from "@keyward/keys-env";
+ * import { reencryptionWorker, startReencryption } from "@keyward/reencrypt-bullmq";
+ * import { RedisStore } from "@keyward/store-redis";
+ *
+ * const connection = "redis://localhost";
+ * const sessions = createKeyv({ store: new RedisStore(connection), keys: envKeys("APP_ENCRYPTION_KEY") });
+ * const worker = reencryptionWorker({ connection, store: sessions, onError: console.error });
+ * const run = await startReencryption({ connection, store: sessions });
+ * console.log((await run.finished()).keys); // the number of records per key id
+ * await run.close();
+ * await worker.close();
+ * ```
  */
 export async function startReencryption(options: StartReencryptionOptions): Promise<ReencryptionRun> {
   const { ranges = defaultRanges, attempts = defaultAttempts } = requireOptions(
@@ -114,18 +149,18 @@ export async function startReencryption(options: StartReencryptionOptions): Prom
   const { name, options: shared } = bullOptions(options);
   const run = new QueuedRun(primary, new Queue(name, shared), options);
   try {
-    await askingQueue(() => run.start());
+    await withQueueErrors(() => run.start());
   } catch (error) {
     await run.close();
     throw error;
   }
   return {
     primary: run.primary,
-    progress: () => askingQueue(() => run.progress()),
-    finished: (wait) => askingQueue(() => run.finished(wait), wait?.signal),
-    pause: () => askingQueue(() => run.pause()),
-    resume: () => askingQueue(() => run.resume()),
-    abort: () => askingQueue(() => run.abort()),
+    progress: () => withQueueErrors(() => run.progress()),
+    finished: (wait) => withQueueErrors(() => run.finished(wait), wait?.signal),
+    pause: () => withQueueErrors(() => run.pause()),
+    resume: () => withQueueErrors(() => run.resume()),
+    abort: () => withQueueErrors(() => run.abort()),
     close: () => run.close(),
   };
 }
@@ -146,13 +181,13 @@ class QueuedRun implements ReencryptionRun {
     this.primary = primary;
     this.#queue = queue;
     this.#options = options;
-    // What fails rejects besides.
+    // BullMQ also rejects the call that failed, so the event needs no handling.
     queue.on("error", () => undefined);
   }
 
   async start(): Promise<void> {
     const { ranges = defaultRanges } = this.#options;
-    // Asked for first, so that nothing is added where the store cannot be scanned.
+    // The ranges are read first, so that nothing is added for a store that cannot be scanned.
     await rangesOf(this.#options.store, ranges);
     await this.#findRound();
     await this.#addRound(ranges);
@@ -164,7 +199,9 @@ class QueuedRun implements ReencryptionRun {
     const states = { active: 0, completed: 0, failed: 0 };
     for (const id of this.#ids()) {
       const [state, job] = await Promise.all([this.#queue.getJobState(id), this.#queue.getJob(id)]);
-      if (state === "unknown") throw new DOMException("The run was aborted: its jobs are gone", "AbortError");
+      if (state === "unknown") {
+        throw new DOMException("The re-encryption was aborted: its jobs are no longer in the queue", "AbortError");
+      }
       if (state === "active" || state === "completed" || state === "failed") states[state]++;
       const counts: unknown = job?.returnvalue ?? job?.progress;
       for (const name of countNames) sum[name] += readCount(counts, name);
@@ -176,19 +213,19 @@ class QueuedRun implements ReencryptionRun {
     const { signal, repeats = 2, pollMs = 1_000 } = requireOptions("finished", options, finishedOptionNames);
     requireAmount("repeats", repeats, "attempts", { least: 0 });
     requireAmount("pollMs", pollMs, "milliseconds");
-    for (let walk = 0; ; walk++) {
-      await this.#over(options);
+    for (let pass = 0; ; pass++) {
+      await this.#waitForJobs(options);
       const counts = await census(this.#options.store, signal === undefined ? {} : { signal });
       const left = counts.records - (counts.keys.get(this.primary) ?? 0);
       if (left === 0) return counts;
       if ((await primaryOf(this.#options.store)) !== this.primary) {
-        throw new KeywardError("KEYRING_CONFLICT", "Another key became primary during the re-encryption", {
-          hint: "Start a run again: it will be for the key that is primary now.",
+        throw new KeywardError("KEYRING_CONFLICT", "Another key has become primary during the re-encryption", {
+          hint: "Call startReencryption again to re-encrypt under the new primary.",
           keyId: this.primary,
         });
       }
-      if (walk >= repeats) throw await this.#remaining(counts, left);
-      // A census takes long: nobody may have aborted the run meanwhile.
+      if (pass >= repeats) throw await this.#remaining(counts, left);
+      // A census takes long, and the run may have been aborted meanwhile: then this rejects.
       await this.progress();
       this.#round++;
       await this.#addRound(this.#jobs);
@@ -207,10 +244,11 @@ class QueuedRun implements ReencryptionRun {
     const wasPaused = await this.#queue.isPaused();
     await this.#queue.pause();
     await this.#findRound();
-    // Oldest first: whoever waits for a round finds it gone before he would add the next one.
+    // Oldest first: a process that waits for a pass finds it removed before it would add the next one.
     for (let round = 1; round <= this.#round; round++) {
       for (let index = 0; index < this.#jobs; index++) {
-        // A worker that has it lets go after its page; the lock of one that died runs out.
+        // An active job cannot be removed. Its worker returns it after the current page; the lock of a dead worker
+        // expires.
         const id = jobId(this.primary, round, index);
         while ((await this.#queue.remove(id)) === 0) await sleep(pauseMs);
       }
@@ -222,12 +260,15 @@ class QueuedRun implements ReencryptionRun {
     await this.#queue.close();
   }
 
-  /** The latest round, which another process may have added. */
+  /** Finds the latest pass, which another process may have added. */
   async #findRound(): Promise<void> {
     while ((await this.#queue.getJob(jobId(this.primary, this.#round + 1, 0))) !== undefined) this.#round++;
   }
 
-  /** Adds what the round does not have yet, divided as whoever came first has divided it. */
+  /**
+   * Adds the missing jobs of the pass. The process that added the first job has decided into how many ranges it is
+   * divided.
+   */
   async #addRound(jobs: number): Promise<void> {
     const first = jobId(this.primary, this.#round, 0);
     const divided = (await this.#queue.getJob(first))?.data.jobs ?? jobs;
@@ -257,7 +298,7 @@ class QueuedRun implements ReencryptionRun {
     }
   }
 
-  async #over({ signal, onProgress, pollMs = 1_000 }: FinishedOptions): Promise<void> {
+  async #waitForJobs({ signal, onProgress, pollMs = 1_000 }: FinishedOptions): Promise<void> {
     for (;;) {
       signal?.throwIfAborted();
       const progress = await this.progress();
@@ -270,8 +311,11 @@ class QueuedRun implements ReencryptionRun {
   async #remaining(counts: Census, left: number): Promise<KeywardError> {
     const jobs = await Promise.all(this.#ids().map((id) => this.#queue.getJob(id)));
     const reasons = new Set(jobs.flatMap((job) => job?.failedReason ?? []));
-    return new KeywardError("KEY_IN_USE", `${left} records do not lie under the primary after the last walk`, {
-      hint: "A process that still seals under another key? Else see what reports of workers say of records that do not open.",
+    const message = `${left} records are still under other keys than ${this.primary} after the last pass`;
+    return new KeywardError("KEY_IN_USE", message, {
+      hint:
+        "Check that every process has loaded the keyring with the new primary, then start the re-encryption again. The " +
+        "reports that workers pass to onReport list the records that cannot be decrypted.",
       keyId: this.primary,
       counts: {
         ...Object.fromEntries([...counts.keys].filter(([id]) => id !== this.primary)),
@@ -287,7 +331,7 @@ class QueuedRun implements ReencryptionRun {
   }
 }
 
-/** The id of a job: whoever adds it again adds nothing. */
+/** Returns the id of a job. BullMQ ignores a job whose id is already in the queue. */
 function jobId(primary: string, round: number, index: number): string {
   return `${primary}.${round}.${index}`;
 }

@@ -25,27 +25,31 @@ import {
   withoutArguments,
 } from "./queue.ts";
 
-/** How a worker goes about its jobs. */
+/** Options of {@link reencryptionWorker}. */
 export interface ReencryptionWorkerOptions
   extends QueueOptions,
     Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond"> {
   /**
-   * The store whose records are sealed again, or a Keyv of `createKeyv` over it: the same records, and a ring of the same
-   * keys, in every worker.
+   * The store whose records are re-encrypted, or a Keyv of `createKeyv` over it. Every worker needs the same records
+   * and a keyring with the same keys.
    */
   readonly store: EncryptedStoreOrKeyv;
   /**
-   * Pages being worked on at a time. What is under way when a worker dies is looked at again. Default 1, since there are
-   * several workers.
+   * Maximum number of pages that the worker processes at a time. After a crash, the pages in progress are processed
+   * again. Default: 1, because other workers run in parallel.
    */
   readonly concurrency?: number;
-  /** How long after the death of a worker another one may take its range, in ms. Default 30,000. */
+  /**
+   * How long the lock of a dead worker on its range is valid, in milliseconds. Another worker takes over the range at
+   * most twice as long after the crash. Default: 30,000.
+   */
   readonly lockMs?: number;
-  /** Hears in this process what a range came to, with the keys of records that cannot be opened. */
+  /** Called in this process with the report of each range, including the keys of records that cannot be decrypted. */
   readonly onReport?: (report: ReencryptReport) => void;
   /**
-   * Hears why an attempt failed, and of what goes wrong in the background: of that once, then with a count and growing
-   * pauses, and at once again after the worker was connected. The work goes on by itself.
+   * Called with the error of each failed attempt, and with errors of the connection to the queue. The worker retries by
+   * itself. A connection error that recurs is reported once, then at growing intervals with the number of times it has
+   * occurred, and immediately again after the worker has reconnected.
    */
   readonly onError?: (error: unknown, repetition: Repetition) => void;
 }
@@ -61,18 +65,30 @@ const workerOptionNames = {
   onError: true,
 } as const satisfies OptionNames<ReencryptionWorkerOptions>;
 
-/** A process's part in re-encryptions. */
+/** A worker of this process, which re-encrypts ranges until it is closed. */
 export interface ReencryptionWorker {
-  /** Stops after the page under way. Its range goes on where it stopped, in another worker or a later one. */
+  /** Stops the worker after its current page. Another worker, or a later one, continues its range from there. */
   close(): Promise<void>;
 }
 
 /**
- * Works on the ranges that {@link startReencryption} puts into the queue, one at a time, until it is closed. Start it in
- * as many processes as should share the work, before or after the run is started.
+ * Starts a worker that re-encrypts the ranges that `startReencryption` adds to the queue, one range at a time. Start a
+ * worker in each process that should share the work, before or after the run is started.
  *
- * @throws KeywardError `STORE_INVALID` for what is no encrypted store; `VALUE_INVALID` for an option that there is not, or
- * cannot be, and for a prefix without braces on a Cluster.
+ * @throws KeywardError `STORE_INVALID` if `store` is not an encrypted store; `VALUE_INVALID` if an option is unknown or
+ * out of range, or the prefix of a queue on a Cluster is not in braces.
+ * @example
+ * ```ts
+ * import { createKeyv } from "@keyward/core";
+ * import { envKeys } from "@keyward/keys-env";
+ * import { reencryptionWorker } from "@keyward/reencrypt-bullmq";
+ * import { RedisStore } from "@keyward/store-redis";
+ *
+ * const connection = "redis://localhost";
+ * const sessions = createKeyv({ store: new RedisStore(connection), keys: envKeys("APP_ENCRYPTION_KEY") });
+ * const worker = reencryptionWorker({ connection, store: sessions, onError: console.error });
+ * process.once("SIGTERM", () => worker.close());
+ * ```
  */
 export function reencryptionWorker(options: ReencryptionWorkerOptions): ReencryptionWorker {
   return new RangeWorker(options);
@@ -101,19 +117,19 @@ class RangeWorker implements ReencryptionWorker {
       ...shared,
       lockDuration: lockMs,
       stalledInterval: lockMs,
-      // However many workers die over it: the job goes on.
+      // A job is never given up, no matter how many workers die while they process it.
       maxStalledCount: Number.MAX_SAFE_INTEGER,
     });
-    this.#queue.on("error", this.#tell);
-    this.#worker.on("error", this.#tell);
+    this.#queue.on("error", this.#reportError);
+    this.#worker.on("error", this.#reportError);
     this.#worker.on("ready", () => this.#repetitions.succeeded());
   }
 
-  /** Tells of what goes wrong in the background. */
-  readonly #tell = (error: unknown): void => {
-    const told = withoutArguments(error);
-    const repetition = this.#repetitions.occurred(told);
-    if (repetition !== undefined) this.#options.onError?.(told, repetition);
+  /** Reports an error of the connection to the queue. */
+  readonly #reportError = (error: unknown): void => {
+    const reported = withoutArguments(error);
+    const repetition = this.#repetitions.occurred(reported);
+    if (repetition !== undefined) this.#options.onError?.(reported, repetition);
   };
 
   async close(): Promise<void> {
@@ -131,14 +147,16 @@ class RangeWorker implements ReencryptionWorker {
       done = await this.#reencrypt(job);
     } catch (error) {
       this.#options.onError?.(withoutArguments(error), { times: 1 });
-      throw describe(error);
+      throw errorForQueue(error);
     }
     if (done !== undefined) return done;
     await job.moveToWait(token);
     throw new WaitingError();
   }
 
-  /** What came of the range; `undefined` where the work was stopped before its end. */
+  /**
+   * Re-encrypts the range and returns its counts, or `undefined` if the work was stopped before the range was finished.
+   */
   async #reencrypt(job: Job<RangeJob, Counts, string>): Promise<Counts | undefined> {
     const store = this.#store;
     const { batchSize, concurrency = 1, maxPerSecond, onReport } = this.#options;
@@ -155,34 +173,39 @@ class RangeWorker implements ReencryptionWorker {
       checkpoint: {
         read: async () => job.data.checkpoint,
         write: async (checkpoint) => {
-          // At the end the last one stays, for the case that the job is over and nobody learns of it.
+          // The last checkpoint is kept, in case the worker dies before it can report that the job is done.
           if (checkpoint !== undefined) await job.updateData({ ...job.data, checkpoint });
           if (await this.#queue.isPaused()) paused.abort();
         },
       },
       onProgress: (progress) => {
-        job.updateProgress(countsOf(progress)).catch(this.#tell);
+        job.updateProgress(countsOf(progress)).catch(this.#reportError);
       },
     });
     onReport?.(report);
-    // A report with unreadable records is not complete either, and another walk would find the same.
+    // A report with unreadable records is incomplete too, but repeating the range would not help.
     if (!report.complete && signal.aborted) return undefined;
     if (report.primary !== primary) await requirePrimary(store, primary);
     return countsOf(report);
   }
 }
 
-/** A worker whose ring is behind would seal under the former key; one that is ahead, under a key nobody asked for. */
+/**
+ * Refuses a worker whose keyring has another primary: it would re-encrypt under the former key, or under a later one.
+ */
 async function requirePrimary(store: EncryptedStore, primary: string): Promise<void> {
   if ((await primaryOf(store)) === primary) return;
-  throw new KeywardError("KEYRING_CONFLICT", "The primary of this worker's ring is not the key of the run", {
-    hint: "Let every worker load the ring in which that key is primary, or start a run for the key that is primary now.",
+  const message = `The run re-encrypts under ${primary}, which is not the primary of this worker's keyring`;
+  throw new KeywardError("KEYRING_CONFLICT", message, {
+    hint: "Let every worker load the keyring in which that key is primary, or start a run for the current primary.",
     keyId: primary,
   });
 }
 
-/** What is kept of an error in the queue: nothing that others wrote, which may have anything in it. */
-function describe(error: unknown): Error {
+/**
+ * Returns the error that the queue stores. Messages of other libraries are left out, because they may contain secrets.
+ */
+function errorForQueue(error: unknown): Error {
   if (error instanceof KeywardError) return new Error(`${error.code}: ${error.message}`);
-  return new Error(error instanceof Error ? error.name : "Something was thrown that is no error");
+  return new Error(error instanceof Error ? error.name : "A value that is not an Error was thrown");
 }

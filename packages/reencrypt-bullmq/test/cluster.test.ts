@@ -13,7 +13,7 @@ const before = Keyring.generate("old");
 const promoted = before.add({ id: "new" }).promote("new");
 const pollMs = 50;
 
-describeWithRedis(servers, "a re-encryption whose queue and records lie in one Cluster", () => {
+describeWithRedis(servers, "a re-encryption whose queue and records are in one Cluster", () => {
   let cluster: RedisCluster;
   beforeAll(async () => {
     cluster = await startCluster(servers);
@@ -32,14 +32,14 @@ describeWithRedis(servers, "a re-encryption whose queue and records lie in one C
     return store;
   }
 
-  it("survives the kill -9 of a worker process, and is finished only when the census agrees", async () => {
+  it("survives the kill -9 of a worker process, and finishes only when the census finds no record under the old key", async () => {
     const inner = open();
     const former = createKeyv({ store: inner, keys: before, namespace: "flows" }).encryptedStore;
     const keys = Array.from({ length: 900 }, (_, index) => `key ${index}`);
     await former.setMany(keys.map((key) => ({ key, value: `value of ${key}` })));
     const batchSize = 20;
     const assignment: Assignment = {
-      ring: exportKeyring(promoted),
+      keyring: exportKeyring(promoted),
       store: cluster.startupNodes,
       storePrefix: "keyward",
       queue: cluster.startupNodes,
@@ -50,7 +50,7 @@ describeWithRedis(servers, "a re-encryption whose queue and records lie in one C
       lockMs: 1_000,
     };
     const [victim] = await Promise.all([1, 2, 3].map(() => startWorkerProcess(assignment)));
-    if (victim === undefined) throw new Error("There is no process");
+    if (victim === undefined) throw new Error("No worker process was started");
     const run = await startReencryption({
       connection: connect(),
       queue: "records",
@@ -65,9 +65,9 @@ describeWithRedis(servers, "a re-encryption whose queue and records lie in one C
     victim.kill("SIGKILL");
     expect(await died).toEqual([null, "SIGKILL"]);
 
-    // A process whose ring is behind writes when every job of the first round is over, and before the census.
+    // A process with the old keyring writes after every job of the first pass is done, and before the census.
     let late: Promise<unknown> | undefined;
-    const writeLate = () => former.set("late", "sealed under the old key");
+    const writeLate = () => former.set("late", "encrypted under the old key");
     const finding = vi.spyOn(inner, "scan");
     finding.mockImplementationOnce(async (options) => {
       late ??= writeLate();
@@ -84,7 +84,7 @@ describeWithRedis(servers, "a re-encryption whose queue and records lie in one C
     const read = createKeyv({ store: open(), keys: after, namespace: "flows" }).encryptedStore;
     expect(await read.getMany([...keys, "late"])).toEqual([
       ...keys.map((key) => `value of ${key}`),
-      "sealed under the old key",
+      "encrypted under the old key",
     ]);
   });
 

@@ -3,19 +3,19 @@ import { reencryptionWorker, startReencryption } from "@keyward/reencrypt-bullmq
 import { MemoryStore } from "@keyward/store-memory";
 import { expect, it } from "vitest";
 
-// Nothing listens there: what is refused is refused before anything is connected to.
+// Nothing listens at this address: invalid options are refused before a connection is opened.
 const connection = "redis://127.0.0.1:1";
 const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.generate() });
 
 async function codeOf(call: unknown, options: object): Promise<string> {
-  if (typeof call !== "function") throw new Error("this is no function");
+  if (typeof call !== "function") throw new Error("the call is not a function");
   try {
     await Reflect.apply(call, undefined, [options]);
   } catch (error) {
     if (error instanceof KeywardError) return error.code;
     throw error;
   }
-  return "it was taken";
+  return "the options were accepted";
 }
 
 it.each([
@@ -39,8 +39,11 @@ it.each([
   expect(await codeOf(reencryptionWorker, { connection, store, ...option })).toBe("VALUE_INVALID");
 });
 
-it.each([undefined, null, {}, new MemoryStore()])("what is no encrypted store is refused: %o", async (given) => {
-  for (const call of [startReencryption, reencryptionWorker]) {
-    expect(await codeOf(call, { connection, store: given })).toBe("STORE_INVALID");
-  }
-});
+it.each([undefined, null, {}, new MemoryStore()])(
+  "startReencryption and reencryptionWorker refuse a store that is not encrypted: %o",
+  async (given) => {
+    for (const call of [startReencryption, reencryptionWorker]) {
+      expect(await codeOf(call, { connection, store: given })).toBe("STORE_INVALID");
+    }
+  },
+);

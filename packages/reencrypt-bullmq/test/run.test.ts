@@ -19,7 +19,7 @@ import { startWorkerProcess } from "./start-worker-process.ts";
 import type { Assignment } from "./worker-process.ts";
 
 const servers = await findRedisServers();
-const marker = "a value that nobody may see";
+const marker = "a value that must stay secret";
 const pollMs = 50;
 
 describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
@@ -27,7 +27,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
   let queues: RedisNode;
   beforeAll(async () => {
     [records, queues] = await Promise.all([startRedis(servers), startRedis(servers)]);
-    // It may have to be installed first.
+    // The server may have to be installed first.
   }, 600_000);
   afterAll(async () => {
     await Promise.all([records?.stop(), queues?.stop()]);
@@ -39,7 +39,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
   const after = promoted.disable("old").remove("old");
   let tests = 0;
 
-  /** A store under the old key, to be sealed under the new one, and a queue of its own. */
+  /** Creates a store whose records are under the old key and whose primary is the new key, and a name for its queue. */
   async function rotated(count: number) {
     const name = `test-${process.pid}-${++tests}`;
     const inner = new RedisStore(records.url, { prefix: name });
@@ -80,7 +80,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     return queue;
   }
 
-  it("seals everything again, and is finished when a census says so", async () => {
+  it("re-encrypts every record, and finishes when a census confirms it", async () => {
     const { name, store, expectMoved } = await rotated(500);
     const run = await start(name, { store, ranges: 5 });
     expect(await run.progress()).toMatchObject({ round: 1, jobs: 5, completed: 0, scanned: 0 });
@@ -93,7 +93,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("is refused amounts that make no sense, before it connects", async () => {
+  it("refuses invalid amounts before it connects", async () => {
     const { name, store } = await rotated(1);
     for (const amount of [Number.NaN, Number.POSITIVE_INFINITY, 0, -1, 0.5]) {
       for (const option of ["lockMs", "batchSize", "concurrency", "maxPerSecond"]) {
@@ -110,7 +110,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     const { name, expectMoved, store } = await rotated(3_000);
     const batchSize = 40;
     const assignment: Assignment = {
-      ring: exportKeyring(promoted),
+      keyring: exportKeyring(promoted),
       store: records.url,
       storePrefix: name,
       queue: queues.url,
@@ -126,7 +126,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await vi.waitFor(async () => expect(await run.progress()).toMatchObject({ active: 3, completed: 0 }), 10_000);
     await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(6 * batchSize), 10_000);
     const [victim] = processes;
-    if (victim === undefined) throw new Error("There is no process");
+    if (victim === undefined) throw new Error("No worker process was started");
     const died = once(victim, "exit");
     victim.kill("SIGKILL");
     expect(await died).toEqual([null, "SIGKILL"]);
@@ -134,14 +134,14 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     const { scanned, current, reencrypted, ...rest } = await run.progress();
     expect(rest).toMatchObject({ round: 1, completed: 6, failed: 0, unreadable: 0, conflicts: 0 });
     expect(scanned).toBe(3_000);
-    // What the victim had sealed and not yet written down was found to be done already. A page of a Redis store has
-    // about as many records as it should.
+    // The records that the victim re-encrypted without a checkpoint were found to be current. A page of a Redis store
+    // has only about as many records as batchSize.
     expect(current).toBeLessThanOrEqual(1.5 * batchSize);
     expect(reencrypted).toBe(3_000 - current);
     await expectMoved();
   });
 
-  it("joins a run that is there, however it would have divided the store itself", async () => {
+  it("joins an existing run, even if it asks for another number of ranges", async () => {
     const { name, store, expectMoved } = await rotated(200);
     const [first, ...others] = await Promise.all([
       start(name, { store, ranges: 4 }),
@@ -159,7 +159,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("keeps no value, key of a record or key material in the queue, failures included", async () => {
+  it("keeps no value, record key or key material in the queue, not even after a failure", async () => {
     const { name, inner, store } = await rotated(100);
     const run = await start(name, { store, ranges: 2 });
     const broken = vi.spyOn(inner, "scan").mockRejectedValueOnce(new Error(`${marker} secret key 1`));
@@ -171,7 +171,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     const keys = await queues.command("KEYS", `*${name}*`);
     for (const key of Array.isArray(keys) ? keys : []) {
       const type = String(await queues.command("TYPE", String(key)));
-      // It had a time to live, and it is over.
+      // The key has expired since it was listed.
       if (type === "none") continue;
       const read: Record<string, readonly (string | number)[]> = {
         hash: ["HGETALL"],
@@ -193,7 +193,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const secret of secrets) expect(text).not.toContain(secret);
   });
 
-  it("pauses and goes on where it stopped, also in another worker", async () => {
+  it("pauses and then resumes where it stopped, also in another worker", async () => {
     const { name, store, expectMoved } = await rotated(1_000);
     const run = await start(name, { store, ranges: 2 });
     const { worker } = work(name, { store, batchSize: 20, maxPerSecond: 400 });
@@ -215,7 +215,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("aborts for everybody, and can be started again", async () => {
+  it("aborts in every process, and can be started again", async () => {
     const { name, store, expectMoved } = await rotated(1_000);
     const run = await start(name, { store, ranges: 4 });
     const other = await start(name, { store, ranges: 4 });
@@ -234,7 +234,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(errors).toEqual([]);
   });
 
-  it("stays aborted for whoever was taking the census meanwhile", async () => {
+  it("stays aborted for a process that was taking the census meanwhile", async () => {
     const { name, store } = await rotated(20);
     const run = await start(name, { store, ranges: 2 });
     work(name, { store });
@@ -257,7 +257,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
   });
 
-  it("stops waiting when told, and leaves the run alone", async () => {
+  it("stops waiting when its signal aborts, and lets the run continue", async () => {
     const { name, store, expectMoved } = await rotated(50);
     const run = await start(name, { store });
     const stop = new AbortController();
@@ -269,7 +269,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("walks a store again when a process with an older ring wrote meanwhile", async () => {
+  it("makes another pass if a process with an older keyring wrote meanwhile", async () => {
     const { name, inner, store } = await rotated(50);
     const writer = createKeyv({ store: inner, keys: staged, namespace: "flows" }).encryptedStore;
     const run = await start(name, { store, ranges: 1 });
@@ -282,7 +282,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await run.progress()).toMatchObject({ scanned: 51 });
   });
 
-  it("rejects with what is left when it cannot be sealed again", async () => {
+  it("rejects with the remaining records if they cannot be re-encrypted", async () => {
     const { name, inner, store } = await rotated(20);
     const flows = inner.namespaced("flows");
     const stored = await flows.get("secret key 1");
@@ -300,7 +300,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     );
   });
 
-  it("lets no worker whose ring is behind seal anything", async () => {
+  it("lets no worker with an outdated keyring re-encrypt a record", async () => {
     const { name, inner, store, expectMoved } = await rotated(50);
     const run = await start(name, { store, ranges: 1 });
     const behind = work(name, { store: new EncryptedStore(inner, { keys: before.add({ id: "third" }) }) });
@@ -312,7 +312,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("tries a job that failed again when it is started again", async () => {
+  it("retries a failed job when it is started again", async () => {
     const { name, inner, store, expectMoved } = await rotated(50);
     const failing = vi.spyOn(inner, "scan").mockRejectedValue(new Error("down"));
     work(name, { store });
@@ -324,7 +324,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("goes on by itself after the server of the records was away", async () => {
+  it("continues by itself after an outage of the records' server", async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     const inner = new RedisStore(node.url, { timeoutMs: 500 });
@@ -347,7 +347,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const error of errors) expect(error).toMatchObject({ code: "STORE_UNAVAILABLE" });
   });
 
-  it("goes on by itself after the server of the queue was away", async () => {
+  it("continues by itself after an outage of the queue's server", async () => {
     const { name, store, expectMoved } = await rotated(600);
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
@@ -370,7 +370,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("takes a client of ioredis that is there already, and leaves it open", async () => {
+  it("accepts an existing client of ioredis, and leaves it open", async () => {
     const { name, store, expectMoved } = await rotated(20);
     const connection = new Redis(queues.url, { maxRetriesPerRequest: null });
     onTestFinished(() => {
@@ -385,7 +385,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("is one job where the store cannot be divided", async () => {
+  it("has a single job if the store has no ranges", async () => {
     const inner = new MemoryStore();
     const writer = new EncryptedStore(inner, { keys: before });
     await writer.setMany(Array.from({ length: 30 }, (_, index) => ({ key: `secret key ${index}`, value: marker })));
@@ -404,7 +404,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
   });
 });
 
-describeWithRedis(servers, "what BullMQ and ioredis say", () => {
+describeWithRedis(servers, "an error of BullMQ or ioredis", () => {
   const password = `${secret}/#?@`;
   let node: RedisNode;
   beforeAll(async () => {
@@ -415,31 +415,31 @@ describeWithRedis(servers, "what BullMQ and ioredis say", () => {
   afterAll(() => node.stop());
   const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.generate("key") });
 
-  it("of a login that was refused holds no password", async () => {
+  it("contains no password after a refused login", async () => {
     const connection = { host: node.host, port: node.port, username: "someone", password };
     const connections = async () => {
       const stats = String(await node.command("INFO", "stats"));
       return Number(/^total_connections_received:(\d+)/m.exec(stats)?.[1]);
     };
     const before = await connections();
-    const told: { readonly error: unknown; readonly times: number }[] = [];
-    const onError = (error: unknown, { times }: { readonly times: number }) => told.push({ error, times });
+    const reported: { readonly error: unknown; readonly times: number }[] = [];
+    const onError = (error: unknown, { times }: { readonly times: number }) => reported.push({ error, times });
     const worker = reencryptionWorker({ connection, store, onError });
     onTestFinished(async () => {
-      // BullMQ closes what is connected.
+      // BullMQ can only close a worker that is connected.
       await node.command("ACL", "SETUSER", "someone", `>${password}`);
       await worker.close();
     });
-    // Each of its three connections tries again and again, and fails alike.
+    // Each of its three connections keeps retrying, and fails in the same way.
     await expect.poll(connections).toBeGreaterThan(before + 8);
-    await expect.poll(() => told.length).toBeGreaterThan(0);
-    for (const { error } of told) expectNoSecrets(error);
-    expect(told[0]).toMatchObject({ error: { message: expect.stringContaining("WRONGPASS") }, times: 1 });
-    const first = told.filter(({ times }) => times === 1).map(({ error }) => String(error));
+    await expect.poll(() => reported.length).toBeGreaterThan(0);
+    for (const { error } of reported) expectNoSecrets(error);
+    expect(reported[0]).toMatchObject({ error: { message: expect.stringContaining("WRONGPASS") }, times: 1 });
+    const first = reported.filter(({ times }) => times === 1).map(({ error }) => String(error));
     expect(new Set(first).size).toBe(first.length);
   });
 
-  it("of what a user may not do holds no argument, and is an error of Keyward's", async () => {
+  it("becomes a KeywardError without arguments if the user lacks a permission", async () => {
     const connection = `redis://reader:${encodeURIComponent(password)}@${node.host}:${node.port}`;
     const queue = `queue ${secret}`;
     await expectRefusal(startReencryption({ connection, store, queue }), "STORE_UNAVAILABLE");
@@ -449,7 +449,7 @@ describeWithRedis(servers, "what BullMQ and ioredis say", () => {
     `redis://:${password}@127.0.0.1:6379`,
     `redis://:12/${secret}@127.0.0.1:6379`,
     `redis://user:12#${secret}@127.0.0.1:6379`,
-  ])("of a URL whose password is not percent-encoded holds nothing of it: %s", async (url) => {
+  ])("contains no part of a URL whose password is not percent-encoded: %s", async (url) => {
     for (const connection of [url, { url }]) {
       await expectRefusal(startReencryption({ connection, store }), "VALUE_INVALID");
       await expectRefusal(() => reencryptionWorker({ connection, store }), "VALUE_INVALID");

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 import type { Assignment } from "./worker-process.ts";
 
-/** A worker in a process of its own, once it has said its first word. */
+/** Starts a worker in another process, and waits until it is ready. */
 export async function startWorkerProcess(assignment: Assignment): Promise<ChildProcess> {
   const child = fork(fileURLToPath(new URL("worker-process.ts", import.meta.url)), {
     stdio: ["ignore", "ignore", "inherit", "ipc"],

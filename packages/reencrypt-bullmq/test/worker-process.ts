@@ -1,15 +1,15 @@
-// A worker in a process of its own: its ring and addresses come as the first message, and it says what it does.
+// Runs a worker in another process. Its keyring and addresses are in the first message; it replies when it is ready.
 import { EncryptedStore, Keyring } from "@keyward/core";
 import { reencryptionWorker } from "@keyward/reencrypt-bullmq";
 import { RedisStore } from "@keyward/store-redis";
 import { Cluster } from "ioredis";
 
-/** A URL, or some nodes of a Cluster. */
+/** Address of a Redis: a URL, or some nodes of a Cluster. */
 export type Address = string | readonly { readonly host: string; readonly port: number }[];
 
-/** What the parent sends. */
+/** The message of the parent process. */
 export interface Assignment {
-  readonly ring: string;
+  readonly keyring: string;
   readonly store: Address;
   readonly storePrefix: string;
   readonly queue: Address;
@@ -28,7 +28,7 @@ process.once("message", (assignment: Assignment) => {
       typeof queue === "string" ? queue : new Cluster([...queue], { redisOptions: { maxRetriesPerRequest: null } }),
     queue: queueName,
     prefix: queuePrefix,
-    store: new EncryptedStore(inner, { keys: Keyring.parse(assignment.ring) }),
+    store: new EncryptedStore(inner, { keys: Keyring.parse(assignment.keyring) }),
     batchSize,
     maxPerSecond,
     lockMs,
@@ -36,5 +36,5 @@ process.once("message", (assignment: Assignment) => {
   });
   process.send?.("ready");
 });
-// Nobody is left to work for.
+// The parent process has ended.
 process.once("disconnect", () => process.exit());

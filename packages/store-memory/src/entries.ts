@@ -1,40 +1,48 @@
 import type { StoredValue } from "@keyward/core";
 
-/** A record as it lies in memory. Its sequence grows with each new record, and stays when the value is replaced. */
+/**
+ * A record in memory. Each new record gets the next sequence number; replacing the value of a record keeps its number.
+ */
 export interface Entry {
   readonly namespace: string;
   readonly key: string;
   readonly sequence: number;
   value: StoredValue;
-  /** When it stops being there, in ms since the epoch. */
+  /** When the record expires, in milliseconds since the epoch. `undefined`: never. */
   expires: number | undefined;
   removed: boolean;
 }
 
-/** How many old records each write looks at, to drop those that have expired. More than one, so that they cannot pile up. */
+/**
+ * Number of stored records that each write inspects, to remove the expired ones. A number above 1 reclaims records
+ * faster than writes can add them.
+ */
 const inspectedPerWrite = 4;
 
-/** The least number of removed records for which {@link Entries} tidies up. */
+/** Minimum number of removed records before {@link Entries} compacts its list. */
 const leastToCompact = 64;
 
 /**
- * Records of all namespaces, found by namespace and key and walked in the order in which they came. Everything here is
- * synchronous: a call is one step that no other writer can come between.
+ * The records of all namespaces. They are found by namespace and key, and listed in the order in which they were added.
+ * Every method is synchronous, so each call is atomic.
  */
 export class Entries {
   readonly #namespaces = new Map<string, Map<string, Entry>>();
-  /** Ascending by sequence, with removed records among them until the next compaction: so any place is found by bisection. */
+  /**
+   * All records, ascending by sequence number, so that a position is found by bisection. Removed records stay in the
+   * list until the next compaction.
+   */
   #ordered: Entry[] = [];
   #removed = 0;
   #nextSequence = 1;
   #inspected = 0;
 
-  /** How many records take up memory, those that have expired included. */
+  /** Number of records in memory, including expired records that no write has reclaimed yet. */
   get size(): number {
     return this.#ordered.length - this.#removed;
   }
 
-  /** The record that lies there and has not expired. */
+  /** Returns the record at this address, or `undefined` if there is none or it has expired. */
   find(namespace: string, key: string): Entry | undefined {
     const entry = this.#namespaces.get(namespace)?.get(key);
     return entry !== undefined && isAlive(entry, Date.now()) ? entry : undefined;
@@ -53,7 +61,7 @@ export class Entries {
     }
   }
 
-  /** Removes the record, and says whether one lay there that had not expired. */
+  /** Removes the record, and returns whether there was one that had not expired. */
   delete(namespace: string, key: string): boolean {
     this.#dropSomeExpired();
     const entry = this.#namespaces.get(namespace)?.get(key);
@@ -67,7 +75,7 @@ export class Entries {
     for (const entry of this.#namespaces.get(namespace)?.values() ?? []) this.#remove(entry);
   }
 
-  /** The records of a namespace that lay there when the walk began, and still do when it comes to them. */
+  /** Lists the records of a namespace that existed when the call began and still exist when they are reached. */
   *list(namespace: string): Generator<Entry, void> {
     const end = this.#nextSequence;
     for (const entry of this.#namespaces.get(namespace)?.values() ?? []) {
@@ -76,12 +84,12 @@ export class Entries {
     }
   }
 
-  /** The sequence of the next new record. */
+  /** Sequence number of the next new record. */
   get nextSequence(): number {
     return this.#nextSequence;
   }
 
-  /** Up to `limit` records of all namespaces that came after the one with this sequence, and before `end`. */
+  /** Returns up to `limit` records of all namespaces whose sequence number is above `sequence` and below `end`. */
   after(sequence: number, limit: number, end: number = this.#nextSequence): Entry[] {
     const now = Date.now();
     const page: Entry[] = [];
@@ -112,7 +120,9 @@ export class Entries {
     }
   }
 
-  /** Reads delete nothing and no timer runs: writes reclaim what has expired, a few records at a time, round and round. */
+  /**
+   * Inspects the next few records in turn, and removes the expired ones. Only writes call this: reads delete nothing.
+   */
   #dropSomeExpired(): void {
     const now = Date.now();
     for (let count = 0; count < inspectedPerWrite; count++) {

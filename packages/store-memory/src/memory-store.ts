@@ -23,42 +23,43 @@ import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapabilit
 import { Entries } from "./entries.ts";
 
 /**
- * One space of records in memory: the whole Keyv storage contract, atomic replacement, and a scan over every namespace.
- * {@link MemoryStore} is one such space, and keeps another that is reserved.
+ * A set of records in memory, with Keyv's storage adapter methods, atomic replacement, and a scan over every namespace.
+ * {@link MemoryStore} extends this class, and `MemoryStore.reserved()` returns another instance.
  */
 export class MemorySpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
-  /** Bytes are kept as they are. */
+  /** Values may be bytes: the store keeps them unchanged. */
   readonly values = "bytes";
-  /** Nothing is waited for. */
+  /** Maximum duration of a call in milliseconds: 0, because no call waits. */
   readonly longestCallMs: number = 0;
-  /** The namespace that every call but {@link MemorySpace.scan} works in; `undefined` and "" are the same. */
+  /** The namespace of every call except {@link MemorySpace.scan}. `undefined` and "" both mean no namespace. */
   namespace: string | undefined;
   readonly #entries: Entries;
 
-  /** A {@link MemoryStore} makes its own. */
+  /** Used by {@link MemoryStore}; do not call it yourself. */
   constructor(entries: Entries) {
     super();
     this.#entries = entries;
   }
 
-  /** What Keyv may expect: all methods, and absolute `expires`. */
+  /** The capabilities that Keyv uses: all methods, and `expires` as an absolute time. */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
 
   /**
-   * The value under `key`, or `undefined`. Bytes are a copy.
+   * Returns the value of `key`, or `undefined` if there is none. Bytes are a copy.
    *
-   * @throws KeywardError `VALUE_INVALID` for a key or namespace that is not a well-formed string, as every method does.
+   * @throws KeywardError `VALUE_INVALID` if the key or the namespace is not a well-formed string. Every method checks
+   * this.
    */
   async get(key: string): Promise<StoredValue | undefined> {
-    const entry = this.#entries.find(this.#place(), requireKey(key));
+    const entry = this.#entries.find(this.#requiredNamespace(), requireKey(key));
     return entry === undefined ? undefined : copy(entry.value);
   }
 
-  /** As {@link MemorySpace.get} for each, in the same order. */
+  /** Returns the value of each key, in the order of `keys`. See {@link MemorySpace.get}. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
-    const namespace = this.#place();
+    const namespace = this.#requiredNamespace();
     return keys.map(requireKey).map((key) => {
       const entry = this.#entries.find(namespace, key);
       return entry === undefined ? undefined : copy(entry.value);
@@ -68,21 +69,22 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   /**
    * Stores a copy of the value.
    *
-   * @param expires when it stops being there, in ms since the epoch; a time that has passed leaves nothing under `key`. A
-   * duration, as Keyv 5 passes it, counts from now: see `requireExpires`.
-   * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
-   * that is not a number.
+   * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes
+   * the record. A number up to 10^12 is a duration from now, as Keyv 5 passes it: see `requireExpires` of
+   * `@keyward/core`.
+   * @throws KeywardError `VALUE_INVALID` if the value is neither a well-formed string nor bytes, or `expires` is not a
+   * number.
    */
   async set(key: string, value: unknown, expires?: number): Promise<boolean> {
-    const namespace = this.#place();
+    const namespace = this.#requiredNamespace();
     const checked = requireValue(requireKey(key), value);
     this.#entries.put(namespace, key, copy(checked), requireExpires(key, expires));
     return true;
   }
 
-  /** As {@link MemorySpace.set} for each, in one step. An entry that is not valid rejects them all, and nothing is stored. */
+  /** Stores all entries in one atomic step. If one entry is invalid, the call rejects and stores none of them. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
-    const namespace = this.#place();
+    const namespace = this.#requiredNamespace();
     const checked = entries.map((entry) => ({
       key: requireKey(entry.key),
       value: copy(requireValue(entry.key, entry.value)),
@@ -92,57 +94,61 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     return checked.map(() => true);
   }
 
-  /** Removes the record, and says whether there was one. */
+  /** Removes the record, and returns whether there was one. */
   async delete(key: string): Promise<boolean> {
-    return this.#entries.delete(this.#place(), requireKey(key));
+    return this.#entries.delete(this.#requiredNamespace(), requireKey(key));
   }
 
-  /** As {@link MemorySpace.delete} for each, in one step. */
+  /** Removes the records of all keys in one atomic step, and returns for each key whether there was a record. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
-    const namespace = this.#place();
+    const namespace = this.#requiredNamespace();
     return keys.map(requireKey).map((key) => this.#entries.delete(namespace, key));
   }
 
-  /** Whether there is a record under `key`. */
+  /** Returns whether there is a record of `key`. */
   async has(key: string): Promise<boolean> {
-    return this.#entries.find(this.#place(), requireKey(key)) !== undefined;
+    return this.#entries.find(this.#requiredNamespace(), requireKey(key)) !== undefined;
   }
 
-  /** As {@link MemorySpace.has} for each, in the same order. */
+  /** Returns for each key whether there is a record, in the order of `keys`. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
-    const namespace = this.#place();
+    const namespace = this.#requiredNamespace();
     return keys.map(requireKey).map((key) => this.#entries.find(namespace, key) !== undefined);
   }
 
-  /** Removes every record of the own namespace, and of no other. */
+  /** Removes every record of this store's namespace. Records of other namespaces stay. */
   async clear(): Promise<void> {
-    this.#entries.clear(this.#place());
+    this.#entries.clear(this.#requiredNamespace());
   }
 
-  /** The records of the own namespace that are there when the iteration begins and when it comes to them. */
+  /** Iterates over the records of this namespace that existed at the start and still exist when they are reached. */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
-    for (const { key, value } of this.#entries.list(this.#place())) yield [key, copy(value)];
+    for (const { key, value } of this.#entries.list(this.#requiredNamespace())) yield [key, copy(value)];
   }
 
-  /** Does nothing: there is no connection. The records stay as long as the store does. */
+  /** Does nothing, because there is no connection. The records stay until the store is garbage-collected. */
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` where the whole value, type included, is `expected`, and says whether it did. The expiry stays. With
-   * `expected` undefined it writes where nothing lies, without an expiry.
+   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The
+   * record keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no
+   * expiry.
    *
-   * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes.
+   * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes.
    */
   async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
     const [replaced = false] = await this.replaceMany([{ key, expected, next }]);
     return replaced;
   }
 
-  /** As {@link MemorySpace.replace} for each, in one step. */
+  /**
+   * Attempts all replacements in one atomic step, and returns for each whether it wrote.
+   * See {@link MemorySpace.replace}.
+   */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
-    const namespace = this.#place();
+    const namespace = this.#requiredNamespace();
     const checked = changes.map(({ key, expected, next }) => ({
       key: requireKey(key),
       expected: expected === undefined ? undefined : requireValue(key, expected),
@@ -157,13 +163,13 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * A page of records of every namespace, in the order in which they came. A cursor goes on after any change to the
-   * records; it means nothing to another store.
+   * Returns a page of the records of every namespace, in the order in which they were added. A cursor stays valid while
+   * records change, but only in the store that returned it.
    *
-   * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, or a limit that is not a whole number from 1.
+   * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor, or the limit is not an integer of at least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
-    // A scan ends where the store ended when it began: writers that are faster than it would otherwise keep it going.
+    // A scan leaves out records that were added after it began. Otherwise fast writers could keep it running forever.
     const { cursor = `0.${this.#entries.nextSequence}` } = options;
     const limit = requireLimit(options.limit);
     const [, sequence, end] = /^(\d{1,15})\.(\d{1,15})$/.exec(cursor) ?? [];
@@ -176,29 +182,40 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     };
   }
 
-  #place(): string {
+  #requiredNamespace(): string {
     return requireNamespace(this.namespace);
   }
 }
 
 /**
- * An in-process store for Keyv and Keyward: it expires, replaces atomically, can be scanned, keeps bytes as they are, and
- * has a reserved space. Its records end with the process.
+ * A store for Keyv and Keyward that keeps records in the memory of the process, for tests, development and caches. It
+ * expires records, replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space. Its
+ * records are lost when the process ends.
+ *
+ * @example
+ * ```ts
+ * import { createKeyv, Keyring } from "@keyward/core";
+ * import { MemoryStore } from "@keyward/store-memory";
+ *
+ * const sessions = createKeyv({ store: new MemoryStore(), keys: Keyring.generate("key-1"), namespace: "sessions" });
+ * await sessions.set("42", { user: 7 }, 60_000);
+ * console.log(await sessions.get("42")); // { user: 7 }
+ * ```
  */
 export class MemoryStore extends MemorySpace implements ReservedSpace, NamespacedStore {
   readonly #records: Entries;
   readonly #reserved: MemorySpace;
 
   /**
-   * An empty store, or another handle on a store that is there.
+   * Creates an empty store, or a second handle on an existing store.
    *
-   * @param origin a store whose records, reserved space included, this one is to share.
-   * @throws KeywardError `VALUE_INVALID` for an origin that is no `MemoryStore`: a MemoryStore has no options.
+   * @param origin a store whose records and reserved space the new one shares. Default: none, for an empty store.
+   * @throws KeywardError `VALUE_INVALID` if `origin` is not a `MemoryStore`. A `MemoryStore` has no options.
    */
   constructor(origin?: MemoryStore) {
     if (origin !== undefined && !(origin instanceof MemoryStore)) {
-      throw new KeywardError("VALUE_INVALID", "The origin of a MemoryStore is no MemoryStore", {
-        hint: "Leave it out for an empty store; a MemoryStore has no options.",
+      throw new KeywardError("VALUE_INVALID", "The argument of new MemoryStore() is not a MemoryStore", {
+        hint: "Call new MemoryStore() for an empty store, or pass the MemoryStore to share. There are no options.",
       });
     }
     const records = origin === undefined ? new Entries() : origin.#records;
@@ -207,12 +224,15 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
     this.#reserved = origin === undefined ? new MemorySpace(new Entries()) : origin.#reserved;
   }
 
-  /** A place beside the records that no key, clear, iteration or scan of theirs reaches. The same for every view. */
+  /**
+   * Returns the reserved space, where Keyward keeps its own records. No key, `clear`, iteration or scan of this store
+   * reaches it. Every view returns the same one.
+   */
   reserved(): MemorySpace {
     return this.#reserved;
   }
 
-  /** A view on one namespace of the same records; "" is the view on records without a namespace. */
+  /** Returns a view of one namespace of the same records. "" is the view of the records without a namespace. */
   namespaced(namespace: string): MemoryStore {
     const view = new MemoryStore(this);
     view.namespace = namespace;
@@ -220,7 +240,7 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
   }
 }
 
-/** Bytes are copied on the way in and out, so that no caller can change what lies here. */
+/** Copies bytes on the way in and out, so that no caller can change a stored value. */
 function copy(value: StoredValue): StoredValue {
   return typeof value === "string" ? value : new Uint8Array(value);
 }

@@ -3,7 +3,7 @@ import { describe, expect, it, vi } from "vitest";
 import { Entries } from "../src/entries.ts";
 
 describe("expired records", () => {
-  it("are left by reads and reclaimed by later writes", async () => {
+  it("stay in memory after reads and are reclaimed by later writes", async () => {
     const entries = new Entries();
     const expires = Date.now() + 50;
     for (let index = 0; index < 100; index++) entries.put("", `key-${index}`, "value", expires);
@@ -14,7 +14,7 @@ describe("expired records", () => {
     expect(entries.size).toBe(1);
   });
 
-  it("cannot pile up where every record expires at once", async () => {
+  it("do not accumulate if every record expires at once", async () => {
     const store = new Entries();
     for (let index = 0; index < 10_000; index++) store.put("", `key-${index}`, "value", Date.now() + 1);
     await vi.waitFor(() => expect([...store.list("")]).toEqual([]), 20_000);
@@ -24,7 +24,7 @@ describe("expired records", () => {
 });
 
 describe("a scan", () => {
-  it("goes on from any cursor while most of what it passed is removed", async () => {
+  it("continues from any cursor while most of the records before it are removed", async () => {
     const store = new MemoryStore();
     const keys = Array.from({ length: 2000 }, (_, index) => `key-${index}`);
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
@@ -39,7 +39,7 @@ describe("a scan", () => {
     expect(found).toEqual(keys);
   });
 
-  it("ends where the store ended when it began", async () => {
+  it("leaves out records that were added after it began", async () => {
     const store = new MemoryStore();
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: "old" })));
     const { cursor = "" } = await store.scan({ limit: 1 });
@@ -51,7 +51,7 @@ describe("a scan", () => {
 });
 
 describe("an iteration", () => {
-  it("ends, though every record is deleted and stored again", async () => {
+  it("ends even if every record is deleted and stored again", async () => {
     const store = new MemoryStore();
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: "old" })));
     const seen: string[] = [];

@@ -5,113 +5,122 @@ import { Deadline } from "./deadline.ts";
 import { problemOf } from "./problems.ts";
 import { bareError, isFromWrongNode, NotSent, serverCodeOf } from "./server-error.ts";
 
-/** A command as a store asks for it. */
+/** A command of Redis, and how the store handles its reply and its failure. */
 export interface Request {
   readonly name: string;
   readonly given: readonly (string | Buffer)[];
-  /** Whether it changes something: then it is not sent again where the first time may have been carried out. */
+  /**
+   * Whether the command changes data. Such a command is not repeated if its first attempt may have been carried out.
+   */
   readonly writes: boolean;
-  /** What it is answered with. Any other reply, such as QUEUED in a transaction that somebody left open, is a failure. */
+  /** The expected type of reply. Any other reply is a failure, such as QUEUED if the client has an open transaction. */
   readonly answer: Answer;
-  /** For EVALSHA: the text of the script, for a server that does not know it by its digest. */
+  /** For EVALSHA: the text of the script, for a server that does not know its digest yet. */
   readonly script?: string;
-  /** What does the same on a server that is too old for it, and answers with a syntax error. */
+  /** An equivalent command for an older server, which replies to this one with a syntax error. */
   readonly olderForm?: Request;
 }
 
 /**
- * `written`: OK. `written-or-not`: OK or null. `number`: a whole one. `bytes`: those, or null. `many-numbers` and
- * `many-bytes`: a list of such.
+ * Types of replies.
+ *
+ * - `written`: OK.
+ * - `written-or-not`: OK or null.
+ * - `number`: an integer.
+ * - `bytes`: bytes or null.
+ * - `many-numbers`, `many-bytes`: a list of numbers, or of bytes and nulls.
  */
 export type Answer = "written" | "written-or-not" | "number" | "bytes" | "many-numbers" | "many-bytes";
 
-/** One server that keys are scanned on. */
+/** A server whose keys are scanned. */
 export interface ScannedServer {
-  /** Where it is, the same each time it is asked for. */
+  /** Address of the server, which identifies it on every page of a scan. */
   readonly address: string;
   /**
-   * Sends commands that only read and are carried out together, by one process of the server, and returns their replies.
-   * They are sent all or not at all: a transaction that was begun and not ended would swallow what follows.
+   * Runs reading commands in one MULTI transaction, so that one process of the server answers all of them, and returns
+   * their replies. Either all commands are sent or none: an unfinished transaction would queue all later commands.
    */
   transaction(commands: readonly (readonly string[])[], deadline: Deadline): Promise<readonly unknown[]>;
 }
 
-/** Replies that say a command was not carried out, and may well be a moment later on the same connection. */
-const passing: ReadonlySet<string | undefined> = new Set(["ASK", "BUSY", "TRYAGAIN"]);
+/** Error replies for a command that was not carried out and may succeed a moment later on the same connection. */
+const temporaryErrors: ReadonlySet<string | undefined> = new Set(["ASK", "BUSY", "TRYAGAIN"]);
 
 const pauseMs = 20;
-/** How often at most a connection to the wrong node is replaced: the right one may not be known yet. */
+/** Minimum time between two replacements of a connection to the wrong node: the right node may not be known yet. */
 const leaveEveryMs = 250;
-/** How long a connection that is about to be replaced waits for the replies to what it has sent. */
+/** How long a connection that is about to be replaced waits for outstanding replies. */
 const drainMs = 100;
 
-// The clients of ioredis hand out a status as bytes, like a value. An array of values cannot be taken for one.
+// ioredis returns a status as bytes, like a value. A value inside an array is never mistaken for a status.
 const statuses: ReadonlySet<string> = new Set(["OK", "PONG", "QUEUED"]);
 const longestStatus = 6;
 const readScript = `return {redis.call("GET", KEYS[1])}`;
 
 /**
- * The one connection that a store and its views share, over whichever client. Every call ends in time. A command is
- * tried again where it is certain that it was not carried out, or where that does not matter.
+ * The one connection that a store and its views share, over any supported client. Every call ends within the timeout. A
+ * command is repeated only if it was certainly not carried out, or if it only reads.
  */
 export abstract class Connection {
-  /** How long one call may take, in ms. Afterwards nothing is sent for it. */
+  /** Maximum duration of a call in milliseconds. Afterwards no command is sent for that call. */
   readonly timeoutMs: number;
   #closed = false;
-  /** What went wrong in the background since the last reply. */
+  /** The latest error of the connection since the last reply. */
   #failure: Error | undefined;
-  /** Whether a server has ever answered. */
+  /** Whether the server has ever replied. */
   #answered = false;
   #attempts = 0;
-  /** While the connection to a wrong node is replaced. */
+  /** Settles when the connection to a wrong node has been replaced. */
   #leaving: Promise<void> | undefined;
   #leaveAgainAtMs = 0;
-  /** Whether a server was found to be too old for some command. */
+  /** Whether the server has turned out to be too old for a command. */
   #isOld = false;
 
   constructor(timeoutMs: number) {
     this.timeoutMs = requireAmount("timeoutMs", timeoutMs, "milliseconds");
   }
 
-  /** Whether keys lie on several servers, by their slots. */
+  /** Whether the keys are distributed over several servers by their slots. */
   abstract readonly isCluster: boolean;
 
-  /** Each primary, once there are any. */
+  /** Returns every primary node, after waiting until the client knows them. */
   abstract servers(deadline: Deadline): Promise<readonly ScannedServer[]>;
 
-  /** Sends one command once; redirections are followed. Rejects with {@link NotSent} where that is certain. */
+  /**
+   * Sends a command once, and follows redirections. Rejects with {@link NotSent} if the command was certainly not sent.
+   */
   protected abstract attempt(request: Request, deadline: Deadline): Promise<unknown>;
 
-  /** Has a Cluster look for its nodes again. */
+  /** Makes the client of a Cluster look up the nodes again. */
   protected abstract refresh(): void;
 
   /**
-   * Replaces the connection to one server, so that its address, or its sentinels, lead to the node that is the primary by
-   * now. Does nothing for a Cluster, or for a client that does not connect again by itself.
+   * Reconnects the client of a single server or a Sentinel group, so that it finds the node that is the primary now.
+   * Does nothing for a Cluster, or for a client that does not reconnect by itself.
    */
   protected abstract leave(): void;
 
-  /** Ends what was opened for this store. */
+  /** Closes the client if this store opened it. */
   protected abstract end(): Promise<void>;
 
   /**
-   * Sends all, as one write to each server, and returns their replies in order. Once one is refused, no other of them is
-   * sent again.
+   * Sends all commands, as one write to each server, and returns their replies in order. After a command has been
+   * refused, no command of this call is repeated.
    */
   async send(requests: readonly Request[]): Promise<unknown[]> {
     return await this.within((deadline) => Promise.all(requests.map((request) => this.#carryOut(request, deadline))));
   }
 
   /**
-   * Does work that has to end in time.
+   * Runs work that must end within the timeout.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` when it does not, or the store is disconnected.
+   * @throws KeywardError `STORE_UNAVAILABLE` if the work takes longer, or the store is disconnected.
    */
   async within<Result>(work: (deadline: Deadline) => Promise<Result>): Promise<Result> {
     if (this.#closed) {
       throw unavailable(
-        "The store is disconnected",
-        "disconnect() closes the connection of the store and of all its views. Make a new one.",
+        "The Redis store is disconnected",
+        "Create a new store. disconnect() closes the connection of a store and of all its views.",
         undefined,
       );
     }
@@ -119,24 +128,24 @@ export abstract class Connection {
     return await deadline.bound(work(deadline), () => this.tooLate(deadline));
   }
 
-  /** Takes note of what went wrong in the background: until the next reply it says why there is none. */
+  /** Remembers an error of the connection, to explain why calls fail until the next reply. */
   noteFailure(error: unknown): void {
     const failure = bareError(error);
-    // That a socket closed says less than why.
+    // An error with a known reason is not replaced by one without, such as the following close of the socket.
     if (problemOf(failure) !== undefined || problemOf(this.#failure) === undefined) this.#failure = failure;
   }
 
-  /** Forgets what {@link Connection.noteFailure} was told: there is a connection. */
+  /** Forgets the error of {@link Connection.noteFailure}, because the client has connected. */
   protected noteSuccess(): void {
     this.#failure = undefined;
   }
 
-  /** What {@link Connection.noteFailure} was told last. */
+  /** The latest error that {@link Connection.noteFailure} remembers. */
   protected get failure(): Error | undefined {
     return this.#failure;
   }
 
-  /** Waits a moment before something is tried again, and leaves a node that is the wrong one. */
+  /** Waits a moment before a command is repeated, and reconnects if `error` came from the wrong node. */
   async pause(deadline: Deadline, error: unknown): Promise<void> {
     deadline.lastError = error ?? deadline.lastError;
     this.refresh();
@@ -153,29 +162,29 @@ export abstract class Connection {
     });
   }
 
-  /** What has been sent is answered, unless that takes long: of a write that is cut off, nobody knows whether it arrived. */
+  /** Waits briefly for outstanding replies: if a write is cut off, it is unknown whether the server carried it out. */
   async #drained(): Promise<void> {
     const untilMs = performance.now() + drainMs;
     while (this.#attempts > 0 && performance.now() < untilMs) await sleep(1);
   }
 
-  /** The error of a call whose time is over: what is known of why. */
+  /** Returns the error of a call that took too long, with the reason if it is known. */
   protected tooLate({ lastError }: Deadline): KeywardError {
     for (const error of [lastError, this.#failure]) {
       const problem = problemOf(error);
       if (problem !== undefined) return unavailable(problem.message, problem.hint, error);
     }
     const hint = this.#answered
-      ? "Find out why the server is slow or away, or raise timeoutMs."
-      : "It never has: check that this is the address of a Redis, and that TLS is used if the server wants it, and only then.";
+      ? "Find out why the server is slow or unreachable, or raise timeoutMs."
+      : "The server has never replied: check its address, and that the client uses TLS if and only if the server does.";
     return unavailable(
-      `Redis did not answer within ${this.timeoutMs} ms`,
-      `Nothing is known about whether a write arrived. ${hint}`,
+      `Redis did not reply within ${this.timeoutMs} ms`,
+      `${hint} A write of this call may have been carried out: read the record before you repeat the write.`,
       lastError ?? this.#failure,
     );
   }
 
-  /** Ends the connection; a second time does nothing. */
+  /** Closes the connection. A second call does nothing. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -187,8 +196,8 @@ export abstract class Connection {
     for (;;) {
       try {
         const reply = await this.#attempt(request, deadline);
-        if (!isAnswer(request, reply)) throw unexpected(request);
-        return isLikeStatus(request, reply) ? await this.#readAgain(request, deadline) : reply;
+        if (!isAnswer(request, reply)) throw unexpectedReply(request);
+        return looksLikeStatus(request, reply) ? await this.#readAgain(request, deadline) : reply;
       } catch (error) {
         if (error instanceof KeywardError) throw error;
         const code = serverCodeOf(error);
@@ -203,12 +212,12 @@ export abstract class Connection {
           request = request.olderForm;
           continue;
         }
-        const refusedForNow = passing.has(code) || isFromWrongNode(error);
+        const refusedForNow = temporaryErrors.has(code) || isFromWrongNode(error);
         const repeatable = error instanceof NotSent || refusedForNow || (code === undefined && !request.writes);
-        if (this.#closed || deadline.passed || !repeatable) throw explain(request, error);
+        if (this.#closed || deadline.passed || !repeatable) throw errorOf(request, error);
         await this.pause(deadline, error);
-        // The call may have settled meanwhile, by another command of its batch.
-        if (deadline.passed) throw explain(request, error);
+        // The call may have settled meanwhile because of another command of its batch.
+        if (deadline.passed) throw errorOf(request, error);
       }
     }
   }
@@ -226,11 +235,11 @@ export abstract class Connection {
     }
   }
 
-  /** The value where it looks like a status. */
+  /** Reads the value again inside an array, because its bytes could also be a status. */
   async #readAgain(request: Request, deadline: Deadline): Promise<unknown> {
     const given = [readScript, "1", ...request.given];
     const reply = await this.attempt({ name: "EVAL", given, writes: false, answer: request.answer }, deadline);
-    if (!Array.isArray(reply)) throw unexpected(request);
+    if (!Array.isArray(reply)) throw unexpectedReply(request);
     const [value]: unknown[] = reply;
     return value ?? null;
   }
@@ -261,31 +270,31 @@ function isOk(reply: unknown): boolean {
   return (typeof reply === "string" || Buffer.isBuffer(reply)) && reply.toString() === "OK";
 }
 
-function isLikeStatus({ answer }: Request, reply: unknown): boolean {
+function looksLikeStatus({ answer }: Request, reply: unknown): boolean {
   if (answer !== "bytes" || !Buffer.isBuffer(reply) || reply.length > longestStatus) return false;
   return statuses.has(reply.toString());
 }
 
-function unexpected({ name }: Request): KeywardError {
+function unexpectedReply({ name }: Request): KeywardError {
   return unavailable(
-    `Redis answered ${name} with something else than it should`,
-    "Nothing is known about whether a write arrived. Give the store a client of its own: one with an open MULTI will not do.",
+    `Redis replied to ${name} with an unexpected type`,
+    "Give the store a separate client: a client with an open MULTI cannot be shared. Read the record before you repeat a write.",
     undefined,
   );
 }
 
 /**
- * The replies of a transaction.
+ * Returns the replies to the commands of a transaction.
  *
- * @param replies to MULTI, to each command, and to EXEC.
+ * @param replies the replies to MULTI, to each command, and to EXEC.
  */
 export function executedOf(replies: readonly unknown[]): readonly unknown[] {
   const executed = replies.at(-1);
   if (isOk(replies[0]) && Array.isArray(executed) && executed.length === replies.length - 2) return executed;
-  throw new Error("The transaction was not answered as it should be");
+  throw new Error("The transaction has an unexpected reply");
 }
 
-/** The one error for a server that cannot be used. Nothing of a command is in its cause. */
+/** Returns a `STORE_UNAVAILABLE` error. Its cause contains no part of a command. */
 export function unavailable(message: string, hint: string, cause: unknown): KeywardError {
   return new KeywardError("STORE_UNAVAILABLE", message, {
     hint,
@@ -293,35 +302,38 @@ export function unavailable(message: string, hint: string, cause: unknown): Keyw
   });
 }
 
-function explain({ name }: Request, error: unknown): KeywardError {
+function errorOf({ name }: Request, error: unknown): KeywardError {
   switch (serverCodeOf(error)) {
     case undefined: {
       const problem = error instanceof NotSent ? problemOf(error) : undefined;
       if (problem !== undefined) return unavailable(problem.message, problem.hint, error);
       return unavailable(
-        `The connection to Redis was lost at ${name}`,
-        "Nothing is known about whether a write arrived. The connection comes back by itself.",
+        `The connection to Redis was lost during ${name}`,
+        "Repeat the call: the store reconnects by itself. Read the record before you repeat a write: it may be done.",
         error,
       );
     }
     case "WRONGTYPE":
       return new KeywardError(
         "STORE_INVALID",
-        "A key of this store holds something that is no record, such as a list",
+        "A key of the Redis store has a value of another type than a record, such as a list",
         {
-          hint: "Another application uses the same keys: find out which, or choose another prefix.",
+          hint: "Find out which application uses the same keys, or choose another prefix for the store.",
           cause: bareError(error),
         },
       );
     case "NOPERM":
       return unavailable(
-        `Redis does not allow ${name}`,
-        "The ACL of the user must have this command, and the keys of the store: of a RedisStore ~prefix:*, which is " +
-          "~keyward:* unless the option prefix is given.",
+        `Redis does not allow ${name} for this user`,
+        "Add the command and the keys of the store to the user's ACL. The keys of a RedisStore are ~prefix:*, by default " +
+          "~keyward:*.",
         error,
       );
     default: {
-      const problem = problemOf(error) ?? { message: `Redis refused ${name}`, hint: "See the cause." };
+      const problem = problemOf(error) ?? {
+        message: `Redis refused ${name}`,
+        hint: "Check the server's version and configuration. The cause has the error that the server replied.",
+      };
       return unavailable(problem.message, problem.hint, error);
     }
   }

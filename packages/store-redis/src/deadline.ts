@@ -1,10 +1,10 @@
-/** Until when a call may go on. */
+/** The time limit of one call. */
 export class Deadline {
   readonly #atMs: number;
   readonly #shareOverAtMs: number;
   #ending: AbortController | undefined;
   #passed = false;
-  /** What went wrong last, to be told when nothing better comes in time. */
+  /** The latest error of the call, which explains why it took too long. */
   lastError: unknown;
 
   constructor(timeoutMs: number) {
@@ -13,26 +13,26 @@ export class Deadline {
     this.#shareOverAtMs = startedAtMs + timeoutMs / 4;
   }
 
-  /** Whether work that can be gone on with later had better stop: a quarter of the time is over. */
+  /** Whether a quarter of the time is over. Work that a later call can continue stops then. */
   get shareOver(): boolean {
     return performance.now() >= this.#shareOverAtMs;
   }
 
-  /** Whether the caller has its answer, or has been told that it took too long: nothing more may be sent for it. */
+  /** Whether the call has settled or its time is over. No command may be sent for the call then. */
   get passed(): boolean {
     this.#passed ||= performance.now() >= this.#atMs;
     return this.#passed;
   }
 
-  /** Aborted when the deadline passes, or the call has settled before. */
+  /** A signal that aborts when the deadline passes or the call settles. */
   get signal(): AbortSignal {
-    // Made for who asks: an abort brings an exception with its stack, which would be a tenth of a call.
+    // Created on demand: an abort creates an exception with a stack, which would be a tenth of the time of a call.
     this.#ending ??= new AbortController();
     if (this.#passed) this.#ending.abort();
     return this.#ending.signal;
   }
 
-  /** The result of the work, or of `late` where it takes longer. */
+  /** Returns the result of the work, or rejects with the error of `late` if the work takes longer than the deadline. */
   async bound<Result>(work: Promise<Result>, late: () => Error): Promise<Result> {
     return await new Promise<Result>((resolve, reject) => {
       const timer = setTimeout(
@@ -42,7 +42,7 @@ export class Deadline {
         },
         Math.max(0, this.#atMs - performance.now()),
       );
-      // Parts of the work may be under way still: one that failed does not wait for the others.
+      // Other parts of the work may still be in progress: the first failure does not wait for them.
       const settle = () => {
         clearTimeout(timer);
         this.#end();

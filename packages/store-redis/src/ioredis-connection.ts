@@ -10,44 +10,52 @@ import type { Deadline } from "./deadline.ts";
 import { isWithoutDatabase, problemOf } from "./problems.ts";
 import { bareError, NotSent, serverCodeOf } from "./server-error.ts";
 
-/** A Redis Cluster that a store is to connect to. */
+/** A Redis Cluster to connect to. */
 export interface ClusterSource {
-  /** Some of its nodes; the others are found through them. */
+  /** Some nodes of the Cluster, through which the client finds the others. */
   readonly nodes: readonly ClusterNode[];
-  /** As ioredis takes them; passwords and TLS are in their `redisOptions`. */
+  /** Options of `Cluster` of ioredis. Passwords and TLS are in its `redisOptions`. Default: none. */
   readonly options?: ClusterOptions;
 }
 
-/** What a store connects to: a URL, options of ioredis, a Cluster, or a client that exists and that it does not close. */
+/**
+ * The Redis that a store connects to: a URL, options of ioredis, the nodes of a Cluster, or an existing client of
+ * ioredis, which the store does not close.
+ */
 export type RedisSource = string | URL | RedisOptions | ClusterSource | Redis | Cluster;
 
 const pollMs = 10;
 const mostRetryMs = 1_000;
 const refreshMs = 100;
 
-/** A connection over ioredis, or over iovalkey, which has the same roots. */
+/** A connection over ioredis, or over its fork iovalkey. */
 export class IoredisConnection extends Connection {
   readonly #client: Redis | Cluster;
-  readonly #ours: boolean;
-  /** Takes off what listens to the client. */
+  /** Whether this connection opened the client, and so closes it. */
+  readonly #ownsClient: boolean;
+  /** Removes the listeners of the client. */
   readonly #unlisten: readonly (() => void)[];
   #refreshAtMs = 0;
   #wrongDatabase: Error | undefined;
 
-  /** @param failed hears of what goes wrong in the background. */
+  /**
+   * Creates a connection over a new client or an existing one.
+   *
+   * @param failed called with errors of the connection.
+   */
   constructor(source: RedisSource, timeoutMs: number, failed: (error: Error, repetition: Repetition) => void) {
     super(timeoutMs);
-    this.#ours = !isClient(source);
+    this.#ownsClient = !isClient(source);
     this.#client = isClient(source) ? source : connect(source, timeoutMs);
     if (keyPrefixOf(this.#client) !== "") {
-      throw new KeywardError("VALUE_INVALID", "The ioredis option keyPrefix is set, which SCAN does not heed", {
-        hint: "Remove it, and give the store the option prefix.",
+      throw new KeywardError("VALUE_INVALID", "The ioredis option keyPrefix cannot be used, because SCAN ignores it", {
+        hint: "Remove keyPrefix, and pass the option prefix to the store instead.",
       });
     }
     const repetitions = new Repetitions();
-    const tell = (error: unknown) => {
+    const report = (error: unknown) => {
       this.noteFailure(error);
-      // ioredis goes on with the database 0, where others may have their records.
+      // ioredis continues with database 0, where other applications may have their records.
       if (isWithoutDatabase(error)) this.#wrongDatabase = bareError(error);
       const bare = bareError(error);
       const repetition = repetitions.occurred(bare);
@@ -55,9 +63,9 @@ export class IoredisConnection extends Connection {
     };
     const client = this.#client;
     this.#unlisten = [
-      shareListener(client, "error", tell),
-      shareListener(client, "node error", tell),
-      // What kept it from connecting before says nothing about the next time.
+      shareListener(client, "error", report),
+      shareListener(client, "node error", report),
+      // Earlier errors no longer explain a failure after the client has connected.
       shareListener(client, "ready", () => {
         this.noteSuccess();
         repetitions.succeeded();
@@ -107,10 +115,11 @@ export class IoredisConnection extends Connection {
 
   protected override async end(): Promise<void> {
     for (const unlisten of this.#unlisten) unlisten();
-    if (!this.#ours) return;
-    // What fails while it closes is of no interest, and would be printed where nothing listens.
+    if (!this.#ownsClient) return;
+    // ioredis prints errors that have no listener. Errors while the client closes do not matter.
     this.#client.on("error", () => undefined);
-    // ioredis listens to one error of a socket, and a TLS handshake that is cut short has two: the second would end the process.
+    // ioredis listens for one error of a socket, but an interrupted TLS handshake has two. The second would end the
+    // process.
     for (const node of isCluster(this.#client) ? this.#client.nodes() : [this.#client]) {
       const socket: unknown = Reflect.get(node, "stream");
       if (socket instanceof EventEmitter) socket.on("error", () => undefined);
@@ -125,8 +134,8 @@ export class IoredisConnection extends Connection {
       if (deadline.passed) throw this.tooLate(deadline);
       if (client.status === "end") {
         const { message, hint } = problemOf(this.failure) ?? {
-          message: "There is no connection to Redis",
-          hint: "Start the server, or check its address.",
+          message: "The client of Redis is not connected, and does not reconnect",
+          hint: "Start the server or check its address, then create a new client.",
         };
         throw unavailable(message, hint, this.failure);
       }
@@ -161,19 +170,21 @@ class IoredisServer implements ScannedServer {
 
 const concealed = { join: () => "…", [inspect.custom]: () => "…" };
 
-/** With DEBUG=ioredis:* set, ioredis prints the arguments of commands: of these it prints nothing. */
+/** Hides arguments of a command from the log that ioredis prints if DEBUG=ioredis:* is set. */
 function conceal<Arguments extends object>(given: Arguments): Arguments {
   return Object.assign(given, concealed);
 }
 
-/** Nor of those that log in, on whichever connection: also on those that ioredis opens for a Cluster, or to sentinels. */
+/**
+ * Hides the arguments of logins on every connection, including those that ioredis opens for a Cluster or to sentinels.
+ */
 function concealLogins(): void {
   for (const name of ["auth", "hello"]) Command.setArgumentTransformer(name, conceal);
 }
 
 const ping = "*1\r\n$4\r\nPING\r\n";
 
-/** A command of a transaction. It leaves whatever happens, since the others of the transaction do. */
+/** A command of a transaction. It is always sent, because the other commands of the transaction are. */
 class TransactionCommand extends Command {
   override toWritable(socket: object): string | Buffer {
     if (socket instanceof Writable) writeTogether(socket);
@@ -182,8 +193,8 @@ class TransactionCommand extends Command {
 }
 
 /**
- * A command that knows whether it has left for the server. It leaves no more once its caller was told that it failed, and
- * one that writes leaves a second time only where the server refused it the first time, as with a redirection.
+ * A command that records whether it was sent to the server. It is not sent after its call has failed. A writing command
+ * is sent a second time only if the server has refused the first, as with a redirection.
  */
 class TrackedCommand extends Command {
   #sent = false;
@@ -198,19 +209,19 @@ class TrackedCommand extends Command {
     this.#deadline = deadline;
   }
 
-  /** Whether the server may have carried it out. */
+  /** Whether the server may have carried out the command. */
   get sent(): boolean {
     return this.#sent;
   }
 
-  /** Whether something else was sent in its place. */
+  /** Whether a PING was sent instead of the command. */
   get keptBack(): boolean {
     return this.#keptBack;
   }
 
   handTo(client: Redis | Cluster): void {
     void client.sendCommand(this);
-    // By now a Cluster has put its redirections in between. What it redirects was not carried out.
+    // The client of a Cluster has wrapped reject to follow redirections. A redirected command was not carried out.
     const redirect = this.reject;
     this.reject = (error) => {
       if (serverCodeOf(error) !== undefined) this.#sent = false;
@@ -218,11 +229,13 @@ class TrackedCommand extends Command {
     };
   }
 
-  /** ioredis calls it when it writes the command, which may be long after it was handed over, and again after a loss. */
+  /**
+   * Called by ioredis when it writes the command: possibly long after `sendCommand`, and again after a lost connection.
+   */
   override toWritable(socket: object): string | Buffer {
     if (socket instanceof Writable) writeTogether(socket);
     if (this.#deadline.passed || (this.#sent && this.#writes)) {
-      // A reply is waited for in any case, so something has to be sent.
+      // ioredis now waits for a reply, so a harmless command has to be sent.
       this.#keptBack = true;
       return ping;
     }
@@ -231,15 +244,15 @@ class TrackedCommand extends Command {
   }
 
   /**
-   * What ioredis would write, put together at once: it makes three pieces of each argument that is bytes. `undefined` for
-   * a command that is short, which ioredis writes as text.
+   * Returns the bytes that ioredis would write, in one buffer: ioredis makes three pieces of each argument of bytes.
+   * `undefined` for a short command, which ioredis writes as text.
    */
   #inOnePiece(): Buffer | undefined {
     const given: unknown[] = this.args;
-    let mostBytes = mostAround + this.name.length;
+    let mostBytes = maxOverheadBytes + this.name.length;
     for (const argument of given) {
       if (typeof argument !== "string" && !Buffer.isBuffer(argument)) return undefined;
-      mostBytes += mostAround + (typeof argument === "string" ? 3 * argument.length : argument.length);
+      mostBytes += maxOverheadBytes + (typeof argument === "string" ? 3 * argument.length : argument.length);
     }
     if (mostBytes < leastInOnePiece) return undefined;
     const bytes = Buffer.allocUnsafeSlow(mostBytes);
@@ -258,13 +271,13 @@ class TrackedCommand extends Command {
   }
 }
 
-/** No fewer than stand around an argument: a mark, a number, and the ends of two lines. */
-const mostAround = 32;
+/** Upper bound of the bytes around an argument: a mark, a number, and two line ends. */
+const maxOverheadBytes = 32;
 const leastInOnePiece = 16 * 1024;
 
 const corked = new WeakSet<Writable>();
 
-/** What is sent in one turn of the event loop goes out as one write. */
+/** Sends all commands of one turn of the event loop as one write. */
 function writeTogether(socket: Writable): void {
   if (corked.has(socket)) return;
   corked.add(socket);
@@ -282,9 +295,9 @@ function connect(source: string | URL | RedisOptions | ClusterSource, timeoutMs:
     return open(prepared, timeoutMs);
   } catch (error) {
     if (error instanceof KeywardError) throw error;
-    // What ioredis throws may quote an option, and the error of a URL carries the whole of it.
+    // Errors of ioredis may quote an option, and the error of an invalid URL has the whole URL.
     const name = error instanceof Error ? error.name : typeof error;
-    throw new KeywardError("VALUE_INVALID", `ioredis does not take these options (${name})`, {
+    throw new KeywardError("VALUE_INVALID", `ioredis refused the options of the connection (${name})`, {
       hint: "Compare the options, and the nodes of a Cluster, with the types of ioredis.",
     });
   }
@@ -295,9 +308,11 @@ const redisUrl = {
   form: "rediss://user:password@host:6379/0",
 };
 
-/** The source with each URL checked: ioredis throws errors that carry the URL, and takes what does not fit for less. */
+/**
+ * Checks each URL of the source: ioredis has the URL in its errors, and ignores parts of a URL that it does not know.
+ */
 function prepare(source: string | URL | RedisOptions | ClusterSource): string | RedisOptions | ClusterSource {
-  if (typeof source === "string" || source instanceof URL) return checkedUrl("The URL of Redis", source);
+  if (typeof source === "string" || source instanceof URL) return checkedUrl("The URL of the Redis store", source);
   if (!isClusterSource(source)) return source;
   const nodes = source.nodes.map((node) =>
     typeof node === "string" ? checkedUrl("The URL of a node of the Cluster", node) : node,
@@ -306,14 +321,14 @@ function prepare(source: string | URL | RedisOptions | ClusterSource): string | 
 }
 
 function checkedUrl(name: string, given: string | URL): string {
-  // The path of a socket.
+  // A path is the path of a socket.
   if (typeof given === "string" && /^\/[^/]/.test(given)) return given;
-  // As ioredis has it, a host alone will do.
+  // Like in ioredis, a host without a protocol is allowed.
   const text = typeof given === "string" && !given.includes("//") && given !== "" ? `redis://${given}` : given;
   const url = requireUrl(name, text, redisUrl);
   if (url.hostname === "" || !/^\/?\d*$/.test(url.pathname)) {
-    throw new KeywardError("VALUE_INVALID", `${name} has no host, or another path than the number of a database`, {
-      hint: `Write it as ${redisUrl.form}. For a socket, pass its path alone.`,
+    throw new KeywardError("VALUE_INVALID", `${name} has no host, or its path is not the number of a database`, {
+      hint: `Write the URL as ${redisUrl.form}. For a socket, pass only its path.`,
     });
   }
   return url.href;
@@ -321,15 +336,15 @@ function checkedUrl(name: string, given: string | URL): string {
 
 function open(source: string | RedisOptions | ClusterSource, timeoutMs: number): Redis | Cluster {
   const shared = {
-    // Ends before the call does, so that the call can say so.
+    // Ends before the call does, so that the call can report the reason.
     connectTimeout: Math.ceil(0.8 * timeoutMs),
-    // A peer that is gone without a word is found out, and what waits for it is rejected.
+    // Detects a server that has vanished without closing the connection, and rejects the commands that wait for it.
     socketTimeout: timeoutMs,
   };
   const enforced = {
-    // Whether a command is sent again is decided by the store: a write that arrives twice can undo a newer one.
+    // The store decides whether a command is repeated: a write that arrives twice can undo a newer write.
     autoResendUnfulfilledCommands: false,
-    // With another number, ioredis leaves what was under way at a loss without an answer.
+    // With any other number, ioredis never settles the commands that were in progress when the connection was lost.
     maxRetriesPerRequest: 0,
     replyMapping: "legacy",
   } as const;
@@ -350,7 +365,7 @@ function open(source: string | RedisOptions | ClusterSource, timeoutMs: number):
     ...shared,
     lazyConnect: true,
     retryStrategy,
-    // Of a sentinel that hangs, so that there is time to ask the next.
+    // Limits the wait for a sentinel that hangs, so that there is time to ask the next one.
     sentinelCommandTimeout: timeoutMs / 4,
   };
   return typeof source === "string"
@@ -362,7 +377,7 @@ function isClusterSource(source: RedisOptions | ClusterSource): source is Cluste
   return "nodes" in source;
 }
 
-/** By what it can do and not by its class: there may be several copies of ioredis, and iovalkey is like it. */
+/** Recognises a client by its methods and not by its class: there may be several copies of ioredis, and iovalkey. */
 function isClient(source: RedisSource): source is Redis | Cluster {
   return typeof source === "object" && "sendCommand" in source;
 }

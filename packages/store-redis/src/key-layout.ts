@@ -3,13 +3,15 @@ import { KeywardError, requireNamespace, type StoredValue } from "@keyward/core"
 import type { PlaceInRedis, RecordLayout } from "./record-space.ts";
 import { readValue, writeValue } from "./stored-value.ts";
 
-/** What no namespace can be written as: "%re" is not an escape. */
+/** A mark that no escaped namespace can contain, because "%re" is not an escape. */
 const reservedMark = "%reserved:";
 
 /**
- * How a record's place is written as a key of Redis: `prefix:namespace:key`. In the namespace `%`, `:`, braces, spaces and
- * control characters are percent-encoded, so that its end is the first colon and it makes no hash tag; the key is as it
- * is. In the reserved space it is `prefix:%reserved:namespace:key`. No two places share a key.
+ * The layout of a `RedisStore`: the record `key` of `namespace` is stored under `prefix:namespace:key`, and a record of
+ * the reserved space under `prefix:%reserved:namespace:key`.
+ *
+ * In the namespace, `%`, `:`, braces, spaces and control characters are percent-encoded. So the namespace ends at the
+ * first colon and has no hash tag. The key is not encoded. No two records share a key of Redis.
  */
 export class KeyLayout implements RecordLayout {
   readonly #prefix: string;
@@ -18,28 +20,31 @@ export class KeyLayout implements RecordLayout {
   #lastNamespace: string | undefined = "";
 
   /**
-   * @throws KeywardError `VALUE_INVALID` for a prefix that is empty, ill-formed or has a colon: "a" and "a:b" would share
-   * keys.
+   * @throws KeywardError `VALUE_INVALID` if the prefix is empty, ill-formed or has a colon. With colons, the prefixes
+   * "a" and "a:b" would share keys.
    */
   constructor(prefix: string, reserved = false) {
     if (prefix === "" || prefix.includes(":") || !prefix.isWellFormed()) {
-      throw invalid("The prefix is empty, ill-formed or has a colon", "Choose one such as keyward or app.production.");
+      throw invalid(
+        "The prefix of the RedisStore is empty, ill-formed or has a colon",
+        "Choose a prefix such as keyward or app.production.",
+      );
     }
     this.#prefix = prefix;
     this.#start = `${prefix}:${reserved ? reservedMark : ""}`;
   }
 
-  /** The reserved space beside the records of this layout. */
+  /** Returns the layout of the reserved space. */
   reserved(): KeyLayout {
     return new KeyLayout(this.#prefix, true);
   }
 
-  /** What all keys of a namespace begin with, and no others. */
+  /** Returns the text that all keys of a namespace begin with, and no other keys. */
   startOf(namespace: string): string {
     return `${this.#start}${escapeNamespace(namespace)}:`;
   }
 
-  /** The place that a key of Redis stands for; `undefined` where it is none of this layout. */
+  /** Returns the address of the record under a key of Redis, or `undefined` if the key is not of this layout. */
   placeOf(redisKey: Buffer): PlaceInRedis | undefined {
     if (!isUtf8(redisKey)) return undefined;
     const at = redisKey.toString();
@@ -47,7 +52,7 @@ export class KeyLayout implements RecordLayout {
     const end = at.indexOf(":", this.#start.length);
     if (end === -1) return undefined;
     const escaped = at.slice(this.#start.length, end);
-    // A scan comes upon the same namespace again and again.
+    // A scan finds many keys of the same namespace in a row.
     if (escaped !== this.#lastEscaped) {
       this.#lastNamespace = unescapeNamespace(escaped);
       this.#lastEscaped = escaped;
@@ -56,18 +61,18 @@ export class KeyLayout implements RecordLayout {
     return namespace === undefined ? undefined : { namespace, key: at.slice(end + 1), at };
   }
 
-  /** What `MATCH` takes for the keys of one namespace, or for those of all. */
+  /** Returns the pattern of `MATCH` for the keys of one namespace, or of all namespaces. */
   patternOf(namespace?: string): string {
     const start = namespace === undefined ? this.#start : this.startOf(namespace);
     return `${escapePattern(start)}*`;
   }
 
-  /** See `stored-value.ts`: text and bytes. */
+  /** Returns the bytes of a text or of bytes. See `stored-value.ts`. */
   writeValue(key: string, value: unknown): Buffer {
     return writeValue(key, value);
   }
 
-  /** As it was written. */
+  /** Returns the value that was written as these bytes. */
   readValue(bytes: Buffer): StoredValue {
     return readValue(bytes);
   }
@@ -80,14 +85,14 @@ function escapeNamespace(namespace: string): string {
 function unescapeNamespace(escaped: string): string | undefined {
   try {
     const namespace = decodeURIComponent(escaped);
-    // Others may have escaped what we do not: such a key is of no place that we would look at.
+    // Another program may have escaped other characters. The store would never read such a key.
     return escapeNamespace(namespace) === escaped ? namespace : undefined;
   } catch {
     return undefined;
   }
 }
 
-/** What `MATCH` takes for exactly this text. */
+/** Returns the pattern of `MATCH` that matches exactly this text. */
 export function escapePattern(text: string): string {
   return text.replace(/[*?[\]\\]/g, "\\$&");
 }

@@ -4,72 +4,79 @@ import { type Connection, type ScannedServer, unavailable } from "./connection.t
 import type { Deadline } from "./deadline.ts";
 import { Slots, slotCount, slotOf } from "./slots.ts";
 
-// A cursor of SCAN holds for one process of the server: another one, after a restart or a failover, hashes keys in
-// another way. And in a Cluster, keys move between servers while they are scanned. So each page asks, in one transaction
-// with SCAN, which process answers and which slots it serves. What a server still serves at the end of its scan is done;
-// whatever it lost meanwhile is scanned where it is then. One server without a Cluster counts as serving every slot.
+// A cursor of SCAN is only valid in one process of the server: after a restart or a failover, the new process hashes
+// keys differently. In a Cluster, keys also move between servers during a scan. So each page asks, in one transaction
+// with SCAN, which process replies and which slots it serves. The slots that a server has served throughout its scan
+// are done. Slots that it lost meanwhile are scanned on the server that has them then. A single server without a
+// Cluster counts as serving every slot.
 
-/** The scan of one server that is under way. */
+/** The scan of one server, which is in progress. */
 interface Run {
-  /** Its process, by its run id. */
+  /** Run id of the server's process. */
   readonly process: string;
-  /** Where its SCAN goes on. */
+  /** The cursor of the next SCAN. */
   cursor: string;
-  /** What it is scanned for: it has served these at every page. */
+  /** The slots that the run scans. The server has served them at every page. */
   readonly slots: Slots;
-  /** Those of them whose keys were on the way to another server at some page. */
+  /** The slots of the run whose keys were moving to another server at some page. */
   readonly unsteady: Slots;
 }
 
-/** How far a scan has come: what a cursor says. */
+/** The state of a scan, which its cursor contains. */
 interface Progress {
   readonly done: Slots;
-  /** Slots whose keys were on the way when their server was scanned, by the node they go to: it is scanned after it. */
+  /**
+   * Slots that were moving when their server was scanned, with the id of the target node, which is scanned afterwards.
+   */
   readonly following: Map<number, string>;
   readonly runs: Map<string, Run>;
 }
 
-/** What a server says of itself and, for a run, the next of its keys. */
+/** A server's process, node id and slots and, for a run, its next keys. */
 interface Survey {
   readonly process: string;
   readonly node: string;
   readonly serves: Slots;
-  /** Slots whose keys are on their way from here, by the node they go to. */
+  /** Slots whose keys are moving away from this server, with the id of the target node. */
   readonly leaving: ReadonlyMap<number, string>;
   readonly arriving: Slots;
   readonly cursor: string;
   readonly keys: readonly Buffer[];
 }
 
-// A server does nothing else during one SCAN.
+// A server does no other work during one SCAN.
 const mostScanned = 5_000;
-// Where nothing was found, the keys are mostly those of others: small steps would only be many.
+// If a page found no keys, most keys belong to other applications, and small steps would only be slow.
 const leastScannedAgain = 500;
 
-/** A page of keys; the last page has no cursor. */
+/** A page of keys. The last page has no cursor. */
 export interface KeyPage {
   readonly cursor?: string;
   readonly keys: readonly Buffer[];
 }
 
-/** Which keys to scan for. */
+/** Selects the keys of a scan. */
 export interface Wanted {
-  /** For `MATCH`. */
+  /** Pattern of `MATCH`. */
   readonly pattern: string;
-  /** The slots they lie in, as {@link rangesOfSlots} writes them; all unless given. Also without a Cluster. */
+  /**
+   * The slots of the keys, in the notation of {@link rangesOfSlots}. Used without a Cluster too. Default: all slots.
+   */
   readonly range?: string;
 }
 
-/** Ranges that share the slots. A range says the same whichever servers there are, or will be. */
+/** Returns `count` ranges that together have all slots. A range does not depend on the servers of the Cluster. */
 export function rangesOfSlots(count: number): string[] {
   return Slots.parts(count).map(String);
 }
 
 /**
- * About `limit` keys that are wanted, from all servers at once; fewer or none where looking for them takes long. A key that is there during the whole scan is in one of
- * its pages at least, through restarts, failovers and slots that move.
+ * Returns the next page of a scan of all servers, with about `limit` keys. The page has fewer keys, or none, if finding
+ * them takes long. A key that exists during the whole scan is on at least one page, despite restarts, failovers and
+ * moving slots.
  *
- * @throws KeywardError `VALUE_INVALID` for a cursor or a range that is none; `STORE_UNAVAILABLE` while slots are served by nobody.
+ * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor or the range is invalid; `STORE_UNAVAILABLE` if
+ * no server serves some of the slots.
  */
 export async function scanKeys(
   connection: Connection,
@@ -82,19 +89,19 @@ export async function scanKeys(
   if (!wanted.isFull) {
     for (let slot = 0; slot < slotCount; slot++) if (!wanted.has(slot)) progress.done.add(slot);
   }
-  // Of the keys that SCAN returns, those in other slots fall away.
+  // Keys in other slots are dropped from the result of SCAN, so more keys are scanned.
   const scanned = Math.min(Math.ceil((limit * slotCount) / wanted.size), Math.max(limit, mostScanned));
   const keys = await connection.within(async (deadline) => {
     let advanced = false;
     let count = scanned;
     for (;;) {
-      const step = await new Step(connection, progress, pattern, count, deadline).take();
+      const step = await new Step(connection, progress, pattern, count, deadline).run();
       advanced ||= step.advanced;
       if (step.keys.length > 0 || progress.done.isFull) return step.keys;
       if (advanced && deadline.shareOver) return [];
       if (step.searched) count = Math.max(scanned, leastScannedAgain);
       if (step.advanced) continue;
-      // What this page has done is kept; without it there is nothing to tell the caller but the failure.
+      // The cursor keeps the progress of this page. A page without any progress fails.
       if (advanced) return [];
       await connection.pause(deadline, step.error);
       if (deadline.passed) throw unreachable(step.error);
@@ -105,9 +112,9 @@ export async function scanKeys(
 
 interface StepResult {
   readonly keys: readonly Buffer[];
-  /** Whether the cursor says more than before. */
+  /** Whether the step has advanced the cursor. */
   readonly advanced: boolean;
-  /** Whether keys were looked at; the first step on a server only finds out what it serves. */
+  /** Whether keys were scanned. The first step on a server only finds out which slots it serves. */
   readonly searched: boolean;
   readonly error: unknown;
 }
@@ -131,7 +138,7 @@ class Step {
     this.#deadline = deadline;
   }
 
-  async take(): Promise<StepResult> {
+  async run(): Promise<StepResult> {
     const servers = await this.#connection.servers(this.#deadline);
     const addresses = new Set(servers.map(({ address }) => address));
     for (const address of this.#progress.runs.keys()) {
@@ -149,17 +156,17 @@ class Step {
     try {
       survey = await this.#survey(server, run, count);
     } catch (error) {
-      // It may come back, and its run goes on; or its slots turn up elsewhere.
+      // The run continues if the server comes back. Otherwise another server will serve its slots.
       this.#error = error;
     }
     if (survey === undefined) return [];
-    if (run !== undefined && run.process === survey.process) return this.#goOn(server, run, survey);
+    if (run !== undefined && run.process === survey.process) return this.#continueRun(server, run, survey);
     runs.delete(server.address);
-    this.#begin(server, survey);
+    this.#beginRun(server, survey);
     return [];
   }
 
-  #begin({ address }: ScannedServer, { process, node, serves, leaving, arriving }: Survey): void {
+  #beginRun({ address }: ScannedServer, { process, node, serves, leaving, arriving }: Survey): void {
     const { done, following, runs } = this.#progress;
     const slots = new Slots();
     for (const slot of serves) {
@@ -174,7 +181,7 @@ class Step {
     this.#advanced = true;
   }
 
-  #goOn({ address }: ScannedServer, run: Run, survey: Survey): Buffer[] {
+  #continueRun({ address }: ScannedServer, run: Run, survey: Survey): Buffer[] {
     const { done, following, runs } = this.#progress;
     const { serves, leaving, arriving, node } = survey;
     const servesAll = serves.isFull && leaving.size === 0;
@@ -200,7 +207,7 @@ class Step {
     return keys;
   }
 
-  /** `undefined` where the server is no primary, or has lost the others. */
+  /** Returns `undefined` if the server is not a primary, or has lost the rest of the Cluster. */
   async #survey(server: ScannedServer, run: Run | undefined, count: string): Promise<Survey | undefined> {
     const asked = [
       ["INFO", "server"],
@@ -230,7 +237,7 @@ class Step {
   }
 }
 
-/** The slots at the end of a node's own line of CLUSTER NODES: `0-5460 [93->-id] [77-<-id]`. */
+/** Parses the slots in the line that CLUSTER NODES has about the replying node: `0-5460 [93->-id] [77-<-id]`. */
 function readServed(words: readonly string[]): Pick<Survey, "serves" | "leaving" | "arriving"> {
   const [serves, arriving, leaving] = [new Slots(), new Slots(), new Map<number, string>()];
   for (const word of words) {
@@ -246,7 +253,7 @@ function readServed(words: readonly string[]): Pick<Survey, "serves" | "leaving"
 
 function readScan(reply: unknown): [cursor: string, keys: Buffer[]] {
   if (reply instanceof Error) throw reply;
-  if (!Array.isArray(reply)) throw new Error("SCAN was not answered as it should be");
+  if (!Array.isArray(reply)) throw new Error("SCAN has an unexpected reply");
   const [cursor, keys]: unknown[] = reply;
   return [textOf(cursor), Array.isArray(keys) ? keys.filter((key) => Buffer.isBuffer(key)) : []];
 }
@@ -258,8 +265,8 @@ function textOf(reply: unknown): string {
 
 function unreachable(error: unknown): KeywardError {
   return unavailable(
-    "Some of the keys are served by nobody",
-    "Wait for the Cluster to be well again, then go on from the same cursor.",
+    "No server serves some of the slots of the Cluster",
+    "Restart the missing nodes or wait for the failover, then continue from the same cursor.",
     error,
   );
 }
@@ -342,7 +349,7 @@ function requireSlots(text: string): Slots {
 function parseRange(range: string | undefined): Slots {
   const slots = Slots.parse(range ?? `0-${slotCount - 1}`);
   if (slots !== undefined && !slots.isEmpty) return slots;
-  throw new KeywardError("VALUE_INVALID", "The range is not one of those that this store gave", {
-    hint: "Ask the store for its ranges().",
+  throw new KeywardError("VALUE_INVALID", "The range is not one that ranges() of a Redis store returned", {
+    hint: "Pass a range that ranges() of this store returned.",
   });
 }

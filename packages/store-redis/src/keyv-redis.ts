@@ -16,84 +16,102 @@ import { type NodeRedisAdapter, NodeRedisConnection } from "./node-redis-connect
 import { type PlaceInRedis, type RecordLayout, RecordSpace } from "./record-space.ts";
 import { bareError } from "./server-error.ts";
 
-/** An adapter of `@keyv/redis`, version 5 or 6, as far as it is used. */
+/** The members of an adapter of `@keyv/redis` 5 or 6 that {@link keyvRedis} uses. */
 export interface KeyvRedisAdapter extends NodeRedisAdapter {
-  /** As the adapter keeps it. */
+  /** Namespace of the adapter. */
   namespace?: string | undefined;
-  /** Between namespace and key. */
+  /** Text between namespace and key. */
   readonly keyPrefixSeparator: string;
-  /** Whether its own methods reject. */
+  /** Whether the adapter's methods reject after an error. */
   throwOnErrors: boolean;
-  /** Where the adapter tells of a lost connection. */
+  /** Adds a listener for errors of the connection. */
   on(event: "error", listener: (error: unknown) => void): unknown;
-  /** Takes off what `on` was given. */
+  /** Removes a listener. */
   off?(event: "error", listener: (error: unknown) => void): unknown;
 }
 
-/** An adapter of `@keyv/valkey`, as far as it is used. */
+/** The members of an adapter of `@keyv/valkey` that {@link keyvRedis} uses. */
 export interface KeyvValkeyAdapter {
-  /** As the adapter keeps it. */
+  /** Namespace of the adapter. */
   namespace?: string | undefined;
-  /** Its client, of iovalkey. */
+  /** The adapter's client, of iovalkey. */
   readonly redis: unknown;
-  /** Its settings; `useRedisSets` has to be false. */
+  /** Options of the adapter. `useRedisSets` must be false. */
   readonly opts: Readonly<Record<string, unknown>>;
   /** Closes the client. */
   disconnect(): Promise<unknown>;
-  /** Where the adapter tells of a lost connection. */
+  /** Adds a listener for errors of the connection. */
   on(event: "error", listener: (error: unknown) => void): unknown;
-  /** Takes off what `on` was given. */
+  /** Removes a listener. */
   off?(event: "error", listener: (error: unknown) => void): unknown;
 }
 
-/** Settings of {@link keyvRedis}. */
+/** Options of {@link keyvRedis}. */
 export interface KeyvRedisOptions {
-  /** How long one call waits for the server, in ms, reconnecting included; 5,000 unless given. */
+  /** How long a call waits for the server, including reconnecting, in milliseconds. Default: 5,000. */
   readonly timeoutMs?: number;
 }
 
 /**
- * The store that {@link keyvRedis} makes. Values are text; what lies there and is not UTF-8 comes as bytes. Its records
- * lie where the adapter puts them: `namespace::key`, or the key alone.
+ * The store that {@link keyvRedis} returns. Its records have the same keys of Redis as the adapter's: `namespace::key`,
+ * or only the key without a namespace. It writes only text values. Stored bytes that are not UTF-8 are read as bytes.
  *
- * What the adapter emits as `error` is told by the event `connection:error`.
+ * It emits `connection:error` with each error that the adapter emits.
  */
 export class KeyvRedisStore extends RecordSpace {
   readonly #connection: Connection;
-  readonly #unhear: () => void;
+  readonly #unlisten: () => void;
 
-  /** Use {@link keyvRedis}. */
+  /** Used by {@link keyvRedis}; do not call it yourself. */
   constructor(adapter: KeyvRedisAdapter | KeyvValkeyAdapter, connection: Connection, layout: RecordLayout) {
     super(connection, layout);
     this.#connection = connection;
     this.namespace = adapter.namespace;
     const repetitions = new Repetitions();
-    const tell = (error: unknown) => {
+    const report = (error: unknown) => {
       connection.noteFailure(error);
       const bare = bareError(error);
       const repetition = repetitions.occurred(bare);
       if (repetition !== undefined) this.emit("connection:error", bare, repetition);
     };
-    this.#unhear = shareListener(adapter, "error", tell);
+    this.#unlisten = shareListener(adapter, "error", report);
   }
 
-  /** Rejects every later call, and closes the adapter once every store that `keyvRedis` made of it is disconnected. */
+  /** Disconnects this store: it rejects every later call. The last store over an adapter also closes the adapter. */
   override async disconnect(): Promise<void> {
     try {
       await this.#connection.close();
     } finally {
-      this.#unhear();
+      this.#unlisten();
     }
   }
 }
 
 /**
- * An adapter that an application has already, as a store that expires to the millisecond, replaces atomically and can be
- * scanned. It reads and writes the same records over the adapter's own client; each call ends in time and rejects when
- * it failed. The adapter's `throwOnErrors` is switched on. `disconnect()` of the last store over an adapter closes it.
+ * Returns a store over an existing adapter of `@keyv/redis` or `@keyv/valkey`. The store reads and writes the adapter's
+ * records over the adapter's client. In addition it expires records to the millisecond, replaces them atomically and
+ * can be scanned. Each call ends within the timeout, and rejects if it failed.
  *
- * @throws KeywardError `VALUE_INVALID` for an adapter of `@keyv/valkey` with `useRedisSets`, under which namespaces share
- * their keys, and options that are none; `STORE_INVALID` for an adapter of `@keyv/redis` of a Sentinel group.
+ * The adapter's `throwOnErrors` is switched on. `disconnect()` of the last store over an adapter closes the adapter.
+ *
+ * @throws KeywardError with one of these codes:
+ *
+ * - `VALUE_INVALID` if an option is unknown or out of range, or an adapter of `@keyv/valkey` has `useRedisSets`, which
+ *   lets namespaces share their keys.
+ * - `STORE_INVALID` if an adapter of `@keyv/redis` is connected to a Sentinel group.
+ *
+ * @example
+ * ```ts
+ * import KeyvRedis from "@keyv/redis";
+ * import { createKeyv } from "@keyward/core";
+ * import { envKeys } from "@keyward/keys-env";
+ * import { keyvRedis } from "@keyward/store-redis";
+ *
+ * const store = keyvRedis(new KeyvRedis("redis://localhost"));
+ * const sessions = createKeyv({ store, keys: envKeys("APP_ENCRYPTION_KEY"), namespace: "sessions" });
+ * await sessions.set("42", { user: 7 }, 60_000);
+ * await sessions.disconnect();
+ * ```
  */
 export function keyvRedis(
   adapter: KeyvRedisAdapter | KeyvValkeyAdapter,
@@ -105,9 +123,9 @@ export function keyvRedis(
     if (adapter.isSentinel?.() === true) {
       throw new KeywardError(
         "STORE_INVALID",
-        "The adapter's client is one of a Sentinel group, which cannot be scanned",
+        "The adapter of @keyv/redis is connected to a Sentinel group, which cannot be scanned",
         {
-          hint: "Use a RedisStore with the options sentinels and name of ioredis, and move the records there.",
+          hint: "Use a RedisStore with the options sentinels and name of ioredis, and move the records to it.",
         },
       );
     }
@@ -118,9 +136,9 @@ export function keyvRedis(
   if (adapter.opts["useRedisSets"] !== false) {
     throw new KeywardError(
       "VALUE_INVALID",
-      "The adapter keeps its namespaces in sets, and lets them share their keys",
+      "The adapter of @keyv/valkey uses useRedisSets, with which namespaces share their keys",
       {
-        hint: "Make it with the option useRedisSets: false.",
+        hint: "Create the adapter with useRedisSets: false. It then no longer finds the records that it wrote with useRedisSets.",
       },
     );
   }
@@ -131,22 +149,22 @@ export function keyvRedis(
   );
 }
 
-/** A connection over the client of `@keyv/valkey`, which it closes through the adapter. */
+/** A connection over the client of an adapter of `@keyv/valkey`. It closes the client through the adapter. */
 class ValkeyConnection extends IoredisConnection {
-  readonly #leave: () => Promise<void>;
+  readonly #release: () => Promise<void>;
 
   constructor(adapter: KeyvValkeyAdapter, timeoutMs: number) {
     super(requireIovalkey(adapter.redis), timeoutMs, () => undefined);
-    this.#leave = shareConnection(adapter, () => adapter.disconnect());
+    this.#release = shareConnection(adapter, () => adapter.disconnect());
   }
 
   protected override async end(): Promise<void> {
     await super.end();
-    await this.#leave();
+    await this.#release();
   }
 }
 
-/** Where the adapters put records: what is in front, the namespace, what separates it, the key. */
+/** The layout of the adapters: a fixed front, the namespace, a separator, and the key. */
 class AdapterLayout implements RecordLayout {
   readonly #front: string;
   readonly #separator: string;
@@ -162,14 +180,18 @@ class AdapterLayout implements RecordLayout {
     if (namespace === "" && !this.#separatesAlways) return this.#front;
     const start = `${namespace}${this.#separator}`;
     if (start.indexOf(this.#separator) !== namespace.length) {
-      throw new KeywardError("VALUE_INVALID", "The namespace has what the adapter separates it from keys by", {
-        hint: `Choose one without ${JSON.stringify(this.#separator)}: its records would be found in another namespace.`,
+      throw new KeywardError("VALUE_INVALID", "The namespace contains the adapter's separator", {
+        hint:
+          `Choose a namespace without ${JSON.stringify(this.#separator)} in it or across its end: its records would ` +
+          "appear in another namespace.",
       });
     }
     return `${this.#front}${start}`;
   }
 
-  /** The adapters do not escape: the first separator is taken for the end of the namespace. */
+  /**
+   * Returns the address of the record under a key of Redis. The first separator ends the namespace: nothing is escaped.
+   */
   placeOf(redisKey: Buffer): PlaceInRedis | undefined {
     if (!isUtf8(redisKey)) return undefined;
     const at = redisKey.toString();
@@ -185,8 +207,8 @@ class AdapterLayout implements RecordLayout {
 
   writeValue(key: string, value: unknown): Buffer {
     if (typeof value === "string" && value.isWellFormed()) return Buffer.from(value);
-    throw new KeywardError("VALUE_INVALID", "A value is not a well-formed string", {
-      hint: "Let Keyv serialize values (no `serialization: false`); bytes need a RedisStore.",
+    throw new KeywardError("VALUE_INVALID", "keyvRedis stores only well-formed strings, and this value is not one", {
+      hint: "Let Keyv serialize values: remove `serialization: false`. To store bytes, use a RedisStore.",
       key,
     });
   }
@@ -198,12 +220,12 @@ class AdapterLayout implements RecordLayout {
 
 function requireIovalkey(client: unknown): Redis | Cluster {
   if (isIovalkey(client)) return client;
-  throw new KeywardError("VALUE_INVALID", "The adapter's client is not one of iovalkey", {
+  throw new KeywardError("VALUE_INVALID", "The client of the adapter is not a client of iovalkey", {
     hint: "Pass an adapter of @keyv/valkey or @keyv/redis.",
   });
 }
 
-/** iovalkey began as a copy of ioredis. */
+/** Recognises a client of iovalkey, which is a fork of ioredis, by its methods. */
 function isIovalkey(client: unknown): client is Redis | Cluster {
   return typeof client === "object" && client !== null && "sendCommand" in client && "status" in client;
 }

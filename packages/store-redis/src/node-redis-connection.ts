@@ -4,7 +4,7 @@ import { Connection, executedOf, type Request, type ScannedServer } from "./conn
 import { Deadline } from "./deadline.ts";
 import { NotSent } from "./server-error.ts";
 
-/** How a command is to be sent, as the client of `@keyv/redis` takes it. */
+/** Options of `sendCommand` of the client of `@keyv/redis`. */
 interface SendOptions {
   readonly abortSignal?: AbortSignal;
   readonly typeMapping: Readonly<Record<number, unknown>>;
@@ -25,40 +25,40 @@ interface ClusterClient {
   sendCommand(firstKey: string | Buffer, readOnly: boolean, words: Words, options: SendOptions): Promise<unknown>;
 }
 
-/** What of an adapter of `@keyv/redis` is used to reach its server. */
+/** The members of an adapter of `@keyv/redis` with which a store reaches the server. */
 export interface NodeRedisAdapter {
-  /** The client, connected or connecting. */
+  /** Returns the client, connected or connecting. */
   getClient(): Promise<unknown>;
-  /** Whether it is the client of a Cluster. */
+  /** Returns whether the client is connected to a Cluster. */
   isCluster(): boolean;
-  /** Whether it is the client of a Sentinel group. */
+  /** Returns whether the client is connected to a Sentinel group. */
   isSentinel?(): boolean;
-  /** Closes the client; with `force`, without waiting for what is under way. */
+  /** Closes the client. With `force`, commands in progress are not awaited. */
   disconnect(force?: boolean): Promise<void>;
 }
 
-/** The types of replies that come as bytes instead of text: `$` and `=`. */
+/** The types of replies (`$` and `=`) that the client returns as bytes instead of text. */
 const asBytes = { 36: Buffer, 61: Buffer } as const;
 
-/** What the client fails with before it has sent anything. */
+/** Class names of the client's errors for a command that it has not sent. */
 const notSent: ReadonlySet<string> = new Set([
   "ClientClosedError",
   "ClientOfflineError",
   "RootNodesUnavailableError",
-  // Of a Cluster that does not know its nodes yet.
+  // The client of a Cluster throws a TypeError until it knows its nodes.
   "TypeError",
 ]);
 
-/** A connection over the client that an adapter of `@keyv/redis` has. */
+/** A connection over the client of an adapter of `@keyv/redis`. */
 export class NodeRedisConnection extends Connection {
   readonly #adapter: NodeRedisAdapter;
-  readonly #leave: () => Promise<void>;
+  readonly #release: () => Promise<void>;
   #connecting: Promise<unknown> | undefined;
 
   constructor(adapter: NodeRedisAdapter, timeoutMs: number) {
     super(timeoutMs);
     this.#adapter = adapter;
-    this.#leave = shareConnection(adapter, async () => adapter.disconnect(!(await this.#answers())));
+    this.#release = shareConnection(adapter, async () => adapter.disconnect(!(await this.#answers())));
   }
 
   override get isCluster(): boolean {
@@ -91,14 +91,14 @@ export class NodeRedisConnection extends Connection {
       );
     } catch (error) {
       if (!(error instanceof Error && notSent.has(error.constructor.name))) throw error;
-      // It may have been closed behind our back.
+      // Another user of the client may have closed it.
       this.#connecting = undefined;
       throw new NotSent("The command was not sent", { cause: error });
     }
   }
 
   protected override refresh(): void {
-    // The client looks for its nodes by itself.
+    // The client looks up the nodes by itself.
   }
 
   protected override leave(): void {
@@ -108,7 +108,7 @@ export class NodeRedisConnection extends Connection {
         const client = requireClient(connected, isSingleClient);
         if (!client.isReady) return;
         client.destroy();
-        // Not by the adapter, which would add its listeners to the client once more.
+        // The adapter would add its listeners to the client a second time.
         const connecting = client.connect().then(() => client);
         connecting.catch((error: unknown) => this.noteFailure(error));
         this.#connecting = connecting;
@@ -118,10 +118,13 @@ export class NodeRedisConnection extends Connection {
   }
 
   protected override async end(): Promise<void> {
-    await this.#leave();
+    await this.#release();
   }
 
-  /** A client that closes waits for what it has sent, of a server that hangs for ever, and cannot be destroyed any more. */
+  /**
+   * Returns whether the server replies in time. A client that closes waits for outstanding replies: if the server
+   * hangs, it waits forever and can no longer be destroyed.
+   */
   async #answers(): Promise<boolean> {
     if (this.#connecting === undefined) return true;
     const deadline = new Deadline(this.timeoutMs);
@@ -130,17 +133,20 @@ export class NodeRedisConnection extends Connection {
       await Promise.all(servers.map((server) => server.transaction([["PING"]], deadline)));
       return true;
     };
-    return await deadline.bound(asked(), () => new Error("The server did not answer")).catch(() => false);
+    return await deadline.bound(asked(), () => new Error("The server did not reply")).catch(() => false);
   }
 
-  /** Once for all who ask while it connects: the adapter hands out a client that is only beginning to. */
+  /**
+   * Returns the client once it is connected. Concurrent calls share one attempt: the adapter returns connecting
+   * clients.
+   */
   async #client(): Promise<unknown> {
     this.#connecting ??= this.#adapter.getClient();
     try {
       return await this.#connecting;
     } catch (error) {
       this.#connecting = undefined;
-      throw new NotSent("There is no connection", { cause: error });
+      throw new NotSent("The client is not connected", { cause: error });
     }
   }
 
@@ -151,7 +157,7 @@ export class NodeRedisConnection extends Connection {
   ): Promise<readonly unknown[]> {
     if (deadline.passed) throw new NotSent("The transaction was not sent", { cause: deadline.lastError });
     const single = requireClient(client, isSingleClient);
-    // Without a signal: the client would take back those of them that it has not written yet.
+    // Without a signal: an abort would withdraw those commands that the client has not written yet.
     const replies = await Promise.all(
       [["MULTI"], ...commands, ["EXEC"]].map((words) => single.sendCommand([...words], { typeMapping: asBytes })),
     );
@@ -159,14 +165,14 @@ export class NodeRedisConnection extends Connection {
   }
 }
 
-/** A command that still waits to be sent at the deadline is taken back. */
+/** Returns options with which the client withdraws a command that it has not sent by the deadline. */
 function optionsUntil(deadline: Deadline): SendOptions {
   return { abortSignal: deadline.signal, typeMapping: asBytes };
 }
 
 function requireClient<Client>(client: unknown, isOne: (client: unknown) => client is Client): Client {
   if (isOne(client)) return client;
-  throw new TypeError("The client of the adapter is not one of @redis/client");
+  throw new TypeError("The client of the adapter is not a client of @redis/client");
 }
 
 function hasSendCommand(client: unknown): client is object {

@@ -19,52 +19,52 @@ import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapabilit
 import type { Answer, Connection, Request } from "./connection.ts";
 import { rangesOfSlots, scanKeys } from "./key-scan.ts";
 
-/** The place of a record, and the key of Redis that it is stored under. */
+/** The address of a record, and the key of Redis under which it is stored. */
 export interface PlaceInRedis {
-  /** "" for none. */
+  /** Namespace of the record; "" for no namespace. */
   readonly namespace: string;
-  /** The record's key in its namespace. */
+  /** Key of the record in its namespace. */
   readonly key: string;
-  /** The key of Redis. */
+  /** Key of Redis. */
   readonly at: string;
 }
 
-/** How records are written as keys and values of Redis. */
+/** Converts addresses and values of records to keys and values of Redis, and back. */
 export interface RecordLayout {
   /**
-   * What the keys of a namespace begin with.
+   * Returns the text that the keys of a namespace begin with.
    *
-   * @throws KeywardError `VALUE_INVALID` for a namespace that cannot be written.
+   * @throws KeywardError `VALUE_INVALID` if the layout cannot represent the namespace.
    */
   startOf(namespace: string): string;
-  /** The place that a key stands for; `undefined` where it is none of this layout. */
+  /** Returns the address of the record under a key of Redis, or `undefined` if the key is not of this layout. */
   placeOf(redisKey: Buffer): PlaceInRedis | undefined;
-  /** What `MATCH` takes for the keys of one namespace and perhaps some others, or for those of all. */
+  /** Returns a pattern of `MATCH` for all keys of a namespace, or of all namespaces. It may match other keys too. */
   patternOf(namespace?: string): string;
   /**
-   * The bytes for a value.
+   * Returns the bytes of a value.
    *
-   * @throws KeywardError `VALUE_INVALID` for what is no value.
+   * @throws KeywardError `VALUE_INVALID` if the layout cannot represent the value.
    */
   writeValue(key: string, value: unknown): Buffer;
-  /** The value of bytes. */
+  /** Returns the value of stored bytes. */
   readValue(bytes: Buffer): StoredValue;
 }
 
 const iteratedAtOnce = 256;
-/** How many values an iteration reads first, and how many bytes they should have from then on. */
+/** Number of values that an iteration reads first, and the number of bytes that its later batches aim at. */
 const firstIterated = 4;
 const lightBytes = 2 * 2 ** 20;
 const clearedAtOnce = 1000;
 
-// What SET … IFEQ … KEEPTTL does, for servers that do not have it. Both are sent the old value whole: a digest of it would
-// save little (see the README), and make the comparison one that somebody who can write to the store may be able to deceive.
+// Equivalent to SET … IFEQ … KEEPTTL, for servers that do not have it. Both forms send the whole old value. A digest
+// would save little (see the README), and an attacker who can write to the store could create a collision.
 const replaceScript = scriptOf(`if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
 return 1`);
 
-// The same for many records of one server, new or old, since most of what a command costs is not its work. A server
-// answers no other client while a script runs: each has few records, and few bytes.
+// The same for many records of one server, in two forms for new and old servers: most of the cost of a command is
+// overhead. A server serves no other client while a script runs, so each script has few records and few bytes.
 const replaceManyScript = scriptOf(`local replaced = {}
 for i, key in ipairs(KEYS) do
   replaced[i] = redis.call("SET", key, ARGV[2 * i], "IFEQ", ARGV[2 * i - 1], "KEEPTTL") and 1 or 0
@@ -83,43 +83,47 @@ const mostAtOnce = 64;
 const mostBytesAtOnce = 256 * 1024;
 
 /**
- * Records of one layout on a connection: the whole Keyv storage contract, atomic replacement, and a scan over every
- * namespace.
+ * A set of records in Redis, with Keyv's storage adapter methods, atomic replacement, and a scan over every namespace.
+ * Base class of the stores of this package.
  *
- * Every method rejects with a KeywardError: `VALUE_INVALID` for keys and namespaces that are not well-formed strings,
- * `STORE_UNAVAILABLE` when the server does not answer in time, refuses, or the store is disconnected, `STORE_INVALID`
- * when something else than a record lies under one of its keys.
+ * Every method rejects with a KeywardError of one of these codes:
+ *
+ * - `VALUE_INVALID`: a key or a namespace is not a well-formed string.
+ * - `STORE_UNAVAILABLE`: the server does not reply in time or refuses the command, or the store is disconnected.
+ * - `STORE_INVALID`: a key of the store has a value of another type, such as a list.
  */
 export class RecordSpace extends Hookified implements AtomicStore, RangedStore, BoundedStore {
-  /** The namespace that every call but {@link RecordSpace.scan} works in; `undefined` and "" are the same. */
+  /** The namespace of every call except {@link RecordSpace.scan}. `undefined` and "" both mean no namespace. */
   namespace: string | undefined;
   readonly #connection: Connection;
   readonly #layout: RecordLayout;
 
-  /** Made by a `RedisStore` or `keyvRedis`. */
+  /** Used by `RedisStore` and `keyvRedis`; do not call it yourself. */
   constructor(connection: Connection, layout: RecordLayout) {
     super();
     this.#connection = connection;
     this.#layout = layout;
   }
 
-  /** For how many milliseconds after a call commands of it may still be sent: `timeoutMs`. */
+  /**
+   * Maximum duration of a call in milliseconds: the option `timeoutMs`. Afterwards no command is sent for that call.
+   */
   get longestCallMs(): number {
     return this.#connection.timeoutMs;
   }
 
-  /** What Keyv may expect: all methods, and absolute `expires`. */
+  /** The capabilities that Keyv uses: all methods, and `expires` as an absolute time. */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
 
-  /** The value under `key`, or `undefined`. */
+  /** Returns the value of `key`, or `undefined` if there is none. */
   async get(key: string): Promise<StoredValue | undefined> {
     const [value] = await this.getMany([key]);
     return value;
   }
 
-  /** As {@link RecordSpace.get} for each, in the same order, in one round trip. */
+  /** Returns the value of each key, in the order of `keys`, in one round trip. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const start = this.#start();
     return await this.#read(keys.map((key) => start + requireKey(key)));
@@ -128,9 +132,10 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   /**
    * Stores the value.
    *
-   * @param expires when it stops being there, in ms since the epoch by the clock of the server; a time that has passed
-   * leaves nothing under `key`. A duration, as Keyv 5 passes it, counts from now: see `requireExpires`.
-   * @throws KeywardError `VALUE_INVALID` for a value of a wrong type, or an `expires` that is not a number.
+   * @param expires when the record expires, in milliseconds since the epoch by the server's clock. Default: never. A
+   * time in the past removes the record. A number up to 10^12 is a duration from now, as Keyv 5 passes it: see
+   * `requireExpires` of `@keyward/core`.
+   * @throws KeywardError `VALUE_INVALID` if the value has a wrong type, or `expires` is not a number.
    */
   async set(key: string, value: unknown, expires?: number): Promise<boolean> {
     await this.#connection.send([
@@ -139,38 +144,38 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return true;
   }
 
-  /** As {@link RecordSpace.set} for each, in one round trip. Where it rejects, some may be stored. */
+  /** Stores all entries in one round trip. If it rejects, some entries may be stored. See {@link RecordSpace.set}. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const start = this.#start();
-    // The last value of a key wins, also where a Cluster redirects one of the commands.
+    // The last value of a key wins, even if a Cluster redirects one of the commands.
     const writes = new Map(entries.map((entry) => [entry.key, this.#write(start, entry)]));
     await this.#connection.send([...writes.values()]);
     return entries.map(() => true);
   }
 
-  /** Removes the record, and says whether there was one. */
+  /** Removes the record, and returns whether there was one. */
   async delete(key: string): Promise<boolean> {
     const [deleted = false] = await this.deleteMany([key]);
     return deleted;
   }
 
-  /** As {@link RecordSpace.delete} for each, in one round trip. */
+  /** Removes the records of all keys in one round trip, and returns for each key whether there was a record. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     const start = this.#start();
     const once = [...new Set(keys)];
     const removed = await this.#connection.send(once.map((key) => unlink(start + requireKey(key))));
     const found = new Set(once.filter((_, index) => removed[index] === 1));
-    // Of a key that is given twice, the first finds the record.
+    // If a key is passed twice, its first position is reported as removed.
     return keys.map((key) => found.delete(key));
   }
 
-  /** Whether there is a record under `key`. */
+  /** Returns whether there is a record of `key`. */
   async has(key: string): Promise<boolean> {
     const [found = false] = await this.hasMany([key]);
     return found;
   }
 
-  /** As {@link RecordSpace.has} for each, in the same order, in one round trip. */
+  /** Returns for each key whether there is a record, in the order of `keys`, in one round trip. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const start = this.#start();
     const replies = await this.#connection.send(
@@ -179,15 +184,18 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return replies.map((reply) => reply === 1);
   }
 
-  /** Removes every record that the own namespace has now, and of no other, some at a time: the server is not held up. */
+  /**
+   * Removes every record that this store's namespace has now. Records of other namespaces stay. The work is done in
+   * batches, so that the server is not blocked.
+   */
   async clear(): Promise<void> {
     for await (const keys of this.#ownKeys(clearedAtOnce))
       await this.#connection.send(keys.map(({ at }) => unlink(at)));
   }
 
   /**
-   * The records of the own namespace: all that are there throughout, each once. It remembers the keys that it has
-   * yielded; {@link RecordSpace.scan} does not.
+   * Iterates over the records of this store's namespace. Every record that exists throughout is yielded exactly once.
+   * The iterator keeps the yielded keys in memory; {@link RecordSpace.scan} does not.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
@@ -204,7 +212,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
           if (value !== undefined) yield [key, value];
         }
         start += batch.length;
-        // As many as are light, going by the last ones: those of a page may have hundreds of megabytes.
+        // The size of the last values limits the next batch: the values of a whole page may have hundreds of megabytes.
         const bytes = values.reduce((sum, value) => sum + (value?.length ?? 0), 0);
         const light = bytes === 0 ? iteratedAtOnce : Math.floor((batch.length * lightBytes) / bytes);
         atOnce = Math.max(1, Math.min(atOnce * 2, light, iteratedAtOnce));
@@ -212,21 +220,25 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     }
   }
 
-  /** Does nothing: the connection belongs to the store that opened it. */
+  /** Does nothing, because the connection belongs to the store that opened it. */
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` where the whole value, type included, is `expected`, and says whether it did. The time left stays. With
-   * `expected` undefined it writes where nothing lies, without an expiry.
+   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The
+   * record keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no
+   * expiry.
    *
-   * @throws KeywardError `VALUE_INVALID` for a value of a wrong type.
+   * @throws KeywardError `VALUE_INVALID` if a value has a wrong type.
    */
   async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
     const [replaced = false] = await this.replaceMany([{ key, expected, next }]);
     return replaced;
   }
 
-  /** As {@link RecordSpace.replace} for each, in one round trip. One refused replacement does not stop the others. */
+  /**
+   * Attempts all replacements in one round trip, and returns for each whether it wrote. A replacement that does not
+   * write does not affect the others. See {@link RecordSpace.replace}.
+   */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const start = this.#start();
     const replacements = changes.map((change) => this.#replacement(start, change));
@@ -246,12 +258,14 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * A page of records of every namespace, in no order; it can be empty and not be the last. A cursor goes on after any
-   * change to the records, a restart, a failover or a move of slots, in any process.
+   * Returns a page of the records of every namespace, in no particular order. A page can be empty even if it is not the
+   * last. A cursor stays valid while records change, after a restart, a failover or a move of slots, and in every
+   * process.
    *
-   * @param options `range` is one of {@link RecordSpace.ranges}: only its records are read.
-   * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, a range that is none, or a limit that is not
-   * a whole number from 1.
+   * @param options `range`: one of {@link RecordSpace.ranges}, to read only the records of that range. Default: all
+   * records.
+   * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor, `ranges` did not return the range, or the
+   * limit is not an integer of at least 1.
    */
   async scan(
     options: { readonly cursor?: string; readonly limit?: number; readonly range?: string } = {},
@@ -279,15 +293,16 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * At most `count` ranges of about equal size for {@link RecordSpace.scan}: sets of the slots of a Cluster, by which
-   * keys are divided on a single server too. With a prefix in braces all records lie in one of them.
+   * Returns at most `count` ranges of about equal size, by which several processes can share a {@link
+   * RecordSpace.scan}. Each range is a set of slots of a Cluster; on a single server, keys are divided by the same
+   * slots. With a prefix in braces, all records are in one range.
    *
-   * @throws KeywardError `VALUE_INVALID` for a count that is not a whole number from 1.
+   * @throws KeywardError `VALUE_INVALID` if the count is not an integer of at least 1.
    */
   async ranges(count: number): Promise<readonly string[]> {
     if (!Number.isSafeInteger(count) || count < 1) {
-      throw new KeywardError("VALUE_INVALID", "The count of ranges is not a whole number from 1", {
-        hint: "Pass one such as 16.",
+      throw new KeywardError("VALUE_INVALID", "The count of ranges is not an integer of at least 1", {
+        hint: "Pass a count such as 16.",
       });
     }
     return rangesOfSlots(count);
@@ -318,7 +333,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return replies.map((reply) => (Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined));
   }
 
-  /** As `#read` for keys that are there, in fewer commands where they are on one server. */
+  /** Reads keys that a scan has found, with MGET if they are on one server. */
   async #readPresent(at: readonly string[]): Promise<(StoredValue | undefined)[]> {
     if (this.#connection.isCluster) return await this.#read(at);
     const requests: Request[] = [];
@@ -330,7 +345,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
       const reply = replies[index];
       return Buffer.isBuffer(reply) ? this.#layout.readValue(reply) : undefined;
     });
-    // MGET answers what is no string as if it were not there.
+    // MGET returns null for a value of another type, so missing values are read again with GET, which fails for those.
     if (!values.includes(undefined)) return values;
     const missing = at.flatMap((_, index) => (values[index] === undefined ? [index] : []));
     const again = await this.#read(missing.map((index) => at[index] ?? ""));
@@ -345,7 +360,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     const until = requireEntryExpires(entry);
     if (until === undefined) return { name: "SET", given: [at, bytes], writes: true, answer: "written" };
     if (until <= Date.now()) return unlink(at);
-    // Redis drops a record after the millisecond it is given; ours is absent in the one in which it expires.
+    // Redis removes a key after the given millisecond. A record of Keyward is absent during that millisecond already.
     return { name: "SET", given: [at, bytes, "PXAT", String(until - 1)], writes: true, answer: "written" };
   }
 
@@ -356,14 +371,16 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 }
 
-/** A replacement as it is sent; without `compared` nothing may be there. */
+/** A replacement in bytes. Without `compared`, it writes only if there is no record. */
 interface BytesReplacement {
   readonly at: string;
   readonly written: Buffer;
   readonly compared?: Buffer;
 }
 
-/** Positions of replacements that go into one script; what is written where nothing is goes alone. */
+/**
+ * Groups the positions of replacements that share a script. A replacement that expects no record is sent separately.
+ */
 function groupsOf(wave: readonly number[], replacements: readonly BytesReplacement[]): number[][] {
   const groups: number[][] = [];
   let group: number[] = [];
@@ -386,7 +403,7 @@ function groupsOf(wave: readonly number[], replacements: readonly BytesReplaceme
   return groups;
 }
 
-/** A script of the server, which knows it by its digest once it was sent. */
+/** A Lua script. After it was sent once, the server knows it by its digest. */
 interface Script {
   readonly text: string;
   readonly digest: string;
@@ -430,7 +447,10 @@ function requestFor(replacements: readonly BytesReplacement[]): Request[] {
   ];
 }
 
-/** Positions of the changes, such that no wave has a key twice: a Cluster may redirect one command past another. */
+/**
+ * Divides the positions of the changes into waves that are sent one after the other. No wave has a key twice, because a
+ * Cluster may redirect a command and so change the order of two commands.
+ */
 function wavesOf(changes: readonly Replacement[]): number[][] {
   const waves: number[][] = [];
   const seen = new Map<string, number>();
@@ -443,7 +463,7 @@ function wavesOf(changes: readonly Replacement[]): number[][] {
   return waves;
 }
 
-/** What `SET … IFEQ`, the script and `SET … NX` answer when they wrote. */
+/** Returns whether `SET … IFEQ`, `SET … NX` or a script replied that it wrote. */
 function isDone(reply: unknown): boolean {
   return reply === 1 || String(reply) === "OK";
 }

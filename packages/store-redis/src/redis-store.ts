@@ -10,33 +10,46 @@ import { IoredisConnection, type RedisSource } from "./ioredis-connection.ts";
 import { KeyLayout } from "./key-layout.ts";
 import { RecordSpace } from "./record-space.ts";
 
-/** Settings of a {@link RedisStore}. */
+/** Options of a {@link RedisStore}. */
 export interface RedisStoreOptions {
   /**
-   * What all keys of the store begin with, before a colon; "keyward" unless given. Stores of different prefixes share a
-   * server without ever meeting. It has no colon. One in braces, such as `{app}`, puts all records of a Cluster into one
-   * slot.
+   * Prefix of all keys of the store in Redis, followed by a colon. Default: "keyward". It must not contain a colon.
+   * Stores with different prefixes never share a record. A prefix in braces, such as `{app}`, puts all records of a
+   * Cluster into one slot.
    */
   readonly prefix?: string;
-  /** How long one call waits for the server, in ms, reconnecting included; 5,000 unless given. */
+  /** How long a call waits for the server, including reconnecting, in milliseconds. Default: 5,000. */
   readonly timeoutMs?: number;
 }
 
 const optionNames: OptionNames<RedisStoreOptions> = { prefix: true, timeoutMs: true };
 
-/** The records of a {@link RedisStore}, or its reserved space. */
+/** The records of a {@link RedisStore}, or those of its reserved space. Keeps bytes unchanged. */
 export class RedisSpace extends RecordSpace implements BinaryStore {
-  /** Bytes are kept as they are. */
+  /** Values may be bytes: the store keeps them unchanged. */
   readonly values = "bytes";
 }
 
 /**
- * A store for Keyv and Keyward in Redis or Valkey: one server, a Sentinel group, or a Cluster. It expires, replaces
- * atomically, can be scanned, keeps bytes as they are, and has a reserved space.
+ * A store for Keyv and Keyward in Redis or Valkey: one server, a Sentinel group, or a Cluster. It expires records,
+ * replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space.
  *
- * It connects with its first call and again after a loss, by itself. What goes wrong in the background is told by the
- * event `connection:error` of the store that opened the connection: once, then with a count (`Repetition`) and growing
- * pauses, and at once again after it was connected.
+ * The store connects with its first call, and reconnects by itself. The store that opened the connection emits
+ * `connection:error` with each connection error. An error that recurs is emitted once, then at growing intervals with
+ * the number of times it has occurred (`Repetition`), and immediately again after the store has reconnected.
+ *
+ * @example
+ * ```ts
+ * import { createKeyv } from "@keyward/core";
+ * import { envKeys } from "@keyward/keys-env";
+ * import { RedisStore } from "@keyward/store-redis";
+ *
+ * const store = new RedisStore("redis://localhost");
+ * const sessions = createKeyv({ store, keys: envKeys("APP_ENCRYPTION_KEY"), namespace: "sessions" });
+ * await sessions.set("42", { user: 7 }, 60_000);
+ * console.log(await sessions.get("42")); // { user: 7 }
+ * await sessions.disconnect();
+ * ```
  */
 export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedStore {
   readonly #connection: Connection;
@@ -45,20 +58,25 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   readonly #isView: boolean;
 
   /**
-   * Makes a store; nothing is sent yet.
+   * Creates a store without connecting yet.
    *
-   * @param origin what to connect to: a URL (`redis:`, `rediss:`) as text or as a `URL`, options of ioredis, the nodes of a Cluster; a client
-   * of ioredis that exists, which `disconnect()` leaves open; or another store, whose connection and options this one is
-   * to share.
-   * @throws KeywardError `VALUE_INVALID` for a URL that cannot be read or whose password is not percent-encoded, for options
-   * that ioredis does not take, for its option `keyPrefix`, for a prefix that is empty or has a colon, and for options of
-   * the store that are none. The error holds nothing of the URL.
+   * @param origin the Redis to connect to, or a store to share.
+   *
+   * - A URL (`redis:` or `rediss:`), as text or as a `URL`.
+   * - Options of ioredis, such as `sentinels` and `name`.
+   * - The nodes of a Cluster.
+   * - An existing client of ioredis, which `disconnect()` leaves open.
+   * - Another store, whose connection and options the new one shares.
+   *
+   * @throws KeywardError `VALUE_INVALID` if an option is unknown or out of range, or the prefix is empty or has a
+   * colon. Also if a URL cannot be parsed or its password is not percent-encoded, ioredis refuses its options, or its
+   * option `keyPrefix` is set. The error contains no part of the URL.
    */
   constructor(origin: RedisSource | RedisStore, options: RedisStoreOptions = {}) {
     const { prefix = "keyward", timeoutMs = 5_000 } = requireOptions("RedisStore", options, optionNames);
-    const own = !(origin instanceof RedisStore);
-    const layout = own ? new KeyLayout(prefix) : origin.#layout;
-    const connection = own
+    const isOwner = !(origin instanceof RedisStore);
+    const layout = isOwner ? new KeyLayout(prefix) : origin.#layout;
+    const connection = isOwner
       ? new IoredisConnection(origin, timeoutMs, (error, repetition) =>
           this.emit("connection:error", error, repetition),
         )
@@ -66,24 +84,27 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
     super(connection, layout);
     this.#connection = connection;
     this.#layout = layout;
-    this.#isView = !own;
-    this.#reserved = own ? new RedisSpace(connection, layout.reserved()) : origin.#reserved;
+    this.#isView = !isOwner;
+    this.#reserved = isOwner ? new RedisSpace(connection, layout.reserved()) : origin.#reserved;
   }
 
   /**
-   * Closes the connection that the store shares with its views and its reserved space, and leaves a client open that it
-   * was given: they all reject every later call. On a view it does nothing.
+   * Closes the connection that the store shares with its views and its reserved space. All of them reject every later
+   * call. A client that was passed to the store stays open. On a view it does nothing.
    */
   override async disconnect(): Promise<void> {
     if (!this.#isView) await this.#connection.close();
   }
 
-  /** A place beside the records that no key, clear, iteration or scan of theirs reaches. The same for every view. */
+  /**
+   * Returns the reserved space, where Keyward keeps its own records. No key, `clear`, iteration or scan of this store
+   * reaches it. Every view returns the same one.
+   */
   reserved(): RedisSpace {
     return this.#reserved;
   }
 
-  /** A view on one namespace, over the same connection; "" is the view on records without a namespace. */
+  /** Returns a view of one namespace over the same connection. "" is the view of the records without a namespace. */
   namespaced(namespace: string): RedisStore {
     const view = new RedisStore(this);
     view.namespace = namespace;

@@ -1,12 +1,12 @@
-/** What a command fails with when it is certain that it never left. */
+/** The error of a command that was certainly not sent to the server. */
 export class NotSent extends Error {}
 
-/** What clients call an error that the server replied with: ioredis and iovalkey by its name, @redis/client by its class. */
+/** Names of the clients' errors for an error reply: ioredis and iovalkey set `name`, @redis/client has classes. */
 const replyErrors: ReadonlySet<string> = new Set(["ReplyError", "SimpleError", "BlobError", "ErrorReply"]);
 
 /**
- * Replies that say this connection leads to the wrong node: to one that was demoted, that is being filled, that has lost
- * its primary, its replicas or its Cluster, or that serves other slots. The command was not carried out.
+ * Error replies of the wrong node: a node that was demoted, is still loading, has lost its primary, its replicas or its
+ * Cluster, or serves other slots. The command was not carried out.
  */
 const fromWrongNode: ReadonlySet<string | undefined> = new Set([
   "CLUSTERDOWN",
@@ -18,19 +18,19 @@ const fromWrongNode: ReadonlySet<string | undefined> = new Set([
   "UNBLOCKED",
 ]);
 
-/** The word that a reply of the server begins with when it is an error; `undefined` for an error of another kind. */
+/** Returns the first word of an error reply of the server, or `undefined` for any other error. */
 export function serverCodeOf(error: unknown): string | undefined {
   if (!(error instanceof Error)) return undefined;
   const replied = replyErrors.has(error.name) || replyErrors.has(error.constructor.name);
   return replied ? /^[A-Z]+/.exec(error.message)?.[0] : undefined;
 }
 
-/** Whether the server replied that another node has to be asked. */
+/** Returns whether the error is a reply of the wrong node. */
 export function isFromWrongNode(error: unknown): boolean {
   return fromWrongNode.has(serverCodeOf(error));
 }
 
-/** The error underneath: what clients say of a connection wraps what the system said of it. */
+/** Returns the innermost error. Clients wrap the errors of the system in errors of the connection. */
 export function rootOf(error: unknown): unknown {
   if (error instanceof AggregateError && error.errors.length > 0) return rootOf(error.errors[0]);
   if (error instanceof Error && "lastNodeError" in error) return rootOf(error.lastNodeError);
@@ -39,12 +39,12 @@ export function rootOf(error: unknown): unknown {
 }
 
 /**
- * An error without what clients attach to theirs: the command with its arguments, which are keys and envelopes. Servers
- * quote arguments in some of their replies, so those end before the first quotation mark.
+ * Returns the error without the command that clients attach: its arguments are keys and envelopes. Servers quote
+ * arguments in some replies, so the message of a reply is cut at the first quote.
  */
 export function bareError(error: unknown): Error {
   const root = rootOf(error);
-  if (!(root instanceof Error)) return new Error("The client failed with something that is no error");
+  if (!(root instanceof Error)) return new Error("The client threw a value that is not an Error");
   const message = serverCodeOf(root) === undefined ? root.message : root.message.replace(/\s*['"`].*$/s, " …");
   const bare = new Error(message);
   return "code" in root && typeof root.code === "string" ? Object.assign(bare, { code: root.code }) : bare;

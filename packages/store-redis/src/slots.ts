@@ -1,13 +1,13 @@
 import type { Buffer } from "node:buffer";
 
-/** How many slots a Redis Cluster divides its keys into. */
+/** Number of slots of a Redis Cluster. */
 export const slotCount = 16_384;
 
-/** A set of slots, written as Redis writes them: `0-5460,9000`. */
+/** A set of slots. Its text has Redis' notation: `0-5460,9000`. */
 export class Slots {
   readonly #has = new Uint8Array(slotCount);
 
-  /** @returns `undefined` for a text that is not a set of slots. */
+  /** Parses Redis' notation. Returns `undefined` if the text is not a set of slots. */
   static parse(text: string): Slots | undefined {
     const slots = new Slots();
     for (const range of text === "" ? [] : text.split(",")) {
@@ -18,7 +18,7 @@ export class Slots {
     return slots;
   }
 
-  /** All slots, in `count` parts of about equal size; one each where there are fewer slots than that. */
+  /** Divides all slots into `count` sets of about equal size, at most one set per slot. */
   static parts(count: number): Slots[] {
     const parts = Math.min(count, slotCount);
     return Array.from({ length: parts }, (_, index) => {
@@ -45,7 +45,7 @@ export class Slots {
     return this.#has[slot] === 1;
   }
 
-  /** How many there are. */
+  /** Number of slots in the set. */
   get size(): number {
     let size = 0;
     for (const has of this.#has) size += has;
@@ -76,14 +76,14 @@ export class Slots {
   }
 }
 
-/** CRC16 (XMODEM) of each byte. */
+/** The CRC16 (XMODEM) of each byte. */
 const crcOfByte = Uint16Array.from({ length: 256 }, (_, byte) => {
   let crc = byte << 8;
   for (let bit = 0; bit < 8; bit++) crc = crc & 0x8000 ? (crc << 1) ^ 0x1021 : crc << 1;
   return crc;
 });
 
-/** The slot of a key: CRC16 (XMODEM) of the key, or of what stands between its first braces. */
+/** Returns the slot of a key: the CRC16 (XMODEM) of the key, or of its hash tag, the text between its first braces. */
 export function slotOf(key: Buffer): number {
   const open = key.indexOf("{");
   const close = open === -1 ? -1 : key.indexOf("}", open + 1);

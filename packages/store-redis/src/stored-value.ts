@@ -1,20 +1,20 @@
 import { Buffer, isUtf8 } from "node:buffer";
 import { requireValue, type StoredValue } from "@keyward/core";
 
-// Redis keeps bytes and no types. What its bytes look like says which type they have: a binary envelope and what is not
-// UTF-8 are bytes, the rest is text. Only a value of which that would be wrong gets a mark in front, so that envelopes,
-// and what others wrote, lie there as they are.
+// Redis stores bytes without a type, so the type of a value is derived from its bytes. A binary envelope, or bytes that
+// are not UTF-8, are bytes; all others are text. A value for which this rule is wrong gets a mark in front. So
+// envelopes, and values that other programs wrote, are stored unchanged.
 
 const longestVersion = 24;
-// Its first byte occurs in no UTF-8.
+// The first byte of a mark never occurs in UTF-8.
 const textMark = Buffer.from([0xff, ...Buffer.from("kwt")]);
 const bytesMark = Buffer.from([0xff, ...Buffer.from("kwb")]);
 const markBytes = textMark.length;
 
 /**
- * The bytes for a value. No two values have the same.
+ * Returns the bytes of a value. Two different values never have the same bytes.
  *
- * @throws KeywardError `VALUE_INVALID` for what is neither a well-formed string nor bytes.
+ * @throws KeywardError `VALUE_INVALID` if the value is neither a well-formed string nor bytes.
  */
 export function writeValue(key: string, value: unknown): Buffer {
   const stored = requireValue(key, value);
@@ -26,12 +26,12 @@ export function writeValue(key: string, value: unknown): Buffer {
   return looksLikeText(bytes) || markOf(bytes) !== undefined ? Buffer.concat([bytesMark, bytes]) : bytes;
 }
 
-/** The value of which these are the bytes. */
+/** Returns the value of stored bytes. */
 export function readValue(bytes: Buffer): StoredValue {
   const mark = markOf(bytes);
   if (mark === undefined) return looksLikeText(bytes) ? bytes.toString() : bytes;
   const marked = bytes.subarray(markBytes);
-  // A mark that was not needed is not one of ours: it is part of the value.
+  // Keyward never writes an unnecessary mark: another program wrote it, and it is part of the value.
   if (mark === textMark) return beginsLikeBinaryEnvelope(marked) && isUtf8(marked) ? marked.toString() : bytes;
   return looksLikeText(marked) || markOf(marked) !== undefined ? marked : bytes;
 }
@@ -42,7 +42,7 @@ function looksLikeText(bytes: Buffer): boolean {
 
 function beginsLikeBinaryEnvelope(bytes: Buffer): boolean {
   if (bytes[0] !== 0x6b || bytes[1] !== 0x77) return false;
-  // The version is looked at byte by byte: this is asked three times of each record that is encrypted again.
+  // Byte by byte for speed: each re-encrypted record is checked three times.
   let at = 2;
   while (at < longestVersion - 1 && isDigit(bytes[at])) at++;
   return at > 2 && bytes[at] === 0x3a;

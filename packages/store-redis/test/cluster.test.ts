@@ -13,7 +13,7 @@ import {
 import { slotOf } from "../src/slots.ts";
 
 const servers = await findRedisServers();
-// Longer than an election that has to be held twice.
+// Longer than a failover with two elections.
 const timeoutMs = 20_000;
 
 function numbered(count: number): string[] {
@@ -24,7 +24,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
   let cluster: RedisCluster;
   let store: RedisStore;
 
-  // The tests move slots and kill nodes: each has a Cluster of its own.
+  // The tests move slots and kill nodes, so each test has a new Cluster.
   beforeEach(async () => {
     cluster = await startCluster(servers);
     store = new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs });
@@ -34,24 +34,24 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     await cluster.stop();
   });
 
-  /** The slot in which the store keeps a key. */
+  /** Returns the slot in which the store keeps a record. */
   const slotIn = (key: string) => slotOf(Buffer.from(`keyward::${key}`));
 
-  /** A key that this primary serves. */
+  /** Returns the key of a record that this primary serves. */
   async function keyOn(node: RedisNode): Promise<string> {
     for (const key of numbered(100)) if ((await cluster.primaryOf(slotIn(key))) === node) return key;
     throw new Error("The primary serves none of a hundred keys");
   }
 
-  /** Resolves when another node has taken the place of a primary that was killed. */
+  /** Waits until another node has replaced a killed primary. */
   async function untilReplaced({ port }: RedisNode): Promise<void> {
-    // Where the first election has no winner, the next is as far away as four times the Cluster's node timeout.
+    // If the first election has no winner, the next one is after four times the Cluster's node timeout.
     await expect
       .poll(async () => (await cluster.primaries()).some((primary) => primary.port === port), { timeout: 30_000 })
       .toBe(false);
   }
 
-  /** The rest of a scan; `between` is called after each page. */
+  /** Returns the records of the rest of a scan. Calls `between` after each page. */
   async function scanOn(
     from: RedisStore,
     options: { cursor?: string | undefined; limit?: number; between?: (page: number) => Promise<void> } = {},
@@ -69,7 +69,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     return found;
   }
 
-  it("counts slots as the servers do", async () => {
+  it("computes slots like the servers", async () => {
     const [node] = cluster.nodes;
     const keys = ["", "{}", "{}a}", "{a}b", "a{b}c{d}", "{a", "a}b{", "é😀", "{é}"];
     const key = fc.oneof(
@@ -84,14 +84,14 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     );
   });
 
-  it("keeps a record whose key makes an empty hash tag, and finds it", async () => {
+  it("stores and finds a record whose key has an empty hash tag", async () => {
     const keys = ["{}", "{}a}", "a{}b}{c}", "{user}1", "{user}2"];
     await store.setMany(keys.map((key) => ({ key, value: key })));
     expect(await store.getMany(keys)).toEqual(keys);
     expect(new Set((await scanOn(store)).map(({ key }) => key))).toEqual(new Set(keys));
   });
 
-  it("finds every record once where nothing moves", async () => {
+  it("finds every record exactly once while no slot moves", async () => {
     const keys = numbered(3_000);
     await store.setMany(keys.map((key) => ({ key, value: key })));
     const found = (await scanOn(store, { limit: 200 })).map(({ key }) => key);
@@ -99,7 +99,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(new Set(found)).toEqual(new Set(keys));
   });
 
-  it("finds every record while slots move ahead of the scan, behind it, and back", async () => {
+  it("finds every record while slots move ahead of the scan, behind the scan, and back", async () => {
     // Many records in few slots, so that each move matters.
     const tags = Array.from({ length: 12 }, (_, index) => `{tag ${index}}`);
     const keys = tags.flatMap((tag) => Array.from({ length: 100 }, (_, index) => `${tag}${index}`));
@@ -123,7 +123,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     }
   });
 
-  it("finds every record while the keys of a slot are on their way, however long", async () => {
+  it("finds every record while the move of a slot is unfinished", async () => {
     const keys = Array.from({ length: 200 }, (_, index) => `{moving}${index}`);
     await store.setMany([...keys, ...numbered(300)].map((key) => ({ key, value: key })));
     const slot = slotIn("{moving}");
@@ -134,7 +134,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     await cluster.moveSlot(slot, target, {
       batch: 50,
       async between() {
-        // The move waits for the scan, as one that was abandoned would.
+        // The move waits for the scan, like a move that was abandoned.
         const found = new Set((await scanOn(store, { limit: 100 })).map(({ key }) => key));
         expect(found).toEqual(new Set([...keys, ...numbered(300)]));
         expect(await store.getMany(keys)).toEqual(keys);
@@ -144,7 +144,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(scans).toBeGreaterThan(3);
   });
 
-  it("finds every record where keys leave a server between its scan and that of the next", async () => {
+  it("finds every record if keys move from a server that was scanned to one that was not", async () => {
     const keys = Array.from({ length: 400 }, (_, index) => `{moving}${index}`);
     await store.setMany([...keys, ...numbered(300)].map((key) => ({ key, value: key })));
     const slot = slotIn("{moving}");
@@ -165,7 +165,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(found).toEqual(new Set([...keys, ...numbered(300)]));
   });
 
-  it("goes on from a cursor in another store, after a failover and a restart of a primary", async () => {
+  it("continues from a cursor in another store after a failover and a restart of a primary", async () => {
     const keys = numbered(1_000);
     await store.setMany(keys.map((key) => ({ key, value: key })));
     const first = await store.scan({ limit: 100 });
@@ -208,11 +208,11 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(steps).toBeGreaterThan(10);
   });
 
-  it("waits for a failover, and goes on", async () => {
+  it("waits for a failover, and then continues", async () => {
     const keys = numbered(60);
     await store.setMany(keys.map((key) => ({ key, value: "before" })));
     const [victim] = await cluster.primaries();
-    // All of these have reached their replicas: the Cluster itself promises no more.
+    // Waits until all records have reached their replicas: only those survive a failover.
     await cluster.replicated();
     let stopped = false;
     const outcomes = new Map<string, number>();
@@ -236,23 +236,23 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect([...outcomes.keys()].sort()).toEqual(
       outcomes.has("STORE_UNAVAILABLE") ? ["STORE_UNAVAILABLE", "written"] : ["written"],
     );
-    // Only what was on its way to the one that died is in doubt: the others waited.
+    // Only writes that were in progress on the dead primary may fail: the others have waited.
     expect(outcomes.get("STORE_UNAVAILABLE") ?? 0).toBeLessThanOrEqual(4);
     await store.setMany(keys.map((key) => ({ key, value: "again" })));
     expect(new Set(await store.getMany(keys))).toEqual(new Set(["again"]));
   });
 
-  it("does not let a client send late what waited for a connection and was given up", async () => {
+  it("does not let a client send a failed write late that was waiting for a connection", async () => {
     const client = new Cluster([...cluster.startupNodes]);
     onTestFinished(() => client.disconnect());
     await expect.poll(() => client.status).toBe("ready");
-    // The client has asked one node whether the cluster is well: its connection is there, and nothing waits for it.
+    // The client has asked only one node for the state of the Cluster, so it is not connected to the others yet.
     const unconnected = client.nodes("master").find(({ status }) => status === "wait");
     const node = (await cluster.primaries()).find(({ port }) => port === unconnected?.options.port);
     if (node === undefined) throw new Error("The client is connected to every primary");
     const key = await keyOn(node);
     await store.set(key, "value");
-    // Shorter than what makes the others replace it.
+    // Shorter than the time after which the other nodes would replace the primary.
     const impatient = new RedisStore(client, { timeoutMs: 400 });
     node.pause();
     await expect(impatient.set(key, "late")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
@@ -261,7 +261,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(await patient.get(key)).toBe("value");
   });
 
-  it("leaves a client that exists open, and does not let it send a lost write again", async () => {
+  it("leaves an existing client open, and does not let it repeat a lost write", async () => {
     const client = new Cluster([...cluster.startupNodes]);
     onTestFinished(() => client.disconnect());
     const existing = new RedisStore(client, { timeoutMs });
@@ -278,7 +278,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(await other.get("key")).toBe("value");
   });
 
-  it("seals again behind reads and in bulk, while slots move and a primary fails over", async () => {
+  it("re-encrypts lazily and in bulk while slots move and a primary fails over", async () => {
     const first = Keyring.generate("first");
     const flows = createKeyv({ store, namespace: "flows", keys: first });
     const keys = numbered(1_200);
@@ -298,7 +298,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     const disturb = async () => {
       for (const slot of slots) {
         const source = await cluster.primaryOf(slot);
-        // Not to or from the one that dies: a key that it has just been given may not be on its replica yet.
+        // No slot moves to or from the victim: a key that it has just received may not be on its replica yet.
         if (source.port === victim.port) continue;
         const target = (await cluster.primaries()).find(({ port }) => port !== source.port && port !== victim.port);
         if (target !== undefined) await cluster.moveSlot(slot, target, { batch: 1 });
@@ -309,7 +309,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     };
     let pages = 0;
     let disturbed: Promise<number> | undefined;
-    // Half of it goes on meanwhile; the rest has the primary dead, however long that takes on a busy machine.
+    // Half of the job runs during the disturbance. The other half waits until the primary is dead.
     const checkpoint = {
       read: async () => undefined,
       write: async () => {
@@ -326,7 +326,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
         },
       });
     const report = await bulk().catch(async (error: unknown) => {
-      // What was on its way to the primary that died is in doubt: the job says so, and is begun again.
+      // A write that was in progress on the dead primary may fail the job, which is then started again.
       expect(error).toMatchObject({ code: "STORE_UNAVAILABLE" });
       await disturbed;
       await untilReplaced(victim);
@@ -335,7 +335,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     // The slots had moved and the primary was dead before the job was done.
     expect(await disturbed).toBeLessThan(pages);
     expect(report).toMatchObject({ complete: true, unreadable: 0 });
-    // What Redis acknowledged in the moment of the failover it may have lost: those records are as they were.
+    // Redis may lose writes that it acknowledged during the failover. A second run re-encrypts those records.
     expect(await bulk()).toMatchObject({ complete: true, unreadable: 0 });
     expect((await census(store)).keys).toEqual(new Map([["second", keys.length]]));
     expect(await rotated.getMany(keys)).toEqual(keys.map((_, step) => ({ step })));

@@ -14,7 +14,7 @@ import {
 import { KeyvRedis5, KeyvValkey } from "./keyv-5-adapters.ts";
 
 const servers = await findRedisServers();
-/** Long enough for a reconnection on a busy machine. */
+/** A timeout that is long enough for a reconnection on a busy machine. */
 const patientMs = 5_000;
 const impatientMs = 600;
 
@@ -34,7 +34,7 @@ const stores: Record<string, (url: string, timeoutMs: number) => RedisStore | Ke
     keyvRedis(KeyvValkey(url, { useRedisSets: false }), { timeoutMs }),
 };
 
-/** What a node says when it is asked how it stands in its replication. */
+/** Returns the node's INFO about its replication. */
 async function replicationOf(node: RedisNode): Promise<string> {
   return String(await node.command("INFO", "replication"));
 }
@@ -44,7 +44,7 @@ async function follow(replica: RedisNode, primary: RedisNode): Promise<void> {
   await expect.poll(() => replicationOf(replica), { timeout: 20_000 }).toMatch(/master_link_status:up/);
 }
 
-describeWithRedis(servers, "a node that is the wrong one by now", () => {
+describeWithRedis(servers, "a node that is no longer the primary", () => {
   let first: RedisNode;
   let second: RedisNode;
   let endpoint: Endpoint;
@@ -54,7 +54,8 @@ describeWithRedis(servers, "a node that is the wrong one by now", () => {
     const started = await Promise.all([startRedis(servers), startRedis(servers)]);
     [first, second] = started;
     await Promise.all(started.map((node) => node.command("CONFIG", "SET", "repl-diskless-sync-delay", 0)));
-    // What a service calls its endpoint: new connections lead to the primary, and those that are open stay.
+    // Like the endpoint of a hosted service: new connections lead to the primary, and open connections stay where they
+    // are.
     const proxy = await startProxy(first.port);
     endpoint = proxy;
     url = `redis://127.0.0.1:${endpoint.port}`;
@@ -75,7 +76,7 @@ describeWithRedis(servers, "a node that is the wrong one by now", () => {
       return store;
     }
 
-    it("is left when it was demoted, by the call that learns of it and by all beside it", async () => {
+    it("is left by every concurrent call after it was demoted", async () => {
       await follow(second, first);
       const store = await connected();
       await expect.poll(() => replicationOf(second)).toMatch(/master_link_status:up/);
@@ -94,18 +95,18 @@ describeWithRedis(servers, "a node that is the wrong one by now", () => {
       expect(String(await second.command("DBSIZE"))).toBe("100");
     });
 
-    it("is left when it has lost the primary that it copies", async () => {
+    it("is left after it has lost its own primary", async () => {
       const store = await connected();
       await second.command("CONFIG", "SET", "replica-serve-stale-data", "no");
       await first.command("CONFIG", "SET", "replica-serve-stale-data", "no");
-      // Nothing listens there.
+      // Nothing listens at this address.
       await first.command("REPLICAOF", "127.0.0.1", 1);
       endpoint.leadTo(second.port);
       expect(await store.get("key")).toBeUndefined();
       expect(await store.set("key", "after")).toBe(true);
     });
 
-    it("is left when its replicas have left it for another primary", async () => {
+    it("is left after its replicas have moved to another primary", async () => {
       const store = await connected();
       await first.command("CONFIG", "SET", "min-replicas-to-write", 1);
       endpoint.leadTo(second.port);
@@ -113,15 +114,15 @@ describeWithRedis(servers, "a node that is the wrong one by now", () => {
       expect(await store.get("key")).toBe("after");
     });
 
-    it("is told by its name where no other is to be had", async () => {
+    it("is reported as a replica if there is no other node", async () => {
       await follow(first, second);
       const store = open(url, impatientMs);
       opened.push(store);
       const refused = () => store.set("key", "value").catch((error: unknown) => error);
-      // On a busy machine the time of a call may be over before the server has answered.
+      // On a busy machine a call may time out before the server has replied.
       await expect.poll(refused, { timeout: 20_000 }).toMatchObject({
         code: "STORE_UNAVAILABLE",
-        message: "Redis is a replica, which takes no writes",
+        message: "Redis is a replica, which accepts no writes",
         hint: expect.stringContaining("Connect to the primary"),
       });
     });
@@ -145,7 +146,8 @@ describeWithRedis(servers, "a Sentinel group that demotes its primary", () => {
     await group.replicated();
     const [former, latter] = group.nodes;
     const [sentinel] = group.sentinels;
-    // Both nodes live on. A sentinel gives up a failover that takes long on a busy machine, at any of its steps.
+    // Both nodes keep running. On a busy machine, a sentinel abandons a failover that takes too long at any of its
+    // steps.
     await expect
       .poll(
         async () => {

@@ -58,56 +58,56 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     await Promise.all([plain.stop(), secured.stop()]);
   });
 
-  const failures: Record<string, { url: () => string; says: string; of?: Record<string, Open> }> = {
-    "refuses the connection": { url: () => "redis://127.0.0.1:1", says: "Redis refuses the connection" },
-    "has a name that nobody knows": {
+  const failures: Record<string, { url: () => string; message: string; stores?: Record<string, Open> }> = {
+    "refuses the connection": { url: () => "redis://127.0.0.1:1", message: "Redis refuses the connection" },
+    "has an unknown host name": {
       url: () => "redis://nowhere.invalid",
-      says: "Redis has a host name that is not known",
+      message: "Redis has an unknown host name",
     },
     "has another password": {
       url: () => `redis://someone:wrong@127.0.0.1:${plain.port}`,
-      says: "Redis refuses the login",
+      message: "Redis refuses the login",
     },
-    "wants TLS": {
+    "requires TLS": {
       url: () => `redis://127.0.0.1:${secured.port}`,
-      says: "Redis closes connections before they are ready",
+      message: "Redis closes connections before they are ready",
     },
     "does not speak TLS": {
       url: () => `rediss://127.0.0.1:${plain.port}`,
-      says: "Redis does not finish a connection in time",
-      of: { RedisStore: (url) => new RedisStore(url, { timeoutMs }) },
+      message: "Redis does not complete a connection in time",
+      stores: { RedisStore: (url) => new RedisStore(url, { timeoutMs }) },
     },
     "has a certificate that is not trusted": {
       url: () => secured.url,
-      says: "Redis has a certificate that this process does not trust",
+      message: "Redis has a certificate that this process does not trust",
     },
-    "is none of Redis": {
+    "is not a Redis server": {
       url: () => `redis://127.0.0.1:${webPort}`,
-      says: "The server does not answer in the protocol of Redis",
+      message: "The server does not speak the protocol of Redis",
     },
-    "has no database of that number": {
+    "has no database with that number": {
       url: () => `${plain.url}/99`,
-      says: "Redis has no database of this number",
+      message: "Redis has no database with this number",
     },
   };
 
-  it("is told by what is wrong with it, over each client", async () => {
-    // All at once, since each waits for the time of its call.
-    const told = Object.entries(failures).flatMap(([name, { url, says, of = stores }]) =>
-      Object.entries(of).map(async ([client, open]) => {
+  it("is reported with the reason, over each client", async () => {
+    // All at once, because each call waits for its timeout.
+    const reported = Object.entries(failures).flatMap(([name, { url, message, stores: tested = stores }]) =>
+      Object.entries(tested).map(async ([client, open]) => {
         const store = open(url());
         const refused = () => store.set("key", "value").catch((caught: unknown) => caught);
-        // On a busy machine the time of a call may be over before anything could be found out.
+        // On a busy machine a call may time out before the reason is known.
         await expect
           .poll(refused, { timeout: 30_000, message: `a server that ${name}, ${client}` })
-          .toMatchObject({ code: "STORE_UNAVAILABLE", message: says });
+          .toMatchObject({ code: "STORE_UNAVAILABLE", message });
         await store.disconnect().catch(() => undefined);
       }),
     );
-    await Promise.all(told);
+    await Promise.all(reported);
   });
 
-  it("ends no process by a store that disconnects in the middle of a TLS handshake", async () => {
+  it("causes no uncaught exception if a store disconnects during a TLS handshake", async () => {
     const uncaught: unknown[] = [];
     const others = process.listeners("uncaughtException");
     const note = (error: unknown) => uncaught.push(error);
@@ -127,7 +127,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     expect(uncaught).toEqual([]);
   });
 
-  it("gets nothing into another database than the one that was asked for", async () => {
+  it("receives no write in database 0 if the selected database does not exist", async () => {
     await plain.command("FLUSHALL");
     for (const open of Object.values(overIoredis)) {
       const store = open(`${plain.url}/99`);
@@ -145,7 +145,7 @@ describe("a URL whose password is not percent-encoded", () => {
     `redis://:${marker}#x@127.0.0.1:6379`,
     `redis://:${marker}?x@127.0.0.1:6379`,
     `redis://:${marker}%zz@127.0.0.1:6379`,
-    // These parse: the password begins like a port.
+    // URL accepts the next ones, because the password begins like a port.
     `redis://user:12/${marker}@127.0.0.1:6379`,
     `redis://user:12#${marker}@127.0.0.1:6379`,
     `redis://user:12?${marker}@127.0.0.1:6379`,
@@ -154,13 +154,13 @@ describe("a URL whose password is not percent-encoded", () => {
     "",
   ];
 
-  it.each(urls)("is refused with an error that holds nothing of it: %s", async (url) => {
+  it.each(urls)("is refused with an error that contains no part of it: %s", async (url) => {
     await expectRefusal(() => new RedisStore(url), "VALUE_INVALID");
     await expectRefusal(() => new RedisStore({ nodes: [url] }), "VALUE_INVALID");
     if (URL.canParse(url)) await expectRefusal(() => new RedisStore(new URL(url)), "VALUE_INVALID");
   });
 
-  it("is not in the error for options that ioredis does not take either", async () => {
+  it("does not appear in the error for options that ioredis refuses", async () => {
     await expectRefusal(() => new RedisStore({ password: marker, name: marker, sentinels: [] }), "VALUE_INVALID");
   });
 });
@@ -183,7 +183,7 @@ describeWithRedis(servers, "a password", () => {
     return `redis://someone:${encodeURIComponent(password)}@127.0.0.1:${port}`;
   }
 
-  it("of any characters works percent-encoded, in a text as in a URL", async () => {
+  it("may have any characters if it is percent-encoded, in a text or in a URL", async () => {
     for (const source of [urlOf(node.port), new URL(urlOf(node.port))]) {
       const store = new RedisStore(source);
       onTestFinished(() => store.disconnect());
@@ -191,7 +191,7 @@ describeWithRedis(servers, "a password", () => {
     }
   });
 
-  it("is not shown by a store, whichever way it was given", async () => {
+  it("does not appear when a store is inspected, no matter how it was passed", async () => {
     const sources: RedisSource[] = [
       urlOf(node.port),
       new URL(urlOf(node.port)),
@@ -210,7 +210,7 @@ describeWithRedis(servers, "a password", () => {
     }
   });
 
-  it("is not printed by ioredis where DEBUG names it, nor are keys and values", async () => {
+  it("is not printed by ioredis if DEBUG is set, and neither are keys and values", async () => {
     const directory = mkdtempSync(join(import.meta.dirname, "debug-"));
     onTestFinished(() => rmSync(directory, { recursive: true }));
     const program = join(directory, "program.ts");

@@ -1,10 +1,10 @@
 import type { KeyvRedisAdapter, KeyvValkeyAdapter } from "@keyward/store-redis";
 
-// The types of these two are made for Keyv 5, and do not go together with those of Keyv 6.
+// The types of these two adapters belong to Keyv 5 and are not compatible with those of Keyv 6.
 
-/** Makes an adapter of `@keyv/redis` 5. */
+/** Creates an adapter of `@keyv/redis` 5. */
 export const KeyvRedis5 = await adaptersOf("keyv-redis-5");
-/** Makes an adapter of `@keyv/valkey` 1. */
+/** Creates an adapter of `@keyv/valkey` 1. */
 export const KeyvValkey = await adaptersOf("@keyv/valkey");
 
 async function adaptersOf(name: string): Promise<(...given: unknown[]) => KeyvRedisAdapter & KeyvValkeyAdapter> {

@@ -9,7 +9,7 @@ import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from 
 const servers = await findRedisServers({ anyWillDo: true });
 const minuteMs = 60_000;
 
-// What Keyv 5 does over the stores that need no server is in test/hosts.
+// The tests of Keyv 5 over stores that need no server are in test/hosts.
 describeWithRedis(servers, "Keyv 5", () => {
   let node: RedisNode;
   beforeAll(async () => {
@@ -28,8 +28,8 @@ describeWithRedis(servers, "Keyv 5", () => {
   };
 
   describe.each(Object.entries(stores))("on %s", (_, open) => {
-    it.each(Object.entries(fronts))("over %s, keeps what it writes for as long as it says", async (__, front) => {
-      // A namespace of its own, where all share a server.
+    it.each(Object.entries(fronts))("keeps each value for its ttl over %s", async (__, front) => {
+      // A new namespace for each test, because all tests share a server.
       const namespace = crypto.randomUUID();
       const host = new Keyv5({ store: front(open()), namespace, throwOnErrors: true });
       onTestFinished(() => host.disconnect());
@@ -38,14 +38,14 @@ describeWithRedis(servers, "Keyv 5", () => {
       const entries = [
         { key: "long too", value: 2, ttl: minuteMs },
         { key: "short too", value: 3, ttl: 50 },
-        { key: "for ever", value: 4 },
+        { key: "forever", value: 4 },
       ];
       expect(await host.setMany(entries)).toEqual([true, true, true]);
       expect(await host.set("short", 5, 50)).toBe(true);
       await expect.poll(() => host.hasMany(["short", "short too"])).toEqual([false, false]);
-      expect(await host.get(["long", "long too", "for ever"])).toEqual([{ a: 1 }, 2, 4]);
+      expect(await host.get(["long", "long too", "forever"])).toEqual([{ a: 1 }, 2, 4]);
       await host.clear();
-      expect(await host.get("for ever")).toBeUndefined();
+      expect(await host.get("forever")).toBeUndefined();
     });
   });
 });

@@ -15,7 +15,7 @@ import { KeyvRedis5, KeyvValkey } from "./keyv-5-adapters.ts";
 
 const servers = await findRedisServers();
 
-/** All records that a store finds. */
+/** Returns all records that a scan of the store finds. */
 async function scanned(store: KeyvRedisStore, limit: number): Promise<ScannedRecord[]> {
   const found: ScannedRecord[] = [];
   let cursor: string | undefined;
@@ -55,7 +55,7 @@ describeWithRedis(servers, "keyvRedis", () => {
         expect: { atomic: true, scannable: true, ranged: true, bytes: false, reserved: false, namespaced: false },
         takesDurations: true,
         refusesNamespacesWith: isRedis ? "::" : ":",
-        // @keyv/valkey puts its separator in front of a key without a namespace as well.
+        // @keyv/valkey puts its separator in front of a key without a namespace too.
         exceptions: isRedis ? ["namespaces-collide"] : [],
         async open() {
           const opened: KeyvRedisStore[] = [];
@@ -65,7 +65,7 @@ describeWithRedis(servers, "keyvRedis", () => {
             opened.push(store);
             return store;
           };
-          // One adapter under all of them, which none may close for the others.
+          // All stores share one adapter, and disconnecting one of them must not close it for the others.
           const shared = adapter(node.url);
           return {
             store: open(shared, ""),
@@ -104,7 +104,7 @@ describeWithRedis(servers, "keyvRedis", () => {
       );
     });
 
-    it("reads what the adapter wrote, and the adapter what it writes", async () => {
+    it("reads records of the adapter, and writes records that the adapter reads", async () => {
       const bare = adapter(node.url);
       bare.namespace = "flows";
       onTestFinished(async () => {
@@ -120,7 +120,7 @@ describeWithRedis(servers, "keyvRedis", () => {
       expect(await bare.get("key")).toBe("by the store");
     });
 
-    it("seals what lay there in the clear, and seals again under a new key", async () => {
+    it("encrypts existing plaintext records, and re-encrypts records under a new key", async () => {
       await open("flows").set("old", JSON.stringify({ value: { step: 1 } }));
       const first = Keyring.generate("first");
       const flows = createKeyv({ store: open("flows"), namespace: "flows", keys: first, accept: [plaintext()] });
@@ -140,7 +140,7 @@ describeWithRedis(servers, "keyvRedis", () => {
       });
     });
 
-    it("rejects in time while the server is away, and works again when it is back", async () => {
+    it("rejects in time during an outage of the server, and works again afterwards", async () => {
       const server = await startRedis(servers);
       const store = keyvRedis(adapter(server.url), { timeoutMs: 500 });
       onTestFinished(async () => {
@@ -160,12 +160,12 @@ describeWithRedis(servers, "keyvRedis", () => {
         expect(performance.now() - startedAtMs).toBeLessThan(2_500);
       }
       await server.restart();
-      await expect.poll(() => store.get("key").catch(() => "still away"), { timeout: 10_000 }).toBe("value");
-      // What was given up is not written later.
+      await expect.poll(() => store.get("key").catch(() => "still down"), { timeout: 10_000 }).toBe("value");
+      // A write that has failed is not carried out later.
       expect(await store.get("key")).toBe("value");
     });
 
-    it("rejects where something else than a record lies", async () => {
+    it("rejects if the key has a value of another type", async () => {
       const store = open();
       await store.set("key", "value");
       const [at = ""] = [await node.command("KEYS", "*")].flat().map(String);
@@ -200,7 +200,7 @@ describeWithRedis(servers, "keyvRedis", () => {
     expect(() => keyvRedis(adapter)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("refuses a namespace that makes a separator with the one that follows it", async () => {
+  it("refuses a namespace whose end forms a separator with the separator after it", async () => {
     const store = keyvRedis(new KeyvRedis6(node.url));
     onTestFinished(() => store.disconnect());
     store.namespace = "a:";
@@ -208,7 +208,7 @@ describeWithRedis(servers, "keyvRedis", () => {
     expect(await node.command("DBSIZE")).toBe(0);
   });
 
-  it("refuses the client of a Sentinel group, and says what to use", async () => {
+  it("refuses an adapter of a Sentinel group, and recommends RedisStore", async () => {
     const group = await startSentinelGroup(servers);
     onTestFinished(() => group.stop());
     const connection = {
@@ -219,15 +219,15 @@ describeWithRedis(servers, "keyvRedis", () => {
       expect(() => keyvRedis(adapter)).toThrow(
         expect.objectContaining({
           code: "STORE_INVALID",
-          message: "The adapter's client is one of a Sentinel group, which cannot be scanned",
-          hint: "Use a RedisStore with the options sentinels and name of ioredis, and move the records there.",
+          message: "The adapter of @keyv/redis is connected to a Sentinel group, which cannot be scanned",
+          hint: "Use a RedisStore with the options sentinels and name of ioredis, and move the records to it.",
         }),
       );
       await adapter.disconnect();
     }
   });
 
-  it("has one listener for each event of an adapter of @keyv/valkey and its client, however many stores there are", async () => {
+  it("has one listener per event of an adapter of @keyv/valkey and its client for any number of stores", async () => {
     const adapter = KeyvValkey(node.url, { useRedisSets: false });
     onTestFinished(() => adapter.disconnect());
     const listeners = () =>
@@ -244,11 +244,11 @@ describeWithRedis(servers, "keyvRedis", () => {
     expect(await stays?.set("key", "value")).toBe(true);
     expect(listeners()).not.toEqual(without);
     await stays?.disconnect();
-    // What the client itself listens to while it is connected ends with it.
+    // The client removes its own listeners when it disconnects, so there may be fewer than before.
     for (const [index, count] of listeners().entries()) expect(count).toBeLessThanOrEqual(without[index] ?? 0);
   });
 
-  it.each(Object.entries(adapters))("disconnects %s in time from a server that hangs", async (_, adapter) => {
+  it.each(Object.entries(adapters))("disconnects %s in time if the server hangs", async (_, adapter) => {
     const server = await startRedis(servers);
     onTestFinished(() => server.stop());
     const store = keyvRedis(adapter(server.url), { timeoutMs: 300 });
@@ -260,7 +260,7 @@ describeWithRedis(servers, "keyvRedis", () => {
     expect(performance.now() - startedAtMs).toBeLessThan(2_500);
   });
 
-  it.each(Object.entries(redisAdapters))("switches the errors of %s on", async (_, adapter) => {
+  it.each(Object.entries(redisAdapters))("switches on throwOnErrors of %s", async (_, adapter) => {
     const bare = adapter(node.url);
     bare.throwOnErrors = false;
     const store = keyvRedis(bare);

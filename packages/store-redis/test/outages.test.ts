@@ -7,7 +7,7 @@ import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from 
 const servers = await findRedisServers();
 const unavailable = { name: "KeywardError", code: "STORE_UNAVAILABLE" };
 const timeoutMs = 600;
-/** A call may take its timeout, and what the machine needs besides. */
+/** Maximum duration of a call in the test: its timeout, and a reserve for a busy machine. */
 const boundMs = timeoutMs + 2_000;
 
 async function expectUnavailableInTime(call: () => Promise<unknown>): Promise<void> {
@@ -16,12 +16,12 @@ async function expectUnavailableInTime(call: () => Promise<unknown>): Promise<vo
   expect(performance.now() - startedAtMs).toBeLessThan(boundMs);
 }
 
-/** Asks until the store answers again, without being told that the server is back. */
-async function answers(store: RedisStore): Promise<void> {
+/** Waits until calls of the store succeed again. */
+async function untilAvailable(store: RedisStore): Promise<void> {
   await expect.poll(() => store.has("any").catch(() => "not yet"), { timeout: 10_000 }).toBeTypeOf("boolean");
 }
 
-describeWithRedis(servers, "a server that goes away", () => {
+describeWithRedis(servers, "a store during an outage of its server", () => {
   let node: RedisNode;
   let store: RedisStore;
   beforeEach(async () => {
@@ -50,16 +50,16 @@ describeWithRedis(servers, "a server that goes away", () => {
     iterator: (each) => each.iterator().next(),
   };
 
-  it("rejects every call in time, works by itself afterwards, and writes nothing late", async () => {
+  it("rejects every call in time, recovers by itself, and writes nothing late", async () => {
     await store.set("key", "value");
     await node.kill();
     await Promise.all(Object.values(calls).map((call) => expectUnavailableInTime(() => call(store))));
     await node.restart();
-    await answers(store);
+    await untilAvailable(store);
     expect(await store.get("key")).toBe("value");
   });
 
-  it("rejects every call in time while the server hangs, and works when it goes on", async () => {
+  it("rejects every call in time while the server hangs, and recovers when the server continues", async () => {
     await store.set("key", "value");
     node.pause();
     const writes = new Set(["set", "setMany", "delete", "deleteMany", "clear", "replace", "replaceMany"]);
@@ -67,12 +67,12 @@ describeWithRedis(servers, "a server that goes away", () => {
     await Promise.all(reads.map(([, call]) => expectUnavailableInTime(() => call(store))));
     await expectUnavailableInTime(() => store.set("other", "perhaps"));
     node.resume();
-    await answers(store);
+    await untilAvailable(store);
     expect(await store.get("key")).toBe("value");
     expect([undefined, "perhaps"]).toContain(await store.get("other"));
   });
 
-  it("tells what went wrong last, and where nothing listens", async () => {
+  it("reports the latest error as the cause, and emits connection errors", async () => {
     await node.kill();
     const background: unknown[] = [];
     store.on("connection:error", (error) => background.push(error));
@@ -81,22 +81,22 @@ describeWithRedis(servers, "a server that goes away", () => {
     expect(background).not.toEqual([]);
   });
 
-  it("tells once of what goes wrong again and again, and at once again after it was connected", async () => {
-    const told: { readonly code: unknown; readonly times: number }[] = [];
-    store.on("connection:error", (error, { times }) => told.push({ code: Reflect.get(error, "code"), times }));
-    const refused = () => told.filter(({ code }) => code === "ECONNREFUSED");
+  it("emits a recurring connection error once, and immediately again after it has reconnected", async () => {
+    const emitted: { readonly code: unknown; readonly times: number }[] = [];
+    store.on("connection:error", (error, { times }) => emitted.push({ code: Reflect.get(error, "code"), times }));
+    const refused = () => emitted.filter(({ code }) => code === "ECONNREFUSED");
     await store.set("key", "value");
     for (const round of [1, 2]) {
       await node.kill();
-      // The client tries many times within one call.
+      // The client tries to connect many times within one call.
       await expectUnavailableInTime(() => store.get("key"));
       expect(refused()).toEqual(Array.from({ length: round }, () => ({ code: "ECONNREFUSED", times: 1 })));
       await node.restart();
-      await answers(store);
+      await untilAvailable(store);
     }
   });
 
-  it("loses no acknowledged write to kill -9, and answers each in time", async () => {
+  it("loses no acknowledged write to a kill -9 of the server, and settles each write in time", async () => {
     const [acknowledged, tried] = [new Map<string, number>(), new Map<string, number>()];
     let stopped = false;
     const writers = Array.from({ length: 8 }, async (_, writer) => {
@@ -122,7 +122,7 @@ describeWithRedis(servers, "a server that goes away", () => {
     }
     stopped = true;
     await Promise.all(writers);
-    await answers(store);
+    await untilAvailable(store);
     for (const [key, step] of acknowledged) {
       const found = Number(await store.get(key));
       expect(found).toBeGreaterThanOrEqual(step);
@@ -130,13 +130,13 @@ describeWithRedis(servers, "a server that goes away", () => {
     }
   });
 
-  it("reads on where connections are cut, and does not send a write twice", async () => {
+  it("keeps reading when connections are cut, and does not send a write twice", async () => {
     await store.set("key", "value");
     let stopped = false;
     const readers = Array.from({ length: 4 }, async () => {
       while (!stopped) expect(await store.get("key")).toBe("value");
     });
-    // Each step is taken once at most: what was acknowledged is in the sum, what failed may be.
+    // Each step is written at most once: acknowledged steps are counted, and failed steps may exist.
     let [counted, failed] = [0, 0];
     const counter = new Redis(node.url);
     onTestFinished(() => counter.disconnect());
@@ -144,7 +144,7 @@ describeWithRedis(servers, "a server that goes away", () => {
       for (let step = 0; !stopped; step++) {
         try {
           if (await store.replace(`step-${step}`, undefined, "taken")) counted++;
-          else throw new Error("A new key was found to be there: the command was carried out twice");
+          else throw new Error("A new key exists already: the command was carried out twice");
         } catch (error) {
           expect(error).toMatchObject(unavailable);
           failed++;
@@ -163,12 +163,12 @@ describeWithRedis(servers, "a server that goes away", () => {
     expect(found).toBeLessThanOrEqual(counted + failed);
   });
 
-  it("rejects in time where no server ever was", async () => {
+  it("rejects in time if the server has never been running", async () => {
     await node.stop();
     await expectUnavailableInTime(() => new RedisStore(node.url, { timeoutMs }).get("key"));
   });
 
-  it("keeps a process alive no longer than its calls", async () => {
+  it("rejects every call after disconnect, also on its views and its reserved space", async () => {
     await store.set("key", "value");
     await store.disconnect();
     await expect(store.get("key")).rejects.toMatchObject(unavailable);
@@ -176,7 +176,7 @@ describeWithRedis(servers, "a server that goes away", () => {
     await expect(store.reserved().get("key")).rejects.toMatchObject(unavailable);
   });
 
-  describe("over a client that exists, with ioredis' own defaults", () => {
+  describe("over an existing client with the defaults of ioredis", () => {
     let client: Redis;
     beforeEach(() => {
       client = new Redis(node.url);
@@ -186,26 +186,26 @@ describeWithRedis(servers, "a server that goes away", () => {
       return () => made.disconnect();
     });
 
-    it("leaves it open", async () => {
+    it("leaves the client open when it disconnects", async () => {
       await store.set("key", "value");
       await store.disconnect();
       expect(await client.get("keyward::key")).toBe("value");
       await expect(store.get("key")).rejects.toMatchObject(unavailable);
     });
 
-    it("does not let it send again, after the loss, what was given up", async () => {
+    it("does not let the client repeat a failed write after the connection was lost", async () => {
       await store.set("key", "value");
       node.pause();
       const [asked, scanned] = [store.set("key", "given up"), store.scan()];
       await Promise.all([asked, scanned].map((call) => expectUnavailableInTime(() => call)));
-      // The server never read it. The client sends it again to the next one, as it does by default.
+      // The server never read the command. By default, the client would send it again to the next server.
       await node.kill();
       await node.restart();
-      await answers(store);
+      await untilAvailable(store);
       expect(await client.get("keyward::key")).toBe("value");
     });
 
-    it("does not let it send a write twice within the time of the call", async () => {
+    it("does not let the client send a write twice within the timeout", async () => {
       store = new RedisStore(client, { timeoutMs: 10_000 });
       await store.set("key", "value");
       node.pause();
@@ -217,7 +217,7 @@ describeWithRedis(servers, "a server that goes away", () => {
       expect(await store.get("key")).toBe("value");
     });
 
-    it("connects it where it has not begun to", async () => {
+    it("connects a lazy client", async () => {
       const lazy = new Redis(node.url, { lazyConnect: true });
       onTestFinished(() => lazy.disconnect());
       expect(await new RedisStore(lazy).set("key", "value")).toBe(true);
@@ -225,7 +225,7 @@ describeWithRedis(servers, "a server that goes away", () => {
   });
 });
 
-describeWithRedis(servers, "an error", () => {
+describeWithRedis(servers, "an error of a store", () => {
   const secretKey = "session:secret-key-7c1d";
   const secretValue = "secret-value-91ab".repeat(20);
   const allowed = ["+ping", "+hello", "+client", "+info", "+get", "~*"];
@@ -241,30 +241,30 @@ describeWithRedis(servers, "an error", () => {
   }
 
   const failures: Record<string, (opened: { node: RedisNode; store: RedisStore }) => Promise<void>> = {
-    "of another type under the key": async ({ node }) => {
+    "a value of another type": async ({ node }) => {
       await node.command("LPUSH", `keyward::${secretKey}`, "item");
     },
-    "of a server without memory": async ({ node }) => {
+    "a server without free memory": async ({ node }) => {
       await node.command("CONFIG", "SET", "maxmemory", "1");
     },
-    "of a user who may not": async ({ node, store }) => {
+    "a user without permissions": async ({ node, store }) => {
       await store.has("any");
       await node.command("ACL", "SETUSER", "default", "reset", "on", "nopass", ...allowed);
     },
-    "of a server that hangs": async ({ node, store }) => {
+    "a server that hangs": async ({ node, store }) => {
       await store.has("any");
       node.pause();
     },
-    "of a server that is gone": async ({ node }) => {
+    "a dead server": async ({ node }) => {
       await node.kill();
     },
-    "of a command the server does not know": async ({ node, store }) => {
+    "a command that the server refuses": async ({ node, store }) => {
       await store.has("any");
       await node.command("ACL", "SETUSER", "default", "-set", "-evalsha", "-eval");
     },
   };
 
-  it.each(Object.entries(failures))("%s holds neither key nor value", async (_, fail) => {
+  it.each(Object.entries(failures))("contains neither the key nor the value after %s", async (_, fail) => {
     const opened = await open();
     await fail(opened);
     const { store } = opened;
@@ -284,7 +284,7 @@ describeWithRedis(servers, "an error", () => {
     }
   });
 
-  it("of ioredis does hold them, or this would test nothing", async () => {
+  it("differs from the error of ioredis, which contains both", async () => {
     const { node } = await open();
     const client = new Redis(node.url);
     onTestFinished(() => client.disconnect());

@@ -27,7 +27,7 @@ function namesOf(records: readonly ScannedRecord[]): string[] {
   return records.map(({ namespace, key }) => JSON.stringify([namespace, key]));
 }
 
-/** Records of several namespaces. */
+/** Writes records of several namespaces, and returns their addresses. */
 async function filled(store: RedisStore, countPerNamespace: number): Promise<Set<string>> {
   const names = new Set<string>();
   for (const namespace of ["", "flows", "a:b"]) {
@@ -49,13 +49,13 @@ describeWithRedis(plain, "ranges of a RedisStore on one server", () => {
     return store;
   }
 
-  it("are at most one for each slot, and never empty of slots", async () => {
+  it("have at least one slot each, so there are at most as many ranges as slots", async () => {
     const ranges = await (await open()).ranges(1_000_000);
     expect(ranges).toHaveLength(16_384);
     expect(ranges.at(-1)).toBe("16383");
   });
 
-  it("are one where the prefix has all keys in one slot", async () => {
+  it("have all records in one range if the prefix is a hash tag", async () => {
     const store = await open(`{${crypto.randomUUID()}}`);
     const names = await filled(store, 10);
     const shares = await Promise.all(
@@ -64,7 +64,7 @@ describeWithRedis(plain, "ranges of a RedisStore on one server", () => {
     expect(shares.filter((share) => share > 0)).toEqual([names.size]);
   });
 
-  it("are refused where they are no slots in Redis' own notation", async () => {
+  it("are refused if they are not slots in Redis' notation", async () => {
     const store = await open();
     for (const range of ["0-16384", "5-4", "0-5,"]) {
       await expect(store.scan({ range })).rejects.toMatchObject({ code: "VALUE_INVALID" });
@@ -73,7 +73,7 @@ describeWithRedis(plain, "ranges of a RedisStore on one server", () => {
 });
 
 describeWithRedis(servers, "ranges of a RedisStore on a Cluster", () => {
-  it("have every record in exactly one while slots move, and are sealed again side by side", async () => {
+  it("have every record in exactly one range while slots move, and can be re-encrypted in parallel", async () => {
     const cluster = await startCluster(servers);
     const store = new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs: 8_000 });
     onTestFinished(async () => {
@@ -96,7 +96,7 @@ describeWithRedis(servers, "ranges of a RedisStore on a Cluster", () => {
         if (target !== undefined) await cluster.moveSlot(slot, target);
       });
       for (const name of namesOf(records)) {
-        // A record may be found twice when its slot moves, but never in two ranges.
+        // A record may be found twice if its slot moves, but never in two ranges.
         expect(found.get(name) ?? range).toBe(range);
         found.set(name, range);
       }
@@ -105,11 +105,11 @@ describeWithRedis(servers, "ranges of a RedisStore on a Cluster", () => {
     expect(new Set(found.keys())).toEqual(names);
 
     const before = Keyring.generate("old");
-    const sealed = createKeyv({ store, keys: before, namespace: "sealed" }).encryptedStore;
+    const writer = createKeyv({ store, keys: before, namespace: "encrypted" }).encryptedStore;
     await store.namespaced("").clear();
     await store.namespaced("flows").clear();
     await store.namespaced("a:b").clear();
-    await sealed.setMany(Array.from({ length: 300 }, (_, index) => ({ key: `${index}`, value: "value" })));
+    await writer.setMany(Array.from({ length: 300 }, (_, index) => ({ key: `${index}`, value: "value" })));
     const encrypted = new EncryptedStore(store, { keys: before.add({ id: "new" }).promote("new") });
     const reports = await Promise.all(
       (await rangesOf(encrypted, 5)).map((range) => reencrypt(encrypted, range === undefined ? {} : { range })),

@@ -35,7 +35,7 @@ describe("values", () => {
     return Buffer.compare(one, other) === 0;
   }
 
-  it("come back as they were, type included, and no two are written alike", () => {
+  it("are read back unchanged with their type, and different values have different bytes", () => {
     fc.assert(
       fc.property(fc.oneof(text, bytes), fc.oneof(text, bytes), (one, other) => {
         const [first, second] = [writeValue("", one), writeValue("", other)];
@@ -46,18 +46,18 @@ describe("values", () => {
     );
   });
 
-  it("lie there as they are where their bytes say their type: envelopes, text, and what is not UTF-8", () => {
+  it("are stored unchanged if they are envelopes, text, or bytes that are not UTF-8", () => {
     for (const value of [envelope, "kw1.first.AAAA", '{"value":1}', "é", "", Buffer.from([0xff, 1])]) {
       expect(writeValue("", value).equals(Buffer.from(value))).toBe(true);
     }
   });
 
-  it("that others wrote are text where they are UTF-8, and can be replaced as they were read", () => {
+  it("are text if another program wrote them in UTF-8, and can be replaced by what was read", () => {
     fc.assert(
       fc.property(bytes, (stored) => {
         const value = readValue(stored);
         if (typeof value === "string") expect(Buffer.from(value).equals(stored) || stored[0] === 0xff).toBe(true);
-        // A mark that was not needed is the one thing that is written in another way: nothing of ours, and no envelope.
+        // Only a value with an unnecessary mark is written differently. It is neither Keyward's nor an envelope.
         if (!writeValue("", value).equals(stored))
           expect(stored.equals(Buffer.from(value)) && stored[0] === 0xff).toBe(true);
       }),
@@ -66,12 +66,12 @@ describe("values", () => {
   });
 
   it.each([{ value: 1 }, { value: null }, { value: undefined }, { value: "\ud800" }, { value: {} }])(
-    "such as $value are refused",
+    "are refused if they are neither text nor bytes, such as $value",
     ({ value }) => expect(() => writeValue("key", value)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" })),
   );
 });
 
-describe("keys", () => {
+describe("keys of Redis", () => {
   const place = fc.record({
     namespace: fc.oneof(
       fc.string({ unit: "binary" }),
@@ -83,7 +83,7 @@ describe("keys", () => {
   const [records, reserved] = [layout, layout.reserved()];
   const at = (each: KeyLayout, { namespace, key }: { namespace: string; key: string }) => each.startOf(namespace) + key;
 
-  it("stand for one place in one space", () => {
+  it("identify one address in one space", () => {
     fc.assert(
       fc.property(place, place, (one, other) => {
         const alike = one.namespace === other.namespace && one.key === other.key;
@@ -98,14 +98,14 @@ describe("keys", () => {
     );
   });
 
-  it("can be read by an operator", () => {
+  it("are readable for an operator", () => {
     expect(at(records, { namespace: "flows", key: "session:42" })).toBe("keyward:flows:session:42");
     expect(at(records, { namespace: "", key: "session:42" })).toBe("keyward::session:42");
     expect(at(records, { namespace: "a:b {c}", key: "k" })).toBe("keyward:a%3Ab%20%7Bc%7D:k");
     expect(at(reserved, { namespace: "", key: "check" })).toBe("keyward:%reserved::check");
   });
 
-  it("make no hash tag of their namespace", () => {
+  it("never have a hash tag in their namespace", () => {
     fc.assert(
       fc.property(place, ({ namespace }) => {
         expect(records.startOf(namespace)).not.toMatch(/[{}]/);
@@ -113,13 +113,13 @@ describe("keys", () => {
     );
   });
 
-  it.each(["", "a:b", "\ud800"])("have no prefix %j", (prefix) => {
+  it.each(["", "a:b", "\ud800"])("cannot have the prefix %j", (prefix) => {
     expect(() => new KeyLayout(prefix)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 });
 
 describe("slots", () => {
-  it("are written and read as Redis writes them", () => {
+  it("are written and parsed in Redis' notation", () => {
     fc.assert(
       fc.property(fc.array(fc.nat({ max: slotCount - 1 })), (numbers) => {
         const slots = new Slots();
@@ -131,12 +131,12 @@ describe("slots", () => {
     expect(Slots.parse("0-16383")?.isFull).toBe(true);
   });
 
-  it.each(["-1", "1-", "16384", "5-1", "a", "1,,2", "1-2-3"])("are not %j", (text) => {
+  it.each(["-1", "1-", "16384", "5-1", "a", "1,,2", "1-2-3"])("cannot be parsed from %j", (text) => {
     expect(Slots.parse(text)).toBeUndefined();
   });
 });
 
-describeWithRedis(servers, "on a server", () => {
+describeWithRedis(servers, "RedisStore", () => {
   let node: RedisNode;
   let client: Redis;
   let store: RedisStore;
@@ -154,13 +154,13 @@ describeWithRedis(servers, "on a server", () => {
     await client.flushall();
   });
 
-  it("an operator sees which key a record needs", async () => {
+  it("shows an operator which key a record needs", async () => {
     await store.namespaced("flows").set("session:42", envelope);
     expect(await client.getrange("keyward:flows:session:42", 0, 9)).toBe("kw1:first:");
   });
 
   it.each(["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*"])(
-    "clears %j and nothing that its name matches",
+    "clears the namespace %j, and no other namespace that matches it as a pattern",
     async (namespace) => {
       const others = ["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*", "a", "ab"].filter(
         (other) => other !== namespace,
@@ -172,7 +172,7 @@ describeWithRedis(servers, "on a server", () => {
     },
   );
 
-  it("clears thousands of records, and leaves what others keep on the server", async () => {
+  it("clears thousands of records, and keeps the keys of other applications", async () => {
     const keys = Array.from({ length: 5_000 }, (_, index) => `key ${index}`);
     await client.mset(...keys.flatMap((key) => [key, "of others"]));
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
@@ -180,16 +180,16 @@ describeWithRedis(servers, "on a server", () => {
     expect(await client.dbsize()).toBe(keys.length);
   });
 
-  it("iterates a few at a time where they are large", async () => {
+  it("iterates over a few records at a time if they are large", async () => {
     const large = "x".repeat(2 ** 20);
     await store.setMany(Array.from({ length: 20 }, (_, index) => ({ key: `${index}`, value: large })));
     let count = 0;
     for await (const _ of store.iterator()) if (++count === 1) await store.clear();
-    // What was read already comes all the same.
+    // Records that were already read are still yielded.
     expect(count).toBeLessThanOrEqual(4);
   });
 
-  it("never holds up the server with KEYS, and deletes without waiting", async () => {
+  it("never blocks the server with KEYS or DEL", async () => {
     await client.config("RESETSTAT");
     await store.setMany(Array.from({ length: 100 }, (_, index) => ({ key: `key ${index}`, value: "value" })));
     for await (const _ of store.iterator());
@@ -201,7 +201,7 @@ describeWithRedis(servers, "on a server", () => {
     expect(statistics).not.toMatch(/cmdstat_(?:keys|del|flushdb|flushall):/);
   });
 
-  it("keeps the time that a record has left to the millisecond", async () => {
+  it("keeps the expiry of a replaced record to the millisecond", async () => {
     const expires = Date.now() + 3_600_000;
     await store.set("key", "old", expires);
     const before = await client.pexpiretime("keyward::key");
@@ -211,14 +211,14 @@ describeWithRedis(servers, "on a server", () => {
   });
 
   it.each([60_000, -60_000])(
-    "gives what is written where nothing is no expiry, with a clock %d ms ahead",
+    "gives a record that replaces an expired one no expiry, even if its clock is %d ms ahead",
     async (aheadMs) => {
       const now = Date.now;
       const clock = vi.spyOn(Date, "now").mockImplementation(() => now() + aheadMs);
       onTestFinished(() => clock.mockRestore());
       const keys = ["first", "second"];
       await store.setMany(keys.map((key) => ({ key, value: "old" })));
-      // The server is told an absolute time, and alone says when it has come.
+      // Only the server's clock decides when this absolute time has come.
       const expires = now() + 1_000;
       for (const key of keys) await client.pexpireat(`keyward::${key}`, expires);
       const inserted = new Set<string>();
@@ -235,7 +235,7 @@ describeWithRedis(servers, "on a server", () => {
     },
   );
 
-  it("goes on where the server has forgotten its scripts", async () => {
+  it("keeps replacing after the server has forgotten its scripts", async () => {
     await store.setMany(Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, value: "old" })));
     const changes = Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, expected: "old", next: "new" }));
     for (const next of ["new", "old", "new"]) {
@@ -249,7 +249,7 @@ describeWithRedis(servers, "on a server", () => {
     expect(await store.get("key 199")).toBe("new");
   });
 
-  it("compares by a script where the server is too old to compare by itself, and asks that once", async () => {
+  it("replaces with a script if the server has no SET IFEQ, and tries SET IFEQ only once", async () => {
     const fresh = new RedisStore(node.url);
     onTestFinished(() => fresh.disconnect());
     await fresh.set("key", "0");
@@ -259,13 +259,13 @@ describeWithRedis(servers, "on a server", () => {
     for (let step = 1; step < 5; step++) expect(await fresh.replace("key", `${step}`, `${step + 1}`)).toBe(true);
     expect(await fresh.replace("key", "0", "1")).toBe(false);
     const after = await replacements(client);
-    // A server that is new enough refuses nothing, and needs no script.
+    // A newer server refuses nothing, and needs no script.
     expect([0, 1]).toContain(refused);
     expect(after.refused).toBe(refused);
     expect(after.scripts >= 6 * refused && after.scripts <= 7 * refused).toBe(true);
   });
 
-  it("compares many by few scripts of bounded work, each record for itself", async () => {
+  it("replaces many records with few scripts of limited size, and compares each record", async () => {
     await store.setMany(["one", "other"].map((key) => ({ key, value: "0" })));
     const known = ["one", "other"].map((key) => ({ key, expected: "0", next: "1" }));
     expect(await store.replaceMany(known)).toEqual([true, true]);
@@ -282,12 +282,12 @@ describeWithRedis(servers, "on a server", () => {
     const lost = new Set([3, 70, 149]);
     expect(await store.replaceMany(changes)).toEqual(keys.map((_, index) => !lost.has(index)));
     const { scripts } = await replacements(client);
-    // 64, 64 and 22.
+    // The scripts have 64, 64 and 22 records.
     expect(scripts).toBe(3);
     expect(await store.getMany(["key 0", "key 3", "key 149"])).toEqual([Buffer.from([255, 0]), "newer", undefined]);
     expect(await client.pexpiretime("keyward::key 148")).toBe(expires + 147);
 
-    // As many as have 256 KiB together, old and new.
+    // A script has at most 256 KiB of old and new values.
     const large = "x".repeat(100 * 1024);
     await store.setMany(keys.slice(0, 4).map((key) => ({ key, value: large })));
     await client.config("RESETSTAT");
@@ -295,11 +295,11 @@ describeWithRedis(servers, "on a server", () => {
       keys.slice(0, 4).map((key) => ({ key, expected: large, next: large.slice(1) })),
     );
     expect(replaced).toEqual([true, true, true, true]);
-    // Those that are alone in theirs go as a server compares one.
+    // A record that does not share a script is replaced with SET IFEQ if the server has it.
     expect([0, 4]).toContain((await replacements(client)).scripts);
   });
 
-  it("refuses a client that puts something in front of its keys", async () => {
+  it("refuses a client with a keyPrefix", async () => {
     const prefixed = new Redis(node.url, { keyPrefix: "app:", lazyConnect: true });
     expect(() => new RedisStore(prefixed)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
     expect(() => new RedisStore({ port: node.port, keyPrefix: "app:" })).toThrow(
@@ -324,7 +324,7 @@ describeWithRedis(servers, "on a server", () => {
     await expect(store.scan({ cursor })).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("names a key under which something else than a record lies, by its code", async () => {
+  it("reports a value of another type with STORE_INVALID", async () => {
     await client.lpush("keyward::key", "item");
     await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_INVALID" });
     await expect(store.scan()).rejects.toMatchObject({ code: "STORE_INVALID" });
@@ -332,7 +332,7 @@ describeWithRedis(servers, "on a server", () => {
     expect(await client.dbsize()).toBe(0);
   });
 
-  it("skips keys under the prefix that no place is written as", async () => {
+  it("skips keys under the prefix that are not of its layout", async () => {
     await client.mset("keyward:no end", "1", "keyward:%zz:key", "2", "keyward:%41:key", "3");
     await client.set(Buffer.from([...Buffer.from("keyward::"), 0xff]), "4");
     await store.set("key", "value");
@@ -340,8 +340,8 @@ describeWithRedis(servers, "on a server", () => {
   });
 });
 
-describeWithRedis(await findValkeyServers(), "on a server that compares by itself", () => {
-  it("needs no script for one, keeps the time that is left, and names another type by its code", async () => {
+describeWithRedis(await findValkeyServers(), "RedisStore on a server with SET IFEQ", () => {
+  it("replaces one record without a script, keeps its expiry, and reports a value of another type", async () => {
     const node = await startRedis(await findValkeyServers());
     const client = new Redis(node.url);
     const store = new RedisStore(node.url);
@@ -365,7 +365,7 @@ describeWithRedis(await findValkeyServers(), "on a server that compares by itsel
     ];
     expect(await store.replaceMany(changes)).toEqual([true, false, false]);
     expect(await client.pexpiretime("keyward::key")).toBe(expires - 1);
-    // By its digest, which the server does not know yet, and by its text.
+    // The script is sent by its digest, which the server does not know yet, and then by its text.
     expect(await replacements(client)).toEqual({ refused: 0, scripts: 2 });
     await expect(
       store.replaceMany(["list", "key"].map((key) => ({ key, expected: "", next: "" }))),
@@ -375,7 +375,9 @@ describeWithRedis(await findValkeyServers(), "on a server that compares by itsel
   });
 });
 
-/** How often the server was asked for what it does not know, and for a script, since its statistics were reset. */
+/**
+ * Returns how many commands the server has refused, and how many scripts it has run, since its statistics were reset.
+ */
 async function replacements(client: Redis): Promise<{ refused: number; scripts: number }> {
   const [commands, errors] = [await client.info("commandstats"), await client.info("errorstats")];
   const countOf = (pattern: RegExp, text: string) =>

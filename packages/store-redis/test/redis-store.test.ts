@@ -19,7 +19,7 @@ const servers = await findRedisServers();
 const plain = await findRedisServers({ anyWillDo: true });
 const valkey = await findValkeyServers();
 
-/** The whole contract, each test under a prefix of its own. */
+/** Runs the whole contract, with a new prefix for each test. */
 function contract(name: string, source: () => RedisSource): void {
   storeContract(
     { describe, it },
@@ -48,7 +48,7 @@ function contract(name: string, source: () => RedisSource): void {
   );
 }
 
-/** That the commands of a batch wait for their answers together, where no server gives any: for each, how many they are. */
+/** Checks for each batch call that all its commands are sent before the first reply, by pausing the servers. */
 async function expectPipelined(
   client: Redis | Cluster,
   nodes: readonly RedisNode[],
@@ -64,7 +64,7 @@ async function expectPipelined(
     hasMany: () => store.hasMany(keys),
     deleteMany: () => store.deleteMany(keys),
   };
-  // Connected to every primary, and told what the servers know.
+  // Connects to every primary, and finds out which commands the servers have.
   await store.setMany(keys.map((key) => ({ key, value: "old" })));
   await store.replaceMany(keys.map((key) => ({ key, expected: "old", next: "old" })));
   for (const [name, batch] of Object.entries(batches)) {
@@ -87,15 +87,15 @@ describeWithRedis(plain, "one server", () => {
   contract("RedisStore on one server", () => node.url);
 });
 
-describeWithRedis(servers, "a server that answers late", () => {
-  it("gets a batch as one pipeline: all is sent before the first answer", async () => {
+describeWithRedis(servers, "a server that replies late", () => {
+  it("receives all commands of a batch before its first reply", async () => {
     const node = await startRedis(servers);
     const client = new Redis(node.url);
     onTestFinished(async () => {
       client.disconnect();
       await node.stop();
     });
-    // A script has 64 records at most.
+    // A script has at most 64 records.
     await expectPipelined(client, [node], () => [client], { replaceMany: 2 });
   });
 });
@@ -109,7 +109,7 @@ describeWithRedis(valkey, "one Valkey", () => {
   contract("RedisStore on one Valkey", () => node.url);
 });
 
-describeWithRedis(servers, "a server that takes TLS and a password only", () => {
+describeWithRedis(servers, "a server that requires TLS and a password", () => {
   let node: RedisNode;
   beforeAll(async () => {
     node = await startTlsRedis(servers);
@@ -122,7 +122,7 @@ describeWithRedis(servers, "a server that takes TLS and a password only", () => 
     return store;
   }
 
-  it("keeps large values and batches, replaces and scans", async () => {
+  it("stores large values and batches, replaces them, and can be scanned", async () => {
     const store = open(node.options);
     const large = randomBytes(2 ** 20);
     await store.set("large", large);
@@ -140,10 +140,10 @@ describeWithRedis(servers, "a server that takes TLS and a password only", () => 
     expect(found).toEqual(new Set(["large", ...keys]));
   });
 
-  it("is unavailable in time, with the reason, to whoever lacks a part of it", async () => {
+  it("is reported as unavailable in time, with the missing part of the login", async () => {
     const { password = "", tls = {} } = node.options;
     const lacking: Record<string, [options: RedisOptions, reason: RegExp | undefined]> = {
-      // The server hangs up without a word.
+      // The server closes the connection without an error.
       TLS: [{ password }, undefined],
       "the certificate": [{ password, tls: {} }, /self-signed/],
       "the password": [{ tls }, /NOAUTH/],
@@ -166,7 +166,7 @@ describeWithRedis(servers, "a server that takes TLS and a password only", () => 
     expect(performance.now() - startedAtMs).toBeLessThan(3_500);
   });
 
-  it("names the keys that a user needs who may not have them", async () => {
+  it("is reported with the missing keys if the user's ACL does not allow them", async () => {
     const administrator = new Redis({ host: node.host, port: node.port, ...node.options, replyMapping: "legacy" });
     onTestFinished(() => administrator.disconnect());
     await administrator.call("ACL", "SETUSER", "elsewhere", "on", ">another", "+@all", "~elsewhere:*");
@@ -187,7 +187,7 @@ describeWithRedis(servers, "a Cluster", () => {
   afterAll(() => cluster.stop());
   contract("RedisStore on a Cluster", () => ({ nodes: cluster.startupNodes }));
 
-  it("gets a batch as one pipeline for each primary: all is sent before the first answer", async () => {
+  it("receives all commands of a batch before the first reply of a primary", async () => {
     const client = new Cluster([...cluster.startupNodes], { redisOptions: { replyMapping: "legacy" } });
     onTestFinished(() => client.disconnect());
     await expectPipelined(client, cluster.nodes, () => client.nodes("master"), { replaceMany: 100 });

@@ -6,7 +6,7 @@ import { describeWithRedis, findRedisServers, type RedisNode, startRedis } from 
 const servers = await findRedisServers();
 const unavailable = { name: "KeywardError", code: "STORE_UNAVAILABLE" };
 
-describeWithRedis(servers, "what a server answers", () => {
+describeWithRedis(servers, "a RedisStore", () => {
   let node: RedisNode;
   beforeEach(async () => {
     node = await startRedis(servers);
@@ -22,13 +22,13 @@ describeWithRedis(servers, "what a server answers", () => {
     return client;
   }
 
-  it("ends a batch: what waits to be tried again is not sent after one was refused", async () => {
+  it("stops retrying the commands of a batch after one of them was refused for good", async () => {
     await node.command("ACL", "SETUSER", "narrow", "on", ">password", "~keyward::a*", "+@all");
     const store = new RedisStore(`redis://narrow:password@${node.host}:${node.port}`);
     onTestFinished(() => store.disconnect());
     store.on("connection:error", () => undefined);
     await store.set("a", "first");
-    // As in a failover: writes are refused for a while. The other key is refused for good.
+    // Like in a failover, writes of the first key are refused for a while. The other key is refused for good.
     await node.command("REPLICAOF", "127.0.0.1", "1");
     const older = [
       { key: "a", value: "older" },
@@ -37,20 +37,20 @@ describeWithRedis(servers, "what a server answers", () => {
     await expect(store.setMany(older)).rejects.toMatchObject(unavailable);
     await node.command("REPLICAOF", "NO", "ONE");
     await node.command("SET", "keyward::a", "newer");
-    // What the store still sends would be before this in its connection, or be tried every 20 ms.
+    // A retry would reach the server before these reads, or within the 20 ms between two attempts.
     for (let read = 0; read < 50; read++) {
       expect(await store.get("a")).toBe("newer");
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   });
 
-  it("is asked for again where a primary waits for its replicas before it writes", async () => {
+  it("retries a write while the primary lacks the replicas that it needs", async () => {
     const store = new RedisStore(node.url, { timeoutMs: 600 });
     onTestFinished(() => store.disconnect());
     await store.set("key", "old");
     await node.command("CONFIG", "SET", "min-replicas-to-write", "1");
     for (const call of [() => store.set("key", "new"), () => store.replace("key", "old", "new")]) {
-      // Of a call on a busy machine, the time may be over before the server has answered at all.
+      // On a busy machine a call may time out before the server has replied.
       const refused = () => call().catch((error: unknown) => error);
       await expect
         .poll(refused, { timeout: 20_000 })
@@ -65,13 +65,13 @@ describeWithRedis(servers, "what a server answers", () => {
     expect(await replaced).toBe(true);
   });
 
-  it("leaves no transaction open on a shared client, whenever the time of a scan is over", async () => {
+  it("leaves no transaction open on a shared client, no matter when a scan times out", async () => {
     const client = await connected();
     const store = new RedisStore(client);
     await store.set("key", "first");
     const now = performance.now.bind(performance);
     for (let position = 0; position < 30; position++) {
-      // The clock is looked at before each thing that is sent, and jumps between two of those looks.
+      // The clock is read before each transaction, and jumps between two of these reads.
       let looks = 0;
       const clock = vi.spyOn(performance, "now").mockImplementation(() => now() + (looks++ < position ? 0 : 60_000));
       await store.scan().catch(() => undefined);
@@ -81,7 +81,7 @@ describeWithRedis(servers, "what a server answers", () => {
     }
   });
 
-  it("is no success in a transaction that somebody left open", async () => {
+  it("rejects every call while its client has an open transaction", async () => {
     const client = await connected();
     const store = new RedisStore(client);
     await store.set("key", "value");
@@ -92,7 +92,7 @@ describeWithRedis(servers, "what a server answers", () => {
       setMany: () => store.setMany([{ key: "key", value: "next", expires: Date.now() + 60_000 }]),
       delete: () => store.delete("key"),
       replace: () => store.replace("key", "value", "next"),
-      "replace nothing": () => store.replace("none", undefined, "next"),
+      "replace a missing record": () => store.replace("none", undefined, "next"),
     };
     for (const call of Object.values(calls)) {
       await client.call("MULTI");
@@ -102,7 +102,7 @@ describeWithRedis(servers, "what a server answers", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it.each(["OK", "PONG", "QUEUED", "", "ERR"])("can be the value %j", async (value) => {
+  it.each(["OK", "PONG", "QUEUED", "", "ERR"])("returns the value %j even if it looks like a status", async (value) => {
     const store = new RedisStore(await connected());
     await store.set("key", value);
     expect(await store.get("key")).toBe(value);

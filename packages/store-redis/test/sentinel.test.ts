@@ -10,10 +10,10 @@ import {
 } from "../../../test/servers/redis.ts";
 
 const servers = await findRedisServers();
-/** Longer than a failover takes. */
+/** A timeout that is longer than a failover. */
 const patientMs = 8_000;
 const impatientMs = 1_500;
-/** What the machine may need beyond the time of a call. */
+/** Reserve for a busy machine, in addition to the timeout of a call. */
 const slackMs = 2_000;
 const unavailable = { name: "KeywardError", code: "STORE_UNAVAILABLE" };
 
@@ -50,7 +50,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     return Array.from({ length: count }, (_, index) => `key ${index}`);
   }
 
-  it("writes to the primary, replaces, scans, and goes on after a failover without losing what the replica had", async () => {
+  it("writes, replaces and scans, and continues after a failover without losing a replicated record", async () => {
     const store = open();
     const keys = numbered(300);
     const expires = Date.now() + 3_600_000;
@@ -61,22 +61,22 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     expect(await replica.command("PEXPIRETIME", "keyward::key 0")).toBe(expires - 1);
     const first = await store.scan({ limit: 50 });
     expect(first.cursor).toBeDefined();
-    // Replication is not synchronous: Redis itself promises no more than what had reached the replica.
+    // Redis replicates asynchronously, so only records that have reached the replica survive the failover.
     await group.replicated();
     await primary.kill();
 
-    // Begun while there is no primary, and no more is done to have them answered.
+    // These calls begin while there is no primary, and succeed without further action.
     const startedAtMs = performance.now();
     const calls = [store.get("key 0"), store.replace("key 1", "old", "new"), store.set("key 2", "new")];
     expect(await Promise.all(calls)).toEqual(["new", true, true]);
     expect(performance.now() - startedAtMs).toBeLessThan(patientMs + slackMs);
-    // The sentinels that did not replace the primary themselves hear of it a moment later.
+    // The sentinels that did not lead the failover learn about it a moment later.
     await expect.poll(() => group.primary(), { timeout: 15_000 }).toBe(replica);
 
     const changed = new Set(["key 0", "key 1", "key 2"]);
     expect(await store.getMany(keys)).toEqual(keys.map((key) => (changed.has(key) ? "new" : "old")));
     expect(await replica.command("PEXPIRETIME", "keyward::key 1")).toBe(expires - 1);
-    // In another process, with the cursor of the primary that died.
+    // A new store continues the scan with the cursor of the dead primary.
     const rest = await scanOn(open(), first.cursor);
     expect(new Set([...first.entries, ...rest].map(({ key }) => key))).toEqual(new Set(keys));
 
@@ -85,7 +85,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     expect(await primary.command("GET", "keyward::key 2")).toBe("new");
   });
 
-  it("answers each write in time during a failover, and keeps what the new primary acknowledged", async () => {
+  it("settles each write in time during a failover, and keeps the writes that the new primary acknowledged", async () => {
     const store = open();
     await store.set("any", "value");
     const last = new Map<string, { step: number; acknowledged: boolean }>();
@@ -111,7 +111,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
       .toBe(true);
     stopped = true;
     await Promise.all(writers);
-    // Only what was on its way to the one that died is in doubt.
+    // Only writes that were in progress on the dead primary may fail.
     for (const error of failures) expect(error).toMatchObject(unavailable);
     expect(failures.length).toBeLessThanOrEqual(8);
     for (const [key, { step, acknowledged }] of last) {
@@ -120,13 +120,13 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     }
   });
 
-  it("leaves a primary that hangs for the one that replaced it, and loses nothing when the former comes back", async () => {
+  it("leaves a hanging primary for its replacement, and loses nothing when the former primary comes back", async () => {
     const store = open(impatientMs);
     await store.set("key", "value");
     await group.replicated();
     primary.pause();
     const startedAtMs = performance.now();
-    await expect(store.set("key", "to the one that hangs")).rejects.toMatchObject(unavailable);
+    await expect(store.set("key", "to the hanging primary")).rejects.toMatchObject(unavailable);
     expect(performance.now() - startedAtMs).toBeLessThan(impatientMs + slackMs);
     await expect.poll(() => store.get("key").catch(() => "not yet"), { timeout: 15_000 }).toBe("value");
     await expect.poll(() => group.primary(), { timeout: 15_000 }).toBe(replica);
@@ -136,14 +136,14 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     expect([await store.get("key"), await primary.command("GET", "keyward::key")]).toEqual(["newer", "newer"]);
   });
 
-  it("finds the primary where the first sentinel hangs and the second is away", async () => {
+  it("finds the primary if the first sentinel hangs and the second is down", async () => {
     const [first, second] = group.sentinels;
     first?.pause();
     await second?.kill();
     expect(await open(impatientMs).set("key", "value")).toBe(true);
   });
 
-  it("rejects in time while there is no sentinel, and works by itself when there is one", async () => {
+  it("rejects in time while there is no sentinel, and recovers by itself when there is one", async () => {
     for (const sentinel of group.sentinels) await sentinel.kill();
     const store = open(impatientMs);
     const startedAtMs = performance.now();
@@ -153,7 +153,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     await expect.poll(() => store.has("key").catch(() => "not yet"), { timeout: 10_000 }).toBe(false);
   });
 
-  it("seals again in bulk through a failover", async () => {
+  it("completes a bulk re-encryption despite a failover", async () => {
     const store = open();
     const first = Keyring.generate("first");
     const keys = numbered(600);
@@ -172,7 +172,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
         },
       });
     const report = await bulk().catch(async (error: unknown) => {
-      // What was on its way to the primary that died is in doubt: the job says so, and is begun again.
+      // A write that was in progress on the dead primary may fail the job, which is then started again.
       expect(error).toMatchObject(unavailable);
       return bulk();
     });

@@ -4,10 +4,10 @@ import { describeWithRedis, findRedisServers, startRedis } from "../../../test/s
 
 const servers = await findRedisServers();
 
-describeWithRedis(servers, "a few records among many keys of others", () => {
+describeWithRedis(servers, "a few records among many keys of another application", () => {
   const foreign = 200_000;
 
-  it("are found, iterated and cleared, though no call has the time for all keys", async () => {
+  it("are found, iterated and cleared, although no single call has time for all keys", async () => {
     const node = await startRedis(servers);
     const store = new RedisStore(node.url, { timeoutMs: 200 });
     onTestFinished(async () => {

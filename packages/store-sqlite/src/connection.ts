@@ -3,25 +3,28 @@ import { dirname, resolve } from "node:path";
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import { KeywardError, systemCode } from "@keyward/core";
-import { invalidFile, openDatabase, requireOurSchema, type Synchronous, schemaVersionOf } from "./database-file.ts";
+import { invalidFile, openDatabase, requireKeywardSchema, type Synchronous, schemaVersionOf } from "./database-file.ts";
 
-/** What a {@link Connection} is told. */
+/** The options of a {@link Connection}. */
 export interface ConnectionOptions {
   readonly path: string;
   readonly synchronous: Synchronous;
   readonly busyTimeoutMs: number;
 }
 
-/** Prepares a statement, or finds the one prepared before. */
+/** Returns the prepared statement of this SQL text. Statements are cached. */
 export type Prepare = (sql: string) => StatementSync;
 
-/** Between two attempts to get a lock, in ms. Random, so that several waiting processes do not keep step. */
+/**
+ * Bounds of the random pause between two attempts to get a lock, in ms. Random, so that waiting processes spread out.
+ */
 const leastPauseMs = 2;
 const mostPauseMs = 40;
 
-/** How many expired rows are removed in one transaction. */
+/** Maximum number of expired rows that one transaction removes. */
 const sweptAtOnce = 500;
 
+/** Primary result codes of SQLite. */
 const primaryCodes = {
   busy: 5,
   locked: 6,
@@ -35,20 +38,20 @@ const primaryCodes = {
 } as const;
 
 /**
- * The one connection that a store and its views share. Work is handed over as a synchronous function, so that a
- * transaction never lasts longer than a turn of the event loop; where the file is locked by others, it is run again.
+ * The one connection that a store and its views share. Callers pass their work as a synchronous function, so that a
+ * transaction never outlasts a turn of the event loop. If another process has the file locked, the work is run again.
  */
 export class Connection {
   readonly #options: ConnectionOptions;
   readonly #statements = new Map<string, StatementSync>();
   #database: DatabaseSync | undefined;
-  /** Of the schema that was looked at last, and found to be ours. */
+  /** Version of the last schema that was checked and found to be Keyward's. */
   #schemaVersion: number | undefined;
   #closed = false;
   #sweepTimer: NodeJS.Timeout | undefined;
 
   /**
-   * Opens the file, unless it is locked at the moment: then the first piece of work does.
+   * Opens the file. If another process has it locked now, the first call opens it instead.
    *
    * @throws KeywardError `STORE_INVALID` or `STORE_UNAVAILABLE`.
    */
@@ -57,23 +60,23 @@ export class Connection {
     try {
       this.#open();
     } catch (error) {
-      if (!isBusy(error)) throw this.#explain(error);
+      if (!isBusy(error)) throw this.#toKeywardError(error);
     }
   }
 
-  /** As it was given. */
+  /** The path that the store was created with. */
   get path(): string {
     return this.#options.path;
   }
 
-  /** For how long after a call the work may still be done. */
+  /** Maximum duration of a call in milliseconds. Afterwards nothing is written for that call. */
   get longestCallMs(): number {
     return this.#options.busyTimeoutMs + mostPauseMs;
   }
 
   /**
-   * Does work that reads, in a transaction: it sees one state of the file. Again and again while the file is locked, for
-   * `busyTimeoutMs`.
+   * Runs reading work in a transaction, so that it sees one state of the file. While the file is locked, the work is
+   * retried for `busyTimeoutMs`.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` or `STORE_INVALID`.
    */
@@ -81,7 +84,7 @@ export class Connection {
     return this.#run("BEGIN", work);
   }
 
-  /** As {@link Connection.read}, for work that writes: all of it is done, or nothing. */
+  /** Runs writing work in a transaction: either all of it is done, or nothing. Retries like {@link Connection.read}. */
   write<Result>(work: (prepare: Prepare) => Result): Promise<Result> {
     return this.#run("BEGIN IMMEDIATE", work);
   }
@@ -92,7 +95,7 @@ export class Connection {
       try {
         return this.#inTransaction(begin, work);
       } catch (error) {
-        if (!isBusy(error) || performance.now() >= deadline) throw this.#explain(error);
+        if (!isBusy(error) || performance.now() >= deadline) throw this.#toKeywardError(error);
       }
       await sleep(leastPauseMs + Math.random() * (mostPauseMs - leastPauseMs));
     }
@@ -102,13 +105,13 @@ export class Connection {
     const database = this.#open();
     this.#prepare(begin).run();
     try {
-      // Inside, where nobody else changes the schema before the work is done.
+      // Inside the transaction no other process can change the schema before the work is done.
       this.#requireKnownSchema(database);
       const result = work(this.#prepare);
       this.#prepare("COMMIT").run();
       return result;
     } catch (error) {
-      // After some errors, a full disk among them, SQLite has rolled back already.
+      // After some errors, such as a full disk, SQLite has rolled back already.
       if (database.isTransaction) database.exec("ROLLBACK");
       throw error;
     }
@@ -117,11 +120,11 @@ export class Connection {
   #requireKnownSchema(database: DatabaseSync): void {
     const version = schemaVersionOf(this.#prepare);
     if (version === this.#schemaVersion) return;
-    requireOurSchema(this.#options.path, database);
+    requireKeywardSchema(this.#options.path, database);
     this.#schemaVersion = version;
   }
 
-  /** Removes what has expired, in all spaces, in small transactions, and says how many rows that were. */
+  /** Removes the expired rows of both spaces in small transactions, and returns the number of rows. */
   async sweep(): Promise<number> {
     let total = 0;
     for (;;) {
@@ -138,7 +141,9 @@ export class Connection {
     }
   }
 
-  /** Sweeps `everyMs` after the last sweep ended, until the connection closes. Keeps no process alive. */
+  /**
+   * Sweeps again `everyMs` after each sweep, until the connection closes. The timer does not keep the process alive.
+   */
   sweepEvery(everyMs: number, failed: (error: unknown) => void): void {
     if (this.#closed) return;
     this.#sweepTimer = setTimeout(async () => {
@@ -154,7 +159,7 @@ export class Connection {
     }, everyMs).unref();
   }
 
-  /** Closes the file; a second time does nothing. Work that still waits for a lock is given up. */
+  /** Closes the file. A second call does nothing. Calls that still wait for a lock reject. */
   close(): void {
     this.#closed = true;
     clearTimeout(this.#sweepTimer);
@@ -165,8 +170,8 @@ export class Connection {
 
   #open(): DatabaseSync {
     if (this.#closed) {
-      throw new KeywardError("STORE_UNAVAILABLE", `The store on ${this.#options.path} is disconnected`, {
-        hint: "disconnect() closes the connection of the store and of all its views. Make a new SqliteStore.",
+      throw new KeywardError("STORE_UNAVAILABLE", `The SqliteStore of ${this.#options.path} is disconnected`, {
+        hint: "Create a new SqliteStore. disconnect() closes the connection of a store and of all its views.",
       });
     }
     this.#database ??= openDatabase(this.#options.path, this.#options.synchronous);
@@ -181,7 +186,7 @@ export class Connection {
     return statement;
   };
 
-  #explain(error: unknown): unknown {
+  #toKeywardError(error: unknown): unknown {
     if (error instanceof KeywardError) return error;
     const { path, busyTimeoutMs } = this.#options;
     switch (primaryCodeOf(error) ?? systemCode(error)) {
@@ -191,21 +196,21 @@ export class Connection {
       case primaryCodes.busy:
       case primaryCodes.locked:
         return unavailable(
-          `${path} stayed locked for ${busyTimeoutMs} ms`,
-          "Find the process that holds a long transaction on it, or raise busyTimeoutMs. Leave -wal and -shm where they are.",
+          `Another process kept ${path} locked for ${busyTimeoutMs} ms`,
+          "Find the process that holds a long transaction on the file, or raise busyTimeoutMs. Do not remove its -wal and -shm.",
           error,
         );
       case primaryCodes.tooBig:
-        return new KeywardError("VALUE_INVALID", "A value or batch is larger than SQLite takes, about 1 GB", {
-          hint: "Store it in smaller parts.",
+        return new KeywardError("VALUE_INVALID", "A value or batch exceeds SQLite's limit of about 1 GB", {
+          hint: "Split the value or the batch into smaller parts.",
           cause: error,
         });
       case primaryCodes.full:
       case "ENOSPC":
       case "EDQUOT":
         return unavailable(
-          `There is no room left for ${path}`,
-          "Make room on its disk, but not by removing -wal or -shm: they hold the last writes. Then try again.",
+          `There is no space left for ${path}`,
+          "Free space on its disk or raise the quota, then try again. Do not remove -wal or -shm: they hold the last writes.",
           error,
         );
       case primaryCodes.readOnly:
@@ -213,42 +218,46 @@ export class Connection {
       case "EACCES":
       case "EPERM":
       case "EROFS":
-        return this.#explainAccess(path, error);
+        return this.#accessError(path, error);
       case primaryCodes.ioError:
         return unavailable(
-          `The disk failed to read or write ${path}`,
-          "Look for errors of the disk in the system's log, and copy the file with its -wal to another disk.",
+          `The disk failed while reading or writing ${path}`,
+          "Copy the file together with its -wal to another disk, and look for disk errors in the system's log.",
           error,
         );
       default:
-        return unavailable(`${path} cannot be used`, "Check the disk and the permissions; the cause says more.", error);
+        return unavailable(
+          `SQLite failed on ${path}`,
+          "Check the disk, and the permissions of the file and its folder. The cause has SQLite's own message.",
+          error,
+        );
     }
   }
 
-  /** What keeps this process from opening or writing the file. */
-  #explainAccess(path: string, error: unknown): KeywardError {
+  /** Returns the error for a file that this process cannot open or write, with the missing permission. */
+  #accessError(path: string, error: unknown): KeywardError {
     const folder = dirname(resolve(path));
-    const whose = "the user of this process";
+    const user = "the user of this process";
     if (existsSync(path) && !allows(path, constants.R_OK)) {
-      return unavailable(`${path} may not be read by ${whose}`, `Let ${whose} read and write the file.`, error);
+      return unavailable(`${path} is not readable for ${user}`, `Let ${user} read and write the file.`, error);
     }
     if (existsSync(path) && !allows(path, constants.W_OK)) {
       return unavailable(
-        `${path} is read-only for ${whose}`,
-        `Let ${whose} write the file; where it is mounted read-only, mount it for writing.`,
+        `${path} is read-only for ${user}`,
+        `Let ${user} write to the file. If its file system is mounted read-only, remount it for writing.`,
         error,
       );
     }
     if (!allows(folder, constants.W_OK)) {
       return unavailable(
-        `The folder of ${path} is read-only for ${whose}`,
-        `Let ${whose} write to the folder: SQLite keeps -wal and -shm beside the file.`,
+        `The folder of ${path} is read-only for ${user}`,
+        `Let ${user} write to the folder: SQLite creates -wal and -shm beside the file.`,
         error,
       );
     }
     return unavailable(
       `${path} cannot be opened for writing`,
-      `Let ${whose} read and write the file, its -wal and its -shm.`,
+      `Let ${user} read and write the file, its -wal and its -shm.`,
       error,
     );
   }
@@ -272,7 +281,7 @@ function isBusy(error: unknown): boolean {
   return code === primaryCodes.busy || code === primaryCodes.locked;
 }
 
-/** SQLite's result code without what extends it; `undefined` for an error of another kind. */
+/** Returns the primary result code of an error of SQLite, or `undefined` for any other error. */
 function primaryCodeOf(error: unknown): number | undefined {
   if (!(error instanceof Error) || !("errcode" in error) || typeof error.errcode !== "number") return undefined;
   return error.errcode & 0xff;

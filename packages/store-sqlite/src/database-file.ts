@@ -3,16 +3,16 @@ import { dirname, resolve } from "node:path";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { isOwnedBy, KeywardError, systemCode } from "@keyward/core";
 
-/** How long a write waits for the disk: see {@link SqliteStoreOptions.synchronous}. */
+/** Durability of an acknowledged write: see `SqliteStoreOptions.synchronous`. */
 export type Synchronous = "full" | "normal";
 
-/** The path of a database that lives in memory and ends with its connection. */
+/** The path of a database in memory, which exists until its connection closes. */
 export const inMemory = ":memory:";
 
-/** How long SQLite itself may block the event loop for a lock. What is longer is waited for asynchronously. */
+/** How long SQLite may block the event loop for a lock, in ms. Longer waits are asynchronous. */
 const blockMs = 20;
 
-/** "KWRD": what tells our files from those of others. It is in the header of the file from its first page on. */
+/** "KWRD": the application id in the header of each file that Keyward creates. */
 const applicationId = 0x4b575244;
 const formatVersion = 1;
 
@@ -29,13 +29,16 @@ const table = `CREATE TABLE entries (
 const index = "CREATE INDEX entries_expires ON entries (expires) WHERE expires IS NOT NULL";
 const schema = `${table}; ${index}; PRAGMA application_id = ${applicationId}; PRAGMA user_version = ${formatVersion}`;
 
-const ours = new Map([
+const keywardObjects = new Map([
   ["entries", withoutSpace(table)],
   ["entries_expires", withoutSpace(index)],
 ]);
 
-/** What `ANALYZE` makes. By its name alone nothing is taken for SQLite's: an index calls functions with every write. */
-const ofSqlite = new Map([
+/**
+ * The tables that `ANALYZE` creates. Their SQL is compared too: a planted index could have an internal name of SQLite,
+ * and its expressions would run with every write.
+ */
+const analyzeTables = new Map([
   ["sqlite_stat1", withoutSpace("CREATE TABLE sqlite_stat1(tbl,idx,stat)")],
   ["sqlite_stat4", withoutSpace("CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)")],
 ]);
@@ -46,23 +49,23 @@ interface Header {
 }
 
 /**
- * Opens the file, which is made if it is missing or empty. A file of another kind is refused before anything could
- * write to it, and so is one that another user prepared.
+ * Opens the file, and creates the store in it if the file is missing or empty. Any other kind of file, and a file that
+ * another user prepared, is refused before anything can write to it.
  *
- * @throws KeywardError `STORE_INVALID` for a file that is not a store of this format. Errors of SQLite and of the file
- * system come as they are.
+ * @throws KeywardError `STORE_INVALID` if the file is not a store of this format. Errors of SQLite and of the file
+ * system are passed on unchanged.
  */
 export function openDatabase(path: string, synchronous: Synchronous): DatabaseSync {
   const location = path === inMemory ? path : prepareFile(resolve(path));
-  // Foreign keys of another table could change its rows with ours.
+  // A foreign key of a planted table could change its rows together with Keyward's.
   const database = new DatabaseSync(location, { timeout: blockMs, enableForeignKeyConstraints: false });
   try {
-    // Who can write the file may not have its schema call functions, and what was deleted is overwritten with zeros.
+    // The schema may have been planted, so it may not call functions. Deleted content is overwritten with zeros.
     database.exec("PRAGMA trusted_schema = OFF; PRAGMA secure_delete = ON; PRAGMA cell_size_check = ON");
     setUp(location, database);
     database.exec("PRAGMA journal_mode = WAL");
     database.exec(`PRAGMA synchronous = ${synchronous === "full" ? "FULL" : "NORMAL"}`);
-    // Once more, now that SQLite has opened or made the files beside it.
+    // Checked again, because SQLite has now opened or created the files beside the database.
     if (location !== inMemory) requireOwnCompanions(location);
     return database;
   } catch (error) {
@@ -71,18 +74,18 @@ export function openDatabase(path: string, synchronous: Synchronous): DatabaseSy
   }
 }
 
-/** A number that changes with the schema. */
+/** Returns a number that changes whenever the schema changes. */
 export function schemaVersionOf(prepare: (sql: string) => StatementSync): number {
   return Number(prepare("PRAGMA schema_version").get()?.["schema_version"]);
 }
 
 /**
- * Refuses a file whose schema is not the one that this package makes: a trigger or a view would be run with our
- * statements.
+ * Refuses a file whose schema is not the one that this package creates: a planted trigger or view would run with
+ * Keyward's statements.
  *
  * @throws KeywardError `STORE_INVALID`.
  */
-export function requireOurSchema(location: string, database: DatabaseSync): void {
+export function requireKeywardSchema(location: string, database: DatabaseSync): void {
   const found = database
     .prepare(
       "SELECT type, substr(name, 1, 64) AS name, substr(sql, 1, 1000) AS sql FROM sqlite_schema " +
@@ -92,84 +95,87 @@ export function requireOurSchema(location: string, database: DatabaseSync): void
   let known = 0;
   for (const { type, name, sql } of found) {
     const text = withoutSpace(String(sql));
-    if (ours.get(String(name)) === text) {
+    if (keywardObjects.get(String(name)) === text) {
       known++;
       continue;
     }
-    if (ofSqlite.get(String(name)) === text) continue;
+    if (analyzeTables.get(String(name)) === text) continue;
     throw new KeywardError(
       "STORE_INVALID",
-      `${location} holds a ${type} that is not of Keyward's making: ${JSON.stringify(name)}`,
+      `${location} contains ${type === "index" ? "an" : "a"} ${type} that Keyward did not create: ${JSON.stringify(name)}`,
       {
         hint:
-          "Find out who else writes to the file, and stop that. Copy the file, move what is not Keyward's to another " +
-          "database, and drop it here; or restore the file from a backup. It was not changed.",
+          `Find out which other program writes to the file, and stop it. Copy the file, then drop this ${type}; or restore ` +
+          "the file from a backup. Keyward has not changed the file.",
       },
     );
   }
-  if (known !== ours.size) throw invalidFile(location, "lacks its table or its index");
+  if (known !== keywardObjects.size) throw invalidFile(location, "lacks Keyward's table or index");
 }
 
 function withoutSpace(sql: string): string {
   return sql.replace(/\s+/g, "");
 }
 
-/** Makes the file, or checks the one that is there; returns its path without links. */
+/** Creates the file or checks the existing one, and returns its path with symbolic links resolved. */
 function prepareFile(path: string): string {
   const status = statSync(path, { throwIfNoEntry: false });
   if (status === undefined) {
     if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
-      throw new KeywardError("STORE_INVALID", `${path} is a symbolic link that leads nowhere`, {
-        hint: "Mount what it leads to, or give the path of the file itself.",
+      throw new KeywardError("STORE_INVALID", `${path} is a symbolic link to a file that does not exist`, {
+        hint: "Mount the file system of its target, or pass the path of the file itself.",
       });
     }
     createPrivate(path);
-    // The file and those beside it are checked as ever: another process may have been faster.
+    // Another process may have created the file first, so the file and its companions are still checked.
     return prepareFile(path);
   }
   const location = realpathSync(path);
   if (!status.isFile()) {
-    throw new KeywardError("STORE_UNAVAILABLE", `${path} is ${status.isDirectory() ? "a directory" : "no file"}`, {
-      hint: "Give the path of a file.",
-    });
+    const kind = status.isDirectory() ? "a directory" : "not a regular file";
+    throw new KeywardError("STORE_UNAVAILABLE", `${path} is ${kind}`, { hint: "Pass the path of a file." });
   }
   requireOwnCompanions(location);
-  if (status.size > 0) requireOurs(location, readHeader(location));
+  if (status.size > 0) requireKeywardFormat(location, readHeader(location));
   else if (!isOwnedBy(status, statSync(dirname(location)).uid)) {
-    throw new KeywardError("STORE_INVALID", `${location} is an empty file of another user`, {
-      hint: "Give a path in a folder that only this user can write to.",
+    throw new KeywardError("STORE_INVALID", `${location} is an empty file that belongs to another user`, {
+      hint: "Pass a path in a folder that only the user of this process can write to.",
     });
   }
   return location;
 }
 
-/** Refuses files beside the database in which another user would receive, or slip in, what is written. */
+/**
+ * Refuses files beside the database (`-wal`, `-shm`, `-journal`) through which another user could read or forge writes.
+ */
 function requireOwnCompanions(location: string): void {
   const { uid, mode } = statSync(location);
   for (const suffix of ["-wal", "-shm", "-journal"]) {
     const status = lstatSync(location + suffix, { throwIfNoEntry: false });
     if (status === undefined) continue;
-    // Users who may all write the database make these files for one another.
+    // If several users may write to the database, each of them may have created these files.
     const shared = (mode & 0o022) !== 0;
     if (status.isFile() && (shared || isOwnedBy(status, uid))) continue;
     throw new KeywardError(
       "STORE_INVALID",
-      `${location}${suffix} is ${status.isFile() ? "of another user" : "no file"}`,
+      `${location}${suffix} ${status.isFile() ? "belongs to another user" : "is not a regular file"}`,
       {
         hint:
-          "Find out who made it. If it is not this database's own, which holds its last writes, move it away while no " +
-          "process uses the database.",
+          "Find out which program created it. Keep it if that program uses this database: it holds the last writes. " +
+          "Otherwise stop every process that uses the database, then move it away.",
       },
     );
   }
 }
 
-/** Makes the table in one transaction with the marks of the format, so that no process ever sees one without the other. */
+/**
+ * Creates the table and the format's marks in the header in one transaction, so that no process sees only one of them.
+ */
 function setUp(location: string, database: DatabaseSync): void {
   if (headerOf(database).applicationId !== applicationId) {
     database.exec("BEGIN IMMEDIATE");
     try {
-      // Another process may have been faster.
+      // Another process may have created them first.
       const empty = database.prepare("SELECT 1 FROM sqlite_schema").get() === undefined;
       if (headerOf(database).applicationId === 0 && empty) database.exec(schema);
       database.exec("COMMIT");
@@ -178,13 +184,13 @@ function setUp(location: string, database: DatabaseSync): void {
       throw error;
     }
   }
-  requireOurs(location, headerOf(database));
-  requireOurSchema(location, database);
+  requireKeywardFormat(location, headerOf(database));
+  requireKeywardSchema(location, database);
 }
 
 function readHeader(location: string): Header {
-  // While somebody has the file open in WAL mode, only SQLite may look into it: POSIX drops every lock that a process
-  // holds on a file as soon as it closes any descriptor of it, those of its other threads included.
+  // While a process has the file open in WAL mode, only SQLite may read it. POSIX drops all locks that a process holds
+  // on a file when the process closes any descriptor of it, including the locks of its other threads.
   if (existsSync(`${location}-shm`)) {
     const database = new DatabaseSync(location, { readOnly: true, timeout: blockMs });
     try {
@@ -193,7 +199,7 @@ function readHeader(location: string): Header {
       database.close();
     }
   }
-  // Not through SQLite, which would leave a -wal and a -shm beside a file that is not ours.
+  // SQLite would leave a -wal and a -shm beside a file that is not Keyward's.
   const header = Buffer.alloc(100);
   const file = openSync(location, "r");
   try {
@@ -207,7 +213,7 @@ function readHeader(location: string): Header {
   return { applicationId: header.readUInt32BE(68), version: header.readUInt32BE(60) };
 }
 
-// Not by the functions pragma_…, in whose place a view may have been planted.
+// A planted view could replace the functions pragma_…, so the PRAGMA statements are used.
 function headerOf(database: DatabaseSync): Header {
   return {
     applicationId: Number(database.prepare("PRAGMA application_id").get()?.["application_id"]),
@@ -215,36 +221,38 @@ function headerOf(database: DatabaseSync): Header {
   };
 }
 
-function requireOurs(location: string, header: Header): void {
+function requireKeywardFormat(location: string, header: Header): void {
   if (header.applicationId !== applicationId) throw invalidFile(location, "is the database of another application");
   if (header.version > formatVersion) {
     throw new KeywardError(
       "STORE_INVALID",
-      `${location} has format ${header.version}, and this release reads up to ${formatVersion}`,
-      { hint: "Use the release of @keyward/store-sqlite that wrote it, or a later one. The file was not changed." },
+      `${location} has format ${header.version}, but this release reads formats up to ${formatVersion}`,
+      {
+        hint: "Use the release of @keyward/store-sqlite that wrote the file, or a later one. The file was not changed.",
+      },
     );
   }
 }
 
-/** Error of a file that this package cannot use. */
+/** Returns the error for a file that is not a usable store. */
 export function invalidFile(location: string, problem: string, cause?: unknown): KeywardError {
   return new KeywardError("STORE_INVALID", `${location} ${problem}`, {
     hint:
-      "Check the path. If this file should hold records: stop what uses it, move it away together with its -wal and " +
-      "-shm, and restore it from a backup. It was not changed.",
+      "Check the path. If the file should hold records, stop every process that uses it, move it away together with its " +
+      "-wal and -shm, and restore it from a backup. Keyward has not changed the file.",
     cause,
   });
 }
 
-/** SQLite makes files that everybody may read, and gives -wal and -shm the mode of the file. */
+/** Creates an empty file that only its owner may access. SQLite itself would create a file that all users may read. */
 function createPrivate(location: string): void {
   try {
     closeSync(openSync(location, "wx", 0o600));
   } catch (error) {
     if (systemCode(error) === "EEXIST") return;
     if (systemCode(error) !== "ENOENT") throw error;
-    throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be made: its folder does not exist`, {
-      hint: `If the folder belongs to a volume, mount it. Otherwise make it: mkdir -p ${dirname(location)}`,
+    throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be created: its folder does not exist`, {
+      hint: `If the folder belongs to a volume, mount the volume. Otherwise create it: mkdir -p ${dirname(location)}`,
       cause: error,
     });
   }

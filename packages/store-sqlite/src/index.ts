@@ -1,1 +1,2 @@
-export { type SqliteSpace, SqliteStore, type SqliteStoreOptions } from "./sqlite-store.ts";
+export type { SqliteSpace } from "./sqlite-space.ts";
+export { SqliteStore, type SqliteStoreOptions } from "./sqlite-store.ts";

@@ -10,7 +10,7 @@ function hashOf(path: string): string {
   return createHash("sha256").update(readFileSync(path)).digest("hex");
 }
 
-/** A closed store file of some hundred pages. */
+/** Writes a store file of about a hundred pages, and closes it. */
 async function writeRecords(path: string): Promise<void> {
   const store = new SqliteStore(path);
   await store.setMany(
@@ -25,7 +25,7 @@ function overwrite(path: string, offset: number, bytes: Uint8Array): void {
   writeFileSync(path, file);
 }
 
-/** A database of another application, with a table of the name that ours has. */
+/** Writes a database of another application whose table has the same name as Keyward's. */
 function writeForeign(path: string, pragmas = ""): void {
   const database = new DatabaseSync(path);
   database.exec(
@@ -34,7 +34,9 @@ function writeForeign(path: string, pragmas = ""): void {
   database.close();
 }
 
-/** What a database of another application leaves when its process ends in the middle: a log that is not in the file yet. */
+/**
+ * Writes the files that a crash of another application leaves: its last writes are in the log and not in the database.
+ */
 function crashForeign(path: string, suffixes: readonly string[]): void {
   const directory = join(dirname(path), "origin");
   mkdirSync(directory);
@@ -51,7 +53,7 @@ const unusable: Readonly<Record<string, (path: string) => void | Promise<void>>>
   "random bytes": (path) => writeFileSync(path, randomBytes(8192)),
   "a database of another application": (path) => writeForeign(path),
   "a database of another application in WAL mode": (path) => writeForeign(path, "PRAGMA journal_mode = WAL"),
-  "a database of another application with a mark of its own": (path) => writeForeign(path, "PRAGMA application_id = 7"),
+  "a database of another application with an application id": (path) => writeForeign(path, "PRAGMA application_id = 7"),
   "a database of another application that is open elsewhere": (path) => {
     const database = new DatabaseSync(path);
     database.exec("PRAGMA journal_mode = WAL; CREATE TABLE notes (note); INSERT INTO notes VALUES ('mine')");
@@ -95,7 +97,7 @@ const unusable: Readonly<Record<string, (path: string) => void | Promise<void>>>
 
 describe("a file that is not a usable store", () => {
   for (const [name, write] of Object.entries(unusable)) {
-    it(`is refused and left as it was: ${name}`, async () => {
+    it(`is refused and not changed: ${name}`, async () => {
       const path = temporaryFile();
       await write(path);
       const before = { hash: hashOf(path), files: readdirSync(dirname(path)) };
@@ -106,7 +108,7 @@ describe("a file that is not a usable store", () => {
     });
   }
 
-  it("is reported when a damaged page is read, and is left as it was", async () => {
+  it("is reported when a damaged page is read, and is not changed", async () => {
     const path = temporaryFile();
     await writeRecords(path);
     overwrite(path, 20 * 4096, randomBytes(40 * 4096));
@@ -115,7 +117,7 @@ describe("a file that is not a usable store", () => {
     const keys = Array.from({ length: 1000 }, (_, index) => `key-${index}`);
     await expect(store.getMany(keys)).rejects.toMatchObject({ code: "STORE_INVALID" });
     await expect(store.scan({ limit: 1000 })).rejects.toMatchObject({ code: "STORE_INVALID" });
-    // Twice: a transaction that failed is over.
+    // Twice, to show that the first call ended its failed transaction.
     await expect(store.deleteMany(keys)).rejects.toMatchObject({ code: "STORE_INVALID" });
     await expect(store.deleteMany(keys)).rejects.toMatchObject({ code: "STORE_INVALID" });
     await store.disconnect();
@@ -136,7 +138,7 @@ describe("a store file", () => {
     await second.disconnect();
   });
 
-  it("keeps what was written when it is copied with its log, as after a crash", async () => {
+  it("keeps every write when it is copied with its log, as after a crash", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "value");
@@ -148,7 +150,7 @@ describe("a store file", () => {
     await store.disconnect();
   });
 
-  it("is made where an empty file lies", async () => {
+  it("can be created in an existing empty file", async () => {
     const path = temporaryFile();
     writeFileSync(path, "");
     const store = new SqliteStore(path);
@@ -157,7 +159,7 @@ describe("a store file", () => {
     await store.disconnect();
   });
 
-  it("can be read and written by its owner alone, and so can its log", async () => {
+  it("can be read and written only by its owner, and so can its log", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "value");
@@ -165,7 +167,7 @@ describe("a store file", () => {
     await store.disconnect();
   });
 
-  it("says what it is: WAL, marked as ours, one strict table, text as TEXT and bytes as BLOB", async () => {
+  it("is in WAL mode, has Keyward's application id, and has one strict table with TEXT and BLOB values", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "text");
@@ -184,7 +186,7 @@ describe("a store file", () => {
     database.close();
   });
 
-  it("cannot be made in a directory that does not exist", () => {
+  it("cannot be created in a directory that does not exist", () => {
     const path = join(dirname(temporaryFile()), "missing", "records.db");
     expect(() => new SqliteStore(path)).toThrow(
       expect.objectContaining({ code: "STORE_UNAVAILABLE", hint: expect.stringContaining("mkdir -p") }),
@@ -215,7 +217,7 @@ describe("disconnect", () => {
     expect(readdirSync(dirname(path))).toEqual(["records.db"]);
   });
 
-  it("leaves other stores on the same file as they are", async () => {
+  it("does not affect other stores on the same file", async () => {
     const path = temporaryFile();
     const [one, other] = [new SqliteStore(path), new SqliteStore(path)];
     await one.set("key", "value");
@@ -226,7 +228,7 @@ describe("disconnect", () => {
 });
 
 describe("a batch that fails in the middle", () => {
-  it("leaves nothing behind, and the store usable", async () => {
+  it("stores nothing and leaves the store usable", async () => {
     const path = temporaryFile();
     await writeRecords(path);
     overwrite(path, 20 * 4096, randomBytes(40 * 4096));
@@ -242,7 +244,7 @@ describe("a batch that fails in the middle", () => {
 });
 
 describe("a database in memory", () => {
-  it("is one of its own for each store", async () => {
+  it("is separate for each store", async () => {
     const [one, other] = [new SqliteStore(":memory:"), new SqliteStore(":memory:")];
     await one.set("key", "value");
     expect(await other.get("key")).toBeUndefined();

@@ -1,9 +1,9 @@
-// What another process does with a store, as told by its first argument. It waits for a message to begin.
+// Uses a store in another process. The first argument names the role; the work begins with the first message.
 import { SqliteStore } from "@keyward/store-sqlite";
 
 const [role, path = "", name = ""] = process.argv.slice(2);
 
-function tell(message: string | number): void {
+function report(message: string | number): void {
   process.send?.(message);
 }
 
@@ -21,10 +21,10 @@ process.once("message", async () => {
       }
       break;
     }
-    case "write batches for ever": {
+    case "write batches until killed": {
       for (let batch = 1; ; batch++) {
         await store.setMany(Array.from({ length: 200 }, (_, index) => ({ key: `key-${index}`, value: String(batch) })));
-        tell(batch);
+        report(batch);
       }
     }
     default:
@@ -33,4 +33,4 @@ process.once("message", async () => {
   await store.disconnect();
   process.disconnect();
 });
-tell("ready");
+report("ready");

@@ -28,7 +28,7 @@ async function closedStore(path: string): Promise<void> {
 }
 
 function alter(path: string, sql: string): void {
-  // Others need not protect the schema from themselves.
+  // Another program would not protect the schema from itself.
   const database = new DatabaseSync(path, { defensive: false });
   try {
     database.exec(sql);
@@ -39,7 +39,7 @@ function alter(path: string, sql: string): void {
 
 const endless = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) FROM c";
 
-/** What another user of the file puts into it, and how it goes away again. */
+/** Schema objects that another user of the file could plant, and the SQL that removes them. */
 const planted = [
   {
     name: "a trigger that never ends",
@@ -53,17 +53,17 @@ const planted = [
     remove: "DROP TRIGGER planted",
   },
   {
-    name: "a view in the place of the table",
+    name: "a view that replaces the table",
     plant: `DROP TABLE entries; CREATE VIEW entries AS SELECT (${endless}) AS value`,
     remove: undefined,
   },
   {
-    name: "a table in the place of a function",
+    name: "a table that replaces a function",
     plant: "CREATE TABLE json_each (key, value)",
     remove: "DROP TABLE json_each",
   },
   {
-    name: "a view in the place of a pragma",
+    name: "a view that replaces a pragma",
     plant: `CREATE VIEW pragma_application_id AS SELECT (${endless}) AS application_id`,
     remove: "DROP VIEW pragma_application_id",
   },
@@ -73,7 +73,7 @@ const planted = [
     remove: "DROP INDEX planted",
   },
   {
-    name: "an index with a name like those of SQLite's own",
+    name: "an index with an internal name of SQLite",
     plant:
       "CREATE INDEX planted ON entries (hex(value)); PRAGMA writable_schema = ON; " +
       "UPDATE sqlite_schema SET name = 'sqlite_planted', sql = replace(sql, 'planted', 'sqlite_planted') " +
@@ -87,16 +87,16 @@ const planted = [
   },
 ];
 
-describe("a store in whose file somebody put", () => {
-  it.each(planted)("$name is not opened", async ({ plant, remove }) => {
+describe("a store with a planted schema object", () => {
+  it.each(planted)("is not opened with $name", async ({ plant, remove }) => {
     const path = temporaryFile();
     await closedStore(path);
     alter(path, plant);
     expect(() => new SqliteStore(path)).toThrow(
       expect.objectContaining({
         code: "STORE_INVALID",
-        message: expect.stringMatching(/holds a (?:trigger|view|table|index) that is not of Keyward's making/),
-        hint: expect.stringContaining("It was not changed."),
+        message: expect.stringMatching(/contains (?:a trigger|a view|a table|an index) that Keyward did not create/),
+        hint: expect.stringContaining("Keyward has not changed the file."),
       }),
     );
     if (remove === undefined) return;
@@ -106,7 +106,7 @@ describe("a store in whose file somebody put", () => {
     await store.disconnect();
   });
 
-  it.each(planted)("$name while it is open does nothing from then on", async ({ plant, remove }) => {
+  it.each(planted)("refuses every call after $name was added while it is open", async ({ plant, remove }) => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.setMany([{ key: "key", value: "value" }]);
@@ -135,7 +135,7 @@ describe("a store in whose file somebody put", () => {
     await store.disconnect();
   });
 
-  it("what SQLite makes for itself is used as before", async () => {
+  it("stays usable after ANALYZE and VACUUM", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "value");
@@ -149,30 +149,32 @@ describe("a store in whose file somebody put", () => {
   });
 });
 
-describe("what was removed", () => {
+describe("a removed value", () => {
   const removals: Readonly<Record<string, (store: SqliteStore, keys: string[]) => Promise<unknown>>> = {
-    "by delete": (store, keys) => store.deleteMany(keys),
-    "by clear": (store) => store.clear(),
-    "by a shorter value": (store, keys) => store.setMany(keys.map((key) => ({ key, value: "" }))),
-    "by its expiry": async (store) => {
+    delete: (store, keys) => store.deleteMany(keys),
+    clear: (store) => store.clear(),
+    "set with a shorter value": (store, keys) => store.setMany(keys.map((key) => ({ key, value: "" }))),
+    "the sweep of expired rows": async (store) => {
       vi.setSystemTime(Date.now() + 1_000);
       expect(await store.sweep()).toBe(50);
     },
   };
 
-  it.each(Object.entries(removals))("%s is in the file no more", async (name, remove) => {
+  it.each(Object.entries(removals))("is no longer in the file after %s", async (name, remove) => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 0 });
     const mark = randomBytes(16).toString("hex");
     const keys = Array.from({ length: 50 }, (_, index) => `key ${index}`);
-    // Values within a page, and values of several pages.
+    // Some values fit into a page, others need several pages.
     const entries = keys.map((key, index) => ({ key, value: mark.repeat(index % 2 === 0 ? 4 : 400) }));
     vi.useFakeTimers({ toFake: ["Date"] });
     onTestFinished(() => {
       vi.useRealTimers();
     });
     const expires = Date.now() + 1_000;
-    await store.setMany(name === "by its expiry" ? entries.map((entry) => ({ ...entry, expires })) : entries);
+    await store.setMany(
+      name === "the sweep of expired rows" ? entries.map((entry) => ({ ...entry, expires })) : entries,
+    );
     await remove(store, keys);
     await store.disconnect();
     expect(readdirSync(dirname(path))).toEqual(["records.db"]);
@@ -181,19 +183,19 @@ describe("what was removed", () => {
 });
 
 describe.skipIf(process.platform === "win32")("a path that another user prepared", () => {
-  it("is not followed where it is a link that leads nowhere", () => {
+  it("is not followed if it is a link to a missing file", () => {
     const path = temporaryFile();
     symlinkSync(join(dirname(path), "target.db"), path);
     expect(() => new SqliteStore(path)).toThrow(
       expect.objectContaining({
         code: "STORE_INVALID",
-        message: `${path} is a symbolic link that leads nowhere`,
+        message: `${path} is a symbolic link to a file that does not exist`,
       }),
     );
     expect(readdirSync(dirname(path))).toEqual(["records.db"]);
   });
 
-  it("is followed where it leads to a store, also while that is open", async () => {
+  it("is followed if it is a link to a store, even while that store is open", async () => {
     const path = temporaryFile();
     const link = join(dirname(path), "link.db");
     const store = new SqliteStore(path);
@@ -203,7 +205,7 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     expect(await linked.get("key")).toBe("value");
     expect(readdirSync(dirname(path)).sort()).toEqual(["link.db", "records.db", "records.db-shm", "records.db-wal"]);
     await linked.disconnect();
-    // Where this process had lost its locks, another one would take itself for the last and remove the log.
+    // If this process had lost its locks, another process would believe it is the last user and remove the log.
     const visit =
       "const db = new (require('node:sqlite').DatabaseSync)(process.argv[1]); db.exec('SELECT 1 FROM entries'); db.close()";
     execFileSync(process.execPath, ["-e", visit, path], { stdio: "ignore" });
@@ -211,7 +213,7 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     await store.disconnect();
   });
 
-  it("keeps the mode of an empty file of one's own", async () => {
+  it("keeps its mode if it is an empty file of the same user", async () => {
     const path = temporaryFile();
     writeFileSync(path, "");
     chmodSync(path, 0o660);
@@ -221,39 +223,42 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     await store.disconnect();
   });
 
-  it.skipIf(!isRoot)("is refused where it is an empty file of that user", () => {
+  it.skipIf(!isRoot)("is refused if it is an empty file of that user", () => {
     const path = temporaryFile();
     writeFileSync(path, "");
     chownSync(path, stranger, stranger);
     expect(() => new SqliteStore(path)).toThrow(
-      expect.objectContaining({ code: "STORE_INVALID", message: `${path} is an empty file of another user` }),
+      expect.objectContaining({
+        code: "STORE_INVALID",
+        message: `${path} is an empty file that belongs to another user`,
+      }),
     );
     expect(statSync(path).size).toBe(0);
   });
 
-  it("is refused where a file beside it is a link", async () => {
+  it("is refused if a file beside it is a link", async () => {
     const path = temporaryFile();
     await closedStore(path);
     const victim = join(dirname(path), "victim");
     for (const suffix of ["-wal", "-shm", "-journal"]) {
       symlinkSync(victim, path + suffix);
       expect(() => new SqliteStore(path)).toThrow(
-        expect.objectContaining({ code: "STORE_INVALID", message: `${path}${suffix} is no file` }),
+        expect.objectContaining({ code: "STORE_INVALID", message: `${path}${suffix} is not a regular file` }),
       );
       expect(lstatSync(victim, { throwIfNoEntry: false })).toBeUndefined();
       rmSync(path + suffix);
     }
   });
 
-  it.skipIf(!isRoot)("is refused where a file beside it is of that user, who would read what is written", async () => {
+  it.skipIf(!isRoot)("is refused if a file beside it belongs to that user, who could read every write", async () => {
     const path = temporaryFile();
     for (const suffix of ["-wal", "-shm", "-journal"]) {
       writeFileSync(path + suffix, "");
       chownSync(path + suffix, stranger, stranger);
-      // For a new file, and for one that was there.
-      for (const _ of ["new", "there"]) {
+      // For a new file, and for an existing one.
+      for (const _ of ["new", "existing"]) {
         expect(() => new SqliteStore(path)).toThrow(
-          expect.objectContaining({ code: "STORE_INVALID", message: `${path}${suffix} is of another user` }),
+          expect.objectContaining({ code: "STORE_INVALID", message: `${path}${suffix} belongs to another user` }),
         );
       }
       rmSync(path + suffix);
@@ -262,14 +267,14 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     }
   });
 
-  it("is refused where it is a pipe, and nothing waits for it", () => {
+  it("is refused without waiting if it is a pipe", () => {
     const path = temporaryFile();
     execFileSync("mkfifo", [path]);
     expect(() => new SqliteStore(path)).toThrow(expect.objectContaining({ code: "STORE_UNAVAILABLE" }));
   });
 });
 
-/** Makes a file system of its own at the folder of the path. Skips the test where this machine does not allow that. */
+/** Mounts a separate file system at the folder of the path. Skips the test if this machine does not allow that. */
 function mount(path: string, options: string, { skip }: TestContext): void {
   const folder = dirname(path);
   try {
@@ -278,15 +283,15 @@ function mount(path: string, options: string, { skip }: TestContext): void {
     skip("root may not mount a file system here");
   }
   onTestFinished(() => {
-    // Also where a test that failed left a file open.
+    // Lazily, because a failed test may have left a file open.
     execFileSync("umount", ["-l", folder]);
   });
 }
 
 describe.skipIf(process.platform !== "linux")("a file that cannot be written", () => {
-  it("is called read-only, and what it is mounted with", async (context) => {
+  it("is reported as read-only, with a hint about its mount", async (context) => {
     const path = temporaryFile();
-    // Root writes to files of any mode.
+    // Root can write to a file of any mode, so the mount is made read-only instead.
     if (isRoot) mount(path, "size=1m", context);
     await closedStore(path);
     if (isRoot) execFileSync("mount", ["-o", "remount,ro", dirname(path)]);
@@ -306,7 +311,7 @@ describe.skipIf(process.platform !== "linux")("a file that cannot be written", (
     });
   });
 
-  it.skipIf(!isRoot)("on a full disk says so, keeps what it has, and goes on when there is room", async (context) => {
+  it.skipIf(!isRoot)("reports a full disk, keeps its records, and works again once there is space", async (context) => {
     const path = temporaryFile();
     mount(path, "size=512k", context);
     const store = new SqliteStore(path);
@@ -317,8 +322,8 @@ describe.skipIf(process.platform !== "linux")("a file that cannot be written", (
     for (const call of [() => store.setMany(batch), () => store.set("key", "next".repeat(20_000))]) {
       await expect(call()).rejects.toMatchObject({
         code: "STORE_UNAVAILABLE",
-        message: `There is no room left for ${path}`,
-        hint: expect.stringContaining("not by removing -wal or -shm"),
+        message: `There is no space left for ${path}`,
+        hint: expect.stringContaining("Do not remove -wal or -shm"),
       });
     }
     expect(await store.getMany(["key", "first", "second"])).toEqual(["value", undefined, undefined]);
@@ -327,31 +332,31 @@ describe.skipIf(process.platform !== "linux")("a file that cannot be written", (
     await store.disconnect();
   });
 
-  it("in a folder that is gone says so", async () => {
+  it("reports that its folder no longer exists", async () => {
     const path = join(dirname(temporaryFile()), "folder", "records.db");
     mkdirSync(dirname(path));
     const lock = new DatabaseSync(path);
     lock.exec("BEGIN IMMEDIATE");
-    // Locked when it is made: the first call opens it.
+    // The file is locked when the store is created, so the first call opens it.
     const store = new SqliteStore(path);
     lock.close();
     rmSync(dirname(path), { recursive: true });
     await expect(store.get("key")).rejects.toMatchObject({
       code: "STORE_UNAVAILABLE",
-      message: `${path} cannot be made: its folder does not exist`,
-      hint: expect.stringMatching(/mount it.*mkdir -p/),
+      message: `${path} cannot be created: its folder does not exist`,
+      hint: expect.stringMatching(/mount the volume.*mkdir -p/),
     });
     await store.disconnect();
   });
 });
 
-describe("the options", () => {
+describe("the constructor", () => {
   it.each([
     { busyTimeoutMs: Number.NaN },
     { busyTimeoutMs: 2 ** 31 },
     { sweepMs: Number.POSITIVE_INFINITY },
     { sweepMs: -1 },
-  ])("refuse %o", (options) => {
+  ])("refuses the options %o", (options) => {
     const path = temporaryFile();
     expect(() => new SqliteStore(path, options)).toThrow(
       expect.objectContaining({
@@ -364,15 +369,15 @@ describe("the options", () => {
 
   it.each<[string, string]>([
     ['{"sweep":1000}', 'SqliteStore has no option "sweep"'],
-    ['{"synchronous":"off"}', 'synchronous is neither "full" nor "normal"'],
+    ['{"synchronous":"off"}', 'The option synchronous of SqliteStore is neither "full" nor "normal"'],
     ["[]", "The options of SqliteStore are not an object"],
-  ])("refuse %s", (options, message) => {
+  ])("refuses the options %s", (options, message) => {
     expect(() => new SqliteStore(":memory:", JSON.parse(options))).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID", message }),
     );
   });
 
-  it("come with a path or a store", () => {
+  it("refuses an origin that is neither a path nor a store", () => {
     expect(() => new SqliteStore(JSON.parse("{}"))).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID", message: expect.stringContaining("origin") }),
     );

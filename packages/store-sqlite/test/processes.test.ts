@@ -7,7 +7,7 @@ import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { temporaryFile } from "./temporary-directory.ts";
 
-/** Starts a process and waits until it is ready to begin. */
+/** Starts a process, and waits until it is ready to begin. */
 async function start(role: string, path: string, name = "", cwd = process.cwd()): Promise<ChildProcess> {
   const child = fork(fileURLToPath(new URL("other-process.ts", import.meta.url)), [role, path, name], {
     cwd,
@@ -20,7 +20,7 @@ async function start(role: string, path: string, name = "", cwd = process.cwd())
   return child;
 }
 
-/** Lets processes begin together, and waits until all have ended well. */
+/** Lets the processes begin together, and waits until all of them have exited with code 0. */
 async function finish(children: readonly ChildProcess[]): Promise<void> {
   const ended = children.map((child) => once(child, "exit"));
   for (const child of children) child.send("begin");
@@ -28,7 +28,7 @@ async function finish(children: readonly ChildProcess[]): Promise<void> {
 }
 
 describe("several processes on one file", () => {
-  it("make it together and lose no write", async () => {
+  it("create the file at the same time without losing a write", async () => {
     const path = temporaryFile();
     const names = ["a", "b", "c", "d"];
     await finish(await Promise.all(names.map((name) => start("write own keys", path, name))));
@@ -40,7 +40,7 @@ describe("several processes on one file", () => {
     await store.disconnect();
   });
 
-  it("replace atomically: no step of a counter is lost", async () => {
+  it("replace a counter atomically without losing a step", async () => {
     const path = temporaryFile();
     await finish(await Promise.all(["a", "b", "c"].map((name) => start("increment", path, name))));
     const store = new SqliteStore(path);
@@ -48,7 +48,7 @@ describe("several processes on one file", () => {
     await store.disconnect();
   });
 
-  // POSIX drops the locks of a whole process when any descriptor of the file is closed: others would take it for gone.
+  // POSIX drops all locks of a process on a file when the process closes any descriptor of that file.
   it.runIf(existsSync("/proc/locks"))("see the locks of a process that opened the file twice", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
@@ -60,7 +60,7 @@ describe("several processes on one file", () => {
     await Promise.all([store.disconnect(), again.disconnect()]);
   });
 
-  it("take a relative path for a path, though SQLite would read it as a URI", async () => {
+  it("treat a relative path as a path, although SQLite would read it as a URI", async () => {
     const directory = dirname(temporaryFile());
     await finish([await start("write own keys", "file:records?mode=memory", "a", directory)]);
     expect(readdirSync(directory)).toEqual(["file:records?mode=memory"]);
@@ -69,11 +69,11 @@ describe("several processes on one file", () => {
     await store.disconnect();
   });
 
-  it("find all or nothing of a batch whose process was killed, and all that it acknowledged", async () => {
+  it("see all or nothing of a killed process's last batch, and every batch that it acknowledged", async () => {
     const path = temporaryFile();
     const keys = Array.from({ length: 200 }, (_, index) => `key-${index}`);
     for (const acknowledgements of [1, 4, 9]) {
-      const child = await start("write batches for ever", path);
+      const child = await start("write batches until killed", path);
       let acknowledged = 0;
       const enough = new Promise<void>((resolve) => {
         child.on("message", (batch) => {

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
 
-/** The path of a file in a directory of its own, which is removed when the test has finished. */
+/** Returns the path of a file in a new directory, which is removed when the test has finished. */
 export function temporaryFile(): string {
   const directory = mkdtempSync(join(tmpdir(), "keyward-sqlite-"));
   onTestFinished(() => rmSync(directory, { recursive: true, force: true }));

@@ -4,7 +4,7 @@ import { SqliteStore } from "@keyward/store-sqlite";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { temporaryFile } from "./temporary-directory.ts";
 
-/** Locks the file as another process with a long transaction would; returns what ends the transaction. */
+/** Locks the file like another process with a long transaction, and returns a function that ends the transaction. */
 function lock(path: string): () => void {
   const database = new DatabaseSync(path);
   database.exec("BEGIN IMMEDIATE");
@@ -12,8 +12,8 @@ function lock(path: string): () => void {
   return () => database.exec("ROLLBACK");
 }
 
-describe("a file that is locked", () => {
-  it("is waited for, while the event loop runs and readers read", async () => {
+describe("a locked file", () => {
+  it("makes a write wait while the event loop runs and reads succeed", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "old");
@@ -33,7 +33,7 @@ describe("a file that is locked", () => {
     await store.disconnect();
   });
 
-  it("is waited for by batches and replacements", async () => {
+  it("makes batches and replacements wait", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "old");
@@ -49,7 +49,7 @@ describe("a file that is locked", () => {
     await store.disconnect();
   });
 
-  it("is given up after busyTimeoutMs", async () => {
+  it("makes a write fail after busyTimeoutMs", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { busyTimeoutMs: 50 });
     const unlock = lock(path);
@@ -63,7 +63,7 @@ describe("a file that is locked", () => {
     await store.disconnect();
   });
 
-  it("is given up when the store disconnects", async () => {
+  it("makes a waiting write fail when the store disconnects", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     lock(path);
@@ -73,7 +73,7 @@ describe("a file that is locked", () => {
     await rejected;
   });
 
-  it("can be made once another process that made nothing lets go of it", async () => {
+  it("becomes a store once the process that locked it unlocks it without creating one", async () => {
     const path = temporaryFile();
     const unlock = lock(path);
     const store = new SqliteStore(path);
@@ -85,7 +85,7 @@ describe("a file that is locked", () => {
     await store.disconnect();
   });
 
-  it("keeps each call in the namespace that the store had when it was called", async () => {
+  it("leaves a waiting call in the namespace that the store had at the time of the call", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     store.namespace = "first";
@@ -113,9 +113,9 @@ describe("many or large records", () => {
   const large = "x".repeat(2 ** 20);
 
   it.each([
-    ["many small ones", Array.from({ length: 5_000 }, (_, index) => ({ key: `${index}`, value: "value" }))],
-    ["some large ones", Array.from({ length: 6 }, (_, index) => ({ key: `${index}`, value: large }))],
-  ])("are cleared in steps that let others have their turn: %s", async (_, records) => {
+    ["many small records", Array.from({ length: 5_000 }, (_, index) => ({ key: `${index}`, value: "value" }))],
+    ["some large records", Array.from({ length: 6 }, (_, index) => ({ key: `${index}`, value: large }))],
+  ])("are cleared in steps that let other work run in between: %s", async (_, records) => {
     const store = new SqliteStore(temporaryFile());
     await store.setMany(records);
     await store.namespaced("other").set("key", "value");
@@ -131,13 +131,13 @@ describe("many or large records", () => {
     await store.disconnect();
   });
 
-  it("are iterated a few at a time where they are large", async () => {
+  it("are iterated a few at a time if they are large", async () => {
     const store = new SqliteStore(temporaryFile());
     await store.setMany(Array.from({ length: 8 }, (_, index) => ({ key: `${index}`, value: large })));
     const keys: string[] = [];
     for await (const [key] of store.iterator()) {
       keys.push(key);
-      // What was read already comes all the same.
+      // Records that were already read are still yielded.
       if (key === "3") await store.clear();
     }
     expect(keys).toEqual(["0", "1", "2", "3"]);
@@ -146,10 +146,10 @@ describe("many or large records", () => {
 });
 
 describe("expired rows", () => {
-  it("are left by reads and removed by a sweep, in both spaces, in more than one step", async () => {
+  it("stay after reads and are removed by a sweep of several steps, in both spaces", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 0 });
-    // On a busy machine, the batch may take longer than any expiry that is worth waiting for.
+    // On a busy machine, the batch could take longer than any expiry that is short enough for a test.
     vi.useFakeTimers({ toFake: ["Date"] });
     onTestFinished(() => {
       vi.useRealTimers();
@@ -169,7 +169,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are not written where the expiry has passed already, and what lay there is removed", async () => {
+  it("are not written if the expiry has already passed, and the existing record is removed", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 0 });
     await store.set("key", "value");
@@ -189,7 +189,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are tried again after a sweep that failed, which an event tells", async () => {
+  it("are removed by a later sweep after an event has reported a failed one", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 20, busyTimeoutMs: 0 });
     const errors: unknown[] = [];
@@ -203,11 +203,11 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are tried again although a listener of the event throws, and the process lives on", async () => {
+  it("are removed by a later sweep even if a listener of the event throws, and the process survives", async () => {
     const path = temporaryFile();
     const unhandled: unknown[] = [];
     const note = (reason: unknown) => unhandled.push(reason);
-    // In place of the runner's own listeners, which would end the run.
+    // Replaces the listeners of the test runner, which would end the run.
     const runners = process.listeners("unhandledRejection");
     process.removeAllListeners("unhandledRejection");
     process.on("unhandledRejection", note);

@@ -16,7 +16,7 @@ import { marker } from "../secrets.ts";
 const value = `${marker}value`;
 const down = new KeywardError("PROVIDER_UNAVAILABLE", "The source is down", { hint: "Bring it back." });
 
-// With its random part.
+// The longest pause after a failed load, with its random part.
 const longestPauseMs = 6_000;
 
 const unhandled: unknown[] = [];
@@ -27,7 +27,7 @@ afterEach(() => {
   expect(unhandled).toEqual([]);
 });
 
-/** A store over a provider that has loaded its ring, with one record in it. */
+/** Opens a store with one record, over a provider that has loaded its keyring. */
 async function openStore(freshness: KeyFreshness, ring = newRing()) {
   const keys = new TestKeys(ring, freshness);
   const store = new EncryptedStore(new MemoryStore(), { keys });
@@ -36,12 +36,12 @@ async function openStore(freshness: KeyFreshness, ring = newRing()) {
   return { keys, store };
 }
 
-describe("a provider with a refreshMs", () => {
+describe("refreshMs", () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
   });
 
-  it("is asked again about that often, once for all stores", async () => {
+  it("causes a load about that often, once for all stores", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const others = Array.from({ length: 5 }, () => new EncryptedStore(new MemoryStore(), { keys }));
     const waits: number[] = [];
@@ -53,12 +53,12 @@ describe("a provider with a refreshMs", () => {
     }
     expect(Math.min(...waits)).toBeGreaterThanOrEqual(899);
     expect(Math.max(...waits)).toBeLessThanOrEqual(1_101);
-    // Were all the same, processes that start together would ask together for ever.
+    // If all waits were equal, processes that start together would always load together.
     expect(new Set(waits).size).toBeGreaterThan(1);
     await Promise.all([store, ...others].map((one) => one.disconnect()));
   });
 
-  it("has its new ring used without a read that needs it", async () => {
+  it("makes stores use a changed keyring without a read that needs it", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     const rings: Keyring[] = [];
@@ -69,7 +69,7 @@ describe("a provider with a refreshMs", () => {
     await store.disconnect();
   });
 
-  it("is not asked before anybody needs a ring, nor once the stores are disconnected, but again when one is used", async () => {
+  it("causes no load before a store is used or after all are disconnected, and loads again when one is used again", async () => {
     const keys = new TestKeys(newRing(), { refreshMs: 1_000 });
     const store = new EncryptedStore(new MemoryStore(), { keys });
     await vi.advanceTimersByTimeAsync(10_000);
@@ -85,7 +85,7 @@ describe("a provider with a refreshMs", () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
-  it("is not asked again when the stores were disconnected while it answered", async () => {
+  it("causes no load after the stores were disconnected during a load", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const release = keys.hold();
     await vi.advanceTimersByTimeAsync(1_101);
@@ -96,7 +96,7 @@ describe("a provider with a refreshMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("that fails is asked less and less often, and its last ring stays in use", async () => {
+  it("causes fewer and fewer loads while they fail, and the last good keyring stays in use", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const warnings: number[] = [];
     store.on("provider:error", (_: unknown, { times }: Repetition) => warnings.push(times));
@@ -109,7 +109,7 @@ describe("a provider with a refreshMs", () => {
     // No pause is longer than 6 seconds, and of those that are as long as they get, none is shorter than 5.
     expect(keys.loads).toBeGreaterThanOrEqual(100);
     expect(keys.loads).toBeLessThanOrEqual(124);
-    // Told of after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest, each with how many loads failed since.
+    // Warnings are emitted after 0, 5, 10, 20, 40, 80, 160 and 300 seconds at the earliest, each with the number of failed loads since.
     expect(warnings[0]).toBe(1);
     expect(warnings.length).toBeGreaterThanOrEqual(6);
     expect(warnings.length).toBeLessThanOrEqual(8);
@@ -117,25 +117,25 @@ describe("a provider with a refreshMs", () => {
     expect(Math.max(...warnings)).toBeGreaterThan(1);
     expect(await store.get("key")).toBe(value);
     keys.recover();
-    const told = warnings.length;
+    const emitted = warnings.length;
     const loadsBefore = keys.loads;
     await vi.advanceTimersByTimeAsync(30_000);
     expect(keys.loads).toBeGreaterThan(loadsBefore);
-    expect(warnings).toHaveLength(told);
+    expect(warnings).toHaveLength(emitted);
     keys.fail(down);
     await vi.advanceTimersByTimeAsync(1_101);
-    // After a success the same failure is told of at once.
-    expect(warnings.slice(told)).toEqual([1]);
+    // After a success, the next failure is reported at once, even if it is the same.
+    expect(warnings.slice(emitted)).toEqual([1]);
     keys.recover();
     await vi.advanceTimersByTimeAsync(30_000);
-    // And the next failure is asked about soon again.
+    // And the pauses are short again.
     const { loads } = keys;
     await vi.advanceTimersByTimeAsync(10_000);
     expect(keys.loads).toBeGreaterThanOrEqual(loads + 8);
     await store.disconnect();
   });
 
-  it("is asked that long after its last answer, whatever it was asked for", async () => {
+  it("counts from the last load, whatever caused that load", async () => {
     const { before, staged } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     await vi.advanceTimersByTimeAsync(800);
@@ -148,7 +148,7 @@ describe("a provider with a refreshMs", () => {
   });
 });
 
-it("a process is not kept alive by a refreshMs", async () => {
+it("refreshMs does not keep a process alive", async () => {
   const timers = () => process.getActiveResourcesInfo().filter((resource) => resource === "Timeout").length;
   const before = timers();
   const { store } = await openStore({ refreshMs: 60_000 });
@@ -156,14 +156,14 @@ it("a process is not kept alive by a refreshMs", async () => {
   await store.disconnect();
 });
 
-describe("a ring with a maxAgeMs", () => {
+describe("maxAgeMs", () => {
   const freshness = { maxAgeMs: 60_000, timeoutMs: 10_000 };
 
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["Date", "performance"] });
   });
 
-  it("that is too old is asked for once by all calls, which wait", async () => {
+  it("makes all calls wait for one load if the keyring is older", async () => {
     const { keys, store } = await openStore(freshness);
     vi.advanceTimersByTime(60_000);
     expect(await store.get("key")).toBe(value);
@@ -180,7 +180,7 @@ describe("a ring with a maxAgeMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("that is too old opens and seals nothing while its source fails, and says why", async () => {
+  it("makes all calls reject with the reason if the keyring is older and its source fails", async () => {
     const { keys, store } = await openStore(freshness);
     keys.fail(down);
     vi.advanceTimersByTime(60_001);
@@ -197,7 +197,7 @@ describe("a ring with a maxAgeMs", () => {
     await store.set("other", value);
   });
 
-  it("is confirmed by a source that still has it", async () => {
+  it("is extended by each load of an unchanged keyring", async () => {
     const { keys, store } = await openStore(freshness);
     vi.advanceTimersByTime(50_000);
     keys.push(await keys.load());
@@ -206,7 +206,7 @@ describe("a ring with a maxAgeMs", () => {
     expect(await store.get("key")).toBe(value);
   });
 
-  it("is not confirmed by a source that has another one, which is refused", async () => {
+  it("is not extended by the load of a keyring that is refused", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore(freshness, promoted);
     keys.push(before);
@@ -215,7 +215,7 @@ describe("a ring with a maxAgeMs", () => {
     expect(error.cause).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it("is as old as the question it answers", async () => {
+  it("counts from the beginning of a load", async () => {
     const keys = new TestKeys(newRing(), freshness);
     const store = new EncryptedStore(new MemoryStore(), { keys });
     const release = keys.hold();
@@ -228,9 +228,9 @@ describe("a ring with a maxAgeMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("ages while the machine sleeps, and although its clock is set back", async () => {
+  it("counts the time while the machine sleeps, and ignores a clock that is set back", async () => {
     const { keys, store } = await openStore(freshness);
-    // The steady clock of a machine stands still while it sleeps.
+    // The monotonic clock stops while the machine sleeps.
     vi.setSystemTime(Date.now() + 60_001);
     await store.get("key");
     expect(keys.loads).toBe(2);
@@ -240,7 +240,7 @@ describe("a ring with a maxAgeMs", () => {
     expect(keys.loads).toBe(3);
   });
 
-  it("is asked for again when the machine slept while its source answered", async () => {
+  it("causes a second load if the machine slept during the first", async () => {
     const { keys, store } = await openStore(freshness);
     vi.advanceTimersByTime(60_001);
     const release = keys.hold();
@@ -253,12 +253,12 @@ describe("a ring with a maxAgeMs", () => {
   });
 });
 
-describe("a source that fails costs one load in each pause, whoever asks and however often:", () => {
+describe("failing key provider", () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["Date", "performance"] });
   });
 
-  /** Makes calls every 250 ms for five minutes, and says when the source was asked, in seconds. */
+  /** Makes ten calls every 250 ms for five minutes, and returns the times of the loads in seconds. */
   async function loadTimes(keys: TestKeys, call: () => Promise<unknown>): Promise<number[]> {
     const times: number[] = [];
     const begunMs = performance.now();
@@ -278,12 +278,12 @@ describe("a source that fails costs one load in each pause, whoever asks and how
     expect(times[0]).toBe(0);
     expect(times.filter((time) => time < 5).length).toBeLessThanOrEqual(5);
     expect(Math.max(...pauses)).toBeLessThanOrEqual(longestPauseMs / 1_000 + 0.25);
-    // Each is longer than the one before, until they are as long as they get.
+    // Each pause is longer than the one before, up to the longest.
     for (const [index, pause] of pauses.slice(1, 4).entries()) expect(pause).toBeGreaterThan(pauses[index] ?? 0);
     expect(Math.min(...pauses.slice(4))).toBeGreaterThanOrEqual(5);
   }
 
-  it("writes and reads without a ring", async () => {
+  it("loads once after each pause while stores have no keyring, however many calls need one", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(down);
     const inner = new MemoryStore();
@@ -300,14 +300,14 @@ describe("a source that fails costs one load in each pause, whoever asks and how
     expect(await stores[1]?.set("key", value)).toBe(true);
   });
 
-  it("calls that find the ring too old", async () => {
+  it("loads once after each pause while the keyring is too old", async () => {
     const { keys, store } = await openStore({ maxAgeMs: 60_000, timeoutMs: 10_000 });
     keys.fail(down);
     vi.advanceTimersByTime(60_001);
     expectGrowingPauses(await loadTimes(keys, () => store.get("key")));
   });
 
-  it("reads of records under an unknown key", async () => {
+  it("loads once after each pause while records under an unknown key are read", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("ahead", value);
@@ -330,7 +330,7 @@ describe("a source that fails costs one load in each pause, whoever asks and how
     expect(await store.get("ahead")).toBe(value);
   });
 
-  it("a machine that slept through the pause has it behind it", async () => {
+  it("loads again after the machine slept longer than the pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(down);
     const store = new EncryptedStore(new MemoryStore(), { keys });
@@ -341,7 +341,7 @@ describe("a source that fails costs one load in each pause, whoever asks and how
   });
 });
 
-it("a ring without a maxAgeMs is used for ever", async () => {
+it("a keyring is used forever if there is no maxAgeMs", async () => {
   vi.useFakeTimers({ toFake: ["Date", "performance"] });
   const { keys, store } = await openStore({});
   keys.fail(down);
@@ -350,7 +350,7 @@ it("a ring without a maxAgeMs is used for ever", async () => {
   expect(keys.loads).toBe(1);
 });
 
-it("a source has timeoutMs to answer", async () => {
+it("timeoutMs ends a load that takes too long", async () => {
   const keys = new TestKeys(newRing(), { timeoutMs: 50 });
   const release = keys.hold();
   const begun = performance.now();
@@ -360,23 +360,23 @@ it("a source has timeoutMs to answer", async () => {
   release();
 });
 
-describe("a freshness", () => {
+describe("freshness", () => {
   it.each<[string, KeyFreshness]>([
     ["a refreshMs of 0", { refreshMs: 0 }],
-    ["a refreshMs that is no number", { refreshMs: Number.NaN }],
+    ["a refreshMs that is not a number", { refreshMs: Number.NaN }],
     ["a refreshMs longer than any timer", { refreshMs: 2 ** 31 }],
     ["a negative maxAgeMs", { maxAgeMs: -1 }],
-    ["a maxAgeMs without end", { maxAgeMs: Number.POSITIVE_INFINITY }],
-    ["half a millisecond of timeoutMs", { timeoutMs: 0.5 }],
+    ["an infinite maxAgeMs", { maxAgeMs: Number.POSITIVE_INFINITY }],
+    ["a timeoutMs of half a millisecond", { timeoutMs: 0.5 }],
     ["a maxAgeMs that is not longer than timeoutMs", { maxAgeMs: 15_000 }],
-  ])("with %s is refused", async (_, freshness) => {
+  ])("refuses %s", async (_, freshness) => {
     const keys = new TestKeys(newRing(), freshness);
     await expectRefusal(() => new EncryptedStore(new Map(), { keys }), "VALUE_INVALID");
   });
 });
 
 describe("withFreshness", () => {
-  /** A class with private fields, a subclass, and a getter, as applications write providers. */
+  /** A provider with the parts that providers in applications have: a base class, a private field and a getter. */
   class Counting extends TestKeys {
     #saved = 0;
 
@@ -390,7 +390,7 @@ describe("withFreshness", () => {
     }
   }
 
-  it("changes what it names, and keeps all that the provider does", async () => {
+  it("changes only the named settings, and keeps every method of the provider", async () => {
     const ring = newRing();
     const keys = new Counting(ring, { refreshMs: 5_000, timeoutMs: 1_000 });
     const changed = withFreshness(keys, { refreshMs: 2_000, maxAgeMs: 60_000 });
@@ -401,13 +401,13 @@ describe("withFreshness", () => {
     expect([await changed.load(), changed.saved, keys.saved]).toEqual([next, 1, 1]);
     changed.subscribe(() => undefined);
     expect(keys.watchers).toBe(1);
-    // A copy of the copy, and of an object that cannot be changed, as well.
+    // A copy of a copy works too, and a copy of a frozen object.
     const again: KeyProvider = { ...withFreshness(Object.freeze(changed), { refreshMs: 3_000 }) };
     expect(again.freshness).toEqual({ refreshMs: 3_000, maxAgeMs: 60_000, timeoutMs: 1_000 });
     expect(await again.load()).toBe(next);
   });
 
-  it("is what the stores go by", async () => {
+  it("makes stores apply the changed settings", async () => {
     vi.useFakeTimers({ toFake: ["Date", "performance"] });
     const keys = new TestKeys(newRing());
     const store = new EncryptedStore(new MemoryStore(), { keys: withFreshness(keys, { maxAgeMs: 60_000 }) });
@@ -417,7 +417,7 @@ describe("withFreshness", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("refuses a setting that is none", async () => {
+  it("refuses an unknown setting and one that is out of range", async () => {
     const misspelt = { refreshMs: 1_000, refreshMS: 1_000 };
     await expectRefusal(() => withFreshness(new TestKeys(newRing()), misspelt), "VALUE_INVALID");
     await expectRefusal(() => withFreshness(new TestKeys(newRing()), { refreshMs: 0 }), "VALUE_INVALID");

@@ -16,14 +16,14 @@ afterEach(() => {
   expect(unhandled).toEqual([]);
 });
 
-/** Envelopes that name keys which nobody ever had. */
+/** Makes records whose envelopes name keys that never existed. */
 function forged(count: number): { key: string; value: string }[] {
   const body = Buffer.alloc(80, 7).toString("base64url");
   return Array.from({ length: count }, (_, index) => ({ key: `forged ${index}`, value: `kw1.forged${index}.${body}` }));
 }
 
-describe("a provider", () => {
-  it("is asked once by all stores and all calls that begin together", async () => {
+describe("key provider", () => {
+  it("loads once for all stores and all concurrent calls", async () => {
     const keys = new TestKeys(newRing());
     const stores = Array.from({ length: 3 }, () => new EncryptedStore(new MemoryStore(), { keys }));
     const release = keys.hold();
@@ -35,7 +35,7 @@ describe("a provider", () => {
     expect(keys.loads).toBe(1);
   });
 
-  it("whose first load fails rejects the calls, writes nothing, and is asked again by the first call after a pause", async () => {
+  it("makes calls reject without a write if the first load fails, and loads again after a pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("unreachable"));
     const inner = new MemoryStore();
@@ -43,18 +43,18 @@ describe("a provider", () => {
     await expectRefusal(store.set("key", value), "PROVIDER_UNAVAILABLE");
     expect((await inner.scan()).entries).toEqual([]);
     expect((await inner.reserved().scan()).entries).toEqual([]);
-    keys.fail(new KeywardError("KEY_INVALID", "A key was cut", { hint: "Make another." }));
+    keys.fail(new KeywardError("KEY_INVALID", "The key is truncated", { hint: "Restore the key." }));
     await expect.poll(async () => (await refusal(store.set("key", value))).code).toBe("KEY_INVALID");
     keys.recover();
     await expect.poll(async () => await store.set("key", value).catch(() => false)).toBe(true);
     expect(await store.get("key")).toBe(value);
   });
 
-  it("that was mended is asked at once when it says so, also during a pause", async () => {
+  it("loads at once when it reports a change, also during a pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("unreachable"));
     const store = new EncryptedStore(new MemoryStore(), { keys });
-    // However long the pause is by now.
+    // After many failures, the pause is at its longest.
     for (let time = 0; time < 20; time++) {
       keys.push(newRing());
       await vi.waitFor(() => expect(keys.loads).toBe(time + 1), 20_000);
@@ -64,7 +64,7 @@ describe("a provider", () => {
     await vi.waitFor(async () => await store.set("key", value), 20_000);
   });
 
-  it("whose first load fails has the failure told to each read, and to nobody else", async () => {
+  it("makes each read reject if the first load fails, and leaves no unhandled rejection", async () => {
     const { before } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: before }).setMany([{ key: "one", value }]);
@@ -72,7 +72,7 @@ describe("a provider", () => {
     keys.fail(new Error("unreachable"));
     const store = new EncryptedStore(inner, { keys });
     const seen: unknown[] = [];
-    const runners = process.listeners("unhandledRejection");
+    const previousListeners = process.listeners("unhandledRejection");
     process.removeAllListeners("unhandledRejection");
     process.on("unhandledRejection", (reason) => seen.push(reason));
     try {
@@ -81,12 +81,12 @@ describe("a provider", () => {
       for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
     } finally {
       process.removeAllListeners("unhandledRejection");
-      for (const listener of runners) process.on("unhandledRejection", listener);
+      for (const listener of previousListeners) process.on("unhandledRejection", listener);
     }
     expect(seen).toEqual([]);
   });
 
-  it("that goes down leaves the last good ring in use, with a warning", async () => {
+  it("leaves the last good keyring in use with a warning if it fails later", async () => {
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
     const inner = new MemoryStore();
@@ -108,7 +108,7 @@ describe("a provider", () => {
     expect(errors).toEqual([]);
   });
 
-  it("that pushes changes the ring without a restart", async () => {
+  it("changes the keyring in use when it reports a change", async () => {
     const { before, promoted } = rotation();
     const keys = new TestKeys(before);
     const inner = new MemoryStore();
@@ -124,7 +124,7 @@ describe("a provider", () => {
     expect(Buffer.from(entries[0]?.value ?? "").toString("latin1")).toMatch(/^kw1:new:/);
   });
 
-  it("that pushes again while it answers is asked again", async () => {
+  it("loads again if it reports a change during a load", async () => {
     const { before, staged, promoted } = rotation();
     const keys = new TestKeys(before);
     const store = new EncryptedStore(new MemoryStore(), { keys });
@@ -138,7 +138,7 @@ describe("a provider", () => {
     await vi.waitFor(() => expect(rings.at(-1)).toBe(`${promoted.generation}`), 20_000);
   });
 
-  it("is not watched any more once its stores are disconnected", async () => {
+  it("loses its subscriber when all its stores are disconnected", async () => {
     const keys = new TestKeys(newRing());
     const stores = [new EncryptedStore(new Map(), { keys }), new EncryptedStore(new Map(), { keys })];
     expect(keys.watchers).toBe(1);
@@ -146,7 +146,7 @@ describe("a provider", () => {
     expect(keys.watchers).toBe(0);
   });
 
-  it("is followed again by a store that is used after it was disconnected", async () => {
+  it("is subscribed to again by a store that is used after it was disconnected", async () => {
     const { before, promoted } = rotation();
     const keys = new TestKeys(before);
     const inner = new MemoryStore();
@@ -163,12 +163,12 @@ describe("a provider", () => {
     expect(keys.watchers).toBe(0);
   });
 
-  it("that gives something other than a ring is refused", async () => {
+  it("is refused if it loads something other than a Keyring", async () => {
     const provider: KeyProvider = { load: () => Promise.resolve(JSON.parse('{"primary":"k1"}')) };
     await expectRefusal(new EncryptedStore(new Map(), { keys: provider }).set("key", value), "KEYRING_INVALID");
   });
 
-  it("that hangs fails the first call in time, and no later one that has a ring", async () => {
+  it("makes a call without a keyring reject after the timeout if it hangs, and no call with one", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValueOnce(abort.signal);
     const signals: (AbortSignal | undefined)[] = [];
@@ -197,7 +197,7 @@ describe("a provider", () => {
     release();
   });
 
-  it("that throws before it returns a promise leaves no rejection behind", async () => {
+  it("leaves no unhandled rejection if it throws before it returns a promise", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValue(abort.signal);
     const provider: KeyProvider = {
@@ -206,22 +206,22 @@ describe("a provider", () => {
       },
     };
     const seen: unknown[] = [];
-    const runners = process.listeners("unhandledRejection");
+    const previousListeners = process.listeners("unhandledRejection");
     process.removeAllListeners("unhandledRejection");
     process.on("unhandledRejection", (reason) => seen.push(reason));
     try {
       await expectRefusal(new EncryptedStore(new Map(), { keys: provider }).set("key", value), "PROVIDER_UNAVAILABLE");
-      // The time limit passes, long after the call.
+      // The timeout of the load ends long after the call.
       abort.abort();
       for (let turn = 0; turn < 5; turn++) await new Promise((resolve) => setImmediate(resolve));
     } finally {
       process.removeAllListeners("unhandledRejection");
-      for (const listener of runners) process.on("unhandledRejection", listener);
+      for (const listener of previousListeners) process.on("unhandledRejection", listener);
     }
     expect(seen).toEqual([]);
   });
 
-  it("has its ring used although a listener throws", async () => {
+  it("changes the keyring in use even if a listener throws", async () => {
     const { before, promoted } = rotation();
     const keys = new TestKeys(before);
     const inner = new MemoryStore();
@@ -235,20 +235,20 @@ describe("a provider", () => {
     await new EncryptedStore(new MemoryStore(), { keys }).set("loads the ring", value);
     keys.become(promoted);
     expect(await store.get("key")).toBe(value);
-    // Nothing is wrong with the provider.
+    // The provider did not fail, so there is no warning about it.
     expect(warned).not.toHaveBeenCalled();
   });
 });
 
-describe("a ring from the past", () => {
+describe("loaded keyring that is not a successor", () => {
   const { before, promoted } = rotation();
 
   it.each([
-    ["of a lower generation", before],
-    ["of another name", promoted.rename("another")],
-    ["without keys", Keyring.dangerouslyPlaintext()],
-    ["of another scope", promoted.scope("billing")],
-  ])("%s is not taken", async (_, next) => {
+    ["is of a lower generation", before],
+    ["has another name", promoted.rename("another")],
+    ["has no keys", Keyring.dangerouslyPlaintext()],
+    ["has another scope", promoted.scope("billing")],
+  ])("is refused if it %s", async (_, next) => {
     const keys = new TestKeys(promoted);
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys });
@@ -265,17 +265,27 @@ describe("a ring from the past", () => {
   });
 });
 
-describe("another ring of the same name and a higher generation", () => {
+describe("unrelated keyring of the same name and a higher generation", () => {
   const { before, promoted } = rotation();
   const unrelated = newRing("new").add().add().add();
-  // A copy that went another way after the key "old": it has another key under the id "new", and seals under that.
-  const forked = before.add({ id: "new" }).promote("new").serve(["a"]).serve(["b"]);
+  // A copy of the keyring that was changed independently: its primary has the id "new" too, but other material.
+  const forked = before.add({ id: "new" }).promote("new").withStores(["a"]).withStores(["b"]);
 
   it.each([
-    ["that shares no key with the ring in use", unrelated, new Map(), /shares no key/],
-    ["that shares none, in a store that has a check record", unrelated, new MemoryStore(), /check record/],
-    ["that shares one, and cannot open the check record", forked, new MemoryStore(), /check record/],
-  ])("%s does not replace it, and the right one is no rollback afterwards", async (_, other, inner, problem) => {
+    ["shares no key with the keyring in use", unrelated, new Map(), /shares no key/],
+    [
+      "shares no key with the keyring in use, and the store has a check record",
+      unrelated,
+      new MemoryStore(),
+      /check record/,
+    ],
+    [
+      "shares a key with the keyring in use, and cannot decrypt the check record",
+      forked,
+      new MemoryStore(),
+      /check record/,
+    ],
+  ])("is refused if it %s, and a later right keyring is accepted", async (_, other, inner, problem) => {
     const keys = new TestKeys(promoted);
     const store = new EncryptedStore(inner, { keys, scope: "tenant" });
     await store.set("key", value);
@@ -286,7 +296,7 @@ describe("another ring of the same name and a higher generation", () => {
     expect(warnings[0]?.message).toMatch(problem);
     await store.set("other", value);
     expect(await store.getMany(["key", "other"])).toEqual([value, value]);
-    const next = promoted.serve(["sessions"]);
+    const next = promoted.withStores(["sessions"]);
     const rings: Keyring[] = [];
     store.on("keyring:changed", (ring: Keyring) => rings.push(ring));
     keys.push(promoted);
@@ -297,7 +307,7 @@ describe("another ring of the same name and a higher generation", () => {
     await store.disconnect();
   });
 
-  it("is told apart from a successor in which the key of the check record was disabled", async () => {
+  it("is distinguished from a successor in which the key of the check record is disabled", async () => {
     const { disabled } = rotation();
     const staged = disabled.enable("old").promote("old");
     const keys = new TestKeys(staged);
@@ -308,7 +318,7 @@ describe("another ring of the same name and a higher generation", () => {
     await store.disconnect();
   });
 
-  it("is not looked into where the store does not answer, which keeps no change from arriving", async () => {
+  it("is accepted if it shares a key with the keyring in use and the store fails to answer", async () => {
     const keys = new TestKeys(promoted);
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys });
@@ -322,14 +332,14 @@ describe("another ring of the same name and a higher generation", () => {
   });
 });
 
-describe("a process that began with a ring that no store was written with", () => {
-  const right = newRing("right").serve(["sessions"]);
+describe("running process", () => {
+  const right = newRing("right").withStores(["sessions"]);
 
   it.each([
-    ["of a higher generation", newRing().add().add().add()],
-    ["of another name", newRing().rename("staging")],
-    ["of other material under the same id", newRing("right").add().add().add()],
-  ])("%s takes the right one once it is there, without a restart", async (_, wrong) => {
+    ["is of a higher generation", newRing().add().add().add()],
+    ["has another name", newRing().rename("staging")],
+    ["has other material under the same id", newRing("right").add().add().add()],
+  ])("accepts the right keyring without a restart if it began with one that %s", async (_, wrong) => {
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: right }).set("key", value);
     const keys = new TestKeys(wrong);
@@ -340,13 +350,13 @@ describe("a process that began with a ring that no store was written with", () =
     for (const store of stores) await store.disconnect();
   });
 
-  it("goes back to no ring once it has written with one", async () => {
+  it("refuses an older keyring after it has written, even if an attacker restores the check record", async () => {
     const { before, after } = rotation();
     const inner = new MemoryStore();
     const keys = new TestKeys(after);
     const store = new EncryptedStore(inner, { keys });
     await store.set("key", value);
-    // Somebody who writes to the store puts the check record back that was there before the rotation.
+    // An attacker who can write to the store restores the check record from before the rotation.
     const other = new MemoryStore();
     await new EncryptedStore(other, { keys: before }).set("key", value);
     await inner.reserved().set("check", Buffer.from((await other.reserved().get("check")) ?? ""));
@@ -359,15 +369,15 @@ describe("a process that began with a ring that no store was written with", () =
   });
 });
 
-describe("an unknown key id", () => {
-  it("has the ring loaded once, for all that read at once", async () => {
+describe("unknown key id", () => {
+  it("causes one load for all concurrent reads", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     const names = Array.from({ length: 1_000 }, (_, index) => `key ${index}`);
     await new EncryptedStore(inner, { keys: promoted }).setMany(names.map((key) => ({ key, value })));
     const keys = new TestKeys(before);
     const store = new EncryptedStore(inner, { keys });
-    // It has loaded its ring, from before the rotation.
+    // The provider has loaded its keyring from before the rotation.
     const earlier = new MemoryStore();
     await new EncryptedStore(earlier, { keys }).set("key", value);
     expect(keys.loads).toBe(1);
@@ -377,7 +387,7 @@ describe("an unknown key id", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("that stays unknown costs no further load for a while", async () => {
+  it("causes no further load for a while if it stays unknown", async () => {
     const keys = new TestKeys(newRing());
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys });
@@ -386,7 +396,7 @@ describe("an unknown key id", () => {
     expect(keys.loads).toBeLessThanOrEqual(2);
   });
 
-  it("is asked for again when the ring has changed", async () => {
+  it("is looked up again after the keyring has changed", async () => {
     const { before, staged, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("key", value);
@@ -397,7 +407,7 @@ describe("an unknown key id", () => {
     await vi.waitFor(async () => expect(await store.get("key")).toBe(value), 20_000);
   });
 
-  it("has the ring loaded although another id stayed unknown before", async () => {
+  it("causes a load even if another id stayed unknown before", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("real", value);
@@ -409,7 +419,7 @@ describe("an unknown key id", () => {
     expect(await store.get("real")).toBe(value);
   });
 
-  it("forged a thousand times over neither floods the provider nor starves a real one", async () => {
+  it("causes few loads and does not delay a real key when a thousand ids are forged", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("real", value);
@@ -417,7 +427,7 @@ describe("an unknown key id", () => {
     await inner.setMany(records);
     const keys = new TestKeys(before);
     const store = new EncryptedStore(inner, { keys });
-    // Looking at each error for secrets, as expectRefusal does, would take longer than all that is tested here.
+    // Not expectRefusal: its search of each error for secrets would take longer than the rest of this test.
     const refused = records.map(({ key }) =>
       store.get(key).then(
         () => "given",
@@ -431,7 +441,7 @@ describe("an unknown key id", () => {
     expect(keys.loads).toBeLessThanOrEqual(4);
   });
 
-  it("in a batch of many does not cost a load each, one after another", async () => {
+  it("shares its load with the other unknown key ids of a batch", async () => {
     const inner = new MemoryStore();
     const records = forged(6);
     await inner.setMany(records);
@@ -439,12 +449,12 @@ describe("an unknown key id", () => {
     const store = new EncryptedStore(inner, { keys });
     const error = await expectRefusal(store.getMany(records.map(({ key }) => key)), "RECORDS_UNREADABLE");
     expect(error.errors).toHaveLength(6);
-    // With one load a second for unknown ids, whoever plants a thousand of them would stop a batch for as many seconds.
+    // With a load of its own for each, at one a second, a thousand forged ids would delay a batch by a thousand seconds.
     expect(keys.loads).toBeLessThanOrEqual(3);
   });
 });
 
-it("a disabled key opens nothing, and sealing goes on", async () => {
+it("a disabled key decrypts nothing, and writes succeed", async () => {
   const { before, promoted, disabled } = rotation();
   const keys = new TestKeys(promoted);
   const inner = new WatchedStore();
@@ -457,7 +467,7 @@ it("a disabled key opens nothing, and sealing goes on", async () => {
   expect(await store.get("fresh")).toBe(value);
 });
 
-it("a ring that becomes a sealed one while the process runs never goes back to plaintext", async () => {
+it("a process that has changed from plaintext to a keyring with keys refuses plaintext from then on", async () => {
   const keys = new TestKeys(Keyring.dangerouslyPlaintext());
   const inner = new MemoryStore();
   const store = new EncryptedStore(inner, { keys });

@@ -21,20 +21,20 @@ interface Page {
   readonly records: number;
   readonly bytes: number;
   readonly atMs: number;
-  /** What had been read and was not sealed yet when the page was asked for. */
-  readonly bytesUnderWay: number;
+  /** Number of bytes that had been read and not yet written when the page was requested. */
+  readonly bytesInProgress: number;
 }
 
-/** A store that writes down how it was walked, and that can be slow. */
-class WalkedStore extends MemoryStore {
-  readonly walked: Page[] = [];
+/** Logs its scans, and can be slow. */
+class LoggingStore extends MemoryStore {
+  readonly scans: Page[] = [];
   msPerReplacement = 0;
-  #bytesUnderWay = 0;
+  #bytesInProgress = 0;
 
-  /** The first write to a store looks at what is there. */
+  /** Drops the log: the first write to a store scans it. */
   forget(): void {
-    this.walked.length = 0;
-    this.#bytesUnderWay = 0;
+    this.scans.length = 0;
+    this.#bytesInProgress = 0;
   }
 
   override namespaced(): MemoryStore {
@@ -44,32 +44,32 @@ class WalkedStore extends MemoryStore {
   override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     const page = await super.scan(options);
     const bytes = page.entries.reduce((sum, { value }) => sum + value.length, 0);
-    this.walked.push({
+    this.scans.push({
       limit: options.limit ?? 0,
       records: page.entries.length,
       bytes,
       atMs: performance.now(),
-      bytesUnderWay: this.#bytesUnderWay,
+      bytesInProgress: this.#bytesInProgress,
     });
-    this.#bytesUnderWay += bytes;
+    this.#bytesInProgress += bytes;
     return page;
   }
 
   override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     await sleep(this.msPerReplacement * changes.length);
     const replaced = await super.replaceMany(changes);
-    this.#bytesUnderWay -= changes.reduce((sum, { expected }) => sum + (expected?.length ?? 0), 0);
+    this.#bytesInProgress -= changes.reduce((sum, { expected }) => sum + (expected?.length ?? 0), 0);
     return replaced;
   }
 }
 
-/** A store of values of these sizes in bytes, to be sealed again. */
+/** A store to re-encrypt, with values of these sizes in bytes. */
 async function rotated<Store extends MemoryStore>(inner: Store, sizes: readonly number[]) {
   const rings = rotation();
   const writer = new EncryptedStore(inner, { keys: rings.before });
   await writer.setMany(sizes.map((size, index) => ({ key: `key ${index}`, value: new Uint8Array(size) })));
   const store = new EncryptedStore(inner, { keys: rings.promoted });
-  if (inner instanceof WalkedStore) inner.forget();
+  if (inner instanceof LoggingStore) inner.forget();
   const expectMoved = async () => {
     expect((await census(inner)).keys).toEqual(new Map([["new", sizes.length]]));
   };
@@ -92,67 +92,67 @@ function memoryCheckpoint(): Checkpoint & { text: string | undefined } {
   };
 }
 
-describe("the pages of a re-encryption", () => {
-  it("begin small and grow to the batch size where records are light", async () => {
-    const { inner, store, expectMoved } = await rotated(new WalkedStore(), sizes(700, 100));
-    // Pages shrink as well where they take long, as they may on a busy machine.
+describe("a page of a bulk re-encryption", () => {
+  it("is small at first, and grows to the batch size if records are small", async () => {
+    const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(700, 100));
+    // Pages also shrink if they take long, as on a busy machine.
     vi.useFakeTimers({ toFake: ["performance"] });
     onTestFinished(() => {
       vi.useRealTimers();
     });
     await reencrypt(store, { batchSize: 200 });
-    expect(inner.walked.map(({ limit }) => limit)).toEqual([16, 32, 64, 128, 200, 200, 200]);
+    expect(inner.scans.map(({ limit }) => limit)).toEqual([16, 32, 64, 128, 200, 200, 200]);
     await expectMoved();
-    const first = inner.walked.length;
+    const first = inner.scans.length;
     await census(inner, { batchSize: 50 });
-    expect(inner.walked.slice(first, first + 3).map(({ limit }) => limit)).toEqual([16, 32, 50]);
+    expect(inner.scans.slice(first, first + 3).map(({ limit }) => limit)).toEqual([16, 32, 50]);
   });
 
-  it.each([300_000, 1_500_000])("hold about 2 MiB where each record has %d bytes", async (size) => {
-    const { inner, store, expectMoved } = await rotated(new WalkedStore(), sizes(40, size));
+  it.each([300_000, 1_500_000])("holds about 2 MiB if each record has %d bytes", async (size) => {
+    const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(40, size));
     inner.msPerReplacement = 1;
     await reencrypt(store);
-    const [, ...later] = inner.walked;
+    const [, ...later] = inner.scans;
     expect(later.length).toBeGreaterThan(3);
     for (const { bytes } of later) expect(bytes).toBeLessThan(targetBytes + 1);
     await expectMoved();
-    const counted = inner.walked.length;
+    const counted = inner.scans.length;
     await census(inner);
-    for (const { bytes } of inner.walked.slice(counted + 1)) expect(bytes).toBeLessThan(targetBytes + 1);
+    for (const { bytes } of inner.scans.slice(counted + 1)) expect(bytes).toBeLessThan(targetBytes + 1);
   });
 
-  it("shrink when records become heavy, wait for what is under way, and grow again", async () => {
+  it("shrinks if records become large, waits for the pages in progress, and grows again", async () => {
     const mixed = [...sizes(1_100, 10), ...sizes(600, 40_000), ...sizes(2_000, 10)];
-    const { inner, store, expectMoved } = await rotated(new WalkedStore(), mixed);
+    const { inner, store, expectMoved } = await rotated(new LoggingStore(), mixed);
     inner.msPerReplacement = 0.01;
     await reencrypt(store, { concurrency: 4 });
-    const heaviest = inner.walked.reduce((most, { bytes }) => Math.max(most, bytes), 0);
-    // Nobody can know of the first heavy page beforehand, and one that was light in part says little of the next.
+    const heaviest = inner.scans.reduce((most, { bytes }) => Math.max(most, bytes), 0);
+    // The first page of large records cannot be predicted, and a mixed page predicts little about the next.
     expect(heaviest).toBeGreaterThan(3 * targetBytes);
-    expect(inner.walked.filter(({ bytes }) => bytes > 1.5 * targetBytes).length).toBeLessThanOrEqual(2);
-    for (const { bytesUnderWay } of inner.walked) expect(bytesUnderWay).toBeLessThanOrEqual(3 * targetBytes);
-    expect(inner.walked.at(-1)?.limit).toBeGreaterThan(200);
+    expect(inner.scans.filter(({ bytes }) => bytes > 1.5 * targetBytes).length).toBeLessThanOrEqual(2);
+    for (const { bytesInProgress } of inner.scans) expect(bytesInProgress).toBeLessThanOrEqual(3 * targetBytes);
+    expect(inner.scans.at(-1)?.limit).toBeGreaterThan(200);
     await expectMoved();
   });
 
-  it("shrink where the work on them takes long", async () => {
-    const { inner, store, expectMoved } = await rotated(new WalkedStore(), sizes(300, 10));
+  it("shrinks if its re-encryption takes long", async () => {
+    const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(300, 10));
     inner.msPerReplacement = 10;
     await reencrypt(store, { concurrency: 1 });
-    for (const { limit } of inner.walked) expect(limit).toBeLessThanOrEqual(100);
+    for (const { limit } of inner.scans) expect(limit).toBeLessThanOrEqual(100);
     await expectMoved();
   });
 });
 
-describe("a limited rate", () => {
+describe("maxPerSecond", () => {
   it("is never exceeded, from the first record to the last", async () => {
-    const { inner, store, expectMoved } = await rotated(new WalkedStore(), sizes(450, 10));
+    const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(450, 10));
     const maxPerSecond = 150;
     const startedAtMs = performance.now();
     const report = await reencrypt(store, { maxPerSecond });
     let looked = 0;
-    for (const { records, atMs, limit } of inner.walked) {
-      // What was looked at before has had its time; a timer may be early by a millisecond.
+    for (const { records, atMs, limit } of inner.scans) {
+      // Earlier records have used up their time. A timer may fire a millisecond early.
       expect(looked).toBeLessThanOrEqual(((atMs - startedAtMs + 2) / 1_000) * maxPerSecond);
       expect(limit).toBeLessThanOrEqual(maxPerSecond);
       looked += records;
@@ -163,23 +163,23 @@ describe("a limited rate", () => {
   });
 
   it("does not make up for a time in which the store was slow", async () => {
-    const { inner, store } = await rotated(new WalkedStore(), sizes(120, 10));
+    const { inner, store } = await rotated(new LoggingStore(), sizes(120, 10));
     const scan = inner.scan.bind(inner);
     vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
       await sleep(600);
       return await scan(options);
     });
     await reencrypt(store, { maxPerSecond: 100 });
-    const [first, ...later] = inner.walked;
+    const [first, ...later] = inner.scans;
     const last = later.at(-1);
     if (first === undefined || last === undefined) throw new Error("Nothing was walked");
     const looked = 120 - last.records;
-    expect(last.atMs - first.atMs).toBeGreaterThanOrEqual((looked / 100) * 1_000 - 2 * inner.walked.length);
+    expect(last.atMs - first.atMs).toBeGreaterThanOrEqual((looked / 100) * 1_000 - 2 * inner.scans.length);
   });
 
-  it("is left at once when told to stop, with all that was done written down", async () => {
-    // A store may give more than it was asked for.
-    class GenerousStore extends WalkedStore {
+  it("does not delay a stop, which saves the progress", async () => {
+    // A store may return more records than requested.
+    class GenerousStore extends LoggingStore {
       override scan(options: { readonly cursor?: string } = {}): Promise<ScanPage> {
         return super.scan({ ...options, limit: 2_000 });
       }
@@ -187,26 +187,26 @@ describe("a limited rate", () => {
     const { inner, store, expectMoved } = await rotated(new GenerousStore(), sizes(4_000, 1));
     const checkpoint = memoryCheckpoint();
     const stop = new AbortController();
-    // The first page alone has half an hour to itself.
+    // The first page uses up half an hour.
     const stopped = reencrypt(store, { maxPerSecond: 1, checkpoint, signal: stop.signal });
     await vi.waitFor(() => expect(checkpoint.text).toBeDefined(), 20_000);
     stop.abort();
     expect(await stopped).toMatchObject({ complete: false, scanned: 2_000, reencrypted: 2_000 });
     expect(await reencrypt(store, { checkpoint })).toMatchObject({ complete: true, scanned: 4_000, current: 0 });
-    expect(inner.walked.reduce((sum, { records }) => sum + records, 0)).toBe(4_000);
+    expect(inner.scans.reduce((sum, { records }) => sum + records, 0)).toBe(4_000);
     await expectMoved();
   });
 
-  it("is refused where it is none, and nothing is touched", async () => {
-    const { inner, store } = await rotated(new WalkedStore(), [1]);
+  it("is refused if it is not a rate, before any record is changed", async () => {
+    const { inner, store } = await rotated(new LoggingStore(), [1]);
     for (const maxPerSecond of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
       await expectRefusal(reencrypt(store, { maxPerSecond }), "VALUE_INVALID");
     }
-    expect(inner.walked).toEqual([]);
+    expect(inner.scans).toEqual([]);
   });
 
-  it("lets the process end, and holds nothing of a signal that outlives it", async () => {
-    const { store } = await rotated(new WalkedStore(), sizes(60, 10));
+  it("does not keep the process running, and leaves no listener on the signal", async () => {
+    const { store } = await rotated(new LoggingStore(), sizes(60, 10));
     const { signal } = new AbortController();
     const added = vi.spyOn(signal, "addEventListener");
     const removed = vi.spyOn(signal, "removeEventListener");
@@ -238,7 +238,7 @@ class DividedStore extends MemoryStore implements RangedStore {
 }
 
 describe("a range", () => {
-  it("is all that a re-encryption looks at", async () => {
+  it("limits the records that a re-encryption looks at", async () => {
     const { inner, store, expectMoved } = await rotated(new DividedStore(), sizes(100, 10));
     const ranges = await rangesOf(store, 8);
     expect(ranges).toEqual(["01234", "56789"]);
@@ -249,7 +249,7 @@ describe("a range", () => {
     await expectMoved();
   });
 
-  it("has checkpoints of its own", async () => {
+  it("has its own checkpoints", async () => {
     const { store, expectMoved } = await rotated(new DividedStore(), sizes(100, 10));
     const [low = "", high = ""] = ["01234", "56789"];
     const checkpoint = memoryCheckpoint();
@@ -258,7 +258,7 @@ describe("a range", () => {
     await reencrypt(store, { range: low, checkpoint, ...stopped });
     const left = checkpoint.text;
     expect(left).toBeDefined();
-    // Were it taken for this one's, the records before it would be left out.
+    // If the checkpoint of another range counted, the records before it would be skipped.
     expect(await reencrypt(store, { range: high, checkpoint })).toMatchObject({ scanned: 50 });
     checkpoint.text = left;
     expect(await reencrypt(store, { range: low, checkpoint })).toMatchObject({ scanned: 50, current: 0 });
@@ -267,7 +267,7 @@ describe("a range", () => {
     await expectMoved();
   });
 
-  it("is none where the store cannot be divided", async () => {
+  it("is undefined if the store cannot be divided", async () => {
     const { store } = await rotated(new MemoryStore(), [1]);
     expect(await rangesOf(store, 8)).toEqual([undefined]);
     await expectRefusal(reencrypt(store, { range: "01234" }), "VALUE_INVALID");

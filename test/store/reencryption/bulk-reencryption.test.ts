@@ -24,7 +24,7 @@ const value = `${marker}value`;
 const folder = await mkdtemp(join(tmpdir(), "keyward-bulk-"));
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** Three namespaces of records under the old key, and a store whose primary is the new one. */
+/** Three namespaces of records under the old key, and a store whose primary is the new key. */
 async function rotated(countPerNamespace: number, Store: new () => MemoryStore = MemoryStore) {
   const rings = rotation();
   const inner = new Store();
@@ -44,7 +44,7 @@ async function idsIn(inner: MemoryStore): Promise<string[]> {
   return (await inner.scan({ limit: 1_000_000 })).entries.map((entry) => keyIdIn(entry.value));
 }
 
-/** A checkpoint that a test can look into, and whose writes it can count. */
+/** A checkpoint in memory that counts its writes. */
 class MemoryCheckpoint implements Checkpoint {
   text: string | undefined;
   writes = 0;
@@ -60,7 +60,7 @@ class MemoryCheckpoint implements Checkpoint {
 }
 
 describe("reencrypt", () => {
-  it("seals every record of every namespace under the primary", async () => {
+  it("re-encrypts every record of every namespace under the primary", async () => {
     const { inner, store, rings } = await rotated(50);
     const report = await reencrypt(store, { batchSize: 7 });
     expect(report).toMatchObject({
@@ -83,7 +83,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(store)).toMatchObject({ scanned: 150, current: 150, reencrypted: 0 });
   });
 
-  it("in a dry run counts the same and changes nothing", async () => {
+  it("counts the same in a dry run, and changes nothing", async () => {
     const { inner, store } = await rotated(20);
     const before = await contentOf(inner);
     const reservedBefore = (await inner.reserved().scan()).entries;
@@ -95,7 +95,7 @@ describe("reencrypt", () => {
     expect(checkpoint.writes).toBe(0);
   });
 
-  it("takes only the namespaces it is given", async () => {
+  it("re-encrypts only the given namespaces", async () => {
     const { store } = await rotated(5);
     expect(await reencrypt(store, { namespaces: ["flows"] })).toMatchObject({ scanned: 5, reencrypted: 5 });
     const counts = await census(store);
@@ -108,47 +108,50 @@ describe("reencrypt", () => {
     );
   });
 
-  it.each([1, 4, 16])("stops when told, and goes on where it stopped, with %d pages at a time", async (concurrency) => {
-    const { inner, store } = await rotated(100, WatchedStore);
-    const checkpoint = new MemoryCheckpoint();
-    const batchSize = 10;
-    const reports: ReencryptReport[] = [];
-    const sealedTwice: string[] = [];
-    const sealed = new Set<string>();
-    for (let run = 0; reports.at(-1)?.complete !== true; run++) {
-      expect(run).toBeLessThan(40);
-      const stop = new AbortController();
-      const before = new Set(await contentOf(inner));
-      reports.push(
-        await reencrypt(store, {
-          batchSize,
-          concurrency,
-          checkpoint,
-          signal: stop.signal,
-          onProgress: (progress) => {
-            addsUp(progress);
-            expectNoSecrets(progress);
-            stop.abort();
-          },
-        }),
-      );
-      for (const record of await contentOf(inner)) {
-        if (before.has(record)) continue;
-        const place = record.slice(0, record.indexOf("kw1"));
-        if (sealed.has(place)) sealedTwice.push(place);
-        sealed.add(place);
+  it.each([1, 4, 16])(
+    "stops at a signal, and resumes where it stopped, with %d pages at a time",
+    async (concurrency) => {
+      const { inner, store } = await rotated(100, WatchedStore);
+      const checkpoint = new MemoryCheckpoint();
+      const batchSize = 10;
+      const reports: ReencryptReport[] = [];
+      const sealedTwice: string[] = [];
+      const sealed = new Set<string>();
+      for (let run = 0; reports.at(-1)?.complete !== true; run++) {
+        expect(run).toBeLessThan(40);
+        const stop = new AbortController();
+        const before = new Set(await contentOf(inner));
+        reports.push(
+          await reencrypt(store, {
+            batchSize,
+            concurrency,
+            checkpoint,
+            signal: stop.signal,
+            onProgress: (progress) => {
+              addsUp(progress);
+              expectNoSecrets(progress);
+              stop.abort();
+            },
+          }),
+        );
+        for (const record of await contentOf(inner)) {
+          if (before.has(record)) continue;
+          const address = record.slice(0, record.indexOf("kw1"));
+          if (sealed.has(address)) sealedTwice.push(address);
+          sealed.add(address);
+        }
       }
-    }
-    const last = reports.at(-1);
-    expect(reports.length).toBeGreaterThan(1);
-    expect(last).toMatchObject({ scanned: 300, complete: true });
-    if (last !== undefined) addsUp(last);
-    expect(sealedTwice).toEqual([]);
-    expect(new Set(await idsIn(inner))).toEqual(new Set(["new"]));
-    expect(checkpoint.text).toBeUndefined();
-  });
+      const last = reports.at(-1);
+      expect(reports.length).toBeGreaterThan(1);
+      expect(last).toMatchObject({ scanned: 300, complete: true });
+      if (last !== undefined) addsUp(last);
+      expect(sealedTwice).toEqual([]);
+      expect(new Set(await idsIn(inner))).toEqual(new Set(["new"]));
+      expect(checkpoint.text).toBeUndefined();
+    },
+  );
 
-  it("stopped before it began has done nothing", async () => {
+  it("changes nothing if the signal is aborted before it begins", async () => {
     const { inner, store } = await rotated(5);
     const before = await contentOf(inner);
     const report = await reencrypt(store, { signal: AbortSignal.abort() });
@@ -156,7 +159,7 @@ describe("reencrypt", () => {
     expect(await contentOf(inner)).toEqual(before);
   });
 
-  it("goes on from a file, and leaves none behind", async () => {
+  it("resumes from a file, and removes the file at the end", async () => {
     const { store } = await rotated(20);
     const path = join(folder, "checkpoint.json");
     const stop = new AbortController();
@@ -169,7 +172,7 @@ describe("reencrypt", () => {
     await expect(stat(path)).rejects.toMatchObject({ code: "ENOENT" });
   });
 
-  it("ignores the checkpoint of another rotation, and of other namespaces", async () => {
+  it("ignores the checkpoint of another rotation or of other namespaces", async () => {
     const { store, inner, rings } = await rotated(20);
     const checkpoint = new MemoryCheckpoint();
     const stop = new AbortController();
@@ -193,7 +196,7 @@ describe("reencrypt", () => {
     '{"keyward":"other","primary":"new","namespaces":null,"cursor":"1","counts":{}}',
     '{"keyward":"reencrypt","primary":"new","namespaces":null,"cursor":1,"counts":{}}',
     '{"keyward":"reencrypt","primary":"new","namespaces":null,"cursor":"1","counts":{"scanned":"1"}}',
-  ])("refuses the checkpoint %j and touches nothing", async (text) => {
+  ])("refuses the checkpoint %j and changes nothing", async (text) => {
     const { inner, store } = await rotated(3);
     const before = await contentOf(inner);
     const checkpoint = new MemoryCheckpoint();
@@ -205,7 +208,7 @@ describe("reencrypt", () => {
     await expectRefusal(reencrypt(store, { checkpoint: fileCheckpoint(path) }), "CHECKPOINT_INVALID");
   });
 
-  it("refuses a checkpoint whose cursor the store does not know, and touches nothing", async () => {
+  it("refuses a checkpoint whose cursor the store does not know, and changes nothing", async () => {
     const { inner, store } = await rotated(3);
     const before = await contentOf(inner);
     const checkpoint = new MemoryCheckpoint();
@@ -216,7 +219,7 @@ describe("reencrypt", () => {
     expect(await contentOf(inner)).toEqual(before);
   });
 
-  it("lists what it cannot open, and leaves it alone", async () => {
+  it("lists records that cannot be decrypted, and leaves them unchanged", async () => {
     const { inner, store } = await rotated(10);
     const flows = inner.namespaced("flows");
     const sealed = await flows.get("key 3");
@@ -234,7 +237,7 @@ describe("reencrypt", () => {
     expect(report).toMatchObject({ scanned: 34, reencrypted: 29, unreadable: 5, complete: false });
     const listed = report.unreadableRecords.map(({ namespace, key, code, keyId }) => [namespace, key, code, keyId]);
     expect(listed).toHaveLength(5);
-    // Pages are worked on together, so they come in no order.
+    // Pages are processed concurrently, so the order varies.
     expect(listed).toEqual(
       expect.arrayContaining([
         ["flows", "key 3", "RECORD_TAMPERED", "old"],
@@ -252,7 +255,7 @@ describe("reencrypt", () => {
     expectNoSecrets(report);
   });
 
-  it("lists what a foreign format fails on, whatever it throws", async () => {
+  it("lists records that a foreign format fails on, whatever the format throws", async () => {
     const { inner, rings } = await rotated(3);
     await inner.set("foreign", value);
     const parsing = { name: "parsing", read: (stored: unknown) => JSON.parse(String(stored)) };
@@ -260,7 +263,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(store)).toMatchObject({ scanned: 10, reencrypted: 9, unreadable: 1, complete: false });
   });
 
-  it("is complete again when what could not be opened has gone, also on the way", async () => {
+  it("is complete again when the unreadable records are gone, also during the job", async () => {
     const { inner, rings, store } = await rotated(3);
     await inner.set("broken", "kw1.old.AAAA");
     await store.setMany(Array.from({ length: 100 }, (_, index) => ({ key: `after ${index}`, value })));
@@ -272,7 +275,7 @@ describe("reencrypt", () => {
       concurrency: 1,
       batchSize: 1,
       onProgress: ({ unreadable }) => {
-        // The job begins anew, and counts what it cannot open once more.
+        // The job starts over, and counts the unreadable records again.
         if (unreadable > 0) keys.push(third);
       },
       signal: AbortSignal.timeout(20_000),
@@ -283,7 +286,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(following)).toMatchObject({ unreadable: 0, complete: true });
   });
 
-  it("seals plaintext that expires at any time", async () => {
+  it("encrypts plaintext with any expiry", async () => {
     const inner = new MemoryStore();
     const times = [0, -1, 1.5, Date.now() + 60_000.5, 2 ** 48, Number.MAX_SAFE_INTEGER, 1e300];
     for (const expires of times) await inner.set(`at ${expires}`, JSON.stringify({ value, expires }));
@@ -295,12 +298,12 @@ describe("reencrypt", () => {
     expect(await store.getMany(["at 0", "at -1", "at 1.5"])).toEqual([undefined, undefined, undefined]);
   });
 
-  it("seals expired records again like others, and they stay absent", async () => {
+  it("re-encrypts expired records like others, and they stay absent", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     const now = Date.now();
     await new EncryptedStore(inner, { keys: rings.before }).set("key", value, now + 60_000);
-    // A backend that was told of no expiry still has it.
+    // A backend that does not know the expiry still has the record.
     await inner.set("key", await inner.get("key"));
     vi.useFakeTimers({ toFake: ["Date"], now: now + 60_000 });
     try {
@@ -313,7 +316,7 @@ describe("reencrypt", () => {
     }
   });
 
-  it("leaves a record to whoever wrote or removed it meanwhile", async () => {
+  it("does not replace a record that was written or removed in the meantime", async () => {
     const rings = rotation();
     const inner = new WatchedStore();
     const writer = new EncryptedStore(inner, { keys: rings.before });
@@ -332,7 +335,7 @@ describe("reencrypt", () => {
     expect(await new EncryptedStore(inner, { keys: rings.promoted }).get("written")).toBe(`${value} newer`);
   });
 
-  it("seals what was written under the old key meanwhile, once more", async () => {
+  it("re-encrypts records that were written under the old key in the meantime", async () => {
     const rings = rotation();
     const inner = new WatchedStore();
     const writer = new EncryptedStore(inner, { keys: rings.before });
@@ -348,7 +351,7 @@ describe("reencrypt", () => {
     expect(await idsIn(inner)).toEqual(["new"]);
   });
 
-  it("takes no record back to the key that it set out with, when the primary changes on its way", async () => {
+  it("returns no record to the former primary if the primary changes during the job", async () => {
     const { inner, rings } = await rotated(100);
     const third = rings.promoted.add({ id: "third" }).promote("third");
     const keys = new TestKeys(rings.promoted);
@@ -374,7 +377,7 @@ describe("reencrypt", () => {
     expect(keyIdIn(await inner.namespaced("ns:with::marks").get("key 99"))).toBe("third");
   });
 
-  it("leaves nothing under another key than it reports, when the primary changes with pages in flight", async () => {
+  it("leaves no record under another key than it reports if the primary changes while pages are in progress", async () => {
     const rings = rotation();
     const third = rings.promoted.add({ id: "third" }).promote("third");
     const keys = new TestKeys(rings.promoted);
@@ -391,7 +394,7 @@ describe("reencrypt", () => {
       await changed;
       return page;
     });
-    // The first page is slow: the job may come by its records again under the new primary before it writes them.
+    // The first page is slow: the job may reach its records again under the new primary before it writes them.
     inner.beforeReplace = async () => {
       inner.beforeReplace = undefined;
       for (let turn = 0; turn < 200 && keyIdIn(await inner.get("key 0")) !== "third"; turn++) {
@@ -405,7 +408,7 @@ describe("reencrypt", () => {
   });
 
   it.each(["concurrency", "batchSize"])(
-    "refuses a %s that is not a whole number from 1, and touches nothing",
+    "refuses a %s that is not a positive integer, and changes nothing",
     async (name) => {
       const { inner, store } = await rotated(3);
       const before = await contentOf(inner);
@@ -418,7 +421,7 @@ describe("reencrypt", () => {
     },
   );
 
-  it("refuses what cannot be done before it touches anything", async () => {
+  it("refuses impossible calls before it changes anything", async () => {
     const keys = newRing();
     await expectRefusal(reencrypt(new EncryptedStore(new Map(), { keys })), "STORE_NOT_SCANNABLE");
     await expectRefusal(
@@ -436,7 +439,7 @@ describe("reencrypt", () => {
 });
 
 describe("census", () => {
-  it("counts by key and namespace from headers, without any key", async () => {
+  it("counts by key and namespace from headers, and needs no key", async () => {
     const { inner } = await rotated(4);
     await inner.set("plain", value);
     await inner.set("broken", "kw1.");
@@ -461,7 +464,7 @@ describe("census", () => {
   });
 });
 
-it("seals nothing anew whose key was disabled since the page was opened", async () => {
+it("reencrypt does not replace a record whose key was disabled after the record was decrypted", async () => {
   const { before, promoted } = rotation();
   const inner = new MemoryStore();
   const records = Array.from({ length: 2_000 }, (_, index) => ({ key: `key ${index}`, value }));
@@ -475,7 +478,7 @@ it("seals nothing anew whose key was disabled since the page was opened", async 
     const page = await scan(options);
     if (caught === undefined && page.entries.length >= 200) {
       caught = page.entries.map(({ key }) => key);
-      // While the page is sealed, between two turns.
+      // Between two turns of the encryption of the page.
       setImmediate(() => keys.push(promoted.disable("old")));
     }
     return page;

@@ -2,13 +2,13 @@ import {
   census,
   createKeyv,
   EncryptedStore,
+  forbidPlaintext,
   type KeyProvider,
   Keyring,
   KeywardError,
   plaintext,
   reencrypt,
   retireKey,
-  sealNamespace,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, vi } from "vitest";
@@ -40,7 +40,7 @@ async function rotated() {
 }
 
 describe("retireKey", () => {
-  it("refuses with the counts while any record of any namespace in any store needs the key", async () => {
+  it("refuses with the counts while any record in any namespace and store needs the key", async () => {
     const { rings, stores, archive } = await rotated();
     const error = await expectRefusal(retireKey(rings.promoted, stores, "old"), "KEY_IN_USE");
     expect({ ...error.counts }).toEqual({ cache: 4, archive: 4 });
@@ -52,7 +52,7 @@ describe("retireKey", () => {
     });
     await reencrypt(stores.archive);
     await createKeyv({ store: archive, keys: rings.before, namespace: "late" }).encryptedStore.delete("nothing");
-    const { ring, abandoned } = await retireKey(rings.promoted, stores, "old");
+    const { keyring: ring, abandoned } = await retireKey(rings.promoted, stores, "old");
     expect(ring.keys).toMatchObject([
       { id: "old", status: "disabled" },
       { id: "new", status: "enabled" },
@@ -61,14 +61,14 @@ describe("retireKey", () => {
     expect(abandoned).toEqual([]);
   });
 
-  it("disables first and removes then, after which everything still opens", async () => {
+  it("disables the key first and removes it next, and every record stays readable", async () => {
     const { rings, stores, cache } = await rotated();
     for (const store of Object.values(stores)) await reencrypt(store);
     await expectRefusal(retireKey(rings.promoted, stores, "old", { to: "removed" }), "KEYRING_INVALID");
     const disabled = await retireKey(rings.promoted, stores, "old");
-    const removed = await retireKey(disabled.ring, stores, "old", { to: "removed" });
-    expect(removed.ring.keys.map(({ id }) => id)).toEqual(["new"]);
-    const fresh = new EncryptedStore(cache, { keys: removed.ring });
+    const removed = await retireKey(disabled.keyring, stores, "old", { to: "removed" });
+    expect(removed.keyring.keys.map(({ id }) => id)).toEqual(["new"]);
+    const fresh = new EncryptedStore(cache, { keys: removed.keyring });
     expect(await fresh.getMany(["one", "two"])).toEqual([value, value]);
     await fresh.set("three", value);
   });
@@ -76,8 +76,8 @@ describe("retireKey", () => {
   it("counts again before a removal", async () => {
     const { rings, stores, cache } = await rotated();
     for (const store of Object.values(stores)) await reencrypt(store);
-    const { ring } = await retireKey(rings.promoted, stores, "old");
-    // A restored backup, or a process that was late.
+    const { keyring: ring } = await retireKey(rings.promoted, stores, "old");
+    // As after a restored backup, or a late write.
     const late = new MemoryStore();
     await new EncryptedStore(late, { keys: rings.before }).set("late", value);
     await cache.namespaced("restored").set("late", await late.get("late"));
@@ -85,16 +85,16 @@ describe("retireKey", () => {
     expect({ ...error.counts }).toEqual({ cache: 1 });
   });
 
-  it("refuses the primary, an unknown key, and a call without the stores that it must ask", async () => {
+  it("refuses the primary, an unknown key, and a call without all stores", async () => {
     const { rings, stores } = await rotated();
     await expectRefusal(retireKey(rings.promoted, stores, "new"), "KEYRING_INVALID");
     await expectRefusal(retireKey(rings.promoted, stores, "new", { to: "removed" }), "KEYRING_INVALID");
     await expectRefusal(retireKey(rings.promoted, stores, "never"), "KEY_UNKNOWN");
-    await expectRefusal(retireKey(rings.promoted, {}, "old"), "KEY_IN_USE");
+    await expectRefusal(retireKey(rings.promoted, {}, "old"), "STORES_MISSING");
     for (const store of Object.values(stores)) await reencrypt(store);
-    const served = rings.promoted.serve(["cache", "archive", "__proto__"]);
+    const served = rings.promoted.withStores(["cache", "archive", "__proto__"]);
     for (const missing of [stores, { cache: stores.cache }]) {
-      const error = await expectRefusal(retireKey(served, missing, "old"), "KEY_IN_USE");
+      const error = await expectRefusal(retireKey(served, missing, "old"), "STORES_MISSING");
       expect(error.message).toContain("__proto__");
     }
     await expectRefusal(
@@ -103,15 +103,15 @@ describe("retireKey", () => {
     );
   });
 
-  it("counts the check record, and renews the one it can", async () => {
+  it("counts the check record, and re-encrypts it if it can be decrypted", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: rings.before }).set("key", value);
     await inner.delete("key");
     const store = new EncryptedStore(inner, { keys: rings.promoted });
-    const { ring } = await retireKey(rings.promoted, { store }, "old");
+    const { keyring: ring } = await retireKey(rings.promoted, { store }, "old");
     await new EncryptedStore(inner, { keys: ring.remove("old") }).set("key", value);
-    // A check record that this ring cannot open, under the key that is to go, keeps it.
+    // A check record under the key that this keyring cannot decrypt keeps the key in use.
     const other = new MemoryStore();
     await new EncryptedStore(other, { keys: newRing("old") }).set("key", value);
     await other.delete("key");
@@ -122,8 +122,8 @@ describe("retireKey", () => {
     expect(Object.values({ ...error.counts })).toEqual([1]);
   });
 
-  describe("with abandonUnreadable", () => {
-    it("lets go of what opens with no key, and lists it", async () => {
+  describe("abandonUnreadable", () => {
+    it("abandons records that no key decrypts, and lists them", async () => {
       const { rings, stores, cache } = await rotated();
       const flows = cache.namespaced("flows");
       const sealed = await flows.get("one");
@@ -134,7 +134,7 @@ describe("retireKey", () => {
       for (const store of Object.values(stores)) await reencrypt(store);
       await expectRefusal(retireKey(rings.promoted, stores, "old"), "KEY_IN_USE");
       const before = await contentOf(cache);
-      const { abandoned, ring } = await retireKey(rings.promoted, stores, "old", { abandonUnreadable: true });
+      const { abandoned, keyring: ring } = await retireKey(rings.promoted, stores, "old", { abandonUnreadable: true });
       expect(abandoned.map(({ namespace, key, code, keyId }) => [namespace, key, code, keyId]).sort()).toEqual([
         ["flows", "cut", "RECORD_MALFORMED", "old"],
         ["flows", "moved", "RECORD_TAMPERED", "old"],
@@ -145,7 +145,7 @@ describe("retireKey", () => {
       expect(removed.abandoned).toHaveLength(3);
     });
 
-    it("never lets go of a record that opens, the key disabled or not, expired or not", async () => {
+    it("never abandons a readable record, even with a disabled key or if it has expired", async () => {
       const { rings, stores, cache } = await rotated();
       await cache.set("one", "kw1.old.AAAA");
       const options = { abandonUnreadable: true };
@@ -157,7 +157,7 @@ describe("retireKey", () => {
       }
     });
 
-    it("never lets go of the records of another scope that share the backend", async () => {
+    it("never abandons records of another scope in the same backend", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       await new EncryptedStore(inner, { keys: rings.before, scope: "billing" }).set("key", value);
@@ -170,7 +170,7 @@ describe("retireKey", () => {
       expect({ ...error.counts }).toMatchObject({ billing: 1 });
     });
 
-    it("never lets go of what a store reads that was given a ring scoped before", async () => {
+    it("never abandons records of a store that was given a scoped keyring", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       await new EncryptedStore(inner, { keys: rings.before.scope("support") }).set("key", value);
@@ -183,7 +183,7 @@ describe("retireKey", () => {
       expect(await support.get("key")).toBe(value);
     });
 
-    it("lets go of nothing while a scope has a check record and none of the given stores", async () => {
+    it("abandons nothing while a scope with a check record has no given store", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       const scopes = ["billing", "support"];
@@ -191,14 +191,14 @@ describe("retireKey", () => {
         await new EncryptedStore(inner, { keys: rings.before, scope }).set(`${scope} key`, value);
       }
       for (const scope of scopes) {
-        // Takes the check record along, so that nothing under the key is in the reserved space.
+        // Re-encrypts the check record, so that no reserved record is under the key.
         await new EncryptedStore(inner, { keys: rings.promoted, scope }).set(`${scope} other`, value);
       }
       const unscoped = new EncryptedStore(inner, { keys: rings.promoted });
       await unscoped.set("key", value);
       const keys = new TestKeys(rings.promoted);
       const options = { abandonUnreadable: true };
-      const error = await expectRefusal(retireKey(keys, { unscoped }, "old", options), "KEY_IN_USE");
+      const error = await expectRefusal(retireKey(keys, { unscoped }, "old", options), "STORES_MISSING");
       expect(error.message).not.toContain("billing");
       expect(error.errors?.map(({ key }) => key).sort()).toEqual(["check/billing", "check/support"]);
       expect(keys.saves).toBe(0);
@@ -213,7 +213,7 @@ describe("retireKey", () => {
       expect(abandoned.map(({ key }) => key)).toContain("garbage");
     });
 
-    it("needs a store of a scope that is no longer used, and takes its check record along", async () => {
+    it("needs a store of a scope that is no longer used, and re-encrypts its check record", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       const gone = new EncryptedStore(inner, { keys: rings.before, scope: "gone" });
@@ -224,17 +224,17 @@ describe("retireKey", () => {
       const error = await expectRefusal(retireKey(rings.promoted, stores, "old"), "KEY_IN_USE");
       expect({ ...error.counts }).toEqual({ "store (reserved space)": 1 });
       const options = { abandonUnreadable: true };
-      await expectRefusal(retireKey(rings.promoted, stores, "old", options), "KEY_IN_USE");
+      await expectRefusal(retireKey(rings.promoted, stores, "old", options), "STORES_MISSING");
       const all = { ...stores, gone: new EncryptedStore(inner, { keys: rings.promoted, scope: "gone" }) };
-      const { ring, abandoned } = await retireKey(rings.promoted, all, "old", options);
+      const { keyring: ring, abandoned } = await retireKey(rings.promoted, all, "old", options);
       expect(ring.keys).toMatchObject([{ id: "old", status: "disabled" }, { id: "new" }]);
       expect(abandoned).toEqual([]);
       expect(await new EncryptedStore(inner, { keys: ring }).get("key")).toBe(value);
     });
   });
 
-  describe("while this process still writes under the key", () => {
-    /** Runs until a promise settles, or for as many turns as this process needs for everything that waits for nobody. */
+  describe("a write of this process under the key", () => {
+    /** Runs until a promise settles, or for 200 turns of the event loop: enough for all work that waits for nothing else. */
     async function settledOrIdle(promise: Promise<unknown>): Promise<void> {
       let settled = false;
       const settle = () => {
@@ -248,16 +248,16 @@ describe("retireKey", () => {
       ["set", "the store"],
       ["setMany", "the store"],
       ["replaceMany", "the store"],
-      // As createKeyv makes one for each namespace.
+      // createKeyv makes such a store for each namespace.
       ["set", "another store over its backend"],
-    ] as const)("loses nothing that a %s of %s has yet to write", async (method, which) => {
+    ] as const)("is not lost if a %s of %s is in progress", async (method, which) => {
       const earlier = guardMaterial(Keyring.generate("earlier"));
       const before = earlier.add({ id: "old" }).promote("old");
       const keys = new TestKeys(before);
       const inner = new MemoryStore();
       await new EncryptedStore(inner, { keys: earlier }).set("key", value);
       const store = new EncryptedStore(inner, { keys });
-      // The ring is there and the check record passed: what follows is sealed at once.
+      // The keyring is loaded and the check record has passed: the next write encrypts at once.
       await store.set("other", value);
       await store.delete("other");
       const [begun, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
@@ -295,33 +295,33 @@ describe("retireKey", () => {
       await settledOrIdle(retiring);
       held.resolve();
       await writing;
-      // It waited for the write, and counted what was written.
+      // The retirement waited for the write, and counted its record.
       expect({ ...(await refused).counts }).toEqual({ store: 1 });
       const fresh = new EncryptedStore(inner, { keys: await keys.load(), reencrypt: "off" });
       expect(await fresh.get("key")).toBe(value);
     });
   });
 
-  describe("at a provider", () => {
-    it("saves the next ring with the previous one to compare with", async () => {
+  describe("a key provider", () => {
+    it("gets the next keyring to save, and the previous one to compare with", async () => {
       const { rings, stores } = await rotated();
       for (const store of Object.values(stores)) await reencrypt(store);
       const keys = new TestKeys(rings.promoted);
-      const { ring } = await retireKey(keys, stores, "old");
+      const { keyring: ring } = await retireKey(keys, stores, "old");
       expect(keys.saves).toBe(1);
       expect((await keys.load()).generation).toBe(ring.generation);
     });
 
-    it("goes by the ring that the source has now, although the stores still use an earlier one", async () => {
+    it("is asked for its latest keyring, although the stores still use an earlier one", async () => {
       const { rings, cache } = await rotated();
       const silent = new TestKeys(rings.staged);
       const keys: KeyProvider = { load: () => silent.load(), save: (next, previous) => silent.save(next, previous) };
       const store = new EncryptedStore(cache, { keys });
       await store.set("one", value);
-      // Another process promotes and seals everything again; this one has heard nothing of it.
+      // Another process promotes and re-encrypts everything. This process does not know yet.
       silent.become(rings.promoted);
       await reencrypt(new EncryptedStore(cache.namespaced(""), { keys: rings.promoted }));
-      const { ring } = await retireKey(keys, { cache: store }, "old");
+      const { keyring: ring } = await retireKey(keys, { cache: store }, "old");
       await store.set("late", value);
       expect(await new EncryptedStore(cache.namespaced(""), { keys: ring }).getMany(["one", "late"])).toEqual([
         value,
@@ -329,7 +329,7 @@ describe("retireKey", () => {
       ]);
     });
 
-    it("passes its conflict on, and saves nothing when refused", async () => {
+    it("reports its conflict to the caller, and saves nothing after a refusal", async () => {
       const { rings, stores } = await rotated();
       const keys = new TestKeys(rings.promoted);
       await expectRefusal(retireKey(keys, stores, "old"), "KEY_IN_USE");
@@ -351,16 +351,16 @@ describe("retireKey", () => {
 
 describe.each([
   ["retireKey", retireKey],
-  ["sealNamespace", sealNamespace],
+  ["forbidPlaintext", forbidPlaintext],
 ] as const)("%s", (_, change) => {
-  /** Two stores of four records each, which name nothing that stands against the change; `old` is key and namespace. */
+  /** Two stores of four records each, which allow the change. `old` is both the key and the namespace. */
   async function ready() {
     const { rings, stores } = await rotated();
     for (const store of Object.values(stores)) await reencrypt(store);
     return { rings, stores };
   }
 
-  it("at a provider that fails is PROVIDER_UNAVAILABLE, with the cause", async () => {
+  it("rejects with PROVIDER_UNAVAILABLE and the cause if the provider fails", async () => {
     const { rings, stores } = await ready();
     const keys = new TestKeys(rings.promoted);
     const failure = new TypeError("connect ECONNREFUSED");
@@ -371,7 +371,7 @@ describe.each([
     expect(keys.saves).toBe(0);
   });
 
-  it("asks a provider that was mended since it failed", async () => {
+  it("asks a provider again that has recovered from a failure", async () => {
     const { rings, stores } = await ready();
     const keys = new TestKeys(rings.promoted);
     keys.fail(new Error("down"));
@@ -381,7 +381,7 @@ describe.each([
     expect(keys.saves).toBe(1);
   });
 
-  it("at a provider that gives something other than a ring is KEYRING_INVALID", async () => {
+  it("rejects with KEYRING_INVALID if the provider returns something other than a keyring", async () => {
     const { stores } = await ready();
     for (const given of ['{"primary":"new","keys":[],"stores":[],"sealed":[]}', "null", '"ring"']) {
       const provider: KeyProvider = { load: () => Promise.resolve(JSON.parse(given)) };
@@ -389,7 +389,7 @@ describe.each([
     }
   });
 
-  it("tells how many records it has looked at, over all stores", async () => {
+  it("reports how many records it has looked at, over all stores", async () => {
     const { rings, stores } = await ready();
     const told: number[] = [];
     await change(rings.promoted, stores, "old", { onProgress: (records) => told.push(records) });
@@ -397,7 +397,7 @@ describe.each([
     expect(told.at(-1)).toBeGreaterThanOrEqual(8);
   });
 
-  it("stops when told, at whatever point, and saves nothing", async () => {
+  it("stops at a signal at any point, and saves nothing", async () => {
     const { rings, stores } = await ready();
     let steps = 0;
     await change(rings.promoted, stores, "old", { onProgress: () => steps++ });
@@ -418,7 +418,7 @@ describe.each([
   });
 });
 
-describe("sealNamespace", () => {
+describe("forbidPlaintext", () => {
   async function withPlaintext() {
     const keys = newRing();
     const inner = new MemoryStore();
@@ -427,20 +427,20 @@ describe("sealNamespace", () => {
     return { keys, inner, store: new EncryptedStore(inner, { keys, accept: [plaintext()] }) };
   }
 
-  it("refuses while plaintext lies in the namespace, in any store", async () => {
+  it("refuses while the namespace has plaintext in any store", async () => {
     const { keys, store } = await withPlaintext();
     const empty = new EncryptedStore(new MemoryStore(), { keys });
-    const error = await expectRefusal(sealNamespace(keys, { empty, store }, "flows"), "RECORD_NOT_SEALED");
+    const error = await expectRefusal(forbidPlaintext(keys, { empty, store }, "flows"), "RECORD_NOT_SEALED");
     expect({ ...error.counts }).toEqual({ store: 1 });
-    await expectRefusal(sealNamespace(keys, {}, "flows"), "KEY_IN_USE");
-    await expectRefusal(sealNamespace(keys.serve(["store", "gone"]), { store }, "flows"), "KEY_IN_USE");
+    await expectRefusal(forbidPlaintext(keys, {}, "flows"), "STORES_MISSING");
+    await expectRefusal(forbidPlaintext(keys.withStores(["store", "gone"]), { store }, "flows"), "STORES_MISSING");
   });
 
-  it("closes the namespace to plaintext for good, and no other", async () => {
+  it("forbids plaintext in that namespace for good, and in no other", async () => {
     const { keys, inner, store } = await withPlaintext();
     await reencrypt(store, { namespaces: ["flows"] });
-    const ring = await sealNamespace(keys, { store }, "flows");
-    expect(ring.sealed).toEqual(["flows"]);
+    const ring = await forbidPlaintext(keys, { store }, "flows");
+    expect(ring.encryptedNamespaces).toEqual(["flows"]);
     const everything = plaintext({ matches: () => true });
     const accept = [everything, plaintext()];
     const flows = createKeyv({ store: inner, keys: ring, namespace: "flows", accept }).encryptedStore;
@@ -449,17 +449,17 @@ describe("sealNamespace", () => {
     await inner.namespaced("flows").set("planted", planted);
     await expectRefusal(flows.get("planted"), "RECORD_NOT_SEALED");
     expect(await createKeyv({ store: inner, keys: ring, namespace: "other", accept }).get("plain")).toBe(value);
-    // Nor does the bulk job take it in.
+    // The bulk job does not accept plaintext either.
     const scanning = new EncryptedStore(inner, { keys: ring, accept });
     expect(await reencrypt(scanning)).toMatchObject({ unreadable: 1 });
     expect(await census(scanning)).toMatchObject({ unsealed: 1 });
-    // It holds in every later ring.
+    // Every later keyring forbids it too.
     const later = ring.add({ id: "later" }).promote("later");
     const again = createKeyv({ store: inner, keys: guardMaterial(later), namespace: "flows", accept });
     await expectRefusal(again.get("planted"), "RECORD_NOT_SEALED");
   });
 
-  it("refuses a provider whose ring it could not save, before it looks at a record", async () => {
+  it("refuses a provider that cannot save, before it looks at a record", async () => {
     const { keys, inner } = await withPlaintext();
     const store = new EncryptedStore(inner, { keys });
     const readOnly: KeyProvider = { load: async () => keys };
@@ -470,13 +470,13 @@ describe("sealNamespace", () => {
     const mounted: KeyProvider = { load: async () => keys, save: async () => expect.fail("saved"), requireWritable };
     for (const provider of [readOnly, mounted]) {
       const onProgress = () => expect.fail("counted");
-      await expectRefusal(sealNamespace(provider, { store }, "empty", { onProgress }), "PROVIDER_READ_ONLY");
+      await expectRefusal(forbidPlaintext(provider, { store }, "empty", { onProgress }), "PROVIDER_READ_ONLY");
     }
   });
 
-  it("refuses a name that the keyring document could not hold", async () => {
+  it("refuses a name that a keyring document cannot hold", async () => {
     const { keys, store } = await withPlaintext();
-    await expect(sealNamespace(keys, { store }, "\ud800")).rejects.toMatchObject({ name: "KeywardError" });
-    expect(Keyring.generate().sealed).toEqual([]);
+    await expect(forbidPlaintext(keys, { store }, "\ud800")).rejects.toMatchObject({ name: "KeywardError" });
+    expect(Keyring.generate().encryptedNamespaces).toEqual([]);
   });
 });

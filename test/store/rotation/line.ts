@@ -3,18 +3,18 @@ import type { MemoryStore } from "@keyward/store-memory";
 
 const calls = new Set(["get", "getMany", "set", "setMany", "delete", "deleteMany", "replace", "replaceMany", "scan"]);
 
-/** When a process is killed: before the call that it makes then has reached the other side, or after. */
+/** When a process is killed, and whether the call that it then makes arrives. */
 export interface Kill {
   readonly afterCalls: number;
   readonly arrives: boolean;
 }
 
 /**
- * What one process reaches its stores and its key provider through. It can be killed, and then no call is answered ever
- * again; or halted, and then no call goes out until it goes on.
+ * Connects one process to its stores and its key provider. After a kill, no call is ever answered. During a halt, no call is
+ * sent.
  */
 export class Line {
-  /** Resolves when it was killed. */
+  /** Resolves when the process is killed. */
   readonly killed: Promise<void>;
   readonly #killed = Promise.withResolvers<void>();
   readonly #kill: Kill | undefined;
@@ -23,7 +23,7 @@ export class Line {
   #calls = 0;
   #held: PromiseWithResolvers<void> | undefined;
 
-  /** @param onWrite is told of all that goes into a store, except into its reserved space. */
+  /** @param onWrite called with the values that are written to a store, except to its reserved space. */
   constructor(onWrite: (values: readonly unknown[]) => void, kill?: Kill) {
     this.#onWrite = onWrite;
     this.#kill = kill;
@@ -34,7 +34,7 @@ export class Line {
     this.#held ??= Promise.withResolvers<void>();
   }
 
-  goOn(): void {
+  resume(): void {
     this.#held?.resolve();
     this.#held = undefined;
   }
@@ -68,7 +68,7 @@ export class Line {
     });
   }
 
-  /** The same object for the same one, as stores promise of their reserved space. */
+  /** Returns the same wrapper for the same store: stores promise this for their reserved space. */
   #once(inner: unknown, reserved: boolean): object {
     if (typeof inner !== "object" || inner === null) throw new Error("not a store");
     let wrapped = this.#wrapped.get(inner);
@@ -90,7 +90,7 @@ export class Line {
   }
 }
 
-/** What a call puts into a store. */
+/** Returns the values that a call writes. */
 function writtenBy(name: string, given: readonly unknown[]): readonly unknown[] {
   if (name === "set") return [given[1]];
   if (name === "replace") return [given[2]];

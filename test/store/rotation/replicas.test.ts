@@ -7,12 +7,12 @@ import { guardMaterial, marker } from "../secrets.ts";
 import { keyIdIn, WatchedStore } from "../store/inner-stores.ts";
 
 const value = `${marker}value`;
-/** Heartbeats so rare that none comes by itself while a test runs. */
+/** Options with heartbeats so rare that none is due during a test. */
 const rare = { heartbeatMs: 20_000, lapseMs: 60_000 };
 const frequent = { heartbeatMs: 10, lapseMs: 1_000 };
 const realNow = { Date: Date.now.bind(Date), performance: performance.now.bind(performance) };
 
-/** Has a clock show that so much time has passed. */
+/** Advances a clock by `leapMs`. */
 function leap(clock: "Date" | "performance", leapMs: number): void {
   const target = clock === "Date" ? Date : performance;
   vi.spyOn(target, "now").mockImplementation(() => realNow[clock]() + leapMs);
@@ -28,8 +28,8 @@ function registered(inner: MemoryStore, keys: TestKeys, options = rare): Encrypt
   return store;
 }
 
-describe("a process that registers", () => {
-  it("is listed until it disconnects, once for all its stores over one backend", async () => {
+describe("a registered process", () => {
+  it("is listed until it disconnects, and only once if several of its stores share a backend", async () => {
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing("only"));
     const make = (namespace: string) =>
@@ -44,14 +44,14 @@ describe("a process that registers", () => {
     await others.disconnect();
     const visitor = new EncryptedStore(inner, { keys });
     expect(await replicas(visitor)).toEqual([]);
-    // Used again, it is there again.
+    // The next use of the store registers the process again.
     await flows.set("key", value);
     expect(await replicas(visitor)).toHaveLength(1);
     await flows.disconnect();
     expect(await replicas(visitor)).toEqual([]);
   });
 
-  it("that has the wrong ring hears that, and not that it could not be heard", async () => {
+  it("rejects with OVERWRITE_REFUSED, and not with a failed heartbeat, if it has the wrong keyring", async () => {
     const inner = new MemoryStore();
     await registered(inner, new TestKeys(newRing())).set("key", value);
     const wrong = registered(inner, new TestKeys(newRing()));
@@ -59,14 +59,14 @@ describe("a process that registers", () => {
     expect(error.hint).toContain("overwriteCheckRecord()");
   });
 
-  it("that leaves while it waits to be heard again leaves no heartbeat behind", async () => {
+  it("leaves no heartbeat behind if it disconnects while it waits to renew its lease", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));
     await store.set("key", value);
     const lost = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
     leap("performance", rare.lapseMs + 1);
     await expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
-    // Now it waits for the next attempt.
+    // The store now waits for the next attempt to write the heartbeat.
     const refused = expectRefusal(store.set("key", value), "STORE_UNAVAILABLE");
     lost.mockRestore();
     await store.disconnect();
@@ -74,7 +74,7 @@ describe("a process that registers", () => {
     expect(await replicas(new EncryptedStore(inner, { keys: newRing() }))).toEqual([]);
   });
 
-  it("has its stores write on that do not register, when those that do have left", async () => {
+  it("keeps writing through stores that do not register after its registered store has disconnected", async () => {
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing("only"));
     const first = new EncryptedStore(inner, { keys });
@@ -91,7 +91,7 @@ describe("a process that registers", () => {
       written = true;
     });
     await new Promise((resolve) => setImmediate(resolve));
-    // Nobody has heard of the process yet.
+    // The heartbeat has not arrived yet.
     expect(written).toBe(false);
     beating.resolve();
     await writing;
@@ -100,20 +100,20 @@ describe("a process that registers", () => {
     expect(await replicas(first)).toEqual([]);
   });
 
-  it("is listed without having written anything", async () => {
+  it("is listed before it writes a record", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));
     await vi.waitFor(async () => expect(await replicas(store)).toHaveLength(1), 20_000);
   });
 
-  it("writes its heartbeat, then loads its ring anew, then seals", async () => {
+  it("writes its heartbeat, then reloads the keyring, then encrypts", async () => {
     const inner = new MemoryStore();
     const { before, promoted } = rotation();
     const keys = new TestKeys(before);
     const reserved = inner.reserved();
     const { set } = reserved;
     vi.spyOn(reserved, "set").mockImplementation(async (...given) => {
-      // Whoever changes the ring now sees this process, and one who did before it was seen is heard of.
+      // An operator who changes the keyring from now on sees this process. An earlier change is part of the reload.
       keys.become(promoted);
       return await set.apply(reserved, given);
     });
@@ -122,7 +122,7 @@ describe("a process that registers", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("writes once its keys are there, whatever became of the first attempt", async () => {
+  it("writes as soon as its keyring can be loaded, even if the first load failed", async () => {
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing("only"));
     keys.fail(new Error("no keys yet"));
@@ -133,7 +133,7 @@ describe("a process that registers", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("only");
   });
 
-  it("that never had keys is told why, by a write as by a read", async () => {
+  it("rejects reads and writes with the provider's error if it never had a keyring", async () => {
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
     const cut = new KeywardError("KEY_INVALID", "A key was cut", { hint: "Restore it." });
@@ -147,7 +147,7 @@ describe("a process that registers", () => {
     await store.disconnect();
   });
 
-  it("says so when a heartbeat fails, and does not end the process", async () => {
+  it("reports a failed heartbeat, and keeps running", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()), frequent);
     await store.set("key", value);
@@ -156,7 +156,7 @@ describe("a process that registers", () => {
     expect(await told).toMatchObject({ code: "STORE_UNAVAILABLE" });
   });
 
-  it("loads the ring at once that others wait for it to have, and says when", async () => {
+  it("loads an announced keyring at once, and reports its generation", async () => {
     const inner = new MemoryStore();
     const { before, staged } = rotation();
     const keys = new TestKeys(before);
@@ -165,7 +165,7 @@ describe("a process that registers", () => {
     const [first] = await replicas(store);
     expect(first?.generation).toBe(1);
     keys.become(staged);
-    // What a rotation leaves in the store, and nothing else tells this process.
+    // The rotation announces the keyring in the store. The process learns of it in no other way.
     const operator = new EncryptedStore(inner, { keys: staged });
     await new EncryptedStore(inner, { keys: staged }).overwriteCheckRecord();
     await vi.waitFor(
@@ -174,7 +174,7 @@ describe("a process that registers", () => {
     );
   });
 
-  it("writes heartbeats on while a later ring is being loaded", async () => {
+  it("keeps writing heartbeats while it loads a later keyring", async () => {
     const inner = new MemoryStore();
     const { before, staged } = rotation();
     const keys = new TestKeys(before);
@@ -191,7 +191,7 @@ describe("a process that registers", () => {
     expect(await store.set("key", value)).toBe(true);
   });
 
-  it("is not drained while it still seals what it began under an earlier ring", async () => {
+  it("is not drained while it still encrypts a write that it began under an earlier keyring", async () => {
     const inner = new WatchedStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
@@ -214,7 +214,7 @@ describe("a process that registers", () => {
     await vi.waitFor(async () => expect(await seen()).toEqual([{ primary: "new", drained: true }]), 20_000);
   });
 
-  it("with a ring of one scope alone is listed all the same", async () => {
+  it("is listed even if it has the keyring of one scope only", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     const store = registered(inner, new TestKeys(ring.scope("a/b")));
@@ -233,14 +233,14 @@ describe("a process that registers", () => {
     expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("is refused in a store that has no place for a heartbeat", async () => {
+  it("is refused in a store that has no reserved space", async () => {
     expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(
       expect.objectContaining({ code: "STORE_INVALID" }),
     );
     await expectRefusal(replicas(new EncryptedStore(new Map(), { keys: newRing() })), "STORE_INVALID");
   });
 
-  it("is listed with the problem where its heartbeat does not open", async () => {
+  it("is listed with a problem if its heartbeat cannot be decrypted", async () => {
     const inner = new MemoryStore();
     await registered(inner, new TestKeys(newRing("theirs"))).set("key", value);
     const listed = await replicas(new EncryptedStore(inner, { keys: newRing("ours") }));
@@ -248,7 +248,7 @@ describe("a process that registers", () => {
   });
 });
 
-describe("a process that is silent", () => {
+describe("the lease of a process that stopped its heartbeats", () => {
   class SlowStore extends MemoryStore {
     override readonly longestCallMs: number;
 
@@ -266,13 +266,13 @@ describe("a process that is silent", () => {
   }
 
   const stores: readonly (readonly [string, MemoryStore, number, number | undefined])[] = [
-    ["what it began to write is there", new MemoryStore(), 0, undefined],
-    ["what it began to write may be as late as the store says", new SlowStore(7_000), 7_000, undefined],
-    ["what it began to write may be as late as the option says", new SilentStore(), 9_000, 9_000],
-    ["nobody knows how late what it began to write may be", new SilentStore(), 30_000, undefined],
+    ["the store has no delayed writes", new MemoryStore(), 0, undefined],
+    ["the store reports its longest call", new SlowStore(7_000), 7_000, undefined],
+    ["the option reports the longest call", new SilentStore(), 9_000, 9_000],
+    ["the longest call is unknown", new SilentStore(), 30_000, undefined],
   ];
 
-  it.each(stores)("is taken for gone later where %s", async (_, inner, lateMs, longestCallMs) => {
+  it.each(stores)("lapses after the longest call is over: %s", async (_, inner, lateMs, longestCallMs) => {
     const options = longestCallMs === undefined ? rare : { ...rare, longestCallMs };
     const store = registered(inner, new TestKeys(newRing()), options);
     await store.set("key", value);
@@ -284,8 +284,10 @@ describe("a process that is silent", () => {
   });
 });
 
-describe.each(["Date", "performance"] as const)("a process that was halted, by the clock of %s,", (clock) => {
-  /** A process halted until the key that it seals under is gone; the record "key" lies under a key that both rings have. */
+describe.each(["Date", "performance"] as const)("a process that was halted (by the clock of %s)", (clock) => {
+  /**
+   * Halts a process until its primary key has left the keyring. The record "key" is under a key that both keyrings have.
+   */
   async function halted() {
     const inner = new MemoryStore();
     const older = Keyring.generate("older");
@@ -303,7 +305,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     return { inner, keys, store, other };
   }
 
-  it("loads its ring anew before it seals", async () => {
+  it("reloads the keyring before it encrypts", async () => {
     const { inner, store } = await halted();
     const lapsed = vi.fn();
     store.on("replica:lapsed", lapsed);
@@ -314,20 +316,20 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(lapsed).toHaveBeenCalledOnce();
   });
 
-  it("loads it anew before it seals again what it reads", async () => {
+  it("reloads the keyring before a read re-encrypts a record", async () => {
     const { inner, store } = await halted();
     expect(await store.get("key")).toBe(value);
     await store.settled();
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("loads it anew before it re-encrypts in bulk", async () => {
+  it("reloads the keyring before it re-encrypts in bulk", async () => {
     const { inner, store } = await halted();
     expect(await reencrypt(store)).toMatchObject({ primary: "new", reencrypted: 1 });
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("in the middle of a page of a bulk job, writes nothing of what it sealed before", async () => {
+  it("writes no record that it encrypted before the halt, in the middle of a page of a bulk job", async () => {
     const inner = new WatchedStore();
     const { before, staged } = rotation();
     const keys = new TestKeys(staged.promote("new"));
@@ -342,7 +344,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
       return page;
     });
     const written: string[] = [];
-    // The job works on views of its own.
+    // The job uses its own views of the store.
     const { namespaced } = inner;
     vi.spyOn(inner, "namespaced").mockImplementation((namespace) => {
       const view = namespaced.call(inner, namespace);
@@ -357,13 +359,13 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(written).toEqual(["third", "third"]);
   });
 
-  it("seals nothing while the provider is away, and reads on", async () => {
+  it("refuses to write while the provider fails, and keeps reading", async () => {
     const { inner, keys, store } = await halted();
     keys.fail(new KeywardError("PROVIDER_UNAVAILABLE", "The vault is sealed", { hint: "Unseal it." }));
     const { loads } = keys;
     const refusals = ["a", "b", "c"].map((key) => expectRefusal(store.set(key, value), "PROVIDER_UNAVAILABLE"));
     const [first] = await Promise.all(refusals);
-    expect(first?.hint).toMatch(/^Unseal it\. .* reads go on meanwhile/);
+    expect(first?.hint).toMatch(/^Unseal it\. .* Reads still work\./);
     expect(first?.message).toMatch(/heartbeat of this process has lapsed.*The vault is sealed/);
     expect(keys.loads).toBe(loads + 1);
     await expectRefusal(store.set("d", value), "PROVIDER_UNAVAILABLE");
@@ -377,7 +379,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(keyIdIn(await inner.get("a"))).toBe("new");
   });
 
-  it("while it looks at what it would overwrite, refuses the write to its caller and to nobody else", async () => {
+  it("refuses only the write of the caller while it checks the records to overwrite", async () => {
     const { inner, store } = await halted();
     const mended = await inner.get("key");
     if (mended === undefined) throw new Error("There is no record");
@@ -399,7 +401,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(unhandled).not.toHaveBeenCalled();
   });
 
-  it("seals nothing while the store does not take its heartbeat", async () => {
+  it("refuses to write while the store rejects its heartbeat", async () => {
     const { inner, store } = await halted();
     const failing = vi.spyOn(inner.reserved(), "set").mockRejectedValue(new Error("connection lost"));
     await expectRefusal(store.set("late", value), "STORE_UNAVAILABLE");
@@ -408,13 +410,13 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     await store.set("late", value);
   });
 
-  it("loads it anew before another store of it seals, which does not register", async () => {
+  it("reloads the keyring before its unregistered stores encrypt", async () => {
     const { inner, other } = await halted();
     await other.set("late", value);
     expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
-  it("seals under the ring that came while it loaded the one before", async () => {
+  it("encrypts with a keyring that arrived while it loaded the previous one", async () => {
     const inner = new MemoryStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
@@ -423,7 +425,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     leap(clock, 60_001);
     const load = keys.load.bind(keys);
     let loads = 0;
-    // The second answer, that to a process which can be heard again, is on its way when the ring is changed.
+    // The keyring changes while the second load is in progress, the load after the heartbeat was renewed.
     vi.spyOn(keys, "load").mockImplementation(async () => {
       const ring = await load();
       if (++loads === 2) {
@@ -436,7 +438,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
     expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
-  it("seals nothing while its provider is behind the store", async () => {
+  it("refuses to write while its provider is behind the announced generation", async () => {
     const inner = new MemoryStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
@@ -453,7 +455,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, by t
   });
 });
 
-it("a heartbeat that arrives late keeps no key", async () => {
+it("a heartbeat that arrives late does not keep a key in use", async () => {
   const inner = new MemoryStore();
   const { before, promoted } = rotation();
   await registered(inner, new TestKeys(before)).set("key", value);
@@ -466,11 +468,11 @@ it("a heartbeat that arrives late keeps no key", async () => {
   await reencrypt(stores.records);
   await retireKey(keys, stores, "old");
   await reserved.set(late.key, late.value);
-  const { ring } = await retireKey(keys, stores, "old", { to: "removed" });
-  expect(ring.keys.map(({ id }) => id)).toEqual(["new"]);
+  const { keyring } = await retireKey(keys, stores, "old", { to: "removed" });
+  expect(keyring.keys.map(({ id }) => id)).toEqual(["new"]);
 });
 
-it("a thousand concurrent reads of records under a new key cost the provider one call", async () => {
+it("a thousand concurrent reads of records under an unknown key cause one load", async () => {
   const inner = new MemoryStore();
   const { before, promoted } = rotation();
   const keys = new TestKeys(before);

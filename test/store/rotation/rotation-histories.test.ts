@@ -25,9 +25,9 @@ const keysOfEach = 5;
 
 type Backends = Readonly<Record<(typeof backends)[number], MemoryStore>>;
 
-/** One source of keys and two backends, with all that ever went wrong. */
+/** One source of keys and two backends. Collects every problem. */
 class World {
-  readonly source = new KeysOverOneSource(newRing("first").serve(backends));
+  readonly source = new KeysOverOneSource(newRing("first").withStores(backends));
   readonly inner: Backends = { archive: new MemoryStore(), cache: new MemoryStore() };
   readonly problems: string[] = [];
 
@@ -71,7 +71,7 @@ class Application {
     this.#working = this.#work();
   }
 
-  /** As SIGSTOP and SIGCONT do it, between two calls: no heartbeat, and no look at the keys. */
+  /** Halts the process between two calls, as with SIGSTOP and SIGCONT: it writes no heartbeat and loads no keyring. */
   async halt(haltMs: number): Promise<void> {
     const paused = Promise.withResolvers<void>();
     this.#idle = Promise.withResolvers<void>();
@@ -79,10 +79,10 @@ class Application {
     await this.#idle.promise;
     this.#line.halt();
     await sleep(haltMs);
-    // What it would do next it does, as after SIGCONT, before a heartbeat comes.
+    // As after SIGCONT, the process does its next work before a heartbeat is due.
     this.#paused = undefined;
     paused.resolve();
-    this.#line.goOn();
+    this.#line.resume();
   }
 
   async end(): Promise<void> {
@@ -98,7 +98,7 @@ class Application {
         for (const store of Object.values(this.#stores)) await store.settled();
         this.#idle.resolve();
         await this.#paused;
-        // What could do harm is to write at once.
+        // An immediate write is what could do harm.
         turn += 6 - (turn % 6);
       }
       const backend = turn % 2 === 0 ? "archive" : "cache";
@@ -114,7 +114,7 @@ class Application {
           await this.#stores[backend].getMany(["one-0", "two-0", "three-0", "late-0"]);
         }
       } catch (error) {
-        // Back after a halt, it writes nothing as long as its source is behind.
+        // After a halt, the process refuses to write as long as its source is behind.
         if (error instanceof KeywardError && error.message.startsWith("Nothing was written: ")) continue;
         this.#world.problems.push(`${this.#name}: ${String(error)}`);
       }
@@ -130,7 +130,7 @@ async function operate(world: World, kill?: Kill): Promise<void> {
   await Promise.race([run, line.killed]);
 }
 
-/** An operator begins only where somebody is registered. */
+/** Waits until the replicas are registered: a rotation begins only then. */
 async function allRegistered(world: World, count: number): Promise<void> {
   const stores = world.stores(world.line(), world.source.provider(), false);
   await vi.waitFor(
@@ -153,7 +153,7 @@ const life = fc.record({
   halts: fc.option(fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constant(600))),
 });
 
-it("whoever is killed, halted, late or doubled: no read fails, nothing is written under a key that left, one key comes", async () => {
+it("a rotation loses no record and adds one key, although processes are killed, halted, late or doubled", async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(life, { minLength: 1, maxLength: 5 }),
@@ -187,35 +187,35 @@ it("whoever is killed, halted, late or doubled: no read fails, nothing is writte
   );
 }, 60_000);
 
-describe("an operator who is killed at any call that he makes, and run again,", () => {
+describe("an operator's run that is killed at any of its calls and run again", () => {
   type Run = (provider: KeyProvider, options: RotationOptions) => Promise<RotationReport>;
   const rotate: Run = (provider, options) => rotateKey(provider, { ...options, newKey: { id: "new" } });
   const halfway: Run = (provider, options) => rotate(provider, { ...options, until: "reencrypt" });
-  const returning: Run = async (provider, options) => {
+  const rollingBack: Run = async (provider, options) => {
     await halfway(provider, options);
     return await rollBackRotation(provider, { ...options, until: "drain" });
   };
   const compromised = { id: "first", newKey: { id: "new" } };
 
   it.each<[string, Run | undefined, Run, readonly string[], boolean]>([
-    ["has rotated once", undefined, rotate, ["new enabled"], true],
-    ["has returned to the old key", halfway, rollBackRotation, ["first enabled"], true],
+    ["rotates once", undefined, rotate, ["new enabled"], true],
+    ["rolls back to the old key", halfway, rollBackRotation, ["first enabled"], true],
     [
-      "has revoked a key after re-encryption",
+      "revokes a key after re-encryption",
       undefined,
       (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "reencrypt-first" }),
       ["new enabled"],
       true,
     ],
     [
-      "has revoked the key that another returned to",
-      returning,
+      "revokes the key that another run rolled back to",
+      rollingBack,
       (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "reencrypt-first" }),
       ["new enabled"],
       true,
     ],
     [
-      "has revoked a key at once",
+      "revokes a key at once",
       undefined,
       (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "disable-first" }),
       ["first disabled", "new enabled"],
@@ -242,7 +242,7 @@ describe("an operator who is killed at any call that he makes, and run again,", 
         done = await Promise.race([killed.run(run).then(() => true), killed.line.killed.then(() => false)]);
         const report = await operator().run(run);
         expect(report.step).toBe("done");
-        expect(report.ring.keys.map(({ id, status }) => `${id} ${status}`)).toEqual(ring);
+        expect(report.keyring.keys.map(({ id, status }) => `${id} ${status}`)).toEqual(ring);
         const after = operator().stores;
         for (const store of [after.cache, after.archive]) {
           if (readable) expect(await store.get("key")).toBe("value");

@@ -28,9 +28,9 @@ const value = `${marker}value`;
 const replica = { heartbeatMs: 10, lapseMs: 300 };
 const alone = { unregistered: { waitMs: 0 } };
 
-/** A backend with ten records under the key "old", a process that uses it, and an operator with a handle of his own. */
+/** A backend with ten records under the key "old", a process that uses it, and an operator with their own store. */
 async function begun(given: { readonly registered?: boolean } = {}) {
-  const source = new KeysOverOneSource(newRing("old").serve(["flows"]));
+  const source = new KeysOverOneSource(newRing("old").withStores(["flows"]));
   const inner = new MemoryStore();
   const { registered = true } = given;
   const app = new EncryptedStore(inner, { keys: source.provider(), ...(registered ? { replica } : {}) });
@@ -50,27 +50,27 @@ async function begun(given: { readonly registered?: boolean } = {}) {
 const idsOf = (ring: Keyring) => ring.keys.map(({ id, status }) => `${id} ${status}`);
 
 describe("rotateKey", () => {
-  it("changes the key and takes the former one away, telling each step", async () => {
+  it("replaces the key, removes the old one, and reports each step", async () => {
     const { source, inner, app, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
-    const told: RotationProgress[] = [];
-    const report = await rotateKey(provider, { ...options, onProgress: (progress) => told.push(progress) });
+    const reported: RotationProgress[] = [];
+    const report = await rotateKey(provider, { ...options, onProgress: (progress) => reported.push(progress) });
     expect(report).toMatchObject({ kind: "rotate", from: "old", to: "new", step: "done", abandoned: [] });
     expect(report.reencrypted["flows"]).toMatchObject({ reencrypted: 10, complete: true });
     expect(idsOf(source.ring)).toEqual(["new enabled"]);
     expect(await idsIn()).toEqual(["new"]);
     await expectReadable();
-    const steps = told.flatMap((progress) => (progress.kind === "step" ? [progress.step] : []));
+    const steps = reported.flatMap((progress) => (progress.kind === "step" ? [progress.step] : []));
     expect(steps).toEqual(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"]);
-    expect(told.find(({ kind }) => kind === "waiting")).toMatchObject({ replicas: [{ store: "flows" }] });
+    expect(reported.find(({ kind }) => kind === "waiting")).toMatchObject({ replicas: [{ store: "flows" }] });
     expect(await replicas(app)).toMatchObject([{ primary: "new", drained: true }]);
     expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
-    // Nor is the old key needed for anything in the reserved space.
+    // No reserved record needs the old key either.
     const reserved = await inner.reserved().scan();
     expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
   });
 
-  it("gives the new key an id, and goes on for twenty keys", async () => {
+  it("generates an id for the new key, twenty times in a row", async () => {
     const { source, operator, expectReadable } = await begun();
     const seen = new Set<string>();
     for (let count = 0; count < 20; count++) {
@@ -85,7 +85,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("changes to a key that is in the ring already, and not to other material under its id", async () => {
+  it("changes to a key that is in the keyring, but refuses other material under the same id", async () => {
     const { source, operator } = await begun();
     source.ring = source.ring.add({ id: "new" });
     const { provider, options } = operator();
@@ -93,13 +93,13 @@ describe("rotateKey", () => {
     await expectRefusal(rotateKey(provider, { ...options, newKey: { id: "new", material } }), "KEY_MISMATCH");
     await rotateKey(provider, options);
     expect(idsOf(source.ring)).toEqual(["new enabled"]);
-    // Asked by its name once more, there is nothing left to do.
+    // A repeated call with the same id changes nothing.
     const { saves } = source;
     expect(await rotateKey(provider, options)).toMatchObject({ to: "new", step: "done" });
     expect(source.saves).toBe(saves);
   });
 
-  it("waits for a process whose provider lags, tells of it, and goes on when it follows", async () => {
+  it("waits for a replica whose provider lags, reports it, and resumes when it has the keyring", async () => {
     const { source, inner, operator } = await begun();
     const [lagging, before] = [source.provider(), source.ring];
     let follows = false;
@@ -111,7 +111,7 @@ describe("rotateKey", () => {
     await late.set("late", value);
     const { provider, options } = operator();
     const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
-    expect(error.message).toMatch(/1 process does not .*: late \[\S+\] in flows \(generation 2, primary old\)$/);
+    expect(error.message).toMatch(/1 replica does not .*: late \[\S+\] in flows \(generation 2, primary old\)$/);
     expect(error.counts).toEqual({ flows: 1 });
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
     const [ignored] = (await replicas(late)).filter(({ name }) => name === "late");
@@ -122,7 +122,7 @@ describe("rotateKey", () => {
     expect(await late.get("late")).toBe(value);
   });
 
-  describe("with a process that was handed the ring of one scope alone", () => {
+  describe("a replica with the keyring of one scope", () => {
     async function scoped() {
       const world = await begun();
       const { source, inner, operator } = world;
@@ -139,12 +139,12 @@ describe("rotateKey", () => {
       return { ...world, handOver, turn };
     }
 
-    it("has it load each ring that others wait for it to have", async () => {
+    it("loads each keyring that the rotation waits for", async () => {
       const { turn } = await scoped();
       expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
     });
 
-    it("lets none that starts late, and is behind, seal under the former key", async () => {
+    it("cannot encrypt with the old key if it starts late and its provider is behind", async () => {
       const { source, inner, handOver, turn } = await scoped();
       await turn("distribute");
       const staged = source.ring;
@@ -154,14 +154,14 @@ describe("rotateKey", () => {
       expect(await inner.has("late")).toBe(false);
     });
 
-    it("does not stop at what is no check record of this ring", async () => {
+    it("is not disturbed by garbage instead of check records", async () => {
       const { inner, turn } = await scoped();
       for (const key of ["check/garbage", "check/"]) await inner.reserved().set(key, "garbage");
       expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
     });
   });
 
-  it("does not wait for one that left, and not for long for one that ended", async () => {
+  it("does not wait for a replica that disconnected, and waits only a lease for one that ended", async () => {
     const { source, inner, app, operator, expectReadable } = await begun();
     const [left, ended] = [source.provider(), source.provider()];
     const leaving = new EncryptedStore(new MemoryStore(inner), { keys: left, replica });
@@ -173,7 +173,7 @@ describe("rotateKey", () => {
     const heartbeats = (await reserved.scan()).entries.filter(({ key }) => key.startsWith("replica/"));
     expect(heartbeats).toHaveLength(2);
     await ending.disconnect();
-    // As a killed process leaves it.
+    // Restores the heartbeat, as after a killed process.
     for (const { key, value: stored } of heartbeats) if (!(await reserved.has(key))) await reserved.set(key, stored);
     const { provider, options } = operator();
     await rotateKey(provider, options);
@@ -181,11 +181,11 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("refuses to begin where nobody could say when the others have followed", async () => {
+  it("refuses to begin without replicas and without the option unregistered", async () => {
     const { source, inner, operator } = await begun({ registered: false });
     const { provider, options } = operator();
     const before = [exportKeyring(source.ring), await contentOf(inner)];
-    await expectRefusal(rotateKey(provider, options), "VALUE_INVALID");
+    await expectRefusal(rotateKey(provider, options), "NO_REPLICAS");
     expect([exportKeyring(source.ring), await contentOf(inner)]).toEqual(before);
     const waits: string[] = [];
     const unregistered = async (wait: string) => void waits.push(`${wait} ${source.ring.primary}`);
@@ -193,39 +193,39 @@ describe("rotateKey", () => {
     expect(waits).toEqual(["distribute old", "drain new"]);
   });
 
-  it("does not take its own process for one of the application", async () => {
+  it("does not count its own process as a replica of the application", async () => {
     const { source, inner } = await begun({ registered: false });
     const provider = source.provider();
     const flows = new EncryptedStore(new MemoryStore(inner), { keys: provider, replica });
     onTestFinished(() => flows.disconnect());
     await flows.set("own", value);
-    await expectRefusal(rotateKey(provider, { stores: { flows }, graceMs: 0 }), "VALUE_INVALID");
+    await expectRefusal(rotateKey(provider, { stores: { flows }, graceMs: 0 }), "NO_REPLICAS");
     expect(await rotateKey(provider, { stores: { flows }, graceMs: 0, ...alone })).toMatchObject({ step: "done" });
   });
 
-  it("refuses what it could not bring to an end, before it changes anything", async () => {
+  it("refuses a rotation that cannot be finished before it changes anything", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const { load } = provider;
     await expectRefusal(rotateKey({ load }, options), "PROVIDER_READ_ONLY");
     await expectRefusal(rotateKey(provider, { ...options, stores: {} }), "STORE_INVALID");
     const other = new EncryptedStore(new MemoryStore(), { keys: source.provider() });
-    await expectRefusal(rotateKey(provider, { ...options, stores: { other } }), "KEY_IN_USE");
+    await expectRefusal(rotateKey(provider, { ...options, stores: { other } }), "STORES_MISSING");
     const map = new EncryptedStore(new Map(), { keys: provider });
     await expectRefusal(rotateKey(provider, { ...options, stores: { flows: map } }), "STORE_INVALID");
     const both = { ...options.stores, map };
     await expectRefusal(rotateKey(provider, { ...options, stores: both }), "STORE_NOT_SCANNABLE");
     await expectRefusal(() => rotateKey(provider, { ...options, graceMs: Number.NaN }), "VALUE_INVALID");
-    // Whoever misspells a step meant to stop there.
+    // A misspelt step was meant to stop the run.
     const misspelt = Reflect.apply(rotateKey, undefined, [provider, { ...options, until: "promotion" }]);
     expect((await expectRefusal(misspelt, "VALUE_INVALID")).hint).toContain("add, distribute, promote, drain");
     const fixed = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
     source.ring = source.ring.rename("other");
-    await expectRefusal(rotateKey(source.provider(), { ...options, stores: { flows: fixed } }), "KEYRING_CONFLICT");
+    await expectRefusal(rotateKey(source.provider(), { ...options, stores: { flows: fixed } }), "STORE_KEYS_DIFFER");
     expect(source.saves).toBe(0);
   });
 
-  it("seals again what a process that nobody waited for wrote under the old key", async () => {
+  it("re-encrypts records that an unregistered process wrote under the old key", async () => {
     const { source, inner, operator, idsIn } = await begun();
     const unheard = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
     await unheard.set("early", value);
@@ -236,7 +236,7 @@ describe("rotateKey", () => {
     expect(await idsIn()).toEqual(["new"]);
   });
 
-  it("does not remove a key under which something was written after it was disabled, until somebody decides", async () => {
+  it("does not remove a key if a record was written under it after it was disabled", async () => {
     const { source, inner, app, operator } = await begun();
     const unheard = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
     await unheard.set("early", value);
@@ -252,7 +252,7 @@ describe("rotateKey", () => {
     expect(await app.get("late")).toBe(value);
   });
 
-  it("is kept by what opens with no key, unless that is given up by name", async () => {
+  it("keeps the key while records cannot be decrypted, except with abandonUnreadable", async () => {
     const { source, inner, operator } = await begun();
     const stored = await inner.get("key-0");
     if (stored === undefined) throw new Error("nothing was written");
@@ -264,7 +264,7 @@ describe("rotateKey", () => {
     expect(idsOf(source.ring)).toEqual(["new enabled"]);
   });
 
-  it("counts the grace from when the key was disabled, whoever goes on", async () => {
+  it("counts the grace from the time when the key was disabled, in every run", async () => {
     const { source, operator } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "disable" });
@@ -289,14 +289,14 @@ describe("rotateKey", () => {
   });
 
   it.each(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const)(
-    "ends after %s when told to, and another process goes on from there",
+    "ends after step %s if until names it, and another process resumes there",
     async (until) => {
       const { source, operator, expectReadable } = await begun();
       const first = operator();
       const { id } = await rotateKey(first.provider, { ...first.options, until });
       await expectReadable();
       const second = operator();
-      // One that goes on need not know what the key was to be called.
+      // The run that resumes does not need the id of the key.
       const newKey = until === "remove" ? { id: "new" } : {};
       const report = await rotateKey(second.provider, { ...second.options, newKey });
       expect(report).toMatchObject({ id, to: "new", step: "done" });
@@ -305,12 +305,12 @@ describe("rotateKey", () => {
     },
   );
 
-  it("is done for an operator whose call began before another one's ended, and did not get to anything", async () => {
+  it("changes nothing if another run began and finished the same rotation in the meantime", async () => {
     const { source, inner, operator } = await begun();
     const [slow, quick] = [operator(), operator()];
     const reserved = inner.reserved();
     const { scan } = reserved;
-    // He has seen that nothing is under way, and looks who is registered.
+    // This run has seen that no rotation is running, and lists the replicas.
     vi.spyOn(reserved, "scan").mockImplementationOnce(async (options) => {
       await rotateKey(quick.provider, { ...quick.options, newKey: {} });
       return await scan.call(reserved, options);
@@ -320,7 +320,7 @@ describe("rotateKey", () => {
     expect(source.saves).toBe(4);
   });
 
-  it("is joined by a second operator, and refused to one with another aim", async () => {
+  it("lets a second operator join, but refuses another goal", async () => {
     const { source, operator, expectReadable } = await begun();
     const [one, other] = [operator(), operator()];
     const reports = await Promise.all([
@@ -339,15 +339,17 @@ describe("rotateKey", () => {
       rotateKey(provider, { ...options, newKey: { id: "another" } }),
       revokeKey(provider, { ...options, id: "new", order: "disable-first" }),
     ]) {
-      expect((await expectRefusal(call, "ROTATION_UNDER_WAY")).message).toContain('to "new" is under way, at drain');
+      expect((await expectRefusal(call, "ROTATION_IN_PROGRESS")).message).toContain(
+        'to "new" is in progress, at step drain',
+      );
     }
   });
 
-  it("walks from the beginning where the store does not know the cursor that a former run wrote down", async () => {
+  it("starts the re-encryption over if the store does not know the cursor of an earlier run", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "drain" });
-    // The store was moved to another backend between two runs, its reserved space included.
+    // The store was moved to another backend between two runs, with its reserved space.
     let refused = 0;
     const moved = new Proxy(new MemoryStore(inner), {
       get(store, name) {
@@ -378,7 +380,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("with the keyring of one scope is refused before anything is written", async () => {
+  it("refuses the keyring of one scope before anything is written", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const scoped = source.ring.scope("billing");
     const keys: KeyProvider = { load: async () => scoped, save: async () => expect.fail("saved") };
@@ -391,7 +393,7 @@ describe("rotateKey", () => {
 });
 
 describe("the record of a rotation", () => {
-  it("is written again when it is lost while the rotation runs, which is not taken for done by that", async () => {
+  it("is written again if it is lost during the rotation, which does not count as done", async () => {
     const { source, inner, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const lost = new Map<RotationStep, Promise<unknown>>();
@@ -409,7 +411,7 @@ describe("the record of a rotation", () => {
     expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
   });
 
-  it("is not waited for in vain where the store does not keep it", async () => {
+  it("ends the run with STORE_INVALID if the store does not keep it", async () => {
     const { inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = inner.reserved();
@@ -421,7 +423,7 @@ describe("the record of a rotation", () => {
     await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
   });
 
-  it("does not end a rotation when another one is there instead, unless the ring says so, too", async () => {
+  it("ends a rotation only if the keyring confirms it, when the record of another rotation has replaced it", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let replaces = false;
@@ -442,12 +444,12 @@ describe("the record of a rotation", () => {
       replaces = progress.kind === "step" && progress.step === "distribute";
     };
     const call = revokeKey(keys, { ...options, stores, id: "old", order: "reencrypt-first", onProgress });
-    const error = await expectRefusal(call, "ROTATION_UNDER_WAY");
-    expect(error.message).toContain('to "third" is under way');
+    const error = await expectRefusal(call, "ROTATION_IN_PROGRESS");
+    expect(error.message).toContain('to "third" is in progress');
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled", "third enabled"]);
   });
 
-  it("is looked at once more by whoever has just written it", async () => {
+  it("is read again by the run that has just written it", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = inner.reserved();
@@ -462,18 +464,18 @@ describe("the record of a rotation", () => {
       }
       return replaced;
     });
-    const told: string[] = [];
+    const reported: string[] = [];
     const onProgress = (progress: RotationProgress) => {
       if (progress.kind !== "step") return;
-      told.push(progress.step);
+      reported.push(progress.step);
       turns = progress.step === "drain";
     };
-    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
-    expect(told).toEqual(["add", "distribute", "promote", "drain"]);
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_IN_PROGRESS");
+    expect(reported).toEqual(["add", "distribute", "promote", "drain"]);
     expect(source.ring.primary).toBe("new");
   });
 
-  it("can be done without when it was lost between two runs: a revocation takes the former key out", async () => {
+  it("is not needed to finish: after it was lost between two runs, a revocation removes the old key", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "drain" });
@@ -487,7 +489,7 @@ describe("the record of a rotation", () => {
 });
 
 describe("planRotation", () => {
-  it("says what each step would do, and changes nothing", async () => {
+  it("lists what each step would do, and changes nothing", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = async () =>
@@ -511,16 +513,16 @@ describe("planRotation", () => {
     ]);
     await rotateKey(provider, { ...options, until: "reencrypt" });
     const rest = await planRotation(provider, options);
-    expect(rest.underWay).toMatchObject({ step: "disable" });
+    expect(rest.running).toMatchObject({ step: "disable" });
     expect(rest.steps).toMatchObject([
       { step: "disable", records: { flows: 0 } },
       { step: "grace" },
       { step: "remove" },
     ]);
-    await expectRefusal(planRotation(provider, { ...options, newKey: { id: "another" } }), "ROTATION_UNDER_WAY");
+    await expectRefusal(planRotation(provider, { ...options, newKey: { id: "another" } }), "ROTATION_IN_PROGRESS");
   });
 
-  it("says where nobody is registered", async () => {
+  it("lists the stores without replicas", async () => {
     const { operator } = await begun({ registered: false });
     const { provider, options } = operator();
     const { steps } = await planRotation(provider, options);
@@ -530,7 +532,7 @@ describe("planRotation", () => {
 
 describe("rollBackRotation", () => {
   it.each(["add", "distribute", "promote", "drain", "reencrypt"] as const)(
-    "after %s returns to the old key",
+    "returns to the old key after step %s",
     async (until) => {
       const { source, operator, idsIn, expectReadable } = await begun();
       const { provider, options } = operator();
@@ -538,7 +540,7 @@ describe("rollBackRotation", () => {
       const back = operator();
       const halfway = await rollBackRotation(back.provider, { ...back.options, until: "promote" });
       expect(halfway).toMatchObject({ kind: "roll-back", from: "new", to: "old", step: "drain" });
-      await expectRefusal(rotateKey(provider, options), "ROTATION_UNDER_WAY");
+      await expectRefusal(rotateKey(provider, options), "ROTATION_IN_PROGRESS");
       await expectReadable();
       const again = operator();
       expect(await rollBackRotation(again.provider, again.options)).toMatchObject({ step: "done" });
@@ -548,17 +550,17 @@ describe("rollBackRotation", () => {
     },
   );
 
-  it("is refused when the old key is disabled, and when there is nothing to roll back", async () => {
+  it("is refused if the old key is disabled, and if no rotation is running", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();
-    await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+    await expectRefusal(rollBackRotation(provider, options), "NO_ROTATION");
     await rotateKey(provider, { ...options, until: "disable" });
     await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
     await rotateKey(provider, options);
-    await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+    await expectRefusal(rollBackRotation(provider, options), "NO_ROTATION");
   });
 
-  it("keeps one who was about to promote from doing so", async () => {
+  it("stops another run that is about to promote", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let promotes = false;
@@ -577,11 +579,11 @@ describe("rollBackRotation", () => {
     const onProgress = (progress: RotationProgress) => {
       promotes = progress.kind === "step" && progress.step === "promote";
     };
-    await expectRefusal(rotateKey(keys, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(keys, { ...options, stores, onProgress }), "ROTATION_IN_PROGRESS");
     expect(source.ring.primary).toBe("old");
   });
 
-  it("takes the rotation out of the hands of one who is running it", async () => {
+  it("takes over a rotation from the run that is in progress", async () => {
     const { source, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     let back: Promise<unknown> | undefined;
@@ -590,13 +592,13 @@ describe("rollBackRotation", () => {
       const other = operator();
       back = rollBackRotation(other.provider, other.options);
     };
-    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(provider, { ...options, onProgress }), "ROTATION_IN_PROGRESS");
     await back;
     expect(idsOf(source.ring)).toEqual(["old enabled"]);
     await expectReadable();
   });
 
-  it("enables no key that was disabled meanwhile, at none of its steps", async () => {
+  it("never enables a key that was disabled in the meantime", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     for (const until of ["add", "distribute"] as const) {
       const { provider, options } = operator();
@@ -612,7 +614,7 @@ describe("rollBackRotation", () => {
           return await load();
         },
       };
-      // Killed before the first step, or stopped in front of the promotion.
+      // The run was killed before the first step, or stopped before the promotion.
       const onProgress = ({ kind }: RotationProgress) => {
         killed = until === "add" && kind === "step";
       };
@@ -622,7 +624,7 @@ describe("rollBackRotation", () => {
       await retireKey(provider, options.stores, from);
       await expectRefusal(rollBackRotation(provider, options), "KEY_DISABLED");
       expect(idsOf(source.ring)).toEqual([`${from} disabled`, `${to} enabled`]);
-      // It cannot return, so it goes on.
+      // The roll-back is impossible, so the rotation continues.
       expect(await rotateKey(provider, { ...options, newKey: { id: to } })).toMatchObject({
         kind: "rotate",
         step: "done",
@@ -634,25 +636,25 @@ describe("rollBackRotation", () => {
   });
 
   it.each(["add", "distribute", "promote"] as const)(
-    "ends at %s when the old key has left the ring by then",
+    "ends at step %s if the old key has left the keyring",
     async (at) => {
       const { source, operator } = await begun();
       const { provider, options } = operator();
       await rotateKey(provider, { ...options, until: "reencrypt" });
-      const told: string[] = [];
+      const reported: string[] = [];
       const onProgress = (progress: RotationProgress) => {
         if (progress.kind !== "step") return;
-        told.push(progress.step);
+        reported.push(progress.step);
         if (progress.step === at) source.ring = source.ring.disable("old").remove("old");
       };
       const error = await expectRefusal(rollBackRotation(provider, { ...options, onProgress }), "KEY_DISABLED");
-      expect(error.hint).toContain("Run the rotation to its end");
-      expect(told.at(-1)).toBe(at);
+      expect(error.hint).toContain("Finish the rotation");
+      expect(reported.at(-1)).toBe(at);
       expect(await rotateKey(provider, options)).toMatchObject({ to: "new", step: "done" });
     },
   );
 
-  it("keeps one who was counting from disabling the key to which it returns", async () => {
+  it("stops another run that is counting from disabling the key to roll back to", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     const counted = new MemoryStore(inner);
@@ -670,14 +672,14 @@ describe("rollBackRotation", () => {
     const onProgress = (progress: RotationProgress) => {
       counts = progress.kind === "step" && progress.step === "disable";
     };
-    await expectRefusal(rotateKey(provider, { ...options, stores, onProgress }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(provider, { ...options, stores, onProgress }), "ROTATION_IN_PROGRESS");
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
     expect(await rollBackRotation(provider, options)).toMatchObject({ step: "done" });
     expect(idsOf(source.ring)).toEqual(["old enabled"]);
     await expectReadable();
   });
 
-  it("gives way to a disabling that arrives in spite of it, and the rotation goes on", async () => {
+  it("gives way if the old key is disabled during it, and the rotation continues", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const [{ provider, options }, back] = [operator(), operator()];
     const keys: KeyProvider = {
@@ -689,7 +691,7 @@ describe("rollBackRotation", () => {
       },
     };
     const stores = { flows: new EncryptedStore(new MemoryStore(inner), { keys }) };
-    await expectRefusal(rotateKey(keys, { ...options, stores }), "ROTATION_UNDER_WAY");
+    await expectRefusal(rotateKey(keys, { ...options, stores }), "ROTATION_IN_PROGRESS");
     expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
     await expectRefusal(rollBackRotation(back.provider, back.options), "KEY_DISABLED");
     expect((await planRotation(provider, options)).steps).toMatchObject([{ step: "grace" }, { step: "remove" }]);
@@ -700,14 +702,13 @@ describe("rollBackRotation", () => {
 });
 
 describe("revokeKey", () => {
-  it("says before what either order costs, and has the operator choose", async () => {
+  it("reports the cost beforehand, and requires the operator to choose an order", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();
     const cost = await revocationCost(provider, { ...options, id: "old" });
     expect({ ...cost, records: { ...cost.records } }).toEqual({
       records: { flows: 10 },
-      resealedUnderTrust: 10,
-      madeUnreadable: 10,
+      total: 10,
     });
     await expectRefusal(revocationCost(provider, { ...options, id: "never" }), "KEY_UNKNOWN");
     const undecided: RotationOptions = options;
@@ -715,7 +716,7 @@ describe("revokeKey", () => {
     await expectRefusal(call, "VALUE_INVALID");
   });
 
-  it("re-encrypts first: every record stays readable, and the key leaves", async () => {
+  it("keeps every record readable and removes the key with reencrypt-first", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const report = await revokeKey(provider, { ...options, id: "old", order: "reencrypt-first" });
@@ -725,20 +726,20 @@ describe("revokeKey", () => {
     await expectReadable();
   });
 
-  it("disables first: nothing is taken in that the thief may have forged, and the key stays until nothing needs it", async () => {
+  it("accepts no forged record with disable-first, and keeps the key, disabled, until no record needs it", async () => {
     const { source, app, operator, idsIn } = await begun();
     const { provider, options } = operator();
     const report = await revokeKey(provider, { ...options, id: "old", order: "disable-first" });
     expect({ ...report.madeUnreadable }).toEqual({ flows: 10 });
     expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
-    // Not even by a read of a process that has heard of it only now.
+    // Nor does a read re-encrypt the record in a process that loads the keyring only now.
     await expectRefusal(app.get("key-0"), "KEY_DISABLED");
     expect(await idsIn()).toEqual(["old"]);
     await app.set("fresh", value);
     expect(await app.get("fresh")).toBe(value);
   });
 
-  it("of a key that is not the primary changes no primary", async () => {
+  it("does not change the primary to revoke another key", async () => {
     const { source, operator, expectReadable } = await begun();
     source.ring = source.ring.add({ id: "new" }).promote("new");
     const { provider, options } = operator();
@@ -748,7 +749,7 @@ describe("revokeKey", () => {
   });
 
   it.each(["reencrypt-first", "disable-first"] as const)(
-    "takes over the rotation of a key that turns out to be compromised: %s",
+    "takes over the rotation of a key that turns out to be compromised with %s",
     async (order) => {
       const { source, operator } = await begun();
       const { provider, options } = operator();
@@ -761,7 +762,7 @@ describe("revokeKey", () => {
     },
   );
 
-  it("disables first a key that was enabled again by hand in its grace, and seals nothing under it anew", async () => {
+  it("disables a key that was enabled by hand during its grace, and re-encrypts none of its records", async () => {
     const { source, operator, idsIn, app } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "disable" });
@@ -781,7 +782,7 @@ describe("revokeKey", () => {
     expect(await app.get("key-0")).toBe(value);
   });
 
-  it("is not held up by garbage in the reserved space, under however many keys", async () => {
+  it("is not delayed by garbage under many keys in the reserved space", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let loads = 0;
@@ -801,7 +802,7 @@ describe("revokeKey", () => {
       for (const key of [`check/scope-${index}`, `other-${index}`]) await inner.reserved().set(key, sealed);
     }
     await revokeKey(keys, { ...options, stores, id: "old", order: "disable-first" });
-    // Each that the provider is asked about costs a load, of which there is one a second.
+    // Each unknown key that the provider is asked for costs a load, and waits a second.
     expect(loads).toBeLessThan(40);
     expect(idsOf(source.ring)).toEqual(["old disabled", "new enabled"]);
   });
@@ -812,22 +813,25 @@ describe("revokeKey", () => {
         (["reencrypt-first", "disable-first"] as const).map((order) => ({ id, until, order })),
       ),
     ),
-  )("takes over a return after $until when the key $id turns out to be compromised: $order", async (given) => {
-    const { id, until, order } = given;
-    const { source, operator, expectReadable } = await begun();
-    const { provider, options } = operator();
-    await rotateKey(provider, { ...options, until: "reencrypt" });
-    await rollBackRotation(provider, { ...options, until });
-    const other = id === "old" ? "new" : "old";
-    const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
-    expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
-    const gone = order === "disable-first" ? [`${id} disabled`] : [];
-    expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
-    expect(source.ring.primary).toBe(other);
-    if (order === "reencrypt-first") await expectReadable();
-  });
+  )(
+    "takes over a roll-back after step $until if the key $id turns out to be compromised, with $order",
+    async (given) => {
+      const { id, until, order } = given;
+      const { source, operator, expectReadable } = await begun();
+      const { provider, options } = operator();
+      await rotateKey(provider, { ...options, until: "reencrypt" });
+      await rollBackRotation(provider, { ...options, until });
+      const other = id === "old" ? "new" : "old";
+      const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
+      expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
+      const gone = order === "disable-first" ? [`${id} disabled`] : [];
+      expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
+      expect(source.ring.primary).toBe(other);
+      if (order === "reencrypt-first") await expectReadable();
+    },
+  );
 
-  it("demands of processes no ring that was not saved after all, and keeps them from sealing for the earlier one", async () => {
+  it("does not require a keyring whose save failed, and keeps replicas from re-encrypting the check record under the old key", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const start = async () => {
@@ -842,7 +846,7 @@ describe("revokeKey", () => {
       async save(next, previous) {
         const disables = next.keys.some(({ status }) => status === "disabled");
         if (disables && refuses) throw new Error("refused");
-        // This one looks at the check record when it is ready for a ring that is not there yet.
+        // The new process reads the check record while it is prepared for a keyring that is not saved yet.
         if (disables) await start();
         await provider.save(next, previous);
       },

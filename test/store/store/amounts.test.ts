@@ -18,7 +18,7 @@ import { expectRefusal } from "../refusals.ts";
 import { KeysOverOneSource, newRing } from "../rings.ts";
 
 const wrong: readonly number[] = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, -1, 0.5, 1e300];
-// A timer of Node.js that is to run for longer fires at once.
+// A timer of Node.js with a longer delay fires at once.
 const noDuration = [...wrong, 2 ** 31];
 
 function begun() {
@@ -33,13 +33,13 @@ function begun() {
 describe.each<[string, readonly number[], (value: number) => Partial<RotateKeyOptions>]>([
   ["unregistered.waitMs", noDuration, (waitMs) => ({ unregistered: { waitMs } })],
   ["replicasWithinMs", noDuration, (replicasWithinMs) => ({ replicasWithinMs })],
-  // It is waited for piece by piece, and may be longer than a timer runs.
+  // The rotation waits for it in parts, so it may be longer than the delay of a timer.
   ["graceMs", wrong, (graceMs) => ({ graceMs })],
   ["batchSize", [...wrong, 0], (batchSize) => ({ reencrypt: { batchSize } })],
   ["concurrency", [...wrong, 0], (concurrency) => ({ reencrypt: { concurrency } })],
   ["maxPerSecond", [...wrong, 0], (maxPerSecond) => ({ reencrypt: { maxPerSecond } })],
 ])("the option %s of a rotation", (name, values, given) => {
-  it.each(values)("is refused as %d before anything is changed", async (amount) => {
+  it.each(values)("cannot be %d, which is refused before anything is changed", async (amount) => {
     const { source, provider, inner, options } = begun();
     const all = { ...options, ...given(amount) };
     const revocation = { ...all, id: "old", order: "disable-first" } as const;
@@ -49,14 +49,14 @@ describe.each<[string, readonly number[], (value: number) => Partial<RotateKeyOp
       () => rollBackRotation(provider, all),
       () => revokeKey(provider, revocation),
     ]) {
-      expect((await expectRefusal(call, "VALUE_INVALID")).message).toContain(`${name} is not a whole number of`);
+      expect((await expectRefusal(call, "VALUE_INVALID")).message).toContain(`${name} is not an integer between`);
     }
     expect(source.saves).toBe(0);
     expect((await inner.reserved().scan()).entries).toEqual([]);
   });
 });
 
-it("a rotation is not begun with an unregistered that is neither a function nor has a time", async () => {
+it("rotateKey refuses the option unregistered if it is neither a function nor an object with waitMs", async () => {
   const { source, provider, options } = begun();
   const given: unknown = { ...options, unregistered: 60_000 };
   await expectRefusal(() => Reflect.apply(rotateKey, undefined, [provider, given]), "VALUE_INVALID");
@@ -80,10 +80,10 @@ describe.each<[string, readonly number[], (value: number) => unknown]>([
   ["longestCallMs", [...noDuration, 3_600_001], (longestCallMs) => storeWith({ replica: { longestCallMs } })],
   ["longestCallMs of the store", [...noDuration, 3_600_001], (longestCallMs) => storeThatTakes(longestCallMs)],
 ])("the %s", (name, values, give) => {
-  it.each(values)("is refused as %d", async (amount) => {
+  it.each(values)("cannot be %d", async (amount) => {
     const error = await expectRefusal(async () => await give(amount), "VALUE_INVALID");
     expect(error.message).toContain(name.split(" ")[0]);
-    expect(error.message).toMatch(/is not a whole number of \w+ from \d+ to \d+, but/);
+    expect(error.message).toMatch(/is not an integer between \d+ and \d+ \(in \w+\), but/);
   });
 });
 
@@ -97,7 +97,7 @@ function storeThatTakes(longestCallMs: number): EncryptedStore {
 }
 
 function wrappedBy(minGeneration: number): unknown {
-  const place = { read: async () => undefined, replace: async () => false };
+  const address = { read: async () => undefined, replace: async () => false };
   const wrapper = { wrap: async () => "", unwrap: async () => new Uint8Array() };
-  return wrappedKeys(wrapper, place, { minGeneration });
+  return wrappedKeys(wrapper, address, { minGeneration });
 }

@@ -10,7 +10,7 @@ import { describe, it } from "vitest";
 import { newRing } from "../rings.ts";
 
 const runner = { describe, it };
-/** A wrapped store offers what Keyv asks for; what else the store beneath can do is for the tools of core. */
+/** An EncryptedStore has the methods of a Keyv adapter only. The other capabilities of the wrapped store are for the tools of core. */
 const expected = {
   atomic: false,
   scannable: false,
@@ -28,7 +28,7 @@ storeContract(runner, {
   exceptions: ["delete-finds-expired"],
   async open(): Promise<OpenStore> {
     const keys = newRing();
-    // One Map would show a store without a namespace the records of all, which are not sealed for it.
+    // Over one Map, a store without a namespace would see the records of all namespaces, and could not decrypt them.
     const maps = new Map<string, Map<string, unknown>>();
     const inNamespace = (namespace: string) => {
       const map = maps.get(namespace) ?? new Map<string, unknown>();

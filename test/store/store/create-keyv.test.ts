@@ -47,15 +47,15 @@ const removals: Readonly<Record<string, Call>> = {
 
 const listenerCounts = [0, 1, 2];
 
-/** Adds listeners of `error`, and gives what they heard. */
+/** Adds listeners of `error`. Returns, for each, the errors that it was called with. */
 function listen(keyv: Keyv, count: number): unknown[][] {
-  const heard: unknown[][] = [];
+  const emitted: unknown[][] = [];
   for (let index = 0; index < count; index++) {
     const errors: unknown[] = [];
-    heard.push(errors);
+    emitted.push(errors);
     keyv.on("error", (error: unknown) => errors.push(error));
   }
-  return heard;
+  return emitted;
 }
 
 async function withBrokenRecord(): Promise<{ keyv: KeywardKeyv; map: Map<string, unknown>; ring: Keyring }> {
@@ -72,93 +72,93 @@ async function withBrokenRecord(): Promise<{ keyv: KeywardKeyv; map: Map<string,
   return { keyv, map, ring };
 }
 
-describe("createKeyv rejects", () => {
+describe("a Keyv that createKeyv made", () => {
   for (const count of listenerCounts) {
     for (const [name, call] of Object.entries(reads)) {
-      it(`${name} of a broken record, with ${count} listeners`, async () => {
+      it(`rejects ${name} of a broken record, with ${count} listeners`, async () => {
         const { keyv } = await withBrokenRecord();
-        const heard = listen(keyv, count);
+        const emitted = listen(keyv, count);
         const single = ["get", "getRaw", "has"].includes(name);
         const error = await expectRefusal(call(keyv), single ? "RECORD_TAMPERED" : "RECORDS_UNREADABLE");
-        expect(heard).toEqual(heard.map(() => [error]));
-        // A second failed call is heard a second time.
+        expect(emitted).toEqual(emitted.map(() => [error]));
+        // The listeners are called again for a second call that fails.
         const again = await expectRefusal(call(keyv), error.code);
-        for (const errors of heard) expect(errors).toEqual([error, again]);
+        for (const errors of emitted) expect(errors).toEqual([error, again]);
       });
     }
 
     for (const [name, call] of Object.entries(writes)) {
-      it(`${name} over a record that could not be read, with ${count} listeners`, async () => {
+      it(`rejects ${name} over a record that could not be read, with ${count} listeners`, async () => {
         const { keyv, map } = await withBrokenRecord();
         await expectRefusal(keyv.get("broken"), "RECORD_TAMPERED");
         const before = map.get("broken");
-        const heard = listen(keyv, count);
+        const emitted = listen(keyv, count);
         const error = await expectRefusal(call(keyv), "OVERWRITE_REFUSED");
-        for (const errors of heard) expect(errors).toEqual([error]);
+        for (const errors of emitted) expect(errors).toEqual([error]);
         expect(map.get("broken")).toBe(before);
       });
     }
 
     for (const [name, call] of Object.entries({ ...reads, ...writes, ...removals })) {
-      it(`${name} when the store fails, with ${count} listeners`, async () => {
+      it(`rejects ${name} if the store fails, with ${count} listeners`, async () => {
         const inner = new BreakableAdapter(new Map());
         const keyv = createKeyv({ store: inner, keys: newRing() });
         await keyv.set("broken", `${marker}value`);
         inner.failure = new Error("the disk is gone");
-        const heard = listen(keyv, count);
+        const emitted = listen(keyv, count);
         const error = await expectRefusal(call(keyv), "STORE_UNAVAILABLE");
         expect(error.cause).toBe(inner.failure);
-        for (const errors of heard) expect(errors).toEqual([error]);
-        // The adapter throws the very same error: the next call is heard all the same.
+        for (const errors of emitted) expect(errors).toEqual([error]);
+        // The adapter throws the identical error object, and the listeners are called again.
         const again = await expectRefusal(call(keyv), "STORE_UNAVAILABLE");
-        for (const errors of heard) expect(errors).toEqual([error, again]);
+        for (const errors of emitted) expect(errors).toEqual([error, again]);
       });
     }
 
-    it(`a symbol, which Keyv emits as a string, with ${count} listeners`, async () => {
+    it(`rejects a symbol, whose error Keyv emits as a string, with ${count} listeners`, async () => {
       const keyv = createKeyv({ store: new Map(), keys: newRing() });
-      const heard = listen(keyv, count);
+      const emitted = listen(keyv, count);
       const error = await expectRefusal(keyv.set("a", Symbol("x")), "VALUE_INVALID");
-      for (const errors of heard) expect(errors).toEqual([error]);
+      for (const errors of emitted) expect(errors).toEqual([error]);
       await expectRefusal(keyv.setMany([{ key: "a", value: Symbol("x") }]), "VALUE_INVALID");
-      for (const errors of heard) expect(errors).toHaveLength(2);
+      for (const errors of emitted) expect(errors).toHaveLength(2);
       expect(await keyv.get("a")).toBeUndefined();
     });
   }
 
-  it("a batch of several symbols, heard once", async () => {
+  it("emits one error for a batch of several symbols", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
-    const [heard = []] = listen(keyv, 1);
+    const [emitted = []] = listen(keyv, 1);
     const batch = ["a", "b", "c"].map((key) => ({ key, value: Symbol(key) }));
     const error = await expectRefusal(keyv.setMany(batch), "VALUE_INVALID");
-    expect(heard).toEqual([error]);
+    expect(emitted).toEqual([error]);
   });
 
-  it("two calls that fail at the same time, each heard once", async () => {
+  it("emits one error for each of two calls that fail at the same time", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
-    const [heard = []] = listen(keyv, 1);
+    const [emitted = []] = listen(keyv, 1);
     const failed = await Promise.all(
       ["a", "b"].map((key) => expectRefusal(keyv.setMany([{ key, value: Symbol(key) }]), "VALUE_INVALID")),
     );
-    expect(heard).toHaveLength(2);
-    expect(new Set(heard)).toEqual(new Set(failed));
+    expect(emitted).toHaveLength(2);
+    expect(new Set(emitted)).toEqual(new Set(failed));
   });
 
-  it("calls that fail with one and the same error, each heard once", async () => {
+  it("emits one error for each call that fails with the identical error object", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("the source is down"));
     const release = keys.hold();
     const keyv = createKeyv({ store: new Map(), keys });
-    const [heard = []] = listen(keyv, 1);
-    // One load serves all three, so all three meet the same failure.
+    const [emitted = []] = listen(keyv, 1);
+    // All three calls wait for the same load of the keyring, and fail with it.
     const failing = ["a", "b", "c"].map((key) => expectRefusal(keyv.set(key, 1), "PROVIDER_UNAVAILABLE"));
     release();
     await Promise.all(failing);
     expect(keys.loads).toBe(1);
-    expect(heard).toHaveLength(3);
+    expect(emitted).toHaveLength(3);
   });
 
-  it("what is sealed and is not what Keyv wrote", async () => {
+  it("rejects a read of an encrypted value that Keyv did not write", async () => {
     const { keyv } = await withBrokenRecord();
     await keyv.encryptedStore.set("odd", `${marker}not JSON`);
     listen(keyv, 1);
@@ -166,7 +166,7 @@ describe("createKeyv rejects", () => {
     await expectRefusal(keyv.getMany(["odd"]), "RECORD_MALFORMED");
   });
 
-  it("an iteration at its end, after everything that opens", async () => {
+  it("rejects an iteration after it has yielded every record that can be decrypted", async () => {
     const { keyv } = await withBrokenRecord();
     listen(keyv, 1);
     const seen: unknown[] = [];
@@ -178,32 +178,32 @@ describe("createKeyv rejects", () => {
     expect(seen).toEqual([["good", `${marker}good`]]);
   });
 
-  it("VALUE_INVALID where serialization is switched off by force", async () => {
+  it("rejects writes if serialization is disabled by force", async () => {
     const store = new EncryptedStore(new Map(), { keys: newRing() });
     const bare = new Keyv({ store, serialization: false });
-    const heard: unknown[] = [];
-    bare.on("error", (error: unknown) => heard.push(error));
+    const emitted: unknown[] = [];
+    bare.on("error", (error: unknown) => emitted.push(error));
     expect(await bare.set("a", { marker })).toBe(false);
-    expect(heard).toMatchObject([{ code: "VALUE_INVALID" }]);
+    expect(emitted).toMatchObject([{ code: "VALUE_INVALID" }]);
     await expectRefusal(store.set("a", { value: marker }), "VALUE_INVALID");
     await expectRefusal(store.setMany([{ key: "a", value: 7 }]), "VALUE_INVALID");
   });
 });
 
-/** Everything that a log could make of an error, its causes included. */
+/** Every text that a log could show for an error, including its causes. */
 function shown(error: unknown): string {
   const deep = { depth: Number.POSITIVE_INFINITY, showHidden: true, maxStringLength: null };
   if (!(error instanceof Error)) return `${inspect(error, deep)} ${String(error)}`;
   return [error.message, error.stack, inspect(error, deep), JSON.stringify(error), shown(error.cause)].join("\n");
 }
 
-/** The first stretch of six characters of the text that is shown. */
+/** The first six characters of a secret that occur in a text; undefined if there are none. */
 function quoted(text: string, where: string): string | undefined {
   const starts = Array.from({ length: text.length - 5 }, (_, at) => text.slice(at, at + 6));
   return starts.find((stretch) => where.includes(stretch));
 }
 
-describe("what opens and cannot be parsed", () => {
+describe("a decrypted value that cannot be parsed", () => {
   const plain: KeyvSerializationAdapter = {
     stringify: (value) => JSON.stringify(value),
     parse: (text) => JSON.parse(text),
@@ -238,16 +238,16 @@ describe("what opens and cannot be parsed", () => {
 
   for (const [codec, options] of Object.entries(codecs)) {
     for (const [name, call] of Object.entries(calls)) {
-      it.each(listenerCounts)(`is malformed and not quoted: ${name}, ${codec}, with %d listeners`, async (count) => {
+      it.each(listenerCounts)(`is not quoted in the error: ${name}, ${codec}, with %d listeners`, async (count) => {
         const token = randomBytes(30).toString("base64url");
-        // Keyv's JSON fails at its first character, and at its end.
+        // The JSON parser fails at the first character of one text, and at the last one of the other.
         for (const text of [`x${token}`, `{"value":"${token}`]) {
           const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...options });
           await keyv.encryptedStore.set("odd", text);
-          const heard = listen(keyv, count);
+          const emitted = listen(keyv, count);
           const error = await expectRefusal(call(keyv), "RECORD_MALFORMED");
-          for (const errors of heard) expect(errors).toEqual([error]);
-          for (const one of [error, ...heard.flat()]) expect(quoted(token, shown(one))).toBeUndefined();
+          for (const errors of emitted) expect(errors).toEqual([error]);
+          for (const one of [error, ...emitted.flat()]) expect(quoted(token, shown(one))).toBeUndefined();
         }
       });
     }
@@ -257,7 +257,7 @@ describe("what opens and cannot be parsed", () => {
 describe.each([
   ["createKeyv", (store: unknown, keys: unknown) => Reflect.apply(createKeyv, undefined, [{ store, keys }])],
   ["EncryptedStore", (store: unknown, keys: unknown) => Reflect.construct(EncryptedStore, [store, { keys }])],
-] as const)("%s, called from untyped code,", (_, construct) => {
+] as const)("%s, called without types,", (_, construct) => {
   it.each([
     ["a text", `${marker}key`],
     ["bytes", Buffer.from(`${marker}key`)],
@@ -265,7 +265,7 @@ describe.each([
     ["an object without load()", { load: `${marker}key` }],
     ["null", null],
     ["nothing", undefined],
-  ])("refuses at once keys that are %s, and does not repeat them", async (_name, keys) => {
+  ])("refuses keys that are %s at once, and does not quote them", async (_name, keys) => {
     const error = await expectRefusal(() => construct(new Map(), keys), "KEYRING_INVALID");
     expectNoSecrets(error);
     for (const separator of [" ", ", ", ","]) {
@@ -274,30 +274,30 @@ describe.each([
     }
   });
 
-  it.each([undefined, null, `${marker}path`])("refuses at once a store that is %s", async (store) => {
+  it.each([undefined, null, `${marker}path`])("refuses a store that is %s at once", async (store) => {
     await expectRefusal(() => construct(store, newRing()), "STORE_INVALID");
   });
 });
 
-describe("a bare Keyv over an EncryptedStore", () => {
-  it("answers as for a miss once anybody listens for error: what createKeyv is for", async () => {
+describe("a plain Keyv over an EncryptedStore", () => {
+  it("returns undefined for a broken record if there is a listener for error, unlike createKeyv", async () => {
     const { map, ring } = await withBrokenRecord();
     const bare = new Keyv({ store: new EncryptedStore(map, { keys: ring }) });
-    const heard: unknown[] = [];
-    bare.on("error", (error: unknown) => heard.push(error));
+    const emitted: unknown[] = [];
+    bare.on("error", (error: unknown) => emitted.push(error));
     expect(await bare.get("broken")).toBeUndefined();
     expect(await bare.set("broken", "new")).toBe(false);
-    expect(heard).toMatchObject([{ code: "RECORD_TAMPERED" }, { code: "OVERWRITE_REFUSED" }]);
+    expect(emitted).toMatchObject([{ code: "RECORD_TAMPERED" }, { code: "OVERWRITE_REFUSED" }]);
   });
 });
 
 describe("createKeyv", () => {
-  it("leaves expiry to the record: an expired one is absent and never deleted by a read", async () => {
+  it("does not delete an expired record when it is read, and treats it as absent", async () => {
     const inner = new MemoryStore();
     const keyv = createKeyv({ store: inner, keys: newRing() });
     expect(keyv.checkExpired).toBe(false);
     const past = { value: `${marker}old`, expires: Date.now() - 1 };
-    // Sealed without an expiry of its own, so that only Keyv's JSON says it has passed: Keyv would delete it.
+    // The envelope has no expiry. Only Keyv's JSON has one, in the past: Keyv itself would delete the record.
     await keyv.encryptedStore.set("a", JSON.stringify(past));
     await keyv.get("a");
     await keyv.getMany(["a"]);
@@ -306,7 +306,7 @@ describe("createKeyv", () => {
     expect((await inner.scan()).entries).toHaveLength(1);
   });
 
-  it("round-trips what Keyv can store", async () => {
+  it("returns every value that Keyv can store as it was", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), namespace: "flows" });
     const values = {
       text: "x",
@@ -326,7 +326,7 @@ describe("createKeyv", () => {
     expect(await drain(keyv)).toEqual([]);
   });
 
-  it("leaves the store to the other Keyvs over it when one disconnects", async () => {
+  it("does not disconnect the store while other Keyvs use it", async () => {
     const store = new SqliteStore(":memory:");
     const keys = newRing();
     const flows = createKeyv({ store, keys, namespace: "flows" });
@@ -339,7 +339,7 @@ describe("createKeyv", () => {
     await expectRefusal(users.get("key"), "STORE_UNAVAILABLE");
   });
 
-  it("tells a miss from everything else", async () => {
+  it("distinguishes a missing record from every stored value", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     expect(await keyv.get("absent")).toBeUndefined();
     expect(await keyv.getMany(["absent"])).toEqual([undefined]);
@@ -350,8 +350,8 @@ describe("createKeyv", () => {
   });
 });
 
-describe("a record that opens and parses, and is not Keyv's", () => {
-  it.each(["7", '"text"', "[]", "null", '{"a":1}'])("is no miss: %s", async (text) => {
+describe("a record with JSON that Keyv cannot have written", () => {
+  it.each(["7", '"text"', "[]", "null", '{"a":1}'])("does not count as missing: %s", async (text) => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
     await keyv.encryptedStore.set("key", text);
     await expectRefusal(keyv.get("key"), "RECORD_MALFORMED");
@@ -359,7 +359,7 @@ describe("a record that opens and parses, and is not Keyv's", () => {
     await expectRefusal(drain(keyv), "RECORD_MALFORMED");
   });
 
-  it("and a value that was undefined is what it was", async () => {
+  it("does not include undefined, which is returned as it was", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
     await keyv.set("key", undefined, 60_000);
     expect(await keyv.get("key")).toBeUndefined();

@@ -23,7 +23,7 @@ async function drain(keyv: KeywardKeyv): Promise<unknown[]> {
   return entries;
 }
 
-/** Types let it write text alone; code without types may write bytes. */
+/** A serialization that writes bytes. The types allow text only, but code without types may write bytes. */
 const bytesOfV8: KeyvSerializationAdapter = Object.assign(
   { stringify: JSON.stringify, parse: JSON.parse },
   {
@@ -32,7 +32,7 @@ const bytesOfV8: KeyvSerializationAdapter = Object.assign(
   },
 );
 
-/** Bytes that may be UTF-8: what is parsed must not depend on whether they are. */
+/** A serialization that writes bytes which are valid UTF-8. Parsing must not depend on that. */
 const bytesOfJson: KeyvSerializationAdapter = Object.assign(
   { stringify: JSON.stringify, parse: JSON.parse },
   {
@@ -44,7 +44,7 @@ const bytesOfJson: KeyvSerializationAdapter = Object.assign(
   },
 );
 
-/** A parser that needs a string, unlike JSON.parse, which makes one of anything. */
+/** A parser that needs a string, unlike JSON.parse, which converts any argument to one. */
 const strictText: KeyvSerializationAdapter = {
   stringify: (value) => `v1${JSON.stringify(value)}`,
   parse: (text) => {
@@ -62,11 +62,11 @@ const codecs: Readonly<Record<string, Codec>> = {
   "@keyv/compress-gzip": { compression: new KeyvGzip() },
   "@keyv/compress-brotli": { compression: new KeyvBrotli() },
   "@keyv/compress-lz4": { compression: new KeyvLz4() },
-  "compression that decompresses to bytes": { compression: bytesOfZlib },
+  "a compression that decompresses to bytes": { compression: bytesOfZlib },
   "a serialization that writes bytes": { serialization: bytesOfV8 },
   "a serialization that writes bytes of UTF-8": { serialization: bytesOfJson },
-  "both in bytes": { serialization: bytesOfV8, compression: bytesOfZlib },
-  "a parser of strings behind compression to bytes": { serialization: strictText, compression: bytesOfZlib },
+  "a serialization and a compression in bytes": { serialization: bytesOfV8, compression: bytesOfZlib },
+  "a parser of strings after a compression to bytes": { serialization: strictText, compression: bytesOfZlib },
 };
 
 const stores: Readonly<Record<string, () => CreateKeyvOptions["store"]>> = {
@@ -76,8 +76,8 @@ const stores: Readonly<Record<string, () => CreateKeyvOptions["store"]>> = {
 };
 
 for (const [storeName, open] of Object.entries(stores)) {
-  describe.each(Object.entries(codecs))(`%s, over ${storeName},`, (_, codec) => {
-    it("comes back from every method", async () => {
+  describe.each(Object.entries(codecs))(`createKeyv with %s over ${storeName}`, (_, codec) => {
+    it("returns the value from every method", async () => {
       for (const keys of [newRing(), Keyring.dangerouslyPlaintext()]) {
         const keyv = createKeyv({ store: open(), keys, namespace: "flows", ...codec });
         const value = { text: `${marker}żółw`, list: [1, null, true] };
@@ -114,18 +114,18 @@ for (const [storeName, open] of Object.entries(stores)) {
   });
 }
 
-describe("what opens and is no value of Keyv's", () => {
+describe("a decrypted value that Keyv cannot have written", () => {
   const foreign: Readonly<Record<string, string | Uint8Array>> = {
     bytes: Buffer.from([1, 2, 255]),
     "bytes of a text": Buffer.from("text"),
     "an object without value": '{"cookie":{},"user":7}',
-    "an object with a field more": '{"value":10,"currency":"EUR"}',
+    "an object with an extra field": '{"value":10,"currency":"EUR"}',
     "an object with __proto__": '{"value":1,"__proto__":{}}',
-    "an expiry that is no number": '{"value":1,"expires":"soon"}',
+    "an expiry that is not a number": '{"value":1,"expires":"soon"}',
     "a list": "[1]",
     "a text": '"text"',
     null: "null",
-    "no JSON": "text",
+    "a text that is not JSON": "text",
   };
   const reads: Readonly<Record<string, Call>> = {
     get: (keyv) => keyv.get("odd"),
@@ -146,7 +146,7 @@ describe("what opens and is no value of Keyv's", () => {
 
   for (const [what, content] of Object.entries(foreign)) {
     for (const [name, read] of Object.entries(reads)) {
-      it(`rejects and is not written over: ${what}, ${name}`, async () => {
+      it(`rejects the read and is not overwritten: ${what}, ${name}`, async () => {
         const inner = new MemoryStore();
         const keyv = createKeyv({ store: inner, keys: newRing() });
         await keyv.set("good", 1);
@@ -165,20 +165,23 @@ describe("what opens and is no value of Keyv's", () => {
   it.each([
     ["@keyv/compress-gzip", { compression: new KeyvGzip() }],
     ["a serialization that writes bytes", { serialization: bytesOfV8 }],
-  ] as const)("is what plain JSON is to %s, and the other way round", async (_, codec) => {
-    const store = new MemoryStore();
-    const keys = newRing();
-    const plain = createKeyv({ store, keys, namespace: "flows" });
-    const coded = createKeyv({ store, keys, namespace: "flows", ...codec });
-    await plain.set("plain", 1);
-    await coded.set("coded", 1);
-    await expectRefusal(coded.get("plain"), "RECORD_MALFORMED");
-    await expectRefusal(plain.get("coded"), "RECORD_MALFORMED");
-    await expectRefusal(plain.set("coded", 2), "OVERWRITE_REFUSED");
-    expect(await coded.get("coded")).toBe(1);
-  });
+  ] as const)(
+    "includes plain JSON for a Keyv with %s, and the values of that Keyv for a plain one",
+    async (_, codec) => {
+      const store = new MemoryStore();
+      const keys = newRing();
+      const plain = createKeyv({ store, keys, namespace: "flows" });
+      const coded = createKeyv({ store, keys, namespace: "flows", ...codec });
+      await plain.set("plain", 1);
+      await coded.set("coded", 1);
+      await expectRefusal(coded.get("plain"), "RECORD_MALFORMED");
+      await expectRefusal(plain.get("coded"), "RECORD_MALFORMED");
+      await expectRefusal(plain.set("coded", 2), "OVERWRITE_REFUSED");
+      expect(await coded.get("coded")).toBe(1);
+    },
+  );
 
-  it("is listed with all others of a batch, with those that do not open under one error of their own", async () => {
+  it("is listed with the other unreadable records of a batch", async () => {
     const inner = new MemoryStore();
     const keys = newRing();
     const keyv = createKeyv({ store: inner, keys });
@@ -198,7 +201,7 @@ describe("what opens and is no value of Keyv's", () => {
     expect(seen).toEqual([["good", 1]]);
   });
 
-  it("is written over where its overwriting is allowed by name", async () => {
+  it("is overwritten after allowOverwrite()", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     await keyv.encryptedStore.set("odd", "text");
     await expectRefusal(keyv.get("odd"), "RECORD_MALFORMED");
@@ -207,7 +210,7 @@ describe("what opens and is no value of Keyv's", () => {
     expect(await keyv.get("odd")).toBe(1);
   });
 
-  it("is not taken from a raw write", async () => {
+  it("is refused in a raw write", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     const price = { value: 10, currency: "EUR" };
     await expectRefusal(keyv.setRaw("price", price), "VALUE_INVALID");
@@ -215,7 +218,7 @@ describe("what opens and is no value of Keyv's", () => {
     expect(await keyv.has("price")).toBe(false);
   });
 
-  it("and what Keyv writes for undefined is none of it", async () => {
+  it("does not include the text that Keyv writes for undefined", async () => {
     for (const codec of [{}, { compression: new KeyvGzip() }, { serialization: bytesOfV8 }]) {
       const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...codec });
       await keyv.set("a", undefined);
@@ -225,7 +228,7 @@ describe("what opens and is no value of Keyv's", () => {
     }
   });
 
-  it("follows the serialization that is set at the time, and quotes nothing of it", async () => {
+  it("is parsed with the serialization that was set last, and the error quotes nothing", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     keyv.serialization = strictText;
     await keyv.set("a", 1);

@@ -18,7 +18,7 @@ const servers = await findRedisServers({ anyWillDo: true });
 
 type Base = KeyvStorageAdapter & NamespacedStore;
 
-/** What a Keyv or a store over one base is made of, so that no two are made in the same way. */
+/** The ways to make a Keyv or a store over the same base. */
 const users: Readonly<Record<string, (base: Base, keys: Keyring) => Pick<KeyvStorageAdapter, "get" | "disconnect">>> = {
   "createKeyv over the store": (store, keys) => createKeyv({ store, keys, namespace: "a" }),
   "createKeyv over the store, in the same namespace": (store, keys) => createKeyv({ store, keys, namespace: "a" }),
@@ -31,22 +31,25 @@ const users: Readonly<Record<string, (base: Base, keys: Keyring) => Pick<KeyvSto
   },
 };
 
-/** Every user is disconnected first once, and all others go on. */
+/** Each user in turn is the first to disconnect, and all others must keep working. */
 function describeUsers(open: () => Promise<Base>): void {
-  it.each(Object.keys(users))("leaves the others their connection: %s", async (first) => {
-    const base = await open();
-    const keys = newRing();
-    const writer = createKeyv({ store: base, keys, namespace: "a" });
-    await writer.encryptedStore.set("key", JSON.stringify({ value }));
-    const opened = Object.entries(users).map(([name, make]) => ({ name, user: make(base, keys) }));
-    const gone = opened.find(({ name }) => name === first);
-    await gone?.user.disconnect?.();
-    await gone?.user.disconnect?.();
-    for (const { name, user } of opened) if (name !== first) expect(await user.get("key"), name).toBeDefined();
-    expect(await writer.get("key")).toBe(value);
-  });
+  it.each(Object.keys(users))(
+    "keeps its connection while others use it, if the first to disconnect is %s",
+    async (first) => {
+      const base = await open();
+      const keys = newRing();
+      const writer = createKeyv({ store: base, keys, namespace: "a" });
+      await writer.encryptedStore.set("key", JSON.stringify({ value }));
+      const opened = Object.entries(users).map(([name, make]) => ({ name, user: make(base, keys) }));
+      const firstUser = opened.find(({ name }) => name === first);
+      await firstUser?.user.disconnect?.();
+      await firstUser?.user.disconnect?.();
+      for (const { name, user } of opened) if (name !== first) expect(await user.get("key"), name).toBeDefined();
+      expect(await writer.get("key")).toBe(value);
+    },
+  );
 
-  it("ends the connection with the last of them, and never for a view alone", async () => {
+  it("is disconnected with its last user, but not if only views of it were used", async () => {
     const base = await open();
     const keys = newRing();
     const overView = new EncryptedStore(base.namespaced("a"), { keys });
@@ -86,7 +89,7 @@ describeWithRedis(servers, "Redis", () => {
       return store;
     }));
 
-  it("keyvRedis closes an adapter with the last store over it", async () => {
+  it("keyvRedis disconnects an adapter with the last store over it", async () => {
     const adapter: KeyvRedisAdapter = new KeyvRedis(node.url);
     const keys = newRing();
     const [one, other] = [keyvRedis(adapter), keyvRedis(adapter)];
@@ -103,8 +106,8 @@ describeWithRedis(servers, "Redis", () => {
   });
 });
 
-describe("what several share", () => {
-  it("is closed with the last, once, and again when asked again", async () => {
+describe("a shared connection", () => {
+  it("is closed once with its last user, and again if that user leaves again", async () => {
     let closed = 0;
     const shared = {};
     const close = async () => {
@@ -120,7 +123,7 @@ describe("what several share", () => {
     expect(closed).toBe(2);
   });
 
-  it("is not counted as in use after closing it failed", async () => {
+  it("does not count as in use after closing it failed", async () => {
     const shared = {};
     let failing = true;
     const close = async () => {

@@ -13,21 +13,21 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-/** Time stands still until it is set, for stores and records alike. */
+/** Stops the clock until a test sets it, for stores and records. */
 function stopTime(nowMs = Date.now()): number {
   vi.useFakeTimers({ toFake: ["Date"], now: nowMs });
   return nowMs;
 }
 
-/** A store whose backend keeps everything for ever: what is absent here is absent by the record's own expiry. */
-function overForgetful() {
+/** A store whose backend keeps every record forever. A record is absent only because of the expiry in its envelope. */
+function overStoreWithoutExpiry() {
   const map = new Map<string, { value: unknown }>();
   return { map, store: new EncryptedStore(new ForgetsExpiry(map), { keys: newRing() }) };
 }
 
-describe("a record's own expiry", () => {
-  it("holds when the backend still has the record", async () => {
-    const { map, store } = overForgetful();
+describe("the expiry in an envelope", () => {
+  it("makes a record absent that the backend still has", async () => {
+    const { map, store } = overStoreWithoutExpiry();
     const now = stopTime();
     await store.setMany([
       { key: "soon", value, expires: now + 10 },
@@ -45,11 +45,11 @@ describe("a record's own expiry", () => {
     const iterated: string[] = [];
     for await (const [key] of store.iterator()) iterated.push(key);
     expect(iterated.sort()).toEqual(["late", "never"]);
-    // Nothing of this was deleted by being read.
+    // Reads have deleted no record.
     expect(map.size).toBe(4);
   });
 
-  it("is not revived by a longer time to live in the backend", async () => {
+  it("is not extended by a longer time to live in the backend", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: newRing() });
     const now = stopTime();
@@ -62,7 +62,7 @@ describe("a record's own expiry", () => {
   });
 
   it("is rounded up to whole milliseconds", async () => {
-    const { store } = overForgetful();
+    const { store } = overStoreWithoutExpiry();
     const now = stopTime(1_900_000_000_000);
     await store.set("key", value, now + 5.2);
     vi.setSystemTime(now + 5);
@@ -72,9 +72,9 @@ describe("a record's own expiry", () => {
   });
 
   it.each([2 ** 48 - 1, 2 ** 48, Number.MAX_SAFE_INTEGER, Number.MAX_VALUE, Number.POSITIVE_INFINITY])(
-    "of %d is taken as far away as the record can say",
+    "can be %d, which is stored as the largest expiry of an envelope",
     async (expires) => {
-      const { store } = overForgetful();
+      const { store } = overStoreWithoutExpiry();
       await store.set("key", value, expires);
       expect(await store.get("key")).toBe(value);
       stopTime(2 ** 48 - 2);
@@ -84,8 +84,8 @@ describe("a record's own expiry", () => {
     },
   );
 
-  it("of NaN is refused, and leaves what lies there", async () => {
-    const { store } = overForgetful();
+  it("cannot be NaN, which is refused and leaves the stored record unchanged", async () => {
+    const { store } = overStoreWithoutExpiry();
     await store.set("key", value);
     await expectRefusal(store.set("key", `${marker}next`, Number.NaN), "VALUE_INVALID");
     await expectRefusal(store.setMany([{ key: "key", value, expires: Number.NaN }]), "VALUE_INVALID");
@@ -93,24 +93,27 @@ describe("a record's own expiry", () => {
   });
 });
 
-describe("a time that has passed, in a raw value of Keyv", () => {
-  it.each([3, 1_700_000_000, 5 * 10 ** 11, 10 ** 12])("is no duration, and %d ends the record", async (expires) => {
-    for (const store of [new MemoryStore(), new Map(), new ForgetsExpiry(new Map())]) {
-      const keyv = createKeyv({ store, keys: newRing() });
-      await keyv.set("one", value);
-      expect(await keyv.setRaw("one", { value, expires })).toBe(true);
-      expect(await keyv.setManyRaw([{ key: "two", value: { value, expires } }])).toEqual([true]);
-      expect(await keyv.getMany(["one", "two"])).toEqual([undefined, undefined]);
-      expect(await keyv.hasMany(["one", "two"])).toEqual([false, false]);
-    }
-  });
+describe("an expiry in the past, in a raw value of Keyv", () => {
+  it.each([3, 1_700_000_000, 5 * 10 ** 11, 10 ** 12])(
+    "does not count as a duration: with %d the record is absent",
+    async (expires) => {
+      for (const store of [new MemoryStore(), new Map(), new ForgetsExpiry(new Map())]) {
+        const keyv = createKeyv({ store, keys: newRing() });
+        await keyv.set("one", value);
+        expect(await keyv.setRaw("one", { value, expires })).toBe(true);
+        expect(await keyv.setManyRaw([{ key: "two", value: { value, expires } }])).toEqual([true]);
+        expect(await keyv.getMany(["one", "two"])).toEqual([undefined, undefined]);
+        expect(await keyv.hasMany(["one", "two"])).toEqual([false, false]);
+      }
+    },
+  );
 });
 
-describe("an expiry that has passed", () => {
+describe("an expiry in the past", () => {
   it.each([0, -1, -0.5, Number.NEGATIVE_INFINITY, 1])(
-    "of %d writes nothing, and removes what lay there",
+    "deletes the stored record instead of writing: %d",
     async (expires) => {
-      const { map, store } = overForgetful();
+      const { map, store } = overStoreWithoutExpiry();
       await store.setMany([
         { key: "one", value },
         { key: "two", value },
@@ -129,22 +132,22 @@ describe("an expiry that has passed", () => {
     },
   );
 
-  it("at this very millisecond counts as passed", async () => {
-    const { map, store } = overForgetful();
+  it("includes the current millisecond", async () => {
+    const { map, store } = overStoreWithoutExpiry();
     const now = stopTime();
     await store.set("key", value, now);
     expect(map.size).toBe(0);
   });
 
-  it("through Keyv removes what lay there too", async () => {
+  it("deletes the stored record, through Keyv too", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     await keyv.set("key", 1);
     await keyv.setRaw("key", { value: 2, expires: Date.now() - 1 });
     expect(await keyv.get("key")).toBeUndefined();
   });
 
-  it("in a batch of one key, the last entry decides", async () => {
-    const { store } = overForgetful();
+  it("applies to a batch with several entries of one key only if it is in the last entry", async () => {
+    const { store } = overStoreWithoutExpiry();
     await store.setMany([
       { key: "key", value },
       { key: "key", value, expires: 1 },
@@ -158,7 +161,7 @@ describe("an expiry that has passed", () => {
   });
 });
 
-it("a value written anew loses the expiry it had", async () => {
+it("a value that is written again loses its former expiry", async () => {
   const inner = new MemoryStore();
   const store = new EncryptedStore(inner, { keys: newRing() });
   const now = stopTime();
@@ -168,7 +171,7 @@ it("a value written anew loses the expiry it had", async () => {
   expect(await store.get("key")).toBe(`${value}2`);
 });
 
-it("a record is there exactly until its expiry, whatever it is (property)", async () => {
+it("a record is present exactly until its expiry (property)", async () => {
   const { before, promoted } = rotation();
   await fc.assert(
     fc.asyncProperty(

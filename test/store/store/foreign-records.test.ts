@@ -22,30 +22,30 @@ import { contentOf, keyIdIn } from "./inner-stores.ts";
 const anything = plaintext({ matches: () => true });
 const hourMs = 3_600_000;
 
-/** A format that returns whatever a test says, types or not. */
+/** A format that returns what a test specifies, even if the types forbid it. */
 function saying(result: unknown): ForeignFormat {
   return Object.assign({ name: "own", read: () => undefined }, { read: () => result });
 }
 
 function listen(store: EncryptedStore): { readonly event: string; readonly detail: ReencryptEvent }[] {
-  const heard: { readonly event: string; readonly detail: ReencryptEvent }[] = [];
+  const emitted: { readonly event: string; readonly detail: ReencryptEvent }[] = [];
   for (const event of ["reencrypted", "reencrypt:conflict", "reencrypt:error"]) {
-    store.on(event, (detail: ReencryptEvent) => heard.push({ event, detail }));
+    store.on(event, (detail: ReencryptEvent) => emitted.push({ event, detail }));
   }
-  return heard;
+  return emitted;
 }
 
-describe("a foreign record that the Keyv in front cannot decode", () => {
+describe("a foreign record that its Keyv cannot decode", () => {
   const undecodable: Readonly<Record<string, string | Uint8Array>> = {
     "an object without value": `{"cookie":{},"user":"${marker}7"}`,
-    "an object with a field more": '{"value":10,"currency":"EUR"}',
-    "an expiry that is no number": '{"value":1,"expires":"soon"}',
+    "an object with an extra field": '{"value":10,"currency":"EUR"}',
+    "an expiry that is not a number": '{"value":1,"expires":"soon"}',
     "a text": "text",
     bytes: Buffer.from([1, 2, 255]),
   };
 
   for (const [what, stored] of Object.entries(undecodable)) {
-    it(`stays as it is behind a read, in bulk and in a dry run: ${what}`, async () => {
+    it(`stays unchanged after a read, a bulk re-encryption and a dry run: ${what}`, async () => {
       const inner = new MemoryStore();
       const raw = inner.namespaced("flows");
       await raw.set("odd", stored);
@@ -53,13 +53,13 @@ describe("a foreign record that the Keyv in front cannot decode", () => {
       const before = await raw.get("odd");
       const options: CreateKeyvOptions = { store: inner, keys: newRing("k1"), namespace: "flows", accept: [anything] };
       const keyv = createKeyv(options);
-      const heard = listen(keyv.encryptedStore);
+      const emitted = listen(keyv.encryptedStore);
 
       await expectRefusal(keyv.get("odd"), "RECORD_MALFORMED");
       await expectRefusal(keyv.getMany(["good", "odd"]), "RECORD_MALFORMED");
       await expectRefusal(keyv.has("odd"), "RECORD_MALFORMED");
       await keyv.encryptedStore.settled();
-      expect(heard).toMatchObject([{ event: "reencrypted", detail: { key: "good" } }]);
+      expect(emitted).toMatchObject([{ event: "reencrypted", detail: { key: "good" } }]);
       expect(await raw.get("odd")).toEqual(before);
       await expectRefusal(keyv.set("odd", "new"), "OVERWRITE_REFUSED");
 
@@ -75,7 +75,7 @@ describe("a foreign record that the Keyv in front cannot decode", () => {
     });
   }
 
-  it("is read and encrypted once accept is corrected", async () => {
+  it("is read and encrypted after accept was corrected", async () => {
     const inner = new MemoryStore();
     await inner.set("session", `{"cookie":{},"user":7}`);
     const keys = newRing("k1");
@@ -91,7 +91,7 @@ describe("a foreign record that the Keyv in front cannot decode", () => {
     expect(await right.get("session")).toEqual({ cookie: {}, user: 7 });
   });
 
-  it("is decoded with the compression of that Keyv", async () => {
+  it("is decoded with the compression of its Keyv", async () => {
     const inner = new MemoryStore();
     const compression = new KeyvGzip();
     await inner.set("packed", await compression.compress('{"value":1}'));
@@ -104,20 +104,20 @@ describe("a foreign record that the Keyv in front cannot decode", () => {
     expect(keyIdIn(await inner.get("plain"))).toBe("");
   });
 
-  it("is not encrypted behind a read around that Keyv, which an event tells", async () => {
+  it("is not encrypted after a read through keyv.encryptedStore, which emits reencrypt:error", async () => {
     const inner = new MemoryStore();
     await inner.set("odd", "text");
     const { encryptedStore } = createKeyv({ store: inner, keys: newRing(), accept: [anything] });
-    const heard = listen(encryptedStore);
+    const emitted = listen(encryptedStore);
     expect(await encryptedStore.get("odd")).toBe("text");
     await encryptedStore.settled();
-    expect(heard).toMatchObject([
+    expect(emitted).toMatchObject([
       { event: "reencrypt:error", detail: { key: "odd", error: { code: "RECORD_MALFORMED" } } },
     ]);
     expect(await inner.get("odd")).toBe("text");
   });
 
-  it("is one that the option decode of a bare store throws or rejects for, and without it none is", async () => {
+  it("is determined by the option decode of an EncryptedStore, which has none by default", async () => {
     for (const decode of [
       (value: unknown) => JSON.parse(String(value)),
       async (value: unknown) => JSON.parse(String(value)),
@@ -131,7 +131,7 @@ describe("a foreign record that the Keyv in front cannot decode", () => {
       const decoding = new EncryptedStore(inner, { keys, accept: [anything], decode });
       const report = await reencrypt(decoding);
       expect(report).toMatchObject({ reencrypted: 1, unreadable: 1, unreadableRecords: [{ key: "text" }] });
-      // It gives what it holds, decodable or not.
+      // The store returns the value, whether or not it can be decoded.
       expect(await decoding.getMany(["json", "text"])).toEqual(["[1]", `${marker}text`]);
       await decoding.settled();
       expect(await inner.get("text")).toBe(`${marker}text`);
@@ -140,7 +140,7 @@ describe("a foreign record that the Keyv in front cannot decode", () => {
     }
   });
 
-  it("in an envelope is encrypted under another key like any other: it stays what it is", async () => {
+  it("is re-encrypted like any other record if it is in an envelope", async () => {
     const inner = new MemoryStore();
     const before = newRing("k1");
     await new EncryptedStore(inner, { keys: before }).set("odd", "text");
@@ -150,7 +150,7 @@ describe("a foreign record that the Keyv in front cannot decode", () => {
   });
 });
 
-describe("what a format returns", () => {
+describe("the result of a foreign format", () => {
   const value = '{"value":1}';
   const nowSeconds = Math.floor(Date.now() / 1000);
   const refused: Readonly<Record<string, unknown>> = {
@@ -160,12 +160,15 @@ describe("what a format returns", () => {
     "an expiry as a Date": { value, expires: new Date(Date.now() + hourMs) },
     "an expiry of null": { value, expires: null },
     "an expiry of NaN": { value, expires: Number.NaN },
-    "an endless expiry": { value, expires: Number.POSITIVE_INFINITY },
+    "an infinite expiry": { value, expires: Number.POSITIVE_INFINITY },
     "an expiry of -1": { value, expires: -1 },
     "an expiry of 0": { value, expires: 0 },
     "an expiry as a big integer": { value, expires: 1_900_000_000_000n },
     "seconds in Keyv's JSON": { value: `{"value":1,"expires":${nowSeconds + 3600}}` },
-    "seconds in Keyv's JSON, told": { value: `{"value":1,"expires":${nowSeconds + 3600}}`, expires: nowSeconds + 3600 },
+    "seconds in Keyv's JSON, and as the expiry": {
+      value: `{"value":1,"expires":${nowSeconds + 3600}}`,
+      expires: nowSeconds + 3600,
+    },
     "a value that is an object": { value: { user: 7 } },
     "a value that is null": { value: null },
     "no value": {},
@@ -193,7 +196,7 @@ describe("what a format returns", () => {
   });
 
   const soon = Date.now() + hourMs;
-  const taken: Readonly<Record<string, readonly [unknown, number | undefined]>> = {
+  const accepted: Readonly<Record<string, readonly [unknown, number | undefined]>> = {
     "an expiry in milliseconds": [{ value, expires: soon }, soon],
     "an expiry with a fraction, never earlier": [{ value, expires: soon + 0.5 }, soon + 1],
     "no expiry": [{ value }, undefined],
@@ -202,10 +205,10 @@ describe("what a format returns", () => {
     "the expiry in Keyv's JSON": [{ value: `{"value":1,"expires":${soon}}` }, soon],
     "the expiry in the bytes of Keyv's JSON": [{ value: Buffer.from(`{"value":1,"expires":${soon}}`) }, soon],
     "another expiry than in Keyv's JSON": [{ value: `{"value":1,"expires":${soon}}`, expires: soon + 5 }, soon + 5],
-    "what reads Keyv's JSON": [readKeyvJson(`{"value":1,"expires":${soon}}`), soon],
+    "the result of readKeyvJson": [readKeyvJson(`{"value":1,"expires":${soon}}`), soon],
   };
 
-  it.each(Object.entries(taken))("is read and encrypted, with its expiry: %s", async (_, [result, expires]) => {
+  it.each(Object.entries(accepted))("is read and encrypted, with its expiry: %s", async (_, [result, expires]) => {
     const inner = new MemoryStore();
     await inner.set("old", "old");
     const keys = newRing("k1");
@@ -214,7 +217,7 @@ describe("what a format returns", () => {
     await keyv.encryptedStore.settled();
     const sealed = await inner.get("old");
     expect(keyIdIn(sealed)).toBe("k1");
-    // The backend was told of no expiry: what ends the record stands in the envelope.
+    // The backend has no expiry for the record: its expiry is in the envelope.
     const at = async (nowMs: number) => {
       vi.useFakeTimers({ toFake: ["Date"], now: nowMs });
       try {
@@ -227,7 +230,7 @@ describe("what a format returns", () => {
     if (expires !== undefined) expect(await at(expires)).toBeUndefined();
   });
 
-  it("does not revive what plain Keyv wrote and has expired", async () => {
+  it("does not revive an expired record that a plain Keyv wrote", async () => {
     const key = randomBytes(32);
     const secret = "a passphrase of the time before";
     const encrypt = (text: string, by: Uint8Array): string => {
@@ -266,7 +269,7 @@ describe("what a format returns", () => {
   });
 });
 
-it("a test of plaintext that answers with a promise claims nothing", async () => {
+it("plaintext() recognizes no record if matches() returns a promise", async () => {
   const inner = new MemoryStore();
   await inner.set("key", "text");
   const asking = Reflect.apply(plaintext, undefined, [{ matches: async () => false }]);
@@ -275,12 +278,12 @@ it("a test of plaintext that answers with a promise claims nothing", async () =>
   expect(await reencrypt(store)).toMatchObject({ reencrypted: 0, unreadable: 1 });
 });
 
-describe("what plain Keyv wrote", () => {
+describe("a record that a plain Keyv wrote", () => {
   it.each([
     ["a value", 1, undefined],
-    ["a value that ends", { a: [] }, hourMs],
+    ["a value with an expiry", { a: [] }, hourMs],
     ["null", null, undefined],
-    ["a text that looks marked", ":base64:", undefined],
+    ["a text that begins with a marker of Keyv", ":base64:", undefined],
     ["bytes", Buffer.from([0, 255]), hourMs],
   ] as const)("is read as plaintext and encrypted: %s", async (_, value, ttlMs) => {
     const inner = new MemoryStore();
@@ -293,7 +296,7 @@ describe("what plain Keyv wrote", () => {
   });
 
   it.each(["{}", '{"expires":4102444800000}', '{"a":1}', '{"value":1,"a":2}'])(
-    "is not what plaintext() takes for it: %s",
+    "is not recognized by plaintext() if its JSON is %s",
     async (stored) => {
       expect(readKeyvJson(stored)).toBeUndefined();
       expect(readKeyvJson(Buffer.from(stored))).toBeUndefined();

@@ -11,7 +11,7 @@ import { BreakableAdapter, LeastKeyv5Adapter } from "./inner-stores.ts";
 const value = `${marker}value`;
 const illFormed = "\ud800";
 
-/** A Keyv 5 adapter that is an EventEmitter of Node.js, as those of Keyv 5 are: it warns of more than ten listeners. */
+/** A Keyv 5 adapter that is an EventEmitter of Node.js, as in Keyv 5. It warns if it has more than ten listeners. */
 class EmittingKeyv5Adapter extends LeastKeyv5Adapter {
   readonly #emitter = new EventEmitter();
 
@@ -44,7 +44,7 @@ const emitting: Readonly<Record<string, () => WrappableStore & Emitting>> = {
 };
 
 describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open) => {
-  it("are one for all stores over it, and none once they are disconnected", async () => {
+  it("are one for all stores over it, and none after the stores were disconnected", async () => {
     const warned = vi.spyOn(process, "emitWarning");
     try {
       const inner = open();
@@ -52,11 +52,11 @@ describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open)
       const keys = newRing();
       const stores = Array.from({ length: 30 }, () => new EncryptedStore(inner, { keys }));
       expect(inner.listeners("error")).toHaveLength(before + 1);
-      const heard: unknown[] = [];
-      for (const store of stores) store.on("store:error", (error: unknown) => heard.push(error));
+      const emitted: unknown[] = [];
+      for (const store of stores) store.on("store:error", (error: unknown) => emitted.push(error));
       const lost = new Error("connection lost");
       inner.emit("error", lost);
-      expect(heard).toEqual(stores.map(() => lost));
+      expect(emitted).toEqual(stores.map(() => lost));
       for (const store of stores) await store.disconnect();
       expect(inner.listeners("error") ?? []).toHaveLength(before);
       expect(warned).not.toHaveBeenCalled();
@@ -65,21 +65,21 @@ describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open)
     }
   });
 
-  it("are back when a store is used again", async () => {
+  it("are added again if a store is used again", async () => {
     const inner = open();
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.disconnect();
     await store.get("key");
-    const heard: unknown[] = [];
-    store.on("store:error", (error: unknown) => heard.push(error));
+    const emitted: unknown[] = [];
+    store.on("store:error", (error: unknown) => emitted.push(error));
     const lost = new Error("connection lost");
     inner.emit("error", lost);
-    expect(heard).toEqual([lost]);
+    expect(emitted).toEqual([lost]);
     await store.disconnect();
   });
 });
 
-describe("what could not be made", () => {
+describe("a constructor that throws", () => {
   const invalid = { code: "VALUE_INVALID" };
   const attempts: readonly [string, object, (store: WrappableStore, keys: KeyProvider) => unknown][] = [
     [
@@ -106,19 +106,19 @@ describe("what could not be made", () => {
         }),
     ],
     [
-      "an EncryptedStore with a padTo that cannot be",
+      "an EncryptedStore with an invalid padTo",
       invalid,
       (store, keys) => new EncryptedStore(store, { keys, padTo: -1 }),
     ],
     [
-      "an EncryptedStore with a choice that there is not",
+      "an EncryptedStore with an unknown value of reencrypt",
       invalid,
       (store, keys) =>
         Reflect.construct(EncryptedStore, [store, { keys, replica: { heartbeatMs: 10 }, reencrypt: "sometimes" }]),
     ],
   ];
 
-  it.each(attempts)("leaves nothing behind: %s", async (_, refused, attempt) => {
+  it.each(attempts)("leaves no listener, heartbeat or connection behind: %s", async (_, refused, attempt) => {
     const inner = new MemoryStore();
     let disconnected = 0;
     inner.disconnect = async () => {
@@ -133,7 +133,7 @@ describe("what could not be made", () => {
     expect(inner.listeners("error") ?? []).toHaveLength(0);
     expect((await replicas(witness.encryptedStore)).map(({ name }) => name)).toEqual(["witness"]);
     await witness.disconnect();
-    // Of those that failed, none is counted as one that still uses the store, the keys or the registration.
+    // No failed store counts as a user of the store, the keys or the registration.
     expect(disconnected).toBe(1);
     expect(keys.watchers).toBe(0);
     expect(inner.listeners("error") ?? []).toHaveLength(0);
@@ -142,7 +142,7 @@ describe("what could not be made", () => {
     await later.disconnect();
   });
 
-  it("leaves nothing behind where the store cannot replace", async () => {
+  it("leaves nothing behind if the store cannot replace", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = new TestKeys(newRing());
     await expectRefusal(() => new EncryptedStore(inner, { keys, reencrypt: "on-read" }), "STORE_NOT_ATOMIC");
@@ -150,7 +150,7 @@ describe("what could not be made", () => {
     expect(inner.listeners("error") ?? []).toHaveLength(0);
   });
 
-  it("leaves nothing behind where the provider cannot be subscribed to", async () => {
+  it("leaves nothing behind if subscribing to the key provider fails", async () => {
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing(), { refreshMs: 1 });
     const subscribe = keys.subscribe.bind(keys);
@@ -167,7 +167,7 @@ describe("what could not be made", () => {
     await store.disconnect();
     expect(keys.watchers).toBe(0);
     const loads = keys.loads;
-    // Another source of its own is asked meanwhile: this one would be, too, if it were still listened to.
+    // Another key source is loaded in the meantime. This one would be loaded too, if the store still listened to it.
     const other = new TestKeys(newRing(), { refreshMs: 1 });
     const witness = new EncryptedStore(new MemoryStore(), { keys: other });
     await witness.set("key", value);
@@ -177,8 +177,8 @@ describe("what could not be made", () => {
   });
 });
 
-describe("disconnecting", () => {
-  it("lets go of everything when a listener of the application throws", async () => {
+describe("disconnect()", () => {
+  it("releases everything if a listener of the application throws", async () => {
     const inner = new MemoryStore();
     let disconnected = 0;
     inner.disconnect = async () => {
@@ -198,7 +198,7 @@ describe("disconnecting", () => {
     await later.disconnect();
   });
 
-  it("lets go of everything when the store cannot be disconnected, and tries that again when asked again", async () => {
+  it("releases everything if the store cannot be disconnected, and tries again when it is called again", async () => {
     const inner = new BreakableAdapter(new Map());
     const keys = new TestKeys(newRing());
     const keyv = createKeyv({ store: inner, keys });
@@ -214,7 +214,7 @@ describe("disconnecting", () => {
   });
 
   it.each([false, { heartbeatMs: 10 }])(
-    "lets go of everything when the subscription cannot be ended: replica %j",
+    "releases everything if ending the subscription fails: replica %j",
     async (replica) => {
       const inner = new MemoryStore();
       let disconnected = 0;
@@ -233,7 +233,7 @@ describe("disconnecting", () => {
       store.on("replica:error", (error: unknown) => failed.push(error));
       await store.set("key", value);
       const outcome = await Promise.allSettled([store.disconnect()]);
-      // The last who listens ends the subscription: the registration, where there is one, which nobody waits for.
+      // The last listener ends the subscription. If the store is a replica, that is the registration, whose error is an event.
       if (replica === false) expect(outcome).toMatchObject([{ reason: { message: "it has ended" } }]);
       else expect(failed).toMatchObject([{ cause: { message: "it has ended" } }]);
       expect(disconnected).toBe(1);
@@ -244,7 +244,7 @@ describe("disconnecting", () => {
     },
   );
 
-  it("at the same time twice is done once", async () => {
+  it("runs once if it is called twice at the same time", async () => {
     const inner = new MemoryStore();
     let disconnected = 0;
     inner.disconnect = async () => {
@@ -255,7 +255,7 @@ describe("disconnecting", () => {
     expect(disconnected).toBe(1);
   });
 
-  it("is done again for a store that was used while it was being disconnected", async () => {
+  it("runs again for a store that was used while it was being disconnected", async () => {
     const inner = new MemoryStore();
     let begun = 0;
     const going = Promise.withResolvers<void>();
@@ -277,8 +277,8 @@ describe("disconnecting", () => {
   });
 });
 
-describe("a Keyv of createKeyv", () => {
-  it("keeps its store: another would take records unencrypted", async () => {
+describe("a Keyv that createKeyv made", () => {
+  it("refuses another store, where records would not be encrypted", async () => {
     const inner = new MemoryStore();
     const keyv = createKeyv({ store: inner, keys: newRing() });
     await keyv.set("key", value);
@@ -292,7 +292,7 @@ describe("a Keyv of createKeyv", () => {
     expect(await keyv.get("key")).toBe(value);
   });
 
-  it("keeps its own check of expiry", async () => {
+  it("refuses checkExpired: true", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
     await expectRefusal(() => {
       keyv.checkExpired = true;
@@ -301,11 +301,11 @@ describe("a Keyv of createKeyv", () => {
     expect(keyv.checkExpired).toBe(false);
   });
 
-  it("rejects a write under an empty key, which Keyv would not carry out", async () => {
+  it("rejects a write under an empty key, which Keyv would not store", async () => {
     const inner = new MemoryStore();
     const keyv = createKeyv({ store: inner, keys: newRing() });
-    const heard: unknown[] = [];
-    keyv.on("error", (error: unknown) => heard.push(error));
+    const emitted: unknown[] = [];
+    keyv.on("error", (error: unknown) => emitted.push(error));
     const writes = [
       () => keyv.set("", value),
       () => keyv.setMany(["good", ""].map((key) => ({ key, value }))),
@@ -314,7 +314,7 @@ describe("a Keyv of createKeyv", () => {
     ];
     for (const write of writes) {
       const error = await expectRefusal(write, "VALUE_INVALID");
-      expect(heard.splice(0)).toEqual([error]);
+      expect(emitted.splice(0)).toEqual([error]);
     }
     expect((await inner.scan()).entries).toEqual([]);
     expect(await keyv.get("")).toBeUndefined();
@@ -322,7 +322,7 @@ describe("a Keyv of createKeyv", () => {
     expect(await keyv.delete("")).toBe(false);
   });
 
-  it("rejects a write under a key of which sanitize leaves nothing", async () => {
+  it("rejects a write under a key that is empty after sanitize", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing(), sanitize: { keys: true } });
     await expectRefusal(keyv.set("../", value), "VALUE_INVALID");
     await keyv.set("a../b", value);

@@ -2,7 +2,7 @@ import type { Replacement, StoredValue } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { type KeyvBridgeStore, KeyvMemoryAdapter, type KeyvStorageEntry } from "keyv";
 
-/** What lies in a store, in an order and form that can be compared. */
+/** The content of a store, in an order and form that can be compared. */
 export async function contentOf(store: MemoryStore): Promise<readonly string[]> {
   const { entries } = await store.scan({ limit: 1_000_000 });
   return entries.map(({ namespace, key, value }) => JSON.stringify([namespace, key, textOf(value)])).sort();
@@ -25,19 +25,19 @@ export function damaged(value: StoredValue): StoredValue {
   return value.slice(0, at) + (value[at] === "A" ? "B" : "A") + value.slice(at + 1);
 }
 
-/** The id of the key that a stored value names, or "" for what is no envelope. */
+/** The id of the key that an envelope was encrypted under; "" for any other value. */
 export function keyIdIn(value: StoredValue | undefined): string {
   return /^kw1[.:]([\w-]+)[.:]/.exec(value === undefined ? "" : textOf(value))?.[1] ?? "";
 }
 
-/** A memory store that counts what it is asked, and lets a test come in between. */
+/** A memory store that records its calls. A test can run code in the middle of a call. */
 export class WatchedStore extends MemoryStore {
   readonly calls: string[] = [];
-  /** Runs before a replacement begins: what another writer does between the read and it. */
+  /** Runs before a replacement: the action of another writer between the read and the replacement. */
   beforeReplace: (() => Promise<void>) | undefined;
-  /** Runs before a write or delete that was carried out is answered. */
+  /** Runs after a write or delete was carried out, and before it returns. */
   answering: (() => Promise<void>) | undefined;
-  /** Runs at the beginning of a read of several. */
+  /** Runs at the beginning of getMany(). */
   beforeGetMany: (() => Promise<void>) | undefined;
 
   override async get(key: string): Promise<StoredValue | undefined> {
@@ -88,7 +88,7 @@ export class WatchedStore extends MemoryStore {
   }
 }
 
-/** A Keyv 6 adapter that enforces no expiry: what a backend with coarse or lazy expiry still has. */
+/** A Keyv 6 adapter that enforces no expiry, like a backend with coarse or lazy expiry. */
 export class ForgetsExpiry extends KeyvMemoryAdapter {
   override async set(key: string, value: unknown): Promise<boolean> {
     return await super.set(key, value);
@@ -99,7 +99,7 @@ export class ForgetsExpiry extends KeyvMemoryAdapter {
   }
 }
 
-/** A Keyv 6 adapter over a Map, on which every call fails once it is told to. */
+/** A Keyv 6 adapter over a Map. Every call fails after a test has set `failure`. */
 export class BreakableAdapter extends KeyvMemoryAdapter {
   failure: Error | undefined;
 
@@ -152,7 +152,7 @@ export class BreakableAdapter extends KeyvMemoryAdapter {
   }
 }
 
-/** The least that a Keyv 5 adapter must have: relative TTLs, no capabilities, no batches. */
+/** The smallest Keyv 5 adapter: relative times to live, no capabilities, no batches. */
 export class LeastKeyv5Adapter implements KeyvBridgeStore {
   readonly entries = new Map<string, { readonly value: unknown; readonly ttlMs: number | undefined }>();
   failure: Error | undefined;

@@ -11,23 +11,23 @@ import { keyIdIn, LeastKeyv5Adapter, WatchedStore } from "./inner-stores.ts";
 
 const value = `${marker}value`;
 
-interface Heard extends ReencryptEvent {
+interface EmittedEvent extends ReencryptEvent {
   readonly event: string;
 }
 
-/** Collects the events of re-encryption, none of which may show a secret. */
-function listen(store: EncryptedStore): Heard[] {
-  const heard: Heard[] = [];
+/** Collects the events of lazy re-encryption, and checks that none shows a secret. */
+function listen(store: EncryptedStore): EmittedEvent[] {
+  const emitted: EmittedEvent[] = [];
   for (const event of ["reencrypted", "reencrypt:conflict", "reencrypt:error"]) {
     store.on(event, (details: ReencryptEvent) => {
       expectNoSecrets(details);
-      heard.push({ event, ...details });
+      emitted.push({ event, ...details });
     });
   }
-  return heard;
+  return emitted;
 }
 
-/** Records under the old key, and a reader whose primary is the new one. */
+/** Records under the old key, and a store whose primary is the new key. */
 async function rotated(keys: readonly string[], expires?: number) {
   const { before, promoted } = rotation();
   const inner = new WatchedStore();
@@ -35,12 +35,12 @@ async function rotated(keys: readonly string[], expires?: number) {
   await writer.setMany(keys.map((key) => ({ key, value, ...(expires === undefined ? {} : { expires }) })));
   const store = new EncryptedStore(inner, { keys: promoted });
   inner.calls.length = 0;
-  return { inner, writer, store, heard: listen(store), before, promoted };
+  return { inner, writer, store, emitted: listen(store), before, promoted };
 }
 
 describe("a record under an older key", () => {
-  it("is returned at once and sealed again behind the read", async () => {
-    const { inner, store, heard } = await rotated(["key"]);
+  it("is returned at once, and re-encrypted after the read", async () => {
+    const { inner, store, emitted } = await rotated(["key"]);
     const held = Promise.withResolvers<void>();
     inner.beforeReplace = () => held.promise;
     expect(await store.get("key")).toBe(value);
@@ -55,10 +55,10 @@ describe("a record under an older key", () => {
     await settling;
     expect(keyIdIn(await inner.get("key"))).toBe("new");
     expect(await store.get("key")).toBe(value);
-    expect(heard).toEqual([{ event: "reencrypted", namespace: "", key: "key", from: "old", to: "new" }]);
+    expect(emitted).toEqual([{ event: "reencrypted", namespace: "", key: "key", from: "old", to: "new" }]);
   });
 
-  it.each(["get", "has", "getMany", "hasMany", "iterator"])("is found by %s", async (call) => {
+  it.each(["get", "has", "getMany", "hasMany", "iterator"])("is re-encrypted after %s", async (call) => {
     const { inner, store } = await rotated(["key"]);
     if (call === "get") await store.get("key");
     else if (call === "has") await store.has("key");
@@ -69,17 +69,17 @@ describe("a record under an older key", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("is sealed again with the others of its batch", async () => {
+  it("is re-encrypted together with the others of its batch", async () => {
     const keys = Array.from({ length: 20 }, (_, index) => `key ${index}`);
-    const { inner, store, heard } = await rotated(keys);
+    const { inner, store, emitted } = await rotated(keys);
     await store.getMany(keys);
     await store.settled();
     expect(inner.calls).toEqual(["getMany", "replaceMany"]);
-    expect(heard.map(({ key }) => key).sort()).toEqual(keys.sort());
+    expect(emitted.map(({ key }) => key).sort()).toEqual(keys.sort());
   });
 
-  it("is attempted once at a time, however often it is read meanwhile", async () => {
-    const { inner, store, heard } = await rotated(["key"]);
+  it("is re-encrypted once, even if it is read several times meanwhile", async () => {
+    const { inner, store, emitted } = await rotated(["key"]);
     const held = Promise.withResolvers<void>();
     inner.beforeReplace = () => held.promise;
     await Promise.all(Array.from({ length: 50 }, () => store.get("key")));
@@ -88,10 +88,10 @@ describe("a record under an older key", () => {
     held.resolve();
     await store.settled();
     expect(inner.calls.filter((call) => call === "replaceMany")).toHaveLength(1);
-    expect(heard).toHaveLength(1);
+    expect(emitted).toHaveLength(1);
   });
 
-  it("is left alone when its key was disabled while it was queued", async () => {
+  it("is not re-encrypted if its key was disabled while it was queued", async () => {
     const { before, promoted, disabled } = rotation();
     const inner = new WatchedStore();
     await new EncryptedStore(inner, { keys: before }).setMany(["first", "forged"].map((key) => ({ key, value })));
@@ -112,7 +112,7 @@ describe("a record under an older key", () => {
     await store.disconnect();
   });
 
-  it("keeps its expiry, inside and in the backend", async () => {
+  it("keeps its expiry, in the envelope and in the backend", async () => {
     const expires = Date.now() + 3_600_000;
     const { inner, store } = await rotated(["key"], expires);
     await store.get("key");
@@ -129,7 +129,7 @@ describe("a record under an older key", () => {
     }
   });
 
-  it("is left alone when it has expired", async () => {
+  it("is not re-encrypted after it has expired", async () => {
     const { before, promoted } = rotation();
     const inner = new WatchedStore();
     const now = Date.now();
@@ -146,7 +146,7 @@ describe("a record under an older key", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("old");
   });
 
-  it("under a disabled key is not", async () => {
+  it("is not re-encrypted if its key is disabled", async () => {
     const { before, disabled } = rotation();
     const inner = new WatchedStore();
     await new EncryptedStore(inner, { keys: before }).set("key", value);
@@ -156,7 +156,7 @@ describe("a record under an older key", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("old");
   });
 
-  it("is not touched when this is off", async () => {
+  it("is not re-encrypted if lazy re-encryption is off", async () => {
     const { inner, promoted } = await rotated(["key"]);
     const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "off" });
     await store.get("key");
@@ -165,9 +165,9 @@ describe("a record under an older key", () => {
   });
 });
 
-describe("what happens between the read and the replacement wins", () => {
-  it("a newer write", async () => {
-    const { inner, writer, store, heard } = await rotated(["key", "other"]);
+describe("lazy re-encryption does not undo a change between its read and its replacement:", () => {
+  it("writes of another value are kept", async () => {
+    const { inner, writer, store, emitted } = await rotated(["key", "other"]);
     inner.beforeReplace = async () => {
       inner.beforeReplace = undefined;
       await writer.set("key", `${value} newer`);
@@ -176,29 +176,29 @@ describe("what happens between the read and the replacement wins", () => {
     await store.settled();
     expect(await writer.get("key")).toBe(`${value} newer`);
     expect(keyIdIn(await inner.get("other"))).toBe("new");
-    expect(heard.map(({ event, key, from, to }) => [event, key, from, to]).sort()).toEqual([
+    expect(emitted.map(({ event, key, from, to }) => [event, key, from, to]).sort()).toEqual([
       ["reencrypt:conflict", "key", "old", "new"],
       ["reencrypted", "other", "old", "new"],
     ]);
-    // The next read tries again.
+    // The next read starts another attempt.
     expect(await store.get("key")).toBe(`${value} newer`);
     await store.settled();
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("a write of the same value", async () => {
-    const { inner, writer, store, heard } = await rotated(["key"]);
+  it("writes of the same value are kept", async () => {
+    const { inner, writer, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = async () => {
       await writer.set("key", value, Date.now() + 50_000);
     };
     await store.get("key");
     await store.settled();
     expect(keyIdIn(await inner.get("key"))).toBe("old");
-    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
   });
 
-  it.each(["delete", "clear", "expiry"])("a %s", async (how) => {
-    const { inner, writer, store, heard } = await rotated(["key"]);
+  it.each(["delete", "clear", "expiry"])("the record stays absent after a %s", async (how) => {
+    const { inner, writer, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = async () => {
       if (how === "delete") await writer.delete("key");
       else if (how === "clear") await writer.clear();
@@ -207,29 +207,29 @@ describe("what happens between the read and the replacement wins", () => {
     await store.get("key");
     await store.settled();
     expect(await inner.get("key")).toBeUndefined();
-    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
   });
 });
 
-describe("a re-encryption that fails", () => {
-  it("does not fail the read, and is told", async () => {
-    const { inner, store, heard } = await rotated(["key"]);
+describe("a lazy re-encryption that fails", () => {
+  it("emits reencrypt:error, and the read succeeds", async () => {
+    const { inner, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = () => Promise.reject(new Error("the disk is full"));
     expect(await store.get("key")).toBe(value);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypt:error", key: "key", from: "old", to: "new" }]);
-    expect(heard[0]?.error).toBeInstanceOf(KeywardError);
+    expect(emitted).toMatchObject([{ event: "reencrypt:error", key: "key", from: "old", to: "new" }]);
+    expect(emitted[0]?.error).toBeInstanceOf(KeywardError);
     inner.beforeReplace = undefined;
     expect(await store.get("key")).toBe(value);
     await store.settled();
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("because a listener throws does no harm", async () => {
+  it("emits a warning if a listener throws", async () => {
     const { inner, store } = await rotated(["one", "two"]);
     const unhandled: unknown[] = [];
     const note = (reason: unknown) => unhandled.push(reason);
-    // In place of the runner's own listeners, which would end the run.
+    // Replaces the listeners of the test runner, which would end the run.
     const before = process.listeners("unhandledRejection");
     process.removeAllListeners("unhandledRejection");
     process.on("unhandledRejection", note);
@@ -253,23 +253,23 @@ describe("a re-encryption that fails", () => {
   });
 });
 
-it("the queue is bounded: what does not fit waits for its next read", async () => {
+it("a record that does not fit in the queue waits for its next read", async () => {
   const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
-  const { inner, store, heard } = await rotated(keys);
+  const { inner, store, emitted } = await rotated(keys);
   expect(await store.getMany(keys)).toHaveLength(1_500);
   await store.settled();
-  expect(heard.length).toBeLessThan(1_500);
-  expect(heard.length).toBeGreaterThanOrEqual(1_000);
+  expect(emitted.length).toBeLessThan(1_500);
+  expect(emitted.length).toBeGreaterThanOrEqual(1_000);
   await store.getMany(keys);
   await store.settled();
   for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe("new");
 });
 
-describe("between two batches", () => {
+describe("lazy re-encryption, between two batches,", () => {
   async function reading() {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
-    // Sealing the first takes long enough for the longest rest there is.
+    // Encrypting the first record takes long enough for the longest pause.
     const large = marker.padEnd(2 ** 22, "x");
     const keys = Array.from({ length: 40 }, (_, index) => `key ${index}`);
     const writer = new EncryptedStore(inner, { keys: before });
@@ -283,18 +283,18 @@ describe("between two batches", () => {
       for (let turn = 0; turn < 50; turn++) await new Promise((resolve) => setImmediate(resolve));
       return count;
     };
-    /** Whether the rest of a second cannot be over yet. */
-    const isResting = () => performance.now() - readAtMs < 1_000;
-    return { writer, store, heard: listen(store), countAfterTurns, isResting };
+    /** Returns whether the pause of one second cannot be over yet. */
+    const isPausing = () => performance.now() - readAtMs < 1_000;
+    return { writer, store, emitted: listen(store), countAfterTurns, isPausing };
   }
 
-  it("it rests, so that reads go before it, until somebody waits", async () => {
+  it("pauses for reads, until settled() is called", async () => {
     let round: Awaited<ReturnType<typeof reading>>;
     let first: number;
     do {
       round = await reading();
       first = await round.countAfterTurns();
-    } while (!round.isResting());
+    } while (!round.isPausing());
     expect(first).toBeGreaterThan(0);
     expect(first).toBeLessThan(40);
     const { store, countAfterTurns } = round;
@@ -303,23 +303,23 @@ describe("between two batches", () => {
     await settling;
   });
 
-  it("it takes up what a record holds at its last read, where it was written anew", async () => {
-    // Again on a machine that was too busy to write during the rest.
+  it("replaces a queued record by its last read, if the record was written again", async () => {
+    // Repeated if the machine was too busy to write during the pause.
     let round: Awaited<ReturnType<typeof reading>>;
     do {
       round = await reading();
       await round.countAfterTurns();
       await round.writer.set("key 39", "another value");
       expect(await round.store.get("key 39")).toBe("another value");
-    } while (!round.isResting());
-    const { store, heard } = round;
+    } while (!round.isPausing());
+    const { store, emitted } = round;
     await store.settled();
-    expect(heard.filter(({ event }) => event !== "reencrypted")).toEqual([]);
-    expect(heard.map(({ key }) => key)).toContain("key 39");
+    expect(emitted.filter(({ event }) => event !== "reencrypted")).toEqual([]);
+    expect(emitted.map(({ key }) => key)).toContain("key 39");
     expect(await store.get("key 39")).toBe("another value");
   });
 
-  it("it takes no rest while somebody waits", async () => {
+  it("does not pause while settled() waits", async () => {
     const { store, countAfterTurns } = await reading();
     const settling = store.settled();
     expect(await countAfterTurns()).toBe(40);
@@ -327,7 +327,7 @@ describe("between two batches", () => {
   });
 });
 
-it("a ring that changes between the read and the replacement decides", async () => {
+it("a record is re-encrypted under the keyring that is in use at its replacement", async () => {
   const { before, promoted } = rotation();
   const third = promoted.add({ id: "third" }).promote("third");
   const inner = new WatchedStore();
@@ -345,11 +345,11 @@ it("a ring that changes between the read and the replacement decides", async () 
   expect(keyIdIn(await inner.get("key"))).toBe("third");
 });
 
-describe("stores that cannot replace atomically", () => {
+describe("a store that cannot replace atomically", () => {
   it.each([
     ["Keyv 6", () => new KeyvMemoryAdapter(new Map())],
     ["Keyv 5", () => new LeastKeyv5Adapter()],
-  ] as const)("are left alone, and refuse when asked: %s", async (_, open) => {
+  ] as const)('is not re-encrypted by default, and refuses reencrypt: "on-read": %s', async (_, open) => {
     const { before, promoted } = rotation();
     const inner = open();
     await new EncryptedStore(inner, { keys: before }).set("key", value);
@@ -362,16 +362,16 @@ describe("stores that cannot replace atomically", () => {
     );
   });
 
-  it("re-seal when that is chosen by its name, with the expiry kept", async () => {
+  it('is re-encrypted with reencrypt: "on-read-may-undo-writes", and keeps its expiries', async () => {
     const { before, promoted } = rotation();
     const inner = new KeyvMemoryAdapter(new Map());
     const expires = Date.now() + 3_600_000;
     await new EncryptedStore(inner, { keys: before }).set("key", value, expires);
     const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read-may-undo-writes" });
-    const heard = listen(store);
+    const emitted = listen(store);
     expect(await store.get("key")).toBe(value);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypted", from: "old", to: "new" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypted", from: "old", to: "new" }]);
     vi.useFakeTimers({ toFake: ["Date"], now: expires });
     try {
       expect(await store.get("key")).toBeUndefined();
@@ -381,9 +381,9 @@ describe("stores that cannot replace atomically", () => {
   });
 });
 
-describe("re-encryption that may undo writes undoes none of the same store", () => {
-  /** A store without replace, in which something happens while a re-encryption is on its way. */
-  class Meddled extends KeyvMemoryAdapter {
+describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same store:', () => {
+  /** A store without replace(), which calls a test in the middle of a re-encryption. */
+  class InterruptedStore extends KeyvMemoryAdapter {
     afterComparing: (() => unknown) | undefined;
     beforeReplacing: (() => unknown) | undefined;
 
@@ -394,9 +394,9 @@ describe("re-encryption that may undo writes undoes none of the same store", () 
     }
 
     override async set(key: string, given: unknown, expires?: number) {
-      const meddle = this.beforeReplacing;
+      const interrupt = this.beforeReplacing;
       this.beforeReplacing = undefined;
-      await meddle?.();
+      await interrupt?.();
       return await super.set(key, given, expires);
     }
   }
@@ -411,40 +411,40 @@ describe("re-encryption that may undo writes undoes none of the same store", () 
     ["clear", (store) => store.clear(), undefined],
   ];
 
-  async function meddled() {
+  async function withInterruptions() {
     const { before, promoted } = rotation();
-    const inner = new Meddled(new Map());
+    const inner = new InterruptedStore(new Map());
     await new EncryptedStore(inner, { keys: before }).set("key", value);
     const store = new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read-may-undo-writes" });
-    return { inner, store, heard: listen(store) };
+    return { inner, store, emitted: listen(store) };
   }
 
-  it.each(writes)("%s between comparing and replacing", async (_, write, expected) => {
-    const { inner, store, heard } = await meddled();
+  it.each(writes)("%s is called between comparing and replacing", async (_, write, expected) => {
+    const { inner, store, emitted } = await withInterruptions();
     inner.afterComparing = () => write(store);
     expect(await store.get("key")).toBe(value);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypt:conflict" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
     expect(await store.get("key")).toBe(expected);
   });
 
-  it.each(writes)("%s while it replaces", async (_, write, expected) => {
-    const { inner, store, heard } = await meddled();
+  it.each(writes)("%s is called while it replaces", async (_, write, expected) => {
+    const { inner, store, emitted } = await withInterruptions();
     let writing: Promise<unknown> | undefined;
     inner.beforeReplacing = async () => {
       writing = write(store);
-      // Long enough for the write to arrive first, if it does not wait.
+      // Long enough for the write to arrive first if it did not wait.
       for (let turn = 0; turn < 5; turn++) await nextTurn();
     };
     expect(await store.get("key")).toBe(value);
     await store.settled();
     await writing;
-    expect(heard).toMatchObject([{ event: "reencrypted" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypted" }]);
     expect(await store.get("key")).toBe(expected);
   });
 
-  it("a write that was under way before it compared, and arrives after", async () => {
-    const { inner, store } = await meddled();
+  it("a set began before comparing and arrives after it", async () => {
+    const { inner, store } = await withInterruptions();
     const arrives = Promise.withResolvers<void>();
     inner.beforeReplacing = () => arrives.promise;
     const writing = store.set("key", next);
@@ -458,18 +458,18 @@ describe("re-encryption that may undo writes undoes none of the same store", () 
   });
 });
 
-describe("foreign formats", () => {
-  it("plaintext is sealed behind the read, with the expiry that Keyv wrote", async () => {
+describe("lazy re-encryption of foreign formats", () => {
+  it("encrypts plaintext after the read, with the expiry that Keyv wrote", async () => {
     const inner = new WatchedStore();
     const expires = Date.now() + 3_600_000;
     const text = JSON.stringify({ value, expires });
-    // The backend was told nothing of the expiry.
+    // The backend has no expiry for the record.
     await inner.set("key", text);
     const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [plaintext()] });
-    const heard = listen(store);
+    const emitted = listen(store);
     expect(await store.get("key")).toBe(text);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypted", from: "plaintext", to: "k1" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypted", from: "plaintext", to: "k1" }]);
     expect(keyIdIn(await inner.get("key"))).toBe("k1");
     expect(await store.get("key")).toBe(text);
     vi.useFakeTimers({ toFake: ["Date"], now: expires });
@@ -480,7 +480,7 @@ describe("foreign formats", () => {
     }
   });
 
-  it("AES-GCM as @keyv/encrypt-node writes it is sealed behind the read", async () => {
+  it("encrypts AES-GCM of @keyv/encrypt-node after the read", async () => {
     const passphrase = randomBytes(16).toString("hex");
     const iv = randomBytes(12);
     const cipher = createCipheriv("aes-256-gcm", createHash("sha256").update(passphrase).digest(), iv);
@@ -498,43 +498,43 @@ describe("foreign formats", () => {
 
   it.each([
     ["an ill-formed text", { value: "\ud800" }],
-    ["an expiry that is no number", { value, expires: Number.NaN }],
-  ])("are sealed behind the read, except one of the batch that cannot be: %s", async (_, content) => {
+    ["an expiry that is not a number", { value, expires: Number.NaN }],
+  ])("encrypts the other records of a batch after the read, if one cannot be encrypted: %s", async (_, content) => {
     const inner = new WatchedStore();
     const keys = ["one", "two", "bad", "three", "four"];
     await inner.setMany(keys.map((key) => ({ key, value: `old:${key}` })));
     const old = { name: "old", read: (stored: unknown) => (stored === "old:bad" ? content : { value }) };
     const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [old] });
-    const heard = listen(store);
-    // It is told once: by the read where that can tell, or else by an event.
-    const told: unknown[] = [];
+    const emitted = listen(store);
+    // The failure is reported once: by the read if that detects it, otherwise by an event.
+    const reported: unknown[] = [];
     await store.getMany(keys).catch((error: unknown) => {
-      if (error instanceof KeywardError) told.push(...(error.errors ?? []));
+      if (error instanceof KeywardError) reported.push(...(error.errors ?? []));
     });
     await store.settled();
-    told.push(...heard.filter(({ event }) => event === "reencrypt:error"));
-    expect(told).toMatchObject([{ key: "bad" }]);
-    expect(heard.flatMap(({ event, key }) => (event === "reencrypted" ? [key] : [])).sort()).toEqual(
+    reported.push(...emitted.filter(({ event }) => event === "reencrypt:error"));
+    expect(reported).toMatchObject([{ key: "bad" }]);
+    expect(emitted.flatMap(({ event, key }) => (event === "reencrypted" ? [key] : [])).sort()).toEqual(
       keys.filter((key) => key !== "bad").sort(),
     );
     for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe(key === "bad" ? "" : "k1");
     expect(await inner.get("bad")).toBe("old:bad");
   });
 
-  it("are sealed under a primary that is called as they are", async () => {
+  it("encrypts a record if the primary has the same name as its format", async () => {
     const inner = new WatchedStore();
     const text = JSON.stringify({ value });
     await inner.set("key", text);
     const store = new EncryptedStore(inner, { keys: newRing("plaintext"), accept: [plaintext()] });
-    const heard = listen(store);
+    const emitted = listen(store);
     expect(await store.get("key")).toBe(text);
     await store.settled();
-    expect(heard).toMatchObject([{ event: "reencrypted", key: "key", to: "plaintext" }]);
+    expect(emitted).toMatchObject([{ event: "reencrypted", key: "key", to: "plaintext" }]);
     expect(keyIdIn(await inner.get("key"))).toBe("plaintext");
     expect(await store.get("key")).toBe(text);
   });
 
-  it("stay as they are under a ring without keys", async () => {
+  it("leaves records unchanged if the keyring has no keys", async () => {
     const inner = new MemoryStore();
     const text = JSON.stringify({ value });
     await inner.set("key", text);

@@ -7,25 +7,25 @@ import { newRing } from "../rings.ts";
 import { marker } from "../secrets.ts";
 import { LeastKeyv5Adapter } from "./inner-stores.ts";
 
-// What has one namespace at a time.
+// Stores that have one namespace at a time.
 const inners = {
   KeyvMemoryAdapter: () => new KeyvMemoryAdapter(new Map()),
   KeyvBridgeAdapter: () => new KeyvBridgeAdapter(new LeastKeyv5Adapter()),
   MemoryStore: () => new MemoryStore(),
 } as const;
 
-// What Keyv puts the namespace in front of the keys of.
+// Stores for which Keyv puts the namespace in front of each key.
 const prefixed = {
   Map: () => new Map<string, unknown>(),
   "Keyv 5 adapter": () => new LeastKeyv5Adapter(),
 } as const;
 
 describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
-  it("namespaces that cannot mix are kept apart", async () => {
+  it("namespaces that cannot mix are separated", async () => {
     const inner = open();
     const keys = newRing();
     const keyvs = ["a", "b", "aa", ":a"].map((namespace) => createKeyv({ store: inner, keys, namespace }));
-    // Before any of them is used, and afterwards, in turn.
+    // In the first round no namespace is in use, in the second round all are.
     for (const round of [1, 2]) {
       for (const keyv of keyvs) await keyv.set("key", `${marker}${keyv.namespace} ${round}`);
       for (const keyv of keyvs) expect(await keyv.get("key")).toBe(`${marker}${keyv.namespace} ${round}`);
@@ -52,7 +52,7 @@ describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
   });
 });
 
-it("a Map under two namespaces iterates over and clears each for itself", async () => {
+it("a Map with two namespaces iterates over and clears each of them separately", async () => {
   const map = new Map<string, unknown>();
   const keys = newRing();
   const [a, b] = ["a", "b"].map((namespace) => createKeyv({ store: map, keys, namespace }));
@@ -65,8 +65,8 @@ it("a Map under two namespaces iterates over and clears each for itself", async 
   expect([...map.keys()]).toEqual(["b::two"]);
 });
 
-describe("a namespace", () => {
-  it("that is set and not used leaves the adapter to others", async () => {
+describe("the namespace of a store", () => {
+  it("does not occupy the adapter before it is used", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];
@@ -79,7 +79,7 @@ describe("a namespace", () => {
     expect(await one.get("key")).toBe(`${marker}x`);
   });
 
-  it("that is in use cannot be changed, and the records stay where they are", async () => {
+  it("cannot be changed while it is in use, and its records stay in it", async () => {
     const map = new Map<string, unknown>();
     const store = new EncryptedStore(map, { keys: newRing() });
     store.namespace = "a";
@@ -91,7 +91,7 @@ describe("a namespace", () => {
     expect([...map.keys()]).toEqual(["a::key"]);
   });
 
-  it("is free for others once its users have disconnected", async () => {
+  it("does not occupy the adapter after its users have disconnected", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const users = [1, 2].map(() => createKeyv({ store: inner, keys, namespace: "a" }));
@@ -106,7 +106,7 @@ describe("a namespace", () => {
     for (const user of users) await expectRefusal(user.get("key"), "NAMESPACE_CONFLICT");
   });
 
-  it("that another changes on the adapter is noticed", async () => {
+  it("cannot be changed on the adapter without an error", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keyv = createKeyv({ store: inner, keys: newRing(), namespace: "a" });
     await keyv.set("key", 1);
@@ -120,7 +120,7 @@ describe("a namespace", () => {
     ["MemoryStore", () => new MemoryStore()],
     ["Map", () => new Map<string, unknown>()],
     ["KeyvMemoryAdapter", () => new KeyvMemoryAdapter(new Map())],
-  ])("that sanitize changes is used as Keyv uses it, over a %s", async (_, open) => {
+  ])("is used as Keyv sanitizes it, over a %s", async (_, open) => {
     const sanitize = { namespace: true } as const;
     const plain = new Map<string, unknown>();
     const bare = new Keyv({ store: plain, namespace: "../te;nant", sanitize });
@@ -140,7 +140,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     ["a", "b"],
     ["", "b"],
     ["a", ""],
-  ])("a second namespace is refused: %j, then %j", async (first, second) => {
+  ])("stores cannot use two namespaces: %j, then %j", async (first, second) => {
     const inner = open();
     const keys = newRing();
     const one = new EncryptedStore(inner, { keys });
@@ -154,7 +154,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     expect(await one.get("key")).toBe(`${marker}one`);
   });
 
-  it("a second namespace through Keyv is refused", async () => {
+  it("Keyv cannot use a second namespace", async () => {
     const inner = open();
     const keys = newRing();
     const one = new Keyv({ store: new EncryptedStore(inner, { keys }), namespace: "one" });
@@ -166,7 +166,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     expect(await one.get("key")).toBe(1);
   });
 
-  it("the same namespace may be used by several", async () => {
+  it("several stores may use the same namespace", async () => {
     const inner = open();
     const keys = newRing();
     const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];
@@ -177,8 +177,8 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
   });
 });
 
-describe("views", () => {
-  it("of one store do not conflict", async () => {
+describe("views of a store", () => {
+  it("do not conflict with each other", async () => {
     const store = new MemoryStore();
     const keys = newRing();
     const flows = createKeyv({ store, keys, namespace: "flows" });
@@ -198,7 +198,7 @@ describe("views", () => {
     ]);
   });
 
-  it("handed to createKeyv without a namespace keep their own", async () => {
+  it("keep their namespace if createKeyv is called without one", async () => {
     const store = new MemoryStore();
     const keys = newRing();
     const flows = createKeyv({ store: store.namespaced("flows"), keys });
@@ -209,7 +209,7 @@ describe("views", () => {
     expect(await flows.get("key")).toBe("flows");
   });
 
-  it("with an adapter's own namespace keep it", async () => {
+  it("keep the namespace of their adapter", async () => {
     const map = new Map<string, unknown>();
     const keyv = createKeyv({ store: new KeyvMemoryAdapter(map, { namespace: "own" }), keys: newRing() });
     await keyv.set("key", 1);
@@ -218,7 +218,7 @@ describe("views", () => {
   });
 });
 
-describe("a record that was moved", () => {
+describe("a record that an attacker has moved", () => {
   async function moved(from: { namespace: string; key: string }, to: { namespace: string; key: string }) {
     const store = new MemoryStore();
     const keys = newRing();
@@ -258,13 +258,13 @@ describe("a record that was moved", () => {
       { namespace: "", key: "one" },
       { namespace: "", key: "one\0" },
     ],
-  ])("from %j to %j does not open", async (from, to) => {
+  ])("cannot be decrypted: from %j to %j", async (from, to) => {
     const store = await moved(from, to);
     await expectRefusal(store.get(to.key), "RECORD_TAMPERED");
     await expectRefusal(store.has(to.key), "RECORD_TAMPERED");
   });
 
-  it("to another scope does not open", async () => {
+  it("cannot be decrypted in another scope", async () => {
     const keys = newRing();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys, scope: "billing" }).set("key", `${marker}x`);
@@ -286,7 +286,7 @@ describe("the namespace of the reserved space", () => {
     }).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("cannot be brought along by an adapter", async () => {
+  it("cannot be the namespace of an adapter", async () => {
     const inner = new MemoryStore().namespaced("\0keyward");
     await expectRefusal(async () => {
       await new EncryptedStore(inner, { keys: newRing() }).set("check", `${marker}x`);

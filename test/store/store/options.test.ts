@@ -5,7 +5,8 @@ import {
   EncryptedStore,
   type EncryptedStoreOptions,
   type EncryptedStoreOrKeyv,
-  filePlace,
+  fileLocation,
+  forbidPlaintext,
   type KeyProvider,
   Keyring,
   type NamedStores,
@@ -20,8 +21,7 @@ import {
   rollBackRotation,
   rotateKey,
   rotationStatus,
-  sealNamespace,
-  storePlace,
+  storeLocation,
   wrappedKeys,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
@@ -34,15 +34,15 @@ import { LeastKeyv5Adapter } from "./inner-stores.ts";
 
 const value = `${marker}value`;
 
-/** Calls as code without types does. */
+/** Calls a function as code without types can. */
 function untyped(call: unknown, ...given: readonly unknown[]): unknown {
-  if (typeof call !== "function") throw new Error("this is no function");
+  if (typeof call !== "function") throw new Error("this is not a function");
   return Reflect.apply(call, undefined, [...given]);
 }
 
 const misspelt = { misspelt: 1 };
 
-/** Each call with one option that there is not. */
+/** A call of each function with an unknown option. */
 const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider) => unknown>> = {
   createKeyv: (_, keys) => untyped(createKeyv, { store: new Map(), keys, ...misspelt }),
   EncryptedStore: (_, keys) => Reflect.construct(EncryptedStore, [new Map(), { keys, ...misspelt }]),
@@ -52,7 +52,7 @@ const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider)
   reencrypt: (store) => untyped(reencrypt, store, misspelt),
   census: (store) => untyped(census, store, misspelt),
   retireKey: (store, keys) => untyped(retireKey, keys, { a: store }, "old", misspelt),
-  sealNamespace: (store, keys) => untyped(sealNamespace, keys, { a: store }, "flows", misspelt),
+  forbidPlaintext: (store, keys) => untyped(forbidPlaintext, keys, { a: store }, "flows", misspelt),
   ...Object.fromEntries(
     Object.entries({ rotateKey, planRotation, rollBackRotation, rotationStatus, revocationCost, revokeKey }).map(
       ([name, call]) => [
@@ -67,14 +67,14 @@ const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider)
   "the option reencrypt": (store, keys) =>
     untyped(rotateKey, keys, { stores: { a: store }, graceMs: 0, unregistered: { waitMs: 0 }, reencrypt: misspelt }),
   newKey: () => Reflect.apply(Keyring.prototype.add, newRing(), [misspelt]),
-  wrappedKeys: () => untyped(wrappedKeys, {}, storePlace(new MemoryStore()), misspelt),
-  filePlace: () => untyped(filePlace, "keyring", misspelt),
+  wrappedKeys: () => untyped(wrappedKeys, {}, storeLocation(new MemoryStore()), misspelt),
+  fileLocation: () => untyped(fileLocation, "keyring", misspelt),
   plaintext: () => untyped(plaintext, misspelt),
   aesGcm: () => untyped(aesGcm, { key: "k", layout: "iv-tag-ciphertext", ...misspelt }),
 };
 
-describe("an option that there is not is refused by name, before anything is done", () => {
-  it.each(Object.entries(takers))("%s", async (_, call) => {
+describe("an unknown option is refused by name, before anything is done,", () => {
+  it.each(Object.entries(takers))("%s refuses it", async (_, call) => {
     const keys = new TestKeys(rotation().promoted);
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys });
@@ -87,7 +87,7 @@ describe("an option that there is not is refused by name, before anything is don
     expect(keys.watchers).toBe(0);
   });
 
-  it("and what is no object is refused as well", async () => {
+  it("createKeyv and EncryptedStore refuse options that are not an object", async () => {
     const ring = newRing();
     await expectRefusal(() => untyped(createKeyv), "VALUE_INVALID");
     await expectRefusal(() => Reflect.construct(EncryptedStore, [new Map()]), "VALUE_INVALID");
@@ -95,7 +95,7 @@ describe("an option that there is not is refused by name, before anything is don
   });
 });
 
-describe("an option that cannot be what it is is refused, before anything is done", () => {
+describe("an invalid value of an option is refused, before anything is done,", () => {
   it.each<object>([
     { accept: plaintext() },
     { accept: null },
@@ -110,13 +110,13 @@ describe("an option that cannot be what it is is refused, before anything is don
     { serialization: { parse: JSON.parse } },
     { compression: {} },
     { compression: "gzip" },
-  ])("%o", async (option) => {
+  ])("createKeyv refuses %o", async (option) => {
     const keys = new TestKeys(newRing());
     await expectRefusal(() => untyped(createKeyv, { store: new Map(), keys, ...option }), "VALUE_INVALID");
     expect(keys.watchers).toBe(0);
   });
 
-  it("of an EncryptedStore and of aesGcm", async () => {
+  it("EncryptedStore and aesGcm refuse it", async () => {
     const keys = newRing();
     await expectRefusal(() => Reflect.construct(EncryptedStore, [new Map(), { keys, decode: 5 }]), "VALUE_INVALID");
     for (const layout of [undefined, "iv-tag", null])
@@ -127,16 +127,16 @@ describe("an option that cannot be what it is is refused, before anything is don
     );
   });
 
-  it("and null is none where Keyv takes it for none", async () => {
+  it("createKeyv treats null like an omitted option, as Keyv does", async () => {
     const none = { serialization: null, compression: null };
     const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
-    if (!(keyv instanceof Keyv)) throw new Error("no Keyv");
+    if (!(keyv instanceof Keyv)) throw new Error("createKeyv did not return a Keyv");
     await keyv.set("key", value);
     expect(await keyv.get("key")).toBe(value);
   });
 });
 
-describe("what is no store is refused", () => {
+describe("the option store", () => {
   it.each([
     ["an empty object", () => ({})],
     ["a list", () => []],
@@ -144,21 +144,21 @@ describe("what is no store is refused", () => {
     ["a class", () => MemoryStore],
     ["a Set", () => new Set()],
     ["a Keyv", () => new Keyv()],
-    ["a Keyv of createKeyv", () => createKeyv({ store: new Map(), keys: newRing() })],
-  ])("%s", async (_, make) => {
+    ["a Keyv that createKeyv made", () => createKeyv({ store: new Map(), keys: newRing() })],
+  ])("cannot be %s", async (_, make) => {
     const given = make();
     await expectRefusal(() => Reflect.construct(EncryptedStore, [given, { keys: newRing() }]), "STORE_INVALID");
     await expectRefusal(() => untyped(createKeyv, { store: given, keys: newRing() }), "STORE_INVALID");
   });
 
-  it("what has no more than the four methods of a Keyv 5 adapter is one", async () => {
+  it("may be an object with only the four methods of a Keyv 5 adapter", async () => {
     const keyv = createKeyv({ store: new LeastKeyv5Adapter(), keys: newRing() });
     await keyv.set("key", value);
     expect(await keyv.get("key")).toBe(value);
   });
 });
 
-/** What the tools do with one store, or with it under a name. */
+/** A call of each tool, with one store or with a store under a name. */
 const tools: Readonly<
   Record<string, (store: EncryptedStoreOrKeyv, stores: NamedStores, keys: KeyProvider) => Promise<unknown>>
 > = {
@@ -168,9 +168,9 @@ const tools: Readonly<
   reencrypt: async (store) => (await reencrypt(store)).reencrypted,
   retireKey: async (_, stores, keys) => {
     for (const store of Object.values(stores)) await reencrypt(store);
-    return (await retireKey(keys, stores, "old")).ring.generation;
+    return (await retireKey(keys, stores, "old")).keyring.generation;
   },
-  sealNamespace: async (_, stores, keys) => (await sealNamespace(keys, stores, "flows")).generation,
+  forbidPlaintext: async (_, stores, keys) => (await forbidPlaintext(keys, stores, "flows")).generation,
   planRotation: async (_, stores, keys) =>
     (await planRotation(keys, { stores, graceMs: 0, unregistered: { waitMs: 0 } })).steps.length,
   rotationStatus: (_, stores, keys) => rotationStatus(keys, { stores }),
@@ -203,7 +203,7 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
     return { inner, keys: new TestKeys(promoted) };
   }
 
-  it("takes what createKeyv made as it takes its store", async () => {
+  it("accepts a Keyv that createKeyv made, with the same outcome as for its store", async () => {
     const [one, other] = [await withRecord(), await withRecord()];
     const keyv = createKeyv({ store: one.inner, keys: one.keys });
     const store = new EncryptedStore(other.inner, { keys: other.keys });
@@ -219,7 +219,7 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
     ["an object", () => ({})],
     ["null", () => null],
     ["nothing", () => undefined],
-  ])("says what to pass instead of %s", async (name, make) => {
+  ])("refuses %s with a hint about what to pass", async (name, make) => {
     const { keys } = await withRecord();
     const given = make();
     const isRaw = name === "an object" && (tool === tools["census"] || tool === tools["rangesOf"]);
@@ -235,16 +235,16 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
 describe("stores by name", () => {
   it.each([
     ["a Keyv", () => new Keyv()],
-    ["what createKeyv made", () => createKeyv({ store: new Map(), keys: newRing() })],
-    ["a store", () => new EncryptedStore(new Map(), { keys: newRing() })],
+    ["a single Keyv that createKeyv made", () => createKeyv({ store: new Map(), keys: newRing() })],
+    ["a single store", () => new EncryptedStore(new Map(), { keys: newRing() })],
     ["a list", () => [new EncryptedStore(new Map(), { keys: newRing() })]],
     ["null", () => null],
     ["nothing", () => undefined],
-  ])("are refused when they are %s", async (_, make) => {
+  ])("cannot be %s", async (_, make) => {
     const keys = new TestKeys(rotation().promoted);
     const stores = make();
     await expectRefusal(() => untyped(retireKey, keys, stores, "old"), "VALUE_INVALID");
-    await expectRefusal(() => untyped(sealNamespace, keys, stores, "flows"), "VALUE_INVALID");
+    await expectRefusal(() => untyped(forbidPlaintext, keys, stores, "flows"), "VALUE_INVALID");
     for (const call of [rotateKey, planRotation, rollBackRotation, rotationStatus, revocationCost]) {
       await expectRefusal(
         () => untyped(call, keys, { stores, graceMs: 0, unregistered: { waitMs: 0 } }),
@@ -255,8 +255,8 @@ describe("stores by name", () => {
   });
 });
 
-describe("what code without types leaves out", () => {
-  it.each([undefined, null, 5, {}])("is refused where a text belongs: %j", async (given) => {
+describe("a wrong argument from code without types", () => {
+  it.each([undefined, null, 5, {}])("is refused instead of a string: %j", async (given) => {
     const keys = new TestKeys(rotation().promoted);
     const stores = { flows: new EncryptedStore(new MemoryStore(), { keys }) };
     const alone = { stores, graceMs: 0, unregistered: { waitMs: 0 } };
@@ -270,12 +270,12 @@ describe("what code without types leaves out", () => {
     expect(keys.saves).toBe(0);
   });
 
-  it.each([undefined, null, 5, {}])("is refused where a store belongs: %j", async (given) => {
-    await expectRefusal(() => untyped(storePlace, given), "STORE_INVALID");
+  it.each([undefined, null, 5, {}])("is refused instead of a store: %j", async (given) => {
+    await expectRefusal(() => untyped(storeLocation, given), "STORE_INVALID");
   });
 });
 
-it("every option of an EncryptedStore reaches it through createKeyv", async () => {
+it("createKeyv passes every option of an EncryptedStore to it", async () => {
   const inner = new MemoryStore();
   const keys = newRing();
   const options: Required<Omit<EncryptedStoreOptions, "decode">> = {
@@ -302,7 +302,7 @@ it("every option of an EncryptedStore reaches it through createKeyv", async () =
   await keyv.disconnect();
 });
 
-it("options from a class or a prototype count as those of the object itself, through createKeyv too", async () => {
+it("EncryptedStore and createKeyv use options that an object inherits from a class or prototype", async () => {
   class Settings {
     readonly store = new MemoryStore();
     readonly keys = newRing();

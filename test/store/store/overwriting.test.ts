@@ -29,8 +29,8 @@ async function withBroken(keys: readonly string[]) {
   return { inner, store, mend };
 }
 
-describe("a record that could not be opened", () => {
-  it("is not written over, whichever way it was read and is written", async () => {
+describe("a record that could not be read", () => {
+  it("is not overwritten, by any write and after any read", async () => {
     const reads = [
       ["RECORD_TAMPERED", (store: EncryptedStore) => store.get("bad")],
       ["RECORD_TAMPERED", (store: EncryptedStore) => store.has("bad")],
@@ -48,7 +48,7 @@ describe("a record that could not be opened", () => {
       const before = await contentOf(inner);
       const error = await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
       expect(error).toMatchObject({ key: "bad", errors: [{ code: "RECORD_TAMPERED" }] });
-      // An expiry that has passed deletes: that is writing over, too.
+      // A write with an expiry in the past deletes the record, which counts as overwriting it.
       await expectRefusal(store.set("bad", value, 1), "OVERWRITE_REFUSED");
       await expectRefusal(
         store.setMany([
@@ -72,7 +72,7 @@ describe("a record that could not be opened", () => {
     expect(error.errors?.map(({ key }) => key)).toEqual(["bad 1", "bad 2"]);
   });
 
-  it("is written over once it is mended", async () => {
+  it("is overwritten after it was restored", async () => {
     const { store, mend } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
@@ -81,11 +81,11 @@ describe("a record that could not be opened", () => {
     expect(await store.get("bad")).toBe(`${value}2`);
   });
 
-  it("is written over once the ring opens it", async () => {
+  it("is overwritten after the keyring can decrypt it", async () => {
     const { before, promoted } = rotation();
     const other = guardMaterial(before.add({ id: "other" }).promote("other"));
     const inner = new Map<string, unknown>();
-    // Without a reserved space there is no check record: the guard alone protects.
+    // The store has no reserved space, so there is no check record, and only the overwrite guard protects the record.
     await new EncryptedStore(inner, { keys: promoted }).set("key", value);
     const keys = new TestKeys(other);
     const store = new EncryptedStore(inner, { keys });
@@ -96,7 +96,7 @@ describe("a record that could not be opened", () => {
     expect(await store.get("key")).toBe(`${value}2`);
   });
 
-  it("is refused with the name of the store, what is missing and what is at hand", async () => {
+  it("makes the write fail with the name of the store, the missing key and the available keys", async () => {
     const inner = new Map<string, unknown>();
     await new EncryptedStore(inner, { keys: newRing("first") }).setMany([
       { key: "a", value },
@@ -106,12 +106,12 @@ describe("a record that could not be opened", () => {
     await expectRefusal(store.getMany(["a", "b"]), "RECORDS_UNREADABLE");
     const entries = ["a", "b", "c"].map((key) => ({ key, value }));
     expect((await expectRefusal(store.setMany(entries), "OVERWRITE_REFUSED")).message).toBe(
-      "Nothing was written: 2 of 2 records to overwrite in Map cannot be opened " +
+      "Nothing was written: 2 of 2 records to overwrite in Map cannot be read " +
         '(KEY_UNKNOWN for key "first"). This process has only key "second"',
     );
   });
 
-  it("is given up by name, once", async () => {
+  it("is overwritten once after allowOverwrite()", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     store.allowOverwrite("bad");
@@ -124,7 +124,7 @@ describe("a record that could not be opened", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("is given up by a delete, a deleteMany or a clear", async () => {
+  it("is overwritten after a delete, a deleteMany or a clear", async () => {
     const removals = [
       (store: EncryptedStore) => store.delete("bad"),
       (store: EncryptedStore) => store.deleteMany(["bad"]),
@@ -140,7 +140,7 @@ describe("a record that could not be opened", () => {
     }
   });
 
-  it("stays guarded, and given up by name, where the store did not do what it was asked", async () => {
+  it("stays protected, or allowed to be overwritten, if the store did not carry out the operation", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     for (const method of ["set", "setMany", "delete", "deleteMany"]) Reflect.set(inner, method, () => false);
@@ -157,7 +157,7 @@ describe("a record that could not be opened", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("stays guarded where a write that has expired already did not remove it", async () => {
+  it("stays protected if a write with an expiry in the past did not delete it", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     for (const method of ["delete", "deleteMany"]) Reflect.set(inner, method, () => false);
@@ -170,7 +170,7 @@ describe("a record that could not be opened", () => {
     }
   });
 
-  it("stays guarded where it was found while a write was on its way, which it may have followed", async () => {
+  it("stays protected if it was read during a write, because it may have been written after it", async () => {
     const { inner, store } = await withBroken([]);
     for (const write of [
       () => store.set("key", value),
@@ -193,7 +193,7 @@ describe("a record that could not be opened", () => {
     }
   });
 
-  it("keeps a permission from outliving the record it was given for", async () => {
+  it("cannot be overwritten by an allowance that was given for an earlier record", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -204,7 +204,7 @@ describe("a record that could not be opened", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("keeps a permission from outliving a clear", async () => {
+  it("cannot be overwritten by an allowance from before a clear", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -216,7 +216,7 @@ describe("a record that could not be opened", () => {
     expect(await inner.get("bad")).toEqual(other);
   });
 
-  it("costs the writes of others nothing", async () => {
+  it("does not delay writes of other records", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     inner.calls.length = 0;
@@ -236,7 +236,7 @@ describe("ten thousand unreadable records and one", () => {
   } as const;
 
   it.each(Object.entries(removals))(
-    "cost writes nothing once they were %s, and are all guarded until then",
+    "are all protected until they are %s, and do not delay writes afterwards",
     async (_, remove) => {
       const inner = new WatchedStore();
       const store = new EncryptedStore(inner, { keys: newRing() });
@@ -253,7 +253,7 @@ describe("ten thousand unreadable records and one", () => {
 });
 
 describe("the check record", () => {
-  it("says which store it is, which key it needs and which are at hand", async () => {
+  it("is reported with the store, the key that it needs and the available keys", async () => {
     const folder = await mkdtemp(join(tmpdir(), "keyward-check-"));
     try {
       const path = join(folder, "sessions.sqlite");
@@ -270,8 +270,8 @@ describe("the check record", () => {
       for (const [keys, message] of cases) {
         const error = await expectRefusal(createKeyv({ store: inner, keys }).set("key", value), "OVERWRITE_REFUSED");
         expect(error.message).toContain(message);
-        // What restores stands before what destroys.
-        expect(error.hint).toMatch(/^Give this process the keyring .* only then, overwriteCheckRecord\(\)/);
+        // The hint begins with restoring, and ends with overwriting.
+        expect(error.hint).toMatch(/^Give this process the keyring .* only then, call overwriteCheckRecord\(\)/);
       }
       const wide = newRing("id0");
       const many = Array.from({ length: 8 }, (_, at) => at + 1).reduce((ring, at) => ring.add({ id: `id${at}` }), wide);
@@ -286,7 +286,7 @@ describe("the check record", () => {
     }
   });
 
-  it("keeps a fresh process with a wrong ring from writing, not from deleting", async () => {
+  it("prevents a new process with the wrong keyring from writing, but not from deleting", async () => {
     const inner = new MemoryStore();
     await createKeyv({ store: inner, keys: newRing("k1"), namespace: "a" }).set("key", value);
     const before = await contentOf(inner);
@@ -297,7 +297,7 @@ describe("the check record", () => {
         await expectRefusal(wrong.set("key", value), "OVERWRITE_REFUSED");
         await expectRefusal(wrong.setMany([{ key: "fresh", value }]), "OVERWRITE_REFUSED");
         await expectRefusal(wrong.encryptedStore.set("fresh", value), "OVERWRITE_REFUSED");
-        // It stays so.
+        // The next write is refused too.
         await expectRefusal(wrong.set("key", value), "OVERWRITE_REFUSED");
         wrong.encryptedStore.allowOverwrite("key");
         await expectRefusal(wrong.set("key", value), "OVERWRITE_REFUSED");
@@ -310,7 +310,7 @@ describe("the check record", () => {
     expect(await contentOf(inner)).toEqual([]);
   });
 
-  it("is founded by exactly one of several processes that begin at once", async () => {
+  it("is created by exactly one of several processes that start together", async () => {
     for (let round = 0; round < 20; round++) {
       const inner = new MemoryStore();
       const stores = Array.from({ length: 4 }, () => new EncryptedStore(inner.namespaced(""), { keys: newRing() }));
@@ -320,7 +320,7 @@ describe("the check record", () => {
     }
   });
 
-  it("is founded by exactly one of several connections to a SQLite file", async () => {
+  it("is created by exactly one of several connections to a SQLite file", async () => {
     const folder = await mkdtemp(join(tmpdir(), "keyward-check-"));
     try {
       for (let round = 0; round < 5; round++) {
@@ -340,7 +340,7 @@ describe("the check record", () => {
     }
   });
 
-  it("keeps scopes that share a backend apart", async () => {
+  it("is separate for each scope in a backend", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     const [billing, support] = ["billing", "support"].map((scope) => new EncryptedStore(inner, { keys: ring, scope }));
@@ -354,7 +354,7 @@ describe("the check record", () => {
   });
 
   it.each([undefined, "flows"])(
-    "keeps another ring out under a scope that is new: founded in scope %s",
+    "prevents another keyring from writing in a new scope: created in scope %s",
     async (scope) => {
       const inner = new MemoryStore();
       const ring = newRing();
@@ -367,17 +367,17 @@ describe("the check record", () => {
       await expectRefusal(stranger.setMany([{ key: "fresh", value }]), "OVERWRITE_REFUSED");
       expect(await contentOf(inner)).toEqual(before);
       expect(await reservedContentOf(inner)).toEqual(check);
-      // The scope is not at fault: under the right ring it is written.
+      // The scope is not the cause: the right keyring can write in it.
       await new EncryptedStore(inner, { keys: ring, scope: "third" }).set("other", value);
       expect(await founder.get("key")).toBe(value);
     },
   );
 
-  it("is the same for a ring that was scoped before it was handed over", async () => {
+  it("is the same for a keyring that was derived for the scope before it was passed", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     await new EncryptedStore(inner, { keys: ring, scope: "billing" }).set("billing", value);
-    // A process that is trusted with one scope gets the scoped ring, and need not know its name.
+    // A process that may use one scope gets the derived keyring, and need not know the name of the scope.
     const trusted = new EncryptedStore(inner, { keys: ring.scope("billing") });
     await trusted.set("billing", `${value}2`);
     const owner = new EncryptedStore(inner, { keys: ring });
@@ -385,7 +385,7 @@ describe("the check record", () => {
     expect(await owner.get("unscoped")).toBe(value);
   });
 
-  it("follows a rotation, so that the old key can go", async () => {
+  it("is re-encrypted by a rotation, so that the old key can be removed", async () => {
     const { before, promoted, after } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: before }).set("key", value);
@@ -398,7 +398,7 @@ describe("the check record", () => {
     await expectRefusal(new EncryptedStore(inner, { keys: before }).set("key", value), "OVERWRITE_REFUSED");
   });
 
-  it("is not taken back by a process that still has the ring from before the promotion", async () => {
+  it("is not re-encrypted under the old key by a process that still has the earlier keyring", async () => {
     const { staged, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("key", value);
@@ -406,7 +406,7 @@ describe("the check record", () => {
     expect(await checkKeyId(inner)).toBe("new");
   });
 
-  it("follows a rotation of rings without generations, as environment variables give them", async () => {
+  it("is re-encrypted by a rotation of keyrings without generations, as environment variables specify them", async () => {
     const [old, next] = [
       Buffer.alloc(32, 0).map((_, index) => index),
       Buffer.alloc(32, 0).map((_, index) => index + 100),
@@ -421,30 +421,30 @@ describe("the check record", () => {
     await new EncryptedStore(inner, { keys: first }).set("key", value);
     const rotating = new EncryptedStore(inner, { keys: both });
     await rotating.set("key", value);
-    // The only record is sealed anew: nothing that a census shows needs the old key.
+    // The only record is re-encrypted: according to a census, no record needs the old key.
     expect(keyIdIn(await inner.get("key"))).toBe("next");
     await new EncryptedStore(inner, { keys: last }).set("key", `${value}2`);
   });
 
-  it("is overwritten only by name", async () => {
+  it("is overwritten only by overwriteCheckRecord()", async () => {
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
     const store = new EncryptedStore(inner, { keys: newRing() });
     await expectRefusal(store.set("key", value), "OVERWRITE_REFUSED");
     await store.overwriteCheckRecord();
     await store.set("other", value);
-    // What this ring cannot read is still guarded once it was met.
+    // A record that this keyring could not read is still protected.
     await expectRefusal(store.get("key"), "KEY_UNKNOWN");
     await expectRefusal(store.set("key", value), "OVERWRITE_REFUSED");
   });
 
-  it("binds lazy re-encryption as it binds writes", async () => {
+  it("prevents lazy re-encryption with the wrong keyring", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: before }).set("left over", value);
     await new EncryptedStore(inner, { keys: promoted }).set("other", value);
     expect(await checkKeyId(inner)).toBe("new");
-    // A ring of its own making, which opens the old key and not the check record.
+    // A keyring that has the old key, but cannot decrypt the check record.
     const stray = guardMaterial(before.add({ id: "stray" }).promote("stray"));
     const store = new EncryptedStore(inner, { keys: stray });
     await expectRefusal(store.set("fresh", value), "OVERWRITE_REFUSED");
@@ -453,7 +453,7 @@ describe("the check record", () => {
     expect(keyIdIn(await inner.get("left over"))).toBe("old");
   });
 
-  it("that was altered refuses all writes", async () => {
+  it("makes all writes fail if it was altered", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     await new EncryptedStore(inner, { keys: ring }).set("key", value);
@@ -467,13 +467,13 @@ describe("the check record", () => {
     }
   });
 
-  it("has a process with a stale ring seal under the ring that it loads meanwhile", async () => {
+  it("makes a process with a stale keyring write under the keyring that it reloads", async () => {
     const { before, after } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: after }).set("founding", value);
     const keys = new TestKeys(before);
     const store = new EncryptedStore(inner, { keys });
-    // It loads its ring before the rotation. To open the check record it asks again, and its key is gone.
+    // The process loads its keyring before the rotation. To decrypt the check record it reloads it, and its key was removed.
     const elsewhere = new MemoryStore();
     await new EncryptedStore(elsewhere, { keys: before }).set("earlier", value);
     await inner.set("earlier", await elsewhere.get("earlier"));

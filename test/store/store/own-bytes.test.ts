@@ -4,22 +4,22 @@ import {
   Keyring,
   type KeyringWrapper,
   reencrypt,
-  storePlace,
+  storeLocation,
   wrappedKeys,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { newRing, rotation } from "../rings.ts";
 
-// A small Buffer of Node is a view of a pool, and its `buffer` shows all that other code had there.
+// A small Buffer of Node.js is a view of a pool, and its `buffer` exposes the bytes of other Buffers.
 
-/** Every array of bytes in what a call is given. */
+/** Every array of bytes in the arguments of a call. */
 function bytesIn(given: unknown): Uint8Array[] {
   if (given instanceof Uint8Array) return [given];
   return typeof given === "object" && given !== null ? Object.values(given).flatMap(bytesIn) : [];
 }
 
-/** A store that writes down the bytes which it and its reserved space are given. */
+/** A store that records the bytes which are passed to it and to its reserved space. */
 function watched(store: MemoryStore, seen: Uint8Array[]): MemoryStore {
   const watch = <Target extends object>(target: Target): Target =>
     new Proxy(target, {
@@ -44,8 +44,8 @@ function expectOwn(seen: readonly Uint8Array[]): void {
   for (const bytes of seen) expect(bytes.buffer.byteLength).toBe(bytes.byteLength);
 }
 
-describe("bytes that leave core are in memory of their own", () => {
-  it("where a store is given records, heartbeats and check records", async () => {
+describe("bytes that core passes on do not share memory with other Buffers", () => {
+  it("stores get their own copy of records, heartbeats and check records", async () => {
     const seen: Uint8Array[] = [];
     const inner = watched(new MemoryStore(), seen);
     const { before, promoted } = rotation();
@@ -64,16 +64,16 @@ describe("bytes that leave core are in memory of their own", () => {
     expectOwn(seen);
   });
 
-  it("where a caller is given bytes", async () => {
+  it("callers get their own copy of a value", async () => {
     const store = new EncryptedStore(new MemoryStore(), { keys: newRing("key") });
     await store.set("key", new Uint8Array(100).fill(7));
     const found = await store.get("key");
     if (!(found instanceof Uint8Array)) throw new Error("no bytes");
-    // Beside the value there is what stands in front of it in the envelope: flags.
+    // The buffer also contains the flags, which precede the value in an envelope.
     expect(found.buffer.byteLength - found.byteLength).toBeLessThan(32);
   });
 
-  it("where a wrapper is given a keyring", async () => {
+  it("key services get their own copy of a keyring", async () => {
     const seen: Uint8Array[] = [];
     const wrapper: KeyringWrapper = {
       wrap: async (document) => {
@@ -82,15 +82,15 @@ describe("bytes that leave core are in memory of their own", () => {
       },
       unwrap: async (wrapped) => new Uint8Array(Buffer.from(wrapped, "base64")),
     };
-    await wrappedKeys(wrapper, storePlace(new MemoryStore())).create(Keyring.generate("key"));
+    await wrappedKeys(wrapper, storeLocation(new MemoryStore())).create(Keyring.generate("key"));
     expectOwn(seen);
   });
 });
 
-it("plaintext does not stay in the pool that all small Buffers share", async () => {
+it("plaintext is not left in the pool that all small Buffers share", async () => {
   const mark = ["PLAIN", "TEXT", "MARK"].join("-");
   const text = `{"password":"${mark}"}`;
-  // Every layout of a plaintext: text and bytes, with and without an expiry and padding.
+  // Every layout of a plaintext: text or bytes, an expiry or none, padding or none.
   for (const inner of [new MemoryStore(), new Map<string, unknown>()]) {
     const keys = newRing("key");
     for (const padding of [{}, { padTo: 64 }]) {

@@ -17,7 +17,7 @@ import { damaged, textOf, WatchedStore } from "./inner-stores.ts";
 
 const value = `${marker}value`;
 
-/** A store with a record "good", and the record under "bad" made from a good one. */
+/** A store with a good record under "good", and a broken copy of it under "bad". */
 async function storeWith(breakIt: (stored: StoredValue, inner: MemoryStore) => unknown, ring = newRing("k1")) {
   const inner = new MemoryStore();
   const store = new EncryptedStore(inner, { keys: ring });
@@ -46,8 +46,8 @@ const broken: Readonly<Record<string, readonly [KeywardErrorCode, (stored: Store
       return bytes.fill(0, 7, 39);
     },
   ],
-  "a cut end": ["RECORD_TAMPERED", (stored) => stored.slice(0, -1)],
-  "nothing but a header": ["RECORD_MALFORMED", () => "kw1.k1."],
+  "its end cut off": ["RECORD_TAMPERED", (stored) => stored.slice(0, -1)],
+  "only a header": ["RECORD_MALFORMED", () => "kw1.k1."],
   "an unknown key": ["KEY_UNKNOWN", (stored) => Buffer.from(textOf(stored).replace(":k1:", ":k2:"), "latin1")],
   "the key __proto__": [
     "KEY_UNKNOWN",
@@ -60,15 +60,15 @@ const broken: Readonly<Record<string, readonly [KeywardErrorCode, (stored: Store
     (stored) => asText(stored).replace("kw1.", `kw${"9".repeat(100)}.`),
   ],
   "padding after base64url": ["RECORD_MALFORMED", (stored) => `${asText(stored)}=`],
-  "a line end after it": ["RECORD_MALFORMED", (stored) => `${asText(stored)}\n`],
+  "a line end after the envelope": ["RECORD_MALFORMED", (stored) => `${asText(stored)}\n`],
   "the binary form as text": ["RECORD_MALFORMED", (stored) => textOf(stored).replace(/[^ -~]/g, "x")],
   "Keyv's plaintext": ["RECORD_NOT_SEALED", () => JSON.stringify({ value })],
   "an empty string": ["RECORD_NOT_SEALED", () => ""],
   "empty bytes": ["RECORD_NOT_SEALED", () => new Uint8Array()],
 };
 
-describe.each(Object.entries(broken))("%s", (_, [code, breakIt]) => {
-  it(`is ${code} for every way to read it`, async () => {
+describe.each(Object.entries(broken))("a record with %s", (_, [code, breakIt]) => {
+  it(`rejects every read with ${code}`, async () => {
     const { inner, store } = await storeWith(breakIt);
     const before = await inner.get("bad");
     const error = await expectRefusal(store.get("bad"), code);
@@ -91,7 +91,7 @@ describe.each(Object.entries(broken))("%s", (_, [code, breakIt]) => {
   });
 });
 
-it("KEY_DISABLED and KEY_MISMATCH", async () => {
+it("a record under a disabled or different key rejects with KEY_DISABLED or KEY_MISMATCH", async () => {
   const { before, disabled } = rotation();
   const inner = new MemoryStore();
   await new EncryptedStore(inner, { keys: before }).set("key", value);
@@ -99,7 +99,7 @@ it("KEY_DISABLED and KEY_MISMATCH", async () => {
   await expectRefusal(new EncryptedStore(inner, { keys: newRing("old") }).get("key"), "KEY_MISMATCH");
 });
 
-it("a batch lists every broken record, each with its own code", async () => {
+it("a batch rejects with an error for each broken record", async () => {
   const { inner, store } = await storeWith(damaged);
   await inner.set("plain", "x");
   await inner.set("later", "kw9.k1.AA");
@@ -111,7 +111,7 @@ it("a batch lists every broken record, each with its own code", async () => {
   ]);
 });
 
-it("an iterator yields all that opens before it throws, and can be left early", async () => {
+it("an iterator yields every readable record before it throws, and can be ended early", async () => {
   const { store } = await storeWith(damaged);
   await store.setMany([
     { key: "z1", value },
@@ -128,7 +128,7 @@ it("an iterator yields all that opens before it throws, and can be left early", 
   }
 });
 
-it("batches reach the store as one call each", async () => {
+it("batches reach the wrapped store as one call each", async () => {
   const inner = new WatchedStore();
   const store = new EncryptedStore(inner, { keys: newRing() });
   const keys = Array.from({ length: 50 }, (_, index) => `key ${index}`);
@@ -146,7 +146,7 @@ it("batches reach the store as one call each", async () => {
 });
 
 describe("foreign formats", () => {
-  it("that throw something of their own do so as a KeywardError, which quotes nothing", async () => {
+  it("report an error that they throw as a KeywardError, which quotes nothing", async () => {
     const inner = new MemoryStore();
     const triple: ForeignFormat = { name: "triple", read: (stored) => JSON.parse(String(stored)) };
     const store = new EncryptedStore(inner, { keys: newRing(), accept: [triple] });
@@ -158,7 +158,7 @@ describe("foreign formats", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("never see what begins like an envelope", async () => {
+  it("are not called for a record that begins like an envelope", async () => {
     const inner = new MemoryStore();
     const asked: string[] = [];
     const everything: ForeignFormat = {
@@ -182,7 +182,7 @@ describe("foreign formats", () => {
     }
   });
 
-  it("are asked in order, plaintext last, and an unclaimed value throws", async () => {
+  it("are called in order, plaintext last, and a record that none reads rejects", async () => {
     const inner = new MemoryStore();
     const order: string[] = [];
     const named = (name: string): ForeignFormat => ({
@@ -205,7 +205,7 @@ describe("foreign formats", () => {
     expect(order).toEqual(["one", "two", "plaintext"]);
   });
 
-  it("plaintext is read by its shape alone, with its expiry", async () => {
+  it("include plaintext(), which recognizes a record by its JSON and keeps its expiry", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: newRing(), accept: [plaintext()], reencrypt: "off" });
     const live = JSON.stringify({ value, expires: Date.now() + 60_000 });
@@ -219,7 +219,7 @@ describe("foreign formats", () => {
     await expectRefusal(store.get("text"), "RECORD_NOT_SEALED");
   });
 
-  it("aesGcm throws for what it claims and cannot open", async () => {
+  it("include aesGcm(), which throws for a record that it recognizes and cannot decrypt", async () => {
     const inner = new MemoryStore();
     const format = aesGcm({ key: `${marker}passphrase`, layout: "iv-tag-ciphertext" });
     const store = new EncryptedStore(inner, { keys: newRing(), accept: [format, plaintext({ matches: () => true })] });
@@ -228,8 +228,8 @@ describe("foreign formats", () => {
   });
 });
 
-describe("a ring without keys", () => {
-  it("writes in the clear, reads what is not sealed, and opens nothing that is", async () => {
+describe("a keyring without keys", () => {
+  it("writes and reads plaintext, and decrypts no envelope", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: Keyring.dangerouslyPlaintext() });
     await store.set("key", value);
@@ -242,7 +242,7 @@ describe("a ring without keys", () => {
     await expectRefusal(store.get("sealed"), "KEY_UNKNOWN");
   });
 
-  it("reads as it is a text that only looks as if Keyv had written it", async () => {
+  it("reads a text unchanged that resembles the JSON of Keyv", async () => {
     const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.dangerouslyPlaintext() });
     const text = '{"expires":5}';
     await store.set("key", text);
@@ -251,13 +251,13 @@ describe("a ring without keys", () => {
     expect(await store.has("key")).toBe(true);
   });
 
-  it("can be neither changed nor exported, and says so", async () => {
+  it("cannot be changed or exported", async () => {
     const ring = Keyring.dangerouslyPlaintext();
     for (const change of [
       () => ring.add(),
       () => ring.rename("other"),
-      () => ring.serve(["cache"]),
-      () => ring.seal(""),
+      () => ring.withStores(["cache"]),
+      () => ring.forbidPlaintext(""),
     ]) {
       expect((await expectRefusal(change, "KEYRING_INVALID")).message).toMatch(/without keys.*changed/);
     }

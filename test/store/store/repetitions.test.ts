@@ -8,7 +8,7 @@ import { WatchedStore } from "./inner-stores.ts";
 
 const value = `${marker}value`;
 
-/** A store whose heartbeats fail once it is told to. */
+/** A store whose heartbeats fail after a test has set its failure. */
 class SilentStore extends MemoryStore {
   failure: Error | undefined;
   attempts = 0;
@@ -25,18 +25,18 @@ class SilentStore extends MemoryStore {
   }
 }
 
-it("a heartbeat that fails again and again is told of once, and at once again after one that arrived", async () => {
+it("a heartbeat that fails repeatedly is reported once, and again after a success", async () => {
   const inner = new SilentStore();
   const store = new EncryptedStore(inner, { keys: newRing(), replica: { heartbeatMs: 10, lapseMs: 60_000 } });
   await store.set("key", value);
-  const told: { readonly error: KeywardError; readonly times: number }[] = [];
-  store.on("replica:error", (error: KeywardError, { times }: Repetition) => told.push({ error, times }));
+  const reported: { readonly error: KeywardError; readonly times: number }[] = [];
+  store.on("replica:error", (error: KeywardError, { times }: Repetition) => reported.push({ error, times }));
   for (const round of [1, 2]) {
     inner.failure = new Error("the disk is gone");
     const before = inner.attempts;
     await vi.waitFor(() => expect(inner.attempts).toBeGreaterThan(before + 5), { timeout: 10_000 });
-    expect(told).toHaveLength(round);
-    expect(told.at(-1)).toMatchObject({ times: 1, error: { code: "STORE_UNAVAILABLE" } });
+    expect(reported).toHaveLength(round);
+    expect(reported.at(-1)).toMatchObject({ times: 1, error: { code: "STORE_UNAVAILABLE" } });
     inner.failure = undefined;
     const failed = inner.attempts;
     await vi.waitFor(() => expect(inner.attempts).toBeGreaterThan(failed + 3), { timeout: 10_000 });
@@ -44,12 +44,12 @@ it("a heartbeat that fails again and again is told of once, and at once again af
   await store.disconnect();
 });
 
-it("a provider that fails in a new way is told of at once", async () => {
+it("a key provider that fails in another way is reported at once", async () => {
   const keys = new TestKeys(newRing());
   const store = new EncryptedStore(new MemoryStore(), { keys });
   await store.set("key", value);
-  const told: unknown[] = [];
-  store.on("provider:error", ({ cause }: KeywardError) => told.push(cause));
+  const reported: unknown[] = [];
+  store.on("provider:error", ({ cause }: KeywardError) => reported.push(cause));
   const [first, second] = [new Error("refused"), new Error("no route")];
   for (const failure of [first, first, second, second, first]) {
     keys.fail(failure);
@@ -57,29 +57,29 @@ it("a provider that fails in a new way is told of at once", async () => {
     keys.push(newRing());
     await vi.waitFor(() => expect(keys.loads).toBeGreaterThan(loads), { timeout: 30_000 });
   }
-  expect(told).toEqual([first, second]);
+  expect(reported).toEqual([first, second]);
   await store.disconnect();
 });
 
-it("what an adapter emits again and again is told of once", async () => {
+it("an error that an adapter emits repeatedly is reported once", async () => {
   const inner = new KeyvMemoryAdapter(new Map());
   const store = new EncryptedStore(inner, { keys: newRing() });
-  const told: unknown[] = [];
-  store.on("store:error", (error: unknown) => told.push(error));
+  const reported: unknown[] = [];
+  store.on("store:error", (error: unknown) => reported.push(error));
   const [lost, refused] = [new Error("connection lost"), new Error("login refused")];
   for (const error of [lost, lost, lost, refused, lost]) inner.emit("error", error);
-  expect(told).toEqual([lost, refused]);
+  expect(reported).toEqual([lost, refused]);
   await store.disconnect();
 });
 
-it("re-encryption behind reads that fails is told of once, with the record, and again after one that succeeded", async () => {
+it("a lazy re-encryption that fails repeatedly is reported once, with its record, and again after a success", async () => {
   const { before, promoted } = rotation();
   const inner = new WatchedStore();
   const keys = ["a", "b", "c"];
   await new EncryptedStore(inner, { keys: before }).setMany(keys.map((key) => ({ key, value })));
   const store = new EncryptedStore(inner, { keys: promoted });
-  const told: ReencryptEvent[] = [];
-  store.on("reencrypt:error", (event: ReencryptEvent) => told.push(event));
+  const reported: ReencryptEvent[] = [];
+  store.on("reencrypt:error", (event: ReencryptEvent) => reported.push(event));
   const fail = async () => {
     throw new Error("the disk is gone");
   };
@@ -88,18 +88,18 @@ it("re-encryption behind reads that fails is told of once, with the record, and 
     await store.get(key);
     await store.settled();
   }
-  expect(told).toMatchObject([{ key: "a", from: "old", to: "new", error: { code: "STORE_UNAVAILABLE" } }]);
+  expect(reported).toMatchObject([{ key: "a", from: "old", to: "new", error: { code: "STORE_UNAVAILABLE" } }]);
   inner.beforeReplace = undefined;
   await store.get("a");
   await store.settled();
   inner.beforeReplace = fail;
   await store.get("b");
   await store.settled();
-  expect(told.map(({ key }) => key)).toEqual(["a", "b"]);
+  expect(reported.map(({ key }) => key)).toEqual(["a", "b"]);
   await store.disconnect();
 });
 
-it("a listener that throws again and again is warned of once", async () => {
+it("a listener that throws repeatedly causes one warning", async () => {
   const warned = vi.spyOn(process, "emitWarning").mockImplementation(() => undefined);
   try {
     const inner = new KeyvMemoryAdapter(new Map());

@@ -15,11 +15,11 @@ import { newRing, rotation } from "../rings.ts";
 import { expectNoSecrets, guardMaterial, marker } from "../secrets.ts";
 import { textOf } from "./inner-stores.ts";
 
-// Every refusal that the other tests here meet is looked at in the same way, in refusals.ts.
+// The errors in the other tests of this folder are checked in the same way, by refusals.ts.
 
 const value = `${marker}value that nobody may see`;
 
-/** What a record is damaged by: each step changes the text of the envelope at a place between 0 and 1. */
+/** The changes that damage a record. Each one changes the text of the envelope at a position between 0 and 1. */
 const damage = fc.array(
   fc.record({
     at: fc.double({ min: 0, max: 1, noNaN: true }),
@@ -57,9 +57,9 @@ async function errorsOf(store: EncryptedStore): Promise<unknown[]> {
   return errors;
 }
 
-describe("whatever is done to a record", () => {
+describe("a record that is damaged or replaced", () => {
   it.each(["text", "binary"])(
-    "no error, event or report shows a value, material or an envelope: %s (property)",
+    "does not expose its value, key material or envelope in an error, event or report: %s (property)",
     async (form) => {
       const rings = rotation();
       const lenient: ForeignFormat = { name: "lenient", read: (stored) => ({ value: stored, expires: 2 ** 50 }) };
@@ -122,7 +122,7 @@ describe("whatever is done to a record", () => {
   );
 });
 
-it("stores and rings show nothing of what they hold", async () => {
+it("stores and keyrings do not expose their content when they are inspected", async () => {
   const ring = guardMaterial(newRing());
   const inner = new MemoryStore();
   const store = new EncryptedStore(inner, { keys: ring });

@@ -13,7 +13,7 @@ import { contentOf, textOf } from "./inner-stores.ts";
 const folder = await mkdtemp(join(tmpdir(), "keyward-values-"));
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** What a Map holds, as text that shows all of it. */
+/** The complete content of a Map as text. */
 function shown(map: ReadonlyMap<string, unknown>): string {
   return JSON.stringify([...map.values()]);
 }
@@ -38,7 +38,7 @@ describe.each([
   ["MemoryStore", () => new MemoryStore()],
   ["SqliteStore", () => new SqliteStore(":memory:")],
 ] as const)("over %s", (name, open) => {
-  it("text and bytes come back as they were, under any key (property)", async () => {
+  it("text and bytes are returned as they were, under any key (property)", async () => {
     const inner = open();
     const store = new EncryptedStore(inner, { keys: newRing() });
     try {
@@ -64,7 +64,7 @@ describe.each([
     }
   });
 
-  it("objects, numbers and ill-formed text are refused, in a batch as one", async () => {
+  it("objects, numbers and ill-formed text are refused, and so is a batch with one of them", async () => {
     const store = new EncryptedStore(open(), { keys: newRing() });
     try {
       for (const value of [
@@ -98,7 +98,7 @@ describe.each([
 describe("at rest", () => {
   const secret = fc.string({ unit: "grapheme-ascii", minLength: 12, maxLength: 60 }).map((text) => `>${text}<`);
 
-  it("a Map never holds a piece of a value (property)", async () => {
+  it("a Map contains no part of a value (property)", async () => {
     await fc.assert(
       fc.asyncProperty(secret, fc.option(fc.integer({ min: 1, max: 300 })), async (value, padTo) => {
         const map = new Map<string, unknown>();
@@ -118,7 +118,7 @@ describe("at rest", () => {
     );
   });
 
-  it("a SQLite file, with its log, never holds a piece of a value", async () => {
+  it("a SQLite file and its log contain no part of a value", async () => {
     const path = join(folder, "rest.db");
     const values = Array.from({ length: 50 }, (_, index) => `a very private thing number ${index}`);
     const inner = new SqliteStore(path);
@@ -142,7 +142,7 @@ describe("at rest", () => {
     }
   });
 
-  it("two seals of one value differ", async () => {
+  it("two envelopes of the same value differ", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: newRing() });
     const seen = new Set<string>();
@@ -155,7 +155,7 @@ describe("at rest", () => {
 });
 
 describe("padTo", () => {
-  it("makes values of different lengths equally long at rest, and gives them back as they were", async () => {
+  it("makes values of different lengths equally long at rest, and returns them as they were", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: newRing(), padTo: 256 });
     const lengths = [0, 1, 17, 200, 245];
@@ -175,7 +175,7 @@ describe("padTo", () => {
     expect(sizes).not.toContain(textOf((await inner.get("key")) ?? "").length);
   });
 
-  it("is read by a store that does not pad, and the other way round", async () => {
+  it("can differ between the store that writes and the store that reads", async () => {
     const inner = new MemoryStore();
     const keys = newRing();
     const [padded, plain] = [new EncryptedStore(inner, { keys, padTo: 100 }), new EncryptedStore(inner, { keys })];
@@ -186,14 +186,14 @@ describe("padTo", () => {
     same(await padded.get("key"), "text\0\0");
   });
 
-  it.each([0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 20 + 1])("of %d is refused", (padTo) => {
+  it.each([0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 20 + 1])("cannot be %d", (padTo) => {
     expect(() => new EncryptedStore(new Map(), { keys: newRing(), padTo })).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID" }),
     );
   });
 });
 
-it("bytes that are changed by their owner after the call, or after they were read, change nothing", async () => {
+it("bytes that an application changes after a write or a read do not change the record", async () => {
   for (const inner of [new MemoryStore(), new Map<string, unknown>()]) {
     const store = new EncryptedStore(inner, { keys: newRing() });
     const bytes = Buffer.from("as it was");

@@ -10,7 +10,7 @@ import { BreakableAdapter, keyIdIn, LeastKeyv5Adapter } from "./inner-stores.ts"
 const value = `${marker}value`;
 
 describe("a Keyv 5 adapter", () => {
-  it("is wrapped, with relative times to live and sealed values", async () => {
+  it("is wrapped: it gets relative times to live and encrypted values", async () => {
     const inner = new LeastKeyv5Adapter();
     const keyv = createKeyv({ store: inner, keys: newRing("k1"), namespace: "flows" });
     await keyv.set("key", value, 60_000);
@@ -26,13 +26,13 @@ describe("a Keyv 5 adapter", () => {
     expect(await keyv.has("key")).toBe(false);
   });
 
-  it("expires by the record when it ignores times to live", async () => {
+  it("has expired records absent even if it ignores times to live", async () => {
     const store = new EncryptedStore(new LeastKeyv5Adapter(), { keys: newRing() });
     await store.set("key", value, Date.now() + 20);
     await expect.poll(() => store.get("key")).toBeUndefined();
   });
 
-  it("without an iterator cannot be iterated, and says so", async () => {
+  it("cannot be iterated if it has no iterator", async () => {
     const keyv = createKeyv({ store: new LeastKeyv5Adapter(), keys: newRing() });
     await keyv.set("key", value);
     await expectRefusal(async () => {
@@ -40,7 +40,7 @@ describe("a Keyv 5 adapter", () => {
     }, "STORE_NOT_SCANNABLE");
   });
 
-  it("without deleteMany tells when a delete of several fails", async () => {
+  it("reports a failed delete of several records if it has no deleteMany", async () => {
     const inner = new LeastKeyv5Adapter();
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.setMany([
@@ -53,7 +53,7 @@ describe("a Keyv 5 adapter", () => {
     expect(await store.getMany(["one", "two"])).toEqual([value, value]);
   });
 
-  it("tells when an expiry that has passed could not remove what lay there", async () => {
+  it("reports a write with an expiry in the past that could not delete the stored record", async () => {
     const inner = new LeastKeyv5Adapter();
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.set("key", value);
@@ -61,7 +61,7 @@ describe("a Keyv 5 adapter", () => {
     await expectRefusal(store.set("key", `${value}2`, 1), "STORE_UNAVAILABLE");
   });
 
-  it("that answers a batch with too few values is not believed", async () => {
+  it("makes a batch fail if it returns too few values", async () => {
     class Short extends LeastKeyv5Adapter {
       async getMany(keys: string[]): Promise<unknown[]> {
         return (await Promise.all(keys.map((key) => this.get(key)))).filter((found) => found !== undefined);
@@ -69,12 +69,12 @@ describe("a Keyv 5 adapter", () => {
     }
     const store = new EncryptedStore(new Short(), { keys: newRing() });
     await store.set("two", value);
-    // The one value would be read as that of "one", and be refused; "two" would be a miss.
+    // Otherwise its one value would be used for "one", and "two" would count as missing.
     await expect(store.getMany(["one", "two"])).rejects.toMatchObject({ name: "KeywardError" });
     await expect(store.getMany(["two", "one"])).rejects.toMatchObject({ name: "KeywardError" });
   });
 
-  it("has its throwOnErrors switch turned on", () => {
+  it("gets its option throwOnErrors set to true", () => {
     const inner: KeyvBridgeStore & { throwOnErrors: boolean } = Object.assign(new LeastKeyv5Adapter(), {
       throwOnErrors: false,
     });
@@ -84,7 +84,7 @@ describe("a Keyv 5 adapter", () => {
 });
 
 describe("a Keyv 6 adapter", () => {
-  it("tells what it rejects with, wrapped, for every method", async () => {
+  it("reports its rejections as the cause of a KeywardError, for every method", async () => {
     const inner = new BreakableAdapter(new Map());
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.set("key", value);
@@ -110,19 +110,19 @@ describe("a Keyv 6 adapter", () => {
     }
   });
 
-  it("tells what it emits as an event of its own, never as error", async () => {
+  it("reports the errors that it emits as store:error, never as error", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keyv = createKeyv({ store: inner, keys: newRing() });
-    const [errors, told]: [unknown[], unknown[]] = [[], []];
+    const [errors, reported]: [unknown[], unknown[]] = [[], []];
     keyv.on("error", (error: unknown) => errors.push(error));
-    keyv.encryptedStore.on("store:error", (error: unknown) => told.push(error));
+    keyv.encryptedStore.on("store:error", (error: unknown) => reported.push(error));
     const lost = new Error("connection lost");
     inner.emit("error", lost);
-    expect(told).toEqual([lost]);
+    expect(reported).toEqual([lost]);
     expect(errors).toEqual([]);
   });
 
-  it("that answers false to a write has it answered false", async () => {
+  it("makes a write return false if it returns false itself", async () => {
     class Refusing extends KeyvMemoryAdapter {
       override async set(): Promise<boolean> {
         return false;
@@ -144,7 +144,7 @@ describe("a Keyv 6 adapter", () => {
   });
 });
 
-describe("a store whose answers its types do not allow", () => {
+describe("a store whose results contradict its types", () => {
   it.each([
     ["getMany", undefined],
     ["getMany", { length: 1 }],
@@ -153,7 +153,7 @@ describe("a store whose answers its types do not allow", () => {
     ["deleteMany", [true, true]],
     ["iterator", 5],
     ["iterator", { next: () => ({ done: false, value: 5 }) }],
-  ])("is not believed: %s answers %j", async (method, answer) => {
+  ])("makes the call fail: %s returns %j", async (method, answer) => {
     const inner = new KeyvMemoryAdapter(new Map());
     const store = new EncryptedStore(inner, { keys: newRing() });
     Reflect.set(inner, method, () => answer);
@@ -166,7 +166,7 @@ describe("a store whose answers its types do not allow", () => {
     await expectRefusal(() => calls.get(method)?.(), "STORE_UNAVAILABLE");
   });
 
-  it("is understood where it answers to a batch as Keyv 5 does", async () => {
+  it("works if it returns the results of a batch as Keyv 5 does", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const store = new EncryptedStore(inner, { keys: newRing() });
     for (const [answer, meant] of [
@@ -183,7 +183,7 @@ describe("a store whose answers its types do not allow", () => {
     }
   });
 
-  it("is iterated where its iterator can do nothing else than give the next", async () => {
+  it("works if its iterator has only the method next()", async () => {
     const map = new Map<string, unknown>();
     const inner = new KeyvMemoryAdapter(map);
     const store = new EncryptedStore(inner, { keys: newRing() });
@@ -198,7 +198,7 @@ describe("a store whose answers its types do not allow", () => {
 });
 
 describe("a Map", () => {
-  it("re-seals behind reads, since nothing can come in between", async () => {
+  it("supports lazy re-encryption, because no write can come in between", async () => {
     const { before, promoted } = rotation();
     const map = new Map<string, { value?: unknown }>();
     const writer = new EncryptedStore(map, { keys: before });
@@ -212,20 +212,23 @@ describe("a Map", () => {
     expect(keyIdIn(String(map.get("flows::key")?.value))).toBe("new");
   });
 
-  it("with an entry that Keyv's adapter did not write has it refused, and not missed", async () => {
+  it("rejects a read of an entry that Keyv's adapter did not write, and does not treat it as missing", async () => {
     const map = new Map<string, unknown>([["key", "written around Keyv"]]);
     const store = new EncryptedStore(map, { keys: newRing() });
     await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
   });
 
-  it.each([null, undefined])("with an entry whose value is %s has it refused, and not missed", async (nothing) => {
-    const store = new EncryptedStore(new Map([["key", { value: nothing }]]), { keys: newRing() });
-    await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
-    await expectRefusal(store.has("key"), "RECORD_NOT_SEALED");
-    await expectRefusal(store.getMany(["key"]), "RECORDS_UNREADABLE");
-    await expectRefusal(async () => {
-      for await (const _ of store.iterator());
-    }, "RECORDS_UNREADABLE");
-    await expectRefusal(store.set("key", value), "OVERWRITE_REFUSED");
-  });
+  it.each([null, undefined])(
+    "rejects a read of an entry whose value is %s, and does not treat it as missing",
+    async (nothing) => {
+      const store = new EncryptedStore(new Map([["key", { value: nothing }]]), { keys: newRing() });
+      await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
+      await expectRefusal(store.has("key"), "RECORD_NOT_SEALED");
+      await expectRefusal(store.getMany(["key"]), "RECORDS_UNREADABLE");
+      await expectRefusal(async () => {
+        for await (const _ of store.iterator());
+      }, "RECORDS_UNREADABLE");
+      await expectRefusal(store.set("key", value), "OVERWRITE_REFUSED");
+    },
+  );
 });

@@ -3,40 +3,43 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireMethods, requireOneOf, requireOptions } from "../errors/options.ts";
 import type { StoredValue } from "../store-interface/capabilities.ts";
 import { readKeyvJson, textOf } from "../store-interface/keyv-value.ts";
-import { type Place, type RecordContent, recordError } from "./envelope.ts";
+import { type RecordAddress, type RecordContent, recordError } from "../store-interface/record.ts";
 
 /**
- * Something other than an envelope that may lie in a store and be read. A store asks its formats in the order given,
- * plaintext last, and only for what does not begin like an envelope.
+ * A format other than the envelope in which a store may have records. A store asks its formats in the order of
+ * `accept`, with plaintext last, and only for values that do not begin like an envelope.
  *
- * A format that is not bound to its place cannot tell whether a record was moved before it was read.
+ * A format that does not authenticate the address of a record cannot detect that a record was moved.
  */
 export interface ForeignFormat {
-  /** What events and reports call it. */
+  /** The name of the format in events and reports. Default: "foreign". */
   readonly name?: string;
   /**
-   * What the stored value holds; `undefined` when it is not of this format. Throws when it is, and is broken.
+   * Decodes a stored value. Returns `undefined` for a value of another format, and throws for a broken value of this
+   * format.
    *
-   * `value` is text or bytes. `expires` is in milliseconds since the epoch, and left out for a record that does not
-   * expire. Where it is left out and `value` is Keyv's own JSON, the expiry in that JSON counts. Whatever else a format
-   * returns is refused as `RECORD_MALFORMED`.
+   * In the result, `value` is text or bytes. `expires` is in milliseconds since the epoch, and absent for a record that
+   * does not expire. If `expires` is absent and `value` is Keyv's own JSON, the expiry in that JSON counts. Any other
+   * result is refused with the error `RECORD_MALFORMED`.
    */
-  read(stored: StoredValue, place: Place): RecordContent | undefined | Promise<RecordContent | undefined>;
+  read(stored: StoredValue, address: RecordAddress): RecordContent | undefined | Promise<RecordContent | undefined>;
 }
 
-/** How {@link plaintext} tells what it may read. */
+/** Options of {@link plaintext}. */
 export interface PlaintextOptions {
-  /** Whether a value is one the application wrote; by default, whether it is the JSON that Keyv writes. */
+  /** Returns true for a value that the application wrote. Default: true for the JSON that Keyv writes. */
   readonly matches?: (stored: StoredValue) => boolean;
 }
 
-/** The layouts that {@link aesGcm} reads, and the encoding around them. */
+/** Options of {@link aesGcm}. */
 export interface AesGcmOptions {
-  /** 32 bytes, or a string whose SHA-256 is the key, as `@keyv/encrypt-node` has it. */
+  /** The key: 32 bytes, or a string whose SHA-256 is the key, as in `@keyv/encrypt-node`. */
   readonly key: string | Uint8Array;
-  /** How nonce (iv, 12 bytes), tag (16 bytes) and ciphertext follow one another. `@keyv/encrypt-node` writes the first. */
+  /**
+   * The order of nonce (iv, 12 bytes), tag (16 bytes) and ciphertext. `@keyv/encrypt-node` writes "iv-tag-ciphertext".
+   */
   readonly layout: "iv-tag-ciphertext" | "iv-ciphertext-tag";
-  /** Default "base64", with or without padding. */
+  /** The encoding of the whole value. Default: "base64", with or without padding. */
   readonly encoding?: "base64" | "base64url" | "hex";
 }
 
@@ -50,7 +53,7 @@ const aesGcmOptionNames = {
 const ivBytes = 12;
 const tagBytes = 16;
 
-// Known by name: an application may have two copies of this package.
+// Symbol.for, because an application may load two copies of this package.
 const readsPlaintextMark = Symbol.for("keyward.plaintext");
 
 class Plaintext implements ForeignFormat {
@@ -64,51 +67,57 @@ class Plaintext implements ForeignFormat {
 
   read(stored: StoredValue): RecordContent | undefined {
     const matches: unknown = this.#matches(stored);
-    // A promise would say yes to everything.
-    if (typeof matches !== "boolean") throw new TypeError("matches() answers neither true nor false");
+    // A promise is truthy, so it would match every value.
+    if (typeof matches !== "boolean") throw new TypeError("matches() of plaintext() returned neither true nor false");
     if (!matches) return undefined;
     return readKeyvJson(stored) ?? { value: textOf(stored) ?? stored };
   }
 }
 
 /**
- * Values that lie in the clear: what Keyv wrote before there was any sealing. They are read, and sealed behind the
- * read. Close the window with `sealNamespace` when the census finds no more of them: while it is open, whoever can
- * write to the store can plant a value.
+ * Returns the format of values that are not encrypted, such as those that Keyv wrote before Keyward was added. A store
+ * with this format reads them, and encrypts them in the background after the read.
+ *
+ * While a store accepts plaintext, anyone who can write to its backend can plant a value. End this with
+ * `forbidPlaintext` when the census finds no more plaintext.
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));
 }
 
 /**
- * The formats of the option `accept`.
+ * Checks the option `accept`, and returns it.
  *
- * @throws KeywardError `VALUE_INVALID` for what is no list of formats.
+ * @throws KeywardError `VALUE_INVALID` for anything but a list of formats.
  */
 export function requireFormats(accept: readonly ForeignFormat[]): readonly ForeignFormat[] {
-  const hint = "Put what plaintext() or aesGcm(…) returns, or a format of your own, into a list.";
-  if (!Array.isArray(accept)) throw new KeywardError("VALUE_INVALID", "accept is no list of formats", { hint });
+  const hint = "Set accept to a list of formats: plaintext(), aesGcm(…) or your own.";
+  if (!Array.isArray(accept)) throw new KeywardError("VALUE_INVALID", "accept is not a list of formats", { hint });
   for (const [index, format] of accept.entries()) {
     requireMethods(`accept[${index}]`, format, ["read"], hint);
     if (format.name === undefined || typeof format.name === "string") continue;
-    throw new KeywardError("VALUE_INVALID", `The name of accept[${index}] is no text`, {
-      hint: "Name it, or leave it out.",
+    throw new KeywardError("VALUE_INVALID", `The name of accept[${index}] is not a string`, {
+      hint: 'Set the name to a string, or omit it to use the default, "foreign".',
     });
   }
   return accept;
 }
 
-/** Whether a format reads plaintext, which sealed namespaces refuse and which is asked last. */
+/**
+ * Returns whether a format reads plaintext. A store asks such a format last, and not in a namespace that forbids
+ * plaintext.
+ */
 export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
 }
 
 /**
- * Values sealed with AES-256-GCM under one key, without associated data: what `@keyv/encrypt-node` writes, and most
- * snippets. The format claims every value that decodes, and throws `RECORD_TAMPERED` for one that does not open.
+ * Returns the format of values encrypted with AES-256-GCM under one key, without associated data. `@keyv/encrypt-node`
+ * and most code examples write it. The format claims every value that it can decode, and throws `RECORD_TAMPERED` for a
+ * value that it cannot decrypt.
  *
- * @throws KeywardError `KEY_INVALID` for a key that is empty or not 32 bytes, `VALUE_INVALID` for a layout or an encoding
- * that there is not.
+ * @throws KeywardError `KEY_INVALID` for an empty string or bytes that are not 32, `VALUE_INVALID` for an unknown
+ * layout or encoding.
  */
 export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);
@@ -118,7 +127,7 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const name = `aes-gcm ${layout}`;
   return {
     name,
-    read(stored, place) {
+    read(stored, address) {
       const text = textOf(stored);
       const packed = text === undefined ? undefined : decode(text, encoding);
       if (packed === undefined || packed.length < ivBytes + tagBytes) return undefined;
@@ -133,8 +142,10 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
       try {
         decipher.final();
       } catch (cause) {
-        throw recordError("RECORD_TAMPERED", place, `of the format "${name}" does not open`, {
-          hint: "It was altered, or written under another key or in another layout than accept says.",
+        throw recordError("RECORD_TAMPERED", address, `of the format "${name}" cannot be decrypted`, {
+          hint:
+            "Compare the key and the layout of aesGcm() in accept with those that the record was written with. If they are " +
+            "right, the record was altered: restore it from a backup, or delete it.",
           cause,
         });
       }
@@ -147,8 +158,8 @@ function toSecretKey(key: string | Uint8Array): KeyObject {
   if (typeof key === "string" ? key !== "" : key.length === 32) {
     return createSecretKey(typeof key === "string" ? createHash("sha256").update(key).digest() : key);
   }
-  throw new KeywardError("KEY_INVALID", "The key of aesGcm is neither 32 bytes nor a non-empty string", {
-    hint: "Give it the very key that the values were written with.",
+  throw new KeywardError("KEY_INVALID", "The key of aesGcm() is neither 32 bytes nor a non-empty string", {
+    hint: "Pass the key that the values were written with.",
   });
 }
 
@@ -160,40 +171,40 @@ function decode(text: string, encoding: "base64" | "base64url" | "hex"): Buffer 
   return same ? bytes : undefined;
 }
 
-// In milliseconds since the epoch this is 1973: an expiry below is one in seconds, or none at all.
+// As milliseconds since the epoch this is in 1973. A smaller number is a time in seconds, or not a time.
 const leastExpires = 1e11;
-// In seconds this is 1973.
+// As seconds since the epoch this is in 1973.
 const leastSeconds = 1e8;
 
 /**
- * What a format read, checked: nothing comes from a format into a store but through here.
+ * Checks the result of a format. Each record that a store reads in a foreign format passes this check.
  *
- * @param format its name.
- * @returns the record; `undefined` where the format says that the value is not its own.
- * @throws KeywardError `RECORD_MALFORMED` for anything that is neither.
+ * @param format the name of the format.
+ * @returns the record; `undefined` if the value is of another format.
+ * @throws KeywardError `RECORD_MALFORMED` for any other result.
  */
-export function requireContent(format: string, read: unknown, place: Place): RecordContent | undefined {
+export function requireContent(format: string, read: unknown, address: RecordAddress): RecordContent | undefined {
   if (read === undefined) return undefined;
   if (typeof read !== "object" || read === null || !("value" in read)) {
-    throw badResult(format, place, "what the format returned is no record", {
-      hint: "Have read() return { value } for a record, and undefined for what is not of the format.",
+    throw badResult(format, address, "read() did not return a record", {
+      hint: "Return { value } from read() for a record, and undefined for a value of another format.",
     });
   }
   const value: unknown = read.value;
   const expires: unknown = "expires" in read ? read.expires : undefined;
   if (!isStorable(value)) {
-    throw badResult(format, place, "its value is neither well-formed text nor bytes", {
-      hint: "Have read() return the value as a string or a Uint8Array: instead of an object, the JSON that Keyv parses.",
+    throw badResult(format, address, "its value is neither well-formed text nor bytes", {
+      hint: "Return the value from read() as a string or a Uint8Array. Return an object as the JSON that Keyv parses.",
     });
   }
   const inJson = readKeyvJson(value)?.expires;
-  const until = expires === undefined ? inJson : expires;
-  if (until === undefined) return { value };
-  if (isExpiry(until, until === inJson)) return { value, expires: until };
-  throw badResult(format, place, "its expiry is not in milliseconds since the epoch", {
+  const expiresAt = expires === undefined ? inJson : expires;
+  if (expiresAt === undefined) return { value };
+  if (isExpiry(expiresAt, expiresAt === inJson)) return { value, expires: expiresAt };
+  throw badResult(format, address, "its expiry is not in milliseconds since the epoch", {
     hint:
-      "Have read() return `expires` in milliseconds since the epoch: seconds times 1000, or date.getTime(). Leave it out for " +
-      "a record that does not expire.",
+      "Return `expires` from read() in milliseconds since the epoch: seconds times 1000, or date.getTime(). Omit it for a " +
+      "record that does not expire.",
   });
 }
 
@@ -201,12 +212,17 @@ function isStorable(value: unknown): value is StoredValue {
   return typeof value === "string" ? value.isWellFormed() : value instanceof Uint8Array;
 }
 
-/** What Keyv wrote means what it means to Keyv, for which all of the past is alike; seconds it never wrote. */
-function isExpiry(until: unknown, wroteKeyv: boolean): until is number {
-  if (typeof until !== "number" || !Number.isFinite(until)) return false;
-  return until >= leastExpires || (wroteKeyv && until < leastSeconds);
+/** An expiry that Keyv wrote may be any time in the past, such as 0. Keyv never writes seconds. */
+function isExpiry(expires: unknown, writtenByKeyv: boolean): expires is number {
+  if (typeof expires !== "number" || !Number.isFinite(expires)) return false;
+  return expires >= leastExpires || (writtenByKeyv && expires < leastSeconds);
 }
 
-function badResult(format: string, place: Place, problem: string, { hint }: { readonly hint: string }): KeywardError {
-  return recordError("RECORD_MALFORMED", place, `of the format "${format}" cannot be read: ${problem}`, { hint });
+function badResult(
+  format: string,
+  address: RecordAddress,
+  problem: string,
+  { hint }: { readonly hint: string },
+): KeywardError {
+  return recordError("RECORD_MALFORMED", address, `of the format "${format}" cannot be read: ${problem}`, { hint });
 }

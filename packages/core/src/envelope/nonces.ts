@@ -1,6 +1,6 @@
 import { randomFillSync } from "node:crypto";
 
-// Small, so that a cloned machine shares few unused bytes with its twin; young, for the same reason.
+// Two clones of a machine share the unused bytes of the pool, so the pool is small and is refilled often.
 const poolBytes = 1536;
 const poolAgeMs = 1_000;
 
@@ -10,28 +10,28 @@ let filledAtMs = 0;
 let generation = 0;
 
 /**
- * Forgets every random byte and nonce prefix drawn in advance. Call it after a machine, container or process was
- * cloned or restored from a snapshot: the twins would otherwise share what was drawn before.
+ * Discards all random bytes and nonce prefixes that were drawn in advance. Call it after a machine, container or
+ * process was cloned or restored from a snapshot. Otherwise two clones could use the same nonce.
  */
 export function reseed(): void {
   drawn = poolBytes;
   generation++;
 }
 
-/** Grows with every {@link reseed}; what was drawn under another generation must not be used. */
+/** Returns a number that grows with each {@link reseed}. Random bytes of another generation must not be used. */
 export function seedGeneration(): number {
   return generation;
 }
 
 /** Writes `length` random bytes into `target` at `at`. */
 export function drawRandom(target: Buffer, at: number, length: number, nowMs: number): void {
-  // The age is checked here and not by a timer: a timer does not fire while a machine is being copied.
+  // Check the age here instead of in a timer: a timer does not fire while the machine is being copied.
   if (drawn + length > poolBytes || nowMs - filledAtMs > poolAgeMs || nowMs < filledAtMs) {
     randomFillSync(pool);
     filledAtMs = nowMs;
     drawn = 0;
   }
-  // For so few bytes a call costs more than a loop.
+  // For so few bytes a loop is faster than a call.
   for (let i = 0; i < length; i++) target[at + i] = pool[drawn + i] ?? 0;
   drawn += length;
 }

@@ -5,12 +5,16 @@ import { nonceBytes, subkeyPrefixBytes, XaesKey } from "./xaes.ts";
 export const rootBytes = 32;
 export const commitmentBytes = 32;
 
-// A writer keeps its nonce prefix for at most this long: about 2^45 records a key stay below a 2^-32 chance of a repeat.
+// The limits after which a writer draws a new nonce prefix. With them, about 2^45 records under one key have a chance
+// below 2^-32 that a nonce repeats.
 const sessionRecords = 2 ** 20;
 const sessionBytes = 2 ** 36;
 const sessionAgeMs = 10 * 60 * 1000;
 
-/** When so many are recent they become the older ones, and what was older is forgotten: twice as many are held at most. */
+/**
+ * Number of recent subkeys after which they become the older ones, and the older ones are dropped. At most twice as
+ * many are held.
+ */
 const recentSubkeys = 128;
 
 interface WriterSession {
@@ -26,7 +30,10 @@ function derive(root: Uint8Array, info: string | Uint8Array): Buffer {
   return Buffer.from(hkdfSync("sha256", root, "", info, 32));
 }
 
-/** A copy outside of Node's buffer pool, which whoever is given any small Buffer can reach through its `buffer`. */
+/**
+ * Copies a root to memory outside of Node's buffer pool, which any code that has a small Buffer can read through its
+ * `buffer`.
+ */
 function copyOf(root: Uint8Array): Buffer {
   const copy = Buffer.alloc(root.length);
   copy.set(root);
@@ -34,47 +41,47 @@ function copyOf(root: Uint8Array): Buffer {
 }
 
 /**
- * The 32 bytes that a keyring holds under an id, and what the envelope derives from them.
+ * The root of 32 bytes that a keyring has under a key id, and the keys that the envelope derives from the root.
  *
  * Source: `docs/envelope.md`; HKDF is RFC 5869.
  */
 export class RootKey {
   readonly #root: Buffer;
-  // Two generations of the cache forget nearly as an LRU would, and finding one changes nothing: moving it up in a Map
-  // takes longer than all else that a lookup does.
+  // Two generations approximate an LRU cache without a write for each hit. To move an entry within a Map takes longer
+  // than the rest of the lookup.
   #recentSubkeys = new Map<string, KeyObject>();
   #olderSubkeys = new Map<string, KeyObject>();
   #commitment: Buffer | undefined;
   #xaes: XaesKey | undefined;
   #session: WriterSession | undefined;
 
-  /** @param root 32 bytes, copied. */
+  /** @param root 32 bytes, which are copied. */
   constructor(root: Uint8Array) {
     this.#root = copyOf(root);
   }
 
-  /** C: says which root a record was sealed under without saying anything about it. */
+  /** C, the commitment: identifies the root of a record, and reveals nothing about the root. */
   get commitment(): Buffer {
     this.#commitment ??= derive(this.#root, "keyward/v1 commit");
     return this.#commitment;
   }
 
-  /** The id of a key that was given none. */
+  /** The id of a key that was added without an id. */
   get defaultId(): string {
     return `k${this.commitment.toString("hex").slice(0, 15)}`;
   }
 
-  /** The root that a keyring scoped to `name` has in place of this one. */
+  /** Derives the root that a keyring scoped to `name` uses instead of this one. */
   scoped(name: string): RootKey {
     return new RootKey(derive(this.#root, Buffer.from(`keyward/v1 scope\0${name}`)));
   }
 
-  /** A copy of the root itself; the caller is `exportKeyring` or compares two roots. */
+  /** Copies the root itself, for `exportKeyring` and for comparing two roots. */
   material(): Buffer {
     return copyOf(this.#root);
   }
 
-  /** Writes a fresh 24-byte nonce into `target` at `at`, and returns the AES-256-GCM key for its second half. */
+  /** Writes a new 24-byte nonce into `target` at `at`, and returns the AES-256-GCM key for its second half. */
   drawNonce(target: Buffer, at: number, plaintextBytes: number): KeyObject {
     const nowMs = Date.now();
     const session = this.#currentSession(nowMs);
@@ -85,7 +92,9 @@ export class RootKey {
     return session.subkey;
   }
 
-  /** The AES-256-GCM key for nonces that begin with the 12 bytes at `at`, from a small cache of the latest. */
+  /**
+   * Returns the AES-256-GCM key for nonces that begin with the 12 bytes at `at`, from a small cache of the latest keys.
+   */
   subkey(source: Buffer, at: number): KeyObject {
     const name = source.toString("latin1", at, at + subkeyPrefixBytes);
     const recent = this.#recentSubkeys.get(name);

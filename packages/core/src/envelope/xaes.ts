@@ -1,28 +1,29 @@
 import { type Cipheriv, createCipheriv, createSecretKey, type KeyObject } from "node:crypto";
 
-/** Bytes of a nonce that choose the subkey; the other 12 go to AES-256-GCM. */
+/** Length of a nonce in bytes. */
 export const nonceBytes = 24;
+/** Length of the part of a nonce that chooses the subkey, in bytes. The rest is the nonce of AES-256-GCM. */
 export const subkeyPrefixBytes = 12;
 
 /**
- * The key derivation of XAES-256-GCM: from a 256-bit key and the first half of a 192-bit nonce, the AES-256-GCM key
- * for the second half.
+ * The key derivation of XAES-256-GCM. From a 256-bit key and the first half of a 192-bit nonce, it derives the
+ * AES-256-GCM key for the second half.
  *
  * Source: C2SP, XAES-256-GCM, https://c2sp.org/XAES-256-GCM (CMAC counter-mode KDF, NIST SP 800-108r1, with the
  * context fixed at "X").
  */
 export class XaesKey {
-  // One ECB cipher kept alive encrypts block after block; a new one for each record would cost more than the record.
+  // One ECB cipher encrypts all blocks. Creating a cipher for each record would take longer than encrypting the record.
   readonly #blocks: Cipheriv;
   readonly #k1: Buffer;
 
-  /** @param key 32 bytes, copied. */
+  /** @param key 32 bytes, which are copied. */
   constructor(key: Uint8Array) {
     this.#blocks = createCipheriv("aes-256-ecb", createSecretKey(key), null).setAutoPadding(false);
     this.#k1 = double(this.#blocks.update(Buffer.alloc(16)));
   }
 
-  /** The AES-256-GCM key for nonces that begin with these 12 bytes. */
+  /** Derives the AES-256-GCM key for nonces that begin with the 12 bytes of `prefix`. */
   subkey(prefix: Uint8Array): KeyObject {
     const blocks = Buffer.alloc(32);
     for (const half of [0, 1]) {
@@ -39,11 +40,11 @@ export class XaesKey {
   }
 }
 
-/** Multiplication by x in GF(2^128), as CMAC's subkey generation has it (NIST SP 800-38B, 6.1). */
+/** Multiplies by x in GF(2^128), as in the subkey generation of CMAC (NIST SP 800-38B, 6.1). */
 function double(block: Buffer): Buffer {
   const doubled = Buffer.alloc(16);
   for (let i = 0; i < 16; i++) doubled[i] = ((block[i] ?? 0) << 1) | ((block[i + 1] ?? 0) >> 7);
-  // Without a branch on a secret bit: 0x87 where the top bit was set, 0 elsewhere.
+  // 0x87 if the top bit was set, 0 otherwise, without a branch on a secret bit.
   doubled[15] = (doubled[15] ?? 0) ^ (0x87 & -((block[0] ?? 0) >> 7));
   return doubled;
 }

@@ -1,5 +1,6 @@
 /**
- * What went wrong, as a stable word that code may compare with. `docs/errors.md` says for each what to do.
+ * A stable word for the kind of failure, for code to compare with. `docs/errors.md` has a section for each code, which
+ * {@link KeywardError.link} points to.
  */
 export type KeywardErrorCode =
   | "KEY_INVALID"
@@ -12,8 +13,10 @@ export type KeywardErrorCode =
   | "KEYRING_ROLLBACK"
   | "PROVIDER_UNAVAILABLE"
   | "PROVIDER_READ_ONLY"
-  | "ROTATION_UNDER_WAY"
+  | "ROTATION_IN_PROGRESS"
+  | "NO_ROTATION"
   | "REPLICA_BEHIND"
+  | "NO_REPLICAS"
   | "RECORD_TAMPERED"
   | "RECORD_MALFORMED"
   | "RECORD_NOT_SEALED"
@@ -23,55 +26,73 @@ export type KeywardErrorCode =
   | "NAMESPACE_CONFLICT"
   | "OVERWRITE_REFUSED"
   | "CHECKPOINT_INVALID"
+  | "STORES_MISSING"
+  | "STORE_KEYS_DIFFER"
   | "STORE_INVALID"
   | "STORE_NOT_ATOMIC"
   | "STORE_NOT_SCANNABLE"
   | "STORE_UNAVAILABLE";
 
-/** What a {@link KeywardError} carries besides its code and message. */
+/** The details of a {@link KeywardError}, in addition to its code and message. */
 export interface KeywardErrorDetails {
-  /** What the reader should do next. */
+  /** An instruction for the person who reads the error: what to do next. */
   readonly hint: string;
-  /** The id of the encryption key concerned. */
+  /** Id of the encryption key that the error is about. */
   readonly keyId?: string | undefined;
-  /** The namespace of the record concerned; "" where there is none. */
+  /** Namespace of the record that the error is about. "" for a record without a namespace. */
   readonly namespace?: string | undefined;
-  /** The key under which the record lies. It may itself be a secret (a session id), so no message contains it. */
+  /** Key of the record that the error is about. The key may be a secret (a session id), so no message contains it. */
   readonly key?: string | undefined;
-  /** One error for each broken record of a batch. */
+  /** One error for each record of a batch that cannot be decrypted. */
   readonly errors?: readonly KeywardError[] | undefined;
-  /** Records that stand in the way of what was asked, by the name of the store that holds them. */
+  /** Number of records because of which the call was refused, by the name of the store that holds them. */
   readonly counts?: Readonly<Record<string, number>> | undefined;
-  /** The error underneath. */
+  /** The error that led to this one. */
   readonly cause?: unknown;
 }
 
 /**
- * The one error that Keyward throws. Compare {@link KeywardError.code}; never parse the message.
- * Neither message nor properties ever hold key material, plaintext or a whole envelope.
+ * The only error class that Keyward throws. Compare {@link KeywardError.code}, and never parse the message.
+ * Message and properties never contain key material, plaintext or a whole envelope.
+ *
+ * @example
+ * ```ts
+ * try {
+ *   await keyv.get("session:42");
+ * } catch (error) {
+ *   if (error instanceof KeywardError) console.error(error.code, error.message, error.hint, error.link);
+ *   throw error;
+ * }
+ * ```
  */
 export class KeywardError extends Error {
   override readonly name = "KeywardError";
-  /** What went wrong, stable across releases. */
+  /** The kind of failure, stable across releases. */
   readonly code: KeywardErrorCode;
-  /** What to do next. */
+  /** An instruction for the person who reads the error: what to do next. */
   readonly hint: string;
-  /** The id of the encryption key concerned, where known. */
+  /** Link to the section about this code: `docs/errors.md#key_in_use`, relative to the root of Keyward's repository. */
+  readonly link: string;
+  /** Id of the encryption key that the error is about, if it is known. */
   declare readonly keyId?: string;
-  /** The namespace of the record concerned, where there is one. */
+  /** Namespace of the record, if the error is about a record. "" for a record without a namespace. */
   declare readonly namespace?: string;
-  /** The key under which the record lies, where there is one. */
+  /** Key of the record, if the error is about a record. */
   declare readonly key?: string;
-  /** In a batch, one error for each broken record. */
+  /** In a batch or an iteration, one error for each record that cannot be decrypted. */
   declare readonly errors?: readonly KeywardError[];
-  /** With `KEY_IN_USE` and `RECORD_NOT_SEALED`, the records that stand in the way, by the name of their store. */
+  /**
+   * With `KEY_IN_USE` and `RECORD_NOT_SEALED`: the number of records because of which the call was refused, by the name of
+   * the store that holds them.
+   */
   declare readonly counts?: Readonly<Record<string, number>>;
 
-  /** `message` says what happened, without the key of a record. */
+  /** Creates an error. The `message` reports what failed, and never contains the key of a record. */
   constructor(code: KeywardErrorCode, message: string, details: KeywardErrorDetails) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.code = code;
     this.hint = details.hint;
+    this.link = `docs/errors.md#${code.toLowerCase()}`;
     if (details.keyId !== undefined) this.keyId = details.keyId;
     if (details.namespace !== undefined) this.namespace = details.namespace;
     if (details.key !== undefined) this.key = details.key;
@@ -81,7 +102,7 @@ export class KeywardError extends Error {
 }
 
 /**
- * What was thrown, as an error of Keyward's: itself where it is one, otherwise the cause of a new one. Not part of the
+ * Returns `thrown` if it is a {@link KeywardError}, and otherwise a new error with `thrown` as its cause. Not part of the
  * public surface.
  */
 export function asKeywardError(thrown: unknown, code: KeywardErrorCode, message: string, hint: string): KeywardError {
@@ -89,9 +110,9 @@ export function asKeywardError(thrown: unknown, code: KeywardErrorCode, message:
 }
 
 /**
- * What was thrown, if it is an error of Keyward's. Not part of the public surface.
+ * Returns `thrown` if it is a {@link KeywardError}, and throws it otherwise. Not part of the public surface.
  *
- * @throws what was thrown, if it is not.
+ * @throws `thrown`, if it is another error.
  */
 export function requireKeywardError(thrown: unknown): KeywardError {
   if (thrown instanceof KeywardError) return thrown;

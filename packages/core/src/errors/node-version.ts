@@ -1,18 +1,22 @@
 import { KeywardError } from "./errors.ts";
 
-/** The oldest Node.js that Keyward supports, as `engines` in its packages has it. */
+/** The oldest version of Node.js that Keyward supports, as in the `engines` field of its packages. */
 const oldest = [22, 19] as const;
 
-/** The version of Node.js in use, if it is one that is older than Keyward supports. */
+/** Returns the version of Node.js that runs, if Keyward does not support it; `undefined` otherwise. */
 export function unsupportedNodeVersion(): string | undefined {
-  // Other runtimes have no process, or name a Node.js that they are compatible with.
+  // Other runtimes have no process, or report the version of Node.js that they are compatible with.
   const version = globalThis.process?.versions?.node;
   const [major = 0, minor = 0] = (version ?? "").split(".").map(Number);
   const isOlder = major < oldest[0] || (major === oldest[0] && minor < oldest[1]);
   return version !== undefined && isOlder ? version : undefined;
 }
 
-/** The error for something that this version of Node.js lacks; `what` failed for it. */
+/**
+ * Returns the error for a feature that this version of Node.js lacks.
+ *
+ * @param what the beginning of the message: the failed operation, such as "No keys can be loaded".
+ */
 export function nodeTooOld(what: string, cause?: unknown): KeywardError {
   const version = unsupportedNodeVersion() ?? "unknown";
   return new KeywardError(

@@ -1,8 +1,8 @@
 import { KeywardError } from "./errors.ts";
 
-// How every package checks its options, for those who write a store or a provider.
+// Checks of options, for this and every other package, and for authors of a store or a provider.
 
-/** What a numeric option counts. */
+/** The unit of a numeric option. */
 export type Unit =
   | "milliseconds"
   | "bytes"
@@ -14,23 +14,22 @@ export type Unit =
   | "workers"
   | "requests";
 
-/** Which values of a numeric option make sense. */
+/** The range of a numeric option. */
 export interface Bounds {
-  /** The smallest value that is allowed. Default: 1. */
+  /** The smallest allowed value. Default: 1. */
   readonly least?: number;
   /**
-   * The largest value that is allowed. Default: 2^30 for milliseconds (about 12 days: a longer timer of Node.js fires at
-   * once, and a jittered one must fit too), 2^40 otherwise.
+   * The largest allowed value. Default: 2^30 for milliseconds, about 12 days, and 2^40 for other units. A timer of
+   * Node.js fires at once if it is longer than about 24 days, and a pause with a random part must fit as well.
    */
   readonly most?: number;
 }
 
 /**
- * Checks an option that is a duration, a size or a count.
+ * Checks an option that is a duration, a size or a count, and returns it.
  *
- * @param name the option's name as the caller wrote it, such as `timeoutMs` or `unregistered.waitMs`.
- * @returns the value.
- * @throws KeywardError `VALUE_INVALID` for anything but a whole number within the bounds; NaN and Infinity are refused.
+ * @param name the name of the option as the caller wrote it, such as `timeoutMs` or `unregistered.waitMs`.
+ * @throws KeywardError `VALUE_INVALID` for anything but an integer within the bounds, NaN and Infinity included.
  * @example
  * const timeoutMs = requireAmount("timeoutMs", options.timeoutMs ?? 5_000, "milliseconds");
  */
@@ -39,21 +38,25 @@ export function requireAmount(name: string, given: unknown, unit: Unit, bounds: 
   if (typeof given === "number" && Number.isSafeInteger(given) && given >= least && given <= most) return given;
   const shown =
     typeof given === "number" ? `, but ${given}` : `, but of type ${given === null ? "null" : typeof given}`;
-  throw new KeywardError("VALUE_INVALID", `${name} is not a whole number of ${unit} from ${least} to ${most}${shown}`, {
-    hint: `Set ${name} to a whole number within these bounds, or leave it out for the default.`,
-  });
+  throw new KeywardError(
+    "VALUE_INVALID",
+    `${name} is not an integer between ${least} and ${most} (in ${unit})${shown}`,
+    {
+      hint: `Set ${name} to an integer between ${least} and ${most}, or omit it to use the default.`,
+    },
+  );
 }
 
-/** The name of every option of a type: the compiler refuses a table that lacks one. */
+/** A table with the name of every option of a type. The compiler refuses a table that lacks one. */
 export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;
 
 /**
- * Checks that options are an object which holds no unknown name, so that code without types learns of a misspelt option.
+ * Checks that options are an object without unknown names, and returns them. Code without types learns of a misspelt
+ * option in this way.
  *
- * @param taker what takes the options, such as `createKeyv`, for the message.
- * @param known every name that is allowed.
- * @returns the options.
- * @throws KeywardError `VALUE_INVALID` for what is no object and for a name that is not known.
+ * @param taker the function or class that takes the options, such as `createKeyv`, for the message.
+ * @param known every allowed name.
+ * @throws KeywardError `VALUE_INVALID` for a value that is not an object, and for an unknown name.
  * @example
  * requireOptions("MemoryStore", options, { maxRecords: true } satisfies OptionNames<MemoryStoreOptions>);
  */
@@ -71,14 +74,14 @@ export function requireOptions<Options extends object>(
   const unknown = Object.keys(given).find((name) => !Object.hasOwn(known, name));
   if (unknown === undefined) return given;
   throw new KeywardError("VALUE_INVALID", `${taker} has no option ${JSON.stringify(unknown)}`, {
-    hint: `Correct or remove it. The options are: ${names.join(", ")}.`,
+    hint: `Correct the name, or remove the option. The options are: ${names.join(", ")}.`,
   });
 }
 
 /**
- * A copy of options that has as its own also what they have from a class or another prototype: spreading loses that.
+ * Copies options, including those that come from a class or another prototype, which a spread would lose.
  *
- * @param known every name that is copied.
+ * @param known every name to copy.
  */
 export function copyOptions<Options extends object>(options: Options, known: OptionNames<Options>): Options {
   const copy = { ...options };
@@ -87,28 +90,28 @@ export function copyOptions<Options extends object>(options: Options, known: Opt
 }
 
 /**
- * Checks an option that is one of some words.
+ * Checks that an option is one of a list of words.
  *
- * @throws KeywardError `VALUE_INVALID` for anything else, which may be of any type.
+ * @throws KeywardError `VALUE_INVALID` for another word, and for a value of another type.
  */
 export function requireOneOf(name: string, given: unknown, words: readonly string[]): void {
   if (words.some((word) => word === given)) return;
   const all = words.map((word) => `"${word}"`).join(", ");
   const shown = typeof given === "string" ? JSON.stringify(given) : `of type ${given === null ? "null" : typeof given}`;
-  throw new KeywardError("VALUE_INVALID", `${name} is ${shown}, and none of ${all}`, {
-    hint: `Set ${name} to one of these words.`,
+  throw new KeywardError("VALUE_INVALID", `${name} is ${shown}, but must be one of ${all}`, {
+    hint: `Set ${name} to one of ${all}.`,
   });
 }
 
 /**
- * Checks an option that is an object, or a class, with methods.
+ * Checks that an option is an object, or a class, with certain methods.
  *
- * @throws KeywardError `VALUE_INVALID` where a method is missing.
+ * @throws KeywardError `VALUE_INVALID` if a method is missing.
  */
 export function requireMethods(name: string, given: unknown, methods: readonly string[], hint: string): void {
   const isObject = (typeof given === "object" || typeof given === "function") && given !== null;
   const missing = methods.filter((method) => !isObject || typeof Reflect.get(given, method) !== "function");
   if (missing.length === 0) return;
-  const shown = `${given === null ? "null" : `of type ${typeof given}`}, without ${missing.join(" and ")}`;
+  const shown = `${given === null ? "null" : `of type ${typeof given}`}, and lacks ${missing.map((method) => `${method}()`).join(" and ")}`;
   throw new KeywardError("VALUE_INVALID", `${name} is ${shown}`, { hint });
 }

@@ -1,6 +1,6 @@
-/** How often something occurred that is told of with growing pauses. */
+/** A report of a problem that occurs again and again. */
 export interface Repetition {
-  /** How many equal ones occurred since the last that was told, this one included; 1 for the first. */
+  /** Number of equal problems since the last report, this one included; 1 for the first. */
   readonly times: number;
 }
 
@@ -17,23 +17,26 @@ const maxRemembered = 32;
 const maxCauses = 5;
 
 /**
- * Decides when to tell of what goes wrong in the background again and again: at once when it is new, then with a count
- * after pauses that grow from 5 s to 5 min, and at once again after a success or after it had stopped for 10 min.
+ * Decides when to report a problem that occurs again and again in the background. A new problem is reported at once.
+ * Then it is reported with a count after pauses that grow from 5 s to 5 min. After a success, or after 10 min without
+ * the problem, it counts as new.
  */
 export class Repetitions {
   readonly #remembered = new Map<string, Remembered>();
   readonly #nowMs: () => number;
 
   /**
-   * Remembers nothing yet.
+   * Creates an empty memory of problems.
    *
-   * @param nowMs a clock that only moves forward, in milliseconds.
+   * @param nowMs a clock in milliseconds that never goes back. Default: `performance.now()`.
    */
   constructor(nowMs: () => number = () => performance.now()) {
     this.#nowMs = nowMs;
   }
 
-  /** How often this occurred where it is to be told of now; `undefined` where it is not. */
+  /**
+   * Records that a problem occurred. Returns how often, if the problem is to be reported now; `undefined` otherwise.
+   */
   occurred(problem: unknown): Repetition | undefined {
     const nowMs = this.#nowMs();
     const text = textOf(problem);
@@ -54,7 +57,7 @@ export class Repetitions {
     return { times };
   }
 
-  /** It went well: whatever goes wrong next is told of at once. */
+  /** Records a success: the next problem is reported at once. */
   succeeded(): void {
     this.#remembered.clear();
   }
@@ -68,7 +71,9 @@ export class Repetitions {
   }
 }
 
-/** What makes two problems the same: all that they say, except how long something took. */
+/**
+ * Returns the text by which two problems are equal: names, codes and messages of the whole chain, without durations.
+ */
 function textOf(problem: unknown): string {
   const parts: string[] = [];
   let one = problem;
@@ -84,7 +89,7 @@ function textOf(problem: unknown): string {
   return JSON.stringify(parts.map((part) => part.replace(/\d+(?= ?m?s\b)/g, "…")));
 }
 
-/** An error that others made may have anything as its name, code and message. */
+/** An error of another library may have a name, code or message of any type. */
 function asText(given: unknown): string {
   return typeof given === "string" ? given : "";
 }

@@ -1,37 +1,46 @@
 import type { Stats } from "node:fs";
 import { accessSync, chmodSync, closeSync, constants, fchmodSync, fchownSync, lstatSync, openSync } from "node:fs";
 import { setTimeout as wait } from "node:timers/promises";
-import { KeywardError } from "../errors/errors.ts";
+import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { isOwnedBy, systemCode } from "./private-file.ts";
 
 const lockWaitMs = 10_000;
 const lockRetryMs = 20;
 const sqliteBusy = 5;
 
+/** Options of {@link whileLocked}. */
+export interface FileLockOptions {
+  /** Status of the file that the lock guards; `undefined` if the file does not exist yet. */
+  readonly guarded: Stats | undefined;
+  /** Name of the guarded file in error messages. */
+  readonly shownAs: string;
+  /** The error codes for a lock that another process holds, and for a lock file that cannot be used. */
+  readonly codes: { readonly held: KeywardErrorCode; readonly unusable: KeywardErrorCode };
+}
+
 /**
- * Runs `work` while this process alone holds the lock. The lock is SQLite's on an empty file: the operating system
- * takes it back from a process that ends, however it ends, so none is ever stale.
+ * Runs `work` while no other process holds the lock. The lock is SQLite's lock on an empty file. The operating system
+ * releases it when its process ends, even by a crash, so a lock is never stale.
  *
- * @param path the lock's, an empty file that stays. Who may write `guarded` can open it, and no other user.
- * @param guarded the file that the lock is for; `undefined` where there is none yet.
- * @throws KeywardError `KEYRING_CONFLICT` when another process holds the lock for 10 seconds, `PROVIDER_UNAVAILABLE` when
- * something else is at the path. Errors of the file system come as they are.
+ * @param path the path of the lock file: an empty file that stays. Users that may write the guarded file can open it,
+ * and no others.
+ * @throws KeywardError with `codes.held` when another process holds the lock for 10 seconds, with `codes.unusable` when
+ * the path holds anything but a lock file of a trusted user. Errors of the file system are thrown unchanged.
  */
 export async function whileLocked<Result>(
   path: string,
-  guarded: Stats | undefined,
-  shownAs: string,
+  options: FileLockOptions,
   work: () => Promise<Result>,
 ): Promise<Result> {
   const { DatabaseSync } = await import("node:sqlite");
-  prepareLock(path, guarded, shownAs);
+  prepareLock(path, options);
   const database = new DatabaseSync(path);
   try {
     const deadlineMs = performance.now() + lockWaitMs;
     while (!tryLock(database)) {
       if (performance.now() > deadlineMs) {
-        throw new KeywardError("KEYRING_CONFLICT", `${shownAs} is being changed by another process`, {
-          hint: "Wait for it, load the ring again, and repeat the change.",
+        throw new KeywardError(options.codes.held, `${options.shownAs} is being changed by another process`, {
+          hint: "Wait until the other process has finished, read the file again, and repeat the change.",
         });
       }
       await wait(lockRetryMs);
@@ -43,28 +52,25 @@ export async function whileLocked<Result>(
 }
 
 /**
- * Makes the lock file, or checks the one that is there: who can read it can hold the lock. In one turn of the event loop
- * and without opening an existing file, since POSIX drops a process's lock when it closes any descriptor of the file.
+ * Creates the lock file, or checks the existing one: a user that can read it can hold the lock. The check runs in one
+ * turn of the event loop and does not open the file, because POSIX releases the lock of a process that closes any
+ * descriptor of the file.
  */
-function prepareLock(path: string, guarded: Stats | undefined, shownAs: string): void {
+function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions): void {
   const mode = ((guarded?.mode ?? 0) & 0o020) === 0 ? 0o600 : 0o660;
   if (lstatSync(path, { throwIfNoEntry: false }) === undefined && createLock(path, guarded, mode)) return;
   const found = lstatSync(path);
   const problem = problemOf(found, guarded);
   if (problem !== undefined) {
-    throw new KeywardError(
-      "PROVIDER_UNAVAILABLE",
-      `${shownAs} cannot be locked: the file beside it, .lock, ${problem}`,
-      {
-        hint: "Find out who made the .lock file. Remove it while no process changes the keyring, and try again.",
-      },
-    );
+    throw new KeywardError(codes.unusable, `${shownAs} cannot be locked: the lock file beside it (.lock) ${problem}`, {
+      hint: "Find out which program made the .lock file. Remove it while no process changes the guarded file, and try again.",
+    });
   }
   if ((found.mode & 0o777 & ~mode) !== 0) chmodSync(path, mode);
   accessSync(path, constants.R_OK | constants.W_OK);
 }
 
-/** Whether this call made it. */
+/** Creates the lock file. Returns false if another process created it first. */
 function createLock(path: string, guarded: Stats | undefined, mode: number): boolean {
   let file: number;
   try {
@@ -74,7 +80,7 @@ function createLock(path: string, guarded: Stats | undefined, mode: number): boo
     throw error;
   }
   try {
-    // Where root makes it, the owner of the guarded file must be able to lock as well.
+    // If root creates the lock file, the owner of the guarded file must be able to lock as well.
     if (guarded !== undefined && process.geteuid?.() === 0) fchownSync(file, guarded.uid, guarded.gid);
     fchmodSync(file, mode);
   } finally {
@@ -83,18 +89,19 @@ function createLock(path: string, guarded: Stats | undefined, mode: number): boo
   return true;
 }
 
+/** Returns why a lock file cannot be trusted; `undefined` if it can. */
 function problemOf(found: Stats, guarded: Stats | undefined): string | undefined {
   if (found.isSymbolicLink()) return "is a symbolic link";
-  if (!found.isFile() || found.size > 0) return "is no empty file";
+  if (!found.isFile() || found.size > 0) return "is not an empty file";
   const trusted = guarded === undefined ? isOwnedBy(found) : isOwnedBy(found, guarded.uid);
-  // Members of a group that may write the file make the lock for one another.
+  // Members of a group that may write the guarded file create the lock file for one another.
   if (trusted || (guarded !== undefined && (guarded.mode & 0o020) !== 0 && found.gid === guarded.gid)) return undefined;
   return "belongs to another user";
 }
 
 function tryLock(database: { exec(statement: string): void }): boolean {
   try {
-    // With a journal in memory, a full disk keeps no process from locking: nothing is ever written to the file.
+    // With a journal in memory nothing is ever written to the file, so locking also works on a full disk.
     database.exec("PRAGMA journal_mode = MEMORY; BEGIN EXCLUSIVE");
     return true;
   } catch (error) {

@@ -4,17 +4,17 @@ import { dirname } from "node:path";
 
 const mostBytes = 1024 * 1024;
 
-/** What was read of a file. */
+/** The text of a file and its status at the time of the read. */
 export interface FoundFile {
   readonly text: string;
   readonly status: Stats;
 }
 
 /**
- * Reads a small file; `undefined` where there is none.
+ * Reads a file of at most 1 MiB.
  *
- * @param options.followsLink whether the path may be a symbolic link, as it is in a mounted secret.
- * @returns `"unfit"` for a directory, a pipe, or a file of more than 1 MiB.
+ * @param options.followsLink whether the path may be a symbolic link, as in a mounted secret.
+ * @returns `undefined` if there is no file, and `"unfit"` for a directory, a pipe, or a file of more than 1 MiB.
  */
 export async function readSmallFile(
   path: string,
@@ -37,14 +37,16 @@ export async function readSmallFile(
 }
 
 /**
- * Writes a file beside `target`, brings it to the disk and renames it over `target`. A reader sees the old text or the
- * new one, and a link at either path is replaced, never followed. Errors are those of the file system.
+ * Replaces the text of a file in one step: writes a file beside `target`, syncs it to the disk and renames it to
+ * `target`. A reader sees the old text or the new text. A link at either path is replaced, never followed. Errors of
+ * the file system are thrown unchanged.
  *
- * @param before the file to replace, whose owner and mode the new one gets. Without it, only the owner can read the file.
+ * @param before status of the existing file, whose owner and mode the new file gets. Without `before`, only the user of
+ * this process can read the new file.
  */
 export async function replaceFile(target: string, text: string, before?: Stats): Promise<void> {
-  // One name, so that a process that was killed here leaves one file, which the next change removes. "wx" opens no file
-  // that another user made, and follows no link.
+  // The name is always the same: if the process is killed here, the next change removes the file. "wx" opens no file of
+  // another user, and follows no link.
   const temporary = `${target}.new`;
   await rm(temporary, { force: true });
   const file = await open(temporary, "wx", 0o600);
@@ -52,7 +54,8 @@ export async function replaceFile(target: string, text: string, before?: Stats):
     try {
       if (before !== undefined) {
         const { uid, gid } = await file.stat();
-        // Who could read the old file must be able to read the new one: better no save than an unreadable keyring.
+        // The readers of the old file must be able to read the new file. Failing here is better than an unreadable
+        // keyring.
         if (before.uid !== uid || before.gid !== gid) await file.chown(before.uid, before.gid);
         await file.chmod(before.mode & 0o777);
       }
@@ -70,7 +73,7 @@ export async function replaceFile(target: string, text: string, before?: Stats):
 }
 
 async function syncDirectory(path: string): Promise<void> {
-  // Windows opens no directories, and needs none synced.
+  // Windows cannot open a directory, and does not need to sync it.
   if (process.platform === "win32") return;
   const directory = await open(path, "r");
   try {
@@ -80,33 +83,39 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-/** Whether a file belongs to this process's user, to root, or to one of the other users given. True on Windows. */
+/**
+ * Returns whether a file belongs to the user of this process, to root, or to one of the user ids `others`. Always true
+ * on Windows.
+ */
 export function isOwnedBy({ uid }: Stats, ...others: readonly number[]): boolean {
   const own = process.geteuid?.();
   return own === undefined || uid === own || uid === 0 || others.includes(uid);
 }
 
-/** The system's word for what went wrong, such as ENOENT; "unknown error" where it gave none. Its message repeats the path. */
+/**
+ * Returns the code of a system error, such as ENOENT; "unknown error" if it has none. Use the code instead of the
+ * message of a system error, which contains the path.
+ */
 export function systemCode(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";
 }
 
-/** What to do when a file cannot be written; `undefined` where the system's word says too little. */
+/** Returns the hint for an error of writing a file; `undefined` for a system code that has none. */
 export function hintForWriting(error: unknown): string | undefined {
   switch (systemCode(error)) {
     case "EROFS":
-      return "It is mounted read-only, as secrets are: make the change where the mount comes from.";
+      return "The file is mounted read-only, as secrets usually are. Make the change at the source of the mount.";
     case "ENOSPC":
     case "EDQUOT":
-      return "Make room on its disk, and try again. The file is as it was.";
+      return "Make room on the disk of the file, and try again. The file is unchanged.";
     case "EACCES":
     case "EPERM":
-      return "Let the user of this process write to the folder and to the files in it, and try again.";
+      return "Give the user of this process write permission on the folder and the files in it, and try again.";
     case "EBUSY":
-      return "It is a mount of its own, which cannot be replaced: mount the folder that it is in.";
+      return "The file is itself a mount, which cannot be replaced. Mount the folder that contains the file instead.";
     case "ENOENT":
     case "ENOTDIR":
-      return "Check the path, and make the folder that the file belongs in.";
+      return "Check the path, and create the folder of the file.";
     default:
       return undefined;
   }

@@ -2,64 +2,75 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "./keyring.ts";
 
-/** How often a source is asked for its ring, and how long its last answer counts. */
+/** Settings of a key provider: how often the keyring is loaded, and how long it may be used without a load. */
 export interface KeyFreshness {
   /**
-   * The source is asked again about every so many milliseconds, give or take a tenth, while any store is in use.
-   * Default: it is not, and a change is seen when the provider tells of it or a record names a key that the ring lacks.
+   * How often the keyring is loaded again while a store is in use, in milliseconds, plus or minus a random tenth.
+   * Default: never. The keyring is then loaded again only when the provider reports a change, or when a record names a key
+   * that the keyring lacks.
    */
   readonly refreshMs?: number;
   /**
-   * For how many milliseconds a ring may be used since its source was last asked and still had it. When it is older, the
-   * next call waits until the source was asked again; while that fails, calls reject with `PROVIDER_UNAVAILABLE`. Longer
-   * than `timeoutMs`. Default: for ever.
+   * How long a keyring may be used after the provider last returned it, in milliseconds. Must be longer than `timeoutMs`.
+   * When the keyring is older, calls wait for a load; while loads fail, they reject with `PROVIDER_UNAVAILABLE`.
+   * Default: unlimited.
    */
   readonly maxAgeMs?: number;
-  /** After how many milliseconds a load counts as failed. Default 15,000. */
+  /** How long a load may take, in milliseconds. Default: 15,000. */
   readonly timeoutMs?: number;
 }
 
 /**
- * Where a keyring comes from. Only `load` is required; the rest are things that some sources can do.
- * The core asks once for all its stores (single-flight), keeps the last good ring through an outage, and asks
- * again when a record names a key that the ring does not have.
+ * A source of a keyring. Only `load` is required.
+ *
+ * All stores with the same provider share its loads, one at a time. They keep the last good keyring while loads fail, and
+ * load again when a record names a key that the keyring lacks.
+ *
+ * @example
+ * const keys: KeyProvider = { load: async () => Keyring.parse(await readFile("keyring.json", "utf8")) };
  */
 export interface KeyProvider {
-  /** How often the core asks, and how long an answer counts. Read once, when the first store is made. */
+  /** The settings for how often the keyring is loaded. Read once, when the first store is made. */
   readonly freshness?: KeyFreshness;
   /**
-   * The ring as the source has it now.
+   * Loads the keyring as the source has it now.
    *
-   * @param options.inUse the ring that the caller uses, if it has one. A provider that refuses older rings does not refuse
-   * this one: the caller may have refused a later one.
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` when the source does not answer or has nothing; `KEY_INVALID` or
-   * `KEYRING_INVALID` when what it has is not a key or a ring.
+   * @param options.signal Aborted when the load has taken too long.
+   * @param options.inUse The keyring that the caller uses, if any. A provider that refuses older keyrings must accept this
+   * one: the caller may have refused a later one.
+   * @throws KeywardError
+   * - `PROVIDER_UNAVAILABLE` if the source does not answer or has no keyring;
+   * - `KEY_INVALID` or `KEYRING_INVALID` if the source has something that is not a key or a keyring.
    */
   load(options?: { readonly signal?: AbortSignal; readonly inUse?: Keyring }): Promise<Keyring>;
   /**
-   * Writes `next` if the source still holds `previous`.
+   * Writes `next` to the source, if the source still has `previous`.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` when somebody else was first.
+   * @throws KeywardError `KEYRING_CONFLICT` if the source has another keyring than `previous`.
    */
   save?(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Checks that `save` can work where the source is now, and writes nothing. For a provider whose `save` can work for some
-   * sources and not for others.
+   * Checks that `save` can write to the source, and writes nothing. For a provider that can write to some sources and not
+   * to others.
    *
-   * @throws KeywardError `PROVIDER_READ_ONLY` when the source cannot be changed from here.
+   * @throws KeywardError `PROVIDER_READ_ONLY` if this process cannot write to the source.
    */
   requireWritable?(): Promise<void>;
   /**
-   * Writes the first ring, where the source holds none.
+   * Writes the first keyring to a source that has none.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` where it holds one already.
+   * @throws KeywardError `KEYRING_CONFLICT` if the source has a keyring already.
    */
   create?(ring: Keyring): Promise<void>;
-  /** Calls `changed` whenever the source may hold another ring; returns what ends it. Must not keep a process alive. */
+  /**
+   * Calls `changed` whenever the source may have another keyring. Must not keep the process alive.
+   *
+   * @returns a function that ends the subscription.
+   */
   subscribe?(changed: () => void): () => void;
 }
 
-/** The name of every setting of freshness. Not part of the public surface. */
+/** The name of every setting of {@link KeyFreshness}. Not part of the public surface. */
 export const freshnessNames = {
   refreshMs: true,
   maxAgeMs: true,
@@ -69,10 +80,12 @@ export const freshnessNames = {
 const defaultTimeoutMs = 15_000;
 
 /**
- * The settings of freshness among the options of a provider, for those who write one.
+ * Checks the settings of {@link KeyFreshness} among the options of a key provider, and returns them. For authors of a key
+ * provider.
  *
- * @throws KeywardError `VALUE_INVALID` for one that is not a whole number from 1 to 2^30, and for a `maxAgeMs` that is not
- * longer than `timeoutMs`.
+ * @returns the settings, with the default `timeoutMs` of 15,000.
+ * @throws KeywardError `VALUE_INVALID` for a setting that is not an integer between 1 and 2^30, and for a `maxAgeMs` that
+ * is not longer than `timeoutMs`.
  */
 export function requireFreshness(options: KeyFreshness): KeyFreshness & { readonly timeoutMs: number } {
   const { refreshMs, maxAgeMs, timeoutMs = defaultTimeoutMs } = options;
@@ -80,9 +93,9 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
     if (value !== undefined) requireAmount(name, value, "milliseconds");
   }
   if (maxAgeMs !== undefined && maxAgeMs <= timeoutMs) {
-    // Otherwise an answer could be too old when it arrives, and no call would ever end.
-    throw new KeywardError("VALUE_INVALID", `maxAgeMs, ${maxAgeMs}, is not longer than timeoutMs, ${timeoutMs}`, {
-      hint: "Raise maxAgeMs, or set timeoutMs to less.",
+    // Otherwise a keyring could be too old when its load ends, and calls would load forever.
+    throw new KeywardError("VALUE_INVALID", `maxAgeMs (${maxAgeMs}) is not longer than timeoutMs (${timeoutMs})`, {
+      hint: `Set maxAgeMs to more than ${timeoutMs}, or timeoutMs to less than ${maxAgeMs}.`,
     });
   }
   return {
@@ -93,12 +106,13 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
 }
 
 /**
- * The same provider with other settings of freshness. What `freshness` leaves out stays as the provider has it.
+ * Returns a copy of a key provider with other settings of {@link KeyFreshness}. Settings that `freshness` does not name stay
+ * as they are.
  *
- * A copy made with `{ ...provider }` lacks every method that the provider has from its class. This one has them all. Make
- * it once and give it to every store: stores with the same provider share its loads.
+ * The copy has every method of the provider; `{ ...provider }` would lack the methods of its class. Make the copy once and
+ * pass it to every store: stores with the same provider share its loads.
  *
- * @throws KeywardError `VALUE_INVALID` for an unknown setting, and as {@link requireFreshness}.
+ * @throws KeywardError `VALUE_INVALID` for an unknown setting, or for a setting that {@link requireFreshness} refuses.
  * @example
  * const keys = withFreshness(envKeys("APP_ENCRYPTION_KEY"), { refreshMs: 60_000 });
  */
@@ -109,7 +123,7 @@ export function withFreshness<Provider extends KeyProvider>(provider: Provider, 
   for (const name of namesOf(provider)) {
     const get = () => {
       const value: unknown = Reflect.get(provider, name);
-      // Its methods may use private fields, which only the provider itself has.
+      // A method may use private fields, which the provider has and the copy has not.
       return typeof value === "function" ? value.bind(provider) : value;
     };
     Object.defineProperty(copy, name, { get, enumerable: true, configurable: true });
@@ -117,13 +131,13 @@ export function withFreshness<Provider extends KeyProvider>(provider: Provider, 
   return Object.defineProperty(copy, "freshness", { value: changed, enumerable: true });
 }
 
-/** The names of all properties that an object has, itself or from its classes. */
+/** The names of all properties of an object, its own and those of its classes. */
 function namesOf(object: object): ReadonlySet<PropertyKey> {
   const names = new Set<PropertyKey>();
-  let holder: object | null = object;
-  while (holder !== null && holder !== Object.prototype) {
-    for (const name of Reflect.ownKeys(holder)) if (name !== "constructor") names.add(name);
-    holder = Reflect.getPrototypeOf(holder);
+  let owner: object | null = object;
+  while (owner !== null && owner !== Object.prototype) {
+    for (const name of Reflect.ownKeys(owner)) if (name !== "constructor") names.add(name);
+    owner = Reflect.getPrototypeOf(owner);
   }
   return names;
 }

@@ -8,43 +8,45 @@ import { type FoundFile, hintForWriting, readSmallFile, replaceFile, systemCode 
 import { hasReservedSpace, type ReservedSpace } from "../store-interface/capabilities.ts";
 import { wrapRejection } from "../store-interface/inner-store.ts";
 
-/** What the system says where a file cannot be changed from here, whatever is done on its disk. */
+/** The system's error codes for a file that this process cannot change, however much disk space is freed. */
 const readOnlyCodes: ReadonlySet<string> = new Set(["EROFS", "EACCES", "EPERM", "EBUSY"]);
 
-/** Where a keyring lies as text: wrapped, or as a document. */
-export interface KeyringPlace {
+/** A place where a keyring is stored as text: a wrapped keyring, or a keyring document. */
+export interface KeyringLocation {
   /**
-   * What lies there; `undefined` where nothing does.
+   * Reads the stored text; `undefined` if nothing is stored.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` or `PROVIDER_UNAVAILABLE` when it cannot be read.
+   * @throws KeywardError `STORE_UNAVAILABLE` or `PROVIDER_UNAVAILABLE` if the text cannot be read.
    */
   read(options?: { readonly signal?: AbortSignal | undefined }): Promise<string | undefined>;
   /**
-   * Writes `next` if what lies there is still `expected` (`undefined`: nothing), and says whether it did.
+   * Writes `next` if the stored text is still `expected`. An `expected` of `undefined` means that nothing is stored.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` or `PROVIDER_UNAVAILABLE` when it cannot be written; `PROVIDER_READ_ONLY` when
-   * it cannot be changed from here.
+   * @returns whether `next` was written.
+   * @throws KeywardError
+   * - `STORE_UNAVAILABLE` or `PROVIDER_UNAVAILABLE` if the text cannot be written;
+   * - `PROVIDER_READ_ONLY` if this process cannot write to the location.
    */
   replace(expected: string | undefined, next: string): Promise<boolean>;
   /**
-   * Checks that {@link KeyringPlace.replace} can write, and writes nothing. Absent where that cannot be told before.
+   * Checks that {@link KeyringLocation.replace} can write, and writes nothing. Absent if only a write can show that.
    *
-   * @throws KeywardError `PROVIDER_READ_ONLY`.
+   * @throws KeywardError `PROVIDER_READ_ONLY` if this process cannot write to the location.
    */
   requireWritable?(): Promise<void>;
 }
 
 /**
- * A place in the reserved space of a store, beside the records that the ring seals: no user key, clear or iteration
- * reaches it.
+ * Returns a location in the reserved space of a store, beside the records that the keyring encrypts. No user's key, no
+ * `clear` and no iteration of the store reaches the reserved space.
  *
- * @param name Tells several rings in one store apart.
+ * @param name Distinguishes several keyrings in one store. Default: a location without a name.
  * @throws KeywardError `STORE_INVALID` for a store without a reserved space.
  */
-export function storePlace(store: ReservedSpace, name?: string): KeyringPlace {
+export function storeLocation(store: ReservedSpace, name?: string): KeyringLocation {
   if (!hasReservedSpace(store)) {
-    throw new KeywardError("STORE_INVALID", "This store has no reserved space for a keyring to lie in", {
-      hint: "Use a store that has reserved(), or filePlace(path).",
+    throw new KeywardError("STORE_INVALID", "This store has no reserved space, which a keyring needs", {
+      hint: "Use a store that has a method reserved(), or use fileLocation(path).",
     });
   }
   const reserved = store.reserved();
@@ -57,7 +59,7 @@ export function storePlace(store: ReservedSpace, name?: string): KeyringPlace {
     async replace(expected, next) {
       return await wrapRejection(async () => {
         if (expected === undefined) return await reserved.replace(key, undefined, next);
-        // Some stores give bytes for a text, and compare what they were given byte for byte, type included.
+        // Some stores return a text as bytes, and replace it only if they are given these same bytes.
         const stored: unknown = await reserved.get(key);
         if (textOf(stored) !== expected) return false;
         return await reserved.replace(key, stored instanceof Uint8Array ? stored : expected, next);
@@ -72,36 +74,46 @@ function textOf(stored: unknown): string | undefined {
 }
 
 /**
- * A file. A text is written beside the old one, brought to the disk and renamed over it, so a reader sees either; owner
- * and mode stay, and a new file is its owner's alone. Where the path is a link, the file it leads to is replaced.
- * Writers take turns by an operating system's lock on `<file>.lock`, an empty file that stays, and that only those can
- * open who may write the file. Let nobody write to the folder who may not change the keyring.
+ * Returns a location in a file.
  *
- * @param options.shownAs What errors call the file, where the path itself should not be repeated.
+ * - A new text is written beside the old one, synced to the disk and renamed over it. A reader sees one text or the other.
+ * - Owner and mode of the file stay. Only its owner can read a new file.
+ * - If the path is a symbolic link, the file that the link leads to is replaced.
+ * - Writers take turns by a lock of the operating system on `<file>.lock`, an empty file that stays there. Only users who
+ *   may write the keyring file can open the lock file.
+ *
+ * Give write access to the folder only to users who may change the keyring.
+ *
+ * @param options.shownAs How errors name the file. Default: "The file" and its path.
  */
-export function filePlace(path: string, options: { readonly shownAs?: string } = {}): KeyringPlace {
-  const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("filePlace", options, { shownAs: true });
+export function fileLocation(path: string, options: { readonly shownAs?: string } = {}): KeyringLocation {
+  const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("fileLocation", options, { shownAs: true });
 
-  /** The error without its cause, which repeats the path. */
+  /** Returns an error without a cause: the system's error would show the path even if `shownAs` hides it. */
   function unavailable(problem: string, error: unknown, hint: string): KeywardError {
     if (error instanceof KeywardError) return error;
     return new KeywardError("PROVIDER_UNAVAILABLE", `${shownAs} cannot be ${problem} (${systemCode(error)})`, { hint });
   }
 
   function notWritten(error: unknown): KeywardError {
-    const hint = hintForWriting(error) ?? "Check the path and the disk, and try again.";
+    const hint = hintForWriting(error) ?? "Check the path and the disk, and repeat the call.";
     const failed = unavailable("written", error, hint);
     if (failed === error || !readOnlyCodes.has(systemCode(error))) return failed;
     return new KeywardError("PROVIDER_READ_ONLY", failed.message, { hint });
   }
 
   async function replace(expected: string | undefined, next: string): Promise<boolean> {
-    const target = await whereItLeads(path);
+    const target = await targetOf(path);
     await access(dirname(target), constants.W_OK);
-    // Asked before as well, so that no lock file is left beside what is not replaced.
+    // Compared before the lock too, so that a call that replaces nothing leaves no lock file.
     const before = await readFileAt(target, shownAs);
     if (before?.text !== expected) return false;
-    return await whileLocked(`${target}.lock`, before?.status, shownAs, async () => {
+    const lock = {
+      guarded: before?.status,
+      shownAs,
+      codes: { held: "KEYRING_CONFLICT", unusable: "PROVIDER_UNAVAILABLE" },
+    } as const;
+    return await whileLocked(`${target}.lock`, lock, async () => {
       const found = await readFileAt(target, shownAs);
       if (found?.text !== expected) return false;
       await replaceFile(target, next, found?.status);
@@ -114,7 +126,7 @@ export function filePlace(path: string, options: { readonly shownAs?: string } =
       try {
         return (await readFileAt(path, shownAs))?.text;
       } catch (error) {
-        throw unavailable("read", error, "Check that it is there and that this process may read it.");
+        throw unavailable("read", error, "Check that the file exists and that this process may read it.");
       }
     },
     async replace(expected, next) {
@@ -126,7 +138,7 @@ export function filePlace(path: string, options: { readonly shownAs?: string } =
     },
     async requireWritable() {
       try {
-        const target = await whereItLeads(path);
+        const target = await targetOf(path);
         await access(dirname(target), constants.W_OK);
         if (await isMountPoint(target)) throw Object.assign(new Error("A mount point"), { code: "EBUSY" });
       } catch (error) {
@@ -136,16 +148,19 @@ export function filePlace(path: string, options: { readonly shownAs?: string } =
   };
 }
 
-/** Whether a file is a mount of its own, over which no other can be renamed. Only Linux says so. */
+/** Returns whether a file is itself a mount, so that no file can be renamed over it. Always false except on Linux. */
 async function isMountPoint(path: string): Promise<boolean> {
   const mounts = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
   return mounts.split("\n").some((line) => {
-    const at = line.split(" ")[4] ?? "";
-    return at.replace(/\\(\d{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))) === path;
+    const mountPoint = line.split(" ")[4] ?? "";
+    return (
+      mountPoint.replace(/\\(\d{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))) === path
+    );
   });
 }
 
-async function whereItLeads(path: string): Promise<string> {
+/** The file that a path leads to through symbolic links; the file itself need not exist. */
+async function targetOf(path: string): Promise<string> {
   try {
     return await realpath(path);
   } catch (error) {
@@ -157,7 +172,7 @@ async function whereItLeads(path: string): Promise<string> {
 async function readFileAt(path: string, shownAs: string): Promise<FoundFile | undefined> {
   const found = await readSmallFile(path, { followsLink: true });
   if (found !== "unfit") return found;
-  throw new KeywardError("KEYRING_INVALID", `${shownAs} is no file of at most 1 MiB`, {
-    hint: "A keyring lies in a regular file of its own.",
+  throw new KeywardError("KEYRING_INVALID", `${shownAs} is not a regular file of at most 1 MiB`, {
+    hint: "Give the path of a regular file that contains only the keyring.",
   });
 }

@@ -6,69 +6,70 @@ import { Moment } from "../waiting/moment.ts";
 import { pause } from "../waiting/pause.ts";
 import { RetryPause } from "../waiting/retry-pause.ts";
 import { freshnessNames, type KeyProvider, requireFreshness } from "./key-provider.ts";
-import { Keyring, keyOf, sameRing, sharesKey } from "./keyring.ts";
+import { Keyring, keyOf, sameKeyring } from "./keyring.ts";
+import { type Recognition, requireSuccessor } from "./keyring-successor.ts";
+import { UnknownKeyIds } from "./unknown-key-ids.ts";
 
-// Unknown key ids cost the provider at most one load in this time, however many are forged.
-const askIntervalMs = 1_000;
-// While loads fail there is one in each of these pauses, however many calls need it. With the random part, none is longer than
-// 6 s: that is how long the first calls, and the writes of a process that lapsed, may fail after the source is back.
-const pauses = { firstMs: 500, longestMs: 5_000 };
-// So that processes which were started together do not ask together for ever.
-const jitter = 0.1;
-const missAgeMs = 5_000;
-const maxMisses = 1_000;
+// Records with unknown key ids cause at most one load in this time, however many of them an attacker forges.
+const unknownIdIntervalMs = 1_000;
+// While loads fail, there is one load after each pause, however many calls need a keyring. With its random part, no pause
+// is longer than 6 s: calls, and writes of a replica whose lease lapsed, succeed that soon after the provider is back.
+const retryPauses = { firstMs: 500, longestMs: 5_000 };
+// The random part of refreshMs, so that processes that started together do not keep loading together.
+const refreshJitter = 0.1;
 
-/** What a {@link KeySource} reports in the background. */
-export type KeySourceReport =
+/** An event that a {@link KeyringSource} reports from the background. */
+export type KeyringSourceReport =
   | { readonly kind: "changed"; readonly ring: Keyring }
   | { readonly kind: "failed"; readonly error: KeywardError }
-  /** A load succeeded after one that had failed. */
+  /** A load succeeded after the one before it had failed. */
   | { readonly kind: "recovered" };
 
-/** What uses the ring of a source. */
+/** A store or another part that uses the keyring of a source. */
 export interface KeyUser {
-  /** Is told what happened in the background. Must not throw. */
-  readonly tell: (report: KeySourceReport) => void;
-  /** What a store says of a ring that is to replace the one in use; `undefined` where it can say nothing. */
+  /** Receives each report from the background. Must not throw. */
+  readonly tell: (report: KeyringSourceReport) => void;
+  /** Reports which of two keyrings the store recognizes as its own; `undefined` if the store cannot know. */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
 }
 
-/** Which of two rings a store was written with. It may be both, and neither where nothing was written. */
-export interface Recognition {
-  readonly next: boolean;
-  readonly previous: boolean;
-  /** Whether this process had a ring that it may write with. */
-  readonly hadRightRing: boolean;
-}
-
-const shared = new WeakMap<KeyProvider, KeySource>();
+const sourceOfProvider = new WeakMap<KeyProvider, KeyringSource>();
 
 /**
- * The ring in use, from a provider that all stores share: one load at a time, the last good ring kept through an
- * outage for as long as it may, one refresh when a record names a key that the ring does not have.
+ * The keyring in use, loaded from a key provider. All stores with the same provider share one source.
+ *
+ * - One load runs at a time, and every caller that needs the keyring joins it.
+ * - The last good keyring stays in use while loads fail, but not longer than `maxAgeMs`.
+ * - A record under a key that the keyring lacks causes one load.
  */
-export class KeySource {
+export class KeyringSource {
+  /** Absent if a fixed Keyring was given. */
   readonly #provider: KeyProvider | undefined;
   readonly #refreshMs: number | undefined;
   readonly #maxAgeMs: number | undefined;
   readonly #timeoutMs: number;
-  readonly #users = new Set<KeyUser>();
-  readonly #misses = new Map<string, number>();
-  /** What is being sealed, with the generation of the ring in use when it began. */
-  readonly #sealing = new Map<Promise<unknown>, number>();
+
   #ring: Keyring | undefined;
-  /** Since when the load was under way that gave the ring in use, or gave it again. */
-  #confirmed = new Moment();
-  /** Why the last load failed, if it did: the answer to every call during the pause. */
-  #failure: KeywardError | undefined;
-  readonly #pause = new RetryPause(pauses);
+  /** When the load began that last returned the keyring in use. */
+  #confirmedAt = new Moment();
   #loading: Promise<Keyring> | undefined;
-  #renewing: Promise<Keyring> | undefined;
-  #refreshTimer: NodeJS.Timeout | undefined;
-  #nextRefresh: Promise<KeywardError | undefined> | undefined;
-  #unknownIdLoadAtMs = Number.NEGATIVE_INFINITY;
+  /** Whether the provider reported a change during the load in progress, which may have read the state before it. */
   #changedWhileLoading = false;
+  /** The error of the last load, if it failed. During the pause, every call that needs a load rejects with it. */
+  #lastFailure: KeywardError | undefined;
+  readonly #retryPause = new RetryPause(retryPauses);
+
+  readonly #unknownIds = new UnknownKeyIds();
+  /** The next load for unknown key ids, which has not begun. Resolves to its error if it fails. */
+  #loadForUnknownIds: Promise<KeywardError | undefined> | undefined;
+  #lastLoadForUnknownIdsMs = Number.NEGATIVE_INFINITY;
+
+  readonly #users = new Set<KeyUser>();
   #unsubscribe: (() => void) | undefined;
+  #refreshTimer: NodeJS.Timeout | undefined;
+
+  /** Every write in progress, with the generation of the keyring in use when it began. */
+  readonly #writes = new Map<Promise<unknown>, number>();
 
   private constructor(keys: Keyring | KeyProvider) {
     const freshness = keys instanceof Keyring ? {} : (keys.freshness ?? {});
@@ -82,36 +83,208 @@ export class KeySource {
   }
 
   /**
-   * The source over these keys; stores with the same provider get the same one.
+   * Returns the source for a key provider, the same one for each call; or a source of a fixed keyring.
    *
-   * @throws KeywardError `KEYRING_INVALID` for what is neither a ring nor a provider, `VALUE_INVALID` for a freshness that
-   * cannot be.
+   * @throws KeywardError `KEYRING_INVALID` for anything but a Keyring or a key provider; `VALUE_INVALID` for a `freshness`
+   * that is not valid.
    */
-  static of(keys: Keyring | KeyProvider): KeySource {
-    if (keys instanceof Keyring) return new KeySource(keys);
+  static of(keys: Keyring | KeyProvider): KeyringSource {
+    if (keys instanceof Keyring) return new KeyringSource(keys);
     if (typeof keys?.load !== "function") {
-      throw new KeywardError(
-        "KEYRING_INVALID",
-        `The keys are neither a Keyring nor a key provider, but ${kindOf(keys)}`,
-        {
-          hint: "Give envKeys(…), another provider, or a Keyring of this very copy of @keyward/core.",
-        },
-      );
+      throw new KeywardError("KEYRING_INVALID", `The keys are not a Keyring or a key provider, but ${kindOf(keys)}`, {
+        hint: "Pass a key provider such as envKeys(…), or a Keyring that was made by this same copy of @keyward/core.",
+      });
     }
-    let source = shared.get(keys);
+    let source = sourceOfProvider.get(keys);
     if (source === undefined) {
-      source = new KeySource(keys);
-      shared.set(keys, source);
+      source = new KeyringSource(keys);
+      sourceOfProvider.set(keys, source);
     }
     return source;
   }
 
-  /** Listens until the returned function is called; the provider is watched, or asked again, while anybody listens. */
+  /**
+   * Returns the keyring in use; a promise only if there is none yet, or the keyring is older than `maxAgeMs`.
+   *
+   * @throws KeywardError
+   * - the provider's error, if no keyring was loaded yet;
+   * - `PROVIDER_UNAVAILABLE`, if the keyring is too old and the provider fails.
+   */
+  current(): Keyring | Promise<Keyring> {
+    if (this.#ring === undefined) return this.#load();
+    return this.#isTooOld() ? this.#replaceTooOld() : this.#ring;
+  }
+
+  /**
+   * Loads the keyring as the provider has it now.
+   *
+   * @throws KeywardError the provider's error; during the pause after a failure, the error of the last load. The last good
+   * keyring stays in use.
+   */
+  async refresh(): Promise<Keyring> {
+    // A load in progress may have begun before the change that the caller knows of.
+    await this.#loading?.catch(() => undefined);
+    return await this.#load();
+  }
+
+  /**
+   * Like {@link KeyringSource.refresh}, but waits for the end of the pause after a failure, and then asks the provider. For
+   * an operator who may have just repaired the provider: the error of an earlier load would be no answer.
+   */
+  async ask(signal?: AbortSignal): Promise<Keyring> {
+    for (let leftMs = this.#pauseLeftMs(); leftMs > 0; leftMs = this.#pauseLeftMs()) await pause(leftMs, signal);
+    return await this.refresh();
+  }
+
+  /**
+   * Returns the keyring, after one load if it lacks this key. If the load failed, returns the last good keyring with the
+   * error of the load.
+   */
+  async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
+    let ring = await this.current();
+    if (this.#provider === undefined || keyOf(ring, id) !== undefined) return { ring };
+    if (this.#loading !== undefined) {
+      ring = await this.#loading.catch(() => ring);
+      if (keyOf(ring, id) !== undefined) return { ring };
+    }
+    if (this.#unknownIds.has(id)) return { ring };
+    const recentFailure = this.#failureDuringPause();
+    if (recentFailure !== undefined) return { ring, failure: recentFailure };
+    // A load that was in progress may have begun before the key was added: only one that begins from now on counts.
+    this.#loadForUnknownIds ??= this.#loadAfterInterval();
+    const failure = await this.#loadForUnknownIds;
+    ring = await this.current();
+    if (failure !== undefined) return { ring, failure };
+    if (keyOf(ring, id) === undefined) this.#unknownIds.add(id);
+    return { ring };
+  }
+
+  /** Whether there is a keyring that is not too old: then records can be read while the provider fails. */
+  get canRead(): boolean {
+    return this.#ring !== undefined && !this.#isTooOld();
+  }
+
+  #isTooOld(): boolean {
+    // Without a limit, no clock is read.
+    return this.#maxAgeMs !== undefined && this.#confirmedAt.agoMs() > this.#maxAgeMs;
+  }
+
+  async #replaceTooOld(): Promise<Keyring> {
+    try {
+      let ring = await this.#load();
+      // If the machine slept during the load, the loaded keyring is too old already.
+      while (this.#isTooOld()) ring = await this.#load();
+      return ring;
+    } catch (error) {
+      throw this.#tooOld(providerError(error));
+    }
+  }
+
+  #tooOld(cause: KeywardError): KeywardError {
+    const ageMs = Math.round(this.#confirmedAt.agoMs());
+    return new KeywardError(
+      "PROVIDER_UNAVAILABLE",
+      `The keyring in use is too old: it was last confirmed ${ageMs} ms ago, and maxAgeMs is ${this.#maxAgeMs}. Loading it again failed: ${cause.message}`,
+      { hint: `${cause.hint} Calls succeed again within 6 seconds after the key provider answers.`, cause },
+    );
+  }
+
+  async #loadAfterInterval(): Promise<KeywardError | undefined> {
+    const waitMs = this.#lastLoadForUnknownIdsMs + unknownIdIntervalMs - performance.now();
+    // Awaits also if there is nothing to wait for: the caller must store this promise before the field is cleared below.
+    await (waitMs > 0 ? delay(waitMs) : undefined);
+    this.#lastLoadForUnknownIdsMs = performance.now();
+    this.#loadForUnknownIds = undefined;
+    try {
+      await this.#load();
+      return undefined;
+    } catch (error) {
+      return providerError(error);
+    }
+  }
+
+  /** Joins the load in progress or begins one. During the pause after a failure, rejects with the error of that failure. */
+  #load(): Promise<Keyring> {
+    const failure = this.#failureDuringPause();
+    return failure === undefined ? this.#loadNow() : Promise.reject(failure);
+  }
+
+  #failureDuringPause(): KeywardError | undefined {
+    return this.#loading === undefined && this.#pauseLeftMs() > 0 ? this.#lastFailure : undefined;
+  }
+
+  #pauseLeftMs(): number {
+    return this.#lastFailure === undefined ? 0 : this.#retryPause.leftMs();
+  }
+
+  /** Joins the load in progress or begins one, also during the pause after a failure. */
+  #loadNow(): Promise<Keyring> {
+    const provider = this.#provider;
+    // A fixed keyring never changes and never becomes too old.
+    if (provider === undefined) return Promise.resolve(this.current());
+    this.#loading ??= this.#loadAndAdopt(provider).finally(() => {
+      this.#loading = undefined;
+      this.#scheduleRefresh();
+      if (!this.#changedWhileLoading) return;
+      this.#changedWhileLoading = false;
+      this.#onProviderChange();
+    });
+    return this.#loading;
+  }
+
+  /** Loads a keyring and, if it may replace the one in use, uses it from now on. */
+  async #loadAndAdopt(provider: KeyProvider): Promise<Keyring> {
+    const begun = new Moment();
+    try {
+      const previous = this.#ring;
+      const next = await loadInTime(provider, this.#timeoutMs, previous);
+      const isSame = previous !== undefined && sameKeyring(previous, next);
+      if (previous !== undefined && !isSame) {
+        await requireSuccessor(previous, next, () => this.#askStores(previous, next));
+      }
+      this.#confirmedAt = begun;
+      if (this.#lastFailure !== undefined) this.#report({ kind: "recovered" });
+      this.#lastFailure = undefined;
+      this.#retryPause.succeeded();
+      // An equal keyring is dropped: the object in use has its subkeys cached.
+      if (isSame) return previous;
+      this.#ring = next;
+      this.#unknownIds.clear();
+      if (previous !== undefined) this.#report({ kind: "changed", ring: next });
+      return next;
+    } catch (error) {
+      const failure = providerError(error);
+      this.#lastFailure = failure;
+      this.#retryPause.failed();
+      if (this.#ring !== undefined) this.#report({ kind: "failed", error: failure });
+      throw failure;
+    }
+  }
+
+  async #askStores(previous: Keyring, next: Keyring): Promise<readonly (Recognition | undefined)[]> {
+    const signal = AbortSignal.timeout(this.#timeoutMs);
+    return await Promise.all(
+      [...this.#users].map(({ recognizes }) => {
+        if (recognizes === undefined) return undefined;
+        // A store that does not answer must not keep a changed keyring from being used.
+        return abortable(() => recognizes(next, previous), signal).catch(() => undefined);
+      }),
+    );
+  }
+
+  #report(report: KeyringSourceReport): void {
+    for (const user of this.#users) user.tell(report);
+  }
+
+  /**
+   * Adds a user of the keyring, until the returned function is called. While there is a user, the source subscribes to the
+   * provider and refreshes the keyring every `refreshMs`.
+   */
   listen(user: KeyUser): () => void {
-    // First, since a provider may throw: then nothing is left behind.
-    this.#unsubscribe ??= this.#provider?.subscribe?.(() => this.#reload());
+    // Subscribes first: a provider may throw, and then no user is left behind.
+    this.#unsubscribe ??= this.#provider?.subscribe?.(() => this.#onProviderChange());
     this.#users.add(user);
-    if (this.#refreshTimer === undefined) this.#refreshLater();
+    if (this.#refreshTimer === undefined) this.#scheduleRefresh();
     return () => {
       this.#users.delete(user);
       if (this.#users.size > 0) return;
@@ -123,248 +296,43 @@ export class KeySource {
     };
   }
 
-  /**
-   * The ring in use; a promise only while there is none yet, or none that is fresh enough.
-   *
-   * @throws KeywardError what the provider throws, as long as there never was a ring; `PROVIDER_UNAVAILABLE` when the ring
-   * is older than it may be and the provider has no other.
-   */
-  current(): Keyring | Promise<Keyring> {
-    if (this.#ring === undefined) return this.#load();
-    return this.#isTooOld() ? this.#renew() : this.#ring;
-  }
-
-  /**
-   * The ring as its source has it now.
-   *
-   * @throws KeywardError what the provider throws, or threw last while it is not asked again; the last good ring stays in
-   * use.
-   */
-  async refresh(): Promise<Keyring> {
-    // A load that is under way may have begun before the change that the caller knows of.
-    await this.#loading?.catch(() => undefined);
-    return await this.#load();
-  }
-
-  /**
-   * As {@link KeySource.refresh}, for an operator: the source is always asked, if need be at the end of the pause. The error
-   * of a load from before would be no answer to somebody who has just mended the source.
-   */
-  async ask(signal?: AbortSignal): Promise<Keyring> {
-    for (let leftMs = this.#pauseLeftMs(); leftMs > 0; leftMs = this.#pauseLeftMs()) await pause(leftMs, signal);
-    return await this.refresh();
-  }
-
-  /** The ring, after it was asked for again if it lacks this key; and why it could not be, if it could not. */
-  async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
-    let ring = await this.current();
-    if (this.#provider === undefined || keyOf(ring, id) !== undefined) return { ring };
-    if (this.#loading !== undefined) {
-      ring = await this.#loading.catch(() => ring);
-      if (keyOf(ring, id) !== undefined) return { ring };
-    }
-    if (this.#isMissed(id)) return { ring };
-    const pausing = this.#failureDuringPause();
-    if (pausing !== undefined) return { ring, failure: pausing };
-    // A load that is under way may have begun before the key was there: what counts is one that begins from now on.
-    this.#nextRefresh ??= this.#refreshForUnknownId();
-    const failure = await this.#nextRefresh;
-    ring = await this.current();
-    if (failure !== undefined) return { ring, failure };
-    if (keyOf(ring, id) === undefined) this.#remember(id);
-    return { ring };
-  }
-
-  /** Counts work as sealing under the ring in use until it is done. */
-  async whileSealing<Result>(work: Promise<Result>): Promise<Result> {
-    this.#sealing.set(work, this.#ring?.generation ?? 0);
-    try {
-      return await work;
-    } finally {
-      this.#sealing.delete(work);
-    }
-  }
-
-  /** Resolves when all sealing that has begun is done, in every store over these keys: what it wrote lies in the stores. */
-  async drained(): Promise<void> {
-    await Promise.allSettled(this.#sealing.keys());
-  }
-
-  /** Whether there is a ring that may be used: then records can be read, whatever the provider does. */
-  get canRead(): boolean {
-    return this.#ring !== undefined && !this.#isTooOld();
-  }
-
-  /** The earliest generation under which something is still being sealed; `undefined` when nothing is. */
-  get sealingSince(): number | undefined {
-    // Generations only grow: the first that was put in is the lowest.
-    for (const generation of this.#sealing.values()) return generation;
-    return undefined;
-  }
-
-  async #refreshForUnknownId(): Promise<KeywardError | undefined> {
-    const waitMs = this.#unknownIdLoadAtMs + askIntervalMs - performance.now();
-    // Also when there is nothing to wait for: the caller has to keep this promise before it is let go of below.
-    await (waitMs > 0 ? delay(waitMs) : undefined);
-    this.#unknownIdLoadAtMs = performance.now();
-    this.#nextRefresh = undefined;
-    try {
-      await this.#load();
-      return undefined;
-    } catch (error) {
-      return providerError(error);
-    }
-  }
-
-  /** The ring that takes the place of one that is too old; one load for all who ask. */
-  #renew(): Promise<Keyring> {
-    this.#renewing ??= this.#loadFresh().finally(() => {
-      this.#renewing = undefined;
-    });
-    return this.#renewing;
-  }
-
-  async #loadFresh(): Promise<Keyring> {
-    try {
-      let ring = await this.#load();
-      // A load during which the machine slept has an answer from before.
-      while (this.#isTooOld()) ring = await this.#load();
-      return ring;
-    } catch (error) {
-      throw this.#tooOld(providerError(error));
-    }
-  }
-
-  #isTooOld(): boolean {
-    // Without a limit, no clock is read.
-    return this.#maxAgeMs !== undefined && this.#confirmed.agoMs() > this.#maxAgeMs;
-  }
-
-  #tooOld(cause: KeywardError): KeywardError {
-    const ageMs = Math.round(this.#confirmed.agoMs());
-    return new KeywardError(
-      "PROVIDER_UNAVAILABLE",
-      `The keyring in use was last confirmed ${ageMs} ms ago, and may be ${this.#maxAgeMs} ms old (maxAgeMs). ${cause.message}`,
-      { hint: `${cause.hint} Calls go on within 6 seconds after the key provider answers again.`, cause },
-    );
-  }
-
-  /** Asks again after a while, counted from the last answer, if anybody listens. What was never needed is not asked for. */
-  #refreshLater(): void {
-    clearTimeout(this.#refreshTimer);
-    this.#refreshTimer = undefined;
-    if (this.#refreshMs === undefined || this.#ring === undefined || this.#users.size === 0) return;
-    const waitMs = this.#refreshMs * (1 - jitter + 2 * jitter * Math.random());
-    const refresh = () => this.#loadNow().catch(() => undefined);
-    this.#refreshTimer = setTimeout(refresh, Math.max(waitMs, this.#pause.leftMs()));
-    this.#refreshTimer.unref();
-  }
-
-  /** Also during a pause: the source has changed, and may be mended. */
-  #reload(): void {
+  /** Loads also during the pause after a failure: the change at the provider may be its repair. */
+  #onProviderChange(): void {
     if (this.#loading !== undefined) this.#changedWhileLoading = true;
     else this.#loadNow().catch(() => undefined);
   }
 
-  #pauseLeftMs(): number {
-    return this.#failure === undefined ? 0 : this.#pause.leftMs();
+  /** Schedules the next load, `refreshMs` after the last one, if the source has users and has loaded a keyring before. */
+  #scheduleRefresh(): void {
+    clearTimeout(this.#refreshTimer);
+    this.#refreshTimer = undefined;
+    if (this.#refreshMs === undefined || this.#ring === undefined || this.#users.size === 0) return;
+    const waitMs = this.#refreshMs * (1 - refreshJitter + 2 * refreshJitter * Math.random());
+    const refresh = () => this.#loadNow().catch(() => undefined);
+    this.#refreshTimer = setTimeout(refresh, Math.max(waitMs, this.#retryPause.leftMs()));
+    this.#refreshTimer.unref();
   }
 
-  #failureDuringPause(): KeywardError | undefined {
-    return this.#loading === undefined && this.#pauseLeftMs() > 0 ? this.#failure : undefined;
-  }
-
-  #load(): Promise<Keyring> {
-    const failure = this.#failureDuringPause();
-    return failure === undefined ? this.#loadNow() : Promise.reject(failure);
-  }
-
-  #loadNow(): Promise<Keyring> {
-    const provider = this.#provider;
-    if (provider === undefined) return Promise.resolve(this.current());
-    this.#loading ??= this.#loadOnce(provider).finally(() => {
-      this.#loading = undefined;
-      this.#refreshLater();
-      if (!this.#changedWhileLoading) return;
-      this.#changedWhileLoading = false;
-      this.#reload();
-    });
-    return this.#loading;
-  }
-
-  async #loadOnce(provider: KeyProvider): Promise<Keyring> {
-    const begun = new Moment();
+  /** Counts a write as in progress, under the keyring in use now, until it settles. */
+  async whileSealing<Result>(write: Promise<Result>): Promise<Result> {
+    this.#writes.set(write, this.#ring?.generation ?? 0);
     try {
-      const previous = this.#ring;
-      const next = await loadInTime(provider, this.#timeoutMs, previous);
-      const isSame = previous !== undefined && sameRing(previous, next);
-      if (previous !== undefined && !isSame) await this.#requireSuccessor(previous, next);
-      this.#confirmed = begun;
-      if (this.#failure !== undefined) this.#report({ kind: "recovered" });
-      this.#failure = undefined;
-      this.#pause.succeeded();
-      // The same ring read again: the object in use has its subkeys cached.
-      if (isSame) return previous;
-      this.#ring = next;
-      this.#misses.clear();
-      if (previous !== undefined) this.#report({ kind: "changed", ring: next });
-      return next;
-    } catch (error) {
-      const failure = providerError(error);
-      this.#failure = failure;
-      this.#pause.failed();
-      if (this.#ring !== undefined) this.#report({ kind: "failed", error: failure });
-      throw failure;
+      return await write;
+    } finally {
+      this.#writes.delete(write);
     }
   }
 
-  /**
-   * @throws KeywardError `KEYRING_ROLLBACK` for a ring that must not replace the one in use.
-   */
-  async #requireSuccessor(previous: Keyring, next: Keyring): Promise<void> {
-    if (previous.primary === "") return;
-    const problem = whyNoSuccessor(previous, next);
-    if (problem !== undefined && !mayBeRight(previous, next)) throw notTaken(problem);
-    const signal = AbortSignal.timeout(this.#timeoutMs);
-    const recognized = await Promise.all(
-      // A store that does not answer shows nothing, and must not keep a change from arriving.
-      [...this.#users].map(({ recognizes }) =>
-        recognizes === undefined
-          ? undefined
-          : abortable(() => recognizes(next, previous), signal).catch(() => undefined),
-      ),
-    );
-    // The ring in use was the wrong one from the beginning, and nothing was written with it: what it says of itself counts
-    // for nothing.
-    if (recognized.some((one) => one?.next) && recognized.every((one) => one !== undefined && isStranger(one))) return;
-    if (problem !== undefined) throw notTaken(problem);
-    if (recognized.some((one) => one?.previous && !one.next)) {
-      throw notTaken("cannot open the check record of a store, which the ring in use opens");
-    }
-    // Rings that have nothing to do with each other may have the same name, and any generation. A process that missed a
-    // whole rotation shares no key with the ring that came of it, but the check record has followed.
-    if (!sharesKey(previous, next) && !recognized.some((one) => one?.next)) {
-      throw notTaken("is another ring: it shares no key with the one in use");
-    }
+  /** Resolves after every write that is in progress now, in all stores of this source, has settled. */
+  async drained(): Promise<void> {
+    await Promise.allSettled(this.#writes.keys());
   }
 
-  #report(report: KeySourceReport): void {
-    for (const user of this.#users) user.tell(report);
-  }
-
-  #isMissed(id: string): boolean {
-    const missedAtMs = this.#misses.get(id);
-    return missedAtMs !== undefined && performance.now() - missedAtMs < missAgeMs;
-  }
-
-  #remember(id: string): void {
-    this.#misses.delete(id);
-    this.#misses.set(id, performance.now());
-    if (this.#misses.size <= maxMisses) return;
-    for (const oldest of this.#misses.keys()) {
-      this.#misses.delete(oldest);
-      break;
-    }
+  /** The lowest generation of keyring under which a write is in progress; `undefined` if there is no write. */
+  get sealingSince(): number | undefined {
+    // Generations only grow, and a Map keeps its order: the first entry has the lowest.
+    for (const generation of this.#writes.values()) return generation;
+    return undefined;
   }
 }
 
@@ -377,41 +345,21 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyri
   const options = inUse === undefined ? { signal } : { signal, inUse };
   const ring = await abortable(async () => await provider.load(options), signal).catch((error: unknown) => {
     if (!signal.aborted || error !== signal.reason) throw error;
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider gave no keyring within ${timeoutMs} ms`, {
-      hint: "Check that the source of the keys can be reached from here.",
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider returned no keyring within ${timeoutMs} ms`, {
+      hint: "Check that this process can reach the source of the keys. If the source is slow, raise timeoutMs.",
     });
   });
   if (ring instanceof Keyring) return ring;
-  throw new KeywardError("KEYRING_INVALID", "The key provider gave something other than a Keyring", {
-    hint: "Its load() must resolve to a Keyring of this very copy of @keyward/core.",
-  });
-}
-
-function whyNoSuccessor(previous: Keyring, next: Keyring): string | undefined {
-  if (next.primary === "") return "has no keys, and would write in the clear";
-  if (next.name !== previous.name || next.scopeName !== previous.scopeName) {
-    return `is another ring, ${JSON.stringify(next.name)} instead of ${JSON.stringify(previous.name)}`;
-  }
-  if (next.generation >= previous.generation) return undefined;
-  return `is of generation ${next.generation}, older than ${previous.generation}`;
-}
-
-/** Whether a ring that is no successor may be the one that should have been there from the beginning. */
-function mayBeRight(previous: Keyring, next: Keyring): boolean {
-  return next.primary !== "" && next.scopeName === previous.scopeName;
-}
-
-/** Whether the ring in use has nothing to do with a store, as far as that says. */
-function isStranger({ previous, hadRightRing }: Recognition): boolean {
-  return !previous && !hadRightRing;
-}
-
-function notTaken(problem: string): KeywardError {
-  return new KeywardError("KEYRING_ROLLBACK", `The keyring now at the provider ${problem}`, {
-    hint: "Restore the keyring at its source. The one in use stays in use: do not restart this process before that, unless the change is meant.",
+  throw new KeywardError("KEYRING_INVALID", "The key provider returned something other than a Keyring", {
+    hint: "Make its load() resolve to a Keyring that was made by this same copy of @keyward/core.",
   });
 }
 
 function providerError(error: unknown): KeywardError {
-  return asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed", "See the cause.");
+  return asKeywardError(
+    error,
+    "PROVIDER_UNAVAILABLE",
+    "The key provider failed with an error that is not a KeywardError",
+    "Read the cause of this error, and check the source of the keys. A keyring that was loaded before stays in use.",
+  );
 }

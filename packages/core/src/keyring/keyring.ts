@@ -1,72 +1,47 @@
 import { randomBytes } from "node:crypto";
 import { inspect } from "node:util";
-import { RootKey, rootBytes } from "../envelope/root-key.ts";
+import { rootBytes } from "../envelope/root-key.ts";
 import { KeywardError } from "../errors/errors.ts";
-import { type OptionNames, requireOptions } from "../errors/options.ts";
+import { requireOptions } from "../errors/options.ts";
+import {
+  isKeyId,
+  type KeyInfo,
+  type KeyStatus,
+  makeAKey,
+  type NewKey,
+  newKeyOptionNames,
+  type RingKey,
+  shownId,
+  toRingKey,
+} from "./key.ts";
+import {
+  invalidKeyring,
+  isSameContent,
+  type KeyringContent,
+  readDocument,
+  requireText,
+  writeDocument,
+} from "./keyring-document.ts";
 
-/** "enabled": opens records. "disabled": opens nothing, as if revoked, but is still in the ring. */
-export type KeyStatus = "enabled" | "disabled";
-
-/** What a ring tells about a key. Never its material. */
-export interface KeyInfo {
-  /** What records name it by. */
-  readonly id: string;
-  /** Whether it opens. */
-  readonly status: KeyStatus;
-  /** When the key was made, ISO 8601 in UTC; absent where the source does not say. */
-  readonly created?: string;
-}
-
-/** A key to put into a ring. */
-export interface NewKey {
-  /** 1 to 32 of `[A-Za-z0-9_-]`; when absent, "k" and 15 hex digits that follow from the material. */
-  readonly id?: string;
-  /** 32 bytes; when absent, random. */
-  readonly material?: Uint8Array;
-  /** Default "enabled". */
-  readonly status?: KeyStatus;
-  /** ISO 8601 in UTC; when absent and the material is random, now. */
-  readonly created?: string;
-}
-
-const newKeyOptionNames = {
-  id: true,
-  material: true,
-  status: true,
-  created: true,
-} as const satisfies OptionNames<NewKey>;
-
-/** A key as the ring keeps it: for this package only. */
-export interface RingKey extends KeyInfo {
-  readonly root: RootKey;
-}
-
-interface RingParts {
-  readonly name: string;
-  readonly generation: number;
-  readonly primary: string;
+/** The content of a keyring, with its keys by id. */
+interface RingParts extends Omit<KeyringContent, "keys"> {
   readonly keys: ReadonlyMap<string, RingKey>;
-  readonly scopeName?: string | undefined;
-  readonly stores?: readonly string[] | undefined;
-  readonly sealed?: readonly string[] | undefined;
-  /** Fields named `x-…`, kept and ignored; on the document (under "") and on each key (under its id). */
-  readonly extensions?: ReadonlyMap<string, Readonly<Record<string, unknown>>> | undefined;
 }
 
-const keyIdPattern = /^[A-Za-z0-9_-]{1,32}$/;
-const exampleDate = "2026-11-01T00:00:00.000Z";
-// HKDF in OpenSSL takes 1,024 bytes of context, which holds the name and what stands before it.
+// HKDF in OpenSSL accepts 1,024 bytes of context, which contains the name and a fixed text before it.
 const maxScopeNameBytes = 1_000;
-const makeAKey = "A new key is made with `openssl rand -base64 32`.";
-const restoreKey =
-  "If records were written under this key, restore it whole: a new key opens none of them. Only for a first key: `openssl rand -base64 32`.";
 
 let partsOf: (ring: Keyring) => RingParts;
 
 /**
- * A set of keys, of which one, the primary, seals; every enabled one opens. Immutable: each change returns a new ring
- * whose generation is one higher. What a ring shows of itself, in `inspect`, `toString` and `toJSON`, is ids and
- * statuses; material leaves it through {@link exportKeyring} alone.
+ * A set of keys: the primary encrypts, and every enabled key decrypts.
+ *
+ * A keyring is immutable. Each change returns a new keyring, whose generation is one higher. `inspect`, `toString` and
+ * `toJSON` show only ids and statuses; key material leaves a keyring only through {@link exportKeyring}.
+ *
+ * @example
+ * const staged = Keyring.generate("2026-11").add({ id: "2026-12" });
+ * const rotated = staged.promote("2026-12");
  */
 export class Keyring {
   readonly #parts: RingParts;
@@ -81,8 +56,9 @@ export class Keyring {
   }
 
   /**
-   * A ring of one new random key.
+   * Makes a keyring with one new random key.
    *
+   * @param id The id of the key. Default: "k" and 15 hex digits that are derived from the material.
    * @throws KeywardError `KEY_INVALID` for an id that is not 1 to 32 of `[A-Za-z0-9_-]`.
    */
   static generate(id?: string): Keyring {
@@ -92,10 +68,12 @@ export class Keyring {
   }
 
   /**
-   * A ring of given keys. The primary is the first key unless named.
+   * Makes a keyring of existing keys.
    *
-   * @throws KeywardError `KEY_INVALID` for a bad id, material, status or date, `KEYRING_INVALID` for duplicates, no keys or a primary
-   * that is missing or disabled.
+   * @param primary The id of the primary. Default: the first key's.
+   * @throws KeywardError
+   * - `KEY_INVALID` for an id, material, status or date that is not valid.
+   * - `KEYRING_INVALID` for no keys, two keys with the same id or material, or a primary that is missing or disabled.
    */
   static fromKeys(
     keys: readonly { id?: string; material: Uint8Array; status?: KeyStatus; created?: string }[],
@@ -106,88 +84,89 @@ export class Keyring {
     if (first === undefined) {
       throw new KeywardError("KEYRING_INVALID", "A keyring needs at least one key", { hint: makeAKey });
     }
-    return Keyring.#checked({ name: "keyring", generation: 1, primary: primary ?? first.id }, ringKeys);
+    return Keyring.#checked({ name: "keyring", generation: 1, primary: primary ?? first.id, keys: ringKeys });
   }
 
   /**
-   * Reads a keyring document, as {@link exportKeyring} writes it.
+   * Reads a keyring document, which {@link exportKeyring} wrote.
    *
-   * @throws KeywardError `KEYRING_INVALID` that says what is wrong and where; `KEY_INVALID` for a key.
+   * @throws KeywardError `KEYRING_INVALID`, with the problem and the field; `KEY_INVALID` for an id or material of a key.
    */
   static parse(document: string): Keyring {
     if (typeof document !== "string") {
-      throw invalidRing(
-        "the document is no text",
-        "Give the text that exportKeyring wrote. Is the variable set that it should come from?",
+      throw invalidKeyring(
+        `the document is not a string, but of type ${document === null ? "null" : typeof document}`,
+        "Pass the text that exportKeyring wrote. If it comes from an environment variable, check that the variable is set.",
       );
     }
-    const { keys, ...parts } = readDocument(document);
-    return Keyring.#checked(parts, keys);
+    return Keyring.#checked(readDocument(document));
   }
 
   /**
-   * A ring without keys: what is written through it is written in the clear, what is not sealed is read, and sealed
-   * records throw `KEY_UNKNOWN`. For development only; the name is there to be searched for.
+   * Makes a keyring without keys, for development only: stores write plaintext and read plaintext.
+   *
+   * Reading an encrypted record throws `KEY_UNKNOWN`. The name of this method makes its use easy to find.
    */
   static dangerouslyPlaintext(): Keyring {
     return new Keyring({ name: "keyring", generation: 1, primary: "", keys: new Map() });
   }
 
-  static #checked(parts: Omit<RingParts, "keys">, keys: readonly RingKey[]): Keyring {
+  /** Every keyring with keys is made here, so that none breaks a rule that spans its keys. */
+  static #checked({ keys, ...rest }: KeyringContent): Keyring {
     const byId = new Map<string, RingKey>();
     const byCommitment = new Map<string, string>();
     for (const key of keys) {
       if (byId.has(key.id))
-        throw invalidRing(
+        throw invalidKeyring(
           `two keys have the id "${key.id}"`,
-          "Give the newer of the two another id: records name their key by its id.",
+          "Give the newer key another id: records name their key by its id.",
           key.id,
         );
       const commitment = key.root.commitment.toString("hex");
       const twin = byCommitment.get(commitment);
       if (twin !== undefined) {
-        throw invalidRing(
-          `keys "${twin}" and "${key.id}" hold the same material`,
-          `Give the newer of the two material of its own: changing from one to the other would rotate nothing. ${makeAKey}`,
+        throw invalidKeyring(
+          `keys "${twin}" and "${key.id}" have the same material`,
+          `Give the newer key its own material: a rotation between equal keys protects nothing. ${makeAKey}`,
           key.id,
         );
       }
       byId.set(key.id, key);
       byCommitment.set(commitment, key.id);
     }
-    const primary = byId.get(parts.primary);
+    const primary = byId.get(rest.primary);
     if (primary === undefined) {
-      throw invalidRing(
-        `the primary ${shownId(parts.primary)} is not among its keys`,
-        "Restore the key that is missing, if records were written under it; or name one of the keys that are there as primary.",
+      throw invalidKeyring(
+        `it has no key ${shownId(rest.primary)}, which is to be its primary`,
+        "Restore the missing key if records were written under it. Otherwise set primary to the id of a key in the keyring.",
       );
     }
     if (primary.status !== "enabled") {
-      throw invalidRing(
+      throw invalidKeyring(
         `the primary "${primary.id}" is disabled`,
-        "Name an enabled key as primary. Enable this one only if it was not disabled for being compromised.",
+        "Name an enabled key as primary. Enable the disabled key only if it is not compromised.",
         primary.id,
       );
     }
-    return new Keyring({ ...parts, keys: byId });
+    return new Keyring({ ...rest, keys: byId });
   }
 
-  /** Which ring this is, through all its generations. */
+  /** The name of the keyring, which stays the same through all its generations. Default: "keyring". */
   get name(): string {
     return this.#parts.name;
   }
 
-  /** Grows by one with each change. */
+  /** A number that grows by one with each change. */
   get generation(): number {
     return this.#parts.generation;
   }
 
-  /** The id of the key that seals; "" in a ring without keys, which seals nothing. */
+  /** The id of the key that encrypts; "" in a keyring without keys. */
   get primary(): string {
     return this.#parts.primary;
   }
 
-  /** Ids, statuses and dates of the keys. */
+  /** The id, status and creation date of every key. */
   get keys(): readonly KeyInfo[] {
     return [...this.#parts.keys.values()].map(({ id, status, created }) => ({
       id,
@@ -196,59 +175,59 @@ export class Keyring {
     }));
   }
 
-  /** The backends this ring serves, by name, if the ring was told: a retirement asks all of them. */
+  /** The names of the stores that the keyring serves. No key is retired before a census of all of them. */
   get stores(): readonly string[] {
     return this.#parts.stores ?? [];
   }
 
-  /** Namespaces in which plaintext is refused for good. */
-  get sealed(): readonly string[] {
+  /** The namespaces in which no store reads plaintext. */
+  get encryptedNamespaces(): readonly string[] {
     return this.#parts.sealed ?? [];
   }
 
-  /** The name this ring was scoped to, if it was. */
+  /** The name of the scope, if this keyring was derived by {@link Keyring.scope}. */
   get scopeName(): string | undefined {
     return this.#parts.scopeName;
   }
 
   /**
-   * Adds a key, random unless material is given: it opens from now on, and seals once promoted.
+   * Adds a key. An enabled key decrypts from now on; it encrypts after {@link Keyring.promote}.
    *
-   * @throws KeywardError `KEY_INVALID`, or `KEYRING_INVALID` when the id or the material is there already.
+   * @param key The new key. Default: an enabled key of random material.
+   * @throws KeywardError `KEY_INVALID` for a key that is not valid; `KEYRING_INVALID` if the keyring has its id or material
+   * already.
    */
   add(key: NewKey = {}): Keyring {
     requireOptions("A new key", key, newKeyOptionNames);
     const created = key.material === undefined ? now() : undefined;
-    return this.#change({}, [
-      ...this.#parts.keys.values(),
-      toRingKey({
-        ...(created === undefined ? {} : { created }),
-        ...key,
-        material: key.material ?? randomBytes(rootBytes),
-      }),
-    ]);
+    const added = toRingKey({
+      ...(created === undefined ? {} : { created }),
+      ...key,
+      material: key.material ?? randomBytes(rootBytes),
+    });
+    return this.#change({ keys: [...this.#parts.keys.values(), added] });
   }
 
   /**
-   * Makes an enabled key the one that seals.
+   * Makes a key the primary, which encrypts.
    *
-   * @throws KeywardError `KEY_UNKNOWN` or `KEY_DISABLED`.
+   * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEY_DISABLED` if the key is disabled.
    */
   promote(id: string): Keyring {
     const key = this.#require(id);
     if (key.status === "disabled") {
       throw new KeywardError("KEY_DISABLED", `Key "${id}" is disabled and cannot become primary`, {
         keyId: id,
-        hint: `Promote another key. If this one was not disabled for being compromised, enable it first: ring.enable("${id}").`,
+        hint: `Promote another key. Only if key "${id}" is not compromised, enable it first: keyring.enable("${id}").`,
       });
     }
     return this.#change({ primary: id });
   }
 
   /**
-   * Revokes a key: it opens nothing any more. `retireKey` does this only when no record needs the key.
+   * Disables a key: it decrypts nothing until it is enabled. `retireKey` disables a key only if no record needs it.
    *
-   * @throws KeywardError `KEY_UNKNOWN`, or `KEYRING_INVALID` for the primary.
+   * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` for the primary.
    */
   disable(id: string): Keyring {
     this.#requireNotPrimary(id, "disabled");
@@ -256,9 +235,9 @@ export class Keyring {
   }
 
   /**
-   * Lets a disabled key open again.
+   * Enables a key: it decrypts again.
    *
-   * @throws KeywardError `KEY_UNKNOWN`.
+   * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key.
    */
   enable(id: string): Keyring {
     this.#require(id);
@@ -266,22 +245,19 @@ export class Keyring {
   }
 
   /**
-   * Takes a key out of the ring. What is sealed under it can then be opened only with an older export of the ring.
+   * Removes a key. Records under it can then be decrypted only with an older export of the keyring.
    *
-   * @throws KeywardError `KEY_UNKNOWN`, or `KEYRING_INVALID` for the primary.
+   * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` for the primary.
    */
   remove(id: string): Keyring {
     this.#requireNotPrimary(id, "removed");
     const extensions = new Map(this.#parts.extensions);
     extensions.delete(id);
-    return this.#change(
-      { extensions },
-      [...this.#parts.keys.values()].filter((key) => key.id !== id),
-    );
+    return this.#change({ extensions, keys: [...this.#parts.keys.values()].filter((key) => key.id !== id) });
   }
 
   /**
-   * Gives the ring another name.
+   * Changes the name of the keyring.
    *
    * @throws KeywardError `KEYRING_INVALID` for an empty or ill-formed name.
    */
@@ -290,53 +266,60 @@ export class Keyring {
   }
 
   /**
-   * Names every backend the ring serves, so that no key is retired before all of them were asked.
+   * Sets the names of all stores that the keyring serves. No key is retired before a census of all of them.
    *
    * @throws KeywardError `KEYRING_INVALID` for an empty or ill-formed name.
    */
-  serve(stores: readonly string[]): Keyring {
+  withStores(stores: readonly string[]): Keyring {
     return this.#change({ stores: [...new Set(stores.map((store) => requireText(store, "the name of a store")))] });
   }
 
   /**
-   * Refuses plaintext in a namespace from now on, whatever a store's `accept` says. `sealNamespace` does this only
-   * after a census.
+   * Forbids plaintext in a namespace: stores refuse to read it, even if their `accept` option names it.
    *
+   * The function `forbidPlaintext` takes a census first, and changes the keyring only if no plaintext is left.
+   *
+   * @param namespace The namespace; "" for records without one.
    * @throws KeywardError `KEYRING_INVALID` for an ill-formed name.
    */
-  seal(namespace: string): Keyring {
+  forbidPlaintext(namespace: string): Keyring {
     // "" is the namespace of records without one.
     if (namespace !== "") requireText(namespace, "the name of a namespace");
-    return this.#change({ sealed: [...new Set([...this.sealed, namespace])] });
+    return this.#change({ sealed: [...new Set([...this.encryptedNamespaces, namespace])] });
   }
 
   /**
-   * The same ids over roots derived for `name`: whoever holds the scoped ring can neither read nor write under the
-   * unscoped one or under another name. A scoped ring can be neither changed nor saved.
+   * Derives a keyring for a scope: it has the same ids and statuses, with material that is derived for `name`.
    *
-   * @throws KeywardError `KEYRING_INVALID` when the ring is scoped already or the name is empty, ill-formed or longer
+   * The derived keyring can decrypt neither records of this keyring nor of another scope. It can be neither changed nor
+   * saved: change this keyring and derive again.
+   *
+   * @throws KeywardError `KEYRING_INVALID` if the keyring is scoped already, or if the name is empty, ill-formed or longer
    * than 1,000 bytes of UTF-8.
    */
   scope(name: string): Keyring {
     if (this.#parts.scopeName !== undefined) {
-      throw invalidRing(`it is scoped to "${this.#parts.scopeName}" already`, "Scope the ring it was derived from.");
+      throw invalidKeyring(
+        `it is scoped to "${this.#parts.scopeName}" already`,
+        "Derive the scope from the unscoped keyring.",
+      );
     }
     requireText(name, "the name of a scope");
     if (Buffer.byteLength(name) > maxScopeNameBytes) {
-      throw invalidRing(`the name of a scope is longer than ${maxScopeNameBytes} bytes`, "Give it a shorter name.");
+      throw invalidKeyring(`the name of a scope is longer than ${maxScopeNameBytes} bytes`, "Give it a shorter name.");
     }
     const keys = new Map([...this.#parts.keys].map(([id, key]) => [id, { ...key, root: key.root.scoped(name) }]));
     return new Keyring({ ...this.#parts, keys, scopeName: name });
   }
 
-  /** Ids and statuses, for a person. */
+  /** Returns name, generation, ids and statuses as text. */
   toString(): string {
     const scope = this.scopeName === undefined ? "" : `, scope ${JSON.stringify(this.scopeName)}`;
     const keys = this.keys.map((key) => `${key.id} ${key.id === this.primary ? "primary" : key.status}`).join(", ");
     return `Keyring ${JSON.stringify(this.name)} generation ${this.generation}${scope}: ${keys || "no keys, plaintext"}`;
   }
 
-  /** Ids and statuses, as data. Not the keyring document: see {@link exportKeyring}. */
+  /** Returns name, generation, ids and statuses as data. For the keyring document, call {@link exportKeyring}. */
   toJSON(): object {
     const { name, generation, primary, keys, scopeName } = this;
     return { name, generation, primary, keys, ...(scopeName === undefined ? {} : { scope: scopeName }) };
@@ -346,22 +329,21 @@ export class Keyring {
     return this.toString();
   }
 
-  #change(change: Partial<RingParts>, keys: Iterable<RingKey> = this.#parts.keys.values()): Keyring {
-    requireKeys(this.#parts, "changed");
+  #change(changed: Partial<Omit<KeyringContent, "generation">>): Keyring {
+    requireKeys(this, "changed");
     if (this.#parts.scopeName !== undefined) {
-      throw invalidRing(
+      throw invalidKeyring(
         `it is scoped to "${this.#parts.scopeName}" and cannot be changed`,
-        "Change the ring it was derived from.",
+        "Change the unscoped keyring, and derive the scope from the result.",
       );
     }
-    return Keyring.#checked({ ...this.#parts, ...change, generation: this.generation + 1 }, [...keys]);
+    return Keyring.#checked({ ...contentOf(this), ...changed, generation: this.generation + 1 });
   }
 
   #withStatus(id: string, status: KeyStatus): Keyring {
-    return this.#change(
-      {},
-      [...this.#parts.keys.values()].map((key) => (key.id === id ? { ...key, status } : key)),
-    );
+    return this.#change({
+      keys: [...this.#parts.keys.values()].map((key) => (key.id === id ? { ...key, status } : key)),
+    });
   }
 
   #require(id: string): RingKey {
@@ -369,21 +351,21 @@ export class Keyring {
     if (key !== undefined) return key;
     throw new KeywardError("KEY_UNKNOWN", `Keyring ${JSON.stringify(this.name)} has no key ${shownId(id)}`, {
       keyId: isKeyId(id) ? id : undefined,
-      hint: `Name a key that it has: ${[...this.#parts.keys.keys()].join(", ") || "none"}.`,
+      hint: `Name a key that this keyring has: ${[...this.#parts.keys.keys()].join(", ") || "none"}.`,
     });
   }
 
   #requireNotPrimary(id: string, change: string): void {
     this.#require(id);
     if (id === this.primary) {
-      throw invalidRing(`its primary "${id}" cannot be ${change}`, "Promote another key first.", id);
+      throw invalidKeyring(`its primary "${id}" cannot be ${change}`, "Promote another key first.", id);
     }
   }
 }
 
 const mostShownKeys = 5;
 
-/** What a process with this ring has, as errors say it: no key, or the ids of the only ones. */
+/** Returns the keys of a keyring as error messages list them: "no key", or "only" and up to five ids. */
 export function keysIn(ring: Keyring): string {
   const ids = ring.keys.map(({ id }) => `"${id}"`);
   if (ids.length === 0) return "no key";
@@ -391,22 +373,25 @@ export function keysIn(ring: Keyring): string {
   return `only ${ids.length === 1 ? "key" : "the keys"} ${ids.slice(0, mostShownKeys).join(", ")}${more}`;
 }
 
-/** The key with this id, for sealing and opening. Not part of the public surface. */
+/** Returns the key with this id, with its material. Not part of the public surface. */
 export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);
 }
 
-/** Whether the ring has the key, and it opens. Not part of the public surface. */
+/** Returns whether the keyring has the key and the key can decrypt. Not part of the public surface. */
 export function isEnabled(ring: Keyring, id: string): boolean {
   return keyOf(ring, id)?.status === "enabled";
 }
 
-/** Whether two rings are the same in everything, material included. Not part of the public surface. */
-export function sameRing(one: Keyring, other: Keyring): boolean {
-  return fingerprint(one) === fingerprint(other);
+/**
+ * Returns whether two keyrings are equal in everything that a keyring document contains, material included. For authors of a
+ * key provider: `save` compares the stored keyring with the one that a change is based on.
+ */
+export function sameKeyring(one: Keyring, other: Keyring): boolean {
+  return isSameContent(contentOf(one), contentOf(other));
 }
 
-/** Whether a key is in both rings: the same id and the same material. Not part of the public surface. */
+/** Returns whether two keyrings share a key: the same id with the same material. Not part of the public surface. */
 export function sharesKey(one: Keyring, other: Keyring): boolean {
   for (const [id, { root }] of partsOf(one).keys) {
     if (partsOf(other).keys.get(id)?.root.commitment.equals(root.commitment) === true) return true;
@@ -414,253 +399,51 @@ export function sharesKey(one: Keyring, other: Keyring): boolean {
   return false;
 }
 
-function fingerprint(ring: Keyring): string {
-  return writeDocument(ring, (root) => root.commitment);
-}
-
 /**
- * The keyring document, key material included: the only way material leaves a ring. Search for this name to find
- * every place where it does.
+ * Returns the keyring document, key material included. To find every place where key material leaves a keyring, search
+ * for the name of this function.
  *
- * An exported scoped ring holds the derived roots, and says so: it can be handed to whoever may see that scope only.
+ * The document of a scoped keyring contains the derived material and the name of the scope. You can give it to a process
+ * that may decrypt only that scope.
+ *
+ * @throws KeywardError `KEYRING_INVALID` for a keyring without keys.
  */
 export function exportKeyring(ring: Keyring): string {
-  requireKeys(partsOf(ring), "exported");
-  return writeDocument(ring, (root) => root.material());
+  requireKeys(ring, "exported");
+  return writeDocument(contentOf(ring));
 }
 
 /**
- * Refuses a ring that no source may hold in place of the one it has, for those who write a key provider.
+ * Checks that a keyring may be saved. For authors of a key provider, whose `save` and `create` call this first.
  *
- * @param name that the ring must have. Default: whatever it has.
- * @throws KeywardError `KEYRING_INVALID` for a ring that is scoped, has no keys or another name.
+ * @param name The name that the keyring must have. Default: any.
+ * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name.
  */
 export function requireSavable(ring: Keyring, name = ring.name): void {
-  requireKeys(partsOf(ring), "saved");
+  requireKeys(ring, "saved");
   if (ring.scopeName !== undefined) {
-    throw invalidRing("a scoped ring cannot be changed or saved", "Use the ring that it was derived from.");
+    throw invalidKeyring("a scoped keyring cannot be saved", "Save the unscoped keyring that it was derived from.");
   }
   if (ring.name === name) return;
   const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
-  throw new KeywardError("KEYRING_INVALID", `The ring to be saved is named ${names}`, {
-    hint: "Save a ring that came from load, changed; or rename a new one: ring.rename(…).",
+  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved is named ${names}`, {
+    hint: "Load the keyring, change it, and save the result. Only for a new keyring: give it the expected name with rename().",
   });
 }
 
-function writeDocument(ring: Keyring, materialOf: (root: RootKey) => Buffer): string {
+function contentOf(ring: Keyring): KeyringContent {
   const parts = partsOf(ring);
-  return JSON.stringify(
-    {
-      keyward: 1,
-      name: parts.name,
-      generation: parts.generation,
-      primary: parts.primary,
-      keys: [...parts.keys.values()].map(({ id, status, created, root }) => ({
-        id,
-        status,
-        created,
-        material: materialOf(root).toString("base64url"),
-        ...parts.extensions?.get(id),
-      })),
-      scope: parts.scopeName,
-      stores: parts.stores,
-      sealed: parts.sealed,
-      ...parts.extensions?.get(""),
-    },
-    null,
-    2,
+  return { ...parts, keys: [...parts.keys.values()] };
+}
+
+function requireKeys(ring: Keyring, change: string): void {
+  if (partsOf(ring).keys.size > 0) return;
+  throw invalidKeyring(
+    `a keyring without keys cannot be ${change}`,
+    "Begin with Keyring.generate or Keyring.fromKeys.",
   );
-}
-
-function requireKeys({ keys }: Pick<RingParts, "keys">, change: string): void {
-  if (keys.size > 0) return;
-  throw invalidRing(`a ring without keys cannot be ${change}`, "Begin with Keyring.generate or Keyring.fromKeys.");
-}
-
-function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {
-  const { material, status = "enabled", created } = key;
-  if (key.id !== undefined) requireId(key.id, "The id of a key");
-  const name = key.id === undefined ? "A key" : `Key "${key.id}"`;
-  if (!(material instanceof Uint8Array) || material.length !== rootBytes) {
-    const found = material instanceof Uint8Array ? `${material.length} bytes` : `a ${typeof material}`;
-    throw new KeywardError("KEY_INVALID", `${name} has material of ${found} where ${rootBytes} bytes are expected`, {
-      keyId: key.id,
-      hint: restoreKey,
-    });
-  }
-  if (material.every((byte) => byte === material[0])) {
-    throw new KeywardError("KEY_INVALID", `${name} is one byte ${rootBytes} times: a placeholder, not a key`, {
-      keyId: key.id,
-      hint: makeAKey,
-    });
-  }
-  if (status !== "enabled" && status !== "disabled") {
-    throw new KeywardError("KEY_INVALID", `${name} has a status that is neither "enabled" nor "disabled"`, {
-      keyId: key.id,
-      hint: 'Correct it. A key that was disabled on purpose stays "disabled".',
-    });
-  }
-  if (created !== undefined && !isDate(created)) {
-    throw new KeywardError("KEY_INVALID", `${name} has a creation date that is not one`, {
-      keyId: key.id,
-      hint: `Write it as ${exampleDate}.`,
-    });
-  }
-  const root = new RootKey(material);
-  return { id: key.id ?? root.defaultId, status, ...(created === undefined ? {} : { created }), root };
 }
 
 function now(): string {
   return new Date().toISOString();
-}
-
-function isDate(text: unknown): text is string {
-  return typeof text === "string" && !Number.isNaN(Date.parse(text));
-}
-
-/** Whether this can be the id of a key. Not part of the public surface. */
-export function isKeyId(id: unknown): boolean {
-  return typeof id === "string" && keyIdPattern.test(id);
-}
-
-function requireId(id: unknown, what: string): void {
-  if (isKeyId(id)) return;
-  const found = typeof id === "string" ? `${id.length} characters` : `a ${typeof id}`;
-  throw new KeywardError("KEY_INVALID", `${what} is not 1 to 32 of A-Z a-z 0-9 _ -, but ${found}`, {
-    hint: "Choose an id such as 2026-11.",
-  });
-}
-
-/** An id for a message. What is none may be key material in the wrong place, and is not repeated. */
-export function shownId(id: unknown): string {
-  if (typeof id !== "string") return "of that kind: an id is a text";
-  return isKeyId(id) ? `"${id}"` : `of ${id.length} characters`;
-}
-
-function invalidRing(problem: string, hint: string, keyId?: string): KeywardError {
-  return new KeywardError("KEYRING_INVALID", `Keyring not valid: ${problem}`, { hint, keyId });
-}
-
-function requireText(text: unknown, what: string): string {
-  if (typeof text !== "string" || text === "" || !text.isWellFormed()) {
-    throw invalidRing(`${what} is not a non-empty, well-formed string`, 'Give it a name such as "production".');
-  }
-  return text;
-}
-
-const fixTheDocument = "Restore the document from a copy that exportKeyring wrote, or correct it.";
-const documentFields = new Set(["keyward", "name", "generation", "primary", "keys", "scope", "stores", "sealed"]);
-const keyFields = new Set(["id", "status", "created", "material"]);
-
-function readDocument(document: string): Omit<RingParts, "keys"> & { readonly keys: readonly RingKey[] } {
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(document);
-  } catch {
-    // The parser's own message quotes the text, which is key material: it goes no further.
-    if (document.startsWith("\uFEFF")) {
-      throw invalidRing("the document begins with a byte order mark", "Store it as UTF-8 without one.");
-    }
-    throw invalidRing("the document is not JSON", fixTheDocument);
-  }
-  const fields = requireObject(parsed, "the document");
-  if (!Object.hasOwn(fields, "keyward")) {
-    throw invalidRing(
-      'the document has no field "keyward", so it is JSON of another kind',
-      "Put the document that exportKeyring writes there, whole, and not into a field of another object.",
-    );
-  }
-  if (fields["keyward"] !== 1) {
-    throw invalidRing(
-      'its "keyward" is not 1, the version this release reads',
-      "Check that this is a keyring document. A later version needs a later release of Keyward.",
-    );
-  }
-  const extensions = new Map([["", readExtensions(fields, documentFields, "the document")]]);
-  const generation = fields["generation"];
-  if (typeof generation !== "number" || !Number.isSafeInteger(generation) || generation < 1) {
-    throw invalidRing("its generation is not a whole number from 1", fixTheDocument);
-  }
-  const keys = fields["keys"];
-  if (!Array.isArray(keys)) throw invalidRing("its keys are not an array", fixTheDocument);
-  const ringKeys = keys.map((entry: unknown, index) => {
-    const at = `keys[${index}]`;
-    const key = requireObject(entry, at);
-    const extension = readExtensions(key, keyFields, at);
-    const ringKey = readKey(key, at);
-    extensions.set(ringKey.id, extension);
-    return ringKey;
-  });
-  return {
-    name: requireText(fields["name"], "its name"),
-    generation,
-    primary: requireText(fields["primary"], "its primary"),
-    keys: ringKeys,
-    scopeName: fields["scope"] === undefined ? undefined : requireText(fields["scope"], "its scope"),
-    stores: readStrings(fields["stores"], "stores"),
-    sealed: readStrings(fields["sealed"], "sealed"),
-    extensions,
-  };
-}
-
-function readKey(key: Readonly<Record<string, unknown>>, at: string): RingKey {
-  const { id, status, created, material } = key;
-  if (typeof id !== "string") throw invalidRing(`${at}.id is not a string`, fixTheDocument);
-  requireId(id, `The keyring's ${at}.id`);
-  if (status !== "enabled" && status !== "disabled") {
-    throw invalidRing(`${at}.status is neither "enabled" nor "disabled"`, fixTheDocument);
-  }
-  if (created !== undefined && !isDate(created)) {
-    throw invalidRing(`${at}.created is not a date such as ${exampleDate}`, fixTheDocument);
-  }
-  const bytes = Buffer.from(typeof material === "string" ? material : "", "base64url");
-  try {
-    if (bytes.toString("base64url") !== material) {
-      throw invalidRing(`${at}.material is not base64url without padding`, fixTheDocument);
-    }
-    return toRingKey({ id, status, material: bytes, ...(created === undefined ? {} : { created }) });
-  } finally {
-    // They lie in Node's buffer pool, which whoever is given any small Buffer can reach through its `buffer`.
-    bytes.fill(0);
-  }
-}
-
-function requireObject(value: unknown, what: string): Readonly<Record<string, unknown>> {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw invalidRing(`${what} is not a JSON object`, fixTheDocument);
-  }
-  return Object.fromEntries(Object.entries(value));
-}
-
-function readExtensions(
-  fields: Readonly<Record<string, unknown>>,
-  known: ReadonlySet<string>,
-  what: string,
-): Readonly<Record<string, unknown>> {
-  const others = Object.entries(fields).filter(([field]) => !known.has(field));
-  for (const [field] of others) {
-    if (!field.startsWith("x-")) {
-      throw invalidRing(
-        `${what} has an unknown field ${shownField(field)}`,
-        "Update Keyward, if a later release wrote the document. Otherwise remove the field, or begin its name with x-.",
-      );
-    }
-  }
-  return Object.fromEntries(others);
-}
-
-/** The name of a field for a message, unless it may be key material in the wrong place. */
-function shownField(field: string): string {
-  return isKeyId(field) ? `"${field}"` : `whose name has ${field.length} characters`;
-}
-
-function readStrings(value: unknown, field: string): readonly string[] | undefined {
-  if (value === undefined) return undefined;
-  if (
-    !Array.isArray(value) ||
-    !value.every((item): item is string => typeof item === "string" && item.isWellFormed())
-  ) {
-    throw invalidRing(`its ${field} is not an array of strings`, fixTheDocument);
-  }
-  return value;
 }

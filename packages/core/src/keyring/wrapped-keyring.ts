@@ -2,46 +2,49 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import { singleFlight } from "../waiting/single-flight.ts";
 import { freshnessNames, type KeyFreshness, type KeyProvider, requireFreshness } from "./key-provider.ts";
-import { exportKeyring, Keyring, requireSavable, sameRing, sharesKey } from "./keyring.ts";
-import type { KeyringPlace } from "./keyring-location.ts";
+import { exportKeyring, Keyring, requireSavable, sameKeyring, sharesKey } from "./keyring.ts";
+import type { KeyringLocation } from "./keyring-location.ts";
 
-/** What each call to a {@link KeyringWrapper} is given. */
+/** Options of each call to a {@link KeyringWrapper}. */
 export interface WrapOptions {
-  /** Ends the call; `undefined` where nobody may end it, and the wrapper bounds its time itself. */
+  /** Ends the call when aborted. `undefined` if the caller sets no limit: then the wrapper must limit the time itself. */
   readonly signal: AbortSignal | undefined;
 }
 
-/** Wraps a keyring document under a key that never leaves a key service. */
+/** Encrypts ("wraps") a keyring document under a key that never leaves a key service. */
 export interface KeyringWrapper {
   /**
-   * The document as a text that only the service can read again. Keeps neither the bytes nor a copy.
+   * Wraps a document: returns a text that only the key service can unwrap. Must keep neither the bytes nor a copy of them.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` when the service does not answer or refuses.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the key service does not answer or refuses.
    */
   wrap(document: Uint8Array, options: WrapOptions): Promise<string>;
   /**
-   * The document of a wrapped text, in bytes that the caller zeroes.
+   * Unwraps a text: returns the document in bytes that the caller overwrites with zeros.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` when the service does not answer or refuses, `KEYRING_INVALID` for a
-   * text that was not wrapped under this key.
+   * @throws KeywardError
+   * - `PROVIDER_UNAVAILABLE` if the key service does not answer or refuses;
+   * - `KEYRING_INVALID` for a text that was not wrapped under this key.
    */
   unwrap(wrapped: string, options: WrapOptions): Promise<Uint8Array>;
   /**
-   * The same document under the newest version of the wrapping key, without showing it, where the service can do that;
-   * `wrapped` itself where it is under that version already.
+   * Wraps the document of a text under the newest version of the wrapping key, without showing the document. Returns
+   * `wrapped` itself if it is under that version already. Absent if the key service cannot do this.
    *
-   * @throws KeywardError as {@link KeyringWrapper.unwrap}.
+   * @throws KeywardError the same codes as {@link KeyringWrapper.unwrap}.
    */
   rewrap?(wrapped: string, options: WrapOptions): Promise<string>;
 }
 
-/** What a wrapped keyring must be, to be taken, and how fresh it is kept. */
+/** Options of {@link wrappedKeys}: which keyrings are accepted, and how often the keyring is loaded. */
 export interface WrappedKeysOptions extends KeyFreshness {
-  /** The name of the ring. When absent, that of the first ring seen. */
+  /** The name that the keyring must have. Default: the name of the first keyring that this provider loads or saves. */
   readonly name?: string;
   /**
-   * The lowest generation that is taken; 1 when absent. A provider takes none lower than the highest it has seen, but
-   * a new process has seen nothing: this keeps it from a ring with a revoked key that was put back.
+   * The lowest generation that is accepted. Default: 1.
+   *
+   * A provider also refuses any generation lower than the highest that it has loaded or saved. A new process has loaded
+   * nothing: there, only this option refuses an old keyring with a revoked key that an attacker put back.
    */
   readonly minGeneration?: number;
 }
@@ -52,160 +55,171 @@ const wrappedKeysOptionNames = {
   ...freshnessNames,
 } as const satisfies OptionNames<WrappedKeysOptions>;
 
-/** Keys from a wrapped keyring. */
+/** A key provider whose keyring is wrapped by a key service and stored at a {@link KeyringLocation}. */
 export interface WrappedKeys extends KeyProvider {
   /**
-   * As {@link KeyProvider.load}. The key service is asked only where the wrapped text has changed.
+   * Loads the keyring. Asks the key service only if the wrapped text has changed since the last load.
    *
-   * @throws KeywardError `KEYRING_ROLLBACK` for a ring of another name or of a generation that is too low.
+   * @throws KeywardError
+   * - the codes of {@link KeyProvider.load};
+   * - `KEYRING_ROLLBACK` for a keyring with another name, or of a generation that is too low.
    */
   load(options?: { readonly signal?: AbortSignal; readonly inUse?: Keyring }): Promise<Keyring>;
   /**
-   * As {@link KeyProvider.save}.
+   * Wraps `next` and stores it, if the location still has `previous`.
    *
-   * @throws KeywardError `KEYRING_INVALID` for a ring that is scoped, has no keys, or has another name;
-   * `KEYRING_CONFLICT` where another ring lies there than `previous`; `KEYRING_ROLLBACK` where `previous` lies there and
-   * the generation is too low all the same.
+   * @throws KeywardError
+   * - `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name.
+   * - `KEYRING_CONFLICT` if the location has another keyring than `previous`.
+   * - `KEYRING_ROLLBACK` if `next` is of a generation that is too low.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Wraps the first ring.
+   * Wraps the first keyring and stores it.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` where one lies already, and as {@link WrappedKeys.save}.
+   * @throws KeywardError
+   * - `KEYRING_CONFLICT` if the location has a keyring already;
+   * - `KEYRING_INVALID` and `KEYRING_ROLLBACK`, like {@link WrappedKeys.save}.
    */
   create(ring: Keyring): Promise<void>;
   /**
-   * Wraps the ring that lies there under the newest version of the wrapping key, and says whether it was under an older
-   * one. No record is touched.
+   * Wraps the stored keyring under the newest version of the wrapping key. Changes no record.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` when the ring was changed meanwhile.
+   * @returns whether the keyring was under an older version.
+   * @throws KeywardError `KEYRING_CONFLICT` if the stored keyring changed meanwhile.
    */
   rewrap(): Promise<boolean>;
 }
 
 /**
- * Keys from a keyring whose whole document, name and generation included, is wrapped by a key service. Whoever can write
- * to the place can neither read the ring nor make one; that he does not put an older one back is what name and
- * generation are checked for.
+ * Returns a key provider whose keyring is wrapped by a key service: the whole document, name and generation included.
  *
- * @throws KeywardError `VALUE_INVALID` for a `minGeneration` that is not a whole number from 1, and for settings of
- * freshness that are out of range.
+ * An attacker who can write to the location can neither read the keyring nor make one, but could put an older one back.
+ * So the provider refuses a keyring with another name or of a generation that is too low: see {@link WrappedKeysOptions}.
+ *
+ * @throws KeywardError `VALUE_INVALID` for a `minGeneration` that is not an integer of at least 1, and for a setting of
+ * {@link KeyFreshness} that is out of range.
+ * @example
+ * const keys = wrappedKeys(wrapper, storeLocation(store), { name: "production" });
+ * await keys.create(Keyring.generate("2026-11").rename("production"));
  */
 export function wrappedKeys(
   wrapper: KeyringWrapper,
-  place: KeyringPlace,
+  location: KeyringLocation,
   options: WrappedKeysOptions = {},
 ): WrappedKeys {
-  const keyring = new WrappedKeyring(wrapper, place, options);
-  // Methods of its own, so that a copy made with `{ ...keys }` has them too.
+  const keyring = new WrappedKeyring(wrapper, location, options);
+  // A plain object, not the class instance, so that a copy made with `{ ...keys }` has the methods too.
   return {
     freshness: keyring.freshness,
     load: keyring.load,
     save: (next, previous) => keyring.save(next, previous),
     create: (ring) => keyring.create(ring),
-    requireWritable: async () => await place.requireWritable?.(),
+    requireWritable: async () => await location.requireWritable?.(),
     rewrap: () => keyring.rewrap(),
   };
 }
 
-interface Seen {
+/** A keyring that was loaded and accepted, or saved, with the text that it was wrapped to. */
+interface Accepted {
   readonly wrapped: string;
   readonly ring: Keyring;
 }
 
-/** What a load found, and the latest ring that had been seen when it began. */
-interface Found extends Seen {
-  readonly before: Keyring | undefined;
+/** The result of a load, and the latest keyring that had been accepted when the load began. */
+interface Loaded extends Accepted {
+  readonly latestBefore: Keyring | undefined;
 }
 
 class WrappedKeyring {
   readonly freshness: KeyFreshness;
   readonly load: WrappedKeys["load"];
   readonly #wrapper: KeyringWrapper;
-  readonly #place: KeyringPlace;
+  readonly #location: KeyringLocation;
   readonly #name: string | undefined;
   readonly #minGeneration: number;
-  #seen: Seen | undefined;
+  #latest: Accepted | undefined;
 
-  constructor(wrapper: KeyringWrapper, place: KeyringPlace, options: WrappedKeysOptions) {
+  constructor(wrapper: KeyringWrapper, location: KeyringLocation, options: WrappedKeysOptions) {
     const { name, minGeneration = 1 } = requireOptions("wrappedKeys", options, wrappedKeysOptionNames);
     requireAmount("minGeneration", minGeneration, "generations", { most: Number.MAX_SAFE_INTEGER });
     this.freshness = requireFreshness(options);
     const flight = singleFlight(({ signal }) => this.#load(signal));
-    this.load = async ({ signal, inUse } = {}) => this.#take(await flight({ signal }), inUse);
+    this.load = async ({ signal, inUse } = {}) => this.#accept(await flight({ signal }), inUse);
     this.#wrapper = wrapper;
-    this.#place = place;
+    this.#location = location;
     this.#name = name;
     this.#minGeneration = minGeneration;
   }
 
   async save(next: Keyring, previous: Keyring): Promise<void> {
-    requireSavable(next, this.#name ?? this.#seen?.ring.name);
-    // A ring that others saved, and that was seen since, is what the change is in conflict with, and no rollback.
-    const before = this.#seen?.ring;
+    requireSavable(next, this.#name ?? this.#latest?.ring.name);
+    // Read before the location: a keyring that another process saved meanwhile is a conflict, not a rollback.
+    const latestBefore = this.#latest?.ring;
     const wrapped = await this.#read(undefined);
-    if (!sameRing(await this.#unwrap(wrapped, undefined), previous)) throw conflict();
-    this.#requireSuccessor(next, before);
+    if (!sameKeyring(await this.#unwrap(wrapped, undefined), previous)) throw conflict();
+    this.#requireSuccessor(next, latestBefore);
     await this.#write(wrapped, next);
   }
 
   async create(ring: Keyring): Promise<void> {
-    requireSavable(ring, this.#name ?? this.#seen?.ring.name);
-    const before = this.#seen?.ring;
-    // Asked before as well: nothing is wrapped in vain.
-    if ((await this.#place.read()) !== undefined) throw conflict();
-    this.#requireSuccessor(ring, before);
+    requireSavable(ring, this.#name ?? this.#latest?.ring.name);
+    const latestBefore = this.#latest?.ring;
+    // Checked before the write too, so that the key service is not asked to wrap a keyring that cannot be stored.
+    if ((await this.#location.read()) !== undefined) throw conflict();
+    this.#requireSuccessor(ring, latestBefore);
     await this.#write(undefined, ring);
   }
 
   async rewrap(): Promise<boolean> {
     const wrapped = await this.#read(undefined);
-    const next = await this.#wrappedAnew(wrapped);
+    const next = await this.#wrapAgain(wrapped);
     if (next === wrapped) return false;
-    if (!(await this.#place.replace(wrapped, next))) throw conflict();
+    if (!(await this.#location.replace(wrapped, next))) throw conflict();
     return true;
   }
 
-  async #wrappedAnew(wrapped: string): Promise<string> {
+  async #wrapAgain(wrapped: string): Promise<string> {
     if (this.#wrapper.rewrap !== undefined) return await this.#wrapper.rewrap(wrapped, { signal: undefined });
     return await this.#wrap(await this.#unwrap(wrapped, undefined));
   }
 
-  async #load(signal: AbortSignal): Promise<Found> {
-    // A save of our own may come in between; what was read before it is no rollback.
-    const before = this.#seen?.ring;
+  async #load(signal: AbortSignal): Promise<Loaded> {
+    // Read before the location: if this provider saves a later keyring meanwhile, the loaded one is not a rollback.
+    const latestBefore = this.#latest?.ring;
     const wrapped = await this.#read(signal);
-    return { wrapped, ring: await this.#unwrap(wrapped, signal), before };
+    return { wrapped, ring: await this.#unwrap(wrapped, signal), latestBefore };
   }
 
-  #take({ wrapped, ring, before }: Found, inUse: Keyring | undefined): Keyring {
-    if (inUse === undefined || ring.generation < this.#minGeneration || !sameRing(ring, inUse)) {
-      this.#requireSuccessor(ring, before);
+  #accept({ wrapped, ring, latestBefore }: Loaded, inUse: Keyring | undefined): Keyring {
+    if (inUse === undefined || ring.generation < this.#minGeneration || !sameKeyring(ring, inUse)) {
+      this.#requireSuccessor(ring, latestBefore);
       return this.#remember(wrapped, ring);
     }
-    // The ring in use was taken once already: going on with it is no step back. An unrelated one that was seen meanwhile,
-    // and that the caller refused, is forgotten, and no ring of this line with it.
-    if (before !== undefined && this.#seen?.ring === before && !sharesKey(before, ring)) this.#seen = { wrapped, ring };
+    // The caller uses this keyring already, so it is not a rollback for the caller, whatever its generation. If the latest
+    // one is unrelated to it, the caller has refused that one: this provider forgets it.
+    const isLatestUnrelated = latestBefore !== undefined && !sharesKey(latestBefore, ring);
+    if (isLatestUnrelated && this.#latest?.ring === latestBefore) this.#latest = { wrapped, ring };
     return ring;
   }
 
-  /** The latest ring that was seen: this one, unless it was overtaken. */
+  /** Remembers this keyring as the latest and returns it; returns the latest instead if that has a higher generation. */
   #remember(wrapped: string, ring: Keyring): Keyring {
-    if (this.#seen !== undefined && this.#seen.ring.generation > ring.generation) return this.#seen.ring;
-    this.#seen = { wrapped, ring };
+    if (this.#latest !== undefined && this.#latest.ring.generation > ring.generation) return this.#latest.ring;
+    this.#latest = { wrapped, ring };
     return ring;
   }
 
   async #read(signal: AbortSignal | undefined): Promise<string> {
-    const wrapped = await this.#place.read({ signal });
+    const wrapped = await this.#location.read({ signal });
     if (wrapped !== undefined) return wrapped;
-    throw new KeywardError("PROVIDER_UNAVAILABLE", "There is no wrapped keyring at its location", {
-      hint: "Check the location. If a keyring was stored there before, restore it from a backup: a new keyring opens no existing record. Only for the first one: create(Keyring.generate()).",
+    throw new KeywardError("PROVIDER_UNAVAILABLE", "No wrapped keyring is stored at the keyring's location", {
+      hint: "Check the location. If a keyring was stored there before, restore it from a backup: a new keyring decrypts no existing record. Only for the first keyring, call create(Keyring.generate()).",
     });
   }
 
   async #unwrap(wrapped: string, signal: AbortSignal | undefined): Promise<Keyring> {
-    if (wrapped === this.#seen?.wrapped) return this.#seen.ring;
+    if (wrapped === this.#latest?.wrapped) return this.#latest.ring;
     const document = await this.#wrapper.unwrap(wrapped, { signal });
     try {
       return Keyring.parse(Buffer.from(document.buffer, document.byteOffset, document.byteLength).toString());
@@ -215,7 +229,7 @@ class WrappedKeyring {
   }
 
   async #wrap(ring: Keyring): Promise<string> {
-    // Not Buffer.from, whose memory is shared with other Buffers: the wrapper is code of others.
+    // Not Buffer.from, whose memory is shared with other Buffers: the wrapper is third-party code.
     const document = new TextEncoder().encode(exportKeyring(ring));
     try {
       return await this.#wrapper.wrap(document, { signal: undefined });
@@ -226,28 +240,32 @@ class WrappedKeyring {
 
   async #write(expected: string | undefined, ring: Keyring): Promise<void> {
     const wrapped = await this.#wrap(ring);
-    if (!(await this.#place.replace(expected, wrapped))) throw conflict();
+    if (!(await this.#location.replace(expected, wrapped))) throw conflict();
     this.#remember(wrapped, ring);
   }
 
-  #requireSuccessor(ring: Keyring, before: Keyring | undefined): void {
-    const name = this.#name ?? before?.name ?? ring.name;
-    const generation = Math.max(this.#minGeneration, before?.generation ?? 1);
+  #requireSuccessor(ring: Keyring, latestBefore: Keyring | undefined): void {
+    const name = this.#name ?? latestBefore?.name ?? ring.name;
+    const generation = Math.max(this.#minGeneration, latestBefore?.generation ?? 1);
     const problem =
       ring.name !== name
-        ? `is another ring, ${JSON.stringify(ring.name)} instead of ${JSON.stringify(name)}`
+        ? `it is another keyring, named ${JSON.stringify(ring.name)} instead of ${JSON.stringify(name)}`
         : ring.generation < generation
-          ? `is of generation ${ring.generation}, older than ${generation}`
+          ? `it is of generation ${ring.generation}, and the lowest that is accepted is ${generation}`
           : undefined;
     if (problem === undefined) return;
-    throw new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring ${problem}`, {
-      hint: "Restore the latest keyring, and find out who writes to its location: an older one may hold a key that was revoked. Lower minGeneration, or change name, only where the older keyring was put back on purpose.",
+    throw new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring was refused: ${problem}`, {
+      hint: "Restore the latest keyring, and find out who wrote to its location: an older keyring may have a key that was revoked. Only if the older keyring was put back on purpose, lower minGeneration or change name.",
     });
   }
 }
 
 function conflict(): KeywardError {
-  return new KeywardError("KEYRING_CONFLICT", "Another wrapped keyring lies there than the one that was changed", {
-    hint: "Load the ring again, repeat the change on it, and save that.",
-  });
+  return new KeywardError(
+    "KEYRING_CONFLICT",
+    "The location has another wrapped keyring than the one that was changed",
+    {
+      hint: "Load the keyring again, repeat the change, and save the result.",
+    },
+  );
 }

@@ -1,10 +1,10 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { hasExpired, type Place, readHeader, requirePlace } from "../envelope/envelope.ts";
-import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
-import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
+import { readHeader } from "../envelope/header.ts";
+import { KeywardError } from "../errors/errors.ts";
+import { requireOptions } from "../errors/options.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "../store/encrypted-store.ts";
-import { isAbsent, isForeign } from "../store/record-codec.ts";
+import { isAbsent, isCurrent, isForeign } from "../store/record-codec.ts";
 import {
   type AtomicStore,
   isStoredValue,
@@ -15,125 +15,52 @@ import {
 } from "../store-interface/capabilities.ts";
 import { type InnerStore, requireAtomic, wrapRejection } from "../store-interface/inner-store.ts";
 import { bytesOf, PageSize, targetPageBytes } from "../store-interface/page-size.ts";
+import { hasExpired, type RecordAddress, requireAddress } from "../store-interface/record.ts";
 import { pause } from "../waiting/pause.ts";
 import { scannableOf, withinRange } from "./census.ts";
-import type { Checkpoint } from "./checkpoint.ts";
-
-/** How a bulk re-encryption goes about it. */
-export interface ReencryptOptions {
-  /** The most records a page may have. It begins with few, and has fewer where they are large or slow. Default 500. */
-  readonly batchSize?: number;
-  /** Pages being worked on at a time. Default 4. */
-  readonly concurrency?: number;
-  /**
-   * The most records to look at in a second, on average and without making up for a slow time: what is left for live
-   * traffic. Default: no limit.
-   */
-  readonly maxPerSecond?: number;
-  /** Only the records of this range, one of those that `rangesOf` gives. Default: all. */
-  readonly range?: string;
-  /** Counts what would be done, and writes nothing. */
-  readonly dryRun?: boolean;
-  /** Where to write down how far the job has come, and to go on from. See `fileCheckpoint`. */
-  readonly checkpoint?: Checkpoint;
-  /** Stops the job after the pages under way; the report then says `complete: false`. */
-  readonly signal?: AbortSignal;
-  /** Called after each page. */
-  readonly onProgress?: (progress: ReencryptProgress) => void;
-  /** Only these namespaces; "" is the records without one. Default: all. */
-  readonly namespaces?: readonly string[];
-}
-
-/** How far a re-encryption has come. */
-export interface ReencryptProgress {
-  /** Records looked at; twice when the primary changed on the way, since the job then begins anew. */
-  readonly scanned: number;
-  /** Records that lay under the primary already. */
-  readonly current: number;
-  /** Records sealed again (in a dry run: that would be). */
-  readonly reencrypted: number;
-  /** Records that somebody else changed or removed first, and that were left to him. */
-  readonly conflicts: number;
-  /** Among the records, those whose expiry has passed. They are sealed again like the others. */
-  readonly expired: number;
-  /** Records that cannot be opened, or are foreign and cannot be decoded. They are left alone. */
-  readonly unreadable: number;
-  /** Records looked at in a second, in this run. */
-  readonly ratePerSecond: number;
-}
-
-/** A record that could not be opened. */
-export interface UnreadableRecord {
-  /** "" where there is none. */
-  readonly namespace: string;
-  /** The key of the record, which may be a secret. */
-  readonly key: string;
-  /** The id of the key it needs, where its header says. */
-  readonly keyId?: string;
-  /** Why it does not open. */
-  readonly code: KeywardErrorCode;
-}
-
-/**
- * What a re-encryption did. Where it went on from a checkpoint, the counts of records include those of the runs before;
- * `unreadableRecords`, `durationMs` and `ratePerSecond` are of this run alone.
- */
-export interface ReencryptReport extends ReencryptProgress {
-  /** The id of the key that records now lie under. */
-  readonly primary: string;
-  /** Whether every record was looked at and could be opened; `false` when the job was stopped, or some are unreadable. */
-  readonly complete: boolean;
-  /** The records that could not be opened, the first 1,000 of them in this run. */
-  readonly unreadableRecords: readonly UnreadableRecord[];
-  /** How long this run took, in milliseconds. */
-  readonly durationMs: number;
-}
-
-const reencryptOptionNames = {
-  batchSize: true,
-  concurrency: true,
-  maxPerSecond: true,
-  range: true,
-  dryRun: true,
-  checkpoint: true,
-  signal: true,
-  onProgress: true,
-  namespaces: true,
-} as const satisfies OptionNames<ReencryptOptions>;
+import {
+  type ReencryptOptions,
+  type ReencryptProgress,
+  type ReencryptReport,
+  reencryptOptionNames,
+  requirePace,
+  type UnreadableRecord,
+} from "./reencryption-options.ts";
+import {
+  addCounts,
+  formatProgress,
+  invalidCheckpoint,
+  noCounts,
+  parseProgress,
+  type ReencryptCounts,
+} from "./saved-progress.ts";
 
 const maxListed = 1_000;
 const maxAttempts = 3;
 const recordsPerTurn = 64;
 
 /**
- * Seals every record of a backend, all namespaces, under the primary. Safe beside live traffic: a record is replaced
- * only if it is still the one that was read, so a newer write, a delete or an expiry wins. Records keep their expiry.
+ * Re-encrypts every record of a backend under the primary, in all namespaces. Records keep their expiry.
  *
- * @throws KeywardError `STORE_INVALID` for what is neither an `EncryptedStore` nor made by `createKeyv`;
- * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE` or, for an option, `VALUE_INVALID`, before anything is touched;
- * `OVERWRITE_REFUSED` when the ring cannot open the store's check record; `CHECKPOINT_INVALID`;
- * `KEYRING_INVALID` for a ring without keys; `STORE_UNAVAILABLE`, after which the job goes on from its checkpoint.
+ * Live traffic may continue: a record is replaced only if it is still the one that was read, so a newer write, a delete
+ * or an expiry wins.
+ *
+ * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`;
+ * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`, and `VALUE_INVALID` for an option, before any record is changed;
+ * `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID`; `KEYRING_INVALID` for a
+ * keyring without keys; `STORE_UNAVAILABLE`, after which another run resumes from the checkpoint.
  */
 export async function reencrypt(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<ReencryptReport> {
   return await new Reencryption(store, options).run();
 }
 
-type Counts = Omit<ReencryptProgress, "ratePerSecond">;
-type MutableCounts = { -readonly [Name in keyof Counts]: Counts[Name] };
+type MutableCounts = { -readonly [Name in keyof ReencryptCounts]: ReencryptCounts[Name] };
 
-interface SavedCheckpoint {
-  readonly primary: string;
-  readonly namespaces: readonly string[] | null;
-  readonly range?: string;
-  readonly cursor: string;
-  readonly counts: Counts;
-}
-
-interface PageUnderWay {
+interface PageInProgress {
   readonly ring: Keyring;
-  readonly done: Promise<Counts>;
+  readonly done: Promise<ReencryptCounts>;
   readonly bytes: number;
-  /** Where the page after it begins; absent for the last one. */
+  /** The cursor of the next page. Absent for the last page. */
   readonly nextCursor: string | undefined;
 }
 
@@ -146,13 +73,13 @@ class Reencryption {
   readonly #startedAtMs = performance.now();
   readonly #size: PageSize;
   readonly #concurrency: number;
-  /** With a rate limit, when the records looked at until now have had their time. */
+  /** With a rate limit, the earliest time to scan the next page. */
   #dueAtMs = 0;
-  #counts: Counts = noCounts;
+  #counts: ReencryptCounts = noCounts;
   #scannedBefore = 0;
-  /** The cursor of the checkpoint, if any. */
+  /** The cursor that the checkpoint had, if any. */
   #resumedAt: string | undefined;
-  /** Settles when the pages until now are encrypted. */
+  /** Settles when the pages scanned so far are encrypted. */
   #encrypting: Promise<void> = Promise.resolve();
 
   constructor(store: EncryptedStoreOrKeyv, options: ReencryptOptions) {
@@ -167,46 +94,46 @@ class Reencryption {
   }
 
   async run(): Promise<ReencryptReport> {
-    let ring = await this.#ringToSealWith();
+    let ring = await this.#ringToEncryptWith();
     let cursor = await this.#resume(ring);
     const { signal } = this.#options;
-    const underWay: PageUnderWay[] = [];
-    let isWalked = false;
+    const inProgress: PageInProgress[] = [];
+    let isComplete = false;
     try {
-      while (!isWalked && signal?.aborted !== true) {
+      while (!isComplete && signal?.aborted !== true) {
         const { entries, cursor: nextCursor } = await this.#scan(cursor);
         const page = {
           ring,
           nextCursor,
           bytes: bytesOf(entries),
-          done: this.#parts.source.whileSealing(this.#page(entries, ring)),
+          done: this.#parts.source.whileSealing(this.#reencryptPage(entries, ring)),
         };
         this.#size.held(entries.length, page.bytes);
-        // Awaited in order further down; a rejection until then must not end the process.
+        // Awaited in order further down. Until then a rejection must not end the process.
         page.done.catch(() => undefined);
-        underWay.push(page);
+        inProgress.push(page);
         cursor = nextCursor;
-        while (underWay.length >= (cursor === undefined ? 1 : this.#concurrency)) await this.#finish(underWay);
-        while (bytesUnderWay(underWay) > (this.#concurrency - 1) * targetPageBytes) await this.#finish(underWay);
-        if (cursor !== undefined) await this.#keepRate(entries.length, underWay);
+        while (inProgress.length >= (cursor === undefined ? 1 : this.#concurrency)) await this.#finish(inProgress);
+        while (bytesInProgress(inProgress) > (this.#concurrency - 1) * targetPageBytes) await this.#finish(inProgress);
+        if (cursor !== undefined) await this.#keepRate(entries.length, inProgress);
 
-        const latest = await this.#ringToSealWith();
-        if (latest.primary === ring.primary) isWalked = cursor === undefined;
+        const latest = await this.#ringToEncryptWith();
+        if (latest.primary === ring.primary) isComplete = cursor === undefined;
         else {
-          // What was sealed until now lies under the former primary, and so will what is under way: begin anew after it.
-          while (underWay.length > 0) await this.#finish(underWay);
+          // The records so far, and those in progress, are under the former primary: start over after them.
+          while (inProgress.length > 0) await this.#finish(inProgress);
           cursor = undefined;
-          // What cannot be opened now is found again.
+          // The job finds the unreadable records again.
           this.#counts = { ...this.#counts, unreadable: 0 };
           this.#unreadable.length = 0;
         }
         ring = latest;
       }
-      while (underWay.length > 0) await this.#finish(underWay);
+      while (inProgress.length > 0) await this.#finish(inProgress);
     } finally {
-      await Promise.allSettled(underWay.map(({ done }) => done));
+      await Promise.allSettled(inProgress.map(({ done }) => done));
     }
-    if (isWalked && this.#options.dryRun !== true) {
+    if (isComplete && this.#options.dryRun !== true) {
       await this.#parts.check.renew(ring);
       await this.#parts.reserve?.renew();
       await this.#options.checkpoint?.write(undefined);
@@ -214,18 +141,18 @@ class Reencryption {
     return {
       ...this.#progress(),
       primary: ring.primary,
-      complete: isWalked && this.#counts.unreadable === 0,
+      complete: isComplete && this.#counts.unreadable === 0,
       unreadableRecords: this.#unreadable,
       durationMs: performance.now() - this.#startedAtMs,
     };
   }
 
-  async #ringToSealWith(): Promise<Keyring> {
-    const { codec, sealing } = this.#parts;
-    const ring = await (this.#options.dryRun === true ? codec.ring() : sealing.take());
+  async #ringToEncryptWith(): Promise<Keyring> {
+    const { codec, writeGate } = this.#parts;
+    const ring = await (this.#options.dryRun === true ? codec.ring() : writeGate.keyringForWriting());
     if (ring.primary === "") {
-      throw new KeywardError("KEYRING_INVALID", "There is no primary to re-encrypt under: the ring has no keys", {
-        hint: "Configure a key first.",
+      throw new KeywardError("KEYRING_INVALID", "The keyring has no keys, so there is no primary to re-encrypt with", {
+        hint: "Add a key to the keyring first.",
       });
     }
     return ring;
@@ -237,17 +164,17 @@ class Reencryption {
       return await wrapRejection(() => this.#scannable.scan({ limit, ...(cursor === undefined ? {} : { cursor }) }));
     } catch (error) {
       const isUnknown = error instanceof KeywardError && error.code === "VALUE_INVALID";
-      throw isUnknown && cursor !== undefined && cursor === this.#resumedAt ? badCheckpoint(error) : error;
+      throw isUnknown && cursor !== undefined && cursor === this.#resumedAt ? invalidCheckpoint(error) : error;
     }
   }
 
-  async #keepRate(records: number, underWay: PageUnderWay[]): Promise<void> {
+  async #keepRate(records: number, inProgress: PageInProgress[]): Promise<void> {
     const { maxPerSecond, signal } = this.#options;
     if (maxPerSecond === undefined) return;
     this.#dueAtMs = Math.max(performance.now(), this.#dueAtMs) + (records / maxPerSecond) * 1_000;
     if (this.#dueAtMs <= performance.now()) return;
-    // Nothing is left unsaved during a wait that may be long.
-    while (underWay.length > 0) await this.#finish(underWay);
+    // The wait may be long, so save the progress first.
+    while (inProgress.length > 0) await this.#finish(inProgress);
     try {
       await pause(this.#dueAtMs - performance.now(), signal);
     } catch (error) {
@@ -255,22 +182,22 @@ class Reencryption {
     }
   }
 
-  /** Pages count, and move the checkpoint, in the order they were scanned: what lies before it is done. */
-  async #finish(underWay: PageUnderWay[]): Promise<void> {
-    const page = underWay[0];
+  /** Waits for the oldest page, then counts it and moves the checkpoint: every page before the checkpoint is done. */
+  async #finish(inProgress: PageInProgress[]): Promise<void> {
+    const page = inProgress[0];
     if (page === undefined) return;
-    this.#counts = add(this.#counts, await page.done);
-    underWay.shift();
+    this.#counts = addCounts(this.#counts, await page.done);
+    inProgress.shift();
     const { checkpoint, dryRun = false, namespaces = null, range, onProgress } = this.#options;
     if (page.nextCursor !== undefined && !dryRun) {
-      const saved: SavedCheckpoint = {
+      const text = formatProgress({
         primary: page.ring.primary,
         namespaces,
         ...(range === undefined ? {} : { range }),
         cursor: page.nextCursor,
         counts: this.#counts,
-      };
-      await checkpoint?.write(JSON.stringify({ keyward: "reencrypt", ...saved }));
+      });
+      await checkpoint?.write(text);
     }
     onProgress?.(this.#progress());
   }
@@ -279,8 +206,8 @@ class Reencryption {
     const { checkpoint, dryRun = false, namespaces = null } = this.#options;
     const text = dryRun ? undefined : await checkpoint?.read();
     if (text === undefined) return undefined;
-    const saved = parseCheckpoint(text);
-    // A checkpoint of a former rotation, or of other records, says nothing about this job.
+    const saved = parseProgress(text);
+    // A checkpoint of another primary, or of other records, does not apply to this job.
     if (saved.primary !== ring.primary || saved.range !== this.#options.range) return undefined;
     if (JSON.stringify(saved.namespaces) !== JSON.stringify(namespaces)) return undefined;
     this.#counts = saved.counts;
@@ -289,7 +216,7 @@ class Reencryption {
     return saved.cursor;
   }
 
-  async #page(entries: readonly ScannedRecord[], ring: Keyring): Promise<Counts> {
+  async #reencryptPage(entries: readonly ScannedRecord[], ring: Keyring): Promise<ReencryptCounts> {
     const startedAtMs = performance.now();
     const counts = { ...noCounts };
     const byNamespace = new Map<string, ScannedRecord[]>();
@@ -300,19 +227,19 @@ class Reencryption {
       if (group === undefined) byNamespace.set(entry.namespace, [entry]);
       else group.push(entry);
     }
-    for (const [namespace, group] of byNamespace) await this.#group(namespace, group, ring, counts);
+    for (const [namespace, group] of byNamespace) await this.#reencryptGroup(namespace, group, ring, counts);
     this.#size.took(entries.length, performance.now() - startedAtMs);
     return counts;
   }
 
-  async #group(
+  async #reencryptGroup(
     namespace: string,
     entries: readonly ScannedRecord[],
     ring: Keyring,
     counts: MutableCounts,
   ): Promise<void> {
     counts.scanned += entries.length;
-    let changes = await this.#sealAgain(entries, ring, counts);
+    let changes = await this.#reencryptRecords(entries, ring, counts);
     if (this.#options.dryRun === true) {
       counts.reencrypted += changes.length;
       return;
@@ -320,80 +247,80 @@ class Reencryption {
     if (changes.length === 0) return;
     const { inner, atomic } = this.#view(namespace);
     for (let attempt = 1; ; attempt++) {
-      const latest = await this.#parts.sealing.take();
-      // Under another primary this ring would take back what somebody sealed under that one; and what lies under a key that
-      // was disabled since it was opened may be forged.
+      const latest = await this.#parts.writeGate.keyringForWriting();
+      // Under another primary, this keyring would undo the work of another job. A record whose key was disabled in the
+      // meantime may be forged.
       const attempted =
-        latest.primary === ring.primary ? changes.filter((change) => mayBeSealedAgain(latest, change)) : [];
+        latest.primary === ring.primary ? changes.filter((change) => mayBeReplaced(latest, change)) : [];
       counts.conflicts += changes.length - attempted.length;
       if (attempted.length === 0) return;
       const replaced = await inner.replaceMany(atomic, attempted);
-      const lost = attempted.filter((_, index) => replaced[index] !== true);
-      counts.reencrypted += attempted.length - lost.length;
-      if (lost.length === 0) return;
-      // Somebody was faster. He may have sealed under the primary, or not: look once more.
-      changes = attempt < maxAttempts ? await this.#sealWhatIsThereNow(namespace, lost, inner, ring) : [];
-      counts.conflicts += lost.length - changes.length;
+      const overtaken = attempted.filter((_, index) => replaced[index] !== true);
+      counts.reencrypted += attempted.length - overtaken.length;
+      if (overtaken.length === 0) return;
+      // Another process was faster, and may have used an older key: look at these records again.
+      changes = attempt < maxAttempts ? await this.#reencryptCurrent(namespace, overtaken, inner, ring) : [];
+      counts.conflicts += overtaken.length - changes.length;
       if (changes.length === 0) return;
     }
   }
 
-  async #sealAgain(entries: readonly ScannedRecord[], ring: Keyring, counts: MutableCounts): Promise<Change[]> {
+  async #reencryptRecords(entries: readonly ScannedRecord[], ring: Keyring, counts: MutableCounts): Promise<Change[]> {
     const changes: Change[] = [];
-    const waitedFor = await this.#inTurn(() => this.#sealAgainAtOnce(entries, ring, counts, changes));
+    const deferred = await this.#afterPrevious(() => this.#encryptAtOnce(entries, ring, counts, changes));
     const { codec } = this.#parts;
-    for (const [index, { namespace, key, value }] of waitedFor.entries()) {
+    for (const [index, { namespace, key, value }] of deferred.entries()) {
       if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
-      const place = { namespace, key };
+      const address = { namespace, key };
       try {
-        const record = await codec.open(value, place);
-        if (isForeign(record)) await codec.requireDecodable(record, place);
+        const record = await codec.open(value, address);
+        if (isForeign(record)) await codec.requireDecodable(record, address);
         if (isAbsent(record)) counts.expired++;
-        const next = codec.seal(ring, place, record.content);
+        const next = codec.seal(ring, address, record.content);
         changes.push({ key, keyId: record.keyId, expected: value, next });
       } catch (error) {
-        this.#unreadableBecause(error, place, counts);
+        this.#noteUnreadable(error, address, counts);
       }
     }
     return changes;
   }
 
-  /** Adds to `changes`, and returns the records that something has to be waited for. */
-  async #sealAgainAtOnce(
+  /** Adds to `changes`, and returns the records that cannot be re-encrypted without waiting. */
+  async #encryptAtOnce(
     entries: readonly ScannedRecord[],
     ring: Keyring,
     counts: MutableCounts,
     changes: Change[],
   ): Promise<ScannedRecord[]> {
     const { codec } = this.#parts;
-    const waitedFor: ScannedRecord[] = [];
+    const deferred: ScannedRecord[] = [];
     for (const [index, entry] of entries.entries()) {
-      // Sealing holds the event loop, which live traffic shares.
+      // Encryption blocks the event loop, which live traffic shares.
       if (index % recordsPerTurn === recordsPerTurn - 1) await nextTurn();
       const { namespace, key, value } = entry;
-      const place = { namespace, key };
+      const address = { namespace, key };
       try {
-        const header = readHeader(value, place);
-        if (header?.keyId === ring.primary) {
+        const header = readHeader(value, address);
+        if (isCurrent(header?.keyId, ring)) {
           counts.current++;
           continue;
         }
-        requirePlace(namespace, key);
-        const again = header === undefined ? undefined : codec.sealAgainAtOnce(ring, value, header, place);
-        if (again === undefined) {
-          waitedFor.push(entry);
+        requireAddress(namespace, key);
+        const encrypted = header === undefined ? undefined : codec.sealAgainAtOnce(ring, value, header, address);
+        if (encrypted === undefined) {
+          deferred.push(entry);
           continue;
         }
-        if (hasExpired(again.expires)) counts.expired++;
-        changes.push({ key, keyId: header?.keyId, expected: value, next: again.sealed });
+        if (hasExpired(encrypted.expires)) counts.expired++;
+        changes.push({ key, keyId: header?.keyId, expected: value, next: encrypted.sealed });
       } catch (error) {
-        this.#unreadableBecause(error, place, counts);
+        this.#noteUnreadable(error, address, counts);
       }
     }
-    return waitedFor;
+    return deferred;
   }
 
-  #unreadableBecause(error: unknown, { namespace, key }: Place, counts: MutableCounts): void {
+  #noteUnreadable(error: unknown, { namespace, key }: RecordAddress, counts: MutableCounts): void {
     if (!(error instanceof KeywardError)) throw error;
     counts.unreadable++;
     const { code, keyId } = error;
@@ -402,10 +329,10 @@ class Reencryption {
   }
 
   /**
-   * One page after the other: while one is encrypted the store reads and writes others, and what is made of a page is
-   * soon let go of. Pages that took turns would all be written at the end.
+   * Encrypts one page after another, while the store reads and writes other pages. If pages took turns, all of them would
+   * stay in memory until the last one is encrypted.
    */
-  async #inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+  async #afterPrevious<Result>(work: () => Promise<Result>): Promise<Result> {
     const done = this.#encrypting.then(work);
     this.#encrypting = done.then(
       () => undefined,
@@ -414,19 +341,19 @@ class Reencryption {
     return await done;
   }
 
-  async #sealWhatIsThereNow(
+  async #reencryptCurrent(
     namespace: string,
-    lost: readonly Change[],
+    overtaken: readonly Change[],
     inner: InnerStore,
     ring: Keyring,
   ): Promise<Change[]> {
-    const stored = await inner.getMany(lost.map(({ key }) => key));
+    const stored = await inner.getMany(overtaken.map(({ key }) => key));
     const entries: ScannedRecord[] = [];
-    for (const [index, { key }] of lost.entries()) {
+    for (const [index, { key }] of overtaken.entries()) {
       const value = stored[index];
       if (isStoredValue(value)) entries.push({ namespace, key, value });
     }
-    return await this.#sealAgain(entries, ring, { ...noCounts });
+    return await this.#reencryptRecords(entries, ring, { ...noCounts });
   }
 
   #view(namespace: string): View {
@@ -436,7 +363,7 @@ class Reencryption {
       if (inner === undefined) {
         throw new KeywardError(
           "NAMESPACE_CONFLICT",
-          "The store shows one namespace at a time, and the scan found others",
+          "The store can open only one namespace, and the scan found records of others",
           {
             namespace,
             hint: "Run the re-encryption once for each namespace, with the option namespaces.",
@@ -455,12 +382,12 @@ class Reencryption {
   }
 }
 
-/** Whether the key that a record lies under still opens; what is not sealed has none. */
-function mayBeSealedAgain(ring: Keyring, { keyId }: Change): boolean {
+/** Returns whether the key of the record is still enabled. A record that was not encrypted has none. */
+function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
   return keyId === undefined || isEnabled(ring, keyId);
 }
 
-/** A replacement, and the key that the record lies under; `undefined` for what is not sealed. */
+/** A replacement, and the id of the record's current key; `undefined` if the record is not encrypted. */
 interface Change extends Replacement {
   readonly keyId: string | undefined;
 }
@@ -470,86 +397,6 @@ interface View {
   readonly atomic: AtomicStore;
 }
 
-const noCounts: Counts = { scanned: 0, current: 0, reencrypted: 0, conflicts: 0, expired: 0, unreadable: 0 };
-
-function add(one: Counts, other: Counts): Counts {
-  return {
-    scanned: one.scanned + other.scanned,
-    current: one.current + other.current,
-    reencrypted: one.reencrypted + other.reencrypted,
-    conflicts: one.conflicts + other.conflicts,
-    expired: one.expired + other.expired,
-    unreadable: one.unreadable + other.unreadable,
-  };
-}
-
-function bytesUnderWay(underWay: readonly PageUnderWay[]): number {
-  return underWay.reduce((sum, { bytes }) => sum + bytes, 0);
-}
-
-/**
- * How fast to re-encrypt.
- *
- * @throws KeywardError `VALUE_INVALID`.
- */
-export function requirePace(pace: Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond">): {
-  readonly batchSize: number;
-  readonly concurrency: number;
-  readonly maxPerSecond: number | undefined;
-} {
-  const { batchSize = 500, concurrency = 4, maxPerSecond } = pace;
-  requireAmount("batchSize", batchSize, "records");
-  requireAmount("concurrency", concurrency, "pages");
-  if (maxPerSecond !== undefined) requireAmount("maxPerSecond", maxPerSecond, "records");
-  return { batchSize, concurrency, maxPerSecond };
-}
-
-/** Whether a text is the checkpoint of a re-encryption. */
-export function isCheckpoint(text: string): boolean {
-  try {
-    parseCheckpoint(text);
-    return true;
-  } catch (error) {
-    if (error instanceof KeywardError) return false;
-    throw error;
-  }
-}
-
-function parseCheckpoint(text: string): SavedCheckpoint {
-  let saved: unknown;
-  try {
-    saved = JSON.parse(text);
-  } catch {
-    // The parser's own message quotes the text.
-    throw badCheckpoint();
-  }
-  if (!isSavedCheckpoint(saved)) throw badCheckpoint();
-  return saved;
-}
-
-function isSavedCheckpoint(saved: unknown): saved is SavedCheckpoint {
-  if (typeof saved !== "object" || saved === null) return false;
-  if (!("keyward" in saved && saved.keyward === "reencrypt" && "primary" in saved && "namespaces" in saved))
-    return false;
-  if (!("cursor" in saved && typeof saved.cursor === "string" && "counts" in saved)) return false;
-  if ("range" in saved && typeof saved.range !== "string") return false;
-  const counts: unknown = saved.counts;
-  return (
-    typeof counts === "object" &&
-    counts !== null &&
-    Object.keys(noCounts).every((name) => isCount(Reflect.get(counts, name)))
-  );
-}
-
-function isCount(value: unknown): boolean {
-  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
-}
-
-/** @param cause of a store that does not know the cursor. */
-function badCheckpoint(cause?: KeywardError): KeywardError {
-  const what = cause === undefined ? "a re-encryption" : "a re-encryption of this store";
-  return new KeywardError("CHECKPOINT_INVALID", `What lies in the checkpoint is not one of ${what}`, {
-    cause,
-    hint: "Is it another job's? Remove it to begin from the start: nothing is lost by that but time.",
-  });
+function bytesInProgress(inProgress: readonly PageInProgress[]): number {
+  return inProgress.reduce((sum, { bytes }) => sum + bytes, 0);
 }

@@ -1,4 +1,4 @@
-import { readHeader } from "../envelope/envelope.ts";
+import { readHeader } from "../envelope/header.ts";
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
@@ -9,32 +9,33 @@ import {
   type ScannableStore,
   type ScannedRecord,
 } from "../store-interface/capabilities.ts";
-import { isKeyv, wrapRejection } from "../store-interface/inner-store.ts";
+import { wrapRejection } from "../store-interface/inner-store.ts";
 import { pages } from "../store-interface/page-size.ts";
+import { isKeyv } from "../store-interface/wrappable-store.ts";
 
-/** How many records lie under which key. */
+/** The number of records under each key. */
 export interface CensusCounts {
-  /** All records counted. */
+  /** Number of all records. */
   readonly records: number;
-  /** Envelopes by the id of the key they were sealed under. */
+  /** Number of envelopes by the id of their key. */
   readonly keys: ReadonlyMap<string, number>;
-  /** Records that are not envelopes: plaintext, or a foreign format. */
+  /** Number of records that are not envelopes: plaintext, or a foreign format. */
   readonly unsealed: number;
-  /** Records that begin like an envelope, of this version or a later one, and have no header that can be read. */
+  /** Number of records that begin like an envelope, of this version or a later one, but have no readable header. */
   readonly broken: number;
 }
 
-/** The counts over a whole backend, and for each namespace in it. */
+/** The result of {@link census}: counts of a whole backend, and of each of its namespaces. */
 export interface Census extends CensusCounts {
-  /** "" is the records without a namespace. */
+  /** The counts by namespace; "" is the records without a namespace. */
   readonly namespaces: ReadonlyMap<string, CensusCounts>;
 }
 
-/** How a census goes about it. */
+/** The options of {@link census}. */
 export interface CensusOptions {
-  /** The most records a page may have; it has fewer where they are large. Default 1,000. */
+  /** Maximum number of records in a page. Pages are smaller if records are large. Default: 1,000. */
   readonly batchSize?: number;
-  /** Stops the census, which then rejects with the reason. */
+  /** Stops the census, which then rejects with the reason of the signal. */
   readonly signal?: AbortSignal;
   /** Called after each page with the number of records counted so far. */
   readonly onProgress?: (records: number) => void;
@@ -52,10 +53,10 @@ class Counter implements CensusCounts {
   broken = 0;
   readonly keys = new Map<string, number>();
 
-  count(entry: ScannedRecord): void {
+  count(record: ScannedRecord): void {
     this.records++;
     try {
-      const keyId = readHeader(entry.value, entry)?.keyId;
+      const keyId = readHeader(record.value, record)?.keyId;
       if (keyId === undefined) this.unsealed++;
       else this.keys.set(keyId, (this.keys.get(keyId) ?? 0) + 1);
     } catch (error) {
@@ -66,12 +67,13 @@ class Counter implements CensusCounts {
 }
 
 /**
- * Counts the records under each key, over all namespaces of a backend. It reads headers and needs no key, so anybody
- * who may read the store may count. A record written during the census may be missed or counted.
+ * Counts the records under each key, over all namespaces of a backend.
  *
- * @throws KeywardError `STORE_INVALID` for what is no store; `VALUE_INVALID` for an option that there is not, or
- * a `batchSize` that is not a whole number from 1;
- * `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
+ * Reads only headers and needs no key, so a store without keys can be counted too. A record that is written during the
+ * census may be counted or not.
+ *
+ * @throws KeywardError `STORE_INVALID` if `store` is not a store; `VALUE_INVALID` for an unknown option, or a `batchSize`
+ * that is not an integer of at least 1; `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
  */
 export async function census(
   store: EncryptedStoreOrKeyv | ScannableStore,
@@ -81,16 +83,16 @@ export async function census(
   requireAmount("batchSize", batchSize, "records");
   const total = new Counter();
   const namespaces = new Map<string, Counter>();
-  for await (const entries of pages(scannableOf(store), batchSize)) {
+  for await (const records of pages(scannableOf(store), batchSize)) {
     signal?.throwIfAborted();
-    for (const entry of entries) {
-      let counter = namespaces.get(entry.namespace);
+    for (const record of records) {
+      let counter = namespaces.get(record.namespace);
       if (counter === undefined) {
         counter = new Counter();
-        namespaces.set(entry.namespace, counter);
+        namespaces.set(record.namespace, counter);
       }
-      counter.count(entry);
-      total.count(entry);
+      counter.count(record);
+      total.count(record);
     }
     onProgress?.(total.records);
   }
@@ -99,11 +101,11 @@ export async function census(
 }
 
 /**
- * The ranges to divide a re-encryption into, for its option `range`; one, of all records, where the store cannot be
- * divided.
+ * Divides the records of a store into ranges, for the option `range` of a bulk re-encryption. Returns `[undefined]`, which
+ * stands for all records, if the store cannot be divided.
  *
- * @param count the most ranges there may be.
- * @throws KeywardError `STORE_NOT_SCANNABLE`, or `VALUE_INVALID` for a count that is not a whole number from 1.
+ * @param count maximum number of ranges.
+ * @throws KeywardError `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for a count that is not an integer of at least 1.
  */
 export async function rangesOf(
   store: EncryptedStoreOrKeyv | ScannableStore,
@@ -115,34 +117,36 @@ export async function rangesOf(
 }
 
 /**
- * A store of which only one range is scanned; the whole one for `undefined`.
+ * Returns a store whose scans cover one range only, or the whole store for `undefined`.
  *
  * @throws KeywardError `VALUE_INVALID` for a range of a store that cannot be divided.
  */
 export function withinRange(store: ScannableStore, range: string | undefined): ScannableStore {
   if (range === undefined) return store;
   if (!isRanged(store)) {
-    throw new KeywardError("VALUE_INVALID", "The store has no ranges", { hint: "Leave the option range out." });
+    throw new KeywardError("VALUE_INVALID", "The store cannot be divided into ranges", {
+      hint: "Omit the option range: the job then covers all records.",
+    });
   }
   const ranged: RangedStore = store;
   return { scan: (options) => ranged.scan({ ...options, range }) };
 }
 
 /**
- * What can be scanned in a store, wrapped or not.
+ * Returns the store to scan: the wrapped one if `store` is encrypted, otherwise `store` itself.
  *
- * @throws KeywardError `STORE_INVALID` for what is no store, and `STORE_NOT_SCANNABLE`.
+ * @throws KeywardError `STORE_INVALID` if `store` is not a store; `STORE_NOT_SCANNABLE`.
  */
 export function scannableOf(store: EncryptedStoreOrKeyv | ScannableStore): ScannableStore {
-  const scannable = isRaw(store) ? store : storeParts(store).inner.scannable;
+  const scannable = isPlainStore(store) ? store : storeParts(store).inner.scannable;
   if (scannable !== undefined && isScannable(scannable)) return scannable;
   throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be scanned over all its namespaces", {
-    hint: "Wrap a store that has scan(), such as those of Keyward.",
+    hint: "Use a store that has scan(), such as the stores of Keyward.",
   });
 }
 
-/** Whether it is a store that is not encrypted. What is no store at all is refused as an encrypted one. */
-function isRaw(store: EncryptedStoreOrKeyv | ScannableStore): store is ScannableStore {
+/** Returns whether a store is not an encrypted one. Other values count as encrypted stores, which are checked afterwards. */
+function isPlainStore(store: EncryptedStoreOrKeyv | ScannableStore): store is ScannableStore {
   if (typeof store !== "object" || store === null || store instanceof EncryptedStore) return false;
   return !("encryptedStore" in store) && !isKeyv(store);
 }

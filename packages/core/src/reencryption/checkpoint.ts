@@ -2,19 +2,22 @@ import { rm } from "node:fs/promises";
 import { KeywardError } from "../errors/errors.ts";
 import { hintForWriting, isOwnedBy, readSmallFile, replaceFile, systemCode } from "../files/private-file.ts";
 
-/** Where one long job over one store writes down how far it has come. Another store needs one of its own. */
+/** Keeps the progress of one job over one store, so that another run resumes it. Give each store its own checkpoint. */
 export interface Checkpoint {
-  /** What was written last, if anything. */
+  /** Returns the text that was written last, if any. */
   read(): Promise<string | undefined>;
-  /** Keeps this text, in place of what was kept before; `undefined` when the job is done. */
+  /** Replaces the text, or removes it for `undefined`: the job is done. */
   write(text: string | undefined): Promise<void>;
 }
 
 /**
- * A checkpoint in a file, replaced as a whole, and removed when the job is done. Only its owner can read the file.
+ * Keeps a checkpoint in a file. Each write replaces the whole file, the end of the job removes it, and only its owner can
+ * read it.
  *
- * @returns a checkpoint that rejects with `CHECKPOINT_INVALID` where the path is a symbolic link or no regular file,
- * where another user owns the file, and where the file cannot be read or written.
+ * @returns a checkpoint whose calls reject with `CHECKPOINT_INVALID` if the path is a symbolic link or not a regular file,
+ * if another user owns the file, and if the file cannot be read or written.
+ * @example
+ * const report = await reencrypt(store, { checkpoint: fileCheckpoint("sessions.checkpoint") });
  */
 export function fileCheckpoint(path: string): Checkpoint {
   const shown = `The checkpoint ${JSON.stringify(path)}`;
@@ -26,24 +29,24 @@ export function fileCheckpoint(path: string): Checkpoint {
   return {
     async read() {
       const found = await readSmallFile(path, { followsLink: false }).catch((error: unknown) => {
-        // What O_NOFOLLOW says about a link, on Linux and macOS, and on FreeBSD.
+        // The errors of O_NOFOLLOW for a link: ELOOP on Linux and macOS, EMLINK on FreeBSD.
         if (["ELOOP", "EMLINK"].includes(systemCode(error))) {
           throw unusable("is a symbolic link", "Give the path of a file that only this job uses.");
         }
         throw unusable(
           `cannot be read (${systemCode(error)})`,
-          "Let the user of this process read it, and run the job again.",
+          "Give the user of this process read access to the file, and run the job again.",
         );
       });
       if (found === undefined) return undefined;
       if (found === "unfit") {
-        throw unusable("is no file of at most 1 MiB", "Give the path of a file that only this job uses.");
+        throw unusable("is not a file of at most 1 MiB", "Give the path of a file that only this job uses.");
       }
       if (!isOwnedBy(found.status)) {
-        // Believing it would let another user have the job skip records.
+        // Another user could make the job skip records.
         throw unusable(
           "belongs to another user",
-          "Give the path of a file in a folder that only this user can write to. The job then begins from the start.",
+          "Give the path of a file in a folder that only this user can write to. The job then starts over.",
         );
       }
       return found.text;

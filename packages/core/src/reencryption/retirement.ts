@@ -1,52 +1,47 @@
-import { readHeader } from "../envelope/envelope.ts";
-import { asKeywardError, KeywardError } from "../errors/errors.ts";
+import { readHeader } from "../envelope/header.ts";
+import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireOptions } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
-import { isEnabled, Keyring } from "../keyring/keyring.ts";
-import { KeySource } from "../keyring/keyring-source.ts";
+import { isEnabled, type Keyring } from "../keyring/keyring.ts";
+import { KeyringSource } from "../keyring/keyring-source.ts";
 import { scopedPrefix } from "../store/check-record.ts";
-import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf, storeParts } from "../store/encrypted-store.ts";
+import { type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
 import { heartbeatPrefix } from "../store/heartbeat.ts";
 import type { ScannableStore, ScannedRecord } from "../store-interface/capabilities.ts";
-import { isKeyv, reservedNamespace } from "../store-interface/inner-store.ts";
+import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
-import type { UnreadableRecord } from "./bulk-reencryption.ts";
-import { census, scannableOf } from "./census.ts";
+import { scannableOf } from "./census.ts";
+import { recordCounter, saveIfPossible } from "./keyring-change.ts";
+import { type NamedStores, requireAllStores, requireStores } from "./named-stores.ts";
+import type { UnreadableRecord } from "./reencryption-options.ts";
 
-/** How a key is retired. */
+/** The options of {@link retireKey}. */
 export interface RetireKeyOptions {
   /**
-   * "disabled" (default): the key opens nothing any more, and can be enabled again. "removed": it leaves the ring,
-   * which it can do only once it is disabled; keep an export of the ring for as long as backups live.
+   * The new state of the key. "disabled": the key decrypts nothing, and you can enable it again. "removed": the key leaves
+   * the keyring; only a disabled key can be removed. Keep an export of the keyring for as long as backups exist. Default:
+   * "disabled".
    */
   readonly to?: "disabled" | "removed";
   /**
-   * Lets the key go although there are records under it that open with no key, this one included, in the scope of any of
-   * the given stores. They are listed in the result, and lost unless they are restored. Refused while the reserved space
-   * has check records of scopes that none of the given stores has: give a store for each scope.
+   * Retires the key although some of its records cannot be decrypted by any key of the given stores. The result lists these
+   * records; they are lost unless you restore them. Refused while the reserved space has a check record of a scope that
+   * none of the given stores has: pass a store for each scope. Default: false.
    */
   readonly abandonUnreadable?: boolean;
-  /** Stops before anything is changed; the retirement then rejects with the reason. */
+  /** Stops the call before anything is changed. The call then rejects with the reason of the signal. */
   readonly signal?: AbortSignal;
   /** Called after each page with the number of records looked at so far. */
   readonly onProgress?: (records: number) => void;
 }
 
-/** How a namespace is closed to plaintext. */
-export interface SealNamespaceOptions {
-  /** Stops before anything is changed; the call then rejects with the reason. */
-  readonly signal?: AbortSignal;
-  /** Called after each page with the number of records looked at so far. */
-  readonly onProgress?: (records: number) => void;
-}
-
-/** What a retirement did. */
+/** The result of {@link retireKey}. */
 export interface Retirement {
-  /** The ring after it. */
-  readonly ring: Keyring;
-  /** Whether the ring was saved: `false` where a ring was given, or a provider that cannot save, and this only checked. */
+  /** The keyring after the change. */
+  readonly keyring: Keyring;
+  /** True if the provider saved the keyring. False if you passed a keyring, or a provider that cannot save. */
   readonly saved: boolean;
-  /** With `abandonUnreadable`, the records under the key that did not open with it. */
+  /** With `abandonUnreadable`, the records under the key that could not be decrypted. */
   readonly abandoned: readonly UnreadableRecord[];
 }
 
@@ -57,24 +52,16 @@ const retireKeyOptionNames = {
   onProgress: true,
 } as const satisfies OptionNames<RetireKeyOptions>;
 
-const sealNamespaceOptionNames = {
-  signal: true,
-  onProgress: true,
-} as const satisfies OptionNames<SealNamespaceOptions>;
-
-/** The stores that a ring serves, or Keyvs over them, by the names that the keyring document gives them. */
-export type NamedStores = Readonly<Record<string, EncryptedStoreOrKeyv>>;
-
 const pageSize = 1_000;
 const maxListedScopes = 1_000;
 
 /**
- * Takes a key out of use, if no record in any of the stores needs it, whatever its namespace.
+ * Takes a key out of use if no record in any of the stores needs it, in any namespace.
  *
- * @throws KeywardError `KEY_IN_USE` with the counts by store, or when a store that the ring names was not given, or with
- * `abandonUnreadable` one of a scope that has records there;
- * `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for a removal of an enabled key; `STORE_NOT_SCANNABLE`;
- * `KEYRING_CONFLICT` when the ring at the provider was changed meanwhile, or a store still seals under the key.
+ * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that the
+ * keyring lists was not passed, or with `abandonUnreadable` a store of a scope that has records; `KEY_UNKNOWN`;
+ * `KEYRING_INVALID` for the primary, or for removing an enabled key; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` if the
+ * keyring at its source was changed in the meantime; `STORE_KEYS_DIFFER` if a store still encrypts with the key.
  */
 export async function retireKey(
   keys: Keyring | KeyProvider,
@@ -84,51 +71,87 @@ export async function retireKey(
 ): Promise<Retirement> {
   requireStores(stores);
   requireOptions("retireKey", options, retireKeyOptionNames);
-  const ring = await ringOf(keys, options.signal);
+  // The change must follow the latest generation, so the source is asked.
+  const source = KeyringSource.of(keys);
+  const keyring = await source.ask(options.signal);
   let saved = false;
-  const retirement = await retireFrom(ring, stores, id, options, async (next) => {
-    saved = await save(keys, next, ring);
+  const retirement = await retireLoaded({ keyring, source }, stores, id, options, async (next) => {
+    saved = await saveIfPossible(keys, next, keyring);
   });
   return { ...retirement, saved };
 }
 
-/** As {@link retireKey}, of a ring that was just loaded, and saved by the caller once no record needs the key. */
-export async function retireFrom(
-  ring: Keyring,
+/** A keyring, and the source that it was just loaded from. */
+export interface LoadedKeyring {
+  readonly keyring: Keyring;
+  readonly source: KeyringSource;
+}
+
+/** Like {@link retireKey}, with a keyring that was just loaded, and a `save` that brings the changed one to its source. */
+export async function retireLoaded(
+  loaded: LoadedKeyring,
   stores: NamedStores,
   id: string,
   options: RetireKeyOptions,
-  saveRing: (next: Keyring) => Promise<void>,
+  save: (next: Keyring) => Promise<void>,
 ): Promise<Omit<Retirement, "saved">> {
+  const { keyring } = loaded;
   const { to = "disabled", abandonUnreadable = false } = options;
-  const next = to === "disabled" ? ring.disable(id) : ring.remove(id);
-  if (to === "removed" && isEnabled(ring, id)) {
+  const next = to === "disabled" ? keyring.disable(id) : keyring.remove(id);
+  if (to === "removed" && isEnabled(keyring, id)) {
     throw new KeywardError("KEYRING_INVALID", `Key "${id}" is enabled and cannot be removed yet`, {
       keyId: id,
-      hint: "Retire it to disabled first, wait until you are sure that nobody misses it, and retire it again.",
+      hint: 'First retire it to "disabled". Remove it after a time in which no process reports KEY_DISABLED.',
     });
   }
-  requireAllStores(ring, stores, id);
+  requireAllStores(keyring, stores, id);
 
   const search: Search = {
     id,
-    ring,
+    keyring,
     readers: Object.values(stores),
     abandoned: abandonUnreadable ? [] : undefined,
     signal: options.signal,
-    seen: progress(options.onProgress),
+    counter: recordCounter(options.onProgress),
   };
-  // All of them before anything is counted: one store may take along what lies in the backend of another.
+  await prepareStores(loaded, stores, id, options.signal);
+  await requireUnused(search, stores);
+  if (search.abandoned !== undefined && search.abandoned.length > 0) await requireAllScopes(search);
+  options.signal?.throwIfAborted();
+  await save(next);
+  return { keyring: next, abandoned: search.abandoned ?? [] };
+}
+
+/**
+ * Makes every store of this process follow the keyring, before any of them is counted: stores may share a backend, and then
+ * one re-encrypts reserved records of another.
+ */
+async function prepareStores(
+  { source: loadedFrom }: LoadedKeyring,
+  stores: NamedStores,
+  id: string,
+  signal: AbortSignal | undefined,
+): Promise<void> {
   for (const [name, store] of Object.entries(stores)) {
     const { codec, check, source, reserve } = storeParts(store);
-    await source.ask(options.signal);
+    // A store with another provider may still have an earlier keyring. The others have the one that was just loaded.
+    if (source !== loadedFrom) await source.ask(signal);
     const used = await codec.ring();
-    if (used.primary === id) throw stillSealing(name, id);
-    // What this process was sealing under the key when the ring changed lies in the store from here on.
+    if (used.primary === id) throw storeStillEncrypts(name, id);
+    // Writes that this process began under the key have reached the store from here on.
     await source.drained();
     await renewCheckRecord(check.renew(used));
     await reserve?.renew();
   }
+}
+
+/**
+ * Counts the records that need the key, in every store and its reserved space.
+ *
+ * @throws KeywardError `KEY_IN_USE`.
+ */
+async function requireUnused(search: Search, stores: NamedStores): Promise<void> {
+  const { id } = search;
   const counts: Record<string, number> = Object.create(null);
   for (const [name, store] of Object.entries(stores)) {
     const { inner } = storeParts(store);
@@ -138,144 +161,25 @@ export async function retireFrom(
     if (neededInReserve > 0) counts[`${name} (reserved space)`] = neededInReserve;
   }
   const needed = Object.values(counts).reduce((sum, count) => sum + count, 0);
-  if (needed > 0) {
-    const list = Object.entries(counts).map(([name, count]) => `${count} in ${name}`);
-    throw new KeywardError("KEY_IN_USE", `Key "${id}" is needed by ${needed} records: ${list.join(", ")}`, {
-      keyId: id,
-      counts,
-      hint:
-        "Run reencrypt over those stores; a check record in the reserved space needs a store of its scope. " +
-        "abandonUnreadable lets go of what none of the stores can open.",
-    });
-  }
-  if (search.abandoned !== undefined && search.abandoned.length > 0) await requireAllScopes(search);
-  options.signal?.throwIfAborted();
-  await saveRing(next);
-  return { ring: next, abandoned: search.abandoned ?? [] };
-}
-
-/**
- * Closes a namespace to plaintext for good: from the ring that this returns, no `accept` lets it in again, whatever
- * lies in the store. The ring is saved; where a ring was given and no provider, it is up to you to bring it to its source. Done only when a census of every store finds nothing but envelopes there.
- *
- * @throws KeywardError `RECORD_NOT_SEALED` with the counts by store; `KEY_IN_USE` when a store that the ring names was
- * not given; `PROVIDER_READ_ONLY` for a provider that cannot save; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
- */
-export async function sealNamespace(
-  keys: Keyring | KeyProvider,
-  stores: NamedStores,
-  namespace: string,
-  options: SealNamespaceOptions = {},
-): Promise<Keyring> {
-  requireStores(stores);
-  const { signal } = requireOptions("sealNamespace", options, sealNamespaceOptionNames);
-  const seen = progress(options.onProgress);
-  const ring = await ringOf(keys, signal);
-  await requireSaving(keys);
-  requireAllStores(ring, stores, undefined);
-  const counts: Record<string, number> = Object.create(null);
-  for (const [name, store] of Object.entries(stores)) {
-    let before = 0;
-    const onProgress = (records: number) => {
-      seen(records - before);
-      before = records;
-    };
-    const found = await census(store, { onProgress, ...(signal === undefined ? {} : { signal }) });
-    const unsealed = found.namespaces.get(namespace)?.unsealed ?? 0;
-    if (unsealed > 0) counts[name] = unsealed;
-  }
-  if (Object.keys(counts).length > 0) {
-    const list = Object.entries(counts).map(([name, count]) => `${count} in ${name}`);
-    throw new KeywardError("RECORD_NOT_SEALED", `The namespace holds records that are not sealed: ${list.join(", ")}`, {
-      namespace,
-      counts,
-      hint: "Run reencrypt with plaintext() in accept, and look at what it cannot read.",
-    });
-  }
-  const next = ring.seal(namespace);
-  signal?.throwIfAborted();
-  await save(keys, next, ring);
-  return next;
-}
-
-function stillSealing(name: string, id: string): KeywardError {
-  return new KeywardError("KEYRING_CONFLICT", `The store ${name} still seals under key "${id}" in this process`, {
+  if (needed === 0) return;
+  const list = Object.entries(counts).map(([name, count]) => `${count} in ${name}`);
+  throw new KeywardError("KEY_IN_USE", `Key "${id}" is needed by ${needed} records: ${list.join(", ")}`, {
     keyId: id,
-    hint: "It has a ring from before the promotion. Give it the ring or the provider that is to be changed.",
+    counts,
+    hint:
+      "Run reencrypt over these stores. For a check record in the reserved space, pass a store of its scope. " +
+      "abandonUnreadable retires the key in spite of records that no store can decrypt: they are lost.",
   });
 }
 
-async function ringOf(keys: Keyring | KeyProvider, signal: AbortSignal | undefined): Promise<Keyring> {
-  // The source is asked, and not the ring in use: a change must follow the latest generation.
-  return await KeySource.of(keys).ask(signal);
-}
-
-/** Saves a ring where its source can be changed, and says whether it did. */
-async function save(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<boolean> {
-  if (keys instanceof Keyring || keys.save === undefined) return false;
-  try {
-    await keys.requireWritable?.();
-  } catch (error) {
-    if (error instanceof KeywardError && error.code === "PROVIDER_READ_ONLY") return false;
-    throw error;
-  }
-  try {
-    await keys.save(next, previous);
-    return true;
-  } catch (error) {
-    const hint = "See the cause. Load the ring again to see whether the change arrived.";
-    throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed ring", hint);
-  }
-}
-
-/**
- * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save a ring; what the provider throws.
- */
-async function requireSaving(keys: Keyring | KeyProvider): Promise<void> {
-  if (keys instanceof Keyring) return;
-  requireSave(keys);
-  await keys.requireWritable?.();
-}
-
-/**
- * @throws KeywardError `PROVIDER_READ_ONLY` for a provider without `save`.
- */
-export function requireSave(provider: KeyProvider): void {
-  if (typeof provider.save === "function") return;
-  throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed ring", {
-    hint: "Use one that has save(), or change the ring where it comes from: docs/keyring.md has the steps.",
+function storeStillEncrypts(name: string, id: string): KeywardError {
+  return new KeywardError("STORE_KEYS_DIFFER", `The store ${name} still encrypts with key "${id}" in this process`, {
+    keyId: id,
+    hint: "Make the store with the keyring or the provider that you pass to this call: its keyring is from before the promotion.",
   });
 }
 
-/**
- * Checks stores that code without types may have handed over.
- *
- * @throws KeywardError `VALUE_INVALID` for what is no object of stores by name; `STORE_INVALID` for what is no store in it.
- */
-export function requireStores(stores: NamedStores): void {
-  const isObject = typeof stores === "object" && stores !== null && !Array.isArray(stores);
-  if (!isObject || stores instanceof EncryptedStore || isKeyv(stores)) {
-    throw new KeywardError("VALUE_INVALID", "stores is not an object that has stores by their names", {
-      hint: "Pass { name: store }, with the names that the keyring gives its stores, or any name where it gives none.",
-    });
-  }
-  for (const store of Object.values(stores)) encryptedStoreOf(store);
-}
-
-/**
- * @throws KeywardError `KEY_IN_USE` when a store that the ring names is missing, or all are.
- */
-export function requireAllStores(ring: Keyring, stores: NamedStores, keyId: string | undefined): void {
-  const missing = ring.stores.filter((name) => !Object.hasOwn(stores, name));
-  if (missing.length === 0 && Object.keys(stores).length > 0) return;
-  const which = missing.length === 0 ? "no store" : `not the stores ${missing.join(", ")}, which the ring names`;
-  throw new KeywardError("KEY_IN_USE", `This was refused: it was given ${which}`, {
-    keyId,
-    hint: "Give every store that the ring serves; only they know what is still needed.",
-  });
-}
-
-/** A check record that does not open is counted below, and by that refuses the retirement if it is under the key. */
+/** Lets a check record pass that cannot be decrypted: if it is under the key, the count refuses the retirement. */
 async function renewCheckRecord(renewing: Promise<void>): Promise<void> {
   try {
     await renewing;
@@ -287,34 +191,34 @@ async function renewCheckRecord(renewing: Promise<void>): Promise<void> {
 /** A search for the records that need a key. */
 interface Search {
   readonly id: string;
-  readonly ring: Keyring;
-  /** One backend may hold the records of several scopes: a record is lost when none of these opens it. */
+  readonly keyring: Keyring;
+  /** The stores that try to decrypt a record. One backend may hold several scopes, so a record is lost if all of them fail. */
   readonly readers: readonly EncryptedStoreOrKeyv[];
-  /** Where records go that do not open; absent where they count as needing the key. */
+  /** Collects the records that no store can decrypt. If absent, such records count as needing the key. */
   readonly abandoned: UnreadableRecord[] | undefined;
   readonly signal: AbortSignal | undefined;
-  readonly seen: (records: number) => void;
+  readonly counter: (records: number) => void;
 }
 
 async function recordsUnder(search: Search, scannable: ScannableStore): Promise<number> {
   let count = 0;
-  for await (const entries of pages(scannable, pageSize)) {
+  for await (const records of pages(scannable, pageSize)) {
     search.signal?.throwIfAborted();
-    for (const entry of entries) {
-      if (keyIdOf(entry) !== search.id) continue;
-      const unreadable = search.abandoned === undefined ? undefined : await whyUnreadable(search, entry);
+    for (const record of records) {
+      if (keyIdOf(record) !== search.id) continue;
+      const unreadable = search.abandoned === undefined ? undefined : await whyUnreadable(search, record);
       if (unreadable === undefined) count++;
       else search.abandoned?.push(unreadable);
     }
-    search.seen(entries.length);
+    search.counter(records.length);
   }
   return count;
 }
 
 /**
- * What no given store opens may be what another scope opens: while there is a scope without a store, nothing is abandoned.
+ * Refuses to abandon records while there is a scope without a store: that scope may decrypt them.
  *
- * @throws KeywardError `KEY_IN_USE` with an error for each scope that has a check record and no store.
+ * @throws KeywardError `STORES_MISSING` with an error for each scope that has a check record and no store.
  */
 async function requireAllScopes({ id, readers, signal }: Search): Promise<void> {
   const given = new Set<string | undefined>();
@@ -322,23 +226,23 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
   const missing = new Set<string>();
   for (const { reserved } of readers.map((reader) => storeParts(reader).inner)) {
     if (reserved === undefined) continue;
-    for await (const entries of pages(reserved, pageSize)) {
+    for await (const records of pages(reserved, pageSize)) {
       signal?.throwIfAborted();
-      for (const { key } of entries) {
+      for (const { key } of records) {
         if (key.startsWith(scopedPrefix) && !given.has(key.slice(scopedPrefix.length))) missing.add(key);
       }
     }
   }
   if (missing.size === 0) return;
-  const hint = "Give a store of this scope as well; the error has the key of its check record.";
+  const hint = "Pass a store of this scope too. The property key of this error is the key of its check record.";
   throw new KeywardError(
-    "KEY_IN_USE",
-    `Nothing was abandoned: ${missing.size} scopes have a check record and none of the given stores`,
+    "STORES_MISSING",
+    `No record was abandoned: ${missing.size} scopes have a check record, and no store of theirs was passed`,
     {
       keyId: id,
       errors: [...missing].slice(0, maxListedScopes).map(
         (key) =>
-          new KeywardError("KEY_IN_USE", "A scope has a check record and no store was given for it", {
+          new KeywardError("STORES_MISSING", "A scope has a check record, and no store of this scope was passed", {
             keyId: id,
             namespace: reservedNamespace,
             key,
@@ -346,52 +250,47 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
           }),
       ),
       hint:
-        "Records that the given stores cannot open may belong to these scopes. error.errors names the check record of each, " +
-        "whose key ends in the name of the scope: give a store with that scope, also for one that is no longer used.",
+        "Pass a store of each of these scopes, including scopes that are no longer used: unreadable records may belong " +
+        "to them. error.errors names the check record of each scope, whose key ends in the name of the scope.",
     },
   );
 }
 
 /**
- * The reserved space, with its records in the namespace that they are sealed for; without heartbeats, of which one that is
- * late may lie under whatever key, and none is missed: who lives writes the next.
+ * Shows a reserved space as a store whose records are in the reserved namespace. Leaves out heartbeats: a late one may be
+ * under any key, and a running process writes the next one.
  */
 function inReserve(reserved: ScannableStore): ScannableStore {
   return {
     async scan(options) {
       const { entries, ...page } = await reserved.scan(options);
       const needed = entries.filter(({ key }) => !key.startsWith(heartbeatPrefix));
-      return { ...page, entries: needed.map((entry) => ({ ...entry, namespace: reservedNamespace })) };
+      return { ...page, entries: needed.map((record) => ({ ...record, namespace: reservedNamespace })) };
     },
   };
 }
 
-function progress(onProgress: ((records: number) => void) | undefined): (records: number) => void {
-  let total = 0;
-  return (records) => {
-    total += records;
-    onProgress?.(total);
-  };
-}
-
-function keyIdOf(entry: ScannedRecord): string | undefined {
+function keyIdOf(record: ScannedRecord): string | undefined {
   try {
-    return readHeader(entry.value, entry)?.keyId;
+    return readHeader(record.value, record)?.keyId;
   } catch (error) {
     if (error instanceof KeywardError) return error.keyId;
     throw error;
   }
 }
 
-async function whyUnreadable({ readers, ring }: Search, entry: ScannedRecord): Promise<UnreadableRecord | undefined> {
-  const { namespace, key, value } = entry;
+async function whyUnreadable(
+  { readers, keyring }: Search,
+  record: ScannedRecord,
+): Promise<UnreadableRecord | undefined> {
+  const { namespace, key, value } = record;
   let why: UnreadableRecord | undefined;
   for (const reader of readers) {
     const { codec } = storeParts(reader);
-    // The ring to be changed has the key even where a store's own does not; the store's may be a scoped one.
-    for (const tried of [ring, await codec.ring()]) {
+    // The keyring to be changed has the key even if that of a store does not; that of a store may be scoped.
+    for (const tried of [keyring, await codec.ring()]) {
       try {
-        if (codec.openWhateverStatus(tried, value, { namespace, key }) !== undefined) return undefined;
+        if (codec.openIgnoringStatus(tried, value, { namespace, key }) !== undefined) return undefined;
       } catch (error) {
         if (!(error instanceof KeywardError)) throw error;
         const { code, keyId } = error;

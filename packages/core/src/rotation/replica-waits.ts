@@ -1,37 +1,38 @@
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
-import type { NamedStores } from "../reencryption/retirement.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
+import type { NamedStores } from "../reencryption/named-stores.ts";
 import { storeParts } from "../store/encrypted-store.ts";
-import { Registration } from "../store/replica-registration.ts";
+import { ReplicaRegistration } from "../store/replica-registration.ts";
 import { pause } from "../waiting/pause.ts";
 import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
 
-/** The two steps that wait for other processes. */
+/** A step that waits for other processes. */
 export type ReplicaWait = "distribute" | "drain";
 
-/** For whom to wait, and how. */
+/** The options that determine which processes a rotation waits for, and how long. */
 export interface ReplicaWaitOptions {
-  /** Every store that the ring serves, by the names that the keyring document gives them. */
+  /** Every store that uses the keyring, by the names that the keyring document lists. */
   readonly stores: NamedStores;
   /**
-   * For processes that use the stores and are not registered in them: how many milliseconds they take to load a changed
-   * ring and to end what they were writing, or a function that resolves when they have. Needed where a store has no
-   * registered process but this one; `{ waitMs: 0 }` says that there is nobody else.
+   * The wait for processes that use the stores but are not registered as replicas. Pass the time in milliseconds in which
+   * they load a changed keyring and finish their writes, or a function that resolves when they have. If there is no other
+   * process, pass `{ waitMs: 0 }`. Required if a store has no replica except this process.
    */
   readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
-  /** Ids of registered processes that are not waited for. What they still seal under the old key, a census finds. */
+  /** Ids of replicas not to wait for. A count of the records finds those that they still encrypt with the old key. */
   readonly ignoreReplicas?: readonly string[];
   /**
-   * How many milliseconds to wait for registered processes in each of the two waits. Default: ten minutes, or
-   * twice the longest lease where that is longer.
+   * How long to wait for replicas in each of the two waits, in milliseconds. Default: ten minutes, or twice the longest
+   * lease if that is longer.
    */
   readonly replicasWithinMs?: number;
-  /** Ends this run, which then rejects with the reason. Another run goes on where it stopped. */
+  /** Stops this run, which then rejects with the reason of the signal. Another run resumes where it stopped. */
   readonly signal?: AbortSignal;
 }
 
+/** The name of every option of the waits for replicas. */
 export const replicaWaitOptionNames = {
   stores: true,
   unregistered: true,
@@ -40,9 +41,9 @@ export const replicaWaitOptionNames = {
   signal: true,
 } as const satisfies OptionNames<ReplicaWaitOptions>;
 
-/** A process that is waited for. */
+/** A replica that a rotation waits for. */
 export interface WaitingReplica extends Replica {
-  /** The store that it registered in. */
+  /** The name of the store that the replica registered in. */
   readonly store: string;
 }
 
@@ -50,18 +51,19 @@ const defaultReplicasWithinMs = 10 * 60 * 1_000;
 const firstPollMs = 20;
 const longestPollMs = 500;
 
-/** Waits until all processes that use some stores have followed a change of the ring. */
+/** Waits until all processes that use the stores have loaded a changed keyring. */
 export class ReplicaWaits {
-  readonly #source: KeySource;
+  readonly #source: KeyringSource;
   readonly #options: ReplicaWaitOptions;
-  /** By the reserved space, since a backend may be given as several stores. */
+  /** The watches by reserved space, since several stores may share a backend. */
   readonly #watches = new Map<object, { readonly store: string; readonly watch: ReplicaWatch }>();
 
   /**
-   * @param source that of this process, which waits for itself like for others and counts for nobody else.
-   * @throws KeywardError `VALUE_INVALID` for a time that is not a whole number of milliseconds.
+   * @param source the keyring source of this process. A rotation also waits for its own process, which does not count as
+   * another registered process.
+   * @throws KeywardError `VALUE_INVALID` for a time that is not an integer number of milliseconds.
    */
-  constructor(source: KeySource, options: ReplicaWaitOptions) {
+  constructor(source: KeyringSource, options: ReplicaWaitOptions) {
     const { unregistered, replicasWithinMs } = options;
     if (replicasWithinMs !== undefined)
       requireAmount("replicasWithinMs", replicasWithinMs, "milliseconds", { least: 0 });
@@ -79,7 +81,7 @@ export class ReplicaWaits {
     }
   }
 
-  /** Those that would be waited for, and the stores in which nobody else is registered. */
+  /** Returns the replicas to wait for, and the names of the stores in which no other process is registered. */
   async planned(): Promise<{ readonly waiting: readonly WaitingReplica[]; readonly unregistered: readonly string[] }> {
     const waiting: WaitingReplica[] = [];
     for (const { store } of this.#watches.values()) {
@@ -87,35 +89,38 @@ export class ReplicaWaits {
       const listed = given === undefined ? [] : await replicas(given);
       waiting.push(...listed.filter(({ lapsed }) => !lapsed).map((replica) => ({ ...replica, store })));
     }
-    return { waiting, unregistered: this.#withoutOthers(waiting) };
+    return { waiting, unregistered: this.#storesWithoutOthers(waiting) };
   }
 
   /**
-   * @throws KeywardError `VALUE_INVALID` where nobody could say when the others have followed.
+   * Checks that every store has another registered process, unless the option `unregistered` is given.
+   *
+   * @throws KeywardError `NO_REPLICAS`.
    */
   async requireOthers(): Promise<void> {
     if (this.#options.unregistered !== undefined) return;
-    await this.#find();
-    this.#requireHeard(await this.#look());
+    await this.#listReplicas();
+    this.#requireReplicas(await this.#readReplicas());
   }
 
   /**
-   * Resolves when every process is ready. To be called when the stores say that there is this ring: a process that is not
-   * found now has yet to load its keys, and loads these.
+   * Resolves when every replica is ready. Announce the keyring in the stores before: a replica that registers later then
+   * loads this keyring.
    *
-   * @throws KeywardError `REPLICA_BEHIND`; `VALUE_INVALID` when nobody else is heard of and `unregistered` is not given.
+   * @param report called when the replicas to wait for change.
+   * @throws KeywardError `REPLICA_BEHIND`; `NO_REPLICAS` if no replica is left and `unregistered` is not given.
    */
   async wait(
     step: ReplicaWait,
-    ring: Keyring,
+    keyring: Keyring,
     isReady: (replica: Replica) => boolean,
-    tell: (waiting: readonly WaitingReplica[]) => void,
+    report: (waiting: readonly WaitingReplica[]) => void,
   ): Promise<void> {
     const { ignoreReplicas = [], unregistered, signal } = this.#options;
-    await this.#find();
-    let told = "";
-    let listed = await this.#look();
-    // One that ended without leaving is waited for as long as its lease, which must not be what fails.
+    await this.#listReplicas();
+    let reportedIds = "";
+    let listed = await this.#readReplicas();
+    // The wait must not fail because of a replica that ended without disconnecting: its lease has to lapse first.
     const leaseMs = Math.max(0, ...listed.map((replica) => replica.leaseMs));
     const { replicasWithinMs = Math.max(defaultReplicasWithinMs, 2 * leaseMs) } = this.#options;
     const deadlineMs = performance.now() + replicasWithinMs;
@@ -125,83 +130,86 @@ export class ReplicaWaits {
       );
       if (waiting.length === 0) break;
       if (performance.now() > deadlineMs) {
-        // What cannot be read is no process that has a key of this ring, and must not end a rotation.
+        // An unreadable heartbeat is not that of a process with a key of this keyring, and must not end a rotation.
         const late = waiting.filter(({ problem }) => problem === undefined);
         if (late.length === 0) break;
-        throw behind(step, ring, late);
+        throw replicaBehindError(step, keyring, late);
       }
       const ids = waiting.map(({ id }) => id).join();
-      if (ids !== told) tell(waiting);
-      told = ids;
+      if (ids !== reportedIds) report(waiting);
+      reportedIds = ids;
       await pause(pollMs, signal);
-      listed = await this.#look();
+      listed = await this.#readReplicas();
     }
-    if (unregistered === undefined) this.#requireHeard(listed);
+    if (unregistered === undefined) this.#requireReplicas(listed);
     else if (typeof unregistered === "function") await unregistered(step);
     else await pause(unregistered.waitMs, signal);
   }
 
-  /** Takes those off the lists that were waited for and have lapsed. */
+  /** Removes the heartbeats of replicas whose lease lapsed during a wait. */
   async removeLapsed(): Promise<void> {
     for (const { watch } of this.#watches.values()) await watch.removeLapsed();
   }
 
-  async #find(): Promise<void> {
-    for (const { watch } of this.#watches.values()) await watch.find();
+  async #listReplicas(): Promise<void> {
+    for (const { watch } of this.#watches.values()) await watch.list();
   }
 
-  async #look(): Promise<readonly WaitingReplica[]> {
+  async #readReplicas(): Promise<readonly WaitingReplica[]> {
     const found: WaitingReplica[] = [];
     for (const { store, watch } of this.#watches.values()) {
-      for (const replica of await watch.look()) found.push({ ...replica, store });
+      for (const replica of await watch.read()) found.push({ ...replica, store });
     }
     return found;
   }
 
-  #requireHeard(listed: readonly WaitingReplica[]): void {
-    const silent = this.#withoutOthers(listed.filter(({ lapsed }) => !lapsed));
-    if (silent.length === 0) return;
-    throw new KeywardError("VALUE_INVALID", `No other process is registered in ${silent.join(", ")}`, {
+  #requireReplicas(listed: readonly WaitingReplica[]): void {
+    const stores = this.#storesWithoutOthers(listed.filter(({ lapsed }) => !lapsed));
+    if (stores.length === 0) return;
+    throw new KeywardError("NO_REPLICAS", `No other process is registered in the stores ${stores.join(", ")}`, {
       hint:
-        "Give the stores of the application the option replica, so that a rotation can wait for its processes. " +
-        "Or say in unregistered how long they take to follow; { waitMs: 0 } where there are none.",
+        "Set the option replica in the application and start it, so that the rotation can wait for its processes. If they " +
+        "cannot register, pass unregistered: the time that they take to load a changed keyring. If no other process uses " +
+        "the stores, pass { waitMs: 0 }.",
     });
   }
 
-  #withoutOthers(alive: readonly WaitingReplica[]): string[] {
+  #storesWithoutOthers(alive: readonly WaitingReplica[]): string[] {
     return Object.entries(this.#options.stores)
       .filter(([, given]) => {
         const { reserve } = storeParts(given);
         const watched = reserve === undefined ? undefined : this.#watches.get(reserve.space);
         if (reserve === undefined || watched === undefined) return true;
-        const own = Registration.idIn(reserve.space, this.#source);
+        const own = ReplicaRegistration.idIn(reserve.space, this.#source);
         return !alive.some(({ id, store }) => store === watched.store && id !== own);
       })
       .map(([name]) => name);
   }
 }
 
-/** The id stands in the key of a record, which whoever writes to the store may have chosen. */
+/** Returns an id that is safe to print. It is part of a record's key, which an attacker who can write may have chosen. */
 function shown(id: string): string {
   return id.replace(/\p{C}/gu, "?").slice(0, 255);
 }
 
-function behind(step: ReplicaWait, ring: Keyring, waiting: readonly WaitingReplica[]): KeywardError {
+function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readonly WaitingReplica[]): KeywardError {
   const list = waiting.slice(0, 10).map(({ id, name, store, generation, primary, problem }) => {
-    const who = `${shown(name)} [${shown(id)}] in ${store}`;
-    return problem === undefined ? `${who} (generation ${generation}, primary ${primary})` : `${who} (${problem})`;
+    const replica = `${shown(name)} [${shown(id)}] in ${store}`;
+    return problem === undefined
+      ? `${replica} (generation ${generation}, primary ${primary})`
+      : `${replica} (${problem})`;
   });
-  const who = waiting.length === 1 ? "1 process does" : `${waiting.length} processes do`;
+  const replicasDo = waiting.length === 1 ? "1 replica does" : `${waiting.length} replicas do`;
   return new KeywardError(
     "REPLICA_BEHIND",
-    `At ${step}, ${who} not have generation ${ring.generation}: ${list.join(", ")}`,
+    `At step ${step}, ${replicasDo} not have generation ${keyring.generation} of the keyring: ${list.join(", ")}`,
     {
       counts: Object.fromEntries(
         waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
       ),
       hint:
-        "Does their key provider follow, and are they still writing? Mend or end them and run the rotation again, which " +
-        "goes on here; or name their ids in ignoreReplicas.",
+        "Check that the key provider of these processes has the keyring, and that their writes finish. Fix or end the " +
+        "processes, then run the rotation again: it resumes here. ignoreReplicas takes the ids of replicas not to wait for.",
     },
   );
 }

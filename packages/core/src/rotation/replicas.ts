@@ -1,53 +1,59 @@
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
 import {
-  gone,
   type Heartbeat,
   heartbeatBounds,
   heartbeatPrefix,
+  heartbeatTombstone,
   readHeartbeat,
   readHeartbeatKey,
 } from "../store/heartbeat.ts";
 import type { ReservedRecord, ReservedRecords } from "../store/reserved-records.ts";
 
-/** A process that registered in a store, as its last heartbeat has it. */
+/** A process that registered in a store, as its last heartbeat describes it. Not a Redis replica. */
 export interface Replica {
-  /** Random, for as long as the process uses the store. */
+  /** The random id of the process. It keeps the id for as long as it uses the store. */
   readonly id: string;
-  /** What a person knows it by; the id where the heartbeat does not open. */
+  /** The name that the process was given. The id if the heartbeat cannot be decrypted. */
   readonly name: string;
-  /** The generation of the ring that it has; 0 where the heartbeat does not open. */
+  /** The generation of the keyring that the process uses. 0 if the heartbeat cannot be decrypted. */
   readonly generation: number;
-  /** The key that it seals under; "" where the heartbeat does not open. */
+  /** The id of the key that the process encrypts with. "" if the heartbeat cannot be decrypted. */
   readonly primary: string;
-  /** Whether all that it began to seal under earlier generations lies in the store. */
+  /** True if the process has finished all writes that it began under earlier generations. */
   readonly drained: boolean;
-  /** When it wrote the heartbeat, by its own clock, in ms since the epoch; 0 where the heartbeat does not open. */
+  /**
+   * Time of the heartbeat by the clock of the process, in milliseconds since the epoch. 0 if the heartbeat cannot be
+   * decrypted.
+   */
   readonly lastSeenMs: number;
-  /** For how many milliseconds its heartbeat stands still before it is taken for gone. */
+  /** Duration of the lease, in milliseconds: if the heartbeat stays unchanged for longer, the lease lapses. */
   readonly leaseMs: number;
-  /** Whether it is gone, or halted: then it loads its keys anew before it seals anything. */
+  /** True if the lease has lapsed: the process has ended, or is halted and reloads the keyring before it writes. */
   readonly lapsed: boolean;
-  /** Why its heartbeat does not open: its ring is another, or somebody wrote to the reserved space. */
+  /**
+   * The error code of the decryption if the heartbeat cannot be decrypted: the process has another keyring, or another
+   * program wrote the heartbeat.
+   */
   readonly problem?: KeywardErrorCode;
 }
 
-// By how much longer than a process does whoever watches it waits: their clocks do not run at quite the same rate. What
-// the process began to send just before may come later still, by as much as it says.
-const patience = 1.5;
+// Safety factor on a replica's lease, for clock drift between it and the observer. A write that the replica began just before
+// may arrive later, by its longestCallMs.
+const leaseSafetyFactor = 1.5;
 
 /**
- * The processes that registered in a store, with the option `replica`. Those that left are not among them; one that ended
- * without leaving is listed for a day, as lapsed.
+ * Returns the processes that registered in a store with the option `replica`. A process that disconnected is not listed;
+ * one that ended without disconnecting is listed for a day, as lapsed.
  *
- * @throws KeywardError `STORE_INVALID` for what is neither an `EncryptedStore` nor made by `createKeyv`, and for a store
- * without a reserved space; `STORE_UNAVAILABLE`.
+ * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`, or has no
+ * reserved space; `STORE_UNAVAILABLE`.
  */
 export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Replica[]> {
   const { reserve } = storeParts(store);
   if (reserve === undefined) {
     throw new KeywardError("STORE_INVALID", "The store has no reserved space, so no process can register in it", {
-      hint: "Use a store that has reserved(), such as those of Keyward.",
+      hint: "Use a store that has reserved(), such as the stores of Keyward.",
     });
   }
   const found = await Promise.all((await reserve.keys(heartbeatPrefix)).map((key) => readReplica(reserve, key)));
@@ -63,10 +69,11 @@ export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Re
 }
 
 /**
- * Watches the processes of one store. It takes one for lapsed when its beat did not grow for long enough by the watcher's
- * own clock: what the clocks of other machines say counts for nothing. A heartbeat from before that is put back is no sign
- * of life, and neither is one that cannot be read, however often it changes: no process that has a key of this ring writes
- * one.
+ * Watches the replicas of one store.
+ *
+ * Treats a lease as lapsed if the beat of the heartbeat has not grown for the lease, by the clock of this process; the clocks
+ * of other machines do not matter. An earlier heartbeat that is put back does not renew the lease. Neither does a heartbeat
+ * that cannot be decrypted, however often it changes: a process with a key of this keyring writes readable ones.
  */
 export class ReplicaWatch {
   readonly #reserve: ReservedRecords;
@@ -77,13 +84,13 @@ export class ReplicaWatch {
     this.#reserve = reserve;
   }
 
-  /** Looks for every process. One that registers later loads its keys later, too. */
-  async find(): Promise<void> {
+  /** Lists the heartbeats of all replicas. A replica that registers later loads its keyring later, too. */
+  async list(): Promise<void> {
     this.#keys = await this.#reserve.keys(heartbeatPrefix);
   }
 
-  /** Those that were found and have not left. */
-  async look(): Promise<readonly Replica[]> {
+  /** Returns the listed replicas that have not disconnected. */
+  async read(): Promise<readonly Replica[]> {
     const askedAtMs = performance.now();
     const read = await Promise.all(
       this.#keys.map(async (key) => ({ key, found: await readReplica(this.#reserve, key) })),
@@ -105,16 +112,17 @@ export class ReplicaWatch {
     return present;
   }
 
-  /** Takes those off the list that have lapsed. One that was only halted puts itself back before it seals anything. */
+  /** Removes heartbeats whose lease has lapsed. A replica that was only halted registers again before it writes. */
   async removeLapsed(): Promise<void> {
-    const lapsed = new Set((await this.look()).filter((replica) => replica.lapsed).map(({ id }) => id));
+    const lapsed = new Set((await this.read()).filter((replica) => replica.lapsed).map(({ id }) => id));
     const ring = await this.#reserve.ring();
     for (const key of this.#keys) {
       const { id, scope } = readHeartbeatKey(key);
       if (!lapsed.has(id) || scope !== undefined) continue;
       const record = await this.#reserve.read(key);
-      // Deleting would take away what it may have written in between.
-      if (record !== undefined && this.#isAsSeen(key, record)) await this.#reserve.replace(ring, key, record, gone);
+      // A deletion would also remove a heartbeat that the replica writes in between.
+      if (record !== undefined && this.#isAsSeen(key, record))
+        await this.#reserve.replace(ring, key, record, heartbeatTombstone);
     }
   }
 
@@ -126,19 +134,21 @@ export class ReplicaWatch {
 
 interface FoundReplica {
   readonly id: string;
-  /** Or why it cannot be read. */
+  /** The heartbeat, or the error of its decryption. */
   readonly heartbeat: Heartbeat | KeywardError;
 }
 
 async function readReplica(reserve: ReservedRecords, key: string): Promise<FoundReplica | undefined> {
   const { id, scope } = readHeartbeatKey(key);
   const record = await reserve.read(key, scope);
-  return record === undefined || record.text === gone ? undefined : { id, heartbeat: readHeartbeat(record) };
+  return record === undefined || record.text === heartbeatTombstone
+    ? undefined
+    : { id, heartbeat: readHeartbeat(record) };
 }
 
 function leaseOf(heartbeat: Heartbeat | KeywardError): number {
-  if (heartbeat instanceof KeywardError) return patience * heartbeatBounds.lapseMs.most;
-  return patience * heartbeat.lapseMs + heartbeat.longestCallMs;
+  if (heartbeat instanceof KeywardError) return leaseSafetyFactor * heartbeatBounds.lapseMs.most;
+  return leaseSafetyFactor * heartbeat.lapseMs + heartbeat.longestCallMs;
 }
 
 function replicaOf(id: string, heartbeat: Heartbeat | KeywardError, lapsed: boolean): Replica {

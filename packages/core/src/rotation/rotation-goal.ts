@@ -1,242 +1,255 @@
 import { randomBytes } from "node:crypto";
 import { KeywardError } from "../errors/errors.ts";
-import { isEnabled, Keyring, keyOf, type NewKey, shownId } from "../keyring/keyring.ts";
+import { type NewKey, shownId } from "../keyring/key.ts";
+import { isEnabled, Keyring, keyOf } from "../keyring/keyring.ts";
 import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
 
-/** What somebody wants who begins a rotation, or joins one. */
-export type Aim =
+/** The goal of a run that begins a rotation or joins one. */
+export type RotationGoal =
   | { readonly kind: "rotate"; readonly newKey: NewKey }
   | { readonly kind: "roll-back" }
   | { readonly kind: "revoke"; readonly newKey: NewKey; readonly from: string; readonly order: RevocationOrder };
 
 /**
- * A rotation that begins.
+ * Returns the state of a new rotation.
  *
- * @throws KeywardError `KEYRING_INVALID`, `KEY_UNKNOWN`, and `VALUE_INVALID` for a return from nothing.
+ * @throws KeywardError `KEYRING_INVALID`, `KEY_UNKNOWN`; `NO_ROTATION` for a roll-back.
  */
-export function startOf(ring: Keyring, aim: Aim): RotationStatus {
+export function newRotation(keyring: Keyring, goal: RotationGoal): RotationStatus {
   const begun = { id: randomBytes(9).toString("base64url"), step: "add", startedAtMs: Date.now() } as const;
-  switch (aim.kind) {
+  switch (goal.kind) {
     case "rotate": {
-      const to = idOf(aim) ?? newId();
-      if (to === ring.primary) throw isPrimary(to);
-      return { ...begun, kind: "rotate", from: ring.primary, to };
+      const to = idOf(goal) ?? newId();
+      if (to === keyring.primary) throw sameKeyError(to);
+      return { ...begun, kind: "rotate", from: keyring.primary, to };
     }
     case "revoke": {
-      const { from, order } = aim;
-      requireKeyIn(ring, from);
-      const to = idOf(aim) ?? (ring.primary === from ? newId() : ring.primary);
-      if (to === from) throw isPrimary(to);
+      const { from, order } = goal;
+      requireKeyIn(keyring, from);
+      const to = idOf(goal) ?? (keyring.primary === from ? newId() : keyring.primary);
+      if (to === from) throw sameKeyError(to);
       return { ...begun, kind: "revoke", order, from, to };
     }
     case "roll-back":
-      throw nothingUnderWay();
+      throw noRotationError();
   }
 }
 
-/** The id that was asked for, if any was. */
-export function idOf(aim: Aim): string | undefined {
-  if (aim.kind === "roll-back") return undefined;
-  const { id, material } = aim.newKey;
+/** Returns the id of the key to change to, if the goal names one. */
+export function idOf(goal: RotationGoal): string | undefined {
+  if (goal.kind === "roll-back") return undefined;
+  const { id, material } = goal.newKey;
   return id ?? (material === undefined ? undefined : Keyring.fromKeys([{ material }]).primary);
 }
 
-/** Readable, and never that of a key which was removed: a backup may still hold records under it. */
+/** Returns a readable id that no earlier key had: a backup may still hold records of a removed key. */
 function newId(): string {
   return `${new Date().toISOString().slice(0, 10)}-${randomBytes(3).toString("hex")}`;
 }
 
 /**
- * The ring with the key to change to; `undefined` where it has it. A disabled one is not enabled: whoever disabled it may
- * know that it is compromised.
+ * Returns the keyring with the key to change to; `undefined` if the keyring has it. Does not enable a disabled key: it may
+ * have been disabled because it is compromised.
  *
- * @throws KeywardError `KEY_DISABLED`, or `KEY_MISMATCH` for other material under its id.
+ * @throws KeywardError `KEY_DISABLED`; `KEY_MISMATCH` if the keyring has other material under the id.
  */
-export function addTo(ring: Keyring, status: RotationStatus, aim: Aim): Keyring | undefined {
-  requireReturn(status, ring);
-  if (aim.kind === "roll-back" || status.kind === "roll-back") return undefined;
+export function withNewKey(keyring: Keyring, status: RotationStatus, goal: RotationGoal): Keyring | undefined {
+  requireRollBackTarget(status, keyring);
+  if (goal.kind === "roll-back" || status.kind === "roll-back") return undefined;
   const { to } = status;
-  const { newKey } = aim;
-  const key = ring.keys.find(({ id }) => id === to);
-  if (key === undefined) return ring.add({ ...newKey, id: to });
-  requireSameMaterial(ring, to, newKey);
+  const { newKey } = goal;
+  const key = keyring.keys.find(({ id }) => id === to);
+  if (key === undefined) return keyring.add({ ...newKey, id: to });
+  requireSameMaterial(keyring, to, newKey);
   if (key.status === "enabled") return undefined;
   throw new KeywardError("KEY_DISABLED", `Key "${to}" is disabled and cannot become primary`, {
     keyId: to,
-    hint: "Choose another key, or enable this one if it was disabled by mistake.",
+    hint: "Choose another key. Enable this key only if it was disabled by mistake.",
   });
 }
 
 /**
- * @throws KeywardError `KEY_DISABLED` when the key to which a roll-back returns opens nothing any more.
+ * Checks that the key to roll back to is still enabled.
+ *
+ * @throws KeywardError `KEY_DISABLED`.
  */
-export function requireReturn({ kind, to }: RotationStatus, ring: Keyring): void {
-  if (kind === "roll-back" && !isEnabled(ring, to)) throw tooLate(to);
+export function requireRollBackTarget({ kind, to }: RotationStatus, keyring: Keyring): void {
+  if (kind === "roll-back" && !isEnabled(keyring, to)) throw rollBackTooLateError(to);
 }
 
 /**
- * The ring in which the key to change to seals; `undefined` where it does.
+ * Returns the keyring with the key to change to as its primary; `undefined` if the key is the primary.
  *
- * @throws KeywardError `KEY_DISABLED`, or `KEYRING_INVALID` when neither of the two keys seals.
+ * @throws KeywardError `KEY_DISABLED`; `KEYRING_INVALID` if a third key is the primary.
  */
-export function promoteTo(ring: Keyring, status: RotationStatus): Keyring | undefined {
+export function withPromotedKey(keyring: Keyring, status: RotationStatus): Keyring | undefined {
   const { kind, from, to } = status;
-  if (ring.primary === to) return undefined;
-  requireReturn(status, ring);
-  if (ring.primary !== from && kind !== "revoke") throw promotedByOther(ring, status);
-  return ring.promote(to);
+  if (keyring.primary === to) return undefined;
+  requireRollBackTarget(status, keyring);
+  if (keyring.primary !== from && kind !== "revoke") throw otherPrimaryError(keyring, status);
+  return keyring.promote(to);
 }
 
-function promotedByOther(ring: Keyring, { from, to }: RotationStatus): KeywardError {
+function otherPrimaryError(keyring: Keyring, { from, to }: RotationStatus): KeywardError {
   return new KeywardError(
     "KEYRING_INVALID",
-    `Key "${ring.primary}" was promoted by somebody else, in the middle of a rotation from "${from}" to "${to}"`,
-    { keyId: ring.primary, hint: "Promote one of the two, then run the rotation again, or roll it back." },
-  );
-}
-
-function requireSameMaterial(ring: Keyring, id: string, { material }: NewKey): void {
-  if (material === undefined) return;
-  const given = keyOf(Keyring.fromKeys([{ id, material }]), id)?.root.commitment;
-  const there = keyOf(ring, id)?.root.commitment;
-  if (given !== undefined && there !== undefined && given.equals(there)) return;
-  throw new KeywardError("KEY_MISMATCH", `The ring has a key "${id}" of other material than was given`, {
-    keyId: id,
-    hint: "Give the new key another id, or no material to change to the one that is there.",
-  });
-}
-
-/**
- * @throws KeywardError `KEY_UNKNOWN`.
- */
-export function requireKeyIn(ring: Keyring, id: string): void {
-  if (keyOf(ring, id) !== undefined) return;
-  throw new KeywardError("KEY_UNKNOWN", `The keyring has no key ${shownId(id)}`, {
-    hint: `Name a key that it has: ${ring.keys.map((one) => one.id).join(", ") || "none"}.`,
-  });
-}
-
-/**
- * Whether what is asked by its name was done, by what the ring says: whoever asks again, or comes late, asks for nothing
- * more. The record alone may be that of an earlier rotation, put back.
- */
-export function isDoneAlready(status: RotationStatus, ring: Keyring, aim: Aim): boolean {
-  const { step, kind, from, to } = status;
-  if (step !== "done" || kind !== aim.kind || ring.primary !== to || !isAchieved(status, ring)) return false;
-  switch (aim.kind) {
-    case "rotate":
-      return idOf(aim) === to;
-    case "roll-back":
-      // It names no key, so nothing else tells this return from an earlier one.
-      return isLastChange(status, ring);
-    case "revoke":
-      return aim.from === from;
-  }
-}
-
-/** Whether the ring is as this rotation left it, and so its record is that of the last one. */
-export function isLastChange({ generation }: RotationStatus, ring: Keyring): boolean {
-  return generation === ring.generation;
-}
-
-/** Whether the ring is what a rotation is for: the key has gone, or with "disable-first" opens nothing and seals nothing. */
-export function isAchieved({ order, from, to }: RotationStatus, ring: Keyring): boolean {
-  if (keyOf(ring, from) === undefined) return true;
-  return order === "disable-first" && ring.primary === to && !isEnabled(ring, from);
-}
-
-/**
- * @throws KeywardError `ROTATION_UNDER_WAY` when what is under way is not what is wanted.
- */
-function requireSameAim(status: RotationStatus, aim: Aim): void {
-  if (!isSameAim(status, aim)) throw underWayAlready(status);
-}
-
-/** Whether a rotation is what is wanted. */
-export function isSameAim({ kind, from, to, order }: RotationStatus, aim: Aim): boolean {
-  return (
-    kind === aim.kind && isKeyWanted(to, aim) && (aim.kind !== "revoke" || (aim.from === from && aim.order === order))
-  );
-}
-
-function isKeyWanted(to: string, aim: Aim): boolean {
-  const id = idOf(aim);
-  return id === undefined || id === to;
-}
-
-/** Somebody wants something else than what is under way. */
-export function underWayAlready({ kind, order, from, to, step }: RotationStatus): KeywardError {
-  const what = {
-    rotate: `A rotation from key "${from}" to "${to}"`,
-    "roll-back": `A return from key "${from}" to "${to}"`,
-    revoke: `A revocation (${order}) of key "${from}"`,
-  }[kind];
-  return new KeywardError(
-    "ROTATION_UNDER_WAY",
-    `${what} ${step === "done" ? "was done meanwhile" : `is under way, at ${step}`}`,
+    `Key "${keyring.primary}" was promoted during a rotation from "${from}" to "${to}"`,
     {
-      keyId: from,
-      hint: "Run it to its end with the same aim, or roll a rotation back; then begin another.",
+      keyId: keyring.primary,
+      hint: `Promote "${from}" or "${to}", then run the rotation again or roll it back.`,
     },
   );
 }
 
-/** There is nothing to return from. */
-export function nothingUnderWay(): KeywardError {
-  return new KeywardError("VALUE_INVALID", "No rotation is under way, so there is none to roll back", {
-    hint: "To return to a former key that is in the ring still: rotateKey with newKey: { id } of that key.",
-  });
-}
-
-function tooLate(keyId: string): KeywardError {
-  return new KeywardError("KEY_DISABLED", `Key "${keyId}" is disabled already: the rotation cannot be rolled back`, {
-    keyId,
-    hint: "Run the rotation to its end. If the key is missed, enable it: the rotation then re-encrypts once more.",
-  });
-}
-
-function isPrimary(keyId: string): KeywardError {
-  return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the one to change from, and cannot be the new one`, {
-    keyId,
-    hint:
-      "Choose another id, or none. If a rotation to this key was lost in the middle: revokeKey with the id of the former " +
-      'key and "reencrypt-first" does the rest.',
+function requireSameMaterial(keyring: Keyring, id: string, { material }: NewKey): void {
+  if (material === undefined) return;
+  const given = keyOf(Keyring.fromKeys([{ id, material }]), id)?.root.commitment;
+  const present = keyOf(keyring, id)?.root.commitment;
+  if (given !== undefined && present !== undefined && given.equals(present)) return;
+  throw new KeywardError("KEY_MISMATCH", `The keyring has a key "${id}" with other material than was passed`, {
+    keyId: id,
+    hint: "Give the new key another id. To change to the key in the keyring, pass its id without material.",
   });
 }
 
 /**
- * The rotation that is under way, as somebody with this aim goes on with it.
+ * Checks that a key is in the keyring.
  *
- * @throws KeywardError `ROTATION_UNDER_WAY`, or `KEY_DISABLED` when it is too late to return.
+ * @throws KeywardError `KEY_UNKNOWN`.
  */
-export function turned(underWay: RotationStatus, aim: Aim, ring: Keyring): RotationStatus {
-  const { kind, from, to, step } = underWay;
-  if (kind === "roll-back" && !isEnabled(ring, to)) {
-    if (aim.kind === "roll-back") throw tooLate(to);
-    // There is no way back to that key: what goes on is the rotation, which had got as far as this.
-    return turned({ ...reversed(underWay, "rotate"), step: "grace", disabledAtMs: Date.now() }, aim, ring);
-  }
-  if (aim.kind === "roll-back" && kind === "rotate") {
-    if (!isEnabled(ring, from)) throw tooLate(from);
-    return { ...reversed(underWay, "roll-back"), step: "add" };
-  }
-  // What was a mere rotation, or a return, turns out to be one from a key that is compromised, or to one.
-  if (aim.kind === "revoke" && kind !== "revoke" && isEnabled(ring, from)) {
-    const { order } = aim;
-    if (aim.from === from && isKeyWanted(to, aim)) {
-      // From wherever it is beyond the promotion, which is the one that disables.
-      const back = order === "disable-first" && !["add", "distribute", "promote"].includes(step);
-      return { ...underWay, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
-    }
-    if (kind === "roll-back" && aim.from === to && isKeyWanted(from, aim)) {
-      return { ...reversed(underWay, "revoke"), order, step: "add" };
-    }
-  }
-  requireSameAim(underWay, aim);
-  return underWay;
+export function requireKeyIn(keyring: Keyring, id: string): void {
+  if (keyOf(keyring, id) !== undefined) return;
+  throw new KeywardError("KEY_UNKNOWN", `The keyring has no key ${shownId(id)}`, {
+    hint: `Name a key of the keyring: ${keyring.keys.map((one) => one.id).join(", ") || "it has none"}.`,
+  });
 }
 
-/** Between the same two keys, the other way round. */
-function reversed(underWay: RotationStatus, kind: RotationStatus["kind"]): RotationStatus {
-  return { ...underWay, kind, from: underWay.to, to: underWay.from };
+/**
+ * Returns whether a rotation that is done achieved the goal, so that a repeated call changes nothing. Trusts the keyring
+ * more than the record, which may be that of an earlier rotation, put back.
+ */
+export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: RotationGoal): boolean {
+  const { step, kind, from, to } = status;
+  if (step !== "done" || kind !== goal.kind || keyring.primary !== to || !isAchieved(status, keyring)) return false;
+  switch (goal.kind) {
+    case "rotate":
+      return idOf(goal) === to;
+    case "roll-back":
+      // A roll-back names no key, so only the generation distinguishes it from an earlier one.
+      return isLastChange(status, keyring);
+    case "revoke":
+      return goal.from === from;
+  }
+}
+
+/** Returns whether the keyring is as this rotation left it, so that the record is that of the last rotation. */
+export function isLastChange({ generation }: RotationStatus, keyring: Keyring): boolean {
+  return generation === keyring.generation;
+}
+
+/** Returns whether the old key is removed, or with "disable-first" disabled while the new key is the primary. */
+export function isAchieved({ order, from, to }: RotationStatus, keyring: Keyring): boolean {
+  if (keyOf(keyring, from) === undefined) return true;
+  return order === "disable-first" && keyring.primary === to && !isEnabled(keyring, from);
+}
+
+/**
+ * Checks that a running rotation has the goal.
+ *
+ * @throws KeywardError `ROTATION_IN_PROGRESS`.
+ */
+function requireSameGoal(status: RotationStatus, goal: RotationGoal): void {
+  if (!isSameGoal(status, goal)) throw rotationInProgressError(status);
+}
+
+/** Returns whether a rotation has the goal. */
+export function isSameGoal({ kind, from, to, order }: RotationStatus, goal: RotationGoal): boolean {
+  return (
+    kind === goal.kind &&
+    isKeyWanted(to, goal) &&
+    (goal.kind !== "revoke" || (goal.from === from && goal.order === order))
+  );
+}
+
+function isKeyWanted(to: string, goal: RotationGoal): boolean {
+  const id = idOf(goal);
+  return id === undefined || id === to;
+}
+
+/** Returns the error for a goal that differs from that of the running rotation. */
+export function rotationInProgressError({ kind, order, from, to, step }: RotationStatus): KeywardError {
+  const rotation = {
+    rotate: `A rotation from key "${from}" to "${to}"`,
+    "roll-back": `A roll-back from key "${from}" to "${to}"`,
+    revoke: `A revocation (${order}) of key "${from}"`,
+  }[kind];
+  return new KeywardError(
+    "ROTATION_IN_PROGRESS",
+    `${rotation} ${step === "done" ? "was finished in the meantime" : `is in progress, at step ${step}`}`,
+    {
+      keyId: from,
+      hint: "Finish it with the same goal, or roll it back if it is a rotation. Then begin another.",
+    },
+  );
+}
+
+/** Returns the error for a roll-back without a running rotation. */
+export function noRotationError(): KeywardError {
+  return new KeywardError("NO_ROTATION", "No rotation is running, so there is nothing to roll back", {
+    hint: "To change back to an earlier key that is in the keyring, call rotateKey with newKey: { id } of that key.",
+  });
+}
+
+function rollBackTooLateError(keyId: string): KeywardError {
+  return new KeywardError("KEY_DISABLED", `Key "${keyId}" is disabled already: the rotation cannot be rolled back`, {
+    keyId,
+    hint: "Finish the rotation. If records need the key, enable it: the rotation then re-encrypts once more.",
+  });
+}
+
+function sameKeyError(keyId: string): KeywardError {
+  return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the key to change from, and cannot be the new key`, {
+    keyId,
+    hint:
+      "Choose another id, or none. If the record of a rotation to this key was lost, call revokeKey with the id of the " +
+      'old key and order "reencrypt-first": it runs the remaining steps.',
+  });
+}
+
+/**
+ * Returns the running rotation as a run with this goal continues it: unchanged if the goals are the same, turned around for
+ * a roll-back, or turned into a revocation.
+ *
+ * @throws KeywardError `ROTATION_IN_PROGRESS`; `KEY_DISABLED` if it is too late to roll back.
+ */
+export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring: Keyring): RotationStatus {
+  const { kind, from, to, step } = running;
+  if (kind === "roll-back" && !isEnabled(keyring, to)) {
+    if (goal.kind === "roll-back") throw rollBackTooLateError(to);
+    // The roll-back cannot be finished: continue the rotation, which has reached the disabled key and so the grace.
+    return adaptToGoal({ ...reversed(running, "rotate"), step: "grace", disabledAtMs: Date.now() }, goal, keyring);
+  }
+  if (goal.kind === "roll-back" && kind === "rotate") {
+    if (!isEnabled(keyring, from)) throw rollBackTooLateError(from);
+    return { ...reversed(running, "roll-back"), step: "add" };
+  }
+  // The key to revoke may be either key of a rotation or a roll-back in progress.
+  if (goal.kind === "revoke" && kind !== "revoke" && isEnabled(keyring, from)) {
+    const { order } = goal;
+    if (goal.from === from && isKeyWanted(to, goal)) {
+      // With "disable-first" the promotion disables the key, so a rotation past it goes back to that step.
+      const back = order === "disable-first" && !["add", "distribute", "promote"].includes(step);
+      return { ...running, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
+    }
+    if (kind === "roll-back" && goal.from === to && isKeyWanted(from, goal)) {
+      return { ...reversed(running, "revoke"), order, step: "add" };
+    }
+  }
+  requireSameGoal(running, goal);
+  return running;
+}
+
+/** Returns the rotation with its two keys exchanged. */
+function reversed(running: RotationStatus, kind: RotationStatus["kind"]): RotationStatus {
+  return { ...running, kind, from: running.to, to: running.from };
 }

@@ -1,170 +1,130 @@
-import { requireOptions } from "../errors/options.ts";
-import type { KeyProvider } from "../keyring/key-provider.ts";
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
-import { KeySource } from "../keyring/keyring-source.ts";
 import { census } from "../reencryption/census.ts";
-import { type NamedStores, requireAllStores, requireStores } from "../reencryption/retirement.ts";
-import {
-  type ReplicaWait,
-  type ReplicaWaitOptions,
-  type ReplicaWaits,
-  replicaWaitOptionNames,
-  type WaitingReplica,
-} from "./replica-waits.ts";
-import { type Aim, idOf, requireKeyIn, startOf, turned } from "./rotation-goal.ts";
+import type { NamedStores } from "../reencryption/named-stores.ts";
+import type { ReplicaWait, ReplicaWaitOptions, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
+import { adaptToGoal, idOf, newRotation, type RotationGoal } from "./rotation-goal.ts";
 import { graceLeft, type RotationStatus, type RotationStep, stepsFrom } from "./rotation-record.ts";
 
-/** What a rotation would do, step by step. */
+/** A step of a rotation that would run. */
 export type PlannedStep =
   | {
-      /** It would change the ring; `done`: that is so already. */
+      /** The step would change the keyring. `done`: the keyring has this change already. */
       readonly step: "add" | "promote" | "remove";
       readonly keyId: string;
       readonly done: boolean;
     }
   | {
-      /** It would wait for these; in the stores that are `unregistered` nobody else is known. */
+      /** The step would wait for these replicas. In the stores of `unregistered`, no other process is registered. */
       readonly step: ReplicaWait;
       readonly replicas: readonly WaitingReplica[];
       readonly unregistered: readonly string[];
     }
   | {
-      /** It would seal so many records again, by store. */
+      /** The step would re-encrypt this number of records, by store. */
       readonly step: "reencrypt";
       readonly records: Readonly<Record<string, number>>;
     }
   | {
-      /** It would disable the key, under which so many records are now, by store. */
+      /** The step would disable the key. `records` is the number of records under the key now, by store. */
       readonly step: "disable";
       readonly keyId: string;
       readonly records: Readonly<Record<string, number>>;
     }
   | {
-      /** It would leave the key disabled for so long. */
+      /** The step would leave the key disabled for this time, in milliseconds. */
       readonly step: "grace";
       readonly waitMs: number;
     };
 
-/** Every option of a rotation, or of what follows from it. */
-export const rotationOptionNames = {
-  ...replicaWaitOptionNames,
-  graceMs: true,
-  abandonUnreadable: true,
-  reencrypt: true,
-  until: true,
-  onProgress: true,
-  newKey: true,
-  id: true,
-  order: true,
-} as const;
-
-/** What {@link planRotation} finds. */
+/** The result of {@link planRotation}. */
 export interface RotationPlan {
-  /** The rotation that is under way, and would be gone on with. */
-  readonly underWay?: RotationStatus;
-  /** The key that would go. */
+  /** The running rotation, which would be resumed. */
+  readonly running?: RotationStatus;
+  /** The id of the key that would be taken out of use. */
   readonly from: string;
-  /** The key that would seal; `undefined` where it would be given an id of its own. */
+  /** The id of the key that would become primary. `undefined` if the key would get a generated id. */
   readonly to?: string;
-  /** What is left to do. */
+  /** The steps that are left. */
   readonly steps: readonly PlannedStep[];
 }
 
-/** What revoking a key costs, either way. */
+/** The cost of revoking a key. */
 export interface RevocationCost {
-  /** By store, the records under the key. */
+  /** Number of records under the key, by store. */
   readonly records: Readonly<Record<string, number>>;
-  /** With "reencrypt-first", how many records are sealed again under trust, whoever wrote them. */
-  readonly resealedUnderTrust: number;
-  /** With "disable-first", how many records become unreadable. */
-  readonly madeUnreadable: number;
+  /**
+   * Number of records under the key in all stores. "reencrypt-first" re-encrypts them, including any that an attacker
+   * forged. "disable-first" makes them unreadable.
+   */
+  readonly total: number;
 }
 
 /**
- * How many records lie under a key, and so what revoking it would cost in either order. Changes nothing.
+ * Returns the steps that are left of the running rotation, or all steps of a new one.
  *
- * @throws KeywardError `KEY_UNKNOWN`, `KEY_IN_USE` when a store that the ring names was not given, `STORE_NOT_SCANNABLE`.
- */
-export async function revocationCost(
-  provider: KeyProvider,
-  options: Pick<ReplicaWaitOptions, "stores" | "signal"> & { readonly id: string },
-): Promise<RevocationCost> {
-  const { stores, id, signal } = requireOptions("revocationCost", options, rotationOptionNames);
-  requireStores(stores);
-  const ring = await KeySource.of(provider).ask(signal);
-  requireKeyIn(ring, id);
-  requireAllStores(ring, stores, id);
-  const records = await countUnder(stores, (keyId) => keyId === id, signal);
-  const total = sum(records);
-  return { records, resealedUnderTrust: total, madeUnreadable: total };
-}
-
-/**
- * What is left of the rotation that is under way, or of one that would begin.
- *
- * @throws KeywardError `ROTATION_UNDER_WAY` with another aim, and what `startOf` throws.
+ * @throws KeywardError `ROTATION_IN_PROGRESS` if the running rotation has another goal; the errors of {@link newRotation}.
  */
 export async function planOf(
-  aim: Aim,
-  ring: Keyring,
-  running: RotationStatus | undefined,
+  goal: RotationGoal,
+  keyring: Keyring,
+  current: RotationStatus | undefined,
   waits: ReplicaWaits,
   options: Pick<ReplicaWaitOptions, "stores" | "signal"> & { readonly graceMs: number },
 ): Promise<RotationPlan> {
   const { stores, signal, graceMs } = options;
-  const underWay = running === undefined ? undefined : turned(running, aim, ring);
-  const planned = underWay ?? startOf(ring, aim);
-  const to = underWay === undefined && idOf(aim) === undefined ? undefined : planned.to;
+  const running = current === undefined ? undefined : adaptToGoal(current, goal, keyring);
+  const planned = running ?? newRotation(keyring, goal);
+  const to = running === undefined && idOf(goal) === undefined ? undefined : planned.to;
   const replicas = await waits.planned();
   const counted = await countByKey(stores, signal);
   const found: Findings = {
-    ring,
+    keyring,
     ...replicas,
     graceMs,
     needed: sumWhere(counted, (keyId) => keyId === planned.from),
-    toReseal: sumWhere(counted, (keyId) => keyId !== to),
+    toReencrypt: sumWhere(counted, (keyId) => keyId !== to),
   };
   return {
-    ...(underWay === undefined ? {} : { underWay }),
+    ...(running === undefined ? {} : { running }),
     from: planned.from,
     ...(to === undefined ? {} : { to }),
     steps: stepsFrom(planned).map((step) => plannedStep(step, planned, found)),
   };
 }
 
-/** What a plan is made from. */
+/** The facts that a plan is made from. */
 interface Findings {
-  readonly ring: Keyring;
+  readonly keyring: Keyring;
   readonly waiting: readonly WaitingReplica[];
   readonly unregistered: readonly string[];
   readonly graceMs: number;
   readonly needed: Readonly<Record<string, number>>;
-  readonly toReseal: Readonly<Record<string, number>>;
+  readonly toReencrypt: Readonly<Record<string, number>>;
 }
 
 function plannedStep(step: RotationStep, planned: RotationStatus, found: Findings): PlannedStep {
   const { from, to } = planned;
-  const { ring, waiting, unregistered, graceMs, needed, toReseal } = found;
+  const { keyring, waiting, unregistered, graceMs, needed, toReencrypt } = found;
   switch (step) {
     case "add":
-      return { step, keyId: to, done: keyOf(ring, to) !== undefined };
+      return { step, keyId: to, done: keyOf(keyring, to) !== undefined };
     case "promote":
-      return { step, keyId: to, done: ring.primary === to };
+      return { step, keyId: to, done: keyring.primary === to };
     case "distribute":
     case "drain":
       return { step, replicas: waiting, unregistered };
     case "reencrypt":
-      return { step, records: toReseal };
+      return { step, records: toReencrypt };
     case "disable":
       return { step, keyId: from, records: needed };
     case "grace":
       return { step, waitMs: graceLeft(planned, graceMs) };
     case "remove":
-      return { step, keyId: from, done: keyOf(ring, from) === undefined };
+      return { step, keyId: from, done: keyOf(keyring, from) === undefined };
   }
 }
 
-/** By store, how many records lie under the keys that are counted. */
+/** Counts the records under the keys for which `isCounted` returns true, by store. */
 export async function countUnder(
   stores: NamedStores,
   isCounted: (keyId: string) => boolean,
@@ -173,7 +133,7 @@ export async function countUnder(
   return sumWhere(await countByKey(stores, signal), isCounted);
 }
 
-/** By store and key id, how many records there are. */
+/** Number of records by store and key id. */
 type CountsByKey = ReadonlyMap<string, ReadonlyMap<string, number>>;
 
 async function countByKey(stores: NamedStores, signal: AbortSignal | undefined): Promise<CountsByKey> {
@@ -190,8 +150,4 @@ function sumWhere(counted: CountsByKey, isCounted: (keyId: string) => boolean): 
     counts[name] = [...keys].reduce((total, [keyId, count]) => (isCounted(keyId) ? total + count : total), 0);
   }
   return counts;
-}
-
-function sum(counts: Readonly<Record<string, number>>): number {
-  return Object.values(counts).reduce((total, count) => total + count, 0);
 }

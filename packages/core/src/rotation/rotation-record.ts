@@ -1,20 +1,23 @@
 import { KeywardError } from "../errors/errors.ts";
-import { isCheckpoint } from "../reencryption/bulk-reencryption.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { Checkpoint } from "../reencryption/checkpoint.ts";
-import type { ReservedRecord, ReservedRecords } from "../store/reserved-records.ts";
+import type { NamedStores } from "../reencryption/named-stores.ts";
+import { isSavedProgressText } from "../reencryption/saved-progress.ts";
+import { storeParts } from "../store/encrypted-store.ts";
+import { type ReservedRecord, ReservedRecords } from "../store/reserved-records.ts";
 import { ReservedText } from "../store/reserved-text.ts";
 
 /**
- * What a rotation does, in this order.
+ * The steps of a rotation, in order.
  *
- * - `add`: the new key is in the ring.
- * - `distribute`: every registered process has that ring, and so opens what the new key will seal.
- * - `promote`: the new key seals.
- * - `drain`: every registered process reports it as its primary, and has nothing under way from before.
- * - `reencrypt`: every record of every store is sealed again.
- * - `disable`: nothing in any store needs the old key, and it opens nothing any more.
- * - `grace`: the time in which somebody may still miss it.
- * - `remove`: nothing needs it still, and it leaves the ring.
+ * - `add`: adds the new key to the keyring.
+ * - `distribute`: waits until every replica has that keyring, and so can decrypt with the new key.
+ * - `promote`: makes the new key the primary.
+ * - `drain`: waits until every replica reports the new primary, and has finished the writes that it began before.
+ * - `reencrypt`: re-encrypts every record of every store.
+ * - `disable`: checks that no record in any store needs the old key, and disables it.
+ * - `grace`: leaves the old key disabled for a while, so that a process that still needs it can report so.
+ * - `remove`: checks once more that no record needs the old key, and removes it from the keyring.
  */
 export const rotationSteps = [
   "add",
@@ -31,67 +34,85 @@ export const rotationSteps = [
 export type RotationStep = (typeof rotationSteps)[number];
 
 /**
- * How a compromised key is taken out of use. "reencrypt-first": every record stays readable, and what the thief forged
- * is sealed again like the rest. "disable-first": nothing forged is taken in, and every record under the key becomes
- * unreadable.
+ * The order in which a compromised key is taken out of use. "reencrypt-first": every record stays readable, and records
+ * that an attacker forged are re-encrypted like the others. "disable-first": no forged record is accepted, and every
+ * record under the key becomes unreadable.
  */
 export type RevocationOrder = "reencrypt-first" | "disable-first";
 
-/** A rotation, as it is written down in a store. */
+/** The state of a rotation, as a store keeps it. */
 export interface RotationStatus {
-  /** Random: which rotation this is. */
+  /** The random id of the rotation. */
   readonly id: string;
-  /** "rotate", or what became of it: "roll-back" returns to the former key; "revoke" is one from a compromised key. */
+  /** The kind of rotation. "roll-back" undoes a rotation; "revoke" replaces a compromised key. */
   readonly kind: "rotate" | "roll-back" | "revoke";
-  /** Of a revocation. */
+  /** The order of a revocation. */
   readonly order?: RevocationOrder;
-  /** The key that is to go. */
+  /** The id of the key to take out of use. */
   readonly from: string;
-  /** The key that seals afterwards. */
+  /** The id of the key that becomes primary. */
   readonly to: string;
-  /** The step that comes next or is under way. */
+  /** The step that is in progress or comes next. */
   readonly step: RotationStep | "done";
-  /** In ms since the epoch. */
+  /** Time of the start, in milliseconds since the epoch. */
   readonly startedAtMs: number;
-  /** When the key was disabled, in ms since the epoch: the grace counts from then, whoever goes on. */
+  /** Time when the old key was disabled, in milliseconds since the epoch. The grace counts from then in every run. */
   readonly disabledAtMs?: number;
-  /** Of one that is done: the generation of the ring at its end. The record of an earlier rotation has another one. */
+  /** The generation of the keyring when the rotation was done. `undefined` before. */
   readonly generation?: number;
 }
 
 function stepsOf(order: RevocationOrder | undefined): readonly RotationStep[] {
-  // Records that still need the key keep it in the ring: it stays disabled.
+  // Records that still need the key keep it in the keyring, disabled.
   return order === "disable-first"
     ? rotationSteps.filter((step) => !["reencrypt", "disable", "grace", "remove"].includes(step))
     : rotationSteps;
 }
 
-/** What is left to do, from the step that comes next or is under way. */
+/** Returns the step that is in progress or comes next, and all steps after it. */
 export function stepsFrom(status: RotationStatus): readonly RotationStep[] {
   if (status.step === "done") return [];
   const steps = stepsOf(status.order);
   const at = steps.indexOf(status.step);
-  // What is no step of it would otherwise be taken for its last one.
+  // Otherwise an unknown step would count as the last one.
   if (at === -1) throw new Error(`A rotation is at ${status.step}, which is not one of its steps`);
   return steps.slice(at);
 }
 
-/** How many milliseconds are left of the grace. A clock that was set back makes it no longer than it is. */
+/** Returns how many milliseconds of the grace are left. A clock that was set back does not extend the grace. */
 export function graceLeft({ disabledAtMs = Date.now() }: RotationStatus, graceMs: number): number {
   return Math.min(graceMs, disabledAtMs + graceMs - Date.now());
 }
 
-/** The rotation after its step, which changed this of it. */
+/** Returns the status after its step. `change` holds the fields that the step changed. */
 export function nextOf(status: RotationStatus, change: Partial<RotationStatus>): RotationStatus {
   return { ...status, step: stepsFrom(status)[1] ?? "done", ...change };
 }
 
-/** Whether a run that ends after one step has got past it. */
+/** Returns whether a step comes after the last step of a run. */
 export function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean {
   return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
 }
 
-/** A rotation as it was read; `status` is undefined where there never was one. */
+/** Returns whether two statuses are the same. */
+function isSameStatus(one: RotationStatus | undefined, other: RotationStatus | undefined): boolean {
+  if (one === undefined || other === undefined) return one === other;
+  return statusFields.every((name) => one[name] === other[name]);
+}
+
+const statusFields = [
+  "id",
+  "kind",
+  "order",
+  "from",
+  "to",
+  "step",
+  "startedAtMs",
+  "disabledAtMs",
+  "generation",
+] as const satisfies readonly (keyof RotationStatus)[];
+
+/** The record of a rotation, as it was read. `status` is undefined if there is no record. */
 export interface ReadRotation {
   readonly record: ReservedRecord | undefined;
   readonly status: RotationStatus | undefined;
@@ -99,7 +120,22 @@ export interface ReadRotation {
 
 const key = "rotation";
 
-/** Where the rotation of a ring is written down: one record, changed only by whoever saw its last state. */
+/**
+ * Returns the reserved space that keeps the state of the rotation: that of the first store by name that has one.
+ *
+ * @throws KeywardError `STORE_INVALID` if no store has a reserved space.
+ */
+export function reserveForRotation(source: KeyringSource, stores: NamedStores): ReservedRecords {
+  for (const [, store] of Object.entries(stores).sort(([one], [other]) => (one < other ? -1 : 1))) {
+    const records = ReservedRecords.of(storeParts(store).inner, source);
+    if (records !== undefined) return records;
+  }
+  throw new KeywardError("STORE_INVALID", "None of the stores has a reserved space to keep the state of the rotation", {
+    hint: "Pass a store that has reserved(), such as the stores of Keyward. Or rotate by hand: docs/keyring.md lists the steps.",
+  });
+}
+
+/** The record that keeps the state of a rotation. A run changes it only if it has read the latest state. */
 export class RotationRecord {
   readonly #reserve: ReservedRecords;
 
@@ -108,8 +144,10 @@ export class RotationRecord {
   }
 
   /**
-   * @param abandonUnreadable takes a record that does not open for none.
-   * @throws KeywardError why the record does not open.
+   * Reads the state.
+   *
+   * @param abandonUnreadable whether to treat a record that cannot be decrypted as absent.
+   * @throws KeywardError the error of the decryption.
    */
   async read(abandonUnreadable: boolean): Promise<ReadRotation> {
     const record = await this.#reserve.read(key);
@@ -120,64 +158,61 @@ export class RotationRecord {
     throw new KeywardError(status.code, "The record of the last rotation cannot be read", {
       keyId: status.keyId,
       cause: status,
-      hint: "Give this process the ring that the others have, or a later release; abandonUnreadable gives the record up.",
+      hint:
+        "Give this process the keyring that the other processes have, or update Keyward. If the keyring is lost, " +
+        "abandonUnreadable discards the record.",
     });
   }
 
-  /** Writes the next state if the last one is what was read; `false` when somebody else was first. */
-  async replace(last: ReadRotation, status: RotationStatus): Promise<boolean> {
+  /** Writes the next state if the record is still what was read. Returns `false` if another run was first. */
+  async replace(state: ReadRotation, status: RotationStatus): Promise<boolean> {
     const text = JSON.stringify({ keyward: key, ...status });
-    for (let at = last; ; ) {
-      if (await this.#reserve.replace(await this.#reserve.ring(), key, at.record, text)) return true;
-      const now = await this.read(true);
-      // Sealed anew, under a later key, it says what it said.
-      if (now.status === undefined || !sameStatus(now, last)) return false;
-      at = now;
+    for (let read = state; ; ) {
+      if (await this.#reserve.replace(await this.#reserve.ring(), key, read.record, text)) return true;
+      const current = await this.read(true);
+      // The record may have been re-encrypted, which does not change the state.
+      if (current.status === undefined || !isSameStatus(current.status, state.status)) return false;
+      read = current;
     }
   }
 
-  /** Whether what was read is still what lies there. */
-  async isStill(last: ReadRotation): Promise<boolean> {
-    return sameStatus(await this.read(true), last);
+  /** Returns whether the state is still what was read. */
+  async isUnchanged(state: ReadRotation): Promise<boolean> {
+    return isSameStatus((await this.read(true)).status, state.status);
   }
 }
 
-function sameStatus(one: ReadRotation, other: ReadRotation): boolean {
-  return JSON.stringify(one.status) === JSON.stringify(other.status);
-}
-
-/** Where a rotation writes down how far the re-encryption of a store has come: in that store. */
+/** Returns the checkpoint for the re-encryption of a store, which the store keeps in its own reserved space. */
 export function reservedCheckpoint(reserve: ReservedRecords, rotationId: string, store: string): Checkpoint {
   const at = `${key}/${rotationId}/${store}`;
   return {
     async read() {
       const text = (await reserve.read(at))?.text;
-      // One that means nothing costs the walk from the beginning, and must not cost the rotation.
-      return typeof text === "string" && isCheckpoint(text) ? text : undefined;
+      // An unreadable checkpoint makes the job start over, and must not fail the rotation.
+      return typeof text === "string" && isSavedProgressText(text) ? text : undefined;
     },
     async write(text) {
       if (text === undefined) return await reserve.remove(at);
-      // Where another operator was faster, his will do as well.
+      // If another run was faster, its checkpoint is as good as this one.
       const ring = await reserve.ring();
       await reserve.replace(ring, at, await reserve.read(at), text);
     },
   };
 }
 
-/** The status alone, its fields always in the same order, so that two can be compared as text. */
-function statusOf(said: ReservedText): RotationStatus {
-  const kind = said.oneOf("kind", ["rotate", "roll-back", "revoke"]);
-  const order = said.oneOfIfAny("order", ["reencrypt-first", "disable-first"]);
-  const disabledAtMs = said.amountIfAny("disabledAtMs", { least: 0 });
-  const generation = said.amountIfAny("generation", { least: 1 });
+function statusOf(fields: ReservedText): RotationStatus {
+  const kind = fields.oneOf("kind", ["rotate", "roll-back", "revoke"]);
+  const order = fields.oneOfIfAny("order", ["reencrypt-first", "disable-first"]);
+  const disabledAtMs = fields.amountIfAny("disabledAtMs", { least: 0 });
+  const generation = fields.amountIfAny("generation", { least: 1 });
   return {
-    id: said.text("id", (id) => /^[A-Za-z0-9_-]{1,64}$/.test(id)),
+    id: fields.text("id", (id) => /^[A-Za-z0-9_-]{1,64}$/.test(id)),
     kind,
     ...(order === undefined ? {} : { order }),
-    from: said.keyId("from"),
-    to: said.keyId("to"),
-    step: said.oneOf("step", [...stepsOf(order), "done"]),
-    startedAtMs: said.amount("startedAtMs", { least: 0 }),
+    from: fields.keyId("from"),
+    to: fields.keyId("to"),
+    step: fields.oneOf("step", [...stepsOf(order), "done"]),
+    startedAtMs: fields.amount("startedAtMs", { least: 0 }),
     ...(disabledAtMs === undefined ? {} : { disabledAtMs }),
     ...(generation === undefined ? {} : { generation }),
   };

@@ -1,172 +1,190 @@
 import type { KeyvStorageAdapter } from "keyv";
 
-/** Bytes as a store keeps them. (A byte array has no `value` and no `expires`: saying so makes it a legal result of a Keyv adapter.) */
+/**
+ * Bytes as a store keeps them. The type declares that they have no `value` and no `expires`, which makes them a legal
+ * result of a Keyv adapter.
+ */
 export type StoredBytes = Uint8Array & {
-  /** Never there. */
+  /** Never present. */
   readonly value?: never;
-  /** Never there. */
+  /** Never present. */
   readonly expires?: never;
 };
 
-/** What lies in a store under a key. */
+/** A value as a store keeps it: a string or bytes. */
 export type StoredValue = string | StoredBytes;
 
-/** Whether something can be what a store keeps. Not part of the public surface. */
+/** Returns whether a value is a string or bytes. Not part of the public surface. */
 export function isStoredValue(value: unknown): value is StoredValue {
   return typeof value === "string" || value instanceof Uint8Array;
 }
 
 /** One conditional write of {@link AtomicStore.replaceMany}. */
 export interface Replacement {
-  /** Where, in the namespace of the store. */
+  /** The key of the record, in the namespace of the store. */
   readonly key: string;
-  /** The whole value that must lie there still; `undefined`: nothing may lie there. */
+  /** The whole value that must still be stored under the key; `undefined` for no value. */
   readonly expected: StoredValue | undefined;
-  /** What is to lie there instead. */
+  /** The new value. */
   readonly next: StoredValue;
 }
 
 /**
- * A store that can replace a value only if it is still the one that was read, in one step that no other writer
- * can come between. Re-encryption needs it, so that a newer write, a delete or an expiry always wins.
+ * A store with an atomic replace: it writes a value only if the stored value is unchanged since it was read, in one
+ * step. Re-encryption needs this, so that a newer write, a delete or an expiry always wins.
  */
 export interface AtomicStore extends KeyvStorageAdapter {
   /**
-   * Writes `next` if the whole value under `key` equals `expected`, type included, and says whether it did.
-   * The entry's remaining time to live is kept as the store has it. With `expected` undefined the write happens only
-   * where nothing lies, and the new entry does not expire.
+   * Writes `next` if the whole value under `key` equals `expected`, type included. Resolves to whether it wrote. The
+   * record keeps its remaining time to live in the store. If `expected` is `undefined`, the write happens only if there
+   * is no value under `key`, and the new record does not expire.
    */
   replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean>;
-  /** As {@link AtomicStore.replace} for each, in one round trip. One refused replacement does not stop the others. */
+  /**
+   * Makes several replacements as {@link AtomicStore.replace} does, in one round trip. A replacement that is not made
+   * does not stop the others. Resolves to whether each was made, in the order of `changes`.
+   */
   replaceMany?(changes: readonly Replacement[]): Promise<boolean[]>;
 }
 
-/** A record as a scan finds it. */
+/** A record as a scan returns it. */
 export interface ScannedRecord {
-  /** "" where there is none. */
+  /** The namespace of the record; "" for none. */
   readonly namespace: string;
-  /** Where in its namespace. */
+  /** The key of the record in its namespace. */
   readonly key: string;
-  /** As it is stored, sealed or not. */
+  /** The stored value, encrypted or not. */
   readonly value: StoredValue;
 }
 
 /** One page of a scan. */
 export interface ScanPage {
-  /** Where the next page begins; absent on the last page. */
+  /** The cursor of the next page; absent on the last page. */
   readonly cursor?: string;
-  /** The records of this page; it may have none and not be the last. */
+  /** The records of this page. A page without records need not be the last page. */
   readonly entries: readonly ScannedRecord[];
 }
 
-/** A store whose whole backend can be walked, every namespace, page by page. */
+/** A store that can be scanned page by page, with every namespace of its backend. */
 export interface ScannableStore {
   /**
-   * A page of about `limit` records. A record that lies in the store during the whole scan is returned at least once;
-   * one that is written or deleted meanwhile may or may not be. A cursor outlives the process that got it.
+   * Returns a page of about `limit` records. A record that is stored during the whole scan is returned at least once. A
+   * record that is written or deleted during the scan may be returned or not. A cursor stays valid when the process
+   * that got it ends.
+   *
+   * @param options.cursor the cursor of the page before. Default: the first page.
+   * @param options.limit about how many records the page has. The default is up to the store.
    */
   scan(options: { readonly cursor?: string; readonly limit?: number }): Promise<ScanPage>;
 }
 
-/** A store whose scan can be divided, so that several processes share the walk. */
+/** A store whose scan can be divided into ranges, so that several processes share it. */
 export interface RangedStore extends ScannableStore {
   /**
-   * At most `count` ranges of about equal size. Every record, of whatever namespace and whenever it was written, is in
-   * exactly one. A range outlives the process that got it, and any change to the backend.
+   * Returns at most `count` ranges of about equal size. Every record of every namespace is in exactly one range,
+   * including records that are written later. A range stays valid when the process that got it ends, and after any
+   * change to the backend.
    *
-   * @throws KeywardError `VALUE_INVALID` for a count that is not a whole number from 1.
+   * @throws KeywardError `VALUE_INVALID` for a count that is not an integer of at least 1.
    */
   ranges(count: number): Promise<readonly string[]>;
   /**
-   * As {@link ScannableStore.scan}, of one range where one is given. A cursor goes on in the range it came from.
+   * Returns a page like {@link ScannableStore.scan}, of one range if `range` is set. A cursor continues in its own
+   * range.
    *
-   * @throws KeywardError `VALUE_INVALID` for a range or a cursor that is none of this store.
+   * @throws KeywardError `VALUE_INVALID` for a range or a cursor that does not come from this store.
    */
   scan(options: { readonly cursor?: string; readonly limit?: number; readonly range?: string }): Promise<ScanPage>;
 }
 
-/** A store that keeps bytes as they are, and so is given the binary form of the envelope. */
+/**
+ * A store that keeps bytes unchanged. It receives the binary form of the envelope, which is shorter than the text form.
+ */
 export interface BinaryStore {
-  /** Says so. */
+  /** Marks the store as one that keeps bytes unchanged. */
   readonly values: "bytes";
 }
 
-/** A store with a place in the same backend that user keys, clear, iteration and census cannot reach. */
+/**
+ * A store with a reserved space: an area of its backend that keys of the application, `clear`, iteration and census
+ * cannot reach.
+ */
 export interface ReservedSpace {
-  /** The place: the same for every view on the backend. */
+  /** Returns the reserved space, which is the same for every view on the backend. */
   reserved(): AtomicStore & ScannableStore;
 }
 
-/** A store that says how long its calls take at most. Where it has `replace`, it has `replaceMany` too. */
+/** A store that declares how long its calls take at most. If it has `replace`, it has `replaceMany` too. */
 export interface BoundedStore {
   /**
-   * For how many milliseconds after it was called a write, or a batch of them, may still be sent to the backend, with all
-   * attempts and the pauses between them; a whole number, at most an hour; 0 where nothing is waited for. A process cannot
-   * register in a store that says anything else. A rotation waits so much longer before it takes a
-   * process that is silent for gone.
+   * Maximum time from the call of a write, or a batch of writes, until it was last sent to the backend, in
+   * milliseconds. It includes all attempts and the pauses between them. An integer between 0 and 3,600,000 (one hour);
+   * 0 if a call never waits. With any other value, a process cannot register as a replica of the store. A rotation
+   * waits this much longer before it treats a replica without a heartbeat as gone.
    */
   readonly longestCallMs: number;
 }
 
-/** A store that hands out views on its namespaces, which share one connection. */
+/** A store with one view for each namespace. The views share one connection. */
 export interface NamespacedStore {
   /**
-   * The view on one namespace; "" is the view on records without a namespace. Disconnecting a view does nothing to the
+   * Returns the view on one namespace; "" for records without a namespace. Disconnecting a view does not close the
    * connection, which belongs to the store that opened it: see {@link shareConnection}.
    */
   namespaced(namespace: string): KeyvStorageAdapter;
 }
 
-/** A store that says what errors should call it. */
+/** A store with a name for error messages. */
 export interface DescribedStore {
-  /** Such as `SqliteStore "sessions.sqlite"`. Never a credential. */
+  /** The name of the store in errors, such as `SqliteStore "sessions.sqlite"`. Never contains a credential. */
   readonly description: string;
 }
 
-function hasMethod(store: object, name: string): boolean {
+/** Returns whether an object has a method. Not part of the public surface. */
+export function hasMethod(store: object, name: string): boolean {
   return typeof Reflect.get(store, name) === "function";
 }
 
-/** Whether the store can replace atomically. */
+/** Returns whether the store has an atomic replace. */
 export function isAtomic(store: object): store is AtomicStore {
   return hasMethod(store, "replace");
 }
 
-/** Whether the store can be scanned. */
+/** Returns whether the store can be scanned. */
 export function isScannable(store: object): store is ScannableStore {
   return hasMethod(store, "scan");
 }
 
-/** Whether the scan of the store can be divided. */
+/** Returns whether the scan of the store can be divided into ranges. */
 export function isRanged(store: object): store is RangedStore {
   return isScannable(store) && hasMethod(store, "ranges");
 }
 
-/** Whether the store keeps bytes as they are. */
+/** Returns whether the store keeps bytes unchanged. */
 export function isBinary(store: object): store is BinaryStore {
   return Reflect.get(store, "values") === "bytes";
 }
 
-/** Whether the store has a reserved space. */
+/** Returns whether the store has a reserved space. */
 export function hasReservedSpace(store: object): store is ReservedSpace {
   return typeof store === "object" && store !== null && hasMethod(store, "reserved");
 }
 
-/** Whether the store says how long its calls take at most. */
+/** Returns whether the store declares how long its calls take at most. */
 export function isBounded(store: object): store is BoundedStore {
   const longestCallMs: unknown = Reflect.get(store, "longestCallMs");
   return typeof longestCallMs === "number" && Number.isSafeInteger(longestCallMs) && longestCallMs >= 0;
 }
 
-/** Whether the store hands out views on its namespaces. */
+/** Returns whether the store has views on its namespaces. */
 export function isNamespaced(store: object): store is NamespacedStore {
   return hasMethod(store, "namespaced");
 }
 
-/** What errors call a store: what it says itself, or else the name of its class. */
+/** Returns the name of a store in errors: its `description`, or else the name of its class. */
 export function describeStore(store: object): string {
   const description: unknown = Reflect.get(store, "description");
   if (typeof description === "string") return description;
-  const made: unknown = Reflect.get(store, "constructor");
-  return typeof made === "function" && !["", "Object"].includes(made.name) ? made.name : "the store";
+  const storeClass: unknown = Reflect.get(store, "constructor");
+  return typeof storeClass === "function" && !["", "Object"].includes(storeClass.name) ? storeClass.name : "the store";
 }

@@ -1,25 +1,26 @@
-// Who closes a connection. This is the one rule for every store, and the only place that counts users:
+// The rules for closing a connection. They hold for every store, and only this module counts the users of a connection:
 //
-// 1. `disconnect()` of the store that opened a connection closes it. Views of that store and its reserved space share the
-//    connection, and their `disconnect()` closes nothing.
-// 2. A store under several EncryptedStores, those of `createKeyv` included, is disconnected with the last of them. So is
-//    whatever else several share without having opened it, such as a Keyv adapter under several stores.
+// 1. The store that opened a connection closes it in its `disconnect()`. Views of that store and its reserved space
+//    share the connection, and their `disconnect()` closes nothing.
+// 2. A store under several EncryptedStores, including those of `createKeyv`, is disconnected with the last of them.
+//    This also holds for any other object that its users share and did not open, such as a Keyv adapter under several
+//    stores.
 
 interface Sharing {
   readonly users: Set<object>;
-  /** What to do once the last user has left, by what it disconnects. */
+  /** The functions to call after the last user has left, each under the object that it disconnects. */
   readonly closings: Map<object, () => Promise<unknown>>;
 }
 
 const sharings = new WeakMap<object, Sharing>();
 
 /**
- * Counts one more user of a connection that several share without having opened it.
+ * Counts one more user of a connection that several users share and none of them opened.
  *
- * @param shared stands for the connection, the same object for all who share it.
- * @param opened what `close` disconnects. Default: `shared`.
- * @param close disconnects it. Called once the last user has left, for each `opened` that a user has left.
- * @returns what counts this user off. Once nobody is left it closes, also when it is called again.
+ * @param shared the object that identifies the connection, the same object for all of its users.
+ * @param close disconnects `opened`. It is called after the last user has left, once for each different `opened`.
+ * @param opened the object that `close` disconnects. Default: `shared`.
+ * @returns a function that ends this use. After the last use has ended, each further call of it closes again.
  * @example
  * const leave = shareConnection(adapter, async () => adapter.disconnect());
  */

@@ -1,40 +1,41 @@
 type Listener = (detail: unknown) => void;
 
-interface Hearing {
+interface SharedListener {
   readonly listeners: Set<Listener>;
-  readonly tell: Listener;
+  readonly emit: Listener;
 }
 
-const hearings = new WeakMap<object, Map<string, Hearing>>();
+const sharedListeners = new WeakMap<object, Map<string, SharedListener>>();
 
 /**
- * Calls the listener with what an emitter emits, until the returned function is called. However many listen, the emitter
- * has one listener of ours, so Node.js warns of no leak; an object that emits nothing has none.
+ * Calls the listener for each event of an emitter, until the returned function is called. Any number of listeners share
+ * one listener on the emitter, so Node.js does not warn of a leak. An object without `on` is accepted, and never calls
+ * the listener.
  *
- * @param emitter what has `on`, and `off` or `removeListener`.
- * @returns what takes the listener off.
+ * @param emitter an object with `on`, and with `off` or `removeListener`.
+ * @returns a function that removes the listener.
  * @example
  * const unlisten = shareListener(client, "error", (error) => console.error(error));
  */
 export function shareListener(emitter: object, event: string, listener: (detail: unknown) => void): () => void {
-  const own: Listener = (detail) => listener(detail);
-  let ofEmitter = hearings.get(emitter);
+  const ownListener: Listener = (detail) => listener(detail);
+  let ofEmitter = sharedListeners.get(emitter);
   if (ofEmitter === undefined) {
     ofEmitter = new Map();
-    hearings.set(emitter, ofEmitter);
+    sharedListeners.set(emitter, ofEmitter);
   }
-  const { listeners, tell } = ofEmitter.get(event) ?? begin(emitter, event);
-  ofEmitter.set(event, { listeners, tell });
-  listeners.add(own);
+  const { listeners, emit } = ofEmitter.get(event) ?? listen(emitter, event);
+  ofEmitter.set(event, { listeners, emit });
+  listeners.add(ownListener);
   return () => {
-    listeners.delete(own);
-    if (listeners.size > 0 || ofEmitter.get(event)?.tell !== tell) return;
-    // From an emitter that cannot take a listener off, the one that it has serves those who come later.
-    if (call(emitter, "off", event, tell) || call(emitter, "removeListener", event, tell)) ofEmitter.delete(event);
+    listeners.delete(ownListener);
+    if (listeners.size > 0 || ofEmitter.get(event)?.emit !== emit) return;
+    // If the emitter cannot remove a listener, keep the shared one for later callers.
+    if (call(emitter, "off", event, emit) || call(emitter, "removeListener", event, emit)) ofEmitter.delete(event);
   };
 }
 
-/** Does what is given, and takes off the listeners of `error` that it has left on the store. */
+/** Runs `work`, and removes the listeners for `error` that it has added to the store. */
 export function withoutNewListeners<Result>(store: object, work: () => Result): Result {
   const before = new Set(listenersOf(store));
   const result = work();
@@ -42,13 +43,13 @@ export function withoutNewListeners<Result>(store: object, work: () => Result): 
   return result;
 }
 
-function begin(emitter: object, event: string): Hearing {
+function listen(emitter: object, event: string): SharedListener {
   const listeners = new Set<Listener>();
-  const tell: Listener = (detail) => {
+  const emit: Listener = (detail) => {
     for (const each of listeners) each(detail);
   };
-  call(emitter, "on", event, tell);
-  return { listeners, tell };
+  call(emitter, "on", event, emit);
+  return { listeners, emit };
 }
 
 function call(emitter: object, method: "on" | "off" | "removeListener", event: string, listener: unknown): boolean {

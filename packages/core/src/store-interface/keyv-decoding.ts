@@ -2,18 +2,20 @@ import type { Keyv, KeyvSerializationAdapter, KeyvValue } from "keyv";
 import { isStoredValue, type StoredValue } from "./capabilities.ts";
 import { keyvJson } from "./keyv-json.ts";
 import { isKeyvValue, textOf } from "./keyv-value.ts";
+import { asBuffer } from "./stored-bytes.ts";
 
-/** How a Keyv turns what a store holds into a value: what is set on it at the time of the read. */
+/** The settings by which a Keyv decodes a stored value, as they are at the time of the read. */
 type Codec = Pick<Keyv, "serialization" | "compression" | "encryption">;
 
-/** Serializations seen, and whether they write text; by Keyv's types all do, but some write bytes. */
+/** For each known serialization, whether it writes text. By Keyv's types all of them do, but some write bytes. */
 const writesText = new WeakMap<KeyvSerializationAdapter, boolean>();
 
 /**
- * Decodes a value as Keyv does, and bytes too, which Keyv would take for decoded: it decrypts, decompresses and parses.
- * A serialization gets to parse what it writes, text or bytes. A promise only where a step gives one.
+ * Decodes a stored value as Keyv does: decrypts, decompresses and parses it. Bytes are decoded as well, which Keyv
+ * would return undecoded. A serialization receives the type that it writes, text or bytes.
  *
- * @throws what a step throws, and TypeError for what is no value of Keyv's.
+ * @returns the value, or a promise of it if one of the steps is asynchronous.
+ * @throws the error of a step, and TypeError for a value that Keyv did not write.
  */
 export function decodeForKeyv<Value>(codec: Codec, value: unknown): KeyvValue<Value> | Promise<KeyvValue<Value>> {
   const { serialization, compression, encryption } = codec;
@@ -22,9 +24,9 @@ export function decodeForKeyv<Value>(codec: Codec, value: unknown): KeyvValue<Va
 }
 
 async function unwrap({ compression, encryption }: Codec, value: unknown): Promise<unknown> {
-  // Their types speak of text; what they wrote as bytes they get back as bytes.
+  // Their types name only text, but they must get back as bytes any value that they wrote as bytes.
   let unwrapped: unknown = value;
-  // As in Keyv, `null` is none.
+  // As in Keyv, `null` means that there is none.
   if (encryption?.decrypt !== undefined) unwrapped = await Reflect.apply(encryption.decrypt, encryption, [unwrapped]);
   if (compression?.decompress !== undefined)
     unwrapped = await Reflect.apply(compression.decompress, compression, [unwrapped]);
@@ -38,12 +40,12 @@ function parse<Value>(
   if (!isStoredValue(value)) throw new TypeError("neither text nor bytes");
   if (serialization === undefined) throw new TypeError("no serialization");
   const text = serialization === keyvJson ? true : writesText.get(serialization);
-  if (text === undefined) return probe(serialization).then(() => parse<Value>(serialization, value));
+  if (text === undefined) return learnType(serialization).then(() => parse<Value>(serialization, value));
   const parsed: unknown = Reflect.apply(serialization.parse, serialization, [text ? asText(value) : asBytes(value)]);
   return parsed instanceof Promise ? parsed.then(requireKeyvValue<Value>) : requireKeyvValue<Value>(parsed);
 }
 
-async function probe(serialization: KeyvSerializationAdapter): Promise<void> {
+async function learnType(serialization: KeyvSerializationAdapter): Promise<void> {
   const written: unknown = await serialization.stringify({ value: null });
   writesText.set(serialization, typeof written === "string");
 }
@@ -55,7 +57,7 @@ function asText(value: StoredValue): string {
 }
 
 function asBytes(value: StoredValue): Buffer {
-  return typeof value === "string" ? Buffer.from(value) : Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+  return typeof value === "string" ? Buffer.from(value) : asBuffer(value);
 }
 
 function requireKeyvValue<Value>(parsed: unknown): KeyvValue<Value> {

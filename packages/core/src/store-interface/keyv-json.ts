@@ -1,24 +1,27 @@
 import { KeyvJsonSerializer, type KeyvSerializationAdapter } from "keyv";
 
-const keyvs = new KeyvJsonSerializer();
+const keyvSerializer = new KeyvJsonSerializer();
 
 /**
- * Text with a string value that begins with a colon, as it stands or escaped: after the beginning, a colon, a bracket or a
- * comma. Keyv writes nothing else than such strings in a way that is not plain JSON.
+ * Matches JSON that may have a string value beginning with a colon, plain or escaped: at the beginning of the text, or
+ * after a colon, a bracket or a comma. Such strings are all that Keyv writes differently from plain JSON.
  */
 const mayBeMarked = /(?:^|[:[,])\s*"(?::|\\u003a)/i;
 
 /**
- * Keyv's JSON, byte for byte what `KeyvJsonSerializer` writes and value for value what it reads. Keyv copies every value
- * before it is written, and reads with a function called for each part: to mark bytes, big integers and strings that look
- * marked. Where there are none, this leaves both out, which takes longer than sealing does.
+ * A faster serializer for Keyv's JSON. It writes the same bytes and reads the same values as `KeyvJsonSerializer`.
+ *
+ * Keyv's serializer marks bytes, big integers and strings that look marked. For this it copies every value before
+ * writing, and calls a function for each part while reading. Both take longer than encrypting the record, so this
+ * serializer leaves them out if the value has nothing to mark.
  */
 export const keyvJson: KeyvSerializationAdapter = {
-  stringify: (value) => (isPlain(value) ? JSON.stringify(value) : keyvs.stringify(value)),
-  parse: <Value>(text: string): Value => (mayBeMarked.test(text) ? keyvs.parse<Value>(text) : JSON.parse(text)),
+  stringify: (value) => (isPlain(value) ? JSON.stringify(value) : keyvSerializer.stringify(value)),
+  parse: <Value>(text: string): Value =>
+    mayBeMarked.test(text) ? keyvSerializer.parse<Value>(text) : JSON.parse(text),
 };
 
-/** Whether `JSON.stringify` writes this as Keyv would. */
+/** Returns whether `JSON.stringify` writes a value exactly as Keyv does. */
 function isPlain(value: unknown): boolean {
   switch (typeof value) {
     case "string":
@@ -35,7 +38,7 @@ function isPlain(value: unknown): boolean {
 }
 
 function isPlainArray(value: readonly unknown[]): boolean {
-  // Keyv asks no array for its toJSON.
+  // Keyv ignores the toJSON of an array.
   return !("toJSON" in value) && value.every(isPlain);
 }
 

@@ -1,17 +1,18 @@
 import { isUtf8 } from "node:buffer";
 import type { KeyvValue } from "keyv";
-import type { RecordContent } from "../envelope/envelope.ts";
 import type { StoredValue } from "./capabilities.ts";
+import type { RecordContent } from "./record.ts";
+import { asBuffer } from "./stored-bytes.ts";
 
-// What Keyv's own value is, said once: an object with the fields `value` and, at most, `expires`, a number or null. For
-// `undefined` Keyv writes no `value`.
+// The definition of Keyv's own value: an object with the field `value` and at most one other field, `expires`, a number
+// or null. For `undefined` Keyv writes no `value`.
 
 /**
- * Whether something is a value as Keyv keeps it, of which Keyv would lose nothing: it has no other field than `value`
- * and `expires`. Without `value` it is what Keyv keeps for `undefined`.
+ * Returns whether an object has the form in which Keyv keeps a value: no other fields than `value` and `expires`, so
+ * that Keyv would lose nothing of it. An object without `value` has the form that Keyv keeps for `undefined`.
  */
 export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
-  // A list, a Map or a Date, of whatever realm, says something else.
+  // This excludes an array, a Map or a Date, also one of another realm.
   if (typeof given !== "object" || given === null || Object.prototype.toString.call(given) !== "[object Object]")
     return false;
   for (const field of Object.keys(given)) if (field !== "value" && field !== "expires") return false;
@@ -20,12 +21,11 @@ export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
 }
 
 /**
- * Reads Keyv's own JSON, `{"value":…}` or `{"value":…,"expires":…}`, as plain Keyv wrote it before there was any
- * encryption.
+ * Reads Keyv's own JSON, `{"value":…}` or `{"value":…,"expires":…}`, which Keyv writes without encryption.
  *
- * @param stored text, or its bytes in UTF-8.
- * @returns the whole text as the value of a record, with its expiry in milliseconds since the epoch; `undefined` for
- * anything else. That includes an object without `value`, which nothing tells from JSON of another program.
+ * @param stored the JSON as a string, or its bytes in UTF-8.
+ * @returns the whole JSON as the value of a record, with its expiry in milliseconds since the epoch; `undefined` for
+ * anything else. That includes an object without `value`, which another program may have written.
  * @example
  * const read = readKeyvJson('{"value":"checkout","expires":4102444800000}');
  * console.log(read?.expires);
@@ -45,8 +45,11 @@ export function readKeyvJson(stored: StoredValue): RecordContent | undefined {
   return Number.isFinite(expires) ? { value: text, expires } : undefined;
 }
 
-/** The text that a store holds, given back as bytes by a store of bytes; `undefined` for bytes that are not UTF-8. */
+/**
+ * Returns a stored value as text, since a store of bytes returns text as bytes; `undefined` for bytes that are not
+ * UTF-8.
+ */
 export function textOf(stored: StoredValue): string | undefined {
   if (typeof stored === "string") return stored;
-  return isUtf8(stored) ? Buffer.from(stored.buffer, stored.byteOffset, stored.byteLength).toString("utf8") : undefined;
+  return isUtf8(stored) ? asBuffer(stored).toString("utf8") : undefined;
 }

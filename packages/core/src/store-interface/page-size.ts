@@ -1,52 +1,55 @@
 import type { ScannableStore, ScannedRecord } from "./capabilities.ts";
 import { wrapRejection } from "./inner-store.ts";
 
-/** What a page of a scan should hold at most. */
+/** The size that a page of a scan should not exceed, in bytes. */
 export const targetPageBytes = 2 * 1024 * 1024;
 
 const targetPageMs = 1_000;
 const firstLimit = 16;
 
 /**
- * How many records the next page may have: few at first, twice as many each time, as far as the last pages say that it
- * will be light and quick. So memory stays bounded whatever the values are, a job stops soon when it is told to, and no
- * call comes near the time limit of its store.
+ * The number of records that the next page may have. It begins small and doubles with each page, as long as the last
+ * pages predict at most 2 MiB and one second of work for the next one. This bounds the memory for values of any size,
+ * lets a job stop soon, and keeps each call far below the time limit of its store.
  */
 export class PageSize {
   readonly #most: number;
   #grown: number;
-  #light = Number.POSITIVE_INFINITY;
-  #quick = Number.POSITIVE_INFINITY;
+  #mostByBytes = Number.POSITIVE_INFINITY;
+  #mostByTime = Number.POSITIVE_INFINITY;
 
-  /** @param most records a page. */
+  /** @param most maximum number of records in a page. */
   constructor(most: number) {
     this.#most = most;
     this.#grown = firstLimit;
   }
 
-  /** The `limit` of the next scan. */
+  /** The `limit` for the next call of `scan`. */
   get limit(): number {
-    return Math.max(1, Math.floor(Math.min(this.#most, this.#grown, this.#light, this.#quick)));
+    return Math.max(1, Math.floor(Math.min(this.#most, this.#grown, this.#mostByBytes, this.#mostByTime)));
   }
 
-  /** Tells what the last page held. */
+  /** Records the size of the last page. */
   held(records: number, bytes: number): void {
-    if (records > 0) this.#light = (records * targetPageBytes) / bytes;
+    if (records > 0) this.#mostByBytes = (records * targetPageBytes) / bytes;
     this.#grown = this.limit * 2;
   }
 
-  /** Tells how long the work on a page took, without its scan: that one may be slow for what it had to pass over. */
+  /**
+   * Records how long the work on a page took. The time of the scan itself does not count: it may be slow because of
+   * records that it skipped.
+   */
   took(records: number, workMs: number): void {
-    if (records > 0) this.#quick = (records * targetPageMs) / workMs;
+    if (records > 0) this.#mostByTime = (records * targetPageMs) / workMs;
   }
 }
 
-/** About what records take in memory, as read. */
+/** Returns about how many bytes of memory records take. */
 export function bytesOf(entries: readonly ScannedRecord[]): number {
   return entries.reduce((sum, { namespace, key, value }) => sum + namespace.length + key.length + value.length, 0);
 }
 
-/** The pages of a scan, one after another, of as many records as memory allows and `most` at most. */
+/** Scans a store page by page. Each page has as many records as {@link PageSize} allows, and at most `most`. */
 export async function* pages(store: ScannableStore, most: number): AsyncGenerator<readonly ScannedRecord[]> {
   const size = new PageSize(most);
   let cursor: string | undefined;

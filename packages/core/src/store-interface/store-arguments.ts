@@ -3,59 +3,59 @@ import { KeywardError } from "../errors/errors.ts";
 import { requireAmount } from "../errors/options.ts";
 import type { StoredValue } from "./capabilities.ts";
 
-// What every store must refuse in the same way, for those who write one.
+// Checks of arguments that every store must make in the same way, for authors of a store.
 
 /**
- * The key, if it is one that every store can hold as it is.
+ * Checks a key, and returns it.
  *
- * @throws KeywardError `VALUE_INVALID` for what is not a well-formed string.
+ * @throws KeywardError `VALUE_INVALID` for anything but a well-formed string.
  */
 export function requireKey(key: unknown): string {
   if (typeof key === "string" && key.isWellFormed()) return key;
-  throw invalid("A key is not a well-formed string", "Remove lone surrogates from it.", key);
+  throw invalid("A key is not a well-formed string", "Use a string without lone surrogates as the key.", key);
 }
 
 /**
- * The namespace, "" where there is none.
+ * Checks a namespace, and returns it; "" for `undefined`.
  *
- * @throws KeywardError `VALUE_INVALID` for what is not a well-formed string.
+ * @throws KeywardError `VALUE_INVALID` for anything but a well-formed string or `undefined`.
  */
 export function requireNamespace(namespace: unknown): string {
   if (namespace === undefined) return "";
   if (typeof namespace === "string" && namespace.isWellFormed()) return namespace;
-  throw invalid("The namespace is not a well-formed string", "Remove lone surrogates from it.");
+  throw invalid("The namespace is not a well-formed string", "Use a string without lone surrogates as the namespace.");
 }
 
 /**
- * The value, if it is one that a store keeps.
+ * Checks a value, and returns it.
  *
- * @throws KeywardError `VALUE_INVALID` for what is neither a well-formed string nor bytes.
+ * @throws KeywardError `VALUE_INVALID` for anything but a well-formed string or a Uint8Array.
  */
 export function requireValue(key: string, value: unknown): StoredValue {
   if (value instanceof Uint8Array) return value;
   if (typeof value === "string" && value.isWellFormed()) return value;
   throw invalid(
     "A value is neither a well-formed string nor a Uint8Array",
-    "Let Keyv serialize values (no `serialization: false`), and pass bytes for what is not Unicode text.",
+    "Let Keyv serialize values: do not set `serialization: false`. Pass bytes for a value that is not Unicode text.",
     key,
   );
 }
 
 /**
- * The latest number that is a duration where a time is asked for: as a time it is in the year 2001, as a duration it is
- * 31 years.
+ * A number up to this one counts as a duration, not as a time: as a time it is in the year 2001 or earlier, as a
+ * duration it is up to 31 years.
  */
 const longestDurationMs = 10 ** 12;
 
-/** Numbers up to this one also stand for "long ago", and no caller can tell two milliseconds from none. */
+/** A number up to this one means "long ago". As a duration it would be over before the caller could use the record. */
 const passedAtOnceMs = 2;
 
 /**
- * When a record expires, in whole milliseconds since the epoch and never earlier than asked; `undefined` for a record
- * that stays. Keyv 6 passes a time, Keyv 5 a duration: a number above 2 and up to 10^12 that is not in the future counts
- * from now.
+ * Returns when a record expires, in whole milliseconds since the epoch, rounded up; `undefined` for a record that does
+ * not expire. Keyv 6 passes a time and Keyv 5 a duration, so a number above 2 and up to 10^12 that is not a time in the
+ * future is a duration from now.
  *
- * @throws KeywardError `VALUE_INVALID` for what is not a number.
+ * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.
  */
 export function requireExpires(key: string, expires: unknown): number | undefined {
   const time = requireTime(key, expires);
@@ -65,9 +65,10 @@ export function requireExpires(key: string, expires: unknown): number | undefine
 }
 
 /**
- * As {@link requireExpires}, of an entry of a batch: Keyv 6 gives it `expires`, Keyv 5 `ttl`, where 0 is none.
+ * Returns when an entry of a batch expires, like {@link requireExpires}. Keyv 6 sets its `expires`, and Keyv 5 its
+ * `ttl`, a duration in milliseconds, where 0 means that the entry does not expire.
  *
- * @throws KeywardError `VALUE_INVALID` where one of them is not a number.
+ * @throws KeywardError `VALUE_INVALID` if one of them is set and not a number.
  */
 export function requireEntryExpires(entry: KeyvStorageEntry<unknown>): number | undefined {
   const { key, expires } = entry;
@@ -77,33 +78,31 @@ export function requireEntryExpires(entry: KeyvStorageEntry<unknown>): number | 
 }
 
 /**
- * A time in whole milliseconds since the epoch, never earlier than given.
+ * Returns a time in whole milliseconds since the epoch, rounded up and limited to the range between 0 and 2^48 - 1.
  *
- * @throws KeywardError `VALUE_INVALID` for what is not a number.
+ * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.
  */
 export function requireTime(key: string, time: unknown): number | undefined {
   if (time === undefined) return undefined;
   if (typeof time === "number" && !Number.isNaN(time)) return Math.max(0, Math.min(Math.ceil(time), 2 ** 48 - 1));
-  throw invalid("An expiry is not a number", "Pass milliseconds since the epoch, or nothing.", key);
+  throw invalid("An expiry is not a number", "Pass milliseconds since the epoch, or omit the expiry.", key);
 }
 
 /**
- * The number of records a page of a scan may have.
+ * Checks the `limit` of a scan, and returns it. Default: 1,000.
  *
- * @throws KeywardError `VALUE_INVALID` for what is not a whole number from 1.
+ * @throws KeywardError `VALUE_INVALID` for anything but an integer of at least 1.
  */
 export function requireLimit(limit: number | undefined): number {
   return requireAmount("limit", limit ?? 1_000, "records");
 }
 
-/**
- * The error for a cursor that means nothing to the store.
- */
+/** Returns the error `VALUE_INVALID` for a cursor that no scan of the store returned. */
 export function invalidCursor(): KeywardError {
-  return invalid("The cursor is not one that a scan of this store returned", "Begin the scan without a cursor.");
+  return invalid("No scan of this store returned the cursor", "Begin the scan again without a cursor.");
 }
 
-/** Whether two values that lie in a store are the same, type included. */
+/** Returns whether two stored values are equal, type included. */
 export function sameStored(one: unknown, other: unknown): boolean {
   if (one instanceof Uint8Array && other instanceof Uint8Array) return Buffer.compare(one, other) === 0;
   return one === other;

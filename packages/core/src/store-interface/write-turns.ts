@@ -1,29 +1,32 @@
 /**
- * Keeps replacements that first compare and then write from undoing what the same store writes. A replacement makes way for
- * a write that is under way, or has been since the comparison; a write waits for the one replacement of its key that has begun.
+ * Keeps a replacement that first compares and then writes from undoing a write of the same store object.
+ *
+ * - A replacement is not made if a write of its key is in progress, or was in progress at any time since the
+ *   comparison.
+ * - A write waits for a replacement of its key that has begun.
  */
 export class WriteTurns {
-  /** How many writes of each key are under way. */
+  /** Number of writes in progress for each key. */
   readonly #writing = new Map<string, number>();
   #clearing = 0;
-  /** The keys of writes that were under way since a comparison began. */
+  /** The keys of all writes that were in progress since the comparison began. */
   #touched: Set<string> | undefined;
   #cleared = false;
   readonly #replacing = new Map<string, Promise<unknown>>();
 
-  /** Writes these keys, or all that there are. */
+  /** Runs a write of some keys, or of all keys. */
   async write<Result>(keys: readonly string[] | "all", work: () => Promise<Result>): Promise<Result> {
     this.#count(keys, 1);
     try {
-      const underWay = keys === "all" ? [...this.#replacing.values()] : keys.map((key) => this.#replacing.get(key));
-      if (underWay.some((each) => each !== undefined)) await Promise.allSettled(underWay);
+      const replacing = keys === "all" ? [...this.#replacing.values()] : keys.map((key) => this.#replacing.get(key));
+      if (replacing.some((each) => each !== undefined)) await Promise.allSettled(replacing);
       return await work();
     } finally {
       this.#count(keys, -1);
     }
   }
 
-  /** Does what reads, compares and replaces; one at a time. */
+  /** Runs work that reads and compares records and then replaces them. One such run may be in progress at a time. */
   async comparing<Result>(work: () => Promise<Result>): Promise<Result> {
     this.#touched = new Set(this.#writing.keys());
     this.#cleared = this.#clearing > 0;
@@ -34,10 +37,13 @@ export class WriteTurns {
     }
   }
 
-  /** Replaces a record that was compared, unless somebody writes it; says whether it was replaced. */
+  /**
+   * Runs the replacement of a record that was compared, unless the record is being written. Returns whether it was
+   * made.
+   */
   async replace(key: string, work: () => Promise<boolean>): Promise<boolean> {
     if (this.#cleared || this.#touched?.has(key) === true) return false;
-    // Writes can see it before it begins.
+    // Register the replacement before it begins, so that a write of the key waits for it.
     const replacing = Promise.resolve().then(work);
     this.#replacing.set(key, replacing);
     try {

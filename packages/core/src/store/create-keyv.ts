@@ -9,41 +9,44 @@ import type {
 import { KeywardError } from "../errors/errors.ts";
 import { copyOptions, type OptionNames, requireMethods, requireOptions } from "../errors/options.ts";
 import { isNamespaced, type StoredValue } from "../store-interface/capabilities.ts";
-import { requireStore, type WrappableStore } from "../store-interface/inner-store.ts";
 import { decodeForKeyv } from "../store-interface/keyv-decoding.ts";
 import { keyvJson } from "../store-interface/keyv-json.ts";
 import { isKeyvValue } from "../store-interface/keyv-value.ts";
+import { requireStore, type WrappableStore } from "../store-interface/wrappable-store.ts";
 import { DecodedStore } from "./decoded-store.ts";
-import {
-  attachStore,
-  type EncryptedStore,
-  type EncryptedStoreOptions,
-  encryptedStoreOptionNames,
-  prepareStore,
-  storeParts,
-} from "./encrypted-store.ts";
+import { attachStore, type EncryptedStore, prepareStore, storeParts } from "./encrypted-store.ts";
+import { type EncryptedStoreOptions, encryptedStoreOptionNames } from "./encrypted-store-options.ts";
 import { notDecodable } from "./record-codec.ts";
 import { ReportingKeyv } from "./reporting-keyv.ts";
 
-/** Compression into bytes, such as the one of `@keyv/compress-gzip`. */
+/** A compression adapter that writes bytes, such as that of `@keyv/compress-gzip`. */
 export interface BinaryCompression {
-  /** Makes bytes of what the serialization wrote. */
+  /** Compresses the text that the serialization wrote. */
   compress(written: string): Promise<Uint8Array>;
-  /** Gives back what was compressed, as text or as its bytes. */
+  /** Decompresses bytes, into the text or its UTF-8 bytes. */
   decompress(compressed: Uint8Array): Promise<string | Uint8Array>;
 }
 
-/** What {@link createKeyv} takes: how to seal, and what Keyv itself takes, except what would work against it. */
+/**
+ * The options of {@link createKeyv}: those of {@link EncryptedStore} and of Keyv, except those of Keyv that would disable
+ * encryption or delete newer writes.
+ */
 export interface CreateKeyvOptions
   extends Omit<EncryptedStoreOptions, "decode">,
     Omit<KeyvOptions, "store" | "namespace" | "encryption" | "checkExpired" | "serialization" | "compression"> {
-  /** Where the sealed records go: a Keyv adapter, or a Map. */
+  /** The store for the encrypted records: a Keyv storage adapter, or a `Map`. */
   readonly store: WrappableStore;
-  /** Keeps the records of this Keyv apart from others in the same store; records are bound to it. */
+  /**
+   * The namespace, which separates the records of this Keyv from others in the same store. Each record is encrypted for its
+   * namespace. Default: the namespace of the store if it is a view of one, otherwise none.
+   */
   readonly namespace?: string;
-  /** How values become text. Default: Keyv's JSON. It cannot be switched off: what is sealed is text or bytes. */
+  /** Serializes values to text. It cannot be disabled, because only text and bytes can be encrypted. Default: Keyv's JSON. */
   readonly serialization?: KeyvSerializationAdapter;
-  /** What makes values shorter before they are sealed. Lengths then tell something of what the values are. */
+  /**
+   * Compresses values before they are encrypted. The length of a record then reveals something about its content. Default:
+   * none.
+   */
   readonly compression?: KeyvCompressionAdapter | BinaryCompression;
 }
 
@@ -62,21 +65,22 @@ const createKeyvOptionNames = {
 type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStoreOptions>;
 
 /**
- * A Keyv over an {@link EncryptedStore}, on which every call rejects when a record is broken. A plain Keyv would emit
- * `error` and answer as for a miss as soon as anybody listens, and the application would overwrite the record.
+ * A Keyv over an {@link EncryptedStore}. Every call rejects if a record cannot be read. A plain Keyv with a listener for
+ * `error` would return `undefined` instead, as for a missing record, and the application would overwrite the record.
  */
 export class KeywardKeyv extends ReportingKeyv {
-  /** The store underneath, with its events, `settled()` and the rest. */
+  /** The store under this Keyv, with its events and methods such as `settled()` and `allowOverwrite()`. */
   readonly encryptedStore: EncryptedStore;
-  readonly #heard = new WeakSet<Error>();
-  /** The namespace that `createKeyv` was given, where it was given one. */
+  /** Errors that listeners of `error` have been called with. */
+  readonly #emitted = new WeakSet<Error>();
+  /** The option `namespace` of `createKeyv`; `undefined` if it was omitted. */
   readonly #ownNamespace: string | undefined;
-  /** The namespace that a host has assigned, "" where it assigned none. */
+  /** The namespace that a host has assigned; "" if it assigned none, `undefined` if there is no host. */
   #hostNamespace: string | undefined;
 
-  /** Use {@link createKeyv}. */
+  /** Makes a Keyv over a store. Call {@link createKeyv} instead. */
   constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions) {
-    // Keyv's own check of expiry deletes without comparing, and so destroys newer writes. Ours is inside the record.
+    // Keyv's own check of expiries deletes a record without comparing it, and so deletes newer writes.
     super({
       ...options,
       serialization: options.serialization ?? keyvJson,
@@ -88,11 +92,12 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * The namespace. One that `createKeyv` was given stays when a host takes this Keyv as its store and assigns its own, as
-   * Keyv 5 does before its first call: its keys begin with that namespace already. Once this Keyv is in use, a call
-   * after another namespace was assigned rejects with `NAMESPACE_CONFLICT`.
+   * The namespace of this Keyv. A host, such as a Keyv 5 that uses this Keyv as its store, may assign its own namespace
+   * before its first call. The option `namespace` of `createKeyv` then stays in effect, because the keys of the host begin
+   * with its namespace already. After the first call, assigning another namespace makes calls reject with
+   * `NAMESPACE_CONFLICT`.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` when hosts of two namespaces share this Keyv, where their keys could mix.
+   * @throws KeywardError `NAMESPACE_CONFLICT` if two hosts with different namespaces share this Keyv: their keys could mix.
    */
   override get namespace(): string | undefined {
     return super.namespace;
@@ -108,41 +113,45 @@ export class KeywardKeyv extends ReportingKeyv {
     this.#hostNamespace ??= namespace ?? "";
     if (this.#hostNamespace !== (namespace ?? "")) {
       const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
-      throw new KeywardError("NAMESPACE_CONFLICT", `This Keyv serves a host of namespace ${first}, and not ${second}`, {
-        namespace: own,
-        hint: "Make another Keyv with createKeyv for the second host, with a namespace of its own. If one host put a Keyv 5 around the Keyv 5 that you gave it, import Keyv from the package that this host imports it from.",
-      });
+      throw new KeywardError(
+        "NAMESPACE_CONFLICT",
+        `This Keyv is the store of a host with namespace ${first}, and cannot also be that of namespace ${second}`,
+        {
+          namespace: own,
+          hint: "Call createKeyv again for the second host, with another namespace. If a host wrapped your Keyv 5 in its own Keyv 5, import Keyv from the same package as that host.",
+        },
+      );
     }
     super.namespace = own;
   }
 
   /**
-   * Waits for what reads began, then disconnects. Several Keyvs that `createKeyv` made over one store share its
-   * connection, which ends with the last of them.
+   * Waits for lazy re-encryption, then disconnects. Several Keyvs that `createKeyv` made over one store share its connection,
+   * which is closed with the last of them.
    */
   override async disconnect(): Promise<void> {
     try {
       await super.disconnect();
     } catch (error) {
-      // Keyv's own ends early when a listener or a hook of the application throws.
+      // Keyv's own disconnect() stops early if a listener or hook of the application throws.
       await this.encryptedStore.disconnect().catch(() => undefined);
       throw error;
     }
   }
 
-  /** As Keyv's, but after the listeners of `error` ran it throws, so that the call which met the error rejects. */
+  /** Emits an event. After the listeners of `error` it throws the error, so that the call that failed rejects. */
   override emit(event: string | symbol, ...details: unknown[]): boolean {
     if (event !== "error") return super.emit(event, ...details);
     const [problem] = details;
     const error = problem instanceof Error ? problem : asError(problem);
-    const heard = this.#heard.has(error);
-    // What Keyv did not make an Error it throws, catches and emits again.
-    if (error !== problem) this.#heard.add(error);
-    if (!heard && this.listenerCount("error") > 0) super.emit("error", error);
+    const isEmitted = this.#emitted.has(error);
+    // Keyv emits some problems as text. It then catches the error that is thrown below, and emits that too.
+    if (error !== problem) this.#emitted.add(error);
+    if (!isEmitted && this.listenerCount("error") > 0) super.emit("error", error);
     throw error;
   }
 
-  /** The store underneath, as `encryptedStore`. It cannot be replaced. */
+  /** The store under this Keyv, the same as `encryptedStore`. It cannot be replaced. */
   override get store(): KeyvStorageAdapter {
     return super.store instanceof DecodedStore ? this.encryptedStore : super.store;
   }
@@ -152,23 +161,23 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * As Keyv's, and refuses what it could not read back.
+   * Encodes a raw value, as Keyv does, and refuses a value that Keyv could not read back.
    *
    * @throws KeywardError `VALUE_INVALID` for a raw value with other fields than `value` and `expires`.
    */
   override encode<Value>(data: KeyvValue<Value>): Promise<unknown> {
     if (isKeyvValue(data)) return super.encode(data);
     return Promise.reject(
-      new KeywardError("VALUE_INVALID", "A raw value is not { value, expires }", {
-        hint: "Pass an object with value and, at most, expires as a number: put everything else into value.",
+      new KeywardError("VALUE_INVALID", "The raw value is not an object { value, expires }", {
+        hint: "Pass an object with the field value and, at most, the field expires as a number. Put other fields into value.",
       }),
     );
   }
 
   /**
-   * Decodes what the store holds, text or bytes; the store has decoded already what it gives to Keyv.
+   * Decodes a stored value, text or bytes. A value that the store has decoded already is returned as it is.
    *
-   * @throws KeywardError `RECORD_MALFORMED` for what is no value of this Keyv.
+   * @throws KeywardError `RECORD_MALFORMED` for anything that this Keyv cannot have written.
    */
   override async decode<Value>(data: unknown): Promise<KeyvValue<Value> | undefined> {
     if (data === undefined || data === null) return undefined;
@@ -183,21 +192,21 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Refused once the Keyv is made.
+   * Always throws: the store cannot be replaced.
    *
-   * @throws KeywardError `STORE_INVALID`: what is written to another store would not be encrypted.
+   * @throws KeywardError `STORE_INVALID`, because records in another store would not be encrypted.
    */
   override setStore(store: unknown): void {
-    // Keyv calls this when it is made, and this class has no fields before.
-    if (!(#heard in this)) {
+    // The constructor of Keyv calls this method, before this class has fields.
+    if (!(#emitted in this)) {
       super.setStore(store);
       return;
     }
     throw new KeywardError(
       "STORE_INVALID",
-      "The store of a Keyv of createKeyv cannot be replaced: nothing was changed",
+      "Nothing was changed: the store of a Keyv that createKeyv made cannot be replaced",
       {
-        hint: "Records in the other store would not be encrypted. Make a second Keyv with createKeyv({ store, keys }).",
+        hint: "Make a second Keyv with createKeyv({ store, keys }). Through setStore(), records in the other store would not be encrypted.",
       },
     );
   }
@@ -208,53 +217,60 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Refused: Keyv's own check deletes what has expired without comparing, and so deletes newer writes.
+   * Cannot be set to `true`: Keyv's own check deletes an expired record without comparing it, and so deletes newer writes.
    *
    * @throws KeywardError `VALUE_INVALID` for `true`.
    */
   override set checkExpired(value: boolean) {
     if (!value) return;
-    throw new KeywardError("VALUE_INVALID", "checkExpired cannot be switched on: it would delete newer writes", {
-      hint: "Leave checkExpired alone. Records that have expired are absent already.",
+    throw new KeywardError("VALUE_INVALID", "checkExpired cannot be set to true: it would delete newer writes", {
+      hint: "Do not set checkExpired. Expired records are absent without it.",
     });
   }
 
   /**
-   * Keyv answers `false` for an empty key, and writes the others of a batch.
+   * Verifies that no key of a write is empty. Keyv itself would return `false` for an empty key, and write the others.
    *
-   * @throws KeywardError `VALUE_INVALID` when one key is empty: nothing is written.
+   * @throws KeywardError `VALUE_INVALID` if a key is empty. Nothing is written.
    */
   protected override requireWritable(keys: readonly string[]): void {
     const { sanitize } = this;
     if (keys.every((key) => key !== "" && (!sanitize.enabled || sanitize.cleanKey(key) !== ""))) return;
     this.emit(
       "error",
-      new KeywardError("VALUE_INVALID", "Nothing was written: Keyv keeps nothing under an empty key", {
-        hint: "Give the record a key that is not empty, also once `sanitize` has cleaned it.",
-      }),
+      new KeywardError(
+        "VALUE_INVALID",
+        "Nothing was written: a key is empty, and Keyv stores no record under an empty key",
+        {
+          hint: "Pass a key that is not empty, also after the option `sanitize` has removed characters from it.",
+        },
+      ),
     );
   }
 }
 
 /**
- * The short way: a Keyv whose records are sealed at rest.
+ * Makes a Keyv whose records are encrypted at rest.
  *
  * @throws KeywardError as the constructor of {@link EncryptedStore}.
+ * @example
+ * const sessions = createKeyv({ store: new Map(), keys: Keyring.generate(), namespace: "sessions" });
+ * await sessions.set("42", { user: "u-1007" }, 60_000);
  */
 export function createKeyv(given: CreateKeyvOptions): KeywardKeyv {
   const options = copyOptions(requireOptions("createKeyv", given, createKeyvOptionNames), createKeyvOptionNames);
   const { store, serialization, compression } = options;
   requireStore(store);
-  // Keyv takes null for none, and skips what has no methods: what it wrote would then not be read.
-  const hint = "Pass an adapter of Keyv's, made with new where it is a class, or leave the option out.";
+  // Keyv treats null as omitted, and ignores an adapter without methods: it could then not read what it wrote before.
+  const hint = "Pass an adapter for Keyv, made with new if it is a class. Omit the option to use the default.";
   if ((serialization ?? undefined) !== undefined)
     requireMethods("serialization", serialization, ["stringify", "parse"], hint);
   if ((compression ?? undefined) !== undefined)
     requireMethods("compression", compression, ["compress", "decompress"], hint);
   const shared = !(store instanceof Map) && isNamespaced(store) ? store : undefined;
-  // A view that was handed in stays the view it is.
+  // A store that is a view of a namespace keeps that namespace.
   const namespace = options.namespace ?? shared?.namespace ?? "";
-  // Both are given all options, and each takes its own: none can be lost in between.
+  // The store and the Keyv get all options, and each uses its own, so that none is lost.
   const ofStore = { ...options, decode: (value: StoredValue) => decodeForKeyv(keyv, value) };
   const encryptedStore = prepareStore(shared?.namespaced(namespace) ?? store, ofStore, shared);
   if (namespace !== "") encryptedStore.namespace = namespace;
@@ -267,9 +283,9 @@ export function createKeyv(given: CreateKeyvOptions): KeywardKeyv {
 function asError(problem: unknown): KeywardError {
   return new KeywardError(
     "VALUE_INVALID",
-    typeof problem === "string" ? problem : "Keyv met a problem it did not name",
+    typeof problem === "string" ? problem : "Keyv refused the call and gave no reason",
     {
-      hint: "Nothing was written.",
+      hint: "Correct the arguments of the call. Nothing was written.",
     },
   );
 }

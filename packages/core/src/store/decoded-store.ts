@@ -1,9 +1,11 @@
 import { type KeyvStorageEntry, keyvStorageCapability } from "keyv";
-import { type DecodedReads, type EncryptedStore, storeParts } from "./encrypted-store.ts";
+import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
+import type { DecodedReads } from "./record-reader.ts";
 
 /**
- * What Keyv calls as its store: an {@link EncryptedStore} whose reads are decoded. Left to itself Keyv takes bytes for
- * decoded, and so for a miss; and of a value that it cannot decode the store would not know that it is to be guarded.
+ * The store that Keyv calls: an {@link EncryptedStore} whose reads return decoded values. If Keyv decoded them, it would
+ * treat bytes as a decoded value, and return `undefined`. Also the store would not know that a value could not be decoded, and
+ * so would let it be overwritten.
  */
 export class DecodedStore {
   readonly #store: EncryptedStore;
@@ -74,7 +76,10 @@ export class DecodedStore {
   }
 }
 
-/** Keyv 6 gives a time and never a duration, which the store takes many a time of the past for. All of the past is alike. */
+/**
+ * Maps every time in the past to 0. Keyv 6 always passes a time, but the store treats small numbers as a duration, as Keyv 5
+ * passes it.
+ */
 function asTime(expires: number): number {
   return expires <= Date.now() ? 0 : expires;
 }

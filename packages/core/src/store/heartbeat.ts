@@ -4,67 +4,77 @@ import { ReservedText } from "./reserved-text.ts";
 
 const prefix = "replica/";
 
-/** What a process says of itself, every few seconds, in the reserved space of a store. */
+/** The content of a heartbeat: the state of a replica, which it writes to the reserved space every few seconds. */
 export interface Heartbeat {
+  /** The name of the replica, for people. */
   readonly name: string;
-  /** Grows with each heartbeat: whoever sees it unchanged for long enough knows that the process is gone or halted. */
+  /** A number that grows with each heartbeat. If it does not grow for the length of the lease, the replica has lapsed. */
   readonly beat: number;
+  /** The generation of the keyring that the replica has in use. */
   readonly generation: number;
+  /** The id of the key that the replica encrypts under. */
   readonly primary: string;
-  /** The earliest generation under which it is still sealing something; `undefined` when it seals nothing. */
+  /** The earliest generation under which a write is still in progress; `undefined` if none is. */
   readonly sealingSince?: number | undefined;
-  /** By the clock of the process, in ms since the epoch. */
+  /** When the heartbeat was written, in milliseconds since the epoch, by the clock of the replica. */
   readonly beatAtMs: number;
+  /** Interval between heartbeats, in milliseconds. */
   readonly heartbeatMs: number;
+  /** Time after the last heartbeat at which the replica stops writing, in milliseconds. */
   readonly lapseMs: number;
-  /** For how long after it was sealed something may still be sent to the store. */
+  /** Longest time between the encryption of a record and its last transmission to the store, in milliseconds. */
   readonly longestCallMs: number;
 }
 
-/** The bounds of what a heartbeat says, in milliseconds. They bound how long a rotation waits for what it cannot verify. */
+/** Bounds of the durations in a heartbeat, in milliseconds. They limit how long a rotation waits for a forged heartbeat. */
 export const heartbeatBounds = {
   heartbeatMs: { least: 10, most: 20_000 },
   lapseMs: { least: 30, most: 60_000 },
   longestCallMs: { least: 0, most: 60 * 60 * 1_000 },
 } as const;
 
-/** Where the heartbeat of a process lies. `scope` is that of a ring which was handed over scoped. */
+/**
+ * The key of the heartbeat of a replica.
+ *
+ * @param scope the scope of the keyring that the application passed, if that keyring was already derived for a scope.
+ */
 export function heartbeatKey(id: string, scope: string | undefined): string {
   return scope === undefined ? `${prefix}${id}` : `${prefix}${id}/${scope}`;
 }
 
-/** What all keys of heartbeats begin with. */
+/** The prefix of the keys of all heartbeats. */
 export const heartbeatPrefix = prefix;
 
-/** What a key of {@link heartbeatKey} was made of. */
+/** Parses a key that {@link heartbeatKey} made. */
 export function readHeartbeatKey(key: string): { readonly id: string; readonly scope: string | undefined } {
   const [id = "", ...scope] = key.slice(prefix.length).split("/");
   return { id, scope: scope.length === 0 ? undefined : scope.join("/") };
 }
 
+/** Encodes a heartbeat as the text of a record. */
 export function writeHeartbeat(heartbeat: Heartbeat): string {
   return JSON.stringify({ keyward: "replica", ...heartbeat });
 }
 
-/** What takes the place of the heartbeat of a process that is gone, until the record expires. */
-export const gone = JSON.stringify({ keyward: "replica", gone: true });
+/** The text that replaces the heartbeat of a lapsed replica, until the record expires. */
+export const heartbeatTombstone = JSON.stringify({ keyward: "replica", gone: true });
 
-/** Whether a process may go by this name, which is shown to people. */
+/** Returns whether a value may be the name of a replica: a string of at most 255 printable characters. */
 export function isReplicaName(name: unknown): name is string {
   return typeof name === "string" && name.length <= 255 && name.isWellFormed() && !/\p{C}/u.test(name);
 }
 
-/** The heartbeat in a record, or why there is none that can be read. */
+/** Parses the heartbeat in a record. Returns the error if the record cannot be decrypted or is malformed. */
 export function readHeartbeat({ text }: ReservedRecord): Heartbeat | KeywardError {
-  return ReservedText.read("heartbeat", text, (said) => ({
-    name: said.text("name", isReplicaName),
-    beat: said.amount("beat", { least: 1 }),
-    generation: said.amount("generation", { least: 1 }),
-    primary: said.keyId("primary"),
-    sealingSince: said.amountIfAny("sealingSince", { least: 0 }),
-    beatAtMs: said.amount("beatAtMs", { least: 0 }),
-    heartbeatMs: said.amount("heartbeatMs", heartbeatBounds.heartbeatMs),
-    lapseMs: said.amount("lapseMs", heartbeatBounds.lapseMs),
-    longestCallMs: said.amount("longestCallMs", heartbeatBounds.longestCallMs),
+  return ReservedText.read("heartbeat", text, (fields) => ({
+    name: fields.text("name", isReplicaName),
+    beat: fields.amount("beat", { least: 1 }),
+    generation: fields.amount("generation", { least: 1 }),
+    primary: fields.keyId("primary"),
+    sealingSince: fields.amountIfAny("sealingSince", { least: 0 }),
+    beatAtMs: fields.amount("beatAtMs", { least: 0 }),
+    heartbeatMs: fields.amount("heartbeatMs", heartbeatBounds.heartbeatMs),
+    lapseMs: fields.amount("lapseMs", heartbeatBounds.lapseMs),
+    longestCallMs: fields.amount("longestCallMs", heartbeatBounds.longestCallMs),
   }));
 }

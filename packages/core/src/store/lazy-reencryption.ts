@@ -1,99 +1,102 @@
 import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
-import type { Place } from "../envelope/envelope.ts";
 import { asKeywardError, type KeywardError } from "../errors/errors.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { StoredValue } from "../store-interface/capabilities.ts";
 import type { ReplacementUntil } from "../store-interface/inner-store.ts";
-import { isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
-import type { SealingRing } from "./write-gate.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
+import type { BackgroundEvents } from "./background-events.ts";
+import { isCurrent, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
+import type { WriteGate } from "./write-gate.ts";
 
-/** What the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error` say. */
+/** The argument of the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error`. */
 export interface ReencryptEvent {
-  /** "" where there is none. */
+  /** The namespace of the record; "" if it has none. */
   readonly namespace: string;
-  /** The key of the record, which may be a secret. */
+  /** The key of the record, which may be secret. */
   readonly key: string;
-  /** The key id the record was sealed under, or the name of the foreign format. */
+  /** The id of the key that the record was encrypted under, or the name of its foreign format. */
   readonly from: string;
-  /** The key id it is sealed under now, or was to be. */
+  /** The id of the key that the record is encrypted under now. With an error or conflict, the key it was meant for. */
   readonly to: string;
-  /** What went wrong, with `reencrypt:error`. */
+  /** The failure, with `reencrypt:error`. */
   readonly error?: KeywardError;
 }
 
-/** What became of a record that was to be sealed again, as the event that says so. */
+/** The outcome of re-encrypting one record, as the name of its event. */
 export type ReencryptOutcome = "reencrypted" | "reencrypt:conflict" | "reencrypt:error";
 
-/** Replaces each record that is unchanged, and says which were. */
+/** Replaces each record that is unchanged. Returns, for each, whether it was replaced. */
 export type ReplaceMany = (changes: readonly ReplacementUntil[]) => Promise<boolean[]>;
 
-/** What re-encryption behind reads works with. */
-export interface ReadReencryptionParts {
+/** The parts of a store that {@link LazyReencryption} uses. */
+export interface LazyReencryptionParts {
   readonly replaceMany: ReplaceMany;
   readonly codec: RecordCodec;
-  readonly sealing: SealingRing;
-  readonly source: KeySource;
-  /** Must not throw. */
-  readonly report: (outcome: ReencryptOutcome, event: ReencryptEvent) => void;
+  readonly writeGate: WriteGate;
+  readonly source: KeyringSource;
+  readonly events: BackgroundEvents;
 }
 
 interface Job {
-  readonly place: Place;
+  readonly address: RecordAddress;
   readonly expected: StoredValue;
   readonly record: OpenedRecord;
 }
 
 const maxQueued = 1_000;
 const maxQueuedBytes = 32 * 2 ** 20;
-// Sealing holds the event loop: a batch is what may go between two turns of it.
+// Encryption blocks the event loop: a batch is encrypted between two turns of it.
 const batchRecords = 32;
-// Reads share processor, connection and server with it. What a batch costs them is about three times its sealing, so it is
-// in the way of far fewer than one read in a hundred. At 1 KiB this is about a hundred records a second.
-const restPerSealing = 1_000;
-const maxRestMs = 1_000;
+// Length of the pause after a batch, as a multiple of the time that its encryption took. Reads share the processor,
+// connection and server with lazy re-encryption, and a batch delays them by about three times the time of its encryption.
+// With this pause it delays far fewer than one read in a hundred. It re-encrypts about 100 records of 1 KiB a second.
+const pausePerEncryption = 1_000;
+const maxPauseMs = 1_000;
 
 /**
- * Seals again, behind the reads that found them, records that lie under another key than the primary. Bounded, in what is
- * queued and in the time it takes: what does not fit waits for its next read or for the bulk job.
+ * Re-encrypts, in the background, records that reads found under another key than the primary. Both its queue and its share
+ * of the time are bounded. Records that do not fit in the queue wait for their next read, or for bulk re-encryption.
  */
-export class ReadReencryption {
-  readonly #parts: ReadReencryptionParts;
+export class LazyReencryption {
+  readonly #parts: LazyReencryptionParts;
   readonly #queue = new Map<string, Job>();
-  readonly #underWay = new Set<string>();
+  readonly #inProgress = new Set<string>();
   #queuedBytes = 0;
   #running: Promise<void> | undefined;
-  #restUntilMs = 0;
-  /** Cuts short the rest that is being taken. */
-  #resting: AbortController | undefined;
+  #pauseUntilMs = 0;
+  /** Ends the current pause early. */
+  #pausing: AbortController | undefined;
   #waiting = 0;
 
-  constructor(parts: ReadReencryptionParts) {
+  constructor(parts: LazyReencryptionParts) {
     this.#parts = parts;
   }
 
   /**
-   * Takes a record that was read, unless it is being sealed already or the queue is full. What was queued of an earlier
-   * read makes way: a record that is written often would have changed since.
+   * Queues a record that was read, unless it is being re-encrypted already or the queue is full. If an earlier read of the
+   * same record is queued, the new one replaces it, because the record may have changed since.
+   *
+   * @param expected the stored value that was read. The record is replaced only if it is still that value.
    */
-  offer(place: Place, expected: StoredValue, record: OpenedRecord): void {
-    const { key } = place;
-    if (this.#underWay.has(key)) return;
+  offer(address: RecordAddress, expected: StoredValue, record: OpenedRecord): void {
+    const { key } = address;
+    if (this.#inProgress.has(key)) return;
     const earlier = this.#queue.get(key);
     if (earlier === undefined && this.#queue.size >= maxQueued) return;
     const otherBytes = this.#queuedBytes - (earlier?.expected.length ?? 0);
     if (otherBytes > 0 && otherBytes + expected.length > maxQueuedBytes) return;
-    this.#queue.set(key, { place, expected, record });
+    this.#queue.set(key, { address, expected, record });
     this.#queuedBytes = otherBytes + expected.length;
     this.#running ??= this.#run().finally(() => {
       this.#running = undefined;
     });
   }
 
-  /** Resolves when nothing is queued or under way; until then it takes no rest. */
+  /** Resolves when nothing is queued or in progress. Until then there are no pauses. */
   async settled(): Promise<void> {
     this.#waiting++;
-    this.#resting?.abort();
+    this.#pausing?.abort();
     while (this.#running !== undefined) await this.#running;
     this.#waiting--;
   }
@@ -101,38 +104,38 @@ export class ReadReencryption {
   async #run(): Promise<void> {
     while (this.#queue.size > 0) {
       await nextTurn();
-      await this.#rest();
+      await this.#pause();
       const batch: Job[] = [];
       for (const [key, job] of this.#queue) {
         if (batch.length === batchRecords) break;
         this.#queue.delete(key);
         this.#queuedBytes -= job.expected.length;
-        this.#underWay.add(key);
+        this.#inProgress.add(key);
         batch.push(job);
       }
-      // What is queued takes the ring of its own time: only a batch can be late.
-      await this.#parts.source.whileSealing(this.#reseal(batch));
-      for (const { place } of batch) this.#underWay.delete(place.key);
+      // A queued record is encrypted later, under the keyring of that time: only a batch counts as encryption in progress.
+      await this.#parts.source.whileSealing(this.#reencrypt(batch));
+      for (const { address } of batch) this.#inProgress.delete(address.key);
     }
   }
 
-  async #rest(): Promise<void> {
-    const restMs = this.#restUntilMs - performance.now();
-    if (restMs <= 0 || this.#waiting > 0) return;
-    this.#resting = new AbortController();
-    const { signal } = this.#resting;
-    await sleep(restMs, undefined, { signal, ref: false }).catch((error: unknown) => {
+  async #pause(): Promise<void> {
+    const pauseMs = this.#pauseUntilMs - performance.now();
+    if (pauseMs <= 0 || this.#waiting > 0) return;
+    this.#pausing = new AbortController();
+    const { signal } = this.#pausing;
+    await sleep(pauseMs, undefined, { signal, ref: false }).catch((error: unknown) => {
       if (!signal.aborted) throw error;
     });
-    this.#resting = undefined;
+    this.#pausing = undefined;
   }
 
-  async #reseal(batch: readonly Job[]): Promise<void> {
-    // First what takes time: a ring that was taken is to be used at once.
+  async #reencrypt(batch: readonly Job[]): Promise<void> {
+    // Decoding may take time, and the keyring has to be used at once: so decoding comes first.
     const decodable = await this.#decodable(batch);
     let to = "";
     try {
-      const ring = await this.#parts.sealing.take();
+      const ring = await this.#parts.writeGate.keyringForWriting();
       to = ring.primary;
       const jobs: Job[] = [];
       const changes: ReplacementUntil[] = [];
@@ -143,55 +146,70 @@ export class ReadReencryption {
         jobs.push(job);
         changes.push(change);
       }
-      const sealedAtMs = performance.now();
-      this.#restUntilMs = sealedAtMs + Math.min(maxRestMs, restPerSealing * (sealedAtMs - startedAtMs));
+      const encryptedAtMs = performance.now();
+      const pauseMs = Math.min(maxPauseMs, pausePerEncryption * (encryptedAtMs - startedAtMs));
+      this.#pauseUntilMs = encryptedAtMs + pauseMs;
       if (changes.length === 0) return;
       const replaced = await this.#parts.replaceMany(changes);
       for (const [index, job] of jobs.entries()) {
-        this.#parts.report(replaced[index] === true ? "reencrypted" : "reencrypt:conflict", eventOf(job, to));
+        this.#report(replaced[index] === true ? "reencrypted" : "reencrypt:conflict", eventOf(job, to));
       }
     } catch (cause) {
       for (const job of decodable)
-        this.#parts.report("reencrypt:error", { ...eventOf(job, to), error: reencryptionError(cause) });
+        this.#report("reencrypt:error", { ...eventOf(job, to), error: reencryptionError(cause) });
     }
   }
 
-  /** Without the foreign records that the reader of the store cannot decode, which stay as they are. */
+  /** The records of a batch without those in a foreign format that the application cannot decode. They stay unchanged. */
   async #decodable(batch: readonly Job[]): Promise<readonly Job[]> {
     const decodable: Job[] = [];
     for (const job of batch) {
       try {
-        if (isForeign(job.record)) await this.#parts.codec.requireDecodable(job.record, job.place);
+        if (isForeign(job.record)) await this.#parts.codec.requireDecodable(job.record, job.address);
         decodable.push(job);
       } catch (cause) {
-        this.#parts.report("reencrypt:error", { ...eventOf(job, ""), error: reencryptionError(cause) });
+        this.#report("reencrypt:error", { ...eventOf(job, ""), error: reencryptionError(cause) });
       }
     }
     return decodable;
   }
 
-  /** The replacement of one record; `undefined` where there is none to be made. */
+  #report(outcome: ReencryptOutcome, event: ReencryptEvent): void {
+    const { events } = this.#parts;
+    if (outcome === "reencrypt:error") events.emitFailure(outcome, event, event.error);
+    else {
+      events.succeeded("reencrypt:error");
+      events.emit(outcome, event);
+    }
+  }
+
+  /** The replacement of one record; `undefined` if the record must stay unchanged. */
   #change(ring: Keyring, job: Job): ReplacementUntil | undefined {
-    const { place, expected, record } = job;
-    // The ring may have changed since the read: a record it made current is left alone.
-    if (ring.primary === "" || record.keyId === ring.primary) return undefined;
-    // Under a key that was disabled since, it may be a forgery: nobody may read it any more, sealed anew or not.
+    const { address, expected, record } = job;
+    // The keyring may have been reloaded since the read: the record may be current now.
+    if (ring.primary === "" || isCurrent(record.keyId, ring)) return undefined;
+    // A key that was disabled since the read may be compromised and the record forged: it must not become readable again.
     if (record.keyId !== undefined && !isEnabled(ring, record.keyId)) return undefined;
     const { content } = record;
     try {
-      return { key: place.key, expected, next: this.#parts.codec.seal(ring, place, content), expires: content.expires };
+      return {
+        key: address.key,
+        expected,
+        next: this.#parts.codec.seal(ring, address, content),
+        expires: content.expires,
+      };
     } catch (cause) {
-      this.#parts.report("reencrypt:error", { ...eventOf(job, ring.primary), error: reencryptionError(cause) });
+      this.#report("reencrypt:error", { ...eventOf(job, ring.primary), error: reencryptionError(cause) });
       return undefined;
     }
   }
 }
 
 function reencryptionError(cause: unknown): KeywardError {
-  const hint = "The record is as it was; its next read tries again.";
-  return asKeywardError(cause, "STORE_UNAVAILABLE", "Re-encryption behind a read failed", hint);
+  const hint = "Nothing has to be done: the record is unchanged, and its next read tries again.";
+  return asKeywardError(cause, "STORE_UNAVAILABLE", "Lazy re-encryption of a record failed", hint);
 }
 
-function eventOf({ place, record }: Job, to: string): ReencryptEvent {
-  return { ...place, from: record.keyId ?? record.format, to };
+function eventOf({ address, record }: Job, to: string): ReencryptEvent {
+  return { ...address, from: record.keyId ?? record.format, to };
 }

@@ -1,28 +1,28 @@
 import { createHash, randomBytes } from "node:crypto";
-import { requirePlace } from "../envelope/envelope.ts";
 import { KeywardError } from "../errors/errors.ts";
 import { keysIn } from "../keyring/keyring.ts";
 import type { InnerStore } from "../store-interface/inner-store.ts";
+import { requireAddress } from "../store-interface/record.ts";
 import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
-/** About 10 MB of marks. */
+// These take about 10 MB of memory.
 const defaultMaxMarks = 250_000;
 
 /**
- * Remembers which records could not be opened, and lets nobody write over one before it was read again and either
- * opened or had gone.
+ * Remembers which records could not be read, and refuses writes that would overwrite them. Before such a write each record
+ * is read again: the write is allowed if the record can be read now, or is gone.
  */
 export class OverwriteGuard {
   readonly #inner: InnerStore;
   readonly #codec: RecordCodec;
   readonly #maxMarks: number;
   readonly #salt = randomBytes(16);
-  /** By namespace, short digests of the keys, which are small, however long a key is; and when each was last marked. */
+  /** By namespace: digests of the keys of unreadable records, and the logical time at which each was last marked. */
   readonly #unreadable = new Map<string, Map<number, number>>();
-  #now = 0;
+  #logicalTime = 0;
   readonly #allowed = new Map<string, Set<number>>();
   #marks = 0;
-  /** The namespaces with records that could not be remembered: there, every record is read before it is overwritten. */
+  /** The namespaces with more unreadable records than can be remembered. Every record there is read before it is overwritten. */
   readonly #full = new Set<string>();
 
   constructor(inner: InnerStore, codec: RecordCodec, maxMarks = defaultMaxMarks) {
@@ -31,34 +31,35 @@ export class OverwriteGuard {
     this.#maxMarks = maxMarks;
   }
 
-  /** A record could not be opened. */
-  mark(namespace: string, key: string): void {
+  /** Marks a record that could not be read. */
+  markUnreadable(namespace: string, key: string): void {
     const marks = atNamespace(this.#unreadable, namespace, () => new Map<number, number>());
     const mark = this.#markOf(key);
-    this.#now++;
+    this.#logicalTime++;
     if (marks.has(mark)) {
-      marks.set(mark, this.#now);
+      marks.set(mark, this.#logicalTime);
       return;
     }
     if (this.#marks >= this.#maxMarks) {
       this.#full.add(namespace);
       return;
     }
-    marks.set(mark, this.#now);
+    marks.set(mark, this.#logicalTime);
     this.#marks++;
   }
 
-  /** A point in time, for {@link lift}. */
-  get now(): number {
-    return this.#now;
+  /** A counter that grows with each mark. Read it before an operation, and pass it to {@link OverwriteGuard.unmark}. */
+  get logicalTime(): number {
+    return this.#logicalTime;
   }
 
   /**
-   * A record was deleted or written, or was opened after all: what lies there now can be read.
+   * Removes the mark of a record that was deleted, written or read. A mark set after `since` stays: the unreadable record
+   * may have been written later.
    *
-   * @param since {@link now} before that began: what could not be opened since may have been written after it.
+   * @param since the {@link OverwriteGuard.logicalTime} before the operation.
    */
-  lift(namespace: string, key: string, since: number): void {
+  unmark(namespace: string, key: string, since: number): void {
     const [allowed, unreadable] = [this.#allowed.get(namespace), this.#unreadable.get(namespace)];
     if (allowed === undefined && unreadable === undefined) return;
     const mark = this.#markOf(key);
@@ -70,14 +71,14 @@ export class OverwriteGuard {
     if (unreadable.size === 0) this.#unreadable.delete(namespace);
   }
 
-  /** A record was to be deleted, and the store says that it deleted nothing: what lies there, if anything, stays guarded. */
-  forbid(namespace: string, key: string): void {
+  /** Undoes {@link OverwriteGuard.allow}, after a delete that deleted nothing. An unreadable record stays protected. */
+  withdrawAllowance(namespace: string, key: string): void {
     const allowed = this.#allowed.get(namespace);
     if (allowed?.delete(this.#markOf(key)) === true && allowed.size === 0) this.#allowed.delete(namespace);
   }
 
-  /** A namespace was cleared, which began at `since`: see {@link lift}. */
-  liftAll(namespace: string, since: number): void {
+  /** Removes the marks of a namespace that was cleared. For `since` see {@link OverwriteGuard.unmark}. */
+  unmarkAll(namespace: string, since: number): void {
     const marks = this.#unreadable.get(namespace);
     for (const [mark, markedAt] of marks ?? []) if (markedAt <= since && marks?.delete(mark) === true) this.#marks--;
     if (marks?.size === 0) this.#unreadable.delete(namespace);
@@ -85,41 +86,41 @@ export class OverwriteGuard {
     this.#full.delete(namespace);
   }
 
-  /** The next write of this record may destroy what lies there. */
+  /** Allows the next write of a record to overwrite it, even if the stored record is unreadable. */
   allow(namespace: string, key: string): void {
     atNamespace(this.#allowed, namespace, () => new Set<number>()).add(this.#markOf(key));
   }
 
   /**
-   * Resolves when these records may be overwritten, `undefined` when that is known already.
+   * Verifies that no record under these keys is unreadable. Returns `undefined` if none is marked, otherwise a promise.
    *
    * @throws KeywardError `OVERWRITE_REFUSED`, with one error for each record that is still unreadable.
    */
-  admit(namespace: string, keys: readonly string[]): Promise<void> | undefined {
+  requireReadable(namespace: string, keys: readonly string[]): Promise<void> | undefined {
     const [unreadable, allowed] = [this.#unreadable.get(namespace), this.#allowed.get(namespace)];
-    const full = this.#full.has(namespace);
-    if (unreadable === undefined && !full) return undefined;
-    const doubtful = keys.filter((key) => {
+    const isFull = this.#full.has(namespace);
+    if (unreadable === undefined && !isFull) return undefined;
+    const marked = keys.filter((key) => {
       const mark = this.#markOf(key);
       if (allowed?.has(mark) === true) return false;
-      return full || unreadable?.has(mark) === true;
+      return isFull || unreadable?.has(mark) === true;
     });
-    return doubtful.length === 0 ? undefined : this.#readAgain(namespace, doubtful);
+    return marked.length === 0 ? undefined : this.#readAgain(namespace, marked);
   }
 
   async #readAgain(namespace: string, keys: string[]): Promise<void> {
-    const since = this.#now;
+    const since = this.#logicalTime;
     const stored = await this.#inner.getMany(keys);
     const errors: KeywardError[] = [];
     for (const [index, key] of keys.entries()) {
       const value = stored[index];
       try {
         if (value !== undefined && value !== null) {
-          const place = requirePlace(namespace, key);
-          const record = await this.#codec.open(value, place);
-          if (!isAbsent(record)) await this.#codec.decode(record.content.value, place);
+          const address = requireAddress(namespace, key);
+          const record = await this.#codec.open(value, address);
+          if (!isAbsent(record)) await this.#codec.decode(record.content.value, address);
         }
-        this.lift(namespace, key, since);
+        this.unmark(namespace, key, since);
       } catch (error) {
         if (!(error instanceof KeywardError)) throw error;
         errors.push(error);
@@ -133,7 +134,7 @@ export class OverwriteGuard {
     throw new KeywardError(
       "OVERWRITE_REFUSED",
       `Nothing was written: ${errors.length} of ${keys.length} records to overwrite in ${this.#inner.description} cannot be ` +
-        `opened (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
+        `read (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
       {
         namespace,
         key: first.key,
@@ -141,13 +142,13 @@ export class OverwriteGuard {
         errors,
         cause: first,
         hint:
-          "Bring back the key or the record: error.errors says what each needs. Only to discard a record: delete it, or call " +
-          "allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) before the write.",
+          "Restore the missing keys or the records: error.errors lists each record, with its key and a hint. To discard " +
+          "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) and write again.",
       },
     );
   }
 
-  /** Salted, so that a key which has the digest of another cannot be chosen. */
+  /** A short digest of a key. It is salted, so that an attacker cannot choose two keys with the same digest. */
   #markOf(key: string): number {
     return createHash("sha256").update(this.#salt).update(key).digest().readUIntBE(0, 6);
   }

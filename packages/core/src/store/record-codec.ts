@@ -1,55 +1,52 @@
-import {
-  decrypt,
-  type EnvelopeForm,
-  type EnvelopeHeader,
-  hasExpired,
-  open,
-  type Place,
-  type RecordContent,
-  readHeader,
-  recordError,
-  seal,
-  sealAgain,
-} from "../envelope/envelope.ts";
+import { decrypt, open, seal, sealAgain } from "../envelope/envelope.ts";
 import { type ForeignFormat, readsPlaintext, requireContent } from "../envelope/foreign-format.ts";
+import { type EnvelopeHeader, readHeader } from "../envelope/header.ts";
 import { KeywardError } from "../errors/errors.ts";
-import { type Keyring, keyOf, type RingKey } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { RingKey } from "../keyring/key.ts";
+import { type Keyring, keyOf } from "../keyring/keyring.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import { isStoredValue, type StoredValue } from "../store-interface/capabilities.ts";
+import {
+  hasExpired,
+  type RecordAddress,
+  type RecordContent,
+  recordError,
+  type ValueForm,
+} from "../store-interface/record.ts";
 
-/** A record as it was read. */
+/** A record that was decrypted, or read in a foreign format. */
 export type OpenedRecord = {
   readonly content: RecordContent;
-  /** Whether it has nothing to gain from being sealed again. */
+  /** True if re-encryption would change nothing: see {@link isCurrent}. */
   readonly current: boolean;
 } & ({ readonly keyId: string } | { readonly keyId?: never; readonly format: string });
 
-/** What {@link RecordCodec.sealAgainAtOnce} made of a record. */
+/** A record that {@link RecordCodec.sealAgainAtOnce} re-encrypted. */
 export interface SealedAgain {
   readonly sealed: StoredValue;
   readonly expires: number | undefined;
 }
 
-/** How records of one store are sealed and what is accepted when they are read. */
+/** The options of a store that determine how its records are encrypted and read. */
 export interface RecordCodecOptions {
   readonly scope?: string | undefined;
   readonly accept: readonly ForeignFormat[];
   readonly padTo?: number | undefined;
-  /** Decodes a value as the reader of the store does; absent where that reader takes values as they are. */
+  /** Decodes a value as the application does. Default: the application reads strings and bytes. */
   readonly decode?: ((value: StoredValue) => unknown) | undefined;
 }
 
 const undecodable = new WeakSet<KeywardError>();
 
-/** Between a stored value and a record: finds the key, then opens or seals. */
+/** Turns stored values into records and back: finds the key, then decrypts or encrypts. */
 export class RecordCodec {
-  readonly #source: KeySource;
-  readonly #form: EnvelopeForm;
+  readonly #source: KeyringSource;
+  readonly #form: ValueForm;
   readonly #options: RecordCodecOptions;
   readonly #formats: readonly ForeignFormat[];
   readonly #scoped = new WeakMap<Keyring, Keyring>();
 
-  constructor(source: KeySource, form: EnvelopeForm, options: RecordCodecOptions) {
+  constructor(source: KeyringSource, form: ValueForm, options: RecordCodecOptions) {
     this.#source = source;
     this.#form = form;
     this.#options = options;
@@ -59,142 +56,154 @@ export class RecordCodec {
     ];
   }
 
-  /** For what a scope, or none, keeps beside the records: nothing foreign is accepted, nothing padded. */
+  /** A codec for records of the reserved space in a scope, or in none. It accepts no foreign format and adds no padding. */
   forScope(scope: string | undefined): RecordCodec {
     return new RecordCodec(this.#source, this.#form, { scope, accept: [] });
   }
 
-  /** The ring in use, scoped as the store is. */
+  /** The keyring in use, derived for the scope of the store. */
   ring(): Keyring | Promise<Keyring> {
     const ring = this.#source.current();
     if (!(ring instanceof Promise)) return this.#inScope(ring);
     const scoped = ring.then((loaded) => this.#inScope(loaded));
-    // Whoever only looks whether a ring is at hand lets go of this promise; its failure is told to those who wait.
+    // A caller that only tests for a promise discards it. Its rejection must not end the process.
     scoped.catch(() => undefined);
     return scoped;
   }
 
-  /** Seals under the ring's primary; in a ring without keys, leaves the value as it is. */
-  seal(ring: Keyring, place: Place, content: RecordContent): StoredValue {
+  /**
+   * Encrypts a value under the primary of a keyring. A keyring without keys leaves the value in plaintext.
+   *
+   * @throws KeywardError `VALUE_INVALID` for a plaintext value that begins like an envelope.
+   */
+  seal(ring: Keyring, address: RecordAddress, content: RecordContent): StoredValue {
     const { value } = content;
     const primary = keyOf(ring, ring.primary);
     if (primary !== undefined) {
-      return seal(primary.id, primary.root, place, content, { form: this.#form, padTo: this.#options.padTo });
+      return seal(primary.id, primary.root, address, content, { form: this.#form, padTo: this.#options.padTo });
     }
-    if (looksSealed(value, place)) {
-      throw recordError("VALUE_INVALID", place, "would be written in the clear and begins like an envelope", {
-        hint: "Configure a key, so that values are sealed.",
+    if (beginsLikeEnvelope(value, address)) {
+      throw recordError("VALUE_INVALID", address, "would be written in plaintext, but begins like an envelope", {
+        hint: "Configure a key, so that values are encrypted.",
       });
     }
     return value;
   }
 
   /**
-   * Opens what lies at a place, expired or not.
+   * Decrypts a stored record, or reads it in an accepted foreign format. An expired record is returned too.
    *
-   * @throws KeywardError for everything that is there and cannot be read.
+   * @throws KeywardError if the record cannot be decrypted, or no accepted format reads it.
    */
-  async open(stored: unknown, place: Place): Promise<OpenedRecord> {
-    const opened = this.openAtOnce(stored, place);
+  async open(stored: unknown, address: RecordAddress): Promise<OpenedRecord> {
+    const opened = this.openAtOnce(stored, address);
     if (opened !== undefined) return opened;
-    const value = requireStored(stored, place);
-    const header = readHeader(value, place);
-    if (header === undefined) return await this.#openForeign(value, place);
+    const value = requireStored(stored, address);
+    const header = readHeader(value, address);
+    if (header === undefined) return await this.#openForeign(value, address);
     const { ring, failure } = await this.#source.lookUp(header.keyId);
-    return openUnder(this.#inScope(ring), value, header, place, failure);
+    return openUnder(this.#inScope(ring), value, header, address, failure);
   }
 
   /**
-   * As {@link RecordCodec.open} where nothing has to be waited for, as nearly always: the ring is there and has the key.
-   * Otherwise `undefined`.
+   * Decrypts an envelope synchronously. Returns `undefined` if {@link RecordCodec.open} has to be called: the keyring or the
+   * key has to be loaded, or the record is not an envelope.
+   *
+   * @throws KeywardError like {@link RecordCodec.open}.
    */
-  openAtOnce(stored: unknown, place: Place): OpenedRecord | undefined {
-    const value = requireStored(stored, place);
-    const header = readHeader(value, place);
+  openAtOnce(stored: unknown, address: RecordAddress): OpenedRecord | undefined {
+    const value = requireStored(stored, address);
+    const header = readHeader(value, address);
     const ring = this.ring();
     if (header === undefined || ring instanceof Promise || keyOf(ring, header.keyId) === undefined) return undefined;
-    return openUnder(ring, value, header, place);
+    return openUnder(ring, value, header, address);
   }
 
   /**
-   * Opens an envelope, whose header was read, and seals what it holds under the primary of `ring`. `undefined` where
-   * something has to be waited for, or there is no primary: then {@link RecordCodec.open} says what is there.
+   * Re-encrypts an envelope under the primary of `ring`, synchronously. Returns `undefined` if {@link RecordCodec.open} has
+   * to be called: the keyring or the key has to be loaded, or `ring` has no primary.
    *
-   * @throws KeywardError as {@link RecordCodec.open}.
+   * @throws KeywardError like {@link RecordCodec.open}.
    */
-  sealAgainAtOnce(ring: Keyring, stored: StoredValue, header: EnvelopeHeader, place: Place): SealedAgain | undefined {
+  sealAgainAtOnce(
+    ring: Keyring,
+    stored: StoredValue,
+    header: EnvelopeHeader,
+    address: RecordAddress,
+  ): SealedAgain | undefined {
     const primary = keyOf(ring, ring.primary);
     const current = this.ring();
     if (primary === undefined || current instanceof Promise) return undefined;
     const key = keyOf(current, header.keyId);
     if (key === undefined) return undefined;
-    requireEnabled(key, place);
+    requireEnabled(key, address);
     if (this.#options.padTo === undefined) {
-      const decrypted = decrypt(stored, header, key.root, place);
+      const decrypted = decrypt(stored, header, key.root, address);
       if (!decrypted.padded) {
         return {
-          sealed: sealAgain(primary.id, primary.root, place, decrypted, this.#form),
+          sealed: sealAgain(primary.id, primary.root, address, decrypted, this.#form),
           expires: decrypted.expires,
         };
       }
     }
-    const content = open(stored, header, key.root, place);
-    return { sealed: this.seal(ring, place, content), expires: content.expires };
+    const content = open(stored, header, key.root, address);
+    return { sealed: this.seal(ring, address, content), expires: content.expires };
   }
 
   /**
-   * Opens an envelope under the key it names, disabled or not: whether a record is lost for good does not depend on it.
+   * Decrypts an envelope even if its key is disabled. Returns `undefined` for anything but an envelope, and if the keyring
+   * does not have the key.
    *
-   * @throws KeywardError as {@link RecordCodec.open}.
+   * @throws KeywardError if the keyring has the key, and the envelope cannot be decrypted.
    */
-  openWhateverStatus(ring: Keyring, stored: StoredValue, place: Place): RecordContent | undefined {
-    const header = readHeader(stored, place);
+  openIgnoringStatus(ring: Keyring, stored: StoredValue, address: RecordAddress): RecordContent | undefined {
+    const header = readHeader(stored, address);
     const key = header === undefined ? undefined : keyOf(this.#inScope(ring), header.keyId);
-    return header === undefined || key === undefined ? undefined : open(stored, header, key.root, place);
+    return header === undefined || key === undefined ? undefined : open(stored, header, key.root, address);
   }
 
   /**
-   * The value as the reader of the store decodes it; a promise only where decoding gives one.
+   * Decodes a value with the option `decode`. Returns a promise only if that function does.
    *
-   * @throws KeywardError `RECORD_MALFORMED` for a value that this reader cannot decode.
+   * @throws KeywardError `RECORD_MALFORMED` for a value that the application cannot decode.
    */
-  decode(value: StoredValue, place: Place): unknown {
+  decode(value: StoredValue, address: RecordAddress): unknown {
     try {
       const decoded = this.#options.decode === undefined ? value : this.#options.decode(value);
       if (!(decoded instanceof Promise)) return decoded;
       return decoded.catch((error: unknown) => {
-        throw notDecodable(error, place);
+        throw notDecodable(error, address);
       });
     } catch (error) {
-      throw notDecodable(error, place);
+      throw notDecodable(error, address);
     }
   }
 
   /**
-   * Refuses a foreign record that the reader of the store cannot decode: once encrypted, it would be beyond every format.
+   * Verifies that the application can decode a record in a foreign format. Once encrypted, no other format could read it.
    *
    * @throws KeywardError `RECORD_MALFORMED`.
    */
-  async requireDecodable({ content }: OpenedRecord, place: Place): Promise<void> {
-    await this.decode(content.value, place);
+  async requireDecodable({ content }: OpenedRecord, address: RecordAddress): Promise<void> {
+    await this.decode(content.value, address);
   }
 
-  async #openForeign(stored: StoredValue, place: Place): Promise<OpenedRecord> {
+  async #openForeign(stored: StoredValue, address: RecordAddress): Promise<OpenedRecord> {
     const ring = await this.ring();
     if (ring.primary === "") {
-      const content = requireContent("plaintext", { value: stored }, place) ?? { value: stored };
+      const content = requireContent("plaintext", { value: stored }, address) ?? { value: stored };
       return { content, format: "plaintext", current: true };
     }
-    const closed = ring.sealed.includes(place.namespace);
+    const forbidsPlaintext = ring.encryptedNamespaces.includes(address.namespace);
     for (const format of this.#formats) {
-      if (closed && readsPlaintext(format)) continue;
-      const content = await readForeign(format, stored, place);
+      if (forbidsPlaintext && readsPlaintext(format)) continue;
+      const content = await readForeign(format, stored, address);
       if (content !== undefined) return { content, format: nameOf(format), current: false };
     }
-    throw recordError("RECORD_NOT_SEALED", place, "is not sealed, and no accepted format reads it", {
-      hint: closed
-        ? "The keyring lists its namespace as sealed for good: somebody wrote around Keyward. Delete the record."
-        : "Somebody wrote around Keyward, or it is older: list its format in accept to read and seal it.",
+    throw recordError("RECORD_NOT_SEALED", address, "is not an envelope, and no accepted format reads it", {
+      hint: forbidsPlaintext
+        ? "The keyring forbids plaintext in this namespace, so the record was written without Keyward. Find out by which application, then delete the record."
+        : "The record was written without Keyward. If it is older than Keyward, list its format in the option accept; it is then read and encrypted.",
     });
   }
 
@@ -217,24 +226,24 @@ function nameOf(format: ForeignFormat): string {
 async function readForeign(
   format: ForeignFormat,
   stored: StoredValue,
-  place: Place,
+  address: RecordAddress,
 ): Promise<RecordContent | undefined> {
   try {
-    return requireContent(nameOf(format), await format.read(stored, place), place);
+    return requireContent(nameOf(format), await format.read(stored, address), address);
   } catch (error) {
     if (error instanceof KeywardError) throw error;
-    // What it threw may quote the value, and goes no further than its name.
+    // The message of the error may quote the value, which is plaintext: only its name is passed on.
     const name = error instanceof Error ? error.name : typeof error;
-    throw recordError("RECORD_MALFORMED", place, `of the format "${nameOf(format)}" cannot be read: ${name}`, {
-      hint: "The format claims the record and fails on it: the record is broken, or another format wrote it.",
+    throw recordError("RECORD_MALFORMED", address, `cannot be read in the format "${nameOf(format)}": ${name}`, {
+      hint: "The format recognized the record and then failed. Restore the record, or correct read() of the format.",
     });
   }
 }
 
-function requireStored(stored: unknown, place: Place): StoredValue {
+function requireStored(stored: unknown, address: RecordAddress): StoredValue {
   if (isStoredValue(stored)) return stored;
-  throw recordError("RECORD_NOT_SEALED", place, "is an object, neither a string nor bytes", {
-    hint: "Keyv wrote it with serialization: false. Rewrite it with serialization on.",
+  throw recordError("RECORD_NOT_SEALED", address, "is an object, neither a string nor bytes", {
+    hint: "A Keyv with serialization: false wrote the record. Write it again with a Keyv that serializes.",
   });
 }
 
@@ -242,60 +251,69 @@ function openUnder(
   ring: Keyring,
   stored: StoredValue,
   header: EnvelopeHeader,
-  place: Place,
+  address: RecordAddress,
   failure?: KeywardError,
 ): OpenedRecord {
   const { keyId } = header;
   const key = keyOf(ring, keyId);
   if (key === undefined) {
-    throw recordError("KEY_UNKNOWN", place, `is sealed under key "${keyId}", which the keyring does not have`, {
+    throw recordError("KEY_UNKNOWN", address, `is encrypted under key "${keyId}", which the keyring does not have`, {
       keyId,
-      hint: "Add that key to the ring, enabled; an older export of the ring may hold it.",
+      hint: `Add key "${keyId}" to the keyring, enabled. An older export of the keyring may contain it.`,
       ...(failure === undefined ? {} : { cause: failure }),
     });
   }
-  requireEnabled(key, place);
-  return { content: open(stored, header, key.root, place), keyId, current: keyId === ring.primary };
+  requireEnabled(key, address);
+  return { content: open(stored, header, key.root, address), keyId, current: isCurrent(keyId, ring) };
 }
 
-function requireEnabled({ id, status }: RingKey, place: Place): void {
+function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
   if (status !== "disabled") return;
-  throw recordError("KEY_DISABLED", place, `is sealed under key "${id}", which is disabled`, {
+  throw recordError("KEY_DISABLED", address, `is encrypted under key "${id}", which is disabled`, {
     keyId: id,
-    hint: "Enable the key if it was disabled too early; if it is compromised, the record is lost on purpose.",
+    hint: `Enable key "${id}" if it was disabled too early. If the key was compromised, the record is lost on purpose.`,
   });
 }
 
-/** Whether a record lay in a foreign format. */
+/** Returns whether a record under this key is current: its key is the primary, so re-encryption would change nothing. */
+export function isCurrent(keyId: string | undefined, keyring: Keyring): boolean {
+  return keyId === keyring.primary;
+}
+
+/** Returns whether a record was stored in a foreign format. */
 export function isForeign(record: OpenedRecord): boolean {
   return record.keyId === undefined;
 }
 
-/** Whether an error says that a record opened, and that the reader of the store could not decode it. */
+/** Returns whether {@link notDecodable} made an error. */
 export function isUndecodable(error: KeywardError): boolean {
   return undecodable.has(error);
 }
 
-/** The error for a value that the reader of the store could not decode. */
-export function notDecodable(thrown: unknown, place?: Place): KeywardError {
-  // What a decoder throws may quote what it decodes, which is plaintext: it goes no further than its name.
+/** The error for a record that was decrypted, and whose value the application cannot decode. */
+export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardError {
+  // The message of a decoder may quote the value, which is plaintext: only the name of the error is passed on.
   const name = thrown instanceof Error ? thrown.name : typeof thrown;
-  const error = new KeywardError("RECORD_MALFORMED", `A record opens, and its reader cannot decode it: ${name}`, {
-    ...place,
-    hint: "Read it with the serialization and compression that it was written with, or find what else wrote it.",
-  });
+  const error = new KeywardError(
+    "RECORD_MALFORMED",
+    `A record was decrypted, but its value cannot be decoded: ${name}`,
+    {
+      ...address,
+      hint: "Read the record with the serialization and compression that it was written with. If they are right, another application wrote it.",
+    },
+  );
   undecodable.add(error);
   return error;
 }
 
-/** Whether a record is absent for the reader although it lies there. */
+/** Returns whether a stored record has expired, and so counts as absent. */
 export function isAbsent(record: OpenedRecord): boolean {
   return hasExpired(record.content.expires);
 }
 
-function looksSealed(value: StoredValue, place: Place): boolean {
+function beginsLikeEnvelope(value: StoredValue, address: RecordAddress): boolean {
   try {
-    return readHeader(value, place) !== undefined;
+    return readHeader(value, address) !== undefined;
   } catch (error) {
     if (error instanceof KeywardError) return true;
     throw error;

@@ -4,28 +4,30 @@ import { setTimeout as delay } from "node:timers/promises";
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { BoundedStore } from "../store-interface/capabilities.ts";
 import { Moment } from "../waiting/moment.ts";
-import type { CheckRecord } from "./check-record.ts";
+import type { GenerationNotice } from "./generation-notice.ts";
 import { heartbeatBounds, heartbeatKey, isReplicaName, writeHeartbeat } from "./heartbeat.ts";
+import type { KeyringCheck } from "./keyring-check.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
-/** How a process makes itself known as one that reads and writes a store. */
+/** The options of a replica: a process that uses a store and writes a heartbeat to it. Not a replica of Redis. */
 export interface ReplicaOptions {
-  /** What a person knows it by, at most 255 printable characters. Default: the name of the host and the process id. */
+  /** Name for people, at most 255 printable characters. Default: the host name and the process id. */
   readonly name?: string;
-  /** A heartbeat is written about every so many milliseconds, from 10 to 20,000. Default 2,000. */
+  /** Interval between heartbeats, in milliseconds: an integer between 10 and 20,000. Default: 2,000. */
   readonly heartbeatMs?: number;
   /**
-   * After how many milliseconds without a heartbeat that arrived the process seals nothing until it has written one and
-   * loaded its keys anew; at least three times `heartbeatMs`, at most 60,000. Default 10,000.
+   * Length of the lease: how long a process may write after its last successful heartbeat, in milliseconds. Afterwards the
+   * heartbeat has lapsed, and the process writes nothing until it has written a heartbeat and reloaded the keyring. An
+   * integer of at least three times `heartbeatMs` and at most 60,000. Default: 10,000.
    */
   readonly lapseMs?: number;
   /**
-   * For how many milliseconds after it was begun a write may still be sent to the store, retries included, where the store
-   * itself does not say ({@link BoundedStore}); at most an hour. A rotation waits so much longer before it takes a silent
-   * process for gone. Default 30,000.
+   * Maximum time between the start of a write and its last transmission to the store, retries included, in milliseconds. A
+   * rotation waits this much longer before it treats a replica as lapsed. An integer between 0 and 3,600,000 (an hour). Ignored if the store
+   * specifies `longestCallMs` itself ({@link BoundedStore}). Default: 30,000.
    */
   readonly longestCallMs?: number;
 }
@@ -37,74 +39,78 @@ const replicaOptionNames = {
   longestCallMs: true,
 } as const satisfies OptionNames<ReplicaOptions>;
 
-/** What a registration needs of a store. */
-export interface RegistrationParts {
+/** The parts of a store that its registration uses. */
+export interface ReplicaRegistrationParts {
   readonly records: ReservedRecords;
-  /** That of the unscoped ring. */
-  readonly check: CheckRecord;
-  readonly source: KeySource;
-  /** What the store says of its calls; `undefined` where it says nothing. */
+  /** The check of the unscoped keyring. */
+  readonly check: KeyringCheck;
+  /** The notice in the check record of the unscoped keyring. */
+  readonly generationNotice: GenerationNotice;
+  readonly source: KeyringSource;
+  /** The `longestCallMs` of the store, unchecked; `undefined` if it has none. */
   readonly longestCallMs: unknown;
 }
 
-/** What a registration reports in the background. */
-export type RegistrationReport =
+/** A report of a registration about what happened in the background. */
+export type ReplicaRegistrationReport =
   | { readonly kind: "lapsed" }
   | { readonly kind: "failed"; readonly error: KeywardError }
-  /** A heartbeat arrived after one that had failed. */
+  /** A heartbeat was written after one that had failed. */
   | { readonly kind: "recovered" };
 
-/** Must not throw. */
-type Member = (report: RegistrationReport) => void;
+/** A store that registered: it is called with each report, and must not throw. */
+type Member = (report: ReplicaRegistrationReport) => void;
 
-// Longer than clocks are apart, the wrong time zone included: whether a process lives is told by its beat, not by this.
+// Longer than any two clocks differ, even if one has the wrong time zone. Whether a replica has lapsed depends on its beat,
+// and not on this expiry.
 const recordLifeMs = 24 * 60 * 60 * 1_000;
-// While the gate stays closed, writes wait for the next attempt, of which there is one in this time.
+// After a failed registration, writes wait for the next attempt for this long.
 const retryMs = 250;
-// What is still being sealed under an older ring is done soon, and somebody may be waiting to hear of it.
+// Writes under an older keyring end soon, and a rotation may be waiting for the heartbeat that reports it.
 const drainingMs = 100;
 
-/** Where all stores of this process over the same keys in the same backend find its registration, once there is one. */
-export interface RegistrationPlace {
-  registration?: Registration;
+/** The registration that all stores of this process over the same keys and backend share, once there is one. */
+export interface ReplicaRegistrationSlot {
+  registration?: ReplicaRegistration;
 }
 
-const places = new WeakMap<object, WeakMap<KeySource, RegistrationPlace>>();
+const slots = new WeakMap<object, WeakMap<KeyringSource, ReplicaRegistrationSlot>>();
 
 /**
- * This process, as one of those that use a store: its heartbeat, and the gate that keeps it from sealing while the others
- * may take it for gone.
+ * The registration of this process as a replica: it writes the heartbeat, and lets the process write to the store only
+ * while the heartbeat has not lapsed.
  *
- * A rotation waits for every process whose heartbeat it sees. So one that is not seen must not seal under a ring from
- * before: it first writes a heartbeat, then loads the ring anew, then seals. That holds at the start, and whenever the
- * last heartbeat is so old that the process may have been halted in between.
+ * A rotation waits for every process whose heartbeat it sees. So a process without a heartbeat must not write under an
+ * earlier keyring: it first writes a heartbeat, then reloads the keyring, then writes. That applies at the start, and
+ * whenever the heartbeat has lapsed, for example because the process was suspended.
  */
-export class Registration {
-  readonly #parts: RegistrationParts;
+export class ReplicaRegistration {
+  readonly #parts: ReplicaRegistrationParts;
   readonly #name: string;
   readonly #heartbeatMs: number;
   readonly #lapseMs: number;
   readonly #longestCallMs: number;
   readonly #members = new Set<Member>();
-  /** When the heartbeat was begun that lets this process seal. */
-  #openSince: Moment | undefined;
-  // Another one each time it joins anew, so that leaving need not be over by then.
+  /** When writing the last successful heartbeat began: the lease runs from then. */
+  #leasedSince: Moment | undefined;
+  // Each time the process joins again it gets a new id, because it may still be leaving under the former one.
   #id = newId();
   #beat = 0;
   #lastGeneration = 0;
   #beating: Promise<void> | undefined;
-  #entering: Promise<void> | undefined;
-  #refusedAtMs = Number.NEGATIVE_INFINITY;
-  #heard = false;
+  #registering: Promise<void> | undefined;
+  #failedAtMs = Number.NEGATIVE_INFINITY;
+  /** True if the process has registered since it joined. */
+  #hasRegistered = false;
   #lapsed = false;
   #timer: NodeJS.Timeout | undefined;
   #ticking = false;
-  /** Whether the last heartbeat failed. */
+  /** True if the last heartbeat failed. */
   #failing = false;
-  #dueAgain = false;
+  #isDueAgain = false;
   #unlisten: (() => void) | undefined;
 
-  private constructor(parts: RegistrationParts, options: Required<ReplicaOptions>) {
+  private constructor(parts: ReplicaRegistrationParts, options: Required<ReplicaOptions>) {
     const { name, heartbeatMs, lapseMs, longestCallMs } = options;
     this.#parts = parts;
     this.#name = name;
@@ -114,43 +120,48 @@ export class Registration {
   }
 
   /**
-   * The registration over these keys in this backend: one for all stores of the process, by the options of the first that
-   * registers.
+   * Returns the registration over these keys in this backend. All stores of the process share it, with the options of the
+   * store that registers first.
    *
-   * @throws KeywardError `VALUE_INVALID` for options that cannot be.
+   * @throws KeywardError `VALUE_INVALID` for a value that an option cannot have.
    */
-  static of(parts: RegistrationParts, options: ReplicaOptions): Registration {
-    const settled = settle(options, parts.longestCallMs);
-    const place = Registration.place(parts.records.space, parts.source);
-    place.registration ??= new Registration(parts, settled);
-    return place.registration;
+  static of(parts: ReplicaRegistrationParts, options: ReplicaOptions): ReplicaRegistration {
+    const complete = withDefaults(options, parts.longestCallMs);
+    const slot = ReplicaRegistration.slotOf(parts.records.space, parts.source);
+    slot.registration ??= new ReplicaRegistration(parts, complete);
+    return slot.registration;
   }
 
-  /** Where the registration over the keys of this source in a backend is to be found, whenever a store registers. */
-  static place(space: object, source: KeySource): RegistrationPlace {
-    let ofBackend = places.get(space);
-    if (ofBackend === undefined) {
-      ofBackend = new WeakMap();
-      places.set(space, ofBackend);
+  /** Returns the slot for the registration over the keys of this source in a backend. A store may register in it later. */
+  static slotOf(space: object, source: KeyringSource): ReplicaRegistrationSlot {
+    let slotsOfBackend = slots.get(space);
+    if (slotsOfBackend === undefined) {
+      slotsOfBackend = new WeakMap();
+      slots.set(space, slotsOfBackend);
     }
-    let place = ofBackend.get(source);
-    if (place === undefined) {
-      place = {};
-      ofBackend.set(source, place);
+    let slot = slotsOfBackend.get(source);
+    if (slot === undefined) {
+      slot = {};
+      slotsOfBackend.set(source, slot);
     }
-    return place;
+    return slot;
   }
 
-  /** The id of this process in a backend, over the keys of this source; `undefined` where it is not registered. */
-  static idIn(space: object, source: KeySource): string | undefined {
-    const registration = places.get(space)?.get(source)?.registration;
+  /** Returns the replica id of this process in a backend, over the keys of this source; `undefined` if it has none. */
+  static idIn(space: object, source: KeyringSource): string | undefined {
+    const registration = slots.get(space)?.get(source)?.registration;
     return registration === undefined ? undefined : registration.#id;
   }
 
-  /** Begins, if it has not begun; what is returned leaves, and resolves when nobody waits for this process any more. */
+  /**
+   * Adds a store to the registration, and starts the heartbeat with the first one.
+   *
+   * @returns a function that removes the store. With the last one it deletes the heartbeat, so that no rotation waits for
+   * this process any longer, and then resolves.
+   */
   join(member: Member): () => Promise<void> {
     const begins = this.#unlisten === undefined;
-    // First, since a provider may throw: then nothing is left behind.
+    // First, because a provider may throw: then nothing has to be undone.
     this.#unlisten ??= this.#parts.source.listen({ tell: () => this.#beatSoon() });
     this.#members.add(member);
     if (begins) this.#tick();
@@ -161,74 +172,85 @@ export class Registration {
   }
 
   /**
-   * Resolves when this process may seal; `undefined` when it may, as nearly always.
+   * Verifies that the heartbeat of this process has not lapsed, and renews a lapsed one. Returns `undefined` if the process
+   * may write now, otherwise a promise.
    *
-   * @throws KeywardError what the store or the provider throws when it can neither be heard nor load its keys anew, and
-   * `KEYRING_ROLLBACK` when the keys that it loads are older than those that a rotation has brought.
+   * @throws KeywardError the error of the store or the key provider, if the heartbeat cannot be written or the keyring cannot
+   * be reloaded.
+   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring is older than the generation that a rotation requires.
    */
-  admit(): Promise<void> | undefined {
-    return this.#isOpen() ? undefined : this.#enter();
+  requireLease(): Promise<void> | undefined {
+    return this.#hasLease() ? undefined : this.#registerOnce();
   }
 
-  /** As {@link Registration.admit}, for a store that does not register: while none does, it is its own affair. */
-  admitOther(): Promise<void> | undefined {
-    return this.#members.size === 0 ? undefined : this.admit();
+  /**
+   * Verifies the heartbeat, as {@link ReplicaRegistration.requireLease} does, if any store of the process is registered. It is
+   * called by stores without the option `replica`.
+   */
+  requireLeaseIfRegistered(): Promise<void> | undefined {
+    return this.#members.size === 0 ? undefined : this.requireLease();
   }
 
-  #enter(): Promise<void> {
+  #registerOnce(): Promise<void> {
     if (this.#members.size === 0) return Promise.reject(disconnected());
-    this.#entering ??= this.#register().finally(() => {
-      this.#entering = undefined;
+    this.#registering ??= this.#register().finally(() => {
+      this.#registering = undefined;
     });
-    return this.#entering;
+    return this.#registering;
   }
 
   async #register(): Promise<void> {
     const { source } = this.#parts;
     const id = this.#id;
-    const waitMs = this.#refusedAtMs + retryMs - performance.now();
+    const waitMs = this.#failedAtMs + retryMs - performance.now();
     if (waitMs > 0) await delay(waitMs);
     try {
-      if (this.#heard) {
+      if (this.#hasRegistered) {
         if (!this.#lapsed) this.#report({ kind: "lapsed" });
         this.#lapsed = true;
-        // The key that the heartbeat would be sealed under may have gone meanwhile.
+        // The key that the heartbeat would be encrypted under may have been removed since.
         await source.refresh();
       }
       const since = new Moment();
       await this.#write(id);
       await this.#requireLatest(await source.refresh());
       if (id === this.#id) {
-        this.#heard = true;
+        this.#hasRegistered = true;
         this.#lapsed = false;
-        this.#openSince = since;
+        this.#leasedSince = since;
       }
     } catch (error) {
-      this.#refusedAtMs = performance.now();
-      throw notAdmitted(error, { isRenewal: this.#heard, canRead: source.canRead });
+      this.#failedAtMs = performance.now();
+      throw notRegistered(error, { isRenewal: this.#hasRegistered, canRead: source.canRead });
     }
-    // Others wait to hear of the ring that was loaded.
+    // A rotation may be waiting for the heartbeat that reports the reloaded keyring.
     this.#beatSoon();
   }
 
-  /** Where the source of the keys is behind, the ring that was loaded may be one that others have left. */
+  /**
+   * Verifies that a loaded keyring has the generation that the store requires. A stale key source may return a keyring that
+   * the other replicas no longer use.
+   */
   async #requireLatest(loaded: Keyring): Promise<void> {
     if (loaded.primary === "") return;
-    const wanted = await this.#parts.check.generation(loaded);
-    // It may have been saved after this one was loaded. A source that is asked from now on has it, or is behind.
-    const ring = loaded.generation >= wanted ? loaded : await this.#parts.source.refresh();
-    if (ring.generation >= wanted) return;
+    const required = await this.#parts.generationNotice.requiredGeneration(loaded);
+    // The required keyring may have been saved after this one was loaded. A load that begins now returns it, unless the key
+    // source is stale.
+    const ring = loaded.generation >= required ? loaded : await this.#parts.source.refresh();
+    if (ring.generation >= required) return;
     throw new KeywardError(
       "KEYRING_ROLLBACK",
-      `The key provider has generation ${ring.generation} of the ring, and the store is at ${wanted}`,
-      { hint: "Its source is behind: a mount that lags, or a backup. Bring it the ring that the others have." },
+      `The key provider returned generation ${ring.generation} of the keyring, but the store requires generation ${required}`,
+      {
+        hint: "Give the key provider the keyring that the other processes use: its source is stale, such as a lagging mount or a restored backup.",
+      },
     );
   }
 
   #tick(): void {
     this.#ticking = true;
-    this.#dueAgain = false;
-    (this.#isOpen() ? this.#beatOnce() : this.#enter())
+    this.#isDueAgain = false;
+    (this.#hasLease() ? this.#beatOnce() : this.#registerOnce())
       .then(() => {
         if (this.#failing) this.#report({ kind: "recovered" });
         this.#failing = false;
@@ -239,7 +261,7 @@ export class Registration {
       })
       .finally(() => {
         this.#ticking = false;
-        this.#tickIn(this.#dueAgain ? 0 : this.#isDraining() ? drainingMs : this.#heartbeatMs);
+        this.#tickIn(this.#isDueAgain ? 0 : this.#isDraining() ? drainingMs : this.#heartbeatMs);
       });
   }
 
@@ -251,39 +273,40 @@ export class Registration {
   }
 
   #beatSoon(): void {
-    this.#dueAgain = true;
+    this.#isDueAgain = true;
     if (!this.#ticking) this.#tickIn(0);
   }
 
   #beatOnce(): Promise<void> {
-    this.#beating ??= this.#beatAndLook().finally(() => {
+    this.#beating ??= this.#beatAndReload().finally(() => {
       this.#beating = undefined;
     });
     return this.#beating;
   }
 
-  async #beatAndLook(): Promise<void> {
-    const { check, source } = this.#parts;
+  async #beatAndReload(): Promise<void> {
+    const { generationNotice, source } = this.#parts;
     const since = new Moment();
     const ring = await this.#write(this.#id);
-    // A heartbeat that arrived too late does not open the gate again.
-    if (this.#isOpen()) this.#openSince = since;
-    if (ring.primary === "" || (await check.generation(ring)) <= ring.generation) return;
-    // A rotation waits for this process to have a later ring: do not let it wait for the provider to tell of it. Heartbeats
-    // go on meanwhile: a provider that is away must not make the process lapse. The source reports its failures itself.
+    // A heartbeat that was written after the lease had lapsed does not renew the lease.
+    if (this.#hasLease()) this.#leasedSince = since;
+    if (ring.primary === "" || (await generationNotice.requiredGeneration(ring)) <= ring.generation) return;
+    // A rotation waits until this process has a later keyring, so the keyring is reloaded before the provider reports a
+    // change. Heartbeats do not wait for that: an unavailable provider must not make the heartbeat lapse. The source reports
+    // its failures itself.
     source.refresh().catch(() => undefined);
   }
 
   /**
-   * Writes a heartbeat under the ring that was in use before, and gives that ring.
+   * Writes a heartbeat under the keyring in use, and returns that keyring.
    *
-   * @param id as it was when this was begun: who leaves meanwhile waits for it, and removes that one.
+   * @param id the replica id when the heartbeat began. A process that leaves meanwhile waits for it and deletes that record.
    */
   async #write(id: string): Promise<Keyring> {
     const { records, check, source } = this.#parts;
     const ring = await records.ring();
     if (ring.primary === "") return ring;
-    await check.pass(ring);
+    await check.verify(ring);
     const nowMs = Date.now();
     this.#lastGeneration = ring.generation;
     const heartbeat = writeHeartbeat({
@@ -306,8 +329,8 @@ export class Registration {
     return sealingSince !== undefined && sealingSince < this.#lastGeneration;
   }
 
-  #isOpen(): boolean {
-    return this.#openSince !== undefined && this.#openSince.agoMs() < this.#lapseMs;
+  #hasLease(): boolean {
+    return this.#leasedSince !== undefined && this.#leasedSince.agoMs() < this.#lapseMs;
   }
 
   async #leave(): Promise<void> {
@@ -317,18 +340,18 @@ export class Registration {
     const unlisten = this.#unlisten;
     this.#unlisten = undefined;
     clearTimeout(this.#timer);
-    this.#openSince = undefined;
-    this.#heard = false;
+    this.#leasedSince = undefined;
+    this.#hasRegistered = false;
     try {
       unlisten?.();
     } finally {
-      // Nobody may wait for this process any more only when nothing that it began is still to come.
-      await Promise.allSettled([this.#beating, this.#entering, source.drained()]);
+      // A rotation must wait for this process until every write that the process began has ended.
+      await Promise.allSettled([this.#beating, this.#registering, source.drained()]);
       if (this.#beat > 0) await records.remove(heartbeatKey(id, (await records.ring()).scopeName));
     }
   }
 
-  #report(report: RegistrationReport): void {
+  #report(report: ReplicaRegistrationReport): void {
     for (const member of this.#members) member(report);
   }
 }
@@ -337,14 +360,18 @@ function newId(): string {
   return randomBytes(9).toString("base64url");
 }
 
-function settle(options: ReplicaOptions, ofStore: unknown): Required<ReplicaOptions> {
+function withDefaults(options: ReplicaOptions, ofStore: unknown): Required<ReplicaOptions> {
   requireOptions("replica", options, replicaOptionNames);
   const { name = `${hostname()}:${process.pid}`, heartbeatMs = 2_000 } = options;
   const { lapseMs = 10_000, longestCallMs = 30_000 } = options;
   if (!isReplicaName(name)) {
-    throw new KeywardError("VALUE_INVALID", "The name of a replica is not a text of at most 255 printable characters", {
-      hint: "Set replica.name to such a text, or leave it out for the names of host and process.",
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "The option replica.name is not a string of at most 255 printable characters",
+      {
+        hint: "Set replica.name to such a string. Omit it to use the host name and the process id.",
+      },
+    );
   }
   requireAmount("replica.heartbeatMs", heartbeatMs, "milliseconds", heartbeatBounds.heartbeatMs);
   const { most } = heartbeatBounds.lapseMs;
@@ -355,29 +382,34 @@ function settle(options: ReplicaOptions, ofStore: unknown): Required<ReplicaOpti
   return { name, heartbeatMs, lapseMs, longestCallMs: Number(ofStore) };
 }
 
-function notAdmitted(
+function notRegistered(
   cause: unknown,
   { isRenewal, canRead }: { readonly isRenewal: boolean; readonly canRead: boolean },
 ): KeywardError {
   const error = heartbeatError(cause);
-  // That this ring is the wrong one for the store, or that there is none, has nothing to do with a heartbeat.
+  // A keyring that is missing, or does not belong to the store, has nothing to do with the heartbeat.
   if (error.code === "OVERWRITE_REFUSED" || !canRead) return error;
-  const what = isRenewal
+  const problem = isRenewal
     ? "the heartbeat of this process has lapsed, and renewing it"
-    : "this process is not registered, and registering it";
-  return new KeywardError(error.code, `Nothing was written: ${what} failed. ${error.message}`, {
+    : "this process is not registered as a replica, and registering it";
+  return new KeywardError(error.code, `Nothing was written: ${problem} failed. ${error.message}`, {
     keyId: error.keyId,
     cause: error,
-    hint: `${error.hint} Then writes go on without a restart; reads go on meanwhile.`,
+    hint: `${error.hint} Writes then resume without a restart. Reads still work.`,
   });
 }
 
 function disconnected(): KeywardError {
-  return new KeywardError("STORE_UNAVAILABLE", "Nothing was written: the store was disconnected", {
-    hint: "Wait for writes before disconnecting.",
+  return new KeywardError("STORE_UNAVAILABLE", "Nothing was written: the store was disconnected during the call", {
+    hint: "Await every write before you call disconnect(), then repeat this one.",
   });
 }
 
 function heartbeatError(error: unknown): KeywardError {
-  return asKeywardError(error, "STORE_UNAVAILABLE", "The heartbeat failed", "See the cause.");
+  return asKeywardError(
+    error,
+    "STORE_UNAVAILABLE",
+    "The heartbeat of this process failed",
+    "Check that the store can be reached.",
+  );
 }

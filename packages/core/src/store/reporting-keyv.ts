@@ -1,6 +1,6 @@
 import { Keyv, type KeyvAny, type KeyvEntry, type KeyvStorageGetResult, type KeyvValue } from "keyv";
 
-/** What Keyv names its hooks after, as in `after:get`. */
+/** The name of a call, as in the hook `after:get`. */
 type Call =
   | "get"
   | "getMany"
@@ -17,12 +17,12 @@ type Call =
   | "clear"
   | "disconnect";
 
-/** Tells the hooks of a call that rejected, whose keys are as Keyv cleaned them. */
-type Afterwards = (tell: (call: Call, detail: unknown) => Promise<void>, keys: readonly string[]) => Promise<void>;
+/** Runs the hooks of a call that rejected. The keys are those that Keyv's option `sanitize` has cleaned. */
+type Afterwards = (runHooks: (call: Call, detail: unknown) => Promise<void>, keys: readonly string[]) => Promise<void>;
 
 /**
- * A Keyv that tells of a call that rejects as Keyv tells of a failure that it swallows: by `stat:error` for each key, and by
- * the `after:*` hook of the call with what Keyv would have answered. Figures and hooks are Keyv's where a call succeeds.
+ * A Keyv that also counts calls which reject, and runs their hooks. Keyv does so only for failures that it catches: it emits
+ * `stat:error` for each key, and runs the `after:*` hook of the call with the result that it returns for a failure.
  */
 export class ReportingKeyv extends Keyv {
   override get<Value = KeyvAny>(key: string): Promise<Value | undefined>;
@@ -32,7 +32,7 @@ export class ReportingKeyv extends Keyv {
     return this.#watch(
       () => super.get<Value>(key),
       [key],
-      (tell, [cleaned]) => tell("get", { key: cleaned, value: undefined }),
+      (runHooks, [cleaned]) => runHooks("get", { key: cleaned, value: undefined }),
     );
   }
 
@@ -40,7 +40,7 @@ export class ReportingKeyv extends Keyv {
     return this.#watch(
       () => super.getMany<Value>(keys),
       keys,
-      (tell, cleaned) => tell("getMany", cleaned.map(nothing)),
+      (runHooks, cleaned) => runHooks("getMany", cleaned.map(nothing)),
     );
   }
 
@@ -48,7 +48,7 @@ export class ReportingKeyv extends Keyv {
     return this.#watch(
       () => super.getRaw<Value>(key),
       [key],
-      (tell, [cleaned]) => tell("getRaw", { key: cleaned, value: undefined }),
+      (runHooks, [cleaned]) => runHooks("getRaw", { key: cleaned, value: undefined }),
     );
   }
 
@@ -56,7 +56,7 @@ export class ReportingKeyv extends Keyv {
     return this.#watch(
       () => super.getManyRaw<Value>(keys),
       keys,
-      (tell, cleaned) => tell("getManyRaw", { keys: cleaned, values: cleaned.map(nothing) }),
+      (runHooks, cleaned) => runHooks("getManyRaw", { keys: cleaned, values: cleaned.map(nothing) }),
     );
   }
 
@@ -64,24 +64,26 @@ export class ReportingKeyv extends Keyv {
     return this.#write(
       () => super.set(key, value, ttl),
       [key],
-      (tell, [cleaned]) => tell("set", { key: cleaned, value, ttl }),
+      (runHooks, [cleaned]) => runHooks("set", { key: cleaned, value, ttl }),
     );
   }
 
   override setMany<Value = KeyvAny>(entries: KeyvEntry<Value>[]): Promise<boolean[]> {
     const call = async () => {
-      // Keyv would emit for each symbol of a batch.
+      // Keyv would emit an error for each symbol in the batch.
       if (entries.some(({ value }) => typeof value === "symbol")) this.emit("error", "symbol cannot be serialized");
       return await super.setMany(entries);
     };
-    return this.#write(call, keysOf(entries), (tell, keys) => tell("setMany", { entries, values: keys.map(no) }));
+    return this.#write(call, keysOf(entries), (runHooks, keys) =>
+      runHooks("setMany", { entries, values: keys.map(no) }),
+    );
   }
 
   override setRaw<Value = KeyvAny>(key: string, value: KeyvValue<Value>): Promise<boolean> {
     return this.#write(
       () => super.setRaw(key, value),
       [key],
-      (tell, [cleaned]) => tell("setRaw", { key: cleaned, value, ttl: ttlOf(value) }),
+      (runHooks, [cleaned]) => runHooks("setRaw", { key: cleaned, value, ttl: ttlOf(value) }),
     );
   }
 
@@ -89,7 +91,7 @@ export class ReportingKeyv extends Keyv {
     return this.#write(
       () => super.setManyRaw(entries),
       keysOf(entries),
-      (tell, keys) => tell("setManyRaw", { entries, results: keys.map(no) }),
+      (runHooks, keys) => runHooks("setManyRaw", { entries, results: keys.map(no) }),
     );
   }
 
@@ -100,7 +102,7 @@ export class ReportingKeyv extends Keyv {
     return this.#watch(
       () => super.delete(key),
       [key],
-      (tell, [cleaned]) => tell("delete", { key: cleaned, value: false }),
+      (runHooks, [cleaned]) => runHooks("delete", { key: cleaned, value: false }),
     );
   }
 
@@ -108,9 +110,9 @@ export class ReportingKeyv extends Keyv {
     return this.#watch(
       () => super.deleteMany(keys),
       keys,
-      async (tell, cleaned) => {
-        await tell("deleteMany", { keys: cleaned, values: cleaned.map(no) });
-        await tell("delete", { key: cleaned, value: cleaned.map(no) });
+      async (runHooks, cleaned) => {
+        await runHooks("deleteMany", { keys: cleaned, values: cleaned.map(no) });
+        await runHooks("delete", { key: cleaned, value: cleaned.map(no) });
       },
     );
   }
@@ -122,7 +124,7 @@ export class ReportingKeyv extends Keyv {
     return this.#watch(
       () => super.has(key),
       [key],
-      (tell, [cleaned]) => tell("has", { key: cleaned, value: false }),
+      (runHooks, [cleaned]) => runHooks("has", { key: cleaned, value: false }),
     );
   }
 
@@ -130,7 +132,7 @@ export class ReportingKeyv extends Keyv {
     return this.#watch(
       () => super.hasMany(keys),
       keys,
-      (tell, cleaned) => tell("hasMany", { keys: cleaned, values: cleaned.map(no) }),
+      (runHooks, cleaned) => runHooks("hasMany", { keys: cleaned, values: cleaned.map(no) }),
     );
   }
 
@@ -138,8 +140,8 @@ export class ReportingKeyv extends Keyv {
     try {
       await super.clear();
     } catch (error) {
-      this.#tellError();
-      await this.#tellHooks("clear", { namespace: this.namespace });
+      this.#countError();
+      await this.#runHooks("clear", { namespace: this.namespace });
       throw error;
     }
   }
@@ -148,7 +150,7 @@ export class ReportingKeyv extends Keyv {
     try {
       await super.disconnect();
     } catch (error) {
-      await this.#tellHooks("disconnect", { namespace: this.namespace });
+      await this.#runHooks("disconnect", { namespace: this.namespace });
       throw error;
     }
   }
@@ -157,12 +159,12 @@ export class ReportingKeyv extends Keyv {
     try {
       yield* super.iterator();
     } catch (error) {
-      this.#tellError();
+      this.#countError();
       throw error;
     }
   }
 
-  /** Called by each write with its keys: throws where nothing may be written. */
+  /** Called with the keys of each write. An override may throw to refuse the write. */
   protected requireWritable(_keys: readonly string[]): void {}
 
   #write<Result>(call: () => Promise<Result>, keys: readonly string[], afterwards: Afterwards): Promise<Result> {
@@ -178,27 +180,27 @@ export class ReportingKeyv extends Keyv {
       return await call();
     } catch (error) {
       const { sanitize } = this;
-      // Keyv tells of keys as it cleaned them, and never of an empty one.
+      // Keyv reports the keys as its option `sanitize` cleaned them, and never an empty one.
       const keys = given.map((key) => (sanitize.enabled ? sanitize.cleanKey(key) : key)).filter((key) => key !== "");
-      for (const key of keys) this.#tellError(key);
-      await afterwards((name, detail) => this.#tellHooks(name, detail), keys);
+      for (const key of keys) this.#countError(key);
+      await afterwards((name, detail) => this.#runHooks(name, detail), keys);
       throw error;
     }
   }
 
-  #tellError(key?: string): void {
+  #countError(key?: string): void {
     const { namespace } = this;
     const event = { event: "error", ...(key === undefined ? {} : { key }), namespace, timestamp: Date.now() };
     this.emit("stat:error", event);
   }
 
-  async #tellHooks(call: Call, detail: unknown): Promise<void> {
-    // The second is what Keyv named it before.
+  async #runHooks(call: Call, detail: unknown): Promise<void> {
+    // The second name is that of earlier releases of Keyv.
     for (const name of [`after:${call}`, `post${call.charAt(0).toUpperCase()}${call.slice(1)}`]) {
       try {
         if ((this.getHooks(name)?.length ?? 0) > 0) await this.hook(name, detail);
       } catch {
-        // Listeners of `error` were told of it. The call rejects with what failed first.
+        // The error of the hook has been emitted. The call rejects with the first error.
       }
     }
   }
@@ -216,7 +218,7 @@ function no(): false {
   return false;
 }
 
-/** How long a raw value is to stay yet, as Keyv tells its hooks. */
+/** The remaining time to live of a raw value, in milliseconds, as Keyv passes it to its hooks. */
 function ttlOf({ expires }: { readonly expires?: number | undefined }): number | undefined {
   const leftMs = Number.isFinite(expires) ? Math.ceil(expires ?? 0) - Date.now() : 0;
   return leftMs > 0 ? leftMs : undefined;

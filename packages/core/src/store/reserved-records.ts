@@ -1,51 +1,56 @@
-import { hasExpired, keyIdIn } from "../envelope/envelope.ts";
+import { keyIdIn } from "../envelope/header.ts";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
-import type { KeySource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import {
   type AtomicStore,
   isStoredValue,
   type ScannableStore,
   type StoredValue,
 } from "../store-interface/capabilities.ts";
-import { type InnerStore, reservedNamespace, wrapRejection } from "../store-interface/inner-store.ts";
+import { type InnerStore, wrapRejection } from "../store-interface/inner-store.ts";
+import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
-import { RecordCodec } from "./record-codec.ts";
+import { hasExpired } from "../store-interface/record.ts";
+import { isCurrent, RecordCodec } from "./record-codec.ts";
 
 const pageSize = 1_000;
 
-/** A record of the reserved space, as it was read. */
+/** A record that was read from the reserved space. */
 export interface ReservedRecord {
   readonly stored: StoredValue;
-  /** What it says, or why it does not open. */
+  /** The decrypted text, or the error if the record cannot be decrypted. */
   readonly text: string | KeywardError;
 }
 
-/** What Keyward keeps for itself in a store, beside the check record: sealed under the ring of the process. */
+/**
+ * The records that Keyward itself stores in the reserved space of a store, except the check record: heartbeats, the record of
+ * the last rotation, and checkpoints. They are encrypted under the keyring of the process.
+ */
 export class ReservedRecords {
-  /** The same object for every store of this process over the same backend. */
+  /** The reserved space of the store. All stores of this process over the same backend share this object. */
   readonly space: AtomicStore & ScannableStore;
-  readonly #source: KeySource;
+  readonly #source: KeyringSource;
   readonly #inner: InnerStore;
   readonly #codecs = new Map<string | undefined, RecordCodec>();
 
-  private constructor(space: AtomicStore & ScannableStore, inner: InnerStore, source: KeySource) {
+  private constructor(space: AtomicStore & ScannableStore, inner: InnerStore, source: KeyringSource) {
     this.space = space;
     this.#inner = inner;
     this.#source = source;
   }
 
-  /** Those of a store; `undefined` where it has no reserved space. */
-  static of(inner: InnerStore, source: KeySource): ReservedRecords | undefined {
+  /** The reserved records of a store; `undefined` if it has no reserved space. */
+  static of(inner: InnerStore, source: KeyringSource): ReservedRecords | undefined {
     return inner.reserved === undefined ? undefined : new ReservedRecords(inner.reserved, inner, source);
   }
 
-  /** The ring in use, not scoped unless it was handed over so. */
+  /** The keyring in use. It has a scope only if the application passed a keyring derived for one. */
   async ring(): Promise<Keyring> {
     return await this.#codec(undefined).ring();
   }
 
-  /** The keys that begin like this. */
+  /** The keys of all records whose key begins with a prefix. */
   async keys(prefix: string): Promise<string[]> {
     const keys = new Set<string>();
     for await (const entries of pages(this.space, pageSize)) {
@@ -55,60 +60,68 @@ export class ReservedRecords {
   }
 
   /**
-   * What lies under a key; `scope` is that of the ring that sealed it. What has expired by what is sealed in it is absent,
-   * whoever put it there.
+   * Reads and decrypts a record. Returns `undefined` if there is none, or if the expiry in its envelope has passed: an
+   * attacker may have written an old record again.
+   *
+   * @param scope the scope of the keyring that encrypted the record.
    */
   async read(key: string, scope?: string): Promise<ReservedRecord | undefined> {
     const stored: unknown = await wrapRejection(() => this.space.get(key));
     if (!isStoredValue(stored)) return undefined;
-    const place = { namespace: reservedNamespace, key };
-    const opened = await this.#codec(scope).open(stored, place).catch(requireKeywardError);
+    const address = { namespace: reservedNamespace, key };
+    const opened = await this.#codec(scope).open(stored, address).catch(requireKeywardError);
     if (opened instanceof KeywardError) return { stored, text: opened };
     const { value, expires } = opened.content;
     return hasExpired(expires) ? undefined : { stored, text: String(value) };
   }
 
-  /** Seals and writes, whatever lies there. */
+  /** Encrypts and writes a record, whether or not there is one. */
   async write(ring: Keyring, key: string, text: string, expires: number): Promise<void> {
     const sealed = this.#seal(ring, key, text, expires);
     await wrapRejection(() => this.space.set(key, sealed, expires));
   }
 
-  /** Seals and writes if what was read still lies there, whose time to live stays; `undefined`: if nothing does. */
+  /**
+   * Encrypts a record and replaces the one that was read, if that is unchanged. Its expiry stays. If `read` is `undefined`,
+   * the record is created, if there is none.
+   *
+   * @returns whether it did.
+   */
   async replace(ring: Keyring, key: string, read: ReservedRecord | undefined, text: string): Promise<boolean> {
     const sealed = this.#seal(ring, key, text, undefined);
     return await wrapRejection(() => this.space.replace(key, read?.stored, sealed));
   }
 
+  /** Deletes a record. */
   async remove(key: string): Promise<void> {
     await wrapRejection(() => this.space.delete(key));
   }
 
   /**
-   * Takes along to the primary what opens, so that no key is needed for its sake alone.
+   * Re-encrypts, under the primary, every record that can be decrypted. Then a former key is not needed for these records.
    *
-   * @param next a ring that is about to come into use; default, the one in use.
+   * @param next a keyring that is about to come into use. Default: the keyring in use.
    */
   async renew(next?: Keyring): Promise<void> {
     const ring = next ?? (await this.ring());
     if (ring.primary === "") return;
     for await (const entries of pages(this.space, pageSize)) {
       for (const { key, value } of entries) {
-        const place = { namespace: reservedNamespace, key };
-        const keyId = keyIdIn(value, place);
-        // For a key that the ring lacks, the provider would be asked for each.
-        if (keyId === undefined || keyId === ring.primary || keyOf(ring, keyId) === undefined) continue;
+        const address = { namespace: reservedNamespace, key };
+        const keyId = keyIdIn(value, address);
+        // For a record under an unknown key, the provider would load its keyring again.
+        if (keyId === undefined || isCurrent(keyId, ring) || keyOf(ring, keyId) === undefined) continue;
         const codec = this.#codec(undefined);
-        const opened = await codec.open(value, place).catch(requireKeywardError);
+        const opened = await codec.open(value, address).catch(requireKeywardError);
         if (opened instanceof KeywardError) continue;
-        await wrapRejection(() => this.space.replace(key, value, codec.seal(ring, place, opened.content)));
+        await wrapRejection(() => this.space.replace(key, value, codec.seal(ring, address, opened.content)));
       }
     }
   }
 
   #seal(ring: Keyring, key: string, value: string, expires: number | undefined): StoredValue {
-    const place = { namespace: reservedNamespace, key };
-    return this.#codec(ring.scopeName).seal(ring, place, expires === undefined ? { value } : { value, expires });
+    const address = { namespace: reservedNamespace, key };
+    return this.#codec(ring.scopeName).seal(ring, address, expires === undefined ? { value } : { value, expires });
   }
 
   #codec(scope: string | undefined): RecordCodec {

@@ -1,15 +1,15 @@
 import { KeywardError } from "../errors/errors.ts";
-import { isKeyId } from "../keyring/keyring.ts";
+import { isKeyId } from "../keyring/key.ts";
 
-/** What Keyward keeps in the reserved space of a store, as errors call it. */
+/** The name of a kind of record in the reserved space, as errors use it. */
 export type ReservedKind = "heartbeat" | "check record" | "record of the last rotation";
 
 // Far more than Keyward ever writes there.
 const maxLength = 16_384;
 
 /**
- * The text of a record in the reserved space, read as a stranger's: whoever holds the keyring of one scope can encrypt any
- * text for that scope. All such texts are read here.
+ * Parses the text of a record in the reserved space, and checks every field. The text is not trusted: a process with the
+ * keyring of one scope can encrypt any text for that scope.
  */
 export class ReservedText {
   readonly #kind: ReservedKind;
@@ -21,23 +21,28 @@ export class ReservedText {
   }
 
   /**
-   * What `read` makes of a text; the error where the record could not be decrypted, or says what Keyward does not write.
+   * Parses a text with `parseFields`. Returns the error if the record could not be decrypted, or if Keyward cannot have
+   * written its text.
    */
-  static read<Said>(
+  static read<Content>(
     kind: ReservedKind,
     text: string | KeywardError,
-    read: (said: ReservedText) => Said,
-  ): Said | KeywardError {
+    parseFields: (fields: ReservedText) => Content,
+  ): Content | KeywardError {
     if (text instanceof KeywardError) return text;
     try {
-      return read(new ReservedText(kind, parse(kind, text)));
+      return parseFields(new ReservedText(kind, parse(kind, text)));
     } catch (error) {
       if (error instanceof KeywardError) return error;
       throw error;
     }
   }
 
-  /** @throws KeywardError `RECORD_MALFORMED` for anything but a whole number within the bounds. */
+  /**
+   * The integer in a field.
+   *
+   * @throws KeywardError `RECORD_MALFORMED` for anything but an integer within the bounds.
+   */
   amount(field: string, { least, most }: { readonly least: number; readonly most?: number }): number {
     const value = this.#value(field);
     const within = typeof value === "number" && Number.isSafeInteger(value) && value >= least;
@@ -45,24 +50,36 @@ export class ReservedText {
     throw malformed(this.#kind, field);
   }
 
-  /** As {@link ReservedText.amount}; `undefined` where the field is absent. */
+  /** The integer in a field, like {@link ReservedText.amount}; `undefined` if the field is absent. */
   amountIfAny(field: string, bounds: { readonly least: number }): number | undefined {
     return this.#value(field) === undefined ? undefined : this.amount(field, bounds);
   }
 
-  /** @throws KeywardError `RECORD_MALFORMED` for anything but a text that passes. */
+  /**
+   * The string in a field.
+   *
+   * @throws KeywardError `RECORD_MALFORMED` for anything but a string that `isAllowed` accepts.
+   */
   text(field: string, isAllowed: (text: string) => boolean): string {
     const value = this.#value(field);
     if (typeof value === "string" && isAllowed(value)) return value;
     throw malformed(this.#kind, field);
   }
 
-  /** @throws KeywardError `RECORD_MALFORMED` for anything but an id of a key. */
+  /**
+   * The key id in a field.
+   *
+   * @throws KeywardError `RECORD_MALFORMED` for anything but a key id.
+   */
   keyId(field: string): string {
     return this.text(field, isKeyId);
   }
 
-  /** @throws KeywardError `RECORD_MALFORMED` for anything but one of these. */
+  /**
+   * The string in a field that allows only certain strings.
+   *
+   * @throws KeywardError `RECORD_MALFORMED` for anything but one of the choices.
+   */
   oneOf<Choice extends string>(field: string, choices: readonly Choice[]): Choice {
     const value = this.#value(field);
     const found = choices.find((choice) => choice === value);
@@ -70,7 +87,7 @@ export class ReservedText {
     throw malformed(this.#kind, field);
   }
 
-  /** As {@link ReservedText.oneOf}; `undefined` where the field is absent. */
+  /** The string in a field, like {@link ReservedText.oneOf}; `undefined` if the field is absent. */
   oneOfIfAny<Choice extends string>(field: string, choices: readonly Choice[]): Choice | undefined {
     return this.#value(field) === undefined ? undefined : this.oneOf(field, choices);
   }
@@ -82,25 +99,25 @@ export class ReservedText {
 
 function parse(kind: ReservedKind, text: string): object {
   if (text.length > maxLength) throw malformed(kind, "its length");
-  let said: unknown;
+  let parsed: unknown;
   try {
-    said = JSON.parse(text);
+    parsed = JSON.parse(text);
   } catch {
-    // The parser's own message quotes the text.
+    // The message of the parser quotes the text, which is confidential.
     throw malformed(kind, "its form");
   }
-  if (typeof said === "object" && said !== null && !Array.isArray(said)) return said;
+  if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed)) return parsed;
   throw malformed(kind, "its form");
 }
 
 function malformed(kind: ReservedKind, what: string): KeywardError {
   return new KeywardError(
     "RECORD_MALFORMED",
-    `The ${kind} in the reserved space of the store is not what Keyward writes there: ${what} is wrong`,
+    `The ${kind} in the reserved space of the store was not written by this release of Keyward: ${what} is wrong`,
     {
       hint:
-        "A later release may have written it: update this process. Otherwise find out who has a key of this ring, or of " +
-        "one of its scopes, and writes to the store.",
+        "Update this process: a later release may have written the record. Otherwise find out which process has a key of " +
+        "this keyring, or of one of its scopes, and writes to the store.",
     },
   );
 }

@@ -1,45 +1,71 @@
 import type { Keyring } from "../keyring/keyring.ts";
-import type { CheckRecord } from "./check-record.ts";
+import type { KeyringCheck } from "./keyring-check.ts";
+import type { OverwriteGuard } from "./overwrite-guard.ts";
 import type { RecordCodec } from "./record-codec.ts";
-import type { Registration, RegistrationPlace } from "./replica-registration.ts";
+import type { ReplicaRegistration, ReplicaRegistrationSlot } from "./replica-registration.ts";
 
-/** Where all that seals for a store gets its ring, so that nothing is sealed under a ring that may not write. */
-export class SealingRing {
-  readonly #codec: RecordCodec;
-  readonly #check: CheckRecord;
-  readonly #registration: Registration | undefined;
-  readonly #others: RegistrationPlace | undefined;
+/** The conditions of a write, in the order in which they are tested. */
+export interface WriteConditions {
+  /** The registration of this store as a replica, if it registers. */
+  readonly registration: ReplicaRegistration | undefined;
+  /** The slot in which another store of the process may register. `undefined` if the store has no reserved space. */
+  readonly processRegistration: ReplicaRegistrationSlot | undefined;
+  readonly codec: RecordCodec;
+  readonly check: KeyringCheck;
+  readonly guard: OverwriteGuard;
+}
 
-  /**
-   * @param registration where the store registers.
-   * @param others where another store may do so, for the whole process.
-   */
-  constructor(
-    codec: RecordCodec,
-    check: CheckRecord,
-    registration: Registration | undefined,
-    others: RegistrationPlace | undefined,
-  ) {
-    this.#codec = codec;
-    this.#check = check;
-    this.#registration = registration;
-    this.#others = others;
+/** The addresses of records that a write may replace without having read them. */
+export interface OverwrittenRecords {
+  readonly namespace: string;
+  readonly keys: readonly string[];
+}
+
+/** Decides whether a store may write, and with which keyring. Every keyring that encrypts a record comes from here. */
+export class WriteGate {
+  readonly #conditions: WriteConditions;
+
+  constructor(conditions: WriteConditions) {
+    this.#conditions = conditions;
   }
 
   /**
-   * The ring in use, once this process is known to others as one that seals, and the ring has opened the check record; a
-   * promise only where that has to be waited for. To be used at once: what is awaited in between may outlast the ring.
+   * Returns the keyring to write with, once all conditions hold: the heartbeat of the process has not lapsed, the keyring
+   * decrypts the check record, and no record that would be overwritten is unreadable.
    *
-   * @throws KeywardError `OVERWRITE_REFUSED`, and as {@link Registration.admit}.
+   * Returns a promise only if a condition has to be waited for. Use the keyring at once: during another `await` the keyring
+   * may be replaced, or the heartbeat may lapse.
+   *
+   * @param overwritten the records that the write may replace unread. Omit it for a replacement that compares.
+   * @throws KeywardError `OVERWRITE_REFUSED` if the keyring does not belong to the store, or if a record that would be
+   * overwritten is unreadable; and as {@link ReplicaRegistration.requireLease} if the heartbeat has lapsed.
    */
-  take(): Keyring | Promise<Keyring> {
-    // Whenever something was waited for, the ring may have been loaded anew, or the heartbeat have lapsed.
-    const registration = this.#registration;
-    const admitting = registration === undefined ? this.#others?.registration?.admitOther() : registration.admit();
-    if (admitting !== undefined) return admitting.then(() => this.take());
-    const ring = this.#codec.ring();
-    if (ring instanceof Promise) return ring.then(() => this.take());
-    const passing = this.#check.pass(ring);
-    return passing === undefined ? ring : passing.then(() => this.take());
+  keyringForWriting(overwritten?: OverwrittenRecords): Keyring | Promise<Keyring> {
+    const keyring = this.#verifiedKeyring();
+    if (overwritten === undefined) return keyring;
+    if (keyring instanceof Promise) return keyring.then(() => this.keyringForWriting(overwritten));
+    const reading = this.#conditions.guard.requireReadable(overwritten.namespace, overwritten.keys);
+    if (reading === undefined) return keyring;
+    return reading.then(async () => {
+      const latest = this.#verifiedKeyring();
+      const isSame = (latest instanceof Promise ? await latest : latest) === keyring;
+      return isSame ? keyring : this.keyringForWriting(overwritten);
+    });
+  }
+
+  #verifiedKeyring(): Keyring | Promise<Keyring> {
+    // After each wait all conditions are tested again: the keyring may have been reloaded, or the heartbeat have lapsed.
+    const leasing = this.#requireLease();
+    if (leasing !== undefined) return leasing.then(() => this.#verifiedKeyring());
+    const keyring = this.#conditions.codec.ring();
+    if (keyring instanceof Promise) return keyring.then(() => this.#verifiedKeyring());
+    const verifying = this.#conditions.check.verify(keyring);
+    return verifying === undefined ? keyring : verifying.then(() => this.#verifiedKeyring());
+  }
+
+  #requireLease(): Promise<void> | undefined {
+    const { registration, processRegistration } = this.#conditions;
+    if (registration !== undefined) return registration.requireLease();
+    return processRegistration?.registration?.requireLeaseIfRegistered();
   }
 }

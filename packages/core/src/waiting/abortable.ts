@@ -1,12 +1,12 @@
 import { nodeTooOld } from "../errors/node-version.ts";
 
 /**
- * Runs `work`; rejects with the reason of the signal as soon as it is aborted, whatever `work` still does. For those who
- * write a key provider.
+ * Runs `work`, and rejects with the reason of the signal as soon as the signal is aborted, even while `work` still
+ * runs. For authors of a key provider.
  */
 export async function abortable<Result>(work: () => Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
   if (signal === undefined) return await work();
-  // The one thing that loads of keys need of Node.js 22. A TypeError would not say so.
+  // Loading keys needs this one feature of Node.js 22. A TypeError would not name the cause.
   if (typeof Promise.withResolvers !== "function") throw nodeTooOld("No keys can be loaded");
   signal.throwIfAborted();
   const aborted = Promise.withResolvers<never>();

@@ -1,11 +1,13 @@
-/** A point in time that neither a clock set back nor a machine that slept makes younger. */
+/**
+ * A point in time. Its age never shrinks, neither when the clock is set back nor while the machine sleeps.
+ */
 export class Moment {
-  readonly #steadyMs = performance.now();
+  readonly #monotonicMs = performance.now();
   readonly #wallMs = Date.now();
 
-  /** How many milliseconds ago it was. */
+  /** Returns the age in milliseconds. */
   agoMs(): number {
-    // The steady clock stands still while the machine sleeps; the other one can be set back.
-    return Math.max(performance.now() - this.#steadyMs, Date.now() - this.#wallMs);
+    // The monotonic clock stops while the machine sleeps, and the wall clock can be set back.
+    return Math.max(performance.now() - this.#monotonicMs, Date.now() - this.#wallMs);
   }
 }

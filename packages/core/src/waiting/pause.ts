@@ -1,11 +1,11 @@
 import { setTimeout as sleep } from "node:timers/promises";
 
-// A longer timer of Node.js fires at once.
+// A timer of Node.js fires at once if it is longer than 2^31 - 1 milliseconds.
 const longestTimerMs = 2 ** 30;
 
 /**
- * Resolves after so many milliseconds, which may be more than a timer takes; rejects with the reason of the signal as soon
- * as it is aborted.
+ * Waits for `waitMs` milliseconds, which may be longer than the longest timer of Node.js. Rejects with the reason of
+ * the signal as soon as the signal is aborted.
  */
 export async function pause(waitMs: number, signal: AbortSignal | undefined): Promise<void> {
   signal?.throwIfAborted();

@@ -1,7 +1,8 @@
 import { abortable } from "./abortable.ts";
 
-/** What a load may be given: a signal that ends it. */
+/** The options of one call. */
 interface LoadOptions {
+  /** Ends the wait of this call. */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -12,9 +13,10 @@ interface Flight<Result> {
 }
 
 /**
- * `work`, of which one runs at a time, for those who write a key provider. Whoever asks shares a run that begins after
- * he asked, so he sees what was there when he did. A run is aborted when nobody waits for it any more; one caller's
- * abort ends his own wait alone.
+ * Wraps `work` so that one run of it is in progress at a time, for authors of a key provider.
+ *
+ * - A call shares a run that begins after the call, so its result is at least as new as the call.
+ * - A caller that aborts ends only its own wait. A run is aborted when no caller waits for it any longer.
  */
 export function singleFlight<Result>(
   work: (options: { readonly signal: AbortSignal }) => Promise<Result>,
@@ -27,13 +29,13 @@ export function singleFlight<Result>(
     const controller = new AbortController();
     const before = last;
     const run = async () => {
-      // Also when there is nothing to wait for: calls made at once share a run.
+      // Without a run before it, this still gives up its turn, so that calls of the same turn share one run.
       await before?.catch(() => undefined);
       if (boarding === flight) boarding = undefined;
       return await abortable(() => work({ signal: controller.signal }), controller.signal);
     };
     const flight: Flight<Result> = { result: run(), controller, waiting: 0 };
-    // Everybody who waits may have left before it fails.
+    // All callers may have left before the run fails.
     flight.result.catch(() => undefined);
     last = flight.result;
     boarding = flight;

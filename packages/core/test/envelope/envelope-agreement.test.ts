@@ -1,21 +1,21 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { Place } from "../../src/envelope/envelope.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
-import { anyContent, anyForm, anyKeyId, anyPadTo, anyPlace, anyRoot, openStored, sealStored } from "../records.ts";
+import type { RecordAddress } from "../../src/store-interface/record.ts";
+import { anyAddress, anyContent, anyForm, anyKeyId, anyPadTo, anyRoot, openStored, sealStored } from "../records.ts";
 import { commitmentOf, layOut, NaiveRefusal, openNaively, scopedRoot, sealPlain } from "./naive-envelope.ts";
 
-const place: Place = { namespace: "flows", key: "session:42" };
+const address: RecordAddress = { namespace: "flows", key: "session:42" };
 
-describe("a second implementation", () => {
-  it("opens what this one seals", () => {
+describe("a second implementation of the specification", () => {
+  it("decrypts every record that Keyward encrypts", () => {
     fc.assert(
       fc.property(
         anyRoot,
         anyKeyId,
-        anyPlace,
+        anyAddress,
         anyContent,
         anyForm,
         anyPadTo,
@@ -28,12 +28,12 @@ describe("a second implementation", () => {
     );
   });
 
-  it("seals what this one opens, and seals the same under the same nonce", () => {
+  it("encrypts records that Keyward decrypts, to the same bytes under the same nonce", () => {
     fc.assert(
       fc.property(
         anyRoot,
         anyKeyId,
-        anyPlace,
+        anyAddress,
         anyContent,
         anyForm,
         anyPadTo,
@@ -49,9 +49,9 @@ describe("a second implementation", () => {
     );
   });
 
-  it("agrees on every plaintext, well laid out or not, that is validly sealed", () => {
+  it("agrees with Keyward on every plaintext with a valid tag, well laid out or not", () => {
     const material = randomBytes(32);
-    const record = { root: material, keyId: "k", ...place };
+    const record = { root: material, keyId: "k", ...address };
     const root = new RootKey(material);
     const anyPlain = fc.oneof(
       fc.uint8Array({ maxLength: 24 }),
@@ -61,7 +61,7 @@ describe("a second implementation", () => {
     fc.assert(
       fc.property(anyPlain, anyForm, (plain, form) => {
         const sealed = sealPlain(record, form, randomBytes(24), Buffer.from(plain));
-        expect(outcomeOf(() => openStored(sealed, "k", root, place))).toEqual(
+        expect(outcomeOf(() => openStored(sealed, "k", root, address))).toEqual(
           outcomeOf(() => openNaively(sealed, record)),
         );
       }),
@@ -69,9 +69,9 @@ describe("a second implementation", () => {
     );
   });
 
-  it("agrees on every alteration of what lies in the store", () => {
+  it("agrees with Keyward on every alteration of a stored value", () => {
     const material = randomBytes(32);
-    const record = { root: material, keyId: "2026-11", ...place };
+    const record = { root: material, keyId: "2026-11", ...address };
     const root = new RootKey(material);
     const text = String(sealPlain(record, "text", randomBytes(24), layOut({ value: "text" })));
     const binary = Buffer.from(sealPlain(record, "binary", randomBytes(24), layOut({ value: "binary" })));
@@ -87,7 +87,7 @@ describe("a second implementation", () => {
         const altered = edits.reduce(edit, text);
         const alteredBytes = Buffer.from(edits.reduce(edit, binary.toString("latin1")), "latin1");
         for (const stored of [altered, alteredBytes]) {
-          expect(outcomeOf(() => openStored(stored, "2026-11", root, place))).toEqual(
+          expect(outcomeOf(() => openStored(stored, "2026-11", root, address))).toEqual(
             outcomeOf(() => openNaively(stored, record)),
           );
         }
@@ -96,7 +96,7 @@ describe("a second implementation", () => {
     );
   });
 
-  it("derives the same commitment and scoped roots", () => {
+  it("derives the same commitment and scoped roots as Keyward", () => {
     fc.assert(
       fc.property(anyRoot, fc.string({ unit: "binary", minLength: 1, maxLength: 200 }), (material, name) => {
         const root = new RootKey(material);

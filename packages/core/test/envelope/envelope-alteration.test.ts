@@ -1,31 +1,31 @@
 import { randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import type { Place } from "../../src/envelope/envelope.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
 import { Keyring, keyOf } from "../../src/keyring/keyring.ts";
+import type { RecordAddress } from "../../src/store-interface/record.ts";
 import { anyContent, codeOf, openStored, sealStored, storeHolding } from "../records.ts";
 
-const place: Place = { namespace: "flows", key: "session:42" };
+const address: RecordAddress = { namespace: "flows", key: "session:42" };
 const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-describe("an altered envelope never opens", () => {
+describe("reading an altered envelope", () => {
   const ring = Keyring.generate("2026-11");
   const key = keyOf(ring, "2026-11");
-  if (key === undefined) throw new Error("The ring lacks its key");
+  if (key === undefined) throw new Error("The keyring lacks its key");
   const { root } = key;
   const text = String(
-    sealStored("2026-11", root, place, { value: "short", expires: 4e12 }, { form: "text", padTo: 8 }),
+    sealStored("2026-11", root, address, { value: "short", expires: 4e12 }, { form: "text", padTo: 8 }),
   );
-  const binary = Buffer.from(sealStored("2026-11", root, place, { value: "short" }, { form: "binary" }));
+  const binary = Buffer.from(sealStored("2026-11", root, address, { value: "short" }, { form: "binary" }));
 
-  /** What reading it through a store gives: the code of the error. Anything else fails. */
+  /** Reads a stored value through a store, and returns the code of the error. Fails if there is no error. */
   async function read(stored: string | Buffer): Promise<string> {
-    const store = storeHolding(stored, place, { keys: ring, reencrypt: "off" });
+    const store = storeHolding(stored, address, { keys: ring, reencrypt: "off" });
     let value: unknown;
     try {
-      value = await store.get(place.key);
+      value = await store.get(address.key);
     } catch (error) {
       if (error instanceof KeywardError) return error.code;
       throw error;
@@ -33,11 +33,11 @@ describe("an altered envelope never opens", () => {
     throw new Error(`It read as ${value === undefined ? "absent" : "a value"}`);
   }
 
-  it("while the unaltered one does", async () => {
+  it("succeeds only if nothing was altered", async () => {
     for (const stored of [text, binary]) await expect(read(stored)).rejects.toThrow("It read as a value");
   });
 
-  it("with any bit of the binary form flipped", async () => {
+  it("fails for any flipped bit of the binary form", async () => {
     for (let bit = 0; bit < binary.length * 8; bit++) {
       const flipped = Buffer.from(binary);
       flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
@@ -47,7 +47,7 @@ describe("an altered envelope never opens", () => {
     }
   });
 
-  it("with any bit of the text form's bytes or body flipped", async () => {
+  it("fails for any flipped bit of the bytes or the body of the text form", async () => {
     const body = Buffer.from(text.slice(12), "base64url");
     for (let bit = 0; bit < body.length * 8; bit++) {
       const flipped = Buffer.from(body);
@@ -65,9 +65,9 @@ describe("an altered envelope never opens", () => {
     }
   });
 
-  it("with any character of the text form replaced by any other of its alphabet, or by one from elsewhere", async () => {
+  it("fails for any replaced character of the text form", async () => {
     for (let at = 0; at < text.length; at++) {
-      // Node's decoder takes a character for the one that its lower eight bits are.
+      // Node's decoder reads a character as its lower eight bits.
       const lookalikes = [0x100, 0x2100, 0xff00].map((more) => String.fromCharCode(more + text.charCodeAt(at)));
       for (const character of [...`${alphabet}.:=+/ \n\0éĀ🔐`, ...lookalikes]) {
         if (character === text[at]) continue;
@@ -78,7 +78,7 @@ describe("an altered envelope never opens", () => {
     }
   });
 
-  it("cut anywhere, at either end, in either form", async () => {
+  it("fails for either form cut anywhere, at either end", async () => {
     for (let at = 0; at < text.length; at++) {
       expect(await read(text.slice(0, at)), `to ${at}`).toMatch(/^RECORD_|^KEY_/);
       expect(await read(Buffer.from(text.slice(0, at))), `to ${at}, as bytes`).toMatch(/^RECORD_|^KEY_/);
@@ -90,7 +90,7 @@ describe("an altered envelope never opens", () => {
     }
   });
 
-  it("lengthened, at either end or within", async () => {
+  it("fails for either form with something inserted anywhere", async () => {
     for (let at = 0; at <= text.length; at++) {
       for (const more of ["A", "=", ".", "\n"]) {
         expect(await read(text.slice(0, at) + more + text.slice(at)), `${at} ${more}`).toMatch(
@@ -105,8 +105,8 @@ describe("an altered envelope never opens", () => {
   });
 });
 
-describe("one record has one writing", () => {
-  it("so that no other text opens as the same record", () => {
+describe("the text form of a record", () => {
+  it("is the only text that decrypts to the record", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
       fc.property(
@@ -115,7 +115,7 @@ describe("one record has one writing", () => {
         fc.nat(),
         fc.constantFrom("replace", "insert", "append", "drop"),
         (content, where, what, how) => {
-          const text = String(sealStored("k", root, place, content, { form: "text" }));
+          const text = String(sealStored("k", root, address, content, { form: "text" }));
           const character = [...alphabet, "=", "==", "+", "/", " ", "\n", "\t", "\0", ".", "é"][what % 74] ?? "A";
           const at = where % text.length;
           const other = {
@@ -125,19 +125,19 @@ describe("one record has one writing", () => {
             drop: text.slice(0, at) + text.slice(at + 1),
           }[how];
           fc.pre(other !== text);
-          expect(codeOf(() => openStored(other, "k", root, place))).toBeDefined();
+          expect(codeOf(() => openStored(other, "k", root, address))).toBeDefined();
         },
       ),
       { numRuns: 3_000 },
     );
   });
 
-  it("so that no last character but one decodes", () => {
+  it("has only one possible last character", () => {
     const root = new RootKey(randomBytes(32));
     for (const length of [0, 1, 2]) {
-      const text = String(sealStored("k", root, place, { value: "x".repeat(length) }, { form: "text" }));
+      const text = String(sealStored("k", root, address, { value: "x".repeat(length) }, { form: "text" }));
       const open = [...alphabet].filter(
-        (last) => codeOf(() => openStored(text.slice(0, -1) + last, "k", root, place)) === undefined,
+        (last) => codeOf(() => openStored(text.slice(0, -1) + last, "k", root, address)) === undefined,
       );
       expect(open).toEqual([text.at(-1)]);
     }

@@ -1,10 +1,11 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
-import { type Place, readHeader, seal } from "../../src/envelope/envelope.ts";
+import { readHeader, seal } from "../../src/envelope/envelope.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
-import { KeySource } from "../../src/keyring/keyring-source.ts";
+import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
+import type { RecordAddress } from "../../src/store-interface/record.ts";
 import { storeHolding } from "../records.ts";
 import { fromHex, readValue, ringOf, vectors } from "./envelope-vectors.ts";
 import {
@@ -19,18 +20,18 @@ import {
   xaesSeal,
 } from "./naive-envelope.ts";
 
-/** The forms in which a store may give back what was written: a store of bytes gives bytes for a string too. */
+/** Returns the forms in which a store may return a written value: a store of bytes returns a string as bytes. */
 const asStored = (value: string | Buffer): (string | Buffer)[] =>
   typeof value === "string" ? [value, Buffer.from(value, "utf8")] : [value];
 
-/** As bulk re-encryption does, which does not decode the value. */
-async function sealAgainAtOnce(codec: RecordCodec, stored: string | Buffer, place: Place) {
-  const header = readHeader(stored, place);
-  return header === undefined ? undefined : codec.sealAgainAtOnce(await codec.ring(), stored, header, place);
+/** Re-encrypts a record as bulk re-encryption does, without decoding the value. */
+async function sealAgainAtOnce(codec: RecordCodec, stored: string | Buffer, address: RecordAddress) {
+  const header = readHeader(stored, address);
+  return header === undefined ? undefined : codec.sealAgainAtOnce(await codec.ring(), stored, header, address);
 }
 
-describe("what must be accepted", () => {
-  it.each(vectors.accept)("$name", async (vector) => {
+describe("an accepted vector", () => {
+  it.each(vectors.accept)("encrypts and decrypts as given: $name", async (vector) => {
     const { kid, namespace, key, scope, padTo } = vector;
     const value = readValue(vector.value);
     const sealed = readValue(vector.sealed);
@@ -43,7 +44,7 @@ describe("what must be accepted", () => {
     expect(seal(kid, root, { namespace, key }, content, options)).toEqual(sealed);
 
     const ring = ringOf([{ id: kid, root: vector.root, status: "enabled" }]);
-    const codec = new RecordCodec(KeySource.of(ring), "text", { scope: scope ?? undefined, accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "text", { scope: scope ?? undefined, accept: [] });
     for (const stored of asStored(sealed)) {
       const opened = await codec.open(stored, { namespace, key });
       expect(opened).toEqual({ content, keyId: kid, current: false });
@@ -55,7 +56,7 @@ describe("what must be accepted", () => {
     }
   });
 
-  it.each(vectors.accept)("$name, in the second implementation", (vector) => {
+  it.each(vectors.accept)("agrees with the second implementation: $name", (vector) => {
     const { kid, scope, namespace, key } = vector;
     const root = scope === null ? fromHex(vector.root) : scopedRoot(fromHex(vector.root), scope);
     const record = { root, keyId: kid, namespace, key };
@@ -69,23 +70,23 @@ describe("what must be accepted", () => {
     for (const stored of asStored(sealed)) expect(openNaively(stored, record)).toEqual(content);
   });
 
-  it.each(vectors.defaultKeyId)("the default id $id", ({ root, id }) => {
+  it.each(vectors.defaultKeyId)("agrees on the default key id $id", ({ root, id }) => {
     expect(new RootKey(fromHex(root)).defaultId).toBe(id);
   });
 });
 
-describe("what must be rejected", () => {
-  it.each(vectors.reject)("$name: $code", async (vector) => {
+describe("a rejected vector", () => {
+  it.each(vectors.reject)("is refused with $code: $name", async (vector) => {
     const { namespace, key, scope } = vector;
     const ring = ringOf(vector.ring);
-    const codec = new RecordCodec(KeySource.of(ring), "binary", { scope: scope ?? undefined, accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "binary", { scope: scope ?? undefined, accept: [] });
     for (const stored of asStored(readValue(vector.stored))) {
-      // What cannot be in a string can be in bytes: there the same prefix promises bytes.
+      // A binary header is an error only in a string. The same header in bytes is legal.
       if (typeof stored !== "string" && "text" in vector.stored && vector.stored.text.startsWith("kw1:")) continue;
       const sealedAgain = sealAgainAtOnce(codec, stored, { namespace, key }).catch((error: unknown) =>
         error instanceof KeywardError ? error.code : error,
       );
-      // Where something has to be waited for it is opened first.
+      // The result is undefined if the codec would have to wait.
       expect([undefined, vector.code]).toContain(await sealedAgain);
       await expect(codec.open(stored, { namespace, key })).rejects.toMatchObject({
         name: "KeywardError",
@@ -98,7 +99,7 @@ describe("what must be rejected", () => {
     }
   });
 
-  it("covers every code that opening can give", () => {
+  it("exists for every error code of decryption", () => {
     expect(new Set(vectors.reject.map(({ code }) => code))).toEqual(
       new Set([
         "KEY_UNKNOWN",
@@ -113,7 +114,7 @@ describe("what must be rejected", () => {
   });
 });
 
-it("says on its page what it does", () => {
+it("docs/envelope.md shows the values that the implementation computes", () => {
   const page = readFileSync(new URL("../../../../docs/envelope.md", import.meta.url), "utf8");
   const example = /```\n(root {8}[\s\S]*?)\n```/.exec(page)?.[1] ?? "";
   const lines = new Map<string, string>();
@@ -122,11 +123,11 @@ it("says on its page what it does", () => {
     label = line.slice(0, 12).trim() || label;
     lines.set(label, (lines.get(label) ?? "") + line.slice(12));
   }
-  const said = (name: string): string => lines.get(name) ?? "";
-  const root = fromHex(said("root"));
-  const nonce = fromHex(said("N"));
-  const record = { root, keyId: said("key id"), namespace: said("namespace"), key: said("key") };
-  const data = pae(Buffer.from(said("header")), Buffer.from(record.namespace), Buffer.from(record.key));
+  const pageValue = (name: string): string => lines.get(name) ?? "";
+  const root = fromHex(pageValue("root"));
+  const nonce = fromHex(pageValue("N"));
+  const record = { root, keyId: pageValue("key id"), namespace: pageValue("namespace"), key: pageValue("key") };
+  const data = pae(Buffer.from(pageValue("header")), Buffer.from(record.namespace), Buffer.from(record.key));
   const plain = layOut({ value: "short-lived", expires: 4_102_444_800_000 });
   expect({
     C: commitmentOf(root).toString("hex"),
@@ -141,7 +142,7 @@ it("says on its page what it does", () => {
   expect(page).toContain(vectors.xaes256gcmAccumulated.digest);
 });
 
-it("names each vector once", () => {
+it("each vector has its own name", () => {
   const names = [...vectors.accept, ...vectors.reject].map(({ name }) => name);
   expect(names).toEqual([...new Set(names)]);
 });

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import type { KeywardErrorCode } from "../../src/errors/errors.ts";
-import { Keyring, type KeyStatus } from "../../src/keyring/keyring.ts";
+import type { KeyStatus } from "../../src/keyring/key.ts";
+import { Keyring } from "../../src/keyring/keyring.ts";
 
 /** A stored string or stored bytes, as the vectors write them. */
 export type WrittenValue = { readonly text: string } | { readonly hex: string };
@@ -53,7 +54,10 @@ export const fromHex = (hex: string): Buffer => Buffer.from(hex, "hex");
 export const readValue = (written: WrittenValue): string | Buffer =>
   "text" in written ? written.text : fromHex(written.hex);
 
-/** A ring of vectors' keys. Its primary is a key of its own, so that any of theirs may be disabled. */
+/**
+ * Returns a keyring with the keys of a vector. Its primary is another key, so that any key of the vector may be
+ * disabled.
+ */
 export function ringOf(keys: RejectVector["ring"]): Keyring {
   const own = Keyring.generate("primary-of-the-test");
   return keys.reduce((ring, { id, root, status }) => ring.add({ id, material: fromHex(root), status }), own);

@@ -1,20 +1,21 @@
 import { createDecipheriv, randomBytes } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { open, type Place, readHeader, requirePlace, seal } from "../../src/envelope/envelope.ts";
+import { open, readHeader, seal } from "../../src/envelope/envelope.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
 import { Keyring, keyOf } from "../../src/keyring/keyring.ts";
-import { KeySource } from "../../src/keyring/keyring-source.ts";
+import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { EncryptedStore } from "../../src/store/encrypted-store.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
+import { type RecordAddress, requireAddress } from "../../src/store-interface/record.ts";
 import { requireExpires } from "../../src/store-interface/store-arguments.ts";
 import {
+  anyAddress,
   anyContent,
   anyForm,
   anyKeyId,
   anyPadTo,
-  anyPlace,
   anyRoot,
   codeOf,
   openStored,
@@ -23,15 +24,15 @@ import {
 import { collide } from "./gcm-collision.ts";
 import { commitmentOf, headerOf, pae, sealingKey, subkeyOf } from "./naive-envelope.ts";
 
-const place: Place = { namespace: "flows", key: "session:42" };
+const address: RecordAddress = { namespace: "flows", key: "session:42" };
 
-describe("what was sealed opens", () => {
-  it("whatever the record, in both forms", () => {
+describe("an encrypted record", () => {
+  it("decrypts to its content in both forms", () => {
     fc.assert(
       fc.property(
         anyRoot,
         anyKeyId,
-        anyPlace,
+        anyAddress,
         anyContent,
         anyForm,
         anyPadTo,
@@ -40,7 +41,7 @@ describe("what was sealed opens", () => {
           const sealed = sealStored(id, root, at, content, { form, padTo });
           expect(typeof sealed).toBe(form === "text" ? "string" : "object");
           expect(openStored(sealed, id, root, at)).toEqual(content);
-          // A store of bytes gives back the text form as bytes.
+          // A store of bytes returns the text form as bytes.
           if (typeof sealed === "string") expect(openStored(Buffer.from(sealed), id, root, at)).toEqual(content);
         },
       ),
@@ -48,33 +49,33 @@ describe("what was sealed opens", () => {
     );
   });
 
-  it("from bytes of any kind", () => {
+  it("decrypts from a view on other bytes", () => {
     const root = new RootKey(randomBytes(32));
-    const sealed = Buffer.from(sealStored("k", root, place, { value: "v" }, { form: "binary" }));
+    const sealed = Buffer.from(sealStored("k", root, address, { value: "v" }, { form: "binary" }));
     const within = new Uint8Array(sealed.length + 20);
     within.set(sealed, 7);
     const view: Uint8Array = within.subarray(7, 7 + sealed.length);
-    const header = readHeader(view, place);
-    if (header === undefined) throw new Error("Not taken for an envelope");
-    expect(open(view, header, root, place)).toEqual({ value: "v" });
+    const header = readHeader(view, address);
+    if (header === undefined) throw new Error("The value was not recognised as an envelope");
+    expect(open(view, header, root, address)).toEqual({ value: "v" });
   });
 
-  it("of a size that no cache or pool holds", () => {
+  it("may be larger than any cache or pool", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const value = randomBytes(3_000_001);
-      const sealed = sealStored("k", root, place, { value }, { form, padTo: 4096 });
-      const opened = openStored(sealed, "k", root, place).value;
+      const sealed = sealStored("k", root, address, { value }, { form, padTo: 4096 });
+      const opened = openStored(sealed, "k", root, address).value;
       expect(typeof opened !== "string" && value.equals(opened)).toBe(true);
     }
   });
 
-  it("to bytes that are nobody else's", () => {
+  it("decrypts to bytes that share no memory with the stored value", () => {
     const root = new RootKey(randomBytes(32));
     const value = Buffer.from("given");
-    const sealed = Buffer.from(sealStored("k", root, place, { value }, { form: "binary" }));
+    const sealed = Buffer.from(sealStored("k", root, address, { value }, { form: "binary" }));
     const before = Buffer.from(sealed);
-    const opened = openStored(sealed, "k", root, place).value;
+    const opened = openStored(sealed, "k", root, address).value;
     if (typeof opened === "string") throw new Error("Bytes came back as text");
     opened.fill(0);
     expect(sealed).toEqual(before);
@@ -82,20 +83,21 @@ describe("what was sealed opens", () => {
   });
 });
 
-describe("a header", () => {
+describe("readHeader", () => {
   const headers = ["k", "k1", "K", "a-b_c", "x".repeat(32), "2026-11"].flatMap((id) =>
     ([".", ":"] as const).map((separator) => ({ id, separator, written: `kw1${separator}${id}${separator}` })),
   );
 
-  it("is read as it is written, whatever was read before it", () => {
+  it("returns the header as it is written, whatever it read before", () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(fc.constantFrom(...headers), fc.boolean()), { maxLength: 30 }), (reads) => {
         for (const [{ id, separator, written }, asBytes] of reads) {
           const stored = asBytes ? Buffer.from(`${written}body`) : `${written}body`;
           if (separator === ":" && !asBytes) {
-            expect(() => readHeader(stored, place)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
+            expect(() => readHeader(stored, address)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
           } else {
-            expect(readHeader(stored, place)).toEqual({
+            expect(readHeader(stored, address)).toEqual({
+              version: 1,
               form: separator === "." ? "text" : "binary",
               keyId: id,
               written,
@@ -106,29 +108,29 @@ describe("a header", () => {
     );
   });
 
-  it("is not seen in what only begins like one that was read", () => {
-    for (const { written } of headers) readHeader(Buffer.from(written), place);
+  it("does not confuse a header with one that it read before", () => {
+    for (const { written } of headers) readHeader(Buffer.from(written), address);
     for (const stored of ["kw1.k1", "kw1", "kw", "", "KW1.k1.", " kw1.k1.", "no header"]) {
-      const read = () => readHeader(stored, place)?.keyId;
+      const read = () => readHeader(stored, address)?.keyId;
       if (stored === "kw1.k1") expect(read).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
       else expect(read()).toBeUndefined();
     }
-    expect(readHeader("kw1.k11.body", place)?.keyId).toBe("k11");
-    expect(() => readHeader("kw1.k1:body", place)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
-    expect(() => readHeader("kw2.k1.body", place)).toThrow(expect.objectContaining({ code: "ENVELOPE_UNSUPPORTED" }));
+    expect(readHeader("kw1.k11.body", address)?.keyId).toBe("k11");
+    expect(() => readHeader("kw1.k1:body", address)).toThrow(expect.objectContaining({ code: "RECORD_MALFORMED" }));
+    expect(() => readHeader("kw2.k1.body", address)).toThrow(expect.objectContaining({ code: "ENVELOPE_UNSUPPORTED" }));
   });
 });
 
-describe("text", () => {
+describe("a text that looks like decoded bytes", () => {
   it.each(["\ufffd", "a\ufffdb", "\ufeff\ufffd", "\u0001", "\0", "żółw \ufffd 🔐", `${"x".repeat(5_000)}\ufffd`])(
-    "comes back as it was, though it looks like a text that was not UTF-8: %j",
+    "is returned unchanged: %j",
     (value) => {
       const root = new RootKey(randomBytes(32));
       for (const form of ["text", "binary"] as const) {
         for (const padTo of [undefined, 64]) {
           for (const expires of [undefined, 4e12]) {
             const content = expires === undefined ? { value } : { value, expires };
-            expect(openStored(sealStored("k", root, place, content, { form, padTo }), "k", root, place)).toEqual(
+            expect(openStored(sealStored("k", root, address, content, { form, padTo }), "k", root, address)).toEqual(
               content,
             );
           }
@@ -138,11 +140,11 @@ describe("text", () => {
   );
 });
 
-describe("a record is bound to its place and key", () => {
-  it("and opens at no other place", () => {
+describe("decryption", () => {
+  it("fails at another address", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
-      fc.property(anyPlace, anyPlace, anyForm, (from, to, form) => {
+      fc.property(anyAddress, anyAddress, anyForm, (from, to, form) => {
         fc.pre(from.namespace !== to.namespace || from.key !== to.key);
         const sealed = sealStored("k", root, from, { value: "v" }, { form });
         expect(codeOf(() => openStored(sealed, "k", root, to))).toBe("RECORD_TAMPERED");
@@ -150,11 +152,11 @@ describe("a record is bound to its place and key", () => {
     );
   });
 
-  it("however namespace and key are joined", () => {
+  it("fails if the namespace and the key are divided at another character", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
       fc.property(fc.string({ minLength: 1 }), fc.nat(), fc.nat(), anyForm, (joined, one, other, form) => {
-        const cut = (at: number): Place => {
+        const cut = (at: number): RecordAddress => {
           const index = at % (joined.length + 1);
           return { namespace: joined.slice(0, index), key: joined.slice(index) };
         };
@@ -165,30 +167,31 @@ describe("a record is bound to its place and key", () => {
     );
   });
 
-  it("and to the id it was sealed under, though another id holds the same material", () => {
+  it("fails under another key id, even if it has the same material", () => {
     const material = randomBytes(32);
     const [one, other] = [new RootKey(material), new RootKey(material)];
-    const sealed = String(sealStored("one", one, place, { value: "v" }, { form: "text" }));
+    const sealed = String(sealStored("one", one, address, { value: "v" }, { form: "text" }));
     const renamed = sealed.replace("kw1.one.", "kw1.other.");
-    expect(codeOf(() => openStored(sealed, "one", other, place))).toBeUndefined();
-    expect(codeOf(() => openStored(renamed, "other", other, place))).toBe("RECORD_TAMPERED");
+    expect(codeOf(() => openStored(sealed, "one", other, address))).toBeUndefined();
+    expect(codeOf(() => openStored(renamed, "other", other, address))).toBe("RECORD_TAMPERED");
   });
 
-  it("and to the form it was written in", () => {
+  it("fails in the other form", () => {
     const root = new RootKey(randomBytes(32));
-    const text = String(sealStored("k", root, place, { value: "v" }, { form: "text" }));
+    const text = String(sealStored("k", root, address, { value: "v" }, { form: "text" }));
     const binary = Buffer.concat([Buffer.from("kw1:k:"), Buffer.from(text.slice(6), "base64url")]);
-    expect(codeOf(() => openStored(binary, "k", root, place))).toBe("RECORD_TAMPERED");
+    expect(codeOf(() => openStored(binary, "k", root, address))).toBe("RECORD_TAMPERED");
   });
 
-  it("and to one key, though a ciphertext can be made that AES-GCM opens under two", () => {
+  it("succeeds under one key only, even for a ciphertext that AES-GCM decrypts under two", () => {
     const materials = [randomBytes(32), randomBytes(32)] as const;
     for (const form of ["text", "binary"] as const) {
       const header = headerOf("shared", form);
-      const data = pae(Buffer.from(header), Buffer.from(place.namespace), Buffer.from(place.key));
+      const data = pae(Buffer.from(header), Buffer.from(address.namespace), Buffer.from(address.key));
       const { nonce, ciphertext, tag } = collidingRecord(materials, data);
 
-      // AES-GCM itself takes it under both subkeys, and both plaintexts are well laid out: flags 0, bytes.
+      // AES-GCM itself accepts the ciphertext under both subkeys, and both plaintexts are well laid out: flags 0,
+      // bytes.
       const plaintexts = materials.map((material) => {
         const subkey = subkeyOf(sealingKey(material), nonce);
         const decipher = createDecipheriv("aes-256-gcm", subkey, nonce.subarray(12), { authTagLength: 16 });
@@ -202,26 +205,26 @@ describe("a record is bound to its place and key", () => {
         const body = Buffer.concat([commitmentOf(material), nonce, ciphertext, tag]);
         const stored =
           form === "text" ? header + body.toString("base64url") : Buffer.concat([Buffer.from(header), body]);
-        const codes = materials.map((other) => codeOf(() => openStored(stored, "shared", new RootKey(other), place)));
+        const codes = materials.map((other) => codeOf(() => openStored(stored, "shared", new RootKey(other), address)));
         expect(codes).toEqual(index === 0 ? [undefined, "KEY_MISMATCH"] : ["KEY_MISMATCH", undefined]);
       }
     }
   });
 });
 
-describe("what cannot be sealed", () => {
+describe("encryption", () => {
   const root = new RootKey(randomBytes(32));
   const lone = ["\ud800", "a\udc00", "\udc00\ud800"];
 
-  it.each(lone)("a place or text with the lone surrogate %j", (text) => {
+  it.each(lone)("refuses an address or a text with the lone surrogate %j", (text) => {
     for (const form of ["text", "binary"] as const) {
-      expect(codeOf(() => seal("k", root, place, { value: text }, { form }))).toBe("VALUE_INVALID");
+      expect(codeOf(() => seal("k", root, address, { value: text }, { form }))).toBe("VALUE_INVALID");
     }
-    expect(codeOf(() => requirePlace(text, "key"))).toBe("VALUE_INVALID");
-    expect(codeOf(() => requirePlace("namespace", text))).toBe("VALUE_INVALID");
+    expect(codeOf(() => requireAddress(text, "key"))).toBe("VALUE_INVALID");
+    expect(codeOf(() => requireAddress("namespace", text))).toBe("VALUE_INVALID");
   });
 
-  it.each(lone)("through a store, the lone surrogate %j", async (text) => {
+  it.each(lone)("refuses the lone surrogate %j through a store", async (text) => {
     const map = new Map<string, unknown>();
     const store = new EncryptedStore(map, { keys: Keyring.generate() });
     for (const call of [store.set("key", text), store.set(text, "value"), store.get(text), store.has(text)]) {
@@ -230,9 +233,9 @@ describe("what cannot be sealed", () => {
     expect(map.size).toBe(0);
   });
 
-  it("an expiry that is no number", () => {
+  it("refuses an expiry that is not a number", () => {
     expect(codeOf(() => requireExpires("key", Number.NaN))).toBe("VALUE_INVALID");
-    expect(codeOf(() => seal("k", root, place, { value: "v", expires: Number.NaN }, { form: "text" }))).toBe(
+    expect(codeOf(() => seal("k", root, address, { value: "v", expires: Number.NaN }, { form: "text" }))).toBe(
       "VALUE_INVALID",
     );
   });
@@ -251,24 +254,24 @@ describe("an expiry", () => {
     [-0.5, 0],
     [-7, 0],
     [Number.NEGATIVE_INFINITY, 0],
-  ])("of %d is kept as %d, wherever it came from", (given, kept) => {
+  ])("given as %d is kept as %d", (given, kept) => {
     expect(requireExpires("key", given)).toBe(kept);
     for (const form of ["text", "binary"] as const) {
-      const sealed = sealStored("k", root, place, { value: "v", expires: given }, { form });
-      expect(openStored(sealed, "k", root, place)).toEqual({ value: "v", expires: kept });
+      const sealed = sealStored("k", root, address, { value: "v", expires: given }, { form });
+      expect(openStored(sealed, "k", root, address)).toEqual({ value: "v", expires: kept });
     }
   });
 
-  it("that has passed makes a record absent, though the store still has it", async () => {
+  it("makes a record absent after it has passed, even if the store still has the record", async () => {
     const ring = Keyring.generate("k");
     const key = keyOf(ring, "k");
-    if (key === undefined) throw new Error("The ring lacks its key");
+    if (key === undefined) throw new Error("The keyring lacks its key");
     for (const [expires, value] of [
       [Date.now() - 1, undefined],
       [Date.now() + 3_600_000, "v"],
     ] as const) {
       const sealed = seal("k", key.root, { namespace: "", key: "a" }, { value: "v", expires }, { form: "text" });
-      // The backend's own expiry was lengthened.
+      // Someone has extended the expiry that the backend keeps.
       const map = new Map<string, unknown>([["a", { value: sealed, expires: Date.now() + 1e9 }]]);
       const store = new EncryptedStore(map, { keys: ring });
       expect(await store.get("a")).toBe(value);
@@ -279,28 +282,28 @@ describe("an expiry", () => {
 });
 
 describe("padding", () => {
-  it("hides all lengths within a multiple, in both forms", () => {
+  it("gives all lengths up to a multiple the same size, in both forms", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const lengths = new Set(
         Array.from(
           { length: 59 },
-          (_, length) => sealStored("k", root, place, { value: "x".repeat(length) }, { form, padTo: 64 }).length,
+          (_, length) => sealStored("k", root, address, { value: "x".repeat(length) }, { form, padTo: 64 }).length,
         ),
       );
       expect(lengths.size).toBe(1);
-      expect(sealStored("k", root, place, { value: "x".repeat(60) }, { form, padTo: 64 }).length).toBeGreaterThan(
+      expect(sealStored("k", root, address, { value: "x".repeat(60) }, { form, padTo: 64 }).length).toBeGreaterThan(
         Math.max(...lengths),
       );
     }
   });
 });
 
-describe("what an error shows", () => {
-  it("is neither plaintext nor material nor envelope nor the record's key", async () => {
+describe("an error about a record", () => {
+  it("shows neither plaintext nor key material nor the envelope nor the key of the record", async () => {
     const ring = Keyring.generate("k");
     const key = keyOf(ring, "k");
-    if (key === undefined) throw new Error("The ring lacks its key");
+    if (key === undefined) throw new Error("The keyring lacks its key");
     const at = { namespace: "flows", key: "session-id-that-is-secret" };
     const sealed = String(seal("k", key.root, at, { value: "plaintext that is secret" }, { form: "text" }));
     const broken = [
@@ -313,13 +316,13 @@ describe("what an error shows", () => {
       `kw${"9".repeat(500)}.`,
       "plaintext that is secret",
     ];
-    const codec = new RecordCodec(KeySource.of(ring), "text", { accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "text", { accept: [] });
     for (const stored of broken) {
       const error: unknown = await codec.open(stored, at).then(
         () => undefined,
         (reason: unknown) => reason,
       );
-      if (!(error instanceof KeywardError)) throw new Error("It opened");
+      if (!(error instanceof KeywardError)) throw new Error("The record was decrypted");
       const message = `${error.message} ${error.hint} ${error.stack} ${String(error.cause)}`;
       expect(message).not.toContain("secret");
       expect(message).not.toContain(sealed.slice(30, 50));
@@ -335,7 +338,7 @@ interface Colliding {
   readonly tag: Buffer;
 }
 
-/** Tries nonces until both plaintexts begin with the flags 0: one in 256 does. */
+/** Tries nonces until both plaintexts begin with the flags 0, as they do for one nonce in 256. */
 function collidingRecord(materials: readonly [Buffer, Buffer], data: Buffer): Colliding {
   const [first, second] = [sealingKey(materials[0]), sealingKey(materials[1])];
   for (;;) {

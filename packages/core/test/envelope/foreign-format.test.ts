@@ -9,13 +9,16 @@ import { requireExpires } from "../../src/store-interface/store-arguments.ts";
 import { leaked, shown } from "../leak.ts";
 import { storeHolding } from "../records.ts";
 
-const place = { namespace: "flows", key: "session:42" };
+const address = { namespace: "flows", key: "session:42" };
 type Layout = AesGcmOptions["layout"];
 type Encoding = NonNullable<AesGcmOptions["encoding"]>;
 const layouts: readonly Layout[] = ["iv-tag-ciphertext", "iv-ciphertext-tag"];
 const encodings: readonly Encoding[] = ["base64", "base64url", "hex"];
 
-/** Writes as @keyv/encrypt-node does in its first layout and base64, and as most snippets do in the others. */
+/**
+ * Encrypts as @keyv/encrypt-node does, with the layout iv-tag-ciphertext in base64. Most code examples use one of the
+ * other layouts or encodings.
+ */
 function encrypt(
   text: string | Uint8Array,
   key: string | Uint8Array,
@@ -31,7 +34,7 @@ function encrypt(
   return Buffer.concat(parts).toString(encoding);
 }
 
-/** A format that claims everything, and keeps what it was asked. */
+/** A format that claims every value, and records the values that it was asked to read. */
 class Recorder implements ForeignFormat {
   readonly asked: unknown[] = [];
 
@@ -44,47 +47,47 @@ class Recorder implements ForeignFormat {
 describe("aesGcm", () => {
   const keys = { "a passphrase": "correct horse battery staple, no less", "32 bytes": randomBytes(32) };
 
-  describe.each(Object.entries(keys))("under %s", (_, key) => {
+  describe.each(Object.entries(keys))("given %s as its key", (_, key) => {
     it.each(layouts.flatMap((layout) => encodings.map((encoding) => [layout, encoding] as const)))(
-      "reads %s in %s",
+      "reads the layout %s in %s",
       async (layout, encoding) => {
         const format = aesGcm({ key, layout, encoding });
         for (const value of ["", "text", "zażółć 🔐", '{"value":"v"}', "x".repeat(5_000)]) {
-          expect(await format.read(encrypt(value, key, layout, encoding), place)).toEqual({ value });
+          expect(await format.read(encrypt(value, key, layout, encoding), address)).toEqual({ value });
         }
         const bytes = Buffer.from([0xff, 0x00, 0xfe]);
-        expect(await format.read(encrypt(bytes, key, layout, encoding), place)).toEqual({ value: bytes });
+        expect(await format.read(encrypt(bytes, key, layout, encoding), address)).toEqual({ value: bytes });
       },
     );
   });
 
-  it("reads what Keyv wrote with its encryption, through a store, with its expiry", async () => {
+  it("reads records of Keyv's own encryption through a store, with their expiry", async () => {
     const key = keys["a passphrase"];
     const accept = [aesGcm({ key, layout: "iv-tag-ciphertext" })];
     const read = (stored: string): Promise<unknown> =>
-      storeHolding(stored, place, { keys: Keyring.generate(), accept }).get(place.key);
+      storeHolding(stored, address, { keys: Keyring.generate(), accept }).get(address.key);
     const future = JSON.stringify({ value: { step: 1 }, expires: Date.now() + 60_000 });
     expect(await read(encrypt(future, key))).toBe(future);
     expect(await read(encrypt(JSON.stringify({ value: 1, expires: Date.now() - 1 }), key))).toBeUndefined();
     expect(await read(encrypt(JSON.stringify({ value: 1, expires: null }), key))).toBe('{"value":1,"expires":null}');
   });
 
-  it("takes base64 with and without its padding", async () => {
+  it("accepts base64 with and without padding", async () => {
     const key = randomBytes(32);
     const format = aesGcm({ key, layout: "iv-tag-ciphertext" });
     for (const value of ["a", "ab", "abc"]) {
-      expect(await format.read(encrypt(value, key).replace(/=+$/, ""), place)).toEqual({ value });
+      expect(await format.read(encrypt(value, key).replace(/=+$/, ""), address)).toEqual({ value });
     }
   });
 
-  it("takes hex in capitals", async () => {
+  it("accepts hexadecimal in capitals", async () => {
     const key = randomBytes(32);
     const format = aesGcm({ key, layout: "iv-tag-ciphertext", encoding: "hex" });
     const sealed = encrypt("v", key, "iv-tag-ciphertext", "hex").toUpperCase();
-    expect(await format.read(sealed, place)).toEqual({ value: "v" });
+    expect(await format.read(sealed, address)).toEqual({ value: "v" });
   });
 
-  it("gives nothing for a value that was altered or cut anywhere: it throws, or does not claim it", async () => {
+  it("returns nothing for a value that was altered or cut anywhere: it throws, or does not claim the value", async () => {
     for (const layout of layouts) {
       for (const encoding of encodings) {
         const key = randomBytes(32);
@@ -106,9 +109,9 @@ describe("aesGcm", () => {
         const unpadded = sealed.replace(/=+$/, "");
         for (let length = 1; length < unpadded.length; length++) broken.add(sealed.slice(0, length));
         for (const stored of broken) {
-          const store = storeHolding(stored, place, { keys: keyring, accept: [format] });
-          const error: unknown = await store.get(place.key).then(
-            (value) => `It read as ${String(value)}`,
+          const store = storeHolding(stored, address, { keys: keyring, accept: [format] });
+          const error: unknown = await store.get(address.key).then(
+            (value) => `The value was read as ${String(value)}`,
             (reason: unknown) => reason,
           );
           if (!(error instanceof KeywardError)) throw new Error(String(error));
@@ -119,7 +122,7 @@ describe("aesGcm", () => {
     }
   });
 
-  it("throws under another key, or for another layout", () => {
+  it("throws for a value of another key or layout", () => {
     const key = randomBytes(32);
     const sealed = encrypt("a value", key);
     for (const options of [
@@ -127,13 +130,13 @@ describe("aesGcm", () => {
       { key: "another passphrase", layout: "iv-tag-ciphertext" },
       { key, layout: "iv-ciphertext-tag" },
     ] as const) {
-      expect(() => aesGcm(options).read(sealed, place)).toThrow(
+      expect(() => aesGcm(options).read(sealed, address)).toThrow(
         expect.objectContaining({ code: "RECORD_TAMPERED", namespace: "flows", key: "session:42" }),
       );
     }
   });
 
-  it.each(encodings)("does not claim JSON, or bytes, or what does not decode as %s", (encoding) => {
+  it.each(encodings)("does not claim JSON, bytes, or text that is not %s", (encoding) => {
     const format = aesGcm({ key: randomBytes(32), layout: "iv-tag-ciphertext", encoding });
     const long = "x".repeat(60);
     for (const stored of [
@@ -148,7 +151,7 @@ describe("aesGcm", () => {
       "é".repeat(60),
       randomBytes(60),
     ]) {
-      expect(format.read(stored, place)).toBeUndefined();
+      expect(format.read(stored, address)).toBeUndefined();
     }
   });
 
@@ -167,15 +170,15 @@ describe("aesGcm", () => {
   });
 });
 
-describe("plaintext", () => {
+describe("the format plaintext", () => {
   it.each([
     ['{"value":1}', undefined],
     ['{"value":{"a":[]},"expires":4102444800000}', 4102444800000],
     ['{"expires":4102444800000,"value":null}', 4102444800000],
     ['{"value":1,"expires":null}', undefined],
     ['{"value":1,"expires":0}', 0],
-  ])("reads %s", (stored, expires) => {
-    expect(plaintext().read(stored, place)).toEqual(
+  ])("reads Keyv's own JSON %s", (stored, expires) => {
+    expect(plaintext().read(stored, address)).toEqual(
       expires === undefined ? { value: stored } : { value: stored, expires },
     );
   });
@@ -194,22 +197,22 @@ describe("plaintext", () => {
     '{"value":1,"expires":true}',
     '{"value":1,"__proto__":{}}',
     ' {"value":1}',
-  ])("does not take %j for what Keyv wrote", (stored) => {
-    expect(plaintext().read(stored, place)).toBeUndefined();
-    expect(plaintext().read(Buffer.from(stored), place)).toBeUndefined();
+  ])("does not claim %j, which Keyv did not write", (stored) => {
+    expect(plaintext().read(stored, address)).toBeUndefined();
+    expect(plaintext().read(Buffer.from(stored), address)).toBeUndefined();
   });
 
-  it("asks the application, where it knows better", () => {
+  it("asks the option matches instead, if it is set", () => {
     const format = plaintext({ matches: (stored) => typeof stored === "string" && stored.startsWith("v0 ") });
-    expect(format.read("v0 text", place)).toEqual({ value: "v0 text" });
-    expect(format.read('{"value":1}', place)).toBeUndefined();
+    expect(format.read("v0 text", address)).toEqual({ value: "v0 text" });
+    expect(format.read('{"value":1}', address)).toBeUndefined();
   });
 
-  it("whose expiry has passed is absent, and one that lies ahead is kept when it is sealed", async () => {
+  it("reads an expired record as absent, and keeps a future expiry when the record is encrypted", async () => {
     const keys = Keyring.generate();
     const accept = [plaintext()];
     const past = JSON.stringify({ value: 1, expires: Date.now() - 1 });
-    expect(await storeHolding(past, place, { keys, accept }).get(place.key)).toBeUndefined();
+    expect(await storeHolding(past, address, { keys, accept }).get(address.key)).toBeUndefined();
 
     const map = new Map<string, unknown>();
     const expires = Date.now() + 3_600_000;
@@ -224,43 +227,48 @@ describe("plaintext", () => {
     expect(await new EncryptedStore(new Map(map), { keys }).get("k")).toBe(JSON.stringify({ value: 1, expires }));
   });
 
-  it.each([4e12 + 0.5, 1e20, 2 ** 48])("whose expiry is %d is sealed behind the read all the same", async (expires) => {
-    const keys = Keyring.generate();
-    const map = new Map<string, unknown>([["k", { value: JSON.stringify({ value: 1, expires }), expires: undefined }]]);
-    const store = new EncryptedStore(map, { keys, accept: [plaintext()] });
-    const failed: unknown[] = [];
-    store.on("reencrypt:error", (event: unknown) => failed.push(event));
-    await store.get("k");
-    await store.settled();
-    expect(failed).toEqual([]);
-    expect(JSON.stringify(map.get("k"))).toContain('"kw1.');
-    expect(requireExpires("key", expires)).toBeLessThan(2 ** 48);
-  });
+  it.each([4e12 + 0.5, 1e20, 2 ** 48])(
+    "lets a record with the expiry %d be encrypted in the background after a read",
+    async (expires) => {
+      const keys = Keyring.generate();
+      const map = new Map<string, unknown>([
+        ["k", { value: JSON.stringify({ value: 1, expires }), expires: undefined }],
+      ]);
+      const store = new EncryptedStore(map, { keys, accept: [plaintext()] });
+      const failed: unknown[] = [];
+      store.on("reencrypt:error", (event: unknown) => failed.push(event));
+      await store.get("k");
+      await store.settled();
+      expect(failed).toEqual([]);
+      expect(JSON.stringify(map.get("k"))).toContain('"kw1.');
+      expect(requireExpires("key", expires)).toBeLessThan(2 ** 48);
+    },
+  );
 
-  it("is refused where the ring says that all is sealed, and only there", async () => {
-    const keys = Keyring.generate().seal("flows");
+  it("is refused in a namespace for which the keyring forbids plaintext, and in no other", async () => {
+    const keys = Keyring.generate().forbidPlaintext("flows");
     const options = { keys, accept: [plaintext({ matches: () => true })] };
-    await expect(storeHolding('{"value":1}', place, options).get("session:42")).rejects.toMatchObject({
+    await expect(storeHolding('{"value":1}', address, options).get("session:42")).rejects.toMatchObject({
       code: "RECORD_NOT_SEALED",
     });
     const elsewhere = { namespace: "others", key: "session:42" };
     expect(await storeHolding('{"value":1}', elsewhere, options).get("session:42")).toBe('{"value":1}');
   });
 
-  it("is asked last, wherever it stands", async () => {
+  it("is asked last, at any position in accept", async () => {
     const recorder = new Recorder();
     const options = { keys: Keyring.generate(), accept: [plaintext(), recorder], reencrypt: "off" } as const;
-    expect(await storeHolding('{"value":1}', place, options).get(place.key)).toBe("claimed");
+    expect(await storeHolding('{"value":1}', address, options).get(address.key)).toBe("claimed");
   });
 });
 
-describe("whatever begins like an envelope", () => {
+describe("the formats of accept", () => {
   const keys = Keyring.generate("k");
   const anyTail = fc.oneof(fc.string({ unit: "binary", maxLength: 120 }), fc.base64String({ maxLength: 120 }));
   const anyVersion = fc.oneof(fc.constant("1"), fc.stringMatching(/^[0-9]{1,60}$/));
   const anyHeader = fc.oneof(fc.constantFrom("k.", "k:", "", "k", "__proto__."), fc.string({ maxLength: 40 }));
 
-  it("never reaches a format, in a string or in bytes", async () => {
+  it("are never asked for a value that begins like an envelope, as a string or as bytes", async () => {
     await fc.assert(
       fc.asyncProperty(
         anyVersion,
@@ -276,8 +284,8 @@ describe("whatever begins like an envelope", () => {
               plaintext({ matches: () => true }),
               aesGcm({ key: "k", layout: "iv-tag-ciphertext" }),
             ];
-            const store = storeHolding(stored, place, { keys, accept, reencrypt: "off" });
-            await expect(store.get(place.key)).rejects.toMatchObject({
+            const store = storeHolding(stored, address, { keys, accept, reencrypt: "off" });
+            await expect(store.get(address.key)).rejects.toMatchObject({
               code: expect.stringMatching(/^(RECORD_MALFORMED|ENVELOPE_UNSUPPORTED|KEY_UNKNOWN|KEY_MISMATCH)$/),
             });
             expect(recorder.asked).toEqual([]);
@@ -288,11 +296,11 @@ describe("whatever begins like an envelope", () => {
     );
   });
 
-  it("while what does not, does", async () => {
+  it("are asked for a value that does not begin like an envelope", async () => {
     for (const stored of ["kw", "kw1", "kw.k.", "kwa1.k.", "KW1.k.", " kw1.k.", "kw-1.k.", "", randomBytes(5)]) {
       const recorder = new Recorder();
-      const store = storeHolding(stored, place, { keys, accept: [recorder], reencrypt: "off" });
-      expect(await store.get(place.key)).toBe("claimed");
+      const store = storeHolding(stored, address, { keys, accept: [recorder], reencrypt: "off" });
+      expect(await store.get(address.key)).toBe("claimed");
       expect(recorder.asked).toEqual([stored]);
     }
   });

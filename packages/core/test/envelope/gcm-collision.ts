@@ -1,8 +1,8 @@
 import { createCipheriv, randomBytes } from "node:crypto";
 
-// Plain AES-GCM does not commit to its key: for any two keys there are ciphertexts that open under both. This builds
-// one, as in Dodis, Grubbs, Ristenpart and Woodage, "Fast Message Franking", https://eprint.iacr.org/2019/016,
-// by solving for one block of it.
+// Plain AES-GCM does not commit to its key: for any two keys there are ciphertexts that can be decrypted under both.
+// This module builds such a ciphertext by solving for one block of it, as in Dodis, Grubbs, Ristenpart and Woodage,
+// "Fast Message Franking", https://eprint.iacr.org/2019/016.
 
 type Block = bigint;
 
@@ -45,7 +45,7 @@ class GcmKey {
     this.#hash = toBlock(this.#encrypt(Buffer.alloc(16)));
   }
 
-  /** What the plaintext is combined with. */
+  /** Returns the bytes that are combined with the plaintext. */
   keystream(nonce: Uint8Array, bytes: number): Buffer {
     return createCipheriv("aes-256-gcm", this.#key, nonce).update(Buffer.alloc(bytes));
   }
@@ -57,7 +57,7 @@ class GcmKey {
     return hashed ^ toBlock(this.#encrypt(Buffer.concat([nonce, Buffer.of(0, 0, 0, 1)])));
   }
 
-  /** By what the tag changes with the last block of the ciphertext: the lengths come after it. */
+  /** The factor of the last ciphertext block in the tag. One more block follows it, with the lengths. */
   get weightOfLastBlock(): Block {
     return power(this.#hash, 2n);
   }
@@ -68,8 +68,8 @@ class GcmKey {
 }
 
 /**
- * A ciphertext and tag that open under both keys, into plaintexts that both begin with a zero byte. There are none for
- * 255 of 256 nonces: `undefined`.
+ * Returns a ciphertext and tag that can be decrypted under both keys, to plaintexts that both begin with a zero byte.
+ * There are none for 255 of 256 nonces: then it returns `undefined`.
  */
 export function collide(
   keys: readonly [Uint8Array, Uint8Array],

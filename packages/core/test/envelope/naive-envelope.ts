@@ -1,9 +1,9 @@
 import { createCipheriv, createDecipheriv, createHmac } from "node:crypto";
 
-// A second implementation of docs/envelope.md: slow, nothing cached, nothing shared with the sources. Tests compare the
-// two.
+// A second implementation of docs/envelope.md. It is slow, caches nothing and shares no code with packages/core/src.
+// Tests compare the two.
 
-/** What the page calls by these names. */
+/** The key and the address of a record, named as in docs/envelope.md. */
 export interface NaiveRecord {
   readonly root: Uint8Array;
   readonly keyId: string;
@@ -18,7 +18,7 @@ export interface NaiveContent {
   readonly expires?: number;
 }
 
-/** The page names an error for each way to fail; this is one of them. */
+/** A refusal to decrypt. Its message is the error code that docs/envelope.md has for the failed check. */
 export class NaiveRefusal extends Error {}
 
 const bytes = (text: string): Buffer => Buffer.from(text, "utf8");
@@ -36,7 +36,7 @@ function encryptBlock(key: Uint8Array, block: Uint8Array): Buffer {
   return Buffer.concat([cipher.update(block), cipher.final()]);
 }
 
-/** XAES-256-GCM's derivation: the AES-256-GCM key for a 24-byte nonce. */
+/** Derives the AES-256-GCM key for a 24-byte nonce, as XAES-256-GCM does. */
 export function subkeyOf(key: Uint8Array, nonce: Uint8Array): Buffer {
   const l = BigInt(`0x${encryptBlock(key, Buffer.alloc(16)).toString("hex")}`);
   const k1 = BigInt.asUintN(128, l << 1n) ^ (l >> 127n === 1n ? 0x87n : 0n);
@@ -99,7 +99,10 @@ function decodeCanonically(encoded: string): Buffer {
   return Buffer.from((bits.slice(0, whole).match(/.{8}/g) ?? []).map((octet) => Number.parseInt(octet, 2)));
 }
 
-/** Opens what lies in a store with a ring of one enabled key. Throws {@link NaiveRefusal} with the code as its message. */
+/**
+ * Decrypts a stored value with a keyring of one enabled key. Throws {@link NaiveRefusal} with the error code as its
+ * message.
+ */
 export function openNaively(stored: string | Uint8Array, { root, keyId, namespace, key }: NaiveRecord): NaiveContent {
   const text = typeof stored === "string" ? stored : Buffer.from(stored).toString("latin1");
   const version = /^kw([0-9]+)[.:]/.exec(text)?.[1];

@@ -7,7 +7,7 @@ import { drawRandom, reseed } from "../../src/envelope/nonces.ts";
 import { RootKey } from "../../src/envelope/root-key.ts";
 import { openStored } from "../records.ts";
 
-const place = { namespace: "flows", key: "session:42" };
+const address = { namespace: "flows", key: "session:42" };
 const sessionRecords = 2 ** 20;
 const sessionAgeMs = 10 * 60 * 1000;
 
@@ -19,7 +19,7 @@ function draw(root: RootKey, plaintextBytes = 64): Buffer {
 
 const prefixOf = (nonce: Buffer): string => nonce.toString("hex", 0, 12);
 
-/** Adds each nonce, and fails at the first that was there. */
+/** Adds each nonce to a set. */
 function addAll(seen: Set<string>, nonces: Buffer): void {
   for (let at = 0; at < nonces.length; at += 24) seen.add(nonces.toString("latin1", at, at + 24));
 }
@@ -29,12 +29,12 @@ function drawInWorker(material: Uint8Array, draws: number): Promise<Buffer> {
     const worker = new Worker(new URL("./nonce-worker.ts", import.meta.url), { workerData: { material, draws } });
     worker.once("message", (nonces: Uint8Array) => resolve(Buffer.from(nonces)));
     worker.once("error", reject);
-    worker.once("exit", (code) => reject(new Error(`The worker ended with ${code}`)));
+    worker.once("exit", (code) => reject(new Error(`The worker exited with code ${code}`)));
   });
 }
 
-describe("no nonce is drawn twice", () => {
-  it("in more than 10^6 draws of one process, and each session ends after its records", () => {
+describe("a nonce", () => {
+  it("is never drawn twice in more than 10^6 draws of one process, and each session ends after 2^20 records", () => {
     const root = new RootKey(randomBytes(32));
     const draws = sessionRecords + 1_000;
     const nonces = Buffer.alloc(draws * 24);
@@ -49,7 +49,7 @@ describe("no nonce is drawn twice", () => {
     expect(prefixAt(draws - 1)).toBe(prefixAt(sessionRecords));
   });
 
-  it("in 10^6 draws of four threads under one key", async () => {
+  it("is never drawn twice in 10^6 draws of four threads under one key", async () => {
     const material = randomBytes(32);
     const drawn = await Promise.all([1, 2, 3, 4].map(() => drawInWorker(material, 250_000)));
     const seen = new Set<string>();
@@ -58,18 +58,18 @@ describe("no nonce is drawn twice", () => {
     expect(new Set(drawn.map(prefixOf)).size).toBe(4);
   });
 
-  it("in 10^5 seals, by what lies in the envelopes", () => {
+  it("is never in two of 10^5 envelopes", () => {
     const root = new RootKey(randomBytes(32));
     const seen = new Set<string>();
     for (let index = 0; index < 100_000; index++) {
-      const sealed = seal("k", root, place, { value: "v" }, { form: "binary" });
+      const sealed = seal("k", root, address, { value: "v" }, { form: "binary" });
       if (typeof sealed === "string") throw new Error("A string in the binary form");
       addAll(seen, Buffer.from(sealed.subarray(6 + 32, 6 + 32 + 24)));
     }
     expect(seen.size).toBe(100_000);
   });
 
-  it("under two keys, or by two instances of one", () => {
+  it("has another prefix under another key, and in another instance of the same key", () => {
     const material = randomBytes(32);
     const roots = [new RootKey(material), new RootKey(material), new RootKey(randomBytes(32))];
     expect(new Set(roots.map((root) => prefixOf(draw(root)))).size).toBe(3);
@@ -81,14 +81,14 @@ describe("a writer's session", () => {
   beforeEach(() => vi.useFakeTimers({ toFake: ["Date"], now: startMs }));
   afterEach(() => vi.useRealTimers());
 
-  it("keeps its prefix and draws the rest anew", () => {
+  it("keeps its prefix and draws a new rest for each nonce", () => {
     const root = new RootKey(randomBytes(32));
     const [one, other] = [draw(root), draw(root)];
     expect(prefixOf(one)).toBe(prefixOf(other));
     expect(one.subarray(12)).not.toEqual(other.subarray(12));
   });
 
-  it("ends after its bytes", () => {
+  it("ends after 2^36 bytes", () => {
     const root = new RootKey(randomBytes(32));
     const prefixes = [2 ** 35, 2 ** 35 - 1, 1, 1].map((bytes) => prefixOf(draw(root, bytes)));
     expect(prefixes[1]).toBe(prefixes[0]);
@@ -96,7 +96,7 @@ describe("a writer's session", () => {
     expect(prefixes[3]).not.toBe(prefixes[0]);
   });
 
-  it("ends at its age, and not before", () => {
+  it("ends at the age of ten minutes, and not before", () => {
     const root = new RootKey(randomBytes(32));
     const first = prefixOf(draw(root));
     vi.setSystemTime(startMs + sessionAgeMs - 1);
@@ -105,14 +105,14 @@ describe("a writer's session", () => {
     expect(prefixOf(draw(root))).not.toBe(first);
   });
 
-  it("ends when the clock goes back, as it does on a machine restored from a snapshot", () => {
+  it("ends when the clock is set back, as on a machine that is restored from a snapshot", () => {
     const root = new RootKey(randomBytes(32));
     const first = prefixOf(draw(root));
     vi.setSystemTime(startMs - 1);
     expect(prefixOf(draw(root))).not.toBe(first);
   });
 
-  it("ends on reseed(), for every key", () => {
+  it("ends on reseed() for every key", () => {
     const roots = [new RootKey(randomBytes(32)), new RootKey(randomBytes(32))];
     const before = roots.map((root) => prefixOf(draw(root)));
     reseed();
@@ -120,13 +120,13 @@ describe("a writer's session", () => {
     expect(new Set([...before, ...after]).size).toBe(4);
   });
 
-  it("seals what opens, also after it ended", () => {
+  it("encrypts records that stay readable after the session has ended", () => {
     const root = new RootKey(randomBytes(32));
     for (const atMs of [0, 1, sessionAgeMs, sessionAgeMs * 3, -5]) {
       vi.setSystemTime(startMs + atMs);
-      const sealed = seal("k", root, place, { value: `at ${atMs}` }, { form: "text" });
+      const sealed = seal("k", root, address, { value: `at ${atMs}` }, { form: "text" });
       if (typeof sealed !== "string") throw new Error("Bytes in the text form");
-      expect(openStored(sealed, "k", new RootKey(root.material()), place)).toEqual({ value: `at ${atMs}` });
+      expect(openStored(sealed, "k", new RootKey(root.material()), address)).toEqual({ value: `at ${atMs}` });
     }
   });
 });
@@ -144,27 +144,27 @@ describe("the random bytes drawn in advance", () => {
   });
 
   const target = Buffer.alloc(64);
-  /** Draws 12 bytes at a time of the clock, and says how often there were new ones since the last call. */
+  /** Draws 12 bytes at a given time of the clock, and returns how often the pool was refilled for them. */
   function fillsAt(nowMs: number): number {
     fills.mockClear();
     drawRandom(target, 0, 12, nowMs);
     return fills.mock.calls.length;
   }
 
-  it("are few: what a cloned machine shares with its twin is at most 128 nonces", () => {
+  it("last for at most 128 nonces, which is all that two clones of a machine share", () => {
     expect(fillsAt(5_000)).toBe(1);
     let draws = 1;
     while (fillsAt(5_000) === 0) draws++;
     expect(draws).toBe(128);
   });
 
-  it("are young", () => {
+  it("are at most one second old", () => {
     expect(fillsAt(5_000)).toBe(1);
     expect(fillsAt(6_000)).toBe(0);
     expect(fillsAt(6_001)).toBe(1);
   });
 
-  it("are forgotten when the clock goes back, and on reseed()", () => {
+  it("are discarded when the clock is set back, and on reseed()", () => {
     expect(fillsAt(5_000)).toBe(1);
     expect(fillsAt(4_999)).toBe(1);
     expect(fillsAt(4_999)).toBe(0);
@@ -172,7 +172,7 @@ describe("the random bytes drawn in advance", () => {
     expect(fillsAt(4_999)).toBe(1);
   });
 
-  it("go where they were asked for and nowhere else", () => {
+  it("are written to the requested range and nowhere else", () => {
     const around = Buffer.alloc(40, 0xaa);
     drawRandom(around, 8, 24, 5_000);
     expect(around.subarray(0, 8)).toEqual(Buffer.alloc(8, 0xaa));
@@ -182,15 +182,15 @@ describe("the random bytes drawn in advance", () => {
 });
 
 describe("a reader's cache of subkeys", () => {
-  it("gives each record its own, before and after it was pushed out", () => {
+  it("returns the right subkey for each record, before and after its eviction", () => {
     const root = new RootKey(randomBytes(32));
     const records = Array.from({ length: 300 }, (_, index) => {
       const value = `record ${index}`;
-      const sealed = seal("k", root, place, { value }, { form: "binary", knownAnswerNonce: randomBytes(24) });
+      const sealed = seal("k", root, address, { value }, { form: "binary", knownAnswerNonce: randomBytes(24) });
       return { value, sealed: Buffer.from(sealed) };
     });
     for (const { value, sealed } of [...records, ...records.toReversed(), ...records]) {
-      expect(openStored(sealed, "k", root, place)).toEqual({ value });
+      expect(openStored(sealed, "k", root, address)).toEqual({ value });
     }
   });
 });

@@ -19,7 +19,7 @@ function openXaes(key: Uint8Array, nonce: Buffer, sealed: Buffer, associatedData
   return Buffer.concat([decipher.update(sealed.subarray(0, -16)), decipher.final()]);
 }
 
-/** The inputs of the accumulated test of C2SP: SHAKE128 of nothing, read from its beginning. */
+/** The inputs of the accumulated test of C2SP: the output of SHAKE128 for the empty input, read from its beginning. */
 class InputStream {
   readonly #stream: Buffer;
   #at = 0;
@@ -40,7 +40,7 @@ class InputStream {
 }
 
 describe("XAES-256-GCM", () => {
-  it.each(vectors.xaes256gcm)("gives the known answer $sealed", (vector) => {
+  it.each(vectors.xaes256gcm)("computes the known answer $sealed", (vector) => {
     const key = fromHex(vector.key);
     const nonce = fromHex(vector.nonce);
     const data = fromHex(vector.associatedData);
@@ -48,7 +48,7 @@ describe("XAES-256-GCM", () => {
     expect(openXaes(key, nonce, fromHex(vector.sealed), data).toString("hex")).toBe(vector.plaintext);
   });
 
-  it("gives the accumulated answer of C2SP", () => {
+  it("computes the accumulated answer of C2SP", () => {
     const { rounds, digest } = vectors.xaes256gcmAccumulated;
     const source = new InputStream(rounds * (32 + 24 + 2 * 256));
     const accumulated = createHash("shake128", { outputLength: 32 });
@@ -58,18 +58,19 @@ describe("XAES-256-GCM", () => {
       const plaintext = source.takeCounted();
       const data = source.takeCounted();
       const sealed = sealXaes(key, nonce, plaintext, data);
-      if (!openXaes(key, nonce, sealed, data).equals(plaintext)) throw new Error(`Round ${round} does not open`);
+      if (!openXaes(key, nonce, sealed, data).equals(plaintext))
+        throw new Error(`The ciphertext of round ${round} cannot be decrypted`);
       accumulated.update(sealed);
     }
     expect(accumulated.digest("hex")).toBe(digest);
   });
 
-  it("derives what the second implementation derives, whichever bit the doubling carries", () => {
+  it("derives the same subkeys as the second implementation, whether the doubling carries a bit or not", () => {
     for (let round = 0; round < 200; round++) {
       const key = randomBytes(32);
       const nonce = randomBytes(24);
       const xaes = new XaesKey(key);
-      // One instance for many subkeys: the cipher it keeps has no state between blocks.
+      // Use one instance for several subkeys: its cipher must have no state between blocks.
       xaes.subkey(randomBytes(subkeyPrefixBytes));
       expect(xaes.subkey(nonce.subarray(0, subkeyPrefixBytes)).export()).toEqual(subkeyOf(key, nonce));
     }

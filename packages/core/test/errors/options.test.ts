@@ -14,13 +14,15 @@ describe("requireAmount", () => {
       expect(() => requireAmount("waitMs", given, "milliseconds")).toThrow(
         expect.objectContaining({
           code: "VALUE_INVALID",
-          message: expect.stringMatching(/^waitMs is not a whole number of milliseconds from 1 to 1073741824, but /),
+          message: expect.stringMatching(
+            /^waitMs is not an integer between 1 and 1073741824 \(in milliseconds\), but /,
+          ),
         }),
       );
     },
   );
 
-  it("gives back what is within the bounds, ends included", () => {
+  it("returns a value within the bounds, both ends included", () => {
     expect(requireAmount("waitMs", 0, "milliseconds", { least: 0 })).toBe(0);
     expect(requireAmount("waitMs", 2 ** 30, "milliseconds")).toBe(2 ** 30);
     expect(requireAmount("maxBytes", 2 ** 40, "bytes")).toBe(2 ** 40);
@@ -29,7 +31,7 @@ describe("requireAmount", () => {
 });
 
 describe("requireOptions", () => {
-  it("gives back options that are all known", () => {
+  it("returns options that are all known", () => {
     const options: Options = { one: 1 };
     expect(requireOptions("it", options, known)).toBe(options);
   });
@@ -53,7 +55,7 @@ describe("requireOptions", () => {
     ["a number", "5"],
     ["a text", '"text"'],
     ["an array", "[]"],
-  ])("refuses %s, which is no object of options", (_, json) => {
+  ])("refuses %s instead of an object of options", (_, json) => {
     expect(() => requireOptions("it", JSON.parse(json), known)).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID", message: "The options of it are not an object" }),
     );

@@ -4,22 +4,22 @@ import { describe, expect, it } from "vitest";
 const down = (ms = 5_000, cause?: Error) =>
   new KeywardError("STORE_UNAVAILABLE", `The server did not answer within ${ms} ms`, { hint: "Start it.", cause });
 
-/** Lets a problem occur once a second for so long, and gives how often it was told of, by the second. */
+/** Lets a problem occur once a second, and returns the count of each report under its second. */
 function everySecond(problem: () => unknown, seconds: number): Map<number, number> {
   let second = 0;
   const repetitions = new Repetitions(() => second * 1_000);
-  const told = new Map<number, number>();
+  const reports = new Map<number, number>();
   for (; second < seconds; second++) {
     const repetition = repetitions.occurred(problem());
-    if (repetition !== undefined) told.set(second, repetition.times);
+    if (repetition !== undefined) reports.set(second, repetition.times);
   }
-  return told;
+  return reports;
 }
 
-describe("what occurs again and again", () => {
-  it("is told of at once, then with a count after growing pauses", () => {
-    const told = everySecond(down, 2_000);
-    expect([...told]).toEqual([
+describe("a repeated problem", () => {
+  it("is reported at once, then with a count after growing pauses", () => {
+    const reports = everySecond(down, 2_000);
+    expect([...reports]).toEqual([
       [0, 1],
       [5, 5],
       [15, 10],
@@ -35,12 +35,12 @@ describe("what occurs again and again", () => {
     ]);
   });
 
-  it("is the same however long it took, and however its causes are made", () => {
+  it("is the same problem with another duration or another object as its cause", () => {
     let ms = 4_000;
     expect(everySecond(() => down(ms++, new Error(`closed after ${ms} ms`)), 5).size).toBe(1);
   });
 
-  it("is told of at once when it changes: another code, message, cause or kind", () => {
+  it("is reported at once when its code, message, cause or type changes", () => {
     const repetitions = new Repetitions(() => 0);
     const problems = [
       down(),
@@ -55,11 +55,11 @@ describe("what occurs again and again", () => {
       undefined,
     ];
     for (const problem of problems) expect(repetitions.occurred(problem)).toEqual({ times: 1 });
-    // Those that alternate stay quiet.
+    // Known problems that alternate are not reported again.
     for (const problem of problems) expect(repetitions.occurred(problem)).toBeUndefined();
   });
 
-  it("is told of at once after a success, and after it had stopped for long", () => {
+  it("is reported at once after a success, and after it had stopped for 11 minutes", () => {
     let nowMs = 0;
     const repetitions = new Repetitions(() => nowMs);
     expect(repetitions.occurred(down())).toEqual({ times: 1 });
@@ -71,7 +71,7 @@ describe("what occurs again and again", () => {
     expect(repetitions.occurred(down())).toEqual({ times: 1 });
   });
 
-  it("may be an error whose name and message are no text", () => {
+  it("may be an error whose name and message are not strings", () => {
     const repetitions = new Repetitions(() => 0);
     const strange = [{ message: undefined }, { message: 5, name: 5n }, { message: "m", name: null }].map((fields) =>
       Object.assign(new Error("x"), fields),
@@ -80,10 +80,10 @@ describe("what occurs again and again", () => {
     expect(repetitions.occurred(strange[0])).toBeUndefined();
   });
 
-  it("takes no more memory for many kinds of it", () => {
+  it("takes bounded memory for any number of different problems", () => {
     const repetitions = new Repetitions(() => 0);
     for (let kind = 0; kind < 1_000; kind++) expect(repetitions.occurred(`kind ${kind}`)).toEqual({ times: 1 });
-    // The oldest are forgotten, and told of again.
+    // The oldest problems are forgotten, so they are reported again.
     expect(repetitions.occurred("kind 0")).toEqual({ times: 1 });
     expect(repetitions.occurred("kind 999")).toBeUndefined();
   });

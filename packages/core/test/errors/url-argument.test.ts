@@ -11,21 +11,21 @@ it.each([
   ["http://[::1]:8200/behind/a/proxy", addressOnly],
   [new URL("https://vault.example.com"), addressOnly],
   [`https://user:${secret}@vault.example.com/?a=b`, rules],
-])("the URL %s is taken", (given, taken) => {
-  expect(requireUrl("The address", given, taken).href).toBe(new URL(given).href);
+])("requireUrl accepts %s", (given, accepted) => {
+  expect(requireUrl("The address", given, accepted).href).toBe(new URL(given).href);
 });
 
 it.each([
-  [undefined, addressOnly, "is not a URL that can be read"],
-  [`"https://vault.example.com"`, addressOnly, "is not a URL that can be read"],
-  [secret, addressOnly, "is not a URL that can be read"],
+  [undefined, addressOnly, "is not a valid URL"],
+  [`"https://vault.example.com"`, addressOnly, "is not a valid URL"],
+  [secret, addressOnly, "is not a valid URL"],
   [`ftp://${secret}`, addressOnly, "does not begin with http: or https:"],
-  [`https://user:${secret}@vault.example.com`, addressOnly, "holds more than the address of a server"],
-  [`https://${secret}@vault.example.com`, addressOnly, "holds more than the address of a server"],
-  [`https://vault.example.com/?token=${secret}`, addressOnly, "holds more than the address of a server"],
-  [`https://vault.example.com/#${secret}`, addressOnly, "holds more than the address of a server"],
-  [`https://user:1/${secret}@vault.example.com`, rules, "holds a user or a password that is not percent-encoded"],
-])("the URL %s is refused, with an error that holds nothing of it", (given, broken, problem) => {
+  [`https://user:${secret}@vault.example.com`, addressOnly, "contains more than the address of a server"],
+  [`https://${secret}@vault.example.com`, addressOnly, "contains more than the address of a server"],
+  [`https://vault.example.com/?token=${secret}`, addressOnly, "contains more than the address of a server"],
+  [`https://vault.example.com/#${secret}`, addressOnly, "contains more than the address of a server"],
+  [`https://user:1/${secret}@vault.example.com`, rules, "contains a user or a password that is not percent-encoded"],
+])("requireUrl refuses %s with an error that contains no part of it", (given, broken, problem) => {
   const refused = () => requireUrl("The address", given, broken);
   expect(refused).toThrow(expect.objectContaining({ code: "VALUE_INVALID", message: `The address ${problem}` }));
   try {

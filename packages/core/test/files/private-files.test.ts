@@ -16,7 +16,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { filePlace } from "../../src/keyring/keyring-location.ts";
+import { fileLocation } from "../../src/keyring/keyring-location.ts";
 import { fileCheckpoint } from "../../src/reencryption/checkpoint.ts";
 
 const isRoot = process.geteuid?.() === 0;
@@ -35,7 +35,7 @@ function modeOf(path: string): number {
   return lstatSync(path).mode & 0o777;
 }
 
-/** Another file of the same user, which a planted link leads to. */
+/** Creates another file of the same user, and plants a symbolic link to it. */
 function plantLink(at: string): string {
   const victim = join(folder, "victim");
   writeFileSync(victim, "precious");
@@ -44,7 +44,7 @@ function plantLink(at: string): string {
 }
 
 describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
-  it("is written through no planted link, and with no planted mode", async () => {
+  it("is not written through a planted link, nor with the mode of a planted file", async () => {
     const path = join(folder, "job");
     const checkpoint = fileCheckpoint(path);
     await checkpoint.write("one");
@@ -76,12 +76,12 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
     for (const name of ["directory", "pipe"]) {
       await expect(fileCheckpoint(join(folder, name)).read()).rejects.toMatchObject({
         code: "CHECKPOINT_INVALID",
-        message: expect.stringContaining("no file of at most"),
+        message: expect.stringContaining("not a file of at most"),
       });
     }
   });
 
-  it.skipIf(!isRoot)("is not believed where another user wrote it", async () => {
+  it.skipIf(!isRoot)("is refused if another user wrote it", async () => {
     const path = join(folder, "job");
     writeFileSync(path, "{}");
     chownSync(path, stranger, stranger);
@@ -93,27 +93,27 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
     expect(await fileCheckpoint(path).read()).toBe("own");
   });
 
-  it("says what is wrong with its folder", async () => {
+  it("reports a missing folder when it is written", async () => {
     const nowhere = fileCheckpoint(join(folder, "missing", "job"));
     expect(await nowhere.read()).toBeUndefined();
     await expect(nowhere.write("text")).rejects.toMatchObject({
       code: "CHECKPOINT_INVALID",
       message: expect.stringContaining("ENOENT"),
-      hint: expect.stringContaining("make the folder"),
+      hint: expect.stringContaining("create the folder"),
     });
   });
 });
 
 describe.skipIf(process.platform === "win32")("the lock beside a keyring", () => {
-  const change = (path: string, from: string | undefined, to: string) => filePlace(path).replace(from, to);
+  const change = (path: string, from: string | undefined, to: string) => fileLocation(path).replace(from, to);
 
-  it("can be opened by its owner alone", async () => {
+  it("can be opened only by its owner", async () => {
     const path = join(folder, "ring");
     await change(path, undefined, "one");
     expect(modeOf(`${path}.lock`)).toBe(0o600);
   });
 
-  it("made by an earlier release is closed to others", async () => {
+  it("is closed to other users if an earlier release made it", async () => {
     const path = join(folder, "ring");
     writeFileSync(`${path}.lock`, "");
     chmodSync(`${path}.lock`, 0o666);
@@ -129,7 +129,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect([modeOf(path), modeOf(`${path}.lock`)]).toEqual([0o664, 0o660]);
   });
 
-  it("is not followed where it is a link, and nothing is made where the link leads", async () => {
+  it("is refused if it is a link, and nothing is created at the target of the link", async () => {
     const path = join(folder, "ring");
     symlinkSync(join(folder, "elsewhere"), `${path}.lock`);
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
@@ -139,18 +139,18 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(readdirSync(folder)).toEqual(["ring.lock"]);
   });
 
-  it("that is no empty file is left as it is", async () => {
+  it("is left unchanged if it is not an empty file", async () => {
     const path = join(folder, "ring");
     writeFileSync(`${path}.lock`, "something else");
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
-      message: expect.stringContaining("is no empty file"),
-      hint: expect.stringContaining("Remove it while no process changes the keyring"),
+      message: expect.stringContaining("is not an empty file"),
+      hint: expect.stringContaining("Remove it while no process changes the guarded file"),
     });
     expect([readFileSync(`${path}.lock`, "utf8"), existsSync(path)]).toEqual(["something else", false]);
   });
 
-  it.skipIf(!isRoot)("that another user made is refused, and that of the keyring's owner is not", async () => {
+  it.skipIf(!isRoot)("is refused if another user made it, but not if the owner of the keyring did", async () => {
     const path = join(folder, "ring");
     writeFileSync(`${path}.lock`, "");
     chownSync(`${path}.lock`, stranger, stranger);
@@ -163,7 +163,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(await change(path, "one", "two")).toBe(true);
   });
 
-  it.skipIf(!isRoot)("that root makes belongs to the keyring's owner", async () => {
+  it.skipIf(!isRoot)("belongs to the owner of the keyring if root makes it", async () => {
     const path = join(folder, "ring");
     writeFileSync(path, "one");
     chownSync(path, stranger, stranger);
@@ -172,7 +172,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(statSync(path)).toMatchObject({ uid: stranger, gid: stranger });
   });
 
-  it.skipIf(!isRoot)("cannot be held by a user who may not write the keyring", async () => {
+  it.skipIf(!isRoot)("cannot be held by a user that may not write the keyring", async () => {
     const path = join(folder, "ring");
     await change(path, undefined, "one");
     const reader = spawn(
@@ -184,19 +184,19 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
         stdio: ["ignore", "ignore", "pipe"],
       },
     );
-    let said = "";
+    let output = "";
     reader.stderr.on("data", (data) => {
-      said += data;
+      output += data;
     });
     await new Promise((resolve) => reader.once("close", resolve));
-    expect(said).toContain("EACCES");
+    expect(output).toContain("EACCES");
   });
 });
 
-describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot be written", () => {
-  const notAllowed = "this machine lets no test mount a file system";
+describe.skipIf(!isRoot || process.platform !== "linux")("the file of a keyring that cannot be written", () => {
+  const notAllowed = "this machine does not let a test mount a file system";
 
-  /** Whether this machine let the test mount something. */
+  /** Mounts a file system. Returns false if this machine does not let the test do so. */
   function mounted(...how: readonly string[]): boolean {
     return spawnSync("mount", how, { stdio: "ignore" }).status === 0;
   }
@@ -205,7 +205,7 @@ describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot 
     { name: "on a full disk", mount: "size=64k", code: "PROVIDER_UNAVAILABLE", word: "ENOSPC", hint: "Make room" },
     { name: "in a read-only mount", mount: "ro", code: "PROVIDER_READ_ONLY", word: "EROFS", hint: "mounted read-only" },
   ];
-  it.for(cases)("$name says so, and is as it was", async ({ mount, code, word, hint }, { skip }) => {
+  it.for(cases)("is unchanged $name, and its error names the cause", async ({ mount, code, word, hint }, { skip }) => {
     skip(!mounted("-t", "tmpfs", "-o", mount, "none", folder), notAllowed);
     const fill = word === "ENOSPC";
     try {
@@ -215,14 +215,14 @@ describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot 
         expect(() => writeFileSync(join(folder, "rest"), Buffer.alloc(65_536))).toThrow("ENOSPC");
       }
       const expected = fill ? "one" : undefined;
-      await expect(filePlace(path).replace(expected, "x".repeat(9_000))).rejects.toMatchObject({
+      await expect(fileLocation(path).replace(expected, "x".repeat(9_000))).rejects.toMatchObject({
         code,
         message: expect.stringContaining(word),
         hint: expect.stringContaining(hint),
       });
-      expect(await filePlace(path).read()).toBe(expected);
-      // Room on a disk is nothing that could be told before.
-      const asked = filePlace(path).requireWritable?.();
+      expect(await fileLocation(path).read()).toBe(expected);
+      // requireWritable cannot know whether the disk has room.
+      const asked = fileLocation(path).requireWritable?.();
       if (fill) await asked;
       else await expect(asked).rejects.toMatchObject({ code, message: expect.stringContaining(word) });
     } finally {
@@ -230,16 +230,16 @@ describe.skipIf(!isRoot || process.platform !== "linux")("a keyring that cannot 
     }
   });
 
-  it("because the file is a mount of its own says so before", async ({ skip }) => {
+  it("is reported by requireWritable if the file itself is a mount", async ({ skip }) => {
     const path = join(folder, "a ring");
     writeFileSync(path, "one");
-    await filePlace(path).requireWritable?.();
+    await fileLocation(path).requireWritable?.();
     skip(!mounted("--bind", path, path), notAllowed);
     try {
       const refusal = { code: "PROVIDER_READ_ONLY", message: expect.stringContaining("EBUSY") };
-      await expect(filePlace(path).requireWritable?.()).rejects.toMatchObject(refusal);
-      await expect(filePlace(path).replace("one", "two")).rejects.toMatchObject(refusal);
-      expect(await filePlace(path).read()).toBe("one");
+      await expect(fileLocation(path).requireWritable?.()).rejects.toMatchObject(refusal);
+      await expect(fileLocation(path).replace("one", "two")).rejects.toMatchObject(refusal);
+      expect(await fileLocation(path).read()).toBe("one");
     } finally {
       execFileSync("umount", [path]);
     }

@@ -1,14 +1,14 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { type KeyringWrapper, KeywardError } from "@keyward/core";
 
-/** A key service in this process: wraps under the newest of its keys, unwraps under any, and counts what it is asked. */
+/** A key service inside the test: wraps under the newest version of its key, unwraps under any, and counts calls. */
 export class AesWrapper implements KeyringWrapper {
   readonly #versions = [randomBytes(32)];
-  /** How often each was called. */
+  /** The number of calls of each method. */
   readonly calls = { wrap: 0, unwrap: 0, rewrap: 0 };
-  /** Every document that was handed in or out, as it lies in memory now. */
+  /** The buffer of every document that was wrapped or unwrapped. */
   readonly documents: Uint8Array[] = [];
-  /** What happens at the start of each unwrap. */
+  /** Called at the start of each unwrap. */
   beforeUnwrap: () => Promise<void> = async () => undefined;
 
   async wrap(document: Uint8Array): Promise<string> {
@@ -52,7 +52,7 @@ export class AesWrapper implements KeyringWrapper {
       decipher.setAuthTag(bytes.subarray(12, 28));
       return new Uint8Array(Buffer.concat([decipher.update(bytes.subarray(28)), decipher.final()]));
     } catch {
-      throw new KeywardError("KEYRING_INVALID", "This was not wrapped under this key", { hint: "See to the text." });
+      throw new KeywardError("KEYRING_INVALID", "The text was not wrapped under this key", { hint: "Check the text." });
     }
   }
 }

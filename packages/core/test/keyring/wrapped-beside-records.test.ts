@@ -11,7 +11,7 @@ import {
   reencrypt,
   retireKey,
   type ScannableStore,
-  storePlace,
+  storeLocation,
   wrappedKeys,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
@@ -23,32 +23,32 @@ import { AesWrapper } from "./aes-wrapper.ts";
 
 type Store = AtomicStore & ScannableStore & ReservedSpace;
 
-function suite(open: () => Promise<Store>): void {
-  it("is replaced only where it is still the one that was read", async () => {
-    const place = storePlace(await open());
-    expect(await place.read()).toBeUndefined();
-    expect(await place.replace("other", "first")).toBe(false);
-    const founded = await Promise.all(["a", "b", "c"].map((text) => place.replace(undefined, text)));
-    expect(founded.filter(Boolean)).toHaveLength(1);
-    const found = (await place.read()) ?? "";
-    const raced = await Promise.all(["d", "e", "f"].map((text) => place.replace(found, text)));
+function describeLocation(open: () => Promise<Store>): void {
+  it("replaces a wrapped keyring only if it is unchanged", async () => {
+    const location = storeLocation(await open());
+    expect(await location.read()).toBeUndefined();
+    expect(await location.replace("other", "first")).toBe(false);
+    const created = await Promise.all(["a", "b", "c"].map((text) => location.replace(undefined, text)));
+    expect(created.filter(Boolean)).toHaveLength(1);
+    const found = (await location.read()) ?? "";
+    const raced = await Promise.all(["d", "e", "f"].map((text) => location.replace(found, text)));
     expect(raced.filter(Boolean)).toHaveLength(1);
-    expect(["d", "e", "f"]).toContain(await place.read());
+    expect(["d", "e", "f"]).toContain(await location.read());
   });
 
-  it("outlives its own keys, and neither counts as a record nor goes with them", async () => {
+  it("keeps the wrapped keyring through a rotation and clear(), and does not count it as a record", async () => {
     const store = await open();
     const wrapper = new AesWrapper();
-    const first = Keyring.generate("2026-11").serve(["sessions"]);
-    const founder = wrappedKeys(wrapper, storePlace(store));
-    await founder.create(first);
-    const before = createKeyv({ store, keys: founder, namespace: "flows" });
+    const first = Keyring.generate("2026-11").withStores(["sessions"]);
+    const creator = wrappedKeys(wrapper, storeLocation(store));
+    await creator.create(first);
+    const before = createKeyv({ store, keys: creator, namespace: "flows" });
     await before.set("a", 1);
     const staged = first.add({ id: "2026-12" });
-    await founder.save(staged, first);
-    await founder.save(staged.promote("2026-12"), staged);
+    await creator.save(staged, first);
+    await creator.save(staged.promote("2026-12"), staged);
 
-    const keys = wrappedKeys(wrapper, storePlace(store));
+    const keys = wrappedKeys(wrapper, storeLocation(store));
     const flows = createKeyv({ store, keys, namespace: "flows" });
     await reencrypt(flows.encryptedStore);
     expect((await census(store)).records).toBe(1);
@@ -57,16 +57,16 @@ function suite(open: () => Promise<Store>): void {
     }
 
     await flows.clear();
-    const ring = await wrappedKeys(wrapper, storePlace(store)).load();
+    const ring = await wrappedKeys(wrapper, storeLocation(store)).load();
     expect(ring.keys.map(({ id }) => id)).toEqual(["2026-12"]);
-    expect(exportKeyring(ring)).toBe(exportKeyring(await founder.load()));
+    expect(exportKeyring(ring)).toBe(exportKeyring(await creator.load()));
   });
 }
 
-describe("a wrapped keyring in memory", () => suite(async () => new MemoryStore()));
+describe("location in memory", () => describeLocation(async () => new MemoryStore()));
 
-describe("a wrapped keyring in SQLite", () =>
-  suite(async () => {
+describe("location in SQLite", () =>
+  describeLocation(async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-wrapped-"));
     const store = new SqliteStore(join(directory, "records.sqlite"));
     onTestFinished(async () => {
@@ -77,8 +77,8 @@ describe("a wrapped keyring in SQLite", () =>
   }));
 
 const servers = await findRedisServers({ anyWillDo: true });
-describeWithRedis(servers, "a wrapped keyring in Redis", () =>
-  suite(async () => {
+describeWithRedis(servers, "location in Redis", () =>
+  describeLocation(async () => {
     const server = await startRedis(servers);
     const store = new RedisStore(server.url, { prefix: `keyward-${crypto.randomUUID()}` });
     onTestFinished(async () => {

@@ -5,12 +5,12 @@ import { keyProviderContract, type OpenKeyProvider } from "@keyward/contract";
 import {
   EncryptedStore,
   exportKeyring,
-  filePlace,
+  fileLocation,
   Keyring,
-  type KeyringPlace,
+  type KeyringLocation,
   type KeyringWrapper,
   type KeywardError,
-  storePlace,
+  storeLocation,
   wrappedKeys,
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
@@ -21,7 +21,7 @@ const first = Keyring.generate("2026-11").rename("production");
 
 async function rejection(promise: Promise<unknown>): Promise<unknown> {
   return await promise.then(
-    () => expect.fail("expected a rejection"),
+    () => expect.fail("the call did not reject"),
     (error: unknown) => error,
   );
 }
@@ -30,34 +30,36 @@ function bytesOf(stored: unknown): Buffer | undefined {
   return stored === undefined ? undefined : Buffer.from(String(stored));
 }
 
-function inMemory(): KeyringPlace {
-  return storePlace(new MemoryStore());
+function inMemory(): KeyringLocation {
+  return storeLocation(new MemoryStore());
 }
 
-async function opened(ring = first, place = inMemory()) {
+async function opened(ring = first, location = inMemory()) {
   const wrapper = new AesWrapper();
-  const keys = wrappedKeys(wrapper, place);
+  const keys = wrappedKeys(wrapper, location);
   await keys.create(ring);
-  return { wrapper, place, keys };
+  return { wrapper, location, keys };
 }
 
-/** What lies there, which must be something. */
-async function textAt(place: KeyringPlace): Promise<string> {
-  return (await place.read()) ?? expect.fail("nothing lies there");
+/** Returns the text at a location. Fails if there is none. */
+async function textAt(location: KeyringLocation): Promise<string> {
+  return (await location.read()) ?? expect.fail("nothing is stored at the location");
 }
 
-for (const [name, openPlace] of Object.entries<() => Promise<[KeyringPlace, () => Promise<void>]>>({
+for (const [name, openLocation] of Object.entries<() => Promise<[KeyringLocation, () => Promise<void>]>>({
   "a store's reserved space": async () => [inMemory(), async () => undefined],
   "a file": async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-wrapped-"));
-    return [filePlace(join(directory, "keyring")), () => rm(directory, { recursive: true })];
+    return [fileLocation(join(directory, "keyring")), () => rm(directory, { recursive: true })];
   },
 })) {
-  const open = async (change: (place: KeyringPlace, text: string) => Promise<unknown>): Promise<OpenKeyProvider> => {
-    const [place, close] = await openPlace();
+  const open = async (
+    change: (location: KeyringLocation, text: string) => Promise<unknown>,
+  ): Promise<OpenKeyProvider> => {
+    const [location, close] = await openLocation();
     const ring = Keyring.generate();
-    const { keys } = await opened(ring, place);
-    await change(place, await textAt(place));
+    const { keys } = await opened(ring, location);
+    await change(location, await textAt(location));
     const { material } = JSON.parse(exportKeyring(ring)).keys[0];
     const bytes = Buffer.from(material, "base64url");
     const secrets = (["hex", "base64", "base64url"] as const).map((encoding) => bytes.toString(encoding));
@@ -71,16 +73,16 @@ for (const [name, openPlace] of Object.entries<() => Promise<[KeyringPlace, () =
       open: () => open(async () => undefined),
       failing: [
         {
-          name: "an altered text",
+          name: "a text that was altered",
           code: "KEYRING_INVALID",
-          open: () => open((place, text) => place.replace(text, `${text.slice(0, -8)}AAAAAAAA`)),
+          open: () => open((location, text) => location.replace(text, `${text.slice(0, -8)}AAAAAAAA`)),
         },
         {
-          name: "nothing lies there",
+          name: "a location where nothing is stored",
           code: "PROVIDER_UNAVAILABLE",
           open: async () => {
-            const [place, close] = await openPlace();
-            return { provider: wrappedKeys(new AesWrapper(), place), close, secrets: () => [] };
+            const [location, close] = await openLocation();
+            return { provider: wrappedKeys(new AesWrapper(), location), close, secrets: () => [] };
           },
         },
       ],
@@ -88,10 +90,10 @@ for (const [name, openPlace] of Object.entries<() => Promise<[KeyringPlace, () =
   );
 }
 
-describe("a wrapped keyring", () => {
-  it("is unwrapped once, and again only when it has changed", async () => {
-    const { wrapper, place, keys } = await opened();
-    const reader = wrappedKeys(wrapper, place);
+describe("wrappedKeys", () => {
+  it("unwraps the keyring once, and again only after it has changed", async () => {
+    const { wrapper, location, keys } = await opened();
+    const reader = wrappedKeys(wrapper, location);
     for (let load = 0; load < 3; load++) expect((await reader.load()).primary).toBe("2026-11");
     expect(wrapper.calls.unwrap).toBe(1);
     await keys.save(first.add({ id: "2026-12" }), first);
@@ -99,18 +101,18 @@ describe("a wrapped keyring", () => {
     expect(wrapper.calls.unwrap).toBe(2);
   });
 
-  it("leaves no document in the buffers that were handed over", async () => {
-    const { wrapper, place, keys } = await opened();
+  it("overwrites every document with zeros after use", async () => {
+    const { wrapper, location, keys } = await opened();
     await keys.save(first.add(), first);
-    await wrappedKeys(wrapper, place).load();
+    await wrappedKeys(wrapper, location).load();
     expect(wrapper.documents).toHaveLength(3);
     for (const document of wrapper.documents) expect(document.every((byte) => byte === 0)).toBe(true);
   });
 
-  it("leaves none either where it cannot be written or read", async () => {
-    const { wrapper, place, keys } = await opened();
+  it("overwrites every document with zeros after a failed write or read", async () => {
+    const { wrapper, location, keys } = await opened();
     await wrappedKeys(wrapper, inMemory()).create(first);
-    const failing: KeyringPlace = { read: () => place.read(), replace: async () => false };
+    const failing: KeyringLocation = { read: () => location.read(), replace: async () => false };
     await rejection(wrappedKeys(wrapper, failing).save(first.add(), first));
     const garbage: KeyringWrapper = {
       wrap: (document) => wrapper.wrap(document),
@@ -120,15 +122,15 @@ describe("a wrapped keyring", () => {
         return document;
       },
     };
-    expect(await rejection(wrappedKeys(garbage, place).load())).toMatchObject({ code: "KEYRING_INVALID" });
+    expect(await rejection(wrappedKeys(garbage, location).load())).toMatchObject({ code: "KEYRING_INVALID" });
     expect(wrapper.documents.length).toBeGreaterThan(3);
     for (const document of wrapper.documents) expect(document.every((byte) => byte === 0)).toBe(true);
     expect(await keys.load()).toBe(first);
   });
 
-  it("has all its methods in a copy made with a spread", async () => {
-    const place = inMemory();
-    const keys = { ...wrappedKeys(new AesWrapper(), place) };
+  it("keeps its methods in a copy that was made with a spread", async () => {
+    const location = inMemory();
+    const keys = { ...wrappedKeys(new AesWrapper(), location) };
     const ring = Keyring.generate();
     await keys.create(ring);
     await keys.save(ring.add(), ring);
@@ -136,11 +138,11 @@ describe("a wrapped keyring", () => {
     expect(await keys.rewrap()).toBe(false);
   });
 
-  it("is created once", async () => {
-    const { wrapper, place, keys } = await opened();
+  it("creates the keyring only if there is none", async () => {
+    const { wrapper, location, keys } = await opened();
     const again = await rejection(keys.create(Keyring.generate()));
     expect(again).toMatchObject({ code: "KEYRING_INVALID" });
-    const other = wrappedKeys(wrapper, place);
+    const other = wrappedKeys(wrapper, location);
     expect(await rejection(other.create(Keyring.generate()))).toMatchObject({ code: "KEYRING_CONFLICT" });
     expect(wrapper.calls.wrap).toBe(1);
     const fresh = inMemory();
@@ -150,86 +152,88 @@ describe("a wrapped keyring", () => {
     expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
   });
 
-  it("is not taken back to an older generation by who can write there", async () => {
-    const { wrapper, place, keys } = await opened();
-    const stolen = await textAt(place);
+  it("refuses an older generation that an attacker put back", async () => {
+    const { wrapper, location, keys } = await opened();
+    const stolen = await textAt(location);
     const revoked = first.add({ id: "2026-12" }).promote("2026-12").disable("2026-11");
     await keys.save(revoked, first);
-    await place.replace(await textAt(place), stolen);
+    await location.replace(await textAt(location), stolen);
     expect(await rejection(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    // A new process has seen nothing, and is told.
-    expect((await wrappedKeys(wrapper, place).load()).generation).toBe(first.generation);
-    const told = wrappedKeys(wrapper, place, { minGeneration: revoked.generation });
-    expect(await rejection(told.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
+    // A new process has loaded nothing: only minGeneration makes it refuse the older generation.
+    expect((await wrappedKeys(wrapper, location).load()).generation).toBe(first.generation);
+    const strict = wrappedKeys(wrapper, location, { minGeneration: revoked.generation });
+    expect(await rejection(strict.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
     expect(await rejection(keys.save(revoked.add(), revoked))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("is not exchanged for another ring that the same key wraps", async () => {
-    const { wrapper, place, keys } = await opened();
+  it("refuses another keyring that is wrapped under the same key", async () => {
+    const { wrapper, location, keys } = await opened();
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(Keyring.generate().rename("staging").add().add());
-    await place.replace(await textAt(place), await textAt(other));
-    for (const provider of [keys, wrappedKeys(wrapper, place, { name: "production" })]) {
+    await location.replace(await textAt(location), await textAt(other));
+    for (const provider of [keys, wrappedKeys(wrapper, location, { name: "production" })]) {
       expect(await rejection(provider.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
     }
   });
 
-  it("is no rollback where it is the ring in use, whatever was there meanwhile and was refused", async () => {
-    const { wrapper, place } = await opened();
-    const keys = wrappedKeys(wrapper, place, { refreshMs: 10 });
-    const used = first.add({ id: "2026-12" }).promote("2026-12");
-    await keys.save(used, first);
-    const right = await textAt(place);
+  it("accepts the keyring in use again after another one was stored and refused", async () => {
+    const { wrapper, location } = await opened();
+    const keys = wrappedKeys(wrapper, location, { refreshMs: 10 });
+    const inUse = first.add({ id: "2026-12" }).promote("2026-12");
+    await keys.save(inUse, first);
+    const right = await textAt(location);
     const store = new EncryptedStore(new MemoryStore(), { keys });
     await store.set("key", "value");
-    const told: string[] = [];
-    store.on("provider:error", ({ message }: KeywardError) => told.push(message));
-    store.on("keyring:changed", ({ primary }: Keyring) => told.push(primary));
-    // It shares a key with the ring in use, and lacks the one of the check record.
+    const reports: string[] = [];
+    store.on("provider:error", ({ message }: KeywardError) => reports.push(message));
+    store.on("keyring:changed", ({ primary }: Keyring) => reports.push(primary));
+    // The other keyring shares a key with the one in use, but lacks the key of the check record.
     const other = inMemory();
-    await wrappedKeys(wrapper, other).create(first.serve(["a"]).serve(["b"]).serve(["c"]));
-    await place.replace(right, await textAt(other));
-    await expect.poll(() => told.at(-1)).toMatch(/check record/);
-    await place.replace(await textAt(place), right);
-    await expect.poll(async () => (await keys.load({ inUse: used })).generation).toBe(used.generation);
-    const next = used.promote("2026-11");
-    await keys.save(next, used);
-    await expect.poll(() => told.at(-1)).toBe("2026-11");
-    expect(told.filter((text) => !/check record/.test(text))).toEqual(["2026-11"]);
+    await wrappedKeys(wrapper, other).create(first.withStores(["a"]).withStores(["b"]).withStores(["c"]));
+    await location.replace(right, await textAt(other));
+    await expect.poll(() => reports.at(-1)).toMatch(/check record/);
+    await location.replace(await textAt(location), right);
+    await expect.poll(async () => (await keys.load({ inUse })).generation).toBe(inUse.generation);
+    const next = inUse.promote("2026-11");
+    await keys.save(next, inUse);
+    await expect.poll(() => reports.at(-1)).toBe("2026-11");
+    expect(reports.filter((text) => !/check record/.test(text))).toEqual(["2026-11"]);
     await store.disconnect();
   });
 
-  it("is put back by nobody for a caller that has left it, nor after an unrelated one", async () => {
-    const { wrapper, place, keys } = await opened();
+  it("refuses an older keyring, except for a caller that still uses it, also after an unrelated keyring was stored", async () => {
+    const { wrapper, location, keys } = await opened();
     const other = inMemory();
-    await wrappedKeys(wrapper, other).create(Keyring.generate().rename("production").serve(["a"]).serve(["b"]));
-    const old = await textAt(place);
+    await wrappedKeys(wrapper, other).create(
+      Keyring.generate().rename("production").withStores(["a"]).withStores(["b"]),
+    );
+    const old = await textAt(location);
     const next = first.add({ id: "2026-12" });
     await keys.save(next, first);
-    const right = await textAt(place);
-    const lay = async (text: string) => await place.replace(await textAt(place), text);
-    // The caller uses the old ring, is given the next one, and uses that from then on.
+    const right = await textAt(location);
+    const store = async (text: string) => await location.replace(await textAt(location), text);
+    // A caller that uses the old keyring loads the next one, and uses that from then on.
     expect((await keys.load({ inUse: first })).generation).toBe(next.generation);
-    await lay(old);
+    await store(old);
     for (const options of [{}, { inUse: next }]) {
       expect(await rejection(keys.load(options))).toMatchObject({ code: "KEYRING_ROLLBACK" });
     }
-    // Whoever uses the old ring still goes on with it, which makes nobody else take it.
+    // A caller that still uses the old keyring may load it again. For all others it stays refused.
     expect((await keys.load({ inUse: first })).generation).toBe(first.generation);
     expect(await rejection(keys.load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    await lay(await textAt(other));
+    await store(await textAt(other));
     await keys.load({ inUse: next });
-    await lay(old);
+    await store(old);
     expect(await rejection(keys.load({ inUse: next }))).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    await lay(right);
+    await store(right);
     expect((await keys.load({ inUse: next })).generation).toBe(next.generation);
     await keys.save(next.promote("2026-12"), next);
-    await lay(old);
+    await store(old);
     expect(await rejection(keys.load({ inUse: next }))).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it("is not saved as what no load would take", async () => {
-    const { wrapper, place, keys } = await opened();
+  it("saves no keyring that a load would refuse", async () => {
+    const { wrapper, location, keys } = await opened();
     for (const [next, code] of [
       [first.scope("a"), "KEYRING_INVALID"],
       [Keyring.dangerouslyPlaintext(), "KEYRING_INVALID"],
@@ -242,37 +246,37 @@ describe("a wrapped keyring", () => {
     }
     const strict = wrappedKeys(wrapper, inMemory(), { minGeneration: 9 });
     expect(await rejection(strict.create(first))).toMatchObject({ code: "KEYRING_ROLLBACK" });
-    expect(() => wrappedKeys(wrapper, place, { minGeneration: 0.5 })).toThrow(
+    expect(() => wrappedKeys(wrapper, location, { minGeneration: 0.5 })).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID" }),
     );
-    expect(() => wrappedKeys(wrapper, place, { refreshMs: 0 })).toThrow(
+    expect(() => wrappedKeys(wrapper, location, { refreshMs: 0 })).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID" }),
     );
-    expect(wrappedKeys(wrapper, place, { refreshMs: 60_000 }).freshness).toMatchObject({ refreshMs: 60_000 });
+    expect(wrappedKeys(wrapper, location, { refreshMs: 60_000 }).freshness).toMatchObject({ refreshMs: 60_000 });
   });
 
-  it("that is saved while a load is under way is no rollback", async () => {
-    const { wrapper, place } = await opened();
-    const keys = wrappedKeys(wrapper, place);
-    const reached = Promise.withResolvers<void>();
-    const goOn = Promise.withResolvers<void>();
+  it("loads the later keyring if it is saved while a load is in progress", async () => {
+    const { wrapper, location } = await opened();
+    const keys = wrappedKeys(wrapper, location);
+    const unwrapping = Promise.withResolvers<void>();
+    const released = Promise.withResolvers<void>();
     wrapper.beforeUnwrap = async () => {
       wrapper.beforeUnwrap = async () => undefined;
-      reached.resolve();
-      await goOn.promise;
+      unwrapping.resolve();
+      await released.promise;
     };
     const loading = keys.load();
-    await reached.promise;
+    await unwrapping.promise;
     const next = first.add();
     await keys.save(next, first);
-    goOn.resolve();
+    released.resolve();
     expect((await loading).generation).toBe(next.generation);
     expect((await keys.load()).generation).toBe(next.generation);
   });
 
-  it("is a conflict for him whose change began with an older one, whatever was loaded since", async () => {
-    const { wrapper, place, keys } = await opened();
-    const other = wrappedKeys(wrapper, place);
+  it("reports a conflict if the change began with an older keyring, even if a later one was loaded since", async () => {
+    const { wrapper, location, keys } = await opened();
+    const other = wrappedKeys(wrapper, location);
     const second = first.add();
     await other.save(second, first);
     await other.save(second.add(), second);
@@ -281,9 +285,9 @@ describe("a wrapped keyring", () => {
     expect(await rejection(keys.create(first))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("is a conflict, too, where the newer one is loaded while it is saved", async () => {
-    const { wrapper, place } = await opened();
-    const [keys, other] = [wrappedKeys(wrapper, place), wrappedKeys(wrapper, place)];
+  it("reports a conflict if a later keyring is saved and loaded during a save", async () => {
+    const { wrapper, location } = await opened();
+    const [keys, other] = [wrappedKeys(wrapper, location), wrappedKeys(wrapper, location)];
     wrapper.beforeUnwrap = async () => {
       wrapper.beforeUnwrap = async () => undefined;
       const second = first.add();
@@ -294,36 +298,36 @@ describe("a wrapped keyring", () => {
     expect(await rejection(keys.save(first.add(), first))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("that was put back is not what a change may begin with", async () => {
-    const { wrapper, place, keys } = await opened();
-    const stolen = await textAt(place);
+  it("refuses a change that began with an older keyring that was put back", async () => {
+    const { wrapper, location, keys } = await opened();
+    const stolen = await textAt(location);
     const second = first.add();
     await keys.save(second, first);
     await keys.save(second.add(), second);
-    await place.replace(await textAt(place), stolen);
-    const misled = await wrappedKeys(wrapper, place).load();
+    await location.replace(await textAt(location), stolen);
+    const misled = await wrappedKeys(wrapper, location).load();
     expect(await rejection(keys.save(misled.add(), misled))).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it.each(["with rewrap", "without"])(
-    "is wrapped under the newest version of the key, by a service %s",
+  it.each(["with rewrap", "without rewrap"])(
+    "wraps the keyring under the newest version of the key, by a service %s",
     async (kind) => {
-      const { wrapper, place } = await opened();
+      const { wrapper, location } = await opened();
       const service: KeyringWrapper =
         kind === "with rewrap"
           ? wrapper
           : { wrap: (document) => wrapper.wrap(document), unwrap: (wrapped) => wrapper.unwrap(wrapped) };
-      const keys = wrappedKeys(service, place);
+      const keys = wrappedKeys(service, location);
       wrapper.rotate();
       expect(await keys.rewrap()).toBe(true);
-      expect(await textAt(place)).toMatch(/^v2:/);
+      expect(await textAt(location)).toMatch(/^v2:/);
       expect(exportKeyring(await keys.load())).toBe(exportKeyring(first));
       if (kind === "with rewrap") expect(await keys.rewrap()).toBe(false);
     },
   );
 
-  it("that changes while it is wrapped anew is left as it is then", async () => {
-    const { wrapper, place, keys } = await opened();
+  it("does not overwrite a keyring that changes during rewrap", async () => {
+    const { wrapper, location, keys } = await opened();
     wrapper.rotate();
     const slow: KeyringWrapper = {
       wrap: (document) => wrapper.wrap(document),
@@ -333,15 +337,15 @@ describe("a wrapped keyring", () => {
         return await wrapper.rewrap(wrapped);
       },
     };
-    expect(await rejection(wrappedKeys(slow, place).rewrap())).toMatchObject({ code: "KEYRING_CONFLICT" });
-    expect((await wrappedKeys(wrapper, place).load()).generation).toBe(first.generation + 1);
+    expect(await rejection(wrappedKeys(slow, location).rewrap())).toMatchObject({ code: "KEYRING_CONFLICT" });
+    expect((await wrappedKeys(wrapper, location).load()).generation).toBe(first.generation + 1);
   });
 });
 
-describe("a place", () => {
-  it("in a store is out of the reach of its users, and has room for several rings", async () => {
+describe("keyring location", () => {
+  it("stores several keyrings in one store, and clear() does not reach them", async () => {
     const store = new MemoryStore();
-    const [one, other] = [storePlace(store), storePlace(store, "other")];
+    const [one, other] = [storeLocation(store), storeLocation(store, "other")];
     expect(await one.replace(undefined, "one")).toBe(true);
     expect(await other.replace(undefined, "other")).toBe(true);
     await store.clear();
@@ -350,7 +354,7 @@ describe("a place", () => {
     expect(await one.replace(undefined, "next")).toBe(false);
   });
 
-  it("in a store that gives bytes for a text is compared as the store has it", async () => {
+  it("replaces a text that the store returns as bytes", async () => {
     const store = new MemoryStore();
     const reserved = store.reserved();
     const asBytes = Object.assign(Object.create(reserved), {
@@ -360,38 +364,38 @@ describe("a place", () => {
         return await reserved.replace(key, expected === undefined ? undefined : String(expected), next);
       },
     });
-    const place = storePlace({ reserved: () => asBytes });
-    expect(await place.replace(undefined, "first")).toBe(true);
-    expect(await place.read()).toBe("first");
-    expect(await place.replace("other", "next")).toBe(false);
-    expect(await place.replace("first", "next")).toBe(true);
-    expect(await place.read()).toBe("next");
+    const location = storeLocation({ reserved: () => asBytes });
+    expect(await location.replace(undefined, "first")).toBe(true);
+    expect(await location.read()).toBe("first");
+    expect(await location.replace("other", "next")).toBe(false);
+    expect(await location.replace("first", "next")).toBe(true);
+    expect(await location.read()).toBe("next");
   });
 
   it("needs a store with a reserved space", () => {
     const store = new MemoryStore();
     Object.assign(store, { reserved: undefined });
-    expect(() => storePlace(store)).toThrow("reserved space");
+    expect(() => storeLocation(store)).toThrow("reserved space");
   });
 
-  it("in a file is its owner's alone, and absent is not broken", async () => {
+  it("replaces a file only if it is unchanged, and treats a missing file as empty", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-place-"));
     try {
       const path = join(directory, "keyring");
-      const place = filePlace(path);
-      expect(await place.read()).toBeUndefined();
-      expect(await place.replace("anything", "next")).toBe(false);
-      expect(await place.replace(undefined, "first")).toBe(true);
+      const location = fileLocation(path);
+      expect(await location.read()).toBeUndefined();
+      expect(await location.replace("anything", "next")).toBe(false);
+      expect(await location.replace(undefined, "first")).toBe(true);
       expect(await readFile(path, "utf8")).toBe("first");
-      expect(await place.replace(undefined, "second")).toBe(false);
-      const raced = await Promise.all(["a", "b", "c"].map((next) => place.replace("first", next)));
+      expect(await location.replace(undefined, "second")).toBe(false);
+      const raced = await Promise.all(["a", "b", "c"].map((next) => location.replace("first", next)));
       expect(raced.filter(Boolean)).toHaveLength(1);
-      expect(await rejection(filePlace(directory).read())).toMatchObject({ code: "KEYRING_INVALID" });
-      const nowhere = filePlace(join(directory, "none", "keyring"), { shownAs: "The ring" });
-      expect(await nowhere.read()).toBeUndefined();
-      expect(await rejection(nowhere.replace(undefined, "next"))).toMatchObject({
+      expect(await rejection(fileLocation(directory).read())).toMatchObject({ code: "KEYRING_INVALID" });
+      const missing = fileLocation(join(directory, "none", "keyring"), { shownAs: "The keyring" });
+      expect(await missing.read()).toBeUndefined();
+      expect(await rejection(missing.replace(undefined, "next"))).toMatchObject({
         code: "PROVIDER_UNAVAILABLE",
-        message: "The ring cannot be written (ENOENT)",
+        message: "The keyring cannot be written (ENOENT)",
       });
     } finally {
       await rm(directory, { recursive: true });

@@ -3,9 +3,9 @@ import { KeyvJsonSerializer } from "keyv";
 import { describe, expect, it } from "vitest";
 import { keyvJson } from "../../src/store-interface/keyv-json.ts";
 
-const keyvs = new KeyvJsonSerializer();
+const keyvSerializer = new KeyvJsonSerializer();
 
-/** Strings around what Keyv marks, and with what may stand around a value. */
+/** Strings that look like the marks of Keyv, or like the characters around a value. */
 const text = fc.oneof(
   fc.string({ unit: "binary" }),
   fc.stringMatching(/^(:|:base64:|:bigint:|\\u003a|"|,|\[|\s){0,4}[a-z0-9]{0,4}$/),
@@ -35,7 +35,7 @@ const { value } = fc.letrec<{ value: unknown }>((tie) => ({
   ),
 }));
 
-/** JSON that others wrote: white space, and colons that are escaped. */
+/** JSON of other programs, with white space and escaped colons. */
 const foreign = fc
   .tuple(fc.json({ stringUnit: fc.constantFrom(":", "a", "\\", '"', ",") }), fc.constantFrom(0, 1, "\t"), fc.boolean())
   .map(([json, space, escaped]) => {
@@ -50,30 +50,30 @@ const foreign = fc
     }
   });
 
-describe("Keyv's JSON", () => {
-  it("writes what Keyv writes", () => {
+describe("keyvJson", () => {
+  it("writes the same text as Keyv's serializer", () => {
     fc.assert(
       fc.property(value, (any) => {
-        expect(keyvJson.stringify({ value: any })).toBe(keyvs.stringify({ value: any }));
+        expect(keyvJson.stringify({ value: any })).toBe(keyvSerializer.stringify({ value: any }));
       }),
       { numRuns: 2_000 },
     );
   });
 
-  it("reads what Keyv reads", () => {
+  it("reads the same value as Keyv's serializer", () => {
     fc.assert(
       fc.property(value, (any) => {
-        const written = keyvs.stringify({ value: any });
-        expect(keyvJson.parse(written)).toStrictEqual(keyvs.parse(written));
+        const written = keyvSerializer.stringify({ value: any });
+        expect(keyvJson.parse(written)).toStrictEqual(keyvSerializer.parse(written));
       }),
       { numRuns: 2_000 },
     );
   });
 
-  it("reads what others wrote as Keyv does", () => {
+  it("reads JSON of other programs as Keyv's serializer does", () => {
     fc.assert(
       fc.property(foreign, (json) => {
-        expect(keyvJson.parse(json)).toStrictEqual(keyvs.parse(json));
+        expect(keyvJson.parse(json)).toStrictEqual(keyvSerializer.parse(json));
       }),
       { numRuns: 2_000 },
     );
@@ -88,12 +88,12 @@ describe("Keyv's JSON", () => {
     '[1 , ":a"]',
     '"\\u003aa"',
     '{"a":"\\u003Abigint:7"}',
-  ])("takes the mark off in %s", (json) => {
-    expect(keyvJson.parse(json)).toStrictEqual(keyvs.parse(json));
+  ])("removes the mark in %s", (json) => {
+    expect(keyvJson.parse(json)).toStrictEqual(keyvSerializer.parse(json));
     expect(keyvJson.parse(json)).not.toStrictEqual(JSON.parse(json));
   });
 
-  it("refuses what Keyv refuses", () => {
+  it("refuses text that is not JSON", () => {
     for (const broken of ["", "{", '{"value":}', "undefined"])
       expect(() => keyvJson.parse(broken)).toThrow(SyntaxError);
   });

@@ -1,21 +1,21 @@
 import { Keyring, KeywardError } from "@keyward/core";
 import { describe, expect, it } from "vitest";
-import { KeySource } from "../../src/keyring/keyring-source.ts";
+import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { OverwriteGuard } from "../../src/store/overwrite-guard.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
 import { InnerStore } from "../../src/store-interface/inner-store.ts";
 
-/** A guard that remembers two records, over a store in which all but "good" cannot be opened. */
+/** A guard that remembers two records, over a store with three records that cannot be read. */
 async function guardOfTwo() {
   const inner = new InnerStore(new Map());
-  const codec = new RecordCodec(KeySource.of(Keyring.generate()), inner.form, { scope: undefined, accept: [] });
+  const codec = new RecordCodec(KeyringSource.of(Keyring.generate()), inner.form, { scope: undefined, accept: [] });
   for (const key of ["one", "two", "three"]) await inner.set(key, "kw1.unknown.", undefined);
   return new OverwriteGuard(inner, codec, 2);
 }
 
 async function isRefused(guard: OverwriteGuard, namespace: string, key: string): Promise<boolean> {
   try {
-    await guard.admit(namespace, [key]);
+    await guard.requireReadable(namespace, [key]);
     return false;
   } catch (error) {
     if (error instanceof KeywardError && error.code === "OVERWRITE_REFUSED") return true;
@@ -23,41 +23,41 @@ async function isRefused(guard: OverwriteGuard, namespace: string, key: string):
   }
 }
 
-describe("more unreadable records than can be remembered", () => {
-  it("have every record of their namespace read before it is written over, and of no other", async () => {
+describe("OverwriteGuard, with more unreadable records than it can remember", () => {
+  it("reads every record of their namespace, and of no other, before it is overwritten", async () => {
     const guard = await guardOfTwo();
-    for (const key of ["one", "two", "three"]) guard.mark("", key);
+    for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
     for (const key of ["one", "two", "three"]) expect(await isRefused(guard, "", key)).toBe(true);
-    expect(guard.admit("", ["fresh"])).toBeInstanceOf(Promise);
+    expect(guard.requireReadable("", ["fresh"])).toBeInstanceOf(Promise);
     expect(await isRefused(guard, "", "fresh")).toBe(false);
-    expect(guard.admit("other", ["one"])).toBeUndefined();
+    expect(guard.requireReadable("other", ["one"])).toBeUndefined();
   });
 
-  it("stay guarded after those that could be remembered are gone", async () => {
+  it("protects a record that it could not remember, after the marks of the others were removed", async () => {
     const guard = await guardOfTwo();
-    for (const key of ["one", "two", "three"]) guard.mark("", key);
-    guard.lift("", "one", guard.now);
-    guard.lift("", "two", guard.now);
+    for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
+    guard.unmark("", "one", guard.logicalTime);
+    guard.unmark("", "two", guard.logicalTime);
     expect(await isRefused(guard, "", "three")).toBe(true);
   });
 
-  it("are forgotten when their namespace is cleared", async () => {
+  it("forgets all records of a namespace that is cleared", async () => {
     const guard = await guardOfTwo();
-    for (const key of ["one", "two", "three"]) guard.mark("", key);
-    guard.liftAll("", guard.now);
-    expect(guard.admit("", ["three"])).toBeUndefined();
-    // There is room again.
-    guard.mark("", "one");
-    expect(guard.admit("", ["two"])).toBeUndefined();
+    for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
+    guard.unmarkAll("", guard.logicalTime);
+    expect(guard.requireReadable("", ["three"])).toBeUndefined();
+    // There is room for marks again.
+    guard.markUnreadable("", "one");
+    expect(guard.requireReadable("", ["two"])).toBeUndefined();
   });
 
-  it("count each record once, and leave room when one is lifted", async () => {
+  it("counts each record once, and has room for another after a mark was removed", async () => {
     const guard = await guardOfTwo();
-    for (const key of ["one", "one", "two", "two"]) guard.mark("", key);
-    guard.lift("", "one", guard.now);
-    guard.lift("", "one", guard.now);
-    guard.mark("", "three");
-    expect(guard.admit("", ["fresh", "one"])).toBeUndefined();
+    for (const key of ["one", "one", "two", "two"]) guard.markUnreadable("", key);
+    guard.unmark("", "one", guard.logicalTime);
+    guard.unmark("", "one", guard.logicalTime);
+    guard.markUnreadable("", "three");
+    expect(guard.requireReadable("", ["fresh", "one"])).toBeUndefined();
     for (const key of ["two", "three"]) expect(await isRefused(guard, "", key)).toBe(true);
   });
 });

@@ -18,14 +18,14 @@ import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { seal } from "../../src/envelope/envelope.ts";
 import { keyOf } from "../../src/keyring/keyring.ts";
-import { reservedNamespace } from "../../src/store-interface/inner-store.ts";
+import { reservedNamespace } from "../../src/store-interface/namespace-use.ts";
 
-// What somebody can do who writes to the store, without any key or with the ring of one scope.
+// The attacker can write to the store, and has no key, or only the keyring of one scope.
 const marker = "s3cr3t-";
 const value = `${marker}value`;
 const alone = { unregistered: { waitMs: 0 } };
 
-/** A source of keys that several processes share: each has a provider of its own. */
+/** A key source that several processes share. Each has its own key provider. */
 class Source {
   ring: Keyring;
 
@@ -44,7 +44,7 @@ class Source {
   }
 }
 
-/** The error of a call, which quotes nothing that was decrypted. */
+/** Expects that a call rejects with this code, and that the error quotes nothing that was decrypted. */
 async function expectRefusal(call: Promise<unknown>, code: KeywardErrorCode): Promise<KeywardError> {
   const error = await call.then(
     () => undefined,
@@ -72,12 +72,12 @@ async function begun() {
     const { entries } = await space.scan({ limit: 1_000 });
     const stored = entries.find((entry) => entry.key === key)?.value;
     if (stored !== undefined) return stored;
-    throw new Error(`Nothing lies under ${key}`);
+    throw new Error(`There is no record under ${key}`);
   };
   return { source, inner, space, stores, provider, options, operator, recorded };
 }
 
-/** What the holder of this ring can put under a key of the reserved space. */
+/** A record of the reserved space, encrypted under the primary of a keyring. */
 function sealedAt(ring: Keyring, key: string, text: string): StoredValue {
   const primary = keyOf(ring, ring.primary);
   if (primary === undefined) throw new Error("The ring has no primary");
@@ -98,13 +98,21 @@ const heartbeat = {
 const check = { keyward: "check", generation: 1 };
 
 describe.each<[string, string, string]>([
-  ["a check record that is no JSON", "check/s", `${marker} no json`],
+  ["a check record that is not JSON", "check/s", `${marker} no json`],
   ["a check record that is a list", "check/s", "[[[]]]"],
-  ["a check record of a generation that is none", "check/s", JSON.stringify({ ...check, generation: 1e300 })],
-  ["a check record of a generation nobody has", "check/s", JSON.stringify({ ...check, generation: 2 ** 52 })],
-  ["a check record of a later ring nobody has", "check/s", JSON.stringify({ ...check, sealedBy: 2 ** 52 })],
-  ["a check record without end", "check/s", JSON.stringify({ ...check, name: "x".repeat(100_000) })],
-  ["a heartbeat that is no JSON", "replica/evil/s", `${marker} no json`],
+  ["a check record whose generation is not an integer", "check/s", JSON.stringify({ ...check, generation: 1e300 })],
+  [
+    "a check record with a generation that no keyring has",
+    "check/s",
+    JSON.stringify({ ...check, generation: 2 ** 52 }),
+  ],
+  [
+    "a check record encrypted by a generation that no keyring has",
+    "check/s",
+    JSON.stringify({ ...check, sealedBy: 2 ** 52 }),
+  ],
+  ["a check record that is too long", "check/s", JSON.stringify({ ...check, name: "x".repeat(100_000) })],
+  ["a heartbeat that is not JSON", "replica/evil/s", `${marker} no json`],
   ["a heartbeat that is null", "replica/evil/s", "null"],
   ["a heartbeat without fields", "replica/evil/s", "{}"],
   ...(
@@ -124,7 +132,7 @@ describe.each<[string, string, string]>([
     "replica/evil/s",
     JSON.stringify({ ...heartbeat, [field]: given }),
   ]),
-])("%s, put there by the holder of one scope's ring,", (_, key, text) => {
+])("%s, written with the keyring of one scope,", (_, key, text) => {
   async function planted() {
     const world = await begun();
     const scoped = Keyring.parse(exportKeyring(world.source.ring.scope("s")));
@@ -132,7 +140,7 @@ describe.each<[string, string, string]>([
     return { ...world, options: { ...world.options, replicasWithinMs: 30 } };
   }
 
-  it("is shown as a problem at most, and ends no rotation", async () => {
+  it("does not stop a rotation, and is at most listed as a problem", async () => {
     const { source, stores, provider, options } = await planted();
     const problems = (await replicas(stores.flows)).map(({ problem }) => problem);
     expect(problems).toEqual(key.startsWith("replica/") ? ["RECORD_MALFORMED"] : []);
@@ -140,15 +148,15 @@ describe.each<[string, string, string]>([
     expect(source.ring.keys.map(({ id }) => id)).toEqual(["new"]);
   });
 
-  it("ends no revocation", async () => {
+  it("does not stop a revocation", async () => {
     const { source, provider, options } = await planted();
     await revokeKey(provider, { ...options, id: "old", order: "disable-first" });
     expect(source.ring.keys).toMatchObject([{ id: "old", status: "disabled" }, { id: "new" }]);
   });
 });
 
-describe("what cannot be read as a heartbeat", () => {
-  it("holds a rotation no longer than 90 seconds, however often it changes", async () => {
+describe("a record that cannot be parsed as a heartbeat", () => {
+  it("delays a rotation by 90 seconds at most, even if it changes", async () => {
     const { source, space, provider, options } = await begun();
     const scoped = source.ring.scope("s");
     const real = performance.now.bind(performance);
@@ -172,8 +180,8 @@ describe("what cannot be read as a heartbeat", () => {
   });
 });
 
-describe("a recorded heartbeat that is put back", () => {
-  /** Heartbeats of a process that has gone. */
+describe("an old heartbeat that is written again", () => {
+  /** Several heartbeats of a process that has disconnected. */
   async function recordedHeartbeats() {
     const world = await begun();
     const { source, inner, space, recorded } = world;
@@ -193,7 +201,7 @@ describe("a recorded heartbeat that is put back", () => {
     return { ...world, key, beats };
   }
 
-  it("holds no rotation once it has expired by what is sealed in it", async () => {
+  it("does not delay a rotation after the expiry in its envelope", async () => {
     const { space, key, beats, provider, options, stores } = await recordedHeartbeats();
     await space.set(key, beats[0] ?? "");
     expect(await replicas(stores.flows)).toHaveLength(1);
@@ -206,7 +214,7 @@ describe("a recorded heartbeat that is put back", () => {
     await rotateKey(provider, { ...options, until: "distribute", replicasWithinMs: 0 });
   });
 
-  it("is no sign of life, whichever others it takes turns with", async () => {
+  it("does not renew a lease, even if it alternates with other old heartbeats", async () => {
     const { space, key, beats, provider, options } = await recordedHeartbeats();
     const real = performance.now.bind(performance);
     let leapMs = 0;
@@ -228,26 +236,26 @@ describe("a recorded heartbeat that is put back", () => {
   });
 });
 
-describe("the record of an earlier rotation that is put back", () => {
-  it("does not make a return of what is under way now", async () => {
+describe("an old rotation record that is written again", () => {
+  it("does not let a finished rollback apply to the rotation in progress", async () => {
     const { source, space, provider, options, recorded } = await begun();
     await rotateKey(provider, { ...options, until: "reencrypt" });
     const returned = await rollBackRotation(provider, options);
     expect(returned).toMatchObject({ kind: "roll-back", step: "done" });
-    // Asked once more, there is nothing left to do.
+    // Called again, the rollback has nothing left to do.
     expect(await rollBackRotation(provider, options)).toMatchObject({ id: returned.id, step: "done" });
     const earlier = await recorded("rotation");
     await rotateKey(provider, { ...options, newKey: { id: "third" }, until: "distribute" });
     await space.set("rotation", earlier);
-    await expectRefusal(rollBackRotation(provider, options), "VALUE_INVALID");
+    await expectRefusal(rollBackRotation(provider, options), "NO_ROTATION");
     expect(source.ring.keys.map(({ id }) => id)).toEqual(["old", "third"]);
   });
 
-  it("does not make a rotation done that the ring says is not", async () => {
+  it("does not make a rotation complete that is incomplete according to the keyring", async () => {
     const { source, space, provider, options, operator, recorded } = await begun();
     await rotateKey(provider, options);
     const earlier = await recorded("rotation");
-    // Back to a key of the former id, and once more to the other one, which stays in the ring.
+    // The operator promotes a new key with the former id, then rotates to the other key, which is still in the keyring.
     source.ring = source.ring.add({ id: "old" }).promote("old");
     await rotateKey(provider, { ...options, until: "reencrypt" });
     await space.set("rotation", earlier);
@@ -256,14 +264,14 @@ describe("the record of an earlier rotation that is put back", () => {
     expect(source.ring.keys.map(({ id, status }) => `${id} ${status}`)).toEqual(["new enabled", "old enabled"]);
   });
 
-  it("in the middle of another one is written over, and ends nothing", async () => {
+  it("is overwritten by a rotation in progress, which completes", async () => {
     const { source, space, provider, options, recorded } = await begun();
     await rotateKey(provider, { ...options, until: "reencrypt" });
     const running = await recorded("rotation");
     const { id } = (await rotationStatus(provider, options)) ?? {};
     await rotateKey(provider, options);
     const done = await recorded("rotation");
-    // The key is back by hand, and so is what the record said in the middle.
+    // The operator adds the key again, and an attacker writes the record from the middle of the rotation again.
     source.ring = source.ring.add({ id: "old" });
     await space.set("rotation", running);
     let isPutBack = false;
@@ -279,7 +287,7 @@ describe("the record of an earlier rotation that is put back", () => {
     expect(source.ring.keys.map((key) => key.id)).toEqual(["new"]);
   });
 
-  it("is refused with its name where it is not what Keyward writes", async () => {
+  it("is refused by name if Keyward cannot have written it", async () => {
     const { source, space, provider, options } = await begun();
     const status = { id: "x", kind: "rotate", from: "old", to: "new", step: "add", startedAtMs: 1 };
     for (const said of [
@@ -300,8 +308,8 @@ describe("the record of an earlier rotation that is put back", () => {
   });
 });
 
-describe("a check record that was deleted", () => {
-  it("is founded anew by no ring that opens nothing in the store", async () => {
+describe("a deleted check record", () => {
+  it("is not created again by a keyring that decrypts no record of the store", async () => {
     const { source, inner, space, provider, options } = await begun();
     const former = source.ring;
     await rotateKey(provider, options);
@@ -322,7 +330,7 @@ describe("a check record that was deleted", () => {
     await expectRefusal(new EncryptedStore(inner, { keys: former }).set("fresh", value), "OVERWRITE_REFUSED");
   });
 
-  it("is founded anew by the ring of a scope that alone has written there", async () => {
+  it("is created again by the keyring of the only scope that has written to the store", async () => {
     const ring = Keyring.generate("old");
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: ring, scope: "tenant" }).set("key", value);
@@ -336,7 +344,7 @@ describe("a check record that was deleted", () => {
     await new EncryptedStore(inner, { keys: ring }).set("unscoped", value);
   });
 
-  it("is founded over what is no envelope, and where nothing can be listed", async () => {
+  it("is created again if the store contains no envelope, or cannot be scanned", async () => {
     const inner = new MemoryStore();
     await inner.set("plain", "text");
     await inner.set("cut", "kw1.unknown.AAAA");
@@ -346,7 +354,7 @@ describe("a check record that was deleted", () => {
     await new EncryptedStore(inner, { keys: Keyring.generate() }).set("key", value);
   });
 
-  it("can be written by name, by a ring that opens nothing there", async () => {
+  it("is written by overwriteCheckRecord() with a keyring that decrypts no record", async () => {
     const { inner, space } = await begun();
     await space.delete("check");
     const store = new EncryptedStore(inner, { keys: Keyring.generate() });

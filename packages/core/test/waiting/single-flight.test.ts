@@ -1,7 +1,7 @@
 import { singleFlight } from "@keyward/core";
 import { expect, it } from "vitest";
 
-/** Work that ends when it is told to. */
+/** Returns a single flight whose runs end when the test ends them. */
 function controlled() {
   const runs: { readonly end: () => void; readonly signal: AbortSignal }[] = [];
   const load = singleFlight(async ({ signal }) => {
@@ -14,7 +14,7 @@ function controlled() {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-it("shares a run among those who ask at once", async () => {
+it("singleFlight shares one run among calls of the same turn", async () => {
   const { runs, load } = controlled();
   const results = [load(), load(), load()];
   await turn();
@@ -23,7 +23,7 @@ it("shares a run among those who ask at once", async () => {
   expect(await Promise.all(results)).toEqual([1, 1, 1]);
 });
 
-it("gives who asks meanwhile a run that begins afterwards, and all of them the same", async () => {
+it("singleFlight starts one more run for all calls that arrive during a run", async () => {
   const { runs, load } = controlled();
   const early = load();
   await turn();
@@ -38,7 +38,7 @@ it("gives who asks meanwhile a run that begins afterwards, and all of them the s
   expect(await Promise.all(late)).toEqual([2, 2]);
 });
 
-it("ends one caller's wait without the others', and the run with the last", async () => {
+it("singleFlight ends only the wait of a caller that aborts, and aborts the run with the last caller", async () => {
   const { runs, load } = controlled();
   const [one, other] = [new AbortController(), new AbortController()];
   const results = [load({ signal: one.signal }), load({ signal: other.signal })];
@@ -49,14 +49,14 @@ it("ends one caller's wait without the others', and the run with the last", asyn
   other.abort(new Error("other"));
   await expect(results[1]).rejects.toThrow("other");
   expect(runs[0]?.signal.aborted).toBe(true);
-  // Work that does not heed its signal holds nobody up.
+  // Work that ignores its signal does not delay the next run.
   const next = load();
   await turn();
   runs[1]?.end();
   expect(await next).toBe(2);
 });
 
-it("runs again after a failure", async () => {
+it("singleFlight runs again after a failure", async () => {
   let runs = 0;
   const load = singleFlight(async () => {
     runs++;

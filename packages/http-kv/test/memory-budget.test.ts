@@ -9,23 +9,23 @@ import { createApiKey, createKvHandler, HttpStore } from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { BytesUnderWay } from "../src/bytes-under-way.ts";
+import { MemoryBudget } from "../src/memory-budget.ts";
 import { field } from "../src/protocol.ts";
 import { run, serve } from "./keyward-kv-process.ts";
 import { openSocket, temporaryFolder } from "./servers.ts";
 
 const mebibyte = 2 ** 20;
-/** The least that may be under way is twice 4 MiB. */
+/** With these limits, the least that maxBytesInMemory may be is twice 4 MiB. */
 const limits = {
   maxBodyBytes: 2 * mebibyte,
   maxAnswerBytes: 2 * mebibyte,
   maxValueBytes: mebibyte,
-  maxBytesUnderWay: 8 * mebibyte,
+  maxBytesInMemory: 8 * mebibyte,
   requestsPerSecond: Number.POSITIVE_INFINITY,
 };
 
-describe("many large bodies that come slowly, on a server of its own", () => {
-  const [bodies, bodyBytes, mostBytes] = [60, 8 * mebibyte, 64 * mebibyte];
+describe("keyward-kv", () => {
+  const [bodies, bodyBytes, maxBytes] = [60, 8 * mebibyte, 64 * mebibyte];
 
   async function start() {
     const folder = temporaryFolder();
@@ -34,9 +34,9 @@ describe("many large bodies that come slowly, on a server of its own", () => {
       run("tenants", "add", "--tenants", tenants, "--tenant", tenant),
     );
     if (greedy === undefined || other === undefined) throw new Error("two were made");
-    const patience = ["--body-timeout-ms", "60000", "--idle-timeout-ms", "60000", "--drain-ms", "1"];
-    const most = ["--max-value-bytes", String(bodyBytes), "--max-bytes-under-way", String(mostBytes)];
-    const server = await serve("--tenants", tenants, "--store", "memory", ...most, ...patience);
+    const timeouts = ["--body-timeout-ms", "60000", "--idle-timeout-ms", "60000", "--drain-ms", "1"];
+    const sizes = ["--max-value-bytes", String(bodyBytes), "--max-bytes-in-memory", String(maxBytes)];
+    const server = await serve("--tenants", tenants, "--store", "memory", ...sizes, ...timeouts);
     onTestFinished(async () => {
       await server.stop();
       folder.remove();
@@ -44,28 +44,32 @@ describe("many large bodies that come slowly, on a server of its own", () => {
     return { server, greedy, other };
   }
 
-  /** Sends all of a body but its last byte, and keeps what it hears. */
-  async function sendSlowly(url: string, apiKey: string, body: Buffer): Promise<{ socket: Socket; heard(): string }> {
-    const { socket, heard } = await openSocket(url);
+  /** Sends a body except its last byte, and collects the answer. */
+  async function sendSlowly(
+    url: string,
+    apiKey: string,
+    body: Buffer,
+  ): Promise<{ socket: Socket; received(): string }> {
+    const { socket, received } = await openSocket(url);
     const head = `PUT /slow HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-length: ${body.length}`;
     socket.write(`${head}\r\ncontent-type: application/octet-stream\r\n\r\n`);
     socket.write(body.subarray(1));
-    return { socket, heard };
+    return { socket, received };
   }
 
-  it("are refused where they do not fit: memory stays, others go on, and a client gets through later", async () => {
+  it("refuses slow large bodies beyond its memory limit, and continues to serve other tenants", async () => {
     const { server, greedy, other } = await start();
     const store = new HttpStore({ url: server.url, apiKey: greedy });
     await store.set("key", "value");
     const before = residentBytes(server.process.pid);
     const body = randomBytes(bodyBytes);
     const slow = await Promise.all(Array.from({ length: bodies }, () => sendSlowly(server.url, greedy, body)));
-    const refused = () => slow.filter(({ heard }) => heard() !== "");
-    // Of 60 bodies of 8 MiB, half of 64 MiB holds fewer than five; all others must go for them to arrive.
+    const refused = () => slow.filter(({ received }) => received() !== "");
+    // One tenant gets half of 64 MiB, which is enough for fewer than five bodies of 8 MiB. All others are refused.
     await vi.waitFor(() => expect(refused().length).toBeGreaterThanOrEqual(bodies - 4), 20_000);
-    for (const { heard } of refused()) expect(heard()).toMatch(/^HTTP\/1\.1 503 .*retry-after: 1\b.*OVERLOADED/s);
+    for (const { received } of refused()) expect(received()).toMatch(/^HTTP\/1\.1 503 .*retry-after: 1\b.*OVERLOADED/s);
     const grown = residentBytes(server.process.pid) - before;
-    expect(grown, `grown by ${grown / mebibyte} MiB`).toBeLessThan(4 * mostBytes);
+    expect(grown, `grown by ${grown / mebibyte} MiB`).toBeLessThan(4 * maxBytes);
     expect(refused().length).toBeLessThan(bodies);
 
     const neighbour = new HttpStore({ url: server.url, apiKey: other, retries: 0 });
@@ -83,8 +87,8 @@ describe("many large bodies that come slowly, on a server of its own", () => {
 
 type Ask = (method: string, path: string, body?: string, headers?: Record<string, string>) => Promise<Response>;
 
-describe("an answer", () => {
-  /** A server that has 1 MiB for each of two tenants, and a way for the first to ask without reading the answer. */
+describe("the memory of an answer", () => {
+  /** Starts a server where each of two tenants has a record of 1 MiB. `ask` sends a request of the first tenant. */
   async function start() {
     const made = [createApiKey({ tenant: "acme" }), createApiKey({ tenant: "other" })] as const;
     const handler = createKvHandler({ store: new MemoryStore(), tenants: made.map(({ entry }) => entry), limits });
@@ -105,9 +109,9 @@ describe("an answer", () => {
     return { clients, value, ask };
   }
 
-  it("counts until it is read, or given up", async () => {
+  it("counts until the client has read or cancelled the answer", async () => {
     const { ask, value, clients } = await start();
-    // Half of 8 MiB is one tenant's.
+    // One tenant gets half of 8 MiB.
     const unread = [
       await ask("GET", "/key"),
       await ask("GET", "/key"),
@@ -127,7 +131,7 @@ describe("an answer", () => {
     expect((await ask("GET", "/key")).status).toBe(200);
   });
 
-  it("counts no longer when it was dropped unread", async () => {
+  it("counts no longer once an unread answer is garbage-collected", async () => {
     const { ask } = await start();
     for (let count = 0; count < 4; count++) expect((await ask("GET", "/key")).status).toBe(200);
     expect((await ask("GET", "/key")).status).toBe(503);
@@ -138,25 +142,29 @@ describe("an answer", () => {
   });
 
   it.each([
-    ["is too large", (ask: Ask) => ask("PUT", "/key", "x".repeat(mebibyte + 1)), 413],
-    ["is no request", (ask: Ask) => ask("POST", "/set", "x".repeat(mebibyte)), 400],
-    ["meets no condition", (ask: Ask) => ask("PUT", "/key", "x".repeat(mebibyte), { "if-match": '"other"' }), 412],
-    ["is stored", (ask: Ask) => ask("PUT", "/other", "x".repeat(mebibyte)), 200],
+    ["refuses a value that is too large", (ask: Ask) => ask("PUT", "/key", "x".repeat(mebibyte + 1)), 413],
+    ["refuses an invalid request", (ask: Ask) => ask("POST", "/set", "x".repeat(mebibyte)), 400],
+    [
+      "refuses a write whose condition is not met",
+      (ask: Ask) => ask("PUT", "/key", "x".repeat(mebibyte), { "if-match": '"other"' }),
+      412,
+    ],
+    ["confirms a write", (ask: Ask) => ask("PUT", "/other", "x".repeat(mebibyte)), 200],
     ["has no body", (ask: Ask) => ask("HEAD", "/key"), 200],
-    ["the client has", (ask: Ask) => ask("GET", "/key", undefined, { "if-none-match": "*" }), 304],
-  ])("counts no longer when it is to what %s", async (_, act, status) => {
+    ["reports an unchanged value", (ask: Ask) => ask("GET", "/key", undefined, { "if-none-match": "*" }), 304],
+  ])("does not count after an answer that %s", async (_, act, status) => {
     const { ask } = await start();
     for (let count = 0; count < 20; count++) expect((await act(ask)).status).toBe(status);
   });
 });
 
-describe("what one request holds", () => {
-  it("never keeps it from being answered when it is alone, whatever it reads", async () => {
+describe("the memory limit", () => {
+  it("allows every single request, even one that reads many values of the largest size", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const store = new HttpStore({ url: "http://localhost", apiKey, fetch: handler, retries: 0 });
     const keys = Array.from({ length: 100 }, (_, index) => `key-${index}`);
-    // The server reads more at once while values are small; then come those that are all of the largest size.
+    // While values are small, the server reads more at once. The last 30 values all have the largest size.
     for (const [index, key] of keys.entries()) {
       await store.set(key, index < 70 ? "small" : Buffer.alloc(mebibyte, key));
     }
@@ -164,7 +172,7 @@ describe("what one request holds", () => {
       keys.map((_, index) => (index < 70 ? 5 : mebibyte)),
     );
     const found: string[] = [];
-    for (let cursor: string | undefined, goesOn = true; goesOn; goesOn = cursor !== undefined) {
+    for (let cursor: string | undefined, more = true; more; more = cursor !== undefined) {
       const page = await store.scan(cursor === undefined ? {} : { cursor });
       found.push(...page.entries.map(({ key }) => key));
       cursor = page.cursor;
@@ -172,7 +180,7 @@ describe("what one request holds", () => {
     expect(found).toEqual(keys);
   });
 
-  it("ends a batch or a page of a scan early where there is no room for the rest", async () => {
+  it("shortens a batch or a page of a scan if the remaining memory is too small for the rest", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const ask = async (operation: string, body: unknown) => {
@@ -183,7 +191,7 @@ describe("what one request holds", () => {
     const keys = Array.from({ length: 10 }, (_, index) => `key-${index}`);
     const store = new HttpStore({ url: "http://localhost", apiKey, fetch: handler, retries: 0 });
     for (const [index, key] of keys.entries()) await store.set(key, Buffer.alloc(index < 6 ? 1_000 : mebibyte, key));
-    // Of the 4 MiB that the tenant may have, this leaves little more than 1.
+    // The tenant may have 4 MiB. These answers leave little more than 1 MiB.
     const unread = [await ask("get", { keys: ["key-8"] }), await ask("get", { keys: ["key-8", "key-9"] })];
     const batch: unknown = await (await ask("get", { keys })).json();
     const page: unknown = await (await ask("scan", {})).json();
@@ -197,18 +205,18 @@ describe("what one request holds", () => {
     });
   });
 
-  it("is refused as a limit that a single request could go beyond", () => {
+  it("is refused if a single request could exceed it", () => {
     const { entry } = createApiKey({ tenant: "acme" });
-    const make = (maxBytesUnderWay: number) =>
-      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { ...limits, maxBytesUnderWay } });
-    expect(make(limits.maxBytesUnderWay)).toBeTypeOf("function");
-    expect(() => make(limits.maxBytesUnderWay - 1)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+    const make = (maxBytesInMemory: number) =>
+      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { ...limits, maxBytesInMemory } });
+    expect(make(limits.maxBytesInMemory)).toBeTypeOf("function");
+    expect(() => make(limits.maxBytesInMemory - 1)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
     expect(() =>
-      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { maxBytesUnderWay: 1 } }),
-    ).toThrow("maxBytesUnderWay");
+      createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { maxBytesInMemory: 1 } }),
+    ).toThrow("maxBytesInMemory");
   });
 
-  it("leaves each tenant that comes as much as any other has, and is all given back", () => {
+  it("leaves each new tenant as much memory as any other tenant has", () => {
     const taking = fc.record({
       tenant: fc.nat({ max: 5 }),
       bytes: fc.integer({ min: 1, max: 400 }),
@@ -216,39 +224,39 @@ describe("what one request holds", () => {
     });
     fc.assert(
       fc.property(fc.array(taking, { maxLength: 60 }), (script) => {
-        const most = 1_000;
-        const underWay = new BytesUnderWay(most);
-        const open: { tenant: number; held: ReturnType<BytesUnderWay["open"]> }[] = [];
+        const maxBytes = 1_000;
+        const budget = new MemoryBudget(maxBytes);
+        const open: { tenant: number; memory: ReturnType<MemoryBudget["open"]> }[] = [];
         const sum = (tenant?: number) =>
           open
             .filter((each) => tenant === undefined || each.tenant === tenant)
-            .reduce((all, { held }) => all + held.bytes, 0);
+            .reduce((all, { memory }) => all + memory.bytes, 0);
         for (const { tenant, bytes, ends } of script) {
-          const held = underWay.open(String(tenant));
-          const fits = sum(tenant) + bytes <= most - sum() - bytes;
-          expect(held.fits(bytes)).toBe(fits);
-          open.push({ tenant, held });
-          expect(sum()).toBeLessThanOrEqual(most);
-          const newcomer = underWay.open("newcomer");
+          const memory = budget.open(String(tenant));
+          const fits = sum(tenant) + bytes <= maxBytes - sum() - bytes;
+          expect(memory.tryReserve(bytes)).toBe(fits);
+          open.push({ tenant, memory });
+          expect(sum()).toBeLessThanOrEqual(maxBytes);
+          const newcomer = budget.open("newcomer");
           const largest = Math.max(...open.map((each) => sum(each.tenant)));
-          // Nobody has more than was left free when he took it, so what is free is shared with the newcomer.
-          expect(newcomer.fits(Math.floor((most - sum()) / 2))).toBe(true);
+          // No tenant has more than was left free when it reserved its memory, so a new one finds as much.
+          expect(newcomer.tryReserve(Math.floor((maxBytes - sum()) / 2))).toBe(true);
           newcomer.release();
-          expect(largest).toBeLessThanOrEqual(most / 2);
-          if (ends) open.shift()?.held.release();
+          expect(largest).toBeLessThanOrEqual(maxBytes / 2);
+          if (ends) open.shift()?.memory.release();
         }
-        for (const { held } of open) {
-          held.release();
-          held.release();
-          expect(held.fits(1)).toBe(false);
+        for (const { memory } of open) {
+          memory.release();
+          memory.release();
+          expect(memory.tryReserve(1)).toBe(false);
         }
-        expect(underWay.open("anybody").fits(most / 2)).toBe(true);
+        expect(budget.open("another").tryReserve(maxBytes / 2)).toBe(true);
       }),
     );
   });
 });
 
-/** What a process has in memory. */
+/** Returns the resident memory of a process. */
 function residentBytes(pid: number | undefined): number {
   const status = `/proc/${pid}/status`;
   const kibibytes = existsSync(status)

@@ -3,14 +3,14 @@ import { MemoryStore } from "@keyward/store-memory";
 import { expect, it } from "vitest";
 import { storeParts } from "../../src/store/encrypted-store.ts";
 
-it("never demands less than somebody else has raised it to, while another ring is prepared", async () => {
+it("the required generation does not fall when a keyring of an earlier generation is prepared", async () => {
   const ring = Keyring.generate("old").add({ id: "new" });
   const keys: KeyProvider = { load: async () => ring };
   const store = new EncryptedStore(new MemoryStore(), { keys });
   await store.set("key", "value");
-  const { check } = storeParts(store);
+  const { generationNotice } = storeParts(store);
   const raised = ring.add({ id: "third" });
-  await check.raise(raised);
-  await check.prepare(ring.promote("new").disable("old"), ring);
-  expect(await check.generation(ring)).toBe(raised.generation);
+  await generationNotice.raise(raised);
+  await generationNotice.prepare(ring.promote("new").disable("old"), ring);
+  expect(await generationNotice.requiredGeneration(ring)).toBe(raised.generation);
 });

@@ -1,0 +1,67 @@
+import type { StoredValue } from "../store-interface/capabilities.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
+import { asBuffer } from "../store-interface/stored-bytes.ts";
+import { binaryInString, type EnvelopeHeader } from "./header.ts";
+import { malformedEnvelope } from "./malformed-envelope.ts";
+
+const aboveLatin1 = /[\u0100-\uffff]/;
+/**
+ * The characters that may end a body whose last character encodes only 2 or only 4 bits: those whose unused bits are 0.
+ */
+const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
+
+/**
+ * Decodes the body of an envelope, all that follows its header.
+ *
+ * @throws KeywardError `RECORD_MALFORMED` for a body that is not canonical base64url, and for the binary form in a
+ * string.
+ */
+export function readBody(
+  stored: StoredValue,
+  { form, written, keyId }: EnvelopeHeader,
+  address: RecordAddress,
+): Buffer {
+  if (form === "binary") {
+    if (typeof stored === "string") throw binaryInString(address, keyId);
+    return asBuffer(stored).subarray(written.length);
+  }
+  const text = typeof stored === "string" ? stored : asBuffer(stored).toString("latin1");
+  const encoded = text.slice(written.length);
+  const body = Buffer.from(encoded, "base64url");
+  if (!isCanonical(encoded, body)) throw malformedEnvelope(address, "its body is not canonical base64url", keyId);
+  return body;
+}
+
+/**
+ * Returns whether encoding `body` gives `encoded` again, where Node decoded `encoded` to `body`. Encoding it would take
+ * as long as decrypting the record.
+ */
+function isCanonical(encoded: string, body: Buffer): boolean {
+  const leftOver = body.length % 3;
+  return (
+    // Node skips characters outside the alphabet and stops at padding, so fewer bytes come out than the length implies.
+    encoded.length === Math.ceil((body.length * 4) / 3) &&
+    // Node accepts "+/" for "-_", and reads a character above U+00FF as its lower eight bits.
+    !encoded.includes("+") &&
+    !encoded.includes("/") &&
+    !aboveLatin1.test(encoded) &&
+    (leftOver === 0 || (lastCharacters[leftOver - 1] ?? "").includes(encoded.charAt(encoded.length - 1)))
+  );
+}
+
+/**
+ * Joins the pieces of a binary envelope in memory of its own. A store may pass an envelope on together with its
+ * `buffer`, for example to a worker, so the envelope must not be in Node's shared pool.
+ */
+export function joinBinary(header: Buffer, body: readonly Uint8Array[]): Buffer {
+  let length = header.length;
+  for (const piece of body) length += piece.length;
+  const envelope = Buffer.allocUnsafeSlow(length);
+  envelope.set(header);
+  let at = header.length;
+  for (const piece of body) {
+    envelope.set(piece, at);
+    at += piece.length;
+  }
+  return envelope;
+}

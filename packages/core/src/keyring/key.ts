@@ -1,0 +1,137 @@
+import { RootKey, rootBytes } from "../envelope/root-key.ts";
+import { KeywardError } from "../errors/errors.ts";
+import type { OptionNames } from "../errors/options.ts";
+
+/** The status of a key: an "enabled" key decrypts, a "disabled" key is still in the keyring but decrypts nothing. */
+export type KeyStatus = "enabled" | "disabled";
+
+/** A key as a keyring shows it: id, status and creation date, never the key material. */
+export interface KeyInfo {
+  /** The id by which records name the key. */
+  readonly id: string;
+  /** The status of the key: "enabled" if it can decrypt. */
+  readonly status: KeyStatus;
+  /** When the key was made, in ISO 8601. Absent if the source of the key does not record it. */
+  readonly created?: string;
+}
+
+/** A key to add to a keyring. */
+export interface NewKey {
+  /** 1 to 32 of `[A-Za-z0-9_-]`. Default: "k" and 15 hex digits that are derived from the material. */
+  readonly id?: string;
+  /** The key material, 32 bytes. Default: random bytes. */
+  readonly material?: Uint8Array;
+  /** The status of the key. Default: "enabled". */
+  readonly status?: KeyStatus;
+  /** When the key was made, in ISO 8601. Default: now, if the material is random; otherwise absent. */
+  readonly created?: string;
+}
+
+/** The name of every field of a {@link NewKey}. Not part of the public surface. */
+export const newKeyOptionNames = {
+  id: true,
+  material: true,
+  status: true,
+  created: true,
+} as const satisfies OptionNames<NewKey>;
+
+/** A key as a keyring holds it, with its material. Not part of the public surface. */
+export interface RingKey extends KeyInfo {
+  readonly root: RootKey;
+}
+
+const maxKeyIdLength = 32;
+const keyIdPattern = /^[A-Za-z0-9_-]{1,32}$/;
+/** A creation date, for error messages and hints. */
+export const exampleDate = "2026-11-01T00:00:00.000Z";
+/** The end of a hint for a caller who needs a new key. */
+export const makeAKey = "To make a new key, run `openssl rand -base64 32`.";
+const restoreKey =
+  "If records were written under this key, restore the whole key: a new key decrypts none of them. Only for a first key: `openssl rand -base64 32`.";
+
+/**
+ * Checks a key that a caller or a document gives, and copies its material.
+ *
+ * @throws KeywardError `KEY_INVALID`
+ */
+export function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {
+  const { material, status = "enabled", created } = key;
+  if (key.id !== undefined) requireKeyId(key.id, "The id of a key");
+  const name = key.id === undefined ? "A key" : `Key "${key.id}"`;
+  if (!(material instanceof Uint8Array) || material.length !== rootBytes) {
+    const found = material instanceof Uint8Array ? `${material.length} bytes` : `a ${typeof material}`;
+    throw new KeywardError("KEY_INVALID", `${name} has material of ${found} where ${rootBytes} bytes are expected`, {
+      keyId: key.id,
+      hint: restoreKey,
+    });
+  }
+  if (material.every((byte) => byte === material[0])) {
+    throw new KeywardError(
+      "KEY_INVALID",
+      `${name} has material of one byte repeated ${rootBytes} times: a placeholder, not a key`,
+      {
+        keyId: key.id,
+        hint: makeAKey,
+      },
+    );
+  }
+  if (!isKeyStatus(status)) {
+    throw new KeywardError("KEY_INVALID", `${name} has a status that is neither "enabled" nor "disabled"`, {
+      keyId: key.id,
+      hint: 'Correct the status. If the key was disabled on purpose, set it to "disabled".',
+    });
+  }
+  if (created !== undefined && !isDate(created)) {
+    throw new KeywardError("KEY_INVALID", `${name} has a creation date that cannot be read`, {
+      keyId: key.id,
+      hint: `Write the date in the form ${exampleDate}.`,
+    });
+  }
+  const root = new RootKey(material);
+  return { id: key.id ?? root.defaultId, status, ...(created === undefined ? {} : { created }), root };
+}
+
+/** Returns whether a value is a status of a key. */
+export function isKeyStatus(status: unknown): status is KeyStatus {
+  return status === "enabled" || status === "disabled";
+}
+
+/** Returns whether a value can be the creation date of a key. */
+export function isDate(text: unknown): text is string {
+  return typeof text === "string" && !Number.isNaN(Date.parse(text));
+}
+
+/** Returns whether a value can be the id of a key. Not part of the public surface. */
+export function isKeyId(id: unknown): boolean {
+  return typeof id === "string" && keyIdPattern.test(id);
+}
+
+/**
+ * Checks the id of a key.
+ *
+ * @param what The name of the id in the message, such as "The id of a key".
+ * @throws KeywardError `KEY_INVALID`
+ */
+export function requireKeyId(id: unknown, what: string): void {
+  if (isKeyId(id)) return;
+  // The id itself is not shown: it may be misplaced key material.
+  const problem =
+    typeof id !== "string"
+      ? `is not a string, but of type ${typeof id}`
+      : id.length < 1 || id.length > maxKeyIdLength
+        ? `has ${id.length} characters, where 1 to ${maxKeyIdLength} are allowed`
+        : "has a character other than A-Z a-z 0-9 _ -";
+  throw new KeywardError("KEY_INVALID", `${what} ${problem}`, {
+    hint: "Choose an id such as 2026-11. Records name their key by its id: keep the id of a key that is in use.",
+  });
+}
+
+/**
+ * Returns an id as error messages show it after the word "key".
+ *
+ * A text that cannot be an id may be misplaced key material, and is not shown.
+ */
+export function shownId(id: unknown): string {
+  if (typeof id !== "string") return "whose id is not a string";
+  return isKeyId(id) ? `"${id}"` : `whose id has ${id.length} characters`;
+}

@@ -1,0 +1,215 @@
+import type { RootKey } from "../envelope/root-key.ts";
+import { KeywardError } from "../errors/errors.ts";
+import { exampleDate, isDate, isKeyId, isKeyStatus, type RingKey, requireKeyId, toRingKey } from "./key.ts";
+
+// The keyring document is specified in docs/keyring.md.
+
+/** The content of a keyring document, in the names that a Keyring uses. */
+export interface KeyringContent {
+  readonly name: string;
+  readonly generation: number;
+  /** The id of the primary; "" in a keyring without keys. */
+  readonly primary: string;
+  readonly keys: readonly RingKey[];
+  readonly scopeName?: string | undefined;
+  readonly stores?: readonly string[] | undefined;
+  readonly sealed?: readonly string[] | undefined;
+  /** Fields named `x-…`, which are kept and ignored: those of the document under "", those of a key under its id. */
+  readonly extensions?: ReadonlyMap<string, Extension> | undefined;
+}
+
+type Fields = Readonly<Record<string, unknown>>;
+type Extension = Fields;
+
+const documentFields = new Set(["keyward", "name", "generation", "primary", "keys", "scope", "stores", "sealed"]);
+const keyFields = new Set(["id", "status", "created", "material"]);
+const fixTheDocument = "Restore the document from a copy that exportKeyring wrote, or correct it.";
+
+/**
+ * Reads a keyring document. Checks each field by itself; the Keyring checks how the keys fit together.
+ *
+ * @throws KeywardError `KEYRING_INVALID`, with the problem and the field; `KEY_INVALID` for an id or material of a key.
+ */
+export function readDocument(document: string): KeyringContent {
+  const fields = fieldsOf(parseJson(document), "the document");
+  requireVersion(fields);
+  const extensions = new Map([["", readExtension(fields, documentFields, "the document")]]);
+  const generation = fields["generation"];
+  if (typeof generation !== "number" || !Number.isSafeInteger(generation) || generation < 1) {
+    throw invalidKeyring("its generation is not an integer of at least 1", fixTheDocument);
+  }
+  const entries = fields["keys"];
+  if (!Array.isArray(entries)) throw invalidKeyring("its keys are not an array", fixTheDocument);
+  const keys = entries.map((entry: unknown, index) => {
+    const at = `keys[${index}]`;
+    const keyEntry = fieldsOf(entry, at);
+    const extension = readExtension(keyEntry, keyFields, at);
+    const key = readKey(keyEntry, at);
+    extensions.set(key.id, extension);
+    return key;
+  });
+  return {
+    name: requireText(fields["name"], "its name", fixTheDocument),
+    generation,
+    primary: requireText(fields["primary"], "its primary", fixTheDocument),
+    keys,
+    scopeName: fields["scope"] === undefined ? undefined : requireText(fields["scope"], "its scope", fixTheDocument),
+    stores: readStrings(fields["stores"], "stores"),
+    sealed: readStrings(fields["sealed"], "sealed"),
+    extensions,
+  };
+}
+
+/** Writes the keyring document, key material included. Only `exportKeyring` calls this. */
+export function writeDocument(content: KeyringContent): string {
+  const { name, generation, primary, keys, scopeName, stores, sealed, extensions } = content;
+  const fields = {
+    keyward: 1,
+    name,
+    generation,
+    primary,
+    keys: keys.map(({ id, status, created, root }) => ({
+      id,
+      status,
+      created,
+      material: root.material().toString("base64url"),
+      ...extensions?.get(id),
+    })),
+    scope: scopeName,
+    stores,
+    sealed,
+    ...extensions?.get(""),
+  };
+  return JSON.stringify(fields, null, 2);
+}
+
+/** Returns whether {@link writeDocument} would write the same text for both, without reading any key material. */
+export function isSameContent(one: KeyringContent, other: KeyringContent): boolean {
+  return (
+    withoutMaterial(one) === withoutMaterial(other) &&
+    one.keys.every(({ root }, index) => isSameRoot(root, other.keys[index]?.root))
+  );
+}
+
+/** All of a keyring but its key material, as a text to compare. */
+function withoutMaterial({ keys, extensions, ...rest }: KeyringContent): string {
+  const { name, generation, primary, scopeName, stores, sealed } = rest;
+  return JSON.stringify([
+    [name, generation, primary],
+    // JSON.stringify writes undefined in an array as null, which none of these can be.
+    [scopeName, stores, sealed],
+    keys.map(({ id, status, created }) => [id, status, created, extensions?.get(id) ?? {}]),
+    extensions?.get("") ?? {},
+  ]);
+}
+
+/** A commitment is derived from the material by a hash: equal commitments are equal material. */
+function isSameRoot(one: RootKey, other: RootKey | undefined): boolean {
+  return other !== undefined && one.commitment.equals(other.commitment);
+}
+
+function parseJson(document: string): unknown {
+  try {
+    return JSON.parse(document);
+  } catch {
+    // The parser's own error quotes the text, which contains key material: it must not become the cause.
+    if (document.startsWith("\uFEFF")) {
+      throw invalidKeyring(
+        "the document begins with a byte order mark",
+        "Store the document as UTF-8 without a byte order mark.",
+      );
+    }
+    throw invalidKeyring("the document is not JSON", fixTheDocument);
+  }
+}
+
+function requireVersion(fields: Fields): void {
+  if (!Object.hasOwn(fields, "keyward")) {
+    throw invalidKeyring(
+      'the document has no field "keyward", so it is JSON of another kind',
+      "Store the whole document that exportKeyring writes, and not inside a field of another object.",
+    );
+  }
+  if (fields["keyward"] !== 1) {
+    throw invalidKeyring(
+      'its field "keyward" is not 1, the only version that this release reads',
+      "Check that this is a keyring document. A document of a later version needs a later release of Keyward.",
+    );
+  }
+}
+
+function readKey(fields: Fields, at: string): RingKey {
+  const { id, status, created, material } = fields;
+  if (typeof id !== "string") throw invalidKeyring(`${at}.id is not a string`, fixTheDocument);
+  requireKeyId(id, `The keyring's ${at}.id`);
+  if (!isKeyStatus(status)) {
+    throw invalidKeyring(`${at}.status is neither "enabled" nor "disabled"`, fixTheDocument);
+  }
+  if (created !== undefined && !isDate(created)) {
+    throw invalidKeyring(`${at}.created is not a date such as ${exampleDate}`, fixTheDocument);
+  }
+  const bytes = Buffer.from(typeof material === "string" ? material : "", "base64url");
+  try {
+    if (bytes.toString("base64url") !== material) {
+      throw invalidKeyring(`${at}.material is not base64url without padding`, fixTheDocument);
+    }
+    return toRingKey({ id, status, material: bytes, ...(created === undefined ? {} : { created }) });
+  } finally {
+    // These bytes are in Node's buffer pool, which the `buffer` of any other small Buffer gives access to.
+    bytes.fill(0);
+  }
+}
+
+function fieldsOf(value: unknown, what: string): Fields {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw invalidKeyring(`${what} is not a JSON object`, fixTheDocument);
+  }
+  return Object.fromEntries(Object.entries(value));
+}
+
+function readExtension(fields: Fields, known: ReadonlySet<string>, what: string): Extension {
+  const others = Object.entries(fields).filter(([field]) => !known.has(field));
+  for (const [field] of others) {
+    if (!field.startsWith("x-")) {
+      throw invalidKeyring(
+        `${what} has an unknown field ${shownField(field)}`,
+        "Update Keyward if a later release wrote the document. Otherwise remove the field, or begin its name with x-.",
+      );
+    }
+  }
+  return Object.fromEntries(others);
+}
+
+/** The name of a field as error messages show it, unless it may be misplaced key material. */
+function shownField(field: string): string {
+  return isKeyId(field) ? `"${field}"` : `whose name has ${field.length} characters`;
+}
+
+function readStrings(value: unknown, field: string): readonly string[] | undefined {
+  if (value === undefined) return undefined;
+  if (
+    !Array.isArray(value) ||
+    !value.every((item): item is string => typeof item === "string" && item.isWellFormed())
+  ) {
+    throw invalidKeyring(`its ${field} is not an array of strings`, fixTheDocument);
+  }
+  return value;
+}
+
+/**
+ * Checks a name.
+ *
+ * @param what The name of the value in the message, such as "its name".
+ * @throws KeywardError `KEYRING_INVALID` for anything but a non-empty, well-formed string.
+ */
+export function requireText(text: unknown, what: string, hint = 'Pass a name such as "production".'): string {
+  if (typeof text !== "string" || text === "" || !text.isWellFormed()) {
+    throw invalidKeyring(`${what} is not a non-empty, well-formed string`, hint);
+  }
+  return text;
+}
+
+/** Returns the error for a keyring that is not valid, with a problem such as "its keys are not an array". */
+export function invalidKeyring(problem: string, hint: string, keyId?: string): KeywardError {
+  return new KeywardError("KEYRING_INVALID", `The keyring is not valid: ${problem}`, { hint, keyId });
+}

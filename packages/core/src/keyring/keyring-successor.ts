@@ -1,0 +1,66 @@
+import { KeywardError } from "../errors/errors.ts";
+import { type Keyring, sharesKey } from "./keyring.ts";
+
+/** Which of two keyrings can decrypt a store's check record: both, one, or neither if there is no check record yet. */
+export interface Recognition {
+  readonly next: boolean;
+  readonly previous: boolean;
+  /** Whether this process has ever had a keyring with which it was allowed to write to the store. */
+  readonly hadRightRing: boolean;
+}
+
+/**
+ * Checks that a loaded keyring may replace the one in use: it is a later generation of the same keyring, or the stores
+ * show that the one in use was wrong from the beginning.
+ *
+ * @param askStores Asks each store which of the two keyrings it recognizes. A store that cannot answer gives `undefined`.
+ * @throws KeywardError `KEYRING_ROLLBACK` for a keyring that must not replace the one in use.
+ */
+export async function requireSuccessor(
+  previous: Keyring,
+  next: Keyring,
+  askStores: () => Promise<readonly (Recognition | undefined)[]>,
+): Promise<void> {
+  // A keyring without keys, for development, may become any keyring.
+  if (previous.primary === "") return;
+  if (next.primary === "") throw refused("it has no keys, so stores would write plaintext");
+  if (next.scopeName !== previous.scopeName) {
+    throw refused(`it is for ${shownScope(next)}, and the one in use is for ${shownScope(previous)}`);
+  }
+  const problem = whyNotLater(previous, next);
+  const answers = await askStores();
+  const isRecognized = answers.some((answer) => answer?.next);
+  if (isRecognized && answers.every((answer) => answer !== undefined && wasWrongFromTheBeginning(answer))) return;
+  if (problem !== undefined) throw refused(problem);
+  if (answers.some((answer) => answer?.previous && !answer.next)) {
+    throw refused("it cannot decrypt a store's check record, which the one in use can decrypt");
+  }
+  // Unrelated keyrings may have the same name and any generation. A process that missed a whole rotation shares no key
+  // with the result, but by then the check record is encrypted under the result.
+  if (!isRecognized && !sharesKey(previous, next)) {
+    throw refused("it is an unrelated keyring, which shares no key with the one in use");
+  }
+}
+
+function whyNotLater(previous: Keyring, next: Keyring): string | undefined {
+  if (next.name !== previous.name) {
+    return `it is another keyring, named ${JSON.stringify(next.name)} instead of ${JSON.stringify(previous.name)}`;
+  }
+  if (next.generation >= previous.generation) return undefined;
+  return `it is of generation ${next.generation}, and the one in use is of generation ${previous.generation}`;
+}
+
+/** Nothing was written to the store with the keyring in use, so its name and generation count for nothing there. */
+function wasWrongFromTheBeginning({ previous, hadRightRing }: Recognition): boolean {
+  return !previous && !hadRightRing;
+}
+
+function shownScope({ scopeName }: Keyring): string {
+  return scopeName === undefined ? "no scope" : `scope ${JSON.stringify(scopeName)}`;
+}
+
+function refused(problem: string): KeywardError {
+  return new KeywardError("KEYRING_ROLLBACK", `The keyring from the key provider was refused: ${problem}`, {
+    hint: "Restore the right keyring at its source. This process keeps the keyring that it uses: do not restart the process before that, unless the change is intended.",
+  });
+}

@@ -1,0 +1,31 @@
+// How long, and for how many ids, a source remembers that the provider does not have a key.
+const rememberedMs = 5_000;
+const maxRemembered = 1_000;
+
+/** The key ids that the provider did not have when it was last asked. They are forgotten after 5 seconds. */
+export class UnknownKeyIds {
+  readonly #askedAtMs = new Map<string, number>();
+
+  /** Returns whether the provider did not have this key within the last 5 seconds. */
+  has(id: string): boolean {
+    const askedAtMs = this.#askedAtMs.get(id);
+    return askedAtMs !== undefined && performance.now() - askedAtMs < rememberedMs;
+  }
+
+  /** Remembers that the provider does not have this key. Above 1,000 ids, forgets the oldest. */
+  add(id: string): void {
+    // Deleted first, so that the id becomes the newest of the Map.
+    this.#askedAtMs.delete(id);
+    this.#askedAtMs.set(id, performance.now());
+    if (this.#askedAtMs.size <= maxRemembered) return;
+    for (const oldest of this.#askedAtMs.keys()) {
+      this.#askedAtMs.delete(oldest);
+      break;
+    }
+  }
+
+  /** Forgets all ids. */
+  clear(): void {
+    this.#askedAtMs.clear();
+  }
+}

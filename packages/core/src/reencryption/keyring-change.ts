@@ -1,0 +1,58 @@
+import { asKeywardError, KeywardError } from "../errors/errors.ts";
+import type { KeyProvider } from "../keyring/key-provider.ts";
+import { Keyring } from "../keyring/keyring.ts";
+
+/**
+ * Saves a changed keyring if its provider can save.
+ *
+ * @returns whether the keyring was saved: `false` for a bare keyring and for a provider that cannot save.
+ * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and what the provider throws.
+ */
+export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<boolean> {
+  if (keys instanceof Keyring || keys.save === undefined) return false;
+  try {
+    await keys.requireWritable?.();
+  } catch (error) {
+    if (error instanceof KeywardError && error.code === "PROVIDER_READ_ONLY") return false;
+    throw error;
+  }
+  try {
+    await keys.save(next, previous);
+    return true;
+  } catch (error) {
+    const hint = "Load the keyring again: it shows whether the change arrived. Repeat the change if it did not.";
+    throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed keyring", hint);
+  }
+}
+
+/**
+ * Checks that a provider has `save`.
+ *
+ * @throws KeywardError `PROVIDER_READ_ONLY`.
+ */
+export function requireSave(provider: KeyProvider): void {
+  if (typeof provider.save === "function") return;
+  throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed keyring", {
+    hint: "Use a provider that has save(), or change the keyring at its source: docs/keyring.md lists the steps.",
+  });
+}
+
+/**
+ * Checks that a provider can save where its source is now. A bare keyring passes.
+ *
+ * @throws KeywardError `PROVIDER_READ_ONLY`; what the provider throws.
+ */
+export async function requireWritable(keys: Keyring | KeyProvider): Promise<void> {
+  if (keys instanceof Keyring) return;
+  requireSave(keys);
+  await keys.requireWritable?.();
+}
+
+/** Returns a function that adds up the records of pages and reports the total. */
+export function recordCounter(onProgress: ((records: number) => void) | undefined): (records: number) => void {
+  let total = 0;
+  return (records) => {
+    total += records;
+    onProgress?.(total);
+  };
+}

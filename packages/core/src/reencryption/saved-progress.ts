@@ -1,0 +1,102 @@
+import { KeywardError } from "../errors/errors.ts";
+import type { ReencryptProgress } from "./reencryption-options.ts";
+
+/** The counts of a bulk re-encryption, which a checkpoint keeps. */
+export type ReencryptCounts = Omit<ReencryptProgress, "ratePerSecond">;
+
+/** The counts of a bulk re-encryption that has not looked at any record. */
+export const noCounts: ReencryptCounts = {
+  scanned: 0,
+  current: 0,
+  reencrypted: 0,
+  conflicts: 0,
+  expired: 0,
+  unreadable: 0,
+};
+
+/** Returns the sums of two counts. */
+export function addCounts(one: ReencryptCounts, other: ReencryptCounts): ReencryptCounts {
+  return {
+    scanned: one.scanned + other.scanned,
+    current: one.current + other.current,
+    reencrypted: one.reencrypted + other.reencrypted,
+    conflicts: one.conflicts + other.conflicts,
+    expired: one.expired + other.expired,
+    unreadable: one.unreadable + other.unreadable,
+  };
+}
+
+/** The progress of a bulk re-encryption, as its checkpoint keeps it. */
+export interface SavedProgress {
+  /** The primary that the job encrypts with. */
+  readonly primary: string;
+  readonly namespaces: readonly string[] | null;
+  readonly range?: string;
+  /** The cursor of the first page that is not done. */
+  readonly cursor: string;
+  readonly counts: ReencryptCounts;
+}
+
+/** Returns the text of a checkpoint. */
+export function formatProgress(progress: SavedProgress): string {
+  return JSON.stringify({ keyward: "reencrypt", ...progress });
+}
+
+/**
+ * Parses the text of a checkpoint.
+ *
+ * @throws KeywardError `CHECKPOINT_INVALID`.
+ */
+export function parseProgress(text: string): SavedProgress {
+  let saved: unknown;
+  try {
+    saved = JSON.parse(text);
+  } catch {
+    // The message of the parser quotes the text.
+    throw invalidCheckpoint();
+  }
+  if (!isSavedProgress(saved)) throw invalidCheckpoint();
+  return saved;
+}
+
+/** Returns whether a text is the checkpoint of a bulk re-encryption. */
+export function isSavedProgressText(text: string): boolean {
+  try {
+    parseProgress(text);
+    return true;
+  } catch (error) {
+    if (error instanceof KeywardError) return false;
+    throw error;
+  }
+}
+
+/**
+ * Returns the error for a checkpoint of another job.
+ *
+ * @param cause the error of a store that does not know the cursor.
+ */
+export function invalidCheckpoint(cause?: KeywardError): KeywardError {
+  const job = cause === undefined ? "a re-encryption" : "a re-encryption of this store";
+  return new KeywardError("CHECKPOINT_INVALID", `The content of the checkpoint does not belong to ${job}`, {
+    cause,
+    hint: "Check that no other job uses this checkpoint. Then remove it: the job starts over, which costs only time.",
+  });
+}
+
+function isSavedProgress(saved: unknown): saved is SavedProgress {
+  if (typeof saved !== "object" || saved === null) return false;
+  if (!("keyward" in saved && saved.keyward === "reencrypt" && "primary" in saved && "namespaces" in saved))
+    return false;
+  if (!("cursor" in saved && typeof saved.cursor === "string" && "counts" in saved)) return false;
+  if ("range" in saved && typeof saved.range !== "string") return false;
+  const counts: unknown = saved.counts;
+  return (
+    typeof counts === "object" &&
+    counts !== null &&
+    Object.keys(noCounts).every((name) => isCount(Reflect.get(counts, name)))
+  );
+}
+
+function isCount(value: unknown): boolean {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
+}

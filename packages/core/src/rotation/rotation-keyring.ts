@@ -1,0 +1,107 @@
+import { asKeywardError, KeywardError } from "../errors/errors.ts";
+import type { KeyProvider } from "../keyring/key-provider.ts";
+import { type Keyring, requireSavable, sharesKey } from "../keyring/keyring.ts";
+import { KeyringSource } from "../keyring/keyring-source.ts";
+import { requireSave } from "../reencryption/keyring-change.ts";
+import type { NamedStores } from "../reencryption/named-stores.ts";
+import type { LoadedKeyring } from "../reencryption/retirement.ts";
+import { storeParts } from "../store/encrypted-store.ts";
+
+/** The keyring that a rotation changes, with its provider and the stores that use it. */
+export class RotationKeyring {
+  readonly source: KeyringSource;
+  readonly #provider: KeyProvider;
+  readonly #stores: NamedStores;
+  readonly #signal: AbortSignal | undefined;
+
+  /**
+   * Checks that the provider has `save`.
+   *
+   * @throws KeywardError `PROVIDER_READ_ONLY`.
+   */
+  constructor(provider: KeyProvider, stores: NamedStores, signal: AbortSignal | undefined) {
+    this.source = KeyringSource.of(provider);
+    requireSave(provider);
+    this.#provider = provider;
+    this.#stores = stores;
+    this.#signal = signal;
+  }
+
+  /**
+   * Loads the keyring for a run that begins. Ends a pause of the source, and checks that the keyring can be changed.
+   *
+   * @throws KeywardError `PROVIDER_READ_ONLY`, `KEYRING_INVALID`, and what the provider throws.
+   */
+  async loadToChange(): Promise<Keyring> {
+    const keyring = await this.source.ask(this.#signal);
+    // A rotation of a keyring that can never be saved must not be written down: no run could finish it.
+    requireSavable(keyring);
+    // Checked before anything is written.
+    await this.#provider.requireWritable?.();
+    return keyring;
+  }
+
+  /** Loads the keyring from the provider. Each step does this once, before it decides anything. */
+  async load(): Promise<Keyring> {
+    return await this.source.refresh();
+  }
+
+  /** Returns a keyring that was just loaded together with its source. */
+  loaded(keyring: Keyring): LoadedKeyring {
+    return { keyring, source: this.source };
+  }
+
+  /**
+   * Saves a changed keyring if its source still holds `previous`. This process encrypts with it after the next load.
+   *
+   * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and what the provider throws.
+   */
+  async save(next: Keyring, previous: Keyring): Promise<void> {
+    try {
+      await this.#provider.save?.(next, previous);
+    } catch (error) {
+      const hint = "Run the rotation again: it finds out whether the change arrived, and resumes.";
+      throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed keyring", hint);
+    }
+  }
+
+  /**
+   * Announces a keyring in every store, so that replicas load it.
+   *
+   * @param keyring as it was just loaded or saved.
+   * @throws KeywardError `STORE_KEYS_DIFFER`.
+   */
+  async announce(keyring: Keyring): Promise<void> {
+    for (const [name, store] of Object.entries(this.#stores)) {
+      const used = await this.#requireFollowing(name, keyring);
+      await storeParts(store).generationNotice.raise(used);
+    }
+  }
+
+  /**
+   * Checks that every store of this process uses this keyring or a later one.
+   *
+   * @throws KeywardError `STORE_KEYS_DIFFER`.
+   */
+  async requireAllFollowing(keyring: Keyring): Promise<void> {
+    for (const name of Object.keys(this.#stores)) await this.#requireFollowing(name, keyring);
+  }
+
+  /** Returns the keyring that a store uses. */
+  async #requireFollowing(name: string, keyring: Keyring): Promise<Keyring> {
+    const store = this.#stores[name];
+    const source = store === undefined ? this.source : storeParts(store).source;
+    const used = source === this.source ? keyring : await source.ask(this.#signal);
+    if (isSuccessor(used, keyring)) return used;
+    throw new KeywardError("STORE_KEYS_DIFFER", `The store ${name} uses another keyring than the one to change`, {
+      hint: "Make the store with the provider that you pass to the rotation, or with a provider over the same source.",
+    });
+  }
+}
+
+/** Returns whether a keyring is this one or a later one. Unrelated keyrings may have the same name, and any generation. */
+function isSuccessor(used: Keyring, keyring: Keyring): boolean {
+  const { scopeName } = used;
+  const scoped = scopeName === undefined || keyring.scopeName !== undefined ? keyring : keyring.scope(scopeName);
+  return used.name === keyring.name && used.generation >= keyring.generation && sharesKey(used, scoped);
+}

@@ -1,0 +1,194 @@
+import { KeywardError } from "../errors/errors.ts";
+import type { KeyProvider } from "../keyring/key-provider.ts";
+import type { Keyring } from "../keyring/keyring.ts";
+import { scannableOf } from "../reencryption/census.ts";
+import { requireAllStores } from "../reencryption/named-stores.ts";
+import { storeParts } from "../store/encrypted-store.ts";
+import { requireAtomic } from "../store-interface/inner-store.ts";
+import { pause } from "../waiting/pause.ts";
+import { ReplicaWaits } from "./replica-waits.ts";
+import {
+  adaptToGoal,
+  isAchieved,
+  isDoneAlready,
+  isLastChange,
+  isSameGoal,
+  newRotation,
+  noRotationError,
+  type RotationGoal,
+  rotationInProgressError,
+} from "./rotation-goal.ts";
+import { RotationKeyring } from "./rotation-keyring.ts";
+import { type RotationOptions, type RotationReport, requireRotationOptions } from "./rotation-options.ts";
+import { planOf, type RotationPlan } from "./rotation-plan.ts";
+import {
+  isBeyond,
+  nextOf,
+  type ReadRotation,
+  RotationRecord,
+  type RotationStatus,
+  reserveForRotation,
+} from "./rotation-record.ts";
+import { ChangedByAnotherRun, RotationSteps } from "./rotation-steps.ts";
+
+const maxConflicts = 10;
+const maxLosses = 10;
+const conflictPauseMs = 20;
+
+/** One run of a rotation: begins or joins the rotation, then runs its steps up to `until`, or all of them. */
+export class RotationRun {
+  readonly #options: RotationOptions;
+  readonly #keyring: RotationKeyring;
+  readonly #record: RotationRecord;
+  readonly #waits: ReplicaWaits;
+  readonly #steps: RotationSteps;
+  /** The keyring that showed that the rotation is done. */
+  #atEnd: Keyring | undefined;
+
+  /**
+   * Checks the options and the provider.
+   *
+   * @throws KeywardError `VALUE_INVALID`, `STORE_INVALID`, `PROVIDER_READ_ONLY`.
+   */
+  constructor(provider: KeyProvider, options: RotationOptions) {
+    requireRotationOptions(options);
+    const { stores, signal } = options;
+    this.#options = options;
+    this.#keyring = new RotationKeyring(provider, stores, signal);
+    this.#record = new RotationRecord(reserveForRotation(this.#keyring.source, stores));
+    this.#waits = new ReplicaWaits(this.#keyring.source, options);
+    this.#steps = new RotationSteps(options, this.#keyring, this.#record, this.#waits);
+  }
+
+  /** Runs the steps that are left, and returns their results. */
+  async run(goal: RotationGoal): Promise<RotationReport> {
+    this.#options.signal?.throwIfAborted();
+    let state = await this.#beginOrJoin(goal);
+    let conflicts = 0;
+    for (;;) {
+      const { status } = state;
+      if (status === undefined || status.step === "done" || isBeyond(status.step, this.#options.until)) break;
+      this.#options.signal?.throwIfAborted();
+      this.#steps.report({ kind: "step", step: status.step });
+      try {
+        const next = await this.#verifyEnd(nextOf(status, await this.#steps.perform(status, state, goal)));
+        await this.#record.replace(state, next);
+        state = await this.#readState(next);
+      } catch (error) {
+        if (!isConflict(error) || conflicts >= maxConflicts) throw error;
+        // Another run, or another operator, changed the keyring first: read what is left to do.
+        conflicts++;
+        await pause(conflictPauseMs * (1 + Math.random()), this.#options.signal);
+        state = await this.#readState(status);
+      }
+    }
+    const { status } = state;
+    if (status === undefined) throw noRotationError();
+    const keyring = this.#atEnd ?? (await this.#keyring.load());
+    return { ...status, keyring, ...this.#steps.results };
+  }
+
+  /** Returns the steps that {@link RotationRun.run} would run. Changes nothing. */
+  async plan(goal: RotationGoal): Promise<RotationPlan> {
+    const keyring = await this.#requireStores(goal);
+    const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
+    const running = status === undefined || status.step === "done" ? undefined : status;
+    return await planOf(goal, keyring, running, this.#waits, this.#options);
+  }
+
+  /** Joins the running rotation if it has the same goal, or writes down a new one. */
+  async #beginOrJoin(goal: RotationGoal): Promise<ReadRotation> {
+    let initial: ReadRotation | undefined;
+    for (;;) {
+      let keyring = await this.#requireStores(goal);
+      const state = await this.#record.read(this.#options.abandonUnreadable === true);
+      const { status } = state;
+      initial ??= state;
+      if (status?.step === "done") {
+        // The rotation may have ended after the keyring was loaded.
+        if (keyring.generation < (status.generation ?? Number.POSITIVE_INFINITY)) keyring = await this.#keyring.load();
+        // If another run began and finished this very rotation since the call, this call has nothing left to do.
+        const isShared = status.id !== initial.status?.id && isSameGoal(status, goal);
+        const isDone = isShared && isAchieved(status, keyring) && isLastChange(status, keyring);
+        if (isDone || isDoneAlready(status, keyring, goal)) {
+          this.#atEnd = keyring;
+          return state;
+        }
+      }
+      const running = status === undefined || status.step === "done" ? undefined : status;
+      const next = running === undefined ? newRotation(keyring, goal) : adaptToGoal(running, goal, keyring);
+      if (next === running) return state;
+      if (running === undefined) await this.#waits.requireOthers();
+      if (await this.#record.replace(state, next)) return await this.#readState(next);
+    }
+  }
+
+  /**
+   * Reads the state of the rotation, and writes the expected one again if the record was lost.
+   *
+   * @param expected the state that this run wrote or read last.
+   * @throws KeywardError `ROTATION_IN_PROGRESS` if another rotation replaced this one before it was done; `STORE_INVALID`.
+   */
+  async #readState(expected: RotationStatus): Promise<ReadRotation> {
+    for (let attempt = 0; attempt < maxLosses; attempt++) {
+      const state = await this.#record.read(false);
+      const { status } = state;
+      if (status?.id === expected.id) {
+        if (status.kind !== expected.kind) throw rotationInProgressError(status);
+        const isTrue =
+          status.step !== "done" || expected.step === "done" || isAchieved(expected, await this.#keyring.load());
+        if (isTrue) return state;
+      }
+      if (status !== undefined && status.id !== expected.id) {
+        // Another rotation begins when this one has ended, or when its record was lost. The keyring shows which.
+        const hasEnded = expected.step === "done" || isAchieved(expected, await this.#keyring.load());
+        if (!hasEnded) throw rotationInProgressError(status);
+        return { ...state, status: { ...expected, step: "done" } };
+      }
+      // The record was deleted or evicted, or claims an end that the keyring does not confirm: restore it.
+      await this.#record.replace(state, expected);
+    }
+    throw recordLostError();
+  }
+
+  /** Marks a rotation as done only if the keyring confirms it. */
+  async #verifyEnd(next: RotationStatus): Promise<RotationStatus> {
+    if (next.step !== "done") return next;
+    const keyring = await this.#keyring.load();
+    if (!isAchieved(next, keyring)) return { ...next, step: "promote" };
+    this.#atEnd = keyring;
+    return { ...next, generation: keyring.generation };
+  }
+
+  /**
+   * Loads the keyring, and checks that provider and stores can do what the rotation needs.
+   *
+   * @throws KeywardError `PROVIDER_READ_ONLY`, `STORES_MISSING`, `STORE_KEYS_DIFFER`, `STORE_NOT_SCANNABLE`,
+   * `STORE_NOT_ATOMIC`.
+   */
+  async #requireStores(goal: RotationGoal): Promise<Keyring> {
+    const { stores } = this.#options;
+    const keyring = await this.#keyring.loadToChange();
+    requireAllStores(keyring, stores, undefined);
+    const reencrypts = !(goal.kind === "revoke" && goal.order === "disable-first");
+    for (const store of Object.values(stores)) {
+      scannableOf(store);
+      if (reencrypts) requireAtomic(storeParts(store).inner);
+    }
+    await this.#keyring.requireAllFollowing(keyring);
+    return keyring;
+  }
+}
+
+/** Returns whether a step failed because something else changed the keyring or the rotation first. */
+function isConflict(error: unknown): boolean {
+  if (error instanceof ChangedByAnotherRun) return true;
+  // A store whose provider is a little behind follows after a pause.
+  return error instanceof KeywardError && ["KEYRING_CONFLICT", "STORE_KEYS_DIFFER"].includes(error.code);
+}
+
+function recordLostError(): KeywardError {
+  return new KeywardError("STORE_INVALID", "The store loses the record of the rotation each time it is written", {
+    hint: "Make the store keep its reserved space: turn eviction off, and let no other program delete records there.",
+  });
+}

@@ -1,0 +1,267 @@
+import { KeywardError } from "../errors/errors.ts";
+import { isEnabled, type Keyring, keyOf } from "../keyring/keyring.ts";
+import { reencrypt } from "../reencryption/bulk-reencryption.ts";
+import type { ReencryptOptions, ReencryptReport, UnreadableRecord } from "../reencryption/reencryption-options.ts";
+import { type RetireKeyOptions, retireLoaded } from "../reencryption/retirement.ts";
+import { storeParts } from "../store/encrypted-store.ts";
+import { pause } from "../waiting/pause.ts";
+import type { ReplicaWait, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
+import type { Replica } from "./replicas.ts";
+import {
+  type RotationGoal,
+  requireKeyIn,
+  requireRollBackTarget,
+  withNewKey,
+  withPromotedKey,
+} from "./rotation-goal.ts";
+import type { RotationKeyring } from "./rotation-keyring.ts";
+import type { RotationOptions, RotationProgress, RotationReport } from "./rotation-options.ts";
+import { countUnder } from "./rotation-plan.ts";
+import {
+  graceLeft,
+  type ReadRotation,
+  type RotationRecord,
+  type RotationStatus,
+  reservedCheckpoint,
+} from "./rotation-record.ts";
+
+const maxRounds = 3;
+// A machine that slept has waited only by the time of day, which is therefore looked at every minute.
+const longestLookMs = 60_000;
+
+/** Thrown if another run changed the record of the rotation in the middle of a step of this run. */
+export class ChangedByAnotherRun extends Error {}
+
+/** Runs the steps of a rotation, one at a time, and collects their results. */
+export class RotationSteps {
+  readonly #options: RotationOptions;
+  readonly #keyring: RotationKeyring;
+  readonly #record: RotationRecord;
+  readonly #waits: ReplicaWaits;
+  readonly #reencrypted: Record<string, ReencryptReport> = Object.create(null);
+  #abandoned: readonly UnreadableRecord[] = [];
+  #madeUnreadable: Record<string, number> = Object.create(null);
+  #rounds = 0;
+
+  constructor(options: RotationOptions, keyring: RotationKeyring, record: RotationRecord, waits: ReplicaWaits) {
+    this.#options = options;
+    this.#keyring = keyring;
+    this.#record = record;
+    this.#waits = waits;
+  }
+
+  /** The results of the steps so far. */
+  get results(): Pick<RotationReport, "reencrypted" | "abandoned" | "madeUnreadable"> {
+    return { reencrypted: this.#reencrypted, abandoned: this.#abandoned, madeUnreadable: this.#madeUnreadable };
+  }
+
+  /**
+   * Runs the step that the status names.
+   *
+   * @param state the rotation as it was read: no keyring is saved if the record has changed since.
+   * @returns what changes in the status. Names the next step if it is not the following one.
+   */
+  async perform(status: RotationStatus, state: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
+    switch (status.step) {
+      case "add":
+        return await this.#change(state, (keyring) => withNewKey(keyring, status, goal));
+      case "distribute":
+        return await this.#distribute(status);
+      case "promote":
+        if (status.order === "disable-first") return await this.#promoteAndDisable(status, state);
+        return await this.#change(state, (keyring) => withPromotedKey(keyring, status));
+      case "drain":
+        return await this.#drain(status);
+      case "reencrypt":
+        return await this.#reencrypt(status);
+      case "disable":
+        return await this.#disable(status, state);
+      case "grace":
+        return await this.#grace(status);
+      case "remove":
+        return await this.#remove(status, state);
+      case "done":
+        return {};
+    }
+  }
+
+  /** Changes the keyring at its source, unless it has the change already, and announces it. */
+  async #change(
+    state: ReadRotation,
+    change: (keyring: Keyring) => Keyring | undefined,
+  ): Promise<Partial<RotationStatus>> {
+    const keyring = await this.#keyring.load();
+    const next = change(keyring);
+    if (next !== undefined) await this.#saveIfUnchanged(state, next, keyring);
+    await this.#keyring.announce(next ?? keyring);
+    return {};
+  }
+
+  async #distribute(status: RotationStatus): Promise<Partial<RotationStatus>> {
+    const keyring = await this.#keyring.load();
+    requireRollBackTarget(status, keyring);
+    requireKeyIn(keyring, status.to);
+    await this.#waitFor("distribute", keyring, (replica) => replica.generation >= keyring.generation);
+    return {};
+  }
+
+  async #drain({ to }: RotationStatus): Promise<Partial<RotationStatus>> {
+    const keyring = await this.#keyring.load();
+    if (keyring.primary !== to) return { step: "promote" };
+    await this.#waitFor(
+      "drain",
+      keyring,
+      ({ generation, primary, drained }) => generation >= keyring.generation && primary === to && drained,
+    );
+    return {};
+  }
+
+  async #reencrypt({ id, to }: RotationStatus): Promise<Partial<RotationStatus>> {
+    const keyring = await this.#keyring.load();
+    if (keyring.primary !== to) return { step: "promote" };
+    this.#rounds++;
+    await this.#keyring.announce(keyring);
+    const { stores, signal, reencrypt: pace } = this.#options;
+    for (const [name, store] of Object.entries(stores)) {
+      const { reserve } = storeParts(store);
+      const checkpoint = reserve === undefined ? undefined : reservedCheckpoint(reserve, id, name);
+      const options: ReencryptOptions = {
+        ...pace,
+        ...(checkpoint === undefined ? {} : { checkpoint }),
+        ...(signal === undefined ? {} : { signal }),
+        onProgress: (progress) => this.report({ kind: "reencrypting", store: name, progress }),
+      };
+      this.#reencrypted[name] = await reencrypt(store, options).catch(async (error: unknown) => {
+        if (!(error instanceof KeywardError && error.code === "CHECKPOINT_INVALID")) throw error;
+        // The store was moved to another backend: start over instead of failing the rotation.
+        await checkpoint?.write(undefined);
+        return await reencrypt(store, options);
+      });
+      signal?.throwIfAborted();
+    }
+    return {};
+  }
+
+  /** Promotes and disables in one change, so that no process ever re-encrypts a forged record. */
+  async #promoteAndDisable({ from, to }: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+    const { stores, signal } = this.#options;
+    this.#madeUnreadable = await countUnder(stores, (id) => id === from, signal);
+    const keyring = await this.#keyring.load();
+    const promoted = keyring.primary === to ? keyring : keyring.promote(to);
+    const next = isEnabled(keyring, from) ? promoted.disable(from) : promoted;
+    if (next !== keyring) {
+      // The reserved records of Keyward must stay readable when the key is disabled.
+      for (const store of Object.values(stores)) {
+        const { generationNotice, reserve } = storeParts(store);
+        await generationNotice.prepare(next, keyring);
+        await reserve?.renew(next);
+      }
+      await this.#saveIfUnchanged(state, next, keyring);
+    }
+    // Loaded again after the save: otherwise this process would write the record of the rotation under the disabled key.
+    await this.#keyring.announce(next === keyring ? keyring : await this.#keyring.load());
+    return { disabledAtMs: Date.now() };
+  }
+
+  async #disable({ from, to }: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+    const keyring = await this.#keyring.load();
+    if (keyring.primary !== to) return { step: "promote" };
+    let latest = keyring;
+    if (isEnabled(keyring, from)) {
+      try {
+        latest = await this.#retire("disable", from, keyring, state);
+      } catch (error) {
+        if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || !this.#isRetryUseful()) throw error;
+        // A process that is not registered, or that was ignored, wrote under the key in the meantime.
+        return { step: "reencrypt" };
+      }
+    }
+    await this.#keyring.announce(latest);
+    return { disabledAtMs: Date.now() };
+  }
+
+  /** Returns whether another round of re-encryption may find records that the last one left. */
+  #isRetryUseful(): boolean {
+    const reports = Object.values(this.#reencrypted);
+    const idle = reports.length > 0 && reports.every(({ reencrypted, conflicts }) => reencrypted + conflicts === 0);
+    return this.#rounds < maxRounds && !idle;
+  }
+
+  async #grace(status: RotationStatus): Promise<Partial<RotationStatus>> {
+    const { from, to } = status;
+    const keyring = await this.#keyring.load();
+    if (keyOf(keyring, from) === undefined) return {};
+    if (keyring.primary !== to) return { step: "promote" };
+    if (isEnabled(keyring, from)) return { step: "reencrypt" };
+    const { graceMs } = this.#options;
+    this.report({ kind: "grace", untilMs: Date.now() + graceLeft(status, graceMs) });
+    // A clock that is set back during the wait does not extend it.
+    const untilMs = performance.now() + graceLeft(status, graceMs);
+    for (;;) {
+      const leftMs = Math.min(graceLeft(status, graceMs), untilMs - performance.now());
+      if (leftMs <= 0) return {};
+      await pause(Math.min(leftMs, longestLookMs), this.#options.signal);
+    }
+  }
+
+  async #remove({ from, to }: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+    const keyring = await this.#keyring.load();
+    // An operator enabled the key again, since records need it.
+    if (isEnabled(keyring, from)) return { step: "reencrypt" };
+    let latest = keyring;
+    if (keyOf(keyring, from) !== undefined) {
+      if (keyring.primary !== to) return { step: "promote" };
+      try {
+        latest = await this.#retire("remove", from, keyring, state);
+      } catch (error) {
+        if (error instanceof KeywardError && error.code === "KEY_IN_USE") throw writtenAfterDisableError(error);
+        throw error;
+      }
+    }
+    await this.#keyring.announce(latest);
+    await this.#waits.removeLapsed();
+    return {};
+  }
+
+  async #retire(step: "disable" | "remove", keyId: string, keyring: Keyring, state: ReadRotation): Promise<Keyring> {
+    const { stores, abandonUnreadable = false, signal } = this.#options;
+    const options: RetireKeyOptions = {
+      to: step === "disable" ? "disabled" : "removed",
+      abandonUnreadable,
+      ...(signal === undefined ? {} : { signal }),
+      onProgress: (records) => this.report({ kind: "counting", step, records }),
+    };
+    const save = async (next: Keyring) => await this.#saveIfUnchanged(state, next, keyring);
+    const retirement = await retireLoaded(this.#keyring.loaded(keyring), stores, keyId, options, save);
+    this.#abandoned = retirement.abandoned;
+    return retirement.keyring;
+  }
+
+  async #saveIfUnchanged(state: ReadRotation, next: Keyring, previous: Keyring): Promise<void> {
+    // Checked after the keyring was loaded: another run that changes the rotation later meets the changed keyring.
+    if (!(await this.#record.isUnchanged(state))) throw new ChangedByAnotherRun();
+    await this.#keyring.save(next, previous);
+  }
+
+  async #waitFor(step: ReplicaWait, keyring: Keyring, isReady: (replica: Replica) => boolean): Promise<void> {
+    await this.#keyring.announce(keyring);
+    const onWaiting = (replicas: readonly WaitingReplica[]) => this.report({ kind: "waiting", step, replicas });
+    await this.#waits.wait(step, keyring, isReady, onWaiting);
+  }
+
+  /** Calls `onProgress`. */
+  report(progress: RotationProgress): void {
+    this.#options.onProgress?.(progress);
+  }
+}
+
+function writtenAfterDisableError(error: KeywardError): KeywardError {
+  return new KeywardError("KEY_IN_USE", error.message, {
+    keyId: error.keyId,
+    counts: error.counts,
+    cause: error,
+    hint:
+      "A process that was halted, or is not registered, wrote under the key after it was disabled. To save those " +
+      "records, enable the key and run the rotation again: it re-encrypts once more. If the key is compromised, delete the records.",
+  });
+}

@@ -1,0 +1,116 @@
+import { Keyv, KeyvBridgeAdapter, type KeyvBridgeStore, KeyvMemoryAdapter, type KeyvStorageAdapter } from "keyv";
+import { KeywardError } from "../errors/errors.ts";
+import { hasMethod, type StoredValue } from "./capabilities.ts";
+import { withoutNewListeners } from "./event-listeners.ts";
+import { hasExpired } from "./record.ts";
+import { sameStored } from "./store-arguments.ts";
+
+/** The stores that an `EncryptedStore` can wrap: a Keyv 6 adapter, a Keyv 5 adapter, or a Map. */
+export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, unknown>;
+
+/**
+ * Checks that a value is a store that can be wrapped. Code without types may pass anything.
+ *
+ * @throws KeywardError `STORE_INVALID`.
+ */
+export function requireStore(given: WrappableStore): void {
+  const isObject = typeof given === "object" && given !== null;
+  const missing = isObject ? ["get", "set", "delete", "clear"].filter((name) => !hasMethod(given, name)) : [];
+  const problem = !isObject
+    ? `not an object, but ${given === null ? "null" : typeof given}`
+    : missing.length > 0
+      ? `an object without ${missing.join(", ")}`
+      : isKeyv(given)
+        ? "a Keyv, which reports a failed read of its own store as a miss"
+        : undefined;
+  if (problem === undefined) return;
+  throw new KeywardError("STORE_INVALID", `The store is ${problem}`, {
+    hint: "Pass a Keyv storage adapter or a Map. If you have a Keyv, pass its adapter, keyv.store.",
+  });
+}
+
+/** Returns whether an object is a Keyv, of version 5 or 6, and not an adapter. */
+export function isKeyv(given: object): boolean {
+  return given instanceof Keyv || (hasMethod(given, "getRaw") && "stats" in given);
+}
+
+/** Returns a Keyv 6 adapter for a store: the store itself if it is one, or else an adapter over it. */
+export function toAdapter(given: WrappableStore): KeyvStorageAdapter {
+  if (given instanceof Map) return new AtomicMapAdapter(given);
+  if (isKeyv6Adapter(given)) return given;
+  // Each bridge would leave one more listener on the store, which nothing removes.
+  return withoutNewListeners(given, () => new Bridge(given));
+}
+
+/**
+ * Returns the key that a store sees if it is called past its adapter: Keyv's bridge puts the namespace before the key.
+ */
+export function keyInStore(adapter: KeyvStorageAdapter, key: string): string {
+  return adapter instanceof KeyvBridgeAdapter ? adapter.getKeyPrefix(key, adapter.namespace) : key;
+}
+
+/** Returns a value that the application put into a Map directly. Keyv's adapter reports such a value as a miss. */
+export function strayEntry(adapter: KeyvStorageAdapter, key: string): unknown {
+  return adapter instanceof AtomicMapAdapter ? adapter.strayEntry(key) : undefined;
+}
+
+/** Returns whether a key of one namespace can be the same key in the store as a key of another namespace. */
+export function namespacesOverlap(
+  given: WrappableStore,
+  adapter: KeyvStorageAdapter,
+  one: string,
+  other: string,
+): boolean {
+  if (one === other) return false;
+  // The caller's own adapter is in one namespace at a time. The adapters of this module put the namespace before each
+  // key.
+  if (adapter === given) return true;
+  if (!(adapter instanceof AtomicMapAdapter || adapter instanceof Bridge)) return true;
+  const [first, second] = [adapter.getKeyPrefix("", one), adapter.getKeyPrefix("", other)];
+  return first.startsWith(second) || second.startsWith(first);
+}
+
+function isKeyv6Adapter(store: KeyvStorageAdapter | KeyvBridgeStore): store is KeyvStorageAdapter {
+  return "capabilities" in store && store.capabilities?.expires === true;
+}
+
+/** Keyv's bridge, except that a failed delete is an error and not a record that was not found. */
+class Bridge extends KeyvBridgeAdapter {
+  override async deleteMany(keys: string[]): Promise<boolean[]> {
+    if (this.store.deleteMany !== undefined) return await super.deleteMany(keys);
+    const deleted: boolean[] = [];
+    for (const key of keys) deleted.push(await this.delete(key));
+    return deleted;
+  }
+}
+
+/** Keyv's adapter over a Map, with an atomic replace: nothing runs between the steps of one synchronous function. */
+class AtomicMapAdapter extends KeyvMemoryAdapter {
+  readonly #map: Map<string, unknown>;
+
+  constructor(map: Map<string, unknown>) {
+    super(map);
+    this.#map = map;
+  }
+
+  strayEntry(key: string): unknown {
+    const entry = this.#map.get(this.getKeyPrefix(key, this.namespace));
+    const isEntry = typeof entry === "object" && entry !== null && "value" in entry;
+    return isEntry && entry.value !== undefined && entry.value !== null ? undefined : entry;
+  }
+
+  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
+    const prefixed = this.getKeyPrefix(key, this.namespace);
+    const { value, expires } = readMapEntry(this.#map.get(prefixed));
+    const present = value !== undefined && !hasExpired(expires);
+    if (present ? !sameStored(value, expected) : expected !== undefined) return false;
+    this.#map.set(prefixed, { value: next, expires: present ? expires : undefined });
+    return true;
+  }
+}
+
+function readMapEntry(entry: unknown): { readonly value?: unknown; readonly expires?: number } {
+  if (typeof entry !== "object" || entry === null || !("value" in entry)) return {};
+  const expires = "expires" in entry && typeof entry.expires === "number" ? entry.expires : undefined;
+  return expires === undefined ? { value: entry.value } : { value: entry.value, expires };
+}

@@ -1,0 +1,54 @@
+import { Repetitions } from "../errors/repetitions.ts";
+
+/** The events that report a failure in the background, which may repeat. */
+export type FailureEvent = "provider:error" | "store:error" | "replica:error" | "reencrypt:error";
+
+/** The events of a store that report what happened in the background, after any call of the application. */
+export class BackgroundEvents {
+  readonly #emit: (event: string, ...details: unknown[]) => void;
+  readonly #repetitions = new Map<FailureEvent | "listener", Repetitions>();
+
+  constructor(emit: (event: string, ...details: unknown[]) => void) {
+    this.#emit = emit;
+  }
+
+  /** Emits an event. If a listener throws, no caller could catch it: the process emits a warning instead. */
+  emit(event: string, ...details: unknown[]): void {
+    try {
+      this.#emit(event, ...details);
+    } catch (error) {
+      this.#warnOfListener(event, error);
+    }
+  }
+
+  /** Emits a failure the first time it occurs, then with a count after growing pauses: see {@link Repetitions}. */
+  emitFailure(event: FailureEvent, detail: unknown, problem: unknown): void {
+    const repetition = this.#repetitionsOf(event).occurred(problem);
+    if (repetition !== undefined) this.emit(event, detail, repetition);
+  }
+
+  /** Records a success: the next failure of this kind is emitted at once. */
+  succeeded(event: FailureEvent): void {
+    this.#repetitionsOf(event).succeeded();
+  }
+
+  #warnOfListener(event: string, error: unknown): void {
+    const problem = `A listener of "${event}" threw (${error instanceof Error ? error.name : typeof error})`;
+    const repetition = this.#repetitionsOf("listener").occurred(problem);
+    if (repetition === undefined) return;
+    const { times } = repetition;
+    process.emitWarning(times === 1 ? problem : `${problem}, ${times} times since the last warning`, {
+      type: "KeywardWarning",
+      code: "KEYWARD_LISTENER",
+    });
+  }
+
+  #repetitionsOf(what: FailureEvent | "listener"): Repetitions {
+    let repetitions = this.#repetitions.get(what);
+    if (repetitions === undefined) {
+      repetitions = new Repetitions();
+      this.#repetitions.set(what, repetitions);
+    }
+    return repetitions;
+  }
+}

@@ -1,0 +1,120 @@
+import type { Keyring } from "../keyring/keyring.ts";
+import type { Recognition } from "../keyring/keyring-successor.ts";
+import type { CheckRecord, StoredCheckRecord } from "./check-record.ts";
+import { hasRecordsOfAnotherKeyring, notDecryptable } from "./missing-check-record.ts";
+import { trustedContent } from "./scoped-check-records.ts";
+
+/**
+ * Verifies, before the first write, that a keyring belongs to a store: it must decrypt the check record. A process with the
+ * wrong key then fails at its first write, instead of destroying records that it cannot read.
+ */
+export class KeyringCheck {
+  readonly #record: CheckRecord | undefined;
+  readonly #unscoped: KeyringCheck | undefined;
+  readonly #verified = new WeakSet<Keyring>();
+  #hasVerified = false;
+  readonly #verifying = new WeakMap<Keyring, Promise<void>>();
+
+  /** @param record `undefined` for a store without a reserved space: every keyring passes there. */
+  constructor(record: CheckRecord | undefined) {
+    this.#record = record;
+    // The unscoped keyring must pass too. Otherwise a keyring with other material could create a check record of its own
+    // for a scope that has none.
+    this.#unscoped = record?.unscoped === undefined ? undefined : new KeyringCheck(record.unscoped);
+  }
+
+  /** The check of the unscoped keyring; this check itself if the store has no scope. */
+  get unscoped(): KeyringCheck {
+    return this.#unscoped ?? this;
+  }
+
+  /**
+   * Verifies that a keyring may write. Returns `undefined` if that has been verified before, otherwise a promise.
+   *
+   * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring cannot decrypt the check record.
+   */
+  verify(keyring: Keyring): Promise<void> | undefined {
+    return this.#verifyFor(keyring, undefined);
+  }
+
+  /** @param scope the scope of a store whose records may be the only ones in the backend. */
+  #verifyFor(keyring: Keyring, scope: string | undefined): Promise<void> | undefined {
+    const record = this.#record;
+    if (record === undefined || this.#verified.has(keyring)) return undefined;
+    let verifying = this.#verifying.get(keyring);
+    if (verifying === undefined) {
+      verifying = this.#verifyOnce(record, keyring, scope)
+        .then(() => {
+          this.#verified.add(keyring);
+          this.#hasVerified = true;
+        })
+        .finally(() => this.#verifying.delete(keyring));
+      this.#verifying.set(keyring, verifying);
+    }
+    return verifying;
+  }
+
+  /**
+   * Which of two keyrings decrypts the unscoped check record. Returns `undefined` if neither does: then nothing is known.
+   * A disabled key counts, because the keyring still has it.
+   *
+   * @param next the keyring that is to replace `previous`. Both are as the source has them, not derived for a scope.
+   */
+  async recognizes(next: Keyring, previous: Keyring): Promise<Recognition | undefined> {
+    if (this.#unscoped !== undefined) return await this.#unscoped.recognizes(next, previous);
+    const record = this.#record;
+    if (record === undefined) return undefined;
+    const stored = await record.read(previous);
+    const hadRightRing = this.#hasVerified;
+    if (stored === undefined) return { next: false, previous: false, hadRightRing };
+    const recognized = {
+      next: record.isDecryptableWith(next, stored),
+      previous: record.isDecryptableWith(previous, stored),
+    };
+    return recognized.next || recognized.previous ? { ...recognized, hadRightRing } : undefined;
+  }
+
+  /** Re-encrypts the check record under the primary. Then a former key is not needed for the check record. */
+  async renew(keyring: Keyring): Promise<void> {
+    await this.#withUnscoped((check, unscopedKeyring) => check.renew(unscopedKeyring));
+    const record = this.#record;
+    if (record === undefined || keyring.primary === "") return;
+    const stored = await record.read(keyring);
+    if (stored !== undefined) await decryptAndReencrypt(record, keyring, stored);
+  }
+
+  /** Writes the check record under the primary, whether or not the keyring can decrypt the stored one. */
+  async overwrite(keyring: Keyring): Promise<void> {
+    await this.#withUnscoped((check, unscopedKeyring) => check.overwrite(unscopedKeyring));
+    if (keyring.primary !== "") await this.#record?.overwrite(keyring);
+  }
+
+  async #withUnscoped(use: (check: KeyringCheck, keyring: Keyring) => Promise<void> | undefined): Promise<void> {
+    const unscoped = this.#record?.unscoped;
+    if (unscoped === undefined || this.#unscoped === undefined) return;
+    const keyring = await unscoped.keyringInUse();
+    // A process that was given a scoped keyring cannot decrypt the unscoped check record, and is not meant to.
+    if (keyring.scopeName === undefined) await use(this.#unscoped, keyring);
+  }
+
+  async #verifyOnce(record: CheckRecord, keyring: Keyring, scope: string | undefined): Promise<void> {
+    await this.#withUnscoped((check, unscopedKeyring) => check.#verifyFor(unscopedKeyring, record.scope));
+    const stored = await record.read(keyring);
+    if (stored !== undefined) return await decryptAndReencrypt(record, keyring, stored);
+    if (keyring.primary === "") return;
+    if (await hasRecordsOfAnotherKeyring(record, keyring, scope))
+      throw notDecryptable(record.store.description, keyring);
+    // If several new processes start together, only one creates the check record. The others must decrypt it.
+    if (await record.replace(keyring, undefined)) return;
+    await this.#verifyOnce(record, keyring, scope);
+  }
+}
+
+/** Decrypts the check record, and re-encrypts it under the primary unless a later generation of the keyring wrote it. */
+async function decryptAndReencrypt(record: CheckRecord, keyring: Keyring, stored: StoredCheckRecord): Promise<void> {
+  const opened = await record.decrypt(stored);
+  if (opened.current) return;
+  const content = await trustedContent(record, opened, keyring);
+  if (content !== undefined && content.encryptedBy > keyring.generation) return;
+  await record.replace(keyring, stored.stored);
+}

@@ -1,0 +1,93 @@
+import { open } from "../envelope/envelope.ts";
+import { readHeader } from "../envelope/header.ts";
+import { KeywardError } from "../errors/errors.ts";
+import { type Keyring, keyOf, keysIn } from "../keyring/keyring.ts";
+import type { StoredValue } from "../store-interface/capabilities.ts";
+import { reservedNamespace } from "../store-interface/namespace-use.ts";
+import { pages } from "../store-interface/page-size.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
+import { type CheckRecord, scopedPrefix, wrongKeyringHint } from "./check-record.ts";
+import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
+
+// How many envelopes, and how many pages, are looked at in each of the reserved space and the store.
+const maxEnvelopes = 100;
+const maxPages = 10;
+
+/**
+ * Returns whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the check
+ * record was deleted, and another keyring wrote the store. At most 100 envelopes are tried.
+ *
+ * @param scope the scope whose records may be the only ones in the backend.
+ */
+export async function hasRecordsOfAnotherKeyring(
+  { store, reserved, unscoped }: CheckRecord,
+  keyring: Keyring,
+  scope: string | undefined,
+): Promise<boolean> {
+  // A process with the keyring of one scope cannot decrypt the records of other scopes, and is not meant to.
+  if (unscoped !== undefined || keyring.scopeName !== undefined) return false;
+  const records = store.scannable;
+  try {
+    let undecryptable = 0;
+    for (const scannable of records === undefined ? [reserved] : [reserved, records]) {
+      const isReserved = scannable === reserved;
+      let page = 0;
+      for await (const entries of pages(scannable, maxEnvelopes)) {
+        for (const entry of entries) {
+          const address = isReserved ? { ...entry, namespace: reservedNamespace } : entry;
+          const scopes = [undefined, scope, isReserved ? scopeInKey(entry.key) : undefined];
+          const isDecryptable = isDecryptableInAny(scopes, keyring, entry.value, address);
+          if (isDecryptable === true) return false;
+          if (isDecryptable === false) undecryptable++;
+        }
+        page++;
+        if (undecryptable >= maxEnvelopes || page >= maxPages) break;
+      }
+    }
+    return undecryptable > 0;
+  } catch (error) {
+    // A process that may not scan the store, or cannot scan it now, creates the check record without this test.
+    if (error instanceof KeywardError) return false;
+    throw error;
+  }
+}
+
+/** The error for a store without a check record, none of whose tried envelopes the keyring decrypts. */
+export function notDecryptable(store: string, keyring: Keyring): KeywardError {
+  const problem = `${store} holds records, but no check record, and none of those that were tried can be decrypted`;
+  return new KeywardError("OVERWRITE_REFUSED", `Nothing was written: ${problem}; this process has ${keysIn(keyring)}`, {
+    hint: wrongKeyringHint,
+  });
+}
+
+/** Returns whether a keyring decrypts an envelope in one of these scopes; `undefined` for anything but a whole envelope. */
+function isDecryptableInAny(
+  scopes: readonly (string | undefined)[],
+  keyring: Keyring,
+  stored: StoredValue,
+  address: RecordAddress,
+): boolean | undefined {
+  let isEnvelope = false;
+  for (const scope of new Set(scopes)) {
+    try {
+      const scoped = scope === undefined ? keyring : keyring.scope(scope);
+      const header = readHeader(stored, address);
+      if (header === undefined) return undefined;
+      // An envelope under an unknown key is tried with the primary, which only shows whether the envelope is whole.
+      const key = keyOf(scoped, header.keyId) ?? keyOf(scoped, scoped.primary);
+      if (key === undefined) return undefined;
+      open(stored, header, key.root, address);
+      return true;
+    } catch (error) {
+      if (!(error instanceof KeywardError)) throw error;
+      isEnvelope ||= error.code === "KEY_MISMATCH" || error.code === "RECORD_TAMPERED";
+    }
+  }
+  return isEnvelope ? false : undefined;
+}
+
+/** The scope in the key of a check record or heartbeat; `undefined` if the key has none. */
+function scopeInKey(key: string): string | undefined {
+  if (key.startsWith(scopedPrefix)) return key.slice(scopedPrefix.length);
+  return key.startsWith(heartbeatPrefix) ? readHeartbeatKey(key).scope : undefined;
+}

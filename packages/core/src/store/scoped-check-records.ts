@@ -1,0 +1,48 @@
+import { keyIdIn } from "../envelope/header.ts";
+import { type Keyring, keyOf } from "../keyring/keyring.ts";
+import { reservedNamespace } from "../store-interface/namespace-use.ts";
+import { pages } from "../store-interface/page-size.ts";
+import { type CheckRecord, type CheckRecordContent, parseCheckRecord, scopedPrefix } from "./check-record.ts";
+import type { OpenedRecord } from "./record-codec.ts";
+
+const pageSize = 1_000;
+
+/** The check records of all scopes in a backend that are encrypted under a key of this keyring. */
+export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring): Promise<readonly CheckRecord[]> {
+  const scopes = new Set<string>();
+  for await (const entries of pages(unscoped.reserved, pageSize)) {
+    for (const { key, value } of entries) {
+      if (!key.startsWith(scopedPrefix)) continue;
+      const keyId = keyIdIn(value, { namespace: reservedNamespace, key });
+      // An attacker can write many records with unknown key ids, and each would make the provider load its keyring.
+      if (keyId !== undefined && keyOf(keyring, keyId) !== undefined) scopes.add(key.slice(scopedPrefix.length));
+    }
+  }
+  return [...scopes].map((scope) => unscoped.forScope(scope));
+}
+
+/**
+ * The content of a check record, as far as a process may rely on it. Returns `undefined` for malformed content, and for the
+ * check record of a scope that names a later generation than both this keyring and the unscoped check record.
+ *
+ * The unscoped check record is always raised first, and a process that has only the keyring of a scope cannot write it. So
+ * such a process can neither require a generation that no keyring has, nor keep its check record from being re-encrypted.
+ */
+export async function trustedContent(
+  record: CheckRecord,
+  opened: OpenedRecord,
+  { generation }: Keyring,
+): Promise<CheckRecordContent | undefined> {
+  const content = parseCheckRecord(opened);
+  const { unscoped } = record;
+  if (content === undefined || unscoped === undefined) return content;
+  if (Math.max(content.generation, content.encryptedBy) <= generation) return content;
+  const keyring = await unscoped.keyringInUse();
+  if (keyring.scopeName !== undefined) return content;
+  const stored = await unscoped.read(keyring);
+  const limit = stored === undefined ? undefined : parseCheckRecord(await unscoped.decrypt(stored));
+  const isWithinLimit =
+    content.generation <= Math.max(generation, limit?.generation ?? 0) &&
+    content.encryptedBy <= Math.max(generation, limit?.encryptedBy ?? 0);
+  return isWithinLimit ? content : undefined;
+}

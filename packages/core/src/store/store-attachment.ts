@@ -1,0 +1,151 @@
+import type { KeyringSource } from "../keyring/keyring-source.ts";
+import type { InnerStore } from "../store-interface/inner-store.ts";
+import type { BackgroundEvents } from "./background-events.ts";
+import type { KeyringCheck } from "./keyring-check.ts";
+import type { LazyReencryption } from "./lazy-reencryption.ts";
+import type { ReplicaRegistration } from "./replica-registration.ts";
+
+/** A store that may have a `disconnect()`. */
+export interface Disconnectable {
+  disconnect?(): Promise<unknown>;
+}
+
+/** The parts of a store that {@link StoreAttachment} attaches to, and those that it waits for. */
+export interface AttachedParts {
+  readonly inner: InnerStore;
+  readonly source: KeyringSource;
+  readonly check: KeyringCheck;
+  readonly registration: ReplicaRegistration | undefined;
+  readonly reencryption: LazyReencryption | undefined;
+  readonly events: BackgroundEvents;
+  /** The store to disconnect instead of the wrapped one, if the wrapped one is a view of it. */
+  readonly opened: Disconnectable | undefined;
+}
+
+/** The functions that release what an attached store holds. */
+interface Held {
+  /** Stops listening to the key source. */
+  readonly stopSource: () => unknown;
+  /** Stops listening to the errors of the wrapped store. */
+  readonly stopErrors: () => unknown;
+  /** Ends the heartbeat, if no other store of the process is registered. */
+  readonly leaveReplicas: (() => unknown) | undefined;
+}
+
+/**
+ * The resources that a store holds from when it is made until it is disconnected: its listeners on the key source and the
+ * wrapped store, its heartbeat, and its share of the connection. A call after `disconnect()` attaches the store again.
+ */
+export class StoreAttachment {
+  readonly #parts: AttachedParts;
+  #held: Held | undefined;
+  /**
+   * Disconnects the wrapped store if no other `EncryptedStore` uses its backend. Kept after `disconnect()`: calling that
+   * again tries again to disconnect the wrapped store.
+   */
+  #leaveConnection: (() => Promise<void>) | undefined;
+  #disconnecting: Promise<void> | undefined;
+  /** True if the store was attached again after the running `disconnect()` had released everything. */
+  #attachedAgain = false;
+
+  constructor(parts: AttachedParts) {
+    this.#parts = parts;
+  }
+
+  /** Attaches the store, unless it is attached. */
+  attach(): void {
+    if (this.#held !== undefined) return;
+    const { inner, registration, opened } = this.#parts;
+    let stopSource: (() => void) | undefined;
+    let stopErrors: (() => void) | undefined;
+    let leaveReplicas: (() => unknown) | undefined;
+    try {
+      stopSource = this.#listenToSource();
+      stopErrors = this.#listenToErrors();
+      leaveReplicas = registration === undefined ? undefined : this.#register(registration);
+    } catch (error) {
+      // Registering comes last, so it has nothing to undo if it throws.
+      stopErrors?.();
+      stopSource?.();
+      throw error;
+    }
+    this.#leaveConnection = inner.shareConnection(opened);
+    this.#held = { stopSource, stopErrors, leaveReplicas };
+    this.#attachedAgain = this.#disconnecting !== undefined;
+  }
+
+  /** Returns the namespace of one call, and attaches the store if it is not attached. */
+  namespaceForCall(): string {
+    if (this.#held === undefined) this.attach();
+    return this.#parts.inner.useNamespace();
+  }
+
+  /** Waits for lazy re-encryption, then releases everything. Calls share one run, unless the store was attached again. */
+  async disconnect(): Promise<void> {
+    const running = this.#disconnecting;
+    await (running === undefined || this.#attachedAgain ? this.#disconnectAfter(running) : running);
+  }
+
+  #disconnectAfter(running: Promise<void> | undefined): Promise<void> {
+    this.#attachedAgain = false;
+    const release = () => this.#release();
+    const disconnecting = (running === undefined ? release() : running.then(release, release)).finally(() => {
+      if (this.#disconnecting === disconnecting) this.#disconnecting = undefined;
+    });
+    this.#disconnecting = disconnecting;
+    return disconnecting;
+  }
+
+  async #release(): Promise<void> {
+    await this.#parts.reencryption?.settled();
+    const held = this.#held;
+    this.#held = undefined;
+    // A release that fails prevents no other. The errors of the wrapped store are reported until its connection is closed.
+    const failures: unknown[] = [];
+    for (const release of [held?.stopSource, held?.leaveReplicas, this.#leaveConnection, held?.stopErrors]) {
+      try {
+        await release?.();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
+    this.#parts.inner.releaseNamespace();
+    if (failures.length > 0) throw failures[0];
+  }
+
+  #listenToSource(): () => void {
+    const { source, check, events } = this.#parts;
+    return source.listen({
+      tell: (report) => {
+        switch (report.kind) {
+          case "changed":
+            return events.emit("keyring:changed", report.ring);
+          case "failed":
+            return events.emitFailure("provider:error", report.error, report.error);
+          case "recovered":
+            return events.succeeded("provider:error");
+        }
+      },
+      recognizes: (next, previous) => check.recognizes(next, previous),
+    });
+  }
+
+  #listenToErrors(): () => void {
+    const { inner, events } = this.#parts;
+    return inner.onError((error) => events.emitFailure("store:error", error, error));
+  }
+
+  #register(registration: ReplicaRegistration): () => Promise<void> {
+    const { events } = this.#parts;
+    return registration.join((report) => {
+      switch (report.kind) {
+        case "lapsed":
+          return events.emit("replica:lapsed", undefined);
+        case "failed":
+          return events.emitFailure("replica:error", report.error, report.error);
+        case "recovered":
+          return events.succeeded("replica:error");
+      }
+    });
+  }
+}

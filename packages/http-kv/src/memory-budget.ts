@@ -1,0 +1,98 @@
+import { Refusal } from "./protocol.ts";
+
+/** The memory that a request has reserved in a {@link MemoryBudget}. */
+export interface RequestMemory {
+  /** How many bytes the request has reserved. */
+  readonly bytes: number;
+  /** Reserves more bytes if the budget has room for them, and returns whether it did. */
+  tryReserve(bytes: number): boolean;
+  /**
+   * Reserves more bytes.
+   *
+   * @throws Refusal `OVERLOADED` if the budget has no room for them.
+   */
+  reserve(bytes: number): void;
+  /** Gives back some of the reserved bytes. */
+  giveBack(bytes: number): void;
+  /** Gives back all reserved bytes. After that, the request can reserve nothing more. */
+  release(): void;
+}
+
+const retryAfterSeconds = 1;
+
+/**
+ * Limits how many bytes all requests of a process have in memory together. A tenant never has more than it leaves free:
+ * a single tenant gets half, two get a third each, and a new tenant always finds as much as each of the others has.
+ */
+export class MemoryBudget {
+  readonly #maxBytes: number;
+  readonly #bytesOfTenants = new Map<string, number>();
+  #reservedBytes = 0;
+
+  constructor(maxBytes: number) {
+    this.#maxBytes = maxBytes;
+  }
+
+  /** Returns the memory of a new request of this tenant, which has reserved nothing yet. */
+  open(tenant: string): RequestMemory {
+    return new Reservation((bytes) => this.#change(tenant, bytes));
+  }
+
+  /** Reserves bytes, or gives them back if the number is negative. Returns whether there was room for them. */
+  #change(tenant: string, bytes: number): boolean {
+    const ofTenant = (this.#bytesOfTenants.get(tenant) ?? 0) + bytes;
+    if (bytes > 0 && ofTenant > this.#maxBytes - this.#reservedBytes - bytes) return false;
+    this.#reservedBytes += bytes;
+    if (ofTenant === 0) this.#bytesOfTenants.delete(tenant);
+    else this.#bytesOfTenants.set(tenant, ofTenant);
+    return true;
+  }
+}
+
+class Reservation implements RequestMemory {
+  readonly #change: (bytes: number) => boolean;
+  #bytes = 0;
+  #released = false;
+
+  constructor(change: (bytes: number) => boolean) {
+    this.#change = change;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  tryReserve(bytes: number): boolean {
+    if (this.#released || !this.#change(bytes)) return false;
+    this.#bytes += bytes;
+    return true;
+  }
+
+  reserve(bytes: number): void {
+    if (this.tryReserve(bytes)) return;
+    throw new Refusal("OVERLOADED", "The requests in progress leave too little memory for this one", retryAfterSeconds);
+  }
+
+  giveBack(bytes: number): void {
+    if (this.#released) return;
+    this.#change(-bytes);
+    this.#bytes -= bytes;
+  }
+
+  release(): void {
+    if (this.#released) return;
+    this.#released = true;
+    this.#change(-this.#bytes);
+    this.#bytes = 0;
+  }
+}
+
+const memoryOfDropped = new FinalizationRegistry<RequestMemory>((memory) => memory.release());
+
+/**
+ * Releases a request's memory when its answer is garbage-collected. A runtime may drop an answer that no client waits for
+ * any longer, and neither read nor cancel it.
+ */
+export function releaseWhenDropped(answer: ReadableStream, memory: RequestMemory): void {
+  memoryOfDropped.register(answer, memory);
+}

@@ -1,0 +1,170 @@
+import { setImmediate } from "node:timers/promises";
+import { type AtomicStore, isAtomic, type StoredValue } from "@keyward/core";
+import type { KeyvStorageAdapter } from "keyv";
+import { turnBytes } from "./exchange.ts";
+import { field, Refusal } from "./protocol.ts";
+import { packRecord, type StoredRecord, unpackRecord } from "./stored-record.ts";
+
+/** One record to write. */
+export interface RecordWrite {
+  readonly key: string;
+  readonly value: StoredValue;
+  readonly expires?: number;
+}
+
+/** A replacement of a record that was read before. */
+export interface RecordReplacement {
+  readonly key: string;
+  /** The record that must still be stored; `undefined`: none may be. */
+  readonly expected: StoredRecord | undefined;
+  /** The record to store instead: see {@link NamespaceRecords.successorOf}. */
+  readonly next: StoredRecord;
+}
+
+/** Number of keys that are deleted in one call of the store. */
+const deletedAtOnce = 500;
+/** How long a listing may run before it lets other requests run, in milliseconds. */
+const longestTurnMs = 10;
+/** A time in 2001, in milliseconds since the epoch. */
+const earliestTime = 10 ** 12 + 1;
+
+/** The records of one namespace in the server's store. */
+export class NamespaceRecords {
+  readonly #store: KeyvStorageAdapter;
+  readonly #prefix: string;
+
+  /** @param prefix begins the key of each of these records in the store; "" if the store itself separates namespaces. */
+  constructor(store: KeyvStorageAdapter, prefix: string) {
+    this.#store = store;
+    this.#prefix = prefix;
+  }
+
+  /** Whether the store can replace a value only if it is still the one that was read. */
+  get atomic(): boolean {
+    return isAtomic(this.#store);
+  }
+
+  /** Returns the value of each key, in order. */
+  async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
+    return (await this.getRecords(keys)).map((record) => record?.value);
+  }
+
+  /** Returns the value of each key, in order, with the times that the server stores with it. */
+  async getRecords(keys: readonly string[]): Promise<(StoredRecord | undefined)[]> {
+    if (keys.length === 0) return [];
+    const found: readonly unknown[] = await this.#store.getMany(keys.map(this.#storedKey));
+    return keys.map((_, index) => toRecord(this.#store, found[index]));
+  }
+
+  /** Returns, for each key, whether it has a record. */
+  async hasMany(keys: readonly string[]): Promise<boolean[]> {
+    return keys.length === 0 ? [] : await this.#store.hasMany(keys.map(this.#storedKey));
+  }
+
+  /** Stores records, in batches so small that no other request waits long. Returns, for each, whether it was stored. */
+  async setMany(entries: readonly RecordWrite[]): Promise<boolean[]> {
+    const results: boolean[] = [];
+    for (let start = 0; start < entries.length; ) {
+      if (start > 0) await setImmediate();
+      let [end, bytes] = [start, 0];
+      while (end < entries.length && (end === start || bytes < turnBytes)) bytes += entries[end++]?.value.length ?? 0;
+      const batch = entries.slice(start, end);
+      const stored = await this.#store.setMany(
+        batch.map(({ key, value, expires }) => ({
+          key: this.#storedKey(key),
+          value: packRecord(this.#store, { value, modified: Date.now(), expires }),
+          // A store reads a smaller number as a duration, as Keyv 5 passes one. In the protocol, each number is a time.
+          ...(expires === undefined ? {} : { expires: Math.max(expires, earliestTime) }),
+        })),
+      );
+      results.push(...(stored ?? batch.map(() => true)));
+      start = end;
+    }
+    return results;
+  }
+
+  /** Deletes records. Returns, for each key, whether it had one. */
+  async deleteMany(keys: readonly string[]): Promise<boolean[]> {
+    return keys.length === 0 ? [] : await this.#store.deleteMany(keys.map(this.#storedKey));
+  }
+
+  /**
+   * Lists the keys, in the order of the store's iterator.
+   *
+   * @throws Refusal `NOT_SCANNABLE` if the store has no iterator.
+   */
+  async *keys(): AsyncGenerator<string> {
+    const entries = this.#store.iterator?.();
+    if (entries === undefined) throw new Refusal("NOT_SCANNABLE", "The server's store cannot list its keys");
+    let turnEndsMs = performance.now() + longestTurnMs;
+    for await (const [key] of entries) {
+      if (performance.now() >= turnEndsMs) {
+        await setImmediate();
+        turnEndsMs = performance.now() + longestTurnMs;
+      }
+      if (typeof key === "string" && key.startsWith(this.#prefix)) yield key.slice(this.#prefix.length);
+    }
+  }
+
+  /** Deletes all records. */
+  async clear(): Promise<void> {
+    if (this.#prefix === "") await this.#store.clear();
+    else await this.deleteAll(() => true);
+  }
+
+  /** Deletes the records whose keys `chosen` returns true for. */
+  async deleteAll(chosen: (key: string) => boolean): Promise<void> {
+    let batch: string[] = [];
+    for await (const key of this.keys()) {
+      if (!chosen(key)) continue;
+      batch.push(key);
+      if (batch.length < deletedAtOnce) continue;
+      await this.deleteMany(batch);
+      batch = [];
+    }
+    await this.deleteMany(batch);
+  }
+
+  /** Returns the record that a replacement stores: the new value, with the expiry of the record before it. */
+  successorOf(record: StoredRecord | undefined, value: StoredValue): StoredRecord {
+    const next = { value, modified: Date.now(), expires: record?.expires };
+    return { ...next, stored: packRecord(this.#store, next) };
+  }
+
+  /**
+   * Replaces each record that is still the expected one. Returns, for each, whether it was replaced.
+   *
+   * @throws Refusal `NOT_ATOMIC`.
+   */
+  async replaceMany(changes: readonly RecordReplacement[]): Promise<boolean[]> {
+    const store = this.requireAtomic();
+    const stored = changes.map(({ key, expected, next }) => ({
+      key: this.#storedKey(key),
+      expected: expected?.stored,
+      next: next.stored,
+    }));
+    if (stored.length === 0) return [];
+    if (store.replaceMany !== undefined) return await store.replaceMany(stored);
+    const replaced: boolean[] = [];
+    for (const { key, expected, next } of stored) replaced.push(await store.replace(key, expected, next));
+    return replaced;
+  }
+
+  /**
+   * Returns the store, if it can replace a value atomically.
+   *
+   * @throws Refusal `NOT_ATOMIC` if it cannot.
+   */
+  requireAtomic(): AtomicStore {
+    if (isAtomic(this.#store)) return this.#store;
+    throw new Refusal("NOT_ATOMIC", "The server's store cannot compare and replace a value in one step");
+  }
+
+  readonly #storedKey = (key: string): string => `${this.#prefix}${key}`;
+}
+
+/** Reads what a Keyv adapter returned for a key: the value, an object with the value, or nothing. */
+function toRecord(store: KeyvStorageAdapter, returned: unknown): StoredRecord | undefined {
+  const stored = returned instanceof Uint8Array || typeof returned === "string" ? returned : field(returned, "value");
+  return stored === undefined || stored === null ? undefined : unpackRecord(store, stored);
+}

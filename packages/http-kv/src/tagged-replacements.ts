@@ -1,0 +1,113 @@
+import type { StoredValue } from "@keyward/core";
+import type { KvLimits } from "./limits.ts";
+import type { RequestMemory } from "./memory-budget.ts";
+import type { NamespaceRecords, RecordReplacement } from "./namespace-records.ts";
+import { ReadSize } from "./read-size.ts";
+import type { StoredRecord } from "./stored-record.ts";
+import { tagInTurns } from "./values.ts";
+
+/** A replacement of a value that the client knows by its entity tag. */
+export interface TaggedReplacement {
+  readonly key: string;
+  /** The entity tag of the value that must be stored; `undefined`: none may be. */
+  readonly expected: string | undefined;
+  readonly next: StoredValue;
+}
+
+/** How often a replacement is tried if other requests write to the same key in between. */
+const maxAttempts = 16;
+
+/**
+ * Replaces each value that has the expected tag, one after the other. Returns, for each, whether it was replaced.
+ *
+ * To compare, it reads the stored values. If these are more than an answer may have, or than there is memory for, it
+ * returns the results of the first replacements only, of one at least.
+ *
+ * @throws Refusal `NOT_ATOMIC`; `OVERLOADED` before anything was replaced.
+ */
+export async function replaceTagged(
+  records: NamespaceRecords,
+  changes: readonly TaggedReplacement[],
+  { limits, memory }: { readonly limits: KvLimits; readonly memory: RequestMemory },
+): Promise<boolean[]> {
+  records.requireAtomic();
+  const size = new ReadSize(limits, memory);
+  const results: boolean[] = [];
+  let bytes = 0;
+  while (results.length < changes.length && bytes < limits.maxAnswerBytes) {
+    const { batch, keys, found } = await size.reading(async (count) => {
+      const batch = changes.slice(results.length, results.length + count);
+      const keys = [...new Set(batch.map(({ key }) => key))];
+      return { batch, keys, found: await records.getRecords(keys) };
+    });
+    const foundBytes = found.reduce((sum, record) => sum + (record?.value.length ?? 0), 0);
+    if (results.length === 0) memory.reserve(foundBytes);
+    else if (!memory.tryReserve(foundBytes)) break;
+    const current = new Map(keys.map((key, index) => [key, found[index]]));
+    results.push(...(await replaceBatch(records, batch, current, memory)));
+    bytes += foundBytes;
+    size.adapt(foundBytes);
+  }
+  return results;
+}
+
+async function replaceBatch(
+  records: NamespaceRecords,
+  changes: readonly TaggedReplacement[],
+  current: Map<string, StoredRecord | undefined>,
+  memory: RequestMemory,
+): Promise<boolean[]> {
+  const done = changes.map(() => false);
+  let open = [...changes.keys()];
+  for (let attempt = 1; open.length > 0; attempt++) {
+    const refused = await replaceOnce(records, changes, open, current, done);
+    if (attempt === maxAttempts) break;
+    // Another request wrote in between. It may have written the same value, or only another expiry, which is no reason
+    // to refuse the change. Later changes of the same key are tried again too.
+    const again = new Set<string>();
+    open = open.filter((index) => {
+      const key = changes[index]?.key ?? "";
+      if (refused.has(index)) again.add(key);
+      return done[index] === false && again.has(key);
+    });
+    for (const key of again) {
+      const [record] = await records.getRecords([key]);
+      if (!memory.tryReserve(record?.value.length ?? 0)) return done;
+      current.set(key, record);
+    }
+  }
+  return done;
+}
+
+/** Tries the changes at the `open` positions once. Returns the positions that the store refused. */
+async function replaceOnce(
+  records: NamespaceRecords,
+  changes: readonly TaggedReplacement[],
+  open: readonly number[],
+  current: Map<string, StoredRecord | undefined>,
+  done: boolean[],
+): Promise<ReadonlySet<number>> {
+  // If the value that was read has another tag, it was not the expected one at that moment, and the change is refused.
+  // If it has the tag, the store compares the whole value once more, in the same step in which it writes.
+  const tags = new Map<string, string | undefined>();
+  const possible: (RecordReplacement & { readonly index: number })[] = [];
+  for (const index of open) {
+    const change = changes[index];
+    if (change === undefined) continue;
+    const { key, expected, next } = change;
+    const stored = current.get(key);
+    if (!tags.has(key)) tags.set(key, stored === undefined ? undefined : await tagInTurns(stored.value));
+    if (tags.get(key) !== expected) continue;
+    const successor = records.successorOf(stored, next);
+    possible.push({ index, key, expected: stored, next: successor });
+    current.set(key, successor);
+    tags.set(key, await tagInTurns(next));
+  }
+  const replaced = await records.replaceMany(possible);
+  const refused = new Set<number>();
+  for (const [at, { index }] of possible.entries()) {
+    if (replaced[at] === true) done[index] = true;
+    else refused.add(index);
+  }
+  return refused;
+}

@@ -1,0 +1,65 @@
+import { join } from "node:path";
+import { KeywardError } from "@keyward/core";
+import { describe, expect, it } from "vitest";
+import { withProject } from "./compiler.ts";
+import { readPages } from "./markdown.ts";
+import { repository } from "./workspace.ts";
+
+/** The union members of KeywardErrorCode, read by the compiler. */
+function errorCodes(): string[] {
+  const core = join(repository, "packages", "core");
+  return withProject(core, ({ checker, program }) => {
+    const errors = program.getSourceFile(join(core, "src", "errors", "errors.ts"));
+    const module = errors === undefined ? undefined : checker.getSymbolAtLocation(errors);
+    const code = module === undefined ? undefined : checker.getMemberInModuleExports(module, "KeywardErrorCode");
+    const type = code === undefined ? undefined : checker.getDeclaredTypeOfSymbol(code);
+    const members = type?.isUnionType() ? (type.getTypes() ?? []) : [];
+    return members.flatMap((member) => (member.isStringLiteralType() ? [member.value] : []));
+  });
+}
+
+/** The headings of the page that are an error code, with the text below each. */
+function sectionsOf(prose: readonly string[]): Map<string, string> {
+  const sections = new Map<string, string>();
+  let code: string | undefined;
+  for (const line of prose) {
+    const heading = /^#{1,6} (.*)$/.exec(line)?.[1];
+    if (heading !== undefined) code = /^[A-Z_]+$/.test(heading) ? heading : undefined;
+    if (code !== undefined) sections.set(code, `${sections.get(code) ?? ""}${line}\n`);
+  }
+  return sections;
+}
+
+describe("docs/errors.md", () => {
+  const page = readPages(repository).find(({ file }) => file === "docs/errors.md");
+  const sections = sectionsOf(page?.prose ?? []);
+  const codes = errorCodes();
+
+  it("has a section for each error code, and no section for another word", () => {
+    expect(codes).toContain("RECORD_TAMPERED");
+    expect([...sections.keys()].sort()).toEqual([...codes].sort());
+  });
+
+  it.each([...sections])("reports what happened, what to do and what the code never means: %s", (_, text) => {
+    const parts = [...text.matchAll(/^- \*\*(.+?):\*\*/gm)].map(([, name]) => name);
+    expect(parts).toEqual(["What happened", "Do first", "Never means"]);
+  });
+
+  it("lists each code in the table at its beginning", () => {
+    const linked = (page?.prose ?? []).flatMap((line) => [...line.matchAll(/\[`([A-Z_]+)`\]\(#[a-z_]+\)/g)]);
+    const listed = new Set(linked.map(([, code]) => code));
+    expect(codes.filter((code) => !listed.has(code))).toEqual([]);
+  });
+
+  it("has the anchor that the error of each code links to", () => {
+    const anchors = [...(page?.anchors ?? [])].map((anchor) => `docs/errors.md#${anchor}`);
+    expect(codes.map(linkOf).filter((link) => !anchors.includes(link))).toEqual([]);
+    expect(linkOf("KEY_IN_USE")).toBe("docs/errors.md#key_in_use");
+  });
+});
+
+/** The link of an error with this code, which the compiler has read and so is a KeywardErrorCode. */
+function linkOf(code: string): string {
+  const error: KeywardError = Reflect.construct(KeywardError, [code, "It failed", { hint: "Repeat it." }]);
+  return error.link;
+}
