@@ -60,7 +60,7 @@ const optionNames: OptionNames<EnvKeysOptions> = {
  */
 export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider {
   requirePollMs(requireOptions("envKeys", options, optionNames));
-  if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
+  if (typeof name !== "string" || !/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
     // The message does not repeat the name: the most common mistake is envKeys(process.env.NAME), which passes the key.
     throw new KeywardError("KEY_INVALID", "The first argument of envKeys is not the name of an environment variable", {
       hint: 'Pass the name, not the value: envKeys("APP_ENCRYPTION_KEY").',

@@ -15,6 +15,12 @@ const materials = (ring: Keyring) =>
   [...exportKeyring(ring).matchAll(/"material": "(.{43})"/g)].map(([, material]) => `${material}`);
 const material = (value: string) => Buffer.from(value, "base64").toString("base64url");
 
+it("envKeys refuses a name that is missing, as code without types may pass it", () => {
+  for (const given of [undefined, null, ""]) {
+    expect(() => Reflect.apply(envKeys, undefined, [given])).toThrow(expect.objectContaining({ code: "KEY_INVALID" }));
+  }
+});
+
 describe("NAME_OTHERS", () => {
   it("holds enabled keys that are not primary", async () => {
     const [primary, earlier, next] = [key(), key(), key()];

@@ -232,3 +232,23 @@ describe("a Map", () => {
     },
   );
 });
+
+describe("encryption in two layers", () => {
+  it("is refused, because a rotation would see the outer keys only", async () => {
+    const keys = newRing();
+    const store = new EncryptedStore(new Map(), { keys });
+    const keyv = createKeyv({ store: new Map(), keys });
+    for (const inner of [store, keyv.encryptedStore]) {
+      await expectRefusal(() => new EncryptedStore(inner, { keys }), "STORE_INVALID");
+      await expectRefusal(() => createKeyv({ store: inner, keys }), "STORE_INVALID");
+    }
+  });
+
+  it("is not the advice for a Keyv that createKeyv made", () => {
+    const keys = newRing();
+    const store = createKeyv({ store: new Map(), keys });
+    expect(() => createKeyv({ store, keys })).toThrow(
+      expect.objectContaining({ code: "STORE_INVALID", hint: expect.stringContaining("already encrypts") }),
+    );
+  });
+});

@@ -135,3 +135,10 @@ export function shownId(id: unknown): string {
   if (typeof id !== "string") return "whose id is not a string";
   return isKeyId(id) ? `"${id}"` : `whose id has ${id.length} characters`;
 }
+
+/** Throws the error for a value that is not a Keyring. Code without types may pass anything. */
+export function refuseKeyring(given: unknown): never {
+  throw new KeywardError("VALUE_INVALID", `A Keyring was expected, but this is of type ${typeof given}`, {
+    hint: "Pass a Keyring of this copy of @keyward/core. `save` takes the changed keyring, and the one that it was made from.",
+  });
+}

@@ -11,6 +11,7 @@ import {
   type NewKey,
   newKeyOptionNames,
   type RingKey,
+  refuseKeyring,
   shownId,
   toRingKey,
 } from "./key.ts";
@@ -47,7 +48,8 @@ export class Keyring {
   readonly #parts: RingParts;
 
   static {
-    partsOf = (ring) => ring.#parts;
+    partsOf = (ring) =>
+      typeof ring === "object" && ring !== null && #parts in ring ? ring.#parts : refuseKeyring(ring);
   }
 
   private constructor(parts: RingParts) {
@@ -383,10 +385,7 @@ export function isEnabled(ring: Keyring, id: string): boolean {
   return keyOf(ring, id)?.status === "enabled";
 }
 
-/**
- * Returns whether two keyrings are equal in everything that a keyring document contains, material included. For authors of a
- * key provider: `save` compares the stored keyring with the one that a change is based on.
- */
+/** Returns whether two keyrings are equal in everything, material included. For authors of a key provider that can save. */
 export function sameKeyring(one: Keyring, other: Keyring): boolean {
   return isSameContent(contentOf(one), contentOf(other));
 }
@@ -419,12 +418,12 @@ export function exportKeyring(ring: Keyring): string {
  * @param name The name that the keyring must have. Default: any.
  * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name.
  */
-export function requireSavable(ring: Keyring, name = ring.name): void {
+export function requireSavable(ring: Keyring, name?: string): void {
   requireKeys(ring, "saved");
   if (ring.scopeName !== undefined) {
     throw invalidKeyring("a scoped keyring cannot be saved", "Save the unscoped keyring that it was derived from.");
   }
-  if (ring.name === name) return;
+  if (name === undefined || ring.name === name) return;
   const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
   throw new KeywardError("KEYRING_INVALID", `The keyring to be saved is named ${names}`, {
     hint: "Load the keyring, change it, and save the result. Only for a new keyring: give it the expected name with rename().",

@@ -24,8 +24,11 @@ export function requireStore(given: WrappableStore): void {
         ? "a Keyv, which reports a failed read of its own store as a miss"
         : undefined;
   if (problem === undefined) return;
+  const encrypts = isObject && "encryptedStore" in given;
   throw new KeywardError("STORE_INVALID", `The store is ${problem}`, {
-    hint: "Pass a Keyv storage adapter or a Map. If you have a Keyv, pass its adapter, keyv.store.",
+    hint: encrypts
+      ? "This Keyv was made by createKeyv, so it already encrypts. Use it as it is, or pass the store that was passed to its createKeyv."
+      : "Pass a Keyv storage adapter or a Map. If you have a Keyv, pass its adapter, `keyv.store`.",
   });
 }
 

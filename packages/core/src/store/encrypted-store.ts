@@ -105,6 +105,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     // createKeyv has checked the option names of a prepared store.
     if (!prepared.has(options)) requireOptions("EncryptedStore", options, encryptedStoreOptionNames);
     requireOptionValues(options);
+    requireUnencrypted(store);
     const { keys, scope, accept = [], padTo, decode } = options;
     const inner = new InnerStore(store);
     const replaceMany = replacementFor(options.reencrypt, inner);
@@ -283,6 +284,14 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   async overwriteCheckRecord(): Promise<void> {
     await this.#check.overwrite(await this.#codec.ring());
   }
+}
+
+/** Refuses encryption in two layers: a rotation would see the outer keys only, and take an inner key out of use. */
+function requireUnencrypted(store: WrappableStore): void {
+  if (!(store instanceof EncryptedStore)) return;
+  throw new KeywardError("STORE_INVALID", "The store is an EncryptedStore, which already encrypts its records", {
+    hint: "Use that EncryptedStore as it is, or pass the store that it wraps.",
+  });
 }
 
 /** Returns the function that lazy re-encryption replaces records with; `undefined` if it is off. */

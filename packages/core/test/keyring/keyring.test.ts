@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 import { seal } from "../../src/envelope/envelope.ts";
 import { KeywardError, type KeywardErrorCode } from "../../src/errors/errors.ts";
 import type { KeyStatus } from "../../src/keyring/key.ts";
-import { exportKeyring, Keyring, keyOf, sameKeyring } from "../../src/keyring/keyring.ts";
+import { exportKeyring, Keyring, keyOf, requireSavable, sameKeyring } from "../../src/keyring/keyring.ts";
 import { EncryptedStore } from "../../src/store/encrypted-store.ts";
 import { leaked, shown } from "../leak.ts";
 import { anyKeyId } from "../records.ts";
@@ -322,6 +322,15 @@ describe("keyring document", () => {
 });
 
 describe("sameKeyring", () => {
+  it("refuses what is not a keyring, as code without types may pass it to the save of a provider", () => {
+    const ring = Keyring.generate();
+    for (const given of [undefined, null, 5, {}, JSON.parse(exportKeyring(ring))]) {
+      for (const call of [() => sameKeyring(ring, given), () => exportKeyring(given), () => requireSavable(given)]) {
+        expect(call).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
+      }
+    }
+  });
+
   const [one, other] = [newMaterial(), newMaterial()];
   // Few values for each field, so that two documents are often equal and often differ in one field.
   const anyCreated = fc.constantFrom(undefined, "2026-11-01", "2026-11-02");
