@@ -245,6 +245,16 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
       return { ...reversed(running, "revoke"), order, step: "add" };
     }
   }
+  // The new key of a revocation was disabled or removed by hand before it became primary. Another key must take its place.
+  if (
+    goal.kind === "revoke" &&
+    kind === "revoke" &&
+    goal.from === from &&
+    keyring.primary !== to &&
+    !isEnabled(keyring, to)
+  ) {
+    return { ...running, order: goal.order, to: idOf(goal) ?? newId(), step: "add" };
+  }
   requireSameGoal(running, goal);
   return running;
 }

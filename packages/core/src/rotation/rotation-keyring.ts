@@ -68,7 +68,7 @@ export class RotationKeyring {
   /**
    * Announces a keyring in every store, so that replicas load it.
    *
-   * @param keyring as it was just loaded or saved.
+   * @param keyring as it was just loaded.
    * @throws KeywardError `STORE_KEYS_DIFFER`.
    */
   async announce(keyring: Keyring): Promise<void> {
@@ -76,6 +76,16 @@ export class RotationKeyring {
       const used = await this.#requireFollowing(name, keyring);
       await storeParts(store).generationNotice.raise(used);
     }
+  }
+
+  /**
+   * Announces the keyring after a save. The keyring is loaded before, because stores require the announced generation: a
+   * provider whose loads lag behind its saves may not return the saved generation yet.
+   *
+   * @throws KeywardError `STORE_KEYS_DIFFER`.
+   */
+  async announceSaved(): Promise<void> {
+    await this.announce(await this.load());
   }
 
   /**

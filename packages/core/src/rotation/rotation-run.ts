@@ -1,6 +1,6 @@
 import { KeywardError } from "../errors/errors.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
-import type { Keyring } from "../keyring/keyring.ts";
+import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import { scannableOf } from "../reencryption/census.ts";
 import { requireAllStores } from "../reencryption/named-stores.ts";
 import { storeParts } from "../store/encrypted-store.ts";
@@ -74,8 +74,11 @@ export class RotationRun {
         const next = await this.#verifyEnd(nextOf(status, await this.#steps.perform(status, state, goal)));
         await this.#record.replace(state, next);
         state = await this.#readState(next);
+        conflicts = 0;
       } catch (error) {
-        if (!isConflict(error) || conflicts >= maxConflicts) throw error;
+        if (!isConflict(error)) throw error;
+        if (conflicts >= maxConflicts)
+          throw error instanceof ChangedByAnotherRun ? rotationInProgressError(status) : error;
         // Another run, or another operator, changed the keyring first: read what is left to do.
         conflicts++;
         await pause(conflictPauseMs * (1 + Math.random()), this.#options.signal);
@@ -92,7 +95,7 @@ export class RotationRun {
   async plan(goal: RotationGoal): Promise<RotationPlan> {
     const keyring = await this.#requireStores(goal);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
-    const running = status === undefined || status.step === "done" ? undefined : status;
+    const running = status === undefined || hasEnded(status, keyring) ? undefined : status;
     return await planOf(goal, keyring, running, this.#waits, this.#options);
   }
 
@@ -115,7 +118,7 @@ export class RotationRun {
           return state;
         }
       }
-      const running = status === undefined || status.step === "done" ? undefined : status;
+      const running = status === undefined || hasEnded(status, keyring) ? undefined : status;
       const next = running === undefined ? newRotation(keyring, goal) : adaptToGoal(running, goal, keyring);
       if (next === running) return state;
       if (running === undefined) await this.#waits.requireOthers();
@@ -178,6 +181,11 @@ export class RotationRun {
     await this.#keyring.requireAllFollowing(keyring);
     return keyring;
   }
+}
+
+/** Returns whether a rotation has nothing left to do: it is done, or operators changed its keys by hand past its end. */
+function hasEnded({ step, from, to }: RotationStatus, keyring: Keyring): boolean {
+  return step === "done" || (keyOf(keyring, from) === undefined && keyring.primary !== to);
 }
 
 /** Returns whether a step failed because something else changed the keyring or the rotation first. */

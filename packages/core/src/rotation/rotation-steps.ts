@@ -92,8 +92,11 @@ export class RotationSteps {
   ): Promise<Partial<RotationStatus>> {
     const keyring = await this.#keyring.load();
     const next = change(keyring);
-    if (next !== undefined) await this.#saveIfUnchanged(state, next, keyring);
-    await this.#keyring.announce(next ?? keyring);
+    if (next === undefined) await this.#keyring.announce(keyring);
+    else {
+      await this.#saveIfUnchanged(state, next, keyring);
+      await this.#keyring.announceSaved();
+    }
     return {};
   }
 
@@ -158,25 +161,25 @@ export class RotationSteps {
       }
       await this.#saveIfUnchanged(state, next, keyring);
     }
-    // Loaded again after the save: otherwise this process would write the record of the rotation under the disabled key.
-    await this.#keyring.announce(next === keyring ? keyring : await this.#keyring.load());
+    if (next === keyring) await this.#keyring.announce(keyring);
+    else await this.#keyring.announceSaved();
     return { disabledAtMs: Date.now() };
   }
 
   async #disable({ from, to }: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
     const keyring = await this.#keyring.load();
     if (keyring.primary !== to) return { step: "promote" };
-    let latest = keyring;
-    if (isEnabled(keyring, from)) {
+    if (!isEnabled(keyring, from)) await this.#keyring.announce(keyring);
+    else {
       try {
-        latest = await this.#retire("disable", from, keyring, state);
+        await this.#retire("disable", from, keyring, state);
       } catch (error) {
         if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || !this.#isRetryUseful()) throw error;
         // A process that is not registered, or that was ignored, wrote under the key in the meantime.
         return { step: "reencrypt" };
       }
+      await this.#keyring.announceSaved();
     }
-    await this.#keyring.announce(latest);
     return { disabledAtMs: Date.now() };
   }
 
@@ -208,22 +211,22 @@ export class RotationSteps {
     const keyring = await this.#keyring.load();
     // An operator enabled the key again, since records need it.
     if (isEnabled(keyring, from)) return { step: "reencrypt" };
-    let latest = keyring;
-    if (keyOf(keyring, from) !== undefined) {
+    if (keyOf(keyring, from) === undefined) await this.#keyring.announce(keyring);
+    else {
       if (keyring.primary !== to) return { step: "promote" };
       try {
-        latest = await this.#retire("remove", from, keyring, state);
+        await this.#retire("remove", from, keyring, state);
       } catch (error) {
         if (error instanceof KeywardError && error.code === "KEY_IN_USE") throw writtenAfterDisableError(error);
         throw error;
       }
+      await this.#keyring.announceSaved();
     }
-    await this.#keyring.announce(latest);
     await this.#waits.removeLapsed();
     return {};
   }
 
-  async #retire(step: "disable" | "remove", keyId: string, keyring: Keyring, state: ReadRotation): Promise<Keyring> {
+  async #retire(step: "disable" | "remove", keyId: string, keyring: Keyring, state: ReadRotation): Promise<void> {
     const { stores, abandonUnreadable = false, signal } = this.#options;
     const options: RetireKeyOptions = {
       to: step === "disable" ? "disabled" : "removed",
@@ -234,11 +237,10 @@ export class RotationSteps {
     const save = async (next: Keyring) => await this.#saveIfUnchanged(state, next, keyring);
     const retirement = await retireLoaded(this.#keyring.loaded(keyring), stores, keyId, options, save);
     this.#abandoned = retirement.abandoned;
-    return retirement.keyring;
   }
 
   async #saveIfUnchanged(state: ReadRotation, next: Keyring, previous: Keyring): Promise<void> {
-    // Checked after the keyring was loaded: another run that changes the rotation later meets the changed keyring.
+    // A run that took the rotation over since the keyring was loaded may have other plans for it.
     if (!(await this.#record.isUnchanged(state))) throw new ChangedByAnotherRun();
     await this.#keyring.save(next, previous);
   }
