@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { ByteBlocks, shortBytes } from "./byte-blocks.ts";
 import { TextParts, wholeCharacters } from "./text-parts.ts";
 
 /** Bounds of a JSON document. They are checked on its bytes, before the document is parsed. */
@@ -44,7 +45,7 @@ const [quote, backslash, comma, colon, openList, closeList, openObject, closeObj
  */
 export class JsonReader {
   readonly #bounds: JsonBounds;
-  readonly #outline: Uint8Array[] = [];
+  readonly #outline = new ByteBlocks();
   readonly #longStrings: string[] = [];
   /** The beginning of every mark. It is random, so no document contains it. */
   readonly #mark = randomUUID();
@@ -105,8 +106,8 @@ export class JsonReader {
       outlineBytes += bytes.length;
       this.#outlineBytes += bytes.length;
       if (this.#outlineBytes > this.#maxOutlineBytes) throw new JsonRefusal("too large");
-      // Copied, since a view would keep the whole piece in memory.
-      this.#outline.push(bytes.slice());
+      // A long piece is copied as well, because a view would keep the whole piece of the body in memory.
+      this.#outline.add(bytes.length < shortBytes ? bytes : new Uint8Array(bytes));
     };
     let from = 0;
     let stringFrom = 0;
@@ -166,7 +167,7 @@ export class JsonReader {
    */
   end(): unknown {
     if (this.#inString) throw new JsonRefusal("malformed");
-    const document = parse(Buffer.concat(this.#outline));
+    const document = parse(this.#outline.join());
     return this.#longStrings.length === 0 ? document : this.#filled(document);
   }
 

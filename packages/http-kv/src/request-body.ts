@@ -1,6 +1,7 @@
 import type { Hash } from "node:crypto";
 import { setImmediate } from "node:timers/promises";
 import type { StoredValue } from "@keyward/core";
+import { ByteBlocks } from "./byte-blocks.ts";
 import { type Incoming, pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
 import type { RequestMemory } from "./memory-budget.ts";
@@ -77,16 +78,12 @@ function decodeText(bytes: Uint8Array): string {
 }
 
 async function readBytes(incoming: Incoming, limits: BodyLimits): Promise<Buffer> {
-  const pieces: Uint8Array[] = [];
+  const blocks = new ByteBlocks();
   await readPieces(incoming, limits, (piece) => {
     limits.memory.reserve(piece.length);
-    pieces.push(piece);
+    blocks.add(piece);
   });
-  const [first] = pieces;
-  if (first !== undefined && pieces.length === 1) {
-    return Buffer.from(first.buffer, first.byteOffset, first.byteLength);
-  }
-  return Buffer.concat(pieces);
+  return blocks.join();
 }
 
 async function readPieces(

@@ -57,6 +57,34 @@ describe("a hostile client with an API key", () => {
     }
   });
 
+  it("cannot fill the memory of a server with bodies in chunks of one byte", async () => {
+    const folder = temporaryFolder();
+    const tenants = join(folder.path, "tenants.json");
+    const { apiKey, entry } = createApiKey({ tenant: "hostile" });
+    await changeTenants(tenants, () => [entry]);
+    const server = await serveWithHeap(160, "--tenants", tenants, "--store", "memory", "--drain-ms", "1");
+    onTestFinished(async () => {
+      await server.stop();
+      folder.remove();
+    });
+    const value = "x".repeat(600_000);
+    const requests = [
+      ["PUT /text", "text/plain", value],
+      ["PUT /bytes", "application/octet-stream", value],
+      ["POST /get", "application/json", JSON.stringify({ keys: ["key"] }).padEnd(value.length)],
+    ] as const;
+    for (const [target, type, body] of requests) {
+      const { socket, received } = await openSocket(server.url);
+      const head = `${target} HTTP/1.1\r\nhost: kv\r\nauthorization: Bearer ${apiKey}\r\ncontent-type: ${type}`;
+      socket.write(`${head}\r\ntransfer-encoding: chunked\r\n\r\n`);
+      socket.write(`${[...body].map((character) => `1\r\n${character}\r\n`).join("")}0\r\n\r\n`);
+      // On a busy machine the time for a body may end first.
+      await vi.waitFor(() => expect(received(), target).toMatch(/^HTTP\/1\.1 (?:200|408) /), 50_000);
+      socket.destroy();
+    }
+    expect(server.process.exitCode).toBeNull();
+  }, 160_000);
+
   it("gets one answer, and is disconnected soon, if it continues to send a refused body", async () => {
     const server = await startServer({ requestTimeoutMs: 300 });
     onTestFinished(() => server.close());

@@ -1,5 +1,15 @@
 import type { Stats } from "node:fs";
-import { accessSync, chmodSync, closeSync, constants, fchmodSync, fchownSync, lstatSync, openSync } from "node:fs";
+import {
+  accessSync,
+  chmodSync,
+  chownSync,
+  closeSync,
+  constants,
+  fchmodSync,
+  fchownSync,
+  lstatSync,
+  openSync,
+} from "node:fs";
 import { setTimeout as wait } from "node:timers/promises";
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { isOwnedBy, systemCode } from "./private-file.ts";
@@ -66,8 +76,18 @@ function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions)
       hint: "Find out which program made the .lock file. Remove it while no process changes the guarded file, and try again.",
     });
   }
-  if ((found.mode & 0o777 & ~mode) !== 0) chmodSync(path, mode);
-  accessSync(path, constants.R_OK | constants.W_OK);
+  try {
+    // Root may have created the lock before the guarded file got its owner.
+    if (guarded !== undefined && process.geteuid?.() === 0) chownSync(path, guarded.uid, guarded.gid);
+    if ((found.mode & 0o777 & ~mode) !== 0) chmodSync(path, mode);
+    accessSync(path, constants.R_OK | constants.W_OK);
+  } catch (cause) {
+    const problem = `${shownAs} cannot be locked: this user must not use the lock file beside it, with the ending .lock`;
+    throw new KeywardError(codes.unusable, `${problem} (${systemCode(cause)})`, {
+      hint: "Give the .lock file the same owner as the guarded file, with chown, and try again.",
+      cause,
+    });
+  }
 }
 
 /** Creates the lock file. Returns false if another process created it first. */

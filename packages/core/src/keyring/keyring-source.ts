@@ -53,6 +53,7 @@ export class KeyringSource {
   /** When the load began that last returned the keyring in use. */
   #confirmedAt = new Moment();
   #loading: Promise<Keyring> | undefined;
+  #replacing: Promise<Keyring> | undefined;
   /** Whether the provider reported a change during the load in progress, which may have read the state before it. */
   #changedWhileLoading = false;
   /** The error of the last load, if it failed. During the pause, every call that needs a load rejects with it. */
@@ -169,7 +170,15 @@ export class KeyringSource {
     return this.#maxAgeMs !== undefined && this.#confirmedAt.agoMs() > this.#maxAgeMs;
   }
 
-  async #replaceTooOld(): Promise<Keyring> {
+  /** Returns the keyring that replaces one that is too old. All callers share one promise, and so one error. */
+  #replaceTooOld(): Promise<Keyring> {
+    this.#replacing ??= this.#loadRecent().finally(() => {
+      this.#replacing = undefined;
+    });
+    return this.#replacing;
+  }
+
+  async #loadRecent(): Promise<Keyring> {
     try {
       let ring = await this.#load();
       // If the machine slept during the load, the loaded keyring is too old already.

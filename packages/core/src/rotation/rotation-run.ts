@@ -31,6 +31,7 @@ import {
 } from "./rotation-record.ts";
 import { ChangedByAnotherRun, RotationSteps } from "./rotation-steps.ts";
 
+const maxRecordChanges = 100;
 const maxConflicts = 10;
 const maxLosses = 10;
 const conflictPauseMs = 20;
@@ -77,8 +78,9 @@ export class RotationRun {
         conflicts = 0;
       } catch (error) {
         if (!isConflict(error)) throw error;
-        if (conflicts >= maxConflicts)
-          throw error instanceof ChangedByAnotherRun ? rotationInProgressError(status) : error;
+        // Runs that share the work change the record as well. If the record is lost each time, the run ends here.
+        if (error instanceof ChangedByAnotherRun && conflicts >= maxRecordChanges) throw recordLostError();
+        if (!(error instanceof ChangedByAnotherRun) && conflicts >= maxConflicts) throw error;
         // Another run, or another operator, changed the keyring first: read what is left to do.
         conflicts++;
         await pause(conflictPauseMs * (1 + Math.random()), this.#options.signal);

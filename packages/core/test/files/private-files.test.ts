@@ -172,6 +172,17 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(statSync(path)).toMatchObject({ uid: stranger, gid: stranger });
   });
 
+  it.skipIf(!isRoot)(
+    "gets the owner of the keyring if the keyring changed hands since root made the lock",
+    async () => {
+      const path = join(folder, "ring");
+      await change(path, undefined, "one");
+      chownSync(path, stranger, stranger);
+      await change(path, "one", "two");
+      expect(statSync(`${path}.lock`)).toMatchObject({ uid: stranger, gid: stranger });
+    },
+  );
+
   it.skipIf(!isRoot)("cannot be held by a user that may not write the keyring", async () => {
     const path = join(folder, "ring");
     await change(path, undefined, "one");
