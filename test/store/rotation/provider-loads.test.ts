@@ -31,7 +31,7 @@ function loadsOf(keys: TestKeys) {
 }
 
 describe("rotateKey with a provider that counts its loads", () => {
-  it("loads the keyring once at its beginning, once in each step, and once at its end", async () => {
+  it("loads the keyring once when it begins, once in each step, and once when it ends", async () => {
     const keys = new TestKeys(newRing("first"));
     const store = new EncryptedStore(new MemoryStore(), { keys });
     onTestFinished(() => store.disconnect());
@@ -56,7 +56,7 @@ describe("rotateKey with a provider that counts its loads", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it("disables and removes a key only on a keyring that it loaded in that step", async () => {
+  it("disables and removes a key in the keyring that it loads in that step, not in an earlier keyring", async () => {
     let current: Keyring | undefined;
     class ChangedKeys extends TestKeys {
       override become(keyring: Keyring): void {
