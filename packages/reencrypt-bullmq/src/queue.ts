@@ -11,7 +11,7 @@ import type { ConnectionOptions, Queue } from "bullmq";
 /** Connection to the queue's Redis: a URL, or any `connection` of BullMQ, such as options or a client of ioredis. */
 export type BullConnection = string | URL | ConnectionOptions;
 
-/** Options that name the queue. A run and its workers must use the same ones. */
+/** Options that name the queue. A run and its workers must have the same values of these options. */
 export interface QueueOptions {
   /** The Redis of the queue. The records may be stored in another Redis, or in another kind of store. */
   readonly connection: BullConnection;
@@ -29,19 +29,20 @@ export const queueOptionNames = {
 
 /** The data of a job in the queue. It has no keys or values of records. */
 export interface RangeJob {
-  /** The id of the key that encrypts the records. */
+  /** The id of the key under which the job re-encrypts the records. */
   readonly primary: string;
-  /** Number of jobs in the pass. */
+  /** Number of jobs in the pass over the store that this job belongs to. */
   readonly jobs: number;
   /**
-   * The range of the store that the job re-encrypts. Absent if the store has no ranges: the job covers the whole store.
+   * The range of the store that the job re-encrypts. Absent if the store cannot be divided into ranges; the job then
+   * covers the whole store.
    */
   readonly range?: string;
   /** Progress of the job: its counts and the store's cursor. Absent until the first page is done. */
   readonly checkpoint?: string;
 }
 
-/** Numbers of records that a job has handled, by result. */
+/** The number of records that a job has looked at, by what happened to them. */
 export type Counts = Omit<ReencryptProgress, "ratePerSecond">;
 
 /** The queue of range jobs. */
@@ -56,7 +57,7 @@ export type RangeQueue = Queue<RangeJob, Counts, string>;
 export function bullOptions({ connection, queue = "keyward-reencryption", prefix = "bull" }: QueueOptions) {
   if (isCluster(connection) && !/^[^{]*\{[^}]/.test(`${prefix}:${queue}`)) {
     throw new KeywardError("VALUE_INVALID", "The keys of the queue would be in several slots of the Cluster", {
-      hint: "Pass a prefix in braces, such as {bull}, to the run and to all its workers. BullMQ needs all keys in one slot.",
+      hint: "BullMQ needs all keys of a queue in one slot. So pass the run and all its workers a `prefix` in braces, such as `{bull}`.",
     });
   }
   return { name: queue, options: { connection: checkedConnection(connection), prefix } };
@@ -78,21 +79,21 @@ function isCluster(connection: BullConnection): boolean {
   return typeof connection === "object" && "isCluster" in connection && connection.isCluster === true;
 }
 
-/** Returns the id of the store's current primary key. */
+/** Returns the id of the primary key of the store's keyring. */
 export async function primaryOf(store: EncryptedStoreOrKeyv): Promise<string> {
   // A re-encryption that is aborted before it begins only reads the keyring.
   return (await reencrypt(store, { dryRun: true, signal: AbortSignal.abort() })).primary;
 }
 
-/** Returns a copy with nothing but the counts. */
+/** Returns a copy of the progress of a re-encryption that has only its counts of records. */
 export function countsOf({ scanned, current, reencrypted, conflicts, expired, unreadable }: Counts): Counts {
   return { scanned, current, reencrypted, conflicts, expired, unreadable };
 }
 
 /**
- * Returns the error without the arguments of its command. Clients of Redis attach the command to their errors: for a
- * refused login that includes the password. Servers quote arguments in some replies, so the message is cut at the first
- * quote.
+ * Returns the error without the arguments of its command. ioredis attaches the command to its errors, and the command
+ * of a refused login includes the password. A server also quotes arguments in some replies, so the message is cut off
+ * at the first quote.
  */
 export function withoutArguments(error: unknown): unknown {
   if (!(error instanceof Error && ("command" in error || "lastNodeError" in error))) return error;
@@ -102,7 +103,8 @@ export function withoutArguments(error: unknown): unknown {
 /**
  * Runs work that uses the queue, and turns an error of its Redis into a KeywardError.
  *
- * @param signal the caller's signal. Its reason is passed on unchanged.
+ * @param signal the signal of the caller. If the work rejects with the reason of the signal, that reason is thrown
+ * unchanged.
  * @throws KeywardError `STORE_UNAVAILABLE` if the queue's Redis fails.
  */
 export async function withQueueErrors<Result>(work: () => Promise<Result>, signal?: AbortSignal): Promise<Result> {
@@ -112,7 +114,7 @@ export async function withQueueErrors<Result>(work: () => Promise<Result>, signa
     if (signal?.aborted === true && error === signal.reason) throw error;
     if (error instanceof KeywardError || (error instanceof DOMException && error.name === "AbortError")) throw error;
     throw new KeywardError("STORE_UNAVAILABLE", "The Redis of the re-encryption queue failed", {
-      hint: "Check that Redis; the cause has its error. Then repeat the call: the jobs in the queue are kept.",
+      hint: "Check the Redis of the queue; the error of its client is in `error.cause`. Then repeat the call: the queue keeps its jobs.",
       cause: withoutArguments(error),
     });
   }

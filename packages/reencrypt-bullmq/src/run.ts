@@ -25,22 +25,25 @@ export interface StartReencryptionOptions extends QueueOptions {
   /** The store whose records are re-encrypted, or a Keyv of `createKeyv` over it. */
   readonly store: EncryptedStoreOrKeyv;
   /**
-   * Number of ranges to divide the store into, one job each. Choose a few per worker. A store without ranges is one
-   * job. Default: 16.
+   * Number of ranges to divide the store into. Each range is one job. Choose a few ranges per worker. A store that
+   * cannot be divided is one job. Default: 16.
    */
   readonly ranges?: number;
   /**
-   * Maximum number of attempts of a job before it counts as failed. The pause between attempts is about 1 s at first
-   * and doubles each time. Default: 10.
+   * Maximum number of attempts of a job before it counts as failed. The pause before the second attempt is about 1 s,
+   * and each later pause is twice as long. Default: 10.
    */
   readonly attempts?: number;
 }
 
 /** Progress of a run: the state of the jobs of its latest pass, and the counts of all workers. */
 export interface RunProgress extends Counts {
-  /** Number of the current pass over the store. Above 1 if a census found records under other keys after a pass. */
+  /**
+   * Number of the current pass over the store, from 1. It is above 1 if a census found records under other keys after a
+   * pass.
+   */
   readonly round: number;
-  /** Number of jobs in the pass. */
+  /** Number of jobs in the current pass. */
   readonly jobs: number;
   /** Number of jobs that a worker is processing. */
   readonly active: number;
@@ -52,11 +55,11 @@ export interface RunProgress extends Counts {
 
 /** Options of `ReencryptionRun.finished()`. */
 export interface FinishedOptions {
-  /** Stops the waiting, which then rejects with the signal's reason. The workers continue. Default: none. */
+  /** Stops `finished()`, which then rejects with the signal's reason. The workers continue. Default: none. */
   readonly signal?: AbortSignal;
-  /** Called with the progress each time the queue has been polled. Default: none. */
+  /** Called with the progress of the run each time `finished()` has polled the queue. Default: none. */
   readonly onProgress?: (progress: RunProgress) => void;
-  /** How often the queue is polled, in milliseconds. Default: 1,000. */
+  /** Pause between two polls of the queue, in milliseconds. Default: 1,000. */
   readonly pollMs?: number;
   /** Maximum number of further passes over the store if a census finds records under other keys. Default: 2. */
   readonly repeats?: number;
@@ -80,17 +83,18 @@ const finishedOptionNames = {
 export interface ReencryptionRun {
   /** The id of the key that encrypts all records when the run has finished. */
   readonly primary: string;
-  /** Reads from the queue how far the workers are. Rejects with an `AbortError` if the run has been aborted. */
+  /** Reads the progress of all workers from the queue. Rejects with an `AbortError` if the run has been aborted. */
   progress(): Promise<RunProgress>;
   /**
-   * Waits for the run, and returns the census of the store. It resolves once all jobs are done and a census finds every
-   * record under {@link ReencryptionRun.primary}. If the census finds records under other keys, for example because a
-   * process with an older keyring wrote them, the workers make another pass over the store.
+   * Waits until all jobs are done and a census of the store finds every record under {@link ReencryptionRun.primary},
+   * and resolves to that census. If the census finds records under other keys, for example because a process with an
+   * older keyring wrote them, the workers make another pass over the store.
    *
    * @throws KeywardError with one of these codes, or an `AbortError` if the run has been aborted:
    *
    * - `VALUE_INVALID` if an option is unknown or out of range.
-   * - `KEY_IN_USE` if records under other keys remain after the last pass. `counts` has their numbers.
+   * - `KEY_IN_USE` if records under other keys remain after the last pass. `counts` of the error has their number by
+   *   key id.
    * - `KEYRING_CONFLICT` if another key has become primary.
    * - `STORE_UNAVAILABLE` if the store or the queue's Redis fails.
    */
@@ -101,7 +105,7 @@ export interface ReencryptionRun {
   resume(): Promise<void>;
   /**
    * Ends the run in every process. The workers stop after their current page, and the jobs are removed. Records that
-   * were re-encrypted stay so.
+   * were re-encrypted stay under {@link ReencryptionRun.primary}.
    */
   abort(): Promise<void>;
   /** Closes this process's connection to the queue. The workers continue. */
@@ -118,7 +122,7 @@ export interface ReencryptionRun {
  * - `STORE_INVALID`, `STORE_NOT_ATOMIC` or `STORE_NOT_SCANNABLE` if the store cannot be re-encrypted.
  * - `VALUE_INVALID` if an option is unknown, a count is not an integer of at least 1, or the prefix of a queue on a
  *   Cluster is not in braces.
- * - `KEYRING_INVALID` if the keyring has no keys, `PROVIDER_UNAVAILABLE` if it cannot be loaded.
+ * - `KEYRING_INVALID` if the keyring has no keys, `PROVIDER_UNAVAILABLE` if the keyring cannot be loaded.
  * - `STORE_UNAVAILABLE` if the queue's Redis fails.
  *
  * @example
@@ -200,7 +204,7 @@ class QueuedRun implements ReencryptionRun {
     for (const id of this.#ids()) {
       const [state, job] = await Promise.all([this.#queue.getJobState(id), this.#queue.getJob(id)]);
       if (state === "unknown") {
-        throw new DOMException("The re-encryption was aborted: its jobs are no longer in the queue", "AbortError");
+        throw new DOMException("The re-encryption was aborted, so its jobs are no longer in the queue", "AbortError");
       }
       if (state === "active" || state === "completed" || state === "failed") states[state]++;
       const counts: unknown = job?.returnvalue ?? job?.progress;
@@ -219,13 +223,13 @@ class QueuedRun implements ReencryptionRun {
       const left = counts.records - (counts.keys.get(this.primary) ?? 0);
       if (left === 0) return counts;
       if ((await primaryOf(this.#options.store)) !== this.primary) {
-        throw new KeywardError("KEYRING_CONFLICT", "Another key has become primary during the re-encryption", {
-          hint: "Call startReencryption again to re-encrypt under the new primary.",
+        throw new KeywardError("KEYRING_CONFLICT", "Another key has become the primary during the re-encryption", {
+          hint: "Call `startReencryption` again to re-encrypt the records under the new primary.",
           keyId: this.primary,
         });
       }
       if (pass >= repeats) throw await this.#remaining(counts, left);
-      // A census takes long, and the run may have been aborted meanwhile: then this rejects.
+      // A census takes long. If the run was aborted meanwhile, progress() rejects.
       await this.progress();
       this.#round++;
       await this.#addRound(this.#jobs);
@@ -244,7 +248,7 @@ class QueuedRun implements ReencryptionRun {
     const wasPaused = await this.#queue.isPaused();
     await this.#queue.pause();
     await this.#findRound();
-    // Oldest first: a process that waits for a pass finds it removed before it would add the next one.
+    // Oldest pass first, so that a process that waits for a pass finds its jobs removed before it would add the next pass.
     for (let round = 1; round <= this.#round; round++) {
       for (let index = 0; index < this.#jobs; index++) {
         // An active job cannot be removed. Its worker returns it after the current page; the lock of a dead worker
@@ -260,14 +264,14 @@ class QueuedRun implements ReencryptionRun {
     await this.#queue.close();
   }
 
-  /** Finds the latest pass, which another process may have added. */
+  /** Finds the number of the latest pass, whose jobs another process may have added. */
   async #findRound(): Promise<void> {
     while ((await this.#queue.getJob(jobId(this.primary, this.#round + 1, 0))) !== undefined) this.#round++;
   }
 
   /**
-   * Adds the missing jobs of the pass. The process that added the first job has decided into how many ranges it is
-   * divided.
+   * Adds the jobs of the current pass that are not in the queue yet. If another process has added the first job, the
+   * number of ranges in that job applies.
    */
   async #addRound(jobs: number): Promise<void> {
     const first = jobId(this.primary, this.#round, 0);
@@ -311,11 +315,12 @@ class QueuedRun implements ReencryptionRun {
   async #remaining(counts: Census, left: number): Promise<KeywardError> {
     const jobs = await Promise.all(this.#ids().map((id) => this.#queue.getJob(id)));
     const reasons = new Set(jobs.flatMap((job) => job?.failedReason ?? []));
-    const message = `${left} records are still under other keys than ${this.primary} after the last pass`;
+    const message = `${left} records are still under other keys than "${this.primary}" after the last pass`;
     return new KeywardError("KEY_IN_USE", message, {
       hint:
-        "Check that every process has loaded the keyring with the new primary, then start the re-encryption again. The " +
-        "reports that workers pass to onReport list the records that cannot be decrypted.",
+        "A process with an older keyring may have written these records: check that every process has loaded the keyring " +
+        "with the new primary, then start the re-encryption again. Records that cannot be decrypted stay under their key: " +
+        "the reports that workers pass to `onReport` list them.",
       keyId: this.primary,
       counts: {
         ...Object.fromEntries([...counts.keys].filter(([id]) => id !== this.primary)),

@@ -35,21 +35,21 @@ export interface ReencryptionWorkerOptions
    */
   readonly store: EncryptedStoreOrKeyv;
   /**
-   * Maximum number of pages that the worker processes at a time. After a crash, the pages in progress are processed
-   * again. Default: 1, because other workers run in parallel.
+   * Maximum number of pages that the worker processes at a time. If the worker crashes, the pages in progress are
+   * processed again. Default: 1, because other workers run in parallel.
    */
   readonly concurrency?: number;
   /**
-   * How long the lock of a dead worker on its range is valid, in milliseconds. Another worker takes over the range at
-   * most twice as long after the crash. Default: 30,000.
+   * For how long a worker that died keeps the lock on its range, in milliseconds. Another worker takes over the range
+   * at most twice that time after the crash. Default: 30,000.
    */
   readonly lockMs?: number;
   /** Called in this process with the report of each range, including the keys of records that cannot be decrypted. */
   readonly onReport?: (report: ReencryptReport) => void;
   /**
    * Called with the error of each failed attempt, and with errors of the connection to the queue. The worker retries by
-   * itself. A connection error that recurs is reported once, then at growing intervals with the number of times it has
-   * occurred, and immediately again after the worker has reconnected.
+   * itself. If the same connection error recurs, it is reported once, and then at growing intervals with the number of
+   * times that it has occurred. After the worker has reconnected, the next error is reported immediately.
    */
   readonly onError?: (error: unknown, repetition: Repetition) => void;
 }
@@ -67,7 +67,10 @@ const workerOptionNames = {
 
 /** A worker of this process, which re-encrypts ranges until it is closed. */
 export interface ReencryptionWorker {
-  /** Stops the worker after its current page. Another worker, or a later one, continues its range from there. */
+  /**
+   * Stops the worker after its current page. Another worker, or a worker that is started later, continues the range
+   * after that page.
+   */
   close(): Promise<void>;
 }
 
@@ -76,7 +79,7 @@ export interface ReencryptionWorker {
  * worker in each process that should share the work, before or after the run is started.
  *
  * @throws KeywardError `STORE_INVALID` if `store` is not an encrypted store; `VALUE_INVALID` if an option is unknown or
- * out of range, or the prefix of a queue on a Cluster is not in braces.
+ * out of range, or if the prefix of a queue on a Cluster is not in braces.
  * @example
  * ```ts
  * import { createKeyv } from "@keyward/core";
@@ -155,7 +158,8 @@ class RangeWorker implements ReencryptionWorker {
   }
 
   /**
-   * Re-encrypts the range and returns its counts, or `undefined` if the work was stopped before the range was finished.
+   * Re-encrypts the range of a job. Returns the counts of the range, or `undefined` if the worker was stopped before
+   * the range was done.
    */
   async #reencrypt(job: Job<RangeJob, Counts, string>): Promise<Counts | undefined> {
     const store = this.#store;
@@ -191,13 +195,14 @@ class RangeWorker implements ReencryptionWorker {
 }
 
 /**
- * Refuses a worker whose keyring has another primary: it would re-encrypt under the former key, or under a later one.
+ * Checks that the primary of the worker's keyring is the key of the run. Otherwise the worker would re-encrypt records
+ * under an earlier or a later key.
  */
 async function requirePrimary(store: EncryptedStore, primary: string): Promise<void> {
   if ((await primaryOf(store)) === primary) return;
-  const message = `The run re-encrypts under ${primary}, which is not the primary of this worker's keyring`;
+  const message = `The run re-encrypts under key "${primary}", which is not the primary of this worker's keyring`;
   throw new KeywardError("KEYRING_CONFLICT", message, {
-    hint: "Let every worker load the keyring in which that key is primary, or start a run for the current primary.",
+    hint: "If the worker is behind, let it load the keyring in which that key is the primary. If another key is the primary now, call `startReencryption` again.",
     keyId: primary,
   });
 }

@@ -32,7 +32,7 @@ describeWithRedis(servers, "a re-encryption whose queue and records are in one C
     return store;
   }
 
-  it("survives the kill -9 of a worker process, and finishes only when the census finds no record under the old key", async () => {
+  it("continues after the kill -9 of a worker process, and finishes only when a census finds no record under the old key", async () => {
     const inner = open();
     const former = createKeyv({ store: inner, keys: before, namespace: "flows" }).encryptedStore;
     const keys = Array.from({ length: 900 }, (_, index) => `key ${index}`);
@@ -88,7 +88,7 @@ describeWithRedis(servers, "a re-encryption whose queue and records are in one C
     ]);
   });
 
-  it("refuses a prefix that spreads the queue over the slots, and adds nothing", async () => {
+  it("refuses a prefix with which the keys of the queue would be in several slots, and adds no job", async () => {
     const store = new EncryptedStore(open(), { keys: promoted });
     const refused = expect.objectContaining({ code: "VALUE_INVALID" });
     await expect(startReencryption({ connection: connect(), queue: "spread", store })).rejects.toEqual(refused);

@@ -80,7 +80,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     return queue;
   }
 
-  it("re-encrypts every record, and finishes when a census confirms it", async () => {
+  it("re-encrypts every record, and finishes when a census finds every record under the new key", async () => {
     const { name, store, expectMoved } = await rotated(500);
     const run = await start(name, { store, ranges: 5 });
     expect(await run.progress()).toMatchObject({ round: 1, jobs: 5, completed: 0, scanned: 0 });
@@ -93,7 +93,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("refuses invalid amounts before it connects", async () => {
+  it("refuses an option that is not a valid amount before it connects to the queue", async () => {
     const { name, store } = await rotated(1);
     for (const amount of [Number.NaN, Number.POSITIVE_INFINITY, 0, -1, 0.5]) {
       for (const option of ["lockMs", "batchSize", "concurrency", "maxPerSecond"]) {
@@ -106,7 +106,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const wait of [Number.NaN, 2 ** 31]) await expectRefusal(run.finished({ pollMs: wait }), "VALUE_INVALID");
   });
 
-  it("survives the kill -9 of a worker process, and repeats one page at most", async () => {
+  it("continues after the kill -9 of a worker process, and repeats at most one page of that worker", async () => {
     const { name, expectMoved, store } = await rotated(3_000);
     const batchSize = 40;
     const assignment: Assignment = {
@@ -141,7 +141,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("joins an existing run, even if it asks for another number of ranges", async () => {
+  it("is joined by a second call of startReencryption, even if that call has another number of ranges", async () => {
     const { name, store, expectMoved } = await rotated(200);
     const [first, ...others] = await Promise.all([
       start(name, { store, ranges: 4 }),
@@ -193,7 +193,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const secret of secrets) expect(text).not.toContain(secret);
   });
 
-  it("pauses and then resumes where it stopped, also in another worker", async () => {
+  it("stops at pause() and continues where it stopped after resume(), also in another worker", async () => {
     const { name, store, expectMoved } = await rotated(1_000);
     const run = await start(name, { store, ranges: 2 });
     const { worker } = work(name, { store, batchSize: 20, maxPerSecond: 400 });
@@ -215,7 +215,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("aborts in every process, and can be started again", async () => {
+  it("ends in every process at abort(), and can be started again", async () => {
     const { name, store, expectMoved } = await rotated(1_000);
     const run = await start(name, { store, ranges: 4 });
     const other = await start(name, { store, ranges: 4 });
@@ -234,7 +234,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(errors).toEqual([]);
   });
 
-  it("stays aborted for a process that was taking the census meanwhile", async () => {
+  it("adds no pass after abort(), even in a process that was counting records for a census meanwhile", async () => {
     const { name, store } = await rotated(20);
     const run = await start(name, { store, ranges: 2 });
     work(name, { store });
@@ -257,7 +257,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
   });
 
-  it("stops waiting when its signal aborts, and lets the run continue", async () => {
+  it("continues if the signal of finished() is aborted, which then rejects", async () => {
     const { name, store, expectMoved } = await rotated(50);
     const run = await start(name, { store });
     const stop = new AbortController();
@@ -269,7 +269,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("makes another pass if a process with an older keyring wrote meanwhile", async () => {
+  it("makes another pass if a process with an older keyring wrote a record meanwhile", async () => {
     const { name, inner, store } = await rotated(50);
     const writer = createKeyv({ store: inner, keys: staged, namespace: "flows" }).encryptedStore;
     const run = await start(name, { store, ranges: 1 });
@@ -282,7 +282,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await run.progress()).toMatchObject({ scanned: 51 });
   });
 
-  it("rejects with the remaining records if they cannot be re-encrypted", async () => {
+  it("rejects with the number of remaining records if they cannot be re-encrypted", async () => {
     const { name, inner, store } = await rotated(20);
     const flows = inner.namespaced("flows");
     const stored = await flows.get("secret key 1");
@@ -312,7 +312,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("retries a failed job when it is started again", async () => {
+  it("retries its failed jobs when startReencryption is called again", async () => {
     const { name, inner, store, expectMoved } = await rotated(50);
     const failing = vi.spyOn(inner, "scan").mockRejectedValue(new Error("down"));
     work(name, { store });
@@ -324,7 +324,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("continues by itself after an outage of the records' server", async () => {
+  it("continues without another call after an outage of the server that stores the records", async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     const inner = new RedisStore(node.url, { timeoutMs: 500 });
@@ -347,7 +347,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const error of errors) expect(error).toMatchObject({ code: "STORE_UNAVAILABLE" });
   });
 
-  it("continues by itself after an outage of the queue's server", async () => {
+  it("continues without another call after an outage of the server that stores the queue", async () => {
     const { name, store, expectMoved } = await rotated(600);
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
@@ -370,7 +370,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("accepts an existing client of ioredis, and leaves it open", async () => {
+  it("accepts a connected client of ioredis as the connection, and does not close the client", async () => {
     const { name, store, expectMoved } = await rotated(20);
     const connection = new Redis(queues.url, { maxRetriesPerRequest: null });
     onTestFinished(() => {
@@ -385,7 +385,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("has a single job if the store has no ranges", async () => {
+  it("has a single job if the store cannot be divided into ranges", async () => {
     const inner = new MemoryStore();
     const writer = new EncryptedStore(inner, { keys: before });
     await writer.setMany(Array.from({ length: 30 }, (_, index) => ({ key: `secret key ${index}`, value: marker })));
@@ -397,7 +397,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await run.progress()).toMatchObject({ jobs: 1, completed: 1, reencrypted: 30 });
   });
 
-  it.each([0, -1, 1.5, Number.NaN])("refuses %d ranges, and adds nothing", async (ranges) => {
+  it.each([0, -1, 1.5, Number.NaN])("refuses a number of ranges of %d, and adds no job", async (ranges) => {
     const { name, store } = await rotated(1);
     await expect(start(name, { store, ranges })).rejects.toMatchObject({ code: "VALUE_INVALID" });
     expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
@@ -415,7 +415,7 @@ describeWithRedis(servers, "an error of BullMQ or ioredis", () => {
   afterAll(() => node.stop());
   const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.generate("key") });
 
-  it("contains no password after a refused login", async () => {
+  it("contains no password if the server refused a login", async () => {
     const connection = { host: node.host, port: node.port, username: "someone", password };
     const connections = async () => {
       const stats = String(await node.command("INFO", "stats"));
@@ -439,7 +439,7 @@ describeWithRedis(servers, "an error of BullMQ or ioredis", () => {
     expect(new Set(first).size).toBe(first.length);
   });
 
-  it("becomes a KeywardError without arguments if the user lacks a permission", async () => {
+  it("is a KeywardError without the arguments of the command if the user of the queue lacks a permission", async () => {
     const connection = `redis://reader:${encodeURIComponent(password)}@${node.host}:${node.port}`;
     const queue = `queue ${secret}`;
     await expectRefusal(startReencryption({ connection, store, queue }), "STORE_UNAVAILABLE");

@@ -93,7 +93,7 @@ function memoryCheckpoint(): Checkpoint & { text: string | undefined } {
 }
 
 describe("a page of a bulk re-encryption", () => {
-  it("is small at first, and grows to the batch size if records are small", async () => {
+  it("has few records at first, and grows to batchSize if the records are small", async () => {
     const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(700, 100));
     // Pages also shrink if they take long, as on a busy machine.
     vi.useFakeTimers({ toFake: ["performance"] });
@@ -108,7 +108,7 @@ describe("a page of a bulk re-encryption", () => {
     expect(inner.scans.slice(first, first + 3).map(({ limit }) => limit)).toEqual([16, 32, 50]);
   });
 
-  it.each([300_000, 1_500_000])("holds about 2 MiB if each record has %d bytes", async (size) => {
+  it.each([300_000, 1_500_000])("has about 2 MiB in total if each record has %d bytes", async (size) => {
     const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(40, size));
     inner.msPerReplacement = 1;
     await reencrypt(store);
@@ -121,7 +121,7 @@ describe("a page of a bulk re-encryption", () => {
     for (const { bytes } of inner.scans.slice(counted + 1)) expect(bytes).toBeLessThan(targetBytes + 1);
   });
 
-  it("shrinks if records become large, waits for the pages in progress, and grows again", async () => {
+  it("has fewer records if they become large, waits for the pages in progress, and grows when the records become small", async () => {
     const mixed = [...sizes(1_100, 10), ...sizes(600, 40_000), ...sizes(2_000, 10)];
     const { inner, store, expectMoved } = await rotated(new LoggingStore(), mixed);
     inner.msPerReplacement = 0.01;
@@ -135,7 +135,7 @@ describe("a page of a bulk re-encryption", () => {
     await expectMoved();
   });
 
-  it("shrinks if its re-encryption takes long", async () => {
+  it("has fewer records if the re-encryption of earlier pages takes long", async () => {
     const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(300, 10));
     inner.msPerReplacement = 10;
     await reencrypt(store, { concurrency: 1 });
@@ -145,7 +145,7 @@ describe("a page of a bulk re-encryption", () => {
 });
 
 describe("maxPerSecond", () => {
-  it("is never exceeded, from the first record to the last", async () => {
+  it("is never exceeded during a re-encryption, from the first record to the last", async () => {
     const { inner, store, expectMoved } = await rotated(new LoggingStore(), sizes(450, 10));
     const maxPerSecond = 150;
     const startedAtMs = performance.now();
@@ -162,7 +162,7 @@ describe("maxPerSecond", () => {
     await expectMoved();
   });
 
-  it("does not make up for a time in which the store was slow", async () => {
+  it("is not exceeded to catch up after a time in which the store was slow", async () => {
     const { inner, store } = await rotated(new LoggingStore(), sizes(120, 10));
     const scan = inner.scan.bind(inner);
     vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
@@ -177,7 +177,7 @@ describe("maxPerSecond", () => {
     expect(last.atMs - first.atMs).toBeGreaterThanOrEqual((looked / 100) * 1_000 - 2 * inner.scans.length);
   });
 
-  it("does not delay a stop, which saves the progress", async () => {
+  it("does not delay a stop by the signal, and the progress is saved", async () => {
     // A store may return more records than requested.
     class GenerousStore extends LoggingStore {
       override scan(options: { readonly cursor?: string } = {}): Promise<ScanPage> {
@@ -197,7 +197,7 @@ describe("maxPerSecond", () => {
     await expectMoved();
   });
 
-  it("is refused if it is not a rate, before any record is changed", async () => {
+  it("is refused, before any record is changed, if it is not a positive integer", async () => {
     const { inner, store } = await rotated(new LoggingStore(), [1]);
     for (const maxPerSecond of [0, -1, Number.NaN, Number.POSITIVE_INFINITY]) {
       await expectRefusal(reencrypt(store, { maxPerSecond }), "VALUE_INVALID");
@@ -205,7 +205,7 @@ describe("maxPerSecond", () => {
     expect(inner.scans).toEqual([]);
   });
 
-  it("does not keep the process running, and leaves no listener on the signal", async () => {
+  it("does not keep the process running while it limits the rate, and leaves no listener on the signal", async () => {
     const { store } = await rotated(new LoggingStore(), sizes(60, 10));
     const { signal } = new AbortController();
     const added = vi.spyOn(signal, "addEventListener");
@@ -237,8 +237,8 @@ class DividedStore extends MemoryStore implements RangedStore {
   }
 }
 
-describe("a range", () => {
-  it("limits the records that a re-encryption looks at", async () => {
+describe("a range of a store", () => {
+  it("limits a re-encryption to the records of the range", async () => {
     const { inner, store, expectMoved } = await rotated(new DividedStore(), sizes(100, 10));
     const ranges = await rangesOf(store, 8);
     expect(ranges).toEqual(["01234", "56789"]);
@@ -249,7 +249,7 @@ describe("a range", () => {
     await expectMoved();
   });
 
-  it("has its own checkpoints", async () => {
+  it("is re-encrypted from its beginning if the checkpoint is for another range", async () => {
     const { store, expectMoved } = await rotated(new DividedStore(), sizes(100, 10));
     const [low = "", high = ""] = ["01234", "56789"];
     const checkpoint = memoryCheckpoint();
@@ -267,7 +267,7 @@ describe("a range", () => {
     await expectMoved();
   });
 
-  it("is undefined if the store cannot be divided", async () => {
+  it("is refused if the store cannot be divided, and rangesOf returns [undefined] for such a store", async () => {
     const { store } = await rotated(new MemoryStore(), [1]);
     expect(await rangesOf(store, 8)).toEqual([undefined]);
     await expectRefusal(reencrypt(store, { range: "01234" }), "VALUE_INVALID");

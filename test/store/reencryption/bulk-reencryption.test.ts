@@ -83,7 +83,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(store)).toMatchObject({ scanned: 150, current: 150, reencrypted: 0 });
   });
 
-  it("counts the same in a dry run, and changes nothing", async () => {
+  it("reports in a dry run how many records it would re-encrypt, and writes nothing", async () => {
     const { inner, store } = await rotated(20);
     const before = await contentOf(inner);
     const reservedBefore = (await inner.reserved().scan()).entries;
@@ -109,7 +109,7 @@ describe("reencrypt", () => {
   });
 
   it.each([1, 4, 16])(
-    "stops at a signal, and resumes where it stopped, with %d pages at a time",
+    "stops when its signal is aborted, and resumes where it stopped, with a concurrency of %d pages",
     async (concurrency) => {
       const { inner, store } = await rotated(100, WatchedStore);
       const checkpoint = new MemoryCheckpoint();
@@ -159,7 +159,7 @@ describe("reencrypt", () => {
     expect(await contentOf(inner)).toEqual(before);
   });
 
-  it("resumes from a file, and removes the file at the end", async () => {
+  it("resumes from a checkpoint file, and removes the file when it is done", async () => {
     const { store } = await rotated(20);
     const path = join(folder, "checkpoint.json");
     const stop = new AbortController();
@@ -172,7 +172,7 @@ describe("reencrypt", () => {
     await expect(stat(path)).rejects.toMatchObject({ code: "ENOENT" });
   });
 
-  it("ignores the checkpoint of another rotation or of other namespaces", async () => {
+  it("starts over if the checkpoint is for another primary or for other namespaces", async () => {
     const { store, inner, rings } = await rotated(20);
     const checkpoint = new MemoryCheckpoint();
     const stop = new AbortController();
@@ -208,7 +208,7 @@ describe("reencrypt", () => {
     await expectRefusal(reencrypt(store, { checkpoint: fileCheckpoint(path) }), "CHECKPOINT_INVALID");
   });
 
-  it("refuses a checkpoint whose cursor the store does not know, and changes nothing", async () => {
+  it("refuses a checkpoint with a cursor that the store rejects, and changes nothing", async () => {
     const { inner, store } = await rotated(3);
     const before = await contentOf(inner);
     const checkpoint = new MemoryCheckpoint();
@@ -255,7 +255,7 @@ describe("reencrypt", () => {
     expectNoSecrets(report);
   });
 
-  it("lists records that a foreign format fails on, whatever the format throws", async () => {
+  it("lists a record as unreadable if a foreign format throws an error of any kind for it", async () => {
     const { inner, rings } = await rotated(3);
     await inner.set("foreign", value);
     const parsing = { name: "parsing", read: (stored: unknown) => JSON.parse(String(stored)) };
@@ -263,7 +263,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(store)).toMatchObject({ scanned: 10, reencrypted: 9, unreadable: 1, complete: false });
   });
 
-  it("is complete again when the unreadable records are gone, also during the job", async () => {
+  it("is complete only after an unreadable record was removed, and counts the record once although the job starts over", async () => {
     const { inner, rings, store } = await rotated(3);
     await inner.set("broken", "kw1.old.AAAA");
     await store.setMany(Array.from({ length: 100 }, (_, index) => ({ key: `after ${index}`, value })));
@@ -286,7 +286,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(following)).toMatchObject({ unreadable: 0, complete: true });
   });
 
-  it("encrypts plaintext with any expiry", async () => {
+  it("encrypts a plaintext record with any number as its expiry", async () => {
     const inner = new MemoryStore();
     const times = [0, -1, 1.5, Date.now() + 60_000.5, 2 ** 48, Number.MAX_SAFE_INTEGER, 1e300];
     for (const expires of times) await inner.set(`at ${expires}`, JSON.stringify({ value, expires }));
@@ -298,7 +298,7 @@ describe("reencrypt", () => {
     expect(await store.getMany(["at 0", "at -1", "at 1.5"])).toEqual([undefined, undefined, undefined]);
   });
 
-  it("re-encrypts expired records like others, and they stay absent", async () => {
+  it("re-encrypts expired records like other records, and a read still returns undefined for them", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     const now = Date.now();
@@ -316,7 +316,7 @@ describe("reencrypt", () => {
     }
   });
 
-  it("does not replace a record that was written or removed in the meantime", async () => {
+  it("does not replace a record that another process wrote or removed after the job had read it", async () => {
     const rings = rotation();
     const inner = new WatchedStore();
     const writer = new EncryptedStore(inner, { keys: rings.before });
@@ -335,7 +335,7 @@ describe("reencrypt", () => {
     expect(await new EncryptedStore(inner, { keys: rings.promoted }).get("written")).toBe(`${value} newer`);
   });
 
-  it("re-encrypts records that were written under the old key in the meantime", async () => {
+  it("re-encrypts records that another process wrote under the old key after the job had read them", async () => {
     const rings = rotation();
     const inner = new WatchedStore();
     const writer = new EncryptedStore(inner, { keys: rings.before });
@@ -351,7 +351,7 @@ describe("reencrypt", () => {
     expect(await idsIn(inner)).toEqual(["new"]);
   });
 
-  it("returns no record to the former primary if the primary changes during the job", async () => {
+  it("re-encrypts no record under the former primary after the primary has changed during the job", async () => {
     const { inner, rings } = await rotated(100);
     const third = rings.promoted.add({ id: "third" }).promote("third");
     const keys = new TestKeys(rings.promoted);
@@ -377,7 +377,7 @@ describe("reencrypt", () => {
     expect(keyIdIn(await inner.namespaced("ns:with::marks").get("key 99"))).toBe("third");
   });
 
-  it("leaves no record under another key than it reports if the primary changes while pages are in progress", async () => {
+  it("leaves every record under the primary that it reports, even if the primary changes while pages are in progress", async () => {
     const rings = rotation();
     const third = rings.promoted.add({ id: "third" }).promote("third");
     const keys = new TestKeys(rings.promoted);
@@ -421,7 +421,7 @@ describe("reencrypt", () => {
     },
   );
 
-  it("refuses impossible calls before it changes anything", async () => {
+  it("refuses a store that cannot scan or replace, and a keyring that cannot decrypt the check record, and changes nothing", async () => {
     const keys = newRing();
     await expectRefusal(reencrypt(new EncryptedStore(new Map(), { keys })), "STORE_NOT_SCANNABLE");
     await expectRefusal(
@@ -439,7 +439,7 @@ describe("reencrypt", () => {
 });
 
 describe("census", () => {
-  it("counts by key and namespace from headers, and needs no key", async () => {
+  it("counts records by key id and namespace, and needs no encryption key", async () => {
     const { inner } = await rotated(4);
     await inner.set("plain", value);
     await inner.set("broken", "kw1.");
@@ -453,7 +453,7 @@ describe("census", () => {
     }
   });
 
-  it("does not count the reserved space, and can be stopped", async () => {
+  it("does not count records in the reserved space, and stops when its signal is aborted", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.set("key", value);

@@ -40,7 +40,7 @@ async function rotated() {
 }
 
 describe("retireKey", () => {
-  it("refuses with the counts while any record in any namespace and store needs the key", async () => {
+  it("refuses, and reports the counts by store, while a record of any namespace and store needs the key", async () => {
     const { rings, stores, archive } = await rotated();
     const error = await expectRefusal(retireKey(rings.promoted, stores, "old"), "KEY_IN_USE");
     expect({ ...error.counts }).toEqual({ cache: 4, archive: 4 });
@@ -61,7 +61,7 @@ describe("retireKey", () => {
     expect(abandoned).toEqual([]);
   });
 
-  it("disables the key first and removes it next, and every record stays readable", async () => {
+  it("disables a key in one call and removes it in a second call, and every record stays readable", async () => {
     const { rings, stores, cache } = await rotated();
     for (const store of Object.values(stores)) await reencrypt(store);
     await expectRefusal(retireKey(rings.promoted, stores, "old", { to: "removed" }), "KEYRING_INVALID");
@@ -73,7 +73,7 @@ describe("retireKey", () => {
     await fresh.set("three", value);
   });
 
-  it("counts again before a removal", async () => {
+  it("counts the records under a disabled key again before it removes the key", async () => {
     const { rings, stores, cache } = await rotated();
     for (const store of Object.values(stores)) await reencrypt(store);
     const { keyring: ring } = await retireKey(rings.promoted, stores, "old");
@@ -85,7 +85,7 @@ describe("retireKey", () => {
     expect({ ...error.counts }).toEqual({ cache: 1 });
   });
 
-  it("refuses the primary, an unknown key, and a call without all stores", async () => {
+  it("refuses to retire the primary or an unknown key, and refuses a call without every store that the keyring lists", async () => {
     const { rings, stores } = await rotated();
     await expectRefusal(retireKey(rings.promoted, stores, "new"), "KEYRING_INVALID");
     await expectRefusal(retireKey(rings.promoted, stores, "new", { to: "removed" }), "KEYRING_INVALID");
@@ -103,7 +103,7 @@ describe("retireKey", () => {
     );
   });
 
-  it("counts the check record, and re-encrypts it if it can be decrypted", async () => {
+  it("re-encrypts the check record under the key, or counts it as needing the key if it cannot be decrypted", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: rings.before }).set("key", value);
@@ -123,7 +123,7 @@ describe("retireKey", () => {
   });
 
   describe("abandonUnreadable", () => {
-    it("abandons records that no key decrypts, and lists them", async () => {
+    it("retires a key whose records no key can decrypt, and lists these records", async () => {
       const { rings, stores, cache } = await rotated();
       const flows = cache.namespaced("flows");
       const sealed = await flows.get("one");
@@ -145,7 +145,7 @@ describe("retireKey", () => {
       expect(removed.abandoned).toHaveLength(3);
     });
 
-    it("never abandons a readable record, even with a disabled key or if it has expired", async () => {
+    it("never abandons a readable record, even if its key is disabled or the record has expired", async () => {
       const { rings, stores, cache } = await rotated();
       await cache.set("one", "kw1.old.AAAA");
       const options = { abandonUnreadable: true };
@@ -157,7 +157,7 @@ describe("retireKey", () => {
       }
     });
 
-    it("never abandons records of another scope in the same backend", async () => {
+    it("never abandons a record that a store of another scope in the same backend can decrypt", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       await new EncryptedStore(inner, { keys: rings.before, scope: "billing" }).set("key", value);
@@ -170,7 +170,7 @@ describe("retireKey", () => {
       expect({ ...error.counts }).toMatchObject({ billing: 1 });
     });
 
-    it("never abandons records of a store that was given a scoped keyring", async () => {
+    it("never abandons a record that a store with a scoped keyring can decrypt", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       await new EncryptedStore(inner, { keys: rings.before.scope("support") }).set("key", value);
@@ -183,7 +183,7 @@ describe("retireKey", () => {
       expect(await support.get("key")).toBe(value);
     });
 
-    it("abandons nothing while a scope with a check record has no given store", async () => {
+    it("abandons no record while the reserved space has a check record of a scope and no store of this scope was passed", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       const scopes = ["billing", "support"];
@@ -213,7 +213,7 @@ describe("retireKey", () => {
       expect(abandoned.map(({ key }) => key)).toContain("garbage");
     });
 
-    it("needs a store of a scope that is no longer used, and re-encrypts its check record", async () => {
+    it("requires a store of a scope that is no longer used, and re-encrypts the check record of this scope", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       const gone = new EncryptedStore(inner, { keys: rings.before, scope: "gone" });
@@ -233,7 +233,7 @@ describe("retireKey", () => {
     });
   });
 
-  describe("a write of this process under the key", () => {
+  describe("a write of this process under the key to retire", () => {
     /** Runs until a promise settles, or for 200 turns of the event loop: enough for all work that waits for nothing else. */
     async function settledOrIdle(promise: Promise<unknown>): Promise<void> {
       let settled = false;
@@ -250,60 +250,63 @@ describe("retireKey", () => {
       ["replaceMany", "the store"],
       // createKeyv makes such a store for each namespace.
       ["set", "another store over its backend"],
-    ] as const)("is not lost if a %s of %s is in progress", async (method, which) => {
-      const earlier = guardMaterial(Keyring.generate("earlier"));
-      const before = earlier.add({ id: "old" }).promote("old");
-      const keys = new TestKeys(before);
-      const inner = new MemoryStore();
-      await new EncryptedStore(inner, { keys: earlier }).set("key", value);
-      const store = new EncryptedStore(inner, { keys });
-      // The keyring is loaded and the check record has passed: the next write encrypts at once.
-      await store.set("other", value);
-      await store.delete("other");
-      const [begun, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-      const wait = async () => {
-        begun.resolve();
-        await held.promise;
-      };
-      const { set, setMany, replaceMany } = inner;
-      vi.spyOn(inner, "set").mockImplementation(async (...given) => {
-        await wait();
-        return await set.apply(inner, given);
-      });
-      vi.spyOn(inner, "setMany").mockImplementation(async (...given) => {
-        await wait();
-        return await setMany.apply(inner, given);
-      });
-      vi.spyOn(inner, "replaceMany").mockImplementation(async (...given) => {
-        await wait();
-        return await replaceMany.apply(inner, given);
-      });
-      const calls = {
-        set: () => store.set("key", value),
-        setMany: () => store.setMany([{ key: "key", value }]),
-        replaceMany: () => store.get("key").then(() => store.settled()),
-      };
-      const writing = calls[method]();
-      await begun.promise;
+    ] as const)(
+      "is counted, and its record stays readable, if a %s of %s is in progress when retireKey is called",
+      async (method, which) => {
+        const earlier = guardMaterial(Keyring.generate("earlier"));
+        const before = earlier.add({ id: "old" }).promote("old");
+        const keys = new TestKeys(before);
+        const inner = new MemoryStore();
+        await new EncryptedStore(inner, { keys: earlier }).set("key", value);
+        const store = new EncryptedStore(inner, { keys });
+        // The keyring is loaded and the check record has passed: the next write encrypts at once.
+        await store.set("other", value);
+        await store.delete("other");
+        const [begun, held] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+        const wait = async () => {
+          begun.resolve();
+          await held.promise;
+        };
+        const { set, setMany, replaceMany } = inner;
+        vi.spyOn(inner, "set").mockImplementation(async (...given) => {
+          await wait();
+          return await set.apply(inner, given);
+        });
+        vi.spyOn(inner, "setMany").mockImplementation(async (...given) => {
+          await wait();
+          return await setMany.apply(inner, given);
+        });
+        vi.spyOn(inner, "replaceMany").mockImplementation(async (...given) => {
+          await wait();
+          return await replaceMany.apply(inner, given);
+        });
+        const calls = {
+          set: () => store.set("key", value),
+          setMany: () => store.setMany([{ key: "key", value }]),
+          replaceMany: () => store.get("key").then(() => store.settled()),
+        };
+        const writing = calls[method]();
+        await begun.promise;
 
-      const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
-      keys.push(guardMaterial(before.add({ id: "new" }).promote("new")));
-      await changed;
-      const given = which === "the store" ? store : new EncryptedStore(inner.namespaced(""), { keys });
-      const retiring = retireKey(keys, { store: given }, "old");
-      const refused = expectRefusal(retiring, "KEY_IN_USE");
-      await settledOrIdle(retiring);
-      held.resolve();
-      await writing;
-      // The retirement waited for the write, and counted its record.
-      expect({ ...(await refused).counts }).toEqual({ store: 1 });
-      const fresh = new EncryptedStore(inner, { keys: await keys.load(), reencrypt: "off" });
-      expect(await fresh.get("key")).toBe(value);
-    });
+        const changed = new Promise((resolve) => store.once("keyring:changed", resolve));
+        keys.push(guardMaterial(before.add({ id: "new" }).promote("new")));
+        await changed;
+        const given = which === "the store" ? store : new EncryptedStore(inner.namespaced(""), { keys });
+        const retiring = retireKey(keys, { store: given }, "old");
+        const refused = expectRefusal(retiring, "KEY_IN_USE");
+        await settledOrIdle(retiring);
+        held.resolve();
+        await writing;
+        // The retirement waited for the write, and counted its record.
+        expect({ ...(await refused).counts }).toEqual({ store: 1 });
+        const fresh = new EncryptedStore(inner, { keys: await keys.load(), reencrypt: "off" });
+        expect(await fresh.get("key")).toBe(value);
+      },
+    );
   });
 
   describe("a key provider", () => {
-    it("gets the next keyring to save, and the previous one to compare with", async () => {
+    it("is called by retireKey with the changed keyring to save and the previous keyring to compare with", async () => {
       const { rings, stores } = await rotated();
       for (const store of Object.values(stores)) await reencrypt(store);
       const keys = new TestKeys(rings.promoted);
@@ -312,7 +315,7 @@ describe("retireKey", () => {
       expect((await keys.load()).generation).toBe(ring.generation);
     });
 
-    it("is asked for its latest keyring, although the stores still use an earlier one", async () => {
+    it("is asked by retireKey for its latest keyring, even if the stores still use an earlier keyring", async () => {
       const { rings, cache } = await rotated();
       const silent = new TestKeys(rings.staged);
       const keys: KeyProvider = { load: () => silent.load(), save: (next, previous) => silent.save(next, previous) };
@@ -329,7 +332,7 @@ describe("retireKey", () => {
       ]);
     });
 
-    it("reports its conflict to the caller, and saves nothing after a refusal", async () => {
+    it("passes its KEYRING_CONFLICT on to the caller of retireKey, and saves nothing if retireKey refuses", async () => {
       const { rings, stores } = await rotated();
       const keys = new TestKeys(rings.promoted);
       await expectRefusal(retireKey(keys, stores, "old"), "KEY_IN_USE");
@@ -353,7 +356,7 @@ describe.each([
   ["retireKey", retireKey],
   ["forbidPlaintext", forbidPlaintext],
 ] as const)("%s", (_, change) => {
-  /** Two stores of four records each, which allow the change. `old` is both the key and the namespace. */
+  /** Returns two stores of four records each, none of which prevents the change. `old` is both the key id and the namespace. */
   async function ready() {
     const { rings, stores } = await rotated();
     for (const store of Object.values(stores)) await reencrypt(store);
@@ -371,7 +374,7 @@ describe.each([
     expect(keys.saves).toBe(0);
   });
 
-  it("asks a provider again that has recovered from a failure", async () => {
+  it("loads the keyring from a provider that has recovered from a failure of the previous call", async () => {
     const { rings, stores } = await ready();
     const keys = new TestKeys(rings.promoted);
     keys.fail(new Error("down"));
@@ -389,7 +392,7 @@ describe.each([
     }
   });
 
-  it("reports how many records it has looked at, over all stores", async () => {
+  it("reports to onProgress how many records of all stores it has looked at so far", async () => {
     const { rings, stores } = await ready();
     const told: number[] = [];
     await change(rings.promoted, stores, "old", { onProgress: (records) => told.push(records) });
@@ -397,7 +400,7 @@ describe.each([
     expect(told.at(-1)).toBeGreaterThanOrEqual(8);
   });
 
-  it("stops at a signal at any point, and saves nothing", async () => {
+  it("stops when its signal is aborted at any point, and saves no keyring", async () => {
     const { rings, stores } = await ready();
     let steps = 0;
     await change(rings.promoted, stores, "old", { onProgress: () => steps++ });
@@ -427,7 +430,7 @@ describe("forbidPlaintext", () => {
     return { keys, inner, store: new EncryptedStore(inner, { keys, accept: [plaintext()] }) };
   }
 
-  it("refuses while the namespace has plaintext in any store", async () => {
+  it("refuses while any store has plaintext in the namespace", async () => {
     const { keys, store } = await withPlaintext();
     const empty = new EncryptedStore(new MemoryStore(), { keys });
     const error = await expectRefusal(forbidPlaintext(keys, { empty, store }, "flows"), "RECORD_NOT_SEALED");
@@ -436,7 +439,7 @@ describe("forbidPlaintext", () => {
     await expectRefusal(forbidPlaintext(keys.withStores(["store", "gone"]), { store }, "flows"), "STORES_MISSING");
   });
 
-  it("forbids plaintext in that namespace for good, and in no other", async () => {
+  it("forbids plaintext permanently in the given namespace, and in no other namespace", async () => {
     const { keys, inner, store } = await withPlaintext();
     await reencrypt(store, { namespaces: ["flows"] });
     const ring = await forbidPlaintext(keys, { store }, "flows");
@@ -459,7 +462,7 @@ describe("forbidPlaintext", () => {
     await expectRefusal(again.get("planted"), "RECORD_NOT_SEALED");
   });
 
-  it("refuses a provider that cannot save, before it looks at a record", async () => {
+  it("refuses a provider that cannot save, before it reads a record", async () => {
     const { keys, inner } = await withPlaintext();
     const store = new EncryptedStore(inner, { keys });
     const readOnly: KeyProvider = { load: async () => keys };
@@ -474,7 +477,7 @@ describe("forbidPlaintext", () => {
     }
   });
 
-  it("refuses a name that a keyring document cannot hold", async () => {
+  it("refuses a namespace that cannot be written in a keyring document", async () => {
     const { keys, store } = await withPlaintext();
     await expect(forbidPlaintext(keys, { store }, "\ud800")).rejects.toMatchObject({ name: "KeywardError" });
     expect(Keyring.generate().encryptedNamespaces).toEqual([]);

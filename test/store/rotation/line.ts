@@ -3,15 +3,15 @@ import type { MemoryStore } from "@keyward/store-memory";
 
 const calls = new Set(["get", "getMany", "set", "setMany", "delete", "deleteMany", "replace", "replaceMany", "scan"]);
 
-/** When a process is killed, and whether the call that it then makes arrives. */
+/** After how many calls a process is killed, and whether its next call still arrives at the store or the provider. */
 export interface Kill {
   readonly afterCalls: number;
   readonly arrives: boolean;
 }
 
 /**
- * Connects one process to its stores and its key provider. After a kill, no call is ever answered. During a halt, no call is
- * sent.
+ * Connects one simulated process to its stores and its key provider. After the process is killed, none of its calls is
+ * ever answered. While the process is halted, none of its calls is sent.
  */
 export class Line {
   /** Resolves when the process is killed. */

@@ -57,7 +57,7 @@ describe("rotateKey with a provider that counts its loads", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it("disables and removes a key only on a keyring that it loaded in that step", async () => {
+  it("disables and removes a key in the keyring that it loads in that step, not in an earlier keyring", async () => {
     let current: Keyring | undefined;
     class ChangedKeys extends TestKeys {
       override become(keyring: Keyring): void {

@@ -29,7 +29,7 @@ function registered(inner: MemoryStore, keys: TestKeys, options = rare): Encrypt
 }
 
 describe("a registered process", () => {
-  it("is listed until it disconnects, and only once if several of its stores share a backend", async () => {
+  it("is listed until it disconnects, and is listed once even if several of its stores share a backend", async () => {
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing("only"));
     const make = (namespace: string) =>
@@ -51,7 +51,7 @@ describe("a registered process", () => {
     expect(await replicas(visitor)).toEqual([]);
   });
 
-  it("rejects with OVERWRITE_REFUSED, and not with a failed heartbeat, if it has the wrong keyring", async () => {
+  it("rejects a write with OVERWRITE_REFUSED, and not with the error of a heartbeat, if it has the wrong keyring", async () => {
     const inner = new MemoryStore();
     await registered(inner, new TestKeys(newRing())).set("key", value);
     const wrong = registered(inner, new TestKeys(newRing()));
@@ -59,7 +59,7 @@ describe("a registered process", () => {
     expect(error.hint).toContain("overwriteCheckRecord()");
   });
 
-  it("leaves no heartbeat behind if it disconnects while it waits to renew its lease", async () => {
+  it("leaves no heartbeat in the store if it disconnects while it waits to renew its lease", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));
     await store.set("key", value);
@@ -74,7 +74,7 @@ describe("a registered process", () => {
     expect(await replicas(new EncryptedStore(inner, { keys: newRing() }))).toEqual([]);
   });
 
-  it("keeps writing through stores that do not register after its registered store has disconnected", async () => {
+  it("still writes through a store without the option replica after its registered store has disconnected", async () => {
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing("only"));
     const first = new EncryptedStore(inner, { keys });
@@ -100,13 +100,13 @@ describe("a registered process", () => {
     expect(await replicas(first)).toEqual([]);
   });
 
-  it("is listed before it writes a record", async () => {
+  it("is listed as soon as its store is created, before it writes a record", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()));
     await vi.waitFor(async () => expect(await replicas(store)).toHaveLength(1), 20_000);
   });
 
-  it("writes its heartbeat, then reloads the keyring, then encrypts", async () => {
+  it("writes its first heartbeat, then reloads the keyring, and only then encrypts a record", async () => {
     const inner = new MemoryStore();
     const { before, promoted } = rotation();
     const keys = new TestKeys(before);
@@ -122,7 +122,7 @@ describe("a registered process", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("writes as soon as its keyring can be loaded, even if the first load failed", async () => {
+  it("can write as soon as the provider returns a keyring, even if the first load failed", async () => {
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing("only"));
     keys.fail(new Error("no keys yet"));
@@ -133,7 +133,7 @@ describe("a registered process", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("only");
   });
 
-  it("rejects reads and writes with the provider's error if it never had a keyring", async () => {
+  it("rejects reads and writes with the provider's error if it has never loaded a keyring", async () => {
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
     const cut = new KeywardError("KEY_INVALID", "A key was cut", { hint: "Restore it." });
@@ -147,7 +147,7 @@ describe("a registered process", () => {
     await store.disconnect();
   });
 
-  it("reports a failed heartbeat, and keeps running", async () => {
+  it("emits replica:error if a heartbeat cannot be written, and keeps running", async () => {
     const inner = new MemoryStore();
     const store = registered(inner, new TestKeys(newRing()), frequent);
     await store.set("key", value);
@@ -156,7 +156,7 @@ describe("a registered process", () => {
     expect(await told).toMatchObject({ code: "STORE_UNAVAILABLE" });
   });
 
-  it("loads an announced keyring at once, and reports its generation", async () => {
+  it("loads a keyring as soon as it is announced in the store, and reports the generation in its heartbeat", async () => {
     const inner = new MemoryStore();
     const { before, staged } = rotation();
     const keys = new TestKeys(before);
@@ -174,7 +174,7 @@ describe("a registered process", () => {
     );
   });
 
-  it("keeps writing heartbeats while it loads a later keyring", async () => {
+  it("keeps writing heartbeats while the load of a later keyring is in progress", async () => {
     const inner = new MemoryStore();
     const { before, staged } = rotation();
     const keys = new TestKeys(before);
@@ -191,7 +191,7 @@ describe("a registered process", () => {
     expect(await store.set("key", value)).toBe(true);
   });
 
-  it("is not drained while it still encrypts a write that it began under an earlier keyring", async () => {
+  it("is not drained until a write that it began under an earlier keyring has finished", async () => {
     const inner = new WatchedStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
@@ -214,7 +214,7 @@ describe("a registered process", () => {
     await vi.waitFor(async () => expect(await seen()).toEqual([{ primary: "new", drained: true }]), 20_000);
   });
 
-  it("is listed even if it has the keyring of one scope only", async () => {
+  it("is listed even if it has only the keyring of one scope", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     const store = registered(inner, new TestKeys(ring.scope("a/b")));
@@ -228,19 +228,19 @@ describe("a registered process", () => {
     { lapseMs: 60_001 },
     { longestCallMs: -1 },
     { name: "\ud800" },
-  ])("is refused with %j", (replica) => {
+  ])("cannot be registered with the option replica: %j", (replica) => {
     const make = () => new EncryptedStore(new MemoryStore(), { keys: newRing(), replica });
     expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("is refused in a store that has no reserved space", async () => {
+  it("cannot be registered or listed in a store that has no reserved space", async () => {
     expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(
       expect.objectContaining({ code: "STORE_INVALID" }),
     );
     await expectRefusal(replicas(new EncryptedStore(new Map(), { keys: newRing() })), "STORE_INVALID");
   });
 
-  it("is listed with a problem if its heartbeat cannot be decrypted", async () => {
+  it("is listed with the error code as its problem if its heartbeat cannot be decrypted", async () => {
     const inner = new MemoryStore();
     await registered(inner, new TestKeys(newRing("theirs"))).set("key", value);
     const listed = await replicas(new EncryptedStore(inner, { keys: newRing("ours") }));
@@ -266,22 +266,25 @@ describe("the lease of a process that stopped its heartbeats", () => {
   }
 
   const stores: readonly (readonly [string, MemoryStore, number, number | undefined])[] = [
-    ["the store has no delayed writes", new MemoryStore(), 0, undefined],
-    ["the store reports its longest call", new SlowStore(7_000), 7_000, undefined],
-    ["the option reports the longest call", new SilentStore(), 9_000, 9_000],
-    ["the longest call is unknown", new SilentStore(), 30_000, undefined],
+    ["if the store sends every write at once", new MemoryStore(), 0, undefined],
+    ["if the store has longestCallMs", new SlowStore(7_000), 7_000, undefined],
+    ["if the option replica has longestCallMs", new SilentStore(), 9_000, 9_000],
+    ["if longestCallMs is not given", new SilentStore(), 30_000, undefined],
   ];
 
-  it.each(stores)("lapses after the longest call is over: %s", async (_, inner, lateMs, longestCallMs) => {
-    const options = longestCallMs === undefined ? rare : { ...rare, longestCallMs };
-    const store = registered(inner, new TestKeys(newRing()), options);
-    await store.set("key", value);
-    const lapsed = async () => (await replicas(store)).map((replica) => replica.lapsed);
-    leap("Date", 1.5 * rare.lapseMs + lateMs - 1_000);
-    expect(await lapsed()).toEqual([false]);
-    leap("Date", 1.5 * rare.lapseMs + lateMs + 1);
-    expect(await lapsed()).toEqual([true]);
-  });
+  it.each(stores)(
+    "lapses only when the longest call of the store is over too, %s",
+    async (_, inner, lateMs, longestCallMs) => {
+      const options = longestCallMs === undefined ? rare : { ...rare, longestCallMs };
+      const store = registered(inner, new TestKeys(newRing()), options);
+      await store.set("key", value);
+      const lapsed = async () => (await replicas(store)).map((replica) => replica.lapsed);
+      leap("Date", 1.5 * rare.lapseMs + lateMs - 1_000);
+      expect(await lapsed()).toEqual([false]);
+      leap("Date", 1.5 * rare.lapseMs + lateMs + 1);
+      expect(await lapsed()).toEqual([true]);
+    },
+  );
 });
 
 describe.each(["Date", "performance"] as const)("a process that was halted (by the clock of %s)", (clock) => {
@@ -305,7 +308,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted (by t
     return { inner, keys, store, other };
   }
 
-  it("reloads the keyring before it encrypts", async () => {
+  it("reloads the keyring before it encrypts a record", async () => {
     const { inner, store } = await halted();
     const lapsed = vi.fn();
     store.on("replica:lapsed", lapsed);
@@ -316,20 +319,20 @@ describe.each(["Date", "performance"] as const)("a process that was halted (by t
     expect(lapsed).toHaveBeenCalledOnce();
   });
 
-  it("reloads the keyring before a read re-encrypts a record", async () => {
+  it("reloads the keyring before it re-encrypts a record that it has read", async () => {
     const { inner, store } = await halted();
     expect(await store.get("key")).toBe(value);
     await store.settled();
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("reloads the keyring before it re-encrypts in bulk", async () => {
+  it("reloads the keyring before it re-encrypts records in bulk", async () => {
     const { inner, store } = await halted();
     expect(await reencrypt(store)).toMatchObject({ primary: "new", reencrypted: 1 });
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("writes no record that it encrypted before the halt, in the middle of a page of a bulk job", async () => {
+  it("writes no record that it encrypted before the halt, if the halt is in the middle of a page of a bulk re-encryption", async () => {
     const inner = new WatchedStore();
     const { before, staged } = rotation();
     const keys = new TestKeys(staged.promote("new"));
@@ -359,7 +362,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted (by t
     expect(written).toEqual(["third", "third"]);
   });
 
-  it("refuses to write while the provider fails, and keeps reading", async () => {
+  it("refuses to write while its provider fails, but still reads", async () => {
     const { inner, keys, store } = await halted();
     keys.fail(new KeywardError("PROVIDER_UNAVAILABLE", "The vault is sealed", { hint: "Unseal it." }));
     const { loads } = keys;
@@ -379,7 +382,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted (by t
     expect(keyIdIn(await inner.get("a"))).toBe("new");
   });
 
-  it("refuses only the write of the caller while it checks the records to overwrite", async () => {
+  it("rejects only the write in progress, without an unhandled rejection, if it is halted while it checks the record to overwrite", async () => {
     const { inner, store } = await halted();
     const mended = await inner.get("key");
     if (mended === undefined) throw new Error("There is no record");
@@ -410,13 +413,13 @@ describe.each(["Date", "performance"] as const)("a process that was halted (by t
     await store.set("late", value);
   });
 
-  it("reloads the keyring before its unregistered stores encrypt", async () => {
+  it("reloads the keyring before a store without the option replica encrypts a record", async () => {
     const { inner, other } = await halted();
     await other.set("late", value);
     expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
-  it("encrypts with a keyring that arrived while it loaded the previous one", async () => {
+  it("encrypts with the latest keyring, even if that was announced while it reloaded the previous keyring", async () => {
     const inner = new MemoryStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
@@ -438,7 +441,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted (by t
     expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
-  it("refuses to write while its provider is behind the announced generation", async () => {
+  it("refuses to write while its provider has an earlier generation than the one announced in the store", async () => {
     const inner = new MemoryStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
@@ -455,7 +458,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted (by t
   });
 });
 
-it("a heartbeat that arrives late does not keep a key in use", async () => {
+it("retireKey removes a key even if a late heartbeat of a replica is still encrypted with the key", async () => {
   const inner = new MemoryStore();
   const { before, promoted } = rotation();
   await registered(inner, new TestKeys(before)).set("key", value);
@@ -472,7 +475,7 @@ it("a heartbeat that arrives late does not keep a key in use", async () => {
   expect(keyring.keys.map(({ id }) => id)).toEqual(["new"]);
 });
 
-it("a thousand concurrent reads of records under an unknown key cause one load", async () => {
+it("a thousand concurrent reads of records under an unknown key load the keyring once", async () => {
   const inner = new MemoryStore();
   const { before, promoted } = rotation();
   const keys = new TestKeys(before);

@@ -25,7 +25,7 @@ const keysOfEach = 5;
 
 type Backends = Readonly<Record<(typeof backends)[number], MemoryStore>>;
 
-/** One source of keys and two backends. Collects every problem. */
+/** A key source and two backends, which several processes use. Collects the problems that the processes have. */
 class World {
   readonly source = new KeysOverOneSource(newRing("first").withStores(backends));
   readonly inner: Backends = { archive: new MemoryStore(), cache: new MemoryStore() };
@@ -153,7 +153,7 @@ const life = fc.record({
   halts: fc.option(fc.oneof(fc.integer({ min: 1, max: 200 }), fc.constant(600))),
 });
 
-it("a rotation loses no record and adds one key, although processes are killed, halted, late or doubled", async () => {
+it("a rotation loses no record and adds only one key, even if processes are killed, halted or late, or two operators run it", async () => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(life, { minLength: 1, maxLength: 5 }),
@@ -187,7 +187,7 @@ it("a rotation loses no record and adds one key, although processes are killed, 
   );
 }, 60_000);
 
-describe("an operator's run that is killed at any of its calls and run again", () => {
+describe("a run that is killed at any of its calls to stores and provider, and is then repeated,", () => {
   type Run = (provider: KeyProvider, options: RotationOptions) => Promise<RotationReport>;
   const rotate: Run = (provider, options) => rotateKey(provider, { ...options, newKey: { id: "new" } });
   const halfway: Run = (provider, options) => rotate(provider, { ...options, until: "reencrypt" });
@@ -198,24 +198,24 @@ describe("an operator's run that is killed at any of its calls and run again", (
   const compromised = { id: "first", newKey: { id: "new" } };
 
   it.each<[string, Run | undefined, Run, readonly string[], boolean]>([
-    ["rotates once", undefined, rotate, ["new enabled"], true],
+    ["replaces the key once", undefined, rotate, ["new enabled"], true],
     ["rolls back to the old key", halfway, rollBackRotation, ["first enabled"], true],
     [
-      "revokes a key after re-encryption",
+      "revokes a key with reencrypt-first",
       undefined,
       (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "reencrypt-first" }),
       ["new enabled"],
       true,
     ],
     [
-      "revokes the key that another run rolled back to",
+      "revokes the key to which another run has rolled back",
       rollingBack,
       (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "reencrypt-first" }),
       ["new enabled"],
       true,
     ],
     [
-      "revokes a key at once",
+      "revokes a key with disable-first",
       undefined,
       (provider, options) => revokeKey(provider, { ...options, ...compromised, order: "disable-first" }),
       ["first disabled", "new enabled"],

@@ -50,7 +50,7 @@ async function begun(given: { readonly registered?: boolean } = {}) {
 const idsOf = (ring: Keyring) => ring.keys.map(({ id, status }) => `${id} ${status}`);
 
 describe("rotateKey", () => {
-  it("replaces the key, removes the old one, and reports each step", async () => {
+  it("replaces the primary key, removes the old key, and reports each step", async () => {
     const { source, inner, app, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const reported: RotationProgress[] = [];
@@ -70,7 +70,7 @@ describe("rotateKey", () => {
     expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
   });
 
-  it("generates an id for the new key, twenty times in a row", async () => {
+  it("generates an id for the new key in each of twenty rotations in a row", async () => {
     const { source, operator, expectReadable } = await begun();
     const seen = new Set<string>();
     for (let count = 0; count < 20; count++) {
@@ -85,7 +85,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("changes to a key that is in the keyring, but refuses other material under the same id", async () => {
+  it("changes to a key that is in the keyring already, but refuses other key material under the id of that key", async () => {
     const { source, operator } = await begun();
     source.ring = source.ring.add({ id: "new" });
     const { provider, options } = operator();
@@ -99,7 +99,7 @@ describe("rotateKey", () => {
     expect(source.saves).toBe(saves);
   });
 
-  it("waits for a replica whose provider lags, reports it, and resumes when it has the keyring", async () => {
+  it("rejects with REPLICA_BEHIND and the name of a replica whose provider is behind, and resumes when the provider has the keyring", async () => {
     const { source, inner, operator } = await begun();
     const [lagging, before] = [source.provider(), source.ring];
     let follows = false;
@@ -111,7 +111,9 @@ describe("rotateKey", () => {
     await late.set("late", value);
     const { provider, options } = operator();
     const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
-    expect(error.message).toMatch(/1 replica does not .*: late \[\S+\] in flows \(generation 2, primary old\)$/);
+    expect(error.message).toMatch(
+      /1 replica has not loaded generation 3 .*: late \[\S+\] in flows \(generation 2, primary old\)$/,
+    );
     expect(error.counts).toEqual({ flows: 1 });
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);
     const [ignored] = (await replicas(late)).filter(({ name }) => name === "late");
@@ -122,7 +124,7 @@ describe("rotateKey", () => {
     expect(await late.get("late")).toBe(value);
   });
 
-  describe("a replica with the keyring of one scope", () => {
+  describe("with a replica that has the keyring of one scope only", () => {
     async function scoped() {
       const world = await begun();
       const { source, inner, operator } = world;
@@ -139,12 +141,12 @@ describe("rotateKey", () => {
       return { ...world, handOver, turn };
     }
 
-    it("loads each keyring that the rotation waits for", async () => {
+    it("waits until the replica has loaded each changed keyring", async () => {
       const { turn } = await scoped();
       expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
     });
 
-    it("cannot encrypt with the old key if it starts late and its provider is behind", async () => {
+    it("a replica whose provider is behind cannot encrypt with the old key if it starts during the rotation", async () => {
       const { source, inner, handOver, turn } = await scoped();
       await turn("distribute");
       const staged = source.ring;
@@ -154,14 +156,14 @@ describe("rotateKey", () => {
       expect(await inner.has("late")).toBe(false);
     });
 
-    it("is not disturbed by garbage instead of check records", async () => {
+    it("continues if the reserved space has garbage in place of check records", async () => {
       const { inner, turn } = await scoped();
       for (const key of ["check/garbage", "check/"]) await inner.reserved().set(key, "garbage");
       expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
     });
   });
 
-  it("does not wait for a replica that disconnected, and waits only a lease for one that ended", async () => {
+  it("does not wait for a replica that disconnected, and waits for one lease if a replica ended without disconnecting", async () => {
     const { source, inner, app, operator, expectReadable } = await begun();
     const [left, ended] = [source.provider(), source.provider()];
     const leaving = new EncryptedStore(new MemoryStore(inner), { keys: left, replica });
@@ -181,7 +183,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("refuses to begin without replicas and without the option unregistered", async () => {
+  it("refuses to begin if no replica is registered and the option unregistered is not given", async () => {
     const { source, inner, operator } = await begun({ registered: false });
     const { provider, options } = operator();
     const before = [exportKeyring(source.ring), await contentOf(inner)];
@@ -203,7 +205,7 @@ describe("rotateKey", () => {
     expect(await rotateKey(provider, { stores: { flows }, graceMs: 0, ...alone })).toMatchObject({ step: "done" });
   });
 
-  it("refuses a rotation that cannot be finished before it changes anything", async () => {
+  it("checks the provider, the stores and the options, and refuses a rotation before it changes anything", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const { load } = provider;
@@ -236,7 +238,7 @@ describe("rotateKey", () => {
     expect(await idsIn()).toEqual(["new"]);
   });
 
-  it("does not remove a key if a record was written under it after it was disabled", async () => {
+  it("does not remove the old key if a record was written under it after the key was disabled", async () => {
     const { source, inner, app, operator } = await begun();
     const unheard = new EncryptedStore(new MemoryStore(inner), { keys: source.ring });
     await unheard.set("early", value);
@@ -252,7 +254,7 @@ describe("rotateKey", () => {
     expect(await app.get("late")).toBe(value);
   });
 
-  it("keeps the key while records cannot be decrypted, except with abandonUnreadable", async () => {
+  it("keeps the old key enabled while records under it cannot be decrypted, unless abandonUnreadable is true", async () => {
     const { source, inner, operator } = await begun();
     const stored = await inner.get("key-0");
     if (stored === undefined) throw new Error("nothing was written");
@@ -264,7 +266,7 @@ describe("rotateKey", () => {
     expect(idsOf(source.ring)).toEqual(["new enabled"]);
   });
 
-  it("counts the grace from the time when the key was disabled, in every run", async () => {
+  it("measures the grace from the time when the key was disabled, even if another run disabled it", async () => {
     const { source, operator } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "disable" });
@@ -289,7 +291,7 @@ describe("rotateKey", () => {
   });
 
   it.each(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const)(
-    "ends after step %s if until names it, and another process resumes there",
+    "ends after step %s if that is the option until, and another process resumes after that step",
     async (until) => {
       const { source, operator, expectReadable } = await begun();
       const first = operator();
@@ -305,7 +307,7 @@ describe("rotateKey", () => {
     },
   );
 
-  it("changes nothing if another run began and finished the same rotation in the meantime", async () => {
+  it("changes nothing if another run began and finished the same rotation while this run was beginning", async () => {
     const { source, inner, operator } = await begun();
     const [slow, quick] = [operator(), operator()];
     const reserved = inner.reserved();
@@ -320,7 +322,7 @@ describe("rotateKey", () => {
     expect(source.saves).toBe(4);
   });
 
-  it("lets a second operator join, but refuses another goal", async () => {
+  it("lets a second operator join the running rotation, but refuses an operator with another goal", async () => {
     const { source, operator, expectReadable } = await begun();
     const [one, other] = [operator(), operator()];
     const reports = await Promise.all([
@@ -345,7 +347,7 @@ describe("rotateKey", () => {
     }
   });
 
-  it("starts the re-encryption over if the store does not know the cursor of an earlier run", async () => {
+  it("starts the re-encryption over if the store rejects the cursor that an earlier run saved", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "drain" });
@@ -380,7 +382,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("refuses the keyring of one scope before anything is written", async () => {
+  it("refuses a provider that has the keyring of one scope, before it writes anything", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const scoped = source.ring.scope("billing");
     const keys: KeyProvider = { load: async () => scoped, save: async () => expect.fail("saved") };
@@ -393,7 +395,7 @@ describe("rotateKey", () => {
 });
 
 describe("the record of a rotation", () => {
-  it("is written again if it is lost during the rotation, which does not count as done", async () => {
+  it("is written again if it is lost during the rotation, and the rotation continues", async () => {
     const { source, inner, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const lost = new Map<RotationStep, Promise<unknown>>();
@@ -411,7 +413,7 @@ describe("the record of a rotation", () => {
     expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
   });
 
-  it("ends the run with STORE_INVALID if the store does not keep it", async () => {
+  it("makes the run reject with STORE_INVALID if the store loses the record each time", async () => {
     const { inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = inner.reserved();
@@ -423,7 +425,7 @@ describe("the record of a rotation", () => {
     await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
   });
 
-  it("ends a rotation only if the keyring confirms it, when the record of another rotation has replaced it", async () => {
+  it("is replaced by the record of another rotation: the run then rejects, because the keyring shows that its goal is not achieved", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let replaces = false;
@@ -449,7 +451,7 @@ describe("the record of a rotation", () => {
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled", "third enabled"]);
   });
 
-  it("is read again by the run that has just written it", async () => {
+  it("is read again by a run after each write, so that the run notices a roll-back by another run", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = inner.reserved();
@@ -475,7 +477,7 @@ describe("the record of a rotation", () => {
     expect(source.ring.primary).toBe("new");
   });
 
-  it("is not needed to finish: after it was lost between two runs, a revocation removes the old key", async () => {
+  it("may be lost between two runs: revokeKey then finishes the rotation and removes the old key", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "drain" });
@@ -489,7 +491,7 @@ describe("the record of a rotation", () => {
 });
 
 describe("planRotation", () => {
-  it("lists what each step would do, and changes nothing", async () => {
+  it("returns what each step of the rotation would do, and changes nothing", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = async () =>
@@ -522,7 +524,7 @@ describe("planRotation", () => {
     await expectRefusal(planRotation(provider, { ...options, newKey: { id: "another" } }), "ROTATION_IN_PROGRESS");
   });
 
-  it("lists the stores without replicas", async () => {
+  it("lists the stores in which no replica is registered", async () => {
     const { operator } = await begun({ registered: false });
     const { provider, options } = operator();
     const { steps } = await planRotation(provider, options);
@@ -532,7 +534,7 @@ describe("planRotation", () => {
 
 describe("rollBackRotation", () => {
   it.each(["add", "distribute", "promote", "drain", "reencrypt"] as const)(
-    "returns to the old key after step %s",
+    "makes the old key the primary again after step %s, and re-encrypts every record under it",
     async (until) => {
       const { source, operator, idsIn, expectReadable } = await begun();
       const { provider, options } = operator();
@@ -550,7 +552,7 @@ describe("rollBackRotation", () => {
     },
   );
 
-  it("is refused if the old key is disabled, and if no rotation is running", async () => {
+  it("rejects with KEY_DISABLED if the old key is disabled, and with NO_ROTATION if no rotation is running", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();
     await expectRefusal(rollBackRotation(provider, options), "NO_ROTATION");
@@ -560,7 +562,7 @@ describe("rollBackRotation", () => {
     await expectRefusal(rollBackRotation(provider, options), "NO_ROTATION");
   });
 
-  it("stops another run that is about to promote", async () => {
+  it("stops another run that is about to promote the new key", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let promotes = false;
@@ -583,7 +585,7 @@ describe("rollBackRotation", () => {
     expect(source.ring.primary).toBe("old");
   });
 
-  it("takes over a rotation from the run that is in progress", async () => {
+  it("turns the running rotation around, so that the run of that rotation rejects", async () => {
     const { source, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     let back: Promise<unknown> | undefined;
@@ -598,7 +600,7 @@ describe("rollBackRotation", () => {
     await expectReadable();
   });
 
-  it("never enables a key that was disabled in the meantime", async () => {
+  it("never enables the old key if another operator disabled it during the roll-back", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     for (const until of ["add", "distribute"] as const) {
       const { provider, options } = operator();
@@ -636,7 +638,7 @@ describe("rollBackRotation", () => {
   });
 
   it.each(["add", "distribute", "promote"] as const)(
-    "ends at step %s if the old key has left the keyring",
+    "rejects with KEY_DISABLED at step %s if the old key was removed from the keyring",
     async (at) => {
       const { source, operator } = await begun();
       const { provider, options } = operator();
@@ -648,13 +650,13 @@ describe("rollBackRotation", () => {
         if (progress.step === at) source.ring = source.ring.disable("old").remove("old");
       };
       const error = await expectRefusal(rollBackRotation(provider, { ...options, onProgress }), "KEY_DISABLED");
-      expect(error.hint).toContain("Finish the rotation");
+      expect(error.hint).toContain("to finish the rotation");
       expect(reported.at(-1)).toBe(at);
       expect(await rotateKey(provider, options)).toMatchObject({ to: "new", step: "done" });
     },
   );
 
-  it("stops another run that is counting from disabling the key to roll back to", async () => {
+  it("keeps another run, which is counting records, from disabling the old key", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     const counted = new MemoryStore(inner);
@@ -679,7 +681,7 @@ describe("rollBackRotation", () => {
     await expectReadable();
   });
 
-  it("gives way if the old key is disabled during it, and the rotation continues", async () => {
+  it("rejects if a run of the rotation disables the old key at the same time, and the rotation can then be finished", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const [{ provider, options }, back] = [operator(), operator()];
     const keys: KeyProvider = {
@@ -702,7 +704,7 @@ describe("rollBackRotation", () => {
 });
 
 describe("revokeKey", () => {
-  it("reports the cost beforehand, and requires the operator to choose an order", async () => {
+  it("requires the option order, whose cost revocationCost counts beforehand", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();
     const cost = await revocationCost(provider, { ...options, id: "old" });
@@ -716,7 +718,7 @@ describe("revokeKey", () => {
     await expectRefusal(call, "VALUE_INVALID");
   });
 
-  it("keeps every record readable and removes the key with reencrypt-first", async () => {
+  it("keeps every record readable and removes the compromised key if the order is reencrypt-first", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const report = await revokeKey(provider, { ...options, id: "old", order: "reencrypt-first" });
@@ -726,7 +728,7 @@ describe("revokeKey", () => {
     await expectReadable();
   });
 
-  it("accepts no forged record with disable-first, and keeps the key, disabled, until no record needs it", async () => {
+  it("accepts no forged record and keeps the compromised key in the keyring, disabled, if the order is disable-first", async () => {
     const { source, app, operator, idsIn } = await begun();
     const { provider, options } = operator();
     const report = await revokeKey(provider, { ...options, id: "old", order: "disable-first" });
@@ -739,7 +741,7 @@ describe("revokeKey", () => {
     expect(await app.get("fresh")).toBe(value);
   });
 
-  it("does not change the primary to revoke another key", async () => {
+  it("does not change the primary if the compromised key is another key", async () => {
     const { source, operator, expectReadable } = await begun();
     source.ring = source.ring.add({ id: "new" }).promote("new");
     const { provider, options } = operator();
@@ -749,7 +751,7 @@ describe("revokeKey", () => {
   });
 
   it.each(["reencrypt-first", "disable-first"] as const)(
-    "takes over the rotation of a key that turns out to be compromised with %s",
+    "turns a running rotation away from the compromised key into a revocation with %s",
     async (order) => {
       const { source, operator } = await begun();
       const { provider, options } = operator();
@@ -762,7 +764,7 @@ describe("revokeKey", () => {
     },
   );
 
-  it("disables a key that was enabled by hand during its grace, and re-encrypts none of its records", async () => {
+  it("disables a key again that an operator had enabled, and re-encrypts no record under it, if the order is disable-first", async () => {
     const { source, operator, idsIn, app } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "disable" });
@@ -782,7 +784,7 @@ describe("revokeKey", () => {
     expect(await app.get("key-0")).toBe(value);
   });
 
-  it("is not delayed by garbage under many keys in the reserved space", async () => {
+  it("does not load the keyring for each of many garbage records under unknown keys in the reserved space", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let loads = 0;
@@ -813,25 +815,22 @@ describe("revokeKey", () => {
         (["reencrypt-first", "disable-first"] as const).map((order) => ({ id, until, order })),
       ),
     ),
-  )(
-    "takes over a roll-back after step $until if the key $id turns out to be compromised, with $order",
-    async (given) => {
-      const { id, until, order } = given;
-      const { source, operator, expectReadable } = await begun();
-      const { provider, options } = operator();
-      await rotateKey(provider, { ...options, until: "reencrypt" });
-      await rollBackRotation(provider, { ...options, until });
-      const other = id === "old" ? "new" : "old";
-      const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
-      expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
-      const gone = order === "disable-first" ? [`${id} disabled`] : [];
-      expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
-      expect(source.ring.primary).toBe(other);
-      if (order === "reencrypt-first") await expectReadable();
-    },
-  );
+  )("turns a roll-back that stopped after step $until into a revocation of key $id with $order", async (given) => {
+    const { id, until, order } = given;
+    const { source, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    await rollBackRotation(provider, { ...options, until });
+    const other = id === "old" ? "new" : "old";
+    const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
+    expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
+    const gone = order === "disable-first" ? [`${id} disabled`] : [];
+    expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
+    expect(source.ring.primary).toBe(other);
+    if (order === "reencrypt-first") await expectReadable();
+  });
 
-  it("does not require a keyring whose save failed, and keeps replicas from re-encrypting the check record under the old key", async () => {
+  it("does not make replicas wait for a keyring whose save failed, and they do not re-encrypt the check record under the old key", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const start = async () => {

@@ -40,15 +40,16 @@ const maxAttempts = 3;
 const recordsPerTurn = 64;
 
 /**
- * Re-encrypts every record of a backend under the primary, in all namespaces. Records keep their expiry.
+ * Re-encrypts every record of a store's backend under the primary key, in all namespaces. Records keep their expiry.
  *
  * Live traffic may continue: a record is replaced only if it is still the one that was read, so a newer write, a delete
  * or an expiry wins.
  *
  * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`;
  * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`, and `VALUE_INVALID` for an option, before any record is changed;
- * `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID`; `KEYRING_INVALID` for a
- * keyring without keys; `STORE_UNAVAILABLE`, after which another run resumes from the checkpoint.
+ * `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID` if the checkpoint
+ * cannot be used, or does not belong to a re-encryption of this store; `KEYRING_INVALID` for a keyring without keys;
+ * `STORE_UNAVAILABLE` if the store fails: the next run then resumes from the checkpoint.
  */
 export async function reencrypt(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<ReencryptReport> {
   return await new Reencryption(store, options).run();
@@ -73,11 +74,11 @@ class Reencryption {
   readonly #startedAtMs = performance.now();
   readonly #size: PageSize;
   readonly #concurrency: number;
-  /** With a rate limit, the earliest time to scan the next page. */
+  /** The earliest time at which the next page may be scanned, if `maxPerSecond` is given. */
   #dueAtMs = 0;
   #counts: ReencryptCounts = noCounts;
   #scannedBefore = 0;
-  /** The cursor that the checkpoint had, if any. */
+  /** The cursor in the checkpoint that this run resumed from, if any. */
   #resumedAt: string | undefined;
   /** Settles when the pages scanned so far are encrypted. */
   #encrypting: Promise<void> = Promise.resolve();
@@ -123,7 +124,7 @@ class Reencryption {
           // The records so far, and those in progress, are under the former primary: start over after them.
           while (inProgress.length > 0) await this.#finish(inProgress);
           cursor = undefined;
-          // The job finds the unreadable records again.
+          // The job lists the unreadable records again when it starts over.
           this.#counts = { ...this.#counts, unreadable: 0 };
           this.#unreadable.length = 0;
         }
@@ -182,7 +183,10 @@ class Reencryption {
     }
   }
 
-  /** Waits for the oldest page, then counts it and moves the checkpoint: every page before the checkpoint is done. */
+  /**
+   * Waits until the oldest page in progress is done, adds its counts, and writes a checkpoint with the cursor of the
+   * page after it. So every page before the cursor of a checkpoint is done.
+   */
   async #finish(inProgress: PageInProgress[]): Promise<void> {
     const page = inProgress[0];
     if (page === undefined) return;
@@ -248,8 +252,8 @@ class Reencryption {
     const { inner, atomic } = this.#view(namespace);
     for (let attempt = 1; ; attempt++) {
       const latest = await this.#parts.writeGate.keyringForWriting();
-      // Under another primary, this keyring would undo the work of another job. A record whose key was disabled in the
-      // meantime may be forged.
+      // If the primary has changed, this keyring would undo the re-encryption under the new primary. If the key of a
+      // record was disabled in the meantime, the record may be forged.
       const attempted =
         latest.primary === ring.primary ? changes.filter((change) => mayBeReplaced(latest, change)) : [];
       counts.conflicts += changes.length - attempted.length;
@@ -258,7 +262,7 @@ class Reencryption {
       const overtaken = attempted.filter((_, index) => replaced[index] !== true);
       counts.reencrypted += attempted.length - overtaken.length;
       if (overtaken.length === 0) return;
-      // Another process was faster, and may have used an older key: look at these records again.
+      // Another process wrote these records first, and may have used an older key: look at them again.
       changes = attempt < maxAttempts ? await this.#reencryptCurrent(namespace, overtaken, inner, ring) : [];
       counts.conflicts += overtaken.length - changes.length;
       if (changes.length === 0) return;
@@ -285,7 +289,10 @@ class Reencryption {
     return changes;
   }
 
-  /** Adds to `changes`, and returns the records that cannot be re-encrypted without waiting. */
+  /**
+   * Re-encrypts the records whose keys are loaded, and adds them to `changes`. Returns the other records, which cannot
+   * be re-encrypted synchronously.
+   */
   async #encryptAtOnce(
     entries: readonly ScannedRecord[],
     ring: Keyring,
@@ -329,8 +336,9 @@ class Reencryption {
   }
 
   /**
-   * Encrypts one page after another, while the store reads and writes other pages. If pages took turns, all of them would
-   * stay in memory until the last one is encrypted.
+   * Runs `work`, the encryption of one page, after the encryption of the previous page has ended. Meanwhile the store
+   * reads and writes other pages. If the encryption alternated between pages, all of them would stay in memory until
+   * the last one is encrypted.
    */
   async #afterPrevious<Result>(work: () => Promise<Result>): Promise<Result> {
     const done = this.#encrypting.then(work);
@@ -363,10 +371,10 @@ class Reencryption {
       if (inner === undefined) {
         throw new KeywardError(
           "NAMESPACE_CONFLICT",
-          "The store can open only one namespace, and the scan found records of others",
+          "The store can open only one namespace, but the scan found records of another namespace",
           {
             namespace,
-            hint: "Run the re-encryption once for each namespace, with the option namespaces.",
+            hint: "Run the re-encryption once for each namespace: pass that namespace in the option `namespaces`.",
           },
         );
       }
@@ -382,12 +390,18 @@ class Reencryption {
   }
 }
 
-/** Returns whether the key of the record is still enabled. A record that was not encrypted has none. */
+/**
+ * Returns whether a record may be replaced: its key is still enabled, or the record was not encrypted and so has no
+ * key.
+ */
 function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
   return keyId === undefined || isEnabled(ring, keyId);
 }
 
-/** A replacement, and the id of the record's current key; `undefined` if the record is not encrypted. */
+/**
+ * The replacement of a record, and the id of the key that the stored record is encrypted with. `keyId` is `undefined`
+ * if the stored record is not encrypted.
+ */
 interface Change extends Replacement {
   readonly keyId: string | undefined;
 }

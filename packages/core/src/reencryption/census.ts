@@ -17,9 +17,9 @@ import { isKeyv } from "../store-interface/wrappable-store.ts";
 export interface CensusCounts {
   /** Number of all records. */
   readonly records: number;
-  /** Number of envelopes by the id of their key. */
+  /** Number of envelopes (encrypted records) by the id of their key. */
   readonly keys: ReadonlyMap<string, number>;
-  /** Number of records that are not envelopes: plaintext, or a foreign format. */
+  /** Number of records that Keyward did not encrypt: plaintext, or records in a foreign format. */
   readonly unsealed: number;
   /** Number of records that begin like an envelope, of this version or a later one, but have no readable header. */
   readonly broken: number;
@@ -27,7 +27,7 @@ export interface CensusCounts {
 
 /** The result of {@link census}: counts of a whole backend, and of each of its namespaces. */
 export interface Census extends CensusCounts {
-  /** The counts by namespace; "" is the records without a namespace. */
+  /** The counts by namespace; "" stands for the records without a namespace. */
   readonly namespaces: ReadonlyMap<string, CensusCounts>;
 }
 
@@ -69,11 +69,11 @@ class Counter implements CensusCounts {
 /**
  * Counts the records under each key, over all namespaces of a backend.
  *
- * Reads only headers and needs no key, so a store without keys can be counted too. A record that is written during the
- * census may be counted or not.
+ * Reads only the headers of the records and needs no encryption key, so you can also pass a store that does not
+ * encrypt. A record that is written during the census may be counted or not.
  *
- * @throws KeywardError `STORE_INVALID` if `store` is not a store; `VALUE_INVALID` for an unknown option, or a `batchSize`
- * that is not an integer of at least 1; `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
+ * @throws KeywardError `STORE_INVALID` if `store` is not a store; `VALUE_INVALID` for an unknown option, or a
+ * `batchSize` that is not an integer of at least 1; `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
  */
 export async function census(
   store: EncryptedStoreOrKeyv | ScannableStore,
@@ -101,8 +101,8 @@ export async function census(
 }
 
 /**
- * Divides the records of a store into ranges, for the option `range` of a bulk re-encryption. Returns `[undefined]`, which
- * stands for all records, if the store cannot be divided.
+ * Divides the records of a store into ranges. Each element of the result is a value for the option `range` of
+ * `reencrypt`. If the store cannot be divided, the result is `[undefined]`, which stands for all records.
  *
  * @param count maximum number of ranges.
  * @throws KeywardError `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for a count that is not an integer of at least 1.
@@ -124,9 +124,13 @@ export async function rangesOf(
 export function withinRange(store: ScannableStore, range: string | undefined): ScannableStore {
   if (range === undefined) return store;
   if (!isRanged(store)) {
-    throw new KeywardError("VALUE_INVALID", "The store cannot be divided into ranges", {
-      hint: "Omit the option range: the job then covers all records.",
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      'The option "range" was given, but the store cannot be divided into ranges',
+      {
+        hint: "Omit the option `range`, so that the job covers all records.",
+      },
+    );
   }
   const ranged: RangedStore = store;
   return { scan: (options) => ranged.scan({ ...options, range }) };
@@ -141,11 +145,14 @@ export function scannableOf(store: EncryptedStoreOrKeyv | ScannableStore): Scann
   const scannable = isPlainStore(store) ? store : storeParts(store).inner.scannable;
   if (scannable !== undefined && isScannable(scannable)) return scannable;
   throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be scanned over all its namespaces", {
-    hint: "Use a store that has scan(), such as the stores of Keyward.",
+    hint: "Use a store that has `scan()`, such as the stores of Keyward.",
   });
 }
 
-/** Returns whether a store is not an encrypted one. Other values count as encrypted stores, which are checked afterwards. */
+/**
+ * Returns whether a value is an object that is neither an `EncryptedStore` nor a Keyv. Callers check all other values
+ * with `storeParts`.
+ */
 function isPlainStore(store: EncryptedStoreOrKeyv | ScannableStore): store is ScannableStore {
   if (typeof store !== "object" || store === null || store instanceof EncryptedStore) return false;
   return !("encryptedStore" in store) && !isKeyv(store);

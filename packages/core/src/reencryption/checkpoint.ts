@@ -2,20 +2,23 @@ import { rm } from "node:fs/promises";
 import { KeywardError } from "../errors/errors.ts";
 import { hintForWriting, isOwnedBy, readSmallFile, replaceFile, systemCode } from "../files/private-file.ts";
 
-/** Keeps the progress of one job over one store, so that another run resumes it. Give each store its own checkpoint. */
+/**
+ * Keeps the progress of the bulk re-encryption of one store, so that another run can resume it. Give each store its own
+ * checkpoint.
+ */
 export interface Checkpoint {
-  /** Returns the text that was written last, if any. */
+  /** Returns the stored text, or `undefined` if no text is stored. */
   read(): Promise<string | undefined>;
-  /** Replaces the text, or removes it for `undefined`: the job is done. */
+  /** Replaces the stored text. `undefined` means that the job is done and the text is to be removed. */
   write(text: string | undefined): Promise<void>;
 }
 
 /**
- * Keeps a checkpoint in a file. Each write replaces the whole file, the end of the job removes it, and only its owner can
- * read it.
+ * Keeps a checkpoint in a file. Only the owner of the file can read it. Each write replaces the whole file, and the job
+ * removes the file when it is done.
  *
- * @returns a checkpoint whose calls reject with `CHECKPOINT_INVALID` if the path is a symbolic link or not a regular file,
- * if another user owns the file, and if the file cannot be read or written.
+ * @returns a checkpoint whose calls reject with `CHECKPOINT_INVALID` if the path is a symbolic link or not a regular
+ * file, if another user owns the file, or if the file cannot be read or written.
  * @example
  * const report = await reencrypt(store, { checkpoint: fileCheckpoint("sessions.checkpoint") });
  */
@@ -31,7 +34,7 @@ export function fileCheckpoint(path: string): Checkpoint {
       const found = await readSmallFile(path, { followsLink: false }).catch((error: unknown) => {
         // The errors of O_NOFOLLOW for a link: ELOOP on Linux and macOS, EMLINK on FreeBSD.
         if (["ELOOP", "EMLINK"].includes(systemCode(error))) {
-          throw unusable("is a symbolic link", "Give the path of a file that only this job uses.");
+          throw unusable("is a symbolic link", "Pass the path of a regular file that only this job uses.");
         }
         throw unusable(
           `cannot be read (${systemCode(error)})`,
@@ -40,13 +43,13 @@ export function fileCheckpoint(path: string): Checkpoint {
       });
       if (found === undefined) return undefined;
       if (found === "unfit") {
-        throw unusable("is not a file of at most 1 MiB", "Give the path of a file that only this job uses.");
+        throw unusable("is not a regular file of at most 1 MiB", "Pass the path of a file that only this job uses.");
       }
       if (!isOwnedBy(found.status)) {
         // Another user could make the job skip records.
         throw unusable(
           "belongs to another user",
-          "Give the path of a file in a folder that only this user can write to. The job then starts over.",
+          "Pass the path of a new file, in a folder to which only the user of this process can write. The job then starts over.",
         );
       }
       return found.text;

@@ -9,7 +9,7 @@ import { type NamedStores, requireAllStores, requireStores } from "./named-store
 
 /** The options of {@link forbidPlaintext}. */
 export interface ForbidPlaintextOptions {
-  /** Stops the call before anything is changed. The call then rejects with the reason of the signal. */
+  /** Stops the call before the keyring is changed. The call then rejects with the reason of the signal. */
   readonly signal?: AbortSignal;
   /** Called after each page with the number of records counted so far. */
   readonly onProgress?: (records: number) => void;
@@ -21,14 +21,16 @@ const forbidPlaintextOptionNames = {
 } as const satisfies OptionNames<ForbidPlaintextOptions>;
 
 /**
- * Forbids plaintext in a namespace for good: under the returned keyring, no `accept` lets a plaintext record of this
- * namespace be read, whatever is stored there.
+ * Forbids plaintext in a namespace permanently. A store with the returned keyring never reads a plaintext record of
+ * this namespace, even if the store accepts plaintext with its option `accept`.
  *
- * Forbids it only if a census of every store finds nothing but envelopes in the namespace. A provider saves the keyring;
- * if you pass a keyring, bring the returned one to its source yourself.
+ * Before the change, counts the records of every store, and rejects if a record of the namespace is not encrypted. If
+ * you pass a provider, the provider saves the changed keyring. If you pass a keyring, save the returned keyring at its
+ * source yourself.
  *
- * @throws KeywardError `RECORD_NOT_SEALED` with the counts by store; `STORES_MISSING` if a store that the keyring lists was
- * not passed; `PROVIDER_READ_ONLY` for a provider that cannot save; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
+ * @throws KeywardError `RECORD_NOT_SEALED` with the counts by store, if records of the namespace are not encrypted;
+ * `STORES_MISSING` if a store that the keyring lists was not passed; `PROVIDER_READ_ONLY` for a provider that cannot
+ * save; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
  */
 export async function forbidPlaintext(
   keys: Keyring | KeyProvider,
@@ -58,11 +60,13 @@ export async function forbidPlaintext(
     const list = Object.entries(counts).map(([name, count]) => `${count} in ${name}`);
     throw new KeywardError(
       "RECORD_NOT_SEALED",
-      `The namespace holds records that are not encrypted: ${list.join(", ")}`,
+      `Plaintext cannot be forbidden while the namespace has records that are not encrypted: ${list.join(", ")}`,
       {
         namespace,
         counts,
-        hint: "Run reencrypt with plaintext() in accept. If records are left, look at unreadableRecords of its report.",
+        hint:
+          "To encrypt these records, run `reencrypt` over the stores, with `plaintext()` in their option `accept`. If the " +
+          "namespace has such records after that, look at `unreadableRecords` in the report of `reencrypt`.",
       },
     );
   }

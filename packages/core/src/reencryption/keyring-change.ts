@@ -5,8 +5,9 @@ import { Keyring } from "../keyring/keyring.ts";
 /**
  * Saves a changed keyring if its provider can save.
  *
- * @returns whether the keyring was saved: `false` for a bare keyring and for a provider that cannot save.
- * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and what the provider throws.
+ * @returns whether the keyring was saved: `false` for a keyring that was passed without a provider, and for a provider
+ * that cannot save.
+ * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and the other errors of the provider.
  */
 export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<boolean> {
   if (keys instanceof Keyring || keys.save === undefined) return false;
@@ -20,7 +21,7 @@ export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring,
     await keys.save(next, previous);
     return true;
   } catch (error) {
-    const hint = "Load the keyring again: it shows whether the change arrived. Repeat the change if it did not.";
+    const hint = "Load the keyring again, to see whether the change was saved. If it was not, repeat the change.";
     throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed keyring", hint);
   }
 }
@@ -33,14 +34,14 @@ export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring,
 export function requireSave(provider: KeyProvider): void {
   if (typeof provider.save === "function") return;
   throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed keyring", {
-    hint: "Use a provider that has save(), or change the keyring at its source: docs/keyring.md lists the steps.",
+    hint: "Use a provider that has `save()`. Or change the keyring at its source yourself: docs/keyring.md lists the steps.",
   });
 }
 
 /**
- * Checks that a provider can save where its source is now. A bare keyring passes.
+ * Checks that a provider can save a changed keyring. A keyring that was passed without a provider needs no check.
  *
- * @throws KeywardError `PROVIDER_READ_ONLY`; what the provider throws.
+ * @throws KeywardError `PROVIDER_READ_ONLY`; the other errors of the provider.
  */
 export async function requireWritable(keys: Keyring | KeyProvider): Promise<void> {
   if (keys instanceof Keyring) return;
@@ -48,7 +49,7 @@ export async function requireWritable(keys: Keyring | KeyProvider): Promise<void
   await keys.requireWritable?.();
 }
 
-/** Returns a function that adds up the records of pages and reports the total. */
+/** Returns a function that takes the number of records of each page, and reports the total so far to `onProgress`. */
 export function recordCounter(onProgress: ((records: number) => void) | undefined): (records: number) => void {
   let total = 0;
   return (records) => {

@@ -3,7 +3,10 @@ import type { Keyring } from "../keyring/keyring.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "../store/encrypted-store.ts";
 import { isKeyv } from "../store-interface/wrappable-store.ts";
 
-/** The stores that use a keyring, or Keyvs over them, by the names that the keyring document lists. */
+/**
+ * The stores that use a keyring, each under the name that the keyring document lists for it. Each is an
+ * `EncryptedStore` or a Keyv of `createKeyv`.
+ */
 export type NamedStores = Readonly<Record<string, EncryptedStoreOrKeyv>>;
 
 /**
@@ -15,15 +18,15 @@ export type NamedStores = Readonly<Record<string, EncryptedStoreOrKeyv>>;
 export function requireStores(stores: NamedStores): void {
   const isObject = typeof stores === "object" && stores !== null && !Array.isArray(stores);
   if (!isObject || stores instanceof EncryptedStore || isKeyv(stores)) {
-    throw new KeywardError("VALUE_INVALID", "stores is not an object with stores by name", {
-      hint: "Pass { name: store } with the names that the keyring lists, or with any name if the keyring lists none.",
+    throw new KeywardError("VALUE_INVALID", "`stores` is not an object whose properties are stores", {
+      hint: "Pass `{ name: store }`. Use the names of stores that the keyring lists, or any names if the keyring lists none.",
     });
   }
   for (const store of Object.values(stores)) encryptedStoreOf(store);
 }
 
 /**
- * Checks that every store that the keyring lists was passed, and at least one store.
+ * Checks that at least one store was passed, and every store that the keyring lists.
  *
  * @param keyId the key that the error names, if any.
  * @throws KeywardError `STORES_MISSING`.
@@ -37,6 +40,6 @@ export function requireAllStores(keyring: Keyring, stores: NamedStores, keyId: s
       : `The keyring lists stores that were not passed: ${missing.join(", ")}`;
   throw new KeywardError("STORES_MISSING", problem, {
     keyId,
-    hint: "Pass every store that uses the keyring: records in any of them may still need the key.",
+    hint: "Pass every store that uses the keyring, because this call has to look at the records of all of them.",
   });
 }

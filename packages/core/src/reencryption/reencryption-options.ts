@@ -9,21 +9,24 @@ export interface ReencryptOptions {
   /** Maximum number of pages in progress at a time. Default: 4. */
   readonly concurrency?: number;
   /**
-   * Maximum number of records to look at in a second, on average. A slow second is not made up for later. Default: no
-   * limit.
+   * Maximum number of records to look at in a second, on average. After a time in which the job was slower, it does not
+   * exceed this rate to catch up. Default: no limit.
    */
   readonly maxPerSecond?: number;
-  /** The range of records to re-encrypt, one that `rangesOf` returned. Default: all records. */
+  /** The range of records to re-encrypt, as one of the values that `rangesOf` returned. Default: all records. */
   readonly range?: string;
-  /** Makes the job count what it would do, and write nothing. Default: false. */
+  /** Counts the records that the job would re-encrypt, and writes nothing. Default: false. */
   readonly dryRun?: boolean;
-  /** The place that keeps the job's progress, from which another run resumes. See `fileCheckpoint`. Default: none. */
+  /**
+   * Keeps the progress of the job, so that another run can resume where this run stopped. See `fileCheckpoint`.
+   * Default: the progress is not kept.
+   */
   readonly checkpoint?: Checkpoint;
   /** Stops the job after the pages in progress. The report then has `complete: false`. */
   readonly signal?: AbortSignal;
   /** Called after each page. */
   readonly onProgress?: (progress: ReencryptProgress) => void;
-  /** The namespaces to re-encrypt; "" is the records without a namespace. Default: all. */
+  /** The namespaces to re-encrypt; "" stands for the records without a namespace. Default: all. */
   readonly namespaces?: readonly string[];
 }
 
@@ -33,13 +36,16 @@ export interface ReencryptProgress {
   readonly scanned: number;
   /** Number of records that were under the primary already. */
   readonly current: number;
-  /** Number of records re-encrypted, or with `dryRun` to be re-encrypted. */
+  /** Number of records that were re-encrypted, or that would be re-encrypted if this is a `dryRun`. */
   readonly reencrypted: number;
   /** Number of records that another process changed or removed first. The job does not replace them. */
   readonly conflicts: number;
   /** Number of records whose expiry has passed. They are re-encrypted like the others. */
   readonly expired: number;
-  /** Number of records that cannot be decrypted, or are foreign and cannot be decoded. They stay as they are. */
+  /**
+   * Number of records that cannot be decrypted, or are in a foreign format and cannot be decoded. The job does not
+   * change them.
+   */
   readonly unreadable: number;
   /** Number of records looked at per second, in this run. */
   readonly ratePerSecond: number;
@@ -86,7 +92,7 @@ export const reencryptOptionNames = {
 } as const satisfies OptionNames<ReencryptOptions>;
 
 /**
- * Checks the options that set the pace of a bulk re-encryption, and adds their defaults.
+ * Checks the options for the speed of a bulk re-encryption, and adds their defaults.
  *
  * @throws KeywardError `VALUE_INVALID`.
  */

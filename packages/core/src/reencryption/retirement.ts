@@ -18,18 +18,18 @@ import type { UnreadableRecord } from "./reencryption-options.ts";
 /** The options of {@link retireKey}. */
 export interface RetireKeyOptions {
   /**
-   * The new state of the key. "disabled": the key decrypts nothing, and you can enable it again. "removed": the key leaves
-   * the keyring; only a disabled key can be removed. Keep an export of the keyring for as long as backups exist. Default:
-   * "disabled".
+   * The new state of the key. "disabled": the key decrypts nothing, and you can enable it again. "removed": the key is
+   * no longer in the keyring; only a disabled key can be removed. Before you remove a key, export the keyring, and keep
+   * the export for as long as there are backups with records under the key. Default: "disabled".
    */
   readonly to?: "disabled" | "removed";
   /**
-   * Retires the key although some of its records cannot be decrypted by any key of the given stores. The result lists these
-   * records; they are lost unless you restore them. Refused while the reserved space has a check record of a scope that
-   * none of the given stores has: pass a store for each scope. Default: false.
+   * Retires the key although some of its records cannot be decrypted by any key of the given stores. The result lists
+   * these records; they are lost unless you restore them. If there are such records, the call rejects unless you pass a
+   * store for each scope that has a check record in the reserved space. Default: false.
    */
   readonly abandonUnreadable?: boolean;
-  /** Stops the call before anything is changed. The call then rejects with the reason of the signal. */
+  /** Stops the call before the keyring is changed. The call then rejects with the reason of the signal. */
   readonly signal?: AbortSignal;
   /** Called after each page with the number of records looked at so far. */
   readonly onProgress?: (records: number) => void;
@@ -56,10 +56,10 @@ const pageSize = 1_000;
 const maxListedScopes = 1_000;
 
 /**
- * Takes a key out of use if no record in any of the stores needs it, in any namespace.
+ * Disables or removes a key, after checking that no record of any store and namespace needs the key.
  *
- * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that the
- * keyring lists was not passed, or with `abandonUnreadable` a store of a scope that has records; `KEY_UNKNOWN`;
+ * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that
+ * the keyring lists was not passed, or with `abandonUnreadable` a store of a scope that has records; `KEY_UNKNOWN`;
  * `KEYRING_INVALID` for the primary, or for removing an enabled key; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` if the
  * keyring at its source was changed in the meantime; `STORE_KEYS_DIFFER` if a store still encrypts with the key.
  */
@@ -81,13 +81,13 @@ export async function retireKey(
   return { ...retirement, saved };
 }
 
-/** A keyring, and the source that it was just loaded from. */
+/** A keyring that was just loaded, and the source that loaded it. */
 export interface LoadedKeyring {
   readonly keyring: Keyring;
   readonly source: KeyringSource;
 }
 
-/** Like {@link retireKey}, with a keyring that was just loaded, and a `save` that brings the changed one to its source. */
+/** Like {@link retireKey}, for a keyring that was just loaded. Calls `save` with the changed keyring. */
 export async function retireLoaded(
   loaded: LoadedKeyring,
   stores: NamedStores,
@@ -101,7 +101,7 @@ export async function retireLoaded(
   if (to === "removed" && isEnabled(keyring, id)) {
     throw new KeywardError("KEYRING_INVALID", `Key "${id}" is enabled and cannot be removed yet`, {
       keyId: id,
-      hint: 'First retire it to "disabled". Remove it after a time in which no process reports KEY_DISABLED.',
+      hint: 'First call retireKey with `to: "disabled"`. Remove the key once no process has reported KEY_DISABLED for a while.',
     });
   }
   requireAllStores(keyring, stores, id);
@@ -123,8 +123,9 @@ export async function retireLoaded(
 }
 
 /**
- * Makes every store of this process follow the keyring, before any of them is counted: stores may share a backend, and then
- * one re-encrypts reserved records of another.
+ * Makes every store of this process use the latest keyring, waits for its writes, and re-encrypts its reserved records.
+ * Does so for all stores before any records are counted, because stores may share a backend: one of these stores may
+ * then re-encrypt a reserved record that would be counted for another.
  */
 async function prepareStores(
   { source: loadedFrom }: LoadedKeyring,
@@ -167,19 +168,25 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
     keyId: id,
     counts,
     hint:
-      "Run reencrypt over these stores. For a check record in the reserved space, pass a store of its scope. " +
-      "abandonUnreadable retires the key in spite of records that no store can decrypt: they are lost.",
+      "To re-encrypt the records, run `reencrypt` over these stores. If a record in a reserved space is left, it may be the " +
+      "check record of a scope: then pass a store of that scope too. If no store can decrypt the records, " +
+      "`abandonUnreadable: true` retires the key anyway, and the records are lost.",
   });
 }
 
 function storeStillEncrypts(name: string, id: string): KeywardError {
   return new KeywardError("STORE_KEYS_DIFFER", `The store ${name} still encrypts with key "${id}" in this process`, {
     keyId: id,
-    hint: "Make the store with the keyring or the provider that you pass to this call: its keyring is from before the promotion.",
+    hint:
+      "The keyring of the store is from before another key was promoted. Create the store with the keyring or the provider " +
+      "that you pass to this call.",
   });
 }
 
-/** Lets a check record pass that cannot be decrypted: if it is under the key, the count refuses the retirement. */
+/**
+ * Waits until a check record is re-encrypted. Ignores a check record that cannot be decrypted: if it is under the key
+ * to retire, the count of records finds it afterwards.
+ */
 async function renewCheckRecord(renewing: Promise<void>): Promise<void> {
   try {
     await renewing;
@@ -216,7 +223,8 @@ async function recordsUnder(search: Search, scannable: ScannableStore): Promise<
 }
 
 /**
- * Refuses to abandon records while there is a scope without a store: that scope may decrypt them.
+ * Refuses to abandon unreadable records if no store was passed for a scope, because a store of that scope may be able
+ * to decrypt them.
  *
  * @throws KeywardError `STORES_MISSING` with an error for each scope that has a check record and no store.
  */
@@ -234,31 +242,36 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
     }
   }
   if (missing.size === 0) return;
-  const hint = "Pass a store of this scope too. The property key of this error is the key of its check record.";
+  const hint = "Pass a store of this scope too. Its name is the end of the check record's key, `error.key`.";
   throw new KeywardError(
     "STORES_MISSING",
-    `No record was abandoned: ${missing.size} scopes have a check record, and no store of theirs was passed`,
+    `No record was abandoned, because the reserved space has check records of scopes without a store: ${missing.size}`,
     {
       keyId: id,
       errors: [...missing].slice(0, maxListedScopes).map(
         (key) =>
-          new KeywardError("STORES_MISSING", "A scope has a check record, and no store of this scope was passed", {
-            keyId: id,
-            namespace: reservedNamespace,
-            key,
-            hint,
-          }),
+          new KeywardError(
+            "STORES_MISSING",
+            "The reserved space has the check record of a scope, but no store of this scope was passed",
+            {
+              keyId: id,
+              namespace: reservedNamespace,
+              key,
+              hint,
+            },
+          ),
       ),
       hint:
-        "Pass a store of each of these scopes, including scopes that are no longer used: unreadable records may belong " +
-        "to them. error.errors names the check record of each scope, whose key ends in the name of the scope.",
+        "The unreadable records may belong to one of these scopes, even if it is no longer used. Pass a store of each " +
+        "scope. `error.errors` has an error for each scope, whose property `key` ends in the name of the scope.",
     },
   );
 }
 
 /**
- * Shows a reserved space as a store whose records are in the reserved namespace. Leaves out heartbeats: a late one may be
- * under any key, and a running process writes the next one.
+ * Returns a store to scan, whose records are those of a reserved space, in the reserved namespace. Leaves out
+ * heartbeats. A heartbeat that arrives late may be under any key. It does not keep the key in use, because a running
+ * process soon writes another heartbeat.
  */
 function inReserve(reserved: ScannableStore): ScannableStore {
   return {
@@ -287,7 +300,7 @@ async function whyUnreadable(
   let why: UnreadableRecord | undefined;
   for (const reader of readers) {
     const { codec } = storeParts(reader);
-    // The keyring to be changed has the key even if that of a store does not; that of a store may be scoped.
+    // The keyring to change has the key, even if the keyring of a store does not. A store's keyring may be scoped.
     for (const tried of [keyring, await codec.ring()]) {
       try {
         if (codec.openIgnoringStatus(tried, value, { namespace, key }) !== undefined) return undefined;

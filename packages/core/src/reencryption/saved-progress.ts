@@ -1,7 +1,7 @@
 import { KeywardError } from "../errors/errors.ts";
 import type { ReencryptProgress } from "./reencryption-options.ts";
 
-/** The counts of a bulk re-encryption, which a checkpoint keeps. */
+/** The counts of a bulk re-encryption that are stored in its checkpoint. */
 export type ReencryptCounts = Omit<ReencryptProgress, "ratePerSecond">;
 
 /** The counts of a bulk re-encryption that has not looked at any record. */
@@ -71,15 +71,15 @@ export function isSavedProgressText(text: string): boolean {
 }
 
 /**
- * Returns the error for a checkpoint of another job.
+ * Returns the error for a checkpoint that belongs to another job.
  *
- * @param cause the error of a store that does not know the cursor.
+ * @param cause the store's error, if the store rejected the cursor in the checkpoint.
  */
 export function invalidCheckpoint(cause?: KeywardError): KeywardError {
   const job = cause === undefined ? "a re-encryption" : "a re-encryption of this store";
   return new KeywardError("CHECKPOINT_INVALID", `The content of the checkpoint does not belong to ${job}`, {
     cause,
-    hint: "Check that no other job uses this checkpoint. Then remove it: the job starts over, which costs only time.",
+    hint: "Check that no other job uses this checkpoint, then remove it. Without it the job starts over, which costs only time.",
   });
 }
 

@@ -8,7 +8,7 @@ import { ReplicaRegistration } from "../store/replica-registration.ts";
 import { pause } from "../waiting/pause.ts";
 import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
 
-/** A step that waits for other processes. */
+/** A step of a rotation that waits for other processes. */
 export type ReplicaWait = "distribute" | "drain";
 
 /** The options that determine which processes a rotation waits for, and how long. */
@@ -16,16 +16,20 @@ export interface ReplicaWaitOptions {
   /** Every store that uses the keyring, by the names that the keyring document lists. */
   readonly stores: NamedStores;
   /**
-   * The wait for processes that use the stores but are not registered as replicas. Pass the time in milliseconds in which
-   * they load a changed keyring and finish their writes, or a function that resolves when they have. If there is no other
-   * process, pass `{ waitMs: 0 }`. Required if a store has no replica except this process.
+   * The wait for processes that use the stores but are not registered as replicas. Pass the time in milliseconds that
+   * these processes take to load a changed keyring and finish their writes, or a function whose promise resolves when
+   * they have done so. If no other process uses the stores, pass `{ waitMs: 0 }`. Required if a store has no replica
+   * except this process.
    */
   readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
-  /** Ids of replicas not to wait for. A count of the records finds those that they still encrypt with the old key. */
+  /**
+   * Ids of replicas that the rotation does not wait for. If they still encrypt records with the old key, the rotation
+   * finds these records when it counts the records under that key.
+   */
   readonly ignoreReplicas?: readonly string[];
   /**
-   * How long to wait for replicas in each of the two waits, in milliseconds. Default: ten minutes, or twice the longest
-   * lease if that is longer.
+   * Maximum time to wait for replicas in each of the steps `distribute` and `drain`, in milliseconds. Default: ten
+   * minutes, or twice the longest lease if that is longer.
    */
   readonly replicasWithinMs?: number;
   /** Stops this run, which then rejects with the reason of the signal. Another run resumes where it stopped. */
@@ -51,11 +55,11 @@ const defaultReplicasWithinMs = 10 * 60 * 1_000;
 const firstPollMs = 20;
 const longestPollMs = 500;
 
-/** Waits until all processes that use the stores have loaded a changed keyring. */
+/** Waits until all processes that use the stores have loaded a changed keyring, or finished their earlier writes. */
 export class ReplicaWaits {
   readonly #source: KeyringSource;
   readonly #options: ReplicaWaitOptions;
-  /** The watches by reserved space, since several stores may share a backend. */
+  /** One watch for each reserved space, because several stores may share a backend and so a reserved space. */
   readonly #watches = new Map<object, { readonly store: string; readonly watch: ReplicaWatch }>();
 
   /**
@@ -104,10 +108,10 @@ export class ReplicaWaits {
   }
 
   /**
-   * Resolves when every replica is ready. Announce the keyring in the stores before: a replica that registers later then
-   * loads this keyring.
+   * Waits until `isReady` returns true for every replica, then for the processes that are not registered. Before you
+   * call this, announce the keyring in the stores, so that a replica that registers later loads this keyring.
    *
-   * @param report called when the replicas to wait for change.
+   * @param report called with the replicas that are not ready yet, each time the list changes.
    * @throws KeywardError `REPLICA_BEHIND`; `NO_REPLICAS` if no replica is left and `unregistered` is not given.
    */
   async wait(
@@ -130,7 +134,7 @@ export class ReplicaWaits {
       );
       if (waiting.length === 0) break;
       if (performance.now() > deadlineMs) {
-        // An unreadable heartbeat is not that of a process with a key of this keyring, and must not end a rotation.
+        // A process with a key of this keyring writes readable heartbeats, so an unreadable one must not end a rotation.
         const late = waiting.filter(({ problem }) => problem === undefined);
         if (late.length === 0) break;
         throw replicaBehindError(step, keyring, late);
@@ -168,9 +172,9 @@ export class ReplicaWaits {
     if (stores.length === 0) return;
     throw new KeywardError("NO_REPLICAS", `No other process is registered in the stores ${stores.join(", ")}`, {
       hint:
-        "Set the option replica in the application and start it, so that the rotation can wait for its processes. If they " +
-        "cannot register, pass unregistered: the time that they take to load a changed keyring. If no other process uses " +
-        "the stores, pass { waitMs: 0 }.",
+        "The rotation waits only for processes that register. Set the option `replica` in the application and start it. " +
+        "If its processes cannot register, pass `unregistered` with the time that they take to load a changed keyring. " +
+        "If no other process uses the stores, pass `unregistered: { waitMs: 0 }`.",
     });
   }
 
@@ -187,7 +191,10 @@ export class ReplicaWaits {
   }
 }
 
-/** Returns an id that is safe to print. It is part of a record's key, which an attacker who can write may have chosen. */
+/**
+ * Returns the id or name of a replica in a form that is safe to print. An attacker who can write to the store may have
+ * chosen the id, which is part of the key of a heartbeat.
+ */
 function shown(id: string): string {
   return id.replace(/\p{C}/gu, "?").slice(0, 255);
 }
@@ -199,17 +206,16 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
       ? `${replica} (generation ${generation}, primary ${primary})`
       : `${replica} (${problem})`;
   });
-  const replicasDo = waiting.length === 1 ? "1 replica does" : `${waiting.length} replicas do`;
-  return new KeywardError(
-    "REPLICA_BEHIND",
-    `At step ${step}, ${replicasDo} not have generation ${keyring.generation} of the keyring: ${list.join(", ")}`,
-    {
-      counts: Object.fromEntries(
-        waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
-      ),
-      hint:
-        "Check that the key provider of these processes has the keyring, and that their writes finish. Fix or end the " +
-        "processes, then run the rotation again: it resumes here. ignoreReplicas takes the ids of replicas not to wait for.",
-    },
-  );
+  const replicasHave = waiting.length === 1 ? "1 replica has" : `${waiting.length} replicas have`;
+  const task = `loaded generation ${keyring.generation} of the keyring`;
+  const tasks = step === "drain" ? `${task} and finished the writes that they began before` : task;
+  return new KeywardError("REPLICA_BEHIND", `At step "${step}", ${replicasHave} not ${tasks}: ${list.join(", ")}`, {
+    counts: Object.fromEntries(
+      waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
+    ),
+    hint:
+      `Check that the key provider of these processes can load generation ${keyring.generation}. At step "drain", check ` +
+      "too that their writes finish: until then they may still write records under the old key. Repair the processes or " +
+      "end them, then run the rotation again: it resumes at this step. If you can do neither, pass their ids in `ignoreReplicas`.",
+  });
 }

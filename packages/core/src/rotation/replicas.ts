@@ -12,7 +12,7 @@ import type { ReservedRecord, ReservedRecords } from "../store/reserved-records.
 
 /** A process that registered in a store, as its last heartbeat describes it. Not a Redis replica. */
 export interface Replica {
-  /** The random id of the process. It keeps the id for as long as it uses the store. */
+  /** The random id of the process, which stays the same for as long as the process uses the store. */
   readonly id: string;
   /** The name that the process was given. The id if the heartbeat cannot be decrypted. */
   readonly name: string;
@@ -27,24 +27,29 @@ export interface Replica {
    * decrypted.
    */
   readonly lastSeenMs: number;
-  /** Duration of the lease, in milliseconds: if the heartbeat stays unchanged for longer, the lease lapses. */
+  /**
+   * Duration of the lease, in milliseconds. The lease lapses if the process writes no further heartbeat in this time.
+   */
   readonly leaseMs: number;
-  /** True if the lease has lapsed: the process has ended, or is halted and reloads the keyring before it writes. */
+  /**
+   * True if the lease has lapsed, because the process has ended or is halted. If a halted process resumes, it reloads
+   * the keyring before it writes.
+   */
   readonly lapsed: boolean;
   /**
-   * The error code of the decryption if the heartbeat cannot be decrypted: the process has another keyring, or another
-   * program wrote the heartbeat.
+   * The error code of the decryption, if the heartbeat cannot be decrypted. The reason may be that the process has
+   * another keyring, or that another program wrote the heartbeat.
    */
   readonly problem?: KeywardErrorCode;
 }
 
 // Safety factor on a replica's lease, for clock drift between it and the observer. A write that the replica began just before
-// may arrive later, by its longestCallMs.
+// its lease lapsed may arrive up to longestCallMs later, which is therefore added to the lease.
 const leaseSafetyFactor = 1.5;
 
 /**
- * Returns the processes that registered in a store with the option `replica`. A process that disconnected is not listed;
- * one that ended without disconnecting is listed for a day, as lapsed.
+ * Returns the processes that registered in a store with the option `replica`. The list does not have processes that
+ * disconnected. A process that ended without disconnecting is listed for a day; once its lease is over, it is `lapsed`.
  *
  * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`, or has no
  * reserved space; `STORE_UNAVAILABLE`.
@@ -53,7 +58,7 @@ export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Re
   const { reserve } = storeParts(store);
   if (reserve === undefined) {
     throw new KeywardError("STORE_INVALID", "The store has no reserved space, so no process can register in it", {
-      hint: "Use a store that has reserved(), such as the stores of Keyward.",
+      hint: "Use a store that has `reserved()`, such as the stores of Keyward.",
     });
   }
   const found = await Promise.all((await reserve.keys(heartbeatPrefix)).map((key) => readReplica(reserve, key)));
@@ -71,9 +76,11 @@ export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Re
 /**
  * Watches the replicas of one store.
  *
- * Treats a lease as lapsed if the beat of the heartbeat has not grown for the lease, by the clock of this process; the clocks
- * of other machines do not matter. An earlier heartbeat that is put back does not renew the lease. Neither does a heartbeat
- * that cannot be decrypted, however often it changes: a process with a key of this keyring writes readable ones.
+ * A heartbeat contains a number, its `beat`, which grows each time the process writes the heartbeat. A lease counts as
+ * lapsed if the beat has not grown for the duration of the lease, measured by the clock of this process. So the clocks
+ * of other machines do not matter, and an attacker who restores an earlier heartbeat does not renew the lease. A
+ * heartbeat that cannot be decrypted does not renew the lease either, however often the heartbeat changes, because a
+ * process with a key of this keyring writes readable heartbeats.
  */
 export class ReplicaWatch {
   readonly #reserve: ReservedRecords;
@@ -84,12 +91,15 @@ export class ReplicaWatch {
     this.#reserve = reserve;
   }
 
-  /** Lists the heartbeats of all replicas. A replica that registers later loads its keyring later, too. */
+  /**
+   * Finds the heartbeats that {@link ReplicaWatch.read} then reads. A replica that registers later need not be watched,
+   * because it also loads the keyring later.
+   */
   async list(): Promise<void> {
     this.#keys = await this.#reserve.keys(heartbeatPrefix);
   }
 
-  /** Returns the listed replicas that have not disconnected. */
+  /** Returns the replicas whose heartbeats `list` found, except those that have disconnected since. */
   async read(): Promise<readonly Replica[]> {
     const askedAtMs = performance.now();
     const read = await Promise.all(
@@ -112,7 +122,10 @@ export class ReplicaWatch {
     return present;
   }
 
-  /** Removes heartbeats whose lease has lapsed. A replica that was only halted registers again before it writes. */
+  /**
+   * Removes the heartbeats of replicas whose lease has lapsed. A replica that was only halted registers again before it
+   * writes.
+   */
   async removeLapsed(): Promise<void> {
     const lapsed = new Set((await this.read()).filter((replica) => replica.lapsed).map(({ id }) => id));
     const ring = await this.#reserve.ring();
@@ -120,7 +133,7 @@ export class ReplicaWatch {
       const { id, scope } = readHeartbeatKey(key);
       if (!lapsed.has(id) || scope !== undefined) continue;
       const record = await this.#reserve.read(key);
-      // A deletion would also remove a heartbeat that the replica writes in between.
+      // Replaced instead of deleted: a deletion would also remove a heartbeat that the replica writes in between.
       if (record !== undefined && this.#isAsSeen(key, record))
         await this.#reserve.replace(ring, key, record, heartbeatTombstone);
     }

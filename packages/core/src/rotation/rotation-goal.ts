@@ -4,14 +4,14 @@ import { type NewKey, shownId } from "../keyring/key.ts";
 import { isEnabled, Keyring, keyOf } from "../keyring/keyring.ts";
 import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
 
-/** The goal of a run that begins a rotation or joins one. */
+/** What a run is asked to achieve. The run begins a rotation with this goal, or joins the running rotation. */
 export type RotationGoal =
   | { readonly kind: "rotate"; readonly newKey: NewKey }
   | { readonly kind: "roll-back" }
   | { readonly kind: "revoke"; readonly newKey: NewKey; readonly from: string; readonly order: RevocationOrder };
 
 /**
- * Returns the state of a new rotation.
+ * Returns the status of a new rotation with this goal, at its first step.
  *
  * @throws KeywardError `KEYRING_INVALID`, `KEY_UNKNOWN`; `NO_ROTATION` for a roll-back.
  */
@@ -35,21 +35,24 @@ export function newRotation(keyring: Keyring, goal: RotationGoal): RotationStatu
   }
 }
 
-/** Returns the id of the key to change to, if the goal names one. */
+/** Returns the id of the key to change to, or `undefined` if the goal names neither an id nor key material. */
 export function idOf(goal: RotationGoal): string | undefined {
   if (goal.kind === "roll-back") return undefined;
   const { id, material } = goal.newKey;
   return id ?? (material === undefined ? undefined : Keyring.fromKeys([{ material }]).primary);
 }
 
-/** Returns a readable id that no earlier key had: a backup may still hold records of a removed key. */
+/**
+ * Returns a readable id for a new key. The id has a random part, because it must not repeat the id of a removed key: a
+ * backup may still have records under that key.
+ */
 function newId(): string {
   return `${new Date().toISOString().slice(0, 10)}-${randomBytes(3).toString("hex")}`;
 }
 
 /**
- * Returns the keyring with the key to change to; `undefined` if the keyring has it. Does not enable a disabled key: it may
- * have been disabled because it is compromised.
+ * Returns a copy of the keyring with the new key added, or `undefined` if the keyring has the key already. Does not
+ * enable a disabled key, which may have been disabled because it is compromised.
  *
  * @throws KeywardError `KEY_DISABLED`; `KEY_MISMATCH` if the keyring has other material under the id.
  */
@@ -78,9 +81,9 @@ export function requireRollBackTarget({ kind, to }: RotationStatus, keyring: Key
 }
 
 /**
- * Returns the keyring with the key to change to as its primary; `undefined` if the key is the primary.
+ * Returns a copy of the keyring with the new key as its primary, or `undefined` if the new key is the primary already.
  *
- * @throws KeywardError `KEY_DISABLED`; `KEYRING_INVALID` if a third key is the primary.
+ * @throws KeywardError `KEY_DISABLED`; `KEYRING_INVALID` if the primary is neither the old nor the new key.
  */
 export function withPromotedKey(keyring: Keyring, status: RotationStatus): Keyring | undefined {
   const { kind, from, to } = status;
@@ -93,10 +96,12 @@ export function withPromotedKey(keyring: Keyring, status: RotationStatus): Keyri
 function otherPrimaryError(keyring: Keyring, { from, to }: RotationStatus): KeywardError {
   return new KeywardError(
     "KEYRING_INVALID",
-    `Key "${keyring.primary}" was promoted during a rotation from "${from}" to "${to}"`,
+    `Key "${keyring.primary}" is the primary, but the running rotation replaces key "${from}" with key "${to}"`,
     {
       keyId: keyring.primary,
-      hint: `Promote "${from}" or "${to}", then run the rotation again or roll it back.`,
+      hint:
+        `A third key was promoted during the rotation. Promote "${from}" or "${to}". Then run the rotation again to ` +
+        "finish it, or call `rollBackRotation` to undo it.",
     },
   );
 }
@@ -106,10 +111,14 @@ function requireSameMaterial(keyring: Keyring, id: string, { material }: NewKey)
   const given = keyOf(Keyring.fromKeys([{ id, material }]), id)?.root.commitment;
   const present = keyOf(keyring, id)?.root.commitment;
   if (given !== undefined && present !== undefined && given.equals(present)) return;
-  throw new KeywardError("KEY_MISMATCH", `The keyring has a key "${id}" with other material than was passed`, {
-    keyId: id,
-    hint: "Give the new key another id. To change to the key in the keyring, pass its id without material.",
-  });
+  throw new KeywardError(
+    "KEY_MISMATCH",
+    `Key "${id}" in the keyring has other material than the new key that was passed under this id`,
+    {
+      keyId: id,
+      hint: "If you want to add a new key, pass another id. If you want to change to the key in the keyring, omit `material`.",
+    },
+  );
 }
 
 /**
@@ -120,13 +129,13 @@ function requireSameMaterial(keyring: Keyring, id: string, { material }: NewKey)
 export function requireKeyIn(keyring: Keyring, id: string): void {
   if (keyOf(keyring, id) !== undefined) return;
   throw new KeywardError("KEY_UNKNOWN", `The keyring has no key ${shownId(id)}`, {
-    hint: `Name a key of the keyring: ${keyring.keys.map((one) => one.id).join(", ") || "it has none"}.`,
+    hint: `Pass the id of a key in the keyring, which has these keys: ${keyring.keys.map((one) => one.id).join(", ") || "none"}.`,
   });
 }
 
 /**
- * Returns whether a rotation that is done achieved the goal, so that a repeated call changes nothing. Trusts the keyring
- * more than the record, which may be that of an earlier rotation, put back.
+ * Returns whether the last rotation is done and had this goal, so that a repeated call changes nothing. Checks the
+ * keyring too, because an attacker may have restored the record of an earlier rotation.
  */
 export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: RotationGoal): boolean {
   const { step, kind, from, to } = status;
@@ -135,26 +144,29 @@ export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: Ro
     case "rotate":
       return idOf(goal) === to;
     case "roll-back":
-      // A roll-back names no key, so only the generation distinguishes it from an earlier one.
+      // The goal of a roll-back names no key, so only the generation distinguishes this roll-back from an earlier one.
       return isLastChange(status, keyring);
     case "revoke":
       return goal.from === from;
   }
 }
 
-/** Returns whether the keyring is as this rotation left it, so that the record is that of the last rotation. */
+/** Returns whether the keyring has not changed since this rotation was done. If so, this was the last rotation. */
 export function isLastChange({ generation }: RotationStatus, keyring: Keyring): boolean {
   return generation === keyring.generation;
 }
 
-/** Returns whether the old key is removed, or with "disable-first" disabled while the new key is the primary. */
+/**
+ * Returns whether the keyring is in the state that the rotation aims at: the old key is removed. With "disable-first",
+ * it is enough that the old key is disabled and the new key is the primary.
+ */
 export function isAchieved({ order, from, to }: RotationStatus, keyring: Keyring): boolean {
   if (keyOf(keyring, from) === undefined) return true;
   return order === "disable-first" && keyring.primary === to && !isEnabled(keyring, from);
 }
 
 /**
- * Checks that a running rotation has the goal.
+ * Checks that the running rotation has the goal of this run.
  *
  * @throws KeywardError `ROTATION_IN_PROGRESS`.
  */
@@ -162,7 +174,7 @@ function requireSameGoal(status: RotationStatus, goal: RotationGoal): void {
   if (!isSameGoal(status, goal)) throw rotationInProgressError(status);
 }
 
-/** Returns whether a rotation has the goal. */
+/** Returns whether a rotation has the goal of a run. */
 export function isSameGoal({ kind, from, to, order }: RotationStatus, goal: RotationGoal): boolean {
   return (
     kind === goal.kind &&
@@ -188,7 +200,10 @@ export function rotationInProgressError({ kind, order, from, to, step }: Rotatio
     `${rotation} ${step === "done" ? "was finished in the meantime" : `is in progress, at step ${step}`}`,
     {
       keyId: from,
-      hint: "Finish it with the same goal, or roll it back if it is a rotation. Then begin another.",
+      hint:
+        step === "done"
+          ? "Another run replaced the rotation of this run. If you still want the goal of this run, repeat the call."
+          : `To finish it, repeat the call that began it${kind === "rotate" ? "; to undo it, call `rollBackRotation`" : ""}. Then repeat this call.`,
     },
   );
 }
@@ -196,29 +211,40 @@ export function rotationInProgressError({ kind, order, from, to, step }: Rotatio
 /** Returns the error for a roll-back without a running rotation. */
 export function noRotationError(): KeywardError {
   return new KeywardError("NO_ROTATION", "No rotation is running, so there is nothing to roll back", {
-    hint: "To change back to an earlier key that is in the keyring, call rotateKey with newKey: { id } of that key.",
+    hint: "If you want to change back to an earlier key that is still in the keyring, call `rotateKey` with `newKey: { id }`.",
   });
 }
 
 function rollBackTooLateError(keyId: string): KeywardError {
-  return new KeywardError("KEY_DISABLED", `Key "${keyId}" is disabled already: the rotation cannot be rolled back`, {
-    keyId,
-    hint: "Finish the rotation. If records need the key, enable it: the rotation then re-encrypts once more.",
-  });
+  return new KeywardError(
+    "KEY_DISABLED",
+    `The old key "${keyId}" is disabled or removed, so the rotation can no longer be rolled back`,
+    {
+      keyId,
+      hint: "Call `rotateKey` to finish the rotation. If records are still under the old key, enable that key first: the rotation then re-encrypts them too.",
+    },
+  );
 }
 
 function sameKeyError(keyId: string): KeywardError {
-  return new KeywardError("KEYRING_INVALID", `Key "${keyId}" is the key to change from, and cannot be the new key`, {
-    keyId,
-    hint:
-      "Choose another id, or none. If the record of a rotation to this key was lost, call revokeKey with the id of the " +
-      'old key and order "reencrypt-first": it runs the remaining steps.',
-  });
+  return new KeywardError(
+    "KEYRING_INVALID",
+    `Key "${keyId}" cannot be the new key, because it is the key to change from`,
+    {
+      keyId,
+      hint:
+        "Pass another id for the new key, or no id to generate one. If you repeat a rotation whose record the store has lost, " +
+        'call `revokeKey` with the id of the old key and `order: "reencrypt-first"`: it runs the remaining steps.',
+    },
+  );
 }
 
 /**
- * Returns the running rotation as a run with this goal continues it: unchanged if the goals are the same, turned around for
- * a roll-back, or turned into a revocation.
+ * Returns the status from which a run with this goal continues the running rotation:
+ *
+ * - The same goal: the status of the running rotation.
+ * - A roll-back: that status with the two keys exchanged.
+ * - A revocation: that status as a revocation.
  *
  * @throws KeywardError `ROTATION_IN_PROGRESS`; `KEY_DISABLED` if it is too late to roll back.
  */
@@ -226,7 +252,7 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
   const { kind, from, to, step } = running;
   if (kind === "roll-back" && !isEnabled(keyring, to)) {
     if (goal.kind === "roll-back") throw rollBackTooLateError(to);
-    // The roll-back cannot be finished: continue the rotation, which has reached the disabled key and so the grace.
+    // The roll-back cannot be finished. Continue the rotation at the grace, because its old key is disabled already.
     return adaptToGoal({ ...reversed(running, "rotate"), step: "grace", disabledAtMs: Date.now() }, goal, keyring);
   }
   if (goal.kind === "roll-back" && kind === "rotate") {
@@ -237,7 +263,7 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
   if (goal.kind === "revoke" && kind !== "revoke" && isEnabled(keyring, from)) {
     const { order } = goal;
     if (goal.from === from && isKeyWanted(to, goal)) {
-      // With "disable-first" the promotion disables the key, so a rotation past it goes back to that step.
+      // With "disable-first" the step "promote" disables the key, so a rotation past that step goes back to it.
       const back = order === "disable-first" && !["add", "distribute", "promote"].includes(step);
       return { ...running, kind: "revoke", order, ...(back ? { step: "promote" } : {}) };
     }
@@ -259,7 +285,7 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
   return running;
 }
 
-/** Returns the rotation with its two keys exchanged. */
+/** Returns the status of the rotation with its two keys exchanged. */
 function reversed(running: RotationStatus, kind: RotationStatus["kind"]): RotationStatus {
   return { ...running, kind, from: running.to, to: running.from };
 }

@@ -28,39 +28,42 @@ export class RotationKeyring {
   }
 
   /**
-   * Loads the keyring for a run that begins. Ends a pause of the source, and checks that the keyring can be changed.
+   * Loads the keyring at the beginning of a run, and checks that the keyring can be changed. If the source pauses after
+   * a failed load, waits until it asks the provider again.
    *
-   * @throws KeywardError `PROVIDER_READ_ONLY`, `KEYRING_INVALID`, and what the provider throws.
+   * @throws KeywardError `PROVIDER_READ_ONLY`, `KEYRING_INVALID`, and the other errors of the provider.
    */
   async loadToChange(): Promise<Keyring> {
     const keyring = await this.source.ask(this.#signal);
-    // A rotation of a keyring that can never be saved must not be written down: no run could finish it.
+    // The record of a rotation must not be written if the keyring can never be saved: no run could finish that rotation.
     requireSavable(keyring);
     // Checked before anything is written.
     await this.#provider.requireWritable?.();
     return keyring;
   }
 
-  /** Loads the keyring from the provider. Each step does this once, before it decides anything. */
+  /** Loads the keyring from the provider. Each step loads the keyring once, before it decides anything. */
   async load(): Promise<Keyring> {
     return await this.source.refresh();
   }
 
-  /** Returns a keyring that was just loaded together with its source. */
+  /** Returns a pair of a keyring that was just loaded and its source, as `retireLoaded` needs it. */
   loaded(keyring: Keyring): LoadedKeyring {
     return { keyring, source: this.source };
   }
 
   /**
-   * Saves a changed keyring if its source still holds `previous`. This process encrypts with it after the next load.
+   * Saves a changed keyring if the provider still keeps `previous`. This process uses the changed keyring only after
+   * the next load.
    *
-   * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and what the provider throws.
+   * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and the other errors of the provider.
    */
   async save(next: Keyring, previous: Keyring): Promise<void> {
     try {
       await this.#provider.save?.(next, previous);
     } catch (error) {
-      const hint = "Run the rotation again: it finds out whether the change arrived, and resumes.";
+      const hint =
+        "Run the rotation again: it loads the keyring to see whether the change was saved, and resumes there.";
       throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed keyring", hint);
     }
   }
@@ -97,19 +100,26 @@ export class RotationKeyring {
     for (const name of Object.keys(this.#stores)) await this.#requireFollowing(name, keyring);
   }
 
-  /** Returns the keyring that a store uses. */
+  /** Returns the keyring that a store uses, after checking that it is `keyring` or a later generation of it. */
   async #requireFollowing(name: string, keyring: Keyring): Promise<Keyring> {
     const store = this.#stores[name];
     const source = store === undefined ? this.source : storeParts(store).source;
     const used = source === this.source ? keyring : await source.ask(this.#signal);
     if (isSuccessor(used, keyring)) return used;
-    throw new KeywardError("STORE_KEYS_DIFFER", `The store ${name} uses another keyring than the one to change`, {
-      hint: "Make the store with the provider that you pass to the rotation, or with a provider over the same source.",
-    });
+    throw new KeywardError(
+      "STORE_KEYS_DIFFER",
+      `The store ${name} uses another keyring than the provider of this rotation has`,
+      {
+        hint: "Create the store with the provider that you pass to the rotation, or with another provider that loads the same keyring.",
+      },
+    );
   }
 }
 
-/** Returns whether a keyring is this one or a later one. Unrelated keyrings may have the same name, and any generation. */
+/**
+ * Returns whether `used` is `keyring` or a later generation of it. Compares their keys too, because unrelated keyrings
+ * may have the same name and any generation.
+ */
 function isSuccessor(used: Keyring, keyring: Keyring): boolean {
   const { scopeName } = used;
   const scoped = scopeName === undefined || keyring.scopeName !== undefined ? keyring : keyring.scope(scopeName);

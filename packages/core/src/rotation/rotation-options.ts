@@ -21,9 +21,9 @@ import { type RevocationOrder, type RotationStatus, type RotationStep, rotationS
 /** The options of every call that runs a rotation. */
 export interface RotationOptions extends ReplicaWaitOptions {
   /**
-   * How long a key stays disabled before it is removed, in milliseconds. Counts from the time when the key was disabled,
-   * whichever run disabled it. In this time a process that was halted in the middle of a write may report the missing key,
-   * and you can enable the key again.
+   * How long a key stays disabled before it is removed, in milliseconds. The time counts from when the key was
+   * disabled, even if an earlier run disabled it. If a process still uses the key in this time, for example because it
+   * was halted in the middle of a write, you may see `KEY_DISABLED`, and can enable the key again.
    */
   readonly graceMs: number;
   /**
@@ -31,11 +31,14 @@ export interface RotationOptions extends ReplicaWaitOptions {
    * these records. Default: false.
    */
   readonly abandonUnreadable?: boolean;
-  /** The pace of the re-encryption. */
+  /** The speed of the re-encryption in step `reencrypt`. */
   readonly reencrypt?: Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond">;
-  /** The last step of this run. Another run resumes after it. Default: "remove", the last step. */
+  /** The last step of this run. Another run resumes after this step. Default: "remove", the last step. */
   readonly until?: RotationStep;
-  /** Called when a step begins, when replicas are waited for, and after each page. */
+  /**
+   * Called when a step begins, when the replicas that the rotation waits for change, when the grace begins, and after
+   * each page.
+   */
   readonly onProgress?: (progress: RotationProgress) => void;
 }
 
@@ -53,11 +56,17 @@ export interface RotateKeyOptions extends RotationOptions {
 export interface RevokeKeyOptions extends RotateKeyOptions {
   /** The id of the compromised key. */
   readonly id: string;
-  /** Which of two harms to accept: forged records stay readable, or all records of the key become unreadable. No default. */
+  /**
+   * Which harm to accept. With "reencrypt-first", forged records stay readable. With "disable-first", all records under
+   * the key become unreadable. There is no default.
+   */
   readonly order: RevocationOrder;
 }
 
-/** The name of every option of a rotation. Each call accepts the options of the others. */
+/**
+ * The name of every option of the calls that concern a rotation. Each of these calls also accepts the options of the
+ * others.
+ */
 export const rotationOptionNames = {
   ...replicaWaitOptionNames,
   graceMs: true,
@@ -86,8 +95,8 @@ const longestGraceMs = 2 ** 40;
 export function requireRotationOptions({ stores, graceMs, until, reencrypt: pace = {} }: RotationOptions): void {
   requireStores(stores);
   if (until !== undefined && !rotationSteps.includes(until)) {
-    throw new KeywardError("VALUE_INVALID", "until is not a step of a rotation", {
-      hint: `Set until to one of ${rotationSteps.join(", ")}. Omit it to run every step.`,
+    throw new KeywardError("VALUE_INVALID", 'The option "until" is not a step of a rotation', {
+      hint: `Set \`until\` to one of these steps: ${rotationSteps.join(", ")}. Omit \`until\` to run every step.`,
     });
   }
   requireAmount("graceMs", graceMs, "milliseconds", { least: 0, most: longestGraceMs });
@@ -97,7 +106,7 @@ export function requireRotationOptions({ stores, graceMs, until, reencrypt: pace
 /** The progress of a rotation. */
 export type RotationProgress =
   | {
-      /** A step begins. */
+      /** This step begins. */
       readonly kind: "step";
       readonly step: RotationStep;
     }
@@ -108,19 +117,22 @@ export type RotationProgress =
       readonly replicas: readonly WaitingReplica[];
     }
   | {
-      /** A page was re-encrypted. */
+      /** A page of the records of this store was re-encrypted. */
       readonly kind: "reencrypting";
       readonly store: string;
       readonly progress: ReencryptProgress;
     }
   | {
-      /** A page was searched for records that need the old key. `records` is the number of records looked at so far. */
+      /**
+       * A page of records was searched for records that need the old key. `records` is the number of records searched
+       * so far.
+       */
       readonly kind: "counting";
       readonly step: "disable" | "remove";
       readonly records: number;
     }
   | {
-      /** The key stays disabled until this time, in milliseconds since the epoch. */
+      /** The old key stays disabled until this time, in milliseconds since the epoch, and is then removed. */
       readonly kind: "grace";
       readonly untilMs: number;
     };
@@ -129,7 +141,10 @@ export type RotationProgress =
 export interface RotationReport extends RotationStatus {
   /** The keyring after the run. */
   readonly keyring: Keyring;
-  /** The re-encryption of each store in this run. Its counts include those of earlier runs. */
+  /**
+   * The report of the re-encryption of each store, by the name of the store. If the re-encryption began in an earlier
+   * run, the counts include those of that run.
+   */
   readonly reencrypted: Readonly<Record<string, ReencryptReport>>;
   /** With `abandonUnreadable`, the records that could not be decrypted and were abandoned in this run. */
   readonly abandoned: readonly UnreadableRecord[];

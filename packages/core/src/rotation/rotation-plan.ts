@@ -5,22 +5,28 @@ import type { ReplicaWait, ReplicaWaitOptions, ReplicaWaits, WaitingReplica } fr
 import { adaptToGoal, idOf, newRotation, type RotationGoal } from "./rotation-goal.ts";
 import { graceLeft, type RotationStatus, type RotationStep, stepsFrom } from "./rotation-record.ts";
 
-/** A step of a rotation that would run. */
+/** A step that the planned call of {@link rotateKey} would run. */
 export type PlannedStep =
   | {
-      /** The step would change the keyring. `done`: the keyring has this change already. */
+      /**
+       * The step would add, promote or remove the key `keyId`. If `done` is true, the keyring has this change already,
+       * so the step would change nothing.
+       */
       readonly step: "add" | "promote" | "remove";
       readonly keyId: string;
       readonly done: boolean;
     }
   | {
-      /** The step would wait for these replicas. In the stores of `unregistered`, no other process is registered. */
+      /**
+       * The step would wait for these replicas. `unregistered` has the names of the stores in which no other process is
+       * registered.
+       */
       readonly step: ReplicaWait;
       readonly replicas: readonly WaitingReplica[];
       readonly unregistered: readonly string[];
     }
   | {
-      /** The step would re-encrypt this number of records, by store. */
+      /** The step would re-encrypt records. `records` is their number, by store. */
       readonly step: "reencrypt";
       readonly records: Readonly<Record<string, number>>;
     }
@@ -92,7 +98,7 @@ export async function planOf(
   };
 }
 
-/** The facts that a plan is made from. */
+/** The state of the keyring, the replicas and the records, from which {@link planOf} makes a plan. */
 interface Findings {
   readonly keyring: Keyring;
   readonly waiting: readonly WaitingReplica[];

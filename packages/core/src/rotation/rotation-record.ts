@@ -11,12 +11,13 @@ import { ReservedText } from "../store/reserved-text.ts";
  * The steps of a rotation, in order.
  *
  * - `add`: adds the new key to the keyring.
- * - `distribute`: waits until every replica has that keyring, and so can decrypt with the new key.
+ * - `distribute`: waits until every replica has loaded the keyring with the new key, and so can decrypt records under
+ *   it.
  * - `promote`: makes the new key the primary.
  * - `drain`: waits until every replica reports the new primary, and has finished the writes that it began before.
  * - `reencrypt`: re-encrypts every record of every store.
  * - `disable`: checks that no record in any store needs the old key, and disables it.
- * - `grace`: leaves the old key disabled for a while, so that a process that still needs it can report so.
+ * - `grace`: leaves the old key disabled for a while, so that you can enable the key again if a record still needs it.
  * - `remove`: checks once more that no record needs the old key, and removes it from the keyring.
  */
 export const rotationSteps = [
@@ -40,13 +41,13 @@ export type RotationStep = (typeof rotationSteps)[number];
  */
 export type RevocationOrder = "reencrypt-first" | "disable-first";
 
-/** The state of a rotation, as a store keeps it. */
+/** The state of a rotation, as the reserved space of a store keeps it. */
 export interface RotationStatus {
   /** The random id of the rotation. */
   readonly id: string;
   /** The kind of rotation. "roll-back" undoes a rotation; "revoke" replaces a compromised key. */
   readonly kind: "rotate" | "roll-back" | "revoke";
-  /** The order of a revocation. */
+  /** The order of a revocation. `undefined` for the other kinds. */
   readonly order?: RevocationOrder;
   /** The id of the key to take out of use. */
   readonly from: string;
@@ -56,14 +57,16 @@ export interface RotationStatus {
   readonly step: RotationStep | "done";
   /** Time of the start, in milliseconds since the epoch. */
   readonly startedAtMs: number;
-  /** Time when the old key was disabled, in milliseconds since the epoch. The grace counts from then in every run. */
+  /**
+   * Time when the old key was disabled, in milliseconds since the epoch. The grace counts from this time, in every run.
+   */
   readonly disabledAtMs?: number;
-  /** The generation of the keyring when the rotation was done. `undefined` before. */
+  /** The generation of the keyring when the rotation was done. `undefined` until the rotation is done. */
   readonly generation?: number;
 }
 
 function stepsOf(order: RevocationOrder | undefined): readonly RotationStep[] {
-  // Records that still need the key keep it in the keyring, disabled.
+  // With "disable-first" the old key stays in the keyring, disabled, because records may still need it.
   return order === "disable-first"
     ? rotationSteps.filter((step) => !["reencrypt", "disable", "grace", "remove"].includes(step))
     : rotationSteps;
@@ -74,8 +77,9 @@ export function stepsFrom(status: RotationStatus): readonly RotationStep[] {
   if (status.step === "done") return [];
   const steps = stepsOf(status.order);
   const at = steps.indexOf(status.step);
-  // Otherwise an unknown step would count as the last one.
-  if (at === -1) throw new Error(`A rotation is at ${status.step}, which is not one of its steps`);
+  // Without this check, an unknown step would count as the last one.
+  if (at === -1)
+    throw new Error(`The rotation is at step "${status.step}", but a rotation of its kind has no such step`);
   return steps.slice(at);
 }
 
@@ -84,17 +88,20 @@ export function graceLeft({ disabledAtMs = Date.now() }: RotationStatus, graceMs
   return Math.min(graceMs, disabledAtMs + graceMs - Date.now());
 }
 
-/** Returns the status after its step. `change` holds the fields that the step changed. */
+/**
+ * Returns the status for the step that follows the current one. `change` has the fields of the status that the finished
+ * step changed.
+ */
 export function nextOf(status: RotationStatus, change: Partial<RotationStatus>): RotationStatus {
   return { ...status, step: stepsFrom(status)[1] ?? "done", ...change };
 }
 
-/** Returns whether a step comes after the last step of a run. */
+/** Returns whether a step comes after `until`, the last step of a run. Without `until`, a run has all steps. */
 export function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean {
   return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
 }
 
-/** Returns whether two statuses are the same. */
+/** Returns whether two statuses have the same fields, or both are `undefined`. */
 function isSameStatus(one: RotationStatus | undefined, other: RotationStatus | undefined): boolean {
   if (one === undefined || other === undefined) return one === other;
   return statusFields.every((name) => one[name] === other[name]);
@@ -112,7 +119,10 @@ const statusFields = [
   "generation",
 ] as const satisfies readonly (keyof RotationStatus)[];
 
-/** The record of a rotation, as it was read. `status` is undefined if there is no record. */
+/**
+ * The record of a rotation as a run read it, and the status in it. `status` is `undefined` if there is no record, or an
+ * unreadable record counts as absent.
+ */
 export interface ReadRotation {
   readonly record: ReservedRecord | undefined;
   readonly status: RotationStatus | undefined;
@@ -121,7 +131,8 @@ export interface ReadRotation {
 const key = "rotation";
 
 /**
- * Returns the reserved space that keeps the state of the rotation: that of the first store by name that has one.
+ * Returns the reserved space that keeps the state of the rotation. Takes the first store, in the order of names, that
+ * has a reserved space.
  *
  * @throws KeywardError `STORE_INVALID` if no store has a reserved space.
  */
@@ -131,7 +142,7 @@ export function reserveForRotation(source: KeyringSource, stores: NamedStores): 
     if (records !== undefined) return records;
   }
   throw new KeywardError("STORE_INVALID", "None of the stores has a reserved space to keep the state of the rotation", {
-    hint: "Pass a store that has reserved(), such as the stores of Keyward. Or rotate by hand: docs/keyring.md lists the steps.",
+    hint: "Pass a store that has `reserved()`, such as the stores of Keyward. Or rotate the key by hand: docs/keyring.md lists the steps.",
   });
 }
 
@@ -144,7 +155,7 @@ export class RotationRecord {
   }
 
   /**
-   * Reads the state.
+   * Reads the status of the last rotation.
    *
    * @param abandonUnreadable whether to treat a record that cannot be decrypted as absent.
    * @throws KeywardError the error of the decryption.
@@ -159,12 +170,15 @@ export class RotationRecord {
       keyId: status.keyId,
       cause: status,
       hint:
-        "Give this process the keyring that the other processes have, or update Keyward. If the keyring is lost, " +
-        "abandonUnreadable discards the record.",
+        "Give this process the keyring that the other processes have. If a later version of Keyward wrote the record, " +
+        "update Keyward. If the key of the record is lost, pass `abandonUnreadable: true`, which discards the record.",
     });
   }
 
-  /** Writes the next state if the record is still what was read. Returns `false` if another run was first. */
+  /**
+   * Writes a new status if the stored status is still the one in `state`. Returns `false` if another run changed the
+   * stored status first.
+   */
   async replace(state: ReadRotation, status: RotationStatus): Promise<boolean> {
     const text = JSON.stringify({ keyward: key, ...status });
     for (let read = state; ; ) {
@@ -176,13 +190,15 @@ export class RotationRecord {
     }
   }
 
-  /** Returns whether the state is still what was read. */
+  /** Returns whether the stored status is still the one in `state`. */
   async isUnchanged(state: ReadRotation): Promise<boolean> {
     return isSameStatus((await this.read(true)).status, state.status);
   }
 }
 
-/** Returns the checkpoint for the re-encryption of a store, which the store keeps in its own reserved space. */
+/**
+ * Returns the checkpoint for the re-encryption of a store. The checkpoint is kept in the reserved space of that store.
+ */
 export function reservedCheckpoint(reserve: ReservedRecords, rotationId: string, store: string): Checkpoint {
   const at = `${key}/${rotationId}/${store}`;
   return {

@@ -36,14 +36,17 @@ const maxConflicts = 10;
 const maxLosses = 10;
 const conflictPauseMs = 20;
 
-/** One run of a rotation: begins or joins the rotation, then runs its steps up to `until`, or all of them. */
+/**
+ * One run of a rotation. Begins the rotation or joins the running one, then runs its steps up to the option `until`, or
+ * all steps.
+ */
 export class RotationRun {
   readonly #options: RotationOptions;
   readonly #keyring: RotationKeyring;
   readonly #record: RotationRecord;
   readonly #waits: ReplicaWaits;
   readonly #steps: RotationSteps;
-  /** The keyring that showed that the rotation is done. */
+  /** The loaded keyring that showed that the rotation is done. */
   #atEnd: Keyring | undefined;
 
   /**
@@ -61,7 +64,7 @@ export class RotationRun {
     this.#steps = new RotationSteps(options, this.#keyring, this.#record, this.#waits);
   }
 
-  /** Runs the steps that are left, and returns their results. */
+  /** Runs the steps that are left, up to the option `until`, and returns the results of this run. */
   async run(goal: RotationGoal): Promise<RotationReport> {
     this.#options.signal?.throwIfAborted();
     let state = await this.#beginOrJoin(goal);
@@ -101,7 +104,7 @@ export class RotationRun {
     return await planOf(goal, keyring, running, this.#waits, this.#options);
   }
 
-  /** Joins the running rotation if it has the same goal, or writes down a new one. */
+  /** Joins the running rotation, or writes the record of a new one. Returns the record that this run continues. */
   async #beginOrJoin(goal: RotationGoal): Promise<ReadRotation> {
     let initial: ReadRotation | undefined;
     for (;;) {
@@ -129,10 +132,11 @@ export class RotationRun {
   }
 
   /**
-   * Reads the state of the rotation, and writes the expected one again if the record was lost.
+   * Reads the status of the rotation. If the record of the rotation was lost, writes the expected status again.
    *
-   * @param expected the state that this run wrote or read last.
-   * @throws KeywardError `ROTATION_IN_PROGRESS` if another rotation replaced this one before it was done; `STORE_INVALID`.
+   * @param expected the status that this run wrote or read last.
+   * @throws KeywardError `ROTATION_IN_PROGRESS` if another rotation replaced this one before it was done;
+   * `STORE_INVALID`.
    */
   async #readState(expected: RotationStatus): Promise<ReadRotation> {
     for (let attempt = 0; attempt < maxLosses; attempt++) {
@@ -145,7 +149,7 @@ export class RotationRun {
         if (isTrue) return state;
       }
       if (status !== undefined && status.id !== expected.id) {
-        // Another rotation begins when this one has ended, or when its record was lost. The keyring shows which.
+        // Another rotation began, because this one has ended or because its record was lost. The keyring shows which.
         const hasEnded = expected.step === "done" || isAchieved(expected, await this.#keyring.load());
         if (!hasEnded) throw rotationInProgressError(status);
         return { ...state, status: { ...expected, step: "done" } };
@@ -193,12 +197,12 @@ function hasEnded({ step, from, to }: RotationStatus, keyring: Keyring): boolean
 /** Returns whether a step failed because something else changed the keyring or the rotation first. */
 function isConflict(error: unknown): boolean {
   if (error instanceof ChangedByAnotherRun) return true;
-  // A store whose provider is a little behind follows after a pause.
+  // A store whose provider is a little behind has the keyring after a pause.
   return error instanceof KeywardError && ["KEYRING_CONFLICT", "STORE_KEYS_DIFFER"].includes(error.code);
 }
 
 function recordLostError(): KeywardError {
   return new KeywardError("STORE_INVALID", "The store loses the record of the rotation each time it is written", {
-    hint: "Make the store keep its reserved space: turn eviction off, and let no other program delete records there.",
+    hint: "The store, or another program, deletes the record. Turn off eviction in the store, and let no program delete the records that Keyward keeps there.",
   });
 }

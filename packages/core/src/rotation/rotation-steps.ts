@@ -26,7 +26,7 @@ import {
 } from "./rotation-record.ts";
 
 const maxRounds = 3;
-// A machine that slept has waited only by the time of day, which is therefore looked at every minute.
+// While a machine sleeps, only the time of day advances, and not the timers. So the time of day is checked every minute.
 const longestLookMs = 60_000;
 
 /** Thrown if another run changed the record of the rotation in the middle of a step of this run. */
@@ -58,8 +58,10 @@ export class RotationSteps {
   /**
    * Runs the step that the status names.
    *
-   * @param state the rotation as it was read: no keyring is saved if the record has changed since.
-   * @returns what changes in the status. Names the next step if it is not the following one.
+   * @param state the record of the rotation as the run read it. If the record has changed since, the step saves no
+   * keyring.
+   * @returns the fields of the status that the step changed. They include `step` only if the next step is not the
+   * following one.
    */
   async perform(status: RotationStatus, state: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
     switch (status.step) {
@@ -85,7 +87,10 @@ export class RotationSteps {
     }
   }
 
-  /** Changes the keyring at its source, unless it has the change already, and announces it. */
+  /**
+   * Saves the keyring that `change` returns, unless `change` returns `undefined` because the keyring has the change
+   * already. Then announces the keyring.
+   */
   async #change(
     state: ReadRotation,
     change: (keyring: Keyring) => Keyring | undefined,
@@ -145,7 +150,9 @@ export class RotationSteps {
     return {};
   }
 
-  /** Promotes and disables in one change, so that no process ever re-encrypts a forged record. */
+  /**
+   * Promotes the new key and disables the old key in one change, so that no process ever re-encrypts a forged record.
+   */
   async #promoteAndDisable({ from, to }: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
     const { stores, signal } = this.#options;
     this.#madeUnreadable = await countUnder(stores, (id) => id === from, signal);
@@ -153,7 +160,7 @@ export class RotationSteps {
     const promoted = keyring.primary === to ? keyring : keyring.promote(to);
     const next = isEnabled(keyring, from) ? promoted.disable(from) : promoted;
     if (next !== keyring) {
-      // The reserved records of Keyward must stay readable when the key is disabled.
+      // Keyward's own records in the reserved space must stay readable when the key is disabled.
       for (const store of Object.values(stores)) {
         const { generationNotice, reserve } = storeParts(store);
         await generationNotice.prepare(next, keyring);
@@ -175,7 +182,7 @@ export class RotationSteps {
         await this.#retire("disable", from, keyring, state);
       } catch (error) {
         if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || !this.#isRetryUseful()) throw error;
-        // A process that is not registered, or that was ignored, wrote under the key in the meantime.
+        // A process that is not registered, or whose id is in ignoreReplicas, wrote under the key in the meantime.
         return { step: "reencrypt" };
       }
       await this.#keyring.announceSaved();
@@ -263,7 +270,8 @@ function writtenAfterDisableError(error: KeywardError): KeywardError {
     counts: error.counts,
     cause: error,
     hint:
-      "A process that was halted, or is not registered, wrote under the key after it was disabled. To save those " +
-      "records, enable the key and run the rotation again: it re-encrypts once more. If the key is compromised, delete the records.",
+      "A process that was halted, or is not registered, wrote these records under the key after the key was disabled. To " +
+      "keep the records, enable the key and run the rotation again, which re-encrypts them. If the key is compromised, " +
+      "delete the records instead, because an attacker may have forged them.",
   });
 }

@@ -39,11 +39,12 @@ export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions
 /**
  * Undoes a running rotation: promotes the old key again, re-encrypts every record under it, and retires the new key.
  *
- * Possible until the old key is disabled, and resumable like a rotation. If another operator disables the old key during
- * the roll-back, the key stays disabled, and {@link rotateKey} continues the rotation.
+ * You can roll back until the old key is disabled. If a roll-back stops, run it again: it resumes like a rotation. If
+ * another operator disables the old key during the roll-back, the key stays disabled, and {@link rotateKey} continues
+ * the rotation.
  *
- * @throws KeywardError like {@link rotateKey}; `NO_ROTATION` if no rotation is running; `KEY_DISABLED` if the old key is
- * disabled already.
+ * @throws KeywardError like {@link rotateKey}; `NO_ROTATION` if no rotation is running; `KEY_DISABLED` if the old key
+ * is disabled already.
  */
 export async function rollBackRotation(provider: KeyProvider, options: RotationOptions): Promise<RotationReport> {
   requireOptions("rollBackRotation", options, rotationOptionNames);
@@ -53,29 +54,34 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
 /**
  * Takes a compromised key out of use. If the key is the primary, another key is added and promoted first.
  *
- * With "reencrypt-first", runs every step of a rotation. With "disable-first", promotes the other key and disables the
- * compromised one in the same change. The key then stays in the keyring, disabled, until you remove it with `retireKey`.
- * Records that replicas still encrypt with the key, until they load the keyring, become unreadable too.
+ * With "reencrypt-first", runs every step of a rotation. With "disable-first", promotes the new key and disables the
+ * compromised key in the same change. The compromised key then stays in the keyring, disabled, until you remove it with
+ * `retireKey`. Records that replicas still encrypt with that key before they load the changed keyring become unreadable
+ * too.
  *
- * Takes over a rotation that is moving away from the key, and a roll-back in either direction.
+ * If a rotation that replaces the key is running, or a roll-back from or to the key, the call turns it into this
+ * revocation.
  *
  * @throws KeywardError like {@link rotateKey}; `KEY_UNKNOWN`.
  */
 export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions): Promise<RotationReport> {
   const { id: from, order, newKey = {} } = requireOptions("revokeKey", options, rotationOptionNames);
   if (order !== "reencrypt-first" && order !== "disable-first") {
-    throw new KeywardError("VALUE_INVALID", "The option order of revokeKey is missing or unknown", {
-      hint: 'Call revocationCost to see what is at stake, then choose "reencrypt-first" or "disable-first".',
+    throw new KeywardError("VALUE_INVALID", 'The option "order" of revokeKey is missing or unknown', {
+      hint:
+        "Call `revocationCost` to count the records under the key. To keep them readable, forged records included, pass " +
+        '"reencrypt-first". To accept no forged record, pass "disable-first": all these records become unreadable.',
     });
   }
   return await new RotationRun(provider, options).run({ kind: "revoke", newKey, from, order });
 }
 
 /**
- * Returns the state of the running rotation, or else of the last one; `undefined` if there never was one.
+ * Returns the state of the running rotation. If no rotation is running, returns the state of the last one, or
+ * `undefined` if there never was one.
  *
- * @throws KeywardError `STORE_INVALID` if no store has a reserved space; the error of the decryption if the record of the
- * rotation cannot be read.
+ * @throws KeywardError `STORE_INVALID` if no store has a reserved space; the error of the decryption if the record of
+ * the rotation cannot be read.
  */
 export async function rotationStatus(
   provider: KeyProvider,
@@ -98,7 +104,7 @@ export async function planRotation(provider: KeyProvider, options: RotateKeyOpti
 }
 
 /**
- * Counts the records under a key, and so the cost of revoking it. Changes nothing.
+ * Counts the records under a key, which are the cost of revoking the key. Changes nothing.
  *
  * @throws KeywardError `KEY_UNKNOWN`; `STORES_MISSING` if a store that the keyring lists was not passed;
  * `STORE_NOT_SCANNABLE`.
