@@ -23,7 +23,7 @@ export class VaultFailure extends Error {
     this.data = data;
   }
 
-  /** True if the failure is temporary, so that a retry may succeed. */
+  /** True if the failure may be temporary, so that a retry may succeed. */
   get isPassing(): boolean {
     if (this.status !== undefined) return this.status === 412 || this.status === 429 || this.status >= 500;
     return !this.isUntrusted;
@@ -153,7 +153,10 @@ interface NodeVaultRequest {
   readonly signal: AbortSignal;
 }
 
-/** Converts an error of axios. That error contains the request with its token, so only the fields named here are copied. */
+/**
+ * Converts an error of axios into a VaultFailure. The error of axios contains the request with its token, so only the
+ * status, the reasons and the data of a deleted secret are copied.
+ */
 function failureOf(error: unknown): VaultFailure {
   const response = fieldOf(error, "response");
   const status = fieldOf(response, "statusCode");
