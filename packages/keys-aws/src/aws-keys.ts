@@ -31,7 +31,7 @@ export interface AwsKeys extends KeyProvider {
    * Replaces the keyring in the secret, if the secret still holds `previous`. See {@link KeyProvider.save}.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
-   * @throws KeywardError `KEYRING_INVALID` if the keyring `next` is scoped, has no keys, has not the name in the option
+   * @throws KeywardError `KEYRING_INVALID` if the keyring `next` is scoped, has no keys, has another name than the option
    * `name`, or is longer than the 65,536 bytes that a secret can hold.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses a request or does not answer.
    */
@@ -57,8 +57,8 @@ const optionNames: OptionNames<AwsKeysOptions> = {
 };
 
 /**
- * Returns a key provider that reads a keyring from AWS Secrets Manager. One secret holds the keyring document, as
- * `exportKeyring` writes it. The AWS SDK finds the credentials, and region and endpoint if these options are omitted.
+ * Returns a key provider that reads a keyring from AWS Secrets Manager. One secret holds the keyring document, which is the
+ * text that `exportKeyring` returns. The AWS SDK finds the credentials, and also `region` and `endpoint` if you omit them.
  *
  * @example
  * import { createKeyv } from "@keyward/core";

@@ -134,7 +134,7 @@ export class KmsWrapper implements KeyringWrapper {
       try {
         return await attempt(keyId);
       } catch (error) {
-        // KMS answers with one of these two errors if another key wrapped the data key.
+        // KMS answers with one of these two errors if another KMS key wrapped the data key.
         const name = awsNameOf(error);
         if (name !== "IncorrectKeyException" && name !== "AccessDeniedException") throw error;
         failure ??= error;
@@ -155,7 +155,7 @@ export class KmsWrapper implements KeyringWrapper {
   ): Promise<Output> {
     const kms = await loadKms();
     const call = {
-      // ReEncrypt has no action of the same name: it needs these two.
+      // No IAM action has the name ReEncrypt. The operation needs these two actions.
       action: operation === "ReEncrypt" ? "kms:ReEncryptFrom and kms:ReEncryptTo" : `kms:${operation}`,
       subject: subjectOf("KMS key", keyId),
       // The error of ReEncrypt may name two of the keys.

@@ -14,7 +14,8 @@ import { subjectOf } from "./aws-resource.ts";
 
 const current = "AWSCURRENT";
 const previous = "AWSPREVIOUS";
-// All writers use the same label, which marks at most one version. So killed writers leave at most one labeled version.
+// All writers use the same label, which marks at most one version. So writers that were killed leave at most one version
+// with this label.
 // AWS keeps a version without a label for a day, and AWSCURRENT can still be moved to it.
 const pending = "keyward-pending";
 const maxBytes = 65_536;
@@ -92,7 +93,7 @@ export class Secret {
     if (!this.#id.startsWith("arn:") && (await this.#createSecret(text))) return true;
     if (await this.#hasValue()) return false;
     const id = randomUUID();
-    // AWS makes the first version of a secret current, whatever its labels, and does not do so for a second one.
+    // AWS makes the first version of a secret current, whatever its labels, but not a second version.
     const stages = await this.#put(id, text);
     await this.#unmark(id);
     return stages.includes(current);

@@ -88,9 +88,13 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     if (value === undefined && path === undefined && env[othersVariable] === undefined) return undefined;
     missing.found();
     if (value !== undefined && path !== undefined) {
-      throw new KeywardError("KEYRING_INVALID", `Both ${name} and ${fileVariable} are set, but only one may be`, {
-        hint: `Keep the environment variable that holds the key of existing records, and unset the other environment variable. If the application needs the other key too, add that key to ${othersVariable}.`,
-      });
+      throw new KeywardError(
+        "KEYRING_INVALID",
+        `Both ${name} and ${fileVariable} are set, but only one of them may be set`,
+        {
+          hint: `Keep the environment variable that holds the key of existing records, and unset the other environment variable. If the application needs the other key too, add that key to ${othersVariable}.`,
+        },
+      );
     }
     if (value !== undefined) return readText(value, name, options);
     if (path === undefined) {

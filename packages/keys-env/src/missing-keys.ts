@@ -19,7 +19,7 @@ export interface MissingKeysOptions {
    * `PROVIDER_UNAVAILABLE` in production. Default: false.
    */
   readonly dangerouslyAllowInProduction?: boolean;
-  /** Function that receives each warning and its code. Default: `process.emitWarning`. */
+  /** Function that receives the text and the code of each warning. Default: `process.emitWarning`. */
   readonly warn?: (message: string, code: KeysWarningCode) => void;
 }
 

@@ -130,7 +130,7 @@ export class KeySourceAddress {
   }
 }
 
-/** Returns the error for an invalid source. It does not contain the text of the source. */
+/** Returns the error for an invalid source. The error does not contain the text of the source. */
 export function invalidSource(
   problem: string,
   hint = "Correct the source as the README of @keyward/keys-from describes.",

@@ -110,7 +110,7 @@ export class VaultClient {
       // The timeout of the agents applies while a connection is made, before the timeout of axios starts.
       httpAgent: new QuietHttpAgent({ timeout }),
       httpsAgent: new QuietHttpsAgent({ timeout, ...(ca === undefined ? {} : { ca }) }),
-      // A proxy from the environment variables is used only with TLS. It could read token and keyring in plain HTTP.
+      // A proxy from the environment variables is used only with TLS, because the proxy could read plain HTTP.
       ...(address.protocol === "http:" ? { proxy: false } : {}),
       // Redirects are not followed, because the token would be sent to the other server.
       maxRedirects: 0,
@@ -128,7 +128,7 @@ export class VaultClient {
       debug: () => undefined,
       "request-promise": { defaults: () => send },
     });
-    // By default, node-vault reads both from environment variables, and would send a token with each login.
+    // By default, node-vault reads token and namespace from environment variables, and would send a token with each login.
     return Object.assign(client, { token: "", namespace });
   }
 

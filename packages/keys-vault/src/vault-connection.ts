@@ -62,7 +62,7 @@ export interface Purpose {
 
 const defaultRefreshMs = 60_000;
 const defaultRequestTimeoutMs = 5_000;
-// The pauses before the retries are at most 400, 800 and 1,600 ms, and at least half as long.
+// The pauses before the three retries are random: 200 to 400 ms, 400 to 800 ms, and 800 to 1,600 ms.
 const retries = 3;
 const firstPauseMs = 200;
 const timeoutShare = 0.9;
@@ -280,7 +280,7 @@ function loginHint(auth: VaultAuth, status: number | undefined): string {
   }
 }
 
-// Vault answers wrong credentials with 400, and a locked name or a missing method with 403.
+// Vault answers wrong credentials with status 400, and a locked user or role, or a missing login method, with 403.
 function lockoutHint(status: number | undefined): string {
   if (status !== 403) return "";
   return "Either the login method is not mounted, or Vault has locked this user or role out (by default for 15 minutes after 5 failed logins). `bao read sys/locked-users` lists locked users and roles. Stop the process that logs in with wrong credentials before you unlock the user or role, because further failed logins would lock it out again. ";

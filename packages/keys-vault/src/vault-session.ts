@@ -3,7 +3,7 @@ import { KeywardError, RetryPause, singleFlight } from "@keyward/core";
 import { type LoginRequest, readCredentials, type VaultAuth } from "./vault-auth.ts";
 import { fieldOf, type VaultClient, VaultFailure } from "./vault-client.ts";
 
-/** A token in use. Points in time are values of `performance.now()`. */
+/** The token that a process uses, with its lease. Points in time are values of `performance.now()`. */
 interface Session {
   readonly token: string;
   /** True if the token comes from a login, which can be repeated. */
@@ -21,9 +21,11 @@ const leaseShare = 2 / 3;
 // If a renewal extends a token by less than this part of its lease, the token has reached its maximum lifetime.
 const extendedShare = 1 / 10;
 const shortestLeaseS = 0.5;
-// A failed renewal is retried after a third of the remaining time, but not before this part of the lease has passed.
+// A failed renewal is retried after a third of the remaining time, but not before this part of the lease has passed since
+// the failure.
 const shortestRetryShare = 1 / 20;
-// Refused credentials are retried after 10 s, 1 minute, 6 minutes, and then every 16 minutes, each up to a fifth longer.
+// Refused credentials are retried after pauses of 10 s, 1 minute, 6 minutes, and then 16 minutes. Each pause is extended by
+// up to a fifth.
 // By default, Vault locks a user or role out at the fifth failed login, and resets the count after 15 minutes without one.
 const refusalPauses = { firstMs: 10_000, factor: 6, longestMs: 16 * 60_000 };
 const longestTimerMs = 2 ** 31 - 1;
@@ -170,7 +172,7 @@ export class VaultSession {
       return this.#startSession(token, lease, false);
     } catch (error) {
       if (!(error instanceof VaultFailure) || error.status !== 403) throw error;
-      // The token may lack only the right to look itself up. If it is invalid, its first use fails.
+      // The policy of the token may deny only this lookup. If the token is invalid, its first use fails.
       return this.#startSession(token, {}, false);
     }
   }
