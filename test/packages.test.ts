@@ -278,8 +278,8 @@ describe("the packed tarballs", () => {
       ] as const) {
         expect(await answerOf(process.execPath, outfile, keys)).toEqual({
           code: "PROVIDER_UNAVAILABLE",
-          message: `${name} is not installed, which this source of keys needs`,
-          hint: `Install it: npm install ${name}`,
+          message: `This source of keys needs ${name}, which is not installed`,
+          hint: `Run \`npm install ${name}\`.`,
         });
       }
     });

@@ -1,13 +1,13 @@
 import { abortable, KeywardError, type KeywardErrorCode } from "@keyward/core";
 import { looksLikeKey } from "./aws-resource.ts";
 
-/** A call to AWS, with what its errors need. */
+/** A call to AWS: its time limit, and the details that the errors of the call show. */
 export interface AwsCall {
   /** The IAM action that the call needs. */
   readonly action: string;
-  /** The resource of the call, as the first words of a sentence. */
+  /** Name of the resource that is called, such as `The secret "app"`. Error messages begin with these words. */
   readonly subject: string;
-  /** Ids that are sent to AWS. AWS may repeat them in its error messages. */
+  /** Ids that are sent to AWS, and that AWS may repeat in its error messages. */
   readonly ids: readonly string[];
   /** How long the call may take in milliseconds, retries included. */
   readonly timeoutMs: number;
@@ -23,7 +23,7 @@ export interface AwsFailure {
   readonly message: string;
 }
 
-/** Code, text and hint for a failure. `problem` continues the sentence that begins with the subject. */
+/** Code, message and hint of the error for a failure. `problem` is the part of the message after the subject of the call. */
 export interface Explanation {
   readonly code?: KeywardErrorCode;
   readonly problem: string;
@@ -64,8 +64,8 @@ const refused = new Set(["AccessDenied", "AccessDeniedException", "NotAuthorized
  * Calls AWS through the SDK, within the time limit of the call. The SDK retries calls that were throttled or that failed,
  * and does not retry calls that were refused.
  *
- * @throws KeywardError `PROVIDER_UNAVAILABLE`, or the code that the call's own explanation has; or the reason of the
- * signal.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE`, or the code that the function `explain` of the call returns.
+ * @throws The reason of the call's signal, if the signal is aborted.
  */
 export async function callAws<Output>(
   call: AwsCall,
@@ -84,14 +84,17 @@ export async function callAws<Output>(
     if (timeout.aborted) {
       throw failed(call, error, {
         problem: `cannot be used: AWS did not complete ${call.action} within ${limitMs} ms`,
-        hint: "Check that this process can reach the AWS endpoint of the region. If the network is slow, or AWS throttles, raise timeoutMs.",
+        hint: "Check that this process can reach the AWS endpoint of the region. If the network is slow, or AWS throttles the calls, raise `timeoutMs`.",
       });
     }
     throw failed(call, error, explain(call, error));
   }
 }
 
-/** Returns AWS's name for the failure behind an error of {@link callAws}; `undefined` for any other error. */
+/**
+ * Returns the name of the AWS error, such as `AccessDeniedException`, that caused an error of {@link callAws}; `undefined`
+ * for any other error.
+ */
 export function awsNameOf(error: unknown): string | undefined {
   return error instanceof KeywardError && error.cause instanceof AwsCause ? error.cause.name : undefined;
 }
@@ -133,40 +136,43 @@ function explain(call: AwsCall, error: unknown): Explanation {
   if (refused.has(name) && assumed !== undefined) {
     return {
       problem: `was not requested: this process may not assume its role (${assumed})`,
-      hint: "Check AWS_ROLE_ARN or the profile, and that the trust policy of the role allows this process.",
+      hint: "Check that AWS_ROLE_ARN or the AWS profile names the right role. Check that the trust policy of this role allows this process to assume it.",
     };
   }
   if (refused.has(name)) {
     return {
       problem: `cannot be used: this process may not call ${action}`,
-      hint: `Allow ${action} to the role of this process, and nothing more. Check the policies of the resource and of its KMS key too.`,
+      hint: `Allow ${action} in the policy of this process's role, but no other actions. If the role allows ${action} already, check the policies of the resource and of its KMS key.`,
     };
   }
   if (badCredentials.has(name) || status === 403) {
     return {
       problem: "cannot be used: AWS rejected the credentials of this process",
-      hint: "Give the process new credentials: these may have expired, been revoked, or belong to another partition. Check the clock of the machine too.",
+      hint: "Give the process new credentials: the current credentials may have expired, been revoked, or belong to another partition of AWS. Also check the clock of the machine, because AWS rejects requests with a wrong time.",
     };
   }
   if (noCredentials.has(name) || message.startsWith("Could not load credentials")) {
     return {
       problem: "was not requested: the AWS SDK found no credentials",
-      hint: "Give the process a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Or pass an SDK client as client.",
+      hint: "Give the process a role, a profile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. Or pass an SDK client in the option `client`.",
     };
   }
   if (message === "Region is missing") {
-    return { problem: "was not requested: no AWS region is set", hint: "Set AWS_REGION, or pass region." };
+    return {
+      problem: "was not requested: no AWS region is set",
+      hint: "Set the environment variable AWS_REGION, or the option `region`.",
+    };
   }
   if (throttled.has(name) || status === 429) {
     return {
       problem: `cannot be used: AWS throttled every attempt at ${action}`,
-      hint: "Raise refreshMs to call AWS less often, or request a higher quota for the account.",
+      hint: "Raise `refreshMs` to call AWS less often, or request a higher quota for the account.",
     };
   }
   if (status >= 500) {
     return {
       problem: `cannot be used: every attempt at ${action} failed with a server error of AWS`,
-      hint: "Keep running processes up: they keep their keyring. Check the AWS health page for this region, and wait.",
+      hint: "Do not restart processes that have loaded the keyring, because they keep using it. Check the AWS health page for this region, and wait until AWS works again.",
     };
   }
   const code = systemCode(error);
@@ -179,7 +185,7 @@ function explain(call: AwsCall, error: unknown): Explanation {
   if (code !== undefined || name === "TimeoutError") {
     return {
       problem: `cannot be used: AWS cannot be reached (${code ?? name})`,
-      hint: "Check region and endpoint, and that this process can reach the endpoint.",
+      hint: "Check the options `region` and `endpoint`, and that this process can reach the endpoint.",
     };
   }
   return {

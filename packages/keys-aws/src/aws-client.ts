@@ -1,7 +1,7 @@
 import { requireUrl } from "@keyward/core";
 import { QuietHttpAgent, QuietHttpsAgent } from "./quiet-agents.ts";
 
-/** Options for the AWS SDK client. The SDK finds credentials, and other settings that are omitted here, by itself. */
+/** Options for the AWS SDK client. The SDK finds the credentials by itself, and also each option that is omitted. */
 export interface AwsClientOptions {
   /** AWS region. Default: the region in the ARN, otherwise the region that the SDK finds (`AWS_REGION`, shared configuration). */
   readonly region?: string;
@@ -20,11 +20,11 @@ const agentSettings = { keepAlive: true, maxSockets: 50 };
 /**
  * Checks the option `endpoint`.
  *
- * @throws KeywardError `VALUE_INVALID` if the endpoint is not an http or https URL, or holds more than an address.
+ * @throws KeywardError `VALUE_INVALID` if the endpoint is not an http or https URL, or contains a user, a query or a fragment.
  */
 export function requireEndpoint({ endpoint }: AwsClientOptions): void {
   if (endpoint === undefined) return;
-  const form = "https://vpce-….amazonaws.com (or omit endpoint to use the one of AWS)";
+  const form = "https://vpce-….amazonaws.com (or omit `endpoint` to use the endpoint of AWS)";
   requireUrl("endpoint", endpoint, { protocols: ["http:", "https:"], form, addressOnly: true });
 }
 

@@ -31,13 +31,13 @@ export interface AwsKeys extends KeyProvider {
    * Replaces the keyring in the secret, if the secret still holds `previous`. See {@link KeyProvider.save}.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
-   * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys or another name, or exceeds the 65,536
-   * bytes of a secret.
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses or does not answer.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring `next` is scoped, has no keys, has another name than the option
+   * `name`, or is longer than the 65,536 bytes that a secret can hold.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses a request or does not answer.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Writes the first keyring, into a new secret or into one that has no value.
+   * Writes the first keyring, into a new secret or into an existing secret that has no value.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if the secret has a value; `KEYRING_INVALID` and `PROVIDER_UNAVAILABLE` as
    * {@link AwsKeys.save} does.
@@ -57,8 +57,8 @@ const optionNames: OptionNames<AwsKeysOptions> = {
 };
 
 /**
- * Returns a key provider that reads a keyring from AWS Secrets Manager. One secret holds the keyring document, as
- * `exportKeyring` writes it. The AWS SDK finds the credentials, and region and endpoint if these options are omitted.
+ * Returns a key provider that reads a keyring from AWS Secrets Manager. One secret holds the keyring document, which is the
+ * text that `exportKeyring` returns. The AWS SDK finds the credentials, and also `region` and `endpoint` if you omit them.
  *
  * @example
  * import { createKeyv } from "@keyward/core";
@@ -74,9 +74,13 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
   const { secretId, name } = requireOptions("awsKeys", options, optionNames);
   requireEndpoint(options);
   if (typeof secretId !== "string" || secretId === "") {
-    throw new KeywardError("VALUE_INVALID", "secretId is not the name or ARN of a secret", {
-      hint: 'Pass it as secretId: "production/keyring". If the name comes from an environment variable, check that the environment variable is set.',
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "secretId is not the name or ARN of a secret: a non-empty string is expected",
+      {
+        hint: 'Pass the name or ARN as `secretId: "production/keyring"`. If the name or ARN comes from an environment variable, check that the environment variable is set.',
+      },
+    );
   }
   const freshness = requireFreshness(options);
   const secret = new Secret(secretId, { ...options, timeoutMs: freshness.timeoutMs });
@@ -85,9 +89,9 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     const { id, text } = await secret.read(signal);
     const ring = parse(text);
     if (name === undefined || ring.name === name) return { ring, version: id };
-    const found = `${secret.subject} holds the keyring ${JSON.stringify(ring.name)}, and the keyring ${JSON.stringify(name)} is expected`;
+    const found = `${secret.subject} holds a keyring with the name ${JSON.stringify(ring.name)}, but the option name requires ${JSON.stringify(name)}`;
     throw new KeywardError("KEYRING_ROLLBACK", found, {
-      hint: "Correct secretId. Change name only if the keyring was renamed on purpose.",
+      hint: "Check that `secretId` is the secret of this application. Change the option `name` only if the keyring was renamed on purpose.",
     });
   }
 
@@ -97,7 +101,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     } catch (error) {
       if (!(error instanceof KeywardError)) throw error;
       const { code, message, keyId } = error;
-      const hint = `${error.hint} The secret must be the document that exportKeyring writes, as plain text.`;
+      const hint = `${error.hint} The value of the secret must be the text that \`exportKeyring\` returns, unchanged.`;
       throw new KeywardError(code, `${secret.subject}: ${message}`, { hint, keyId });
     }
   }
@@ -125,7 +129,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
         "KEYRING_CONFLICT",
         `${secret.subject} already has a value, so no first keyring was written`,
         {
-          hint: "Load the existing keyring. To change it, call save().",
+          hint: "Load the existing keyring. To change the keyring, call `save()`.",
         },
       );
     },

@@ -18,9 +18,12 @@ export interface KmsKeysOptions extends AwsClientOptions, WrappedKeysOptions {
   readonly keyId: string;
   /** Location of the wrapped keyring: `storeLocation(store)` or `fileLocation(path)` of `@keyward/core`. */
   readonly place: KeyringLocation;
-  /** Name that the keyring must have. It is also the encryption context in KMS. Default: `keyring`. */
+  /** Name that the keyring must have. The encryption context in KMS contains the same name. Default: `keyring`. */
   readonly name?: string;
-  /** Other KMS keys that the keyring may be wrapped under until `rewrap`. Default: none. */
+  /**
+   * Ids, ARNs or aliases of earlier KMS keys. A keyring that is still wrapped under one of them can be loaded, and
+   * `rewrap` wraps it under `keyId`. Default: none.
+   */
   readonly formerKeyIds?: readonly string[];
   /** SDK client to use instead of one made from `region` and `endpoint`. The provider never destroys this client. */
   readonly client?: Pick<KMSClient, "send">;
@@ -66,9 +69,13 @@ export function kmsKeys(options: KmsKeysOptions): WrappedKeys {
   } = requireOptions("kmsKeys", options, optionNames);
   requireEndpoint(options);
   if ([keyId, ...formerKeyIds].some((id) => typeof id !== "string" || id === "")) {
-    throw new KeywardError("VALUE_INVALID", "keyId is not the id, ARN or alias of a KMS key", {
-      hint: 'Pass it as keyId: "alias/keyward". If the id comes from an environment variable, check that the environment variable is set.',
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "keyId or an element of formerKeyIds is not the id, ARN or alias of a KMS key",
+      {
+        hint: 'Pass a non-empty string, such as `keyId: "alias/keyward"`. If the id comes from an environment variable, check that the environment variable is set.',
+      },
+    );
   }
   const freshness = requireFreshness(options);
   const wrapper = new KmsWrapper([keyId, ...formerKeyIds], name, { ...options, timeoutMs: freshness.timeoutMs });

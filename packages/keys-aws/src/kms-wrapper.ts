@@ -24,8 +24,9 @@ export interface KmsWrapperOptions extends AwsClientOptions {
  *     "kms1." base64url(data key, wrapped by KMS) "." base64url(nonce(12) ‖ ciphertext ‖ tag(16))
  *
  * The keyring document is encrypted by AES-256-GCM under the data key, with `kms1.` and the name of the keyring as
- * associated data. KMS binds the data key to the encryption context `{ "keyward": name }`. Neither depends on the wrapped
- * data key, so KMS can wrap the data key again without decrypting the keyring.
+ * associated data. KMS binds the data key to the encryption context `{ "keyward": name }`. The associated data and the
+ * encryption context do not depend on the wrapped data key. So KMS can wrap the data key again, and the encrypted keyring
+ * stays unchanged.
  */
 export class KmsWrapper implements KeyringWrapper {
   readonly #keyIds: readonly string[];
@@ -34,7 +35,11 @@ export class KmsWrapper implements KeyringWrapper {
   readonly #options: KmsWrapperOptions;
   #client: Pick<KMSClient, "send"> | undefined;
 
-  /** @param keyIds Ids of KMS keys. The first one wraps; the keyring may be wrapped under any of them. */
+  /**
+   * @param keyIds Ids of KMS keys. New keyrings are wrapped under the first KMS key. An existing keyring may be wrapped
+   * under any of these KMS keys.
+   * @param name Name of the keyring, to which the wrapped keyring is bound.
+   */
   constructor(keyIds: readonly string[], name: string, options: KmsWrapperOptions) {
     this.#keyIds = keyIds;
     this.#context = { keyward: name };
@@ -94,7 +99,7 @@ export class KmsWrapper implements KeyringWrapper {
         "KEYRING_INVALID",
         "The wrapped keyring cannot be decrypted: it was altered, or it belongs to another keyring",
         {
-          hint: "Check that name is the name that the keyring was wrapped with. Otherwise restore the wrapped keyring from a backup, and find out who can write to its location.",
+          hint: "Check that the option `name` is the name that the keyring was wrapped with. If it is, restore the wrapped keyring from a backup, and find out who can write to its location.",
         },
       );
     } finally {
@@ -129,7 +134,7 @@ export class KmsWrapper implements KeyringWrapper {
       try {
         return await attempt(keyId);
       } catch (error) {
-        // KMS answers with one of these two errors if another key wrapped the data key.
+        // KMS answers with one of these two errors if another KMS key wrapped the data key.
         const name = awsNameOf(error);
         if (name !== "IncorrectKeyException" && name !== "AccessDeniedException") throw error;
         failure ??= error;
@@ -150,7 +155,7 @@ export class KmsWrapper implements KeyringWrapper {
   ): Promise<Output> {
     const kms = await loadKms();
     const call = {
-      // ReEncrypt has no action of the same name: it needs these two.
+      // No IAM action has the name ReEncrypt. The operation needs these two actions.
       action: operation === "ReEncrypt" ? "kms:ReEncryptFrom and kms:ReEncryptTo" : `kms:${operation}`,
       subject: subjectOf("KMS key", keyId),
       // The error of ReEncrypt may name two of the keys.
@@ -175,7 +180,7 @@ async function loadKms(): Promise<Kms> {
       "PROVIDER_UNAVAILABLE",
       "kmsKeys needs the package @aws-sdk/client-kms, which is not installed",
       {
-        hint: "Install it: npm install @aws-sdk/client-kms",
+        hint: "Run `npm install @aws-sdk/client-kms`.",
       },
     );
   }
@@ -199,7 +204,7 @@ function read(wrapped: string): { readonly wrappedKey: Uint8Array; readonly body
     "KEYRING_INVALID",
     "The text at the location of the wrapped keyring is not a keyring wrapped by KMS",
     {
-      hint: `Check the location, or restore the keyring from a backup: a keyring wrapped by KMS begins with "${version}.".`,
+      hint: `Check that \`place\` is the location of the wrapped keyring, which begins with "${version}.". If \`place\` is correct, restore the wrapped keyring from a backup.`,
     },
   );
 }
@@ -209,7 +214,7 @@ function noAnswer(keyId: string): KeywardError {
     "PROVIDER_UNAVAILABLE",
     `${subjectOf("KMS key", keyId)}: the answer of KMS lacks the data key`,
     {
-      hint: "Check that the endpoint is an endpoint of KMS.",
+      hint: "Check that the option `endpoint` is the URL of KMS.",
     },
   );
 }
@@ -219,32 +224,35 @@ function explainFailure({ name }: AwsFailure): Explanation | undefined {
     case "NotFoundException":
       return {
         problem: "does not exist in this account and region",
-        hint: "Correct keyId or region. An alias begins with alias/.",
+        hint: "Correct `keyId` or `region`. If `keyId` is an alias, it must begin with alias/.",
       };
     case "DisabledException":
       return {
         problem: "is disabled",
-        hint: "Unless the key was disabled on purpose, enable it: aws kms enable-key.",
+        hint: "If the key was disabled by mistake, run `aws kms enable-key`. While the key is disabled, keep processes running that have loaded the keyring, because no other process can unwrap it.",
       };
     case "KMSInvalidStateException":
       return {
         problem: "is in a state in which it cannot be used, most likely pending deletion",
-        hint: "Check the state of the key: aws kms describe-key. To keep the key: aws kms cancel-key-deletion. If the key is deleted, only processes that have loaded the keyring still have it: keep them running.",
+        hint: "Run `aws kms describe-key` to see the state of the key. If the key is pending deletion, run `aws kms cancel-key-deletion` and then `aws kms enable-key`. If the key is deleted, keep processes running that have loaded the keyring, because no other process can unwrap it.",
       };
     case "IncorrectKeyException":
       return {
         code: "KEYRING_INVALID",
-        problem: "did not wrap this keyring: another KMS key did",
-        hint: "Set keyId to the KMS key that wrapped the keyring. If that key was replaced, add it to formerKeyIds and call rewrap().",
+        problem: "cannot unwrap this keyring, which was wrapped under another KMS key",
+        hint: "If `keyId` is wrong, set `keyId` to the KMS key that wrapped the keyring. If you have moved to a new KMS key, add the earlier key to `formerKeyIds`, and call `rewrap()`.",
       };
     case "InvalidCiphertextException":
       return {
         code: "KEYRING_INVALID",
-        problem: "did not wrap this keyring for this name, or the keyring was altered",
-        hint: "Check that name is the name that the keyring was wrapped with. Otherwise restore the wrapped keyring from a backup.",
+        problem: "cannot unwrap this keyring, which was wrapped for another name, or was altered",
+        hint: "Check that the option `name` is the name that the keyring was wrapped with. If it is, restore the wrapped keyring from a backup.",
       };
     case "InvalidKeyUsageException":
-      return { problem: "cannot wrap data keys", hint: "Use a symmetric key with the usage ENCRYPT_DECRYPT." };
+      return {
+        problem: "cannot wrap data keys",
+        hint: "Set `keyId` to a symmetric key with the usage ENCRYPT_DECRYPT.",
+      };
     default:
       return undefined;
   }

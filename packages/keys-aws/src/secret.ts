@@ -14,7 +14,8 @@ import { subjectOf } from "./aws-resource.ts";
 
 const current = "AWSCURRENT";
 const previous = "AWSPREVIOUS";
-// All writers use the same label, which marks at most one version. So killed writers leave at most one labeled version.
+// All writers use the same label, which marks at most one version. So writers that were killed leave at most one version
+// with this label.
 // AWS keeps a version without a label for a day, and AWSCURRENT can still be moved to it.
 const pending = "keyward-pending";
 const maxBytes = 65_536;
@@ -31,7 +32,7 @@ export interface SecretOptions extends AwsClientOptions {
   readonly timeoutMs: number;
 }
 
-/** A secret in Secrets Manager whose value is replaced only if it is still the version that was read. */
+/** A secret in Secrets Manager. A value is replaced only if the current version is still the version that was read. */
 export class Secret {
   readonly #id: string;
   readonly #options: SecretOptions;
@@ -57,15 +58,16 @@ export class Secret {
     if (id !== undefined && text !== undefined) return { id, text };
     throw new KeywardError(
       "KEYRING_INVALID",
-      `${this.subject} holds bytes (SecretBinary), and a text (SecretString) is expected`,
+      `${this.subject} holds bytes (SecretBinary), but a text (SecretString) is expected`,
       {
-        hint: "Store the keyring document as SecretString.",
+        hint: "Store the keyring document as the SecretString of the secret.",
       },
     );
   }
 
   /**
-   * Replaces the version `expected`. Returns false if another version is current.
+   * Replaces the value if the current version is still `expected`. Returns false, and keeps the current value, if another
+   * version is current.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret could not be written, or if the result is unknown.
    */
@@ -80,7 +82,8 @@ export class Secret {
   }
 
   /**
-   * Writes the first text, into a new secret or one without a value. Returns false if the secret has a value.
+   * Writes the first value, into a new secret or into an existing secret without a value. Returns false if the secret has
+   * a value.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret could not be written.
    */
@@ -90,7 +93,7 @@ export class Secret {
     if (!this.#id.startsWith("arn:") && (await this.#createSecret(text))) return true;
     if (await this.#hasValue()) return false;
     const id = randomUUID();
-    // AWS makes the first version of a secret current, whatever its labels, and does not do so for a second one.
+    // AWS makes the first version of a secret current, whatever its labels, but not a second version.
     const stages = await this.#put(id, text);
     await this.#unmark(id);
     return stages.includes(current);
@@ -177,14 +180,17 @@ export class Secret {
         "PROVIDER_UNAVAILABLE",
         `${this.subject} may or may not have been replaced: the connection to AWS failed during the write`,
         {
-          hint: "Load the keyring again. If it contains the change, it was saved; otherwise repeat the change.",
+          hint: "Load the keyring again. If the keyring contains the change, the save has succeeded. Otherwise repeat the change, and save the result.",
           cause: failure,
         },
       );
     }
   }
 
-  /** Removes the label, unless another writer has moved it. AWS deletes versions without labels later. */
+  /**
+   * Removes the label `keyward-pending` from a version, unless another writer has moved the label to its own version. AWS
+   * deletes versions without labels later.
+   */
   async #unmark(id: string): Promise<void> {
     try {
       await this.#call("UpdateSecretVersionStage", undefined, (client, options) =>
@@ -225,15 +231,17 @@ export class Secret {
     if (bytes <= maxBytes) return;
     throw new KeywardError(
       "KEYRING_INVALID",
-      `The keyring has ${bytes} bytes, and a secret can hold at most ${maxBytes}`,
+      `The keyring has ${bytes} bytes, but a secret can hold at most ${maxBytes}`,
       {
-        hint: "Remove keys that no record needs: a second call of retireKey removes a key that the first call disabled.",
+        hint: "Remove keys that no record needs with `retireKey`. For each key, a first call disables the key, and a second call removes it.",
       },
     );
   }
 }
 
-const restoreFirst = "If the secret held a keyring before, restore it: a new keyring cannot decrypt existing records.";
+const restoreFirst =
+  "If the secret held a keyring before, restore this keyring, because a new keyring cannot decrypt existing records.";
+const createFirst = "If no keyring has existed yet, run `awsKeys(…).create(Keyring.generate())`.";
 
 function explainFailure({ name, message }: AwsFailure): Explanation | undefined {
   const deleted = /delet/i.test(message);
@@ -242,31 +250,34 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
       return /staging label|VersionId/.test(message)
         ? {
             problem: "exists, but has no value",
-            hint: `${restoreFirst} Only for a first keyring, run awsKeys(…).create(Keyring.generate()).`,
+            hint: `${restoreFirst} ${createFirst}`,
           }
         : {
             problem: "does not exist in this account and region",
-            hint: `Correct secretId or region. ${restoreFirst} Only for a first keyring, run awsKeys(…).create(Keyring.generate()).`,
+            hint: `Check \`secretId\` and \`region\`. ${restoreFirst} ${createFirst}`,
           };
     case "InvalidRequestException":
       if (!deleted) return undefined;
       return {
         problem: "is scheduled for deletion",
-        hint: "If the deletion is a mistake, restore the secret before its recovery window ends: aws secretsmanager restore-secret.",
+        hint: "If the deletion is a mistake, run `aws secretsmanager restore-secret` before the recovery window of the secret ends.",
       };
     case "DecryptionFailure":
     case "EncryptionFailure":
       return {
         problem: "cannot be used: Secrets Manager cannot use the KMS key that protects the secret",
-        hint: "Check that the KMS key is enabled and not pending deletion. Check that its policy allows the role of this process kms:Decrypt, and for writes kms:GenerateDataKey.",
+        hint: "Check that the KMS key is enabled and not pending deletion. Check that its policy allows kms:Decrypt to the role of this process, and also kms:GenerateDataKey if the process saves keyrings.",
       };
     case "InvalidParameterException":
       if (!/replica/i.test(message)) return undefined;
-      return { problem: "is a replica, which can only be read", hint: "Write in the region of the primary secret." };
+      return {
+        problem: "is a replica, which can only be read",
+        hint: "To save a keyring, set `region` to the region of the primary secret.",
+      };
     case "LimitExceededException":
       return {
-        problem: "cannot have another version: the limit of AWS is reached",
-        hint: "Remove staging labels other than AWSCURRENT and AWSPREVIOUS from old versions, and try again.",
+        problem: "cannot have another version, because it has as many versions as AWS allows",
+        hint: "Remove staging labels other than AWSCURRENT and AWSPREVIOUS from old versions, because AWS deletes only versions without labels. Then try again.",
       };
     default:
       return undefined;

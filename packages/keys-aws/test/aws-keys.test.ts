@@ -34,7 +34,7 @@ describeWithMoto(servers, "awsKeys", () => {
     await server.stop();
   });
 
-  /** Creates a secret with a keyring, and a proxy between the secret and its providers. */
+  /** Creates a secret with a keyring, and a proxy between AWS and the providers that read this secret. */
   async function openSecret(ring = Keyring.generate("first")) {
     const secretId = await account.newSecret({ SecretString: exportKeyring(ring) });
     const proxy = await startProxy(server.endpoint);
@@ -45,7 +45,7 @@ describeWithMoto(servers, "awsKeys", () => {
   }
 
   describe("save", () => {
-    it("succeeds for exactly one of several providers, and leaves no label", async () => {
+    it("succeeds for exactly one of several concurrent providers, and leaves no label keyward-pending", async () => {
       const { secretId, ring, open, stored } = await openSecret();
       let previous = ring;
       for (let round = 0; round < 5; round++) {
@@ -63,7 +63,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("does not replace a version that another writer made current between its read and its write", async () => {
+    it("does not replace a version that another writer made current after save had read the secret", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       const theirs = ring.add({ id: "theirs" });
       // The other writer uses the AWS console, which makes every new version current.
@@ -78,7 +78,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("writes nothing if the secret holds another keyring than the previous one", async () => {
+    it("writes nothing if the secret holds another keyring than the one that was passed as previous", async () => {
       const { ring, proxy, open } = await openSecret();
       const stale = ring.add({ id: "stale" });
       await refusal(open().save(stale.add({ id: "next" }), stale), "KEYRING_CONFLICT", ring);
@@ -97,7 +97,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("succeeds if its answer is lost and another writer changes the keyring before the request is repeated", async () => {
+    it("succeeds if the answer of AWS is lost and another writer changes the keyring before the request is repeated", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       const ours = ring.add({ id: "ours" });
       const theirs = ours.add({ id: "theirs" });
@@ -113,7 +113,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(exportKeyring(await stored())).toBe(exportKeyring(theirs));
     });
 
-    it("reports an unknown result if the connection fails in the middle, and the next save removes the label", async () => {
+    it("reports an unknown result if the connection fails during the write, and the next save removes the label", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       let put = false;
       proxy.fault = (operation) => {
@@ -187,7 +187,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"]]);
     });
 
-    it("succeeds if its answer is lost", async () => {
+    it("succeeds if the first answer of AWS is lost", async () => {
       const proxy = await startProxy(server.endpoint);
       onTestFinished(() => proxy.close());
       const lost = new Set(["CreateSecret"]);
@@ -231,7 +231,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("is not retried if the server does not know the credentials", async () => {
+    it("is not retried if AWS rejects the credentials", async () => {
       const guarded = await startMoto(servers);
       onTestFinished(() => guarded.stop());
       const proxy = await startProxy(guarded.endpoint);
@@ -244,7 +244,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("rejects with the message of AWS in its cause only if access was denied", async () => {
+    it("rejects with the message of AWS in the cause of the error only if access was denied", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = "User: arn:aws:iam::123456789012:user/app is not authorized to perform this action";
       proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException", message });
@@ -254,7 +254,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(inspect(await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring))).not.toContain("user/app");
     });
 
-    it("ends within timeoutMs if AWS does not answer, and at once if its caller aborts", async () => {
+    it("rejects within timeoutMs if AWS does not answer, and at once if the caller aborts", async () => {
       const { ring, proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "silence" });
       const begun = performance.now();
@@ -267,7 +267,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(performance.now() - begun).toBeLessThan(3_000);
     });
 
-    it("ends within timeoutMs, and at once if its caller aborts, also between two attempts", async () => {
+    it("rejects within timeoutMs, and at once if the caller aborts, also during the pause before a retry", async () => {
       const { proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "error", status: 400, name: "ThrottlingException", retryAfterSeconds: 4 });
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
@@ -290,7 +290,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("ends within timeoutMs if the source of the credentials does not answer", async () => {
+    it("rejects within timeoutMs if the function that returns the credentials does not answer", async () => {
       const { ring, secretId, proxy } = await openSecret();
       const credentials = () => new Promise<never>(() => undefined);
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint, credentials });
@@ -309,7 +309,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("rejects with a hint of its own for each problem with the secret", async () => {
+    it("rejects with a different hint for each problem with the secret", async () => {
       const ring = Keyring.generate();
       const hints: string[] = [];
       const ask = async (secretId: string, code: KeywardErrorCode) => {
@@ -317,7 +317,7 @@ describeWithMoto(servers, "awsKeys", () => {
         hints.push(hint);
         return hint;
       };
-      expect(await ask(newName(), "PROVIDER_UNAVAILABLE")).toContain("Correct secretId or region");
+      expect(await ask(newName(), "PROVIDER_UNAVAILABLE")).toContain("Check `secretId` and `region`");
       const deleted = await account.newSecret({ SecretString: exportKeyring(ring) });
       await account.secretsManager.send(new DeleteSecretCommand({ SecretId: deleted }));
       expect(await ask(deleted, "PROVIDER_UNAVAILABLE")).toContain("restore-secret");
@@ -331,7 +331,9 @@ describeWithMoto(servers, "awsKeys", () => {
       const { proxy, open } = await openSecret();
       const message = "Secrets Manager can't find the specified secret value for staging label: AWSCURRENT";
       proxy.fault = () => ({ kind: "error", status: 400, name: "ResourceNotFoundException", message });
-      expect((await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring)).hint).toContain("first keyring");
+      expect((await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring)).hint).toContain(
+        "If no keyring has existed yet",
+      );
     });
 
     it("shows no message of AWS that may repeat a request or an answer", async () => {
@@ -373,7 +375,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("reads a replica secret, which cannot be written", async () => {
+    it("reads a replica secret, to which save is refused", async () => {
       const [secretId, ring] = [newName(), Keyring.generate()];
       const replicas = { AddReplicaRegions: [{ Region: "us-east-1" }] };
       const secret = { Name: secretId, SecretString: exportKeyring(ring), ...replicas };
@@ -384,7 +386,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(error.hint).toContain("primary secret");
     });
 
-    it("refuses a keyring with another name", async () => {
+    it("refuses a keyring whose name is not the name in the option name", async () => {
       const { ring, open } = await openSecret();
       await refusal(open({ name: "production" }).load(), "KEYRING_ROLLBACK", ring);
       expect((await open({ name: ring.name }).load()).name).toBe(ring.name);
@@ -392,7 +394,7 @@ describeWithMoto(servers, "awsKeys", () => {
   });
 
   describe("the SDK client", () => {
-    it("may be passed by the caller, and is then never destroyed", async () => {
+    it("that the caller passes is used, and never destroyed", async () => {
       const { secretId, ring, proxy } = await openSecret();
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
       onTestFinished(() => client.destroy());
@@ -406,7 +408,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await client.send(new GetSecretValueCommand({ SecretId: secretId }))).toMatchObject({ Name: secretId });
     });
 
-    it("uses the region of an ARN, whatever the region of the process", async () => {
+    it("uses the region in the ARN of the secret, whatever region the environment of the process sets", async () => {
       const { ARN: secretId = "" } = await account.value(
         await account.newSecret({ SecretString: exportKeyring(Keyring.generate()) }),
       );
@@ -489,14 +491,14 @@ describeWithMoto(servers, "awsKeys", () => {
     it("fails for a missing secret with a hint to restore the secret before a new one is made", async () => {
       const keys = awsKeys({ secretId: newName(), endpoint: server.endpoint });
       const { hint } = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
-      expect(hint).toMatch(/restore it: a new keyring cannot decrypt existing records\. Only for a first keyring/);
+      expect(hint).toMatch(/because a new keyring cannot decrypt existing records\. If no keyring has existed yet/);
     });
 
     it.each<[string, object]>([
       ["an unknown option", { refreshMS: 1_000 }],
       ["an endpoint that is not a URL", { endpoint: "vpce.amazonaws.com" }],
       ["a password in the endpoint", { endpoint: "https://user:c0ffee-password@vpce.amazonaws.com" }],
-    ])("is refused in untyped code with %s, and no password is shown", (_, change) => {
+    ])("is not created if awsKeys is called with %s in untyped code, and no password is shown", (_, change) => {
       let caught: unknown;
       try {
         awsKeys(Object.assign({ secretId: "ring" }, change));
@@ -511,13 +513,13 @@ describeWithMoto(servers, "awsKeys", () => {
       ["no secretId", { secretId: "" }],
       ["a refreshMs of 0", { secretId: "ring", refreshMs: 0 }],
       ["a maxAgeMs that is not longer than timeoutMs", { secretId: "ring", maxAgeMs: 1_000 }],
-    ])("is refused with %s", (_, options) => {
+    ])("is not created if awsKeys is called with %s", (_, options) => {
       expect(() => awsKeys(options)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
     });
   });
 
   describe("a store with awsKeys", () => {
-    it("keeps using its keyring while AWS is down, and loads changes afterwards", async () => {
+    it("keeps using the loaded keyring while AWS is down, and loads changes afterwards", async () => {
       const own = await startMoto(servers);
       onTestFinished(() => own.stop());
       const operator = awsKeys({ secretId: newName(), endpoint: own.endpoint });
@@ -550,7 +552,7 @@ describeWithMoto(servers, "awsKeys", () => {
       await refusal(operator.load(), "PROVIDER_UNAVAILABLE", ring);
     });
 
-    it("makes few calls to AWS if it has no keyring and is refused, however often it is called", async () => {
+    it("makes few calls to AWS if it has no keyring and AWS denies access, however often the store is called", async () => {
       const { proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
       const store = new EncryptedStore(new MemoryStore(), { keys: open() });
@@ -562,7 +564,7 @@ describeWithMoto(servers, "awsKeys", () => {
       await expect.poll(() => store.set("key", "value").catch(String)).toBe(true);
     });
 
-    it("rejects with the name of the AWS call that timed out if it has no keyring", async () => {
+    it("rejects with the name of the AWS call that timed out if no keyring was loaded before", async () => {
       const { ring, proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "silence" });
       const store = new EncryptedStore(new MemoryStore(), { keys: open({ timeoutMs: 300 }) });

@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { createServer, type IncomingMessage, request, type ServerResponse } from "node:http";
 
-/** A fault that replaces the normal answer to a call. */
+/** A fault that the proxy causes for a call, so that the client does not receive the normal answer. */
 export type Fault =
   /** The client receives this error of AWS. The call is not executed. */
   | {
@@ -12,7 +12,7 @@ export type Fault =
       /** How long the client should wait before it repeats the call, in seconds. */
       readonly retryAfterSeconds?: number;
     }
-  /** The call is executed, and its answer is lost. */
+  /** The call is executed, but the client does not receive the answer. */
   | { readonly kind: "lost" }
   /** The connection is closed. The call is not executed. */
   | { readonly kind: "reset" }

@@ -52,7 +52,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await server.stop();
   });
 
-  /** Creates a wrapped keyring, and a proxy between its providers and KMS. */
+  /** Creates a wrapped keyring, and a proxy between KMS and the providers that load this keyring. */
   async function openRing(ring = Keyring.generate("first")) {
     const keyId = await account.newKey();
     const place = new MemoryLocation();
@@ -65,7 +65,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     return { ring, keyId, place, proxy, open };
   }
 
-  it("wraps a keyring that is longer than KMS can encrypt, in three parts", async () => {
+  it("wraps a keyring that is longer than the 4 KiB that KMS can encrypt", async () => {
     let ring = Keyring.generate();
     for (let count = 0; count < 60; count++) ring = ring.add();
     const { place, open } = await openRing(ring);
@@ -86,7 +86,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(proxy.calls).toEqual(["Decrypt"]);
   });
 
-  it("refuses a wrapped keyring that was altered, cut, or combined with another one", async () => {
+  it("refuses a wrapped keyring that was altered, cut, or combined with parts of another wrapped keyring", async () => {
     const { ring, place, open } = await openRing();
     const text = place.text ?? "";
     const [head = "", wrappedKey = "", body = ""] = text.split(".");
@@ -121,7 +121,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
   });
 
-  it("writes the format that the README specifies, which KMS decrypts only with its encryption context", async () => {
+  it("writes the format that the README specifies, whose data key KMS decrypts only with the right encryption context", async () => {
     const { ring, keyId, place } = await openRing(Keyring.generate().rename("production"));
     const [, wrappedKey = "", body = ""] = place.text?.split(".") ?? [];
     const CiphertextBlob = Buffer.from(wrappedKey, "base64url");
@@ -148,7 +148,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect((await refusal(unnamed.create(ring), "KEYRING_INVALID", ring)).message).toContain('"keyring"');
   });
 
-  it("rewraps a keyring without decrypting it, and moves it to another KMS key", async () => {
+  it("rewraps a keyring without decrypting it, also under another KMS key", async () => {
     const { ring, keyId, place, proxy, open } = await openRing();
     const before = place.text?.split(".") ?? [];
     expect(await open().rewrap()).toBe(true);
@@ -167,7 +167,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await expect(open().load()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("decrypts only with the KMS key that is configured, not with one that the text names", async () => {
+  it("decrypts only with the configured KMS key, not with another KMS key that the wrapped keyring names", async () => {
     const { ring, place, open } = await openRing();
     // An attacker who can write to the location has another KMS key, which this process may use too.
     const theirs = await openRing(ring);
@@ -182,7 +182,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     ["KMSInvalidStateException", "PROVIDER_UNAVAILABLE", "cancel-key-deletion"],
     ["IncorrectKeyException", "KEYRING_INVALID", "formerKeyIds"],
     ["InvalidCiphertextException", "KEYRING_INVALID", "name"],
-  ])("gives a hint for %s, and does not retry", async (name, code, hint) => {
+  ])("rejects with a specific hint if KMS answers with %s, and does not retry", async (name, code, hint) => {
     const { ring, proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "error", status: 400, name });
     expect((await refusal(open().load(), code, ring)).hint).toContain(hint);
@@ -201,7 +201,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     }
   });
 
-  it("retries if KMS fails, and keeps the keyring while KMS is down", async () => {
+  it("retries a load if KMS fails, and a store keeps using the loaded keyring while KMS is down", async () => {
     const { proxy, open } = await openRing();
     let faults = 2;
     proxy.fault = () => (faults-- > 0 ? { kind: "error", status: 500, name: "KMSInternalException" } : undefined);
@@ -221,7 +221,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await store.disconnect();
   });
 
-  it("makes few calls to KMS if it is refused, however often a store without a keyring is called", async () => {
+  it("makes few calls to KMS if KMS denies access, however often a store without a keyring is called", async () => {
     const { proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
     const store = new EncryptedStore(new MemoryStore(), { keys: open() });
@@ -234,7 +234,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await expect.poll(() => store.set("key", "value").catch(String)).toBe(true);
   });
 
-  it("ends within timeoutMs if KMS does not answer", async () => {
+  it("rejects within timeoutMs if KMS does not answer", async () => {
     const { ring, proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "silence" });
     const begun = performance.now();
@@ -253,7 +253,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(destroy).not.toHaveBeenCalled();
   });
 
-  it("keeps the keyring in the store of its records, where clear() does not delete it", async () => {
+  it("can keep the wrapped keyring in the store of the records, where clear() does not delete it", async () => {
     const inner = new MemoryStore();
     const keys = kmsKeys({ keyId: await account.newKey(), place: storeLocation(inner), endpoint: server.endpoint });
     await keys.create(Keyring.generate());
@@ -277,7 +277,7 @@ describeWithMoto(servers, "kmsKeys", () => {
   });
 });
 
-it("kmsKeys names the package to install, and awsKeys works without it", async () => {
+it("kmsKeys rejects with the command to install @aws-sdk/client-kms if it is missing, and awsKeys works without it", async () => {
   const program = `
     import { registerHooks } from "node:module";
     registerHooks({
@@ -295,5 +295,5 @@ it("kmsKeys names the package to install, and awsKeys works without it", async (
   const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", program], {
     cwd: fileURLToPath(new URL("..", import.meta.url)),
   });
-  expect(stdout).toBe("PROVIDER_UNAVAILABLE Install it: npm install @aws-sdk/client-kms\n");
+  expect(stdout).toBe("PROVIDER_UNAVAILABLE Run `npm install @aws-sdk/client-kms`.\n");
 });

@@ -39,12 +39,12 @@ const optionNames: OptionNames<EnvKeysOptions> = {
  *
  * - `NAME` holds the primary key: 32 bytes in base64 or base64url, `hex:` and 64 hex digits, `passphrase:` and at least
  *   32 characters, or a whole keyring document. A prefix `id=` gives the key an id.
- * - `NAME_FILE` replaces `NAME`. It holds the path of a file or a directory, which is read as {@link fileKeys} reads it
- *   and watched for changes.
- * - `NAME_OTHERS` holds additional keys, separated by commas. They decrypt records and encrypt none.
+ * - `NAME_FILE` may be set instead of `NAME`. The value is the path of a file or a directory, which is read as
+ *   {@link fileKeys} reads it. The path is watched for changes.
+ * - `NAME_OTHERS` holds additional keys, separated by commas. These keys decrypt records, but encrypt no new records.
  *
- * White space around a value is ignored. A value in none of these notations makes `load` reject with `KEY_INVALID`; it
- * is never used as a passphrase by guess.
+ * White space around a value is ignored. If a value has none of these notations, `load` rejects with `KEY_INVALID`. Such
+ * a value is used as a passphrase only if the option `passphrase` is true.
  *
  * @example
  * import { createKeyv } from "@keyward/core";
@@ -56,7 +56,7 @@ const optionNames: OptionNames<EnvKeysOptions> = {
  *
  * @param name Name of the environment variable, not its value.
  * @throws KeywardError `KEY_INVALID` if `name` cannot be the name of an environment variable; `VALUE_INVALID` for an
- * unknown option or for one out of range.
+ * unknown option, and for an option out of range.
  */
 export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider {
   requirePollMs(requireOptions("envKeys", options, optionNames));
@@ -88,31 +88,35 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     if (value === undefined && path === undefined && env[othersVariable] === undefined) return undefined;
     missing.found();
     if (value !== undefined && path !== undefined) {
-      throw new KeywardError("KEYRING_INVALID", `Both ${name} and ${fileVariable} are set`, {
-        hint: `Keep the environment variable with the key that existing records were encrypted with, and unset the other one. Put additional keys into ${othersVariable}.`,
-      });
+      throw new KeywardError(
+        "KEYRING_INVALID",
+        `Both ${name} and ${fileVariable} are set, but only one of them may be set`,
+        {
+          hint: `Keep the environment variable that holds the key of existing records, and unset the other environment variable. If the application needs the other key too, add that key to ${othersVariable}.`,
+        },
+      );
     }
     if (value !== undefined) return readText(value, name, options);
     if (path === undefined) {
       throw new KeywardError(
         "KEYRING_INVALID",
-        `${othersVariable} is set, but neither ${name} nor ${fileVariable} is`,
+        `${othersVariable} is set, but the primary key is missing: neither ${name} nor ${fileVariable} is set`,
         {
-          hint: `Restore the earlier value of ${name}: it holds the primary key.`,
+          hint: `Restore the earlier value of ${name} or ${fileVariable}, whichever of them provided the primary key before.`,
         },
       );
     }
     if (path === "")
       throw invalidKey(
         fileVariable,
-        "the value is empty, and the path of a file is expected",
-        `Set ${fileVariable} to the path of the file; or unset it, and set ${name}.`,
+        "the value is empty, but the path of a file is expected",
+        `If the key is in a file, set ${fileVariable} to the path of the file. Otherwise unset ${fileVariable}, and set ${name} to the key.`,
       );
     const found = await readMount(mountAt(path), fileName, options, () => {});
     if (found !== undefined) return found;
     // The message does not repeat the path, which may be a key that was pasted into the wrong variable.
     throw new KeywardError("PROVIDER_UNAVAILABLE", `${fileName} does not exist, or the directory there is empty`, {
-      hint: `Mount the secret there, or correct ${fileVariable}. This environment variable holds a path, not a key.`,
+      hint: `Mount the secret at this path, or correct the path. ${fileVariable} must hold a path, not a key.`,
     });
   }
 
@@ -136,7 +140,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
   async function load(): Promise<Keyring> {
     const found = await find();
     if (found === undefined) {
-      const hint = `If records exist, set ${name} to the key that they were encrypted with: ${onlyForAFirstKey}`;
+      const hint = `If encrypted records exist, set ${name} to the key that encrypted these records, ${onlyForAFirstKey}`;
       const production = isProduction(env, process.env);
       return missing.fallback(`No key: neither ${name} nor ${fileVariable} is set`, hint, production);
     }
@@ -145,9 +149,9 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     if (others.length === 0) return found.ring;
     throw new KeywardError(
       "KEYRING_INVALID",
-      `${othersVariable} is set, and the primary key comes from a whole keyring document`,
+      `${othersVariable} is set, but the primary key is in a keyring document, which must hold all keys itself`,
       {
-        hint: `Add the keys of ${othersVariable} that the keyring document lacks to the document, and then unset ${othersVariable}.`,
+        hint: `If ${othersVariable} has keys that the keyring document lacks, add these keys to the document. Then unset ${othersVariable}.`,
       },
     );
   }

@@ -24,13 +24,13 @@ const optionNames: OptionNames<FileKeysOptions> = {
 /** A key provider that reads a keyring from a file or a directory, made by {@link fileKeys}. */
 export interface FileKeys extends KeyProvider {
   /**
-   * Replaces the keyring document in the file, if the file still holds `previous`. Safe between the processes of one
-   * machine, which take turns by a lock. See {@link KeyProvider.save}.
+   * Replaces the keyring document in the file, if the file still holds `previous`. Processes of one machine may save at
+   * the same time, because a lock makes them take turns. See {@link KeyProvider.save}.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring than `previous`.
    * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
    * cannot replace.
-   * @throws KeywardError `KEYRING_INVALID` for an empty file, and for a `next` that cannot be saved.
+   * @throws KeywardError `KEYRING_INVALID` if the file is empty, and if the keyring `next` cannot be saved.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist, or cannot be read or written.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
@@ -63,8 +63,8 @@ export interface FileKeys extends KeyProvider {
  * id of its key, and a file `primary` holds the id of the primary key.
  *
  * A file with a keyring document can be saved to, and `create` writes the first one. A directory, a file with a single
- * key and a read-only mount cannot be saved to: `rotateKey` refuses them before it writes anything, and `retireKey` only
- * checks whether the key is in use.
+ * key and a read-only mount cannot be saved to. For these, `rotateKey` rejects before it writes anything, and `retireKey`
+ * only checks whether the key is in use.
  *
  * @example
  * import { createKeyv } from "@keyward/core";
@@ -95,7 +95,7 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys 
   async function load() {
     const found = await readMount(mount, name, options, () => missing.found());
     if (found !== undefined) return ringFrom(found, name);
-    const hint = `If records exist, mount the key that they were encrypted with: ${onlyForAFirstKey}`;
+    const hint = `If encrypted records exist, mount the key that encrypted these records, ${onlyForAFirstKey}`;
     return missing.fallback(`${name} does not exist, or the directory there is empty`, hint, isProduction(process.env));
   }
 

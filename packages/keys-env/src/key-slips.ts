@@ -25,7 +25,7 @@ const slips: readonly Slip[] = [
   {
     isLikely: (text) => text.startsWith("-----BEGIN"),
     advice:
-      "The value is in PEM format, which holds a certificate or another type of key: use another file or environment variable.",
+      "The value is in PEM format, which holds a certificate or another type of key: read the key from another file or environment variable.",
   },
   {
     isLikely: (text) => text.startsWith("export "),
@@ -45,7 +45,7 @@ const slips: readonly Slip[] = [
   },
   {
     isLikely: (text) => /^(?:0x)?[0-9a-f]{64}$/i.test(text),
-    advice: 'If the value is in hex, add the prefix "hex:", and remove "0x".',
+    advice: 'If the value is in hex, add the prefix "hex:". If the value begins with "0x", remove the "0x".',
   },
   {
     isLikely: (text) => /\s#/.test(text),
@@ -58,7 +58,7 @@ const slips: readonly Slip[] = [
   },
   {
     isLikely: (text) => /\\[nr]/.test(text),
-    advice: "The value contains a backslash and a letter in place of a line break: remove both.",
+    advice: "The value contains a line break that is written as a backslash and a letter: remove both characters.",
   },
   {
     isLikely: (text) => invisible.test(text),
@@ -67,7 +67,8 @@ const slips: readonly Slip[] = [
   },
   {
     isLikely: (text) => /\s/.test(text) && keyInLines.test(text) && text.replace(/\s/g, "").length <= 64,
-    advice: "The value contains white space: remove the white space. A space may have been a plus sign.",
+    advice:
+      "The value contains white space: remove the white space. If a program decoded the value as part of a URL, the space was a plus sign: restore the plus sign.",
   },
   {
     isLikely: isEncodedTwice,

@@ -14,7 +14,7 @@ import { isDocument, readDocument, trim } from "./notation.ts";
 /**
  * Replaces the keyring document in a file, if the file still holds `previous`.
  *
- * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring, or another process kept it locked.
+ * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring, or another process kept the file locked.
  * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
  * cannot replace.
  * @throws KeywardError `KEYRING_INVALID` if the file is empty or `next` cannot be saved.
@@ -52,31 +52,32 @@ export async function requireWritable(path: string): Promise<void> {
   await location.requireWritable?.();
 }
 
-/** Reads the keyring document of a file; rejects if the file does not hold one. */
+/** Reads the text of a file that holds a keyring document. Rejects if the file holds anything else. */
 async function readText(path: string, location: KeyringLocation, name: string): Promise<string> {
   if (await isDirectory(path))
-    throw readOnly(`${name} is a directory of keys, and a keyring can be saved only to a file with a keyring document`);
+    throw readOnly(`${name} is a directory of keys, but a keyring can be saved only to a file with a keyring document`);
   const text = await location.read();
   if (text === undefined) {
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} cannot be saved to: there is no file`, {
-      hint: "Restore the earlier file: a new keyring cannot decrypt existing records. Only for a first keyring, call create().",
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `${name} cannot be saved to, because no file exists there`, {
+      hint: "If the file held a keyring before, restore the file, because a new keyring cannot decrypt existing records. If no keyring has existed yet, call `create()`.",
     });
   }
   const trimmed = trim(text);
   if (trimmed === "") {
-    throw new KeywardError("KEYRING_INVALID", `${name} is empty`, {
-      hint: "Restore the earlier content of the file, or write the document that exportKeyring() returns for the keyring in use into it.",
+    throw new KeywardError("KEYRING_INVALID", `${name} is empty, but a keyring document is expected`, {
+      hint: "Restore the earlier content of the file from a backup. If there is no backup, call `exportKeyring()` in a process that has loaded the keyring, and write the result to the file.",
     });
   }
   if (isDocument(trimmed)) return text;
-  throw readOnly(`${name} holds a single key, and a keyring can be saved only to a file with a keyring document`);
+  throw readOnly(`${name} holds a single key, but a keyring can be saved only to a file with a keyring document`);
 }
 
 function readOnly(message: string): KeywardError {
   return new KeywardError("PROVIDER_READ_ONLY", message, {
     hint:
-      "Rotate the key by hand, as docs/keyring.md describes. Or write the document that exportKeyring() returns for the " +
-      "keyring in use into a new file that this process can replace, and load the keyring from there. Keep the existing keys.",
+      "To rotate the key now, rotate it by hand, as docs/keyring.md describes. To save keyrings in future, write the " +
+      "document that `exportKeyring()` returns for the keyring in use to a new file that this process can replace, and pass " +
+      "the path of this file to `fileKeys`. Keep the existing keys until every process reads the new file.",
   });
 }
 
@@ -99,6 +100,6 @@ export async function createKeyring(path: string, ring: Keyring): Promise<void> 
   requireSavable(ring);
   if (await fileLocation(path, { shownAs: name }).replace(undefined, `${exportKeyring(ring)}\n`)) return;
   throw new KeywardError("KEYRING_CONFLICT", `${name} exists already, so no first keyring was written`, {
-    hint: "Load the existing keyring. To change it, call save().",
+    hint: "Load the existing keyring. To change the keyring, call `save()`.",
   });
 }

@@ -1,25 +1,25 @@
 import { Keyring, KeywardError, type OptionNames } from "@keyward/core";
 
-/** Options for a source of keys that has never held a key, for example in development. */
+/** Options for an environment variable, file or directory that has never held a key, for example in development. */
 export interface MissingKeysOptions {
   /**
-   * Behavior of `load` when the source holds no key. Default: `"error"`.
+   * Behavior of `load` if no key is found. Default: `"error"`.
    *
    * - `"error"`: `load` rejects with `PROVIDER_UNAVAILABLE`.
-   * - `"generate"`: `load` returns a random key, which is kept in memory, and warns. After a restart, records encrypted
-   *   with it cannot be read.
+   * - `"generate"`: `load` returns a keyring with a random key, and warns. The random key exists only in memory, so
+   *   records that were encrypted with it cannot be read after a restart.
    * - `"plaintext"`: `load` returns a keyring without keys, and warns. Values are written unencrypted.
    *
-   * Applies only until the source has held a key once. If the key disappears later, `load` rejects with
-   * `PROVIDER_UNAVAILABLE`.
+   * The option applies only until the process finds a key for the first time. If the key disappears later, `load` rejects
+   * with `PROVIDER_UNAVAILABLE`.
    */
   readonly whenMissing?: "error" | "generate" | "plaintext";
   /**
-   * Whether `"generate"` and `"plaintext"` are allowed if `NODE_ENV` is `production`. Otherwise `load` rejects there with
-   * `PROVIDER_UNAVAILABLE`. Default: false.
+   * Whether `"generate"` and `"plaintext"` are allowed if `NODE_ENV` is `production`. If false, `load` rejects with
+   * `PROVIDER_UNAVAILABLE` in production. Default: false.
    */
   readonly dangerouslyAllowInProduction?: boolean;
-  /** Function that receives each warning and its code. Default: `process.emitWarning`. */
+  /** Function that receives the text and the code of each warning. Default: `process.emitWarning`. */
   readonly warn?: (message: string, code: KeysWarningCode) => void;
 }
 
@@ -38,7 +38,7 @@ const modes: readonly unknown[] = ["error", "generate", "plaintext"];
  */
 export type KeysWarningCode = "KEYWARD_KEY_GENERATED" | "KEYWARD_PLAINTEXT";
 
-/** Provides a fallback keyring while the source of a provider has never held a key. */
+/** Implements `whenMissing`: provides the keyring that a provider returns until it finds a key for the first time. */
 export class MissingKeys {
   readonly #options: MissingKeysOptions;
   #everFound = false;
@@ -55,22 +55,24 @@ export class MissingKeys {
     this.#options = options;
   }
 
-  /** Records that the source holds a value, valid or not. From then on, no fallback is provided. */
+  /** Remembers that a value was found, whether it is a valid key or not. From then on, {@link fallback} throws. */
   found(): void {
     this.#everFound = true;
     this.#fallback = undefined;
   }
 
   /**
-   * Returns the fallback keyring that `whenMissing` selects.
+   * Returns the keyring that `whenMissing` selects.
    *
-   * @param missing Sentence that names the keys that were not found.
+   * @param missing Beginning of the error message, which names the place where no key was found.
+   * @param hint Hint of the error.
+   * @param production Whether `NODE_ENV` is `production`.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if no fallback may be used.
    */
   fallback(missing: string, hint: string, production: boolean): Keyring {
     if (this.#everFound) {
       throw new KeywardError("PROVIDER_UNAVAILABLE", `${missing}, although this process has found a key there before`, {
-        hint: "Restore the key. A process that has loaded a keyring keeps using that keyring.",
+        hint: "Restore the earlier key. Until then, processes that have loaded a keyring keep using that keyring.",
       });
     }
     this.#fallback ??= this.#make(missing, hint, production);

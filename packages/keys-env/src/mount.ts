@@ -14,8 +14,8 @@ export type MountContent =
 /** Options for watching a mounted file or directory. */
 export interface MountOptions {
   /**
-   * How often the path is checked for changes, in milliseconds between 10 and 2^31-1, in addition to the file system's
-   * events: network and bind mounts send no events. Default: 2,000.
+   * How often the path is checked for changes, in milliseconds between 10 and 2^31-1. Events of the file system report
+   * changes sooner, but network and bind mounts send no events. Default: 2,000.
    */
   readonly pollMs?: number;
 }
@@ -28,8 +28,8 @@ const maxReads = 50;
 const settleMs = 100;
 
 /**
- * A mounted file, or a directory of files. Names that begin with a dot are ignored: Kubernetes uses some of its own
- * (`..data`).
+ * A mounted file, or a directory of files. In a directory, names that begin with a dot are ignored, because Kubernetes
+ * adds such names (`..data`).
  */
 export class Mount {
   readonly #path: string;
@@ -37,7 +37,7 @@ export class Mount {
   readonly #pollMs: number;
   #fingerprint: Promise<string> | undefined;
 
-  /** @param name Name of the mount in errors. The path itself may be a key that was pasted by mistake. */
+  /** @param name Text that errors show instead of the path, because the path may be a key that was pasted by mistake. */
   constructor(path: string, name: string, options: MountOptions) {
     this.#path = path;
     this.#name = name;
@@ -65,7 +65,7 @@ export class Mount {
     throw this.#unavailable(`kept changing while it was read ${maxReads} times`);
   }
 
-  /** Calls `changed` after each change; returns a function that ends this. Does not keep the process running. */
+  /** Calls `changed` after each change. Returns a function that ends the watch. A watch does not keep the process running. */
   subscribe(changed: () => void): () => void {
     // A change since the last load began is reported as well, although the mount was not watched then.
     this.#fingerprint ??= fingerprint(this.#path);
@@ -94,7 +94,7 @@ export class Mount {
         await readText(
           join(this.#path, name),
           source,
-          "Remove everything from the directory that is not a key: each key is a file.",
+          "Remove everything from the directory except the files with keys and the file `primary`.",
         ),
       );
     }
@@ -103,7 +103,7 @@ export class Mount {
 
   #unavailable(problem: string): KeywardError {
     return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name} ${problem}`, {
-      hint: "Check that the secret is mounted there and that the user of this process may read it. Do not make it readable for other users.",
+      hint: "Check that the secret is mounted at this path, and that the user of this process may read the secret. Do not make the secret readable for other users.",
     });
   }
 }
@@ -118,8 +118,9 @@ export function requirePollMs({ pollMs = 2_000 }: MountOptions): number {
 }
 
 /**
- * Returns the name of a path in errors. The path may be a key that was passed by mistake, so it is repeated only if it
- * exists, one of its folders does, or it begins with `./` or `../`, which a key cannot.
+ * Returns the words that name a path in errors. The path may be a key that was passed by mistake, so these words contain
+ * the path only in three cases: the path exists, one of its folders exists, or the path begins with `./` or `../`, as no
+ * key does.
  */
 export function pathForErrors(path: string): string {
   const named = `The path ${JSON.stringify(path)}`;
@@ -131,7 +132,7 @@ export function pathForErrors(path: string): string {
   return `The path given${fromHere}`;
 }
 
-/** Returns true if a path exists. A link without a target exists, and fails when it is read. */
+/** Returns true if a path exists. A link without a target counts as existing, so that reading the link reports an error. */
 async function exists(path: string): Promise<boolean> {
   try {
     await lstat(path);
@@ -147,7 +148,11 @@ async function visibleNames(directory: string): Promise<readonly string[]> {
   return names.filter((name) => !name.startsWith(".")).sort();
 }
 
-/** @param hint Hint of the error for a path that is not a regular file. */
+/**
+ * Reads a regular file of UTF-8 text, without the white space at both ends.
+ *
+ * @param hint Hint of the error for a path that is not a regular file.
+ */
 async function readText(path: string, name: string, hint: string): Promise<string> {
   // Without O_NONBLOCK, opening a pipe that has no writer never returns.
   const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
@@ -179,7 +184,10 @@ function adviceOnBytes(bytes: Buffer): string {
   return "If the file holds the raw bytes of a key, encode them in base64: `base64 < file`.";
 }
 
-/** Returns a text that changes when the file or directory is replaced, rewritten, added to or removed. */
+/**
+ * Returns a text that identifies the state of a file or directory. Another text is returned after the file or directory
+ * was replaced, rewritten or removed, and after a file was added to the directory or removed from it.
+ */
 async function fingerprint(path: string): Promise<string> {
   try {
     const root = await stat(path, { bigint: true });
@@ -198,8 +206,10 @@ async function identity(path: string): Promise<string> {
 }
 
 /**
- * Watches a mount by the events of the file system, which are fast but not sent everywhere, and by a check every `pollMs`,
- * which always works. Calls `changed` at most once in `settleMs`.
+ * Watches a mount by the events of the file system and by a check every `pollMs`. The events report changes sooner, but
+ * some file systems send none. Calls `changed` at most once in `settleMs`.
+ *
+ * @param known Fingerprint of the mount at the last load. A mount that differs from it has changed.
  */
 function watchMount(path: string, pollMs: number, known: Promise<string>, changed: () => void): () => void {
   let ended = false;

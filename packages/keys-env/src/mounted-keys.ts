@@ -12,7 +12,7 @@ import {
   type WrittenKey,
 } from "./notation.ts";
 
-/** The keys of a source: a whole keyring, or a list whose first key is the primary. */
+/** The keys in an environment variable, a file or a directory: a whole keyring, or a list whose first key is the primary. */
 export type FoundKeys = { readonly ring: Keyring } | { readonly keys: readonly WrittenKey[] };
 
 const primaryFile = "primary";
@@ -21,6 +21,7 @@ const keyId = /^[A-Za-z0-9_-]{1,32}$/;
 /**
  * Reads a text that is a keyring document, or a key with or without an id.
  *
+ * @param name Name of the place that the text comes from, for errors.
  * @throws KeywardError `KEY_INVALID` or `KEYRING_INVALID`.
  */
 export async function readText(text: string, name: string, options: PassphraseOptions): Promise<FoundKeys> {
@@ -33,7 +34,8 @@ export async function readText(text: string, name: string, options: PassphraseOp
  * Reads the keys of a mount: a file with one text, or a directory. In a directory, the name of each file is the id of
  * its key, and the file `primary` holds the id of the primary key. Returns `undefined` if there is no file.
  *
- * @param found Called when the mount holds a file, before the file is checked.
+ * @param name Name of the mount, for errors.
+ * @param found Function that is called if the mount holds a file, before the content of the file is checked.
  *
  * @throws KeywardError `PROVIDER_UNAVAILABLE`, `KEY_INVALID` or `KEYRING_INVALID`.
  */
@@ -57,7 +59,7 @@ export async function readMount(
   }
 }
 
-/** Returns the keys that were found as a keyring. */
+/** Converts the keys that were found into a keyring. */
 export function ringFrom(found: FoundKeys, name: string): Keyring {
   return "ring" in found ? found.ring : ringOf(found.keys, name);
 }
@@ -79,7 +81,7 @@ async function readDirectory(
         hint:
           ids.length === 0
             ? "Mount the keys in the same directory, each in a file whose name is the id of the key."
-            : `Restore the earlier id in the file "${primaryFile}": this key encrypts all new records. The directory has the keys ${ids.join(", ")}.`,
+            : `Write the id of the key that encrypted new records before into the file "${primaryFile}". The directory has keys with the ids ${ids.join(", ")}.`,
       },
     );
   }
@@ -90,7 +92,7 @@ async function readDirectory(
       throw invalidKey(
         file,
         "its name is not a key id, which has 1 to 32 characters of A-Z a-z 0-9 _ -",
-        "Remove files that are not keys. Name the file of a key by the id that the key had before: records refer to their key by id.",
+        "If the file is not a key, remove the file from the directory. If the file is a key, rename the file to the id that the key had before, because records refer to their key by id.",
       );
     }
     keys.push(await readKey(files.get(id) ?? "", file, options, id));

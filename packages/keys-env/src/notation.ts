@@ -5,13 +5,14 @@ import { defaultSalt, deriveKey, passphraseMinCharacters } from "./passphrase.ts
 /** Options for keys that are derived from a passphrase. */
 export interface PassphraseOptions {
   /**
-   * Whether a value in no other notation (`hex:…`, a keyring document) is a passphrase of at least 32 characters. If
-   * false, a passphrase needs the prefix `passphrase:`. Default: false.
+   * Whether a value is used as a passphrase if it is not a keyring document and has no prefix `hex:`. If false, only a
+   * value with the prefix `passphrase:` is a passphrase. A passphrase needs at least 32 characters. Default: false.
    */
   readonly passphrase?: boolean;
   /**
-   * Salt for the derivation of keys from passphrases. The salt is not secret: it makes the same passphrase give different
-   * keys in different deployments. All processes that share records need the same salt. Default: `keyward/v1 passphrase`.
+   * Salt for the derivation of keys from passphrases. The salt is not secret. With different salts, deployments derive
+   * different keys from the same passphrase. All processes that share records need the same salt. Default:
+   * `keyward/v1 passphrase`.
    */
   readonly salt?: string;
 }
@@ -21,16 +22,16 @@ export const passphraseOptionNames: OptionNames<PassphraseOptions> = { passphras
 
 /** A key that was read from a text. */
 export interface WrittenKey {
-  /** The id in the text, or the default id, which is derived from the material. */
+  /** The id in the text. If the text has no id: the default id, which is derived from the material. */
   readonly id: string;
   readonly material: Uint8Array;
 }
 
-/** End of a hint about a key: why a new key is not a replacement, and how to make a first one. */
+/** End of a hint about a missing or invalid key: why a new key is not a replacement, and how to make a first key. */
 export const onlyForAFirstKey =
-  "a new key cannot decrypt any of them. Only for a first key, run `openssl rand -base64 32`.";
+  "because a new key cannot decrypt these records. If no encrypted records exist yet, make a first key with `openssl rand -base64 32`.";
 
-const restoreKey = `If records were encrypted with this key, restore the key: ${onlyForAFirstKey}`;
+const restoreKey = `If records were encrypted with this key, restore the key, ${onlyForAFirstKey}`;
 
 const keyBytes = 32;
 const base64Characters = 43;
@@ -104,7 +105,7 @@ export async function readKey(
  * Returns a keyring of these keys; the first one is the primary. A key may be listed twice: while a rotation moves a key
  * from one environment variable to another, both hold it.
  *
- * @throws KeywardError `KEYRING_INVALID` if one id has two materials, or one material has two ids.
+ * @throws KeywardError `KEYRING_INVALID` if two different keys have the same id, or if one key has two ids.
  */
 export function ringOf(keys: readonly WrittenKey[], source: string): Keyring {
   const distinct: WrittenKey[] = [];
@@ -126,7 +127,7 @@ function readMaterial(text: string, source: string, options: PassphraseOptions):
     throw invalidKey(
       source,
       `${text.length} characters of a keyring document found where a single key is expected`,
-      "Put the keyring document where the primary key is configured, and remove the single keys: the document holds all keys.",
+      "Replace the primary key by the keyring document. Then remove all single keys, because the document must hold all keys.",
     );
   }
   if (text.startsWith(byteOrderMark) && /^.\s*(?:\{|hex:|passphrase:)/s.test(text)) {
@@ -170,7 +171,7 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
   const salt = options.salt ?? defaultSalt;
   if (salt === "" || !salt.isWellFormed()) {
     throw new KeywardError("KEY_INVALID", "The salt for passphrases is not a non-empty, well-formed string", {
-      hint: "Restore the earlier value of `salt`: another salt makes a different key of the same passphrase. If `salt` was never set, omit it to use the default, `keyward/v1 passphrase`.",
+      hint: "If `salt` had a value before, restore this value, because another salt derives a different key from the same passphrase. If `salt` was never set, omit `salt` to use the default, `keyward/v1 passphrase`.",
     });
   }
   return deriveKey(passphrase, salt);
@@ -209,7 +210,7 @@ function base64Problem(text: string): string | undefined {
   return undefined;
 }
 
-/** Adds the source to the message of an error from core. */
+/** Calls `read`. If `read` throws a KeywardError, the name of the source is added before the message of the error. */
 function located<Result>(source: string, read: () => Result): Result {
   try {
     return read();

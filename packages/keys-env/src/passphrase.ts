@@ -15,7 +15,8 @@ let lastDerivation: Promise<unknown> = Promise.resolve();
 
 /**
  * Derives a key of 32 bytes from a passphrase and a salt. A derivation needs 128 MiB of memory and several hundred
- * milliseconds. So a process runs one derivation at a time and never derives the same pair twice.
+ * milliseconds. So a process runs one derivation at a time, and never derives the key of the same passphrase and salt
+ * twice.
  *
  * Source: RFC 7914, with N = 2^17, r = 8, p = 1.
  */

@@ -23,7 +23,7 @@ async function inDirectory(open: (directory: string) => Promise<Omit<OpenKeyProv
   return { ...(await open(directory)), close: () => rm(directory, { recursive: true }) };
 }
 
-/** Returns the provider without `save`, for sources that cannot be saved to. */
+/** Returns a copy of the provider without `save`, for providers whose keyring cannot be saved. */
 function readOnly({ load, subscribe }: KeyProvider): KeyProvider {
   return subscribe === undefined ? { load } : { load, subscribe };
 }

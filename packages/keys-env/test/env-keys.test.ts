@@ -32,7 +32,7 @@ describe("NAME_OTHERS", () => {
     expect(ring.keys[2]?.id).toBe("2027-01");
   });
 
-  it("may repeat the primary or another key, as happens during a rotation", async () => {
+  it("may list the primary key, and may list a key twice, as happens during a rotation", async () => {
     const [primary, other] = [key(), key()];
     const env = { APP_KEY: primary, APP_KEY_OTHERS: [other, primary, other, `hex:${hexOf(primary)}`].join(",") };
     expect(materials(await envKeys("APP_KEY", { env }).load())).toEqual([material(primary), material(other)]);
@@ -51,13 +51,13 @@ describe("NAME_OTHERS", () => {
     expect(error).toMatchObject({ code, message: expect.stringContaining("APP_KEY_OTHERS") });
   });
 
-  it("is refused with the position of its invalid key", async () => {
+  it("is refused if one key is invalid, with the position of the invalid key in the list", async () => {
     const env = { APP_KEY: key(), APP_KEY_OTHERS: `${key()},${key()},${key().slice(8)},${key()}` };
     const error = await rejection(envKeys("APP_KEY", { env }).load());
     expect(error).toMatchObject({ message: expect.stringContaining("key 3 of 4") });
   });
 
-  it("is refused without a primary, whatever whenMissing is", async () => {
+  it("is refused if neither NAME nor NAME_FILE is set, whatever whenMissing is", async () => {
     const options = { env: { APP_KEY_OTHERS: key() }, whenMissing: "plaintext", warn: () => {} } as const;
     expect(await rejection(envKeys("APP_KEY", options).load())).toMatchObject({ code: "KEYRING_INVALID" });
   });
@@ -78,7 +78,7 @@ describe("NAME_FILE", () => {
   });
   afterAll(() => rm(directory, { recursive: true }));
 
-  it("names a file in any notation, which is read at each load and watched, and combines with NAME_OTHERS", async () => {
+  it("names a file that is read at each load and watched, and can be combined with NAME_OTHERS", async () => {
     const path = join(directory, "watched");
     const [first, second, other] = [key(), key(), key()];
     await writeFile(path, `${first}\n`);
@@ -113,7 +113,7 @@ describe("NAME_FILE", () => {
   });
 
   it.each(["error", "generate", "plaintext"] as const)(
-    "is refused if its path does not exist, also with whenMissing: %s",
+    "is refused if the path is empty or does not exist, also with whenMissing: %s",
     async (mode) => {
       const options = { env: { APP_KEY_FILE: join(directory, "nothing") }, whenMissing: mode, warn: () => {} };
       expect(await rejection(envKeys("APP_KEY", options).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
@@ -124,7 +124,7 @@ describe("NAME_FILE", () => {
 });
 
 describe("whenMissing", () => {
-  it("rejects by default, with the environment variables and how to make a key", async () => {
+  it("makes load reject by default, with the names of the environment variables and how to make a key", async () => {
     expect(await rejection(envKeys("APP_KEY", { env: {} }).load())).toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringMatching(/APP_KEY .*APP_KEY_FILE/),
@@ -175,7 +175,7 @@ describe("whenMissing", () => {
     },
   );
 
-  it("is refused if NODE_ENV of the process is production, even if the option env is set", async () => {
+  it('"plaintext" is refused if NODE_ENV of the process is production, even if the option env has no NODE_ENV', async () => {
     vi.stubEnv("NODE_ENV", "production");
     try {
       const options = { env: {}, whenMissing: "plaintext", warn: () => {} } as const;
@@ -186,7 +186,7 @@ describe("whenMissing", () => {
   });
 
   it.each(["error", "generate", "plaintext"] as const)(
-    "%s does not apply after a key has been loaded",
+    "%s no longer applies after a key was loaded, even if the key is removed",
     async (whenMissing) => {
       const env: Record<string, string> = { APP_KEY: key() };
       const warn = vi.fn();
@@ -199,7 +199,7 @@ describe("whenMissing", () => {
   );
 
   it.each(["generate", "plaintext"] as const)(
-    "%s stops applying when the first key is set, for good",
+    "%s applies until a first key is set, and not again if this key is removed",
     async (whenMissing) => {
       const env: Record<string, string> = {};
       const provider = envKeys("APP_KEY", { env, whenMissing, warn: () => {} });
@@ -211,7 +211,7 @@ describe("whenMissing", () => {
     },
   );
 
-  it("does not apply if a key is invalid, or has been set before", async () => {
+  it("does not apply if the key is invalid or empty, nor after an invalid key was removed", async () => {
     const env: Record<string, string> = { APP_KEY: key().slice(4) };
     const provider = envKeys("APP_KEY", { env, whenMissing: "plaintext", warn: () => {} });
     expect(await rejection(provider.load())).toMatchObject({ code: "KEY_INVALID" });

@@ -47,7 +47,7 @@ afterEach(async () => {
   await rm(root, { recursive: true, force: true });
 });
 
-/** Follows a provider as core does: loads at the start and after each notice, and keeps the last good keyring. */
+/** Uses a provider as core does: loads the keyring now and after each reported change, and keeps the last valid keyring. */
 function follow(path: string, options: FileKeysOptions = {}) {
   const provider = fileKeys(path, options);
   const following = { calls: 0, ring: "", failures: [] as unknown[], provider };
@@ -76,7 +76,7 @@ async function replace(path: string, text: string): Promise<void> {
   await rename(`${path}.next`, path);
 }
 
-/** Publishes files as the kubelet does: writes a new directory, and swaps one link. */
+/** Updates a mount as the kubelet of Kubernetes does: writes a new directory, and points one link to the new directory. */
 async function publish(mount: string, files: Record<string, string>): Promise<void> {
   const data = `..${randomBytes(6).toString("hex")}`;
   await mkdir(join(mount, data), { recursive: true });
@@ -131,7 +131,7 @@ describe("a key that is passed as the path", () => {
     ["../no-keyring.json", 'The path "../no-keyring.json" in folder'],
     ["packages/no-keyring.json", 'The path "packages/no-keyring.json" in folder'],
     ["no-keyring.json", "The path given in folder"],
-  ])("is told apart from a real path: errors show %s as %j", async (path, named) => {
+  ])("is hidden in errors, unlike the path of an existing file or folder: %s is shown as %j", async (path, named) => {
     expect(await rejection(fileKeys(path).load())).toMatchObject({
       message: expect.stringContaining(`${named} ${JSON.stringify(process.cwd())}`),
     });
@@ -179,7 +179,7 @@ describe("a file", () => {
     expect(await rejection(dangling.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("is read again each time it is replaced or rewritten", async () => {
+  it("is reloaded each time it is replaced or rewritten", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     // The path is polled so rarely that only the file system's events can report the change.
@@ -191,7 +191,7 @@ describe("a file", () => {
     }
   });
 
-  it("does not replace the keyring in use while only its first half is written", async () => {
+  it("does not replace the keyring in use while it holds only half of a new key", async () => {
     const path = join(root, "key");
     const [old, next] = [key(), key()];
     await writeFile(path, `a=${old}`);
@@ -203,7 +203,7 @@ describe("a file", () => {
     await until(() => expect(following.ring).toBe(ringOf({ a: next })));
   });
 
-  it("is reported as changed if it changes between the load and the subscription", async () => {
+  it("is reported as changed if it changes after the load and before the subscription", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     const provider = fileKeys(path, { pollMs: 2 ** 31 - 1 });
@@ -214,7 +214,7 @@ describe("a file", () => {
     await until(() => expect(changed).toHaveBeenCalled());
   });
 
-  it("is read correctly while other files in its folder change", async () => {
+  it("is reloaded after a change while other files in its folder change", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     const following = await follow(path, { pollMs: 20 });
@@ -225,7 +225,7 @@ describe("a file", () => {
     expect(following.failures).toEqual([]);
   });
 
-  it("causes at most one notice each 100 ms while it keeps changing", async () => {
+  it("that keeps changing is reported as changed at most once in 100 ms", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     const following = await follow(path, { pollMs: 10 });
@@ -242,7 +242,7 @@ describe("a file", () => {
 });
 
 describe("a directory", () => {
-  it("is read as one key in each file, and the id of the primary key in the file primary", async () => {
+  it("provides one key from each file, with the primary key that the file primary names", async () => {
     const [a, b] = [key(), key()];
     await writeFile(join(root, "a"), a);
     await writeFile(join(root, "2026-11"), `hex:${Buffer.from(b, "base64").toString("hex")}\n`);
@@ -269,7 +269,7 @@ describe("a directory", () => {
     }
   });
 
-  it("is refused if it has a directory in it, or one key under two names", async () => {
+  it("is refused if it contains another directory, or the same key in two files", async () => {
     const a = key();
     for (const [name, text] of Object.entries({ a, b: a, primary: "a" })) await writeFile(join(root, name), text);
     expect(await rejection(fileKeys(root).load())).toMatchObject({ code: "KEYRING_INVALID" });
@@ -278,17 +278,17 @@ describe("a directory", () => {
     expect(await rejection(fileKeys(root).load())).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("is refused, with the name of the file that is not a key, if it has lost+found in it", async () => {
+  it("that contains lost+found is refused with an error that names lost+found", async () => {
     const path = join(root, "volume");
     await mkdir(join(path, "lost+found"), { recursive: true });
     const error = await rejection(fileKeys(path).load());
     expect(error).toMatchObject({ code: "KEY_INVALID", message: expect.stringContaining("lost+found") });
     expect(error).toMatchObject({
-      hint: expect.stringContaining("Remove everything from the directory that is not a key"),
+      hint: expect.stringContaining("Remove everything from the directory except the files with keys"),
     });
   });
 
-  it("is followed through every update by Kubernetes", async () => {
+  it("is reloaded after every update by Kubernetes", async () => {
     const mount = join(root, "mount");
     const [a, b, c] = [key(), key(), key()];
     await publish(mount, { a, primary: "a" });
@@ -304,7 +304,7 @@ describe("a directory", () => {
     await until(() => expect(following.ring).toBe(ringOf({ b: c })));
   });
 
-  it("may be mounted by Kubernetes and followed by the path of one file in it", async () => {
+  it("mounted by Kubernetes can be used by the path of one file in it, which is reloaded after every update", async () => {
     const mount = join(root, "mount");
     await publish(mount, { ring: `a=${key()}` });
     const following = await follow(join(mount, "ring"), { pollMs: 2 ** 31 - 1 });
@@ -315,7 +315,7 @@ describe("a directory", () => {
     }
   });
 
-  it("is followed when it is replaced as a whole, and changes in the new directory are followed too", async () => {
+  it("is reloaded when another directory replaces it, and after changes in the new directory", async () => {
     const mount = join(root, "mount");
     const [a, b, c] = [key(), key(), key()];
     for (const [name, value] of Object.entries({ mount: a, other: b })) {
@@ -333,7 +333,7 @@ describe("a directory", () => {
     await until(() => expect(following.ring).toBe(ringOf({ k: c })));
   });
 
-  it("is never read with files of two different states", async () => {
+  it("never gives a keyring with files of two different updates", async () => {
     const mount = join(root, "mount");
     const states = new Set<string>();
     const newState = () => {
@@ -367,7 +367,7 @@ describe("a mount that disappears", () => {
   it.each([
     ["a poll every 25 ms", 25],
     ["the default poll interval", 2_000],
-  ])("is followed when it returns, and so are later changes, with %s", async (_name, pollMs) => {
+  ])("is reloaded when it returns, and after later changes, with %s", async (_name, pollMs) => {
     const mount = join(root, "parent", "mount");
     const [a, b, c] = [key(), key(), key()];
     await publish(mount, { a, primary: "a" });
@@ -381,7 +381,7 @@ describe("a mount that disappears", () => {
     await until(() => expect(following.ring).toBe(ringOf({ c, b })));
   });
 
-  it("is reported when it returns as the same file", async () => {
+  it("is reported as changed when the same file returns", async () => {
     const path = join(root, "key");
     await writeFile(path, key());
     const following = await follow(path, { pollMs: 25 });
@@ -393,7 +393,7 @@ describe("a mount that disappears", () => {
   });
 
   it.each(["error", "generate", "plaintext"] as const)(
-    "is not treated as a key that was never set, with whenMissing: %s",
+    "makes load reject rather than use the fallback of whenMissing: %s",
     async (whenMissing) => {
       const path = join(root, "mount", "key");
       await mkdir(join(root, "mount"));
@@ -418,7 +418,7 @@ describe("whenMissing", () => {
     }
   });
 
-  it("is refused in production unless it is allowed explicitly", async () => {
+  it('"generate" and "plaintext" are refused in production unless they are allowed explicitly', async () => {
     vi.stubEnv("NODE_ENV", "production");
     try {
       const path = join(root, "nothing");
@@ -432,7 +432,7 @@ describe("whenMissing", () => {
     }
   });
 
-  it("stops returning a plaintext keyring when a key is mounted, which is reported, for good", async () => {
+  it('"plaintext" no longer applies after a first key is mounted, even if the key is removed', async () => {
     const path = join(root, "key");
     const following = await follow(path, { pollMs: 25, whenMissing: "plaintext", warn: () => {} });
     const value = key();
@@ -480,7 +480,7 @@ describe("save", () => {
     return provider.save(next, previous);
   }
 
-  it("replaces the target of a link and keeps its mode", async () => {
+  it("replaces the target of a link, and keeps the file mode of the target", async () => {
     const { path, ring } = await openDocument();
     await chmod(path, 0o604);
     await mkdir(join(root, "links"));
@@ -551,7 +551,7 @@ describe("save", () => {
     expect((await stat(path)).mode & 0o777).toBe(0o640);
   });
 
-  it("refuses a keyring or a path that cannot be saved, with a code for each reason", async () => {
+  it("refuses a keyring that cannot be saved and a path that cannot be saved to, with a code for each reason", async () => {
     const { path, provider, ring } = await openDocument();
     expect(await rejection(save(provider, ring.scope("x"), ring))).toMatchObject({ code: "KEYRING_INVALID" });
     expect(await rejection(save(provider, Keyring.dangerouslyPlaintext(), ring))).toMatchObject({
@@ -572,7 +572,7 @@ describe("save", () => {
   });
 });
 
-describe("a source that cannot be saved to", () => {
+describe("a path that cannot be saved to", () => {
   /** A directory of keys, as Kubernetes mounts it. */
   async function directory() {
     const path = join(root, "keys");
@@ -596,39 +596,42 @@ describe("a source that cannot be saved to", () => {
   it.each([
     ["a directory", directory],
     ["a document in a read-only mount", mountedDocument],
-  ])("lets rotateKey fail before anything is written, and retireKey only check: %s", async (_, open) => {
-    const path = await open();
-    if (path === undefined) return;
-    const keys = fileKeys(path);
-    const inner = new MemoryStore();
-    const stores = { sessions: new EncryptedStore(inner, { keys }) };
-    await stores.sessions.set("key", "value");
-    const before = (await inner.reserved().scan()).entries;
-    const options = { stores, graceMs: 0, unregistered: { waitMs: 0 } };
-    for (const call of [
-      () => rotateKey(keys, options),
-      () => planRotation(keys, options),
-      () => revokeKey(keys, { ...options, id: "a", order: "disable-first" }),
-      () => keys.requireWritable(),
-    ]) {
-      expect(await rejection(call())).toMatchObject({ code: "PROVIDER_READ_ONLY" });
-    }
-    expect(await rotationStatus(keys, { stores })).toBeUndefined();
-    expect((await inner.reserved().scan()).entries).toEqual(before);
-    const { keyring: ring, saved } = await retireKey(keys, stores, "a");
-    expect(ring.keys.find(({ id }) => id === "a")?.status).toBe("disabled");
-    expect(saved).toBe(false);
-    expect((await keys.load()).keys.every(({ status }) => status === "enabled")).toBe(true);
-    // retireKey still reports why the key cannot be retired.
-    expect(
-      await rejection(retireKey(keys, { other: new EncryptedStore(new MemoryStore(), { keys }) }, "none")),
-    ).toMatchObject({
-      code: "KEY_UNKNOWN",
-    });
-    for (const store of Object.values(stores)) await store.disconnect();
-  });
+  ])(
+    "makes rotateKey reject before it writes anything, and retireKey only check whether the key is in use: %s",
+    async (_, open) => {
+      const path = await open();
+      if (path === undefined) return;
+      const keys = fileKeys(path);
+      const inner = new MemoryStore();
+      const stores = { sessions: new EncryptedStore(inner, { keys }) };
+      await stores.sessions.set("key", "value");
+      const before = (await inner.reserved().scan()).entries;
+      const options = { stores, graceMs: 0, unregistered: { waitMs: 0 } };
+      for (const call of [
+        () => rotateKey(keys, options),
+        () => planRotation(keys, options),
+        () => revokeKey(keys, { ...options, id: "a", order: "disable-first" }),
+        () => keys.requireWritable(),
+      ]) {
+        expect(await rejection(call())).toMatchObject({ code: "PROVIDER_READ_ONLY" });
+      }
+      expect(await rotationStatus(keys, { stores })).toBeUndefined();
+      expect((await inner.reserved().scan()).entries).toEqual(before);
+      const { keyring: ring, saved } = await retireKey(keys, stores, "a");
+      expect(ring.keys.find(({ id }) => id === "a")?.status).toBe("disabled");
+      expect(saved).toBe(false);
+      expect((await keys.load()).keys.every(({ status }) => status === "enabled")).toBe(true);
+      // retireKey still reports why the key cannot be retired.
+      expect(
+        await rejection(retireKey(keys, { other: new EncryptedStore(new MemoryStore(), { keys }) }, "none")),
+      ).toMatchObject({
+        code: "KEY_UNKNOWN",
+      });
+      for (const store of Object.values(stores)) await store.disconnect();
+    },
+  );
 
-  it("is told apart from a file with a keyring document, which retireKey saves to", async () => {
+  it("is not confused with a file that holds a keyring document, to which retireKey saves", async () => {
     const path = join(root, "ring.json");
     await writeFile(path, exportKeyring(Keyring.generate("a").add({ id: "b" }).promote("b")));
     const keys = fileKeys(path);
@@ -693,7 +696,7 @@ it.each([0, -1, Number.NaN, 2 ** 31])("fileKeys refuses a pollMs of %d", (pollMs
 
 it.each<[string, object]>([
   ["a misspelt option", { whenMising: "generate" }],
-  ["an unknown mode", { whenMissing: "ignore" }],
+  ["an unknown value of whenMissing", { whenMissing: "ignore" }],
   ["a pollMs that is not a number", { pollMs: "2000" }],
 ])("fileKeys and envKeys refuse %s in untyped code", (_name, options) => {
   for (const make of [() => fileKeys(root, options), () => envKeys("APP_KEY", options)]) {

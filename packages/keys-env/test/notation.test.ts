@@ -42,7 +42,7 @@ describe("a key", () => {
     ["base64", `2026-11=${base64}`],
     ["base64url", `2026-11=${base64url}`],
     ["hex", `2026-11=hex:${hex}`],
-  ])("has the id that precedes it: %s", async (_name, value) => {
+  ])("has the id that is written before it: %s", async (_name, value) => {
     expect(exportKeyring(await load(value))).toBe(exportKeyring(Keyring.fromKeys([{ id: "2026-11", material }])));
   });
 
@@ -115,10 +115,10 @@ describe("a key", () => {
     // The advice to add this prefix would turn a damaged key, or a good one, into another key.
     if (name !== "a sentence") expect(hint).not.toContain("passphrase:");
     // The hint names a new key last, because a new key cannot decrypt existing records.
-    expect(hint).toMatch(/restore the key: a new key cannot decrypt any of them\. Only for a first key/);
+    expect(hint).toMatch(/restore the key, because a new key cannot decrypt these records\. .*make a first key with `/);
   });
 
-  it("is refused with advice on the encoding if its file is in UTF-16", async () => {
+  it("is refused with advice on the encoding if the file of the key is in UTF-16", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-utf16-"));
     try {
       const path = join(directory, "key");
@@ -134,7 +134,7 @@ describe("a key", () => {
   it.each([
     ["a keyring document", "{}"],
     ["hex", `hex:${hex}`],
-  ])("is refused with a byte order mark before it, even with passphrase: true, if it is %s", async (_name, text) => {
+  ])("or document that follows a byte order mark is not used as a passphrase but refused: %s", async (_name, text) => {
     expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
       code: "KEY_INVALID",
       hint: expect.stringContaining("byte order mark"),
@@ -156,7 +156,7 @@ describe("a key", () => {
     });
   });
 
-  it("is refused with the length that was found, wherever it was cut", async () => {
+  it("that was cut is refused with the length that was found", async () => {
     for (let length = 0; length < 43; length++) {
       const error = await rejection(load(base64.slice(0, length)));
       expect(error).toMatchObject({
@@ -166,7 +166,7 @@ describe("a key", () => {
     }
   });
 
-  it("gives another key or is refused if one character is altered", async () => {
+  it("is refused or gives another key, but never the same key, if one character is altered", async () => {
     const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const index = fc.integer({ min: 0, max: 42 });
     await fc.assert(
@@ -247,24 +247,27 @@ describe("a keyring document", () => {
     ["material that was cut", (document: string) => document.replace(/("material": ".{20})..../, "$1")],
     ["material in base64", (document: string) => document.replace(/("material": ".{43})/, "$1=")],
     ["a missing primary", (document: string) => document.replace('"primary": "a"', '"primary": "z"')],
-  ])("is refused, with its source and without its material: %s", async (_name, spoil) => {
-    const document = exportKeyring(Keyring.fromKeys([{ id: "a", material }]));
-    expect(spoil(document)).not.toBe(document);
-    const error = await rejection(load(spoil(document)));
-    expect(error).toBeInstanceOf(KeywardError);
-    expect(error).toMatchObject({
-      code: expect.stringMatching(/^(KEYRING|KEY)_INVALID$/),
-      message: expect.stringContaining("APP_KEY"),
-    });
-    expect(leak(shown(error), base64url)).toBeUndefined();
-  });
+  ])(
+    "is refused with an error that names the environment variable and does not show the key material: %s",
+    async (_name, spoil) => {
+      const document = exportKeyring(Keyring.fromKeys([{ id: "a", material }]));
+      expect(spoil(document)).not.toBe(document);
+      const error = await rejection(load(spoil(document)));
+      expect(error).toBeInstanceOf(KeywardError);
+      expect(error).toMatchObject({
+        code: expect.stringMatching(/^(KEYRING|KEY)_INVALID$/),
+        message: expect.stringContaining("APP_KEY"),
+      });
+      expect(leak(shown(error), base64url)).toBeUndefined();
+    },
+  );
 });
 
 describe("a passphrase", () => {
   const passphrase = `correct horse ${randomBytes(16).toString("hex")}`;
   const derive = (salt: string) => scryptSync(passphrase, salt, 32, { N: 2 ** 17, r: 8, p: 1, maxmem: 2 ** 28 });
 
-  it("is read if it has its prefix or the option is set, and gives the documented key", async () => {
+  it("gives the key that the documentation specifies if it has the prefix passphrase: or the option passphrase is true", async () => {
     const expected = exportKeyring(Keyring.fromKeys([{ material: derive("keyward/v1 passphrase") }]));
     expect(exportKeyring(await load(`passphrase:${passphrase}`))).toBe(expected);
     expect(exportKeyring(await load(`${passphrase}\n`, { passphrase: true }))).toBe(expected);
@@ -276,7 +279,7 @@ describe("a passphrase", () => {
     expect(exportKeyring(await load(`p=passphrase:${passphrase}`, { salt: "shop, production" }))).toBe(salted);
   });
 
-  it("may contain an equals sign, and the text before it is then not an id", async () => {
+  it("may contain an equals sign, and the text before the equals sign is then not used as an id", async () => {
     const withEquals = `id=${passphrase}`;
     const asOption = await load(withEquals, { passphrase: true });
     expect(exportKeyring(asOption)).toBe(exportKeyring(await load(`passphrase:${withEquals}`)));
@@ -296,7 +299,7 @@ describe("a passphrase", () => {
     expect(await rejection(load(`passphrase:${"🔑".repeat(31)}`))).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("does not change how other notations are read if the option is set", async () => {
+  it("is not read from a hex key or a keyring document, even if the option passphrase is true", async () => {
     expect(exportKeyring(await load(`hex:${hex}`, { passphrase: true }))).toBe(sameRing);
     const document = exportKeyring(Keyring.generate());
     expect(exportKeyring(await load(document, { passphrase: true }))).toBe(document);
@@ -306,7 +309,7 @@ describe("a passphrase", () => {
     expect(await rejection(load(`passphrase:${passphrase}`, { salt: "" }))).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("is derived only once, and one derivation runs at a time across all providers", async () => {
+  it("is converted into a key only once, and all providers together run one derivation at a time", async () => {
     const running = new Set<number>();
     let started = 0;
     let mostAtOnce = 0;
@@ -333,7 +336,7 @@ describe("a passphrase", () => {
     }
   });
 
-  it("does not delay an aborted load, and the next load uses the derivation in progress", async () => {
+  it("does not delay the rejection of an aborted load, and can be loaded afterwards", async () => {
     const env = { APP_KEY: `passphrase:4 ${passphrase}` };
     const provider = envKeys("APP_KEY", { env });
     const controller = new AbortController();

@@ -1,7 +1,10 @@
 import { fileURLToPath } from "node:url";
 import { KeywardError } from "@keyward/core";
 
-/** A parsed source of keys, such as `vault://secret/app/keyring?auth=approle`. Reading a parameter removes it. */
+/**
+ * A parsed source of keys, such as `vault://secret/app/keyring?auth=approle`. A parameter that was read is removed, so that
+ * unknown parameters remain.
+ */
 export class KeySourceAddress {
   /** The text before the first colon. */
   readonly scheme: string;
@@ -22,7 +25,7 @@ export class KeySourceAddress {
   /**
    * Parses a source.
    *
-   * @throws KeywardError `VALUE_INVALID` if the source is not a non-empty string, or has none of these schemes.
+   * @throws KeywardError `VALUE_INVALID` if the source is not a non-empty string, or does not begin with one of the schemes.
    */
   static parse(source: string | undefined, schemes: readonly string[]): KeySourceAddress {
     const hint = `Begin the source with one of ${schemes.map((scheme) => `${scheme}:`).join(", ")}. If the source comes from an environment variable, check that the environment variable is set.`;
@@ -35,18 +38,27 @@ export class KeySourceAddress {
     return new KeySourceAddress(scheme, text.slice(colon + 1));
   }
 
-  /** Returns the path of a file. The source may be `file:` and a path, or a `file:` URL. */
+  /**
+   * Returns the path of a file. The source may be `file:` and a path, or a `file:` URL.
+   *
+   * @param example A valid source, for the hints of errors.
+   */
   path(example: string): string {
-    if (this.rest === "") throw invalidSource("has no path", `Name a path, such as ${example}.`);
+    if (this.rest === "") throw invalidSource("has no path", `Write a path after "file:", such as ${example}.`);
     if (!this.rest.startsWith("//")) return this.rest;
     try {
       return fileURLToPath(`file:${this.rest}`);
     } catch {
-      throw invalidSource("is not a file: URL of this machine", `Name a path, such as ${example}.`);
+      throw invalidSource("is a file: URL that names no path on this machine", `Write a path, such as ${example}.`);
     }
   }
 
-  /** Returns the decoded text between `//` and the next `/`, which may be empty, and the text after it, which may not. */
+  /**
+   * Returns two decoded parts of the source: the text between `//` and the next `/`, which may be empty, and the text after
+   * that slash, which may not be empty.
+   *
+   * @param example A valid source, for the hints of errors.
+   */
   hostAndPath(example: string): readonly [host: string, path: string] {
     const [, host, path] = /^\/\/([^/]*)\/(.+)$/.exec(this.#location) ?? [];
     if (host === undefined || path === undefined)
@@ -54,7 +66,7 @@ export class KeySourceAddress {
     if (host.includes("@")) {
       throw invalidSource(
         "contains a user name or a password",
-        "Remove them, because this text may be logged. Set credentials in environment variables.",
+        "Remove the user name and the password, because the source may be logged. Set credentials in environment variables.",
       );
     }
     return [decode(host), decode(path)];
@@ -63,24 +75,29 @@ export class KeySourceAddress {
   /** Returns the value of a parameter; `undefined` if the source does not have it. */
   text(name: string): string | undefined {
     const [value, second] = this.#parameters.getAll(name);
-    if (second !== undefined) throw invalidSource(`has the parameter ${name} twice`, `Remove one of the two.`);
+    if (second !== undefined)
+      throw invalidSource(`has the parameter "${name}" twice`, `Keep only one of the two values.`);
     this.#parameters.delete(name);
-    if (value === "") throw invalidSource(`has an empty parameter ${name}`, `Set ${name} to a value, or remove it.`);
+    if (value === "")
+      throw invalidSource(`has an empty parameter "${name}"`, `Set "${name}" to a value, or remove the parameter.`);
     return value;
   }
 
-  /** Returns the values of those parameters that the source has. */
+  /** Returns the values of these parameters. Parameters that the source does not have are left out. */
   texts<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: string } {
     return this.#some(names, (text) => text);
   }
 
-  /** Returns the values of those parameters that the source has, as numbers. The provider checks their range. */
+  /**
+   * Returns the values of these parameters as numbers, whose range the provider checks. Parameters that the source does not
+   * have are left out.
+   */
   numbers<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: number } {
     return this.#some(names, (text, name) => {
       if (/^[0-9]+$/.test(text)) return Number(text);
       throw invalidSource(
-        `has a parameter ${name} that is not a whole number`,
-        `Write ${name} in decimal digits only.`,
+        `has a parameter "${name}" that is not a whole number`,
+        `Write "${name}" in decimal digits only.`,
       );
     });
   }
@@ -93,7 +110,7 @@ export class KeySourceAddress {
   requireNothingLeft(): void {
     const [name] = this.#parameters.keys();
     if (name === undefined) return;
-    const shown = /^[A-Za-z]{1,32}$/.test(name) ? name : `of ${name.length} characters`;
+    const shown = /^[A-Za-z]{1,32}$/.test(name) ? `"${name}"` : `of ${name.length} characters`;
     throw invalidSource(
       `has an unknown parameter ${shown} for ${this.scheme}:`,
       "Correct the name of the parameter, or remove the parameter.",
@@ -113,7 +130,7 @@ export class KeySourceAddress {
   }
 }
 
-/** Returns the error for an invalid source. It does not contain the text of the source. */
+/** Returns the error for an invalid source. The error does not contain the text of the source. */
 export function invalidSource(
   problem: string,
   hint = "Correct the source as the README of @keyward/keys-from describes.",

@@ -13,7 +13,7 @@ import { vaultConnectionFrom } from "./vault-settings.ts";
 
 /** Options of {@link keysFrom}, for settings that cannot be written into the source. */
 export interface KeysFromOptions {
-  /** Store whose reserved space holds the wrapped keyring. Required for `place=store`. */
+  /** Store whose reserved space holds the wrapped keyring. Required for a source with `place=store`. */
   readonly store?: ReservedSpace;
   /**
    * Environment variables for `env:` sources and for Vault, which are read at each load. The AWS SDK always reads
@@ -27,7 +27,7 @@ const optionNames: OptionNames<KeysFromOptions> = { store: true, env: true };
 type Environment = Readonly<Record<string, string | undefined>>;
 type Opener = (address: KeySourceAddress, options: KeysFromOptions) => Promise<KeyProvider>;
 
-/** The function that opens a source, for each scheme. */
+/** The functions that make the key provider for a source, by the scheme of the source. */
 const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
   ["env", openVariable],
   ["file", openFile],
@@ -38,8 +38,9 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
 ]);
 
 /**
- * Returns the key provider for a source in text form, so that an application can get its keys from different sources in
- * different environments. The package of the provider must be installed. It is loaded when its source is used.
+ * Returns the key provider for a source of keys that is written as a text, such as `env:APP_KEY`. So an application can
+ * get its keys from different sources in development, CI and production by a change of the text only. The package of the
+ * provider must be installed, and is loaded when `keysFrom` is called.
  *
  * - `env:APP_KEY`, `file:/run/secrets/keyring`: `@keyward/keys-env`
  * - `aws-sm://region/secret`, `aws-kms://region/key?place=…`: `@keyward/keys-aws`
@@ -56,10 +57,11 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
  * const keys = await keysFrom(process.env["APP_KEYS"] ?? "env:APP_ENCRYPTION_KEY");
  * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
  *
- * @param source The source, usually the value of an environment variable. `undefined` and an empty text are refused.
+ * @param source The source, usually the value of an environment variable. With `undefined` or an empty text, `keysFrom`
+ * rejects.
  * @throws KeywardError `VALUE_INVALID` for an invalid source, an unknown parameter and an unknown option.
  * @throws KeywardError `PROVIDER_UNAVAILABLE` if the package of the provider is not installed or cannot be loaded.
- * @throws KeywardError for options that the provider itself refuses.
+ * @throws KeywardError with the code of the provider, if the provider refuses one of its options.
  */
 export async function keysFrom(source: string | undefined, options: KeysFromOptions = {}): Promise<KeyProvider> {
   requireOptions("keysFrom", options, optionNames);
@@ -78,7 +80,7 @@ async function openVariable(address: KeySourceAddress, options: KeysFromOptions)
 
 async function openFile(address: KeySourceAddress): Promise<KeyProvider> {
   const { fileKeys } = await import("@keyward/keys-env").catch(notLoaded("@keyward/keys-env"));
-  return fileKeys(address.path("a file such as file:/run/secrets/keyring"));
+  return fileKeys(address.path("file:/run/secrets/keyring"));
 }
 
 async function openAwsSecret(address: KeySourceAddress): Promise<KeyProvider> {
@@ -131,14 +133,17 @@ function wrappedSettingsOf(address: KeySourceAddress) {
 function locationOf(address: KeySourceAddress, { store }: KeysFromOptions): KeyringLocation {
   const place = address.text("place");
   if (place?.startsWith("file:") === true && place.length > "file:".length) {
-    return fileLocation(KeySourceAddress.parse(place, ["file"]).path("a file such as place=file:/var/lib/app/keyring"));
+    return fileLocation(KeySourceAddress.parse(place, ["file"]).path("place=file:/var/lib/app/keyring"));
   }
   if (place !== "store") {
     throw invalidSource(
-      "has no valid parameter place, the location of the wrapped keyring",
-      "Add place=store, or place=file:/path.",
+      'has no valid parameter "place", which is the location of the wrapped keyring',
+      "If the keyring is in a store, add `place=store`. If it is in a file, add `place=file:/path`.",
     );
   }
   if (store !== undefined) return storeLocation(store);
-  throw invalidSource("has place=store, but no store was passed to keysFrom", "Call keysFrom(source, { store }).");
+  throw invalidSource(
+    "has the parameter place=store, but no store was passed to keysFrom",
+    "Pass the store that holds the wrapped keyring: `keysFrom(source, { store })`.",
+  );
 }

@@ -31,8 +31,8 @@ function authFrom(address: KeySourceAddress, env: Readonly<Record<string, string
     }
     default:
       throw invalidSource(
-        "has an unknown method in the parameter auth",
-        "Set auth to token (the default), approle, kubernetes or userpass.",
+        'has an unknown login method in the parameter "auth"',
+        'Set "auth" to token (the default), approle, kubernetes or userpass.',
       );
   }
 }
@@ -45,9 +45,9 @@ function mountFrom(address: KeySourceAddress): { readonly mount?: string } {
 /** @param variable Name of an environment variable that can replace the parameter. */
 function required(value: string | undefined, name: string, variable?: string): string {
   if (value !== undefined && value !== "") return value;
-  if (variable === undefined) throw invalidSource(`has no parameter ${name}`, `Add the parameter: &${name}=….`);
+  if (variable === undefined) throw invalidSource(`has no parameter "${name}"`, `Add the parameter: &${name}=….`);
   throw invalidSource(
-    `has no parameter ${name}, and ${variable} is not set`,
+    `has no parameter "${name}", and ${variable} is not set`,
     `Add the parameter, &${name}=…, or set ${variable}.`,
   );
 }

@@ -61,7 +61,7 @@ describe("an invalid source", () => {
     ["a secret in Vault without a path", "vault://secret"],
     ["credentials in the text", `vault://root:${material}@secret/app/keyring`],
     ["an unknown parameter", "aws-sm://eu-central-1/production/keyring?refresh=60"],
-    ["a secret in the place of a parameter's name", `vault://secret/app/keyring?${material}`],
+    ["a secret instead of the name of a parameter", `vault://secret/app/keyring?${material}`],
     ["a repeated parameter", "vault://secret/app/keyring?address=http://localhost:1&address=http://localhost:2"],
     ["an empty parameter", "aws-sm://eu-central-1/production/keyring?endpoint="],
     ["a duration that is not a whole number", "aws-sm://eu-central-1/production/keyring?refreshMs=1e3"],
@@ -69,8 +69,8 @@ describe("an invalid source", () => {
     ["an invalid escape sequence", "vault://secret/100%"],
     ["an unknown login method", "vault://secret/app/keyring?address=http://localhost:1&auth=ldap"],
     ["AppRole without a role", "vault://secret/app/keyring?address=http://localhost:1&auth=approle"],
-    ["a wrapped keyring without a place", "vault-transit://transit/keyward?address=http://localhost:1"],
-    ["an unknown place", "aws-kms://eu-central-1/alias/keyward?place=redis"],
+    ["a wrapped keyring without the parameter place", "vault-transit://transit/keyward?address=http://localhost:1"],
+    ["an unknown value of the parameter place", "aws-kms://eu-central-1/alias/keyward?place=redis"],
     ["a place file: without a path", "aws-kms://eu-central-1/alias/keyward?place=file:"],
     ["place=store without a store", "aws-kms://eu-central-1/alias/keyward?place=store"],
   ])("is refused: %s", async (_, source) => {
@@ -89,7 +89,7 @@ describe("an invalid source", () => {
     expect((await refusal(source, { env: {} })).hint).toContain(`${named}.`);
   });
 
-  it("is refused without showing the text after env: if that is a key", async () => {
+  it("is refused with an error that does not show the text after env:, which may be a key", async () => {
     const error = await refusal(`env:${material}`, { env: {} });
     expect(error.code).toBe("KEY_INVALID");
     expect(inspect(error, { depth: null, showHidden: true })).not.toContain(material);
@@ -123,8 +123,8 @@ describe("a package that is not installed", () => {
     });
     expect(JSON.parse((await run).stdout)).toEqual({
       code: "PROVIDER_UNAVAILABLE",
-      message: `${name} is not installed, which this source of keys needs`,
-      hint: `Install it: npm install ${name}`,
+      message: `This source of keys needs ${name}, which is not installed`,
+      hint: `Run \`npm install ${name}\`.`,
     });
   });
 });

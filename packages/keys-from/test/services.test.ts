@@ -12,7 +12,7 @@ import { describeWithVault, findVaultServers, startVault, type VaultServer } fro
 const folder = mkdtempSync(join(tmpdir(), "keyward-keys-from-services-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Writes a first keyring to the source, and checks that another provider of the same source encrypts and decrypts with it. */
+/** Writes a first keyring to a source. Checks that another provider for the same source encrypts and decrypts with this keyring. */
 async function expectSource(open: () => Promise<KeyProvider>): Promise<void> {
   const ring = Keyring.generate();
   const operators = await open();

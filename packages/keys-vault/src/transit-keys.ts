@@ -25,7 +25,7 @@ export interface TransitKeysOptions extends VaultConnectionOptions, WrappedKeysO
   readonly mount?: string;
   /** Location of the wrapped keyring: `storeLocation(store)` or `fileLocation(path)` of `@keyward/core`. */
   readonly place: KeyringLocation;
-  /** Context of a derived Transit key. Required for a derived key, and not allowed for any other. */
+  /** Context for a Transit key with key derivation (`derived=true`). Required for such a key, and not allowed for others. */
   readonly derivedContext?: string;
 }
 
@@ -120,7 +120,7 @@ class TransitWrapper implements KeyringWrapper {
       });
     const text = fieldOf(fieldOf(answer, "data"), field);
     if (typeof text === "string") return text;
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name}: the answer of Vault has no field ${field}`, {
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name}: the answer of Vault has no field "${field}"`, {
       hint: "Check `mount`: the engine at this path may not be a Transit engine.",
     });
   }
@@ -133,32 +133,32 @@ class TransitWrapper implements KeyringWrapper {
       return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name} does not exist`, {
         hint:
           operation === "encrypt"
-            ? `${check} Only for a new keyring, create the key: \`bao write -f transit/keys/…\`.`
-            : `${check} If the key was deleted, restore it (\`bao write transit/restore/…\`, or a snapshot of Vault): a new key with this name cannot unwrap the keyring. Keep processes running that have loaded the keyring.`,
+            ? `${check} If no keyring was ever wrapped by this key, create the key: \`bao write -f transit/keys/…\`.`
+            : `${check} If the key was deleted, restore it with \`bao write transit/restore/…\` or from a snapshot of Vault, because a new key with this name cannot unwrap the keyring. Until then, keep processes running that have loaded the keyring.`,
       });
     }
     if (hasReason(/too old/)) {
       return new KeywardError(
         "KEYRING_INVALID",
-        `${this.#name} no longer unwraps the key version that this keyring was wrapped with`,
+        `${this.#name} no longer accepts the key version that this keyring was wrapped with`,
         {
-          hint: "Lower min_decryption_version of the key, call rewrap(), and raise min_decryption_version again.",
+          hint: "Lower `min_decryption_version` of the key, so that Vault can unwrap the keyring again. Call `rewrap()`, which wraps the keyring with the newest key version. Then raise `min_decryption_version` again.",
         },
       );
     }
     if (hasReason(/context/)) {
       return new KeywardError(
         "PROVIDER_UNAVAILABLE",
-        `${this.#name}: the context is missing, or this key does not accept one`,
+        `${this.#name}: the context for key derivation is missing, or this key does not accept a context`,
         {
-          hint: "If the key is a derived key, set `derivedContext`. Otherwise omit it.",
+          hint: "If the key has key derivation (`derived=true`), set `derivedContext`. Otherwise omit `derivedContext`.",
         },
       );
     }
     if (status === 400 && operation !== "encrypt") {
       return new KeywardError(
         "KEYRING_INVALID",
-        `${this.#name} cannot unwrap the keyring: it was wrapped by another key, or altered`,
+        `${this.#name} cannot unwrap the keyring: the keyring was wrapped by another key, or altered`,
         {
           hint: "Check `key`, `mount` and `place`. If they are correct, restore the wrapped keyring from a backup.",
         },
@@ -168,7 +168,7 @@ class TransitWrapper implements KeyringWrapper {
       "PROVIDER_UNAVAILABLE",
       `${this.#name}: Vault refused to ${operation} the keyring (${message})`,
       {
-        hint: "Check that the type of the key supports encryption. Read the log and the audit log of Vault.",
+        hint: "Check that the type of the key supports encryption. If it does, look for the reason in the log and the audit log of Vault.",
       },
     );
   }
@@ -187,7 +187,7 @@ function requireWrapped(text: string): string {
     "KEYRING_INVALID",
     "The text at the location of the wrapped keyring was not wrapped by Transit",
     {
-      hint: "Check `place`, or restore the keyring from a backup: a keyring wrapped by Transit begins with vault:v and the version of the key.",
+      hint: 'Check that `place` is the location of the wrapped keyring, which begins with "vault:v" and the version of the key. If `place` is correct, restore the wrapped keyring from a backup.',
     },
   );
 }

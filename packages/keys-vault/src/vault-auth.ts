@@ -6,7 +6,7 @@ export interface TokenAuth {
   /** Name of the login method. */
   readonly method: "token";
   /**
-   * The token, or a function that returns it. The function is called at each login, so that a revoked token can be
+   * The token, or a function that returns the token. The function is called at each login, so that a revoked token can be
    * replaced without a restart. Default: the environment variable `VAULT_TOKEN`.
    */
   readonly token?: string | (() => string | Promise<string>);
@@ -18,9 +18,9 @@ export interface AppRoleAuth {
   readonly method: "approle";
   /** Role id of the AppRole. */
   readonly roleId: string;
-  /** Secret id, or a function that returns it and is called at each login. Omit it for a role without secret ids. */
+  /** Secret id, or a function that returns it and is called at each login. Omit `secretId` for a role without secret ids. */
   readonly secretId?: string | (() => string | Promise<string>);
-  /** Path at which the method is mounted. Default: `approle`. */
+  /** Path at which the login method is mounted. Default: `approle`. */
   readonly mount?: string;
 }
 
@@ -35,7 +35,7 @@ export interface KubernetesAuth {
    * `/var/run/secrets/kubernetes.io/serviceaccount/token`.
    */
   readonly jwtPath?: string;
-  /** Path at which the method is mounted. Default: `kubernetes`. */
+  /** Path at which the login method is mounted. Default: `kubernetes`. */
   readonly mount?: string;
 }
 
@@ -47,7 +47,7 @@ export interface UserpassAuth {
   readonly username: string;
   /** Password, or a function that returns it and is called at each login. */
   readonly password: string | (() => string | Promise<string>);
-  /** Path at which the method is mounted. Default: `userpass`. */
+  /** Path at which the login method is mounted. Default: `userpass`. */
   readonly mount?: string;
 }
 
@@ -75,7 +75,7 @@ const userpassNames: OptionNames<UserpassAuth> = { method: true, username: true,
 /**
  * Checks the option `auth`.
  *
- * @throws KeywardError `VALUE_INVALID` for an unknown method, an unknown setting of the method, and a missing one.
+ * @throws KeywardError `VALUE_INVALID` for an unknown method, an unknown setting of the method, and a missing setting.
  */
 export function requireAuth(auth: VaultAuth): void {
   switch (auth.method) {
@@ -95,16 +95,16 @@ export function requireAuth(auth: VaultAuth): void {
       requireText("username", auth.username);
       return;
     default:
-      throw new KeywardError("VALUE_INVALID", "auth has an unknown method", {
-        hint: "Set method to token, approle, kubernetes or userpass.",
+      throw new KeywardError("VALUE_INVALID", "The option auth has an unknown method", {
+        hint: 'Set `method` in `auth` to "token", "approle", "kubernetes" or "userpass".',
       });
   }
 }
 
 function requireText(name: string, value: unknown): void {
   if (typeof value === "string" && value !== "") return;
-  throw new KeywardError("VALUE_INVALID", `${name} of auth is not a non-empty string`, {
-    hint: `Set ${name}. If its value comes from an environment variable, check that the environment variable is set.`,
+  throw new KeywardError("VALUE_INVALID", `The setting ${name} in the option auth is not a non-empty string`, {
+    hint: `Set \`${name}\` in \`auth\`. If its value comes from an environment variable, check that the environment variable is set.`,
   });
 }
 
@@ -124,10 +124,16 @@ export async function readCredentials(
       const token = await readCredential(auth.token ?? env["VAULT_TOKEN"] ?? "", "a token");
       // Vault would reject such a token as if it had expired, and a line break cannot be sent.
       if (!/^[^\s"'`]*$/.test(token)) {
-        throw missing("The Vault token contains quotes or white space", "Remove the quotes and the white space.");
+        throw missing(
+          "The Vault token contains quotes or white space",
+          "Remove the quotes and the white space from the token.",
+        );
       }
       if (token !== "") return { token };
-      throw missing("No Vault token is set", "Set VAULT_TOKEN, or use another method in `auth`, such as approle.");
+      throw missing(
+        "No Vault token is set",
+        'Set the environment variable VAULT_TOKEN, or use another login method in `auth`, such as "approle".',
+      );
     }
     case "approle": {
       const secretId = auth.secretId === undefined ? undefined : await readCredential(auth.secretId, "a secret id");
@@ -155,7 +161,7 @@ async function readCredential(source: string | (() => string | Promise<string>),
     // The cause is not passed on, because it may show the credential.
     throw missing(
       `The function in \`auth\` that returns ${what} for Vault failed`,
-      "Call the function yourself to see its error.",
+      "Call the function yourself to see its error. The error is not shown here, because it may contain the credential.",
     );
   }
 }
@@ -166,7 +172,7 @@ async function readJwt(path: string): Promise<string> {
   } catch (error) {
     throw missing(
       `The file with the token of the service account cannot be read (${systemCode(error)})`,
-      "Check that the pod mounts the token (automountServiceAccountToken), or set jwtPath.",
+      "Check that the pod mounts the token (`automountServiceAccountToken`). If the file has another path, set `jwtPath` in `auth`.",
     );
   }
 }

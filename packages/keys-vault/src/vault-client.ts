@@ -23,7 +23,7 @@ export class VaultFailure extends Error {
     this.data = data;
   }
 
-  /** True if the failure is temporary, so that a retry may succeed. */
+  /** True if the failure may be temporary, so that a retry may succeed. */
   get isPassing(): boolean {
     if (this.status !== undefined) return this.status === 412 || this.status === 429 || this.status >= 500;
     return !this.isUntrusted;
@@ -110,7 +110,7 @@ export class VaultClient {
       // The timeout of the agents applies while a connection is made, before the timeout of axios starts.
       httpAgent: new QuietHttpAgent({ timeout }),
       httpsAgent: new QuietHttpsAgent({ timeout, ...(ca === undefined ? {} : { ca }) }),
-      // A proxy from the environment variables is used only with TLS. It could read token and keyring in plain HTTP.
+      // A proxy from the environment variables is used only with TLS, because the proxy could read plain HTTP.
       ...(address.protocol === "http:" ? { proxy: false } : {}),
       // Redirects are not followed, because the token would be sent to the other server.
       maxRedirects: 0,
@@ -128,7 +128,7 @@ export class VaultClient {
       debug: () => undefined,
       "request-promise": { defaults: () => send },
     });
-    // By default, node-vault reads both from environment variables, and would send a token with each login.
+    // By default, node-vault reads token and namespace from environment variables, and would send a token with each login.
     return Object.assign(client, { token: "", namespace });
   }
 
@@ -153,7 +153,10 @@ interface NodeVaultRequest {
   readonly signal: AbortSignal;
 }
 
-/** Converts an error of axios. That error contains the request with its token, so only the fields named here are copied. */
+/**
+ * Converts an error of axios into a VaultFailure. The error of axios contains the request with its token, so only the
+ * status, the reasons and the data of a deleted secret are copied.
+ */
 function failureOf(error: unknown): VaultFailure {
   const response = fieldOf(error, "response");
   const status = fieldOf(response, "statusCode");

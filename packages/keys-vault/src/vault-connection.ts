@@ -11,7 +11,7 @@ import { requireAuth, type VaultAuth } from "./vault-auth.ts";
 import { VaultClient, VaultFailure, type VaultRequest } from "./vault-client.ts";
 import { VaultSession } from "./vault-session.ts";
 
-/** Options for the connection to Vault or OpenBao: its address, authentication, and how often the keyring is reloaded. */
+/** Options for the connection to Vault or OpenBao: address, authentication, and how often the keyring is reloaded. */
 export interface VaultConnectionOptions extends KeyFreshness {
   /** Address, such as `https://vault.example.com:8200`. Default: the environment variable `VAULT_ADDR`. */
   readonly address?: string;
@@ -27,7 +27,8 @@ export interface VaultConnectionOptions extends KeyFreshness {
   /** How long to wait for the answer to one request, in milliseconds. Default: 5,000. */
   readonly requestTimeoutMs?: number;
   /**
-   * Whether plain `http:` may be used to another machine. Token and keys can then be read on the network. Default: false.
+   * Whether plain `http:` may be used for a Vault on another machine. If true, token and keys can be read on the network.
+   * Default: false.
    */
   readonly dangerouslyAllowHttp?: boolean;
   /** Environment variables to read `VAULT_…` settings from. Default: `process.env`. */
@@ -48,10 +49,10 @@ export const connectionOptionNames: OptionNames<VaultConnectionOptions> = {
   timeoutMs: true,
 };
 
-/** A request, and whether it may be retried if its result is unknown. Default: true. */
+/** A request to Vault. `repeatable` is true, its default, if the request may be sent again when its result is unknown. */
 type Request = Omit<VaultRequest, "token" | "signal"> & { readonly repeatable?: boolean };
 
-/** The purpose of a request, for its errors. */
+/** The texts about a request that are shown in the errors of the request. */
 export interface Purpose {
   /** Name of the resource, such as `The secret "app/keyring"`. */
   readonly resource: string;
@@ -61,7 +62,7 @@ export interface Purpose {
 
 const defaultRefreshMs = 60_000;
 const defaultRequestTimeoutMs = 5_000;
-// The pauses before the retries are at most 400, 800 and 1,600 ms, and at least half as long.
+// The pauses before the three retries are random: 200 to 400 ms, 400 to 800 ms, and 800 to 1,600 ms.
 const retries = 3;
 const firstPauseMs = 200;
 const timeoutShare = 0.9;
@@ -107,8 +108,8 @@ export class VaultConnection {
    * Sends a request with a token and returns the body of the answer.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
-   * @throws VaultFailure for any other failure, whose meaning depends on the request. For a request that is not
-   * repeatable, also if its result is unknown.
+   * @throws VaultFailure for any other failure, because only the caller knows what the failure means for this request. Also
+   * thrown if the result of a request that is not repeatable is unknown.
    */
   async request({ repeatable = true, ...request }: Request, purpose: Purpose, signal: AbortSignal): Promise<unknown> {
     let last: VaultFailure | undefined;
@@ -167,7 +168,7 @@ export class VaultConnection {
     if (!(reason instanceof DOMException && reason.name === "TimeoutError")) return reason;
     if (last !== undefined) return unavailable(last);
     return new KeywardError("PROVIDER_UNAVAILABLE", `Vault did not answer within ${this.freshness.timeoutMs} ms`, {
-      hint: "Check the address (VAULT_ADDR) and the health of Vault: GET sys/health.",
+      hint: "Check the address (`address` or VAULT_ADDR), and the health of Vault: `GET /v1/sys/health`.",
     });
   }
 
@@ -192,38 +193,41 @@ function explain(failure: VaultFailure): readonly [problem: string, hint: string
   const { status, reasons, message } = failure;
   if (failure.isUntrusted) {
     const hint =
-      "Pass the certificate authority that signed the certificate as `ca` or in VAULT_CACERT. Use an address whose host name is in the certificate.";
+      "Pass the certificate authority that signed the certificate in the option `ca`, or as a file whose path is in VAULT_CACERT. If this authority is set already, use an address whose host name is in the certificate.";
     return [`The certificate of Vault is not trusted (${message})`, hint];
   }
   if (failure.isUnknownNamespace) {
     return [
-      "Vault does not have this namespace (status 404)",
+      "The configured namespace does not exist in Vault (status 404)",
       "Correct `namespace`, or the environment variable VAULT_NAMESPACE.",
     ];
   }
   if (failure.isMisaddressed) {
     const hint =
-      "Set the address to the active node, or to the load balancer of all nodes. Keyward does not follow redirects, because they would receive the token.";
+      "Set the address to the active node, or to the load balancer of all nodes. Keyward does not follow redirects, because the other server would receive the token.";
     return [`Vault at this address redirects requests to another address (${message})`, hint];
   }
   if (status === undefined) {
     return [
       `Vault cannot be reached (${message})`,
-      "Check the address (VAULT_ADDR), and that this process can reach it.",
+      "Check the address (`address` or VAULT_ADDR), and that this process can reach Vault at this address.",
     ];
   }
   if (reasons.some((reason) => /sealed/.test(reason))) {
     const hint =
-      "Unless Vault was sealed on purpose, unseal each node: `bao operator unseal` or `vault operator unseal`.";
+      "If Vault was not sealed on purpose, unseal each node with `bao operator unseal` or `vault operator unseal`.";
     return ["Vault is sealed", hint];
   }
   if (status === 429) {
     return [
       "Vault refused the request because of a rate limit (status 429)",
-      "Check the rate limit quotas of Vault: sys/quotas/rate-limit.",
+      "Raise `refreshMs` to send fewer requests, or raise the rate limit quotas of Vault (`sys/quotas/rate-limit`).",
     ];
   }
-  return [`Vault failed to answer (${message})`, "Check the health of Vault, GET sys/health, and its log."];
+  return [
+    `Vault failed to answer (${message})`,
+    "Check the health of Vault (`GET /v1/sys/health`), and look for the reason in the log of Vault.",
+  ];
 }
 
 function isRefusal(error: unknown): error is VaultFailure {
@@ -237,7 +241,7 @@ function refusal({ resource, policy }: Purpose, failure: VaultFailure, auth: Vau
     "PROVIDER_UNAVAILABLE",
     `${resource} cannot be accessed: Vault denied access (${failure.message})`,
     {
-      hint: `${tokenCause}The policies of this process may lack this line: ${policy}`,
+      hint: `${tokenCause}Check that a policy of this process contains this line: ${policy}`,
     },
   );
 }
@@ -249,12 +253,12 @@ function loginRefused(failure: VaultFailure, auth: VaultAuth): KeywardError {
     return new KeywardError(
       "PROVIDER_UNAVAILABLE",
       isApi
-        ? `Vault has no login method ${auth.method} at the configured mount (${message})`
+        ? `Vault has no login method "${auth.method}" at the configured mount (${message})`
         : `The server at the address of Vault does not have the Vault API (${message})`,
       {
         hint: isApi
-          ? "Correct `mount` in `auth`, or the namespace. `bao auth list` shows the login methods."
-          : "Correct the address (VAULT_ADDR), including its path. Keyward adds /v1/ to the address.",
+          ? "Correct `mount` in `auth`, or the namespace. `bao auth list` shows the login methods with their mounts."
+          : "Correct the address (`address` or VAULT_ADDR), including its path. Keyward adds /v1/ to the address.",
       },
     );
   }
@@ -266,24 +270,24 @@ function loginRefused(failure: VaultFailure, auth: VaultAuth): KeywardError {
 function loginHint(auth: VaultAuth, status: number | undefined): string {
   switch (auth.method) {
     case "token":
-      return "Set another token: this one may have expired or been revoked. Or use another method in `auth`, such as approle.";
+      return 'Set another token, because the current token may have expired or been revoked. Or use another login method in `auth`, such as "approle".';
     case "approle":
-      return `${lockoutHint(status)}Check the role id, the namespace and the mount, and set a new secret id: this one may have expired or been used up. ${sameCredentials}`;
+      return `${lockoutHint(status)}Check the role id, the namespace and the mount. If they are correct, set a new secret id, because the current secret id may have expired or been used up. ${sameCredentials}`;
     case "kubernetes":
       return "Check that the role is bound to this service account and namespace, and that `mount` in `auth` is correct.";
     case "userpass":
-      return `${lockoutHint(status)}Check the user name, the password, the namespace, and the mount of the method. ${sameCredentials}`;
+      return `${lockoutHint(status)}Check the user name, the password, the namespace, and the mount of the login method. ${sameCredentials}`;
   }
 }
 
-// Vault answers wrong credentials with 400, and a locked name or a missing method with 403.
+// Vault answers wrong credentials with status 400, and a locked user or role, or a missing login method, with 403.
 function lockoutHint(status: number | undefined): string {
   if (status !== 403) return "";
-  return "Either the method is not mounted, or failed logins have locked this name out (by default 5 of them, for 15 minutes): `bao read sys/locked-users` lists locked names. Stop the process that logs in with wrong credentials before you unlock the name. ";
+  return "Either the login method is not mounted, or Vault has locked this user or role out (by default for 15 minutes after 5 failed logins). `bao read sys/locked-users` lists locked users and roles. Stop the process that logs in with wrong credentials before you unlock the user or role, because further failed logins would lock it out again. ";
 }
 
 const sameCredentials =
-  "Keyward retries the same credentials only after a pause of up to 20 minutes, so that Vault does not lock the name out. Changed credentials are used at once.";
+  "Keyward retries the same credentials only after a pause of up to 20 minutes, so that Vault does not lock the user or role out. Changed credentials are used at once.";
 
 function requireAddress(given: string | undefined, allowHttp: boolean): URL {
   // The value may be a token by mistake, so no error repeats it.
@@ -294,7 +298,7 @@ function requireAddress(given: string | undefined, allowHttp: boolean): URL {
   });
   if (/\/(?:v1|ui)(?:\/|$)/.test(address.pathname)) {
     throw new KeywardError("VALUE_INVALID", "The address of Vault contains /v1 or /ui", {
-      hint: "Remove that part, as in https://vault.example.com:8200. Keyward adds the path of the API.",
+      hint: "Remove /v1 or /ui from the address, as in https://vault.example.com:8200. Keyward adds the path of the API.",
     });
   }
   const isLocal = /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/.test(address.hostname);

@@ -36,7 +36,7 @@ export interface VaultKeys extends KeyProvider {
    * {@link KeyProvider.save}.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
-   * @throws KeywardError `KEYRING_INVALID` for a keyring that cannot be saved, and for a KV engine of version 1.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring `next` cannot be saved, and for a KV engine of version 1.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
@@ -84,9 +84,9 @@ interface Found {
 }
 
 const noEngineHint =
-  "Check `mount` and the namespace. Only for a new keyring, enable an engine: `bao secrets enable -version=2 -path=… kv`.";
+  "Check `mount` and the namespace. If no keyring has existed yet, enable an engine: `bao secrets enable -version=2 -path=… kv`.";
 const notThereHint =
-  "Check `path`, `mount` and the namespace, and that the KV engine is of version 2. If the secret held a keyring before, restore it: a new keyring cannot decrypt existing records. Only for a first keyring, run vaultKeys(…).create(Keyring.generate()).";
+  "Check `path`, `mount` and the namespace, and that the KV engine is of version 2. If the secret held a keyring before, restore this keyring, because a new keyring cannot decrypt existing records. If no keyring has existed yet, run `vaultKeys(…).create(Keyring.generate())`.";
 
 class SecretKeyring {
   readonly freshness;
@@ -210,8 +210,8 @@ class SecretKeyring {
       {
         hint:
           gone === "deleted"
-            ? `Restore the version: \`bao kv undelete -versions=${version} …\`.`
-            : "A destroyed version cannot be restored. Write an older version again (`bao kv rollback`), or a backup.",
+            ? `Restore the version with \`bao kv undelete -versions=${version} …\`.`
+            : "A destroyed version cannot be restored. Make an older version current with `bao kv rollback`, or write a backup of the keyring into the secret.",
       },
     );
   }
@@ -232,10 +232,10 @@ class SecretKeyring {
     const name = JSON.stringify(this.#field);
     const hint =
       fieldOf(fields, "keyward") !== undefined
-        ? `The fields of the keyring document are fields of the secret. Write the whole document into one field: \`bao kv put … ${this.#field}=@ring.json\`.`
+        ? `The keyring document was written as several fields of the secret. Write the whole document into one field: \`bao kv put … ${this.#field}=@ring.json\`.`
         : typeof found === "object" && found !== null
           ? "The field holds a JSON object. Write the keyring document as text."
-          : "Set `field` to the name of the field with the keyring, or restore an earlier version of the secret (`bao kv rollback`).";
+          : "If another field holds the keyring, set `field` to the name of that field. Otherwise restore an earlier version of the secret with `bao kv rollback`.";
     return this.#invalid(`has no text in the field ${name}`, hint);
   }
 
@@ -256,7 +256,7 @@ class SecretKeyring {
       "PROVIDER_UNAVAILABLE",
       `${this.#name} cannot be accessed: Vault refused the request (${failure.message})`,
       {
-        hint: "Check `mount` and `path`. Read the log and the audit log of Vault.",
+        hint: "Check `mount` and `path`. If they are correct, look for the reason in the log and the audit log of Vault.",
       },
     );
   }
@@ -267,7 +267,7 @@ class SecretKeyring {
 
   #alreadyExists(): KeywardError {
     return new KeywardError("KEYRING_CONFLICT", `${this.#name} already exists, so no first keyring was written`, {
-      hint: "Load the existing keyring. If the secret was deleted, restore it: `bao kv undelete …`. To change the keyring, call save().",
+      hint: "Load the existing keyring. If the secret was deleted, restore it with `bao kv undelete …`. To change the keyring, call `save()`.",
     });
   }
 

@@ -3,7 +3,8 @@ import { KeywardError } from "@keyward/core";
 /**
  * Encodes a path in Vault for a URL, without slashes at its ends.
  *
- * @throws KeywardError `VALUE_INVALID` for a path that is empty or has an empty part, `.` or `..`.
+ * @param name Name of the option that holds the path, for errors.
+ * @throws KeywardError `VALUE_INVALID` for a path that is empty, or has a part that is empty, `.` or `..`.
  */
 export function encodePath(path: string, name: string): string {
   const parts = typeof path === "string" ? withoutOuterSlashes(path).split("/") : [];
@@ -12,8 +13,8 @@ export function encodePath(path: string, name: string): string {
     parts.length === 0 ||
     parts.some((part) => part === "" || part === "." || part === ".." || !part.isWellFormed())
   ) {
-    throw new KeywardError("VALUE_INVALID", `${name} is not a valid path in Vault, such as app/keyring`, {
-      hint: 'Write the path as for `bao kv get`, without the prefix data/. No part may be empty, "." or "..".',
+    throw new KeywardError("VALUE_INVALID", `The option ${name} is not a valid path in Vault, such as app/keyring`, {
+      hint: 'Write the path as for `bao kv get`, without the prefix data/. No part between slashes may be empty, "." or "..".',
     });
   }
   return parts.map(encodeURIComponent).join("/");

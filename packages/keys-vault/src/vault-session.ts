@@ -3,7 +3,7 @@ import { KeywardError, RetryPause, singleFlight } from "@keyward/core";
 import { type LoginRequest, readCredentials, type VaultAuth } from "./vault-auth.ts";
 import { fieldOf, type VaultClient, VaultFailure } from "./vault-client.ts";
 
-/** A token in use. Points in time are values of `performance.now()`. */
+/** The token that a process uses, with its lease. Points in time are values of `performance.now()`. */
 interface Session {
   readonly token: string;
   /** True if the token comes from a login, which can be repeated. */
@@ -21,10 +21,12 @@ const leaseShare = 2 / 3;
 // If a renewal extends a token by less than this part of its lease, the token has reached its maximum lifetime.
 const extendedShare = 1 / 10;
 const shortestLeaseS = 0.5;
-// A failed renewal is retried after a third of the remaining time, but not before this part of the lease has passed.
+// A failed renewal is retried after a third of the remaining time, but not before this part of the lease has passed since
+// the failure.
 const shortestRetryShare = 1 / 20;
-// Refused credentials are retried after 10 s, 1 minute, 6 minutes, and then every 16 minutes, each up to a fifth longer.
-// By default, Vault locks a name out at the fifth failed login, and resets the count after 15 minutes without one.
+// Refused credentials are retried after pauses of 10 s, 1 minute, 6 minutes, and then 16 minutes. Each pause is extended by
+// up to a fifth.
+// By default, Vault locks a user or role out at the fifth failed login, and resets the count after 15 minutes without one.
 const refusalPauses = { firstMs: 10_000, factor: 6, longestMs: 16 * 60_000 };
 const longestTimerMs = 2 ** 31 - 1;
 
@@ -71,8 +73,10 @@ export class VaultSession {
   }
 
   /**
-   * Returns another token after Vault refused one; `undefined` if a new login returns the same token.
+   * Returns a token to use instead of a token that Vault refused; `undefined` if a new login returns the refused token
+   * again.
    *
+   * @param refused The token that Vault refused.
    * @throws KeywardError or VaultFailure if the login failed.
    */
   async replace(refused: string, signal: AbortSignal): Promise<string | undefined> {
@@ -130,11 +134,14 @@ export class VaultSession {
     const given = fieldOf(auth, "client_token");
     if (typeof given === "string" && given !== "") return this.#startSession(given, auth, true);
     throw new KeywardError("PROVIDER_UNAVAILABLE", "Vault accepted the login of this process, but returned no token", {
-      hint: "Check whether the login method requires a second factor. Use a method without a second factor.",
+      hint: "If the login method requires a second factor, use a login method without a second factor. Otherwise look for the reason in the audit log of Vault.",
     });
   }
 
-  /** Logs in, unless the same credentials were refused a short time ago: repeated failures would lock the name out. */
+  /**
+   * Sends a login request. If Vault refused the same credentials a short time ago, throws the earlier failure instead,
+   * because repeated failures would lock the user or role out.
+   */
   async #postLogin({ path, body, locksOut }: LoginRequest, signal: AbortSignal): Promise<unknown> {
     const credentials = createHash("sha256")
       .update(JSON.stringify([path, body]))
@@ -155,7 +162,7 @@ export class VaultSession {
     }
   }
 
-  /** Starts a session with a token that does not come from a login. Asks Vault for its lease, if the token may do so. */
+  /** Starts a session with a token that does not come from a login. The lease of the token is read from Vault, if allowed. */
   async #adopt(token: string, signal: AbortSignal): Promise<Session> {
     try {
       const answer = await this.#client.request({ method: "GET", path: "auth/token/lookup-self", token, signal });
@@ -165,7 +172,7 @@ export class VaultSession {
       return this.#startSession(token, lease, false);
     } catch (error) {
       if (!(error instanceof VaultFailure) || error.status !== 403) throw error;
-      // The token may lack only the right to look itself up. If it is invalid, its first use fails.
+      // The policy of the token may deny only this lookup. If the token is invalid, its first use fails.
       return this.#startSession(token, {}, false);
     }
   }
@@ -200,7 +207,7 @@ export class VaultSession {
     if (alive !== undefined) void alive.#renewInTime(session);
   }
 
-  /** Renews or replaces the token. A failure is not reported here, because the next use fails in the same way. */
+  /** Renews or replaces the token of a session. A failure is not reported here, because the next use fails in the same way. */
   async #renewInTime(session: Session): Promise<void> {
     if (this.#session !== session) return;
     // The time limit matters because later calls wait for this renewal.

@@ -10,7 +10,7 @@ import { mountEngine, mountMethod, writePolicy } from "./vault-fixture.ts";
 
 const servers = await findVaultServers();
 
-// The server has the default settings: it locks a name out at the fifth failed login.
+// The server has the default settings, with which it locks a user or role out at the fifth failed login.
 describeWithVault(servers, "failed logins", () => {
   let server: VaultServer;
   let kv: string;
@@ -89,7 +89,7 @@ describeWithVault(servers, "failed logins", () => {
   }
 
   it.each(kinds)(
-    "a refused login is sent once for 100 calls without a keyring, so that no other process is locked out: %s",
+    "a login that Vault refused is not repeated by 100 calls to a store, so that the user is not locked out: %s",
     async (kind) => {
       const auth = await userpass();
       const { address, logins } = await countLogins();
@@ -117,7 +117,7 @@ describeWithVault(servers, "failed logins", () => {
     },
   );
 
-  it("a refused login is sent once after a restart with a used secret id, so that other processes can use the role", async () => {
+  it("a login that Vault refused for a used secret id is not repeated, so that other processes can use the role", async () => {
     const auth = await appRole();
     const { address, logins } = await countLogins();
     const secretId = await newSecretId(auth.mount);
@@ -135,7 +135,7 @@ describeWithVault(servers, "failed logins", () => {
     await flows.disconnect();
   });
 
-  it("a refused login is reported with a hint about locked names if the name is locked out", async () => {
+  it("a login of a user that Vault has locked out is refused with a hint about locked users", async () => {
     const auth = await userpass();
     for (let attempt = 0; attempt < 6; attempt++) {
       await refusal(open("a secret", { ...auth, password: `wrong ${attempt}` }, server.address).load());

@@ -41,7 +41,7 @@ describeWithVault(servers, "transitKeys", () => {
     for (const secret of ["2026-11", "keyward", ...materialOf(ring)]) expect(text.includes(secret)).toBe(false);
   });
 
-  it("a wrapped keyring is rewrapped after a rotation of the key, and older copies can then be disabled", async () => {
+  it("a wrapped keyring is rewrapped after a rotation of the Transit key, and older copies can then be made useless", async () => {
     const at = await options();
     const keys = transitKeys(at);
     const ring = Keyring.generate();
@@ -77,7 +77,7 @@ describeWithVault(servers, "transitKeys", () => {
     expect(await refusal(reader.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("a wrapped keyring can be unwrapped under a derived key only with its context", async () => {
+  it("a wrapped keyring can be unwrapped by a derived Transit key only with the same context", async () => {
     const at = await options({ derivedContext: "production" }, { derived: true });
     await transitKeys(at).create(Keyring.generate());
     await transitKeys(at).load();
@@ -92,7 +92,7 @@ describeWithVault(servers, "transitKeys", () => {
     });
   });
 
-  it("a wrapped keyring is lost with a deleted key, and the hint warns of a new key with the same name", async () => {
+  it("a wrapped keyring is not loaded if the Transit key was deleted, and the hint warns of a new key with the same name", async () => {
     const at = await options();
     await transitKeys(at).create(Keyring.generate());
     await server.request("POST", `${mount}/keys/${at.key}/config`, { deletion_allowed: true });
@@ -102,12 +102,12 @@ describeWithVault(servers, "transitKeys", () => {
     expect(hint).not.toContain("bao write -f");
   });
 
-  it("a wrapped keyring is reported as missing with a hint to restore the keyring before a new one is made", async () => {
+  it("a wrapped keyring is reported as missing with a hint to restore it, because a new keyring decrypts no records", async () => {
     const { hint } = await refusal(transitKeys(await options()).load());
     expect(hint).toMatch(/restore it.*a new keyring decrypts no existing record/);
   });
 
-  it("a wrapped keyring is refused with an older generation, or with the name of another keyring", async () => {
+  it("a wrapped keyring is refused if it has an older generation, or another name than the option name requires", async () => {
     const at = await options({ name: "production" });
     const ring = Keyring.generate().rename("production");
     const keys = transitKeys(at);
@@ -121,7 +121,7 @@ describeWithVault(servers, "transitKeys", () => {
     expect(await refusal(transitKeys({ ...at, name: "staging" }).load())).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it("a wrapped keyring can be stored in the store of its records, and is loaded again after a restart of Vault", async () => {
+  it("a wrapped keyring can be stored in the store of the records, and can be loaded after a restart of Vault", async () => {
     const files = await startVault(servers, { storage: "files" });
     onTestFinished(() => files.stop());
     const transit = await mountEngine(files, "transit");

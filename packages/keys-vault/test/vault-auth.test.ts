@@ -97,7 +97,7 @@ describeWithVault(servers, "authentication", () => {
     expect(made).toHaveLength(1);
   });
 
-  it("a process logs in by AppRole without a secret id if the role needs none", async () => {
+  it("a process logs in by AppRole without a secret id if the role does not require a secret id", async () => {
     const { mount: at, roleId } = await appRole({ bind_secret_id: false, token_bound_cidrs: ["127.0.0.1/32"] });
     expect((await keysFor({ method: "approle", mount: at, roleId }).load()).primary).toBe("2026-11");
   });
@@ -113,7 +113,7 @@ describeWithVault(servers, "authentication", () => {
     });
   });
 
-  it("a process logs in by the service account of the pod, whose token is read at each login", async () => {
+  it("a process logs in by the service account of its pod, and reads the token of the service account at each login", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-kubernetes-"));
     onTestFinished(() => rm(directory, { recursive: true }));
     const cluster = await startTokenReview(directory);
@@ -182,7 +182,7 @@ describeWithVault(servers, "authentication", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it.concurrent("a process keeps a valid token in use if a new login fails", async ({ expect }) => {
+  it.concurrent("a process keeps using its token until the token expires if a new login fails", async ({ expect }) => {
     // The lease of 9 s, minus up to 1 s, because the server counts in whole seconds.
     const leaseMs = 8_000;
     const settings = { secret_id_num_uses: 1, token_ttl: "9s", token_type: "batch" };
@@ -198,7 +198,7 @@ describeWithVault(servers, "authentication", () => {
     expect(await outcome()).toMatch(/login by approle/);
   });
 
-  it.concurrent("a process recovers if the function that returns the token hangs during a renewal by the timer", async ({
+  it.concurrent("a process can load again after the function that returns the token has hung during a renewal by the timer", async ({
     expect,
   }) => {
     const settings = { policies: [policy, "default"] };
@@ -233,7 +233,7 @@ describeWithVault(servers, "authentication", () => {
     expect(await lookUp(made[0] ?? "")).toMatchObject({ policies: expect.arrayContaining([policy]) });
   });
 
-  it("a process tries only one more login if every token is denied access", async () => {
+  it("a process logs in only one more time if Vault denies access to every token", async () => {
     const role = await appRole({ token_policies: ["default"] });
     const keys = keysFor({ method: "approle", ...role });
     const made = await madeBy(async () => {
@@ -242,7 +242,7 @@ describeWithVault(servers, "authentication", () => {
     expect(made).toHaveLength(2);
   });
 
-  it("a process uses the new token of the function after the earlier token was revoked", async () => {
+  it("a process uses the new token that the option token returns after the earlier token was revoked", async () => {
     const tokens = await Promise.all([1, 2].map(() => makeToken(server, { policies: [policy] })));
     let current = 0;
     const keys = keysFor({ method: "token", token: () => tokens[current] ?? "" });
@@ -253,7 +253,7 @@ describeWithVault(servers, "authentication", () => {
     expect((await keys.load()).primary).toBe("2026-11");
   });
 
-  it("a process fails with an error of its own for each method, which shows no credential", async () => {
+  it("a process that cannot log in rejects with an error that names the login method and shows no credential", async () => {
     const role = await appRole();
     const password = randomUUID();
     const userpass = await mountMethod(server, "userpass");
@@ -282,7 +282,7 @@ describeWithVault(servers, "authentication", () => {
     }
   });
 
-  it("a process shows no credential in its output, and is not kept running", async () => {
+  it("a process shows no credential in its output with NODE_DEBUG, and the renewal timer does not keep it running", async () => {
     const role = await appRole({ token_ttl: "60s" });
     const script = `
       import { vaultKeys } from "@keyward/keys-vault";
@@ -304,7 +304,7 @@ describeWithVault(servers, "authentication", () => {
   });
 });
 
-/** Starts the part of a Kubernetes API that reviews tokens of service accounts. It knows the tokens that it signed. */
+/** Starts the part of a Kubernetes API that reviews tokens of service accounts. The API accepts only tokens that it signed. */
 async function startTokenReview(directory: string) {
   await makeCertificates(directory);
   const [key, cert, ca] = await Promise.all(

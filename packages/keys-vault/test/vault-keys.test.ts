@@ -42,7 +42,7 @@ describeWithVault(servers, "vaultKeys", () => {
     return JSON.parse(JSON.stringify(data));
   }
 
-  it("a keyring is created by only one of several calls", async () => {
+  it("a keyring is created by only one of several concurrent calls of create", async () => {
     const at = options();
     const ring = Keyring.generate();
     const outcomes = await Promise.allSettled([1, 2, 3].map(async () => vaultKeys(at).create(Keyring.generate())));
@@ -61,7 +61,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect((await secretAt(at.path)).data).toEqual({ other: "kept", ring: exportKeyring(next) });
   });
 
-  it("a keyring is saved together with changes that another writer made to other fields", async () => {
+  it("a keyring is saved without losing changes that another writer made to other fields of the secret", async () => {
     const at = options();
     const keys = vaultKeys(at);
     const ring = Keyring.generate();
@@ -71,7 +71,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect((await secretAt(at.path)).data["other"]).toBe("new");
   });
 
-  it("a keyring is reported as deleted, destroyed, missing, or without an engine", async () => {
+  it("a keyring is not loaded if its secret is deleted, destroyed or missing, or has no engine, as the error reports", async () => {
     const at = options();
     const keys = vaultKeys(at);
     await keys.create(Keyring.generate());
@@ -134,7 +134,7 @@ describeWithVault(servers, "vaultKeys", () => {
     ["kv/app/keyring", "kv", 'Remove "kv/" from `path`'],
     ["app/keyring", "kv/data", 'Remove "/data" from `mount`'],
   ])(
-    "a keyring is not found at path %s in mount %s, and the hint begins with the reason",
+    "a keyring is not found at path %s in mount %s, and the hint begins with the part to remove",
     async (path, mount, hint) => {
       const own = (text: string) => text.replaceAll("kv", kv);
       const error = await refusal(vaultKeys(options({ path: own(path), mount: own(mount) })).load());
@@ -143,7 +143,7 @@ describeWithVault(servers, "vaultKeys", () => {
     },
   );
 
-  it("a keyring is refused in another field, and as a JSON object instead of a text", async () => {
+  it("a keyring is refused if it is in another field of the secret, or is a JSON object instead of a text", async () => {
     const at = options();
     const ring = Keyring.generate();
     await vaultKeys(at).create(ring);
@@ -163,21 +163,21 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(await put({ keyring: document })).toMatchObject({ hint: expect.stringContaining("as text") });
   });
 
-  it("a keyring is reported as missing with a hint to restore the secret before a new one is made", async () => {
+  it("a keyring is reported as missing with a hint that names the restore of the secret before a new keyring", async () => {
     const { hint } = await refusal(vaultKeys(options()).load());
-    expect(hint).toMatch(/restore it: a new keyring cannot decrypt existing records/);
+    expect(hint).toMatch(/restore this keyring, because a new keyring cannot decrypt existing records/);
     expect(hint.indexOf("restore")).toBeLessThan(hint.indexOf("create"));
   });
 
-  it("a keyring cannot be loaded with a wrong namespace, address or login method, which the error names", async () => {
+  it("a keyring cannot be loaded with a wrong namespace, address or login method, and the error names the wrong setting", async () => {
     const auth = { method: "userpass", username: "app", password: "p" } as const;
     const namespace = await refusal(vaultKeys(options({ namespace: "none" })).load());
-    expect(namespace).toMatchObject({ message: expect.stringContaining("does not have this namespace") });
+    expect(namespace).toMatchObject({ message: expect.stringContaining("namespace does not exist in Vault") });
     const namespaceOfLogin = await refusal(vaultKeys(options({ namespace: "none", auth })).load());
     expect(namespaceOfLogin.hint).toContain("VAULT_NAMESPACE");
     const method = await refusal(vaultKeys(options({ auth: { ...auth, mount: "none" } })).load());
     // Vault does not give more details to a client without a token.
-    expect(method.hint).toContain("the method is not mounted");
+    expect(method.hint).toContain("the login method is not mounted");
     const address = await refusal(vaultKeys(options({ address: `${server.address}/somewhere` })).load());
     expect(address).toMatchObject({ message: expect.stringContaining("does not have the Vault API") });
     for (const error of [namespace, namespaceOfLogin, address]) {
@@ -208,7 +208,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(refused.hint).toContain(`path "${kv}/data/${at.path}" { capabilities = ["read", "create", "update"] }`);
   });
 
-  it("a keyring is stored in the namespace of the option or of the environment variable", async () => {
+  it("a keyring is stored in the namespace that the option namespace or VAULT_NAMESPACE names", async () => {
     const namespace = `team-${randomUUID()}`;
     await server.request("POST", `sys/namespaces/${namespace}`);
     const mount = await mountEngine(server, "kv", namespace);
@@ -219,7 +219,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(await refusal(vaultKeys({ ...at, namespace: "" }).load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("a keyring is loaded with only environment variables for address and token", async () => {
+  it("a keyring is loaded with address and token from the environment variables VAULT_ADDR and VAULT_TOKEN", async () => {
     const at = options();
     await vaultKeys(at).create(Keyring.generate("2026-11"));
     const env = { VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken };
@@ -231,7 +231,7 @@ describeWithVault(servers, "vaultKeys", () => {
     });
   });
 
-  it("a keyring is loaded and saved by retries if a rate limit of the server refuses a request", async () => {
+  it("a keyring is loaded and saved, because requests that a rate limit of the server refuses are retried", async () => {
     const limited = await startVault(servers);
     onTestFinished(() => limited.stop());
     const mount = await mountEngine(limited, "kv");
@@ -248,7 +248,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect((await keys.load()).generation).toBe(ring.generation + 1);
   });
 
-  it("a keyring is saved if only the answer to the write is lost", async () => {
+  it("a keyring is saved, and save succeeds, if only the answer of Vault to the write is lost", async () => {
     // This proxy forwards all requests to the server, and drops the answer to a write.
     const proxy = createTcpServer((client) => {
       const upstream = connect(Number(new URL(server.address).port), "127.0.0.1");
@@ -297,7 +297,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(received).toEqual([]);
   });
 
-  it("a keyring is no longer requested after its only load is aborted", async () => {
+  it("a keyring is no longer requested from Vault after the only load in progress is aborted", async () => {
     const closed = Promise.withResolvers<void>();
     const server = await listening(
       createServer((_, response) => {
@@ -316,7 +316,7 @@ describeWithVault(servers, "vaultKeys", () => {
     await closed.promise;
   });
 
-  it("a load fails within timeoutMs if the server does not answer", async () => {
+  it("load and create reject within timeoutMs if the server does not answer", async () => {
     const silent = await startVault(servers);
     onTestFinished(() => silent.stop());
     const keys = vaultKeys(options({ address: silent.address, timeoutMs: 400, requestTimeoutMs: 200 }));
@@ -344,7 +344,7 @@ describeWithVault(servers, "vaultKeys with TLS and file storage", () => {
   });
   afterAll(() => server.stop());
 
-  it("a Vault server is trusted only with its certificate authority", async () => {
+  it("a Vault server is trusted only if the certificate authority of its certificate is passed", async () => {
     expect((await vaultKeys(at).load()).primary).toBe("2026-11");
     const other = await startVault(servers, { tls: true });
     onTestFinished(() => other.stop());
@@ -433,7 +433,7 @@ describe("the options of vaultKeys", () => {
     );
   });
 
-  it("are accepted with any valid address", () => {
+  it("are accepted with any valid address, and have default values", () => {
     for (const address of ["http://localhost:8200", "http://127.0.0.1:8200", "http://[::1]:8200"]) {
       vaultKeys({ ...good, address });
     }
