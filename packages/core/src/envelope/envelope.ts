@@ -99,11 +99,12 @@ function encrypt(
 }
 
 /**
- * Decrypts an envelope whose header was read, under the root that its key id names.
+ * Decrypts an envelope. `header` is its header, which has been read before. `root` is the root of the key that the
+ * header names.
  *
- * @throws KeywardError `RECORD_MALFORMED` for an envelope that breaks the format, `KEY_MISMATCH` when the key has other
- * material than the one that encrypted the record, `RECORD_TAMPERED` when the record was altered or moved from another
- * address.
+ * @throws KeywardError `RECORD_MALFORMED` for an envelope that breaks the format, `KEY_MISMATCH` if the key has other
+ * material than the key that encrypted the record, `RECORD_TAMPERED` if the record was altered or was moved from
+ * another address.
  */
 export function open(
   stored: StoredValue,

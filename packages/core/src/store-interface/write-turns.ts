@@ -15,7 +15,7 @@ export class WriteTurns {
   #cleared = false;
   readonly #replacing = new Map<string, Promise<unknown>>();
 
-  /** Runs a write of some keys, or of all keys. */
+  /** Runs a write of these keys, or of all keys. The write first waits for replacements of its keys that have begun. */
   async write<Result>(keys: readonly string[] | "all", work: () => Promise<Result>): Promise<Result> {
     this.#count(keys, 1);
     try {
