@@ -13,7 +13,7 @@ import { eventually } from "./waiting.ts";
 
 const shortMs = 300;
 
-/** The replaceable part of a store that {@link describeAtomic} tests: the store itself or its reserved space. */
+/** The store whose `replace` {@link describeAtomic} tests: the store under test itself, or its reserved space. */
 export interface AtomicUnderTest {
   readonly test: StoreTest;
   /** Whether the store returns bytes as bytes. */
@@ -28,7 +28,7 @@ export function asAtomic(store: object): AtomicStore {
   assert.fail("the store has no replace()");
 }
 
-/** Tests that a value is replaced only if it is still the expected one, atomically. */
+/** Tests that `replace` is atomic: it replaces a value only if the stored value is still the expected value. */
 export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): void {
   function test(name: string, body: (store: AtomicStore, other: () => Promise<AtomicStore>) => Promise<void>): void {
     register(name, (opened: OpenStore) => body(of(opened.store), async () => of(await secondWriter(opened))));

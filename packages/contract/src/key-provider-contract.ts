@@ -18,15 +18,17 @@ export interface OpenKeyProvider {
   /** Closes everything that the provider and its source hold open. */
   close(): Promise<void>;
   /**
-   * Returns the key material of the source as texts, in each encoding that the source uses. No error, no printed keyring
-   * and no printed provider may contain any of them. Empty if the source has no key.
+   * Returns the key material of the source as texts, in each encoding that the source uses. No error, no printed
+   * keyring and no printed provider may contain any of them. Empty if the source has no key.
    */
   secrets(): readonly string[];
-  /** Puts another keyring into the source without the provider. Required for a provider that can subscribe but not save. */
+  /**
+   * Puts another keyring into the source without the provider. Required for a provider that can subscribe but not save.
+   */
   change?(): Promise<void>;
 }
 
-/** A broken source, and the code with which `load` must reject. */
+/** A key provider with a broken source, and the error code with which `load` must reject. */
 export interface FailingKeyProvider {
   /** The fault of the source, which ends the name of its test: "a truncated key". */
   readonly name: string;
@@ -55,8 +57,8 @@ export interface KeyProviderContractOptions {
  * Registers the tests that a key provider must pass:
  *
  * - `load` returns a valid keyring, and rejects if its signal is aborted.
- * - `save` is a compare-and-swap.
- * - A subscription can be ended.
+ * - `save` writes only if the source still has the keyring that the change is based on (compare-and-swap).
+ * - A subscriber is called after each change, until it unsubscribes.
  * - No error, keyring or provider shows key material when it is printed.
  *
  * @param runner The functions of a test runner that register tests.

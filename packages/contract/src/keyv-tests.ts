@@ -200,7 +200,7 @@ function describeBytes(test: StoreTest): void {
     for (const [index, key] of keys.entries()) assertValue(found.get(key), values[index]);
   });
 
-  test("stores only its part of a larger buffer", async ({ store }) => {
+  test("stores only the bytes of a view, and not the rest of the larger buffer", async ({ store }) => {
     await store.set("key", allBytes.subarray(10, 20));
     assertValue(await store.get("key"), allBytes.slice(10, 20));
   });
@@ -267,7 +267,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   if (!isRefused("a::b", options)) {
     test(
-      "neither iterates over nor clears a namespace whose name begins with its own",
+      "neither iterates over nor clears a namespace whose name begins with the store's own",
       async ({ inNamespace }) => {
         await inNamespace("a::b").set("key", "value");
         assert.equal((await iterated(inNamespace("a"))).size, 0);
@@ -313,7 +313,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }
 
   test(
-    "clears only the records without a namespace if it has no namespace",
+    "clears only the records without a namespace if the store has no namespace",
     async ({ store, inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       await store.clear();
@@ -333,7 +333,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   });
 
   test(
-    "iterates only over the records without a namespace if it has no namespace",
+    "iterates only over the records without a namespace if the store has no namespace",
     async ({ store, inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       const found = await iterated(store);
@@ -583,7 +583,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
     "delete-finds-expired",
   );
 
-  test("applies the expiry of the last write, or none if that has none", async ({ store }) => {
+  test("applies the expiry of the last write, or no expiry if the last write has none", async ({ store }) => {
     const expires = Date.now() + shortMs;
     await store.set("longer", "value", expires);
     await store.set("longer", "value", Date.now() + longMs);
@@ -664,7 +664,7 @@ export function describeConcurrency(test: StoreTest): void {
     assert.equal(other, one);
   });
 
-  test("reports the record to exactly one of several concurrent deletions", async (opened) => {
+  test("reports to exactly one of several concurrent deletions that the record existed", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     for (let round = 0; round < 10; round++) {
       await opened.store.set("key", "value");

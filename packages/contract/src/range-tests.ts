@@ -49,7 +49,10 @@ async function fill({ inNamespace }: OpenStore, value: string): Promise<Set<stri
   return addresses;
 }
 
-/** Tests that ranges divide the records, whatever is written or deleted, and in every process alike. */
+/**
+ * Tests that each record is in exactly one range, in the same range for every process, whatever is written or deleted
+ * meanwhile.
+ */
 export function describeRanges(test: StoreTest): void {
   test("puts every record of every namespace into exactly one range, for any number of ranges", async (opened) => {
     const store = asRanged(opened.store);

@@ -25,7 +25,7 @@ export function describeReserved(test: StoreTest): void {
     assertValue(await store.get("key"), "record");
   });
 
-  test("shows no reserved record to its scans and iterators, and no other record to those of the reserved space", async (opened) => {
+  test("shows no reserved record in scans and iterators of the store, and no other record in those of the reserved space", async (opened) => {
     const { store, inNamespace } = opened;
     const reserved = reservedOf(store);
     await reserved.set("reserved key", "reserved");

@@ -9,7 +9,10 @@ export function asScannable(store: object): ScannableStore {
   assert.fail("the store has no scan()");
 }
 
-/** Scans from a cursor, or from the start, to the last page. Calls `between` after each page. */
+/**
+ * Scans a store from a cursor, or from the first page if there is none, to the last page. Calls `between` after each
+ * page.
+ */
 export async function scanAll(
   store: ScannableStore,
   options: { readonly cursor?: string | undefined; readonly limit?: number; between?(): Promise<void> } = {},
@@ -135,7 +138,7 @@ function storedValue(index: number, bytes: boolean): StoredValue {
   return bytes && index % 2 === 1 ? Buffer.from(`value ${index}`) : `value ${index}`;
 }
 
-/** Returns the address of a record as one text, to compare by. */
+/** Returns the address of a record as one text, by which two addresses can be compared. */
 export function addressOf({ namespace, key }: Pick<ScannedRecord, "namespace" | "key">): string {
   return JSON.stringify([namespace, key]);
 }

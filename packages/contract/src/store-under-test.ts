@@ -18,7 +18,10 @@ export interface OpenStore {
   close(): Promise<void>;
 }
 
-/** The capabilities that a store has. The contract tests each of them, and fails a store that has another. */
+/**
+ * The capabilities that a store has. The contract tests each of these capabilities, and fails a store that has a
+ * capability which is `false` here.
+ */
 export interface StoreExpectations {
   /** Whether the store has `replace`. */
   readonly atomic: boolean;
@@ -41,9 +44,9 @@ export interface StoreExpectations {
  * - `alive-when-expiring`: a record still exists in the very millisecond in which it expires.
  * - `delete-finds-expired`: `delete` returns `true` for an expired record.
  * - `no-namespace-is-all`: `clear` and `iterator` of a store without a namespace reach the records of all namespaces.
- * - `namespaces-collide`: the store joins namespace and key by `::`, so that different addresses are one record: key `a::b`
- *   without a namespace is key `b` in namespace `a`. Also, key `c` in namespace `a::b` is key `b::c` in namespace `a`,
- *   unless {@link StoreContractOptions.refusesNamespacesWith} is `::`.
+ * - `namespaces-collide`: the store joins namespace and key by `::`, so that different addresses are one record: key
+ *   `a::b` without a namespace is key `b` in namespace `a`. Also, key `c` in namespace `a::b` is key `b::c` in
+ *   namespace `a`, unless {@link StoreContractOptions.refusesNamespacesWith} is `::`.
  */
 export type StoreException =
   | "alive-when-expiring"
@@ -62,13 +65,14 @@ export interface StoreContractOptions {
   /** Whether the store returns bytes as bytes. Default: `expect.bytes`. */
   readonly roundTripsBytes?: boolean;
   /**
-   * Whether the store also supports Keyv 5, which passes durations in milliseconds: as the third argument of `set`, and as
-   * `ttl` of an entry of `setMany`. Default: false.
+   * Whether the store also supports Keyv 5, which passes durations in milliseconds: as the third argument of `set`, and
+   * as `ttl` of an entry of `setMany`. Default: false.
    */
   readonly takesDurations?: boolean;
   /**
    * The separator that the store puts between namespace and key without escaping it. The store must then refuse every
-   * namespace that contains the separator, with `VALUE_INVALID` at each call. Default: the store accepts every namespace.
+   * namespace that contains the separator, with `VALUE_INVALID` at each call. Default: the store accepts every
+   * namespace.
    */
   readonly refusesNamespacesWith?: string;
   /** Parts of the contract that the store is known to break. Default: none. */
@@ -83,7 +87,10 @@ export type StoreTest = (
   exception?: StoreException,
 ) => void;
 
-/** Returns a function that registers a test: the test opens a store, and closes it also after a failure. */
+/**
+ * Returns a function that registers a test. The test opens a store, runs its body, and closes the store even if the
+ * body fails.
+ */
 export function storeTests(runner: TestRunner, { open, exceptions = [] }: StoreContractOptions): StoreTest {
   return (name, body, exception) => {
     const excepted = exception !== undefined && exceptions.includes(exception);
@@ -111,7 +118,10 @@ export function isRefused(namespace: string, { refusesNamespacesWith: separator 
   return separator !== undefined && namespace.includes(separator);
 }
 
-/** Returns a second store over the same backend: with its own connection, or the same store if there is no `again`. */
+/**
+ * Returns a second store over the same backend, with its own connection. Returns the store itself if there is no
+ * `again`.
+ */
 export async function secondWriter({ store, again }: OpenStore): Promise<KeyvStorageAdapter> {
   return again === undefined ? store : again();
 }

@@ -274,7 +274,7 @@ const broken: readonly {
       })(origin),
     failing: [
       'namespaces > clears only the namespace "a"',
-      "namespaces > clears only the records without a namespace if it has no namespace",
+      "namespaces > clears only the records without a namespace if the store has no namespace",
     ],
   },
   {
@@ -312,7 +312,7 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "reserved space > shows no reserved record to its scans and iterators, and no other record to those of the reserved space",
+      "reserved space > shows no reserved record in scans and iterators of the store, and no other record in those of the reserved space",
     ],
   },
 ];

@@ -77,7 +77,7 @@ async function failuresOf(broken: KeyProviderContractOptions): Promise<string[]>
 }
 
 describe("keyProviderContract", () => {
-  it("fails a provider whose save does not compare", async () => {
+  it("fails a provider whose save does not compare the stored keyring first", async () => {
     class Overwriting extends MemoryProvider {
       override async save(next: Keyring): Promise<void> {
         this.overwrite(next);

@@ -41,7 +41,7 @@ describe("refreshMs", () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
   });
 
-  it("causes a load about that often, once for all stores", async () => {
+  it("causes a load about every refreshMs milliseconds, and one load serves all stores", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const others = Array.from({ length: 5 }, () => new EncryptedStore(new MemoryStore(), { keys }));
     const waits: number[] = [];

@@ -168,7 +168,7 @@ describe("key provider", () => {
     await expectRefusal(new EncryptedStore(new Map(), { keys: provider }).set("key", value), "KEYRING_INVALID");
   });
 
-  it("makes a call without a keyring reject after the timeout if it hangs, and no call with one", async () => {
+  it("makes calls reject after the timeout if it hangs before the first load, but not if a keyring is in use", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValueOnce(abort.signal);
     const signals: (AbortSignal | undefined)[] = [];
@@ -441,7 +441,7 @@ describe("unknown key id", () => {
     expect(keys.loads).toBeLessThanOrEqual(4);
   });
 
-  it("shares its load with the other unknown key ids of a batch", async () => {
+  it("causes only one load together with the other unknown key ids of a batch", async () => {
     const inner = new MemoryStore();
     const records = forged(6);
     await inner.setMany(records);

@@ -359,7 +359,7 @@ describe("a record with JSON that Keyv cannot have written", () => {
     await expectRefusal(drain(keyv), "RECORD_MALFORMED");
   });
 
-  it("does not include undefined, which is returned as it was", async () => {
+  it("is not the JSON that Keyv writes for undefined, which is read as undefined", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
     await keyv.set("key", undefined, 60_000);
     expect(await keyv.get("key")).toBeUndefined();

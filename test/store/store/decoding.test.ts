@@ -166,7 +166,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     ["@keyv/compress-gzip", { compression: new KeyvGzip() }],
     ["a serialization that writes bytes", { serialization: bytesOfV8 }],
   ] as const)(
-    "includes plain JSON for a Keyv with %s, and the values of that Keyv for a plain one",
+    "can be plain JSON if the Keyv has %s, or a value of such a Keyv if the Keyv is plain",
     async (_, codec) => {
       const store = new MemoryStore();
       const keys = newRing();
@@ -201,7 +201,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     expect(seen).toEqual([["good", 1]]);
   });
 
-  it("is overwritten after allowOverwrite()", async () => {
+  it("can be overwritten after allowOverwrite()", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     await keyv.encryptedStore.set("odd", "text");
     await expectRefusal(keyv.get("odd"), "RECORD_MALFORMED");
@@ -218,7 +218,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     expect(await keyv.has("price")).toBe(false);
   });
 
-  it("does not include the text that Keyv writes for undefined", async () => {
+  it("is not the text that Keyv writes for undefined, which is read as undefined", async () => {
     for (const codec of [{}, { compression: new KeyvGzip() }, { serialization: bytesOfV8 }]) {
       const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...codec });
       await keyv.set("a", undefined);

@@ -44,7 +44,7 @@ const emitting: Readonly<Record<string, () => WrappableStore & Emitting>> = {
 };
 
 describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open) => {
-  it("are one for all stores over it, and none after the stores were disconnected", async () => {
+  it("are one for all stores over the adapter, and none after all stores were disconnected", async () => {
     const warned = vi.spyOn(process, "emitWarning");
     try {
       const inner = open();

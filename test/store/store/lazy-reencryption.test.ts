@@ -303,7 +303,7 @@ describe("lazy re-encryption, between two batches,", () => {
     await settling;
   });
 
-  it("replaces a queued record by its last read, if the record was written again", async () => {
+  it("re-encrypts a queued record as it was last read, if the record was written again", async () => {
     // Repeated if the machine was too busy to write during the pause.
     let round: Awaited<ReturnType<typeof reading>>;
     do {
@@ -362,7 +362,7 @@ describe("a store that cannot replace atomically", () => {
     );
   });
 
-  it('is re-encrypted with reencrypt: "on-read-may-undo-writes", and keeps its expiries', async () => {
+  it('has its records re-encrypted with reencrypt: "on-read-may-undo-writes", and they keep their expiries', async () => {
     const { before, promoted } = rotation();
     const inner = new KeyvMemoryAdapter(new Map());
     const expires = Date.now() + 3_600_000;

@@ -66,7 +66,7 @@ it("a Map with two namespaces iterates over and clears each of them separately",
 });
 
 describe("the namespace of a store", () => {
-  it("does not occupy the adapter before it is used", async () => {
+  it("does not keep other stores from using the adapter before the first call", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];
@@ -91,7 +91,7 @@ describe("the namespace of a store", () => {
     expect([...map.keys()]).toEqual(["a::key"]);
   });
 
-  it("does not occupy the adapter after its users have disconnected", async () => {
+  it("does not keep other stores from using the adapter after its users have disconnected", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const users = [1, 2].map(() => createKeyv({ store: inner, keys, namespace: "a" }));
@@ -154,7 +154,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     expect(await one.get("key")).toBe(`${marker}one`);
   });
 
-  it("Keyv cannot use a second namespace", async () => {
+  it("two Keyvs cannot use two namespaces", async () => {
     const inner = open();
     const keys = newRing();
     const one = new Keyv({ store: new EncryptedStore(inner, { keys }), namespace: "one" });

@@ -62,7 +62,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("is listed with all others of a batch", async () => {
+  it("is listed in the error with all other unreadable records of a batch", async () => {
     const { store } = await withBroken(["bad 1", "bad 2"]);
     await expectRefusal(store.getMany(["bad 1", "bad 2"]), "RECORDS_UNREADABLE");
     const error = await expectRefusal(
@@ -72,7 +72,7 @@ describe("a record that could not be read", () => {
     expect(error.errors?.map(({ key }) => key)).toEqual(["bad 1", "bad 2"]);
   });
 
-  it("is overwritten after it was restored", async () => {
+  it("can be overwritten again after it has been restored", async () => {
     const { store, mend } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
@@ -81,7 +81,7 @@ describe("a record that could not be read", () => {
     expect(await store.get("bad")).toBe(`${value}2`);
   });
 
-  it("is overwritten after the keyring can decrypt it", async () => {
+  it("can be overwritten again when the keyring can decrypt it", async () => {
     const { before, promoted } = rotation();
     const other = guardMaterial(before.add({ id: "other" }).promote("other"));
     const inner = new Map<string, unknown>();
@@ -111,7 +111,7 @@ describe("a record that could not be read", () => {
     );
   });
 
-  it("is overwritten once after allowOverwrite()", async () => {
+  it("can be overwritten once after allowOverwrite()", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     store.allowOverwrite("bad");
@@ -124,7 +124,7 @@ describe("a record that could not be read", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("is overwritten after a delete, a deleteMany or a clear", async () => {
+  it("can be written again after delete, deleteMany or clear has removed it", async () => {
     const removals = [
       (store: EncryptedStore) => store.delete("bad"),
       (store: EncryptedStore) => store.deleteMany(["bad"]),
@@ -170,7 +170,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("stays protected if it was read during a write, because it may have been written after it", async () => {
+  it("stays protected if it was read during a write, because it may have been stored after that write", async () => {
     const { inner, store } = await withBroken([]);
     for (const write of [
       () => store.set("key", value),
@@ -193,7 +193,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("cannot be overwritten by an allowance that was given for an earlier record", async () => {
+  it("is not overwritten if allowOverwrite() was called for an earlier record under its key", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -204,7 +204,7 @@ describe("a record that could not be read", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("cannot be overwritten by an allowance from before a clear", async () => {
+  it("is not overwritten if allowOverwrite() was called before a clear", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -264,7 +264,7 @@ describe("the check record", () => {
         [newRing("second"), `${name} was written with key "first", and this process has only key "second"`],
         [newRing("second").add({ id: "third" }), "and this process has only the keys"],
         [Keyring.dangerouslyPlaintext(), `${name} was written with key "first", and this process has no key`],
-        [newRing("first"), `${name} was written with another key "first" than the one of this id`],
+        [newRing("first"), `${name} was written with a key "first" whose material is not that of key "first"`],
         [newRing("first").add({ id: "next" }).promote("next").disable("first"), "which is disabled in this process"],
       ] as const;
       for (const [keys, message] of cases) {

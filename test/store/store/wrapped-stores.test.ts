@@ -26,7 +26,7 @@ describe("a Keyv 5 adapter", () => {
     expect(await keyv.has("key")).toBe(false);
   });
 
-  it("has expired records absent even if it ignores times to live", async () => {
+  it("returns no expired record, even if it ignores times to live", async () => {
     const store = new EncryptedStore(new LeastKeyv5Adapter(), { keys: newRing() });
     await store.set("key", value, Date.now() + 20);
     await expect.poll(() => store.get("key")).toBeUndefined();

@@ -10,11 +10,14 @@ export interface AssociatedDataPrefix {
   readonly header: Buffer;
 }
 
-/** The latest first. Re-encryption alternates between two: one for the old key, one for the new key. */
+/**
+ * The most recent prefixes, the latest first. Re-encryption alternates between two of them: one for the old key, one
+ * for the new key.
+ */
 let recentPrefixes: readonly AssociatedDataPrefix[] = [];
 const maxRecentPrefixes = 4;
 
-/** Returns the prefix for a header and a namespace, from a small cache of the latest. */
+/** Returns the prefix for a header and a namespace, from a small cache of the latest prefixes. */
 export function associatedDataPrefix(written: string, namespace: string): AssociatedDataPrefix {
   for (const recent of recentPrefixes) {
     if (recent.written === written && recent.namespace === namespace) return recent;

@@ -11,7 +11,7 @@ const aboveLatin1 = /[\u0100-\uffff]/;
 const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
 
 /**
- * Decodes the body of an envelope, all that follows its header.
+ * Decodes the body of an envelope, which is everything after the header.
  *
  * @throws KeywardError `RECORD_MALFORMED` for a body that is not canonical base64url, and for the binary form in a
  * string.
@@ -33,8 +33,8 @@ export function readBody(
 }
 
 /**
- * Returns whether encoding `body` gives `encoded` again, where Node decoded `encoded` to `body`. Encoding it would take
- * as long as decrypting the record.
+ * Returns whether `encoded` is the only valid encoding of `body`, to which Node decoded it. Encoding `body` again and
+ * comparing would take as long as decrypting the record.
  */
 function isCanonical(encoded: string, body: Buffer): boolean {
   const leftOver = body.length % 3;

@@ -13,8 +13,8 @@ import { nonceBytes, subkeyPrefixBytes } from "./xaes.ts";
 
 export { type EnvelopeHeader, keyIdIn, readHeader } from "./header.ts";
 
-// The format is specified in docs/envelope.md; the names here are the names there. Other folders read and write envelopes
-// only through this module, so only this folder knows the bytes of a version.
+// The format is specified in docs/envelope.md; the names here are the names there. Other folders read and write
+// envelopes only through this module, so only this folder knows the bytes of a version.
 
 const tagBytes = 16;
 // Without authTagLength, Node would accept a tag that was cut to 4 bytes.
@@ -45,7 +45,7 @@ export function seal(
   const { value } = content;
   if (typeof value === "string" && !value.isWellFormed()) {
     throw recordError("VALUE_INVALID", address, "would hold text with a lone surrogate", {
-      hint: "Encode the value, or store bytes.",
+      hint: "A lone surrogate has no UTF-8 encoding. Encode the value as well-formed text, for example as base64url, or store it as bytes.",
     });
   }
   // A foreign format may have returned any number as the expiry.
@@ -53,7 +53,7 @@ export function seal(
   return encrypt(keyId, root, address, layOutPlaintext(value, expires, options.padTo), options);
 }
 
-/** Encrypts the plaintext that {@link decrypt} returned under another key, for the same address. */
+/** Encrypts, under another key and for the same address, a plaintext that {@link decrypt} returned. */
 export function sealAgain(
   keyId: string,
   root: RootKey,
@@ -99,11 +99,12 @@ function encrypt(
 }
 
 /**
- * Decrypts an envelope whose header was read, under the root that its key id names.
+ * Decrypts an envelope. `header` is its header, which has been read before. `root` is the root of the key that the
+ * header names.
  *
- * @throws KeywardError `RECORD_MALFORMED` for an envelope that breaks the format, `KEY_MISMATCH` when the key has other
- * material than the one that encrypted the record, `RECORD_TAMPERED` when the record was altered or moved from another
- * address.
+ * @throws KeywardError `RECORD_MALFORMED` for an envelope that breaks the format, `KEY_MISMATCH` if the key has other
+ * material than the key that encrypted the record, `RECORD_TAMPERED` if the record was altered or was moved from
+ * another address.
  */
 export function open(
   stored: StoredValue,
@@ -132,8 +133,8 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
     throw recordError("KEY_MISMATCH", address, `was encrypted with other key material than key "${keyId}" has here`, {
       keyId,
       hint:
-        `Use the keyring in which key "${keyId}" has the material that the record was written with. If there is none, the ` +
-        "record was altered: restore it from a backup. Give each key its own id.",
+        `Use the keyring in which key "${keyId}" has the material that the record was written with. If no keyring has that material, ` +
+        "the record was altered: restore it from a backup. To prevent this error, never give two keys the same id.",
     });
   }
   const tagAt = body.length - tagBytes;
@@ -163,8 +164,8 @@ function update(cipher: CipherGCM, piece: StoredValue): Buffer {
 }
 
 /**
- * Returns an upper bound of the bytes that a piece has: counting those of a long text takes longer than encrypting a
- * short one.
+ * Returns an upper bound of the size of a piece in bytes. It does not count the bytes of a long text, which takes
+ * longer than encrypting a short text.
  */
 function maxBytesOf(piece: StoredValue): number {
   return typeof piece === "string" ? 3 * piece.length : piece.length;

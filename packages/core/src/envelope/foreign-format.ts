@@ -6,8 +6,8 @@ import { readKeyvJson, textOf } from "../store-interface/keyv-value.ts";
 import { type RecordAddress, type RecordContent, recordError } from "../store-interface/record.ts";
 
 /**
- * A format other than the envelope in which a store may have records. A store asks its formats in the order of
- * `accept`, with plaintext last, and only for values that do not begin like an envelope.
+ * A format, other than the envelope, in which a store may contain records. A store tries the formats in the order of
+ * its option `accept`, with plaintext last, and only for values that do not begin like an envelope.
  *
  * A format that does not authenticate the address of a record cannot detect that a record was moved.
  */
@@ -27,7 +27,10 @@ export interface ForeignFormat {
 
 /** Options of {@link plaintext}. */
 export interface PlaintextOptions {
-  /** Returns true for a value that the application wrote. Default: true for the JSON that Keyv writes. */
+  /**
+   * Returns true for a stored value that is plaintext of the application. Default: returns true for the JSON that Keyv
+   * writes.
+   */
   readonly matches?: (stored: StoredValue) => boolean;
 }
 
@@ -78,8 +81,8 @@ class Plaintext implements ForeignFormat {
  * Returns the format of values that are not encrypted, such as those that Keyv wrote before Keyward was added. A store
  * with this format reads them, and encrypts them in the background after the read.
  *
- * While a store accepts plaintext, anyone who can write to its backend can plant a value. End this with
- * `forbidPlaintext` when the census finds no more plaintext.
+ * While a store accepts plaintext, anyone who can write to its backend can plant a value. When the census finds no more
+ * plaintext, call `forbidPlaintext`, so that plaintext is refused from then on.
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));
@@ -104,8 +107,8 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
 }
 
 /**
- * Returns whether a format reads plaintext. A store asks such a format last, and not in a namespace that forbids
- * plaintext.
+ * Returns whether a format reads plaintext. A store tries such a format last, and does not try it in a namespace that
+ * forbids plaintext.
  */
 export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
@@ -113,11 +116,11 @@ export function readsPlaintext(format: ForeignFormat): boolean {
 
 /**
  * Returns the format of values encrypted with AES-256-GCM under one key, without associated data. `@keyv/encrypt-node`
- * and most code examples write it. The format claims every value that it can decode, and throws `RECORD_TAMPERED` for a
- * value that it cannot decrypt.
+ * and most code examples write this format. A value that has the right encoding and length is treated as a value of
+ * this format; if it cannot be decrypted, `read()` throws `RECORD_TAMPERED`.
  *
- * @throws KeywardError `KEY_INVALID` for an empty string or bytes that are not 32, `VALUE_INVALID` for an unknown
- * layout or encoding.
+ * @throws KeywardError `KEY_INVALID` for a key that is an empty string or is not 32 bytes long, `VALUE_INVALID` for an
+ * unknown layout or encoding.
  */
 export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);
@@ -177,7 +180,7 @@ const leastExpires = 1e11;
 const leastSeconds = 1e8;
 
 /**
- * Checks the result of a format. Each record that a store reads in a foreign format passes this check.
+ * Checks what `read()` of a foreign format returned, before a store uses the record.
  *
  * @param format the name of the format.
  * @returns the record; `undefined` if the value is of another format.
@@ -187,21 +190,21 @@ export function requireContent(format: string, read: unknown, address: RecordAdd
   if (read === undefined) return undefined;
   if (typeof read !== "object" || read === null || !("value" in read)) {
     throw badResult(format, address, "read() did not return a record", {
-      hint: "Return { value } from read() for a record, and undefined for a value of another format.",
+      hint: "Return an object `{ value }` from read() for a record, and `undefined` for a value of another format.",
     });
   }
   const value: unknown = read.value;
   const expires: unknown = "expires" in read ? read.expires : undefined;
   if (!isStorable(value)) {
-    throw badResult(format, address, "its value is neither well-formed text nor bytes", {
-      hint: "Return the value from read() as a string or a Uint8Array. Return an object as the JSON that Keyv parses.",
+    throw badResult(format, address, "read() returned a `value` that is neither well-formed text nor bytes", {
+      hint: "Return a string or a Uint8Array in the field `value`. If the application reads an object, return the JSON from which Keyv parses the object.",
     });
   }
   const inJson = readKeyvJson(value)?.expires;
   const expiresAt = expires === undefined ? inJson : expires;
   if (expiresAt === undefined) return { value };
   if (isExpiry(expiresAt, expiresAt === inJson)) return { value, expires: expiresAt };
-  throw badResult(format, address, "its expiry is not in milliseconds since the epoch", {
+  throw badResult(format, address, "read() returned an `expires` that is not in milliseconds since the epoch", {
     hint:
       "Return `expires` from read() in milliseconds since the epoch: seconds times 1000, or date.getTime(). Omit it for a " +
       "record that does not expire.",

@@ -18,7 +18,7 @@ export interface EnvelopeHeader {
 
 const anyVersionPattern = /^kw([0-9]+)([.:])/;
 const versionOnePattern = /^kw1([.:])([A-Za-z0-9_-]{1,32})\1/;
-/** In characters. */
+/** Maximum length of a header, in characters. */
 const longestHeader = 4 + 32 + 1;
 
 /**
@@ -78,7 +78,7 @@ export function keyIdIn(stored: StoredValue, address: RecordAddress): string | u
   }
 }
 
-/** The error for a binary envelope that a store returned as a string. */
+/** Returns the error for a binary envelope that a store returned as a string. */
 export function binaryInString(address: RecordAddress, keyId: string): KeywardError {
   return malformedEnvelope(address, "its binary form is stored as a string", keyId);
 }

@@ -12,8 +12,8 @@ const sessionBytes = 2 ** 36;
 const sessionAgeMs = 10 * 60 * 1000;
 
 /**
- * Number of recent subkeys after which they become the older ones, and the older ones are dropped. At most twice as
- * many are held.
+ * Maximum number of recent subkeys in the cache. When it is reached, the recent subkeys become the older subkeys, and
+ * the former older subkeys are dropped. So the cache holds at most twice this number.
  */
 const recentSubkeys = 128;
 

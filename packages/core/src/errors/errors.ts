@@ -1,6 +1,6 @@
 /**
- * A stable word for the kind of failure, for code to compare with. `docs/errors.md` has a section for each code, which
- * {@link KeywardError.link} points to.
+ * The identifier of a kind of failure, stable across releases. Compare the `code` of a {@link KeywardError} with it.
+ * `docs/errors.md` has a section for each code, and {@link KeywardError.link} points to that section.
  */
 export type KeywardErrorCode =
   | "KEY_INVALID"
@@ -43,17 +43,18 @@ export interface KeywardErrorDetails {
   readonly namespace?: string | undefined;
   /** Key of the record that the error is about. The key may be a secret (a session id), so no message contains it. */
   readonly key?: string | undefined;
-  /** One error for each record of a batch that cannot be decrypted. */
+  /** One error for each record of a batch or an iteration that cannot be decrypted. */
   readonly errors?: readonly KeywardError[] | undefined;
-  /** Number of records because of which the call was refused, by the name of the store that holds them. */
+  /** Number of records that made Keyward refuse the call, for each store by its name. */
   readonly counts?: Readonly<Record<string, number>> | undefined;
-  /** The error that led to this one. */
+  /** The error that caused the {@link KeywardError}. */
   readonly cause?: unknown;
 }
 
 /**
- * The only error class that Keyward throws. Compare {@link KeywardError.code}, and never parse the message.
- * Message and properties never contain key material, plaintext or a whole envelope.
+ * The only error class that Keyward throws. To tell failures apart, compare {@link KeywardError.code}. Do not parse the
+ * message, which may change between releases. Message and properties never contain key material, plaintext or a whole
+ * envelope.
  *
  * @example
  * ```ts
@@ -82,12 +83,12 @@ export class KeywardError extends Error {
   /** In a batch or an iteration, one error for each record that cannot be decrypted. */
   declare readonly errors?: readonly KeywardError[];
   /**
-   * With `KEY_IN_USE` and `RECORD_NOT_SEALED`: the number of records because of which the call was refused, by the name of
-   * the store that holds them.
+   * With `KEY_IN_USE` and `RECORD_NOT_SEALED`: the number of records that made Keyward refuse the call, for each store
+   * by its name.
    */
   declare readonly counts?: Readonly<Record<string, number>>;
 
-  /** Creates an error. The `message` reports what failed, and never contains the key of a record. */
+  /** Creates an error. The `message` must report what failed, and must not contain the key of a record. */
   constructor(code: KeywardErrorCode, message: string, details: KeywardErrorDetails) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.code = code;
@@ -102,8 +103,8 @@ export class KeywardError extends Error {
 }
 
 /**
- * Returns `thrown` if it is a {@link KeywardError}, and otherwise a new error with `thrown` as its cause. Not part of the
- * public surface.
+ * Returns `thrown` if it is a {@link KeywardError}, and otherwise a new error with `thrown` as its cause. Not part of
+ * the public surface.
  */
 export function asKeywardError(thrown: unknown, code: KeywardErrorCode, message: string, hint: string): KeywardError {
   return thrown instanceof KeywardError ? thrown : new KeywardError(code, message, { hint, cause: thrown });

@@ -3,9 +3,9 @@ import { KeywardError } from "./errors.ts";
 /** The oldest version of Node.js that Keyward supports, as in the `engines` field of its packages. */
 const oldest = [22, 19] as const;
 
-/** Returns the version of Node.js that runs, if Keyward does not support it; `undefined` otherwise. */
+/** Returns the version of Node.js that this process runs on if Keyward does not support it; `undefined` if it does. */
 export function unsupportedNodeVersion(): string | undefined {
-  // Other runtimes have no process, or report the version of Node.js that they are compatible with.
+  // Other runtimes have no global `process`, or report the version of Node.js that they are compatible with.
   const version = globalThis.process?.versions?.node;
   const [major = 0, minor = 0] = (version ?? "").split(".").map(Number);
   const isOlder = major < oldest[0] || (major === oldest[0] && minor < oldest[1]);

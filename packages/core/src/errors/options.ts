@@ -19,8 +19,9 @@ export interface Bounds {
   /** The smallest allowed value. Default: 1. */
   readonly least?: number;
   /**
-   * The largest allowed value. Default: 2^30 for milliseconds, about 12 days, and 2^40 for other units. A timer of
-   * Node.js fires at once if it is longer than about 24 days, and a pause with a random part must fit as well.
+   * The largest allowed value. Default: 2^30 for milliseconds, about 12 days, and 2^40 for other units. The limit is
+   * low because a timer of Node.js fires at once if it is longer than about 24 days, and because Keyward adds a random
+   * part to some pauses.
    */
   readonly most?: number;
 }
@@ -47,14 +48,14 @@ export function requireAmount(name: string, given: unknown, unit: Unit, bounds: 
   );
 }
 
-/** A table with the name of every option of a type. The compiler refuses a table that lacks one. */
+/** A table with the name of every option of a type. The compiler refuses a table that lacks an option. */
 export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;
 
 /**
- * Checks that options are an object without unknown names, and returns them. Code without types learns of a misspelt
- * option in this way.
+ * Checks that options are an object without unknown names, and returns them. In JavaScript, where no compiler checks
+ * the names, this check reports a misspelt option.
  *
- * @param taker the function or class that takes the options, such as `createKeyv`, for the message.
+ * @param taker the name of the function or class that takes the options, such as `createKeyv`, for the error message.
  * @param known every allowed name.
  * @throws KeywardError `VALUE_INVALID` for a value that is not an object, and for an unknown name.
  * @example
@@ -79,7 +80,8 @@ export function requireOptions<Options extends object>(
 }
 
 /**
- * Copies options, including those that come from a class or another prototype, which a spread would lose.
+ * Copies options, including options that the object inherits from a class or prototype: `{ ...options }` would lose
+ * them.
  *
  * @param known every name to copy.
  */

@@ -1,6 +1,6 @@
 /** A report of a problem that occurs again and again. */
 export interface Repetition {
-  /** Number of equal problems since the last report, this one included; 1 for the first. */
+  /** How often the problem has occurred since it was last reported, this time included. 1 in the first report. */
   readonly times: number;
 }
 
@@ -18,15 +18,15 @@ const maxCauses = 5;
 
 /**
  * Decides when to report a problem that occurs again and again in the background. A new problem is reported at once.
- * Then it is reported with a count after pauses that grow from 5 s to 5 min. After a success, or after 10 min without
- * the problem, it counts as new.
+ * While the problem continues, it is reported again after pauses that grow from 5 s to 5 min, each time with a count.
+ * After a success, or after 10 min without the problem, the problem counts as new.
  */
 export class Repetitions {
   readonly #remembered = new Map<string, Remembered>();
   readonly #nowMs: () => number;
 
   /**
-   * Creates an empty memory of problems.
+   * Creates a `Repetitions` for which every problem is new.
    *
    * @param nowMs a clock in milliseconds that never goes back. Default: `performance.now()`.
    */
@@ -35,7 +35,8 @@ export class Repetitions {
   }
 
   /**
-   * Records that a problem occurred. Returns how often, if the problem is to be reported now; `undefined` otherwise.
+   * Records that a problem occurred. Returns the report to make now, with the number of occurrences; `undefined` if the
+   * problem should not be reported now.
    */
   occurred(problem: unknown): Repetition | undefined {
     const nowMs = this.#nowMs();
@@ -72,7 +73,8 @@ export class Repetitions {
 }
 
 /**
- * Returns the text by which two problems are equal: names, codes and messages of the whole chain, without durations.
+ * Returns a text that is the same for equal problems: the names, codes and messages of an error and of its causes,
+ * without durations.
  */
 function textOf(problem: unknown): string {
   const parts: string[] = [];

@@ -7,7 +7,7 @@ export interface UrlRules {
   /** An example of a good URL, for the hint, such as `rediss://user:password@host:6379/0`. */
   readonly form: string;
   /**
-   * Refuses a URL that is more than the address of a server: one with a user, a password, a query or a fragment.
+   * If true, a URL with a user, a password, a query or a fragment is refused.
    * Default: false.
    */
   readonly addressOnly?: boolean;
@@ -15,14 +15,14 @@ export interface UrlRules {
 
 /**
  * Checks a URL that may contain a credential, and returns it parsed. The error of this function contains no part of the
- * URL, unlike the error of `URL`, which carries its argument in the property `input`.
+ * URL. The error that `new URL()` throws would contain the whole URL, in its property `input`.
  *
- * A user or password that contains `/`, `?` or `#` without percent-encoding ends the host in the middle of the
- * credential. Such a URL is refused even if it parses.
+ * If a user or password contains `/`, `?` or `#` without percent-encoding, a URL parser takes the beginning of the
+ * credential for the host. Such a URL is refused even if it can be parsed.
  *
  * @param name the subject of the error message, such as `The URL of Redis`.
  * @throws KeywardError `VALUE_INVALID` for a value that is not a URL, for another scheme, for a credential that is not
- * percent-encoded, and with `addressOnly` for more than an address.
+ * percent-encoded, and, with `addressOnly`, for a URL with a user, a password, a query or a fragment.
  * @example
  * const url = requireUrl("The URL of Redis", given, { protocols: ["redis:", "rediss:"], form: "redis://host:6379" });
  */
@@ -35,14 +35,15 @@ export function requireUrl(
   const url = typeof text === "string" && URL.canParse(text) ? new URL(text) : undefined;
   const hint = addressOnly
     ? `Write the URL as ${form}, without quotes, a user, a query or a fragment.`
-    : `Write the URL as ${form}. Encode the user and the password with encodeURIComponent, because they may not contain ` +
-      "/ ? # @ or % as they are.";
+    : `Write the URL as ${form}. Encode the user and the password with encodeURIComponent: in a URL, each of / ? # @ and ` +
+      "% must be percent-encoded there.";
   if (url === undefined) throw new KeywardError("VALUE_INVALID", `${name} is not a valid URL`, { hint });
   if (!protocols.includes(url.protocol)) {
     throw new KeywardError("VALUE_INVALID", `${name} does not begin with ${protocols.join(" or ")}`, { hint });
   }
   if (addressOnly && /[@?#]/.test(url.href)) {
-    throw new KeywardError("VALUE_INVALID", `${name} contains more than the address of a server`, { hint });
+    const problem = "must be only the address of a server, but has a user, a password, a query or a fragment";
+    throw new KeywardError("VALUE_INVALID", `${name} ${problem}`, { hint });
   }
   const afterHost = `${url.pathname}${url.search}${url.hash}`;
   if (afterHost.includes("@") || url.hash !== "" || !isDecodable(url.username) || !isDecodable(url.password)) {

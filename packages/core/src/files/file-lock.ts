@@ -29,12 +29,13 @@ export interface FileLockOptions {
 }
 
 /**
- * Runs `work` while no other process holds the lock. The lock is SQLite's lock on an empty file. The operating system
- * releases it when its process ends, even by a crash, so a lock is never stale.
+ * Runs `work` while this process holds a lock, so that no other process changes the guarded file in the meantime. The
+ * lock is SQLite's lock on an empty lock file. The operating system releases the lock when the process that holds it
+ * ends, even by a crash. So a lock never has to be removed by hand.
  *
- * @param path the path of the lock file: an empty file that stays. Users that may write the guarded file can open it,
- * and no others.
- * @throws KeywardError with `codes.held` when another process holds the lock for 10 seconds, with `codes.unusable` when
+ * @param path the path of the lock file: an empty file that is kept between calls. Only users that may write the
+ * guarded file can open the lock file.
+ * @throws KeywardError with `codes.held` if another process holds the lock for 10 seconds; with `codes.unusable` if
  * the path holds anything but a lock file of a trusted user. Errors of the file system are thrown unchanged.
  */
 export async function whileLocked<Result>(
@@ -62,9 +63,9 @@ export async function whileLocked<Result>(
 }
 
 /**
- * Creates the lock file, or checks the existing one: a user that can read it can hold the lock. The check runs in one
- * turn of the event loop and does not open the file, because POSIX releases the lock of a process that closes any
- * descriptor of the file.
+ * Creates the lock file, or checks the existing lock file, because any user that can read the lock file could hold the
+ * lock. The check is synchronous and does not open the file: on POSIX, a process that closes any descriptor of a file
+ * loses its locks on that file.
  */
 function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions): void {
   const mode = ((guarded?.mode ?? 0) & 0o020) === 0 ? 0o600 : 0o660;
@@ -73,7 +74,7 @@ function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions)
   const problem = problemOf(found, guarded);
   if (problem !== undefined) {
     throw new KeywardError(codes.unusable, `${shownAs} cannot be locked: the lock file beside it (.lock) ${problem}`, {
-      hint: "Find out which program made the .lock file. Remove it while no process changes the guarded file, and try again.",
+      hint: "Find out which program made the .lock file. While no process changes the guarded file, remove the .lock file, and try again.",
     });
   }
   try {
@@ -114,7 +115,7 @@ function problemOf(found: Stats, guarded: Stats | undefined): string | undefined
   if (found.isSymbolicLink()) return "is a symbolic link";
   if (!found.isFile() || found.size > 0) return "is not an empty file";
   const trusted = guarded === undefined ? isOwnedBy(found) : isOwnedBy(found, guarded.uid);
-  // Members of a group that may write the guarded file create the lock file for one another.
+  // If a group may write the guarded file, any member of the group may have created the lock file for the others.
   if (trusted || (guarded !== undefined && (guarded.mode & 0o020) !== 0 && found.gid === guarded.gid)) return undefined;
   return "belongs to another user";
 }

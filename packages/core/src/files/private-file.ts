@@ -45,8 +45,8 @@ export async function readSmallFile(
  * this process can read the new file.
  */
 export async function replaceFile(target: string, text: string, before?: Stats): Promise<void> {
-  // The name is always the same: if the process is killed here, the next change removes the file. "wx" opens no file of
-  // another user, and follows no link.
+  // The temporary file always has this name: if the process is killed here, the next change removes the file. The flag
+  // "wx" fails if the file exists, so it opens no file of another user and follows no link.
   const temporary = `${target}.new`;
   await rm(temporary, { force: true });
   const file = await open(temporary, "wx", 0o600);
@@ -93,8 +93,8 @@ export function isOwnedBy({ uid }: Stats, ...others: readonly number[]): boolean
 }
 
 /**
- * Returns the code of a system error, such as ENOENT; "unknown error" if it has none. Use the code instead of the
- * message of a system error, which contains the path.
+ * Returns the code of a system error, such as ENOENT; "unknown error" if the error has no code. Use the code instead of
+ * the message of a system error, which contains the path.
  */
 export function systemCode(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";
@@ -104,7 +104,7 @@ export function systemCode(error: unknown): string {
 export function hintForWriting(error: unknown): string | undefined {
   switch (systemCode(error)) {
     case "EROFS":
-      return "The file is mounted read-only, as secrets usually are. Make the change at the source of the mount.";
+      return "The file is mounted read-only, as secrets usually are. Change the secret or volume that is mounted there.";
     case "ENOSPC":
     case "EDQUOT":
       return "Make room on the disk of the file, and try again. The file is unchanged.";

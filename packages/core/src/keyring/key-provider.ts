@@ -6,14 +6,14 @@ import type { Keyring } from "./keyring.ts";
 export interface KeyFreshness {
   /**
    * How often the keyring is loaded again while a store is in use, in milliseconds, plus or minus a random tenth.
-   * Default: never. The keyring is then loaded again only when the provider reports a change, or when a record names a key
-   * that the keyring lacks.
+   * Default: never. The keyring is then loaded again only when the provider reports a change, or when a record names a
+   * key that the keyring lacks.
    */
   readonly refreshMs?: number;
   /**
-   * How long a keyring may be used after the provider last returned it, in milliseconds. Must be longer than `timeoutMs`.
-   * When the keyring is older, calls wait for a load; while loads fail, they reject with `PROVIDER_UNAVAILABLE`.
-   * Default: unlimited.
+   * How long a keyring may be used after the provider last returned it, in milliseconds. Must be longer than
+   * `timeoutMs`. If the keyring is older, calls wait until it is loaded again. If that load fails, they reject with
+   * `PROVIDER_UNAVAILABLE`. Default: unlimited.
    */
   readonly maxAgeMs?: number;
   /** How long a load may take, in milliseconds. Default: 15,000. */
@@ -21,10 +21,11 @@ export interface KeyFreshness {
 }
 
 /**
- * A source of a keyring. Only `load` is required.
+ * Loads a keyring from its source, such as a file, an environment variable or a key service. Only the method `load` is
+ * required.
  *
- * All stores with the same provider share its loads, one at a time. They keep the last good keyring while loads fail, and
- * load again when a record names a key that the keyring lacks.
+ * All stores with the same provider share its loads, and one load runs at a time. The stores keep the last good keyring
+ * while loads fail. They load the keyring again when a record names a key that the keyring lacks.
  *
  * @example
  * const keys: KeyProvider = { load: async () => Keyring.parse(await readFile("keyring.json", "utf8")) };
@@ -36,8 +37,8 @@ export interface KeyProvider {
    * Loads the keyring as the source has it now.
    *
    * @param options.signal Aborted when the load has taken too long.
-   * @param options.inUse The keyring that the caller uses, if any. A provider that refuses older keyrings must accept this
-   * one: the caller may have refused a later one.
+   * @param options.inUse The keyring that the caller uses, if any. A provider that refuses older keyrings must accept
+   * this keyring even if it has loaded a later one, because the caller may have refused the later one.
    * @throws KeywardError
    * - `PROVIDER_UNAVAILABLE` if the source does not answer or has no keyring;
    * - `KEY_INVALID` or `KEYRING_INVALID` if the source has something that is not a key or a keyring.
@@ -50,8 +51,8 @@ export interface KeyProvider {
    */
   save?(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Checks that `save` can write to the source, and writes nothing. For a provider that can write to some sources and not
-   * to others.
+   * Checks that `save` can write to the source, and writes nothing. For a provider that can write to some sources and
+   * not to others.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY` if this process cannot write to the source.
    */
@@ -80,12 +81,12 @@ export const freshnessNames = {
 const defaultTimeoutMs = 15_000;
 
 /**
- * Checks the settings of {@link KeyFreshness} among the options of a key provider, and returns them. For authors of a key
- * provider.
+ * Checks the settings of {@link KeyFreshness} among the options of a key provider, and returns them. For authors of a
+ * key provider.
  *
  * @returns the settings, with the default `timeoutMs` of 15,000.
- * @throws KeywardError `VALUE_INVALID` for a setting that is not an integer between 1 and 2^30, and for a `maxAgeMs` that
- * is not longer than `timeoutMs`.
+ * @throws KeywardError `VALUE_INVALID` for a setting that is not an integer between 1 and 2^30, and for a `maxAgeMs`
+ * that is not longer than `timeoutMs`.
  */
 export function requireFreshness(options: KeyFreshness): KeyFreshness & { readonly timeoutMs: number } {
   const { refreshMs, maxAgeMs, timeoutMs = defaultTimeoutMs } = options;
@@ -106,11 +107,11 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
 }
 
 /**
- * Returns a copy of a key provider with other settings of {@link KeyFreshness}. Settings that `freshness` does not name stay
- * as they are.
+ * Returns a copy of a key provider with other settings of {@link KeyFreshness}. Settings that `freshness` does not name
+ * stay as they are.
  *
- * The copy has every method of the provider; `{ ...provider }` would lack the methods of its class. Make the copy once and
- * pass it to every store: stores with the same provider share its loads.
+ * The copy has every method of the provider; `{ ...provider }` would lack the methods of its class. Make the copy once
+ * and pass it to every store: stores with the same provider share its loads.
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown setting, or for a setting that {@link requireFreshness} refuses.
  * @example
@@ -131,7 +132,7 @@ export function withFreshness<Provider extends KeyProvider>(provider: Provider, 
   return Object.defineProperty(copy, "freshness", { value: changed, enumerable: true });
 }
 
-/** The names of all properties of an object, its own and those of its classes. */
+/** Returns the names of all properties of an object, its own and those of its classes. */
 function namesOf(object: object): ReadonlySet<PropertyKey> {
   const names = new Set<PropertyKey>();
   let owner: object | null = object;

@@ -17,7 +17,10 @@ export interface KeyInfo {
 
 /** A key to add to a keyring. */
 export interface NewKey {
-  /** 1 to 32 of `[A-Za-z0-9_-]`. Default: "k" and 15 hex digits that are derived from the material. */
+  /**
+   * The id of the key: 1 to 32 characters of `[A-Za-z0-9_-]`. Default: "k" and 15 hex digits that are derived from the
+   * material.
+   */
   readonly id?: string;
   /** The key material, 32 bytes. Default: random bytes. */
   readonly material?: Uint8Array;
@@ -47,10 +50,10 @@ export const exampleDate = "2026-11-01T00:00:00.000Z";
 /** The end of a hint for a caller who needs a new key. */
 export const makeAKey = "To make a new key, run `openssl rand -base64 32`.";
 const restoreKey =
-  "If records were written under this key, restore the whole key: a new key decrypts none of them. Only for a first key: `openssl rand -base64 32`.";
+  "If records were written under this key, restore the whole key, because a new key decrypts none of them. Only if no record was written yet, make a new key with `openssl rand -base64 32`.";
 
 /**
- * Checks a key that a caller or a document gives, and copies its material.
+ * Checks a key from a caller or from a keyring document, and copies its material.
  *
  * @throws KeywardError `KEY_INVALID`
  */
@@ -122,7 +125,7 @@ export function requireKeyId(id: unknown, what: string): void {
         ? `has ${id.length} characters, where 1 to ${maxKeyIdLength} are allowed`
         : "has a character other than A-Z a-z 0-9 _ -";
   throw new KeywardError("KEY_INVALID", `${what} ${problem}`, {
-    hint: "Choose an id such as 2026-11. Records name their key by its id: keep the id of a key that is in use.",
+    hint: "For a new key, choose an id such as 2026-11. Do not change the id of a key that is in use, because records name their key by its id.",
   });
 }
 

@@ -14,7 +14,10 @@ export interface KeyringContent {
   readonly scopeName?: string | undefined;
   readonly stores?: readonly string[] | undefined;
   readonly sealed?: readonly string[] | undefined;
-  /** Fields named `x-…`, which are kept and ignored: those of the document under "", those of a key under its id. */
+  /**
+   * The fields named `x-…`, which Keyward keeps and ignores: the document's fields under "", a key's fields under its
+   * id.
+   */
   readonly extensions?: ReadonlyMap<string, Extension> | undefined;
 }
 
@@ -36,10 +39,10 @@ export function readDocument(document: string): KeyringContent {
   const extensions = new Map([["", readExtension(fields, documentFields, "the document")]]);
   const generation = fields["generation"];
   if (typeof generation !== "number" || !Number.isSafeInteger(generation) || generation < 1) {
-    throw invalidKeyring("its generation is not an integer of at least 1", fixTheDocument);
+    throw invalidKeyring('its field "generation" is not an integer of at least 1', fixTheDocument);
   }
   const entries = fields["keys"];
-  if (!Array.isArray(entries)) throw invalidKeyring("its keys are not an array", fixTheDocument);
+  if (!Array.isArray(entries)) throw invalidKeyring('its field "keys" is not an array', fixTheDocument);
   const keys = entries.map((entry: unknown, index) => {
     const at = `keys[${index}]`;
     const keyEntry = fieldsOf(entry, at);
@@ -83,7 +86,9 @@ export function writeDocument(content: KeyringContent): string {
   return JSON.stringify(fields, null, 2);
 }
 
-/** Returns whether {@link writeDocument} would write the same text for both, without reading any key material. */
+/**
+ * Returns whether {@link writeDocument} would write the same text for both keyrings, without reading any key material.
+ */
 export function isSameContent(one: KeyringContent, other: KeyringContent): boolean {
   return (
     withoutMaterial(one) === withoutMaterial(other) &&
@@ -91,7 +96,7 @@ export function isSameContent(one: KeyringContent, other: KeyringContent): boole
   );
 }
 
-/** All of a keyring but its key material, as a text to compare. */
+/** Returns everything in a keyring except its key material, as a text to compare. */
 function withoutMaterial({ keys, extensions, ...rest }: KeyringContent): string {
   const { name, generation, primary, scopeName, stores, sealed } = rest;
   return JSON.stringify([
@@ -103,7 +108,10 @@ function withoutMaterial({ keys, extensions, ...rest }: KeyringContent): string 
   ]);
 }
 
-/** A commitment is derived from the material by a hash: equal commitments are equal material. */
+/**
+ * Compares the commitments of two roots. A commitment is a hash of the key material, so equal commitments mean equal
+ * material.
+ */
 function isSameRoot(one: RootKey, other: RootKey | undefined): boolean {
   return other !== undefined && one.commitment.equals(other.commitment);
 }
@@ -127,7 +135,7 @@ function requireVersion(fields: Fields): void {
   if (!Object.hasOwn(fields, "keyward")) {
     throw invalidKeyring(
       'the document has no field "keyward", so it is JSON of another kind',
-      "Store the whole document that exportKeyring writes, and not inside a field of another object.",
+      "Store the document exactly as exportKeyring wrote it, and not as a field of another object.",
     );
   }
   if (fields["keyward"] !== 1) {
@@ -173,7 +181,7 @@ function readExtension(fields: Fields, known: ReadonlySet<string>, what: string)
     if (!field.startsWith("x-")) {
       throw invalidKeyring(
         `${what} has an unknown field ${shownField(field)}`,
-        "Update Keyward if a later release wrote the document. Otherwise remove the field, or begin its name with x-.",
+        "If a later release of Keyward wrote the document, update Keyward. Otherwise remove the field. To keep a field of your own, begin its name with x-.",
       );
     }
   }
@@ -209,7 +217,7 @@ export function requireText(text: unknown, what: string, hint = 'Pass a name suc
   return text;
 }
 
-/** Returns the error for a keyring that is not valid, with a problem such as "its keys are not an array". */
+/** Returns the error for a keyring that is not valid, with a problem such as: its field "keys" is not an array. */
 export function invalidKeyring(problem: string, hint: string, keyId?: string): KeywardError {
   return new KeywardError("KEYRING_INVALID", `The keyring is not valid: ${problem}`, { hint, keyId });
 }

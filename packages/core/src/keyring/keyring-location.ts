@@ -29,7 +29,8 @@ export interface KeyringLocation {
    */
   replace(expected: string | undefined, next: string): Promise<boolean>;
   /**
-   * Checks that {@link KeyringLocation.replace} can write, and writes nothing. Absent if only a write can show that.
+   * Checks that {@link KeyringLocation.replace} can write, and writes nothing. Absent if only a real write can show
+   * whether this process may write.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY` if this process cannot write to the location.
    */
@@ -37,17 +38,21 @@ export interface KeyringLocation {
 }
 
 /**
- * Returns a location in the reserved space of a store, beside the records that the keyring encrypts. No user's key, no
- * `clear` and no iteration of the store reaches the reserved space.
+ * Returns a location in the reserved space of a store, beside the records that the keyring encrypts. No key of the
+ * application, no `clear` and no iteration of the store reaches the reserved space.
  *
- * @param name Distinguishes several keyrings in one store. Default: a location without a name.
+ * @param name The name of the location, if several keyrings are in one store. Default: the location without a name.
  * @throws KeywardError `STORE_INVALID` for a store without a reserved space.
  */
 export function storeLocation(store: ReservedSpace, name?: string): KeyringLocation {
   if (!hasReservedSpace(store)) {
-    throw new KeywardError("STORE_INVALID", "This store has no reserved space, which a keyring needs", {
-      hint: "Use a store that has a method reserved(), or use fileLocation(path).",
-    });
+    throw new KeywardError(
+      "STORE_INVALID",
+      "A keyring can be stored only in the reserved space of a store, and this store has none",
+      {
+        hint: "Use a store that has a method reserved(), or store the keyring in a file with fileLocation(path).",
+      },
+    );
   }
   const reserved = store.reserved();
   const key = name === undefined ? "keyring" : `keyring/${name}`;
@@ -76,15 +81,16 @@ function textOf(stored: unknown): string | undefined {
 /**
  * Returns a location in a file.
  *
- * - A new text is written beside the old one, synced to the disk and renamed over it. A reader sees one text or the other.
- * - Owner and mode of the file stay. Only its owner can read a new file.
+ * - A new text is written beside the old one, synced to the disk and renamed over it. A reader sees one text or the
+ *   other.
+ * - An existing file keeps its owner and mode. A new file can be read only by its owner.
  * - If the path is a symbolic link, the file that the link leads to is replaced.
- * - Writers take turns by a lock of the operating system on `<file>.lock`, an empty file that stays there. Only users who
- *   may write the keyring file can open the lock file.
+ * - Writers take turns by a lock of the operating system on `<file>.lock`, an empty file that stays there. Only users
+ *   who may write the keyring file can open the lock file.
  *
  * Give write access to the folder only to users who may change the keyring.
  *
- * @param options.shownAs How errors name the file. Default: "The file" and its path.
+ * @param options.shownAs The name of the file in error messages. Default: "The file" and its path.
  */
 export function fileLocation(path: string, options: { readonly shownAs?: string } = {}): KeyringLocation {
   const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("fileLocation", options, { shownAs: true });
@@ -159,7 +165,7 @@ async function isMountPoint(path: string): Promise<boolean> {
   });
 }
 
-/** The file that a path leads to through symbolic links; the file itself need not exist. */
+/** Returns the path of the file that a path leads to through symbolic links. The file itself need not exist. */
 async function targetOf(path: string): Promise<string> {
   try {
     return await realpath(path);

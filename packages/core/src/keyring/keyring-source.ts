@@ -12,8 +12,9 @@ import { UnknownKeyIds } from "./unknown-key-ids.ts";
 
 // Records with unknown key ids cause at most one load in this time, however many of them an attacker forges.
 const unknownIdIntervalMs = 1_000;
-// While loads fail, there is one load after each pause, however many calls need a keyring. With its random part, no pause
-// is longer than 6 s: calls, and writes of a replica whose lease lapsed, succeed that soon after the provider is back.
+// While loads fail, there is one load after each pause, however many calls need a keyring. With its random part, no
+// pause is longer than 6 s: calls, and writes of a replica whose lease lapsed, succeed that soon after the provider is
+// back.
 const retryPauses = { firstMs: 500, longestMs: 5_000 };
 // The random part of refreshMs, so that processes that started together do not keep loading together.
 const refreshJitter = 0.1;
@@ -22,14 +23,14 @@ const refreshJitter = 0.1;
 export type KeyringSourceReport =
   | { readonly kind: "changed"; readonly ring: Keyring }
   | { readonly kind: "failed"; readonly error: KeywardError }
-  /** A load succeeded after the one before it had failed. */
+  /** A load succeeded after the load before it had failed. */
   | { readonly kind: "recovered" };
 
-/** A store or another part that uses the keyring of a source. */
+/** A user of the keyring of a {@link KeyringSource}, such as a store. The source calls these functions. */
 export interface KeyUser {
   /** Receives each report from the background. Must not throw. */
   readonly tell: (report: KeyringSourceReport) => void;
-  /** Reports which of two keyrings the store recognizes as its own; `undefined` if the store cannot know. */
+  /** Returns which of two keyrings can decrypt the check record of the store; `undefined` if the store cannot know. */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
 }
 
@@ -43,25 +44,33 @@ const sourceOfProvider = new WeakMap<KeyProvider, KeyringSource>();
  * - A record under a key that the keyring lacks causes one load.
  */
 export class KeyringSource {
-  /** Absent if a fixed Keyring was given. */
+  /** The key provider; `undefined` if the application passed a Keyring, which never changes. */
   readonly #provider: KeyProvider | undefined;
   readonly #refreshMs: number | undefined;
   readonly #maxAgeMs: number | undefined;
   readonly #timeoutMs: number;
 
   #ring: Keyring | undefined;
-  /** When the load began that last returned the keyring in use. */
+  /** The time at which the latest load that returned the keyring in use began. */
   #confirmedAt = new Moment();
   #loading: Promise<Keyring> | undefined;
   #replacing: Promise<Keyring> | undefined;
-  /** Whether the provider reported a change during the load in progress, which may have read the state before it. */
+  /**
+   * True if the provider reported a change during the load in progress. That load may have read the state before the
+   * change.
+   */
   #changedWhileLoading = false;
-  /** The error of the last load, if it failed. During the pause, every call that needs a load rejects with it. */
+  /**
+   * The error of the last load, if that load failed. During the pause after it, every call that needs a load rejects
+   * with this error.
+   */
   #lastFailure: KeywardError | undefined;
   readonly #retryPause = new RetryPause(retryPauses);
 
   readonly #unknownIds = new UnknownKeyIds();
-  /** The next load for unknown key ids, which has not begun. Resolves to its error if it fails. */
+  /**
+   * The next load because of unknown key ids, which has not begun yet. Resolves to the error of the load if it fails.
+   */
   #loadForUnknownIds: Promise<KeywardError | undefined> | undefined;
   #lastLoadForUnknownIdsMs = Number.NEGATIVE_INFINITY;
 
@@ -84,10 +93,11 @@ export class KeyringSource {
   }
 
   /**
-   * Returns the source for a key provider, the same one for each call; or a source of a fixed keyring.
+   * Returns the source for a key provider, always the same source for the same provider. For a Keyring, returns a
+   * source whose keyring never changes.
    *
-   * @throws KeywardError `KEYRING_INVALID` for anything but a Keyring or a key provider; `VALUE_INVALID` for a `freshness`
-   * that is not valid.
+   * @throws KeywardError `KEYRING_INVALID` for anything but a Keyring or a key provider; `VALUE_INVALID` for a
+   * `freshness` that is not valid.
    */
   static of(keys: Keyring | KeyProvider): KeyringSource {
     if (keys instanceof Keyring) return new KeyringSource(keys);
@@ -119,8 +129,8 @@ export class KeyringSource {
   /**
    * Loads the keyring as the provider has it now.
    *
-   * @throws KeywardError the provider's error; during the pause after a failure, the error of the last load. The last good
-   * keyring stays in use.
+   * @throws KeywardError the provider's error; during the pause after a failure, the error of the last load. The last
+   * good keyring stays in use.
    */
   async refresh(): Promise<Keyring> {
     // A load in progress may have begun before the change that the caller knows of.
@@ -129,8 +139,9 @@ export class KeyringSource {
   }
 
   /**
-   * Like {@link KeyringSource.refresh}, but waits for the end of the pause after a failure, and then asks the provider. For
-   * an operator who may have just repaired the provider: the error of an earlier load would be no answer.
+   * Loads the keyring like {@link KeyringSource.refresh}. During the pause after a failure, it waits for the end of the
+   * pause and then asks the provider again. It is for operators, who may have just repaired the provider: the error of
+   * the earlier load would not help them.
    */
   async ask(signal?: AbortSignal): Promise<Keyring> {
     for (let leftMs = this.#pauseLeftMs(); leftMs > 0; leftMs = this.#pauseLeftMs()) await pause(leftMs, signal);
@@ -138,8 +149,8 @@ export class KeyringSource {
   }
 
   /**
-   * Returns the keyring, after one load if it lacks this key. If the load failed, returns the last good keyring with the
-   * error of the load.
+   * Returns the keyring in use. If it lacks this key, the keyring is loaded once before. If the load fails, returns the
+   * last good keyring with the error of the load.
    */
   async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
     let ring = await this.current();
@@ -151,7 +162,7 @@ export class KeyringSource {
     if (this.#unknownIds.has(id)) return { ring };
     const recentFailure = this.#failureDuringPause();
     if (recentFailure !== undefined) return { ring, failure: recentFailure };
-    // A load that was in progress may have begun before the key was added: only one that begins from now on counts.
+    // A load in progress may have begun before the key was added, so wait for a load that begins after this call.
     this.#loadForUnknownIds ??= this.#loadAfterInterval();
     const failure = await this.#loadForUnknownIds;
     ring = await this.current();
@@ -160,7 +171,7 @@ export class KeyringSource {
     return { ring };
   }
 
-  /** Whether there is a keyring that is not too old: then records can be read while the provider fails. */
+  /** True if there is a keyring that is not too old, so that records can be read while the provider fails. */
   get canRead(): boolean {
     return this.#ring !== undefined && !this.#isTooOld();
   }
@@ -200,7 +211,8 @@ export class KeyringSource {
 
   async #loadAfterInterval(): Promise<KeywardError | undefined> {
     const waitMs = this.#lastLoadForUnknownIdsMs + unknownIdIntervalMs - performance.now();
-    // Awaits also if there is nothing to wait for: the caller must store this promise before the field is cleared below.
+    // Await even if there is nothing to wait for, because the caller must store this promise before the field is
+    // cleared below.
     await (waitMs > 0 ? delay(waitMs) : undefined);
     this.#lastLoadForUnknownIdsMs = performance.now();
     this.#loadForUnknownIds = undefined;
@@ -212,7 +224,10 @@ export class KeyringSource {
     }
   }
 
-  /** Joins the load in progress or begins one. During the pause after a failure, rejects with the error of that failure. */
+  /**
+   * Joins the load in progress, or begins a load. During the pause after a failure, rejects with the error of that
+   * failure.
+   */
   #load(): Promise<Keyring> {
     const failure = this.#failureDuringPause();
     return failure === undefined ? this.#loadNow() : Promise.reject(failure);
@@ -226,7 +241,7 @@ export class KeyringSource {
     return this.#lastFailure === undefined ? 0 : this.#retryPause.leftMs();
   }
 
-  /** Joins the load in progress or begins one, also during the pause after a failure. */
+  /** Joins the load in progress, or begins a load, also during the pause after a failure. */
   #loadNow(): Promise<Keyring> {
     const provider = this.#provider;
     // A fixed keyring never changes and never becomes too old.
@@ -286,11 +301,11 @@ export class KeyringSource {
   }
 
   /**
-   * Adds a user of the keyring, until the returned function is called. While there is a user, the source subscribes to the
-   * provider and refreshes the keyring every `refreshMs`.
+   * Adds a user of the keyring, until the returned function is called. While there is a user, the source subscribes to
+   * the provider and refreshes the keyring every `refreshMs`.
    */
   listen(user: KeyUser): () => void {
-    // Subscribes first: a provider may throw, and then no user is left behind.
+    // Subscribe first, because a provider may throw. Then no user has been added.
     this.#unsubscribe ??= this.#provider?.subscribe?.(() => this.#onProviderChange());
     this.#users.add(user);
     if (this.#refreshTimer === undefined) this.#scheduleRefresh();
@@ -305,13 +320,15 @@ export class KeyringSource {
     };
   }
 
-  /** Loads also during the pause after a failure: the change at the provider may be its repair. */
+  /** Loads the keyring, even during the pause after a failure: the change may be the repair of the provider. */
   #onProviderChange(): void {
     if (this.#loading !== undefined) this.#changedWhileLoading = true;
     else this.#loadNow().catch(() => undefined);
   }
 
-  /** Schedules the next load, `refreshMs` after the last one, if the source has users and has loaded a keyring before. */
+  /**
+   * Schedules the next load, `refreshMs` after the last one, if the source has users and has loaded a keyring before.
+   */
   #scheduleRefresh(): void {
     clearTimeout(this.#refreshTimer);
     this.#refreshTimer = undefined;
@@ -337,7 +354,9 @@ export class KeyringSource {
     await Promise.allSettled(this.#writes.keys());
   }
 
-  /** The lowest generation of keyring under which a write is in progress; `undefined` if there is no write. */
+  /**
+   * The lowest generation of the keyring under which a write is in progress; `undefined` if no write is in progress.
+   */
   get sealingSince(): number | undefined {
     // Generations only grow, and a Map keeps its order: the first entry has the lowest.
     for (const generation of this.#writes.values()) return generation;

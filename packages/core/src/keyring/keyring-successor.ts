@@ -10,10 +10,11 @@ export interface Recognition {
 }
 
 /**
- * Checks that a loaded keyring may replace the one in use: it is a later generation of the same keyring, or the stores
- * show that the one in use was wrong from the beginning.
+ * Checks that a loaded keyring may replace the keyring in use. It may if it is a later generation of the same keyring,
+ * or if the stores show that the keyring in use was wrong from the beginning.
  *
- * @param askStores Asks each store which of the two keyrings it recognizes. A store that cannot answer gives `undefined`.
+ * @param askStores Asks each store which of the two keyrings it recognizes. A store that cannot answer gives
+ * `undefined`.
  * @throws KeywardError `KEYRING_ROLLBACK` for a keyring that must not replace the one in use.
  */
 export async function requireSuccessor(
@@ -25,7 +26,7 @@ export async function requireSuccessor(
   if (previous.primary === "") return;
   if (next.primary === "") throw refused("it has no keys, so stores would write plaintext");
   if (next.scopeName !== previous.scopeName) {
-    throw refused(`it is for ${shownScope(next)}, and the one in use is for ${shownScope(previous)}`);
+    throw refused(`it is for ${shownScope(next)}, and the keyring in use is for ${shownScope(previous)}`);
   }
   const problem = whyNotLater(previous, next);
   const answers = await askStores();
@@ -33,12 +34,12 @@ export async function requireSuccessor(
   if (isRecognized && answers.every((answer) => answer !== undefined && wasWrongFromTheBeginning(answer))) return;
   if (problem !== undefined) throw refused(problem);
   if (answers.some((answer) => answer?.previous && !answer.next)) {
-    throw refused("it cannot decrypt a store's check record, which the one in use can decrypt");
+    throw refused("it cannot decrypt the check record of a store, which the keyring in use can decrypt");
   }
   // Unrelated keyrings may have the same name and any generation. A process that missed a whole rotation shares no key
   // with the result, but by then the check record is encrypted under the result.
   if (!isRecognized && !sharesKey(previous, next)) {
-    throw refused("it is an unrelated keyring, which shares no key with the one in use");
+    throw refused("it is an unrelated keyring, which shares no key with the keyring in use");
   }
 }
 
@@ -47,10 +48,13 @@ function whyNotLater(previous: Keyring, next: Keyring): string | undefined {
     return `it is another keyring, named ${JSON.stringify(next.name)} instead of ${JSON.stringify(previous.name)}`;
   }
   if (next.generation >= previous.generation) return undefined;
-  return `it is of generation ${next.generation}, and the one in use is of generation ${previous.generation}`;
+  return `it is of generation ${next.generation}, and the keyring in use is of generation ${previous.generation}`;
 }
 
-/** Nothing was written to the store with the keyring in use, so its name and generation count for nothing there. */
+/**
+ * True if the process was never allowed to write to the store with its keyring. Then the next keyring need not match
+ * the name and generation of that keyring.
+ */
 function wasWrongFromTheBeginning({ previous, hadRightRing }: Recognition): boolean {
   return !previous && !hadRightRing;
 }
@@ -61,6 +65,6 @@ function shownScope({ scopeName }: Keyring): string {
 
 function refused(problem: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The keyring from the key provider was refused: ${problem}`, {
-    hint: "Restore the right keyring at its source. This process keeps the keyring that it uses: do not restart the process before that, unless the change is intended.",
+    hint: "Restore the right keyring where the key provider loads it from. Until then, do not restart this process, because it still uses the former keyring. Only if the new keyring is intended, restart the process.",
   });
 }

@@ -72,7 +72,7 @@ export class Keyring {
   /**
    * Makes a keyring of existing keys.
    *
-   * @param primary The id of the primary. Default: the first key's.
+   * @param primary The id of the primary. Default: the id of the first key.
    * @throws KeywardError
    * - `KEY_INVALID` for an id, material, status or date that is not valid.
    * - `KEYRING_INVALID` for no keys, two keys with the same id or material, or a primary that is missing or disabled.
@@ -92,7 +92,7 @@ export class Keyring {
   /**
    * Reads a keyring document, which {@link exportKeyring} wrote.
    *
-   * @throws KeywardError `KEYRING_INVALID`, with the problem and the field; `KEY_INVALID` for an id or material of a key.
+   * @throws KeywardError `KEYRING_INVALID`, with the problem and the field; `KEY_INVALID` for a key's id or material.
    */
   static parse(document: string): Keyring {
     if (typeof document !== "string") {
@@ -113,7 +113,7 @@ export class Keyring {
     return new Keyring({ name: "keyring", generation: 1, primary: "", keys: new Map() });
   }
 
-  /** Every keyring with keys is made here, so that none breaks a rule that spans its keys. */
+  /** Makes a keyring with keys, after checking the rules that concern several keys. No other method makes one. */
   static #checked({ keys, ...rest }: KeyringContent): Keyring {
     const byId = new Map<string, RingKey>();
     const byCommitment = new Map<string, string>();
@@ -139,7 +139,7 @@ export class Keyring {
     const primary = byId.get(rest.primary);
     if (primary === undefined) {
       throw invalidKeyring(
-        `it has no key ${shownId(rest.primary)}, which is to be its primary`,
+        `its primary is key ${shownId(rest.primary)}, which the keyring does not contain`,
         "Restore the missing key if records were written under it. Otherwise set primary to the id of a key in the keyring.",
       );
     }
@@ -177,7 +177,7 @@ export class Keyring {
     }));
   }
 
-  /** The names of the stores that the keyring serves. No key is retired before a census of all of them. */
+  /** The names of the stores that the keyring serves. `retireKey` first takes a census of all of them. */
   get stores(): readonly string[] {
     return this.#parts.stores ?? [];
   }
@@ -193,11 +193,11 @@ export class Keyring {
   }
 
   /**
-   * Adds a key. An enabled key decrypts from now on; it encrypts after {@link Keyring.promote}.
+   * Returns a copy with one more key. An enabled key decrypts; it encrypts after {@link Keyring.promote}.
    *
    * @param key The new key. Default: an enabled key of random material.
-   * @throws KeywardError `KEY_INVALID` for a key that is not valid; `KEYRING_INVALID` if the keyring has its id or material
-   * already.
+   * @throws KeywardError `KEY_INVALID` for a key that is not valid; `KEYRING_INVALID` if the keyring has a key with
+   * that id or material already.
    */
   add(key: NewKey = {}): Keyring {
     requireOptions("A new key", key, newKeyOptionNames);
@@ -211,7 +211,7 @@ export class Keyring {
   }
 
   /**
-   * Makes a key the primary, which encrypts.
+   * Returns a copy in which this key is the primary, which encrypts.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEY_DISABLED` if the key is disabled.
    */
@@ -227,7 +227,7 @@ export class Keyring {
   }
 
   /**
-   * Disables a key: it decrypts nothing until it is enabled. `retireKey` disables a key only if no record needs it.
+   * Returns a copy in which this key is disabled: it decrypts nothing. `retireKey` first verifies that no record needs it.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` for the primary.
    */
@@ -237,7 +237,7 @@ export class Keyring {
   }
 
   /**
-   * Enables a key: it decrypts again.
+   * Returns a copy in which this key is enabled, and so decrypts.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key.
    */
@@ -247,7 +247,7 @@ export class Keyring {
   }
 
   /**
-   * Removes a key. Records under it can then be decrypted only with an older export of the keyring.
+   * Returns a copy without this key. Records under the key can be decrypted only with an older export of the keyring.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` for the primary.
    */
@@ -259,7 +259,7 @@ export class Keyring {
   }
 
   /**
-   * Changes the name of the keyring.
+   * Returns a copy with another name.
    *
    * @throws KeywardError `KEYRING_INVALID` for an empty or ill-formed name.
    */
@@ -268,7 +268,7 @@ export class Keyring {
   }
 
   /**
-   * Sets the names of all stores that the keyring serves. No key is retired before a census of all of them.
+   * Returns a copy with this list of the stores that the keyring serves. `retireKey` takes a census of all of them.
    *
    * @throws KeywardError `KEYRING_INVALID` for an empty or ill-formed name.
    */
@@ -277,7 +277,7 @@ export class Keyring {
   }
 
   /**
-   * Forbids plaintext in a namespace: stores refuse to read it, even if their `accept` option names it.
+   * Returns a copy that forbids plaintext in a namespace: stores do not read it there, whatever their option `accept` is.
    *
    * The function `forbidPlaintext` takes a census first, and changes the keyring only if no plaintext is left.
    *
@@ -296,8 +296,8 @@ export class Keyring {
    * The derived keyring can decrypt neither records of this keyring nor of another scope. It can be neither changed nor
    * saved: change this keyring and derive again.
    *
-   * @throws KeywardError `KEYRING_INVALID` if the keyring is scoped already, or if the name is empty, ill-formed or longer
-   * than 1,000 bytes of UTF-8.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring is scoped already, or if the name is empty, ill-formed or
+   * longer than 1,000 bytes of UTF-8.
    */
   scope(name: string): Keyring {
     if (this.#parts.scopeName !== undefined) {
@@ -353,7 +353,7 @@ export class Keyring {
     if (key !== undefined) return key;
     throw new KeywardError("KEY_UNKNOWN", `Keyring ${JSON.stringify(this.name)} has no key ${shownId(id)}`, {
       keyId: isKeyId(id) ? id : undefined,
-      hint: `Name a key that this keyring has: ${[...this.#parts.keys.keys()].join(", ") || "none"}.`,
+      hint: `Pass the id of a key that this keyring has: ${[...this.#parts.keys.keys()].join(", ") || "none"}.`,
     });
   }
 
@@ -385,7 +385,10 @@ export function isEnabled(ring: Keyring, id: string): boolean {
   return keyOf(ring, id)?.status === "enabled";
 }
 
-/** Returns whether two keyrings are equal in everything, material included. For authors of a key provider that can save. */
+/**
+ * Returns whether two keyrings are equal in everything that a keyring document contains, material included. For authors
+ * of a key provider: `save` compares the stored keyring with the one that a change is based on.
+ */
 export function sameKeyring(one: Keyring, other: Keyring): boolean {
   return isSameContent(contentOf(one), contentOf(other));
 }
@@ -402,8 +405,8 @@ export function sharesKey(one: Keyring, other: Keyring): boolean {
  * Returns the keyring document, key material included. To find every place where key material leaves a keyring, search
  * for the name of this function.
  *
- * The document of a scoped keyring contains the derived material and the name of the scope. You can give it to a process
- * that may decrypt only that scope.
+ * The document of a scoped keyring contains the derived material and the name of the scope. You can give it to a
+ * process that may decrypt only that scope.
  *
  * @throws KeywardError `KEYRING_INVALID` for a keyring without keys.
  */
@@ -424,9 +427,9 @@ export function requireSavable(ring: Keyring, name?: string): void {
     throw invalidKeyring("a scoped keyring cannot be saved", "Save the unscoped keyring that it was derived from.");
   }
   if (name === undefined || ring.name === name) return;
-  const names = `${JSON.stringify(ring.name)} where ${JSON.stringify(name)} is expected`;
-  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved is named ${names}`, {
-    hint: "Load the keyring, change it, and save the result. Only for a new keyring: give it the expected name with rename().",
+  const names = `is named ${JSON.stringify(ring.name)}, but the key provider keeps the keyring ${JSON.stringify(name)}`;
+  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved ${names}`, {
+    hint: "Load the keyring, change it, and save the result. Only if the keyring is new, give it the expected name with rename().",
   });
 }
 

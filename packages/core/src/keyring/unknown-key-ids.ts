@@ -2,7 +2,9 @@
 const rememberedMs = 5_000;
 const maxRemembered = 1_000;
 
-/** The key ids that the provider did not have when it was last asked. They are forgotten after 5 seconds. */
+/**
+ * The ids of keys that the provider did not have when it was last asked for them. Each id is forgotten after 5 seconds.
+ */
 export class UnknownKeyIds {
   readonly #askedAtMs = new Map<string, number>();
 

@@ -7,14 +7,16 @@ import type { KeyringLocation } from "./keyring-location.ts";
 
 /** Options of each call to a {@link KeyringWrapper}. */
 export interface WrapOptions {
-  /** Ends the call when aborted. `undefined` if the caller sets no limit: then the wrapper must limit the time itself. */
+  /**
+   * Ends the call when aborted. `undefined` if the caller sets no limit: then the wrapper must limit the time itself.
+   */
   readonly signal: AbortSignal | undefined;
 }
 
-/** Encrypts ("wraps") a keyring document under a key that never leaves a key service. */
+/** Encrypts ("wraps") and decrypts keyring documents under a key that never leaves a key service. */
 export interface KeyringWrapper {
   /**
-   * Wraps a document: returns a text that only the key service can unwrap. Must keep neither the bytes nor a copy of them.
+   * Wraps a document: returns a text that only the key service can unwrap. Must not keep the bytes or a copy of them.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the key service does not answer or refuses.
    */
@@ -43,8 +45,9 @@ export interface WrappedKeysOptions extends KeyFreshness {
   /**
    * The lowest generation that is accepted. Default: 1.
    *
-   * A provider also refuses any generation lower than the highest that it has loaded or saved. A new process has loaded
-   * nothing: there, only this option refuses an old keyring with a revoked key that an attacker put back.
+   * A provider also refuses any generation lower than the highest that it has loaded or saved. A new process has not
+   * loaded a keyring yet. There, only this option refuses an older keyring, with a key that was revoked since, that an
+   * attacker has put back.
    */
   readonly minGeneration?: number;
 }
@@ -95,7 +98,8 @@ export interface WrappedKeys extends KeyProvider {
  * Returns a key provider whose keyring is wrapped by a key service: the whole document, name and generation included.
  *
  * An attacker who can write to the location can neither read the keyring nor make one, but could put an older one back.
- * So the provider refuses a keyring with another name or of a generation that is too low: see {@link WrappedKeysOptions}.
+ * So the provider refuses a keyring with another name or of a generation that is too low: see {@link
+ * WrappedKeysOptions}.
  *
  * @throws KeywardError `VALUE_INVALID` for a `minGeneration` that is not an integer of at least 1, and for a setting of
  * {@link KeyFreshness} that is out of range.
@@ -196,14 +200,16 @@ class WrappedKeyring {
       this.#requireSuccessor(ring, latestBefore);
       return this.#remember(wrapped, ring);
     }
-    // The caller uses this keyring already, so it is not a rollback for the caller, whatever its generation. If the latest
-    // one is unrelated to it, the caller has refused that one: this provider forgets it.
+    // The caller uses this keyring already, so it is not a rollback for the caller, whatever its generation. If the
+    // latest one is unrelated to it, the caller has refused that one: this provider forgets it.
     const isLatestUnrelated = latestBefore !== undefined && !sharesKey(latestBefore, ring);
     if (isLatestUnrelated && this.#latest?.ring === latestBefore) this.#latest = { wrapped, ring };
     return ring;
   }
 
-  /** Remembers this keyring as the latest and returns it; returns the latest instead if that has a higher generation. */
+  /**
+   * Remembers this keyring as the latest and returns it; returns the latest instead if that has a higher generation.
+   */
   #remember(wrapped: string, ring: Keyring): Keyring {
     if (this.#latest !== undefined && this.#latest.ring.generation > ring.generation) return this.#latest.ring;
     this.#latest = { wrapped, ring };

@@ -1,8 +1,8 @@
 import type { KeyvStorageAdapter } from "keyv";
 
 /**
- * Bytes as a store keeps them. The type declares that they have no `value` and no `expires`, which makes them a legal
- * result of a Keyv adapter.
+ * Bytes that a store keeps as a value. `value` and `expires` are never present: the type declares them only to be
+ * assignable to the result type of a Keyv adapter.
  */
 export type StoredBytes = Uint8Array & {
   /** Never present. */
@@ -30,19 +30,21 @@ export interface Replacement {
 }
 
 /**
- * A store with an atomic replace: it writes a value only if the stored value is unchanged since it was read, in one
- * step. Re-encryption needs this, so that a newer write, a delete or an expiry always wins.
+ * A store with an atomic replace (compare-and-set): in one step, it compares the stored value with the value that was
+ * read, and writes a new value only if both are equal. Re-encryption needs this, so that it never undoes a newer write,
+ * a delete or an expiry.
  */
 export interface AtomicStore extends KeyvStorageAdapter {
   /**
-   * Writes `next` if the whole value under `key` equals `expected`, type included. Resolves to whether it wrote. The
-   * record keeps its remaining time to live in the store. If `expected` is `undefined`, the write happens only if there
-   * is no value under `key`, and the new record does not expire.
+   * Writes `next` if the whole value under `key` equals `expected`, type included. Resolves to true if `next` was
+   * written. The record keeps its remaining time to live in the store. If `expected` is `undefined`, the write happens
+   * only if there is no value under `key`, and the new record does not expire.
    */
   replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean>;
   /**
    * Makes several replacements as {@link AtomicStore.replace} does, in one round trip. A replacement that is not made
-   * does not stop the others. Resolves to whether each was made, in the order of `changes`.
+   * does not stop the others. Resolves to one boolean for each replacement, in the order of `changes`: true if it was
+   * made.
    */
   replaceMany?(changes: readonly Replacement[]): Promise<boolean[]>;
 }
@@ -65,7 +67,7 @@ export interface ScanPage {
   readonly entries: readonly ScannedRecord[];
 }
 
-/** A store that can be scanned page by page, with every namespace of its backend. */
+/** A store whose records can be read page by page. A scan returns the records of every namespace of the backend. */
 export interface ScannableStore {
   /**
    * Returns a page of about `limit` records. A record that is stored during the whole scan is returned at least once. A
@@ -81,9 +83,9 @@ export interface ScannableStore {
 /** A store whose scan can be divided into ranges, so that several processes share it. */
 export interface RangedStore extends ScannableStore {
   /**
-   * Returns at most `count` ranges of about equal size. Every record of every namespace is in exactly one range,
-   * including records that are written later. A range stays valid when the process that got it ends, and after any
-   * change to the backend.
+   * Divides the records of the backend into at most `count` ranges of about equal size, and returns the name of each
+   * range, to be passed to `scan`. Every record of every namespace is in exactly one range, including records that are
+   * written later. A range stays valid when the process that got it ends, and after any change to the backend.
    *
    * @throws KeywardError `VALUE_INVALID` for a count that is not an integer of at least 1.
    */
@@ -117,15 +119,15 @@ export interface ReservedSpace {
 /** A store that declares how long its calls take at most. If it has `replace`, it has `replaceMany` too. */
 export interface BoundedStore {
   /**
-   * Maximum time from the call of a write, or a batch of writes, until it was last sent to the backend, in
-   * milliseconds. It includes all attempts and the pauses between them. An integer between 0 and 3,600,000 (one hour);
-   * 0 if a call never waits. With any other value, a process cannot register as a replica of the store. A rotation
-   * waits this much longer before it treats a replica without a heartbeat as gone.
+   * Maximum time between the call of a write (or a batch of writes) and its last transmission to the backend, in
+   * milliseconds, with all attempts and the pauses between them. An integer between 0 and 3,600,000 (one hour); 0 if a
+   * call never waits. If the value is outside this range, no process can register as a replica of the store. After the
+   * lease of a replica has lapsed, a rotation waits this much longer before it treats the replica as gone.
    */
   readonly longestCallMs: number;
 }
 
-/** A store with one view for each namespace. The views share one connection. */
+/** A store that returns a view on each of its namespaces. The views share one connection. */
 export interface NamespacedStore {
   /**
    * Returns the view on one namespace; "" for records without a namespace. Disconnecting a view does not close the
@@ -181,7 +183,10 @@ export function isNamespaced(store: object): store is NamespacedStore {
   return hasMethod(store, "namespaced");
 }
 
-/** Returns the name of a store in errors: its `description`, or else the name of its class. */
+/**
+ * Returns the name of a store in errors: its `description`; without one, the name of its class; without that, "the
+ * store".
+ */
 export function describeStore(store: object): string {
   const description: unknown = Reflect.get(store, "description");
   if (typeof description === "string") return description;

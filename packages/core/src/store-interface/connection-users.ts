@@ -1,26 +1,26 @@
 // The rules for closing a connection. They hold for every store, and only this module counts the users of a connection:
 //
 // 1. The store that opened a connection closes it in its `disconnect()`. Views of that store and its reserved space
-//    share the connection, and their `disconnect()` closes nothing.
-// 2. A store under several EncryptedStores, including those of `createKeyv`, is disconnected with the last of them.
-//    This also holds for any other object that its users share and did not open, such as a Keyv adapter under several
-//    stores.
+// share the connection, and their `disconnect()` closes nothing. 2. A store under several EncryptedStores, including
+// those of `createKeyv`, is disconnected when the last of them disconnects. This also holds for any other object that
+// its users share and did not open, such as a Keyv adapter under several    stores.
 
 interface Sharing {
   readonly users: Set<object>;
-  /** The functions to call after the last user has left, each under the object that it disconnects. */
+  /** The functions that close the connection after the last user has left, by the object that each disconnects. */
   readonly closings: Map<object, () => Promise<unknown>>;
 }
 
 const sharings = new WeakMap<object, Sharing>();
 
 /**
- * Counts one more user of a connection that several users share and none of them opened.
+ * Registers one more user of a connection that several users share and none of them opened.
  *
  * @param shared the object that identifies the connection, the same object for all of its users.
  * @param close disconnects `opened`. It is called after the last user has left, once for each different `opened`.
  * @param opened the object that `close` disconnects. Default: `shared`.
- * @returns a function that ends this use. After the last use has ended, each further call of it closes again.
+ * @returns a function that ends this use. After the last use has ended, each further call of such a function closes the
+ * connection again.
  * @example
  * const leave = shareConnection(adapter, async () => adapter.disconnect());
  */

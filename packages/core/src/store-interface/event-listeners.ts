@@ -9,8 +9,8 @@ const sharedListeners = new WeakMap<object, Map<string, SharedListener>>();
 
 /**
  * Calls the listener for each event of an emitter, until the returned function is called. Any number of listeners share
- * one listener on the emitter, so Node.js does not warn of a leak. An object without `on` is accepted, and never calls
- * the listener.
+ * one listener on the emitter, so Node.js does not warn of a leak. If the emitter has no method `on`, the listener is
+ * never called.
  *
  * @param emitter an object with `on`, and with `off` or `removeListener`.
  * @returns a function that removes the listener.

@@ -29,8 +29,9 @@ export interface ReplacementUntil extends Replacement {
 }
 
 /**
- * The wrapped store, of any kind. It turns every rejection into a KeywardError, passes values as strings or bytes, and
- * has the store's optional capabilities as properties.
+ * One interface to the wrapped store, whether it is a Keyv 6 adapter, a Keyv 5 adapter or a Map. It turns every
+ * rejection of the store into a KeywardError, passes values as strings or bytes, and has the store's optional
+ * capabilities as properties.
  */
 export class InnerStore {
   /** The name of the store in error messages. */
@@ -46,7 +47,7 @@ export class InnerStore {
   /** The object that emits the errors of the connection below the adapter. */
   readonly #errorSource: object;
   readonly #namespaceUse: NamespaceUse;
-  /** Only for a store without an atomic replace. */
+  /** Makes writes and replacements of one key take turns. Only for a store without an atomic replace. */
   #turns: WriteTurns | undefined;
 
   /**
@@ -72,7 +73,7 @@ export class InnerStore {
     if ("throwOnErrors" in given) Reflect.set(given, "throwOnErrors", true);
   }
 
-  /** The namespace that was set, or else that of the adapter; "" for none. */
+  /** The namespace that was set; if none was set, the namespace of the adapter; "" if there is none. */
   get namespace(): string {
     return this.#namespaceUse.namespace;
   }
@@ -80,8 +81,8 @@ export class InnerStore {
   /**
    * Marks the namespace as in use, and returns it. Each call of the store reads the namespace once, at its start.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` when the store is in use with another namespace whose keys could overlap;
-   * `VALUE_INVALID` for the reserved namespace.
+   * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and keys of both
+   * namespaces could be the same key in the store; `VALUE_INVALID` for the reserved namespace.
    */
   useNamespace(): string {
     return this.#namespaceUse.begin();
@@ -93,7 +94,8 @@ export class InnerStore {
   }
 
   /**
-   * Sets the namespace of the next call. An adapter that others use stays as it is until then.
+   * Sets the namespace for the next call. The namespace of the adapter itself does not change before that call, because
+   * other users may share the adapter.
    *
    * @throws KeywardError `VALUE_INVALID` for the reserved namespace.
    */
@@ -101,7 +103,7 @@ export class InnerStore {
     this.#namespaceUse.set(namespace);
   }
 
-  /** Lets others use the store with another namespace. */
+  /** Ends the use of the namespace, so that other users of the store can use another namespace. */
   releaseNamespace(): void {
     this.#namespaceUse.release();
   }
@@ -123,10 +125,10 @@ export class InnerStore {
   }
 
   /**
-   * Counts one more user of the connection.
+   * Registers one more user of the store's connection.
    *
    * @param opened the object to disconnect. Default: the store itself.
-   * @returns a function that ends this use. It disconnects when the last use has ended.
+   * @returns a function that ends this use. The end of the last use disconnects `opened`.
    */
   shareConnection(opened?: { disconnect?(): Promise<unknown> }): () => Promise<void> {
     // Every view of a backend has the same reserved space.
@@ -220,7 +222,10 @@ export class InnerStore {
     }
   }
 
-  /** Makes each replacement whose record is unchanged, in one round trip if the store can. Returns which were made. */
+  /**
+   * Makes each replacement whose record still has the expected value, in one round trip if the store has `replaceMany`.
+   * Returns, for each replacement, whether it was made.
+   */
   async replaceMany(atomic: AtomicStore, changes: readonly Replacement[]): Promise<boolean[]> {
     const adapter = this.#adapter;
     const stored =
@@ -236,15 +241,17 @@ export class InnerStore {
   }
 
   /**
-   * Keeps {@link replaceRacing} from undoing writes that are made through this object. Call it before the first write.
+   * Makes all writes through this object take turns with {@link replaceRacing}, so that no replacement undoes one of
+   * these writes. Call this method before the first write.
    */
   takeTurns(): void {
     this.#turns = new WriteTurns();
   }
 
   /**
-   * Makes each replacement whose record is unchanged, for a store without an atomic replace. A write of another process
-   * between the comparison and the replacement is lost. Returns which replacements were made.
+   * Makes each replacement whose record still has the expected value, for a store without an atomic replace. A write of
+   * another process between the comparison and the replacement is lost. Returns, for each replacement, whether it was
+   * made.
    */
   async replaceRacing(changes: readonly ReplacementUntil[]): Promise<boolean[]> {
     const turns = this.#turns ?? new WriteTurns();
@@ -274,8 +281,8 @@ export class InnerStore {
 }
 
 /**
- * Returns which writes of a batch were made. A store answers for each of them or for all at once, and only `false`
- * means that a write was not made.
+ * Returns, for each write of a batch, whether it was made. A store may answer with a list, or with one value for the
+ * whole batch. Only `false` means that a write was not made.
  */
 function outcomes(method: string, length: number, answer: unknown): boolean[] {
   if (!Array.isArray(answer)) return Array.from({ length }, () => answer !== false);
@@ -291,7 +298,7 @@ function noAnswer(method: string, what: string, length: number, answer: unknown)
 }
 
 /**
- * Returns the atomic replace of the store, which makes re-encryption safe beside live traffic.
+ * Returns the store if it has an atomic replace, which lets re-encryption run while the application writes.
  *
  * @throws KeywardError `STORE_NOT_ATOMIC` for a store that has none.
  */
@@ -301,15 +308,16 @@ export function requireAtomic(inner: InnerStore): AtomicStore {
     "STORE_NOT_ATOMIC",
     `Re-encryption needs replace(), which ${inner.description} does not have`,
     {
-      hint: "Use a store that has replace(), or leave re-encryption off: it could undo a newer write.",
+      hint: "Use a store that has `replace()`. Otherwise do not turn re-encryption on: without `replace()` it could undo a newer write.",
     },
   );
 }
 
 /**
- * Calls a store, and turns what the call rejects with into a KeywardError.
+ * Calls a store, and turns a rejection of the call into a KeywardError.
  *
- * @throws KeywardError the one that the call rejected with, or `STORE_UNAVAILABLE` with any other error as its cause.
+ * @throws the KeywardError that the call rejected with. If the call rejected with any other error, `STORE_UNAVAILABLE`
+ * with that error as its cause.
  */
 export async function wrapRejection<Result>(operation: () => Promise<Result>): Promise<Result> {
   try {
@@ -321,7 +329,7 @@ export async function wrapRejection<Result>(operation: () => Promise<Result>): P
 
 function storeError(error: unknown): KeywardError {
   const hint =
-    "Check that the store is reachable, and try again. A write may or may not have arrived. The cause has more.";
+    "Read `error.cause`, the store's own error. Check that the store is reachable, and try again. If the call was a write, the store may or may not have executed it.";
   return asKeywardError(error, "STORE_UNAVAILABLE", "The store failed", hint);
 }
 

@@ -7,7 +7,10 @@ import { asBuffer } from "./stored-bytes.ts";
 /** The settings by which a Keyv decodes a stored value, as they are at the time of the read. */
 type Codec = Pick<Keyv, "serialization" | "compression" | "encryption">;
 
-/** For each known serialization, whether it writes text. By Keyv's types all of them do, but some write bytes. */
+/**
+ * Whether a serialization writes text, for each serialization that was used before. Keyv's types allow only text, but
+ * some serializations write bytes.
+ */
 const writesText = new WeakMap<KeyvSerializationAdapter, boolean>();
 
 /**
@@ -24,9 +27,10 @@ export function decodeForKeyv<Value>(codec: Codec, value: unknown): KeyvValue<Va
 }
 
 async function unwrap({ compression, encryption }: Codec, value: unknown): Promise<unknown> {
-  // Their types name only text, but they must get back as bytes any value that they wrote as bytes.
+  // The types of `decrypt` and `decompress` accept only text, but a value that they wrote as bytes must be passed to
+  // them as bytes.
   let unwrapped: unknown = value;
-  // As in Keyv, `null` means that there is none.
+  // As in Keyv, `null` means that there is no encryption or compression.
   if (encryption?.decrypt !== undefined) unwrapped = await Reflect.apply(encryption.decrypt, encryption, [unwrapped]);
   if (compression?.decompress !== undefined)
     unwrapped = await Reflect.apply(compression.decompress, compression, [unwrapped]);

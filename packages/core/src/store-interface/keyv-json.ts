@@ -3,17 +3,18 @@ import { KeyvJsonSerializer, type KeyvSerializationAdapter } from "keyv";
 const keyvSerializer = new KeyvJsonSerializer();
 
 /**
- * Matches JSON that may have a string value beginning with a colon, plain or escaped: at the beginning of the text, or
- * after a colon, a bracket or a comma. Such strings are all that Keyv writes differently from plain JSON.
+ * Matches JSON that may contain a string value that begins with a colon, plain or escaped. Such a value is at the
+ * beginning of the JSON, or follows a colon, a bracket or a comma. Only such strings can differ between Keyv's JSON and
+ * plain JSON.
  */
 const mayBeMarked = /(?:^|[:[,])\s*"(?::|\\u003a)/i;
 
 /**
  * A faster serializer for Keyv's JSON. It writes the same bytes and reads the same values as `KeyvJsonSerializer`.
  *
- * Keyv's serializer marks bytes, big integers and strings that look marked. For this it copies every value before
- * writing, and calls a function for each part while reading. Both take longer than encrypting the record, so this
- * serializer leaves them out if the value has nothing to mark.
+ * Keyv's serializer puts a mark in front of bytes, big integers, and strings that already begin like a mark. To find
+ * them, it copies every value before it writes, and calls a function for each part of the JSON that it reads. Each of
+ * these takes longer than encrypting the record. So this serializer skips them if the value has nothing to mark.
  */
 export const keyvJson: KeyvSerializationAdapter = {
   stringify: (value) => (isPlain(value) ? JSON.stringify(value) : keyvSerializer.stringify(value)),

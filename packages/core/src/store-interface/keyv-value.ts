@@ -8,8 +8,8 @@ import { asBuffer } from "./stored-bytes.ts";
 // or null. For `undefined` Keyv writes no `value`.
 
 /**
- * Returns whether an object has the form in which Keyv keeps a value: no other fields than `value` and `expires`, so
- * that Keyv would lose nothing of it. An object without `value` has the form that Keyv keeps for `undefined`.
+ * Returns whether an object has the form in which Keyv keeps a value: no fields other than `value` and `expires`. Keyv
+ * would lose any other field. An object without `value` has the form that Keyv keeps for `undefined`.
  */
 export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
   // This excludes an array, a Map or a Date, also one of another realm.
@@ -46,8 +46,8 @@ export function readKeyvJson(stored: StoredValue): RecordContent | undefined {
 }
 
 /**
- * Returns a stored value as text, since a store of bytes returns text as bytes; `undefined` for bytes that are not
- * UTF-8.
+ * Returns a stored value as text. Bytes are decoded as UTF-8, because a store of bytes returns text as bytes. Returns
+ * `undefined` for bytes that are not UTF-8.
  */
 export function textOf(stored: StoredValue): string | undefined {
   if (typeof stored === "string") return stored;

@@ -2,22 +2,26 @@ import type { KeyvStorageAdapter } from "keyv";
 import { KeywardError } from "../errors/errors.ts";
 import { namespacesOverlap, type WrappableStore } from "./wrappable-store.ts";
 
-/** The namespace that records of the reserved space are encrypted for. An application cannot choose it. */
+/**
+ * The namespace for which Keyward encrypts its own records in the reserved space. An application cannot use this
+ * namespace.
+ */
 export const reservedNamespace = "\0keyward";
 
 /** The namespaces in use on each store that was passed to be wrapped, with the number of their users. */
 const namespacesInUse = new WeakMap<object, Map<string, number>>();
 
 /**
- * The namespace of one user of a wrapped store. Several users may share a store if the keys of their namespaces cannot
- * overlap in it. A namespace is in use from the first call until it is released.
+ * The namespace that one user of a wrapped store, such as an `EncryptedStore`, has in that store. Several users may
+ * share a store if a key of one namespace can never be the same key in the store as a key of another. A namespace is in
+ * use from the user's first call until it is released.
  */
 export class NamespaceUse {
   readonly #given: WrappableStore;
   readonly #adapter: KeyvStorageAdapter;
-  /** The namespace that was set; `undefined` for that of the adapter. */
+  /** The namespace that was set; `undefined` if none was set, so that the namespace of the adapter applies. */
   #wanted: string | undefined;
-  /** The namespace that calls have used. */
+  /** The namespace that calls have used since the last release; `undefined` if there was no call. */
   #used: string | undefined;
 
   constructor(given: WrappableStore, adapter: KeyvStorageAdapter) {
@@ -25,7 +29,7 @@ export class NamespaceUse {
     this.#adapter = adapter;
   }
 
-  /** The namespace that was set, or else that of the adapter; "" for none. */
+  /** The namespace that was set; if none was set, the namespace of the adapter; "" if there is none. */
   get namespace(): string {
     return this.#wanted ?? this.#adapter.namespace ?? "";
   }
@@ -36,7 +40,8 @@ export class NamespaceUse {
   }
 
   /**
-   * Sets the namespace of the next call. An adapter that others use stays as it is until then.
+   * Sets the namespace for the next call. The namespace of the adapter itself does not change before that call, because
+   * other users may share the adapter.
    *
    * @throws KeywardError `VALUE_INVALID` for the reserved namespace.
    */
@@ -48,8 +53,8 @@ export class NamespaceUse {
   /**
    * Marks the namespace as in use, and returns it. Each call of the store reads the namespace once, at its start.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` when the store is in use with another namespace whose keys could overlap;
-   * `VALUE_INVALID` for the reserved namespace.
+   * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and keys of both
+   * namespaces could be the same key in the store; `VALUE_INVALID` for the reserved namespace.
    */
   begin(): string {
     const { namespace } = this;
@@ -71,7 +76,7 @@ export class NamespaceUse {
   #claim(namespace: string): void {
     requireUnreserved(namespace);
     const adapter = this.#adapter;
-    // A call that is in progress would continue in the other namespace.
+    // This user must release its namespace first: a call in progress would otherwise continue in the new namespace.
     const before = this.#used;
     if (before !== undefined) throw conflict(before === namespace ? (adapter.namespace ?? "") : before, namespace);
     let inUse = namespacesInUse.get(this.#given);
@@ -105,9 +110,7 @@ function conflict(used: string, namespace: string): KeywardError {
     `This store instance is in use with the namespace ${JSON.stringify(used)} and cannot also use ${JSON.stringify(namespace)}`,
     {
       namespace,
-      hint:
-        "Give each Keyv its own store instance: store.namespaced(…) if the store has it, or a second adapter. Over one " +
-        "Map, no namespace may begin with another namespace and a colon.",
+      hint: "Give each Keyv its own store instance: `store.namespaced(…)` if the store has this method, otherwise a second adapter. If several Keyvs share one Map, no namespace may begin with another namespace and a colon.",
     },
   );
 }

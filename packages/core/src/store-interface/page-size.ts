@@ -29,22 +29,22 @@ export class PageSize {
     return Math.max(1, Math.floor(Math.min(this.#most, this.#grown, this.#mostByBytes, this.#mostByTime)));
   }
 
-  /** Records the size of the last page. */
+  /** Notes how many records and bytes the last page held. */
   held(records: number, bytes: number): void {
     if (records > 0) this.#mostByBytes = (records * targetPageBytes) / bytes;
     this.#grown = this.limit * 2;
   }
 
   /**
-   * Records how long the work on a page took. The time of the scan itself does not count: it may be slow because of
-   * records that it skipped.
+   * Notes how long the work on a page took. The time of the scan itself is not part of it, because the scan may be slow
+   * for another reason: it may have skipped many records.
    */
   took(records: number, workMs: number): void {
     if (records > 0) this.#mostByTime = (records * targetPageMs) / workMs;
   }
 }
 
-/** Returns about how many bytes of memory records take. */
+/** Returns the approximate memory that records take, in bytes. */
 export function bytesOf(entries: readonly ScannedRecord[]): number {
   return entries.reduce((sum, { namespace, key, value }) => sum + namespace.length + key.length + value.length, 0);
 }

@@ -42,18 +42,21 @@ export function requireValue(key: string, value: unknown): StoredValue {
 }
 
 /**
- * A number up to this one counts as a duration, not as a time: as a time it is in the year 2001 or earlier, as a
- * duration it is up to 31 years.
+ * The largest number that counts as a duration instead of a time. As a time it is in the year 2001; as a duration it is
+ * about 31 years.
  */
 const longestDurationMs = 10 ** 12;
 
-/** A number up to this one means "long ago". As a duration it would be over before the caller could use the record. */
+/**
+ * The largest number that counts as a time long ago. As a duration, it would be over before the caller could use the
+ * record.
+ */
 const passedAtOnceMs = 2;
 
 /**
  * Returns when a record expires, in whole milliseconds since the epoch, rounded up; `undefined` for a record that does
- * not expire. Keyv 6 passes a time and Keyv 5 a duration, so a number above 2 and up to 10^12 that is not a time in the
- * future is a duration from now.
+ * not expire. Keyv 6 passes a time and Keyv 5 a duration, so a number above 2 and up to 10^12 counts as a duration from
+ * now, unless it is a time in the future.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.
  */
@@ -65,10 +68,10 @@ export function requireExpires(key: string, expires: unknown): number | undefine
 }
 
 /**
- * Returns when an entry of a batch expires, like {@link requireExpires}. Keyv 6 sets its `expires`, and Keyv 5 its
- * `ttl`, a duration in milliseconds, where 0 means that the entry does not expire.
+ * Returns when an entry of a batch expires, like {@link requireExpires}. Keyv 6 sets the field `expires` of an entry.
+ * Keyv 5 sets the field `ttl`: a duration in milliseconds, or 0 for an entry that does not expire.
  *
- * @throws KeywardError `VALUE_INVALID` if one of them is set and not a number.
+ * @throws KeywardError `VALUE_INVALID` if `expires` or `ttl` is set and is not a number.
  */
 export function requireEntryExpires(entry: KeyvStorageEntry<unknown>): number | undefined {
   const { key, expires } = entry;

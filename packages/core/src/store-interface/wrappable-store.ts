@@ -9,7 +9,7 @@ import { sameStored } from "./store-arguments.ts";
 export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, unknown>;
 
 /**
- * Checks that a value is a store that can be wrapped. Code without types may pass anything.
+ * Checks that a value is a store that can be wrapped, because JavaScript code may pass anything.
  *
  * @throws KeywardError `STORE_INVALID`.
  */
@@ -46,7 +46,8 @@ export function toAdapter(given: WrappableStore): KeyvStorageAdapter {
 }
 
 /**
- * Returns the key that a store sees if it is called past its adapter: Keyv's bridge puts the namespace before the key.
+ * Returns the key under which the store below an adapter keeps a record: Keyv's bridge puts the namespace before the
+ * key.
  */
 export function keyInStore(adapter: KeyvStorageAdapter, key: string): string {
   return adapter instanceof KeyvBridgeAdapter ? adapter.getKeyPrefix(key, adapter.namespace) : key;
@@ -77,7 +78,9 @@ function isKeyv6Adapter(store: KeyvStorageAdapter | KeyvBridgeStore): store is K
   return "capabilities" in store && store.capabilities?.expires === true;
 }
 
-/** Keyv's bridge, except that a failed delete is an error and not a record that was not found. */
+/**
+ * Keyv's bridge, except that a failed delete rejects. Keyv's own bridge reports it as if the record had not been found.
+ */
 class Bridge extends KeyvBridgeAdapter {
   override async deleteMany(keys: string[]): Promise<boolean[]> {
     if (this.store.deleteMany !== undefined) return await super.deleteMany(keys);

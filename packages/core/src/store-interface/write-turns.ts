@@ -1,5 +1,6 @@
 /**
- * Keeps a replacement that first compares and then writes from undoing a write of the same store object.
+ * Prevents a replacement, which first compares a record and then writes it, from undoing a write that was made through
+ * the same store object in between.
  *
  * - A replacement is not made if a write of its key is in progress, or was in progress at any time since the
  *   comparison.
@@ -14,7 +15,7 @@ export class WriteTurns {
   #cleared = false;
   readonly #replacing = new Map<string, Promise<unknown>>();
 
-  /** Runs a write of some keys, or of all keys. */
+  /** Runs a write of these keys, or of all keys. The write first waits for replacements of its keys that have begun. */
   async write<Result>(keys: readonly string[] | "all", work: () => Promise<Result>): Promise<Result> {
     this.#count(keys, 1);
     try {
@@ -26,7 +27,10 @@ export class WriteTurns {
     }
   }
 
-  /** Runs work that reads and compares records and then replaces them. One such run may be in progress at a time. */
+  /**
+   * Runs work that reads and compares records and then replaces them. At most one such run may be in progress at a
+   * time.
+   */
   async comparing<Result>(work: () => Promise<Result>): Promise<Result> {
     this.#touched = new Set(this.#writing.keys());
     this.#cleared = this.#clearing > 0;
@@ -38,8 +42,8 @@ export class WriteTurns {
   }
 
   /**
-   * Runs the replacement of a record that was compared, unless the record is being written. Returns whether it was
-   * made.
+   * Runs the replacement of a record that was compared, unless a write of the record has been in progress since the
+   * comparison began. Returns whether the replacement was made.
    */
   async replace(key: string, work: () => Promise<boolean>): Promise<boolean> {
     if (this.#cleared || this.#touched?.has(key) === true) return false;

@@ -12,7 +12,7 @@ export class BackgroundEvents {
     this.#emit = emit;
   }
 
-  /** Emits an event. If a listener throws, no caller could catch it: the process emits a warning instead. */
+  /** Emits an event. If a listener throws, the process emits a warning, because no caller could catch the error. */
   emit(event: string, ...details: unknown[]): void {
     try {
       this.#emit(event, ...details);

@@ -34,8 +34,8 @@ export interface StoredCheckRecord {
 }
 
 /**
- * The check record of a store, or of one scope in it: an encrypted record in the reserved space. A keyring that can decrypt
- * the check record belongs to the store.
+ * The check record of a store, or of one scope in it: an encrypted record in the reserved space. A keyring that can
+ * decrypt the check record belongs to the store.
  */
 export class CheckRecord {
   readonly store: CheckedStore;
@@ -72,7 +72,7 @@ export class CheckRecord {
     return new CheckRecord(this.store, this.reserved, this.#codec.forScope(scope), { scope, unscoped: this });
   }
 
-  /** The keyring in use, derived for the scope of this check record. */
+  /** Returns the keyring in use, derived for the scope of this check record. */
   keyringInUse(): Keyring | Promise<Keyring> {
     return this.#codec.ring();
   }
@@ -112,7 +112,7 @@ export class CheckRecord {
    * Replaces the check record if it is still `expected`, and creates it if `expected` is `undefined` and there is none.
    *
    * @param generation the lowest generation that a process needs in order to write. Default: that of the keyring.
-   * @returns whether it did.
+   * @returns whether the check record was written.
    */
   async replace(keyring: Keyring, expected: StoredValue | undefined, generation?: number): Promise<boolean> {
     const address = this.#address(keyring);
@@ -175,8 +175,8 @@ function problemWith(
     case "KEY_DISABLED":
       return `${store} was written with key "${keyId}", which is disabled in this process`;
     case "KEY_MISMATCH":
-      return `${store} was written with another key "${keyId}" than the one of this id that this process has`;
+      return `${store} was written with a key "${keyId}" whose material is not that of key "${keyId}" in this process`;
     default:
-      return `the check record of ${store} was altered, or is of a later release; this process has ${availableKeys}`;
+      return `the check record of ${store} was altered, or was written by a later release of Keyward; this process has ${availableKeys}`;
   }
 }

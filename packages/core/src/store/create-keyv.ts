@@ -28,8 +28,8 @@ export interface BinaryCompression {
 }
 
 /**
- * The options of {@link createKeyv}: those of {@link EncryptedStore} and of Keyv, except those of Keyv that would disable
- * encryption or delete newer writes.
+ * The options of {@link createKeyv}: the options of {@link EncryptedStore} and those of Keyv, without the options of
+ * Keyv that would disable encryption or delete newer writes.
  */
 export interface CreateKeyvOptions
   extends Omit<EncryptedStoreOptions, "decode">,
@@ -37,15 +37,18 @@ export interface CreateKeyvOptions
   /** The store for the encrypted records: a Keyv storage adapter, or a `Map`. */
   readonly store: WrappableStore;
   /**
-   * The namespace, which separates the records of this Keyv from others in the same store. Each record is encrypted for its
-   * namespace. Default: the namespace of the store if it is a view of one, otherwise none.
+   * The namespace, which separates the records of this Keyv from others in the same store. Each record is encrypted for
+   * its namespace. Default: the namespace of the store if it is a view of one, otherwise none.
    */
   readonly namespace?: string;
-  /** Serializes values to text. It cannot be disabled, because only text and bytes can be encrypted. Default: Keyv's JSON. */
+  /**
+   * Serializes values to text. It cannot be disabled, because only text and bytes can be encrypted. Default: Keyv's
+   * JSON.
+   */
   readonly serialization?: KeyvSerializationAdapter;
   /**
-   * Compresses values before they are encrypted. The length of a record then reveals something about its content. Default:
-   * none.
+   * Compresses values before they are encrypted. The length of a record then reveals something about its content.
+   * Default: none.
    */
   readonly compression?: KeyvCompressionAdapter | BinaryCompression;
 }
@@ -65,8 +68,9 @@ const createKeyvOptionNames = {
 type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStoreOptions>;
 
 /**
- * A Keyv over an {@link EncryptedStore}. Every call rejects if a record cannot be read. A plain Keyv with a listener for
- * `error` would return `undefined` instead, as for a missing record, and the application would overwrite the record.
+ * A Keyv over an {@link EncryptedStore}. Every call rejects if a record cannot be read. A plain Keyv with a listener
+ * for `error` would return `undefined` instead, as for a missing record, and the application would overwrite the
+ * record.
  */
 export class KeywardKeyv extends ReportingKeyv {
   /** The store under this Keyv, with its events and methods such as `settled()` and `allowOverwrite()`. */
@@ -93,11 +97,12 @@ export class KeywardKeyv extends ReportingKeyv {
 
   /**
    * The namespace of this Keyv. A host, such as a Keyv 5 that uses this Keyv as its store, may assign its own namespace
-   * before its first call. The option `namespace` of `createKeyv` then stays in effect, because the keys of the host begin
-   * with its namespace already. After the first call, assigning another namespace makes calls reject with
+   * before its first call. The option `namespace` of `createKeyv` then stays in effect, because the keys of the host
+   * begin with its namespace already. After the first call, assigning another namespace makes calls reject with
    * `NAMESPACE_CONFLICT`.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` if two hosts with different namespaces share this Keyv: their keys could mix.
+   * @throws KeywardError `NAMESPACE_CONFLICT` if two hosts with different namespaces share this Keyv: their keys could
+   * mix.
    */
   override get namespace(): string | undefined {
     return super.namespace;
@@ -118,7 +123,7 @@ export class KeywardKeyv extends ReportingKeyv {
         `This Keyv is the store of a host with namespace ${first}, and cannot also be that of namespace ${second}`,
         {
           namespace: own,
-          hint: "Call createKeyv again for the second host, with another namespace. If a host wrapped your Keyv 5 in its own Keyv 5, import Keyv from the same package as that host.",
+          hint: "For a second host, call createKeyv again with another namespace. If there is only one host, that host has put a second Keyv 5 around yours: to prevent this, import Keyv from the same package as that host.",
         },
       );
     }
@@ -126,8 +131,8 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Waits for lazy re-encryption, then disconnects. Several Keyvs that `createKeyv` made over one store share its connection,
-   * which is closed with the last of them.
+   * Waits for lazy re-encryption, then disconnects. Several Keyvs that `createKeyv` made over one store share its
+   * connection, which is closed with the last of them.
    */
   override async disconnect(): Promise<void> {
     try {
@@ -139,7 +144,9 @@ export class KeywardKeyv extends ReportingKeyv {
     }
   }
 
-  /** Emits an event. After the listeners of `error` it throws the error, so that the call that failed rejects. */
+  /**
+   * Emits an event. For `error`, calls the listeners and then throws the error, so that the call that failed rejects.
+   */
   override emit(event: string | symbol, ...details: unknown[]): boolean {
     if (event !== "error") return super.emit(event, ...details);
     const [problem] = details;
@@ -169,7 +176,7 @@ export class KeywardKeyv extends ReportingKeyv {
     if (isKeyvValue(data)) return super.encode(data);
     return Promise.reject(
       new KeywardError("VALUE_INVALID", "The raw value is not an object { value, expires }", {
-        hint: "Pass an object with the field value and, at most, the field expires as a number. Put other fields into value.",
+        hint: "Pass an object with the field `value` and, at most, the field `expires`, a number. Move other fields into the object in `value`.",
       }),
     );
   }
@@ -211,13 +218,14 @@ export class KeywardKeyv extends ReportingKeyv {
     );
   }
 
-  /** Always `false`: expiry is checked inside the record. */
+  /** Always `false`, because Keyward checks the expiry inside the envelope. */
   override get checkExpired(): boolean {
     return super.checkExpired;
   }
 
   /**
-   * Cannot be set to `true`: Keyv's own check deletes an expired record without comparing it, and so deletes newer writes.
+   * Cannot be set to `true`: Keyv's own check deletes an expired record without comparing it, and so deletes newer
+   * writes.
    *
    * @throws KeywardError `VALUE_INVALID` for `true`.
    */
@@ -262,7 +270,8 @@ export function createKeyv(given: CreateKeyvOptions): KeywardKeyv {
   const { store, serialization, compression } = options;
   requireStore(store);
   // Keyv treats null as omitted, and ignores an adapter without methods: it could then not read what it wrote before.
-  const hint = "Pass an adapter for Keyv, made with new if it is a class. Omit the option to use the default.";
+  const hint =
+    "Pass an adapter for Keyv. If you passed a class, pass an instance of it. Omit the option to use the default.";
   if ((serialization ?? undefined) !== undefined)
     requireMethods("serialization", serialization, ["stringify", "parse"], hint);
   if ((compression ?? undefined) !== undefined)

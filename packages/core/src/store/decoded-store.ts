@@ -3,9 +3,9 @@ import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
 import type { DecodedReads } from "./record-reader.ts";
 
 /**
- * The store that Keyv calls: an {@link EncryptedStore} whose reads return decoded values. If Keyv decoded them, it would
- * treat bytes as a decoded value, and return `undefined`. Also the store would not know that a value could not be decoded, and
- * so would let it be overwritten.
+ * The store that Keyv calls: an {@link EncryptedStore} whose reads return decoded values. Keyv must not decode the
+ * values itself: it would treat bytes as a value that is decoded already, and return `undefined`. Also, the store would
+ * not learn that a value cannot be decoded, and so would let a write replace the record.
  */
 export class DecodedStore {
   readonly #store: EncryptedStore;
@@ -77,8 +77,8 @@ export class DecodedStore {
 }
 
 /**
- * Maps every time in the past to 0. Keyv 6 always passes a time, but the store treats small numbers as a duration, as Keyv 5
- * passes it.
+ * Returns 0 for a time in the past, and any other time unchanged. Keyv 6 always passes a time, but the store would
+ * treat a small number as a duration, which Keyv 5 passes.
  */
 function asTime(expires: number): number {
   return expires <= Date.now() ? 0 : expires;

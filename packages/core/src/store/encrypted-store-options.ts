@@ -21,9 +21,9 @@ export interface EncryptedStoreOptions {
    * - `"on-read"` replaces the record only if it is unchanged. Throttled to about 100 records of 1 KiB a second; other
    *   records wait for their next read. Default if the store can replace atomically.
    * - `"off"` leaves records as they are. Default if the store cannot replace atomically.
-   * - `"on-read-may-undo-writes"` works in any store: it reads, compares and writes. A write that another `EncryptedStore`
-   *   or process makes in between is undone, so use it only if the store has one writer. A record in a foreign format that
-   *   specifies no expiry then never expires, even if the wrapped store has an expiry for it.
+   * - `"on-read-may-undo-writes"` works in any store: it reads, compares and writes. A write that another
+   *   `EncryptedStore` or process makes in between is undone, so use it only if the store has one writer. A record in a
+   *   foreign format that specifies no expiry then never expires, even if the wrapped store has an expiry for it.
    */
   readonly reencrypt?: "on-read" | "off" | "on-read-may-undo-writes";
   /**
@@ -38,15 +38,15 @@ export interface EncryptedStoreOptions {
    */
   readonly decode?: (value: StoredValue) => unknown;
   /**
-   * Pads each value to a multiple of this many bytes before it is encrypted, which hides its length. An integer between 1
-   * and 2^20. Default: no padding.
+   * Pads each value to a multiple of this many bytes before it is encrypted, which hides the exact length of the value.
+   * An integer between 1 and 2^20. Default: no padding.
    */
   readonly padTo?: number;
   /**
-   * Registers this process as a replica of the store: it writes heartbeats to the reserved space, and a rotation waits for
-   * it. If its heartbeat lapses, the process writes nothing, through any of its stores over the same keys and backend
-   * object, until it has renewed the heartbeat and reloaded the keyring. `true` uses the defaults of
-   * {@link ReplicaOptions}. Default: `false`.
+   * Registers this process as a replica of the store: it writes heartbeats to the reserved space, and a rotation waits
+   * for it. If its heartbeat lapses, the process writes nothing, through any of its stores over the same keys and
+   * backend object, until it has renewed the heartbeat and reloaded the keyring. `true` uses the defaults of {@link
+   * ReplicaOptions}. Default: `false`.
    */
   readonly replica?: boolean | ReplicaOptions;
 }
@@ -77,7 +77,7 @@ export function requireOptionValues({ padTo, accept = [], decode, reencrypt }: E
   requireFormats(accept);
   if (decode !== undefined && typeof decode !== "function") {
     throw new KeywardError("VALUE_INVALID", `The option decode is not a function, but of type ${typeof decode}`, {
-      hint: "Pass a function that decodes a value as the application does. Omit decode if it reads strings and bytes.",
+      hint: "Pass a function that decodes a value as the application does. Omit `decode` if the application reads values as plain strings or bytes.",
     });
   }
   if (reencrypt !== undefined) requireOneOf("reencrypt", reencrypt, lazyReencryptionModes);

@@ -57,22 +57,24 @@ let attach: (store: EncryptedStore) => void;
 const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnectable | undefined }>();
 
 /**
- * A Keyv storage adapter that wraps another one. It encrypts each value for its namespace and key before it is written, and
- * decrypts what it reads.
+ * A Keyv storage adapter that wraps another one. It encrypts each value for its namespace and key before it is written,
+ * and decrypts what it reads.
  *
- * A missing or expired record is `undefined`. A record that is stored but cannot be decrypted throws. Reads never delete.
+ * A missing or expired record is `undefined`. A record that is stored but cannot be decrypted throws. Reads never
+ * delete.
  *
  * Events:
- * - `reencrypted`, `reencrypt:conflict`, `reencrypt:error`: the outcome of lazy re-encryption, a {@link ReencryptEvent}.
- * - `keyring:changed`: the key provider returned another keyring, which is the argument and now in use.
+ * - `reencrypted`, `reencrypt:conflict`, `reencrypt:error`: the outcome of lazy re-encryption, a {@link
+ *   ReencryptEvent}.
+ * - `keyring:changed`: the key provider returned another keyring, which is now in use. The argument is this keyring.
  * - `provider:error`: the key provider failed, with a `KeywardError`. The last good keyring stays in use.
- * - `store:error`: the wrapped store emitted `error`, with its error.
+ * - `store:error`: the wrapped store emitted `error`. The argument is its error.
  * - `replica:lapsed`: the heartbeat of this process has lapsed, and writes wait until it is renewed.
  * - `replica:error`: a heartbeat failed, with a `KeywardError`.
  *
- * Each `…:error` has a {@link Repetition} as its second argument. Equal errors are emitted once, then with a count after
- * pauses that grow from 5 seconds to 5 minutes, and at once again after a success. The store never emits `error`: a call
- * that fails rejects.
+ * Each `…:error` has a {@link Repetition} as its second argument. An error that repeats is emitted at once, and then
+ * after pauses that grow from 5 seconds to 5 minutes, with a count. After a success, the next error is emitted at once.
+ * The store never emits `error`: a call that fails rejects.
  */
 export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   readonly #inner: InnerStore;
@@ -95,8 +97,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    *
    * @throws KeywardError with one of these codes:
    * - `VALUE_INVALID` for an unknown option, and for a value that an option cannot have.
-   * - `STORE_INVALID` for anything but a Keyv storage adapter or a `Map`, for a Keyv, and for the option `replica` over a
-   *   store without a reserved space.
+   * - `STORE_INVALID` for anything but a Keyv storage adapter or a `Map`, for a Keyv, and for the option `replica` over
+   *   a store without a reserved space.
    * - `KEYRING_INVALID` for `keys` that are neither a keyring nor a key provider.
    * - `STORE_NOT_ATOMIC` for `reencrypt: "on-read"` over a store that cannot replace atomically.
    */
@@ -157,8 +159,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * The namespace of the wrapped store. Each record is encrypted for its namespace.
    *
-   * The namespace takes effect with the first call, until the store is disconnected. A call rejects with
-   * `NAMESPACE_CONFLICT` if the wrapped instance is in use with another namespace, because their records could mix.
+   * The namespace takes effect with the first call, and cannot be changed from then until the store is disconnected. A
+   * call rejects with `NAMESPACE_CONFLICT` if the wrapped instance is in use with another namespace, because their
+   * records could mix.
    *
    * @throws KeywardError `VALUE_INVALID` for a namespace that is ill-formed or reserved.
    */
@@ -194,8 +197,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    *
    * @param expires a time in milliseconds since the epoch. A duration, as Keyv 5 passes it, counts from now: see
    * {@link requireExpires}.
-   * @throws KeywardError `VALUE_INVALID` for a value that is neither a string nor bytes; `OVERWRITE_REFUSED` if the stored
-   * record, or the check record of the store, cannot be decrypted; `STORE_UNAVAILABLE`.
+   * @throws KeywardError `VALUE_INVALID` for a value that is neither a string nor bytes; `OVERWRITE_REFUSED` if the
+   * stored record, or the check record of the store, cannot be decrypted; `STORE_UNAVAILABLE`.
    */
   set(key: string, value: unknown, expires?: number): Promise<boolean> {
     return this.#writer.set(key, value, expires);
@@ -244,7 +247,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Iterates over the records of the namespace, as pairs of key and value. Records that cannot be decrypted are passed over.
+   * Iterates over the records of the namespace, as pairs of key and value. Records that cannot be decrypted are
+   * skipped.
    *
    * @throws KeywardError `RECORDS_UNREADABLE` after the last record, with an error for each record that could not be
    * decrypted (the first 1,000).
@@ -257,8 +261,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Waits for lazy re-encryption, then releases everything that this store holds. The wrapped store is disconnected with the
-   * last `EncryptedStore` of this process over the same backend. A call after `disconnect()` uses the store again.
+   * Waits for lazy re-encryption, then releases everything that this store holds. The wrapped store is disconnected
+   * with the last `EncryptedStore` of this process over the same backend. A call after `disconnect()` uses the store
+   * again.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` if the wrapped store cannot be disconnected.
    */
@@ -277,9 +282,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Replaces the check record of the store with one under the keyring in use, although this keyring could not decrypt it.
-   * Afterwards this keyring may write, and may overwrite records that it cannot read. Call it only if the former keyring is
-   * lost for good.
+   * Replaces the check record of the store with one under the keyring in use, although this keyring could not decrypt
+   * it. Afterwards this keyring may write, and may overwrite records that it cannot read. Call it only if the former
+   * keyring is lost for good.
    */
   async overwriteCheckRecord(): Promise<void> {
     await this.#check.overwrite(await this.#codec.ring());
@@ -356,7 +361,8 @@ function describe(given: unknown): string {
 }
 
 /**
- * Makes a store that holds no resources before {@link attachStore}, so that its maker can still fail.
+ * Makes a store that has no listeners, heartbeat or share of the connection before {@link attachStore}. So `createKeyv`
+ * can still throw without leaving anything to disconnect.
  *
  * @param opened the store to disconnect instead of the wrapped one, if the wrapped one is a view of it.
  */
@@ -370,7 +376,10 @@ export function prepareStore(
   return new EncryptedStore(store, own);
 }
 
-/** Attaches a prepared store: it holds resources from now on, until it is disconnected. */
+/**
+ * Attaches a prepared store: from now on it has listeners, a heartbeat and a share of the connection, until it is
+ * disconnected.
+ */
 export function attachStore(store: EncryptedStore): void {
   attach(store);
 }

@@ -4,8 +4,8 @@ import { type CheckRecord, parseCheckRecord } from "./check-record.ts";
 import { scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
- * The notice, in the check record of a store, that a process needs at least a certain generation of the keyring in order to
- * write. A rotation raises it; replicas read it with each heartbeat and reload their keyring.
+ * The generation, in the check record of a store, of the oldest keyring with which a process may write. A rotation
+ * raises this generation. Replicas read it with each heartbeat, and reload their keyring.
  */
 export class GenerationNotice {
   readonly #record: CheckRecord | undefined;
@@ -33,10 +33,11 @@ export class GenerationNotice {
   }
 
   /**
-   * Requires the generation of this keyring, and encrypts the check record under its primary. The check records of all scopes
-   * follow, since a process that was given the keyring of a scope reads no other check record.
+   * Requires the generation of this keyring, and encrypts the check record under its primary. Then writes the check
+   * records of all scopes in the same way, because a process that was given the keyring of a scope reads no other check
+   * record.
    *
-   * @param keyring as the source has it, not derived for the scope of the store.
+   * @param keyring the keyring as the key provider returned it, not derived for the scope of the store.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
    */
   async raise(keyring: Keyring): Promise<void> {
@@ -44,10 +45,10 @@ export class GenerationNotice {
   }
 
   /**
-   * Encrypts the check records under the primary of a keyring that is about to be saved, without requiring its generation:
-   * saving it may fail. Processes with an earlier generation do not re-encrypt these check records.
+   * Encrypts the check records under the primary of a keyring that is about to be saved, without requiring its
+   * generation: saving it may fail. Processes with an earlier generation do not re-encrypt these check records.
    *
-   * @param current the keyring in use, as the source has it, not derived for the scope of the store.
+   * @param current the keyring in use, as the key provider returned it, not derived for the scope of the store.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
    */
   async prepare(next: Keyring, current: Keyring): Promise<void> {
@@ -69,7 +70,9 @@ export class GenerationNotice {
   }
 }
 
-/** Writes one check record, unless it requires this generation already and this generation of the keyring encrypted it. */
+/**
+ * Writes one check record, unless it requires this generation already and this generation of the keyring encrypted it.
+ */
 async function requireGeneration(record: CheckRecord, keyring: Keyring, generation: number): Promise<void> {
   const scoped = record.scope === undefined || keyring.scopeName !== undefined ? keyring : keyring.scope(record.scope);
   for (;;) {
@@ -82,7 +85,9 @@ async function requireGeneration(record: CheckRecord, keyring: Keyring, generati
   }
 }
 
-/** Returns whether the error shows that no process with this keyring can write in a scope, whose name may be invalid. */
+/**
+ * Returns whether the error shows that no process with this keyring can write in a scope, whose name may be invalid.
+ */
 function isUnusableScope(error: unknown): boolean {
   return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");
 }

@@ -8,7 +8,9 @@ const prefix = "replica/";
 export interface Heartbeat {
   /** The name of the replica, for people. */
   readonly name: string;
-  /** A number that grows with each heartbeat. If it does not grow for the length of the lease, the replica has lapsed. */
+  /**
+   * A number that grows with each heartbeat. If it does not grow for the length of the lease, the replica has lapsed.
+   */
   readonly beat: number;
   /** The generation of the keyring that the replica has in use. */
   readonly generation: number;
@@ -26,15 +28,16 @@ export interface Heartbeat {
   readonly longestCallMs: number;
 }
 
-/** Bounds of the durations in a heartbeat, in milliseconds. They limit how long a rotation waits for a forged heartbeat. */
+/**
+ * Bounds of the durations in a heartbeat, in milliseconds. They limit how long a rotation waits for a forged heartbeat.
+ */
 export const heartbeatBounds = {
   heartbeatMs: { least: 10, most: 20_000 },
   lapseMs: { least: 30, most: 60_000 },
   longestCallMs: { least: 0, most: 60 * 60 * 1_000 },
 } as const;
 
-/**
- * The key of the heartbeat of a replica.
+/** Returns the key under which a replica stores its heartbeat.
  *
  * @param scope the scope of the keyring that the application passed, if that keyring was already derived for a scope.
  */

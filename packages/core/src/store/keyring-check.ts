@@ -5,8 +5,8 @@ import { hasRecordsOfAnotherKeyring, notDecryptable } from "./missing-check-reco
 import { trustedContent } from "./scoped-check-records.ts";
 
 /**
- * Verifies, before the first write, that a keyring belongs to a store: it must decrypt the check record. A process with the
- * wrong key then fails at its first write, instead of destroying records that it cannot read.
+ * Verifies, before the first write, that a keyring belongs to a store: it must decrypt the check record. A process with
+ * the wrong key then fails at its first write, instead of destroying records that it cannot read.
  */
 export class KeyringCheck {
   readonly #record: CheckRecord | undefined;
@@ -18,8 +18,8 @@ export class KeyringCheck {
   /** @param record `undefined` for a store without a reserved space: every keyring passes there. */
   constructor(record: CheckRecord | undefined) {
     this.#record = record;
-    // The unscoped keyring must pass too. Otherwise a keyring with other material could create a check record of its own
-    // for a scope that has none.
+    // The unscoped keyring must pass too. Otherwise a keyring with other material could create a check record of its
+    // own for a scope that has none.
     this.#unscoped = record?.unscoped === undefined ? undefined : new KeyringCheck(record.unscoped);
   }
 
@@ -37,7 +37,9 @@ export class KeyringCheck {
     return this.#verifyFor(keyring, undefined);
   }
 
-  /** @param scope the scope of a store whose records may be the only ones in the backend. */
+  /**
+   * @param scope the scope of the store. If the check record is missing, records of this scope are looked at as well.
+   */
   #verifyFor(keyring: Keyring, scope: string | undefined): Promise<void> | undefined {
     const record = this.#record;
     if (record === undefined || this.#verified.has(keyring)) return undefined;
@@ -55,10 +57,11 @@ export class KeyringCheck {
   }
 
   /**
-   * Which of two keyrings decrypts the unscoped check record. Returns `undefined` if neither does: then nothing is known.
-   * A disabled key counts, because the keyring still has it.
+   * Returns which of two keyrings decrypts the unscoped check record; `undefined` if neither does, because then the
+   * store recognizes neither of them. A disabled key counts, because the keyring still has it.
    *
-   * @param next the keyring that is to replace `previous`. Both are as the source has them, not derived for a scope.
+   * @param next the keyring that is to replace `previous`. Both are keyrings as the key provider returned them, not
+   * derived for a scope.
    */
   async recognizes(next: Keyring, previous: Keyring): Promise<Recognition | undefined> {
     if (this.#unscoped !== undefined) return await this.#unscoped.recognizes(next, previous);
@@ -110,7 +113,9 @@ export class KeyringCheck {
   }
 }
 
-/** Decrypts the check record, and re-encrypts it under the primary unless a later generation of the keyring wrote it. */
+/**
+ * Decrypts the check record, and re-encrypts it under the primary unless a later generation of the keyring wrote it.
+ */
 async function decryptAndReencrypt(record: CheckRecord, keyring: Keyring, stored: StoredCheckRecord): Promise<void> {
   const opened = await record.decrypt(stored);
   if (opened.current) return;

@@ -49,14 +49,16 @@ const maxQueuedBytes = 32 * 2 ** 20;
 // Encryption blocks the event loop: a batch is encrypted between two turns of it.
 const batchRecords = 32;
 // Length of the pause after a batch, as a multiple of the time that its encryption took. Reads share the processor,
-// connection and server with lazy re-encryption, and a batch delays them by about three times the time of its encryption.
-// With this pause it delays far fewer than one read in a hundred. It re-encrypts about 100 records of 1 KiB a second.
+// connection and server with lazy re-encryption, and a batch delays them by about three times the time of its
+// encryption. With this pause it delays far fewer than one read in a hundred. It re-encrypts about 100 records of 1 KiB
+// a second.
 const pausePerEncryption = 1_000;
 const maxPauseMs = 1_000;
 
 /**
- * Re-encrypts, in the background, records that reads found under another key than the primary. Both its queue and its share
- * of the time are bounded. Records that do not fit in the queue wait for their next read, or for bulk re-encryption.
+ * Re-encrypts, in the background, records that reads found under another key than the primary. Both its queue and its
+ * share of the time are bounded. Records that do not fit in the queue wait for their next read, or for bulk
+ * re-encryption.
  */
 export class LazyReencryption {
   readonly #parts: LazyReencryptionParts;
@@ -74,8 +76,8 @@ export class LazyReencryption {
   }
 
   /**
-   * Queues a record that was read, unless it is being re-encrypted already or the queue is full. If an earlier read of the
-   * same record is queued, the new one replaces it, because the record may have changed since.
+   * Queues a record that was read, unless it is being re-encrypted already or the queue is full. If an earlier read of
+   * the same record is queued, the new one replaces it, because the record may have changed since.
    *
    * @param expected the stored value that was read. The record is replaced only if it is still that value.
    */
@@ -93,7 +95,10 @@ export class LazyReencryption {
     });
   }
 
-  /** Resolves when nothing is queued or in progress. Until then there are no pauses. */
+  /**
+   * Resolves when no record is queued or in progress. While a caller waits for this, there are no pauses between
+   * batches.
+   */
   async settled(): Promise<void> {
     this.#waiting++;
     this.#pausing?.abort();
@@ -113,7 +118,8 @@ export class LazyReencryption {
         this.#inProgress.add(key);
         batch.push(job);
       }
-      // A queued record is encrypted later, under the keyring of that time: only a batch counts as encryption in progress.
+      // A queued record is encrypted later, under the keyring of that time: only a batch counts as encryption in
+      // progress.
       await this.#parts.source.whileSealing(this.#reencrypt(batch));
       for (const { address } of batch) this.#inProgress.delete(address.key);
     }
@@ -160,7 +166,10 @@ export class LazyReencryption {
     }
   }
 
-  /** The records of a batch without those in a foreign format that the application cannot decode. They stay unchanged. */
+  /**
+   * Returns the records of a batch without those in a foreign format that the application cannot decode, which stay
+   * unchanged.
+   */
   async #decodable(batch: readonly Job[]): Promise<readonly Job[]> {
     const decodable: Job[] = [];
     for (const job of batch) {
@@ -183,12 +192,13 @@ export class LazyReencryption {
     }
   }
 
-  /** The replacement of one record; `undefined` if the record must stay unchanged. */
+  /** Returns the replacement of one record; `undefined` if the record must stay unchanged. */
   #change(ring: Keyring, job: Job): ReplacementUntil | undefined {
     const { address, expected, record } = job;
     // The keyring may have been reloaded since the read: the record may be current now.
     if (ring.primary === "" || isCurrent(record.keyId, ring)) return undefined;
-    // A key that was disabled since the read may be compromised and the record forged: it must not become readable again.
+    // A key that was disabled since the read may be compromised and the record forged: it must not become readable
+    // again.
     if (record.keyId !== undefined && !isEnabled(ring, record.keyId)) return undefined;
     const { content } = record;
     try {
@@ -206,7 +216,8 @@ export class LazyReencryption {
 }
 
 function reencryptionError(cause: unknown): KeywardError {
-  const hint = "Nothing has to be done: the record is unchanged, and its next read tries again.";
+  const hint =
+    "No action is needed: the record is unchanged, and the next read of the record starts its re-encryption again.";
   return asKeywardError(cause, "STORE_UNAVAILABLE", "Lazy re-encryption of a record failed", hint);
 }
 

@@ -14,10 +14,10 @@ const maxEnvelopes = 100;
 const maxPages = 10;
 
 /**
- * Returns whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the check
- * record was deleted, and another keyring wrote the store. At most 100 envelopes are tried.
+ * Returns whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the
+ * check record was deleted, and another keyring wrote the store. At most 100 envelopes are tried.
  *
- * @param scope the scope whose records may be the only ones in the backend.
+ * @param scope the scope of the store, because the backend may contain only records of this scope.
  */
 export async function hasRecordsOfAnotherKeyring(
   { store, reserved, unscoped }: CheckRecord,
@@ -52,15 +52,20 @@ export async function hasRecordsOfAnotherKeyring(
   }
 }
 
-/** The error for a store without a check record, none of whose tried envelopes the keyring decrypts. */
+/**
+ * Returns the error for a store without a check record in which the keyring decrypts none of the envelopes that were
+ * tried.
+ */
 export function notDecryptable(store: string, keyring: Keyring): KeywardError {
-  const problem = `${store} holds records, but no check record, and none of those that were tried can be decrypted`;
+  const problem = `${store} contains records but no check record, and this keyring decrypts none of the records that were tried`;
   return new KeywardError("OVERWRITE_REFUSED", `Nothing was written: ${problem}; this process has ${keysIn(keyring)}`, {
     hint: wrongKeyringHint,
   });
 }
 
-/** Returns whether a keyring decrypts an envelope in one of these scopes; `undefined` for anything but a whole envelope. */
+/**
+ * Returns whether a keyring decrypts an envelope in one of these scopes; `undefined` for anything but a whole envelope.
+ */
 function isDecryptableInAny(
   scopes: readonly (string | undefined)[],
   keyring: Keyring,
@@ -86,7 +91,7 @@ function isDecryptableInAny(
   return isEnvelope ? false : undefined;
 }
 
-/** The scope in the key of a check record or heartbeat; `undefined` if the key has none. */
+/** Returns the scope in the key of a check record or heartbeat; `undefined` if the key names no scope. */
 function scopeInKey(key: string): string | undefined {
   if (key.startsWith(scopedPrefix)) return key.slice(scopedPrefix.length);
   return key.startsWith(heartbeatPrefix) ? readHeartbeatKey(key).scope : undefined;

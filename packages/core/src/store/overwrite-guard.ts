@@ -5,12 +5,12 @@ import type { InnerStore } from "../store-interface/inner-store.ts";
 import { requireAddress } from "../store-interface/record.ts";
 import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
-// These take about 10 MB of memory.
+// This number of marks takes about 10 MB of memory.
 const defaultMaxMarks = 250_000;
 
 /**
- * Remembers which records could not be read, and refuses writes that would overwrite them. Before such a write each record
- * is read again: the write is allowed if the record can be read now, or is gone.
+ * Marks records that could not be read, and refuses writes that would overwrite a marked record. Before such a write,
+ * each marked record is read again: the write is allowed if the record can be read now, or no longer exists.
  */
 export class OverwriteGuard {
   readonly #inner: InnerStore;
@@ -22,7 +22,10 @@ export class OverwriteGuard {
   #logicalTime = 0;
   readonly #allowed = new Map<string, Set<number>>();
   #marks = 0;
-  /** The namespaces with more unreadable records than can be remembered. Every record there is read before it is overwritten. */
+  /**
+   * The namespaces with more unreadable records than can be remembered. Every record there is read before it is
+   * overwritten.
+   */
   readonly #full = new Set<string>();
 
   constructor(inner: InnerStore, codec: RecordCodec, maxMarks = defaultMaxMarks) {
@@ -54,8 +57,8 @@ export class OverwriteGuard {
   }
 
   /**
-   * Removes the mark of a record that was deleted, written or read. A mark set after `since` stays: the unreadable record
-   * may have been written later.
+   * Removes the mark of a record that was deleted, written or read. A mark set after `since` stays: the unreadable
+   * record may have been written later.
    *
    * @param since the {@link OverwriteGuard.logicalTime} before the operation.
    */
@@ -142,7 +145,7 @@ export class OverwriteGuard {
         errors,
         cause: first,
         hint:
-          "Restore the missing keys or the records: error.errors lists each record, with its key and a hint. To discard " +
+          "Restore the missing keys or the records: `error.errors` lists each record with its key and a hint. To discard " +
           "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) and write again.",
       },
     );

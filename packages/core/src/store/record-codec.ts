@@ -32,7 +32,10 @@ export interface RecordCodecOptions {
   readonly scope?: string | undefined;
   readonly accept: readonly ForeignFormat[];
   readonly padTo?: number | undefined;
-  /** Decodes a value as the application does. Default: the application reads strings and bytes. */
+  /**
+   * Decodes a value as the application does. Default: the application reads values as plain strings or bytes, and
+   * decodes nothing.
+   */
   readonly decode?: ((value: StoredValue) => unknown) | undefined;
 }
 
@@ -56,12 +59,15 @@ export class RecordCodec {
     ];
   }
 
-  /** A codec for records of the reserved space in a scope, or in none. It accepts no foreign format and adds no padding. */
+  /**
+   * Returns a codec for records of the reserved space in a scope, or in none. It accepts no foreign format and adds no
+   * padding.
+   */
   forScope(scope: string | undefined): RecordCodec {
     return new RecordCodec(this.#source, this.#form, { scope, accept: [] });
   }
 
-  /** The keyring in use, derived for the scope of the store. */
+  /** Returns the keyring in use, derived for the scope of the store. */
   ring(): Keyring | Promise<Keyring> {
     const ring = this.#source.current();
     if (!(ring instanceof Promise)) return this.#inScope(ring);
@@ -84,7 +90,7 @@ export class RecordCodec {
     }
     if (beginsLikeEnvelope(value, address)) {
       throw recordError("VALUE_INVALID", address, "would be written in plaintext, but begins like an envelope", {
-        hint: "Configure a key, so that values are encrypted.",
+        hint: "The keyring has no keys, so values are written in plaintext. Use a keyring with a key, so that values are encrypted.",
       });
     }
     return value;
@@ -106,8 +112,8 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts an envelope synchronously. Returns `undefined` if {@link RecordCodec.open} has to be called: the keyring or the
-   * key has to be loaded, or the record is not an envelope.
+   * Decrypts an envelope synchronously. Returns `undefined` if {@link RecordCodec.open} has to be called: the keyring
+   * or the key has to be loaded, or the record is not an envelope.
    *
    * @throws KeywardError like {@link RecordCodec.open}.
    */
@@ -120,8 +126,8 @@ export class RecordCodec {
   }
 
   /**
-   * Re-encrypts an envelope under the primary of `ring`, synchronously. Returns `undefined` if {@link RecordCodec.open} has
-   * to be called: the keyring or the key has to be loaded, or `ring` has no primary.
+   * Re-encrypts an envelope under the primary of `ring`, synchronously. Returns `undefined` if {@link RecordCodec.open}
+   * has to be called: the keyring or the key has to be loaded, or `ring` has no primary.
    *
    * @throws KeywardError like {@link RecordCodec.open}.
    */
@@ -151,8 +157,8 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts an envelope even if its key is disabled. Returns `undefined` for anything but an envelope, and if the keyring
-   * does not have the key.
+   * Decrypts an envelope even if its key is disabled. Returns `undefined` for anything but an envelope, and if the
+   * keyring does not have the key.
    *
    * @throws KeywardError if the keyring has the key, and the envelope cannot be decrypted.
    */
@@ -180,7 +186,8 @@ export class RecordCodec {
   }
 
   /**
-   * Verifies that the application can decode a record in a foreign format. Once encrypted, no other format could read it.
+   * Verifies that the application can decode a record in a foreign format before the record is encrypted. If the wrong
+   * format has read it, the right format could not read it after that.
    *
    * @throws KeywardError `RECORD_MALFORMED`.
    */
@@ -271,11 +278,13 @@ function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
   if (status !== "disabled") return;
   throw recordError("KEY_DISABLED", address, `is encrypted under key "${id}", which is disabled`, {
     keyId: id,
-    hint: `Enable key "${id}" if it was disabled too early. If the key was compromised, the record is lost on purpose.`,
+    hint: `Enable key "${id}" if it was disabled too early. If the key was compromised, leave it disabled: its records stay unreadable on purpose.`,
   });
 }
 
-/** Returns whether a record under this key is current: its key is the primary, so re-encryption would change nothing. */
+/**
+ * Returns whether a record under this key is current: its key is the primary, so re-encryption would change nothing.
+ */
 export function isCurrent(keyId: string | undefined, keyring: Keyring): boolean {
   return keyId === keyring.primary;
 }
@@ -290,7 +299,7 @@ export function isUndecodable(error: KeywardError): boolean {
   return undecodable.has(error);
 }
 
-/** The error for a record that was decrypted, and whose value the application cannot decode. */
+/** Returns the error for a record that was decrypted, but whose value the application cannot decode. */
 export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardError {
   // The message of a decoder may quote the value, which is plaintext: only the name of the error is passed on.
   const name = thrown instanceof Error ? thrown.name : typeof thrown;
@@ -299,7 +308,7 @@ export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardE
     `A record was decrypted, but its value cannot be decoded: ${name}`,
     {
       ...address,
-      hint: "Read the record with the serialization and compression that it was written with. If they are right, another application wrote it.",
+      hint: "Read the record with the serialization and compression that it was written with. If both are right, another application wrote the record: give each application a namespace of its own.",
     },
   );
   undecodable.add(error);

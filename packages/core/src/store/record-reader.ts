@@ -32,8 +32,8 @@ type ReadOrError<Result> = { readonly result: Result | undefined } | { readonly 
 const maxListedErrors = 1_000;
 
 /**
- * Reads and decrypts records. A record that cannot be read is marked, so that no write replaces it by accident. A record
- * under an older key is offered to lazy re-encryption.
+ * Reads and decrypts records. A record that cannot be read is marked, so that no write replaces it by accident. A
+ * record under an older key is offered to lazy re-encryption.
  */
 export class RecordReader {
   readonly #parts: RecordReaderParts;
@@ -126,7 +126,10 @@ export class RecordReader {
     }
   }
 
-  /** Converts the value of a decrypted record, then offers the record to lazy re-encryption if its key is not the primary. */
+  /**
+   * Converts the value of a decrypted record, then offers the record to lazy re-encryption if its key is not the
+   * primary.
+   */
   #resultOf<Result>(
     record: OpenedRecord,
     stored: unknown,
@@ -170,7 +173,7 @@ function errorOf(thrown: unknown): { readonly error: KeywardError } {
 }
 
 function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
-  const hint = "Look at error.errors: it lists each unreadable record, with its key and a hint.";
+  const hint = "Read `error.errors`, which lists each unreadable record with its key and a hint.";
   if (errors.every(isUndecodable)) {
     const problem = `${broken} of ${total} records can be decrypted, but not decoded`;
     return new KeywardError("RECORD_MALFORMED", problem, { errors, hint });

@@ -19,15 +19,16 @@ export interface ReplicaOptions {
   /** Interval between heartbeats, in milliseconds: an integer between 10 and 20,000. Default: 2,000. */
   readonly heartbeatMs?: number;
   /**
-   * Length of the lease: how long a process may write after its last successful heartbeat, in milliseconds. Afterwards the
-   * heartbeat has lapsed, and the process writes nothing until it has written a heartbeat and reloaded the keyring. An
-   * integer of at least three times `heartbeatMs` and at most 60,000. Default: 10,000.
+   * Length of the lease: how long a process may write after its last successful heartbeat, in milliseconds. Afterwards
+   * the heartbeat has lapsed, and the process writes nothing until it has written a heartbeat and reloaded the keyring.
+   * An integer of at least three times `heartbeatMs` and at most 60,000. Default: 10,000.
    */
   readonly lapseMs?: number;
   /**
-   * Maximum time between the start of a write and its last transmission to the store, retries included, in milliseconds. A
-   * rotation waits this much longer before it treats a replica as lapsed. An integer between 0 and 3,600,000 (an hour). Ignored if the store
-   * specifies `longestCallMs` itself ({@link BoundedStore}). Default: 30,000.
+   * Maximum time between the start of a write and its last transmission to the store, retries included, in
+   * milliseconds. After the lease of a replica has lapsed, a rotation waits this much longer before it treats the
+   * replica as gone. An integer between 0 and 3,600,000 (an hour). Ignored if the store specifies `longestCallMs`
+   * itself ({@link BoundedStore}). Default: 30,000.
    */
   readonly longestCallMs?: number;
 }
@@ -61,8 +62,8 @@ export type ReplicaRegistrationReport =
 /** A store that registered: it is called with each report, and must not throw. */
 type Member = (report: ReplicaRegistrationReport) => void;
 
-// Longer than any two clocks differ, even if one has the wrong time zone. Whether a replica has lapsed depends on its beat,
-// and not on this expiry.
+// Longer than any two clocks differ, even if one has the wrong time zone. Whether a replica has lapsed depends on its
+// beat, and not on this expiry.
 const recordLifeMs = 24 * 60 * 60 * 1_000;
 // After a failed registration, writes wait for the next attempt for this long.
 const retryMs = 250;
@@ -91,9 +92,10 @@ export class ReplicaRegistration {
   readonly #lapseMs: number;
   readonly #longestCallMs: number;
   readonly #members = new Set<Member>();
-  /** When writing the last successful heartbeat began: the lease runs from then. */
+  /** The time at which the process began to write its last successful heartbeat. The lease runs from then. */
   #leasedSince: Moment | undefined;
-  // Each time the process joins again it gets a new id, because it may still be leaving under the former one.
+  // Each time the process registers again, it gets a new id, because it may still be deleting the heartbeat of the
+  // former id.
   #id = newId();
   #beat = 0;
   #lastGeneration = 0;
@@ -120,8 +122,8 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Returns the registration over these keys in this backend. All stores of the process share it, with the options of the
-   * store that registers first.
+   * Returns the registration of this process for these keys and this backend. All stores of the process with the same
+   * keys and backend share one registration, with the options of the store that registers first.
    *
    * @throws KeywardError `VALUE_INVALID` for a value that an option cannot have.
    */
@@ -132,7 +134,10 @@ export class ReplicaRegistration {
     return slot.registration;
   }
 
-  /** Returns the slot for the registration over the keys of this source in a backend. A store may register in it later. */
+  /**
+   * Returns the slot for the registration of this process with the keys of this source in a backend. The slot is empty
+   * until a store with the option `replica` registers.
+   */
   static slotOf(space: object, source: KeyringSource): ReplicaRegistrationSlot {
     let slotsOfBackend = slots.get(space);
     if (slotsOfBackend === undefined) {
@@ -156,8 +161,8 @@ export class ReplicaRegistration {
   /**
    * Adds a store to the registration, and starts the heartbeat with the first one.
    *
-   * @returns a function that removes the store. With the last one it deletes the heartbeat, so that no rotation waits for
-   * this process any longer, and then resolves.
+   * @returns a function that removes the store. With the last one it deletes the heartbeat, so that no rotation waits
+   * for this process any longer, and then resolves.
    */
   join(member: Member): () => Promise<void> {
     const begins = this.#unlisten === undefined;
@@ -172,20 +177,21 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Verifies that the heartbeat of this process has not lapsed, and renews a lapsed one. Returns `undefined` if the process
-   * may write now, otherwise a promise.
+   * Verifies that the heartbeat of this process has not lapsed, and renews a lapsed one. Returns `undefined` if the
+   * process may write now, otherwise a promise.
    *
-   * @throws KeywardError the error of the store or the key provider, if the heartbeat cannot be written or the keyring cannot
-   * be reloaded.
-   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring is older than the generation that a rotation requires.
+   * @throws KeywardError the error of the store or the key provider, if the heartbeat cannot be written or the keyring
+   * cannot be reloaded.
+   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring is older than the generation that a rotation
+   * requires.
    */
   requireLease(): Promise<void> | undefined {
     return this.#hasLease() ? undefined : this.#registerOnce();
   }
 
   /**
-   * Verifies the heartbeat, as {@link ReplicaRegistration.requireLease} does, if any store of the process is registered. It is
-   * called by stores without the option `replica`.
+   * Verifies the heartbeat, as {@link ReplicaRegistration.requireLease} does, if any store of the process is
+   * registered. It is called by stores without the option `replica`.
    */
   requireLeaseIfRegistered(): Promise<void> | undefined {
     return this.#members.size === 0 ? undefined : this.requireLease();
@@ -228,21 +234,21 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Verifies that a loaded keyring has the generation that the store requires. A stale key source may return a keyring that
-   * the other replicas no longer use.
+   * Verifies that a loaded keyring has the generation that the store requires. A stale key source may return a keyring
+   * that the other replicas no longer use.
    */
   async #requireLatest(loaded: Keyring): Promise<void> {
     if (loaded.primary === "") return;
     const required = await this.#parts.generationNotice.requiredGeneration(loaded);
-    // The required keyring may have been saved after this one was loaded. A load that begins now returns it, unless the key
-    // source is stale.
+    // The required keyring may have been saved after this one was loaded. A load that begins now returns it, unless the
+    // key source is stale.
     const ring = loaded.generation >= required ? loaded : await this.#parts.source.refresh();
     if (ring.generation >= required) return;
     throw new KeywardError(
       "KEYRING_ROLLBACK",
       `The key provider returned generation ${ring.generation} of the keyring, but the store requires generation ${required}`,
       {
-        hint: "Give the key provider the keyring that the other processes use: its source is stale, such as a lagging mount or a restored backup.",
+        hint: "The source of the key provider is out of date, for example a mount that lags behind or a restored backup. Put the keyring that the other processes use into this source.",
       },
     );
   }
@@ -292,15 +298,16 @@ export class ReplicaRegistration {
     if (this.#hasLease()) this.#leasedSince = since;
     if (ring.primary === "" || (await generationNotice.requiredGeneration(ring)) <= ring.generation) return;
     // A rotation waits until this process has a later keyring, so the keyring is reloaded before the provider reports a
-    // change. Heartbeats do not wait for that: an unavailable provider must not make the heartbeat lapse. The source reports
-    // its failures itself.
+    // change. Heartbeats do not wait for that: an unavailable provider must not make the heartbeat lapse. The source
+    // reports its failures itself.
     source.refresh().catch(() => undefined);
   }
 
   /**
    * Writes a heartbeat under the keyring in use, and returns that keyring.
    *
-   * @param id the replica id when the heartbeat began. A process that leaves meanwhile waits for it and deletes that record.
+   * @param id the replica id when the heartbeat began. A process that leaves meanwhile waits for it and deletes that
+   * record.
    */
   async #write(id: string): Promise<Keyring> {
     const { records, check, source } = this.#parts;
@@ -369,7 +376,7 @@ function withDefaults(options: ReplicaOptions, ofStore: unknown): Required<Repli
       "VALUE_INVALID",
       "The option replica.name is not a string of at most 255 printable characters",
       {
-        hint: "Set replica.name to such a string. Omit it to use the host name and the process id.",
+        hint: "Set replica.name to such a string, or omit it to use the host name and the process id.",
       },
     );
   }

@@ -24,8 +24,8 @@ export interface ReservedRecord {
 }
 
 /**
- * The records that Keyward itself stores in the reserved space of a store, except the check record: heartbeats, the record of
- * the last rotation, and checkpoints. They are encrypted under the keyring of the process.
+ * The records that Keyward itself stores in the reserved space of a store, except the check record: heartbeats, the
+ * record of the last rotation, and checkpoints. They are encrypted under the keyring of the process.
  */
 export class ReservedRecords {
   /** The reserved space of the store. All stores of this process over the same backend share this object. */
@@ -40,17 +40,17 @@ export class ReservedRecords {
     this.#source = source;
   }
 
-  /** The reserved records of a store; `undefined` if it has no reserved space. */
+  /** Returns the reserved records of a store; `undefined` if the store has no reserved space. */
   static of(inner: InnerStore, source: KeyringSource): ReservedRecords | undefined {
     return inner.reserved === undefined ? undefined : new ReservedRecords(inner.reserved, inner, source);
   }
 
-  /** The keyring in use. It has a scope only if the application passed a keyring derived for one. */
+  /** Returns the keyring in use. It has a scope only if the application passed a keyring derived for a scope. */
   async ring(): Promise<Keyring> {
     return await this.#codec(undefined).ring();
   }
 
-  /** The keys of all records whose key begins with a prefix. */
+  /** Returns the keys of all reserved records whose key begins with a prefix. */
   async keys(prefix: string): Promise<string[]> {
     const keys = new Set<string>();
     for await (const entries of pages(this.space, pageSize)) {
@@ -60,8 +60,8 @@ export class ReservedRecords {
   }
 
   /**
-   * Reads and decrypts a record. Returns `undefined` if there is none, or if the expiry in its envelope has passed: an
-   * attacker may have written an old record again.
+   * Reads and decrypts a record. Returns `undefined` if there is no record, or if the expiry in its envelope has
+   * passed. The expiry is checked because an attacker may have written an old record again.
    *
    * @param scope the scope of the keyring that encrypted the record.
    */
@@ -75,17 +75,17 @@ export class ReservedRecords {
     return hasExpired(expires) ? undefined : { stored, text: String(value) };
   }
 
-  /** Encrypts and writes a record, whether or not there is one. */
+  /** Encrypts and writes a record, whether or not there is one under this key. */
   async write(ring: Keyring, key: string, text: string, expires: number): Promise<void> {
     const sealed = this.#seal(ring, key, text, expires);
     await wrapRejection(() => this.space.set(key, sealed, expires));
   }
 
   /**
-   * Encrypts a record and replaces the one that was read, if that is unchanged. Its expiry stays. If `read` is `undefined`,
-   * the record is created, if there is none.
+   * Encrypts `text`, and replaces the stored record with it if the stored record is still `read`. The record keeps its
+   * expiry. If `read` is `undefined`, creates the record if there is none under this key.
    *
-   * @returns whether it did.
+   * @returns whether the record was written.
    */
   async replace(ring: Keyring, key: string, read: ReservedRecord | undefined, text: string): Promise<boolean> {
     const sealed = this.#seal(ring, key, text, undefined);
@@ -98,7 +98,8 @@ export class ReservedRecords {
   }
 
   /**
-   * Re-encrypts, under the primary, every record that can be decrypted. Then a former key is not needed for these records.
+   * Re-encrypts, under the primary, every record that can be decrypted. Then a former key is not needed for these
+   * records.
    *
    * @param next a keyring that is about to come into use. Default: the keyring in use.
    */

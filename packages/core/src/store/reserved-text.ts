@@ -1,15 +1,15 @@
 import { KeywardError } from "../errors/errors.ts";
 import { isKeyId } from "../keyring/key.ts";
 
-/** The name of a kind of record in the reserved space, as errors use it. */
+/** A kind of record in the reserved space, by its name in error messages. */
 export type ReservedKind = "heartbeat" | "check record" | "record of the last rotation";
 
 // Far more than Keyward ever writes there.
 const maxLength = 16_384;
 
 /**
- * Parses the text of a record in the reserved space, and checks every field. The text is not trusted: a process with the
- * keyring of one scope can encrypt any text for that scope.
+ * Parses the text of a record in the reserved space, and checks every field. The text is not trusted: a process with
+ * the keyring of one scope can encrypt any text for that scope.
  */
 export class ReservedText {
   readonly #kind: ReservedKind;
@@ -21,8 +21,8 @@ export class ReservedText {
   }
 
   /**
-   * Parses a text with `parseFields`. Returns the error if the record could not be decrypted, or if Keyward cannot have
-   * written its text.
+   * Parses the text of a record in the reserved space with `parseFields`, and returns the content. If `text` is the
+   * error of the decryption, returns this error. If Keyward cannot have written the text, returns `RECORD_MALFORMED`.
    */
   static read<Content>(
     kind: ReservedKind,
@@ -38,8 +38,7 @@ export class ReservedText {
     }
   }
 
-  /**
-   * The integer in a field.
+  /** Returns the integer in a field.
    *
    * @throws KeywardError `RECORD_MALFORMED` for anything but an integer within the bounds.
    */
@@ -47,27 +46,26 @@ export class ReservedText {
     const value = this.#value(field);
     const within = typeof value === "number" && Number.isSafeInteger(value) && value >= least;
     if (within && value <= (most ?? value)) return value;
-    throw malformed(this.#kind, field);
+    throw malformed(this.#kind, `the field "${field}"`);
   }
 
-  /** The integer in a field, like {@link ReservedText.amount}; `undefined` if the field is absent. */
+  /** Returns the integer in a field, like {@link ReservedText.amount}; `undefined` if the field is absent. */
   amountIfAny(field: string, bounds: { readonly least: number }): number | undefined {
     return this.#value(field) === undefined ? undefined : this.amount(field, bounds);
   }
 
   /**
-   * The string in a field.
+   * Returns the string in a field.
    *
    * @throws KeywardError `RECORD_MALFORMED` for anything but a string that `isAllowed` accepts.
    */
   text(field: string, isAllowed: (text: string) => boolean): string {
     const value = this.#value(field);
     if (typeof value === "string" && isAllowed(value)) return value;
-    throw malformed(this.#kind, field);
+    throw malformed(this.#kind, `the field "${field}"`);
   }
 
-  /**
-   * The key id in a field.
+  /** Returns the key id in a field.
    *
    * @throws KeywardError `RECORD_MALFORMED` for anything but a key id.
    */
@@ -75,8 +73,7 @@ export class ReservedText {
     return this.text(field, isKeyId);
   }
 
-  /**
-   * The string in a field that allows only certain strings.
+  /** Returns the string in a field that allows only certain strings.
    *
    * @throws KeywardError `RECORD_MALFORMED` for anything but one of the choices.
    */
@@ -84,10 +81,10 @@ export class ReservedText {
     const value = this.#value(field);
     const found = choices.find((choice) => choice === value);
     if (found !== undefined) return found;
-    throw malformed(this.#kind, field);
+    throw malformed(this.#kind, `the field "${field}"`);
   }
 
-  /** The string in a field, like {@link ReservedText.oneOf}; `undefined` if the field is absent. */
+  /** Returns the string in a field, like {@link ReservedText.oneOf}; `undefined` if the field is absent. */
   oneOfIfAny<Choice extends string>(field: string, choices: readonly Choice[]): Choice | undefined {
     return this.#value(field) === undefined ? undefined : this.oneOf(field, choices);
   }
@@ -115,9 +112,7 @@ function malformed(kind: ReservedKind, what: string): KeywardError {
     "RECORD_MALFORMED",
     `The ${kind} in the reserved space of the store was not written by this release of Keyward: ${what} is wrong`,
     {
-      hint:
-        "Update this process: a later release may have written the record. Otherwise find out which process has a key of " +
-        "this keyring, or of one of its scopes, and writes to the store.",
+      hint: "A later release of Keyward may have written the record: update this process. If this process is up to date, another program wrote the record: find out which program writes to the store and has a key of this keyring or of one of its scopes.",
     },
   );
 }

@@ -7,7 +7,7 @@ import type { OpenedRecord } from "./record-codec.ts";
 
 const pageSize = 1_000;
 
-/** The check records of all scopes in a backend that are encrypted under a key of this keyring. */
+/** Returns the check records of all scopes in a backend that are encrypted under a key of this keyring. */
 export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring): Promise<readonly CheckRecord[]> {
   const scopes = new Set<string>();
   for await (const entries of pages(unscoped.reserved, pageSize)) {
@@ -22,11 +22,12 @@ export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring
 }
 
 /**
- * The content of a check record, as far as a process may rely on it. Returns `undefined` for malformed content, and for the
- * check record of a scope that names a later generation than both this keyring and the unscoped check record.
+ * Returns the content of a check record if a process may rely on it. Returns `undefined` for malformed content, and for
+ * the check record of a scope that names a later generation than both this keyring and the unscoped check record.
  *
- * The unscoped check record is always raised first, and a process that has only the keyring of a scope cannot write it. So
- * such a process can neither require a generation that no keyring has, nor keep its check record from being re-encrypted.
+ * The unscoped check record is always raised first, and a process that has only the keyring of a scope cannot write it.
+ * So such a process can neither require a generation that no keyring has, nor keep its check record from being
+ * re-encrypted.
  */
 export async function trustedContent(
   record: CheckRecord,

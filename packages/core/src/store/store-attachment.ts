@@ -10,7 +10,7 @@ export interface Disconnectable {
   disconnect?(): Promise<unknown>;
 }
 
-/** The parts of a store that {@link StoreAttachment} attaches to, and those that it waits for. */
+/** The parts of a store that {@link StoreAttachment} listens to, registers, waits for or disconnects. */
 export interface AttachedParts {
   readonly inner: InnerStore;
   readonly source: KeyringSource;
@@ -33,15 +33,16 @@ interface Held {
 }
 
 /**
- * The resources that a store holds from when it is made until it is disconnected: its listeners on the key source and the
- * wrapped store, its heartbeat, and its share of the connection. A call after `disconnect()` attaches the store again.
+ * The resources that a store holds from when it is made until it is disconnected: its listeners on the key source and
+ * the wrapped store, its heartbeat, and its share of the connection. A call after `disconnect()` attaches the store
+ * again.
  */
 export class StoreAttachment {
   readonly #parts: AttachedParts;
   #held: Held | undefined;
   /**
-   * Disconnects the wrapped store if no other `EncryptedStore` uses its backend. Kept after `disconnect()`: calling that
-   * again tries again to disconnect the wrapped store.
+   * Disconnects the wrapped store if no other `EncryptedStore` uses its backend. This function is kept after
+   * `disconnect()`, so that another call of `disconnect()` tries again to disconnect the wrapped store.
    */
   #leaveConnection: (() => Promise<void>) | undefined;
   #disconnecting: Promise<void> | undefined;
@@ -64,7 +65,7 @@ export class StoreAttachment {
       stopErrors = this.#listenToErrors();
       leaveReplicas = registration === undefined ? undefined : this.#register(registration);
     } catch (error) {
-      // Registering comes last, so it has nothing to undo if it throws.
+      // Registering comes last, so if it throws, only the two listeners have to be removed.
       stopErrors?.();
       stopSource?.();
       throw error;
@@ -80,7 +81,10 @@ export class StoreAttachment {
     return this.#parts.inner.useNamespace();
   }
 
-  /** Waits for lazy re-encryption, then releases everything. Calls share one run, unless the store was attached again. */
+  /**
+   * Waits for lazy re-encryption, then releases everything. Several calls share one release, unless the store was
+   * attached again.
+   */
   async disconnect(): Promise<void> {
     const running = this.#disconnecting;
     await (running === undefined || this.#attachedAgain ? this.#disconnectAfter(running) : running);
@@ -100,7 +104,8 @@ export class StoreAttachment {
     await this.#parts.reencryption?.settled();
     const held = this.#held;
     this.#held = undefined;
-    // A release that fails prevents no other. The errors of the wrapped store are reported until its connection is closed.
+    // If one release fails, the others are still made. The errors of the wrapped store are reported until its
+    // connection is closed.
     const failures: unknown[] = [];
     for (const release of [held?.stopSource, held?.leaveReplicas, this.#leaveConnection, held?.stopErrors]) {
       try {

@@ -30,13 +30,14 @@ export class WriteGate {
   }
 
   /**
-   * Returns the keyring to write with, once all conditions hold: the heartbeat of the process has not lapsed, the keyring
-   * decrypts the check record, and no record that would be overwritten is unreadable.
+   * Returns the keyring to write with, once all conditions hold: the heartbeat of the process has not lapsed, the
+   * keyring decrypts the check record, and no record that would be overwritten is unreadable.
    *
-   * Returns a promise only if a condition has to be waited for. Use the keyring at once: during another `await` the keyring
-   * may be replaced, or the heartbeat may lapse.
+   * Returns a promise only if a condition has to be waited for. Use the keyring at once: during another `await` the
+   * keyring may be replaced, or the heartbeat may lapse.
    *
-   * @param overwritten the records that the write may replace unread. Omit it for a replacement that compares.
+   * @param overwritten the records that the write may replace unread. Omit it for a replacement that first compares the
+   * stored record.
    * @throws KeywardError `OVERWRITE_REFUSED` if the keyring does not belong to the store, or if a record that would be
    * overwritten is unreadable; and as {@link ReplicaRegistration.requireLease} if the heartbeat has lapsed.
    */
@@ -54,7 +55,8 @@ export class WriteGate {
   }
 
   #verifiedKeyring(): Keyring | Promise<Keyring> {
-    // After each wait all conditions are tested again: the keyring may have been reloaded, or the heartbeat have lapsed.
+    // After each wait all conditions are tested again: the keyring may have been reloaded, or the heartbeat have
+    // lapsed.
     const leasing = this.#requireLease();
     if (leasing !== undefined) return leasing.then(() => this.#verifiedKeyring());
     const keyring = this.#conditions.codec.ring();

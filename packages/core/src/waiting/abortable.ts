@@ -1,12 +1,13 @@
 import { nodeTooOld } from "../errors/node-version.ts";
 
 /**
- * Runs `work`, and rejects with the reason of the signal as soon as the signal is aborted, even while `work` still
- * runs. For authors of a key provider.
+ * Runs `work` and resolves to its result. Rejects with the reason of the signal as soon as the signal is aborted, even
+ * while `work` still runs. For authors of a key provider.
  */
 export async function abortable<Result>(work: () => Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
   if (signal === undefined) return await work();
-  // Loading keys needs this one feature of Node.js 22. A TypeError would not name the cause.
+  // An older Node.js has no `Promise.withResolvers`. Without this check, it would throw a TypeError that does not name
+  // the cause.
   if (typeof Promise.withResolvers !== "function") throw nodeTooOld("No keys can be loaded");
   signal.throwIfAborted();
   const aborted = Promise.withResolvers<never>();

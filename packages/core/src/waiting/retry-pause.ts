@@ -15,7 +15,8 @@ const jitter = 0.2;
 
 /**
  * The pause between attempts that fail again and again, for authors of a key provider. Each pause is longer than the
- * one before, up to `longestMs`, plus a random part of up to 20 %. Time while the machine sleeps counts.
+ * one before, up to `longestMs`, plus a random part of up to 20 %. Time during which the machine sleeps counts as part
+ * of the pause.
  */
 export class RetryPause {
   readonly #options: RetryPauseOptions;

@@ -1,6 +1,6 @@
 import { abortable } from "./abortable.ts";
 
-/** The options of one call. */
+/** The options of one call to a function that {@link singleFlight} returned. */
 interface LoadOptions {
   /** Ends the wait of this call. */
   readonly signal?: AbortSignal | undefined;
@@ -13,9 +13,9 @@ interface Flight<Result> {
 }
 
 /**
- * Wraps `work` so that one run of it is in progress at a time, for authors of a key provider.
+ * Wraps `work` so that at most one run of `work` is in progress at a time. For authors of a key provider.
  *
- * - A call shares a run that begins after the call, so its result is at least as new as the call.
+ * - A call never shares a run that began before the call. So the result of a call is never older than the call.
  * - A caller that aborts ends only its own wait. A run is aborted when no caller waits for it any longer.
  */
 export function singleFlight<Result>(
@@ -29,13 +29,14 @@ export function singleFlight<Result>(
     const controller = new AbortController();
     const before = last;
     const run = async () => {
-      // Without a run before it, this still gives up its turn, so that calls of the same turn share one run.
+      // This waits a turn of the event loop even if there is no earlier run, so that all calls of this turn share one
+      // run.
       await before?.catch(() => undefined);
       if (boarding === flight) boarding = undefined;
       return await abortable(() => work({ signal: controller.signal }), controller.signal);
     };
     const flight: Flight<Result> = { result: run(), controller, waiting: 0 };
-    // All callers may have left before the run fails.
+    // The run may fail after all of its callers have aborted. Its rejection must not end the process.
     flight.result.catch(() => undefined);
     last = flight.result;
     boarding = flight;

@@ -78,7 +78,7 @@ describe("reading an altered envelope", () => {
     }
   });
 
-  it("fails for either form cut anywhere, at either end", async () => {
+  it("fails if either form is cut anywhere, at its beginning or its end", async () => {
     for (let at = 0; at < text.length; at++) {
       expect(await read(text.slice(0, at)), `to ${at}`).toMatch(/^RECORD_|^KEY_/);
       expect(await read(Buffer.from(text.slice(0, at))), `to ${at}, as bytes`).toMatch(/^RECORD_|^KEY_/);
@@ -90,7 +90,7 @@ describe("reading an altered envelope", () => {
     }
   });
 
-  it("fails for either form with something inserted anywhere", async () => {
+  it("fails if something is inserted anywhere into either form", async () => {
     for (let at = 0; at <= text.length; at++) {
       for (const more of ["A", "=", ".", "\n"]) {
         expect(await read(text.slice(0, at) + more + text.slice(at)), `${at} ${more}`).toMatch(

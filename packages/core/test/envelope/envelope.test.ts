@@ -60,7 +60,7 @@ describe("an encrypted record", () => {
     expect(open(view, header, root, address)).toEqual({ value: "v" });
   });
 
-  it("may be larger than any cache or pool", () => {
+  it("decrypts even if it is larger than any cache or pool", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const value = randomBytes(3_000_001);
@@ -282,7 +282,7 @@ describe("an expiry", () => {
 });
 
 describe("padding", () => {
-  it("gives all lengths up to a multiple the same size, in both forms", () => {
+  it("gives all values up to the same multiple of padTo the same size, in both forms", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const lengths = new Set(

@@ -87,7 +87,7 @@ describe("aesGcm", () => {
     expect(await format.read(sealed, address)).toEqual({ value: "v" });
   });
 
-  it("returns nothing for a value that was altered or cut anywhere: it throws, or does not claim the value", async () => {
+  it("throws or returns undefined for a value that was altered or cut anywhere", async () => {
     for (const layout of layouts) {
       for (const encoding of encodings) {
         const key = randomBytes(32);
@@ -122,7 +122,7 @@ describe("aesGcm", () => {
     }
   });
 
-  it("throws for a value of another key or layout", () => {
+  it("throws for a value that was encrypted under another key or in another layout", () => {
     const key = randomBytes(32);
     const sealed = encrypt("a value", key);
     for (const options of [
@@ -136,7 +136,7 @@ describe("aesGcm", () => {
     }
   });
 
-  it.each(encodings)("does not claim JSON, bytes, or text that is not %s", (encoding) => {
+  it.each(encodings)("returns undefined for JSON, bytes, and text that is not %s", (encoding) => {
     const format = aesGcm({ key: randomBytes(32), layout: "iv-tag-ciphertext", encoding });
     const long = "x".repeat(60);
     for (const stored of [
@@ -164,7 +164,7 @@ describe("aesGcm", () => {
     },
   );
 
-  it("shows its key nowhere", () => {
+  it("never shows its key", () => {
     const key = randomBytes(32);
     expect(leaked(shown(aesGcm({ key, layout: "iv-tag-ciphertext" })), key)).toBeUndefined();
   });
@@ -202,7 +202,7 @@ describe("the format plaintext", () => {
     expect(plaintext().read(Buffer.from(stored), address)).toBeUndefined();
   });
 
-  it("asks the option matches instead, if it is set", () => {
+  it("calls the option matches, if it is set, instead of looking for Keyv's JSON", () => {
     const format = plaintext({ matches: (stored) => typeof stored === "string" && stored.startsWith("v0 ") });
     expect(format.read("v0 text", address)).toEqual({ value: "v0 text" });
     expect(format.read('{"value":1}', address)).toBeUndefined();
@@ -255,7 +255,7 @@ describe("the format plaintext", () => {
     expect(await storeHolding('{"value":1}', elsewhere, options).get("session:42")).toBe('{"value":1}');
   });
 
-  it("is asked last, at any position in accept", async () => {
+  it("is tried last, whatever its position in accept", async () => {
     const recorder = new Recorder();
     const options = { keys: Keyring.generate(), accept: [plaintext(), recorder], reencrypt: "off" } as const;
     expect(await storeHolding('{"value":1}', address, options).get(address.key)).toBe("claimed");
@@ -268,7 +268,7 @@ describe("the formats of accept", () => {
   const anyVersion = fc.oneof(fc.constant("1"), fc.stringMatching(/^[0-9]{1,60}$/));
   const anyHeader = fc.oneof(fc.constantFrom("k.", "k:", "", "k", "__proto__."), fc.string({ maxLength: 40 }));
 
-  it("are never asked for a value that begins like an envelope, as a string or as bytes", async () => {
+  it("are never tried for a value that begins like an envelope, as a string or as bytes", async () => {
     await fc.assert(
       fc.asyncProperty(
         anyVersion,
@@ -296,7 +296,7 @@ describe("the formats of accept", () => {
     );
   });
 
-  it("are asked for a value that does not begin like an envelope", async () => {
+  it("are tried for a value that does not begin like an envelope", async () => {
     for (const stored of ["kw", "kw1", "kw.k.", "kwa1.k.", "KW1.k.", " kw1.k.", "kw-1.k.", "", randomBytes(5)]) {
       const recorder = new Recorder();
       const store = storeHolding(stored, address, { keys, accept: [recorder], reencrypt: "off" });

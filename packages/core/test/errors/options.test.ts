@@ -9,7 +9,7 @@ const known: OptionNames<Options> = { one: true, two: true };
 
 describe("requireAmount", () => {
   it.each([NaN, Infinity, -Infinity, -1, 0, 1.5, 2 ** 31, 2 ** 53, "5", null, undefined, {}, 5n])(
-    "refuses %s as a duration and names option, unit and bounds",
+    "refuses %s as a duration, and the error names the option, the unit and the bounds",
     (given) => {
       expect(() => requireAmount("waitMs", given, "milliseconds")).toThrow(
         expect.objectContaining({

@@ -35,7 +35,7 @@ describe("a repeated problem", () => {
     ]);
   });
 
-  it("is the same problem with another duration or another object as its cause", () => {
+  it("counts as the same problem if only a duration or the object of its cause differs", () => {
     let ms = 4_000;
     expect(everySecond(() => down(ms++, new Error(`closed after ${ms} ms`)), 5).size).toBe(1);
   });
@@ -59,7 +59,7 @@ describe("a repeated problem", () => {
     for (const problem of problems) expect(repetitions.occurred(problem)).toBeUndefined();
   });
 
-  it("is reported at once after a success, and after it had stopped for 11 minutes", () => {
+  it("is reported at once again after a success, or after 11 minutes without the problem", () => {
     let nowMs = 0;
     const repetitions = new Repetitions(() => nowMs);
     expect(repetitions.occurred(down())).toEqual({ times: 1 });

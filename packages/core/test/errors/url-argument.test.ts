@@ -20,10 +20,26 @@ it.each([
   [`"https://vault.example.com"`, addressOnly, "is not a valid URL"],
   [secret, addressOnly, "is not a valid URL"],
   [`ftp://${secret}`, addressOnly, "does not begin with http: or https:"],
-  [`https://user:${secret}@vault.example.com`, addressOnly, "contains more than the address of a server"],
-  [`https://${secret}@vault.example.com`, addressOnly, "contains more than the address of a server"],
-  [`https://vault.example.com/?token=${secret}`, addressOnly, "contains more than the address of a server"],
-  [`https://vault.example.com/#${secret}`, addressOnly, "contains more than the address of a server"],
+  [
+    `https://user:${secret}@vault.example.com`,
+    addressOnly,
+    "must be only the address of a server, but has a user, a password, a query or a fragment",
+  ],
+  [
+    `https://${secret}@vault.example.com`,
+    addressOnly,
+    "must be only the address of a server, but has a user, a password, a query or a fragment",
+  ],
+  [
+    `https://vault.example.com/?token=${secret}`,
+    addressOnly,
+    "must be only the address of a server, but has a user, a password, a query or a fragment",
+  ],
+  [
+    `https://vault.example.com/#${secret}`,
+    addressOnly,
+    "must be only the address of a server, but has a user, a password, a query or a fragment",
+  ],
   [`https://user:1/${secret}@vault.example.com`, rules, "contains a user or a password that is not percent-encoded"],
 ])("requireUrl refuses %s with an error that contains no part of it", (given, broken, problem) => {
   const refused = () => requireUrl("The address", given, broken);

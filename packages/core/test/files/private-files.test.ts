@@ -113,7 +113,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(modeOf(`${path}.lock`)).toBe(0o600);
   });
 
-  it("is closed to other users if an earlier release made it", async () => {
+  it("is closed to other users, even if an earlier release created it for everyone", async () => {
     const path = join(folder, "ring");
     writeFileSync(`${path}.lock`, "");
     chmodSync(`${path}.lock`, 0o666);
@@ -139,13 +139,13 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(readdirSync(folder)).toEqual(["ring.lock"]);
   });
 
-  it("is left unchanged if it is not an empty file", async () => {
+  it("is refused and left unchanged if it is not an empty file", async () => {
     const path = join(folder, "ring");
     writeFileSync(`${path}.lock`, "something else");
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringContaining("is not an empty file"),
-      hint: expect.stringContaining("Remove it while no process changes the guarded file"),
+      hint: expect.stringContaining("While no process changes the guarded file, remove the .lock file"),
     });
     expect([readFileSync(`${path}.lock`, "utf8"), existsSync(path)]).toEqual(["something else", false]);
   });

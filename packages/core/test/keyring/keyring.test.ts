@@ -105,7 +105,7 @@ describe("keyring document", () => {
     );
   });
 
-  it("keeps its fields and its keys' fields that begin with x- through every change", () => {
+  it("keeps all fields that begin with x-, its own and those of its keys, through every change", () => {
     const document = goodDocument();
     const more = { "x-owner": { team: "platform", since: [1, null, "…"] }, "x-": "", "x-__proto__": 1 };
     Object.assign(document, more);
@@ -182,21 +182,36 @@ describe("keyring document", () => {
       ["no name", change({ name: undefined }), "KEYRING_INVALID", /name is not a non-empty/],
       ["an empty name", change({ name: "" }), "KEYRING_INVALID", /name is not a non-empty/],
       ["a name that is not well-formed", change({ name: "\ud800" }), "KEYRING_INVALID", /name is not .*well-formed/],
-      ["generation 0", change({ generation: 0 }), "KEYRING_INVALID", /generation is not an integer of at least 1/],
-      ["a generation that is a string", change({ generation: "7" }), "KEYRING_INVALID", /generation is not/],
-      ["a generation that is a fraction", change({ generation: 1.5 }), "KEYRING_INVALID", /generation is not/],
+      [
+        "generation 0",
+        change({ generation: 0 }),
+        "KEYRING_INVALID",
+        /its field "generation" is not an integer of at least 1/,
+      ],
+      [
+        "a generation that is a string",
+        change({ generation: "7" }),
+        "KEYRING_INVALID",
+        /its field "generation" is not/,
+      ],
+      [
+        "a generation that is a fraction",
+        change({ generation: 1.5 }),
+        "KEYRING_INVALID",
+        /its field "generation" is not/,
+      ],
       [
         "a generation beyond the safe integers",
         change({ generation: 2 ** 53 }),
         "KEYRING_INVALID",
-        /generation is not/,
+        /its field "generation" is not/,
       ],
       ["no primary", change({ primary: undefined }), "KEYRING_INVALID", /primary is not a non-empty/],
       [
         "a primary that is missing",
         change({ primary: "2024-11" }),
         "KEYRING_INVALID",
-        /no key "2024-11", which is to be its primary/,
+        /its primary is key "2024-11", which the keyring does not contain/,
       ],
       [
         "a primary that is disabled",
@@ -208,16 +223,21 @@ describe("keyring document", () => {
         "a primary named __proto__",
         change({ primary: "__proto__" }),
         "KEYRING_INVALID",
-        /no key "__proto__", which is to be its primary/,
+        /its primary is key "__proto__", which the keyring does not contain/,
       ],
-      ["no keys", change({ keys: undefined }), "KEYRING_INVALID", /keys are not an array/],
+      ["no keys", change({ keys: undefined }), "KEYRING_INVALID", /its field "keys" is not an array/],
       [
         "an empty array of keys",
         change({ keys: [] }),
         "KEYRING_INVALID",
-        /no key "2026-11", which is to be its primary/,
+        /its primary is key "2026-11", which the keyring does not contain/,
       ],
-      ["keys in an object by id", change({ keys: { "2026-11": {} } }), "KEYRING_INVALID", /keys are not an array/],
+      [
+        "keys in an object by id",
+        change({ keys: { "2026-11": {} } }),
+        "KEYRING_INVALID",
+        /its field "keys" is not an array/,
+      ],
       ["a key that is a string", change({ keys: ["a"] }), "KEYRING_INVALID", /keys\[0\] is not a JSON object/],
       [
         "two keys with the same id",
@@ -553,7 +573,7 @@ describe("scoped keyring", () => {
     expect(leaked(exportKeyring(scoped), keyOf(ring, "a")?.root.material() ?? randomBytes(32))).toBeUndefined();
   });
 
-  it("needs a non-empty, well-formed name of at most 1,000 bytes", () => {
+  it("must have a well-formed name of 1 to 1,000 bytes", () => {
     for (const name of ["", "\ud800", "x".repeat(1_001), "é".repeat(501)]) {
       expect(refusalOf(() => ring.scope(name)).code).toBe("KEYRING_INVALID");
     }

@@ -138,7 +138,7 @@ describe("wrappedKeys", () => {
     expect(await keys.rewrap()).toBe(false);
   });
 
-  it("creates the keyring only if there is none", async () => {
+  it("creates the keyring only if no keyring is stored", async () => {
     const { wrapper, location, keys } = await opened();
     const again = await rejection(keys.create(Keyring.generate()));
     expect(again).toMatchObject({ code: "KEYRING_INVALID" });
@@ -372,7 +372,7 @@ describe("keyring location", () => {
     expect(await location.read()).toBe("next");
   });
 
-  it("needs a store with a reserved space", () => {
+  it("refuses a store without a reserved space", () => {
     const store = new MemoryStore();
     Object.assign(store, { reserved: undefined });
     expect(() => storeLocation(store)).toThrow("reserved space");

@@ -24,7 +24,7 @@ async function isRefused(guard: OverwriteGuard, namespace: string, key: string):
 }
 
 describe("OverwriteGuard, with more unreadable records than it can remember", () => {
-  it("reads every record of their namespace, and of no other, before it is overwritten", async () => {
+  it("reads each record of their namespace, and of no other namespace, before a write replaces it", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
     for (const key of ["one", "two", "three"]) expect(await isRefused(guard, "", key)).toBe(true);
@@ -41,7 +41,7 @@ describe("OverwriteGuard, with more unreadable records than it can remember", ()
     expect(await isRefused(guard, "", "three")).toBe(true);
   });
 
-  it("forgets all records of a namespace that is cleared", async () => {
+  it("removes the marks of all records of a namespace that is cleared", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
     guard.unmarkAll("", guard.logicalTime);

@@ -156,7 +156,7 @@ describe.each<[string, string, string]>([
 });
 
 describe("a record that cannot be parsed as a heartbeat", () => {
-  it("delays a rotation by 90 seconds at most, even if it changes", async () => {
+  it("delays a rotation by 90 seconds at most, even if the record keeps changing", async () => {
     const { source, space, provider, options } = await begun();
     const scoped = source.ring.scope("s");
     const real = performance.now.bind(performance);
@@ -287,7 +287,7 @@ describe("an old rotation record that is written again", () => {
     expect(source.ring.keys.map((key) => key.id)).toEqual(["new"]);
   });
 
-  it("is refused by name if Keyward cannot have written it", async () => {
+  it("is refused with an error that names it if Keyward cannot have written it", async () => {
     const { source, space, provider, options } = await begun();
     const status = { id: "x", kind: "rotate", from: "old", to: "new", step: "add", startedAtMs: 1 };
     for (const said of [
