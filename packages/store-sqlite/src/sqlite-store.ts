@@ -61,8 +61,12 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
    * Opens a file, or shares the connection of another store. A missing file is created with a mode that gives access to
    * its owner only.
    *
-   * @param origin the path of the file; ":memory:" for a database in memory, which is lost when the store disconnects;
-   * or another store, whose connection and options the new store shares.
+   * @param origin where the records are stored:
+   *
+   * - The path of a file.
+   * - ":memory:" for a database in memory, which is lost when the store disconnects.
+   * - Another store, whose connection and options the new store shares.
+   *
    * @throws KeywardError with one of these codes:
    *
    * - `STORE_INVALID` if the file is damaged, belongs to another application, was written by a later release, or was
