@@ -1,36 +1,37 @@
 import type { StoredValue } from "@keyward/core";
 
 /**
- * A record in memory. Each new record gets the next sequence number; replacing the value of a record keeps its number.
+ * A record in memory. Each new record gets the next number in `sequence`, and keeps that number when its value is
+ * replaced.
  */
 export interface Entry {
   readonly namespace: string;
   readonly key: string;
   readonly sequence: number;
   value: StoredValue;
-  /** When the record expires, in milliseconds since the epoch. `undefined`: never. */
+  /** When the record expires, in milliseconds since the epoch. `undefined` if it never expires. */
   expires: number | undefined;
   removed: boolean;
 }
 
 /**
- * Number of stored records that each write inspects, to remove the expired ones. A number above 1 reclaims records
- * faster than writes can add them.
+ * Number of stored records that each write inspects, to remove those that have expired. The number is above 1, so that
+ * writes remove expired records faster than they add new records.
  */
 const inspectedPerWrite = 4;
 
-/** Minimum number of removed records before {@link Entries} compacts its list. */
+/** Number of removed records from which on {@link Entries} compacts its list. */
 const leastToCompact = 64;
 
 /**
- * The records of all namespaces. They are found by namespace and key, and listed in the order in which they were added.
- * Every method is synchronous, so each call is atomic.
+ * The records of all namespaces in memory. A record is found by its namespace and key. Lists have the records in the
+ * order in which they were added. Every method is synchronous, so each call is atomic.
  */
 export class Entries {
   readonly #namespaces = new Map<string, Map<string, Entry>>();
   /**
-   * All records, ascending by sequence number, so that a position is found by bisection. Removed records stay in the
-   * list until the next compaction.
+   * All records, ascending by sequence number, so that a scan finds its position by bisection. Removed records stay in
+   * the list until the next compaction.
    */
   #ordered: Entry[] = [];
   #removed = 0;
@@ -42,7 +43,7 @@ export class Entries {
     return this.#ordered.length - this.#removed;
   }
 
-  /** Returns the record at this address, or `undefined` if there is none or it has expired. */
+  /** Returns the record with this namespace and key, or `undefined` if there is no such record or it has expired. */
   find(namespace: string, key: string): Entry | undefined {
     const entry = this.#namespaces.get(namespace)?.get(key);
     return entry !== undefined && isAlive(entry, Date.now()) ? entry : undefined;
@@ -61,7 +62,7 @@ export class Entries {
     }
   }
 
-  /** Removes the record, and returns whether there was one that had not expired. */
+  /** Removes the record, and returns whether it existed and had not expired. */
   delete(namespace: string, key: string): boolean {
     this.#dropSomeExpired();
     const entry = this.#namespaces.get(namespace)?.get(key);
@@ -121,7 +122,8 @@ export class Entries {
   }
 
   /**
-   * Inspects the next few records in turn, and removes the expired ones. Only writes call this: reads delete nothing.
+   * Inspects the few records that follow those of the previous call, and removes the expired records among them. Only
+   * writes call this method, because reads must not delete anything.
    */
   #dropSomeExpired(): void {
     const now = Date.now();

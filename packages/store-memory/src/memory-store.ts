@@ -31,11 +31,14 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   readonly values = "bytes";
   /** Maximum duration of a call in milliseconds: 0, because no call waits. */
   readonly longestCallMs: number = 0;
-  /** The namespace of every call except {@link MemorySpace.scan}. `undefined` and "" both mean no namespace. */
+  /**
+   * The namespace whose records the methods read and write. Only {@link MemorySpace.scan} ignores it and reads every
+   * namespace. `undefined` and "" both mean no namespace.
+   */
   namespace: string | undefined;
   readonly #entries: Entries;
 
-  /** Used by {@link MemoryStore}; do not call it yourself. */
+  /** Only {@link MemoryStore} calls this constructor. To create a store, use `new MemoryStore()`. */
   constructor(entries: Entries) {
     super();
     this.#entries = entries;
@@ -47,17 +50,17 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * Returns the value of `key`, or `undefined` if there is none. Bytes are a copy.
+   * Returns the value of `key`, or `undefined` if there is no record. Bytes are returned as a copy.
    *
-   * @throws KeywardError `VALUE_INVALID` if the key or the namespace is not a well-formed string. Every method checks
-   * this.
+   * @throws KeywardError `VALUE_INVALID` if the key or the namespace is not a well-formed string. Every other method
+   * throws this error too.
    */
   async get(key: string): Promise<StoredValue | undefined> {
     const entry = this.#entries.find(this.#requiredNamespace(), requireKey(key));
     return entry === undefined ? undefined : copy(entry.value);
   }
 
-  /** Returns the value of each key, in the order of `keys`. See {@link MemorySpace.get}. */
+  /** Returns one value per key, in the order of `keys`; `undefined` for a key without a record. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const namespace = this.#requiredNamespace();
     return keys.map(requireKey).map((key) => {
@@ -94,12 +97,12 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     return checked.map(() => true);
   }
 
-  /** Removes the record, and returns whether there was one. */
+  /** Removes the record of `key`, and returns whether it existed. */
   async delete(key: string): Promise<boolean> {
     return this.#entries.delete(this.#requiredNamespace(), requireKey(key));
   }
 
-  /** Removes the records of all keys in one atomic step, and returns for each key whether there was a record. */
+  /** Removes the records of all `keys` in one atomic step. Returns for each key whether its record existed. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     const namespace = this.#requiredNamespace();
     return keys.map(requireKey).map((key) => this.#entries.delete(namespace, key));
@@ -121,7 +124,10 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     this.#entries.clear(this.#requiredNamespace());
   }
 
-  /** Iterates over the records of this namespace that existed at the start and still exist when they are reached. */
+  /**
+   * Yields the key and value of each record of this namespace. Leaves out records that are added after the start, and
+   * records that are removed before the iterator reaches them.
+   */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
   async *iterator(): AsyncGenerator<[string, StoredValue], void> {
@@ -132,9 +138,9 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The
-   * record keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no
-   * expiry.
+   * Writes `next` only if the stored value equals `expected`, and returns whether `next` was written. Text never equals
+   * bytes. The record keeps its expiry. If `expected` is `undefined`, `next` is written only if there is no record, and
+   * the new record never expires.
    *
    * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes.
    */
@@ -144,8 +150,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * Attempts all replacements in one atomic step, and returns for each whether it wrote.
-   * See {@link MemorySpace.replace}.
+   * Calls {@link MemorySpace.replace} for all changes in one atomic step. Returns for each change whether its `next`
+   * was written.
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const namespace = this.#requiredNamespace();
@@ -163,10 +169,11 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * Returns a page of the records of every namespace, in the order in which they were added. A cursor stays valid while
-   * records change, but only in the store that returned it.
+   * Returns a page of records of every namespace, in the order in which they were added, and the cursor of the next
+   * page. The last page has no cursor. A cursor stays valid while records change, but only in this store and its views.
    *
-   * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor, or the limit is not an integer of at least 1.
+   * @throws KeywardError `VALUE_INVALID` if `cursor` does not come from a scan, or `limit` is not an integer of at
+   * least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     // A scan leaves out records that were added after it began. Otherwise fast writers could keep it running forever.
@@ -188,8 +195,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
 }
 
 /**
- * A store for Keyv and Keyward that keeps records in the memory of the process, for tests, development and caches. It
- * expires records, replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space. Its
+ * A store for Keyv and Keyward that keeps records in the memory of the process, for tests, development and caches. The
+ * store expires records, replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space. All
  * records are lost when the process ends.
  *
  * @example
@@ -207,15 +214,18 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
   readonly #reserved: MemorySpace;
 
   /**
-   * Creates an empty store, or a second handle on an existing store.
+   * Creates an empty store, or a second store object over the records of an existing store.
    *
-   * @param origin a store whose records and reserved space the new one shares. Default: none, for an empty store.
+   * @param origin the existing store, whose records and reserved space the new store shares. Default: none, for an
+   * empty store.
    * @throws KeywardError `VALUE_INVALID` if `origin` is not a `MemoryStore`. A `MemoryStore` has no options.
    */
   constructor(origin?: MemoryStore) {
     if (origin !== undefined && !(origin instanceof MemoryStore)) {
       throw new KeywardError("VALUE_INVALID", "The argument of new MemoryStore() is not a MemoryStore", {
-        hint: "Call new MemoryStore() for an empty store, or pass the MemoryStore to share. There are no options.",
+        hint:
+          "For an empty store, call `new MemoryStore()`. To share the records of a MemoryStore, pass that store. A " +
+          "MemoryStore has no options.",
       });
     }
     const records = origin === undefined ? new Entries() : origin.#records;
@@ -225,14 +235,17 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
   }
 
   /**
-   * Returns the reserved space, where Keyward keeps its own records. No key, `clear`, iteration or scan of this store
-   * reaches it. Every view returns the same one.
+   * Returns the reserved space, where Keyward keeps its own records. The other methods of this store neither read nor
+   * change those records. A store and all its views have the same reserved space.
    */
   reserved(): MemorySpace {
     return this.#reserved;
   }
 
-  /** Returns a view of one namespace of the same records. "" is the view of the records without a namespace. */
+  /**
+   * Returns a view: a store that shares the records of this store and uses the given namespace. "" selects the records
+   * without a namespace.
+   */
   namespaced(namespace: string): MemoryStore {
     const view = new MemoryStore(this);
     view.namespace = namespace;

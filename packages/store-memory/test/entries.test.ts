@@ -14,7 +14,7 @@ describe("expired records", () => {
     expect(entries.size).toBe(1);
   });
 
-  it("do not accumulate if every record expires at once", async () => {
+  it("do not accumulate if all records expire at the same time", async () => {
     const store = new Entries();
     for (let index = 0; index < 10_000; index++) store.put("", `key-${index}`, "value", Date.now() + 1);
     await vi.waitFor(() => expect([...store.list("")]).toEqual([]), 20_000);
@@ -24,7 +24,7 @@ describe("expired records", () => {
 });
 
 describe("a scan", () => {
-  it("continues from any cursor while most of the records before it are removed", async () => {
+  it("continues from each cursor after the records of all earlier pages were removed", async () => {
     const store = new MemoryStore();
     const keys = Array.from({ length: 2000 }, (_, index) => `key-${index}`);
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
@@ -39,7 +39,7 @@ describe("a scan", () => {
     expect(found).toEqual(keys);
   });
 
-  it("leaves out records that were added after it began", async () => {
+  it("leaves out records that were added after the scan began", async () => {
     const store = new MemoryStore();
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: "old" })));
     const { cursor = "" } = await store.scan({ limit: 1 });
@@ -51,7 +51,7 @@ describe("a scan", () => {
 });
 
 describe("an iteration", () => {
-  it("ends even if every record is deleted and stored again", async () => {
+  it("ends even if each record is deleted and stored again during the iteration", async () => {
     const store = new MemoryStore();
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: "old" })));
     const seen: string[] = [];
@@ -64,7 +64,7 @@ describe("an iteration", () => {
   });
 });
 
-describe("arguments", () => {
+describe("invalid arguments", () => {
   it("are refused before anything is stored", async () => {
     const store = new MemoryStore();
     const invalid = { code: "VALUE_INVALID" };

@@ -16,7 +16,7 @@ storeContract(
 );
 
 describe("a MemoryStore", () => {
-  it.each([{ maxRecords: 5 }, {}, null, "path"])("has no options and refuses %j", (given) => {
+  it.each([{ maxRecords: 5 }, {}, null, "path"])("has no options, so its constructor refuses %j", (given) => {
     expect(() => Reflect.construct(MemoryStore, [given])).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 });

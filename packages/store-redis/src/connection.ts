@@ -10,14 +10,18 @@ export interface Request {
   readonly name: string;
   readonly given: readonly (string | Buffer)[];
   /**
-   * Whether the command changes data. Such a command is not repeated if its first attempt may have been carried out.
+   * Whether the command changes data. A command that changes data is not repeated if the server may have carried out
+   * the first attempt.
    */
   readonly writes: boolean;
-  /** The expected type of reply. Any other reply is a failure, such as QUEUED if the client has an open transaction. */
+  /**
+   * The expected type of the reply. A reply of another type is an error, such as QUEUED, which the server replies while
+   * the client has an open transaction.
+   */
   readonly answer: Answer;
   /** For EVALSHA: the text of the script, for a server that does not know its digest yet. */
   readonly script?: string;
-  /** An equivalent command for an older server, which replies to this one with a syntax error. */
+  /** An equivalent command for an older server, which would reply to the newer command with a syntax error. */
   readonly olderForm?: Request;
 }
 
@@ -34,11 +38,12 @@ export type Answer = "written" | "written-or-not" | "number" | "bytes" | "many-n
 
 /** A server whose keys are scanned. */
 export interface ScannedServer {
-  /** Address of the server, which identifies it on every page of a scan. */
+  /** Address of the server. Every page of a scan identifies the server by this address. */
   readonly address: string;
   /**
-   * Runs reading commands in one MULTI transaction, so that one process of the server answers all of them, and returns
-   * their replies. Either all commands are sent or none: an unfinished transaction would queue all later commands.
+   * Runs commands that only read in one MULTI transaction, so that the same process of the server replies to all of
+   * them. Returns the replies. Either all commands are sent or none, because the server would queue all later commands
+   * of the client behind an unfinished transaction.
    */
   transaction(commands: readonly (readonly string[])[], deadline: Deadline): Promise<readonly unknown[]>;
 }
@@ -47,19 +52,21 @@ export interface ScannedServer {
 const temporaryErrors: ReadonlySet<string | undefined> = new Set(["ASK", "BUSY", "TRYAGAIN"]);
 
 const pauseMs = 20;
-/** Minimum time between two replacements of a connection to the wrong node: the right node may not be known yet. */
+/** Minimum time between two reconnections because of the wrong node: the client may not know the right node yet. */
 const leaveEveryMs = 250;
-/** How long a connection that is about to be replaced waits for outstanding replies. */
+/** How long the store waits for outstanding replies before it reconnects because of the wrong node. */
 const drainMs = 100;
 
-// ioredis returns a status as bytes, like a value. A value inside an array is never mistaken for a status.
+// ioredis returns a status, such as OK, as bytes, so that the store cannot tell it from the value "OK". A script
+// returns the value inside an array, which is never a status.
 const statuses: ReadonlySet<string> = new Set(["OK", "PONG", "QUEUED"]);
 const longestStatus = 6;
 const readScript = `return {redis.call("GET", KEYS[1])}`;
 
 /**
- * The one connection that a store and its views share, over any supported client. Every call ends within the timeout. A
- * command is repeated only if it was certainly not carried out, or if it only reads.
+ * The one connection to Redis that a store and its views share. Its subclasses use the clients of ioredis and of
+ * `@redis/client`. Every call ends within the timeout. A command is repeated only if the server has certainly not
+ * carried it out, or if the command only reads.
  */
 export abstract class Connection {
   /** Maximum duration of a call in milliseconds. Afterwards no command is sent for that call. */
@@ -70,10 +77,10 @@ export abstract class Connection {
   /** Whether the server has ever replied. */
   #answered = false;
   #attempts = 0;
-  /** Settles when the connection to a wrong node has been replaced. */
+  /** Settles when the client has begun to reconnect because of the wrong node. `undefined` at any other time. */
   #leaving: Promise<void> | undefined;
   #leaveAgainAtMs = 0;
-  /** Whether the server has turned out to be too old for a command. */
+  /** Whether the server was too old for a command, so that later calls send the older form of their commands. */
   #isOld = false;
 
   constructor(timeoutMs: number) {
@@ -83,7 +90,7 @@ export abstract class Connection {
   /** Whether the keys are distributed over several servers by their slots. */
   abstract readonly isCluster: boolean;
 
-  /** Returns every primary node, after waiting until the client knows them. */
+  /** Waits until the client knows the primary nodes, and returns all of them. */
   abstract servers(deadline: Deadline): Promise<readonly ScannedServer[]>;
 
   /**
@@ -112,7 +119,7 @@ export abstract class Connection {
   }
 
   /**
-   * Runs work that must end within the timeout.
+   * Runs the work of one call of the store, which must end within the timeout.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` if the work takes longer, or the store is disconnected.
    */
@@ -120,7 +127,7 @@ export abstract class Connection {
     if (this.#closed) {
       throw unavailable(
         "The Redis store is disconnected",
-        "Create a new store. disconnect() closes the connection of a store and of all its views.",
+        "Create a new store: `disconnect()` has closed the connection of this store and of all its views.",
         undefined,
       );
     }
@@ -145,7 +152,7 @@ export abstract class Connection {
     return this.#failure;
   }
 
-  /** Waits a moment before a command is repeated, and reconnects if `error` came from the wrong node. */
+  /** Waits a moment before a command is repeated, and reconnects if `error` is a reply of the wrong node. */
   async pause(deadline: Deadline, error: unknown): Promise<void> {
     deadline.lastError = error ?? deadline.lastError;
     this.refresh();
@@ -162,24 +169,27 @@ export abstract class Connection {
     });
   }
 
-  /** Waits briefly for outstanding replies: if a write is cut off, it is unknown whether the server carried it out. */
+  /**
+   * Waits briefly for outstanding replies. If the reply to a write is lost, it is unknown whether the server carried
+   * out the write.
+   */
   async #drained(): Promise<void> {
     const untilMs = performance.now() + drainMs;
     while (this.#attempts > 0 && performance.now() < untilMs) await sleep(1);
   }
 
-  /** Returns the error of a call that took too long, with the reason if it is known. */
+  /** Returns the error of a call that took too long. The error names the reason if the reason is known. */
   protected tooLate({ lastError }: Deadline): KeywardError {
     for (const error of [lastError, this.#failure]) {
       const problem = problemOf(error);
       if (problem !== undefined) return unavailable(problem.message, problem.hint, error);
     }
     const hint = this.#answered
-      ? "Find out why the server is slow or unreachable, or raise timeoutMs."
-      : "The server has never replied: check its address, and that the client uses TLS if and only if the server does.";
+      ? "Find out why the server is slow or unreachable. If such delays are expected, raise `timeoutMs`."
+      : "The server has never replied, so check its address. Use TLS if the server requires TLS, and no TLS otherwise.";
     return unavailable(
       `Redis did not reply within ${this.timeoutMs} ms`,
-      `${hint} A write of this call may have been carried out: read the record before you repeat the write.`,
+      `${hint} If the call writes, read the record before you repeat the write, because the server may have carried it out.`,
       lastError ?? this.#failure,
     );
   }
@@ -278,7 +288,8 @@ function looksLikeStatus({ answer }: Request, reply: unknown): boolean {
 function unexpectedReply({ name }: Request): KeywardError {
   return unavailable(
     `Redis replied to ${name} with an unexpected type`,
-    "Give the store a separate client: a client with an open MULTI cannot be shared. Read the record before you repeat a write.",
+    "Give the store a separate client, because the application may have opened a MULTI on this client. If the call writes, " +
+      "read the record before you repeat the write, because the server may have carried it out.",
     undefined,
   );
 }
@@ -309,30 +320,33 @@ function errorOf({ name }: Request, error: unknown): KeywardError {
       if (problem !== undefined) return unavailable(problem.message, problem.hint, error);
       return unavailable(
         `The connection to Redis was lost during ${name}`,
-        "Repeat the call: the store reconnects by itself. Read the record before you repeat a write: it may be done.",
+        "Repeat the call, because the store reconnects by itself. If the call writes, first read the record, because the " +
+          "server may have carried out the write.",
         error,
       );
     }
     case "WRONGTYPE":
       return new KeywardError(
         "STORE_INVALID",
-        "A key of the Redis store has a value of another type than a record, such as a list",
+        "A key of the store in Redis has a value that is not a string, such as a list",
         {
-          hint: "Find out which application uses the same keys, or choose another prefix for the store.",
+          hint:
+            "Find out which application wrote this value, and let that application use other keys. If the store has no " +
+            "records yet, you can instead choose another `prefix` for the RedisStore.",
           cause: bareError(error),
         },
       );
     case "NOPERM":
       return unavailable(
         `Redis does not allow ${name} for this user`,
-        "Add the command and the keys of the store to the user's ACL. The keys of a RedisStore are ~prefix:*, by default " +
-          "~keyward:*.",
+        "Add the command and the keys of the store to the user's ACL. The keys of a RedisStore match `~prefix:*`, by " +
+          "default `~keyward:*`.",
         error,
       );
     default: {
       const problem = problemOf(error) ?? {
         message: `Redis refused ${name}`,
-        hint: "Check the server's version and configuration. The cause has the error that the server replied.",
+        hint: "Check the server's version and configuration. The property `cause` has the error that the server replied.",
       };
       return unavailable(problem.message, problem.hint, error);
     }

@@ -1,4 +1,4 @@
-/** The time limit of one call. */
+/** The time limit of one call of a store. */
 export class Deadline {
   readonly #atMs: number;
   readonly #shareOverAtMs: number;
@@ -13,12 +13,12 @@ export class Deadline {
     this.#shareOverAtMs = startedAtMs + timeoutMs / 4;
   }
 
-  /** Whether a quarter of the time is over. Work that a later call can continue stops then. */
+  /** Whether a quarter of the time limit is over. A page of a scan ends then, because the next page continues the scan. */
   get shareOver(): boolean {
     return performance.now() >= this.#shareOverAtMs;
   }
 
-  /** Whether the call has settled or its time is over. No command may be sent for the call then. */
+  /** Whether the call has settled or has reached its time limit. No command may be sent for the call then. */
   get passed(): boolean {
     this.#passed ||= performance.now() >= this.#atMs;
     return this.#passed;
@@ -32,7 +32,7 @@ export class Deadline {
     return this.#ending.signal;
   }
 
-  /** Returns the result of the work, or rejects with the error of `late` if the work takes longer than the deadline. */
+  /** Returns the result of `work`. Rejects with the error that `late` returns if the work takes longer than the limit. */
   async bound<Result>(work: Promise<Result>, late: () => Error): Promise<Result> {
     return await new Promise<Result>((resolve, reject) => {
       const timer = setTimeout(

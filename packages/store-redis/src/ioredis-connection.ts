@@ -14,13 +14,13 @@ import { bareError, NotSent, serverCodeOf } from "./server-error.ts";
 export interface ClusterSource {
   /** Some nodes of the Cluster, through which the client finds the others. */
   readonly nodes: readonly ClusterNode[];
-  /** Options of `Cluster` of ioredis. Passwords and TLS are in its `redisOptions`. Default: none. */
+  /** Options of the class `Cluster` of ioredis. Its option `redisOptions` has the password and TLS. Default: none. */
   readonly options?: ClusterOptions;
 }
 
 /**
- * The Redis that a store connects to: a URL, options of ioredis, the nodes of a Cluster, or an existing client of
- * ioredis, which the store does not close.
+ * The Redis server, Sentinel group or Cluster that a store connects to: a URL, options of ioredis, the nodes of a
+ * Cluster, or an existing client of ioredis. The store does not close an existing client.
  */
 export type RedisSource = string | URL | RedisOptions | ClusterSource | Redis | Cluster;
 
@@ -41,7 +41,8 @@ export class IoredisConnection extends Connection {
   /**
    * Creates a connection over a new client or an existing one.
    *
-   * @param failed called with errors of the connection.
+   * @param failed called with an error of the connection, and with how often this error has recurred. Not called for
+   * every recurrence.
    */
   constructor(source: RedisSource, timeoutMs: number, failed: (error: Error, repetition: Repetition) => void) {
     super(timeoutMs);
@@ -49,7 +50,7 @@ export class IoredisConnection extends Connection {
     this.#client = isClient(source) ? source : connect(source, timeoutMs);
     if (keyPrefixOf(this.#client) !== "") {
       throw new KeywardError("VALUE_INVALID", "The ioredis option keyPrefix cannot be used, because SCAN ignores it", {
-        hint: "Remove keyPrefix, and pass the option prefix to the store instead.",
+        hint: "Remove the option `keyPrefix` of ioredis, and pass the option `prefix` to the store instead.",
       });
     }
     const repetitions = new Repetitions();
@@ -134,8 +135,8 @@ export class IoredisConnection extends Connection {
       if (deadline.passed) throw this.tooLate(deadline);
       if (client.status === "end") {
         const { message, hint } = problemOf(this.failure) ?? {
-          message: "The client of Redis is not connected, and does not reconnect",
-          hint: "Start the server or check its address, then create a new client.",
+          message: "The client of Redis is not connected, and does not reconnect by itself",
+          hint: "If the server is down, start it. Otherwise correct its address. Then create a new client and a new store.",
         };
         throw unavailable(message, hint, this.failure);
       }
@@ -184,7 +185,7 @@ function concealLogins(): void {
 
 const ping = "*1\r\n$4\r\nPING\r\n";
 
-/** A command of a transaction. It is always sent, because the other commands of the transaction are. */
+/** A command of a transaction, which is always sent: without one of its commands, the transaction would stay open. */
 class TransactionCommand extends Command {
   override toWritable(socket: object): string | Buffer {
     if (socket instanceof Writable) writeTogether(socket);
@@ -193,8 +194,9 @@ class TransactionCommand extends Command {
 }
 
 /**
- * A command that records whether it was sent to the server. It is not sent after its call has failed. A writing command
- * is sent a second time only if the server has refused the first, as with a redirection.
+ * A command that records whether it was sent to the server. The command is not sent after its call has failed. A
+ * command that changes data is sent a second time only if the server refused the first attempt, for example with a
+ * redirection.
  */
 class TrackedCommand extends Command {
   #sent = false;
@@ -230,7 +232,8 @@ class TrackedCommand extends Command {
   }
 
   /**
-   * Called by ioredis when it writes the command: possibly long after `sendCommand`, and again after a lost connection.
+   * Returns what ioredis writes to the socket for this command. ioredis may call this method long after `sendCommand`,
+   * and again after the connection was lost.
    */
   override toWritable(socket: object): string | Buffer {
     if (socket instanceof Writable) writeTogether(socket);
@@ -244,8 +247,8 @@ class TrackedCommand extends Command {
   }
 
   /**
-   * Returns the bytes that ioredis would write, in one buffer: ioredis makes three pieces of each argument of bytes.
-   * `undefined` for a short command, which ioredis writes as text.
+   * Returns the command in one buffer, because ioredis would write each argument of bytes in three pieces. Returns
+   * `undefined` for a short command, which ioredis writes itself.
    */
   #inOnePiece(): Buffer | undefined {
     const given: unknown[] = this.args;
@@ -271,7 +274,7 @@ class TrackedCommand extends Command {
   }
 }
 
-/** Upper bound of the bytes around an argument: a mark, a number, and two line ends. */
+/** Upper bound of the bytes that the protocol adds to an argument: `$`, the length, and two line ends. */
 const maxOverheadBytes = 32;
 const leastInOnePiece = 16 * 1024;
 
@@ -298,7 +301,7 @@ function connect(source: string | URL | RedisOptions | ClusterSource, timeoutMs:
     // Errors of ioredis may quote an option, and the error of an invalid URL has the whole URL.
     const name = error instanceof Error ? error.name : typeof error;
     throw new KeywardError("VALUE_INVALID", `ioredis refused the options of the connection (${name})`, {
-      hint: "Compare the options, and the nodes of a Cluster, with the types of ioredis.",
+      hint: "Compare the options, and the nodes of a Cluster, with the TypeScript types `RedisOptions` and `ClusterOptions`.",
     });
   }
 }
@@ -309,7 +312,8 @@ const redisUrl = {
 };
 
 /**
- * Checks each URL of the source: ioredis has the URL in its errors, and ignores parts of a URL that it does not know.
+ * Checks each URL of the source, because ioredis would quote the URL with its password in errors, and ignores parts of
+ * a URL that ioredis does not know.
  */
 function prepare(source: string | URL | RedisOptions | ClusterSource): string | RedisOptions | ClusterSource {
   if (typeof source === "string" || source instanceof URL) return checkedUrl("The URL of the Redis store", source);
@@ -321,14 +325,14 @@ function prepare(source: string | URL | RedisOptions | ClusterSource): string | 
 }
 
 function checkedUrl(name: string, given: string | URL): string {
-  // A path is the path of a socket.
+  // A text that begins with one slash is the path of a socket.
   if (typeof given === "string" && /^\/[^/]/.test(given)) return given;
   // Like in ioredis, a host without a protocol is allowed.
   const text = typeof given === "string" && !given.includes("//") && given !== "" ? `redis://${given}` : given;
   const url = requireUrl(name, text, redisUrl);
   if (url.hostname === "" || !/^\/?\d*$/.test(url.pathname)) {
     throw new KeywardError("VALUE_INVALID", `${name} has no host, or its path is not the number of a database`, {
-      hint: `Write the URL as ${redisUrl.form}. For a socket, pass only its path.`,
+      hint: `Write the URL as \`${redisUrl.form}\`. For a socket, pass only the path of the socket.`,
     });
   }
   return url.href;

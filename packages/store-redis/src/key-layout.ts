@@ -3,7 +3,7 @@ import { KeywardError, requireNamespace, type StoredValue } from "@keyward/core"
 import type { PlaceInRedis, RecordLayout } from "./record-space.ts";
 import { readValue, writeValue } from "./stored-value.ts";
 
-/** A mark that no escaped namespace can contain, because "%re" is not an escape. */
+/** Marks the keys of the reserved space. No escaped namespace contains this text: "%re" is not a percent-encoding. */
 const reservedMark = "%reserved:";
 
 /**
@@ -26,8 +26,8 @@ export class KeyLayout implements RecordLayout {
   constructor(prefix: string, reserved = false) {
     if (prefix === "" || prefix.includes(":") || !prefix.isWellFormed()) {
       throw invalid(
-        "The prefix of the RedisStore is empty, ill-formed or has a colon",
-        "Choose a prefix such as keyward or app.production.",
+        'The option "prefix" of RedisStore is empty, contains a colon, or is not a well-formed string',
+        'Choose a prefix without a colon, such as "keyward" or "app.production".',
       );
     }
     this.#prefix = prefix;
@@ -67,7 +67,7 @@ export class KeyLayout implements RecordLayout {
     return `${escapePattern(start)}*`;
   }
 
-  /** Returns the bytes of a text or of bytes. See `stored-value.ts`. */
+  /** Returns the bytes that Redis stores for a value. See `stored-value.ts`. */
   writeValue(key: string, value: unknown): Buffer {
     return writeValue(key, value);
   }

@@ -16,7 +16,7 @@ interface Run {
   readonly process: string;
   /** The cursor of the next SCAN. */
   cursor: string;
-  /** The slots that the run scans. The server has served them at every page. */
+  /** The slots that the run scans: those that the server has served at every page of the run. */
   readonly slots: Slots;
   /** The slots of the run whose keys were moving to another server at some page. */
   readonly unsteady: Slots;
@@ -32,7 +32,7 @@ interface Progress {
   readonly runs: Map<string, Run>;
 }
 
-/** A server's process, node id and slots and, for a run, its next keys. */
+/** The reply of a server to one step of a scan: its process, node id and slots, and the next keys of its run. */
 interface Survey {
   readonly process: string;
   readonly node: string;
@@ -65,7 +65,7 @@ export interface Wanted {
   readonly range?: string;
 }
 
-/** Returns `count` ranges that together have all slots. A range does not depend on the servers of the Cluster. */
+/** Divides all slots into `count` ranges. The ranges do not change when slots move between the servers of a Cluster. */
 export function rangesOfSlots(count: number): string[] {
   return Slots.parts(count).map(String);
 }
@@ -114,12 +114,12 @@ interface StepResult {
   readonly keys: readonly Buffer[];
   /** Whether the step has advanced the cursor. */
   readonly advanced: boolean;
-  /** Whether keys were scanned. The first step on a server only finds out which slots it serves. */
+  /** Whether the step scanned keys. The first step on a server only finds out which slots that server serves. */
   readonly searched: boolean;
   readonly error: unknown;
 }
 
-/** One round trip to all servers that still have something to scan. */
+/** A step of a scan: one round trip to all servers. */
 class Step {
   readonly #connection: Connection;
   readonly #progress: Progress;
@@ -207,7 +207,10 @@ class Step {
     return keys;
   }
 
-  /** Returns `undefined` if the server is not a primary, or has lost the rest of the Cluster. */
+  /**
+   * Asks a server for its slots and for the next keys of its run. Returns `undefined` if the server is not a primary,
+   * or has lost the rest of the Cluster.
+   */
   async #survey(server: ScannedServer, run: Run | undefined, count: string): Promise<Survey | undefined> {
     const asked = [
       ["INFO", "server"],
@@ -266,7 +269,7 @@ function textOf(reply: unknown): string {
 function unreachable(error: unknown): KeywardError {
   return unavailable(
     "No server serves some of the slots of the Cluster",
-    "Restart the missing nodes or wait for the failover, then continue from the same cursor.",
+    "Wait for the failover, or restart the missing nodes if there is none. Then continue the scan from the same cursor.",
     error,
   );
 }
@@ -349,7 +352,7 @@ function requireSlots(text: string): Slots {
 function parseRange(range: string | undefined): Slots {
   const slots = Slots.parse(range ?? `0-${slotCount - 1}`);
   if (slots !== undefined && !slots.isEmpty) return slots;
-  throw new KeywardError("VALUE_INVALID", "The range is not one that ranges() of a Redis store returned", {
-    hint: "Pass a range that ranges() of this store returned.",
+  throw new KeywardError("VALUE_INVALID", 'The option "range" of scan() is not a range that ranges() returned', {
+    hint: "Pass a range that `ranges()` of this store returned.",
   });
 }

@@ -53,16 +53,18 @@ export interface KeyvRedisOptions {
 }
 
 /**
- * The store that {@link keyvRedis} returns. Its records have the same keys of Redis as the adapter's: `namespace::key`,
- * or only the key without a namespace. It writes only text values. Stored bytes that are not UTF-8 are read as bytes.
+ * The store that {@link keyvRedis} returns. It keeps records under the same keys in Redis as the adapter:
+ * `namespace::key` for `@keyv/redis`, or only the key if there is no namespace. The store writes only text values. It
+ * reads stored bytes that are not UTF-8 as bytes.
  *
- * It emits `connection:error` with each error that the adapter emits.
+ * The store emits `connection:error` with errors that the adapter emits. An error that recurs is emitted once, and then
+ * at growing intervals.
  */
 export class KeyvRedisStore extends RecordSpace {
   readonly #connection: Connection;
   readonly #unlisten: () => void;
 
-  /** Used by {@link keyvRedis}; do not call it yourself. */
+  /** Only {@link keyvRedis} calls this constructor. To create a store, use `keyvRedis(adapter)`. */
   constructor(adapter: KeyvRedisAdapter | KeyvValkeyAdapter, connection: Connection, layout: RecordLayout) {
     super(connection, layout);
     this.#connection = connection;
@@ -77,7 +79,7 @@ export class KeyvRedisStore extends RecordSpace {
     this.#unlisten = shareListener(adapter, "error", report);
   }
 
-  /** Disconnects this store: it rejects every later call. The last store over an adapter also closes the adapter. */
+  /** Disconnects this store, so that every later call rejects. The last store over an adapter also closes the adapter. */
   override async disconnect(): Promise<void> {
     try {
       await this.#connection.close();
@@ -89,15 +91,15 @@ export class KeyvRedisStore extends RecordSpace {
 
 /**
  * Returns a store over an existing adapter of `@keyv/redis` or `@keyv/valkey`. The store reads and writes the adapter's
- * records over the adapter's client. In addition it expires records to the millisecond, replaces them atomically and
- * can be scanned. Each call ends within the timeout, and rejects if it failed.
+ * records over the adapter's client. In addition, the store expires records to the millisecond, replaces them
+ * atomically and can be scanned. Each call ends within the timeout. A failed call rejects.
  *
  * The adapter's `throwOnErrors` is switched on. `disconnect()` of the last store over an adapter closes the adapter.
  *
  * @throws KeywardError with one of these codes:
  *
- * - `VALUE_INVALID` if an option is unknown or out of range, or an adapter of `@keyv/valkey` has `useRedisSets`, which
- *   lets namespaces share their keys.
+ * - `VALUE_INVALID` if an option is unknown or out of range, or an adapter of `@keyv/valkey` uses `useRedisSets`, with
+ *   which the same key is the same record in every namespace.
  * - `STORE_INVALID` if an adapter of `@keyv/redis` is connected to a Sentinel group.
  *
  * @example
@@ -125,7 +127,9 @@ export function keyvRedis(
         "STORE_INVALID",
         "The adapter of @keyv/redis is connected to a Sentinel group, which cannot be scanned",
         {
-          hint: "Use a RedisStore with the options sentinels and name of ioredis, and move the records to it.",
+          hint:
+            "Use a RedisStore with the options `sentinels` and `name` of ioredis. Copy the records to the RedisStore, " +
+            "because its keys in Redis differ from those of the adapter.",
         },
       );
     }
@@ -136,9 +140,11 @@ export function keyvRedis(
   if (adapter.opts["useRedisSets"] !== false) {
     throw new KeywardError(
       "VALUE_INVALID",
-      "The adapter of @keyv/valkey uses useRedisSets, with which namespaces share their keys",
+      "The adapter of @keyv/valkey uses `useRedisSets`, with which the same key is the same record in every namespace",
       {
-        hint: "Create the adapter with useRedisSets: false. It then no longer finds the records that it wrote with useRedisSets.",
+        hint:
+          "Create the adapter with `useRedisSets: false`. That adapter does not find the records that were written with " +
+          "`useRedisSets`, because its keys contain the namespace: write those records again.",
       },
     );
   }
@@ -164,7 +170,7 @@ class ValkeyConnection extends IoredisConnection {
   }
 }
 
-/** The layout of the adapters: a fixed front, the namespace, a separator, and the key. */
+/** The layout of the keys that the adapters use in Redis: a fixed text, the namespace, a separator, and the key. */
 class AdapterLayout implements RecordLayout {
   readonly #front: string;
   readonly #separator: string;
@@ -180,11 +186,16 @@ class AdapterLayout implements RecordLayout {
     if (namespace === "" && !this.#separatesAlways) return this.#front;
     const start = `${namespace}${this.#separator}`;
     if (start.indexOf(this.#separator) !== namespace.length) {
-      throw new KeywardError("VALUE_INVALID", "The namespace contains the adapter's separator", {
-        hint:
-          `Choose a namespace without ${JSON.stringify(this.#separator)} in it or across its end: its records would ` +
-          "appear in another namespace.",
-      });
+      const separator = JSON.stringify(this.#separator);
+      throw new KeywardError(
+        "VALUE_INVALID",
+        `The namespace contains the adapter's separator ${separator}, or a part at its end`,
+        {
+          hint:
+            `Choose a namespace that neither contains ${separator} nor ends with a part of ${separator}, because its records ` +
+            "would appear in another namespace.",
+        },
+      );
     }
     return `${this.#front}${start}`;
   }
@@ -207,8 +218,8 @@ class AdapterLayout implements RecordLayout {
 
   writeValue(key: string, value: unknown): Buffer {
     if (typeof value === "string" && value.isWellFormed()) return Buffer.from(value);
-    throw new KeywardError("VALUE_INVALID", "keyvRedis stores only well-formed strings, and this value is not one", {
-      hint: "Let Keyv serialize values: remove `serialization: false`. To store bytes, use a RedisStore.",
+    throw new KeywardError("VALUE_INVALID", "The value is not a well-formed string, but keyvRedis stores only those", {
+      hint: "Let Keyv serialize values: remove `serialization: false`. To store bytes, use a RedisStore instead.",
       key,
     });
   }
@@ -220,7 +231,7 @@ class AdapterLayout implements RecordLayout {
 
 function requireIovalkey(client: unknown): Redis | Cluster {
   if (isIovalkey(client)) return client;
-  throw new KeywardError("VALUE_INVALID", "The client of the adapter is not a client of iovalkey", {
+  throw new KeywardError("VALUE_INVALID", "The property `redis` of the adapter is not a client of iovalkey", {
     hint: "Pass an adapter of @keyv/valkey or @keyv/redis.",
   });
 }

@@ -27,13 +27,13 @@ interface ClusterClient {
 
 /** The members of an adapter of `@keyv/redis` with which a store reaches the server. */
 export interface NodeRedisAdapter {
-  /** Returns the client, connected or connecting. */
+  /** Returns the client, which is connected or still connecting. */
   getClient(): Promise<unknown>;
   /** Returns whether the client is connected to a Cluster. */
   isCluster(): boolean;
   /** Returns whether the client is connected to a Sentinel group. */
   isSentinel?(): boolean;
-  /** Closes the client. With `force`, commands in progress are not awaited. */
+  /** Closes the client. With `force`, it does not wait for commands in progress. */
   disconnect(force?: boolean): Promise<void>;
 }
 
@@ -122,8 +122,9 @@ export class NodeRedisConnection extends Connection {
   }
 
   /**
-   * Returns whether the server replies in time. A client that closes waits for outstanding replies: if the server
-   * hangs, it waits forever and can no longer be destroyed.
+   * Returns whether the server replies within the timeout, which decides how the client is closed. A client that closes
+   * without force waits for outstanding replies. If the server hangs, that client waits forever and can no longer be
+   * destroyed.
    */
   async #answers(): Promise<boolean> {
     if (this.#connecting === undefined) return true;
@@ -137,8 +138,8 @@ export class NodeRedisConnection extends Connection {
   }
 
   /**
-   * Returns the client once it is connected. Concurrent calls share one attempt: the adapter returns connecting
-   * clients.
+   * Waits until the client is connected, and returns the client. Concurrent calls share one attempt to connect, because
+   * the adapter would return a client that is still connecting.
    */
   async #client(): Promise<unknown> {
     this.#connecting ??= this.#adapter.getClient();

@@ -19,20 +19,20 @@ import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapabilit
 import type { Answer, Connection, Request } from "./connection.ts";
 import { rangesOfSlots, scanKeys } from "./key-scan.ts";
 
-/** The address of a record, and the key of Redis under which it is stored. */
+/** The address of a record (its namespace and key), and the key in Redis under which the record is stored. */
 export interface PlaceInRedis {
   /** Namespace of the record; "" for no namespace. */
   readonly namespace: string;
   /** Key of the record in its namespace. */
   readonly key: string;
-  /** Key of Redis. */
+  /** Key in Redis under which the record is stored. */
   readonly at: string;
 }
 
 /** Converts addresses and values of records to keys and values of Redis, and back. */
 export interface RecordLayout {
   /**
-   * Returns the text that the keys of a namespace begin with.
+   * Returns the text with which all keys of a namespace begin in Redis.
    *
    * @throws KeywardError `VALUE_INVALID` if the layout cannot represent the namespace.
    */
@@ -52,8 +52,9 @@ export interface RecordLayout {
 }
 
 const iteratedAtOnce = 256;
-/** Number of values that an iteration reads first, and the number of bytes that its later batches aim at. */
+/** Number of values in the first batch that an iteration reads. */
 const firstIterated = 4;
+/** Number of bytes that the values of each later batch should have together. */
 const lightBytes = 2 * 2 ** 20;
 const clearedAtOnce = 1000;
 
@@ -63,8 +64,9 @@ const replaceScript = scriptOf(`if redis.call("GET", KEYS[1]) ~= ARGV[1] then re
 redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
 return 1`);
 
-// The same for many records of one server, in two forms for new and old servers: most of the cost of a command is
-// overhead. A server serves no other client while a script runs, so each script has few records and few bytes.
+// These scripts replace many records of one server: one for newer servers and one for older servers. A script costs
+// less than a command for each record, because most of the cost of a command is overhead. A server serves no other
+// client while a script runs, so each script has few records and few bytes.
 const replaceManyScript = scriptOf(`local replaced = {}
 for i, key in ipairs(KEYS) do
   replaced[i] = redis.call("SET", key, ARGV[2 * i], "IFEQ", ARGV[2 * i - 1], "KEEPTTL") and 1 or 0
@@ -93,12 +95,15 @@ const mostBytesAtOnce = 256 * 1024;
  * - `STORE_INVALID`: a key of the store has a value of another type, such as a list.
  */
 export class RecordSpace extends Hookified implements AtomicStore, RangedStore, BoundedStore {
-  /** The namespace of every call except {@link RecordSpace.scan}. `undefined` and "" both mean no namespace. */
+  /**
+   * The namespace whose records the methods read and write. Only {@link RecordSpace.scan} ignores it and reads every
+   * namespace. `undefined` and "" both mean no namespace.
+   */
   namespace: string | undefined;
   readonly #connection: Connection;
   readonly #layout: RecordLayout;
 
-  /** Used by `RedisStore` and `keyvRedis`; do not call it yourself. */
+  /** Only `RedisStore` and `keyvRedis` call this constructor. To create a store, use one of them. */
   constructor(connection: Connection, layout: RecordLayout) {
     super();
     this.#connection = connection;
@@ -117,13 +122,13 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return keyvStorageCapability(this);
   }
 
-  /** Returns the value of `key`, or `undefined` if there is none. */
+  /** Returns the value of `key`, or `undefined` if there is no record. */
   async get(key: string): Promise<StoredValue | undefined> {
     const [value] = await this.getMany([key]);
     return value;
   }
 
-  /** Returns the value of each key, in the order of `keys`, in one round trip. */
+  /** Returns one value per key, in the order of `keys`; `undefined` for a key without a record. One round trip. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const start = this.#start();
     return await this.#read(keys.map((key) => start + requireKey(key)));
@@ -144,7 +149,9 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return true;
   }
 
-  /** Stores all entries in one round trip. If it rejects, some entries may be stored. See {@link RecordSpace.set}. */
+  /**
+   * Stores all entries in one round trip. If the call rejects, some entries may be stored. See {@link RecordSpace.set}.
+   */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const start = this.#start();
     // The last value of a key wins, even if a Cluster redirects one of the commands.
@@ -153,13 +160,13 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return entries.map(() => true);
   }
 
-  /** Removes the record, and returns whether there was one. */
+  /** Removes the record of `key`, and returns whether it existed. */
   async delete(key: string): Promise<boolean> {
     const [deleted = false] = await this.deleteMany([key]);
     return deleted;
   }
 
-  /** Removes the records of all keys in one round trip, and returns for each key whether there was a record. */
+  /** Removes the records of all `keys` in one round trip. Returns for each key whether its record existed. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     const start = this.#start();
     const once = [...new Set(keys)];
@@ -185,8 +192,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Removes every record that this store's namespace has now. Records of other namespaces stay. The work is done in
-   * batches, so that the server is not blocked.
+   * Removes every record that this store's namespace has at the start of the call. Records of other namespaces stay.
+   * The records are removed in batches, so that the server is not blocked.
    */
   async clear(): Promise<void> {
     for await (const keys of this.#ownKeys(clearedAtOnce))
@@ -194,8 +201,9 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Iterates over the records of this store's namespace. Every record that exists throughout is yielded exactly once.
-   * The iterator keeps the yielded keys in memory; {@link RecordSpace.scan} does not.
+   * Yields the key and value of each record of this store's namespace, in no particular order. A record that exists
+   * during the whole iteration is yielded exactly once. For this, the iterator keeps all yielded keys in memory.
+   * {@link RecordSpace.scan} keeps no keys in memory.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
@@ -212,7 +220,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
           if (value !== undefined) yield [key, value];
         }
         start += batch.length;
-        // The size of the last values limits the next batch: the values of a whole page may have hundreds of megabytes.
+        // The size of the last values limits the next batch, because the values of a page may have hundreds of
+        // megabytes.
         const bytes = values.reduce((sum, value) => sum + (value?.length ?? 0), 0);
         const light = bytes === 0 ? iteratedAtOnce : Math.floor((batch.length * lightBytes) / bytes);
         atOnce = Math.max(1, Math.min(atOnce * 2, light, iteratedAtOnce));
@@ -224,9 +233,9 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The
-   * record keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no
-   * expiry.
+   * Writes `next` only if the stored value equals `expected`, and returns whether `next` was written. Text never equals
+   * bytes. The record keeps its expiry. If `expected` is `undefined`, `next` is written only if there is no record, and
+   * the new record never expires.
    *
    * @throws KeywardError `VALUE_INVALID` if a value has a wrong type.
    */
@@ -236,8 +245,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Attempts all replacements in one round trip, and returns for each whether it wrote. A replacement that does not
-   * write does not affect the others. See {@link RecordSpace.replace}.
+   * Calls {@link RecordSpace.replace} for all changes in one round trip. Returns for each change whether its `next` was
+   * written. A change whose `next` is not written does not affect the other changes.
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const start = this.#start();
@@ -258,14 +267,14 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Returns a page of the records of every namespace, in no particular order. A page can be empty even if it is not the
-   * last. A cursor stays valid while records change, after a restart, a failover or a move of slots, and in every
-   * process.
+   * Returns a page of records of every namespace, in no particular order, and the cursor of the next page. The last
+   * page has no cursor. Any other page may be empty too. A cursor stays valid while records change, after a restart, a
+   * failover or a move of slots, and in every process.
    *
-   * @param options `range`: one of {@link RecordSpace.ranges}, to read only the records of that range. Default: all
-   * records.
-   * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor, `ranges` did not return the range, or the
-   * limit is not an integer of at least 1.
+   * @param options `range`: a range that {@link RecordSpace.ranges} returned, to read only the records in that range.
+   * Default: all records.
+   * @throws KeywardError `VALUE_INVALID` if `cursor` does not come from a scan, `range` does not come from `ranges`, or
+   * `limit` is not an integer of at least 1.
    */
   async scan(
     options: { readonly cursor?: string; readonly limit?: number; readonly range?: string } = {},
@@ -293,16 +302,16 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Returns at most `count` ranges of about equal size, by which several processes can share a {@link
-   * RecordSpace.scan}. Each range is a set of slots of a Cluster; on a single server, keys are divided by the same
-   * slots. With a prefix in braces, all records are in one range.
+   * Divides all records into at most `count` ranges of about equal size, so that several processes can share a
+   * {@link RecordSpace.scan}: each process scans another range. A range is a set of the slots of a Cluster. On a single
+   * server, the keys are divided by the same slots. With a prefix in braces, all records are in one range.
    *
-   * @throws KeywardError `VALUE_INVALID` if the count is not an integer of at least 1.
+   * @throws KeywardError `VALUE_INVALID` if `count` is not an integer of at least 1.
    */
   async ranges(count: number): Promise<readonly string[]> {
     if (!Number.isSafeInteger(count) || count < 1) {
-      throw new KeywardError("VALUE_INVALID", "The count of ranges is not an integer of at least 1", {
-        hint: "Pass a count such as 16.",
+      throw new KeywardError("VALUE_INVALID", 'The argument "count" of ranges() is not an integer of at least 1', {
+        hint: "Pass the number of ranges that you want, such as 16.",
       });
     }
     return rangesOfSlots(count);
@@ -371,7 +380,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 }
 
-/** A replacement in bytes. Without `compared`, it writes only if there is no record. */
+/** A replacement whose values are bytes. If it has no `compared`, it is written only if there is no record. */
 interface BytesReplacement {
   readonly at: string;
   readonly written: Buffer;
@@ -379,7 +388,8 @@ interface BytesReplacement {
 }
 
 /**
- * Groups the positions of replacements that share a script. A replacement that expects no record is sent separately.
+ * Divides the replacements of a wave into groups, each of which is sent as one script, and returns their positions. A
+ * replacement that expects no record is a group by itself.
  */
 function groupsOf(wave: readonly number[], replacements: readonly BytesReplacement[]): number[][] {
   const groups: number[][] = [];
@@ -403,7 +413,7 @@ function groupsOf(wave: readonly number[], replacements: readonly BytesReplaceme
   return groups;
 }
 
-/** A Lua script. After it was sent once, the server knows it by its digest. */
+/** A Lua script. After a server has received its text once, the digest is enough to run the script. */
 interface Script {
   readonly text: string;
   readonly digest: string;

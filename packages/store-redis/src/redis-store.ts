@@ -13,9 +13,9 @@ import { RecordSpace } from "./record-space.ts";
 /** Options of a {@link RedisStore}. */
 export interface RedisStoreOptions {
   /**
-   * Prefix of all keys of the store in Redis, followed by a colon. Default: "keyward". It must not contain a colon.
-   * Stores with different prefixes never share a record. A prefix in braces, such as `{app}`, puts all records of a
-   * Cluster into one slot.
+   * Prefix of all keys of the store in Redis. A colon separates the prefix from the rest of the key, so the prefix must
+   * not contain a colon. Default: "keyward". Stores with different prefixes never share a record. A prefix in braces,
+   * such as `{app}`, puts all records of the store into one slot of a Cluster.
    */
   readonly prefix?: string;
   /** How long a call waits for the server, including reconnecting, in milliseconds. Default: 5,000. */
@@ -24,15 +24,18 @@ export interface RedisStoreOptions {
 
 const optionNames: OptionNames<RedisStoreOptions> = { prefix: true, timeoutMs: true };
 
-/** The records of a {@link RedisStore}, or those of its reserved space. Keeps bytes unchanged. */
+/**
+ * A set of records in Redis that keeps bytes unchanged. {@link RedisStore} extends this class, and
+ * `RedisStore.reserved()` returns another instance.
+ */
 export class RedisSpace extends RecordSpace implements BinaryStore {
   /** Values may be bytes: the store keeps them unchanged. */
   readonly values = "bytes";
 }
 
 /**
- * A store for Keyv and Keyward in Redis or Valkey: one server, a Sentinel group, or a Cluster. It expires records,
- * replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space.
+ * A store for Keyv and Keyward in Redis or Valkey: one server, a Sentinel group, or a Cluster. The store expires
+ * records, replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space.
  *
  * The store connects with its first call, and reconnects by itself. The store that opened the connection emits
  * `connection:error` with each connection error. An error that recurs is emitted once, then at growing intervals with
@@ -60,17 +63,17 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   /**
    * Creates a store without connecting yet.
    *
-   * @param origin the Redis to connect to, or a store to share.
+   * @param origin the Redis to connect to, or another store:
    *
    * - A URL (`redis:` or `rediss:`), as text or as a `URL`.
    * - Options of ioredis, such as `sentinels` and `name`.
    * - The nodes of a Cluster.
    * - An existing client of ioredis, which `disconnect()` leaves open.
-   * - Another store, whose connection and options the new one shares.
+   * - Another store, whose connection and options the new store shares.
    *
    * @throws KeywardError `VALUE_INVALID` if an option is unknown or out of range, or the prefix is empty or has a
-   * colon. Also if a URL cannot be parsed or its password is not percent-encoded, ioredis refuses its options, or its
-   * option `keyPrefix` is set. The error contains no part of the URL.
+   * colon. Also if a URL cannot be parsed or its password is not percent-encoded, if ioredis refuses the options that
+   * are passed to it, or if its option `keyPrefix` is set. The error contains no part of the URL.
    */
   constructor(origin: RedisSource | RedisStore, options: RedisStoreOptions = {}) {
     const { prefix = "keyward", timeoutMs = 5_000 } = requireOptions("RedisStore", options, optionNames);
@@ -89,22 +92,26 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   }
 
   /**
-   * Closes the connection that the store shares with its views and its reserved space. All of them reject every later
-   * call. A client that was passed to the store stays open. On a view it does nothing.
+   * Closes the connection that the store shares with its views and its reserved space. Every later call of the store, a
+   * view or the reserved space rejects. A client that was passed to the store stays open. On a view, `disconnect` does
+   * nothing.
    */
   override async disconnect(): Promise<void> {
     if (!this.#isView) await this.#connection.close();
   }
 
   /**
-   * Returns the reserved space, where Keyward keeps its own records. No key, `clear`, iteration or scan of this store
-   * reaches it. Every view returns the same one.
+   * Returns the reserved space, where Keyward keeps its own records. The other methods of this store neither read nor
+   * change those records. A store and all its views have the same reserved space.
    */
   reserved(): RedisSpace {
     return this.#reserved;
   }
 
-  /** Returns a view of one namespace over the same connection. "" is the view of the records without a namespace. */
+  /**
+   * Returns a view: a store that shares the connection of this store and uses the given namespace. "" selects the
+   * records without a namespace.
+   */
   namespaced(namespace: string): RedisStore {
     const view = new RedisStore(this);
     view.namespace = namespace;

@@ -39,8 +39,8 @@ export function rootOf(error: unknown): unknown {
 }
 
 /**
- * Returns the error without the command that clients attach: its arguments are keys and envelopes. Servers quote
- * arguments in some replies, so the message of a reply is cut at the first quote.
+ * Returns the error without the command that clients attach to it, because the arguments of a command are keys and
+ * envelopes. Servers quote arguments in some replies, so the message of a reply is cut at the first quote.
  */
 export function bareError(error: unknown): Error {
   const root = rootOf(error);

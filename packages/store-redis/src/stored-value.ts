@@ -31,7 +31,7 @@ export function readValue(bytes: Buffer): StoredValue {
   const mark = markOf(bytes);
   if (mark === undefined) return looksLikeText(bytes) ? bytes.toString() : bytes;
   const marked = bytes.subarray(markBytes);
-  // Keyward never writes an unnecessary mark: another program wrote it, and it is part of the value.
+  // Keyward never writes an unnecessary mark. So another program wrote these bytes, and the mark is part of the value.
   if (mark === textMark) return beginsLikeBinaryEnvelope(marked) && isUtf8(marked) ? marked.toString() : bytes;
   return looksLikeText(marked) || markOf(marked) !== undefined ? marked : bytes;
 }

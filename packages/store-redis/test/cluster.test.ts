@@ -144,7 +144,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(scans).toBeGreaterThan(3);
   });
 
-  it("finds every record if keys move from a server that was scanned to one that was not", async () => {
+  it("finds every record if keys move from a scanned server to a server that is not scanned yet", async () => {
     const keys = Array.from({ length: 400 }, (_, index) => `{moving}${index}`);
     await store.setMany([...keys, ...numbered(300)].map((key) => ({ key, value: key })));
     const slot = slotIn("{moving}");
@@ -181,7 +181,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     for (const key of keys) expect(found).toContain(key);
   });
 
-  it("fails no call while slots move", async () => {
+  it("completes every call while slots move", async () => {
     const keys = numbered(200);
     await store.setMany(keys.map((key) => ({ key, value: "0" })));
     let stopped = false;
@@ -208,7 +208,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(steps).toBeGreaterThan(10);
   });
 
-  it("waits for a failover, and then continues", async () => {
+  it("makes calls wait for a failover, and completes them afterwards", async () => {
     const keys = numbered(60);
     await store.setMany(keys.map((key) => ({ key, value: "before" })));
     const [victim] = await cluster.primaries();
@@ -242,7 +242,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(new Set(await store.getMany(keys))).toEqual(new Set(["again"]));
   });
 
-  it("does not let a client send a failed write late that was waiting for a connection", async () => {
+  it("prevents its client from sending a write after the write has failed while it waited to connect", async () => {
     const client = new Cluster([...cluster.startupNodes]);
     onTestFinished(() => client.disconnect());
     await expect.poll(() => client.status).toBe("ready");
@@ -261,7 +261,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(await patient.get(key)).toBe("value");
   });
 
-  it("leaves an existing client open, and does not let it repeat a lost write", async () => {
+  it("leaves an existing client open, and prevents that client from repeating a write without a reply", async () => {
     const client = new Cluster([...cluster.startupNodes]);
     onTestFinished(() => client.disconnect());
     const existing = new RedisStore(client, { timeoutMs });

@@ -76,7 +76,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       return store;
     }
 
-    it("is left by every concurrent call after it was demoted", async () => {
+    it("makes all concurrent calls reconnect to the new primary after it was demoted", async () => {
       await follow(second, first);
       const store = await connected();
       await expect.poll(() => replicationOf(second)).toMatch(/master_link_status:up/);
@@ -95,7 +95,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       expect(String(await second.command("DBSIZE"))).toBe("100");
     });
 
-    it("is left after it has lost its own primary", async () => {
+    it("makes calls reconnect to the new primary after it has lost its connection to a primary", async () => {
       const store = await connected();
       await second.command("CONFIG", "SET", "replica-serve-stale-data", "no");
       await first.command("CONFIG", "SET", "replica-serve-stale-data", "no");
@@ -106,7 +106,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       expect(await store.set("key", "after")).toBe(true);
     });
 
-    it("is left after its replicas have moved to another primary", async () => {
+    it("makes calls reconnect to the new primary after its replicas have moved there", async () => {
       const store = await connected();
       await first.command("CONFIG", "SET", "min-replicas-to-write", 1);
       endpoint.leadTo(second.port);
@@ -114,7 +114,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       expect(await store.get("key")).toBe("after");
     });
 
-    it("is reported as a replica if there is no other node", async () => {
+    it("makes calls reject with the reason that it is a replica if there is no other node", async () => {
       await follow(first, second);
       const store = open(url, impatientMs);
       opened.push(store);
@@ -130,7 +130,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
 });
 
 describeWithRedis(servers, "a Sentinel group that demotes its primary", () => {
-  it("is followed by RedisStore, and by keyvRedis over @keyv/valkey, to the new primary", async () => {
+  it("makes RedisStore, and keyvRedis over @keyv/valkey, reconnect to the new primary", async () => {
     const group = await startSentinelGroup(servers);
     onTestFinished(() => group.stop());
     const sentinels = group.sentinels.map(({ host, port }) => ({ host, port }));

@@ -91,7 +91,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     },
   };
 
-  it("is reported with the reason, over each client", async () => {
+  it("makes calls reject with the reason, over each client library", async () => {
     // All at once, because each call waits for its timeout.
     const reported = Object.entries(failures).flatMap(([name, { url, message, stores: tested = stores }]) =>
       Object.entries(tested).map(async ([client, open]) => {
@@ -127,7 +127,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     expect(uncaught).toEqual([]);
   });
 
-  it("receives no write in database 0 if the selected database does not exist", async () => {
+  it("receives no write in database 0 from a store whose selected database does not exist", async () => {
     await plain.command("FLUSHALL");
     for (const open of Object.values(overIoredis)) {
       const store = open(`${plain.url}/99`);
@@ -154,13 +154,13 @@ describe("a URL whose password is not percent-encoded", () => {
     "",
   ];
 
-  it.each(urls)("is refused with an error that contains no part of it: %s", async (url) => {
+  it.each(urls)("is refused with an error that contains no part of the URL: %s", async (url) => {
     await expectRefusal(() => new RedisStore(url), "VALUE_INVALID");
     await expectRefusal(() => new RedisStore({ nodes: [url] }), "VALUE_INVALID");
     if (URL.canParse(url)) await expectRefusal(() => new RedisStore(new URL(url)), "VALUE_INVALID");
   });
 
-  it("does not appear in the error for options that ioredis refuses", async () => {
+  it("does not appear in the error if ioredis refuses other options of the store", async () => {
     await expectRefusal(() => new RedisStore({ password: marker, name: marker, sentinels: [] }), "VALUE_INVALID");
   });
 });
@@ -183,7 +183,7 @@ describeWithRedis(servers, "a password", () => {
     return `redis://someone:${encodeURIComponent(password)}@127.0.0.1:${port}`;
   }
 
-  it("may have any characters if it is percent-encoded, in a text or in a URL", async () => {
+  it("may have any characters if it is percent-encoded, in a URL as text or as an object", async () => {
     for (const source of [urlOf(node.port), new URL(urlOf(node.port))]) {
       const store = new RedisStore(source);
       onTestFinished(() => store.disconnect());
@@ -191,7 +191,7 @@ describeWithRedis(servers, "a password", () => {
     }
   });
 
-  it("does not appear when a store is inspected, no matter how it was passed", async () => {
+  it("does not appear when a store is inspected, no matter how the password was passed", async () => {
     const sources: RedisSource[] = [
       urlOf(node.port),
       new URL(urlOf(node.port)),
@@ -210,7 +210,7 @@ describeWithRedis(servers, "a password", () => {
     }
   });
 
-  it("is not printed by ioredis if DEBUG is set, and neither are keys and values", async () => {
+  it("is not printed by ioredis if DEBUG is set, and neither are keys and values of records", async () => {
     const directory = mkdtempSync(join(import.meta.dirname, "debug-"));
     onTestFinished(() => rmSync(directory, { recursive: true }));
     const program = join(directory, "program.ts");

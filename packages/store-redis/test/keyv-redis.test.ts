@@ -140,7 +140,7 @@ describeWithRedis(servers, "keyvRedis", () => {
       });
     });
 
-    it("rejects in time during an outage of the server, and works again afterwards", async () => {
+    it("rejects calls within the timeout during an outage of the server, and works again afterwards", async () => {
       const server = await startRedis(servers);
       const store = keyvRedis(adapter(server.url), { timeoutMs: 500 });
       onTestFinished(async () => {
@@ -165,7 +165,7 @@ describeWithRedis(servers, "keyvRedis", () => {
       expect(await store.get("key")).toBe("value");
     });
 
-    it("rejects if the key has a value of another type", async () => {
+    it("rejects a call if the value of its key is not a string", async () => {
       const store = open();
       await store.set("key", "value");
       const [at = ""] = [await node.command("KEYS", "*")].flat().map(String);
@@ -194,13 +194,13 @@ describeWithRedis(servers, "keyvRedis", () => {
     }
   });
 
-  it("refuses an adapter of @keyv/valkey whose namespaces share their keys", async () => {
+  it("refuses an adapter of @keyv/valkey with which the same key is one record in every namespace", async () => {
     const adapter = KeyvValkey(node.url);
     onTestFinished(() => adapter.disconnect());
     expect(() => keyvRedis(adapter)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("refuses a namespace whose end forms a separator with the separator after it", async () => {
+  it("refuses a namespace that ends with a part of the separator", async () => {
     const store = keyvRedis(new KeyvRedis6(node.url));
     onTestFinished(() => store.disconnect());
     store.namespace = "a:";
@@ -220,14 +220,16 @@ describeWithRedis(servers, "keyvRedis", () => {
         expect.objectContaining({
           code: "STORE_INVALID",
           message: "The adapter of @keyv/redis is connected to a Sentinel group, which cannot be scanned",
-          hint: "Use a RedisStore with the options sentinels and name of ioredis, and move the records to it.",
+          hint:
+            "Use a RedisStore with the options `sentinels` and `name` of ioredis. Copy the records to the RedisStore, " +
+            "because its keys in Redis differ from those of the adapter.",
         }),
       );
       await adapter.disconnect();
     }
   });
 
-  it("has one listener per event of an adapter of @keyv/valkey and its client for any number of stores", async () => {
+  it("adds one listener per event to an adapter of @keyv/valkey and to its client, even for many stores", async () => {
     const adapter = KeyvValkey(node.url, { useRedisSets: false });
     onTestFinished(() => adapter.disconnect());
     const listeners = () =>
@@ -248,7 +250,7 @@ describeWithRedis(servers, "keyvRedis", () => {
     for (const [index, count] of listeners().entries()) expect(count).toBeLessThanOrEqual(without[index] ?? 0);
   });
 
-  it.each(Object.entries(adapters))("disconnects %s in time if the server hangs", async (_, adapter) => {
+  it.each(Object.entries(adapters))("disconnects %s within the timeout if the server hangs", async (_, adapter) => {
     const server = await startRedis(servers);
     onTestFinished(() => server.stop());
     const store = keyvRedis(adapter(server.url), { timeoutMs: 300 });

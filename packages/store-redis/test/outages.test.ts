@@ -50,7 +50,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     iterator: (each) => each.iterator().next(),
   };
 
-  it("rejects every call in time, recovers by itself, and writes nothing late", async () => {
+  it("rejects every call within the timeout, reconnects by itself, and does not carry out failed writes later", async () => {
     await store.set("key", "value");
     await node.kill();
     await Promise.all(Object.values(calls).map((call) => expectUnavailableInTime(() => call(store))));
@@ -59,7 +59,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it("rejects every call in time while the server hangs, and recovers when the server continues", async () => {
+  it("rejects every call within the timeout while the server hangs, and works again when the server continues", async () => {
     await store.set("key", "value");
     node.pause();
     const writes = new Set(["set", "setMany", "delete", "deleteMany", "clear", "replace", "replaceMany"]);
@@ -96,7 +96,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     }
   });
 
-  it("loses no acknowledged write to a kill -9 of the server, and settles each write in time", async () => {
+  it("loses no acknowledged write when the server is killed, and settles each write within the timeout", async () => {
     const [acknowledged, tried] = [new Map<string, number>(), new Map<string, number>()];
     let stopped = false;
     const writers = Array.from({ length: 8 }, async (_, writer) => {
@@ -163,7 +163,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     expect(found).toBeLessThanOrEqual(counted + failed);
   });
 
-  it("rejects in time if the server has never been running", async () => {
+  it("rejects a call within the timeout if the server has never been running", async () => {
     await node.stop();
     await expectUnavailableInTime(() => new RedisStore(node.url, { timeoutMs }).get("key"));
   });
@@ -193,7 +193,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
       await expect(store.get("key")).rejects.toMatchObject(unavailable);
     });
 
-    it("does not let the client repeat a failed write after the connection was lost", async () => {
+    it("prevents the client from repeating a failed write after the connection was lost", async () => {
       await store.set("key", "value");
       node.pause();
       const [asked, scanned] = [store.set("key", "given up"), store.scan()];
@@ -205,7 +205,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
       expect(await client.get("keyward::key")).toBe("value");
     });
 
-    it("does not let the client send a write twice within the timeout", async () => {
+    it("prevents the client from sending a write twice within the timeout", async () => {
       store = new RedisStore(client, { timeoutMs: 10_000 });
       await store.set("key", "value");
       node.pause();
@@ -217,7 +217,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
       expect(await store.get("key")).toBe("value");
     });
 
-    it("connects a lazy client", async () => {
+    it("connects a client that was created with lazyConnect", async () => {
       const lazy = new Redis(node.url, { lazyConnect: true });
       onTestFinished(() => lazy.disconnect());
       expect(await new RedisStore(lazy).set("key", "value")).toBe(true);
@@ -284,7 +284,7 @@ describeWithRedis(servers, "an error of a store", () => {
     }
   });
 
-  it("differs from the error of ioredis, which contains both", async () => {
+  it("differs from the error of ioredis, which contains the key and the value", async () => {
     const { node } = await open();
     const client = new Redis(node.url);
     onTestFinished(() => client.disconnect());

@@ -35,7 +35,7 @@ describe("values", () => {
     return Buffer.compare(one, other) === 0;
   }
 
-  it("are read back unchanged with their type, and different values have different bytes", () => {
+  it("are read with the type and content that was written, and different values have different bytes", () => {
     fc.assert(
       fc.property(fc.oneof(text, bytes), fc.oneof(text, bytes), (one, other) => {
         const [first, second] = [writeValue("", one), writeValue("", other)];
@@ -52,7 +52,7 @@ describe("values", () => {
     }
   });
 
-  it("are text if another program wrote them in UTF-8, and can be replaced by what was read", () => {
+  it("are read as text if another program wrote UTF-8, and can then be passed to replace as expected", () => {
     fc.assert(
       fc.property(bytes, (stored) => {
         const value = readValue(stored);
@@ -83,7 +83,7 @@ describe("keys of Redis", () => {
   const [records, reserved] = [layout, layout.reserved()];
   const at = (each: KeyLayout, { namespace, key }: { namespace: string; key: string }) => each.startOf(namespace) + key;
 
-  it("identify one address in one space", () => {
+  it("belong to exactly one address, of a record or in the reserved space", () => {
     fc.assert(
       fc.property(place, place, (one, other) => {
         const alike = one.namespace === other.namespace && one.key === other.key;
@@ -105,7 +105,7 @@ describe("keys of Redis", () => {
     expect(at(reserved, { namespace: "", key: "check" })).toBe("keyward:%reserved::check");
   });
 
-  it("never have a hash tag in their namespace", () => {
+  it("never contain a hash tag that comes from the namespace", () => {
     fc.assert(
       fc.property(place, ({ namespace }) => {
         expect(records.startOf(namespace)).not.toMatch(/[{}]/);
@@ -154,7 +154,7 @@ describeWithRedis(servers, "RedisStore", () => {
     await client.flushall();
   });
 
-  it("shows an operator which key a record needs", async () => {
+  it("stores records so that an operator can see with GETRANGE which encryption key a record needs", async () => {
     await store.namespaced("flows").set("session:42", envelope);
     expect(await client.getrange("keyward:flows:session:42", 0, 9)).toBe("kw1:first:");
   });
@@ -180,7 +180,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(await client.dbsize()).toBe(keys.length);
   });
 
-  it("iterates over a few records at a time if they are large", async () => {
+  it("reads a few records at a time in an iteration if the records are large", async () => {
     const large = "x".repeat(2 ** 20);
     await store.setMany(Array.from({ length: 20 }, (_, index) => ({ key: `${index}`, value: large })));
     let count = 0;
@@ -235,7 +235,7 @@ describeWithRedis(servers, "RedisStore", () => {
     },
   );
 
-  it("keeps replacing after the server has forgotten its scripts", async () => {
+  it("still replaces records after the server has forgotten the scripts of the store", async () => {
     await store.setMany(Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, value: "old" })));
     const changes = Array.from({ length: 200 }, (_, index) => ({ key: `key ${index}`, expected: "old", next: "new" }));
     for (const next of ["new", "old", "new"]) {
@@ -265,7 +265,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(after.scripts >= 6 * refused && after.scripts <= 7 * refused).toBe(true);
   });
 
-  it("replaces many records with few scripts of limited size, and compares each record", async () => {
+  it("replaces many records with few scripts of limited size, and compares the old value of each record", async () => {
     await store.setMany(["one", "other"].map((key) => ({ key, value: "0" })));
     const known = ["one", "other"].map((key) => ({ key, expected: "0", next: "1" }));
     expect(await store.replaceMany(known)).toEqual([true, true]);
@@ -324,7 +324,7 @@ describeWithRedis(servers, "RedisStore", () => {
     await expect(store.scan({ cursor })).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("reports a value of another type with STORE_INVALID", async () => {
+  it("rejects with STORE_INVALID if the value in Redis is not a string", async () => {
     await client.lpush("keyward::key", "item");
     await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_INVALID" });
     await expect(store.scan()).rejects.toMatchObject({ code: "STORE_INVALID" });
@@ -332,7 +332,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(await client.dbsize()).toBe(0);
   });
 
-  it("skips keys under the prefix that are not of its layout", async () => {
+  it("leaves out keys that begin with its prefix but are not keys of records", async () => {
     await client.mset("keyward:no end", "1", "keyward:%zz:key", "2", "keyward:%41:key", "3");
     await client.set(Buffer.from([...Buffer.from("keyward::"), 0xff]), "4");
     await store.set("key", "value");
@@ -341,7 +341,7 @@ describeWithRedis(servers, "RedisStore", () => {
 });
 
 describeWithRedis(await findValkeyServers(), "RedisStore on a server with SET IFEQ", () => {
-  it("replaces one record without a script, keeps its expiry, and reports a value of another type", async () => {
+  it("replaces one record without a script, keeps its expiry, and rejects if the value is not a string", async () => {
     const node = await startRedis(await findValkeyServers());
     const client = new Redis(node.url);
     const store = new RedisStore(node.url);

@@ -140,7 +140,7 @@ describeWithRedis(servers, "a server that requires TLS and a password", () => {
     expect(found).toEqual(new Set(["large", ...keys]));
   });
 
-  it("is reported as unavailable in time, with the missing part of the login", async () => {
+  it("makes a call without the right login reject within the timeout, with the part of the login that is missing", async () => {
     const { password = "", tls = {} } = node.options;
     const lacking: Record<string, [options: RedisOptions, reason: RegExp | undefined]> = {
       // The server closes the connection without an error.
@@ -166,7 +166,7 @@ describeWithRedis(servers, "a server that requires TLS and a password", () => {
     expect(performance.now() - startedAtMs).toBeLessThan(3_500);
   });
 
-  it("is reported with the missing keys if the user's ACL does not allow them", async () => {
+  it("makes a call reject with the keys that the user's ACL has to allow", async () => {
     const administrator = new Redis({ host: node.host, port: node.port, ...node.options, replyMapping: "legacy" });
     onTestFinished(() => administrator.disconnect());
     await administrator.call("ACL", "SETUSER", "elsewhere", "on", ">another", "+@all", "~elsewhere:*");

@@ -22,7 +22,7 @@ describeWithRedis(servers, "a RedisStore", () => {
     return client;
   }
 
-  it("stops retrying the commands of a batch after one of them was refused for good", async () => {
+  it("stops retrying the commands of a batch after the server has permanently refused one command", async () => {
     await node.command("ACL", "SETUSER", "narrow", "on", ">password", "~keyward::a*", "+@all");
     const store = new RedisStore(`redis://narrow:password@${node.host}:${node.port}`);
     onTestFinished(() => store.disconnect());
@@ -102,7 +102,7 @@ describeWithRedis(servers, "a RedisStore", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it.each(["OK", "PONG", "QUEUED", "", "ERR"])("returns the value %j even if it looks like a status", async (value) => {
+  it.each(["OK", "PONG", "QUEUED", "", "ERR"])("returns the value %j even if it looks like a reply", async (value) => {
     const store = new RedisStore(await connected());
     await store.set("key", value);
     expect(await store.get("key")).toBe(value);

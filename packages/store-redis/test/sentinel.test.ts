@@ -85,7 +85,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     expect(await primary.command("GET", "keyward::key 2")).toBe("new");
   });
 
-  it("settles each write in time during a failover, and keeps the writes that the new primary acknowledged", async () => {
+  it("settles each write within the timeout during a failover, and keeps writes that the new primary acknowledged", async () => {
     const store = open();
     await store.set("any", "value");
     const last = new Map<string, { step: number; acknowledged: boolean }>();
@@ -120,7 +120,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     }
   });
 
-  it("leaves a hanging primary for its replacement, and loses nothing when the former primary comes back", async () => {
+  it("reconnects from a hanging primary to the new one, and loses nothing when the former primary continues", async () => {
     const store = open(impatientMs);
     await store.set("key", "value");
     await group.replicated();
@@ -143,7 +143,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     expect(await open(impatientMs).set("key", "value")).toBe(true);
   });
 
-  it("rejects in time while there is no sentinel, and recovers by itself when there is one", async () => {
+  it("rejects within the timeout while no sentinel is running, and reconnects by itself when a sentinel starts", async () => {
     for (const sentinel of group.sentinels) await sentinel.kill();
     const store = open(impatientMs);
     const startedAtMs = performance.now();

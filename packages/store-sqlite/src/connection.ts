@@ -16,7 +16,8 @@ export interface ConnectionOptions {
 export type Prepare = (sql: string) => StatementSync;
 
 /**
- * Bounds of the random pause between two attempts to get a lock, in ms. Random, so that waiting processes spread out.
+ * Bounds of the pause between two attempts to get a lock, in ms. The pause is random, so that waiting processes do not
+ * all try again at the same moment.
  */
 const leastPauseMs = 2;
 const mostPauseMs = 40;
@@ -38,20 +39,21 @@ const primaryCodes = {
 } as const;
 
 /**
- * The one connection that a store and its views share. Callers pass their work as a synchronous function, so that a
- * transaction never outlasts a turn of the event loop. If another process has the file locked, the work is run again.
+ * The one connection to a SQLite file, which a store and its views share. Callers pass the statements of a transaction
+ * as a synchronous function, so that each transaction ends within one turn of the event loop. If another process has
+ * the file locked, the function is run again later.
  */
 export class Connection {
   readonly #options: ConnectionOptions;
   readonly #statements = new Map<string, StatementSync>();
   #database: DatabaseSync | undefined;
-  /** Version of the last schema that was checked and found to be Keyward's. */
+  /** SQLite's `schema_version` when the schema was last checked. Another number means: check the schema again. */
   #schemaVersion: number | undefined;
   #closed = false;
   #sweepTimer: NodeJS.Timeout | undefined;
 
   /**
-   * Opens the file. If another process has it locked now, the first call opens it instead.
+   * Opens the file. If another process has the file locked, the first read or write opens the file instead.
    *
    * @throws KeywardError `STORE_INVALID` or `STORE_UNAVAILABLE`.
    */
@@ -75,8 +77,8 @@ export class Connection {
   }
 
   /**
-   * Runs reading work in a transaction, so that it sees one state of the file. While the file is locked, the work is
-   * retried for `busyTimeoutMs`.
+   * Runs a function that only reads in a transaction, so that all its statements see the same state of the file. While
+   * the file is locked, the function is retried for up to `busyTimeoutMs`.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` or `STORE_INVALID`.
    */
@@ -84,7 +86,10 @@ export class Connection {
     return this.#run("BEGIN", work);
   }
 
-  /** Runs writing work in a transaction: either all of it is done, or nothing. Retries like {@link Connection.read}. */
+  /**
+   * Runs a function that writes in a transaction: either all its writes are stored, or none. Retries the function like
+   * {@link Connection.read}.
+   */
   write<Result>(work: (prepare: Prepare) => Result): Promise<Result> {
     return this.#run("BEGIN IMMEDIATE", work);
   }
@@ -124,7 +129,10 @@ export class Connection {
     this.#schemaVersion = version;
   }
 
-  /** Removes the expired rows of both spaces in small transactions, and returns the number of rows. */
+  /**
+   * Removes the expired rows of the records and of the reserved space, in small transactions. Returns the number of
+   * removed rows.
+   */
   async sweep(): Promise<number> {
     let total = 0;
     for (;;) {
@@ -142,7 +150,10 @@ export class Connection {
   }
 
   /**
-   * Sweeps again `everyMs` after each sweep, until the connection closes. The timer does not keep the process alive.
+   * Removes expired rows again and again until the connection closes, with a pause of `everyMs` before each sweep. The
+   * timer does not keep the process alive.
+   *
+   * @param failed called with the error of a sweep that failed.
    */
   sweepEvery(everyMs: number, failed: (error: unknown) => void): void {
     if (this.#closed) return;
@@ -171,7 +182,7 @@ export class Connection {
   #open(): DatabaseSync {
     if (this.#closed) {
       throw new KeywardError("STORE_UNAVAILABLE", `The SqliteStore of ${this.#options.path} is disconnected`, {
-        hint: "Create a new SqliteStore. disconnect() closes the connection of a store and of all its views.",
+        hint: "Create a new SqliteStore: `disconnect()` has closed the connection of this store and of all its views.",
       });
     }
     this.#database ??= openDatabase(this.#options.path, this.#options.synchronous);
@@ -197,7 +208,9 @@ export class Connection {
       case primaryCodes.locked:
         return unavailable(
           `Another process kept ${path} locked for ${busyTimeoutMs} ms`,
-          "Find the process that holds a long transaction on the file, or raise busyTimeoutMs. Do not remove its -wal and -shm.",
+          "Find the process that holds a long transaction on the file, and end that transaction. If such transactions are " +
+            "expected, raise the option `busyTimeoutMs`. Do not remove the files `-wal` and `-shm` beside the file: they " +
+            "hold the last writes.",
           error,
         );
       case primaryCodes.tooBig:
@@ -210,7 +223,8 @@ export class Connection {
       case "EDQUOT":
         return unavailable(
           `There is no space left for ${path}`,
-          "Free space on its disk or raise the quota, then try again. Do not remove -wal or -shm: they hold the last writes.",
+          "Free space on the disk of the file, or raise the quota if the file's user has one. Then repeat the call. Do not " +
+            "remove the files `-wal` and `-shm` beside the file: they hold the last writes.",
           error,
         );
       case primaryCodes.readOnly:
@@ -222,13 +236,14 @@ export class Connection {
       case primaryCodes.ioError:
         return unavailable(
           `The disk failed while reading or writing ${path}`,
-          "Copy the file together with its -wal to another disk, and look for disk errors in the system's log.",
+          "Copy the file together with its `-wal` to another disk, in case this disk fails completely. Then look for disk " +
+            "errors in the system's log.",
           error,
         );
       default:
         return unavailable(
           `SQLite failed on ${path}`,
-          "Check the disk, and the permissions of the file and its folder. The cause has SQLite's own message.",
+          "Check the disk, and the permissions of the file and of its folder. The property `cause` has SQLite's message.",
           error,
         );
     }
@@ -239,25 +254,29 @@ export class Connection {
     const folder = dirname(resolve(path));
     const user = "the user of this process";
     if (existsSync(path) && !allows(path, constants.R_OK)) {
-      return unavailable(`${path} is not readable for ${user}`, `Let ${user} read and write the file.`, error);
+      return unavailable(
+        `${path} is not readable for ${user}`,
+        `Give ${user} permission to read and write the file.`,
+        error,
+      );
     }
     if (existsSync(path) && !allows(path, constants.W_OK)) {
       return unavailable(
         `${path} is read-only for ${user}`,
-        `Let ${user} write to the file. If its file system is mounted read-only, remount it for writing.`,
+        `Give ${user} permission to write to the file. If the file system of the file is mounted read-only, mount it for writing.`,
         error,
       );
     }
     if (!allows(folder, constants.W_OK)) {
       return unavailable(
         `The folder of ${path} is read-only for ${user}`,
-        `Let ${user} write to the folder: SQLite creates -wal and -shm beside the file.`,
+        `Give ${user} permission to write to the folder, because SQLite creates the files \`-wal\` and \`-shm\` there.`,
         error,
       );
     }
     return unavailable(
       `${path} cannot be opened for writing`,
-      `Let ${user} read and write the file, its -wal and its -shm.`,
+      `Give ${user} permission to read and write the file, its \`-wal\` and its \`-shm\`.`,
       error,
     );
   }

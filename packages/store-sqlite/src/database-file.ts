@@ -12,7 +12,7 @@ export const inMemory = ":memory:";
 /** How long SQLite may block the event loop for a lock, in ms. Longer waits are asynchronous. */
 const blockMs = 20;
 
-/** "KWRD": the application id in the header of each file that Keyward creates. */
+/** The application id in the header of each SQLite file that Keyward creates: the ASCII codes of "KWRD". */
 const applicationId = 0x4b575244;
 const formatVersion = 1;
 
@@ -49,8 +49,8 @@ interface Header {
 }
 
 /**
- * Opens the file, and creates the store in it if the file is missing or empty. Any other kind of file, and a file that
- * another user prepared, is refused before anything can write to it.
+ * Opens the file of a store. A missing or empty file is set up as a new store. A file with other content, or one that
+ * another user prepared, is refused before anything is written to the file.
  *
  * @throws KeywardError `STORE_INVALID` if the file is not a store of this format. Errors of SQLite and of the file
  * system are passed on unchanged.
@@ -80,8 +80,8 @@ export function schemaVersionOf(prepare: (sql: string) => StatementSync): number
 }
 
 /**
- * Refuses a file whose schema is not the one that this package creates: a planted trigger or view would run with
- * Keyward's statements.
+ * Refuses a file whose schema differs from the schema that this package creates, because a trigger or view that an
+ * attacker added would run with Keyward's statements.
  *
  * @throws KeywardError `STORE_INVALID`.
  */
@@ -105,8 +105,8 @@ export function requireKeywardSchema(location: string, database: DatabaseSync): 
       `${location} contains ${type === "index" ? "an" : "a"} ${type} that Keyward did not create: ${JSON.stringify(name)}`,
       {
         hint:
-          `Find out which other program writes to the file, and stop it. Copy the file, then drop this ${type}; or restore ` +
-          "the file from a backup. Keyward has not changed the file.",
+          `Find out which program created this ${type}, and stop that program. Copy the file, then drop the ${type}. If ` +
+          "records are missing or damaged afterwards, restore the file from a backup. Keyward has not changed the file.",
       },
     );
   }
@@ -123,7 +123,9 @@ function prepareFile(path: string): string {
   if (status === undefined) {
     if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
       throw new KeywardError("STORE_INVALID", `${path} is a symbolic link to a file that does not exist`, {
-        hint: "Mount the file system of its target, or pass the path of the file itself.",
+        hint:
+          "If the target of the link is on a file system that is not mounted, mount that file system. Otherwise pass the " +
+          "path of the file instead of the link.",
       });
     }
     createPrivate(path);
@@ -139,7 +141,9 @@ function prepareFile(path: string): string {
   if (status.size > 0) requireKeywardFormat(location, readHeader(location));
   else if (!isOwnedBy(status, statSync(dirname(location)).uid)) {
     throw new KeywardError("STORE_INVALID", `${location} is an empty file that belongs to another user`, {
-      hint: "Pass a path in a folder that only the user of this process can write to.",
+      hint:
+        "Pass a path in a folder that only the user of this process can write to, because the owner of this file could " +
+        "read and change the records in it.",
     });
   }
   return location;
@@ -161,21 +165,23 @@ function requireOwnCompanions(location: string): void {
       `${location}${suffix} ${status.isFile() ? "belongs to another user" : "is not a regular file"}`,
       {
         hint:
-          "Find out which program created it. Keep it if that program uses this database: it holds the last writes. " +
-          "Otherwise stop every process that uses the database, then move it away.",
+          "Find out which program created this file. If that program uses the database, keep the file, because it may " +
+          "hold the last writes: give the file the owner of the database with `chown`, and run the program as that " +
+          "user. If no program uses the file, stop every process that uses the database, then move the file away.",
       },
     );
   }
 }
 
 /**
- * Creates the table and the format's marks in the header in one transaction, so that no process sees only one of them.
+ * Creates the table, and writes the application id and the format version to the header. All this is one transaction,
+ * so that no process sees a table without the header or a header without the table.
  */
 function setUp(location: string, database: DatabaseSync): void {
   if (headerOf(database).applicationId !== applicationId) {
     database.exec("BEGIN IMMEDIATE");
     try {
-      // Another process may have created them first.
+      // Another process may have created the table first.
       const empty = database.prepare("SELECT 1 FROM sqlite_schema").get() === undefined;
       if (headerOf(database).applicationId === 0 && empty) database.exec(schema);
       database.exec("COMMIT");
@@ -228,7 +234,7 @@ function requireKeywardFormat(location: string, header: Header): void {
       "STORE_INVALID",
       `${location} has format ${header.version}, but this release reads formats up to ${formatVersion}`,
       {
-        hint: "Use the release of @keyward/store-sqlite that wrote the file, or a later one. The file was not changed.",
+        hint: "Use the release of @keyward/store-sqlite that wrote the file, or a later release. The file was not changed.",
       },
     );
   }
@@ -238,8 +244,8 @@ function requireKeywardFormat(location: string, header: Header): void {
 export function invalidFile(location: string, problem: string, cause?: unknown): KeywardError {
   return new KeywardError("STORE_INVALID", `${location} ${problem}`, {
     hint:
-      "Check the path. If the file should hold records, stop every process that uses it, move it away together with its " +
-      "-wal and -shm, and restore it from a backup. Keyward has not changed the file.",
+      "Check the path. If this is the file of your records, stop every process that uses the file. Move the file away " +
+      "together with its `-wal` and `-shm`, then restore a backup to this path. Keyward has not changed the file.",
     cause,
   });
 }
@@ -252,7 +258,9 @@ function createPrivate(location: string): void {
     if (systemCode(error) === "EEXIST") return;
     if (systemCode(error) !== "ENOENT") throw error;
     throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be created: its folder does not exist`, {
-      hint: `If the folder belongs to a volume, mount the volume. Otherwise create it: mkdir -p ${dirname(location)}`,
+      hint:
+        "If the folder is on a volume that is not mounted, mount the volume. Otherwise create the folder: " +
+        `\`mkdir -p ${dirname(location)}\``,
       cause: error,
     });
   }

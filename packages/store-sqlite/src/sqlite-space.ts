@@ -27,7 +27,8 @@ type Space = (typeof spaces)[keyof typeof spaces];
 const iteratedAtOnce = 256;
 const clearedAtOnce = 2_000;
 /**
- * Byte limit of the values that one transaction of `iterator` or `clear` handles, since they are processed all at once.
+ * Total bytes of values after which a transaction of `iterator` or `clear` ends, because a transaction holds its values
+ * in memory and blocks the event loop.
  */
 const mostBytesAtOnce = 2 * 2 ** 20;
 
@@ -68,7 +69,7 @@ type Row = ReturnType<ReturnType<Prepare>["get"]>;
  * Every method rejects with a KeywardError of one of these codes:
  *
  * - `VALUE_INVALID`: a key or a namespace is not a well-formed string.
- * - `STORE_UNAVAILABLE`: the file stays locked, cannot be used, or the store is disconnected.
+ * - `STORE_UNAVAILABLE`: the file stays locked, the file cannot be read or written, or the store is disconnected.
  * - `STORE_INVALID`: the file is damaged, or its schema has an object that this package did not create.
  */
 export class SqliteSpace
@@ -77,19 +78,22 @@ export class SqliteSpace
 {
   /** Values may be bytes: the store keeps them unchanged, as BLOB. */
   readonly values = "bytes";
-  /** The namespace of every call except {@link SqliteSpace.scan}. `undefined` and "" both mean no namespace. */
+  /**
+   * The namespace whose records the methods read and write. Only {@link SqliteSpace.scan} ignores it and reads every
+   * namespace. `undefined` and "" both mean no namespace.
+   */
   namespace: string | undefined;
   readonly #connection: Connection;
   readonly #space: Space;
 
-  /** Used by `SqliteStore`; do not call it yourself. */
+  /** Only `SqliteStore` calls this constructor. To open a store, use `new SqliteStore(path)`. */
   constructor(connection: Connection, space: Space) {
     super();
     this.#connection = connection;
     this.#space = space;
   }
 
-  /** Maximum duration of a call in milliseconds. For `clear` and `iterator`: of each of their steps. */
+  /** Maximum duration of a call in milliseconds. `clear` and `iterator` may take as long for each of their steps. */
   get longestCallMs(): number {
     return this.#connection.longestCallMs;
   }
@@ -104,14 +108,17 @@ export class SqliteSpace
     return keyvStorageCapability(this);
   }
 
-  /** Returns the value of `key`, or `undefined` if there is none. */
+  /** Returns the value of `key`, or `undefined` if there is no record. */
   async get(key: string): Promise<StoredValue | undefined> {
     const address = this.#addressColumns(key);
     const row = await this.#connection.read((prepare) => prepare(statements.get).get(...address, Date.now()));
     return row === undefined ? undefined : readValue(row);
   }
 
-  /** Returns the value of each key, in the order of `keys`, from one state of the file. */
+  /**
+   * Returns one value per key, in the order of `keys`; `undefined` for a key without a record. All values are from the
+   * same state of the file.
+   */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const found = await this.#findMany(statements.getMany, keys);
     return keys.map((_, position) => {
@@ -134,7 +141,7 @@ export class SqliteSpace
     return true;
   }
 
-  /** Stores all entries in one transaction. If it rejects, none of them is stored. See {@link SqliteSpace.set}. */
+  /** Stores all entries in one transaction. If the call rejects, no entry is stored. See {@link SqliteSpace.set}. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const writes = entries.map((entry) => this.#write(entry));
     await this.#connection.write((prepare) => {
@@ -143,12 +150,12 @@ export class SqliteSpace
     return writes.map(() => true);
   }
 
-  /** Removes the record, and returns whether there was one. */
+  /** Removes the record of `key`, and returns whether it existed. */
   async delete(key: string): Promise<boolean> {
     return this.#connection.write(this.#removal(key));
   }
 
-  /** Removes the records of all keys in one transaction, and returns for each key whether there was a record. */
+  /** Removes the records of all `keys` in one transaction. Returns for each key whether its record existed. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     const removals = keys.map((key) => this.#removal(key));
     return this.#connection.write((prepare) => removals.map((remove) => remove(prepare)));
@@ -160,16 +167,19 @@ export class SqliteSpace
     return this.#connection.read((prepare) => prepare(statements.has).get(...address, Date.now()) !== undefined);
   }
 
-  /** Returns for each key whether there is a record, in the order of `keys`, from one state of the file. */
+  /**
+   * Returns for each key whether there is a record, in the order of `keys`. All answers are from the same state of the
+   * file.
+   */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const found = await this.#findMany(statements.hasMany, keys);
     return keys.map((_, position) => found.has(position));
   }
 
   /**
-   * Removes every record that this store's namespace has now. Records of other namespaces stay. The work is done in
-   * small transactions, so that other processes can write in between. If it rejects, some records may already be
-   * removed.
+   * Removes every record that this store's namespace has at the start of the call. Records of other namespaces stay.
+   * The records are removed in small transactions, so that other processes can write in between. If the call rejects,
+   * some records may already be removed.
    */
   async clear(): Promise<void> {
     const address = this.#namespaceColumns();
@@ -186,7 +196,8 @@ export class SqliteSpace
   }
 
   /**
-   * Iterates by key over the records of this namespace that existed at the start and still exist when they are reached.
+   * Yields the key and value of each record of this namespace, ordered by key. Leaves out records that are added after
+   * the start, and records that are removed before the iterator reads them.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
@@ -213,9 +224,9 @@ export class SqliteSpace
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` if the stored value is exactly `expected`, including its type, and returns whether it wrote. The
-   * record keeps its expiry. If `expected` is `undefined`, it writes only if there is no record; the new record has no
-   * expiry.
+   * Writes `next` only if the stored value equals `expected`, and returns whether `next` was written. Text never equals
+   * bytes. The record keeps its expiry. If `expected` is `undefined`, `next` is written only if there is no record, and
+   * the new record never expires.
    *
    * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes.
    */
@@ -224,8 +235,8 @@ export class SqliteSpace
   }
 
   /**
-   * Attempts all replacements in one transaction, and returns for each whether it wrote.
-   * See {@link SqliteSpace.replace}.
+   * Calls {@link SqliteSpace.replace} for all changes in one transaction. Returns for each change whether its `next`
+   * was written.
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const replacements = changes.map((change) => this.#replacement(change));
@@ -233,10 +244,11 @@ export class SqliteSpace
   }
 
   /**
-   * Returns a page of the records of every namespace, ordered by namespace and key. A cursor stays valid while records
-   * change, and in every process that uses the file.
+   * Returns a page of records of every namespace, ordered by namespace and key, and the cursor of the next page. The
+   * last page has no cursor. A cursor stays valid while records change, and in every process that uses the file.
    *
-   * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor, or the limit is not an integer of at least 1.
+   * @throws KeywardError `VALUE_INVALID` if `cursor` does not come from a scan, or `limit` is not an integer of at
+   * least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     const limit = requireLimit(options.limit);
@@ -262,8 +274,8 @@ export class SqliteSpace
     return new Map(rows.map((row) => [row["position"], row]));
   }
 
-  // Each of the following methods checks its arguments at once, and returns work that the connection may run
-  // repeatedly.
+  // Each of the following methods checks its arguments at once, and returns a function for a transaction. The
+  // connection may run that function repeatedly.
 
   #write(entry: KeyvStorageEntry<unknown>): (prepare: Prepare) => void {
     const { key } = entry;
@@ -300,7 +312,7 @@ export class SqliteSpace
   }
 }
 
-/** Returns the first rows, at least one, until their values together reach {@link mostBytesAtOnce}. */
+/** Returns rows, at least the first one, until their values together have {@link mostBytesAtOnce} bytes. */
 function takeByBytes(rows: Iterable<NonNullable<Row>>, sizeOf: (row: NonNullable<Row>) => number): NonNullable<Row>[] {
   const taken: NonNullable<Row>[] = [];
   let bytes = 0;
@@ -324,12 +336,14 @@ function readText(column: unknown): string {
 
 function readBytes(column: unknown): Uint8Array {
   if (column instanceof Uint8Array) return column;
-  throw new KeywardError("STORE_INVALID", "A row of the store has a type that Keyward never writes", {
-    hint: "Find out which other program writes to the file, and stop it. Copy the file, then restore it from a backup.",
+  throw new KeywardError("STORE_INVALID", "A row of the SQLite file has a column of a type that Keyward never writes", {
+    hint:
+      "Find out which other program writes to the SQLite file, and stop that program. Copy the file, then restore it from " +
+      "a backup.",
   });
 }
 
-/** Returns the first byte string after the given one in byte order. */
+/** Returns the smallest byte string that sorts after `bytes`. */
 function successor(bytes: Uint8Array): Uint8Array {
   return Buffer.concat([bytes, Buffer.alloc(1)]);
 }
@@ -338,7 +352,7 @@ function writeCursor(namespace: Uint8Array, key: Uint8Array): string {
   return `${Buffer.from(namespace).toString("base64url")}.${Buffer.from(key).toString("base64url")}`;
 }
 
-/** Returns the first namespace and key that the page may contain. */
+/** Returns the smallest namespace and key that the page after this cursor may contain. */
 function readCursor(cursor: string | undefined): [namespace: Uint8Array, key: Uint8Array] {
   if (cursor === undefined) return [Buffer.alloc(0), Buffer.alloc(0)];
   const [, namespace, key] = /^([\w-]*)\.([\w-]*)$/.exec(cursor) ?? [];

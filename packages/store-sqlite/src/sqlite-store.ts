@@ -25,17 +25,19 @@ export interface SqliteStoreOptions {
   /** How long a call waits while other processes have the file locked, in milliseconds up to 2^30. Default: 5,000. */
   readonly busyTimeoutMs?: number;
   /**
-   * How often expired rows are removed from the file, in milliseconds up to 2^30. Default: 60,000. 0 turns this off.
-   * Readers never see an expired record, whether or not its row is still in the file.
+   * Pause between two sweeps, which remove expired rows from the file, in milliseconds up to 2^30. Default: 60,000.
+   * With 0 there are no sweeps in the background. Reads never return an expired record, even if its row is still in the
+   * file.
    */
   readonly sweepMs?: number;
 }
 
 /**
- * A durable store for Keyv and Keyward in one SQLite file, which several processes may use at once. It expires records,
- * replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space.
+ * A durable store for Keyv and Keyward in one SQLite file, which several processes may use at once. The store expires
+ * records, replaces them atomically, can be scanned, keeps bytes unchanged, and has a reserved space.
  *
- * If removing expired rows in the background fails, the store emits `sweep:error` with the error and tries again later.
+ * If removing expired rows in the background fails, the store emits `sweep:error` with the error, and tries again after
+ * `sweepMs`.
  *
  * @example
  * ```ts
@@ -56,15 +58,20 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   readonly #isView: boolean;
 
   /**
-   * Opens a file, or shares the connection of another store. A missing file is created so that only its owner can
-   * access it.
+   * Opens a file, or shares the connection of another store. A missing file is created with a mode that gives access to
+   * its owner only.
    *
-   * @param origin the path of the file; ":memory:" for a database that exists as long as this store; or another store,
-   * whose connection and options the new one shares.
+   * @param origin where the records are stored:
+   *
+   * - The path of a file.
+   * - ":memory:" for a database in memory, which is lost when the store disconnects.
+   * - Another store, whose connection and options the new store shares.
+   *
    * @throws KeywardError with one of these codes:
    *
-   * - `STORE_INVALID` if the file is damaged, or belongs to another application or a later release. Also if another
-   *   user prepared it, or its schema has an object that this package did not create. The file is not changed.
+   * - `STORE_INVALID` if the file is damaged, belongs to another application, was written by a later release, or was
+   *   prepared by another user. Also if its schema has an object that this package did not create. The file is not
+   *   changed.
    * - `STORE_UNAVAILABLE` if the file cannot be opened.
    * - `VALUE_INVALID` if an option is unknown or out of range, or `origin` is neither a path nor a store.
    */
@@ -88,27 +95,33 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
       this.emit("sweep:error", error);
     } catch {
       // No caller could catch the error of a listener here, and a failed sweep must not end the process.
-      process.emitWarning('A listener of "sweep:error" threw', { type: "KeywardWarning", code: "KEYWARD_LISTENER" });
+      process.emitWarning('A listener of the event "sweep:error" threw an error', {
+        type: "KeywardWarning",
+        code: "KEYWARD_LISTENER",
+      });
     }
   }
 
   /**
-   * Closes the connection that the store shares with its views and its reserved space. All of them reject every later
-   * call. On a view it does nothing.
+   * Closes the connection that the store shares with its views and its reserved space. Every later call of the store, a
+   * view or the reserved space rejects. On a view, `disconnect` does nothing.
    */
   override async disconnect(): Promise<void> {
     if (!this.#isView) this.#connection.close();
   }
 
   /**
-   * Returns the reserved space, where Keyward keeps its own records. No key, `clear`, iteration or scan of this store
-   * reaches it. Every view returns the same one.
+   * Returns the reserved space, where Keyward keeps its own records. The other methods of this store, except `sweep`,
+   * neither read nor change those records. A store and all its views have the same reserved space.
    */
   reserved(): SqliteSpace {
     return this.#reserved;
   }
 
-  /** Returns a view of one namespace over the same connection. "" is the view of the records without a namespace. */
+  /**
+   * Returns a view: a store that shares the connection of this store and uses the given namespace. "" selects the
+   * records without a namespace.
+   */
   namespaced(namespace: string): SqliteStore {
     const view = new SqliteStore(this);
     view.namespace = namespace;
@@ -116,8 +129,8 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   }
 
   /**
-   * Removes the expired rows from the file now instead of with the next sweep in the background, and returns their
-   * number.
+   * Removes the expired rows from the file now, without waiting for the next sweep in the background. Returns the
+   * number of removed rows.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` or `STORE_INVALID`.
    */
@@ -135,8 +148,8 @@ function requireSettings(options: SqliteStoreOptions): Required<SqliteStoreOptio
     sweepMs = 60_000,
   } = requireOptions("SqliteStore", options, optionNames);
   if (synchronous !== "full" && synchronous !== "normal") {
-    throw new KeywardError("VALUE_INVALID", 'The option synchronous of SqliteStore is neither "full" nor "normal"', {
-      hint: 'Omit synchronous to use the default, "full".',
+    throw new KeywardError("VALUE_INVALID", 'The option "synchronous" of SqliteStore is neither "full" nor "normal"', {
+      hint: 'Omit the option "synchronous" to use its default, "full".',
     });
   }
   return {
@@ -150,9 +163,9 @@ function requireStore(origin: SqliteStore): SqliteStore {
   if (origin instanceof SqliteStore) return origin;
   throw new KeywardError(
     "VALUE_INVALID",
-    "The origin passed to new SqliteStore() is neither a path nor a SqliteStore",
+    'The argument "origin" of new SqliteStore() is neither a path nor a SqliteStore',
     {
-      hint: 'Pass the path of a file, such as "records.db".',
+      hint: 'Pass the path of a file, such as "records.db", or the SqliteStore whose connection the new store shares.',
     },
   );
 }

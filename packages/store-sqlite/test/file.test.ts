@@ -108,7 +108,7 @@ describe("a file that is not a usable store", () => {
     });
   }
 
-  it("is reported when a damaged page is read, and is not changed", async () => {
+  it("makes a call reject when the call reads a damaged page, and is not changed", async () => {
     const path = temporaryFile();
     await writeRecords(path);
     overwrite(path, 20 * 4096, randomBytes(40 * 4096));
@@ -126,7 +126,7 @@ describe("a file that is not a usable store", () => {
 });
 
 describe("a store file", () => {
-  it("keeps its records when it is closed and opened", async () => {
+  it("keeps its records when it is closed and opened again", async () => {
     const path = temporaryFile();
     const first = new SqliteStore(path);
     await first.namespaced("a").set("key", "value", Date.now() + 3_600_000);
@@ -138,7 +138,7 @@ describe("a store file", () => {
     await second.disconnect();
   });
 
-  it("keeps every write when it is copied with its log, as after a crash", async () => {
+  it("keeps every write in a copy of the open file and its -wal, as after a crash", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "value");
@@ -159,7 +159,7 @@ describe("a store file", () => {
     await store.disconnect();
   });
 
-  it("can be read and written only by its owner, and so can its log", async () => {
+  it("can be read and written only by its owner, and so can its -wal and -shm", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "value");
@@ -244,7 +244,7 @@ describe("a batch that fails in the middle", () => {
 });
 
 describe("a database in memory", () => {
-  it("is separate for each store", async () => {
+  it("belongs to one store, so another store does not see its records", async () => {
     const [one, other] = [new SqliteStore(":memory:"), new SqliteStore(":memory:")];
     await one.set("key", "value");
     expect(await other.get("key")).toBeUndefined();
@@ -252,7 +252,7 @@ describe("a database in memory", () => {
   });
 });
 
-describe("arguments", () => {
+describe("invalid arguments", () => {
   it("are refused before anything is written", async () => {
     const store = new SqliteStore(":memory:");
     const invalid = { code: "VALUE_INVALID" };

@@ -68,7 +68,7 @@ const planted = [
     remove: "DROP VIEW pragma_application_id",
   },
   {
-    name: "an index of an expression",
+    name: "an index on an expression",
     plant: "CREATE INDEX planted ON entries (hex(value))",
     remove: "DROP INDEX planted",
   },
@@ -81,14 +81,14 @@ const planted = [
     remove: "DROP INDEX sqlite_planted",
   },
   {
-    name: "a table that follows deletes",
+    name: "a table whose rows are deleted together with records",
     plant: "CREATE TABLE planted (id REFERENCES entries (id) ON DELETE CASCADE)",
     remove: "DROP TABLE planted",
   },
 ];
 
-describe("a store with a planted schema object", () => {
-  it.each(planted)("is not opened with $name", async ({ plant, remove }) => {
+describe("a store file whose schema another program changed", () => {
+  it.each(planted)("is not opened if it has $name", async ({ plant, remove }) => {
     const path = temporaryFile();
     await closedStore(path);
     alter(path, plant);
@@ -106,7 +106,7 @@ describe("a store with a planted schema object", () => {
     await store.disconnect();
   });
 
-  it.each(planted)("refuses every call after $name was added while it is open", async ({ plant, remove }) => {
+  it.each(planted)("makes every call reject if $name was added while the store is open", async ({ plant, remove }) => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.setMany([{ key: "key", value: "value" }]);
@@ -135,7 +135,7 @@ describe("a store with a planted schema object", () => {
     await store.disconnect();
   });
 
-  it("stays usable after ANALYZE and VACUUM", async () => {
+  it("stays usable if the other program ran only ANALYZE and VACUUM", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "value");
@@ -182,8 +182,8 @@ describe("a removed value", () => {
   });
 });
 
-describe.skipIf(process.platform === "win32")("a path that another user prepared", () => {
-  it("is not followed if it is a link to a missing file", () => {
+describe.skipIf(process.platform === "win32")("a path that exists before the store is created", () => {
+  it("is refused if it is a symbolic link to a missing file", () => {
     const path = temporaryFile();
     symlinkSync(join(dirname(path), "target.db"), path);
     expect(() => new SqliteStore(path)).toThrow(
@@ -195,7 +195,7 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     expect(readdirSync(dirname(path))).toEqual(["records.db"]);
   });
 
-  it("is followed if it is a link to a store, even while that store is open", async () => {
+  it("is opened if it is a symbolic link to the file of a store, even while that store is open", async () => {
     const path = temporaryFile();
     const link = join(dirname(path), "link.db");
     const store = new SqliteStore(path);
@@ -213,7 +213,7 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     await store.disconnect();
   });
 
-  it("keeps its mode if it is an empty file of the same user", async () => {
+  it("is opened and keeps its mode if it is an empty file of the same user", async () => {
     const path = temporaryFile();
     writeFileSync(path, "");
     chmodSync(path, 0o660);
@@ -223,7 +223,7 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     await store.disconnect();
   });
 
-  it.skipIf(!isRoot)("is refused if it is an empty file of that user", () => {
+  it.skipIf(!isRoot)("is refused if it is an empty file of another user", () => {
     const path = temporaryFile();
     writeFileSync(path, "");
     chownSync(path, stranger, stranger);
@@ -236,7 +236,7 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     expect(statSync(path).size).toBe(0);
   });
 
-  it("is refused if a file beside it is a link", async () => {
+  it("is refused if its -wal, -shm or -journal is a symbolic link", async () => {
     const path = temporaryFile();
     await closedStore(path);
     const victim = join(dirname(path), "victim");
@@ -250,7 +250,7 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     }
   });
 
-  it.skipIf(!isRoot)("is refused if a file beside it belongs to that user, who could read every write", async () => {
+  it.skipIf(!isRoot)("is refused if its -wal, -shm or -journal belongs to another user", async () => {
     const path = temporaryFile();
     for (const suffix of ["-wal", "-shm", "-journal"]) {
       writeFileSync(path + suffix, "");
@@ -267,7 +267,7 @@ describe.skipIf(process.platform === "win32")("a path that another user prepared
     }
   });
 
-  it("is refused without waiting if it is a pipe", () => {
+  it("is refused if it is a named pipe, without waiting for a writer of the pipe", () => {
     const path = temporaryFile();
     execFileSync("mkfifo", [path]);
     expect(() => new SqliteStore(path)).toThrow(expect.objectContaining({ code: "STORE_UNAVAILABLE" }));
@@ -288,8 +288,8 @@ function mount(path: string, options: string, { skip }: TestContext): void {
   });
 }
 
-describe.skipIf(process.platform !== "linux")("a file that cannot be written", () => {
-  it("is reported as read-only, with a hint about its mount", async (context) => {
+describe.skipIf(process.platform !== "linux")("a store whose file cannot be written", () => {
+  it("reports that the file is read-only, with the hint to mount its file system for writing", async (context) => {
     const path = temporaryFile();
     // Root can write to a file of any mode, so the mount is made read-only instead.
     if (isRoot) mount(path, "size=1m", context);
@@ -323,7 +323,7 @@ describe.skipIf(process.platform !== "linux")("a file that cannot be written", (
       await expect(call()).rejects.toMatchObject({
         code: "STORE_UNAVAILABLE",
         message: `There is no space left for ${path}`,
-        hint: expect.stringContaining("Do not remove -wal or -shm"),
+        hint: expect.stringContaining("Do not remove the files `-wal` and `-shm`"),
       });
     }
     expect(await store.getMany(["key", "first", "second"])).toEqual(["value", undefined, undefined]);
@@ -332,7 +332,7 @@ describe.skipIf(process.platform !== "linux")("a file that cannot be written", (
     await store.disconnect();
   });
 
-  it("reports that its folder no longer exists", async () => {
+  it("reports that the folder of the file no longer exists", async () => {
     const path = join(dirname(temporaryFile()), "folder", "records.db");
     mkdirSync(dirname(path));
     const lock = new DatabaseSync(path);
@@ -350,7 +350,7 @@ describe.skipIf(process.platform !== "linux")("a file that cannot be written", (
   });
 });
 
-describe("the constructor", () => {
+describe("the constructor of SqliteStore", () => {
   it.each([
     { busyTimeoutMs: Number.NaN },
     { busyTimeoutMs: 2 ** 31 },
@@ -369,7 +369,7 @@ describe("the constructor", () => {
 
   it.each<[string, string]>([
     ['{"sweep":1000}', 'SqliteStore has no option "sweep"'],
-    ['{"synchronous":"off"}', 'The option synchronous of SqliteStore is neither "full" nor "normal"'],
+    ['{"synchronous":"off"}', 'The option "synchronous" of SqliteStore is neither "full" nor "normal"'],
     ["[]", "The options of SqliteStore are not an object"],
   ])("refuses the options %s", (options, message) => {
     expect(() => new SqliteStore(":memory:", JSON.parse(options))).toThrow(

@@ -40,7 +40,7 @@ describe("several processes on one file", () => {
     await store.disconnect();
   });
 
-  it("replace a counter atomically without losing a step", async () => {
+  it("increment a counter with replace without losing a step", async () => {
     const path = temporaryFile();
     await finish(await Promise.all(["a", "b", "c"].map((name) => start("increment", path, name))));
     const store = new SqliteStore(path);
@@ -49,7 +49,7 @@ describe("several processes on one file", () => {
   });
 
   // POSIX drops all locks of a process on a file when the process closes any descriptor of that file.
-  it.runIf(existsSync("/proc/locks"))("see the locks of a process that opened the file twice", async () => {
+  it.runIf(existsSync("/proc/locks"))("still see the locks of a process that has opened the file twice", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "value");
@@ -69,7 +69,7 @@ describe("several processes on one file", () => {
     await store.disconnect();
   });
 
-  it("see all or nothing of a killed process's last batch, and every batch that it acknowledged", async () => {
+  it("see every acknowledged batch of a killed process, and its last batch completely or not at all", async () => {
     const path = temporaryFile();
     const keys = Array.from({ length: 200 }, (_, index) => `key-${index}`);
     for (const acknowledgements of [1, 4, 9]) {

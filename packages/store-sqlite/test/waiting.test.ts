@@ -13,7 +13,7 @@ function lock(path: string): () => void {
 }
 
 describe("a locked file", () => {
-  it("makes a write wait while the event loop runs and reads succeed", async () => {
+  it("makes a write wait without blocking the event loop or reads", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "old");
@@ -73,7 +73,7 @@ describe("a locked file", () => {
     await rejected;
   });
 
-  it("becomes a store once the process that locked it unlocks it without creating one", async () => {
+  it("is set up by the waiting write if the file is still empty when another process unlocks it", async () => {
     const path = temporaryFile();
     const unlock = lock(path);
     const store = new SqliteStore(path);
@@ -85,7 +85,7 @@ describe("a locked file", () => {
     await store.disconnect();
   });
 
-  it("leaves a waiting call in the namespace that the store had at the time of the call", async () => {
+  it("lets a waiting write keep its namespace when the namespace of the store changes", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     store.namespace = "first";
@@ -115,7 +115,7 @@ describe("many or large records", () => {
   it.each([
     ["many small records", Array.from({ length: 5_000 }, (_, index) => ({ key: `${index}`, value: "value" }))],
     ["some large records", Array.from({ length: 6 }, (_, index) => ({ key: `${index}`, value: large }))],
-  ])("are cleared in steps that let other work run in between: %s", async (_, records) => {
+  ])("are cleared in steps, between which the event loop runs other work: %s", async (_, records) => {
     const store = new SqliteStore(temporaryFile());
     await store.setMany(records);
     await store.namespaced("other").set("key", "value");
@@ -131,7 +131,7 @@ describe("many or large records", () => {
     await store.disconnect();
   });
 
-  it("are iterated a few at a time if they are large", async () => {
+  it("are read a few at a time by an iteration if they are large", async () => {
     const store = new SqliteStore(temporaryFile());
     await store.setMany(Array.from({ length: 8 }, (_, index) => ({ key: `${index}`, value: large })));
     const keys: string[] = [];
@@ -146,7 +146,7 @@ describe("many or large records", () => {
 });
 
 describe("expired rows", () => {
-  it("stay after reads and are removed by a sweep of several steps, in both spaces", async () => {
+  it("stay in the file after reads, and are removed by a sweep, from the reserved space too", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 0 });
     // On a busy machine, the batch could take longer than any expiry that is short enough for a test.
@@ -169,7 +169,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are not written if the expiry has already passed, and the existing record is removed", async () => {
+  it("are never written: a write whose expiry has passed removes the existing record instead", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 0 });
     await store.set("key", "value");
@@ -189,7 +189,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are removed by a later sweep after an event has reported a failed one", async () => {
+  it("are removed by a later sweep after a sweep has failed and the event sweep:error has reported it", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 20, busyTimeoutMs: 0 });
     const errors: unknown[] = [];
@@ -203,7 +203,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are removed by a later sweep even if a listener of the event throws, and the process survives", async () => {
+  it("are removed by a later sweep even if a listener of sweep:error throws, and the process survives", async () => {
     const path = temporaryFile();
     const unhandled: unknown[] = [];
     const note = (reason: unknown) => unhandled.push(reason);
