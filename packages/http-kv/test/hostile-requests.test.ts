@@ -95,7 +95,7 @@ describe("a hostile client with an API key", () => {
     expect(received().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 401"]);
   });
 
-  it("cannot have a request done that follows a refused body on the same connection", async () => {
+  it("cannot make the server do a request that follows a refused body on the same connection", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
     const { socket, received } = await openSocket(server.url);
@@ -222,7 +222,7 @@ describe("a large request", () => {
       (ask: Ask) => ask("POST", "/replace", '{"changes":[{"key":"text","expected":"\\"x\\"","text":"x"}]}'),
       200,
     ],
-  ])("lets other requests run about once per piece when it %s", async (_, act, status) => {
+  ])("lets other requests run after about each piece of the data when it %s", async (_, act, status) => {
     const ask = ready({ limits: { maxValueBytes: bytes } });
     expect((await ask("PUT", "/text", "x".repeat(bytes))).status).toBe(200);
     let turns = 0;
@@ -285,7 +285,7 @@ describe("the memory of a request", () => {
     expect((await ask("POST", "/set", entries(`${narrow}中`))).status).toBe(200);
   });
 
-  it("limits the number of values that are read at once, as if each had the largest size", async () => {
+  it("limits the number of values that the server reads at once, as if each value had the largest size", async () => {
     const reads: number[] = [];
     class Counting extends MemoryStore {
       override getMany(keys: readonly string[]): ReturnType<MemoryStore["getMany"]> {
@@ -365,7 +365,7 @@ describe("JsonReader", () => {
   const document = fc.dictionary(text, fc.oneof(leaf, fc.array(fc.oneof(leaf, fc.dictionary(text, leaf)))));
   const places = fc.array(fc.nat({ max: 4_000 }), { maxLength: 12 });
 
-  it("returns the same as JSON.parse, however the document is cut", () => {
+  it("returns the same value as JSON.parse, whatever pieces the document arrives in", () => {
     fc.assert(
       fc.property(document, places, fc.boolean(), (value, cuts, escaped) => {
         const json = JSON.stringify(value);
