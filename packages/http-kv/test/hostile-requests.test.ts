@@ -311,7 +311,7 @@ describe("the memory of a request", () => {
     expect(Math.max(...reads)).toBeLessThanOrEqual(4);
   });
 
-  it("shortens the answer to replacements of large values, and a client requests the rest", async () => {
+  it("allows only the first replacements of large values in one request, and HttpStore sends the others again", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const answered: number[] = [];

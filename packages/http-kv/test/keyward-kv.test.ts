@@ -158,7 +158,7 @@ describe("keyward-kv serve", () => {
     expect(reading.received().length).toBeLessThan(8_000_000);
   });
 
-  it("uses API keys that are made or revoked while it runs", async () => {
+  it("accepts API keys that are added, and refuses keys that are revoked, while it runs", async () => {
     const tenants = join(folder(), "tenants.json");
     const server = await start("--tenants", tenants, "--store", "memory");
     await vi.waitFor(() => expect(server.output()).toContain("every request is refused"), 20_000);
@@ -229,7 +229,7 @@ it("keyward-kv serve --store memory loses its records when it ends", async () =>
 const redisServers = await findRedisServers({ anyWillDo: true });
 
 describeWithRedis(redisServers, "keyward-kv over Redis", () => {
-  it("has all records after a restart, and continues a scan", async () => {
+  it("still has all records after a restart, and continues a scan that began before", async () => {
     const redis = await startRedis(redisServers);
     onTestFinished(() => redis.stop());
     const tenants = join(folder(), "tenants.json");

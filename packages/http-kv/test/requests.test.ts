@@ -369,7 +369,7 @@ describe("a limit", () => {
     expect((await handler(request)).status).toBe(413);
   });
 
-  it("applies to the time that a body takes, also in a handler", async () => {
+  it("applies to the time in which a body must arrive, also in a fetch handler", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { bodyTimeoutMs: 50 } });
     let cancelled = false;
