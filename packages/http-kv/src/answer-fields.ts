@@ -1,7 +1,7 @@
 import { KeywardError, type StoredValue } from "@keyward/core";
 import { decodeValue, field } from "./protocol.ts";
 
-/** Reads the fields of a server's answers, which may come from an attacker. */
+/** Reads and checks the fields of a server's answers. An attacker may have sent an answer. */
 export class AnswerFields {
   readonly #url: string;
 
@@ -42,9 +42,9 @@ export class AnswerFields {
   };
 
   /**
-   * Decodes a value of a record.
+   * Decodes the value of a record from JSON.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` for any other object.
+   * @throws KeywardError `STORE_UNAVAILABLE` if the JSON is not an encoded value.
    */
   readonly value = (encoded: unknown): StoredValue => {
     try {
@@ -60,7 +60,7 @@ export class AnswerFields {
       "STORE_UNAVAILABLE",
       `${this.#url} sent an answer that does not follow the HTTP KV protocol`,
       {
-        hint: "Check that the url is the one of a keyward-kv server, and that it has the release of this package.",
+        hint: "Check that the url belongs to a keyward-kv server, and that the server has the same version of @keyward/http-kv as this client.",
       },
     );
   }

@@ -5,7 +5,10 @@ import { maxDepth } from "./protocol.ts";
 /** Maximum length of an answer on the network, and of its decoded form in memory. */
 export const maxAnswerBytes = 256 * 2 ** 20;
 
-/** Reads a JSON answer. It may come from an attacker, so its bounds are checked before it is parsed. */
+/**
+ * Reads a JSON answer of the server. An attacker may have sent the answer, so its length, depth and number of elements are
+ * checked before it is parsed.
+ */
 export class AnswerReader {
   readonly #bounds: JsonBounds;
   readonly #short: Uint8Array[] | undefined;
@@ -14,7 +17,7 @@ export class AnswerReader {
   #weight = 0;
 
   /**
-   * @param maxParts maximum number of brackets, commas and colons in the answer.
+   * @param maxParts maximum number of brackets, commas and colons in the JSON of the answer.
    * @param announcedBytes the `Content-Length` of the answer, if it has one.
    */
   constructor(maxParts: number, announcedBytes: number | undefined) {

@@ -10,7 +10,7 @@ export interface ApiKeyEntry {
   readonly hash: string;
   /** The tenant whose records the key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
-  /** The tenant's namespace on the server that the key gives access to, and to no other. Default: "". */
+  /** The only one of the tenant's namespaces on the server that the key gives access to. Default: "". */
   readonly namespace?: string;
   /** The scopes of the key: "read", "write", "list", or several of them. */
   readonly scopes: readonly Scope[];
@@ -20,9 +20,12 @@ export interface ApiKeyEntry {
   readonly revoked?: number;
 }
 
-/** A source of API keys. The server asks the source with each request, so a change takes effect at once. */
+/** A source of the entries of API keys. The server asks it for an entry with each request, so changes take effect at once. */
 export interface TenantSource {
-  /** Returns the entry with this id, revoked or not, or `undefined`. If it rejects, the request is refused. */
+  /**
+   * Returns the entry of the API key with this id, even if the key is revoked, or `undefined` if there is no such key. If
+   * the returned promise rejects, the server refuses the request.
+   */
   find(id: string): Promise<ApiKeyEntry | undefined>;
 }
 
@@ -42,8 +45,8 @@ const keyPattern = /^kv_([A-Za-z0-9]{12})_[A-Za-z0-9_-]{43}$/;
 const namePattern = /^[A-Za-z0-9_-]{1,64}$/;
 
 /**
- * Makes an API key of 256 random bits, and the entry for the server's list. Only `apiKey` contains the key: the entry has
- * its SHA-256.
+ * Makes an API key of 256 random bits, and the entry with which the server accepts the key. The returned `apiKey` is the
+ * key itself. The returned `entry` contains only the SHA-256 of the key.
  *
  * @throws KeywardError `VALUE_INVALID` for an invalid tenant, namespace, scope or expiry.
  * @example
@@ -70,14 +73,14 @@ export function isApiKey(text: string): boolean {
   return keyPattern.test(text);
 }
 
-/** The hash to compare with if the id is unknown, so that an unknown id takes as long as a known one. */
+/** The hash to compare with if the id is unknown, so that refusing an unknown id takes as long as refusing a known one. */
 const noHash = Buffer.alloc(32);
 
 /**
  * Returns the entry of the API key in an `Authorization` header, or `undefined` if the key is missing, unknown, altered,
  * expired or revoked.
  *
- * One SHA-256 is enough, since 256 random bits cannot be guessed. A slow hash is for passwords.
+ * A single SHA-256 of the key is enough, since its 256 random bits cannot be guessed. Only passwords need a slow hash.
  */
 export async function authenticate(
   authorization: string | null,
@@ -143,7 +146,7 @@ function hashOf(apiKey: string): Buffer {
 }
 
 function invalidEntry(name: string): KeywardError {
-  return new KeywardError("VALUE_INVALID", `The "${name}" in the entry of an API key is missing or invalid`, {
-    hint: 'Make entries with createApiKey(). Tenants and namespaces have up to 64 letters, digits, "-" and "_".',
+  return new KeywardError("VALUE_INVALID", `The field "${name}" in the entry of an API key is missing or invalid`, {
+    hint: 'Make entries with `createApiKey()`. The fields "tenant" and "namespace" have up to 64 letters, digits, "-" and "_".',
   });
 }

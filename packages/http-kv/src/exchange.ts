@@ -3,9 +3,9 @@ import { setImmediate } from "node:timers/promises";
 /** A request that any HTTP server received, such as `node:http` or a fetch runtime. */
 export interface Incoming {
   readonly method: string;
-  /** The path and query, undecoded. An origin before them is ignored. */
+  /** The path and query, undecoded. An origin in front of the path is ignored. */
   readonly url: string;
-  /** Returns the header with this name, which is in lower case, or `null`. */
+  /** Returns the value of a header, or `null` if the request does not have it. The name must be in lower case. */
   header(name: string): string | null;
   /** Passes the body to `take` piece by piece, as it arrives. Other requests run in between. */
   read(take: (piece: Uint8Array) => void): BodyReading;
@@ -28,10 +28,10 @@ export interface Answer {
   readonly body?: string | Uint8Array | AsyncGenerator<Uint8Array>;
 }
 
-/** Number of bytes to process before other requests run: less than a millisecond of work. */
+/** Number of bytes to process before other requests run. Processing them takes less than a millisecond. */
 export const turnBytes = 2 ** 17;
 
-/** Lets other requests run between the steps of a long one. */
+/** Lets other requests run between the steps of a long request. */
 export class Turns {
   #sinceTurn = 0;
 

@@ -32,14 +32,14 @@ import {
 } from "./protocol.ts";
 import { type HttpStoreOptions, Transport } from "./transport.ts";
 
-/** Maximum number of records, and of bytes, in one request. The limits of the server are higher. */
+/** Maximum number of records, and of bytes, that the client sends in one request. The server's default limits are higher. */
 const maxRecords = 500;
 const maxBytes = 4 * 2 ** 20;
 const iteratedAtOnce = 100;
 
 /**
- * One of the two spaces that an API key gives access to: `HttpStore.reserved()` returns the reserved one, and
- * {@link HttpStore} itself is the one of the records. A space is a Keyv storage adapter that can also replace values
+ * One of the two spaces that an API key gives access to. An {@link HttpStore} is the space of the records, and its method
+ * `reserved()` returns the reserved space. A space is a Keyv storage adapter that can also replace values
  * atomically and scan all its namespaces.
  *
  * Every method rejects with a KeywardError. The code is `STORE_UNAVAILABLE` if the server cannot be reached, fails, or
@@ -66,7 +66,10 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     this.#fields = new AnswerFields(transport.url);
   }
 
-  /** How long after a call the store may still send requests that write, in milliseconds: ten times `timeoutMs`. */
+  /**
+   * How long after the start of a call the store may still send requests that write, in milliseconds: ten times
+   * `timeoutMs`.
+   */
   get longestCallMs(): number {
     return this.#transport.longestWriteMs;
   }
@@ -76,7 +79,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return keyvStorageCapability(this);
   }
 
-  /** Returns the value of `key`, or `undefined`. */
+  /** Returns the value of `key`, or `undefined` if there is no record. */
   async get(key: string): Promise<StoredValue | undefined> {
     return (await this.getMany([key]))[0];
   }
@@ -90,7 +93,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    * Stores a value.
    *
    * @param expires time at which the record expires, in milliseconds since the epoch by the server's clock. Default:
-   * never. A time in the past leaves no record. A small number, as Keyv 5 passes it, is a duration: see `requireExpires`.
+   * never. After a write with a time in the past, there is no record. A small number is a duration, since Keyv 5
+   * passes durations: see `requireExpires`.
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
    * that is not a number.
    */
@@ -100,8 +104,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   }
 
   /**
-   * Stores several values, at most 500 or 4 MiB in each request. Returns, for each, whether it was stored. If the call
-   * rejects, the first of them may be stored.
+   * Stores several values, at most 500 or 4 MiB in each request. Returns, for each value, whether it was stored. If the
+   * call rejects, some of the values may already be stored.
    */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const untilMs = this.#writeUntilMs();
@@ -114,13 +118,13 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return await this.#callMany("set", "entries", encoded, "stored", this.#fields.boolean, untilMs);
   }
 
-  /** Deletes the record of `key`, and returns whether there was one. */
+  /** Deletes the record of `key`, and returns whether there was a record. */
   async delete(key: string): Promise<boolean> {
     const [deleted = false] = await this.deleteMany([key]);
     return deleted;
   }
 
-  /** Deletes the record of each key. Returns, for each, whether there was one. */
+  /** Deletes the record of each key. Returns, for each key, whether there was a record. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     return await this.#callMany("delete", "keys", keys.map(requireKey), "deleted", this.#fields.boolean);
   }
@@ -168,17 +172,17 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     }
   }
 
-  /** Does nothing. The connections belong to Node's global agent, or to `fetch`. */
+  /** Does nothing, since the connections belong to Node's global agent, or to the `fetch` in the options. */
   async disconnect(): Promise<void> {}
 
   /**
-   * Replaces the value of `key` with `next` if it is `expected`, type included, and returns whether it did. The record
-   * keeps its expiry. If `expected` is `undefined`, `next` is stored only if there is no record, and without an expiry.
-   * The request contains the SHA-256 of `expected` instead of the value.
+   * Replaces the value of `key` with `next` if the stored value has the content and type of `expected`. Returns whether
+   * the value was replaced. The record keeps its expiry. If `expected` is `undefined`, `next` is stored only if there is
+   * no record, and without an expiry. The request contains the SHA-256 of `expected` instead of the value.
    *
-   * If an answer is lost, the replacement is sent again under the same name. `true` and `false` are always correct. If
-   * the server restarted in between and refuses the replacement now, an earlier attempt may have succeeded: the call
-   * rejects.
+   * If an answer is lost, the replacement is sent again with the same idempotency key, so `true` and `false` are always
+   * correct. If the server restarted in between and refuses the replacement now, an earlier attempt may have succeeded.
+   * Then the call rejects.
    *
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes; `STORE_NOT_ATOMIC`
    * if the server's store cannot replace a value atomically; `STORE_UNAVAILABLE` if the outcome is unknown.
@@ -189,8 +193,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   }
 
   /**
-   * Replaces several values, one after the other, at most 500 or 4 MiB in each request. Returns, for each, whether it was
-   * replaced: see {@link HttpSpace.replace}.
+   * Replaces several values, one after the other, at most 500 or 4 MiB in each request. Returns, for each change, whether
+   * it was done: see {@link HttpSpace.replace}.
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const untilMs = this.#writeUntilMs();
@@ -205,7 +209,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(
         "STORE_UNAVAILABLE",
-        `${this.#transport.url} may have replaced a record: its answer was lost, and it does not know the outcome any longer`,
+        `${this.#transport.url} may have replaced a record: the answer was lost, and the server no longer knows the outcome`,
         { hint: "Read the record to see whether it was replaced." },
       );
     };
@@ -216,7 +220,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    * Returns a page of the records of all namespaces. A cursor stays valid after any change to the records, and after a
    * restart of the server.
    *
-   * @param options.cursor the cursor of the page before. Default: the first page.
+   * @param options.cursor the cursor that the call for the previous page returned. Default: return the first page.
    * @param options.limit about how many records to return, an integer of at least 1.
    * @throws KeywardError `VALUE_INVALID` for a cursor that no scan returned, or an invalid limit; `STORE_NOT_SCANNABLE`
    * if the server's store cannot be scanned.
@@ -257,7 +261,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return values;
   }
 
-  /** Sends a list in as many requests as it needs, one after the other, and joins the answers. */
+  /** Sends a list of items in as many requests as necessary, one after the other, and joins the results. */
   async #callMany<Result>(
     operation: Operation,
     name: string,
@@ -309,8 +313,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 }
 
 /**
- * A store for Keyv and Keyward that keeps its records on an HTTP KV server (`docs/http-kv.md`). It has expiry, atomic
- * replacement, scans, a reserved space, and stores bytes unchanged.
+ * A store for Keyv and Keyward that keeps its records on an HTTP KV server (`docs/http-kv.md`). The store has expiry,
+ * atomic replacement, scans and a reserved space, and keeps bytes unchanged.
  *
  * The server can read the values. To hide them, wrap the store in an `EncryptedStore`: the server then sees only the keys
  * and the lengths of the values.
@@ -339,8 +343,8 @@ export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedSto
   }
 
   /**
-   * Returns the reserved space. No call on the records reads or changes it, not even `clear`. All views of this store on
-   * namespaces share it.
+   * Returns the reserved space. No other method of this store reads or changes records in the reserved space, not even
+   * `clear`. All views that `namespaced` returns share one reserved space.
    */
   reserved(): HttpSpace {
     return this.#reserved;

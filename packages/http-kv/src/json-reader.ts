@@ -10,11 +10,14 @@ export interface JsonBounds {
   readonly maxDepth: number;
   /** Maximum number of brackets, commas and colons. */
   readonly maxParts: number;
-  /** Called with the number of bytes that are needed next in memory. If it throws, reading stops with its error. */
+  /**
+   * Called with the number of bytes that the next part of the document needs in memory. If `weigh` throws, reading stops
+   * with that error.
+   */
   readonly weigh: (bytes: number) => void;
 }
 
-/** A document is not JSON, or exceeds a bound. */
+/** The error for a document that is not JSON, or that exceeds a bound. */
 export class JsonRefusal extends Error {
   override readonly name = "JsonRefusal";
   readonly reason: "malformed" | "too deep" | "too large";
@@ -25,12 +28,12 @@ export class JsonRefusal extends Error {
   }
 }
 
-/** Longer strings are decoded as they arrive, so that no single step takes long. */
+/** Strings with more bytes than this are decoded as they arrive, so that no single step takes long. */
 const longStringBytes = 256;
-/** The longest escape is `\uXXXX`. */
+/** Length of the longest escape, `\uXXXX`. */
 const escapeBytes = 6;
 const controlCharacter = /[^\x20-\uffff]/;
-/** Number of bytes of a string to check one by one. For a short string, that costs less than a native search. */
+/** How many bytes of a string are checked one by one before a native search, which takes longer for a short string. */
 const steppedBytes = 64;
 /** About how many bytes V8 needs for one value, in addition to its content. */
 const bytesPerPart = 32;
@@ -40,8 +43,9 @@ const [quote, backslash, comma, colon, openList, closeList, openObject, closeObj
 ] as const;
 
 /**
- * Reads JSON piece by piece. Each long string is decoded as it arrives, and a mark replaces it in the outline of the
- * document. At the end, `JSON.parse` parses the outline, which the bounds keep short, and the strings replace the marks.
+ * Reads JSON piece by piece. Each long string is decoded as it arrives. The rest of the document, with a mark in place of
+ * each long string, is its outline, which the bounds keep short. At the end, `JSON.parse` parses the outline, and the
+ * decoded strings replace the marks.
  */
 export class JsonReader {
   readonly #bounds: JsonBounds;
@@ -55,7 +59,7 @@ export class JsonReader {
   #open: Uint8Array<ArrayBufferLike> = new Uint8Array();
   #inString = false;
   #escaped = false;
-  /** Position of the last escape in the undecoded bytes of the string; -1: there is none. */
+  /** Position of the last escape in the undecoded bytes of the current string, or -1 if these have no escape. */
   #escapeAt = -1;
   #depth = 0;
   #parts = 0;
@@ -190,7 +194,10 @@ export class JsonReader {
     if (++this.#parts > this.#bounds.maxParts) throw new JsonRefusal("too large");
   }
 
-  /** Decodes bytes of a long string. If more of the string follows, a cut character or escape is kept for the next call. */
+  /**
+   * Decodes bytes of a long string. Unless these are the last ones, keeps a character or escape that is cut off at the
+   * end.
+   */
   #decode(bytes: Uint8Array, last = true): void {
     const whole = this.#escapeAt >= 0 && bytes.length - this.#escapeAt < escapeBytes ? this.#escapeAt : bytes.length;
     const end = last ? bytes.length : wholeCharacters(bytes, whole);

@@ -8,10 +8,10 @@ import { readValue } from "./request-body.ts";
 import type { StoredRecord } from "./stored-record.ts";
 import { tagInTurns, valuePieces } from "./values.ts";
 
-/** How often a conditional write is tried if other requests write to the same key in between. */
+/** How often a conditional write is tried if other requests change the record between its read and its write. */
 const maxAttempts = 16;
 
-/** Returns the scopes that a request needs. A conditional write needs "read": its answer reveals what is stored. */
+/** Returns the scopes that a request needs. A conditional write needs "read", since its answer reveals what is stored. */
 export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Scope[] {
   switch (incoming.method) {
     case "PUT":
@@ -96,7 +96,7 @@ async function read(
   return { status: 200, headers: answered, body: bytes <= pieceBytes ? value : valuePieces(value) };
 }
 
-/** Returns headers with the time a record was written and the seconds until it expires, which unstorage calls its meta. */
+/** Returns headers with the time of a record's last write and the seconds until it expires: the meta of unstorage. */
 function timesOf({ modified, expires }: StoredRecord): Record<string, string> {
   const written = { "last-modified": new Date(modified).toUTCString() };
   if (expires === undefined) return written;
@@ -115,7 +115,7 @@ async function prepareWrite(
   const ifNoneMatch = incoming.header("if-none-match");
   const conditional = isConditional(incoming);
   if (conditional && expires !== undefined) {
-    throw invalid("A conditional write cannot set an expiry: the record keeps the one that it has");
+    throw invalid("A conditional write cannot set an expiry: the record keeps its present expiry");
   }
   if (conditional && !records.atomic) {
     throw new Refusal("NOT_ATOMIC", "The server's store cannot compare and replace a value in one step");
@@ -142,7 +142,10 @@ async function prepareWrite(
       const holds =
         (ifMatch === null || matchesAny(ifMatch, etag, "strongly")) && !matchesAny(ifNoneMatch, etag, "weakly");
       if (!holds && mayHaveBeenDone) {
-        throw new Refusal("UNAVAILABLE", "The condition is not met now, and an earlier attempt may have been done");
+        throw new Refusal(
+          "UNAVAILABLE",
+          "The condition is not met now, but an earlier attempt of this write may have been done",
+        );
       }
       if (!holds) throw new Refusal("PRECONDITION_FAILED", "The stored record does not meet the condition");
       const [replaced] = await records.replaceMany([
@@ -150,7 +153,11 @@ async function prepareWrite(
       ]);
       if (replaced === true) return written;
     }
-    throw new Refusal("UNAVAILABLE", `Other requests wrote to this key between all ${maxAttempts} attempts`, 1);
+    throw new Refusal(
+      "UNAVAILABLE",
+      `Other requests changed this record during each of ${maxAttempts} attempts to write it`,
+      1,
+    );
   };
 }
 
@@ -166,7 +173,7 @@ function okay(answered: Record<string, string>): Answer {
   return { status: 200, headers: { "content-type": "text/plain;charset=UTF-8", ...answered }, body: "OK" };
 }
 
-/** Returns whether a list of entity tags, or "*", matches the tag of a record. `undefined`: there is no record. */
+/** Returns whether a list of entity tags, or "*", matches the tag of a record. Without a record, `etag` is `undefined`. */
 function matchesAny(list: string | null, etag: string | undefined, how: "strongly" | "weakly"): boolean {
   if (list === null || etag === undefined) return false;
   return list.split(",").some((each) => {

@@ -41,7 +41,7 @@ program
   .option("--max-value-bytes <number>", "maximum length of a value", amount("bytes"), defaultLimits.maxValueBytes)
   .option(
     "--max-bytes-in-memory <number>",
-    "maximum memory of all requests together; by default a quarter of the heap, from 64 to 256 MiB",
+    "maximum memory of all requests together; by default a quarter of the heap, but at least 64 and at most 256 MiB",
     amount("bytes"),
     maxBytesInMemory,
   )
@@ -95,7 +95,7 @@ tenants
     await changeTenants(options.tenants, (entries) => {
       if (!entries.some((entry) => entry.id === id)) {
         throw new KeywardError("VALUE_INVALID", `There is no API key with the id ${JSON.stringify(id)}`, {
-          hint: "Run keyward-kv tenants list to see the ids.",
+          hint: "To see the ids, run `keyward-kv tenants list`.",
         });
       }
       return entries.map((entry) => (entry.id === id ? { ...entry, revoked: entry.revoked ?? Date.now() } : entry));
@@ -110,7 +110,7 @@ tenants
   .action(async (options: { tenants: string }) => {
     if (!existsSync(options.tenants)) {
       throw new KeywardError("STORE_UNAVAILABLE", `The file of API keys, ${options.tenants}, does not exist`, {
-        hint: "Check the path. keyward-kv tenants add makes the file.",
+        hint: "Check the path. To create the file, run `keyward-kv tenants add`.",
       });
     }
     for (const { id, tenant, namespace = "", scopes: allowed, expires, revoked } of await readTenants(
@@ -148,11 +148,11 @@ async function serve(options: ServeOptions): Promise<void> {
   await readTenants(file);
   if (!existsSync(file)) {
     console.error(
-      `The file of API keys, ${file}, does not exist, so every request is refused: make it with keyward-kv tenants add`,
+      `The file of API keys, ${file}, does not exist, so every request is refused. To create it, run \`keyward-kv tenants add\`.`,
     );
   }
   requireFitting(options);
-  // The server keeps running if the reader of its log ends.
+  // The server keeps running if the process that reads its output ends.
   for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
   const store = await openStore(options.store, options.file ?? "keyward-kv.sqlite", redisUrl);
   const kv = new KvServer({
@@ -184,7 +184,7 @@ function flushLines(): void {
   lines = "";
 }
 
-/** Refuses the option of another kind of store: the records would be stored elsewhere than the operator expects. */
+/** Refuses an option of another kind of store, since the records would be stored elsewhere than the operator expects. */
 function requireFitting({ store, file, redisUrl }: ServeOptions): void {
   const [name, of] =
     file !== undefined && store !== "sqlite"
@@ -194,7 +194,7 @@ function requireFitting({ store, file, redisUrl }: ServeOptions): void {
         : [];
   if (name === undefined || of === undefined) return;
   throw new KeywardError("STORE_INVALID", `${name} cannot be combined with --store ${store}`, {
-    hint: `Omit ${name}, or pass --store ${of}.`,
+    hint: `To keep --store ${store}, omit ${name}. To use ${name}, pass \`--store ${of}\`.`,
   });
 }
 
@@ -230,7 +230,7 @@ function readScopes(text: string): Scope[] {
 function readTime(text: string): number {
   const time = Date.parse(text);
   if (Number.isNaN(time)) throw new InvalidArgumentError("The value is not a time.");
-  if (time <= Date.now()) throw new InvalidArgumentError("The time has passed: the API key would never be valid.");
+  if (time <= Date.now()) throw new InvalidArgumentError("The time has passed, so the API key would never be valid.");
   return time;
 }
 

@@ -33,7 +33,7 @@ function incomingOf(request: Request): Incoming {
   };
 }
 
-/** Reads a body of a short `Content-Length` at once, which costs least. */
+/** Reads a body whose `Content-Length` is short in one step, which takes less time than reading a stream. */
 function readShort(request: Request, take: (piece: Uint8Array) => void): BodyReading {
   const broken = () => {
     throw invalid("The connection ended before the end of the body");

@@ -28,17 +28,17 @@ import { storagePrefix, type TenantNamespace } from "./tenant-namespace.ts";
 /** Options of {@link createKvHandler}. */
 export interface KvHandlerOptions {
   /**
-   * The Keyv 6 storage adapter with the records. No other program may write to it. If it cannot replace atomically, scan
-   * or list its keys, the server answers such requests with 501.
+   * The Keyv 6 storage adapter with the records. No other program may write to it. If the store cannot replace atomically,
+   * scan or list its keys, the server answers requests that need this with 501.
    */
   readonly store: KeyvStorageAdapter;
   /** The API keys: a source such as `fileTenants`, or entries that never change. */
   readonly tenants: TenantSource | readonly ApiKeyEntry[];
-  /** Limits on requests and memory. Each one that is missing has its default. */
+  /** Limits on requests and memory. A limit that is missing has its default. */
   readonly limits?: Partial<KvLimits>;
   /** The path at which the handler is mounted, such as "/kv". Default: "", the root. */
   readonly basePath?: string;
-  /** Called with an entry for each request, and for each error that the client gets only an id of. Default: no log. */
+  /** Called with an entry for each request, and with another entry if the answer fails midway. Default: no log. */
   readonly log?: (entry: KvLogEntry) => void;
 }
 
@@ -46,7 +46,7 @@ export interface KvHandlerOptions {
 export interface KvLogEntry {
   /** The HTTP method, or "other". */
   readonly method: string;
-  /** The target of the request: an operation, "key", "prefix", "health", or "" if it was refused before that was known. */
+  /** The target of the request: an operation, "key", "prefix", "health", or "" if the request was refused before. */
   readonly target: string;
   /** The HTTP status of the answer. */
   readonly status: number;
@@ -58,7 +58,7 @@ export interface KvLogEntry {
   readonly apiKeyId?: string;
   /** The id of the error, which the client got too. */
   readonly errorId?: string;
-  /** The error: its names, codes and stack, without foreign messages, since these could quote a record. */
+  /** The names, codes and stacks of the error and its causes. Only messages of Keyward: others could quote a record. */
   readonly error?: string;
 }
 
@@ -72,7 +72,7 @@ const optionNames = {
   log: true,
 } satisfies OptionNames<KvHandlerOptions>;
 
-/** How long the server answers with the same health of its store, in milliseconds. */
+/** How long the result of a check of the store answers further health requests, in milliseconds. */
 const healthKeptMs = 1_000;
 
 /** The facts about a request that are known so far. */
@@ -127,8 +127,8 @@ export class KvServer {
   }
 
   /**
-   * The id of this process, new with each start: only this process knows which writes it did recently. The id is made with
-   * the first request, since Workers have no random numbers before.
+   * The id of this process. Each start makes a new id, since only the running process knows which writes it did recently.
+   * The first request makes the id, since Workers have no random numbers before a request.
    */
   get #id(): string {
     this.#madeId ??= randomUUID();
@@ -232,8 +232,8 @@ export class KvServer {
   }
 
   /**
-   * Reads a request, and does it. A write that is meant for another process is refused. A write with a name is done only
-   * once.
+   * Reads a request, and does it. A write that is meant for another process is refused. A write with an idempotency key is
+   * done only once.
    */
   async #once(
     isWrite: boolean,
@@ -265,8 +265,8 @@ export class KvServer {
   }
 
   /**
-   * Returns whether an earlier attempt of a write may have been done: by another process, or by this one, if the attempt
-   * failed here or was forgotten since the client got its token.
+   * Returns whether an earlier attempt of a write may have been done. Another process may have done the attempt. Or this
+   * process did, and the attempt then failed, or was forgotten after the client got its token.
    */
   #mayHaveBeenDone(incoming: Incoming, tenantNamespace: TenantNamespace, failedBefore: boolean): boolean {
     if (incoming.header(headers.repeated) === null) return false;
@@ -317,7 +317,7 @@ function requireScopes({ scopes }: ApiKeyEntry, needed: readonly Scope[]): void 
   if (missing.length > 0) throw new Refusal("FORBIDDEN", `The API key lacks the scope ${missing.join(", ")}`);
 }
 
-/** Returns the refusal for an error that is not a refusal itself. Its message is not passed on to the client. */
+/** Returns the refusal for an error that is not a refusal itself. The client does not get the message of the error. */
 function refusalFor(error: unknown): Refusal {
   switch (error instanceof KeywardError ? error.code : undefined) {
     case "VALUE_INVALID":
@@ -338,7 +338,10 @@ function refused({ code, message, retryAfterSeconds }: Refusal, id: string | und
   return { status: statuses[code], headers: answered, ...(headersOnly ? {} : { body: JSON.stringify(body) }) };
 }
 
-/** Describes an error by its names, codes and stack. Only messages of Keyward are included: others could quote a record. */
+/**
+ * Describes an error and its causes by names, codes and stacks. Includes only messages of Keyward: others could quote a
+ * record.
+ */
 function describe(error: unknown): string {
   const lines: string[] = [];
   for (let each = error; each instanceof Error && lines.length < 60; each = each.cause) {

@@ -17,8 +17,8 @@ export interface KvLimits {
    * its first byte until the request is answered. The values of an answer, and up to 2 MiB that a listing reads ahead,
    * count until the answer is delivered.
    *
-   * A single tenant gets half. Therefore the limit must be at least twice the size of one request: of a body, and of an
-   * answer, a value or a second body.
+   * A single tenant gets half of the limit. Therefore the limit must be at least twice the memory of the largest request:
+   * `maxBodyBytes` plus the largest of `maxBodyBytes`, `maxAnswerBytes` and `maxValueBytes`.
    */
   readonly maxBytesInMemory: number;
   /** Maximum number of requests per second with one API key, also in a burst. Default: 1,000. `Infinity`: no limit. */
@@ -50,7 +50,10 @@ const names = {
   bodyTimeoutMs: true,
 } satisfies OptionNames<KvLimits>;
 
-/** Returns the memory of two requests, each with a body, which counts up to twice, or with a body and an answer. */
+/**
+ * Returns the least `maxBytesInMemory`: enough for two requests of the largest size. A request has a body and an answer or
+ * a value, or only a body that needs twice its length in memory.
+ */
 export function leastBytesInMemory({ maxBodyBytes, maxAnswerBytes, maxValueBytes }: KvLimits): number {
   return 2 * (maxBodyBytes + Math.max(maxBodyBytes, maxAnswerBytes, maxValueBytes));
 }
@@ -84,6 +87,8 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
   throw new KeywardError(
     "VALUE_INVALID",
     `limits.maxBytesInMemory is ${limits.maxBytesInMemory}, which is too little for two requests of the largest size`,
-    { hint: `Set maxBytesInMemory to at least ${least}, or lower maxBodyBytes, maxAnswerBytes or maxValueBytes.` },
+    {
+      hint: `Set maxBytesInMemory to at least ${least}. If the process has less memory, lower maxBodyBytes, maxAnswerBytes or maxValueBytes.`,
+    },
   );
 }

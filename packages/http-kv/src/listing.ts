@@ -3,7 +3,7 @@ import type { KvLimits } from "./limits.ts";
 import type { RequestMemory } from "./memory-budget.ts";
 import type { NamespaceRecords } from "./namespace-records.ts";
 
-/** The context of a listing. */
+/** The context of a request that lists keys. */
 interface ListingContext {
   readonly limits: KvLimits;
   /** The memory of the request. */
@@ -12,13 +12,13 @@ interface ListingContext {
   readonly failed: (error: unknown) => void;
 }
 
-/** About how many bytes the iterator of a store reads ahead, and keeps while the client does not read. */
+/** About how many bytes a store's iterator reads ahead, and keeps in memory while the client does not read the answer. */
 const iteratedBytes = 2 * 2 ** 20;
 
 /**
- * Answers with the keys as JSON, sent as the store finds them.
+ * Answers with the keys that begin with a prefix, as JSON. The answer begins before the store has found all keys.
  *
- * @param form "list" for a bare JSON list, as unstorage expects it; "operation" for the answer of the operation `list`.
+ * @param form "list" for a JSON list, which unstorage expects; "operation" for the object that the operation `list` returns.
  * @throws Refusal `OVERLOADED`; `NOT_SCANNABLE`.
  */
 export async function listing(

@@ -21,8 +21,9 @@ export interface RequestMemory {
 const retryAfterSeconds = 1;
 
 /**
- * Limits how many bytes all requests of a process have in memory together. A tenant never has more than it leaves free:
- * a single tenant gets half, two get a third each, and a new tenant always finds as much as each of the others has.
+ * Limits how many bytes all requests of a process have in memory together. A tenant can reserve more only if at least as
+ * many bytes stay free as the tenant then has. So a single tenant gets half of the limit, two tenants get a third each, and
+ * a new tenant always finds as much free memory as each other tenant has reserved.
  */
 export class MemoryBudget {
   readonly #maxBytes: number;
@@ -33,12 +34,12 @@ export class MemoryBudget {
     this.#maxBytes = maxBytes;
   }
 
-  /** Returns the memory of a new request of this tenant, which has reserved nothing yet. */
+  /** Returns the memory of a new request of this tenant. The request has reserved nothing yet. */
   open(tenant: string): RequestMemory {
     return new Reservation((bytes) => this.#change(tenant, bytes));
   }
 
-  /** Reserves bytes, or gives them back if the number is negative. Returns whether there was room for them. */
+  /** Reserves bytes, or gives them back if the number is negative. Returns whether there was enough room. */
   #change(tenant: string, bytes: number): boolean {
     const ofTenant = (this.#bytesOfTenants.get(tenant) ?? 0) + bytes;
     if (bytes > 0 && ofTenant > this.#maxBytes - this.#reservedBytes - bytes) return false;

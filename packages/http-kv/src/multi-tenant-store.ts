@@ -11,7 +11,7 @@ import { cursorKeyBytes, ScanCursors } from "./scan-cursors.ts";
 import { unpackRecord } from "./stored-record.ts";
 import { storagePrefix, type TenantNamespace } from "./tenant-namespace.ts";
 
-/** The server's own records. No storage prefix equals this one: theirs contain slashes. */
+/** Prefix of the server's own records. It contains no slash, so it is not the storage prefix of any tenant namespace. */
 const serverNamespace = "keyward-kv";
 /** How long one request may scan, in milliseconds. */
 const longestScanMs = 100;
@@ -27,7 +27,7 @@ export class MultiTenantStore {
   constructor(store: KeyvStorageAdapter) {
     if (store.capabilities?.expires !== true) {
       throw new KeywardError("STORE_INVALID", "The store of the server is not a Keyv 6 storage adapter", {
-        hint: "Wrap a Map in KeyvMemoryAdapter and an adapter for Keyv 5 in KeyvBridgeAdapter, both from keyv.",
+        hint: "If the store is a Map, wrap it in KeyvMemoryAdapter. If it is an adapter for Keyv 5, wrap it in KeyvBridgeAdapter. Both are exports of keyv.",
       });
     }
     this.#store = store;
@@ -44,11 +44,13 @@ export class MultiTenantStore {
   }
 
   /**
-   * Returns a page of a scan over all namespaces that clients have within a tenant namespace. It has at most `limit`
-   * records. It has fewer, perhaps none, if their bytes, the time or the memory do not allow more.
+   * Returns a page of a scan over all namespaces that clients have within a tenant namespace. The page has at most `limit`
+   * records. It has fewer, perhaps none, if the maximum bytes of an answer, the maximum duration of a scan or the memory
+   * limit is reached before.
    *
-   * The scan reads over the records of other tenants. The cursor that it returns is encrypted, since the store's own may
-   * name such a record. Where a page ends does not depend on records of other tenants, except through the time.
+   * The scan also reads the records of other tenants and skips them. The returned cursor is encrypted, since the store's
+   * cursor may contain the key of such a record. The records of other tenants influence the end of a page only through the
+   * time that it takes to read them.
    *
    * @throws Refusal `NOT_SCANNABLE`; `REQUEST_INVALID` for a cursor of another tenant namespace or space; `OVERLOADED`.
    */
@@ -137,7 +139,10 @@ export class MultiTenantStore {
     return this.#cursors;
   }
 
-  /** Returns the key for cursors. It is made once for each store and kept there, so that a cursor survives a restart. */
+  /**
+   * Returns the key that encrypts cursors. The key is made once and kept in the store, so cursors stay valid after a
+   * restart.
+   */
   async #findCursorKey(): Promise<Uint8Array> {
     const own = this.#recordsUnder(serverNamespace);
     const made = randomBytes(cursorKeyBytes);
@@ -150,9 +155,13 @@ export class MultiTenantStore {
     }
     const kept = known ?? (await own.getMany(["cursor key"]))[0];
     if (kept instanceof Uint8Array && kept.length === cursorKeyBytes) return kept;
-    throw new KeywardError("STORE_INVALID", "The store of the server did not return the key for scan cursors", {
-      hint: "Check that the store keeps bytes unchanged, and that no other program writes to it.",
-    });
+    throw new KeywardError(
+      "STORE_INVALID",
+      "The store of the server did not return the key that encrypts scan cursors, or changed it",
+      {
+        hint: "Check that the store keeps bytes unchanged, and that no other program writes to it.",
+      },
+    );
   }
 }
 

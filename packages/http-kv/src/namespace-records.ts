@@ -15,7 +15,7 @@ export interface RecordWrite {
 /** A replacement of a record that was read before. */
 export interface RecordReplacement {
   readonly key: string;
-  /** The record that must still be stored; `undefined`: none may be. */
+  /** The record that must still be stored. `undefined` means that there must be no record. */
   readonly expected: StoredRecord | undefined;
   /** The record to store instead: see {@link NamespaceRecords.successorOf}. */
   readonly next: StoredRecord;
@@ -25,7 +25,7 @@ export interface RecordReplacement {
 const deletedAtOnce = 500;
 /** How long a listing may run before it lets other requests run, in milliseconds. */
 const longestTurnMs = 10;
-/** A time in 2001, in milliseconds since the epoch. */
+/** A number that every store reads as a time in the past, and not as a duration: a time in 2001. */
 const earliestTime = 10 ** 12 + 1;
 
 /** The records of one namespace in the server's store. */
@@ -33,23 +33,23 @@ export class NamespaceRecords {
   readonly #store: KeyvStorageAdapter;
   readonly #prefix: string;
 
-  /** @param prefix begins the key of each of these records in the store; "" if the store itself separates namespaces. */
+  /** @param prefix the beginning of the keys of these records in the store, or "" if the store separates namespaces. */
   constructor(store: KeyvStorageAdapter, prefix: string) {
     this.#store = store;
     this.#prefix = prefix;
   }
 
-  /** Whether the store can replace a value only if it is still the one that was read. */
+  /** Whether the store supports compare-and-replace: it replaces a value only if the stored value is the expected value. */
   get atomic(): boolean {
     return isAtomic(this.#store);
   }
 
-  /** Returns the value of each key, in order. */
+  /** Returns the value of each key, in the order of the keys. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     return (await this.getRecords(keys)).map((record) => record?.value);
   }
 
-  /** Returns the value of each key, in order, with the times that the server stores with it. */
+  /** Returns the record of each key, in the order of the keys: the value, and the times that the server stores with it. */
   async getRecords(keys: readonly string[]): Promise<(StoredRecord | undefined)[]> {
     if (keys.length === 0) return [];
     const found: readonly unknown[] = await this.#store.getMany(keys.map(this.#storedKey));
@@ -83,7 +83,7 @@ export class NamespaceRecords {
     return results;
   }
 
-  /** Deletes records. Returns, for each key, whether it had one. */
+  /** Deletes records. Returns, for each key, whether it had a record. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     return keys.length === 0 ? [] : await this.#store.deleteMany(keys.map(this.#storedKey));
   }
@@ -125,7 +125,7 @@ export class NamespaceRecords {
     await this.deleteMany(batch);
   }
 
-  /** Returns the record that a replacement stores: the new value, with the expiry of the record before it. */
+  /** Returns the record that a replacement stores: the new value, with the expiry of the replaced record. */
   successorOf(record: StoredRecord | undefined, value: StoredValue): StoredRecord {
     const next = { value, modified: Date.now(), expires: record?.expires };
     return { ...next, stored: packRecord(this.#store, next) };

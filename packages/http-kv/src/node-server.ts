@@ -33,14 +33,17 @@ export interface NodeServer {
 const checkedEveryMs = 500;
 /** Added to the length of a piece of a body, because a short piece takes as long to process as this many bytes. */
 const bytesPerPiece = 64;
-/** How long, and how many bytes, the server reads the rest of a refused body, so that the client can read the answer. */
+/**
+ * For how long, and up to how many bytes, the server reads the rest of a refused body, so that the client can read the
+ * answer.
+ */
 const lingerMs = 1_000;
 const lingerBytes = 16 * 2 ** 20;
 
 /**
- * Starts an HTTP server on Node, without the overhead of fetch objects. It closes the connections of slow clients.
+ * Starts an HTTP server on Node, without the overhead of fetch objects. The server closes the connections of slow clients.
  *
- * @throws KeywardError `STORE_UNAVAILABLE` if it cannot listen on the port; `VALUE_INVALID` for an invalid time.
+ * @throws KeywardError `STORE_UNAVAILABLE` if the server cannot listen on the port; `VALUE_INVALID` for an invalid time.
  */
 export async function listen(kv: KvServer, options: NodeServerOptions): Promise<NodeServer> {
   const { host, port } = options;
@@ -91,7 +94,7 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
     server.once("error", (error) => {
       reject(
         new KeywardError("STORE_UNAVAILABLE", `keyward-kv cannot listen on ${host}:${port}`, {
-          hint: "Check whether another process listens on this port, and whether the address belongs to this machine.",
+          hint: "If another process listens on this port, choose another port. Also check that the address belongs to this machine.",
           cause: error,
         }),
       );

@@ -34,7 +34,7 @@ export interface OperationContext {
   readonly failed: (error: unknown) => void;
 }
 
-/** Does a request that was read and checked. The argument: whether an earlier attempt of the write may have been done. */
+/** Does a request that is already read and checked. `mayHaveBeenDone`: whether an earlier attempt of a write may be done. */
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
 
 const defaultScanLimit = 1_000;
@@ -57,7 +57,7 @@ const fields: Readonly<Record<Operation, readonly string[]>> = {
   scan: ["cursor", "limit"],
 };
 
-/** Returns the bounds of an operation's body: as large as the operation can need, and not larger. */
+/** Returns the largest length, depth and number of parts that the body of an operation can need. */
 export function bodyBounds(
   operation: Operation,
   { maxBodyBytes, maxKeyBytes, maxBatch }: KvLimits,
@@ -217,20 +217,24 @@ async function scan(space: Space, options: ScanOptions, context: OperationContex
   return { status: 200, headers: { "content-type": "application/json" }, body: jsonPieces(parts()) };
 }
 
-/** Refuses unknown fields. Such a field may be misspelt, and the request would do something else without it. */
+/**
+ * Refuses unknown fields. An unknown field may be a misspelt one, and if it were ignored, the request would do
+ * something else.
+ */
 function requireFields(given: unknown, known: readonly string[]): void {
   if (typeof given !== "object" || given === null || Array.isArray(given))
     throw invalid("The body, or an element of its list, is not a JSON object");
   for (const name of Object.keys(given)) {
-    if (!known.includes(name)) throw invalid(`The body has an unknown field. The known ones are ${known.join(", ")}`);
-    if (field(given, name) === null && name !== "expected") throw invalid(`${name} is null: omit the field instead`);
+    if (!known.includes(name)) throw invalid(`The body has an unknown field. The known fields are ${known.join(", ")}`);
+    if (field(given, name) === null && name !== "expected")
+      throw invalid(`The field "${name}" is null: omit the field instead`);
   }
 }
 
 function readSpace(body: unknown): Space {
   const space = field(body, "space") ?? "records";
   const known = spaces.find((each) => each === space);
-  if (known === undefined) throw invalid('The space is neither "records" nor "reserved"');
+  if (known === undefined) throw invalid('The field "space" is neither "records" nor "reserved"');
   return known;
 }
 
@@ -245,7 +249,7 @@ async function readEntries(body: unknown, context: OperationContext): Promise<Re
     requireFields(entry, ["key", "text", "bytes", "expires"]);
     const expires = field(entry, "expires");
     if (expires !== undefined && (typeof expires !== "number" || !Number.isFinite(expires))) {
-      throw invalid("expires must be a number of milliseconds since the epoch");
+      throw invalid('The field "expires" must be a number of milliseconds since the epoch');
     }
     const keyed = await readKeyed(entry, context);
     entries.push({ ...keyed, ...(expires === undefined ? {} : { expires }) });
@@ -260,7 +264,8 @@ async function readChanges(body: unknown, context: OperationContext): Promise<Ta
   for (const change of readBatch(body, "changes", context.limits)) {
     requireFields(change, ["key", "expected", "text", "bytes"]);
     const expected = field(change, "expected");
-    if (expected !== null && typeof expected !== "string") throw invalid("expected must be an entity tag or null");
+    if (expected !== null && typeof expected !== "string")
+      throw invalid('The field "expected" must be an entity tag or null');
     const { key, value } = await readKeyed(change, context);
     changes.push({ key, expected: expected ?? undefined, next: value });
     await turns.worked(value.length);
@@ -285,12 +290,12 @@ async function readValue(entry: unknown, memory: RequestMemory): Promise<StoredV
     const decoded = await decodeBase64(bytes);
     if (decoded !== undefined) return decoded;
   }
-  throw invalid('A value must be well-formed "text", or "bytes" in canonical base64');
+  throw invalid('A value must be a field "text" of well-formed Unicode, or a field "bytes" of canonical base64');
 }
 
 function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonly unknown[] {
   const batch = field(body, name);
-  if (!Array.isArray(batch)) throw invalid(`The body has no list "${name}"`);
+  if (!Array.isArray(batch)) throw invalid(`The body has no field "${name}" with a list`);
   if (batch.length > maxBatch) throw new Refusal("TOO_LARGE", `A batch may have at most ${maxBatch} records`);
   return batch;
 }

@@ -11,11 +11,11 @@ export const headers = {
   ttl: "x-ttl",
   /** The time at which the record of a PUT expires, in milliseconds since the epoch. */
   expires: "x-expires",
-  /** The name that the client gave a write. The write is done only once under its name. */
+  /** The random key of a write, which is the same in all attempts. A server process does a write with it only once. */
   idempotencyKey: "idempotency-key",
   /** "1" if an earlier attempt of a write may have been done. */
   repeated: "x-repeated",
-  /** The token of the server process that sent an answer, or of the only process that may do a write. */
+  /** In an answer, a token of the server process that sent it. In a write, the token of the only process that may do it. */
   server: "x-server",
 } as const;
 
@@ -49,7 +49,7 @@ export const spaces = ["records", "reserved"] as const;
 /** One of {@link spaces}. */
 export type Space = (typeof spaces)[number];
 
-/** Nesting depth of the JSON in requests and answers: an object with a list of objects. */
+/** Maximum nesting depth of the JSON in requests and answers: an object with a list of objects. */
 export const maxDepth = 3;
 
 /** Returns the maximum number of brackets, commas and colons in the JSON of this number of records. */
@@ -122,7 +122,7 @@ export type EncodedEntry = EncodedValue & {
 /** One conditional write. */
 export type EncodedChange = EncodedValue & {
   readonly key: string;
-  /** The entity tag of the value that must be stored; `null`: no record may be. */
+  /** The entity tag of the value that must be stored. `null` means that there must be no record. */
   readonly expected: string | null;
 };
 
@@ -131,12 +131,15 @@ export type EncodedRecord = EncodedValue & { readonly namespace: string; readonl
 
 /** The JSON of each operation's answer. */
 export interface Answers {
-  /** One value for each key, in order. The server may omit the last ones: the client then requests these again. */
+  /** The value of each key, in order. The server may omit the values of the last keys, which the client requests again. */
   readonly get: { readonly values: readonly (EncodedValue | null)[] };
   readonly has: { readonly found: readonly boolean[] };
   readonly set: { readonly stored: readonly boolean[] };
   readonly delete: { readonly deleted: readonly boolean[] };
-  /** `null`: the change is refused now, but may have been done before. Only if the request has `x-repeated`. */
+  /**
+   * Whether each change was done. `null` means that the change is refused now, but an earlier attempt may have done it. Only
+   * an answer to a request with `x-repeated` has `null`.
+   */
   readonly replace: { readonly replaced: readonly (boolean | null)[] };
   readonly clear: Readonly<Record<never, never>>;
   readonly list: { readonly keys: readonly string[] };
@@ -144,9 +147,9 @@ export interface Answers {
 }
 
 /**
- * Returns the strong entity tag of a value, with its quotes. Two different values, or a text and bytes, have the same tag
- * only if SHA-256 collides. A comparison of tags is therefore as exact as a comparison of the values, and a client that
- * replaces a value does not need to send the old one.
+ * Returns the strong entity tag of a value, with its quotes. Two different values, such as a text and its bytes, have
+ * the same tag only if SHA-256 collides. A comparison of tags is therefore as exact as a comparison of the values, and
+ * a client that replaces a value does not need to send the old one.
  */
 export function entityTag(value: StoredValue): string {
   const hash = createHash("sha256");
@@ -174,7 +177,7 @@ export function decodeValue(encoded: unknown): StoredValue {
     const decoded = Buffer.from(bytes, "base64");
     if (decoded.toString("base64") === bytes) return decoded;
   }
-  throw invalid('A value must be well-formed "text", or "bytes" in canonical base64');
+  throw invalid('A value must be a field "text" of well-formed Unicode, or a field "bytes" of canonical base64');
 }
 
 /**
@@ -195,13 +198,13 @@ export type PathTarget =
       readonly kind: "prefix";
       readonly prefix: string;
       readonly namespace: string;
-      /** Whether the path ends with ":". Only such a path can be deleted, so a truncated path never deletes everything. */
+      /** Whether the path ends with ":". Only such a prefix can be deleted, so a truncated path never deletes everything. */
       readonly explicit: boolean;
     };
 
 /**
- * Reads an undecoded path and its query (without "?"). Like in unstorage, a path that ends with a bare "/" or ":" is a
- * prefix. The path of a key that ends with such a character ends with %2F or %3A.
+ * Reads an undecoded path and its query (without "?"). As in unstorage, a path that ends with an unencoded "/" or ":"
+ * is a prefix of keys. If a key itself ends with such a character, its path ends with %2F or %3A.
  *
  * @throws Refusal `REQUEST_INVALID` for escapes that are not UTF-8, and for unknown or repeated parameters.
  */
@@ -233,7 +236,7 @@ function readQuery(query: string): Map<string, string> {
   for (const pair of query.split("&")) {
     const [, name = "", value = ""] = /^([^=]*)=(.*)$/.exec(pair) ?? [];
     if ((name !== "key" && name !== "namespace") || parameters.has(name)) {
-      throw invalid("The query may have the parameters key and namespace, once each");
+      throw invalid('The query may have only the parameters "key" and "namespace", each at most once');
     }
     parameters.set(name, decodeEscapes(value));
   }

@@ -1,4 +1,4 @@
-/** Limits the requests per second of each API key. A burst may have as many requests as a second. */
+/** Limits the requests per second of each API key. A burst may have as many requests as one second. */
 export class RateLimit {
   readonly #perSecond: number;
   readonly #burst: number;

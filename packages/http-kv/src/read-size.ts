@@ -3,9 +3,10 @@ import type { RequestMemory } from "./memory-budget.ts";
 const maxRecords = 64;
 
 /**
- * Determines how many records to read from the store at once. The first read is so small that all values may have the
- * largest size. While the values are small, reads grow. A store has no limit in bytes, so a larger read first reserves
- * memory for values of the largest size.
+ * Determines how many records a request reads from the store at once. The first read has so few records that they fit into
+ * an answer even if all their values have the largest size. As long as the values are small, the reads grow. A store cannot
+ * limit a read to a number of bytes, so a read that is larger than the first one reserves memory for values of the largest
+ * size.
  */
 export class ReadSize {
   readonly #limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number };
@@ -21,7 +22,7 @@ export class ReadSize {
     this.#records = this.#minRecords;
   }
 
-  /** Calls `read` with the number of records to read, and returns its result. */
+  /** Calls `read` with the number of records to read, and returns the result. Memory is reserved during a larger read. */
   async reading<Result>(read: (records: number) => Promise<Result>): Promise<Result> {
     let room = 0;
     while (this.#records > this.#minRecords) {
@@ -37,7 +38,7 @@ export class ReadSize {
     }
   }
 
-  /** Adapts the next read to the bytes of the values that were read last. */
+  /** Chooses the number of records of the next read. `bytes` is the length of all values that were read last. */
   adapt(bytes: number): void {
     const next = bytes * 4 <= this.#limits.maxAnswerBytes ? this.#records * 2 : Math.floor(this.#records / 2);
     this.#records = Math.min(maxRecords, Math.max(1, next));

@@ -14,7 +14,7 @@ interface Write {
   readonly answer: Promise<Answer>;
   readonly atMs: number;
   bytes: number;
-  /** Whether an attempt failed with an unknown outcome. The next attempt is then done. */
+  /** Whether an attempt failed with an unknown outcome. If so, the next attempt does the write again. */
   uncertain: boolean;
 }
 
@@ -23,8 +23,8 @@ const maxBytesPerNamespace = 8 * 2 ** 20;
 const bytesPerWrite = 512;
 
 /**
- * The recent writes of this process, by the names that clients gave them. A write is done once, even if a client sends it
- * again because the answer was lost. A delayed attempt that arrives after a later write does not undo that write.
+ * The recent writes of this process, by their idempotency keys. A write is done once, even if a client sends it again
+ * because the answer was lost. A delayed attempt that arrives after a later write does not undo that write.
  *
  * Each write is remembered for five minutes, with at most 8 MiB of answers for each tenant namespace.
  */
@@ -37,14 +37,14 @@ export class RecentWrites {
   }
 
   /**
-   * Does a write, or returns the answer of the attempt that was done before under the same name.
+   * Does a write, or returns the answer to an earlier attempt with the same idempotency key.
    *
-   * @param idempotencyKey the name of the write.
-   * @param request a digest of the whole request, since a name belongs to one request.
-   * @param sinceMs time of the last answer that the client got before it first sent the write, if it sent a token.
-   * @param write does the write. Its argument: whether an earlier attempt failed here, and may have been done.
-   * @throws Refusal `REQUEST_INVALID` if the name belongs to another request; `MISDIRECTED` if the write may have been
-   * done and forgotten, so that doing it could undo a later write; errors of `write`.
+   * @param idempotencyKey the random key that the client sends with each attempt of the write.
+   * @param request a digest of the whole request, since an idempotency key belongs to one request.
+   * @param sinceMs time at which this process made the token that the client sent, or `undefined` if it sent no token.
+   * @param write does the write. Its argument tells whether an earlier attempt failed here, and may have been done.
+   * @throws Refusal `REQUEST_INVALID` if the idempotency key belongs to another request; `MISDIRECTED` if the write may
+   * have been done and forgotten, so that doing it could undo a later write; errors of `write`.
    */
   async once(
     tenantNamespace: string,
@@ -64,11 +64,13 @@ export class RecentWrites {
     const { writes } = kept;
     const known = writes.get(idempotencyKey);
     if (known !== undefined && known.request !== request) {
-      throw invalid(`The ${headers.idempotencyKey} belongs to another request: each write needs a new one`);
+      throw invalid(
+        `Another request had this ${headers.idempotencyKey}. Send a new ${headers.idempotencyKey} with each new write`,
+      );
     }
     if (known?.uncertain === false) return await known.answer;
     if (known === undefined && sinceMs !== undefined && !this.knowsSince(tenantNamespace, sinceMs)) {
-      throw new Refusal("MISDIRECTED", "The server may have done this write before, and forgotten it");
+      throw new Refusal("MISDIRECTED", "The server may have done this write before, and has forgotten its outcome");
     }
 
     const forget = (id: string, { bytes }: Write) => {
@@ -99,7 +101,7 @@ export class RecentWrites {
       }
       return answer;
     } catch (error) {
-      // The next attempt is done. A refusal did nothing. After any other error, this attempt may have been done.
+      // The next attempt does the write again. A refused attempt did nothing. After any other error, this attempt may be done.
       entry.uncertain = failedBefore || !(error instanceof Refusal);
       if (!entry.uncertain && writes.get(idempotencyKey) === entry) forget(idempotencyKey, entry);
       throw error;

@@ -16,12 +16,12 @@ export interface BodyLimits {
   readonly timeoutMs: number;
   /** The memory of the request, in which the body reserves its space. */
   readonly memory: RequestMemory;
-  /** The hash to add the body to, if it is needed. */
+  /** The hash to add the body to, or `undefined` if no hash of the body is needed. */
   readonly digest: Hash | undefined;
 }
 
 /**
- * Reads a JSON body. Its bounds are checked and its strings decoded while it arrives.
+ * Reads a JSON body. While the body arrives, its bounds are checked and its long strings are decoded.
  *
  * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`. If the body exceeds a bound, the rest
  * of the body is not read.
@@ -54,7 +54,7 @@ export async function readJson(
 }
 
 /**
- * Reads a body that is a value.
+ * Reads a body that is the value of a record.
  *
  * @throws Refusal like {@link readJson}.
  */

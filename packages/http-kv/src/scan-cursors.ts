@@ -10,8 +10,8 @@ const nonceBytes = 12;
 const tagBytes = 16;
 
 /**
- * Encrypts the cursors of the server's store with AES-256-GCM. Such a cursor can name a record of another tenant, so a
- * client gets the encrypted one. It is padded, so that its length does not reveal the length of another tenant's key.
+ * Encrypts the cursors of the server's store with AES-256-GCM. Such a cursor can contain the key of another tenant's record,
+ * so clients get only encrypted cursors. A cursor is padded, so that its length does not reveal the length of that key.
  */
 export class ScanCursors {
   readonly #key: Uint8Array;
@@ -21,7 +21,7 @@ export class ScanCursors {
     this.#key = key;
   }
 
-  /** Encrypts a cursor of the store. Only a scan of records with the same storage prefix accepts the result. */
+  /** Encrypts a cursor of the store. Only a scan of records with the same storage prefix accepts the encrypted cursor. */
   encrypt(prefix: string, cursor: string): string {
     const text = Buffer.from(cursor);
     const padded = Buffer.alloc(Math.ceil((text.length + lengthBytes) / paddedBytes) * paddedBytes);
@@ -47,7 +47,7 @@ export class ScanCursors {
       const padded = Buffer.concat([decipher.update(encrypted.subarray(nonceBytes, -tagBytes)), decipher.final()]);
       return padded.toString("utf8", lengthBytes, lengthBytes + padded.readUInt32BE());
     } catch {
-      throw invalid("The cursor was not returned by a scan of this tenant and space");
+      throw invalid("The cursor does not come from a scan of this tenant namespace and space");
     }
   }
 }

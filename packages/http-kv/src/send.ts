@@ -21,7 +21,7 @@ export interface Sending {
  */
 export type Send = (sending: Sending) => Promise<void>;
 
-/** The server sent nothing for too long, or the answer took too long in total. */
+/** The error for a server that sent nothing for too long, or whose answer took too long in total. */
 export class TimedOut extends Error {
   override readonly name = "TimedOut";
   /** Whether the server can have seen the request. */

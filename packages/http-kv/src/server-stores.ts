@@ -15,7 +15,7 @@ export const storeKinds: readonly string[] = Object.keys(stores);
 /**
  * Opens the store of the server.
  *
- * @throws KeywardError `STORE_INVALID` if its package is not installed; errors of the store.
+ * @throws KeywardError `STORE_INVALID` if the package of the store is not installed; errors of the store.
  */
 export async function openStore(kind: string, file: string, redisUrl: string | undefined): Promise<KeyvStorageAdapter> {
   switch (kind) {
@@ -25,7 +25,7 @@ export async function openStore(kind: string, file: string, redisUrl: string | u
       if (redisUrl === undefined) {
         throw unusable(
           "--store redis needs the URL of a Redis server",
-          "Pass --redis-url, or set KEYWARD_KV_REDIS_URL.",
+          "Pass the URL with --redis-url, or in the environment variable KEYWARD_KV_REDIS_URL.",
         );
       }
       return await make(stores.redis, [redisUrl]);
@@ -42,14 +42,14 @@ async function make(
   try {
     module = await import(store.package);
   } catch (cause) {
-    throw unusable(`${store.package} is not installed`, `Install it: npm install ${store.package}`, cause);
+    throw unusable(`${store.package} is not installed`, `Run \`npm install ${store.package}\`.`, cause);
   }
   const Store = field(module, store.name);
   const made: unknown = typeof Store === "function" ? Reflect.construct(Store, parameters) : undefined;
   if (isStore(made)) return made;
   throw unusable(
     `The installed release of ${store.package} does not work with keyward-kv`,
-    `Install the release of ${store.package} that has the version of @keyward/http-kv.`,
+    `Install ${store.package} in the same version as @keyward/http-kv.`,
   );
 }
 

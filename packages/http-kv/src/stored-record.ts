@@ -6,17 +6,20 @@ export interface RecordContent {
   readonly value: StoredValue;
   /** Time of the last write, in milliseconds since the epoch. */
   readonly modified: number;
-  /** Time at which the record expires, in milliseconds since the epoch. The store has it too, but does not return it. */
+  /**
+   * Time at which the record expires, in milliseconds since the epoch. The store also has the expiry, but does not
+   * return it.
+   */
   readonly expires: number | undefined;
 }
 
 /** A record that was read from the server's store. */
 export interface StoredRecord extends RecordContent {
-  /** The packed form in the store, for a comparison. */
+  /** The packed form of the record in the store, which a replacement compares. */
   readonly stored: StoredValue;
 }
 
-/** Length of a time: in bytes before a value of bytes, and in digits to the base of 36 before a text. */
+/** Length of each time in a packed record: in bytes if the record is bytes, and in digits to the base of 36 if it is text. */
 const timeBytes = 6;
 const timeDigits = 10;
 const latestTime = 2 ** 48 - 1;
@@ -69,6 +72,6 @@ export function unpackRecord(store: KeyvStorageAdapter, stored: unknown): Stored
 
 function unreadable(): KeywardError {
   return new KeywardError("STORE_INVALID", "The store of the server contains a value that the server did not write", {
-    hint: "Run the server with a store, or a namespace of a store, that no other program writes to.",
+    hint: "Run the server with a store, or a namespace of a store, that only the server writes to.",
   });
 }

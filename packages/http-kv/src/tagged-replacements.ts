@@ -6,22 +6,22 @@ import { ReadSize } from "./read-size.ts";
 import type { StoredRecord } from "./stored-record.ts";
 import { tagInTurns } from "./values.ts";
 
-/** A replacement of a value that the client knows by its entity tag. */
+/** A replacement for which the client sent the entity tag of the expected value, and not the value. */
 export interface TaggedReplacement {
   readonly key: string;
-  /** The entity tag of the value that must be stored; `undefined`: none may be. */
+  /** The entity tag of the value that must be stored. `undefined` means that there must be no record. */
   readonly expected: string | undefined;
   readonly next: StoredValue;
 }
 
-/** How often a replacement is tried if other requests write to the same key in between. */
+/** How often a replacement is tried if other requests change the record between its read and its write. */
 const maxAttempts = 16;
 
 /**
  * Replaces each value that has the expected tag, one after the other. Returns, for each, whether it was replaced.
  *
- * To compare, it reads the stored values. If these are more than an answer may have, or than there is memory for, it
- * returns the results of the first replacements only, of one at least.
+ * For the comparison, the stored values are read. If these have more bytes than an answer may have, or than the memory limit
+ * leaves, only the first replacements are done, one at least, and only their results are returned.
  *
  * @throws Refusal `NOT_ATOMIC`; `OVERLOADED` before anything was replaced.
  */

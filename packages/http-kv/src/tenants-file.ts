@@ -41,7 +41,7 @@ export function fileTenants(path: string): TenantSource {
 }
 
 /**
- * Reads the entries of a file of API keys. A missing file has none.
+ * Reads the entries of a file of API keys. If the file is missing, there are no entries.
  *
  * @throws KeywardError `STORE_INVALID` for a file with other content, `STORE_UNAVAILABLE` for a file that cannot be read.
  */
@@ -54,7 +54,7 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
     throw new KeywardError(
       "STORE_UNAVAILABLE",
       `The file of API keys, ${path}, cannot be read (${systemCode(error)}), so every API key is refused`,
-      { hint: "Allow the user that the server runs as to read the file." },
+      { hint: "Allow the user who runs keyward-kv to read the file." },
     );
   }
   try {
@@ -65,13 +65,14 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
     // The error is dropped: the parser's message quotes the file.
   }
   throw new KeywardError("STORE_INVALID", `${path} is not a file of API keys, so every API key is refused`, {
-    hint: "Restore the file from a copy, or name another one: keyward-kv tenants add makes a new file.",
+    hint: "Check the path. If it is correct, restore the file from a backup. If there is no backup, pass the path of a new file, and make new API keys in it with `keyward-kv tenants add`.",
   });
 }
 
 /**
- * Changes a file of API keys in one step, one process at a time: a server reads the old list or the new one. The file
- * keeps its mode and owner. If the path is a symbolic link, the link stays and the file that it points to is changed.
+ * Changes a file of API keys in one step, so that a server reads either the old list or the new list. Only one process
+ * at a time changes the file. The file keeps its mode and owner. If the path is a symbolic link, the link stays and the
+ * file that it points to is changed.
  *
  * @param change returns the new entries. It is called twice, once before the file is locked.
  * @throws KeywardError like {@link readTenants}; `STORE_UNAVAILABLE` if another process holds the lock for 10 seconds, or
@@ -120,7 +121,13 @@ async function replaceableStatus(file: string, path: string): Promise<Stats | un
     throw error;
   });
   // A server that reads the file under another of its names would continue to see the old list.
-  if (status !== undefined && status.nlink > 1) throw notChanged(path, "has more than one name (hard links)");
+  if (status !== undefined && status.nlink > 1)
+    throw notChanged(
+      path,
+      "has more than one name (hard links)",
+      undefined,
+      "Copy the file, and pass the path of the copy to the server and to this command. A change would not reach the other names.",
+    );
   return status;
 }
 

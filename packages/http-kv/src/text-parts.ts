@@ -1,6 +1,9 @@
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Returns how many of the first `end` bytes form whole UTF-8 characters. The last one may continue in the next piece. */
+/**
+ * Returns how many of the first `end` bytes form whole UTF-8 characters. The last character may be cut off, and
+ * continue in the next piece.
+ */
 export function wholeCharacters(bytes: Uint8Array, end: number): number {
   for (let at = end - 1; at >= Math.max(0, end - 4); at--) {
     const byte = bytes[at] ?? 0;
@@ -22,7 +25,7 @@ export class TextParts {
   #characters = 0;
   #bytesPerCharacter = 1;
 
-  /** @param weigh called with the number of bytes that are needed next in memory. */
+  /** @param weigh called with the number of bytes that the next part of the text needs in memory. */
   constructor(weigh: (bytes: number) => void) {
     this.#weigh = weigh;
   }

@@ -15,8 +15,8 @@ export interface HttpStoreOptions {
   /** The API key. It determines the tenant whose records the store reads and writes. */
   readonly apiKey: string;
   /**
-   * How long the server may send nothing during an attempt, in milliseconds. Default: 10,000. One attempt may take ten
-   * times as long in total, and so may a write with all its attempts.
+   * How long the server may send nothing during an attempt, in milliseconds. Default: 10,000. In total, an attempt may take
+   * ten times `timeoutMs`. A write with all its attempts may also take ten times `timeoutMs`.
    */
   readonly timeoutMs?: number;
   /** Maximum number of times that a failed call is sent again. Default: 3. */
@@ -42,14 +42,14 @@ const optionNames = {
 /** The first pause between two attempts, in milliseconds. Each further pause is twice as long, up to the longest. */
 const firstPauseMs = 50;
 const longestPauseMs = 5_000;
-/** How often a write may reach a process other than the one it was meant for before it names no process. */
+/** How often a write may reach the wrong server process before it is sent without the token of a process. */
 const maxMisdirected = 2;
 /** If `Retry-After` asks for a longer pause, the call fails. */
 const longestRetryAfterMs = 30_000;
 
 /** Codes of failures to connect: no request was sent. */
 const notSent = ["ECONNREFUSED", "ENOTFOUND", "EAI_AGAIN", "UND_ERR_CONNECT_TIMEOUT"];
-/** Codes that an established connection can fail with too. */
+/** Codes that mean that no request was sent only if connecting failed: an established connection can have them too. */
 const notSentIfConnecting = ["EHOSTUNREACH", "ENETUNREACH"];
 /** Longest duration of an answer in total, as a multiple of `timeoutMs`. */
 const timeoutsPerAnswer = 10;
@@ -76,7 +76,7 @@ export class Transport {
   readonly #timeoutMs: number;
   readonly #retries: number;
   readonly #send: Send;
-  /** How long after a call a write may still be sent, in milliseconds. A rotation waits that long. */
+  /** How long after the start of a call its writes may still be sent, in milliseconds. A rotation waits that long. */
   readonly longestWriteMs: number;
   /** The token of the server process that answered last; "" before the first answer. */
   #server = "";
@@ -104,8 +104,9 @@ export class Transport {
   }
 
   /**
-   * Sends an operation, and returns the parsed JSON of the answer. A failed attempt is repeated. A write has a name, under
-   * which one process of the server does it only once. An attempt has `x-repeated` if an earlier one may have been done.
+   * Sends an operation, and returns the parsed JSON of the answer. A failed attempt is repeated. Each attempt of a write
+   * has the same idempotency key, with which a server process does the write only once. An attempt has `x-repeated` if an
+   * earlier attempt may have been done.
    *
    * @param answerParts maximum number of brackets, commas and colons in the answer.
    * @param writeUntilMs time after which no attempt of a write is sent, by `performance.now()`.
@@ -200,7 +201,7 @@ export class Transport {
 
   #tooLong(): KeywardError {
     return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.url} took more than ${this.longestWriteMs} ms`, {
-      hint: "Read the records to see which were stored. Write fewer at once, or raise timeoutMs: the limit is ten times as long.",
+      hint: "Read the records to see which of them were stored. Then write fewer records in one call. If the server is slow, raise timeoutMs: a write may take ten times timeoutMs.",
     });
   }
 
@@ -225,26 +226,42 @@ export class Transport {
       case undefined:
         return as(
           "STORE_UNAVAILABLE",
-          "Check that the url is the one of a keyward-kv server, and that no proxy in between answered instead.",
+          "Check that the url belongs to a keyward-kv server, and that no proxy answered instead of the server.",
         );
       case "REQUEST_INVALID":
+        return as("VALUE_INVALID", "Change the key, value or cursor that the message describes.");
       case "TOO_LARGE":
-        return as("VALUE_INVALID", "Change the key or the value, or raise the limit of the server.");
+        return as(
+          "VALUE_INVALID",
+          "Use a shorter key or value, or raise the limit of the server that the message states.",
+        );
       case "NOT_ATOMIC":
-        return as("STORE_NOT_ATOMIC", "Run the server with a store that has replace().");
+        return as(
+          "STORE_NOT_ATOMIC",
+          "Run the server with a store that has `replace()`, such as SqliteStore or RedisStore.",
+        );
       case "NOT_SCANNABLE":
-        return as("STORE_NOT_SCANNABLE", "Run the server with a store that has scan() and iterator().");
+        return as(
+          "STORE_NOT_SCANNABLE",
+          "Run the server with a store that has `scan()` and `iterator()`, such as SqliteStore or RedisStore.",
+        );
       case "UNAUTHORIZED":
         return as(
           "STORE_UNAVAILABLE",
-          "Check the API key with `keyward-kv tenants list`: it is unknown, expired or revoked.",
+          "The API key is unknown, expired or revoked. To see which keys are valid, run `keyward-kv tenants list`.",
         );
       case "FORBIDDEN":
-        return as("STORE_UNAVAILABLE", "Use an API key that has the scope.");
+        return as("STORE_UNAVAILABLE", "Use an API key that has the scope in the message.");
       case "OVERLOADED":
-        return as("STORE_UNAVAILABLE", "Send less at once. If the server has free memory, raise its maxBytesInMemory.");
+        return as(
+          "STORE_UNAVAILABLE",
+          "Send fewer or smaller requests at the same time. If the machine of the server has free memory, raise maxBytesInMemory.",
+        );
       case "RATE_LIMITED":
-        return as("STORE_UNAVAILABLE", "Combine single calls to batches, or raise requestsPerSecond of the server.");
+        return as(
+          "STORE_UNAVAILABLE",
+          "Combine single calls into batches, such as getMany(). If the server can do more, raise its limit requestsPerSecond.",
+        );
       case "NOT_FOUND":
       case "METHOD_NOT_ALLOWED":
       case "PRECONDITION_FAILED":
@@ -254,20 +271,20 @@ export class Transport {
       case "UNAVAILABLE":
         return as(
           "STORE_UNAVAILABLE",
-          "Look up the id in the server's log, if there is one. A write may have been done: read the record to find out.",
+          "If the message has an id, find the log entry of the server with this id. If the call was a write, it may have been done: read the record to find out.",
         );
       default:
         return code satisfies never;
     }
   }
 
-  /** Quotes a text of the server if it is one line. A server of another kind could send any text, even the API key. */
+  /** Quotes a text of the server if it is one line without the API key. A server of another kind could send any text. */
   #quote(before: string, text: string, after: string): string {
     const isLine = /^[\x20-\x7e]{1,200}$/.test(text) && !text.includes(this.#authorization.slice(-20));
     return isLine ? `${before}${text}${after}` : "";
   }
 
-  /** Describes an error by its code only: messages of the network can quote headers, and messages of JSON the body. */
+  /** Describes an error by its code only, since messages of the network can quote headers, and JSON.parse quotes the body. */
   #failed(error: unknown): Failure {
     const cause = field(error, "cause");
     const given = field(cause, "code") ?? field(error, "code");
@@ -280,7 +297,7 @@ export class Transport {
     const refused = error instanceof JsonRefusal;
     const what = timedOut
       ? error.sent
-        ? `sent nothing for ${this.#timeoutMs} ms, or did not finish within ${timeoutsPerAnswer} times as long`
+        ? `sent nothing for ${this.#timeoutMs} ms, or did not finish its answer within ${timeoutsPerAnswer * this.#timeoutMs} ms`
         : `accepted no connection within ${this.#timeoutMs} ms`
       : refused
         ? whyRefused(error)
@@ -291,8 +308,8 @@ export class Transport {
       elsewhere: false,
       error: new KeywardError("STORE_UNAVAILABLE", `${this.url} ${what}`, {
         hint: unsent
-          ? "Check the url, and that the server is running. Nothing was written."
-          : "Check the server and the network. A write may have been done: read the record to find out.",
+          ? "Check that the url is correct and that the server is running. No request was sent, so nothing was written."
+          : "Check the server and the network. If the call was a write, it may have been done: read the record to find out.",
       }),
     };
   }

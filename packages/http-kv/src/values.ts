@@ -23,7 +23,10 @@ export async function* valuePieces(value: StoredValue): AsyncGenerator<Uint8Arra
   }
 }
 
-/** Yields JSON in pieces. A text is added unchanged; a value is added as the field of its object, without the braces. */
+/**
+ * Yields JSON in pieces. A string is added unchanged. A value is added as a field "text" or "bytes", without braces
+ * around it.
+ */
 export async function* jsonPieces(
   parts: Iterable<string | { readonly value: StoredValue }>,
 ): AsyncGenerator<Uint8Array> {

@@ -12,7 +12,10 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { type Fault, startProxy } from "./faulty-proxy.ts";
 import { startServer } from "./servers.ts";
 
-/** The answer to a delete of these keys has 500 times "false,". This many answers are more than the 8 MiB that a server keeps. */
+/**
+ * The answer to a delete of these keys has 500 times "false,". This many answers are more than the 8 MiB that a server
+ * keeps.
+ */
 const manyKeys = Array.from({ length: 500 }, (_, index) => `${index}`);
 const writesToForget = 2_800;
 
@@ -51,7 +54,7 @@ describe.each(faults)("HttpStore, through connections with the fault %j,", (faul
   });
 });
 
-it("replace returns true exactly if the replacement was done, through broken connections", async () => {
+it("through broken connections, HttpStore.replace returns true if the replacement was done, and false if not", async () => {
   const seeds = fc.sample(fc.integer(), { numRuns: 1 });
   const random = mulberry(seeds[0] ?? 1);
   const { server, url } = await startFaulty(() => {
@@ -76,8 +79,8 @@ it("replace returns true exactly if the replacement was done, through broken con
 });
 
 describe("a restarted server", () => {
-  it.each(["a client of the process before", "a new client"])(
-    "does not claim towards %s that a replacement was refused",
+  it.each(["a client of the earlier process", "a new client"])(
+    "does not tell %s that a replacement was refused which the earlier process did",
     async (kind) => {
       const { apiKey, entry } = createApiKey({ tenant: "acme" });
       const store = new MemoryStore();
@@ -93,12 +96,12 @@ describe("a restarted server", () => {
       if (kind !== "a new client") await client.has("key");
       await expect(client.replace("key", undefined, "new")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
       expect(await client.get("key")).toBe("new");
-      // No earlier attempt can have done this one, so it is refused normally.
+      // No earlier attempt can have done this replacement, so it is refused normally.
       expect(await client.replace("key", undefined, "newer")).toBe(false);
     },
   );
 
-  it("accepts the next write of a client of the process before", async () => {
+  it("accepts the next write of a client of the earlier process", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     let handler = createKvHandler({ store, tenants: [entry] });
@@ -121,7 +124,7 @@ describe("a restarted server", () => {
     expect(await client.get("key")).toBe("4");
   });
 
-  it("does not claim that a replacement was refused if it has forgotten an earlier attempt", async () => {
+  it("does not report a replacement as refused if it may have done the replacement before and forgotten it", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const server = createKvHandler({
       store: new MemoryStore(),
@@ -162,7 +165,7 @@ describe("a restarted server", () => {
     expect(await client.replace("key", undefined, "new")).toBe(true);
   });
 
-  it("does a write that the process before refused as OVERLOADED", async () => {
+  it("does a write that the earlier process refused as OVERLOADED", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     const [first, second] = [1, 2].map(() => createKvHandler({ store, tenants: [entry] }));
@@ -181,7 +184,7 @@ describe("a restarted server", () => {
     expect(attempts).toBe(3);
   });
 
-  it("is found by its client on the same port, with its records", async () => {
+  it("answers a client that used the earlier process on the same port, with the stored records", async () => {
     const store = new MemoryStore();
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const first = await startServer({ store, tenants: [entry], apiKey });
@@ -215,7 +218,7 @@ it("a delayed attempt does not undo a later write", async () => {
   expect(await client.get("key")).toBe("second");
 });
 
-it("a delayed attempt whose name is forgotten does not undo a later write", async () => {
+it("a delayed attempt whose idempotency key the server has forgotten does not undo a later write", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const limits = { requestsPerSecond: Number.POSITIVE_INFINITY };
   const server = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
@@ -347,7 +350,7 @@ it("HttpStore waits for a random pause between attempts, longer each time", asyn
 describe("a write through HttpStore", () => {
   const { apiKey } = createApiKey({ tenant: "acme" });
 
-  it("fails instead of waiting for a Retry-After beyond its time limit", async () => {
+  it("rejects at once if Retry-After asks for a longer pause than the rest of its time limit", async () => {
     let asked = 0;
     const fetch = async () => {
       asked++;
@@ -404,7 +407,7 @@ describe("an error of HttpStore", () => {
     expect(JSON.stringify(store)).not.toContain(apiKey);
   });
 
-  it("names the reason of a refused connection", async () => {
+  it("contains the system's code if the connection was refused", async () => {
     const server = await startServer();
     await server.close();
     await expect(server.client({ retries: 0 }).get("key")).rejects.toMatchObject({
@@ -432,7 +435,7 @@ describe("an error of HttpStore", () => {
     await expect(store.set("\ud800", "value")).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("is thrown if the API key is unknown, instead of returning no record", async () => {
+  it("is thrown if the API key is unknown, so the call does not return undefined as for a missing record", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
     const store = server.client({ apiKey: createApiKey({ tenant: "acme" }).apiKey });
@@ -520,7 +523,7 @@ describe("an endless answer", () => {
   const { apiKey } = createApiKey({ tenant: "acme" });
   const answering = (body: ReadableStream) => async () => new Response(body);
 
-  it("ends with an error after the time limit if it is slow", async () => {
+  it("makes the call of HttpStore reject after the time limit if the answer arrives slowly", async () => {
     const drops = new ReadableStream({
       async pull(controller) {
         await sleep(5);
@@ -537,7 +540,7 @@ describe("an endless answer", () => {
     await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
   });
 
-  it("ends with an error, and is not requested again, if it is fast", async () => {
+  it("makes the call of HttpStore reject without another attempt if the answer arrives fast", async () => {
     const water = Buffer.alloc(2 ** 24, " ");
     let asked = 0;
     const fetch = async () => {
@@ -597,7 +600,7 @@ it.each([
   expect(sent).toEqual([false, repeated]);
 });
 
-it("a listing that fails midway is logged, and rejects at the client", async () => {
+it("a listing that fails midway is logged by the server, and rejects in HttpStore", async () => {
   class Breaking extends MemoryStore {
     override namespaced(namespace: string): MemoryStore {
       const view = super.namespaced(namespace);
@@ -627,7 +630,7 @@ it("the server spreads values that are large in total over several answers", asy
   expect(server.log.filter(({ target }) => target === "get").length).toBeGreaterThan(1);
 });
 
-it("an answer does not grow with the number of large values", async () => {
+it("the size of an answer does not grow with the number of large values that a client requests", async () => {
   const maxValueBytes = 2 ** 20;
   const limits = { maxAnswerBytes: 2 * maxValueBytes, maxValueBytes };
   const server = await startServer({ limits });

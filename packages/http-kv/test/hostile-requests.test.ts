@@ -123,7 +123,7 @@ describe("a hostile client with an API key", () => {
     expect(received().match(/HTTP\/1\.1 \d+/g)).toEqual(["HTTP/1.1 401"]);
   });
 
-  it("cannot have a request done that follows a refused body on the same connection", async () => {
+  it("cannot make the server do a request that follows a refused body on the same connection", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
     const { socket, received } = await openSocket(server.url);
@@ -250,7 +250,7 @@ describe("a large request", () => {
       (ask: Ask) => ask("POST", "/replace", '{"changes":[{"key":"text","expected":"\\"x\\"","text":"x"}]}'),
       200,
     ],
-  ])("lets other requests run about once per piece when it %s", async (_, act, status) => {
+  ])("lets other requests run after about each piece of the data when it %s", async (_, act, status) => {
     const ask = ready({ limits: { maxValueBytes: bytes } });
     expect((await ask("PUT", "/text", "x".repeat(bytes))).status).toBe(200);
     let turns = 0;
@@ -313,7 +313,7 @@ describe("the memory of a request", () => {
     expect((await ask("POST", "/set", entries(`${narrow}中`))).status).toBe(200);
   });
 
-  it("limits the number of values that are read at once, as if each had the largest size", async () => {
+  it("limits the number of values that the server reads at once, as if each value had the largest size", async () => {
     const reads: number[] = [];
     class Counting extends MemoryStore {
       override getMany(keys: readonly string[]): ReturnType<MemoryStore["getMany"]> {
@@ -339,7 +339,7 @@ describe("the memory of a request", () => {
     expect(Math.max(...reads)).toBeLessThanOrEqual(4);
   });
 
-  it("shortens the answer to replacements of large values, and a client requests the rest", async () => {
+  it("allows only the first replacements of large values in one request, and HttpStore sends the others again", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const answered: number[] = [];
@@ -393,7 +393,7 @@ describe("JsonReader", () => {
   const document = fc.dictionary(text, fc.oneof(leaf, fc.array(fc.oneof(leaf, fc.dictionary(text, leaf)))));
   const places = fc.array(fc.nat({ max: 4_000 }), { maxLength: 12 });
 
-  it("returns the same as JSON.parse, however the document is cut", () => {
+  it("returns the same value as JSON.parse, whatever pieces the document arrives in", () => {
     fc.assert(
       fc.property(document, places, fc.boolean(), (value, cuts, escaped) => {
         const json = JSON.stringify(value);

@@ -158,7 +158,7 @@ describe("keyward-kv serve", () => {
     expect(reading.received().length).toBeLessThan(8_000_000);
   });
 
-  it("uses API keys that are made or revoked while it runs", async () => {
+  it("accepts API keys that are added, and refuses keys that are revoked, while it runs", async () => {
     const tenants = join(folder(), "tenants.json");
     const server = await start("--tenants", tenants, "--store", "memory");
     await vi.waitFor(() => expect(server.output()).toContain("every request is refused"), 20_000);
@@ -200,7 +200,7 @@ describe("keyward-kv serve", () => {
     [["serve", "--tenants", "none.json", "--redis-url", "redis://localhost"], "--redis-url"],
     [["serve", "--tenants", "none.json", "--port", "65536"], "65535"],
     [["serve", "--tenants", "none.json", "--drain-ms", "99999999999"], "milliseconds"],
-  ])("describes the mistake in %j", (parameters, message) => {
+  ])("fails with a message about the mistake in the arguments %j", (parameters, message) => {
     expect(() => run(...parameters)).toThrow(message);
   });
 });
@@ -209,7 +209,7 @@ it("keyward-kv prints its version", () => {
   expect(run("--version")).toMatch(/^\d+\.\d+\.\d+/);
 });
 
-it("keyward-kv over memory keeps records only until it ends", async () => {
+it("keyward-kv serve --store memory loses its records when it ends", async () => {
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
   const first = await start("--tenants", tenants, "--store", "memory");
@@ -229,7 +229,7 @@ it("keyward-kv over memory keeps records only until it ends", async () => {
 const redisServers = await findRedisServers({ anyWillDo: true });
 
 describeWithRedis(redisServers, "keyward-kv over Redis", () => {
-  it("has all records after a restart, and continues a scan", async () => {
+  it("still has all records after a restart, and continues a scan that began before", async () => {
     const redis = await startRedis(redisServers);
     onTestFinished(() => redis.stop());
     const tenants = join(folder(), "tenants.json");

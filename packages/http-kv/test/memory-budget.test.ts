@@ -131,7 +131,7 @@ describe("the memory of an answer", () => {
     expect((await ask("GET", "/key")).status).toBe(200);
   });
 
-  it("counts no longer once an unread answer is garbage-collected", async () => {
+  it("is released when an unread answer is garbage-collected", async () => {
     const { ask } = await start();
     for (let count = 0; count < 4; count++) expect((await ask("GET", "/key")).status).toBe(200);
     expect((await ask("GET", "/key")).status).toBe(503);
@@ -152,7 +152,7 @@ describe("the memory of an answer", () => {
     ["confirms a write", (ask: Ask) => ask("PUT", "/other", "x".repeat(mebibyte)), 200],
     ["has no body", (ask: Ask) => ask("HEAD", "/key"), 200],
     ["reports an unchanged value", (ask: Ask) => ask("GET", "/key", undefined, { "if-none-match": "*" }), 304],
-  ])("does not count after an answer that %s", async (_, act, status) => {
+  ])("is released after an answer that %s", async (_, act, status) => {
     const { ask } = await start();
     for (let count = 0; count < 20; count++) expect((await act(ask)).status).toBe(status);
   });
@@ -205,7 +205,7 @@ describe("the memory limit", () => {
     });
   });
 
-  it("is refused if a single request could exceed it", () => {
+  it("cannot be set so low that a single request could exceed it", () => {
     const { entry } = createApiKey({ tenant: "acme" });
     const make = (maxBytesInMemory: number) =>
       createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { ...limits, maxBytesInMemory } });

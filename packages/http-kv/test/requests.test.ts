@@ -77,7 +77,7 @@ describe("a key in a URL", () => {
     }
   });
 
-  it("has a path that no other key has, even after a URL parser", () => {
+  it("has a path that no other key has, even after a URL parser has normalized the path", () => {
     const text = fc.string({ unit: "binary", maxLength: 30 }).filter((key) => key.isWellFormed());
     fc.assert(
       fc.property(text, text, (one, other) => {
@@ -88,7 +88,7 @@ describe("a key in a URL", () => {
     );
   });
 
-  it("can have a namespace", async () => {
+  it("can be combined with a namespace in the query", async () => {
     const ask = ready();
     await ask("PUT", keyPath("key", "a b&c"), { body: "there" });
     await ask("PUT", keyPath("", "a b&c"), { body: "empty" });
@@ -104,7 +104,7 @@ describe("a key in a URL", () => {
     },
   );
 
-  it("never deletes all keys if its path is truncated", async () => {
+  it("never makes a DELETE remove all keys if its path is truncated", async () => {
     const ask = ready();
     await ask("PUT", "/a", { body: "1" });
     expect((await ask("DELETE", "/")).status).toBe(400);
@@ -369,7 +369,7 @@ describe("a limit", () => {
     expect((await handler(request)).status).toBe(413);
   });
 
-  it("applies to the time that a body takes, also in a handler", async () => {
+  it("applies to the time in which a body must arrive, also in a fetch handler", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits: { bodyTimeoutMs: 50 } });
     let cancelled = false;
@@ -468,11 +468,11 @@ it.each([
   expect((await ask("GET", "/key")).status).toBe(404);
 });
 
-describe("the name of a write", () => {
+describe("the idempotency key of a write", () => {
   const headers = { "idempotency-key": "0123456789abcdef" };
   const set = (text: string) => JSON.stringify({ entries: [{ key: "key", text }] });
 
-  it("belongs to one method, path and body", async () => {
+  it("is refused in a request with another method, path or body", async () => {
     const ask = ready();
     expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
     expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
@@ -491,7 +491,7 @@ describe("the name of a write", () => {
       expect(await answer.json()).toMatchObject({ message: expect.stringContaining("idempotency-key") });
     }
     expect(await (await ask("GET", "/key")).text()).toBe("1");
-    // After refusals of other writes, the name still belongs to its own write.
+    // After refusals of other writes, the key still belongs to the first write.
     expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
   });
 
@@ -499,18 +499,18 @@ describe("the name of a write", () => {
     [{}, { "content-type": "application/octet-stream" }],
     [{ "x-ttl": "60" }, { "x-ttl": "61" }],
     [{ "if-match": '"a"' }, { "if-none-match": '"a"' }],
-  ])("belongs to the headers of the write: %j is not %j", async (one, other) => {
+  ])("is refused if the headers of the write change from %j to %j", async (one, other) => {
     const ask = ready();
     const before = await ask("PUT", "/key", { body: "value", headers: { ...headers, ...one } });
     expect((await ask("PUT", "/key", { body: "value", headers: { ...headers, ...other } })).status).toBe(
-      // A refused write is forgotten, and its name can be used again.
+      // A refused write is forgotten, so its idempotency key can be used again.
       before.status === 412 ? 200 : 400,
     );
   });
 });
 
 describe("/health", () => {
-  it("answers without an API key, and is the record with the key health otherwise", async () => {
+  it("answers without an API key, and with an API key is the path of the record with the key health", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], basePath: "/kv" });
     const ask = async (method: string, headers: Record<string, string> = {}, body?: string) =>
@@ -528,7 +528,7 @@ describe("/health", () => {
     expect((await ask("GET", { authorization: "Bearer x" })).status).toBe(401);
   });
 
-  it("answers with 503 and logs the error while the store cannot be reached, and checks it once a second", async () => {
+  it("answers with 503 and logs the error while the store cannot be reached, and checks the store once a second", async () => {
     let asked = 0;
     const logged: KvLogEntry[] = [];
     class Unreachable extends MemoryStore {

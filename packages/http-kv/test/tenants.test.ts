@@ -157,7 +157,7 @@ describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStor
     );
   });
 
-  it("keep records apart whose joined names are equal", async () => {
+  it("keep records apart whose tenant, namespaces and key join to the same text", async () => {
     const made = tenantNamespaces.map(createApiKey);
     const handler = createKvHandler({ store: openStore(), tenants: made.map(({ entry }) => entry), limits: unlimited });
     const views = made.flatMap(({ apiKey }, index) => {
@@ -283,7 +283,7 @@ describe("a page of a scan", () => {
     }
   });
 
-  it("reads over the records of other tenants in steps, and lets other requests run in between", async () => {
+  it("skips the records of other tenants in steps, and lets other requests run in between", async () => {
     let reads = 0;
     /** A store like SQLite, which reads synchronously. */
     class Synchronous extends MemoryStore {
@@ -335,7 +335,7 @@ it("listing and deleting by prefix let other requests run in between", async () 
   }
 });
 
-it("a cursor has the same length, whatever record it points at", async () => {
+it("a cursor has the same length, whatever the key of the record that it points at", async () => {
   /** A store so slow that the time ends every page. */
   class Slow extends SqliteStore {
     override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
@@ -485,7 +485,7 @@ describe("a file of API keys", () => {
     expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
   });
 
-  it("is changed through a symbolic link, which stays", async () => {
+  it("is changed through a symbolic link, and the link stays a link", async () => {
     const path = file();
     const link = `${path}.link`;
     const { apiKey, entry } = createApiKey({ tenant: "a" });
@@ -533,7 +533,7 @@ describe("a file of API keys", () => {
     expect(readdirSync(dirname(path)).filter((name) => /\.(?:lock|new)$/.test(name))).toEqual([]);
   });
 
-  it("gets no lock file if a change is refused", async () => {
+  it("has no lock file beside it after a change was refused", async () => {
     const path = file();
     const refused = changeTenants(path, () => {
       throw new KeywardError("VALUE_INVALID", "no such key", { hint: "List the keys." });
@@ -542,14 +542,14 @@ describe("a file of API keys", () => {
     expect(readdirSync(dirname(path))).toEqual([]);
   });
 
-  it("can be changed beside a lock file that a killed process left", async () => {
+  it("can be changed although a killed process left its lock file", async () => {
     const path = file();
     writeFileSync(`${path}.lock`, "", { mode: 0o600 });
     await add(path, createApiKey({ tenant: "a" }).entry);
     expect(await readTenants(path)).toHaveLength(1);
   });
 
-  it("is not changed while something else is at the path of its lock file", async () => {
+  it("is not changed while a file with other content is at the path of its lock file", async () => {
     const path = file();
     writeFileSync(`${path}.lock`, "not empty");
     await expect(add(path, createApiKey({ tenant: "a" }).entry)).rejects.toMatchObject({

@@ -85,7 +85,7 @@ describe.each(Object.entries(backends))("the http driver of unstorage, on a serv
     expect(await storage.getItem("long")).toBe("value");
   });
 
-  it("finds an item by its meta", async () => {
+  it("finds an item when it reads its meta", async () => {
     const { storage } = await start();
     await storage.setItem("key", "value");
     expect(await storage.getMeta("key")).toMatchObject({ status: 200 });

@@ -385,10 +385,7 @@ export function isEnabled(ring: Keyring, id: string): boolean {
   return keyOf(ring, id)?.status === "enabled";
 }
 
-/**
- * Returns whether two keyrings are equal in everything that a keyring document contains, material included. For authors
- * of a key provider: `save` compares the stored keyring with the one that a change is based on.
- */
+/** Returns whether two keyrings are equal in everything, material included. For authors of a key provider that can save. */
 export function sameKeyring(one: Keyring, other: Keyring): boolean {
   return isSameContent(contentOf(one), contentOf(other));
 }
