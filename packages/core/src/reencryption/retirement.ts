@@ -160,16 +160,19 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
     if (needed > 0) counts[name] = needed;
     if (neededInReserve > 0) counts[`${name} (reserved space)`] = neededInReserve;
   }
-  const needed = Object.values(counts).reduce((sum, count) => sum + count, 0);
-  if (needed === 0) return;
   const list = Object.entries(counts).map(([name, count]) => `${count} in ${name}`);
-  throw new KeywardError("KEY_IN_USE", `Key "${id}" is needed by ${needed} records: ${list.join(", ")}`, {
-    keyId: id,
-    counts,
-    hint:
-      "Run reencrypt over these stores. For a check record in the reserved space, pass a store of its scope. " +
-      "abandonUnreadable retires the key in spite of records that no store can decrypt: they are lost.",
-  });
+  if (list.length === 0) return;
+  throw new KeywardError(
+    "KEY_IN_USE",
+    `Key "${id}" cannot be retired. Number of records that need the key: ${list.join(", ")}`,
+    {
+      keyId: id,
+      counts,
+      hint:
+        "Run reencrypt over these stores. For a check record in the reserved space, pass a store of its scope. " +
+        "abandonUnreadable retires the key in spite of records that no store can decrypt: they are lost.",
+    },
+  );
 }
 
 function storeStillEncrypts(name: string, id: string): KeywardError {

@@ -21,7 +21,10 @@ export interface ReplicaWaitOptions {
    * process, pass `{ waitMs: 0 }`. Required if a store has no replica except this process.
    */
   readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
-  /** Ids of replicas not to wait for. A count of the records finds those that they still encrypt with the old key. */
+  /**
+   * Ids of processes that have ended, and whose lease is not to be waited for. Never pass the id of a process that still
+   * runs: other processes cannot decrypt the records that it writes once the old key is disabled.
+   */
   readonly ignoreReplicas?: readonly string[];
   /**
    * How long to wait for replicas in each of the two waits, in milliseconds. Default: ten minutes, or twice the longest
@@ -208,8 +211,10 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
         waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
       ),
       hint:
-        "Check that the key provider of these processes has the keyring, and that their writes finish. Fix or end the " +
-        "processes, then run the rotation again: it resumes here. ignoreReplicas takes the ids of replicas not to wait for.",
+        `Check that the key provider of these processes has generation ${keyring.generation}, and that their writes finish: ` +
+        "until then, they may still write under an earlier key. Fix or end the processes, then run the rotation again: it " +
+        "continues at this step. To skip the wait for the lease of an ended process, pass its id, which is in brackets, in " +
+        "`ignoreReplicas`. Never pass the id of a process that still runs: records that it writes become unreadable for others.",
     },
   );
 }

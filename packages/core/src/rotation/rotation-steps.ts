@@ -261,7 +261,8 @@ function writtenAfterDisableError(error: KeywardError): KeywardError {
     counts: error.counts,
     cause: error,
     hint:
-      "A process that was halted, or is not registered, wrote under the key after it was disabled. To save those " +
-      "records, enable the key and run the rotation again: it re-encrypts once more. If the key is compromised, delete the records.",
+      "A process that was halted, or is not registered, wrote under the key after the key was disabled. End that process " +
+      "first. Then, to save its records, enable the key with `keyring.enable` and save the keyring; the next run of the " +
+      "rotation re-encrypts the records. If the key is compromised, do not enable it: delete the records.",
   });
 }
