@@ -31,7 +31,7 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
   const ring = old.add({ id: "new" }).promote("new");
   const store = new RedisStore(server.url);
   try {
-    const contestant = async (reencrypt: "off" | "on-read") => {
+    const variant = async (reencrypt: "off" | "on-read") => {
       const filled = new EncryptedStore(store.namespaced(reencrypt), { keys: old });
       const records = sampleRecords(1024, { count: chunks * chunkReads });
       for (let first = 0; first < records.length; first += fillBatch) {
@@ -48,8 +48,8 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
         records.map(({ address }) => address.key),
       );
     };
-    const off = await contestant("off");
-    const on = await contestant("on-read");
+    const off = await variant("off");
+    const on = await variant("on-read");
     for (let chunk = 0; chunk < chunks; chunk++) {
       const order = Math.random() < 0.5 ? [off, on] : [on, off];
       for (const reader of order) await reader.read(chunkReads, pauseMs);

@@ -23,7 +23,10 @@ const recordCount = 300;
 const batchSize = 10;
 const mostPagesBeforeKill = 6;
 
-/** Runs the job until it has done `killed.afterPages` pages, and `killed.waitMs` longer, or until it finishes. Returns its last message. */
+/**
+ * Runs a bulk job in another process. Kills the process `killed.waitMs` after the job has done `killed.afterPages` pages,
+ * unless the job finishes before. Returns the last message of the process.
+ */
 async function runJob(
   parameters: readonly string[],
   ring: Keyring,
@@ -130,7 +133,7 @@ async function expectKillsCostNothing(address: string, folder: string): Promise<
   }
 }
 
-const name = `${kills} kills of a bulk job repeat no more than the pages in progress (seed ${seed})`;
+const name = `a bulk job that is killed ${kills} times repeats only the pages in progress at a kill (seed ${seed})`;
 
 it(`${name} over SQLite`, options, async () => {
   const folder = await temporaryFolder();

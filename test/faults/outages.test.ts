@@ -43,7 +43,7 @@ async function expectNothingLost(
     async disturb(traffic) {
       for (let round = 0; round < Math.max(rounds, names.length); round++) {
         await traffic.progress.reached(traffic.progress.count + Math.floor(calls / rounds / 2));
-        // Every disturbance happens once, and then random ones.
+        // Every kind of disturbance happens once. After that, disturbances are chosen at random.
         const name = names[round] ?? pick(random, names);
         await faults[name]?.(traffic);
         happened.add(name);
