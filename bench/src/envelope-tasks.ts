@@ -75,7 +75,10 @@ function decryptionTask(
   return { name, sizeBytes, prepare };
 }
 
-/** Returns text as a store returns it: as one flat string. A sealer may return a rope of header and body instead. */
+/**
+ * Returns text as a store returns it: as one flat string. The string of a sealer may be a concatenation that the engine
+ * has not copied into one piece yet.
+ */
 function asStored(sealed: StoredValue): StoredValue {
   return typeof sealed === "string" ? Buffer.from(sealed).toString() : sealed;
 }

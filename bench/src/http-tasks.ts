@@ -34,8 +34,8 @@ interface Servers {
 }
 
 /**
- * Tasks that measure HTTP KV against three baselines: client and server against those of unstorage, the handler against one
- * that only compares the API key, and batches against single calls.
+ * Tasks that measure HTTP KV against three baselines: client and server against those of unstorage, the handler against
+ * one that only compares the API key, and batches against single calls.
  */
 export function httpTasks(): Task[] {
   return httpNames.flatMap((name) =>

@@ -40,8 +40,8 @@ interface Entry {
 }
 
 /**
- * Tasks that compare Keyv over a store without encryption with Keyv over an EncryptedStore, with Keyv's encryption hook, and with a bare
- * store while node:crypto does the same work by hand.
+ * Tasks that compare Keyv over a store without encryption with Keyv over an EncryptedStore, with Keyv's encryption
+ * hook, and with Keyv over a store without encryption while node:crypto does the same work by hand.
  *
  * @param redis Program that starts a Redis server. Without it, there are no tasks over Redis.
  */
@@ -157,7 +157,7 @@ function inTheSameCall(first: () => unknown, then: () => unknown): () => unknown
   };
 }
 
-/** Encrypts or decrypts by hand, as bytes, what Keyv passes to its store. */
+/** Encrypts or decrypts by hand, in the binary form, the values that Keyv passes to its store. */
 function cryptoOf(operation: Operation, entries: readonly Entry[]): () => unknown {
   const sealer = nodeCryptoBinary();
   const records = entries.map(({ key, value }) => {
@@ -183,7 +183,10 @@ function cryptoOf(operation: Operation, entries: readonly Entry[]): () => unknow
   }
 }
 
-/** Plain AES-256-GCM. A hook cannot do more, because it receives neither key nor namespace. */
+/**
+ * An encryption hook of Keyv with plain AES-256-GCM. A hook cannot bind a value to its address, because a hook receives
+ * neither key nor namespace.
+ */
 function aesGcm(): KeyvEncryptionAdapter {
   const key = createSecretKey(randomBytes(32));
   return {

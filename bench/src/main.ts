@@ -96,7 +96,7 @@ if (options.json !== undefined) {
   );
 }
 
-/** Returns `most`, a tenth of it, and so on down to 10,000, in ascending order. */
+/** Returns `most`, a tenth of `most`, and so on down to 10,000, in ascending order. */
 function countsUpTo(most: number): number[] {
   const counts: number[] = [];
   for (let count = most; count >= 10_000 || counts.length === 0; count = Math.floor(count / 10)) counts.unshift(count);

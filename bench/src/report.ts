@@ -11,9 +11,9 @@ export interface Measured {
 }
 
 /**
- * Returns a Markdown table of one task at several sizes: the time of the first variant, and the ratios of the others to
- * it. If node:crypto is among the variants, the last column divides the time that Keyward adds by the time that
- * node:crypto adds.
+ * Returns a Markdown table of one task at several sizes: the time of the first variant, and the ratios of the other
+ * variants to that time. If node:crypto is among the variants, the last column divides the time that Keyward adds by
+ * the time that node:crypto adds.
  */
 export function timesTable(tasks: readonly Measured[]): string {
   const [first] = tasks;
@@ -65,7 +65,7 @@ export function bulkTable(figures: readonly BulkFigures[]): string {
   return `\n${bulkName}\n\n${table(header, rows)}`;
 }
 
-/** Returns a Markdown table of reads with lazy re-encryption and without it. */
+/** Returns a Markdown table of reads with and without lazy re-encryption. */
 export function lazyTable(figures: readonly LazyFigures[]): string {
   const rows = figures.map(({ load, reads, offNs, onNs }) => [
     load,

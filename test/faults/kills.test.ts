@@ -121,7 +121,8 @@ async function expectKillsCostNothing(address: string, folder: string): Promise<
       expect(await reader.getMany([...values.keys()])).toEqual([...values.values()]);
       await reader.disconnect();
 
-      // Records that a run finds already done were in progress at the kill before: pages after the last saved checkpoint.
+      // If a run finds records that are already under the primary, they were in progress at the kill before this run. Such
+      // records are in pages after the last saved checkpoint.
       largestPage = Math.max(largestPage, report.largestPage);
       expect(report.repeated).toBeLessThanOrEqual(concurrency * largestPage);
       // A job can also be killed when all work is done, before it sends its last message.

@@ -11,7 +11,7 @@ const shortMs = 30;
 const minuteMs = 60_000;
 const tenYearsMs = 315_360_000_000;
 
-/** The stores that a host receives: a store as it is, or an encrypted store. */
+/** What a host receives as its store: a store without encryption, or an encrypted store. */
 const fronts = {
   "the store itself": (store: KeyvStorageAdapter) => store,
   "an EncryptedStore": (store: KeyvStorageAdapter) => new EncryptedStore(store, { keys: Keyring.generate() }),
@@ -20,7 +20,7 @@ const fronts = {
     createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" }),
 } as const;
 
-/** The options with which a host chooses its own namespace, or none. */
+/** Options of a host's Keyv 5, with and without a namespace of the host. */
 const hostOptions = {
   "by default": {},
   "with a namespace": { namespace: "host" },
