@@ -176,7 +176,8 @@ describeWithRedis(servers, "a server in a container of a fake Docker", () => {
     const [name = ""] = await containers();
     await node.command("SET", "key", "value");
     await node.kill();
-    expect([await containers(), await listens(node.port)]).toEqual([[], false]);
+    // The port is closed a moment after the signal.
+    await expect.poll(async () => [await containers(), await listens(node.port)]).toEqual([[], false]);
     await node.restart();
     expect(await node.command("GET", "key")).toBe("value");
     node.pause();
@@ -184,7 +185,9 @@ describeWithRedis(servers, "a server in a container of a fake Docker", () => {
     expect(await node.command("GET", "key")).toBe("value");
     node.pause();
     await node.stop();
-    expect([await containers(), await listens(node.port), existsSync(directory ?? "")]).toEqual([[], false, false]);
+    await expect
+      .poll(async () => [await containers(), await listens(node.port), existsSync(directory ?? "")])
+      .toEqual([[], false, false]);
     const { uid, gid } = userInfo();
     const run = `run --name ${name} --init --network host --user ${uid}:${gid} --volume ${directory}:${directory} redis:7 redis-server`;
     expect((await asked()).map((line) => line.replace(/ --appendonly .*/, ""))).toEqual([
