@@ -124,7 +124,7 @@ function folderIndex(file: string): number {
   return coreFolders.indexOf(folder);
 }
 
-/** A file that a stranger reads from top to bottom. */
+/** Limit that keeps each source of core short enough to be read from top to bottom. */
 const maxLinesInCore = 450;
 
 type Rule = (workspace: Workspace) => string[];
@@ -148,7 +148,7 @@ const rules: Record<string, Rule> = {
     return `${own} may not import ${imported}`;
   }),
 
-  "manifests run the same way, and contract is only a dev dependency": ({ manifests }) =>
+  "dependencies in manifests run the same way as imports, and contract is only a dev dependency": ({ manifests }) =>
     [...manifests].flatMap(([folder, { name, dependencies, peerDependencies }]) =>
       Object.keys({ ...dependencies, ...peerDependencies })
         .filter((needed) => folder.startsWith("packages/") && needed.startsWith("@keyward/"))
@@ -178,7 +178,7 @@ const rules: Record<string, Rule> = {
       .filter((module) => isSource(module) && module.owner === "packages/core" && module.lines > maxLinesInCore)
       .map(({ file, lines }) => `${file} has ${lines} lines`),
 
-  "no package reaches into another by path": onImports(({ specifier }, module) => {
+  "no package imports a file of another package by its path": onImports(({ specifier }, module) => {
     const imported = packageOf(specifier);
     if (imported.startsWith("@keyward/")) {
       return specifier === imported ? undefined : `${specifier} is not what ${imported} exports`;

@@ -18,7 +18,7 @@ const packagesWithTables = [
   "packages/store-sqlite",
 ];
 
-/** Core's tools have options too. Their pages explain them; its README has tables of those that every user passes. */
+/** Core's tools for operators have options too, which pages in `docs` explain. Core's README has tables only of the options that every user passes. */
 const checkedInCore = ["CreateKeyvOptions", "EncryptedStoreOptions", "ReplicaOptions"];
 
 /** The options of each exported type whose name ends in `Options`, by the name of the type. */
@@ -77,7 +77,7 @@ describe("an option that has no row", () => {
   const folder = mkdtempSync(join(tmpdir(), "keyward-options-"));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("is found in an interface, in what it extends and in a type alias", () => {
+  it("is found in an interface, in a type that the interface extends, and in a type alias", () => {
     const files = {
       "tsconfig.json": `{ "compilerOptions": { "module": "nodenext", "types": [], "allowImportingTsExtensions": true, "noEmit": true }, "include": ["src"] }`,
       "package.json": `{ "name": "example", "type": "module" }`,

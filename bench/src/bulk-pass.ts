@@ -9,7 +9,7 @@ export interface PassOrder {
   /**
    * - `re-encrypt`: encrypts each record under the primary key.
    * - `copy`: writes the same bytes again, which is the same work without cryptography.
-   * - `rewrap`: replaces each record by what Vault's Transit makes of it.
+   * - `rewrap`: replaces each record by the result of the rewrap by Vault's Transit.
    */
   readonly kind: "re-encrypt" | "copy" | "rewrap";
   /** The keyring as a document. */
@@ -64,7 +64,7 @@ async function runPass(store: RedisStore, { kind, keyring, transit }: PassOrder)
 /** Records per request. OpenBao limits the strings in a JSON body, so this is about the maximum. */
 const maxRewrapBatch = 250;
 
-/** Rewraps with few large requests, as Vault's documentation advises. */
+/** Sends records to Transit's rewrap in few large requests, as Vault's documentation advises. */
 async function rewrap(transit: TransitKey, values: readonly StoredValue[]): Promise<StoredValue[]> {
   const requests: Promise<StoredValue[]>[] = [];
   for (let first = 0; first < values.length; first += maxRewrapBatch) {
@@ -94,7 +94,10 @@ async function reencryptAll(store: RedisStore, keys: Keyring): Promise<number> {
   return reencrypted;
 }
 
-/** Replaces every record by what `next` returns for it. Like `reencrypt`, it works on several pages at a time. */
+/**
+ * Replaces every record by what `next` returns for it. Like `reencrypt`, this function works on several pages at a
+ * time.
+ */
 async function replaceAll(
   store: RedisStore,
   next: (values: readonly StoredValue[]) => Promise<readonly StoredValue[]>,

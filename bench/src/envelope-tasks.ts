@@ -38,11 +38,11 @@ function encryptionTask(
 ): Task {
   const prepare = async (): Promise<PreparedTask> => {
     const records = sampleRecords(sizeBytes, sample);
-    const contestants = (await sealers()).map((sealer) => ({
+    const variants = (await sealers()).map((sealer) => ({
       name: sealer.name,
       operation: inTurn(records, ({ text, address }) => sealer.seal(text, address)),
     }));
-    return { contestants, close: async () => {} };
+    return { variants, close: async () => {} };
   };
   return { name, sizeBytes, prepare };
 }
@@ -55,7 +55,7 @@ function decryptionTask(
   beforeEach: () => void = () => {},
 ): Task {
   const prepare = async (): Promise<PreparedTask> => {
-    const contestants: { name: string; operation: () => unknown }[] = [];
+    const variants: { name: string; operation: () => unknown }[] = [];
     for (const sealer of await sealers()) {
       const records: SealedRecord[] = [];
       for (const { address, text } of sampleRecords(sizeBytes, sample)) {
@@ -65,17 +65,20 @@ function decryptionTask(
           throw new Error(`${sealer.name} cannot decrypt what it encrypted`);
         records.push({ address, text, sealed });
       }
-      contestants.push({
+      variants.push({
         name: sealer.name,
         operation: inTurn(records, ({ sealed, address }) => sealer.open(sealed, address)),
       });
     }
-    return { contestants, close: async () => {} };
+    return { variants, close: async () => {} };
   };
   return { name, sizeBytes, prepare };
 }
 
-/** Returns text as a store returns it: as one flat string. A sealer may return a rope of header and body instead. */
+/**
+ * Returns text as a store returns it: as one flat string. The string of a sealer may be a concatenation that the engine
+ * has not copied into one piece yet.
+ */
 function asStored(sealed: StoredValue): StoredValue {
   return typeof sealed === "string" ? Buffer.from(sealed).toString() : sealed;
 }

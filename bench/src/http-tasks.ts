@@ -34,8 +34,8 @@ interface Servers {
 }
 
 /**
- * Tasks that measure HTTP KV against three baselines: client and server against those of unstorage, the handler against one
- * that only compares the API key, and batches against single calls.
+ * Tasks that measure HTTP KV against three baselines: client and server against those of unstorage, the handler against
+ * one that only compares the API key, and batches against single calls.
  */
 export function httpTasks(): Task[] {
   return httpNames.flatMap((name) =>
@@ -62,7 +62,7 @@ async function prepare(name: (typeof httpNames)[number], sizeBytes: number): Pro
         await driverOnOurs.setItemRaw(key, value);
       }
       return {
-        contestants: [
+        variants: [
           { name: "unstorage on its server", operation: many(inTurn(keys, (key) => overUnstorage.getItemRaw(key))) },
           { name: "HttpStore on keyward-kv", operation: many(inTurn(keys, (key) => store.get(key))) },
           { name: "unstorage on keyward-kv", operation: many(inTurn(keys, (key) => driverOnOurs.getItemRaw(key))) },
@@ -74,7 +74,7 @@ async function prepare(name: (typeof httpNames)[number], sizeBytes: number): Pro
       const body = JSON.stringify({ space: "records", namespace: "", keys: [keys[0]] });
       await new HttpStore({ url: servers.handler, apiKey: servers.apiKey }).setMany(entries);
       return {
-        contestants: [
+        variants: [
           { name: "a handler that compares the key", operation: many(() => ask(servers.bare, servers.apiKey, body)) },
           { name: "createKvHandler", operation: many(() => ask(servers.handler, servers.apiKey, body)) },
           { name: "keyward-kv", operation: many(() => ask(servers.ours, servers.apiKey, body)) },
@@ -84,7 +84,7 @@ async function prepare(name: (typeof httpNames)[number], sizeBytes: number): Pro
     }
     case "100 reads, HTTP":
       return {
-        contestants: [
+        variants: [
           { name: "one after the other", operation: inOrder(keys, (key) => store.get(key)) },
           { name: "16 at once", operation: inOrder(groups(keys), (group) => all(group, (key) => store.get(key))) },
           { name: "in a batch", operation: () => store.getMany(keys) },
@@ -93,7 +93,7 @@ async function prepare(name: (typeof httpNames)[number], sizeBytes: number): Pro
       };
     case "100 writes, HTTP":
       return {
-        contestants: [
+        variants: [
           { name: "one after the other", operation: inOrder(entries, ({ key, value }) => store.set(key, value)) },
           {
             name: "16 at once",

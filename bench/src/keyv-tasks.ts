@@ -25,10 +25,10 @@ interface Stores {
   readonly remove: () => void | Promise<void>;
 }
 
-/** Name of the contestant that uses Keyv's JSON serializer. Its difference to Keyv is encryption only. */
+/** Name of the variant that uses Keyv's JSON serializer. Its difference to Keyv is encryption only. */
 export const withKeyvsJson = "with Keyward and Keyv's JSON";
 
-/** Name of the contestant that uses a bare store and encrypts or decrypts by hand in the same call. */
+/** Name of the variant that uses a store without encryption and encrypts or decrypts by hand in the same call. */
 export const cryptoBeside = "node:crypto beside it";
 
 const namespace = "flows";
@@ -40,8 +40,8 @@ interface Entry {
 }
 
 /**
- * Tasks that compare Keyv over a bare store with Keyv over an EncryptedStore, with Keyv's encryption hook, and with a bare
- * store while node:crypto does the same work by hand.
+ * Tasks that compare Keyv over a store without encryption with Keyv over an EncryptedStore, with Keyv's encryption
+ * hook, and with Keyv over a store without encryption while node:crypto does the same work by hand.
  *
  * @param redis Program that starts a Redis server. Without it, there are no tasks over Redis.
  */
@@ -63,7 +63,7 @@ function keyvTask(store: string, start: () => Promise<Stores>, operation: Operat
   const prepare = async (): Promise<PreparedTask> => {
     const stores = await start();
     const entries = entriesOf(sampleRecords(sizeBytes, operation.endsWith("100") ? { count: batchSize } : {}));
-    const contestants = [
+    const variants = [
       { name: "Keyv", keyv: new Keyv({ store: stores.make(), namespace }) },
       { name: "with Keyward", keyv: createKeyv({ store: stores.make(), namespace, keys: Keyring.generate() }) },
       {
@@ -78,7 +78,7 @@ function keyvTask(store: string, start: () => Promise<Stores>, operation: Operat
       { name: "with its encryption hook", keyv: new Keyv({ store: stores.make(), namespace, encryption: aesGcm() }) },
     ];
     const beside = new Keyv({ store: stores.make(), namespace });
-    const keyvs = [...contestants, { name: cryptoBeside, keyv: beside }];
+    const keyvs = [...variants, { name: cryptoBeside, keyv: beside }];
     for (const { name, keyv } of keyvs) {
       await keyv.setMany(entries);
       const read = await keyv.getMany(entries.map(({ key }) => key));
@@ -87,8 +87,8 @@ function keyvTask(store: string, start: () => Promise<Stores>, operation: Operat
       }
     }
     return {
-      contestants: [
-        ...contestants.map(({ name, keyv }) => ({ name, operation: operationOn(keyv, operation, entries) })),
+      variants: [
+        ...variants.map(({ name, keyv }) => ({ name, operation: operationOn(keyv, operation, entries) })),
         {
           name: cryptoBeside,
           operation: inTheSameCall(cryptoOf(operation, entries), operationOn(beside, operation, entries)),
@@ -157,7 +157,7 @@ function inTheSameCall(first: () => unknown, then: () => unknown): () => unknown
   };
 }
 
-/** Encrypts or decrypts by hand, as bytes, what Keyv passes to its store. */
+/** Encrypts or decrypts by hand, in the binary form, the values that Keyv passes to its store. */
 function cryptoOf(operation: Operation, entries: readonly Entry[]): () => unknown {
   const sealer = nodeCryptoBinary();
   const records = entries.map(({ key, value }) => {
@@ -183,7 +183,10 @@ function cryptoOf(operation: Operation, entries: readonly Entry[]): () => unknow
   }
 }
 
-/** Plain AES-256-GCM. A hook cannot do more, because it receives neither key nor namespace. */
+/**
+ * An encryption hook of Keyv with plain AES-256-GCM. A hook cannot bind a value to its address, because a hook receives
+ * neither key nor namespace.
+ */
 function aesGcm(): KeyvEncryptionAdapter {
   const key = createSecretKey(randomBytes(32));
   return {

@@ -1,4 +1,4 @@
-// Serves a fetch handler on srvx: createKvHandler, or a bare handler that only compares the API key and answers.
+// Serves a fetch handler on srvx: createKvHandler, or a minimal handler that only compares the API key and answers.
 // Parameters: "keyward" or "bare", the entry of the API key as JSON, the value of the answer.
 import { createHash, timingSafeEqual } from "node:crypto";
 import { createKvHandler } from "@keyward/http-kv";

@@ -5,7 +5,7 @@ import { startRedisServer } from "./redis-server.ts";
 import { quantile } from "./rounds.ts";
 import { sampleRecords } from "./sample-records.ts";
 
-/** Durations of single reads, with lazy re-encryption and without it: medians over the chunks. */
+/** Durations of single reads, with and without lazy re-encryption: medians over the chunks. */
 export interface LazyFigures {
   /** Rate of the reads, in words. */
   readonly load: string;
@@ -20,8 +20,8 @@ const chunkReads = 2_500;
 const fillBatch = 500;
 
 /**
- * Reads records of 1 KiB under the old key, each once. Chunks with lazy re-encryption, which finishes before the next chunk
- * begins, alternate with chunks without it.
+ * Reads records of 1 KiB under the old key, each once. Chunks of reads with lazy re-encryption alternate with chunks
+ * without. Lazy re-encryption finishes before the next chunk begins.
  *
  * @param pauseMs Pause between two reads, in milliseconds. 0 for no pause.
  */
@@ -31,7 +31,7 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
   const ring = old.add({ id: "new" }).promote("new");
   const store = new RedisStore(server.url);
   try {
-    const contestant = async (reencrypt: "off" | "on-read") => {
+    const variant = async (reencrypt: "off" | "on-read") => {
       const filled = new EncryptedStore(store.namespaced(reencrypt), { keys: old });
       const records = sampleRecords(1024, { count: chunks * chunkReads });
       for (let first = 0; first < records.length; first += fillBatch) {
@@ -48,8 +48,8 @@ export async function measureLazyReads(program: string, chunks: number, pauseMs:
         records.map(({ address }) => address.key),
       );
     };
-    const off = await contestant("off");
-    const on = await contestant("on-read");
+    const off = await variant("off");
+    const on = await variant("on-read");
     for (let chunk = 0; chunk < chunks; chunk++) {
       const order = Math.random() < 0.5 ? [off, on] : [on, off];
       for (const reader of order) await reader.read(chunkReads, pauseMs);
@@ -91,7 +91,10 @@ class Reader {
     await this.#keyv.encryptedStore.settled();
   }
 
-  /** Medians over the chunks, which ignore a chunk in which the machine was busy. The first chunk only compiles the code. */
+  /**
+   * Medians over the chunks, which ignore a chunk in which the machine was busy. The first chunk only compiles the
+   * code.
+   */
   quantiles(): { p50: number; p99: number } {
     const chunks = this.#chunks.slice(1);
     const over = (name: "p50" | "p99") =>

@@ -51,11 +51,11 @@ const rotations = redis === undefined ? [] : [bulkName, lazyName].filter(isWante
 if (tasks.length + rotations.length === 0) throw new Error(`No task has a name that contains "${options.only}"`);
 const measured: Measured[] = [];
 for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
-  const { contestants, close } = await prepare();
+  const { variants, close } = await prepare();
   try {
-    // A few operations on a megabyte start the garbage collector. A longer slice spreads its cost over all contestants.
+    // A few operations on a megabyte start the garbage collector. A longer slice spreads its cost over all variants.
     const sliceMs = sizeBytes < 2 ** 20 ? effort.sliceMs : 4 * effort.sliceMs;
-    measured.push({ name, sizeBytes, contestants: await measure(contestants, { ...effort, sliceMs }) });
+    measured.push({ name, sizeBytes, variants: await measure(variants, { ...effort, sliceMs }) });
   } finally {
     await close();
   }
@@ -96,7 +96,7 @@ if (options.json !== undefined) {
   );
 }
 
-/** Returns `most`, a tenth of it, and so on down to 10,000, in ascending order. */
+/** Returns `most`, a tenth of `most`, and so on down to 10,000, in ascending order. */
 function countsUpTo(most: number): number[] {
   const counts: number[] = [];
   for (let count = most; count >= 10_000 || counts.length === 0; count = Math.floor(count / 10)) counts.unshift(count);

@@ -2,7 +2,7 @@ import { createCipheriv, createDecipheriv, type KeyObject, randomFillSync } from
 import type { RecordAddress } from "@keyward/core";
 
 // AES-256-GCM as a careful engineer would write it by hand: the fastest of several ways that were measured. All other
-// contestants are compared with it.
+// variants are compared with it.
 
 const nonceBytes = 12;
 const tagBytes = 16;

@@ -18,7 +18,7 @@ export function findRedisServer(): string | undefined {
   return programs.find((program) => spawnSync(program, ["--version"]).status === 0);
 }
 
-/** Starts a server. It stops when this process ends, if not before. */
+/** Starts a server, which stops when this process ends at the latest. */
 export async function startRedisServer(program: string): Promise<RedisServer> {
   const port = await freePort();
   const settings = ["--port", String(port), "--bind", host, "--save", "", "--appendonly", "no"];

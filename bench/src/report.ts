@@ -7,21 +7,21 @@ import type { Figures } from "./rounds.ts";
 export interface Measured {
   readonly name: string;
   readonly sizeBytes: number;
-  readonly contestants: readonly Figures[];
+  readonly variants: readonly Figures[];
 }
 
 /**
- * Returns a Markdown table of one task at several sizes: the time of the first contestant, and the ratios of the others to
- * it. If node:crypto is among the contestants, the last column divides the time that Keyward adds by the time that
- * node:crypto adds.
+ * Returns a Markdown table of one task at several sizes: the time of the first variant, and the ratios of the other
+ * variants to that time. If node:crypto is among the variants, the last column divides the time that Keyward adds by
+ * the time that node:crypto adds.
  */
 export function timesTable(tasks: readonly Measured[]): string {
   const [first] = tasks;
   if (first === undefined) return "";
-  const rows = tasks.map(({ sizeBytes, contestants }) => {
-    const [baseline, ...others] = contestants;
-    const crypto = contestants.find(({ name }) => name === cryptoBeside);
-    const encryption = contestants.find(({ name }) => name === withKeyvsJson);
+  const rows = tasks.map(({ sizeBytes, variants }) => {
+    const [baseline, ...others] = variants;
+    const crypto = variants.find(({ name }) => name === cryptoBeside);
+    const encryption = variants.find(({ name }) => name === withKeyvsJson);
     return [
       size(sizeBytes),
       duration(baseline?.medianNs ?? Number.NaN),
@@ -29,7 +29,7 @@ export function timesTable(tasks: readonly Measured[]): string {
       ...(crypto === undefined ? [] : [short((encryption?.addedNs ?? Number.NaN) / crypto.addedNs)]),
     ];
   });
-  const names = first.contestants.map(({ name }) => name);
+  const names = first.variants.map(({ name }) => name);
   const header = ["", ...names, ...(names.includes(cryptoBeside) ? ["Keyward adds, in node:crypto"] : [])];
   return `\n${first.name}\n\n${table(header, rows)}`;
 }
@@ -65,7 +65,7 @@ export function bulkTable(figures: readonly BulkFigures[]): string {
   return `\n${bulkName}\n\n${table(header, rows)}`;
 }
 
-/** Returns a Markdown table of reads with lazy re-encryption and without it. */
+/** Returns a Markdown table of reads with and without lazy re-encryption. */
 export function lazyTable(figures: readonly LazyFigures[]): string {
   const rows = figures.map(({ load, reads, offNs, onNs }) => [
     load,

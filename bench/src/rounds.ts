@@ -2,7 +2,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
 /** One way to do a task. If its operation returns a promise, the promise is awaited. */
-export interface Contestant {
+export interface Variant {
   readonly name: string;
   readonly operation: () => unknown;
 }
@@ -12,11 +12,11 @@ export interface Effort {
   readonly rounds: number;
   /** Number of rounds before those that count. They let the engine compile the code. */
   readonly warmUpRounds: number;
-  /** Time for each contestant in each round, in milliseconds. A longer operation runs once. */
+  /** Time for each variant in each round, in milliseconds. A longer operation runs once. */
   readonly sliceMs: number;
 }
 
-/** Measurements of one contestant. Ratios compare it with the first contestant. */
+/** Measurements of one variant. Ratios compare it with the first variant. */
 export interface Figures {
   readonly name: string;
   readonly medianNs: number;
@@ -24,27 +24,27 @@ export interface Figures {
   readonly ratio: number;
   /** First and third quartile of the same ratios, which show how much of the ratio is noise. */
   readonly ratioQuartiles: readonly [number, number];
-  /** Median of the differences to the first contestant within each round. */
+  /** Median of the differences to the first variant within each round. */
   readonly addedNs: number;
 }
 
-interface Entrant extends Contestant {
+interface Entrant extends Variant {
   /** Number of operations in the next slice, computed from the duration of the last slice. */
   iterations: number;
   readonly samplesNs: number[];
 }
 
-// No contestant should pay for the garbage of another. A full collection would also discard the code of those that wait.
+// No variant should pay for the garbage of another. A full collection would also discard the code of those that wait.
 setFlagsFromString("--expose-gc");
 const collect: (options: { type: "minor" }) => void = runInNewContext("gc");
 
 /**
- * Times the contestants in turns, one slice each in every round, so that anything that slows the machine for a while slows
- * all of them. The order is random in each round, so that no contestant always runs after the same other one.
+ * Times the variants in turns, one slice each in every round, so that anything that slows the machine for a while slows
+ * all of them. The order is random in each round, so that no variant always runs after the same other one.
  */
-export async function measure(contestants: readonly Contestant[], effort: Effort): Promise<Figures[]> {
+export async function measure(variants: readonly Variant[], effort: Effort): Promise<Figures[]> {
   const { rounds, warmUpRounds, sliceMs } = effort;
-  const entrants = contestants.map((contestant): Entrant => ({ ...contestant, iterations: 1, samplesNs: [] }));
+  const entrants = variants.map((variant): Entrant => ({ ...variant, iterations: 1, samplesNs: [] }));
   for (let round = -warmUpRounds; round < rounds; round++) {
     for (const entrant of shuffled(entrants)) {
       collect({ type: "minor" });

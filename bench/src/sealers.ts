@@ -66,7 +66,9 @@ export function keyward(form: "text" | "binary"): Sealer {
   };
 }
 
-/** Iron with the options that it recommends. It does not bind a record to its address, and serializes values as JSON. */
+/**
+ * Iron with the options that it recommends. It does not bind a record to its address, and serializes values as JSON.
+ */
 export function iron(): Sealer {
   const password = randomBytes(32).toString("base64");
   return {
@@ -76,7 +78,9 @@ export function iron(): Sealer {
   };
 }
 
-/** Compact JWE with direct encryption under A256GCM and a key imported once. It does not bind a record to its address. */
+/**
+ * Compact JWE with direct encryption under A256GCM and a key imported once. It does not bind a record to its address.
+ */
 export async function jose(): Promise<Sealer> {
   const key = await crypto.subtle.importKey("raw", randomBytes(32), "AES-GCM", false, ["encrypt", "decrypt"]);
   const encoder = new TextEncoder();
@@ -93,8 +97,8 @@ export async function jose(): Promise<Sealer> {
 
 /**
  * The AWS Encryption SDK with a raw AES keyring, key commitment and the address as its encryption context. It has no
- * signatures, which take longer than everything else, and uses base64url because its messages are bytes. The imports are
- * the parts of @aws-crypto/client-node, without its clients of AWS services.
+ * signatures, which take longer than everything else, and uses base64url because its messages are bytes. The imports
+ * are the parts of @aws-crypto/client-node, without its clients of AWS services.
  */
 export function awsEncryptionSdk(): Sealer {
   const { encrypt } = buildEncrypt(CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT);

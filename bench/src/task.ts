@@ -1,17 +1,17 @@
-import type { Contestant } from "./rounds.ts";
+import type { Variant } from "./rounds.ts";
 
-/** A task that several contestants can do with values of one size. */
+/** A task that several variants can do with values of one size. */
 export interface Task {
   /** Name of the operation. Tasks of the same name and different sizes are in one table. */
   readonly name: string;
   readonly sizeBytes: number;
-  /** Prepares the contestants. The others are compared with the first. */
+  /** Prepares the variants. The others are compared with the first. */
   prepare(): Promise<PreparedTask>;
 }
 
 /** A task that is ready to be measured. */
 export interface PreparedTask {
-  readonly contestants: readonly Contestant[];
+  readonly variants: readonly Variant[];
   /** Releases the stores and servers of the task. */
   close(): Promise<void>;
 }

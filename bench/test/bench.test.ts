@@ -30,10 +30,10 @@ it("measures every task against its baseline, and writes the figures", async () 
       ...httpNames,
     ]),
   );
-  for (const { name, contestants } of tasks) {
+  for (const { name, variants } of tasks) {
     expect(stdout).toContain(`\n${name}\n`);
-    expect(contestants[0].ratio).toBe(1);
-    for (const { medianNs, ratio, ratioQuartiles } of contestants) {
+    expect(variants[0].ratio).toBe(1);
+    for (const { medianNs, ratio, ratioQuartiles } of variants) {
       expect(medianNs).toBeGreaterThan(0);
       expect(ratioQuartiles[0]).toBeGreaterThan(0);
       expect(ratio).toBeGreaterThanOrEqual(ratioQuartiles[0]);
@@ -62,7 +62,7 @@ it("measures only the tasks that --only selects", async () => {
   expect(stdout).not.toContain("decrypt");
 });
 
-it("leaves Redis out if there is none, and prints that", async () => {
+it("skips the tasks over Redis if no Redis is installed, and prints that", async () => {
   const { stdout } = await promisify(execFile)(process.execPath, [main, "--quick", "--only", "encrypt bytes"], {
     env: { ...process.env, PATH: folder },
   });

@@ -8,7 +8,7 @@ import { type Random, randomFrom } from "./random.ts";
 import { seed } from "./settings.ts";
 import { UnhurriedStore } from "./unhurried-store.ts";
 
-/** A store with a flaw, which its views have as well. */
+/** A store with a flaw. The views that `namespaced()` returns have the same flaw. */
 abstract class FlawedStore extends UnhurriedStore {
   /** The same records without the flaw. */
   readonly sound: MemoryStore;
@@ -132,20 +132,20 @@ async function problemsOf(store: UnhurriedStore, random: Random): Promise<readon
   return problems;
 }
 
-describe("a history", () => {
-  it.each(Object.entries(flaws))(`fails over a store that %s (seed ${seed})`, async (_, Flawed) => {
+describe("a history of random calls", () => {
+  it.each(Object.entries(flaws))(`reports problems over a store that %s (seed ${seed})`, async (_, Flawed) => {
     const random = randomFrom(seed);
     expect(await problemsOf(new Flawed(random), random)).not.toEqual([]);
   });
 
-  it(`passes over a correct store (seed ${seed})`, async () => {
+  it(`reports no problem over a correct store (seed ${seed})`, async () => {
     const random = randomFrom(seed);
     expect(await problemsOf(new UnhurriedStore(random), random)).toEqual([]);
   });
 });
 
 describe("the history of a key", () => {
-  it("allows an unknown outcome either way, until one is seen", () => {
+  it("allows both outcomes of a write that was not acknowledged, until a read shows one of them", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     history.begin({ value: "perhaps" });
@@ -155,7 +155,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()(undefined)).toContain("missed");
   });
 
-  it("keeps a delete that has been seen, although its outcome is unknown", () => {
+  it("treats a delete that was not acknowledged as done after a read has found no record", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     history.begin({});
@@ -165,7 +165,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()("first")).toContain("older");
   });
 
-  it("allows a read only the states that were true at some time during it", () => {
+  it("allows a read only the values that the key had at some time during the read", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     const reads = [history.beginRead(), history.beginRead(), history.beginRead()];
@@ -175,7 +175,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()("second")).toContain("older");
   });
 
-  it("allows an expiring value until its expiry, and not after", () => {
+  it("allows reads of an expiring value before its expiry, and not after its expiry", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "over", expires: Date.now() - 1 })();
     expect(history.beginRead()("over")).toContain("expired");

@@ -31,7 +31,7 @@ export interface HistoryPlan {
   readonly disturb?: (traffic: Traffic) => Promise<void>;
 }
 
-/** The calls that continue while a backend is disturbed. */
+/** The calls of a history, which continue while the backend is disturbed. */
 export interface Traffic {
   readonly progress: Progress;
   readonly gate: Gate;
@@ -39,7 +39,7 @@ export interface Traffic {
 
 /** Outcome of a history. */
 export interface HistoryOutcome {
-  /** Observations that no reader may make. Empty if the history is correct. */
+  /** What was observed although a correct store does not allow it. Empty if the history is correct. */
   readonly problems: readonly string[];
   readonly jobs: readonly ReencryptReport[];
   /** Number of calls with an unknown outcome. */
@@ -204,7 +204,7 @@ class History {
       this.#latestExpiry = Math.max(this.#latestExpiry, expires);
       return { value: history.nextValue(), expires };
     }
-    // The record has expired when it is written, which is a delete by another name.
+    // The record has expired already when it is written, so the write has the effect of a delete.
     if (chance < 0.85) return { expires: Date.now() - 1 };
     return {};
   }

@@ -23,7 +23,10 @@ const recordCount = 300;
 const batchSize = 10;
 const mostPagesBeforeKill = 6;
 
-/** Runs the job until it has done `killed.afterPages` pages, and `killed.waitMs` longer, or until it finishes. Returns its last message. */
+/**
+ * Runs a bulk job in another process. Kills the process `killed.waitMs` after the job has done `killed.afterPages` pages,
+ * unless the job finishes before. Returns the last message of the process.
+ */
 async function runJob(
   parameters: readonly string[],
   ring: Keyring,
@@ -118,7 +121,8 @@ async function expectKillsCostNothing(address: string, folder: string): Promise<
       expect(await reader.getMany([...values.keys()])).toEqual([...values.values()]);
       await reader.disconnect();
 
-      // Records that a run finds already done were in progress at the kill before: pages after the last saved checkpoint.
+      // If a run finds records that are already under the primary, they were in progress at the kill before this run. Such
+      // records are in pages after the last saved checkpoint.
       largestPage = Math.max(largestPage, report.largestPage);
       expect(report.repeated).toBeLessThanOrEqual(concurrency * largestPage);
       // A job can also be killed when all work is done, before it sends its last message.
@@ -130,7 +134,7 @@ async function expectKillsCostNothing(address: string, folder: string): Promise<
   }
 }
 
-const name = `${kills} kills of a bulk job repeat no more than the pages in progress (seed ${seed})`;
+const name = `a bulk job that is killed ${kills} times repeats only the pages in progress at a kill (seed ${seed})`;
 
 it(`${name} over SQLite`, options, async () => {
   const folder = await temporaryFolder();

@@ -37,13 +37,13 @@ async function expectNothingLost(
     random,
     operations: calls,
     rotations: soak ? 20 : 3,
-    // A write that its caller has given up may arrive after any census.
+    // A write that its caller has given up may arrive even after a census, so no key can be retired.
     retire: false,
     open,
     async disturb(traffic) {
       for (let round = 0; round < Math.max(rounds, names.length); round++) {
         await traffic.progress.reached(traffic.progress.count + Math.floor(calls / rounds / 2));
-        // Every disturbance happens once, and then random ones.
+        // Every kind of disturbance happens once. After that, disturbances are chosen at random.
         const name = names[round] ?? pick(random, names);
         await faults[name]?.(traffic);
         happened.add(name);

@@ -20,7 +20,8 @@ const [address = "", source = "", own = "", names = "", pauseMs = "", seed = ""]
 const random = randomFrom(Number(seed));
 const keys = await keysFrom(source);
 const inner = openStore(address);
-// The last process loads a keyring late. A rotation that does not wait for it would find it encrypting under a removed key.
+// The last process loads a keyring late. A rotation that did not wait for this process would remove a key under which the
+// process still encrypts.
 const heartbeatMs = names.endsWith(own) ? 800 : 100;
 const store = new EncryptedStore(inner.namespaced("sessions"), {
   keys,

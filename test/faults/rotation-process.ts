@@ -1,7 +1,7 @@
 // A process of an application, or of an operator, with one store and one keyring file. Tests control it by signals only.
 //   application <store> <keyring> <name>: registers, then reads and writes until SIGTERM. On SIGUSR2 it stops itself with
 //     SIGSTOP between two calls, until SIGCONT. It prints "ready", and when it ends the calls that failed.
-//   visitor <store> <keyring> <name>: registers, writes once, and ends without leaving.
+//   visitor <store> <keyring> <name>: registers, writes once, and ends without `disconnect()`.
 //   operator <store> <keyring> <key>: rotates to this key, and prints each step as the step begins.
 import { setTimeout as sleep } from "node:timers/promises";
 import { EncryptedStore, rotateKey } from "@keyward/core";

@@ -1,4 +1,4 @@
-/** Counts answered calls, and wakes those that wait for a number of them. */
+/** Counts answered calls, and lets callers wait until a number of calls has been answered. */
 export class Progress {
   #count = 0;
   #stopped = false;

@@ -1,11 +1,14 @@
 import type { EncryptedStore } from "@keyward/core";
 
-/** Known versions of records whose values count up. Only this process writes its own records, and others write theirs. */
+/**
+ * The versions of records that this process knows. The value of a record is its version, a number that grows by one with
+ * each write. Each process writes only its own records, and reads the records of all processes.
+ */
 export class Versions {
   readonly #store: EncryptedStore;
   readonly #own: readonly string[];
   readonly #failures: string[];
-  /** Lowest version that each record can have, by key. */
+  /** Lowest version that each record can have, by key of the record. */
   readonly #known = new Map<string, number>();
 
   /** @param failures Receives a text for each read of an impossible version. */
@@ -27,7 +30,10 @@ export class Versions {
     this.#known.set(key, version);
   }
 
-  /** Reads a record and checks its version: it is never older than a known one, and never newer in a record of this process. */
+  /**
+   * Reads records and checks their versions. No version may be older than the version that this process knows. In a record
+   * of this process, no version may be newer either.
+   */
   async read(keys: readonly string[]): Promise<void> {
     const least = keys.map((key) => this.#known.get(key) ?? 0);
     const found = await this.#store.getMany([...keys]);

@@ -95,11 +95,11 @@ async function cacheablePage(): Promise<{ readonly url: string; asked(): number 
 }
 
 describe.each(ways)("%s", (_, open) => {
-  it.each(["as it is", "in a Keyv 5"])("serves got when it is passed %s", async (how) => {
+  it.each(["directly", "in a Keyv 5"])("serves got as its cache, passed %s", async (how) => {
     const page = await cacheablePage();
     const store = await open();
-    const cache = how === "as it is" ? store : new Keyv5({ store });
-    // Only JavaScript can pass the store as it is, because the types of got require Keyv 5.
+    const cache = how === "directly" ? store : new Keyv5({ store });
+    // Only JavaScript can pass the store directly, because the types of got require a Keyv 5.
     const client: typeof got = Reflect.apply(got.extend, got, [{ cache, retry: { limit: 0 } }]);
     await expect
       .poll(async () => {
@@ -112,7 +112,7 @@ describe.each(ways)("%s", (_, open) => {
     expect(page.asked()).toBe(askedBefore);
   });
 
-  it("serves cacheable-request with a limited ttl", async () => {
+  it("serves cacheable-request, which limits the ttl of responses", async () => {
     const page = await cacheablePage();
     const send = new CacheableRequest(request, await open()).request();
     const isFromCache = async () =>

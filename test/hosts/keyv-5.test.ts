@@ -11,7 +11,7 @@ const shortMs = 30;
 const minuteMs = 60_000;
 const tenYearsMs = 315_360_000_000;
 
-/** The stores that a host receives: a store as it is, or an encrypted store. */
+/** What a host receives as its store: a store without encryption, or an encrypted store. */
 const fronts = {
   "the store itself": (store: KeyvStorageAdapter) => store,
   "an EncryptedStore": (store: KeyvStorageAdapter) => new EncryptedStore(store, { keys: Keyring.generate() }),
@@ -20,7 +20,7 @@ const fronts = {
     createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" }),
 } as const;
 
-/** The options with which a host chooses its own namespace, or none. */
+/** Options of a host's Keyv 5, with and without a namespace of the host. */
 const hostOptions = {
   "by default": {},
   "with a namespace": { namespace: "host" },
@@ -36,7 +36,7 @@ for (const [storeName, openStore] of Object.entries(stores)) {
         return new Keyv5({ store: front(await openStore()), throwOnErrors: true, ...options });
       }
 
-      it("keeps records until their ttl ends, one by one and in batches", async () => {
+      it("keeps records until their ttl ends, whether they were set one by one or in a batch", async () => {
         const host = await openHost();
         await host.set("kept", "before");
         for (const ttl of [undefined, 0, minuteMs, tenYearsMs]) {
@@ -57,7 +57,7 @@ for (const [storeName, openStore] of Object.entries(stores)) {
         expect(await host.get(["short", "short too", "long", "forever"])).toEqual([undefined, undefined, 2, 3]);
       });
 
-      it("reads, deletes and clears as over its own stores", async () => {
+      it("reads, deletes and clears records as Keyv 5 does over its own stores", async () => {
         const host = await openHost();
         const values = { text: "täxt", colon: ":x", none: null, no: false, zero: 0, list: [1, [2]] };
         for (const [key, value] of Object.entries(values)) await host.set(key, value);
@@ -93,7 +93,7 @@ describe("a namespace of createKeyv", () => {
     expect(entries.map(({ namespace, key }) => ({ namespace, key }))).toEqual([{ namespace: "one", key: "keyv:key" }]);
   });
 
-  it("cannot be shared by hosts of two namespaces, whose keys could mix", () => {
+  it("cannot be used by two hosts that have different namespaces, because their keys could mix", () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: Keyring.generate(), namespace: "encrypted" });
     new Keyv5({ store: keyv, namespace: "one", useKeyPrefix: false });
     new Keyv5({ store: keyv, namespace: "one", useKeyPrefix: false });
@@ -102,7 +102,7 @@ describe("a namespace of createKeyv", () => {
     expect(keyv.namespace).toBe("encrypted");
   });
 
-  it("is not changed by a host if the Keyv is in use: the next call rejects", async () => {
+  it("is not replaced by the namespace of a host if the Keyv is in use already: the next call rejects", async () => {
     const store = new MemoryStore();
     const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" });
     await keyv.set("key", 1);
@@ -117,7 +117,7 @@ describe("a namespace of createKeyv", () => {
 describe("a record that Keyv 5 wrote", () => {
   const values = { text: "täxt", colon: ":x", none: null, object: { a: [1, { b: true }] }, bytes: Buffer.of(0, 255) };
 
-  it("is read by Keyv 6 under the same namespace, and vice versa", async () => {
+  it("can be read by Keyv 6 under the same namespace, and Keyv 5 can read what Keyv 6 wrote", async () => {
     const store = new MemoryStore();
     const keys = Keyring.generate();
     const view = () => store.namespaced("shared");

@@ -5,8 +5,8 @@ import { Keyv, type KeyvCompressionAdapter, type KeyvOptions, type KeyvSerializa
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { BreakableAdapter } from "../store/store/inner-stores.ts";
 
-// Keyv 6 does not publish its unit tests. These tests expect the same, and run against Keyv and against createKeyv, which
-// must answer and emit the same. The differences are listed below and in docs/hosts.md.
+// Keyv 6 does not publish its unit tests. The tests here have the same expectations. Each runs against a
+// plain Keyv and against createKeyv, which must answer and emit the same. All differences are listed below and in docs/hosts.md.
 
 type Options = Partial<Pick<KeyvOptions, "ttl" | "stats" | "sanitize">> & {
   readonly namespace?: string;
@@ -110,7 +110,7 @@ async function drain(keyv: Keyv): Promise<unknown[]> {
   return entries;
 }
 
-/** Stops time for Keyv, store and records. */
+/** Stops the clock that Keyv, the store and the records use. */
 function stopTime(): number {
   const nowMs = 1_900_000_000_000;
   vi.useFakeTimers({ toFake: ["Date"], now: nowMs });
@@ -134,7 +134,7 @@ const slow: KeyvSerializationAdapter = {
   parse: async (text) => JSON.parse(text),
 };
 
-/** Calls that succeed. Keyv and createKeyv are the same in every detail. */
+/** Calls that succeed. A plain Keyv and createKeyv answer and emit the same in every detail. */
 const same: Readonly<Record<string, { readonly options?: Options; readonly behaviour: Behaviour }>> = {
   "set and get": { behaviour: async ({ keyv }) => [await keyv.set("a", { b: [1] }), await keyv.get("a")] },
   "get of an absent record": { behaviour: ({ keyv }) => keyv.get("absent") },
@@ -375,7 +375,7 @@ const same: Readonly<Record<string, { readonly options?: Options; readonly behav
   },
 };
 
-/** Calls over a store that fails. Each rejects under createKeyv. */
+/** Calls over a store that fails. With createKeyv, each of these calls rejects. */
 const failing: Readonly<Record<(typeof calls)[number] | "iterator", Behaviour>> = {
   get: ({ keyv }) => keyv.get("a"),
   getMany: ({ keyv }) => keyv.getMany(["a", "b"]),
@@ -487,7 +487,7 @@ describe("createKeyv over a store that fails", () => {
   });
 });
 
-/** Returns a behaviour over a store that has started to fail. */
+/** Returns a behaviour that first makes the store fail, and then does the given behaviour. */
 function down(behaviour: Behaviour): Behaviour {
   return async (subject) => {
     subject.adapter.failure = new Error("down");
@@ -495,7 +495,7 @@ function down(behaviour: Behaviour): Behaviour {
   };
 }
 
-/** Every difference from a plain Keyv, by name. Each test fails when the difference has gone. */
+/** Every difference of createKeyv from a plain Keyv, by name. The test of a difference fails if the two no longer differ. */
 const deviations: Readonly<Record<string, { readonly reason: string; readonly differs: () => Promise<void> }>> = {
   rejects: {
     reason:

@@ -6,10 +6,10 @@ import type { KeyvStorageAdapter } from "keyv";
 import { Keyv as Keyv5 } from "keyv-5";
 import * as vitest from "vitest";
 
-// The published suite of Keyv is for Keyv 5. It runs unchanged over every kind of store. Keyv 6 has not released a suite:
-// the contract suite and keyv-behaviour.test.ts replace it.
+// The published test suite of Keyv is for Keyv 5. It runs unchanged over every kind of store. For Keyv 6 no suite has been
+// published. The contract suite and keyv-behaviour.test.ts test what such a suite would test.
 
-/** Expectations of the suite that cannot hold here. Each of these tests must fail. */
+/** Tests of the suite whose expectation is wrong for Keyward. Each of these tests must fail. */
 const deviations = {
   "Keyv 5": {
     // Keyv 5 returns the answer of the store, which is a list as in Keyv 6.
@@ -22,7 +22,7 @@ const deviations = {
   },
 } as const;
 
-/** Returns vitest for the suite, changed so that the known deviations must fail. */
+/** Returns vitest's functions for the suite. The tests of known deviations are marked, so that they must fail. */
 function expecting(known: Readonly<Record<string, string>>): typeof vitest {
   const names = new Set(Object.values(known));
   const choose = (...given: Parameters<typeof vitest.it>) =>

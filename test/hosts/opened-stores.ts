@@ -4,7 +4,8 @@ import { MemoryStore } from "@keyward/store-memory";
 import { SqliteStore } from "@keyward/store-sqlite";
 import { onTestFinished } from "vitest";
 
-// The stores over which hosts of Keyv 5 are tested. These files import no sources, so they also run on published packages.
+// The stores over which hosts of Keyv 5 are tested. The files of this folder import no sources of Keyward, so these tests also
+// run on the packed tarballs.
 
 /** Serves the listener on the loopback interface until the test has finished, and returns its address. */
 export async function serve(listener: Parameters<typeof createServer>[1]): Promise<string> {
@@ -23,7 +24,7 @@ export async function serve(listener: Parameters<typeof createServer>[1]): Promi
   return `http://127.0.0.1:${address.port}`;
 }
 
-/** Functions that open each store that needs no server. The store is empty. */
+/** For each store that needs no server, a function that opens an empty store. */
 export const stores = {
   MemoryStore: async () => new MemoryStore(),
   SqliteStore: async () => {

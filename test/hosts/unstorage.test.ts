@@ -5,7 +5,8 @@ import httpDriver from "unstorage/drivers/http";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { serve, stores } from "./opened-stores.ts";
 
-// unstorage does not publish its tests of drivers. These tests expect the same, from its http driver on an HTTP KV server.
+// unstorage does not publish its tests of drivers. The tests here have the same expectations of the
+// http driver of unstorage on an HTTP KV server.
 
 describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %s", (_, openStore) => {
   async function open(): Promise<Storage> {

@@ -68,7 +68,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.get("long")).toBe("value");
   });
 
-  it("lets exactly one of many callers replace a value", async () => {
+  it("lets exactly one of many concurrent callers replace a value", async () => {
     const store = client().namespaced("replacing");
     expect(await store.replace("key", undefined, "0")).toBe(true);
     const replaced = await Promise.all(
@@ -78,14 +78,14 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.get("key")).toBe(`${replaced.indexOf(true)}!`);
   });
 
-  it("carries out a write once that arrives twice at the same time", async () => {
+  it("carries out a write only once if the same request arrives twice at the same time", async () => {
     const headers = { "idempotency-key": "0123456789abcdef" };
     const body = JSON.stringify({ changes: [{ key: "once", expected: null, text: "x".repeat(100_000) }] });
     const answers = await Promise.all([1, 2].map(() => ask("/replace", { method: "POST", headers, body })));
     for (const answer of answers) expect(await answer.json()).toEqual({ replaced: [true] });
   });
 
-  it("can be scanned and listed", async () => {
+  it("returns all of its records to a scan and to a listing", async () => {
     const store = client(otherApiKey);
     const keys = Array.from({ length: 250 }, (_, index) => `key-${index}`);
     for (const namespace of ["", "a"]) {
@@ -106,7 +106,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.namespaced("a").has("key-1")).toBe(true);
   });
 
-  it("accepts every key in a URL, and conditions", async () => {
+  it("accepts every key in a URL, and conditional requests", async () => {
     const keys = [
       "a/b",
       "a//b",
@@ -149,7 +149,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await client().get("key")).toBeUndefined();
   });
 
-  it("separates tenants", async () => {
+  it("keeps the records of two tenants separate", async () => {
     const [mine, theirs] = [client().namespaced("apart"), client(otherApiKey).namespaced("apart")];
     await mine.set("key", "mine");
     expect([await theirs.get("key"), await theirs.has("key"), await theirs.delete("key")]).toEqual([
@@ -171,7 +171,7 @@ for (const runtime of runtimes) {
     describe(name, () => suite(runtime, module));
   } else if (process.env["CI"] === "true") {
     describe(name, () => {
-      it("has its runtime", () => {
+      it("finds the runtime on this machine", () => {
         throw new Error(runtime.missing);
       });
     });

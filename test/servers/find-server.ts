@@ -16,8 +16,8 @@ export type OneOf<Ways> = {
 }[keyof Ways];
 
 /**
- * Tries ways to obtain a server, and returns the result of the first that succeeds. If none succeeds, returns the reasons.
- * The name of each way is the reason why it failed.
+ * Tries several ways to obtain a server, and returns the result of the first way that succeeds. If no way succeeds,
+ * returns the reasons. The property name of each way in `ways` is the reason to report if this way fails.
  */
 export async function firstFound<Found>(
   ways: Readonly<Record<string, () => Promise<Found | undefined>>>,
@@ -37,8 +37,8 @@ export async function firstFound<Found>(
 }
 
 /**
- * `describe` for suites that need servers. Without servers, the suite is skipped with the reason in its name. With CI=true,
- * it fails instead.
+ * `describe` for suites that need servers. Without servers, the suite is skipped, and the reason is in the name of the
+ * suite. With CI=true, the suite fails instead.
  */
 export function describeWithServer(
   { missing }: { readonly missing?: string | undefined },

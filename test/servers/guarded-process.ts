@@ -9,8 +9,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 export const host = "127.0.0.1";
 const startMs = 30_000;
 
-// A shell script that stops the server when its standard input ends. That happens in whatever way the process that writes
-// to it ends. A container is not a child of the docker command. The data is kept only after the input "keep".
+// A shell script that starts the server, and stops the server when the standard input of the script ends. The input ends when
+// the process that writes to it ends, in whatever way. A container is not a child of the docker command, so the script removes
+// the container by its name. The script removes the data too, unless its input was "keep".
 const watchdog = `"$@" >/dev/null 2>&1 & pid=$!
 echo "$pid"
 said=$(cat)
@@ -33,8 +34,8 @@ interface Running {
 }
 
 /**
- * Base of all test servers: a process that can be killed, paused and restarted. Process and data are removed when it is
- * stopped, and when the process that started it ends in any way, `kill -9` included.
+ * Base of all test servers: a process that can be killed, paused and restarted. The process and its data are removed when the
+ * server is stopped, and when the process that started it ends in any way, `kill -9` included.
  */
 export class GuardedProcess {
   readonly #belongings: Belongings;

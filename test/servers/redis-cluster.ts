@@ -79,7 +79,7 @@ class StartedCluster implements RedisCluster {
     }
     const [meeting] = this.nodes;
     for (const node of this.nodes.slice(1)) {
-      // Each node announces its bus port, because it does not follow from the port as usual.
+      // The bus port of each node is passed too, because it is not the port plus 10,000, which is the default.
       const busPort = String(await node.command("CONFIG", "GET", "cluster-port")).split(",")[1] ?? "";
       await meeting?.command("CLUSTER", "MEET", host, node.port, busPort);
     }

@@ -46,7 +46,7 @@ async function whereIs(name: string): Promise<string> {
 }
 
 describeWithRedis(servers, "a server for the tests", () => {
-  it("keeps what it acknowledged through kill -9 and a restart", async () => {
+  it("still has every acknowledged write after kill -9 and a restart", async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     await node.command("SET", "key", "value");
@@ -58,7 +58,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     expect(await node.command("GET", "key")).toBe("value");
   });
 
-  it("answers no request while it is paused, and all of them afterwards", async () => {
+  it("answers no request while it is paused, and answers all of these requests afterwards", async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     node.pause();
@@ -72,7 +72,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     await asked;
   });
 
-  it("ends with its data when it is stopped, running, paused or killed", async () => {
+  it("ends and removes its data when it is stopped, whether it is running, paused or killed before", async () => {
     for (const end of ["running", "paused", "killed"]) {
       const node = await startRedis(servers);
       const [, directory = ""] = [await node.command("CONFIG", "GET", "dir")].flat().map(String);
@@ -85,7 +85,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     }
   });
 
-  it("ends with its data when the process that started it is killed", async () => {
+  it("ends and removes its data when the process that started it is killed", async () => {
     const { child, said } = await startElsewhere<Started>("redis-starter.ts");
     const { port, directory } = said;
     expect((await listens(port)) && existsSync(directory)).toBe(true);
@@ -100,7 +100,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     expect(node.url).toMatch(/^rediss:/);
   });
 
-  it("can die in a Cluster of six nodes and come back", async () => {
+  it("can be killed in a Cluster of six nodes, and started again", async () => {
     const cluster = await startCluster(servers);
     onTestFinished(() => cluster.stop());
     const [victim] = await cluster.primaries();
@@ -127,7 +127,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     await expect(source.command("GET", "foo")).rejects.toThrow("MOVED");
   });
 
-  it("is replaced by its replica in a Sentinel group, and comes back as the replica", async () => {
+  it("is replaced by its Redis replica in a Sentinel group when it is killed, and is a Redis replica after a restart", async () => {
     const group = await startSentinelGroup(servers);
     onTestFinished(() => group.stop());
     const primary = await group.primary();
@@ -176,7 +176,8 @@ describeWithRedis(servers, "a server in a container of a fake Docker", () => {
     const [name = ""] = await containers();
     await node.command("SET", "key", "value");
     await node.kill();
-    expect([await containers(), await listens(node.port)]).toEqual([[], false]);
+    // The port is closed a moment after the signal.
+    await expect.poll(async () => [await containers(), await listens(node.port)]).toEqual([[], false]);
     await node.restart();
     expect(await node.command("GET", "key")).toBe("value");
     node.pause();
@@ -184,7 +185,9 @@ describeWithRedis(servers, "a server in a container of a fake Docker", () => {
     expect(await node.command("GET", "key")).toBe("value");
     node.pause();
     await node.stop();
-    expect([await containers(), await listens(node.port), existsSync(directory ?? "")]).toEqual([[], false, false]);
+    await expect
+      .poll(async () => [await containers(), await listens(node.port), existsSync(directory ?? "")])
+      .toEqual([[], false, false]);
     const { uid, gid } = userInfo();
     const run = `run --name ${name} --init --network host --user ${uid}:${gid} --volume ${directory}:${directory} redis:7 redis-server`;
     expect((await asked()).map((line) => line.replace(/ --appendonly .*/, ""))).toEqual([
@@ -199,7 +202,7 @@ describeWithRedis(servers, "a server in a container of a fake Docker", () => {
     ]);
   });
 
-  unlessDocker("ends with its data when the process that started it is killed", async () => {
+  unlessDocker("ends and removes its data when the process that started it is killed", async () => {
     const { environment, containers } = await withDocker();
     const { child, said } = await startElsewhere<Started>("redis-starter.ts", environment);
     const { port, directory } = said;

@@ -9,8 +9,8 @@ export interface DemoRecord {
 }
 
 /**
- * Reads newline-delimited JSON, with `{"key", "value", "ttlMs"?}` on each line. A line without `key` and `value` is a value,
- * and its key is the number of the line.
+ * Reads newline-delimited JSON, with `{"key", "value", "ttlMs"?}` on each line. If a line has no `key` and
+ * `value`, the whole line is the value of a record, whose key is `record:` and the number of the line.
  */
 export async function readRecords(path: string): Promise<readonly DemoRecord[]> {
   const lines = (await readFile(path, "utf8")).split("\n");
@@ -37,9 +37,10 @@ function parseLine(line: string, number: number): DemoRecord {
   }
   const { key, value } = parsed;
   const ttlMs: unknown = "ttlMs" in parsed ? parsed.ttlMs : undefined;
-  if (typeof key !== "string" || key === "") throw new Error(`Line ${number}: its key is not a non-empty string`);
+  if (typeof key !== "string" || key === "")
+    throw new Error(`Line ${number}: the property "key" must be a text that is not empty`);
   if (ttlMs !== undefined && !(typeof ttlMs === "number" && ttlMs > 0)) {
-    throw new Error(`Line ${number}: its ttlMs is not a positive number`);
+    throw new Error(`Line ${number}: the property "ttlMs" must be a positive number`);
   }
   return ttlMs === undefined ? { key, value } : { key, value, ttlMs };
 }

@@ -4,7 +4,10 @@ import { keysFrom } from "@keyward/keys-from";
 
 const source = process.env["APP_KEYS"];
 const keys = await keysFrom(source);
-if (keys.create === undefined) throw new Error("Keyward cannot create a keyring at this source: see the README");
+if (keys.create === undefined)
+  throw new Error(
+    "Keyward cannot create a keyring at the source in APP_KEYS. Create an encryption key there yourself, as README.md shows for CI",
+  );
 const keyring = Keyring.generate();
 await keys.create(keyring);
 console.log(`${keyring}`);

@@ -161,17 +161,20 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
     if (needed > 0) counts[name] = needed;
     if (neededInReserve > 0) counts[`${name} (reserved space)`] = neededInReserve;
   }
-  const needed = Object.values(counts).reduce((sum, count) => sum + count, 0);
-  if (needed === 0) return;
   const list = Object.entries(counts).map(([name, count]) => `${count} in ${name}`);
-  throw new KeywardError("KEY_IN_USE", `Key "${id}" is needed by ${needed} records: ${list.join(", ")}`, {
-    keyId: id,
-    counts,
-    hint:
-      "To re-encrypt the records, run `reencrypt` over these stores. If a record in a reserved space is left, it may be the " +
-      "check record of a scope: then pass a store of that scope too. If no store can decrypt the records, " +
-      "`abandonUnreadable: true` retires the key anyway, and the records are lost.",
-  });
+  if (list.length === 0) return;
+  throw new KeywardError(
+    "KEY_IN_USE",
+    `Key "${id}" cannot be retired. Number of records that need the key: ${list.join(", ")}`,
+    {
+      keyId: id,
+      counts,
+      hint:
+        "To re-encrypt the records, run `reencrypt` over these stores. If a record in a reserved space is left, it may be the " +
+        "check record of a scope: then pass a store of that scope too. If no store can decrypt the records, " +
+        "`abandonUnreadable: true` retires the key anyway, and the records are lost.",
+    },
+  );
 }
 
 function storeStillEncrypts(name: string, id: string): KeywardError {

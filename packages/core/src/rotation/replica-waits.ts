@@ -23,8 +23,8 @@ export interface ReplicaWaitOptions {
    */
   readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
   /**
-   * Ids of replicas that the rotation does not wait for. If they still encrypt records with the old key, the rotation
-   * finds these records when it counts the records under that key.
+   * Ids of processes that have ended, and whose lease is not to be waited for. Never pass the id of a process that still
+   * runs: other processes cannot decrypt the records that it writes once the old key is disabled.
    */
   readonly ignoreReplicas?: readonly string[];
   /**
@@ -216,6 +216,8 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
     hint:
       `Check that the key provider of these processes can load generation ${keyring.generation}. At step "drain", check ` +
       "too that their writes finish: until then they may still write records under the old key. Repair the processes or " +
-      "end them, then run the rotation again: it resumes at this step. If you can do neither, pass their ids in `ignoreReplicas`.",
+      "end them, then run the rotation again: it resumes at this step. To skip the wait for the lease of a process that has " +
+      "ended, pass its id, which is in brackets, in `ignoreReplicas`. Never pass the id of a process that still runs, because " +
+      "other processes could not decrypt the records that it writes.",
   });
 }

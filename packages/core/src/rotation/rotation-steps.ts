@@ -270,8 +270,8 @@ function writtenAfterDisableError(error: KeywardError): KeywardError {
     counts: error.counts,
     cause: error,
     hint:
-      "A process that was halted, or is not registered, wrote these records under the key after the key was disabled. To " +
-      "keep the records, enable the key and run the rotation again, which re-encrypts them. If the key is compromised, " +
-      "delete the records instead, because an attacker may have forged them.",
+      "A process that was halted, or is not registered, wrote these records under the key after the key was disabled. End that " +
+      "process first. To keep the records, enable the key and run the rotation again, which re-encrypts them. If the key is " +
+      "compromised, do not enable it: delete the records, because an attacker may have forged them.",
   });
 }

@@ -136,8 +136,8 @@ export class OverwriteGuard {
     ];
     throw new KeywardError(
       "OVERWRITE_REFUSED",
-      `Nothing was written: ${errors.length} of ${keys.length} records to overwrite in ${this.#inner.description} cannot be ` +
-        `read (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
+      `Nothing was written: ${errors.length} of ${keys.length} ${keys.length === 1 ? "record" : "records"} to overwrite in ` +
+        `${this.#inner.description} cannot be read (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
       {
         namespace,
         key: first.key,

@@ -175,11 +175,11 @@ function errorOf(thrown: unknown): { readonly error: KeywardError } {
 function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
   const hint = "Read `error.errors`, which lists each unreadable record with its key and a hint.";
   if (errors.every(isUndecodable)) {
-    const problem = `${broken} of ${total} records can be decrypted, but not decoded`;
+    const problem = `Records that can be decrypted, but not decoded: ${broken} of ${total}`;
     return new KeywardError("RECORD_MALFORMED", problem, { errors, hint });
   }
   const codes = [...new Set(errors.map(({ code }) => code))].join(", ");
-  return new KeywardError("RECORDS_UNREADABLE", `${broken} of ${total} records cannot be decrypted: ${codes}`, {
+  return new KeywardError("RECORDS_UNREADABLE", `Records that cannot be decrypted: ${broken} of ${total} (${codes})`, {
     errors,
     hint,
   });
