@@ -60,6 +60,21 @@ export { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "./s
 export type { EncryptedStoreOptions } from "./store/encrypted-store-options.ts";
 export type { ReencryptEvent } from "./store/lazy-reencryption.ts";
 export type { ReplicaOptions } from "./store/replica-registration.ts";
+export type { WrappableStore } from "./store-interface/adapters.ts";
+export { shareConnection } from "./store-interface/connection-users.ts";
+export { shareListener } from "./store-interface/event-listeners.ts";
+export { readKeyvJson } from "./store-interface/keyv-value.ts";
+export type { RecordAddress, RecordContent } from "./store-interface/record.ts";
+export {
+  invalidCursor,
+  requireEntryExpires,
+  requireExpires,
+  requireKey,
+  requireLimit,
+  requireNamespace,
+  requireValue,
+  sameStored,
+} from "./store-interface/store-arguments.ts";
 export {
   type AtomicStore,
   type BinaryStore,
@@ -81,22 +96,7 @@ export {
   type ScanPage,
   type StoredBytes,
   type StoredValue,
-} from "./store-interface/capabilities.ts";
-export { shareConnection } from "./store-interface/connection-users.ts";
-export { shareListener } from "./store-interface/event-listeners.ts";
-export { readKeyvJson } from "./store-interface/keyv-value.ts";
-export type { RecordAddress, RecordContent } from "./store-interface/record.ts";
-export {
-  invalidCursor,
-  requireEntryExpires,
-  requireExpires,
-  requireKey,
-  requireLimit,
-  requireNamespace,
-  requireValue,
-  sameStored,
-} from "./store-interface/store-arguments.ts";
-export type { WrappableStore } from "./store-interface/wrappable-store.ts";
+} from "./store-interface/store-capabilities.ts";
 export { abortable } from "./waiting/abortable.ts";
 export { RetryPause, type RetryPauseOptions } from "./waiting/retry-pause.ts";
 export { singleFlight } from "./waiting/single-flight.ts";

@@ -1,5 +1,5 @@
-import type { StoredValue } from "../store-interface/capabilities.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { asBuffer } from "../store-interface/stored-bytes.ts";
 import { binaryInString, type EnvelopeHeader } from "./header.ts";
 import { malformedEnvelope } from "./malformed-envelope.ts";

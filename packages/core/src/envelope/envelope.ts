@@ -1,8 +1,8 @@
 import { Buffer } from "node:buffer";
 import { type CipherGCM, createCipheriv, createDecipheriv, timingSafeEqual } from "node:crypto";
-import type { StoredValue } from "../store-interface/capabilities.ts";
 import { type RecordAddress, type RecordContent, recordError, type ValueForm } from "../store-interface/record.ts";
 import { requireTime } from "../store-interface/store-arguments.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { associatedData, associatedDataPrefix } from "./associated-data.ts";
 import { joinBinary, readBody } from "./body.ts";
 import { type EnvelopeHeader, writeHeader } from "./header.ts";

@@ -1,9 +1,9 @@
 import { createDecipheriv, createHash, createSecretKey, type KeyObject } from "node:crypto";
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireMethods, requireOneOf, requireOptions } from "../errors/options.ts";
-import type { StoredValue } from "../store-interface/capabilities.ts";
 import { readKeyvJson, textOf } from "../store-interface/keyv-value.ts";
 import { type RecordAddress, type RecordContent, recordError } from "../store-interface/record.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
 
 /**
  * A format, other than the envelope, in which a store may contain records. A store tries the formats in the order of

@@ -1,6 +1,6 @@
 import { type KeywardError, requireKeywardError } from "../errors/errors.ts";
-import type { StoredValue } from "../store-interface/capabilities.ts";
 import { type RecordAddress, recordError, type ValueForm } from "../store-interface/record.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { asBuffer } from "../store-interface/stored-bytes.ts";
 import { malformedEnvelope } from "./malformed-envelope.ts";
 

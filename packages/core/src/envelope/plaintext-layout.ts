@@ -1,7 +1,7 @@
 import { Buffer, isUtf8 } from "node:buffer";
 import type { KeywardError } from "../errors/errors.ts";
-import type { StoredValue } from "../store-interface/capabilities.ts";
 import type { RecordAddress, RecordContent } from "../store-interface/record.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { malformedEnvelope } from "./malformed-envelope.ts";
 
 // plain = flags(1) ‖ [expires u48be] ‖ [length u32be] ‖ value ‖ zero padding, as in docs/envelope.md.

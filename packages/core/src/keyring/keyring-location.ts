@@ -5,8 +5,8 @@ import { KeywardError } from "../errors/errors.ts";
 import { requireOptions } from "../errors/options.ts";
 import { whileLocked } from "../files/file-lock.ts";
 import { type FoundFile, hintForWriting, readSmallFile, replaceFile, systemCode } from "../files/private-file.ts";
-import { hasReservedSpace, type ReservedSpace } from "../store-interface/capabilities.ts";
-import { wrapRejection } from "../store-interface/inner-store.ts";
+import { hasReservedSpace, type ReservedSpace } from "../store-interface/store-capabilities.ts";
+import { wrapRejection } from "../store-interface/wrapped-store.ts";
 
 /** The system's error codes for a file that this process cannot change, however much disk space is freed. */
 const readOnlyCodes: ReadonlySet<string> = new Set(["EROFS", "EACCES", "EPERM", "EBUSY"]);

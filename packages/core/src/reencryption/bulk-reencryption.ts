@@ -5,6 +5,8 @@ import { requireOptions } from "../errors/options.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "../store/encrypted-store.ts";
 import { isAbsent, isCurrent, isForeign } from "../store/record-codec.ts";
+import { bytesOf, PageSize, targetPageBytes } from "../store-interface/page-size.ts";
+import { hasExpired, type RecordAddress, requireAddress } from "../store-interface/record.ts";
 import {
   type AtomicStore,
   isStoredValue,
@@ -12,10 +14,8 @@ import {
   type ScannableStore,
   type ScannedRecord,
   type ScanPage,
-} from "../store-interface/capabilities.ts";
-import { type InnerStore, requireAtomic, wrapRejection } from "../store-interface/inner-store.ts";
-import { bytesOf, PageSize, targetPageBytes } from "../store-interface/page-size.ts";
-import { hasExpired, type RecordAddress, requireAddress } from "../store-interface/record.ts";
+} from "../store-interface/store-capabilities.ts";
+import { requireAtomic, type WrappedStore, wrapRejection } from "../store-interface/wrapped-store.ts";
 import { pause } from "../waiting/pause.ts";
 import { scannableOf, withinRange } from "./census.ts";
 import {
@@ -352,7 +352,7 @@ class Reencryption {
   async #reencryptCurrent(
     namespace: string,
     overtaken: readonly Change[],
-    inner: InnerStore,
+    inner: WrappedStore,
     ring: Keyring,
   ): Promise<Change[]> {
     const stored = await inner.getMany(overtaken.map(({ key }) => key));
@@ -407,7 +407,7 @@ interface Change extends Replacement {
 }
 
 interface View {
-  readonly inner: InnerStore;
+  readonly inner: WrappedStore;
   readonly atomic: AtomicStore;
 }
 

@@ -2,16 +2,16 @@ import { readHeader } from "../envelope/header.ts";
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
+import { isKeyv } from "../store-interface/adapters.ts";
+import { pages } from "../store-interface/page-size.ts";
 import {
   isRanged,
   isScannable,
   type RangedStore,
   type ScannableStore,
   type ScannedRecord,
-} from "../store-interface/capabilities.ts";
-import { wrapRejection } from "../store-interface/inner-store.ts";
-import { pages } from "../store-interface/page-size.ts";
-import { isKeyv } from "../store-interface/wrappable-store.ts";
+} from "../store-interface/store-capabilities.ts";
+import { wrapRejection } from "../store-interface/wrapped-store.ts";
 
 /** The number of records under each key. */
 export interface CensusCounts {

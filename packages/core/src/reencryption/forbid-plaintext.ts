@@ -4,8 +4,8 @@ import type { KeyProvider } from "../keyring/key-provider.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
 import { census } from "./census.ts";
-import { recordCounter, requireWritable, saveIfPossible } from "./keyring-change.ts";
 import { type NamedStores, requireAllStores, requireStores } from "./named-stores.ts";
+import { recordCounter, requireWritable, saveIfPossible } from "./saving-keyring.ts";
 
 /** The options of {@link forbidPlaintext}. */
 export interface ForbidPlaintextOptions {

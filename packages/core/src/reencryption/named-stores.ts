@@ -1,7 +1,7 @@
 import { KeywardError } from "../errors/errors.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "../store/encrypted-store.ts";
-import { isKeyv } from "../store-interface/wrappable-store.ts";
+import { isKeyv } from "../store-interface/adapters.ts";
 
 /**
  * The stores that use a keyring, each under the name that the keyring document lists for it. Each is an

@@ -7,13 +7,13 @@ import { KeyringSource } from "../keyring/keyring-source.ts";
 import { scopedPrefix } from "../store/check-record.ts";
 import { type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
 import { heartbeatPrefix } from "../store/heartbeat.ts";
-import type { ScannableStore, ScannedRecord } from "../store-interface/capabilities.ts";
 import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
+import type { ScannableStore, ScannedRecord } from "../store-interface/store-capabilities.ts";
 import { scannableOf } from "./census.ts";
-import { recordCounter, saveIfPossible } from "./keyring-change.ts";
 import { type NamedStores, requireAllStores, requireStores } from "./named-stores.ts";
 import type { UnreadableRecord } from "./reencryption-options.ts";
+import { recordCounter, saveIfPossible } from "./saving-keyring.ts";
 
 /** The options of {@link retireKey}. */
 export interface RetireKeyOptions {

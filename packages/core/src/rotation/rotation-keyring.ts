@@ -2,9 +2,9 @@ import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import { type Keyring, requireSavable, sharesKey } from "../keyring/keyring.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
-import { requireSave } from "../reencryption/keyring-change.ts";
 import type { NamedStores } from "../reencryption/named-stores.ts";
 import type { LoadedKeyring } from "../reencryption/retirement.ts";
+import { requireSave } from "../reencryption/saving-keyring.ts";
 import { storeParts } from "../store/encrypted-store.ts";
 
 /** The keyring that a rotation changes, with its provider and the stores that use it. */

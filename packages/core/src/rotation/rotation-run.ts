@@ -4,7 +4,7 @@ import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import { scannableOf } from "../reencryption/census.ts";
 import { requireAllStores } from "../reencryption/named-stores.ts";
 import { storeParts } from "../store/encrypted-store.ts";
-import { requireAtomic } from "../store-interface/inner-store.ts";
+import { requireAtomic } from "../store-interface/wrapped-store.ts";
 import { pause } from "../waiting/pause.ts";
 import { ReplicaWaits } from "./replica-waits.ts";
 import {

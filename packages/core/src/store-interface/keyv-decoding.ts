@@ -1,7 +1,7 @@
 import type { Keyv, KeyvSerializationAdapter, KeyvValue } from "keyv";
-import { isStoredValue, type StoredValue } from "./capabilities.ts";
 import { keyvJson } from "./keyv-json.ts";
 import { isKeyvValue, textOf } from "./keyv-value.ts";
+import { isStoredValue, type StoredValue } from "./store-capabilities.ts";
 import { asBuffer } from "./stored-bytes.ts";
 
 /** The settings by which a Keyv decodes a stored value, as they are at the time of the read. */

@@ -1,7 +1,7 @@
 import { isUtf8 } from "node:buffer";
 import type { KeyvValue } from "keyv";
-import type { StoredValue } from "./capabilities.ts";
 import type { RecordContent } from "./record.ts";
+import type { StoredValue } from "./store-capabilities.ts";
 import { asBuffer } from "./stored-bytes.ts";
 
 // The definition of Keyv's own value: an object with the field `value` and at most one other field, `expires`, a number

@@ -1,6 +1,6 @@
 import type { KeyvStorageAdapter } from "keyv";
 import { KeywardError } from "../errors/errors.ts";
-import { namespacesOverlap, type WrappableStore } from "./wrappable-store.ts";
+import { namespacesOverlap, type WrappableStore } from "./adapters.ts";
 
 /**
  * The namespace for which Keyward encrypts its own records in the reserved space. An application cannot use this

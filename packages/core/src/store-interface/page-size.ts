@@ -1,5 +1,5 @@
-import type { ScannableStore, ScannedRecord } from "./capabilities.ts";
-import { wrapRejection } from "./inner-store.ts";
+import type { ScannableStore, ScannedRecord } from "./store-capabilities.ts";
+import { wrapRejection } from "./wrapped-store.ts";
 
 /** The size that a page of a scan should not exceed, in bytes. */
 export const targetPageBytes = 2 * 1024 * 1024;

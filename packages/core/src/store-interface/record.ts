@@ -1,5 +1,5 @@
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
-import type { StoredValue } from "./capabilities.ts";
+import type { StoredValue } from "./store-capabilities.ts";
 
 /** The address of a record. Its envelope is bound to the address. */
 export interface RecordAddress {

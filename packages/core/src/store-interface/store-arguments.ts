@@ -1,7 +1,7 @@
 import type { KeyvStorageEntry } from "keyv";
 import { KeywardError } from "../errors/errors.ts";
 import { requireAmount } from "../errors/options.ts";
-import type { StoredValue } from "./capabilities.ts";
+import type { StoredValue } from "./store-capabilities.ts";
 
 // Checks of arguments that every store must make in the same way, for authors of a store.
 

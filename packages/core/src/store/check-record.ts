@@ -1,15 +1,15 @@
 import { readHeader } from "../envelope/header.ts";
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import { type Keyring, keysIn } from "../keyring/keyring.ts";
+import { reservedNamespace } from "../store-interface/namespace-use.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
 import {
   type AtomicStore,
   isStoredValue,
   type ScannableStore,
   type StoredValue,
-} from "../store-interface/capabilities.ts";
-import { type InnerStore, wrapRejection } from "../store-interface/inner-store.ts";
-import { reservedNamespace } from "../store-interface/namespace-use.ts";
-import type { RecordAddress } from "../store-interface/record.ts";
+} from "../store-interface/store-capabilities.ts";
+import { type WrappedStore, wrapRejection } from "../store-interface/wrapped-store.ts";
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { ReservedText } from "./reserved-text.ts";
 
@@ -17,7 +17,7 @@ import { ReservedText } from "./reserved-text.ts";
 export const scopedPrefix = "check/";
 
 /** The properties of a store that a check record uses. */
-export type CheckedStore = Pick<InnerStore, "reserved" | "scannable" | "description">;
+export type CheckedStore = Pick<WrappedStore, "reserved" | "scannable" | "description">;
 
 /** The content of a check record. */
 export interface CheckRecordContent {

@@ -8,11 +8,11 @@ import type {
 } from "keyv";
 import { KeywardError } from "../errors/errors.ts";
 import { copyOptions, type OptionNames, requireMethods, requireOptions } from "../errors/options.ts";
-import { isNamespaced, type StoredValue } from "../store-interface/capabilities.ts";
+import { requireStore, type WrappableStore } from "../store-interface/adapters.ts";
 import { decodeForKeyv } from "../store-interface/keyv-decoding.ts";
 import { keyvJson } from "../store-interface/keyv-json.ts";
 import { isKeyvValue } from "../store-interface/keyv-value.ts";
-import { requireStore, type WrappableStore } from "../store-interface/wrappable-store.ts";
+import { isNamespaced, type StoredValue } from "../store-interface/store-capabilities.ts";
 import { DecodedStore } from "./decoded-store.ts";
 import { attachStore, type EncryptedStore, prepareStore, storeParts } from "./encrypted-store.ts";
 import { type EncryptedStoreOptions, encryptedStoreOptionNames } from "./encrypted-store-options.ts";

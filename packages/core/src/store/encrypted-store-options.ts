@@ -3,7 +3,7 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOneOf } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import type { Keyring } from "../keyring/keyring.ts";
-import type { StoredValue } from "../store-interface/capabilities.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import type { ReplicaOptions } from "./replica-registration.ts";
 
 /** The options of an {@link EncryptedStore}: its keys, and how it encrypts, reads and re-encrypts records. */

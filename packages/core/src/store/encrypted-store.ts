@@ -3,10 +3,10 @@ import { type KeyvStorageAdapter, type KeyvStorageEntry, keyvStorageCapability }
 import { KeywardError } from "../errors/errors.ts";
 import { requireOptions } from "../errors/options.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
-import type { StoredValue } from "../store-interface/capabilities.ts";
-import { InnerStore, requireAtomic } from "../store-interface/inner-store.ts";
+import { isKeyv, type WrappableStore } from "../store-interface/adapters.ts";
 import { requireAddress } from "../store-interface/record.ts";
-import { isKeyv, type WrappableStore } from "../store-interface/wrappable-store.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
+import { requireAtomic, WrappedStore } from "../store-interface/wrapped-store.ts";
 import { BackgroundEvents } from "./background-events.ts";
 import { CheckRecord } from "./check-record.ts";
 import {
@@ -37,7 +37,7 @@ export type EncryptedStoreOrKeyv =
 
 /** The parts of a store that bulk re-encryption, rotation and the other tools of this package use. Not public. */
 export interface StoreParts {
-  readonly inner: InnerStore;
+  readonly inner: WrappedStore;
   readonly codec: RecordCodec;
   readonly check: KeyringCheck;
   readonly generationNotice: GenerationNotice;
@@ -77,7 +77,7 @@ const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnec
  * The store never emits `error`: a call that fails rejects.
  */
 export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
-  readonly #inner: InnerStore;
+  readonly #inner: WrappedStore;
   readonly #codec: RecordCodec;
   readonly #check: KeyringCheck;
   readonly #guard: OverwriteGuard;
@@ -109,7 +109,7 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     requireOptionValues(options);
     requireUnencrypted(store);
     const { keys, scope, accept = [], padTo, decode } = options;
-    const inner = new InnerStore(store);
+    const inner = new WrappedStore(store);
     const replaceMany = replacementFor(options.reencrypt, inner);
     const source = KeyringSource.of(keys);
     const codec = new RecordCodec(source, inner.form, { scope, accept, padTo, decode });
@@ -300,7 +300,7 @@ function requireUnencrypted(store: WrappableStore): void {
 }
 
 /** Returns the function that lazy re-encryption replaces records with; `undefined` if it is off. */
-function replacementFor(mode: LazyReencryptionMode | undefined, inner: InnerStore): ReplaceMany | undefined {
+function replacementFor(mode: LazyReencryptionMode | undefined, inner: WrappedStore): ReplaceMany | undefined {
   switch (mode) {
     case "off":
       return undefined;

@@ -28,6 +28,9 @@ export interface Heartbeat {
   readonly longestCallMs: number;
 }
 
+/** Defaults of the durations in a heartbeat, in milliseconds. */
+export const heartbeatDefaults = { heartbeatMs: 2_000, lapseMs: 10_000, longestCallMs: 30_000 } as const;
+
 /**
  * Bounds of the durations in a heartbeat, in milliseconds. They limit how long a rotation waits for a forged heartbeat.
  */

@@ -2,9 +2,9 @@ import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promi
 import { asKeywardError, type KeywardError } from "../errors/errors.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
-import type { StoredValue } from "../store-interface/capabilities.ts";
-import type { ReplacementUntil } from "../store-interface/inner-store.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
+import type { ReplacementUntil } from "../store-interface/wrapped-store.ts";
 import type { BackgroundEvents } from "./background-events.ts";
 import { isCurrent, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
 import type { WriteGate } from "./write-gate.ts";

@@ -2,10 +2,10 @@ import { open } from "../envelope/envelope.ts";
 import { readHeader } from "../envelope/header.ts";
 import { KeywardError } from "../errors/errors.ts";
 import { type Keyring, keyOf, keysIn } from "../keyring/keyring.ts";
-import type { StoredValue } from "../store-interface/capabilities.ts";
 import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { type CheckRecord, scopedPrefix, wrongKeyringHint } from "./check-record.ts";
 import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
 

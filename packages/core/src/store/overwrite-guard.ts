@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from "node:crypto";
 import { KeywardError } from "../errors/errors.ts";
 import { keysIn } from "../keyring/keyring.ts";
-import type { InnerStore } from "../store-interface/inner-store.ts";
 import { requireAddress } from "../store-interface/record.ts";
+import type { WrappedStore } from "../store-interface/wrapped-store.ts";
 import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
 // This number of marks takes about 10 MB of memory.
@@ -13,7 +13,7 @@ const defaultMaxMarks = 250_000;
  * each marked record is read again: the write is allowed if the record can be read now, or no longer exists.
  */
 export class OverwriteGuard {
-  readonly #inner: InnerStore;
+  readonly #inner: WrappedStore;
   readonly #codec: RecordCodec;
   readonly #maxMarks: number;
   readonly #salt = randomBytes(16);
@@ -28,7 +28,7 @@ export class OverwriteGuard {
    */
   readonly #full = new Set<string>();
 
-  constructor(inner: InnerStore, codec: RecordCodec, maxMarks = defaultMaxMarks) {
+  constructor(inner: WrappedStore, codec: RecordCodec, maxMarks = defaultMaxMarks) {
     this.#inner = inner;
     this.#codec = codec;
     this.#maxMarks = maxMarks;

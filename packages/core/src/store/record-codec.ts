@@ -5,7 +5,6 @@ import { KeywardError } from "../errors/errors.ts";
 import type { RingKey } from "../keyring/key.ts";
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
-import { isStoredValue, type StoredValue } from "../store-interface/capabilities.ts";
 import {
   hasExpired,
   type RecordAddress,
@@ -13,6 +12,7 @@ import {
   recordError,
   type ValueForm,
 } from "../store-interface/record.ts";
+import { isStoredValue, type StoredValue } from "../store-interface/store-capabilities.ts";
 
 /** A record that was decrypted, or read in a foreign format. */
 export type OpenedRecord = {

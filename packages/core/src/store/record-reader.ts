@@ -1,7 +1,7 @@
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
-import { isStoredValue, type StoredValue } from "../store-interface/capabilities.ts";
-import type { InnerStore } from "../store-interface/inner-store.ts";
 import { type RecordAddress, requireAddress } from "../store-interface/record.ts";
+import { isStoredValue, type StoredValue } from "../store-interface/store-capabilities.ts";
+import type { WrappedStore } from "../store-interface/wrapped-store.ts";
 import type { LazyReencryption } from "./lazy-reencryption.ts";
 import type { OverwriteGuard } from "./overwrite-guard.ts";
 import { isAbsent, isUndecodable, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
@@ -10,7 +10,7 @@ import type { StoreAttachment } from "./store-attachment.ts";
 /** The parts of a store that {@link RecordReader} uses. */
 export interface RecordReaderParts {
   readonly attachment: StoreAttachment;
-  readonly inner: InnerStore;
+  readonly inner: WrappedStore;
   readonly codec: RecordCodec;
   readonly guard: OverwriteGuard;
   readonly reencryption: LazyReencryption | undefined;

@@ -1,9 +1,9 @@
 import type { KeyvStorageEntry } from "keyv";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
-import type { StoredValue } from "../store-interface/capabilities.ts";
-import type { InnerStore } from "../store-interface/inner-store.ts";
 import { hasExpired, type RecordAddress, type RecordContent, requireAddress } from "../store-interface/record.ts";
 import { requireEntryExpires, requireExpires, requireValue } from "../store-interface/store-arguments.ts";
+import type { StoredValue } from "../store-interface/store-capabilities.ts";
+import type { WrappedStore } from "../store-interface/wrapped-store.ts";
 import type { OverwriteGuard } from "./overwrite-guard.ts";
 import type { RecordCodec } from "./record-codec.ts";
 import type { StoreAttachment } from "./store-attachment.ts";
@@ -12,7 +12,7 @@ import type { WriteGate } from "./write-gate.ts";
 /** The parts of a store that {@link RecordWriter} uses. */
 export interface RecordWriterParts {
   readonly attachment: StoreAttachment;
-  readonly inner: InnerStore;
+  readonly inner: WrappedStore;
   readonly codec: RecordCodec;
   readonly guard: OverwriteGuard;
   readonly writeGate: WriteGate;

@@ -5,10 +5,10 @@ import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
-import type { BoundedStore } from "../store-interface/capabilities.ts";
+import type { BoundedStore } from "../store-interface/store-capabilities.ts";
 import { Moment } from "../waiting/moment.ts";
 import type { GenerationNotice } from "./generation-notice.ts";
-import { heartbeatBounds, heartbeatKey, isReplicaName, writeHeartbeat } from "./heartbeat.ts";
+import { heartbeatBounds, heartbeatDefaults, heartbeatKey, isReplicaName, writeHeartbeat } from "./heartbeat.ts";
 import type { KeyringCheck } from "./keyring-check.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
@@ -369,8 +369,8 @@ function newId(): string {
 
 function withDefaults(options: ReplicaOptions, ofStore: unknown): Required<ReplicaOptions> {
   requireOptions("replica", options, replicaOptionNames);
-  const { name = `${hostname()}:${process.pid}`, heartbeatMs = 2_000 } = options;
-  const { lapseMs = 10_000, longestCallMs = 30_000 } = options;
+  const { name = `${hostname()}:${process.pid}`, heartbeatMs = heartbeatDefaults.heartbeatMs } = options;
+  const { lapseMs = heartbeatDefaults.lapseMs, longestCallMs = heartbeatDefaults.longestCallMs } = options;
   if (!isReplicaName(name)) {
     throw new KeywardError(
       "VALUE_INVALID",

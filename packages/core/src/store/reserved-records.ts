@@ -2,16 +2,16 @@ import { keyIdIn } from "../envelope/header.ts";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
+import { reservedNamespace } from "../store-interface/namespace-use.ts";
+import { pages } from "../store-interface/page-size.ts";
+import { hasExpired } from "../store-interface/record.ts";
 import {
   type AtomicStore,
   isStoredValue,
   type ScannableStore,
   type StoredValue,
-} from "../store-interface/capabilities.ts";
-import { type InnerStore, wrapRejection } from "../store-interface/inner-store.ts";
-import { reservedNamespace } from "../store-interface/namespace-use.ts";
-import { pages } from "../store-interface/page-size.ts";
-import { hasExpired } from "../store-interface/record.ts";
+} from "../store-interface/store-capabilities.ts";
+import { type WrappedStore, wrapRejection } from "../store-interface/wrapped-store.ts";
 import { isCurrent, RecordCodec } from "./record-codec.ts";
 
 const pageSize = 1_000;
@@ -31,17 +31,17 @@ export class ReservedRecords {
   /** The reserved space of the store. All stores of this process over the same backend share this object. */
   readonly space: AtomicStore & ScannableStore;
   readonly #source: KeyringSource;
-  readonly #inner: InnerStore;
+  readonly #inner: WrappedStore;
   readonly #codecs = new Map<string | undefined, RecordCodec>();
 
-  private constructor(space: AtomicStore & ScannableStore, inner: InnerStore, source: KeyringSource) {
+  private constructor(space: AtomicStore & ScannableStore, inner: WrappedStore, source: KeyringSource) {
     this.space = space;
     this.#inner = inner;
     this.#source = source;
   }
 
   /** Returns the reserved records of a store; `undefined` if the store has no reserved space. */
-  static of(inner: InnerStore, source: KeyringSource): ReservedRecords | undefined {
+  static of(inner: WrappedStore, source: KeyringSource): ReservedRecords | undefined {
     return inner.reserved === undefined ? undefined : new ReservedRecords(inner.reserved, inner, source);
   }
 

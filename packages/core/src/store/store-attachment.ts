@@ -1,5 +1,5 @@
 import type { KeyringSource } from "../keyring/keyring-source.ts";
-import type { InnerStore } from "../store-interface/inner-store.ts";
+import type { WrappedStore } from "../store-interface/wrapped-store.ts";
 import type { BackgroundEvents } from "./background-events.ts";
 import type { KeyringCheck } from "./keyring-check.ts";
 import type { LazyReencryption } from "./lazy-reencryption.ts";
@@ -12,7 +12,7 @@ export interface Disconnectable {
 
 /** The parts of a store that {@link StoreAttachment} listens to, registers, waits for or disconnects. */
 export interface AttachedParts {
-  readonly inner: InnerStore;
+  readonly inner: WrappedStore;
   readonly source: KeyringSource;
   readonly check: KeyringCheck;
   readonly registration: ReplicaRegistration | undefined;

@@ -1,5 +1,11 @@
 import { KeyvBridgeAdapter, type KeyvStorageAdapter, type KeyvStorageEntry } from "keyv";
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
+import { keyInStore, requireStore, strayEntry, toAdapter, type WrappableStore } from "./adapters.ts";
+import { shareConnection } from "./connection-users.ts";
+import { shareListener } from "./event-listeners.ts";
+import { NamespaceUse } from "./namespace-use.ts";
+import type { ValueForm } from "./record.ts";
+import { sameStored } from "./store-arguments.ts";
 import {
   type AtomicStore,
   describeStore,
@@ -13,13 +19,7 @@ import {
   type ReservedSpace,
   type ScannableStore,
   type StoredValue,
-} from "./capabilities.ts";
-import { shareConnection } from "./connection-users.ts";
-import { shareListener } from "./event-listeners.ts";
-import { NamespaceUse } from "./namespace-use.ts";
-import type { ValueForm } from "./record.ts";
-import { sameStored } from "./store-arguments.ts";
-import { keyInStore, requireStore, strayEntry, toAdapter, type WrappableStore } from "./wrappable-store.ts";
+} from "./store-capabilities.ts";
 import { WriteTurns } from "./write-turns.ts";
 
 /** A conditional write of a record with an expiry. */
@@ -33,7 +33,7 @@ export interface ReplacementUntil extends Replacement {
  * rejection of the store into a KeywardError, passes values as strings or bytes, and has the store's optional
  * capabilities as properties.
  */
-export class InnerStore {
+export class WrappedStore {
   /** The name of the store in error messages. */
   readonly description: string;
   readonly form: ValueForm;
@@ -109,8 +109,8 @@ export class InnerStore {
   }
 
   /** Returns a view on another namespace of the same backend; `undefined` if the store cannot give one. */
-  view(namespace: string): InnerStore | undefined {
-    if (isNamespaced(this.#given)) return new InnerStore(this.#given.namespaced(namespace));
+  view(namespace: string): WrappedStore | undefined {
+    if (isNamespaced(this.#given)) return new WrappedStore(this.#given.namespaced(namespace));
     return namespace === this.namespace && namespace === this.useNamespace() ? this : undefined;
   }
 
@@ -302,7 +302,7 @@ function noAnswer(method: string, what: string, length: number, answer: unknown)
  *
  * @throws KeywardError `STORE_NOT_ATOMIC` for a store that has none.
  */
-export function requireAtomic(inner: InnerStore): AtomicStore {
+export function requireAtomic(inner: WrappedStore): AtomicStore {
   if (inner.atomic !== undefined) return inner.atomic;
   throw new KeywardError(
     "STORE_NOT_ATOMIC",

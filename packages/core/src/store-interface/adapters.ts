@@ -1,9 +1,9 @@
 import { Keyv, KeyvBridgeAdapter, type KeyvBridgeStore, KeyvMemoryAdapter, type KeyvStorageAdapter } from "keyv";
 import { KeywardError } from "../errors/errors.ts";
-import { hasMethod, type StoredValue } from "./capabilities.ts";
 import { withoutNewListeners } from "./event-listeners.ts";
 import { hasExpired } from "./record.ts";
 import { sameStored } from "./store-arguments.ts";
+import { hasMethod, type StoredValue } from "./store-capabilities.ts";
 
 /** The stores that an `EncryptedStore` can wrap: a Keyv 6 adapter, a Keyv 5 adapter, or a Map. */
 export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, unknown>;
