@@ -57,7 +57,7 @@ type Served =
 
 /** A server that some programs connect to. */
 interface Needed {
-  /** A text in the code of the programs that need the server, and of no others. */
+  /** A text that a program contains only if it needs the server. */
   readonly sign: string;
   start(): Promise<Served>;
 }
@@ -204,7 +204,7 @@ describe("the pages", () => {
   const programs = writePrograms(pages, folder);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("include the README, which has code", () => {
+  it("are read by the check, and the code of the README is found", () => {
     expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
   });
 
@@ -332,9 +332,12 @@ describe("the checks of pages", () => {
     });
   });
 
-  it.each(["ts ignore", "typescript", "js", "mjs", "tsx"])("report a block marked %s, which is not run", (info) => {
-    expect(unrunBlocks([page(`${fence}${info}\n1;\n${fence}`)])).toHaveLength(1);
-  });
+  it.each(["ts ignore", "typescript", "js", "mjs", "tsx"])(
+    "report a block with the mark %s, because such a block is not run",
+    (info) => {
+      expect(unrunBlocks([page(`${fence}${info}\n1;\n${fence}`)])).toHaveLength(1);
+    },
+  );
 
   it.each(["[a](missing.md)", "![a](docs/missing.png)", "[a](#nowhere)", "[a]: missing.md"])(
     "report the dead link %s",
@@ -344,13 +347,13 @@ describe("the checks of pages", () => {
   );
 
   it.each(["[a](package.json)", "[a](#here-i-am)", "[a](#here-i-am-1)", "`[a](missing.md)`", "[a](https://keyv.org)"])(
-    "accept %s",
+    "accept the link %s",
     (link) => {
       expect(deadLinks([page(`# Here, I am!\n\n## Here I am\n\n${link}`)], repository)).toEqual([]);
     },
   );
 
-  it("report a missing script", () => {
+  it("report an npm script that does not exist", () => {
     const text = `${fence}sh\nnpm run demo && npm run gone\nnpm test -- packages/core\n${fence}`;
     expect(unknownScripts([page(text)], ["demo", "test"])).toEqual(["stale.md:2 npm has no script gone"]);
   });

@@ -11,7 +11,7 @@ import { publishedPackages, repository } from "./workspace.ts";
 interface Surface {
   /** The names that the package exports. */
   readonly names: readonly string[];
-  /** Exports without a docstring, and exports that do not give their names. */
+  /** Exports without a docstring, and statements whose exports cannot be checked, such as `export *`. */
   readonly problems: readonly string[];
 }
 
@@ -171,7 +171,7 @@ describe("the check of docstrings", () => {
   });
 
   it.each([`export * from "./other.ts";`, `export * as all from "./other.ts";`, `export default 1;`])(
-    "reports %s",
+    "reports the statement %s",
     (index) => {
       const { problems } = surfaceOf(index, `/** F. */\nexport const f = 1;`);
       expect(problems).toEqual(expect.arrayContaining([expect.stringContaining("does not name its exports")]));

@@ -168,7 +168,7 @@ async function start(text: string): Promise<Servers> {
   };
 }
 
-/** Starts a server that prints where it listens. */
+/** Starts a server program, and reads the server's URL from the line that the program prints. */
 async function listening(program: string, parameters: readonly string[]): Promise<{ url: string; stop(): void }> {
   const child = spawn(process.execPath, [program, ...parameters], { stdio: ["ignore", "pipe", "ignore"] });
   const url = await new Promise<string>((resolve, reject) => {

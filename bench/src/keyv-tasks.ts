@@ -25,7 +25,7 @@ interface Stores {
   readonly remove: () => void | Promise<void>;
 }
 
-/** Name of the variant that uses Keyv's JSON serializer. Its difference to Keyv is encryption only. */
+/** Name of the variant that uses Keyv's JSON serializer. It differs from a plain Keyv only in encryption. */
 export const withKeyvsJson = "with Keyward and Keyv's JSON";
 
 /** Name of the variant that uses a store without encryption and encrypts or decrypts by hand in the same call. */

@@ -4,7 +4,7 @@ import { EncryptedStore, fileCheckpoint, Keyring, reencrypt } from "@keyward/cor
 import { keyIdIn } from "../store/store/inner-stores.ts";
 import { openStore } from "./open-store.ts";
 
-/** A message that the process sends. */
+/** A message of the process that runs the bulk job, to the test. */
 export interface JobMessage {
   readonly kind: "ready" | "page" | "complete";
   /** Number of records that this run scanned although they were already under the primary. */

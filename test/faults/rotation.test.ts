@@ -70,7 +70,7 @@ async function atWork(server?: string) {
 }
 
 it.skipIf(process.platform === "win32")(
-  "a process that is stopped during a whole rotation writes nothing under the removed key",
+  "a process that is paused during a whole rotation, and then resumed, writes nothing under the removed key",
   options,
   async () => {
     const { address, keys, store, one, two, keyIds } = await atWork();
@@ -94,22 +94,26 @@ it.skipIf(process.platform === "win32")(
   },
 );
 
-it("an operator process that is killed at each step and run again rotates the key once", options, async () => {
-  const { address, keyring, store, one, two, keyIds } = await atWork();
-  for (const step of ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"]) {
-    const operator = new Process("operator", address, keyring, "new");
-    await operator.told(step);
-    operator.child.kill("SIGKILL");
-    await operator.exited;
-  }
-  // The last run may have finished before it was killed. Then this run has nothing to do.
-  const [exitCode] = await new Process("operator", address, keyring, "new").exited;
-  expect(exitCode).toBe(0);
-  expect(await keyIds()).toEqual(["new"]);
-  expect([...(await census(store)).keys.keys()]).toEqual(["new"]);
-  expect(await one.end()).toEqual([]);
-  expect(await two.end()).toEqual([]);
-});
+it(
+  "a rotation changes the key only once if its operator process is killed at each step and started again",
+  options,
+  async () => {
+    const { address, keyring, store, one, two, keyIds } = await atWork();
+    for (const step of ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"]) {
+      const operator = new Process("operator", address, keyring, "new");
+      await operator.told(step);
+      operator.child.kill("SIGKILL");
+      await operator.exited;
+    }
+    // The last run may have finished before it was killed. Then this run has nothing to do.
+    const [exitCode] = await new Process("operator", address, keyring, "new").exited;
+    expect(exitCode).toBe(0);
+    expect(await keyIds()).toEqual(["new"]);
+    expect([...(await census(store)).keys.keys()]).toEqual(["new"]);
+    expect(await one.end()).toEqual([]);
+    expect(await two.end()).toEqual([]);
+  },
+);
 
 async function expectOneKeyOfTwoOperators(server?: string): Promise<void> {
   const { address, keyring, one, two, keyIds, store } = await atWork(server);
@@ -126,17 +130,19 @@ async function expectOneKeyOfTwoOperators(server?: string): Promise<void> {
   expect(await two.end()).toEqual([]);
 }
 
-it("two operator processes rotate the key once over SQLite", options, () => expectOneKeyOfTwoOperators());
+it("two operator processes that rotate at the same time change the key only once, over SQLite", options, () =>
+  expectOneKeyOfTwoOperators(),
+);
 
 describeWithRedis(servers, "a Redis server", () => {
-  it("two operator processes rotate the key once over Redis", options, async () => {
+  it("two operator processes that rotate at the same time change the key only once, over Redis", options, async () => {
     const node = await startRedis(servers);
     onTestFinished(() => node.stop());
     await expectOneKeyOfTwoOperators(node.url);
   });
 });
 
-it("a process ends although its heartbeat timer is still active", options, async () => {
+it("a heartbeat timer does not keep a process running that has nothing else to do", options, async () => {
   const { address, keyring, one, two } = await atWork();
   const visitor = new Process("visitor", address, keyring, "visitor");
   expect((await visitor.exited)[0]).toBe(0);

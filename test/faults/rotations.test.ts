@@ -100,7 +100,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
       await operator.expectOneKey();
     });
 
-    it(`fail no call while one is stopped during a rotation (seed ${seed})`, options, async () => {
+    it(`fail no call while one of the processes is paused during a rotation (seed ${seed})`, options, async () => {
       const { fleet, operator } = await start(service);
       const former = (await operator.keys.load()).primary;
       await fleet.haltOne();
@@ -146,7 +146,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
       await operator.expectOneKey();
     });
 
-    it("ask the key service once for 1,000 reads under a key that they do not have", async () => {
+    it("ask the key service only once if 1,000 reads find records under a key that their keyring lacks", async () => {
       const source = service.newSource();
       const operators = await keysFrom(source);
       const old = Keyring.generate("old");

@@ -11,7 +11,7 @@ export async function temporaryFolder(): Promise<string> {
   return folder;
 }
 
-/** Opens a file, and closes it when the test is over. A power loss is not tested, so writes need not reach the disk. */
+/** Opens a SQLite file, and closes it when the test is over. A power loss is not tested, so writes need not reach the disk. */
 export function openSqlite(path: string): SqliteStore {
   const store = new SqliteStore(path, { synchronous: "normal" });
   onTestFinished(() => store.disconnect());

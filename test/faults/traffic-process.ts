@@ -6,7 +6,7 @@ import { openStore } from "./open-store.ts";
 import { below, pick, randomFrom } from "./random.ts";
 import { Versions } from "./versions.ts";
 
-/** A message that the process sends. */
+/** A message of the process that reads and writes, to the test. */
 export type TrafficMessage =
   | { readonly kind: "ready" }
   /** `reencrypted` lists the key ids between which lazy re-encryption has moved records so far, such as "old>new". */

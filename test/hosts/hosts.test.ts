@@ -48,7 +48,7 @@ describe.each(ways)("%s", (_, open) => {
     expect(await cache.getOrSet("computed", compute, { ttl: minuteMs })).toBe(1);
   });
 
-  it.each([true, false])("serves cache-manager with useKeyPrefix %s", async (useKeyPrefix) => {
+  it.each([true, false])("serves cache-manager as its store, with useKeyPrefix: %s", async (useKeyPrefix) => {
     const keyv = new Keyv5({ store: await open(), useKeyPrefix, throwOnErrors: true });
     const cache = createCache({ stores: [keyv], ttl: minuteMs });
     let computed = 0;

@@ -57,7 +57,7 @@ for (const [storeName, openStore] of Object.entries(stores)) {
         expect(await host.get(["short", "short too", "long", "forever"])).toEqual([undefined, undefined, 2, 3]);
       });
 
-      it("reads, deletes and clears records as Keyv 5 does over its own stores", async () => {
+      it("answers reads, deletions and clears as it does over a store that was made for Keyv 5", async () => {
         const host = await openHost();
         const values = { text: "täxt", colon: ":x", none: null, no: false, zero: 0, list: [1, [2]] };
         for (const [key, value] of Object.entries(values)) await host.set(key, value);
@@ -102,7 +102,7 @@ describe("a namespace of createKeyv", () => {
     expect(keyv.namespace).toBe("encrypted");
   });
 
-  it("is not replaced by the namespace of a host if the Keyv is in use already: the next call rejects", async () => {
+  it("is not replaced by the namespace of a host if the Keyv is in use already, and the next call rejects", async () => {
     const store = new MemoryStore();
     const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" });
     await keyv.set("key", 1);

@@ -450,7 +450,7 @@ describe("createKeyv over a store that fails", () => {
     expect(heard, call).toHaveLength(1);
   });
 
-  it("counts errors for sanitized keys", async () => {
+  it("counts as many errors as Keyv for keys that are sanitized", async () => {
     const behaviour: Behaviour = async ({ keyv, adapter }) => {
       adapter.failure = new Error("down");
       await Promise.allSettled([keyv.get("a;b"), keyv.getMany(["c--d", "e"])]);
@@ -460,7 +460,7 @@ describe("createKeyv over a store that fails", () => {
     expect(ours.stats).toEqual(keyvs.stats);
   });
 
-  it("counts the failure of each of many concurrent calls", async () => {
+  it("counts one error for each of many concurrent calls that fail", async () => {
     const { keyv, put } = subjects.createKeyv({ stats: true });
     await keyv.set("healthy", 1);
     const sick = Array.from({ length: 20 }, (_, index) => `sick ${index}`);

@@ -48,7 +48,7 @@ describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %
     expect(await storage.getItem("s3:a?q=2")).toBe("value of s3:a?q=1");
   });
 
-  it("lists all keys, those of a base and those up to a depth", async () => {
+  it("lists all keys, the keys under a base, and the keys up to a depth", async () => {
     const storage = await filled("s1:a", "s2:a", "s3:a?q=1", "top", "d0:d1:d2");
     const keys = async (...given: Parameters<typeof storage.getKeys>) => (await storage.getKeys(...given)).sort();
     expect(await keys()).toEqual(["d0:d1:d2", "s1:a", "s2:a", "s3:a", "top"]);
@@ -81,7 +81,7 @@ describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %
     expect(await storage.hasItem("bad")).toBe(false);
   });
 
-  it("keeps bytes", async () => {
+  it("returns the same bytes that were set", async () => {
     const storage = await open();
     const bytes = Uint8Array.from({ length: 256 }, (__, index) => index);
     await storage.setItemRaw("/data/raw.bin", bytes);
@@ -90,7 +90,7 @@ describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %
     expect(new Uint8Array(read)).toEqual(bytes);
   });
 
-  it("sets and gets several at once", async () => {
+  it("sets and gets several items in one call", async () => {
     const storage = await open();
     await storage.setItems(["t:1", "t:2", "t:3?q=1"].map((key) => ({ key, value: `value of ${key}` })));
     expect(await storage.getItems([{ key: "t:1" }, "t:2", { key: "t:3?q=1" }, "t:4"])).toEqual([

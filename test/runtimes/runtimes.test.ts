@@ -60,7 +60,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.has("large")).toBe(false);
   });
 
-  it("expires a record", async () => {
+  it("returns no record whose time to live has ended", async () => {
     const store = client().namespaced("expiry");
     await store.set("short", "value", Date.now() + 200);
     await store.set("long", "value", Date.now() + 100_000);
@@ -85,7 +85,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     for (const answer of answers) expect(await answer.json()).toEqual({ replaced: [true] });
   });
 
-  it("returns all of its records to a scan and to a listing", async () => {
+  it("returns every record, both to a scan and to a listing of keys", async () => {
     const store = client(otherApiKey);
     const keys = Array.from({ length: 250 }, (_, index) => `key-${index}`);
     for (const namespace of ["", "a"]) {
@@ -106,7 +106,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.namespaced("a").has("key-1")).toBe(true);
   });
 
-  it("accepts every key in a URL, and conditional requests", async () => {
+  it("accepts every key of a record in a URL, and requests with a condition", async () => {
     const keys = [
       "a/b",
       "a//b",
@@ -149,7 +149,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await client().get("key")).toBeUndefined();
   });
 
-  it("keeps the records of two tenants separate", async () => {
+  it("keeps the records of two tenants separate, even under equal keys", async () => {
     const [mine, theirs] = [client().namespaced("apart"), client(otherApiKey).namespaced("apart")];
     await mine.set("key", "mine");
     expect([await theirs.get("key"), await theirs.has("key"), await theirs.delete("key")]).toEqual([

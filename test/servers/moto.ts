@@ -32,7 +32,7 @@ export interface MotoServer {
   readonly endpoint: string;
   /** Kills the server with `kill -9`. Its data is lost. */
   kill(): Promise<void>;
-  /** Starts the server again on its port, without data. If it is running, kills it first. Resolves when it answers. */
+  /** Starts the server again on its port, without data. If the server is running, kills it first. Resolves when the server answers. */
   restart(): Promise<void>;
   /** Pauses the server with SIGSTOP. Connections stay open, requests get no answer, and no data is lost. */
   pause(): void;

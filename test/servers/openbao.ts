@@ -41,7 +41,7 @@ export interface VaultServer {
   unseal(): Promise<void>;
   /** Kills the server with `kill -9`. Only a server with files keeps its data. */
   kill(): Promise<void>;
-  /** Starts the server again on its port and files, sealed. If it is running, kills it first. Resolves when it answers. */
+  /** Starts the server again on its port and files, sealed. If the server is running, kills it first. Resolves when the server answers. */
   restart(): Promise<void>;
   /** Pauses the server with SIGSTOP. Connections stay open, and requests get no answer. */
   pause(): void;

@@ -93,7 +93,7 @@ describeWithRedis(servers, "a server for the tests", () => {
     await expect.poll(async () => (await listens(port)) || existsSync(directory), { timeout: 10_000 }).toBe(false);
   });
 
-  it("requires both TLS and a password", async () => {
+  it("answers a client that uses TLS and the password, if it was started with both", async () => {
     const node = await startTlsRedis(servers);
     onTestFinished(() => node.stop());
     expect(await node.command("PING")).toBe("PONG");
