@@ -42,7 +42,8 @@ console.log(`${machine}; ${effort.rounds} rounds of ${effort.sliceMs} ms each`);
 
 const isWanted = (name: string) => name.includes(options.only ?? "");
 const redis = findRedisServer();
-if (redis === undefined) console.log("Redis is left out: neither redis-server nor valkey-server is on the PATH");
+if (redis === undefined)
+  console.log("The tasks over Redis are skipped, because neither redis-server nor valkey-server is on the PATH");
 const tasks = [...envelopeTasks(sizesBytes), ...keyvTasks(sizesBytes, redis), ...httpTasks()].filter(
   ({ name }, index, all) =>
     isWanted(name) && (options.quick !== true || all.findIndex((task) => task.name === name) === index),
@@ -65,7 +66,7 @@ for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
 const bulk: BulkFigures[] = [];
 if (redis !== undefined && isWanted(bulkName)) {
   const vaults = await findVaultServers();
-  if (vaults.missing !== undefined) console.log(`Transit is left out: ${vaults.missing}`);
+  if (vaults.missing !== undefined) console.log(`The comparison with Transit is skipped: ${vaults.missing}`);
   for (const records of options.quick === true ? [500] : countsUpTo(mostRecords)) {
     bulk.push(await measureBulk(redis, vaults, records, options.quick === true || records > 100_000 ? 1 : 5));
   }

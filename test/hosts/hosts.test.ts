@@ -26,7 +26,7 @@ const ways = Object.entries(encryptedStores).flatMap(([way, encrypt]) =>
   Object.entries(stores).map(([store, open]) => [`${way} over ${store}`, async () => encrypt(await open())] as const),
 );
 
-describe.each(ways)("%s", (_, open) => {
+describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => {
   it("serves cacheable as its secondary store", async () => {
     const cache = new Cacheable({ secondary: new Keyv5({ store: await open(), throwOnErrors: true }), ttl: "1m" });
     expect(await cache.set("own", { a: 1 }, minuteMs)).toBe(true);
@@ -94,7 +94,7 @@ async function cacheablePage(): Promise<{ readonly url: string; asked(): number 
   return { url, asked: () => asked };
 }
 
-describe.each(ways)("%s", (_, open) => {
+describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => {
   it.each(["directly", "in a Keyv 5"])("serves got as its cache, passed %s", async (how) => {
     const page = await cacheablePage();
     const store = await open();

@@ -101,7 +101,7 @@ describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %
     ]);
   });
 
-  it("removes items and clears a base", async () => {
+  it("removes single items, and clears all items under a base", async () => {
     const storage = await filled("s1:a", "s1:b", "s2:a");
     await storage.removeItem("s1:a");
     expect(await storage.hasItem("s1:a")).toBe(false);

@@ -32,7 +32,7 @@ export interface MotoServer {
   readonly endpoint: string;
   /** Kills the server with `kill -9`. Its data is lost. */
   kill(): Promise<void>;
-  /** Starts the server again on its port, without data. If the server is running, kills it first. Resolves when the server answers. */
+  /** Kills the server if it is running, and starts it again on its port, without data. Resolves when the server answers. */
   restart(): Promise<void>;
   /** Pauses the server with SIGSTOP. Connections stay open, requests get no answer, and no data is lost. */
   pause(): void;
@@ -48,8 +48,8 @@ export type MotoServers = OneOf<{ command: readonly string[]; image: string; exi
 /** Options of {@link findMoto}. */
 export interface MotoNeeds {
   /**
-   * True if the test can use any server with the API of AWS, which it shares with others and never stops. Then the server
-   * in `KEYWARD_TEST_AWS_ENDPOINT` is used, if the environment variable is set.
+   * True if the test can use a server with the API of AWS that other tests also use, and that the test never stops. Then
+   * the server in `KEYWARD_TEST_AWS_ENDPOINT` is used, if the environment variable is set.
    */
   readonly anyWillDo?: boolean;
 }

@@ -41,7 +41,7 @@ export interface VaultServer {
   unseal(): Promise<void>;
   /** Kills the server with `kill -9`. Only a server with files keeps its data. */
   kill(): Promise<void>;
-  /** Starts the server again on its port and files, sealed. If the server is running, kills it first. Resolves when the server answers. */
+  /** Kills the server if it is running, and starts it again on its port and files, sealed. Resolves when the server answers. */
   restart(): Promise<void>;
   /** Pauses the server with SIGSTOP. Connections stay open, and requests get no answer. */
   pause(): void;
@@ -75,7 +75,7 @@ interface ExistingVault {
 /** Options of {@link findVaultServers}. */
 export interface VaultNeeds {
   /**
-   * True if the test can use any server, which it shares with others and never seals. Then the server in
+   * True if the test can use a server that other tests also use, and that the test never seals. Then the server in
    * `KEYWARD_TEST_VAULT_ADDR` and `KEYWARD_TEST_VAULT_TOKEN` is used, if these environment variables are set.
    */
   readonly anyWillDo?: boolean;

@@ -27,7 +27,7 @@ export interface RedisNode {
   readonly options: RedisOptions;
   /** Kills the server with `kill -9`. Acknowledged writes are on disk. */
   kill(): Promise<void>;
-  /** Starts the server again on its port and data. If the server is running, kills it first. Resolves when the server answers. */
+  /** Kills the server if it is running, and starts it again on its port and data. Resolves when the server answers. */
   restart(): Promise<void>;
   /** Pauses the server with SIGSTOP. Connections stay open, and requests get no answer. */
   pause(): void;

@@ -18,7 +18,7 @@ const image = "redis:7";
 /** Options of {@link findRedisServers}. */
 export interface RedisNeeds {
   /**
-   * True if the test can use any Redis, which it shares with others and never stops. Then the server in
+   * True if the test can use a Redis that other tests also use, and that the test never stops. Then the server in
    * `KEYWARD_TEST_REDIS_URL` is used, if the environment variable is set. A shared server cannot be killed or be part of a
    * Cluster.
    */
