@@ -219,7 +219,7 @@ describe("the pages", () => {
     for (const server of served.values()) if (server.missing === undefined) await server.stop();
   });
 
-  it.concurrent.for(programs)("$place runs", async (program, { skip }) => {
+  it.concurrent.for(programs)("have a program at $place that runs without an error", async (program, { skip }) => {
     const environment: Record<string, string> = {};
     for (const need of program.needs) {
       const server = served.get(need);

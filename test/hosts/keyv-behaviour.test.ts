@@ -631,7 +631,7 @@ const deviations: Readonly<Record<string, { readonly reason: string; readonly di
 };
 
 describe("the differences of createKeyv from Keyv", () => {
-  it.each(Object.entries(deviations))("include %s", async (_, { differs }) => {
+  it.each(Object.entries(deviations))('include the documented difference "%s"', async (_, { differs }) => {
     await differs();
   });
 
