@@ -69,7 +69,7 @@ describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => 
     expect(await cache.get("two")).toBeUndefined();
   });
 
-  it("serves Apollo's Keyv adapter, which counts in seconds", async () => {
+  it("serves Apollo's Keyv adapter, whose times to live are in seconds", async () => {
     const keyv = new Keyv5({ store: await open(), throwOnErrors: true });
     // The adapter's types come from Keyv's CommonJS build, which TypeScript considers different types.
     const adapter: KeyvAdapter<string> = Reflect.construct(KeyvAdapter, [keyv]);
