@@ -10,7 +10,7 @@ export interface ApiKeyEntry {
   readonly hash: string;
   /** The tenant whose records the key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
-  /** The only one of the tenant's namespaces on the server that the key gives access to. Default: "". */
+  /** The tenant's namespace on the server that the key gives access to, and no other. Default: "". */
   readonly namespace?: string;
   /** The scopes of the key: "read", "write", "list", or several of them. */
   readonly scopes: readonly Scope[];

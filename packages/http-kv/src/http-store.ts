@@ -209,7 +209,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(
         "STORE_UNAVAILABLE",
-        `${this.#transport.url} may have replaced a record: the answer was lost, and the server no longer knows the outcome`,
+        `${this.#transport.url} may have replaced a record. The answer was lost, and the server no longer knows the outcome`,
         { hint: "Read the record to see whether it was replaced." },
       );
     };

@@ -157,7 +157,7 @@ export class MultiTenantStore {
     if (kept instanceof Uint8Array && kept.length === cursorKeyBytes) return kept;
     throw new KeywardError(
       "STORE_INVALID",
-      "The store of the server did not return the key that encrypts scan cursors, or changed it",
+      "The store of the server lost or changed the key that encrypts scan cursors",
       {
         hint: "Check that the store keeps bytes unchanged, and that no other program writes to it.",
       },

@@ -112,7 +112,7 @@ export class NamespaceRecords {
     else await this.deleteAll(() => true);
   }
 
-  /** Deletes the records whose keys `chosen` returns true for. */
+  /** Deletes the records for whose keys `chosen` returns true. */
   async deleteAll(chosen: (key: string) => boolean): Promise<void> {
     let batch: string[] = [];
     for await (const key of this.keys()) {

@@ -34,7 +34,10 @@ export interface OperationContext {
   readonly failed: (error: unknown) => void;
 }
 
-/** Does a request that is already read and checked. `mayHaveBeenDone`: whether an earlier attempt of a write may be done. */
+/**
+ * Does a request that is already read and checked. `mayHaveBeenDone` is true if an earlier attempt of the same write may
+ * have been done.
+ */
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
 
 const defaultScanLimit = 1_000;

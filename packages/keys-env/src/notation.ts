@@ -170,7 +170,7 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
   }
   const salt = options.salt ?? defaultSalt;
   if (salt === "" || !salt.isWellFormed()) {
-    throw new KeywardError("KEY_INVALID", "The salt for passphrases is not a non-empty, well-formed string", {
+    throw new KeywardError("KEY_INVALID", 'The option "salt" for passphrases must be a non-empty, well-formed string', {
       hint: "If `salt` had a value before, restore this value, because another salt derives a different key from the same passphrase. If `salt` was never set, omit `salt` to use the default, `keyward/v1 passphrase`.",
     });
   }

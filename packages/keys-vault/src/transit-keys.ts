@@ -8,13 +8,13 @@ import {
   type WrappedKeysOptions,
   wrappedKeys,
 } from "@keyward/core";
-import { fieldOf, VaultFailure } from "./vault-client.ts";
 import {
   connectionOptionNames,
   type Purpose,
   VaultConnection,
   type VaultConnectionOptions,
-} from "./vault-connection.ts";
+} from "./retrying-vault-connection.ts";
+import { fieldOf, VaultFailure } from "./vault-client.ts";
 import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link transitKeys}. */

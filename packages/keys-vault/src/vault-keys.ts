@@ -9,14 +9,14 @@ import {
   sameKeyring,
   singleFlight,
 } from "@keyward/core";
-import { fieldOf, VaultFailure } from "./vault-client.ts";
 import {
   connectionOptionNames,
   type Purpose,
   unavailable,
   VaultConnection,
   type VaultConnectionOptions,
-} from "./vault-connection.ts";
+} from "./retrying-vault-connection.ts";
+import { fieldOf, VaultFailure } from "./vault-client.ts";
 import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link vaultKeys}. */

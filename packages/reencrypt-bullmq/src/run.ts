@@ -31,7 +31,7 @@ export interface StartReencryptionOptions extends QueueOptions {
   readonly ranges?: number;
   /**
    * Maximum number of attempts of a job before it counts as failed. The pause before the second attempt is about 1 s,
-   * and each later pause is twice as long. Default: 10.
+   * and each later pause is twice as long as the one before. Default: 10.
    */
   readonly attempts?: number;
 }
@@ -318,9 +318,9 @@ class QueuedRun implements ReencryptionRun {
     const message = `${left} records are still under other keys than "${this.primary}" after the last pass`;
     return new KeywardError("KEY_IN_USE", message, {
       hint:
-        "A process with an older keyring may have written these records: check that every process has loaded the keyring " +
-        "with the new primary, then start the re-encryption again. Records that cannot be decrypted stay under their key: " +
-        "the reports that workers pass to `onReport` list them.",
+        "A process with an older keyring may have written these records. Check that every process has loaded the keyring " +
+        "with the new primary, then start the re-encryption again. Records that cannot be decrypted also stay under their " +
+        "key. The reports that workers pass to `onReport` list these records.",
       keyId: this.primary,
       counts: {
         ...Object.fromEntries([...counts.keys].filter(([id]) => id !== this.primary)),

@@ -49,9 +49,13 @@ export class IoredisConnection extends Connection {
     this.#ownsClient = !isClient(source);
     this.#client = isClient(source) ? source : connect(source, timeoutMs);
     if (keyPrefixOf(this.#client) !== "") {
-      throw new KeywardError("VALUE_INVALID", "The ioredis option keyPrefix cannot be used, because SCAN ignores it", {
-        hint: "Remove the option `keyPrefix` of ioredis, and pass the option `prefix` to the store instead.",
-      });
+      throw new KeywardError(
+        "VALUE_INVALID",
+        'The option "keyPrefix" of ioredis cannot be used, because SCAN ignores the prefix',
+        {
+          hint: "Remove the option `keyPrefix` of ioredis, and pass the option `prefix` to the store instead.",
+        },
+      );
     }
     const repetitions = new Repetitions();
     const report = (error: unknown) => {

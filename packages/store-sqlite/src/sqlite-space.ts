@@ -93,7 +93,7 @@ export class SqliteSpace
     this.#space = space;
   }
 
-  /** Maximum duration of a call in milliseconds. `clear` and `iterator` may take as long for each of their steps. */
+  /** Maximum duration of a call in milliseconds. Each step of `clear` and `iterator` may take this time. */
   get longestCallMs(): number {
     return this.#connection.longestCallMs;
   }
