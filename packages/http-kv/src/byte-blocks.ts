@@ -1,4 +1,4 @@
-/** Pieces with fewer bytes are copied. */
+/** A piece of a body that has fewer bytes than this is copied. */
 export const shortBytes = 4_096;
 const firstBlockBytes = 256;
 const longestBlockBytes = 2 ** 16;

@@ -316,7 +316,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
  * A store for Keyv and Keyward that keeps its records on an HTTP KV server (`docs/http-kv.md`). The store has expiry,
  * atomic replacement, scans and a reserved space, and keeps bytes unchanged.
  *
- * The server can read the values. To hide them, wrap the store in an `EncryptedStore`: the server then sees only the keys
+ * The server can read the values. To hide the values, wrap the store in an `EncryptedStore`. The server then sees only the keys
  * and the lengths of the values.
  *
  * @example

@@ -50,7 +50,7 @@ export interface KvLogEntry {
   readonly target: string;
   /** The HTTP status of the answer. */
   readonly status: number;
-  /** Time until the answer began, in milliseconds. */
+  /** Time from the arrival of the request to the beginning of the answer, in milliseconds. */
   readonly durationMs: number;
   /** The tenant, if the API key is valid. */
   readonly tenant?: string;

@@ -71,7 +71,11 @@ class Reservation implements RequestMemory {
 
   reserve(bytes: number): void {
     if (this.tryReserve(bytes)) return;
-    throw new Refusal("OVERLOADED", "The requests in progress leave too little memory for this one", retryAfterSeconds);
+    throw new Refusal(
+      "OVERLOADED",
+      "The requests in progress leave too little memory for this request",
+      retryAfterSeconds,
+    );
   }
 
   giveBack(bytes: number): void {

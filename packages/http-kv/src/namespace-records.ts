@@ -106,7 +106,7 @@ export class NamespaceRecords {
     }
   }
 
-  /** Deletes all records. */
+  /** Deletes all records of the namespace. */
   async clear(): Promise<void> {
     if (this.#prefix === "") await this.#store.clear();
     else await this.deleteAll(() => true);

@@ -230,7 +230,7 @@ function requireFields(given: unknown, known: readonly string[]): void {
   for (const name of Object.keys(given)) {
     if (!known.includes(name)) throw invalid(`The body has an unknown field. The known fields are ${known.join(", ")}`);
     if (field(given, name) === null && name !== "expected")
-      throw invalid(`The field "${name}" is null: omit the field instead`);
+      throw invalid(`The field "${name}" is null. Omit the field instead`);
   }
 }
 

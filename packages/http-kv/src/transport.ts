@@ -229,7 +229,7 @@ export class Transport {
       case undefined:
         return as(
           "STORE_UNAVAILABLE",
-          "Check that the url belongs to a keyward-kv server, and that no proxy answered instead of the server.",
+          "Check that the option `url` is the address of a keyward-kv server, and that no proxy answered instead of the server.",
         );
       case "REQUEST_INVALID":
         return as("VALUE_INVALID", "Change the key, value or cursor that the message describes.");
@@ -258,12 +258,12 @@ export class Transport {
       case "OVERLOADED":
         return as(
           "STORE_UNAVAILABLE",
-          "Send fewer or smaller requests at the same time. If the machine of the server has free memory, raise maxBytesInMemory.",
+          "Send fewer or smaller requests at the same time. If the machine of the server has free memory, raise the limit `maxBytesInMemory` of the server.",
         );
       case "RATE_LIMITED":
         return as(
           "STORE_UNAVAILABLE",
-          "Combine single calls into batches, such as getMany(). If the server can do more, raise its limit requestsPerSecond.",
+          "Combine single calls into batches, such as `getMany()`. If the server can do more, raise the limit `requestsPerSecond` of the server.",
         );
       case "NOT_FOUND":
       case "METHOD_NOT_ALLOWED":
@@ -274,7 +274,7 @@ export class Transport {
       case "UNAVAILABLE":
         return as(
           "STORE_UNAVAILABLE",
-          "If the message has an id, find the log entry of the server with this id. If the call was a write, it may have been done: read the record to find out.",
+          "If the message has an id, find the log entry of the server with this id. If the call was a write, read the record, because the write may have been done.",
         );
       default:
         return code satisfies never;

@@ -22,7 +22,7 @@ export interface KmsKeysOptions extends AwsClientOptions, WrappedKeysOptions {
   readonly name?: string;
   /**
    * Ids, ARNs or aliases of earlier KMS keys. A keyring that is still wrapped under one of these keys can be loaded, and
-   * `rewrap` wraps it under `keyId`. Default: none.
+   * `rewrap` wraps this keyring under `keyId`. Default: none.
    */
   readonly formerKeyIds?: readonly string[];
   /** SDK client to use instead of one made from `region` and `endpoint`. The provider never destroys this client. */

@@ -49,7 +49,7 @@ interface Header {
 }
 
 /**
- * Opens the file of a store. A missing or empty file is set up as a new store. A file with other content, or one that
+ * Opens the file of a store. A missing or empty file is set up as a new store. A file with other content, or a file that
  * another user prepared, is refused before anything is written to the file.
  *
  * @throws KeywardError `STORE_INVALID` if the file is not a store of this format. Errors of SQLite and of the file

@@ -76,7 +76,7 @@ export class SqliteSpace
   extends Hookified
   implements AtomicStore, ScannableStore, BinaryStore, BoundedStore, DescribedStore
 {
-  /** Values may be bytes: the store keeps them unchanged, as BLOB. */
+  /** Values may be bytes, which the store keeps unchanged, as BLOB. */
   readonly values = "bytes";
   /**
    * The namespace whose records the methods read and write. Only {@link SqliteSpace.scan} ignores it and reads every

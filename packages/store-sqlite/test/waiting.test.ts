@@ -169,7 +169,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are never written: a write whose expiry has passed removes the existing record instead", async () => {
+  it("are never written, because a write whose expiry has passed only removes the existing record", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 0 });
     await store.set("key", "value");
