@@ -311,8 +311,8 @@ export class Transport {
       elsewhere: false,
       error: new KeywardError("STORE_UNAVAILABLE", `${this.url} ${what}`, {
         hint: unsent
-          ? "Check that the url is correct and that the server is running. No request was sent, so nothing was written."
-          : "Check the server and the network. If the call was a write, it may have been done: read the record to find out.",
+          ? "Check that the option `url` is correct and that the server is running. No request was sent, so nothing was written."
+          : "Check the server and the network. If the call was a write, read the record, because the write may have been done.",
       }),
     };
   }

@@ -263,7 +263,7 @@ function createPrivate(location: string): void {
     if (systemCode(error) !== "ENOENT") throw error;
     throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be created: its folder does not exist`, {
       hint:
-        "If the folder is on a volume that is not mounted, mount the volume. Otherwise create the folder: " +
+        "If the folder is on a volume that is not mounted, mount the volume. Otherwise create the folder with " +
         `\`mkdir -p ${dirname(location)}\``,
       cause: error,
     });
