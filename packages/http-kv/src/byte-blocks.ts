@@ -4,8 +4,8 @@ const firstBlockBytes = 256;
 const longestBlockBytes = 2 ** 16;
 
 /**
- * Collects the pieces of a body. Short pieces are copied into blocks: a client may send one byte in each piece, and each piece
- * that is kept needs hundreds of bytes of memory.
+ * Collects the pieces of a body. Short pieces are copied into blocks, because a client may send one byte in each piece, and
+ * each piece that is kept needs hundreds of bytes of memory.
  */
 export class ByteBlocks {
   readonly #blocks: Uint8Array[] = [];

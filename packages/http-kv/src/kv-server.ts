@@ -42,11 +42,11 @@ export interface KvHandlerOptions {
   readonly log?: (entry: KvLogEntry) => void;
 }
 
-/** A log entry about one request. It contains no key of a record, no value and no API key. */
+/** A log entry about one request. The entry contains no key of a record, no value and no API key. */
 export interface KvLogEntry {
   /** The HTTP method, or "other". */
   readonly method: string;
-  /** The target of the request: an operation, "key", "prefix", "health", or "" if it was refused earlier. */
+  /** The target of the request: an operation, "key", "prefix", "health", or "" if the request was refused before. */
   readonly target: string;
   /** The HTTP status of the answer. */
   readonly status: number;

@@ -22,8 +22,8 @@ export interface KvLimits {
    */
   readonly maxBytesInMemory: number;
   /**
-   * Maximum number of requests per second with one API key. It is also the largest number of requests that are accepted at
-   * once. Default: 1,000. `Infinity`: no limit.
+   * Maximum number of requests per second with one API key. This limit is also the largest number of requests that are
+   * accepted at once. Default: 1,000. `Infinity`: no limit.
    */
   readonly requestsPerSecond: number;
   /** How long a request's body may take to arrive, in milliseconds. Default: 10,000. */

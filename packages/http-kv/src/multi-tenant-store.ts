@@ -45,8 +45,8 @@ export class MultiTenantStore {
 
   /**
    * Returns a page of a scan over all namespaces that clients have within a tenant namespace. The page has at most `limit`
-   * records. It has fewer, perhaps none, if the maximum bytes of an answer, the maximum duration of a scan or the memory
-   * limit is reached before.
+   * records. The page has fewer records, perhaps none, if the maximum bytes of an answer, the maximum duration of a scan or
+   * the memory limit is reached before.
    *
    * The scan also reads the records of other tenants and skips them. The returned cursor is encrypted, since the store's
    * cursor may contain the key of such a record. The records of other tenants influence the end of a page only through the

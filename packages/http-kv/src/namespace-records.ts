@@ -39,7 +39,9 @@ export class NamespaceRecords {
     this.#prefix = prefix;
   }
 
-  /** Whether the store supports compare-and-replace: it replaces a value only if the stored value is the expected value. */
+  /**
+   * Whether the store supports compare-and-replace, which replaces a value only if the stored value is the expected value.
+   */
   get atomic(): boolean {
     return isAtomic(this.#store);
   }

@@ -12,7 +12,7 @@ import { fetchSender, nodeSender, type Send, TimedOut } from "./send.ts";
 export interface HttpStoreOptions {
   /** The URL at which the server is mounted, such as "https://kv.example.com/kv". */
   readonly url: string;
-  /** The API key. It determines the tenant whose records the store reads and writes. */
+  /** The API key, which determines the tenant whose records the store reads and writes. */
   readonly apiKey: string;
   /**
    * How long the server may send nothing during an attempt, in milliseconds. Default: 10,000. In total, an attempt may take

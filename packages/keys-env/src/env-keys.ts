@@ -23,7 +23,7 @@ import {
 
 /** Options of {@link envKeys}. */
 export interface EnvKeysOptions extends PassphraseOptions, MissingKeysOptions, MountOptions {
-  /** Environment variables to read keys from. They are read at each load. Default: `process.env`. */
+  /** Environment variables to read keys from, at each load. Default: `process.env`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 

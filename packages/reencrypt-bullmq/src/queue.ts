@@ -27,7 +27,7 @@ export const queueOptionNames = {
   prefix: true,
 } as const satisfies OptionNames<QueueOptions>;
 
-/** The data of a job in the queue. It has no keys or values of records. */
+/** The data of a job in the queue. The data contains no keys or values of records. */
 export interface RangeJob {
   /** The id of the key under which the job re-encrypts the records. */
   readonly primary: string;
@@ -42,7 +42,7 @@ export interface RangeJob {
   readonly checkpoint?: string;
 }
 
-/** The number of records that a job has looked at, by what happened to them. */
+/** The numbers of records that a job has read, one number for each outcome. */
 export type Counts = Omit<ReencryptProgress, "ratePerSecond">;
 
 /** The queue of range jobs. */

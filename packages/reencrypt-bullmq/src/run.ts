@@ -39,8 +39,8 @@ export interface StartReencryptionOptions extends QueueOptions {
 /** Progress of a run: the state of the jobs of its latest pass, and the counts of all workers. */
 export interface RunProgress extends Counts {
   /**
-   * Number of the current pass over the store, from 1. It is above 1 if a census found records under other keys after a
-   * pass.
+   * Number of the current pass over the store, from 1. The number is above 1 if a census found records under other keys
+   * after a pass.
    */
   readonly round: number;
   /** Number of jobs in the current pass. */
@@ -99,7 +99,7 @@ export interface ReencryptionRun {
    * - `STORE_UNAVAILABLE` if the store or the queue's Redis fails.
    */
   finished(options?: FinishedOptions): Promise<Census>;
-  /** Pauses all workers after their current page. They stay connected and keep their progress. */
+  /** Pauses all workers after their current page. The workers stay connected and keep their progress. */
   pause(): Promise<void>;
   /** Lets paused workers continue. */
   resume(): Promise<void>;

@@ -14,7 +14,10 @@ import { bareError, NotSent, serverCodeOf } from "./server-error.ts";
 export interface ClusterSource {
   /** Some nodes of the Cluster, through which the client finds the others. */
   readonly nodes: readonly ClusterNode[];
-  /** Options of the class `Cluster` of ioredis. Its option `redisOptions` has the password and TLS. Default: none. */
+  /**
+   * Options of the class `Cluster` of ioredis. The option `redisOptions` of `Cluster` has the password and TLS. Default:
+   * none.
+   */
   readonly options?: ClusterOptions;
 }
 

@@ -53,7 +53,7 @@ export interface KeyvRedisOptions {
 }
 
 /**
- * The store that {@link keyvRedis} returns. It keeps records under the same keys in Redis as the adapter:
+ * The store that {@link keyvRedis} returns. The store keeps records under the same keys in Redis as the adapter:
  * `namespace::key` for `@keyv/redis`, or only the key if there is no namespace. The store writes only text values. It
  * reads stored bytes that are not UTF-8 as bytes.
  *

@@ -98,7 +98,7 @@ const noDatabase: Problem = {
 
 const words = /[A-Z][A-Z_]+/g;
 
-/** Returns the known problem that the error reveals, or `undefined` if its cause is not a known one. */
+/** Returns the known problem that the error reveals, or `undefined` if the cause of the error is not known. */
 export function problemOf(error: unknown): Problem | undefined {
   const root = rootOf(error);
   if (!(root instanceof Error)) return undefined;
