@@ -1,7 +1,7 @@
 import { KeywardError, type StoredValue } from "@keyward/core";
 import { decodeValue, field } from "./protocol.ts";
 
-/** Reads and checks the fields of a server's answers. An attacker may have sent an answer. */
+/** Reads and checks the fields of a server's answers. An attacker may have sent the answer. */
 export class AnswerFields {
   readonly #url: string;
 
@@ -60,7 +60,7 @@ export class AnswerFields {
       "STORE_UNAVAILABLE",
       `${this.#url} sent an answer that does not follow the HTTP KV protocol`,
       {
-        hint: "Check that the url belongs to a keyward-kv server, and that the server has the same version of @keyward/http-kv as this client.",
+        hint: "Check that the option `url` is the address of a keyward-kv server, and that the server has the same version of @keyward/http-kv as this client.",
       },
     );
   }

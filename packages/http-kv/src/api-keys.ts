@@ -8,19 +8,19 @@ export interface ApiKeyEntry {
   readonly id: string;
   /** The SHA-256 of the whole API key, in base64url. */
   readonly hash: string;
-  /** The tenant whose records the key gives access to: 1 to 64 letters, digits, "-" and "_". */
+  /** The tenant whose records the API key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
-  /** The only one of the tenant's namespaces on the server that the key gives access to. Default: "". */
+  /** The tenant's namespace on the server that the API key gives access to, and no other. Default: "". */
   readonly namespace?: string;
-  /** The scopes of the key: "read", "write", "list", or several of them. */
+  /** The scopes of the API key: "read", "write", "list", or several of them. */
   readonly scopes: readonly Scope[];
-  /** Time at which the key expires, in milliseconds since the epoch. Default: never. */
+  /** Time at which the API key expires, in milliseconds since the epoch. Default: never. */
   readonly expires?: number;
-  /** Time at which the key was revoked, in milliseconds since the epoch. */
+  /** Time at which the API key was revoked, in milliseconds since the epoch. */
   readonly revoked?: number;
 }
 
-/** A source of the entries of API keys. The server asks it for an entry with each request, so changes take effect at once. */
+/** A source of the entries of API keys. For each request, the server asks for an entry, so changes take effect at once. */
 export interface TenantSource {
   /**
    * Returns the entry of the API key with this id, even if the key is revoked, or `undefined` if there is no such key. If
@@ -31,13 +31,13 @@ export interface TenantSource {
 
 /** Options of {@link createApiKey}. */
 export interface NewApiKey {
-  /** The tenant whose records the key gives access to: 1 to 64 letters, digits, "-" and "_". */
+  /** The tenant whose records the API key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
-  /** The tenant's namespace on the server that the key gives access to. Default: "". */
+  /** The tenant's namespace on the server that the API key gives access to. Default: "". */
   readonly namespace?: string;
-  /** The scopes of the key. Default: "read", "write" and "list". */
+  /** The scopes of the API key. Default: "read", "write" and "list". */
   readonly scopes?: readonly Scope[];
-  /** Time at which the key expires, in milliseconds since the epoch. Default: never. */
+  /** Time at which the API key expires, in milliseconds since the epoch. Default: never. */
   readonly expires?: number;
 }
 
@@ -80,7 +80,7 @@ const noHash = Buffer.alloc(32);
  * Returns the entry of the API key in an `Authorization` header, or `undefined` if the key is missing, unknown, altered,
  * expired or revoked.
  *
- * A single SHA-256 of the key is enough, since its 256 random bits cannot be guessed. Only passwords need a slow hash.
+ * A single SHA-256 of the key is enough, since the 256 random bits of the key cannot be guessed. Only passwords need a slow hash.
  */
 export async function authenticate(
   authorization: string | null,

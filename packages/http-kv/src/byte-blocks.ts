@@ -1,11 +1,11 @@
-/** Pieces with fewer bytes are copied. */
+/** A piece of a body that has fewer bytes than this is copied. */
 export const shortBytes = 4_096;
 const firstBlockBytes = 256;
 const longestBlockBytes = 2 ** 16;
 
 /**
- * Collects the pieces of a body. Short pieces are copied into blocks: a client may send one byte in each piece, and each piece
- * that is kept needs hundreds of bytes of memory.
+ * Collects the pieces of a body. Short pieces are copied into blocks, because a client may send one byte in each piece, and
+ * each piece that is kept needs hundreds of bytes of memory.
  */
 export class ByteBlocks {
   readonly #blocks: Uint8Array[] = [];

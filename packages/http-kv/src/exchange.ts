@@ -35,7 +35,7 @@ export const turnBytes = 2 ** 17;
 export class Turns {
   #sinceTurn = 0;
 
-  /** Counts the bytes that a step has processed. Await it after each step. */
+  /** Counts the bytes that a step has processed. Await the returned promise after each step. */
   async worked(bytes: number): Promise<void> {
     this.#sinceTurn += bytes;
     if (this.#sinceTurn < turnBytes) return;

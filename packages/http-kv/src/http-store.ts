@@ -43,7 +43,7 @@ const iteratedAtOnce = 100;
  * atomically and scan all its namespaces.
  *
  * Every method rejects with a KeywardError. The code is `STORE_UNAVAILABLE` if the server cannot be reached, fails, or
- * refuses the API key. It is `VALUE_INVALID` for an argument that the server or this class refuses.
+ * refuses the API key. The code is `VALUE_INVALID` for an argument that the server or this class refuses.
  *
  * @example
  * const space: HttpSpace = new HttpStore({ url, apiKey }).reserved();
@@ -84,7 +84,10 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return (await this.getMany([key]))[0];
   }
 
-  /** Returns the value of each key, or `undefined`, in the same order. The values are not read at one point in time. */
+  /**
+   * Returns the value of each key in the order of the keys, or `undefined` for a key without a record. The values are not
+   * read at one point in time.
+   */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     return await this.#getMany(this.#bodyStart(), keys);
   }
@@ -209,7 +212,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(
         "STORE_UNAVAILABLE",
-        `${this.#transport.url} may have replaced a record: the answer was lost, and the server no longer knows the outcome`,
+        `${this.#transport.url} may have replaced a record. The answer was lost, and the server no longer knows the outcome`,
         { hint: "Read the record to see whether it was replaced." },
       );
     };
@@ -316,8 +319,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
  * A store for Keyv and Keyward that keeps its records on an HTTP KV server (`docs/http-kv.md`). The store has expiry,
  * atomic replacement, scans and a reserved space, and keeps bytes unchanged.
  *
- * The server can read the values. To hide them, wrap the store in an `EncryptedStore`: the server then sees only the keys
- * and the lengths of the values.
+ * The server can read the values. To hide the values, wrap the store in an `EncryptedStore`. The server then sees only the
+ * keys and the lengths of the values.
  *
  * @example
  * const store = new HttpStore({ url: "https://kv.example.com", apiKey });
@@ -350,7 +353,9 @@ export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedSto
     return this.#reserved;
   }
 
-  /** Returns a view on one namespace, with the same server and API key. "" is the namespace of records without one. */
+  /**
+   * Returns a view on one namespace, with the same server and API key. "" is the namespace of records without a namespace.
+   */
   namespaced(namespace: string): HttpStore {
     const view = new HttpStore(this);
     view.namespace = namespace;

@@ -2,7 +2,7 @@ import { randomUUID } from "node:crypto";
 import { ByteBlocks, shortBytes } from "./byte-blocks.ts";
 import { TextParts, wholeCharacters } from "./text-parts.ts";
 
-/** Bounds of a JSON document. They are checked on its bytes, before the document is parsed. */
+/** Bounds of a JSON document. The bounds are checked on the bytes of the document, before it is parsed. */
 export interface JsonBounds {
   /** Maximum length of the document. */
   readonly maxBytes: number;

@@ -115,7 +115,7 @@ async function prepareWrite(
   const ifNoneMatch = incoming.header("if-none-match");
   const conditional = isConditional(incoming);
   if (conditional && expires !== undefined) {
-    throw invalid("A conditional write cannot set an expiry: the record keeps its present expiry");
+    throw invalid("A conditional write cannot set an expiry, because the record keeps its present expiry");
   }
   if (conditional && !records.atomic) {
     throw new Refusal("NOT_ATOMIC", "The server's store cannot compare and replace a value in one step");
@@ -163,7 +163,10 @@ async function prepareWrite(
 
 async function remove(incoming: Incoming, records: NamespaceRecords, key: string): Promise<Answer> {
   if (isConditional(incoming)) {
-    throw new Refusal("NOT_ATOMIC", "A DELETE cannot have a condition: no store can compare and delete in one step");
+    throw new Refusal(
+      "NOT_ATOMIC",
+      "A DELETE cannot have a condition, because no store can compare and delete in one step",
+    );
   }
   await records.deleteMany([key]);
   return okay({});
@@ -185,7 +188,8 @@ function matchesAny(list: string | null, etag: string | undefined, how: "strongl
 function readExpires(incoming: Incoming): number | undefined {
   const ttl = incoming.header(headers.ttl);
   const expires = incoming.header(headers.expires);
-  if (ttl !== null && expires !== null) throw invalid(`A PUT can have ${headers.ttl} or ${headers.expires}, not both`);
+  if (ttl !== null && expires !== null)
+    throw invalid(`A PUT can have either ${headers.ttl} or ${headers.expires}, not both`);
   if (ttl !== null) {
     if (!/^\d{1,15}(?:\.\d+)?$/.test(ttl) || Number(ttl) === 0)
       throw invalid(`${headers.ttl} must be a number of seconds above 0`);

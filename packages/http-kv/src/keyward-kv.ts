@@ -29,7 +29,11 @@ program
   .addOption(new Option("--store <kind>", "the kind of store for the records").choices(storeKinds).default("sqlite"))
   .option("--file <path>", 'with sqlite: the database file (default: "keyward-kv.sqlite")')
   .option("--redis-url <url>", "with redis: the URL of the Redis server (default: KEYWARD_KV_REDIS_URL)")
-  .option("--host <address>", "the address to listen on, in plain HTTP; for TLS, put a proxy in front", "127.0.0.1")
+  .option(
+    "--host <address>",
+    "the address to listen on, with plain HTTP; for TLS, put a proxy in front of the server",
+    "127.0.0.1",
+  )
   .option("--port <number>", "the port to listen on; 0 for any free port", readPort, 8480)
   .option("--base-path <path>", "the path at which the server is mounted", "")
   .option(
@@ -72,12 +76,12 @@ const tenants = program
 
 tenants
   .command("add")
-  .description("Make an API key and print it. It cannot be printed again: the file has only its hash.")
+  .description("Make an API key and print it. The API key cannot be printed again, because the file has only its hash.")
   .requiredOption("--tenants <file>", "the file of API keys")
   .requiredOption("--tenant <name>", "the tenant whose records the key gives access to")
-  .option("--namespace <name>", "the tenant's namespace on the server that the key gives access to", "")
-  .option("--scopes <list>", `the scopes of the key, some of ${scopes.join(",")}`, readScopes, [...scopes])
-  .option("--expires <time>", "when the key expires, such as 2030-01-31 or 2030-01-31T12:00:00Z", readTime)
+  .option("--namespace <name>", "the tenant's namespace on the server that the API key gives access to", "")
+  .option("--scopes <list>", `the scopes of the API key, some of ${scopes.join(",")}`, readScopes, [...scopes])
+  .option("--expires <time>", "when the API key expires, such as 2030-01-31 or 2030-01-31T12:00:00Z", readTime)
   .action(
     async (options: { tenants: string; tenant: string; namespace: string; scopes: Scope[]; expires?: number }) => {
       const { tenants: file, ...wanted } = options;
@@ -89,7 +93,7 @@ tenants
 
 tenants
   .command("revoke <id>")
-  .description("Revoke the API key with this id, which is between the underscores of the key.")
+  .description("Revoke the API key with this id, which is the part between the underscores of the API key.")
   .requiredOption("--tenants <file>", "the file of API keys")
   .action(async (id: string, options: { tenants: string }) => {
     await changeTenants(options.tenants, (entries) => {

@@ -42,7 +42,7 @@ export interface KvHandlerOptions {
   readonly log?: (entry: KvLogEntry) => void;
 }
 
-/** A log entry about one request. It contains no key of a record, no value and no API key. */
+/** A log entry about one request. The entry contains no key of a record, no value and no API key. */
 export interface KvLogEntry {
   /** The HTTP method, or "other". */
   readonly method: string;
@@ -50,15 +50,18 @@ export interface KvLogEntry {
   readonly target: string;
   /** The HTTP status of the answer. */
   readonly status: number;
-  /** Time until the answer began, in milliseconds. */
+  /** Time from the arrival of the request to the beginning of the answer, in milliseconds. */
   readonly durationMs: number;
   /** The tenant, if the API key is valid. */
   readonly tenant?: string;
   /** The id of the API key, if the key is valid. */
   readonly apiKeyId?: string;
-  /** The id of the error, which the client got too. */
+  /** The id of the error. The answer to the client has the same id. */
   readonly errorId?: string;
-  /** The names, codes and stacks of the error and its causes. Only messages of Keyward: others could quote a record. */
+  /**
+   * The names, codes and stacks of the error and its causes. Only messages of Keyward's own errors are included, because
+   * the message of another error could quote a record.
+   */
   readonly error?: string;
 }
 
@@ -83,7 +86,7 @@ interface Progress {
   memory?: RequestMemory;
 }
 
-/** An answer, and the memory of the request, to release once the answer is delivered. */
+/** An answer, and the memory of its request, which must be released once the answer is delivered. */
 export interface ServerAnswer extends Answer {
   readonly memory: RequestMemory | undefined;
 }
@@ -120,7 +123,7 @@ export class KvServer {
     this.#rate = new RateLimit(this.#limits.requestsPerSecond);
     this.#memory = new MemoryBudget(this.#limits.maxBytesInMemory);
     if (this.#basePath !== "" && !/^(?:\/[\w.~-]+)+$/.test(this.#basePath)) {
-      throw new KeywardError("VALUE_INVALID", "The basePath of createKvHandler is not the path of a URL", {
+      throw new KeywardError("VALUE_INVALID", 'The option "basePath" of createKvHandler is not the path of a URL', {
         hint: 'Pass a path such as "/kv", or omit basePath to mount the handler at the root.',
       });
     }

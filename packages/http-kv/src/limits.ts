@@ -21,7 +21,10 @@ export interface KvLimits {
    * `maxBodyBytes` plus the largest of `maxBodyBytes`, `maxAnswerBytes` and `maxValueBytes`.
    */
   readonly maxBytesInMemory: number;
-  /** Maximum number of requests per second with one API key, also in a burst. Default: 1,000. `Infinity`: no limit. */
+  /**
+   * Maximum number of requests per second with one API key. This limit is also the largest number of requests that are
+   * accepted at once. Default: 1,000. `Infinity`: no limit.
+   */
   readonly requestsPerSecond: number;
   /** How long a request's body may take to arrive, in milliseconds. Default: 10,000. */
   readonly bodyTimeoutMs: number;
@@ -88,7 +91,7 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
     "VALUE_INVALID",
     `limits.maxBytesInMemory is ${limits.maxBytesInMemory}, which is too little for two requests of the largest size`,
     {
-      hint: `Set maxBytesInMemory to at least ${least}. If the process has less memory, lower maxBodyBytes, maxAnswerBytes or maxValueBytes.`,
+      hint: `Set \`maxBytesInMemory\` to at least ${least}. If the process has less memory, lower \`maxBodyBytes\`, \`maxAnswerBytes\` or \`maxValueBytes\`.`,
     },
   );
 }

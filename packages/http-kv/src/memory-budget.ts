@@ -21,9 +21,9 @@ export interface RequestMemory {
 const retryAfterSeconds = 1;
 
 /**
- * Limits how many bytes all requests of a process have in memory together. A tenant can reserve more only if at least as
- * many bytes stay free as the tenant then has. So a single tenant gets half of the limit, two tenants get a third each, and
- * a new tenant always finds as much free memory as each other tenant has reserved.
+ * Limits how many bytes all requests of a process have in memory together. A tenant can reserve more bytes only if at least
+ * as many bytes stay free as the tenant then has reserved. So a single tenant gets half of the limit, two tenants get a
+ * third each, and a new tenant always finds as much free memory as each other tenant has reserved.
  */
 export class MemoryBudget {
   readonly #maxBytes: number;
@@ -71,7 +71,11 @@ class Reservation implements RequestMemory {
 
   reserve(bytes: number): void {
     if (this.tryReserve(bytes)) return;
-    throw new Refusal("OVERLOADED", "The requests in progress leave too little memory for this one", retryAfterSeconds);
+    throw new Refusal(
+      "OVERLOADED",
+      "The requests in progress leave too little memory for this request",
+      retryAfterSeconds,
+    );
   }
 
   giveBack(bytes: number): void {

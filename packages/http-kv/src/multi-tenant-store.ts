@@ -45,8 +45,8 @@ export class MultiTenantStore {
 
   /**
    * Returns a page of a scan over all namespaces that clients have within a tenant namespace. The page has at most `limit`
-   * records. It has fewer, perhaps none, if the maximum bytes of an answer, the maximum duration of a scan or the memory
-   * limit is reached before.
+   * records. The page has fewer records, perhaps none, if the maximum bytes of an answer, the maximum duration of a scan or
+   * the memory limit is reached before.
    *
    * The scan also reads the records of other tenants and skips them. The returned cursor is encrypted, since the store's
    * cursor may contain the key of such a record. The records of other tenants influence the end of a page only through the
@@ -157,7 +157,7 @@ export class MultiTenantStore {
     if (kept instanceof Uint8Array && kept.length === cursorKeyBytes) return kept;
     throw new KeywardError(
       "STORE_INVALID",
-      "The store of the server did not return the key that encrypts scan cursors, or changed it",
+      "The store of the server lost or changed the key that encrypts scan cursors",
       {
         hint: "Check that the store keeps bytes unchanged, and that no other program writes to it.",
       },

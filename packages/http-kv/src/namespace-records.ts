@@ -39,7 +39,9 @@ export class NamespaceRecords {
     this.#prefix = prefix;
   }
 
-  /** Whether the store supports compare-and-replace: it replaces a value only if the stored value is the expected value. */
+  /**
+   * Whether the store supports compare-and-replace, which replaces a value only if the stored value is the expected value.
+   */
   get atomic(): boolean {
     return isAtomic(this.#store);
   }
@@ -106,13 +108,13 @@ export class NamespaceRecords {
     }
   }
 
-  /** Deletes all records. */
+  /** Deletes all records of the namespace. */
   async clear(): Promise<void> {
     if (this.#prefix === "") await this.#store.clear();
     else await this.deleteAll(() => true);
   }
 
-  /** Deletes the records whose keys `chosen` returns true for. */
+  /** Deletes the records for whose keys `chosen` returns true. */
   async deleteAll(chosen: (key: string) => boolean): Promise<void> {
     let batch: string[] = [];
     for await (const key of this.keys()) {

@@ -11,7 +11,7 @@ import { invalid } from "./protocol.ts";
 /** Options of {@link listen}. */
 export interface NodeServerOptions {
   readonly host: string;
-  /** The port; 0 for any free one. */
+  /** The port; 0 for any free port. */
   readonly port: number;
   /** How long the headers of a request may take to arrive, in milliseconds. */
   readonly headersTimeoutMs: number;

@@ -34,7 +34,10 @@ export interface OperationContext {
   readonly failed: (error: unknown) => void;
 }
 
-/** Does a request that is already read and checked. `mayHaveBeenDone`: whether an earlier attempt of a write may be done. */
+/**
+ * Does a request that is already read and checked. `mayHaveBeenDone` is true if an earlier attempt of the same write may
+ * have been done.
+ */
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
 
 const defaultScanLimit = 1_000;
@@ -227,7 +230,7 @@ function requireFields(given: unknown, known: readonly string[]): void {
   for (const name of Object.keys(given)) {
     if (!known.includes(name)) throw invalid(`The body has an unknown field. The known fields are ${known.join(", ")}`);
     if (field(given, name) === null && name !== "expected")
-      throw invalid(`The field "${name}" is null: omit the field instead`);
+      throw invalid(`The field "${name}" is null. Omit the field instead`);
   }
 }
 

@@ -31,7 +31,7 @@ export const scopes = ["read", "write", "list"] as const;
 /** A scope of an API key: "read" values, "write" and delete them, or "list" keys. */
 export type Scope = (typeof scopes)[number];
 
-/** The scopes that each operation needs. A replacement needs "read": its answer reveals whether a value is stored. */
+/** The scopes that each operation needs. A replacement needs "read", because its answer reveals whether a value is stored. */
 export const neededScopes: Readonly<Record<Operation, readonly Scope[]>> = {
   get: ["read"],
   has: ["read"],
@@ -82,7 +82,7 @@ export type RefusalCode = keyof typeof statuses;
 /** The body of every answer of status 400 and above. */
 export interface RefusalBody {
   readonly code: RefusalCode;
-  /** A text for people. It contains no key of a record, no value and no API key. */
+  /** A text for people, with no key of a record, no value and no API key. */
   readonly message: string;
   /** The id under which the server logged the error. Only with INTERNAL and UNAVAILABLE. */
   readonly id?: string;

@@ -1,4 +1,4 @@
-/** Limits the requests per second of each API key. A burst may have as many requests as one second. */
+/** Limits the requests per second of each API key. The limit is also the largest number that is accepted at once. */
 export class RateLimit {
   readonly #perSecond: number;
   readonly #burst: number;

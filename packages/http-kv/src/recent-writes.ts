@@ -31,7 +31,7 @@ const bytesPerWrite = 512;
 export class RecentWrites {
   readonly #namespaces = new Map<string, NamespaceWrites>();
 
-  /** Returns whether no write that began after this time, by `performance.now()`, has been forgotten. */
+  /** Returns whether this process remembers every write that began after this time (by `performance.now()`). */
   knowsSince(tenantNamespace: string, timeMs: number): boolean {
     return (this.#namespaces.get(tenantNamespace)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
   }

@@ -1,7 +1,7 @@
 import { request as requestPlainly } from "node:http";
 import { request as requestSecurely } from "node:https";
 
-/** A request to send, and the function that gets its answer. */
+/** A request to send, and the function that is called with the answer. */
 export interface Sending {
   /** The name of the operation. */
   readonly operation: string;
@@ -11,20 +11,20 @@ export interface Sending {
   readonly silenceMs: number;
   /** How long the request and the answer may take in total, in milliseconds. */
   readonly longestMs: number;
-  /** Called with the status and the headers. The function that it returns gets the body of the answer, piece by piece. */
+  /** Called with the status and the headers of the answer. Returns a function to call with each piece of the body. */
   readonly begin: (status: number, header: (name: string) => string | undefined) => (piece: Uint8Array) => void;
 }
 
 /**
  * Sends a request, and resolves at the end of the answer. Rejects with {@link TimedOut}, with an error of the network, or
- * with an error of `begin` or of the function that it returned.
+ * with an error of `begin` or of the function that `begin` returned.
  */
 export type Send = (sending: Sending) => Promise<void>;
 
 /** The error for a server that sent nothing for too long, or whose answer took too long in total. */
 export class TimedOut extends Error {
   override readonly name = "TimedOut";
-  /** Whether the server can have seen the request. */
+  /** Whether the server may have received the request. */
   readonly sent: boolean;
 
   constructor(sent: boolean) {
@@ -106,7 +106,7 @@ export function nodeSender(url: URL): Send {
     });
 }
 
-/** Returns a function that sends with `fetch`, or with a function like it. */
+/** Returns a function that sends with `fetch`, or with a function that has the same interface. */
 export function fetchSender(url: string, fetch: (request: Request) => Promise<Response>): Send {
   return async ({ operation, headers, body, silenceMs, longestMs, begin }) => {
     const controller = new AbortController();

@@ -25,7 +25,7 @@ export async function openStore(kind: string, file: string, redisUrl: string | u
       if (redisUrl === undefined) {
         throw unusable(
           "--store redis needs the URL of a Redis server",
-          "Pass the URL with --redis-url, or in the environment variable KEYWARD_KV_REDIS_URL.",
+          "Pass the URL with `--redis-url`, or set the environment variable `KEYWARD_KV_REDIS_URL` to the URL.",
         );
       }
       return await make(stores.redis, [redisUrl]);

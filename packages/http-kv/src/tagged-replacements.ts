@@ -20,8 +20,8 @@ const maxAttempts = 16;
 /**
  * Replaces each value that has the expected tag, one after the other. Returns, for each, whether it was replaced.
  *
- * For the comparison, the stored values are read. If these have more bytes than an answer may have, or than the memory limit
- * leaves, only the first replacements are done, one at least, and only their results are returned.
+ * For the comparison, the stored values are read. If these values have more bytes than an answer may have, or than the
+ * memory limit leaves, only the first replacements are done, one at least, and only their results are returned.
  *
  * @throws Refusal `NOT_ATOMIC`; `OVERLOADED` before anything was replaced.
  */

@@ -74,7 +74,7 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
  * at a time changes the file. The file keeps its mode and owner. If the path is a symbolic link, the link stays and the
  * file that it points to is changed.
  *
- * @param change returns the new entries. It is called twice, once before the file is locked.
+ * @param change returns the new entries. This function is called twice, once before the file is locked.
  * @throws KeywardError like {@link readTenants}; `STORE_UNAVAILABLE` if another process holds the lock for 10 seconds, or
  * if the file cannot be replaced with the same mode and owner; errors of `change`.
  */
@@ -126,7 +126,7 @@ async function replaceableStatus(file: string, path: string): Promise<Stats | un
       path,
       "has more than one name (hard links)",
       undefined,
-      "Copy the file, and pass the path of the copy to the server and to this command. A change would not reach the other names.",
+      "Copy the file, and pass the path of the copy to the server and to this command, because a change of this file would not reach its other names.",
     );
   return status;
 }

@@ -12,7 +12,7 @@ import { fetchSender, nodeSender, type Send, TimedOut } from "./send.ts";
 export interface HttpStoreOptions {
   /** The URL at which the server is mounted, such as "https://kv.example.com/kv". */
   readonly url: string;
-  /** The API key. It determines the tenant whose records the store reads and writes. */
+  /** The API key, which determines the tenant whose records the store reads and writes. */
   readonly apiKey: string;
   /**
    * How long the server may send nothing during an attempt, in milliseconds. Default: 10,000. In total, an attempt may take
@@ -39,7 +39,7 @@ const optionNames = {
   fetch: true,
 } satisfies OptionNames<HttpStoreOptions>;
 
-/** The first pause between two attempts, in milliseconds. Each further pause is twice as long, up to the longest. */
+/** The first pause between two attempts, in milliseconds. Each further pause is twice as long as the pause before it. */
 const firstPauseMs = 50;
 const longestPauseMs = 5_000;
 /** How often a write may reach the wrong server process before it is sent without the token of a process. */
@@ -76,7 +76,10 @@ export class Transport {
   readonly #timeoutMs: number;
   readonly #retries: number;
   readonly #send: Send;
-  /** How long after the start of a call its writes may still be sent, in milliseconds. A rotation waits that long. */
+  /**
+   * How long after the start of a call its writes may still be sent, in milliseconds. After the lease of a replica has
+   * lapsed, a rotation waits for this time too.
+   */
   readonly longestWriteMs: number;
   /** The token of the server process that answered last; "" before the first answer. */
   #server = "";
@@ -91,8 +94,8 @@ export class Transport {
     this.url = parsed.href.replace(/\/$/, "");
     if (typeof apiKey !== "string" || !isApiKey(apiKey)) {
       throw misconfigured(
-        "The apiKey of HttpStore does not have the form of an API key",
-        "Pass the API key that `keyward-kv tenants add` printed, which begins with kv_.",
+        'The option "apiKey" of HttpStore does not have the form of an API key',
+        "Pass the API key that `keyward-kv tenants add` printed. It begins with `kv_`.",
       );
     }
     this.#authorization = `Bearer ${apiKey}`;
@@ -201,7 +204,7 @@ export class Transport {
 
   #tooLong(): KeywardError {
     return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.url} took more than ${this.longestWriteMs} ms`, {
-      hint: "Read the records to see which of them were stored. Then write fewer records in one call. If the server is slow, raise timeoutMs: a write may take ten times timeoutMs.",
+      hint: "Read the records to see which of them were stored. Then write fewer records in one call. If the server is slow, raise `timeoutMs`, because a write may take ten times `timeoutMs`.",
     });
   }
 
@@ -226,7 +229,7 @@ export class Transport {
       case undefined:
         return as(
           "STORE_UNAVAILABLE",
-          "Check that the url belongs to a keyward-kv server, and that no proxy answered instead of the server.",
+          "Check that the option `url` is the address of a keyward-kv server, and that no proxy answered instead of the server.",
         );
       case "REQUEST_INVALID":
         return as("VALUE_INVALID", "Change the key, value or cursor that the message describes.");
@@ -255,12 +258,12 @@ export class Transport {
       case "OVERLOADED":
         return as(
           "STORE_UNAVAILABLE",
-          "Send fewer or smaller requests at the same time. If the machine of the server has free memory, raise maxBytesInMemory.",
+          "Send fewer or smaller requests at the same time. If the machine of the server has free memory, raise the limit `maxBytesInMemory` of the server.",
         );
       case "RATE_LIMITED":
         return as(
           "STORE_UNAVAILABLE",
-          "Combine single calls into batches, such as getMany(). If the server can do more, raise its limit requestsPerSecond.",
+          "Combine single calls into batches, such as `getMany()`. If the server can do more, raise the limit `requestsPerSecond` of the server.",
         );
       case "NOT_FOUND":
       case "METHOD_NOT_ALLOWED":
@@ -271,7 +274,7 @@ export class Transport {
       case "UNAVAILABLE":
         return as(
           "STORE_UNAVAILABLE",
-          "If the message has an id, find the log entry of the server with this id. If the call was a write, it may have been done: read the record to find out.",
+          "If the message has an id, find the log entry of the server with this id. If the call was a write, read the record, because the write may have been done.",
         );
       default:
         return code satisfies never;
@@ -308,8 +311,8 @@ export class Transport {
       elsewhere: false,
       error: new KeywardError("STORE_UNAVAILABLE", `${this.url} ${what}`, {
         hint: unsent
-          ? "Check that the url is correct and that the server is running. No request was sent, so nothing was written."
-          : "Check the server and the network. If the call was a write, it may have been done: read the record to find out.",
+          ? "Check that the option `url` is correct and that the server is running. No request was sent, so nothing was written."
+          : "Check the server and the network. If the call was a write, read the record, because the write may have been done.",
       }),
     };
   }
@@ -344,21 +347,21 @@ function requireUrl(url: string, allowPlainHttp: boolean): URL {
   const parsed = URL.canParse(url) ? new URL(url) : undefined;
   if (parsed === undefined || !/^https?:$/.test(parsed.protocol)) {
     throw misconfigured(
-      "The url of HttpStore is not an http: or https: URL",
+      'The option "url" of HttpStore is not a URL that begins with http:// or https://',
       'Pass a URL such as "https://kv.example.com".',
     );
   }
   if (parsed.username !== "" || parsed.password !== "" || parsed.search !== "" || parsed.hash !== "") {
     throw misconfigured(
-      "The url of HttpStore has a user name, a password, a query or a fragment",
+      'The option "url" of HttpStore has a user name, a password, a query or a fragment',
       'Pass only the address of the server, such as "https://kv.example.com/kv".',
     );
   }
   const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/.test(parsed.hostname);
   if (parsed.protocol === "http:" && !loopback && !allowPlainHttp) {
     throw misconfigured(
-      "Plain http: to another machine would let anyone on the network path read the API key",
-      "Use https:. If the network path is encrypted by other means, set allowPlainHttp.",
+      "Plain HTTP to another machine would let anyone on the network path read the API key",
+      "Use https in the option `url`. Set `allowPlainHttp` only if the network path is encrypted by other means.",
     );
   }
   return parsed;

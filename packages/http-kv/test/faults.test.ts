@@ -80,7 +80,7 @@ it("through broken connections, HttpStore.replace returns true if the replacemen
 
 describe("a restarted server", () => {
   it.each(["a client of the earlier process", "a new client"])(
-    "does not tell %s that a replacement was refused which the earlier process did",
+    "does not tell %s that a replacement was refused if the earlier process did this replacement",
     async (kind) => {
       const { apiKey, entry } = createApiKey({ tenant: "acme" });
       const store = new MemoryStore();
@@ -296,11 +296,14 @@ describe("HttpStore", () => {
     return { at, store: new HttpStore({ url, apiKey: createApiKey({ tenant: "a" }).apiKey }) };
   }
 
-  it.each([429, 503])("waits for the seconds in Retry-After of a %i before it tries again", async (status) => {
-    const { at, store } = await startBusy(status, "1");
-    expect(await store.has("key")).toBe(true);
-    expect((at[1] ?? 0) - (at[0] ?? 0)).toBeGreaterThanOrEqual(1_000);
-  });
+  it.each([429, 503])(
+    "waits for the seconds in Retry-After of an answer of status %i before it tries again",
+    async (status) => {
+      const { at, store } = await startBusy(status, "1");
+      expect(await store.has("key")).toBe(true);
+      expect((at[1] ?? 0) - (at[0] ?? 0)).toBeGreaterThanOrEqual(1_000);
+    },
+  );
 
   it("waits for the date in Retry-After before it tries again", async () => {
     const date = new Date(Math.ceil(Date.now() / 1000) * 1000 + 1_000);
@@ -315,11 +318,14 @@ describe("HttpStore", () => {
     expect(at).toHaveLength(1);
   });
 
-  it.each([500, 404, 200])("does not try again after a %i that does not follow the protocol", async (status) => {
-    const { at, store } = await startBusy(status, undefined);
-    await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
-    expect(at).toHaveLength(1);
-  });
+  it.each([500, 404, 200])(
+    "does not try again after an answer of status %i that does not follow the protocol",
+    async (status) => {
+      const { at, store } = await startBusy(status, undefined);
+      await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+      expect(at).toHaveLength(1);
+    },
+  );
 });
 
 it("HttpStore waits for a random pause between attempts, longer each time", async () => {
@@ -472,7 +478,7 @@ describe("the constructor of HttpStore", () => {
     [{ timeoutMs: 0 }, "timeoutMs"],
     [{ retries: 1.5 }, "retries"],
     [{ retries: -1 }, "retries"],
-  ])("refuses the option %j, and names it", (options: object, name) => {
+  ])("refuses the option %j, with an error that names the option", (options: object, name) => {
     const error = refusal(() => new HttpStore({ url: "https://kv.example.com", apiKey, ...options }));
     expect(error).toMatchObject({ code: "VALUE_INVALID", message: expect.stringContaining(name) });
   });

@@ -339,7 +339,7 @@ describe("the memory of a request", () => {
     expect(Math.max(...reads)).toBeLessThanOrEqual(4);
   });
 
-  it("allows only the first replacements of large values in one request, and HttpStore sends the others again", async () => {
+  it("limits how many replacements of large values one request does, and HttpStore sends the others again", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const answered: number[] = [];

@@ -71,7 +71,7 @@ describe("keyward-kv serve", () => {
     expect(await new HttpStore({ url: again.url, apiKey }).get("key")).toBe("0123456789");
   });
 
-  it("keeps running after the reader of its log has ended", async () => {
+  it("keeps running after the program that reads its log has ended", async () => {
     const server = await start("--tenants", join(folder(), "tenants.json"), "--store", "memory");
     server.process.stderr?.destroy();
     for (let request = 0; request < 5; request++) expect((await fetch(`${server.url}/health`)).status).toBe(200);

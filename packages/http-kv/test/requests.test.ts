@@ -563,7 +563,7 @@ describe("a handler", () => {
     [{ limits: { maxBatch: Number.NaN } }, "maxBatch"],
     [{ limits: { bodyTimeoutMs: 2 ** 31 } }, "bodyTimeoutMs"],
     [{ limits: { maxBodyBytes: Number.POSITIVE_INFINITY } }, "maxBodyBytes"],
-  ])("refuses the option %j, and names it", (options: object, name) => {
+  ])("refuses the option %j, with an error that names the option", (options: object, name) => {
     expect(() => ready({ ...options })).toThrow(name);
   });
 

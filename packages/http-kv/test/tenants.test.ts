@@ -82,7 +82,7 @@ const stores: Record<string, () => KeyvStorageAdapter> = {
 describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStore) => {
   const scannable = !name.includes("without");
 
-  it("behave like separate stores, whatever is done in the others", async () => {
+  it("behave like separate stores, whatever happens in the other tenant namespaces", async () => {
     const operation = fc.record({
       index: fc.nat({ max: tenantNamespaces.length - 1 }),
       method: fc.constantFrom("set", "delete", "get", "has", "iterate", "clear", "replace", "reserve", "scan"),

@@ -67,7 +67,7 @@ const optionNames: OptionNames<AwsKeysOptions> = {
  * const keys = awsKeys({ secretId: "production/keyring", refreshMs: 60_000 });
  * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
  *
- * @throws KeywardError `VALUE_INVALID` if `secretId` is not a non-empty string, if `endpoint` is not a URL, for an unknown
+ * @throws KeywardError `VALUE_INVALID` if `secretId` is empty or not a string, if `endpoint` is not a URL, for an unknown
  * option, and for a duration out of range.
  */
 export function awsKeys(options: AwsKeysOptions): AwsKeys {
@@ -76,7 +76,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
   if (typeof secretId !== "string" || secretId === "") {
     throw new KeywardError(
       "VALUE_INVALID",
-      "secretId is not the name or ARN of a secret: a non-empty string is expected",
+      'The option "secretId" of awsKeys must be a non-empty string with the name or ARN of a secret',
       {
         hint: 'Pass the name or ARN as `secretId: "production/keyring"`. If the name or ARN comes from an environment variable, check that the environment variable is set.',
       },
@@ -89,7 +89,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
     const { id, text } = await secret.read(signal);
     const ring = parse(text);
     if (name === undefined || ring.name === name) return { ring, version: id };
-    const found = `${secret.subject} holds a keyring with the name ${JSON.stringify(ring.name)}, but the option name requires ${JSON.stringify(name)}`;
+    const found = `${secret.subject} holds a keyring with the name ${JSON.stringify(ring.name)}, but the option "name" requires ${JSON.stringify(name)}`;
     throw new KeywardError("KEYRING_ROLLBACK", found, {
       hint: "Check that `secretId` is the secret of this application. Change the option `name` only if the keyring was renamed on purpose.",
     });

@@ -21,8 +21,8 @@ export interface KmsKeysOptions extends AwsClientOptions, WrappedKeysOptions {
   /** Name that the keyring must have. The encryption context in KMS contains the same name. Default: `keyring`. */
   readonly name?: string;
   /**
-   * Ids, ARNs or aliases of earlier KMS keys. A keyring that is still wrapped under one of them can be loaded, and
-   * `rewrap` wraps it under `keyId`. Default: none.
+   * Ids, ARNs or aliases of earlier KMS keys. A keyring that is still wrapped under one of these keys can be loaded, and
+   * `rewrap` wraps this keyring under `keyId`. Default: none.
    */
   readonly formerKeyIds?: readonly string[];
   /** SDK client to use instead of one made from `region` and `endpoint`. The provider never destroys this client. */
@@ -56,7 +56,7 @@ const optionNames: OptionNames<KmsKeysOptions> = {
  * const keys = kmsKeys({ keyId: "alias/keyward", place: storeLocation(store) });
  * const sessions = createKeyv({ store, keys, namespace: "sessions" });
  *
- * @throws KeywardError `VALUE_INVALID` if `keyId` is not a non-empty string, if `minGeneration` is not an integer of at
+ * @throws KeywardError `VALUE_INVALID` if `keyId` is empty or not a string, if `minGeneration` is not an integer of at
  * least 1, if `endpoint` is not a URL, for an unknown option, and for a duration out of range.
  */
 export function kmsKeys(options: KmsKeysOptions): WrappedKeys {
@@ -71,7 +71,7 @@ export function kmsKeys(options: KmsKeysOptions): WrappedKeys {
   if ([keyId, ...formerKeyIds].some((id) => typeof id !== "string" || id === "")) {
     throw new KeywardError(
       "VALUE_INVALID",
-      "keyId or an element of formerKeyIds is not the id, ARN or alias of a KMS key",
+      'The option "keyId" or an element of "formerKeyIds" is not the id, ARN or alias of a KMS key',
       {
         hint: 'Pass a non-empty string, such as `keyId: "alias/keyward"`. If the id comes from an environment variable, check that the environment variable is set.',
       },

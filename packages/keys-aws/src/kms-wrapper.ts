@@ -99,7 +99,7 @@ export class KmsWrapper implements KeyringWrapper {
         "KEYRING_INVALID",
         "The wrapped keyring cannot be decrypted: it was altered, or it belongs to another keyring",
         {
-          hint: "Check that the option `name` is the name that the keyring was wrapped with. If it is, restore the wrapped keyring from a backup, and find out who can write to its location.",
+          hint: "Check that the option `name` is the name that the keyring was wrapped with. If `name` is correct, restore the wrapped keyring from a backup, and find out who can write to its location.",
         },
       );
     } finally {
@@ -224,17 +224,17 @@ function explainFailure({ name }: AwsFailure): Explanation | undefined {
     case "NotFoundException":
       return {
         problem: "does not exist in this account and region",
-        hint: "Correct `keyId` or `region`. If `keyId` is an alias, it must begin with alias/.",
+        hint: "Correct `keyId` or `region`. If `keyId` is an alias, write the alias with its prefix `alias/`.",
       };
     case "DisabledException":
       return {
         problem: "is disabled",
-        hint: "If the key was disabled by mistake, run `aws kms enable-key`. While the key is disabled, keep processes running that have loaded the keyring, because no other process can unwrap it.",
+        hint: "If the key was disabled by mistake, run `aws kms enable-key`. While the key is disabled, keep processes running that have loaded the keyring, because no other process can unwrap the keyring.",
       };
     case "KMSInvalidStateException":
       return {
         problem: "is in a state in which it cannot be used, most likely pending deletion",
-        hint: "Run `aws kms describe-key` to see the state of the key. If the key is pending deletion, run `aws kms cancel-key-deletion` and then `aws kms enable-key`. If the key is deleted, keep processes running that have loaded the keyring, because no other process can unwrap it.",
+        hint: "Run `aws kms describe-key` to see the state of the key. If the key is pending deletion, run `aws kms cancel-key-deletion` and then `aws kms enable-key`. If the key is deleted, keep processes running that have loaded the keyring, because no other process can unwrap the keyring.",
       };
     case "IncorrectKeyException":
       return {
@@ -246,12 +246,12 @@ function explainFailure({ name }: AwsFailure): Explanation | undefined {
       return {
         code: "KEYRING_INVALID",
         problem: "cannot unwrap this keyring, which was wrapped for another name, or was altered",
-        hint: "Check that the option `name` is the name that the keyring was wrapped with. If it is, restore the wrapped keyring from a backup.",
+        hint: "Check that the option `name` is the name that the keyring was wrapped with. If `name` is correct, restore the wrapped keyring from a backup.",
       };
     case "InvalidKeyUsageException":
       return {
         problem: "cannot wrap data keys",
-        hint: "Set `keyId` to a symmetric key with the usage ENCRYPT_DECRYPT.",
+        hint: "Set `keyId` to a symmetric key with the key usage `ENCRYPT_DECRYPT`.",
       };
     default:
       return undefined;

@@ -233,7 +233,7 @@ export class Secret {
       "KEYRING_INVALID",
       `The keyring has ${bytes} bytes, but a secret can hold at most ${maxBytes}`,
       {
-        hint: "Remove keys that no record needs with `retireKey`. For each key, a first call disables the key, and a second call removes it.",
+        hint: "Use `retireKey` to remove keys that no record needs. For each key, a first call disables the key, and a second call removes it.",
       },
     );
   }
@@ -266,7 +266,7 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
     case "EncryptionFailure":
       return {
         problem: "cannot be used: Secrets Manager cannot use the KMS key that protects the secret",
-        hint: "Check that the KMS key is enabled and not pending deletion. Check that its policy allows kms:Decrypt to the role of this process, and also kms:GenerateDataKey if the process saves keyrings.",
+        hint: "Check that the KMS key is enabled and not pending deletion. Check that the policy of the KMS key allows `kms:Decrypt` to the role of this process, and also `kms:GenerateDataKey` if the process saves keyrings.",
       };
     case "InvalidParameterException":
       if (!/replica/i.test(message)) return undefined;

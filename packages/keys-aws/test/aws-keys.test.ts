@@ -78,7 +78,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("writes nothing if the secret holds another keyring than the one that was passed as previous", async () => {
+    it("writes nothing if the secret holds another keyring than the keyring that was passed as 'previous'", async () => {
       const { ring, proxy, open } = await openSecret();
       const stale = ring.add({ id: "stale" });
       await refusal(open().save(stale.add({ id: "next" }), stale), "KEYRING_CONFLICT", ring);
@@ -386,7 +386,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(error.hint).toContain("primary secret");
     });
 
-    it("refuses a keyring whose name is not the name in the option name", async () => {
+    it("refuses a keyring whose name differs from the value of the option 'name'", async () => {
       const { ring, open } = await openSecret();
       await refusal(open({ name: "production" }).load(), "KEYRING_ROLLBACK", ring);
       expect((await open({ name: ring.name }).load()).name).toBe(ring.name);
@@ -488,7 +488,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fails for a missing secret with a hint to restore the secret before a new one is made", async () => {
+    it("fails for a missing secret with a hint to restore the secret before a new secret is made", async () => {
       const keys = awsKeys({ secretId: newName(), endpoint: server.endpoint });
       const { hint } = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
       expect(hint).toMatch(/because a new keyring cannot decrypt existing records\. If no keyring has existed yet/);

@@ -23,7 +23,7 @@ import {
 
 /** Options of {@link envKeys}. */
 export interface EnvKeysOptions extends PassphraseOptions, MissingKeysOptions, MountOptions {
-  /** Environment variables to read keys from. They are read at each load. Default: `process.env`. */
+  /** Environment variables to read keys from, at each load. Default: `process.env`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
@@ -63,7 +63,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
   if (typeof name !== "string" || !/^[A-Za-z_][A-Za-z0-9_]*$/.test(name)) {
     // The message does not repeat the name: the most common mistake is envKeys(process.env.NAME), which passes the key.
     throw new KeywardError("KEY_INVALID", "The first argument of envKeys is not the name of an environment variable", {
-      hint: 'Pass the name, not the value: envKeys("APP_ENCRYPTION_KEY").',
+      hint: 'Pass the name of the variable instead of its value, such as `envKeys("APP_ENCRYPTION_KEY")`.',
     });
   }
   const { env = process.env } = options;

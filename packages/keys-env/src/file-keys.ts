@@ -62,7 +62,7 @@ export interface FileKeys extends KeyProvider {
  * A file holds a value in one of the notations that {@link envKeys} reads. In a directory, the name of each file is the
  * id of its key, and a file `primary` holds the id of the primary key.
  *
- * A file with a keyring document can be saved to, and `create` writes the first one. A directory, a file with a single
+ * A file with a keyring document can be saved to, and `create` writes the first document. A directory, a file with a single
  * key and a read-only mount cannot be saved to. For these, `rotateKey` rejects before it writes anything, and `retireKey`
  * only checks whether the key is in use.
  *
@@ -74,19 +74,15 @@ export interface FileKeys extends KeyProvider {
  * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
  *
  * @param path Path of the file or the directory.
- * @throws KeywardError `VALUE_INVALID` if `path` is not a non-empty string, for an unknown option, and for an option out of
+ * @throws KeywardError `VALUE_INVALID` if `path` is empty or not a string, for an unknown option, and for an option out of
  * range.
  */
 export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys {
   requireOptions("fileKeys", options, optionNames);
   if (typeof path !== "string" || path === "") {
-    throw new KeywardError(
-      "VALUE_INVALID",
-      "The first argument of fileKeys is not a path: a non-empty string is expected",
-      {
-        hint: "Pass the path of a file or a directory as a string. If the path comes from an environment variable, check that the environment variable is set.",
-      },
-    );
+    throw new KeywardError("VALUE_INVALID", "The first argument of fileKeys must be a path as a non-empty string", {
+      hint: "Pass the path of a file or a directory as a string. If the path comes from an environment variable, check that the environment variable is set.",
+    });
   }
   const name = pathForErrors(path);
   const mount = new Mount(path, name, options);

@@ -16,28 +16,28 @@ const control = /\p{Cc}/u;
 const slips: readonly Slip[] = [
   {
     isLikely: (text) => text.startsWith(byteOrderMark),
-    advice: "The value begins with a byte order mark: save the file as UTF-8 without a byte order mark.",
+    advice: "The value begins with a byte order mark. Save the file as UTF-8 without a byte order mark.",
   },
   {
     isLikely: (text) => text.includes("\0"),
-    advice: "The value contains zero bytes, which indicates UTF-16: save the file as UTF-8.",
+    advice: "The value contains zero bytes, which indicates UTF-16. Save the file as UTF-8.",
   },
   {
     isLikely: (text) => text.startsWith("-----BEGIN"),
     advice:
-      "The value is in PEM format, which holds a certificate or another type of key: read the key from another file or environment variable.",
+      "The value is in PEM format, which holds a certificate or another type of key. Read the key from another file or environment variable.",
   },
   {
     isLikely: (text) => text.startsWith("export "),
-    advice: "The value is a whole line of a shell script: use only the text after the equals sign.",
+    advice: "The value is a whole line of a shell script. Use only the text after the equals sign.",
   },
   {
     isLikely: (text) => /^["'`\u201C\u201D\u2018\u2019]|["'`\u201C\u201D\u2018\u2019]$/.test(text),
-    advice: "The value has a quote at its beginning or end: remove the quotes.",
+    advice: "The value has a quote at its beginning or end. Remove the quotes.",
   },
   {
     isLikely: (text) => /^base64:/i.test(text),
-    advice: 'The value begins with "base64:": remove this prefix.',
+    advice: 'The value begins with "base64:". Remove this prefix.',
   },
   {
     isLikely: (text) => /^hex:/i.test(text),
@@ -49,30 +49,30 @@ const slips: readonly Slip[] = [
   },
   {
     isLikely: (text) => /\s#/.test(text),
-    advice: "The value ends with a comment: remove the comment.",
+    advice: "The value ends with a comment. Remove the comment.",
   },
   {
     isLikely: (text) => text.split(/[\s,]+/).filter(looksLikeKey).length > 1,
     advice:
-      "The value holds several keys: use only the primary key here. Additional keys, separated by commas, belong in the environment variable whose name ends in _OTHERS.",
+      "The value holds several keys. Use only the primary key here. Additional keys, separated by commas, belong in the environment variable whose name ends in _OTHERS.",
   },
   {
     isLikely: (text) => /\\[nr]/.test(text),
-    advice: "The value contains a line break that is written as a backslash and a letter: remove both characters.",
+    advice: "The value contains a line break that is written as a backslash and a letter. Remove both characters.",
   },
   {
     isLikely: (text) => invisible.test(text),
     advice:
-      "The value contains invisible characters, which copies from web pages often have: type the value, or copy it from another source.",
+      "The value contains invisible characters, which copies from web pages often have. Type the value, or copy it from another source.",
   },
   {
     isLikely: (text) => /\s/.test(text) && keyInLines.test(text) && text.replace(/\s/g, "").length <= 64,
     advice:
-      "The value contains white space: remove the white space. If a program decoded the value as part of a URL, the space was a plus sign: restore the plus sign.",
+      "The value contains white space. Remove the white space. If a program decoded the value as part of a URL, the space was a plus sign. Restore the plus sign.",
   },
   {
     isLikely: isEncodedTwice,
-    advice: "The value is a key that was encoded in base64 twice: decode the value once.",
+    advice: "The value is a key that was encoded in base64 twice. Decode the value once.",
   },
   {
     isLikely: (text) => text.length === 32,

@@ -48,8 +48,8 @@ export class MissingKeys {
   constructor(options: MissingKeysOptions) {
     const { whenMissing = "error" } = options;
     if (!modes.includes(whenMissing)) {
-      throw new KeywardError("VALUE_INVALID", "whenMissing has an unknown value", {
-        hint: 'Set whenMissing to "error" (the default), "generate" or "plaintext".',
+      throw new KeywardError("VALUE_INVALID", 'The option "whenMissing" has an unknown value', {
+        hint: 'Set `whenMissing` to "error" (the default), "generate" or "plaintext".',
       });
     }
     this.#options = options;

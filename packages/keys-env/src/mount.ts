@@ -179,7 +179,7 @@ async function readText(path: string, name: string, hint: string): Promise<strin
 function adviceOnBytes(bytes: Buffer): string {
   const [first, second] = bytes;
   if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff)) {
-    return "The file is in UTF-16: save the file as UTF-8 without a byte order mark.";
+    return "The file is in UTF-16. Save the file as UTF-8 without a byte order mark.";
   }
   return "If the file holds the raw bytes of a key, encode them in base64: `base64 < file`.";
 }

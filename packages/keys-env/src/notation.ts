@@ -45,7 +45,7 @@ const space = "\t\n\v\f\r ";
 const identified = /^([A-Za-z0-9_-]{1,32})=(?!=*$)(.*)$/s;
 const identifiedWithNotation = /^([A-Za-z0-9_-]{1,32})=((?:hex|passphrase):.*)$/s;
 
-/** Removes ASCII white space at both ends of a text: a mounted file usually ends with a newline. */
+/** Removes ASCII white space at both ends of a text, because a mounted file usually ends with a newline. */
 export function trim(text: string): string {
   // A regular expression would take quadratic time on a long run of spaces inside the text.
   let start = 0;
@@ -127,7 +127,7 @@ function readMaterial(text: string, source: string, options: PassphraseOptions):
     throw invalidKey(
       source,
       `${text.length} characters of a keyring document found where a single key is expected`,
-      "Replace the primary key by the keyring document. Then remove all single keys, because the document must hold all keys.",
+      "To use the keyring document, set it in place of the primary key, and remove all single keys. Before that, check that the document holds every key that records need.",
     );
   }
   if (text.startsWith(byteOrderMark) && /^.\s*(?:\{|hex:|passphrase:)/s.test(text)) {
@@ -170,7 +170,7 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
   }
   const salt = options.salt ?? defaultSalt;
   if (salt === "" || !salt.isWellFormed()) {
-    throw new KeywardError("KEY_INVALID", "The salt for passphrases is not a non-empty, well-formed string", {
+    throw new KeywardError("KEY_INVALID", 'The option "salt" for passphrases must be a non-empty, well-formed string', {
       hint: "If `salt` had a value before, restore this value, because another salt derives a different key from the same passphrase. If `salt` was never set, omit `salt` to use the default, `keyward/v1 passphrase`.",
     });
   }

@@ -21,7 +21,7 @@ it("envKeys refuses a name that is missing, as code without types may pass it", 
   }
 });
 
-describe("NAME_OTHERS", () => {
+describe("the variable of the additional keys (<NAME>_OTHERS)", () => {
   it("holds enabled keys that are not primary", async () => {
     const [primary, earlier, next] = [key(), key(), key()];
     const env = { APP_KEY: primary, APP_KEY_OTHERS: ` ${earlier} ,\n2027-01=${next}\n` };
@@ -57,7 +57,7 @@ describe("NAME_OTHERS", () => {
     expect(error).toMatchObject({ message: expect.stringContaining("key 3 of 4") });
   });
 
-  it("is refused if neither NAME nor NAME_FILE is set, whatever whenMissing is", async () => {
+  it("is refused if neither <NAME> nor <NAME>_FILE is set, whatever value the option whenMissing has", async () => {
     const options = { env: { APP_KEY_OTHERS: key() }, whenMissing: "plaintext", warn: () => {} } as const;
     expect(await rejection(envKeys("APP_KEY", options).load())).toMatchObject({ code: "KEYRING_INVALID" });
   });
@@ -71,14 +71,14 @@ describe("NAME_OTHERS", () => {
   });
 });
 
-describe("NAME_FILE", () => {
+describe("the variable with a path (<NAME>_FILE)", () => {
   let directory: string;
   beforeAll(async () => {
     directory = await mkdtemp(join(tmpdir(), "keyward-env-"));
   });
   afterAll(() => rm(directory, { recursive: true }));
 
-  it("names a file that is read at each load and watched, and can be combined with NAME_OTHERS", async () => {
+  it("names a file that is read at each load and watched, and can be combined with <NAME>_OTHERS", async () => {
     const path = join(directory, "watched");
     const [first, second, other] = [key(), key(), key()];
     await writeFile(path, `${first}\n`);
@@ -105,7 +105,7 @@ describe("NAME_FILE", () => {
     expect(blank).toMatchObject({ code: "KEY_INVALID", message: expect.stringContaining("empty") });
   });
 
-  it("is refused if NAME is set as well", async () => {
+  it("is refused if <NAME> is set as well", async () => {
     const path = join(directory, "both");
     await writeFile(path, key());
     const error = await rejection(envKeys("APP_KEY", { env: { APP_KEY: key(), APP_KEY_FILE: path } }).load());

@@ -191,7 +191,7 @@ describe("a file", () => {
     }
   });
 
-  it("does not replace the keyring in use while it holds only half of a new key", async () => {
+  it("does not replace the keyring in use while the file holds only half of a new key", async () => {
     const path = join(root, "key");
     const [old, next] = [key(), key()];
     await writeFile(path, `a=${old}`);
@@ -242,7 +242,7 @@ describe("a file", () => {
 });
 
 describe("a directory", () => {
-  it("provides one key from each file, with the primary key that the file primary names", async () => {
+  it("provides one key from each file, and the primary key is the key that the file 'primary' names", async () => {
     const [a, b] = [key(), key()];
     await writeFile(join(root, "a"), a);
     await writeFile(join(root, "2026-11"), `hex:${Buffer.from(b, "base64").toString("hex")}\n`);

@@ -134,12 +134,15 @@ describe("a key", () => {
   it.each([
     ["a keyring document", "{}"],
     ["hex", `hex:${hex}`],
-  ])("or document that follows a byte order mark is not used as a passphrase but refused: %s", async (_name, text) => {
-    expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
-      code: "KEY_INVALID",
-      hint: expect.stringContaining("byte order mark"),
-    });
-  });
+  ])(
+    "that follows a byte order mark is refused, and not used as a passphrase, and so is a document: %s",
+    async (_name, text) => {
+      expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
+        code: "KEY_INVALID",
+        hint: expect.stringContaining("byte order mark"),
+      });
+    },
+  );
 
   // Texts of the maximum length of a file. If the time grew with the square of the length, one of them would take minutes.
   it.each([

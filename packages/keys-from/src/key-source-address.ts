@@ -25,7 +25,7 @@ export class KeySourceAddress {
   /**
    * Parses a source.
    *
-   * @throws KeywardError `VALUE_INVALID` if the source is not a non-empty string, or does not begin with one of the schemes.
+   * @throws KeywardError `VALUE_INVALID` if the source is empty or not a string, or does not begin with one of the schemes.
    */
   static parse(source: string | undefined, schemes: readonly string[]): KeySourceAddress {
     const hint = `Begin the source with one of ${schemes.map((scheme) => `${scheme}:`).join(", ")}. If the source comes from an environment variable, check that the environment variable is set.`;

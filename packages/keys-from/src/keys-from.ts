@@ -46,9 +46,9 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
  * - `aws-sm://region/secret`, `aws-kms://region/key?place=…`: `@keyward/keys-aws`
  * - `vault://mount/path`, `vault-transit://mount/key?place=…`: `@keyward/keys-vault`
  *
- * The parameter `place` is the location of a wrapped keyring: `store` or `file:/path`. All sources except `env:` and `file:`
- * accept the parameters `refreshMs`, `maxAgeMs` and `timeoutMs`. Do not write secrets into the source: credentials are
- * read from environment variables.
+ * The parameter `place` says where the wrapped keyring is kept: `place=store` for the reserved space of the option `store`,
+ * or `place=file:/path` for a file. All sources except `env:` and `file:` accept the parameters `refreshMs`, `maxAgeMs` and
+ * `timeoutMs`. Do not write secrets into the source, because credentials are read from environment variables.
  *
  * @example
  * import { createKeyv } from "@keyward/core";

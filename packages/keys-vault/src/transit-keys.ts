@@ -8,13 +8,13 @@ import {
   type WrappedKeysOptions,
   wrappedKeys,
 } from "@keyward/core";
-import { fieldOf, VaultFailure } from "./vault-client.ts";
 import {
   connectionOptionNames,
   type Purpose,
   VaultConnection,
   type VaultConnectionOptions,
-} from "./vault-connection.ts";
+} from "./retrying-vault-connection.ts";
+import { fieldOf, VaultFailure } from "./vault-client.ts";
 import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link transitKeys}. */
@@ -121,7 +121,7 @@ class TransitWrapper implements KeyringWrapper {
     const text = fieldOf(fieldOf(answer, "data"), field);
     if (typeof text === "string") return text;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name}: the answer of Vault has no field "${field}"`, {
-      hint: "Check `mount`: the engine at this path may not be a Transit engine.",
+      hint: "Check `mount`, because the engine at this path may not be a Transit engine.",
     });
   }
 
@@ -133,7 +133,7 @@ class TransitWrapper implements KeyringWrapper {
       return new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name} does not exist`, {
         hint:
           operation === "encrypt"
-            ? `${check} If no keyring was ever wrapped by this key, create the key: \`bao write -f transit/keys/…\`.`
+            ? `${check} If no keyring was ever wrapped by this key, create the key with \`bao write -f transit/keys/…\`.`
             : `${check} If the key was deleted, restore it with \`bao write transit/restore/…\` or from a snapshot of Vault, because a new key with this name cannot unwrap the keyring. Until then, keep processes running that have loaded the keyring.`,
       });
     }
@@ -149,7 +149,7 @@ class TransitWrapper implements KeyringWrapper {
     if (hasReason(/context/)) {
       return new KeywardError(
         "PROVIDER_UNAVAILABLE",
-        `${this.#name}: the context for key derivation is missing, or this key does not accept a context`,
+        `${this.#name}: either the context for key derivation is missing, or this key does not accept a context`,
         {
           hint: "If the key has key derivation (`derived=true`), set `derivedContext`. Otherwise omit `derivedContext`.",
         },
@@ -158,7 +158,7 @@ class TransitWrapper implements KeyringWrapper {
     if (status === 400 && operation !== "encrypt") {
       return new KeywardError(
         "KEYRING_INVALID",
-        `${this.#name} cannot unwrap the keyring: the keyring was wrapped by another key, or altered`,
+        `${this.#name} cannot unwrap the keyring, which was wrapped by another key or altered`,
         {
           hint: "Check `key`, `mount` and `place`. If they are correct, restore the wrapped keyring from a backup.",
         },
@@ -168,7 +168,7 @@ class TransitWrapper implements KeyringWrapper {
       "PROVIDER_UNAVAILABLE",
       `${this.#name}: Vault refused to ${operation} the keyring (${message})`,
       {
-        hint: "Check that the type of the key supports encryption. If it does, look for the reason in the log and the audit log of Vault.",
+        hint: "Check that the type of the key supports encryption. If the type is correct, look for the reason in the log and the audit log of Vault.",
       },
     );
   }

@@ -9,14 +9,14 @@ import {
   sameKeyring,
   singleFlight,
 } from "@keyward/core";
-import { fieldOf, VaultFailure } from "./vault-client.ts";
 import {
   connectionOptionNames,
   type Purpose,
   unavailable,
   VaultConnection,
   type VaultConnectionOptions,
-} from "./vault-connection.ts";
+} from "./retrying-vault-connection.ts";
+import { fieldOf, VaultFailure } from "./vault-client.ts";
 import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link vaultKeys}. */
@@ -84,7 +84,7 @@ interface Found {
 }
 
 const noEngineHint =
-  "Check `mount` and the namespace. If no keyring has existed yet, enable an engine: `bao secrets enable -version=2 -path=… kv`.";
+  "Check `mount` and the namespace. If no keyring has existed yet, enable an engine with `bao secrets enable -version=2 -path=… kv`.";
 const notThereHint =
   "Check `path`, `mount` and the namespace, and that the KV engine is of version 2. If the secret held a keyring before, restore this keyring, because a new keyring cannot decrypt existing records. If no keyring has existed yet, run `vaultKeys(…).create(Keyring.generate())`.";
 
@@ -232,7 +232,7 @@ class SecretKeyring {
     const name = JSON.stringify(this.#field);
     const hint =
       fieldOf(fields, "keyward") !== undefined
-        ? `The keyring document was written as several fields of the secret. Write the whole document into one field: \`bao kv put … ${this.#field}=@ring.json\`.`
+        ? `The keyring document was written as several fields of the secret. Write the whole document into one field with \`bao kv put … ${this.#field}=@ring.json\`.`
         : typeof found === "object" && found !== null
           ? "The field holds a JSON object. Write the keyring document as text."
           : "If another field holds the keyring, set `field` to the name of that field. Otherwise restore an earlier version of the secret with `bao kv rollback`.";
@@ -242,7 +242,7 @@ class SecretKeyring {
   #isVersion1(): KeywardError {
     return this.#invalid(
       "is in a KV engine of version 1, where a writer could overwrite the keyring of another writer",
-      "Set `mount` to an engine of version 2, or mount a new one: `bao secrets enable -version=2 -path=… kv`. Do not upgrade an engine that other applications use.",
+      "Set `mount` to an engine of version 2, or mount a new engine with `bao secrets enable -version=2 -path=… kv`. Do not upgrade an engine that other applications use.",
     );
   }
 

@@ -107,7 +107,7 @@ describeWithVault(servers, "transitKeys", () => {
     expect(hint).toMatch(/restore it.*a new keyring decrypts no existing record/);
   });
 
-  it("a wrapped keyring is refused if it has an older generation, or another name than the option name requires", async () => {
+  it("a wrapped keyring is refused if it has an older generation, or another name than the option 'name' requires", async () => {
     const at = await options({ name: "production" });
     const ring = Keyring.generate().rename("production");
     const keys = transitKeys(at);

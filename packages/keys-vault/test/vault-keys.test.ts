@@ -467,7 +467,7 @@ describe("the options of vaultKeys", () => {
     }
   });
 
-  it("give a provider whose copy by spread syntax keeps its methods", () => {
+  it("give a provider that keeps its methods when it is copied by spread syntax", () => {
     const spread = { ...vaultKeys(good) };
     for (const method of [spread.load, spread.save, spread.create]) expect(method).toBeTypeOf("function");
   });

@@ -27,7 +27,7 @@ export const queueOptionNames = {
   prefix: true,
 } as const satisfies OptionNames<QueueOptions>;
 
-/** The data of a job in the queue. It has no keys or values of records. */
+/** The data of a job in the queue. The data contains no keys or values of records. */
 export interface RangeJob {
   /** The id of the key under which the job re-encrypts the records. */
   readonly primary: string;
@@ -42,7 +42,7 @@ export interface RangeJob {
   readonly checkpoint?: string;
 }
 
-/** The number of records that a job has looked at, by what happened to them. */
+/** The numbers of records that a job has read, one number for each outcome. */
 export type Counts = Omit<ReencryptProgress, "ratePerSecond">;
 
 /** The queue of range jobs. */
@@ -56,8 +56,8 @@ export type RangeQueue = Queue<RangeJob, Counts, string>;
  */
 export function bullOptions({ connection, queue = "keyward-reencryption", prefix = "bull" }: QueueOptions) {
   if (isCluster(connection) && !/^[^{]*\{[^}]/.test(`${prefix}:${queue}`)) {
-    throw new KeywardError("VALUE_INVALID", "The keys of the queue would be in several slots of the Cluster", {
-      hint: "BullMQ needs all keys of a queue in one slot. So pass the run and all its workers a `prefix` in braces, such as `{bull}`.",
+    throw new KeywardError("VALUE_INVALID", "The Redis keys of the queue would be in several slots of the Cluster", {
+      hint: "BullMQ needs all Redis keys of a queue in one slot. So pass a `prefix` in braces, such as `{bull}`, to the run and to all workers.",
     });
   }
   return { name: queue, options: { connection: checkedConnection(connection), prefix } };
@@ -85,7 +85,7 @@ export async function primaryOf(store: EncryptedStoreOrKeyv): Promise<string> {
   return (await reencrypt(store, { dryRun: true, signal: AbortSignal.abort() })).primary;
 }
 
-/** Returns a copy of the progress of a re-encryption that has only its counts of records. */
+/** Returns only the counts of records from the progress of a re-encryption. */
 export function countsOf({ scanned, current, reencrypted, conflicts, expired, unreadable }: Counts): Counts {
   return { scanned, current, reencrypted, conflicts, expired, unreadable };
 }
@@ -114,7 +114,7 @@ export async function withQueueErrors<Result>(work: () => Promise<Result>, signa
     if (signal?.aborted === true && error === signal.reason) throw error;
     if (error instanceof KeywardError || (error instanceof DOMException && error.name === "AbortError")) throw error;
     throw new KeywardError("STORE_UNAVAILABLE", "The Redis of the re-encryption queue failed", {
-      hint: "Check the Redis of the queue; the error of its client is in `error.cause`. Then repeat the call: the queue keeps its jobs.",
+      hint: "Check the Redis of the queue. The property `error.cause` has the error of the Redis client. Then repeat the call, because the queue keeps its jobs.",
       cause: withoutArguments(error),
     });
   }

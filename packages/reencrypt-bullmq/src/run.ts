@@ -31,7 +31,7 @@ export interface StartReencryptionOptions extends QueueOptions {
   readonly ranges?: number;
   /**
    * Maximum number of attempts of a job before it counts as failed. The pause before the second attempt is about 1 s,
-   * and each later pause is twice as long. Default: 10.
+   * and each later pause is twice as long as the one before. Default: 10.
    */
   readonly attempts?: number;
 }
@@ -39,8 +39,8 @@ export interface StartReencryptionOptions extends QueueOptions {
 /** Progress of a run: the state of the jobs of its latest pass, and the counts of all workers. */
 export interface RunProgress extends Counts {
   /**
-   * Number of the current pass over the store, from 1. It is above 1 if a census found records under other keys after a
-   * pass.
+   * Number of the current pass over the store, from 1. The number is above 1 if a census found records under other keys
+   * after a pass.
    */
   readonly round: number;
   /** Number of jobs in the current pass. */
@@ -99,7 +99,7 @@ export interface ReencryptionRun {
    * - `STORE_UNAVAILABLE` if the store or the queue's Redis fails.
    */
   finished(options?: FinishedOptions): Promise<Census>;
-  /** Pauses all workers after their current page. They stay connected and keep their progress. */
+  /** Pauses all workers after their current page. The workers stay connected and keep their progress. */
   pause(): Promise<void>;
   /** Lets paused workers continue. */
   resume(): Promise<void>;
@@ -318,9 +318,9 @@ class QueuedRun implements ReencryptionRun {
     const message = `${left} records are still under other keys than "${this.primary}" after the last pass`;
     return new KeywardError("KEY_IN_USE", message, {
       hint:
-        "A process with an older keyring may have written these records: check that every process has loaded the keyring " +
-        "with the new primary, then start the re-encryption again. Records that cannot be decrypted stay under their key: " +
-        "the reports that workers pass to `onReport` list them.",
+        "A process with an older keyring may have written these records. Check that every process has loaded the keyring " +
+        "with the new primary, then start the re-encryption again. Records that cannot be decrypted also stay under their " +
+        "key. The reports that workers pass to `onReport` list these records.",
       keyId: this.primary,
       counts: {
         ...Object.fromEntries([...counts.keys].filter(([id]) => id !== this.primary)),

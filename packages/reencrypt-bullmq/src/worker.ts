@@ -41,7 +41,7 @@ export interface ReencryptionWorkerOptions
   readonly concurrency?: number;
   /**
    * For how long a worker that died keeps the lock on its range, in milliseconds. Another worker takes over the range
-   * at most twice that time after the crash. Default: 30,000.
+   * at most twice `lockMs` after the crash. Default: 30,000.
    */
   readonly lockMs?: number;
   /** Called in this process with the report of each range, including the keys of records that cannot be decrypted. */
@@ -202,7 +202,7 @@ async function requirePrimary(store: EncryptedStore, primary: string): Promise<v
   if ((await primaryOf(store)) === primary) return;
   const message = `The run re-encrypts under key "${primary}", which is not the primary of this worker's keyring`;
   throw new KeywardError("KEYRING_CONFLICT", message, {
-    hint: "If the worker is behind, let it load the keyring in which that key is the primary. If another key is the primary now, call `startReencryption` again.",
+    hint: "If this worker has an older keyring, load the keyring in which the key of the run is the primary. If another key has become the primary since the run began, call `startReencryption` again.",
     keyId: primary,
   });
 }

@@ -27,7 +27,7 @@ import { Entries } from "./entries.ts";
  * {@link MemoryStore} extends this class, and `MemoryStore.reserved()` returns another instance.
  */
 export class MemorySpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
-  /** Values may be bytes: the store keeps them unchanged. */
+  /** Values may be bytes, which the store keeps unchanged. */
   readonly values = "bytes";
   /** Maximum duration of a call in milliseconds: 0, because no call waits. */
   readonly longestCallMs: number = 0;

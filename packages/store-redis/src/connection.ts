@@ -305,7 +305,7 @@ export function executedOf(replies: readonly unknown[]): readonly unknown[] {
   throw new Error("The transaction has an unexpected reply");
 }
 
-/** Returns a `STORE_UNAVAILABLE` error. Its cause contains no part of a command. */
+/** Returns a `STORE_UNAVAILABLE` error, whose cause contains no part of a command. */
 export function unavailable(message: string, hint: string, cause: unknown): KeywardError {
   return new KeywardError("STORE_UNAVAILABLE", message, {
     hint,

@@ -14,7 +14,10 @@ import { bareError, NotSent, serverCodeOf } from "./server-error.ts";
 export interface ClusterSource {
   /** Some nodes of the Cluster, through which the client finds the others. */
   readonly nodes: readonly ClusterNode[];
-  /** Options of the class `Cluster` of ioredis. Its option `redisOptions` has the password and TLS. Default: none. */
+  /**
+   * Options of the class `Cluster` of ioredis. The option `redisOptions` of `Cluster` has the password and TLS. Default:
+   * none.
+   */
   readonly options?: ClusterOptions;
 }
 
@@ -49,9 +52,13 @@ export class IoredisConnection extends Connection {
     this.#ownsClient = !isClient(source);
     this.#client = isClient(source) ? source : connect(source, timeoutMs);
     if (keyPrefixOf(this.#client) !== "") {
-      throw new KeywardError("VALUE_INVALID", "The ioredis option keyPrefix cannot be used, because SCAN ignores it", {
-        hint: "Remove the option `keyPrefix` of ioredis, and pass the option `prefix` to the store instead.",
-      });
+      throw new KeywardError(
+        "VALUE_INVALID",
+        'The option "keyPrefix" of ioredis cannot be used, because SCAN ignores the prefix',
+        {
+          hint: "Remove the option `keyPrefix` of ioredis, and pass the option `prefix` to the store instead.",
+        },
+      );
     }
     const repetitions = new Repetitions();
     const report = (error: unknown) => {

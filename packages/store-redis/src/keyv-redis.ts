@@ -53,7 +53,7 @@ export interface KeyvRedisOptions {
 }
 
 /**
- * The store that {@link keyvRedis} returns. It keeps records under the same keys in Redis as the adapter:
+ * The store that {@link keyvRedis} returns. The store keeps records under the same keys in Redis as the adapter:
  * `namespace::key` for `@keyv/redis`, or only the key if there is no namespace. The store writes only text values. It
  * reads stored bytes that are not UTF-8 as bytes.
  *
@@ -129,7 +129,7 @@ export function keyvRedis(
         {
           hint:
             "Use a RedisStore with the options `sentinels` and `name` of ioredis. Copy the records to the RedisStore, " +
-            "because its keys in Redis differ from those of the adapter.",
+            "because the RedisStore uses other keys in Redis than the adapter.",
         },
       );
     }
@@ -143,8 +143,8 @@ export function keyvRedis(
       "The adapter of @keyv/valkey uses `useRedisSets`, with which the same key is the same record in every namespace",
       {
         hint:
-          "Create the adapter with `useRedisSets: false`. That adapter does not find the records that were written with " +
-          "`useRedisSets`, because its keys contain the namespace: write those records again.",
+          "Create the adapter with `useRedisSets: false`. The new adapter does not find the records that were written with " +
+          "`useRedisSets`, because its keys in Redis contain the namespace. So write those records again.",
       },
     );
   }
@@ -189,11 +189,11 @@ class AdapterLayout implements RecordLayout {
       const separator = JSON.stringify(this.#separator);
       throw new KeywardError(
         "VALUE_INVALID",
-        `The namespace contains the adapter's separator ${separator}, or a part at its end`,
+        `The namespace contains the separator of the adapter, ${separator}, or ends with a part of this separator`,
         {
           hint:
-            `Choose a namespace that neither contains ${separator} nor ends with a part of ${separator}, because its records ` +
-            "would appear in another namespace.",
+            `Choose a namespace that neither contains ${separator} nor ends with a part of ${separator}. Otherwise its ` +
+            "records would appear in another namespace.",
         },
       );
     }
@@ -218,10 +218,14 @@ class AdapterLayout implements RecordLayout {
 
   writeValue(key: string, value: unknown): Buffer {
     if (typeof value === "string" && value.isWellFormed()) return Buffer.from(value);
-    throw new KeywardError("VALUE_INVALID", "The value is not a well-formed string, but keyvRedis stores only those", {
-      hint: "Let Keyv serialize values: remove `serialization: false`. To store bytes, use a RedisStore instead.",
-      key,
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "The value is not a well-formed string, but keyvRedis can store only well-formed strings",
+      {
+        hint: "Let Keyv serialize values: remove `serialization: false`. To store bytes, use a RedisStore instead.",
+        key,
+      },
+    );
   }
 
   readValue(bytes: Buffer): StoredValue {

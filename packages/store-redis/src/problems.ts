@@ -11,7 +11,7 @@ const login =
   "Correct the user or the password of the store, or the ACL of the server. Until then every call rejects and nothing is written.";
 const trust =
   "Pass the certificate of the authority that signed the server's certificate as `tls.ca` or in `NODE_EXTRA_CA_CERTS`. Do " +
-  "not switch off the verification: an attacker could then pretend to be the server.";
+  "not switch off the verification, because an attacker could then pretend to be the server.";
 const noTls =
   "Connect to the port at which the server speaks TLS. If the server has no such port, use a URL with `redis:`, without TLS.";
 
@@ -59,7 +59,7 @@ const problems: Readonly<Record<string, readonly [does: string, hint: string]>> 
   ],
   OOM: [
     "has no memory left",
-    "Raise `maxmemory`, or remove data that is no longer needed. Do not set an eviction policy: it would delete records.",
+    "Raise `maxmemory`, or remove data that is no longer needed. Do not set an eviction policy, because Redis would then delete records.",
   ],
   LOADING: [
     "is still loading its data",
@@ -67,7 +67,7 @@ const problems: Readonly<Record<string, readonly [does: string, hint: string]>> 
   ],
   READONLY: [
     "is a replica, which accepts no writes",
-    "Connect to the primary: pass its address, the sentinels, or the nodes of the Cluster to the store.",
+    "Connect to the primary. For this, pass the address of the primary, the sentinels, or the nodes of the Cluster to the store.",
   ],
   MASTERDOWN: ["is a replica that has lost its primary", "Connect to the node that is the primary."],
   NOREPLICAS: [
@@ -81,7 +81,7 @@ const problems: Readonly<Record<string, readonly [does: string, hint: string]>> 
   ],
   MOVED: [
     "is a node of a Cluster, and the key is served by another node",
-    "Connect to the Cluster: pass `{ nodes: [{ host, port }] }` to the store.",
+    "To connect to the Cluster, pass `{ nodes: [{ host, port }] }` to the store.",
   ],
   BUSY: ["is busy with a script", "Wait until the script ends, or end the script with `SCRIPT KILL`."],
 };
@@ -98,7 +98,7 @@ const noDatabase: Problem = {
 
 const words = /[A-Z][A-Z_]+/g;
 
-/** Returns the known problem that the error reveals, or `undefined` if its cause is not a known one. */
+/** Returns the known problem that the error reveals, or `undefined` if the cause of the error is not known. */
 export function problemOf(error: unknown): Problem | undefined {
   const root = rootOf(error);
   if (!(root instanceof Error)) return undefined;

@@ -39,7 +39,7 @@ export interface RecordLayout {
   startOf(namespace: string): string;
   /** Returns the address of the record under a key of Redis, or `undefined` if the key is not of this layout. */
   placeOf(redisKey: Buffer): PlaceInRedis | undefined;
-  /** Returns a pattern of `MATCH` for all keys of a namespace, or of all namespaces. It may match other keys too. */
+  /** Returns a pattern of `MATCH` for all keys of a namespace, or of all namespaces. The pattern may match other keys too. */
   patternOf(namespace?: string): string;
   /**
    * Returns the bytes of a value.
@@ -103,7 +103,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   readonly #connection: Connection;
   readonly #layout: RecordLayout;
 
-  /** Only `RedisStore` and `keyvRedis` call this constructor. To create a store, use one of them. */
+  /** Only `RedisStore` and `keyvRedis` call this constructor. To create a store, use one of these two. */
   constructor(connection: Connection, layout: RecordLayout) {
     super();
     this.#connection = connection;

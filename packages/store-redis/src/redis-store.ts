@@ -29,7 +29,7 @@ const optionNames: OptionNames<RedisStoreOptions> = { prefix: true, timeoutMs: t
  * `RedisStore.reserved()` returns another instance.
  */
 export class RedisSpace extends RecordSpace implements BinaryStore {
-  /** Values may be bytes: the store keeps them unchanged. */
+  /** Values may be bytes, which the store keeps unchanged. */
   readonly values = "bytes";
 }
 

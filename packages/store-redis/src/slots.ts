@@ -3,7 +3,7 @@ import type { Buffer } from "node:buffer";
 /** Number of slots of a Redis Cluster. */
 export const slotCount = 16_384;
 
-/** A set of slots. Its text has Redis' notation: `0-5460,9000`. */
+/** A set of slots. As text, the set has Redis' notation: `0-5460,9000`. */
 export class Slots {
   readonly #has = new Uint8Array(slotCount);
 

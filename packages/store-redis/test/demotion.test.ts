@@ -114,7 +114,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
       expect(await store.get("key")).toBe("after");
     });
 
-    it("makes calls reject with the reason that it is a replica if there is no other node", async () => {
+    it("makes calls reject with the reason that the server is a replica if there is no other node", async () => {
       await follow(first, second);
       const store = open(url, impatientMs);
       opened.push(store);

@@ -211,7 +211,7 @@ describeWithRedis(servers, "RedisStore", () => {
   });
 
   it.each([60_000, -60_000])(
-    "gives a record that replaces an expired one no expiry, even if its clock is %d ms ahead",
+    "gives a record that replaces an expired record no expiry, even if the clock of the process is %d ms ahead",
     async (aheadMs) => {
       const now = Date.now;
       const clock = vi.spyOn(Date, "now").mockImplementation(() => now() + aheadMs);

@@ -182,7 +182,7 @@ export class Connection {
   #open(): DatabaseSync {
     if (this.#closed) {
       throw new KeywardError("STORE_UNAVAILABLE", `The SqliteStore of ${this.#options.path} is disconnected`, {
-        hint: "Create a new SqliteStore: `disconnect()` has closed the connection of this store and of all its views.",
+        hint: "Create a new SqliteStore, because `disconnect()` has closed the connection of this store and of all its views.",
       });
     }
     this.#database ??= openDatabase(this.#options.path, this.#options.synchronous);
@@ -209,8 +209,8 @@ export class Connection {
         return unavailable(
           `Another process kept ${path} locked for ${busyTimeoutMs} ms`,
           "Find the process that holds a long transaction on the file, and end that transaction. If such transactions are " +
-            "expected, raise the option `busyTimeoutMs`. Do not remove the files `-wal` and `-shm` beside the file: they " +
-            "hold the last writes.",
+            "expected, raise the option `busyTimeoutMs`. Do not remove the files `-wal` and `-shm` beside the file, because " +
+            "they hold the last writes.",
           error,
         );
       case primaryCodes.tooBig:
@@ -224,7 +224,7 @@ export class Connection {
         return unavailable(
           `There is no space left for ${path}`,
           "Free space on the disk of the file, or raise the quota if the file's user has one. Then repeat the call. Do not " +
-            "remove the files `-wal` and `-shm` beside the file: they hold the last writes.",
+            "remove the files `-wal` and `-shm` beside the file, because they hold the last writes.",
           error,
         );
       case primaryCodes.readOnly:

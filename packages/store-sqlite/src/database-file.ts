@@ -49,7 +49,7 @@ interface Header {
 }
 
 /**
- * Opens the file of a store. A missing or empty file is set up as a new store. A file with other content, or one that
+ * Opens the file of a store. A missing or empty file is set up as a new store. A file with other content, or a file that
  * another user prepared, is refused before anything is written to the file.
  *
  * @throws KeywardError `STORE_INVALID` if the file is not a store of this format. Errors of SQLite and of the file
@@ -135,7 +135,7 @@ function prepareFile(path: string): string {
   const location = realpathSync(path);
   if (!status.isFile()) {
     const kind = status.isDirectory() ? "a directory" : "not a regular file";
-    throw new KeywardError("STORE_UNAVAILABLE", `${path} is ${kind}`, { hint: "Pass the path of a file." });
+    throw new KeywardError("STORE_UNAVAILABLE", `${path} is ${kind}`, { hint: "Pass the path of a regular file." });
   }
   requireOwnCompanions(location);
   if (status.size > 0) requireKeywardFormat(location, readHeader(location));
@@ -159,17 +159,21 @@ function requireOwnCompanions(location: string): void {
     if (status === undefined) continue;
     // If several users may write to the database, each of them may have created these files.
     const shared = (mode & 0o022) !== 0;
-    if (status.isFile() && (shared || isOwnedBy(status, uid))) continue;
-    throw new KeywardError(
-      "STORE_INVALID",
-      `${location}${suffix} ${status.isFile() ? "belongs to another user" : "is not a regular file"}`,
-      {
+    if (!status.isFile()) {
+      throw new KeywardError("STORE_INVALID", `${location}${suffix} is not a regular file`, {
         hint:
-          "Find out which program created this file. If that program uses the database, keep the file, because it may " +
-          "hold the last writes: give the file the owner of the database with `chown`, and run the program as that " +
-          "user. If no program uses the file, stop every process that uses the database, then move the file away.",
-      },
-    );
+          "SQLite creates only regular files at this path, so find out which program created something else there. Stop " +
+          "every process that uses the database, then move away what is at this path.",
+      });
+    }
+    if (shared || isOwnedBy(status, uid)) continue;
+    throw new KeywardError("STORE_INVALID", `${location}${suffix} belongs to another user`, {
+      hint:
+        "Find out which program created this file. If that program uses the database, keep the file, because it may " +
+        "hold the last writes. Change the owner of the file to the owner of the database with `chown`, and run the program " +
+        "as the owner of the database. If no program uses the file, stop every process that uses the database, then " +
+        "move the file away.",
+    });
   }
 }
 
@@ -259,7 +263,7 @@ function createPrivate(location: string): void {
     if (systemCode(error) !== "ENOENT") throw error;
     throw new KeywardError("STORE_UNAVAILABLE", `${location} cannot be created: its folder does not exist`, {
       hint:
-        "If the folder is on a volume that is not mounted, mount the volume. Otherwise create the folder: " +
+        "If the folder is on a volume that is not mounted, mount the volume. Otherwise create the folder with " +
         `\`mkdir -p ${dirname(location)}\``,
       cause: error,
     });

@@ -76,7 +76,7 @@ export class SqliteSpace
   extends Hookified
   implements AtomicStore, ScannableStore, BinaryStore, BoundedStore, DescribedStore
 {
-  /** Values may be bytes: the store keeps them unchanged, as BLOB. */
+  /** Values may be bytes, which the store keeps unchanged, as BLOB. */
   readonly values = "bytes";
   /**
    * The namespace whose records the methods read and write. Only {@link SqliteSpace.scan} ignores it and reads every
@@ -93,7 +93,7 @@ export class SqliteSpace
     this.#space = space;
   }
 
-  /** Maximum duration of a call in milliseconds. `clear` and `iterator` may take as long for each of their steps. */
+  /** Maximum duration of a call in milliseconds. Each step of `clear` and `iterator` may take this time. */
   get longestCallMs(): number {
     return this.#connection.longestCallMs;
   }

@@ -73,7 +73,7 @@ describe("a locked file", () => {
     await rejected;
   });
 
-  it("is set up by the waiting write if the file is still empty when another process unlocks it", async () => {
+  it("becomes a store through the waiting write, if the process that had locked the file left it empty", async () => {
     const path = temporaryFile();
     const unlock = lock(path);
     const store = new SqliteStore(path);
@@ -85,7 +85,7 @@ describe("a locked file", () => {
     await store.disconnect();
   });
 
-  it("lets a waiting write keep its namespace when the namespace of the store changes", async () => {
+  it("makes a write wait without losing its namespace when the namespace of the store changes meanwhile", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     store.namespace = "first";
@@ -169,7 +169,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are never written: a write whose expiry has passed removes the existing record instead", async () => {
+  it("are never written, because a write whose expiry has passed only removes the existing record", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 0 });
     await store.set("key", "value");

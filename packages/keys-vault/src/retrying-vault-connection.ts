@@ -258,7 +258,7 @@ function loginRefused(failure: VaultFailure, auth: VaultAuth): KeywardError {
       {
         hint: isApi
           ? "Correct `mount` in `auth`, or the namespace. `bao auth list` shows the login methods with their mounts."
-          : "Correct the address (`address` or VAULT_ADDR), including its path. Keyward adds /v1/ to the address.",
+          : "Correct the address (`address` or VAULT_ADDR), including its path. Do not add `/v1/` to the address, because Keyward adds `/v1/` itself.",
       },
     );
   }
