@@ -112,7 +112,7 @@ export function isKeyId(id: unknown): boolean {
 /**
  * Checks the id of a key.
  *
- * @param what The name of the id in the message, such as "The id of a key".
+ * @param what The subject of the error message, such as "The id of a key".
  * @throws KeywardError `KEY_INVALID`
  */
 export function requireKeyId(id: unknown, what: string): void {

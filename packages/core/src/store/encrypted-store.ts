@@ -282,9 +282,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Replaces the check record of the store with one under the keyring in use, although this keyring could not decrypt
-   * it. Afterwards this keyring may write, and may overwrite records that it cannot read. Call it only if the former
-   * keyring is lost for good.
+   * Replaces the check record of the store with one under the keyring in use, even if this keyring cannot decrypt the
+   * stored check record. After that, a process with this keyring may write, and its writes replace records that it
+   * cannot decrypt, except those that it has tried to read. Call this method only if the former keyring is lost for good.
    */
   async overwriteCheckRecord(): Promise<void> {
     await this.#check.overwrite(await this.#codec.ring());
