@@ -79,7 +79,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     }
   });
 
-  test("compares a large value to its last byte", async (store) => {
+  test("compares every byte of a large value, even the last", async (store) => {
     const large = "x".repeat(2 ** 20);
     await store.set("key", `${large}y`);
     assert.equal(await store.replace("key", `${large}z`, "new"), false);

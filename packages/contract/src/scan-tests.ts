@@ -70,7 +70,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     ]);
   });
 
-  test("returns pages of about the limit", async ({ store }) => {
+  test("returns pages with about as many records as the limit", async ({ store }) => {
     await store.setMany(numbered("key-", 500).map((key) => ({ key, value: "value" })));
     const page = await asScannable(store).scan({ limit: 10 });
     assert.ok(page.entries.length <= 100, `${page.entries.length} records in a page of about 10`);

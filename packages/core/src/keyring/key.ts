@@ -71,7 +71,7 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
   if (material.every((byte) => byte === material[0])) {
     throw new KeywardError(
       "KEY_INVALID",
-      `${name} has material of one byte repeated ${rootBytes} times: a placeholder, not a key`,
+      `${name} has material of one byte repeated ${rootBytes} times, which is a placeholder and not a key`,
       {
         keyId: key.id,
         hint: makeAKey,
@@ -142,6 +142,6 @@ export function shownId(id: unknown): string {
 /** Throws the error for a value that is not a Keyring. Code without types may pass anything. */
 export function refuseKeyring(given: unknown): never {
   throw new KeywardError("VALUE_INVALID", `A Keyring was expected, but this is of type ${typeof given}`, {
-    hint: "Pass a Keyring of this copy of @keyward/core. `save` takes the changed keyring, and the one that it was made from.",
+    hint: "Pass a Keyring that was made by this same copy of @keyward/core. The arguments of `save` are the changed keyring and the keyring before the change.",
   });
 }

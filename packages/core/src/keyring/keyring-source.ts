@@ -28,7 +28,7 @@ export type KeyringSourceReport =
 
 /** A user of the keyring of a {@link KeyringSource}, such as a store. The source calls these functions. */
 export interface KeyUser {
-  /** Receives each report from the background. Must not throw. */
+  /** Called with each report about the loads that the source makes in the background. Must not throw. */
   readonly tell: (report: KeyringSourceReport) => void;
   /** Returns which of two keyrings can decrypt the check record of the store; `undefined` if the store cannot know. */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
@@ -301,7 +301,7 @@ export class KeyringSource {
   }
 
   /**
-   * Adds a user of the keyring, until the returned function is called. While there is a user, the source subscribes to
+   * Registers a user of the keyring. The returned function removes the user. While there is a user, the source subscribes to
    * the provider and refreshes the keyring every `refreshMs`.
    */
   listen(user: KeyUser): () => void {
@@ -379,7 +379,7 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyri
   });
   if (ring instanceof Keyring) return ring;
   throw new KeywardError("KEYRING_INVALID", "The key provider returned something other than a Keyring", {
-    hint: "Make its load() resolve to a Keyring that was made by this same copy of @keyward/core.",
+    hint: "Make the `load()` of the key provider resolve to a Keyring that was made by this same copy of @keyward/core.",
   });
 }
 

@@ -28,7 +28,7 @@ export function addCounts(one: ReencryptCounts, other: ReencryptCounts): Reencry
 
 /** The progress of a bulk re-encryption, as its checkpoint keeps it. */
 export interface SavedProgress {
-  /** The primary that the job encrypts with. */
+  /** The id of the primary, the key that the job encrypts with. */
   readonly primary: string;
   readonly namespaces: readonly string[] | null;
   readonly range?: string;

@@ -198,7 +198,7 @@ export function rotationInProgressError({ kind, order, from, to, step }: Rotatio
   if (step === "done") {
     return new KeywardError("ROTATION_IN_PROGRESS", `${rotation} was finished by another run during this run`, {
       keyId: from,
-      hint: "The rotation of this run was replaced before it was done. If you still want what this call asks for, repeat the call.",
+      hint: "This run stopped, because its own rotation was replaced before it was done. If you still want what this call asks for, repeat the call.",
     });
   }
   const noun = { rotate: "rotation", "roll-back": "roll-back", revoke: "revocation" }[kind];

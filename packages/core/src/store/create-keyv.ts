@@ -231,9 +231,13 @@ export class KeywardKeyv extends ReportingKeyv {
    */
   override set checkExpired(value: boolean) {
     if (!value) return;
-    throw new KeywardError("VALUE_INVALID", "checkExpired cannot be set to true: it would delete newer writes", {
-      hint: "Do not set checkExpired. Expired records are absent without it.",
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "checkExpired cannot be set to true, because the expiry check of Keyv could delete newer writes",
+      {
+        hint: "Do not set `checkExpired`. Reads return `undefined` for expired records anyway.",
+      },
+    );
   }
 
   /**

@@ -77,9 +77,13 @@ export function requireOptionValues({ padTo, accept = [], decode, reencrypt }: E
   if (padTo !== undefined) requireAmount("padTo", padTo, "bytes", { most: 2 ** 20 });
   requireFormats(accept);
   if (decode !== undefined && typeof decode !== "function") {
-    throw new KeywardError("VALUE_INVALID", `The option decode is not a function, but of type ${typeof decode}`, {
-      hint: "Pass a function that decodes a value as the application does. Omit `decode` if the application reads values as plain strings or bytes.",
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      `The option \`decode\` must be a function, but is of type ${typeof decode}`,
+      {
+        hint: "Pass a function that decodes a value as the application does. Omit `decode` if the application reads values as plain strings or bytes.",
+      },
+    );
   }
   if (reencrypt !== undefined) requireOneOf("reencrypt", reencrypt, lazyReencryptionModes);
 }

@@ -43,7 +43,7 @@ export interface StoreParts {
   readonly generationNotice: GenerationNotice;
   readonly source: KeyringSource;
   readonly writeGate: WriteGate;
-  /** `undefined` if the store has no reserved space. */
+  /** The access to the reserved space of the store; `undefined` if the store has none. */
   readonly reserve: ReservedRecords | undefined;
   readonly decoded: DecodedReads;
 }
@@ -327,7 +327,7 @@ function registrationFor(
       "STORE_INVALID",
       "This process cannot be a replica: the store has no reserved space for heartbeats",
       {
-        hint: "Use a store that has reserved(), such as those of Keyward, or omit the option replica.",
+        hint: "Use a store that has `reserved()`, such as the stores of Keyward, or omit the option `replica`.",
       },
     );
   }

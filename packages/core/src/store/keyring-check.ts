@@ -86,7 +86,7 @@ export class KeyringCheck {
     if (stored !== undefined) await decryptAndReencrypt(record, keyring, stored);
   }
 
-  /** Writes the check record under the primary, whether or not the keyring can decrypt the stored one. */
+  /** Writes the check record under the primary, whether or not the keyring can decrypt the stored check record. */
   async overwrite(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.overwrite(unscopedKeyring));
     if (keyring.primary !== "") await this.#record?.overwrite(keyring);

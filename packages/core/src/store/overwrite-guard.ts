@@ -145,7 +145,7 @@ export class OverwriteGuard {
         errors,
         cause: first,
         hint:
-          "Restore the missing keys or the records: `error.errors` lists each record with its key and a hint. To discard " +
+          "Restore the missing encryption keys or the records. `error.errors` has an error with a hint for each record. To discard " +
           "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) and write again.",
       },
     );

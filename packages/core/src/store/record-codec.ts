@@ -250,7 +250,7 @@ async function readForeign(
 function requireStored(stored: unknown, address: RecordAddress): StoredValue {
   if (isStoredValue(stored)) return stored;
   throw recordError("RECORD_NOT_SEALED", address, "is an object, neither a string nor bytes", {
-    hint: "A Keyv with serialization: false wrote the record. Write it again with a Keyv that serializes.",
+    hint: "A Keyv with the option `serialization: false` wrote the record. Write the record again with a Keyv without this option.",
   });
 }
 

@@ -374,9 +374,9 @@ function withDefaults(options: ReplicaOptions, ofStore: unknown): Required<Repli
   if (!isReplicaName(name)) {
     throw new KeywardError(
       "VALUE_INVALID",
-      "The option replica.name is not a string of at most 255 printable characters",
+      "The option `replica.name` must be a string of at most 255 printable characters",
       {
-        hint: "Set replica.name to such a string, or omit it to use the host name and the process id.",
+        hint: "Shorten the name, or omit `replica.name` to use the host name and the process id.",
       },
     );
   }
@@ -408,7 +408,7 @@ function notRegistered(
 
 function disconnected(): KeywardError {
   return new KeywardError("STORE_UNAVAILABLE", "Nothing was written: the store was disconnected during the call", {
-    hint: "Await every write before you call disconnect(), then repeat this one.",
+    hint: "Await every write before you call `disconnect()`. To make up for this write, repeat it.",
   });
 }
 
