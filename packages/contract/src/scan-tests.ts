@@ -3,7 +3,7 @@ import { isScannable, type ScannableStore, type ScannedRecord, type StoredValue 
 import { unusualKeys } from "./keyv-tests.ts";
 import { assertValue, isRefused, numbered, type StoreContractOptions, type StoreTest } from "./store-under-test.ts";
 
-/** Returns the store itself. Fails if it has no `scan`. */
+/** Returns the store itself, typed as scannable. Fails if the store has no `scan`. */
 export function asScannable(store: object): ScannableStore {
   if (isScannable(store)) return store;
   assert.fail("the store has no scan()");

@@ -308,7 +308,7 @@ export function requireAtomic(inner: WrappedStore): AtomicStore {
     "STORE_NOT_ATOMIC",
     `Re-encryption needs replace(), which ${inner.description} does not have`,
     {
-      hint: "Use a store that has `replace()`. Otherwise do not turn re-encryption on: without `replace()` it could undo a newer write.",
+      hint: "Use a store that has `replace()`. Otherwise leave re-encryption off, because without `replace()` it could undo a newer write.",
     },
   );
 }

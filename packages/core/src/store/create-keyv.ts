@@ -123,7 +123,7 @@ export class KeywardKeyv extends ReportingKeyv {
         `This Keyv is the store of a host with namespace ${first}, and cannot also be that of namespace ${second}`,
         {
           namespace: own,
-          hint: "For a second host, call createKeyv again with another namespace. If there is only one host, that host has put a second Keyv 5 around yours: to prevent this, import Keyv from the same package as that host.",
+          hint: "For a second host, call createKeyv again with another namespace. If there is only one host, that host has wrapped your Keyv 5 in a second Keyv 5. To prevent this, import Keyv from the same package as that host.",
         },
       );
     }
