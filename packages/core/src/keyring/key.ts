@@ -7,7 +7,7 @@ export type KeyStatus = "enabled" | "disabled";
 
 /** A key as a keyring shows it: id, status and creation date, never the key material. */
 export interface KeyInfo {
-  /** The id by which records name the key. */
+  /** The id of the key. Each record contains the id of the key that encrypted it. */
   readonly id: string;
   /** The status of the key: "enabled" if it can decrypt. */
   readonly status: KeyStatus;
@@ -24,7 +24,7 @@ export interface NewKey {
   readonly id?: string;
   /** The key material, 32 bytes. Default: random bytes. */
   readonly material?: Uint8Array;
-  /** The status of the key. Default: "enabled". */
+  /** The status that the key has in the keyring from the beginning. Default: "enabled". */
   readonly status?: KeyStatus;
   /** When the key was made, in ISO 8601. Default: now, if the material is random; otherwise absent. */
   readonly created?: string;
@@ -81,7 +81,7 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
   if (!isKeyStatus(status)) {
     throw new KeywardError("KEY_INVALID", `${name} has a status that is neither "enabled" nor "disabled"`, {
       keyId: key.id,
-      hint: 'Correct the status. If the key was disabled on purpose, set it to "disabled".',
+      hint: 'Set the status to "enabled", or to "disabled" if the key was disabled on purpose.',
     });
   }
   if (created !== undefined && !isDate(created)) {

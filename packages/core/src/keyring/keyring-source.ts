@@ -149,8 +149,8 @@ export class KeyringSource {
   }
 
   /**
-   * Returns the keyring in use. If it lacks this key, the keyring is loaded once before. If the load fails, returns the
-   * last good keyring with the error of the load.
+   * Returns the keyring in use. If that keyring lacks the key, first loads the keyring once. If the load fails, returns
+   * the last good keyring with the error of the load.
    */
   async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
     let ring = await this.current();
@@ -374,7 +374,7 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyri
   const ring = await abortable(async () => await provider.load(options), signal).catch((error: unknown) => {
     if (!signal.aborted || error !== signal.reason) throw error;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider returned no keyring within ${timeoutMs} ms`, {
-      hint: "Check that this process can reach the source of the keys. If the source is slow, raise timeoutMs.",
+      hint: "Check that this process can reach the source of the keys. If the source is slow, raise the option `timeoutMs`.",
     });
   });
   if (ring instanceof Keyring) return ring;

@@ -16,7 +16,8 @@ export interface WrapOptions {
 /** Encrypts ("wraps") and decrypts keyring documents under a key that never leaves a key service. */
 export interface KeyringWrapper {
   /**
-   * Wraps a document: returns a text that only the key service can unwrap. Must not keep the bytes or a copy of them.
+   * Wraps a document: returns a text that only the key service can unwrap. The wrapper must not keep the
+   * bytes of the document, nor a copy of them.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the key service does not answer or refuses.
    */
@@ -45,9 +46,9 @@ export interface WrappedKeysOptions extends KeyFreshness {
   /**
    * The lowest generation that is accepted. Default: 1.
    *
-   * A provider also refuses any generation lower than the highest that it has loaded or saved. A new process has not
-   * loaded a keyring yet. There, only this option refuses an older keyring, with a key that was revoked since, that an
-   * attacker has put back.
+   * A provider also refuses any generation lower than the highest that it has loaded or saved. But a new process has not
+   * loaded a keyring yet. Only this option keeps a new process from accepting an older keyring that an attacker has put
+   * back, with a key that was revoked since.
    */
   readonly minGeneration?: number;
 }
@@ -274,8 +275,11 @@ function refused(problem: string, ifIntended: string): KeywardError {
 }
 
 function conflict(): KeywardError {
-  const problem = "The wrapped keyring at the location is not the one that this change is based on";
-  return new KeywardError("KEYRING_CONFLICT", `${problem}, because another writer was first`, {
-    hint: "Load the keyring again, repeat the change, and save the result.",
-  });
+  return new KeywardError(
+    "KEYRING_CONFLICT",
+    "The wrapped keyring at the location is not the one that this change is based on, because another writer was first",
+    {
+      hint: "Load the keyring again, repeat the change, and save the result.",
+    },
+  );
 }

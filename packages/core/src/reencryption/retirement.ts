@@ -170,8 +170,8 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
       keyId: id,
       counts,
       hint:
-        "To re-encrypt the records, run `reencrypt` over these stores. If a record in a reserved space is left, it may be the " +
-        "check record of a scope: then pass a store of that scope too. If no store can decrypt the records, " +
+        "To re-encrypt the records, run `reencrypt` over these stores. If a record in a reserved space still needs the key " +
+        "after that, the record may be the check record of a scope, so pass a store of that scope too. If no store can decrypt the records, " +
         "`abandonUnreadable: true` retires the key anyway, and the records are lost.",
     },
   );

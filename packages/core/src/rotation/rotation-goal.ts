@@ -234,8 +234,8 @@ function sameKeyError(keyId: string): KeywardError {
     {
       keyId,
       hint:
-        "Pass another id for the new key, or no id to generate one. If you repeat a rotation whose record the store has lost, " +
-        'call `revokeKey` with the id of the old key and `order: "reencrypt-first"`: it runs the remaining steps.',
+        "Pass another id for the new key, or pass no id, so that one is generated. If you repeat a rotation whose record the store has lost, " +
+        'call `revokeKey` with the id of the old key and `order: "reencrypt-first"`, which runs the remaining steps.',
     },
   );
 }

@@ -114,7 +114,7 @@ export class WrappedStore {
     return namespace === this.namespace && namespace === this.useNamespace() ? this : undefined;
   }
 
-  /** Calls the listener for each `error` event of the store, until the returned function is called. */
+  /** Calls the listener for each `error` event of the store. The returned function removes the listener. */
   onError(listener: (error: unknown) => void): () => void {
     const stops = [...new Set<object>([this.#adapter, this.#errorSource])].map((source) =>
       shareListener(source, "error", listener),

@@ -132,7 +132,7 @@ export class KeywardKeyv extends ReportingKeyv {
 
   /**
    * Waits for lazy re-encryption, then disconnects. Several Keyvs that `createKeyv` made over one store share its
-   * connection, which is closed with the last of them.
+   * connection, which is closed when the last of these Keyvs disconnects.
    */
   override async disconnect(): Promise<void> {
     try {
@@ -254,7 +254,7 @@ export class KeywardKeyv extends ReportingKeyv {
         "VALUE_INVALID",
         "Nothing was written: a key is empty, and Keyv stores no record under an empty key",
         {
-          hint: "Pass a key that is not empty, also after the option `sanitize` has removed characters from it.",
+          hint: "Pass a key that is not empty, even after the option `sanitize` has removed characters from the key.",
         },
       ),
     );

@@ -325,7 +325,7 @@ function registrationFor(
   if (records === undefined) {
     throw new KeywardError(
       "STORE_INVALID",
-      "This process cannot be a replica: the store has no reserved space for heartbeats",
+      "This process cannot be a replica, because the store has no reserved space for heartbeats",
       {
         hint: "Use a store that has `reserved()`, such as the stores of Keyward, or omit the option `replica`.",
       },
@@ -347,7 +347,7 @@ export function encryptedStoreOf(given: EncryptedStoreOrKeyv): EncryptedStore {
   throw new KeywardError("STORE_INVALID", `An EncryptedStore was expected, but this is ${what}`, {
     hint:
       "Pass the Keyv that createKeyv returned, or the EncryptedStore. For a Keyv that you made over an EncryptedStore, pass " +
-      "keyv.store. All must come from the same copy of @keyward/core.",
+      "`keyv.store`. The store and this function must come from the same copy of @keyward/core.",
   });
 }
 

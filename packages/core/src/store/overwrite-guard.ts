@@ -95,7 +95,8 @@ export class OverwriteGuard {
   }
 
   /**
-   * Verifies that no record under these keys is unreadable. Returns `undefined` if none is marked, otherwise a promise.
+   * Verifies that no record under these keys is unreadable. Returns `undefined` if no record is marked, otherwise a
+   * promise.
    *
    * @throws KeywardError `OVERWRITE_REFUSED`, with one error for each record that is still unreadable.
    */
