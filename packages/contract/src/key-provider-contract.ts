@@ -44,7 +44,9 @@ export interface KeyProviderContractOptions {
   readonly name: string;
   /** Opens a provider over a new source that has a valid keyring. Called once for each test. */
   open(): Promise<OpenKeyProvider>;
-  /** Which methods the provider has. The contract fails a provider that lacks one of these methods, or has another one. */
+  /**
+   * Which methods the provider has. The contract fails a provider that lacks one of these methods, or has another one.
+   */
   readonly expect: {
     readonly save: boolean;
     readonly subscribe: boolean;

@@ -10,8 +10,8 @@ let filledAtMs = 0;
 let generation = 0;
 
 /**
- * Discards all random bytes and nonce prefixes that were drawn in advance. Call this function after a machine, container or
- * process was cloned or restored from a snapshot. Otherwise two clones could use the same nonce.
+ * Discards all random bytes and nonce prefixes that were drawn in advance. Call this function after a machine,
+ * container or process was cloned or restored from a snapshot. Otherwise two clones could use the same nonce.
  */
 export function reseed(): void {
   drawn = poolBytes;

@@ -301,8 +301,8 @@ export class KeyringSource {
   }
 
   /**
-   * Registers a user of the keyring. The returned function removes the user. While there is a user, the source subscribes to
-   * the provider and refreshes the keyring every `refreshMs`.
+   * Registers a user of the keyring. The returned function removes the user. While there is a user, the source
+   * subscribes to the provider and refreshes the keyring every `refreshMs`.
    */
   listen(user: KeyUser): () => void {
     // Subscribe first, because a provider may throw. Then no user has been added.

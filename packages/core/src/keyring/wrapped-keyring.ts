@@ -46,9 +46,9 @@ export interface WrappedKeysOptions extends KeyFreshness {
   /**
    * The lowest generation that is accepted. Default: 1.
    *
-   * A provider also refuses any generation lower than the highest that it has loaded or saved. But a new process has not
-   * loaded a keyring yet. Only this option keeps a new process from accepting an older keyring that an attacker has put
-   * back, with a key that was revoked since.
+   * A provider also refuses any generation lower than the highest that it has loaded or saved. But a new process has
+   * not loaded a keyring yet. Only this option keeps a new process from accepting an older keyring that an attacker has
+   * put back, with a key that was revoked since.
    */
   readonly minGeneration?: number;
 }

@@ -13,7 +13,9 @@ import { type WrappedStore, wrapRejection } from "../store-interface/wrapped-sto
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { ReservedText } from "./reserved-text.ts";
 
-/** Prefix of the keys of check records that belong to a scope. In such a key, the name of the scope follows the prefix. */
+/**
+ * Prefix of the keys of check records that belong to a scope. In such a key, the name of the scope follows the prefix.
+ */
 export const scopedPrefix = "check/";
 
 /** The properties of a store that a check record uses. */

@@ -34,8 +34,8 @@ export interface EncryptedStoreOptions {
   /**
    * Decodes a value as the application that reads from this store does, and throws or rejects if the application cannot
    * decode the value. A record in a foreign format is encrypted only after this function succeeded; the result of the
-   * function is not used. `createKeyv` passes a function of its own. Default: every string and every `Uint8Array` counts
-   * as decodable.
+   * function is not used. `createKeyv` passes a function of its own. Default: every string and every `Uint8Array`
+   * counts as decodable.
    */
   readonly decode?: (value: StoredValue) => unknown;
   /**

@@ -284,7 +284,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * Replaces the check record of the store with one under the keyring in use, even if this keyring cannot decrypt the
    * stored check record. After that, a process with this keyring may write, and its writes replace records that it
-   * cannot decrypt, except those that it has tried to read. Call this method only if the former keyring is lost for good.
+   * cannot decrypt, except those that it has tried to read. Call this method only if the former keyring is lost for
+   * good.
    */
   async overwriteCheckRecord(): Promise<void> {
     await this.#check.overwrite(await this.#codec.ring());

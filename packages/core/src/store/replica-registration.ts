@@ -152,7 +152,10 @@ export class ReplicaRegistration {
     return slot;
   }
 
-  /** Returns the replica id of this process in a backend, over the keys of this source; `undefined` if it is not registered. */
+  /**
+   * Returns the replica id of this process in a backend, over the keys of this source; `undefined` if it is not
+   * registered.
+   */
   static idIn(space: object, source: KeyringSource): string | undefined {
     const registration = slots.get(space)?.get(source)?.registration;
     return registration === undefined ? undefined : registration.#id;
