@@ -18,11 +18,11 @@ export interface AtomicUnderTest {
   readonly test: StoreTest;
   /** Whether the store returns bytes as bytes. */
   readonly bytes: boolean;
-  /** Returns the part to be tested of a store: itself, or its reserved space. */
+  /** Returns the part of a store that is tested: the store itself, or its reserved space. */
   of(store: object): AtomicStore;
 }
 
-/** Returns the store itself. Fails if it has no `replace`. */
+/** Returns the store itself, typed as atomic. Fails if the store has no `replace`. */
 export function asAtomic(store: object): AtomicStore {
   if (isAtomic(store)) return store;
   assert.fail("the store has no replace()");
@@ -79,7 +79,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     }
   });
 
-  test("compares a large value to its last byte", async (store) => {
+  test("compares every byte of a large value, even the last", async (store) => {
     const large = "x".repeat(2 ** 20);
     await store.set("key", `${large}y`);
     assert.equal(await store.replace("key", `${large}z`, "new"), false);

@@ -19,7 +19,7 @@ export interface OpenKeyProvider {
   close(): Promise<void>;
   /**
    * Returns the key material of the source as texts, in each encoding that the source uses. No error, no printed
-   * keyring and no printed provider may contain any of them. Empty if the source has no key.
+   * keyring and no printed provider may contain any of these texts. The list is empty if the source has no key.
    */
   secrets(): readonly string[];
   /**
@@ -44,7 +44,9 @@ export interface KeyProviderContractOptions {
   readonly name: string;
   /** Opens a provider over a new source that has a valid keyring. Called once for each test. */
   open(): Promise<OpenKeyProvider>;
-  /** Which methods the provider has. A provider that lacks one of them, or has another one, fails. */
+  /**
+   * Which methods the provider has. The contract fails a provider that lacks one of these methods, or has another one.
+   */
   readonly expect: {
     readonly save: boolean;
     readonly subscribe: boolean;

@@ -138,7 +138,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("returns pages of a range of about the limit", async ({ store, inNamespace }) => {
+  test("returns pages of a range with about as many records as the limit", async ({ store, inNamespace }) => {
     await inNamespace("a").setMany(numbered("key-", 1_000).map((key) => ({ key, value: "value" })));
     const [range = ""] = await asRanged(store).ranges(2);
     const page = await asRanged(store).scan({ range, limit: 10 });

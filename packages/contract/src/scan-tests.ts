@@ -3,7 +3,7 @@ import { isScannable, type ScannableStore, type ScannedRecord, type StoredValue 
 import { unusualKeys } from "./keyv-tests.ts";
 import { assertValue, isRefused, numbered, type StoreContractOptions, type StoreTest } from "./store-under-test.ts";
 
-/** Returns the store itself. Fails if it has no `scan`. */
+/** Returns the store itself, typed as scannable. Fails if the store has no `scan`. */
 export function asScannable(store: object): ScannableStore {
   if (isScannable(store)) return store;
   assert.fail("the store has no scan()");
@@ -70,7 +70,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     ]);
   });
 
-  test("returns pages of about the limit", async ({ store }) => {
+  test("returns pages with about as many records as the limit", async ({ store }) => {
     await store.setMany(numbered("key-", 500).map((key) => ({ key, value: "value" })));
     const page = await asScannable(store).scan({ limit: 10 });
     assert.ok(page.entries.length <= 100, `${page.entries.length} records in a page of about 10`);

@@ -60,7 +60,7 @@ export interface StoreContractOptions {
   readonly name: string;
   /** Opens the store over a new, empty backend. Called once for each test. */
   open(): Promise<OpenStore>;
-  /** The capabilities that the store has. A store that lacks one of them, or has another one, fails. */
+  /** The capabilities that the store has. The contract fails a store that lacks one of these, or has another one. */
   readonly expect: StoreExpectations;
   /** Whether the store returns bytes as bytes. Default: `expect.bytes`. */
   readonly roundTripsBytes?: boolean;
@@ -83,7 +83,7 @@ export interface StoreContractOptions {
 export type StoreTest = (
   name: string,
   body: (opened: OpenStore) => Promise<void>,
-  /** The exception under which the test must fail. */
+  /** If the store lists this exception, the test must fail. */
   exception?: StoreException,
 ) => void;
 

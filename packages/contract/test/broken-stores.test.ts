@@ -487,7 +487,7 @@ describe.concurrent("storeContract", () => {
     }
   });
 
-  it("fails an exception that the store does not need", async () => {
+  it("fails a store for which an exception is listed that it does not need", async () => {
     const failures = await failuresOf({
       name: "memory",
       expect: allCapabilities,

@@ -58,7 +58,7 @@ describe("refreshMs", () => {
     await Promise.all([store, ...others].map((one) => one.disconnect()));
   });
 
-  it("makes stores use a changed keyring without a read that needs it", async () => {
+  it("makes stores use a changed keyring, even if no read needs a key that the former keyring lacks", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     const rings: Keyring[] = [];

@@ -287,7 +287,7 @@ describe("the lease of a process that stopped its heartbeats", () => {
   );
 });
 
-describe.each(["Date", "performance"] as const)("a process that was halted (by the clock of %s)", (clock) => {
+describe.each(["Date", "performance"] as const)("a process that was halted, as only %s.now() shows,", (clock) => {
   /**
    * Halts a process until its primary key has left the keyring. The record "key" is under a key that both keyrings have.
    */

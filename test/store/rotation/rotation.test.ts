@@ -425,7 +425,7 @@ describe("the record of a rotation", () => {
     await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
   });
 
-  it("is replaced by the record of another rotation: the run then rejects, because the keyring shows that its goal is not achieved", async () => {
+  it("makes the run reject if the record of another rotation replaces it before the run has achieved its goal", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let replaces = false;
@@ -477,7 +477,7 @@ describe("the record of a rotation", () => {
     expect(source.ring.primary).toBe("new");
   });
 
-  it("may be lost between two runs: revokeKey then finishes the rotation and removes the old key", async () => {
+  it("is not needed by revokeKey, which finishes the rotation and removes the old key even if the record was lost", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "drain" });

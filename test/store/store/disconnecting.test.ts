@@ -107,7 +107,7 @@ describeWithRedis(servers, "Redis", () => {
 });
 
 describe("a shared connection", () => {
-  it("is closed once with its last user, and again if that user leaves again", async () => {
+  it("is closed once when its last user leaves, and again if that user leaves a second time", async () => {
     let closed = 0;
     const shared = {};
     const close = async () => {

@@ -117,7 +117,7 @@ describe("a foreign record that its Keyv cannot decode", () => {
     expect(await inner.get("odd")).toBe("text");
   });
 
-  it("is determined by the option decode of an EncryptedStore, which has none by default", async () => {
+  it("is recognized by the option decode of an EncryptedStore, which by default recognizes no such record", async () => {
     for (const decode of [
       (value: unknown) => JSON.parse(String(value)),
       async (value: unknown) => JSON.parse(String(value)),

@@ -21,7 +21,7 @@ const prefixed = {
 } as const;
 
 describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
-  it("namespaces that cannot mix are separated", async () => {
+  it("namespaces whose keys cannot be confused are kept separate", async () => {
     const inner = open();
     const keys = newRing();
     const keyvs = ["a", "b", "aa", ":a"].map((namespace) => createKeyv({ store: inner, keys, namespace }));
@@ -154,7 +154,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     expect(await one.get("key")).toBe(`${marker}one`);
   });
 
-  it("two Keyvs cannot use two namespaces", async () => {
+  it("two Keyvs cannot use two different namespaces at the same time", async () => {
     const inner = open();
     const keys = newRing();
     const one = new Keyv({ store: new EncryptedStore(inner, { keys }), namespace: "one" });

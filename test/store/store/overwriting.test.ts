@@ -271,7 +271,7 @@ describe("the check record", () => {
         const error = await expectRefusal(createKeyv({ store: inner, keys }).set("key", value), "OVERWRITE_REFUSED");
         expect(error.message).toContain(message);
         // The hint begins with restoring, and ends with overwriting.
-        expect(error.hint).toMatch(/^Give this process the keyring .* only then, call overwriteCheckRecord\(\)/);
+        expect(error.hint).toMatch(/^Give this process the keyring .* Only if .* call `overwriteCheckRecord\(\)`/);
       }
       const wide = newRing("id0");
       const many = Array.from({ length: 8 }, (_, at) => at + 1).reduce((ring, at) => ring.add({ id: `id${at}` }), wide);

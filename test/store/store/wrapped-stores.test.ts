@@ -10,7 +10,7 @@ import { BreakableAdapter, keyIdIn, LeastKeyv5Adapter } from "./inner-stores.ts"
 const value = `${marker}value`;
 
 describe("a Keyv 5 adapter", () => {
-  it("is wrapped: it gets relative times to live and encrypted values", async () => {
+  it("gets relative times to live and encrypted values from a Keyv that createKeyv made", async () => {
     const inner = new LeastKeyv5Adapter();
     const keyv = createKeyv({ store: inner, keys: newRing("k1"), namespace: "flows" });
     await keyv.set("key", value, 60_000);
@@ -244,7 +244,7 @@ describe("encryption in two layers", () => {
     }
   });
 
-  it("is not the advice for a Keyv that createKeyv made", () => {
+  it("is not what the hint advises if the store is a Keyv that createKeyv made", () => {
     const keys = newRing();
     const store = createKeyv({ store: new Map(), keys });
     expect(() => createKeyv({ store, keys })).toThrow(

@@ -94,8 +94,9 @@ export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
  * @throws KeywardError `VALUE_INVALID` for anything but a list of formats.
  */
 export function requireFormats(accept: readonly ForeignFormat[]): readonly ForeignFormat[] {
-  const hint = "Set accept to a list of formats: plaintext(), aesGcm(…) or your own.";
-  if (!Array.isArray(accept)) throw new KeywardError("VALUE_INVALID", "accept is not a list of formats", { hint });
+  const hint = "Set the option `accept` to a list of formats: `plaintext()`, `aesGcm(…)` or your own.";
+  if (!Array.isArray(accept))
+    throw new KeywardError("VALUE_INVALID", "The option `accept` is not a list of formats", { hint });
   for (const [index, format] of accept.entries()) {
     requireMethods(`accept[${index}]`, format, ["read"], hint);
     if (format.name === undefined || typeof format.name === "string") continue;

@@ -62,7 +62,8 @@ export function readHeader(stored: StoredValue, address: RecordAddress): Envelop
     typeof stored === "string" ? stored : firstCharacters(stored, lengthOfVersion(stored) + 1),
   );
   if (anyVersion === null) return undefined;
-  if (anyVersion[1] === "1") throw malformedEnvelope(address, "its key id is not 1 to 32 of A-Z a-z 0-9 _ -");
+  if (anyVersion[1] === "1")
+    throw malformedEnvelope(address, "its key id must have 1 to 32 characters of A-Z a-z 0-9 _ -");
   throw recordError("ENVELOPE_UNSUPPORTED", address, `is an envelope of version ${anyVersion[1]?.slice(0, 8)}`, {
     hint: "A later release of Keyward wrote the record. Update Keyward in this process.",
   });

@@ -10,15 +10,15 @@ let filledAtMs = 0;
 let generation = 0;
 
 /**
- * Discards all random bytes and nonce prefixes that were drawn in advance. Call it after a machine, container or
- * process was cloned or restored from a snapshot. Otherwise two clones could use the same nonce.
+ * Discards all random bytes and nonce prefixes that were drawn in advance. Call this function after a machine,
+ * container or process was cloned or restored from a snapshot. Otherwise two clones could use the same nonce.
  */
 export function reseed(): void {
   drawn = poolBytes;
   generation++;
 }
 
-/** Returns a number that grows with each {@link reseed}. Random bytes of another generation must not be used. */
+/** Returns how often {@link reseed} was called. Random bytes that were drawn at another number must not be used. */
 export function seedGeneration(): number {
   return generation;
 }

@@ -102,7 +102,7 @@ function readLayout(plain: Buffer, address: RecordAddress, keyId: string): Layou
   if (flags & isPadded) {
     valueEnd = valueAt + plain.readUInt32BE(lengthAt);
     if (valueEnd > plain.length || !plain.subarray(valueEnd).every((byte) => byte === 0)) {
-      throw malformedEnvelope(address, "its padding does not match the length in it", keyId);
+      throw malformedEnvelope(address, "its padding does not match the length of its value", keyId);
     }
   }
   return { flags, valueAt, valueEnd, expires: flags & hasExpiry ? plain.readUIntBE(expiresAt, 6) : undefined };

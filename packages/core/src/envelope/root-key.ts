@@ -47,8 +47,8 @@ function copyOf(root: Uint8Array): Buffer {
  */
 export class RootKey {
   readonly #root: Buffer;
-  // Two generations approximate an LRU cache without a write for each hit. To move an entry within a Map takes longer
-  // than the rest of the lookup.
+  // Two Maps, of recent and of older subkeys, approximate a cache that drops the least recently used subkey. A hit in
+  // the recent Map writes nothing: to move an entry within a Map takes longer than the rest of the lookup.
   #recentSubkeys = new Map<string, KeyObject>();
   #olderSubkeys = new Map<string, KeyObject>();
   #commitment: Buffer | undefined;

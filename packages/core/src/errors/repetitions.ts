@@ -26,7 +26,7 @@ export class Repetitions {
   readonly #nowMs: () => number;
 
   /**
-   * Creates a `Repetitions` for which every problem is new.
+   * Creates a `Repetitions` to which no problem has occurred yet.
    *
    * @param nowMs a clock in milliseconds that never goes back. Default: `performance.now()`.
    */

@@ -73,9 +73,13 @@ function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions)
   const found = lstatSync(path);
   const problem = problemOf(found, guarded);
   if (problem !== undefined) {
-    throw new KeywardError(codes.unusable, `${shownAs} cannot be locked: the lock file beside it (.lock) ${problem}`, {
-      hint: "Find out which program made the .lock file. While no process changes the guarded file, remove the .lock file, and try again.",
-    });
+    throw new KeywardError(
+      codes.unusable,
+      `${shownAs} cannot be locked, because the lock file beside it (.lock) ${problem}`,
+      {
+        hint: "Find out which program made the .lock file. While no process changes the guarded file, remove the .lock file, and try again.",
+      },
+    );
   }
   try {
     // Root may have created the lock before the guarded file got its owner.
@@ -83,9 +87,9 @@ function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions)
     if ((found.mode & 0o777 & ~mode) !== 0) chmodSync(path, mode);
     accessSync(path, constants.R_OK | constants.W_OK);
   } catch (cause) {
-    const problem = `${shownAs} cannot be locked: this user must not use the lock file beside it, with the ending .lock`;
+    const problem = `${shownAs} cannot be locked, because this process cannot use the lock file beside it (.lock)`;
     throw new KeywardError(codes.unusable, `${problem} (${systemCode(cause)})`, {
-      hint: "Give the .lock file the same owner as the guarded file, with chown, and try again.",
+      hint: "Use `chown` to give the .lock file the same owner as the file that it guards, and try again.",
       cause,
     });
   }

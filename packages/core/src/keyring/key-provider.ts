@@ -96,7 +96,7 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
   if (maxAgeMs !== undefined && maxAgeMs <= timeoutMs) {
     // Otherwise a keyring could be too old when its load ends, and calls would load forever.
     throw new KeywardError("VALUE_INVALID", `maxAgeMs (${maxAgeMs}) is not longer than timeoutMs (${timeoutMs})`, {
-      hint: `Set maxAgeMs to more than ${timeoutMs}, or timeoutMs to less than ${maxAgeMs}.`,
+      hint: `Set \`maxAgeMs\` to more than ${timeoutMs}, or \`timeoutMs\` to less than ${maxAgeMs}.`,
     });
   }
   return {

@@ -7,7 +7,7 @@ export type KeyStatus = "enabled" | "disabled";
 
 /** A key as a keyring shows it: id, status and creation date, never the key material. */
 export interface KeyInfo {
-  /** The id by which records name the key. */
+  /** The id of the key. Each record contains the id of the key that encrypted it. */
   readonly id: string;
   /** The status of the key: "enabled" if it can decrypt. */
   readonly status: KeyStatus;
@@ -24,7 +24,7 @@ export interface NewKey {
   readonly id?: string;
   /** The key material, 32 bytes. Default: random bytes. */
   readonly material?: Uint8Array;
-  /** The status of the key. Default: "enabled". */
+  /** The status that the key has in the keyring from the beginning. Default: "enabled". */
   readonly status?: KeyStatus;
   /** When the key was made, in ISO 8601. Default: now, if the material is random; otherwise absent. */
   readonly created?: string;
@@ -71,7 +71,7 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
   if (material.every((byte) => byte === material[0])) {
     throw new KeywardError(
       "KEY_INVALID",
-      `${name} has material of one byte repeated ${rootBytes} times: a placeholder, not a key`,
+      `${name} has material of one byte repeated ${rootBytes} times, which is a placeholder and not a key`,
       {
         keyId: key.id,
         hint: makeAKey,
@@ -81,7 +81,7 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
   if (!isKeyStatus(status)) {
     throw new KeywardError("KEY_INVALID", `${name} has a status that is neither "enabled" nor "disabled"`, {
       keyId: key.id,
-      hint: 'Correct the status. If the key was disabled on purpose, set it to "disabled".',
+      hint: 'Set the status to "enabled", or to "disabled" if the key was disabled on purpose.',
     });
   }
   if (created !== undefined && !isDate(created)) {
@@ -112,7 +112,7 @@ export function isKeyId(id: unknown): boolean {
 /**
  * Checks the id of a key.
  *
- * @param what The name of the id in the message, such as "The id of a key".
+ * @param what The subject of the error message, such as "The id of a key".
  * @throws KeywardError `KEY_INVALID`
  */
 export function requireKeyId(id: unknown, what: string): void {
@@ -142,6 +142,6 @@ export function shownId(id: unknown): string {
 /** Throws the error for a value that is not a Keyring. Code without types may pass anything. */
 export function refuseKeyring(given: unknown): never {
   throw new KeywardError("VALUE_INVALID", `A Keyring was expected, but this is of type ${typeof given}`, {
-    hint: "Pass a Keyring of this copy of @keyward/core. `save` takes the changed keyring, and the one that it was made from.",
+    hint: "Pass a Keyring that was made by this same copy of @keyward/core. The arguments of `save` are the changed keyring and the keyring before the change.",
   });
 }

@@ -205,14 +205,14 @@ function readStrings(value: unknown, field: string): readonly string[] | undefin
 }
 
 /**
- * Checks a name.
+ * Checks a name in a keyring.
  *
- * @param what The name of the value in the message, such as "its name".
+ * @param what The subject of the error message, such as "its name".
  * @throws KeywardError `KEYRING_INVALID` for anything but a non-empty, well-formed string.
  */
 export function requireText(text: unknown, what: string, hint = 'Pass a name such as "production".'): string {
   if (typeof text !== "string" || text === "" || !text.isWellFormed()) {
-    throw invalidKeyring(`${what} is not a non-empty, well-formed string`, hint);
+    throw invalidKeyring(`${what} must be a non-empty, well-formed string`, hint);
   }
   return text;
 }

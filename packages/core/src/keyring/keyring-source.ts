@@ -28,7 +28,7 @@ export type KeyringSourceReport =
 
 /** A user of the keyring of a {@link KeyringSource}, such as a store. The source calls these functions. */
 export interface KeyUser {
-  /** Receives each report from the background. Must not throw. */
+  /** Called with each report about the loads that the source makes in the background. Must not throw. */
   readonly tell: (report: KeyringSourceReport) => void;
   /** Returns which of two keyrings can decrypt the check record of the store; `undefined` if the store cannot know. */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
@@ -149,8 +149,8 @@ export class KeyringSource {
   }
 
   /**
-   * Returns the keyring in use. If it lacks this key, the keyring is loaded once before. If the load fails, returns the
-   * last good keyring with the error of the load.
+   * Returns the keyring in use. If that keyring lacks the key, first loads the keyring once. If the load fails, returns
+   * the last good keyring with the error of the load.
    */
   async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
     let ring = await this.current();
@@ -301,8 +301,8 @@ export class KeyringSource {
   }
 
   /**
-   * Adds a user of the keyring, until the returned function is called. While there is a user, the source subscribes to
-   * the provider and refreshes the keyring every `refreshMs`.
+   * Registers a user of the keyring. The returned function removes the user. While there is a user, the source
+   * subscribes to the provider and refreshes the keyring every `refreshMs`.
    */
   listen(user: KeyUser): () => void {
     // Subscribe first, because a provider may throw. Then no user has been added.
@@ -374,12 +374,12 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyri
   const ring = await abortable(async () => await provider.load(options), signal).catch((error: unknown) => {
     if (!signal.aborted || error !== signal.reason) throw error;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider returned no keyring within ${timeoutMs} ms`, {
-      hint: "Check that this process can reach the source of the keys. If the source is slow, raise timeoutMs.",
+      hint: "Check that this process can reach the source of the keys. If the source is slow, raise the option `timeoutMs`.",
     });
   });
   if (ring instanceof Keyring) return ring;
   throw new KeywardError("KEYRING_INVALID", "The key provider returned something other than a Keyring", {
-    hint: "Make its load() resolve to a Keyring that was made by this same copy of @keyward/core.",
+    hint: "Make the `load()` of the key provider resolve to a Keyring that was made by this same copy of @keyward/core.",
   });
 }
 

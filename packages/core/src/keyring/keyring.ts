@@ -121,7 +121,7 @@ export class Keyring {
       if (byId.has(key.id))
         throw invalidKeyring(
           `two keys have the id "${key.id}"`,
-          "Give the newer key another id: records name their key by its id.",
+          "Give the newer key another id, because records name their key by its id.",
           key.id,
         );
       const commitment = key.root.commitment.toString("hex");
@@ -129,7 +129,7 @@ export class Keyring {
       if (twin !== undefined) {
         throw invalidKeyring(
           `keys "${twin}" and "${key.id}" have the same material`,
-          `Give the newer key its own material: a rotation between equal keys protects nothing. ${makeAKey}`,
+          `Give the newer key its own material, because a rotation between equal keys protects nothing. ${makeAKey}`,
           key.id,
         );
       }
@@ -140,7 +140,7 @@ export class Keyring {
     if (primary === undefined) {
       throw invalidKeyring(
         `its primary is key ${shownId(rest.primary)}, which the keyring does not contain`,
-        "Restore the missing key if records were written under it. Otherwise set primary to the id of a key in the keyring.",
+        "Restore the missing key if records were written under that key. Otherwise set `primary` to the id of a key in the keyring.",
       );
     }
     if (primary.status !== "enabled") {

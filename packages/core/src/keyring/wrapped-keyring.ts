@@ -16,7 +16,8 @@ export interface WrapOptions {
 /** Encrypts ("wraps") and decrypts keyring documents under a key that never leaves a key service. */
 export interface KeyringWrapper {
   /**
-   * Wraps a document: returns a text that only the key service can unwrap. Must not keep the bytes or a copy of them.
+   * Wraps a document: returns a text that only the key service can unwrap. The wrapper must not keep the
+   * bytes of the document, nor a copy of them.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the key service does not answer or refuses.
    */
@@ -45,9 +46,9 @@ export interface WrappedKeysOptions extends KeyFreshness {
   /**
    * The lowest generation that is accepted. Default: 1.
    *
-   * A provider also refuses any generation lower than the highest that it has loaded or saved. A new process has not
-   * loaded a keyring yet. There, only this option refuses an older keyring, with a key that was revoked since, that an
-   * attacker has put back.
+   * A provider also refuses any generation lower than the highest that it has loaded or saved. But a new process has
+   * not loaded a keyring yet. Only this option keeps a new process from accepting an older keyring that an attacker has
+   * put back, with a key that was revoked since.
    */
   readonly minGeneration?: number;
 }
@@ -253,23 +254,30 @@ class WrappedKeyring {
   #requireSuccessor(ring: Keyring, latestBefore: Keyring | undefined): void {
     const name = this.#name ?? latestBefore?.name ?? ring.name;
     const generation = Math.max(this.#minGeneration, latestBefore?.generation ?? 1);
-    const problem =
-      ring.name !== name
-        ? `it is another keyring, named ${JSON.stringify(ring.name)} instead of ${JSON.stringify(name)}`
-        : ring.generation < generation
-          ? `it is of generation ${ring.generation}, and the lowest that is accepted is ${generation}`
-          : undefined;
-    if (problem === undefined) return;
-    throw new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring was refused: ${problem}`, {
-      hint: "Restore the latest keyring, and find out who wrote to its location: an older keyring may have a key that was revoked. Only if the older keyring was put back on purpose, lower minGeneration or change name.",
-    });
+    if (ring.name !== name) {
+      throw refused(
+        `it is another keyring, named ${JSON.stringify(ring.name)} instead of ${JSON.stringify(name)}`,
+        "Only if the keyring was renamed on purpose, set the option `name` to the new name, and restart this process.",
+      );
+    }
+    if (ring.generation >= generation) return;
+    throw refused(
+      `it is of generation ${ring.generation}, and the lowest that is accepted is ${generation}`,
+      `Only if the older keyring was put back on purpose, set the option \`minGeneration\` to ${ring.generation} or lower, and restart this process.`,
+    );
   }
+}
+
+function refused(problem: string, ifIntended: string): KeywardError {
+  return new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring was refused: ${problem}`, {
+    hint: `Restore the latest keyring, and find out who wrote to its location, because an older keyring may have a key that was revoked. ${ifIntended}`,
+  });
 }
 
 function conflict(): KeywardError {
   return new KeywardError(
     "KEYRING_CONFLICT",
-    "The location has another wrapped keyring than the one that was changed",
+    "The wrapped keyring at the location is not the one that this change is based on, because another writer was first",
     {
       hint: "Load the keyring again, repeat the change, and save the result.",
     },

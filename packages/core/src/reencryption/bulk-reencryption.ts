@@ -374,7 +374,7 @@ class Reencryption {
           "The store can open only one namespace, but the scan found records of another namespace",
           {
             namespace,
-            hint: "Run the re-encryption once for each namespace: pass that namespace in the option `namespaces`.",
+            hint: "Run the re-encryption once for each namespace, and pass that namespace in the option `namespaces`.",
           },
         );
       }

@@ -170,8 +170,8 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
       keyId: id,
       counts,
       hint:
-        "To re-encrypt the records, run `reencrypt` over these stores. If a record in a reserved space is left, it may be the " +
-        "check record of a scope: then pass a store of that scope too. If no store can decrypt the records, " +
+        "To re-encrypt the records, run `reencrypt` over these stores. If a record in a reserved space still needs the key " +
+        "after that, the record may be the check record of a scope, so pass a store of that scope too. If no store can decrypt the records, " +
         "`abandonUnreadable: true` retires the key anyway, and the records are lost.",
     },
   );
@@ -226,10 +226,10 @@ async function recordsUnder(search: Search, scannable: ScannableStore): Promise<
 }
 
 /**
- * Refuses to abandon unreadable records if no store was passed for a scope, because a store of that scope may be able
- * to decrypt them.
+ * Refuses to abandon unreadable records if a scope has a check record but no store of that scope was passed, because
+ * such a store may be able to decrypt the records.
  *
- * @throws KeywardError `STORES_MISSING` with an error for each scope that has a check record and no store.
+ * @throws KeywardError `STORES_MISSING` with an error for each scope without a store.
  */
 async function requireAllScopes({ id, readers, signal }: Search): Promise<void> {
   const given = new Set<string | undefined>();
@@ -245,10 +245,11 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
     }
   }
   if (missing.size === 0) return;
-  const hint = "Pass a store of this scope too. Its name is the end of the check record's key, `error.key`.";
+  const hint =
+    'Pass a store of this scope too. The name of the scope is in `error.key`, the key of the check record, after the prefix "check/".';
   throw new KeywardError(
     "STORES_MISSING",
-    `No record was abandoned, because the reserved space has check records of scopes without a store: ${missing.size}`,
+    `No record was abandoned, because no store was passed for ${missing.size} of the scopes that have a check record in the reserved space`,
     {
       keyId: id,
       errors: [...missing].slice(0, maxListedScopes).map(
@@ -265,8 +266,9 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
           ),
       ),
       hint:
-        "The unreadable records may belong to one of these scopes, even if it is no longer used. Pass a store of each " +
-        "scope. `error.errors` has an error for each scope, whose property `key` ends in the name of the scope.",
+        "The unreadable records may belong to one of these scopes, even if no process uses that scope any longer. So pass " +
+        "a store of each scope. `error.errors` has an error for each scope that lacks a store. Its property `key` is the " +
+        'prefix "check/" and the name of the scope.',
     },
   );
 }

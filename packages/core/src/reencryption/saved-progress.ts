@@ -28,7 +28,7 @@ export function addCounts(one: ReencryptCounts, other: ReencryptCounts): Reencry
 
 /** The progress of a bulk re-encryption, as its checkpoint keeps it. */
 export interface SavedProgress {
-  /** The primary that the job encrypts with. */
+  /** The id of the primary, the key that the job encrypts with. */
   readonly primary: string;
   readonly namespaces: readonly string[] | null;
   readonly range?: string;
@@ -79,7 +79,7 @@ export function invalidCheckpoint(cause?: KeywardError): KeywardError {
   const job = cause === undefined ? "a re-encryption" : "a re-encryption of this store";
   return new KeywardError("CHECKPOINT_INVALID", `The content of the checkpoint does not belong to ${job}`, {
     cause,
-    hint: "Check that no other job uses this checkpoint, then remove it. Without it the job starts over, which costs only time.",
+    hint: "Check that no other job uses this checkpoint, and then remove the checkpoint. The job then starts over, which costs only time.",
   });
 }
 

@@ -21,7 +21,7 @@ export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring,
     await keys.save(next, previous);
     return true;
   } catch (error) {
-    const hint = "Load the keyring again, to see whether the change was saved. If it was not, repeat the change.";
+    const hint = "Load the keyring again, to see whether the change was saved. If the change was not saved, repeat it.";
     throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed keyring", hint);
   }
 }

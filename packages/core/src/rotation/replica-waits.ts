@@ -215,8 +215,8 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
     ),
     hint:
       `Check that the key provider of these processes can load generation ${keyring.generation}. At step "drain", check ` +
-      "too that their writes finish: until then they may still write records under the old key. Repair the processes or " +
-      "end them, then run the rotation again: it resumes at this step. To skip the wait for the lease of a process that has " +
+      "too that their writes finish, because until then they may still write records under the old key. Repair the processes " +
+      "or end them, and then run the rotation again, which resumes at this step. To skip the wait for the lease of a process that has " +
       "ended, pass its id, which is in brackets, in `ignoreReplicas`. Never pass the id of a process that still runs, because " +
       "other processes could not decrypt the records that it writes.",
   });

@@ -168,7 +168,7 @@ export function isAchieved({ order, from, to }: RotationStatus, keyring: Keyring
 /**
  * Checks that the running rotation has the goal of this run.
  *
- * @throws KeywardError `ROTATION_IN_PROGRESS`.
+ * @throws KeywardError `ROTATION_IN_PROGRESS` if it has another goal.
  */
 function requireSameGoal(status: RotationStatus, goal: RotationGoal): void {
   if (!isSameGoal(status, goal)) throw rotationInProgressError(status);
@@ -195,17 +195,18 @@ export function rotationInProgressError({ kind, order, from, to, step }: Rotatio
     "roll-back": `A roll-back from key "${from}" to "${to}"`,
     revoke: `A revocation (${order}) of key "${from}"`,
   }[kind];
-  return new KeywardError(
-    "ROTATION_IN_PROGRESS",
-    `${rotation} ${step === "done" ? "was finished in the meantime" : `is in progress, at step ${step}`}`,
-    {
+  if (step === "done") {
+    return new KeywardError("ROTATION_IN_PROGRESS", `${rotation} was finished by another run during this run`, {
       keyId: from,
-      hint:
-        step === "done"
-          ? "Another run replaced the rotation of this run. If you still want the goal of this run, repeat the call."
-          : `To finish it, repeat the call that began it${kind === "rotate" ? "; to undo it, call `rollBackRotation`" : ""}. Then repeat this call.`,
-    },
-  );
+      hint: "This run stopped, because its own rotation was replaced before it was done. If you still want what this call asks for, repeat the call.",
+    });
+  }
+  const noun = { rotate: "rotation", "roll-back": "roll-back", revoke: "revocation" }[kind];
+  const undo = kind === "rotate" ? ", or call `rollBackRotation` to undo it" : "";
+  return new KeywardError("ROTATION_IN_PROGRESS", `${rotation} is in progress, at step ${step}`, {
+    keyId: from,
+    hint: `To finish that ${noun}, repeat the call that began it${undo}. Then repeat this call.`,
+  });
 }
 
 /** Returns the error for a roll-back without a running rotation. */
@@ -221,7 +222,7 @@ function rollBackTooLateError(keyId: string): KeywardError {
     `The old key "${keyId}" is disabled or removed, so the rotation can no longer be rolled back`,
     {
       keyId,
-      hint: "Call `rotateKey` to finish the rotation. If records are still under the old key, enable that key first: the rotation then re-encrypts them too.",
+      hint: "Call `rotateKey` to finish the rotation. If the old key is disabled and records still need it, enable the old key first, so that the rotation re-encrypts these records too.",
     },
   );
 }
@@ -233,8 +234,8 @@ function sameKeyError(keyId: string): KeywardError {
     {
       keyId,
       hint:
-        "Pass another id for the new key, or no id to generate one. If you repeat a rotation whose record the store has lost, " +
-        'call `revokeKey` with the id of the old key and `order: "reencrypt-first"`: it runs the remaining steps.',
+        "Pass another id for the new key, or pass no id, so that one is generated. If you repeat a rotation whose record the store has lost, " +
+        'call `revokeKey` with the id of the old key and `order: "reencrypt-first"`, which runs the remaining steps.',
     },
   );
 }

@@ -1,9 +1,10 @@
 // The rules for closing a connection. They hold for every store, and only this module counts the users of a connection:
 //
-// 1. The store that opened a connection closes it in its `disconnect()`. Views of that store and its reserved space
-// share the connection, and their `disconnect()` closes nothing. 2. A store under several EncryptedStores, including
-// those of `createKeyv`, is disconnected when the last of them disconnects. This also holds for any other object that
-// its users share and did not open, such as a Keyv adapter under several    stores.
+// 1. The store that opened a connection closes the connection in its `disconnect()`. Views of that store and its
+//    reserved space share the connection, and their `disconnect()` closes nothing.
+// 2. A store under several EncryptedStores, including those of `createKeyv`, is disconnected when the last of these
+//    EncryptedStores disconnects. This also holds for any other object that its users share and did not open, such as
+//    a Keyv adapter under several stores.
 
 interface Sharing {
   readonly users: Set<object>;
@@ -14,13 +15,14 @@ interface Sharing {
 const sharings = new WeakMap<object, Sharing>();
 
 /**
- * Registers one more user of a connection that several users share and none of them opened.
+ * Counts the users of a connection, so that the connection is closed when its last user has left. Each call registers
+ * one more user, and the returned function removes that user.
  *
- * @param shared the object that identifies the connection, the same object for all of its users.
- * @param close disconnects `opened`. It is called after the last user has left, once for each different `opened`.
+ * @param shared the object that stands for the connection, such as an adapter. Pass the same object for all users.
+ * @param close disconnects `opened`. `close` is called after the last user has left, once for each different `opened`.
  * @param opened the object that `close` disconnects. Default: `shared`.
- * @returns a function that ends this use. After the last use has ended, each further call of such a function closes the
- * connection again.
+ * @returns a function that removes this user, and closes the connection if no user is left. A user that calls its
+ * function again, while there are no users, closes the connection again.
  * @example
  * const leave = shareConnection(adapter, async () => adapter.disconnect());
  */

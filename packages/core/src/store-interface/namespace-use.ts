@@ -12,9 +12,10 @@ export const reservedNamespace = "\0keyward";
 const namespacesInUse = new WeakMap<object, Map<string, number>>();
 
 /**
- * The namespace that one user of a wrapped store, such as an `EncryptedStore`, has in that store. Several users may
- * share a store if a key of one namespace can never be the same key in the store as a key of another. A namespace is in
- * use from the user's first call until it is released.
+ * Keeps users of one wrapped store, such as several `EncryptedStore`s, from mixing their records. Each user has a
+ * `NamespaceUse`, which holds the namespace of that user from the user's first call until `release()`. Users with
+ * different namespaces may share a store only if no key of one namespace can be the same key in the store as a key of
+ * the other.
  */
 export class NamespaceUse {
   readonly #given: WrappableStore;

@@ -18,7 +18,11 @@ export class PageSize {
   #mostByBytes = Number.POSITIVE_INFINITY;
   #mostByTime = Number.POSITIVE_INFINITY;
 
-  /** @param most maximum number of records in a page. */
+  /**
+   * Creates a page size that begins small.
+   *
+   * @param most maximum number of records in a page.
+   */
   constructor(most: number) {
     this.#most = most;
     this.#grown = firstLimit;

@@ -36,7 +36,7 @@ export function requireValue(key: string, value: unknown): StoredValue {
   if (typeof value === "string" && value.isWellFormed()) return value;
   throw invalid(
     "A value is neither a well-formed string nor a Uint8Array",
-    "Let Keyv serialize values: do not set `serialization: false`. Pass bytes for a value that is not Unicode text.",
+    "If a Keyv made this call, remove its option `serialization: false`, so that it serializes values. If you call the store yourself, pass a string, or bytes for a value that is not Unicode text.",
     key,
   );
 }

@@ -116,7 +116,7 @@ export interface ReservedSpace {
   reserved(): AtomicStore & ScannableStore;
 }
 
-/** A store that declares how long its calls take at most. If it has `replace`, it has `replaceMany` too. */
+/** A store that declares how long its calls take at most. Such a store has `replaceMany` if it has `replace`. */
 export interface BoundedStore {
   /**
    * Maximum time between the call of a write (or a batch of writes) and its last transmission to the backend, in

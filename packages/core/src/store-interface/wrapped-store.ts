@@ -114,7 +114,7 @@ export class WrappedStore {
     return namespace === this.namespace && namespace === this.useNamespace() ? this : undefined;
   }
 
-  /** Calls the listener for each `error` event of the store, until the returned function is called. */
+  /** Calls the listener for each `error` event of the store. The returned function removes the listener. */
   onError(listener: (error: unknown) => void): () => void {
     const stops = [...new Set<object>([this.#adapter, this.#errorSource])].map((source) =>
       shareListener(source, "error", listener),
@@ -308,7 +308,7 @@ export function requireAtomic(inner: WrappedStore): AtomicStore {
     "STORE_NOT_ATOMIC",
     `Re-encryption needs replace(), which ${inner.description} does not have`,
     {
-      hint: "Use a store that has `replace()`. Otherwise do not turn re-encryption on: without `replace()` it could undo a newer write.",
+      hint: "Use a store that has `replace()`. Otherwise leave re-encryption off, because without `replace()` it could undo a newer write.",
     },
   );
 }

@@ -13,7 +13,9 @@ import { type WrappedStore, wrapRejection } from "../store-interface/wrapped-sto
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { ReservedText } from "./reserved-text.ts";
 
-/** Prefix of the keys of check records that belong to a scope. The name of the scope follows. */
+/**
+ * Prefix of the keys of check records that belong to a scope. In such a key, the name of the scope follows the prefix.
+ */
 export const scopedPrefix = "check/";
 
 /** The properties of a store that a check record uses. */
@@ -150,8 +152,8 @@ export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent 
 /** The hint of every error about a keyring that does not belong to the store. */
 export const wrongKeyringHint =
   "Give this process the keyring that the store was written with. To try something out with a new key, use an empty " +
-  "store. If the former keyring is lost, the records that it encrypted cannot be read again: only then, call " +
-  "overwriteCheckRecord() of the EncryptedStore (keyv.encryptedStore), which lets this process write over them.";
+  "store. Only if the former keyring is lost for good, so that its records can never be read again, call " +
+  "`overwriteCheckRecord()` of the EncryptedStore (`keyv.encryptedStore`), which lets this process overwrite these records.";
 
 function notDecrypted(cause: unknown, store: string, keyring: Keyring): KeywardError {
   const { code, keyId } = cause instanceof KeywardError ? cause : {};

@@ -123,7 +123,7 @@ export class KeywardKeyv extends ReportingKeyv {
         `This Keyv is the store of a host with namespace ${first}, and cannot also be that of namespace ${second}`,
         {
           namespace: own,
-          hint: "For a second host, call createKeyv again with another namespace. If there is only one host, that host has put a second Keyv 5 around yours: to prevent this, import Keyv from the same package as that host.",
+          hint: "For a second host, call createKeyv again with another namespace. If there is only one host, that host has wrapped your Keyv 5 in a second Keyv 5. To prevent this, import Keyv from the same package as that host.",
         },
       );
     }
@@ -132,7 +132,7 @@ export class KeywardKeyv extends ReportingKeyv {
 
   /**
    * Waits for lazy re-encryption, then disconnects. Several Keyvs that `createKeyv` made over one store share its
-   * connection, which is closed with the last of them.
+   * connection, which is closed when the last of these Keyvs disconnects.
    */
   override async disconnect(): Promise<void> {
     try {
@@ -231,9 +231,13 @@ export class KeywardKeyv extends ReportingKeyv {
    */
   override set checkExpired(value: boolean) {
     if (!value) return;
-    throw new KeywardError("VALUE_INVALID", "checkExpired cannot be set to true: it would delete newer writes", {
-      hint: "Do not set checkExpired. Expired records are absent without it.",
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "checkExpired cannot be set to true, because the expiry check of Keyv could delete newer writes",
+      {
+        hint: "Do not set `checkExpired`. Reads return `undefined` for expired records anyway.",
+      },
+    );
   }
 
   /**
@@ -250,7 +254,7 @@ export class KeywardKeyv extends ReportingKeyv {
         "VALUE_INVALID",
         "Nothing was written: a key is empty, and Keyv stores no record under an empty key",
         {
-          hint: "Pass a key that is not empty, also after the option `sanitize` has removed characters from it.",
+          hint: "Pass a key that is not empty, even after the option `sanitize` has removed characters from the key.",
         },
       ),
     );

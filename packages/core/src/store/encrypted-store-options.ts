@@ -33,8 +33,9 @@ export interface EncryptedStoreOptions {
   readonly accept?: readonly ForeignFormat[];
   /**
    * Decodes a value as the application that reads from this store does, and throws or rejects if the application cannot
-   * decode it. A record in a foreign format is encrypted only after this function succeeded; its result is not used.
-   * `createKeyv` sets it. Default: every string and every `Uint8Array` counts as decodable.
+   * decode the value. A record in a foreign format is encrypted only after this function succeeded; the result of the
+   * function is not used. `createKeyv` passes a function of its own. Default: every string and every `Uint8Array`
+   * counts as decodable.
    */
   readonly decode?: (value: StoredValue) => unknown;
   /**
@@ -43,10 +44,10 @@ export interface EncryptedStoreOptions {
    */
   readonly padTo?: number;
   /**
-   * Registers this process as a replica of the store: it writes heartbeats to the reserved space, and a rotation waits
-   * for it. If its heartbeat lapses, the process writes nothing, through any of its stores over the same keys and
-   * backend object, until it has renewed the heartbeat and reloaded the keyring. `true` uses the defaults of {@link
-   * ReplicaOptions}. Default: `false`.
+   * Registers this process as a replica of the store: the process writes heartbeats to the reserved space, and a
+   * rotation waits for the process. If the heartbeat lapses, no store of the process over the same keys and backend
+   * object writes anything until the process has renewed the heartbeat and reloaded the keyring. `true` uses the
+   * defaults of {@link ReplicaOptions}. Default: `false`.
    */
   readonly replica?: boolean | ReplicaOptions;
 }
@@ -76,9 +77,13 @@ export function requireOptionValues({ padTo, accept = [], decode, reencrypt }: E
   if (padTo !== undefined) requireAmount("padTo", padTo, "bytes", { most: 2 ** 20 });
   requireFormats(accept);
   if (decode !== undefined && typeof decode !== "function") {
-    throw new KeywardError("VALUE_INVALID", `The option decode is not a function, but of type ${typeof decode}`, {
-      hint: "Pass a function that decodes a value as the application does. Omit `decode` if the application reads values as plain strings or bytes.",
-    });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      `The option \`decode\` must be a function, but is of type ${typeof decode}`,
+      {
+        hint: "Pass a function that decodes a value as the application does. Omit `decode` if the application reads values as plain strings or bytes.",
+      },
+    );
   }
   if (reencrypt !== undefined) requireOneOf("reencrypt", reencrypt, lazyReencryptionModes);
 }

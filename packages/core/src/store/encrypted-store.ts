@@ -43,7 +43,7 @@ export interface StoreParts {
   readonly generationNotice: GenerationNotice;
   readonly source: KeyringSource;
   readonly writeGate: WriteGate;
-  /** `undefined` if the store has no reserved space. */
+  /** The access to the reserved space of the store; `undefined` if the store has none. */
   readonly reserve: ReservedRecords | undefined;
   readonly decoded: DecodedReads;
 }
@@ -282,9 +282,10 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Replaces the check record of the store with one under the keyring in use, although this keyring could not decrypt
-   * it. Afterwards this keyring may write, and may overwrite records that it cannot read. Call it only if the former
-   * keyring is lost for good.
+   * Replaces the check record of the store with one under the keyring in use, even if this keyring cannot decrypt the
+   * stored check record. After that, a process with this keyring may write, and its writes replace records that it
+   * cannot decrypt, except those that it has tried to read. Call this method only if the former keyring is lost for
+   * good.
    */
   async overwriteCheckRecord(): Promise<void> {
     await this.#check.overwrite(await this.#codec.ring());
@@ -325,9 +326,9 @@ function registrationFor(
   if (records === undefined) {
     throw new KeywardError(
       "STORE_INVALID",
-      "This process cannot be a replica: the store has no reserved space for heartbeats",
+      "This process cannot be a replica, because the store has no reserved space for heartbeats",
       {
-        hint: "Use a store that has reserved(), such as those of Keyward, or omit the option replica.",
+        hint: "Use a store that has `reserved()`, such as the stores of Keyward, or omit the option `replica`.",
       },
     );
   }
@@ -347,7 +348,7 @@ export function encryptedStoreOf(given: EncryptedStoreOrKeyv): EncryptedStore {
   throw new KeywardError("STORE_INVALID", `An EncryptedStore was expected, but this is ${what}`, {
     hint:
       "Pass the Keyv that createKeyv returned, or the EncryptedStore. For a Keyv that you made over an EncryptedStore, pass " +
-      "keyv.store. All must come from the same copy of @keyward/core.",
+      "`keyv.store`. The store and this function must come from the same copy of @keyward/core.",
   });
 }
 

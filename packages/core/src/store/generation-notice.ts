@@ -33,9 +33,9 @@ export class GenerationNotice {
   }
 
   /**
-   * Requires the generation of this keyring, and encrypts the check record under its primary. Then writes the check
-   * records of all scopes in the same way, because a process that was given the keyring of a scope reads no other check
-   * record.
+   * Writes into the check record that a process needs the generation of this keyring in order to write, and encrypts
+   * the check record under the primary of this keyring. Then writes the check records of all scopes in the same way,
+   * because a process that was given the keyring of a scope reads no other check record.
    *
    * @param keyring the keyring as the key provider returned it, not derived for the scope of the store.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
@@ -45,8 +45,9 @@ export class GenerationNotice {
   }
 
   /**
-   * Encrypts the check records under the primary of a keyring that is about to be saved, without requiring its
-   * generation: saving it may fail. Processes with an earlier generation do not re-encrypt these check records.
+   * Encrypts the check records under the primary of a keyring that is about to be saved. The check records do not yet
+   * require the generation of that keyring from other processes, because the save may still fail. Processes with an
+   * earlier generation do not re-encrypt these check records.
    *
    * @param current the keyring in use, as the key provider returned it, not derived for the scope of the store.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.

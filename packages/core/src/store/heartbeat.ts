@@ -32,7 +32,8 @@ export interface Heartbeat {
 export const heartbeatDefaults = { heartbeatMs: 2_000, lapseMs: 10_000, longestCallMs: 30_000 } as const;
 
 /**
- * Bounds of the durations in a heartbeat, in milliseconds. They limit how long a rotation waits for a forged heartbeat.
+ * Bounds of the durations in a heartbeat, in milliseconds. The bounds limit how long a rotation waits because of a
+ * forged heartbeat.
  */
 export const heartbeatBounds = {
   heartbeatMs: { least: 10, most: 20_000 },

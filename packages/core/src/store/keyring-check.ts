@@ -77,7 +77,7 @@ export class KeyringCheck {
     return recognized.next || recognized.previous ? { ...recognized, hadRightRing } : undefined;
   }
 
-  /** Re-encrypts the check record under the primary. Then a former key is not needed for the check record. */
+  /** Re-encrypts the check record under the primary. After that, the check record needs no former key. */
   async renew(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.renew(unscopedKeyring));
     const record = this.#record;
@@ -86,7 +86,7 @@ export class KeyringCheck {
     if (stored !== undefined) await decryptAndReencrypt(record, keyring, stored);
   }
 
-  /** Writes the check record under the primary, whether or not the keyring can decrypt the stored one. */
+  /** Writes the check record under the primary, whether or not the keyring can decrypt the stored check record. */
   async overwrite(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.overwrite(unscopedKeyring));
     if (keyring.primary !== "") await this.#record?.overwrite(keyring);

@@ -15,7 +15,7 @@ const maxPages = 10;
 
 /**
  * Returns whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the
- * check record was deleted, and another keyring wrote the store. At most 100 envelopes are tried.
+ * check record was deleted, and the records were written with another keyring. At most 100 envelopes are tried.
  *
  * @param scope the scope of the store, because the backend may contain only records of this scope.
  */

@@ -95,7 +95,8 @@ export class OverwriteGuard {
   }
 
   /**
-   * Verifies that no record under these keys is unreadable. Returns `undefined` if none is marked, otherwise a promise.
+   * Verifies that no record under these keys is unreadable. Returns `undefined` if no record is marked, otherwise a
+   * promise.
    *
    * @throws KeywardError `OVERWRITE_REFUSED`, with one error for each record that is still unreadable.
    */
@@ -145,7 +146,7 @@ export class OverwriteGuard {
         errors,
         cause: first,
         hint:
-          "Restore the missing keys or the records: `error.errors` lists each record with its key and a hint. To discard " +
+          "Restore the missing encryption keys or the records. `error.errors` has an error with a hint for each record. To discard " +
           "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) and write again.",
       },
     );

@@ -209,8 +209,8 @@ export class RecordCodec {
     }
     throw recordError("RECORD_NOT_SEALED", address, "is not an envelope, and no accepted format reads it", {
       hint: forbidsPlaintext
-        ? "The keyring forbids plaintext in this namespace, so the record was written without Keyward. Find out by which application, then delete the record."
-        : "The record was written without Keyward. If it is older than Keyward, list its format in the option accept; it is then read and encrypted.",
+        ? "The keyring forbids plaintext in this namespace, so a program without Keyward wrote the record. Find out which program wrote it, and then delete the record."
+        : "The record was written without Keyward. If the application wrote it before it used Keyward, list the format of the record in the option `accept`, so that the record is read and then encrypted. Otherwise find out which program wrote the record.",
     });
   }
 
@@ -250,7 +250,7 @@ async function readForeign(
 function requireStored(stored: unknown, address: RecordAddress): StoredValue {
   if (isStoredValue(stored)) return stored;
   throw recordError("RECORD_NOT_SEALED", address, "is an object, neither a string nor bytes", {
-    hint: "A Keyv with serialization: false wrote the record. Write it again with a Keyv that serializes.",
+    hint: "A Keyv with the option `serialization: false` wrote the record. Write the record again with a Keyv without this option.",
   });
 }
 
@@ -266,7 +266,7 @@ function openUnder(
   if (key === undefined) {
     throw recordError("KEY_UNKNOWN", address, `is encrypted under key "${keyId}", which the keyring does not have`, {
       keyId,
-      hint: `Add key "${keyId}" to the keyring, enabled. An older export of the keyring may contain it.`,
+      hint: `Add key "${keyId}" to the keyring, enabled. An older export of the keyring may contain the key.`,
       ...(failure === undefined ? {} : { cause: failure }),
     });
   }
@@ -278,7 +278,7 @@ function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
   if (status !== "disabled") return;
   throw recordError("KEY_DISABLED", address, `is encrypted under key "${id}", which is disabled`, {
     keyId: id,
-    hint: `Enable key "${id}" if it was disabled too early. If the key was compromised, leave it disabled: its records stay unreadable on purpose.`,
+    hint: `Enable key "${id}" if it was disabled too early. If the key was compromised, leave it disabled, so that records which an attacker may have forged stay unreadable.`,
   });
 }
 

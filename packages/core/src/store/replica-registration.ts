@@ -152,7 +152,10 @@ export class ReplicaRegistration {
     return slot;
   }
 
-  /** Returns the replica id of this process in a backend, over the keys of this source; `undefined` if it has none. */
+  /**
+   * Returns the replica id of this process in a backend, over the keys of this source; `undefined` if it is not
+   * registered.
+   */
   static idIn(space: object, source: KeyringSource): string | undefined {
     const registration = slots.get(space)?.get(source)?.registration;
     return registration === undefined ? undefined : registration.#id;
@@ -374,9 +377,9 @@ function withDefaults(options: ReplicaOptions, ofStore: unknown): Required<Repli
   if (!isReplicaName(name)) {
     throw new KeywardError(
       "VALUE_INVALID",
-      "The option replica.name is not a string of at most 255 printable characters",
+      "The option `replica.name` must be a string of at most 255 printable characters",
       {
-        hint: "Set replica.name to such a string, or omit it to use the host name and the process id.",
+        hint: "Shorten the name, or omit `replica.name` to use the host name and the process id.",
       },
     );
   }
@@ -408,7 +411,7 @@ function notRegistered(
 
 function disconnected(): KeywardError {
   return new KeywardError("STORE_UNAVAILABLE", "Nothing was written: the store was disconnected during the call", {
-    hint: "Await every write before you call disconnect(), then repeat this one.",
+    hint: "Await every write before you call `disconnect()`. To make up for this write, repeat it.",
   });
 }
 

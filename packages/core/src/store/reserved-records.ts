@@ -98,8 +98,8 @@ export class ReservedRecords {
   }
 
   /**
-   * Re-encrypts, under the primary, every record that can be decrypted. Then a former key is not needed for these
-   * records.
+   * Re-encrypts every record that can be decrypted, under the primary of `next`. After that, these records need no
+   * former key.
    *
    * @param next a keyring that is about to come into use. Default: the keyring in use.
    */

@@ -151,7 +151,7 @@ describe("the random bytes drawn in advance", () => {
     return fills.mock.calls.length;
   }
 
-  it("last for at most 128 nonces, which is all that two clones of a machine share", () => {
+  it("are enough for at most 128 nonces, so that two clones of a machine share no more than 128", () => {
     expect(fillsAt(5_000)).toBe(1);
     let draws = 1;
     while (fillsAt(5_000) === 0) draws++;
@@ -172,7 +172,7 @@ describe("the random bytes drawn in advance", () => {
     expect(fillsAt(4_999)).toBe(1);
   });
 
-  it("are written to the requested range and nowhere else", () => {
+  it("are written only to the requested range of a buffer", () => {
     const around = Buffer.alloc(40, 0xaa);
     drawRandom(around, 8, 24, 5_000);
     expect(around.subarray(0, 8)).toEqual(Buffer.alloc(8, 0xaa));

@@ -17,7 +17,7 @@ function everySecond(problem: () => unknown, seconds: number): Map<number, numbe
 }
 
 describe("a repeated problem", () => {
-  it("is reported at once, then with a count after growing pauses", () => {
+  it("is reported at once, and then, after pauses that grow, with the number of its occurrences", () => {
     const reports = everySecond(down, 2_000);
     expect([...reports]).toEqual([
       [0, 1],

@@ -179,9 +179,9 @@ describe("keyring document", () => {
         "KEYRING_INVALID",
         /keys\[1\] has an unknown field "note"/,
       ],
-      ["no name", change({ name: undefined }), "KEYRING_INVALID", /name is not a non-empty/],
-      ["an empty name", change({ name: "" }), "KEYRING_INVALID", /name is not a non-empty/],
-      ["a name that is not well-formed", change({ name: "\ud800" }), "KEYRING_INVALID", /name is not .*well-formed/],
+      ["no name", change({ name: undefined }), "KEYRING_INVALID", /name must be a non-empty/],
+      ["an empty name", change({ name: "" }), "KEYRING_INVALID", /name must be a non-empty/],
+      ["a name that is not well-formed", change({ name: "\ud800" }), "KEYRING_INVALID", /name must be .*well-formed/],
       [
         "generation 0",
         change({ generation: 0 }),
@@ -206,7 +206,7 @@ describe("keyring document", () => {
         "KEYRING_INVALID",
         /its field "generation" is not/,
       ],
-      ["no primary", change({ primary: undefined }), "KEYRING_INVALID", /primary is not a non-empty/],
+      ["no primary", change({ primary: undefined }), "KEYRING_INVALID", /primary must be a non-empty/],
       [
         "a primary that is missing",
         change({ primary: "2024-11" }),
@@ -300,8 +300,8 @@ describe("keyring document", () => {
         "KEYRING_INVALID",
         /keys\[1\]\.material is not base64url/,
       ]),
-      ["an empty scope", change({ scope: "" }), "KEYRING_INVALID", /scope is not a non-empty/],
-      ["a scope that is null", change({ scope: null }), "KEYRING_INVALID", /scope is not a non-empty/],
+      ["an empty scope", change({ scope: "" }), "KEYRING_INVALID", /scope must be a non-empty/],
+      ["a scope that is null", change({ scope: null }), "KEYRING_INVALID", /scope must be a non-empty/],
       ["stores that are a string", change({ stores: "a" }), "KEYRING_INVALID", /stores is not an array of strings/],
       ["a store that is a number", change({ stores: [1] }), "KEYRING_INVALID", /stores is not an array of strings/],
       [
@@ -638,7 +638,7 @@ describe("key material", () => {
     expect(JSON.stringify(ring)).toContain('"k1"');
   });
 
-  it("is not shown by errors of changes", () => {
+  it("is not shown by the errors of methods that change a keyring", () => {
     const calls = [
       () => ring.add({ id: "k0" }),
       () => ring.add({ id: "k3", ...(second === undefined ? {} : { material: second }) }),
@@ -651,7 +651,7 @@ describe("key material", () => {
     for (const call of calls) expectNothing(refusalOf(call));
   });
 
-  it("is not shown by errors about material in the place of an id", () => {
+  it("is not shown by the error if it is passed in the place of an id", () => {
     for (const encoding of ["base64", "base64url", "hex", "latin1"] as const) {
       const text = third?.toString(encoding) ?? "";
       const document = goodDocument();
