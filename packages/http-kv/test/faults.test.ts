@@ -458,7 +458,7 @@ describe("the constructor of HttpStore", () => {
   it.each(["http://kv.example.com", "http://localhost.example.com", "http://127.0.0.1.example.com", "http://10.0.0.1"])(
     "refuses plain http to %s unless allowPlainHttp is set",
     (url) => {
-      expect(() => new HttpStore({ url, apiKey })).toThrow("Plain http");
+      expect(() => new HttpStore({ url, apiKey })).toThrow("Plain HTTP");
       expect(new HttpStore({ url, apiKey, allowPlainHttp: true })).toBeInstanceOf(HttpStore);
     },
   );
