@@ -104,7 +104,7 @@ it("rotateKey waits for a replica whose write has not arrived yet", async () => 
       url: "http://localhost",
       apiKey,
       // The other clients have a longer timeout, since a busy machine may be slow.
-      ...(apart ? { timeoutMs: 100 } : {}),
+      ...(apart ? { timeoutMs: 1_000 } : {}),
       async fetch(request) {
         if (apart && request.url.endsWith("/set") && (await request.clone().text()).includes("late")) attempts++;
         // The last attempt reaches the server.
@@ -113,7 +113,7 @@ it("rotateKey waits for a replica whose write has not arrived yet", async () => 
         return await handler(request);
       },
     });
-  const replica = { heartbeatMs: 10, lapseMs: 30 };
+  const replica = { heartbeatMs: 50, lapseMs: 500 };
   const application = new EncryptedStore(client(true), { keys: provider(), replica });
   const neighbour = new EncryptedStore(client(false), { keys: provider(), replica });
   onTestFinished(async () => {
