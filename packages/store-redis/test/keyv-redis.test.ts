@@ -222,7 +222,7 @@ describeWithRedis(servers, "keyvRedis", () => {
           message: "The adapter of @keyv/redis is connected to a Sentinel group, which cannot be scanned",
           hint:
             "Use a RedisStore with the options `sentinels` and `name` of ioredis. Copy the records to the RedisStore, " +
-            "because its keys in Redis differ from those of the adapter.",
+            "because the RedisStore uses other keys in Redis than the adapter.",
         }),
       );
       await adapter.disconnect();
