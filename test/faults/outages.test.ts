@@ -37,7 +37,7 @@ async function expectNothingLost(
     random,
     operations: calls,
     rotations: soak ? 20 : 3,
-    // A write that its caller has given up may arrive even after a census, so no key can be retired.
+    // A write that its caller no longer waits for may arrive even after a census, so no key can be retired.
     retire: false,
     open,
     async disturb(traffic) {

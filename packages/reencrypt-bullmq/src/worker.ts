@@ -120,7 +120,7 @@ class RangeWorker implements ReencryptionWorker {
       ...shared,
       lockDuration: lockMs,
       stalledInterval: lockMs,
-      // A job is never given up, no matter how many workers die while they process it.
+      // A job is never abandoned, no matter how many workers die while they process it.
       maxStalledCount: Number.MAX_SAFE_INTEGER,
     });
     this.#queue.on("error", this.#reportError);

@@ -1,6 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { readHeader } from "../envelope/header.ts";
-import { KeywardError } from "../errors/errors.ts";
+import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { requireOptions } from "../errors/options.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "../store/encrypted-store.ts";
@@ -25,6 +25,7 @@ import {
   reencryptOptionNames,
   requirePace,
   type UnreadableRecord,
+  unreadableRecord,
 } from "./reencryption-options.ts";
 import {
   addCounts,
@@ -327,12 +328,10 @@ class Reencryption {
     return deferred;
   }
 
-  #noteUnreadable(error: unknown, { namespace, key }: RecordAddress, counts: MutableCounts): void {
-    if (!(error instanceof KeywardError)) throw error;
+  #noteUnreadable(error: unknown, address: RecordAddress, counts: MutableCounts): void {
+    const unreadable = unreadableRecord(address, requireKeywardError(error));
     counts.unreadable++;
-    const { code, keyId } = error;
-    if (this.#unreadable.length >= maxListed) return;
-    this.#unreadable.push({ namespace, key, code, ...(keyId === undefined ? {} : { keyId }) });
+    if (this.#unreadable.length < maxListed) this.#unreadable.push(unreadable);
   }
 
   /**

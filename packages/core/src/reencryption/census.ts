@@ -1,5 +1,5 @@
 import { readHeader } from "../envelope/header.ts";
-import { KeywardError } from "../errors/errors.ts";
+import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import { EncryptedStore, type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
 import { isKeyv } from "../store-interface/adapters.ts";
@@ -60,7 +60,7 @@ class Counter implements CensusCounts {
       if (keyId === undefined) this.unsealed++;
       else this.keys.set(keyId, (this.keys.get(keyId) ?? 0) + 1);
     } catch (error) {
-      if (!(error instanceof KeywardError)) throw error;
+      requireKeywardError(error);
       this.broken++;
     }
   }

@@ -1,5 +1,6 @@
-import type { KeywardErrorCode } from "../errors/errors.ts";
+import type { KeywardError, KeywardErrorCode } from "../errors/errors.ts";
 import { type OptionNames, requireAmount } from "../errors/options.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 
 /** The options of {@link reencrypt}. */
@@ -61,6 +62,11 @@ export interface UnreadableRecord {
   readonly keyId?: string;
   /** The error code of the failed decryption. */
   readonly code: KeywardErrorCode;
+}
+
+/** Returns the entry in a report for a record that cannot be decrypted. */
+export function unreadableRecord({ namespace, key }: RecordAddress, { code, keyId }: KeywardError): UnreadableRecord {
+  return { namespace, key, code, ...(keyId === undefined ? {} : { keyId }) };
 }
 
 /**

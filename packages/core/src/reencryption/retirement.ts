@@ -1,5 +1,5 @@
 import { readHeader } from "../envelope/header.ts";
-import { KeywardError } from "../errors/errors.ts";
+import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireOptions } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
@@ -12,7 +12,7 @@ import { pages } from "../store-interface/page-size.ts";
 import type { ScannableStore, ScannedRecord } from "../store-interface/store-capabilities.ts";
 import { scannableOf } from "./census.ts";
 import { type NamedStores, requireAllStores, requireStores } from "./named-stores.ts";
-import type { UnreadableRecord } from "./reencryption-options.ts";
+import { type UnreadableRecord, unreadableRecord } from "./reencryption-options.ts";
 import { recordCounter, saveIfPossible } from "./saving-keyring.ts";
 
 /** The options of {@link retireKey}. */
@@ -310,9 +310,7 @@ async function whyUnreadable(
       try {
         if (codec.openIgnoringStatus(tried, value, { namespace, key }) !== undefined) return undefined;
       } catch (error) {
-        if (!(error instanceof KeywardError)) throw error;
-        const { code, keyId } = error;
-        why = { namespace, key, code, ...(keyId === undefined ? {} : { keyId }) };
+        why = unreadableRecord({ namespace, key }, requireKeywardError(error));
       }
     }
   }

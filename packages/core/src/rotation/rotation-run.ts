@@ -150,8 +150,8 @@ export class RotationRun {
       }
       if (status !== undefined && status.id !== expected.id) {
         // Another rotation began, because this one has ended or because its record was lost. The keyring shows which.
-        const hasEnded = expected.step === "done" || isAchieved(expected, await this.#keyring.load());
-        if (!hasEnded) throw rotationInProgressError(status);
+        const isOver = expected.step === "done" || isAchieved(expected, await this.#keyring.load());
+        if (!isOver) throw rotationInProgressError(status);
         return { ...state, status: { ...expected, step: "done" } };
       }
       // The record was deleted or evicted, or claims an end that the keyring does not confirm: restore it.

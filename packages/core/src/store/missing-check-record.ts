@@ -1,6 +1,6 @@
 import { open } from "../envelope/envelope.ts";
 import { readHeader } from "../envelope/header.ts";
-import { KeywardError } from "../errors/errors.ts";
+import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { type Keyring, keyOf, keysIn } from "../keyring/keyring.ts";
 import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
@@ -84,8 +84,8 @@ function isDecryptableInAny(
       open(stored, header, key.root, address);
       return true;
     } catch (error) {
-      if (!(error instanceof KeywardError)) throw error;
-      isEnvelope ||= error.code === "KEY_MISMATCH" || error.code === "RECORD_TAMPERED";
+      const { code } = requireKeywardError(error);
+      isEnvelope ||= code === "KEY_MISMATCH" || code === "RECORD_TAMPERED";
     }
   }
   return isEnvelope ? false : undefined;

@@ -1,5 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
-import { KeywardError } from "../errors/errors.ts";
+import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { keysIn } from "../keyring/keyring.ts";
 import { requireAddress } from "../store-interface/record.ts";
 import type { WrappedStore } from "../store-interface/wrapped-store.ts";
@@ -126,8 +126,7 @@ export class OverwriteGuard {
         }
         this.unmark(namespace, key, since);
       } catch (error) {
-        if (!(error instanceof KeywardError)) throw error;
-        errors.push(error);
+        errors.push(requireKeywardError(error));
       }
     }
     const [first] = errors;
