@@ -121,7 +121,7 @@ function withoutSpace(sql: string): string {
 function prepareFile(path: string): string {
   const status = statSync(path, { throwIfNoEntry: false });
   if (status === undefined) {
-    if (lstatSync(path, { throwIfNoEntry: false }) !== undefined) {
+    if (lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink() === true) {
       throw new KeywardError("STORE_INVALID", `${path} is a symbolic link to a file that does not exist`, {
         hint:
           "If the target of the link is on a file system that is not mounted, mount that file system. Otherwise pass the " +

@@ -1,4 +1,5 @@
 // Uses a store in another process. The first argument names the role; the work begins with the first message.
+import { once } from "node:events";
 import { SqliteStore } from "@keyward/store-sqlite";
 
 const [role, path = "", name = ""] = process.argv.slice(2);
@@ -7,7 +8,19 @@ function report(message: string | number): void {
   process.send?.(message);
 }
 
+/** Opens a new file whenever a message with its path arrives, and reports when the file has a record of this process. */
+async function openFiles(): Promise<void> {
+  for (;;) {
+    const [file] = await once(process, "message");
+    const store = new SqliteStore(String(file), { busyTimeoutMs: 30_000 });
+    await store.set(name, name);
+    await store.disconnect();
+    report("written");
+  }
+}
+
 process.once("message", async () => {
+  if (role === "open files") return await openFiles();
   const store = new SqliteStore(path, { busyTimeoutMs: 30_000 });
   switch (role) {
     case "write own keys": {

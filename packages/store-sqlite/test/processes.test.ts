@@ -40,6 +40,24 @@ describe("several processes on one file", () => {
     await store.disconnect();
   });
 
+  it("create each of many files at the same time, and none of them is refused", async () => {
+    const path = temporaryFile();
+    const names = ["a", "b", "c", "d"];
+    const children = await Promise.all(names.map((name) => start("open files", path, name)));
+    const failed = Promise.race(children.map((child) => once(child, "exit")));
+    for (const child of children) child.send("begin");
+    // Two processes meet between two system calls of the creation in about every thirtieth file.
+    for (let index = 0; index < 150; index++) {
+      const written = Promise.all(children.map((child) => once(child, "message")));
+      for (const child of children) child.send(`${path}-${index}`);
+      // If a process cannot open the file, the process exits.
+      expect(await Promise.race([written, failed])).toEqual(names.map(() => ["written", undefined]));
+      const store = new SqliteStore(`${path}-${index}`);
+      expect(await store.getMany(names)).toEqual(names);
+      await store.disconnect();
+    }
+  });
+
   it("increment a counter with replace without losing a step", async () => {
     const path = temporaryFile();
     await finish(await Promise.all(["a", "b", "c"].map((name) => start("increment", path, name))));
