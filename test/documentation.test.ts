@@ -11,6 +11,9 @@ import { readManifest, repository } from "./workspace.ts";
 
 const pages = readPages(repository);
 
+/** A program that waits for something that never happens is stopped after this time. A busy machine needs up to a minute. */
+const longestRunMs = 150_000;
+
 interface Outcome {
   readonly ok: boolean;
   readonly output: string;
@@ -33,9 +36,9 @@ function run(
     execFile(
       command,
       commandArguments,
-      { cwd, env, timeout: 45_000, killSignal: "SIGKILL" },
+      { cwd, env, timeout: longestRunMs, killSignal: "SIGKILL" },
       (error, stdout, stderr) => {
-        const ending = error?.killed === true ? "\nIt was still running after 45 s." : "";
+        const ending = error?.killed === true ? `\nIt was still running after ${longestRunMs} ms.` : "";
         resolve({ ok: error === null, output: `${stdout}${stderr}${ending}`.trim() });
       },
     );

@@ -160,7 +160,7 @@ describeWithRedis(servers, "a Sentinel group that demotes its primary", () => {
               () => "not yet",
             );
         },
-        { timeout: 50_000 },
+        { timeout: 120_000 },
       )
       .toBe("demoted");
     await expect.poll(() => group.primary(), { timeout: 20_000 }).toBe(latter);
@@ -168,5 +168,5 @@ describeWithRedis(servers, "a Sentinel group that demotes its primary", () => {
       expect(await keyv.set("key", "after")).toBe(true);
       expect(await keyv.get("key")).toBe("after");
     }
-  });
+  }, 180_000);
 });
