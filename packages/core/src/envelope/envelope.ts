@@ -133,8 +133,9 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
     throw recordError("KEY_MISMATCH", address, `was encrypted with other key material than key "${keyId}" has here`, {
       keyId,
       hint:
-        `Use the keyring in which key "${keyId}" has the material that the record was written with. If no keyring has that material, ` +
-        "the record was altered: restore it from a backup. To prevent this error, never give two keys the same id.",
+        `Use the keyring in which key "${keyId}" has the material that the record was written with. If the store has the option ` +
+        "`scope`, check that the option names the scope that the record was written in. If neither helps, the record was altered: " +
+        "restore it from a backup. To prevent this error, never give two keys the same id.",
     });
   }
   const tagAt = body.length - tagBytes;

@@ -1,5 +1,6 @@
 import { hkdfSync, type KeyObject } from "node:crypto";
 import { drawRandom, seedGeneration } from "./nonces.ts";
+import { RecentlyUsed } from "./recently-used.ts";
 import { nonceBytes, subkeyPrefixBytes, XaesKey } from "./xaes.ts";
 
 export const rootBytes = 32;
@@ -11,11 +12,8 @@ const sessionRecords = 2 ** 20;
 const sessionBytes = 2 ** 36;
 const sessionAgeMs = 10 * 60 * 1000;
 
-/**
- * Maximum number of recent subkeys in the cache. When it is reached, the recent subkeys become the older subkeys, and
- * the former older subkeys are dropped. So the cache holds at most twice this number.
- */
-const recentSubkeys = 128;
+/** Maximum number of cached subkeys. */
+const cachedSubkeys = 256;
 
 interface WriterSession {
   readonly prefix: Buffer;
@@ -46,18 +44,20 @@ function copyOf(root: Uint8Array): Buffer {
  * Source: `docs/envelope.md`; HKDF is RFC 5869.
  */
 export class RootKey {
-  readonly #root: Buffer;
-  // Two Maps, of recent and of older subkeys, approximate a cache that drops the least recently used subkey. A hit in
-  // the recent Map writes nothing: to move an entry within a Map takes longer than the rest of the lookup.
-  #recentSubkeys = new Map<string, KeyObject>();
-  #olderSubkeys = new Map<string, KeyObject>();
+  readonly #deriveRoot: () => Buffer;
+  #derivedRoot: Buffer | undefined;
+  readonly #subkeys = new RecentlyUsed<string, KeyObject>(cachedSubkeys);
   #commitment: Buffer | undefined;
   #xaes: XaesKey | undefined;
   #session: WriterSession | undefined;
 
-  /** @param root 32 bytes, which are copied. */
-  constructor(root: Uint8Array) {
-    this.#root = copyOf(root);
+  /** @param root 32 bytes, which are copied, or a function that derives them at their first use. */
+  constructor(root: Uint8Array | (() => Buffer)) {
+    if (typeof root === "function") this.#deriveRoot = root;
+    else {
+      const copy = copyOf(root);
+      this.#deriveRoot = () => copy;
+    }
   }
 
   /** C, the commitment: identifies the root of a record, and reveals nothing about the root. */
@@ -71,9 +71,12 @@ export class RootKey {
     return `k${this.commitment.toString("hex").slice(0, 15)}`;
   }
 
-  /** Derives the root that a keyring scoped to `name` uses instead of this one. */
+  /**
+   * Returns the root that a keyring scoped to `name` uses instead of this one. The root is derived at its first use,
+   * because most records of a scope need only one or two keys of the keyring.
+   */
   scoped(name: string): RootKey {
-    return new RootKey(derive(this.#root, Buffer.from(`keyward/v1 scope\0${name}`)));
+    return new RootKey(() => derive(this.#root, Buffer.from(`keyward/v1 scope\0${name}`)));
   }
 
   /** Copies the root itself, for `exportKeyring` and for comparing two roots. */
@@ -97,15 +100,16 @@ export class RootKey {
    */
   subkey(source: Buffer, at: number): KeyObject {
     const name = source.toString("latin1", at, at + subkeyPrefixBytes);
-    const recent = this.#recentSubkeys.get(name);
-    if (recent !== undefined) return recent;
-    const subkey = this.#olderSubkeys.get(name) ?? this.#deriveSubkey(source.subarray(at, at + subkeyPrefixBytes));
-    if (this.#recentSubkeys.size >= recentSubkeys) {
-      this.#olderSubkeys = this.#recentSubkeys;
-      this.#recentSubkeys = new Map();
-    }
-    this.#recentSubkeys.set(name, subkey);
+    const cached = this.#subkeys.get(name);
+    if (cached !== undefined) return cached;
+    const subkey = this.#deriveSubkey(source.subarray(at, at + subkeyPrefixBytes));
+    this.#subkeys.set(name, subkey);
     return subkey;
+  }
+
+  get #root(): Buffer {
+    this.#derivedRoot ??= this.#deriveRoot();
+    return this.#derivedRoot;
   }
 
   #deriveSubkey(prefix: Buffer): KeyObject {

@@ -3,6 +3,7 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOneOf } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import type { Keyring } from "../keyring/keyring.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import type { ReplicaOptions } from "./replica-registration.ts";
 
@@ -11,10 +12,15 @@ export interface EncryptedStoreOptions {
   /** A keyring, or a key provider that loads one. */
   readonly keys: Keyring | KeyProvider;
   /**
-   * The name of a scope. Records are encrypted under keys derived for it, and stores with another scope, or with none,
-   * cannot decrypt them. Default: no scope.
+   * The scope of the records: the name of one scope for all records, or a function that returns the name for the address
+   * of a record. A record is encrypted under keys that are derived for its scope, and cannot be decrypted in another
+   * scope or without one. Default: no record has a scope.
+   *
+   * With a function, one store reads and writes all scopes, and each tool processes them in one pass. The function
+   * returns `undefined` for a record without a scope. It must return the same name for an address in every process and
+   * after every restart; otherwise the record cannot be decrypted until the function is corrected.
    */
-  readonly scope?: string;
+  readonly scope?: string | ((address: RecordAddress) => string | undefined);
   /**
    * The mode of lazy re-encryption: a read of a record under an older key re-encrypts it in the background.
    *

@@ -21,6 +21,7 @@ import { LazyReencryption, type ReplaceMany } from "./lazy-reencryption.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { RecordCodec } from "./record-codec.ts";
 import { type Convert, type DecodedReads, RecordReader } from "./record-reader.ts";
+import { RecordScopes } from "./record-scopes.ts";
 import { RecordWriter } from "./record-writer.ts";
 import { ReplicaRegistration, type ReplicaRegistrationParts } from "./replica-registration.ts";
 import { ReservedRecords } from "./reserved-records.ts";
@@ -108,14 +109,15 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     if (!prepared.has(options)) requireOptions("EncryptedStore", options, encryptedStoreOptionNames);
     requireOptionValues(options);
     requireUnencrypted(store);
-    const { keys, scope, accept = [], padTo, decode } = options;
+    const { keys, accept = [], padTo, decode } = options;
+    const scopes = new RecordScopes(options.scope);
     const inner = new WrappedStore(store);
     const replaceMany = replacementFor(options.reencrypt, inner);
     const source = KeyringSource.of(keys);
-    const codec = new RecordCodec(source, inner.form, { scope, accept, padTo, decode });
+    const codec = new RecordCodec(source, inner.form, { scopes, accept, padTo, decode });
     const guard = new OverwriteGuard(inner, codec);
-    const record = CheckRecord.of(inner, codec, scope);
-    const check = new KeyringCheck(record);
+    const record = CheckRecord.of(inner, codec, scopes.ofStore);
+    const check = new KeyringCheck(record, scopes);
     const generationNotice = new GenerationNotice(record);
     const reserve = ReservedRecords.of(inner, source);
     const registration = registrationFor(options.replica, reserve, {

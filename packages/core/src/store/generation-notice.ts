@@ -1,7 +1,6 @@
-import { KeywardError } from "../errors/errors.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import { type CheckRecord, parseCheckRecord } from "./check-record.ts";
-import { scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
+import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
  * The generation, in the check record of a store, of the oldest keyring with which a process may write. A rotation
@@ -84,11 +83,4 @@ async function requireGeneration(record: CheckRecord, keyring: Keyring, generati
     // Another process may have raised the required generation since it was read: it must never fall.
     if (await record.replace(scoped, stored?.stored, Math.max(generation, content?.generation ?? 0))) return;
   }
-}
-
-/**
- * Returns whether the error shows that no process with this keyring can write in a scope, whose name may be invalid.
- */
-function isUnusableScope(error: unknown): boolean {
-  return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");
 }

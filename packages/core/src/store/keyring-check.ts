@@ -2,7 +2,8 @@ import type { Keyring } from "../keyring/keyring.ts";
 import type { Recognition } from "../keyring/keyring-successor.ts";
 import type { CheckRecord, StoredCheckRecord } from "./check-record.ts";
 import { hasRecordsOfAnotherKeyring, notDecryptable } from "./missing-check-record.ts";
-import { trustedContent } from "./scoped-check-records.ts";
+import type { RecordScopes } from "./record-scopes.ts";
+import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
  * Verifies, before the first write, that a keyring belongs to a store: it must decrypt the check record. A process with
@@ -10,17 +11,22 @@ import { trustedContent } from "./scoped-check-records.ts";
  */
 export class KeyringCheck {
   readonly #record: CheckRecord | undefined;
+  readonly #scopes: RecordScopes;
   readonly #unscoped: KeyringCheck | undefined;
   readonly #verified = new WeakSet<Keyring>();
   #hasVerified = false;
   readonly #verifying = new WeakMap<Keyring, Promise<void>>();
 
-  /** @param record `undefined` for a store without a reserved space: every keyring passes there. */
-  constructor(record: CheckRecord | undefined) {
+  /**
+   * @param record `undefined` for a store without a reserved space: every keyring passes there.
+   * @param scopes the scopes of the records. If the check record is missing, records in these scopes are looked at.
+   */
+  constructor(record: CheckRecord | undefined, scopes: RecordScopes) {
     this.#record = record;
+    this.#scopes = scopes;
     // The unscoped keyring must pass too. Otherwise a keyring with other material could create a check record of its
     // own for a scope that has none.
-    this.#unscoped = record?.unscoped === undefined ? undefined : new KeyringCheck(record.unscoped);
+    this.#unscoped = record?.unscoped === undefined ? undefined : new KeyringCheck(record.unscoped, scopes);
   }
 
   /** The check of the unscoped keyring; this check itself if the store has no scope. */
@@ -34,18 +40,11 @@ export class KeyringCheck {
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring cannot decrypt the check record.
    */
   verify(keyring: Keyring): Promise<void> | undefined {
-    return this.#verifyFor(keyring, undefined);
-  }
-
-  /**
-   * @param scope the scope of the store. If the check record is missing, records of this scope are looked at as well.
-   */
-  #verifyFor(keyring: Keyring, scope: string | undefined): Promise<void> | undefined {
     const record = this.#record;
     if (record === undefined || this.#verified.has(keyring)) return undefined;
     let verifying = this.#verifying.get(keyring);
     if (verifying === undefined) {
-      verifying = this.#verifyOnce(record, keyring, scope)
+      verifying = this.#verifyOnce(record, keyring)
         .then(() => {
           this.#verified.add(keyring);
           this.#hasVerified = true;
@@ -77,13 +76,18 @@ export class KeyringCheck {
     return recognized.next || recognized.previous ? { ...recognized, hadRightRing } : undefined;
   }
 
-  /** Re-encrypts the check record under the primary. After that, the check record needs no former key. */
+  /**
+   * Re-encrypts the check record under the primary. After that, the check record needs no former key. If each record of
+   * the store has a scope of its own, the check records of all scopes are re-encrypted too, because the store serves
+   * these scopes.
+   */
   async renew(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.renew(unscopedKeyring));
     const record = this.#record;
     if (record === undefined || keyring.primary === "") return;
     const stored = await record.read(keyring);
     if (stored !== undefined) await decryptAndReencrypt(record, keyring, stored);
+    if (this.#scopes.differByRecord && keyring.scopeName === undefined) await renewScoped(record, keyring);
   }
 
   /** Writes the check record under the primary, whether or not the keyring can decrypt the stored check record. */
@@ -100,16 +104,29 @@ export class KeyringCheck {
     if (keyring.scopeName === undefined) await use(this.#unscoped, keyring);
   }
 
-  async #verifyOnce(record: CheckRecord, keyring: Keyring, scope: string | undefined): Promise<void> {
-    await this.#withUnscoped((check, unscopedKeyring) => check.#verifyFor(unscopedKeyring, record.scope));
+  async #verifyOnce(record: CheckRecord, keyring: Keyring): Promise<void> {
+    await this.#withUnscoped((check, unscopedKeyring) => check.verify(unscopedKeyring));
     const stored = await record.read(keyring);
     if (stored !== undefined) return await decryptAndReencrypt(record, keyring, stored);
     if (keyring.primary === "") return;
-    if (await hasRecordsOfAnotherKeyring(record, keyring, scope))
+    if (await hasRecordsOfAnotherKeyring(record, keyring, this.#scopes))
       throw notDecryptable(record.store.description, keyring);
     // If several new processes start together, only one creates the check record. The others must decrypt it.
     if (await record.replace(keyring, undefined)) return;
-    await this.#verifyOnce(record, keyring, scope);
+    await this.#verifyOnce(record, keyring);
+  }
+}
+
+/** Re-encrypts the check record of every scope, except those that the keyring cannot decrypt. */
+async function renewScoped(unscoped: CheckRecord, keyring: Keyring): Promise<void> {
+  for (const scoped of await scopedCheckRecords(unscoped, keyring)) {
+    try {
+      const scopedKeyring = await scoped.keyringInUse();
+      const stored = await scoped.read(scopedKeyring);
+      if (stored !== undefined) await decryptAndReencrypt(scoped, scopedKeyring, stored);
+    } catch (error) {
+      if (!isUnusableScope(error)) throw error;
+    }
   }
 }
 

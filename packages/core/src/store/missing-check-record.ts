@@ -8,6 +8,7 @@ import type { RecordAddress } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { type CheckRecord, scopedPrefix, wrongKeyringHint } from "./check-record.ts";
 import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
+import type { RecordScopes } from "./record-scopes.ts";
 
 // How many envelopes, and how many pages, are looked at in each of the reserved space and the store.
 const maxEnvelopes = 100;
@@ -17,12 +18,12 @@ const maxPages = 10;
  * Returns whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the
  * check record was deleted, and the records were written with another keyring. At most 100 envelopes are tried.
  *
- * @param scope the scope of the store, because the backend may contain only records of this scope.
+ * @param scopes the scopes of the records, because the backend may contain only records that have a scope.
  */
 export async function hasRecordsOfAnotherKeyring(
   { store, reserved, unscoped }: CheckRecord,
   keyring: Keyring,
-  scope: string | undefined,
+  scopes: RecordScopes,
 ): Promise<boolean> {
   // A process with the keyring of one scope cannot decrypt the records of other scopes, and is not meant to.
   if (unscoped !== undefined || keyring.scopeName !== undefined) return false;
@@ -35,8 +36,8 @@ export async function hasRecordsOfAnotherKeyring(
       for await (const entries of pages(scannable, maxEnvelopes)) {
         for (const entry of entries) {
           const address = isReserved ? { ...entry, namespace: reservedNamespace } : entry;
-          const scopes = [undefined, scope, isReserved ? scopeInKey(entry.key) : undefined];
-          const isDecryptable = isDecryptableInAny(scopes, keyring, entry.value, address);
+          const tried = [undefined, scopes.ofStore, isReserved ? scopeInKey(entry.key) : scopeOrNone(scopes, address)];
+          const isDecryptable = isDecryptableInAny(tried, keyring, entry.value, address);
           if (isDecryptable === true) return false;
           if (isDecryptable === false) undecryptable++;
         }
@@ -89,6 +90,16 @@ function isDecryptableInAny(
     }
   }
   return isEnvelope ? false : undefined;
+}
+
+/** Returns the scope of a record; `undefined` also if the function `scope` has no valid result for the record. */
+function scopeOrNone(scopes: RecordScopes, address: RecordAddress): string | undefined {
+  try {
+    return scopes.of(address);
+  } catch (error) {
+    requireKeywardError(error);
+    return undefined;
+  }
 }
 
 /** Returns the scope in the key of a check record or heartbeat; `undefined` if the key names no scope. */

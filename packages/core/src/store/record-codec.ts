@@ -13,6 +13,7 @@ import {
   type ValueForm,
 } from "../store-interface/record.ts";
 import { isStoredValue, type StoredValue } from "../store-interface/store-capabilities.ts";
+import { RecordScopes } from "./record-scopes.ts";
 
 /** A record that was decrypted, or read in a foreign format. */
 export type OpenedRecord = {
@@ -29,7 +30,7 @@ export interface SealedAgain {
 
 /** The options of a store that determine how its records are encrypted and read. */
 export interface RecordCodecOptions {
-  readonly scope?: string | undefined;
+  readonly scopes: RecordScopes;
   readonly accept: readonly ForeignFormat[];
   readonly padTo?: number | undefined;
   /**
@@ -47,7 +48,6 @@ export class RecordCodec {
   readonly #form: ValueForm;
   readonly #options: RecordCodecOptions;
   readonly #formats: readonly ForeignFormat[];
-  readonly #scoped = new WeakMap<Keyring, Keyring>();
 
   constructor(source: KeyringSource, form: ValueForm, options: RecordCodecOptions) {
     this.#source = source;
@@ -64,14 +64,18 @@ export class RecordCodec {
    * padding.
    */
   forScope(scope: string | undefined): RecordCodec {
-    return new RecordCodec(this.#source, this.#form, { scope, accept: [] });
+    return new RecordCodec(this.#source, this.#form, { scopes: new RecordScopes(scope), accept: [] });
   }
 
-  /** Returns the keyring in use, derived for the scope of the store. */
+  /**
+   * Returns the keyring in use, derived for the scope of the store. If each record has a scope of its own, returns the
+   * keyring that is not derived yet; the other methods of the codec derive it for the address of a record.
+   */
   ring(): Keyring | Promise<Keyring> {
+    const { scopes } = this.#options;
     const ring = this.#source.current();
-    if (!(ring instanceof Promise)) return this.#inScope(ring);
-    const scoped = ring.then((loaded) => this.#inScope(loaded));
+    if (!(ring instanceof Promise)) return scopes.keyringForStore(ring);
+    const scoped = ring.then((loaded) => scopes.keyringForStore(loaded));
     // A caller that only tests for a promise discards it. Its rejection must not end the process.
     scoped.catch(() => undefined);
     return scoped;
@@ -84,7 +88,7 @@ export class RecordCodec {
    */
   seal(ring: Keyring, address: RecordAddress, content: RecordContent): StoredValue {
     const { value } = content;
-    const primary = keyOf(ring, ring.primary);
+    const primary = keyOf(this.#options.scopes.keyringForRecord(ring, address), ring.primary);
     if (primary !== undefined) {
       return seal(primary.id, primary.root, address, content, { form: this.#form, padTo: this.#options.padTo });
     }
@@ -108,7 +112,7 @@ export class RecordCodec {
     const header = readHeader(value, address);
     if (header === undefined) return await this.#openForeign(value, address);
     const { ring, failure } = await this.#source.lookUp(header.keyId);
-    return openUnder(this.#inScope(ring), value, header, address, failure);
+    return openUnder(this.#inScope(ring, address), value, header, address, failure);
   }
 
   /**
@@ -122,7 +126,7 @@ export class RecordCodec {
     const header = readHeader(value, address);
     const ring = this.ring();
     if (header === undefined || ring instanceof Promise || keyOf(ring, header.keyId) === undefined) return undefined;
-    return openUnder(ring, value, header, address);
+    return openUnder(this.#options.scopes.keyringForRecord(ring, address), value, header, address);
   }
 
   /**
@@ -137,11 +141,14 @@ export class RecordCodec {
     header: EnvelopeHeader,
     address: RecordAddress,
   ): SealedAgain | undefined {
-    const primary = keyOf(ring, ring.primary);
+    const { scopes } = this.#options;
     const current = this.ring();
-    if (primary === undefined || current instanceof Promise) return undefined;
-    const key = keyOf(current, header.keyId);
-    if (key === undefined) return undefined;
+    if (ring.primary === "" || current instanceof Promise || keyOf(current, header.keyId) === undefined)
+      return undefined;
+    const scoped = scopes.keyringForRecord(ring, address);
+    const primary = keyOf(scoped, ring.primary);
+    const key = keyOf(current === ring ? scoped : scopes.keyringForRecord(current, address), header.keyId);
+    if (primary === undefined || key === undefined) return undefined;
     requireEnabled(key, address);
     if (this.#options.padTo === undefined) {
       const decrypted = decrypt(stored, header, key.root, address);
@@ -164,7 +171,7 @@ export class RecordCodec {
    */
   openIgnoringStatus(ring: Keyring, stored: StoredValue, address: RecordAddress): RecordContent | undefined {
     const header = readHeader(stored, address);
-    const key = header === undefined ? undefined : keyOf(this.#inScope(ring), header.keyId);
+    const key = header === undefined ? undefined : keyOf(this.#inScope(ring, address), header.keyId);
     return header === undefined || key === undefined ? undefined : open(stored, header, key.root, address);
   }
 
@@ -214,15 +221,9 @@ export class RecordCodec {
     });
   }
 
-  #inScope(ring: Keyring): Keyring {
-    const { scope } = this.#options;
-    if (scope === undefined || ring.scopeName === scope || ring.primary === "") return ring;
-    let scoped = this.#scoped.get(ring);
-    if (scoped === undefined) {
-      scoped = ring.scope(scope);
-      this.#scoped.set(ring, scoped);
-    }
-    return scoped;
+  #inScope(ring: Keyring, address: RecordAddress): Keyring {
+    const { scopes } = this.#options;
+    return scopes.keyringForRecord(scopes.keyringForStore(ring), address);
   }
 }
 

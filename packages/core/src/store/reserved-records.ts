@@ -13,6 +13,7 @@ import {
 } from "../store-interface/store-capabilities.ts";
 import { type WrappedStore, wrapRejection } from "../store-interface/wrapped-store.ts";
 import { isCurrent, RecordCodec } from "./record-codec.ts";
+import { RecordScopes } from "./record-scopes.ts";
 
 const pageSize = 1_000;
 
@@ -128,7 +129,7 @@ export class ReservedRecords {
   #codec(scope: string | undefined): RecordCodec {
     let codec = this.#codecs.get(scope);
     if (codec === undefined) {
-      codec = new RecordCodec(this.#source, this.#inner.form, { scope, accept: [] });
+      codec = new RecordCodec(this.#source, this.#inner.form, { scopes: new RecordScopes(scope), accept: [] });
       this.#codecs.set(scope, codec);
     }
     return codec;

@@ -1,4 +1,5 @@
 import { keyIdIn } from "../envelope/header.ts";
+import { KeywardError } from "../errors/errors.ts";
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
@@ -46,4 +47,11 @@ export async function trustedContent(
     content.generation <= Math.max(generation, limit?.generation ?? 0) &&
     content.encryptedBy <= Math.max(generation, limit?.encryptedBy ?? 0);
   return isWithinLimit ? content : undefined;
+}
+
+/**
+ * Returns whether the error shows that no process with this keyring can write in a scope, whose name may be invalid.
+ */
+export function isUnusableScope(error: unknown): boolean {
+  return error instanceof KeywardError && (error.code === "OVERWRITE_REFUSED" || error.code === "KEYRING_INVALID");
 }

@@ -5,6 +5,7 @@ import { RootKey } from "../../src/envelope/root-key.ts";
 import { KeywardError } from "../../src/errors/errors.ts";
 import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
+import { RecordScopes } from "../../src/store/record-scopes.ts";
 import type { RecordAddress } from "../../src/store-interface/record.ts";
 import { storeHolding } from "../records.ts";
 import { fromHex, readValue, ringOf, vectors } from "./envelope-vectors.ts";
@@ -44,7 +45,10 @@ describe("an accepted vector", () => {
     expect(seal(kid, root, { namespace, key }, content, options)).toEqual(sealed);
 
     const ring = ringOf([{ id: kid, root: vector.root, status: "enabled" }]);
-    const codec = new RecordCodec(KeyringSource.of(ring), "text", { scope: scope ?? undefined, accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "text", {
+      scopes: new RecordScopes(scope ?? undefined),
+      accept: [],
+    });
     for (const stored of asStored(sealed)) {
       const opened = await codec.open(stored, { namespace, key });
       expect(opened).toEqual({ content, keyId: kid, current: false });
@@ -79,7 +83,10 @@ describe("a rejected vector", () => {
   it.each(vectors.reject)("is refused with $code: $name", async (vector) => {
     const { namespace, key, scope } = vector;
     const ring = ringOf(vector.ring);
-    const codec = new RecordCodec(KeyringSource.of(ring), "binary", { scope: scope ?? undefined, accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "binary", {
+      scopes: new RecordScopes(scope ?? undefined),
+      accept: [],
+    });
     for (const stored of asStored(readValue(vector.stored))) {
       // A binary header is an error only in a string. The same header in bytes is legal.
       if (typeof stored !== "string" && "text" in vector.stored && vector.stored.text.startsWith("kw1:")) continue;

@@ -8,6 +8,7 @@ import { Keyring, keyOf } from "../../src/keyring/keyring.ts";
 import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { EncryptedStore } from "../../src/store/encrypted-store.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
+import { RecordScopes } from "../../src/store/record-scopes.ts";
 import { type RecordAddress, requireAddress } from "../../src/store-interface/record.ts";
 import { requireExpires } from "../../src/store-interface/store-arguments.ts";
 import {
@@ -316,7 +317,7 @@ describe("an error about a record", () => {
       `kw${"9".repeat(500)}.`,
       "plaintext that is secret",
     ];
-    const codec = new RecordCodec(KeyringSource.of(ring), "text", { accept: [] });
+    const codec = new RecordCodec(KeyringSource.of(ring), "text", { scopes: new RecordScopes(undefined), accept: [] });
     for (const stored of broken) {
       const error: unknown = await codec.open(stored, at).then(
         () => undefined,

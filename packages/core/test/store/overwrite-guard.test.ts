@@ -3,12 +3,16 @@ import { describe, expect, it } from "vitest";
 import { KeyringSource } from "../../src/keyring/keyring-source.ts";
 import { OverwriteGuard } from "../../src/store/overwrite-guard.ts";
 import { RecordCodec } from "../../src/store/record-codec.ts";
+import { RecordScopes } from "../../src/store/record-scopes.ts";
 import { WrappedStore } from "../../src/store-interface/wrapped-store.ts";
 
 /** A guard that remembers two records, over a store with three records that cannot be read. */
 async function guardOfTwo() {
   const inner = new WrappedStore(new Map());
-  const codec = new RecordCodec(KeyringSource.of(Keyring.generate()), inner.form, { scope: undefined, accept: [] });
+  const codec = new RecordCodec(KeyringSource.of(Keyring.generate()), inner.form, {
+    scopes: new RecordScopes(undefined),
+    accept: [],
+  });
   for (const key of ["one", "two", "three"]) await inner.set(key, "kw1.unknown.", undefined);
   return new OverwriteGuard(inner, codec, 2);
 }

@@ -1,0 +1,34 @@
+/**
+ * A cache that approximately drops the entry that was used least recently.
+ *
+ * It consists of two Maps, of recent and of older entries. A hit among the recent entries writes nothing: moving an
+ * entry within a Map takes longer than the rest of the lookup.
+ */
+export class RecentlyUsed<Key, Value> {
+  readonly #maxRecent: number;
+  #recent = new Map<Key, Value>();
+  #older = new Map<Key, Value>();
+
+  /** @param maxEntries maximum number of entries; the cache holds at least half as many before it drops one. */
+  constructor(maxEntries: number) {
+    this.#maxRecent = Math.floor(maxEntries / 2);
+  }
+
+  /** Returns the value of an entry, or `undefined` if the cache does not have it. */
+  get(key: Key): Value | undefined {
+    const recent = this.#recent.get(key);
+    if (recent !== undefined) return recent;
+    const older = this.#older.get(key);
+    if (older !== undefined) this.set(key, older);
+    return older;
+  }
+
+  /** Adds an entry, which is then the most recently used one. */
+  set(key: Key, value: Value): void {
+    if (this.#recent.size >= this.#maxRecent) {
+      this.#older = this.#recent;
+      this.#recent = new Map();
+    }
+    this.#recent.set(key, value);
+  }
+}

@@ -1,0 +1,106 @@
+import { RecentlyUsed } from "../envelope/recently-used.ts";
+import { KeywardError } from "../errors/errors.ts";
+import type { Keyring } from "../keyring/keyring.ts";
+import { type RecordAddress, recordError } from "../store-interface/record.ts";
+import type { EncryptedStoreOptions } from "./encrypted-store-options.ts";
+
+// A cached keyring of a scope takes about 2 KB.
+const maxCachedKeyrings = 10_000;
+
+/** Finds the scope of each record of a store, and derives the keyring for that scope. */
+export class RecordScopes {
+  readonly #scope: EncryptedStoreOptions["scope"];
+  /** The derived keyrings by the name of their scope, for each keyring that they were derived from. */
+  readonly #derived = new WeakMap<Keyring, RecentlyUsed<string, Keyring>>();
+
+  /** @param scope the option `scope` of the store; `undefined` for a store without scopes. */
+  constructor(scope: EncryptedStoreOptions["scope"]) {
+    if (scope !== undefined && typeof scope !== "string" && typeof scope !== "function") {
+      throw new KeywardError(
+        "VALUE_INVALID",
+        `The option "scope" is neither a string nor a function, but of type ${typeof scope}`,
+        { hint: "Pass the name of a scope, or a function that returns the name for the address of a record." },
+      );
+    }
+    this.#scope = scope;
+  }
+
+  /** The one scope of all records; `undefined` if there is no scope, or if each record has a scope of its own. */
+  get ofStore(): string | undefined {
+    return typeof this.#scope === "string" ? this.#scope : undefined;
+  }
+
+  /** True if a function names the scope of each record. */
+  get differByRecord(): boolean {
+    return typeof this.#scope === "function";
+  }
+
+  /**
+   * Returns the scope of the record at an address; `undefined` for a record without a scope.
+   *
+   * @throws KeywardError `VALUE_INVALID` if the function `scope` throws or returns something else than a name.
+   */
+  of(address: RecordAddress): string | undefined {
+    const scope = this.#scope;
+    if (typeof scope !== "function") return scope;
+    let name: unknown;
+    try {
+      name = scope({ namespace: address.namespace, key: address.key });
+    } catch (error) {
+      // The message of the error may quote the record's key, so only the name of the error is passed on.
+      throw invalidScope(address, `the function \`scope\` threw ${error instanceof Error ? error.name : typeof error}`);
+    }
+    if (name === undefined || (typeof name === "string" && name !== "")) return name;
+    const returned = name === "" ? "an empty string" : name === null ? "null" : `a value of type ${typeof name}`;
+    throw invalidScope(address, `the function \`scope\` returned ${returned}`);
+  }
+
+  /** Derives a keyring for the one scope of the store. Returns the keyring itself if there is no such scope. */
+  keyringForStore(keyring: Keyring): Keyring {
+    return typeof this.#scope === "string" ? this.#inScope(keyring, this.#scope) : keyring;
+  }
+
+  /**
+   * Derives a keyring for the record at an address.
+   *
+   * @param keyring a keyring that {@link RecordScopes.keyringForStore} returned.
+   * @throws KeywardError `VALUE_INVALID` like {@link RecordScopes.of}; `KEYRING_INVALID` if the application passed a
+   * keyring that was derived for another scope, and if the name cannot be the name of a scope.
+   */
+  keyringForRecord(keyring: Keyring, address: RecordAddress): Keyring {
+    if (typeof this.#scope !== "function") return keyring;
+    const name = this.of(address);
+    if (keyring.scopeName !== undefined && keyring.scopeName !== name) {
+      throw recordError(
+        "KEYRING_INVALID",
+        address,
+        "is not in the scope that the keyring of this process was derived for",
+        {
+          hint: "Pass the unscoped keyring to this store. Otherwise use only records of the scope that the keyring was derived for.",
+        },
+      );
+    }
+    return name === undefined ? keyring : this.#inScope(keyring, name);
+  }
+
+  #inScope(keyring: Keyring, name: string): Keyring {
+    if (keyring.scopeName === name || keyring.primary === "") return keyring;
+    let derived = this.#derived.get(keyring);
+    if (derived === undefined) {
+      derived = new RecentlyUsed(maxCachedKeyrings);
+      this.#derived.set(keyring, derived);
+    }
+    let scoped = derived.get(name);
+    if (scoped === undefined) {
+      scoped = keyring.scope(name);
+      derived.set(name, scoped);
+    }
+    return scoped;
+  }
+}
+
+function invalidScope(address: RecordAddress, problem: string): KeywardError {
+  return recordError("VALUE_INVALID", address, `has no valid scope: ${problem}`, {
+    hint: "Correct the function `scope`, so that it returns a name of 1 to 1,000 bytes for this address, or `undefined` for no scope.",
+  });
+}
