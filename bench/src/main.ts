@@ -8,13 +8,15 @@ import { httpTasks } from "./http-tasks.ts";
 import { keyvTasks } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName, measureLazyReads } from "./lazy-reads.ts";
 import { findRedisServer } from "./redis-server.ts";
-import { bulkTable, bytesTable, lazyTable, type Measured, timesTable } from "./report.ts";
+import { bulkTable, bytesTable, lazyTable, type Measured, scopesTable, timesTable } from "./report.ts";
 import { type Effort, measure } from "./rounds.ts";
+import { measureScopes, recordsPerScope, type ScopeFigures, scopesName } from "./scopes.ts";
 
 const usage = `npm run bench -- [--only PATTERN] [--records COUNT] [--quick] [--json FILE]
 
   --only PATTERN   measure only the tasks whose name contains PATTERN, such as "encrypt text" or "Redis"
-  --records COUNT  re-encrypt COUNT records in bulk, then a tenth, and so on down to 10,000. Default: 10,000
+  --records COUNT  re-encrypt COUNT records in bulk, then a tenth, and so on down to 10,000; rotate COUNT records in
+                   many scopes. Default: 10,000
   --quick          measure one size of each task in a few short rounds, which show that everything works and not how fast
   --json FILE      write the figures to FILE`;
 
@@ -48,7 +50,7 @@ const tasks = [...envelopeTasks(sizesBytes), ...keyvTasks(sizesBytes, redis), ..
   ({ name }, index, all) =>
     isWanted(name) && (options.quick !== true || all.findIndex((task) => task.name === name) === index),
 );
-const rotations = redis === undefined ? [] : [bulkName, lazyName].filter(isWanted);
+const rotations = [scopesName, ...(redis === undefined ? [] : [bulkName, lazyName])].filter(isWanted);
 if (tasks.length + rotations.length === 0) throw new Error(`No task has a name that contains "${options.only}"`);
 const measured: Measured[] = [];
 for (const [index, { name, sizeBytes, prepare }] of tasks.entries()) {
@@ -86,6 +88,13 @@ if (redis !== undefined && isWanted(lazyName)) {
   console.log(lazyTable(lazy));
 }
 
+const scopes: ScopeFigures[] = [];
+if (isWanted(scopesName)) {
+  const quick = options.quick === true;
+  scopes.push(await measureScopes(quick ? 100 : Math.ceil(mostRecords / recordsPerScope), quick ? 1 : 5));
+  console.log(scopesTable(scopes));
+}
+
 const atRest = [];
 for (const sizeBytes of sizesBytes) atRest.push(await bytesAtRest(sizeBytes));
 console.log(bytesTable(atRest));
@@ -93,7 +102,7 @@ console.log(bytesTable(atRest));
 if (options.json !== undefined) {
   writeFileSync(
     options.json,
-    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, bytesAtRest: atRest }, null, 2)}\n`,
+    `${JSON.stringify({ machine, effort, tasks: measured, bulk, lazy, scopes, bytesAtRest: atRest }, null, 2)}\n`,
   );
 }
 

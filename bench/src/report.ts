@@ -2,6 +2,7 @@ import { type BulkFigures, bulkName } from "./bulk.ts";
 import { cryptoBeside, withKeyvsJson } from "./keyv-tasks.ts";
 import { type LazyFigures, lazyName } from "./lazy-reads.ts";
 import type { Figures } from "./rounds.ts";
+import { type ScopeFigures, scopesName } from "./scopes.ts";
 
 /** The measurements of a task. */
 export interface Measured {
@@ -77,6 +78,20 @@ export function lazyTable(figures: readonly LazyFigures[]): string {
   ]);
   const header = ["reads", "count", "p50, off", "p50, on-read", "p99, off", "p99, on-read"];
   return `\n${lazyName}\n\n${table(header, rows)}`;
+}
+
+/** Returns a Markdown table of rotations with many scopes and with one scope. */
+export function scopesTable(figures: readonly ScopeFigures[]): string {
+  const rows = figures.map(({ scopes, records, oneScopeUs, ratio }) => [
+    scopes.toLocaleString("en"),
+    records.toLocaleString("en"),
+    `${oneScopeUs.elapsed.toFixed(1)} µs`,
+    short(ratio.elapsed),
+    `${oneScopeUs.cpu.toFixed(1)} µs`,
+    short(ratio.cpu),
+  ]);
+  const header = ["scopes", "records", "per record, one scope", "many scopes", "CPU, one scope", "CPU, many scopes"];
+  return `\n${scopesName}\n\n${table(header, rows)}`;
 }
 
 function table(header: readonly string[], rows: readonly (readonly string[])[]): string {

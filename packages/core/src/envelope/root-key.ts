@@ -1,4 +1,5 @@
-import { hkdfSync, type KeyObject } from "node:crypto";
+import type { KeyObject } from "node:crypto";
+import { HkdfKey } from "./hkdf.ts";
 import { drawRandom, seedGeneration } from "./nonces.ts";
 import { RecentlyUsed } from "./recently-used.ts";
 import { nonceBytes, subkeyPrefixBytes, XaesKey } from "./xaes.ts";
@@ -24,10 +25,6 @@ interface WriterSession {
   bytes: number;
 }
 
-function derive(root: Uint8Array, info: string | Uint8Array): Buffer {
-  return Buffer.from(hkdfSync("sha256", root, "", info, 32));
-}
-
 /**
  * Copies a root to memory outside of Node's buffer pool, which any code that has a small Buffer can read through its
  * `buffer`.
@@ -47,6 +44,7 @@ export class RootKey {
   readonly #deriveRoot: () => Buffer;
   #derivedRoot: Buffer | undefined;
   readonly #subkeys = new RecentlyUsed<string, KeyObject>(cachedSubkeys);
+  #extracted: HkdfKey | undefined;
   #commitment: Buffer | undefined;
   #xaes: XaesKey | undefined;
   #session: WriterSession | undefined;
@@ -62,7 +60,7 @@ export class RootKey {
 
   /** C, the commitment: identifies the root of a record, and reveals nothing about the root. */
   get commitment(): Buffer {
-    this.#commitment ??= derive(this.#root, "keyward/v1 commit");
+    this.#commitment ??= this.#hkdf.derive("keyward/v1 commit");
     return this.#commitment;
   }
 
@@ -76,7 +74,7 @@ export class RootKey {
    * because most records of a scope need only one or two keys of the keyring.
    */
   scoped(name: string): RootKey {
-    return new RootKey(() => derive(this.#root, Buffer.from(`keyward/v1 scope\0${name}`)));
+    return new RootKey(() => this.#hkdf.derive(`keyward/v1 scope\0${name}`));
   }
 
   /** Copies the root itself, for `exportKeyring` and for comparing two roots. */
@@ -107,13 +105,18 @@ export class RootKey {
     return subkey;
   }
 
+  get #hkdf(): HkdfKey {
+    this.#extracted ??= new HkdfKey(this.#root);
+    return this.#extracted;
+  }
+
   get #root(): Buffer {
     this.#derivedRoot ??= this.#deriveRoot();
     return this.#derivedRoot;
   }
 
   #deriveSubkey(prefix: Buffer): KeyObject {
-    this.#xaes ??= new XaesKey(derive(this.#root, "keyward/v1 seal"));
+    this.#xaes ??= new XaesKey(this.#hkdf.derive("keyward/v1 seal"));
     return this.#xaes.subkey(prefix);
   }
 

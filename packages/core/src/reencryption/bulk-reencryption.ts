@@ -86,7 +86,8 @@ class Reencryption {
 
   constructor(store: EncryptedStoreOrKeyv, options: ReencryptOptions) {
     requireOptions("reencrypt", options, reencryptOptionNames);
-    this.#parts = storeParts(store);
+    const parts = storeParts(store);
+    this.#parts = { ...parts, codec: parts.codec.forOnePass() };
     this.#scannable = withinRange(scannableOf(store), options.range);
     this.#options = options;
     requireAtomic(this.#parts.inner);

@@ -67,6 +67,11 @@ export class RecordCodec {
     return new RecordCodec(this.#source, this.#form, { scopes: new RecordScopes(scope), accept: [] });
   }
 
+  /** Returns a codec for a job that passes once over all records. The job leaves the cached keyrings of this codec alone. */
+  forOnePass(): RecordCodec {
+    return new RecordCodec(this.#source, this.#form, { ...this.#options, scopes: this.#options.scopes.forOnePass() });
+  }
+
   /**
    * Returns the keyring in use, derived for the scope of the store. If each record has a scope of its own, returns the
    * keyring that is not derived yet; the other methods of the codec derive it for the address of a record.

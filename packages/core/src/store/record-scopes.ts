@@ -4,17 +4,21 @@ import type { Keyring } from "../keyring/keyring.ts";
 import { type RecordAddress, recordError } from "../store-interface/record.ts";
 import type { EncryptedStoreOptions } from "./encrypted-store-options.ts";
 
-// A cached keyring of a scope takes about 2 KB.
+// A cached keyring takes about 2 KB.
 const maxCachedKeyrings = 10_000;
+// A job that passes over all records meets most scopes only once. In a large cache, their keyrings would take more time
+// for garbage collection than they save.
+const maxCachedInOnePass = 100;
 
 /** Finds the scope of each record of a store, and derives the keyring for that scope. */
 export class RecordScopes {
   readonly #scope: EncryptedStoreOptions["scope"];
+  readonly #maxCached: number;
   /** The derived keyrings by the name of their scope, for each keyring that they were derived from. */
   readonly #derived = new WeakMap<Keyring, RecentlyUsed<string, Keyring>>();
 
   /** @param scope the option `scope` of the store; `undefined` for a store without scopes. */
-  constructor(scope: EncryptedStoreOptions["scope"]) {
+  constructor(scope: EncryptedStoreOptions["scope"], maxCached = maxCachedKeyrings) {
     if (scope !== undefined && typeof scope !== "string" && typeof scope !== "function") {
       throw new KeywardError(
         "VALUE_INVALID",
@@ -23,6 +27,12 @@ export class RecordScopes {
       );
     }
     this.#scope = scope;
+    this.#maxCached = maxCached;
+  }
+
+  /** Returns the same scopes for a job that passes once over all records, with a cache of its own if scopes differ. */
+  forOnePass(): RecordScopes {
+    return this.differByRecord ? new RecordScopes(this.#scope, maxCachedInOnePass) : this;
   }
 
   /** The one scope of all records; `undefined` if there is no scope, or if each record has a scope of its own. */
@@ -87,7 +97,7 @@ export class RecordScopes {
     if (keyring.scopeName === name || keyring.primary === "") return keyring;
     let derived = this.#derived.get(keyring);
     if (derived === undefined) {
-      derived = new RecentlyUsed(maxCachedKeyrings);
+      derived = new RecentlyUsed(this.#maxCached);
       this.#derived.set(keyring, derived);
     }
     let scoped = derived.get(name);
