@@ -168,6 +168,85 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "new");
   });
 
+  test("sets the expiry that a replacement names", async (store) => {
+    for (const before of [undefined, Date.now() + 3_600_000]) {
+      await store.set("key", "old", before);
+      const expires = Date.now() + shortMs;
+      assert.equal(await store.replace("key", "old", "new", expires), true);
+      await eventually("the replaced record expires", async () => (await store.get("key")) === undefined);
+      assert.ok(Date.now() >= expires, "the replaced record was missing before it expired");
+    }
+  });
+
+  test("removes the expiry if a replacement names null", async (store) => {
+    let durationMs = shortMs;
+    for (;;) {
+      const expires = Date.now() + durationMs;
+      await store.set("key", "old", expires);
+      if (await store.replace("key", "old", "new", null)) break;
+      assert.ok(Date.now() >= expires, "the record was not replaced, although it had not expired");
+      durationMs *= 2;
+    }
+    await expire(store, "witness");
+    assertValue(await store.get("key"), "new");
+  });
+
+  test("gives a new record the expiry that a replacement names", async (store) => {
+    const expires = Date.now() + shortMs;
+    assert.equal(await store.replace("key", undefined, "new", expires), true);
+    await eventually("the new record expires", async () => (await store.get("key")) === undefined);
+    assert.ok(Date.now() >= expires, "the new record was missing before it expired");
+    assert.equal(await store.replace("key", undefined, "newer", null), true);
+    await expire(store, "witness");
+    assertValue(await store.get("key"), "newer");
+  });
+
+  test("removes a record whose replacement names a time in the past", async (store) => {
+    await store.set("key", "old");
+    assert.equal(await store.replace("key", "other", "new", Date.now() - 60_000), false);
+    assertValue(await store.get("key"), "old");
+    assert.equal(await store.replace("key", "old", "new", Date.now() - 60_000), true);
+    assertValue(await store.get("key"), undefined);
+    assert.equal(await store.replace("key", undefined, "new", 1), true);
+    assertValue(await store.get("key"), undefined);
+  });
+
+  test("sets a different expiry in each replacement of replaceMany()", async (store) => {
+    if (store.replaceMany === undefined) return;
+    const far = Date.now() + 3_600_000;
+    const keys = ["kept", "ends", "forever", "made", "made for ever", "past"];
+    for (const key of ["kept", "ends", "forever", "past"]) await store.set(key, "old", far);
+    const soon = Date.now() + shortMs;
+    const replaced = await store.replaceMany([
+      { key: "kept", expected: "old", next: "new" },
+      { key: "ends", expected: "old", next: "new", expires: soon },
+      { key: "forever", expected: "old", next: "new", expires: null },
+      { key: "made", expected: undefined, next: "new", expires: soon },
+      { key: "made for ever", expected: undefined, next: "new" },
+      { key: "past", expected: "old", next: "new", expires: 1 },
+    ]);
+    assert.deepEqual(
+      replaced,
+      keys.map(() => true),
+    );
+    await eventually("two records expire", async () => {
+      const [ends, made] = await store.getMany(["ends", "made"]);
+      return ends === undefined && made === undefined;
+    });
+    assert.ok(Date.now() >= soon, "a record was missing before it expired");
+    assertValues(await store.getMany(keys), ["new", undefined, "new", undefined, "new", undefined]);
+  });
+
+  test("rejects a replacement whose expiry is not a number", async (store) => {
+    await store.set("key", "old");
+    for (const expires of ["60s", Number.NaN, {}]) {
+      await assert.rejects(async () => Reflect.apply(store.replace, store, ["key", "old", "new", expires]), {
+        code: "VALUE_INVALID",
+      });
+    }
+    assertValue(await store.get("key"), "old");
+  });
+
   test("lets exactly one of two concurrent replacements succeed, in each of 50 rounds", async (store, other) => {
     const writers = [store, await other()];
     for (let round = 0; round < 50; round++) {

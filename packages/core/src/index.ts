@@ -72,6 +72,7 @@ export {
   requireKey,
   requireLimit,
   requireNamespace,
+  requireNewExpires,
   requireValue,
   sameStored,
 } from "./store-interface/store-arguments.ts";

@@ -12,6 +12,7 @@ import {
   requireKey,
   requireLimit,
   requireNamespace,
+  requireNewExpires,
   requireValue,
   type ScannableStore,
   type ScanPage,
@@ -139,13 +140,20 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
 
   /**
    * Writes `next` only if the stored value equals `expected`, and returns whether `next` was written. Text never equals
-   * bytes. The record keeps its expiry. If `expected` is `undefined`, `next` is written only if there is no record, and
-   * the new record never expires.
+   * bytes. If `expected` is `undefined`, `next` is written only if there is no record.
    *
-   * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes.
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
+   * the record. Default: the record keeps its expiry, and a new record never expires.
+   * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes, or `expires` is neither a
+   * number nor `null`.
    */
-  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
-    const [replaced = false] = await this.replaceMany([{ key, expected, next }]);
+  async replace(
+    key: string,
+    expected: StoredValue | undefined,
+    next: StoredValue,
+    expires?: number | null,
+  ): Promise<boolean> {
+    const [replaced = false] = await this.replaceMany([{ key, expected, next, expires }]);
     return replaced;
   }
 
@@ -155,15 +163,16 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const namespace = this.#requiredNamespace();
-    const checked = changes.map(({ key, expected, next }) => ({
+    const checked = changes.map(({ key, expected, next, expires }) => ({
       key: requireKey(key),
       expected: expected === undefined ? undefined : requireValue(key, expected),
       next: copy(requireValue(key, next)),
+      expires: requireNewExpires(key, expires),
     }));
-    return checked.map(({ key, expected, next }) => {
+    return checked.map(({ key, expected, next, expires }) => {
       const entry = this.#entries.find(namespace, key);
       if (!sameStored(entry?.value, expected)) return false;
-      this.#entries.put(namespace, key, next, entry?.expires);
+      this.#entries.put(namespace, key, next, expires === undefined ? entry?.expires : (expires ?? undefined));
       return true;
     });
   }

@@ -11,6 +11,7 @@ import {
   requireKey,
   requireLimit,
   requireNamespace,
+  requireNewExpires,
   requireValue,
   type ScannableStore,
   type ScanPage,
@@ -51,8 +52,10 @@ const statements = {
     WHERE space = ? AND namespace = ? AND id <= ? LIMIT ${clearedAtOnce}`,
   deleteRow: "DELETE FROM entries WHERE id = ?",
   replace: `UPDATE entries SET value = ? WHERE ${atAddress} AND value = ? AND ${notExpired}`,
-  insert: `INSERT INTO entries (space, namespace, key, value) VALUES (?, ?, ?, ?)
-    ON CONFLICT (space, namespace, key) DO UPDATE SET value = excluded.value, expires = NULL WHERE expires <= ?`,
+  replaceUntil: `UPDATE entries SET value = ?, expires = ? WHERE ${atAddress} AND value = ? AND ${notExpired}`,
+  insert: `INSERT INTO entries (space, namespace, key, value, expires) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (space, namespace, key) DO UPDATE SET value = excluded.value, expires = excluded.expires
+    WHERE expires <= ?`,
   newest: "SELECT max(id) AS id FROM entries",
   iterate: `SELECT key, ${value} FROM entries
     WHERE space = ? AND namespace = ? AND key >= ? AND id <= ? AND ${notExpired} ORDER BY key LIMIT ?`,
@@ -225,13 +228,20 @@ export class SqliteSpace
 
   /**
    * Writes `next` only if the stored value equals `expected`, and returns whether `next` was written. Text never equals
-   * bytes. The record keeps its expiry. If `expected` is `undefined`, `next` is written only if there is no record, and
-   * the new record never expires.
+   * bytes. If `expected` is `undefined`, `next` is written only if there is no record.
    *
-   * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes.
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
+   * the record. Default: the record keeps its expiry, and a new record never expires.
+   * @throws KeywardError `VALUE_INVALID` if a value is neither a well-formed string nor bytes, or `expires` is neither a
+   * number nor `null`.
    */
-  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
-    return this.#connection.write(this.#replacement({ key, expected, next }));
+  async replace(
+    key: string,
+    expected: StoredValue | undefined,
+    next: StoredValue,
+    expires?: number | null,
+  ): Promise<boolean> {
+    return this.#connection.write(this.#replacement({ key, expected, next, expires }));
   }
 
   /**
@@ -293,13 +303,18 @@ export class SqliteSpace
     return (prepare) => prepare(statements.delete).get(...address, Date.now())?.["alive"] === 1;
   }
 
-  #replacement({ key, expected, next }: Replacement): (prepare: Prepare) => boolean {
+  #replacement({ key, expected, next, expires }: Replacement): (prepare: Prepare) => boolean {
     const address = this.#addressColumns(key);
     const stored = requireValue(key, next);
+    const until = requireNewExpires(key, expires);
     if (expected === undefined) {
-      return (prepare) => prepare(statements.insert).run(...address, stored, Date.now()).changes === 1;
+      return (prepare) => prepare(statements.insert).run(...address, stored, until ?? null, Date.now()).changes === 1;
     }
     const compared = requireValue(key, expected);
+    if (until !== undefined) {
+      return (prepare) =>
+        prepare(statements.replaceUntil).run(stored, until, ...address, compared, Date.now()).changes === 1;
+    }
     return (prepare) => prepare(statements.replace).run(stored, ...address, compared, Date.now()).changes === 1;
   }
 

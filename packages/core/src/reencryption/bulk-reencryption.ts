@@ -283,7 +283,9 @@ class Reencryption {
         if (isForeign(record)) await codec.requireDecodable(record, address);
         if (isAbsent(record)) counts.expired++;
         const next = codec.seal(ring, address, record.content);
-        changes.push({ key, keyId: record.keyId, expected: value, next });
+        // The store may not know the expiry that a foreign record contains.
+        const { expires } = isForeign(record) ? record.content : {};
+        changes.push({ key, keyId: record.keyId, expected: value, next, expires });
       } catch (error) {
         this.#noteUnreadable(error, address, counts);
       }

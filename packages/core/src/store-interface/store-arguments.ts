@@ -81,6 +81,16 @@ export function requireEntryExpires(entry: KeyvStorageEntry<unknown>): number | 
 }
 
 /**
+ * Returns the expiry that a replacement sets, as a time in whole milliseconds since the epoch: `null` for a record that
+ * does not expire, `undefined` for a record that keeps its expiry.
+ *
+ * @throws KeywardError `VALUE_INVALID` for anything but a number, `null` or `undefined`.
+ */
+export function requireNewExpires(key: string, expires: unknown): number | null | undefined {
+  return expires === null ? null : requireTime(key, expires);
+}
+
+/**
  * Returns a time in whole milliseconds since the epoch, rounded up and limited to the range between 0 and 2^48 - 1.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.

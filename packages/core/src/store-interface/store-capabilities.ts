@@ -27,6 +27,11 @@ export interface Replacement {
   readonly expected: StoredValue | undefined;
   /** The new value. */
   readonly next: StoredValue;
+  /**
+   * When the record expires after the replacement, in milliseconds since the epoch; `null` for never. Default: the record
+   * keeps its expiry, and a new record never expires.
+   */
+  readonly expires?: number | null | undefined;
 }
 
 /**
@@ -37,10 +42,12 @@ export interface Replacement {
 export interface AtomicStore extends KeyvStorageAdapter {
   /**
    * Writes `next` if the whole value under `key` equals `expected`, type included. Resolves to true if `next` was
-   * written. The record keeps its remaining time to live in the store. If `expected` is `undefined`, the write happens
-   * only if there is no value under `key`, and the new record does not expire.
+   * written. If `expected` is `undefined`, the write happens only if there is no value under `key`.
+   *
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
+   * the record. Default: the record keeps its expiry, and a new record never expires.
    */
-  replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean>;
+  replace(key: string, expected: StoredValue | undefined, next: StoredValue, expires?: number | null): Promise<boolean>;
   /**
    * Makes several replacements as {@link AtomicStore.replace} does, in one round trip. A replacement that is not made
    * does not stop the others. Resolves to one boolean for each replacement, in the order of `changes`: true if it was

@@ -22,10 +22,10 @@ import {
 } from "./store-capabilities.ts";
 import { WriteTurns } from "./write-turns.ts";
 
-/** A conditional write of a record with an expiry. */
-export interface ReplacementUntil extends Replacement {
+/** A replacement in a store that cannot replace atomically, and so cannot keep the expiry of the record either. */
+export interface RacingReplacement extends Replacement {
   /** When the record expires, in milliseconds since the epoch; `undefined` for never. */
-  readonly expires: number | undefined;
+  readonly keptExpires: number | undefined;
 }
 
 /**
@@ -235,7 +235,9 @@ export class WrappedStore {
     return await this.#call(async () => {
       if (atomic.replaceMany !== undefined) return await atomic.replaceMany(stored);
       const replaced: boolean[] = [];
-      for (const { key, expected, next } of stored) replaced.push(await atomic.replace(key, expected, next));
+      for (const { key, expected, next, expires } of stored) {
+        replaced.push(await atomic.replace(key, expected, next, expires));
+      }
       return replaced;
     });
   }
@@ -253,14 +255,14 @@ export class WrappedStore {
    * another process between the comparison and the replacement is lost. Returns, for each replacement, whether it was
    * made.
    */
-  async replaceRacing(changes: readonly ReplacementUntil[]): Promise<boolean[]> {
+  async replaceRacing(changes: readonly RacingReplacement[]): Promise<boolean[]> {
     const turns = this.#turns ?? new WriteTurns();
     return await turns.comparing(async () => {
       const stored = await this.getMany(changes.map(({ key }) => key));
       const replaced: boolean[] = [];
-      for (const [index, { key, expected, next, expires }] of changes.entries()) {
+      for (const [index, { key, expected, next, keptExpires }] of changes.entries()) {
         const isSame = sameStored(stored[index] ?? undefined, expected);
-        replaced.push(isSame && (await turns.replace(key, () => this.#set(key, next, expires))));
+        replaced.push(isSame && (await turns.replace(key, () => this.#set(key, next, keptExpires))));
       }
       return replaced;
     });

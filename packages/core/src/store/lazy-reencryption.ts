@@ -4,7 +4,7 @@ import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
-import type { ReplacementUntil } from "../store-interface/wrapped-store.ts";
+import type { RacingReplacement } from "../store-interface/wrapped-store.ts";
 import type { BackgroundEvents } from "./background-events.ts";
 import { isCurrent, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
 import type { WriteGate } from "./write-gate.ts";
@@ -27,7 +27,7 @@ export interface ReencryptEvent {
 export type ReencryptOutcome = "reencrypted" | "reencrypt:conflict" | "reencrypt:error";
 
 /** Replaces each record that is unchanged. Returns, for each, whether it was replaced. */
-export type ReplaceMany = (changes: readonly ReplacementUntil[]) => Promise<boolean[]>;
+export type ReplaceMany = (changes: readonly RacingReplacement[]) => Promise<boolean[]>;
 
 /** The parts of a store that {@link LazyReencryption} uses. */
 export interface LazyReencryptionParts {
@@ -144,7 +144,7 @@ export class LazyReencryption {
       const ring = await this.#parts.writeGate.keyringForWriting();
       to = ring.primary;
       const jobs: Job[] = [];
-      const changes: ReplacementUntil[] = [];
+      const changes: RacingReplacement[] = [];
       const startedAtMs = performance.now();
       for (const job of decodable) {
         const change = this.#change(ring, job);
@@ -193,7 +193,7 @@ export class LazyReencryption {
   }
 
   /** Returns the replacement of one record; `undefined` if the record must stay unchanged. */
-  #change(ring: Keyring, job: Job): ReplacementUntil | undefined {
+  #change(ring: Keyring, job: Job): RacingReplacement | undefined {
     const { address, expected, record } = job;
     // The keyring may have been reloaded since the read: the record may be current now.
     if (ring.primary === "" || isCurrent(record.keyId, ring)) return undefined;
@@ -206,7 +206,9 @@ export class LazyReencryption {
         key: address.key,
         expected,
         next: this.#parts.codec.seal(ring, address, content),
-        expires: content.expires,
+        // The store may not know the expiry that a foreign record contains.
+        ...(isForeign(record) && content.expires !== undefined ? { expires: content.expires } : {}),
+        keptExpires: content.expires,
       };
     } catch (cause) {
       this.#report("reencrypt:error", { ...eventOf(job, ring.primary), error: reencryptionError(cause) });
