@@ -10,9 +10,12 @@ import { describe, it } from "vitest";
 import { newRing } from "../rings.ts";
 
 const runner = { describe, it };
-/** An EncryptedStore has the methods of a Keyv adapter only. The other capabilities of the wrapped store are for the tools of core. */
+/**
+ * An EncryptedStore replaces atomically if the wrapped store does. The other capabilities of the wrapped store are for the
+ * tools of core.
+ */
 const expected = {
-  atomic: false,
+  atomic: true,
   scannable: false,
   ranged: false,
   bytes: false,
@@ -22,7 +25,7 @@ const expected = {
 
 storeContract(runner, {
   name: "EncryptedStore over Keyv's memory adapter",
-  expect: expected,
+  expect: { ...expected, atomic: false },
   takesDurations: true,
   roundTripsBytes: true,
   exceptions: ["delete-finds-expired"],

@@ -5,7 +5,7 @@ import { requireOptions } from "../errors/options.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
 import { isKeyv, type WrappableStore } from "../store-interface/adapters.ts";
 import { requireAddress } from "../store-interface/record.ts";
-import type { StoredValue } from "../store-interface/store-capabilities.ts";
+import type { Replacement, StoredValue } from "../store-interface/store-capabilities.ts";
 import { requireAtomic, WrappedStore } from "../store-interface/wrapped-store.ts";
 import { BackgroundEvents } from "./background-events.ts";
 import { CheckRecord } from "./check-record.ts";
@@ -21,6 +21,7 @@ import { LazyReencryption, type ReplaceMany } from "./lazy-reencryption.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { RecordCodec } from "./record-codec.ts";
 import { type Convert, type DecodedReads, RecordReader } from "./record-reader.ts";
+import { RecordReplacer } from "./record-replacer.ts";
 import { RecordScopes } from "./record-scopes.ts";
 import { RecordWriter } from "./record-writer.ts";
 import { ReplicaRegistration, type ReplicaRegistrationParts } from "./replica-registration.ts";
@@ -78,6 +79,39 @@ const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnec
  * The store never emits `error`: a call that fails rejects.
  */
 export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
+  /**
+   * Writes `next` if the decrypted value equals `expected`, type included, and returns whether it was written. If
+   * `expected` is `undefined`, writes only if there is no record. Present if the wrapped store can replace atomically.
+   *
+   * A record that had another value in between and has the expected one again is replaced. If that matters, store a
+   * number in the value that each write increases.
+   *
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. Default: the record keeps
+   * its expiry, and a new record never expires.
+   * @throws KeywardError as {@link EncryptedStore.get} and {@link EncryptedStore.set}; `STORE_UNAVAILABLE` if other
+   * processes changed the record 64 times in the meantime.
+   */
+  declare readonly replace?: (
+    key: string,
+    expected: StoredValue | undefined,
+    next: StoredValue,
+    expires?: number | null,
+  ) => Promise<boolean>;
+  /**
+   * Makes several replacements as {@link EncryptedStore.replace} does, and returns for each whether it was made.
+   * Present if the wrapped store can replace atomically.
+   *
+   * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be decrypted.
+   */
+  declare readonly replaceMany?: (changes: readonly Replacement[]) => Promise<boolean[]>;
+  /**
+   * Sets the expiry of a record, whatever its value is, and returns whether there is a record. A write of another process
+   * at the same time is kept. Present if the wrapped store can replace atomically.
+   *
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never.
+   * @throws KeywardError as {@link EncryptedStore.replace}.
+   */
+  declare readonly touch?: (key: string, expires: number | null) => Promise<boolean>;
   readonly #inner: WrappedStore;
   readonly #codec: RecordCodec;
   readonly #check: KeyringCheck;
@@ -148,6 +182,13 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     this.#attachment = attachment;
     this.#reader = reader;
     this.#writer = new RecordWriter({ attachment, inner, codec, guard, writeGate, source });
+    if (inner.atomic !== undefined) {
+      const { atomic } = inner;
+      const replacer = new RecordReplacer({ attachment, inner, atomic, codec, guard, writeGate, source });
+      this.replace = (key, expected, next, expires) => replacer.replace(key, expected, next, expires);
+      this.replaceMany = (changes) => replacer.replaceMany(changes);
+      this.touch = (key, expires) => replacer.touch(key, expires);
+    }
     this.#parts = { inner, codec, check, generationNotice, source, writeGate, reserve, decoded };
     // Attached last: if the constructor throws, the caller has no store to disconnect.
     if (!prepared.has(options)) attachment.attach();
@@ -192,6 +233,14 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    */
   getMany(keys: string[]): Promise<(StoredValue | undefined)[]> {
     return this.#reader.getMany(keys, unconverted);
+  }
+
+  /**
+   * Reads and decrypts values like {@link EncryptedStore.getMany}, but returns the error of a record that cannot be
+   * decrypted in the place of its value.
+   */
+  getManyOrErrors(keys: readonly string[]): Promise<(StoredValue | KeywardError | undefined)[]> {
+    return this.#reader.getManyOrErrors(keys, unconverted);
   }
 
   /**

@@ -49,22 +49,32 @@ export class RecordReader {
   }
 
   async getMany<Result>(keys: readonly string[], convert: Convert<Result>): Promise<(Result | undefined)[]> {
-    const { attachment, inner } = this.#parts;
-    const namespace = attachment.namespaceForCall();
-    const addresses = keys.map((key) => requireAddress(namespace, key));
-    const stored = await inner.getMany([...keys]);
     const errors: KeywardError[] = [];
     const results: (Result | undefined)[] = [];
-    // All records are read together, so that those under an unknown key wait for the same refresh of the keyring.
-    const reads = await Promise.all(
-      addresses.map((address, index) => this.#readOrError(stored[index], address, convert)),
-    );
-    for (const read of reads) {
+    for (const read of await this.#readMany(keys, convert)) {
       if ("error" in read) errors.push(read.error);
       else results.push(read.result);
     }
     if (errors.length > 0) throw unreadable(errors, errors.length, keys.length);
     return results;
+  }
+
+  /** Like {@link RecordReader.getMany}, but returns the error of each record that cannot be read. */
+  async getManyOrErrors<Result>(
+    keys: readonly string[],
+    convert: Convert<Result>,
+  ): Promise<(Result | KeywardError | undefined)[]> {
+    const reads = await this.#readMany(keys, convert);
+    return reads.map((read) => ("error" in read ? read.error : read.result));
+  }
+
+  async #readMany<Result>(keys: readonly string[], convert: Convert<Result>): Promise<readonly ReadOrError<Result>[]> {
+    const { attachment, inner } = this.#parts;
+    const namespace = attachment.namespaceForCall();
+    const addresses = keys.map((key) => requireAddress(namespace, key));
+    const stored = await inner.getMany([...keys]);
+    // All records are read together, so that those under an unknown key wait for the same refresh of the keyring.
+    return await Promise.all(addresses.map((address, index) => this.#readOrError(stored[index], address, convert)));
   }
 
   async *iterate<Result>(convert: Convert<Result>): AsyncGenerator<[string, Result], void> {
@@ -172,7 +182,8 @@ function errorOf(thrown: unknown): { readonly error: KeywardError } {
   return { error: requireKeywardError(thrown) };
 }
 
-function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
+/** Returns one error for the records of a batch that cannot be read. */
+export function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
   const hint = "Read `error.errors`, which lists each unreadable record with its key and a hint.";
   if (errors.every(isUndecodable)) {
     const problem = `Records that can be decrypted, but not decoded: ${broken} of ${total}`;

@@ -1,0 +1,262 @@
+import { type KeywardError, requireKeywardError } from "../errors/errors.ts";
+import { isEnabled, type Keyring } from "../keyring/keyring.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
+import { type RecordAddress, type RecordContent, recordError, requireAddress } from "../store-interface/record.ts";
+import { requireNewExpires, requireValue, sameStored } from "../store-interface/store-arguments.ts";
+import {
+  type AtomicStore,
+  isStoredValue,
+  type Replacement,
+  type StoredValue,
+} from "../store-interface/store-capabilities.ts";
+import type { WrappedStore } from "../store-interface/wrapped-store.ts";
+import type { OverwriteGuard } from "./overwrite-guard.ts";
+import { isAbsent, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
+import { unreadable } from "./record-reader.ts";
+import type { StoreAttachment } from "./store-attachment.ts";
+import type { WriteGate } from "./write-gate.ts";
+
+/** The parts of a store that {@link RecordReplacer} uses. */
+export interface RecordReplacerParts {
+  readonly attachment: StoreAttachment;
+  readonly inner: WrappedStore;
+  readonly atomic: AtomicStore;
+  readonly codec: RecordCodec;
+  readonly guard: OverwriteGuard;
+  readonly writeGate: WriteGate;
+  readonly source: KeyringSource;
+}
+
+/** A change of one record that depends on the decrypted record. */
+interface Change {
+  readonly address: RecordAddress;
+  /**
+   * Returns the new content; `undefined` if the record must stay as it is.
+   *
+   * @param current the decrypted content; `undefined` if there is no record or it has expired.
+   */
+  readonly next: (current: RecordContent | undefined) => RecordContent | undefined;
+  /** The expiry that the caller names: `null` for never, `undefined` to keep the expiry. */
+  readonly expires: number | null | undefined;
+}
+
+/** A change of a record that was read. */
+interface PlannedChange {
+  readonly index: number;
+  readonly change: Change;
+  readonly stored: StoredValue | undefined;
+  readonly record: OpenedRecord | undefined;
+  readonly content: RecordContent;
+}
+
+// A record is read again this often while other processes write it. Each time, another process made progress.
+const maxAttempts = 64;
+
+/**
+ * Replaces records if their decrypted values are the expected ones. Reads and decrypts each record, compares, and
+ * replaces exactly the bytes that it has read. If another process has changed these bytes meanwhile, for example by
+ * re-encryption, starts over.
+ */
+export class RecordReplacer {
+  readonly #parts: RecordReplacerParts;
+
+  constructor(parts: RecordReplacerParts) {
+    this.#parts = parts;
+  }
+
+  async replace(
+    key: string,
+    expected: StoredValue | undefined,
+    next: StoredValue,
+    expires: number | null | undefined,
+  ): Promise<boolean> {
+    const namespace = this.#parts.attachment.namespaceForCall();
+    const change = replacementOf(namespace, { key, expected, next, expires });
+    return await this.#one(change);
+  }
+
+  async replaceMany(replacements: readonly Replacement[]): Promise<boolean[]> {
+    const namespace = this.#parts.attachment.namespaceForCall();
+    const changes = replacements.map((replacement) => replacementOf(namespace, replacement));
+    const made = changes.map(() => false);
+    // Two replacements of one record depend on each other, so they are made one after the other.
+    for (const wave of wavesOf(changes)) {
+      const results = await this.#make(
+        wave.map((index) => at(changes, index)),
+        (errors) => unreadable(errors, errors.length, wave.length),
+      );
+      for (const [position, index] of wave.entries()) made[index] = results[position] === true;
+    }
+    return made;
+  }
+
+  async touch(key: string, expires: number | null): Promise<boolean> {
+    const address = requireAddress(this.#parts.attachment.namespaceForCall(), key);
+    const until = requireNewExpires(key, expires);
+    return await this.#one({
+      address,
+      expires: until,
+      next: (current) => (current === undefined ? undefined : contentOf(current.value, until ?? undefined)),
+    });
+  }
+
+  async #one(change: Change): Promise<boolean> {
+    const [made = false] = await this.#make([change], ([error]) => requireKeywardError(error));
+    return made;
+  }
+
+  /** Makes changes of different records. `toError` makes one error of those of the records that cannot be read. */
+  #make(changes: readonly Change[], toError: (errors: readonly KeywardError[]) => KeywardError): Promise<boolean[]> {
+    return this.#parts.source.whileSealing(this.#makeAll(changes, toError));
+  }
+
+  async #makeAll(
+    changes: readonly Change[],
+    toError: (errors: readonly KeywardError[]) => KeywardError,
+  ): Promise<boolean[]> {
+    const { guard } = this.#parts;
+    const made = changes.map(() => false);
+    let pending: readonly number[] = [...changes.keys()];
+    for (let attempt = 1; pending.length > 0; attempt++) {
+      if (attempt > maxAttempts) throw overtaken(at(changes, pending[0] ?? 0).address);
+      const since = guard.logicalTime;
+      const planned = await this.#plan(changes, pending, toError);
+      if (planned.length === 0) break;
+      const replaced = await this.#replace(planned);
+      for (const [position, { index, change }] of planned.entries()) {
+        if (replaced[position] !== true) continue;
+        made[index] = true;
+        guard.unmark(change.address.namespace, change.address.key, since);
+      }
+      pending = planned.filter((_, position) => replaced[position] !== true).map(({ index }) => index);
+    }
+    return made;
+  }
+
+  /** Reads and decrypts records, and returns the changes to make. */
+  async #plan(
+    changes: readonly Change[],
+    pending: readonly number[],
+    toError: (errors: readonly KeywardError[]) => KeywardError,
+  ): Promise<PlannedChange[]> {
+    const { inner, codec, guard } = this.#parts;
+    const keys = pending.map((index) => at(changes, index).address.key);
+    const [only] = keys;
+    const found = keys.length === 1 && only !== undefined ? [await inner.get(only)] : await inner.getMany(keys);
+    const planned: PlannedChange[] = [];
+    const errors: KeywardError[] = [];
+    for (const [position, index] of pending.entries()) {
+      const change = at(changes, index);
+      const raw = found[position] ?? undefined;
+      try {
+        const opened =
+          raw === undefined
+            ? undefined
+            : (codec.openAtOnce(raw, change.address) ?? (await codec.open(raw, change.address)));
+        const record = opened === undefined || isAbsent(opened) ? undefined : opened;
+        if (record !== undefined && isForeign(record)) await codec.requireDecodable(record, change.address);
+        const content = change.next(record?.content);
+        // `open` accepts only strings and bytes.
+        if (content !== undefined) planned.push({ index, change, stored: asStored(raw), record, content });
+      } catch (error) {
+        guard.markUnreadable(change.address.namespace, change.address.key);
+        errors.push(requireKeywardError(error));
+      }
+    }
+    if (errors.length > 0) throw toError(errors);
+    return planned;
+  }
+
+  /** Encrypts and replaces records that are unchanged since they were read. Returns which of them were replaced. */
+  async #replace(planned: readonly PlannedChange[]): Promise<boolean[]> {
+    const { inner, atomic, writeGate } = this.#parts;
+    const gated = writeGate.keyringForWriting();
+    const keyring = gated instanceof Promise ? await gated : gated;
+    const positions: number[] = [];
+    const replacements: Replacement[] = [];
+    for (const [position, plan] of planned.entries()) {
+      // If the key was disabled since the read, the record may be forged. The next attempt rejects it.
+      const keyId = plan.record?.keyId;
+      if (keyId !== undefined && !isEnabled(keyring, keyId)) continue;
+      positions.push(position);
+      replacements.push(this.#replacementFor(keyring, plan));
+    }
+    const made = planned.map(() => false);
+    const replaced = await inner.replaceMany(atomic, replacements);
+    for (const [at, position] of positions.entries()) made[position] = replaced[at] === true;
+    return made;
+  }
+
+  #replacementFor(keyring: Keyring, { change, stored, record, content }: PlannedChange): Replacement {
+    const { address } = change;
+    return {
+      key: address.key,
+      expected: stored,
+      next: this.#parts.codec.seal(keyring, address, content),
+      expires: storeExpiryOf(change.expires, record, content),
+    };
+  }
+}
+
+function replacementOf(namespace: string, { key, expected, next, expires }: Replacement): Change {
+  const address = requireAddress(namespace, key);
+  const compared = expected === undefined ? undefined : requireValue(key, expected);
+  const value = requireValue(key, next);
+  const until = requireNewExpires(key, expires);
+  return {
+    address,
+    expires: until,
+    next: (current) => {
+      if (!sameStored(current?.value, compared)) return undefined;
+      return contentOf(value, until === undefined ? current?.expires : (until ?? undefined));
+    },
+  };
+}
+
+function contentOf(value: StoredValue, expires: number | undefined): RecordContent {
+  return expires === undefined ? { value } : { value, expires };
+}
+
+/** Returns the expiry to pass to the store below: `undefined` to keep the expiry that the store has. */
+function storeExpiryOf(
+  wanted: number | null | undefined,
+  record: OpenedRecord | undefined,
+  content: RecordContent,
+): number | null | undefined {
+  if (wanted !== undefined) return wanted;
+  // A record that has expired by the clock of this process may still be in the store, whose clock may be behind. The new
+  // record must not keep the expiry of that record.
+  if (record === undefined) return null;
+  // The store may not know the expiry that a foreign record contains.
+  return isForeign(record) ? content.expires : undefined;
+}
+
+/** Divides changes into waves, as indexes. No wave has two changes of one record, and later waves have later changes. */
+function wavesOf(changes: readonly Change[]): number[][] {
+  const waves: number[][] = [];
+  const nextWave = new Map<string, number>();
+  for (const [index, { address }] of changes.entries()) {
+    const wave = nextWave.get(address.key) ?? 0;
+    nextWave.set(address.key, wave + 1);
+    const members = waves[wave];
+    if (members === undefined) waves.push([index]);
+    else members.push(index);
+  }
+  return waves;
+}
+
+function at<Item>(items: readonly Item[], index: number): Item {
+  const item = items[index];
+  if (item === undefined) throw new RangeError(`There is no item ${index}`);
+  return item;
+}
+
+function asStored(raw: unknown): StoredValue | undefined {
+  return isStoredValue(raw) ? raw : undefined;
+}
+
+function overtaken(address: RecordAddress): KeywardError {
+  return recordError("STORE_UNAVAILABLE", address, `changed ${maxAttempts} times while it was to be replaced`, {
+    hint: "Repeat the call. If this error returns, let fewer processes write this record at the same time.",
+  });
+}
