@@ -101,6 +101,25 @@ describe("a restarted server", () => {
     },
   );
 
+  it("that refuses a replacement as invalid leaves the outcome unknown, if the earlier process may have done it", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const store = new MemoryStore();
+    const first = createKvHandler({ store, tenants: [entry] });
+    const second = createKvHandler({ store, tenants: [entry], limits: { maxValueBytes: 1 } });
+    let handler: KvHandler = async (request) => {
+      await first(request);
+      handler = second;
+      throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
+    };
+    const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
+    await expect(client.replace("key", undefined, "new")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: expect.stringContaining("An earlier attempt may have been done"),
+    });
+    expect(await client.get("key")).toBe("new");
+    await expect(client.replace("key", "new", "newer")).rejects.toMatchObject({ code: "VALUE_INVALID" });
+  });
+
   it("accepts the next write of a client of the earlier process", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
