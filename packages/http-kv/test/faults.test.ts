@@ -47,6 +47,10 @@ describe.each(faults)("HttpStore, through connections with the fault %j,", (faul
     expect(await store.replace("key", "old", "new")).toBe(true);
     expect(await store.replace("key", "old", "newer")).toBe(false);
     expect(await store.has("key")).toBe(true);
+    // A second replacement would find no record, and be refused.
+    await store.set("removed", "old");
+    expect(await store.replace("removed", "old", "new", Date.now() - 1)).toBe(true);
+    expect(await direct.has("removed")).toBe(false);
     expect((await store.scan()).entries).toHaveLength(1);
     expect(await store.delete("key")).toBe(true);
     expect(await direct.has("key")).toBe(false);
