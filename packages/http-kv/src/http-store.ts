@@ -11,6 +11,7 @@ import {
   requireKey,
   requireLimit,
   requireNamespace,
+  requireNewExpires,
   requireValue,
   type ScannableStore,
   type ScannedRecord,
@@ -180,18 +181,26 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
   /**
    * Replaces the value of `key` with `next` if the stored value has the content and type of `expected`. Returns whether
-   * the value was replaced. The record keeps its expiry. If `expected` is `undefined`, `next` is stored only if there is
-   * no record, and without an expiry. The request contains the SHA-256 of `expected` instead of the value.
+   * the value was replaced. If `expected` is `undefined`, `next` is stored only if there is no record. The request contains
+   * the SHA-256 of `expected` instead of the value.
    *
    * If an answer is lost, the replacement is sent again with the same idempotency key, so `true` and `false` are always
    * correct. If the server restarted in between and refuses the replacement now, an earlier attempt may have succeeded.
    * Then the call rejects.
    *
-   * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes; `STORE_NOT_ATOMIC`
-   * if the server's store cannot replace a value atomically; `STORE_UNAVAILABLE` if the outcome is unknown.
+   * @param expires when the record expires, in milliseconds since the epoch by the server's clock; `null` for never. A
+   * time in the past removes the record. Default: the record keeps its expiry, and a new record never expires.
+   * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, for an `expires` that
+   * is neither a number nor `null`, and if the server is too old to know `expires`; `STORE_NOT_ATOMIC` if the server's store
+   * cannot replace a value atomically; `STORE_UNAVAILABLE` if the outcome is unknown.
    */
-  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
-    const [replaced = false] = await this.replaceMany([{ key, expected, next }]);
+  async replace(
+    key: string,
+    expected: StoredValue | undefined,
+    next: StoredValue,
+    expires?: number | null,
+  ): Promise<boolean> {
+    const [replaced = false] = await this.replaceMany([{ key, expected, next, expires }]);
     return replaced;
   }
 
@@ -201,13 +210,15 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const untilMs = this.#writeUntilMs();
-    const encoded = changes.map(
-      ({ key, expected, next }): EncodedChange => ({
+    const encoded = changes.map(({ key, expected, next, expires }): EncodedChange => {
+      const until = requireNewExpires(key, expires);
+      const change = {
         key: requireKey(key),
         expected: expected === undefined ? null : entityTag(requireValue(key, expected)),
         ...encodeValue(requireValue(key, next)),
-      }),
-    );
+      };
+      return until === undefined ? change : { ...change, expires: until };
+    });
     const read = (replaced: unknown) => {
       if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(

@@ -19,6 +19,8 @@ export interface RecordReplacement {
   readonly expected: StoredRecord | undefined;
   /** The record to store instead: see {@link NamespaceRecords.successorOf}. */
   readonly next: StoredRecord;
+  /** Whether the store sets the expiry of `next`. Default: false. The stored record then keeps its expiry. */
+  readonly setsExpiry?: boolean;
 }
 
 /** Number of keys that are deleted in one call of the store. */
@@ -127,9 +129,16 @@ export class NamespaceRecords {
     await this.deleteMany(batch);
   }
 
-  /** Returns the record that a replacement stores: the new value, with the expiry of the replaced record. */
-  successorOf(record: StoredRecord | undefined, value: StoredValue): StoredRecord {
-    const next = { value, modified: Date.now(), expires: record?.expires };
+  /**
+   * Returns the record that a replacement stores.
+   *
+   * @param expires when the new record expires, in milliseconds since the epoch; `null` for never. Default: the expiry of
+   * the replaced record.
+   */
+  successorOf(record: StoredRecord | undefined, value: StoredValue, expires?: number | null): StoredRecord {
+    // A packed record has 0 if it never expires. So an early time becomes another time in the past.
+    const set = typeof expires === "number" ? Math.max(expires, earliestTime) : undefined;
+    const next = { value, modified: Date.now(), expires: expires === undefined ? record?.expires : set };
     return { ...next, stored: packRecord(this.#store, next) };
   }
 
@@ -140,15 +149,18 @@ export class NamespaceRecords {
    */
   async replaceMany(changes: readonly RecordReplacement[]): Promise<boolean[]> {
     const store = this.requireAtomic();
-    const stored = changes.map(({ key, expected, next }) => ({
+    const stored = changes.map(({ key, expected, next, setsExpiry = false }) => ({
       key: this.#storedKey(key),
       expected: expected?.stored,
       next: next.stored,
+      ...(setsExpiry ? { expires: next.expires ?? null } : {}),
     }));
     if (stored.length === 0) return [];
     if (store.replaceMany !== undefined) return await store.replaceMany(stored);
     const replaced: boolean[] = [];
-    for (const { key, expected, next } of stored) replaced.push(await store.replace(key, expected, next));
+    for (const { key, expected, next, expires } of stored) {
+      replaced.push(await store.replace(key, expected, next, expires));
+    }
     return replaced;
   }
 

@@ -222,14 +222,14 @@ async function scan(space: Space, options: ScanOptions, context: OperationContex
 
 /**
  * Refuses unknown fields. An unknown field may be a misspelt one, and if it were ignored, the request would do
- * something else.
+ * something else. Only the `nullable` fields may be `null`.
  */
-function requireFields(given: unknown, known: readonly string[]): void {
+function requireFields(given: unknown, known: readonly string[], nullable: readonly string[] = []): void {
   if (typeof given !== "object" || given === null || Array.isArray(given))
     throw invalid("The body, or an element of its list, is not a JSON object");
   for (const name of Object.keys(given)) {
     if (!known.includes(name)) throw invalid(`The body has an unknown field. The known fields are ${known.join(", ")}`);
-    if (field(given, name) === null && name !== "expected")
+    if (field(given, name) === null && !nullable.includes(name))
       throw invalid(`The field "${name}" is null. Omit the field instead`);
   }
 }
@@ -250,10 +250,7 @@ async function readEntries(body: unknown, context: OperationContext): Promise<Re
   const turns = new Turns();
   for (const entry of readBatch(body, "entries", context.limits)) {
     requireFields(entry, ["key", "text", "bytes", "expires"]);
-    const expires = field(entry, "expires");
-    if (expires !== undefined && (typeof expires !== "number" || !Number.isFinite(expires))) {
-      throw invalid('The field "expires" must be a number of milliseconds since the epoch');
-    }
+    const expires = requireTime(field(entry, "expires"));
     const keyed = await readKeyed(entry, context);
     entries.push({ ...keyed, ...(expires === undefined ? {} : { expires }) });
     await turns.worked(keyed.value.length);
@@ -265,15 +262,22 @@ async function readChanges(body: unknown, context: OperationContext): Promise<Ta
   const changes: TaggedReplacement[] = [];
   const turns = new Turns();
   for (const change of readBatch(body, "changes", context.limits)) {
-    requireFields(change, ["key", "expected", "text", "bytes"]);
+    requireFields(change, ["key", "expected", "text", "bytes", "expires"], ["expected", "expires"]);
     const expected = field(change, "expected");
     if (expected !== null && typeof expected !== "string")
       throw invalid('The field "expected" must be an entity tag or null');
+    const given = field(change, "expires");
+    const expires = given === null ? null : requireTime(given);
     const { key, value } = await readKeyed(change, context);
-    changes.push({ key, expected: expected ?? undefined, next: value });
+    changes.push({ key, expected: expected ?? undefined, next: value, expires });
     await turns.worked(value.length);
   }
   return changes;
+}
+
+function requireTime(expires: unknown): number | undefined {
+  if (expires === undefined || (typeof expires === "number" && Number.isFinite(expires))) return expires;
+  throw invalid('The field "expires" must be a number of milliseconds since the epoch');
 }
 
 async function readKeyed(

@@ -54,7 +54,7 @@ export const maxDepth = 3;
 
 /** Returns the maximum number of brackets, commas and colons in the JSON of this number of records. */
 export function partsOf(records: number): number {
-  return 16 + 8 * records;
+  return 16 + 9 * records;
 }
 
 /** The codes of refusals, and the HTTP status of each. */
@@ -124,6 +124,8 @@ export type EncodedChange = EncodedValue & {
   readonly key: string;
   /** The entity tag of the value that must be stored. `null` means that there must be no record. */
   readonly expected: string | null;
+  /** Time at which the record expires, in milliseconds since the epoch. `null`: never. Absent: the record keeps its expiry. */
+  readonly expires?: number | null;
 };
 
 /** One record of a scan. */

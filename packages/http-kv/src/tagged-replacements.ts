@@ -12,6 +12,8 @@ export interface TaggedReplacement {
   /** The entity tag of the value that must be stored. `undefined` means that there must be no record. */
   readonly expected: string | undefined;
   readonly next: StoredValue;
+  /** When the record expires, in milliseconds since the epoch; `null` for never. `undefined`: the record keeps its expiry. */
+  readonly expires: number | null | undefined;
 }
 
 /** How often a replacement is tried if other requests change the record between its read and its write. */
@@ -61,12 +63,15 @@ async function replaceBatch(
   let open = [...changes.keys()];
   for (let attempt = 1; open.length > 0; attempt++) {
     const refused = await replaceOnce(records, changes, open, current, done);
-    if (attempt === maxAttempts) break;
+    if (refused.size === 0 || attempt === maxAttempts) break;
     // Another request wrote in between. It may have written the same value, or only another expiry, which is no reason
     // to refuse the change. Later changes of the same key are tried again too.
+    // But no change is tried after a later change of its key was done, since changes are done in order.
+    const lastDone = new Map(open.filter((index) => done[index]).map((index) => [changes[index]?.key ?? "", index]));
     const again = new Set<string>();
     open = open.filter((index) => {
       const key = changes[index]?.key ?? "";
+      if (index < (lastDone.get(key) ?? 0)) return false;
       if (refused.has(index)) again.add(key);
       return done[index] === false && again.has(key);
     });
@@ -94,14 +99,16 @@ async function replaceOnce(
   for (const index of open) {
     const change = changes[index];
     if (change === undefined) continue;
-    const { key, expected, next } = change;
+    const { key, expected, next, expires } = change;
     const stored = current.get(key);
     if (!tags.has(key)) tags.set(key, stored === undefined ? undefined : await tagInTurns(stored.value));
     if (tags.get(key) !== expected) continue;
-    const successor = records.successorOf(stored, next);
-    possible.push({ index, key, expected: stored, next: successor });
-    current.set(key, successor);
-    tags.set(key, await tagInTurns(next));
+    const successor = records.successorOf(stored, next, expires);
+    possible.push({ index, key, expected: stored, next: successor, setsExpiry: expires !== undefined });
+    // A change with a time in the past removes the record.
+    const removes = typeof expires === "number" && expires <= Date.now();
+    current.set(key, removes ? undefined : successor);
+    tags.set(key, removes ? undefined : await tagInTurns(next));
   }
   const replaced = await records.replaceMany(possible);
   const refused = new Set<number>();

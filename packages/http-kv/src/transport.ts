@@ -147,6 +147,8 @@ export class Transport {
         attempt--;
         continue;
       }
+      // Another process, of another version or with other limits, may refuse a write that an earlier attempt did.
+      if (!retry && mayHaveBeenDone) throw unknownOutcome(error);
       if (!retry || attempt >= this.#retries || pauseMs > longestRetryAfterMs) throw error;
       mayHaveBeenDone ||= isWrite && uncertain;
       // At least the pause that the server asked for, plus a random one, so that clients which were refused at the same
@@ -232,7 +234,10 @@ export class Transport {
           "Check that the option `url` is the address of a keyward-kv server, and that no proxy answered instead of the server.",
         );
       case "REQUEST_INVALID":
-        return as("VALUE_INVALID", "Change the key, value or cursor that the message describes.");
+        return as(
+          "VALUE_INVALID",
+          "Change the key, value or cursor that the message describes. If the message describes an unknown field, the server is older than this client: update @keyward/http-kv on the server.",
+        );
       case "TOO_LARGE":
         return as(
           "VALUE_INVALID",
@@ -316,6 +321,15 @@ export class Transport {
       }),
     };
   }
+}
+
+/** Returns the error for a write that was refused after an attempt whose outcome is unknown. */
+function unknownOutcome(error: KeywardError): KeywardError {
+  if (error.code === "STORE_UNAVAILABLE") return error;
+  return new KeywardError("STORE_UNAVAILABLE", `${error.message}. An earlier attempt may have been done`, {
+    hint: `Read the record to see whether it was written. ${error.hint}`,
+    cause: error,
+  });
 }
 
 function whyRefused({ reason }: JsonRefusal): string {

@@ -47,6 +47,10 @@ describe.each(faults)("HttpStore, through connections with the fault %j,", (faul
     expect(await store.replace("key", "old", "new")).toBe(true);
     expect(await store.replace("key", "old", "newer")).toBe(false);
     expect(await store.has("key")).toBe(true);
+    // A second replacement would find no record, and be refused.
+    await store.set("removed", "old");
+    expect(await store.replace("removed", "old", "new", Date.now() - 1)).toBe(true);
+    expect(await direct.has("removed")).toBe(false);
     expect((await store.scan()).entries).toHaveLength(1);
     expect(await store.delete("key")).toBe(true);
     expect(await direct.has("key")).toBe(false);
@@ -100,6 +104,25 @@ describe("a restarted server", () => {
       expect(await client.replace("key", undefined, "newer")).toBe(false);
     },
   );
+
+  it("that refuses a replacement as invalid leaves the outcome unknown, if the earlier process may have done it", async () => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const store = new MemoryStore();
+    const first = createKvHandler({ store, tenants: [entry] });
+    const second = createKvHandler({ store, tenants: [entry], limits: { maxValueBytes: 1 } });
+    let handler: KvHandler = async (request) => {
+      await first(request);
+      handler = second;
+      throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
+    };
+    const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
+    await expect(client.replace("key", undefined, "new")).rejects.toMatchObject({
+      code: "STORE_UNAVAILABLE",
+      message: expect.stringContaining("An earlier attempt may have been done"),
+    });
+    expect(await client.get("key")).toBe("new");
+    await expect(client.replace("key", "new", "newer")).rejects.toMatchObject({ code: "VALUE_INVALID" });
+  });
 
   it("accepts the next write of a client of the earlier process", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });

@@ -1,6 +1,13 @@
 import { createHash } from "node:crypto";
 import { KeywardError, type Replacement } from "@keyward/core";
-import { createApiKey, createKvHandler, type KvHandlerOptions, type KvLimits, type KvLogEntry } from "@keyward/http-kv";
+import {
+  createApiKey,
+  createKvHandler,
+  HttpStore,
+  type KvHandlerOptions,
+  type KvLimits,
+  type KvLogEntry,
+} from "@keyward/http-kv";
 import { MemoryStore } from "@keyward/store-memory";
 import fc from "fast-check";
 import { KeyvMemoryAdapter, type KeyvStorageCapability } from "keyv";
@@ -330,6 +337,170 @@ describe("a replacement over the protocol", () => {
   });
 });
 
+describe("the expiry of a replacement over the protocol", () => {
+  const replace = async (ask: ReturnType<typeof ready>, changes: readonly object[]) =>
+    await (await ask("POST", "/replace", { body: JSON.stringify({ changes }) })).json();
+  const hourMs = 3_600_000;
+  /** Returns in how many hours the record expires, rounded. */
+  const hoursLeft = async (ask: ReturnType<typeof ready>) => {
+    const seconds = (await ask("HEAD", "/key")).headers.get("x-ttl");
+    return seconds === null ? undefined : Math.round((Number(seconds) * 1_000) / hourMs);
+  };
+
+  /** A store that has no `replaceMany`. */
+  class Single extends MemoryStore {
+    override namespaced(namespace: string): Single {
+      const view = new Single(this);
+      view.namespace = namespace;
+      Reflect.defineProperty(view, "replaceMany", { value: undefined });
+      view.replace = async (key, expected, next, expires) => {
+        const [replaced = false] = await super.namespaced(namespace).replaceMany([{ key, expected, next, expires }]);
+        return replaced;
+      };
+      return view;
+    }
+  }
+
+  it.each([
+    ["replaceMany", () => new MemoryStore()],
+    ["only replace", () => new Single()],
+  ])("is set, kept and removed in the record and in a store with %s", async (_, open) => {
+    const ask = ready({ store: open() });
+    const expires = Date.now() + 1_000 * hourMs;
+    const change = (from: string | null, to: string, more: object) => ({
+      key: "key",
+      expected: from === null ? null : entityTag(from),
+      text: to,
+      ...more,
+    });
+    expect(await replace(ask, [change(null, "1", { expires: expires + 0.5 })])).toEqual({ replaced: [true] });
+    expect(await hoursLeft(ask)).toBe(1_000);
+    expect(await replace(ask, [change("1", "2", {})])).toEqual({ replaced: [true] });
+    expect(await hoursLeft(ask)).toBe(1_000);
+    expect(await replace(ask, [change("2", "3", { expires: null })])).toEqual({ replaced: [true] });
+    expect(await hoursLeft(ask)).toBeUndefined();
+    expect(await replace(ask, [change("3", "4", {})])).toEqual({ replaced: [true] });
+    expect(await hoursLeft(ask)).toBeUndefined();
+    const soon = Date.now() + 100;
+    const batch = [change("4", "5", { expires }), change("5", "6", {}), change("6", "7", { expires: soon })];
+    expect(await replace(ask, batch)).toEqual({ replaced: [true, true, true] });
+    await expect.poll(async () => (await ask("GET", "/key")).status, { timeout: 5_000 }).toBe(404);
+    expect(Date.now()).toBeGreaterThanOrEqual(soon);
+  });
+
+  it.each([-1, 0, 60_000, 1_600_000_000_000])(
+    "removes the record if it is %i, so a later change of the batch can make a new one",
+    async (past) => {
+      const given: unknown[] = [];
+      class Recording extends MemoryStore {
+        override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+          given.push(...changes.flatMap(({ expires }) => expires ?? []));
+          return await super.replaceMany(changes);
+        }
+        override namespaced(namespace: string): Recording {
+          const view = new Recording(this);
+          view.namespace = namespace;
+          return view;
+        }
+      }
+      const ask = ready({ store: new Recording() });
+      await ask("PUT", "/key", { body: "old" });
+      const changes = [
+        { key: "key", expected: entityTag("old"), text: "new", expires: past },
+        { key: "key", expected: entityTag("new"), text: "newer" },
+        { key: "key", expected: null, text: "made" },
+        { key: "key", expected: null, text: "late" },
+      ];
+      expect(await replace(ask, changes)).toEqual({ replaced: [true, false, true, false] });
+      expect(await (await ask("GET", "/key")).text()).toBe("made");
+      expect(await hoursLeft(ask)).toBeUndefined();
+      expect(await replace(ask, [{ ...changes[0], expected: entityTag("made") }])).toEqual({ replaced: [true] });
+      expect((await ask("GET", "/key")).status).toBe(404);
+      // 0 would mean in the stored record that it never expires.
+      expect(given).toEqual([expect.toSatisfy((time) => time > 0), expect.toSatisfy((time) => time > 0)]);
+    },
+  );
+
+  it("removes no record that a later change of the same batch has made", async () => {
+    let interrupted = false;
+    class Deleting extends MemoryStore {
+      override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+        if (!interrupted) await this.deleteMany(changes.map(({ key }) => key));
+        interrupted = true;
+        return await super.replaceMany(changes);
+      }
+      override namespaced(namespace: string): Deleting {
+        const view = new Deleting(this);
+        view.namespace = namespace;
+        return view;
+      }
+    }
+    const ask = ready({ store: new Deleting() });
+    await ask("PUT", "/key", { body: "value" });
+    const changes = [
+      { key: "key", expected: entityTag("value"), text: "gone", expires: 1 },
+      { key: "key", expected: null, text: "value" },
+    ];
+    expect(await replace(ask, changes)).toEqual({ replaced: [false, true] });
+    expect(await (await ask("GET", "/key")).text()).toBe("value");
+  });
+
+  it("can be in each change of the largest batch", async () => {
+    const changes = Array.from({ length: 1_000 }, (_, index) => ({
+      key: `${index}`,
+      expected: null,
+      text: "",
+      expires: 1,
+    }));
+    expect(await replace(ready(), changes)).toEqual({ replaced: changes.map(() => true) });
+  });
+
+  /** A server of the previous version of the protocol, which refuses every unknown field. */
+  function olderServer() {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
+    const bodies: string[] = [];
+    const store = new HttpStore({
+      url: "http://localhost",
+      apiKey,
+      async fetch(request) {
+        const body = await request.clone().text();
+        bodies.push(body);
+        if (!request.url.endsWith("/replace") || !body.includes('"expires"')) return await handler(request);
+        const message = "The body has an unknown field. The known fields are key, expected, text, bytes";
+        return Response.json({ code: "REQUEST_INVALID", message }, { status: 400 });
+      },
+    });
+    return { store, bodies };
+  }
+
+  it("is never lost on an older server: HttpStore rejects, and names the server as the cause", async () => {
+    const { store } = olderServer();
+    await store.set("key", "old");
+    for (const expires of [Date.now() + 60_000, null]) {
+      await expect(store.replace("key", "old", "new", expires)).rejects.toMatchObject({
+        code: "VALUE_INVALID",
+        message: expect.stringContaining("unknown field"),
+        hint: expect.stringContaining("update @keyward/http-kv on the server"),
+      });
+    }
+    expect(await store.get("key")).toBe("old");
+  });
+
+  it("is not sent if the replacement names none, so older servers do the replacement", async () => {
+    const { store, bodies } = olderServer();
+    await store.set("key", "old");
+    expect(await store.replace("key", "old", "new")).toBe(true);
+    expect(await store.replaceMany([{ key: "key", expected: "new", next: "newer", expires: undefined }])).toEqual([
+      true,
+    ]);
+    expect(bodies.slice(1).map((body) => JSON.parse(body).changes)).toEqual([
+      [{ key: "key", expected: entityTag("old"), text: "new" }],
+      [{ key: "key", expected: entityTag("new"), text: "newer" }],
+    ]);
+  });
+});
+
 describe("a limit", () => {
   const limits = { maxBodyBytes: 1_000, maxValueBytes: 100, maxKeyBytes: 20, maxBatch: 3, requestsPerSecond: 10_000 };
   const refused = async (method: string, path: string, body?: string) =>
@@ -437,7 +608,11 @@ describe("an invalid request", () => {
     ["POST", "/set", '{"entries":[{"key":"a","text":"a","ttl":1}]}', 400],
     ["POST", "/set", '{"entries":[{"key":"a","text":"a","expires":null}]}', 400],
     ["POST", "/set", '{"entries":[null]}', 400],
-    ["POST", "/replace", '{"changes":[{"key":"a","expected":null,"text":"a","expires":1}]}', 400],
+    ["POST", "/replace", '{"changes":[{"key":"a","expected":null,"text":"a","expires":"1"}]}', 400],
+    ["POST", "/replace", '{"changes":[{"key":"a","expected":null,"text":"a","expires":1e999}]}', 400],
+    ["POST", "/replace", '{"changes":[{"key":"a","expected":null,"text":"a","expires":true}]}', 400],
+    ["POST", "/replace", '{"changes":[{"key":"a","expected":null,"text":"a","ttl":1}]}', 400],
+    ["POST", "/replace", '{"changes":[{"key":"a","expected":null,"text":null}]}', 400],
     ["POST", "/scan", '{"cursor":null}', 400],
     ["POST", "/scan", '{"limit":null}', 400],
     ["POST", "/scan", '{"limit":0}', 400],
