@@ -168,6 +168,47 @@ describe("replace()", () => {
     expect(keyIdIn(await read("key"))).toBe("old");
   });
 
+  it("rejects a record whose key was disabled while the write waited for the check record", async () => {
+    const inner = new MemoryStore();
+    const rings = rotation();
+    await new EncryptedStore(inner, { keys: rings.before }).set("key", "old");
+    // This write re-encrypts the check record under the new key.
+    await new EncryptedStore(inner, { keys: rings.promoted }).set("another", "value");
+    const keys = new TestKeys(rings.promoted);
+    const store = atomic(new EncryptedStore(inner, { keys, reencrypt: "off" }));
+    const reserved = inner.reserved();
+    const read = reserved.get.bind(reserved);
+    let reads = 0;
+    reserved.get = async (key) => {
+      if (reads++ === 0) {
+        keys.push(rings.disabled);
+        await expect.poll(() => store.get("key").catch(({ code }: KeywardError) => code)).toBe("KEY_DISABLED");
+      }
+      return await read(key);
+    };
+    await expectRefusal(store.touch("key", null), "KEY_DISABLED");
+    expect(reads).toBeGreaterThan(0);
+    expect(keyIdIn(await inner.get("key"))).toBe("old");
+  });
+
+  it("passes the expiry of a foreign record to the store below, which may not know it", async () => {
+    const expires = Date.now() + 60_000;
+    const format = { name: "lines", read: (value: StoredValue) => ({ value: String(value).slice(1), expires }) };
+    const inner = new MemoryStore();
+    for (const key of ["replaced", "read", "bulk"]) await inner.set(key, "!old");
+    const keys = newRing();
+    const store = atomic(new EncryptedStore(inner, { keys, accept: [format], reencrypt: "off" }));
+    expect(await store.replace("replaced", "old", "new")).toBe(true);
+    const lazy = new EncryptedStore(inner, { keys, accept: [format] });
+    expect(await lazy.get("read")).toBe("old");
+    await lazy.settled();
+    expect(await reencrypt(store)).toMatchObject({ reencrypted: 1, unreadable: 0 });
+    expect(await inner.getMany(["replaced", "read", "bulk"])).not.toContain(undefined);
+    const now = vi.spyOn(Date, "now").mockReturnValue(expires);
+    onTestFinished(() => now.mockRestore());
+    expect(await inner.getMany(["replaced", "read", "bulk"])).toEqual([undefined, undefined, undefined]);
+  });
+
   it("encrypts a record in plaintext that the store accepts", async () => {
     const inner = new MemoryStore();
     const [old, next] = [JSON.stringify({ value: "old" }), JSON.stringify({ value: "new" })];

@@ -2,7 +2,9 @@ import { RecentlyUsed } from "../envelope/recently-used.ts";
 import { KeywardError } from "../errors/errors.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import { type RecordAddress, recordError } from "../store-interface/record.ts";
-import type { EncryptedStoreOptions } from "./encrypted-store-options.ts";
+
+/** The option `scope` of a store: the scope of all records, or a function that returns the scope of a record. */
+export type ScopeOption = string | ((address: RecordAddress) => string | undefined);
 
 // A cached keyring takes about 2 KB.
 const maxCachedKeyrings = 10_000;
@@ -12,13 +14,13 @@ const maxCachedInOnePass = 100;
 
 /** Finds the scope of each record of a store, and derives the keyring for that scope. */
 export class RecordScopes {
-  readonly #scope: EncryptedStoreOptions["scope"];
+  readonly #scope: ScopeOption | undefined;
   readonly #maxCached: number;
   /** The derived keyrings by the name of their scope, for each keyring that they were derived from. */
   readonly #derived = new WeakMap<Keyring, RecentlyUsed<string, Keyring>>();
 
   /** @param scope the option `scope` of the store; `undefined` for a store without scopes. */
-  constructor(scope: EncryptedStoreOptions["scope"], maxCached = maxCachedKeyrings) {
+  constructor(scope: ScopeOption | undefined, maxCached = maxCachedKeyrings) {
     if (scope !== undefined && typeof scope !== "string" && typeof scope !== "function") {
       throw new KeywardError(
         "VALUE_INVALID",
