@@ -5,8 +5,9 @@ import { hasRecordsOfAnotherKeyring, notDecryptable } from "./missing-check-reco
 import { trustedContent } from "./scoped-check-records.ts";
 
 /**
- * Verifies, before the first write, that a keyring belongs to a store: it must decrypt the check record. A process with
- * the wrong key then fails at its first write, instead of destroying records that it cannot read.
+ * Verifies, before the first write to a store, that a keyring belongs to the store: the keyring must decrypt the check
+ * record. A process with the wrong key then fails at its first write, instead of destroying records that it cannot
+ * read.
  */
 export class KeyringCheck {
   readonly #record: CheckRecord | undefined;
@@ -15,7 +16,10 @@ export class KeyringCheck {
   #hasVerified = false;
   readonly #verifying = new WeakMap<Keyring, Promise<void>>();
 
-  /** @param record `undefined` for a store without a reserved space: every keyring passes there. */
+  /**
+   * @param record the check record of the store. `undefined` if the store has no reserved space: every keyring then
+   * passes the check.
+   */
   constructor(record: CheckRecord | undefined) {
     this.#record = record;
     // The unscoped keyring must pass too. Otherwise a keyring with other material could create a check record of its
@@ -23,13 +27,17 @@ export class KeyringCheck {
     this.#unscoped = record?.unscoped === undefined ? undefined : new KeyringCheck(record.unscoped);
   }
 
-  /** The check of the unscoped keyring; this check itself if the store has no scope. */
+  /**
+   * The check of the keyring that is not derived for a scope. This is the same object if the store has no option
+   * `scope`.
+   */
   get unscoped(): KeyringCheck {
     return this.#unscoped ?? this;
   }
 
   /**
-   * Verifies that a keyring may write. Returns `undefined` if that has been verified before, otherwise a promise.
+   * Verifies that `keyring` may be used for writes. Returns `undefined` if `keyring` has been verified before,
+   * otherwise a promise.
    *
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring cannot decrypt the check record.
    */
@@ -57,10 +65,10 @@ export class KeyringCheck {
   }
 
   /**
-   * Returns which of two keyrings decrypts the unscoped check record; `undefined` if neither does, because then the
-   * store recognizes neither of them. A disabled key counts, because the keyring still has it.
+   * Returns which of two keyrings can decrypt the check record of the store. Returns `undefined` if neither keyring can
+   * decrypt the check record. A key that is disabled counts too, because the keyring still contains the key.
    *
-   * @param next the keyring that is to replace `previous`. Both are keyrings as the key provider returned them, not
+   * @param next the keyring that is to replace `previous`. Both keyrings are as the key provider returned them, not
    * derived for a scope.
    */
   async recognizes(next: Keyring, previous: Keyring): Promise<Recognition | undefined> {
@@ -77,7 +85,10 @@ export class KeyringCheck {
     return recognized.next || recognized.previous ? { ...recognized, hadRightRing } : undefined;
   }
 
-  /** Re-encrypts the check record under the primary. After that, the check record needs no former key. */
+  /**
+   * Re-encrypts the check record under the primary of `keyring`. After that, no older key is needed to decrypt the
+   * check record.
+   */
   async renew(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.renew(unscopedKeyring));
     const record = this.#record;
@@ -86,7 +97,9 @@ export class KeyringCheck {
     if (stored !== undefined) await decryptAndReencrypt(record, keyring, stored);
   }
 
-  /** Writes the check record under the primary, whether or not the keyring can decrypt the stored check record. */
+  /**
+   * Writes the check record under the primary of `keyring`, even if `keyring` cannot decrypt the stored check record.
+   */
   async overwrite(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.overwrite(unscopedKeyring));
     if (keyring.primary !== "") await this.#record?.overwrite(keyring);

@@ -14,10 +14,12 @@ const maxEnvelopes = 100;
 const maxPages = 10;
 
 /**
- * Returns whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the
- * check record was deleted, and the records were written with another keyring. At most 100 envelopes are tried.
+ * Returns true if a store that has no check record contains envelopes, but `keyring` decrypts none of them. In this
+ * case the check record was deleted, and the records were written with another keyring. Only the first envelopes, about
+ * 100, are tried.
  *
- * @param scope the scope of the store, because the backend may contain only records of this scope.
+ * @param scope the scope of the store. The envelopes are tried with the keys of this scope too, because the backend may
+ * contain only records of this scope.
  */
 export async function hasRecordsOfAnotherKeyring(
   { store, reserved, unscoped }: CheckRecord,
@@ -53,8 +55,7 @@ export async function hasRecordsOfAnotherKeyring(
 }
 
 /**
- * Returns the error for a store without a check record in which the keyring decrypts none of the envelopes that were
- * tried.
+ * Returns the error for a store that has no check record, if `keyring` decrypts none of the envelopes that were tried.
  */
 export function notDecryptable(store: string, keyring: Keyring): KeywardError {
   const problem = `${store} contains records but no check record, and this keyring decrypts none of the records that were tried`;

@@ -16,10 +16,16 @@ export interface RecordReaderParts {
   readonly reencryption: LazyReencryption | undefined;
 }
 
-/** Converts the decrypted value of a record into the result of a read. Returns a promise only if that takes time. */
+/**
+ * Converts the decrypted value of a record into the result of a read. Returns a promise only if the conversion takes
+ * time.
+ */
 export type Convert<Result> = (value: StoredValue, address: RecordAddress) => Result | Promise<Result>;
 
-/** The reads of a store whose values are decoded with its option `decode`. `createKeyv` gives them to Keyv. */
+/**
+ * Read methods of a store that return values decoded with the option `decode`. A Keyv that `createKeyv` made calls
+ * these methods.
+ */
 export interface DecodedReads {
   get(key: string): Promise<unknown>;
   getMany(keys: readonly string[]): Promise<readonly unknown[]>;
@@ -33,7 +39,7 @@ const maxListedErrors = 1_000;
 
 /**
  * Reads and decrypts records. A record that cannot be read is marked, so that no write replaces it by accident. A
- * record under an older key is offered to lazy re-encryption.
+ * record under an older key is queued for lazy re-encryption.
  */
 export class RecordReader {
   readonly #parts: RecordReaderParts;
