@@ -106,7 +106,7 @@ describe("a record that could not be read", () => {
     await expectRefusal(store.getMany(["a", "b"]), "RECORDS_UNREADABLE");
     const entries = ["a", "b", "c"].map((key) => ({ key, value }));
     expect((await expectRefusal(store.setMany(entries), "OVERWRITE_REFUSED")).message).toBe(
-      "Nothing was written: 2 of 2 records to overwrite in Map cannot be read " +
+      "Nothing was written: the write would replace 2 records in Map that cannot be read " +
         '(KEY_UNKNOWN for key "first"). This process has only key "second"',
     );
   });

@@ -165,9 +165,9 @@ export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent 
 
 /** The hint of every error about a keyring that does not belong to the store. */
 export const wrongKeyringHint =
-  "Give this process the keyring that the store was written with. To try something out with a new key, use an empty " +
+  "Give this process the keyring that the store was written with. If you only want to try out a new key, use an empty " +
   "store. Only if the former keyring is lost for good, so that its records can never be read again, call " +
-  "`overwriteCheckRecord()` of the EncryptedStore (`keyv.encryptedStore`), which lets this process overwrite these records.";
+  "`overwriteCheckRecord()` of the EncryptedStore (`keyv.encryptedStore`): this process may then overwrite these records.";
 
 function notDecrypted(cause: unknown, store: string, keyring: Keyring): KeywardError {
   const { code, keyId } = cause instanceof KeywardError ? cause : {};

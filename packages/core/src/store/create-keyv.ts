@@ -121,10 +121,10 @@ export class KeywardKeyv extends ReportingKeyv {
       const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
       throw new KeywardError(
         "NAMESPACE_CONFLICT",
-        `This Keyv is the store of a host with namespace ${first}, and cannot also be that of namespace ${second}`,
+        `This Keyv is the store of a library with namespace ${first}, and cannot also be the store of one with namespace ${second}`,
         {
           namespace: own,
-          hint: "For a second host, call createKeyv again with another namespace. If there is only one host, that host has wrapped your Keyv 5 in a second Keyv 5. To prevent this, import Keyv from the same package as that host.",
+          hint: "If two libraries use this Keyv as their store, make a Keyv for each of them, by calling createKeyv twice with different namespaces. If only one library uses this Keyv, that library has wrapped your Keyv 5 in a second Keyv 5: import Keyv from the same package as the library.",
         },
       );
     }
@@ -216,7 +216,7 @@ export class KeywardKeyv extends ReportingKeyv {
       "STORE_INVALID",
       "Nothing was changed: the store of a Keyv that createKeyv made cannot be replaced",
       {
-        hint: "Make a second Keyv with createKeyv({ store, keys }). Through setStore(), records in the other store would not be encrypted.",
+        hint: "To use another store, make a second Keyv with createKeyv({ store, keys }). With setStore(), Keyv would write unencrypted records to the other store.",
       },
     );
   }
@@ -238,7 +238,7 @@ export class KeywardKeyv extends ReportingKeyv {
       "VALUE_INVALID",
       "checkExpired cannot be set to true, because the expiry check of Keyv could delete newer writes",
       {
-        hint: "Do not set `checkExpired`. Reads return `undefined` for expired records anyway.",
+        hint: "Do not set `checkExpired`. Reads return `undefined` for expired records even without this option.",
       },
     );
   }

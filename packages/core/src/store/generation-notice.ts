@@ -20,8 +20,8 @@ export class GenerationNotice {
   }
 
   /**
-   * The notice in the check record of the keyring that is not derived for a scope. This is the same object if the store
-   * has no option `scope`.
+   * The notice in the check record of the keyring that is not derived for a scope. It is this notice itself if the
+   * store has no option `scope`.
    */
   get unscoped(): GenerationNotice {
     const unscoped = this.#record?.unscoped;

@@ -28,7 +28,7 @@ export class KeyringCheck {
   }
 
   /**
-   * The check of the keyring that is not derived for a scope. This is the same object if the store has no option
+   * The check of the keyring that is not derived for a scope. It is this check itself if the store has no option
    * `scope`.
    */
   get unscoped(): KeyringCheck {

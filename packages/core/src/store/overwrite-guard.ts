@@ -146,8 +146,8 @@ export class OverwriteGuard {
     ];
     throw new KeywardError(
       "OVERWRITE_REFUSED",
-      `Nothing was written: ${errors.length} of ${keys.length} ${keys.length === 1 ? "record" : "records"} to overwrite in ` +
-        `${this.#inner.description} cannot be read (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
+      `Nothing was written: the write would replace ${errors.length} ${errors.length === 1 ? "record" : "records"} in ` +
+        `${this.#inner.description} that cannot be read (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
       {
         namespace,
         key: first.key,
@@ -155,8 +155,9 @@ export class OverwriteGuard {
         errors,
         cause: first,
         hint:
-          "Restore the missing encryption keys or the records. `error.errors` has an error with a hint for each record. To discard " +
-          "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) and write again.",
+          "Follow the hint of each error in `error.errors`, which contains one error for each of these records. Only if a " +
+          "record is to be discarded for good, delete the record, or call allowOverwrite(key) of the EncryptedStore " +
+          "(keyv.encryptedStore) and write the record again.",
       },
     );
   }

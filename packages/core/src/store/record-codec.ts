@@ -315,7 +315,7 @@ export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardE
     `A record was decrypted, but its value cannot be decoded: ${name}`,
     {
       ...address,
-      hint: "Read the record with the serialization and compression that it was written with. If both are right, another application wrote the record: give each application a namespace of its own.",
+      hint: "Use the `serialization` and `compression` with which the record was written. If these options have not changed, another application wrote the record: give each application its own namespace.",
     },
   );
   undecodable.add(error);

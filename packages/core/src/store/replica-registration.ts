@@ -266,7 +266,7 @@ export class ReplicaRegistration {
       "KEYRING_ROLLBACK",
       `The key provider returned generation ${ring.generation} of the keyring, but the store requires generation ${required}`,
       {
-        hint: "The source of the key provider is out of date, for example a mount that lags behind or a restored backup. Put the keyring that the other processes use into this source.",
+        hint: "The key provider loads an outdated keyring, for example from a mount that lags behind or from a restored backup. Write the keyring that the other processes use to the file or service that the key provider reads.",
       },
     );
   }
@@ -394,7 +394,7 @@ function withDefaults(options: ReplicaOptions, ofStore: unknown): Required<Repli
       "VALUE_INVALID",
       "The option `replica.name` must be a string of at most 255 printable characters",
       {
-        hint: "Shorten the name, or omit `replica.name` to use the host name and the process id.",
+        hint: "Pass a string without control characters that has at most 255 characters. If you omit `replica.name`, the name is the host name and the process id.",
       },
     );
   }
@@ -420,13 +420,13 @@ function notRegistered(
   return new KeywardError(error.code, `Nothing was written: ${problem} failed. ${error.message}`, {
     keyId: error.keyId,
     cause: error,
-    hint: `${error.hint} Writes then resume without a restart. Reads still work.`,
+    hint: `${error.hint} Writes then resume without a restart of this process. Reads still work.`,
   });
 }
 
 function disconnected(): KeywardError {
   return new KeywardError("STORE_UNAVAILABLE", "Nothing was written: the store was disconnected during the call", {
-    hint: "Await every write before you call `disconnect()`. To make up for this write, repeat it.",
+    hint: "If the record is still needed, repeat the write. To prevent this error, await every write before you call `disconnect()`.",
   });
 }
 
