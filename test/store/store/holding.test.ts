@@ -44,7 +44,7 @@ const emitting: Readonly<Record<string, () => WrappableStore & Emitting>> = {
 };
 
 describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open) => {
-  it("are one for all stores over the adapter, and none after all stores were disconnected", async () => {
+  it("consist of one listener for all stores over the adapter, and are removed after all stores have disconnected", async () => {
     const warned = vi.spyOn(process, "emitWarning");
     try {
       const inner = open();
@@ -65,7 +65,7 @@ describe.each(Object.entries(emitting))("the error listeners on a %s", (_, open)
     }
   });
 
-  it("are added again if a store is used again", async () => {
+  it("are added again if a store is used again after disconnect()", async () => {
     const inner = open();
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.disconnect();
@@ -142,7 +142,7 @@ describe("a constructor that throws", () => {
     await later.disconnect();
   });
 
-  it("leaves nothing behind if the store cannot replace", async () => {
+  it("leaves no listener behind if the store cannot replace a record atomically", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = new TestKeys(newRing());
     await expectRefusal(() => new EncryptedStore(inner, { keys, reencrypt: "on-read" }), "STORE_NOT_ATOMIC");
@@ -150,7 +150,7 @@ describe("a constructor that throws", () => {
     expect(inner.listeners("error") ?? []).toHaveLength(0);
   });
 
-  it("leaves nothing behind if subscribing to the key provider fails", async () => {
+  it("leaves no listener behind if subscribing to the key provider fails", async () => {
     const inner = new MemoryStore();
     const keys = new TestKeys(newRing(), { refreshMs: 1 });
     const subscribe = keys.subscribe.bind(keys);
@@ -178,7 +178,7 @@ describe("a constructor that throws", () => {
 });
 
 describe("disconnect()", () => {
-  it("releases everything if a listener of the application throws", async () => {
+  it("ends the heartbeat and disconnects the store even if a listener of the application throws", async () => {
     const inner = new MemoryStore();
     let disconnected = 0;
     inner.disconnect = async () => {
@@ -198,7 +198,7 @@ describe("disconnect()", () => {
     await later.disconnect();
   });
 
-  it("releases everything if the store cannot be disconnected, and tries again when it is called again", async () => {
+  it("removes all listeners even if the store cannot be disconnected, and tries again to disconnect it at the next call", async () => {
     const inner = new BreakableAdapter(new Map());
     const keys = new TestKeys(newRing());
     const keyv = createKeyv({ store: inner, keys });
@@ -214,7 +214,7 @@ describe("disconnect()", () => {
   });
 
   it.each([false, { heartbeatMs: 10 }])(
-    "releases everything if ending the subscription fails: replica %j",
+    "disconnects the store even if ending the subscription to the key provider fails: replica %j",
     async (replica) => {
       const inner = new MemoryStore();
       let disconnected = 0;
@@ -244,7 +244,7 @@ describe("disconnect()", () => {
     },
   );
 
-  it("runs once if it is called twice at the same time", async () => {
+  it("disconnects the store once if it is called twice at the same time", async () => {
     const inner = new MemoryStore();
     let disconnected = 0;
     inner.disconnect = async () => {
@@ -255,7 +255,7 @@ describe("disconnect()", () => {
     expect(disconnected).toBe(1);
   });
 
-  it("runs again for a store that was used while it was being disconnected", async () => {
+  it("disconnects the store again if the store was used while disconnect() was in progress", async () => {
     const inner = new MemoryStore();
     let begun = 0;
     const going = Promise.withResolvers<void>();
@@ -278,7 +278,7 @@ describe("disconnect()", () => {
 });
 
 describe("a Keyv that createKeyv made", () => {
-  it("refuses another store, where records would not be encrypted", async () => {
+  it("throws if another store is assigned to it, because records there would not be encrypted", async () => {
     const inner = new MemoryStore();
     const keyv = createKeyv({ store: inner, keys: newRing() });
     await keyv.set("key", value);
@@ -292,7 +292,7 @@ describe("a Keyv that createKeyv made", () => {
     expect(await keyv.get("key")).toBe(value);
   });
 
-  it("refuses checkExpired: true", async () => {
+  it("throws if checkExpired is set to true", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
     await expectRefusal(() => {
       keyv.checkExpired = true;
@@ -301,7 +301,7 @@ describe("a Keyv that createKeyv made", () => {
     expect(keyv.checkExpired).toBe(false);
   });
 
-  it("rejects a write under an empty key, which Keyv would not store", async () => {
+  it("rejects a write under an empty key, under which Keyv itself would store nothing", async () => {
     const inner = new MemoryStore();
     const keyv = createKeyv({ store: inner, keys: newRing() });
     const emitted: unknown[] = [];
@@ -322,7 +322,7 @@ describe("a Keyv that createKeyv made", () => {
     expect(await keyv.delete("")).toBe(false);
   });
 
-  it("rejects a write under a key that is empty after sanitize", async () => {
+  it("rejects a write under a key that the option sanitize makes empty", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing(), sanitize: { keys: true } });
     await expectRefusal(keyv.set("../", value), "VALUE_INVALID");
     await keyv.set("a../b", value);
