@@ -27,7 +27,7 @@ export interface CheckRecordContent {
   readonly encryptedBy: number;
 }
 
-/** A check record as it is stored, encrypted, and its address (namespace and key). */
+/** An encrypted check record as it is stored, and its address (namespace and key). */
 export interface StoredCheckRecord {
   readonly address: RecordAddress;
   readonly stored: StoredValue;

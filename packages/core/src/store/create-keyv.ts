@@ -258,7 +258,7 @@ export class KeywardKeyv extends ReportingKeyv {
         "VALUE_INVALID",
         "Nothing was written: a key is empty, and Keyv stores no record under an empty key",
         {
-          hint: "Pass a key that is not empty, even after the option `sanitize` has removed characters from the key.",
+          hint: "Pass a key that is not empty. If the option `sanitize` is set, the key must not be empty after `sanitize` has removed characters from it.",
         },
       ),
     );
@@ -302,7 +302,7 @@ function asError(problem: unknown): KeywardError {
     "VALUE_INVALID",
     typeof problem === "string" ? problem : "Keyv refused the call and gave no reason",
     {
-      hint: "Correct the arguments of the call. Nothing was written.",
+      hint: "Nothing was written. Correct the arguments of the call, and repeat it.",
     },
   );
 }

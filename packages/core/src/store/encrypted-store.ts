@@ -207,9 +207,11 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    *
    * @param expires when the record expires, in milliseconds since the epoch. A small number counts as a duration from
    * now, as Keyv 5 passes it; {@link requireExpires} defines which numbers are durations.
-   * @throws KeywardError `VALUE_INVALID` if the value is neither a string nor bytes; `OVERWRITE_REFUSED` if the stored
-   * record was read before and could not be decrypted, or if the check record of the store cannot be decrypted;
-   * `STORE_UNAVAILABLE` if the wrapped store fails.
+   * @throws KeywardError with one of these codes:
+   * - `VALUE_INVALID` if the value is neither a string nor bytes.
+   * - `OVERWRITE_REFUSED` if the stored record was read before and could not be decrypted, or if the keyring in use
+   *   cannot decrypt the check record of the store.
+   * - `STORE_UNAVAILABLE` if the wrapped store fails.
    */
   set(key: string, value: unknown, expires?: number): Promise<boolean> {
     return this.#writer.set(key, value, expires);

@@ -266,7 +266,7 @@ export class ReplicaRegistration {
       "KEYRING_ROLLBACK",
       `The key provider returned generation ${ring.generation} of the keyring, but the store requires generation ${required}`,
       {
-        hint: "The key provider loads an outdated keyring, for example from a mount that lags behind or from a restored backup. Write the keyring that the other processes use to the file or service that the key provider reads.",
+        hint: "The key provider loads an outdated keyring, for example from a mount that lags behind or from a restored backup. Copy the keyring of the other processes into the file or service from which the key provider loads the keyring.",
       },
     );
   }

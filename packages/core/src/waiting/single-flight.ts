@@ -16,7 +16,8 @@ interface Flight<Result> {
  * Returns a function that calls `work`, but never twice at the same time: calls that wait for the next run of `work`
  * share this run. For authors of a key provider.
  *
- * - A call never shares a run of `work` that began before the call. So its result is never older than the call.
+ * - A call never shares a run of `work` that began before the call. So the result of a call is never older than the
+ *   call.
  * - If a caller aborts its signal, only its own call rejects. A run of `work` is aborted when no caller waits for the
  *   run any longer.
  */
