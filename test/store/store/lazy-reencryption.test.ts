@@ -350,7 +350,7 @@ describe("a store that cannot replace atomically", () => {
     ["Keyv 6", () => new KeyvMemoryAdapter(new Map())],
     ["Keyv 5", () => new LeastKeyv5Adapter()],
   ] as const)(
-    'has no record re-encrypted by default, and refuses the option reencrypt: "on-read": %s',
+    'does not get its records re-encrypted by default, and is refused with reencrypt: "on-read": %s',
     async (_, open) => {
       const { before, promoted } = rotation();
       const inner = open();

@@ -41,7 +41,7 @@ describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
     ["a", "a::b"],
     ["x:", "x"],
   ])(
-    "while a Keyv uses namespace %j, a Keyv with namespace %j rejects, because their records could mix",
+    "while a Keyv uses namespace %j, another Keyv rejects calls in namespace %j, because their records could mix",
     async (first, second) => {
       const inner = open();
       const keys = newRing();
@@ -212,7 +212,7 @@ describe("views of a store", () => {
     expect(await flows.get("key")).toBe("flows");
   });
 
-  it("include an adapter with a namespace, which keeps it if createKeyv is called without the option namespace", async () => {
+  it("include an adapter with its own namespace, which createKeyv keeps if it gets no option namespace", async () => {
     const map = new Map<string, unknown>();
     const keyv = createKeyv({ store: new KeyvMemoryAdapter(map, { namespace: "own" }), keys: newRing() });
     await keyv.set("key", 1);

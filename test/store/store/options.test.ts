@@ -130,7 +130,7 @@ describe("an invalid value of an option", () => {
     );
   });
 
-  it("is not null for serialization or compression, because createKeyv treats null as an omitted option", async () => {
+  it("does not include null for serialization or compression, which createKeyv then treats as omitted", async () => {
     const none = { serialization: null, compression: null };
     const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
     if (!(keyv instanceof Keyv)) throw new Error("createKeyv did not return a Keyv");

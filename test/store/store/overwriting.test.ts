@@ -467,7 +467,7 @@ describe("the check record", () => {
     }
   });
 
-  it("makes a process whose keyring cannot decrypt it reload the keyring, and write with the reloaded keyring", async () => {
+  it("makes a process reload a keyring that cannot decrypt it, and write with the reloaded keyring", async () => {
     const { before, after } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: after }).set("founding", value);

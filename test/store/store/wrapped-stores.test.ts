@@ -84,7 +84,7 @@ describe("a Keyv 5 adapter", () => {
 });
 
 describe("a Keyv 6 adapter", () => {
-  it("makes every method reject with a KeywardError, whose cause is the error of the adapter, if it fails", async () => {
+  it("makes every method of the store reject with its error as the cause of a KeywardError, if it fails", async () => {
     const inner = new BreakableAdapter(new Map());
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.set("key", value);
