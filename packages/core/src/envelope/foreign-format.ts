@@ -165,7 +165,7 @@ function toSecretKey(key: string | Uint8Array): KeyObject {
     return createSecretKey(typeof key === "string" ? createHash("sha256").update(key).digest() : key);
   }
   throw new KeywardError("KEY_INVALID", "The key of aesGcm() is neither 32 bytes nor a non-empty string", {
-    hint: "Pass the key that the values were written with.",
+    hint: "Pass the encryption key with which the stored values were written, as 32 bytes or as a string.",
   });
 }
 

@@ -23,7 +23,7 @@ export function nodeTooOld(what: string, cause?: unknown): KeywardError {
     "PROVIDER_UNAVAILABLE",
     `${what}: this is Node.js ${version}, which Keyward does not support`,
     {
-      hint: `Run this with Node.js ${oldest.join(".")} or newer.`,
+      hint: `Run this process with Node.js ${oldest.join(".")} or newer.`,
       cause,
     },
   );

@@ -125,7 +125,7 @@ export function requireKeyId(id: unknown, what: string): void {
         ? `has ${id.length} characters, where 1 to ${maxKeyIdLength} are allowed`
         : "has a character other than A-Z a-z 0-9 _ -";
   throw new KeywardError("KEY_INVALID", `${what} ${problem}`, {
-    hint: "For a new key, choose an id such as 2026-11. Do not change the id of a key that is in use, because records name their key by its id.",
+    hint: "If the key is new, choose an id such as 2026-11. If records were written under the key, restore the id that the key had then, because records name their key by its id.",
   });
 }
 
@@ -141,7 +141,7 @@ export function shownId(id: unknown): string {
 
 /** Throws the error for a value that is not a Keyring: JavaScript code, which has no type check, may pass any value. */
 export function refuseKeyring(given: unknown): never {
-  throw new KeywardError("VALUE_INVALID", `A Keyring was expected, but this is of type ${typeof given}`, {
-    hint: "Pass a Keyring that was made by this same copy of @keyward/core. The arguments of `save` are the changed keyring and the keyring before the change.",
+  throw new KeywardError("VALUE_INVALID", `A Keyring was expected, but a value of type ${typeof given} was passed`, {
+    hint: "Pass a Keyring that was made by the copy of @keyward/core that throws this error. If you called `save`, pass the changed keyring and then the keyring before the change.",
   });
 }

@@ -26,7 +26,8 @@ type Extension = Fields;
 
 const documentFields = new Set(["keyward", "name", "generation", "primary", "keys", "scope", "stores", "sealed"]);
 const keyFields = new Set(["id", "status", "created", "material"]);
-const fixTheDocument = "Restore the document from a copy that exportKeyring wrote, or correct it.";
+const fixTheDocument =
+  "Restore the keyring document from a copy that exportKeyring wrote. If there is no copy, correct the document.";
 
 /**
  * Reads a keyring document. Checks each field by itself. The class Keyring then checks the rules that concern several
@@ -144,7 +145,7 @@ function requireVersion(fields: Fields): void {
   if (fields["keyward"] !== 1) {
     throw invalidKeyring(
       'its field "keyward" is not 1, the only version that this release reads',
-      "Check that this is a keyring document. A document of a later version needs a later release of Keyward.",
+      "If a later release of Keyward wrote the document, update Keyward. Otherwise check that the document is a keyring document.",
     );
   }
 }

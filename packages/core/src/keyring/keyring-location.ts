@@ -54,7 +54,7 @@ export function storeLocation(store: ReservedSpace, name?: string): KeyringLocat
       "STORE_INVALID",
       "A keyring can be stored only in the reserved space of a store, and this store has none",
       {
-        hint: "Use a store that has `reserved()`, such as the stores of Keyward, or store the keyring in a file with `fileLocation(path)`.",
+        hint: "Use a store that has the method `reserved()`, such as the stores of Keyward. If your store has no such method, store the keyring in a file with `fileLocation(path)`.",
       },
     );
   }

@@ -109,7 +109,7 @@ export class KeyringSource {
     if (keys instanceof Keyring) return new KeyringSource(keys);
     if (typeof keys?.load !== "function") {
       throw new KeywardError("KEYRING_INVALID", `The keys are not a Keyring or a key provider, but ${kindOf(keys)}`, {
-        hint: "Pass a key provider such as envKeys(…), or a Keyring that was made by this same copy of @keyward/core.",
+        hint: "Pass a key provider such as envKeys(…), or a Keyring that was made by the copy of @keyward/core that throws this error.",
       });
     }
     let source = sourceOfProvider.get(keys);
@@ -213,7 +213,7 @@ export class KeyringSource {
     const ageMs = Math.round(this.#confirmedAt.agoMs());
     return new KeywardError(
       "PROVIDER_UNAVAILABLE",
-      `The keyring in use is too old: it was last confirmed ${ageMs} ms ago, and maxAgeMs is ${this.#maxAgeMs}. Loading it again failed: ${cause.message}`,
+      `The keyring in use is too old: the key provider last returned it ${ageMs} ms ago, and maxAgeMs is ${this.#maxAgeMs}. Loading the keyring again failed: ${cause.message}`,
       { hint: `${cause.hint} Calls succeed again within 6 seconds after the key provider answers.`, cause },
     );
   }
@@ -387,12 +387,12 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyri
   const ring = await abortable(async () => await provider.load(options), signal).catch((error: unknown) => {
     if (!signal.aborted || error !== signal.reason) throw error;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider returned no keyring within ${timeoutMs} ms`, {
-      hint: "Check that this process can reach the source of the keys. If the source is slow, raise the option `timeoutMs`.",
+      hint: "Check that this process can reach the file or key service from which the provider loads the keyring. If the load only takes long, raise the option `timeoutMs`.",
     });
   });
   if (ring instanceof Keyring) return ring;
   throw new KeywardError("KEYRING_INVALID", "The key provider returned something other than a Keyring", {
-    hint: "Make the `load()` of the key provider resolve to a Keyring that was made by this same copy of @keyward/core.",
+    hint: "Let `load()` of the key provider resolve to a Keyring that was made by the copy of @keyward/core that throws this error.",
   });
 }
 

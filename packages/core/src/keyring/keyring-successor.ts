@@ -72,6 +72,6 @@ function shownScope({ scopeName }: Keyring): string {
 
 function refused(problem: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The keyring from the key provider was refused: ${problem}`, {
-    hint: "Restore the right keyring where the key provider loads it from. Until then, do not restart this process, because it still uses the former keyring. Only if the new keyring is intended, restart the process.",
+    hint: "Restore the right keyring where the key provider loads it from. Until then, do not restart this process, because it still uses the former keyring. Only if the refused keyring is the right one, restart this process, which then uses that keyring.",
   });
 }

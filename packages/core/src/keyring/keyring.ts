@@ -84,7 +84,9 @@ export class Keyring {
     const ringKeys = keys.map(toRingKey);
     const first = ringKeys[0];
     if (first === undefined) {
-      throw new KeywardError("KEYRING_INVALID", "A keyring needs at least one key", { hint: makeAKey });
+      throw new KeywardError("KEYRING_INVALID", "A keyring needs at least one key", {
+        hint: `Pass a key. ${makeAKey}`,
+      });
     }
     return Keyring.#checked({ name: "keyring", generation: 1, primary: primary ?? first.id, keys: ringKeys });
   }

@@ -226,7 +226,7 @@ class WrappedKeyring {
     const wrapped = await this.#location.read({ signal });
     if (wrapped !== undefined) return wrapped;
     throw new KeywardError("PROVIDER_UNAVAILABLE", "No wrapped keyring is stored at the keyring's location", {
-      hint: "Check the location. If a keyring was stored there before, restore it from a backup: a new keyring decrypts no existing record. Only for the first keyring, call create(Keyring.generate()).",
+      hint: "Check that the location is the right one. If a keyring was stored at the location before, restore that keyring from a backup, because a new keyring decrypts no existing record. Only if there never was a keyring, call create(Keyring.generate()).",
     });
   }
 
@@ -275,7 +275,7 @@ class WrappedKeyring {
 
 function refused(problem: string, ifIntended: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring was refused: ${problem}`, {
-    hint: `Restore the latest keyring, and find out who wrote to its location, because an older keyring may have a key that was revoked. ${ifIntended}`,
+    hint: `Restore the latest keyring at the location, because the refused keyring may have a key that was revoked. Find out who wrote the refused keyring to the location. ${ifIntended}`,
   });
 }
 
@@ -284,7 +284,7 @@ function conflict(): KeywardError {
     "KEYRING_CONFLICT",
     "The wrapped keyring at the location is not the one that this change is based on, because another writer was first",
     {
-      hint: "Load the keyring again, repeat the change, and save the result.",
+      hint: "Load the keyring again, repeat the change on it, and save the result.",
     },
   );
 }

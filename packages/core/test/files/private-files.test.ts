@@ -145,7 +145,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringContaining("is not an empty file"),
-      hint: expect.stringContaining("While no process changes the guarded file, remove the .lock file"),
+      hint: expect.stringContaining("While no process changes the file beside the .lock file, remove the .lock file"),
     });
     expect([readFileSync(`${path}.lock`, "utf8"), existsSync(path)]).toEqual(["something else", false]);
   });
