@@ -84,9 +84,7 @@ export class Keyring {
     const ringKeys = keys.map(toRingKey);
     const first = ringKeys[0];
     if (first === undefined) {
-      throw new KeywardError("KEYRING_INVALID", "A keyring needs at least one key", {
-        hint: `Pass a key. ${makeAKey}`,
-      });
+      throw new KeywardError("KEYRING_INVALID", "A keyring needs at least one key", { hint: makeAKey });
     }
     return Keyring.#checked({ name: "keyring", generation: 1, primary: primary ?? first.id, keys: ringKeys });
   }
