@@ -70,7 +70,7 @@ export function readHeader(stored: StoredValue, address: RecordAddress): Envelop
   });
 }
 
-/** Returns the key id in the header of an envelope; `undefined` if the value is no envelope or its header is broken. */
+/** Returns the key id in the header of an envelope; `undefined` for another value and for a broken header. */
 export function keyIdIn(stored: StoredValue, address: RecordAddress): string | undefined {
   try {
     return readHeader(stored, address)?.keyId;
