@@ -96,7 +96,7 @@ describe("refreshMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("causes loads after longer and longer pauses while the loads fail, and the last good keyring stays in use", async () => {
+  it("causes loads after longer and longer pauses while they fail, and the keyring in use stays in use", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const warnings: number[] = [];
     store.on("provider:error", (_: unknown, { times }: Repetition) => warnings.push(times));
@@ -180,7 +180,7 @@ describe("maxAgeMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("makes all calls reject with the cause if the keyring in use is older than maxAgeMs and its load fails", async () => {
+  it("makes all calls reject with the cause if the keyring is older than maxAgeMs and its load fails", async () => {
     const { keys, store } = await openStore(freshness);
     keys.fail(down);
     vi.advanceTimersByTime(60_001);
@@ -390,7 +390,7 @@ describe("withFreshness", () => {
     }
   }
 
-  it("returns a copy of the provider with all its methods, in which only the given settings are different", async () => {
+  it("returns a copy of the provider with all its methods, in which only the given settings differ", async () => {
     const ring = newRing();
     const keys = new Counting(ring, { refreshMs: 5_000, timeoutMs: 1_000 });
     const changed = withFreshness(keys, { refreshMs: 2_000, maxAgeMs: 60_000 });

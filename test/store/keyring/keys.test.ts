@@ -35,7 +35,7 @@ describe("a key provider", () => {
     expect(keys.loads).toBe(1);
   });
 
-  it("makes writes reject and write nothing if the first load fails, and loads the keyring again after a pause", async () => {
+  it("makes writes reject and write nothing if the first load fails, and loads again after a pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("unreachable"));
     const inner = new MemoryStore();
@@ -197,7 +197,7 @@ describe("a key provider", () => {
     release();
   });
 
-  it("makes calls reject without an unhandled rejection if its load() throws instead of returning a promise", async () => {
+  it("makes calls reject without an unhandled rejection if load() throws and returns no promise", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValue(abort.signal);
     const provider: KeyProvider = {
@@ -350,7 +350,7 @@ describe("a running process", () => {
     for (const store of stores) await store.disconnect();
   });
 
-  it("refuses an older keyring after it has written a record, even if an attacker puts back the older check record", async () => {
+  it("refuses an older keyring after a write, even if an attacker puts back the older check record", async () => {
     const { before, after } = rotation();
     const inner = new MemoryStore();
     const keys = new TestKeys(after);

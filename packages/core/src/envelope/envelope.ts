@@ -54,7 +54,7 @@ export function seal(
   return encrypt(keyId, root, address, layOutPlaintext(value, expires, options.padTo), options);
 }
 
-/** Re-encrypts a record under the key `keyId`, for the same address. {@link decrypt} has returned its plaintext. */
+/** Re-encrypts a record that {@link decrypt} has decrypted: under the key `keyId`, for the address of the record. */
 export function sealAgain(
   keyId: string,
   root: RootKey,

@@ -1,6 +1,6 @@
 /**
- * The code of a kind of failure, the same in every release. To handle one kind of failure, compare the `code` of a
- * {@link KeywardError} with it. `docs/errors.md` has a section for each code.
+ * The code of a kind of failure, the same in every release. To handle one kind of failure, compare its code with the
+ * `code` of a {@link KeywardError}. `docs/errors.md` has a section for each code.
  */
 export type KeywardErrorCode =
   | "KEY_INVALID"

@@ -90,8 +90,8 @@ export function writeDocument(content: KeyringContent): string {
 }
 
 /**
- * Returns whether {@link writeDocument} would write the same text for both keyrings. Does not read their key material:
- * compares its commitments, which are hashes.
+ * Returns whether {@link writeDocument} would write the same text for both keyrings. Instead of the key material,
+ * compares the commitments of the keys, which are hashes of the key material.
  */
 export function isSameContent(one: KeyringContent, other: KeyringContent): boolean {
   return (

@@ -89,7 +89,7 @@ function textOf(stored: unknown): string | undefined {
  *   A reader sees either the old text or the new text.
  * - An existing file keeps its owner and mode. A new file can be read only by its owner.
  * - If the path is a symbolic link, the file that the link leads to is replaced.
- * - One writer at a time changes the file: it holds a lock of the operating system on `<file>.lock`, an empty file that
+ * - A writer changes the file only while it holds a lock of the operating system on `<file>.lock`. This empty lock file
  *   remains after the write. Only users who may write the keyring file can open the lock file.
  *
  * Give write access to the folder only to users who may change the keyring.

@@ -180,7 +180,7 @@ export class KeyringSource {
     return { ring };
   }
 
-  /** True if a keyring was loaded and is not older than `maxAgeMs`. It can then decrypt even while loads fail. */
+  /** True if a keyring was loaded and is not older than `maxAgeMs`. Stores can then read records even if loads fail. */
   get canRead(): boolean {
     return this.#ring !== undefined && !this.#isTooOld();
   }

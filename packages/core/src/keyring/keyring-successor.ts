@@ -8,10 +8,7 @@ import { type Keyring, sharesKey } from "./keyring.ts";
 export interface Recognition {
   readonly next: boolean;
   readonly previous: boolean;
-  /**
-   * True if this process, since it began to use the store, has had a keyring that passed the check of the store. Only
-   * such a keyring can write to the store.
-   */
+  /** True if this process has ever had a keyring that could write to the store. */
   readonly hadRightRing: boolean;
 }
 

@@ -92,8 +92,7 @@ export class Keyring {
   /**
    * Reads a keyring document, which {@link exportKeyring} wrote.
    *
-   * @throws KeywardError `KEYRING_INVALID` if the document is not valid; `KEY_INVALID` if a key's id or material is
-   * not.
+   * @throws KeywardError `KEYRING_INVALID` for a broken document; `KEY_INVALID` for a key with a broken id or material.
    */
   static parse(document: string): Keyring {
     if (typeof document !== "string") {
@@ -183,7 +182,7 @@ export class Keyring {
     return this.#parts.stores ?? [];
   }
 
-  /** The namespaces for which {@link Keyring.forbidPlaintext} was called. In them, stores refuse plaintext. */
+  /** The namespaces in which stores refuse plaintext, because {@link Keyring.forbidPlaintext} was called for them. */
   get encryptedNamespaces(): readonly string[] {
     return this.#parts.sealed ?? [];
   }
@@ -279,7 +278,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy that forbids plaintext in a namespace: there, stores refuse plaintext even if they `accept` it.
+   * Returns a copy that forbids plaintext in a namespace: stores refuse it there even if their option `accept` allows it.
    *
    * The function `forbidPlaintext` counts the records in plaintext first, and changes the keyring only if none is left.
    *

@@ -208,7 +208,7 @@ describe("the format plaintext", () => {
     expect(format.read('{"value":1}', address)).toBeUndefined();
   });
 
-  it("makes a record absent if its expiry has passed, and keeps a later expiry when the record is encrypted", async () => {
+  it("makes a record absent if its expiry has passed, and keeps a later expiry in re-encryption", async () => {
     const keys = Keyring.generate();
     const accept = [plaintext()];
     const past = JSON.stringify({ value: 1, expires: Date.now() - 1 });

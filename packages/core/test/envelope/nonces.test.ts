@@ -34,7 +34,7 @@ function drawInWorker(material: Uint8Array, draws: number): Promise<Buffer> {
 }
 
 describe("a nonce", () => {
-  it("is never drawn twice in more than 10^6 draws of one process, in which the prefix changes after 2^20 records", () => {
+  it("is never drawn twice in more than 10^6 draws of one process, and changes its prefix after 2^20 draws", () => {
     const root = new RootKey(randomBytes(32));
     const draws = sessionRecords + 1_000;
     const nonces = Buffer.alloc(draws * 24);

@@ -621,7 +621,7 @@ describe("key material", () => {
     expect(exportKeyring(ring)).toContain(second?.toString("base64url"));
   });
 
-  it("is not shown by a keyring, by its keys, its string and its JSON, or by an object that contains the keyring", () => {
+  it("is not shown by a keyring, its keys, its string or its JSON, or by an object that contains the keyring", () => {
     const store = new EncryptedStore(new Map(), { keys: ring });
     for (const value of [
       ring,

@@ -36,7 +36,7 @@ function describeLocation(open: () => Promise<Store>): void {
     expect(["d", "e", "f"]).toContain(await location.read());
   });
 
-  it("keeps a wrapped keyring in a store during a rotation and clear(), and does not count it as a record", async () => {
+  it("keeps a wrapped keyring during a rotation and clear(), and does not count it as a record", async () => {
     const store = await open();
     const wrapper = new AesWrapper();
     const first = Keyring.generate("2026-11").withStores(["sessions"]);

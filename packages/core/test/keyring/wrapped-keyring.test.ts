@@ -91,7 +91,7 @@ for (const [name, openLocation] of Object.entries<() => Promise<[KeyringLocation
 }
 
 describe("wrappedKeys", () => {
-  it("calls the key service to unwrap the keyring once, and again only after the stored keyring has changed", async () => {
+  it("unwraps the stored keyring once, and again only after the stored keyring has changed", async () => {
     const { wrapper, location, keys } = await opened();
     const reader = wrappedKeys(wrapper, location);
     for (let load = 0; load < 3; load++) expect((await reader.load()).primary).toBe("2026-11");
@@ -201,7 +201,7 @@ describe("wrappedKeys", () => {
     await store.disconnect();
   });
 
-  it("refuses an older keyring if the caller does not use it, even after an unrelated keyring was at the location", async () => {
+  it("refuses an older keyring for a caller that does not use it, even after an unrelated one was stored", async () => {
     const { wrapper, location, keys } = await opened();
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(
@@ -274,7 +274,7 @@ describe("wrappedKeys", () => {
     expect((await keys.load()).generation).toBe(next.generation);
   });
 
-  it("refuses to save a change of an older keyring, even if the provider has loaded the later keyring since", async () => {
+  it("refuses to save a change of an older keyring, even if it has loaded the later keyring since", async () => {
     const { wrapper, location, keys } = await opened();
     const other = wrappedKeys(wrapper, location);
     const second = first.add();
@@ -343,7 +343,7 @@ describe("wrappedKeys", () => {
 });
 
 describe("a keyring location", () => {
-  it("keeps its keyring apart from other keyrings in the same store, and keeps it when the store is cleared", async () => {
+  it("keeps its keyring apart from others in the same store, and keeps it when the store is cleared", async () => {
     const store = new MemoryStore();
     const [one, other] = [storeLocation(store), storeLocation(store, "other")];
     expect(await one.replace(undefined, "one")).toBe(true);
