@@ -77,7 +77,7 @@ export class RootKey {
     return new RootKey(derive(this.#root, Buffer.from(`keyward/v1 scope\0${name}`)));
   }
 
-  /** Returns a copy of the root, which is the key material, for `exportKeyring` and for comparing two roots. */
+  /** Returns a copy of the root, which is the key material. `exportKeyring` writes it into the keyring document. */
   material(): Buffer {
     return copyOf(this.#root);
   }

@@ -35,7 +35,7 @@ export interface KeyUser {
   readonly tell: (report: KeyringSourceReport) => void;
   /**
    * Returns which of two keyrings can decrypt the check record, which proves that a keyring belongs to the store.
-   * Returns `undefined` if the store has no check, or if neither keyring can decrypt the check record.
+   * Returns `undefined` if the store cannot keep a check record, or if neither keyring can decrypt the check record.
    */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
 }

@@ -278,7 +278,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy that forbids plaintext in a namespace: stores refuse it there even if their option `accept` allows it.
+   * Returns a copy that forbids plaintext in a namespace: stores refuse it there, whatever their option `accept` is.
    *
    * The function `forbidPlaintext` counts the records in plaintext first, and changes the keyring only if none is left.
    *

@@ -44,7 +44,7 @@ export interface KeyringWrapper {
 
 /** Options of {@link wrappedKeys}: which keyrings the provider accepts, and how often stores load the keyring. */
 export interface WrappedKeysOptions extends KeyFreshness {
-  /** The name that the keyring must have. Default: the name of the first keyring that this provider loads or saves. */
+  /** The name that each keyring must have. Default: the name of the first keyring that this provider loads or saves. */
   readonly name?: string;
   /**
    * The lowest generation of a keyring that the provider accepts. Default: 1.
