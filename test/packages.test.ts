@@ -289,7 +289,7 @@ describe("the packed tarballs", () => {
       expect(await answerOf(olderNode, join(application, "main.js"), "env:APP_KEY")).toEqual({
         code: "PROVIDER_UNAVAILABLE",
         message: expect.stringMatching(/this is Node\.js \d+\.\d+\.\d+, which Keyward does not support/),
-        hint: "Run this with Node.js 22.19 or newer.",
+        hint: "Run this process with Node.js 22.19 or newer.",
       });
     });
   });
