@@ -351,7 +351,7 @@ describe("reencrypt", () => {
     expect(await idsIn(inner)).toEqual(["new"]);
   });
 
-  it("re-encrypts no record under the former primary after the primary has changed during the job", async () => {
+  it("re-encrypts no further record under the former primary when the primary changes during the job", async () => {
     const { inner, rings } = await rotated(100);
     const third = rings.promoted.add({ id: "third" }).promote("third");
     const keys = new TestKeys(rings.promoted);

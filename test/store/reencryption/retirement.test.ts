@@ -251,7 +251,7 @@ describe("retireKey", () => {
       // createKeyv makes such a store for each namespace.
       ["set", "another store over its backend"],
     ] as const)(
-      "is counted, and its record stays readable, if a %s of %s is in progress when retireKey is called",
+      "is awaited and counted by retireKey, and its record stays readable, if the write is a %s of %s",
       async (method, which) => {
         const earlier = guardMaterial(Keyring.generate("earlier"));
         const before = earlier.add({ id: "old" }).promote("old");

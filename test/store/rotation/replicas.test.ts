@@ -228,7 +228,7 @@ describe("a registered process", () => {
     { lapseMs: 60_001 },
     { longestCallMs: -1 },
     { name: "\ud800" },
-  ])("cannot be registered with the option replica: %j", (replica) => {
+  ])("cannot register if the option replica is %j", (replica) => {
     const make = () => new EncryptedStore(new MemoryStore(), { keys: newRing(), replica });
     expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });

@@ -151,8 +151,8 @@ export function withinRange(store: ScannableStore, range: string | undefined): S
 export function scannableOf(store: EncryptedStoreOrKeyv | ScannableStore): ScannableStore {
   const scannable = isPlainStore(store) ? store : storeParts(store).inner.scannable;
   if (scannable !== undefined && isScannable(scannable)) return scannable;
-  throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be scanned over all its namespaces", {
-    hint: "Use a store that has `scan()`, such as the stores of Keyward.",
+  throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be scanned, because it has no scan()", {
+    hint: "Use a store that has `scan()`, which reads the records of all namespaces. All stores of Keyward have it.",
   });
 }
 

@@ -21,7 +21,6 @@ export interface Checkpoint {
  * file, if another user owns the file, or if the file cannot be read or written.
  * @example
  * const report = await reencrypt(store, { checkpoint: fileCheckpoint("sessions.checkpoint") });
- *
  */
 export function fileCheckpoint(path: string): Checkpoint {
   const shown = `The checkpoint ${JSON.stringify(path)}`;

@@ -64,9 +64,13 @@ const leaseSafetyFactor = 1.5;
 export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Replica[]> {
   const { reserve } = storeParts(store);
   if (reserve === undefined) {
-    throw new KeywardError("STORE_INVALID", "The store has no reserved space, so no process can register in it", {
-      hint: "Use a store that has `reserved()`, such as the stores of Keyward.",
-    });
+    throw new KeywardError(
+      "STORE_INVALID",
+      "The store has no reserved space, so no process can register in it as a replica",
+      {
+        hint: "Use a store that has `reserved()`, such as the stores of Keyward.",
+      },
+    );
   }
   const found = await Promise.all((await reserve.keys(heartbeatPrefix)).map((key) => readReplica(reserve, key)));
   return found

@@ -29,13 +29,10 @@ import { RotationRun } from "./rotation-run.ts";
  * need the old key when it is to be disabled or removed; `STORES_MISSING` if a store that the keyring lists was not
  * passed; `STORE_KEYS_DIFFER` if a store uses another keyring than the provider has; `VALUE_INVALID` for an invalid
  * option; `STORE_INVALID` if no store has a reserved space, or if the reserved space loses the record of the rotation;
- * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; and the errors of the stores and the provider.
+ * `STORE_NOT_ATOMIC` for a store without `replace`; `STORE_NOT_SCANNABLE` for a store without `scan`; and the errors of
+ * the stores and the provider.
  * @example
  * const report = await rotateKey(keys, { stores: { sessions }, newKey: { id: "2026-12" }, graceMs: 7 * 24 * 3_600_000 });
- *
- *
- *
- *
  */
 export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
   requireOptions("rotateKey", options, rotationOptionNames);

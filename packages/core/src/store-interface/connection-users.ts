@@ -25,7 +25,6 @@ const sharings = new WeakMap<object, Sharing>();
  * again while the connection has no users, it closes the connection again.
  * @example
  * const leave = shareConnection(adapter, async () => adapter.disconnect());
- *
  */
 export function shareConnection(
   shared: object,

@@ -31,8 +31,6 @@ export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
  * @example
  * const read = readKeyvJson('{"value":"checkout","expires":4102444800000}');
  * console.log(read?.expires);
- *
- *
  */
 export function readKeyvJson(stored: StoredValue): RecordContent | undefined {
   const text = textOf(stored);
