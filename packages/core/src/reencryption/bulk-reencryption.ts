@@ -47,10 +47,10 @@ const recordsPerTurn = 64;
  * so a newer write, a delete or an expiry wins.
  *
  * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`;
- * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`, and `VALUE_INVALID` for an invalid option, before any record is changed;
- * `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID` if the checkpoint
- * cannot be used, or does not belong to a re-encryption of this store; `KEYRING_INVALID` for a keyring without keys;
- * `STORE_UNAVAILABLE` if the store fails: the next run then resumes from the checkpoint.
+ * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`, and `VALUE_INVALID` for an invalid option, all before any record is
+ * changed; `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID` if the
+ * checkpoint cannot be used, or does not belong to a re-encryption of this store; `KEYRING_INVALID` for a keyring
+ * without keys; `STORE_UNAVAILABLE` if the store fails: the next run then resumes from the checkpoint.
  */
 export async function reencrypt(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<ReencryptReport> {
   return await new Reencryption(store, options).run();

@@ -15,7 +15,7 @@ export interface Checkpoint {
 
 /**
  * Returns a checkpoint that keeps the progress of a bulk re-encryption in a file. Only the owner of the file can read
- * the file. Each write replaces the whole file. The job removes the file when all records are done.
+ * the file. Each write replaces the whole file. The job removes the file after it has looked at every record.
  *
  * @returns a checkpoint whose calls reject with `CHECKPOINT_INVALID` if the path is a symbolic link or not a regular
  * file, if another user owns the file, or if the file cannot be read or written.

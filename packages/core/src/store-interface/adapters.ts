@@ -27,7 +27,8 @@ export function requireStore(given: WrappableStore): void {
   const encrypts = isObject && "encryptedStore" in given;
   throw new KeywardError("STORE_INVALID", `The store is ${problem}`, {
     hint: encrypts
-      ? "This Keyv was made by createKeyv, so it already encrypts. Use this Keyv without another EncryptedStore. If you need a second one over the same data, pass the store that was passed to createKeyv."
+      ? "This Keyv was made by createKeyv, so it already encrypts. Use this Keyv without another EncryptedStore. If you " +
+        "need a second one over the same data, pass the store that was passed to createKeyv."
       : "Pass a Keyv storage adapter or a Map. If you have a Keyv, pass its adapter, `keyv.store`.",
   });
 }
@@ -46,8 +47,9 @@ export function toAdapter(given: WrappableStore): KeyvStorageAdapter {
 }
 
 /**
- * Returns the key under which the store below an adapter keeps a record. Keyv's bridge, the adapter over a Keyv 5
- * adapter, puts the namespace before the key. All other adapters pass the key on unchanged.
+ * Returns the key to pass to a method of the store that an adapter wraps, such as `replace`. Keyv's bridge, the adapter
+ * over a Keyv 5 adapter, puts the namespace before the key, so the result begins with the namespace. For any other
+ * adapter, the result is `key`.
  */
 export function keyInStore(adapter: KeyvStorageAdapter, key: string): string {
   return adapter instanceof KeyvBridgeAdapter ? adapter.getKeyPrefix(key, adapter.namespace) : key;

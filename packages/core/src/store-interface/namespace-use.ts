@@ -14,7 +14,7 @@ const namespacesInUse = new WeakMap<object, Map<string, number>>();
  * Keeps users of one wrapped store, such as several `EncryptedStore`s, from mixing their records. Each user has a
  * `NamespaceUse`, which holds the namespace of that user from the user's first call until `release()`. Users with
  * different namespaces may share a store only if no key of one namespace can be the same key in the store as a key of
- * the other.
+ * another namespace.
  */
 export class NamespaceUse {
   readonly #given: WrappableStore;

@@ -199,7 +199,7 @@ export function isNamespaced(store: object): store is NamespacedStore {
 
 /**
  * Returns the name of a store for error messages: its property `description`. If the store has no description, returns
- * the name of its class, or "the store" if the class has no name.
+ * the name of its class. For a plain object, returns "the store".
  */
 export function describeStore(store: object): string {
   const description: unknown = Reflect.get(store, "description");
