@@ -35,7 +35,7 @@ export function shareListener(emitter: object, event: string, listener: (detail:
   };
 }
 
-/** Runs `work`, and removes the listeners for `error` that it has added to the store. */
+/** Runs `work`, and then removes the listeners for the event `error` that `work` has added to the store. */
 export function withoutNewListeners<Result>(store: object, work: () => Result): Result {
   const before = new Set(listenersOf(store));
   const result = work();
