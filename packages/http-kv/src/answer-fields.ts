@@ -1,7 +1,7 @@
 import { KeywardError, type StoredValue } from "@keyward/core";
 import { decodeValue, field } from "./protocol.ts";
 
-/** Reads and checks the fields of a server's answers. An attacker may have sent the answer. */
+/** Reads the fields of a server's answers, and checks them, because an attacker may have sent an answer. */
 export class AnswerFields {
   readonly #url: string;
 
@@ -11,9 +11,9 @@ export class AnswerFields {
   }
 
   /**
-   * Reads a list, and each of its elements with `read`.
+   * Returns the list in the field `name` of an answer, with the result of `read` for each element.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` if the answer has no such list; errors of `read`.
+   * @throws KeywardError `STORE_UNAVAILABLE` if this field is not a list; an error that `read` throws.
    */
   list<Result>(answer: unknown, name: string, read: (value: unknown) => Result): Result[] {
     const values = field(answer, name);

@@ -2,13 +2,13 @@ import { randomUUID } from "node:crypto";
 import { ByteBlocks, shortBytes } from "./byte-blocks.ts";
 import { TextParts, wholeCharacters } from "./text-parts.ts";
 
-/** Bounds of a JSON document. The bounds are checked on the bytes of the document, before it is parsed. */
+/** Bounds of a JSON document. The bounds are checked on the bytes of the document, before the document is parsed. */
 export interface JsonBounds {
-  /** Maximum length of the document. */
+  /** Maximum length of the document, in bytes. */
   readonly maxBytes: number;
   /** Maximum nesting depth of lists and objects. */
   readonly maxDepth: number;
-  /** Maximum number of brackets, commas and colons. */
+  /** Maximum number of brackets, commas and colons in the document, without those in strings. */
   readonly maxParts: number;
   /**
    * Called with the number of bytes that the next part of the document needs in memory. If `weigh` throws, reading stops
@@ -43,9 +43,9 @@ const [quote, backslash, comma, colon, openList, closeList, openObject, closeObj
 ] as const;
 
 /**
- * Reads JSON piece by piece. Each long string is decoded as it arrives. The rest of the document, with a mark in place of
- * each long string, is its outline, which the bounds keep short. At the end, `JSON.parse` parses the outline, and the
- * decoded strings replace the marks.
+ * Parses a JSON document that arrives in pieces. Each long string is decoded as it arrives, and a short mark takes its
+ * place in the document. At the end, `JSON.parse` parses the document with the marks (the outline), and the decoded
+ * strings replace the marks. The bounds keep the outline short.
  */
 export class JsonReader {
   readonly #bounds: JsonBounds;
@@ -165,7 +165,7 @@ export class JsonReader {
   }
 
   /**
-   * Returns the parsed document.
+   * Returns the parsed document. Call it after the last `write`.
    *
    * @throws JsonRefusal if the document is not JSON.
    */

@@ -11,15 +11,18 @@ import { invalid } from "./protocol.ts";
 /** Options of {@link listen}. */
 export interface NodeServerOptions {
   readonly host: string;
-  /** The port; 0 for any free port. */
+  /** The port to listen on. 0 means any free port. */
   readonly port: number;
   /** How long the headers of a request may take to arrive, in milliseconds. */
   readonly headersTimeoutMs: number;
-  /** How long a whole request may take to arrive, in milliseconds. */
+  /** How long a whole request, headers and body, may take to arrive, in milliseconds. */
   readonly requestTimeoutMs: number;
-  /** How long a connection may transfer nothing, in milliseconds. */
+  /** How long a connection may stay open without any transfer, in milliseconds. */
   readonly idleTimeoutMs: number;
-  /** How long requests in progress may take after {@link NodeServer.close}, in milliseconds. */
+  /**
+   * How long the requests in progress may take after {@link NodeServer.close}, in milliseconds. After this time, all
+   * connections are closed.
+   */
   readonly drainMs: number;
 }
 
@@ -41,9 +44,11 @@ const lingerMs = 1_000;
 const lingerBytes = 16 * 2 ** 20;
 
 /**
- * Starts an HTTP server on Node, without the overhead of fetch objects. The server closes the connections of slow clients.
+ * Starts an HTTP server with `node:http`, without the overhead of fetch objects. The server closes the connections of
+ * slow clients.
  *
- * @throws KeywardError `STORE_UNAVAILABLE` if the server cannot listen on the port; `VALUE_INVALID` for an invalid time.
+ * @throws KeywardError `STORE_UNAVAILABLE` if the server cannot listen on the port; `VALUE_INVALID` for an invalid
+ * duration in the options.
  */
 export async function listen(kv: KvServer, options: NodeServerOptions): Promise<NodeServer> {
   const { host, port } = options;

@@ -5,9 +5,9 @@ import { type ApiKeyEntry, requireEntry, type TenantSource } from "./api-keys.ts
 import { field } from "./protocol.ts";
 
 /**
- * Returns a source of API keys that reads the JSON file of `keyward-kv tenants`. With each request, the source checks
- * whether the file has changed, and then reads it again, so a revocation takes effect at once. While the file is missing
- * or invalid, every API key is refused.
+ * Returns a source of API keys that reads the JSON file of `keyward-kv tenants`. At each request, the source checks
+ * whether the file has changed. If so, the source reads the file again, so a revocation takes effect at once. While the
+ * file is missing or invalid, every API key is refused.
  *
  * @example
  * const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants("tenants.json") });
@@ -43,7 +43,7 @@ export function fileTenants(path: string): TenantSource {
 /**
  * Reads the entries of a file of API keys. If the file is missing, there are no entries.
  *
- * @throws KeywardError `STORE_INVALID` for a file with other content, `STORE_UNAVAILABLE` for a file that cannot be read.
+ * @throws KeywardError `STORE_INVALID` if the file is not a file of API keys; `STORE_UNAVAILABLE` if it cannot be read.
  */
 export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]> {
   let text: string;
@@ -74,9 +74,10 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
  * at a time changes the file. The file keeps its mode and owner. If the path is a symbolic link, the link stays and the
  * file that it points to is changed.
  *
- * @param change returns the new entries. This function is called twice, once before the file is locked.
- * @throws KeywardError like {@link readTenants}; `STORE_UNAVAILABLE` if another process holds the lock for 10 seconds, or
- * if the file cannot be replaced with the same mode and owner; errors of `change`.
+ * @param change returns the new entries. This function is called twice: before the file is locked, and while it is
+ * locked.
+ * @throws KeywardError like {@link readTenants}; `STORE_UNAVAILABLE` if another process holds the lock for 10 seconds,
+ * or if the file cannot be replaced by a file with the same mode and owner; an error that `change` throws.
  */
 export async function changeTenants(
   path: string,

@@ -1,8 +1,8 @@
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
- * Returns how many of the first `end` bytes form whole UTF-8 characters. The last character may be cut off, and
- * continue in the next piece.
+ * Returns how many of the first `end` bytes form whole UTF-8 characters. If the last character is cut off, its bytes do
+ * not count, because the character continues in the next piece.
  */
 export function wholeCharacters(bytes: Uint8Array, end: number): number {
   for (let at = end - 1; at >= Math.max(0, end - 4); at--) {
@@ -16,8 +16,8 @@ export function wholeCharacters(bytes: Uint8Array, end: number): number {
 }
 
 /**
- * Decodes a text as it arrives, and counts the memory that it needs in V8: one byte for each character, or two if any
- * character is beyond ASCII.
+ * Decodes a text as it arrives, and counts the memory that the text needs in V8: one byte for each character, or two if
+ * any character is beyond ASCII.
  */
 export class TextParts {
   readonly #weigh: (bytes: number) => void;

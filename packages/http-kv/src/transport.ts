@@ -15,15 +15,16 @@ export interface HttpStoreOptions {
   /** The API key, which determines the tenant whose records the store reads and writes. */
   readonly apiKey: string;
   /**
-   * How long the server may send nothing during an attempt, in milliseconds. Default: 10,000. In total, an attempt may take
-   * ten times `timeoutMs`. A write with all its attempts may also take ten times `timeoutMs`.
+   * How long the server may send nothing during an attempt of a call, in milliseconds. Default: 10,000. In total, an
+   * attempt may take ten times `timeoutMs`. All attempts of a write together may also take at most ten times
+   * `timeoutMs`.
    */
   readonly timeoutMs?: number;
   /** Maximum number of times that a failed call is sent again. Default: 3. */
   readonly retries?: number;
   /**
-   * Whether to allow plain `http:` to other machines. Default: false, since anyone on the network path could read the API
-   * key and all unencrypted values.
+   * Whether to allow plain `http:` to other machines. Default: false, since anyone on the network path could read the
+   * API key and all values that are not encrypted.
    */
   readonly allowPlainHttp?: boolean;
   /** The function that sends a request, such as a handler of `createKvHandler`. Default: `node:http` or `node:https`. */
@@ -68,7 +69,7 @@ interface Failure {
   readonly pauseMs?: number | undefined;
 }
 
-/** Sends operations to the server, with retries. */
+/** Sends operations to the server. An operation that failed is sent again if a further attempt may succeed. */
 export class Transport {
   /** The URL of the server, for error messages. */
   readonly url: string;
@@ -77,16 +78,16 @@ export class Transport {
   readonly #retries: number;
   readonly #send: Send;
   /**
-   * How long after the start of a call its writes may still be sent, in milliseconds. After the lease of a replica has
-   * lapsed, a rotation waits for this time too.
+   * Maximum time from the start of a call until the last request of the call that writes is sent, in milliseconds. When
+   * the lease of a replica (a running process) has lapsed, a rotation also waits for this time before it continues.
    */
   readonly longestWriteMs: number;
   /** The token of the server process that answered last; "" before the first answer. */
   #server = "";
 
   /**
-   * @throws KeywardError `STORE_INVALID` for an invalid URL or API key; `VALUE_INVALID` for an unknown option or an
-   * invalid number.
+   * @throws KeywardError `STORE_INVALID` for an invalid URL or API key, and for plain `http:` to another machine
+   * without `allowPlainHttp`; `VALUE_INVALID` for an unknown option, or an invalid `timeoutMs` or `retries`.
    */
   constructor(options: HttpStoreOptions) {
     const { url, apiKey, fetch, allowPlainHttp = false } = requireOptions("HttpStore", options, optionNames);
@@ -107,9 +108,10 @@ export class Transport {
   }
 
   /**
-   * Sends an operation, and returns the parsed JSON of the answer. A failed attempt is repeated. Each attempt of a write
-   * has the same idempotency key, with which a server process does the write only once. An attempt has `x-repeated` if an
-   * earlier attempt may have been done.
+   * Sends an operation, and returns the parsed JSON of the answer. If an attempt fails and a further attempt may
+   * succeed, the operation is sent again. All attempts of a write have the same idempotency key, so that a server
+   * process does the write only once. An attempt has the header `x-repeated` if the server may have done an earlier
+   * attempt.
    *
    * @param answerParts maximum number of brackets, commas and colons in the answer.
    * @param writeUntilMs time after which no attempt of a write is sent, by `performance.now()`.
