@@ -153,6 +153,6 @@ function hashOf(apiKey: string): Buffer {
 
 function invalidEntry(name: string): KeywardError {
   return new KeywardError("VALUE_INVALID", `The field "${name}" in the entry of an API key is missing or invalid`, {
-    hint: 'Make entries with `createApiKey()`. The fields "tenant" and "namespace" have up to 64 letters, digits, "-" and "_".',
+    hint: 'If an option of `createApiKey()` has the name of this field, pass a valid value: "tenant" and "namespace" have up to 64 letters, digits, "-" and "_". Otherwise, make the entry with `createApiKey()`.',
   });
 }

@@ -218,7 +218,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(
         "STORE_UNAVAILABLE",
-        `${this.#transport.url} may have replaced a record. The answer was lost, and the server no longer knows the outcome`,
+        `It is unknown whether ${this.#transport.url} replaced the record, since an earlier attempt failed or its answer was lost`,
         { hint: "Read the record to see whether it was replaced." },
       );
     };

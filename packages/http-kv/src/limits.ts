@@ -94,7 +94,7 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
     "VALUE_INVALID",
     `limits.maxBytesInMemory is ${limits.maxBytesInMemory}, which is too little for two requests of the largest size`,
     {
-      hint: `Set \`maxBytesInMemory\` to at least ${least}. If the process has less memory, lower \`maxBodyBytes\`, \`maxAnswerBytes\` or \`maxValueBytes\`.`,
+      hint: `Set \`maxBytesInMemory\` to at least ${least}. If the process has too little memory for this limit, lower \`maxBodyBytes\`, \`maxAnswerBytes\` or \`maxValueBytes\`.`,
     },
   );
 }

@@ -161,9 +161,9 @@ export class MultiTenantStore {
     if (kept instanceof Uint8Array && kept.length === cursorKeyBytes) return kept;
     throw new KeywardError(
       "STORE_INVALID",
-      "The store of the server lost or changed the key that encrypts scan cursors",
+      "The store of the server lost or changed the encryption key for scan cursors",
       {
-        hint: "Check that the store keeps bytes unchanged, and that no other program writes to it.",
+        hint: "Check that the store keeps bytes unchanged, and that no other program writes to the store.",
       },
     );
   }

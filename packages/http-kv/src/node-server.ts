@@ -99,7 +99,7 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
     server.once("error", (error) => {
       reject(
         new KeywardError("STORE_UNAVAILABLE", `keyward-kv cannot listen on ${host}:${port}`, {
-          hint: "If another process listens on this port, choose another port. Also check that the address belongs to this machine.",
+          hint: "If another process listens on this port, choose another port. Otherwise, check that the address belongs to this machine.",
           cause: error,
         }),
       );

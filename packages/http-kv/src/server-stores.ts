@@ -49,7 +49,7 @@ async function make(
   const made: unknown = typeof Store === "function" ? Reflect.construct(Store, parameters) : undefined;
   if (isStore(made)) return made;
   throw unusable(
-    `The installed release of ${store.package} does not work with keyward-kv`,
+    `The installed version of ${store.package} does not work with keyward-kv`,
     `Install ${store.package} in the same version as @keyward/http-kv.`,
   );
 }

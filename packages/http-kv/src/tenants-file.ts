@@ -54,7 +54,7 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
     throw new KeywardError(
       "STORE_UNAVAILABLE",
       `The file of API keys, ${path}, cannot be read (${systemCode(error)}), so every API key is refused`,
-      { hint: "Allow the user who runs keyward-kv to read the file." },
+      { hint: "Check that the path is the path of a file, and that the user who runs keyward-kv may read the file." },
     );
   }
   try {
@@ -127,7 +127,7 @@ async function replaceableStatus(file: string, path: string): Promise<Stats | un
       path,
       "has more than one name (hard links)",
       undefined,
-      "Copy the file, and pass the path of the copy to the server and to this command, because a change of this file would not reach its other names.",
+      "Copy the file, and pass the path of the copy to the server and to this command, because a change of the file would not reach its other names.",
     );
   return status;
 }
@@ -146,7 +146,7 @@ function notChanged(
   path: string,
   problem: string,
   cause?: unknown,
-  hint = "Pass the path of the file itself, and run the command as its owner or as root, so that it keeps its owner and mode.",
+  hint = "If the path is a symbolic link, pass the path of the file itself. Otherwise, run the command as the owner of the file or as root, because the file must keep its owner and mode.",
 ): KeywardError {
   return new KeywardError(
     "STORE_UNAVAILABLE",

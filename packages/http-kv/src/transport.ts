@@ -206,7 +206,7 @@ export class Transport {
 
   #tooLong(): KeywardError {
     return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.url} took more than ${this.longestWriteMs} ms`, {
-      hint: "Read the records to see which of them were stored. Then write fewer records in one call. If the server is slow, raise `timeoutMs`, because a write may take ten times `timeoutMs`.",
+      hint: "Read the records to see which writes were done. If the call had many records, write fewer records in one call. Otherwise, raise `timeoutMs`, because a write may take ten times `timeoutMs`.",
     });
   }
 
@@ -238,7 +238,7 @@ export class Transport {
       case "TOO_LARGE":
         return as(
           "VALUE_INVALID",
-          "Use a shorter key or value, or raise the limit of the server that the message states.",
+          "Use a shorter key or value, or fewer records in one call. If the server must accept the call as it is, raise the limit of the server that the message describes.",
         );
       case "NOT_ATOMIC":
         return as(
@@ -253,10 +253,10 @@ export class Transport {
       case "UNAUTHORIZED":
         return as(
           "STORE_UNAVAILABLE",
-          "The API key is unknown, expired or revoked. To see which keys are valid, run `keyward-kv tenants list`.",
+          "The API key is unknown, expired or revoked. To see which API keys are valid, run `keyward-kv tenants list`.",
         );
       case "FORBIDDEN":
-        return as("STORE_UNAVAILABLE", "Use an API key that has the scope in the message.");
+        return as("STORE_UNAVAILABLE", "Use an API key that has the scope that the message names.");
       case "OVERLOADED":
         return as(
           "STORE_UNAVAILABLE",
@@ -276,7 +276,7 @@ export class Transport {
       case "UNAVAILABLE":
         return as(
           "STORE_UNAVAILABLE",
-          "If the message has an id, find the log entry of the server with this id. If the call was a write, read the record, because the write may have been done.",
+          "If the message has an id, find the log entry of the server with this id. If the call was a write, read the record to see whether the write was done.",
         );
       default:
         return code satisfies never;
@@ -314,7 +314,7 @@ export class Transport {
       error: new KeywardError("STORE_UNAVAILABLE", `${this.url} ${what}`, {
         hint: unsent
           ? "Check that the option `url` is correct and that the server is running. No request was sent, so nothing was written."
-          : "Check the server and the network. If the call was a write, read the record, because the write may have been done.",
+          : "Check the server and the network. If the call was a write, read the record to see whether the write was done.",
       }),
     };
   }
@@ -362,8 +362,8 @@ function requireUrl(url: string, allowPlainHttp: boolean): URL {
   const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/.test(parsed.hostname);
   if (parsed.protocol === "http:" && !loopback && !allowPlainHttp) {
     throw misconfigured(
-      "Plain HTTP to another machine would let anyone on the network path read the API key",
-      "Use https in the option `url`. Set `allowPlainHttp` only if the network path is encrypted by other means.",
+      'The option "url" of HttpStore is plain HTTP to another machine, so anyone on the network path could read the API key',
+      "Pass a URL that begins with https://. If the network path is encrypted by other means, you can set `allowPlainHttp` instead.",
     );
   }
   return parsed;
