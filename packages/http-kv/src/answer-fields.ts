@@ -5,7 +5,7 @@ import { decodeValue, field } from "./protocol.ts";
 export class AnswerFields {
   readonly #url: string;
 
-  /** @param url the URL of the server, for error messages. */
+  /** @param url the URL of the server, which error messages quote. */
   constructor(url: string) {
     this.#url = url;
   }
@@ -44,7 +44,7 @@ export class AnswerFields {
   /**
    * Decodes the value of a record from JSON.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` if the JSON is not an encoded value.
+   * @throws KeywardError `STORE_UNAVAILABLE` if `encoded` is not the JSON form of a value.
    */
   readonly value = (encoded: unknown): StoredValue => {
     try {

@@ -50,7 +50,7 @@ export class AnswerReader {
   }
 
   /**
-   * Returns the parsed answer.
+   * Returns the parsed answer. Call it after the last `write`.
    *
    * @throws JsonRefusal if the answer is not JSON.
    */

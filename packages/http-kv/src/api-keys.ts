@@ -117,7 +117,7 @@ export function fixedTenants(entries: readonly ApiKeyEntry[]): TenantSource {
 /**
  * Checks the entry of an API key, and returns it without unknown properties.
  *
- * @throws KeywardError `VALUE_INVALID` for an invalid entry.
+ * @throws KeywardError `VALUE_INVALID` if a field of the entry is missing or invalid.
  */
 export function requireEntry(given: unknown): ApiKeyEntry {
   const entry: Record<string, unknown> = typeof given === "object" && given !== null ? { ...given } : {};

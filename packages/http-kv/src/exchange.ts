@@ -1,6 +1,6 @@
 import { setImmediate } from "node:timers/promises";
 
-/** A request that any HTTP server received, such as `node:http` or a fetch runtime. */
+/** A request that an HTTP server received, such as `node:http` or a fetch runtime. */
 export interface Incoming {
   readonly method: string;
   /**
@@ -17,7 +17,7 @@ export interface Incoming {
   read(take: (piece: Uint8Array) => void): BodyReading;
 }
 
-/** A body that is being read. */
+/** The body of a request while the server reads the body. */
 export interface BodyReading {
   /** Resolves at the end of the body. Rejects if the body is incomplete, or with an error that `take` throws. */
   readonly done: Promise<void>;
@@ -30,7 +30,9 @@ export interface Answer {
   readonly status: number;
   /** The headers, under names in lower case. */
   readonly headers: Record<string, string>;
-  /** The body. A generator makes its pieces while they are sent, so that no single step takes long. */
+  /**
+   * The body. A generator makes each piece of the body only when the piece is sent, so that no single step takes long.
+   */
   readonly body?: string | Uint8Array | AsyncGenerator<Uint8Array>;
 }
 
@@ -59,7 +61,7 @@ export class Turns {
 /** Size of the pieces in which a long answer is sent, in bytes. */
 export const pieceBytes = 2 ** 16;
 
-/** Returns a JSON answer with status 200. */
+/** Returns an answer with status 200 whose body is `body` as JSON. */
 export function jsonAnswer(body: unknown): Answer {
   return { status: 200, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
 }

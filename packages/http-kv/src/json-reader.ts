@@ -11,8 +11,8 @@ export interface JsonBounds {
   /** Maximum number of brackets, commas and colons in the document, without those in strings. */
   readonly maxParts: number;
   /**
-   * Called with the number of bytes that the next part of the document needs in memory. If `weigh` throws, reading stops
-   * with that error.
+   * Called with the number of bytes that the next part of the document needs in memory. If `weigh` throws, the reader
+   * throws the same error.
    */
   readonly weigh: (bytes: number) => void;
 }
@@ -73,9 +73,9 @@ export class JsonReader {
   }
 
   /**
-   * Reads a short document in one step.
+   * Parses a short JSON document in one step, when all of its bytes have arrived.
    *
-   * @throws JsonRefusal if the document is not JSON or exceeds a bound; errors of `weigh`.
+   * @throws JsonRefusal if the document is not JSON or exceeds a bound; an error that `weigh` throws.
    */
   static readWhole(bytes: Uint8Array, bounds: JsonBounds): unknown {
     if (bytes.length > bounds.maxBytes) throw new JsonRefusal("too large");
@@ -97,7 +97,7 @@ export class JsonReader {
   /**
    * Reads the next bytes of the document.
    *
-   * @throws JsonRefusal if the document exceeds a bound; errors of `weigh`.
+   * @throws JsonRefusal if the document exceeds a bound; an error that `weigh` throws.
    */
   write(piece: Uint8Array): void {
     const { maxBytes, weigh } = this.#bounds;

@@ -34,7 +34,7 @@ export class MemoryBudget {
     this.#maxBytes = maxBytes;
   }
 
-  /** Returns the memory of a new request of this tenant. The request has reserved nothing yet. */
+  /** Returns the memory of a new request of this tenant. No bytes are reserved yet. */
   open(tenant: string): RequestMemory {
     return new Reservation((bytes) => this.#change(tenant, bytes));
   }

@@ -93,7 +93,7 @@ export class NamespaceRecords {
     return results;
   }
 
-  /** Deletes records. Returns, for each key, whether it had a record. */
+  /** Deletes the record of each key. Returns, for each key, whether there was a record. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     return keys.length === 0 ? [] : await this.#store.deleteMany(keys.map(this.#storedKey));
   }

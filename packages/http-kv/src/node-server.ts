@@ -29,7 +29,10 @@ export interface NodeServerOptions {
 /** An HTTP server that is listening. */
 export interface NodeServer {
   readonly url: string;
-  /** Refuses new connections, waits for the requests in progress, and resolves when all connections are closed. */
+  /**
+   * Refuses new connections, waits at most `drainMs` for the requests in progress, and resolves when all connections
+   * are closed.
+   */
   close(): Promise<void>;
 }
 

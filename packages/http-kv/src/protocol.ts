@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import type { StoredValue } from "@keyward/core";
 
-/** The headers that HTTP itself does not define, in lower case. */
+/** The names, in lower case, of the protocol's headers that HTTP itself does not define. */
 export const headers = {
   /**
    * In a PUT, how long the record is stored, in seconds. In an answer, how long the record is still stored, in seconds.
@@ -39,7 +39,10 @@ export const scopes = ["read", "write", "list"] as const;
 /** A scope of an API key: "read" values, "write" and delete them, or "list" keys. */
 export type Scope = (typeof scopes)[number];
 
-/** The scopes that each operation needs. A replacement needs "read", because its answer reveals whether a value is stored. */
+/**
+ * The scopes that an API key needs for each operation. A replacement also needs "read", because the answer reveals
+ * whether the expected value is stored.
+ */
 export const neededScopes: Readonly<Record<Operation, readonly Scope[]>> = {
   get: ["read"],
   has: ["read"],
@@ -92,7 +95,7 @@ export type RefusalCode = keyof typeof statuses;
 /** The body of every answer of status 400 and above. */
 export interface RefusalBody {
   readonly code: RefusalCode;
-  /** A text for people, with no key of a record, no value and no API key. */
+  /** A description of the error for people. It contains no key of a record, no value and no API key. */
   readonly message: string;
   /**
    * The id of the server's log entry about the error. Only a body with the code INTERNAL or UNAVAILABLE can have an id.
@@ -283,7 +286,9 @@ export function invalid(message: string): Refusal {
   return new Refusal("REQUEST_INVALID", message);
 }
 
-/** Reads the body of a refusal. Returns `undefined` for a body that does not follow the protocol. */
+/**
+ * Returns the code, message and id in the body of a refusal, or `undefined` if the body does not follow the protocol.
+ */
 export function readRefusal(body: unknown): RefusalBody | undefined {
   const [code, message, id] = [field(body, "code"), field(body, "message"), field(body, "id")];
   if (!isRefusalCode(code) || typeof message !== "string") return undefined;

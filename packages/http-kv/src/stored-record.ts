@@ -4,7 +4,7 @@ import type { KeyvStorageAdapter } from "keyv";
 /** The value of a record, the time of its last write, and the time at which the record expires. */
 export interface RecordContent {
   readonly value: StoredValue;
-  /** Time of the last write, in milliseconds since the epoch. */
+  /** Time of the last write to the record, in milliseconds since the epoch. */
   readonly modified: number;
   /**
    * Time at which the record expires, in milliseconds since the epoch. The server also passes this time to the store,
@@ -13,7 +13,7 @@ export interface RecordContent {
   readonly expires: number | undefined;
 }
 
-/** A record that was read from the server's store. */
+/** A record that was read from the server's store, with the packed form in which the store has the record. */
 export interface StoredRecord extends RecordContent {
   /**
    * The packed form in which the store has the record. A replacement passes this form to the store as the expected

@@ -31,10 +31,10 @@ export class TextParts {
   }
 
   /**
-   * Adds whole UTF-8 characters, and returns the added text.
+   * Decodes `bytes`, which must be whole UTF-8 characters, adds the decoded text, and returns the added text.
    *
    * @param change converts the decoded text before it is added.
-   * @throws TypeError if the bytes are not UTF-8; errors of `weigh` and `change`.
+   * @throws TypeError if the bytes are not UTF-8; an error that `weigh` or `change` throws.
    */
   add(bytes: Uint8Array, change?: (text: string) => string): string {
     const decoded = utf8.decode(bytes);

@@ -71,7 +71,7 @@ interface Failure {
 
 /** Sends operations to the server. An operation that failed is sent again if a further attempt may succeed. */
 export class Transport {
-  /** The URL of the server, for error messages. */
+  /** The URL of the server, which error messages quote. */
   readonly url: string;
   readonly #authorization: string;
   readonly #timeoutMs: number;
