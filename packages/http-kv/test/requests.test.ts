@@ -513,7 +513,7 @@ describe("the idempotency key of a write", () => {
 });
 
 describe("/health", () => {
-  it("answers a request without an API key, and is the path of the record health for an API key", async () => {
+  it("needs no API key, and with an API key is the path of the record with the key health", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], basePath: "/kv" });
     const ask = async (method: string, headers: Record<string, string> = {}, body?: string) =>
@@ -531,7 +531,7 @@ describe("/health", () => {
     expect((await ask("GET", { authorization: "Bearer x" })).status).toBe(401);
   });
 
-  it("answers with 503 and logs the error if a check of the store, once a second, fails", async () => {
+  it("answers with 503 if the store cannot be reached, and checks the store at most once a second", async () => {
     let asked = 0;
     const logged: KvLogEntry[] = [];
     class Unreachable extends MemoryStore {
@@ -586,7 +586,7 @@ describe("a handler of createKvHandler", () => {
     expect(() => ready({ store: new Former() })).toThrow("Keyv 6");
   });
 
-  it("answers with an id after an unknown error, and logs neither its message nor the record's key", async () => {
+  it("answers with an id after an unknown error, and logs neither the message nor the record's key", async () => {
     class Failing extends MemoryStore {
       override async getMany(keys: readonly string[]): Promise<never> {
         throw Object.assign(new Error(`${keys[0]}\n    at value`), { code: "EODD", args: keys });
