@@ -123,7 +123,7 @@ describe("a package that is not installed", () => {
     });
     expect(JSON.parse((await run).stdout)).toEqual({
       code: "PROVIDER_UNAVAILABLE",
-      message: `This source of keys needs ${name}, which is not installed`,
+      message: `This source of keys needs the package ${name}, which is not installed`,
       hint: `Run \`npm install ${name}\`.`,
     });
   });
