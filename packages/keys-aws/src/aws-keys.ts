@@ -46,8 +46,9 @@ export interface AwsKeys extends KeyProvider {
   /**
    * Writes the first keyring into the secret. If no secret with the name `secretId` exists, `create` makes the secret.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the secret has a value already; `KEYRING_INVALID` if the keyring cannot
-   * be saved; `PROVIDER_UNAVAILABLE` if AWS refuses a request or does not answer.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret has a value already.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring cannot be saved.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses a request or does not answer.
    */
   create(ring: Keyring): Promise<void>;
 }
@@ -123,7 +124,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
       if (same && (await secret.replace(version, exportKeyring(next)))) return;
       throw new KeywardError(
         "KEYRING_CONFLICT",
-        `${secret.subject} does not hold the keyring that this change is based on: another writer was first`,
+        `${secret.subject} does not hold the keyring that this change is based on, because another writer has changed the keyring`,
         {
           hint: "Load the keyring again, repeat your change in the loaded keyring, and save the result.",
         },

@@ -21,11 +21,14 @@ export interface KmsKeysOptions extends AwsClientOptions, WrappedKeysOptions {
    * `@keyward/core`.
    */
   readonly place: KeyringLocation;
-  /** Name that the keyring must have. The encryption context in KMS contains the same name. Default: `keyring`. */
+  /**
+   * Name that the keyring must have. The encryption context in KMS contains this name, so KMS unwraps only a keyring
+   * that was wrapped with this name. Default: `keyring`.
+   */
   readonly name?: string;
   /**
-   * Ids, ARNs or aliases of earlier KMS keys. A keyring that is still wrapped under one of these keys can be loaded, and
-   * `rewrap` wraps this keyring under `keyId`. Default: none.
+   * Ids, ARNs or aliases of earlier KMS keys. A keyring that is still wrapped under one of these KMS keys can be
+   * loaded, and `rewrap` wraps this keyring under `keyId`. Default: none.
    */
   readonly formerKeyIds?: readonly string[];
   /**

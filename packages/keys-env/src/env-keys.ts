@@ -117,7 +117,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     if (found !== undefined) return found;
     // The message does not repeat the path, which may be a key that was pasted into the wrong variable.
     throw new KeywardError("PROVIDER_UNAVAILABLE", `${fileName} does not exist, or is the path of an empty directory`, {
-      hint: `Mount the secret at this path, or correct the path. ${fileVariable} must hold a path, not a key.`,
+      hint: `If the path is correct, mount the secret at this path. Otherwise correct the path. ${fileVariable} must hold a path, not a key.`,
     });
   }
 

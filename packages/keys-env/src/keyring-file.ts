@@ -31,7 +31,7 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
   if (unchanged && (await location.replace(text, `${exportKeyring(next)}\n`))) return;
   throw new KeywardError(
     "KEYRING_CONFLICT",
-    `${name} does not hold the keyring that this change is based on: another writer was first`,
+    `${name} does not hold the keyring that this change is based on, because another writer has changed the keyring`,
     {
       hint: "Load the keyring again, repeat your change in the loaded keyring, and save the result.",
     },

@@ -3,7 +3,7 @@ import { Keyring, KeywardError, type OptionNames } from "@keyward/core";
 /** Options that decide what a key provider does if no key has ever been set, for example in development. */
 export interface MissingKeysOptions {
   /**
-   * What `load` does if no key is set. Default: `"error"`.
+   * Behavior of `load` if no key is set. Default: `"error"`.
    *
    * - `"error"`: `load` rejects with `PROVIDER_UNAVAILABLE`.
    * - `"generate"`: `load` returns a keyring with a random key, and warns. The random key exists only in memory, so

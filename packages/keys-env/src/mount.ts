@@ -14,7 +14,7 @@ export type MountContent =
   | { readonly kind: "file"; readonly text: string }
   | { readonly kind: "directory"; readonly files: ReadonlyMap<string, string> };
 
-/** Options for watching a mounted file or directory. */
+/** Options that control how a mounted file or directory is watched for changes. */
 export interface MountOptions {
   /**
    * How often the path is checked for changes, in milliseconds between 10 and 2^31-1. Events of the file system report
@@ -128,9 +128,9 @@ export function requirePollMs({ pollMs = 2_000 }: MountOptions): number {
 }
 
 /**
- * Returns the words that name a path in errors. The path may be a key that was passed by mistake, so these words contain
- * the path only in three cases: the path exists, one of its folders exists, or the path begins with `./` or `../`, as no
- * key does.
+ * Returns the words that name a path in errors. The path may be a key that was passed by mistake. So these words
+ * contain the path only if the path or one of its folders exists, or if the path begins with `./` or `../`, because no
+ * key begins with these characters.
  */
 export function pathForErrors(path: string): string {
   const named = `The path ${JSON.stringify(path)}`;

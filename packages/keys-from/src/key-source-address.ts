@@ -3,7 +3,7 @@ import { KeywardError } from "@keyward/core";
 
 /**
  * A parsed source of keys, such as `vault://secret/app/keyring?auth=approle`. Each method that reads a parameter also
- * removes the parameter. The parameters that remain at the end are unknown.
+ * removes the parameter, so the parameters that remain are unknown.
  */
 export class KeySourceAddress {
   /** The text of the source before the first colon, such as `vault`. */

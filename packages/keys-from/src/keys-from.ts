@@ -11,7 +11,7 @@ import { invalidSource, KeySourceAddress } from "./key-source-address.ts";
 import { notLoaded } from "./provider-packages.ts";
 import { vaultConnectionFrom } from "./vault-settings.ts";
 
-/** Options of {@link keysFrom}, for settings that cannot be written into the source. */
+/** Options of {@link keysFrom}, for settings that cannot be written into the source of keys. */
 export interface KeysFromOptions {
   /**
    * Store that holds the wrapped (encrypted) keyring in its reserved space, where Keyward keeps its own records.

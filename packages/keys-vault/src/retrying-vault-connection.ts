@@ -91,8 +91,8 @@ export class VaultConnection {
   readonly #auth: VaultAuth;
 
   /**
-   * @throws KeywardError `VALUE_INVALID` for an invalid address, for plain HTTP to another machine, and for an option out
-   * of range.
+   * @throws KeywardError `VALUE_INVALID` for an invalid address, for an `http:` address of another machine without
+   * `dangerouslyAllowHttp`, and for an option out of range.
    */
   constructor(options: VaultConnectionOptions) {
     const { env = process.env, ca, auth = { method: "token" } } = options;

@@ -16,14 +16,14 @@ export interface TokenAuth {
 export interface AppRoleAuth {
   /** Name of the login method. */
   readonly method: "approle";
-  /** Role id of the AppRole. */
+  /** Role id of the AppRole that the process logs in with. */
   readonly roleId: string;
   /**
    * Secret id, or a function that returns the secret id. The function is called at each login. Omit `secretId` if the
    * role does not require a secret id.
    */
   readonly secretId?: string | (() => string | Promise<string>);
-  /** Path at which the login method is mounted. Default: `approle`. */
+  /** Path in Vault at which the login method is mounted. Default: `approle`. */
   readonly mount?: string;
 }
 
@@ -38,7 +38,7 @@ export interface KubernetesAuth {
    * `/var/run/secrets/kubernetes.io/serviceaccount/token`.
    */
   readonly jwtPath?: string;
-  /** Path at which the login method is mounted. Default: `kubernetes`. */
+  /** Path in Vault at which the login method is mounted. Default: `kubernetes`. */
   readonly mount?: string;
 }
 
@@ -50,7 +50,7 @@ export interface UserpassAuth {
   readonly username: string;
   /** Password, or a function that returns the password. The function is called at each login. */
   readonly password: string | (() => string | Promise<string>);
-  /** Path at which the login method is mounted. Default: `userpass`. */
+  /** Path in Vault at which the login method is mounted. Default: `userpass`. */
   readonly mount?: string;
 }
 

@@ -49,7 +49,7 @@ export class VaultFailure extends Error {
     return this.status === 404 && this.reasons.some((reason) => reason.includes("namespace not found"));
   }
 
-  /** True if the server's certificate is not trusted. */
+  /** True if Node.js does not trust the certificate of Vault. */
   get isUntrusted(): boolean {
     return this.status === undefined && /CERT|SELF_SIGNED|UNABLE_TO|ALTNAME/.test(this.message);
   }

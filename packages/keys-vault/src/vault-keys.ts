@@ -21,7 +21,7 @@ import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link vaultKeys}. */
 export interface VaultKeysOptions extends VaultConnectionOptions {
-  /** Path of the secret in its KV engine, such as `app/keyring`. */
+  /** Path of the secret in the KV engine, such as `app/keyring`, without the mount. */
   readonly path: string;
   /** Path at which the KV engine is mounted. The engine must have version 2. Default: `secret`. */
   readonly mount?: string;
@@ -43,9 +43,9 @@ export interface VaultKeys extends KeyProvider {
   /**
    * Writes the first keyring into a new secret.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the secret exists, even if its current version was deleted;
-   * `KEYRING_INVALID` if the keyring cannot be saved, or if the KV engine has version 1; `PROVIDER_UNAVAILABLE` if
-   * Vault does not answer, is sealed or denies access.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret exists, even if its current version was deleted.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring cannot be saved, or if the KV engine has version 1.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
    */
   create(ring: Keyring): Promise<void>;
 }
@@ -275,7 +275,7 @@ class SecretKeyring {
   #conflict(): KeywardError {
     return new KeywardError(
       "KEYRING_CONFLICT",
-      `${this.#name} does not hold the keyring that this change is based on: another writer was first`,
+      `${this.#name} does not hold the keyring that this change is based on, because another writer has changed the keyring`,
       {
         hint: "Load the keyring again, repeat your change in the loaded keyring, and save the result.",
       },

@@ -243,7 +243,7 @@ describeWithVault(servers, "authentication", () => {
     expect(made).toHaveLength(2);
   });
 
-  it("a process uses the new token that the option token returns after the earlier token was revoked", async () => {
+  it("a process uses the new token from the option token if the earlier token was revoked", async () => {
     const tokens = await Promise.all([1, 2].map(() => makeToken(server, { policies: [policy] })));
     let current = 0;
     const keys = keysFor({ method: "token", token: () => tokens[current] ?? "" });

@@ -367,7 +367,7 @@ describeWithVault(servers, "vaultKeys with TLS and file storage", () => {
     expect(await refusal(broken.load())).toMatchObject({ message: expect.stringContaining("VAULT_CACERT") });
   });
 
-  it("a Vault server is reached through a tunnel of a proxy, which cannot read the traffic", async () => {
+  it("a Vault server is reached through the tunnel of a proxy, and the proxy cannot read the traffic", async () => {
     const seen: Buffer[] = [];
     const tunnels: string[] = [];
     const proxy = await listening(
