@@ -278,7 +278,7 @@ describe("the packed tarballs", () => {
       ] as const) {
         expect(await answerOf(process.execPath, outfile, keys)).toEqual({
           code: "PROVIDER_UNAVAILABLE",
-          message: `This source of keys needs ${name}, which is not installed`,
+          message: `This source of keys needs the package ${name}, which is not installed`,
           hint: `Run \`npm install ${name}\`.`,
         });
       }
