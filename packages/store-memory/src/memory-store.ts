@@ -27,7 +27,7 @@ import { Entries } from "./entries.ts";
  * {@link MemoryStore} extends this class. `MemoryStore.reserved()` returns an instance of this class.
  */
 export class MemorySpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
-  /** Tells Keyward that the store keeps bytes unchanged, so that records are encrypted to binary envelopes. */
+  /** Marks the store as one that keeps bytes unchanged, so that records are encrypted to binary envelopes. */
   readonly values = "bytes";
   /** Maximum duration of a call in milliseconds: 0, because no call waits. */
   readonly longestCallMs: number = 0;
@@ -44,7 +44,9 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     this.#entries = entries;
   }
 
-  /** Tells Keyv which methods the store has, and that the store takes `expires` as an absolute time. */
+  /**
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }

@@ -339,7 +339,7 @@ function checkedUrl(name: string, given: string | URL): string {
   const url = requireUrl(name, text, redisUrl);
   if (url.hostname === "" || !/^\/?\d*$/.test(url.pathname)) {
     throw new KeywardError("VALUE_INVALID", `${name} has no host, or its path is not the number of a database`, {
-      hint: `Write the URL as \`${redisUrl.form}\`. For a socket, pass only the path of the socket.`,
+      hint: `Write the URL as \`${redisUrl.form}\`. To connect to a Unix socket, pass only the path of the socket.`,
     });
   }
   return url.href;

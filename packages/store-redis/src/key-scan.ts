@@ -72,9 +72,9 @@ export function rangesOfSlots(count: number): string[] {
 }
 
 /**
- * Returns the next page of a scan of all servers, with about `limit` keys. If finding so many keys takes long, the page
- * has fewer keys, or none. A key that exists during the whole scan is on at least one page, even if servers restart or
- * fail over, or slots move.
+ * Returns the next page of a scan of all servers, with about `limit` keys. If finding keys takes long, the page has
+ * fewer keys, or none. A key that exists during the whole scan is on at least one page, even if servers restart or fail
+ * over, or slots move.
  *
  * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor or if the range is invalid. `STORE_UNAVAILABLE`
  * if some of the slots are served by no server.

@@ -97,9 +97,9 @@ export class KeyvRedisStore extends RecordSpace {
 
 /**
  * Returns a store over an existing adapter of `@keyv/redis` or `@keyv/valkey`. The store reads and writes the adapter's
- * records over the adapter's client. In addition, the store expires records with the precision of a millisecond,
- * replaces records atomically, and can be scanned. Each call ends within `timeoutMs`. A failed call rejects, so
- * `throwOnErrors` of an adapter of `@keyv/redis` is switched on.
+ * records over the adapter's client. In addition, the store expires records at the exact millisecond, replaces records
+ * atomically, and can be scanned. Each call ends within `timeoutMs`. A failed call rejects, so `throwOnErrors` of an
+ * adapter of `@keyv/redis` is switched on.
  *
  * An adapter may be shared by several stores. `disconnect()` of the last of these stores closes the adapter.
  *

@@ -124,7 +124,9 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return this.#connection.timeoutMs;
   }
 
-  /** Tells Keyv which methods the store has, and that the store takes `expires` as an absolute time. */
+  /**
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }

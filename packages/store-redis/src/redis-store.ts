@@ -32,7 +32,7 @@ const optionNames: OptionNames<RedisStoreOptions> = { prefix: true, timeoutMs: t
  * returns an instance of this class.
  */
 export class RedisSpace extends RecordSpace implements BinaryStore {
-  /** Tells Keyward that the store keeps bytes unchanged, so that records are encrypted to binary envelopes. */
+  /** Marks the store as one that keeps bytes unchanged, so that records are encrypted to binary envelopes. */
   readonly values = "bytes";
 }
 

@@ -28,27 +28,24 @@ describeWithRedis(servers, "Keyv 5", () => {
   };
 
   describe.each(Object.entries(stores))("on %s", (_, open) => {
-    it.each(Object.entries(fronts))(
-      "keeps each value for the ttl of the value if it was created with %s",
-      async (__, front) => {
-        // A new namespace for each test, because all tests share a server.
-        const namespace = crypto.randomUUID();
-        const host = new Keyv5({ store: front(open()), namespace, throwOnErrors: true });
-        onTestFinished(() => host.disconnect());
-        await host.set("long", "before");
-        expect(await host.set("long", { a: 1 }, minuteMs)).toBe(true);
-        const entries = [
-          { key: "long too", value: 2, ttl: minuteMs },
-          { key: "short too", value: 3, ttl: 50 },
-          { key: "forever", value: 4 },
-        ];
-        expect(await host.setMany(entries)).toEqual([true, true, true]);
-        expect(await host.set("short", 5, 50)).toBe(true);
-        await expect.poll(() => host.hasMany(["short", "short too"])).toEqual([false, false]);
-        expect(await host.get(["long", "long too", "forever"])).toEqual([{ a: 1 }, 2, 4]);
-        await host.clear();
-        expect(await host.get("forever")).toBeUndefined();
-      },
-    );
+    it.each(Object.entries(fronts))("keeps each value for its ttl if Keyv 5 uses %s", async (__, front) => {
+      // A new namespace for each test, because all tests share a server.
+      const namespace = crypto.randomUUID();
+      const host = new Keyv5({ store: front(open()), namespace, throwOnErrors: true });
+      onTestFinished(() => host.disconnect());
+      await host.set("long", "before");
+      expect(await host.set("long", { a: 1 }, minuteMs)).toBe(true);
+      const entries = [
+        { key: "long too", value: 2, ttl: minuteMs },
+        { key: "short too", value: 3, ttl: 50 },
+        { key: "forever", value: 4 },
+      ];
+      expect(await host.setMany(entries)).toEqual([true, true, true]);
+      expect(await host.set("short", 5, 50)).toBe(true);
+      await expect.poll(() => host.hasMany(["short", "short too"])).toEqual([false, false]);
+      expect(await host.get(["long", "long too", "forever"])).toEqual([{ a: 1 }, 2, 4]);
+      await host.clear();
+      expect(await host.get("forever")).toBeUndefined();
+    });
   });
 });

@@ -76,9 +76,7 @@ export class SqliteSpace
   extends Hookified
   implements AtomicStore, ScannableStore, BinaryStore, BoundedStore, DescribedStore
 {
-  /**
-   * Tells Keyward that the store keeps bytes unchanged (as BLOB), so that records are encrypted to binary envelopes.
-   */
+  /** Marks the store as one that keeps bytes unchanged (as BLOB), so that records are encrypted to binary envelopes. */
   readonly values = "bytes";
   /**
    * The namespace whose records the methods read and write. Only {@link SqliteSpace.scan} ignores it and reads every
@@ -107,7 +105,9 @@ export class SqliteSpace
     return `SqliteStore ${JSON.stringify(this.#connection.path)}`;
   }
 
-  /** Tells Keyv which methods the store has, and that the store takes `expires` as an absolute time. */
+  /**
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
