@@ -40,8 +40,8 @@ export interface RangeJob {
   /** Number of all jobs in one pass over the store, including this job. */
   readonly jobs: number;
   /**
-   * The range of the store that the job re-encrypts. Absent if the store cannot be divided into ranges; the job then
-   * covers the whole store.
+   * The range of the store that the job re-encrypts. Absent if the store cannot be divided into ranges. Then the job
+   * re-encrypts the whole store.
    */
   readonly range?: string;
   /**
@@ -123,7 +123,7 @@ export async function withQueueErrors<Result>(work: () => Promise<Result>, signa
     if (signal?.aborted === true && error === signal.reason) throw error;
     if (error instanceof KeywardError || (error instanceof DOMException && error.name === "AbortError")) throw error;
     throw new KeywardError("STORE_UNAVAILABLE", "The Redis of the re-encryption queue failed", {
-      hint: "Check the Redis of the queue. The property `error.cause` has the error of the Redis client. Then repeat the call, because the queue keeps its jobs.",
+      hint: "Check that the Redis of the queue can be reached and allows the commands of BullMQ. The property `error.cause` has the error of the Redis client. Then repeat the call, because the queue keeps its jobs.",
       cause: withoutArguments(error),
     });
   }

@@ -31,7 +31,7 @@ export interface StartReencryptionOptions extends QueueOptions {
   readonly ranges?: number;
   /**
    * Maximum number of attempts of a job before it counts as failed. The pause before the second attempt is about 1 s,
-   * and each later pause is twice as long as the one before. Default: 10.
+   * and each later pause is twice as long as the pause before it. Default: 10.
    */
   readonly attempts?: number;
 }
@@ -58,7 +58,7 @@ export interface RunProgress extends Counts {
 
 /** Options of `ReencryptionRun.finished()`. */
 export interface FinishedOptions {
-  /** Stops `finished()`, which then rejects with the signal's reason. The workers continue. Default: none. */
+  /** If this signal is aborted, `finished()` rejects with the signal's reason. The workers continue. Default: none. */
   readonly signal?: AbortSignal;
   /** `finished()` calls this function with the progress of the run after each poll of the queue. Default: none. */
   readonly onProgress?: (progress: RunProgress) => void;

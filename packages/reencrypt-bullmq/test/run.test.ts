@@ -93,7 +93,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("refuses an option of its workers or of finished() that is not a valid amount", async () => {
+  it("refuses an invalid amount as an option of a worker or of finished()", async () => {
     const { name, store } = await rotated(1);
     for (const amount of [Number.NaN, Number.POSITIVE_INFINITY, 0, -1, 0.5]) {
       for (const option of ["lockMs", "batchSize", "concurrency", "maxPerSecond"]) {

@@ -43,7 +43,10 @@ export class Entries {
     return this.#ordered.length - this.#removed;
   }
 
-  /** Returns the record with this namespace and key, or `undefined` if there is no such record or it has expired. */
+  /**
+   * Returns the record with this namespace and key, or `undefined` if there is no such record or the record has
+   * expired.
+   */
   find(namespace: string, key: string): Entry | undefined {
     const entry = this.#namespaces.get(namespace)?.get(key);
     return entry !== undefined && isAlive(entry, Date.now()) ? entry : undefined;

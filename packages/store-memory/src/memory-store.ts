@@ -32,8 +32,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   /** Maximum duration of a call in milliseconds: 0, because no call waits. */
   readonly longestCallMs: number = 0;
   /**
-   * The namespace whose records the methods read and write. Only {@link MemorySpace.scan} ignores it and reads every
-   * namespace. `undefined` and "" both mean no namespace.
+   * The namespace whose records the methods read and write. Only {@link MemorySpace.scan} ignores this property, and
+   * reads the records of every namespace. `undefined` and "" both mean no namespace.
    */
   namespace: string | undefined;
   readonly #entries: Entries;
@@ -52,7 +52,7 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * Returns the value of `key`, or `undefined` if there is no record. Bytes are returned as a copy.
+   * Returns the value of `key`, or `undefined` if `key` has no record. Bytes are returned as a copy.
    *
    * @throws KeywardError `VALUE_INVALID` if the key or the namespace is not a well-formed string. Every method checks
    * its keys and the namespace in this way.
@@ -110,12 +110,12 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     return keys.map(requireKey).map((key) => this.#entries.delete(namespace, key));
   }
 
-  /** Returns whether there is a record of `key`. */
+  /** Returns whether `key` has a record. */
   async has(key: string): Promise<boolean> {
     return this.#entries.find(this.#requiredNamespace(), requireKey(key)) !== undefined;
   }
 
-  /** Returns for each key whether there is a record, in the order of `keys`. */
+  /** Returns for each key whether the key has a record, in the order of `keys`. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const namespace = this.#requiredNamespace();
     return keys.map(requireKey).map((key) => this.#entries.find(namespace, key) !== undefined);
@@ -238,7 +238,8 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
 
   /**
    * Returns the reserved space, where Keyward keeps its own records. The other methods of this store neither read nor
-   * change those records. The store and its views, which `namespaced` returns, have the same reserved space.
+   * change records in the reserved space. The store and its views, which `namespaced` returns, have the same reserved
+   * space.
    */
   reserved(): MemorySpace {
     return this.#reserved;

@@ -57,8 +57,8 @@ export interface KeyvRedisOptions {
 
 /**
  * The store that {@link keyvRedis} returns. The store keeps records under the same keys in Redis as the adapter:
- * `namespace::key` for `@keyv/redis`, or only the key if there is no namespace. The store writes only text values. It
- * reads stored bytes that are not UTF-8 as bytes.
+ * `namespace::key` for `@keyv/redis`, or only the key if there is no namespace. The store writes only text values.
+ * Stored bytes that are not UTF-8 are returned as bytes, and all others as text.
  *
  * The store emits `connection:error` with errors that the adapter emits. An error that recurs is emitted once, and then
  * at growing intervals.
@@ -199,8 +199,8 @@ class AdapterLayout implements RecordLayout {
         `The namespace contains the separator of the adapter, ${separator}, or ends with a part of this separator`,
         {
           hint:
-            `Choose a namespace that neither contains ${separator} nor ends with a part of ${separator}. Otherwise its ` +
-            "records would appear in another namespace.",
+            `Choose a namespace that neither contains ${separator} nor ends with a part of ${separator}. Otherwise the ` +
+            "records of this namespace would appear in another namespace.",
         },
       );
     }

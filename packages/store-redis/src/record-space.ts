@@ -102,14 +102,17 @@ const mostBytesAtOnce = 256 * 1024;
  */
 export class RecordSpace extends Hookified implements AtomicStore, RangedStore, BoundedStore {
   /**
-   * The namespace whose records the methods read and write. Only {@link RecordSpace.scan} ignores it and reads every
-   * namespace. `undefined` and "" both mean no namespace.
+   * The namespace whose records the methods read and write. Only {@link RecordSpace.scan} ignores this property, and
+   * reads the records of every namespace. `undefined` and "" both mean no namespace.
    */
   namespace: string | undefined;
   readonly #connection: Connection;
   readonly #layout: RecordLayout;
 
-  /** Only `RedisStore` and `keyvRedis` call this constructor. To create a store, use one of these two. */
+  /**
+   * Only `RedisStore` and `keyvRedis` call this constructor. To create a store, use `new RedisStore()` or
+   * `keyvRedis()`.
+   */
   constructor(connection: Connection, layout: RecordLayout) {
     super();
     this.#connection = connection;
@@ -131,7 +134,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return keyvStorageCapability(this);
   }
 
-  /** Returns the value of `key`, or `undefined` if there is no record. */
+  /** Returns the value of `key`, or `undefined` if `key` has no record. */
   async get(key: string): Promise<StoredValue | undefined> {
     const [value] = await this.getMany([key]);
     return value;
@@ -190,13 +193,13 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return keys.map((key) => found.delete(key));
   }
 
-  /** Returns whether there is a record of `key`. */
+  /** Returns whether `key` has a record. */
   async has(key: string): Promise<boolean> {
     const [found = false] = await this.hasMany([key]);
     return found;
   }
 
-  /** Returns for each key whether there is a record, in the order of `keys`, in one round trip. */
+  /** Returns for each key whether the key has a record, in the order of `keys`, in one round trip. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const start = this.#start();
     const replies = await this.#connection.send(
@@ -287,8 +290,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
    * page has no cursor. Earlier pages may be empty. A cursor stays valid while records change, and after a restart, a
    * failover or a move of slots. Every process can use the cursor.
    *
-   * @param options `range`: a range that {@link RecordSpace.ranges} returned, to read only the records in that range.
-   * Default: all records.
+   * @param options `range`: a range that {@link RecordSpace.ranges} returned. The scan then returns only the records in
+   * that range. Default: all records.
    * @throws KeywardError `VALUE_INVALID` if no scan returned `cursor`, if `ranges` did not return `range`, or if
    * `limit` is not an integer of at least 1.
    */

@@ -105,7 +105,8 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
 
   /**
    * Returns the reserved space, where Keyward keeps its own records. The other methods of this store neither read nor
-   * change those records. The store and its views, which `namespaced` returns, have the same reserved space.
+   * change records in the reserved space. The store and its views, which `namespaced` returns, have the same reserved
+   * space.
    */
   reserved(): RedisSpace {
     return this.#reserved;

@@ -261,7 +261,7 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
     expect(await patient.get(key)).toBe("value");
   });
 
-  it("does not close a client that was passed to it, and prevents that client from repeating a write without a reply", async () => {
+  it("does not close a client that was passed to it, and prevents that client from repeating an unanswered write", async () => {
     const client = new Cluster([...cluster.startupNodes]);
     onTestFinished(() => client.disconnect());
     const existing = new RedisStore(client, { timeoutMs });

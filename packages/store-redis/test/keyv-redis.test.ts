@@ -165,7 +165,7 @@ describeWithRedis(servers, "keyvRedis", () => {
       expect(await store.get("key")).toBe("value");
     });
 
-    it("rejects get if the key of the record contains a list of Redis", async () => {
+    it("makes get reject if the key of the record in Redis contains a list instead of a string", async () => {
       const store = open();
       await store.set("key", "value");
       const [at = ""] = [await node.command("KEYS", "*")].flat().map(String);

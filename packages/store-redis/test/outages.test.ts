@@ -59,7 +59,7 @@ describeWithRedis(servers, "a store during an outage of its server", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it("rejects every call within the timeout while the server hangs, and works again when the server continues", async () => {
+  it("rejects every call within the timeout while the server hangs, and completes calls when the server continues", async () => {
     await store.set("key", "value");
     node.pause();
     const writes = new Set(["set", "setMany", "delete", "deleteMany", "clear", "replace", "replaceMany"]);

@@ -299,7 +299,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect([0, 4]).toContain((await replacements(client)).scripts);
   });
 
-  it("refuses a client of ioredis, or options of ioredis, with a keyPrefix", async () => {
+  it("refuses a client or options of ioredis that have a keyPrefix", async () => {
     const prefixed = new Redis(node.url, { keyPrefix: "app:", lazyConnect: true });
     expect(() => new RedisStore(prefixed)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
     expect(() => new RedisStore({ port: node.port, keyPrefix: "app:" })).toThrow(
@@ -324,7 +324,7 @@ describeWithRedis(servers, "RedisStore", () => {
     await expect(store.scan({ cursor })).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("makes get and scan reject with STORE_INVALID if the key of a record contains a list of Redis", async () => {
+  it("makes get and scan reject with STORE_INVALID if the key of a record in Redis contains a list", async () => {
     await client.lpush("keyward::key", "item");
     await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_INVALID" });
     await expect(store.scan()).rejects.toMatchObject({ code: "STORE_INVALID" });
@@ -332,7 +332,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(await client.dbsize()).toBe(0);
   });
 
-  it("leaves keys out of a scan if they begin with its prefix but are not keys of records", async () => {
+  it("leaves keys out of a scan if they begin with the store's prefix but are not keys of records", async () => {
     await client.mset("keyward:no end", "1", "keyward:%zz:key", "2", "keyward:%41:key", "3");
     await client.set(Buffer.from([...Buffer.from("keyward::"), 0xff]), "4");
     await store.set("key", "value");
@@ -341,7 +341,7 @@ describeWithRedis(servers, "RedisStore", () => {
 });
 
 describeWithRedis(await findValkeyServers(), "RedisStore on a server with SET IFEQ", () => {
-  it("replaces one record without a script and keeps the record's expiry, and rejects if the key contains a list", async () => {
+  it("replaces a record without a script, keeps the expiry, and rejects if the key in Redis contains a list", async () => {
     const node = await startRedis(await findValkeyServers());
     const client = new Redis(node.url);
     const store = new RedisStore(node.url);

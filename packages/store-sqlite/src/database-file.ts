@@ -164,7 +164,7 @@ function requireOwnCompanions(location: string): void {
       throw new KeywardError("STORE_INVALID", `${location}${suffix} is not a regular file`, {
         hint:
           "SQLite creates only regular files at this path, so find out which program created something else there. Stop " +
-          "every process that uses the database, then move away what is at this path.",
+          "every process that uses the database, then move the link, pipe or directory at this path away.",
       });
     }
     if (shared || isOwnedBy(status, uid)) continue;

@@ -79,8 +79,8 @@ export class SqliteSpace
   /** Marks the store as one that keeps bytes unchanged (as BLOB), so that records are encrypted to binary envelopes. */
   readonly values = "bytes";
   /**
-   * The namespace whose records the methods read and write. Only {@link SqliteSpace.scan} ignores it and reads every
-   * namespace. `undefined` and "" both mean no namespace.
+   * The namespace whose records the methods read and write. Only {@link SqliteSpace.scan} ignores this property, and
+   * reads the records of every namespace. `undefined` and "" both mean no namespace.
    */
   namespace: string | undefined;
   readonly #connection: Connection;
@@ -112,7 +112,7 @@ export class SqliteSpace
     return keyvStorageCapability(this);
   }
 
-  /** Returns the value of `key`, or `undefined` if there is no record. */
+  /** Returns the value of `key`, or `undefined` if `key` has no record. */
   async get(key: string): Promise<StoredValue | undefined> {
     const address = this.#addressColumns(key);
     const row = await this.#connection.read((prepare) => prepare(statements.get).get(...address, Date.now()));
@@ -165,15 +165,15 @@ export class SqliteSpace
     return this.#connection.write((prepare) => removals.map((remove) => remove(prepare)));
   }
 
-  /** Returns whether there is a record of `key`. */
+  /** Returns whether `key` has a record. */
   async has(key: string): Promise<boolean> {
     const address = this.#addressColumns(key);
     return this.#connection.read((prepare) => prepare(statements.has).get(...address, Date.now()) !== undefined);
   }
 
   /**
-   * Returns for each key whether there is a record, in the order of `keys`. All results are from one state of the file,
-   * between two writes.
+   * Returns for each key whether the key has a record, in the order of `keys`. All results are from one state of the
+   * file, between two writes.
    */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const found = await this.#findMany(statements.hasMany, keys);

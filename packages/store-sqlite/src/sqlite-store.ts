@@ -115,8 +115,8 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
 
   /**
    * Returns the reserved space, where Keyward keeps its own records. The other methods of this store, except `sweep`,
-   * neither read nor change those records. The store and its views, which `namespaced` returns, have the same reserved
-   * space.
+   * neither read nor change records in the reserved space. The store and its views, which `namespaced` returns, have
+   * the same reserved space.
    */
   reserved(): SqliteSpace {
     return this.#reserved;

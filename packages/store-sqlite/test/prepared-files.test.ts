@@ -335,7 +335,7 @@ describe.skipIf(process.platform !== "linux")("a store whose file cannot be writ
     },
   );
 
-  it("reports that the folder of the file no longer exists", async () => {
+  it("reports a missing folder if the folder of the file was removed", async () => {
     const path = join(dirname(temporaryFile()), "folder", "records.db");
     mkdirSync(dirname(path));
     const lock = new DatabaseSync(path);

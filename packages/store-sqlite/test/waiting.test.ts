@@ -73,7 +73,7 @@ describe("a locked file", () => {
     await rejected;
   });
 
-  it("becomes a store when it is unlocked if it is empty and a write is waiting", async () => {
+  it("becomes a store if it is empty and a write is waiting when it is unlocked", async () => {
     const path = temporaryFile();
     const unlock = lock(path);
     const store = new SqliteStore(path);
@@ -85,7 +85,7 @@ describe("a locked file", () => {
     await store.disconnect();
   });
 
-  it("makes a write wait, which keeps its namespace even if the namespace of the store changes meanwhile", async () => {
+  it("makes a write wait, and the write keeps its namespace even if the store's namespace changes meanwhile", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     store.namespace = "first";
