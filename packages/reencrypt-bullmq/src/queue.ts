@@ -123,7 +123,9 @@ export async function withQueueErrors<Result>(work: () => Promise<Result>, signa
     if (signal?.aborted === true && error === signal.reason) throw error;
     if (error instanceof KeywardError || (error instanceof DOMException && error.name === "AbortError")) throw error;
     throw new KeywardError("STORE_UNAVAILABLE", "The Redis of the re-encryption queue failed", {
-      hint: "Check that the Redis of the queue can be reached and allows the commands of BullMQ. The property `error.cause` has the error of the Redis client. Then repeat the call, because the queue keeps its jobs.",
+      hint:
+        "Check that the Redis of the queue can be reached and allows the commands of BullMQ. The property `error.cause` " +
+        "has the error of the Redis client. Then repeat the call, because the queue keeps its jobs.",
       cause: withoutArguments(error),
     });
   }

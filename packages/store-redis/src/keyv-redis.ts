@@ -229,7 +229,9 @@ class AdapterLayout implements RecordLayout {
       "VALUE_INVALID",
       "The value is not a well-formed string, but keyvRedis can store only well-formed strings",
       {
-        hint: "If the Keyv has the option `serialization: false`, remove this option, so that Keyv serializes each value to a string. To store bytes, use a RedisStore instead.",
+        hint:
+          "If the Keyv has the option `serialization: false`, remove this option, so that Keyv serializes each value to a " +
+          "string. To store bytes, use a RedisStore instead.",
         key,
       },
     );

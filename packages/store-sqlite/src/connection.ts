@@ -265,7 +265,8 @@ export class Connection {
     if (existsSync(path) && !allows(path, constants.W_OK)) {
       return unavailable(
         `${path} is read-only for ${user}`,
-        `If the file system of the file is mounted read-only, mount it for writing. Otherwise give ${user} permission to write to the file.`,
+        "If the file system of the file is mounted read-only, mount it for writing. Otherwise give " +
+          `${user} permission to write to the file.`,
         error,
       );
     }
