@@ -72,7 +72,7 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * Stores a copy of the value.
+   * Stores a copy of `value` as the value of `key`.
    *
    * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes
    * the record. A number up to 10^12 counts as a duration from now in milliseconds, because Keyv 5 passes durations
@@ -175,7 +175,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
    * page. The last page has no cursor. A cursor stays valid while records change, but only for this store and its
    * views.
    *
-   * @throws KeywardError `VALUE_INVALID` if no scan returned `cursor`, or if `limit` is not an integer of at least 1.
+   * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, or if `limit` is not an integer of at
+   * least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     // A scan leaves out records that were added after it began. Otherwise fast writers could keep it running forever.

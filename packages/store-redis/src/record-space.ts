@@ -150,7 +150,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Stores the value.
+   * Stores `value` as the value of `key`.
    *
    * @param expires when the record expires, in milliseconds since the epoch by the server's clock. Default: never. A
    * time in the past removes the record. A number up to 10^12 counts as a duration from now in milliseconds, because
@@ -292,8 +292,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
    *
    * @param options `range`: a range that {@link RecordSpace.ranges} returned. The scan then returns only the records in
    * that range. Default: all records.
-   * @throws KeywardError `VALUE_INVALID` if no scan returned `cursor`, if `ranges` did not return `range`, or if
-   * `limit` is not an integer of at least 1.
+   * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, if `range` is not a range of `ranges`,
+   * or if `limit` is not an integer of at least 1.
    */
   async scan(
     options: { readonly cursor?: string; readonly limit?: number; readonly range?: string } = {},

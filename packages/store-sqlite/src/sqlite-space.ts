@@ -121,7 +121,7 @@ export class SqliteSpace
 
   /**
    * Returns one value per key, in the order of `keys`. The value is `undefined` for a key without a record. All values
-   * are from one state of the file, between two writes.
+   * are read in one transaction.
    */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const found = await this.#findMany(statements.getMany, keys);
@@ -132,7 +132,7 @@ export class SqliteSpace
   }
 
   /**
-   * Stores the value.
+   * Stores `value` as the value of `key`.
    *
    * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes
    * the record. A number up to 10^12 counts as a duration from now in milliseconds, because Keyv 5 passes durations
@@ -172,8 +172,8 @@ export class SqliteSpace
   }
 
   /**
-   * Returns for each key whether the key has a record, in the order of `keys`. All results are from one state of the
-   * file, between two writes.
+   * Returns for each key whether the key has a record, in the order of `keys`. All records are looked up in one
+   * transaction.
    */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const found = await this.#findMany(statements.hasMany, keys);
@@ -251,7 +251,8 @@ export class SqliteSpace
    * Returns a page of records of every namespace, ordered by namespace and key, and the cursor of the next page. The
    * last page has no cursor. A cursor stays valid while records change, and in every process that uses the file.
    *
-   * @throws KeywardError `VALUE_INVALID` if no scan returned `cursor`, or if `limit` is not an integer of at least 1.
+   * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, or if `limit` is not an integer of at
+   * least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
     const limit = requireLimit(options.limit);
