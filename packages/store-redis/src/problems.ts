@@ -98,7 +98,9 @@ const noDatabase: Problem = {
 
 const words = /[A-Z][A-Z_]+/g;
 
-/** Returns the known problem that the error reveals, or `undefined` if the cause of the error is not known. */
+/**
+ * Returns message and hint for the reason that the error reveals, or `undefined` if the error reveals no known reason.
+ */
 export function problemOf(error: unknown): Problem | undefined {
   const root = rootOf(error);
   if (!(root instanceof Error)) return undefined;
