@@ -40,7 +40,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
   const ask = (path: string, init: RequestInit = {}) =>
     fetch(`${url}${path}`, { ...init, headers: { authorization: `Bearer ${apiKey}`, ...init.headers } });
 
-  it("stores text and bytes of every size up to the default limit", async () => {
+  it("stores text and bytes of various sizes up to 2 MiB", async () => {
     const store = client().namespaced("values");
     const values = {
       empty: "",
@@ -85,7 +85,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     for (const answer of answers) expect(await answer.json()).toEqual({ replaced: [true] });
   });
 
-  it("returns every record, both to a scan and to a listing of keys", async () => {
+  it("returns every record in a scan, and every key in a listing of a namespace", async () => {
     const store = client(otherApiKey);
     const keys = Array.from({ length: 250 }, (_, index) => `key-${index}`);
     for (const namespace of ["", "a"]) {
@@ -106,7 +106,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await store.namespaced("a").has("key-1")).toBe(true);
   });
 
-  it("accepts every key of a record in a URL, and requests with a condition", async () => {
+  it("accepts any key of a record in a URL, and answers conditional requests", async () => {
     const keys = [
       "a/b",
       "a//b",
@@ -138,7 +138,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(listed).toHaveLength(keys.length);
   });
 
-  it("refuses a bad API key and a body that is too large", async () => {
+  it("rejects a request with an invalid API key or with a body that is too large", async () => {
     for (const authorization of ["", "Bearer x", `Bearer ${createApiKey({ tenant: "acme" }).apiKey}`]) {
       expect((await fetch(`${url}/key`, { headers: { authorization } })).status).toBe(401);
     }
@@ -149,7 +149,7 @@ function suite(runtime: Runtime, module: "server.ts" | "hono.ts"): void {
     expect(await client().get("key")).toBeUndefined();
   });
 
-  it("keeps the records of two tenants separate, even under equal keys", async () => {
+  it("keeps the records of two tenants separate, even if the records have equal keys", async () => {
     const [mine, theirs] = [client().namespaced("apart"), client(otherApiKey).namespaced("apart")];
     await mine.set("key", "mine");
     expect([await theirs.get("key"), await theirs.has("key"), await theirs.delete("key")]).toEqual([
