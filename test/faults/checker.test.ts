@@ -165,7 +165,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()("first")).toContain("older");
   });
 
-  it("allows a read only the values that the key had at some time during the read", () => {
+  it("allows a read to return only the values that the key had at some time during the read", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     const reads = [history.beginRead(), history.beginRead(), history.beginRead()];

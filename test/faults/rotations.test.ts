@@ -93,7 +93,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
     });
     afterAll(() => vi.unstubAllEnvs());
 
-    it(`fail no call of the application in ${rotations} rotations (seed ${seed})`, options, async () => {
+    it(`the processes fail no call in ${rotations} rotations (seed ${seed})`, options, async () => {
       const { fleet, operator } = await start(service);
       for (let rotation = 1; rotation <= rotations; rotation++) await operator.rotate();
       await fleet.expectNoFailure();
@@ -158,7 +158,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
       },
     );
 
-    it("ask the key service only once if 1,000 reads find records under a key that their keyring lacks", async () => {
+    it("the processes ask the key service only once if 1,000 reads find records under a key that their keyring lacks", async () => {
       const source = service.newSource();
       const operators = await keysFrom(source);
       const old = Keyring.generate("old");

@@ -102,7 +102,7 @@ describe("a namespace of createKeyv", () => {
     expect(keyv.namespace).toBe("encrypted");
   });
 
-  it("makes the next call reject if a host assigns its own namespace to a Keyv that is already in use", async () => {
+  it("cannot be replaced by a host if the Keyv is already in use, so the next call of the host rejects", async () => {
     const store = new MemoryStore();
     const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" });
     await keyv.set("key", 1);

@@ -290,7 +290,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   for (const separator of [":", "::", "/", "\0", "%", "."]) {
     test(
-      `keeps records separate whose namespaces or keys contain ${JSON.stringify(separator)}`,
+      `keeps records separate if their namespaces or keys contain ${JSON.stringify(separator)}`,
       async ({ inNamespace }) => {
         const addresses = [
           [`a${separator}b`, "c"],
