@@ -28,7 +28,7 @@ export function describeReserved(test: StoreTest): void {
     assertValue(await store.get("key"), "record");
   });
 
-  test("lists no reserved record in the store, and lists only reserved records in the reserved space", async (opened) => {
+  test("lists no reserved record in the store, and only reserved records in the reserved space", async (opened) => {
     const { store, inNamespace } = opened;
     const reserved = reservedOf(store);
     await reserved.set("reserved key", "reserved");

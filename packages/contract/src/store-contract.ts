@@ -10,10 +10,11 @@ import { describeScan } from "./scan-tests.ts";
 import { assertValue, type StoreContractOptions, type StoreTest, storeTests } from "./store-under-test.ts";
 
 /**
- * Registers the tests that a store must pass: everything that Keyv requires of a storage adapter, and each capability that
- * the store is expected to have. The tests use no fake clock, so they run against real servers too.
+ * Registers the tests that a store must pass: everything that Keyv requires of a storage adapter, and each capability
+ * that the store is expected to have. The tests use no fake clock, so they run against real servers too.
  *
- * @param runner The functions of a test runner that register tests. Set the timeout of each test to at least 20 seconds.
+ * @param runner The functions of a test runner that register tests. Set the timeout of each test to at least 20
+ * seconds.
  */
 export function storeContract(runner: TestRunner, options: StoreContractOptions): void {
   const { describe } = runner;

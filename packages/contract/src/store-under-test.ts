@@ -23,17 +23,17 @@ export interface OpenStore {
  * a capability which is `false` here.
  */
 export interface StoreExpectations {
-  /** `true` if the store must have `replace`, which replaces only an unchanged record. `false` if it must not. */
+  /** `true` if the store must have `replace`, which replaces only an unchanged record. `false` if it must lack it. */
   readonly atomic: boolean;
-  /** `true` if the store must have `scan`, which lists all records. `false` if it must not. */
+  /** `true` if the store must have `scan`, which lists all records. `false` if it must lack it. */
   readonly scannable: boolean;
-  /** `true` if the store must have `ranges`, which divides all records into ranges. `false` if it must not. */
+  /** `true` if the store must have `ranges`, which divides all records into ranges. `false` if it must lack it. */
   readonly ranged: boolean;
-  /** `true` if the store must declare `values: "bytes"` (it stores bytes as bytes). `false` if it must not. */
+  /** `true` if the store must declare `values: "bytes"` (it keeps bytes). `false` if it must not declare this. */
   readonly bytes: boolean;
-  /** `true` if the store must have `reserved()`, the space for Keyward's own records. `false` if it must not. */
+  /** `true` if the store must have `reserved()`, the space for Keyward's own records. `false` if it must lack it. */
   readonly reserved: boolean;
-  /** `true` if the store must have `namespaced()`, which returns a view in a namespace. `false` if it must not. */
+  /** `true` if the store must have `namespaced()`, which returns a view in a namespace. `false` if it must lack it. */
   readonly namespaced: boolean;
 }
 

@@ -310,7 +310,7 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "reserved space > lists no reserved record in the store, and lists only reserved records in the reserved space",
+      "reserved space > lists no reserved record in the store, and only reserved records in the reserved space",
     ],
   },
 ];
