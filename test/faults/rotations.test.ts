@@ -5,6 +5,7 @@ import {
   EncryptedStore,
   type KeyProvider,
   Keyring,
+  KeywardError,
   type RotateKeyOptions,
   type RotationStep,
   rotateKey,
@@ -124,7 +125,7 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
         for (const step of stepsWithoutService) {
           await operator.rotate({ until: stepBefore(step) });
           await service.stop();
-          await expect(operator.rotate()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+          await expect(operator.rotateOnce()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
           await service.start();
           await operator.rotate();
         }
@@ -235,7 +236,19 @@ class Operator {
     this.#store = new EncryptedStore(inner.namespaced("sessions"), { keys });
   }
 
+  /** Rotates the key. Repeats the call while the key service does not answer in time, as on a busy machine. */
   async rotate(settings: Partial<RotateKeyOptions> = {}): Promise<void> {
+    for (;;) {
+      try {
+        await this.rotateOnce(settings);
+        return;
+      } catch (error) {
+        if (!(error instanceof KeywardError) || error.code !== "PROVIDER_UNAVAILABLE") throw error;
+      }
+    }
+  }
+
+  async rotateOnce(settings: Partial<RotateKeyOptions> = {}): Promise<void> {
     await rotateKey(this.keys, { stores: { sessions: this.#store }, graceMs: soak ? 500 : 50, ...settings });
   }
 
