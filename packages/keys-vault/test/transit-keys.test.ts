@@ -104,7 +104,7 @@ describeWithVault(servers, "transitKeys", () => {
 
   it("a wrapped keyring is reported as missing with a hint to restore it, because a new keyring decrypts no records", async () => {
     const { hint } = await refusal(transitKeys(await options()).load());
-    expect(hint).toMatch(/restore it.*a new keyring decrypts no existing record/);
+    expect(hint).toMatch(/restore that keyring.*a new keyring decrypts no existing record/);
   });
 
   it("a wrapped keyring is refused if it has an older generation, or another name than the option 'name' requires", async () => {
