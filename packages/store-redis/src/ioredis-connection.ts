@@ -3,7 +3,14 @@ import { EventEmitter } from "node:events";
 import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
-import { KeywardError, type Repetition, Repetitions, requireUrl, shareListener } from "@keyward/core";
+import {
+  ignoreLaterErrors,
+  KeywardError,
+  type Repetition,
+  Repetitions,
+  requireUrl,
+  shareListener,
+} from "@keyward/core";
 import { Cluster, type ClusterNode, type ClusterOptions, Command, Redis, type RedisOptions } from "ioredis";
 import { Connection, executedOf, type Request, type ScannedServer, unavailable } from "./connection.ts";
 import type { Deadline } from "./deadline.ts";
@@ -125,12 +132,12 @@ export class IoredisConnection extends Connection {
     for (const unlisten of this.#unlisten) unlisten();
     if (!this.#ownsClient) return;
     // ioredis prints errors that have no listener. Errors while the client closes do not matter.
-    this.#client.on("error", () => undefined);
+    ignoreLaterErrors(this.#client);
     // ioredis listens for one error of a socket, but an interrupted TLS handshake has two. The second would end the
     // process.
     for (const node of isCluster(this.#client) ? this.#client.nodes() : [this.#client]) {
       const socket: unknown = Reflect.get(node, "stream");
-      if (socket instanceof EventEmitter) socket.on("error", () => undefined);
+      if (socket instanceof EventEmitter) ignoreLaterErrors(socket);
     }
     this.#client.disconnect();
   }

@@ -1,5 +1,6 @@
 import { Buffer, isUtf8 } from "node:buffer";
 import {
+  ignoreLaterErrors,
   KeywardError,
   type OptionNames,
   Repetitions,
@@ -64,12 +65,14 @@ export interface KeyvRedisOptions {
  * at growing intervals.
  */
 export class KeyvRedisStore extends RecordSpace {
+  readonly #adapter: object;
   readonly #connection: Connection;
   readonly #unlisten: () => void;
 
   /** Only {@link keyvRedis} calls this constructor. To create a store, use `keyvRedis(adapter)`. */
   constructor(adapter: KeyvRedisAdapter | KeyvValkeyAdapter, connection: Connection, layout: RecordLayout) {
     super(connection, layout);
+    this.#adapter = adapter;
     this.#connection = connection;
     this.namespace = adapter.namespace;
     const repetitions = new Repetitions();
@@ -87,6 +90,7 @@ export class KeyvRedisStore extends RecordSpace {
    * adapter is closed.
    */
   override async disconnect(): Promise<void> {
+    ignoreLaterErrors(this.#adapter);
     try {
       await this.#connection.close();
     } finally {

@@ -2,7 +2,7 @@ import { KeyvBridgeAdapter, type KeyvStorageAdapter, type KeyvStorageEntry } fro
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { keyInStore, requireStore, strayEntry, toAdapter, type WrappableStore } from "./adapters.ts";
 import { shareConnection } from "./connection-users.ts";
-import { shareListener } from "./event-listeners.ts";
+import { ignoreLaterErrors, shareListener } from "./event-listeners.ts";
 import { NamespaceUse } from "./namespace-use.ts";
 import type { ValueForm } from "./record.ts";
 import { sameStored } from "./store-arguments.ts";
@@ -141,7 +141,11 @@ export class WrappedStore {
     // Every view of a backend has the same reserved space.
     const backend = this.reserved ?? this.#given;
     if (opened === undefined || opened === this.#given) {
-      return shareConnection(backend, () => this.#call(async () => this.#adapter.disconnect?.()), this.#given);
+      const disconnect = async () => {
+        for (const source of new Set<object>([this.#adapter, this.#errorSource])) ignoreLaterErrors(source);
+        return this.#adapter.disconnect?.();
+      };
+      return shareConnection(backend, () => this.#call(disconnect), this.#given);
     }
     return shareConnection(backend, () => wrapRejection(async () => opened.disconnect?.()), opened);
   }
