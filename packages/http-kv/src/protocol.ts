@@ -144,7 +144,7 @@ export type EncodedChange = EncodedValue & {
 /** One record in the answer to the operation `scan`. */
 export type EncodedRecord = EncodedValue & { readonly namespace: string; readonly key: string };
 
-/** The JSON object that the server sends as the answer to each operation. */
+/** For each operation, the JSON object that the server sends as its answer. */
 export interface Answers {
   /**
    * The value of each key in the order of the keys, or `null` for a key without a record. The server may omit the

@@ -117,7 +117,7 @@ describe("a record in a foreign format that the Keyv cannot decode", () => {
     expect(await inner.get("odd")).toBe("text");
   });
 
-  it("is not encrypted by an EncryptedStore whose option decode throws, but is encrypted without this option", async () => {
+  it("is left unencrypted by an EncryptedStore only if its option decode throws for the record", async () => {
     for (const decode of [
       (value: unknown) => JSON.parse(String(value)),
       async (value: unknown) => JSON.parse(String(value)),

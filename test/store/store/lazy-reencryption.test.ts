@@ -303,7 +303,7 @@ describe("lazy re-encryption, between two batches,", () => {
     await settling;
   });
 
-  it("keeps the new value of a queued record that is written and read again", async () => {
+  it("keeps the new value if a queued record is overwritten, even if a read follows", async () => {
     // Repeated if the machine was too busy to write during the pause.
     let round: Awaited<ReturnType<typeof reading>>;
     do {

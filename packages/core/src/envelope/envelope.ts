@@ -154,7 +154,7 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
     throw recordError("RECORD_TAMPERED", address, `cannot be decrypted under key "${keyId}"`, {
       keyId,
       hint:
-        "The record was altered, or copied here from another key, namespace or scope. Restore it from a backup, or " +
+        "The record was altered, or copied here from another record's key, namespace or scope. Restore it from a backup, or " +
         "delete it.",
       cause,
     });

@@ -134,10 +134,10 @@ export class KeyringSource {
   }
 
   /**
-   * Waits for a load in progress to end, and then loads the keyring from the provider.
+   * Waits for a load in progress to end, and then loads the keyring from the provider. During the pause after a failed
+   * load, does not ask the provider, and rejects with the error of that failed load.
    *
-   * @throws KeywardError the error of the load; during the pause after a failed load, the error of that failed load.
-   * The last good keyring stays in use.
+   * @throws KeywardError the error of the load. The last good keyring stays in use.
    */
   async refresh(): Promise<Keyring> {
     // A load in progress may have begun before the change that the caller knows of.

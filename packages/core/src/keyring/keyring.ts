@@ -425,8 +425,8 @@ export function requireSavable(ring: Keyring, name?: string): void {
     throw invalidKeyring("a scoped keyring cannot be saved", "Save the unscoped keyring that it was derived from.");
   }
   if (name === undefined || ring.name === name) return;
-  const names = `is named ${JSON.stringify(ring.name)}, but the key provider keeps the keyring ${JSON.stringify(name)}`;
-  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved ${names}`, {
+  const names = `${JSON.stringify(ring.name)} instead of ${JSON.stringify(name)}`;
+  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved has the wrong name: ${names}`, {
     hint: "Load the keyring, change it, and save the result. Only if the keyring is new, give it the expected name with rename().",
   });
 }

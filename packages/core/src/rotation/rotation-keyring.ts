@@ -72,7 +72,7 @@ export class RotationKeyring {
   }
 
   /**
-   * Announces the generation of a keyring in every store, so that replicas load the keyring.
+   * Announces the generation number of a keyring in every store, so that replicas load the keyring.
    *
    * @param keyring the keyring that the provider has just returned.
    * @throws KeywardError `STORE_KEYS_DIFFER` if a store uses another keyring.

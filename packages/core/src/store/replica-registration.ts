@@ -62,8 +62,8 @@ export interface ReplicaRegistrationParts {
 }
 
 /**
- * What {@link ReplicaRegistration} reports to the stores that joined it: the heartbeat has lapsed, failed, or
- * recovered.
+ * What {@link ReplicaRegistration} reports to each store that called {@link ReplicaRegistration.join}: the heartbeat
+ * has lapsed, failed, or recovered.
  */
 export type ReplicaRegistrationReport =
   | { readonly kind: "lapsed" }
@@ -71,7 +71,9 @@ export type ReplicaRegistrationReport =
   /** A heartbeat was written after one that had failed. */
   | { readonly kind: "recovered" };
 
-/** A store that registered: it is called with each report, and must not throw. */
+/**
+ * The callback of a store that called {@link ReplicaRegistration.join}. Called with each report, and must not throw.
+ */
 type Member = (report: ReplicaRegistrationReport) => void;
 
 // Longer than any two clocks differ, even if one has the wrong time zone. Whether a replica has lapsed depends on its

@@ -8,7 +8,8 @@ import type { OpenedRecord } from "./record-codec.ts";
 const pageSize = 1_000;
 
 /**
- * Returns the check records of all scopes in a backend, except check records under a key that `keyring` does not
+ * Returns the check record of each scope in a backend. The check record of a scope shows whether a keyring that was
+ * derived for this scope belongs to the store. Leaves out check records under an encryption key that `keyring` does not
  * contain.
  */
 export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring): Promise<readonly CheckRecord[]> {

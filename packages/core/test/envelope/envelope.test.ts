@@ -108,7 +108,7 @@ describe("readHeader", () => {
     );
   });
 
-  it("does not return a header that it has read before for a value that begins in almost the same way", () => {
+  it("does not confuse a value with an earlier value that begins in almost the same way", () => {
     for (const { written } of headers) readHeader(Buffer.from(written), address);
     for (const stored of ["kw1.k1", "kw1", "kw", "", "KW1.k1.", " kw1.k1.", "no header"]) {
       const read = () => readHeader(stored, address)?.keyId;

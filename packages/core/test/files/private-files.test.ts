@@ -145,7 +145,9 @@ describe.skipIf(process.platform === "win32")("the lock file beside a keyring fi
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringContaining("is not an empty file"),
-      hint: expect.stringContaining("While no process changes the file beside the .lock file, remove the .lock file"),
+      hint: expect.stringContaining(
+        "Make sure that no process is changing the file that the .lock file guards. Then remove the .lock file",
+      ),
     });
     expect([readFileSync(`${path}.lock`, "utf8"), existsSync(path)]).toEqual(["something else", false]);
   });
