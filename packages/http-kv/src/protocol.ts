@@ -223,9 +223,9 @@ export type PathTarget =
     };
 
 /**
- * Returns the key or the prefix of keys that a percent-encoded path and its query (without "?") name. As in unstorage,
- * a path that ends with an unencoded "/" or ":" is a prefix. If a key itself ends with "/" or ":", its path ends with
- * %2F or %3A.
+ * Returns the record's key or the prefix of keys that a percent-encoded path and its query (without "?") name. As in
+ * unstorage, a path that ends with an unencoded "/" or ":" is a prefix. If a key itself ends with "/" or ":", its path
+ * ends with %2F or %3A.
  *
  * @throws Refusal `REQUEST_INVALID` for percent-encoded bytes that are not UTF-8, for unknown or repeated parameters,
  * and for a key both in the path and in the query.

@@ -234,7 +234,7 @@ export class Transport {
           "Check that the option `url` is the address of a keyward-kv server, and that no proxy answered instead of the server.",
         );
       case "REQUEST_INVALID":
-        return as("VALUE_INVALID", "Change the key, value or cursor that the message describes.");
+        return as("VALUE_INVALID", "Change the record's key, the value or the cursor that the message describes.");
       case "TOO_LARGE":
         return as(
           "VALUE_INVALID",

@@ -79,7 +79,7 @@ it("HttpStore.replace returns whether the replacement was done, even if connecti
 });
 
 describe("a server process that does not remember an earlier request", () => {
-  it.each(["a client that used another process before", "a new client"])(
+  it.each(["a client that has used another process", "a new client"])(
     "does not tell %s that a replacement was refused if another process did the replacement",
     async (kind) => {
       const { apiKey, entry } = createApiKey({ tenant: "acme" });
@@ -101,7 +101,7 @@ describe("a server process that does not remember an earlier request", () => {
     },
   );
 
-  it("accepts a write of a client that used another process before", async () => {
+  it("accepts a write of a client that has used another process", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     let handler = createKvHandler({ store, tenants: [entry] });
@@ -184,7 +184,7 @@ describe("a server process that does not remember an earlier request", () => {
     expect(attempts).toBe(3);
   });
 
-  it("returns the stored record to a client that used another process on the same port before", async () => {
+  it("returns the stored record to a client that has used another process on the same port", async () => {
     const store = new MemoryStore();
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const first = await startServer({ store, tenants: [entry], apiKey });

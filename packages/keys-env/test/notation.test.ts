@@ -166,7 +166,7 @@ describe("a key", () => {
     }
   });
 
-  it("is refused or gives another key, but never the same key, if one character is altered", async () => {
+  it("is refused or gives another key if one character is altered", async () => {
     const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const index = fc.integer({ min: 0, max: 42 });
     await fc.assert(

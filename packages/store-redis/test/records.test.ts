@@ -265,7 +265,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(after.scripts >= 6 * refused && after.scripts <= 7 * refused).toBe(true);
   });
 
-  it("replaces many records with a few scripts of limited size, but no record that differs from its expected value", async () => {
+  it("replaces many records with a few scripts of limited size, and only records that still have the expected value", async () => {
     await store.setMany(["one", "other"].map((key) => ({ key, value: "0" })));
     const known = ["one", "other"].map((key) => ({ key, expected: "0", next: "1" }));
     expect(await store.replaceMany(known)).toEqual([true, true]);

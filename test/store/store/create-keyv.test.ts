@@ -75,7 +75,7 @@ async function withBrokenRecord(): Promise<{ keyv: KeywardKeyv; map: Map<string,
 describe("a Keyv that createKeyv made", () => {
   for (const count of listenerCounts) {
     for (const [name, call] of Object.entries(reads)) {
-      it(`with ${count} listeners for error, rejects ${name} of a damaged record`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} of a damaged record`, async () => {
         const { keyv } = await withBrokenRecord();
         const emitted = listen(keyv, count);
         const single = ["get", "getRaw", "has"].includes(name);
@@ -88,7 +88,7 @@ describe("a Keyv that createKeyv made", () => {
     }
 
     for (const [name, call] of Object.entries(writes)) {
-      it(`with ${count} listeners for error, rejects ${name} if it would replace a record that could not be read`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} if it would replace a record that could not be read`, async () => {
         const { keyv, map } = await withBrokenRecord();
         await expectRefusal(keyv.get("broken"), "RECORD_TAMPERED");
         const before = map.get("broken");
@@ -100,7 +100,7 @@ describe("a Keyv that createKeyv made", () => {
     }
 
     for (const [name, call] of Object.entries({ ...reads, ...writes, ...removals })) {
-      it(`with ${count} listeners for error, rejects ${name} if the store fails`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} if the store fails`, async () => {
         const inner = new BreakableAdapter(new Map());
         const keyv = createKeyv({ store: inner, keys: newRing() });
         await keyv.set("broken", `${marker}value`);
@@ -115,7 +115,7 @@ describe("a Keyv that createKeyv made", () => {
       });
     }
 
-    it(`with ${count} listeners for error, rejects a write of a symbol, for which Keyv emits a string as error`, async () => {
+    it(`has ${count} listeners for error, and rejects a write of a symbol, for which Keyv emits a string as error`, async () => {
       const keyv = createKeyv({ store: new Map(), keys: newRing() });
       const emitted = listen(keyv, count);
       const error = await expectRefusal(keyv.set("a", Symbol("x")), "VALUE_INVALID");

@@ -486,7 +486,7 @@ describe("lazy re-encryption of foreign formats", () => {
     }
   });
 
-  it("encrypts a record in the AES-GCM format of @keyv/encrypt-node after the read", async () => {
+  it("encrypts, after the read, a record in the AES-GCM format of @keyv/encrypt-node", async () => {
     const passphrase = randomBytes(16).toString("hex");
     const iv = randomBytes(12);
     const cipher = createCipheriv("aes-256-gcm", createHash("sha256").update(passphrase).digest(), iv);

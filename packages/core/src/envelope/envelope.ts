@@ -105,7 +105,7 @@ function encrypt(
  * @param header the header of the envelope, which {@link readHeader} returned.
  * @param root the root, which is the material, of the key that the header names.
  * @throws KeywardError
- * - `RECORD_MALFORMED` for an envelope that breaks the format;
+ * - `RECORD_MALFORMED` if the envelope is cut off or garbled;
  * - `KEY_MISMATCH` if `root` is not the root that encrypted the record;
  * - `RECORD_TAMPERED` if the record was altered, or was moved from another address.
  */

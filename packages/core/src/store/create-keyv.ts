@@ -103,7 +103,7 @@ export class KeywardKeyv extends ReportingKeyv {
    * calls reject with `NAMESPACE_CONFLICT`.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` if two libraries with different namespaces use this Keyv as their store,
-   * because their keys could mix.
+   * because the keys of their records could mix.
    */
   override get namespace(): string | undefined {
     return super.namespace;

@@ -163,7 +163,7 @@ export class OverwriteGuard {
     );
   }
 
-  /** A short digest of a key. It is salted, so that an attacker cannot choose two keys with the same digest. */
+  /** A short digest of a record's key, salted so that an attacker cannot choose two such keys with the same digest. */
   #markOf(key: string): number {
     return createHash("sha256").update(this.#salt).update(key).digest().readUIntBE(0, 6);
   }

@@ -52,8 +52,8 @@ export interface ReplicaRegistrationParts {
   /** Verifies that the keyring, not derived for a scope, belongs to the store. */
   readonly check: KeyringCheck;
   /**
-   * The lowest generation with which a process may write, from the check record of the keyring that is not derived for
-   * a scope.
+   * The lowest generation number of the keyring with which a process may write, from the check record of the keyring
+   * that is not derived for a scope.
    */
   readonly generationNotice: GenerationNotice;
   readonly source: KeyringSource;
@@ -203,7 +203,8 @@ export class ReplicaRegistration {
    *
    * @throws KeywardError the error of the store if the heartbeat cannot be written, or the error of the key provider if
    * the keyring cannot be reloaded.
-   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring has an earlier generation than the store requires.
+   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring has a lower generation number than the store
+   * requires.
    */
   requireLease(): Promise<void> | undefined {
     return this.#hasLease() ? undefined : this.#registerOnce();

@@ -27,8 +27,8 @@ export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring
 
 /**
  * Returns the content of a check record if this content can be trusted. Returns `undefined` if the content is
- * malformed. Also returns `undefined` for the check record of a scope if it contains a later generation than both
- * `keyring` and the check record of the store have.
+ * malformed. Also returns `undefined` for the check record of a scope if it contains a higher generation number than
+ * both `keyring` and the check record of the store have.
  *
  * A rotation raises the generation in the check record of the store first, and a process that has only the keyring of a
  * scope cannot write this check record. So this process can neither require a generation that no keyring has, nor
