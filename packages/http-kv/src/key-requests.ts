@@ -76,7 +76,7 @@ async function answerPrefix(
       else await records.deleteAll((key) => key.startsWith(prefix));
       return okay({});
     default:
-      throw invalid("The path has no key");
+      throw invalid("The path contains no key of a record");
   }
 }
 

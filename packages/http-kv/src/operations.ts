@@ -313,7 +313,7 @@ function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonl
  * @throws Refusal `REQUEST_INVALID` if the key is not well-formed text; `TOO_LARGE` if it is longer than `maxKeyBytes`.
  */
 export function readKey(key: unknown, limits: KvLimits): string {
-  return requireName(key, "A key", limits);
+  return requireName(key, "The key of a record", limits);
 }
 
 /**

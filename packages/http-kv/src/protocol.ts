@@ -236,7 +236,7 @@ export function readPath(path: string, query: string): PathTarget {
   const named = parameters.get("key");
   const encoded = path.slice(1);
   if (named !== undefined) {
-    if (encoded !== "") throw invalid("The URL has a key both in the path and in the query");
+    if (encoded !== "") throw invalid("The URL has the key of a record both in the path and in the query");
     return { kind: "key", key: named, namespace };
   }
   const explicit = encoded.endsWith(":");

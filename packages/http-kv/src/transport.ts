@@ -238,7 +238,7 @@ export class Transport {
       case "TOO_LARGE":
         return as(
           "VALUE_INVALID",
-          "Use a shorter key or value, or fewer records in one call. If the server must accept the call as it is, raise the limit of the server that the message describes.",
+          "Shorten the record's key or the value, or pass fewer records in one call. If the server must accept the call as it is, raise the limit of the server that the message describes.",
         );
       case "NOT_ATOMIC":
         return as(

@@ -160,7 +160,7 @@ describeWithRedis(servers, "RedisStore", () => {
   });
 
   it.each(["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*"])(
-    "clears the namespace %j, but no other namespace that would match this name as a pattern",
+    "clears only the namespace %j, even if another namespace would match this name as a pattern",
     async (namespace) => {
       const others = ["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*", "a", "ab"].filter(
         (other) => other !== namespace,
