@@ -13,7 +13,10 @@ import { eventually } from "./waiting.ts";
 
 const shortMs = 300;
 
-/** What {@link describeAtomic} tests: the `replace` of the store under test, or the `replace` of its reserved space. */
+/**
+ * What {@link describeAtomic} tests: the `replace` of the store under test, or the `replace` of its reserved space
+ * (where Keyward keeps its own records).
+ */
 export interface AtomicUnderTest {
   readonly test: StoreTest;
   /** `true` if the store returns bytes as bytes. Then `replace` is also tested with bytes. */

@@ -42,7 +42,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
 
   for (const limit of [undefined, 1, 7, 10_000]) {
     test(
-      `finds every record and its value in every namespace with ${limit === undefined ? "the default limit" : `a limit of ${limit}`}`,
+      `finds every record and its value in every namespace: ${limit === undefined ? "the default limit" : `a limit of ${limit}`}`,
       async (opened) => {
         const expected = new Map<string, StoredValue>();
         for (const namespace of namespaces) {

@@ -446,7 +446,7 @@ describe.concurrent("storeContract", () => {
     });
   }
 
-  it("passes a store with ranges that follows the contract", async () => {
+  it("passes a store that has ranges and follows the contract", async () => {
     const claims = { expect: { ...allCapabilities, ranged: true } };
     assert.deepEqual(await failuresOfStore((origin) => new RangedMemoryStore(origin), claims), []);
   });

@@ -37,7 +37,7 @@ export class AnswerReader {
   /**
    * Reads the next bytes of the answer.
    *
-   * @throws JsonRefusal if the answer exceeds a bound.
+   * @throws JsonRefusal if the answer has more bytes, parts or levels than the {@link JsonBounds} of the reader allow.
    */
   write(piece: Uint8Array): void {
     if (this.#short === undefined) {

@@ -51,8 +51,8 @@ const keyPattern = /^kv_([A-Za-z0-9]{12})_[A-Za-z0-9_-]{43}$/;
 const namePattern = /^[A-Za-z0-9_-]{1,64}$/;
 
 /**
- * Makes an API key of 256 random bits, and the entry with which the server accepts the key. The returned `apiKey` is the
- * key itself. The returned `entry` contains only the SHA-256 of the key.
+ * Makes an API key of 256 random bits, and the entry with which the server accepts the API key. The returned `apiKey`
+ * is the API key itself. The returned `entry` contains only the SHA-256 of the API key.
  *
  * @throws KeywardError `VALUE_INVALID` for an invalid tenant, namespace, scope or expiry.
  * @example

@@ -75,7 +75,8 @@ export class JsonReader {
   /**
    * Parses a short JSON document in one step, when all of its bytes have arrived.
    *
-   * @throws JsonRefusal if the document is not JSON or exceeds a bound; an error that `weigh` throws.
+   * @throws JsonRefusal if the document is not JSON or exceeds one of `bounds`; an error that {@link JsonBounds.weigh}
+   * throws.
    */
   static readWhole(bytes: Uint8Array, bounds: JsonBounds): unknown {
     if (bytes.length > bounds.maxBytes) throw new JsonRefusal("too large");
@@ -97,7 +98,8 @@ export class JsonReader {
   /**
    * Reads the next bytes of the document.
    *
-   * @throws JsonRefusal if the document exceeds a bound; an error that `weigh` throws.
+   * @throws JsonRefusal if the document exceeds one of its {@link JsonBounds}; an error that {@link JsonBounds.weigh}
+   * throws.
    */
   write(piece: Uint8Array): void {
     const { maxBytes, weigh } = this.#bounds;

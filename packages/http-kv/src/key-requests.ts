@@ -27,8 +27,8 @@ export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Sco
 }
 
 /**
- * Reads and checks a GET, HEAD, PUT or DELETE, on one key or on all keys with a prefix. Returns a function that does
- * the request.
+ * Reads and checks a GET, HEAD, PUT or DELETE, on one record's key or on all such keys with a prefix. Returns a
+ * function that does the request.
  *
  * @param digest the hash of the request, to which the body of a PUT is added. `undefined` if no hash is needed.
  * @throws Refusal such as `REQUEST_INVALID` or `TOO_LARGE` for an invalid request; `NOT_ATOMIC` for a conditional PUT
@@ -76,7 +76,7 @@ async function answerPrefix(
       else await records.deleteAll((key) => key.startsWith(prefix));
       return okay({});
     default:
-      throw invalid("The path has no key");
+      throw invalid("The path contains no key of a record");
   }
 }
 

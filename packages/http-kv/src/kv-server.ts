@@ -332,7 +332,7 @@ function requireScopes({ scopes }: ApiKeyEntry, needed: readonly Scope[]): void 
 function refusalFor(error: unknown): Refusal {
   switch (error instanceof KeywardError ? error.code : undefined) {
     case "VALUE_INVALID":
-      return invalid("The server's store refuses the key or the value");
+      return invalid("The server's store refuses the record's key or its value");
     case "STORE_UNAVAILABLE":
       return new Refusal("UNAVAILABLE", "The server's store failed or cannot be reached", 1);
     default:

@@ -6,7 +6,7 @@ export interface KvLimits {
   readonly maxBodyBytes: number;
   /** Maximum length of a value, in bytes. Default: 2 MiB. While the store writes a value, all other requests wait. */
   readonly maxValueBytes: number;
-  /** Maximum length of a key and of a namespace, in bytes of UTF-8. Default: 2,048. */
+  /** Maximum length of a record's key and of a namespace, in bytes of UTF-8. Default: 2,048. */
   readonly maxKeyBytes: number;
   /** Maximum number of records in the batch of one request, and in one page of a scan. Default: 1,000. */
   readonly maxBatch: number;
@@ -19,7 +19,7 @@ export interface KvLimits {
    * request counts from its first byte until the request is answered. The values of an answer, and up to 2 MiB that a
    * listing of keys reads ahead, count until the answer is delivered.
    *
-   * A single tenant gets half of the limit. Therefore the limit must be at least twice the memory of the largest
+   * A single tenant gets half of this limit. Therefore this limit must be at least twice the memory of the largest
    * request. The largest request needs `maxBodyBytes` plus the largest of `maxBodyBytes`, `maxAnswerBytes` and
    * `maxValueBytes`.
    */

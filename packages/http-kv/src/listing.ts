@@ -21,7 +21,8 @@ const iteratedBytes = 2 * 2 ** 20;
  *
  * @param form "list" for a JSON list, which unstorage expects; "operation" for the object that the operation `list`
  * returns.
- * @throws Refusal `OVERLOADED` if too little memory is free; `NOT_SCANNABLE` if the store cannot list its keys.
+ * @throws Refusal `OVERLOADED` if too little of `maxBytesInMemory` is free; `NOT_SCANNABLE` if the store cannot list
+ * its keys.
  */
 export async function listing(
   records: NamespaceRecords,

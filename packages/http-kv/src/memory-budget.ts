@@ -9,7 +9,7 @@ export interface RequestMemory {
   /**
    * Reserves more bytes.
    *
-   * @throws Refusal `OVERLOADED` if too little memory is free.
+   * @throws Refusal `OVERLOADED` if too little of `maxBytesInMemory` is free.
    */
   reserve(bytes: number): void;
   /** Gives back `bytes` of the reserved bytes, so that other requests can reserve them. */
@@ -21,9 +21,9 @@ export interface RequestMemory {
 const retryAfterSeconds = 1;
 
 /**
- * Limits how many bytes all requests of a process have in memory together. A tenant can reserve more bytes only if at least
- * as many bytes stay free as the tenant then has reserved. So a single tenant gets half of the limit, two tenants get a
- * third each, and a new tenant always finds as much free memory as each other tenant has reserved.
+ * Limits how many bytes all requests of a process have in memory together. A tenant can reserve more bytes only if at
+ * least as many bytes stay free as the tenant then has reserved. So a single tenant gets half of the memory limit, two
+ * tenants get a third each, and a new tenant always finds as much free memory as each other tenant has reserved.
  */
 export class MemoryBudget {
   readonly #maxBytes: number;

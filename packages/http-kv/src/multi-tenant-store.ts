@@ -56,7 +56,7 @@ export class MultiTenantStore {
    * page only through the time that the server needs to read these records.
    *
    * @throws Refusal `NOT_SCANNABLE` if the store cannot be scanned; `REQUEST_INVALID` for a cursor of another tenant
-   * namespace or space; `OVERLOADED` if the free memory is too little for the first records.
+   * namespace or space; `OVERLOADED` if the free part of `maxBytesInMemory` is too little for the first records.
    */
   async scan(
     tenantNamespace: TenantNamespace,

@@ -95,8 +95,9 @@ export function bodyBounds(
 /**
  * Checks the body of an operation, and returns a function that does the operation.
  *
- * @throws Refusal `REQUEST_INVALID` if the body is invalid; `TOO_LARGE` if a key, a namespace, a value or the number of
- * records exceeds a limit; `OVERLOADED` if the free memory is too little for the values in the body.
+ * @throws Refusal `REQUEST_INVALID` if the body is invalid; `TOO_LARGE` if a record's key, a namespace, a value or the
+ * number of records exceeds a limit; `OVERLOADED` if the free part of `maxBytesInMemory` is too little for the values
+ * in the body.
  */
 export async function prepareOperation(
   operation: Operation,
@@ -312,7 +313,7 @@ function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonl
  * @throws Refusal `REQUEST_INVALID` if the key is not well-formed text; `TOO_LARGE` if it is longer than `maxKeyBytes`.
  */
 export function readKey(key: unknown, limits: KvLimits): string {
-  return requireName(key, "A key", limits);
+  return requireName(key, "The key of a record", limits);
 }
 
 /**

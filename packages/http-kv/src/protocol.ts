@@ -144,7 +144,7 @@ export type EncodedChange = EncodedValue & {
 /** One record in the answer to the operation `scan`. */
 export type EncodedRecord = EncodedValue & { readonly namespace: string; readonly key: string };
 
-/** The JSON object that the server sends as the answer to each operation. */
+/** For each operation, the JSON object that the server sends as its answer. */
 export interface Answers {
   /**
    * The value of each key in the order of the keys, or `null` for a key without a record. The server may omit the
@@ -223,9 +223,9 @@ export type PathTarget =
     };
 
 /**
- * Returns the key or the prefix of keys that a percent-encoded path and its query (without "?") name. As in unstorage,
- * a path that ends with an unencoded "/" or ":" is a prefix. If a key itself ends with "/" or ":", its path ends with
- * %2F or %3A.
+ * Returns the record's key or the prefix of keys that a percent-encoded path and its query (without "?") name. As in
+ * unstorage, a path that ends with an unencoded "/" or ":" is a prefix. If a key itself ends with "/" or ":", its path
+ * ends with %2F or %3A.
  *
  * @throws Refusal `REQUEST_INVALID` for percent-encoded bytes that are not UTF-8, for unknown or repeated parameters,
  * and for a key both in the path and in the query.
@@ -236,7 +236,7 @@ export function readPath(path: string, query: string): PathTarget {
   const named = parameters.get("key");
   const encoded = path.slice(1);
   if (named !== undefined) {
-    if (encoded !== "") throw invalid("The URL has a key both in the path and in the query");
+    if (encoded !== "") throw invalid("The URL has the key of a record both in the path and in the query");
     return { kind: "key", key: named, namespace };
   }
   const explicit = encoded.endsWith(":");

@@ -23,8 +23,8 @@ export interface BodyLimits {
 /**
  * Reads the JSON body of a request. While the body arrives, its bounds are checked and its long strings are decoded.
  *
- * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`. If the body exceeds a bound, the
- * rest of the body is not read.
+ * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`. If the body exceeds one of its
+ * bounds, the rest of the body is not read.
  */
 export async function readJson(
   incoming: Incoming,

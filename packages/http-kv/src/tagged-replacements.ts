@@ -27,8 +27,8 @@ const maxAttempts = 16;
  * than the free memory, the server does only the first changes, at least one, and returns only the results of these
  * changes.
  *
- * @throws Refusal `NOT_ATOMIC` if the store cannot replace a value atomically; `OVERLOADED` if the free memory is too
- * little for the first values. After `OVERLOADED`, no value was replaced.
+ * @throws Refusal `NOT_ATOMIC` if the store cannot replace a value atomically; `OVERLOADED` if the free part of
+ * `maxBytesInMemory` is too little for the first values. After `OVERLOADED`, no value was replaced.
  */
 export async function replaceTagged(
   records: NamespaceRecords,

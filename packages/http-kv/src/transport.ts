@@ -234,11 +234,11 @@ export class Transport {
           "Check that the option `url` is the address of a keyward-kv server, and that no proxy answered instead of the server.",
         );
       case "REQUEST_INVALID":
-        return as("VALUE_INVALID", "Change the key, value or cursor that the message describes.");
+        return as("VALUE_INVALID", "Change the record's key, the value or the cursor that the message describes.");
       case "TOO_LARGE":
         return as(
           "VALUE_INVALID",
-          "Use a shorter key or value, or fewer records in one call. If the server must accept the call as it is, raise the limit of the server that the message describes.",
+          "Shorten the record's key or the value, or pass fewer records in one call. If the server must accept the call as it is, raise the limit of the server that the message describes.",
         );
       case "NOT_ATOMIC":
         return as(

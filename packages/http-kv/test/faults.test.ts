@@ -79,7 +79,7 @@ it("HttpStore.replace returns whether the replacement was done, even if connecti
 });
 
 describe("a server process that does not remember an earlier request", () => {
-  it.each(["a client that used another process before", "a new client"])(
+  it.each(["a client that has used another process", "a new client"])(
     "does not tell %s that a replacement was refused if another process did the replacement",
     async (kind) => {
       const { apiKey, entry } = createApiKey({ tenant: "acme" });
@@ -101,7 +101,7 @@ describe("a server process that does not remember an earlier request", () => {
     },
   );
 
-  it("accepts a write of a client that used another process before", async () => {
+  it("accepts a write of a client that has used another process", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     let handler = createKvHandler({ store, tenants: [entry] });
@@ -184,7 +184,7 @@ describe("a server process that does not remember an earlier request", () => {
     expect(attempts).toBe(3);
   });
 
-  it("returns the stored record to a client that used another process on the same port before", async () => {
+  it("returns the stored record to a client that has used another process on the same port", async () => {
     const store = new MemoryStore();
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const first = await startServer({ store, tenants: [entry], apiKey });
@@ -245,24 +245,27 @@ it("a delayed attempt does not undo a later write, even if the server has forgot
   expect(await client.set("key", "third")).toBe(true);
 });
 
-it.each(["set", "delete"] as const)("a repeated %s is not done if another process may have done it", async (method) => {
-  const { apiKey, entry } = createApiKey({ tenant: "acme" });
-  const store = new MemoryStore();
-  const first = createKvHandler({ store, tenants: [entry] });
-  const second = createKvHandler({ store, tenants: [entry] });
-  let handler: KvHandler = async (request) => {
-    if (!request.url.endsWith(`/${method}`)) return await first(request);
-    await first(request);
-    await new HttpStore({ url: "http://localhost", apiKey, fetch: second }).set("key", "later");
-    handler = second;
-    throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
-  };
-  const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
-  await client.has("key");
-  const call = method === "set" ? client.set("key", "earlier") : client.delete("key");
-  await expect(call).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
-  expect(await client.get("key")).toBe("later");
-});
+it.each(["set", "delete"] as const)(
+  "the repetition of a %s changes nothing if another process may have done the first attempt",
+  async (method) => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const store = new MemoryStore();
+    const first = createKvHandler({ store, tenants: [entry] });
+    const second = createKvHandler({ store, tenants: [entry] });
+    let handler: KvHandler = async (request) => {
+      if (!request.url.endsWith(`/${method}`)) return await first(request);
+      await first(request);
+      await new HttpStore({ url: "http://localhost", apiKey, fetch: second }).set("key", "later");
+      handler = second;
+      throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
+    };
+    const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
+    await client.has("key");
+    const call = method === "set" ? client.set("key", "earlier") : client.delete("key");
+    await expect(call).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(await client.get("key")).toBe("later");
+  },
+);
 
 it("HttpStore repeats a call that the server refuses because of the rate limit, until the call succeeds", async () => {
   const server = await startServer({ limits: { requestsPerSecond: 2 } });

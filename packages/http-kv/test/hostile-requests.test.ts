@@ -57,7 +57,7 @@ describe("a hostile client with an API key", () => {
     }
   });
 
-  it("cannot fill the memory of a server with bodies in chunks of one byte", async () => {
+  it("cannot fill the memory of a server by sending bodies in chunks of one byte", async () => {
     const folder = temporaryFolder();
     const tenants = join(folder.path, "tenants.json");
     const { apiKey, entry } = createApiKey({ tenant: "hostile" });

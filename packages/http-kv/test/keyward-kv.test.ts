@@ -96,7 +96,7 @@ describe("keyward-kv serve", () => {
     expect(await server.stop()).toBe(0);
   });
 
-  it("waits for a request in progress after SIGTERM, but at most for --drain-ms", async () => {
+  it("waits, after SIGTERM, for the request in progress, but at most for --drain-ms", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "100");
@@ -290,7 +290,7 @@ describeWithRedis(redisServers, "keyward-kv over Redis", () => {
   });
 });
 
-it("keyward-kv shows no password, but the id of a log entry, if its Redis server cannot be reached", async () => {
+it("keyward-kv prints the id of a log entry and no password if its Redis server cannot be reached", async () => {
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
   const password = randomBytes(8).toString("hex");

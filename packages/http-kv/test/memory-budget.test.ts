@@ -180,7 +180,7 @@ describe("the memory limit", () => {
     expect(found).toEqual(keys);
   });
 
-  it("shortens the answer to a batch or a scan if the free memory is too small for all values", async () => {
+  it("shortens the answer to a batch or a scan if the free part of the memory limit is too small for all values", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const ask = async (operation: string, body: unknown) => {

@@ -183,7 +183,7 @@ describe("a value", () => {
 });
 
 describe("a conditional write", () => {
-  it("is done if its condition is met, and is answered with 412 if its condition is not met", async () => {
+  it("is done only if its condition is met, and is otherwise answered with 412", async () => {
     const ask = ready();
     const put = async (body: string, headers: Record<string, string>) =>
       (await ask("PUT", "/key", { body, headers })).status;

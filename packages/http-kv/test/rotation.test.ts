@@ -87,7 +87,7 @@ describe.each(Object.entries(backends))("a rotation through HttpStore, with reco
   });
 });
 
-it("rotateKey waits for a running process (replica) whose write has not reached the server yet", async () => {
+it("rotateKey waits until the last write of another process (replica) has reached the server", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
   let ring = Keyring.generate("old").withStores(["records"]);

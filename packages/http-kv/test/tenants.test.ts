@@ -452,7 +452,7 @@ describe("a file of API keys", () => {
   const empty = JSON.stringify({ "keyward-kv": 1, keys: [] });
   const add = (path: string, entry: ApiKeyEntry) => changeTenants(path, (entries) => [...entries, entry]);
 
-  it("takes effect at once when a key is added or revoked", async () => {
+  it("takes effect at once when an API key is added or revoked", async () => {
     const path = file();
     const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants(path), limits: unlimited });
     for (let round = 0; round < 20; round++) {
@@ -560,7 +560,7 @@ describe("a file of API keys", () => {
     expect(await readTenants(path)).toEqual([]);
   });
 
-  it("is read again at the next request after reading the file has failed", async () => {
+  it("is read again at the next request if reading the file has failed", async () => {
     const path = file();
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     await add(path, entry);

@@ -205,7 +205,7 @@ function read(wrapped: string): { readonly wrappedKey: Uint8Array; readonly body
     "KEYRING_INVALID",
     "The text at the location of the wrapped keyring is not a keyring wrapped by KMS",
     {
-      hint: `Check that \`place\` is the location of the wrapped keyring, a text that begins with "${version}.". If \`place\` is correct, restore the wrapped keyring from a backup.`,
+      hint: `Check that \`place\` is the location of the wrapped keyring. A wrapped keyring begins with "${version}.". If \`place\` is correct, restore the wrapped keyring from a backup.`,
     },
   );
 }

@@ -244,7 +244,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("rejects with an error whose cause contains the message of AWS only if access was denied", async () => {
+    it("quotes the message of AWS in the error's cause only if access was denied", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = "User: arn:aws:iam::123456789012:user/app is not authorized to perform this action";
       proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException", message });
@@ -375,7 +375,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("reads the keyring in a replica of a secret, but save to the replica is refused", async () => {
+    it("reads the keyring in a replica of a secret, and does not save to the replica", async () => {
       const [secretId, ring] = [newName(), Keyring.generate()];
       const replicas = { AddReplicaRegions: [{ Region: "us-east-1" }] };
       const secret = { Name: secretId, SecretString: exportKeyring(ring), ...replicas };
@@ -488,7 +488,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fails with a hint to restore the keyring, and to make a new keyring only otherwise, if the secret is missing", async () => {
+    it("fails, if the secret is missing, with a hint that first advises to restore the keyring", async () => {
       const keys = awsKeys({ secretId: newName(), endpoint: server.endpoint });
       const { hint } = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
       expect(hint).toMatch(/because a new keyring cannot decrypt existing records\. If no keyring has existed yet/);

@@ -277,7 +277,7 @@ describeWithMoto(servers, "kmsKeys", () => {
   });
 });
 
-it("kmsKeys rejects with the command to install @aws-sdk/client-kms if this package is missing, and awsKeys does not need this package", async () => {
+it("only kmsKeys needs @aws-sdk/client-kms, and names the command to install this package if it is missing", async () => {
   const program = `
     import { registerHooks } from "node:module";
     registerHooks({

@@ -135,7 +135,7 @@ export function invalidKey(source: string, problem: string, hint: string = resto
 }
 
 function readMaterial(text: string, source: string, options: PassphraseOptions): Uint8Array | Promise<Uint8Array> {
-  if (text === "") throw invalidKey(source, `the value is empty, 0 characters found, but ${expected}`);
+  if (text === "") throw invalidKey(source, `the value is empty (0 characters found), but ${expected}`);
   if (isDocument(text)) {
     throw invalidKey(
       source,
@@ -193,7 +193,7 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
 function readBase64(text: string, source: string): Uint8Array {
   const problem = base64Problem(text);
   if (problem === undefined) return unpooled(Buffer.from(text, "base64"));
-  const found = `${text.length} characters found, ${problem}, but ${expected}`;
+  const found = `${text.length} characters found (${problem}), but ${expected}`;
   throw invalidKey(source, found, `${text.length > maxKeyCharacters ? "" : adviceOn(text)}${restoreKey}`);
 }
 

@@ -132,7 +132,7 @@ describe("a key that is passed as the path", () => {
     ["packages/no-keyring.json", 'The path "packages/no-keyring.json" in folder'],
     ["no-keyring.json", "The path given in folder"],
   ])(
-    "is hidden in errors, but a relative path or the path of an existing file or folder is shown: %s is shown as %j",
+    "is hidden in errors, which show only relative paths and the paths of existing files or folders: %s is shown as %j",
     async (path, named) => {
       expect(await rejection(fileKeys(path).load())).toMatchObject({
         message: expect.stringContaining(`${named} ${JSON.stringify(process.cwd())}`),
@@ -370,7 +370,7 @@ describe("a mount that disappears", () => {
   it.each([
     ["a poll every 25 ms", 25],
     ["the default poll interval", 2_000],
-  ])("is reloaded when it returns, and after later changes, with %s", async (_name, pollMs) => {
+  ])("is reloaded when it returns, and after later changes: %s", async (_name, pollMs) => {
     const mount = join(root, "parent", "mount");
     const [a, b, c] = [key(), key(), key()];
     await publish(mount, { a, primary: "a" });

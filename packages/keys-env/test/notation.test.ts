@@ -48,17 +48,17 @@ describe("a key", () => {
 
   it.each([
     ["a base64 key that lost four characters", base64.slice(0, 40), "40 characters"],
-    ["a base64 key of 31 bytes", randomBytes(31).toString("base64"), "44 characters found, 31 bytes"],
-    ["a base64 key of 33 bytes", randomBytes(33).toString("base64"), "44 characters found, 33 bytes"],
-    ["a stray character", `${base64.slice(0, 20)}!${base64.slice(21)}`, "44 characters found, 1 of them not base64"],
-    ["white space inside", `${base64.slice(0, 20)} ${base64.slice(20)}`, "45 characters found, 1 of them"],
-    ["a newline inside", `${base64.slice(0, 20)}\n${base64.slice(20)}`, "45 characters found, 1 of them"],
-    ["padding inside", `${base64.slice(0, 38)}=${base64.slice(38)}`, "45 characters found, 1 of them"],
+    ["a base64 key of 31 bytes", randomBytes(31).toString("base64"), "44 characters found (31 bytes"],
+    ["a base64 key of 33 bytes", randomBytes(33).toString("base64"), "44 characters found (33 bytes"],
+    ["a stray character", `${base64.slice(0, 20)}!${base64.slice(21)}`, "44 characters found (1 of them not base64"],
+    ["white space inside", `${base64.slice(0, 20)} ${base64.slice(20)}`, "45 characters found (1 of them"],
+    ["a newline inside", `${base64.slice(0, 20)}\n${base64.slice(20)}`, "45 characters found (1 of them"],
+    ["padding inside", `${base64.slice(0, 38)}=${base64.slice(38)}`, "45 characters found (1 of them"],
     ["too much padding", `${base64}=`, "45 characters found"],
     ["both alphabets", `+-${base64url.slice(2)}`, "mix"],
     ["extra bits in the last character", `${base64url.slice(0, 42)}${base64url.slice(42) === "B" ? "C" : "B"}`, "bits"],
-    ["quotes", `"${base64url}"`, "45 characters found, 2 of them"],
-    ["a byte order mark", `\uFEFF${base64}`, "45 characters found, 1 of them"],
+    ["quotes", `"${base64url}"`, "45 characters found (2 of them"],
+    ["a byte order mark", `\uFEFF${base64}`, "45 characters found (1 of them"],
     ["hex without its prefix", hex, "64 characters"],
     ["too few hex digits", `hex:${hex.slice(2)}`, "62 characters found"],
     ["too many hex digits", `hex:${hex}00`, "66 characters found"],
@@ -134,15 +134,12 @@ describe("a key", () => {
   it.each([
     ["a keyring document", "{}"],
     ["hex", `hex:${hex}`],
-  ])(
-    "or a keyring document is refused, and not used as a passphrase, if it follows a byte order mark: %s",
-    async (_name, text) => {
-      expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
-        code: "KEY_INVALID",
-        hint: expect.stringContaining("byte order mark"),
-      });
-    },
-  );
+  ])("that follows a byte order mark is refused even if the option passphrase is true: %s", async (_name, text) => {
+    expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
+      code: "KEY_INVALID",
+      hint: expect.stringContaining("byte order mark"),
+    });
+  });
 
   // Texts of the maximum length of a file. If the time grew with the square of the length, one of them would take minutes.
   it.each([
@@ -169,7 +166,7 @@ describe("a key", () => {
     }
   });
 
-  it("is refused or gives another key, but never the same key, if one character is altered", async () => {
+  it("is refused or gives another key if one character is altered", async () => {
     const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const index = fc.integer({ min: 0, max: 42 });
     await fc.assert(

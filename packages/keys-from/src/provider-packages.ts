@@ -26,7 +26,7 @@ export function notLoaded(name: string): (cause: unknown) => never {
     }
     if (unsupportedNodeVersion() !== undefined) throw nodeTooOld(`The package ${name} cannot be loaded`, cause);
     throw new KeywardError("PROVIDER_UNAVAILABLE", `The package ${name} cannot be loaded`, {
-      hint: `Read the reason in the property \`cause\` of this error. If the package is incomplete, run \`npm install ${name}\` again. Sources of keys that need another package are not affected.`,
+      hint: `Read the reason in the property \`cause\` of this error. If the package is incomplete, run \`npm install ${name}\` again. The other sources of keys, which do not need this package, still work.`,
       cause,
     });
   };

@@ -194,7 +194,7 @@ function requireWrapped(text: string): string {
     "KEYRING_INVALID",
     "The text at the location of the wrapped keyring was not wrapped by Transit",
     {
-      hint: 'Check that `place` is the location of the wrapped keyring, a text that begins with "vault:v" and the version of the Transit key. If `place` is correct, restore the wrapped keyring from a backup.',
+      hint: 'Check that `place` is the location of the wrapped keyring. A wrapped keyring begins with "vault:v" and the version of the Transit key. If `place` is correct, restore the wrapped keyring from a backup.',
     },
   );
 }

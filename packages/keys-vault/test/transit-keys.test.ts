@@ -102,7 +102,7 @@ describeWithVault(servers, "transitKeys", () => {
     expect(hint).not.toContain("bao write -f");
   });
 
-  it("a wrapped keyring is reported as missing with a hint to restore it, because a new keyring decrypts no records", async () => {
+  it("a missing wrapped keyring is reported with a hint to restore it, because a new keyring decrypts no records", async () => {
     const { hint } = await refusal(transitKeys(await options()).load());
     expect(hint).toMatch(/restore that keyring.*a new keyring decrypts no existing record/);
   });

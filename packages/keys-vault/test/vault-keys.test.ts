@@ -163,13 +163,13 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(await put({ keyring: document })).toMatchObject({ hint: expect.stringContaining("as text") });
   });
 
-  it("a keyring is reported as missing with a hint to restore it, and to create a new keyring only otherwise", async () => {
+  it("a missing keyring is reported with a hint that first advises to restore the keyring", async () => {
     const { hint } = await refusal(vaultKeys(options()).load());
     expect(hint).toMatch(/restore this keyring, because a new keyring cannot decrypt existing records/);
     expect(hint.indexOf("restore")).toBeLessThan(hint.indexOf("create"));
   });
 
-  it("a keyring cannot be loaded with a wrong namespace, address or login method, and the error names the wrong setting", async () => {
+  it("a keyring cannot be loaded if the namespace, address or login method is wrong, and the error names the wrong setting", async () => {
     const auth = { method: "userpass", username: "app", password: "p" } as const;
     const namespace = await refusal(vaultKeys(options({ namespace: "none" })).load());
     expect(namespace).toMatchObject({ message: expect.stringContaining("namespace does not exist in Vault") });

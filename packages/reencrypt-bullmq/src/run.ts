@@ -94,13 +94,14 @@ export interface ReencryptionRun {
   /**
    * Waits until all jobs are done, and then counts the records under each encryption key (a census). Resolves to the
    * census if it finds every record under {@link ReencryptionRun.primary}. If the census finds records under other
-   * keys, for example because a process with an older keyring wrote them, the workers make another pass over the store.
+   * encryption keys, for example because a process with an older keyring wrote them, the workers make another pass over
+   * the store.
    *
    * @throws KeywardError with one of these codes, or an `AbortError` if the run has been aborted:
    *
    * - `VALUE_INVALID` if an option is unknown or out of range.
-   * - `KEY_IN_USE` if records under other keys remain after the last pass. The property `counts` of the error has the
-   *   number of these records for each key id.
+   * - `KEY_IN_USE` if records under other encryption keys remain after the last pass. The property `counts` of the
+   *   error has the number of these records for each key id.
    * - `KEYRING_CONFLICT` if another key has become the primary of the keyring during the run.
    * - `STORE_UNAVAILABLE` if the store or the queue's Redis fails.
    */
@@ -120,8 +121,8 @@ export interface ReencryptionRun {
 
 /**
  * Starts the re-encryption of a store under its primary key, and adds one job for each range of the store to the queue.
- * The workers that `reencryptionWorker` creates process the jobs. If there is already a run for this key, the call
- * joins that run and retries its failed jobs.
+ * The workers that `reencryptionWorker` creates process the jobs. If there is already a run for this primary key, the
+ * call joins that run and retries its failed jobs.
  *
  * @throws KeywardError with one of these codes:
  *

@@ -46,7 +46,7 @@ export interface ReencryptionWorkerOptions
   readonly lockMs?: number;
   /**
    * The worker calls this function with its report at the end of each range, and when it stops within a range. The
-   * report lists the records that cannot be decrypted, with their keys. Default: none.
+   * report lists the records that cannot be decrypted, each with the record's key. Default: none.
    */
   readonly onReport?: (report: ReencryptReport) => void;
   /**

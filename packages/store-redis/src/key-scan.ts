@@ -76,8 +76,8 @@ export function rangesOfSlots(count: number): string[] {
  * fewer keys, or none. A key that exists during the whole scan is on at least one page, even if servers restart or fail
  * over, or slots move.
  *
- * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, or if the range is invalid.
- * `STORE_UNAVAILABLE` if some of the slots are served by no server.
+ * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, or if `range` is not a list of slots in
+ * Redis' notation. `STORE_UNAVAILABLE` if some of the slots are served by no server.
  */
 export async function scanKeys(
   connection: Connection,

@@ -99,7 +99,8 @@ const noDatabase: Problem = {
 const words = /[A-Z][A-Z_]+/g;
 
 /**
- * Returns message and hint for the reason that the error reveals, or `undefined` if the error reveals no known reason.
+ * Returns message and hint for the reason why a server cannot be used, if `error`, with which a call of the server
+ * failed, reveals a known reason. Otherwise returns `undefined`.
  */
 export function problemOf(error: unknown): Problem | undefined {
   const root = rootOf(error);

@@ -160,7 +160,7 @@ describeWithRedis(servers, "RedisStore", () => {
   });
 
   it.each(["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*"])(
-    "clears the namespace %j, but no other namespace that would match this name as a pattern",
+    "clears only the namespace %j, even if another namespace would match this name as a pattern",
     async (namespace) => {
       const others = ["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*", "a", "ab"].filter(
         (other) => other !== namespace,
@@ -265,7 +265,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(after.scripts >= 6 * refused && after.scripts <= 7 * refused).toBe(true);
   });
 
-  it("replaces many records with a few scripts of limited size, but no record that differs from its expected value", async () => {
+  it("replaces many records with a few scripts of limited size, and only records that still have the expected value", async () => {
     await store.setMany(["one", "other"].map((key) => ({ key, value: "0" })));
     const known = ["one", "other"].map((key) => ({ key, expected: "0", next: "1" }));
     expect(await store.replaceMany(known)).toEqual([true, true]);

@@ -168,7 +168,7 @@ describe("a key provider", () => {
     await expectRefusal(new EncryptedStore(new Map(), { keys: provider }).set("key", value), "KEYRING_INVALID");
   });
 
-  it("makes calls reject after the timeout if its first load hangs, but not if a later load hangs", async () => {
+  it("makes calls reject after the timeout if a load hangs, but only if this is the first load", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValueOnce(abort.signal);
     const signals: (AbortSignal | undefined)[] = [];

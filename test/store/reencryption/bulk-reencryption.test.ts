@@ -109,7 +109,7 @@ describe("reencrypt", () => {
   });
 
   it.each([1, 4, 16])(
-    "stops when its signal is aborted, and resumes where it stopped, with a concurrency of %d pages",
+    "stops when its signal is aborted, and resumes where it stopped, if %d pages are re-encrypted at once",
     async (concurrency) => {
       const { inner, store } = await rotated(100, WatchedStore);
       const checkpoint = new MemoryCheckpoint();
@@ -286,7 +286,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(following)).toMatchObject({ unreadable: 0, complete: true });
   });
 
-  it("encrypts a plaintext record with any number as its expiry", async () => {
+  it("encrypts a plaintext record whose expiry may be any number", async () => {
     const inner = new MemoryStore();
     const times = [0, -1, 1.5, Date.now() + 60_000.5, 2 ** 48, Number.MAX_SAFE_INTEGER, 1e300];
     for (const expires of times) await inner.set(`at ${expires}`, JSON.stringify({ value, expires }));

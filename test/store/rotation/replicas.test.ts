@@ -51,7 +51,7 @@ describe("a registered process", () => {
     expect(await replicas(visitor)).toEqual([]);
   });
 
-  it("rejects a write with OVERWRITE_REFUSED, and not with the error of a heartbeat, if it has the wrong keyring", async () => {
+  it("rejects a write with OVERWRITE_REFUSED instead of the error of a heartbeat if it has the wrong keyring", async () => {
     const inner = new MemoryStore();
     await registered(inner, new TestKeys(newRing())).set("key", value);
     const wrong = registered(inner, new TestKeys(newRing()));

@@ -85,7 +85,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("promotes a key that is in the keyring already, but rejects with KEY_MISMATCH if the call passes other material for its id", async () => {
+  it("promotes a key that the keyring contains already, unless the call passes other material for its id (KEY_MISMATCH)", async () => {
     const { source, operator } = await begun();
     source.ring = source.ring.add({ id: "new" });
     const { provider, options } = operator();
@@ -322,7 +322,7 @@ describe("rotateKey", () => {
     expect(source.saves).toBe(4);
   });
 
-  it("lets a second operator join the running rotation, but rejects with ROTATION_IN_PROGRESS if that operator has another goal", async () => {
+  it("lets a second operator join the running rotation only if this operator has the same goal", async () => {
     const { source, operator, expectReadable } = await begun();
     const [one, other] = [operator(), operator()];
     const reports = await Promise.all([

@@ -75,7 +75,7 @@ async function withBrokenRecord(): Promise<{ keyv: KeywardKeyv; map: Map<string,
 describe("a Keyv that createKeyv made", () => {
   for (const count of listenerCounts) {
     for (const [name, call] of Object.entries(reads)) {
-      it(`rejects ${name} of a damaged record, with ${count} listeners for error`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} of a damaged record`, async () => {
         const { keyv } = await withBrokenRecord();
         const emitted = listen(keyv, count);
         const single = ["get", "getRaw", "has"].includes(name);
@@ -88,7 +88,7 @@ describe("a Keyv that createKeyv made", () => {
     }
 
     for (const [name, call] of Object.entries(writes)) {
-      it(`rejects ${name} if it would replace a record that could not be read, with ${count} listeners for error`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} if it would replace a record that could not be read`, async () => {
         const { keyv, map } = await withBrokenRecord();
         await expectRefusal(keyv.get("broken"), "RECORD_TAMPERED");
         const before = map.get("broken");
@@ -100,7 +100,7 @@ describe("a Keyv that createKeyv made", () => {
     }
 
     for (const [name, call] of Object.entries({ ...reads, ...writes, ...removals })) {
-      it(`rejects ${name} if the store fails, with ${count} listeners for error`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} if the store fails`, async () => {
         const inner = new BreakableAdapter(new Map());
         const keyv = createKeyv({ store: inner, keys: newRing() });
         await keyv.set("broken", `${marker}value`);
@@ -115,7 +115,7 @@ describe("a Keyv that createKeyv made", () => {
       });
     }
 
-    it(`rejects a write of a symbol, for which Keyv emits a string as error, with ${count} listeners for error`, async () => {
+    it(`has ${count} listeners for error, and rejects a write of a symbol, for which Keyv emits a string as error`, async () => {
       const keyv = createKeyv({ store: new Map(), keys: newRing() });
       const emitted = listen(keyv, count);
       const error = await expectRefusal(keyv.set("a", Symbol("x")), "VALUE_INVALID");
@@ -228,7 +228,7 @@ describe("a decrypted value that cannot be parsed", () => {
   for (const [codec, options] of Object.entries(codecs)) {
     for (const [name, call] of Object.entries(calls)) {
       it.each(listenerCounts)(
-        `is not quoted in the error: ${name}, ${codec}, with %d listeners for error`,
+        `is not quoted in the error (${name}, ${codec}, %d listeners for error)`,
         async (count) => {
           const token = randomBytes(30).toString("base64url");
           // The JSON parser fails at the first character of one text, and at the last one of the other.

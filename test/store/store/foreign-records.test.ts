@@ -91,7 +91,7 @@ describe("a record in a foreign format that the Keyv cannot decode", () => {
     expect(await right.get("session")).toEqual({ cookie: {}, user: 7 });
   });
 
-  it("includes an uncompressed record, but no compressed record, if the Keyv has the option compression", async () => {
+  it("may be an uncompressed record, if the Keyv has the option compression", async () => {
     const inner = new MemoryStore();
     const compression = new KeyvGzip();
     await inner.set("packed", await compression.compress('{"value":1}'));
@@ -117,7 +117,7 @@ describe("a record in a foreign format that the Keyv cannot decode", () => {
     expect(await inner.get("odd")).toBe("text");
   });
 
-  it("is not encrypted by an EncryptedStore whose option decode throws, but is encrypted without this option", async () => {
+  it("is left unencrypted by an EncryptedStore only if its option decode throws for the record", async () => {
     for (const decode of [
       (value: unknown) => JSON.parse(String(value)),
       async (value: unknown) => JSON.parse(String(value)),

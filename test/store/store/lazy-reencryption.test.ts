@@ -303,7 +303,7 @@ describe("lazy re-encryption, between two batches,", () => {
     await settling;
   });
 
-  it("keeps the new value of a queued record that is written and read again", async () => {
+  it("keeps the new value if a queued record is overwritten, even if a read follows", async () => {
     // Repeated if the machine was too busy to write during the pause.
     let round: Awaited<ReturnType<typeof reading>>;
     do {
@@ -486,7 +486,7 @@ describe("lazy re-encryption of foreign formats", () => {
     }
   });
 
-  it("encrypts a record in the AES-GCM format of @keyv/encrypt-node after the read", async () => {
+  it("encrypts, after the read, a record in the AES-GCM format of @keyv/encrypt-node", async () => {
     const passphrase = randomBytes(16).toString("hex");
     const iv = randomBytes(12);
     const cipher = createCipheriv("aes-256-gcm", createHash("sha256").update(passphrase).digest(), iv);

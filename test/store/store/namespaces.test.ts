@@ -41,7 +41,7 @@ describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
     ["a", "a::b"],
     ["x:", "x"],
   ])(
-    "while a Keyv uses namespace %j, another Keyv rejects calls in namespace %j, because their records could mix",
+    "while one Keyv uses namespace %j, a second Keyv rejects calls in the other namespace %j, because their records could mix",
     async (first, second) => {
       const inner = open();
       const keys = newRing();
@@ -143,7 +143,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     ["a", "b"],
     ["", "b"],
     ["a", ""],
-  ])("while a store uses namespace %j, another store cannot use namespace %j", async (first, second) => {
+  ])("while one store uses namespace %j, a second store cannot use the other namespace %j", async (first, second) => {
     const inner = open();
     const keys = newRing();
     const one = new EncryptedStore(inner, { keys });

@@ -286,7 +286,7 @@ describe("the check record", () => {
     }
   });
 
-  it("prevents a process with the wrong keyring from writing records, but not from deleting them", async () => {
+  it("prevents a process with the wrong keyring from writing records, and lets this process delete records", async () => {
     const inner = new MemoryStore();
     await createKeyv({ store: inner, keys: newRing("k1"), namespace: "a" }).set("key", value);
     const before = await contentOf(inner);
@@ -426,7 +426,7 @@ describe("the check record", () => {
     await new EncryptedStore(inner, { keys: last }).set("key", `${value}2`);
   });
 
-  it("is replaced by overwriteCheckRecord(), but not by a write with another keyring", async () => {
+  it("is replaced by a process with another keyring only if this process calls overwriteCheckRecord()", async () => {
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
     const store = new EncryptedStore(inner, { keys: newRing() });

@@ -105,7 +105,7 @@ function encrypt(
  * @param header the header of the envelope, which {@link readHeader} returned.
  * @param root the root, which is the material, of the key that the header names.
  * @throws KeywardError
- * - `RECORD_MALFORMED` for an envelope that breaks the format;
+ * - `RECORD_MALFORMED` if the envelope is cut off or garbled;
  * - `KEY_MISMATCH` if `root` is not the root that encrypted the record;
  * - `RECORD_TAMPERED` if the record was altered, or was moved from another address.
  */
@@ -154,7 +154,7 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
     throw recordError("RECORD_TAMPERED", address, `cannot be decrypted under key "${keyId}"`, {
       keyId,
       hint:
-        "The record was altered, or copied here from another key, namespace or scope. Restore it from a backup, or " +
+        "The record was altered, or copied here from another record's key, namespace or scope. Restore it from a backup, or " +
         "delete it.",
       cause,
     });

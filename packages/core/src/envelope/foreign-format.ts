@@ -123,7 +123,7 @@ export function readsPlaintext(format: ForeignFormat): boolean {
  * this format; if it cannot be decrypted, `read()` throws `RECORD_TAMPERED`.
  *
  * @throws KeywardError `KEY_INVALID` if the key is an empty string, or is bytes of another length than 32;
- * `VALUE_INVALID` for an unknown layout or encoding.
+ * `VALUE_INVALID` for an unknown `layout` or `encoding`.
  */
 export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);

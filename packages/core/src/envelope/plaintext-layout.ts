@@ -51,7 +51,8 @@ export function layOutPlaintext(value: StoredValue, expires: number | undefined,
 /**
  * Reads the value and the expiry out of a decrypted plaintext.
  *
- * @throws KeywardError `RECORD_MALFORMED` for a plaintext that breaks the layout.
+ * @throws KeywardError `RECORD_MALFORMED` if the flags, the fields, the padding or the UTF-8 of the plaintext are not
+ * valid.
  */
 export function readPlaintext(plain: Buffer, address: RecordAddress, keyId: string): RecordContent {
   const { flags, valueAt, valueEnd, expires } = readLayout(plain, address, keyId);

@@ -30,7 +30,7 @@ export interface Bounds {
  * Checks an option that is a duration, a size or a count, and returns it.
  *
  * @param name the name of the option as the caller wrote it, such as `timeoutMs` or `unregistered.waitMs`.
- * @throws KeywardError `VALUE_INVALID` if `given` is not an integer within the bounds, for example NaN or Infinity.
+ * @throws KeywardError `VALUE_INVALID` if `given` is not an integer within `bounds`, for example NaN or Infinity.
  * @example
  * const timeoutMs = requireAmount("timeoutMs", options.timeoutMs ?? 5_000, "milliseconds");
  */

@@ -78,7 +78,7 @@ function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions)
       codes.unusable,
       `${shownAs} cannot be locked, because the lock file beside it (.lock) ${problem}`,
       {
-        hint: "Find out which program made the .lock file. While no process changes the file beside the .lock file, remove the .lock file, and try again.",
+        hint: "Find out which program made the .lock file. Make sure that no process is changing the file that the .lock file guards. Then remove the .lock file, and try again.",
       },
     );
   }

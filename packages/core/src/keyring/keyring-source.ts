@@ -84,7 +84,7 @@ export class KeyringSource {
   #unsubscribe: (() => void) | undefined;
   #refreshTimer: NodeJS.Timeout | undefined;
 
-  /** Every write in progress, with the generation of the keyring in use when it began. */
+  /** Every write in progress, with the generation number of the keyring in use when the write began. */
   readonly #writes = new Map<Promise<unknown>, number>();
 
   private constructor(keys: Keyring | KeyProvider) {
@@ -134,10 +134,10 @@ export class KeyringSource {
   }
 
   /**
-   * Waits for a load in progress to end, and then loads the keyring from the provider.
+   * Waits for a load in progress to end, and then loads the keyring from the provider. During the pause after a failed
+   * load, does not ask the provider, and rejects with the error of that failed load.
    *
-   * @throws KeywardError the error of the load; during the pause after a failed load, the error of that failed load.
-   * The last good keyring stays in use.
+   * @throws KeywardError the error of the load. The last good keyring stays in use.
    */
   async refresh(): Promise<Keyring> {
     // A load in progress may have begun before the change that the caller knows of.
@@ -349,8 +349,8 @@ export class KeyringSource {
   }
 
   /**
-   * Counts `write` as in progress until it settles, and remembers for it the generation of the keyring in use now.
-   * Returns the result of `write`.
+   * Counts `write` as in progress until it settles, and remembers for it the generation number of the keyring in use
+   * now. Returns the result of `write`.
    */
   async whileSealing<Result>(write: Promise<Result>): Promise<Result> {
     this.#writes.set(write, this.#ring?.generation ?? 0);
@@ -367,8 +367,8 @@ export class KeyringSource {
   }
 
   /**
-   * Of all writes in progress, the lowest generation of the keyring that was in use when the write began; `undefined`
-   * if no write is in progress.
+   * Of all writes in progress, the lowest generation number of the keyring that was in use when the write began;
+   * `undefined` if no write is in progress.
    */
   get sealingSince(): number | undefined {
     // Generations only grow, and a Map keeps its order: the first entry has the lowest.

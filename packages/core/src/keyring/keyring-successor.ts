@@ -57,7 +57,7 @@ function whyNotLater(previous: Keyring, next: Keyring): string | undefined {
 
 /**
  * True if the process was never allowed to write to the store with its keyring. Then the next keyring need not match
- * the name and generation of that keyring.
+ * the name and generation number of that keyring.
  */
 function wasWrongFromTheBeginning({ previous, hadRightRing }: Recognition): boolean {
   return !previous && !hadRightRing;

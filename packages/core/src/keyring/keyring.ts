@@ -37,8 +37,8 @@ let partsOf: (ring: Keyring) => RingParts;
 /**
  * A set of keys: the primary encrypts, and every enabled key decrypts.
  *
- * A keyring is immutable. Each change returns a new keyring, whose generation is one higher. `inspect`, `toString` and
- * `toJSON` show only ids and statuses; key material leaves a keyring only through {@link exportKeyring}.
+ * A keyring is immutable. Each change returns a new keyring, whose generation number is one higher. `inspect`,
+ * `toString` and `toJSON` show only ids and statuses; key material leaves a keyring only through {@link exportKeyring}.
  *
  * @example
  * const staged = Keyring.generate("2026-11").add({ id: "2026-12" });
@@ -158,7 +158,7 @@ export class Keyring {
     return this.#parts.name;
   }
 
-  /** The generation of the keyring: 1 in a new keyring. The copy that a change returns has the next higher number. */
+  /** The generation number: 1 in a new keyring. The copy that a change returns has the next higher number. */
   get generation(): number {
     return this.#parts.generation;
   }
@@ -315,7 +315,7 @@ export class Keyring {
     return new Keyring({ ...this.#parts, keys, scopeName: name });
   }
 
-  /** Returns as text the name and generation of the keyring, and the ids and statuses of its keys. */
+  /** Returns as text the name and generation number of the keyring, and the ids and statuses of its keys. */
   toString(): string {
     const scope = this.scopeName === undefined ? "" : `, scope ${JSON.stringify(this.scopeName)}`;
     const keys = this.keys.map((key) => `${key.id} ${key.id === this.primary ? "primary" : key.status}`).join(", ");
@@ -417,7 +417,7 @@ export function exportKeyring(ring: Keyring): string {
  * Checks that a keyring may be saved. For authors of a key provider: call this function first in `save` and `create`.
  *
  * @param name The name that the keyring must have. Default: any name is allowed.
- * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name.
+ * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name than `name`.
  */
 export function requireSavable(ring: Keyring, name?: string): void {
   requireKeys(ring, "saved");
@@ -425,8 +425,8 @@ export function requireSavable(ring: Keyring, name?: string): void {
     throw invalidKeyring("a scoped keyring cannot be saved", "Save the unscoped keyring that it was derived from.");
   }
   if (name === undefined || ring.name === name) return;
-  const names = `is named ${JSON.stringify(ring.name)}, but the key provider keeps the keyring ${JSON.stringify(name)}`;
-  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved ${names}`, {
+  const names = `${JSON.stringify(ring.name)} instead of ${JSON.stringify(name)}`;
+  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved has the wrong name: ${names}`, {
     hint: "Load the keyring, change it, and save the result. Only if the keyring is new, give it the expected name with rename().",
   });
 }

@@ -47,7 +47,7 @@ export interface WrappedKeysOptions extends KeyFreshness {
   /** The name that each keyring must have. Default: the name of the first keyring that this provider loads or saves. */
   readonly name?: string;
   /**
-   * The lowest generation of a keyring that the provider accepts. Default: 1.
+   * The lowest generation number that the provider accepts in a keyring. Default: 1.
    *
    * The provider also refuses a keyring of a lower generation than the highest that it has loaded or saved. But in a
    * new process, the provider has not loaded a keyring yet. Only this option keeps a new process from accepting an
@@ -69,17 +69,18 @@ export interface WrappedKeys extends KeyProvider {
    *
    * @throws KeywardError
    * - with the codes of {@link KeyProvider.load};
-   * - `KEYRING_ROLLBACK` if the stored keyring has another name or a generation that is too low, as in
-   *   {@link WrappedKeysOptions}.
+   * - `KEYRING_ROLLBACK` if the stored keyring has another name or a generation number that is too low, as in {@link
+   *   WrappedKeysOptions}.
    */
   load(options?: { readonly signal?: AbortSignal; readonly inUse?: Keyring }): Promise<Keyring>;
   /**
    * Wraps `next` and stores the wrapped text, if the keyring at the location is still `previous`.
    *
    * @throws KeywardError
-   * - `KEYRING_INVALID` if `next` is scoped, has no keys, or has another name.
+   * - `KEYRING_INVALID` if `next` is scoped, has no keys, or has another name than the option `name` or the last loaded
+   *   keyring.
    * - `KEYRING_CONFLICT` if the keyring at the location is not `previous`.
-   * - `KEYRING_ROLLBACK` if the generation of `next` is too low, as in {@link WrappedKeysOptions.minGeneration}.
+   * - `KEYRING_ROLLBACK` if the generation number of `next` is too low, as in {@link WrappedKeysOptions.minGeneration}.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
@@ -101,7 +102,7 @@ export interface WrappedKeys extends KeyProvider {
 
 /**
  * Returns a key provider for a keyring that a key service wraps (encrypts). The key service wraps the whole keyring
- * document, with its name and generation.
+ * document, with its name and generation number.
  *
  * An attacker who can write to the location can neither read the keyring nor make another keyring, but could put an
  * older keyring back. So the provider refuses a keyring with another name or with a generation that is too low.

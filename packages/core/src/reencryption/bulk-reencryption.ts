@@ -291,8 +291,8 @@ class Reencryption {
   }
 
   /**
-   * Re-encrypts the records whose keys are loaded, and adds them to `changes`. Returns the other records, which cannot
-   * be re-encrypted synchronously.
+   * Re-encrypts the records whose encryption keys are loaded, and adds them to `changes`. Returns the other records,
+   * which cannot be re-encrypted synchronously.
    */
   async #encryptAtOnce(
     entries: readonly ScannedRecord[],
@@ -392,8 +392,8 @@ class Reencryption {
 }
 
 /**
- * Returns whether a record may be replaced: its key is still enabled, or the record was not encrypted and so has no
- * key.
+ * Returns whether a record may be replaced: its encryption key is still enabled, or the record was not encrypted and so
+ * has no such key.
  */
 function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
   return keyId === undefined || isEnabled(ring, keyId);

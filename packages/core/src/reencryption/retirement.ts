@@ -287,8 +287,8 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
 
 /**
  * Returns a store to scan, whose records are those of a reserved space, in the reserved namespace. Leaves out
- * heartbeats. A heartbeat that arrives late may be under any key. It does not keep the key in use, because a running
- * process soon writes another heartbeat.
+ * heartbeats. A heartbeat that arrives late may be encrypted under any key. It does not keep the key in use, because a
+ * running process soon writes another heartbeat.
  */
 function inReserve(reserved: ScannableStore): ScannableStore {
   return {

@@ -164,8 +164,8 @@ export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: Ro
 }
 
 /**
- * Returns whether the keyring has the generation that it had at the end of the given rotation. If it has, nothing has
- * changed the keyring since, so no later rotation has run.
+ * Returns whether the keyring has the generation number that it had at the end of the given rotation. If it has,
+ * nothing has changed the keyring since, so no later rotation has run.
  */
 export function isLastChange({ generation }: RotationStatus, keyring: Keyring): boolean {
   return generation === keyring.generation;

@@ -72,7 +72,7 @@ export class RotationKeyring {
   }
 
   /**
-   * Announces the generation of a keyring in every store, so that replicas load the keyring.
+   * Announces the generation number of a keyring in every store, so that replicas load the keyring.
    *
    * @param keyring the keyring that the provider has just returned.
    * @throws KeywardError `STORE_KEYS_DIFFER` if a store uses another keyring.
@@ -85,10 +85,10 @@ export class RotationKeyring {
   }
 
   /**
-   * Loads the keyring again after a save, and announces the generation that was loaded. That may be an earlier
-   * generation than the saved one, because the loads of some providers lag behind their saves. The saved generation
-   * must not be announced before the provider returns it, because stores refuse writes until they have loaded the
-   * announced generation.
+   * Loads the keyring again after a save, and announces the generation number of the loaded keyring. That may be a
+   * lower number than that of the saved keyring, because the loads of some providers lag behind their saves. The number
+   * of the saved keyring must not be announced before the provider returns that keyring, because stores refuse writes
+   * until they have loaded the announced generation.
    *
    * @throws KeywardError `STORE_KEYS_DIFFER`.
    */

@@ -66,7 +66,7 @@ export interface RotationStatus {
    * every run count from this time.
    */
   readonly disabledAtMs?: number;
-  /** The generation of the keyring when the rotation was done. `undefined` until the rotation is done. */
+  /** The generation number of the keyring when the rotation was done. `undefined` until the rotation is done. */
   readonly generation?: number;
 }
 

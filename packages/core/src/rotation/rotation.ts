@@ -85,8 +85,8 @@ export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions
  * Returns the state of the running rotation. If no rotation is running, returns the state of the last rotation, or
  * `undefined` if there never was a rotation.
  *
- * @throws KeywardError `STORE_INVALID` if no store has a reserved space; the error of the decryption if the record of
- * the rotation cannot be read.
+ * @throws KeywardError `STORE_INVALID` if no store has a reserved space; the error of the decryption if the record that
+ * keeps the state of the rotation cannot be decrypted.
  */
 export async function rotationStatus(
   provider: KeyProvider,

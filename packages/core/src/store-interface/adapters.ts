@@ -28,7 +28,7 @@ export function requireStore(given: WrappableStore): void {
   throw new KeywardError("STORE_INVALID", `The store is ${problem}`, {
     hint: encrypts
       ? "This Keyv was made by createKeyv, so it already encrypts. Use this Keyv without another EncryptedStore. If you " +
-        "need a second one over the same data, pass the store that was passed to createKeyv."
+        "need a second Keyv or EncryptedStore over the same data, pass it the store that was passed to createKeyv."
       : "Pass a Keyv storage adapter or a Map. If you have a Keyv, pass its adapter, `keyv.store`.",
   });
 }

@@ -46,7 +46,7 @@ export class NamespaceUse {
    * Sets the namespace that the next call of the store uses. The namespace of the adapter changes only in that call,
    * because other users may share the adapter.
    *
-   * @throws KeywardError `VALUE_INVALID` for the reserved namespace.
+   * @throws KeywardError `VALUE_INVALID` for the namespace of Keyward's own records.
    */
   set(namespace: string): void {
     requireUnreserved(namespace);
@@ -58,7 +58,7 @@ export class NamespaceUse {
    * begins.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and records of the two
-   * namespaces could have the same key in the store; `VALUE_INVALID` for the reserved namespace.
+   * namespaces could have the same key in the store; `VALUE_INVALID` for the namespace of Keyward's own records.
    */
   begin(): string {
     const { namespace } = this;

@@ -12,7 +12,11 @@ import type { StoredValue } from "./store-capabilities.ts";
  */
 export function requireKey(key: unknown): string {
   if (typeof key === "string" && key.isWellFormed()) return key;
-  throw invalid("A key is not a well-formed string", "Use a string without lone surrogates as the key.", key);
+  throw invalid(
+    "The key of a record is not a well-formed string",
+    "Use a string without lone surrogates as the key.",
+    key,
+  );
 }
 
 /**

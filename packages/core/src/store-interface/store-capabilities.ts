@@ -77,8 +77,8 @@ export interface ScanPage {
 export interface ScannableStore {
   /**
    * Returns a page of about `limit` records. A record that is stored during the whole scan, from the first page to the
-   * last, is returned at least once. A record that is written or deleted during the scan may be returned or not. A
-   * cursor stays valid after the process that received it has ended.
+   * last, is returned at least once, even if a write replaces its value. A record that is created or deleted during the
+   * scan may be returned or not. A cursor stays valid after the process that received it has ended.
    *
    * @param options.cursor the cursor that the previous page has. Default: the scan begins with the first page.
    * @param options.limit about how many records the page has. Default: a number that the store chooses.
@@ -99,7 +99,7 @@ export interface RangedStore extends ScannableStore {
   ranges(count: number): Promise<readonly string[]>;
   /**
    * Returns a page of records, as {@link ScannableStore.scan} does. If `range` is set, returns only records of that
-   * range. With a cursor, the scan continues in the range in which the cursor was returned.
+   * range. If you pass a `cursor`, also pass the `range` of the call that returned the cursor.
    *
    * @throws KeywardError `VALUE_INVALID` for a range or a cursor that does not come from this store.
    */

@@ -86,7 +86,7 @@ export class WrappedStore {
    * begins.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and records of the two
-   * namespaces could have the same key in the store; `VALUE_INVALID` for the reserved namespace.
+   * namespaces could have the same key in the store; `VALUE_INVALID` for the namespace of Keyward's own records.
    */
   useNamespace(): string {
     return this.#namespaceUse.begin();
@@ -101,7 +101,7 @@ export class WrappedStore {
    * Sets the namespace that the next call of the store uses. The namespace of the adapter changes only in that call,
    * because other users may share the adapter.
    *
-   * @throws KeywardError `VALUE_INVALID` for the reserved namespace.
+   * @throws KeywardError `VALUE_INVALID` for the namespace of Keyward's own records.
    */
   setNamespace(namespace: string): void {
     this.#namespaceUse.set(namespace);

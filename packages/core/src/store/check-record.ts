@@ -21,9 +21,9 @@ export type CheckedStore = Pick<WrappedStore, "reserved" | "scannable" | "descri
 
 /** The decrypted content of a check record. */
 export interface CheckRecordContent {
-  /** The lowest generation of the keyring with which a process may write to the store. */
+  /** The lowest generation number of the keyring with which a process may write to the store. */
   readonly generation: number;
-  /** The generation of the keyring with which the check record was encrypted. */
+  /** The generation number of the keyring with which the check record was encrypted. */
   readonly encryptedBy: number;
 }
 
@@ -124,8 +124,8 @@ export class CheckRecord {
    * Writes the check record under the primary of `keyring` if the stored check record is still `expected`. If
    * `expected` is `undefined`, writes only if there is no check record.
    *
-   * @param generation the lowest generation of the keyring with which a process may write from then on. Default: the
-   * generation of `keyring`.
+   * @param generation the lowest generation number of the keyring with which a process may write from then on. Default:
+   * the generation number of `keyring`.
    * @returns whether the check record was written.
    */
   async replace(keyring: Keyring, expected: StoredValue | undefined, generation?: number): Promise<boolean> {

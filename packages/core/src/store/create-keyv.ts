@@ -103,7 +103,7 @@ export class KeywardKeyv extends ReportingKeyv {
    * calls reject with `NAMESPACE_CONFLICT`.
    *
    * @throws KeywardError `NAMESPACE_CONFLICT` if two libraries with different namespaces use this Keyv as their store,
-   * because their keys could mix.
+   * because the keys of their records could mix.
    */
   override get namespace(): string | undefined {
     return super.namespace;
@@ -256,7 +256,7 @@ export class KeywardKeyv extends ReportingKeyv {
       "error",
       new KeywardError(
         "VALUE_INVALID",
-        "Nothing was written: a key is empty, and Keyv stores no record under an empty key",
+        "Nothing was written: the key of a record is empty, and Keyv stores no record under an empty key",
         {
           hint: "Pass a key that is not empty. If the option `sanitize` is set, the key must not be empty after `sanitize` has removed characters from it.",
         },

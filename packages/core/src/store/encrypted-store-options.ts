@@ -17,7 +17,7 @@ export interface EncryptedStoreOptions {
   readonly scope?: string;
   /**
    * The mode of lazy re-encryption, which re-encrypts a record in the background after a read found it under an older
-   * key.
+   * encryption key.
    *
    * - `"on-read"` replaces the record only if it is unchanged. Throttled to about 100 records of 1 KiB a second. A
    *   record that does not fit in the queue is re-encrypted after its next read. Default if the store can replace a

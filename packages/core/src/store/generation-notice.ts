@@ -4,9 +4,9 @@ import { type CheckRecord, parseCheckRecord } from "./check-record.ts";
 import { scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
- * The lowest generation of the keyring with which a process may write to a store. The check record of the store
- * contains this generation, and a rotation raises it. Each replica reads it with every heartbeat, and reloads the
- * keyring if the generation of its own keyring is lower.
+ * The lowest generation number of the keyring with which a process may write to a store. The check record of the store
+ * contains this number, and a rotation raises it. Each replica reads it with every heartbeat, and reloads the keyring
+ * if the generation of its own keyring is lower.
  */
 export class GenerationNotice {
   readonly #record: CheckRecord | undefined;
@@ -29,8 +29,8 @@ export class GenerationNotice {
   }
 
   /**
-   * Reads, from the check record, the lowest generation of the keyring with which a process may write. Returns 0 if
-   * there is no check record.
+   * Reads, from the check record, the lowest generation number of the keyring with which a process may write. Returns 0
+   * if there is no check record.
    *
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
    */
@@ -41,7 +41,7 @@ export class GenerationNotice {
   }
 
   /**
-   * Writes the generation of `keyring` into the check record of the store, as the lowest generation with which a
+   * Writes the generation number of `keyring` into the check record of the store, as the lowest number with which a
    * process may write. Encrypts the check record under the primary of `keyring`. Then does the same for the check
    * record of each scope, because a process that has only the keyring of a scope reads only the check record of this
    * scope.

@@ -16,7 +16,9 @@ export interface Heartbeat {
    * the lease of the replica has lapsed.
    */
   readonly beat: number;
-  /** The generation of the keyring that the replica uses. Each change of a keyring makes its generation one higher. */
+  /**
+   * The generation number of the keyring that the replica uses. Each change of a keyring makes this number one higher.
+   */
   readonly generation: number;
   /** The id of the primary, the key under which the replica encrypts records. */
   readonly primary: string;

@@ -65,9 +65,9 @@ const pausePerEncryption = 1_000;
 const maxPauseMs = 1_000;
 
 /**
- * Re-encrypts a record in the background after a read found it under a key that is not the primary, or in a foreign
- * format. The length of the queue and the share of processor time are limited. A record that does not fit in the queue
- * is re-encrypted after its next read, or by bulk re-encryption.
+ * Re-encrypts a record in the background after a read found it under an encryption key that is not the primary, or in a
+ * foreign format. The length of the queue and the share of processor time are limited. A record that does not fit in
+ * the queue is re-encrypted after its next read, or by bulk re-encryption.
  */
 export class LazyReencryption {
   readonly #parts: LazyReencryptionParts;

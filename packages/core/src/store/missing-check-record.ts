@@ -79,7 +79,8 @@ function isDecryptableInAny(
       const scoped = scope === undefined ? keyring : keyring.scope(scope);
       const header = readHeader(stored, address);
       if (header === undefined) return undefined;
-      // An envelope under an unknown key is tried with the primary, which only shows whether the envelope is whole.
+      // An envelope under an unknown encryption key is tried with the primary, which only shows whether the envelope is
+      // whole.
       const key = keyOf(scoped, header.keyId) ?? keyOf(scoped, scoped.primary);
       if (key === undefined) return undefined;
       open(stored, header, key.root, address);

@@ -61,8 +61,9 @@ export class OverwriteGuard {
   }
 
   /**
-   * Removes the mark of a record that was deleted, written or read. A mark that was set after `since` stays, because an
-   * unreadable record may have been stored in the meantime.
+   * Undoes {@link OverwriteGuard.allow} for a record that was deleted, written or read, and removes the mark that the
+   * record could not be read. A mark that was set after `since` stays, because an unreadable record may have been
+   * stored in the meantime.
    *
    * @param since the {@link OverwriteGuard.logicalTime} before the delete, write or read.
    */
@@ -162,7 +163,7 @@ export class OverwriteGuard {
     );
   }
 
-  /** A short digest of a key. It is salted, so that an attacker cannot choose two keys with the same digest. */
+  /** A short digest of a record's key, salted so that an attacker cannot choose two such keys with the same digest. */
   #markOf(key: string): number {
     return createHash("sha256").update(this.#salt).update(key).digest().readUIntBE(0, 6);
   }

@@ -164,8 +164,8 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts an envelope, even if its key is disabled. Returns `undefined` if `stored` is not an envelope, or if `ring`
-   * does not contain its key.
+   * Decrypts an envelope, even if its encryption key is disabled. Returns `undefined` if `stored` is not an envelope,
+   * or if `ring` does not contain this key.
    *
    * @throws KeywardError if `ring` contains the key, but the envelope cannot be decrypted.
    */

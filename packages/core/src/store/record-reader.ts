@@ -61,7 +61,8 @@ export class RecordReader {
     const stored = await inner.getMany([...keys]);
     const errors: KeywardError[] = [];
     const results: (Result | undefined)[] = [];
-    // All records are read together, so that those under an unknown key wait for the same refresh of the keyring.
+    // All records are read together, so that those under an unknown encryption key wait for the same refresh of the
+    // keyring.
     const reads = await Promise.all(
       addresses.map((address, index) => this.#readOrError(stored[index], address, convert)),
     );
@@ -133,8 +134,8 @@ export class RecordReader {
   }
 
   /**
-   * Converts the value of a decrypted record, then offers the record to lazy re-encryption if its key is not the
-   * primary.
+   * Converts the value of a decrypted record, then offers the record to lazy re-encryption if its encryption key is not
+   * the primary.
    */
   #resultOf<Result>(
     record: OpenedRecord,
@@ -179,7 +180,7 @@ function errorOf(thrown: unknown): { readonly error: KeywardError } {
 }
 
 function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
-  const hint = "Read `error.errors`, which lists each unreadable record with its key and a hint.";
+  const hint = "Read `error.errors`, which lists the key of each unreadable record, with a hint.";
   if (errors.every(isUndecodable)) {
     const problem = `Records that can be decrypted, but not decoded: ${broken} of ${total}`;
     return new KeywardError("RECORD_MALFORMED", problem, { errors, hint });

@@ -52,8 +52,8 @@ export interface ReplicaRegistrationParts {
   /** Verifies that the keyring, not derived for a scope, belongs to the store. */
   readonly check: KeyringCheck;
   /**
-   * The lowest generation with which a process may write, from the check record of the keyring that is not derived for
-   * a scope.
+   * The lowest generation number of the keyring with which a process may write, from the check record of the keyring
+   * that is not derived for a scope.
    */
   readonly generationNotice: GenerationNotice;
   readonly source: KeyringSource;
@@ -62,8 +62,8 @@ export interface ReplicaRegistrationParts {
 }
 
 /**
- * What {@link ReplicaRegistration} reports to the stores that joined it: the heartbeat has lapsed, failed, or
- * recovered.
+ * What {@link ReplicaRegistration} reports to each store that called {@link ReplicaRegistration.join}: the heartbeat
+ * has lapsed, failed, or recovered.
  */
 export type ReplicaRegistrationReport =
   | { readonly kind: "lapsed" }
@@ -71,7 +71,9 @@ export type ReplicaRegistrationReport =
   /** A heartbeat was written after one that had failed. */
   | { readonly kind: "recovered" };
 
-/** A store that registered: it is called with each report, and must not throw. */
+/**
+ * The callback of a store that called {@link ReplicaRegistration.join}. Called with each report, and must not throw.
+ */
 type Member = (report: ReplicaRegistrationReport) => void;
 
 // Longer than any two clocks differ, even if one has the wrong time zone. Whether a replica has lapsed depends on its
@@ -201,7 +203,8 @@ export class ReplicaRegistration {
    *
    * @throws KeywardError the error of the store if the heartbeat cannot be written, or the error of the key provider if
    * the keyring cannot be reloaded.
-   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring has an earlier generation than the store requires.
+   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring has a lower generation number than the store
+   * requires.
    */
   requireLease(): Promise<void> | undefined {
     return this.#hasLease() ? undefined : this.#registerOnce();

@@ -121,7 +121,7 @@ export class ReservedRecords {
       for (const { key, value } of entries) {
         const address = { namespace: reservedNamespace, key };
         const keyId = keyIdIn(value, address);
-        // For a record under an unknown key, the provider would load its keyring again.
+        // For a record under an unknown encryption key, the provider would load its keyring again.
         if (keyId === undefined || isCurrent(keyId, ring) || keyOf(ring, keyId) === undefined) continue;
         const codec = this.#codec(undefined);
         const opened = await codec.open(value, address).catch(requireKeywardError);

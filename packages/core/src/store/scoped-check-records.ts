@@ -8,7 +8,8 @@ import type { OpenedRecord } from "./record-codec.ts";
 const pageSize = 1_000;
 
 /**
- * Returns the check records of all scopes in a backend, except check records under a key that `keyring` does not
+ * Returns the check record of each scope in a backend. The check record of a scope shows whether a keyring that was
+ * derived for this scope belongs to the store. Leaves out check records under an encryption key that `keyring` does not
  * contain.
  */
 export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring): Promise<readonly CheckRecord[]> {
@@ -26,8 +27,8 @@ export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring
 
 /**
  * Returns the content of a check record if this content can be trusted. Returns `undefined` if the content is
- * malformed. Also returns `undefined` for the check record of a scope if it contains a later generation than both
- * `keyring` and the check record of the store have.
+ * malformed. Also returns `undefined` for the check record of a scope if it contains a higher generation number than
+ * both `keyring` and the check record of the store have.
  *
  * A rotation raises the generation in the check record of the store first, and a process that has only the keyring of a
  * scope cannot write this check record. So this process can neither require a generation that no keyring has, nor

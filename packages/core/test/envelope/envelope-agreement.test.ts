@@ -49,7 +49,7 @@ describe("a second implementation of the specification", () => {
     );
   });
 
-  it("returns the same value or error as Keyward for every plaintext with a valid tag, even a broken one", () => {
+  it("returns the same value or error as Keyward for every plaintext with a valid tag, even if the plaintext is broken", () => {
     const material = randomBytes(32);
     const record = { root: material, keyId: "k", ...address };
     const root = new RootKey(material);

@@ -108,7 +108,7 @@ describe("readHeader", () => {
     );
   });
 
-  it("does not return a header that it has read before for a value that begins in almost the same way", () => {
+  it("does not confuse a value with an earlier value that begins in almost the same way", () => {
     for (const { written } of headers) readHeader(Buffer.from(written), address);
     for (const stored of ["kw1.k1", "kw1", "kw", "", "KW1.k1.", " kw1.k1.", "no header"]) {
       const read = () => readHeader(stored, address)?.keyId;
@@ -216,7 +216,7 @@ describe("encryption", () => {
   const root = new RootKey(randomBytes(32));
   const lone = ["\ud800", "a\udc00", "\udc00\ud800"];
 
-  it.each(lone)("refuses an address or a text with the lone surrogate %j", (text) => {
+  it.each(lone)("refuses an address or a text that contains the lone surrogate %j", (text) => {
     for (const form of ["text", "binary"] as const) {
       expect(codeOf(() => seal("k", root, address, { value: text }, { form }))).toBe("VALUE_INVALID");
     }
@@ -224,14 +224,17 @@ describe("encryption", () => {
     expect(codeOf(() => requireAddress("namespace", text))).toBe("VALUE_INVALID");
   });
 
-  it.each(lone)("refuses a key or a text with the lone surrogate %j in calls of a store", async (text) => {
-    const map = new Map<string, unknown>();
-    const store = new EncryptedStore(map, { keys: Keyring.generate() });
-    for (const call of [store.set("key", text), store.set(text, "value"), store.get(text), store.has(text)]) {
-      await expect(call).rejects.toMatchObject({ code: "VALUE_INVALID" });
-    }
-    expect(map.size).toBe(0);
-  });
+  it.each(lone)(
+    "refuses, in calls of a store, a record's key or a text that contains the lone surrogate %j",
+    async (text) => {
+      const map = new Map<string, unknown>();
+      const store = new EncryptedStore(map, { keys: Keyring.generate() });
+      for (const call of [store.set("key", text), store.set(text, "value"), store.get(text), store.has(text)]) {
+        await expect(call).rejects.toMatchObject({ code: "VALUE_INVALID" });
+      }
+      expect(map.size).toBe(0);
+    },
+  );
 
   it("refuses an expiry that is not a number", () => {
     expect(codeOf(() => requireExpires("key", Number.NaN))).toBe("VALUE_INVALID");
@@ -282,7 +285,7 @@ describe("an expiry", () => {
 });
 
 describe("padding", () => {
-  it("makes the envelopes of all values of up to 58 bytes equally long if padTo is 64, in both forms", () => {
+  it("makes, in both forms, the envelopes of all values of up to 58 bytes equally long if padTo is 64", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const lengths = new Set(
@@ -300,7 +303,7 @@ describe("padding", () => {
 });
 
 describe("an error about a record", () => {
-  it("shows no plaintext, no key material, no envelope, and not the key of the record", async () => {
+  it("shows neither plaintext nor key material, an envelope or the record's key", async () => {
     const ring = Keyring.generate("k");
     const key = keyOf(ring, "k");
     if (key === undefined) throw new Error("The keyring lacks its key");

@@ -202,7 +202,7 @@ describe("the format plaintext", () => {
     expect(plaintext().read(Buffer.from(stored), address)).toBeUndefined();
   });
 
-  it("reads the values for which the option matches returns true, and no others, if the option is set", () => {
+  it("reads only the values for which the option matches returns true, if this option is set", () => {
     const format = plaintext({ matches: (stored) => typeof stored === "string" && stored.startsWith("v0 ") });
     expect(format.read("v0 text", address)).toEqual({ value: "v0 text" });
     expect(format.read('{"value":1}', address)).toBeUndefined();
@@ -245,7 +245,7 @@ describe("the format plaintext", () => {
     },
   );
 
-  it("is refused in a namespace for which the keyring forbids plaintext, but not in other namespaces", async () => {
+  it("is refused only in a namespace for which the keyring forbids plaintext", async () => {
     const keys = Keyring.generate().forbidPlaintext("flows");
     const options = { keys, accept: [plaintext({ matches: () => true })] };
     await expect(storeHolding('{"value":1}', address, options).get("session:42")).rejects.toMatchObject({

@@ -96,7 +96,7 @@ describe("the session in which a writer keeps a nonce prefix", () => {
     expect(prefixes[3]).not.toBe(prefixes[0]);
   });
 
-  it("ends ten minutes after it began, and not before", () => {
+  it("ends exactly ten minutes after it began", () => {
     const root = new RootKey(randomBytes(32));
     const first = prefixOf(draw(root));
     vi.setSystemTime(startMs + sessionAgeMs - 1);

@@ -40,7 +40,7 @@ class InputStream {
 }
 
 describe("XAES-256-GCM", () => {
-  it.each(vectors.xaes256gcm)("encrypts the input of a known answer of C2SP to $sealed", (vector) => {
+  it.each(vectors.xaes256gcm)("encrypts each example of C2SP to the output that C2SP expects: $sealed", (vector) => {
     const key = fromHex(vector.key);
     const nonce = fromHex(vector.nonce);
     const data = fromHex(vector.associatedData);
@@ -48,7 +48,7 @@ describe("XAES-256-GCM", () => {
     expect(openXaes(key, nonce, fromHex(vector.sealed), data).toString("hex")).toBe(vector.plaintext);
   });
 
-  it("computes the known answer of the accumulated test of C2SP", () => {
+  it("computes the hash that C2SP's accumulated test expects", () => {
     const { rounds, digest } = vectors.xaes256gcmAccumulated;
     const source = new InputStream(rounds * (32 + 24 + 2 * 256));
     const accumulated = createHash("shake128", { outputLength: 32 });

@@ -59,7 +59,7 @@ describe("a repeated problem", () => {
     for (const problem of problems) expect(repetitions.occurred(problem)).toBeUndefined();
   });
 
-  it("is reported at once again after a success, or after 11 minutes without the problem", () => {
+  it("is again reported at once if a success, or 11 minutes without the problem, came before", () => {
     let nowMs = 0;
     const repetitions = new Repetitions(() => nowMs);
     expect(repetitions.occurred(down())).toEqual({ times: 1 });

@@ -145,26 +145,25 @@ describe.skipIf(process.platform === "win32")("the lock file beside a keyring fi
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringContaining("is not an empty file"),
-      hint: expect.stringContaining("While no process changes the file beside the .lock file, remove the .lock file"),
+      hint: expect.stringContaining(
+        "Make sure that no process is changing the file that the .lock file guards. Then remove the .lock file",
+      ),
     });
     expect([readFileSync(`${path}.lock`, "utf8"), existsSync(path)]).toEqual(["something else", false]);
   });
 
-  it.skipIf(!isRoot)(
-    "is refused if another user created it, but not if the owner of the keyring file created it",
-    async () => {
-      const path = join(folder, "ring");
-      writeFileSync(`${path}.lock`, "");
-      chownSync(`${path}.lock`, stranger, stranger);
-      await expect(change(path, undefined, "one")).rejects.toMatchObject({
-        code: "PROVIDER_UNAVAILABLE",
-        message: expect.stringContaining("belongs to another user"),
-      });
-      writeFileSync(path, "one");
-      chownSync(path, stranger, stranger);
-      expect(await change(path, "one", "two")).toBe(true);
-    },
-  );
+  it.skipIf(!isRoot)("is refused if a user other than the owner of the keyring file created it", async () => {
+    const path = join(folder, "ring");
+    writeFileSync(`${path}.lock`, "");
+    chownSync(`${path}.lock`, stranger, stranger);
+    await expect(change(path, undefined, "one")).rejects.toMatchObject({
+      code: "PROVIDER_UNAVAILABLE",
+      message: expect.stringContaining("belongs to another user"),
+    });
+    writeFileSync(path, "one");
+    chownSync(path, stranger, stranger);
+    expect(await change(path, "one", "two")).toBe(true);
+  });
 
   it.skipIf(!isRoot)("belongs to the owner of the keyring file if root creates the lock file", async () => {
     const path = join(folder, "ring");

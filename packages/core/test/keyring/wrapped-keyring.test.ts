@@ -176,7 +176,7 @@ describe("wrappedKeys", () => {
     }
   });
 
-  it("loads the keyring in use again after a store has refused another keyring at the location", async () => {
+  it("still loads the keyring in use after a store has refused another keyring at the location", async () => {
     const { wrapper, location } = await opened();
     const keys = wrappedKeys(wrapper, location, { refreshMs: 10 });
     const inUse = first.add({ id: "2026-12" }).promote("2026-12");
@@ -201,7 +201,7 @@ describe("wrappedKeys", () => {
     await store.disconnect();
   });
 
-  it("refuses an older keyring for a caller that does not use it, even after an unrelated one was stored", async () => {
+  it("refuses an older keyring for a caller that does not use it, even after an unrelated keyring was stored", async () => {
     const { wrapper, location, keys } = await opened();
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(

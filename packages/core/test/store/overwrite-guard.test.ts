@@ -33,7 +33,7 @@ describe("OverwriteGuard, with more unreadable records than it can remember", ()
     expect(guard.requireReadable("other", ["one"])).toBeUndefined();
   });
 
-  it("still protects a record that it could not remember after the marks of the other records were removed", async () => {
+  it("still protects a record that it could not remember, even after it has removed the marks of the other records", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
     guard.unmark("", "one", guard.logicalTime);

@@ -102,12 +102,12 @@ describe.each<[string, string, string]>([
   ["a check record that is a list", "check/s", "[[[]]]"],
   ["a check record whose generation is not an integer", "check/s", JSON.stringify({ ...check, generation: 1e300 })],
   [
-    "a check record with a generation that no keyring has",
+    "a check record with a generation number that no keyring has",
     "check/s",
     JSON.stringify({ ...check, generation: 2 ** 52 }),
   ],
   [
-    "a check record encrypted by a generation that no keyring has",
+    "a check record whose encryption names a generation number that no keyring has",
     "check/s",
     JSON.stringify({ ...check, sealedBy: 2 ** 52 }),
   ],

@@ -56,7 +56,7 @@ it("singleFlight rejects only the call that is aborted, and aborts the run when 
   expect(await next).toBe(2);
 });
 
-it("singleFlight starts a new run for a call after a failed run", async () => {
+it("singleFlight starts a new run for the next call if a run has failed", async () => {
   let runs = 0;
   const load = singleFlight(async () => {
     runs++;
