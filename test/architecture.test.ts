@@ -244,7 +244,7 @@ const rules: Record<string, Rule> = {
 describe("the workspace", () => {
   const workspace = readWorkspace(repository);
 
-  it("is read by the check: core's index, a test, and their imports", () => {
+  it("is read by the check with its sources, its tests and their imports", () => {
     const files = workspace.modules.map(({ file }) => file);
     expect(files).toContain("packages/core/src/index.ts");
     expect(files).toContain("test/architecture.test.ts");
@@ -290,7 +290,7 @@ describe("the rules", () => {
     return Object.values(rules).flatMap((rule) => rule(workspace));
   }
 
-  it("accept a workspace that follows them", () => {
+  it("accept a workspace that follows the rules", () => {
     expect(breaches({})).toEqual([]);
   });
 

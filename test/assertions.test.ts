@@ -75,7 +75,7 @@ describe("the check of assertions", () => {
     "  expect.poll(() => seen).toBe(1);",
     "  vi.waitFor(() => expect(seen).toBe(1), 20_000);",
     "  await vi.waitFor(() => expect(seen).toEqual([1, 2]));",
-  ])("reports a breach in %j", (text) => {
+  ])("reports that %j breaks a rule", (text) => {
     expect(breachesIn(text)).toHaveLength(1);
   });
 

@@ -207,7 +207,7 @@ describe("the pages", () => {
   const programs = writePrograms(pages, folder);
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("are read by the check, and the code of the README is found", () => {
+  it("include the README, whose code the check finds", () => {
     expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
   });
 
@@ -238,7 +238,7 @@ describe("the pages", () => {
     expect(ok, output).toBe(true);
   });
 
-  it("contain no code that is not run", () => expect(unrunBlocks(pages)).toEqual([]));
+  it("contain only TypeScript blocks that are run", () => expect(unrunBlocks(pages)).toEqual([]));
 
   it("link only to existing files and headings", () => expect(deadLinks(pages, repository)).toEqual([]));
 
@@ -268,7 +268,7 @@ describe("the checks of pages", () => {
       expect((await runProgram(program)).ok).toBe(false);
     });
 
-    it("reports the line of the page", async () => {
+    it("reports the line of the page in which the block throws", async () => {
       const [program] = writePrograms(
         [page(`One.\n\n${fence}ts\n\nthrow new Error("x");\n${fence}`)],
         scratchFor(folder),
@@ -277,14 +277,14 @@ describe("the checks of pages", () => {
       expect((await runProgram(program)).output).toContain(".ts:5");
     });
 
-    it("passes for a correct block, with the packages of the workspace", async () => {
+    it("succeeds if the block is correct and imports a package of the workspace", async () => {
       const code = `import { Keyring } from "@keyward/core"; console.log(Keyring.generate("first").primary);`;
       const [program] = writePrograms([page(`${fence}ts\n${code}\n${fence}`)], scratchFor(folder));
       if (program === undefined) throw new Error("The block was not found");
       expect(await runProgram(program)).toEqual({ ok: true, output: "first" });
     });
 
-    it("uses an empty folder outside of this repository", async () => {
+    it("takes place in an empty folder outside of this repository", async () => {
       const code = `import { readdirSync } from "node:fs"; if (readdirSync(".").length > 0) throw new Error("not empty");`;
       const [program] = writePrograms([page(`${fence}ts\n${code}\n${fence}`)], scratchFor(folder));
       if (program === undefined) throw new Error("The block was not found");
@@ -313,7 +313,7 @@ describe("the checks of pages", () => {
       expect((await runProgram(program)).output).toContain("keyring is not defined");
     });
 
-    it("keeps the line numbers of the page", async () => {
+    it("does not change the line numbers in errors of later blocks", async () => {
       const failing = `${text}\n${fence}ts\nthrow new Error("x");\n${fence}\n`;
       const program = writePrograms([page(failing)], scratchFor(folder)).at(-1);
       if (program === undefined) throw new Error("The block was not found");
@@ -329,7 +329,7 @@ describe("the checks of pages", () => {
       writePrograms([page(`${fence}ts\n${code}${fence}`)], blockFolder);
       outcome = await checkTypes(blockFolder);
     });
-    it("reports an error with its line", () => {
+    it("reports a type error with its line in the page", () => {
       expect(outcome.ok).toBe(false);
       expect(outcome.output).toMatch(/stale\.md__line-2\.ts\(3,7\): error TS2322/);
     });

@@ -40,10 +40,13 @@ describe("docs/errors.md", () => {
     expect([...sections.keys()].sort()).toEqual([...codes].sort());
   });
 
-  it.each([...sections])("reports what happened, what to do and what the code never means: %s", (_, text) => {
-    const parts = [...text.matchAll(/^- \*\*(.+?):\*\*/gm)].map(([, name]) => name);
-    expect(parts).toEqual(["What happened", "Do first", "Never means"]);
-  });
+  it.each([...sections])(
+    "has the three parts What happened, Do first and Never means in the section of %s",
+    (_, text) => {
+      const parts = [...text.matchAll(/^- \*\*(.+?):\*\*/gm)].map(([, name]) => name);
+      expect(parts).toEqual(["What happened", "Do first", "Never means"]);
+    },
+  );
 
   it("lists each code in the table at its beginning", () => {
     const linked = (page?.prose ?? []).flatMap((line) => [...line.matchAll(/\[`([A-Z_]+)`\]\(#[a-z_]+\)/g)]);
@@ -51,7 +54,7 @@ describe("docs/errors.md", () => {
     expect(codes.filter((code) => !listed.has(code))).toEqual([]);
   });
 
-  it("has the anchor that the error of each code links to", () => {
+  it("has an anchor for each link that an error contains", () => {
     const anchors = [...(page?.anchors ?? [])].map((anchor) => `docs/errors.md#${anchor}`);
     expect(codes.map(linkOf).filter((link) => !anchors.includes(link))).toEqual([]);
     expect(linkOf("KEY_IN_USE")).toBe("docs/errors.md#key_in_use");

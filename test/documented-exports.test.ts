@@ -83,7 +83,7 @@ describe.each(publishedPackages(repository).map(({ folder, manifest }) => ({ nam
   ({ folder }) => {
     const surface = readSurface(join(repository, folder));
 
-    it("has exports", () => expect(surface.names).not.toEqual([]));
+    it("exports at least one name", () => expect(surface.names).not.toEqual([]));
 
     it("has a docstring on every export", () => expect(surface.problems).toEqual([]));
 
@@ -171,7 +171,7 @@ describe("the check of docstrings", () => {
   });
 
   it.each([`export * from "./other.ts";`, `export * as all from "./other.ts";`, `export default 1;`])(
-    "reports the statement %s",
+    "reports the statement %s, which does not name its exports",
     (index) => {
       const { problems } = surfaceOf(index, `/** F. */\nexport const f = 1;`);
       expect(problems).toEqual(expect.arrayContaining([expect.stringContaining("does not name its exports")]));

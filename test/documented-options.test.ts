@@ -73,11 +73,11 @@ describe.each(packagesWithTables)("the README of %s", (folder) => {
   });
 });
 
-describe("an option that has no row", () => {
+describe("the check of options", () => {
   const folder = mkdtempSync(join(tmpdir(), "keyward-options-"));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  it("is found in an interface, in a type that the interface extends, and in a type alias", () => {
+  it("finds the options of an interface, of a type that the interface extends, and of a type alias", () => {
     const files = {
       "tsconfig.json": `{ "compilerOptions": { "module": "nodenext", "types": [], "allowImportingTsExtensions": true, "noEmit": true }, "include": ["src"] }`,
       "package.json": `{ "name": "example", "type": "module" }`,
@@ -99,7 +99,7 @@ describe("an option that has no row", () => {
     });
   });
 
-  it("is reported unless a table row names it as code", () => {
+  it("reports every option that no table row names as code", () => {
     const readme =
       "`prose` is no row.\n\n| option | what |\n|---|---|\n| `row` | and `second: true` |\n| bare | `new Store(inside)` |\n";
     const options = ["prose", "row", "second", "bare", "inside"];

@@ -197,19 +197,19 @@ describe("the packed tarballs", () => {
       expect(files.sort()).toEqual(["LICENSE", "README.md", "package.json", ...built].sort());
     });
 
-    it("points only at existing files, according to publint", async () => {
+    it("has a package.json that publint accepts", async () => {
       const { messages, pkg } = await publint({ pkgDir: installed(name), strict: true, pack: false });
       expect(messages.map((message) => formatMessage(message, pkg))).toEqual([]);
     });
 
-    it("depends on released versions, and not on versions of the workspace", () => {
+    it("depends only on released versions, and not on versions of the workspace", () => {
       const { dependencies, peerDependencies, devDependencies, exports } = readManifest(installed(name));
       const ranges = Object.values({ ...devDependencies, ...dependencies, ...peerDependencies });
       expect(ranges.filter((range) => !/^[\^~]?\d/.test(range))).toEqual([]);
       expect(JSON.stringify(exports)).not.toContain("/src/");
     });
 
-    it("exports the same names in plain Node as the sources", async () => {
+    it("exports the same names as its sources if plain Node imports it", async () => {
       const fromSource = await exportsOf(join(repository, packageFolder, "src", "index.ts"), repository);
       expect(await exportsOf(name, consumer)).toEqual(fromSource);
       expect(fromSource).not.toEqual([]);
@@ -264,34 +264,40 @@ describe("the packed tarballs", () => {
     it.each([
       ["esm", "mjs"],
       ["cjs", "cjs"],
-    ] as const)("bundles with esbuild as %s, runs, and names a missing package", async (format, ending) => {
-      const outfile = join(bundles, `main.${ending}`);
-      const entryPoints = [join(application, "main.js")];
-      // Otherwise esbuild finds packages through the environment variable NODE_PATH.
-      const settings = { bundle: true, platform: "node", logLevel: "silent" } as const;
-      const { errors } = await build({ ...settings, nodePaths: [], entryPoints, format, outfile });
-      expect(errors).toEqual([]);
-      expect(await answerOf(process.execPath, outfile, "env:APP_KEY")).toEqual({ value: "value", primary: "first" });
-      for (const [keys, name] of [
-        ["aws-sm:///secret", "@keyward/keys-aws"],
-        ["vault://secret/app", "@keyward/keys-vault"],
-      ] as const) {
-        expect(await answerOf(process.execPath, outfile, keys)).toEqual({
-          code: "PROVIDER_UNAVAILABLE",
-          message: `This source of keys needs ${name}, which is not installed`,
-          hint: `Run \`npm install ${name}\`.`,
-        });
-      }
-    });
+    ] as const)(
+      "can be bundled by esbuild as %s, and the bundle names a provider package that is missing",
+      async (format, ending) => {
+        const outfile = join(bundles, `main.${ending}`);
+        const entryPoints = [join(application, "main.js")];
+        // Otherwise esbuild finds packages through the environment variable NODE_PATH.
+        const settings = { bundle: true, platform: "node", logLevel: "silent" } as const;
+        const { errors } = await build({ ...settings, nodePaths: [], entryPoints, format, outfile });
+        expect(errors).toEqual([]);
+        expect(await answerOf(process.execPath, outfile, "env:APP_KEY")).toEqual({ value: "value", primary: "first" });
+        for (const [keys, name] of [
+          ["aws-sm:///secret", "@keyward/keys-aws"],
+          ["vault://secret/app", "@keyward/keys-vault"],
+        ] as const) {
+          expect(await answerOf(process.execPath, outfile, keys)).toEqual({
+            code: "PROVIDER_UNAVAILABLE",
+            message: `This source of keys needs the package ${name}, which is not installed`,
+            hint: `Run \`npm install ${name}\`.`,
+          });
+        }
+      },
+    );
 
-    it.skipIf(skipsOlderNode)(`reports that Node.js is too old${withoutOlderNode}`, async () => {
-      if (olderNode === undefined) throw new Error("There is no Node.js before 22 in PATH");
-      expect(await answerOf(olderNode, join(application, "main.js"), "env:APP_KEY")).toEqual({
-        code: "PROVIDER_UNAVAILABLE",
-        message: expect.stringMatching(/this is Node\.js \d+\.\d+\.\d+, which Keyward does not support/),
-        hint: "Run this with Node.js 22.19 or newer.",
-      });
-    });
+    it.skipIf(skipsOlderNode)(
+      `reports that Node.js is too old if it runs on an older Node.js${withoutOlderNode}`,
+      async () => {
+        if (olderNode === undefined) throw new Error("There is no Node.js before 22 in PATH");
+        expect(await answerOf(olderNode, join(application, "main.js"), "env:APP_KEY")).toEqual({
+          code: "PROVIDER_UNAVAILABLE",
+          message: expect.stringMatching(/this is Node\.js \d+\.\d+\.\d+, which Keyward does not support/),
+          hint: "Run this process with Node.js 22.19 or newer.",
+        });
+      },
+    );
   });
 
   it("have types that pass strict checks, even if the types of their dependencies are checked too", async () => {
@@ -314,7 +320,7 @@ describe("the packed tarballs", () => {
     for (const { name } of named) expect(listed).toContain(`${installed(name)}/dist/index.d.ts`);
   });
 
-  it("pass the tests of hosts: Keyv's suite, Keyv 5 and its hosts, and unstorage's driver", async () => {
+  it("pass the tests of libraries that use Keyv, which are in test/hosts", async () => {
     const files = readdirSync(join(repository, "test", "hosts")).filter((file) => file.endsWith(".test.ts"));
     for (const path of ["test/hosts", "test/store/store/inner-stores.ts", "docs/hosts.md"]) {
       cpSync(join(repository, path), join(consumer, path), { recursive: true });
@@ -339,7 +345,7 @@ describe("the packed tarballs", () => {
   }, 300_000);
 
   it.each(Object.entries(packageManagers))(
-    "are installed by %s next to Keyv 5 and its adapters, and work",
+    "can be installed by %s next to Keyv 5 and its adapters, and store records there",
     async (name, manager) => {
       const project = join(folder, name);
       const [command, ...given] = manager.start;
@@ -371,7 +377,7 @@ describe("the packed tarballs", () => {
 describe("the manifests", () => {
   const root = readManifest(repository);
 
-  it.each(named)("have the common fields: $name", ({ manifest, folder }) => {
+  it.each(named)("have the same common fields as every other manifest: $name", ({ manifest, folder }) => {
     const [first] = published;
     expect(manifest).toMatchObject({
       name: `@keyward/${basename(folder)}`,
@@ -389,7 +395,7 @@ describe("the manifests", () => {
     );
   });
 
-  it("take every version from the catalog or from the workspace", () => {
+  it("take the version of every dependency from the catalog or from the workspace", () => {
     const all = [...workspacePackages(repository), { folder: ".", manifest: root }];
     const strays = all.flatMap(({ folder, manifest }) =>
       [manifest.dependencies, manifest.devDependencies, manifest.peerDependencies, manifest.optionalDependencies]
@@ -418,7 +424,7 @@ describe("the manifests", () => {
     expect(unversioned.map(({ folder }) => folder)).toEqual([]);
   });
 
-  it("are all listed in the compiler's configurations", () => {
+  it("belong to packages that each configuration of the compiler lists", () => {
     for (const configuration of ["tsconfig.json", "tsconfig.checked.json"]) {
       const { references }: { references: { path: string }[] } = JSON.parse(
         readFileSync(join(repository, configuration), "utf8"),

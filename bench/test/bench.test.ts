@@ -15,7 +15,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const redis = findRedisServer() !== undefined;
 const run = (...options: string[]) => promisify(execFile)(process.execPath, [main, "--quick", ...options]);
 
-it("measures every task against its baseline, and writes the figures", async () => {
+it("the bench compares all variants of every task, and writes the figures", async () => {
   const file = join(folder, "figures.json");
   const { stdout } = await run("--json", file);
   const { tasks, bulk, lazy, scopes, bytesAtRest } = JSON.parse(readFileSync(file, "utf8"));
@@ -58,13 +58,13 @@ it("measures every task against its baseline, and writes the figures", async () 
   expect(bytesAtRest.map(({ plain }: { plain: number }) => plain)).toEqual([64, 256, 1024, 16_384, 1_048_576]);
 }, 400_000);
 
-it("measures only the tasks that --only selects", async () => {
+it("the bench measures only the tasks that --only selects", async () => {
   const { stdout } = await run("--only", "encrypt bytes");
   expect(stdout).toContain("\nencrypt bytes\n");
   expect(stdout).not.toContain("decrypt");
 });
 
-it("skips the tasks over Redis if no Redis is installed, and prints that", async () => {
+it("the bench skips the tasks over Redis and prints a notice if no Redis is installed", async () => {
   const { stdout } = await promisify(execFile)(process.execPath, [main, "--quick", "--only", "encrypt bytes"], {
     env: { ...process.env, PATH: folder },
   });
@@ -72,6 +72,6 @@ it("skips the tasks over Redis if no Redis is installed, and prints that", async
   expect(stdout).toContain("\nencrypt bytes\n");
 });
 
-it("refuses a pattern that no task matches", async () => {
+it("the bench rejects a pattern of --only that matches no task", async () => {
   await expect(run("--only", "nothing like this")).rejects.toThrow("No task");
 });

@@ -145,7 +145,7 @@ describe("a history of random calls", () => {
 });
 
 describe("the history of a key", () => {
-  it("allows both outcomes of a write that was not acknowledged, until a read shows one of them", () => {
+  it("allows both outcomes of an unacknowledged write, until a read shows the outcome", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     history.begin({ value: "perhaps" });
@@ -155,7 +155,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()(undefined)).toContain("missed");
   });
 
-  it("treats a delete that was not acknowledged as done after a read has found no record", () => {
+  it("treats an unacknowledged delete as done after a read has found no record", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     history.begin({});
@@ -165,7 +165,7 @@ describe("the history of a key", () => {
     expect(history.beginRead()("first")).toContain("older");
   });
 
-  it("allows a read only the values that the key had at some time during the read", () => {
+  it("allows a read to return only the values that the key had at some time during the read", () => {
     const history = new KeyHistory("key");
     history.begin({ value: "first" })();
     const reads = [history.beginRead(), history.beginRead(), history.beginRead()];

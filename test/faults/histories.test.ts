@@ -41,7 +41,7 @@ function inTurn<Item>(items: readonly Item[]): () => Item {
 }
 
 it(
-  `concurrent calls and rotations lose no write, bring back no deleted record and read no older value in memory (seed ${seed})`,
+  `concurrent calls and rotations lose no write, bring back no deleted record and read no outdated value over a memory store (seed ${seed})`,
   options,
   async () => {
     const random = randomFrom(seed);
@@ -51,7 +51,7 @@ it(
 );
 
 it(
-  `concurrent calls and rotations lose no write, bring back no deleted record and read no older value over two connections to SQLite (seed ${seed})`,
+  `concurrent calls and rotations lose no write, bring back no deleted record and read no outdated value over two connections to SQLite (seed ${seed})`,
   options,
   async () => {
     const path = join(await temporaryFolder(), "records.db");
@@ -62,7 +62,7 @@ it(
 );
 
 it(
-  `concurrent calls and rotations lose no write, bring back no deleted record and read no older value over HTTP (seed ${seed})`,
+  `concurrent calls and rotations lose no write, bring back no deleted record and read no outdated value over HTTP (seed ${seed})`,
   options,
   async () => {
     const server = await startHttpServer(openSqlite(join(await temporaryFolder(), "records.db")));
@@ -73,7 +73,7 @@ it(
 
 describeWithRedis(servers, "a history over Redis", () => {
   it(
-    `concurrent calls and rotations lose no write, bring back no deleted record and read no older value over three connections (seed ${seed})`,
+    `concurrent calls and rotations lose no write, bring back no deleted record and read no outdated value over three Redis connections (seed ${seed})`,
     options,
     async () => {
       const node = await startRedis(servers);
@@ -88,7 +88,7 @@ describeWithRedis(servers, "a history over Redis", () => {
   );
 
   it(
-    `concurrent calls and rotations lose no write, bring back no deleted record and read no older value in a Cluster (seed ${seed})`,
+    `concurrent calls and rotations lose no write, bring back no deleted record and read no outdated value over a Redis Cluster (seed ${seed})`,
     options,
     async () => {
       const cluster = await startCluster(servers);

@@ -100,7 +100,7 @@ it(`no record is lost over HTTP when connections are cut and answers are late (s
 
 describeWithRedis(servers, "a history over Redis", () => {
   it(
-    `no record is lost when the server is killed, hangs, is cut off or answers late (seed ${seed})`,
+    `no record is lost when the Redis server is killed, hangs, is cut off or answers late (seed ${seed})`,
     options,
     async () => {
       const random = randomFrom(seed + 11);
@@ -153,57 +153,63 @@ describeWithRedis(servers, "a history over Redis", () => {
     },
   );
 
-  it(`no record is lost in a Cluster when primaries are killed and slots move (seed ${seed})`, options, async () => {
-    const random = randomFrom(seed + 12);
-    const cluster = await startCluster(servers);
-    const stores = [0, 1, 2].map(() => new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs: 1_500 }));
-    onTestFinished(async () => {
-      for (const store of stores) await store.disconnect();
-      await cluster.stop();
-    });
-    let turn = 0;
-    await expectNothingLost(
-      random,
-      () => pick(() => (turn++ % 3) / 3, stores).namespaced("flows"),
-      {
-        async "a primary killed"({ gate }) {
-          // A Cluster may lose writes that it acknowledged just before a primary died. So no write is in progress at that
-          // moment, and the Redis replicas have every acknowledged write. The failover window is not tested.
-          const victim = pick(random, await cluster.primaries());
-          await gate.hold(async () => {
-            await replicasHaveAll(cluster);
-            await victim.kill();
-          });
-          await expect.poll(async () => (await cluster.primaries()).includes(victim), { timeout: 20_000 }).toBe(false);
-          await victim.restart();
-          await cluster.healthy();
+  it(
+    `no record is lost in a Redis Cluster when its primaries are killed and its slots move (seed ${seed})`,
+    options,
+    async () => {
+      const random = randomFrom(seed + 12);
+      const cluster = await startCluster(servers);
+      const stores = [0, 1, 2].map(() => new RedisStore({ nodes: cluster.startupNodes }, { timeoutMs: 1_500 }));
+      onTestFinished(async () => {
+        for (const store of stores) await store.disconnect();
+        await cluster.stop();
+      });
+      let turn = 0;
+      await expectNothingLost(
+        random,
+        () => pick(() => (turn++ % 3) / 3, stores).namespaced("flows"),
+        {
+          async "a primary killed"({ gate }) {
+            // A Cluster may lose writes that it acknowledged just before a primary died. So no write is in progress at that
+            // moment, and the Redis replicas have every acknowledged write. The failover window is not tested.
+            const victim = pick(random, await cluster.primaries());
+            await gate.hold(async () => {
+              await replicasHaveAll(cluster);
+              await victim.kill();
+            });
+            await expect
+              .poll(async () => (await cluster.primaries()).includes(victim), { timeout: 20_000 })
+              .toBe(false);
+            await victim.restart();
+            await cluster.healthy();
+          },
+          async "connections killed"(traffic) {
+            for (let cut = 0; cut < 10; cut++) {
+              const node = pick(random, cluster.nodes);
+              await node.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
+              await during(traffic, below(random, 20));
+            }
+          },
+          async "slots moved"() {
+            for (let move = 0; move < 3; move++) {
+              const slot = await slotInUse(cluster, random);
+              const owner = await cluster.primaryOf(slot);
+              const others = (await cluster.primaries()).filter((primary) => primary !== owner);
+              await cluster.moveSlot(slot, pick(random, others), { batch: 1 });
+            }
+          },
+          async "a primary hangs"() {
+            // The pause is too short for a failover.
+            const node = pick(random, await cluster.primaries());
+            node.pause();
+            await sleep(below(random, 700));
+            node.resume();
+          },
         },
-        async "connections killed"(traffic) {
-          for (let cut = 0; cut < 10; cut++) {
-            const node = pick(random, cluster.nodes);
-            await node.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes");
-            await during(traffic, below(random, 20));
-          }
-        },
-        async "slots moved"() {
-          for (let move = 0; move < 3; move++) {
-            const slot = await slotInUse(cluster, random);
-            const owner = await cluster.primaryOf(slot);
-            const others = (await cluster.primaries()).filter((primary) => primary !== owner);
-            await cluster.moveSlot(slot, pick(random, others), { batch: 1 });
-          }
-        },
-        async "a primary hangs"() {
-          // The pause is too short for a failover.
-          const node = pick(random, await cluster.primaries());
-          node.pause();
-          await sleep(below(random, 700));
-          node.resume();
-        },
-      },
-      1,
-    );
-  });
+        1,
+      );
+    },
+  );
 });
 
 /** Resolves when each Redis replica has the data that its primary had at the time of the call. */

@@ -5,6 +5,7 @@ import {
   EncryptedStore,
   type KeyProvider,
   Keyring,
+  KeywardError,
   type RotateKeyOptions,
   type RotationStep,
   rotateKey,
@@ -93,60 +94,72 @@ describeWithRedis(redisServers, "ten processes over Redis, whose keys rotate", (
     });
     afterAll(() => vi.unstubAllEnvs());
 
-    it(`fail no call in ${rotations} rotations (seed ${seed})`, options, async () => {
+    it(`the processes fail no call in ${rotations} rotations (seed ${seed})`, options, async () => {
       const { fleet, operator } = await start(service);
       for (let rotation = 1; rotation <= rotations; rotation++) await operator.rotate();
       await fleet.expectNoFailure();
       await operator.expectOneKey();
     });
 
-    it(`fail no call while one of the processes is paused during a rotation (seed ${seed})`, options, async () => {
-      const { fleet, operator } = await start(service);
-      const former = (await operator.keys.load()).primary;
-      await fleet.haltOne();
-      await operator.rotate();
-      fleet.resumeOne();
-      await operator.rotate();
-      await fleet.expectNoFailure();
-      await operator.expectOneKey();
-      expect((await operator.keys.load()).keys.map(({ id }) => id)).not.toContain(former);
-    });
-
-    it(`fail no call while the key service is unavailable during a rotation (seed ${seed})`, options, async () => {
-      const { fleet, operator } = await start(service);
-      for (const step of stepsWithoutService) {
-        await operator.rotate({ until: stepBefore(step) });
-        await service.stop();
-        await expect(operator.rotate()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
-        await service.start();
+    it(
+      `fail no call of the application while one of the processes is paused during a rotation (seed ${seed})`,
+      options,
+      async () => {
+        const { fleet, operator } = await start(service);
+        const former = (await operator.keys.load()).primary;
+        await fleet.haltOne();
         await operator.rotate();
-      }
-      await fleet.expectNoFailure();
-      await operator.expectOneKey();
-    });
+        fleet.resumeOne();
+        await operator.rotate();
+        await fleet.expectNoFailure();
+        await operator.expectOneKey();
+        expect((await operator.keys.load()).keys.map(({ id }) => id)).not.toContain(former);
+      },
+    );
 
-    it(`fail no call while the operator is killed at each step (seed ${seed})`, options, async () => {
-      const { fleet, operator, source } = await start(service);
-      const begun: string[] = [];
-      for (let run = 0; begun.at(-1) !== "done"; run++) {
-        const child = startProcess(operatorProgram, [redis.url, source, "next"], service.env());
-        const ended = once(child, "exit");
-        child.on("message", (step) => {
-          if (begun.includes(String(step))) return;
-          begun.push(String(step));
-          if (step !== "done") child.kill("SIGKILL");
-        });
-        await ended;
-        if (run > 20) throw new Error(`The rotation does not finish: ${begun.join(", ")}`);
-      }
-      expect(begun.length).toBeGreaterThanOrEqual(8);
-      const ring = await operator.keys.load();
-      expect(ring.keys.map(({ id }) => id)).toEqual(["next"]);
-      await fleet.expectNoFailure();
-      await operator.expectOneKey();
-    });
+    it(
+      `fail no call of the application while the key service is unavailable during a rotation (seed ${seed})`,
+      options,
+      async () => {
+        const { fleet, operator } = await start(service);
+        for (const step of stepsWithoutService) {
+          await operator.rotate({ until: stepBefore(step) });
+          await service.stop();
+          await expect(operator.rotateOnce()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
+          await service.start();
+          await operator.rotate();
+        }
+        await fleet.expectNoFailure();
+        await operator.expectOneKey();
+      },
+    );
 
-    it("ask the key service only once if 1,000 reads find records under a key that their keyring lacks", async () => {
+    it(
+      `fail no call of the application while the operator process is killed at each step of a rotation (seed ${seed})`,
+      options,
+      async () => {
+        const { fleet, operator, source } = await start(service);
+        const begun: string[] = [];
+        for (let run = 0; begun.at(-1) !== "done"; run++) {
+          const child = startProcess(operatorProgram, [redis.url, source, "next"], service.env());
+          const ended = once(child, "exit");
+          child.on("message", (step) => {
+            if (begun.includes(String(step))) return;
+            begun.push(String(step));
+            if (step !== "done") child.kill("SIGKILL");
+          });
+          await ended;
+          if (run > 20) throw new Error(`The rotation does not finish: ${begun.join(", ")}`);
+        }
+        expect(begun.length).toBeGreaterThanOrEqual(8);
+        const ring = await operator.keys.load();
+        expect(ring.keys.map(({ id }) => id)).toEqual(["next"]);
+        await fleet.expectNoFailure();
+        await operator.expectOneKey();
+      },
+    );
+
+    it("the processes ask the key service only once if 1,000 reads find records under a key that their keyring lacks", async () => {
       const source = service.newSource();
       const operators = await keysFrom(source);
       const old = Keyring.generate("old");
@@ -223,7 +236,19 @@ class Operator {
     this.#store = new EncryptedStore(inner.namespaced("sessions"), { keys });
   }
 
+  /** Rotates the key. Repeats the call while the key service does not answer in time, as on a busy machine. */
   async rotate(settings: Partial<RotateKeyOptions> = {}): Promise<void> {
+    for (;;) {
+      try {
+        await this.rotateOnce(settings);
+        return;
+      } catch (error) {
+        if (!(error instanceof KeywardError) || error.code !== "PROVIDER_UNAVAILABLE") throw error;
+      }
+    }
+  }
+
+  async rotateOnce(settings: Partial<RotateKeyOptions> = {}): Promise<void> {
     await rotateKey(this.keys, { stores: { sessions: this.#store }, graceMs: soak ? 500 : 50, ...settings });
   }
 

@@ -69,7 +69,7 @@ describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => 
     expect(await cache.get("two")).toBeUndefined();
   });
 
-  it("serves Apollo's Keyv adapter, whose times to live are in seconds", async () => {
+  it("serves Apollo's Keyv adapter as its cache, although its times to live are in seconds", async () => {
     const keyv = new Keyv5({ store: await open(), throwOnErrors: true });
     // The adapter's types come from Keyv's CommonJS build, which TypeScript considers different types.
     const adapter: KeyvAdapter<string> = Reflect.construct(KeyvAdapter, [keyv]);
@@ -95,7 +95,7 @@ async function cacheablePage(): Promise<{ readonly url: string; asked(): number 
 }
 
 describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => {
-  it.each(["directly", "in a Keyv 5"])("serves got as its cache, passed %s", async (how) => {
+  it.each(["directly", "in a Keyv 5"])("serves got as its cache if it is passed %s", async (how) => {
     const page = await cacheablePage();
     const store = await open();
     const cache = how === "directly" ? store : new Keyv5({ store });
@@ -112,7 +112,7 @@ describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => 
     expect(page.asked()).toBe(askedBefore);
   });
 
-  it("serves cacheable-request, which limits the ttl of responses", async () => {
+  it("serves cacheable-request as its cache if cacheable-request limits the ttl of responses", async () => {
     const page = await cacheablePage();
     const send = new CacheableRequest(request, await open()).request();
     const isFromCache = async () =>
@@ -132,7 +132,7 @@ describe.each(ways)("an encrypted store for a host, made with %s", (_, open) => 
 });
 
 // npm installs the alias keyv-5 next to the keyv that got imports, and got recognizes a Keyv by its class.
-it("got refuses a Keyv 5 of another copy, and names the copy to use", async () => {
+it("a request of got rejects if its cache is a Keyv 5 of another installed copy, and the hint names the copy to use", async () => {
   const { Keyv: OtherKeyv5 }: typeof import("keyv-5") = createRequire(import.meta.url)("keyv-5");
   const store = createKeyv({ store: new Map(), keys: Keyring.generate(), namespace: "http" });
   const cache = new OtherKeyv5({ store });
@@ -140,7 +140,7 @@ it("got refuses a Keyv 5 of another copy, and names the copy to use", async () =
   await expect(client((await cacheablePage()).url)).rejects.toMatchObject({
     cause: {
       code: "NAMESPACE_CONFLICT",
-      hint: expect.stringContaining("import Keyv from the same package as that host"),
+      hint: expect.stringContaining("import Keyv from the same package as the library"),
     },
   });
 });

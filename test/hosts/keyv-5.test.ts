@@ -102,7 +102,7 @@ describe("a namespace of createKeyv", () => {
     expect(keyv.namespace).toBe("encrypted");
   });
 
-  it("is not replaced by the namespace of a host if the Keyv is in use already, and the next call rejects", async () => {
+  it("cannot be replaced by a host if the Keyv is already in use, so the next call of the host rejects", async () => {
     const store = new MemoryStore();
     const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "encrypted" });
     await keyv.set("key", 1);
@@ -140,7 +140,7 @@ describe("a record that Keyv 5 wrote", () => {
 });
 
 describe("a host with throwOnErrors", () => {
-  it.each(["get", "getRaw"] as const)("rejects %s of a broken record", async (method) => {
+  it.each(["get", "getRaw"] as const)("rejects %s of a record that cannot be decrypted", async (method) => {
     const store = new MemoryStore();
     const sealed = createKeyv({ store, keys: Keyring.generate(), namespace: "keyv" });
     const host = new Keyv5({ store: sealed, throwOnErrors: true });

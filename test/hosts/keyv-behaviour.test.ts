@@ -403,11 +403,14 @@ async function observeBoth(behaviour: Behaviour, options: Options = {}): Promise
 }
 
 describe("createKeyv", () => {
-  it.each(Object.entries(same))("answers and emits the same as Keyv: %s", async (_, { options, behaviour }) => {
-    const [ours, keyvs] = await observeBoth(behaviour, options);
-    expect(ours).toEqual(keyvs);
-    expect(ours.answer).not.toBe("rejected");
-  });
+  it.each(Object.entries(same))(
+    "returns the same results and emits the same events as Keyv: %s",
+    async (_, { options, behaviour }) => {
+      const [ours, keyvs] = await observeBoth(behaviour, options);
+      expect(ours).toEqual(keyvs);
+      expect(ours.answer).not.toBe("rejected");
+    },
+  );
 });
 
 describe("createKeyv over a store that fails", () => {
@@ -415,42 +418,52 @@ describe("createKeyv over a store that fails", () => {
     [undefined, "flows"].map((namespace) => [name, namespace, call] as const),
   );
 
-  it.each(both)("rejects and emits the same as Keyv: %s in the namespace %s", async (name, namespace, call) => {
-    const behaviour: Behaviour = async (subject) => {
-      stopTime();
-      await subject.keyv.set("a", "there");
-      subject.adapter.failure = new Error("down");
-      return await call(subject);
-    };
-    const [ours, keyvs] = await observeBoth(behaviour, namespace === undefined ? {} : { namespace });
-    expect(ours.answer).toBe("rejected");
-    expect(keyvs.answer).not.toBe("rejected");
-    expect({ errors: ours.errors, kept: ours.kept }).toEqual({ errors: 1, kept: 1 });
-    expect(keyvs).toMatchObject({ errors: 1, kept: 1 });
+  it.each(both)(
+    "rejects a call of %s in the namespace %s, and emits the same events as Keyv",
+    async (name, namespace, call) => {
+      const behaviour: Behaviour = async (subject) => {
+        stopTime();
+        await subject.keyv.set("a", "there");
+        subject.adapter.failure = new Error("down");
+        return await call(subject);
+      };
+      const [ours, keyvs] = await observeBoth(behaviour, namespace === undefined ? {} : { namespace });
+      expect(ours.answer).toBe("rejected");
+      expect(keyvs.answer).not.toBe("rejected");
+      expect({ errors: ours.errors, kept: ours.kept }).toEqual({ errors: 1, kept: 1 });
+      expect(keyvs).toMatchObject({ errors: 1, kept: 1 });
 
-    // See the deviations failed-delete and failed-set.
-    if (name !== "delete") {
-      expect(ours.told).toEqual(keyvs.told);
-      expect(ours.stats).toEqual(keyvs.stats);
-    }
-    if (name !== "set") expect(ours.hooks).toEqual(keyvs.hooks);
-  });
+      // See the deviations failed-delete and failed-set.
+      if (name !== "delete") {
+        expect(ours.told).toEqual(keyvs.told);
+        expect(ours.stats).toEqual(keyvs.stats);
+      }
+      if (name !== "set") expect(ours.hooks).toEqual(keyvs.hooks);
+    },
+  );
 
-  it.each(["postGet", "postSetMany", "postDelete"])("runs a hook under its former name %s", async (name) => {
-    const { keyv, adapter } = subjects.createKeyv({});
-    keyv.on("warn", () => undefined);
-    const heard: unknown[] = [];
-    keyv.addHook(name, (detail: unknown) => {
-      heard.push(detail);
-    });
-    adapter.failure = new Error("down");
-    const call = { postGet: "get", postSetMany: "setMany", postDelete: "delete" }[name];
-    const answers = await Promise.allSettled([keyv.get("a"), keyv.setMany([{ key: "a", value: 1 }]), keyv.delete("a")]);
-    expect(answers.map(({ status }) => status)).toEqual(["rejected", "rejected", "rejected"]);
-    expect(heard, call).toHaveLength(1);
-  });
+  it.each(["postGet", "postSetMany", "postDelete"])(
+    "runs a hook that was added under its former name %s",
+    async (name) => {
+      const { keyv, adapter } = subjects.createKeyv({});
+      keyv.on("warn", () => undefined);
+      const heard: unknown[] = [];
+      keyv.addHook(name, (detail: unknown) => {
+        heard.push(detail);
+      });
+      adapter.failure = new Error("down");
+      const call = { postGet: "get", postSetMany: "setMany", postDelete: "delete" }[name];
+      const answers = await Promise.allSettled([
+        keyv.get("a"),
+        keyv.setMany([{ key: "a", value: 1 }]),
+        keyv.delete("a"),
+      ]);
+      expect(answers.map(({ status }) => status)).toEqual(["rejected", "rejected", "rejected"]);
+      expect(heard, call).toHaveLength(1);
+    },
+  );
 
-  it("counts as many errors as Keyv for keys that are sanitized", async () => {
+  it("counts as many errors as Keyv if the keys are sanitized", async () => {
     const behaviour: Behaviour = async ({ keyv, adapter }) => {
       adapter.failure = new Error("down");
       await Promise.allSettled([keyv.get("a;b"), keyv.getMany(["c--d", "e"])]);
@@ -471,7 +484,7 @@ describe("createKeyv over a store that fails", () => {
     expect(keyv.stats.errorKeys.get("healthy")).toBeUndefined();
   });
 
-  it("rejects with the error of the call if a hook throws as well", async () => {
+  it("rejects with the error of the store if a hook throws as well", async () => {
     const { keyv, adapter } = subjects.createKeyv({ stats: true });
     const heard: unknown[] = [];
     keyv.on("error", (error: unknown) => heard.push(error));
@@ -635,7 +648,7 @@ describe("the differences of createKeyv from Keyv", () => {
     await differs();
   });
 
-  it("are those that docs/hosts.md lists, and no others", () => {
+  it("are exactly those that docs/hosts.md lists", () => {
     const page = readFileSync(new URL("../../docs/hosts.md", import.meta.url), "utf8");
     const listed = [...page.matchAll(/^\| `([\w-]+)` \|/gm)].map(([, name]) => name);
     expect(listed).toEqual(Object.keys(deviations));
@@ -650,7 +663,7 @@ describe("the differences of createKeyv from Keyv", () => {
   });
 });
 
-it("a plain Keyv over an EncryptedStore also counts errors", async () => {
+it("a plain Keyv over an EncryptedStore counts an error, and no miss, if the store fails", async () => {
   const adapter = new BreakableAdapter(new Map());
   const keyv = new Keyv({ store: new EncryptedStore(adapter, { keys: Keyring.generate() }), stats: true });
   keyv.on("error", () => undefined);

@@ -25,7 +25,7 @@ describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %
     return storage;
   }
 
-  it("starts without items", async () => {
+  it("finds no item in a new store", async () => {
     const storage = await open();
     expect(await storage.hasItem("a:b")).toBe(false);
     expect(await storage.getItem("a:b")).toBeNull();
@@ -34,21 +34,21 @@ describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %
     await storage.removeItem("a:b");
   });
 
-  it("takes a snapshot and restores it", async () => {
+  it("restores a snapshot, and takes the same snapshot again", async () => {
     const storage = await open();
     await restoreSnapshot(storage, { initial: "works", "deep:key": { a: 1 } });
     expect(await storage.getItem("initial")).toBe("works");
     expect(await snapshot(storage, "")).toEqual({ initial: "works", "deep:key": { a: 1 } });
   });
 
-  it("sets and gets items, and cuts their keys at a question mark", async () => {
+  it("sets and gets items, and cuts off the part of a key after a question mark", async () => {
     const storage = await filled("s1:a", "s2:a", "s3:a?q=1");
     expect(await storage.hasItem("s1:a")).toBe(true);
     expect(await storage.getItem("s1:a")).toBe("value of s1:a");
     expect(await storage.getItem("s3:a?q=2")).toBe("value of s3:a?q=1");
   });
 
-  it("lists all keys, the keys under a base, and the keys up to a depth", async () => {
+  it("lists all keys, the keys that begin with a base, and the keys up to a depth", async () => {
     const storage = await filled("s1:a", "s2:a", "s3:a?q=1", "top", "d0:d1:d2");
     const keys = async (...given: Parameters<typeof storage.getKeys>) => (await storage.getKeys(...given)).sort();
     expect(await keys()).toEqual(["d0:d1:d2", "s1:a", "s2:a", "s3:a", "top"]);
@@ -73,7 +73,7 @@ describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %
     expect(await storage.getItem("data:test.json")).toEqual(expected);
   });
 
-  it("lets unstorage refuse a value that is not plain", async () => {
+  it("stores nothing if unstorage refuses an instance of a class", async () => {
     class Odd {}
     const storage = await open();
     const writing = Reflect.apply(storage.setItem, storage, ["bad", new Odd()]);
@@ -101,7 +101,7 @@ describe.each(Object.entries(stores))("unstorage's http driver on HTTP KV over %
     ]);
   });
 
-  it("removes single items, and clears all items under a base", async () => {
+  it("removes a single item, and clears all items", async () => {
     const storage = await filled("s1:a", "s1:b", "s2:a");
     await storage.removeItem("s1:a");
     expect(await storage.hasItem("s1:a")).toBe(false);

@@ -51,7 +51,7 @@ it("the CI environment takes its key from an environment variable", async () => 
 
 const aws = await findMoto();
 describeWithMoto(aws, "the production environment on AWS", () => {
-  it("keeps its keyring in Secrets Manager", async () => {
+  it("the environment keeps its keyring in Secrets Manager", async () => {
     const server = await startMoto(aws);
     onTestFinished(() => server.stop());
     const run = machine("production-aws", {
@@ -66,7 +66,7 @@ describeWithMoto(aws, "the production environment on AWS", () => {
 
 const vault = await findVaultServers();
 describeWithVault(vault, "the production environment with Vault", () => {
-  it("keeps its keyring in KV and logs in by AppRole", async () => {
+  it("the environment keeps its keyring in a KV secret, and logs in to Vault by AppRole", async () => {
     const server = await startVault(vault);
     onTestFinished(() => server.stop());
     await server.request("POST", "sys/mounts/secret", { type: "kv", options: { version: "2" } });
@@ -88,7 +88,7 @@ describeWithVault(vault, "the production environment with Vault", () => {
 });
 
 describe("the environments", () => {
-  it("differ by one environment variable, and contain no secret", () => {
+  it("differ only in the environment variable APP_KEYS, and contain no secret", () => {
     for (const file of readdirSync(join(example, "environments"))) {
       const lines = readFileSync(join(example, "environments", file), "utf8").split("\n");
       const variables = lines.filter((line) => line !== "" && !line.startsWith("#"));

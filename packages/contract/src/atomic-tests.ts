@@ -13,16 +13,19 @@ import { eventually } from "./waiting.ts";
 
 const shortMs = 300;
 
-/** The store whose `replace` {@link describeAtomic} tests: the store under test itself, or its reserved space. */
+/**
+ * What {@link describeAtomic} tests: the `replace` of the store under test, or the `replace` of its reserved space
+ * (where Keyward keeps its own records).
+ */
 export interface AtomicUnderTest {
   readonly test: StoreTest;
-  /** Whether the store returns bytes as bytes. */
+  /** `true` if the store returns bytes as bytes. Then `replace` is also tested with bytes. */
   readonly bytes: boolean;
   /** Returns the part of a store that is tested: the store itself, or its reserved space. */
   of(store: object): AtomicStore;
 }
 
-/** Returns the store itself, typed as atomic. Fails if the store has no `replace`. */
+/** Returns the store itself, with the type `AtomicStore`. Fails if the store has no `replace`. */
 export function asAtomic(store: object): AtomicStore {
   if (isAtomic(store)) return store;
   assert.fail("the store has no replace()");
@@ -34,7 +37,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     register(name, (opened: OpenStore) => body(of(opened.store), async () => of(await secondWriter(opened))));
   }
 
-  test("replaces the expected value", async (store) => {
+  test("replaces the stored value if it is the expected value", async (store) => {
     await store.set("key", "old");
     assert.equal(await store.replace("key", "old", "new"), true);
     assertValue(await store.get("key"), "new");
@@ -54,7 +57,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     );
   });
 
-  test("does not replace a value that differs from the expected one, however similar it is", async (store) => {
+  test("does not replace a value that is only similar to the expected value", async (store) => {
     const similar = [
       "value",
       "valu",
@@ -79,7 +82,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     }
   });
 
-  test("compares every byte of a large value, even the last", async (store) => {
+  test("compares a large value with the expected value up to the last byte", async (store) => {
     const large = "x".repeat(2 ** 20);
     await store.set("key", `${large}y`);
     assert.equal(await store.replace("key", `${large}z`, "new"), false);
@@ -89,7 +92,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
   });
 
   if (bytes) {
-    test("compares bytes, and distinguishes them from text", async (store) => {
+    test("compares bytes with bytes, and treats text as a different value", async (store) => {
       const values: StoredValue[] = [
         Buffer.from("value"),
         "value",
@@ -110,7 +113,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     });
   }
 
-  test("does not overwrite a newer write", async (store, other) => {
+  test("does not overwrite a value that is newer than the expected value", async (store, other) => {
     await store.set("key", "read");
     await (await other()).set("key", "newer");
     assert.equal(await store.replace("key", "read", "encrypted again"), false);
@@ -150,7 +153,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("forever"), "new");
   });
 
-  test("writes a missing record, and only a missing record, if the expected value is undefined", async (store) => {
+  test("writes a record only if the record is missing, when the expected value is undefined", async (store) => {
     assert.equal(await store.replace("key", undefined, "first"), true);
     assert.equal(await store.replace("key", undefined, "second"), false);
     assertValue(await store.get("key"), "first");
@@ -161,7 +164,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("key"), "third");
   });
 
-  test("treats an expired record as missing, and replaces it with one that does not expire", async (store) => {
+  test("treats an expired record as missing, and replaces it by a record that does not expire", async (store) => {
     await expire(store, "key");
     assert.equal(await store.replace("key", undefined, "new"), true);
     await expire(store, "witness");
@@ -265,7 +268,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     }
   });
 
-  test("loses no step of a counter that several writers increment", async (store, other) => {
+  test("loses no increment of a counter that several writers increment", async (store, other) => {
     const writers = [store, await other(), store, await other()];
     const steps = 10;
     await store.set("counter", "0");
@@ -280,7 +283,7 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValue(await store.get("counter"), String(writers.length * steps));
   });
 
-  test("applies the replacements of replaceMany() in order, each by itself", async (store) => {
+  test("applies the replacements of replaceMany() in order, even if some of them do not match", async (store) => {
     if (store.replaceMany === undefined) return;
     assert.deepEqual(await store.replaceMany([]), []);
     await store.setMany(["a", "b", "c"].map((key) => ({ key, value: "old" })));
@@ -310,9 +313,9 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
   });
 }
 
-/** Tests that a replacement affects only its own namespace. */
+/** Tests that `replace` changes only records in the namespace of its store. */
 export function describeAtomicNamespaces(test: StoreTest): void {
-  test("replaces only in its own namespace", async ({ inNamespace }) => {
+  test("replaces records only in its own namespace", async ({ inNamespace }) => {
     for (const namespace of ["", "a", "b"]) await inNamespace(namespace).set("key", "old");
     const store = asAtomic(inNamespace("a"));
     assert.equal(await store.replace("key", "old", "new"), true);

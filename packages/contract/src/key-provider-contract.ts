@@ -15,7 +15,7 @@ import { eventually } from "./waiting.ts";
 export interface OpenKeyProvider {
   /** The key provider to be tested. */
   readonly provider: KeyProvider;
-  /** Closes everything that the provider and its source hold open. */
+  /** Closes the provider and its source, with all connections, files and timers. */
   close(): Promise<void>;
   /**
    * Returns the key material of the source as texts, in each encoding that the source uses. No error, no printed
@@ -23,35 +23,36 @@ export interface OpenKeyProvider {
    */
   secrets(): readonly string[];
   /**
-   * Puts another keyring into the source without the provider. Required for a provider that can subscribe but not save.
+   * Changes the keyring in the source, without the provider. Required if the provider has `subscribe` but no `save`.
    */
   change?(): Promise<void>;
 }
 
 /** A key provider with a broken source, and the error code with which `load` must reject. */
 export interface FailingKeyProvider {
-  /** The fault of the source, which ends the name of its test: "a truncated key". */
+  /** The fault of the source, such as "a truncated key". The name of the test ends with this text. */
   readonly name: string;
-  /** The code with which `load` must reject. */
+  /** The error code with which `load` must reject. */
   readonly code: KeywardErrorCode;
   /** Opens a provider over the broken source. */
   open(): Promise<OpenKeyProvider>;
 }
 
-/** Options of {@link keyProviderContract}: the provider under test, and what to expect of it. */
+/** Options of {@link keyProviderContract}: the provider under test, and what the contract expects of it. */
 export interface KeyProviderContractOptions {
-  /** The name of the provider, which begins the name of the group of tests. */
+  /** The name of the provider. The group of tests is named `<name>: key provider contract`. */
   readonly name: string;
-  /** Opens a provider over a new source that has a valid keyring. Called once for each test. */
+  /** Opens a provider over a new source that has a valid keyring. The contract calls `open` once for each test. */
   open(): Promise<OpenKeyProvider>;
   /**
-   * Which methods the provider has. The contract fails a provider that lacks one of these methods, or has another one.
+   * Whether the provider has the optional methods `save` and `subscribe`. The contract fails a provider that lacks a
+   * method which is `true` here, or has a method which is `false` here.
    */
   readonly expect: {
     readonly save: boolean;
     readonly subscribe: boolean;
   };
-  /** Broken sources: for example a missing key, a truncated key, and a source that does not answer. Default: none. */
+  /** Providers with broken sources, such as a missing key, a truncated key or a server that hangs. Default: none. */
   readonly failing?: readonly FailingKeyProvider[];
 }
 
@@ -85,7 +86,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       assert.equal(provider.subscribe !== undefined, options.expect.subscribe, "subscribe");
     });
 
-    test("works the same after withFreshness()", async ({ provider }) => {
+    test("keeps its methods and its keyring if withFreshness() changes its refresh time", async ({ provider }) => {
       const changed = withFreshness(provider, { refreshMs: 54_321 });
       assert.deepEqual(changed.freshness, { timeoutMs: 15_000, ...provider.freshness, refreshMs: 54_321 });
       for (const method of ["load", "save", "create", "subscribe"] as const) {
@@ -107,7 +108,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       assert.equal(exportKeyring(Keyring.parse(exportKeyring(ring))), exportKeyring(ring));
     });
 
-    test("loads an equal keyring again while the source does not change", async ({ provider }) => {
+    test("loads an equal keyring each time if the source does not change", async ({ provider }) => {
       assert.equal(exportKeyring(await provider.load()), exportKeyring(await provider.load()));
     });
 
@@ -143,7 +144,7 @@ export function keyProviderContract(runner: TestRunner, options: KeyProviderCont
       assert.ok((await provider.load()) instanceof Keyring);
     });
 
-    test("finishes the load of one caller when another caller aborts its own", async ({ provider }) => {
+    test("finishes the load of one caller if another caller aborts another load", async ({ provider }) => {
       const controller = new AbortController();
       const aborted = provider.load({ signal: controller.signal });
       const other = provider.load();
@@ -189,7 +190,7 @@ function describeSave(test: ProviderTest): void {
     }
   });
 
-  test("does not overwrite a keyring that was saved meanwhile", async ({ provider, secrets }) => {
+  test("does not overwrite a keyring that another save wrote after the load", async ({ provider, secrets }) => {
     const stale = await provider.load();
     const winner = stale.add({ id: "winner" });
     await provider.save?.(winner, stale);

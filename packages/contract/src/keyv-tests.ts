@@ -18,7 +18,9 @@ const oneMebibyte = 2 ** 20;
 const shortMs = 150;
 const longMs = 3_600_000;
 
-/** Different keys that a faulty store may truncate, join, fold, escape or look up in a prototype. */
+/**
+ * Keys of records that a faulty store may confuse, such as keys that differ only in case, in an escape or at their end.
+ */
 export const unusualKeys: readonly string[] = [
   "/",
   "a/b",
@@ -67,7 +69,7 @@ export const unusualKeys: readonly string[] = [
   "é".repeat(512),
 ];
 
-/** Tests of values, batches, `has` and `delete`. */
+/** Tests that a store returns values unchanged, and that batches, `has` and `delete` return the right results. */
 export function describeValues(test: StoreTest, options: StoreContractOptions): void {
   test("declares that it accepts expiries as absolute times", async ({ store }) => {
     assert.equal(store.capabilities?.expires, true);
@@ -98,7 +100,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assertValue(await store.get("key"), text);
   });
 
-  test("refuses text that is not well-formed, or returns it unchanged", async ({ store }) => {
+  test("refuses text with a lone surrogate, or returns this text unchanged", async ({ store }) => {
     const isStored = await isAccepted(() => store.set("key", "a\ud800"));
     assertValue(await store.get("key"), isStored ? "a\ud800" : undefined);
   });
@@ -156,7 +158,7 @@ export function describeValues(test: StoreTest, options: StoreContractOptions): 
     assertValues(await store.getMany(["a", "b"]), [undefined, undefined]);
   });
 
-  test("works under Keyv", async ({ inNamespace }) => {
+  test("stores, lists, deletes and clears the records of a Keyv", async ({ inNamespace }) => {
     const keyv = new Keyv({ store: inNamespace("flows"), namespace: "flows", checkExpired: false });
     await keyv.set("a", { step: 1 });
     await keyv.setMany([
@@ -200,12 +202,12 @@ function describeBytes(test: StoreTest): void {
     for (const [index, key] of keys.entries()) assertValue(found.get(key), values[index]);
   });
 
-  test("stores only the bytes of a view, and not the rest of the larger buffer", async ({ store }) => {
+  test("stores only the bytes of a Uint8Array, and not the rest of its larger buffer", async ({ store }) => {
     await store.set("key", allBytes.subarray(10, 20));
     assertValue(await store.get("key"), allBytes.slice(10, 20));
   });
 
-  test("keeps stored bytes unchanged when a caller changes its own copy", async ({ store }) => {
+  test("keeps stored bytes unchanged if a caller changes the bytes that it wrote or read", async ({ store }) => {
     const mine = Uint8Array.of(1, 2, 3);
     await store.set("key", mine);
     mine.fill(9);
@@ -234,7 +236,7 @@ const unusualNamespaces = [
   "e\u0301",
 ];
 
-/** Tests that no call in one namespace reaches the records of another. */
+/** Tests that no call in one namespace reaches the records of another namespace. */
 export function describeNamespaces(test: StoreTest, options: StoreContractOptions): void {
   const namespaces = unusualNamespaces.filter((namespace) => !isRefused(namespace, options));
 
@@ -249,7 +251,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     assert.equal(await inNamespace("abc").has("key"), true);
   });
 
-  test("keeps working in other namespaces after a store in one namespace is disconnected", async ({
+  test("still reads and writes in other namespaces after a store in one namespace is disconnected", async ({
     store,
     inNamespace,
   }) => {
@@ -267,7 +269,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   if (!isRefused("a::b", options)) {
     test(
-      "neither iterates over nor clears a namespace whose name begins with the store's own",
+      'neither iterates over nor clears namespace "a::b" if its own namespace is "a"',
       async ({ inNamespace }) => {
         await inNamespace("a::b").set("key", "value");
         assert.equal((await iterated(inNamespace("a"))).size, 0);
@@ -280,7 +282,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   if (options.refusesNamespacesWith !== undefined) describeRefusals(test, options.refusesNamespacesWith);
 
-  test("finds records without a namespace only in the store without a namespace", async ({ store, inNamespace }) => {
+  test("finds a record without a namespace only from a store without a namespace", async ({ store, inNamespace }) => {
     await store.set("key", "value");
     assertValue(await inNamespace("").get("key"), "value");
     assert.equal(await inNamespace("a").get("key"), undefined);
@@ -288,7 +290,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 
   for (const separator of [":", "::", "/", "\0", "%", "."]) {
     test(
-      `distinguishes namespace and key if they contain ${JSON.stringify(separator)}`,
+      `keeps records separate if their namespaces or keys contain ${JSON.stringify(separator)}`,
       async ({ inNamespace }) => {
         const addresses = [
           [`a${separator}b`, "c"],
@@ -305,7 +307,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
   }
 
   for (const cleared of ["a*", "a?c", "[abc]", "%", "_", "a", "abc"]) {
-    test(`clears only the namespace ${JSON.stringify(cleared)}`, async ({ inNamespace }) => {
+    test(`clears only the records of the namespace ${JSON.stringify(cleared)}`, async ({ inNamespace }) => {
       await fillNamespaces(inNamespace, namespaces);
       await inNamespace(cleared).clear();
       await assertOnlyCleared(inNamespace, namespaces, cleared);
@@ -322,7 +324,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     "no-namespace-is-all",
   );
 
-  test("iterates only over its own namespace", async ({ inNamespace }) => {
+  test("iterates only over the records of its own namespace", async ({ inNamespace }) => {
     await fillNamespaces(inNamespace, namespaces);
     for (const namespace of namespaces.slice(1)) {
       const found = await iterated(inNamespace(namespace));
@@ -343,7 +345,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
     "no-namespace-is-all",
   );
 
-  test("iterates over every record that is not deleted meanwhile, while records are added, deleted and changed", async ({
+  test("iterates over every record that is not deleted during the iteration, even if other records change", async ({
     inNamespace,
   }) => {
     const store = inNamespace("walked");
@@ -380,7 +382,7 @@ export function describeNamespaces(test: StoreTest, options: StoreContractOption
 /** Tests that a store refuses every call in a namespace that contains the separator, and writes nothing. */
 function describeRefusals(test: StoreTest, separator: string): void {
   for (const namespace of [separator, `a${separator}b`, `a${separator}`, `${separator}b`]) {
-    test(`refuses the namespace ${JSON.stringify(namespace)}`, async ({ inNamespace }) => {
+    test(`rejects every call in the namespace ${JSON.stringify(namespace)}`, async ({ inNamespace }) => {
       const store = inNamespace(namespace);
       const entry = { key: "key", value: "value" };
       const calls: Record<string, () => unknown> = {
@@ -429,7 +431,7 @@ async function assertOnlyCleared(
 
 /** Tests that different keys are different records, whatever characters they contain. */
 export function describeKeys(test: StoreTest): void {
-  test("distinguishes unusual keys", async ({ inNamespace }) => {
+  test("keeps records under unusual keys separate", async ({ inNamespace }) => {
     const store = inNamespace("odd");
     for (const key of unusualKeys) assert.equal(await store.has(key), false);
     await store.setMany(unusualKeys.map((key, index) => ({ key, value: `value ${index}` })));
@@ -447,7 +449,7 @@ export function describeKeys(test: StoreTest): void {
     }
   });
 
-  test("refuses keys that are not well-formed, or distinguishes them", async ({ store }) => {
+  test("refuses keys that are not well-formed, or keeps their records separate", async ({ store }) => {
     const keys = ["\ufffd", "\ud800", "\ud801", "\udc00", "a\ud800", "a\ufffd"];
     const stored: string[] = [];
     for (const key of keys) if (await isAccepted(() => store.set(key, JSON.stringify(key)))) stored.push(key);
@@ -517,9 +519,9 @@ export function describeKeys(test: StoreTest): void {
   });
 }
 
-/** Tests that a record expires at its time, not earlier and not later. */
+/** Tests that a record expires exactly at its expiry, not earlier and not later. */
 export function describeExpiry(test: StoreTest, { takesDurations = false }: StoreContractOptions): void {
-  test("treats a record that is written with a past expiry as missing", async ({ store }) => {
+  test("treats a record as missing if it is written with a past expiry", async ({ store }) => {
     await store.set("replaced", "value");
     for (const key of ["replaced", "new"]) {
       await store.set(key, "value", Date.now() - 1);
@@ -573,7 +575,7 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
   });
 
   test(
-    "reports an expired record as missing when it is deleted",
+    "returns false if an expired record is deleted",
     async ({ store }) => {
       await expire(store, "key");
       assert.equal(await store.delete("key"), false);
@@ -594,13 +596,13 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
     assertValues(await store.getMany(["longer", "forever"]), ["value", "value"]);
   });
 
-  test("accepts an expiry with a fraction of a millisecond or far in the future", async ({ store }) => {
+  test("accepts an expiry that has a fraction of a millisecond, or that is far in the future", async ({ store }) => {
     await store.set("fraction", "value", Date.now() + longMs + 0.5);
     await store.set("far", "value", 2 ** 48 - 1);
     assertValues(await store.getMany(["fraction", "far"]), ["value", "value"]);
   });
 
-  test("stores a new record under the key of an expired one", async ({ store }) => {
+  test("stores a new record under the key of an expired record", async ({ store }) => {
     await expire(store, "key");
     await store.set("key", "new");
     assertValue(await store.get("key"), "new");
@@ -609,9 +611,9 @@ export function describeExpiry(test: StoreTest, { takesDurations = false }: Stor
   if (takesDurations) describeDurations(test);
 }
 
-/** Tests of expiries as Keyv 5 passes them: durations from now. */
+/** Tests of expiries as Keyv 5 passes them: as durations from now. */
 function describeDurations(test: StoreTest): void {
-  test("treats a duration given to set() as time from now", async ({ store }) => {
+  test("counts a duration that is passed to set() from the time of the call", async ({ store }) => {
     const startMs = Date.now();
     const tenYearsMs = 315_360_000_000;
     for (const durationMs of [longMs, tenYearsMs]) {
@@ -623,7 +625,7 @@ function describeDurations(test: StoreTest): void {
     assert.ok(Date.now() >= startMs + shortMs, "the record was missing before it expired");
   });
 
-  test("treats the ttl of an entry of setMany() as time from now", async ({ store }) => {
+  test("counts the ttl of an entry of setMany() from the time of the call", async ({ store }) => {
     const startMs = Date.now();
     const entries = [
       { key: "short", value: "value", ttl: shortMs },
@@ -641,9 +643,9 @@ function describeDurations(test: StoreTest): void {
   });
 }
 
-/** Tests of concurrent calls, through two connections if the store has them. */
+/** Tests concurrent calls, through two connections if the backend allows two. */
 export function describeConcurrency(test: StoreTest): void {
-  test("loses none of many concurrent writes to different keys", async (opened) => {
+  test("loses no write if many writes to different keys are concurrent", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     const keys = numbered("key-", 100);
     await Promise.all(keys.map((key, index) => writers[index % 2]?.set(key, `value of ${key}`)));
@@ -655,7 +657,7 @@ export function describeConcurrency(test: StoreTest): void {
     }
   });
 
-  test("keeps one of many concurrent writes to one key, and returns it to every reader", async (opened) => {
+  test("keeps one of many concurrent writes to one key, and returns its value to every reader", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     const values = numbered("value-", 50);
     await Promise.all(values.map((value, index) => writers[index % 2]?.set("key", value)));
@@ -664,7 +666,7 @@ export function describeConcurrency(test: StoreTest): void {
     assert.equal(other, one);
   });
 
-  test("reports to exactly one of several concurrent deletions that the record existed", async (opened) => {
+  test("returns true from exactly one of several concurrent deletions of a record", async (opened) => {
     const writers = [opened.store, await secondWriter(opened)];
     for (let round = 0; round < 10; round++) {
       await opened.store.set("key", "value");
@@ -688,7 +690,7 @@ export function describeConcurrency(test: StoreTest): void {
   });
 }
 
-/** Writes a record and waits until it has expired, without reading it. */
+/** Writes a record, and waits until it has expired. Reads only a second record with the same expiry meanwhile. */
 export async function expire(store: KeyvStorageAdapter, key: string): Promise<void> {
   const expires = Date.now() + shortMs;
   await store.set(key, "expired", expires);

@@ -50,8 +50,8 @@ async function fill({ inNamespace }: OpenStore, value: string): Promise<Set<stri
 }
 
 /**
- * Tests that each record is in exactly one range, in the same range for every process, whatever is written or deleted
- * meanwhile.
+ * Tests that each record is in exactly one range, and that the range is the same for every process. Writes and
+ * deletions of other records must not change the range of a record.
  */
 export function describeRanges(test: StoreTest): void {
   test("puts every record of every namespace into exactly one range, for any number of ranges", async (opened) => {
@@ -65,7 +65,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("returns ranges of about equal size", async ({ store, inNamespace }) => {
+  test("returns ranges with about equal numbers of records", async ({ store, inNamespace }) => {
     const count = 2_000;
     await inNamespace("a").setMany(numbered("key-", count).map((key) => ({ key, value: "value" })));
     const ranges = await asRanged(store).ranges(4);
@@ -79,7 +79,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("keeps a record in the same range when it is written again", async (opened) => {
+  test("keeps a record in the same range when the record is written again", async (opened) => {
     const store = asRanged(opened.store);
     const ranges = await store.ranges(5);
     const addresses = await fill(opened, "value");
@@ -94,7 +94,7 @@ export function describeRanges(test: StoreTest): void {
     }
   });
 
-  test("keeps each record in exactly one range while others are written and deleted", async (opened) => {
+  test("keeps each record in exactly one range while other records are written and deleted", async (opened) => {
     const store = asRanged(opened.store);
     const busy = opened.inNamespace("busy");
     const leaving = numbered("leaving-", 200);
@@ -115,7 +115,7 @@ export function describeRanges(test: StoreTest): void {
     for (const address of addresses) assert.ok(found.has(address), "a record that stayed was not found");
   });
 
-  test("finds the same records in a range from another store over the same backend", async (opened) => {
+  test("finds the same records in each range as another store over the same backend", async (opened) => {
     const store = asRanged(opened.store);
     await fill(opened, "value");
     const ranges = await store.ranges(3);
@@ -153,7 +153,7 @@ export function describeRanges(test: StoreTest): void {
     assert.deepEqual([...found.keys()], [addressOf({ namespace: "", key: "there" })]);
   });
 
-  test("refuses a range, a cursor and a count of ranges that are not valid", async (opened) => {
+  test("rejects an invalid range, an invalid cursor and an invalid number of ranges", async (opened) => {
     const store = asRanged(opened.store);
     await fill(opened, "value");
     const [range = ""] = await store.ranges(2);

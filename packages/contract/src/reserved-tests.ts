@@ -3,15 +3,18 @@ import { type AtomicStore, hasReservedSpace, isScannable, type ScannableStore } 
 import { scanAll } from "./scan-tests.ts";
 import { assertValue, iterated, type StoreTest } from "./store-under-test.ts";
 
-/** Returns the reserved space of a store. Fails if it has none. */
+/** Returns the reserved space of a store. Fails if the store has no reserved space. */
 export function reservedOf(store: object): AtomicStore & ScannableStore {
   if (hasReservedSpace(store)) return store.reserved();
   assert.fail("the store has no reserved()");
 }
 
-/** Tests that no call of a user of the store reaches the reserved space. */
+/**
+ * Tests that calls of the store do not reach its reserved space, and that calls of the reserved space do not reach
+ * other records.
+ */
 export function describeReserved(test: StoreTest): void {
-  test("keeps the reserved space separate from the records", async ({ store }) => {
+  test("keeps a reserved record separate from another record under the same key", async ({ store }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     assert.equal(await store.get("key"), undefined);
@@ -25,7 +28,7 @@ export function describeReserved(test: StoreTest): void {
     assertValue(await store.get("key"), "record");
   });
 
-  test("shows no reserved record in scans and iterators of the store, and no other record in those of the reserved space", async (opened) => {
+  test("lists no reserved record in the store, and only reserved records in the reserved space", async (opened) => {
     const { store, inNamespace } = opened;
     const reserved = reservedOf(store);
     await reserved.set("reserved key", "reserved");
@@ -46,7 +49,7 @@ export function describeReserved(test: StoreTest): void {
     assert.deepEqual([...(await iterated(reserved)).keys()], ["reserved key"]);
   });
 
-  test("clears only records, and its reserved space clears only reserved records", async ({ store, inNamespace }) => {
+  test("clears no reserved record, and its reserved space clears no other record", async ({ store, inNamespace }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     await store.clear();
@@ -64,11 +67,11 @@ export function describeReserved(test: StoreTest): void {
     if (again !== undefined) assertValue(await reservedOf(await again()).get("key"), "reserved");
   });
 
-  test("returns the same reserved space for each call of reserved()", async ({ store }) => {
+  test("returns the same object from each call of reserved()", async ({ store }) => {
     assert.equal(reservedOf(store), reservedOf(store));
   });
 
-  test("keeps working after its reserved space or a view is disconnected", async ({ store, inNamespace }) => {
+  test("still reads and writes after its reserved space or a view is disconnected", async ({ store, inNamespace }) => {
     const reserved = reservedOf(store);
     await reserved.set("key", "reserved");
     await inNamespace("a").set("key", "record");

@@ -1,6 +1,6 @@
-/** The two functions of a test runner that a contract needs: those of vitest, jest, `node:test` or `bun:test`. */
+/** The functions `describe` and `it` of a test runner, such as vitest, jest, `node:test` or `bun:test`. */
 export interface TestRunner {
-  /** Opens a group of tests. */
+  /** Registers a group of tests. `body` registers the tests of the group. */
   describe(name: string, body: () => void): unknown;
   /** Registers one test. */
   it(name: string, body: () => Promise<void>): unknown;

@@ -3,15 +3,15 @@ import { isScannable, type ScannableStore, type ScannedRecord, type StoredValue 
 import { unusualKeys } from "./keyv-tests.ts";
 import { assertValue, isRefused, numbered, type StoreContractOptions, type StoreTest } from "./store-under-test.ts";
 
-/** Returns the store itself, typed as scannable. Fails if the store has no `scan`. */
+/** Returns the store itself, with the type `ScannableStore`. Fails if the store has no `scan`. */
 export function asScannable(store: object): ScannableStore {
   if (isScannable(store)) return store;
   assert.fail("the store has no scan()");
 }
 
 /**
- * Scans a store from a cursor, or from the first page if there is none, to the last page. Calls `between` after each
- * page.
+ * Scans a store to its last page, and returns all records. Starts at `cursor`, or at the first page if `cursor` is
+ * absent. Calls `between` after each page.
  */
 export async function scanAll(
   store: ScannableStore,
@@ -32,17 +32,17 @@ export async function scanAll(
   return found;
 }
 
-/** Tests that a scan finds every record of every namespace despite changes, and continues from a cursor. */
+/** Tests that a scan finds every record of every namespace while records change, and continues from a cursor. */
 export function describeScan(test: StoreTest, options: StoreContractOptions): void {
   const namespaces = ["", "a", "a*", "a::b", "\u00e9", "e\u0301"].filter((each) => !isRefused(each, options));
 
-  test("finds nothing in an empty store", async ({ store }) => {
+  test("finds no record in an empty store", async ({ store }) => {
     assert.deepEqual(await scanAll(asScannable(store)), []);
   });
 
   for (const limit of [undefined, 1, 7, 10_000]) {
     test(
-      `finds every record of every namespace unchanged with ${limit === undefined ? "the default limit" : `a limit of ${limit}`}`,
+      `finds every record and its value in every namespace: ${limit === undefined ? "the default limit" : `a limit of ${limit}`}`,
       async (opened) => {
         const expected = new Map<string, StoredValue>();
         for (const namespace of namespaces) {
@@ -60,7 +60,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     );
   }
 
-  test("finds the records of all namespaces from a store that has a namespace", async ({ inNamespace }) => {
+  test("finds the records of all namespaces even if the store has a namespace", async ({ inNamespace }) => {
     await inNamespace("a").set("key", "value");
     await inNamespace("b").set("key", "value");
     const found = await scanAll(asScannable(inNamespace("b")));
@@ -86,7 +86,10 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     );
   });
 
-  test("continues from a cursor, repeatedly and in another store over the same records", async ({ store, again }) => {
+  test("continues from the same cursor several times, also in another store over the same backend", async ({
+    store,
+    again,
+  }) => {
     const keys = numbered("key-", 300);
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
     const first = await asScannable(store).scan({ limit: 20 });
@@ -98,7 +101,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     }
   });
 
-  test("finds every record that is not deleted during the scan, while records are added, deleted and changed", async ({
+  test("finds every record that is not deleted during the scan, even if other records change", async ({
     store,
     inNamespace,
   }) => {
@@ -123,7 +126,7 @@ export function describeScan(test: StoreTest, options: StoreContractOptions): vo
     for (const key of staying) assert.ok(keys.has(key), "a record that stayed was not found");
   });
 
-  test("continues from a cursor whose record was deleted", async ({ store }) => {
+  test("continues from a cursor after the records before the cursor were deleted", async ({ store }) => {
     const keys = numbered("key-", 100);
     await store.setMany(keys.map((key) => ({ key, value: "value" })));
     const first = await asScannable(store).scan({ limit: 10 });

@@ -10,10 +10,11 @@ import { describeScan } from "./scan-tests.ts";
 import { assertValue, type StoreContractOptions, type StoreTest, storeTests } from "./store-under-test.ts";
 
 /**
- * Registers the tests that a store must pass: everything that Keyv requires of a storage adapter, and each capability that
- * the store is expected to have. The tests use no fake clock, so they run against real servers too.
+ * Registers the tests that a store must pass: everything that Keyv requires of a storage adapter, and each capability
+ * that the store is expected to have. The tests use no fake clock, so they run against real servers too.
  *
- * @param runner The functions of a test runner that register tests. Set the timeout of each test to at least 20 seconds.
+ * @param runner The functions of a test runner that register tests. Set the timeout of each test to at least 20
+ * seconds.
  */
 export function storeContract(runner: TestRunner, options: StoreContractOptions): void {
   const { describe } = runner;
@@ -72,7 +73,7 @@ function describeViews(test: StoreTest): void {
     assert.fail("the store has no namespaced()");
   }
 
-  test("returns views on other namespaces, and keeps its own namespace", async ({ store, inNamespace }) => {
+  test("returns views in other namespaces, and keeps its own namespace", async ({ store, inNamespace }) => {
     const [a, b] = [view(store, "a"), view(store, "b")];
     assert.equal(a.namespace, "a");
     assert.equal(b.namespace, "b");
@@ -89,7 +90,7 @@ function describeViews(test: StoreTest): void {
     assert.equal(await store.has("key"), true);
   });
 
-  test("keeps working and returns further views after a view is disconnected", async ({ store, inNamespace }) => {
+  test("still reads, writes and returns further views after a view is disconnected", async ({ store, inNamespace }) => {
     const [a, b] = [view(store, "a"), view(store, "b")];
     const [none, inner] = [view(store, ""), view(a, "inner")];
     await b.set("key", "in b");

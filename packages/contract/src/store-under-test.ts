@@ -5,48 +5,49 @@ import type { TestRunner } from "./runner.ts";
 
 /** A store under test, over an empty backend that no other test uses. */
 export interface OpenStore {
-  /** The store, without a namespace. */
+  /** The store under test, which has no namespace. */
   readonly store: KeyvStorageAdapter;
-  /** Returns another store over the same backend, in a namespace; "" for no namespace. */
+  /** Returns another store over the same backend, in a namespace. If `namespace` is "", the store has no namespace. */
   inNamespace(namespace: string): KeyvStorageAdapter;
   /**
-   * Opens another store over the same backend, without a namespace and with its own connection, like another process.
-   * Absent if the backend allows only one connection.
+   * Opens another store over the same backend, without a namespace and with its own connection, like a store in another
+   * process. Absent if the backend allows only one connection.
    */
   again?(): Promise<KeyvStorageAdapter>;
-  /** Closes everything that was opened, and removes the backend. */
+  /** Closes all stores over the backend, and removes the backend. */
   close(): Promise<void>;
 }
 
 /**
- * The capabilities that a store has. The contract tests each of these capabilities, and fails a store that has a
- * capability which is `false` here.
+ * The capabilities that a store has. The contract tests each capability that is `true` here, and fails a store that has
+ * a capability which is `false` here.
  */
 export interface StoreExpectations {
-  /** Whether the store has `replace`. */
+  /** `true` if the store must have `replace`, which replaces only an unchanged record. `false` if it must lack it. */
   readonly atomic: boolean;
-  /** Whether the store has `scan`. */
+  /** `true` if the store must have `scan`, which lists all records. `false` if it must lack it. */
   readonly scannable: boolean;
-  /** Whether the store has `ranges`. */
+  /** `true` if the store must have `ranges`, which divides all records into ranges. `false` if it must lack it. */
   readonly ranged: boolean;
-  /** Whether the store declares `values: "bytes"`. */
+  /** `true` if the store must declare `values: "bytes"` (it keeps bytes). `false` if it must not declare this. */
   readonly bytes: boolean;
-  /** Whether the store has `reserved()`. */
+  /** `true` if the store must have `reserved()`, the space for Keyward's own records. `false` if it must lack it. */
   readonly reserved: boolean;
-  /** Whether the store has `namespaced()`. */
+  /** `true` if the store must have `namespaced()`, which returns a view in a namespace. `false` if it must lack it. */
   readonly namespaced: boolean;
 }
 
 /**
- * A part of the contract that a store is known to break. The test of that part must then fail, so that you notice an
- * exception that is no longer needed.
+ * A part of the contract that a store is known to break. If the options list the part, its test must fail, so that you
+ * notice an exception that is no longer needed.
  *
  * - `alive-when-expiring`: a record still exists in the very millisecond in which it expires.
  * - `delete-finds-expired`: `delete` returns `true` for an expired record.
  * - `no-namespace-is-all`: `clear` and `iterator` of a store without a namespace reach the records of all namespaces.
- * - `namespaces-collide`: the store joins namespace and key by `::`, so that different addresses are one record: key
- *   `a::b` without a namespace is key `b` in namespace `a`. Also, key `c` in namespace `a::b` is key `b::c` in
- *   namespace `a`, unless {@link StoreContractOptions.refusesNamespacesWith} is `::`.
+ * - `namespaces-collide`: the store joins namespace and key by `::`, so that two different addresses can mean the same
+ *   record. Key `a::b` without a namespace is the same record as key `b` in namespace `a`. Also, key `c` in namespace
+ *   `a::b` is the same record as key `b::c` in namespace `a`, unless {@link StoreContractOptions.refusesNamespacesWith}
+ *   is `::`.
  */
 export type StoreException =
   | "alive-when-expiring"
@@ -54,36 +55,38 @@ export type StoreException =
   | "no-namespace-is-all"
   | "namespaces-collide";
 
-/** Options of {@link storeContract}: the store under test, and what to expect of it. */
+/** Options of {@link storeContract}: the store under test, and what the contract expects of the store. */
 export interface StoreContractOptions {
-  /** The name of the store, which begins the name of the group of tests. */
+  /** The name of the store. The group of tests is named `<name>: store contract`. */
   readonly name: string;
-  /** Opens the store over a new, empty backend. Called once for each test. */
+  /** Opens the store over a new, empty backend. The contract calls `open` once for each test. */
   open(): Promise<OpenStore>;
-  /** The capabilities that the store has. The contract fails a store that lacks one of these, or has another one. */
+  /**
+   * The capabilities that the store has. The contract fails a store that lacks one of these capabilities, or has a
+   * capability that is `false` here.
+   */
   readonly expect: StoreExpectations;
-  /** Whether the store returns bytes as bytes. Default: `expect.bytes`. */
+  /** `true` if the store must return bytes as bytes. `false` if that is not tested. Default: `expect.bytes`. */
   readonly roundTripsBytes?: boolean;
   /**
-   * Whether the store also supports Keyv 5, which passes durations in milliseconds: as the third argument of `set`, and
-   * as `ttl` of an entry of `setMany`. Default: false.
+   * `true` if the contract must also test that the store supports Keyv 5, which passes durations in milliseconds: as
+   * the third argument of `set`, and as `ttl` of an entry of `setMany`. Default: false.
    */
   readonly takesDurations?: boolean;
   /**
-   * The separator that the store puts between namespace and key without escaping it. The store must then refuse every
-   * namespace that contains the separator, with `VALUE_INVALID` at each call. Default: the store accepts every
-   * namespace.
+   * The separator that the store puts between namespace and key without escaping it. Every call in a namespace that
+   * contains the separator must then reject with `VALUE_INVALID`. Default: the store must accept every namespace.
    */
   readonly refusesNamespacesWith?: string;
   /** Parts of the contract that the store is known to break. Default: none. */
   readonly exceptions?: readonly StoreException[];
 }
 
-/** Registers a test. Its body receives a newly opened store. */
+/** A function that registers a test. The test opens a new store, and passes the store to `body`. */
 export type StoreTest = (
   name: string,
   body: (opened: OpenStore) => Promise<void>,
-  /** If the store lists this exception, the test must fail. */
+  /** If the options of the store list this exception, the test must fail. */
   exception?: StoreException,
 ) => void;
 
@@ -113,14 +116,13 @@ export function storeTests(runner: TestRunner, { open, exceptions = [] }: StoreC
   };
 }
 
-/** Returns whether a store must refuse a namespace, according to its options. */
+/** Returns whether a store must refuse a namespace, according to the options of the store. */
 export function isRefused(namespace: string, { refusesNamespacesWith: separator }: StoreContractOptions): boolean {
   return separator !== undefined && namespace.includes(separator);
 }
 
 /**
- * Returns a second store over the same backend, with its own connection. Returns the store itself if there is no
- * `again`.
+ * Returns a second store over the same backend, with its own connection. If `again` is absent, returns the first store.
  */
 export async function secondWriter({ store, again }: OpenStore): Promise<KeyvStorageAdapter> {
   return again === undefined ? store : again();
@@ -136,13 +138,13 @@ export function assertValue(actual: unknown, expected: StoredValue | undefined, 
   }
 }
 
-/** Checks each value with {@link assertValue}. */
+/** Checks with {@link assertValue} that all values were returned as they were stored, in the same order. */
 export function assertValues(actual: readonly unknown[], expected: readonly (StoredValue | undefined)[]): void {
   assert.equal(actual.length, expected.length, "number of results");
   for (const [index, value] of expected.entries()) assertValue(actual[index], value, `value ${index}`);
 }
 
-/** Returns everything that the iterator of a store yields, by key. Fails if a key is yielded twice. */
+/** Iterates over a store, and returns a map from each key to its value. Fails if the iterator yields a key twice. */
 export async function iterated(store: KeyvStorageAdapter): Promise<Map<unknown, unknown>> {
   assert.ok(store.iterator, "the store has no iterator");
   const found = new Map<unknown, unknown>();
@@ -153,7 +155,7 @@ export async function iterated(store: KeyvStorageAdapter): Promise<Map<unknown, 
   return found;
 }
 
-/** Returns `count` texts: the prefix with 0, with 1, and so on. */
+/** Returns `count` texts, each of which is the prefix with a number: 0, 1 and so on. */
 export function numbered(prefix: string, count: number): string[] {
   return Array.from({ length: count }, (_, index) => `${prefix}${index}`);
 }

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 const patienceMs = 10_000;
 const intervalMs = 10;
 
-/** Waits until a condition is true. Fails with the text `what` if that takes more than 10 seconds. */
+/** Waits until `isTrue` returns true. If that takes more than 10 seconds, fails with a message that contains `what`. */
 export async function eventually(what: string, isTrue: () => boolean | Promise<boolean>): Promise<void> {
   const deadline = Date.now() + patienceMs;
   while (!(await isTrue())) {

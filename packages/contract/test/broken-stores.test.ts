@@ -137,9 +137,9 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "namespaces > keeps working in other namespaces after a store in one namespace is disconnected",
-      "views > keeps working and returns further views after a view is disconnected",
-      "reserved space > keeps working after its reserved space or a view is disconnected",
+      "namespaces > still reads and writes in other namespaces after a store in one namespace is disconnected",
+      "views > still reads, writes and returns further views after a view is disconnected",
+      "reserved space > still reads and writes after its reserved space or a view is disconnected",
     ],
   },
   {
@@ -154,7 +154,7 @@ const broken: readonly {
           return space;
         }
       })(origin),
-    failing: ["reserved space > keeps working after its reserved space or a view is disconnected"],
+    failing: ["reserved space > still reads and writes after its reserved space or a view is disconnected"],
   },
   {
     name: "replace ignores the expected value",
@@ -165,7 +165,7 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "atomic replacement > does not overwrite a newer write",
+      "atomic replacement > does not overwrite a value that is newer than the expected value",
       "atomic replacement > does not restore a deleted record",
       "atomic replacement > lets exactly one of two concurrent replacements succeed, in each of 50 rounds",
     ],
@@ -180,7 +180,7 @@ const broken: readonly {
       })(origin),
     failing: [
       "atomic replacement > lets exactly one of two concurrent replacements succeed, in each of 50 rounds",
-      "atomic replacement > loses no step of a counter that several writers increment",
+      "atomic replacement > loses no increment of a counter that several writers increment",
       "atomic replacement > keeps the expiry of the record that it replaces",
     ],
   },
@@ -194,9 +194,7 @@ const broken: readonly {
           return super.replace(key, alike ? stored : expected, next);
         }
       })(origin),
-    failing: [
-      "atomic replacement > does not replace a value that differs from the expected one, however similar it is",
-    ],
+    failing: ["atomic replacement > does not replace a value that is only similar to the expected value"],
   },
   {
     name: "replaceMany stops at the first refusal",
@@ -213,7 +211,9 @@ const broken: readonly {
           return super.replaceMany([{ key, expected, next }]).then(([replaced = false]) => replaced);
         }
       })(origin),
-    failing: ["atomic replacement > applies the replacements of replaceMany() in order, each by itself"],
+    failing: [
+      "atomic replacement > applies the replacements of replaceMany() in order, even if some of them do not match",
+    ],
   },
   {
     name: "setMany writes nothing",
@@ -225,7 +225,7 @@ const broken: readonly {
       })(origin),
     failing: [
       "values > returns the results of a batch in the order of its keys, also for duplicate and missing keys",
-      "values > works under Keyv",
+      "values > stores, lists, deletes and clears the records of a Keyv",
     ],
   },
   {
@@ -246,7 +246,7 @@ const broken: readonly {
           return super.set(key, value);
         }
       })(origin),
-    failing: ["expiry > treats a record that is written with a past expiry as missing"],
+    failing: ["expiry > treats a record as missing if it is written with a past expiry"],
   },
   {
     name: "get and set normalise keys",
@@ -259,7 +259,7 @@ const broken: readonly {
           return super.set(key.normalize("NFC"), value, expires);
         }
       })(origin),
-    failing: ["keys > distinguishes unusual keys"],
+    failing: ["keys > keeps records under unusual keys separate"],
   },
   {
     name: "clear uses the namespace as a prefix",
@@ -273,7 +273,7 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      'namespaces > clears only the namespace "a"',
+      'namespaces > clears only the records of the namespace "a"',
       "namespaces > clears only the records without a namespace if the store has no namespace",
     ],
   },
@@ -286,7 +286,7 @@ const broken: readonly {
           return { ...page, entries: page.entries.filter(({ namespace }) => namespace === (this.namespace ?? "")) };
         }
       })(origin),
-    failing: ["scan > finds the records of all namespaces from a store that has a namespace"],
+    failing: ["scan > finds the records of all namespaces even if the store has a namespace"],
   },
   {
     name: "a cursor counts records, so that deletions shift it",
@@ -299,9 +299,7 @@ const broken: readonly {
           return { entries: entries.slice(start, end), ...(end < entries.length ? { cursor: String(end) } : {}) };
         }
       })(origin),
-    failing: [
-      "scan > finds every record that is not deleted during the scan, while records are added, deleted and changed",
-    ],
+    failing: ["scan > finds every record that is not deleted during the scan, even if other records change"],
   },
   {
     name: "the reserved space is a namespace",
@@ -312,7 +310,7 @@ const broken: readonly {
         }
       })(origin),
     failing: [
-      "reserved space > shows no reserved record in scans and iterators of the store, and no other record in those of the reserved space",
+      "reserved space > lists no reserved record in the store, and only reserved records in the reserved space",
     ],
   },
 ];
@@ -335,8 +333,8 @@ const brokenRanges: readonly (typeof broken)[number][] = [
         }
       })(origin),
     failing: [
-      "ranges > keeps a record in the same range when it is written again",
-      "ranges > keeps each record in exactly one range while others are written and deleted",
+      "ranges > keeps a record in the same range when the record is written again",
+      "ranges > keeps each record in exactly one range while other records are written and deleted",
     ],
   },
   {
@@ -370,7 +368,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return record.key.startsWith("key-1") ? 0 : parts - 1;
         }
       })(origin),
-    failing: ["ranges > returns ranges of about equal size"],
+    failing: ["ranges > returns ranges with about equal numbers of records"],
   },
   {
     name: "a cursor forgets its range",
@@ -397,7 +395,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.rangeOf(range);
         }
       })(origin),
-    failing: ["ranges > finds the same records in a range from another store over the same backend"],
+    failing: ["ranges > finds the same records in each range as another store over the same backend"],
   },
   {
     name: "any text is accepted as a range",
@@ -407,7 +405,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return range.includes("/") ? super.rangeOf(range) : () => false;
         }
       })(origin),
-    failing: ["ranges > refuses a range, a cursor and a count of ranges that are not valid"],
+    failing: ["ranges > rejects an invalid range, an invalid cursor and an invalid number of ranges"],
   },
   {
     name: "any number is accepted as a count",
@@ -417,7 +415,7 @@ const brokenRanges: readonly (typeof broken)[number][] = [
           return super.ranges(Math.max(1, Math.ceil(count) || 1));
         }
       })(origin),
-    failing: ["ranges > refuses a range, a cursor and a count of ranges that are not valid"],
+    failing: ["ranges > rejects an invalid range, an invalid cursor and an invalid number of ranges"],
   },
   {
     name: "a range contains reserved records",
@@ -448,7 +446,7 @@ describe.concurrent("storeContract", () => {
     });
   }
 
-  it("passes a store with ranges that follows the contract", async () => {
+  it("passes a store that has ranges and follows the contract", async () => {
     const claims = { expect: { ...allCapabilities, ranged: true } };
     assert.deepEqual(await failuresOfStore((origin) => new RangedMemoryStore(origin), claims), []);
   });
@@ -469,11 +467,13 @@ describe.concurrent("storeContract", () => {
     const failures = await failuresOfStore((origin) => new MemoryStore(origin), { refusesNamespacesWith: "::" });
     assert.deepEqual(
       failures,
-      ["::", "a::b", "a::", "::b"].map((namespace) => `namespaces > refuses the namespace "${namespace}"`),
+      ["::", "a::b", "a::", "::b"].map(
+        (namespace) => `namespaces > rejects every call in the namespace "${namespace}"`,
+      ),
     );
   });
 
-  it("fails a store that has a capability that is not expected", async () => {
+  it("fails a store that has a capability which the options do not expect", async () => {
     for (const capability of ["atomic", "scannable", "bytes", "reserved", "namespaced"]) {
       const failures = await failuresOf({
         name: "memory",
@@ -487,7 +487,7 @@ describe.concurrent("storeContract", () => {
     }
   });
 
-  it("fails a store for which an exception is listed that it does not need", async () => {
+  it("fails a store if its options list an exception that the store does not need", async () => {
     const failures = await failuresOf({
       name: "memory",
       expect: allCapabilities,

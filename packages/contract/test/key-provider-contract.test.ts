@@ -77,14 +77,14 @@ async function failuresOf(broken: KeyProviderContractOptions): Promise<string[]>
 }
 
 describe("keyProviderContract", () => {
-  it("fails a provider whose save does not compare the stored keyring first", async () => {
+  it("fails a provider whose save() writes without comparing the stored keyring", async () => {
     class Overwriting extends MemoryProvider {
       override async save(next: Keyring): Promise<void> {
         this.overwrite(next);
       }
     }
     assert.deepEqual(await failuresOf({ ...options, open: opening(() => new Overwriting()) }), [
-      "does not overwrite a keyring that was saved meanwhile",
+      "does not overwrite a keyring that another save wrote after the load",
       "lets exactly one of several concurrent saves succeed",
     ]);
   });
@@ -101,7 +101,7 @@ describe("keyProviderContract", () => {
     ]);
   });
 
-  it("fails a provider whose subscriptions do not end", async () => {
+  it("fails a provider that still calls a subscriber after it has unsubscribed", async () => {
     class Clinging extends MemoryProvider {
       override subscribe(changed: () => void): () => void {
         super.subscribe(changed);
@@ -113,7 +113,7 @@ describe("keyProviderContract", () => {
     ]);
   });
 
-  it("fails a provider whose keyring differs from load to load", async () => {
+  it("fails a provider that loads a different keyring each time", async () => {
     class Fickle extends MemoryProvider {
       override async load({ signal }: { readonly signal?: AbortSignal } = {}): Promise<Keyring> {
         signal?.throwIfAborted();
@@ -124,7 +124,7 @@ describe("keyProviderContract", () => {
     assert.ok(failures.includes("returns equal keyrings to concurrent loads"));
   });
 
-  it("fails a provider that shows key material in an error, and does not print the material", async () => {
+  it("fails a provider whose error contains key material, and does not print the material itself", async () => {
     const talkative = opening(() => new TalkativeProvider());
     assert.deepEqual(
       await failuresOf({

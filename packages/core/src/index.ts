@@ -62,7 +62,7 @@ export type { ReencryptEvent } from "./store/lazy-reencryption.ts";
 export type { ReplicaOptions } from "./store/replica-registration.ts";
 export type { WrappableStore } from "./store-interface/adapters.ts";
 export { shareConnection } from "./store-interface/connection-users.ts";
-export { shareListener } from "./store-interface/event-listeners.ts";
+export { ignoreLaterErrors, shareListener } from "./store-interface/event-listeners.ts";
 export { readKeyvJson } from "./store-interface/keyv-value.ts";
 export type { RecordAddress, RecordContent } from "./store-interface/record.ts";
 export {

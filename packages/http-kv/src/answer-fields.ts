@@ -1,19 +1,19 @@
 import { KeywardError, type StoredValue } from "@keyward/core";
 import { decodeValue, field } from "./protocol.ts";
 
-/** Reads and checks the fields of a server's answers. An attacker may have sent the answer. */
+/** Reads the fields of a server's answers, and checks them, because an attacker may have sent an answer. */
 export class AnswerFields {
   readonly #url: string;
 
-  /** @param url the URL of the server, for error messages. */
+  /** @param url the URL of the server, which error messages quote. */
   constructor(url: string) {
     this.#url = url;
   }
 
   /**
-   * Reads a list, and each of its elements with `read`.
+   * Returns the list in the field `name` of an answer, with the result of `read` for each element.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` if the answer has no such list; errors of `read`.
+   * @throws KeywardError `STORE_UNAVAILABLE` if this field is not a list; an error that `read` throws.
    */
   list<Result>(answer: unknown, name: string, read: (value: unknown) => Result): Result[] {
     const values = field(answer, name);
@@ -44,7 +44,7 @@ export class AnswerFields {
   /**
    * Decodes the value of a record from JSON.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` if the JSON is not an encoded value.
+   * @throws KeywardError `STORE_UNAVAILABLE` if `encoded` is not the JSON form of a value.
    */
   readonly value = (encoded: unknown): StoredValue => {
     try {

@@ -2,12 +2,12 @@ import { pieceBytes } from "./exchange.ts";
 import { type JsonBounds, JsonReader, JsonRefusal } from "./json-reader.ts";
 import { maxDepth } from "./protocol.ts";
 
-/** Maximum length of an answer on the network, and of its decoded form in memory. */
+/** Maximum number of bytes of an answer on the network, and also of the decoded answer in memory. */
 export const maxAnswerBytes = 256 * 2 ** 20;
 
 /**
- * Reads a JSON answer of the server. An attacker may have sent the answer, so its length, depth and number of elements are
- * checked before it is parsed.
+ * Reads a JSON answer of the server. An attacker may have sent the answer, so the length, nesting depth and number of
+ * elements of the answer are checked before it is parsed.
  */
 export class AnswerReader {
   readonly #bounds: JsonBounds;
@@ -37,7 +37,7 @@ export class AnswerReader {
   /**
    * Reads the next bytes of the answer.
    *
-   * @throws JsonRefusal if the answer exceeds a bound.
+   * @throws JsonRefusal if the answer has more bytes, parts or levels than the {@link JsonBounds} of the reader allow.
    */
   write(piece: Uint8Array): void {
     if (this.#short === undefined) {
@@ -50,7 +50,7 @@ export class AnswerReader {
   }
 
   /**
-   * Returns the parsed answer.
+   * Returns the parsed answer. Call it after the last `write`.
    *
    * @throws JsonRefusal if the answer is not JSON.
    */

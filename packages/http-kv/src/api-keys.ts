@@ -2,25 +2,31 @@ import { hash, randomBytes, timingSafeEqual } from "node:crypto";
 import { KeywardError } from "@keyward/core";
 import { type Scope, scopes } from "./protocol.ts";
 
-/** An API key as the server stores it: with a hash instead of the key itself. */
+/** The server's entry for an API key. The entry contains a hash of the API key instead of the API key itself. */
 export interface ApiKeyEntry {
-  /** The public part of the API key, under which the entry is found, listed and logged. */
+  /** The id of the API key, which is a part of the key and not secret. Listings and logs show this id. */
   readonly id: string;
   /** The SHA-256 of the whole API key, in base64url. */
   readonly hash: string;
   /** The tenant whose records the API key gives access to: 1 to 64 letters, digits, "-" and "_". */
   readonly tenant: string;
-  /** The tenant's namespace on the server that the API key gives access to, and no other. Default: "". */
+  /**
+   * The tenant's namespace on the server that the API key gives access to. The key gives access to no other namespace
+   * of the tenant. Default: "".
+   */
   readonly namespace?: string;
   /** The scopes of the API key: "read", "write", "list", or several of them. */
   readonly scopes: readonly Scope[];
   /** Time at which the API key expires, in milliseconds since the epoch. Default: never. */
   readonly expires?: number;
-  /** Time at which the API key was revoked, in milliseconds since the epoch. */
+  /** Time at which the API key was revoked, in milliseconds since the epoch. Missing if the API key is not revoked. */
   readonly revoked?: number;
 }
 
-/** A source of the entries of API keys. For each request, the server asks for an entry, so changes take effect at once. */
+/**
+ * A source of the entries of API keys. For each request, the server calls `find`, so a changed entry takes effect at
+ * once.
+ */
 export interface TenantSource {
   /**
    * Returns the entry of the API key with this id, even if the key is revoked, or `undefined` if there is no such key. If
@@ -45,8 +51,8 @@ const keyPattern = /^kv_([A-Za-z0-9]{12})_[A-Za-z0-9_-]{43}$/;
 const namePattern = /^[A-Za-z0-9_-]{1,64}$/;
 
 /**
- * Makes an API key of 256 random bits, and the entry with which the server accepts the key. The returned `apiKey` is the
- * key itself. The returned `entry` contains only the SHA-256 of the key.
+ * Makes an API key of 256 random bits, and the entry with which the server accepts the API key. The returned `apiKey`
+ * is the API key itself. The returned `entry` contains only the SHA-256 of the API key.
  *
  * @throws KeywardError `VALUE_INVALID` for an invalid tenant, namespace, scope or expiry.
  * @example
@@ -99,7 +105,7 @@ export async function authenticate(
 }
 
 /**
- * Returns a source with these entries, which never change.
+ * Returns a source of the given entries of API keys. The entries never change.
  *
  * @throws KeywardError `VALUE_INVALID` for an invalid entry.
  */
@@ -111,7 +117,7 @@ export function fixedTenants(entries: readonly ApiKeyEntry[]): TenantSource {
 /**
  * Checks the entry of an API key, and returns it without unknown properties.
  *
- * @throws KeywardError `VALUE_INVALID` for an invalid entry.
+ * @throws KeywardError `VALUE_INVALID` if a field of the entry is missing or invalid.
  */
 export function requireEntry(given: unknown): ApiKeyEntry {
   const entry: Record<string, unknown> = typeof given === "object" && given !== null ? { ...given } : {};
@@ -147,6 +153,6 @@ function hashOf(apiKey: string): Buffer {
 
 function invalidEntry(name: string): KeywardError {
   return new KeywardError("VALUE_INVALID", `The field "${name}" in the entry of an API key is missing or invalid`, {
-    hint: 'Make entries with `createApiKey()`. The fields "tenant" and "namespace" have up to 64 letters, digits, "-" and "_".',
+    hint: 'If an option of `createApiKey()` has the name of this field, pass a valid value: "tenant" and "namespace" have up to 64 letters, digits, "-" and "_". Otherwise, make the entry with `createApiKey()`.',
   });
 }

@@ -1,18 +1,18 @@
-/** A piece of a body that has fewer bytes than this is copied. */
+/** {@link ByteBlocks} copies each piece of a body that has fewer bytes than this number. */
 export const shortBytes = 4_096;
 const firstBlockBytes = 256;
 const longestBlockBytes = 2 ** 16;
 
 /**
- * Collects the pieces of a body. Short pieces are copied into blocks, because a client may send one byte in each piece, and
- * each piece that is kept needs hundreds of bytes of memory.
+ * Collects the pieces in which a body arrives. Short pieces are copied into shared blocks, because each piece that is
+ * not copied needs hundreds of bytes of memory, even if the client sends only one byte in it.
  */
 export class ByteBlocks {
   readonly #blocks: Uint8Array[] = [];
   #open = Buffer.allocUnsafeSlow(0);
   #used = 0;
 
-  /** Adds a piece. A short piece is copied, so its own memory can be freed. */
+  /** Adds a piece. A short piece is copied, so that the memory of the piece itself can be freed. */
   add(piece: Uint8Array): void {
     if (piece.length >= shortBytes) {
       this.#close();

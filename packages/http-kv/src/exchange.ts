@@ -1,41 +1,55 @@
 import { setImmediate } from "node:timers/promises";
 
-/** A request that any HTTP server received, such as `node:http` or a fetch runtime. */
+/** A request that an HTTP server received, such as `node:http` or a fetch runtime. */
 export interface Incoming {
   readonly method: string;
-  /** The path and query, undecoded. An origin in front of the path is ignored. */
+  /**
+   * The path and query of the request's URL, still percent-encoded. An origin before the path, as in a whole URL, is
+   * ignored.
+   */
   readonly url: string;
   /** Returns the value of a header, or `null` if the request does not have it. The name must be in lower case. */
   header(name: string): string | null;
-  /** Passes the body to `take` piece by piece, as it arrives. Other requests run in between. */
+  /**
+   * Passes each piece of the request's body to `take` when the piece arrives. Other requests can run between two
+   * pieces.
+   */
   read(take: (piece: Uint8Array) => void): BodyReading;
 }
 
-/** A body that is being read. */
+/** The body of a request while the server reads the body. */
 export interface BodyReading {
-  /** Resolves at the end of the body. Rejects with an error of `take`, or if the body is incomplete. */
+  /** Resolves at the end of the body. Rejects if the body is incomplete, or with an error that `take` throws. */
   readonly done: Promise<void>;
   /** Stops reading the body. */
   stop(): void;
 }
 
-/** An answer for any HTTP server to send. */
+/** An answer to a request, in a form that any HTTP server can send. */
 export interface Answer {
   readonly status: number;
   /** The headers, under names in lower case. */
   readonly headers: Record<string, string>;
-  /** The body. A generator makes its pieces while they are sent, so that no single step takes long. */
+  /**
+   * The body. A generator makes each piece of the body only when the piece is sent, so that no single step takes long.
+   */
   readonly body?: string | Uint8Array | AsyncGenerator<Uint8Array>;
 }
 
-/** Number of bytes to process before other requests run. Processing them takes less than a millisecond. */
+/**
+ * Number of bytes that a request processes before other requests run. This number of bytes takes less than a
+ * millisecond.
+ */
 export const turnBytes = 2 ** 17;
 
 /** Lets other requests run between the steps of a long request. */
 export class Turns {
   #sinceTurn = 0;
 
-  /** Counts the bytes that a step has processed. Await the returned promise after each step. */
+  /**
+   * Counts the bytes that a step has processed, and lets other requests run after every {@link turnBytes} bytes. Await
+   * the returned promise after each step.
+   */
   async worked(bytes: number): Promise<void> {
     this.#sinceTurn += bytes;
     if (this.#sinceTurn < turnBytes) return;
@@ -44,10 +58,10 @@ export class Turns {
   }
 }
 
-/** Size of the pieces in which a long answer is sent. */
+/** Size of the pieces in which a long answer is sent, in bytes. */
 export const pieceBytes = 2 ** 16;
 
-/** Returns a JSON answer with status 200. */
+/** Returns an answer with status 200 whose body is `body` as JSON. */
 export function jsonAnswer(body: unknown): Answer {
   return { status: 200, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
 }

@@ -39,9 +39,9 @@ const maxBytes = 4 * 2 ** 20;
 const iteratedAtOnce = 100;
 
 /**
- * One of the two spaces that an API key gives access to. An {@link HttpStore} is the space of the records, and its method
- * `reserved()` returns the reserved space. A space is a Keyv storage adapter that can also replace values
- * atomically and scan all its namespaces.
+ * One of the two spaces that an API key gives access to. An {@link HttpStore} is the space of the records, and its
+ * method `reserved()` returns the reserved space, which has Keyward's own records. A space is a Keyv storage adapter
+ * that can also replace values atomically and scan all its namespaces.
  *
  * Every method rejects with a KeywardError. The code is `STORE_UNAVAILABLE` if the server cannot be reached, fails, or
  * refuses the API key. The code is `VALUE_INVALID` for an argument that the server or this class refuses.
@@ -51,9 +51,12 @@ const iteratedAtOnce = 100;
  * await space.set("key", "value");
  */
 export class HttpSpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
-  /** Bytes are stored unchanged. */
+  /** The store keeps bytes unchanged, so Keyward does not convert them to text. */
   readonly values = "bytes";
-  /** The namespace of every call except {@link HttpSpace.scan}. `undefined` and "" mean the same. */
+  /**
+   * The namespace whose records all methods read and write, except {@link HttpSpace.scan}, which reads all namespaces.
+   * `undefined` means the same as "".
+   */
   namespace: string | undefined;
   readonly #transport: Transport;
   readonly #space: Space;
@@ -68,14 +71,17 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   }
 
   /**
-   * How long after the start of a call the store may still send requests that write, in milliseconds: ten times
-   * `timeoutMs`.
+   * Maximum time from the start of a call until the store sends the last request of the call that writes, in
+   * milliseconds: ten times `timeoutMs`.
    */
   get longestCallMs(): number {
     return this.#transport.longestWriteMs;
   }
 
-  /** The capabilities that Keyv reads: all methods, and absolute `expires`. */
+  /**
+   * The capabilities of the store, which Keyv reads: all methods of a storage adapter, and `expires` as an absolute
+   * time.
+   */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
@@ -86,8 +92,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   }
 
   /**
-   * Returns the value of each key in the order of the keys, or `undefined` for a key without a record. The values are not
-   * read at one point in time.
+   * Returns the value of each key in the order of the keys, or `undefined` for a key without a record. The values may
+   * be read at different points in time.
    */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     return await this.#getMany(this.#bodyStart(), keys);
@@ -97,8 +103,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    * Stores a value.
    *
    * @param expires time at which the record expires, in milliseconds since the epoch by the server's clock. Default:
-   * never. After a write with a time in the past, there is no record. A small number is a duration, since Keyv 5
-   * passes durations: see `requireExpires`.
+   * never. After a write with a time in the past, there is no record. A number above 2 and up to 10^12 is a duration
+   * from now, in milliseconds, because Keyv 5 passes durations.
    * @throws KeywardError `VALUE_INVALID` for a value that is neither a well-formed string nor bytes, or an `expires`
    * that is not a number.
    */
@@ -108,8 +114,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   }
 
   /**
-   * Stores several values, at most 500 or 4 MiB in each request. Returns, for each value, whether it was stored. If the
-   * call rejects, some of the values may already be stored.
+   * Stores several values, in requests of at most 500 values and 4 MiB each. Returns, for each value, whether it was
+   * stored. If the call rejects, some of the values may already be stored.
    */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const untilMs = this.#writeUntilMs();
@@ -144,14 +150,14 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     return await this.#callMany("has", "keys", keys.map(requireKey), "found", this.#fields.boolean);
   }
 
-  /** Deletes all records of this namespace. */
+  /** Deletes all records of the namespace {@link HttpSpace.namespace}. */
   async clear(): Promise<void> {
     await this.#transport.call("clear", `${this.#bodyStart()}}`, partsOf(0));
   }
 
   /**
-   * Iterates over the records of this namespace that exist both when the iteration begins and when it reaches them. All
-   * keys are in memory during the iteration. The values are read in batches.
+   * Iterates over the records of the namespace {@link HttpSpace.namespace}. All keys are read at the beginning and kept
+   * in memory. The values are read in batches of 100. A record is yielded if it exists at both of these times.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
@@ -176,7 +182,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
     }
   }
 
-  /** Does nothing, since the connections belong to Node's global agent, or to the `fetch` in the options. */
+  /** Does nothing, since the connections belong to Node's global agent, or to the function in the option `fetch`. */
   async disconnect(): Promise<void> {}
 
   /**
@@ -185,8 +191,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
    * the SHA-256 of `expected` instead of the value.
    *
    * If an answer is lost, the replacement is sent again with the same idempotency key, so `true` and `false` are always
-   * correct. If the server restarted in between and refuses the replacement now, an earlier attempt may have succeeded.
-   * Then the call rejects.
+   * correct. If the server restarted in between and refuses the repeated replacement, it is unknown whether an earlier
+   * attempt succeeded, so the call rejects.
    *
    * @param expires when the record expires, in milliseconds since the epoch by the server's clock; `null` for never. A
    * time in the past removes the record. Default: the record keeps its expiry, and a new record never expires.
@@ -205,8 +211,8 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
   }
 
   /**
-   * Replaces several values, one after the other, at most 500 or 4 MiB in each request. Returns, for each change, whether
-   * it was done: see {@link HttpSpace.replace}.
+   * Does several replacements in the order of `changes`, each like {@link HttpSpace.replace}. Returns, for each change,
+   * whether the value was replaced. The changes are sent in requests of at most 500 changes and 4 MiB each.
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const untilMs = this.#writeUntilMs();
@@ -223,7 +229,7 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
       if (replaced !== null) return this.#fields.boolean(replaced);
       throw new KeywardError(
         "STORE_UNAVAILABLE",
-        `${this.#transport.url} may have replaced a record. The answer was lost, and the server no longer knows the outcome`,
+        `It is unknown whether ${this.#transport.url} replaced the record, since an earlier attempt failed or its answer was lost`,
         { hint: "Read the record to see whether it was replaced." },
       );
     };
@@ -328,10 +334,10 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
 
 /**
  * A store for Keyv and Keyward that keeps its records on an HTTP KV server (`docs/http-kv.md`). The store has expiry,
- * atomic replacement, scans and a reserved space, and keeps bytes unchanged.
+ * atomic replacement, scans, and a reserved space for Keyward's own records. The store keeps bytes unchanged.
  *
- * The server can read the values. To hide the values, wrap the store in an `EncryptedStore`. The server then sees only the
- * keys and the lengths of the values.
+ * The server can read the values. To hide the values, wrap the store in an `EncryptedStore`. The server then sees only
+ * the keys and the lengths of the values.
  *
  * @example
  * const store = new HttpStore({ url: "https://kv.example.com", apiKey });
@@ -342,11 +348,11 @@ export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedSto
   readonly #reserved: HttpSpace;
 
   /**
-   * Makes a store. The first call makes the first connection.
+   * Makes a store, without connecting to the server. The first call of a method connects.
    *
-   * @param origin the options, or another store to share the server and API key with.
-   * @throws KeywardError `STORE_INVALID` for an invalid URL or API key, and for plain `http:` to another machine;
-   * `VALUE_INVALID` for an unknown option or an invalid number.
+   * @param origin the options, or another `HttpStore` whose server and API key the new store also uses.
+   * @throws KeywardError `STORE_INVALID` for an invalid URL or API key, and for plain `http:` to another machine
+   * without `allowPlainHttp`; `VALUE_INVALID` for an unknown option, or an invalid `timeoutMs` or `retries`.
    */
   constructor(origin: HttpStoreOptions | HttpStore) {
     const shared = origin instanceof HttpStore;
@@ -357,15 +363,16 @@ export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedSto
   }
 
   /**
-   * Returns the reserved space. No other method of this store reads or changes records in the reserved space, not even
-   * `clear`. All views that `namespaced` returns share one reserved space.
+   * Returns the reserved space, in which Keyward keeps its own records. No other method of this store reads or changes
+   * records in the reserved space, not even `clear`. All stores that `namespaced` returns share one reserved space.
    */
   reserved(): HttpSpace {
     return this.#reserved;
   }
 
   /**
-   * Returns a view on one namespace, with the same server and API key. "" is the namespace of records without a namespace.
+   * Returns a store for one namespace, with the server and API key of this store. The namespace "" has the records that
+   * were stored without a namespace.
    */
   namespaced(namespace: string): HttpStore {
     const view = new HttpStore(this);

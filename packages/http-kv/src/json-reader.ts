@@ -2,17 +2,17 @@ import { randomUUID } from "node:crypto";
 import { ByteBlocks, shortBytes } from "./byte-blocks.ts";
 import { TextParts, wholeCharacters } from "./text-parts.ts";
 
-/** Bounds of a JSON document. The bounds are checked on the bytes of the document, before it is parsed. */
+/** Bounds of a JSON document. The bounds are checked on the bytes of the document, before the document is parsed. */
 export interface JsonBounds {
-  /** Maximum length of the document. */
+  /** Maximum length of the document, in bytes. */
   readonly maxBytes: number;
   /** Maximum nesting depth of lists and objects. */
   readonly maxDepth: number;
-  /** Maximum number of brackets, commas and colons. */
+  /** Maximum number of brackets, commas and colons in the document, without those in strings. */
   readonly maxParts: number;
   /**
-   * Called with the number of bytes that the next part of the document needs in memory. If `weigh` throws, reading stops
-   * with that error.
+   * Called with the number of bytes that the next part of the document needs in memory. If `weigh` throws, the reader
+   * throws the same error.
    */
   readonly weigh: (bytes: number) => void;
 }
@@ -43,9 +43,9 @@ const [quote, backslash, comma, colon, openList, closeList, openObject, closeObj
 ] as const;
 
 /**
- * Reads JSON piece by piece. Each long string is decoded as it arrives. The rest of the document, with a mark in place of
- * each long string, is its outline, which the bounds keep short. At the end, `JSON.parse` parses the outline, and the
- * decoded strings replace the marks.
+ * Parses a JSON document that arrives in pieces. Each long string is decoded as it arrives, and a short mark takes its
+ * place in the document. At the end, `JSON.parse` parses the document with the marks (the outline), and the decoded
+ * strings replace the marks. The bounds keep the outline short.
  */
 export class JsonReader {
   readonly #bounds: JsonBounds;
@@ -73,9 +73,10 @@ export class JsonReader {
   }
 
   /**
-   * Reads a short document in one step.
+   * Parses a short JSON document in one step, when all of its bytes have arrived.
    *
-   * @throws JsonRefusal if the document is not JSON or exceeds a bound; errors of `weigh`.
+   * @throws JsonRefusal if the document is not JSON or exceeds one of `bounds`; an error that {@link JsonBounds.weigh}
+   * throws.
    */
   static readWhole(bytes: Uint8Array, bounds: JsonBounds): unknown {
     if (bytes.length > bounds.maxBytes) throw new JsonRefusal("too large");
@@ -97,7 +98,8 @@ export class JsonReader {
   /**
    * Reads the next bytes of the document.
    *
-   * @throws JsonRefusal if the document exceeds a bound; errors of `weigh`.
+   * @throws JsonRefusal if the document exceeds one of its {@link JsonBounds}; an error that {@link JsonBounds.weigh}
+   * throws.
    */
   write(piece: Uint8Array): void {
     const { maxBytes, weigh } = this.#bounds;
@@ -165,7 +167,7 @@ export class JsonReader {
   }
 
   /**
-   * Returns the parsed document.
+   * Returns the parsed document. Call it after the last `write`.
    *
    * @throws JsonRefusal if the document is not JSON.
    */

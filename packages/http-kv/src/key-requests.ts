@@ -11,7 +11,10 @@ import { tagInTurns, valuePieces } from "./values.ts";
 /** How often a conditional write is tried if other requests change the record between its read and its write. */
 const maxAttempts = 16;
 
-/** Returns the scopes that a request needs. A conditional write needs "read", since its answer reveals what is stored. */
+/**
+ * Returns the scopes that the API key of a request needs. A conditional write also needs "read", since the answer to
+ * the write reveals what is stored.
+ */
 export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Scope[] {
   switch (incoming.method) {
     case "PUT":
@@ -24,11 +27,12 @@ export function scopesOf(incoming: Incoming, { kind }: PathTarget): readonly Sco
 }
 
 /**
- * Reads and checks a GET, HEAD, PUT or DELETE, on one key or on all keys with a prefix. Returns a function that does the
- * request.
+ * Reads and checks a GET, HEAD, PUT or DELETE, on one record's key or on all such keys with a prefix. Returns a
+ * function that does the request.
  *
- * @param digest the hash to add the body of a PUT to.
- * @throws Refusal if the request is invalid or not possible.
+ * @param digest the hash of the request, to which the body of a PUT is added. `undefined` if no hash is needed.
+ * @throws Refusal such as `REQUEST_INVALID` or `TOO_LARGE` for an invalid request; `NOT_ATOMIC` for a conditional PUT
+ * if the store cannot replace a value atomically.
  */
 export async function prepareKeyRequest(
   incoming: Incoming,
@@ -72,7 +76,7 @@ async function answerPrefix(
       else await records.deleteAll((key) => key.startsWith(prefix));
       return okay({});
     default:
-      throw invalid("The path has no key");
+      throw invalid("The path contains no key of a record");
   }
 }
 

@@ -98,8 +98,8 @@ tenants
   .action(async (id: string, options: { tenants: string }) => {
     await changeTenants(options.tenants, (entries) => {
       if (!entries.some((entry) => entry.id === id)) {
-        throw new KeywardError("VALUE_INVALID", `There is no API key with the id ${JSON.stringify(id)}`, {
-          hint: "To see the ids, run `keyward-kv tenants list`.",
+        throw new KeywardError("VALUE_INVALID", `The file has no API key with the id ${JSON.stringify(id)}`, {
+          hint: "To see the ids of all API keys in the file, run `keyward-kv tenants list`.",
         });
       }
       return entries.map((entry) => (entry.id === id ? { ...entry, revoked: entry.revoked ?? Date.now() } : entry));

@@ -3,7 +3,10 @@ import { type KvHandlerOptions, KvServer, type ServerAnswer } from "./kv-server.
 import { type RequestMemory, releaseWhenDropped } from "./memory-budget.ts";
 import { invalid } from "./protocol.ts";
 
-/** An HTTP KV server as a function from a fetch `Request` to its `Response`. An error becomes a response too. */
+/**
+ * An HTTP KV server as a function from a fetch `Request` to its `Response`. If a request fails, the response describes
+ * the failure.
+ */
 export type KvHandler = (request: Request) => Promise<Response>;
 
 /**

@@ -28,39 +28,47 @@ import { storagePrefix, type TenantNamespace } from "./tenant-namespace.ts";
 /** Options of {@link createKvHandler}. */
 export interface KvHandlerOptions {
   /**
-   * The Keyv 6 storage adapter with the records. No other program may write to it. If the store cannot replace atomically,
-   * scan or list its keys, the server answers requests that need this with 501.
+   * The Keyv 6 storage adapter that stores the records. No other program may write to the store. If the store cannot
+   * replace a value atomically, be scanned or list its keys, the server answers the requests that need this with 501.
    */
   readonly store: KeyvStorageAdapter;
-  /** The API keys: a source such as `fileTenants`, or entries that never change. */
+  /**
+   * The entries of the API keys that the server accepts: a source such as `fileTenants(path)`, or a list that never
+   * changes.
+   */
   readonly tenants: TenantSource | readonly ApiKeyEntry[];
-  /** Limits on requests and memory. A limit that is missing has its default. */
+  /** Limits on requests and memory. For each limit that you omit, its default applies. */
   readonly limits?: Partial<KvLimits>;
   /** The path at which the handler is mounted, such as "/kv". Default: "", the root. */
   readonly basePath?: string;
-  /** Called with an entry for each request, and with another entry if the answer fails midway. Default: no log. */
+  /**
+   * Called with an entry for each request, and with a second entry if sending the answer fails midway. Default: no log.
+   */
   readonly log?: (entry: KvLogEntry) => void;
 }
 
 /** A log entry about one request. The entry contains no key of a record, no value and no API key. */
 export interface KvLogEntry {
-  /** The HTTP method, or "other". */
+  /** The HTTP method, or "other" for a method other than GET, HEAD, PUT, DELETE and POST. */
   readonly method: string;
-  /** The target of the request: an operation, "key", "prefix", "health", or "" if the request was refused before. */
+  /**
+   * The target of the request: the name of an operation, "key", "prefix" or "health". "" if the server refused the
+   * request before it determined the target.
+   */
   readonly target: string;
   /** The HTTP status of the answer. */
   readonly status: number;
   /** Time from the arrival of the request to the beginning of the answer, in milliseconds. */
   readonly durationMs: number;
-  /** The tenant, if the API key is valid. */
+  /** The tenant of the API key. Missing if the request has no valid API key. */
   readonly tenant?: string;
-  /** The id of the API key, if the key is valid. */
+  /** The id of the API key. Missing if the request has no valid API key. */
   readonly apiKeyId?: string;
-  /** The id of the error. The answer to the client has the same id. */
+  /** The id of an unexpected error. The body of the answer has the same id, unless the answer had already begun. */
   readonly errorId?: string;
   /**
-   * The names, codes and stacks of the error and its causes. Only messages of Keyward's own errors are included, because
-   * the message of another error could quote a record.
+   * The names, codes and stacks of an unexpected error and of its causes. The messages of Keyward's own errors are
+   * included. The messages of other errors are omitted, because they could quote a record.
    */
   readonly error?: string;
 }
@@ -86,12 +94,12 @@ interface Progress {
   memory?: RequestMemory;
 }
 
-/** An answer, and the memory of its request, which must be released once the answer is delivered. */
+/** An answer, and the memory that its request has reserved. Release the memory once the answer is delivered. */
 export interface ServerAnswer extends Answer {
   readonly memory: RequestMemory | undefined;
 }
 
-/** Answers the requests that any HTTP server received. */
+/** Answers the requests that an HTTP server passes on, such as `node:http` or a fetch runtime. */
 export class KvServer {
   readonly #store: MultiTenantStore;
   readonly #tenants: TenantSource;
@@ -105,7 +113,7 @@ export class KvServer {
   #madeId: string | undefined;
 
   /**
-   * @throws KeywardError like `createKvHandler`.
+   * @throws KeywardError `STORE_INVALID` or `VALUE_INVALID` for invalid options, like `createKvHandler`.
    */
   constructor(options: KvHandlerOptions) {
     const {
@@ -138,7 +146,7 @@ export class KvServer {
     return this.#madeId;
   }
 
-  /** Answers a request. An error becomes an answer too. */
+  /** Returns the answer to a request. If the request fails, the answer describes the failure. */
   async answer(incoming: Incoming): Promise<ServerAnswer> {
     const startedAt = performance.now();
     const progress: Progress = { target: "", isWrite: false };
@@ -324,7 +332,7 @@ function requireScopes({ scopes }: ApiKeyEntry, needed: readonly Scope[]): void 
 function refusalFor(error: unknown): Refusal {
   switch (error instanceof KeywardError ? error.code : undefined) {
     case "VALUE_INVALID":
-      return invalid("The server's store refuses the key or the value");
+      return invalid("The server's store refuses the record's key or its value");
     case "STORE_UNAVAILABLE":
       return new Refusal("UNAVAILABLE", "The server's store failed or cannot be reached", 1);
     default:

@@ -6,31 +6,34 @@ export interface KvLimits {
   readonly maxBodyBytes: number;
   /** Maximum length of a value, in bytes. Default: 2 MiB. While the store writes a value, all other requests wait. */
   readonly maxValueBytes: number;
-  /** Maximum length of a key and of a namespace, in bytes of UTF-8. Default: 2,048. */
+  /** Maximum length of a record's key and of a namespace, in bytes of UTF-8. Default: 2,048. */
   readonly maxKeyBytes: number;
-  /** Maximum number of records in a batch and in a page of a scan. Default: 1,000. */
+  /** Maximum number of records in the batch of one request, and in one page of a scan. Default: 1,000. */
   readonly maxBatch: number;
-  /** Number of bytes of values after which no more values are added to an answer. Default: 16 MiB. */
+  /**
+   * Once the values in an answer have this number of bytes together, the server adds no more values. Default: 16 MiB.
+   */
   readonly maxAnswerBytes: number;
   /**
-   * Maximum number of bytes that all requests of a process have in memory together. Default: 256 MiB. A body counts from
-   * its first byte until the request is answered. The values of an answer, and up to 2 MiB that a listing reads ahead,
-   * count until the answer is delivered.
+   * Maximum number of bytes that all requests of a process have in memory together. Default: 256 MiB. The body of a
+   * request counts from its first byte until the request is answered. The values of an answer, and up to 2 MiB that a
+   * listing of keys reads ahead, count until the answer is delivered.
    *
-   * A single tenant gets half of the limit. Therefore the limit must be at least twice the memory of the largest request:
-   * `maxBodyBytes` plus the largest of `maxBodyBytes`, `maxAnswerBytes` and `maxValueBytes`.
+   * A single tenant gets half of this limit. Therefore this limit must be at least twice the memory of the largest
+   * request. The largest request needs `maxBodyBytes` plus the largest of `maxBodyBytes`, `maxAnswerBytes` and
+   * `maxValueBytes`.
    */
   readonly maxBytesInMemory: number;
   /**
-   * Maximum number of requests per second with one API key. This limit is also the largest number of requests that are
-   * accepted at once. Default: 1,000. `Infinity`: no limit.
+   * Maximum number of requests per second with one API key. An API key that was not used for a second can send this
+   * number of requests at once. Default: 1,000. `Infinity` means no limit.
    */
   readonly requestsPerSecond: number;
   /** How long a request's body may take to arrive, in milliseconds. Default: 10,000. */
   readonly bodyTimeoutMs: number;
 }
 
-/** The limits that apply by default. */
+/** The default of each limit of an HTTP KV server. */
 export const defaultLimits: KvLimits = {
   maxBodyBytes: 16 * 2 ** 20,
   maxValueBytes: 2 * 2 ** 20,
@@ -54,18 +57,18 @@ const names = {
 } satisfies OptionNames<KvLimits>;
 
 /**
- * Returns the least `maxBytesInMemory`: enough for two requests of the largest size. A request has a body and an answer or
- * a value, or only a body that needs twice its length in memory.
+ * Returns the smallest `maxBytesInMemory` that is allowed: the memory of two requests of the largest size. Besides the
+ * body of such a request, an answer, a stored value or a second copy of the body is in memory.
  */
 export function leastBytesInMemory({ maxBodyBytes, maxAnswerBytes, maxValueBytes }: KvLimits): number {
   return 2 * (maxBodyBytes + Math.max(maxBodyBytes, maxAnswerBytes, maxValueBytes));
 }
 
 /**
- * Checks limits, and adds the defaults.
+ * Checks the given limits, and adds the default of each limit that is missing.
  *
- * @throws KeywardError `VALUE_INVALID` for an unknown limit, a limit that is not an integer of at least 1, and a
- * `maxBytesInMemory` that a single request could exceed.
+ * @throws KeywardError `VALUE_INVALID` for an unknown limit, for a limit that is not an integer of at least 1, and for
+ * a `maxBytesInMemory` that is too small for two requests of the largest size.
  */
 export function requireLimits(given: Partial<KvLimits>): KvLimits {
   requireOptions("limits", given, names);
@@ -91,7 +94,7 @@ export function requireLimits(given: Partial<KvLimits>): KvLimits {
     "VALUE_INVALID",
     `limits.maxBytesInMemory is ${limits.maxBytesInMemory}, which is too little for two requests of the largest size`,
     {
-      hint: `Set \`maxBytesInMemory\` to at least ${least}. If the process has less memory, lower \`maxBodyBytes\`, \`maxAnswerBytes\` or \`maxValueBytes\`.`,
+      hint: `Set \`maxBytesInMemory\` to at least ${least}. If the process has too little memory for this limit, lower \`maxBodyBytes\`, \`maxAnswerBytes\` or \`maxValueBytes\`.`,
     },
   );
 }

@@ -16,10 +16,13 @@ interface ListingContext {
 const iteratedBytes = 2 * 2 ** 20;
 
 /**
- * Answers with the keys that begin with a prefix, as JSON. The answer begins before the store has found all keys.
+ * Returns an answer with the records' keys that begin with a prefix, as JSON. The server begins to send the answer
+ * before the store has found all keys.
  *
- * @param form "list" for a JSON list, which unstorage expects; "operation" for the object that the operation `list` returns.
- * @throws Refusal `OVERLOADED`; `NOT_SCANNABLE`.
+ * @param form "list" for a JSON list, which unstorage expects; "operation" for the object that the operation `list`
+ * returns.
+ * @throws Refusal `OVERLOADED` if too little of `maxBytesInMemory` is free; `NOT_SCANNABLE` if the store cannot list
+ * its keys.
  */
 export async function listing(
   records: NamespaceRecords,

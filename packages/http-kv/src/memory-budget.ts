@@ -4,15 +4,15 @@ import { Refusal } from "./protocol.ts";
 export interface RequestMemory {
   /** How many bytes the request has reserved. */
   readonly bytes: number;
-  /** Reserves more bytes if the budget has room for them, and returns whether it did. */
+  /** Reserves more bytes if enough memory is free. Returns whether the bytes were reserved. */
   tryReserve(bytes: number): boolean;
   /**
    * Reserves more bytes.
    *
-   * @throws Refusal `OVERLOADED` if the budget has no room for them.
+   * @throws Refusal `OVERLOADED` if too little of `maxBytesInMemory` is free.
    */
   reserve(bytes: number): void;
-  /** Gives back some of the reserved bytes. */
+  /** Gives back `bytes` of the reserved bytes, so that other requests can reserve them. */
   giveBack(bytes: number): void;
   /** Gives back all reserved bytes. After that, the request can reserve nothing more. */
   release(): void;
@@ -21,9 +21,9 @@ export interface RequestMemory {
 const retryAfterSeconds = 1;
 
 /**
- * Limits how many bytes all requests of a process have in memory together. A tenant can reserve more bytes only if at least
- * as many bytes stay free as the tenant then has reserved. So a single tenant gets half of the limit, two tenants get a
- * third each, and a new tenant always finds as much free memory as each other tenant has reserved.
+ * Limits how many bytes all requests of a process have in memory together. A tenant can reserve more bytes only if at
+ * least as many bytes stay free as the tenant then has reserved. So a single tenant gets half of the memory limit, two
+ * tenants get a third each, and a new tenant always finds as much free memory as each other tenant has reserved.
  */
 export class MemoryBudget {
   readonly #maxBytes: number;
@@ -34,7 +34,7 @@ export class MemoryBudget {
     this.#maxBytes = maxBytes;
   }
 
-  /** Returns the memory of a new request of this tenant. The request has reserved nothing yet. */
+  /** Returns the memory of a new request of this tenant. No bytes are reserved yet. */
   open(tenant: string): RequestMemory {
     return new Reservation((bytes) => this.#change(tenant, bytes));
   }
@@ -95,8 +95,8 @@ class Reservation implements RequestMemory {
 const memoryOfDropped = new FinalizationRegistry<RequestMemory>((memory) => memory.release());
 
 /**
- * Releases a request's memory when its answer is garbage-collected. A runtime may drop an answer that no client waits for
- * any longer, and neither read nor cancel it.
+ * Releases the memory of a request when the answer to the request is garbage-collected. If the client has disconnected,
+ * a runtime may drop the answer without reading or cancelling it.
  */
 export function releaseWhenDropped(answer: ReadableStream, memory: RequestMemory): void {
   memoryOfDropped.register(answer, memory);

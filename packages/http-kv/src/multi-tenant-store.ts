@@ -16,13 +16,14 @@ const serverNamespace = "keyward-kv";
 /** How long one request may scan, in milliseconds. */
 const longestScanMs = 100;
 
-/** The server's store, divided among tenant namespaces. */
+/** Divides the server's store among tenant namespaces. An API key gives access to one tenant namespace. */
 export class MultiTenantStore {
   readonly #store: KeyvStorageAdapter;
   #cursors: Promise<ScanCursors> | undefined;
 
   /**
-   * @throws KeywardError `STORE_INVALID` for a store without absolute expiries.
+   * @throws KeywardError `STORE_INVALID` if the `capabilities` of the store do not include absolute `expires`, as those
+   * of a Keyv 6 storage adapter do.
    */
   constructor(store: KeyvStorageAdapter) {
     if (store.capabilities?.expires !== true) {
@@ -38,21 +39,24 @@ export class MultiTenantStore {
     await this.#recordsUnder(serverNamespace).hasMany(["health"]);
   }
 
-  /** Returns the records of one of the namespaces that clients have within a tenant namespace. */
+  /**
+   * Returns the records of one namespace inside a tenant namespace. Clients choose the names of the inner namespaces.
+   */
   records(tenantNamespace: TenantNamespace, space: Space, namespace: string): NamespaceRecords {
     return this.#recordsUnder(`${storagePrefix(tenantNamespace, space)}${namespace}`);
   }
 
   /**
-   * Returns a page of a scan over all namespaces that clients have within a tenant namespace. The page has at most `limit`
-   * records. The page has fewer records, perhaps none, if the maximum bytes of an answer, the maximum duration of a scan or
-   * the memory limit is reached before.
+   * Returns a page of a scan over all namespaces that clients have within a tenant namespace. The page has at most
+   * `limit` records. The page has fewer records, perhaps none, if `maxAnswerBytes`, the maximum duration of a scan or
+   * the memory limit is reached first.
    *
-   * The scan also reads the records of other tenants and skips them. The returned cursor is encrypted, since the store's
-   * cursor may contain the key of such a record. The records of other tenants influence the end of a page only through the
-   * time that it takes to read them.
+   * The scan also reads the records of other tenants and skips them. The returned cursor is encrypted, since the
+   * store's cursor may contain the key of another tenant's record. The records of other tenants influence the end of a
+   * page only through the time that the server needs to read these records.
    *
-   * @throws Refusal `NOT_SCANNABLE`; `REQUEST_INVALID` for a cursor of another tenant namespace or space; `OVERLOADED`.
+   * @throws Refusal `NOT_SCANNABLE` if the store cannot be scanned; `REQUEST_INVALID` for a cursor of another tenant
+   * namespace or space; `OVERLOADED` if the free part of `maxBytesInMemory` is too little for the first records.
    */
   async scan(
     tenantNamespace: TenantNamespace,
@@ -157,9 +161,9 @@ export class MultiTenantStore {
     if (kept instanceof Uint8Array && kept.length === cursorKeyBytes) return kept;
     throw new KeywardError(
       "STORE_INVALID",
-      "The store of the server lost or changed the key that encrypts scan cursors",
+      "The store of the server lost or changed the encryption key for scan cursors",
       {
-        hint: "Check that the store keeps bytes unchanged, and that no other program writes to it.",
+        hint: "Check that the store keeps bytes unchanged, and that no other program writes to the store.",
       },
     );
   }

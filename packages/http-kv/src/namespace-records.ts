@@ -5,7 +5,7 @@ import { turnBytes } from "./exchange.ts";
 import { field, Refusal } from "./protocol.ts";
 import { packRecord, type StoredRecord, unpackRecord } from "./stored-record.ts";
 
-/** One record to write. */
+/** A record to store. */
 export interface RecordWrite {
   readonly key: string;
   readonly value: StoredValue;
@@ -15,9 +15,12 @@ export interface RecordWrite {
 /** A replacement of a record that was read before. */
 export interface RecordReplacement {
   readonly key: string;
-  /** The record that must still be stored. `undefined` means that there must be no record. */
+  /**
+   * The replacement is done only if this record is still stored. If `expected` is `undefined`, the replacement is done
+   * only if no record is stored.
+   */
   readonly expected: StoredRecord | undefined;
-  /** The record to store instead: see {@link NamespaceRecords.successorOf}. */
+  /** The record to store instead, which {@link NamespaceRecords.successorOf} returned. */
   readonly next: StoredRecord;
   /** Whether the store sets the expiry of `next`. Default: false. The stored record then keeps its expiry. */
   readonly setsExpiry?: boolean;
@@ -30,12 +33,15 @@ const longestTurnMs = 10;
 /** A number that every store reads as a time in the past, and not as a duration: a time in 2001. */
 const earliestTime = 10 ** 12 + 1;
 
-/** The records of one namespace in the server's store. */
+/** Reads and writes the records of one namespace in the server's store. */
 export class NamespaceRecords {
   readonly #store: KeyvStorageAdapter;
   readonly #prefix: string;
 
-  /** @param prefix the beginning of the keys of these records in the store, or "" if the store separates namespaces. */
+  /**
+   * @param prefix the text before each record's key in the store, or "" if `store` contains only the records of this
+   * namespace.
+   */
   constructor(store: KeyvStorageAdapter, prefix: string) {
     this.#store = store;
     this.#prefix = prefix;
@@ -48,12 +54,12 @@ export class NamespaceRecords {
     return isAtomic(this.#store);
   }
 
-  /** Returns the value of each key, in the order of the keys. */
+  /** Returns the value of each key, in the order of the keys, or `undefined` for a key without a record. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     return (await this.getRecords(keys)).map((record) => record?.value);
   }
 
-  /** Returns the record of each key, in the order of the keys: the value, and the times that the server stores with it. */
+  /** Returns the record of each key, in the order of the keys, or `undefined` for a key without a record. */
   async getRecords(keys: readonly string[]): Promise<(StoredRecord | undefined)[]> {
     if (keys.length === 0) return [];
     const found: readonly unknown[] = await this.#store.getMany(keys.map(this.#storedKey));
@@ -65,7 +71,9 @@ export class NamespaceRecords {
     return keys.length === 0 ? [] : await this.#store.hasMany(keys.map(this.#storedKey));
   }
 
-  /** Stores records, in batches so small that no other request waits long. Returns, for each, whether it was stored. */
+  /**
+   * Stores records in small batches, so no other request waits long. Returns, for each record, whether it was stored.
+   */
   async setMany(entries: readonly RecordWrite[]): Promise<boolean[]> {
     const results: boolean[] = [];
     for (let start = 0; start < entries.length; ) {
@@ -87,13 +95,13 @@ export class NamespaceRecords {
     return results;
   }
 
-  /** Deletes records. Returns, for each key, whether it had a record. */
+  /** Deletes the record of each key. Returns, for each key, whether there was a record. */
   async deleteMany(keys: readonly string[]): Promise<boolean[]> {
     return keys.length === 0 ? [] : await this.#store.deleteMany(keys.map(this.#storedKey));
   }
 
   /**
-   * Lists the keys, in the order of the store's iterator.
+   * Yields the key of each record in this namespace, in the order of the store's iterator.
    *
    * @throws Refusal `NOT_SCANNABLE` if the store has no iterator.
    */
@@ -116,7 +124,7 @@ export class NamespaceRecords {
     else await this.deleteAll(() => true);
   }
 
-  /** Deletes the records for whose keys `chosen` returns true. */
+  /** Deletes each record of the namespace if `chosen` returns true for the key of the record. */
   async deleteAll(chosen: (key: string) => boolean): Promise<void> {
     let batch: string[] = [];
     for await (const key of this.keys()) {
@@ -143,9 +151,9 @@ export class NamespaceRecords {
   }
 
   /**
-   * Replaces each record that is still the expected one. Returns, for each, whether it was replaced.
+   * Replaces each record if it is still the expected record. Returns, for each replacement, whether it was done.
    *
-   * @throws Refusal `NOT_ATOMIC`.
+   * @throws Refusal `NOT_ATOMIC` if the store cannot replace a value atomically.
    */
   async replaceMany(changes: readonly RecordReplacement[]): Promise<boolean[]> {
     const store = this.requireAtomic();
@@ -165,9 +173,9 @@ export class NamespaceRecords {
   }
 
   /**
-   * Returns the store, if it can replace a value atomically.
+   * Returns the server's store as an `AtomicStore`.
    *
-   * @throws Refusal `NOT_ATOMIC` if it cannot.
+   * @throws Refusal `NOT_ATOMIC` if the store cannot replace a value atomically.
    */
   requireAtomic(): AtomicStore {
     if (isAtomic(this.#store)) return this.#store;

@@ -11,22 +11,28 @@ import { invalid } from "./protocol.ts";
 /** Options of {@link listen}. */
 export interface NodeServerOptions {
   readonly host: string;
-  /** The port; 0 for any free port. */
+  /** The port to listen on. 0 means any free port. */
   readonly port: number;
   /** How long the headers of a request may take to arrive, in milliseconds. */
   readonly headersTimeoutMs: number;
-  /** How long a whole request may take to arrive, in milliseconds. */
+  /** How long a whole request, headers and body, may take to arrive, in milliseconds. */
   readonly requestTimeoutMs: number;
-  /** How long a connection may transfer nothing, in milliseconds. */
+  /** How long a connection may stay open without any transfer, in milliseconds. */
   readonly idleTimeoutMs: number;
-  /** How long requests in progress may take after {@link NodeServer.close}, in milliseconds. */
+  /**
+   * How long the requests in progress may take after {@link NodeServer.close}, in milliseconds. After this time, all
+   * connections are closed.
+   */
   readonly drainMs: number;
 }
 
 /** An HTTP server that is listening. */
 export interface NodeServer {
   readonly url: string;
-  /** Refuses new connections, waits for the requests in progress, and resolves when all connections are closed. */
+  /**
+   * Refuses new connections, waits at most `drainMs` for the requests in progress, and resolves when all connections
+   * are closed.
+   */
   close(): Promise<void>;
 }
 
@@ -41,9 +47,11 @@ const lingerMs = 1_000;
 const lingerBytes = 16 * 2 ** 20;
 
 /**
- * Starts an HTTP server on Node, without the overhead of fetch objects. The server closes the connections of slow clients.
+ * Starts an HTTP server with `node:http`, without the overhead of fetch objects. The server closes the connections of
+ * slow clients.
  *
- * @throws KeywardError `STORE_UNAVAILABLE` if the server cannot listen on the port; `VALUE_INVALID` for an invalid time.
+ * @throws KeywardError `STORE_UNAVAILABLE` if the server cannot listen on the port; `VALUE_INVALID` for an invalid
+ * duration in the options.
  */
 export async function listen(kv: KvServer, options: NodeServerOptions): Promise<NodeServer> {
   const { host, port } = options;
@@ -94,7 +102,7 @@ export async function listen(kv: KvServer, options: NodeServerOptions): Promise<
     server.once("error", (error) => {
       reject(
         new KeywardError("STORE_UNAVAILABLE", `keyward-kv cannot listen on ${host}:${port}`, {
-          hint: "If another process listens on this port, choose another port. Also check that the address belongs to this machine.",
+          hint: "If another process listens on this port, choose another port. Otherwise, check that the address belongs to this machine.",
           cause: error,
         }),
       );

@@ -21,22 +21,22 @@ import { replaceTagged, type TaggedReplacement } from "./tagged-replacements.ts"
 import type { TenantNamespace } from "./tenant-namespace.ts";
 import { decodeBase64, jsonPieces } from "./values.ts";
 
-/** The context in which a request is done. */
+/** The data that the server needs to do a request. */
 export interface OperationContext {
   readonly store: MultiTenantStore;
   readonly tenantNamespace: TenantNamespace;
   readonly limits: KvLimits;
-  /** The memory of the request. */
+  /** The memory that the request has reserved. */
   readonly memory: RequestMemory;
-  /** Whether the API key has the scope "read". */
+  /** Whether the API key has the scope "read". If not, an answer must not reveal which records exist. */
   readonly mayRead: boolean;
-  /** Called with an error that happens after the answer has begun. */
+  /** Logs an error that happens after the answer has begun. */
   readonly failed: (error: unknown) => void;
 }
 
 /**
- * Does a request that is already read and checked. `mayHaveBeenDone` is true if an earlier attempt of the same write may
- * have been done.
+ * A function that does a request, after the request was read and checked. `mayHaveBeenDone` is true if a server process
+ * may have done an earlier attempt of the same write.
  */
 export type Prepared = (mayHaveBeenDone: boolean) => Promise<Answer>;
 
@@ -60,7 +60,9 @@ const fields: Readonly<Record<Operation, readonly string[]>> = {
   scan: ["cursor", "limit"],
 };
 
-/** Returns the largest length, depth and number of parts that the body of an operation can need. */
+/**
+ * Returns the maximum length in bytes, nesting depth and number of brackets, commas and colons of an operation's body.
+ */
 export function bodyBounds(
   operation: Operation,
   { maxBodyBytes, maxKeyBytes, maxBatch }: KvLimits,
@@ -93,7 +95,9 @@ export function bodyBounds(
 /**
  * Checks the body of an operation, and returns a function that does the operation.
  *
- * @throws Refusal `REQUEST_INVALID`, `TOO_LARGE`.
+ * @throws Refusal `REQUEST_INVALID` if the body is invalid; `TOO_LARGE` if a record's key, a namespace, a value or the
+ * number of records exceeds a limit; `OVERLOADED` if the free part of `maxBytesInMemory` is too little for the values
+ * in the body.
  */
 export async function prepareOperation(
   operation: Operation,
@@ -308,18 +312,19 @@ function readBatch(body: unknown, name: string, { maxBatch }: KvLimits): readonl
 }
 
 /**
- * Checks the key of a record.
+ * Checks the key of a record, and returns the key.
  *
- * @throws Refusal `REQUEST_INVALID`, `TOO_LARGE`.
+ * @throws Refusal `REQUEST_INVALID` if the key is not well-formed text; `TOO_LARGE` if it is longer than `maxKeyBytes`.
  */
 export function readKey(key: unknown, limits: KvLimits): string {
-  return requireName(key, "A key", limits);
+  return requireName(key, "The key of a record", limits);
 }
 
 /**
- * Checks the namespace of a record.
+ * Checks the namespace of a record, and returns the namespace.
  *
- * @throws Refusal `REQUEST_INVALID`, `TOO_LARGE`.
+ * @throws Refusal `REQUEST_INVALID` if the namespace is not well-formed text; `TOO_LARGE` if it is longer than
+ * `maxKeyBytes`.
  */
 export function readNamespace(namespace: unknown, limits: KvLimits): string {
   return requireName(namespace, "A namespace", limits);

@@ -5,24 +5,32 @@
 import { createHash } from "node:crypto";
 import type { StoredValue } from "@keyward/core";
 
-/** The headers that HTTP itself does not define, in lower case. */
+/** The names, in lower case, of the protocol's headers that HTTP itself does not define. */
 export const headers = {
-  /** How long a PUT stores the record, in seconds. */
+  /**
+   * In a PUT, how long the record is stored, in seconds. In an answer, how long the record is still stored, in seconds.
+   */
   ttl: "x-ttl",
-  /** The time at which the record of a PUT expires, in milliseconds since the epoch. */
+  /** In a PUT, the time at which the record expires, in milliseconds since the epoch. */
   expires: "x-expires",
-  /** The random key of a write, which is the same in all attempts. A server process does a write with it only once. */
+  /**
+   * A random key that is the same in all attempts of a write. If several attempts with this key reach a server process,
+   * the process does the write only once.
+   */
   idempotencyKey: "idempotency-key",
-  /** "1" if an earlier attempt of a write may have been done. */
+  /** In an attempt of a write, "1" if the server may have done an earlier attempt. */
   repeated: "x-repeated",
-  /** In an answer, a token of the server process that sent it. In a write, the token of the only process that may do it. */
+  /**
+   * In an answer, a token of the server process that sent the answer. In a request that writes, the token of the only
+   * server process that may do the write.
+   */
   server: "x-server",
 } as const;
 
-/** The operations, each of which is the path of a `POST`. */
+/** The names of the operations. A client requests an operation with `POST /<name>`. */
 export const operations = ["get", "has", "set", "delete", "replace", "clear", "list", "scan"] as const;
 
-/** One of {@link operations}. */
+/** The name of an operation, such as "get": one of {@link operations}. */
 export type Operation = (typeof operations)[number];
 
 /** The scopes that an API key can have. */
@@ -31,7 +39,10 @@ export const scopes = ["read", "write", "list"] as const;
 /** A scope of an API key: "read" values, "write" and delete them, or "list" keys. */
 export type Scope = (typeof scopes)[number];
 
-/** The scopes that each operation needs. A replacement needs "read", because its answer reveals whether a value is stored. */
+/**
+ * The scopes that an API key needs for each operation. A replacement also needs "read", because the answer reveals
+ * whether the expected value is stored.
+ */
 export const neededScopes: Readonly<Record<Operation, readonly Scope[]>> = {
   get: ["read"],
   has: ["read"],
@@ -43,21 +54,23 @@ export const neededScopes: Readonly<Record<Operation, readonly Scope[]>> = {
   scan: ["read", "list"],
 };
 
-/** The spaces that an API key gives access to: the records, and the reserved space for Keyward's own records. */
+/**
+ * The spaces that an API key gives access to: "records" for the application's records, "reserved" for Keyward's own.
+ */
 export const spaces = ["records", "reserved"] as const;
 
-/** One of {@link spaces}. */
+/** The name of a space of records: one of {@link spaces}. */
 export type Space = (typeof spaces)[number];
 
 /** Maximum nesting depth of the JSON in requests and answers: an object with a list of objects. */
 export const maxDepth = 3;
 
-/** Returns the maximum number of brackets, commas and colons in the JSON of this number of records. */
+/** Returns the maximum number of brackets, commas and colons in a JSON document that contains `records` records. */
 export function partsOf(records: number): number {
   return 16 + 9 * records;
 }
 
-/** The codes of refusals, and the HTTP status of each. */
+/** The codes with which the server refuses requests, and the HTTP status of each code. */
 export const statuses = {
   REQUEST_INVALID: 400,
   UNAUTHORIZED: 401,
@@ -76,26 +89,28 @@ export const statuses = {
   UNAVAILABLE: 503,
 } as const;
 
-/** One of the codes in {@link statuses}. */
+/** The code of a refusal, such as `NOT_FOUND`: one of the names in {@link statuses}. */
 export type RefusalCode = keyof typeof statuses;
 
 /** The body of every answer of status 400 and above. */
 export interface RefusalBody {
   readonly code: RefusalCode;
-  /** A text for people, with no key of a record, no value and no API key. */
+  /** A description of the error for people. It contains no key of a record, no value and no API key. */
   readonly message: string;
-  /** The id under which the server logged the error. Only with INTERNAL and UNAVAILABLE. */
+  /**
+   * The id of the server's log entry about the error. Only a body with the code INTERNAL or UNAVAILABLE can have an id.
+   */
   readonly id?: string;
 }
 
-/** An answer of status 400 or above, thrown on the server and read by the client. */
+/** An error that the server throws to refuse a request. The answer then has the status of `code`, 400 or above. */
 export class Refusal extends Error {
   override readonly name = "Refusal";
   readonly code: RefusalCode;
-  /** How long the client should wait before it tries again, in seconds. */
+  /** How long the client should wait before it sends the request again, in seconds. */
   readonly retryAfterSeconds: number | undefined;
 
-  /** @param cause the error for the log of the server. The client does not get it. */
+  /** @param cause the error that the server logs. The client does not get this error. */
   constructor(code: RefusalCode, message: string, retryAfterSeconds?: number, cause?: unknown) {
     super(message, { cause });
     this.code = code;
@@ -106,41 +121,44 @@ export class Refusal extends Error {
 /** A value in JSON: text unchanged, bytes as canonical base64 with padding. */
 export type EncodedValue = { readonly text: string } | { readonly bytes: string };
 
-/** The space and namespace of an operation. Default: the space "records" and the namespace "". */
+/** The space and the namespace on which an operation works. Default: the space "records" and the namespace "". */
 export interface EncodedPlace {
   readonly space?: Space;
   readonly namespace?: string;
 }
 
-/** One record to set. */
+/** One record in the body of the operation `set`, which stores records. */
 export type EncodedEntry = EncodedValue & {
   readonly key: string;
   /** Time at which the record expires, in milliseconds since the epoch. */
   readonly expires?: number;
 };
 
-/** One conditional write. */
+/** One replacement in the body of the operation `replace`. */
 export type EncodedChange = EncodedValue & {
   readonly key: string;
-  /** The entity tag of the value that must be stored. `null` means that there must be no record. */
+  /** The replacement is done only if the stored value has this entity tag. `null`: only if there is no record. */
   readonly expected: string | null;
   /** Time at which the record expires, in milliseconds since the epoch. `null`: never. Absent: the record keeps its expiry. */
   readonly expires?: number | null;
 };
 
-/** One record of a scan. */
+/** One record in the answer to the operation `scan`. */
 export type EncodedRecord = EncodedValue & { readonly namespace: string; readonly key: string };
 
-/** The JSON of each operation's answer. */
+/** For each operation, the JSON object that the server sends as its answer. */
 export interface Answers {
-  /** The value of each key, in order. The server may omit the values of the last keys, which the client requests again. */
+  /**
+   * The value of each key in the order of the keys, or `null` for a key without a record. The server may omit the
+   * values of the last keys. The client then requests these keys again.
+   */
   readonly get: { readonly values: readonly (EncodedValue | null)[] };
   readonly has: { readonly found: readonly boolean[] };
   readonly set: { readonly stored: readonly boolean[] };
   readonly delete: { readonly deleted: readonly boolean[] };
   /**
-   * Whether each change was done. `null` means that the change is refused now, but an earlier attempt may have done it. Only
-   * an answer to a request with `x-repeated` has `null`.
+   * For each change, whether it was done. `null` means that the server refuses the change now, but an earlier attempt
+   * may have done it. Only the answer to a request with the header `x-repeated` can have `null`.
    */
   readonly replace: { readonly replaced: readonly (boolean | null)[] };
   readonly clear: Readonly<Record<never, never>>;
@@ -151,7 +169,7 @@ export interface Answers {
 /**
  * Returns the strong entity tag of a value, with its quotes. Two different values, such as a text and its bytes, have
  * the same tag only if SHA-256 collides. A comparison of tags is therefore as exact as a comparison of the values, and
- * a client that replaces a value does not need to send the old one.
+ * a client that replaces a value does not need to send the old value.
  */
 export function entityTag(value: StoredValue): string {
   const hash = createHash("sha256");
@@ -160,16 +178,17 @@ export function entityTag(value: StoredValue): string {
   return `"${hash.digest("base64url")}"`;
 }
 
-/** Encodes a value for JSON. */
+/** Encodes the value of a record as a JSON object. */
 export function encodeValue(value: StoredValue): EncodedValue {
   if (typeof value === "string") return { text: value };
   return { bytes: Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("base64") };
 }
 
 /**
- * Decodes a value from JSON.
+ * Decodes the value of a record from its JSON form, an {@link EncodedValue}.
  *
- * @throws Refusal `REQUEST_INVALID` for anything but a well-formed text or canonical base64.
+ * @throws Refusal `REQUEST_INVALID` if `encoded` has neither well-formed `text` nor `bytes` in canonical base64, or has
+ * both.
  */
 export function decodeValue(encoded: unknown): StoredValue {
   const text = field(encoded, "text");
@@ -183,8 +202,9 @@ export function decodeValue(encoded: unknown): StoredValue {
 }
 
 /**
- * Returns the path of a key, relative to the URL of the server. The key is encoded as one segment, so a "/" in it does
- * not divide the path. The keys that no segment can contain are put into the query.
+ * Returns the path and query of a record's key, relative to the URL of the server. The key is encoded as one segment,
+ * so a "/" in the key does not divide the path. The keys "", "." and "..", which no segment can contain, are put into
+ * the query.
  */
 export function keyPath(key: string, namespace = ""): string {
   const query = namespace === "" ? [] : [`namespace=${encodeURIComponent(namespace)}`];
@@ -205,10 +225,12 @@ export type PathTarget =
     };
 
 /**
- * Reads an undecoded path and its query (without "?"). As in unstorage, a path that ends with an unencoded "/" or ":"
- * is a prefix of keys. If a key itself ends with such a character, its path ends with %2F or %3A.
+ * Returns the record's key or the prefix of keys that a percent-encoded path and its query (without "?") name. As in
+ * unstorage, a path that ends with an unencoded "/" or ":" is a prefix. If a key itself ends with "/" or ":", its path
+ * ends with %2F or %3A.
  *
- * @throws Refusal `REQUEST_INVALID` for escapes that are not UTF-8, and for unknown or repeated parameters.
+ * @throws Refusal `REQUEST_INVALID` for percent-encoded bytes that are not UTF-8, for unknown or repeated parameters,
+ * and for a key both in the path and in the query.
  */
 export function readPath(path: string, query: string): PathTarget {
   const parameters = readQuery(query);
@@ -216,7 +238,7 @@ export function readPath(path: string, query: string): PathTarget {
   const named = parameters.get("key");
   const encoded = path.slice(1);
   if (named !== undefined) {
-    if (encoded !== "") throw invalid("The URL has a key both in the path and in the query");
+    if (encoded !== "") throw invalid("The URL has the key of a record both in the path and in the query");
     return { kind: "key", key: named, namespace };
   }
   const explicit = encoded.endsWith(":");
@@ -254,19 +276,21 @@ function decodeEscapes(encoded: string): string {
   }
 }
 
-/** Returns a field of a parsed JSON value, or `undefined`. */
+/** Returns a field of a parsed JSON value, or `undefined` if the value is not an object or has no such field. */
 export function field(value: unknown, name: string): unknown {
   return typeof value === "object" && value !== null && Object.hasOwn(value, name)
     ? Reflect.get(value, name)
     : undefined;
 }
 
-/** Returns a refusal of an invalid request. */
+/** Returns a refusal with the code `REQUEST_INVALID`. */
 export function invalid(message: string): Refusal {
   return new Refusal("REQUEST_INVALID", message);
 }
 
-/** Reads the body of a refusal. Returns `undefined` for a body that does not follow the protocol. */
+/**
+ * Returns the code, message and id in the body of a refusal, or `undefined` if the body does not follow the protocol.
+ */
 export function readRefusal(body: unknown): RefusalBody | undefined {
   const [code, message, id] = [field(body, "code"), field(body, "message"), field(body, "id")];
   if (!isRefusalCode(code) || typeof message !== "string") return undefined;

@@ -1,4 +1,7 @@
-/** Limits the requests per second of each API key. The limit is also the largest number that is accepted at once. */
+/**
+ * Limits the number of requests per second with each API key. An API key that was not used for a second can send as
+ * many requests at once as the limit allows per second.
+ */
 export class RateLimit {
   readonly #perSecond: number;
   readonly #burst: number;
@@ -10,8 +13,9 @@ export class RateLimit {
   }
 
   /**
-   * Counts a request. Returns `undefined`, or the number of seconds to wait if there were too many. Call it only for API
-   * keys that exist, since it remembers each id.
+   * Counts a request with the API key that has this id. Returns `undefined` if the request is within the limit, and
+   * otherwise the number of seconds to wait. Call `count` only for API keys that exist, since `count` remembers each
+   * id.
    */
   count(id: string): number | undefined {
     if (this.#perSecond === Number.POSITIVE_INFINITY) return undefined;

@@ -3,10 +3,10 @@ import type { RequestMemory } from "./memory-budget.ts";
 const maxRecords = 64;
 
 /**
- * Determines how many records a request reads from the store at once. The first read has so few records that they fit into
- * an answer even if all their values have the largest size. As long as the values are small, the reads grow. A store cannot
- * limit a read to a number of bytes, so a read that is larger than the first one reserves memory for values of the largest
- * size.
+ * Determines how many records a request reads from the store at once. The first read has so few records that they fit
+ * into an answer even if all their values have the largest size. As long as the values are small, each further read has
+ * more records. A store cannot limit a read to a number of bytes. Therefore a read with more records than the first one
+ * reserves memory as if all its values had the largest size.
  */
 export class ReadSize {
   readonly #limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number };
@@ -14,7 +14,9 @@ export class ReadSize {
   readonly #minRecords: number;
   #records: number;
 
-  /** @param memory the memory of the request, in which each larger read reserves its space. */
+  /**
+   * @param memory the memory of the request. A read with more records than the first one reserves memory here.
+   */
   constructor(limits: { readonly maxAnswerBytes: number; readonly maxValueBytes: number }, memory: RequestMemory) {
     this.#limits = limits;
     this.#memory = memory;
@@ -22,7 +24,10 @@ export class ReadSize {
     this.#records = this.#minRecords;
   }
 
-  /** Calls `read` with the number of records to read, and returns the result. Memory is reserved during a larger read. */
+  /**
+   * Calls `read` with the number of records to read, and returns what `read` returns. If this number is larger than
+   * that of the first read, memory is reserved until `read` has ended.
+   */
   async reading<Result>(read: (records: number) => Promise<Result>): Promise<Result> {
     let room = 0;
     while (this.#records > this.#minRecords) {
@@ -38,7 +43,12 @@ export class ReadSize {
     }
   }
 
-  /** Chooses the number of records of the next read. `bytes` is the length of all values that were read last. */
+  /**
+   * Chooses the number of records of the next read: more if the values of the last read were short, and otherwise
+   * fewer.
+   *
+   * @param bytes total length of the values of the last read.
+   */
   adapt(bytes: number): void {
     const next = bytes * 4 <= this.#limits.maxAnswerBytes ? this.#records * 2 : Math.floor(this.#records / 2);
     this.#records = Math.min(maxRecords, Math.max(1, next));

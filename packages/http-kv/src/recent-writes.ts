@@ -23,15 +23,20 @@ const maxBytesPerNamespace = 8 * 2 ** 20;
 const bytesPerWrite = 512;
 
 /**
- * The recent writes of this process, by their idempotency keys. A write is done once, even if a client sends it again
- * because the answer was lost. A delayed attempt that arrives after a later write does not undo that write.
+ * Remembers the recent writes of this process by their idempotency keys. So a write is done only once, even if a client
+ * sends it again because the answer was lost. A delayed attempt that arrives after a later write does not undo the
+ * later write.
  *
- * Each write is remembered for five minutes, with at most 8 MiB of answers for each tenant namespace.
+ * Each write is remembered for five minutes. If the answers of a tenant namespace need more than 8 MiB, the oldest
+ * writes are forgotten earlier.
  */
 export class RecentWrites {
   readonly #namespaces = new Map<string, NamespaceWrites>();
 
-  /** Returns whether this process remembers every write that began after this time (by `performance.now()`). */
+  /**
+   * Returns whether this process still remembers every write in a tenant namespace that began after `timeMs`, a time by
+   * `performance.now()`.
+   */
   knowsSince(tenantNamespace: string, timeMs: number): boolean {
     return (this.#namespaces.get(tenantNamespace)?.forgottenMs ?? Number.NEGATIVE_INFINITY) < timeMs;
   }
@@ -40,11 +45,14 @@ export class RecentWrites {
    * Does a write, or returns the answer to an earlier attempt with the same idempotency key.
    *
    * @param idempotencyKey the random key that the client sends with each attempt of the write.
-   * @param request a digest of the whole request, since an idempotency key belongs to one request.
-   * @param sinceMs time at which this process made the token that the client sent, or `undefined` if it sent no token.
-   * @param write does the write. Its argument tells whether an earlier attempt failed here, and may have been done.
-   * @throws Refusal `REQUEST_INVALID` if the idempotency key belongs to another request; `MISDIRECTED` if the write may
-   * have been done and forgotten, so that doing it could undo a later write; errors of `write`.
+   * @param request a digest of the whole request. An idempotency key belongs to one digest.
+   * @param sinceMs time at which this process made the token that the client sent in the header `x-server`, or
+   * `undefined` if the client sent no token.
+   * @param write does the write. Its argument is true if an earlier attempt failed in this process and may still have
+   * been done.
+   * @throws Refusal `REQUEST_INVALID` if the idempotency key belongs to another request; `MISDIRECTED` if this process
+   * may have done the write and forgotten it, so that doing it again could undo a later write; an error that `write`
+   * throws.
    */
   async once(
     tenantNamespace: string,

@@ -14,17 +14,17 @@ export interface BodyLimits {
   readonly maxBytes: number;
   /** How long the body may take to arrive, in milliseconds. */
   readonly timeoutMs: number;
-  /** The memory of the request, in which the body reserves its space. */
+  /** The memory of the request. Reading the body reserves memory here. */
   readonly memory: RequestMemory;
-  /** The hash to add the body to, or `undefined` if no hash of the body is needed. */
+  /** The hash of the request, to which the body is added. `undefined` if no hash is needed. */
   readonly digest: Hash | undefined;
 }
 
 /**
- * Reads a JSON body. While the body arrives, its bounds are checked and its long strings are decoded.
+ * Reads the JSON body of a request. While the body arrives, its bounds are checked and its long strings are decoded.
  *
- * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`. If the body exceeds a bound, the rest
- * of the body is not read.
+ * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`. If the body exceeds one of its
+ * bounds, the rest of the body is not read.
  */
 export async function readJson(
   incoming: Incoming,
@@ -56,7 +56,7 @@ export async function readJson(
 /**
  * Reads a body that is the value of a record.
  *
- * @throws Refusal like {@link readJson}.
+ * @throws Refusal `TOO_LARGE`, `REQUEST_INVALID`, `REQUEST_TIMEOUT` or `OVERLOADED`.
  */
 export async function readValue(incoming: Incoming, limits: BodyLimits, type: "text" | "bytes"): Promise<StoredValue> {
   const bytes = await readBytes(incoming, limits);

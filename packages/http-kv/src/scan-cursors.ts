@@ -1,7 +1,7 @@
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 import { invalid } from "./protocol.ts";
 
-/** Size of the key that encrypts cursors. */
+/** Length of the encryption key for scan cursors, in bytes. */
 export const cursorKeyBytes = 32;
 /** Cursors are padded to a multiple of this length. */
 const paddedBytes = 256;
@@ -10,13 +10,14 @@ const nonceBytes = 12;
 const tagBytes = 16;
 
 /**
- * Encrypts the cursors of the server's store with AES-256-GCM. Such a cursor can contain the key of another tenant's record,
- * so clients get only encrypted cursors. A cursor is padded, so that its length does not reveal the length of that key.
+ * Encrypts the cursors of the server's store with AES-256-GCM. Such a cursor can contain the key of another tenant's
+ * record, so clients get only encrypted cursors. A cursor is padded, so that the length of the cursor does not reveal
+ * the length of the record's key.
  */
 export class ScanCursors {
   readonly #key: Uint8Array;
 
-  /** @param key 32 random bytes. */
+  /** @param key the encryption key: 32 random bytes. */
   constructor(key: Uint8Array) {
     this.#key = key;
   }
@@ -36,7 +37,8 @@ export class ScanCursors {
   /**
    * Decrypts a cursor that {@link ScanCursors.encrypt} returned.
    *
-   * @throws Refusal `REQUEST_INVALID` for any other text, and for a cursor of another storage prefix.
+   * @throws Refusal `REQUEST_INVALID` for a text that `encrypt` did not return, and for a cursor of another storage
+   * prefix.
    */
   decrypt(prefix: string, cursor: string): string {
     const encrypted = Buffer.from(cursor, "base64url");

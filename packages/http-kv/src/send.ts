@@ -1,30 +1,35 @@
 import { request as requestPlainly } from "node:http";
 import { request as requestSecurely } from "node:https";
 
-/** A request to send, and the function that is called with the answer. */
+/** A request to send, and the function that receives the answer. */
 export interface Sending {
-  /** The name of the operation. */
+  /** The operation, whose name is the last segment of the request's path. */
   readonly operation: string;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string;
-  /** How long the server may send nothing, in milliseconds. */
+  /** How long the server may send nothing before the request fails with {@link TimedOut}, in milliseconds. */
   readonly silenceMs: number;
-  /** How long the request and the answer may take in total, in milliseconds. */
+  /**
+   * How long the request and its answer may take in total before the request fails with {@link TimedOut}, in
+   * milliseconds.
+   */
   readonly longestMs: number;
-  /** Called with the status and the headers of the answer. Returns a function to call with each piece of the body. */
+  /**
+   * Called when the answer begins, with its status and headers. Returns a function to call with each piece of its body.
+   */
   readonly begin: (status: number, header: (name: string) => string | undefined) => (piece: Uint8Array) => void;
 }
 
 /**
- * Sends a request, and resolves at the end of the answer. Rejects with {@link TimedOut}, with an error of the network, or
- * with an error of `begin` or of the function that `begin` returned.
+ * Sends a request, and resolves at the end of the answer. Rejects with {@link TimedOut}, with an error of the network,
+ * or with an error that `begin` or the function that `begin` returned throws.
  */
 export type Send = (sending: Sending) => Promise<void>;
 
 /** The error for a server that sent nothing for too long, or whose answer took too long in total. */
 export class TimedOut extends Error {
   override readonly name = "TimedOut";
-  /** Whether the server may have received the request. */
+  /** True if the server may have received the request. False if no connection was made, so no request was sent. */
   readonly sent: boolean;
 
   constructor(sent: boolean) {
@@ -34,8 +39,8 @@ export class TimedOut extends Error {
 }
 
 /**
- * Returns a function that sends with `node:http` or `node:https`, at a third of the cost of `fetch`. Connections stay
- * open in Node's global agent. Redirects are not followed.
+ * Returns a function that sends requests with `node:http` or `node:https`, at a third of the cost of `fetch`.
+ * Connections stay open in Node's global agent. Redirects are not followed.
  */
 export function nodeSender(url: URL): Send {
   const base = url.pathname.replace(/\/$/, "");
@@ -106,7 +111,7 @@ export function nodeSender(url: URL): Send {
     });
 }
 
-/** Returns a function that sends with `fetch`, or with a function that has the same interface. */
+/** Returns a function that sends requests with `fetch`, or with another function that has the interface of `fetch`. */
 export function fetchSender(url: string, fetch: (request: Request) => Promise<Response>): Send {
   return async ({ operation, headers, body, silenceMs, longestMs, begin }) => {
     const controller = new AbortController();
@@ -120,7 +125,7 @@ export function fetchSender(url: string, fetch: (request: Request) => Promise<Re
     over.catch(() => undefined);
     const silence = setTimeout(() => giveUp(), silenceMs);
     const last = setTimeout(() => giveUp(), longestMs);
-    /** Waits for a step, but not beyond the limits, even if `fetch` ignores the abort signal. */
+    /** Waits for a promise, but rejects when a time limit is over, even if `fetch` ignores the abort signal. */
     const next = async <Result>(awaited: Promise<Result>): Promise<Result> => {
       const result = await Promise.race([awaited, over]);
       silence.refresh();

@@ -9,13 +9,14 @@ const stores = {
   memory: { package: "@keyward/store-memory", name: "MemoryStore" },
 } as const;
 
-/** The values of `--store`. */
+/** The kinds of store that the option `--store` of `keyward-kv serve` accepts. */
 export const storeKinds: readonly string[] = Object.keys(stores);
 
 /**
- * Opens the store of the server.
+ * Opens the store in which `keyward-kv serve` keeps the records.
  *
- * @throws KeywardError `STORE_INVALID` if the package of the store is not installed; errors of the store.
+ * @throws KeywardError `STORE_INVALID` if the package of the store is not installed or has another release, or if the
+ * URL of the Redis server is missing; an error that the constructor of the store throws.
  */
 export async function openStore(kind: string, file: string, redisUrl: string | undefined): Promise<KeyvStorageAdapter> {
   switch (kind) {
@@ -48,7 +49,7 @@ async function make(
   const made: unknown = typeof Store === "function" ? Reflect.construct(Store, parameters) : undefined;
   if (isStore(made)) return made;
   throw unusable(
-    `The installed release of ${store.package} does not work with keyward-kv`,
+    `The installed version of ${store.package} does not work with keyward-kv`,
     `Install ${store.package} in the same version as @keyward/http-kv.`,
   );
 }

@@ -1,21 +1,24 @@
 import { isBinary, KeywardError, type StoredValue } from "@keyward/core";
 import type { KeyvStorageAdapter } from "keyv";
 
-/** A value, and the times that the server stores in the same record. */
+/** The value of a record, the time of its last write, and the time at which the record expires. */
 export interface RecordContent {
   readonly value: StoredValue;
-  /** Time of the last write, in milliseconds since the epoch. */
+  /** Time of the last write to the record, in milliseconds since the epoch. */
   readonly modified: number;
   /**
-   * Time at which the record expires, in milliseconds since the epoch. The store also has the expiry, but does not
-   * return it.
+   * Time at which the record expires, in milliseconds since the epoch. The server also passes this time to the store,
+   * but the store does not return it.
    */
   readonly expires: number | undefined;
 }
 
-/** A record that was read from the server's store. */
+/** A record that was read from the server's store, with the packed form in which the store has the record. */
 export interface StoredRecord extends RecordContent {
-  /** The packed form of the record in the store, which a replacement compares. */
+  /**
+   * The packed form in which the store has the record. A replacement passes this form to the store as the expected
+   * value.
+   */
   readonly stored: StoredValue;
 }
 
@@ -25,8 +28,8 @@ const timeDigits = 10;
 const latestTime = 2 ** 48 - 1;
 
 /**
- * Packs a record for the store: the times, then the value. In a store that cannot keep bytes, the record is a text that
- * begins with the type of the value.
+ * Packs a record into one value for the store: the times, then the record's value. If the store cannot keep bytes, the
+ * packed record is a text that begins with "t" for a text or "b" for bytes.
  */
 export function packRecord(store: KeyvStorageAdapter, { value, modified, expires }: RecordContent): StoredValue {
   const times = [modified, Math.min(Math.max(0, Math.ceil(expires ?? 0)), latestTime)];
@@ -42,9 +45,9 @@ export function packRecord(store: KeyvStorageAdapter, { value, modified, expires
 }
 
 /**
- * Unpacks a record that {@link packRecord} packed.
+ * Unpacks a stored record, which {@link packRecord} packed.
  *
- * @throws KeywardError `STORE_INVALID` for any other value.
+ * @throws KeywardError `STORE_INVALID` if `stored` does not have the form of a packed record.
  */
 export function unpackRecord(store: KeyvStorageAdapter, stored: unknown): StoredRecord {
   if (stored instanceof Uint8Array && isBinary(store) && stored.length >= 2 * timeBytes) {
@@ -72,6 +75,6 @@ export function unpackRecord(store: KeyvStorageAdapter, stored: unknown): Stored
 
 function unreadable(): KeywardError {
   return new KeywardError("STORE_INVALID", "The store of the server contains a value that the server did not write", {
-    hint: "Run the server with a store, or a namespace of a store, that only the server writes to.",
+    hint: "Run the server with a store, or a namespace of a store, to which no other program writes.",
   });
 }

@@ -6,10 +6,12 @@ import { ReadSize } from "./read-size.ts";
 import type { StoredRecord } from "./stored-record.ts";
 import { tagInTurns } from "./values.ts";
 
-/** A replacement for which the client sent the entity tag of the expected value, and not the value. */
+/**
+ * A replacement of a value. The client sends the entity tag of the expected value instead of the expected value itself.
+ */
 export interface TaggedReplacement {
   readonly key: string;
-  /** The entity tag of the value that must be stored. `undefined` means that there must be no record. */
+  /** The replacement is done only if the stored value has this entity tag. `undefined`: only if there is no record. */
   readonly expected: string | undefined;
   readonly next: StoredValue;
   /** When the record expires, in milliseconds since the epoch; `null` for never. `undefined`: the record keeps its expiry. */
@@ -20,12 +22,15 @@ export interface TaggedReplacement {
 const maxAttempts = 16;
 
 /**
- * Replaces each value that has the expected tag, one after the other. Returns, for each, whether it was replaced.
+ * Replaces each value that has the expected entity tag, in the order of `changes`. Returns, for each change, whether
+ * the value was replaced.
  *
- * For the comparison, the stored values are read. If these values have more bytes than an answer may have, or than the
- * memory limit leaves, only the first replacements are done, one at least, and only their results are returned.
+ * To compare the tags, the server reads the stored values. If these values have more bytes than `maxAnswerBytes` or
+ * than the free memory, the server does only the first changes, at least one, and returns only the results of these
+ * changes.
  *
- * @throws Refusal `NOT_ATOMIC`; `OVERLOADED` before anything was replaced.
+ * @throws Refusal `NOT_ATOMIC` if the store cannot replace a value atomically; `OVERLOADED` if the free part of
+ * `maxBytesInMemory` is too little for the first values. After `OVERLOADED`, no value was replaced.
  */
 export async function replaceTagged(
   records: NamespaceRecords,

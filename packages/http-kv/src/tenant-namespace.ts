@@ -7,8 +7,8 @@ export interface TenantNamespace {
 }
 
 /**
- * Returns the prefix under which the records of one space of a tenant namespace are stored. Tenants and their namespaces
- * contain no slash, so no prefix is the beginning of another.
+ * Returns the prefix under which the records in one space of a tenant namespace are stored. The names of tenants and of
+ * their namespaces contain no slash, so no prefix is the beginning of another prefix.
  */
 export function storagePrefix({ tenant, namespace }: TenantNamespace, space: Space): string {
   return `${tenant}/${namespace}/${space}/`;

@@ -5,9 +5,9 @@ import { type ApiKeyEntry, requireEntry, type TenantSource } from "./api-keys.ts
 import { field } from "./protocol.ts";
 
 /**
- * Returns a source of API keys that reads the JSON file of `keyward-kv tenants`. With each request, the source checks
- * whether the file has changed, and then reads it again, so a revocation takes effect at once. While the file is missing
- * or invalid, every API key is refused.
+ * Returns a source of API keys that reads the JSON file of `keyward-kv tenants`. At each request, the source checks
+ * whether the file has changed. If so, the source reads the file again, so a revocation takes effect at once. While the
+ * file is missing or invalid, every API key is refused.
  *
  * @example
  * const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants("tenants.json") });
@@ -43,7 +43,7 @@ export function fileTenants(path: string): TenantSource {
 /**
  * Reads the entries of a file of API keys. If the file is missing, there are no entries.
  *
- * @throws KeywardError `STORE_INVALID` for a file with other content, `STORE_UNAVAILABLE` for a file that cannot be read.
+ * @throws KeywardError `STORE_INVALID` if the file is not a file of API keys; `STORE_UNAVAILABLE` if it cannot be read.
  */
 export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]> {
   let text: string;
@@ -54,7 +54,7 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
     throw new KeywardError(
       "STORE_UNAVAILABLE",
       `The file of API keys, ${path}, cannot be read (${systemCode(error)}), so every API key is refused`,
-      { hint: "Allow the user who runs keyward-kv to read the file." },
+      { hint: "Check that the path is the path of a file, and that the user who runs keyward-kv may read the file." },
     );
   }
   try {
@@ -74,9 +74,10 @@ export async function readTenants(path: string): Promise<readonly ApiKeyEntry[]>
  * at a time changes the file. The file keeps its mode and owner. If the path is a symbolic link, the link stays and the
  * file that it points to is changed.
  *
- * @param change returns the new entries. This function is called twice, once before the file is locked.
- * @throws KeywardError like {@link readTenants}; `STORE_UNAVAILABLE` if another process holds the lock for 10 seconds, or
- * if the file cannot be replaced with the same mode and owner; errors of `change`.
+ * @param change returns the new entries. This function is called twice: before the file is locked, and while it is
+ * locked.
+ * @throws KeywardError like {@link readTenants}; `STORE_UNAVAILABLE` if another process holds the lock for 10 seconds,
+ * or if the file cannot be replaced by a file with the same mode and owner; an error that `change` throws.
  */
 export async function changeTenants(
   path: string,
@@ -126,7 +127,7 @@ async function replaceableStatus(file: string, path: string): Promise<Stats | un
       path,
       "has more than one name (hard links)",
       undefined,
-      "Copy the file, and pass the path of the copy to the server and to this command, because a change of this file would not reach its other names.",
+      "Copy the file, and pass the path of the copy to the server and to this command, because a change of the file would not reach its other names.",
     );
   return status;
 }
@@ -145,7 +146,7 @@ function notChanged(
   path: string,
   problem: string,
   cause?: unknown,
-  hint = "Pass the path of the file itself, and run the command as its owner or as root, so that it keeps its owner and mode.",
+  hint = "If the path is a symbolic link, pass the path of the file itself. Otherwise, run the command as the owner of the file or as root, because the file must keep its owner and mode.",
 ): KeywardError {
   return new KeywardError(
     "STORE_UNAVAILABLE",

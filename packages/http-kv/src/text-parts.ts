@@ -1,8 +1,8 @@
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
- * Returns how many of the first `end` bytes form whole UTF-8 characters. The last character may be cut off, and
- * continue in the next piece.
+ * Returns how many of the first `end` bytes form whole UTF-8 characters. If the last character is cut off, its bytes do
+ * not count, because the character continues in the next piece.
  */
 export function wholeCharacters(bytes: Uint8Array, end: number): number {
   for (let at = end - 1; at >= Math.max(0, end - 4); at--) {
@@ -16,8 +16,8 @@ export function wholeCharacters(bytes: Uint8Array, end: number): number {
 }
 
 /**
- * Decodes a text as it arrives, and counts the memory that it needs in V8: one byte for each character, or two if any
- * character is beyond ASCII.
+ * Decodes a text as it arrives, and counts the memory that the text needs in V8: one byte for each character, or two if
+ * any character is beyond ASCII.
  */
 export class TextParts {
   readonly #weigh: (bytes: number) => void;
@@ -31,10 +31,10 @@ export class TextParts {
   }
 
   /**
-   * Adds whole UTF-8 characters, and returns the added text.
+   * Decodes `bytes`, which must be whole UTF-8 characters, adds the decoded text, and returns the added text.
    *
    * @param change converts the decoded text before it is added.
-   * @throws TypeError if the bytes are not UTF-8; errors of `weigh` and `change`.
+   * @throws TypeError if the bytes are not UTF-8; an error that `weigh` or `change` throws.
    */
   add(bytes: Uint8Array, change?: (text: string) => string): string {
     const decoded = utf8.decode(bytes);

@@ -15,15 +15,16 @@ export interface HttpStoreOptions {
   /** The API key, which determines the tenant whose records the store reads and writes. */
   readonly apiKey: string;
   /**
-   * How long the server may send nothing during an attempt, in milliseconds. Default: 10,000. In total, an attempt may take
-   * ten times `timeoutMs`. A write with all its attempts may also take ten times `timeoutMs`.
+   * How long the server may send nothing during an attempt of a call, in milliseconds. Default: 10,000. In total, an
+   * attempt may take ten times `timeoutMs`. All attempts of a write together may also take at most ten times
+   * `timeoutMs`.
    */
   readonly timeoutMs?: number;
   /** Maximum number of times that a failed call is sent again. Default: 3. */
   readonly retries?: number;
   /**
-   * Whether to allow plain `http:` to other machines. Default: false, since anyone on the network path could read the API
-   * key and all unencrypted values.
+   * Whether to allow plain `http:` to other machines. Default: false, since anyone on the network path could read the
+   * API key and all values that are not encrypted.
    */
   readonly allowPlainHttp?: boolean;
   /** The function that sends a request, such as a handler of `createKvHandler`. Default: `node:http` or `node:https`. */
@@ -68,25 +69,25 @@ interface Failure {
   readonly pauseMs?: number | undefined;
 }
 
-/** Sends operations to the server, with retries. */
+/** Sends operations to the server. An operation that failed is sent again if a further attempt may succeed. */
 export class Transport {
-  /** The URL of the server, for error messages. */
+  /** The URL of the server, which error messages quote. */
   readonly url: string;
   readonly #authorization: string;
   readonly #timeoutMs: number;
   readonly #retries: number;
   readonly #send: Send;
   /**
-   * How long after the start of a call its writes may still be sent, in milliseconds. After the lease of a replica has
-   * lapsed, a rotation waits for this time too.
+   * Maximum time from the start of a call until the last request of the call that writes is sent, in milliseconds. When
+   * the lease of a replica (a running process) has lapsed, a rotation also waits for this time before it continues.
    */
   readonly longestWriteMs: number;
   /** The token of the server process that answered last; "" before the first answer. */
   #server = "";
 
   /**
-   * @throws KeywardError `STORE_INVALID` for an invalid URL or API key; `VALUE_INVALID` for an unknown option or an
-   * invalid number.
+   * @throws KeywardError `STORE_INVALID` for an invalid URL or API key, and for plain `http:` to another machine
+   * without `allowPlainHttp`; `VALUE_INVALID` for an unknown option, or an invalid `timeoutMs` or `retries`.
    */
   constructor(options: HttpStoreOptions) {
     const { url, apiKey, fetch, allowPlainHttp = false } = requireOptions("HttpStore", options, optionNames);
@@ -107,9 +108,10 @@ export class Transport {
   }
 
   /**
-   * Sends an operation, and returns the parsed JSON of the answer. A failed attempt is repeated. Each attempt of a write
-   * has the same idempotency key, with which a server process does the write only once. An attempt has `x-repeated` if an
-   * earlier attempt may have been done.
+   * Sends an operation, and returns the parsed JSON of the answer. If an attempt fails and a further attempt may
+   * succeed, the operation is sent again. All attempts of a write have the same idempotency key, so that a server
+   * process does the write only once. An attempt has the header `x-repeated` if the server may have done an earlier
+   * attempt.
    *
    * @param answerParts maximum number of brackets, commas and colons in the answer.
    * @param writeUntilMs time after which no attempt of a write is sent, by `performance.now()`.
@@ -206,7 +208,7 @@ export class Transport {
 
   #tooLong(): KeywardError {
     return new KeywardError("STORE_UNAVAILABLE", `A write to ${this.url} took more than ${this.longestWriteMs} ms`, {
-      hint: "Read the records to see which of them were stored. Then write fewer records in one call. If the server is slow, raise `timeoutMs`, because a write may take ten times `timeoutMs`.",
+      hint: "Read the records to see which writes were done. If the call had many records, write fewer records in one call. Otherwise, raise `timeoutMs`, because a write may take ten times `timeoutMs`.",
     });
   }
 
@@ -236,12 +238,12 @@ export class Transport {
       case "REQUEST_INVALID":
         return as(
           "VALUE_INVALID",
-          "Change the key, value or cursor that the message describes. If the message describes an unknown field, the server is older than this client: update @keyward/http-kv on the server.",
+          "Change the record's key, the value or the cursor that the message describes. If the message describes an unknown field, the server is older than this client: update @keyward/http-kv on the server.",
         );
       case "TOO_LARGE":
         return as(
           "VALUE_INVALID",
-          "Use a shorter key or value, or raise the limit of the server that the message states.",
+          "Shorten the record's key or the value, or pass fewer records in one call. If the server must accept the call as it is, raise the limit of the server that the message describes.",
         );
       case "NOT_ATOMIC":
         return as(
@@ -256,10 +258,10 @@ export class Transport {
       case "UNAUTHORIZED":
         return as(
           "STORE_UNAVAILABLE",
-          "The API key is unknown, expired or revoked. To see which keys are valid, run `keyward-kv tenants list`.",
+          "The API key is unknown, expired or revoked. To see which API keys are valid, run `keyward-kv tenants list`.",
         );
       case "FORBIDDEN":
-        return as("STORE_UNAVAILABLE", "Use an API key that has the scope in the message.");
+        return as("STORE_UNAVAILABLE", "Use an API key that has the scope that the message names.");
       case "OVERLOADED":
         return as(
           "STORE_UNAVAILABLE",
@@ -279,7 +281,7 @@ export class Transport {
       case "UNAVAILABLE":
         return as(
           "STORE_UNAVAILABLE",
-          "If the message has an id, find the log entry of the server with this id. If the call was a write, read the record, because the write may have been done.",
+          "If the message has an id, find the log entry of the server with this id. If the call was a write, read the record to see whether the write was done.",
         );
       default:
         return code satisfies never;
@@ -317,7 +319,7 @@ export class Transport {
       error: new KeywardError("STORE_UNAVAILABLE", `${this.url} ${what}`, {
         hint: unsent
           ? "Check that the option `url` is correct and that the server is running. No request was sent, so nothing was written."
-          : "Check the server and the network. If the call was a write, read the record, because the write may have been done.",
+          : "Check the server and the network. If the call was a write, read the record to see whether the write was done.",
       }),
     };
   }
@@ -374,8 +376,8 @@ function requireUrl(url: string, allowPlainHttp: boolean): URL {
   const loopback = /^(?:localhost|127(?:\.\d{1,3}){3}|\[::1\])$/.test(parsed.hostname);
   if (parsed.protocol === "http:" && !loopback && !allowPlainHttp) {
     throw misconfigured(
-      "Plain HTTP to another machine would let anyone on the network path read the API key",
-      "Use https in the option `url`. Set `allowPlainHttp` only if the network path is encrypted by other means.",
+      'The option "url" of HttpStore is plain HTTP to another machine, so anyone on the network path could read the API key',
+      "Pass a URL that begins with https://. If the network path is encrypted by other means, you can set `allowPlainHttp` instead.",
     );
   }
   return parsed;

@@ -6,7 +6,10 @@ import { encodeValue, entityTag } from "./protocol.ts";
 
 // Work on values of up to megabytes, in steps so short that no other request waits long.
 
-/** Returns the {@link entityTag} of a value of any length. */
+/**
+ * Returns the {@link entityTag} of a value. If the value is long, other requests run while its hash is computed in
+ * steps.
+ */
 export async function tagInTurns(value: StoredValue): Promise<string> {
   if (value.length <= turnBytes) return entityTag(value);
   const hash = createHash("sha256").update(typeof value === "string" ? "text\0" : "bytes\0");
@@ -15,7 +18,7 @@ export async function tagInTurns(value: StoredValue): Promise<string> {
   return `"${hash.digest("base64url")}"`;
 }
 
-/** Yields the bytes of a value in pieces. */
+/** Yields the bytes of a value in pieces. Other requests can run between two pieces. */
 export async function* valuePieces(value: StoredValue): AsyncGenerator<Uint8Array> {
   for await (const slice of slices(value, pieceBytes)) {
     // Copied, since the sender may transfer the memory of a piece.
@@ -24,8 +27,8 @@ export async function* valuePieces(value: StoredValue): AsyncGenerator<Uint8Arra
 }
 
 /**
- * Yields JSON in pieces. A string is added unchanged. A value is added as a field "text" or "bytes", without braces
- * around it.
+ * Joins parts to one JSON text, and yields the bytes of this text in pieces. A part that is a string is added
+ * unchanged. A part with a `value` is added as a field "text" or "bytes", without braces around the field.
  */
 export async function* jsonPieces(
   parts: Iterable<string | { readonly value: StoredValue }>,
@@ -55,7 +58,7 @@ export async function* jsonPieces(
   if (text !== "") yield Buffer.from(text);
 }
 
-/** Decodes canonical base64. Returns `undefined` for any other text. */
+/** Decodes canonical base64. Returns `undefined` for a text that is not canonical base64. */
 export async function decodeBase64(text: string): Promise<Buffer | undefined> {
   if (text.length <= turnBytes) return decodeSlice(text);
   const decoded = Buffer.allocUnsafeSlow(Buffer.byteLength(text, "base64"));

@@ -33,7 +33,7 @@ async function startFaulty(next: () => Fault) {
 
 const faults = ["cut request", "lose answer", "cut answer", "swallow answer"] as const satisfies Fault[];
 
-describe.each(faults)("HttpStore, through connections with the fault %j,", (fault) => {
+describe.each(faults)("HttpStore, if every second connection has the fault %j,", (fault) => {
   it("completes every call, and does each write once", async () => {
     let hit = false;
     const { server, url } = await startFaulty(() => {
@@ -58,7 +58,7 @@ describe.each(faults)("HttpStore, through connections with the fault %j,", (faul
   });
 });
 
-it("through broken connections, HttpStore.replace returns true if the replacement was done, and false if not", async () => {
+it("HttpStore.replace returns whether the replacement was done, even if connections break", async () => {
   const seeds = fc.sample(fc.integer(), { numRuns: 1 });
   const random = mulberry(seeds[0] ?? 1);
   const { server, url } = await startFaulty(() => {
@@ -82,9 +82,9 @@ it("through broken connections, HttpStore.replace returns true if the replacemen
   expect(await server.client().get("counter"), `seed ${seeds[0]}`).toBe(String(won));
 });
 
-describe("a restarted server", () => {
-  it.each(["a client of the earlier process", "a new client"])(
-    "does not tell %s that a replacement was refused if the earlier process did this replacement",
+describe("a server process that does not remember an earlier request", () => {
+  it.each(["a client that has used another process", "a new client"])(
+    "does not tell %s that a replacement was refused if another process did the replacement",
     async (kind) => {
       const { apiKey, entry } = createApiKey({ tenant: "acme" });
       const store = new MemoryStore();
@@ -124,7 +124,7 @@ describe("a restarted server", () => {
     await expect(client.replace("key", "new", "newer")).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("accepts the next write of a client of the earlier process", async () => {
+  it("accepts a write of a client that has used another process", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     let handler = createKvHandler({ store, tenants: [entry] });
@@ -136,7 +136,7 @@ describe("a restarted server", () => {
     }
   });
 
-  it("accepts a write even if a load balancer sends each attempt to another process", async () => {
+  it("accepts a write even if a load balancer sends each attempt of the write to another process", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     const handlers = [1, 2, 3].map(() => createKvHandler({ store, tenants: [entry] }));
@@ -147,7 +147,7 @@ describe("a restarted server", () => {
     expect(await client.get("key")).toBe("4");
   });
 
-  it("does not report a replacement as refused if it may have done the replacement before and forgotten it", async () => {
+  it("does not report a replacement as refused if it may have done and forgotten the replacement", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const server = createKvHandler({
       store: new MemoryStore(),
@@ -173,7 +173,7 @@ describe("a restarted server", () => {
     expect(await client.get("key")).toBe("new");
   });
 
-  it("does a replacement whose earlier attempt never arrived", async () => {
+  it("does a repeated replacement if the first attempt never arrived", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const server = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
     let attempts = 0;
@@ -188,7 +188,7 @@ describe("a restarted server", () => {
     expect(await client.replace("key", undefined, "new")).toBe(true);
   });
 
-  it("does a write that the earlier process refused as OVERLOADED", async () => {
+  it("does a repeated write if the first attempt was refused as OVERLOADED", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const store = new MemoryStore();
     const [first, second] = [1, 2].map(() => createKvHandler({ store, tenants: [entry] }));
@@ -207,7 +207,7 @@ describe("a restarted server", () => {
     expect(attempts).toBe(3);
   });
 
-  it("answers a client that used the earlier process on the same port, with the stored records", async () => {
+  it("returns the stored record to a client that has used another process on the same port", async () => {
     const store = new MemoryStore();
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const first = await startServer({ store, tenants: [entry], apiKey });
@@ -221,7 +221,7 @@ describe("a restarted server", () => {
   });
 });
 
-it("a delayed attempt does not undo a later write", async () => {
+it("a delayed attempt of a write does not undo a later write", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const server = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
   const late: Request[] = [];
@@ -241,7 +241,7 @@ it("a delayed attempt does not undo a later write", async () => {
   expect(await client.get("key")).toBe("second");
 });
 
-it("a delayed attempt whose idempotency key the server has forgotten does not undo a later write", async () => {
+it("a delayed attempt does not undo a later write, even if the server has forgotten the attempt", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const limits = { requestsPerSecond: Number.POSITIVE_INFINITY };
   const server = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
@@ -268,26 +268,29 @@ it("a delayed attempt whose idempotency key the server has forgotten does not un
   expect(await client.set("key", "third")).toBe(true);
 });
 
-it.each(["set", "delete"] as const)("a %s that another process may have done is not done again", async (method) => {
-  const { apiKey, entry } = createApiKey({ tenant: "acme" });
-  const store = new MemoryStore();
-  const first = createKvHandler({ store, tenants: [entry] });
-  const second = createKvHandler({ store, tenants: [entry] });
-  let handler: KvHandler = async (request) => {
-    if (!request.url.endsWith(`/${method}`)) return await first(request);
-    await first(request);
-    await new HttpStore({ url: "http://localhost", apiKey, fetch: second }).set("key", "later");
-    handler = second;
-    throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
-  };
-  const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
-  await client.has("key");
-  const call = method === "set" ? client.set("key", "earlier") : client.delete("key");
-  await expect(call).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
-  expect(await client.get("key")).toBe("later");
-});
+it.each(["set", "delete"] as const)(
+  "the repetition of a %s changes nothing if another process may have done the first attempt",
+  async (method) => {
+    const { apiKey, entry } = createApiKey({ tenant: "acme" });
+    const store = new MemoryStore();
+    const first = createKvHandler({ store, tenants: [entry] });
+    const second = createKvHandler({ store, tenants: [entry] });
+    let handler: KvHandler = async (request) => {
+      if (!request.url.endsWith(`/${method}`)) return await first(request);
+      await first(request);
+      await new HttpStore({ url: "http://localhost", apiKey, fetch: second }).set("key", "later");
+      handler = second;
+      throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNRESET" } });
+    };
+    const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
+    await client.has("key");
+    const call = method === "set" ? client.set("key", "earlier") : client.delete("key");
+    await expect(call).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(await client.get("key")).toBe("later");
+  },
+);
 
-it("HttpStore repeats calls that exceed the rate limit until they succeed", async () => {
+it("HttpStore repeats a call that the server refuses because of the rate limit, until the call succeeds", async () => {
   const server = await startServer({ limits: { requestsPerSecond: 2 } });
   onTestFinished(() => server.close());
   const store = server.client();
@@ -320,7 +323,7 @@ describe("HttpStore", () => {
   }
 
   it.each([429, 503])(
-    "waits for the seconds in Retry-After of an answer of status %i before it tries again",
+    "waits for the seconds in Retry-After before it repeats a call that was answered with status %i",
     async (status) => {
       const { at, store } = await startBusy(status, "1");
       expect(await store.has("key")).toBe(true);
@@ -328,21 +331,21 @@ describe("HttpStore", () => {
     },
   );
 
-  it("waits for the date in Retry-After before it tries again", async () => {
+  it("waits until the date in Retry-After before it repeats a call", async () => {
     const date = new Date(Math.ceil(Date.now() / 1000) * 1000 + 1_000);
     const { store } = await startBusy(503, date.toUTCString());
     expect(await store.has("key")).toBe(true);
     expect(Date.now()).toBeGreaterThanOrEqual(date.getTime());
   });
 
-  it("does not wait if Retry-After asks for more than 30 seconds", async () => {
+  it("does not repeat a call if Retry-After asks for a pause of more than 30 seconds", async () => {
     const { at, store } = await startBusy(503, "3600");
     await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
     expect(at).toHaveLength(1);
   });
 
   it.each([500, 404, 200])(
-    "does not try again after an answer of status %i that does not follow the protocol",
+    "does not repeat a call after an answer of status %i that does not follow the protocol",
     async (status) => {
       const { at, store } = await startBusy(status, undefined);
       await expect(store.has("key")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
@@ -351,7 +354,7 @@ describe("HttpStore", () => {
   );
 });
 
-it("HttpStore waits for a random pause between attempts, longer each time", async () => {
+it("HttpStore waits for a random pause between two attempts, and the pauses become longer", async () => {
   const fetch = async () => {
     throw Object.assign(new TypeError("fetch failed"), { cause: { code: "ECONNREFUSED" } });
   };
@@ -379,7 +382,7 @@ it("HttpStore waits for a random pause between attempts, longer each time", asyn
 describe("a write through HttpStore", () => {
   const { apiKey } = createApiKey({ tenant: "acme" });
 
-  it("rejects at once if Retry-After asks for a longer pause than the rest of its time limit", async () => {
+  it("rejects at once if Retry-After asks for a longer pause than the time limit allows", async () => {
     let asked = 0;
     const fetch = async () => {
       asked++;
@@ -418,7 +421,7 @@ describe("a write through HttpStore", () => {
 });
 
 describe("an error of HttpStore", () => {
-  it("is thrown within the timeout, and contains neither the API key nor the record", async () => {
+  it("contains neither the API key nor the record if the server does not answer in time", async () => {
     const { url } = await startFaulty(() => "swallow answer");
     const { apiKey } = createApiKey({ tenant: "acme" });
     const store = new HttpStore({ url, apiKey, timeoutMs: 50, retries: 1 });
@@ -436,7 +439,7 @@ describe("an error of HttpStore", () => {
     expect(JSON.stringify(store)).not.toContain(apiKey);
   });
 
-  it("contains the system's code if the connection was refused", async () => {
+  it("contains the error code of the operating system if the connection was refused", async () => {
     const server = await startServer();
     await server.close();
     await expect(server.client({ retries: 0 }).get("key")).rejects.toMatchObject({
@@ -454,7 +457,7 @@ describe("an error of HttpStore", () => {
     await expect(store.set("k".repeat(3_000), "x")).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("is thrown before anything is sent if an argument is invalid", async () => {
+  it("is thrown before a request is sent if an argument is invalid", async () => {
     const { apiKey } = createApiKey({ tenant: "acme" });
     const store = new HttpStore({ url: "http://localhost", apiKey, fetch: () => expect.unreachable("it was sent") });
     for (const limit of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
@@ -464,7 +467,7 @@ describe("an error of HttpStore", () => {
     await expect(store.set("\ud800", "value")).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("is thrown if the API key is unknown, so the call does not return undefined as for a missing record", async () => {
+  it("is thrown if the API key is unknown, so that the record does not seem to be missing", async () => {
     const server = await startServer();
     onTestFinished(() => server.close());
     const store = server.client({ apiKey: createApiKey({ tenant: "acme" }).apiKey });
@@ -479,9 +482,9 @@ describe("the constructor of HttpStore", () => {
   const { apiKey } = createApiKey({ tenant: "acme" });
 
   it.each(["http://kv.example.com", "http://localhost.example.com", "http://127.0.0.1.example.com", "http://10.0.0.1"])(
-    "refuses plain http to %s unless allowPlainHttp is set",
+    "refuses %s, which is plain HTTP to another machine, if allowPlainHttp is not set",
     (url) => {
-      expect(() => new HttpStore({ url, apiKey })).toThrow("Plain HTTP");
+      expect(() => new HttpStore({ url, apiKey })).toThrow("plain HTTP");
       expect(new HttpStore({ url, apiKey, allowPlainHttp: true })).toBeInstanceOf(HttpStore);
     },
   );
@@ -492,7 +495,7 @@ describe("the constructor of HttpStore", () => {
     "http://127.0.0.1",
     "http://127.9.9.9/kv",
     "http://[::1]:1",
-  ])("accepts %s", (url) => expect(new HttpStore({ url, apiKey })).toBeInstanceOf(HttpStore));
+  ])("accepts the URL %s", (url) => expect(new HttpStore({ url, apiKey })).toBeInstanceOf(HttpStore));
 
   it.each([
     [{ timeout: 1 }, "timeout"],
@@ -511,13 +514,13 @@ describe("the constructor of HttpStore", () => {
     "ftp://kv.example.com",
     "https://user:word@kv.example.com",
     "https://kv.example.com/?a=b",
-  ])("refuses %s, and does not quote it", (url) => {
+  ])("refuses the URL %s, with an error that quotes no password", (url) => {
     const error = refusal(() => new HttpStore({ url, apiKey }));
     expect(error).toMatchObject({ code: "STORE_INVALID" });
     expect(inspect(error)).not.toContain("word@");
   });
 
-  it("refuses a malformed API key, and does not quote it", () => {
+  it("refuses a malformed API key, with an error that does not quote the API key", () => {
     const error = refusal(() => new HttpStore({ url: "https://kv.example.com", apiKey: `${apiKey}\n` }));
     expect(error).toMatchObject({ code: "STORE_INVALID" });
     expect(inspect(error)).not.toContain(apiKey);
@@ -527,7 +530,7 @@ describe("the constructor of HttpStore", () => {
 describe("a call of HttpStore", () => {
   const { apiKey } = createApiKey({ tenant: "acme" });
 
-  it("follows no redirect, which would pass its API key to another server", async () => {
+  it("follows no redirect, because a redirect could pass the API key to another server", async () => {
     let seen = 0;
     const server = createServer((request, response) => {
       if (request.url === "/elsewhere") seen++;
@@ -593,12 +596,15 @@ describe("an answer of a hostile server", () => {
     ["numbers", "has"],
     ["space", "get"],
     ["refusal", "get"],
-  ])("does not crash a client with a small heap: endless %s, in a call of %s", async (shape, call) => {
-    const { stdout } = await promisify(execFile)(process.execPath, ["--max-old-space-size=64", hostile, shape, call]);
-    expect(stdout.trim()).toMatch(/^(?:STORE_UNAVAILABLE|VALUE_INVALID)$/);
-  });
+  ])(
+    "does not crash a client with a small heap if the answer contains endless %s and the client calls %s",
+    async (shape, call) => {
+      const { stdout } = await promisify(execFile)(process.execPath, ["--max-old-space-size=64", hostile, shape, call]);
+      expect(stdout.trim()).toMatch(/^(?:STORE_UNAVAILABLE|VALUE_INVALID)$/);
+    },
+  );
 
-  it("is not quoted in an error if it contains the API key, or is not a line of text", async () => {
+  it("is not quoted in an error if the answer contains the API key or is not one line of text", async () => {
     const { apiKey } = createApiKey({ tenant: "acme" });
     for (const message of [`a ${apiKey} b`, "a\u001b[2Jb", "x".repeat(5_000)]) {
       const body = { code: "INTERNAL", message, id: message };
@@ -614,22 +620,25 @@ describe("an answer of a hostile server", () => {
 it.each([
   ["connect", false],
   ["read", true],
-])("EHOSTUNREACH at %s sets X-Repeated on the next attempt of a write: %s", async (syscall, repeated) => {
-  const sent: boolean[] = [];
-  const client = new HttpStore({
-    url: "http://localhost",
-    apiKey: createApiKey({ tenant: "acme" }).apiKey,
-    retries: 1,
-    async fetch({ headers }) {
-      sent.push(headers.has("x-repeated"));
-      throw Object.assign(new TypeError("fetch failed"), { cause: { code: "EHOSTUNREACH", syscall } });
-    },
-  });
-  await expect(client.set("key", "value")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
-  expect(sent).toEqual([false, repeated]);
-});
+])(
+  "the next attempt of a write after EHOSTUNREACH in the system call %s has X-Repeated: %s",
+  async (syscall, repeated) => {
+    const sent: boolean[] = [];
+    const client = new HttpStore({
+      url: "http://localhost",
+      apiKey: createApiKey({ tenant: "acme" }).apiKey,
+      retries: 1,
+      async fetch({ headers }) {
+        sent.push(headers.has("x-repeated"));
+        throw Object.assign(new TypeError("fetch failed"), { cause: { code: "EHOSTUNREACH", syscall } });
+      },
+    });
+    await expect(client.set("key", "value")).rejects.toMatchObject({ code: "STORE_UNAVAILABLE" });
+    expect(sent).toEqual([false, repeated]);
+  },
+);
 
-it("a listing that fails midway is logged by the server, and rejects in HttpStore", async () => {
+it("the server logs an error, and the call of HttpStore rejects, if a listing of keys fails midway", async () => {
   class Breaking extends MemoryStore {
     override namespaced(namespace: string): MemoryStore {
       const view = super.namespaced(namespace);
@@ -649,7 +658,7 @@ it("a listing that fails midway is logged by the server, and rejects in HttpStor
   expect(server.log.filter(({ error }) => error !== undefined)).toHaveLength(2);
 });
 
-it("the server spreads values that are large in total over several answers", async () => {
+it("the server sends values in several answers if the values together exceed maxAnswerBytes", async () => {
   const server = await startServer({ limits: { maxAnswerBytes: 1_000 } });
   onTestFinished(() => server.close());
   const store = server.client();

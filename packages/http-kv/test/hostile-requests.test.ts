@@ -57,7 +57,7 @@ describe("a hostile client with an API key", () => {
     }
   });
 
-  it("cannot fill the memory of a server with bodies in chunks of one byte", async () => {
+  it("cannot fill the memory of a server by sending bodies in chunks of one byte", async () => {
     const folder = temporaryFolder();
     const tenants = join(folder.path, "tenants.json");
     const { apiKey, entry } = createApiKey({ tenant: "hostile" });
@@ -85,7 +85,7 @@ describe("a hostile client with an API key", () => {
     expect(server.process.exitCode).toBeNull();
   }, 160_000);
 
-  it("gets one answer, and is disconnected soon, if it continues to send a refused body", async () => {
+  it("gets one answer, and is disconnected soon, if it continues to send a body that the server refused", async () => {
     const server = await startServer({ requestTimeoutMs: 300 });
     onTestFinished(() => server.close());
     const piece = Buffer.alloc(2 ** 16, "x");
@@ -113,7 +113,7 @@ describe("a hostile client with an API key", () => {
     }
   });
 
-  it("gets one answer, and is disconnected, if it stops sending a refused body", async () => {
+  it("gets one answer, and is disconnected, if it stops sending a body that the server refused", async () => {
     const server = await startServer({ requestTimeoutMs: 300 });
     onTestFinished(() => server.close());
     const { socket, received } = await openSocket(server.url);
@@ -157,7 +157,7 @@ describe("a hostile client with an API key", () => {
     expect(await server.client().get("key")).toHaveLength(bytes / 4);
   });
 
-  it("leaves no listing running if it disconnects before the answer", async () => {
+  it("leaves no listing of keys running on the server if it disconnects before the answer", async () => {
     let resume = () => {};
     const paused = new Promise<void>((resolve) => {
       resume = resolve;
@@ -250,7 +250,7 @@ describe("a large request", () => {
       (ask: Ask) => ask("POST", "/replace", '{"changes":[{"key":"text","expected":"\\"x\\"","text":"x"}]}'),
       200,
     ],
-  ])("lets other requests run after about each piece of the data when it %s", async (_, act, status) => {
+  ])("lets other requests run between the pieces of its data when it %s", async (_, act, status) => {
     const ask = ready({ limits: { maxValueBytes: bytes } });
     expect((await ask("PUT", "/text", "x".repeat(bytes))).status).toBe(200);
     let turns = 0;
@@ -269,7 +269,7 @@ describe("a large request", () => {
     expect(turns).toBeGreaterThanOrEqual(bytes / turnBytes / 2);
   });
 
-  it("lets other requests run when it sets many records, which the store gets in batches", async () => {
+  it("passes many records to the store in small batches, so that other requests run between the batches", async () => {
     const batches: number[] = [];
     class Counting extends MemoryStore {
       override async setMany(entries: Parameters<MemoryStore["setMany"]>[0]): Promise<boolean[]> {
@@ -297,7 +297,7 @@ describe("the memory of a request", () => {
     maxBytesInMemory: 8 * mebibyte,
   };
 
-  it("counts two bytes for each character of a text beyond ASCII", async () => {
+  it("counts two bytes for each character of a text if any character is beyond ASCII", async () => {
     const ask = ready({ limits });
     await ask("PUT", "/key", "x".repeat(mebibyte));
     // The tenant may have 4 MiB. These answers have 2.5 MiB of them.
@@ -339,7 +339,7 @@ describe("the memory of a request", () => {
     expect(Math.max(...reads)).toBeLessThanOrEqual(4);
   });
 
-  it("limits how many replacements of large values one request does, and HttpStore sends the others again", async () => {
+  it("limits how many large values one request replaces, and HttpStore sends the other replacements again", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const answered: number[] = [];
@@ -431,7 +431,7 @@ describe("JsonReader", () => {
     ["too deep", "[[[[[]]]]]"],
     ["too large", `[${"1,".repeat(10_001)}1]`],
     ["too large", `"${"x".repeat(10 * mebibyte)}"`],
-  ])("refuses a document that is %s before it is parsed", (reason, json) => {
+  ])("refuses a document without parsing it if the document is %s", (reason, json) => {
     const parse = vi.spyOn(JSON, "parse");
     onTestFinished(() => parse.mockRestore());
     expect(() => readCut(Buffer.from(json), [2])).toThrow(reason);

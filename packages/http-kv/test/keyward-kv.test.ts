@@ -45,7 +45,7 @@ async function rawConnection(
 }
 
 describe("keyward-kv serve", () => {
-  it("finishes a request in progress after SIGTERM, accepts no further one, and exits with 0", async () => {
+  it("accepts no further request after SIGTERM, finishes the request in progress, and exits with 0", async () => {
     const at = folder();
     const tenants = join(at, "tenants.json");
     const file = join(at, "kv.sqlite");
@@ -78,7 +78,7 @@ describe("keyward-kv serve", () => {
     expect(await server.stop()).toBe(0);
   });
 
-  it("finishes an answer in progress after SIGTERM, and then closes the connection", async () => {
+  it("finishes sending an answer after SIGTERM, and then closes the connection", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "600000", ...large);
@@ -96,7 +96,7 @@ describe("keyward-kv serve", () => {
     expect(await server.stop()).toBe(0);
   });
 
-  it("waits for a request in progress at most for --drain-ms", async () => {
+  it("waits, after SIGTERM, for the request in progress, but at most for --drain-ms", async () => {
     const tenants = join(folder(), "tenants.json");
     const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
     const server = await start("--tenants", tenants, "--store", "memory", "--drain-ms", "100");
@@ -158,7 +158,7 @@ describe("keyward-kv serve", () => {
     expect(reading.received().length).toBeLessThan(8_000_000);
   });
 
-  it("accepts API keys that are added, and refuses keys that are revoked, while it runs", async () => {
+  it("accepts an API key that is added, and refuses an API key that is revoked, without a restart", async () => {
     const tenants = join(folder(), "tenants.json");
     const server = await start("--tenants", tenants, "--store", "memory");
     await vi.waitFor(() => expect(server.output()).toContain("every request is refused"), 20_000);
@@ -205,7 +205,7 @@ describe("keyward-kv serve", () => {
   });
 });
 
-it("keyward-kv prints its version", () => {
+it("keyward-kv --version prints the version of keyward-kv", () => {
   expect(run("--version")).toMatch(/^\d+\.\d+\.\d+/);
 });
 
@@ -229,7 +229,7 @@ it("keyward-kv serve --store memory loses its records when it ends", async () =>
 const redisServers = await findRedisServers({ anyWillDo: true });
 
 describeWithRedis(redisServers, "keyward-kv over Redis", () => {
-  it("still has all records after a restart, and continues a scan that began before", async () => {
+  it("still has all records after a restart, and continues a scan that began before the restart", async () => {
     const redis = await startRedis(redisServers);
     onTestFinished(() => redis.stop());
     const tenants = join(folder(), "tenants.json");
@@ -290,7 +290,7 @@ describeWithRedis(redisServers, "keyward-kv over Redis", () => {
   });
 });
 
-it("keyward-kv answers with the id of a log entry, and without the password, if its Redis cannot be reached", async () => {
+it("keyward-kv prints the id of a log entry and no password if its Redis server cannot be reached", async () => {
   const tenants = join(folder(), "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");
   const password = randomBytes(8).toString("hex");
@@ -311,7 +311,7 @@ it("keyward-kv answers with the id of a log entry, and without the password, if 
   expect(body + server.output()).not.toContain(password);
 });
 
-it("a server with encrypted records stores no plaintext, and logs no key of a record", async () => {
+it("a server stores and logs no plaintext of encrypted records, and logs no key of a record", async () => {
   const at = folder();
   const tenants = join(at, "tenants.json");
   const apiKey = run("tenants", "add", "--tenants", tenants, "--tenant", "acme");

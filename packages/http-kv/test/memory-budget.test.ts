@@ -57,7 +57,7 @@ describe("keyward-kv", () => {
     return { socket, received };
   }
 
-  it("refuses slow large bodies beyond its memory limit, and continues to serve other tenants", async () => {
+  it("continues to serve other tenants while it refuses large bodies that exceed the memory limit", async () => {
     const { server, greedy, other } = await start();
     const store = new HttpStore({ url: server.url, apiKey: greedy });
     await store.set("key", "value");
@@ -109,7 +109,7 @@ describe("the memory of an answer", () => {
     return { clients, value, ask };
   }
 
-  it("counts until the client has read or cancelled the answer", async () => {
+  it("counts towards the memory limit until the client has read or cancelled the answer", async () => {
     const { ask, value, clients } = await start();
     // One tenant gets half of 8 MiB.
     const unread = [
@@ -159,7 +159,7 @@ describe("the memory of an answer", () => {
 });
 
 describe("the memory limit", () => {
-  it("allows every single request, even one that reads many values of the largest size", async () => {
+  it("allows every request that runs alone, even a request that reads many values of the largest size", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const store = new HttpStore({ url: "http://localhost", apiKey, fetch: handler, retries: 0 });
@@ -180,7 +180,7 @@ describe("the memory limit", () => {
     expect(found).toEqual(keys);
   });
 
-  it("shortens a batch or a page of a scan if the remaining memory is too small for the rest", async () => {
+  it("shortens the answer to a batch or a scan if the free part of the memory limit is too small for all values", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], limits });
     const ask = async (operation: string, body: unknown) => {
@@ -216,7 +216,7 @@ describe("the memory limit", () => {
     ).toThrow("maxBytesInMemory");
   });
 
-  it("leaves each new tenant as much memory as any other tenant has", () => {
+  it("leaves each new tenant as much memory as any other tenant has reserved", () => {
     const taking = fc.record({
       tenant: fc.nat({ max: 5 }),
       bytes: fc.integer({ min: 1, max: 400 }),

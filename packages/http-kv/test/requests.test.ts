@@ -34,7 +34,7 @@ function ready(options: Partial<KvHandlerOptions> = {}) {
 
 const bytesType = { "content-type": "application/octet-stream" };
 
-describe("a key in a URL", () => {
+describe("the key of a record in a URL", () => {
   const odd = [
     "/",
     "//",
@@ -84,7 +84,7 @@ describe("a key in a URL", () => {
     }
   });
 
-  it("has a path that no other key has, even after a URL parser has normalized the path", () => {
+  it("has a URL that no other key has, even after a URL parser has normalized the URL", () => {
     const text = fc.string({ unit: "binary", maxLength: 30 }).filter((key) => key.isWellFormed());
     fc.assert(
       fc.property(text, text, (one, other) => {
@@ -111,7 +111,7 @@ describe("a key in a URL", () => {
     },
   );
 
-  it("never makes a DELETE remove all keys if its path is truncated", async () => {
+  it("does not make a DELETE remove all records if the path with the key is truncated", async () => {
     const ask = ready();
     await ask("PUT", "/a", { body: "1" });
     expect((await ask("DELETE", "/")).status).toBe(400);
@@ -137,26 +137,29 @@ describe("a value", () => {
     expect(Buffer.from(await gotText.arrayBuffer()).toString()).toBe("\ufefftäxt");
   });
 
-  it("is refused as text if it is not UTF-8", async () => {
+  it("is refused if its type is text and its bytes are not UTF-8", async () => {
     const ask = ready();
     expect((await ask("PUT", "/key", { body: Uint8Array.of(0xff) })).status).toBe(400);
     expect((await ask("GET", "/key")).status).toBe(404);
   });
 
-  it.each(["text", "bytes"] as const)("has the SHA-256 of its type and content as its entity tag: %s", async (type) => {
-    const ask = ready();
-    const put = await ask("PUT", "/key", { body: Buffer.from("same"), headers: type === "bytes" ? bytesType : {} });
-    const tag = `"${createHash("sha256").update(`${type}\0same`).digest("base64url")}"`;
-    const got = await ask("GET", "/key");
-    const head = await ask("HEAD", "/key");
-    expect([put, got, head].map(({ headers }) => headers.get("etag"))).toEqual([tag, tag, tag]);
-    expect(await head.text()).toBe("");
-    expect(head.headers.get("content-length")).toBe("4");
-    expect((await ask("GET", "/key", { headers: { "if-none-match": tag } })).status).toBe(304);
-    expect((await ask("GET", "/key", { headers: { "if-none-match": '"other"' } })).status).toBe(200);
-  });
+  it.each(["text", "bytes"] as const)(
+    "has an entity tag with the SHA-256 of its type and content if the type is %s",
+    async (type) => {
+      const ask = ready();
+      const put = await ask("PUT", "/key", { body: Buffer.from("same"), headers: type === "bytes" ? bytesType : {} });
+      const tag = `"${createHash("sha256").update(`${type}\0same`).digest("base64url")}"`;
+      const got = await ask("GET", "/key");
+      const head = await ask("HEAD", "/key");
+      expect([put, got, head].map(({ headers }) => headers.get("etag"))).toEqual([tag, tag, tag]);
+      expect(await head.text()).toBe("");
+      expect(head.headers.get("content-length")).toBe("4");
+      expect((await ask("GET", "/key", { headers: { "if-none-match": tag } })).status).toBe(304);
+      expect((await ask("GET", "/key", { headers: { "if-none-match": '"other"' } })).status).toBe(200);
+    },
+  );
 
-  it("expires after x-ttl seconds, or at x-expires", async () => {
+  it("expires after the seconds in X-TTL, or at the time in X-Expires", async () => {
     const ask = ready();
     await ask("PUT", "/a", { body: "1", headers: { "x-ttl": "100" } });
     await ask("PUT", "/b", { body: "1", headers: { "x-expires": String(Date.now() + 100_000) } });
@@ -187,7 +190,7 @@ describe("a value", () => {
 });
 
 describe("a conditional write", () => {
-  it("is done if its condition is met, and answered with 412 if not", async () => {
+  it("is done only if its condition is met, and is otherwise answered with 412", async () => {
     const ask = ready();
     const put = async (body: string, headers: Record<string, string>) =>
       (await ask("PUT", "/key", { body, headers })).status;
@@ -224,7 +227,7 @@ describe("a conditional write", () => {
     expect((await ask("PUT", "/key", { body: "1", headers: { "if-none-match": "*", "x-ttl": "1" } })).status).toBe(400);
   });
 
-  it("is refused if the store cannot compare and write in one step", async () => {
+  it("is refused if the store cannot compare and replace a value in one step", async () => {
     const ask = ready({ store: new KeyvMemoryAdapter(new Map()) });
     expect((await ask("PUT", "/key", { body: "1", headers: { "if-none-match": "*" } })).status).toBe(501);
     expect((await ask("PUT", "/key", { body: "1" })).status).toBe(200);
@@ -235,7 +238,7 @@ describe("a conditional write", () => {
   });
 });
 
-describe("a write that the store did before it failed", () => {
+describe("a write that the store did before the store reported a failure", () => {
   class Faltering extends MemoryStore {
     static failures = 0;
     override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
@@ -250,7 +253,7 @@ describe("a write that the store did before it failed", () => {
     }
   }
 
-  it.each([1, 2])("is never reported as refused when it is repeated %i times", async (failures) => {
+  it.each([1, 2])("is not reported as refused when the client repeats the write %i times", async (failures) => {
     const ask = ready({ store: new Faltering() });
     const server = (await ask("PUT", "/key", { body: "old" })).headers.get("x-server") ?? "";
     const headers = (name: string) => ({ "idempotency-key": `${name}-0123456789abcdef`, "x-server": server });
@@ -300,7 +303,7 @@ describe("a replacement over the protocol", () => {
   const replace = async (ask: ReturnType<typeof ready>, changes: readonly object[]) =>
     await (await ask("POST", "/replace", { body: JSON.stringify({ changes }) })).json();
 
-  it("sees the value that an earlier replacement of its batch wrote, even a large one", async () => {
+  it("is compared with the value that an earlier replacement of the same batch wrote", async () => {
     const ask = ready();
     const [one, two] = ["1".repeat(300_000), "2".repeat(300_000)];
     for (let round = 0; round < 5; round++) {
@@ -314,7 +317,7 @@ describe("a replacement over the protocol", () => {
     }
   });
 
-  it("is done even if another client wrote the same value, or another expiry, in between", async () => {
+  it("is done even if another client wrote the expected value again, or another expiry, just before", async () => {
     const ask = ready({ store: new Interrupted() });
     await ask("PUT", "/key", { body: "old" });
     await ask("PUT", "/other", { body: "old" });
@@ -501,7 +504,7 @@ describe("the expiry of a replacement over the protocol", () => {
   });
 });
 
-describe("a limit", () => {
+describe("a limit of the server", () => {
   const limits = { maxBodyBytes: 1_000, maxValueBytes: 100, maxKeyBytes: 20, maxBatch: 3, requestsPerSecond: 10_000 };
   const refused = async (method: string, path: string, body?: string) =>
     (await ready({ limits })(method, path, body === undefined ? {} : { body })).status;
@@ -561,7 +564,7 @@ describe("a limit", () => {
     expect(cancelled).toBe(true);
   });
 
-  it("applies to the requests per second of each API key, and is answered with Retry-After", async () => {
+  it("applies to the requests per second of each API key, and the refusal has Retry-After", async () => {
     const [one, other] = [createApiKey({ tenant: "acme" }), createApiKey({ tenant: "acme" })];
     const handler = createKvHandler({
       store: new MemoryStore(),
@@ -634,7 +637,7 @@ it.each([
   ["/clear", '{"namespace":null}'],
   ["/clear", '{"space":null}'],
   ["/clear?namespace=other", "{}"],
-])("POST %s with the body %s clears nothing", async (path, body) => {
+])("POST %s with the body %s is refused and deletes no record", async (path, body) => {
   const ask = ready();
   await ask("PUT", "/key", { body: "value" });
   expect((await ask("POST", path, { body })).status).toBe(400);
@@ -647,7 +650,7 @@ describe("the idempotency key of a write", () => {
   const headers = { "idempotency-key": "0123456789abcdef" };
   const set = (text: string) => JSON.stringify({ entries: [{ key: "key", text }] });
 
-  it("is refused in a request with another method, path or body", async () => {
+  it("is refused in a second request if that request has another method, path or body", async () => {
     const ask = ready();
     expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
     expect((await ask("POST", "/set", { body: set("1"), headers })).status).toBe(200);
@@ -674,7 +677,7 @@ describe("the idempotency key of a write", () => {
     [{}, { "content-type": "application/octet-stream" }],
     [{ "x-ttl": "60" }, { "x-ttl": "61" }],
     [{ "if-match": '"a"' }, { "if-none-match": '"a"' }],
-  ])("is refused if the headers of the write change from %j to %j", async (one, other) => {
+  ])("is refused in a second request if the headers change from %j to %j", async (one, other) => {
     const ask = ready();
     const before = await ask("PUT", "/key", { body: "value", headers: { ...headers, ...one } });
     expect((await ask("PUT", "/key", { body: "value", headers: { ...headers, ...other } })).status).toBe(
@@ -685,7 +688,7 @@ describe("the idempotency key of a write", () => {
 });
 
 describe("/health", () => {
-  it("answers without an API key, and with an API key is the path of the record with the key health", async () => {
+  it("needs no API key, and with an API key is the path of the record with the key health", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "acme" });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry], basePath: "/kv" });
     const ask = async (method: string, headers: Record<string, string> = {}, body?: string) =>
@@ -703,7 +706,7 @@ describe("/health", () => {
     expect((await ask("GET", { authorization: "Bearer x" })).status).toBe(401);
   });
 
-  it("answers with 503 and logs the error while the store cannot be reached, and checks the store once a second", async () => {
+  it("answers with 503 if the store cannot be reached, and checks the store at most once a second", async () => {
     let asked = 0;
     const logged: KvLogEntry[] = [];
     class Unreachable extends MemoryStore {
@@ -731,7 +734,7 @@ describe("/health", () => {
   });
 });
 
-describe("a handler", () => {
+describe("a handler of createKvHandler", () => {
   it.each([
     [{ tenant: [] }, "tenant"],
     [{ limits: { maxBatches: 1 } }, "maxBatches"],
@@ -742,14 +745,14 @@ describe("a handler", () => {
     expect(() => ready({ ...options })).toThrow(name);
   });
 
-  it("answers only below its base path", async () => {
+  it("answers with 404 to a path that is not below the base path", async () => {
     const ask = ready({ basePath: "/kv/" });
     expect((await ask("PUT", "/kv/key", { body: "1" })).status).toBe(200);
     expect(await (await ask("GET", "/kv/:")).json()).toEqual(["key"]);
     for (const path of ["/key", "/", "/kv", "/kvkey"]) expect((await ask("GET", path)).status).toBe(404);
   });
 
-  it("refuses a store without absolute expiries", () => {
+  it("refuses a store that does not take absolute times as expiries", () => {
     class Former extends MemoryStore {
       override get capabilities(): KeyvStorageCapability {
         return { ...super.capabilities, expires: false };
@@ -758,7 +761,7 @@ describe("a handler", () => {
     expect(() => ready({ store: new Former() })).toThrow("Keyv 6");
   });
 
-  it("answers an unknown error with an id, and logs neither its message nor the record", async () => {
+  it("answers with an id after an unknown error, and logs neither the message nor the record's key", async () => {
     class Failing extends MemoryStore {
       override async getMany(keys: readonly string[]): Promise<never> {
         throw Object.assign(new Error(`${keys[0]}\n    at value`), { code: "EODD", args: keys });

@@ -14,7 +14,7 @@ const backends = {
   SQLite: (folder: string) => new SqliteStore(join(folder, "kv.db")),
 };
 
-describe.each(Object.entries(backends))("a rotation through HttpStore, on a server over %s", (_, openBackend) => {
+describe.each(Object.entries(backends))("a rotation through HttpStore, with records in %s,", (_, openBackend) => {
   async function start() {
     const folder = temporaryFolder();
     const server = await startServer({ store: openBackend(folder.path) });
@@ -26,7 +26,7 @@ describe.each(Object.entries(backends))("a rotation through HttpStore, on a serv
     return server;
   }
 
-  it("re-encrypts every record of every namespace, and retires the old key", async () => {
+  it("re-encrypts every record of every namespace, and retires the old encryption key", async () => {
     const server = await start();
     const old = Keyring.generate("old");
     for (const namespace of ["", "a", "b"]) {
@@ -87,7 +87,7 @@ describe.each(Object.entries(backends))("a rotation through HttpStore, on a serv
   });
 });
 
-it("rotateKey waits for a replica whose write has not arrived yet", async () => {
+it("rotateKey waits until the last write of another process (replica) has reached the server", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "acme" });
   const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
   let ring = Keyring.generate("old").withStores(["records"]);

@@ -157,7 +157,7 @@ describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStor
     );
   });
 
-  it("keep records apart whose tenant, namespaces and key join to the same text", async () => {
+  it("keep two records apart even if their tenants, namespaces and keys are the same text when joined", async () => {
     const made = tenantNamespaces.map(createApiKey);
     const handler = createKvHandler({ store: openStore(), tenants: made.map(({ entry }) => entry), limits: unlimited });
     const views = made.flatMap(({ apiKey }, index) => {
@@ -182,7 +182,7 @@ describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStor
     }
   });
 
-  it("answer exactly as if the records of other tenants did not exist", async () => {
+  it("give the same answers as if the records of other tenants did not exist", async () => {
     const [mine, theirs] = [createApiKey({ tenant: "mine" }), createApiKey({ tenant: "theirs" })];
     const both = [mine.entry, theirs.entry];
     const [full, empty] = [openStore(), openStore()];
@@ -227,7 +227,7 @@ describe.each(Object.entries(stores))("tenant namespaces in %s", (name, openStor
   });
 });
 
-it("a cursor reveals nothing about other tenants, and is accepted only from its tenant", async () => {
+it("the cursor of a scan shows no record of another tenant, and is accepted only from its own tenant", async () => {
   const [mine, theirs] = [createApiKey({ tenant: "a" }), createApiKey({ tenant: "b" })];
   const store = new SqliteStore(":memory:");
   const handler = createKvHandler({ store, tenants: [mine.entry, theirs.entry] });
@@ -284,7 +284,7 @@ describe("a page of a scan", () => {
     }
   });
 
-  it("skips the records of other tenants in steps, and lets other requests run in between", async () => {
+  it("skips the records of other tenants in steps, and lets other requests run between these steps", async () => {
     let reads = 0;
     /** A store like SQLite, which reads synchronously. */
     class Synchronous extends MemoryStore {
@@ -313,7 +313,7 @@ describe("a page of a scan", () => {
   });
 });
 
-it("listing and deleting by prefix let other requests run in between", async () => {
+it("other requests run while the server lists or deletes all keys with a prefix", async () => {
   const { apiKey, entry } = createApiKey({ tenant: "mine" });
   const inside = new KeyvMemoryAdapter(new Map());
   const handler = createKvHandler({ store: inside, tenants: [entry], limits: unlimited });
@@ -336,7 +336,7 @@ it("listing and deleting by prefix let other requests run in between", async () 
   }
 });
 
-it("a cursor has the same length, whatever the key of the record that it points at", async () => {
+it("the cursor of a scan has the same length, however long the record's key is that the cursor contains", async () => {
   /** A store so slow that the time ends every page. */
   class Slow extends SqliteStore {
     override async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
@@ -384,14 +384,14 @@ describe("an API key", () => {
     expect(refusals[0]).toMatchObject({ status: 401 });
   });
 
-  it("expires at its time", async () => {
+  it("is refused once its expiry has passed", async () => {
     const { apiKey, entry } = createApiKey({ tenant: "a", expires: Date.now() + 200 });
     const handler = createKvHandler({ store: new MemoryStore(), tenants: [entry] });
     await expect.poll(async () => (await unauthorized(handler, apiKey)).status, { timeout: 5_000 }).toBe(401);
     expect(Date.now()).toBeGreaterThanOrEqual(entry.expires ?? 0);
   });
 
-  it("can do only what its scopes allow", async () => {
+  it("gives access only to the requests that its scopes allow", async () => {
     const store = new MemoryStore();
     const allowed = {
       read: ["GET /a", "HEAD /a", "POST /get", "POST /has"],
@@ -430,14 +430,14 @@ describe("an API key", () => {
     expect((await ask(handler, all.apiKey, "POST", "/delete", body)).body).toBe('{"deleted":[false,false]}');
   });
 
-  it("has 256 random bits, of which the entry contains only the hash", () => {
+  it("has 256 random bits, and its entry contains only a hash of the API key", () => {
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     expect(JSON.stringify(entry)).not.toContain(apiKey.slice(16));
     expect(Buffer.from(apiKey.split("_").slice(2).join("_"), "base64url")).toHaveLength(32);
   });
 
   it.each([{ tenant: "a/b" }, { tenant: "" }, { tenant: "a", namespace: "x/y" }, { tenant: "a", scopes: [] }])(
-    "is not made for %j",
+    "is not made if the options are invalid, as in %j",
     (options) => expect(() => createApiKey(options)).toThrow("entry"),
   );
 });
@@ -452,7 +452,7 @@ describe("a file of API keys", () => {
   const empty = JSON.stringify({ "keyward-kv": 1, keys: [] });
   const add = (path: string, entry: ApiKeyEntry) => changeTenants(path, (entries) => [...entries, entry]);
 
-  it("takes effect at once when a key is added or revoked", async () => {
+  it("takes effect at once when an API key is added or revoked", async () => {
     const path = file();
     const handler = createKvHandler({ store: new MemoryStore(), tenants: fileTenants(path), limits: unlimited });
     for (let round = 0; round < 20; round++) {
@@ -465,7 +465,7 @@ describe("a file of API keys", () => {
     }
   });
 
-  it("refuses every key while it is invalid, and is not quoted in the log", async () => {
+  it("makes the server refuse every API key while the file is invalid, and is not quoted in the log", async () => {
     const path = file();
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     await add(path, entry);
@@ -486,7 +486,7 @@ describe("a file of API keys", () => {
     expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
   });
 
-  it("is changed through a symbolic link, and the link stays a link", async () => {
+  it("is changed if the given path is a symbolic link to the file, and the link stays a link", async () => {
     const path = file();
     const link = `${path}.link`;
     const { apiKey, entry } = createApiKey({ tenant: "a" });
@@ -499,7 +499,7 @@ describe("a file of API keys", () => {
     expect(lstatSync(link).isSymbolicLink()).toBe(true);
   });
 
-  it("keeps its mode and its owner", async () => {
+  it("keeps its mode and its owner when it is changed", async () => {
     const path = file();
     await add(path, createApiKey({ tenant: "a" }).entry);
     expect(statSync(path).mode & 0o777).toBe(0o600);
@@ -523,7 +523,7 @@ describe("a file of API keys", () => {
       },
       "hard links",
     ],
-  ])("is not changed if a server could read another file instead: %s", async (_, make, problem) => {
+  ])("is not changed if the path is %s, because a server could then read another file", async (_, make, problem) => {
     const path = file();
     make(path);
     const change = add(path, createApiKey({ tenant: "a" }).entry);
@@ -534,7 +534,7 @@ describe("a file of API keys", () => {
     expect(readdirSync(dirname(path)).filter((name) => /\.(?:lock|new)$/.test(name))).toEqual([]);
   });
 
-  it("has no lock file beside it after a change was refused", async () => {
+  it("gets no lock file if the change is refused", async () => {
     const path = file();
     const refused = changeTenants(path, () => {
       throw new KeywardError("VALUE_INVALID", "no such key", { hint: "List the keys." });
@@ -543,14 +543,14 @@ describe("a file of API keys", () => {
     expect(readdirSync(dirname(path))).toEqual([]);
   });
 
-  it("can be changed although a killed process left its lock file", async () => {
+  it("can be changed even if a killed process left a lock file", async () => {
     const path = file();
     writeFileSync(`${path}.lock`, "", { mode: 0o600 });
     await add(path, createApiKey({ tenant: "a" }).entry);
     expect(await readTenants(path)).toHaveLength(1);
   });
 
-  it("is not changed while a file with other content is at the path of its lock file", async () => {
+  it("is not changed if the file at the path of the lock file is not empty", async () => {
     const path = file();
     writeFileSync(`${path}.lock`, "not empty");
     await expect(add(path, createApiKey({ tenant: "a" }).entry)).rejects.toMatchObject({
@@ -560,7 +560,7 @@ describe("a file of API keys", () => {
     expect(await readTenants(path)).toEqual([]);
   });
 
-  it("is read again after a read has failed", async () => {
+  it("is read again at the next request if reading the file has failed", async () => {
     const path = file();
     const { apiKey, entry } = createApiKey({ tenant: "a" });
     await add(path, entry);
@@ -579,7 +579,7 @@ describe("a file of API keys", () => {
     expect((await ask(handler, apiKey, "GET", "/key")).status).toBe(404);
   });
 
-  it("loses no change when many are made at the same time", async () => {
+  it("loses no change when many changes are made at the same time", async () => {
     const path = file();
     const made = Array.from({ length: 30 }, () => createApiKey({ tenant: "a" }).entry);
     await Promise.all(made.map((entry) => add(path, entry)));

@@ -12,7 +12,7 @@ const backends = {
   SQLite: (folder: string) => new SqliteStore(join(folder, "kv.db")),
 };
 
-describe.each(Object.entries(backends))("the http driver of unstorage, on a server over %s", (_, openBackend) => {
+describe.each(Object.entries(backends))("the http driver of unstorage, with records in %s,", (_, openBackend) => {
   async function start(basePath = ""): Promise<{
     readonly storage: Storage;
     readonly driver: Driver;
@@ -29,7 +29,7 @@ describe.each(Object.entries(backends))("the http driver of unstorage, on a serv
     return { storage: createStorage({ driver }), driver, server };
   }
 
-  it.each(["", "/kv"])("reads back items that it wrote to a server mounted at %j", async (basePath) => {
+  it.each(["", "/kv"])("reads back the items that it wrote if the base path of the server is %j", async (basePath) => {
     const { storage } = await start(basePath);
     const items: Record<string, unknown> = {
       text: "text",
@@ -51,7 +51,7 @@ describe.each(Object.entries(backends))("the http driver of unstorage, on a serv
     expect(await storage.getItem("a:b:c")).toBeNull();
   });
 
-  it("reads back raw bytes", async () => {
+  it("reads back the raw bytes that it wrote", async () => {
     const { storage } = await start();
     const bytes = randomBytes(100_000);
     await storage.setItemRaw("raw", bytes);
@@ -59,7 +59,7 @@ describe.each(Object.entries(backends))("the http driver of unstorage, on a serv
     expect(read instanceof ArrayBuffer && Buffer.from(read).equals(bytes)).toBe(true);
   });
 
-  it("lists all keys, or those below a base", async () => {
+  it("lists all keys, or only the keys below a base", async () => {
     const { storage } = await start();
     for (const key of ["a", "a:b", "a:b:c", "ab", "b:a"]) await storage.setItem(key, key);
     expect((await storage.getKeys()).sort()).toEqual(["a", "a:b", "a:b:c", "ab", "b:a"]);
@@ -67,7 +67,7 @@ describe.each(Object.entries(backends))("the http driver of unstorage, on a serv
     expect(await storage.getKeys("none")).toEqual([]);
   });
 
-  it("clears the keys below a base, or all keys", async () => {
+  it("removes all items, or only the items below a base", async () => {
     const { storage, driver } = await start();
     for (const key of ["a", "a:b", "a:b:c", "ab", "b:a"]) await storage.setItem(key, key);
     // A storage passes a base only to drivers that are mounted below it, so the driver is called directly.
@@ -77,7 +77,7 @@ describe.each(Object.entries(backends))("the http driver of unstorage, on a serv
     expect(await storage.getKeys()).toEqual([]);
   });
 
-  it("expires items after their ttl in seconds", async () => {
+  it("writes items that expire after their ttl in seconds", async () => {
     const { storage } = await start();
     await storage.setItem("short", "value", { ttl: 0.2 });
     await storage.setItem("long", "value", { ttl: 60 });
@@ -85,13 +85,13 @@ describe.each(Object.entries(backends))("the http driver of unstorage, on a serv
     expect(await storage.getItem("long")).toBe("value");
   });
 
-  it("finds an item when it reads its meta", async () => {
+  it("gets status 200 when it reads the meta of an item", async () => {
     const { storage } = await start();
     await storage.setItem("key", "value");
     expect(await storage.getMeta("key")).toMatchObject({ status: 200 });
   });
 
-  it("reads in the meta of an item when it was written and when it expires", async () => {
+  it("reads the time of the last write, and the ttl, from the meta of an item", async () => {
     const { storage, server } = await start();
     const before = Math.floor(Date.now() / 1000) * 1000;
     await storage.setItem("stays", "value");
@@ -112,7 +112,7 @@ describe.each(Object.entries(backends))("the http driver of unstorage, on a serv
     expect((await storage.getMeta("ends")).ttl).toBeGreaterThan(50);
   });
 
-  it("shares records with HttpStore, whose keys have slashes instead of colons", async () => {
+  it("shares records with HttpStore, which uses a slash for each colon in a key of the driver", async () => {
     const { storage, server } = await start();
     await storage.setItem("a:b", "by unstorage");
     expect(await server.client().get("a/b")).toBe("by unstorage");

@@ -3,27 +3,37 @@ import { looksLikeKey } from "./aws-resource.ts";
 
 /** A call to AWS: its time limit, and the details that the errors of the call show. */
 export interface AwsCall {
-  /** The IAM action that the call needs. */
+  /** The IAM action that the call needs, such as `kms:Decrypt`. */
   readonly action: string;
-  /** Name of the resource that is called, such as `The secret "app"`. Error messages begin with these words. */
+  /**
+   * Name of the AWS resource that the call accesses, such as `The secret "app"`. Error messages begin with this name.
+   */
   readonly subject: string;
-  /** Ids that are sent to AWS, and that AWS may repeat in its error messages. */
+  /** Ids of secrets or KMS keys that the call sends to AWS. AWS may repeat these ids in its error messages. */
   readonly ids: readonly string[];
-  /** How long the call may take in milliseconds, retries included. */
+  /** How long the call may take before it rejects, in milliseconds, retries included. */
   readonly timeoutMs: number;
-  /** Aborts the call. */
+  /** Signal that aborts the call. */
   readonly signal?: AbortSignal | undefined;
-  /** Explains the failures that are specific to this call; `undefined` for all others. */
+  /**
+   * Returns the code, problem and hint of a failure that is specific to this call. Returns `undefined` for any other
+   * failure.
+   */
   readonly explain?: (failure: AwsFailure) => Explanation | undefined;
 }
 
-/** An error of AWS or the SDK. The message may repeat what was sent, so it is never shown. */
+/**
+ * Name and message of an error of AWS or the SDK. Do not show the message, because it may repeat parts of the request.
+ */
 export interface AwsFailure {
   readonly name: string;
   readonly message: string;
 }
 
-/** Code, message and hint of the error for a failure. `problem` is the part of the message after the subject of the call. */
+/**
+ * Code, problem and hint of the error for a failed call. The error message consists of the `subject` of the call and
+ * `problem`.
+ */
 export interface Explanation {
   readonly code?: KeywardErrorCode;
   readonly problem: string;
@@ -61,11 +71,12 @@ const throttled = new Set([
 const refused = new Set(["AccessDenied", "AccessDeniedException", "NotAuthorized", "UnauthorizedOperation"]);
 
 /**
- * Calls AWS through the SDK, within the time limit of the call. The SDK retries calls that were throttled or that failed,
- * and does not retry calls that were refused.
+ * Calls AWS through the SDK, for at most `timeoutMs` of the call. The SDK repeats requests that AWS throttled or that
+ * failed, and does not repeat requests that AWS refused.
  *
- * @throws KeywardError `PROVIDER_UNAVAILABLE`, or the code that the function `explain` of the call returns.
- * @throws The reason of the call's signal, if the signal is aborted.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the call fails, or the code that the function `explain` of the call
+ * returns.
+ * @throws The reason of the signal in `call.signal`, if this signal is aborted.
  */
 export async function callAws<Output>(
   call: AwsCall,

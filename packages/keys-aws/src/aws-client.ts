@@ -1,11 +1,17 @@
 import { requireUrl } from "@keyward/core";
 import { QuietHttpAgent, QuietHttpsAgent } from "./quiet-agents.ts";
 
-/** Options for the AWS SDK client. The SDK finds the credentials by itself, and also each option that is omitted. */
+/**
+ * Options for the client of the AWS SDK. The SDK finds the credentials, and also the region and the endpoint if you
+ * omit them.
+ */
 export interface AwsClientOptions {
-  /** AWS region. Default: the region in the ARN, otherwise the region that the SDK finds (`AWS_REGION`, shared configuration). */
+  /**
+   * AWS region. Default: if you pass the ARN of the secret or KMS key, the region in this ARN. Otherwise the region
+   * that the SDK finds in `AWS_REGION` or the shared configuration.
+   */
   readonly region?: string;
-  /** URL of another endpoint, such as a VPC endpoint. Default: the endpoint that the SDK finds. */
+  /** URL of the AWS endpoint to call, such as a VPC endpoint. Default: the endpoint that the SDK finds. */
   readonly endpoint?: string;
 }
 
@@ -28,7 +34,10 @@ export function requireEndpoint({ endpoint }: AwsClientOptions): void {
   requireUrl("endpoint", endpoint, { protocols: ["http:", "https:"], form, addressOnly: true });
 }
 
-/** Returns the settings for an SDK client. */
+/**
+ * Returns the settings for a client of the AWS SDK. If `resource` is an ARN, the default region is the region in the
+ * ARN.
+ */
 export function clientSettings(options: AwsClientOptions, resource: string) {
   const region = options.region ?? regionOf(resource);
   return {

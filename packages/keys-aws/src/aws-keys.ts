@@ -19,28 +19,36 @@ import { Secret } from "./secret.ts";
 export interface AwsKeysOptions extends AwsClientOptions, KeyFreshness {
   /** Name or ARN of the secret that holds the keyring document. */
   readonly secretId: string;
-  /** Name that the keyring must have. Default: any name is accepted. */
+  /**
+   * Name that the keyring must have. If the keyring has another name, `load` rejects with `KEYRING_ROLLBACK`. Default:
+   * any name is accepted.
+   */
   readonly name?: string;
-  /** SDK client to use instead of one made from `region` and `endpoint`. The provider never destroys this client. */
+  /**
+   * Client of the AWS SDK, which the provider uses and never destroys. If you pass a client, `region` and `endpoint`
+   * are ignored. Default: a client that the provider makes from `region` and `endpoint`.
+   */
   readonly client?: Pick<SecretsManagerClient, "send">;
 }
 
 /** A key provider that reads a keyring from AWS Secrets Manager, made by {@link awsKeys}. */
 export interface AwsKeys extends KeyProvider {
   /**
-   * Replaces the keyring in the secret, if the secret still holds `previous`. See {@link KeyProvider.save}.
+   * Replaces the keyring in the secret by `next`, if the secret still holds `previous`. Implements
+   * {@link KeyProvider.save}.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
-   * @throws KeywardError `KEYRING_INVALID` if the keyring `next` is scoped, has no keys, has another name than the option
-   * `name`, or is longer than the 65,536 bytes that a secret can hold.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring `next` is scoped, has no keys, has another name than the
+   * option `name`, or is longer than the 65,536 bytes that a secret can hold.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses a request or does not answer.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Writes the first keyring, into a new secret or into an existing secret that has no value.
+   * Writes the first keyring into the secret. If no secret with the name `secretId` exists, `create` makes the secret.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the secret has a value; `KEYRING_INVALID` and `PROVIDER_UNAVAILABLE` as
-   * {@link AwsKeys.save} does.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret has a value already.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring cannot be saved.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses a request or does not answer.
    */
   create(ring: Keyring): Promise<void>;
 }
@@ -116,9 +124,9 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
       if (same && (await secret.replace(version, exportKeyring(next)))) return;
       throw new KeywardError(
         "KEYRING_CONFLICT",
-        `${secret.subject} does not hold the keyring that this change is based on: another writer was first`,
+        `${secret.subject} does not hold the keyring that this change is based on, because another writer has changed the keyring`,
         {
-          hint: "Load the keyring again, repeat the change on it, and save the result.",
+          hint: "Load the keyring again, repeat your change in the loaded keyring, and save the result.",
         },
       );
     },
@@ -129,7 +137,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
         "KEYRING_CONFLICT",
         `${secret.subject} already has a value, so no first keyring was written`,
         {
-          hint: "Load the existing keyring. To change the keyring, call `save()`.",
+          hint: "Use the existing keyring with `load()`, and change it with `save()`.",
         },
       );
     },

@@ -1,4 +1,7 @@
-/** Returns the words that name an AWS resource in errors. The id is hidden if it may be a key that was passed by mistake. */
+/**
+ * Returns the words that name an AWS resource in errors. The words do not contain the id if the id may be an encryption
+ * key that was passed by mistake.
+ */
 export function subjectOf(kind: "secret" | "KMS key", id: string): string {
   return looksLikeKey(id)
     ? `The ${kind} (id not shown, because it looks like a key)`

@@ -16,16 +16,25 @@ import { KmsWrapper } from "./kms-wrapper.ts";
 export interface KmsKeysOptions extends AwsClientOptions, WrappedKeysOptions {
   /** Id, ARN or alias (`alias/…`) of a symmetric KMS key. */
   readonly keyId: string;
-  /** Location of the wrapped keyring: `storeLocation(store)` or `fileLocation(path)` of `@keyward/core`. */
+  /**
+   * Location where the wrapped (encrypted) keyring is stored: `storeLocation(store)` or `fileLocation(path)` of
+   * `@keyward/core`.
+   */
   readonly place: KeyringLocation;
-  /** Name that the keyring must have. The encryption context in KMS contains the same name. Default: `keyring`. */
+  /**
+   * Name that the keyring must have. The encryption context in KMS contains this name, so KMS unwraps only a keyring
+   * that was wrapped with this name. Default: `keyring`.
+   */
   readonly name?: string;
   /**
-   * Ids, ARNs or aliases of earlier KMS keys. A keyring that is still wrapped under one of these keys can be loaded, and
-   * `rewrap` wraps this keyring under `keyId`. Default: none.
+   * Ids, ARNs or aliases of earlier KMS keys. A keyring that is still wrapped under one of these KMS keys can be
+   * loaded, and `rewrap` wraps this keyring under `keyId`. Default: none.
    */
   readonly formerKeyIds?: readonly string[];
-  /** SDK client to use instead of one made from `region` and `endpoint`. The provider never destroys this client. */
+  /**
+   * Client of the AWS SDK, which the provider uses and never destroys. If you pass a client, `region` and `endpoint`
+   * are ignored. Default: a client that the provider makes from `region` and `endpoint`.
+   */
   readonly client?: Pick<KMSClient, "send">;
 }
 
@@ -45,7 +54,8 @@ const optionNames: OptionNames<KmsKeysOptions> = {
 
 /**
  * Returns a key provider for a keyring that is stored in a store or a file, wrapped by a KMS key. KMS is called when a
- * changed keyring is loaded, and never for a record. Needs the package `@aws-sdk/client-kms`, which you install yourself.
+ * keyring is saved, and when a keyring that has changed is loaded, but never for a record. Needs the package
+ * `@aws-sdk/client-kms`, which you install yourself.
  *
  * @example
  * import { createKeyv, storeLocation } from "@keyward/core";

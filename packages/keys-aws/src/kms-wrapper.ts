@@ -12,21 +12,22 @@ const base64url = /^[A-Za-z0-9_-]+$/;
 
 type Kms = typeof import("@aws-sdk/client-kms");
 
-/** Options of a {@link KmsWrapper}. */
+/** Options of a {@link KmsWrapper}, which encrypts keyrings through KMS. */
 export interface KmsWrapperOptions extends AwsClientOptions {
   readonly client?: Pick<KMSClient, "send"> | undefined;
   readonly timeoutMs: number;
 }
 
 /**
- * Wraps a keyring under a KMS key. KMS encrypts at most 4 KiB, so KMS wraps a data key, which is used only once:
+ * Wraps (encrypts) a keyring under a KMS key. KMS encrypts at most 4 KiB. So the keyring is encrypted under a data key,
+ * which is used only once, and KMS wraps only the data key. The wrapped keyring is this text:
  *
  *     "kms1." base64url(data key, wrapped by KMS) "." base64url(nonce(12) ‖ ciphertext ‖ tag(16))
  *
  * The keyring document is encrypted by AES-256-GCM under the data key, with `kms1.` and the name of the keyring as
  * associated data. KMS binds the data key to the encryption context `{ "keyward": name }`. The associated data and the
- * encryption context do not depend on the wrapped data key. So KMS can wrap the data key again, and the encrypted keyring
- * stays unchanged.
+ * encryption context do not depend on the wrapped data key. So KMS can wrap the data key again, and the encrypted
+ * keyring stays unchanged.
  */
 export class KmsWrapper implements KeyringWrapper {
   readonly #keyIds: readonly string[];
@@ -38,7 +39,7 @@ export class KmsWrapper implements KeyringWrapper {
   /**
    * @param keyIds Ids of KMS keys. New keyrings are wrapped under the first KMS key. An existing keyring may be wrapped
    * under any of these KMS keys.
-   * @param name Name of the keyring, to which the wrapped keyring is bound.
+   * @param name Name of the keyring. A wrapped keyring can be unwrapped only with the name that it was wrapped with.
    */
   constructor(keyIds: readonly string[], name: string, options: KmsWrapperOptions) {
     this.#keyIds = keyIds;
@@ -97,9 +98,9 @@ export class KmsWrapper implements KeyringWrapper {
     } catch {
       throw new KeywardError(
         "KEYRING_INVALID",
-        "The wrapped keyring cannot be decrypted: it was altered, or it belongs to another keyring",
+        "The wrapped keyring cannot be decrypted, because it was altered, or was wrapped for a keyring with another name",
         {
-          hint: "Check that the option `name` is the name that the keyring was wrapped with. If `name` is correct, restore the wrapped keyring from a backup, and find out who can write to its location.",
+          hint: "Check that the option `name` is the name that the keyring was wrapped with. If `name` is correct, restore the wrapped keyring from a backup, and find out who can write to the location `place`.",
         },
       );
     } finally {
@@ -204,7 +205,7 @@ function read(wrapped: string): { readonly wrappedKey: Uint8Array; readonly body
     "KEYRING_INVALID",
     "The text at the location of the wrapped keyring is not a keyring wrapped by KMS",
     {
-      hint: `Check that \`place\` is the location of the wrapped keyring, which begins with "${version}.". If \`place\` is correct, restore the wrapped keyring from a backup.`,
+      hint: `Check that \`place\` is the location of the wrapped keyring. A wrapped keyring begins with "${version}.". If \`place\` is correct, restore the wrapped keyring from a backup.`,
     },
   );
 }
@@ -212,9 +213,9 @@ function read(wrapped: string): { readonly wrappedKey: Uint8Array; readonly body
 function noAnswer(keyId: string): KeywardError {
   return new KeywardError(
     "PROVIDER_UNAVAILABLE",
-    `${subjectOf("KMS key", keyId)}: the answer of KMS lacks the data key`,
+    `${subjectOf("KMS key", keyId)}: the answer of KMS contains no data key`,
     {
-      hint: "Check that the option `endpoint` is the URL of KMS.",
+      hint: "Check that the option `endpoint` is the URL of KMS, because another service may have answered.",
     },
   );
 }
@@ -229,12 +230,12 @@ function explainFailure({ name }: AwsFailure): Explanation | undefined {
     case "DisabledException":
       return {
         problem: "is disabled",
-        hint: "If the key was disabled by mistake, run `aws kms enable-key`. While the key is disabled, keep processes running that have loaded the keyring, because no other process can unwrap the keyring.",
+        hint: "If the key was disabled by mistake, run `aws kms enable-key`. While the key is disabled, do not stop processes that have loaded the keyring, because no other process can unwrap the keyring.",
       };
     case "KMSInvalidStateException":
       return {
         problem: "is in a state in which it cannot be used, most likely pending deletion",
-        hint: "Run `aws kms describe-key` to see the state of the key. If the key is pending deletion, run `aws kms cancel-key-deletion` and then `aws kms enable-key`. If the key is deleted, keep processes running that have loaded the keyring, because no other process can unwrap the keyring.",
+        hint: "Run `aws kms describe-key` to see the state of the key. If the key is pending deletion, run `aws kms cancel-key-deletion` and then `aws kms enable-key`. If the key is deleted, do not stop processes that have loaded the keyring, because no other process can unwrap the keyring.",
       };
     case "IncorrectKeyException":
       return {

@@ -32,11 +32,14 @@ export interface SecretOptions extends AwsClientOptions {
   readonly timeoutMs: number;
 }
 
-/** A secret in Secrets Manager. A value is replaced only if the current version is still the version that was read. */
+/**
+ * A secret in AWS Secrets Manager. Its value is replaced only if the current version is still the version that was
+ * read.
+ */
 export class Secret {
   readonly #id: string;
   readonly #options: SecretOptions;
-  /** Name of the secret in errors. */
+  /** Name of the secret that errors show, such as `The secret "app"`. */
   readonly subject: string;
   #client: Pick<SecretsManagerClient, "send"> | undefined;
 
@@ -48,10 +51,10 @@ export class Secret {
   }
 
   /**
-   * Reads the current version.
+   * Reads the current version of the secret.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret cannot be read or has no value, `KEYRING_INVALID` if it holds
-   * bytes.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret cannot be read or has no value, `KEYRING_INVALID` if the
+   * secret holds bytes instead of text.
    */
   async read(signal?: AbortSignal): Promise<SecretVersion> {
     const { VersionId: id, SecretString: text } = await this.#get({ VersionStage: current }, signal);
@@ -66,10 +69,11 @@ export class Secret {
   }
 
   /**
-   * Replaces the value if the current version is still `expected`. Returns false, and keeps the current value, if another
-   * version is current.
+   * Replaces the value of the secret by `text`, if the id of the current version is still `expected`. If another
+   * version is current, keeps the value and returns false.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret could not be written, or if the result is unknown.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the value could not be replaced, or if it is unknown whether the
+   * value was replaced.
    */
   async replace(expected: string, text: string): Promise<boolean> {
     this.#requireSize(text);
@@ -82,8 +86,8 @@ export class Secret {
   }
 
   /**
-   * Writes the first value, into a new secret or into an existing secret without a value. Returns false if the secret has
-   * a value.
+   * Writes the first value of the secret, and makes the secret if it does not exist. If the secret has a value already,
+   * keeps the value and returns false.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret could not be written.
    */
@@ -180,7 +184,7 @@ export class Secret {
         "PROVIDER_UNAVAILABLE",
         `${this.subject} may or may not have been replaced: the connection to AWS failed during the write`,
         {
-          hint: "Load the keyring again. If the keyring contains the change, the save has succeeded. Otherwise repeat the change, and save the result.",
+          hint: "Load the keyring again. If the loaded keyring contains your change, the save has succeeded. Otherwise repeat your change in the loaded keyring, and save the result.",
           cause: failure,
         },
       );
@@ -231,7 +235,7 @@ export class Secret {
     if (bytes <= maxBytes) return;
     throw new KeywardError(
       "KEYRING_INVALID",
-      `The keyring has ${bytes} bytes, but a secret can hold at most ${maxBytes}`,
+      `The keyring document has ${bytes} bytes, but a secret in AWS can hold at most ${maxBytes} bytes`,
       {
         hint: "Use `retireKey` to remove keys that no record needs. For each key, a first call disables the key, and a second call removes it.",
       },

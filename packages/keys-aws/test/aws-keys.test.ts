@@ -63,7 +63,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("does not replace a version that another writer made current after save had read the secret", async () => {
+    it("does not replace a keyring that another writer wrote after save had read the secret", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       const theirs = ring.add({ id: "theirs" });
       // The other writer uses the AWS console, which makes every new version current.
@@ -78,14 +78,14 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("writes nothing if the secret holds another keyring than the keyring that was passed as 'previous'", async () => {
+    it("writes nothing if the secret does not hold the keyring that was passed as 'previous'", async () => {
       const { ring, proxy, open } = await openSecret();
       const stale = ring.add({ id: "stale" });
       await refusal(open().save(stale.add({ id: "next" }), stale), "KEYRING_CONFLICT", ring);
       expect(proxy.calls).toEqual(["GetSecretValue"]);
     });
 
-    it("succeeds if the answers to its write requests are lost", async () => {
+    it("succeeds if the answers of AWS to its write requests are lost", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       const lost = new Set(["PutSecretValue", "UpdateSecretVersionStage"]);
       proxy.fault = (operation) => (lost.delete(operation) ? { kind: "lost" } : undefined);
@@ -113,7 +113,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(exportKeyring(await stored())).toBe(exportKeyring(theirs));
     });
 
-    it("reports an unknown result if the connection fails during the write, and the next save removes the label", async () => {
+    it("reports an unknown result if the connection fails during the write, and the next save removes the label keyward-pending", async () => {
       const { secretId, ring, proxy, open, stored } = await openSecret();
       let put = false;
       proxy.fault = (operation) => {
@@ -130,7 +130,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"], ["AWSPREVIOUS"]]);
     });
 
-    it("names the IAM action that is denied, and does not change the keyring", async () => {
+    it("rejects with the name of the IAM action, and does not change the keyring, if AWS denies the action", async () => {
       const { ring, proxy, open, stored } = await openSecret();
       for (const denied of ["PutSecretValue", "UpdateSecretVersionStage"]) {
         proxy.fault = (operation) =>
@@ -173,7 +173,7 @@ describeWithMoto(servers, "awsKeys", () => {
       return outcomes;
     }
 
-    it("creates the secret, and only one of several calls succeeds", async () => {
+    it("makes a missing secret, and succeeds for only one of several concurrent calls", async () => {
       const secretId = newName();
       const outcomes = await createFourAtOnce(secretId);
       for (const outcome of outcomes) {
@@ -181,13 +181,13 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fills a secret that has no value, and only one of several calls succeeds", async () => {
+    it("writes into a secret that has no value, and succeeds for only one of several concurrent calls", async () => {
       const secretId = await account.newSecret();
       await createFourAtOnce(secretId);
       expect(await account.labels(secretId)).toEqual([["AWSCURRENT"]]);
     });
 
-    it("succeeds if the first answer of AWS is lost", async () => {
+    it("succeeds if the answer of AWS to the first request is lost", async () => {
       const proxy = await startProxy(server.endpoint);
       onTestFinished(() => proxy.close());
       const lost = new Set(["CreateSecret"]);
@@ -223,7 +223,7 @@ describeWithMoto(servers, "awsKeys", () => {
       ["ExpiredTokenException", "expired"],
       ["DecryptionFailure", "kms:Decrypt"],
       ["UnknownOperationException", "API reference"],
-    ])("is not retried if AWS refuses it with %s", async (name, hint) => {
+    ])("is not retried if AWS answers with the error %s", async (name, hint) => {
       const { ring, proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "error", status: 400, name });
       const error = await refusal(open().load(), "PROVIDER_UNAVAILABLE", ring);
@@ -244,7 +244,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(proxy.calls).toHaveLength(1);
     });
 
-    it("rejects with the message of AWS in the cause of the error only if access was denied", async () => {
+    it("quotes the message of AWS in the error's cause only if access was denied", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = "User: arn:aws:iam::123456789012:user/app is not authorized to perform this action";
       proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException", message });
@@ -267,7 +267,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(performance.now() - begun).toBeLessThan(3_000);
     });
 
-    it("rejects within timeoutMs, and at once if the caller aborts, also during the pause before a retry", async () => {
+    it("rejects during the pause before a retry if timeoutMs ends or the caller aborts", async () => {
       const { proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "error", status: 400, name: "ThrottlingException", retryAfterSeconds: 4 });
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
@@ -336,7 +336,7 @@ describeWithMoto(servers, "awsKeys", () => {
       );
     });
 
-    it("shows no message of AWS that may repeat a request or an answer", async () => {
+    it("rejects with an error that does not contain a message of AWS that repeats the keyring", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = `Value '${exportKeyring(ring)}' at 'secretString' failed to satisfy a constraint`;
       const { keys }: { keys: { material: string }[] } = JSON.parse(exportKeyring(ring));
@@ -352,20 +352,20 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("does not show a key that was passed as secretId", async () => {
+    it("rejects with an error that does not show a key that was passed as secretId", async () => {
       const ring = Keyring.generate();
       for (const secretId of secretsOf(ring).slice(0, 3)) {
         await refusal(awsKeys({ secretId, endpoint: server.endpoint }).load(), "PROVIDER_UNAVAILABLE", ring);
       }
     });
 
-    it("does not show a passphrase that was passed as secretId", async () => {
+    it("rejects with an error that does not show a passphrase that was passed as secretId", async () => {
       const secretId = "passphrase:correct-horse-battery-staple";
       const keys = awsKeys({ secretId, endpoint: server.endpoint });
       expect(inspect(await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate()))).not.toContain("horse");
     });
 
-    it("does not show a key that was passed as secretId if AWS repeats it", async () => {
+    it("rejects with an error that does not show a key that was passed as secretId, even if AWS repeats the key", async () => {
       const { proxy } = await openSecret();
       const ring = Keyring.generate();
       for (const secretId of secretsOf(ring).slice(0, 3)) {
@@ -375,7 +375,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("reads a replica secret, to which save is refused", async () => {
+    it("reads the keyring in a replica of a secret, and does not save to the replica", async () => {
       const [secretId, ring] = [newName(), Keyring.generate()];
       const replicas = { AddReplicaRegions: [{ Region: "us-east-1" }] };
       const secret = { Name: secretId, SecretString: exportKeyring(ring), ...replicas };
@@ -394,7 +394,7 @@ describeWithMoto(servers, "awsKeys", () => {
   });
 
   describe("the SDK client", () => {
-    it("that the caller passes is used, and never destroyed", async () => {
+    it("is used and never destroyed if the caller passes it", async () => {
       const { secretId, ring, proxy } = await openSecret();
       const client = new SecretsManagerClient({ endpoint: proxy.endpoint });
       onTestFinished(() => client.destroy());
@@ -408,7 +408,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(await client.send(new GetSecretValueCommand({ SecretId: secretId }))).toMatchObject({ Name: secretId });
     });
 
-    it("uses the region in the ARN of the secret, whatever region the environment of the process sets", async () => {
+    it("uses the region in the ARN of the secret, even if AWS_REGION names another region", async () => {
       const { ARN: secretId = "" } = await account.value(
         await account.newSecret({ SecretString: exportKeyring(Keyring.generate()) }),
       );
@@ -422,7 +422,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fails with an error that names missing credentials, or a missing region", async () => {
+    it("fails with an error about credentials if the credentials are missing, and about AWS_REGION if the region is missing", async () => {
       const ring = Keyring.generate();
       try {
         for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]) vi.stubEnv(name, undefined);
@@ -437,7 +437,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fails with an error that names an unreadable file of a web identity", async () => {
+    it("fails with an error about AWS_WEB_IDENTITY_TOKEN_FILE if the token file cannot be read", async () => {
       const names = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"] as const;
       try {
         for (const name of ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]) vi.stubEnv(name, undefined);
@@ -455,7 +455,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fails with an error that names the role that cannot be assumed", async () => {
+    it("fails with an error about the trust policy if the process may not assume its role", async () => {
       const { ring, proxy, open } = await openSecret();
       const message = "Not authorized to perform sts:AssumeRoleWithWebIdentity";
       proxy.fault = () => ({ kind: "error", status: 403, name: "AccessDenied", message });
@@ -464,7 +464,7 @@ describeWithMoto(servers, "awsKeys", () => {
       expect(error.hint).toContain("trust policy");
     });
 
-    it("shows no credential in the output of a process with NODE_DEBUG for the network", async () => {
+    it("prints no credential if NODE_DEBUG makes Node.js print details of connections", async () => {
       const { secretId, ring, proxy } = await openSecret();
       const script = `
         import { awsKeys } from "@keyward/keys-aws";
@@ -488,7 +488,7 @@ describeWithMoto(servers, "awsKeys", () => {
       }
     });
 
-    it("fails for a missing secret with a hint to restore the secret before a new secret is made", async () => {
+    it("fails, if the secret is missing, with a hint that first advises to restore the keyring", async () => {
       const keys = awsKeys({ secretId: newName(), endpoint: server.endpoint });
       const { hint } = await refusal(keys.load(), "PROVIDER_UNAVAILABLE", Keyring.generate());
       expect(hint).toMatch(/because a new keyring cannot decrypt existing records\. If no keyring has existed yet/);
@@ -519,7 +519,7 @@ describeWithMoto(servers, "awsKeys", () => {
   });
 
   describe("a store with awsKeys", () => {
-    it("keeps using the loaded keyring while AWS is down, and loads changes afterwards", async () => {
+    it("keeps using the loaded keyring while AWS is down, and loads a changed keyring when AWS works again", async () => {
       const own = await startMoto(servers);
       onTestFinished(() => own.stop());
       const operator = awsKeys({ secretId: newName(), endpoint: own.endpoint });
@@ -552,7 +552,7 @@ describeWithMoto(servers, "awsKeys", () => {
       await refusal(operator.load(), "PROVIDER_UNAVAILABLE", ring);
     });
 
-    it("makes few calls to AWS if it has no keyring and AWS denies access, however often the store is called", async () => {
+    it("makes few calls to AWS, however often the store is called, if the store has no keyring and AWS denies access", async () => {
       const { proxy, open } = await openSecret();
       proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
       const store = new EncryptedStore(new MemoryStore(), { keys: open() });

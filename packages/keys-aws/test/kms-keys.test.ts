@@ -65,7 +65,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     return { ring, keyId, place, proxy, open };
   }
 
-  it("wraps a keyring that is longer than the 4 KiB that KMS can encrypt", async () => {
+  it("a provider wraps a keyring that is longer than 4 KiB, the maximum that KMS can encrypt", async () => {
     let ring = Keyring.generate();
     for (let count = 0; count < 60; count++) ring = ring.add();
     const { place, open } = await openRing(ring);
@@ -75,7 +75,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
   });
 
-  it("calls KMS once for a keyring, however often it is loaded, and never for a record", async () => {
+  it("a provider calls KMS once for a keyring, however often the keyring is loaded, and never for a record", async () => {
     const { proxy, open } = await openRing();
     const keys = open();
     await Promise.all(Array.from({ length: 50 }, () => keys.load()));
@@ -86,7 +86,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(proxy.calls).toEqual(["Decrypt"]);
   });
 
-  it("refuses a wrapped keyring that was altered, cut, or combined with parts of another wrapped keyring", async () => {
+  it("a provider refuses a wrapped keyring that was altered, cut, or combined with parts of another wrapped keyring", async () => {
     const { ring, place, open } = await openRing();
     const text = place.text ?? "";
     const [head = "", wrappedKey = "", body = ""] = text.split(".");
@@ -121,7 +121,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(exportKeyring(await open().load())).toBe(exportKeyring(ring));
   });
 
-  it("writes the format that the README specifies, whose data key KMS decrypts only with the right encryption context", async () => {
+  it("a provider writes the format in the README, with a data key that KMS decrypts only with the right encryption context", async () => {
     const { ring, keyId, place } = await openRing(Keyring.generate().rename("production"));
     const [, wrappedKey = "", body = ""] = place.text?.split(".") ?? [];
     const CiphertextBlob = Buffer.from(wrappedKey, "base64url");
@@ -139,7 +139,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(document).toBe(exportKeyring(ring));
   });
 
-  it("refuses a keyring that was wrapped for another name", async () => {
+  it("a provider refuses a keyring whose name differs from the value or the default of the option 'name'", async () => {
     const { ring, open } = await openRing(Keyring.generate().rename("production"));
     await refusal(open({ name: "staging" }).load(), "KEYRING_INVALID", ring);
     expect((await open({ name: "production" }).load()).name).toBe("production");
@@ -148,7 +148,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect((await refusal(unnamed.create(ring), "KEYRING_INVALID", ring)).message).toContain('"keyring"');
   });
 
-  it("rewraps a keyring without decrypting it, also under another KMS key", async () => {
+  it("rewrap wraps the data key again, also under another KMS key, and does not decrypt the keyring", async () => {
     const { ring, keyId, place, proxy, open } = await openRing();
     const before = place.text?.split(".") ?? [];
     expect(await open().rewrap()).toBe(true);
@@ -167,7 +167,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await expect(open().load()).rejects.toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("decrypts only with the configured KMS key, not with another KMS key that the wrapped keyring names", async () => {
+  it("a provider decrypts only with the configured KMS key, even if the wrapped keyring names another KMS key", async () => {
     const { ring, place, open } = await openRing();
     // An attacker who can write to the location has another KMS key, which this process may use too.
     const theirs = await openRing(ring);
@@ -182,14 +182,14 @@ describeWithMoto(servers, "kmsKeys", () => {
     ["KMSInvalidStateException", "PROVIDER_UNAVAILABLE", "cancel-key-deletion"],
     ["IncorrectKeyException", "KEYRING_INVALID", "formerKeyIds"],
     ["InvalidCiphertextException", "KEYRING_INVALID", "name"],
-  ])("rejects with a specific hint if KMS answers with %s, and does not retry", async (name, code, hint) => {
+  ])("a load rejects with a specific hint, and is not retried, if KMS answers with %s", async (name, code, hint) => {
     const { ring, proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "error", status: 400, name });
     expect((await refusal(open().load(), code, ring)).hint).toContain(hint);
     expect(proxy.calls).toHaveLength(1);
   });
 
-  it("does not show a key that was passed as the id of a KMS key, even if KMS repeats it", async () => {
+  it("an error does not show an encryption key that was passed as the id of a KMS key, even if KMS repeats this id", async () => {
     const { ring, proxy, open } = await openRing();
     for (const given of secretsOf(ring).slice(0, 3)) {
       const message = `User: app is not authorized to perform this on resource: ${given}`;
@@ -201,7 +201,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     }
   });
 
-  it("retries a load if KMS fails, and a store keeps using the loaded keyring while KMS is down", async () => {
+  it("a load is retried if KMS fails, and a store keeps using the loaded keyring while KMS is down", async () => {
     const { proxy, open } = await openRing();
     let faults = 2;
     proxy.fault = () => (faults-- > 0 ? { kind: "error", status: 500, name: "KMSInternalException" } : undefined);
@@ -221,7 +221,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await store.disconnect();
   });
 
-  it("makes few calls to KMS if KMS denies access, however often a store without a keyring is called", async () => {
+  it("a store without a keyring makes few calls to KMS if KMS denies access, however often the store is called", async () => {
     const { proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "error", status: 400, name: "AccessDeniedException" });
     const store = new EncryptedStore(new MemoryStore(), { keys: open() });
@@ -234,7 +234,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     await expect.poll(() => store.set("key", "value").catch(String)).toBe(true);
   });
 
-  it("rejects within timeoutMs if KMS does not answer", async () => {
+  it("load and rewrap reject within timeoutMs if KMS does not answer", async () => {
     const { ring, proxy, open } = await openRing();
     proxy.fault = () => ({ kind: "silence" });
     const begun = performance.now();
@@ -244,7 +244,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(performance.now() - begun).toBeLessThan(3_000);
   });
 
-  it("uses the caller's SDK client, and never destroys it", async () => {
+  it("a provider uses the SDK client that the caller passes, and never destroys this client", async () => {
     const { ring, proxy, open } = await openRing();
     const client = new KMSClient({ endpoint: proxy.endpoint });
     onTestFinished(() => client.destroy());
@@ -253,7 +253,7 @@ describeWithMoto(servers, "kmsKeys", () => {
     expect(destroy).not.toHaveBeenCalled();
   });
 
-  it("can keep the wrapped keyring in the store of the records, where clear() does not delete it", async () => {
+  it("a wrapped keyring in the store of the records is not deleted by clear()", async () => {
     const inner = new MemoryStore();
     const keys = kmsKeys({ keyId: await account.newKey(), place: storeLocation(inner), endpoint: server.endpoint });
     await keys.create(Keyring.generate());
@@ -270,14 +270,14 @@ describeWithMoto(servers, "kmsKeys", () => {
     ["a timeoutMs of 0", { keyId: "alias/keyward", timeoutMs: 0 }],
     ["an unknown option", Object.assign({ keyId: "alias/keyward" }, { formerKeyId: "alias/former" })],
     ["an endpoint that is not a URL", { keyId: "alias/keyward", endpoint: "kms" }],
-  ])("refuses %s", (_, options) => {
+  ])("kmsKeys refuses %s", (_, options) => {
     expect(() => kmsKeys({ ...options, place: new MemoryLocation() })).toThrow(
       expect.objectContaining({ code: "VALUE_INVALID" }),
     );
   });
 });
 
-it("kmsKeys rejects with the command to install @aws-sdk/client-kms if it is missing, and awsKeys works without it", async () => {
+it("only kmsKeys needs @aws-sdk/client-kms, and names the command to install this package if it is missing", async () => {
   const program = `
     import { registerHooks } from "node:module";
     registerHooks({

@@ -23,7 +23,7 @@ import {
 
 /** Options of {@link envKeys}. */
 export interface EnvKeysOptions extends PassphraseOptions, MissingKeysOptions, MountOptions {
-  /** Environment variables to read keys from, at each load. Default: `process.env`. */
+  /** The environment variables that hold the keys. They are read at each load. Default: `process.env`. */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
@@ -35,16 +35,17 @@ const optionNames: OptionNames<EnvKeysOptions> = {
 };
 
 /**
- * Returns a key provider that reads a keyring from environment variables. For a variable called `NAME`:
+ * Returns a key provider that reads a keyring from environment variables. If you pass the name `NAME`, the provider
+ * reads three environment variables:
  *
  * - `NAME` holds the primary key: 32 bytes in base64 or base64url, `hex:` and 64 hex digits, `passphrase:` and at least
  *   32 characters, or a whole keyring document. A prefix `id=` gives the key an id.
- * - `NAME_FILE` may be set instead of `NAME`. The value is the path of a file or a directory, which is read as
- *   {@link fileKeys} reads it. The path is watched for changes.
+ * - `NAME_FILE` may be set instead of `NAME`. Its value is the path of a file or a directory, which the provider reads
+ *   like {@link fileKeys}, and watches for changes.
  * - `NAME_OTHERS` holds additional keys, separated by commas. These keys decrypt records, but encrypt no new records.
  *
- * White space around a value is ignored. If a value has none of these notations, `load` rejects with `KEY_INVALID`. Such
- * a value is used as a passphrase only if the option `passphrase` is true.
+ * White space around a value is ignored. If a value has none of these notations, `load` rejects with `KEY_INVALID`,
+ * unless the option `passphrase` is true. Then the value is used as a passphrase.
  *
  * @example
  * import { createKeyv } from "@keyward/core";
@@ -92,7 +93,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
         "KEYRING_INVALID",
         `Both ${name} and ${fileVariable} are set, but only one of them may be set`,
         {
-          hint: `Keep the environment variable that holds the key of existing records, and unset the other environment variable. If the application needs the other key too, add that key to ${othersVariable}.`,
+          hint: `Keep the environment variable that holds the key of existing records, and unset the other environment variable. If the application also needs the key from the other environment variable, add this key to ${othersVariable}.`,
         },
       );
     }
@@ -102,7 +103,7 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
         "KEYRING_INVALID",
         `${othersVariable} is set, but the primary key is missing: neither ${name} nor ${fileVariable} is set`,
         {
-          hint: `Restore the earlier value of ${name} or ${fileVariable}, whichever of them provided the primary key before.`,
+          hint: `If ${name} provided the primary key before, restore the earlier value of ${name}. Otherwise restore the earlier value of ${fileVariable}.`,
         },
       );
     }
@@ -115,8 +116,8 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     const found = await readMount(mountAt(path), fileName, options, () => {});
     if (found !== undefined) return found;
     // The message does not repeat the path, which may be a key that was pasted into the wrong variable.
-    throw new KeywardError("PROVIDER_UNAVAILABLE", `${fileName} does not exist, or the directory there is empty`, {
-      hint: `Mount the secret at this path, or correct the path. ${fileVariable} must hold a path, not a key.`,
+    throw new KeywardError("PROVIDER_UNAVAILABLE", `${fileName} does not exist, or is the path of an empty directory`, {
+      hint: `If the path is correct, mount the secret at this path. Otherwise correct the path. ${fileVariable} must hold a path, not a key.`,
     });
   }
 

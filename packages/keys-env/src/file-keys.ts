@@ -24,28 +24,31 @@ const optionNames: OptionNames<FileKeysOptions> = {
 /** A key provider that reads a keyring from a file or a directory, made by {@link fileKeys}. */
 export interface FileKeys extends KeyProvider {
   /**
-   * Replaces the keyring document in the file, if the file still holds `previous`. Processes of one machine may save at
-   * the same time, because a lock makes them take turns. See {@link KeyProvider.save}.
+   * Replaces the keyring document in the file by `next`, if the file still holds `previous`. Processes of one machine
+   * may save at the same time, because a lock makes them take turns. Implements {@link KeyProvider.save}.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring than `previous`.
-   * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
-   * cannot replace.
+   * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this
+   * process cannot replace.
    * @throws KeywardError `KEYRING_INVALID` if the file is empty, and if the keyring `next` cannot be saved.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist, or cannot be read or written.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Checks that the path holds a keyring document that this process can replace, and writes nothing. See
-   * {@link KeyProvider.requireWritable}.
+   * Checks that the path holds a keyring document that this process can replace. Writes nothing.
+   * Implements {@link KeyProvider.requireWritable}.
    *
-   * @throws KeywardError `PROVIDER_READ_ONLY`, `KEYRING_INVALID` or `PROVIDER_UNAVAILABLE`, as {@link FileKeys.save} does.
+   * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this
+   * process cannot replace.
+   * @throws KeywardError `KEYRING_INVALID` if the file is empty; `PROVIDER_UNAVAILABLE` if the file does not exist or
+   * cannot be read.
    */
   requireWritable(): Promise<void>;
   /**
-   * Writes the first keyring, as a keyring document that only the file's owner can read.
+   * Writes the first keyring as a keyring document into a new file that only its owner can read.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if a file exists at the path; `KEYRING_INVALID` for a keyring that cannot be
-   * saved; `PROVIDER_UNAVAILABLE` if the file cannot be written.
+   * @throws KeywardError `KEYRING_CONFLICT` if a file exists at the path; `KEYRING_INVALID` for a keyring that cannot
+   * be saved; `PROVIDER_UNAVAILABLE` if the file cannot be written.
    */
   create(ring: Keyring): Promise<void>;
   /**
@@ -59,12 +62,12 @@ export interface FileKeys extends KeyProvider {
  * Returns a key provider that reads a keyring from a file, or from a directory with one file for each key. The path is
  * watched for changes.
  *
- * A file holds a value in one of the notations that {@link envKeys} reads. In a directory, the name of each file is the
- * id of its key, and a file `primary` holds the id of the primary key.
+ * A file holds a key, a passphrase or a keyring document, in the notations that {@link envKeys} reads. In a directory,
+ * the name of each file is the id of the key in the file, and a file `primary` holds the id of the primary key.
  *
- * A file with a keyring document can be saved to, and `create` writes the first document. A directory, a file with a single
- * key and a read-only mount cannot be saved to. For these, `rotateKey` rejects before it writes anything, and `retireKey`
- * only checks whether the key is in use.
+ * The provider can save a keyring only to a file with a keyring document, and `create` writes the first document. With
+ * a directory, a file with a single key or a read-only mount, `rotateKey` rejects before it writes anything, and
+ * `retireKey` only checks whether the key is in use.
  *
  * @example
  * import { createKeyv } from "@keyward/core";
@@ -74,8 +77,8 @@ export interface FileKeys extends KeyProvider {
  * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
  *
  * @param path Path of the file or the directory.
- * @throws KeywardError `VALUE_INVALID` if `path` is empty or not a string, for an unknown option, and for an option out of
- * range.
+ * @throws KeywardError `VALUE_INVALID` if `path` is empty or not a string, for an unknown option, and for an option out
+ * of range.
  */
 export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys {
   requireOptions("fileKeys", options, optionNames);
@@ -92,7 +95,11 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys 
     const found = await readMount(mount, name, options, () => missing.found());
     if (found !== undefined) return ringFrom(found, name);
     const hint = `If encrypted records exist, mount the key that encrypted these records, ${onlyForAFirstKey}`;
-    return missing.fallback(`${name} does not exist, or the directory there is empty`, hint, isProduction(process.env));
+    return missing.fallback(
+      `${name} does not exist, or is the path of an empty directory`,
+      hint,
+      isProduction(process.env),
+    );
   }
 
   return {

@@ -85,7 +85,10 @@ const slips: readonly Slip[] = [
   },
 ];
 
-/** Returns advice on a value that is not a valid key, followed by a space; "" if no common mistake is recognized. */
+/**
+ * Returns advice on how to correct a value that is not a valid key. The advice ends with a space. Returns "" if the
+ * value shows no common mistake.
+ */
 export function adviceOn(text: string): string {
   const slip = slips.find(({ isLikely }) => isLikely(text));
   return slip === undefined ? "" : `${slip.advice} `;

@@ -12,14 +12,15 @@ import { pathForErrors } from "./mount.ts";
 import { isDocument, readDocument, trim } from "./notation.ts";
 
 /**
- * Replaces the keyring document in a file, if the file still holds `previous`.
+ * Replaces the keyring document in a file by `next`, if the file still holds `previous`.
  *
- * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring, or another process kept the file locked.
- * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
- * cannot replace.
+ * @throws KeywardError `KEYRING_CONFLICT` if the file holds another keyring than `previous`, or another process kept
+ * the file locked.
+ * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this
+ * process cannot replace.
  * @throws KeywardError `KEYRING_INVALID` if the file is empty or `next` cannot be saved.
- * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist, or cannot be read or written, for example on a
- * full disk.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist, or cannot be read or written, for example on
+ * a full disk.
  */
 export async function saveKeyring(path: string, next: Keyring, previous: Keyring): Promise<void> {
   const name = pathForErrors(path);
@@ -30,18 +31,18 @@ export async function saveKeyring(path: string, next: Keyring, previous: Keyring
   if (unchanged && (await location.replace(text, `${exportKeyring(next)}\n`))) return;
   throw new KeywardError(
     "KEYRING_CONFLICT",
-    `${name} does not hold the keyring that this change is based on: another writer was first`,
+    `${name} does not hold the keyring that this change is based on, because another writer has changed the keyring`,
     {
-      hint: "Load the keyring again, repeat the change on it, and save the result.",
+      hint: "Load the keyring again, repeat your change in the loaded keyring, and save the result.",
     },
   );
 }
 
 /**
- * Checks that a keyring document at a path can be replaced, and writes nothing.
+ * Checks that a path holds a keyring document that this process can replace. Writes nothing.
  *
- * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this process
- * cannot replace.
+ * @throws KeywardError `PROVIDER_READ_ONLY` for a directory of keys, a file with a single key, and a file that this
+ * process cannot replace.
  * @throws KeywardError `KEYRING_INVALID` for an empty file.
  * @throws KeywardError `PROVIDER_UNAVAILABLE` if the file does not exist or cannot be read.
  */
@@ -90,16 +91,16 @@ async function isDirectory(path: string): Promise<boolean> {
 }
 
 /**
- * Writes the first keyring document to a path where no file exists. Only the owner of the file can read it.
+ * Writes the first keyring document to a path where no file exists. Only the owner of the new file can read the file.
  *
- * @throws KeywardError `KEYRING_CONFLICT` if a file exists; `KEYRING_INVALID` for a keyring that cannot be saved;
- * `PROVIDER_UNAVAILABLE` if the file cannot be written.
+ * @throws KeywardError `KEYRING_CONFLICT` if a file exists at the path; `KEYRING_INVALID` for a keyring that cannot be
+ * saved; `PROVIDER_UNAVAILABLE` if the file cannot be written.
  */
 export async function createKeyring(path: string, ring: Keyring): Promise<void> {
   const name = pathForErrors(path);
   requireSavable(ring);
   if (await fileLocation(path, { shownAs: name }).replace(undefined, `${exportKeyring(ring)}\n`)) return;
   throw new KeywardError("KEYRING_CONFLICT", `${name} exists already, so no first keyring was written`, {
-    hint: "Load the existing keyring. To change the keyring, call `save()`.",
+    hint: "Use the existing keyring with `load()`, and change it with `save()`.",
   });
 }

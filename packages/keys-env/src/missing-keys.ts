@@ -1,29 +1,32 @@
 import { Keyring, KeywardError, type OptionNames } from "@keyward/core";
 
-/** Options for an environment variable, file or directory that has never held a key, for example in development. */
+/** Options that decide what a key provider does if no key has ever been set, for example in development. */
 export interface MissingKeysOptions {
   /**
-   * Behavior of `load` if no key is found. Default: `"error"`.
+   * Behavior of `load` if no key is set. Default: `"error"`.
    *
    * - `"error"`: `load` rejects with `PROVIDER_UNAVAILABLE`.
    * - `"generate"`: `load` returns a keyring with a random key, and warns. The random key exists only in memory, so
-   *   records that were encrypted with it cannot be read after a restart.
+   *   records that were encrypted with this key cannot be read after a restart.
    * - `"plaintext"`: `load` returns a keyring without keys, and warns. Values are written unencrypted.
    *
-   * The option applies only until the process finds a key for the first time. If the key disappears later, `load` rejects
-   * with `PROVIDER_UNAVAILABLE`.
+   * The option applies only until the provider finds a key for the first time. If the key disappears later, `load`
+   * rejects with `PROVIDER_UNAVAILABLE`, whatever value the option has.
    */
   readonly whenMissing?: "error" | "generate" | "plaintext";
   /**
-   * Whether `"generate"` and `"plaintext"` are allowed if `NODE_ENV` is `production`. If false, `load` rejects with
-   * `PROVIDER_UNAVAILABLE` in production. Default: false.
+   * Whether the values `"generate"` and `"plaintext"` of `whenMissing` are allowed if `NODE_ENV` is `production`. If
+   * false, and no key is set in production, `load` rejects with `PROVIDER_UNAVAILABLE`. Default: false.
    */
   readonly dangerouslyAllowInProduction?: boolean;
   /** Function that receives the text and the code of each warning. Default: `process.emitWarning`. */
   readonly warn?: (message: string, code: KeysWarningCode) => void;
 }
 
-/** Names of the options of {@link MissingKeysOptions}, for providers that add options of their own. */
+/**
+ * Names of all options in {@link MissingKeysOptions}. A provider adds its own option names, and refuses options with
+ * any other name.
+ */
 export const missingKeysOptionNames: OptionNames<MissingKeysOptions> = {
   whenMissing: true,
   dangerouslyAllowInProduction: true,
@@ -38,13 +41,15 @@ const modes: readonly unknown[] = ["error", "generate", "plaintext"];
  */
 export type KeysWarningCode = "KEYWARD_KEY_GENERATED" | "KEYWARD_PLAINTEXT";
 
-/** Implements `whenMissing`: provides the keyring that a provider returns until it finds a key for the first time. */
+/**
+ * Implements the option `whenMissing`: makes the keyring that a provider returns as long as no key has ever been set.
+ */
 export class MissingKeys {
   readonly #options: MissingKeysOptions;
   #everFound = false;
   #fallback: Keyring | undefined;
 
-  /** @throws KeywardError `VALUE_INVALID` for an unknown `whenMissing`. */
+  /** @throws KeywardError `VALUE_INVALID` if the option `whenMissing` has an unknown value. */
   constructor(options: MissingKeysOptions) {
     const { whenMissing = "error" } = options;
     if (!modes.includes(whenMissing)) {
@@ -55,19 +60,25 @@ export class MissingKeys {
     this.#options = options;
   }
 
-  /** Remembers that a value was found, whether it is a valid key or not. From then on, {@link fallback} throws. */
+  /**
+   * Remembers that the provider found a value, even if the value is not a valid key. From then on, {@link fallback}
+   * throws.
+   */
   found(): void {
     this.#everFound = true;
     this.#fallback = undefined;
   }
 
   /**
-   * Returns the keyring that `whenMissing` selects.
+   * Returns the keyring that the provider uses while no key is set, as the option `whenMissing` selects: one with a
+   * random key, or one without keys.
    *
-   * @param missing Beginning of the error message, which names the place where no key was found.
-   * @param hint Hint of the error.
+   * @param missing Text that names the environment variable or path without a key. The message of the error or warning
+   * begins with this text.
+   * @param hint Hint of the error or warning, which describes how to set a key.
    * @param production Whether `NODE_ENV` is `production`.
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no fallback may be used.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if `whenMissing` is `"error"` or not allowed in production, or after a
+   * call of {@link found}.
    */
   fallback(missing: string, hint: string, production: boolean): Keyring {
     if (this.#everFound) {

@@ -5,13 +5,16 @@ import { isDeepStrictEqual } from "node:util";
 import { KeywardError, type OptionNames, requireAmount, systemCode } from "@keyward/core";
 import { invalidKey, trim } from "./notation.ts";
 
-/** The content at a path. White space around each text is removed. */
+/**
+ * The content of a mount: nothing, the text of a file, or the texts of the files in a directory. White space at both
+ * ends of each text is removed.
+ */
 export type MountContent =
   | { readonly kind: "missing" }
   | { readonly kind: "file"; readonly text: string }
   | { readonly kind: "directory"; readonly files: ReadonlyMap<string, string> };
 
-/** Options for watching a mounted file or directory. */
+/** Options that control how a mounted file or directory is watched for changes. */
 export interface MountOptions {
   /**
    * How often the path is checked for changes, in milliseconds between 10 and 2^31-1. Events of the file system report
@@ -20,7 +23,10 @@ export interface MountOptions {
   readonly pollMs?: number;
 }
 
-/** Names of the options of {@link MountOptions}, for providers that add options of their own. */
+/**
+ * Names of all options in {@link MountOptions}. A provider adds its own option names, and refuses options with any
+ * other name.
+ */
 export const mountOptionNames: OptionNames<MountOptions> = { pollMs: true };
 
 const maxBytes = 1024 * 1024;
@@ -28,8 +34,8 @@ const maxReads = 50;
 const settleMs = 100;
 
 /**
- * A mounted file, or a directory of files. In a directory, names that begin with a dot are ignored, because Kubernetes
- * adds such names (`..data`).
+ * A mounted file, or a mounted directory of files. In a directory, files whose names begin with a dot are ignored,
+ * because Kubernetes adds such files (`..data`).
  */
 export class Mount {
   readonly #path: string;
@@ -45,10 +51,11 @@ export class Mount {
   }
 
   /**
-   * Returns the current content. The mount is read until two reads in a row agree, so that a directory is never seen
-   * half in its old and half in its new state.
+   * Returns the current content of the file or directory. Reads the content until two reads in a row give the same
+   * result. So the result never mixes the files of a directory before and after an update.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the mount cannot be read, `KEY_INVALID` if a file is not text.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the mount cannot be read, `KEY_INVALID` if a file in it is not UTF-8
+   * text or is too large.
    */
   async read(): Promise<MountContent> {
     this.#fingerprint = fingerprint(this.#path);
@@ -65,7 +72,10 @@ export class Mount {
     throw this.#unavailable(`kept changing while it was read ${maxReads} times`);
   }
 
-  /** Calls `changed` after each change. Returns a function that ends the watch. A watch does not keep the process running. */
+  /**
+   * Calls `changed` after each change of the file or directory. Returns a function that ends the subscription. A
+   * subscription does not keep the process running.
+   */
   subscribe(changed: () => void): () => void {
     // A change since the last load began is reported as well, although the mount was not watched then.
     this.#fingerprint ??= fingerprint(this.#path);
@@ -111,16 +121,16 @@ export class Mount {
 /**
  * Returns `pollMs` or its default, in milliseconds.
  *
- * @throws KeywardError `VALUE_INVALID` for a value out of range.
+ * @throws KeywardError `VALUE_INVALID` if `pollMs` is not between 10 and 2^31-1.
  */
 export function requirePollMs({ pollMs = 2_000 }: MountOptions): number {
   return requireAmount("pollMs", pollMs, "milliseconds", { least: 10, most: 2 ** 31 - 1 });
 }
 
 /**
- * Returns the words that name a path in errors. The path may be a key that was passed by mistake, so these words contain
- * the path only in three cases: the path exists, one of its folders exists, or the path begins with `./` or `../`, as no
- * key does.
+ * Returns the words that name a path in errors. The path may be a key that was passed by mistake. So these words
+ * contain the path only if the path or one of its folders exists, or if the path begins with `./` or `../`, because no
+ * key begins with these characters.
  */
 export function pathForErrors(path: string): string {
   const named = `The path ${JSON.stringify(path)}`;

@@ -12,17 +12,20 @@ import {
   type WrittenKey,
 } from "./notation.ts";
 
-/** The keys in an environment variable, a file or a directory: a whole keyring, or a list whose first key is the primary. */
+/**
+ * The keys that were found in an environment variable, a file or a directory. Either the keyring of a keyring document,
+ * or a list of single keys, of which the first is the primary key.
+ */
 export type FoundKeys = { readonly ring: Keyring } | { readonly keys: readonly WrittenKey[] };
 
 const primaryFile = "primary";
 const keyId = /^[A-Za-z0-9_-]{1,32}$/;
 
 /**
- * Reads a text that is a keyring document, or a key with or without an id.
+ * Reads the keys in a text, which is a keyring document, or a single key with or without an id.
  *
- * @param name Name of the place that the text comes from, for errors.
- * @throws KeywardError `KEY_INVALID` or `KEYRING_INVALID`.
+ * @param name Name of the environment variable or file that the text comes from. Errors show this name.
+ * @throws KeywardError `KEY_INVALID` for an invalid key, `KEYRING_INVALID` for an invalid keyring document.
  */
 export async function readText(text: string, name: string, options: PassphraseOptions): Promise<FoundKeys> {
   const trimmed = trim(text);
@@ -31,13 +34,15 @@ export async function readText(text: string, name: string, options: PassphraseOp
 }
 
 /**
- * Reads the keys of a mount: a file with one text, or a directory. In a directory, the name of each file is the id of
- * its key, and the file `primary` holds the id of the primary key. Returns `undefined` if there is no file.
+ * Reads the keys of a mount, which is a file with a key or a keyring document, or a directory of keys. In a directory,
+ * the name of each file is the id of the key in the file, and the file `primary` holds the id of the primary key.
+ * Returns `undefined` if the mount does not exist or the directory is empty.
  *
- * @param name Name of the mount, for errors.
+ * @param name Name of the mount that errors show.
  * @param found Function that is called if the mount holds a file, before the content of the file is checked.
  *
- * @throws KeywardError `PROVIDER_UNAVAILABLE`, `KEY_INVALID` or `KEYRING_INVALID`.
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the mount cannot be read, `KEY_INVALID` for an invalid key,
+ * `KEYRING_INVALID` for an invalid keyring document or an invalid file `primary`.
  */
 export async function readMount(
   mount: Mount,
@@ -59,7 +64,7 @@ export async function readMount(
   }
 }
 
-/** Converts the keys that were found into a keyring. */
+/** Returns a keyring of the keys that were found in a file or a directory. */
 export function ringFrom(found: FoundKeys, name: string): Keyring {
   return "ring" in found ? found.ring : ringOf(found.keys, name);
 }
@@ -80,8 +85,8 @@ async function readDirectory(
       {
         hint:
           ids.length === 0
-            ? "Mount the keys in the same directory, each in a file whose name is the id of the key."
-            : `Write the id of the key that encrypted new records before into the file "${primaryFile}". The directory has keys with the ids ${ids.join(", ")}.`,
+            ? "Mount the keys in this directory, each in a file whose name is the id of the key."
+            : `Find out which key has encrypted new records until now, and write the id of this key into the file "${primaryFile}". The directory has keys with the ids ${ids.join(", ")}.`,
       },
     );
   }

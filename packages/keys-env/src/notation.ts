@@ -5,8 +5,9 @@ import { defaultSalt, deriveKey, passphraseMinCharacters } from "./passphrase.ts
 /** Options for keys that are derived from a passphrase. */
 export interface PassphraseOptions {
   /**
-   * Whether a value is used as a passphrase if it is not a keyring document and has no prefix `hex:`. If false, only a
-   * value with the prefix `passphrase:` is a passphrase. A passphrase needs at least 32 characters. Default: false.
+   * If true, every value is used as a passphrase, except a keyring document and a key in hex (`hex:…`). If false, only
+   * a value that begins with `passphrase:` is used as a passphrase. A passphrase needs at least 32 characters. Default:
+   * false.
    */
   readonly passphrase?: boolean;
   /**
@@ -17,17 +18,26 @@ export interface PassphraseOptions {
   readonly salt?: string;
 }
 
-/** Names of the options of {@link PassphraseOptions}, for providers that add options of their own. */
+/**
+ * Names of all options in {@link PassphraseOptions}. A provider adds its own option names, and refuses options with any
+ * other name.
+ */
 export const passphraseOptionNames: OptionNames<PassphraseOptions> = { passphrase: true, salt: true };
 
-/** A key that was read from a text. */
+/** A key that was read from a text, with its id. */
 export interface WrittenKey {
-  /** The id in the text. If the text has no id: the default id, which is derived from the material. */
+  /**
+   * The id in the text, or the name of the key's file in a directory. Otherwise an id that is derived from the
+   * material.
+   */
   readonly id: string;
   readonly material: Uint8Array;
 }
 
-/** End of a hint about a missing or invalid key: why a new key is not a replacement, and how to make a first key. */
+/**
+ * End of a hint about a missing or invalid key. Explains why a new key cannot replace this key, and how to make a first
+ * key.
+ */
 export const onlyForAFirstKey =
   "because a new key cannot decrypt these records. If no encrypted records exist yet, make a first key with `openssl rand -base64 32`.";
 
@@ -55,26 +65,26 @@ export function trim(text: string): string {
   return text.slice(start, end);
 }
 
-/** Returns true if a trimmed text looks like a keyring document, valid or not. */
+/** Returns true if a trimmed text begins like a keyring document. Does not check whether the document is valid. */
 export function isDocument(text: string): boolean {
   return text.startsWith("{");
 }
 
 /**
- * Reads a keyring document.
+ * Reads the keyring in a keyring document.
  *
- * @param source Name of the place that the document comes from, for errors.
- * @throws KeywardError `KEYRING_INVALID` or `KEY_INVALID`.
+ * @param source Name of the environment variable or file that the document comes from. Errors show this name.
+ * @throws KeywardError `KEYRING_INVALID` for an invalid document, `KEY_INVALID` for an invalid key in the document.
  */
 export function readDocument(text: string, source: string): Keyring {
   return located(source, () => Keyring.parse(text));
 }
 
 /**
- * Reads one key and its id, if the text has one: `id=key`.
+ * Reads one key from a text. If the text has the form `id=key`, the key gets this id.
  *
- * @param source Name of the place that the text comes from, for errors.
- * @throws KeywardError `KEY_INVALID`, with the length that was found and never the value.
+ * @param source Name of the environment variable, file or directory that the text comes from. Errors show this name.
+ * @throws KeywardError `KEY_INVALID` for an invalid key. The error states the length of the text, and never the text.
  */
 export async function readIdentifiedKey(text: string, source: string, options: PassphraseOptions): Promise<WrittenKey> {
   // With `passphrase: true`, "a=b…" may be a passphrase. An id then needs `hex:` or `passphrase:` after it.
@@ -83,11 +93,11 @@ export async function readIdentifiedKey(text: string, source: string, options: P
 }
 
 /**
- * Reads one key from a text without an id.
+ * Reads one key from a text that contains only the key and no id.
  *
- * @param source Name of the place that the text comes from, for errors.
- * @param givenId Id of the key. Default: an id derived from the material.
- * @throws KeywardError `KEY_INVALID`, with the length that was found and never the value.
+ * @param source Name of the environment variable, file or directory that the text comes from. Errors show this name.
+ * @param givenId Id of the key. Default: an id that is derived from the key material.
+ * @throws KeywardError `KEY_INVALID` for an invalid key. The error states the length of the text, and never the text.
  */
 export async function readKey(
   text: string,
@@ -102,8 +112,8 @@ export async function readKey(
 }
 
 /**
- * Returns a keyring of these keys; the first one is the primary. A key may be listed twice: while a rotation moves a key
- * from one environment variable to another, both hold it.
+ * Returns a keyring with these keys. The first key is the primary key. `keys` may contain a key twice, because two
+ * environment variables hold the key while a rotation moves it from one to the other.
  *
  * @throws KeywardError `KEYRING_INVALID` if two different keys have the same id, or if one key has two ids.
  */
@@ -116,24 +126,27 @@ export function ringOf(keys: readonly WrittenKey[], source: string): Keyring {
   return located(source, () => Keyring.fromKeys(distinct));
 }
 
-/** Returns the error for an invalid key at `source`. `problem` describes the value and must not repeat it. */
+/**
+ * Returns the error for an invalid key. `source` names the environment variable or file that holds the value. `problem`
+ * describes the value, and must not contain the value.
+ */
 export function invalidKey(source: string, problem: string, hint: string = restoreKey): KeywardError {
   return new KeywardError("KEY_INVALID", `${source} holds no valid key: ${problem}`, { hint });
 }
 
 function readMaterial(text: string, source: string, options: PassphraseOptions): Uint8Array | Promise<Uint8Array> {
-  if (text === "") throw invalidKey(source, `the value is empty, 0 characters found where ${expected}`);
+  if (text === "") throw invalidKey(source, `the value is empty (0 characters found), but ${expected}`);
   if (isDocument(text)) {
     throw invalidKey(
       source,
-      `${text.length} characters of a keyring document found where a single key is expected`,
-      "To use the keyring document, set it in place of the primary key, and remove all single keys. Before that, check that the document holds every key that records need.",
+      `${text.length} characters of a keyring document found, but a single key is expected`,
+      "To use the keyring document, first check that the document holds every key that records need. Then set the document in place of the primary key, and remove all single keys.",
     );
   }
   if (text.startsWith(byteOrderMark) && /^.\s*(?:\{|hex:|passphrase:)/s.test(text)) {
     throw invalidKey(
       source,
-      `${text.length} characters found, the first of them a byte order mark`,
+      `${text.length} characters found, the first of which is a byte order mark`,
       `${adviceOn(text)}${restoreKey}`,
     );
   }
@@ -146,10 +159,10 @@ function readMaterial(text: string, source: string, options: PassphraseOptions):
 function readHex(digits: string, source: string): Uint8Array {
   const stray = digits.replace(/[0-9a-f]/gi, "").length;
   if (digits.length !== hexDigits || stray > 0) {
-    const strayText = stray === 0 ? "" : `, ${stray} of them not hex digits,`;
+    const strayText = stray === 0 ? "" : `, ${stray} of them not hex digits`;
     throw invalidKey(
       source,
-      `${digits.length} characters found after "hex:"${strayText} where ${hexDigits} hex digits are expected`,
+      `${digits.length} characters found after "hex:"${strayText}, but ${hexDigits} hex digits are expected`,
       restoreKey.replace("openssl rand -base64 32", "echo hex:$(openssl rand -hex 32)"),
     );
   }
@@ -161,12 +174,12 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
   if (characters < passphraseMinCharacters) {
     throw invalidKey(
       source,
-      `a passphrase of ${characters} characters found where at least ${passphraseMinCharacters} are expected`,
-      `Use a random key rather than a passphrase. ${restoreKey}`,
+      `a passphrase of ${characters} characters found, but at least ${passphraseMinCharacters} characters are expected`,
+      `${restoreKey} A random key is safer than a passphrase.`,
     );
   }
   if (!passphrase.isWellFormed()) {
-    throw invalidKey(source, `a passphrase of ${characters} characters found, which is not well-formed Unicode`);
+    throw invalidKey(source, `a passphrase of ${characters} characters found that is not well-formed Unicode`);
   }
   const salt = options.salt ?? defaultSalt;
   if (salt === "" || !salt.isWellFormed()) {
@@ -180,7 +193,7 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
 function readBase64(text: string, source: string): Uint8Array {
   const problem = base64Problem(text);
   if (problem === undefined) return unpooled(Buffer.from(text, "base64"));
-  const found = `${text.length} characters found, ${problem}, where ${expected}`;
+  const found = `${text.length} characters found (${problem}), but ${expected}`;
   throw invalidKey(source, found, `${text.length > maxKeyCharacters ? "" : adviceOn(text)}${restoreKey}`);
 }
 

@@ -3,7 +3,10 @@ import { createHash, scrypt } from "node:crypto";
 /** Minimum number of characters in a passphrase. */
 export const passphraseMinCharacters = 32;
 
-/** Default salt. A change of this text would change every key that was derived with it. */
+/**
+ * Default of the option `salt`. Never change this text, because each passphrase would then give another key, which
+ * cannot decrypt existing records.
+ */
 export const defaultSalt = "keyward/v1 passphrase";
 
 const cost = { N: 2 ** 17, r: 8, p: 1 };
@@ -18,7 +21,7 @@ let lastDerivation: Promise<unknown> = Promise.resolve();
  * milliseconds. So a process runs one derivation at a time, and never derives the key of the same passphrase and salt
  * twice.
  *
- * Source: RFC 7914, with N = 2^17, r = 8, p = 1.
+ * The algorithm is scrypt (RFC 7914) with N = 2^17, r = 8, p = 1.
  */
 export function deriveKey(passphrase: string, salt: string): Promise<Buffer> {
   const name = createHash("sha256").update(`${salt.length}:${salt}${passphrase}`).digest("hex");

@@ -15,14 +15,14 @@ const materials = (ring: Keyring) =>
   [...exportKeyring(ring).matchAll(/"material": "(.{43})"/g)].map(([, material]) => `${material}`);
 const material = (value: string) => Buffer.from(value, "base64").toString("base64url");
 
-it("envKeys refuses a name that is missing, as code without types may pass it", () => {
+it("envKeys refuses an undefined, null or empty name, which untyped code may pass", () => {
   for (const given of [undefined, null, ""]) {
     expect(() => Reflect.apply(envKeys, undefined, [given])).toThrow(expect.objectContaining({ code: "KEY_INVALID" }));
   }
 });
 
 describe("the variable of the additional keys (<NAME>_OTHERS)", () => {
-  it("holds enabled keys that are not primary", async () => {
+  it("provides additional keys that are enabled and not primary", async () => {
     const [primary, earlier, next] = [key(), key(), key()];
     const env = { APP_KEY: primary, APP_KEY_OTHERS: ` ${earlier} ,\n2027-01=${next}\n` };
     const ring = await envKeys("APP_KEY", { env }).load();
@@ -32,7 +32,7 @@ describe("the variable of the additional keys (<NAME>_OTHERS)", () => {
     expect(ring.keys[2]?.id).toBe("2027-01");
   });
 
-  it("may list the primary key, and may list a key twice, as happens during a rotation", async () => {
+  it("may contain the primary key, and may contain a key twice, because this happens during a rotation", async () => {
     const [primary, other] = [key(), key()];
     const env = { APP_KEY: primary, APP_KEY_OTHERS: [other, primary, other, `hex:${hexOf(primary)}`].join(",") };
     expect(materials(await envKeys("APP_KEY", { env }).load())).toEqual([material(primary), material(other)]);
@@ -45,13 +45,13 @@ describe("the variable of the additional keys (<NAME>_OTHERS)", () => {
     ["a cut key", (a: string, b: string) => [a, `${a},${b.slice(4)}`], "KEY_INVALID"],
     ["a document", (a: string, _b: string) => [a, exportKeyring(Keyring.generate())], "KEY_INVALID"],
     ["a document as primary", (_a: string, b: string) => [exportKeyring(Keyring.generate()), b], "KEYRING_INVALID"],
-  ])("refuses %s", async (_name, values, code) => {
+  ])("is refused if the keys are invalid: %s", async (_name, values, code) => {
     const [APP_KEY, APP_KEY_OTHERS] = values(key(), key());
     const error = await rejection(envKeys("APP_KEY", { env: { APP_KEY, APP_KEY_OTHERS } }).load());
     expect(error).toMatchObject({ code, message: expect.stringContaining("APP_KEY_OTHERS") });
   });
 
-  it("is refused if one key is invalid, with the position of the invalid key in the list", async () => {
+  it("is refused with the position of the invalid key if one of its keys is invalid", async () => {
     const env = { APP_KEY: key(), APP_KEY_OTHERS: `${key()},${key()},${key().slice(8)},${key()}` };
     const error = await rejection(envKeys("APP_KEY", { env }).load());
     expect(error).toMatchObject({ message: expect.stringContaining("key 3 of 4") });
@@ -78,7 +78,7 @@ describe("the variable with a path (<NAME>_FILE)", () => {
   });
   afterAll(() => rm(directory, { recursive: true }));
 
-  it("names a file that is read at each load and watched, and can be combined with <NAME>_OTHERS", async () => {
+  it("names a file that is read at each load and watched for changes, also if <NAME>_OTHERS is set", async () => {
     const path = join(directory, "watched");
     const [first, second, other] = [key(), key(), key()];
     await writeFile(path, `${first}\n`);
@@ -95,7 +95,7 @@ describe("the variable with a path (<NAME>_FILE)", () => {
     }
   });
 
-  it("may have white space around the path", async () => {
+  it("may have white space around the path, but is refused if it holds only white space", async () => {
     const [path, value] = [join(directory, "spaced"), key()];
     await writeFile(path, value);
     expect(materials(await envKeys("APP_KEY", { env: { APP_KEY_FILE: `${path}\r\n` } }).load())).toEqual([
@@ -124,7 +124,7 @@ describe("the variable with a path (<NAME>_FILE)", () => {
 });
 
 describe("whenMissing", () => {
-  it("makes load reject by default, with the names of the environment variables and how to make a key", async () => {
+  it("makes load reject by default with an error that names the environment variables and the command to make a key", async () => {
     expect(await rejection(envKeys("APP_KEY", { env: {} }).load())).toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringMatching(/APP_KEY .*APP_KEY_FILE/),
@@ -132,7 +132,7 @@ describe("whenMissing", () => {
     });
   });
 
-  it('"generate" makes one random key, warns once, and keeps the key', async () => {
+  it('"generate" makes one random key, warns once, and returns this key at each load', async () => {
     const warn = vi.fn();
     const provider = envKeys("APP_KEY", { env: {}, whenMissing: "generate", warn });
     const rings = await Promise.all([provider.load(), provider.load(), provider.load()]);
@@ -146,7 +146,7 @@ describe("whenMissing", () => {
     expect(other.primary).not.toBe(rings[0]?.primary);
   });
 
-  it('"plaintext" returns a keyring without keys, and warns once', async () => {
+  it('"plaintext" makes load return a keyring without keys and warn once', async () => {
     const warn = vi.fn();
     const provider = envKeys("APP_KEY", { env: {}, whenMissing: "plaintext", warn });
     expect((await provider.load()).primary).toBe("");
@@ -154,14 +154,14 @@ describe("whenMissing", () => {
     expect(warn).toHaveBeenCalledExactlyOnceWith(expect.stringContaining("unencrypted"), "KEYWARD_PLAINTEXT");
   });
 
-  it("warns by process.emitWarning by default", async () => {
+  it("makes load warn through process.emitWarning if the option warn is not set", async () => {
     const warned = new Promise<Error & { code?: string }>((resolve) => process.once("warning", resolve));
     await envKeys("APP_KEY", { env: {}, whenMissing: "plaintext" }).load();
     expect(await warned).toMatchObject({ name: "KeywardWarning", code: "KEYWARD_PLAINTEXT" });
   });
 
   it.each(["generate", "plaintext"] as const)(
-    "%s is refused in production unless it is allowed explicitly",
+    "%s is refused in production unless dangerouslyAllowInProduction is true",
     async (whenMissing) => {
       const warn = vi.fn();
       const production = { env: { NODE_ENV: "production" }, whenMissing, warn };
@@ -199,7 +199,7 @@ describe("whenMissing", () => {
   );
 
   it.each(["generate", "plaintext"] as const)(
-    "%s applies until a first key is set, and not again if this key is removed",
+    "%s applies until a first key is set, and does not apply again if this key is removed",
     async (whenMissing) => {
       const env: Record<string, string> = {};
       const provider = envKeys("APP_KEY", { env, whenMissing, warn: () => {} });
@@ -211,7 +211,7 @@ describe("whenMissing", () => {
     },
   );
 
-  it("does not apply if the key is invalid or empty, nor after an invalid key was removed", async () => {
+  it("does not apply if the key is invalid or empty, and does not apply after an invalid key was removed", async () => {
     const env: Record<string, string> = { APP_KEY: key().slice(4) };
     const provider = envKeys("APP_KEY", { env, whenMissing: "plaintext", warn: () => {} });
     expect(await rejection(provider.load())).toMatchObject({ code: "KEY_INVALID" });
@@ -222,7 +222,7 @@ describe("whenMissing", () => {
   });
 });
 
-it("envKeys gives two processes with the same environment variables the same key ids", async () => {
+it("two processes with the same environment variables get the same key ids from envKeys", async () => {
   const env = { ...process.env, APP_KEY: key(), APP_KEY_OTHERS: `${key()},passphrase:${key()}` };
   const script = `
     import { envKeys } from "@keyward/keys-env";

@@ -131,11 +131,14 @@ describe("a key that is passed as the path", () => {
     ["../no-keyring.json", 'The path "../no-keyring.json" in folder'],
     ["packages/no-keyring.json", 'The path "packages/no-keyring.json" in folder'],
     ["no-keyring.json", "The path given in folder"],
-  ])("is hidden in errors, unlike the path of an existing file or folder: %s is shown as %j", async (path, named) => {
-    expect(await rejection(fileKeys(path).load())).toMatchObject({
-      message: expect.stringContaining(`${named} ${JSON.stringify(process.cwd())}`),
-    });
-  });
+  ])(
+    "is hidden in errors, which show only relative paths and the paths of existing files or folders: %s is shown as %j",
+    async (path, named) => {
+      expect(await rejection(fileKeys(path).load())).toMatchObject({
+        message: expect.stringContaining(`${named} ${JSON.stringify(process.cwd())}`),
+      });
+    },
+  );
 });
 
 it.each([undefined, null, 5, "", new URL("file:///keys")])("fileKeys refuses %j as a path", (given) => {
@@ -161,7 +164,7 @@ describe("a file", () => {
     ["bytes that are not text", Buffer.concat([Buffer.of(0xff), randomBytes(31)]), "KEY_INVALID", "32 bytes found"],
     ["a cut document", exportKeyring(Keyring.generate()).slice(0, -20), "KEYRING_INVALID", "not JSON"],
     ["more than 1 MiB", "A".repeat(2 ** 20 + 1), "KEY_INVALID", "1048577 bytes"],
-  ])("is refused, with its path, if it holds %s", async (_name, content, code, found) => {
+  ])("is refused with an error that names its path if the file holds %s", async (_name, content, code, found) => {
     const path = join(root, "key");
     await writeFile(path, content);
     const error = await rejection(fileKeys(path, { whenMissing: "plaintext", warn: () => {} }).load());
@@ -214,7 +217,7 @@ describe("a file", () => {
     await until(() => expect(changed).toHaveBeenCalled());
   });
 
-  it("is reloaded after a change while other files in its folder change", async () => {
+  it("is reloaded after a change, even if other files in its folder have changed just before", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     const following = await follow(path, { pollMs: 20 });
@@ -225,7 +228,7 @@ describe("a file", () => {
     expect(following.failures).toEqual([]);
   });
 
-  it("that keeps changing is reported as changed at most once in 100 ms", async () => {
+  it("is reported as changed at most once in 100 ms if it keeps changing", async () => {
     const path = join(root, "key");
     await writeFile(path, `a=${key()}`);
     const following = await follow(path, { pollMs: 10 });
@@ -260,7 +263,7 @@ describe("a directory", () => {
     ["a cut key", { a: key(), b: key().slice(4), primary: "a" }, "KEY_INVALID"],
     ["an id in the file of a key", { a: key(), b: `b=${key()}`, primary: "a" }, "KEY_INVALID"],
     ["a keyring document in the file of a key", { a: exportKeyring(Keyring.generate()), primary: "a" }, "KEY_INVALID"],
-  ])("is refused if it has %s", async (_name, files: Record<string, string>, code) => {
+  ])("is refused if it contains %s", async (_name, files: Record<string, string>, code) => {
     for (const [name, text] of Object.entries(files)) await writeFile(join(root, name), text);
     const error = await rejection(fileKeys(root).load());
     expect(error).toMatchObject({ code, message: expect.stringContaining(root) });
@@ -278,7 +281,7 @@ describe("a directory", () => {
     expect(await rejection(fileKeys(root).load())).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("that contains lost+found is refused with an error that names lost+found", async () => {
+  it("is refused with an error that names lost+found if it contains a folder lost+found", async () => {
     const path = join(root, "volume");
     await mkdir(join(path, "lost+found"), { recursive: true });
     const error = await rejection(fileKeys(path).load());
@@ -288,7 +291,7 @@ describe("a directory", () => {
     });
   });
 
-  it("is reloaded after every update by Kubernetes", async () => {
+  it("is reloaded each time that Kubernetes updates it", async () => {
     const mount = join(root, "mount");
     const [a, b, c] = [key(), key(), key()];
     await publish(mount, { a, primary: "a" });
@@ -304,7 +307,7 @@ describe("a directory", () => {
     await until(() => expect(following.ring).toBe(ringOf({ b: c })));
   });
 
-  it("mounted by Kubernetes can be used by the path of one file in it, which is reloaded after every update", async () => {
+  it("may contain a file whose path is passed to fileKeys, and the file is reloaded each time that Kubernetes updates it", async () => {
     const mount = join(root, "mount");
     await publish(mount, { ring: `a=${key()}` });
     const following = await follow(join(mount, "ring"), { pollMs: 2 ** 31 - 1 });
@@ -367,7 +370,7 @@ describe("a mount that disappears", () => {
   it.each([
     ["a poll every 25 ms", 25],
     ["the default poll interval", 2_000],
-  ])("is reloaded when it returns, and after later changes, with %s", async (_name, pollMs) => {
+  ])("is reloaded when it returns, and after later changes: %s", async (_name, pollMs) => {
     const mount = join(root, "parent", "mount");
     const [a, b, c] = [key(), key(), key()];
     await publish(mount, { a, primary: "a" });
@@ -393,7 +396,7 @@ describe("a mount that disappears", () => {
   });
 
   it.each(["error", "generate", "plaintext"] as const)(
-    "makes load reject rather than use the fallback of whenMissing: %s",
+    "makes load reject, even if whenMissing is %s",
     async (whenMissing) => {
       const path = join(root, "mount", "key");
       await mkdir(join(root, "mount"));
@@ -418,7 +421,7 @@ describe("whenMissing", () => {
     }
   });
 
-  it('"generate" and "plaintext" are refused in production unless they are allowed explicitly', async () => {
+  it('"generate" and "plaintext" are refused in production unless dangerouslyAllowInProduction is true', async () => {
     vi.stubEnv("NODE_ENV", "production");
     try {
       const path = join(root, "nothing");
@@ -444,7 +447,7 @@ describe("whenMissing", () => {
 });
 
 describe("create", () => {
-  it("writes the first keyring, readable only by its owner, and never a second one", async () => {
+  it("writes the first keyring into a file that only its owner can read, and does not write a second keyring", async () => {
     const path = join(root, "first.keyring");
     const ring = Keyring.generate();
     await fileKeys(path).create(ring);
@@ -455,7 +458,7 @@ describe("create", () => {
     expect(exportKeyring(await fileKeys(path).load())).toBe(exportKeyring(ring));
   });
 
-  it("succeeds for one of several writers, and refuses a keyring that cannot be saved", async () => {
+  it("succeeds for only one of several concurrent calls, and refuses a keyring that cannot be saved", async () => {
     const path = join(root, "first.keyring");
     const rings = Array.from({ length: 6 }, () => Keyring.generate());
     const outcomes = await Promise.allSettled(rings.map(async (ring) => fileKeys(path).create(ring)));
@@ -551,7 +554,7 @@ describe("save", () => {
     expect((await stat(path)).mode & 0o777).toBe(0o640);
   });
 
-  it("refuses a keyring that cannot be saved and a path that cannot be saved to, with a code for each reason", async () => {
+  it("rejects with the code of the reason if the keyring cannot be saved at all, or not to this path", async () => {
     const { path, provider, ring } = await openDocument();
     expect(await rejection(save(provider, ring.scope("x"), ring))).toMatchObject({ code: "KEYRING_INVALID" });
     expect(await rejection(save(provider, Keyring.dangerouslyPlaintext(), ring))).toMatchObject({
@@ -662,7 +665,7 @@ it("a subscription does not keep the process running", async () => {
   expect(stdout).toBe("done\n");
 });
 
-it("an ended subscription causes no further calls", async () => {
+it("a subscription makes no further calls after it was ended", async () => {
   const path = join(root, "key");
   await writeFile(path, key());
   const following = await follow(path, { pollMs: 10 });

@@ -48,17 +48,17 @@ describe("a key", () => {
 
   it.each([
     ["a base64 key that lost four characters", base64.slice(0, 40), "40 characters"],
-    ["a base64 key of 31 bytes", randomBytes(31).toString("base64"), "44 characters found, 31 bytes"],
-    ["a base64 key of 33 bytes", randomBytes(33).toString("base64"), "44 characters found, 33 bytes"],
-    ["a stray character", `${base64.slice(0, 20)}!${base64.slice(21)}`, "44 characters found, 1 of them not base64"],
-    ["white space inside", `${base64.slice(0, 20)} ${base64.slice(20)}`, "45 characters found, 1 of them"],
-    ["a newline inside", `${base64.slice(0, 20)}\n${base64.slice(20)}`, "45 characters found, 1 of them"],
-    ["padding inside", `${base64.slice(0, 38)}=${base64.slice(38)}`, "45 characters found, 1 of them"],
+    ["a base64 key of 31 bytes", randomBytes(31).toString("base64"), "44 characters found (31 bytes"],
+    ["a base64 key of 33 bytes", randomBytes(33).toString("base64"), "44 characters found (33 bytes"],
+    ["a stray character", `${base64.slice(0, 20)}!${base64.slice(21)}`, "44 characters found (1 of them not base64"],
+    ["white space inside", `${base64.slice(0, 20)} ${base64.slice(20)}`, "45 characters found (1 of them"],
+    ["a newline inside", `${base64.slice(0, 20)}\n${base64.slice(20)}`, "45 characters found (1 of them"],
+    ["padding inside", `${base64.slice(0, 38)}=${base64.slice(38)}`, "45 characters found (1 of them"],
     ["too much padding", `${base64}=`, "45 characters found"],
     ["both alphabets", `+-${base64url.slice(2)}`, "mix"],
     ["extra bits in the last character", `${base64url.slice(0, 42)}${base64url.slice(42) === "B" ? "C" : "B"}`, "bits"],
-    ["quotes", `"${base64url}"`, "45 characters found, 2 of them"],
-    ["a byte order mark", `\uFEFF${base64}`, "45 characters found, 1 of them"],
+    ["quotes", `"${base64url}"`, "45 characters found (2 of them"],
+    ["a byte order mark", `\uFEFF${base64}`, "45 characters found (1 of them"],
     ["hex without its prefix", hex, "64 characters"],
     ["too few hex digits", `hex:${hex.slice(2)}`, "62 characters found"],
     ["too many hex digits", `hex:${hex}00`, "66 characters found"],
@@ -73,7 +73,7 @@ describe("a key", () => {
     ["an id of 33 characters", `${"i".repeat(33)}=${base64}`, "78 characters"],
     ["a placeholder", Buffer.alloc(32, 7).toString("base64"), "placeholder"],
     ["a placeholder with an id", `dev=hex:${"00".repeat(32)}`, "placeholder"],
-  ])("is refused with a description of the value: %s", async (_name, value, found) => {
+  ])("is refused with an error that describes the invalid value: %s", async (_name, value, found) => {
     const error = await rejection(load(value));
     expect(error).toBeInstanceOf(KeywardError);
     expect(error).toMatchObject({
@@ -134,15 +134,12 @@ describe("a key", () => {
   it.each([
     ["a keyring document", "{}"],
     ["hex", `hex:${hex}`],
-  ])(
-    "that follows a byte order mark is refused, and not used as a passphrase, and so is a document: %s",
-    async (_name, text) => {
-      expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
-        code: "KEY_INVALID",
-        hint: expect.stringContaining("byte order mark"),
-      });
-    },
-  );
+  ])("that follows a byte order mark is refused even if the option passphrase is true: %s", async (_name, text) => {
+    expect(await rejection(load(`\uFEFF${text.padEnd(40)}`, { passphrase: true }))).toMatchObject({
+      code: "KEY_INVALID",
+      hint: expect.stringContaining("byte order mark"),
+    });
+  });
 
   // Texts of the maximum length of a file. If the time grew with the square of the length, one of them would take minutes.
   it.each([
@@ -150,7 +147,7 @@ describe("a key", () => {
     ["padding", `x${"=".repeat(2 ** 20 - 2)}x`],
     ["quotes", `"${"'".repeat(2 ** 20 - 2)}x`],
     ["hex digits", `hex:${"0".repeat(2 ** 20 - 4)}`],
-  ])("is refused in linear time, however long it is: %s", async (_name, text) => {
+  ])("is refused in a time that grows only linearly with its length, if it is invalid: %s", async (_name, text) => {
     expect(await rejection(load(text))).toMatchObject({ code: "KEY_INVALID" });
     expect(
       await rejection(envKeys("APP_KEY", { env: { APP_KEY: base64, APP_KEY_OTHERS: text } }).load()),
@@ -159,7 +156,7 @@ describe("a key", () => {
     });
   });
 
-  it("that was cut is refused with the length that was found", async () => {
+  it("is refused with the number of characters that were found if the key was cut", async () => {
     for (let length = 0; length < 43; length++) {
       const error = await rejection(load(base64.slice(0, length)));
       expect(error).toMatchObject({
@@ -169,7 +166,7 @@ describe("a key", () => {
     }
   });
 
-  it("is refused or gives another key, but never the same key, if one character is altered", async () => {
+  it("is refused or gives another key if one character is altered", async () => {
     const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     const index = fc.integer({ min: 0, max: 42 });
     await fc.assert(
@@ -277,12 +274,12 @@ describe("a passphrase", () => {
     expect(exportKeyring(await load(`passphrase:${passphrase}`, { passphrase: true }))).toBe(expected);
   });
 
-  it("gives a different key with another salt", async () => {
+  it("gives another key if the option salt has another value", async () => {
     const salted = exportKeyring(Keyring.fromKeys([{ id: "p", material: derive("shop, production") }]));
     expect(exportKeyring(await load(`p=passphrase:${passphrase}`, { salt: "shop, production" }))).toBe(salted);
   });
 
-  it("may contain an equals sign, and the text before the equals sign is then not used as an id", async () => {
+  it("may contain an equals sign, and the text before this equals sign is not used as the id of the key", async () => {
     const withEquals = `id=${passphrase}`;
     const asOption = await load(withEquals, { passphrase: true });
     expect(exportKeyring(asOption)).toBe(exportKeyring(await load(`passphrase:${withEquals}`)));
@@ -292,7 +289,7 @@ describe("a passphrase", () => {
   it.each([
     [31, "KEY_INVALID"],
     [0, "KEY_INVALID"],
-  ])("is too short with %d characters", async (length, code) => {
+  ])("is refused if it has only %d characters", async (length, code) => {
     const error = await rejection(load("€".repeat(length), { passphrase: true }));
     expect(error).toMatchObject({ code, message: expect.stringContaining(`${length} characters`) });
     expect(await rejection(load(`passphrase:${"€".repeat(length)}`))).toMatchObject({ code });
@@ -302,17 +299,17 @@ describe("a passphrase", () => {
     expect(await rejection(load(`passphrase:${"🔑".repeat(31)}`))).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("is not read from a hex key or a keyring document, even if the option passphrase is true", async () => {
+  it("is not confused with a hex key or a keyring document, even if the option passphrase is true", async () => {
     expect(exportKeyring(await load(`hex:${hex}`, { passphrase: true }))).toBe(sameRing);
     const document = exportKeyring(Keyring.generate());
     expect(exportKeyring(await load(document, { passphrase: true }))).toBe(document);
   });
 
-  it("is refused with an empty salt", async () => {
+  it("is refused if the option salt is empty", async () => {
     expect(await rejection(load(`passphrase:${passphrase}`, { salt: "" }))).toMatchObject({ code: "KEY_INVALID" });
   });
 
-  it("is converted into a key only once, and all providers together run one derivation at a time", async () => {
+  it("is converted into a key only once, and all providers together run only one derivation at a time", async () => {
     const running = new Set<number>();
     let started = 0;
     let mostAtOnce = 0;
@@ -339,7 +336,7 @@ describe("a passphrase", () => {
     }
   });
 
-  it("does not delay the rejection of an aborted load, and can be loaded afterwards", async () => {
+  it("does not delay the rejection of a load that is aborted, and the next load returns its key", async () => {
     const env = { APP_KEY: `passphrase:4 ${passphrase}` };
     const provider = envKeys("APP_KEY", { env });
     const controller = new AbortController();
@@ -365,7 +362,7 @@ describe("the memory pool of small Buffers", () => {
     return Buffer.from(Buffer.from("x").buffer);
   }
 
-  it.each(Object.entries(encoded))("holds no key after a load: %s", async (name, encode) => {
+  it.each(Object.entries(encoded))("holds no key after a provider has loaded a key: %s", async (name, encode) => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-pool-"));
     try {
       const sources: Readonly<Record<string, (text: string) => Promise<KeyProvider>>> = {

@@ -2,13 +2,13 @@ import { fileURLToPath } from "node:url";
 import { KeywardError } from "@keyward/core";
 
 /**
- * A parsed source of keys, such as `vault://secret/app/keyring?auth=approle`. A parameter that was read is removed, so that
- * unknown parameters remain.
+ * A parsed source of keys, such as `vault://secret/app/keyring?auth=approle`. Each method that reads a parameter also
+ * removes the parameter, so the parameters that remain are unknown.
  */
 export class KeySourceAddress {
-  /** The text before the first colon. */
+  /** The text of the source before the first colon, such as `vault`. */
   readonly scheme: string;
-  /** The text after the first colon, including parameters. */
+  /** The text of the source after the first colon, including the parameters. */
   readonly rest: string;
   readonly #location: string;
   readonly #parameters: URLSearchParams;
@@ -23,9 +23,10 @@ export class KeySourceAddress {
   }
 
   /**
-   * Parses a source.
+   * Parses a source of keys, such as `env:APP_KEY`.
    *
-   * @throws KeywardError `VALUE_INVALID` if the source is empty or not a string, or does not begin with one of the schemes.
+   * @throws KeywardError `VALUE_INVALID` if the source is empty or not a string, or does not begin with one of
+   * `schemes` and a colon.
    */
   static parse(source: string | undefined, schemes: readonly string[]): KeySourceAddress {
     const hint = `Begin the source with one of ${schemes.map((scheme) => `${scheme}:`).join(", ")}. If the source comes from an environment variable, check that the environment variable is set.`;
@@ -39,9 +40,9 @@ export class KeySourceAddress {
   }
 
   /**
-   * Returns the path of a file. The source may be `file:` and a path, or a `file:` URL.
+   * Returns the path in a `file:` source, which is `file:` followed by a path, or a `file:` URL.
    *
-   * @param example A valid source, for the hints of errors.
+   * @param example A valid source, which the hints of errors show.
    */
   path(example: string): string {
     if (this.rest === "") throw invalidSource("has no path", `Write a path after "file:", such as ${example}.`);
@@ -54,10 +55,10 @@ export class KeySourceAddress {
   }
 
   /**
-   * Returns two decoded parts of the source: the text between `//` and the next `/`, which may be empty, and the text after
-   * that slash, which may not be empty.
+   * Returns two parts of the source, percent-decoded. The host is the text between `//` and the next `/`, and may be
+   * empty. The path is the text after this `/`, without the parameters, and must not be empty.
    *
-   * @param example A valid source, for the hints of errors.
+   * @param example A valid source, which the hints of errors show.
    */
   hostAndPath(example: string): readonly [host: string, path: string] {
     const [, host, path] = /^\/\/([^/]*)\/(.+)$/.exec(this.#location) ?? [];
@@ -72,7 +73,7 @@ export class KeySourceAddress {
     return [decode(host), decode(path)];
   }
 
-  /** Returns the value of a parameter; `undefined` if the source does not have it. */
+  /** Returns the value of a parameter; `undefined` if the source does not have the parameter. */
   text(name: string): string | undefined {
     const [value, second] = this.#parameters.getAll(name);
     if (second !== undefined)
@@ -83,14 +84,14 @@ export class KeySourceAddress {
     return value;
   }
 
-  /** Returns the values of these parameters. Parameters that the source does not have are left out. */
+  /** Returns the values of the named parameters. The result omits each parameter that the source does not have. */
   texts<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: string } {
     return this.#some(names, (text) => text);
   }
 
   /**
-   * Returns the values of these parameters as numbers, whose range the provider checks. Parameters that the source does not
-   * have are left out.
+   * Returns the values of the named parameters as numbers. The key provider checks later whether a number is in range.
+   * The result omits each parameter that the source does not have.
    */
   numbers<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: number } {
     return this.#some(names, (text, name) => {
@@ -103,7 +104,7 @@ export class KeySourceAddress {
   }
 
   /**
-   * Checks that every parameter has been read.
+   * Checks that the other methods have read every parameter of the source. A parameter that no method reads is unknown.
    *
    * @throws KeywardError `VALUE_INVALID` for an unknown parameter.
    */
@@ -130,7 +131,10 @@ export class KeySourceAddress {
   }
 }
 
-/** Returns the error for an invalid source. The error does not contain the text of the source. */
+/**
+ * Returns the error for an invalid source of keys. The error does not contain the source, which may be a key by
+ * mistake.
+ */
 export function invalidSource(
   problem: string,
   hint = "Correct the source as the README of @keyward/keys-from describes.",

@@ -11,13 +11,16 @@ import { invalidSource, KeySourceAddress } from "./key-source-address.ts";
 import { notLoaded } from "./provider-packages.ts";
 import { vaultConnectionFrom } from "./vault-settings.ts";
 
-/** Options of {@link keysFrom}, for settings that cannot be written into the source. */
+/** Options of {@link keysFrom}, for settings that cannot be written into the source of keys. */
 export interface KeysFromOptions {
-  /** Store whose reserved space holds the wrapped keyring. Required for a source with `place=store`. */
+  /**
+   * Store that holds the wrapped (encrypted) keyring in its reserved space, where Keyward keeps its own records.
+   * Required for a source with `place=store`.
+   */
   readonly store?: ReservedSpace;
   /**
-   * Environment variables for `env:` sources and for Vault, which are read at each load. The AWS SDK always reads
-   * `process.env`. Default: `process.env`.
+   * Environment variables for `env:` sources, which read the variables at each load, and for the `VAULT_…` settings of
+   * Vault sources. The AWS SDK always reads `process.env`. Default: `process.env`.
    */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
@@ -38,17 +41,18 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
 ]);
 
 /**
- * Returns the key provider for a source of keys that is written as a text, such as `env:APP_KEY`. So an application can
- * get its keys from different sources in development, CI and production by a change of the text only. The package of the
- * provider must be installed, and is loaded when `keysFrom` is called.
+ * Returns the key provider for a source of encryption keys. The source is a text, such as `env:APP_KEY`. So an
+ * application can use different sources in development, CI and production, and only this text differs. Each source
+ * needs one package, which you install, and which `keysFrom` loads:
  *
  * - `env:APP_KEY`, `file:/run/secrets/keyring`: `@keyward/keys-env`
  * - `aws-sm://region/secret`, `aws-kms://region/key?place=…`: `@keyward/keys-aws`
  * - `vault://mount/path`, `vault-transit://mount/key?place=…`: `@keyward/keys-vault`
  *
- * The parameter `place` says where the wrapped keyring is kept: `place=store` for the reserved space of the option `store`,
- * or `place=file:/path` for a file. All sources except `env:` and `file:` accept the parameters `refreshMs`, `maxAgeMs` and
- * `timeoutMs`. Do not write secrets into the source, because credentials are read from environment variables.
+ * The parameter `place` names the location of the wrapped (encrypted) keyring: `place=file:/path` for a file, or
+ * `place=store` for the store in the option `store`. All sources except `env:` and `file:` accept the parameters
+ * `refreshMs`, `maxAgeMs` and `timeoutMs`. Do not write credentials into the source. The credentials for Vault are read
+ * from environment variables, and the AWS SDK finds the credentials for AWS.
  *
  * @example
  * import { createKeyv } from "@keyward/core";
@@ -57,11 +61,11 @@ const openers: ReadonlyMap<string, Opener> = new Map<string, Opener>([
  * const keys = await keysFrom(process.env["APP_KEYS"] ?? "env:APP_ENCRYPTION_KEY");
  * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
  *
- * @param source The source, usually the value of an environment variable. With `undefined` or an empty text, `keysFrom`
- * rejects.
+ * @param source The source of keys, usually the value of an environment variable. If the source is `undefined` or
+ * empty, `keysFrom` rejects.
  * @throws KeywardError `VALUE_INVALID` for an invalid source, an unknown parameter and an unknown option.
  * @throws KeywardError `PROVIDER_UNAVAILABLE` if the package of the provider is not installed or cannot be loaded.
- * @throws KeywardError with the code of the provider, if the provider refuses one of its options.
+ * @throws KeywardError with the code of the provider, if the provider refuses a value in the source.
  */
 export async function keysFrom(source: string | undefined, options: KeysFromOptions = {}): Promise<KeyProvider> {
   requireOptions("keysFrom", options, optionNames);

@@ -2,9 +2,10 @@ import type { VaultAuth, VaultConnectionOptions } from "@keyward/keys-vault";
 import { invalidSource, type KeySourceAddress } from "./key-source-address.ts";
 
 /**
- * Returns the connection options for Vault from the parameters `address`, `namespace`, `auth`, `role`, `username` and
- * `authMount`. Secrets are read from environment variables at each login: `VAULT_TOKEN`, `VAULT_SECRET_ID` and
- * `VAULT_PASSWORD`. `VAULT_ROLE_ID` is read if there is no parameter `role`.
+ * Returns the options for the connection to Vault, from the parameters `address`, `namespace`, `auth`, `role`,
+ * `username` and `authMount` of a source of keys. Secrets are read at each login from the environment variables
+ * `VAULT_TOKEN`, `VAULT_SECRET_ID` and `VAULT_PASSWORD`. With `auth=approle`, the parameter `role` may be omitted if
+ * `VAULT_ROLE_ID` is set.
  */
 export function vaultConnectionFrom(
   address: KeySourceAddress,

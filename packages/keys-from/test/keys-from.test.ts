@@ -23,7 +23,7 @@ async function refusal(source: string | undefined, options?: Parameters<typeof k
 }
 
 describe("env: and file: sources", () => {
-  it("return a provider that loads the keyring", async () => {
+  it("return a provider that loads the keyring in the environment variable or file", async () => {
     const ring = Keyring.generate("2026-11");
     const env = { APP_KEY: exportKeyring(ring) };
     const path = join(folder, "what? & 100%.keyring");
@@ -34,7 +34,7 @@ describe("env: and file: sources", () => {
     }
   });
 
-  it("return a provider that works with createKeyv", async () => {
+  it("return a provider with which createKeyv writes and reads a record", async () => {
     const env = { APP_KEY: exportKeyring(Keyring.generate()) };
     const flows = createKeyv({ store: new MemoryStore(), keys: await keysFrom("env:APP_KEY", { env }) });
     await flows.set("session:42", { step: "checkout" });
@@ -84,7 +84,7 @@ describe("an invalid source", () => {
     ["approle", "&role=…, or set VAULT_ROLE_ID"],
     ["kubernetes", "&role=…"],
     ["userpass", "&username=…"],
-  ])("is refused with a hint about the missing parameter of auth=%s", async (auth, named) => {
+  ])("is refused with a hint to add the missing parameter that auth=%s requires", async (auth, named) => {
     const source = `vault://secret/app/keyring?address=http://localhost:1&auth=${auth}`;
     expect((await refusal(source, { env: {} })).hint).toContain(`${named}.`);
   });
@@ -117,13 +117,13 @@ describe("a package that is not installed", () => {
     ["env:APP_KEY", "@keyward/keys-env"],
     ["aws-sm://eu-central-1/production/keyring", "@keyward/keys-aws"],
     ["vault-transit://transit/keyward?place=file:/tmp/keyring&address=http://localhost:1", "@keyward/keys-vault"],
-  ])("is named by the error for %s, with the command to install it: %s", async (source, name) => {
+  ])("is named in the error for the source %s, with the command to install the package: %s", async (source, name) => {
     const run = promisify(execFile)(process.execPath, ["--input-type=module", "--eval", program, source], {
       cwd: application,
     });
     expect(JSON.parse((await run).stdout)).toEqual({
       code: "PROVIDER_UNAVAILABLE",
-      message: `This source of keys needs ${name}, which is not installed`,
+      message: `This source of keys needs the package ${name}, which is not installed`,
       hint: `Run \`npm install ${name}\`.`,
     });
   });

@@ -44,16 +44,16 @@ describeWithVault(vault, "keysFrom with Vault", () => {
 
   const env = () => ({ VAULT_ADDR: server.address, VAULT_TOKEN: server.rootToken });
 
-  it("reads a secret in another field of an engine whose mount contains a slash", async () => {
+  it("a provider reads the keyring in the field that the source names, in an engine whose mount contains a slash", async () => {
     await expectSource(() => keysFrom("vault://kv%2Fteam/app/keyring?field=ring&refreshMs=60000", { env: env() }));
   });
 
-  it("logs in with a user name and a password", async () => {
+  it("a provider logs in with the user name in the source and the password in VAULT_PASSWORD", async () => {
     const source = `vault://kv%2Fteam/operators/keyring?address=${server.address}&auth=userpass&username=operator&authMount=people`;
     await expectSource(() => keysFrom(source, { env: { VAULT_PASSWORD: "test password" } }));
   });
 
-  it("reads a keyring wrapped by Transit from a store and from a file", async () => {
+  it("a provider reads a keyring that is wrapped by Transit from a store and from a file", async () => {
     const store = new MemoryStore();
     await expectSource(() => keysFrom("vault-transit://transit/keyward?place=store", { env: env(), store }));
     const path = join(folder, "transit.keyring");
@@ -89,7 +89,7 @@ describeWithMoto(aws, "keysFrom with AWS", () => {
   });
   afterAll(() => vi.unstubAllEnvs());
 
-  it("reads a secret at the endpoint in the source", async () => {
+  it("a provider reads a secret through the endpoint that the source names", async () => {
     await expectSource(() =>
       keysFrom(`aws-sm://eu-central-1/production/keyring?endpoint=${server.endpoint}&name=keyring`),
     );
@@ -98,13 +98,13 @@ describeWithMoto(aws, "keysFrom with AWS", () => {
   describe("a source without a region", () => {
     afterEach(() => vi.stubEnv("AWS_REGION", undefined));
 
-    it("reads a secret in the region that the SDK finds", async () => {
+    it("gives a provider that reads a secret in the region that AWS_REGION names", async () => {
       vi.stubEnv("AWS_REGION", "eu-west-1");
       await expectSource(() => keysFrom(`aws-sm:///other/keyring?endpoint=${server.endpoint}`));
     });
   });
 
-  it("reads a keyring wrapped by KMS from a store and from a file", async () => {
+  it("a provider reads a keyring that is wrapped by KMS from a store and from a file", async () => {
     const store = new MemoryStore();
     const source = `aws-kms://eu-central-1/${keyId}?endpoint=${server.endpoint}&minGeneration=1`;
     await expectSource(() => keysFrom(`${source}&place=store`, { store }));
@@ -112,7 +112,7 @@ describeWithMoto(aws, "keysFrom with AWS", () => {
     await expectSource(() => keysFrom(`${source}&place=file:${path}`));
   });
 
-  it("reads a keyring that is wrapped under a former KMS key", async () => {
+  it("a provider reads a keyring that is still wrapped under a KMS key in formerKeyIds", async () => {
     const store = new MemoryStore();
     const source = (id: string) => `aws-kms://eu-central-1/${id}?endpoint=${server.endpoint}&place=store`;
     const ring = Keyring.generate();

@@ -13,29 +13,41 @@ import { VaultSession } from "./vault-session.ts";
 
 /** Options for the connection to Vault or OpenBao: address, authentication, and how often the keyring is reloaded. */
 export interface VaultConnectionOptions extends KeyFreshness {
-  /** Address, such as `https://vault.example.com:8200`. Default: the environment variable `VAULT_ADDR`. */
+  /** Address of Vault, such as `https://vault.example.com:8200`. Default: the environment variable `VAULT_ADDR`. */
   readonly address?: string;
-  /** Method by which the process authenticates, with its credentials. Default: `{ method: "token" }`. */
+  /**
+   * Method by which the process authenticates to Vault, and the credentials for this method. Default:
+   * `{ method: "token" }`.
+   */
   readonly auth?: VaultAuth;
   /** Namespace in Vault Enterprise or OpenBao. Default: the environment variable `VAULT_NAMESPACE`. */
   readonly namespace?: string;
   /**
-   * Certificate authorities for the server's certificate, in PEM. Default: the file in the environment variable
-   * `VAULT_CACERT`, otherwise the authorities that Node.js trusts.
+   * Certificate authorities that may sign the certificate of Vault, as a text in PEM. Default: the file whose path is
+   * in the environment variable `VAULT_CACERT`. If `VAULT_CACERT` is not set: the authorities that Node.js trusts.
    */
   readonly ca?: string;
-  /** How long to wait for the answer to one request, in milliseconds. Default: 5,000. */
+  /**
+   * How long to wait for Vault's answer to one request, in milliseconds, at most `timeoutMs`. Default: 5,000, or
+   * `timeoutMs` if it is shorter.
+   */
   readonly requestTimeoutMs?: number;
   /**
-   * Whether plain `http:` may be used for a Vault on another machine. If true, token and keys can be read on the network.
-   * Default: false.
+   * Whether `address` may be an `http:` address of another machine. If true, anyone who can read the network traffic
+   * can read the token and the keys. Default: false.
    */
   readonly dangerouslyAllowHttp?: boolean;
-  /** Environment variables to read `VAULT_…` settings from. Default: `process.env`. */
+  /**
+   * Environment variables that provide the `VAULT_…` settings, such as `VAULT_ADDR` and `VAULT_TOKEN`. Default:
+   * `process.env`.
+   */
   readonly env?: Readonly<Record<string, string | undefined>>;
 }
 
-/** Names of the options of {@link VaultConnectionOptions}, for providers that add options of their own. */
+/**
+ * Names of all options in {@link VaultConnectionOptions}. A provider adds its own option names, and refuses options
+ * with any other name.
+ */
 export const connectionOptionNames: OptionNames<VaultConnectionOptions> = {
   address: true,
   auth: true,
@@ -52,11 +64,11 @@ export const connectionOptionNames: OptionNames<VaultConnectionOptions> = {
 /** A request to Vault. `repeatable` is true, its default, if the request may be sent again when its result is unknown. */
 type Request = Omit<VaultRequest, "token" | "signal"> & { readonly repeatable?: boolean };
 
-/** The texts about a request that are shown in the errors of the request. */
+/** Texts for the errors of a request: which resource the request accesses, and which policy allows the request. */
 export interface Purpose {
-  /** Name of the resource, such as `The secret "app/keyring"`. */
+  /** Name of the resource that the request accesses, such as `The secret "app/keyring"`. */
   readonly resource: string;
-  /** Lines that the policy of the process needs for the request. */
+  /** Line that a policy of the process must contain, so that Vault allows the request. */
   readonly policy: string;
 }
 
@@ -67,17 +79,20 @@ const retries = 3;
 const firstPauseMs = 200;
 const timeoutShare = 0.9;
 
-/** Sends authenticated requests to Vault. Retries temporary failures, within a time limit. */
+/** Sends authenticated requests to Vault. Retries a request up to three times if its failure may be temporary. */
 export class VaultConnection {
-  /** How often a keyring is reloaded over this connection, with defaults filled in. */
+  /**
+   * The values or defaults of `refreshMs`, `maxAgeMs` and `timeoutMs`: how often a keyring is reloaded over this
+   * connection, how long a loaded keyring may be used, and how long a load may take.
+   */
   readonly freshness: ReturnType<typeof requireFreshness>;
   readonly #client: VaultClient;
   readonly #session: VaultSession;
   readonly #auth: VaultAuth;
 
   /**
-   * @throws KeywardError `VALUE_INVALID` for an invalid address, for plain HTTP to another machine, and for an option out
-   * of range.
+   * @throws KeywardError `VALUE_INVALID` for an invalid address, for an `http:` address of another machine without
+   * `dangerouslyAllowHttp`, and for an option out of range.
    */
   constructor(options: VaultConnectionOptions) {
     const { env = process.env, ca, auth = { method: "token" } } = options;
@@ -97,7 +112,10 @@ export class VaultConnection {
     this.#session = new VaultSession(this.#client, auth, env, this.freshness.timeoutMs);
   }
 
-  /** Returns a signal that is aborted when a load or a save takes too long, or when `signal` is aborted. */
+  /**
+   * Returns a signal for one load or save. The signal is aborted after 90 % of `timeoutMs`, or when `signal` is
+   * aborted.
+   */
   inTime(signal: AbortSignal | undefined): AbortSignal {
     // This time limit is a little shorter than core's own, whose error cannot name the reason.
     const timeout = AbortSignal.timeout(Math.ceil(this.freshness.timeoutMs * timeoutShare));
@@ -105,11 +123,11 @@ export class VaultConnection {
   }
 
   /**
-   * Sends a request with a token and returns the body of the answer.
+   * Sends a request to Vault with the token of the process, and returns the body of the answer.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
-   * @throws VaultFailure for any other failure, because only the caller knows what the failure means for this request. Also
-   * thrown if the result of a request that is not repeatable is unknown.
+   * @throws VaultFailure for any other failure, because only the caller knows what the failure means for this request.
+   * If `repeatable` is false, also for a missing answer, because Vault may have executed the request.
    */
   async request({ repeatable = true, ...request }: Request, purpose: Purpose, signal: AbortSignal): Promise<unknown> {
     let last: VaultFailure | undefined;
@@ -134,10 +152,11 @@ export class VaultConnection {
   }
 
   /**
-   * Sends an optional read request and returns the body of the answer; `undefined` if the request fails.
+   * Sends a read request whose answer the caller can do without. Returns the body of the answer; `undefined` if the
+   * request fails.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no request can succeed: address or namespace are wrong, or the server's
-   * certificate is not trusted.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if no request to Vault can succeed, because the address or the
+   * namespace is wrong, or because the certificate of Vault is not trusted.
    */
   async ask(path: string, signal: AbortSignal): Promise<unknown> {
     try {
@@ -183,7 +202,7 @@ export class VaultConnection {
   }
 }
 
-/** Converts a failure that does not depend on the request, such as a missing answer, into an error. */
+/** Returns the error for a failure that any request to Vault could have, such as a missing answer. */
 export function unavailable(failure: VaultFailure): KeywardError {
   const [problem, hint] = explain(failure);
   return new KeywardError("PROVIDER_UNAVAILABLE", problem, { hint });
@@ -257,7 +276,7 @@ function loginRefused(failure: VaultFailure, auth: VaultAuth): KeywardError {
         : `The server at the address of Vault does not have the Vault API (${message})`,
       {
         hint: isApi
-          ? "Correct `mount` in `auth`, or the namespace. `bao auth list` shows the login methods with their mounts."
+          ? "Correct `mount` in `auth`, or the option `namespace`. `bao auth list` shows the login methods of a namespace with their mounts."
           : "Correct the address (`address` or VAULT_ADDR), including its path. Do not add `/v1/` to the address, because Keyward adds `/v1/` itself.",
       },
     );
@@ -272,7 +291,7 @@ function loginHint(auth: VaultAuth, status: number | undefined): string {
     case "token":
       return 'Set another token, because the current token may have expired or been revoked. Or use another login method in `auth`, such as "approle".';
     case "approle":
-      return `${lockoutHint(status)}Check the role id, the namespace and the mount. If they are correct, set a new secret id, because the current secret id may have expired or been used up. ${sameCredentials}`;
+      return `${lockoutHint(status)}Check the role id, the namespace and the mount of the login method. If they are correct, set a new secret id, because the current secret id may have expired or been used up. ${sameCredentials}`;
     case "kubernetes":
       return "Check that the role is bound to this service account and namespace, and that `mount` in `auth` is correct.";
     case "userpass":
@@ -304,7 +323,7 @@ function requireAddress(given: string | undefined, allowHttp: boolean): URL {
   const isLocal = /^(?:localhost|127(?:\.\d+){3}|\[::1\])$/.test(address.hostname);
   if (address.protocol === "http:" && !isLocal && !allowHttp) {
     throw new KeywardError("VALUE_INVALID", "The address of Vault uses plain HTTP to another machine", {
-      hint: "Use https. Only on a network that no attacker can read, set `dangerouslyAllowHttp: true`.",
+      hint: "Use an https address. Set `dangerouslyAllowHttp: true` only if no attacker can read the traffic between this process and Vault.",
     });
   }
   return address;

@@ -19,13 +19,19 @@ import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link transitKeys}. */
 export interface TransitKeysOptions extends VaultConnectionOptions, WrappedKeysOptions {
-  /** Name of the key in the Transit engine. The key must exist. */
+  /** Name of the key in the Transit engine that wraps (encrypts) the keyring. The key must exist. */
   readonly key: string;
   /** Path at which the Transit engine is mounted. Default: `transit`. */
   readonly mount?: string;
-  /** Location of the wrapped keyring: `storeLocation(store)` or `fileLocation(path)` of `@keyward/core`. */
+  /**
+   * Location where the wrapped (encrypted) keyring is stored: `storeLocation(store)` or `fileLocation(path)` of
+   * `@keyward/core`.
+   */
   readonly place: KeyringLocation;
-  /** Context for a Transit key with key derivation (`derived=true`). Required for such a key, and not allowed for others. */
+  /**
+   * Context for a Transit key with key derivation (`derived=true`). Required for such a key, and not allowed for a
+   * Transit key without key derivation.
+   */
   readonly derivedContext?: string;
 }
 
@@ -40,8 +46,9 @@ const optionNames: OptionNames<TransitKeysOptions> = {
 };
 
 /**
- * Returns a key provider for a keyring that is wrapped by a key of the Transit engine of Vault or OpenBao. The wrapping key
- * never leaves Vault. Vault is called to unwrap a changed keyring, and never when a record is encrypted or decrypted.
+ * Returns a key provider for a keyring that is wrapped (encrypted) by a key of the Transit engine of Vault or OpenBao.
+ * The wrapping key never leaves Vault. Vault is called when a keyring is saved, and when a keyring that has changed is
+ * loaded, but never when a record is encrypted or decrypted.
  *
  * @example
  * import { createKeyv, storeLocation } from "@keyward/core";
@@ -53,8 +60,8 @@ const optionNames: OptionNames<TransitKeysOptions> = {
  * const keys = transitKeys({ address, key: "app", place: storeLocation(store) });
  * const sessions = createKeyv({ store, keys, namespace: "sessions" });
  *
- * @throws KeywardError `VALUE_INVALID` for an invalid address, path or key name, for an unknown option, and for an option
- * out of range.
+ * @throws KeywardError `VALUE_INVALID` for an invalid address, path or key name, for an unknown option, and for an
+ * option out of range.
  */
 export function transitKeys(options: TransitKeysOptions): WrappedKeys {
   const { place, name, minGeneration } = requireOptions("transitKeys", options, optionNames);
@@ -121,7 +128,7 @@ class TransitWrapper implements KeyringWrapper {
     const text = fieldOf(fieldOf(answer, "data"), field);
     if (typeof text === "string") return text;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `${this.#name}: the answer of Vault has no field "${field}"`, {
-      hint: "Check `mount`, because the engine at this path may not be a Transit engine.",
+      hint: "Check that `mount` is the path of a Transit engine, because another engine may have answered.",
     });
   }
 
@@ -134,7 +141,7 @@ class TransitWrapper implements KeyringWrapper {
         hint:
           operation === "encrypt"
             ? `${check} If no keyring was ever wrapped by this key, create the key with \`bao write -f transit/keys/…\`.`
-            : `${check} If the key was deleted, restore it with \`bao write transit/restore/…\` or from a snapshot of Vault, because a new key with this name cannot unwrap the keyring. Until then, keep processes running that have loaded the keyring.`,
+            : `${check} If the key was deleted, restore it with \`bao write transit/restore/…\` or from a snapshot of Vault, because a new key with this name cannot unwrap the keyring. Until then, do not stop processes that have loaded the keyring.`,
       });
     }
     if (hasReason(/too old/)) {
@@ -158,9 +165,9 @@ class TransitWrapper implements KeyringWrapper {
     if (status === 400 && operation !== "encrypt") {
       return new KeywardError(
         "KEYRING_INVALID",
-        `${this.#name} cannot unwrap the keyring, which was wrapped by another key or altered`,
+        `${this.#name} cannot unwrap the keyring, which was wrapped by another key or was altered`,
         {
-          hint: "Check `key`, `mount` and `place`. If they are correct, restore the wrapped keyring from a backup.",
+          hint: "Check the options `key`, `mount` and `place`. If these options are correct, restore the wrapped keyring from a backup.",
         },
       );
     }
@@ -187,7 +194,7 @@ function requireWrapped(text: string): string {
     "KEYRING_INVALID",
     "The text at the location of the wrapped keyring was not wrapped by Transit",
     {
-      hint: 'Check that `place` is the location of the wrapped keyring, which begins with "vault:v" and the version of the key. If `place` is correct, restore the wrapped keyring from a backup.',
+      hint: 'Check that `place` is the location of the wrapped keyring. A wrapped keyring begins with "vault:v" and the version of the Transit key. If `place` is correct, restore the wrapped keyring from a backup.',
     },
   );
 }

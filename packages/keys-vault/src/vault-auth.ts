@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { KeywardError, type OptionNames, requireOptions, systemCode } from "@keyward/core";
 
-/** Authentication with an existing token. */
+/** Authentication to Vault with an existing token. */
 export interface TokenAuth {
   /** Name of the login method. */
   readonly method: "token";
@@ -12,54 +12,57 @@ export interface TokenAuth {
   readonly token?: string | (() => string | Promise<string>);
 }
 
-/** Authentication with AppRole. */
+/** Authentication to Vault with the login method AppRole. */
 export interface AppRoleAuth {
   /** Name of the login method. */
   readonly method: "approle";
-  /** Role id of the AppRole. */
+  /** Role id of the AppRole that the process logs in with. */
   readonly roleId: string;
-  /** Secret id, or a function that returns it and is called at each login. Omit `secretId` for a role without secret ids. */
+  /**
+   * Secret id, or a function that returns the secret id. The function is called at each login. Omit `secretId` if the
+   * role does not require a secret id.
+   */
   readonly secretId?: string | (() => string | Promise<string>);
-  /** Path at which the login method is mounted. Default: `approle`. */
+  /** Path in Vault at which the login method is mounted. Default: `approle`. */
   readonly mount?: string;
 }
 
-/** Authentication with the service account of a Kubernetes pod. */
+/** Authentication to Vault with the service account of a Kubernetes pod. */
 export interface KubernetesAuth {
   /** Name of the login method. */
   readonly method: "kubernetes";
-  /** Name of the role in Vault. */
+  /** Name of the Vault role that the process logs in with. */
   readonly role: string;
   /**
    * Path of the file with the service account's token. The file is read at each login. Default:
    * `/var/run/secrets/kubernetes.io/serviceaccount/token`.
    */
   readonly jwtPath?: string;
-  /** Path at which the login method is mounted. Default: `kubernetes`. */
+  /** Path in Vault at which the login method is mounted. Default: `kubernetes`. */
   readonly mount?: string;
 }
 
-/** Authentication with a user name and a password. */
+/** Authentication to Vault with a user name and a password. */
 export interface UserpassAuth {
   /** Name of the login method. */
   readonly method: "userpass";
   /** User name. */
   readonly username: string;
-  /** Password, or a function that returns it and is called at each login. */
+  /** Password, or a function that returns the password. The function is called at each login. */
   readonly password: string | (() => string | Promise<string>);
-  /** Path at which the login method is mounted. Default: `userpass`. */
+  /** Path in Vault at which the login method is mounted. Default: `userpass`. */
   readonly mount?: string;
 }
 
-/** The method by which a process authenticates to Vault, with its credentials. */
+/** The method by which a process authenticates to Vault, and the credentials for this method. */
 export type VaultAuth = TokenAuth | AppRoleAuth | KubernetesAuth | UserpassAuth;
 
-/** Credentials for Vault: an existing token, or the request that gets one. */
+/** Credentials for Vault: an existing token, or the login request that gets a token. */
 export type Credentials =
   | { readonly token: string; readonly login?: undefined }
   | { readonly login: LoginRequest; readonly token?: undefined };
 
-/** A login request. */
+/** A login request to Vault: its path and its body. */
 export interface LoginRequest {
   readonly path: string;
   readonly body: Readonly<Record<string, string>>;
@@ -73,9 +76,10 @@ const kubernetesNames: OptionNames<KubernetesAuth> = { method: true, role: true,
 const userpassNames: OptionNames<UserpassAuth> = { method: true, username: true, password: true, mount: true };
 
 /**
- * Checks the option `auth`.
+ * Checks the login method and its settings in the option `auth`.
  *
- * @throws KeywardError `VALUE_INVALID` for an unknown method, an unknown setting of the method, and a missing setting.
+ * @throws KeywardError `VALUE_INVALID` for an unknown login method, for a setting that the login method does not have,
+ * and for a missing `roleId`, `role` or `username`.
  */
 export function requireAuth(auth: VaultAuth): void {
   switch (auth.method) {
@@ -111,7 +115,8 @@ function requireText(name: string, value: unknown): void {
 const serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 /**
- * Reads the credentials for a login from the options, files and environment variables.
+ * Reads the credentials for a login to Vault: from `auth`, from the file with the service account's token, or from
+ * `VAULT_TOKEN`.
  *
  * @throws KeywardError `PROVIDER_UNAVAILABLE` if a credential is missing or cannot be read.
  */
@@ -171,8 +176,8 @@ async function readJwt(path: string): Promise<string> {
     return (await readFile(path, "utf8")).trim();
   } catch (error) {
     throw missing(
-      `The file with the token of the service account cannot be read (${systemCode(error)})`,
-      "Check that the pod mounts the token (`automountServiceAccountToken`). If the file has another path, set `jwtPath` in `auth`.",
+      `The file with the token of the Kubernetes service account cannot be read (${systemCode(error)})`,
+      "Check that the pod mounts the token of its service account (`automountServiceAccountToken`). If the pod mounts the token at another path, set `jwtPath` in `auth` to this path.",
     );
   }
 }

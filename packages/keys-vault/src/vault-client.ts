@@ -6,14 +6,20 @@ import { QuietHttpAgent, QuietHttpsAgent } from "./quiet-agents.ts";
 
 const maxAnswerBytes = 4 * 1024 * 1024;
 
-/** A request to Vault that failed or was not answered. Contains no part of the request, and no secret stored in Vault. */
+/**
+ * The error of a request to Vault that failed or that Vault did not answer. Contains no part of the request, and no
+ * secret that is stored in Vault.
+ */
 export class VaultFailure extends Error {
   override readonly name = "VaultFailure";
   /** HTTP status of the answer; `undefined` if there was no answer. */
   readonly status: number | undefined;
   /** Error messages in the answer of Vault. */
   readonly reasons: readonly string[];
-  /** The field `data` of an answer with status 404, which describes a deleted secret. */
+  /**
+   * The field `data` of the answer, if the status is 404. If the secret was deleted, the field describes the deleted
+   * secret.
+   */
   readonly data: unknown;
 
   constructor(message: string, status?: number, reasons: readonly string[] = [], data?: unknown) {
@@ -29,18 +35,21 @@ export class VaultFailure extends Error {
     return !this.isUntrusted;
   }
 
-  /** True if no request can succeed: address or namespace are wrong, or the server's certificate is not trusted. */
+  /**
+   * True if no request to Vault can succeed, because Vault redirects to another address, the namespace does not exist,
+   * or the certificate of Vault is not trusted.
+   */
   get isMisaddressed(): boolean {
     const isElsewhere = this.status !== undefined && this.status >= 300 && this.status < 400;
     return this.isUntrusted || isElsewhere || this.isUnknownNamespace;
   }
 
-  /** True if the namespace does not exist. */
+  /** True if the namespace of the request does not exist in Vault. */
   get isUnknownNamespace(): boolean {
     return this.status === 404 && this.reasons.some((reason) => reason.includes("namespace not found"));
   }
 
-  /** True if the server's certificate is not trusted. */
+  /** True if Node.js does not trust the certificate of Vault. */
   get isUntrusted(): boolean {
     return this.status === undefined && /CERT|SELF_SIGNED|UNABLE_TO|ALTNAME/.test(this.message);
   }
@@ -60,9 +69,12 @@ export interface VaultRequest {
 export interface VaultClientSettings {
   readonly address: URL;
   readonly namespace: string | undefined;
-  /** Certificate authorities in PEM. Default: the file in `caPath`, otherwise the authorities that Node.js trusts. */
+  /**
+   * Certificate authorities as a text in PEM. If undefined, the file at `caPath` is read. If `caPath` is undefined too,
+   * the authorities that Node.js trusts are used.
+   */
   readonly ca: string | undefined;
-  /** Path of a file with certificate authorities. */
+  /** Path of a PEM file with certificate authorities, which is read only if `ca` is undefined. */
   readonly caPath: string | undefined;
   readonly requestTimeoutMs: number;
 }
@@ -79,9 +91,9 @@ export class VaultClient {
   }
 
   /**
-   * Sends a request and returns the body of the answer.
+   * Sends a request to Vault and returns the body of the answer.
    *
-   * @throws VaultFailure if there is no answer, or its status is not a success.
+   * @throws VaultFailure if Vault does not answer, or answers with a status that is not a success.
    */
   async request({ method, path, body, token, signal }: VaultRequest): Promise<unknown> {
     this.#client ??= this.#open();
@@ -138,9 +150,13 @@ export class VaultClient {
     try {
       return await readFile(caPath, "utf8");
     } catch (error) {
-      throw new KeywardError("PROVIDER_UNAVAILABLE", `The file in VAULT_CACERT cannot be read (${codeOf(error)})`, {
-        hint: "Correct the path in VAULT_CACERT, or pass the certificates in PEM as `ca`.",
-      });
+      throw new KeywardError(
+        "PROVIDER_UNAVAILABLE",
+        `The file whose path is in VAULT_CACERT cannot be read (${codeOf(error)})`,
+        {
+          hint: "Correct the path in VAULT_CACERT. Or pass the certificate authorities, as a text in PEM, in the option `ca`, which replaces VAULT_CACERT.",
+        },
+      );
     }
   }
 }

@@ -21,9 +21,9 @@ import { encodePath } from "./vault-path.ts";
 
 /** Options of {@link vaultKeys}. */
 export interface VaultKeysOptions extends VaultConnectionOptions {
-  /** Path of the secret in its KV engine, such as `app/keyring`. */
+  /** Path of the secret in the KV engine, such as `app/keyring`, without the mount. */
   readonly path: string;
-  /** Path at which the KV engine, which must be of version 2, is mounted. Default: `secret`. */
+  /** Path at which the KV engine is mounted. The engine must have version 2. Default: `secret`. */
   readonly mount?: string;
   /** Field of the secret that holds the keyring document. Other fields are not changed. Default: `keyring`. */
   readonly field?: string;
@@ -32,19 +32,20 @@ export interface VaultKeysOptions extends VaultConnectionOptions {
 /** A key provider that reads a keyring from a secret in Vault, made by {@link vaultKeys}. */
 export interface VaultKeys extends KeyProvider {
   /**
-   * Replaces the keyring in the secret by a check-and-set write, if the secret still holds `previous`. See
-   * {@link KeyProvider.save}.
+   * Replaces the keyring in the secret by `next`, if the secret still holds `previous`. Writes with check-and-set.
+   * Implements {@link KeyProvider.save}.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
-   * @throws KeywardError `KEYRING_INVALID` if the keyring `next` cannot be saved, and for a KV engine of version 1.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring `next` cannot be saved, or if the KV engine has version 1.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
    * Writes the first keyring into a new secret.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the secret exists, even if it was deleted; `KEYRING_INVALID` and
-   * `PROVIDER_UNAVAILABLE` as {@link VaultKeys.save} does.
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret exists, even if its current version was deleted.
+   * @throws KeywardError `KEYRING_INVALID` if the keyring cannot be saved, or if the KV engine has version 1.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if Vault does not answer, is sealed or denies access.
    */
   create(ring: Keyring): Promise<void>;
 }
@@ -198,7 +199,7 @@ class SecretKeyring {
       const noEngine = failure.reasons.some((reason) => reason.includes("no handler for route"));
       return new KeywardError(
         "PROVIDER_UNAVAILABLE",
-        noEngine ? `${this.#name}: no engine is mounted at this path` : `${this.#name} does not exist`,
+        noEngine ? `${this.#name}: no engine is mounted at the path in \`mount\`` : `${this.#name} does not exist`,
         { hint: `${this.#redundantParts()}${noEngine ? noEngineHint : notThereHint}` },
       );
     }
@@ -267,16 +268,16 @@ class SecretKeyring {
 
   #alreadyExists(): KeywardError {
     return new KeywardError("KEYRING_CONFLICT", `${this.#name} already exists, so no first keyring was written`, {
-      hint: "Load the existing keyring. If the secret was deleted, restore it with `bao kv undelete …`. To change the keyring, call `save()`.",
+      hint: "If the secret was deleted, restore the secret with `bao kv undelete …`. Then use the existing keyring with `load()`, and change the keyring with `save()`.",
     });
   }
 
   #conflict(): KeywardError {
     return new KeywardError(
       "KEYRING_CONFLICT",
-      `${this.#name} does not hold the keyring that this change is based on: another writer was first`,
+      `${this.#name} does not hold the keyring that this change is based on, because another writer has changed the keyring`,
       {
-        hint: "Load the keyring again, repeat the change on it, and save the result.",
+        hint: "Load the keyring again, repeat your change in the loaded keyring, and save the result.",
       },
     );
   }

@@ -7,10 +7,10 @@ const hints = {
 };
 
 /**
- * Encodes a path in Vault for a URL, without slashes at its ends.
+ * Percent-encodes a path in Vault for use in a URL, and removes the slashes at both ends of the path.
  *
- * @param name Name of the option that holds the path, for errors.
- * @throws KeywardError `VALUE_INVALID` for a path that is empty, or has a part that is empty, `.` or `..`.
+ * @param name Name of the option that holds the path. Errors show this name.
+ * @throws KeywardError `VALUE_INVALID` if the path is empty, or if a part between slashes is empty, `.` or `..`.
  */
 export function encodePath(path: string, name: keyof typeof hints): string {
   const parts = typeof path === "string" ? withoutOuterSlashes(path).split("/") : [];

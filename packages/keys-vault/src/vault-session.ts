@@ -31,8 +31,9 @@ const refusalPauses = { firstMs: 10_000, factor: 6, longestMs: 16 * 60_000 };
 const longestTimerMs = 2 ** 31 - 1;
 
 /**
- * The Vault token of a process. Logs in to get a token, renews it before it expires, and logs in again if it cannot be
- * renewed or was revoked. The renewal timer keeps neither the process running nor the session in memory.
+ * The Vault token of a process. Logs in to get a token, and renews the token before it expires. Logs in again if the
+ * token cannot be renewed or was revoked. The timer that renews the token keeps neither the process running nor the
+ * session in memory.
  */
 export class VaultSession {
   readonly #client: VaultClient;
@@ -47,7 +48,7 @@ export class VaultSession {
   #session: Session | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  /** @param timeoutMs How long a renewal by the timer may take, in milliseconds. */
+  /** @param timeoutMs How long a renewal of the token by the timer may take, in milliseconds. */
   constructor(
     client: VaultClient,
     auth: VaultAuth,
@@ -61,9 +62,9 @@ export class VaultSession {
   }
 
   /**
-   * Returns a token that has not expired.
+   * Returns a token for Vault that has not expired. Logs in or renews the token first, if that is necessary.
    *
-   * @throws KeywardError or VaultFailure if the login or the renewal failed.
+   * @throws KeywardError or VaultFailure if the login or the renewal failed and no valid token is left.
    */
   async token(signal: AbortSignal): Promise<string> {
     const session = this.#session;

@@ -117,7 +117,7 @@ describeWithVault(servers, "failed logins", () => {
     },
   );
 
-  it("a login that Vault refused for a used secret id is not repeated, so that other processes can use the role", async () => {
+  it("a login that Vault refused because the secret id was used up is not repeated, so that other processes can use the role", async () => {
     const auth = await appRole();
     const { address, logins } = await countLogins();
     const secretId = await newSecretId(auth.mount);

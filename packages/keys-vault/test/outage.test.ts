@@ -19,7 +19,7 @@ const kinds = {
 
 describeWithVault(servers, "an outage of Vault", () => {
   it.each(Object.entries(kinds))(
-    "stores with a loaded keyring work while Vault is sealed, and new stores report that Vault is sealed: %s",
+    "stores with a loaded keyring read and write while Vault is sealed, and new stores reject because Vault is sealed: %s",
     async (kind, open) => {
       const server = await startVault(servers, { storage: "files" });
       onTestFinished(() => server.stop());

@@ -41,7 +41,7 @@ describeWithVault(servers, "transitKeys", () => {
     for (const secret of ["2026-11", "keyward", ...materialOf(ring)]) expect(text.includes(secret)).toBe(false);
   });
 
-  it("a wrapped keyring is rewrapped after a rotation of the Transit key, and older copies can then be made useless", async () => {
+  it("a wrapped keyring is rewrapped after a rotation of the Transit key, and min_decryption_version then makes older copies useless", async () => {
     const at = await options();
     const keys = transitKeys(at);
     const ring = Keyring.generate();
@@ -62,7 +62,7 @@ describeWithVault(servers, "transitKeys", () => {
     });
   });
 
-  it("a wrapped keyring is loaded without a call to Vault while it is unchanged, and needs only the documented policy", async () => {
+  it("a wrapped keyring is loaded with only the documented policy, and without a call to Vault while it is unchanged", async () => {
     const at = await options();
     await transitKeys(at).create(Keyring.generate());
     const policy = await writePolicy(server, `path "${mount}/decrypt/${at.key}" { capabilities = ["update"] }`);
@@ -77,7 +77,7 @@ describeWithVault(servers, "transitKeys", () => {
     expect(await refusal(reader.load())).toMatchObject({ code: "PROVIDER_UNAVAILABLE" });
   });
 
-  it("a wrapped keyring can be unwrapped by a derived Transit key only with the same context", async () => {
+  it("a wrapped keyring can be unwrapped by a Transit key with key derivation only if derivedContext is the same", async () => {
     const at = await options({ derivedContext: "production" }, { derived: true });
     await transitKeys(at).create(Keyring.generate());
     await transitKeys(at).load();
@@ -102,9 +102,9 @@ describeWithVault(servers, "transitKeys", () => {
     expect(hint).not.toContain("bao write -f");
   });
 
-  it("a wrapped keyring is reported as missing with a hint to restore it, because a new keyring decrypts no records", async () => {
+  it("a missing wrapped keyring is reported with a hint to restore it, because a new keyring decrypts no records", async () => {
     const { hint } = await refusal(transitKeys(await options()).load());
-    expect(hint).toMatch(/restore it.*a new keyring decrypts no existing record/);
+    expect(hint).toMatch(/restore that keyring.*a new keyring decrypts no existing record/);
   });
 
   it("a wrapped keyring is refused if it has an older generation, or another name than the option 'name' requires", async () => {

@@ -51,7 +51,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect((await secretAt(at.path)).metadata.version).toBe(1);
   });
 
-  it("a keyring is saved without a change of the secret's other fields", async () => {
+  it("a keyring is saved, and the other fields of the secret stay unchanged", async () => {
     const at = options({ field: "ring" });
     const ring = Keyring.generate();
     await server.request("POST", `${kv}/data/${at.path}`, { data: { other: "kept", ring: exportKeyring(ring) } });
@@ -71,7 +71,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect((await secretAt(at.path)).data["other"]).toBe("new");
   });
 
-  it("a keyring is not loaded if its secret is deleted, destroyed or missing, or has no engine, as the error reports", async () => {
+  it("a keyring is not loaded if its secret is deleted, destroyed or missing, or has no engine, and the error names this reason", async () => {
     const at = options();
     const keys = vaultKeys(at);
     await keys.create(Keyring.generate());
@@ -134,7 +134,7 @@ describeWithVault(servers, "vaultKeys", () => {
     ["kv/app/keyring", "kv", 'Remove "kv/" from `path`'],
     ["app/keyring", "kv/data", 'Remove "/data" from `mount`'],
   ])(
-    "a keyring is not found at path %s in mount %s, and the hint begins with the part to remove",
+    "a keyring is not found at path %s in mount %s, and the hint begins with the part to remove from path or mount",
     async (path, mount, hint) => {
       const own = (text: string) => text.replaceAll("kv", kv);
       const error = await refusal(vaultKeys(options({ path: own(path), mount: own(mount) })).load());
@@ -163,13 +163,13 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(await put({ keyring: document })).toMatchObject({ hint: expect.stringContaining("as text") });
   });
 
-  it("a keyring is reported as missing with a hint that names the restore of the secret before a new keyring", async () => {
+  it("a missing keyring is reported with a hint that first advises to restore the keyring", async () => {
     const { hint } = await refusal(vaultKeys(options()).load());
     expect(hint).toMatch(/restore this keyring, because a new keyring cannot decrypt existing records/);
     expect(hint.indexOf("restore")).toBeLessThan(hint.indexOf("create"));
   });
 
-  it("a keyring cannot be loaded with a wrong namespace, address or login method, and the error names the wrong setting", async () => {
+  it("a keyring cannot be loaded if the namespace, address or login method is wrong, and the error names the wrong setting", async () => {
     const auth = { method: "userpass", username: "app", password: "p" } as const;
     const namespace = await refusal(vaultKeys(options({ namespace: "none" })).load());
     expect(namespace).toMatchObject({ message: expect.stringContaining("namespace does not exist in Vault") });
@@ -187,7 +187,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect(await refusal(quoted.load())).toMatchObject({ message: expect.stringContaining("quotes") });
   });
 
-  it("a keyring cannot be accessed without the policy that the hint shows", async () => {
+  it("a keyring cannot be saved or loaded without the policy, and the hint of the error shows this policy", async () => {
     const at = options();
     await vaultKeys(at).create(Keyring.generate());
     const policy = await writePolicy(server, `path "${kv}/data/*" { capabilities = ["read"] }`);
@@ -231,7 +231,7 @@ describeWithVault(servers, "vaultKeys", () => {
     });
   });
 
-  it("a keyring is loaded and saved, because requests that a rate limit of the server refuses are retried", async () => {
+  it("a keyring is loaded and saved although a rate limit of Vault refuses requests, because these requests are retried", async () => {
     const limited = await startVault(servers);
     onTestFinished(() => limited.stop());
     const mount = await mountEngine(limited, "kv");
@@ -248,7 +248,7 @@ describeWithVault(servers, "vaultKeys", () => {
     expect((await keys.load()).generation).toBe(ring.generation + 1);
   });
 
-  it("a keyring is saved, and save succeeds, if only the answer of Vault to the write is lost", async () => {
+  it("a keyring is saved, and save resolves, even if the answer of Vault to the write is lost", async () => {
     // This proxy forwards all requests to the server, and drops the answer to a write.
     const proxy = createTcpServer((client) => {
       const upstream = connect(Number(new URL(server.address).port), "127.0.0.1");
@@ -367,7 +367,7 @@ describeWithVault(servers, "vaultKeys with TLS and file storage", () => {
     expect(await refusal(broken.load())).toMatchObject({ message: expect.stringContaining("VAULT_CACERT") });
   });
 
-  it("a Vault server is reached through a tunnel of a proxy, which cannot read the traffic", async () => {
+  it("a Vault server is reached through the tunnel of a proxy, and the proxy cannot read the traffic", async () => {
     const seen: Buffer[] = [];
     const tunnels: string[] = [];
     const proxy = await listening(
@@ -388,7 +388,7 @@ describeWithVault(servers, "vaultKeys with TLS and file storage", () => {
     expect(Buffer.concat(seen).includes(server.rootToken)).toBe(false);
   });
 
-  it("a Vault server is reported as sealed with a hint to unseal it, and works after it is unsealed, also after a restart", async () => {
+  it("a Vault server that is sealed is reported with a hint to unseal it, and a keyring is loaded after the server is unsealed", async () => {
     const keys = vaultKeys(at);
     const ring = await keys.load();
     await server.seal();

@@ -11,13 +11,16 @@ import type { ConnectionOptions, Queue } from "bullmq";
 /** Connection to the queue's Redis: a URL, or any `connection` of BullMQ, such as options or a client of ioredis. */
 export type BullConnection = string | URL | ConnectionOptions;
 
-/** Options that name the queue. A run and its workers must have the same values of these options. */
+/** Options that select the queue. Pass the same values to `startReencryption` and to all workers of the run. */
 export interface QueueOptions {
-  /** The Redis of the queue. The records may be stored in another Redis, or in another kind of store. */
+  /** The Redis that stores the queue. The records may be stored in another Redis, or in another kind of store. */
   readonly connection: BullConnection;
   /** Name of the queue. Each store needs a separate queue. Default: "keyward-reencryption". */
   readonly queue?: string;
-  /** Prefix of the queue's keys in Redis. Default: "bull". On a Cluster it must be in braces, such as "{bull}". */
+  /**
+   * Prefix of the queue's keys in Redis. Default: "bull". On a Cluster the prefix must be in braces, such as "{bull}",
+   * so that all these keys are in one slot.
+   */
   readonly prefix?: string;
 }
 
@@ -27,32 +30,38 @@ export const queueOptionNames = {
   prefix: true,
 } as const satisfies OptionNames<QueueOptions>;
 
-/** The data of a job in the queue. The data contains no keys or values of records. */
+/**
+ * The data of a job in the queue. The data contains no values of records. With a SqliteStore, the cursor in
+ * `checkpoint` contains the key of a record.
+ */
 export interface RangeJob {
-  /** The id of the key under which the job re-encrypts the records. */
+  /** The id of the encryption key under which the job re-encrypts the records. */
   readonly primary: string;
-  /** Number of jobs in the pass over the store that this job belongs to. */
+  /** Number of all jobs in one pass over the store, including this job. */
   readonly jobs: number;
   /**
-   * The range of the store that the job re-encrypts. Absent if the store cannot be divided into ranges; the job then
-   * covers the whole store.
+   * The range of the store that the job re-encrypts. Absent if the store cannot be divided into ranges. Then the job
+   * re-encrypts the whole store.
    */
   readonly range?: string;
-  /** Progress of the job: its counts and the store's cursor. Absent until the first page is done. */
+  /**
+   * The counts of the job so far, and the cursor of the store at which the job continues. Absent until the first page
+   * is done.
+   */
   readonly checkpoint?: string;
 }
 
-/** The numbers of records that a job has read, one number for each outcome. */
+/** How many records a job has read (`scanned`), and how many of them had each outcome, such as `reencrypted`. */
 export type Counts = Omit<ReencryptProgress, "ratePerSecond">;
 
-/** The queue of range jobs. */
+/** The BullMQ queue, which has one job for each range of a store. */
 export type RangeQueue = Queue<RangeJob, Counts, string>;
 
 /**
- * Returns the queue's name and the options of BullMQ for the queue and its workers.
+ * Returns the name of the queue, and the BullMQ options that the queue and its workers share.
  *
- * @throws KeywardError `VALUE_INVALID` if the queue's keys would be in several slots of a Cluster, or the URL cannot be
- * parsed or has a password that is not percent-encoded.
+ * @throws KeywardError `VALUE_INVALID` if the Redis keys of the queue would be in several slots of a Cluster, if the
+ * URL cannot be parsed, or if its password is not percent-encoded.
  */
 export function bullOptions({ connection, queue = "keyward-reencryption", prefix = "bull" }: QueueOptions) {
   if (isCluster(connection) && !/^[^{]*\{[^}]/.test(`${prefix}:${queue}`)) {
@@ -85,15 +94,15 @@ export async function primaryOf(store: EncryptedStoreOrKeyv): Promise<string> {
   return (await reencrypt(store, { dryRun: true, signal: AbortSignal.abort() })).primary;
 }
 
-/** Returns only the counts of records from the progress of a re-encryption. */
+/** Picks the counts of records from the progress of a re-encryption, without the other properties. */
 export function countsOf({ scanned, current, reencrypted, conflicts, expired, unreadable }: Counts): Counts {
   return { scanned, current, reencrypted, conflicts, expired, unreadable };
 }
 
 /**
- * Returns the error without the arguments of its command. ioredis attaches the command to its errors, and the command
- * of a refused login includes the password. A server also quotes arguments in some replies, so the message is cut off
- * at the first quote.
+ * Returns the error without the arguments of the Redis command that failed. ioredis attaches the command to its errors,
+ * and a login command includes the password. Redis also quotes arguments in some error replies, so the message is cut
+ * off at the first quotation mark.
  */
 export function withoutArguments(error: unknown): unknown {
   if (!(error instanceof Error && ("command" in error || "lastNodeError" in error))) return error;
@@ -101,10 +110,10 @@ export function withoutArguments(error: unknown): unknown {
 }
 
 /**
- * Runs work that uses the queue, and turns an error of its Redis into a KeywardError.
+ * Runs `work`, which uses the queue, and turns an error of the queue's Redis into a KeywardError.
  *
- * @param signal the signal of the caller. If the work rejects with the reason of the signal, that reason is thrown
- * unchanged.
+ * @param signal the signal with which the caller can abort `work`. If `work` rejects with the reason of this signal,
+ * the reason is thrown unchanged.
  * @throws KeywardError `STORE_UNAVAILABLE` if the queue's Redis fails.
  */
 export async function withQueueErrors<Result>(work: () => Promise<Result>, signal?: AbortSignal): Promise<Result> {
@@ -114,7 +123,9 @@ export async function withQueueErrors<Result>(work: () => Promise<Result>, signa
     if (signal?.aborted === true && error === signal.reason) throw error;
     if (error instanceof KeywardError || (error instanceof DOMException && error.name === "AbortError")) throw error;
     throw new KeywardError("STORE_UNAVAILABLE", "The Redis of the re-encryption queue failed", {
-      hint: "Check the Redis of the queue. The property `error.cause` has the error of the Redis client. Then repeat the call, because the queue keeps its jobs.",
+      hint:
+        "Check that the Redis of the queue can be reached and allows the commands of BullMQ. The property `error.cause` " +
+        "has the error of the Redis client. Then repeat the call, because the queue keeps its jobs.",
       cause: withoutArguments(error),
     });
   }

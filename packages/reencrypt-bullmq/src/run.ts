@@ -22,7 +22,7 @@ import {
 
 /** Options of {@link startReencryption}. */
 export interface StartReencryptionOptions extends QueueOptions {
-  /** The store whose records are re-encrypted, or a Keyv of `createKeyv` over it. */
+  /** The encrypted store whose records are re-encrypted, or a Keyv that `createKeyv` created over this store. */
   readonly store: EncryptedStoreOrKeyv;
   /**
    * Number of ranges to divide the store into. Each range is one job. Choose a few ranges per worker. A store that
@@ -31,37 +31,43 @@ export interface StartReencryptionOptions extends QueueOptions {
   readonly ranges?: number;
   /**
    * Maximum number of attempts of a job before it counts as failed. The pause before the second attempt is about 1 s,
-   * and each later pause is twice as long as the one before. Default: 10.
+   * and each later pause is twice as long as the pause before it. Default: 10.
    */
   readonly attempts?: number;
 }
 
-/** Progress of a run: the state of the jobs of its latest pass, and the counts of all workers. */
+/**
+ * Progress of a run: the number of jobs in each state in the latest pass, and the numbers of records that all workers
+ * together have processed in this pass.
+ */
 export interface RunProgress extends Counts {
   /**
-   * Number of the current pass over the store, from 1. The number is above 1 if a census found records under other keys
-   * after a pass.
+   * Number of the current pass over the store. The first pass has number 1. Another pass follows if a census finds
+   * records that are not under {@link ReencryptionRun.primary}.
    */
   readonly round: number;
   /** Number of jobs in the current pass. */
   readonly jobs: number;
-  /** Number of jobs that a worker is processing. */
+  /** Number of jobs that workers are processing now. */
   readonly active: number;
-  /** Number of jobs that are done. */
+  /** Number of jobs that are done without an error. */
   readonly completed: number;
-  /** Number of jobs that failed at every attempt. */
+  /** Number of jobs that failed at every attempt and are no longer retried. */
   readonly failed: number;
 }
 
 /** Options of `ReencryptionRun.finished()`. */
 export interface FinishedOptions {
-  /** Stops `finished()`, which then rejects with the signal's reason. The workers continue. Default: none. */
+  /** If this signal is aborted, `finished()` rejects with the signal's reason. The workers continue. Default: none. */
   readonly signal?: AbortSignal;
-  /** Called with the progress of the run each time `finished()` has polled the queue. Default: none. */
+  /** `finished()` calls this function with the progress of the run after each poll of the queue. Default: none. */
   readonly onProgress?: (progress: RunProgress) => void;
   /** Pause between two polls of the queue, in milliseconds. Default: 1,000. */
   readonly pollMs?: number;
-  /** Maximum number of further passes over the store if a census finds records under other keys. Default: 2. */
+  /**
+   * Maximum number of further passes over the store that `finished()` starts. `finished()` starts a further pass if a
+   * census finds records that are not under {@link ReencryptionRun.primary}. Default: 2.
+   */
   readonly repeats?: number;
 }
 
@@ -79,50 +85,52 @@ const finishedOptionNames = {
   repeats: true,
 } as const satisfies OptionNames<FinishedOptions>;
 
-/** A re-encryption of a whole store. Any number of processes may start or join the same run. */
+/** A run: one re-encryption of all records of a store. Any number of processes may start or join the same run. */
 export interface ReencryptionRun {
-  /** The id of the key that encrypts all records when the run has finished. */
+  /** The id of the encryption key under which the run re-encrypts all records. */
   readonly primary: string;
   /** Reads the progress of all workers from the queue. Rejects with an `AbortError` if the run has been aborted. */
   progress(): Promise<RunProgress>;
   /**
-   * Waits until all jobs are done and a census of the store finds every record under {@link ReencryptionRun.primary},
-   * and resolves to that census. If the census finds records under other keys, for example because a process with an
-   * older keyring wrote them, the workers make another pass over the store.
+   * Waits until all jobs are done, and then counts the records under each encryption key (a census). Resolves to the
+   * census if it finds every record under {@link ReencryptionRun.primary}. If the census finds records under other
+   * encryption keys, for example because a process with an older keyring wrote them, the workers make another pass over
+   * the store.
    *
    * @throws KeywardError with one of these codes, or an `AbortError` if the run has been aborted:
    *
    * - `VALUE_INVALID` if an option is unknown or out of range.
-   * - `KEY_IN_USE` if records under other keys remain after the last pass. `counts` of the error has their number by
-   *   key id.
-   * - `KEYRING_CONFLICT` if another key has become primary.
+   * - `KEY_IN_USE` if records under other encryption keys remain after the last pass. The property `counts` of the
+   *   error has the number of these records for each key id.
+   * - `KEYRING_CONFLICT` if another key has become the primary of the keyring during the run.
    * - `STORE_UNAVAILABLE` if the store or the queue's Redis fails.
    */
   finished(options?: FinishedOptions): Promise<Census>;
   /** Pauses all workers after their current page. The workers stay connected and keep their progress. */
   pause(): Promise<void>;
-  /** Lets paused workers continue. */
+  /** Lets the workers continue after a call of {@link ReencryptionRun.pause}. */
   resume(): Promise<void>;
   /**
    * Ends the run in every process. The workers stop after their current page, and the jobs are removed. Records that
    * were re-encrypted stay under {@link ReencryptionRun.primary}.
    */
   abort(): Promise<void>;
-  /** Closes this process's connection to the queue. The workers continue. */
+  /** Closes the connection of this process to the queue. The run and its workers continue. */
   close(): Promise<void>;
 }
 
 /**
  * Starts the re-encryption of a store under its primary key, and adds one job for each range of the store to the queue.
- * The workers that `reencryptionWorker` creates process the jobs. If there is already a run for this key, the call
- * joins that run and retries its failed jobs.
+ * The workers that `reencryptionWorker` creates process the jobs. If there is already a run for this primary key, the
+ * call joins that run and retries its failed jobs.
  *
  * @throws KeywardError with one of these codes:
  *
  * - `STORE_INVALID`, `STORE_NOT_ATOMIC` or `STORE_NOT_SCANNABLE` if the store cannot be re-encrypted.
- * - `VALUE_INVALID` if an option is unknown, a count is not an integer of at least 1, or the prefix of a queue on a
- *   Cluster is not in braces.
- * - `KEYRING_INVALID` if the keyring has no keys, `PROVIDER_UNAVAILABLE` if the keyring cannot be loaded.
+ * - `VALUE_INVALID` if an option is unknown, `ranges` or `attempts` is not an integer of at least 1, the prefix of a
+ *   queue on a Cluster is not in braces, or the URL of the queue's Redis is invalid.
+ * - `KEYRING_INVALID` if the keyring has no keys.
+ * - `PROVIDER_UNAVAILABLE` if the keyring cannot be loaded.
  * - `STORE_UNAVAILABLE` if the queue's Redis fails.
  *
  * @example
@@ -223,10 +231,14 @@ class QueuedRun implements ReencryptionRun {
       const left = counts.records - (counts.keys.get(this.primary) ?? 0);
       if (left === 0) return counts;
       if ((await primaryOf(this.#options.store)) !== this.primary) {
-        throw new KeywardError("KEYRING_CONFLICT", "Another key has become the primary during the re-encryption", {
-          hint: "Call `startReencryption` again to re-encrypt the records under the new primary.",
-          keyId: this.primary,
-        });
+        throw new KeywardError(
+          "KEYRING_CONFLICT",
+          "Another key has become the primary of the keyring during the re-encryption",
+          {
+            hint: "Call `startReencryption` again to re-encrypt the records under the new primary.",
+            keyId: this.primary,
+          },
+        );
       }
       if (pass >= repeats) throw await this.#remaining(counts, left);
       // A census takes long. If the run was aborted meanwhile, progress() rejects.
@@ -318,9 +330,9 @@ class QueuedRun implements ReencryptionRun {
     const message = `${left} records are still under other keys than "${this.primary}" after the last pass`;
     return new KeywardError("KEY_IN_USE", message, {
       hint:
-        "A process with an older keyring may have written these records. Check that every process has loaded the keyring " +
-        "with the new primary, then start the re-encryption again. Records that cannot be decrypted also stay under their " +
-        "key. The reports that workers pass to `onReport` list these records.",
+        "Check that every process has loaded the keyring with the new primary, because a process with an older keyring may " +
+        "have written these records. Then start the re-encryption again. If records still remain, find them in the reports " +
+        "that workers pass to `onReport`. These reports list the records that cannot be decrypted, and so not re-encrypted.",
       keyId: this.primary,
       counts: {
         ...Object.fromEntries([...counts.keys].filter(([id]) => id !== this.primary)),

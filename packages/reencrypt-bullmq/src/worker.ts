@@ -30,8 +30,8 @@ export interface ReencryptionWorkerOptions
   extends QueueOptions,
     Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond"> {
   /**
-   * The store whose records are re-encrypted, or a Keyv of `createKeyv` over it. Every worker needs the same records
-   * and a keyring with the same keys.
+   * The encrypted store whose records the worker re-encrypts, or a Keyv that `createKeyv` created over this store. All
+   * workers need a store with the same records and a keyring with the same keys.
    */
   readonly store: EncryptedStoreOrKeyv;
   /**
@@ -40,16 +40,20 @@ export interface ReencryptionWorkerOptions
    */
   readonly concurrency?: number;
   /**
-   * For how long a worker that died keeps the lock on its range, in milliseconds. Another worker takes over the range
-   * at most twice `lockMs` after the crash. Default: 30,000.
+   * How long the lock on a range outlives a crash of its worker, in milliseconds. Another worker continues the range at
+   * most 2 × `lockMs` after the crash. Default: 30,000.
    */
   readonly lockMs?: number;
-  /** Called in this process with the report of each range, including the keys of records that cannot be decrypted. */
+  /**
+   * The worker calls this function with its report at the end of each range, and when it stops within a range. The
+   * report lists the records that cannot be decrypted, each with the record's key. Default: none.
+   */
   readonly onReport?: (report: ReencryptReport) => void;
   /**
-   * Called with the error of each failed attempt, and with errors of the connection to the queue. The worker retries by
-   * itself. If the same connection error recurs, it is reported once, and then at growing intervals with the number of
-   * times that it has occurred. After the worker has reconnected, the next error is reported immediately.
+   * The worker calls this function with the error of each failed attempt at a job, and with errors of its connection to
+   * the queue. It retries the job and reconnects by itself. A connection error that recurs is reported once, and then
+   * at growing intervals with the number of times that it has occurred. After the worker has reconnected, the next
+   * connection error is reported immediately. Default: none.
    */
   readonly onError?: (error: unknown, repetition: Repetition) => void;
 }
@@ -76,10 +80,14 @@ export interface ReencryptionWorker {
 
 /**
  * Starts a worker that re-encrypts the ranges that `startReencryption` adds to the queue, one range at a time. Start a
- * worker in each process that should share the work, before or after the run is started.
+ * worker in each process that should share the work, before or after you call `startReencryption`.
  *
- * @throws KeywardError `STORE_INVALID` if `store` is not an encrypted store; `VALUE_INVALID` if an option is unknown or
- * out of range, or if the prefix of a queue on a Cluster is not in braces.
+ * @throws KeywardError with one of these codes:
+ *
+ * - `STORE_INVALID` if `store` is not an encrypted store.
+ * - `VALUE_INVALID` if an option is unknown or out of range, the prefix of a queue on a Cluster is not in braces, or
+ *   the URL of the queue's Redis is invalid.
+ *
  * @example
  * ```ts
  * import { createKeyv } from "@keyward/core";

@@ -88,7 +88,7 @@ describeWithRedis(servers, "a re-encryption whose queue and records are in one C
     ]);
   });
 
-  it("refuses a prefix with which the keys of the queue would be in several slots, and adds no job", async () => {
+  it("refuses a queue prefix without a hash tag, which would distribute the queue's keys over several slots", async () => {
     const store = new EncryptedStore(open(), { keys: promoted });
     const refused = expect.objectContaining({ code: "VALUE_INVALID" });
     await expect(startReencryption({ connection: connect(), queue: "spread", store })).rejects.toEqual(refused);

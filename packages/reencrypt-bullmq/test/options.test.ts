@@ -24,7 +24,7 @@ it.each([
   { ranges: Number.NaN },
   { attempts: Number.POSITIVE_INFINITY },
   { attempts: 1.5 },
-])("startReencryption refuses %o", async (option) => {
+])("startReencryption refuses the invalid option %o", async (option) => {
   expect(await codeOf(startReencryption, { connection, store, ...option })).toBe("VALUE_INVALID");
 });
 
@@ -35,7 +35,7 @@ it.each([
   { batchSize: 0 },
   { concurrency: -1 },
   { maxPerSecond: Number.NaN },
-])("reencryptionWorker refuses %o", async (option) => {
+])("reencryptionWorker refuses the invalid option %o", async (option) => {
   expect(await codeOf(reencryptionWorker, { connection, store, ...option })).toBe("VALUE_INVALID");
 });
 

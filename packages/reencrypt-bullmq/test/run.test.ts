@@ -93,7 +93,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("refuses an option that is not a valid amount before it connects to the queue", async () => {
+  it("refuses an invalid amount as an option of a worker or of finished()", async () => {
     const { name, store } = await rotated(1);
     for (const amount of [Number.NaN, Number.POSITIVE_INFINITY, 0, -1, 0.5]) {
       for (const option of ["lockMs", "batchSize", "concurrency", "maxPerSecond"]) {
@@ -159,7 +159,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("keeps no value, record key or key material in the queue, not even after a failure", async () => {
+  it("stores no value, no record's key and no key material in the queue, even if an attempt fails", async () => {
     const { name, inner, store } = await rotated(100);
     const run = await start(name, { store, ranges: 2 });
     const broken = vi.spyOn(inner, "scan").mockRejectedValueOnce(new Error(`${marker} secret key 1`));
@@ -193,7 +193,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     for (const secret of secrets) expect(text).not.toContain(secret);
   });
 
-  it("stops at pause() and continues where it stopped after resume(), also in another worker", async () => {
+  it("stops after pause(), and continues after resume() where it stopped, even in another worker", async () => {
     const { name, store, expectMoved } = await rotated(1_000);
     const run = await start(name, { store, ranges: 2 });
     const { worker } = work(name, { store, batchSize: 20, maxPerSecond: 400 });
@@ -215,7 +215,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("ends in every process at abort(), and can be started again", async () => {
+  it("ends in every process after abort(), and can be started again", async () => {
     const { name, store, expectMoved } = await rotated(1_000);
     const run = await start(name, { store, ranges: 4 });
     const other = await start(name, { store, ranges: 4 });
@@ -235,7 +235,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(errors).toEqual([]);
   });
 
-  it("adds no pass after abort(), even in a process that was counting records for a census meanwhile", async () => {
+  it("adds no pass after abort(), even if another process is taking a census when abort() is called", async () => {
     const { name, store } = await rotated(20);
     const run = await start(name, { store, ranges: 2 });
     work(name, { store });
@@ -258,7 +258,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await rawQueue(name).getJobCountByTypes()).toBe(0);
   });
 
-  it("continues if the signal of finished() is aborted, which then rejects", async () => {
+  it("continues after finished() has rejected because the signal of finished() was aborted", async () => {
     const { name, store, expectMoved } = await rotated(50);
     const run = await start(name, { store });
     const stop = new AbortController();
@@ -270,7 +270,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     await expectMoved();
   });
 
-  it("makes another pass if a process with an older keyring wrote a record meanwhile", async () => {
+  it("makes another pass if a process with an older keyring wrote a record before the census", async () => {
     const { name, inner, store } = await rotated(50);
     const writer = createKeyv({ store: inner, keys: staged, namespace: "flows" }).encryptedStore;
     const run = await start(name, { store, ranges: 1 });
@@ -283,7 +283,7 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(await run.progress()).toMatchObject({ scanned: 51 });
   });
 
-  it("rejects with the number of remaining records if they cannot be re-encrypted", async () => {
+  it("makes finished() reject with the number of remaining records if records cannot be decrypted", async () => {
     const { name, inner, store } = await rotated(20);
     const flows = inner.namespaced("flows");
     const stored = await flows.get("secret key 1");
@@ -440,7 +440,7 @@ describeWithRedis(servers, "an error of BullMQ or ioredis", () => {
     expect(new Set(first).size).toBe(first.length);
   });
 
-  it("is a KeywardError without the arguments of the command if the user of the queue lacks a permission", async () => {
+  it("becomes a KeywardError without the arguments of the command if the queue's Redis user lacks a permission", async () => {
     const connection = `redis://reader:${encodeURIComponent(password)}@${node.host}:${node.port}`;
     const queue = `queue ${secret}`;
     await expectRefusal(startReencryption({ connection, store, queue }), "STORE_UNAVAILABLE");

@@ -1,8 +1,8 @@
 import type { StoredValue } from "@keyward/core";
 
 /**
- * A record in memory. Each new record gets the next number in `sequence`, and keeps that number when its value is
- * replaced.
+ * A record in memory. `sequence` numbers the records in the order in which they were added. A record keeps its number
+ * when its value is replaced.
  */
 export interface Entry {
   readonly namespace: string;
@@ -24,8 +24,8 @@ const inspectedPerWrite = 4;
 const leastToCompact = 64;
 
 /**
- * The records of all namespaces in memory. A record is found by its namespace and key. Lists have the records in the
- * order in which they were added. Every method is synchronous, so each call is atomic.
+ * The records of all namespaces in memory. A record is found by its namespace and key. Methods that return several
+ * records return them in the order in which they were added. Every method is synchronous, so each call is atomic.
  */
 export class Entries {
   readonly #namespaces = new Map<string, Map<string, Entry>>();
@@ -43,7 +43,10 @@ export class Entries {
     return this.#ordered.length - this.#removed;
   }
 
-  /** Returns the record with this namespace and key, or `undefined` if there is no such record or it has expired. */
+  /**
+   * Returns the record with this namespace and key, or `undefined` if there is no such record or the record has
+   * expired.
+   */
   find(namespace: string, key: string): Entry | undefined {
     const entry = this.#namespaces.get(namespace)?.get(key);
     return entry !== undefined && isAlive(entry, Date.now()) ? entry : undefined;
@@ -62,7 +65,7 @@ export class Entries {
     }
   }
 
-  /** Removes the record, and returns whether it existed and had not expired. */
+  /** Removes the record with this namespace and key. Returns whether the record existed and had not expired. */
   delete(namespace: string, key: string): boolean {
     this.#dropSomeExpired();
     const entry = this.#namespaces.get(namespace)?.get(key);
@@ -76,7 +79,10 @@ export class Entries {
     for (const entry of this.#namespaces.get(namespace)?.values() ?? []) this.#remove(entry);
   }
 
-  /** Lists the records of a namespace that existed when the call began and still exist when they are reached. */
+  /**
+   * Yields the records of a namespace. Leaves out records that are added after the iteration has begun, and records
+   * that are removed before the iteration reaches them.
+   */
   *list(namespace: string): Generator<Entry, void> {
     const end = this.#nextSequence;
     for (const entry of this.#namespaces.get(namespace)?.values() ?? []) {
@@ -85,7 +91,7 @@ export class Entries {
     }
   }
 
-  /** Sequence number of the next new record. */
+  /** Sequence number that the next new record will get. */
   get nextSequence(): number {
     return this.#nextSequence;
   }

@@ -25,16 +25,16 @@ import { Entries } from "./entries.ts";
 
 /**
  * A set of records in memory, with Keyv's storage adapter methods, atomic replacement, and a scan over every namespace.
- * {@link MemoryStore} extends this class, and `MemoryStore.reserved()` returns another instance.
+ * {@link MemoryStore} extends this class. `MemoryStore.reserved()` returns an instance of this class.
  */
 export class MemorySpace extends Hookified implements AtomicStore, ScannableStore, BinaryStore, BoundedStore {
-  /** Values may be bytes, which the store keeps unchanged. */
+  /** Marks the store as one that keeps bytes unchanged, so that records are encrypted to binary envelopes. */
   readonly values = "bytes";
   /** Maximum duration of a call in milliseconds: 0, because no call waits. */
   readonly longestCallMs: number = 0;
   /**
-   * The namespace whose records the methods read and write. Only {@link MemorySpace.scan} ignores it and reads every
-   * namespace. `undefined` and "" both mean no namespace.
+   * The namespace whose records the methods read and write. Only {@link MemorySpace.scan} ignores this property, and
+   * reads the records of every namespace. `undefined` and "" both mean no namespace.
    */
   namespace: string | undefined;
   readonly #entries: Entries;
@@ -45,23 +45,25 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     this.#entries = entries;
   }
 
-  /** The capabilities that Keyv uses: all methods, and `expires` as an absolute time. */
+  /**
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
 
   /**
-   * Returns the value of `key`, or `undefined` if there is no record. Bytes are returned as a copy.
+   * Returns the value of `key`, or `undefined` if `key` has no record. Bytes are returned as a copy.
    *
-   * @throws KeywardError `VALUE_INVALID` if the key or the namespace is not a well-formed string. Every other method
-   * throws this error too.
+   * @throws KeywardError `VALUE_INVALID` if the key or the namespace is not a well-formed string. Every method checks
+   * its keys and the namespace in this way.
    */
   async get(key: string): Promise<StoredValue | undefined> {
     const entry = this.#entries.find(this.#requiredNamespace(), requireKey(key));
     return entry === undefined ? undefined : copy(entry.value);
   }
 
-  /** Returns one value per key, in the order of `keys`; `undefined` for a key without a record. */
+  /** Returns one value per key, in the order of `keys`. The value is `undefined` for a key without a record. */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const namespace = this.#requiredNamespace();
     return keys.map(requireKey).map((key) => {
@@ -71,11 +73,11 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * Stores a copy of the value.
+   * Stores a copy of `value` as the value of `key`.
    *
    * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes
-   * the record. A number up to 10^12 is a duration from now, as Keyv 5 passes it: see `requireExpires` of
-   * `@keyward/core`.
+   * the record. A number up to 10^12 counts as a duration from now in milliseconds, because Keyv 5 passes durations
+   * (`requireExpires` of `@keyward/core` has the exact rule).
    * @throws KeywardError `VALUE_INVALID` if the value is neither a well-formed string nor bytes, or `expires` is not a
    * number.
    */
@@ -86,7 +88,7 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     return true;
   }
 
-  /** Stores all entries in one atomic step. If one entry is invalid, the call rejects and stores none of them. */
+  /** Stores all entries in one atomic step. If one entry is invalid, the call rejects and stores no entry. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const namespace = this.#requiredNamespace();
     const checked = entries.map((entry) => ({
@@ -98,7 +100,7 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     return checked.map(() => true);
   }
 
-  /** Removes the record of `key`, and returns whether it existed. */
+  /** Removes the record of `key`, and returns whether the record existed. */
   async delete(key: string): Promise<boolean> {
     return this.#entries.delete(this.#requiredNamespace(), requireKey(key));
   }
@@ -109,12 +111,12 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
     return keys.map(requireKey).map((key) => this.#entries.delete(namespace, key));
   }
 
-  /** Returns whether there is a record of `key`. */
+  /** Returns whether `key` has a record. */
   async has(key: string): Promise<boolean> {
     return this.#entries.find(this.#requiredNamespace(), requireKey(key)) !== undefined;
   }
 
-  /** Returns for each key whether there is a record, in the order of `keys`. */
+  /** Returns for each key whether the key has a record, in the order of `keys`. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const namespace = this.#requiredNamespace();
     return keys.map(requireKey).map((key) => this.#entries.find(namespace, key) !== undefined);
@@ -126,8 +128,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * Yields the key and value of each record of this namespace. Leaves out records that are added after the start, and
-   * records that are removed before the iterator reaches them.
+   * Yields the key and value of each record of this namespace. Leaves out records that are added after the iteration
+   * has begun, and records that are removed before the iterator reaches them.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
@@ -158,8 +160,8 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
   }
 
   /**
-   * Calls {@link MemorySpace.replace} for all changes in one atomic step. Returns for each change whether its `next`
-   * was written.
+   * Makes several replacements like {@link MemorySpace.replace}, in one atomic step. Returns for each of the `changes`
+   * whether its `next` was written.
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const namespace = this.#requiredNamespace();
@@ -179,9 +181,10 @@ export class MemorySpace extends Hookified implements AtomicStore, ScannableStor
 
   /**
    * Returns a page of records of every namespace, in the order in which they were added, and the cursor of the next
-   * page. The last page has no cursor. A cursor stays valid while records change, but only in this store and its views.
+   * page. The last page has no cursor. A cursor stays valid while records change, but only for this store and its
+   * views.
    *
-   * @throws KeywardError `VALUE_INVALID` if `cursor` does not come from a scan, or `limit` is not an integer of at
+   * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, or if `limit` is not an integer of at
    * least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
@@ -225,9 +228,9 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
   /**
    * Creates an empty store, or a second store object over the records of an existing store.
    *
-   * @param origin the existing store, whose records and reserved space the new store shares. Default: none, for an
-   * empty store.
-   * @throws KeywardError `VALUE_INVALID` if `origin` is not a `MemoryStore`. A `MemoryStore` has no options.
+   * @param origin the existing store, whose records and reserved space the new store shares. Default: none, which
+   * creates an empty store.
+   * @throws KeywardError `VALUE_INVALID` if `origin` is not a `MemoryStore`, for example an object with options.
    */
   constructor(origin?: MemoryStore) {
     if (origin !== undefined && !(origin instanceof MemoryStore)) {
@@ -245,7 +248,8 @@ export class MemoryStore extends MemorySpace implements ReservedSpace, Namespace
 
   /**
    * Returns the reserved space, where Keyward keeps its own records. The other methods of this store neither read nor
-   * change those records. A store and all its views have the same reserved space.
+   * change records in the reserved space. The store and its views, which `namespaced` returns, have the same reserved
+   * space.
    */
   reserved(): MemorySpace {
     return this.#reserved;

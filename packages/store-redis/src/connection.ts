@@ -10,40 +10,46 @@ export interface Request {
   readonly name: string;
   readonly given: readonly (string | Buffer)[];
   /**
-   * Whether the command changes data. A command that changes data is not repeated if the server may have carried out
+   * Whether the command changes data. If so, the store does not repeat the command when the server may have carried out
    * the first attempt.
    */
   readonly writes: boolean;
   /**
-   * The expected type of the reply. A reply of another type is an error, such as QUEUED, which the server replies while
-   * the client has an open transaction.
+   * The expected type of the reply. If the reply has another type, the call rejects. For example, the server replies
+   * QUEUED while the client has an open transaction.
    */
   readonly answer: Answer;
-  /** For EVALSHA: the text of the script, for a server that does not know its digest yet. */
+  /**
+   * For EVALSHA: the text of the script, which is sent with EVAL if the server does not know the script's digest yet.
+   */
   readonly script?: string;
-  /** An equivalent command for an older server, which would reply to the newer command with a syntax error. */
+  /**
+   * An equivalent command without the newer syntax, which is sent to a server that replies to this command with a
+   * syntax error.
+   */
   readonly olderForm?: Request;
 }
 
 /**
- * Types of replies.
+ * Types of replies that a command can have.
  *
  * - `written`: OK.
  * - `written-or-not`: OK or null.
  * - `number`: an integer.
  * - `bytes`: bytes or null.
- * - `many-numbers`, `many-bytes`: a list of numbers, or of bytes and nulls.
+ * - `many-numbers`: a list of integers.
+ * - `many-bytes`: a list of bytes and nulls.
  */
 export type Answer = "written" | "written-or-not" | "number" | "bytes" | "many-numbers" | "many-bytes";
 
-/** A server whose keys are scanned. */
+/** A primary node, or a single server, whose keys a scan reads. */
 export interface ScannedServer {
-  /** Address of the server. Every page of a scan identifies the server by this address. */
+  /** Address of the server, by which the cursor of a scan identifies the server. */
   readonly address: string;
   /**
-   * Runs commands that only read in one MULTI transaction, so that the same process of the server replies to all of
-   * them. Returns the replies. Either all commands are sent or none, because the server would queue all later commands
-   * of the client behind an unfinished transaction.
+   * Runs read-only commands in one MULTI transaction and returns their replies. So one process of the server replies to
+   * all commands, even if the server restarts. Either all commands are sent or none, because the server would queue all
+   * later commands of the client behind an unfinished transaction.
    */
   transaction(commands: readonly (readonly string[])[], deadline: Deadline): Promise<readonly unknown[]>;
 }
@@ -69,7 +75,10 @@ const readScript = `return {redis.call("GET", KEYS[1])}`;
  * carried it out, or if the command only reads.
  */
 export abstract class Connection {
-  /** Maximum duration of a call in milliseconds. Afterwards no command is sent for that call. */
+  /**
+   * Maximum duration of a call in milliseconds. A call that takes longer rejects, and no more commands are sent for
+   * that call.
+   */
   readonly timeoutMs: number;
   #closed = false;
   /** The latest error of the connection since the last reply. */
@@ -87,18 +96,19 @@ export abstract class Connection {
     this.timeoutMs = requireAmount("timeoutMs", timeoutMs, "milliseconds");
   }
 
-  /** Whether the keys are distributed over several servers by their slots. */
+  /** Whether the client is connected to a Cluster, which distributes keys over its nodes by their slots. */
   abstract readonly isCluster: boolean;
 
-  /** Waits until the client knows the primary nodes, and returns all of them. */
+  /** Waits until the client knows all primary nodes (or the single server), and returns them. */
   abstract servers(deadline: Deadline): Promise<readonly ScannedServer[]>;
 
   /**
-   * Sends a command once, and follows redirections. Rejects with {@link NotSent} if the command was certainly not sent.
+   * Sends a command once, and follows the redirections of a Cluster. Rejects with {@link NotSent} if the command was
+   * certainly not sent.
    */
   protected abstract attempt(request: Request, deadline: Deadline): Promise<unknown>;
 
-  /** Makes the client of a Cluster look up the nodes again. */
+  /** Makes the client of a Cluster ask again which node serves which slots. */
   protected abstract refresh(): void;
 
   /**
@@ -107,21 +117,24 @@ export abstract class Connection {
    */
   protected abstract leave(): void;
 
-  /** Closes the client if this store opened it. */
+  /**
+   * Closes the client if the store created the client. A store over an adapter closes the adapter if no other store
+   * uses it.
+   */
   protected abstract end(): Promise<void>;
 
   /**
-   * Sends all commands, as one write to each server, and returns their replies in order. After a command has been
-   * refused, no command of this call is repeated.
+   * Sends all commands, as one write to each server, and returns their replies in the order of `requests`. If the
+   * server permanently refuses one of the commands, none of them is repeated.
    */
   async send(requests: readonly Request[]): Promise<unknown[]> {
     return await this.within((deadline) => Promise.all(requests.map((request) => this.#carryOut(request, deadline))));
   }
 
   /**
-   * Runs the work of one call of the store, which must end within the timeout.
+   * Runs `work`, which does everything for one call of the store, with a deadline of `timeoutMs` from now.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` if the work takes longer, or the store is disconnected.
+   * @throws KeywardError `STORE_UNAVAILABLE` if `work` takes longer than `timeoutMs`, or if the store is disconnected.
    */
   async within<Result>(work: (deadline: Deadline) => Promise<Result>): Promise<Result> {
     if (this.#closed) {
@@ -135,24 +148,27 @@ export abstract class Connection {
     return await deadline.bound(work(deadline), () => this.tooLate(deadline));
   }
 
-  /** Remembers an error of the connection, to explain why calls fail until the next reply. */
+  /** Remembers an error of the connection. Until the server replies again, this error explains why calls fail. */
   noteFailure(error: unknown): void {
     const failure = bareError(error);
     // An error with a known reason is not replaced by one without, such as the following close of the socket.
     if (problemOf(failure) !== undefined || problemOf(this.#failure) === undefined) this.#failure = failure;
   }
 
-  /** Forgets the error of {@link Connection.noteFailure}, because the client has connected. */
+  /** Forgets the error that {@link Connection.noteFailure} remembers, because the client has connected since then. */
   protected noteSuccess(): void {
     this.#failure = undefined;
   }
 
-  /** The latest error that {@link Connection.noteFailure} remembers. */
+  /** The error that {@link Connection.noteFailure} remembers. `undefined` if the server has replied since then. */
   protected get failure(): Error | undefined {
     return this.#failure;
   }
 
-  /** Waits a moment before a command is repeated, and reconnects if `error` is a reply of the wrong node. */
+  /**
+   * Waits briefly before the caller repeats a command. If `error` is a reply of the wrong node, such as a demoted
+   * primary, also reconnects the client.
+   */
   async pause(deadline: Deadline, error: unknown): Promise<void> {
     deadline.lastError = error ?? deadline.lastError;
     this.refresh();
@@ -178,7 +194,10 @@ export abstract class Connection {
     while (this.#attempts > 0 && performance.now() < untilMs) await sleep(1);
   }
 
-  /** Returns the error of a call that took too long. The error names the reason if the reason is known. */
+  /**
+   * Returns the error for a call that took longer than its time limit. The error names the reason if the latest error
+   * of the call or of the connection reveals the reason.
+   */
   protected tooLate({ lastError }: Deadline): KeywardError {
     for (const error of [lastError, this.#failure]) {
       const problem = problemOf(error);
@@ -295,7 +314,7 @@ function unexpectedReply({ name }: Request): KeywardError {
 }
 
 /**
- * Returns the replies to the commands of a transaction.
+ * Returns the replies to the commands of a transaction, which are a list in the reply to EXEC.
  *
  * @param replies the replies to MULTI, to each command, and to EXEC.
  */

@@ -4,7 +4,7 @@ export class Deadline {
   readonly #shareOverAtMs: number;
   #ending: AbortController | undefined;
   #passed = false;
-  /** The latest error of the call, which explains why it took too long. */
+  /** The latest error during the call. If the call reaches its time limit, this error explains why. */
   lastError: unknown;
 
   constructor(timeoutMs: number) {
@@ -13,12 +13,15 @@ export class Deadline {
     this.#shareOverAtMs = startedAtMs + timeoutMs / 4;
   }
 
-  /** Whether a quarter of the time limit is over. A page of a scan ends then, because the next page continues the scan. */
+  /**
+   * Whether a quarter of the time limit has passed. A page of a scan that has found no keys by then ends empty, and the
+   * next page continues the scan.
+   */
   get shareOver(): boolean {
     return performance.now() >= this.#shareOverAtMs;
   }
 
-  /** Whether the call has settled or has reached its time limit. No command may be sent for the call then. */
+  /** Whether the call has settled or has reached its time limit. If so, no more commands may be sent for the call. */
   get passed(): boolean {
     this.#passed ||= performance.now() >= this.#atMs;
     return this.#passed;
@@ -32,7 +35,10 @@ export class Deadline {
     return this.#ending.signal;
   }
 
-  /** Returns the result of `work`. Rejects with the error that `late` returns if the work takes longer than the limit. */
+  /**
+   * Waits for `work` and returns its result. If the time limit passes first, rejects with the error that `late`
+   * returns.
+   */
   async bound<Result>(work: Promise<Result>, late: () => Error): Promise<Result> {
     return await new Promise<Result>((resolve, reject) => {
       const timer = setTimeout(

@@ -3,7 +3,14 @@ import { EventEmitter } from "node:events";
 import { Writable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { inspect } from "node:util";
-import { KeywardError, type Repetition, Repetitions, requireUrl, shareListener } from "@keyward/core";
+import {
+  ignoreLaterErrors,
+  KeywardError,
+  type Repetition,
+  Repetitions,
+  requireUrl,
+  shareListener,
+} from "@keyward/core";
 import { Cluster, type ClusterNode, type ClusterOptions, Command, Redis, type RedisOptions } from "ioredis";
 import { Connection, executedOf, type Request, type ScannedServer, unavailable } from "./connection.ts";
 import type { Deadline } from "./deadline.ts";
@@ -12,10 +19,10 @@ import { bareError, NotSent, serverCodeOf } from "./server-error.ts";
 
 /** A Redis Cluster to connect to. */
 export interface ClusterSource {
-  /** Some nodes of the Cluster, through which the client finds the others. */
+  /** Some nodes of the Cluster, through which the client finds all other nodes. */
   readonly nodes: readonly ClusterNode[];
   /**
-   * Options of the class `Cluster` of ioredis. The option `redisOptions` of `Cluster` has the password and TLS. Default:
+   * Options for the class `Cluster` of ioredis. Pass the password and the options for TLS as `redisOptions`. Default:
    * none.
    */
   readonly options?: ClusterOptions;
@@ -44,8 +51,8 @@ export class IoredisConnection extends Connection {
   /**
    * Creates a connection over a new client or an existing one.
    *
-   * @param failed called with an error of the connection, and with how often this error has recurred. Not called for
-   * every recurrence.
+   * @param failed called with an error of the connection and the number of times that this error has occurred. If the
+   * error recurs, `failed` is called only at growing intervals.
    */
   constructor(source: RedisSource, timeoutMs: number, failed: (error: Error, repetition: Repetition) => void) {
     super(timeoutMs);
@@ -125,12 +132,12 @@ export class IoredisConnection extends Connection {
     for (const unlisten of this.#unlisten) unlisten();
     if (!this.#ownsClient) return;
     // ioredis prints errors that have no listener. Errors while the client closes do not matter.
-    this.#client.on("error", () => undefined);
+    ignoreLaterErrors(this.#client);
     // ioredis listens for one error of a socket, but an interrupted TLS handshake has two. The second would end the
     // process.
     for (const node of isCluster(this.#client) ? this.#client.nodes() : [this.#client]) {
       const socket: unknown = Reflect.get(node, "stream");
-      if (socket instanceof EventEmitter) socket.on("error", () => undefined);
+      if (socket instanceof EventEmitter) ignoreLaterErrors(socket);
     }
     this.#client.disconnect();
   }
@@ -308,7 +315,9 @@ function connect(source: string | URL | RedisOptions | ClusterSource, timeoutMs:
     // Errors of ioredis may quote an option, and the error of an invalid URL has the whole URL.
     const name = error instanceof Error ? error.name : typeof error;
     throw new KeywardError("VALUE_INVALID", `ioredis refused the options of the connection (${name})`, {
-      hint: "Compare the options, and the nodes of a Cluster, with the TypeScript types `RedisOptions` and `ClusterOptions`.",
+      hint:
+        "To find the invalid option, compare the options, and the nodes of a Cluster, with the TypeScript types " +
+        "`RedisOptions` and `ClusterOptions` of ioredis.",
     });
   }
 }
@@ -339,7 +348,7 @@ function checkedUrl(name: string, given: string | URL): string {
   const url = requireUrl(name, text, redisUrl);
   if (url.hostname === "" || !/^\/?\d*$/.test(url.pathname)) {
     throw new KeywardError("VALUE_INVALID", `${name} has no host, or its path is not the number of a database`, {
-      hint: `Write the URL as \`${redisUrl.form}\`. For a socket, pass only the path of the socket.`,
+      hint: `Write the URL as \`${redisUrl.form}\`. To connect to a Unix socket, pass only the path of the socket.`,
     });
   }
   return url.href;

@@ -10,8 +10,9 @@ const reservedMark = "%reserved:";
  * The layout of a `RedisStore`: the record `key` of `namespace` is stored under `prefix:namespace:key`, and a record of
  * the reserved space under `prefix:%reserved:namespace:key`.
  *
- * In the namespace, `%`, `:`, braces, spaces and control characters are percent-encoded. So the namespace ends at the
- * first colon and has no hash tag. The key is not encoded. No two records share a key of Redis.
+ * In the namespace, `%`, `:`, braces, spaces and control characters are percent-encoded. So a colon always ends the
+ * namespace, and no namespace contains a hash tag. The record's key is not encoded. No two records have the same key in
+ * Redis.
  */
 export class KeyLayout implements RecordLayout {
   readonly #prefix: string;
@@ -20,8 +21,11 @@ export class KeyLayout implements RecordLayout {
   #lastNamespace: string | undefined = "";
 
   /**
-   * @throws KeywardError `VALUE_INVALID` if the prefix is empty, ill-formed or has a colon. With colons, the prefixes
-   * "a" and "a:b" would share keys.
+   * Creates the layout of a store with this prefix.
+   *
+   * @param reserved whether the layout is for the reserved space of the store.
+   * @throws KeywardError `VALUE_INVALID` if the prefix is empty, is not a well-formed string, or contains a colon. If
+   * colons were allowed, stores with the prefixes "a" and "a:b" could share keys.
    */
   constructor(prefix: string, reserved = false) {
     if (prefix === "" || prefix.includes(":") || !prefix.isWellFormed()) {
@@ -34,17 +38,20 @@ export class KeyLayout implements RecordLayout {
     this.#start = `${prefix}:${reserved ? reservedMark : ""}`;
   }
 
-  /** Returns the layout of the reserved space. */
+  /** Returns the layout of the reserved space, with the same prefix. */
   reserved(): KeyLayout {
     return new KeyLayout(this.#prefix, true);
   }
 
-  /** Returns the text that all keys of a namespace begin with, and no other keys. */
+  /** Returns the text with which all keys of a namespace begin in Redis. No other key begins with this text. */
   startOf(namespace: string): string {
     return `${this.#start}${escapeNamespace(namespace)}:`;
   }
 
-  /** Returns the address of the record under a key of Redis, or `undefined` if the key is not of this layout. */
+  /**
+   * Returns the address (namespace and key) of the record that Redis stores under `redisKey`. Returns `undefined` if
+   * `redisKey` does not belong to this layout.
+   */
   placeOf(redisKey: Buffer): PlaceInRedis | undefined {
     if (!isUtf8(redisKey)) return undefined;
     const at = redisKey.toString();
@@ -61,18 +68,21 @@ export class KeyLayout implements RecordLayout {
     return namespace === undefined ? undefined : { namespace, key: at.slice(end + 1), at };
   }
 
-  /** Returns the pattern of `MATCH` for the keys of one namespace, or of all namespaces. */
+  /**
+   * Returns a pattern for the option `MATCH` of SCAN, which matches the keys of a namespace. Without an argument, the
+   * pattern matches the keys of all namespaces.
+   */
   patternOf(namespace?: string): string {
     const start = namespace === undefined ? this.#start : this.startOf(namespace);
     return `${escapePattern(start)}*`;
   }
 
-  /** Returns the bytes that Redis stores for a value. See `stored-value.ts`. */
+  /** Returns the bytes that Redis stores for a value, by the rules of `stored-value.ts`. */
   writeValue(key: string, value: unknown): Buffer {
     return writeValue(key, value);
   }
 
-  /** Returns the value that was written as these bytes. */
+  /** Converts the bytes that Redis stores to the value of a record, by the rules of `stored-value.ts`. */
   readValue(bytes: Buffer): StoredValue {
     return readValue(bytes);
   }
@@ -92,7 +102,7 @@ function unescapeNamespace(escaped: string): string | undefined {
   }
 }
 
-/** Returns the pattern of `MATCH` that matches exactly this text. */
+/** Escapes the wildcards in a text, so that the option `MATCH` of SCAN matches exactly this text. */
 export function escapePattern(text: string): string {
   return text.replace(/[*?[\]\\]/g, "\\$&");
 }

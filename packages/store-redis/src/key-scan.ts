@@ -49,18 +49,19 @@ const mostScanned = 5_000;
 // If a page found no keys, most keys belong to other applications, and small steps would only be slow.
 const leastScannedAgain = 500;
 
-/** A page of keys. The last page has no cursor. */
+/** A page of a scan: keys in Redis, and the cursor of the next page. The last page has no cursor. */
 export interface KeyPage {
   readonly cursor?: string;
   readonly keys: readonly Buffer[];
 }
 
-/** Selects the keys of a scan. */
+/** Selects the keys that a scan returns. */
 export interface Wanted {
-  /** Pattern of `MATCH`. */
+  /** Pattern that the keys match, for the option `MATCH` of SCAN. */
   readonly pattern: string;
   /**
-   * The slots of the keys, in the notation of {@link rangesOfSlots}. Used without a Cluster too. Default: all slots.
+   * Slots of the keys to return, in Redis' notation, such as `0-5460,9000`. The keys of a single server have slots too.
+   * Default: all slots.
    */
   readonly range?: string;
 }
@@ -71,12 +72,12 @@ export function rangesOfSlots(count: number): string[] {
 }
 
 /**
- * Returns the next page of a scan of all servers, with about `limit` keys. The page has fewer keys, or none, if finding
- * them takes long. A key that exists during the whole scan is on at least one page, despite restarts, failovers and
- * moving slots.
+ * Returns the next page of a scan of all servers, with about `limit` keys. If finding keys takes long, the page has
+ * fewer keys, or none. A key that exists during the whole scan is on at least one page, even if servers restart or fail
+ * over, or slots move.
  *
- * @throws KeywardError `VALUE_INVALID` if no scan returned this cursor or the range is invalid; `STORE_UNAVAILABLE` if
- * no server serves some of the slots.
+ * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, or if `range` is not a list of slots in
+ * Redis' notation. `STORE_UNAVAILABLE` if some of the slots are served by no server.
  */
 export async function scanKeys(
   connection: Connection,

@@ -1,5 +1,6 @@
 import { Buffer, isUtf8 } from "node:buffer";
 import {
+  ignoreLaterErrors,
   KeywardError,
   type OptionNames,
   Repetitions,
@@ -18,23 +19,23 @@ import { bareError } from "./server-error.ts";
 
 /** The members of an adapter of `@keyv/redis` 5 or 6 that {@link keyvRedis} uses. */
 export interface KeyvRedisAdapter extends NodeRedisAdapter {
-  /** Namespace of the adapter. */
+  /** Namespace of the adapter, which a new {@link KeyvRedisStore} takes over. */
   namespace?: string | undefined;
-  /** Text between namespace and key. */
+  /** Text between the namespace and the record's key in a key of Redis, by default `::`. */
   readonly keyPrefixSeparator: string;
-  /** Whether the adapter's methods reject after an error. */
+  /** If true, the adapter's methods reject after an error. {@link keyvRedis} sets this property to true. */
   throwOnErrors: boolean;
   /** Adds a listener for errors of the connection. */
   on(event: "error", listener: (error: unknown) => void): unknown;
-  /** Removes a listener. */
+  /** Removes a listener that `on` has added. */
   off?(event: "error", listener: (error: unknown) => void): unknown;
 }
 
 /** The members of an adapter of `@keyv/valkey` that {@link keyvRedis} uses. */
 export interface KeyvValkeyAdapter {
-  /** Namespace of the adapter. */
+  /** Namespace of the adapter, which a new {@link KeyvRedisStore} takes over. */
   namespace?: string | undefined;
-  /** The adapter's client, of iovalkey. */
+  /** The adapter's client: a `Redis` or `Cluster` of iovalkey. */
   readonly redis: unknown;
   /** Options of the adapter. `useRedisSets` must be false. */
   readonly opts: Readonly<Record<string, unknown>>;
@@ -42,31 +43,36 @@ export interface KeyvValkeyAdapter {
   disconnect(): Promise<unknown>;
   /** Adds a listener for errors of the connection. */
   on(event: "error", listener: (error: unknown) => void): unknown;
-  /** Removes a listener. */
+  /** Removes a listener that `on` has added. */
   off?(event: "error", listener: (error: unknown) => void): unknown;
 }
 
 /** Options of {@link keyvRedis}. */
 export interface KeyvRedisOptions {
-  /** How long a call waits for the server, including reconnecting, in milliseconds. Default: 5,000. */
+  /**
+   * Maximum duration of a call in milliseconds, including the time to reconnect. A call that takes longer rejects.
+   * Default: 5,000.
+   */
   readonly timeoutMs?: number;
 }
 
 /**
  * The store that {@link keyvRedis} returns. The store keeps records under the same keys in Redis as the adapter:
- * `namespace::key` for `@keyv/redis`, or only the key if there is no namespace. The store writes only text values. It
- * reads stored bytes that are not UTF-8 as bytes.
+ * `namespace::key` for `@keyv/redis`, or only the key if there is no namespace. The store writes only text values.
+ * Stored bytes that are not UTF-8 are returned as bytes, and all others as text.
  *
  * The store emits `connection:error` with errors that the adapter emits. An error that recurs is emitted once, and then
  * at growing intervals.
  */
 export class KeyvRedisStore extends RecordSpace {
+  readonly #adapter: object;
   readonly #connection: Connection;
   readonly #unlisten: () => void;
 
   /** Only {@link keyvRedis} calls this constructor. To create a store, use `keyvRedis(adapter)`. */
   constructor(adapter: KeyvRedisAdapter | KeyvValkeyAdapter, connection: Connection, layout: RecordLayout) {
     super(connection, layout);
+    this.#adapter = adapter;
     this.#connection = connection;
     this.namespace = adapter.namespace;
     const repetitions = new Repetitions();
@@ -79,8 +85,12 @@ export class KeyvRedisStore extends RecordSpace {
     this.#unlisten = shareListener(adapter, "error", report);
   }
 
-  /** Disconnects this store, so that every later call rejects. The last store over an adapter also closes the adapter. */
+  /**
+   * Disconnects this store, so that every later call of this store rejects. If no other store uses the adapter, the
+   * adapter is closed.
+   */
   override async disconnect(): Promise<void> {
+    ignoreLaterErrors(this.#adapter);
     try {
       await this.#connection.close();
     } finally {
@@ -91,15 +101,16 @@ export class KeyvRedisStore extends RecordSpace {
 
 /**
  * Returns a store over an existing adapter of `@keyv/redis` or `@keyv/valkey`. The store reads and writes the adapter's
- * records over the adapter's client. In addition, the store expires records to the millisecond, replaces them
- * atomically and can be scanned. Each call ends within the timeout. A failed call rejects.
+ * records over the adapter's client. In addition, the store expires records at the exact millisecond, replaces records
+ * atomically, and can be scanned. Each call ends within `timeoutMs`. A failed call rejects, so `throwOnErrors` of an
+ * adapter of `@keyv/redis` is switched on.
  *
- * The adapter's `throwOnErrors` is switched on. `disconnect()` of the last store over an adapter closes the adapter.
+ * An adapter may be shared by several stores. `disconnect()` of the last of these stores closes the adapter.
  *
  * @throws KeywardError with one of these codes:
  *
- * - `VALUE_INVALID` if an option is unknown or out of range, or an adapter of `@keyv/valkey` uses `useRedisSets`, with
- *   which the same key is the same record in every namespace.
+ * - `VALUE_INVALID` if an option is unknown or out of range, or an adapter of `@keyv/valkey` uses `useRedisSets`, which
+ *   ignores namespaces: a key is then the same record in every namespace.
  * - `STORE_INVALID` if an adapter of `@keyv/redis` is connected to a Sentinel group.
  *
  * @example
@@ -125,7 +136,7 @@ export function keyvRedis(
     if (adapter.isSentinel?.() === true) {
       throw new KeywardError(
         "STORE_INVALID",
-        "The adapter of @keyv/redis is connected to a Sentinel group, which cannot be scanned",
+        "The adapter of @keyv/redis is connected to a Sentinel group, whose keys keyvRedis cannot scan",
         {
           hint:
             "Use a RedisStore with the options `sentinels` and `name` of ioredis. Copy the records to the RedisStore, " +
@@ -140,7 +151,7 @@ export function keyvRedis(
   if (adapter.opts["useRedisSets"] !== false) {
     throw new KeywardError(
       "VALUE_INVALID",
-      "The adapter of @keyv/valkey uses `useRedisSets`, with which the same key is the same record in every namespace",
+      "The adapter of @keyv/valkey uses `useRedisSets`, which makes a key the same record in every namespace",
       {
         hint:
           "Create the adapter with `useRedisSets: false`. The new adapter does not find the records that were written with " +
@@ -192,8 +203,8 @@ class AdapterLayout implements RecordLayout {
         `The namespace contains the separator of the adapter, ${separator}, or ends with a part of this separator`,
         {
           hint:
-            `Choose a namespace that neither contains ${separator} nor ends with a part of ${separator}. Otherwise its ` +
-            "records would appear in another namespace.",
+            `Choose a namespace that neither contains ${separator} nor ends with a part of ${separator}. Otherwise the ` +
+            "records of this namespace would appear in another namespace.",
         },
       );
     }
@@ -222,7 +233,9 @@ class AdapterLayout implements RecordLayout {
       "VALUE_INVALID",
       "The value is not a well-formed string, but keyvRedis can store only well-formed strings",
       {
-        hint: "Let Keyv serialize values: remove `serialization: false`. To store bytes, use a RedisStore instead.",
+        hint:
+          "If the Keyv has the option `serialization: false`, remove this option, so that Keyv serializes each value to a " +
+          "string. To store bytes, use a RedisStore instead.",
         key,
       },
     );

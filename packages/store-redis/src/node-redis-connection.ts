@@ -27,13 +27,15 @@ interface ClusterClient {
 
 /** The members of an adapter of `@keyv/redis` with which a store reaches the server. */
 export interface NodeRedisAdapter {
-  /** Returns the client, which is connected or still connecting. */
+  /** Returns the adapter's client, which is connected or still connecting. */
   getClient(): Promise<unknown>;
-  /** Returns whether the client is connected to a Cluster. */
+  /** Returns whether the adapter's client is connected to a Cluster. */
   isCluster(): boolean;
-  /** Returns whether the client is connected to a Sentinel group. */
+  /** Returns whether the adapter's client is connected to a Sentinel group. */
   isSentinel?(): boolean;
-  /** Closes the client. With `force`, it does not wait for commands in progress. */
+  /**
+   * Closes the client after the commands in progress. If `force` is true, closes it without waiting for these commands.
+   */
   disconnect(force?: boolean): Promise<void>;
 }
 

@@ -98,7 +98,10 @@ const noDatabase: Problem = {
 
 const words = /[A-Z][A-Z_]+/g;
 
-/** Returns the known problem that the error reveals, or `undefined` if the cause of the error is not known. */
+/**
+ * Returns message and hint for the reason why a server cannot be used, if `error`, with which a call of the server
+ * failed, reveals a known reason. Otherwise returns `undefined`.
+ */
 export function problemOf(error: unknown): Problem | undefined {
   const root = rootOf(error);
   if (!(root instanceof Error)) return undefined;

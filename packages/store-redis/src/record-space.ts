@@ -34,20 +34,26 @@ export interface RecordLayout {
   /**
    * Returns the text with which all keys of a namespace begin in Redis.
    *
-   * @throws KeywardError `VALUE_INVALID` if the layout cannot represent the namespace.
+   * @throws KeywardError `VALUE_INVALID` if keys of this layout cannot contain the namespace.
    */
   startOf(namespace: string): string;
-  /** Returns the address of the record under a key of Redis, or `undefined` if the key is not of this layout. */
+  /**
+   * Returns the address (namespace and key) of the record that Redis stores under `redisKey`. Returns `undefined` if
+   * `redisKey` does not belong to this layout.
+   */
   placeOf(redisKey: Buffer): PlaceInRedis | undefined;
-  /** Returns a pattern of `MATCH` for all keys of a namespace, or of all namespaces. The pattern may match other keys too. */
+  /**
+   * Returns a pattern for the option `MATCH` of SCAN, which matches all keys of a namespace. Without an argument, the
+   * pattern matches the keys of all namespaces. The pattern may match other keys too.
+   */
   patternOf(namespace?: string): string;
   /**
-   * Returns the bytes of a value.
+   * Returns the bytes that Redis stores for a value.
    *
-   * @throws KeywardError `VALUE_INVALID` if the layout cannot represent the value.
+   * @throws KeywardError `VALUE_INVALID` if this layout cannot store a value of this type.
    */
   writeValue(key: string, value: unknown): Buffer;
-  /** Returns the value of stored bytes. */
+  /** Converts the bytes that Redis stores to the value of a record. */
   readValue(bytes: Buffer): StoredValue;
 }
 
@@ -88,22 +94,25 @@ const mostBytesAtOnce = 256 * 1024;
  * A set of records in Redis, with Keyv's storage adapter methods, atomic replacement, and a scan over every namespace.
  * Base class of the stores of this package.
  *
- * Every method rejects with a KeywardError of one of these codes:
+ * A method that fails rejects with a KeywardError of one of these codes:
  *
  * - `VALUE_INVALID`: a key or a namespace is not a well-formed string.
  * - `STORE_UNAVAILABLE`: the server does not reply in time or refuses the command, or the store is disconnected.
- * - `STORE_INVALID`: a key of the store has a value of another type, such as a list.
+ * - `STORE_INVALID`: a key of the store in Redis has a value that is not a string, such as a list.
  */
 export class RecordSpace extends Hookified implements AtomicStore, RangedStore, BoundedStore {
   /**
-   * The namespace whose records the methods read and write. Only {@link RecordSpace.scan} ignores it and reads every
-   * namespace. `undefined` and "" both mean no namespace.
+   * The namespace whose records the methods read and write. Only {@link RecordSpace.scan} ignores this property, and
+   * reads the records of every namespace. `undefined` and "" both mean no namespace.
    */
   namespace: string | undefined;
   readonly #connection: Connection;
   readonly #layout: RecordLayout;
 
-  /** Only `RedisStore` and `keyvRedis` call this constructor. To create a store, use one of these two. */
+  /**
+   * Only `RedisStore` and `keyvRedis` call this constructor. To create a store, use `new RedisStore()` or
+   * `keyvRedis()`.
+   */
   constructor(connection: Connection, layout: RecordLayout) {
     super();
     this.#connection = connection;
@@ -111,36 +120,43 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Maximum duration of a call in milliseconds: the option `timeoutMs`. Afterwards no command is sent for that call.
+   * Maximum duration of a call in milliseconds: the option `timeoutMs`. A call that takes longer rejects, and the store
+   * sends no more commands for that call.
    */
   get longestCallMs(): number {
     return this.#connection.timeoutMs;
   }
 
-  /** The capabilities that Keyv uses: all methods, and `expires` as an absolute time. */
+  /**
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
 
-  /** Returns the value of `key`, or `undefined` if there is no record. */
+  /** Returns the value of `key`, or `undefined` if `key` has no record. */
   async get(key: string): Promise<StoredValue | undefined> {
     const [value] = await this.getMany([key]);
     return value;
   }
 
-  /** Returns one value per key, in the order of `keys`; `undefined` for a key without a record. One round trip. */
+  /**
+   * Returns one value per key, in the order of `keys`, in one round trip. The value is `undefined` for a key without a
+   * record.
+   */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const start = this.#start();
     return await this.#read(keys.map((key) => start + requireKey(key)));
   }
 
   /**
-   * Stores the value.
+   * Stores `value` as the value of `key`.
    *
    * @param expires when the record expires, in milliseconds since the epoch by the server's clock. Default: never. A
-   * time in the past removes the record. A number up to 10^12 is a duration from now, as Keyv 5 passes it: see
-   * `requireExpires` of `@keyward/core`.
-   * @throws KeywardError `VALUE_INVALID` if the value has a wrong type, or `expires` is not a number.
+   * time in the past removes the record. A number up to 10^12 counts as a duration from now in milliseconds, because
+   * Keyv 5 passes durations (`requireExpires` of `@keyward/core` has the exact rule).
+   * @throws KeywardError `VALUE_INVALID` if the store cannot keep `value` (a KeyvRedisStore keeps only well-formed
+   * strings, and a RedisStore keeps bytes too), or if `expires` is not a number.
    */
   async set(key: string, value: unknown, expires?: number): Promise<boolean> {
     await this.#connection.send([
@@ -150,7 +166,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Stores all entries in one round trip. If the call rejects, some entries may be stored. See {@link RecordSpace.set}.
+   * Stores all entries like {@link RecordSpace.set}, in one round trip. If the call rejects, some entries may be
+   * stored.
    */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const start = this.#start();
@@ -160,7 +177,7 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return entries.map(() => true);
   }
 
-  /** Removes the record of `key`, and returns whether it existed. */
+  /** Removes the record of `key`, and returns whether the record existed. */
   async delete(key: string): Promise<boolean> {
     const [deleted = false] = await this.deleteMany([key]);
     return deleted;
@@ -176,13 +193,13 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     return keys.map((key) => found.delete(key));
   }
 
-  /** Returns whether there is a record of `key`. */
+  /** Returns whether `key` has a record. */
   async has(key: string): Promise<boolean> {
     const [found = false] = await this.hasMany([key]);
     return found;
   }
 
-  /** Returns for each key whether there is a record, in the order of `keys`, in one round trip. */
+  /** Returns for each key whether the key has a record, in the order of `keys`, in one round trip. */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const start = this.#start();
     const replies = await this.#connection.send(
@@ -229,15 +246,16 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     }
   }
 
-  /** Does nothing, because the connection belongs to the store that opened it. */
+  /** Does nothing. The connection closes when the RedisStore that opened it disconnects. */
   async disconnect(): Promise<void> {}
 
   /**
-   * Writes `next` only if the stored value equals `expected`, and returns whether `next` was written. Text never equals
-   * bytes. The record keeps its expiry. If `expected` is `undefined`, `next` is written only if there is no record, and
-   * the new record never expires.
+   * Replaces the stored value of `key` with `next` if the stored value equals `expected`. Returns whether `next` was
+   * written. A string never equals bytes. The record keeps its expiry. If `expected` is `undefined`, `next` is written
+   * only if `key` has no record, and the new record never expires.
    *
-   * @throws KeywardError `VALUE_INVALID` if a value has a wrong type.
+   * @throws KeywardError `VALUE_INVALID` if the store cannot keep `expected` or `next`: a KeyvRedisStore keeps only
+   * well-formed strings, and a RedisStore keeps bytes too.
    */
   async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
     const [replaced = false] = await this.replaceMany([{ key, expected, next }]);
@@ -245,8 +263,9 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Calls {@link RecordSpace.replace} for all changes in one round trip. Returns for each change whether its `next` was
-   * written. A change whose `next` is not written does not affect the other changes.
+   * Makes several replacements like {@link RecordSpace.replace}, in one round trip if no key occurs twice. Returns for
+   * each of the `changes` whether its `next` was written. A change whose `next` is not written does not affect the
+   * other changes.
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const start = this.#start();
@@ -268,13 +287,13 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
 
   /**
    * Returns a page of records of every namespace, in no particular order, and the cursor of the next page. The last
-   * page has no cursor. Any other page may be empty too. A cursor stays valid while records change, after a restart, a
-   * failover or a move of slots, and in every process.
+   * page has no cursor. Earlier pages may be empty. A cursor stays valid while records change, and after a restart, a
+   * failover or a move of slots. Every process can use the cursor.
    *
-   * @param options `range`: a range that {@link RecordSpace.ranges} returned, to read only the records in that range.
-   * Default: all records.
-   * @throws KeywardError `VALUE_INVALID` if `cursor` does not come from a scan, `range` does not come from `ranges`, or
-   * `limit` is not an integer of at least 1.
+   * @param options `range`: a range that {@link RecordSpace.ranges} returned. The scan then returns only the records in
+   * that range. Default: all records.
+   * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, if `range` is not a range of `ranges`,
+   * or if `limit` is not an integer of at least 1.
    */
   async scan(
     options: { readonly cursor?: string; readonly limit?: number; readonly range?: string } = {},
@@ -302,9 +321,10 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   }
 
   /**
-   * Divides all records into at most `count` ranges of about equal size, so that several processes can share a
-   * {@link RecordSpace.scan}: each process scans another range. A range is a set of the slots of a Cluster. On a single
-   * server, the keys are divided by the same slots. With a prefix in braces, all records are in one range.
+   * Divides all records into at most `count` ranges of about equal size, so that several processes can share the work
+   * of a {@link RecordSpace.scan}. Each process then scans other ranges. A range is a set of slots of a Cluster. On a
+   * single server, the store computes the slot of each key itself. If the prefix of the store is in braces, all keys
+   * have the same slot, so one range has all records.
    *
    * @throws KeywardError `VALUE_INVALID` if `count` is not an integer of at least 1.
    */

@@ -18,18 +18,21 @@ export interface RedisStoreOptions {
    * such as `{app}`, puts all records of the store into one slot of a Cluster.
    */
   readonly prefix?: string;
-  /** How long a call waits for the server, including reconnecting, in milliseconds. Default: 5,000. */
+  /**
+   * Maximum duration of a call in milliseconds, including the time to reconnect. A call that takes longer rejects.
+   * Default: 5,000.
+   */
   readonly timeoutMs?: number;
 }
 
 const optionNames: OptionNames<RedisStoreOptions> = { prefix: true, timeoutMs: true };
 
 /**
- * A set of records in Redis that keeps bytes unchanged. {@link RedisStore} extends this class, and
- * `RedisStore.reserved()` returns another instance.
+ * A set of records in Redis that keeps bytes unchanged. {@link RedisStore} extends this class. `RedisStore.reserved()`
+ * returns an instance of this class.
  */
 export class RedisSpace extends RecordSpace implements BinaryStore {
-  /** Values may be bytes, which the store keeps unchanged. */
+  /** Marks the store as one that keeps bytes unchanged, so that records are encrypted to binary envelopes. */
   readonly values = "bytes";
 }
 
@@ -61,7 +64,7 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   readonly #isView: boolean;
 
   /**
-   * Creates a store without connecting yet.
+   * Creates a store, which connects to Redis with its first call.
    *
    * @param origin the Redis to connect to, or another store:
    *
@@ -73,7 +76,7 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
    *
    * @throws KeywardError `VALUE_INVALID` if an option is unknown or out of range, or the prefix is empty or has a
    * colon. Also if a URL cannot be parsed or its password is not percent-encoded, if ioredis refuses the options that
-   * are passed to it, or if its option `keyPrefix` is set. The error contains no part of the URL.
+   * are passed to ioredis, or if the option `keyPrefix` of ioredis is set. The error contains no part of the URL.
    */
   constructor(origin: RedisSource | RedisStore, options: RedisStoreOptions = {}) {
     const { prefix = "keyward", timeoutMs = 5_000 } = requireOptions("RedisStore", options, optionNames);
@@ -92,9 +95,9 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
   }
 
   /**
-   * Closes the connection that the store shares with its views and its reserved space. Every later call of the store, a
-   * view or the reserved space rejects. A client that was passed to the store stays open. On a view, `disconnect` does
-   * nothing.
+   * Closes the connection that the store shares with its reserved space and with its views, which `namespaced` returns.
+   * Every later call of these stores rejects. A client that the application passed to the store stays open. On a view,
+   * `disconnect` does nothing.
    */
   override async disconnect(): Promise<void> {
     if (!this.#isView) await this.#connection.close();
@@ -102,7 +105,8 @@ export class RedisStore extends RedisSpace implements ReservedSpace, NamespacedS
 
   /**
    * Returns the reserved space, where Keyward keeps its own records. The other methods of this store neither read nor
-   * change those records. A store and all its views have the same reserved space.
+   * change records in the reserved space. The store and its views, which `namespaced` returns, have the same reserved
+   * space.
    */
   reserved(): RedisSpace {
     return this.#reserved;

@@ -18,19 +18,25 @@ const fromWrongNode: ReadonlySet<string | undefined> = new Set([
   "UNBLOCKED",
 ]);
 
-/** Returns the first word of an error reply of the server, or `undefined` for any other error. */
+/**
+ * Returns the first word of an error reply of the server, such as `READONLY`. Returns `undefined` if the error is not a
+ * reply of the server.
+ */
 export function serverCodeOf(error: unknown): string | undefined {
   if (!(error instanceof Error)) return undefined;
   const replied = replyErrors.has(error.name) || replyErrors.has(error.constructor.name);
   return replied ? /^[A-Z]+/.exec(error.message)?.[0] : undefined;
 }
 
-/** Returns whether the error is a reply of the wrong node. */
+/** Returns whether the error is a reply of the wrong node, such as a node that has become a replica. */
 export function isFromWrongNode(error: unknown): boolean {
   return fromWrongNode.has(serverCodeOf(error));
 }
 
-/** Returns the innermost error. Clients wrap the errors of the system in errors of the connection. */
+/**
+ * Returns the innermost error, because client libraries wrap errors of the operating system in errors of the
+ * connection.
+ */
 export function rootOf(error: unknown): unknown {
   if (error instanceof AggregateError && error.errors.length > 0) return rootOf(error.errors[0]);
   if (error instanceof Error && "lastNodeError" in error) return rootOf(error.lastNodeError);
@@ -39,8 +45,9 @@ export function rootOf(error: unknown): unknown {
 }
 
 /**
- * Returns the error without the command that clients attach to it, because the arguments of a command are keys and
- * envelopes. Servers quote arguments in some replies, so the message of a reply is cut at the first quote.
+ * Returns the error without the command that a client library attaches to its errors, because the arguments of a
+ * command are keys and envelopes of records. Redis quotes arguments in some error replies, so the message of an error
+ * reply is cut off at the first quotation mark.
  */
 export function bareError(error: unknown): Error {
   const root = rootOf(error);

@@ -3,11 +3,14 @@ import type { Buffer } from "node:buffer";
 /** Number of slots of a Redis Cluster. */
 export const slotCount = 16_384;
 
-/** A set of slots. As text, the set has Redis' notation: `0-5460,9000`. */
+/** A set of slots of a Cluster. `toString()` returns Redis' notation, such as `0-5460,9000`. */
 export class Slots {
   readonly #has = new Uint8Array(slotCount);
 
-  /** Parses Redis' notation. Returns `undefined` if the text is not a set of slots. */
+  /**
+   * Parses a set of slots in Redis' notation, such as `0-5460,9000`. Returns `undefined` if the text is not a valid set
+   * of slots.
+   */
   static parse(text: string): Slots | undefined {
     const slots = new Slots();
     for (const range of text === "" ? [] : text.split(",")) {
@@ -18,7 +21,10 @@ export class Slots {
     return slots;
   }
 
-  /** Divides all slots into `count` sets of about equal size, at most one set per slot. */
+  /**
+   * Divides all slots into `count` sets of about equal size. If `count` is above the number of slots, returns one set
+   * per slot.
+   */
   static parts(count: number): Slots[] {
     const parts = Math.min(count, slotCount);
     return Array.from({ length: parts }, (_, index) => {
@@ -83,7 +89,10 @@ const crcOfByte = Uint16Array.from({ length: 256 }, (_, byte) => {
   return crc;
 });
 
-/** Returns the slot of a key: the CRC16 (XMODEM) of the key, or of its hash tag, the text between its first braces. */
+/**
+ * Returns the slot of a key in Redis: its CRC16 (XMODEM) modulo 16,384. If the key has a hash tag (text between its
+ * first braces), the slot is that of the hash tag.
+ */
 export function slotOf(key: Buffer): number {
   const open = key.indexOf("{");
   const close = open === -1 ? -1 : key.indexOf("}", open + 1);

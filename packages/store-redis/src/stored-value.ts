@@ -12,7 +12,7 @@ const bytesMark = Buffer.from([0xff, ...Buffer.from("kwb")]);
 const markBytes = textMark.length;
 
 /**
- * Returns the bytes of a value. Two different values never have the same bytes.
+ * Returns the bytes that Redis stores for a value. Two different values never have the same bytes.
  *
  * @throws KeywardError `VALUE_INVALID` if the value is neither a well-formed string nor bytes.
  */
@@ -26,7 +26,7 @@ export function writeValue(key: string, value: unknown): Buffer {
   return looksLikeText(bytes) || markOf(bytes) !== undefined ? Buffer.concat([bytesMark, bytes]) : bytes;
 }
 
-/** Returns the value of stored bytes. */
+/** Converts the bytes that Redis stores to the value of a record: text or bytes. */
 export function readValue(bytes: Buffer): StoredValue {
   const mark = markOf(bytes);
   if (mark === undefined) return looksLikeText(bytes) ? bytes.toString() : bytes;

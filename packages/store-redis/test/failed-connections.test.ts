@@ -91,7 +91,7 @@ describeWithRedis(servers, "a server that cannot be used", () => {
     },
   };
 
-  it("makes calls reject with the reason, over each client library", async () => {
+  it("makes a call reject with the reason why the server cannot be used, with every client library", async () => {
     // All at once, because each call waits for its timeout.
     const reported = Object.entries(failures).flatMap(([name, { url, message, stores: tested = stores }]) =>
       Object.entries(tested).map(async ([client, open]) => {
@@ -159,8 +159,10 @@ describe("a URL whose password is not percent-encoded", () => {
     await expectRefusal(() => new RedisStore({ nodes: [url] }), "VALUE_INVALID");
     if (URL.canParse(url)) await expectRefusal(() => new RedisStore(new URL(url)), "VALUE_INVALID");
   });
+});
 
-  it("does not appear in the error if ioredis refuses other options of the store", async () => {
+describe("a password in options that ioredis refuses", () => {
+  it("does not appear in the error", async () => {
     await expectRefusal(() => new RedisStore({ password: marker, name: marker, sentinels: [] }), "VALUE_INVALID");
   });
 });
@@ -183,7 +185,7 @@ describeWithRedis(servers, "a password", () => {
     return `redis://someone:${encodeURIComponent(password)}@127.0.0.1:${port}`;
   }
 
-  it("may have any characters if it is percent-encoded, in a URL as text or as an object", async () => {
+  it("may have any characters if it is percent-encoded in the URL, which is a string or a URL object", async () => {
     for (const source of [urlOf(node.port), new URL(urlOf(node.port))]) {
       const store = new RedisStore(source);
       onTestFinished(() => store.disconnect());
@@ -191,7 +193,7 @@ describeWithRedis(servers, "a password", () => {
     }
   });
 
-  it("does not appear when a store is inspected, no matter how the password was passed", async () => {
+  it("does not appear when a store is inspected, no matter how the store received the password", async () => {
     const sources: RedisSource[] = [
       urlOf(node.port),
       new URL(urlOf(node.port)),

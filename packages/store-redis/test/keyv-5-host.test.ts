@@ -28,7 +28,7 @@ describeWithRedis(servers, "Keyv 5", () => {
   };
 
   describe.each(Object.entries(stores))("on %s", (_, open) => {
-    it.each(Object.entries(fronts))("keeps each value for its ttl over %s", async (__, front) => {
+    it.each(Object.entries(fronts))("keeps each value for its ttl if Keyv 5 uses %s", async (__, front) => {
       // A new namespace for each test, because all tests share a server.
       const namespace = crypto.randomUUID();
       const host = new Keyv5({ store: front(open()), namespace, throwOnErrors: true });

@@ -35,7 +35,7 @@ describe("values", () => {
     return Buffer.compare(one, other) === 0;
   }
 
-  it("are read with the type and content that was written, and different values have different bytes", () => {
+  it("are read with the type and content with which they were written, and different values have different bytes", () => {
     fc.assert(
       fc.property(fc.oneof(text, bytes), fc.oneof(text, bytes), (one, other) => {
         const [first, second] = [writeValue("", one), writeValue("", other)];
@@ -52,7 +52,7 @@ describe("values", () => {
     }
   });
 
-  it("are read as text if another program wrote UTF-8, and can then be passed to replace as expected", () => {
+  it("are read as text if another program wrote UTF-8, and replace accepts this text as the expected value", () => {
     fc.assert(
       fc.property(bytes, (stored) => {
         const value = readValue(stored);
@@ -83,7 +83,7 @@ describe("keys of Redis", () => {
   const [records, reserved] = [layout, layout.reserved()];
   const at = (each: KeyLayout, { namespace, key }: { namespace: string; key: string }) => each.startOf(namespace) + key;
 
-  it("belong to exactly one address, of a record or in the reserved space", () => {
+  it("belong to exactly one record, which is either in a namespace or in the reserved space", () => {
     fc.assert(
       fc.property(place, place, (one, other) => {
         const alike = one.namespace === other.namespace && one.key === other.key;
@@ -98,7 +98,7 @@ describe("keys of Redis", () => {
     );
   });
 
-  it("are readable for an operator", () => {
+  it("show the prefix, the namespace and the key of a record in readable form", () => {
     expect(at(records, { namespace: "flows", key: "session:42" })).toBe("keyward:flows:session:42");
     expect(at(records, { namespace: "", key: "session:42" })).toBe("keyward::session:42");
     expect(at(records, { namespace: "a:b {c}", key: "k" })).toBe("keyward:a%3Ab%20%7Bc%7D:k");
@@ -154,13 +154,13 @@ describeWithRedis(servers, "RedisStore", () => {
     await client.flushall();
   });
 
-  it("stores records so that an operator can see with GETRANGE which encryption key a record needs", async () => {
+  it("stores an encrypted record so that GETRANGE shows the id of the encryption key", async () => {
     await store.namespaced("flows").set("session:42", envelope);
     expect(await client.getrange("keyward:flows:session:42", 0, 9)).toBe("kw1:first:");
   });
 
   it.each(["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*"])(
-    "clears the namespace %j, and no other namespace that matches it as a pattern",
+    "clears only the namespace %j, even if another namespace would match this name as a pattern",
     async (namespace) => {
       const others = ["a*", "a?c", "[abc]", "a\\*", "abc", "a^c", "[^x]*", "a", "ab"].filter(
         (other) => other !== namespace,
@@ -201,7 +201,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(statistics).not.toMatch(/cmdstat_(?:keys|del|flushdb|flushall):/);
   });
 
-  it("keeps the expiry of a replaced record to the millisecond", async () => {
+  it("keeps the expiry of a record, exact to the millisecond, when it replaces the value", async () => {
     const expires = Date.now() + 3_600_000;
     await store.set("key", "old", expires);
     const before = await client.pexpiretime("keyward::key");
@@ -211,7 +211,7 @@ describeWithRedis(servers, "RedisStore", () => {
   });
 
   it.each([60_000, -60_000])(
-    "gives a record that replaces an expired record no expiry, even if the clock of the process is %d ms ahead",
+    "gives no expiry to a new record that replaces an expired record, even if the process's clock is %d ms ahead",
     async (aheadMs) => {
       const now = Date.now;
       const clock = vi.spyOn(Date, "now").mockImplementation(() => now() + aheadMs);
@@ -249,7 +249,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(await store.get("key 199")).toBe("new");
   });
 
-  it("replaces with a script if the server has no SET IFEQ, and tries SET IFEQ only once", async () => {
+  it("replaces records with a script if the server does not support SET IFEQ, and tries SET IFEQ only once", async () => {
     const fresh = new RedisStore(node.url);
     onTestFinished(() => fresh.disconnect());
     await fresh.set("key", "0");
@@ -265,7 +265,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(after.scripts >= 6 * refused && after.scripts <= 7 * refused).toBe(true);
   });
 
-  it("replaces many records with few scripts of limited size, and compares the old value of each record", async () => {
+  it("replaces many records with a few scripts of limited size, and only records that still have the expected value", async () => {
     await store.setMany(["one", "other"].map((key) => ({ key, value: "0" })));
     const known = ["one", "other"].map((key) => ({ key, expected: "0", next: "1" }));
     expect(await store.replaceMany(known)).toEqual([true, true]);
@@ -299,7 +299,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect([0, 4]).toContain((await replacements(client)).scripts);
   });
 
-  it("refuses a client with a keyPrefix", async () => {
+  it("refuses a client or options of ioredis that have a keyPrefix", async () => {
     const prefixed = new Redis(node.url, { keyPrefix: "app:", lazyConnect: true });
     expect(() => new RedisStore(prefixed)).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
     expect(() => new RedisStore({ port: node.port, keyPrefix: "app:" })).toThrow(
@@ -320,11 +320,11 @@ describeWithRedis(servers, "RedisStore", () => {
     "0",
     '{"done":"1-","following":[],"runs":[]}',
     '{"done":"","following":[],"runs":[["a"]]}',
-  ])("refuses the cursor %j", async (cursor) => {
+  ])("refuses a scan from the invalid cursor %j", async (cursor) => {
     await expect(store.scan({ cursor })).rejects.toMatchObject({ code: "VALUE_INVALID" });
   });
 
-  it("rejects with STORE_INVALID if the value in Redis is not a string", async () => {
+  it("makes get and scan reject with STORE_INVALID if the key of a record in Redis contains a list", async () => {
     await client.lpush("keyward::key", "item");
     await expect(store.get("key")).rejects.toMatchObject({ code: "STORE_INVALID" });
     await expect(store.scan()).rejects.toMatchObject({ code: "STORE_INVALID" });
@@ -332,7 +332,7 @@ describeWithRedis(servers, "RedisStore", () => {
     expect(await client.dbsize()).toBe(0);
   });
 
-  it("leaves out keys that begin with its prefix but are not keys of records", async () => {
+  it("leaves keys out of a scan if they begin with the store's prefix but are not keys of records", async () => {
     await client.mset("keyward:no end", "1", "keyward:%zz:key", "2", "keyward:%41:key", "3");
     await client.set(Buffer.from([...Buffer.from("keyward::"), 0xff]), "4");
     await store.set("key", "value");
@@ -341,7 +341,7 @@ describeWithRedis(servers, "RedisStore", () => {
 });
 
 describeWithRedis(await findValkeyServers(), "RedisStore on a server with SET IFEQ", () => {
-  it("replaces one record without a script, keeps its expiry, and rejects if the value is not a string", async () => {
+  it("replaces a record without a script, keeps the expiry, and rejects if the key in Redis contains a list", async () => {
     const node = await startRedis(await findValkeyServers());
     const client = new Redis(node.url);
     const store = new RedisStore(node.url);

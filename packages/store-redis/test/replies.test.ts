@@ -44,7 +44,7 @@ describeWithRedis(servers, "a RedisStore", () => {
     }
   });
 
-  it("retries a write while the primary lacks the replicas that it needs", async () => {
+  it("retries a write while the primary has fewer replicas than min-replicas-to-write requires", async () => {
     const store = new RedisStore(node.url, { timeoutMs: 600 });
     onTestFinished(() => store.disconnect());
     await store.set("key", "old");
@@ -102,10 +102,13 @@ describeWithRedis(servers, "a RedisStore", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it.each(["OK", "PONG", "QUEUED", "", "ERR"])("returns the value %j even if it looks like a reply", async (value) => {
-    const store = new RedisStore(await connected());
-    await store.set("key", value);
-    expect(await store.get("key")).toBe(value);
-    expect(await store.getMany(["key", "none"])).toEqual([value, undefined]);
-  });
+  it.each(["OK", "PONG", "QUEUED", "", "ERR"])(
+    "returns the stored value %j even if the value looks like a status reply of Redis",
+    async (value) => {
+      const store = new RedisStore(await connected());
+      await store.set("key", value);
+      expect(await store.get("key")).toBe(value);
+      expect(await store.getMany(["key", "none"])).toEqual([value, undefined]);
+    },
+  );
 });

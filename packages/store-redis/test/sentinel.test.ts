@@ -50,7 +50,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     return Array.from({ length: count }, (_, index) => `key ${index}`);
   }
 
-  it("writes, replaces and scans, and continues after a failover without losing a replicated record", async () => {
+  it("writes, replaces and scans records before and after a failover, and loses no replicated record", async () => {
     const store = open();
     const keys = numbered(300);
     const expires = Date.now() + 3_600_000;
@@ -120,7 +120,7 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     }
   });
 
-  it("reconnects from a hanging primary to the new one, and loses nothing when the former primary continues", async () => {
+  it("reconnects to the new primary if the primary hangs, and loses no write when the former primary continues", async () => {
     const store = open(impatientMs);
     await store.set("key", "value");
     await group.replicated();
@@ -136,14 +136,14 @@ describeWithRedis(servers, "RedisStore on a Sentinel group", () => {
     expect([await store.get("key"), await primary.command("GET", "keyward::key")]).toEqual(["newer", "newer"]);
   });
 
-  it("finds the primary if the first sentinel hangs and the second is down", async () => {
+  it("finds the primary if the first sentinel hangs and the second sentinel is down", async () => {
     const [first, second] = group.sentinels;
     first?.pause();
     await second?.kill();
     expect(await open(impatientMs).set("key", "value")).toBe(true);
   });
 
-  it("rejects within the timeout while no sentinel is running, and reconnects by itself when a sentinel starts", async () => {
+  it("rejects a call within the timeout while no sentinel is running, and reconnects when a sentinel starts", async () => {
     for (const sentinel of group.sentinels) await sentinel.kill();
     const store = open(impatientMs);
     const startedAtMs = performance.now();

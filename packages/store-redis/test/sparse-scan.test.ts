@@ -7,7 +7,7 @@ const servers = await findRedisServers();
 describeWithRedis(servers, "a few records among many keys of another application", () => {
   const foreign = 200_000;
 
-  it("are found, iterated and cleared, although no single call has time for all keys", async () => {
+  it("are found by scan, yielded by iterator and removed by clear, even if one call has no time to read all keys", async () => {
     const node = await startRedis(servers);
     const store = new RedisStore(node.url, { timeoutMs: 200 });
     onTestFinished(async () => {

@@ -12,7 +12,7 @@ export interface ConnectionOptions {
   readonly busyTimeoutMs: number;
 }
 
-/** Returns the prepared statement of this SQL text. Statements are cached. */
+/** A function that returns the prepared statement for a SQL text. Each SQL text is prepared once and then cached. */
 export type Prepare = (sql: string) => StatementSync;
 
 /**
@@ -55,7 +55,8 @@ export class Connection {
   /**
    * Opens the file. If another process has the file locked, the first read or write opens the file instead.
    *
-   * @throws KeywardError `STORE_INVALID` or `STORE_UNAVAILABLE`.
+   * @throws KeywardError `STORE_INVALID` if the file is not a usable store, `STORE_UNAVAILABLE` if the file cannot be
+   * opened.
    */
   constructor(options: ConnectionOptions) {
     this.#options = options;
@@ -66,29 +67,30 @@ export class Connection {
     }
   }
 
-  /** The path that the store was created with. */
+  /** Path of the SQLite file, as the application passed it to the SqliteStore. */
   get path(): string {
     return this.#options.path;
   }
 
-  /** Maximum duration of a call in milliseconds. Afterwards nothing is written for that call. */
+  /** Maximum duration of a call in milliseconds. A call that takes longer rejects, and writes nothing afterwards. */
   get longestCallMs(): number {
     return this.#options.busyTimeoutMs + mostPauseMs;
   }
 
   /**
-   * Runs a function that only reads in a transaction, so that all its statements see the same state of the file. While
-   * the file is locked, the function is retried for up to `busyTimeoutMs`.
+   * Runs `work`, a function that only reads, in a transaction. So all statements of `work` see one state of the file.
+   * If another process has the file locked, `work` is retried for up to `busyTimeoutMs`.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` or `STORE_INVALID`.
+   * @throws KeywardError `STORE_UNAVAILABLE` if the file stays locked or cannot be read, `STORE_INVALID` if the file is
+   * damaged or its schema was changed.
    */
   read<Result>(work: (prepare: Prepare) => Result): Promise<Result> {
     return this.#run("BEGIN", work);
   }
 
   /**
-   * Runs a function that writes in a transaction: either all its writes are stored, or none. Retries the function like
-   * {@link Connection.read}.
+   * Runs `work`, a function that writes, in a transaction. So either all writes of `work` are stored, or none. If
+   * another process has the file locked, `work` is retried as in {@link Connection.read}.
    */
   write<Result>(work: (prepare: Prepare) => Result): Promise<Result> {
     return this.#run("BEGIN IMMEDIATE", work);
@@ -236,13 +238,13 @@ export class Connection {
       case primaryCodes.ioError:
         return unavailable(
           `The disk failed while reading or writing ${path}`,
-          "Copy the file together with its `-wal` to another disk, in case this disk fails completely. Then look for disk " +
-            "errors in the system's log.",
+          "Copy the file together with its `-wal` to another disk, before this disk fails completely. Then look for errors of " +
+            "this disk in the system's log.",
           error,
         );
       default:
         return unavailable(
-          `SQLite failed on ${path}`,
+          `SQLite could not read or write ${path}`,
           "Check the disk, and the permissions of the file and of its folder. The property `cause` has SQLite's message.",
           error,
         );
@@ -263,7 +265,8 @@ export class Connection {
     if (existsSync(path) && !allows(path, constants.W_OK)) {
       return unavailable(
         `${path} is read-only for ${user}`,
-        `Give ${user} permission to write to the file. If the file system of the file is mounted read-only, mount it for writing.`,
+        "If the file system of the file is mounted read-only, mount it for writing. Otherwise give " +
+          `${user} permission to write to the file.`,
         error,
       );
     }

@@ -3,10 +3,10 @@ import { dirname, resolve } from "node:path";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { isOwnedBy, KeywardError, systemCode } from "@keyward/core";
 
-/** Durability of an acknowledged write: see `SqliteStoreOptions.synchronous`. */
+/** Durability of an acknowledged write: "full" survives a power loss, "normal" only a crash of the process. */
 export type Synchronous = "full" | "normal";
 
-/** The path of a database in memory, which exists until its connection closes. */
+/** The path with which SQLite creates a database in memory. The database exists until its connection closes. */
 export const inMemory = ":memory:";
 
 /** How long SQLite may block the event loop for a lock, in ms. Longer waits are asynchronous. */
@@ -49,11 +49,12 @@ interface Header {
 }
 
 /**
- * Opens the file of a store. A missing or empty file is set up as a new store. A file with other content, or a file that
- * another user prepared, is refused before anything is written to the file.
+ * Opens the file of a store. A missing or empty file becomes a new store. A file with other content is refused. A file
+ * is also refused if another user created it empty, or created a file beside it, to read or forge records. Nothing is
+ * written to a refused file.
  *
- * @throws KeywardError `STORE_INVALID` if the file is not a store of this format. Errors of SQLite and of the file
- * system are passed on unchanged.
+ * @throws KeywardError `STORE_INVALID` if the file is refused, `STORE_UNAVAILABLE` if the path is not that of a regular
+ * file or its folder does not exist. Errors of SQLite and of the file system are thrown unchanged.
  */
 export function openDatabase(path: string, synchronous: Synchronous): DatabaseSync {
   const location = path === inMemory ? path : prepareFile(resolve(path));
@@ -74,7 +75,7 @@ export function openDatabase(path: string, synchronous: Synchronous): DatabaseSy
   }
 }
 
-/** Returns a number that changes whenever the schema changes. */
+/** Returns SQLite's `schema_version`: a number that changes whenever the schema of the file changes. */
 export function schemaVersionOf(prepare: (sql: string) => StatementSync): number {
   return Number(prepare("PRAGMA schema_version").get()?.["schema_version"]);
 }
@@ -163,7 +164,7 @@ function requireOwnCompanions(location: string): void {
       throw new KeywardError("STORE_INVALID", `${location}${suffix} is not a regular file`, {
         hint:
           "SQLite creates only regular files at this path, so find out which program created something else there. Stop " +
-          "every process that uses the database, then move away what is at this path.",
+          "every process that uses the database, then move the link, pipe or directory at this path away.",
       });
     }
     if (shared || isOwnedBy(status, uid)) continue;
@@ -248,7 +249,7 @@ function requireKeywardFormat(location: string, header: Header): void {
 export function invalidFile(location: string, problem: string, cause?: unknown): KeywardError {
   return new KeywardError("STORE_INVALID", `${location} ${problem}`, {
     hint:
-      "Check the path. If this is the file of your records, stop every process that uses the file. Move the file away " +
+      "If the path is wrong, pass the path of your store. Otherwise stop every process that uses the file. Move the file away " +
       "together with its `-wal` and `-shm`, then restore a backup to this path. Keyward has not changed the file.",
     cause,
   });

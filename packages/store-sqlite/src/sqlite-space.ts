@@ -21,7 +21,7 @@ import { Hookified } from "hookified";
 import { type KeyvStorageCapability, type KeyvStorageEntry, keyvStorageCapability } from "keyv";
 import type { Connection, Prepare } from "./connection.ts";
 
-/** Values of the column `space`: the records, and the reserved space. */
+/** Values of the column `space`: 0 for records of the application, 1 for records in the reserved space. */
 export const spaces = { records: 0, reserved: 1 } as const;
 type Space = (typeof spaces)[keyof typeof spaces];
 
@@ -67,9 +67,9 @@ type Row = ReturnType<ReturnType<Prepare>["get"]>;
 
 /**
  * A set of records in a file, with Keyv's storage adapter methods, atomic replacement, and a scan over every namespace.
- * `SqliteStore` extends this class, and `SqliteStore.reserved()` returns another instance on the same file.
+ * `SqliteStore` extends this class. `SqliteStore.reserved()` returns an instance of this class on the same file.
  *
- * Every method rejects with a KeywardError of one of these codes:
+ * A method that fails rejects with a KeywardError of one of these codes:
  *
  * - `VALUE_INVALID`: a key or a namespace is not a well-formed string.
  * - `STORE_UNAVAILABLE`: the file stays locked, the file cannot be read or written, or the store is disconnected.
@@ -79,11 +79,11 @@ export class SqliteSpace
   extends Hookified
   implements AtomicStore, ScannableStore, BinaryStore, BoundedStore, DescribedStore
 {
-  /** Values may be bytes, which the store keeps unchanged, as BLOB. */
+  /** Marks the store as one that keeps bytes unchanged (as BLOB), so that records are encrypted to binary envelopes. */
   readonly values = "bytes";
   /**
-   * The namespace whose records the methods read and write. Only {@link SqliteSpace.scan} ignores it and reads every
-   * namespace. `undefined` and "" both mean no namespace.
+   * The namespace whose records the methods read and write. Only {@link SqliteSpace.scan} ignores this property, and
+   * reads the records of every namespace. `undefined` and "" both mean no namespace.
    */
   namespace: string | undefined;
   readonly #connection: Connection;
@@ -96,7 +96,9 @@ export class SqliteSpace
     this.#space = space;
   }
 
-  /** Maximum duration of a call in milliseconds. Each step of `clear` and `iterator` may take this time. */
+  /**
+   * Maximum duration of a call in milliseconds. `clear` and `iterator` work in steps, and each step may take this time.
+   */
   get longestCallMs(): number {
     return this.#connection.longestCallMs;
   }
@@ -106,12 +108,14 @@ export class SqliteSpace
     return `SqliteStore ${JSON.stringify(this.#connection.path)}`;
   }
 
-  /** The capabilities that Keyv uses: all methods, and `expires` as an absolute time. */
+  /**
+   * The capabilities that Keyv reads: the store has all methods of a storage adapter, and takes `expires` as a time.
+   */
   get capabilities(): KeyvStorageCapability {
     return keyvStorageCapability(this);
   }
 
-  /** Returns the value of `key`, or `undefined` if there is no record. */
+  /** Returns the value of `key`, or `undefined` if `key` has no record. */
   async get(key: string): Promise<StoredValue | undefined> {
     const address = this.#addressColumns(key);
     const row = await this.#connection.read((prepare) => prepare(statements.get).get(...address, Date.now()));
@@ -119,8 +123,8 @@ export class SqliteSpace
   }
 
   /**
-   * Returns one value per key, in the order of `keys`; `undefined` for a key without a record. All values are from the
-   * same state of the file.
+   * Returns one value per key, in the order of `keys`. The value is `undefined` for a key without a record. All values
+   * are read in one transaction.
    */
   async getMany(keys: readonly string[]): Promise<(StoredValue | undefined)[]> {
     const found = await this.#findMany(statements.getMany, keys);
@@ -131,11 +135,11 @@ export class SqliteSpace
   }
 
   /**
-   * Stores the value.
+   * Stores `value` as the value of `key`.
    *
    * @param expires when the record expires, in milliseconds since the epoch. Default: never. A time in the past removes
-   * the record. A number up to 10^12 is a duration from now, as Keyv 5 passes it: see `requireExpires` of
-   * `@keyward/core`.
+   * the record. A number up to 10^12 counts as a duration from now in milliseconds, because Keyv 5 passes durations
+   * (`requireExpires` of `@keyward/core` has the exact rule).
    * @throws KeywardError `VALUE_INVALID` if the value is neither a well-formed string nor bytes, or `expires` is not a
    * number.
    */
@@ -144,7 +148,7 @@ export class SqliteSpace
     return true;
   }
 
-  /** Stores all entries in one transaction. If the call rejects, no entry is stored. See {@link SqliteSpace.set}. */
+  /** Stores all entries like {@link SqliteSpace.set}, in one transaction. If the call rejects, no entry is stored. */
   async setMany(entries: readonly KeyvStorageEntry<unknown>[]): Promise<boolean[]> {
     const writes = entries.map((entry) => this.#write(entry));
     await this.#connection.write((prepare) => {
@@ -153,7 +157,7 @@ export class SqliteSpace
     return writes.map(() => true);
   }
 
-  /** Removes the record of `key`, and returns whether it existed. */
+  /** Removes the record of `key`, and returns whether the record existed. */
   async delete(key: string): Promise<boolean> {
     return this.#connection.write(this.#removal(key));
   }
@@ -164,15 +168,15 @@ export class SqliteSpace
     return this.#connection.write((prepare) => removals.map((remove) => remove(prepare)));
   }
 
-  /** Returns whether there is a record of `key`. */
+  /** Returns whether `key` has a record. */
   async has(key: string): Promise<boolean> {
     const address = this.#addressColumns(key);
     return this.#connection.read((prepare) => prepare(statements.has).get(...address, Date.now()) !== undefined);
   }
 
   /**
-   * Returns for each key whether there is a record, in the order of `keys`. All answers are from the same state of the
-   * file.
+   * Returns for each key whether the key has a record, in the order of `keys`. All records are looked up in one
+   * transaction.
    */
   async hasMany(keys: readonly string[]): Promise<boolean[]> {
     const found = await this.#findMany(statements.hasMany, keys);
@@ -200,7 +204,7 @@ export class SqliteSpace
 
   /**
    * Yields the key and value of each record of this namespace, ordered by key. Leaves out records that are added after
-   * the start, and records that are removed before the iterator reads them.
+   * the iteration has begun, and records that are removed before the iterator reads them.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   iterator<Value>(): AsyncGenerator<Array<string | Awaited<Value> | undefined>, void>;
@@ -223,7 +227,7 @@ export class SqliteSpace
     }
   }
 
-  /** Does nothing, because the connection belongs to the store that opened it. */
+  /** Does nothing. The connection closes when the SqliteStore that opened it disconnects. */
   async disconnect(): Promise<void> {}
 
   /**
@@ -245,8 +249,8 @@ export class SqliteSpace
   }
 
   /**
-   * Calls {@link SqliteSpace.replace} for all changes in one transaction. Returns for each change whether its `next`
-   * was written.
+   * Makes several replacements like {@link SqliteSpace.replace}, in one transaction. Returns for each of the `changes`
+   * whether its `next` was written.
    */
   async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
     const replacements = changes.map((change) => this.#replacement(change));
@@ -257,7 +261,7 @@ export class SqliteSpace
    * Returns a page of records of every namespace, ordered by namespace and key, and the cursor of the next page. The
    * last page has no cursor. A cursor stays valid while records change, and in every process that uses the file.
    *
-   * @throws KeywardError `VALUE_INVALID` if `cursor` does not come from a scan, or `limit` is not an integer of at
+   * @throws KeywardError `VALUE_INVALID` if `cursor` is not a cursor of a scan, or if `limit` is not an integer of at
    * least 1.
    */
   async scan(options: { readonly cursor?: string; readonly limit?: number } = {}): Promise<ScanPage> {
@@ -353,8 +357,8 @@ function readBytes(column: unknown): Uint8Array {
   if (column instanceof Uint8Array) return column;
   throw new KeywardError("STORE_INVALID", "A row of the SQLite file has a column of a type that Keyward never writes", {
     hint:
-      "Find out which other program writes to the SQLite file, and stop that program. Copy the file, then restore it from " +
-      "a backup.",
+      "Find out which other program writes to the SQLite file, and stop that program. Keep a copy of the file, then restore " +
+      "the file from a backup.",
   });
 }
 

@@ -13,21 +13,24 @@ import { SqliteSpace, spaces } from "./sqlite-space.ts";
 /** Options of a {@link SqliteStore}. */
 export interface SqliteStoreOptions {
   /**
-   * Durability of an acknowledged write. Default: "full".
+   * Durability of an acknowledged write, which is a write whose call has resolved. Default: "full".
    *
    * - "full": the write is on the disk and survives a power loss.
    * - "normal": the write survives a crash of the process, but a power loss or a crash of the system can undo the last
    *   acknowledged writes.
    *
-   * The file stays consistent in both cases.
+   * With both settings, a power loss does not damage the file.
    */
   readonly synchronous?: Synchronous;
-  /** How long a call waits while other processes have the file locked, in milliseconds up to 2^30. Default: 5,000. */
+  /**
+   * How long a call waits if another process has the file locked, in milliseconds, at most 2^30. After this time the
+   * call rejects. Default: 5,000.
+   */
   readonly busyTimeoutMs?: number;
   /**
-   * Pause between two sweeps, which remove expired rows from the file, in milliseconds up to 2^30. Default: 60,000.
-   * With 0 there are no sweeps in the background. Reads never return an expired record, even if its row is still in the
-   * file.
+   * Pause between two sweeps, which remove expired rows from the file in the background. In milliseconds, at most 2^30.
+   * With 0 there are no sweeps in the background. Default: 60,000. Reads never return an expired record, even if its
+   * row is still in the file.
    */
   readonly sweepMs?: number;
 }
@@ -69,9 +72,9 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
    *
    * @throws KeywardError with one of these codes:
    *
-   * - `STORE_INVALID` if the file is damaged, belongs to another application, was written by a later release, or was
-   *   prepared by another user. Also if its schema has an object that this package did not create. The file is not
-   *   changed.
+   * - `STORE_INVALID` if the file is damaged, belongs to another application, or was written by a later release. Also
+   *   if the file is empty and another user created it, if another user created a file beside it (`-wal`, `-shm` or
+   *   `-journal`), or if its schema has an object that this package did not create. The file is not changed.
    * - `STORE_UNAVAILABLE` if the file cannot be opened.
    * - `VALUE_INVALID` if an option is unknown or out of range, or `origin` is neither a path nor a store.
    */
@@ -103,8 +106,8 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
   }
 
   /**
-   * Closes the connection that the store shares with its views and its reserved space. Every later call of the store, a
-   * view or the reserved space rejects. On a view, `disconnect` does nothing.
+   * Closes the connection that the store shares with its reserved space and with its views, which `namespaced` returns.
+   * Every later call of these stores rejects. On a view, `disconnect` does nothing.
    */
   override async disconnect(): Promise<void> {
     if (!this.#isView) this.#connection.close();
@@ -112,7 +115,8 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
 
   /**
    * Returns the reserved space, where Keyward keeps its own records. The other methods of this store, except `sweep`,
-   * neither read nor change those records. A store and all its views have the same reserved space.
+   * neither read nor change records in the reserved space. The store and its views, which `namespaced` returns, have
+   * the same reserved space.
    */
   reserved(): SqliteSpace {
     return this.#reserved;
@@ -132,7 +136,8 @@ export class SqliteStore extends SqliteSpace implements ReservedSpace, Namespace
    * Removes the expired rows from the file now, without waiting for the next sweep in the background. Returns the
    * number of removed rows.
    *
-   * @throws KeywardError `STORE_UNAVAILABLE` or `STORE_INVALID`.
+   * @throws KeywardError `STORE_UNAVAILABLE` if the file stays locked or cannot be written, `STORE_INVALID` if the file
+   * is damaged or its schema was changed.
    */
   async sweep(): Promise<number> {
     return this.#connection.sweep();

@@ -108,7 +108,7 @@ describe("a file that is not a usable store", () => {
     });
   }
 
-  it("makes a call reject when the call reads a damaged page, and is not changed", async () => {
+  it("makes a call reject if the call reads a damaged page, and is not changed by the call", async () => {
     const path = temporaryFile();
     await writeRecords(path);
     overwrite(path, 20 * 4096, randomBytes(40 * 4096));
@@ -138,7 +138,7 @@ describe("a store file", () => {
     await second.disconnect();
   });
 
-  it("keeps every write in a copy of the open file and its -wal, as after a crash", async () => {
+  it("contains every acknowledged write if it is copied with its -wal while it is open, as after a crash", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "value");
@@ -244,7 +244,7 @@ describe("a batch that fails in the middle", () => {
 });
 
 describe("a database in memory", () => {
-  it("belongs to one store, so another store does not see its records", async () => {
+  it("belongs to one store, so a second store in memory does not see the records of the first store", async () => {
     const [one, other] = [new SqliteStore(":memory:"), new SqliteStore(":memory:")];
     await one.set("key", "value");
     expect(await other.get("key")).toBeUndefined();

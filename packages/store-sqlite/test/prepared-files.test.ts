@@ -88,7 +88,7 @@ const planted = [
 ];
 
 describe("a store file whose schema another program changed", () => {
-  it.each(planted)("is not opened if it has $name", async ({ plant, remove }) => {
+  it.each(planted)("is not opened if its schema has $name", async ({ plant, remove }) => {
     const path = temporaryFile();
     await closedStore(path);
     alter(path, plant);
@@ -311,28 +311,31 @@ describe.skipIf(process.platform !== "linux")("a store whose file cannot be writ
     });
   });
 
-  it.skipIf(!isRoot)("reports a full disk, keeps its records, and works again once there is space", async (context) => {
-    const path = temporaryFile();
-    mount(path, "size=512k", context);
-    const store = new SqliteStore(path);
-    await store.set("key", "value");
-    const rest = join(dirname(path), "rest");
-    expect(() => writeFileSync(rest, Buffer.alloc(600_000))).toThrow("ENOSPC");
-    const batch = ["first", "second"].map((key) => ({ key, value: key.repeat(20_000) }));
-    for (const call of [() => store.setMany(batch), () => store.set("key", "next".repeat(20_000))]) {
-      await expect(call()).rejects.toMatchObject({
-        code: "STORE_UNAVAILABLE",
-        message: `There is no space left for ${path}`,
-        hint: expect.stringContaining("Do not remove the files `-wal` and `-shm`"),
-      });
-    }
-    expect(await store.getMany(["key", "first", "second"])).toEqual(["value", undefined, undefined]);
-    rmSync(rest);
-    expect(await store.setMany(batch)).toEqual([true, true]);
-    await store.disconnect();
-  });
+  it.skipIf(!isRoot)(
+    "reports a full disk, keeps its records, and accepts writes again when there is space",
+    async (context) => {
+      const path = temporaryFile();
+      mount(path, "size=512k", context);
+      const store = new SqliteStore(path);
+      await store.set("key", "value");
+      const rest = join(dirname(path), "rest");
+      expect(() => writeFileSync(rest, Buffer.alloc(600_000))).toThrow("ENOSPC");
+      const batch = ["first", "second"].map((key) => ({ key, value: key.repeat(20_000) }));
+      for (const call of [() => store.setMany(batch), () => store.set("key", "next".repeat(20_000))]) {
+        await expect(call()).rejects.toMatchObject({
+          code: "STORE_UNAVAILABLE",
+          message: `There is no space left for ${path}`,
+          hint: expect.stringContaining("Do not remove the files `-wal` and `-shm`"),
+        });
+      }
+      expect(await store.getMany(["key", "first", "second"])).toEqual(["value", undefined, undefined]);
+      rmSync(rest);
+      expect(await store.setMany(batch)).toEqual([true, true]);
+      await store.disconnect();
+    },
+  );
 
-  it("reports that the folder of the file no longer exists", async () => {
+  it("reports a missing folder if the folder of the file was removed", async () => {
     const path = join(dirname(temporaryFile()), "folder", "records.db");
     mkdirSync(dirname(path));
     const lock = new DatabaseSync(path);

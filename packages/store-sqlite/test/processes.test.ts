@@ -40,7 +40,7 @@ describe("several processes on one file", () => {
     await store.disconnect();
   });
 
-  it("create each of many files at the same time, and none of them is refused", async () => {
+  it("create each of 150 files at the same time, and every process can open every file", async () => {
     const path = temporaryFile();
     const names = ["a", "b", "c", "d"];
     const children = await Promise.all(names.map((name) => start("open files", path, name)));
@@ -58,7 +58,7 @@ describe("several processes on one file", () => {
     }
   });
 
-  it("increment a counter with replace without losing a step", async () => {
+  it("lose no step if they all increment one counter with replace", async () => {
     const path = temporaryFile();
     await finish(await Promise.all(["a", "b", "c"].map((name) => start("increment", path, name))));
     const store = new SqliteStore(path);
@@ -87,7 +87,7 @@ describe("several processes on one file", () => {
     await store.disconnect();
   });
 
-  it("see every acknowledged batch of a killed process, and its last batch completely or not at all", async () => {
+  it("find every acknowledged batch of a killed process, and find the last batch completely or not at all", async () => {
     const path = temporaryFile();
     const keys = Array.from({ length: 200 }, (_, index) => `key-${index}`);
     for (const acknowledgements of [1, 4, 9]) {

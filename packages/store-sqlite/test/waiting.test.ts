@@ -33,7 +33,7 @@ describe("a locked file", () => {
     await store.disconnect();
   });
 
-  it("makes batches and replacements wait", async () => {
+  it("makes batches and replacements wait until it is unlocked", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     await store.set("key", "old");
@@ -49,7 +49,7 @@ describe("a locked file", () => {
     await store.disconnect();
   });
 
-  it("makes a write fail after busyTimeoutMs", async () => {
+  it("makes a write reject if the lock lasts longer than busyTimeoutMs", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { busyTimeoutMs: 50 });
     const unlock = lock(path);
@@ -73,7 +73,7 @@ describe("a locked file", () => {
     await rejected;
   });
 
-  it("becomes a store through the waiting write, if the process that had locked the file left it empty", async () => {
+  it("becomes a store if it is empty and a write is waiting when it is unlocked", async () => {
     const path = temporaryFile();
     const unlock = lock(path);
     const store = new SqliteStore(path);
@@ -85,7 +85,7 @@ describe("a locked file", () => {
     await store.disconnect();
   });
 
-  it("makes a write wait without losing its namespace when the namespace of the store changes meanwhile", async () => {
+  it("makes a write wait, and the write keeps its namespace even if the store's namespace changes meanwhile", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path);
     store.namespace = "first";
@@ -146,7 +146,7 @@ describe("many or large records", () => {
 });
 
 describe("expired rows", () => {
-  it("stay in the file after reads, and are removed by a sweep, from the reserved space too", async () => {
+  it("stay in the file after reads, and are removed by sweep(), including rows of the reserved space", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 0 });
     // On a busy machine, the batch could take longer than any expiry that is short enough for a test.
@@ -179,7 +179,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are removed in the background", async () => {
+  it("are removed in the background after sweepMs", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 20 });
     await store.set("key", "value", Date.now() + 50);
@@ -189,7 +189,7 @@ describe("expired rows", () => {
     await store.disconnect();
   });
 
-  it("are removed by a later sweep after a sweep has failed and the event sweep:error has reported it", async () => {
+  it("are removed by a later sweep after a sweep has failed and the store has emitted sweep:error", async () => {
     const path = temporaryFile();
     const store = new SqliteStore(path, { sweepMs: 20, busyTimeoutMs: 0 });
     const errors: unknown[] = [];

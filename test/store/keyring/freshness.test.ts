@@ -41,7 +41,7 @@ describe("refreshMs", () => {
     vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout", "Date", "performance"] });
   });
 
-  it("causes a load about every refreshMs milliseconds, and one load serves all stores", async () => {
+  it("causes one load of the keyring for all stores about every refreshMs milliseconds", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const others = Array.from({ length: 5 }, () => new EncryptedStore(new MemoryStore(), { keys }));
     const waits: number[] = [];
@@ -58,7 +58,7 @@ describe("refreshMs", () => {
     await Promise.all([store, ...others].map((one) => one.disconnect()));
   });
 
-  it("makes stores use a changed keyring, even if no read needs a key that the former keyring lacks", async () => {
+  it("makes stores use a changed keyring even if no record names a key that the former keyring lacks", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     const rings: Keyring[] = [];
@@ -69,7 +69,7 @@ describe("refreshMs", () => {
     await store.disconnect();
   });
 
-  it("causes no load before a store is used or after all are disconnected, and loads again when one is used again", async () => {
+  it("causes loads only while a store is in use: not before its first call, nor after it is disconnected", async () => {
     const keys = new TestKeys(newRing(), { refreshMs: 1_000 });
     const store = new EncryptedStore(new MemoryStore(), { keys });
     await vi.advanceTimersByTimeAsync(10_000);
@@ -85,7 +85,7 @@ describe("refreshMs", () => {
     expect(vi.getTimerCount()).toBe(0);
   });
 
-  it("causes no load after the stores were disconnected during a load", async () => {
+  it("causes no further load if the stores are disconnected during a load", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const release = keys.hold();
     await vi.advanceTimersByTimeAsync(1_101);
@@ -96,7 +96,7 @@ describe("refreshMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("causes fewer and fewer loads while they fail, and the last good keyring stays in use", async () => {
+  it("causes loads after longer and longer pauses while they fail, and the keyring in use stays in use", async () => {
     const { keys, store } = await openStore({ refreshMs: 1_000 });
     const warnings: number[] = [];
     store.on("provider:error", (_: unknown, { times }: Repetition) => warnings.push(times));
@@ -135,7 +135,7 @@ describe("refreshMs", () => {
     await store.disconnect();
   });
 
-  it("counts from the last load, whatever caused that load", async () => {
+  it("is the time since the last load, even if a change that the provider reported caused that load", async () => {
     const { before, staged } = rotation();
     const { keys, store } = await openStore({ refreshMs: 1_000 }, before);
     await vi.advanceTimersByTimeAsync(800);
@@ -163,7 +163,7 @@ describe("maxAgeMs", () => {
     vi.useFakeTimers({ toFake: ["Date", "performance"] });
   });
 
-  it("makes all calls wait for one load if the keyring is older", async () => {
+  it("makes all calls wait for one load if the keyring in use is older than maxAgeMs", async () => {
     const { keys, store } = await openStore(freshness);
     vi.advanceTimersByTime(60_000);
     expect(await store.get("key")).toBe(value);
@@ -180,7 +180,7 @@ describe("maxAgeMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("makes all calls reject with the reason if the keyring is older and its source fails", async () => {
+  it("makes all calls reject with the cause if the keyring is older than maxAgeMs and its load fails", async () => {
     const { keys, store } = await openStore(freshness);
     keys.fail(down);
     vi.advanceTimersByTime(60_001);
@@ -197,7 +197,7 @@ describe("maxAgeMs", () => {
     await store.set("other", value);
   });
 
-  it("is extended by each load of an unchanged keyring", async () => {
+  it("is counted again after each load, even if the loaded keyring is unchanged", async () => {
     const { keys, store } = await openStore(freshness);
     vi.advanceTimersByTime(50_000);
     keys.push(await keys.load());
@@ -206,7 +206,7 @@ describe("maxAgeMs", () => {
     expect(await store.get("key")).toBe(value);
   });
 
-  it("is not extended by the load of a keyring that is refused", async () => {
+  it("is not counted again after a load whose keyring is refused", async () => {
     const { before, promoted } = rotation();
     const { keys, store } = await openStore(freshness, promoted);
     keys.push(before);
@@ -215,7 +215,7 @@ describe("maxAgeMs", () => {
     expect(error.cause).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it("counts from the beginning of a load", async () => {
+  it("is counted from the beginning of the load, not from its end", async () => {
     const keys = new TestKeys(newRing(), freshness);
     const store = new EncryptedStore(new MemoryStore(), { keys });
     const release = keys.hold();
@@ -228,7 +228,7 @@ describe("maxAgeMs", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("counts the time while the machine sleeps, and ignores a clock that is set back", async () => {
+  it("includes the time while the machine sleeps, and is not extended if the clock is set back", async () => {
     const { keys, store } = await openStore(freshness);
     // The monotonic clock stops while the machine sleeps.
     vi.setSystemTime(Date.now() + 60_001);
@@ -240,7 +240,7 @@ describe("maxAgeMs", () => {
     expect(keys.loads).toBe(3);
   });
 
-  it("causes a second load if the machine slept during the first", async () => {
+  it("causes a second load if the machine sleeps longer than maxAgeMs during the first load", async () => {
     const { keys, store } = await openStore(freshness);
     vi.advanceTimersByTime(60_001);
     const release = keys.hold();
@@ -253,7 +253,7 @@ describe("maxAgeMs", () => {
   });
 });
 
-describe("failing key provider", () => {
+describe("a failing key provider", () => {
   beforeEach(() => {
     vi.useFakeTimers({ toFake: ["Date", "performance"] });
   });
@@ -283,7 +283,7 @@ describe("failing key provider", () => {
     expect(Math.min(...pauses.slice(4))).toBeGreaterThanOrEqual(5);
   }
 
-  it("loads once after each pause while stores have no keyring, however many calls need one", async () => {
+  it("loads only once after each pause if stores have no keyring, however many calls need a keyring", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(down);
     const inner = new MemoryStore();
@@ -300,14 +300,14 @@ describe("failing key provider", () => {
     expect(await stores[1]?.set("key", value)).toBe(true);
   });
 
-  it("loads once after each pause while the keyring is too old", async () => {
+  it("loads only once after each pause if the keyring in use is older than maxAgeMs", async () => {
     const { keys, store } = await openStore({ maxAgeMs: 60_000, timeoutMs: 10_000 });
     keys.fail(down);
     vi.advanceTimersByTime(60_001);
     expectGrowingPauses(await loadTimes(keys, () => store.get("key")));
   });
 
-  it("loads once after each pause while records under an unknown key are read", async () => {
+  it("loads only once after each pause if records are read whose key the keyring in use lacks", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("ahead", value);
@@ -330,7 +330,7 @@ describe("failing key provider", () => {
     expect(await store.get("ahead")).toBe(value);
   });
 
-  it("loads again after the machine slept longer than the pause", async () => {
+  it("loads again at the first call after the machine has slept longer than the pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(down);
     const store = new EncryptedStore(new MemoryStore(), { keys });
@@ -350,7 +350,7 @@ it("a keyring is used forever if there is no maxAgeMs", async () => {
   expect(keys.loads).toBe(1);
 });
 
-it("timeoutMs ends a load that takes too long", async () => {
+it("a load that takes longer than timeoutMs fails", async () => {
   const keys = new TestKeys(newRing(), { timeoutMs: 50 });
   const release = keys.hold();
   const begun = performance.now();
@@ -390,7 +390,7 @@ describe("withFreshness", () => {
     }
   }
 
-  it("changes only the named settings, and keeps every method of the provider", async () => {
+  it("returns a copy of the provider with all its methods, in which only the given settings differ", async () => {
     const ring = newRing();
     const keys = new Counting(ring, { refreshMs: 5_000, timeoutMs: 1_000 });
     const changed = withFreshness(keys, { refreshMs: 2_000, maxAgeMs: 60_000 });
@@ -407,7 +407,7 @@ describe("withFreshness", () => {
     expect(await again.load()).toBe(next);
   });
 
-  it("makes stores apply the changed settings", async () => {
+  it("returns a copy whose stores use the changed settings", async () => {
     vi.useFakeTimers({ toFake: ["Date", "performance"] });
     const keys = new TestKeys(newRing());
     const store = new EncryptedStore(new MemoryStore(), { keys: withFreshness(keys, { maxAgeMs: 60_000 }) });
@@ -417,7 +417,7 @@ describe("withFreshness", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("refuses an unknown setting and one that is out of range", async () => {
+  it("refuses a setting that is unknown or out of range", async () => {
     const misspelt = { refreshMs: 1_000, refreshMS: 1_000 };
     await expectRefusal(() => withFreshness(new TestKeys(newRing()), misspelt), "VALUE_INVALID");
     await expectRefusal(() => withFreshness(new TestKeys(newRing()), { refreshMs: 0 }), "VALUE_INVALID");

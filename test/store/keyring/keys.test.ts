@@ -22,8 +22,8 @@ function forged(count: number): { key: string; value: string }[] {
   return Array.from({ length: count }, (_, index) => ({ key: `forged ${index}`, value: `kw1.forged${index}.${body}` }));
 }
 
-describe("key provider", () => {
-  it("loads once for all stores and all concurrent calls", async () => {
+describe("a key provider", () => {
+  it("loads the keyring once for all its stores and all their concurrent calls", async () => {
     const keys = new TestKeys(newRing());
     const stores = Array.from({ length: 3 }, () => new EncryptedStore(new MemoryStore(), { keys }));
     const release = keys.hold();
@@ -35,7 +35,7 @@ describe("key provider", () => {
     expect(keys.loads).toBe(1);
   });
 
-  it("makes calls reject without a write if the first load fails, and loads again after a pause", async () => {
+  it("makes writes reject and write nothing if the first load fails, and loads again after a pause", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("unreachable"));
     const inner = new MemoryStore();
@@ -50,7 +50,7 @@ describe("key provider", () => {
     expect(await store.get("key")).toBe(value);
   });
 
-  it("loads at once when it reports a change, also during a pause", async () => {
+  it("loads the keyring at once when it reports a change, even during the pause after a failed load", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("unreachable"));
     const store = new EncryptedStore(new MemoryStore(), { keys });
@@ -64,7 +64,7 @@ describe("key provider", () => {
     await vi.waitFor(async () => await store.set("key", value), 20_000);
   });
 
-  it("makes each read reject if the first load fails, and leaves no unhandled rejection", async () => {
+  it("makes reads reject without an unhandled rejection if the first load fails", async () => {
     const { before } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: before }).setMany([{ key: "one", value }]);
@@ -86,7 +86,7 @@ describe("key provider", () => {
     expect(seen).toEqual([]);
   });
 
-  it("leaves the last good keyring in use with a warning if it fails later", async () => {
+  it("makes stores keep the last good keyring, and emit a warning, if a later load fails", async () => {
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
     const inner = new MemoryStore();
@@ -108,7 +108,7 @@ describe("key provider", () => {
     expect(errors).toEqual([]);
   });
 
-  it("changes the keyring in use when it reports a change", async () => {
+  it("makes stores use the changed keyring when it reports a change", async () => {
     const { before, promoted } = rotation();
     const keys = new TestKeys(before);
     const inner = new MemoryStore();
@@ -124,7 +124,7 @@ describe("key provider", () => {
     expect(Buffer.from(entries[0]?.value ?? "").toString("latin1")).toMatch(/^kw1:new:/);
   });
 
-  it("loads again if it reports a change during a load", async () => {
+  it("loads the keyring again if it reports a change during a load", async () => {
     const { before, staged, promoted } = rotation();
     const keys = new TestKeys(before);
     const store = new EncryptedStore(new MemoryStore(), { keys });
@@ -138,7 +138,7 @@ describe("key provider", () => {
     await vi.waitFor(() => expect(rings.at(-1)).toBe(`${promoted.generation}`), 20_000);
   });
 
-  it("loses its subscriber when all its stores are disconnected", async () => {
+  it("has no subscriber after all its stores are disconnected", async () => {
     const keys = new TestKeys(newRing());
     const stores = [new EncryptedStore(new Map(), { keys }), new EncryptedStore(new Map(), { keys })];
     expect(keys.watchers).toBe(1);
@@ -146,7 +146,7 @@ describe("key provider", () => {
     expect(keys.watchers).toBe(0);
   });
 
-  it("is subscribed to again by a store that is used after it was disconnected", async () => {
+  it("has a subscriber again when a store is used after that store was disconnected", async () => {
     const { before, promoted } = rotation();
     const keys = new TestKeys(before);
     const inner = new MemoryStore();
@@ -163,12 +163,12 @@ describe("key provider", () => {
     expect(keys.watchers).toBe(0);
   });
 
-  it("is refused if it loads something other than a Keyring", async () => {
+  it("makes calls reject if its load() returns something other than a Keyring", async () => {
     const provider: KeyProvider = { load: () => Promise.resolve(JSON.parse('{"primary":"k1"}')) };
     await expectRefusal(new EncryptedStore(new Map(), { keys: provider }).set("key", value), "KEYRING_INVALID");
   });
 
-  it("makes calls reject after the timeout if it hangs before the first load, but not if a keyring is in use", async () => {
+  it("makes calls reject after the timeout if a load hangs, but only if this is the first load", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValueOnce(abort.signal);
     const signals: (AbortSignal | undefined)[] = [];
@@ -197,7 +197,7 @@ describe("key provider", () => {
     release();
   });
 
-  it("leaves no unhandled rejection if it throws before it returns a promise", async () => {
+  it("makes calls reject without an unhandled rejection if load() throws and returns no promise", async () => {
     const abort = new AbortController();
     vi.spyOn(AbortSignal, "timeout").mockReturnValue(abort.signal);
     const provider: KeyProvider = {
@@ -221,7 +221,7 @@ describe("key provider", () => {
     expect(seen).toEqual([]);
   });
 
-  it("changes the keyring in use even if a listener throws", async () => {
+  it("makes stores use the changed keyring even if a listener of the event keyring:changed throws", async () => {
     const { before, promoted } = rotation();
     const keys = new TestKeys(before);
     const inner = new MemoryStore();
@@ -240,7 +240,7 @@ describe("key provider", () => {
   });
 });
 
-describe("loaded keyring that is not a successor", () => {
+describe("a loaded keyring that is not a later generation of the keyring in use", () => {
   const { before, promoted } = rotation();
 
   it.each([
@@ -265,7 +265,7 @@ describe("loaded keyring that is not a successor", () => {
   });
 });
 
-describe("unrelated keyring of the same name and a higher generation", () => {
+describe("a loaded keyring with the right name and a higher generation", () => {
   const { before, promoted } = rotation();
   const unrelated = newRing("new").add().add().add();
   // A copy of the keyring that was changed independently: its primary has the id "new" too, but other material.
@@ -285,7 +285,7 @@ describe("unrelated keyring of the same name and a higher generation", () => {
       new MemoryStore(),
       /check record/,
     ],
-  ])("is refused if it %s, and a later right keyring is accepted", async (_, other, inner, problem) => {
+  ])("is refused if it %s, and the right keyring is accepted later", async (_, other, inner, problem) => {
     const keys = new TestKeys(promoted);
     const store = new EncryptedStore(inner, { keys, scope: "tenant" });
     await store.set("key", value);
@@ -307,7 +307,7 @@ describe("unrelated keyring of the same name and a higher generation", () => {
     await store.disconnect();
   });
 
-  it("is distinguished from a successor in which the key of the check record is disabled", async () => {
+  it("is accepted if it has the key of the check record, even if that key is disabled", async () => {
     const { disabled } = rotation();
     const staged = disabled.enable("old").promote("old");
     const keys = new TestKeys(staged);
@@ -318,7 +318,7 @@ describe("unrelated keyring of the same name and a higher generation", () => {
     await store.disconnect();
   });
 
-  it("is accepted if it shares a key with the keyring in use and the store fails to answer", async () => {
+  it("is accepted if it shares a key with the keyring in use, and the check record cannot be read", async () => {
     const keys = new TestKeys(promoted);
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys });
@@ -332,14 +332,14 @@ describe("unrelated keyring of the same name and a higher generation", () => {
   });
 });
 
-describe("running process", () => {
+describe("a running process", () => {
   const right = newRing("right").withStores(["sessions"]);
 
   it.each([
     ["is of a higher generation", newRing().add().add().add()],
     ["has another name", newRing().rename("staging")],
     ["has other material under the same id", newRing("right").add().add().add()],
-  ])("accepts the right keyring without a restart if it began with one that %s", async (_, wrong) => {
+  ])("accepts the right keyring without a restart if it began with a wrong keyring that %s", async (_, wrong) => {
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: right }).set("key", value);
     const keys = new TestKeys(wrong);
@@ -350,7 +350,7 @@ describe("running process", () => {
     for (const store of stores) await store.disconnect();
   });
 
-  it("refuses an older keyring after it has written, even if an attacker restores the check record", async () => {
+  it("refuses an older keyring after a write, even if an attacker puts back the older check record", async () => {
     const { before, after } = rotation();
     const inner = new MemoryStore();
     const keys = new TestKeys(after);
@@ -369,8 +369,8 @@ describe("running process", () => {
   });
 });
 
-describe("unknown key id", () => {
-  it("causes one load for all concurrent reads", async () => {
+describe("a key id that the keyring lacks", () => {
+  it("causes one load of the keyring for all concurrent reads of records with this key id", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     const names = Array.from({ length: 1_000 }, (_, index) => `key ${index}`);
@@ -387,7 +387,7 @@ describe("unknown key id", () => {
     expect(keys.loads).toBe(2);
   });
 
-  it("causes no further load for a while if it stays unknown", async () => {
+  it("causes no further load for a while if the loaded keyring lacks the key id as well", async () => {
     const keys = new TestKeys(newRing());
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys });
@@ -396,7 +396,7 @@ describe("unknown key id", () => {
     expect(keys.loads).toBeLessThanOrEqual(2);
   });
 
-  it("is looked up again after the keyring has changed", async () => {
+  it("is found after the provider has reported a changed keyring with this key id", async () => {
     const { before, staged, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("key", value);
@@ -407,7 +407,7 @@ describe("unknown key id", () => {
     await vi.waitFor(async () => expect(await store.get("key")).toBe(value), 20_000);
   });
 
-  it("causes a load even if another id stayed unknown before", async () => {
+  it("causes a load even if another key id was not found just before", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("real", value);
@@ -419,7 +419,7 @@ describe("unknown key id", () => {
     expect(await store.get("real")).toBe(value);
   });
 
-  it("causes few loads and does not delay a real key when a thousand ids are forged", async () => {
+  it("is found without delay, and causes few loads, even if an attacker forges a thousand other key ids", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("real", value);
@@ -441,7 +441,7 @@ describe("unknown key id", () => {
     expect(keys.loads).toBeLessThanOrEqual(4);
   });
 
-  it("causes only one load together with the other unknown key ids of a batch", async () => {
+  it("causes no load for itself if the batch that is read has other such key ids", async () => {
     const inner = new MemoryStore();
     const records = forged(6);
     await inner.setMany(records);
@@ -454,7 +454,7 @@ describe("unknown key id", () => {
   });
 });
 
-it("a disabled key decrypts nothing, and writes succeed", async () => {
+it("a disabled key decrypts no record, but writes and reads under the primary succeed", async () => {
   const { before, promoted, disabled } = rotation();
   const keys = new TestKeys(promoted);
   const inner = new WatchedStore();

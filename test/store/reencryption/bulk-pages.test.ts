@@ -121,7 +121,7 @@ describe("a page of a bulk re-encryption", () => {
     for (const { bytes } of inner.scans.slice(counted + 1)) expect(bytes).toBeLessThan(targetBytes + 1);
   });
 
-  it("has fewer records if they become large, waits for the pages in progress, and grows when the records become small", async () => {
+  it("has fewer records while the records are large, more when they are small again, and waits while earlier pages have many bytes", async () => {
     const mixed = [...sizes(1_100, 10), ...sizes(600, 40_000), ...sizes(2_000, 10)];
     const { inner, store, expectMoved } = await rotated(new LoggingStore(), mixed);
     inner.msPerReplacement = 0.01;
@@ -162,7 +162,7 @@ describe("maxPerSecond", () => {
     await expectMoved();
   });
 
-  it("is not exceeded to catch up after a time in which the store was slow", async () => {
+  it("is not exceeded after the store was slow for a while, not even to catch up", async () => {
     const { inner, store } = await rotated(new LoggingStore(), sizes(120, 10));
     const scan = inner.scan.bind(inner);
     vi.spyOn(inner, "scan").mockImplementationOnce(async (options) => {
@@ -177,7 +177,7 @@ describe("maxPerSecond", () => {
     expect(last.atMs - first.atMs).toBeGreaterThanOrEqual((looked / 100) * 1_000 - 2 * inner.scans.length);
   });
 
-  it("does not delay a stop by the signal, and the progress is saved", async () => {
+  it("does not delay the stop of a job when its signal is aborted, and the job has saved its progress", async () => {
     // A store may return more records than requested.
     class GenerousStore extends LoggingStore {
       override scan(options: { readonly cursor?: string } = {}): Promise<ScanPage> {
@@ -205,7 +205,7 @@ describe("maxPerSecond", () => {
     expect(inner.scans).toEqual([]);
   });
 
-  it("does not keep the process running while it limits the rate, and leaves no listener on the signal", async () => {
+  it("leaves no listener on the signal after the re-encryption whose rate it limited", async () => {
     const { store } = await rotated(new LoggingStore(), sizes(60, 10));
     const { signal } = new AbortController();
     const added = vi.spyOn(signal, "addEventListener");
@@ -267,7 +267,7 @@ describe("a range of a store", () => {
     await expectMoved();
   });
 
-  it("is refused if the store cannot be divided, and rangesOf returns [undefined] for such a store", async () => {
+  it("is refused by reencrypt if the store cannot be divided, and rangesOf returns [undefined] for such a store", async () => {
     const { store } = await rotated(new MemoryStore(), [1]);
     expect(await rangesOf(store, 8)).toEqual([undefined]);
     await expectRefusal(reencrypt(store, { range: "01234" }), "VALUE_INVALID");

@@ -109,7 +109,7 @@ describe("reencrypt", () => {
   });
 
   it.each([1, 4, 16])(
-    "stops when its signal is aborted, and resumes where it stopped, with a concurrency of %d pages",
+    "stops when its signal is aborted, and resumes where it stopped, if %d pages are re-encrypted at once",
     async (concurrency) => {
       const { inner, store } = await rotated(100, WatchedStore);
       const checkpoint = new MemoryCheckpoint();
@@ -255,7 +255,7 @@ describe("reencrypt", () => {
     expectNoSecrets(report);
   });
 
-  it("lists a record as unreadable if a foreign format throws an error of any kind for it", async () => {
+  it("counts a record as unreadable if a format in the option accept throws an error of any kind for the record", async () => {
     const { inner, rings } = await rotated(3);
     await inner.set("foreign", value);
     const parsing = { name: "parsing", read: (stored: unknown) => JSON.parse(String(stored)) };
@@ -263,7 +263,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(store)).toMatchObject({ scanned: 10, reencrypted: 9, unreadable: 1, complete: false });
   });
 
-  it("is complete only after an unreadable record was removed, and counts the record once although the job starts over", async () => {
+  it("counts an unreadable record once, even if the job starts over, and is complete only after that record was removed", async () => {
     const { inner, rings, store } = await rotated(3);
     await inner.set("broken", "kw1.old.AAAA");
     await store.setMany(Array.from({ length: 100 }, (_, index) => ({ key: `after ${index}`, value })));
@@ -286,7 +286,7 @@ describe("reencrypt", () => {
     expect(await reencrypt(following)).toMatchObject({ unreadable: 0, complete: true });
   });
 
-  it("encrypts a plaintext record with any number as its expiry", async () => {
+  it("encrypts a plaintext record whose expiry may be any number", async () => {
     const inner = new MemoryStore();
     const times = [0, -1, 1.5, Date.now() + 60_000.5, 2 ** 48, Number.MAX_SAFE_INTEGER, 1e300];
     for (const expires of times) await inner.set(`at ${expires}`, JSON.stringify({ value, expires }));
@@ -351,7 +351,7 @@ describe("reencrypt", () => {
     expect(await idsIn(inner)).toEqual(["new"]);
   });
 
-  it("re-encrypts no record under the former primary after the primary has changed during the job", async () => {
+  it("re-encrypts no further record under the former primary when the primary changes during the job", async () => {
     const { inner, rings } = await rotated(100);
     const third = rings.promoted.add({ id: "third" }).promote("third");
     const keys = new TestKeys(rings.promoted);
@@ -377,7 +377,7 @@ describe("reencrypt", () => {
     expect(keyIdIn(await inner.namespaced("ns:with::marks").get("key 99"))).toBe("third");
   });
 
-  it("leaves every record under the primary that it reports, even if the primary changes while pages are in progress", async () => {
+  it("leaves every record under the primary that its report names, even if the primary changes while pages are in progress", async () => {
     const rings = rotation();
     const third = rings.promoted.add({ id: "third" }).promote("third");
     const keys = new TestKeys(rings.promoted);
@@ -421,7 +421,7 @@ describe("reencrypt", () => {
     },
   );
 
-  it("refuses a store that cannot scan or replace, and a keyring that cannot decrypt the check record, and changes nothing", async () => {
+  it("rejects and changes nothing if the store cannot scan or replace, or if the keyring cannot decrypt the check record", async () => {
     const keys = newRing();
     await expectRefusal(reencrypt(new EncryptedStore(new Map(), { keys })), "STORE_NOT_SCANNABLE");
     await expectRefusal(

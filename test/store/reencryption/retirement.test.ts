@@ -40,7 +40,7 @@ async function rotated() {
 }
 
 describe("retireKey", () => {
-  it("refuses, and reports the counts by store, while a record of any namespace and store needs the key", async () => {
+  it("rejects with KEY_IN_USE and the counts by store while a record in any namespace of any store needs the key", async () => {
     const { rings, stores, archive } = await rotated();
     const error = await expectRefusal(retireKey(rings.promoted, stores, "old"), "KEY_IN_USE");
     expect({ ...error.counts }).toEqual({ cache: 4, archive: 4 });
@@ -103,7 +103,7 @@ describe("retireKey", () => {
     );
   });
 
-  it("re-encrypts the check record under the key, or counts it as needing the key if it cannot be decrypted", async () => {
+  it("re-encrypts a check record under the key, and rejects with KEY_IN_USE if that check record cannot be decrypted", async () => {
     const rings = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: rings.before }).set("key", value);
@@ -213,7 +213,7 @@ describe("retireKey", () => {
       expect(abandoned.map(({ key }) => key)).toContain("garbage");
     });
 
-    it("requires a store of a scope that is no longer used, and re-encrypts the check record of this scope", async () => {
+    it("requires a store of each scope with a check record, even if the scope is no longer used, and re-encrypts that check record", async () => {
       const rings = rotation();
       const inner = new MemoryStore();
       const gone = new EncryptedStore(inner, { keys: rings.before, scope: "gone" });
@@ -251,7 +251,7 @@ describe("retireKey", () => {
       // createKeyv makes such a store for each namespace.
       ["set", "another store over its backend"],
     ] as const)(
-      "is counted, and its record stays readable, if a %s of %s is in progress when retireKey is called",
+      "is awaited and counted by retireKey, and its record stays readable, if the write is a %s of %s",
       async (method, which) => {
         const earlier = guardMaterial(Keyring.generate("earlier"));
         const before = earlier.add({ id: "old" }).promote("old");
@@ -306,7 +306,7 @@ describe("retireKey", () => {
   });
 
   describe("a key provider", () => {
-    it("is called by retireKey with the changed keyring to save and the previous keyring to compare with", async () => {
+    it("saves the keyring that retireKey has changed", async () => {
       const { rings, stores } = await rotated();
       for (const store of Object.values(stores)) await reencrypt(store);
       const keys = new TestKeys(rings.promoted);
@@ -332,7 +332,7 @@ describe("retireKey", () => {
       ]);
     });
 
-    it("passes its KEYRING_CONFLICT on to the caller of retireKey, and saves nothing if retireKey refuses", async () => {
+    it("makes retireKey reject with KEYRING_CONFLICT if the keyring was changed meanwhile, and saves nothing while the key is in use", async () => {
       const { rings, stores } = await rotated();
       const keys = new TestKeys(rings.promoted);
       await expectRefusal(retireKey(keys, stores, "old"), "KEY_IN_USE");
@@ -363,7 +363,7 @@ describe.each([
     return { rings, stores };
   }
 
-  it("rejects with PROVIDER_UNAVAILABLE and the cause if the provider fails", async () => {
+  it("rejects with PROVIDER_UNAVAILABLE, with the error of the provider as its cause, if the provider fails", async () => {
     const { rings, stores } = await ready();
     const keys = new TestKeys(rings.promoted);
     const failure = new TypeError("connect ECONNREFUSED");
@@ -374,7 +374,7 @@ describe.each([
     expect(keys.saves).toBe(0);
   });
 
-  it("loads the keyring from a provider that has recovered from a failure of the previous call", async () => {
+  it("loads the keyring again if the provider failed in the previous call and has recovered", async () => {
     const { rings, stores } = await ready();
     const keys = new TestKeys(rings.promoted);
     keys.fail(new Error("down"));
@@ -392,7 +392,7 @@ describe.each([
     }
   });
 
-  it("reports to onProgress how many records of all stores it has looked at so far", async () => {
+  it("passes to onProgress the number of records of all stores that it has looked at so far", async () => {
     const { rings, stores } = await ready();
     const told: number[] = [];
     await change(rings.promoted, stores, "old", { onProgress: (records) => told.push(records) });
@@ -430,7 +430,7 @@ describe("forbidPlaintext", () => {
     return { keys, inner, store: new EncryptedStore(inner, { keys, accept: [plaintext()] }) };
   }
 
-  it("refuses while any store has plaintext in the namespace", async () => {
+  it("rejects with RECORD_NOT_SEALED while any store has plaintext in the namespace", async () => {
     const { keys, store } = await withPlaintext();
     const empty = new EncryptedStore(new MemoryStore(), { keys });
     const error = await expectRefusal(forbidPlaintext(keys, { empty, store }, "flows"), "RECORD_NOT_SEALED");
@@ -477,7 +477,7 @@ describe("forbidPlaintext", () => {
     }
   });
 
-  it("refuses a namespace that cannot be written in a keyring document", async () => {
+  it("rejects a namespace with a lone surrogate, which no keyring document can contain", async () => {
     const { keys, store } = await withPlaintext();
     await expect(forbidPlaintext(keys, { store }, "\ud800")).rejects.toMatchObject({ name: "KeywardError" });
     expect(Keyring.generate().encryptedNamespaces).toEqual([]);

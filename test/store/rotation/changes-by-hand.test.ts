@@ -14,7 +14,7 @@ async function rotationFrom(id: string) {
 }
 
 describe("a rotation whose keys operators changed by hand", () => {
-  it("does not block later rotations if both of its keys are gone", async () => {
+  it("does not block later rotations if both of its keys were removed from the keyring", async () => {
     for (const until of ["promote", "drain"] as const) {
       const { keys, store, options } = await rotationFrom("first");
       const { keyring } = await rotateKey(keys, { ...options, newKey: { id: "second" }, until });
@@ -31,7 +31,7 @@ describe("a rotation whose keys operators changed by hand", () => {
     }
   });
 
-  it("takes another key if the new key of a revocation was disabled or removed", async () => {
+  it("continues with another new key if it is a revocation whose new key was disabled or removed", async () => {
     const ways: readonly ((keyring: Keyring) => Keyring)[] = [
       (keyring) => keyring.disable("second"),
       (keyring) => keyring.disable("second").remove("second"),
@@ -52,7 +52,7 @@ describe("a rotation whose keys operators changed by hand", () => {
 });
 
 describe("a provider whose loads lag behind its saves", () => {
-  it("is not required to return a keyring that it does not return yet", async () => {
+  it("does not keep a replica from writing while it still returns the keyring from before a save", async () => {
     const first = newRing("first");
     class LaggingKeys extends TestKeys {
       override async load(): Promise<Keyring> {

@@ -57,7 +57,7 @@ describe("rotateKey with a provider that counts its loads", () => {
     expect(await store.get("key")).toBe("value");
   });
 
-  it("disables and removes a key in the keyring that it loads in that step, not in an earlier keyring", async () => {
+  it("disables and removes the old key in the keyring that it has loaded in the same step, not in an earlier keyring", async () => {
     let current: Keyring | undefined;
     class ChangedKeys extends TestKeys {
       override become(keyring: Keyring): void {

@@ -51,7 +51,7 @@ describe("a registered process", () => {
     expect(await replicas(visitor)).toEqual([]);
   });
 
-  it("rejects a write with OVERWRITE_REFUSED, and not with the error of a heartbeat, if it has the wrong keyring", async () => {
+  it("rejects a write with OVERWRITE_REFUSED instead of the error of a heartbeat if it has the wrong keyring", async () => {
     const inner = new MemoryStore();
     await registered(inner, new TestKeys(newRing())).set("key", value);
     const wrong = registered(inner, new TestKeys(newRing()));
@@ -156,7 +156,7 @@ describe("a registered process", () => {
     expect(await told).toMatchObject({ code: "STORE_UNAVAILABLE" });
   });
 
-  it("loads a keyring as soon as it is announced in the store, and reports the generation in its heartbeat", async () => {
+  it("loads a keyring as soon as it is announced in the store, and reports the generation of that keyring in its heartbeat", async () => {
     const inner = new MemoryStore();
     const { before, staged } = rotation();
     const keys = new TestKeys(before);
@@ -191,7 +191,7 @@ describe("a registered process", () => {
     expect(await store.set("key", value)).toBe(true);
   });
 
-  it("is not drained until a write that it began under an earlier keyring has finished", async () => {
+  it("is not listed as drained until a write that it began with an earlier keyring has finished", async () => {
     const inner = new WatchedStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
@@ -228,19 +228,19 @@ describe("a registered process", () => {
     { lapseMs: 60_001 },
     { longestCallMs: -1 },
     { name: "\ud800" },
-  ])("cannot be registered with the option replica: %j", (replica) => {
+  ])("cannot register if the option replica is %j", (replica) => {
     const make = () => new EncryptedStore(new MemoryStore(), { keys: newRing(), replica });
     expect(make).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("cannot be registered or listed in a store that has no reserved space", async () => {
+  it("can be neither registered nor listed in a store that has no reserved space", async () => {
     expect(() => new EncryptedStore(new Map(), { keys: newRing(), replica: true })).toThrow(
       expect.objectContaining({ code: "STORE_INVALID" }),
     );
     await expectRefusal(replicas(new EncryptedStore(new Map(), { keys: newRing() })), "STORE_INVALID");
   });
 
-  it("is listed with the error code as its problem if its heartbeat cannot be decrypted", async () => {
+  it("is listed with an error code in the field problem if its heartbeat cannot be decrypted", async () => {
     const inner = new MemoryStore();
     await registered(inner, new TestKeys(newRing("theirs"))).set("key", value);
     const listed = await replicas(new EncryptedStore(inner, { keys: newRing("ours") }));
@@ -273,7 +273,7 @@ describe("the lease of a process that stopped its heartbeats", () => {
   ];
 
   it.each(stores)(
-    "lapses only when the longest call of the store is over too, %s",
+    "lasts longer by the longest time that a call of the store may take, %s",
     async (_, inner, lateMs, longestCallMs) => {
       const options = longestCallMs === undefined ? rare : { ...rare, longestCallMs };
       const store = registered(inner, new TestKeys(newRing()), options);
@@ -287,7 +287,7 @@ describe("the lease of a process that stopped its heartbeats", () => {
   );
 });
 
-describe.each(["Date", "performance"] as const)("a process that was halted, as only %s.now() shows,", (clock) => {
+describe.each(["Date", "performance"] as const)("a process after a halt that only %s.now() shows", (clock) => {
   /**
    * Halts a process until its primary key has left the keyring. The record "key" is under a key that both keyrings have.
    */
@@ -382,7 +382,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, as o
     expect(keyIdIn(await inner.get("a"))).toBe("new");
   });
 
-  it("rejects only the write in progress, without an unhandled rejection, if it is halted while it checks the record to overwrite", async () => {
+  it("rejects only the write in progress, without an unhandled rejection, if it is halted again before that write replaces a record", async () => {
     const { inner, store } = await halted();
     const mended = await inner.get("key");
     if (mended === undefined) throw new Error("There is no record");
@@ -413,13 +413,13 @@ describe.each(["Date", "performance"] as const)("a process that was halted, as o
     await store.set("late", value);
   });
 
-  it("reloads the keyring before a store without the option replica encrypts a record", async () => {
+  it("reloads the keyring before its store without the option replica encrypts a record", async () => {
     const { inner, other } = await halted();
     await other.set("late", value);
     expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
-  it("encrypts with the latest keyring, even if that was announced while it reloaded the previous keyring", async () => {
+  it("encrypts with the latest keyring, even if that keyring was announced while the process reloaded the previous one", async () => {
     const inner = new MemoryStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);
@@ -441,7 +441,7 @@ describe.each(["Date", "performance"] as const)("a process that was halted, as o
     expect(keyIdIn(await inner.get("late"))).toBe("new");
   });
 
-  it("refuses to write while its provider has an earlier generation than the one announced in the store", async () => {
+  it("refuses to write while its provider returns an earlier generation of the keyring than the store announces", async () => {
     const inner = new MemoryStore();
     const { staged, promoted } = rotation();
     const keys = new TestKeys(staged);

@@ -85,7 +85,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("changes to a key that is in the keyring already, but refuses other key material under the id of that key", async () => {
+  it("promotes a key that the keyring contains already, unless the call passes other material for its id (KEY_MISMATCH)", async () => {
     const { source, operator } = await begun();
     source.ring = source.ring.add({ id: "new" });
     const { provider, options } = operator();
@@ -146,7 +146,7 @@ describe("rotateKey", () => {
       expect(await turn("drain")).toMatchObject({ step: "reencrypt" });
     });
 
-    it("a replica whose provider is behind cannot encrypt with the old key if it starts during the rotation", async () => {
+    it("keeps a replica that starts during the rotation from encrypting with the old key if its provider is behind", async () => {
       const { source, inner, handOver, turn } = await scoped();
       await turn("distribute");
       const staged = source.ring;
@@ -183,7 +183,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("refuses to begin if no replica is registered and the option unregistered is not given", async () => {
+  it("rejects with NO_REPLICAS before it begins if no replica is registered and the option unregistered is not given", async () => {
     const { source, inner, operator } = await begun({ registered: false });
     const { provider, options } = operator();
     const before = [exportKeyring(source.ring), await contentOf(inner)];
@@ -205,7 +205,7 @@ describe("rotateKey", () => {
     expect(await rotateKey(provider, { stores: { flows }, graceMs: 0, ...alone })).toMatchObject({ step: "done" });
   });
 
-  it("checks the provider, the stores and the options, and refuses a rotation before it changes anything", async () => {
+  it("rejects before it changes anything if the provider, a store or an option is not fit for a rotation", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const { load } = provider;
@@ -291,7 +291,7 @@ describe("rotateKey", () => {
   });
 
   it.each(["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove"] as const)(
-    "ends after step %s if that is the option until, and another process resumes after that step",
+    "ends after step %s if the option until is that step, and another process resumes at the next step",
     async (until) => {
       const { source, operator, expectReadable } = await begun();
       const first = operator();
@@ -322,7 +322,7 @@ describe("rotateKey", () => {
     expect(source.saves).toBe(4);
   });
 
-  it("lets a second operator join the running rotation, but refuses an operator with another goal", async () => {
+  it("lets a second operator join the running rotation only if this operator has the same goal", async () => {
     const { source, operator, expectReadable } = await begun();
     const [one, other] = [operator(), operator()];
     const reports = await Promise.all([
@@ -382,7 +382,7 @@ describe("rotateKey", () => {
     await expectReadable();
   });
 
-  it("refuses a provider that has the keyring of one scope, before it writes anything", async () => {
+  it("rejects before it writes anything if the provider has only the keyring of one scope", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const scoped = source.ring.scope("billing");
     const keys: KeyProvider = { load: async () => scoped, save: async () => expect.fail("saved") };
@@ -395,7 +395,7 @@ describe("rotateKey", () => {
 });
 
 describe("the record of a rotation", () => {
-  it("is written again if it is lost during the rotation, and the rotation continues", async () => {
+  it("is written again by the run if the store loses it, and the rotation continues", async () => {
     const { source, inner, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
     const lost = new Map<RotationStep, Promise<unknown>>();
@@ -413,7 +413,7 @@ describe("the record of a rotation", () => {
     expect(await rotationStatus(provider, options)).toMatchObject({ id: report.id, step: "done" });
   });
 
-  it("makes the run reject with STORE_INVALID if the store loses the record each time", async () => {
+  it("makes the run reject with STORE_INVALID if the store loses it after each write", async () => {
     const { inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = inner.reserved();
@@ -425,7 +425,7 @@ describe("the record of a rotation", () => {
     await expectRefusal(rotateKey(provider, options), "STORE_INVALID");
   });
 
-  it("makes the run reject if the record of another rotation replaces it before the run has achieved its goal", async () => {
+  it("makes the run reject with ROTATION_IN_PROGRESS if the record of another rotation replaces it before the run is done", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let replaces = false;
@@ -451,7 +451,7 @@ describe("the record of a rotation", () => {
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled", "third enabled"]);
   });
 
-  it("is read again by a run after each write, so that the run notices a roll-back by another run", async () => {
+  it("is read again after each write, so that a run notices if another run has begun a roll-back", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const reserved = inner.reserved();
@@ -562,7 +562,7 @@ describe("rollBackRotation", () => {
     await expectRefusal(rollBackRotation(provider, options), "NO_ROTATION");
   });
 
-  it("stops another run that is about to promote the new key", async () => {
+  it("makes a run of rotateKey reject with ROTATION_IN_PROGRESS if that run is about to promote the new key", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let promotes = false;
@@ -585,7 +585,7 @@ describe("rollBackRotation", () => {
     expect(source.ring.primary).toBe("old");
   });
 
-  it("turns the running rotation around, so that the run of that rotation rejects", async () => {
+  it("reverses the running rotation, so that the run of rotateKey rejects with ROTATION_IN_PROGRESS", async () => {
     const { source, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     let back: Promise<unknown> | undefined;
@@ -600,7 +600,7 @@ describe("rollBackRotation", () => {
     await expectReadable();
   });
 
-  it("never enables the old key if another operator disabled it during the roll-back", async () => {
+  it("never enables the old key again if another operator disabled that key during the roll-back", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     for (const until of ["add", "distribute"] as const) {
       const { provider, options } = operator();
@@ -656,7 +656,7 @@ describe("rollBackRotation", () => {
     },
   );
 
-  it("keeps another run, which is counting records, from disabling the old key", async () => {
+  it("keeps a run of rotateKey from disabling the old key if it begins while that run counts records", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const { provider, options } = operator();
     const counted = new MemoryStore(inner);
@@ -681,7 +681,7 @@ describe("rollBackRotation", () => {
     await expectReadable();
   });
 
-  it("rejects if a run of the rotation disables the old key at the same time, and the rotation can then be finished", async () => {
+  it("rejects with KEY_DISABLED if a run of rotateKey disables the old key meanwhile, and rotateKey can then finish the rotation", async () => {
     const { source, inner, operator, expectReadable } = await begun();
     const [{ provider, options }, back] = [operator(), operator()];
     const keys: KeyProvider = {
@@ -704,7 +704,7 @@ describe("rollBackRotation", () => {
 });
 
 describe("revokeKey", () => {
-  it("requires the option order, whose cost revocationCost counts beforehand", async () => {
+  it("rejects if the option order is missing, and revocationCost counts the records under the key", async () => {
     const { operator } = await begun();
     const { provider, options } = operator();
     const cost = await revocationCost(provider, { ...options, id: "old" });
@@ -741,7 +741,7 @@ describe("revokeKey", () => {
     expect(await app.get("fresh")).toBe(value);
   });
 
-  it("does not change the primary if the compromised key is another key", async () => {
+  it("does not change the primary if the compromised key is not the primary", async () => {
     const { source, operator, expectReadable } = await begun();
     source.ring = source.ring.add({ id: "new" }).promote("new");
     const { provider, options } = operator();
@@ -751,7 +751,7 @@ describe("revokeKey", () => {
   });
 
   it.each(["reencrypt-first", "disable-first"] as const)(
-    "turns a running rotation away from the compromised key into a revocation with %s",
+    "turns a running rotation that replaces the compromised key into a revocation with the order %s",
     async (order) => {
       const { source, operator } = await begun();
       const { provider, options } = operator();
@@ -764,7 +764,7 @@ describe("revokeKey", () => {
     },
   );
 
-  it("disables a key again that an operator had enabled, and re-encrypts no record under it, if the order is disable-first", async () => {
+  it("disables the key again if an operator had enabled it, and re-encrypts no record, if the order is disable-first", async () => {
     const { source, operator, idsIn, app } = await begun();
     const { provider, options } = operator();
     await rotateKey(provider, { ...options, until: "disable" });
@@ -784,7 +784,7 @@ describe("revokeKey", () => {
     expect(await app.get("key-0")).toBe(value);
   });
 
-  it("does not load the keyring for each of many garbage records under unknown keys in the reserved space", async () => {
+  it("does not load the keyring again for each garbage record under an unknown key in the reserved space", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     let loads = 0;
@@ -815,22 +815,25 @@ describe("revokeKey", () => {
         (["reencrypt-first", "disable-first"] as const).map((order) => ({ id, until, order })),
       ),
     ),
-  )("turns a roll-back that stopped after step $until into a revocation of key $id with $order", async (given) => {
-    const { id, until, order } = given;
-    const { source, operator, expectReadable } = await begun();
-    const { provider, options } = operator();
-    await rotateKey(provider, { ...options, until: "reencrypt" });
-    await rollBackRotation(provider, { ...options, until });
-    const other = id === "old" ? "new" : "old";
-    const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
-    expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
-    const gone = order === "disable-first" ? [`${id} disabled`] : [];
-    expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
-    expect(source.ring.primary).toBe(other);
-    if (order === "reencrypt-first") await expectReadable();
-  });
+  )(
+    "turns a roll-back that stopped after step $until into a revocation of key $id with the order $order",
+    async (given) => {
+      const { id, until, order } = given;
+      const { source, operator, expectReadable } = await begun();
+      const { provider, options } = operator();
+      await rotateKey(provider, { ...options, until: "reencrypt" });
+      await rollBackRotation(provider, { ...options, until });
+      const other = id === "old" ? "new" : "old";
+      const report = await revokeKey(provider, { ...options, newKey: {}, id, order });
+      expect(report).toMatchObject({ kind: "revoke", from: id, to: other, order, step: "done" });
+      const gone = order === "disable-first" ? [`${id} disabled`] : [];
+      expect(idsOf(source.ring).sort()).toEqual([...gone, `${other} enabled`].sort());
+      expect(source.ring.primary).toBe(other);
+      if (order === "reencrypt-first") await expectReadable();
+    },
+  );
 
-  it("does not make replicas wait for a keyring whose save failed, and they do not re-encrypt the check record under the old key", async () => {
+  it("does not make replicas wait for a keyring whose save failed, and lets no replica re-encrypt the check record under the old key", async () => {
     const { source, inner, operator } = await begun();
     const { provider, options } = operator();
     const start = async () => {

@@ -75,7 +75,7 @@ async function withBrokenRecord(): Promise<{ keyv: KeywardKeyv; map: Map<string,
 describe("a Keyv that createKeyv made", () => {
   for (const count of listenerCounts) {
     for (const [name, call] of Object.entries(reads)) {
-      it(`rejects ${name} of a broken record, with ${count} listeners`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} of a damaged record`, async () => {
         const { keyv } = await withBrokenRecord();
         const emitted = listen(keyv, count);
         const single = ["get", "getRaw", "has"].includes(name);
@@ -88,7 +88,7 @@ describe("a Keyv that createKeyv made", () => {
     }
 
     for (const [name, call] of Object.entries(writes)) {
-      it(`rejects ${name} over a record that could not be read, with ${count} listeners`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} if it would replace a record that could not be read`, async () => {
         const { keyv, map } = await withBrokenRecord();
         await expectRefusal(keyv.get("broken"), "RECORD_TAMPERED");
         const before = map.get("broken");
@@ -100,7 +100,7 @@ describe("a Keyv that createKeyv made", () => {
     }
 
     for (const [name, call] of Object.entries({ ...reads, ...writes, ...removals })) {
-      it(`rejects ${name} if the store fails, with ${count} listeners`, async () => {
+      it(`has ${count} listeners for error, and rejects ${name} if the store fails`, async () => {
         const inner = new BreakableAdapter(new Map());
         const keyv = createKeyv({ store: inner, keys: newRing() });
         await keyv.set("broken", `${marker}value`);
@@ -115,7 +115,7 @@ describe("a Keyv that createKeyv made", () => {
       });
     }
 
-    it(`rejects a symbol, whose error Keyv emits as a string, with ${count} listeners`, async () => {
+    it(`has ${count} listeners for error, and rejects a write of a symbol, for which Keyv emits a string as error`, async () => {
       const keyv = createKeyv({ store: new Map(), keys: newRing() });
       const emitted = listen(keyv, count);
       const error = await expectRefusal(keyv.set("a", Symbol("x")), "VALUE_INVALID");
@@ -144,7 +144,7 @@ describe("a Keyv that createKeyv made", () => {
     expect(new Set(emitted)).toEqual(new Set(failed));
   });
 
-  it("emits one error for each call that fails with the identical error object", async () => {
+  it("emits one error for each of several calls that fail with the same error object", async () => {
     const keys = new TestKeys(newRing());
     keys.fail(new Error("the source is down"));
     const release = keys.hold();
@@ -166,7 +166,7 @@ describe("a Keyv that createKeyv made", () => {
     await expectRefusal(keyv.getMany(["odd"]), "RECORD_MALFORMED");
   });
 
-  it("rejects an iteration after it has yielded every record that can be decrypted", async () => {
+  it("yields every record that can be decrypted before an iteration rejects because of a damaged record", async () => {
     const { keyv } = await withBrokenRecord();
     listen(keyv, 1);
     const seen: unknown[] = [];
@@ -227,18 +227,21 @@ describe("a decrypted value that cannot be parsed", () => {
 
   for (const [codec, options] of Object.entries(codecs)) {
     for (const [name, call] of Object.entries(calls)) {
-      it.each(listenerCounts)(`is not quoted in the error: ${name}, ${codec}, with %d listeners`, async (count) => {
-        const token = randomBytes(30).toString("base64url");
-        // The JSON parser fails at the first character of one text, and at the last one of the other.
-        for (const text of [`x${token}`, `{"value":"${token}`]) {
-          const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...options });
-          await keyv.encryptedStore.set("odd", text);
-          const emitted = listen(keyv, count);
-          const error = await expectRefusal(call(keyv), "RECORD_MALFORMED");
-          for (const errors of emitted) expect(errors).toEqual([error]);
-          for (const one of [error, ...emitted.flat()]) expect(quoted(token, shown(one))).toBeUndefined();
-        }
-      });
+      it.each(listenerCounts)(
+        `is not quoted in the error (${name}, ${codec}, %d listeners for error)`,
+        async (count) => {
+          const token = randomBytes(30).toString("base64url");
+          // The JSON parser fails at the first character of one text, and at the last one of the other.
+          for (const text of [`x${token}`, `{"value":"${token}`]) {
+            const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...options });
+            await keyv.encryptedStore.set("odd", text);
+            const emitted = listen(keyv, count);
+            const error = await expectRefusal(call(keyv), "RECORD_MALFORMED");
+            for (const errors of emitted) expect(errors).toEqual([error]);
+            for (const one of [error, ...emitted.flat()]) expect(quoted(token, shown(one))).toBeUndefined();
+          }
+        },
+      );
     }
   }
 });
@@ -246,7 +249,7 @@ describe("a decrypted value that cannot be parsed", () => {
 describe.each([
   ["createKeyv", (store: unknown, keys: unknown) => Reflect.apply(createKeyv, undefined, [{ store, keys }])],
   ["EncryptedStore", (store: unknown, keys: unknown) => Reflect.construct(EncryptedStore, [store, { keys }])],
-] as const)("%s, called without types,", (_, construct) => {
+] as const)("%s, called from code without types,", (_, construct) => {
   it.each([
     ["a text", `${marker}key`],
     ["bytes", Buffer.from(`${marker}key`)],
@@ -254,7 +257,7 @@ describe.each([
     ["an object without load()", { load: `${marker}key` }],
     ["null", null],
     ["nothing", undefined],
-  ])("refuses keys that are %s at once, and does not quote them", async (_name, keys) => {
+  ])("throws if keys is %s, with an error that does not quote the keys", async (_name, keys) => {
     const error = await expectRefusal(() => construct(new Map(), keys), "KEYRING_INVALID");
     expectNoSecrets(error);
     for (const separator of [" ", ", ", ","]) {
@@ -263,13 +266,13 @@ describe.each([
     }
   });
 
-  it.each([undefined, null, `${marker}path`])("refuses a store that is %s at once", async (store) => {
+  it.each([undefined, null, `${marker}path`])("throws if the store is %s", async (store) => {
     await expectRefusal(() => construct(store, newRing()), "STORE_INVALID");
   });
 });
 
 describe("a plain Keyv over an EncryptedStore", () => {
-  it("returns undefined for a broken record if there is a listener for error, unlike createKeyv", async () => {
+  it("returns undefined for a damaged record if it has a listener for error", async () => {
     const { map, ring } = await withBrokenRecord();
     const bare = new Keyv({ store: new EncryptedStore(map, { keys: ring }) });
     const emitted: unknown[] = [];
@@ -279,7 +282,7 @@ describe("a plain Keyv over an EncryptedStore", () => {
     expect(emitted).toMatchObject([{ code: "RECORD_TAMPERED" }, { code: "OVERWRITE_REFUSED" }]);
   });
 
-  it("cannot write a value that is neither text nor bytes, as Keyv passes it with the option serialization: false", async () => {
+  it("cannot write an object, which Keyv passes unserialized with the option serialization: false", async () => {
     const store = new EncryptedStore(new Map(), { keys: newRing() });
     const bare = new Keyv({ store, serialization: false });
     const emitted: unknown[] = [];
@@ -292,7 +295,7 @@ describe("a plain Keyv over an EncryptedStore", () => {
 });
 
 describe("createKeyv", () => {
-  it("does not delete an expired record when it is read, and treats it as absent", async () => {
+  it("makes a Keyv whose reads do not delete an expired record", async () => {
     const inner = new MemoryStore();
     const keyv = createKeyv({ store: inner, keys: newRing() });
     expect(keyv.checkExpired).toBe(false);
@@ -306,7 +309,7 @@ describe("createKeyv", () => {
     expect((await inner.scan()).entries).toHaveLength(1);
   });
 
-  it("returns every value that Keyv can store as it was", async () => {
+  it("makes a Keyv that returns every written value unchanged", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), namespace: "flows" });
     const values = {
       text: "x",
@@ -326,7 +329,7 @@ describe("createKeyv", () => {
     expect(await drain(keyv)).toEqual([]);
   });
 
-  it("does not disconnect the store while other Keyvs use it", async () => {
+  it("makes Keyvs that disconnect their store only when the last of them disconnects", async () => {
     const store = new SqliteStore(":memory:");
     const keys = newRing();
     const flows = createKeyv({ store, keys, namespace: "flows" });
@@ -339,7 +342,7 @@ describe("createKeyv", () => {
     await expectRefusal(users.get("key"), "STORE_UNAVAILABLE");
   });
 
-  it("distinguishes a missing record from every stored value", async () => {
+  it("makes a Keyv whose reads return undefined or false for a missing record", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     expect(await keyv.get("absent")).toBeUndefined();
     expect(await keyv.getMany(["absent"])).toEqual([undefined]);
@@ -351,15 +354,18 @@ describe("createKeyv", () => {
 });
 
 describe("a record with JSON that Keyv cannot have written", () => {
-  it.each(["7", '"text"', "[]", "null", '{"a":1}'])("does not count as missing: %s", async (text) => {
-    const keyv = createKeyv({ store: new Map(), keys: newRing() });
-    await keyv.encryptedStore.set("key", text);
-    await expectRefusal(keyv.get("key"), "RECORD_MALFORMED");
-    await expectRefusal(keyv.getMany(["key"]), "RECORD_MALFORMED");
-    await expectRefusal(drain(keyv), "RECORD_MALFORMED");
-  });
+  it.each(["7", '"text"', "[]", "null", '{"a":1}'])(
+    "makes every read reject, and does not count as missing: %s",
+    async (text) => {
+      const keyv = createKeyv({ store: new Map(), keys: newRing() });
+      await keyv.encryptedStore.set("key", text);
+      await expectRefusal(keyv.get("key"), "RECORD_MALFORMED");
+      await expectRefusal(keyv.getMany(["key"]), "RECORD_MALFORMED");
+      await expectRefusal(drain(keyv), "RECORD_MALFORMED");
+    },
+  );
 
-  it("is not the JSON that Keyv writes for undefined, which is read as undefined", async () => {
+  it("differs from the JSON that Keyv writes for undefined, which a read returns as undefined", async () => {
     const keyv = createKeyv({ store: new Map(), keys: newRing() });
     await keyv.set("key", undefined, 60_000);
     expect(await keyv.get("key")).toBeUndefined();

@@ -76,8 +76,8 @@ const stores: Readonly<Record<string, () => CreateKeyvOptions["store"]>> = {
 };
 
 for (const [storeName, open] of Object.entries(stores)) {
-  describe.each(Object.entries(codecs))(`createKeyv with %s over ${storeName}`, (_, codec) => {
-    it("returns the value from every method", async () => {
+  describe.each(Object.entries(codecs))(`a Keyv with %s over ${storeName}`, (_, codec) => {
+    it("returns written values unchanged from every method", async () => {
       for (const keys of [newRing(), Keyring.dangerouslyPlaintext()]) {
         const keyv = createKeyv({ store: open(), keys, namespace: "flows", ...codec });
         const value = { text: `${marker}żółw`, list: [1, null, true] };
@@ -146,7 +146,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
 
   for (const [what, content] of Object.entries(foreign)) {
     for (const [name, read] of Object.entries(reads)) {
-      it(`rejects the read and is not overwritten: ${what}, ${name}`, async () => {
+      it(`makes ${name} reject, and is not overwritten: ${what}`, async () => {
         const inner = new MemoryStore();
         const keyv = createKeyv({ store: inner, keys: newRing() });
         await keyv.set("good", 1);
@@ -166,7 +166,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     ["@keyv/compress-gzip", { compression: new KeyvGzip() }],
     ["a serialization that writes bytes", { serialization: bytesOfV8 }],
   ] as const)(
-    "can be plain JSON if the Keyv has %s, or a value of such a Keyv if the Keyv is plain",
+    "makes the read reject if only the Keyv that reads it, or only the Keyv that wrote it, has %s",
     async (_, codec) => {
       const store = new MemoryStore();
       const keys = newRing();
@@ -181,7 +181,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     },
   );
 
-  it("is listed with the other unreadable records of a batch", async () => {
+  it("is listed in the error of a batch, together with every other unreadable record", async () => {
     const inner = new MemoryStore();
     const keys = newRing();
     const keyv = createKeyv({ store: inner, keys });
@@ -201,7 +201,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     expect(seen).toEqual([["good", 1]]);
   });
 
-  it("can be overwritten after allowOverwrite()", async () => {
+  it("can be overwritten after allowOverwrite() was called for its key", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     await keyv.encryptedStore.set("odd", "text");
     await expectRefusal(keyv.get("odd"), "RECORD_MALFORMED");
@@ -210,7 +210,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     expect(await keyv.get("odd")).toBe(1);
   });
 
-  it("is refused in a raw write", async () => {
+  it("is refused by setRaw and setManyRaw", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     const price = { value: 10, currency: "EUR" };
     await expectRefusal(keyv.setRaw("price", price), "VALUE_INVALID");
@@ -218,7 +218,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     expect(await keyv.has("price")).toBe(false);
   });
 
-  it("is not the text that Keyv writes for undefined, which is read as undefined", async () => {
+  it("differs from the text that Keyv writes for undefined, which a read returns as undefined", async () => {
     for (const codec of [{}, { compression: new KeyvGzip() }, { serialization: bytesOfV8 }]) {
       const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), ...codec });
       await keyv.set("a", undefined);
@@ -228,7 +228,7 @@ describe("a decrypted value that Keyv cannot have written", () => {
     }
   });
 
-  it("is parsed with the serialization that was set last, and the error quotes nothing", async () => {
+  it("is parsed with the serialization that was last assigned to the Keyv, and is not quoted in the error", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     keyv.serialization = strictText;
     await keyv.set("a", 1);

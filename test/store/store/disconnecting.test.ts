@@ -34,7 +34,7 @@ const users: Readonly<Record<string, (base: Base, keys: Keyring) => Pick<KeyvSto
 /** Each user in turn is the first to disconnect, and all others must keep working. */
 function describeUsers(open: () => Promise<Base>): void {
   it.each(Object.keys(users))(
-    "keeps its connection while others use it, if the first to disconnect is %s",
+    "keeps its connection while other Keyvs and stores use it, if the first to disconnect is %s",
     async (first) => {
       const base = await open();
       const keys = newRing();
@@ -49,7 +49,7 @@ function describeUsers(open: () => Promise<Base>): void {
     },
   );
 
-  it("is disconnected with its last user, but not if only views of it were used", async () => {
+  it("is disconnected when its last user disconnects, unless its only user was a store over a view", async () => {
     const base = await open();
     const keys = newRing();
     const overView = new EncryptedStore(base.namespaced("a"), { keys });
@@ -89,7 +89,7 @@ describeWithRedis(servers, "Redis", () => {
       return store;
     }));
 
-  it("keyvRedis disconnects an adapter with the last store over it", async () => {
+  it("keyvRedis disconnects an adapter when the last store over the adapter disconnects", async () => {
     const adapter: KeyvRedisAdapter = new KeyvRedis(node.url);
     const keys = newRing();
     const [one, other] = [keyvRedis(adapter), keyvRedis(adapter)];
@@ -107,7 +107,7 @@ describeWithRedis(servers, "Redis", () => {
 });
 
 describe("a shared connection", () => {
-  it("is closed once when its last user leaves, and again if that user leaves a second time", async () => {
+  it("is closed when its last user leaves, and a second time if a user then leaves once more", async () => {
     let closed = 0;
     const shared = {};
     const close = async () => {
@@ -123,7 +123,7 @@ describe("a shared connection", () => {
     expect(closed).toBe(2);
   });
 
-  it("does not count as in use after closing it failed", async () => {
+  it("does not count as in use after an attempt to close it failed", async () => {
     const shared = {};
     let failing = true;
     const close = async () => {

@@ -26,7 +26,7 @@ function overStoreWithoutExpiry() {
 }
 
 describe("the expiry in an envelope", () => {
-  it("makes a record absent that the backend still has", async () => {
+  it("makes a record count as absent, even if the backend still stores the record", async () => {
     const { map, store } = overStoreWithoutExpiry();
     const now = stopTime();
     await store.setMany([
@@ -72,7 +72,7 @@ describe("the expiry in an envelope", () => {
   });
 
   it.each([2 ** 48 - 1, 2 ** 48, Number.MAX_SAFE_INTEGER, Number.MAX_VALUE, Number.POSITIVE_INFINITY])(
-    "can be %d, which is stored as the largest expiry of an envelope",
+    "is stored as the largest possible expiry of an envelope if it is %d",
     async (expires) => {
       const { store } = overStoreWithoutExpiry();
       await store.set("key", value, expires);
@@ -84,7 +84,7 @@ describe("the expiry in an envelope", () => {
     },
   );
 
-  it("cannot be NaN, which is refused and leaves the stored record unchanged", async () => {
+  it("cannot be NaN: the write rejects, and the stored record stays unchanged", async () => {
     const { store } = overStoreWithoutExpiry();
     await store.set("key", value);
     await expectRefusal(store.set("key", `${marker}next`, Number.NaN), "VALUE_INVALID");
@@ -95,7 +95,7 @@ describe("the expiry in an envelope", () => {
 
 describe("an expiry in the past, in a raw value of Keyv", () => {
   it.each([3, 1_700_000_000, 5 * 10 ** 11, 10 ** 12])(
-    "does not count as a duration: with %d the record is absent",
+    "makes the record absent, and does not count as a duration, if it is %d",
     async (expires) => {
       for (const store of [new MemoryStore(), new Map(), new ForgetsExpiry(new Map())]) {
         const keyv = createKeyv({ store, keys: newRing() });
@@ -111,7 +111,7 @@ describe("an expiry in the past, in a raw value of Keyv", () => {
 
 describe("an expiry in the past", () => {
   it.each([0, -1, -0.5, Number.NEGATIVE_INFINITY, 1])(
-    "deletes the stored record instead of writing: %d",
+    "makes a write delete the stored record if it is %d",
     async (expires) => {
       const { map, store } = overStoreWithoutExpiry();
       await store.setMany([
@@ -132,21 +132,21 @@ describe("an expiry in the past", () => {
     },
   );
 
-  it("may be the current millisecond", async () => {
+  it("includes an expiry in the current millisecond", async () => {
     const { map, store } = overStoreWithoutExpiry();
     const now = stopTime();
     await store.set("key", value, now);
     expect(map.size).toBe(0);
   });
 
-  it("deletes the stored record, through Keyv too", async () => {
+  it("makes setRaw of a Keyv delete the stored record", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing() });
     await keyv.set("key", 1);
     await keyv.setRaw("key", { value: 2, expires: Date.now() - 1 });
     expect(await keyv.get("key")).toBeUndefined();
   });
 
-  it("applies to a batch with several entries of one key only if it is in the last entry", async () => {
+  it("applies only if it is in the last of several entries with the same key in a batch", async () => {
     const { store } = overStoreWithoutExpiry();
     await store.setMany([
       { key: "key", value },
@@ -161,7 +161,7 @@ describe("an expiry in the past", () => {
   });
 });
 
-it("a value that is written again loses its former expiry", async () => {
+it("a record that is written again without an expiry loses its former expiry", async () => {
   const inner = new MemoryStore();
   const store = new EncryptedStore(inner, { keys: newRing() });
   const now = stopTime();

@@ -35,7 +35,7 @@ function listen(store: EncryptedStore): { readonly event: string; readonly detai
   return emitted;
 }
 
-describe("a foreign record that its Keyv cannot decode", () => {
+describe("a record in a foreign format that the Keyv cannot decode", () => {
   const undecodable: Readonly<Record<string, string | Uint8Array>> = {
     "an object without value": `{"cookie":{},"user":"${marker}7"}`,
     "an object with an extra field": '{"value":10,"currency":"EUR"}',
@@ -75,7 +75,7 @@ describe("a foreign record that its Keyv cannot decode", () => {
     });
   }
 
-  it("is read and encrypted after accept was corrected", async () => {
+  it("is read and encrypted after the option accept was corrected", async () => {
     const inner = new MemoryStore();
     await inner.set("session", `{"cookie":{},"user":7}`);
     const keys = newRing("k1");
@@ -91,7 +91,7 @@ describe("a foreign record that its Keyv cannot decode", () => {
     expect(await right.get("session")).toEqual({ cookie: {}, user: 7 });
   });
 
-  it("is decoded with the compression of its Keyv", async () => {
+  it("may be an uncompressed record, if the Keyv has the option compression", async () => {
     const inner = new MemoryStore();
     const compression = new KeyvGzip();
     await inner.set("packed", await compression.compress('{"value":1}'));
@@ -104,7 +104,7 @@ describe("a foreign record that its Keyv cannot decode", () => {
     expect(keyIdIn(await inner.get("plain"))).toBe("");
   });
 
-  it("is not encrypted after a read through keyv.encryptedStore, which emits reencrypt:error", async () => {
+  it("is not encrypted after a read through keyv.encryptedStore, and causes reencrypt:error", async () => {
     const inner = new MemoryStore();
     await inner.set("odd", "text");
     const { encryptedStore } = createKeyv({ store: inner, keys: newRing(), accept: [anything] });
@@ -117,7 +117,7 @@ describe("a foreign record that its Keyv cannot decode", () => {
     expect(await inner.get("odd")).toBe("text");
   });
 
-  it("is recognized by the option decode of an EncryptedStore, which by default recognizes no such record", async () => {
+  it("is left unencrypted by an EncryptedStore only if its option decode throws for the record", async () => {
     for (const decode of [
       (value: unknown) => JSON.parse(String(value)),
       async (value: unknown) => JSON.parse(String(value)),
@@ -150,7 +150,7 @@ describe("a foreign record that its Keyv cannot decode", () => {
   });
 });
 
-describe("the result of a foreign format", () => {
+describe("the result that a foreign format returns", () => {
   const value = '{"value":1}';
   const nowSeconds = Math.floor(Date.now() / 1000);
   const refused: Readonly<Record<string, unknown>> = {
@@ -230,7 +230,7 @@ describe("the result of a foreign format", () => {
     if (expires !== undefined) expect(await at(expires)).toBeUndefined();
   });
 
-  it("does not revive an expired record that a plain Keyv wrote", async () => {
+  it("does not make an expired record of a plain Keyv readable again", async () => {
     const key = randomBytes(32);
     const secret = "a passphrase of the time before";
     const encrypt = (text: string, by: Uint8Array): string => {
@@ -269,7 +269,7 @@ describe("the result of a foreign format", () => {
   });
 });
 
-it("plaintext() recognizes no record if matches() returns a promise", async () => {
+it("a read with plaintext() rejects if matches() returns a promise", async () => {
   const inner = new MemoryStore();
   await inner.set("key", "text");
   const asking = Reflect.apply(plaintext, undefined, [{ matches: async () => false }]);
@@ -285,7 +285,7 @@ describe("a record that a plain Keyv wrote", () => {
     ["null", null, undefined],
     ["a text that begins with a marker of Keyv", ":base64:", undefined],
     ["bytes", Buffer.from([0, 255]), hourMs],
-  ] as const)("is read as plaintext and encrypted: %s", async (_, value, ttlMs) => {
+  ] as const)("is read as plaintext, and then encrypted: %s", async (_, value, ttlMs) => {
     const inner = new MemoryStore();
     await new Keyv({ store: inner }).set("key", value, ttlMs);
     const keyv = createKeyv({ store: inner, keys: newRing("k1"), accept: [plaintext()] });

@@ -39,7 +39,7 @@ async function rotated(keys: readonly string[], expires?: number) {
 }
 
 describe("a record under an older key", () => {
-  it("is returned at once, and re-encrypted after the read", async () => {
+  it("is returned by a read before it is re-encrypted in the background", async () => {
     const { inner, store, emitted } = await rotated(["key"]);
     const held = Promise.withResolvers<void>();
     inner.beforeReplace = () => held.promise;
@@ -58,7 +58,7 @@ describe("a record under an older key", () => {
     expect(emitted).toEqual([{ event: "reencrypted", namespace: "", key: "key", from: "old", to: "new" }]);
   });
 
-  it.each(["get", "has", "getMany", "hasMany", "iterator"])("is re-encrypted after %s", async (call) => {
+  it.each(["get", "has", "getMany", "hasMany", "iterator"])("is re-encrypted after a read with %s", async (call) => {
     const { inner, store } = await rotated(["key"]);
     if (call === "get") await store.get("key");
     else if (call === "has") await store.has("key");
@@ -69,7 +69,7 @@ describe("a record under an older key", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("is re-encrypted together with the others of its batch", async () => {
+  it("is re-encrypted together with the other records of its batch, in one call to the store", async () => {
     const keys = Array.from({ length: 20 }, (_, index) => `key ${index}`);
     const { inner, store, emitted } = await rotated(keys);
     await store.getMany(keys);
@@ -78,7 +78,7 @@ describe("a record under an older key", () => {
     expect(emitted.map(({ key }) => key).sort()).toEqual(keys.sort());
   });
 
-  it("is re-encrypted once, even if it is read several times meanwhile", async () => {
+  it("is re-encrypted once, even if it is read again during its re-encryption", async () => {
     const { inner, store, emitted } = await rotated(["key"]);
     const held = Promise.withResolvers<void>();
     inner.beforeReplace = () => held.promise;
@@ -91,7 +91,7 @@ describe("a record under an older key", () => {
     expect(emitted).toHaveLength(1);
   });
 
-  it("is not re-encrypted if its key was disabled while it was queued", async () => {
+  it("is not re-encrypted if its key is disabled while the record is queued", async () => {
     const { before, promoted, disabled } = rotation();
     const inner = new WatchedStore();
     await new EncryptedStore(inner, { keys: before }).setMany(["first", "forged"].map((key) => ({ key, value })));
@@ -112,7 +112,7 @@ describe("a record under an older key", () => {
     await store.disconnect();
   });
 
-  it("keeps its expiry, in the envelope and in the backend", async () => {
+  it("keeps its expiry in the envelope and in the backend when it is re-encrypted", async () => {
     const expires = Date.now() + 3_600_000;
     const { inner, store } = await rotated(["key"], expires);
     await store.get("key");
@@ -129,7 +129,7 @@ describe("a record under an older key", () => {
     }
   });
 
-  it("is not re-encrypted after it has expired", async () => {
+  it("is not re-encrypted if it has expired", async () => {
     const { before, promoted } = rotation();
     const inner = new WatchedStore();
     const now = Date.now();
@@ -165,8 +165,8 @@ describe("a record under an older key", () => {
   });
 });
 
-describe("lazy re-encryption does not undo a change between its read and its replacement:", () => {
-  it("writes of another value are kept", async () => {
+describe("lazy re-encryption, if a record changes between its read and its replacement,", () => {
+  it("keeps a write of another value", async () => {
     const { inner, writer, store, emitted } = await rotated(["key", "other"]);
     inner.beforeReplace = async () => {
       inner.beforeReplace = undefined;
@@ -186,7 +186,7 @@ describe("lazy re-encryption does not undo a change between its read and its rep
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("writes of the same value are kept", async () => {
+  it("keeps a write of the same value", async () => {
     const { inner, writer, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = async () => {
       await writer.set("key", value, Date.now() + 50_000);
@@ -197,7 +197,7 @@ describe("lazy re-encryption does not undo a change between its read and its rep
     expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
   });
 
-  it.each(["delete", "clear", "expiry"])("the record stays absent after a %s", async (how) => {
+  it.each(["delete", "clear", "expiry"])("keeps the record absent after a %s", async (how) => {
     const { inner, writer, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = async () => {
       if (how === "delete") await writer.delete("key");
@@ -212,7 +212,7 @@ describe("lazy re-encryption does not undo a change between its read and its rep
 });
 
 describe("a lazy re-encryption that fails", () => {
-  it("emits reencrypt:error, and the read succeeds", async () => {
+  it("emits reencrypt:error, although the read returned the value", async () => {
     const { inner, store, emitted } = await rotated(["key"]);
     inner.beforeReplace = () => Promise.reject(new Error("the disk is full"));
     expect(await store.get("key")).toBe(value);
@@ -225,7 +225,7 @@ describe("a lazy re-encryption that fails", () => {
     expect(keyIdIn(await inner.get("key"))).toBe("new");
   });
 
-  it("emits a warning if a listener throws", async () => {
+  it("causes no unhandled rejection if a listener throws", async () => {
     const { inner, store } = await rotated(["one", "two"]);
     const unhandled: unknown[] = [];
     const note = (reason: unknown) => unhandled.push(reason);
@@ -253,7 +253,7 @@ describe("a lazy re-encryption that fails", () => {
   });
 });
 
-it("a record that does not fit in the queue waits for its next read", async () => {
+it("a record that does not fit in the queue is re-encrypted after its next read", async () => {
   const keys = Array.from({ length: 1_500 }, (_, index) => `key ${index}`);
   const { inner, store, emitted } = await rotated(keys);
   expect(await store.getMany(keys)).toHaveLength(1_500);
@@ -288,7 +288,7 @@ describe("lazy re-encryption, between two batches,", () => {
     return { writer, store, emitted: listen(store), countAfterTurns, isPausing };
   }
 
-  it("pauses for reads, until settled() is called", async () => {
+  it("pauses so that reads are not delayed, until settled() is called", async () => {
     let round: Awaited<ReturnType<typeof reading>>;
     let first: number;
     do {
@@ -303,7 +303,7 @@ describe("lazy re-encryption, between two batches,", () => {
     await settling;
   });
 
-  it("re-encrypts a queued record as it was last read, if the record was written again", async () => {
+  it("keeps the new value if a queued record is overwritten, even if a read follows", async () => {
     // Repeated if the machine was too busy to write during the pause.
     let round: Awaited<ReturnType<typeof reading>>;
     do {
@@ -319,7 +319,7 @@ describe("lazy re-encryption, between two batches,", () => {
     expect(await store.get("key 39")).toBe("another value");
   });
 
-  it("does not pause while settled() waits", async () => {
+  it("does not pause while a caller waits for settled()", async () => {
     const { store, countAfterTurns } = await reading();
     const settling = store.settled();
     expect(await countAfterTurns()).toBe(40);
@@ -327,7 +327,7 @@ describe("lazy re-encryption, between two batches,", () => {
   });
 });
 
-it("a record is re-encrypted under the keyring that is in use at its replacement", async () => {
+it("a record is re-encrypted with the keyring that is in use when the record is replaced", async () => {
   const { before, promoted } = rotation();
   const third = promoted.add({ id: "third" }).promote("third");
   const inner = new WatchedStore();
@@ -349,20 +349,23 @@ describe("a store that cannot replace atomically", () => {
   it.each([
     ["Keyv 6", () => new KeyvMemoryAdapter(new Map())],
     ["Keyv 5", () => new LeastKeyv5Adapter()],
-  ] as const)('is not re-encrypted by default, and refuses reencrypt: "on-read": %s', async (_, open) => {
-    const { before, promoted } = rotation();
-    const inner = open();
-    await new EncryptedStore(inner, { keys: before }).set("key", value);
-    const store = new EncryptedStore(inner, { keys: promoted });
-    expect(await store.get("key")).toBe(value);
-    await store.settled();
-    expect(keyIdIn(String(await inner.get("key")))).toBe("old");
-    expect(() => new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read" })).toThrow(
-      expect.objectContaining({ code: "STORE_NOT_ATOMIC" }),
-    );
-  });
+  ] as const)(
+    'does not get its records re-encrypted by default, and is refused with reencrypt: "on-read": %s',
+    async (_, open) => {
+      const { before, promoted } = rotation();
+      const inner = open();
+      await new EncryptedStore(inner, { keys: before }).set("key", value);
+      const store = new EncryptedStore(inner, { keys: promoted });
+      expect(await store.get("key")).toBe(value);
+      await store.settled();
+      expect(keyIdIn(String(await inner.get("key")))).toBe("old");
+      expect(() => new EncryptedStore(inner, { keys: promoted, reencrypt: "on-read" })).toThrow(
+        expect.objectContaining({ code: "STORE_NOT_ATOMIC" }),
+      );
+    },
+  );
 
-  it('has its records re-encrypted with reencrypt: "on-read-may-undo-writes", and they keep their expiries', async () => {
+  it('keeps the expiry of a record that reencrypt: "on-read-may-undo-writes" re-encrypts', async () => {
     const { before, promoted } = rotation();
     const inner = new KeyvMemoryAdapter(new Map());
     const expires = Date.now() + 3_600_000;
@@ -381,7 +384,7 @@ describe("a store that cannot replace atomically", () => {
   });
 });
 
-describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same store:', () => {
+describe('reencrypt: "on-read-may-undo-writes"', () => {
   /** A store without replace(), which calls a test in the middle of a re-encryption. */
   class InterruptedStore extends KeyvMemoryAdapter {
     afterComparing: (() => unknown) | undefined;
@@ -405,7 +408,7 @@ describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same
   const writes: readonly (readonly [string, (store: EncryptedStore) => Promise<unknown>, string | undefined])[] = [
     ["set", (store) => store.set("key", next), next],
     ["setMany", (store) => store.setMany([{ key: "key", value: next }]), next],
-    ["a set that has expired", (store) => store.set("key", next, 1), undefined],
+    ["a set with an expiry in the past", (store) => store.set("key", next, 1), undefined],
     ["delete", (store) => store.delete("key"), undefined],
     ["deleteMany", (store) => store.deleteMany(["other", "key"]), undefined],
     ["clear", (store) => store.clear(), undefined],
@@ -419,16 +422,19 @@ describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same
     return { inner, store, emitted: listen(store) };
   }
 
-  it.each(writes)("%s is called between comparing and replacing", async (_, write, expected) => {
-    const { inner, store, emitted } = await withInterruptions();
-    inner.afterComparing = () => write(store);
-    expect(await store.get("key")).toBe(value);
-    await store.settled();
-    expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
-    expect(await store.get("key")).toBe(expected);
-  });
+  it.each(writes)(
+    "does not undo %s if the same store calls it between comparing and replacing",
+    async (_, write, expected) => {
+      const { inner, store, emitted } = await withInterruptions();
+      inner.afterComparing = () => write(store);
+      expect(await store.get("key")).toBe(value);
+      await store.settled();
+      expect(emitted).toMatchObject([{ event: "reencrypt:conflict" }]);
+      expect(await store.get("key")).toBe(expected);
+    },
+  );
 
-  it.each(writes)("%s is called while it replaces", async (_, write, expected) => {
+  it.each(writes)("does not undo %s if the same store calls it during the replacement", async (_, write, expected) => {
     const { inner, store, emitted } = await withInterruptions();
     let writing: Promise<unknown> | undefined;
     inner.beforeReplacing = async () => {
@@ -443,7 +449,7 @@ describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same
     expect(await store.get("key")).toBe(expected);
   });
 
-  it("a set began before comparing and arrives after it", async () => {
+  it("does not undo a set of the same store that began before comparing and arrives after it", async () => {
     const { inner, store } = await withInterruptions();
     const arrives = Promise.withResolvers<void>();
     inner.beforeReplacing = () => arrives.promise;
@@ -459,7 +465,7 @@ describe('reencrypt: "on-read-may-undo-writes" does not undo a write of the same
 });
 
 describe("lazy re-encryption of foreign formats", () => {
-  it("encrypts plaintext after the read, with the expiry that Keyv wrote", async () => {
+  it("encrypts plaintext after the read, and keeps the expiry that Keyv wrote", async () => {
     const inner = new WatchedStore();
     const expires = Date.now() + 3_600_000;
     const text = JSON.stringify({ value, expires });
@@ -480,7 +486,7 @@ describe("lazy re-encryption of foreign formats", () => {
     }
   });
 
-  it("encrypts AES-GCM of @keyv/encrypt-node after the read", async () => {
+  it("encrypts, after the read, a record in the AES-GCM format of @keyv/encrypt-node", async () => {
     const passphrase = randomBytes(16).toString("hex");
     const iv = randomBytes(12);
     const cipher = createCipheriv("aes-256-gcm", createHash("sha256").update(passphrase).digest(), iv);
@@ -499,29 +505,32 @@ describe("lazy re-encryption of foreign formats", () => {
   it.each([
     ["an ill-formed text", { value: "\ud800" }],
     ["an expiry that is not a number", { value, expires: Number.NaN }],
-  ])("encrypts the other records of a batch after the read, if one cannot be encrypted: %s", async (_, content) => {
-    const inner = new WatchedStore();
-    const keys = ["one", "two", "bad", "three", "four"];
-    await inner.setMany(keys.map((key) => ({ key, value: `old:${key}` })));
-    const old = { name: "old", read: (stored: unknown) => (stored === "old:bad" ? content : { value }) };
-    const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [old] });
-    const emitted = listen(store);
-    // The failure is reported once: by the read if that detects it, otherwise by an event.
-    const reported: unknown[] = [];
-    await store.getMany(keys).catch((error: unknown) => {
-      if (error instanceof KeywardError) reported.push(...(error.errors ?? []));
-    });
-    await store.settled();
-    reported.push(...emitted.filter(({ event }) => event === "reencrypt:error"));
-    expect(reported).toMatchObject([{ key: "bad" }]);
-    expect(emitted.flatMap(({ event, key }) => (event === "reencrypted" ? [key] : [])).sort()).toEqual(
-      keys.filter((key) => key !== "bad").sort(),
-    );
-    for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe(key === "bad" ? "" : "k1");
-    expect(await inner.get("bad")).toBe("old:bad");
-  });
+  ])(
+    "encrypts the other records of a batch if one record cannot be encrypted because it has %s",
+    async (_, content) => {
+      const inner = new WatchedStore();
+      const keys = ["one", "two", "bad", "three", "four"];
+      await inner.setMany(keys.map((key) => ({ key, value: `old:${key}` })));
+      const old = { name: "old", read: (stored: unknown) => (stored === "old:bad" ? content : { value }) };
+      const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [old] });
+      const emitted = listen(store);
+      // The failure is reported once: by the read if that detects it, otherwise by an event.
+      const reported: unknown[] = [];
+      await store.getMany(keys).catch((error: unknown) => {
+        if (error instanceof KeywardError) reported.push(...(error.errors ?? []));
+      });
+      await store.settled();
+      reported.push(...emitted.filter(({ event }) => event === "reencrypt:error"));
+      expect(reported).toMatchObject([{ key: "bad" }]);
+      expect(emitted.flatMap(({ event, key }) => (event === "reencrypted" ? [key] : [])).sort()).toEqual(
+        keys.filter((key) => key !== "bad").sort(),
+      );
+      for (const key of keys) expect(keyIdIn(await inner.get(key))).toBe(key === "bad" ? "" : "k1");
+      expect(await inner.get("bad")).toBe("old:bad");
+    },
+  );
 
-  it("encrypts a record if the primary has the same name as its format", async () => {
+  it("encrypts a record even if the id of the primary is the name of the record's format", async () => {
     const inner = new WatchedStore();
     const text = JSON.stringify({ value });
     await inner.set("key", text);

@@ -21,7 +21,7 @@ const prefixed = {
 } as const;
 
 describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
-  it("namespaces whose keys cannot be confused are kept separate", async () => {
+  it("the records of namespaces whose keys cannot be confused are kept separate", async () => {
     const inner = open();
     const keys = newRing();
     const keyvs = ["a", "b", "aa", ":a"].map((namespace) => createKeyv({ store: inner, keys, namespace }));
@@ -40,19 +40,22 @@ describe.each(Object.entries(prefixed))("over one %s", (_, open) => {
     ["a", ""],
     ["a", "a::b"],
     ["x:", "x"],
-  ])("namespaces that could mix are refused: %j, then %j", async (first, second) => {
-    const inner = open();
-    const keys = newRing();
-    const one = createKeyv({ store: inner, keys, namespace: first });
-    const other = createKeyv({ store: inner, keys, namespace: second });
-    await one.set("key", `${marker}one`);
-    await expectRefusal(other.set("key", `${marker}other`), "NAMESPACE_CONFLICT");
-    await expectRefusal(other.clear(), "NAMESPACE_CONFLICT");
-    expect(await one.get("key")).toBe(`${marker}one`);
-  });
+  ])(
+    "while one Keyv uses namespace %j, a second Keyv rejects calls in the other namespace %j, because their records could mix",
+    async (first, second) => {
+      const inner = open();
+      const keys = newRing();
+      const one = createKeyv({ store: inner, keys, namespace: first });
+      const other = createKeyv({ store: inner, keys, namespace: second });
+      await one.set("key", `${marker}one`);
+      await expectRefusal(other.set("key", `${marker}other`), "NAMESPACE_CONFLICT");
+      await expectRefusal(other.clear(), "NAMESPACE_CONFLICT");
+      expect(await one.get("key")).toBe(`${marker}one`);
+    },
+  );
 });
 
-it("a Map with two namespaces iterates over and clears each of them separately", async () => {
+it("two Keyvs with different namespaces over one Map iterate over and clear only their own records", async () => {
   const map = new Map<string, unknown>();
   const keys = newRing();
   const [a, b] = ["a", "b"].map((namespace) => createKeyv({ store: map, keys, namespace }));
@@ -66,7 +69,7 @@ it("a Map with two namespaces iterates over and clears each of them separately",
 });
 
 describe("the namespace of a store", () => {
-  it("does not keep other stores from using the adapter before the first call", async () => {
+  it("does not prevent another store from using the adapter with another namespace before the first call", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];
@@ -79,7 +82,7 @@ describe("the namespace of a store", () => {
     expect(await one.get("key")).toBe(`${marker}x`);
   });
 
-  it("cannot be changed while it is in use, and its records stay in it", async () => {
+  it("makes calls reject if it is changed while it is in use, and its records stay in it", async () => {
     const map = new Map<string, unknown>();
     const store = new EncryptedStore(map, { keys: newRing() });
     store.namespace = "a";
@@ -91,7 +94,7 @@ describe("the namespace of a store", () => {
     expect([...map.keys()]).toEqual(["a::key"]);
   });
 
-  it("does not keep other stores from using the adapter after its users have disconnected", async () => {
+  it("does not prevent a store with another namespace from using the adapter after its users have disconnected", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keys = newRing();
     const users = [1, 2].map(() => createKeyv({ store: inner, keys, namespace: "a" }));
@@ -106,7 +109,7 @@ describe("the namespace of a store", () => {
     for (const user of users) await expectRefusal(user.get("key"), "NAMESPACE_CONFLICT");
   });
 
-  it("cannot be changed on the adapter without an error", async () => {
+  it("makes calls reject if the adapter is set to another namespace", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keyv = createKeyv({ store: inner, keys: newRing(), namespace: "a" });
     await keyv.set("key", 1);
@@ -120,7 +123,7 @@ describe("the namespace of a store", () => {
     ["MemoryStore", () => new MemoryStore()],
     ["Map", () => new Map<string, unknown>()],
     ["KeyvMemoryAdapter", () => new KeyvMemoryAdapter(new Map())],
-  ])("is used as Keyv sanitizes it, over a %s", async (_, open) => {
+  ])("is sanitized in the same way as by a plain Keyv, over a %s", async (_, open) => {
     const sanitize = { namespace: true } as const;
     const plain = new Map<string, unknown>();
     const bare = new Keyv({ store: plain, namespace: "../te;nant", sanitize });
@@ -140,7 +143,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     ["a", "b"],
     ["", "b"],
     ["a", ""],
-  ])("stores cannot use two namespaces: %j, then %j", async (first, second) => {
+  ])("while one store uses namespace %j, a second store cannot use the other namespace %j", async (first, second) => {
     const inner = open();
     const keys = newRing();
     const one = new EncryptedStore(inner, { keys });
@@ -154,7 +157,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     expect(await one.get("key")).toBe(`${marker}one`);
   });
 
-  it("two Keyvs cannot use two different namespaces at the same time", async () => {
+  it("two plain Keyvs cannot use different namespaces at the same time", async () => {
     const inner = open();
     const keys = newRing();
     const one = new Keyv({ store: new EncryptedStore(inner, { keys }), namespace: "one" });
@@ -166,7 +169,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
     expect(await one.get("key")).toBe(1);
   });
 
-  it("several stores may use the same namespace", async () => {
+  it("two stores can use the same namespace at the same time", async () => {
     const inner = open();
     const keys = newRing();
     const [one, other] = [new EncryptedStore(inner, { keys }), new EncryptedStore(inner, { keys })];
@@ -178,7 +181,7 @@ describe.each(Object.entries(inners))("over one %s", (_, open) => {
 });
 
 describe("views of a store", () => {
-  it("do not conflict with each other", async () => {
+  it("can use different namespaces at the same time", async () => {
     const store = new MemoryStore();
     const keys = newRing();
     const flows = createKeyv({ store, keys, namespace: "flows" });
@@ -198,7 +201,7 @@ describe("views of a store", () => {
     ]);
   });
 
-  it("keep their namespace if createKeyv is called without one", async () => {
+  it("keep their namespace if createKeyv is called without the option namespace", async () => {
     const store = new MemoryStore();
     const keys = newRing();
     const flows = createKeyv({ store: store.namespaced("flows"), keys });
@@ -209,7 +212,7 @@ describe("views of a store", () => {
     expect(await flows.get("key")).toBe("flows");
   });
 
-  it("keep the namespace of their adapter", async () => {
+  it("include an adapter with its own namespace, which createKeyv keeps if it gets no option namespace", async () => {
     const map = new Map<string, unknown>();
     const keyv = createKeyv({ store: new KeyvMemoryAdapter(map, { namespace: "own" }), keys: newRing() });
     await keyv.set("key", 1);
@@ -258,7 +261,7 @@ describe("a record that an attacker has moved", () => {
       { namespace: "", key: "one" },
       { namespace: "", key: "one\0" },
     ],
-  ])("cannot be decrypted: from %j to %j", async (from, to) => {
+  ])("cannot be decrypted under its new namespace or key: from %j to %j", async (from, to) => {
     const store = await moved(from, to);
     await expectRefusal(store.get(to.key), "RECORD_TAMPERED");
     await expectRefusal(store.has(to.key), "RECORD_TAMPERED");
@@ -279,14 +282,14 @@ describe("a record that an attacker has moved", () => {
 });
 
 describe("the namespace of the reserved space", () => {
-  it("cannot be set", () => {
+  it("cannot be assigned to an EncryptedStore", () => {
     const store = new EncryptedStore(new Map(), { keys: newRing() });
     expect(() => {
       store.namespace = "\0keyward";
     }).toThrow(expect.objectContaining({ code: "VALUE_INVALID" }));
   });
 
-  it("cannot be the namespace of an adapter", async () => {
+  it("cannot be the namespace of a wrapped adapter", async () => {
     const inner = new MemoryStore().namespaced("\0keyward");
     await expectRefusal(async () => {
       await new EncryptedStore(inner, { keys: newRing() }).set("check", `${marker}x`);

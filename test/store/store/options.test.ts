@@ -73,21 +73,24 @@ const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider)
   aesGcm: () => untyped(aesGcm, { key: "k", layout: "iv-tag-ciphertext", ...misspelt }),
 };
 
-describe("an unknown option is refused by name, before anything is done,", () => {
-  it.each(Object.entries(takers))("%s refuses it", async (_, call) => {
-    const keys = new TestKeys(rotation().promoted);
-    const inner = new MemoryStore();
-    const store = new EncryptedStore(inner, { keys });
-    const error = await expectRefusal(() => call(store, keys), "VALUE_INVALID");
-    expect(error.message).toContain('no option "misspelt"');
-    expect(error.hint).toMatch(/options are: \w+/);
-    expect(keys.saves).toBe(0);
-    expect((await inner.reserved().scan()).entries).toEqual([]);
-    await store.disconnect();
-    expect(keys.watchers).toBe(0);
-  });
+describe("options that are unknown or no object", () => {
+  it.each(Object.entries(takers))(
+    "are refused by %s before anything is done, with an error that names the unknown option",
+    async (_, call) => {
+      const keys = new TestKeys(rotation().promoted);
+      const inner = new MemoryStore();
+      const store = new EncryptedStore(inner, { keys });
+      const error = await expectRefusal(() => call(store, keys), "VALUE_INVALID");
+      expect(error.message).toContain('no option "misspelt"');
+      expect(error.hint).toMatch(/options are: \w+/);
+      expect(keys.saves).toBe(0);
+      expect((await inner.reserved().scan()).entries).toEqual([]);
+      await store.disconnect();
+      expect(keys.watchers).toBe(0);
+    },
+  );
 
-  it("createKeyv and EncryptedStore refuse options that are not an object", async () => {
+  it("are refused by createKeyv and EncryptedStore if they are not an object", async () => {
     const ring = newRing();
     await expectRefusal(() => untyped(createKeyv), "VALUE_INVALID");
     await expectRefusal(() => Reflect.construct(EncryptedStore, [new Map()]), "VALUE_INVALID");
@@ -95,7 +98,7 @@ describe("an unknown option is refused by name, before anything is done,", () =>
   });
 });
 
-describe("an invalid value of an option is refused, before anything is done,", () => {
+describe("an invalid value of an option", () => {
   it.each<object>([
     { accept: plaintext() },
     { accept: null },
@@ -110,13 +113,13 @@ describe("an invalid value of an option is refused, before anything is done,", (
     { serialization: { parse: JSON.parse } },
     { compression: {} },
     { compression: "gzip" },
-  ])("createKeyv refuses %o", async (option) => {
+  ])("is refused by createKeyv before anything is done: %o", async (option) => {
     const keys = new TestKeys(newRing());
     await expectRefusal(() => untyped(createKeyv, { store: new Map(), keys, ...option }), "VALUE_INVALID");
     expect(keys.watchers).toBe(0);
   });
 
-  it("EncryptedStore and aesGcm refuse it", async () => {
+  it("is refused by EncryptedStore and aesGcm", async () => {
     const keys = newRing();
     await expectRefusal(() => Reflect.construct(EncryptedStore, [new Map(), { keys, decode: 5 }]), "VALUE_INVALID");
     for (const layout of [undefined, "iv-tag", null])
@@ -127,7 +130,7 @@ describe("an invalid value of an option is refused, before anything is done,", (
     );
   });
 
-  it("createKeyv treats null like an omitted option, as Keyv does", async () => {
+  it("does not include null for serialization or compression, which createKeyv then treats as omitted", async () => {
     const none = { serialization: null, compression: null };
     const keyv = untyped(createKeyv, { store: new Map(), keys: newRing(), ...none });
     if (!(keyv instanceof Keyv)) throw new Error("createKeyv did not return a Keyv");
@@ -203,7 +206,7 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
     return { inner, keys: new TestKeys(promoted) };
   }
 
-  it("accepts a Keyv that createKeyv made, with the same outcome as for its store", async () => {
+  it("accepts a Keyv that createKeyv made, and has the same outcome as with an EncryptedStore", async () => {
     const [one, other] = [await withRecord(), await withRecord()];
     const keyv = createKeyv({ store: one.inner, keys: one.keys });
     const store = new EncryptedStore(other.inner, { keys: other.keys });
@@ -219,7 +222,7 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
     ["an object", () => ({})],
     ["null", () => null],
     ["nothing", () => undefined],
-  ])("refuses %s with a hint about what to pass", async (name, make) => {
+  ])("refuses %s with a hint that says what to pass", async (name, make) => {
     const { keys } = await withRecord();
     const given = make();
     const isRaw = name === "an object" && (tool === tools["census"] || tool === tools["rangesOf"]);
@@ -232,7 +235,7 @@ describe.each(Object.entries(tools))("%s", (_, tool) => {
   });
 });
 
-describe("stores by name", () => {
+describe("the named stores that a tool takes", () => {
   it.each([
     ["a Keyv", () => new Keyv()],
     ["a single Keyv that createKeyv made", () => createKeyv({ store: new Map(), keys: newRing() })],
@@ -256,7 +259,7 @@ describe("stores by name", () => {
 });
 
 describe("a wrong argument from code without types", () => {
-  it.each([undefined, null, 5, {}])("is refused instead of a string: %j", async (given) => {
+  it.each([undefined, null, 5, {}])("is refused where a string is expected: %j", async (given) => {
     const keys = new TestKeys(rotation().promoted);
     const stores = { flows: new EncryptedStore(new MemoryStore(), { keys }) };
     const alone = { stores, graceMs: 0, unregistered: { waitMs: 0 } };
@@ -270,12 +273,12 @@ describe("a wrong argument from code without types", () => {
     expect(keys.saves).toBe(0);
   });
 
-  it.each([undefined, null, 5, {}])("is refused instead of a store: %j", async (given) => {
+  it.each([undefined, null, 5, {}])("is refused where a store is expected: %j", async (given) => {
     await expectRefusal(() => untyped(storeLocation, given), "STORE_INVALID");
   });
 });
 
-it("createKeyv passes every option of an EncryptedStore to it", async () => {
+it("createKeyv passes every option of an EncryptedStore on to its EncryptedStore", async () => {
   const inner = new MemoryStore();
   const keys = newRing();
   const options: Required<Omit<EncryptedStoreOptions, "decode">> = {
@@ -302,7 +305,7 @@ it("createKeyv passes every option of an EncryptedStore to it", async () => {
   await keyv.disconnect();
 });
 
-it("EncryptedStore and createKeyv use options that an object inherits from a class or prototype", async () => {
+it("EncryptedStore and createKeyv use options that the options object inherits from a class or prototype", async () => {
   class Settings {
     readonly store = new MemoryStore();
     readonly keys = newRing();

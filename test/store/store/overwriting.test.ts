@@ -30,7 +30,7 @@ async function withBroken(keys: readonly string[]) {
 }
 
 describe("a record that could not be read", () => {
-  it("is not overwritten, by any write and after any read", async () => {
+  it("is not overwritten by set or setMany after get, has, getMany or an iteration could not read it", async () => {
     const reads = [
       ["RECORD_TAMPERED", (store: EncryptedStore) => store.get("bad")],
       ["RECORD_TAMPERED", (store: EncryptedStore) => store.has("bad")],
@@ -62,7 +62,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("is listed in the error with all other unreadable records of a batch", async () => {
+  it("is listed in the error of setMany, together with every other unreadable record of the batch", async () => {
     const { store } = await withBroken(["bad 1", "bad 2"]);
     await expectRefusal(store.getMany(["bad 1", "bad 2"]), "RECORDS_UNREADABLE");
     const error = await expectRefusal(
@@ -72,7 +72,7 @@ describe("a record that could not be read", () => {
     expect(error.errors?.map(({ key }) => key)).toEqual(["bad 1", "bad 2"]);
   });
 
-  it("can be overwritten again after it has been restored", async () => {
+  it("can be overwritten after its stored value was restored", async () => {
     const { store, mend } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
@@ -81,7 +81,7 @@ describe("a record that could not be read", () => {
     expect(await store.get("bad")).toBe(`${value}2`);
   });
 
-  it("can be overwritten again when the keyring can decrypt it", async () => {
+  it("can be overwritten after the process has loaded a keyring that decrypts it", async () => {
     const { before, promoted } = rotation();
     const other = guardMaterial(before.add({ id: "other" }).promote("other"));
     const inner = new Map<string, unknown>();
@@ -96,7 +96,7 @@ describe("a record that could not be read", () => {
     expect(await store.get("key")).toBe(`${value}2`);
   });
 
-  it("makes the write fail with the name of the store, the missing key and the available keys", async () => {
+  it("makes a write fail with an error that names the store, the missing key and the available keys", async () => {
     const inner = new Map<string, unknown>();
     await new EncryptedStore(inner, { keys: newRing("first") }).setMany([
       { key: "a", value },
@@ -106,12 +106,12 @@ describe("a record that could not be read", () => {
     await expectRefusal(store.getMany(["a", "b"]), "RECORDS_UNREADABLE");
     const entries = ["a", "b", "c"].map((key) => ({ key, value }));
     expect((await expectRefusal(store.setMany(entries), "OVERWRITE_REFUSED")).message).toBe(
-      "Nothing was written: 2 of 2 records to overwrite in Map cannot be read " +
+      "Nothing was written: the write would replace 2 records in Map that cannot be read " +
         '(KEY_UNKNOWN for key "first"). This process has only key "second"',
     );
   });
 
-  it("can be overwritten once after allowOverwrite()", async () => {
+  it("can be overwritten only once after allowOverwrite() was called for its key", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     store.allowOverwrite("bad");
@@ -124,7 +124,7 @@ describe("a record that could not be read", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("can be written again after delete, deleteMany or clear has removed it", async () => {
+  it("can be written without another read after delete, deleteMany or clear has removed it", async () => {
     const removals = [
       (store: EncryptedStore) => store.delete("bad"),
       (store: EncryptedStore) => store.deleteMany(["bad"]),
@@ -140,7 +140,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("stays protected, or allowed to be overwritten, if the store did not carry out the operation", async () => {
+  it("stays protected if a delete deletes nothing, and stays allowed to be overwritten if a write writes nothing", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     for (const method of ["set", "setMany", "delete", "deleteMany"]) Reflect.set(inner, method, () => false);
@@ -157,7 +157,7 @@ describe("a record that could not be read", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("stays protected if a write with an expiry in the past did not delete it", async () => {
+  it("stays protected if a write with an expiry in the past does not delete it", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     for (const method of ["delete", "deleteMany"]) Reflect.set(inner, method, () => false);
@@ -170,7 +170,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("stays protected if it was read during a write, because it may have been stored after that write", async () => {
+  it("stays protected if a read finds it while a write or delete under its key is in progress", async () => {
     const { inner, store } = await withBroken([]);
     for (const write of [
       () => store.set("key", value),
@@ -193,7 +193,7 @@ describe("a record that could not be read", () => {
     }
   });
 
-  it("is not overwritten if allowOverwrite() was called for an earlier record under its key", async () => {
+  it("is not overwritten if allowOverwrite() was called before a record under its key was deleted", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -204,7 +204,7 @@ describe("a record that could not be read", () => {
     await expectRefusal(store.set("bad", value), "OVERWRITE_REFUSED");
   });
 
-  it("is not overwritten if allowOverwrite() was called before a clear", async () => {
+  it("is not overwritten if allowOverwrite() was called before its namespace was cleared", async () => {
     const { inner, store } = await withBroken(["bad"]);
     const other = await inner.get("bad");
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
@@ -216,7 +216,7 @@ describe("a record that could not be read", () => {
     expect(await inner.get("bad")).toEqual(other);
   });
 
-  it("does not delay writes of other records", async () => {
+  it("does not cause a read when another record is written", async () => {
     const { inner, store } = await withBroken(["bad"]);
     await expectRefusal(store.get("bad"), "RECORD_TAMPERED");
     inner.calls.length = 0;
@@ -225,7 +225,7 @@ describe("a record that could not be read", () => {
   });
 });
 
-describe("ten thousand unreadable records and one", () => {
+describe("10,001 records that could not be read", () => {
   const keys = Array.from({ length: 10_001 }, (_, index) => `bad ${index}`);
   const removals = {
     "deleted one by one": async (store: EncryptedStore) => {
@@ -236,7 +236,7 @@ describe("ten thousand unreadable records and one", () => {
   } as const;
 
   it.each(Object.entries(removals))(
-    "are all protected until they are %s, and do not delay writes afterwards",
+    "are protected until they are %s, and can then be written without another read",
     async (_, remove) => {
       const inner = new WatchedStore();
       const store = new EncryptedStore(inner, { keys: newRing() });
@@ -253,7 +253,7 @@ describe("ten thousand unreadable records and one", () => {
 });
 
 describe("the check record", () => {
-  it("is reported with the store, the key that it needs and the available keys", async () => {
+  it("makes a write with the wrong keyring fail with an error that names the store, the needed key and the available keys", async () => {
     const folder = await mkdtemp(join(tmpdir(), "keyward-check-"));
     try {
       const path = join(folder, "sessions.sqlite");
@@ -286,7 +286,7 @@ describe("the check record", () => {
     }
   });
 
-  it("prevents a new process with the wrong keyring from writing, but not from deleting", async () => {
+  it("prevents a process with the wrong keyring from writing records, and lets this process delete records", async () => {
     const inner = new MemoryStore();
     await createKeyv({ store: inner, keys: newRing("k1"), namespace: "a" }).set("key", value);
     const before = await contentOf(inner);
@@ -310,7 +310,7 @@ describe("the check record", () => {
     expect(await contentOf(inner)).toEqual([]);
   });
 
-  it("is created by exactly one of several processes that start together", async () => {
+  it("is created by exactly one of several processes that write to an empty store at the same time", async () => {
     for (let round = 0; round < 20; round++) {
       const inner = new MemoryStore();
       const stores = Array.from({ length: 4 }, () => new EncryptedStore(inner.namespaced(""), { keys: newRing() }));
@@ -320,7 +320,7 @@ describe("the check record", () => {
     }
   });
 
-  it("is created by exactly one of several connections to a SQLite file", async () => {
+  it("is created by exactly one of several connections that write to an empty SQLite file at the same time", async () => {
     const folder = await mkdtemp(join(tmpdir(), "keyward-check-"));
     try {
       for (let round = 0; round < 5; round++) {
@@ -340,7 +340,7 @@ describe("the check record", () => {
     }
   });
 
-  it("is separate for each scope in a backend", async () => {
+  it("is created separately for each scope in a backend", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     const [billing, support] = ["billing", "support"].map((scope) => new EncryptedStore(inner, { keys: ring, scope }));
@@ -354,7 +354,7 @@ describe("the check record", () => {
   });
 
   it.each([undefined, "flows"])(
-    "prevents another keyring from writing in a new scope: created in scope %s",
+    "prevents another keyring from writing in a new scope, if the store was first written in scope %s",
     async (scope) => {
       const inner = new MemoryStore();
       const ring = newRing();
@@ -373,7 +373,7 @@ describe("the check record", () => {
     },
   );
 
-  it("is the same for a keyring that was derived for the scope before it was passed", async () => {
+  it("is the same for a keyring that the application derived for a scope as for the option scope", async () => {
     const inner = new MemoryStore();
     const ring = newRing();
     await new EncryptedStore(inner, { keys: ring, scope: "billing" }).set("billing", value);
@@ -385,7 +385,7 @@ describe("the check record", () => {
     expect(await owner.get("unscoped")).toBe(value);
   });
 
-  it("is re-encrypted by a rotation, so that the old key can be removed", async () => {
+  it("is re-encrypted at the first write with a rotated keyring, so that the old key can be removed", async () => {
     const { before, promoted, after } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: before }).set("key", value);
@@ -398,7 +398,7 @@ describe("the check record", () => {
     await expectRefusal(new EncryptedStore(inner, { keys: before }).set("key", value), "OVERWRITE_REFUSED");
   });
 
-  it("is not re-encrypted under the old key by a process that still has the earlier keyring", async () => {
+  it("is not re-encrypted under the old key if a process still writes with the earlier keyring", async () => {
     const { staged, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: promoted }).set("key", value);
@@ -406,7 +406,7 @@ describe("the check record", () => {
     expect(await checkKeyId(inner)).toBe("new");
   });
 
-  it("is re-encrypted by a rotation of keyrings without generations, as environment variables specify them", async () => {
+  it("is re-encrypted at the first write with a rotated keyring, even if keyrings have no generations", async () => {
     const [old, next] = [
       Buffer.alloc(32, 0).map((_, index) => index),
       Buffer.alloc(32, 0).map((_, index) => index + 100),
@@ -426,7 +426,7 @@ describe("the check record", () => {
     await new EncryptedStore(inner, { keys: last }).set("key", `${value}2`);
   });
 
-  it("is overwritten only by overwriteCheckRecord()", async () => {
+  it("is replaced by a process with another keyring only if this process calls overwriteCheckRecord()", async () => {
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: newRing() }).set("key", value);
     const store = new EncryptedStore(inner, { keys: newRing() });
@@ -438,7 +438,7 @@ describe("the check record", () => {
     await expectRefusal(store.set("key", value), "OVERWRITE_REFUSED");
   });
 
-  it("prevents lazy re-encryption with the wrong keyring", async () => {
+  it("prevents lazy re-encryption with a keyring that cannot decrypt it", async () => {
     const { before, promoted } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: before }).set("left over", value);
@@ -467,7 +467,7 @@ describe("the check record", () => {
     }
   });
 
-  it("makes a process with a stale keyring write under the keyring that it reloads", async () => {
+  it("makes a process reload a keyring that cannot decrypt it, and write with the reloaded keyring", async () => {
     const { before, after } = rotation();
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: after }).set("founding", value);

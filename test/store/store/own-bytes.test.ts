@@ -44,8 +44,8 @@ function expectOwn(seen: readonly Uint8Array[]): void {
   for (const bytes of seen) expect(bytes.buffer.byteLength).toBe(bytes.byteLength);
 }
 
-describe("bytes that core passes on do not share memory with other Buffers", () => {
-  it("stores get their own copy of records, heartbeats and check records", async () => {
+describe("bytes that core passes on", () => {
+  it("do not share memory with other Buffers if a store gets them as records, heartbeats or check records", async () => {
     const seen: Uint8Array[] = [];
     const inner = watched(new MemoryStore(), seen);
     const { before, promoted } = rotation();
@@ -64,7 +64,7 @@ describe("bytes that core passes on do not share memory with other Buffers", () 
     expectOwn(seen);
   });
 
-  it("callers get their own copy of a value", async () => {
+  it("do not share memory with other Buffers if a caller gets them as a value", async () => {
     const store = new EncryptedStore(new MemoryStore(), { keys: newRing("key") });
     await store.set("key", new Uint8Array(100).fill(7));
     const found = await store.get("key");
@@ -73,7 +73,7 @@ describe("bytes that core passes on do not share memory with other Buffers", () 
     expect(found.buffer.byteLength - found.byteLength).toBeLessThan(32);
   });
 
-  it("key services get their own copy of a keyring", async () => {
+  it("do not share memory with other Buffers if a key service gets them as a keyring", async () => {
     const seen: Uint8Array[] = [];
     const wrapper: KeyringWrapper = {
       wrap: async (document) => {

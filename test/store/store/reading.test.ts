@@ -68,7 +68,7 @@ const broken: Readonly<Record<string, readonly [KeywardErrorCode, (stored: Store
 };
 
 describe.each(Object.entries(broken))("a record with %s", (_, [code, breakIt]) => {
-  it(`rejects every read with ${code}`, async () => {
+  it(`makes every read reject with ${code}`, async () => {
     const { inner, store } = await storeWith(breakIt);
     const before = await inner.get("bad");
     const error = await expectRefusal(store.get("bad"), code);
@@ -91,7 +91,7 @@ describe.each(Object.entries(broken))("a record with %s", (_, [code, breakIt]) =
   });
 });
 
-it("a record under a disabled or different key rejects with KEY_DISABLED or KEY_MISMATCH", async () => {
+it("a read rejects with KEY_DISABLED if the key is disabled, and with KEY_MISMATCH if its material differs", async () => {
   const { before, disabled } = rotation();
   const inner = new MemoryStore();
   await new EncryptedStore(inner, { keys: before }).set("key", value);
@@ -99,7 +99,7 @@ it("a record under a disabled or different key rejects with KEY_DISABLED or KEY_
   await expectRefusal(new EncryptedStore(inner, { keys: newRing("old") }).get("key"), "KEY_MISMATCH");
 });
 
-it("a batch rejects with an error for each broken record", async () => {
+it("getMany rejects with one error for each record that cannot be decrypted", async () => {
   const { inner, store } = await storeWith(damaged);
   await inner.set("plain", "x");
   await inner.set("later", "kw9.k1.AA");
@@ -111,7 +111,7 @@ it("a batch rejects with an error for each broken record", async () => {
   ]);
 });
 
-it("an iterator yields every readable record before it throws, and can be ended early", async () => {
+it("an iterator yields every readable record before it throws, and does not throw if the loop ends early", async () => {
   const { store } = await storeWith(damaged);
   await store.setMany([
     { key: "z1", value },
@@ -128,7 +128,7 @@ it("an iterator yields every readable record before it throws, and can be ended 
   }
 });
 
-it("batches reach the wrapped store as one call each", async () => {
+it("each batch reaches the wrapped store in one call, and expired records in one more call", async () => {
   const inner = new WatchedStore();
   const store = new EncryptedStore(inner, { keys: newRing() });
   const keys = Array.from({ length: 50 }, (_, index) => `key ${index}`);
@@ -146,7 +146,7 @@ it("batches reach the wrapped store as one call each", async () => {
 });
 
 describe("foreign formats", () => {
-  it("report an error that they throw as a KeywardError, which quotes nothing", async () => {
+  it("make a read reject with a KeywardError that does not quote the value, if they throw", async () => {
     const inner = new MemoryStore();
     const triple: ForeignFormat = { name: "triple", read: (stored) => JSON.parse(String(stored)) };
     const store = new EncryptedStore(inner, { keys: newRing(), accept: [triple] });
@@ -182,7 +182,7 @@ describe("foreign formats", () => {
     }
   });
 
-  it("are called in order, plaintext last, and a record that none reads rejects", async () => {
+  it("are called in the order of accept, with plaintext last, and the read rejects if none of them reads the record", async () => {
     const inner = new MemoryStore();
     const order: string[] = [];
     const named = (name: string): ForeignFormat => ({
@@ -205,7 +205,7 @@ describe("foreign formats", () => {
     expect(order).toEqual(["one", "two", "plaintext"]);
   });
 
-  it("include plaintext(), which recognizes a record by its JSON and keeps its expiry", async () => {
+  it("include plaintext(), which recognizes the JSON that Keyv writes, and keeps the expiry in it", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: newRing(), accept: [plaintext()], reencrypt: "off" });
     const live = JSON.stringify({ value, expires: Date.now() + 60_000 });
@@ -219,7 +219,7 @@ describe("foreign formats", () => {
     await expectRefusal(store.get("text"), "RECORD_NOT_SEALED");
   });
 
-  it("include aesGcm(), which throws for a record that it recognizes and cannot decrypt", async () => {
+  it("include aesGcm(), which throws for a record that it recognizes but cannot decrypt", async () => {
     const inner = new MemoryStore();
     const format = aesGcm({ key: `${marker}passphrase`, layout: "iv-tag-ciphertext" });
     const store = new EncryptedStore(inner, { keys: newRing(), accept: [format, plaintext({ matches: () => true })] });
@@ -229,7 +229,7 @@ describe("foreign formats", () => {
 });
 
 describe("a keyring without keys", () => {
-  it("writes and reads plaintext, and decrypts no envelope", async () => {
+  it("makes a store write and read plaintext, and reject every envelope", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: Keyring.dangerouslyPlaintext() });
     await store.set("key", value);
@@ -242,7 +242,7 @@ describe("a keyring without keys", () => {
     await expectRefusal(store.get("sealed"), "KEY_UNKNOWN");
   });
 
-  it("reads a text unchanged that resembles the JSON of Keyv", async () => {
+  it("makes a store return a text unchanged, even if the text resembles Keyv's JSON", async () => {
     const store = new EncryptedStore(new MemoryStore(), { keys: Keyring.dangerouslyPlaintext() });
     const text = '{"expires":5}';
     await store.set("key", text);

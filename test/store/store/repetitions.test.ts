@@ -25,7 +25,7 @@ class SilentStore extends MemoryStore {
   }
 }
 
-it("a heartbeat that fails repeatedly is reported once, and again after a success", async () => {
+it("a heartbeat that fails repeatedly is reported once, and again if it fails after a success", async () => {
   const inner = new SilentStore();
   const store = new EncryptedStore(inner, { keys: newRing(), replica: { heartbeatMs: 10, lapseMs: 60_000 } });
   await store.set("key", value);
@@ -44,7 +44,7 @@ it("a heartbeat that fails repeatedly is reported once, and again after a succes
   await store.disconnect();
 });
 
-it("a key provider that fails in another way is reported at once", async () => {
+it("each different error of a key provider is reported once", async () => {
   const keys = new TestKeys(newRing());
   const store = new EncryptedStore(new MemoryStore(), { keys });
   await store.set("key", value);
@@ -72,7 +72,7 @@ it("an error that an adapter emits repeatedly is reported once", async () => {
   await store.disconnect();
 });
 
-it("a lazy re-encryption that fails repeatedly is reported once, with its record, and again after a success", async () => {
+it("a lazy re-encryption that fails repeatedly is reported only for the first record, and again after a success", async () => {
   const { before, promoted } = rotation();
   const inner = new WatchedStore();
   const keys = ["a", "b", "c"];

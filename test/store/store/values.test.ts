@@ -38,7 +38,7 @@ describe.each([
   ["MemoryStore", () => new MemoryStore()],
   ["SqliteStore", () => new SqliteStore(":memory:")],
 ] as const)("over %s", (name, open) => {
-  it("text and bytes are returned as they were, under any key (property)", async () => {
+  it("text and bytes are returned unchanged under any key (property)", async () => {
     const inner = open();
     const store = new EncryptedStore(inner, { keys: newRing() });
     try {
@@ -64,7 +64,7 @@ describe.each([
     }
   });
 
-  it("objects, numbers and ill-formed text are refused, and so is a batch with one of them", async () => {
+  it("objects, numbers and ill-formed text are refused, and so is a batch that contains one of these values", async () => {
     const store = new EncryptedStore(open(), { keys: newRing() });
     try {
       for (const value of [
@@ -155,7 +155,7 @@ describe("at rest", () => {
 });
 
 describe("padTo", () => {
-  it("makes values of different lengths equally long at rest, and returns them as they were", async () => {
+  it("makes the envelopes of values of different lengths equally long, and reads return the values unchanged", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: newRing(), padTo: 256 });
     const lengths = [0, 1, 17, 200, 245];
@@ -193,7 +193,7 @@ describe("padTo", () => {
   });
 });
 
-it("bytes that an application changes after a write or a read do not change the record", async () => {
+it("a record does not change if the application changes the bytes that it wrote or read", async () => {
   for (const inner of [new MemoryStore(), new Map<string, unknown>()]) {
     const store = new EncryptedStore(inner, { keys: newRing() });
     const bytes = Buffer.from("as it was");

@@ -26,13 +26,13 @@ describe("a Keyv 5 adapter", () => {
     expect(await keyv.has("key")).toBe(false);
   });
 
-  it("returns no expired record, even if it ignores times to live", async () => {
+  it("does not make a store return an expired record, even if the adapter ignores times to live", async () => {
     const store = new EncryptedStore(new LeastKeyv5Adapter(), { keys: newRing() });
     await store.set("key", value, Date.now() + 20);
     await expect.poll(() => store.get("key")).toBeUndefined();
   });
 
-  it("cannot be iterated if it has no iterator", async () => {
+  it("makes an iteration reject if it has no iterator", async () => {
     const keyv = createKeyv({ store: new LeastKeyv5Adapter(), keys: newRing() });
     await keyv.set("key", value);
     await expectRefusal(async () => {
@@ -40,7 +40,7 @@ describe("a Keyv 5 adapter", () => {
     }, "STORE_NOT_SCANNABLE");
   });
 
-  it("reports a failed delete of several records if it has no deleteMany", async () => {
+  it("makes deleteMany reject if it has no deleteMany and its delete fails", async () => {
     const inner = new LeastKeyv5Adapter();
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.setMany([
@@ -53,7 +53,7 @@ describe("a Keyv 5 adapter", () => {
     expect(await store.getMany(["one", "two"])).toEqual([value, value]);
   });
 
-  it("reports a write with an expiry in the past that could not delete the stored record", async () => {
+  it("makes a write with an expiry in the past reject if its delete fails", async () => {
     const inner = new LeastKeyv5Adapter();
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.set("key", value);
@@ -61,7 +61,7 @@ describe("a Keyv 5 adapter", () => {
     await expectRefusal(store.set("key", `${value}2`, 1), "STORE_UNAVAILABLE");
   });
 
-  it("makes a batch fail if it returns too few values", async () => {
+  it("makes getMany reject if it returns too few values", async () => {
     class Short extends LeastKeyv5Adapter {
       async getMany(keys: string[]): Promise<unknown[]> {
         return (await Promise.all(keys.map((key) => this.get(key)))).filter((found) => found !== undefined);
@@ -74,7 +74,7 @@ describe("a Keyv 5 adapter", () => {
     await expect(store.getMany(["two", "one"])).rejects.toMatchObject({ name: "KeywardError" });
   });
 
-  it("gets its option throwOnErrors set to true", () => {
+  it("has its property throwOnErrors set to true by EncryptedStore", () => {
     const inner: KeyvBridgeStore & { throwOnErrors: boolean } = Object.assign(new LeastKeyv5Adapter(), {
       throwOnErrors: false,
     });
@@ -84,7 +84,7 @@ describe("a Keyv 5 adapter", () => {
 });
 
 describe("a Keyv 6 adapter", () => {
-  it("reports its rejections as the cause of a KeywardError, for every method", async () => {
+  it("makes every method of the store reject with its error as the cause of a KeywardError, if it fails", async () => {
     const inner = new BreakableAdapter(new Map());
     const store = new EncryptedStore(inner, { keys: newRing() });
     await store.set("key", value);
@@ -110,7 +110,7 @@ describe("a Keyv 6 adapter", () => {
     }
   });
 
-  it("reports the errors that it emits as store:error, never as error", async () => {
+  it("has the errors that it emits reported as store:error, not as error", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const keyv = createKeyv({ store: inner, keys: newRing() });
     const [errors, reported]: [unknown[], unknown[]] = [[], []];
@@ -122,7 +122,7 @@ describe("a Keyv 6 adapter", () => {
     expect(errors).toEqual([]);
   });
 
-  it("makes a write return false if it returns false itself", async () => {
+  it("makes set and setMany return false if its own set and setMany return false", async () => {
     class Refusing extends KeyvMemoryAdapter {
       override async set(): Promise<boolean> {
         return false;
@@ -153,7 +153,7 @@ describe("a store whose results contradict its types", () => {
     ["deleteMany", [true, true]],
     ["iterator", 5],
     ["iterator", { next: () => ({ done: false, value: 5 }) }],
-  ])("makes the call fail: %s returns %j", async (method, answer) => {
+  ])("makes the call reject if its method %s returns %j", async (method, answer) => {
     const inner = new KeyvMemoryAdapter(new Map());
     const store = new EncryptedStore(inner, { keys: newRing() });
     Reflect.set(inner, method, () => answer);
@@ -166,7 +166,7 @@ describe("a store whose results contradict its types", () => {
     await expectRefusal(() => calls.get(method)?.(), "STORE_UNAVAILABLE");
   });
 
-  it("works if it returns the results of a batch as Keyv 5 does", async () => {
+  it("may return one boolean or undefined for a whole batch, as a Keyv 5 adapter does", async () => {
     const inner = new KeyvMemoryAdapter(new Map());
     const store = new EncryptedStore(inner, { keys: newRing() });
     for (const [answer, meant] of [
@@ -183,7 +183,7 @@ describe("a store whose results contradict its types", () => {
     }
   });
 
-  it("works if its iterator has only the method next()", async () => {
+  it("may have an iterator with only the method next()", async () => {
     const map = new Map<string, unknown>();
     const inner = new KeyvMemoryAdapter(map);
     const store = new EncryptedStore(inner, { keys: newRing() });
@@ -198,7 +198,7 @@ describe("a store whose results contradict its types", () => {
 });
 
 describe("a Map", () => {
-  it("supports lazy re-encryption, because no write can come in between", async () => {
+  it("supports lazy re-encryption by default, because no write can occur between comparing and replacing", async () => {
     const { before, promoted } = rotation();
     const map = new Map<string, { value?: unknown }>();
     const writer = new EncryptedStore(map, { keys: before });
@@ -212,14 +212,14 @@ describe("a Map", () => {
     expect(keyIdIn(String(map.get("flows::key")?.value))).toBe("new");
   });
 
-  it("rejects a read of an entry that Keyv's adapter did not write, and does not treat it as missing", async () => {
+  it("makes a read reject instead of returning undefined if Keyv's adapter did not write the entry", async () => {
     const map = new Map<string, unknown>([["key", "written around Keyv"]]);
     const store = new EncryptedStore(map, { keys: newRing() });
     await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
   });
 
   it.each([null, undefined])(
-    "rejects a read of an entry whose value is %s, and does not treat it as missing",
+    "makes a read reject instead of returning undefined if the value of the entry is %s",
     async (nothing) => {
       const store = new EncryptedStore(new Map([["key", { value: nothing }]]), { keys: newRing() });
       await expectRefusal(store.get("key"), "RECORD_NOT_SEALED");
@@ -244,7 +244,7 @@ describe("encryption in two layers", () => {
     }
   });
 
-  it("is not what the hint advises if the store is a Keyv that createKeyv made", () => {
+  it("is not advised by the hint of the error if the store is a Keyv that createKeyv made", () => {
     const keys = newRing();
     const store = createKeyv({ store: new Map(), keys });
     expect(() => createKeyv({ store, keys })).toThrow(

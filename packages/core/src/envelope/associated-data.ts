@@ -1,12 +1,12 @@
 /**
- * The beginning of the associated data of all records with one header and namespace: LE64(3), then the length and bytes
- * of the header and those of the namespace.
+ * The beginning of the associated data of all records with one header and namespace: LE64(3), then the length and the
+ * bytes of the header, then the length and the bytes of the namespace.
  */
 export interface AssociatedDataPrefix {
   readonly written: string;
   readonly namespace: string;
   readonly bytes: Buffer;
-  /** The bytes of the header, a part of `bytes`. */
+  /** The bytes of the header: a view of the part of `bytes` that contains them. */
   readonly header: Buffer;
 }
 
@@ -17,7 +17,7 @@ export interface AssociatedDataPrefix {
 let recentPrefixes: readonly AssociatedDataPrefix[] = [];
 const maxRecentPrefixes = 4;
 
-/** Returns the prefix for a header and a namespace, from a small cache of the latest prefixes. */
+/** Returns the beginning of the associated data for a header and a namespace. The latest few are kept in a cache. */
 export function associatedDataPrefix(written: string, namespace: string): AssociatedDataPrefix {
   for (const recent of recentPrefixes) {
     if (recent.written === written && recent.namespace === namespace) return recent;
@@ -34,8 +34,8 @@ export function associatedDataPrefix(written: string, namespace: string): Associ
 }
 
 /**
- * Returns PAE(header as written, namespace, key): LE64 of the number of pieces, then for each piece LE64 of its length
- * and its bytes.
+ * Returns the associated data of a record: PAE(header as written, namespace, key). PAE is LE64 of the number of pieces,
+ * then for each piece LE64 of its length and its bytes. LE64 is a number in 8 bytes, least significant first.
  *
  * Source: PASETO, Pre-Authentication Encoding,
  * https://github.com/paseto-standard/paseto-spec/blob/master/docs/01-Protocol-Versions/Common.md

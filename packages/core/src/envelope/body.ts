@@ -13,8 +13,8 @@ const lastCharacters = ["AQgw", "AEIMQUYcgkosw048"];
 /**
  * Decodes the body of an envelope, which is everything after the header.
  *
- * @throws KeywardError `RECORD_MALFORMED` for a body that is not canonical base64url, and for the binary form in a
- * string.
+ * @throws KeywardError `RECORD_MALFORMED` if an envelope in text form has a body that is not canonical base64url, or if
+ * an envelope in binary form is stored as a string.
  */
 export function readBody(
   stored: StoredValue,
@@ -50,8 +50,9 @@ function isCanonical(encoded: string, body: Buffer): boolean {
 }
 
 /**
- * Joins the pieces of a binary envelope in memory of its own. A store may pass an envelope on together with its
- * `buffer`, for example to a worker, so the envelope must not be in Node's shared pool.
+ * Joins the header and the pieces of the body into a binary envelope, which shares its memory with no other Buffer. A
+ * store may pass the envelope on together with its `buffer`, for example to a worker, so the envelope must not be in
+ * Node's shared pool.
  */
 export function joinBinary(header: Buffer, body: readonly Uint8Array[]): Buffer {
   let length = header.length;

@@ -24,16 +24,17 @@ const bodyOverheadBytes = commitmentBytes + nonceBytes + tagBytes;
 /** Options of {@link seal}. */
 export interface SealOptions {
   readonly form: ValueForm;
-  /** Pads the plaintext to a multiple of this many bytes. Default: no padding. */
+  /** The plaintext is padded to a multiple of this number of bytes. Default: no padding. */
   readonly padTo?: number | undefined;
-  /** The nonce to use, for known-answer tests only: a nonce that is not drawn at random may be used twice. */
+  /** A fixed nonce, for known-answer tests only, because no nonce may be used twice. Default: a random nonce. */
   readonly knownAnswerNonce?: Uint8Array;
 }
 
 /**
- * Encrypts the content of a record for its address, which {@link requireAddress} has checked.
+ * Encrypts the value and the expiry of a record for the record's address. The caller has checked the address with
+ * {@link requireAddress}.
  *
- * @throws KeywardError `VALUE_INVALID` for text that is not well-formed or an expiry that is not a number.
+ * @throws KeywardError `VALUE_INVALID` if the value is text that is not well-formed, or the expiry is not a number.
  */
 export function seal(
   keyId: string,
@@ -53,7 +54,7 @@ export function seal(
   return encrypt(keyId, root, address, layOutPlaintext(value, expires, options.padTo), options);
 }
 
-/** Encrypts, under another key and for the same address, a plaintext that {@link decrypt} returned. */
+/** Re-encrypts a record that {@link decrypt} has decrypted: under the key `keyId`, for the address of the record. */
 export function sealAgain(
   keyId: string,
   root: RootKey,
@@ -99,12 +100,14 @@ function encrypt(
 }
 
 /**
- * Decrypts an envelope. `header` is its header, which has been read before. `root` is the root of the key that the
- * header names.
+ * Decrypts an envelope.
  *
- * @throws KeywardError `RECORD_MALFORMED` for an envelope that breaks the format, `KEY_MISMATCH` if the key has other
- * material than the key that encrypted the record, `RECORD_TAMPERED` if the record was altered or was moved from
- * another address.
+ * @param header the header of the envelope, which {@link readHeader} returned.
+ * @param root the root, which is the material, of the key that the header names.
+ * @throws KeywardError
+ * - `RECORD_MALFORMED` if the envelope is cut off or garbled;
+ * - `KEY_MISMATCH` if `root` is not the root that encrypted the record;
+ * - `RECORD_TAMPERED` if the record was altered, or was moved from another address.
  */
 export function open(
   stored: StoredValue,
@@ -116,10 +119,10 @@ export function open(
 }
 
 /**
- * Decrypts an envelope like {@link open}, with the same checks, but leaves the value encoded. Decoding a text and
- * encoding it again would take as long as decrypting it.
+ * Decrypts an envelope like {@link open}, with the same checks, but does not decode the value. For re-encryption: to
+ * decode a text and encode it again would take as long as to decrypt the record.
  *
- * @throws KeywardError as {@link open}.
+ * @throws KeywardError with the codes of {@link open}.
  */
 export function decrypt(stored: StoredValue, header: EnvelopeHeader, root: RootKey, address: RecordAddress): Decrypted {
   return checkPlaintext(decryptBytes(stored, header, root, address), address, header.keyId);
@@ -152,7 +155,7 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
     throw recordError("RECORD_TAMPERED", address, `cannot be decrypted under key "${keyId}"`, {
       keyId,
       hint:
-        "The record was altered, or copied here from another key, namespace or scope. Restore it from a backup, or " +
+        "The record was altered, or copied here from another record's key, namespace or scope. Restore it from a backup, or " +
         "delete it.",
       cause,
     });

@@ -9,7 +9,8 @@ import type { StoredValue } from "../store-interface/store-capabilities.ts";
  * A format, other than the envelope, in which a store may contain records. A store tries the formats in the order of
  * its option `accept`, with plaintext last, and only for values that do not begin like an envelope.
  *
- * A format that does not authenticate the address of a record cannot detect that a record was moved.
+ * If a format does not authenticate the address of a record, which is its namespace and key, a store cannot detect that
+ * a record of the format was moved to another address.
  */
 export interface ForeignFormat {
   /** The name of the format in events and reports. Default: "foreign". */
@@ -19,8 +20,8 @@ export interface ForeignFormat {
    * format.
    *
    * In the result, `value` is text or bytes. `expires` is in milliseconds since the epoch, and absent for a record that
-   * does not expire. If `expires` is absent and `value` is Keyv's own JSON, the expiry in that JSON counts. Any other
-   * result is refused with the error `RECORD_MALFORMED`.
+   * does not expire. If `expires` is absent and `value` is Keyv's own JSON, the store uses the expiry in that JSON. The
+   * store refuses any other result with the error `RECORD_MALFORMED`.
    */
   read(stored: StoredValue, address: RecordAddress): RecordContent | undefined | Promise<RecordContent | undefined>;
 }
@@ -28,21 +29,21 @@ export interface ForeignFormat {
 /** Options of {@link plaintext}. */
 export interface PlaintextOptions {
   /**
-   * Returns true for a stored value that is plaintext of the application. Default: returns true for the JSON that Keyv
-   * writes.
+   * Returns true if a stored value is plaintext of the application, and false otherwise. Default: returns true only for
+   * the JSON that Keyv writes.
    */
   readonly matches?: (stored: StoredValue) => boolean;
 }
 
 /** Options of {@link aesGcm}. */
 export interface AesGcmOptions {
-  /** The key: 32 bytes, or a string whose SHA-256 is the key, as in `@keyv/encrypt-node`. */
+  /** The encryption key: 32 bytes, or a string whose SHA-256 is the encryption key, as in `@keyv/encrypt-node`. */
   readonly key: string | Uint8Array;
   /**
    * The order of nonce (iv, 12 bytes), tag (16 bytes) and ciphertext. `@keyv/encrypt-node` writes "iv-tag-ciphertext".
    */
   readonly layout: "iv-tag-ciphertext" | "iv-ciphertext-tag";
-  /** The encoding of the whole value. Default: "base64", with or without padding. */
+  /** The encoding of the stored text. Default: "base64", with or without padding. */
   readonly encoding?: "base64" | "base64url" | "hex";
 }
 
@@ -79,19 +80,20 @@ class Plaintext implements ForeignFormat {
 
 /**
  * Returns the format of values that are not encrypted, such as those that Keyv wrote before Keyward was added. A store
- * with this format reads them, and encrypts them in the background after the read.
+ * with this format in its option `accept` reads such values. After it has read a value, it encrypts the value in the
+ * background.
  *
- * While a store accepts plaintext, anyone who can write to its backend can plant a value. When the census finds no more
- * plaintext, call `forbidPlaintext`, so that plaintext is refused from then on.
+ * While a store accepts plaintext, anyone who can write to its backend can plant a value. When the census, a count of
+ * the stored records, finds no more plaintext, call `forbidPlaintext`. From then on, stores refuse plaintext.
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));
 }
 
 /**
- * Checks the option `accept`, and returns it.
+ * Checks the option `accept` of a store, and returns it.
  *
- * @throws KeywardError `VALUE_INVALID` for anything but a list of formats.
+ * @throws KeywardError `VALUE_INVALID` if the option is not a list of formats.
  */
 export function requireFormats(accept: readonly ForeignFormat[]): readonly ForeignFormat[] {
   const hint = "Set the option `accept` to a list of formats: `plaintext()`, `aesGcm(…)` or your own.";
@@ -120,8 +122,8 @@ export function readsPlaintext(format: ForeignFormat): boolean {
  * and most code examples write this format. A value that has the right encoding and length is treated as a value of
  * this format; if it cannot be decrypted, `read()` throws `RECORD_TAMPERED`.
  *
- * @throws KeywardError `KEY_INVALID` for a key that is an empty string or is not 32 bytes long, `VALUE_INVALID` for an
- * unknown layout or encoding.
+ * @throws KeywardError `KEY_INVALID` if the key is an empty string, or is bytes of another length than 32;
+ * `VALUE_INVALID` for an unknown `layout` or `encoding`.
  */
 export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);
@@ -163,7 +165,7 @@ function toSecretKey(key: string | Uint8Array): KeyObject {
     return createSecretKey(typeof key === "string" ? createHash("sha256").update(key).digest() : key);
   }
   throw new KeywardError("KEY_INVALID", "The key of aesGcm() is neither 32 bytes nor a non-empty string", {
-    hint: "Pass the key that the values were written with.",
+    hint: "Pass the encryption key with which the stored values were written, as 32 bytes or as a string.",
   });
 }
 
@@ -183,9 +185,10 @@ const leastSeconds = 1e8;
 /**
  * Checks what `read()` of a foreign format returned, before a store uses the record.
  *
- * @param format the name of the format.
+ * @param format the name of the format, for the error message.
+ * @param read what `read()` returned.
  * @returns the record; `undefined` if the value is of another format.
- * @throws KeywardError `RECORD_MALFORMED` for any other result.
+ * @throws KeywardError `RECORD_MALFORMED` if `read` is neither a record nor `undefined`.
  */
 export function requireContent(format: string, read: unknown, address: RecordAddress): RecordContent | undefined {
   if (read === undefined) return undefined;

@@ -12,7 +12,7 @@ export interface EnvelopeHeader {
   readonly version: EnvelopeVersion;
   readonly form: ValueForm;
   readonly keyId: string;
-  /** The stored text of the header: "kw1." or "kw1:", the key id, and "." or ":". */
+  /** The characters of the header in the envelope: "kw1." or "kw1:", the key id, and "." or ":". */
   readonly written: string;
 }
 
@@ -33,7 +33,7 @@ function remember(header: EnvelopeHeader): EnvelopeHeader {
   return header;
 }
 
-/** Returns the stored text of the header of a new envelope. */
+/** Returns the header of a new envelope, as the characters with which the envelope begins. */
 export function writeHeader(form: ValueForm, keyId: string): string {
   return form === "text" ? `kw1.${keyId}.` : `kw1:${keyId}:`;
 }
@@ -41,7 +41,8 @@ export function writeHeader(form: ValueForm, keyId: string): string {
 /**
  * Reads the header of an envelope. Returns `undefined` for a value that does not begin like an envelope of any version.
  *
- * @throws KeywardError `ENVELOPE_UNSUPPORTED` for another version, `RECORD_MALFORMED` for a broken header.
+ * @throws KeywardError `ENVELOPE_UNSUPPORTED` for an envelope of another version than 1; `RECORD_MALFORMED` for a
+ * broken header.
  */
 export function readHeader(stored: StoredValue, address: RecordAddress): EnvelopeHeader | undefined {
   const isString = typeof stored === "string";
@@ -69,7 +70,7 @@ export function readHeader(stored: StoredValue, address: RecordAddress): Envelop
   });
 }
 
-/** Returns the key id in the header of an envelope; `undefined` for any other value and for a header that is broken. */
+/** Returns the key id in the header of an envelope; `undefined` for another value and for a broken header. */
 export function keyIdIn(stored: StoredValue, address: RecordAddress): string | undefined {
   try {
     return readHeader(stored, address)?.keyId;

@@ -18,12 +18,15 @@ export function reseed(): void {
   generation++;
 }
 
-/** Returns how often {@link reseed} was called. Random bytes that were drawn at another number must not be used. */
+/** Returns how often {@link reseed} was called. Random bytes that were drawn before the last call must not be used. */
 export function seedGeneration(): number {
   return generation;
 }
 
-/** Writes `length` random bytes into `target` at `at`. */
+/**
+ * Writes `length` random bytes into `target`, beginning at the index `at`. Takes these bytes from a pool that was
+ * filled at most one second before `nowMs`.
+ */
 export function drawRandom(target: Buffer, at: number, length: number, nowMs: number): void {
   // Check the age here instead of in a timer: a timer does not fire while the machine is being copied.
   if (drawn + length > poolBytes || nowMs - filledAtMs > poolAgeMs || nowMs < filledAtMs) {

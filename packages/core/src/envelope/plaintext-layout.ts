@@ -15,17 +15,17 @@ const textMark = String.fromCharCode(isText);
 /** A value longer than this many UTF-16 units or bytes is encrypted as a piece of its own. */
 const longValue = 4096;
 
-/** A plaintext in the layout of the envelope, in one or two pieces. */
+/** A plaintext in the layout of the envelope. A long value is a separate piece, `rest`, so that it is not copied. */
 export interface Plaintext {
   readonly first: StoredValue;
   readonly rest?: StoredValue;
 }
 
 /**
- * Lays out a value and its expiry for encryption.
+ * Returns the plaintext that contains a value and its expiry, in the layout of the envelope.
  *
- * @param expires an integer between 0 and 2^48 - 1, in milliseconds since the epoch.
- * @param padTo pads the plaintext to a multiple of this many bytes.
+ * @param expires an integer between 0 and 2^48 - 1, in milliseconds since the epoch; `undefined` for no expiry.
+ * @param padTo the plaintext is padded to a multiple of this number of bytes; `undefined` for no padding.
  */
 export function layOutPlaintext(value: StoredValue, expires: number | undefined, padTo: number | undefined): Plaintext {
   const isString = typeof value === "string";
@@ -51,7 +51,8 @@ export function layOutPlaintext(value: StoredValue, expires: number | undefined,
 /**
  * Reads the value and the expiry out of a decrypted plaintext.
  *
- * @throws KeywardError `RECORD_MALFORMED` for a plaintext that breaks the layout.
+ * @throws KeywardError `RECORD_MALFORMED` if the flags, the fields, the padding or the UTF-8 of the plaintext are not
+ * valid.
  */
 export function readPlaintext(plain: Buffer, address: RecordAddress, keyId: string): RecordContent {
   const { flags, valueAt, valueEnd, expires } = readLayout(plain, address, keyId);
@@ -59,20 +60,20 @@ export function readPlaintext(plain: Buffer, address: RecordAddress, keyId: stri
   return expires === undefined ? { value } : { value, expires };
 }
 
-/** A decrypted record whose value is not decoded. */
+/** A record after decryption, but before its value is decoded from the plaintext. */
 export interface Decrypted {
   /** The whole plaintext, in the layout of the envelope. */
   readonly bytes: Buffer;
-  /** When the record expires, in milliseconds since the epoch; `undefined` for never. */
+  /** When the record expires, in milliseconds since the epoch; `undefined` if the record does not expire. */
   readonly expires: number | undefined;
-  /** True if the plaintext has padding. A store without padding then lays the value out again before it encrypts. */
+  /** True if the plaintext has padding. A store without padding then removes it before it re-encrypts the record. */
   readonly padded: boolean;
 }
 
 /**
- * Makes every check of {@link readPlaintext} without decoding the value.
+ * Makes the same checks as {@link readPlaintext}, but does not decode the value.
  *
- * @throws KeywardError as {@link readPlaintext}.
+ * @throws KeywardError with the code of {@link readPlaintext}.
  */
 export function checkPlaintext(plain: Buffer, address: RecordAddress, keyId: string): Decrypted {
   const { flags, valueAt, valueEnd, expires } = readLayout(plain, address, keyId);

@@ -36,9 +36,10 @@ function copyOf(root: Uint8Array): Buffer {
 }
 
 /**
- * The root of 32 bytes that a keyring has under a key id, and the keys that the envelope derives from the root.
+ * The root of a key, which is its 32 bytes of key material in a keyring. This class derives from the root what an
+ * envelope needs: the commitment, the subkeys and the roots of scopes.
  *
- * Source: `docs/envelope.md`; HKDF is RFC 5869.
+ * Source of the derivations: `docs/envelope.md`; HKDF is RFC 5869.
  */
 export class RootKey {
   readonly #deriveRoot: () => Buffer;
@@ -58,13 +59,13 @@ export class RootKey {
     }
   }
 
-  /** C, the commitment: identifies the root of a record, and reveals nothing about the root. */
+  /** The commitment, C in `docs/envelope.md`: a hash that identifies the root, and reveals nothing else about it. */
   get commitment(): Buffer {
     this.#commitment ??= this.#hkdf.derive("keyward/v1 commit");
     return this.#commitment;
   }
 
-  /** The id of a key that was added without an id. */
+  /** The default id of a key that is added without an id: "k" and 15 hex digits that are derived from the root. */
   get defaultId(): string {
     return `k${this.commitment.toString("hex").slice(0, 15)}`;
   }
@@ -77,12 +78,15 @@ export class RootKey {
     return new RootKey(() => this.#hkdf.derive(`keyward/v1 scope\0${name}`));
   }
 
-  /** Copies the root itself, for `exportKeyring` and for comparing two roots. */
+  /** Returns a copy of the root, which is the key material. `exportKeyring` writes it into the keyring document. */
   material(): Buffer {
     return copyOf(this.#root);
   }
 
-  /** Writes a new 24-byte nonce into `target` at `at`, and returns the AES-256-GCM key for its second half. */
+  /**
+   * Writes a new nonce of 24 bytes into `target`, beginning at the index `at`. Returns the AES-256-GCM key to use with
+   * the second half of the nonce.
+   */
   drawNonce(target: Buffer, at: number, plaintextBytes: number): KeyObject {
     const nowMs = Date.now();
     const session = this.#currentSession(nowMs);
@@ -94,7 +98,8 @@ export class RootKey {
   }
 
   /**
-   * Returns the AES-256-GCM key for nonces that begin with the 12 bytes at `at`, from a small cache of the latest keys.
+   * Returns the AES-256-GCM key for nonces that begin with the 12 bytes at the index `at` of `source`. A small cache
+   * keeps the latest keys.
    */
   subkey(source: Buffer, at: number): KeyObject {
     const name = source.toString("latin1", at, at + subkeyPrefixBytes);

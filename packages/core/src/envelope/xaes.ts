@@ -2,12 +2,12 @@ import { type Cipheriv, createCipheriv, createSecretKey, type KeyObject } from "
 
 /** Length of a nonce in bytes. */
 export const nonceBytes = 24;
-/** Length of the part of a nonce that chooses the subkey, in bytes. The rest is the nonce of AES-256-GCM. */
+/** Length in bytes of the first half of a nonce, from which the subkey is derived. AES-256-GCM uses the second half. */
 export const subkeyPrefixBytes = 12;
 
 /**
- * The key derivation of XAES-256-GCM. From a 256-bit key and the first half of a 192-bit nonce, it derives the
- * AES-256-GCM key for the second half.
+ * The key derivation of XAES-256-GCM. From a 256-bit key and the first half of a 192-bit nonce, it derives an
+ * AES-256-GCM key. This key is used with the second half of the nonce.
  *
  * Source: C2SP, XAES-256-GCM, https://c2sp.org/XAES-256-GCM (CMAC counter-mode KDF, NIST SP 800-108r1, with the
  * context fixed at "X").

@@ -1,6 +1,6 @@
 /**
- * The identifier of a kind of failure, stable across releases. Compare the `code` of a {@link KeywardError} with it.
- * `docs/errors.md` has a section for each code, and {@link KeywardError.link} points to that section.
+ * The code of a kind of failure, the same in every release. To handle one kind of failure, compare its code with the
+ * `code` of a {@link KeywardError}. `docs/errors.md` has a section for each code.
  */
 export type KeywardErrorCode =
   | "KEY_INVALID"
@@ -43,9 +43,9 @@ export interface KeywardErrorDetails {
   readonly namespace?: string | undefined;
   /** Key of the record that the error is about. The key may be a secret (a session id), so no message contains it. */
   readonly key?: string | undefined;
-  /** One error for each record of a batch or an iteration that cannot be decrypted. */
+  /** If a batch or an iteration fails: one error for each of its records that cannot be decrypted. */
   readonly errors?: readonly KeywardError[] | undefined;
-  /** Number of records that made Keyward refuse the call, for each store by its name. */
+  /** For each store, by its name: the number of records because of which Keyward refused the call. */
   readonly counts?: Readonly<Record<string, number>> | undefined;
   /** The error that caused the {@link KeywardError}. */
   readonly cause?: unknown;
@@ -68,11 +68,11 @@ export interface KeywardErrorDetails {
  */
 export class KeywardError extends Error {
   override readonly name = "KeywardError";
-  /** The kind of failure, stable across releases. */
+  /** The code of the kind of failure. It is the same in every release. */
   readonly code: KeywardErrorCode;
   /** An instruction for the person who reads the error: what to do next. */
   readonly hint: string;
-  /** Link to the section about this code: `docs/errors.md#key_in_use`, relative to the root of Keyward's repository. */
+  /** Link to the section about the code, such as `docs/errors.md#key_in_use`, in the repository of Keyward. */
   readonly link: string;
   /** Id of the encryption key that the error is about, if it is known. */
   declare readonly keyId?: string;
@@ -80,11 +80,11 @@ export class KeywardError extends Error {
   declare readonly namespace?: string;
   /** Key of the record, if the error is about a record. */
   declare readonly key?: string;
-  /** In a batch or an iteration, one error for each record that cannot be decrypted. */
+  /** If a batch or an iteration fails: one error for each of its records that cannot be decrypted. */
   declare readonly errors?: readonly KeywardError[];
   /**
-   * With `KEY_IN_USE` and `RECORD_NOT_SEALED`: the number of records that made Keyward refuse the call, for each store
-   * by its name.
+   * With the codes `KEY_IN_USE` and `RECORD_NOT_SEALED`, for each store by its name: the number of records because of
+   * which Keyward refused the call.
    */
   declare readonly counts?: Readonly<Record<string, number>>;
 
@@ -103,17 +103,17 @@ export class KeywardError extends Error {
 }
 
 /**
- * Returns `thrown` if it is a {@link KeywardError}, and otherwise a new error with `thrown` as its cause. Not part of
- * the public surface.
+ * Returns `thrown` if it is a {@link KeywardError}. Otherwise returns a new KeywardError with `thrown` as its cause.
+ * Not part of the public surface.
  */
 export function asKeywardError(thrown: unknown, code: KeywardErrorCode, message: string, hint: string): KeywardError {
   return thrown instanceof KeywardError ? thrown : new KeywardError(code, message, { hint, cause: thrown });
 }
 
 /**
- * Returns `thrown` if it is a {@link KeywardError}, and throws it otherwise. Not part of the public surface.
+ * Returns `thrown` if it is a {@link KeywardError}. Otherwise throws `thrown`. Not part of the public surface.
  *
- * @throws `thrown`, if it is another error.
+ * @throws `thrown`, if it is not a KeywardError.
  */
 export function requireKeywardError(thrown: unknown): KeywardError {
   if (thrown instanceof KeywardError) return thrown;

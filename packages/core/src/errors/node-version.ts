@@ -3,7 +3,7 @@ import { KeywardError } from "./errors.ts";
 /** The oldest version of Node.js that Keyward supports, as in the `engines` field of its packages. */
 const oldest = [22, 19] as const;
 
-/** Returns the version of Node.js that this process runs on if Keyward does not support it; `undefined` if it does. */
+/** Returns the version of Node.js of this process if Keyward does not support that version; otherwise `undefined`. */
 export function unsupportedNodeVersion(): string | undefined {
   // Other runtimes have no global `process`, or report the version of Node.js that they are compatible with.
   const version = globalThis.process?.versions?.node;
@@ -23,7 +23,7 @@ export function nodeTooOld(what: string, cause?: unknown): KeywardError {
     "PROVIDER_UNAVAILABLE",
     `${what}: this is Node.js ${version}, which Keyward does not support`,
     {
-      hint: `Run this with Node.js ${oldest.join(".")} or newer.`,
+      hint: `Run this process with Node.js ${oldest.join(".")} or newer.`,
       cause,
     },
   );

@@ -14,14 +14,14 @@ export type Unit =
   | "workers"
   | "requests";
 
-/** The range of a numeric option. */
+/** The range of the allowed values of a numeric option. */
 export interface Bounds {
   /** The smallest allowed value. Default: 1. */
   readonly least?: number;
   /**
-   * The largest allowed value. Default: 2^30 for milliseconds, about 12 days, and 2^40 for other units. The limit is
-   * low because a timer of Node.js fires at once if it is longer than about 24 days, and because Keyward adds a random
-   * part to some pauses.
+   * The largest allowed value. Default: 2^30 for milliseconds, about 12 days, and 2^40 for other units. The default for
+   * milliseconds is low because a timer of Node.js fires at once if it is longer than about 24 days, and because
+   * Keyward adds a random part to some pauses.
    */
   readonly most?: number;
 }
@@ -30,7 +30,7 @@ export interface Bounds {
  * Checks an option that is a duration, a size or a count, and returns it.
  *
  * @param name the name of the option as the caller wrote it, such as `timeoutMs` or `unregistered.waitMs`.
- * @throws KeywardError `VALUE_INVALID` for anything but an integer within the bounds, NaN and Infinity included.
+ * @throws KeywardError `VALUE_INVALID` if `given` is not an integer within `bounds`, for example NaN or Infinity.
  * @example
  * const timeoutMs = requireAmount("timeoutMs", options.timeoutMs ?? 5_000, "milliseconds");
  */
@@ -48,7 +48,7 @@ export function requireAmount(name: string, given: unknown, unit: Unit, bounds: 
   );
 }
 
-/** A table with the name of every option of a type. The compiler refuses a table that lacks an option. */
+/** An object with a field for every option of a type. The compiler refuses an object that lacks one of the options. */
 export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;
 
 /**
@@ -80,10 +80,10 @@ export function requireOptions<Options extends object>(
 }
 
 /**
- * Copies options, including options that the object inherits from a class or prototype: `{ ...options }` would lose
- * them.
+ * Copies options, including those that `options` inherits from a class or prototype. A copy made with `{ ...options }`
+ * would lack the inherited options.
  *
- * @param known every name to copy.
+ * @param known the name of every option.
  */
 export function copyOptions<Options extends object>(options: Options, known: OptionNames<Options>): Options {
   const copy = { ...options };
@@ -92,9 +92,9 @@ export function copyOptions<Options extends object>(options: Options, known: Opt
 }
 
 /**
- * Checks that an option is one of a list of words.
+ * Checks that the value of an option is one of `words`.
  *
- * @throws KeywardError `VALUE_INVALID` for another word, and for a value of another type.
+ * @throws KeywardError `VALUE_INVALID` if `given` is not one of `words`.
  */
 export function requireOneOf(name: string, given: unknown, words: readonly string[]): void {
   if (words.some((word) => word === given)) return;
@@ -106,9 +106,9 @@ export function requireOneOf(name: string, given: unknown, words: readonly strin
 }
 
 /**
- * Checks that an option is an object, or a class, with certain methods.
+ * Checks that the value of an option is an object or a class that has all `methods`.
  *
- * @throws KeywardError `VALUE_INVALID` if a method is missing.
+ * @throws KeywardError `VALUE_INVALID` if `given` is neither an object nor a class, or lacks one of `methods`.
  */
 export function requireMethods(name: string, given: unknown, methods: readonly string[], hint: string): void {
   const isObject = (typeof given === "object" || typeof given === "function") && given !== null;

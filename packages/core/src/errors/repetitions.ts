@@ -1,6 +1,6 @@
 /** A report of a problem that occurs again and again. */
 export interface Repetition {
-  /** How often the problem has occurred since it was last reported, this time included. 1 in the first report. */
+  /** How often the problem has occurred since its last report, including this time. 1 in the first report. */
   readonly times: number;
 }
 
@@ -18,15 +18,16 @@ const maxCauses = 5;
 
 /**
  * Decides when to report a problem that occurs again and again in the background. A new problem is reported at once.
- * While the problem continues, it is reported again after pauses that grow from 5 s to 5 min, each time with a count.
- * After a success, or after 10 min without the problem, the problem counts as new.
+ * While the problem continues, it is reported again after pauses that grow from 5 s to 5 min. Each report has the
+ * number of times that the problem has occurred since its last report. After a success, or after 10 min without the
+ * problem, the problem counts as new.
  */
 export class Repetitions {
   readonly #remembered = new Map<string, Remembered>();
   readonly #nowMs: () => number;
 
   /**
-   * Creates a `Repetitions` to which no problem has occurred yet.
+   * Creates a `Repetitions` that knows of no problem yet.
    *
    * @param nowMs a clock in milliseconds that never goes back. Default: `performance.now()`.
    */
@@ -35,8 +36,8 @@ export class Repetitions {
   }
 
   /**
-   * Records that a problem occurred. Returns the report to make now, with the number of occurrences; `undefined` if the
-   * problem should not be reported now.
+   * Records that `problem` occurred. If the caller should report the problem now, returns the report. Otherwise returns
+   * `undefined`.
    */
   occurred(problem: unknown): Repetition | undefined {
     const nowMs = this.#nowMs();
@@ -58,7 +59,7 @@ export class Repetitions {
     return { times };
   }
 
-  /** Records a success: the next problem is reported at once. */
+  /** Records that the work in the background succeeded. So the next problem counts as new and is reported at once. */
   succeeded(): void {
     this.#remembered.clear();
   }

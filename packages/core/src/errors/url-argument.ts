@@ -7,8 +7,8 @@ export interface UrlRules {
   /** An example of a good URL, for the hint, such as `rediss://user:password@host:6379/0`. */
   readonly form: string;
   /**
-   * If true, a URL with a user, a password, a query or a fragment is refused.
-   * Default: false.
+   * If true, a URL with a user, a password, a query or a fragment is refused. Default: false, which allows a user, a
+   * password and a query.
    */
   readonly addressOnly?: boolean;
 }
@@ -21,8 +21,8 @@ export interface UrlRules {
  * credential for the host. Such a URL is refused even if it can be parsed.
  *
  * @param name the subject of the error message, such as `The URL of Redis`.
- * @throws KeywardError `VALUE_INVALID` for a value that is not a URL, for another scheme, for a credential that is not
- * percent-encoded, and, with `addressOnly`, for a URL with a user, a password, a query or a fragment.
+ * @throws KeywardError `VALUE_INVALID` if the value is not a URL, if its scheme is not one of `protocols`, if its user
+ * or password is not percent-encoded, or if `addressOnly` is true and it has a user, a password, a query or a fragment.
  * @example
  * const url = requireUrl("The URL of Redis", given, { protocols: ["redis:", "rediss:"], form: "redis://host:6379" });
  */

@@ -22,9 +22,9 @@ const sqliteBusy = 5;
 export interface FileLockOptions {
   /** Status of the file that the lock guards; `undefined` if the file does not exist yet. */
   readonly guarded: Stats | undefined;
-  /** Name of the guarded file in error messages. */
+  /** Name of the file that the lock guards, for error messages. */
   readonly shownAs: string;
-  /** The error codes for a lock that another process holds, and for a lock file that cannot be used. */
+  /** `held` is the error code if another process holds the lock, `unusable` if the lock file cannot be used. */
   readonly codes: { readonly held: KeywardErrorCode; readonly unusable: KeywardErrorCode };
 }
 
@@ -35,8 +35,9 @@ export interface FileLockOptions {
  *
  * @param path the path of the lock file: an empty file that is kept between calls. Only users that may write the
  * guarded file can open the lock file.
- * @throws KeywardError with `codes.held` if another process holds the lock for 10 seconds; with `codes.unusable` if
- * the path holds anything but a lock file of a trusted user. Errors of the file system are thrown unchanged.
+ * @throws KeywardError with the code `codes.held` if another process holds the lock for 10 seconds; with the code
+ * `codes.unusable` if the file at `path` is not an empty file of a trusted user, or if this process cannot use it.
+ * Errors of the file system are thrown unchanged.
  */
 export async function whileLocked<Result>(
   path: string,
@@ -77,7 +78,7 @@ function prepareLock(path: string, { guarded, shownAs, codes }: FileLockOptions)
       codes.unusable,
       `${shownAs} cannot be locked, because the lock file beside it (.lock) ${problem}`,
       {
-        hint: "Find out which program made the .lock file. While no process changes the guarded file, remove the .lock file, and try again.",
+        hint: "Find out which program made the .lock file. Make sure that no process is changing the file that the .lock file guards. Then remove the .lock file, and try again.",
       },
     );
   }

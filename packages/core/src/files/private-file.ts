@@ -4,7 +4,7 @@ import { dirname } from "node:path";
 
 const mostBytes = 1024 * 1024;
 
-/** The text of a file and its status at the time of the read. */
+/** The text of a file, and the status that the file had when the text was read. */
 export interface FoundFile {
   readonly text: string;
   readonly status: Stats;
@@ -13,8 +13,10 @@ export interface FoundFile {
 /**
  * Reads a file of at most 1 MiB.
  *
- * @param options.followsLink whether the path may be a symbolic link, as in a mounted secret.
- * @returns `undefined` if there is no file, and `"unfit"` for a directory, a pipe, or a file of more than 1 MiB.
+ * @param options.followsLink true if the path may be a symbolic link, as in a mounted secret. If false, a symbolic link
+ * is an error.
+ * @returns the text and status of the file; `undefined` if there is no file; `"unfit"` for a directory, a pipe, or a
+ * file of more than 1 MiB.
  */
 export async function readSmallFile(
   path: string,
@@ -37,9 +39,9 @@ export async function readSmallFile(
 }
 
 /**
- * Replaces the text of a file in one step: writes a file beside `target`, syncs it to the disk and renames it to
- * `target`. A reader sees the old text or the new text. A link at either path is replaced, never followed. Errors of
- * the file system are thrown unchanged.
+ * Replaces the text of a file in one step: writes a new file beside `target`, syncs the new file to the disk and
+ * renames it to `target`. A reader sees the old text or the new text. If a link is at `target` or at the path of the
+ * new file, the link is replaced and never followed. Errors of the file system are thrown unchanged.
  *
  * @param before status of the existing file, whose owner and mode the new file gets. Without `before`, only the user of
  * this process can read the new file.
@@ -93,14 +95,14 @@ export function isOwnedBy({ uid }: Stats, ...others: readonly number[]): boolean
 }
 
 /**
- * Returns the code of a system error, such as ENOENT; "unknown error" if the error has no code. Use the code instead of
- * the message of a system error, which contains the path.
+ * Returns the code of a system error, such as ENOENT; "unknown error" if the error has no code. Show this code instead
+ * of the message of the system error, because that message contains the path of the file.
  */
 export function systemCode(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";
 }
 
-/** Returns the hint for an error of writing a file; `undefined` for a system code that has none. */
+/** Returns the hint for an error that occurred in writing a file; `undefined` if there is none for its system code. */
 export function hintForWriting(error: unknown): string | undefined {
   switch (systemCode(error)) {
     case "EROFS":

@@ -2,69 +2,77 @@ import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "./keyring.ts";
 
-/** Settings of a key provider: how often the keyring is loaded, and how long it may be used without a load. */
+/**
+ * Settings of a key provider: how often stores load the keyring, how long they may use a loaded keyring, and how long a
+ * load may take.
+ */
 export interface KeyFreshness {
   /**
-   * How often the keyring is loaded again while a store is in use, in milliseconds, plus or minus a random tenth.
-   * Default: never. The keyring is then loaded again only when the provider reports a change, or when a record names a
-   * key that the keyring lacks.
+   * The time between two loads of the keyring while a store is in use, in milliseconds. Each time is up to a tenth
+   * longer or shorter, at random. Default: no such loads. The keyring is then loaded again only when the provider
+   * reports a change, or when a record names a key that the keyring lacks.
    */
   readonly refreshMs?: number;
   /**
    * How long a keyring may be used after the provider last returned it, in milliseconds. Must be longer than
-   * `timeoutMs`. If the keyring is older, calls wait until it is loaded again. If that load fails, they reject with
-   * `PROVIDER_UNAVAILABLE`. Default: unlimited.
+   * `timeoutMs`. If the keyring is older, calls wait until the keyring is loaded again. If the load fails, the calls
+   * reject with `PROVIDER_UNAVAILABLE`. Default: unlimited.
    */
   readonly maxAgeMs?: number;
-  /** How long a load may take, in milliseconds. Default: 15,000. */
+  /**
+   * How long a load may take, in milliseconds. A load that takes longer fails with `PROVIDER_UNAVAILABLE`. Default:
+   * 15,000.
+   */
   readonly timeoutMs?: number;
 }
 
 /**
- * Loads a keyring from its source, such as a file, an environment variable or a key service. Only the method `load` is
+ * Loads a keyring from a source, such as a file, an environment variable or a key service. Only the method `load` is
  * required.
  *
- * All stores with the same provider share its loads, and one load runs at a time. The stores keep the last good keyring
- * while loads fail. They load the keyring again when a record names a key that the keyring lacks.
+ * All stores with the same provider share each load, and one load runs at a time. The stores keep the last good keyring
+ * while loads fail. The stores load the keyring again when a record names a key that the keyring lacks.
  *
  * @example
  * const keys: KeyProvider = { load: async () => Keyring.parse(await readFile("keyring.json", "utf8")) };
  */
 export interface KeyProvider {
-  /** The settings for how often the keyring is loaded. Read once, when the first store is made. */
+  /** How often stores load the keyring. Read once, when the first store with this provider is made. */
   readonly freshness?: KeyFreshness;
   /**
-   * Loads the keyring as the source has it now.
+   * Loads the keyring that the source contains now.
    *
-   * @param options.signal Aborted when the load has taken too long.
-   * @param options.inUse The keyring that the caller uses, if any. A provider that refuses older keyrings must accept
-   * this keyring even if it has loaded a later one, because the caller may have refused the later one.
+   * @param options.signal Aborted when the load has taken longer than `timeoutMs`.
+   * @param options.inUse The keyring that the caller uses; absent in the first load. If the source contains this
+   * keyring, the provider must accept it, even if the provider has loaded a later keyring and refuses older keyrings.
+   * The reason is that the caller may have refused the later keyring.
    * @throws KeywardError
-   * - `PROVIDER_UNAVAILABLE` if the source does not answer or has no keyring;
-   * - `KEY_INVALID` or `KEYRING_INVALID` if the source has something that is not a key or a keyring.
+   * - `PROVIDER_UNAVAILABLE` if the source does not answer or contains no keyring;
+   * - `KEY_INVALID` or `KEYRING_INVALID` if the source contains a key or a keyring that is not valid.
    */
   load(options?: { readonly signal?: AbortSignal; readonly inUse?: Keyring }): Promise<Keyring>;
   /**
-   * Writes `next` to the source, if the source still has `previous`.
+   * Writes the keyring `next` to the source, if the keyring at the source is still `previous`.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the source has another keyring than `previous`.
+   * @throws KeywardError `KEYRING_CONFLICT` if the keyring at the source is not `previous`.
    */
   save?(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Checks that `save` can write to the source, and writes nothing. For a provider that can write to some sources and
-   * not to others.
+   * Checks that `save` can write to the source, but writes nothing. Implement this method if the provider can write to
+   * some sources but not to others.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY` if this process cannot write to the source.
    */
   requireWritable?(): Promise<void>;
   /**
-   * Writes the first keyring to a source that has none.
+   * Writes `ring`, the first keyring, to a source that contains no keyring yet.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the source has a keyring already.
+   * @throws KeywardError `KEYRING_CONFLICT` if the source contains a keyring already.
    */
   create?(ring: Keyring): Promise<void>;
   /**
-   * Calls `changed` whenever the source may have another keyring. Must not keep the process alive.
+   * Calls `changed` whenever the keyring at the source may have changed. The subscription must not keep the process
+   * alive.
    *
    * @returns a function that ends the subscription.
    */
@@ -81,12 +89,12 @@ export const freshnessNames = {
 const defaultTimeoutMs = 15_000;
 
 /**
- * Checks the settings of {@link KeyFreshness} among the options of a key provider, and returns them. For authors of a
- * key provider.
+ * Checks those options of a key provider that are settings of {@link KeyFreshness}, and returns the settings. For
+ * authors of a key provider.
  *
  * @returns the settings, with the default `timeoutMs` of 15,000.
- * @throws KeywardError `VALUE_INVALID` for a setting that is not an integer between 1 and 2^30, and for a `maxAgeMs`
- * that is not longer than `timeoutMs`.
+ * @throws KeywardError `VALUE_INVALID` if a setting is not an integer between 1 and 2^30, or if `maxAgeMs` is not
+ * longer than `timeoutMs`.
  */
 export function requireFreshness(options: KeyFreshness): KeyFreshness & { readonly timeoutMs: number } {
   const { refreshMs, maxAgeMs, timeoutMs = defaultTimeoutMs } = options;
@@ -110,8 +118,9 @@ export function requireFreshness(options: KeyFreshness): KeyFreshness & { readon
  * Returns a copy of a key provider with other settings of {@link KeyFreshness}. Settings that `freshness` does not name
  * stay as they are.
  *
- * The copy has every method of the provider; `{ ...provider }` would lack the methods of its class. Make the copy once
- * and pass it to every store: stores with the same provider share its loads.
+ * The copy has every method of the provider. A copy made with `{ ...provider }` would lack the methods of the
+ * provider's class. Make the copy once and pass it to every store, because only stores with the same provider share
+ * each load.
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown setting, or for a setting that {@link requireFreshness} refuses.
  * @example

@@ -9,7 +9,7 @@ export type KeyStatus = "enabled" | "disabled";
 export interface KeyInfo {
   /** The id of the key. Each record contains the id of the key that encrypted it. */
   readonly id: string;
-  /** The status of the key: "enabled" if it can decrypt. */
+  /** The status of the key. An "enabled" key can decrypt records, a "disabled" key cannot. */
   readonly status: KeyStatus;
   /** When the key was made, in ISO 8601. Absent if the source of the key does not record it. */
   readonly created?: string;
@@ -24,9 +24,9 @@ export interface NewKey {
   readonly id?: string;
   /** The key material, 32 bytes. Default: random bytes. */
   readonly material?: Uint8Array;
-  /** The status that the key has in the keyring from the beginning. Default: "enabled". */
+  /** The status that the key gets when it is added to the keyring. Default: "enabled". */
   readonly status?: KeyStatus;
-  /** When the key was made, in ISO 8601. Default: now, if the material is random; otherwise absent. */
+  /** When the key was made, in ISO 8601. Default: the present time; absent if `material` is given. */
   readonly created?: string;
 }
 
@@ -45,7 +45,7 @@ export interface RingKey extends KeyInfo {
 
 const maxKeyIdLength = 32;
 const keyIdPattern = /^[A-Za-z0-9_-]{1,32}$/;
-/** A creation date, for error messages and hints. */
+/** An example of a creation date, for error messages and hints. */
 export const exampleDate = "2026-11-01T00:00:00.000Z";
 /** The end of a hint for a caller who needs a new key. */
 export const makeAKey = "To make a new key, run `openssl rand -base64 32`.";
@@ -55,7 +55,7 @@ const restoreKey =
 /**
  * Checks a key from a caller or from a keyring document, and copies its material.
  *
- * @throws KeywardError `KEY_INVALID`
+ * @throws KeywardError `KEY_INVALID` if the id, material, status or creation date of the key is not valid.
  */
 export function toRingKey(key: NewKey & { readonly material: Uint8Array }): RingKey {
   const { material, status = "enabled", created } = key;
@@ -99,7 +99,7 @@ export function isKeyStatus(status: unknown): status is KeyStatus {
   return status === "enabled" || status === "disabled";
 }
 
-/** Returns whether a value can be the creation date of a key. */
+/** Returns whether a value can be the creation date of a key: a string that `Date.parse` accepts. */
 export function isDate(text: unknown): text is string {
   return typeof text === "string" && !Number.isNaN(Date.parse(text));
 }
@@ -110,10 +110,10 @@ export function isKeyId(id: unknown): boolean {
 }
 
 /**
- * Checks the id of a key.
+ * Checks that a value can be the id of a key.
  *
  * @param what The subject of the error message, such as "The id of a key".
- * @throws KeywardError `KEY_INVALID`
+ * @throws KeywardError `KEY_INVALID` if the value is not a string of 1 to 32 characters of `[A-Za-z0-9_-]`.
  */
 export function requireKeyId(id: unknown, what: string): void {
   if (isKeyId(id)) return;
@@ -125,23 +125,23 @@ export function requireKeyId(id: unknown, what: string): void {
         ? `has ${id.length} characters, where 1 to ${maxKeyIdLength} are allowed`
         : "has a character other than A-Z a-z 0-9 _ -";
   throw new KeywardError("KEY_INVALID", `${what} ${problem}`, {
-    hint: "For a new key, choose an id such as 2026-11. Do not change the id of a key that is in use, because records name their key by its id.",
+    hint: "If the key is new, choose an id such as 2026-11. If records were written under the key, restore the id that the key had then, because records name their key by its id.",
   });
 }
 
 /**
- * Returns an id as error messages show it after the word "key".
+ * Returns the words for a key id that error messages write after the word "key".
  *
- * A text that cannot be an id may be misplaced key material, and is not shown.
+ * A string that cannot be a key id may be misplaced key material. The words show only its length.
  */
 export function shownId(id: unknown): string {
   if (typeof id !== "string") return "whose id is not a string";
   return isKeyId(id) ? `"${id}"` : `whose id has ${id.length} characters`;
 }
 
-/** Throws the error for a value that is not a Keyring. Code without types may pass anything. */
+/** Throws the error for a value that is not a Keyring: JavaScript code, which has no type check, may pass any value. */
 export function refuseKeyring(given: unknown): never {
-  throw new KeywardError("VALUE_INVALID", `A Keyring was expected, but this is of type ${typeof given}`, {
-    hint: "Pass a Keyring that was made by this same copy of @keyward/core. The arguments of `save` are the changed keyring and the keyring before the change.",
+  throw new KeywardError("VALUE_INVALID", `A Keyring was expected, but a value of type ${typeof given} was passed`, {
+    hint: "Pass a Keyring that was made by the copy of @keyward/core that throws this error. If you called `save`, pass the changed keyring and then the keyring before the change.",
   });
 }

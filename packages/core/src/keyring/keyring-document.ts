@@ -4,7 +4,7 @@ import { exampleDate, isDate, isKeyId, isKeyStatus, type RingKey, requireKeyId, 
 
 // The keyring document is specified in docs/keyring.md.
 
-/** The content of a keyring document, in the names that a Keyring uses. */
+/** The content of a keyring document. Its fields have the names that the class Keyring uses. */
 export interface KeyringContent {
   readonly name: string;
   readonly generation: number;
@@ -15,8 +15,8 @@ export interface KeyringContent {
   readonly stores?: readonly string[] | undefined;
   readonly sealed?: readonly string[] | undefined;
   /**
-   * The fields named `x-…`, which Keyward keeps and ignores: the document's fields under "", a key's fields under its
-   * id.
+   * The fields whose names begin with `x-`, which Keyward keeps and ignores. Fields of the document are under "", and
+   * fields of a key under the id of that key.
    */
   readonly extensions?: ReadonlyMap<string, Extension> | undefined;
 }
@@ -26,12 +26,15 @@ type Extension = Fields;
 
 const documentFields = new Set(["keyward", "name", "generation", "primary", "keys", "scope", "stores", "sealed"]);
 const keyFields = new Set(["id", "status", "created", "material"]);
-const fixTheDocument = "Restore the document from a copy that exportKeyring wrote, or correct it.";
+const fixTheDocument =
+  "Restore the keyring document from a copy that exportKeyring wrote. If there is no copy, correct the document.";
 
 /**
- * Reads a keyring document. Checks each field by itself; the Keyring checks how the keys fit together.
+ * Reads a keyring document. Checks each field by itself. The class Keyring then checks the rules that concern several
+ * keys.
  *
- * @throws KeywardError `KEYRING_INVALID`, with the problem and the field; `KEY_INVALID` for an id or material of a key.
+ * @throws KeywardError `KEYRING_INVALID` if a field is not valid; the message names the field. `KEY_INVALID` if the id
+ * or the material of a key is not valid.
  */
 export function readDocument(document: string): KeyringContent {
   const fields = fieldsOf(parseJson(document), "the document");
@@ -87,7 +90,8 @@ export function writeDocument(content: KeyringContent): string {
 }
 
 /**
- * Returns whether {@link writeDocument} would write the same text for both keyrings, without reading any key material.
+ * Returns whether {@link writeDocument} would write the same text for both keyrings. Instead of the key material,
+ * compares the commitments of the keys, which are hashes of the key material.
  */
 export function isSameContent(one: KeyringContent, other: KeyringContent): boolean {
   return (
@@ -141,7 +145,7 @@ function requireVersion(fields: Fields): void {
   if (fields["keyward"] !== 1) {
     throw invalidKeyring(
       'its field "keyward" is not 1, the only version that this release reads',
-      "Check that this is a keyring document. A document of a later version needs a later release of Keyward.",
+      "If a later release of Keyward wrote the document, update Keyward. Otherwise check that the document is a keyring document.",
     );
   }
 }
@@ -205,10 +209,10 @@ function readStrings(value: unknown, field: string): readonly string[] | undefin
 }
 
 /**
- * Checks a name in a keyring.
+ * Checks a name in a keyring, such as the name of a scope, and returns it.
  *
- * @param what The subject of the error message, such as "its name".
- * @throws KeywardError `KEYRING_INVALID` for anything but a non-empty, well-formed string.
+ * @param what The subject of the error message, such as "the name of a scope".
+ * @throws KeywardError `KEYRING_INVALID` if the name is not a string, is empty, or contains a lone surrogate.
  */
 export function requireText(text: unknown, what: string, hint = 'Pass a name such as "production".'): string {
   if (typeof text !== "string" || text === "" || !text.isWellFormed()) {
@@ -217,7 +221,7 @@ export function requireText(text: unknown, what: string, hint = 'Pass a name suc
   return text;
 }
 
-/** Returns the error for a keyring that is not valid, with a problem such as: its field "keys" is not an array. */
+/** Returns the error `KEYRING_INVALID`. Its message ends with `problem`, such as: its field "keys" is not an array. */
 export function invalidKeyring(problem: string, hint: string, keyId?: string): KeywardError {
   return new KeywardError("KEYRING_INVALID", `The keyring is not valid: ${problem}`, { hint, keyId });
 }

@@ -11,7 +11,10 @@ import { wrapRejection } from "../store-interface/wrapped-store.ts";
 /** The system's error codes for a file that this process cannot change, however much disk space is freed. */
 const readOnlyCodes: ReadonlySet<string> = new Set(["EROFS", "EACCES", "EPERM", "EBUSY"]);
 
-/** A place where a keyring is stored as text: a wrapped keyring, or a keyring document. */
+/**
+ * A place that stores a keyring as text, such as a file or a key in the reserved space of a store. The text is a
+ * keyring document, or a wrapped (encrypted) keyring.
+ */
 export interface KeyringLocation {
   /**
    * Reads the stored text; `undefined` if nothing is stored.
@@ -20,17 +23,18 @@ export interface KeyringLocation {
    */
   read(options?: { readonly signal?: AbortSignal | undefined }): Promise<string | undefined>;
   /**
-   * Writes `next` if the stored text is still `expected`. An `expected` of `undefined` means that nothing is stored.
+   * Replaces the stored text with `next`, but only if the stored text is still `expected`. If `expected` is
+   * `undefined`, writes `next` only if no text is stored.
    *
-   * @returns whether `next` was written.
+   * @returns true if `next` was written; false if the stored text is not `expected`.
    * @throws KeywardError
    * - `STORE_UNAVAILABLE` or `PROVIDER_UNAVAILABLE` if the text cannot be written;
    * - `PROVIDER_READ_ONLY` if this process cannot write to the location.
    */
   replace(expected: string | undefined, next: string): Promise<boolean>;
   /**
-   * Checks that {@link KeyringLocation.replace} can write, and writes nothing. Absent if only a real write can show
-   * whether this process may write.
+   * Checks that {@link KeyringLocation.replace} can write to the location, but writes nothing. Absent if only a real
+   * write can show whether this process may write.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY` if this process cannot write to the location.
    */
@@ -50,7 +54,7 @@ export function storeLocation(store: ReservedSpace, name?: string): KeyringLocat
       "STORE_INVALID",
       "A keyring can be stored only in the reserved space of a store, and this store has none",
       {
-        hint: "Use a store that has `reserved()`, such as the stores of Keyward, or store the keyring in a file with `fileLocation(path)`.",
+        hint: "Use a store that has the method `reserved()`, such as the stores of Keyward. If your store has no such method, store the keyring in a file with `fileLocation(path)`.",
       },
     );
   }
@@ -81,12 +85,12 @@ function textOf(stored: unknown): string | undefined {
 /**
  * Returns a location in a file.
  *
- * - A new text is written beside the old one, synced to the disk and renamed over it. A reader sees one text or the
- *   other.
+ * - The new text is written to a file beside the existing file, synced to the disk and renamed over the existing file.
+ *   A reader sees either the old text or the new text.
  * - An existing file keeps its owner and mode. A new file can be read only by its owner.
  * - If the path is a symbolic link, the file that the link leads to is replaced.
- * - Writers take turns by a lock of the operating system on `<file>.lock`, an empty file that stays there. Only users
- *   who may write the keyring file can open the lock file.
+ * - A writer changes the file only while it holds a lock of the operating system on `<file>.lock`. This empty lock file
+ *   remains after the write. Only users who may write the keyring file can open the lock file.
  *
  * Give write access to the folder only to users who may change the keyring.
  *
@@ -95,7 +99,10 @@ function textOf(stored: unknown): string | undefined {
 export function fileLocation(path: string, options: { readonly shownAs?: string } = {}): KeyringLocation {
   const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("fileLocation", options, { shownAs: true });
 
-  /** Returns an error without a cause: the system's error would show the path even if `shownAs` hides it. */
+  /**
+   * Returns the error `PROVIDER_UNAVAILABLE`. The system's error does not become its cause, because the system's error
+   * shows the path, which `shownAs` may hide.
+   */
   function unavailable(problem: string, error: unknown, hint: string): KeywardError {
     if (error instanceof KeywardError) return error;
     return new KeywardError("PROVIDER_UNAVAILABLE", `${shownAs} cannot be ${problem} (${systemCode(error)})`, { hint });

@@ -19,18 +19,24 @@ const retryPauses = { firstMs: 500, longestMs: 5_000 };
 // The random part of refreshMs, so that processes that started together do not keep loading together.
 const refreshJitter = 0.1;
 
-/** An event that a {@link KeyringSource} reports from the background. */
+/**
+ * What a {@link KeyringSource} reports to its users about a load: the keyring in use changed, the load failed, or the
+ * load succeeded after a failed load.
+ */
 export type KeyringSourceReport =
   | { readonly kind: "changed"; readonly ring: Keyring }
   | { readonly kind: "failed"; readonly error: KeywardError }
   /** A load succeeded after the load before it had failed. */
   | { readonly kind: "recovered" };
 
-/** A user of the keyring of a {@link KeyringSource}, such as a store. The source calls these functions. */
+/** A user of the keyring of a {@link KeyringSource}, such as a store. The source calls the functions of its users. */
 export interface KeyUser {
-  /** Called with each report about the loads that the source makes in the background. Must not throw. */
+  /** The source calls this function with each report about a load. The function must not throw. */
   readonly tell: (report: KeyringSourceReport) => void;
-  /** Returns which of two keyrings can decrypt the check record of the store; `undefined` if the store cannot know. */
+  /**
+   * Returns which of two keyrings can decrypt the check record, which proves that a keyring belongs to the store.
+   * Returns `undefined` if the store cannot keep a check record, or if neither keyring can decrypt the check record.
+   */
   readonly recognizes?: (next: Keyring, previous: Keyring) => Promise<Recognition | undefined>;
 }
 
@@ -78,7 +84,7 @@ export class KeyringSource {
   #unsubscribe: (() => void) | undefined;
   #refreshTimer: NodeJS.Timeout | undefined;
 
-  /** Every write in progress, with the generation of the keyring in use when it began. */
+  /** Every write in progress, with the generation number of the keyring in use when the write began. */
   readonly #writes = new Map<Promise<unknown>, number>();
 
   private constructor(keys: Keyring | KeyProvider) {
@@ -96,14 +102,14 @@ export class KeyringSource {
    * Returns the source for a key provider, always the same source for the same provider. For a Keyring, returns a
    * source whose keyring never changes.
    *
-   * @throws KeywardError `KEYRING_INVALID` for anything but a Keyring or a key provider; `VALUE_INVALID` for a
-   * `freshness` that is not valid.
+   * @throws KeywardError `KEYRING_INVALID` if `keys` is neither a Keyring nor a key provider; `VALUE_INVALID` if the
+   * property `freshness` of the provider is not valid.
    */
   static of(keys: Keyring | KeyProvider): KeyringSource {
     if (keys instanceof Keyring) return new KeyringSource(keys);
     if (typeof keys?.load !== "function") {
       throw new KeywardError("KEYRING_INVALID", `The keys are not a Keyring or a key provider, but ${kindOf(keys)}`, {
-        hint: "Pass a key provider such as envKeys(…), or a Keyring that was made by this same copy of @keyward/core.",
+        hint: "Pass a key provider such as envKeys(…), or a Keyring that was made by the copy of @keyward/core that throws this error.",
       });
     }
     let source = sourceOfProvider.get(keys);
@@ -115,11 +121,12 @@ export class KeyringSource {
   }
 
   /**
-   * Returns the keyring in use; a promise only if there is none yet, or the keyring is older than `maxAgeMs`.
+   * Returns the keyring in use. If no keyring was loaded yet, or the keyring in use is older than `maxAgeMs`, loads a
+   * keyring and returns a promise.
    *
    * @throws KeywardError
-   * - the provider's error, if no keyring was loaded yet;
-   * - `PROVIDER_UNAVAILABLE`, if the keyring is too old and the provider fails.
+   * - the provider's error, if the load of the first keyring fails;
+   * - `PROVIDER_UNAVAILABLE`, if the keyring in use is too old and the load fails.
    */
   current(): Keyring | Promise<Keyring> {
     if (this.#ring === undefined) return this.#load();
@@ -127,10 +134,10 @@ export class KeyringSource {
   }
 
   /**
-   * Loads the keyring as the provider has it now.
+   * Waits for a load in progress to end, and then loads the keyring from the provider. During the pause after a failed
+   * load, does not ask the provider, and rejects with the error of that failed load.
    *
-   * @throws KeywardError the provider's error; during the pause after a failure, the error of the last load. The last
-   * good keyring stays in use.
+   * @throws KeywardError the error of the load. The last good keyring stays in use.
    */
   async refresh(): Promise<Keyring> {
     // A load in progress may have begun before the change that the caller knows of.
@@ -139,9 +146,11 @@ export class KeyringSource {
   }
 
   /**
-   * Loads the keyring like {@link KeyringSource.refresh}. During the pause after a failure, it waits for the end of the
-   * pause and then asks the provider again. It is for operators, who may have just repaired the provider: the error of
-   * the earlier load would not help them.
+   * Loads the keyring like {@link KeyringSource.refresh}, but during the pause after a failed load, waits for the end
+   * of the pause before the load. For the functions that an operator calls: the operator may have just repaired the
+   * provider, and the error of the failed load would not help.
+   *
+   * @param signal ends the wait when it is aborted.
    */
   async ask(signal?: AbortSignal): Promise<Keyring> {
     for (let leftMs = this.#pauseLeftMs(); leftMs > 0; leftMs = this.#pauseLeftMs()) await pause(leftMs, signal);
@@ -149,8 +158,8 @@ export class KeyringSource {
   }
 
   /**
-   * Returns the keyring in use. If that keyring lacks the key, first loads the keyring once. If the load fails, returns
-   * the last good keyring with the error of the load.
+   * Returns the keyring in use, for a record under the key `id`. If the keyring in use lacks this key, first loads the
+   * keyring once. If the load fails, returns the last good keyring as `ring` and the error of the load as `failure`.
    */
   async lookUp(id: string): Promise<{ readonly ring: Keyring; readonly failure?: KeywardError }> {
     let ring = await this.current();
@@ -171,7 +180,7 @@ export class KeyringSource {
     return { ring };
   }
 
-  /** True if there is a keyring that is not too old, so that records can be read while the provider fails. */
+  /** True if a keyring was loaded and is not older than `maxAgeMs`. Stores can then read records even if loads fail. */
   get canRead(): boolean {
     return this.#ring !== undefined && !this.#isTooOld();
   }
@@ -204,7 +213,7 @@ export class KeyringSource {
     const ageMs = Math.round(this.#confirmedAt.agoMs());
     return new KeywardError(
       "PROVIDER_UNAVAILABLE",
-      `The keyring in use is too old: it was last confirmed ${ageMs} ms ago, and maxAgeMs is ${this.#maxAgeMs}. Loading it again failed: ${cause.message}`,
+      `The keyring in use is too old: the key provider last returned it ${ageMs} ms ago, and maxAgeMs is ${this.#maxAgeMs}. Loading the keyring again failed: ${cause.message}`,
       { hint: `${cause.hint} Calls succeed again within 6 seconds after the key provider answers.`, cause },
     );
   }
@@ -301,8 +310,8 @@ export class KeyringSource {
   }
 
   /**
-   * Registers a user of the keyring. The returned function removes the user. While there is a user, the source
-   * subscribes to the provider and refreshes the keyring every `refreshMs`.
+   * Registers a user of the keyring, such as a store. Returns a function that removes the user. While at least one user
+   * is registered, the source subscribes to changes of the provider, and loads the keyring every `refreshMs`.
    */
   listen(user: KeyUser): () => void {
     // Subscribe first, because a provider may throw. Then no user has been added.
@@ -339,7 +348,10 @@ export class KeyringSource {
     this.#refreshTimer.unref();
   }
 
-  /** Counts a write as in progress, under the keyring in use now, until it settles. */
+  /**
+   * Counts `write` as in progress until it settles, and remembers for it the generation number of the keyring in use
+   * now. Returns the result of `write`.
+   */
   async whileSealing<Result>(write: Promise<Result>): Promise<Result> {
     this.#writes.set(write, this.#ring?.generation ?? 0);
     try {
@@ -349,13 +361,14 @@ export class KeyringSource {
     }
   }
 
-  /** Resolves after every write that is in progress now, in all stores of this source, has settled. */
+  /** Waits until every write that is in progress now has settled, in all stores that use this source. */
   async drained(): Promise<void> {
     await Promise.allSettled(this.#writes.keys());
   }
 
   /**
-   * The lowest generation of the keyring under which a write is in progress; `undefined` if no write is in progress.
+   * Of all writes in progress, the lowest generation number of the keyring that was in use when the write began;
+   * `undefined` if no write is in progress.
    */
   get sealingSince(): number | undefined {
     // Generations only grow, and a Map keeps its order: the first entry has the lowest.
@@ -374,12 +387,12 @@ async function loadInTime(provider: KeyProvider, timeoutMs: number, inUse: Keyri
   const ring = await abortable(async () => await provider.load(options), signal).catch((error: unknown) => {
     if (!signal.aborted || error !== signal.reason) throw error;
     throw new KeywardError("PROVIDER_UNAVAILABLE", `The key provider returned no keyring within ${timeoutMs} ms`, {
-      hint: "Check that this process can reach the source of the keys. If the source is slow, raise the option `timeoutMs`.",
+      hint: "Check that this process can reach the file or key service from which the provider loads the keyring. If the load only takes long, raise the option `timeoutMs`.",
     });
   });
   if (ring instanceof Keyring) return ring;
   throw new KeywardError("KEYRING_INVALID", "The key provider returned something other than a Keyring", {
-    hint: "Make the `load()` of the key provider resolve to a Keyring that was made by this same copy of @keyward/core.",
+    hint: "Let `load()` of the key provider resolve to a Keyring that was made by the copy of @keyward/core that throws this error.",
   });
 }
 

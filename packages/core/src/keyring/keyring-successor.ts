@@ -1,21 +1,25 @@
 import { KeywardError } from "../errors/errors.ts";
 import { type Keyring, sharesKey } from "./keyring.ts";
 
-/** Which of two keyrings can decrypt a store's check record: both, one, or neither if there is no check record yet. */
+/**
+ * Which of the keyrings `next` and `previous` can decrypt a store's check record, which proves that a keyring belongs
+ * to the store. If the store has no check record yet, both are false.
+ */
 export interface Recognition {
   readonly next: boolean;
   readonly previous: boolean;
-  /** Whether this process has ever had a keyring with which it was allowed to write to the store. */
+  /** True if this process has ever had a keyring that could write to the store. */
   readonly hadRightRing: boolean;
 }
 
 /**
- * Checks that a loaded keyring may replace the keyring in use. It may if it is a later generation of the same keyring,
- * or if the stores show that the keyring in use was wrong from the beginning.
+ * Checks that a loaded keyring, `next`, may replace the keyring in use, `previous`. `next` may replace `previous` in
+ * two cases: it is a later generation of the same keyring, or the check records of the stores show that `previous` was
+ * the wrong keyring from the beginning.
  *
- * @param askStores Asks each store which of the two keyrings it recognizes. A store that cannot answer gives
- * `undefined`.
- * @throws KeywardError `KEYRING_ROLLBACK` for a keyring that must not replace the one in use.
+ * @param askStores Asks each store which of the two keyrings can decrypt the check record of the store. The answer of a
+ * store that cannot know is `undefined`.
+ * @throws KeywardError `KEYRING_ROLLBACK` if `next` must not replace `previous`.
  */
 export async function requireSuccessor(
   previous: Keyring,
@@ -53,7 +57,7 @@ function whyNotLater(previous: Keyring, next: Keyring): string | undefined {
 
 /**
  * True if the process was never allowed to write to the store with its keyring. Then the next keyring need not match
- * the name and generation of that keyring.
+ * the name and generation number of that keyring.
  */
 function wasWrongFromTheBeginning({ previous, hadRightRing }: Recognition): boolean {
   return !previous && !hadRightRing;
@@ -65,6 +69,6 @@ function shownScope({ scopeName }: Keyring): string {
 
 function refused(problem: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The keyring from the key provider was refused: ${problem}`, {
-    hint: "Restore the right keyring where the key provider loads it from. Until then, do not restart this process, because it still uses the former keyring. Only if the new keyring is intended, restart the process.",
+    hint: "Restore the right keyring where the key provider loads it from. Until then, do not restart this process, because it still uses the former keyring. Only if the refused keyring is the right one, restart this process, which then uses that keyring.",
   });
 }

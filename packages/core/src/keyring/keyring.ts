@@ -37,8 +37,8 @@ let partsOf: (ring: Keyring) => RingParts;
 /**
  * A set of keys: the primary encrypts, and every enabled key decrypts.
  *
- * A keyring is immutable. Each change returns a new keyring, whose generation is one higher. `inspect`, `toString` and
- * `toJSON` show only ids and statuses; key material leaves a keyring only through {@link exportKeyring}.
+ * A keyring is immutable. Each change returns a new keyring, whose generation number is one higher. `inspect`,
+ * `toString` and `toJSON` show only ids and statuses; key material leaves a keyring only through {@link exportKeyring}.
  *
  * @example
  * const staged = Keyring.generate("2026-11").add({ id: "2026-12" });
@@ -61,7 +61,7 @@ export class Keyring {
    * Makes a keyring with one new random key.
    *
    * @param id The id of the key. Default: "k" and 15 hex digits that are derived from the material.
-   * @throws KeywardError `KEY_INVALID` for an id that is not 1 to 32 of `[A-Za-z0-9_-]`.
+   * @throws KeywardError `KEY_INVALID` for an id that is not 1 to 32 characters of `[A-Za-z0-9_-]`.
    */
   static generate(id?: string): Keyring {
     return Keyring.fromKeys([
@@ -75,7 +75,7 @@ export class Keyring {
    * @param primary The id of the primary. Default: the id of the first key.
    * @throws KeywardError
    * - `KEY_INVALID` for an id, material, status or date that is not valid.
-   * - `KEYRING_INVALID` for no keys, two keys with the same id or material, or a primary that is missing or disabled.
+   * - `KEYRING_INVALID` if there are no keys, two keys with the same id or material, or no enabled key `primary`.
    */
   static fromKeys(
     keys: readonly { id?: string; material: Uint8Array; status?: KeyStatus; created?: string }[],
@@ -92,7 +92,7 @@ export class Keyring {
   /**
    * Reads a keyring document, which {@link exportKeyring} wrote.
    *
-   * @throws KeywardError `KEYRING_INVALID`, with the problem and the field; `KEY_INVALID` for a key's id or material.
+   * @throws KeywardError `KEYRING_INVALID` for a broken document; `KEY_INVALID` for a key with a broken id or material.
    */
   static parse(document: string): Keyring {
     if (typeof document !== "string") {
@@ -158,12 +158,12 @@ export class Keyring {
     return this.#parts.name;
   }
 
-  /** A number that grows by one with each change. */
+  /** The generation number: 1 in a new keyring. The copy that a change returns has the next higher number. */
   get generation(): number {
     return this.#parts.generation;
   }
 
-  /** The id of the key that encrypts; "" in a keyring without keys. */
+  /** The id of the primary, the key that encrypts; "" in a keyring without keys. */
   get primary(): string {
     return this.#parts.primary;
   }
@@ -177,23 +177,23 @@ export class Keyring {
     }));
   }
 
-  /** The names of the stores that the keyring serves. `retireKey` first takes a census of all of them. */
+  /** The names of the stores that the keyring serves. `retireKey` first counts the records in all these stores. */
   get stores(): readonly string[] {
     return this.#parts.stores ?? [];
   }
 
-  /** The namespaces in which no store reads plaintext. */
+  /** The namespaces in which stores refuse plaintext, because {@link Keyring.forbidPlaintext} was called for them. */
   get encryptedNamespaces(): readonly string[] {
     return this.#parts.sealed ?? [];
   }
 
-  /** The name of the scope, if this keyring was derived by {@link Keyring.scope}. */
+  /** The name of the scope, if this keyring was derived by {@link Keyring.scope}; otherwise `undefined`. */
   get scopeName(): string | undefined {
     return this.#parts.scopeName;
   }
 
   /**
-   * Returns a copy with one more key. An enabled key decrypts; it encrypts after {@link Keyring.promote}.
+   * Returns a copy with one more key. If enabled, the new key decrypts. It encrypts only after {@link Keyring.promote}.
    *
    * @param key The new key. Default: an enabled key of random material.
    * @throws KeywardError `KEY_INVALID` for a key that is not valid; `KEYRING_INVALID` if the keyring has a key with
@@ -211,7 +211,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy in which this key is the primary, which encrypts.
+   * Returns a copy in which the key `id` is the primary, the key that encrypts.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEY_DISABLED` if the key is disabled.
    */
@@ -227,9 +227,10 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy in which this key is disabled: it decrypts nothing. `retireKey` first verifies that no record needs it.
+   * Returns a copy in which the key `id` is disabled, so that it decrypts nothing. If records may still need the key,
+   * call `retireKey` instead, which counts these records first.
    *
-   * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` for the primary.
+   * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` if the key is the primary.
    */
   disable(id: string): Keyring {
     this.#requireNotPrimary(id, "disabled");
@@ -237,7 +238,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy in which this key is enabled, and so decrypts.
+   * Returns a copy in which the key `id` is enabled, so that it decrypts.
    *
    * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key.
    */
@@ -247,9 +248,9 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy without this key. Records under the key can be decrypted only with an older export of the keyring.
+   * Returns a copy without the key `id`. Only an older export of the keyring can then decrypt records under this key.
    *
-   * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` for the primary.
+   * @throws KeywardError `KEY_UNKNOWN` if the keyring has no such key; `KEYRING_INVALID` if the key is the primary.
    */
   remove(id: string): Keyring {
     this.#requireNotPrimary(id, "removed");
@@ -268,7 +269,7 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy with this list of the stores that the keyring serves. `retireKey` takes a census of all of them.
+   * Returns a copy that serves the stores with these names. `retireKey` first counts the records in all these stores.
    *
    * @throws KeywardError `KEYRING_INVALID` for an empty or ill-formed name.
    */
@@ -277,12 +278,12 @@ export class Keyring {
   }
 
   /**
-   * Returns a copy that forbids plaintext in a namespace: stores do not read it there, whatever their option `accept` is.
+   * Returns a copy that forbids plaintext in a namespace: stores refuse it there, whatever their option `accept` is.
    *
-   * The function `forbidPlaintext` takes a census first, and changes the keyring only if no plaintext is left.
+   * The function `forbidPlaintext` counts the records in plaintext first, and changes the keyring only if none is left.
    *
-   * @param namespace The namespace; "" for records without one.
-   * @throws KeywardError `KEYRING_INVALID` for an ill-formed name.
+   * @param namespace The namespace; "" is the namespace of records without a namespace.
+   * @throws KeywardError `KEYRING_INVALID` for a namespace that is not well-formed.
    */
   forbidPlaintext(namespace: string): Keyring {
     // "" is the namespace of records without one.
@@ -291,10 +292,10 @@ export class Keyring {
   }
 
   /**
-   * Derives a keyring for a scope: it has the same ids and statuses, with material that is derived for `name`.
+   * Derives a keyring for the scope `name`. Its keys have the same ids and statuses, but other material.
    *
-   * The derived keyring can decrypt neither records of this keyring nor of another scope. It can be neither changed nor
-   * saved: change this keyring and derive again.
+   * The derived keyring can decrypt neither records of this keyring nor records of another scope. You can neither
+   * change nor save the derived keyring: instead, change this keyring and call `scope` again.
    *
    * @throws KeywardError `KEYRING_INVALID` if the keyring is scoped already, or if the name is empty, ill-formed or
    * longer than 1,000 bytes of UTF-8.
@@ -314,14 +315,14 @@ export class Keyring {
     return new Keyring({ ...this.#parts, keys, scopeName: name });
   }
 
-  /** Returns name, generation, ids and statuses as text. */
+  /** Returns as text the name and generation number of the keyring, and the ids and statuses of its keys. */
   toString(): string {
     const scope = this.scopeName === undefined ? "" : `, scope ${JSON.stringify(this.scopeName)}`;
     const keys = this.keys.map((key) => `${key.id} ${key.id === this.primary ? "primary" : key.status}`).join(", ");
     return `Keyring ${JSON.stringify(this.name)} generation ${this.generation}${scope}: ${keys || "no keys, plaintext"}`;
   }
 
-  /** Returns name, generation, ids and statuses as data. For the keyring document, call {@link exportKeyring}. */
+  /** Returns the keyring without key material, for `JSON.stringify`. {@link exportKeyring} includes the material. */
   toJSON(): object {
     const { name, generation, primary, keys, scopeName } = this;
     return { name, generation, primary, keys, ...(scopeName === undefined ? {} : { scope: scopeName }) };
@@ -375,17 +376,17 @@ export function keysIn(ring: Keyring): string {
   return `only ${ids.length === 1 ? "key" : "the keys"} ${ids.slice(0, mostShownKeys).join(", ")}${more}`;
 }
 
-/** Returns the key with this id, with its material. Not part of the public surface. */
+/** Returns the key `id` with its material; `undefined` if the keyring lacks it. Not part of the public surface. */
 export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);
 }
 
-/** Returns whether the keyring has the key and the key can decrypt. Not part of the public surface. */
+/** Returns whether the keyring has a key `id` that is enabled, and so decrypts. Not part of the public surface. */
 export function isEnabled(ring: Keyring, id: string): boolean {
   return keyOf(ring, id)?.status === "enabled";
 }
 
-/** Returns whether two keyrings are equal in everything, material included. For authors of a key provider that can save. */
+/** Returns whether two keyrings are equal in all fields, material included. For a key provider that can save. */
 export function sameKeyring(one: Keyring, other: Keyring): boolean {
   return isSameContent(contentOf(one), contentOf(other));
 }
@@ -400,10 +401,10 @@ export function sharesKey(one: Keyring, other: Keyring): boolean {
 
 /**
  * Returns the keyring document, key material included. To find every place where key material leaves a keyring, search
- * for the name of this function.
+ * your code for the name of this function.
  *
- * The document of a scoped keyring contains the derived material and the name of the scope. You can give it to a
- * process that may decrypt only that scope.
+ * The document of a scoped keyring contains the derived material and the name of the scope. You can give the document
+ * to a process that may decrypt only the records of that scope.
  *
  * @throws KeywardError `KEYRING_INVALID` for a keyring without keys.
  */
@@ -413,10 +414,10 @@ export function exportKeyring(ring: Keyring): string {
 }
 
 /**
- * Checks that a keyring may be saved. For authors of a key provider, whose `save` and `create` call this first.
+ * Checks that a keyring may be saved. For authors of a key provider: call this function first in `save` and `create`.
  *
- * @param name The name that the keyring must have. Default: any.
- * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name.
+ * @param name The name that the keyring must have. Default: any name is allowed.
+ * @throws KeywardError `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name than `name`.
  */
 export function requireSavable(ring: Keyring, name?: string): void {
   requireKeys(ring, "saved");
@@ -424,8 +425,8 @@ export function requireSavable(ring: Keyring, name?: string): void {
     throw invalidKeyring("a scoped keyring cannot be saved", "Save the unscoped keyring that it was derived from.");
   }
   if (name === undefined || ring.name === name) return;
-  const names = `is named ${JSON.stringify(ring.name)}, but the key provider keeps the keyring ${JSON.stringify(name)}`;
-  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved ${names}`, {
+  const names = `${JSON.stringify(ring.name)} instead of ${JSON.stringify(name)}`;
+  throw new KeywardError("KEYRING_INVALID", `The keyring to be saved has the wrong name: ${names}`, {
     hint: "Load the keyring, change it, and save the result. Only if the keyring is new, give it the expected name with rename().",
   });
 }

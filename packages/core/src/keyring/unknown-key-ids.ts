@@ -8,13 +8,13 @@ const maxRemembered = 1_000;
 export class UnknownKeyIds {
   readonly #askedAtMs = new Map<string, number>();
 
-  /** Returns whether the provider did not have this key within the last 5 seconds. */
+  /** Returns true if the provider was asked for the key `id` within the last 5 seconds, and did not have this key. */
   has(id: string): boolean {
     const askedAtMs = this.#askedAtMs.get(id);
     return askedAtMs !== undefined && performance.now() - askedAtMs < rememberedMs;
   }
 
-  /** Remembers that the provider does not have this key. Above 1,000 ids, forgets the oldest. */
+  /** Remembers that the provider does not have the key `id`. If this makes more than 1,000 ids, forgets the oldest. */
   add(id: string): void {
     // Deleted first, so that the id becomes the newest of the Map.
     this.#askedAtMs.delete(id);

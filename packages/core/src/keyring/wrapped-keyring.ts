@@ -8,7 +8,8 @@ import type { KeyringLocation } from "./keyring-location.ts";
 /** Options of each call to a {@link KeyringWrapper}. */
 export interface WrapOptions {
   /**
-   * Ends the call when aborted. `undefined` if the caller sets no limit: then the wrapper must limit the time itself.
+   * When this signal is aborted, the wrapper must end its call to the key service. `undefined` if the caller sets no
+   * time limit. Then the wrapper must set a time limit.
    */
   readonly signal: AbortSignal | undefined;
 }
@@ -16,39 +17,41 @@ export interface WrapOptions {
 /** Encrypts ("wraps") and decrypts keyring documents under a key that never leaves a key service. */
 export interface KeyringWrapper {
   /**
-   * Wraps a document: returns a text that only the key service can unwrap. The wrapper must not keep the
-   * bytes of the document, nor a copy of them.
+   * Wraps the bytes of a keyring document: returns a text that only the key service can unwrap. The wrapper must not
+   * keep the bytes, nor a copy of them.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the key service does not answer or refuses.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the key service does not answer, or refuses to wrap the document.
    */
   wrap(document: Uint8Array, options: WrapOptions): Promise<string>;
   /**
-   * Unwraps a text: returns the document in bytes that the caller overwrites with zeros.
+   * Unwraps a text that `wrap` returned. Returns the bytes of the keyring document, which the caller overwrites with
+   * zeros after use.
    *
    * @throws KeywardError
-   * - `PROVIDER_UNAVAILABLE` if the key service does not answer or refuses;
-   * - `KEYRING_INVALID` for a text that was not wrapped under this key.
+   * - `PROVIDER_UNAVAILABLE` if the key service does not answer, or refuses to unwrap the text;
+   * - `KEYRING_INVALID` if the text was not wrapped under the key of this wrapper.
    */
   unwrap(wrapped: string, options: WrapOptions): Promise<Uint8Array>;
   /**
-   * Wraps the document of a text under the newest version of the wrapping key, without showing the document. Returns
-   * `wrapped` itself if it is under that version already. Absent if the key service cannot do this.
+   * Lets the key service unwrap the text `wrapped`, and wrap the document again under the newest version of the
+   * wrapping key. This process does not see the document. Returns `wrapped` unchanged if it is under the newest version
+   * already. Absent if the key service cannot do this: then `unwrap` and `wrap` are called instead.
    *
-   * @throws KeywardError the same codes as {@link KeyringWrapper.unwrap}.
+   * @throws KeywardError with the same codes as {@link KeyringWrapper.unwrap}.
    */
   rewrap?(wrapped: string, options: WrapOptions): Promise<string>;
 }
 
-/** Options of {@link wrappedKeys}: which keyrings are accepted, and how often the keyring is loaded. */
+/** Options of {@link wrappedKeys}: which keyrings the provider accepts, and how often stores load the keyring. */
 export interface WrappedKeysOptions extends KeyFreshness {
-  /** The name that the keyring must have. Default: the name of the first keyring that this provider loads or saves. */
+  /** The name that each keyring must have. Default: the name of the first keyring that this provider loads or saves. */
   readonly name?: string;
   /**
-   * The lowest generation that is accepted. Default: 1.
+   * The lowest generation number that the provider accepts in a keyring. Default: 1.
    *
-   * A provider also refuses any generation lower than the highest that it has loaded or saved. But a new process has
-   * not loaded a keyring yet. Only this option keeps a new process from accepting an older keyring that an attacker has
-   * put back, with a key that was revoked since.
+   * The provider also refuses a keyring of a lower generation than the highest that it has loaded or saved. But in a
+   * new process, the provider has not loaded a keyring yet. Only this option keeps a new process from accepting an
+   * older keyring that an attacker has put back. So raise this option after you have revoked a key.
    */
   readonly minGeneration?: number;
 }
@@ -65,42 +68,45 @@ export interface WrappedKeys extends KeyProvider {
    * Loads the keyring. Asks the key service only if the wrapped text has changed since the last load.
    *
    * @throws KeywardError
-   * - the codes of {@link KeyProvider.load};
-   * - `KEYRING_ROLLBACK` for a keyring with another name, or of a generation that is too low.
+   * - with the codes of {@link KeyProvider.load};
+   * - `KEYRING_ROLLBACK` if the stored keyring has another name or a generation number that is too low, as in {@link
+   *   WrappedKeysOptions}.
    */
   load(options?: { readonly signal?: AbortSignal; readonly inUse?: Keyring }): Promise<Keyring>;
   /**
-   * Wraps `next` and stores it, if the location still has `previous`.
+   * Wraps `next` and stores the wrapped text, if the keyring at the location is still `previous`.
    *
    * @throws KeywardError
-   * - `KEYRING_INVALID` for a keyring that is scoped, has no keys, or has another name.
-   * - `KEYRING_CONFLICT` if the location has another keyring than `previous`.
-   * - `KEYRING_ROLLBACK` if `next` is of a generation that is too low.
+   * - `KEYRING_INVALID` if `next` is scoped, has no keys, or has another name than the option `name` or the last loaded
+   *   keyring.
+   * - `KEYRING_CONFLICT` if the keyring at the location is not `previous`.
+   * - `KEYRING_ROLLBACK` if the generation number of `next` is too low, as in {@link WrappedKeysOptions.minGeneration}.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Wraps the first keyring and stores it.
+   * Wraps `ring`, the first keyring, and stores the wrapped text.
    *
    * @throws KeywardError
-   * - `KEYRING_CONFLICT` if the location has a keyring already;
-   * - `KEYRING_INVALID` and `KEYRING_ROLLBACK`, like {@link WrappedKeys.save}.
+   * - `KEYRING_CONFLICT` if a keyring is stored at the location already;
+   * - `KEYRING_INVALID` and `KEYRING_ROLLBACK`, for the same reasons as {@link WrappedKeys.save}.
    */
   create(ring: Keyring): Promise<void>;
   /**
    * Wraps the stored keyring under the newest version of the wrapping key. Changes no record.
    *
-   * @returns whether the keyring was under an older version.
-   * @throws KeywardError `KEYRING_CONFLICT` if the stored keyring changed meanwhile.
+   * @returns true if the keyring was wrapped again; false if it was under the newest version already.
+   * @throws KeywardError `KEYRING_CONFLICT` if another writer changed the stored keyring during this call.
    */
   rewrap(): Promise<boolean>;
 }
 
 /**
- * Returns a key provider whose keyring is wrapped by a key service: the whole document, name and generation included.
+ * Returns a key provider for a keyring that a key service wraps (encrypts). The key service wraps the whole keyring
+ * document, with its name and generation number.
  *
- * An attacker who can write to the location can neither read the keyring nor make one, but could put an older one back.
- * So the provider refuses a keyring with another name or of a generation that is too low: see {@link
- * WrappedKeysOptions}.
+ * An attacker who can write to the location can neither read the keyring nor make another keyring, but could put an
+ * older keyring back. So the provider refuses a keyring with another name or with a generation that is too low.
+ * {@link WrappedKeysOptions} sets the name and the lowest generation.
  *
  * @throws KeywardError `VALUE_INVALID` for a `minGeneration` that is not an integer of at least 1, and for a setting of
  * {@link KeyFreshness} that is out of range.
@@ -221,7 +227,7 @@ class WrappedKeyring {
     const wrapped = await this.#location.read({ signal });
     if (wrapped !== undefined) return wrapped;
     throw new KeywardError("PROVIDER_UNAVAILABLE", "No wrapped keyring is stored at the keyring's location", {
-      hint: "Check the location. If a keyring was stored there before, restore it from a backup: a new keyring decrypts no existing record. Only for the first keyring, call create(Keyring.generate()).",
+      hint: "Check that the location is the right one. If a keyring was stored at the location before, restore that keyring from a backup, because a new keyring decrypts no existing record. Only if there never was a keyring, call create(Keyring.generate()).",
     });
   }
 
@@ -270,7 +276,7 @@ class WrappedKeyring {
 
 function refused(problem: string, ifIntended: string): KeywardError {
   return new KeywardError("KEYRING_ROLLBACK", `The wrapped keyring was refused: ${problem}`, {
-    hint: `Restore the latest keyring, and find out who wrote to its location, because an older keyring may have a key that was revoked. ${ifIntended}`,
+    hint: `Restore the latest keyring at the location, because the refused keyring may have a key that was revoked. Find out who wrote the refused keyring to the location. ${ifIntended}`,
   });
 }
 
@@ -279,7 +285,7 @@ function conflict(): KeywardError {
     "KEYRING_CONFLICT",
     "The wrapped keyring at the location is not the one that this change is based on, because another writer was first",
     {
-      hint: "Load the keyring again, repeat the change, and save the result.",
+      hint: "Load the keyring again, repeat the change on it, and save the result.",
     },
   );
 }

@@ -43,14 +43,14 @@ const recordsPerTurn = 64;
 /**
  * Re-encrypts every record of a store's backend under the primary key, in all namespaces. Records keep their expiry.
  *
- * Live traffic may continue: a record is replaced only if it is still the one that was read, so a newer write, a delete
- * or an expiry wins.
+ * The application may use the store meanwhile: a record is replaced only if it has not changed since the job read it,
+ * so a newer write, a delete or an expiry wins.
  *
  * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`;
- * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`, and `VALUE_INVALID` for an option, before any record is changed;
- * `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID` if the checkpoint
- * cannot be used, or does not belong to a re-encryption of this store; `KEYRING_INVALID` for a keyring without keys;
- * `STORE_UNAVAILABLE` if the store fails: the next run then resumes from the checkpoint.
+ * `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`, and `VALUE_INVALID` for an invalid option, all before any record is
+ * changed; `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID` if the
+ * checkpoint cannot be used, or does not belong to a re-encryption of this store; `KEYRING_INVALID` for a keyring
+ * without keys; `STORE_UNAVAILABLE` if the store fails: the next run then resumes from the checkpoint.
  */
 export async function reencrypt(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<ReencryptReport> {
   return await new Reencryption(store, options).run();
@@ -294,8 +294,8 @@ class Reencryption {
   }
 
   /**
-   * Re-encrypts the records whose keys are loaded, and adds them to `changes`. Returns the other records, which cannot
-   * be re-encrypted synchronously.
+   * Re-encrypts the records whose encryption keys are loaded, and adds them to `changes`. Returns the other records,
+   * which cannot be re-encrypted synchronously.
    */
   async #encryptAtOnce(
     entries: readonly ScannedRecord[],
@@ -373,10 +373,12 @@ class Reencryption {
       if (inner === undefined) {
         throw new KeywardError(
           "NAMESPACE_CONFLICT",
-          "The store can open only one namespace, but the scan found records of another namespace",
+          "The store cannot open other namespaces than its own, but the scan found records of another namespace",
           {
             namespace,
-            hint: "Run the re-encryption once for each namespace, and pass that namespace in the option `namespaces`.",
+            hint:
+              "Create one store for each namespace. Run `reencrypt` once over each of these stores, with the " +
+              "namespace of the store in the option `namespaces`.",
           },
         );
       }
@@ -393,8 +395,8 @@ class Reencryption {
 }
 
 /**
- * Returns whether a record may be replaced: its key is still enabled, or the record was not encrypted and so has no
- * key.
+ * Returns whether a record may be replaced: its encryption key is still enabled, or the record was not encrypted and so
+ * has no such key.
  */
 function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
   return keyId === undefined || isEnabled(ring, keyId);

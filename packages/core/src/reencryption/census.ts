@@ -13,31 +13,37 @@ import {
 } from "../store-interface/store-capabilities.ts";
 import { wrapRejection } from "../store-interface/wrapped-store.ts";
 
-/** The number of records under each key. */
+/** Counts of records: under each encryption key, not encrypted, and broken. */
 export interface CensusCounts {
-  /** Number of all records. */
+  /** Number of all records, encrypted or not. */
   readonly records: number;
-  /** Number of envelopes (encrypted records) by the id of their key. */
+  /** Number of encrypted records under each encryption key, by the id of the key. */
   readonly keys: ReadonlyMap<string, number>;
-  /** Number of records that Keyward did not encrypt: plaintext, or records in a foreign format. */
+  /** Number of records that Keyward did not encrypt: plaintext, or records in the format of another program. */
   readonly unsealed: number;
-  /** Number of records that begin like an envelope, of this version or a later one, but have no readable header. */
+  /**
+   * Number of records that begin like an envelope of Keyward, but whose header cannot be read. Such a record is
+   * damaged, or a later version of Keyward wrote it.
+   */
   readonly broken: number;
 }
 
 /** The result of {@link census}: counts of a whole backend, and of each of its namespaces. */
 export interface Census extends CensusCounts {
-  /** The counts by namespace; "" stands for the records without a namespace. */
+  /** The counts of each namespace, by its name. The name "" stands for the records without a namespace. */
   readonly namespaces: ReadonlyMap<string, CensusCounts>;
 }
 
 /** The options of {@link census}. */
 export interface CensusOptions {
-  /** Maximum number of records in a page. Pages are smaller if records are large. Default: 1,000. */
+  /**
+   * Maximum number of records that the census reads in one page. Pages are smaller at first, and if records are large.
+   * Default: 1,000.
+   */
   readonly batchSize?: number;
   /** Stops the census, which then rejects with the reason of the signal. */
   readonly signal?: AbortSignal;
-  /** Called after each page with the number of records counted so far. */
+  /** Called after each page of records with the number of records counted so far. */
   readonly onProgress?: (records: number) => void;
 }
 
@@ -67,7 +73,7 @@ class Counter implements CensusCounts {
 }
 
 /**
- * Counts the records under each key, over all namespaces of a backend.
+ * Counts the records under each encryption key, over all namespaces of a backend.
  *
  * Reads only the headers of the records and needs no encryption key, so you can also pass a store that does not
  * encrypt. A record that is written during the census may be counted or not.
@@ -101,8 +107,9 @@ export async function census(
 }
 
 /**
- * Divides the records of a store into ranges. Each element of the result is a value for the option `range` of
- * `reencrypt`. If the store cannot be divided, the result is `[undefined]`, which stands for all records.
+ * Divides the records of a store into ranges, so that several calls of `reencrypt` can share the work. Pass each
+ * element of the result as the option `range` of one call. If the store cannot be divided, the result is `[undefined]`,
+ * which stands for all records.
  *
  * @param count maximum number of ranges.
  * @throws KeywardError `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for a count that is not an integer of at least 1.
@@ -117,9 +124,9 @@ export async function rangesOf(
 }
 
 /**
- * Returns a store whose scans cover one range only, or the whole store for `undefined`.
+ * Returns a store whose scans return only the records of `range`. Returns `store` itself if `range` is `undefined`.
  *
- * @throws KeywardError `VALUE_INVALID` for a range of a store that cannot be divided.
+ * @throws KeywardError `VALUE_INVALID` if `range` is given and the store cannot be divided into ranges.
  */
 export function withinRange(store: ScannableStore, range: string | undefined): ScannableStore {
   if (range === undefined) return store;
@@ -137,15 +144,15 @@ export function withinRange(store: ScannableStore, range: string | undefined): S
 }
 
 /**
- * Returns the store to scan: the wrapped one if `store` is encrypted, otherwise `store` itself.
+ * Returns the store to scan: the store below `store` if `store` encrypts, otherwise `store` itself.
  *
  * @throws KeywardError `STORE_INVALID` if `store` is not a store; `STORE_NOT_SCANNABLE`.
  */
 export function scannableOf(store: EncryptedStoreOrKeyv | ScannableStore): ScannableStore {
   const scannable = isPlainStore(store) ? store : storeParts(store).inner.scannable;
   if (scannable !== undefined && isScannable(scannable)) return scannable;
-  throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be scanned over all its namespaces", {
-    hint: "Use a store that has `scan()`, such as the stores of Keyward.",
+  throw new KeywardError("STORE_NOT_SCANNABLE", "The store cannot be scanned, because it has no scan()", {
+    hint: "Use a store that has `scan()`, which reads the records of all namespaces. All stores of Keyward have it.",
   });
 }
 

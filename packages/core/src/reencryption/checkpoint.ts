@@ -9,13 +9,13 @@ import { hintForWriting, isOwnedBy, readSmallFile, replaceFile, systemCode } fro
 export interface Checkpoint {
   /** Returns the stored text, or `undefined` if no text is stored. */
   read(): Promise<string | undefined>;
-  /** Replaces the stored text. `undefined` means that the job is done and the text is to be removed. */
+  /** Replaces the stored text. If `text` is `undefined`, the job is done, and the stored text is removed. */
   write(text: string | undefined): Promise<void>;
 }
 
 /**
- * Keeps a checkpoint in a file. Only the owner of the file can read it. Each write replaces the whole file, and the job
- * removes the file when it is done.
+ * Returns a checkpoint that keeps the progress of a bulk re-encryption in a file. Only the owner of the file can read
+ * the file. Each write replaces the whole file. The job removes the file after it has looked at every record.
  *
  * @returns a checkpoint whose calls reject with `CHECKPOINT_INVALID` if the path is a symbolic link or not a regular
  * file, if another user owns the file, or if the file cannot be read or written.

@@ -9,9 +9,11 @@ import { recordCounter, requireWritable, saveIfPossible } from "./saving-keyring
 
 /** The options of {@link forbidPlaintext}. */
 export interface ForbidPlaintextOptions {
-  /** Stops the call before the keyring is changed. The call then rejects with the reason of the signal. */
+  /**
+   * If the signal is aborted before the keyring is changed, the call stops, and rejects with the reason of the signal.
+   */
   readonly signal?: AbortSignal;
-  /** Called after each page with the number of records counted so far. */
+  /** Called after each page of records with the number of records of all stores counted so far. */
   readonly onProgress?: (records: number) => void;
 }
 
@@ -65,8 +67,9 @@ export async function forbidPlaintext(
         namespace,
         counts,
         hint:
-          "To encrypt these records, run `reencrypt` over the stores, with `plaintext()` in their option `accept`. If the " +
-          "namespace has such records after that, look at `unreadableRecords` in the report of `reencrypt`.",
+          "To encrypt these records, run `reencrypt` over the stores, with `plaintext()` in their option `accept`. " +
+          "If the namespace still has plaintext after that, `unreadableRecords` in the report of `reencrypt` lists " +
+          "these records.",
       },
     );
   }

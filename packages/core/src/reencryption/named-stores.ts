@@ -4,22 +4,24 @@ import { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "../
 import { isKeyv } from "../store-interface/adapters.ts";
 
 /**
- * The stores that use a keyring, each under the name that the keyring document lists for it. Each is an
- * `EncryptedStore` or a Keyv of `createKeyv`.
+ * The stores that use a keyring, each under the name that the keyring lists for it. Each store is an `EncryptedStore`,
+ * or a Keyv that `createKeyv` made.
  */
 export type NamedStores = Readonly<Record<string, EncryptedStoreOrKeyv>>;
 
 /**
- * Checks the option `stores`, which code without types may have passed.
+ * Checks the argument `stores`, because JavaScript code may pass anything.
  *
- * @throws KeywardError `VALUE_INVALID` if it is not an object of stores by name; `STORE_INVALID` if one of its values is
- * not a store.
+ * @throws KeywardError `VALUE_INVALID` if `stores` is not an object whose properties are stores; `STORE_INVALID` if one
+ * of its properties is not a store.
  */
 export function requireStores(stores: NamedStores): void {
   const isObject = typeof stores === "object" && stores !== null && !Array.isArray(stores);
   if (!isObject || stores instanceof EncryptedStore || isKeyv(stores)) {
     throw new KeywardError("VALUE_INVALID", "`stores` is not an object whose properties are stores", {
-      hint: "Pass `{ name: store }`. Use the names of stores that the keyring lists, or any names if the keyring lists none.",
+      hint:
+        "Pass an object such as `{ sessions: store }`. If the keyring lists stores, use the names in that list. " +
+        "Otherwise use any names.",
     });
   }
   for (const store of Object.values(stores)) encryptedStoreOf(store);
@@ -28,7 +30,7 @@ export function requireStores(stores: NamedStores): void {
 /**
  * Checks that at least one store was passed, and every store that the keyring lists.
  *
- * @param keyId the key that the error names, if any.
+ * @param keyId the id of the key that the error names; `undefined` if the call concerns no single key.
  * @throws KeywardError `STORES_MISSING`.
  */
 export function requireAllStores(keyring: Keyring, stores: NamedStores, keyId: string | undefined): void {

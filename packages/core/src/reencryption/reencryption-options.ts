@@ -5,27 +5,30 @@ import type { Checkpoint } from "./checkpoint.ts";
 
 /** The options of {@link reencrypt}. */
 export interface ReencryptOptions {
-  /** Maximum number of records in a page. Pages start small, and shrink if records are large or slow. Default: 500. */
+  /**
+   * Maximum number of records that the job reads in one page. The first page is small, and later pages grow, unless
+   * records are large or their re-encryption takes long. Default: 500.
+   */
   readonly batchSize?: number;
-  /** Maximum number of pages in progress at a time. Default: 4. */
+  /** Maximum number of pages of records that are in progress at the same time. Default: 4. */
   readonly concurrency?: number;
   /**
-   * Maximum number of records to look at in a second, on average. After a time in which the job was slower, it does not
-   * exceed this rate to catch up. Default: no limit.
+   * Maximum number of records that the job looks at per second, on average. If the job was slower for a time, it does
+   * not exceed this rate afterwards to catch up. Default: no limit.
    */
   readonly maxPerSecond?: number;
   /** The range of records to re-encrypt, as one of the values that `rangesOf` returned. Default: all records. */
   readonly range?: string;
-  /** Counts the records that the job would re-encrypt, and writes nothing. Default: false. */
+  /** If true, the job only counts the records that it would re-encrypt, and writes nothing. Default: false. */
   readonly dryRun?: boolean;
   /**
-   * Keeps the progress of the job, so that another run can resume where this run stopped. See `fileCheckpoint`.
-   * Default: the progress is not kept.
+   * Where the job keeps its progress, so that another run can resume where this run stopped. `fileCheckpoint` keeps the
+   * progress in a file. Default: the progress is not kept.
    */
   readonly checkpoint?: Checkpoint;
-  /** Stops the job after the pages in progress. The report then has `complete: false`. */
+  /** An abort of this signal stops the job after the pages in progress. The report then has `complete: false`. */
   readonly signal?: AbortSignal;
-  /** Called after each page. */
+  /** Called after each page of records with the progress of the job so far. */
   readonly onProgress?: (progress: ReencryptProgress) => void;
   /** The namespaces to re-encrypt; "" stands for the records without a namespace. Default: all. */
   readonly namespaces?: readonly string[];
@@ -33,22 +36,28 @@ export interface ReencryptOptions {
 
 /** The progress of a bulk re-encryption. */
 export interface ReencryptProgress {
-  /** Number of records looked at. If the primary changes, the job starts over and counts records twice. */
+  /**
+   * Number of records that the job has looked at. If the primary key changes during the job, the job starts over and
+   * counts the same records again.
+   */
   readonly scanned: number;
-  /** Number of records that were under the primary already. */
+  /** Number of records that did not need re-encryption, because they were under the primary key already. */
   readonly current: number;
-  /** Number of records that were re-encrypted, or that would be re-encrypted if this is a `dryRun`. */
+  /** Number of records that the job re-encrypted. With `dryRun`, the number of records that it would re-encrypt. */
   readonly reencrypted: number;
-  /** Number of records that another process changed or removed first. The job does not replace them. */
+  /**
+   * Number of records that the job did not replace, because another process changed or removed them after the job had
+   * read them.
+   */
   readonly conflicts: number;
   /** Number of records whose expiry has passed. They are re-encrypted like the others. */
   readonly expired: number;
   /**
-   * Number of records that cannot be decrypted, or are in a foreign format and cannot be decoded. The job does not
-   * change them.
+   * Number of records that cannot be decrypted, or that another program wrote in a format that cannot be decoded. The
+   * job does not change these records.
    */
   readonly unreadable: number;
-  /** Number of records looked at per second, in this run. */
+  /** Number of records that the job has looked at per second in this run, on average. */
   readonly ratePerSecond: number;
 }
 
@@ -58,7 +67,7 @@ export interface UnreadableRecord {
   readonly namespace: string;
   /** The key of the record, which may be a secret. */
   readonly key: string;
-  /** The id of the encryption key that the record needs, if its header can be read. */
+  /** The id of the encryption key that the record needs. Absent if the record has no readable header. */
   readonly keyId?: string;
   /** The error code of the failed decryption. */
   readonly code: KeywardErrorCode;
@@ -74,7 +83,7 @@ export function unreadableRecord({ namespace, key }: RecordAddress, { code, keyI
  * runs; `unreadableRecords`, `durationMs` and `ratePerSecond` cover this run only.
  */
 export interface ReencryptReport extends ReencryptProgress {
-  /** The id of the key that encrypts the records now. */
+  /** The id of the primary key, under which the job re-encrypted the records. */
   readonly primary: string;
   /** True if every record was looked at and could be decrypted. False if the job was stopped or records are unreadable. */
   readonly complete: boolean;
@@ -84,7 +93,7 @@ export interface ReencryptReport extends ReencryptProgress {
   readonly durationMs: number;
 }
 
-/** The name of every option of a bulk re-encryption. */
+/** The names of all options of {@link reencrypt}. */
 export const reencryptOptionNames = {
   batchSize: true,
   concurrency: true,

@@ -24,14 +24,17 @@ export interface RetireKeyOptions {
    */
   readonly to?: "disabled" | "removed";
   /**
-   * Retires the key although some of its records cannot be decrypted by any key of the given stores. The result lists
-   * these records; they are lost unless you restore them. If there are such records, the call rejects unless you pass a
-   * store for each scope that has a check record in the reserved space. Default: false.
+   * If true, retires the key even if some records under it cannot be decrypted by any of the given stores. The result
+   * lists these records, which are lost unless you restore them. If there are such records, `stores` must have a store
+   * of each scope (derived keyring) that has a check record in the reserved space. Otherwise the call rejects. Default:
+   * false.
    */
   readonly abandonUnreadable?: boolean;
-  /** Stops the call before the keyring is changed. The call then rejects with the reason of the signal. */
+  /**
+   * If the signal is aborted before the keyring is changed, the call stops, and rejects with the reason of the signal.
+   */
   readonly signal?: AbortSignal;
-  /** Called after each page with the number of records looked at so far. */
+  /** Called after each page of records with the number of records of all stores looked at so far. */
   readonly onProgress?: (records: number) => void;
 }
 
@@ -39,9 +42,12 @@ export interface RetireKeyOptions {
 export interface Retirement {
   /** The keyring after the change. */
   readonly keyring: Keyring;
-  /** True if the provider saved the keyring. False if you passed a keyring, or a provider that cannot save. */
+  /**
+   * True if the provider saved the changed keyring. False if you passed a keyring, or a provider that cannot save: then
+   * save the changed keyring yourself.
+   */
   readonly saved: boolean;
-  /** With `abandonUnreadable`, the records under the key that could not be decrypted. */
+  /** The records under the key that could not be decrypted. Empty unless `abandonUnreadable` is true. */
   readonly abandoned: readonly UnreadableRecord[];
 }
 
@@ -59,9 +65,10 @@ const maxListedScopes = 1_000;
  * Disables or removes a key, after checking that no record of any store and namespace needs the key.
  *
  * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that
- * the keyring lists was not passed, or with `abandonUnreadable` a store of a scope that has records; `KEY_UNKNOWN`;
- * `KEYRING_INVALID` for the primary, or for removing an enabled key; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT` if the
- * keyring at its source was changed in the meantime; `STORE_KEYS_DIFFER` if a store still encrypts with the key.
+ * the keyring lists was not passed, or if, with `abandonUnreadable`, no store of a scope with a check record was
+ * passed; `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for removing an enabled key; `STORE_NOT_SCANNABLE`;
+ * `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime; `STORE_KEYS_DIFFER` if a store still
+ * encrypts with the key.
  */
 export async function retireKey(
   keys: Keyring | KeyProvider,
@@ -87,7 +94,10 @@ export interface LoadedKeyring {
   readonly source: KeyringSource;
 }
 
-/** Like {@link retireKey}, for a keyring that was just loaded. Calls `save` with the changed keyring. */
+/**
+ * Disables or removes a key as {@link retireKey} does, in a keyring that the caller has just loaded. Calls `save` with
+ * the changed keyring.
+ */
 export async function retireLoaded(
   loaded: LoadedKeyring,
   stores: NamedStores,
@@ -170,9 +180,10 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
       keyId: id,
       counts,
       hint:
-        "To re-encrypt the records, run `reencrypt` over these stores. If a record in a reserved space still needs the key " +
-        "after that, the record may be the check record of a scope, so pass a store of that scope too. If no store can decrypt the records, " +
-        "`abandonUnreadable: true` retires the key anyway, and the records are lost.",
+        "Run `reencrypt` over the stores in this message, which re-encrypts these records, and then repeat the call. " +
+        "If a record in a reserved space still needs the key after that, it may be the check record of a scope, so " +
+        "pass a store of that scope too. If no store can decrypt the records, pass `abandonUnreadable: true`, which " +
+        "retires the key and loses the records.",
     },
   );
 }
@@ -181,8 +192,8 @@ function storeStillEncrypts(name: string, id: string): KeywardError {
   return new KeywardError("STORE_KEYS_DIFFER", `The store ${name} still encrypts with key "${id}" in this process`, {
     keyId: id,
     hint:
-      "The keyring of the store is from before another key was promoted. Create the store with the keyring or the provider " +
-      "that you pass to this call.",
+      "The store has an earlier keyring, in which this key is the primary. Create the store with the keyring or the " +
+      "provider that you pass to this call.",
   });
 }
 
@@ -246,7 +257,8 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
   }
   if (missing.size === 0) return;
   const hint =
-    'Pass a store of this scope too. The name of the scope is in `error.key`, the key of the check record, after the prefix "check/".';
+    "Pass a store of this scope too. The name of the scope is the part of `error.key`, the key of the check record, " +
+    'after "check/".';
   throw new KeywardError(
     "STORES_MISSING",
     `No record was abandoned, because no store was passed for ${missing.size} of the scopes that have a check record in the reserved space`,
@@ -275,8 +287,8 @@ async function requireAllScopes({ id, readers, signal }: Search): Promise<void> 
 
 /**
  * Returns a store to scan, whose records are those of a reserved space, in the reserved namespace. Leaves out
- * heartbeats. A heartbeat that arrives late may be under any key. It does not keep the key in use, because a running
- * process soon writes another heartbeat.
+ * heartbeats. A heartbeat that arrives late may be encrypted under any key. It does not keep the key in use, because a
+ * running process soon writes another heartbeat.
  */
 function inReserve(reserved: ScannableStore): ScannableStore {
   return {

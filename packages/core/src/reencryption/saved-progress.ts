@@ -37,7 +37,7 @@ export interface SavedProgress {
   readonly counts: ReencryptCounts;
 }
 
-/** Returns the text of a checkpoint. */
+/** Returns the text that a checkpoint keeps for this progress. */
 export function formatProgress(progress: SavedProgress): string {
   return JSON.stringify({ keyward: "reencrypt", ...progress });
 }
@@ -45,7 +45,7 @@ export function formatProgress(progress: SavedProgress): string {
 /**
  * Parses the text of a checkpoint.
  *
- * @throws KeywardError `CHECKPOINT_INVALID`.
+ * @throws KeywardError `CHECKPOINT_INVALID` if the text is not the progress of a bulk re-encryption.
  */
 export function parseProgress(text: string): SavedProgress {
   let saved: unknown;
@@ -59,7 +59,7 @@ export function parseProgress(text: string): SavedProgress {
   return saved;
 }
 
-/** Returns whether a text is the checkpoint of a bulk re-encryption. */
+/** Returns whether a text is the progress of a bulk re-encryption, as a checkpoint keeps it. */
 export function isSavedProgressText(text: string): boolean {
   try {
     parseProgress(text);
@@ -71,15 +71,17 @@ export function isSavedProgressText(text: string): boolean {
 }
 
 /**
- * Returns the error for a checkpoint that belongs to another job.
+ * Returns the error `CHECKPOINT_INVALID`, for a checkpoint whose text is not the progress of this re-encryption.
  *
- * @param cause the store's error, if the store rejected the cursor in the checkpoint.
+ * @param cause the error of the store, if the store rejected the cursor in the checkpoint.
  */
 export function invalidCheckpoint(cause?: KeywardError): KeywardError {
   const job = cause === undefined ? "a re-encryption" : "a re-encryption of this store";
   return new KeywardError("CHECKPOINT_INVALID", `The content of the checkpoint does not belong to ${job}`, {
     cause,
-    hint: "Check that no other job uses this checkpoint, and then remove the checkpoint. The job then starts over, which costs only time.",
+    hint:
+      "If another job uses this checkpoint, pass another checkpoint. Otherwise remove the checkpoint: the job then " +
+      "starts over, which costs only time.",
   });
 }
 

@@ -3,10 +3,10 @@ import type { KeyProvider } from "../keyring/key-provider.ts";
 import { Keyring } from "../keyring/keyring.ts";
 
 /**
- * Saves a changed keyring if its provider can save.
+ * Saves a changed keyring through its provider, if the provider can save.
  *
- * @returns whether the keyring was saved: `false` for a keyring that was passed without a provider, and for a provider
- * that cannot save.
+ * @returns `true` if the provider saved `next`; `false` if `keys` is a keyring without a provider, or a provider that
+ * cannot save.
  * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and the other errors of the provider.
  */
 export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<boolean> {
@@ -34,12 +34,14 @@ export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring,
 export function requireSave(provider: KeyProvider): void {
   if (typeof provider.save === "function") return;
   throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed keyring", {
-    hint: "Use a provider that has `save()`. Or change the keyring at its source yourself: docs/keyring.md lists the steps.",
+    hint:
+      "Use a provider that has `save()`. If you cannot, change the keyring at its source yourself: docs/keyring.md " +
+      "lists the steps.",
   });
 }
 
 /**
- * Checks that a provider can save a changed keyring. A keyring that was passed without a provider needs no check.
+ * Checks that a provider can save a changed keyring. Checks nothing if `keys` is a keyring without a provider.
  *
  * @throws KeywardError `PROVIDER_READ_ONLY`; the other errors of the provider.
  */
@@ -49,7 +51,10 @@ export async function requireWritable(keys: Keyring | KeyProvider): Promise<void
   await keys.requireWritable?.();
 }
 
-/** Returns a function that takes the number of records of each page, and reports the total so far to `onProgress`. */
+/**
+ * Returns a function to call with the number of records of each page. The function adds these numbers up, and passes
+ * the sum so far to `onProgress`.
+ */
 export function recordCounter(onProgress: ((records: number) => void) | undefined): (records: number) => void {
   let total = 0;
   return (records) => {

@@ -8,35 +8,42 @@ import { ReplicaRegistration } from "../store/replica-registration.ts";
 import { pause } from "../waiting/pause.ts";
 import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
 
-/** A step of a rotation that waits for other processes. */
+/**
+ * A step of a rotation that waits for other processes: `distribute` until they have loaded the changed keyring, `drain`
+ * until they have also finished their earlier writes.
+ */
 export type ReplicaWait = "distribute" | "drain";
 
 /** The options that determine which processes a rotation waits for, and how long. */
 export interface ReplicaWaitOptions {
-  /** Every store that uses the keyring, by the names that the keyring document lists. */
+  /** Every store that uses the keyring, each under the name that the keyring lists for it. */
   readonly stores: NamedStores;
   /**
-   * The wait for processes that use the stores but are not registered as replicas. Pass the time in milliseconds that
-   * these processes take to load a changed keyring and finish their writes, or a function whose promise resolves when
-   * they have done so. If no other process uses the stores, pass `{ waitMs: 0 }`. Required if a store has no replica
-   * except this process.
+   * How long each of the steps `distribute` and `drain` waits for processes that use the stores but are not registered
+   * as replicas. Pass `{ waitMs }`, the milliseconds that these processes take to load a changed keyring and finish
+   * their writes. Or pass a function whose promise resolves when these processes have done both. If no other process
+   * uses the stores, pass `{ waitMs: 0 }`. Required if a store has no replica except this process.
    */
   readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
   /**
-   * Ids of processes that have ended, and whose lease is not to be waited for. Never pass the id of a process that still
-   * runs: other processes cannot decrypt the records that it writes once the old key is disabled.
+   * Ids of replicas that have ended. The rotation does not wait until their leases lapse. Never pass the id of a
+   * process that still runs: it may write records under the old key, which no process can decrypt once that key is
+   * disabled.
    */
   readonly ignoreReplicas?: readonly string[];
   /**
    * Maximum time to wait for replicas in each of the steps `distribute` and `drain`, in milliseconds. Default: ten
-   * minutes, or twice the longest lease if that is longer.
+   * minutes, or twice the longest lease if that is longer. After this time, the run rejects with `REPLICA_BEHIND`.
    */
   readonly replicasWithinMs?: number;
-  /** Stops this run, which then rejects with the reason of the signal. Another run resumes where it stopped. */
+  /**
+   * An abort of this signal stops the run, which then rejects with the reason of the signal. A later run resumes the
+   * rotation where this run stopped.
+   */
   readonly signal?: AbortSignal;
 }
 
-/** The name of every option of the waits for replicas. */
+/** The names of all options in {@link ReplicaWaitOptions}. */
 export const replicaWaitOptionNames = {
   stores: true,
   unregistered: true,
@@ -55,7 +62,10 @@ const defaultReplicasWithinMs = 10 * 60 * 1_000;
 const firstPollMs = 20;
 const longestPollMs = 500;
 
-/** Waits until all processes that use the stores have loaded a changed keyring, or finished their earlier writes. */
+/**
+ * Waits for all processes that use the stores: in the step `distribute` until they have loaded a changed keyring, in
+ * the step `drain` until they have also finished the writes that they began with an earlier keyring.
+ */
 export class ReplicaWaits {
   readonly #source: KeyringSource;
   readonly #options: ReplicaWaitOptions;
@@ -63,9 +73,9 @@ export class ReplicaWaits {
   readonly #watches = new Map<object, { readonly store: string; readonly watch: ReplicaWatch }>();
 
   /**
-   * @param source the keyring source of this process. A rotation also waits for its own process, which does not count as
-   * another registered process.
-   * @throws KeywardError `VALUE_INVALID` for a time that is not an integer number of milliseconds.
+   * @param source loads the keyring of this process, and identifies the replica of this process in each store. A
+   * rotation also waits for that replica, but does not count it as another registered process.
+   * @throws KeywardError `VALUE_INVALID` if `replicasWithinMs` or `waitMs` is not an integer of at least 0.
    */
   constructor(source: KeyringSource, options: ReplicaWaitOptions) {
     const { unregistered, replicasWithinMs } = options;
@@ -97,7 +107,8 @@ export class ReplicaWaits {
   }
 
   /**
-   * Checks that every store has another registered process, unless the option `unregistered` is given.
+   * Checks that a process other than this one is registered in every store. Checks nothing if the option `unregistered`
+   * is given.
    *
    * @throws KeywardError `NO_REPLICAS`.
    */
@@ -108,11 +119,13 @@ export class ReplicaWaits {
   }
 
   /**
-   * Waits until `isReady` returns true for every replica, then for the processes that are not registered. Before you
-   * call this, announce the keyring in the stores, so that a replica that registers later loads this keyring.
+   * Waits until `isReady` returns true for every replica whose lease has not lapsed. Then waits for the processes that
+   * are not registered, as the option `unregistered` says. Before this call, announce the keyring in the stores, so
+   * that a replica that registers during the wait loads `keyring`.
    *
    * @param report called with the replicas that are not ready yet, each time the list changes.
-   * @throws KeywardError `REPLICA_BEHIND`; `NO_REPLICAS` if no replica is left and `unregistered` is not given.
+   * @throws KeywardError `REPLICA_BEHIND` if a replica is not ready within `replicasWithinMs`; `NO_REPLICAS` if no
+   * replica is left and `unregistered` is not given.
    */
   async wait(
     step: ReplicaWait,
@@ -150,7 +163,7 @@ export class ReplicaWaits {
     else await pause(unregistered.waitMs, signal);
   }
 
-  /** Removes the heartbeats of replicas whose lease lapsed during a wait. */
+  /** Removes the heartbeats of replicas whose lease lapsed while the rotation waited for them. */
   async removeLapsed(): Promise<void> {
     for (const { watch } of this.#watches.values()) await watch.removeLapsed();
   }
@@ -170,12 +183,17 @@ export class ReplicaWaits {
   #requireReplicas(listed: readonly WaitingReplica[]): void {
     const stores = this.#storesWithoutOthers(listed.filter(({ lapsed }) => !lapsed));
     if (stores.length === 0) return;
-    throw new KeywardError("NO_REPLICAS", `No other process is registered in the stores ${stores.join(", ")}`, {
-      hint:
-        "The rotation waits only for processes that register. Set the option `replica` in the application and start it. " +
-        "If its processes cannot register, pass `unregistered` with the time that they take to load a changed keyring. " +
-        "If no other process uses the stores, pass `unregistered: { waitMs: 0 }`.",
-    });
+    throw new KeywardError(
+      "NO_REPLICAS",
+      `No process except this one is registered as a replica in the stores ${stores.join(", ")}`,
+      {
+        hint:
+          "If the processes of your application can register, set the option `replica` of their stores and start " +
+          "them, because a rotation waits only for registered processes. If they cannot register, pass " +
+          "`unregistered: { waitMs }` with the milliseconds that they take to load a changed keyring and finish " +
+          "their writes. If no other process uses these stores, pass `unregistered: { waitMs: 0 }`.",
+      },
+    );
   }
 
   #storesWithoutOthers(alive: readonly WaitingReplica[]): string[] {
@@ -208,16 +226,17 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
   });
   const replicasHave = waiting.length === 1 ? "1 replica has" : `${waiting.length} replicas have`;
   const task = `loaded generation ${keyring.generation} of the keyring`;
-  const tasks = step === "drain" ? `${task} and finished the writes that they began before` : task;
+  const tasks = step === "drain" ? `${task}, or not finished the writes that began before` : task;
   return new KeywardError("REPLICA_BEHIND", `At step "${step}", ${replicasHave} not ${tasks}: ${list.join(", ")}`, {
     counts: Object.fromEntries(
       waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
     ),
     hint:
-      `Check that the key provider of these processes can load generation ${keyring.generation}. At step "drain", check ` +
-      "too that their writes finish, because until then they may still write records under the old key. Repair the processes " +
-      "or end them, and then run the rotation again, which resumes at this step. To skip the wait for the lease of a process that has " +
-      "ended, pass its id, which is in brackets, in `ignoreReplicas`. Never pass the id of a process that still runs, because " +
-      "other processes could not decrypt the records that it writes.",
+      `Check that the key provider of each replica in this message can load generation ${keyring.generation} of the ` +
+      'keyring. At step "drain", check too that the writes of these replicas finish, because until then a replica ' +
+      "may write records under the old key. Repair or end these replicas. Then run the rotation again, which resumes " +
+      "at this step. If a replica has ended, you need not wait for the end of its lease: pass its id, which is in " +
+      "brackets in this message, in `ignoreReplicas`. Never pass the id of a process that still runs: once the " +
+      "old key is disabled, no process can decrypt the records that it writes under that key.",
   });
 }

@@ -14,13 +14,19 @@ import type { ReservedRecord, ReservedRecords } from "../store/reserved-records.
 export interface Replica {
   /** The random id of the process, which stays the same for as long as the process uses the store. */
   readonly id: string;
-  /** The name that the process was given. The id if the heartbeat cannot be decrypted. */
+  /**
+   * The name of the process: the `name` in its option `replica`, or else its host name and process id. The same as `id`
+   * if the heartbeat cannot be decrypted.
+   */
   readonly name: string;
-  /** The generation of the keyring that the process uses. 0 if the heartbeat cannot be decrypted. */
+  /** The generation (version number) of the keyring that the process uses. 0 if the heartbeat cannot be decrypted. */
   readonly generation: number;
   /** The id of the key that the process encrypts with. "" if the heartbeat cannot be decrypted. */
   readonly primary: string;
-  /** True if the process has finished all writes that it began under earlier generations. */
+  /**
+   * True if the process has finished all writes that it began with a keyring of an earlier generation than
+   * `generation`. False if the heartbeat cannot be decrypted.
+   */
   readonly drained: boolean;
   /**
    * Time of the heartbeat by the clock of the process, in milliseconds since the epoch. 0 if the heartbeat cannot be
@@ -37,8 +43,8 @@ export interface Replica {
    */
   readonly lapsed: boolean;
   /**
-   * The error code of the decryption, if the heartbeat cannot be decrypted. The reason may be that the process has
-   * another keyring, or that another program wrote the heartbeat.
+   * The error code of the failed decryption, if the heartbeat cannot be decrypted. Absent otherwise. The reason may be
+   * that the process has another keyring, or that another program wrote the heartbeat.
    */
   readonly problem?: KeywardErrorCode;
 }
@@ -48,8 +54,9 @@ export interface Replica {
 const leaseSafetyFactor = 1.5;
 
 /**
- * Returns the processes that registered in a store with the option `replica`. The list does not have processes that
- * disconnected. A process that ended without disconnecting is listed for a day; once its lease is over, it is `lapsed`.
+ * Returns the processes that registered in a store with the option `replica`. Processes that disconnected are not in
+ * the list. A process that ended without disconnecting stays in the list for a day. Its `lapsed` becomes true when its
+ * lease lapses.
  *
  * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`, or has no
  * reserved space; `STORE_UNAVAILABLE`.
@@ -57,9 +64,13 @@ const leaseSafetyFactor = 1.5;
 export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Replica[]> {
   const { reserve } = storeParts(store);
   if (reserve === undefined) {
-    throw new KeywardError("STORE_INVALID", "The store has no reserved space, so no process can register in it", {
-      hint: "Use a store that has `reserved()`, such as the stores of Keyward.",
-    });
+    throw new KeywardError(
+      "STORE_INVALID",
+      "The store has no reserved space, so no process can register in it as a replica",
+      {
+        hint: "Use a store that has `reserved()`, such as the stores of Keyward.",
+      },
+    );
   }
   const found = await Promise.all((await reserve.keys(heartbeatPrefix)).map((key) => readReplica(reserve, key)));
   return found
@@ -74,13 +85,14 @@ export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Re
 }
 
 /**
- * Watches the replicas of one store.
+ * Reads the heartbeats of the replicas of one store again and again, to find out which replicas have let their leases
+ * lapse.
  *
  * A heartbeat contains a number, its `beat`, which grows each time the process writes the heartbeat. A lease counts as
  * lapsed if the beat has not grown for the duration of the lease, measured by the clock of this process. So the clocks
  * of other machines do not matter, and an attacker who restores an earlier heartbeat does not renew the lease. A
  * heartbeat that cannot be decrypted does not renew the lease either, however often the heartbeat changes, because a
- * process with a key of this keyring writes readable heartbeats.
+ * process that has a key of this keyring writes heartbeats that this process can decrypt.
  */
 export class ReplicaWatch {
   readonly #reserve: ReservedRecords;
@@ -92,14 +104,16 @@ export class ReplicaWatch {
   }
 
   /**
-   * Finds the heartbeats that {@link ReplicaWatch.read} then reads. A replica that registers later need not be watched,
-   * because it also loads the keyring later.
+   * Finds the heartbeats that later calls of {@link ReplicaWatch.read} read. A replica that registers after this call
+   * need not be watched, because it loads the keyring only after it has registered, and so has the latest keyring.
    */
   async list(): Promise<void> {
     this.#keys = await this.#reserve.keys(heartbeatPrefix);
   }
 
-  /** Returns the replicas whose heartbeats `list` found, except those that have disconnected since. */
+  /**
+   * Returns the replicas whose heartbeats `list` found, except replicas that have disconnected since `list` was called.
+   */
   async read(): Promise<readonly Replica[]> {
     const askedAtMs = performance.now();
     const read = await Promise.all(
@@ -123,8 +137,8 @@ export class ReplicaWatch {
   }
 
   /**
-   * Removes the heartbeats of replicas whose lease has lapsed. A replica that was only halted registers again before it
-   * writes.
+   * Removes the heartbeats of replicas whose lease has lapsed. If such a replica was only halted, and has not ended, it
+   * registers again before it writes.
    */
   async removeLapsed(): Promise<void> {
     const lapsed = new Set((await this.read()).filter((replica) => replica.lapsed).map(({ id }) => id));

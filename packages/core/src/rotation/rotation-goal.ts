@@ -4,7 +4,10 @@ import { type NewKey, shownId } from "../keyring/key.ts";
 import { isEnabled, Keyring, keyOf } from "../keyring/keyring.ts";
 import type { RevocationOrder, RotationStatus } from "./rotation-record.ts";
 
-/** What a run is asked to achieve. The run begins a rotation with this goal, or joins the running rotation. */
+/**
+ * What a call of `rotateKey`, `rollBackRotation` or `revokeKey` asks its run to achieve. The run begins a rotation with
+ * this goal, or joins the running rotation.
+ */
 export type RotationGoal =
   | { readonly kind: "rotate"; readonly newKey: NewKey }
   | { readonly kind: "roll-back" }
@@ -13,7 +16,8 @@ export type RotationGoal =
 /**
  * Returns the status of a new rotation with this goal, at its first step.
  *
- * @throws KeywardError `KEYRING_INVALID`, `KEY_UNKNOWN`; `NO_ROTATION` for a roll-back.
+ * @throws KeywardError `KEYRING_INVALID` if the new key is also the old key; `KEY_UNKNOWN` if the key to revoke is not
+ * in the keyring; `NO_ROTATION` for a roll-back, which needs a running rotation.
  */
 export function newRotation(keyring: Keyring, goal: RotationGoal): RotationStatus {
   const begun = { id: randomBytes(9).toString("base64url"), step: "add", startedAtMs: Date.now() } as const;
@@ -35,7 +39,9 @@ export function newRotation(keyring: Keyring, goal: RotationGoal): RotationStatu
   }
 }
 
-/** Returns the id of the key to change to, or `undefined` if the goal names neither an id nor key material. */
+/**
+ * Returns the id of the new key of a goal, or `undefined` if the goal has neither an id nor material for the new key.
+ */
 export function idOf(goal: RotationGoal): string | undefined {
   if (goal.kind === "roll-back") return undefined;
   const { id, material } = goal.newKey;
@@ -51,10 +57,11 @@ function newId(): string {
 }
 
 /**
- * Returns a copy of the keyring with the new key added, or `undefined` if the keyring has the key already. Does not
- * enable a disabled key, which may have been disabled because it is compromised.
+ * Returns a copy of the keyring with the new key added, or `undefined` if the keyring has the key already. Throws if
+ * the keyring has the key but disabled, because a disabled key may be compromised.
  *
- * @throws KeywardError `KEY_DISABLED`; `KEY_MISMATCH` if the keyring has other material under the id.
+ * @throws KeywardError `KEY_DISABLED` if the new key is disabled; `KEY_MISMATCH` if the keyring has other material
+ * under the id of the new key.
  */
 export function withNewKey(keyring: Keyring, status: RotationStatus, goal: RotationGoal): Keyring | undefined {
   requireRollBackTarget(status, keyring);
@@ -67,12 +74,14 @@ export function withNewKey(keyring: Keyring, status: RotationStatus, goal: Rotat
   if (key.status === "enabled") return undefined;
   throw new KeywardError("KEY_DISABLED", `Key "${to}" is disabled and cannot become primary`, {
     keyId: to,
-    hint: "Choose another key. Enable this key only if it was disabled by mistake.",
+    hint:
+      "If this key was disabled by mistake, enable it and repeat the call. Otherwise pass the id of another key as " +
+      "`newKey: { id }`.",
   });
 }
 
 /**
- * Checks that the key to roll back to is still enabled.
+ * Checks that the key to roll back to is still enabled. Checks nothing if the rotation is not a roll-back.
  *
  * @throws KeywardError `KEY_DISABLED`.
  */
@@ -83,7 +92,8 @@ export function requireRollBackTarget({ kind, to }: RotationStatus, keyring: Key
 /**
  * Returns a copy of the keyring with the new key as its primary, or `undefined` if the new key is the primary already.
  *
- * @throws KeywardError `KEY_DISABLED`; `KEYRING_INVALID` if the primary is neither the old nor the new key.
+ * @throws KeywardError `KEY_DISABLED` if the new key is disabled; `KEYRING_INVALID` if the primary is neither the old
+ * nor the new key.
  */
 export function withPromotedKey(keyring: Keyring, status: RotationStatus): Keyring | undefined {
   const { kind, from, to } = status;
@@ -93,15 +103,16 @@ export function withPromotedKey(keyring: Keyring, status: RotationStatus): Keyri
   return keyring.promote(to);
 }
 
-function otherPrimaryError(keyring: Keyring, { from, to }: RotationStatus): KeywardError {
+function otherPrimaryError(keyring: Keyring, { kind, from, to }: RotationStatus): KeywardError {
+  const undo = kind === "rotate" ? ` To undo it instead, promote "${from}" and call \`rollBackRotation\`.` : "";
   return new KeywardError(
     "KEYRING_INVALID",
     `Key "${keyring.primary}" is the primary, but the running rotation replaces key "${from}" with key "${to}"`,
     {
       keyId: keyring.primary,
       hint:
-        `A third key was promoted during the rotation. Promote "${from}" or "${to}". Then run the rotation again to ` +
-        "finish it, or call `rollBackRotation` to undo it.",
+        `A third key was promoted during the rotation. To finish the rotation, promote "${to}" and repeat the call that ` +
+        `began the rotation.${undo}`,
     },
   );
 }
@@ -134,8 +145,9 @@ export function requireKeyIn(keyring: Keyring, id: string): void {
 }
 
 /**
- * Returns whether the last rotation is done and had this goal, so that a repeated call changes nothing. Checks the
- * keyring too, because an attacker may have restored the record of an earlier rotation.
+ * Returns whether the last rotation is done and had the goal of this call, so that the call has nothing to change.
+ * Checks the keyring too, because an attacker may have replaced the record of the last rotation with the record of an
+ * earlier rotation.
  */
 export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: RotationGoal): boolean {
   const { step, kind, from, to } = status;
@@ -151,14 +163,17 @@ export function isDoneAlready(status: RotationStatus, keyring: Keyring, goal: Ro
   }
 }
 
-/** Returns whether the keyring has not changed since this rotation was done. If so, this was the last rotation. */
+/**
+ * Returns whether the keyring has the generation number that it had at the end of the given rotation. If it has,
+ * nothing has changed the keyring since, so no later rotation has run.
+ */
 export function isLastChange({ generation }: RotationStatus, keyring: Keyring): boolean {
   return generation === keyring.generation;
 }
 
 /**
- * Returns whether the keyring is in the state that the rotation aims at: the old key is removed. With "disable-first",
- * it is enough that the old key is disabled and the new key is the primary.
+ * Returns whether the keyring shows that the rotation has reached its goal: the old key is removed. For the order
+ * "disable-first", it is enough that the old key is disabled and the new key is the primary.
  */
 export function isAchieved({ order, from, to }: RotationStatus, keyring: Keyring): boolean {
   if (keyOf(keyring, from) === undefined) return true;
@@ -174,7 +189,7 @@ function requireSameGoal(status: RotationStatus, goal: RotationGoal): void {
   if (!isSameGoal(status, goal)) throw rotationInProgressError(status);
 }
 
-/** Returns whether a rotation has the goal of a run. */
+/** Returns whether the given rotation has the goal of the given run. */
 export function isSameGoal({ kind, from, to, order }: RotationStatus, goal: RotationGoal): boolean {
   return (
     kind === goal.kind &&
@@ -188,7 +203,7 @@ function isKeyWanted(to: string, goal: RotationGoal): boolean {
   return id === undefined || id === to;
 }
 
-/** Returns the error for a goal that differs from that of the running rotation. */
+/** Returns the error `ROTATION_IN_PROGRESS`, for a run whose goal differs from the goal of the given rotation. */
 export function rotationInProgressError({ kind, order, from, to, step }: RotationStatus): KeywardError {
   const rotation = {
     rotate: `A rotation from key "${from}" to "${to}"`,
@@ -198,21 +213,25 @@ export function rotationInProgressError({ kind, order, from, to, step }: Rotatio
   if (step === "done") {
     return new KeywardError("ROTATION_IN_PROGRESS", `${rotation} was finished by another run during this run`, {
       keyId: from,
-      hint: "This run stopped, because its own rotation was replaced before it was done. If you still want what this call asks for, repeat the call.",
+      hint:
+        "The finished rotation replaced the rotation of this run, which was not done yet. So this run stopped. If " +
+        "you still want what this call asks for, repeat the call.",
     });
   }
   const noun = { rotate: "rotation", "roll-back": "roll-back", revoke: "revocation" }[kind];
-  const undo = kind === "rotate" ? ", or call `rollBackRotation` to undo it" : "";
+  const undo = kind === "rotate" ? " To undo the rotation instead, call `rollBackRotation`." : "";
   return new KeywardError("ROTATION_IN_PROGRESS", `${rotation} is in progress, at step ${step}`, {
     keyId: from,
-    hint: `To finish that ${noun}, repeat the call that began it${undo}. Then repeat this call.`,
+    hint: `To finish that ${noun}, repeat the call that began the ${noun}.${undo} Then repeat this call.`,
   });
 }
 
-/** Returns the error for a roll-back without a running rotation. */
+/** Returns the error `NO_ROTATION`, for a roll-back while no rotation is running. */
 export function noRotationError(): KeywardError {
   return new KeywardError("NO_ROTATION", "No rotation is running, so there is nothing to roll back", {
-    hint: "If you want to change back to an earlier key that is still in the keyring, call `rotateKey` with `newKey: { id }`.",
+    hint:
+      "To change back to an earlier key that is still in the keyring, call `rotateKey` with the id of that key in " +
+      "`newKey: { id }`.",
   });
 }
 
@@ -228,26 +247,24 @@ function rollBackTooLateError(keyId: string): KeywardError {
 }
 
 function sameKeyError(keyId: string): KeywardError {
-  return new KeywardError(
-    "KEYRING_INVALID",
-    `Key "${keyId}" cannot be the new key, because it is the key to change from`,
-    {
-      keyId,
-      hint:
-        "Pass another id for the new key, or pass no id, so that one is generated. If you repeat a rotation whose record the store has lost, " +
-        'call `revokeKey` with the id of the old key and `order: "reencrypt-first"`, which runs the remaining steps.',
-    },
-  );
+  return new KeywardError("KEYRING_INVALID", `Key "${keyId}" cannot be the new key, because it is the key to replace`, {
+    keyId,
+    hint:
+      "To begin a rotation, pass another id for the new key, or pass no id, so that an id is generated. To resume a " +
+      "rotation whose record the store has lost, call `revokeKey` with the id of the old key and `order: " +
+      '"reencrypt-first"`: it runs the remaining steps.',
+  });
 }
 
 /**
  * Returns the status from which a run with this goal continues the running rotation:
  *
- * - The same goal: the status of the running rotation.
- * - A roll-back: that status with the two keys exchanged.
- * - A revocation: that status as a revocation.
+ * - If the goal is that of the running rotation: the status of the running rotation.
+ * - If the goal is a roll-back: this status with the old key and the new key exchanged.
+ * - If the goal is to revoke a key of the running rotation: this status with the kind "revoke".
  *
- * @throws KeywardError `ROTATION_IN_PROGRESS`; `KEY_DISABLED` if it is too late to roll back.
+ * @throws KeywardError `ROTATION_IN_PROGRESS` if the running rotation has another goal; `KEY_DISABLED` if the key to
+ * roll back to is disabled or removed.
  */
 export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring: Keyring): RotationStatus {
   const { kind, from, to, step } = running;

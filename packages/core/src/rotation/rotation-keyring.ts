@@ -28,8 +28,8 @@ export class RotationKeyring {
   }
 
   /**
-   * Loads the keyring at the beginning of a run, and checks that the keyring can be changed. If the source pauses after
-   * a failed load, waits until it asks the provider again.
+   * Loads the keyring at the beginning of a run, and checks that the keyring can be changed. After a failed load, the
+   * source pauses before it asks the provider again. If the source is in such a pause, waits for the end of the pause.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY`, `KEYRING_INVALID`, and the other errors of the provider.
    */
@@ -42,12 +42,15 @@ export class RotationKeyring {
     return keyring;
   }
 
-  /** Loads the keyring from the provider. Each step loads the keyring once, before it decides anything. */
+  /**
+   * Loads the latest keyring from the provider. Each step of a rotation calls this method first, so that it decides on
+   * the latest keyring.
+   */
   async load(): Promise<Keyring> {
     return await this.source.refresh();
   }
 
-  /** Returns a pair of a keyring that was just loaded and its source, as `retireLoaded` needs it. */
+  /** Returns a keyring that was just loaded, together with the source that loaded it, for `retireLoaded`. */
   loaded(keyring: Keyring): LoadedKeyring {
     return { keyring, source: this.source };
   }
@@ -69,10 +72,10 @@ export class RotationKeyring {
   }
 
   /**
-   * Announces a keyring in every store, so that replicas load it.
+   * Announces the generation number of a keyring in every store, so that replicas load the keyring.
    *
-   * @param keyring as it was just loaded.
-   * @throws KeywardError `STORE_KEYS_DIFFER`.
+   * @param keyring the keyring that the provider has just returned.
+   * @throws KeywardError `STORE_KEYS_DIFFER` if a store uses another keyring.
    */
   async announce(keyring: Keyring): Promise<void> {
     for (const [name, store] of Object.entries(this.#stores)) {
@@ -82,8 +85,10 @@ export class RotationKeyring {
   }
 
   /**
-   * Announces the keyring after a save. The keyring is loaded before, because stores require the announced generation: a
-   * provider whose loads lag behind its saves may not return the saved generation yet.
+   * Loads the keyring again after a save, and announces the generation number of the loaded keyring. That may be a
+   * lower number than that of the saved keyring, because the loads of some providers lag behind their saves. The number
+   * of the saved keyring must not be announced before the provider returns that keyring, because stores refuse writes
+   * until they have loaded the announced generation.
    *
    * @throws KeywardError `STORE_KEYS_DIFFER`.
    */
@@ -92,9 +97,9 @@ export class RotationKeyring {
   }
 
   /**
-   * Checks that every store of this process uses this keyring or a later one.
+   * Checks that every store that was passed to the rotation uses `keyring` or a later generation of it.
    *
-   * @throws KeywardError `STORE_KEYS_DIFFER`.
+   * @throws KeywardError `STORE_KEYS_DIFFER` if a store uses another keyring.
    */
   async requireAllFollowing(keyring: Keyring): Promise<void> {
     for (const name of Object.keys(this.#stores)) await this.#requireFollowing(name, keyring);

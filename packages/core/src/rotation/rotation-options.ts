@@ -18,26 +18,30 @@ import {
 } from "./replica-waits.ts";
 import { type RevocationOrder, type RotationStatus, type RotationStep, rotationSteps } from "./rotation-record.ts";
 
-/** The options of every call that runs a rotation. */
+/** The options that `rotateKey`, `rollBackRotation` and `revokeKey` share. */
 export interface RotationOptions extends ReplicaWaitOptions {
   /**
-   * How long a key stays disabled before it is removed, in milliseconds. The time counts from when the key was
-   * disabled, even if an earlier run disabled it. If a process still uses the key in this time, for example because it
-   * was halted in the middle of a write, you may see `KEY_DISABLED`, and can enable the key again.
+   * How long the old key stays disabled before it is removed, in milliseconds. This time begins when the old key is
+   * disabled, even if an earlier run disabled it. A process that was halted in the middle of a write may write a record
+   * under the old key in this time. Reads of that record then reject with `KEY_DISABLED`, until you enable the key
+   * again.
    */
   readonly graceMs: number;
   /**
-   * Retires the old key although some of its records cannot be decrypted by any key of the given stores. The report lists
-   * these records. Default: false.
+   * If true, retires the old key even if some records under it cannot be decrypted by any of the given stores. The
+   * report lists these records, which are lost unless you restore them. Default: false.
    */
   readonly abandonUnreadable?: boolean;
-  /** The speed of the re-encryption in step `reencrypt`. */
+  /** The options that limit the speed of the re-encryption in the step `reencrypt`. */
   readonly reencrypt?: Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond">;
-  /** The last step of this run. Another run resumes after this step. Default: "remove", the last step. */
+  /**
+   * The step after which this run ends. Another run then resumes at the following step. Default: "remove", the last
+   * step of a rotation.
+   */
   readonly until?: RotationStep;
   /**
-   * Called when a step begins, when the replicas that the rotation waits for change, when the grace begins, and after
-   * each page.
+   * Called when a step begins, each time the list of replicas that the rotation waits for changes, when the grace
+   * begins, and after each page of records that is re-encrypted or counted.
    */
   readonly onProgress?: (progress: RotationProgress) => void;
 }
@@ -45,9 +49,9 @@ export interface RotationOptions extends ReplicaWaitOptions {
 /** The options of {@link rotateKey}. */
 export interface RotateKeyOptions extends RotationOptions {
   /**
-   * The key to change to: the id of a key in the keyring, or a new key. If you pass an id, you can repeat the call: once
-   * that key is the primary and the rotation is done, the call changes nothing. Default: a new random key, whose id is the
-   * date and six random characters.
+   * The key that becomes the primary: the key in the keyring with this `id`, or else a new key. Pass an `id`, so that
+   * you can repeat the call: once the rotation to that key is done, the call changes nothing. Default: a new random
+   * key, whose id is the date and six random characters.
    */
   readonly newKey?: NewKey;
 }
@@ -57,15 +61,15 @@ export interface RevokeKeyOptions extends RotateKeyOptions {
   /** The id of the compromised key. */
   readonly id: string;
   /**
-   * Which harm to accept. With "reencrypt-first", forged records stay readable. With "disable-first", all records under
-   * the key become unreadable. There is no default.
+   * The order in which the key is taken out of use, and so the harm to accept. With "reencrypt-first", forged records
+   * stay readable. With "disable-first", all records under the key become unreadable. There is no default.
    */
   readonly order: RevocationOrder;
 }
 
 /**
- * The name of every option of the calls that concern a rotation. Each of these calls also accepts the options of the
- * others.
+ * The names of all options of the functions that concern a rotation, such as `rotateKey` and `planRotation`. Each of
+ * these functions accepts every option in this list, and ignores the options that do not apply to it.
  */
 export const rotationOptionNames = {
   ...replicaWaitOptionNames,
@@ -106,18 +110,21 @@ export function requireRotationOptions({ stores, graceMs, until, reencrypt: pace
 /** The progress of a rotation. */
 export type RotationProgress =
   | {
-      /** This step begins. */
+      /** The step in the field `step` begins. */
       readonly kind: "step";
       readonly step: RotationStep;
     }
   | {
-      /** The rotation waits for these replicas to load the keyring. */
+      /**
+       * The rotation waits until these replicas have loaded the changed keyring. At the step `drain`, it also waits
+       * until they have finished their earlier writes.
+       */
       readonly kind: "waiting";
       readonly step: ReplicaWait;
       readonly replicas: readonly WaitingReplica[];
     }
   | {
-      /** A page of the records of this store was re-encrypted. */
+      /** A page of records of the store named `store` was re-encrypted. */
       readonly kind: "reencrypting";
       readonly store: string;
       readonly progress: ReencryptProgress;
@@ -137,17 +144,22 @@ export type RotationProgress =
       readonly untilMs: number;
     };
 
-/** The result of a run of a rotation. */
+/** The result of one run of a rotation, and the status of the rotation after the run. */
 export interface RotationReport extends RotationStatus {
   /** The keyring after the run. */
   readonly keyring: Keyring;
   /**
    * The report of the re-encryption of each store, by the name of the store. If the re-encryption began in an earlier
-   * run, the counts include those of that run.
+   * run, the counts in the report include the records of that earlier run.
    */
   readonly reencrypted: Readonly<Record<string, ReencryptReport>>;
-  /** With `abandonUnreadable`, the records that could not be decrypted and were abandoned in this run. */
+  /**
+   * The records that this run abandoned because they could not be decrypted. Empty unless `abandonUnreadable` is true.
+   */
   readonly abandoned: readonly UnreadableRecord[];
-  /** Number of records that "disable-first" made unreadable in this run, by store. */
+  /**
+   * Number of records that this run made unreadable, by the name of their store. Only a revocation with the order
+   * "disable-first" makes records unreadable.
+   */
   readonly madeUnreadable: Readonly<Record<string, number>>;
 }

@@ -5,7 +5,7 @@ import type { ReplicaWait, ReplicaWaitOptions, ReplicaWaits, WaitingReplica } fr
 import { adaptToGoal, idOf, newRotation, type RotationGoal } from "./rotation-goal.ts";
 import { graceLeft, type RotationStatus, type RotationStep, stepsFrom } from "./rotation-record.ts";
 
-/** A step that the planned call of {@link rotateKey} would run. */
+/** A step that {@link rotateKey} would run, and what the step would do. */
 export type PlannedStep =
   | {
       /**
@@ -44,17 +44,17 @@ export type PlannedStep =
 
 /** The result of {@link planRotation}. */
 export interface RotationPlan {
-  /** The running rotation, which would be resumed. */
+  /** The running rotation, which the planned call would resume. Absent if the call would begin a new rotation. */
   readonly running?: RotationStatus;
   /** The id of the key that would be taken out of use. */
   readonly from: string;
   /** The id of the key that would become primary. `undefined` if the key would get a generated id. */
   readonly to?: string;
-  /** The steps that are left. */
+  /** The steps of the rotation that are not finished, in their order. The option `until` does not shorten this list. */
   readonly steps: readonly PlannedStep[];
 }
 
-/** The cost of revoking a key. */
+/** The cost of revoking a key: the number of records that are re-encrypted or become unreadable. */
 export interface RevocationCost {
   /** Number of records under the key, by store. */
   readonly records: Readonly<Record<string, number>>;
@@ -66,9 +66,11 @@ export interface RevocationCost {
 }
 
 /**
- * Returns the steps that are left of the running rotation, or all steps of a new one.
+ * Returns the steps that are left of the running rotation. If no rotation is running, returns all steps of a new
+ * rotation.
  *
- * @throws KeywardError `ROTATION_IN_PROGRESS` if the running rotation has another goal; the errors of {@link newRotation}.
+ * @throws KeywardError `ROTATION_IN_PROGRESS` if the running rotation has another goal; the errors of {@link
+ * newRotation}.
  */
 export async function planOf(
   goal: RotationGoal,
@@ -130,7 +132,7 @@ function plannedStep(step: RotationStep, planned: RotationStatus, found: Finding
   }
 }
 
-/** Counts the records under the keys for which `isCounted` returns true, by store. */
+/** Returns, by the name of the store, the number of records under the keys for which `isCounted` returns true. */
 export async function countUnder(
   stores: NamedStores,
   isCounted: (keyId: string) => boolean,

@@ -14,11 +14,12 @@ import { ReservedText } from "../store/reserved-text.ts";
  * - `distribute`: waits until every replica has loaded the keyring with the new key, and so can decrypt records under
  *   it.
  * - `promote`: makes the new key the primary.
- * - `drain`: waits until every replica reports the new primary, and has finished the writes that it began before.
- * - `reencrypt`: re-encrypts every record of every store.
- * - `disable`: checks that no record in any store needs the old key, and disables it.
+ * - `drain`: waits until every replica reports the new primary, and has finished the writes that it began with an
+ *   earlier keyring.
+ * - `reencrypt`: re-encrypts every record of every store under the new key.
+ * - `disable`: checks that no record in any store needs the old key, and disables the old key.
  * - `grace`: leaves the old key disabled for a while, so that you can enable the key again if a record still needs it.
- * - `remove`: checks once more that no record needs the old key, and removes it from the keyring.
+ * - `remove`: checks once more that no record needs the old key, and removes the old key from the keyring.
  */
 export const rotationSteps = [
   "add",
@@ -31,13 +32,13 @@ export const rotationSteps = [
   "remove",
 ] as const;
 
-/** A step of a rotation. */
+/** A step of a rotation: add, distribute, promote, drain, reencrypt, disable, grace or remove, in this order. */
 export type RotationStep = (typeof rotationSteps)[number];
 
 /**
  * The order in which a compromised key is taken out of use. "reencrypt-first": every record stays readable, and records
- * that an attacker forged are re-encrypted like the others. "disable-first": no forged record is accepted, and every
- * record under the key becomes unreadable.
+ * that an attacker forged are re-encrypted like the others. "disable-first": the key is disabled before any record is
+ * re-encrypted, so that no forged record is accepted, and every record under the key becomes unreadable.
  */
 export type RevocationOrder = "reencrypt-first" | "disable-first";
 
@@ -45,23 +46,27 @@ export type RevocationOrder = "reencrypt-first" | "disable-first";
 export interface RotationStatus {
   /** The random id of the rotation. */
   readonly id: string;
-  /** The kind of rotation. "roll-back" undoes a rotation; "revoke" replaces a compromised key. */
+  /**
+   * The kind of rotation: "rotate" replaces the primary key, "roll-back" undoes a rotation that is not finished, and
+   * "revoke" takes a compromised key out of use.
+   */
   readonly kind: "rotate" | "roll-back" | "revoke";
-  /** The order of a revocation. `undefined` for the other kinds. */
+  /** The order in which a revocation takes the key out of use. `undefined` if `kind` is not "revoke". */
   readonly order?: RevocationOrder;
-  /** The id of the key to take out of use. */
+  /** The id of the old key, which the rotation takes out of use. */
   readonly from: string;
-  /** The id of the key that becomes primary. */
+  /** The id of the new key, which becomes the primary. */
   readonly to: string;
-  /** The step that is in progress or comes next. */
+  /** The step that is in progress or comes next; "done" after the last step. */
   readonly step: RotationStep | "done";
-  /** Time of the start, in milliseconds since the epoch. */
+  /** Time at which the rotation began, in milliseconds since the epoch. */
   readonly startedAtMs: number;
   /**
-   * Time when the old key was disabled, in milliseconds since the epoch. The grace counts from this time, in every run.
+   * Time at which the old key was disabled, in milliseconds since the epoch; `undefined` until then. The `graceMs` of
+   * every run count from this time.
    */
   readonly disabledAtMs?: number;
-  /** The generation of the keyring when the rotation was done. `undefined` until the rotation is done. */
+  /** The generation number of the keyring when the rotation was done. `undefined` until the rotation is done. */
   readonly generation?: number;
 }
 
@@ -72,7 +77,10 @@ function stepsOf(order: RevocationOrder | undefined): readonly RotationStep[] {
     : rotationSteps;
 }
 
-/** Returns the step that is in progress or comes next, and all steps after it. */
+/**
+ * Returns the steps of a rotation that are not finished: the step that is in progress or comes next, and all later
+ * steps.
+ */
 export function stepsFrom(status: RotationStatus): readonly RotationStep[] {
   if (status.step === "done") return [];
   const steps = stepsOf(status.order);
@@ -83,20 +91,26 @@ export function stepsFrom(status: RotationStatus): readonly RotationStep[] {
   return steps.slice(at);
 }
 
-/** Returns how many milliseconds of the grace are left. A clock that was set back does not extend the grace. */
+/**
+ * Returns how many milliseconds are left of the grace, the time for which the old key stays disabled before it is
+ * removed. A clock that was set back does not extend the grace.
+ */
 export function graceLeft({ disabledAtMs = Date.now() }: RotationStatus, graceMs: number): number {
   return Math.min(graceMs, disabledAtMs + graceMs - Date.now());
 }
 
 /**
- * Returns the status for the step that follows the current one. `change` has the fields of the status that the finished
- * step changed.
+ * Returns the status of a rotation after its current step has finished. `change` has the fields of the status that this
+ * step changed. If `change` has no field `step`, the rotation continues at the following step.
  */
 export function nextOf(status: RotationStatus, change: Partial<RotationStatus>): RotationStatus {
   return { ...status, step: stepsFrom(status)[1] ?? "done", ...change };
 }
 
-/** Returns whether a step comes after `until`, the last step of a run. Without `until`, a run has all steps. */
+/**
+ * Returns whether a step comes after `until`, the last step of a run. Returns false if `until` is `undefined`, because
+ * the run then has all steps.
+ */
 export function isBeyond(step: RotationStep, until: RotationStep | undefined): boolean {
   return until !== undefined && rotationSteps.indexOf(step) > rotationSteps.indexOf(until);
 }
@@ -120,8 +134,9 @@ const statusFields = [
 ] as const satisfies readonly (keyof RotationStatus)[];
 
 /**
- * The record of a rotation as a run read it, and the status in it. `status` is `undefined` if there is no record, or an
- * unreadable record counts as absent.
+ * The record of a rotation as a run read it, and the status in it. `status` is `undefined` if there is no record. It is
+ * also `undefined` if the record cannot be decrypted and `abandonUnreadable` is true, so that the record counts as
+ * absent.
  */
 export interface ReadRotation {
   readonly record: ReservedRecord | undefined;
@@ -131,8 +146,8 @@ export interface ReadRotation {
 const key = "rotation";
 
 /**
- * Returns the reserved space that keeps the state of the rotation. Takes the first store, in the order of names, that
- * has a reserved space.
+ * Returns the reserved space that keeps the state of the rotation. Of the stores that have a reserved space, takes the
+ * first in the order of their names.
  *
  * @throws KeywardError `STORE_INVALID` if no store has a reserved space.
  */
@@ -142,11 +157,16 @@ export function reserveForRotation(source: KeyringSource, stores: NamedStores): 
     if (records !== undefined) return records;
   }
   throw new KeywardError("STORE_INVALID", "None of the stores has a reserved space to keep the state of the rotation", {
-    hint: "Pass a store that has `reserved()`, such as the stores of Keyward. Or rotate the key by hand: docs/keyring.md lists the steps.",
+    hint:
+      "Pass at least one store that has `reserved()`, as all stores of Keyward have. If you have no such store, " +
+      "rotate the key by hand: docs/keyring.md lists the steps.",
   });
 }
 
-/** The record that keeps the state of a rotation. A run changes it only if it has read the latest state. */
+/**
+ * The record that keeps the status of a rotation in a reserved space. A run changes the record only if no other run has
+ * changed it since this run read it.
+ */
 export class RotationRecord {
   readonly #reserve: ReservedRecords;
 
@@ -157,8 +177,9 @@ export class RotationRecord {
   /**
    * Reads the status of the last rotation.
    *
-   * @param abandonUnreadable whether to treat a record that cannot be decrypted as absent.
-   * @throws KeywardError the error of the decryption.
+   * @param abandonUnreadable if true, a record that cannot be decrypted counts as absent. If false, the call rejects.
+   * @throws KeywardError the error of the decryption, if the record cannot be decrypted and `abandonUnreadable` is
+   * false.
    */
   async read(abandonUnreadable: boolean): Promise<ReadRotation> {
     const record = await this.#reserve.read(key);
@@ -170,8 +191,9 @@ export class RotationRecord {
       keyId: status.keyId,
       cause: status,
       hint:
-        "Give this process the keyring that the other processes have. If a later version of Keyward wrote the record, " +
-        "update Keyward. If the key of the record is lost, pass `abandonUnreadable: true`, which discards the record.",
+        "If this process has another keyring than the other processes, give this process their keyring. If a later " +
+        "version of Keyward wrote the record, update Keyward. If the encryption key of the record is lost, pass " +
+        "`abandonUnreadable: true` to the rotation, which then discards the record.",
     });
   }
 
@@ -197,7 +219,8 @@ export class RotationRecord {
 }
 
 /**
- * Returns the checkpoint for the re-encryption of a store. The checkpoint is kept in the reserved space of that store.
+ * Returns the checkpoint that keeps the progress of the re-encryption of one store, in the reserved space of that
+ * store.
  */
 export function reservedCheckpoint(reserve: ReservedRecords, rotationId: string, store: string): Checkpoint {
   const at = `${key}/${rotationId}/${store}`;

@@ -37,8 +37,8 @@ const maxLosses = 10;
 const conflictPauseMs = 20;
 
 /**
- * One run of a rotation. Begins the rotation or joins the running one, then runs its steps up to the option `until`, or
- * all steps.
+ * One run of a rotation, for one call of `rotateKey`, `rollBackRotation` or `revokeKey`. Begins a rotation or joins the
+ * running rotation. Then runs its steps up to the step in the option `until`, or all steps.
  */
 export class RotationRun {
   readonly #options: RotationOptions;
@@ -50,7 +50,7 @@ export class RotationRun {
   #atEnd: Keyring | undefined;
 
   /**
-   * Checks the options and the provider.
+   * Checks the options, and that the provider can save a keyring.
    *
    * @throws KeywardError `VALUE_INVALID`, `STORE_INVALID`, `PROVIDER_READ_ONLY`.
    */
@@ -64,7 +64,10 @@ export class RotationRun {
     this.#steps = new RotationSteps(options, this.#keyring, this.#record, this.#waits);
   }
 
-  /** Runs the steps that are left, up to the option `until`, and returns the results of this run. */
+  /**
+   * Begins a rotation with this goal, or joins the running rotation. Runs the steps that are left, up to the step in
+   * the option `until`, and returns the results of this run.
+   */
   async run(goal: RotationGoal): Promise<RotationReport> {
     this.#options.signal?.throwIfAborted();
     let state = await this.#beginOrJoin(goal);
@@ -96,7 +99,9 @@ export class RotationRun {
     return { ...status, keyring, ...this.#steps.results };
   }
 
-  /** Returns the steps that {@link RotationRun.run} would run. Changes nothing. */
+  /**
+   * Returns the steps that are left of the rotation that {@link RotationRun.run} would begin or join. Changes nothing.
+   */
   async plan(goal: RotationGoal): Promise<RotationPlan> {
     const keyring = await this.#requireStores(goal);
     const { status } = await this.#record.read(this.#options.abandonUnreadable === true);
@@ -203,6 +208,8 @@ function isConflict(error: unknown): boolean {
 
 function recordLostError(): KeywardError {
   return new KeywardError("STORE_INVALID", "The store loses the record of the rotation each time it is written", {
-    hint: "The store, or another program, deletes the record. Turn off eviction in the store, and let no program delete the records that Keyward keeps there.",
+    hint:
+      "The store or another program deletes the record. Turn off eviction in the store, and let no program delete " +
+      "records in the reserved space of the store.",
   });
 }

@@ -29,7 +29,7 @@ const maxRounds = 3;
 // While a machine sleeps, only the time of day advances, and not the timers. So the time of day is checked every minute.
 const longestLookMs = 60_000;
 
-/** Thrown if another run changed the record of the rotation in the middle of a step of this run. */
+/** Thrown by a step of this run if another run has changed the record of the rotation since the step began. */
 export class ChangedByAnotherRun extends Error {}
 
 /** Runs the steps of a rotation, one at a time, and collects their results. */
@@ -50,7 +50,7 @@ export class RotationSteps {
     this.#waits = waits;
   }
 
-  /** The results of the steps so far. */
+  /** The results of the steps that this run has finished so far. */
   get results(): Pick<RotationReport, "reencrypted" | "abandoned" | "madeUnreadable"> {
     return { reencrypted: this.#reencrypted, abandoned: this.#abandoned, madeUnreadable: this.#madeUnreadable };
   }
@@ -60,8 +60,8 @@ export class RotationSteps {
    *
    * @param state the record of the rotation as the run read it. If the record has changed since, the step saves no
    * keyring.
-   * @returns the fields of the status that the step changed. They include `step` only if the next step is not the
-   * following one.
+   * @returns the fields of the status that the step changed. They include `step` only if the rotation does not continue
+   * at the following step.
    */
   async perform(status: RotationStatus, state: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
     switch (status.step) {
@@ -258,7 +258,7 @@ export class RotationSteps {
     await this.#waits.wait(step, keyring, isReady, onWaiting);
   }
 
-  /** Calls `onProgress`. */
+  /** Passes `progress` to the option `onProgress`, if that is given. */
   report(progress: RotationProgress): void {
     this.#options.onProgress?.(progress);
   }

@@ -17,17 +17,20 @@ import { RotationRecord, type RotationStatus, reserveForRotation } from "./rotat
 import { RotationRun } from "./rotation-run.ts";
 
 /**
- * Replaces the primary key with another one, and takes the old key out of use, in the steps of {@link RotationStep}.
+ * Replaces the primary key with another key, and takes the old key out of use, in the steps that {@link RotationStep}
+ * lists.
  *
- * If a run stops, for whatever reason, run it again, here or on another machine: it resumes at the step where it stopped.
- * Two runs at the same time share the work.
+ * If the call stops before the rotation is done, repeat the call, on this machine or another: the rotation resumes at
+ * the step where it stopped. Two calls at the same time share the work.
  *
  * @throws KeywardError `PROVIDER_READ_ONLY` for a provider that cannot save; `ROTATION_IN_PROGRESS` if a rotation with
- * another goal is running; `REPLICA_BEHIND` if a replica does not load the keyring in time; `NO_REPLICAS` if no replica is
- * registered in a store and `unregistered` is not given; `KEY_IN_USE` while records need the old key; `STORES_MISSING` if a
- * store that the keyring lists was not passed; `STORE_KEYS_DIFFER` for a store that uses another keyring; `VALUE_INVALID`
- * for an option; `STORE_INVALID` if no store has a reserved space, or if the reserved space loses the record of the
- * rotation; `STORE_NOT_ATOMIC`, `STORE_NOT_SCANNABLE`; and the errors of the stores and the provider.
+ * another goal is running; `REPLICA_BEHIND` if a replica does not load the keyring within `replicasWithinMs`;
+ * `NO_REPLICAS` if no replica is registered in a store and `unregistered` is not given; `KEY_IN_USE` if records still
+ * need the old key when it is to be disabled or removed; `STORES_MISSING` if a store that the keyring lists was not
+ * passed; `STORE_KEYS_DIFFER` if a store uses another keyring than the provider has; `VALUE_INVALID` for an invalid
+ * option; `STORE_INVALID` if no store has a reserved space, or if the reserved space loses the record of the rotation;
+ * `STORE_NOT_ATOMIC` for a store without `replace`; `STORE_NOT_SCANNABLE` for a store without `scan`; and the errors of
+ * the stores and the provider.
  * @example
  * const report = await rotateKey(keys, { stores: { sessions }, newKey: { id: "2026-12" }, graceMs: 7 * 24 * 3_600_000 });
  */
@@ -39,12 +42,13 @@ export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions
 /**
  * Undoes a running rotation: promotes the old key again, re-encrypts every record under it, and retires the new key.
  *
- * You can roll back until the old key is disabled. If a roll-back stops, run it again: it resumes like a rotation. If
- * another operator disables the old key during the roll-back, the key stays disabled, and {@link rotateKey} continues
- * the rotation.
+ * You can roll back a rotation until it disables the old key. If a roll-back stops before it is done, repeat the call:
+ * the roll-back resumes at the step where it stopped. If another operator disables the old key during the roll-back,
+ * the roll-back rejects with `KEY_DISABLED`, and the key stays disabled. Then call {@link rotateKey} to finish the
+ * rotation.
  *
  * @throws KeywardError like {@link rotateKey}; `NO_ROTATION` if no rotation is running; `KEY_DISABLED` if the old key
- * is disabled already.
+ * is disabled or removed.
  */
 export async function rollBackRotation(provider: KeyProvider, options: RotationOptions): Promise<RotationReport> {
   requireOptions("rollBackRotation", options, rotationOptionNames);
@@ -56,32 +60,33 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
  *
  * With "reencrypt-first", runs every step of a rotation. With "disable-first", promotes the new key and disables the
  * compromised key in the same change. The compromised key then stays in the keyring, disabled, until you remove it with
- * `retireKey`. Records that replicas still encrypt with that key before they load the changed keyring become unreadable
- * too.
+ * `retireKey`. Replicas may encrypt records with the compromised key until they load the changed keyring. These records
+ * become unreadable too.
  *
- * If a rotation that replaces the key is running, or a roll-back from or to the key, the call turns it into this
- * revocation.
+ * If a rotation that replaces the key is running, or a roll-back from or to the key, the call turns that rotation or
+ * roll-back into a revocation of the key.
  *
- * @throws KeywardError like {@link rotateKey}; `KEY_UNKNOWN`.
+ * @throws KeywardError like {@link rotateKey}; `KEY_UNKNOWN` if the keyring has no key with this id.
  */
 export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions): Promise<RotationReport> {
   const { id: from, order, newKey = {} } = requireOptions("revokeKey", options, rotationOptionNames);
   if (order !== "reencrypt-first" && order !== "disable-first") {
     throw new KeywardError("VALUE_INVALID", 'The option "order" of revokeKey is missing or unknown', {
       hint:
-        "Call `revocationCost` to count the records under the key. To keep them readable, forged records included, pass " +
-        '"reencrypt-first". To accept no forged record, pass "disable-first": all these records become unreadable.',
+        "Call `revocationCost` to count the records under the key. To keep these records readable, including any " +
+        'that an attacker forged, pass "reencrypt-first". To accept no forged record, pass "disable-first", which ' +
+        "makes all these records unreadable.",
     });
   }
   return await new RotationRun(provider, options).run({ kind: "revoke", newKey, from, order });
 }
 
 /**
- * Returns the state of the running rotation. If no rotation is running, returns the state of the last one, or
- * `undefined` if there never was one.
+ * Returns the state of the running rotation. If no rotation is running, returns the state of the last rotation, or
+ * `undefined` if there never was a rotation.
  *
- * @throws KeywardError `STORE_INVALID` if no store has a reserved space; the error of the decryption if the record of
- * the rotation cannot be read.
+ * @throws KeywardError `STORE_INVALID` if no store has a reserved space; the error of the decryption if the record that
+ * keeps the state of the rotation cannot be decrypted.
  */
 export async function rotationStatus(
   provider: KeyProvider,
@@ -93,8 +98,8 @@ export async function rotationStatus(
 }
 
 /**
- * Returns the steps that {@link rotateKey} would run with the same options, and the replicas that it would wait for.
- * Changes nothing.
+ * Returns the steps that are left of the rotation that {@link rotateKey} would begin or resume with the same options,
+ * and the replicas that it would wait for. Changes nothing.
  *
  * @throws KeywardError the errors that {@link rotateKey} throws before it changes anything.
  */
@@ -104,7 +109,8 @@ export async function planRotation(provider: KeyProvider, options: RotateKeyOpti
 }
 
 /**
- * Counts the records under a key, which are the cost of revoking the key. Changes nothing.
+ * Counts the records under a key in the given stores: the records that {@link revokeKey} would re-encrypt or make
+ * unreadable. Changes nothing.
  *
  * @throws KeywardError `KEY_UNKNOWN`; `STORES_MISSING` if a store that the keyring lists was not passed;
  * `STORE_NOT_SCANNABLE`.

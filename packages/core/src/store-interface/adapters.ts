@@ -27,7 +27,8 @@ export function requireStore(given: WrappableStore): void {
   const encrypts = isObject && "encryptedStore" in given;
   throw new KeywardError("STORE_INVALID", `The store is ${problem}`, {
     hint: encrypts
-      ? "This Keyv was made by createKeyv, so it already encrypts. Use it as it is, or pass the store that was passed to its createKeyv."
+      ? "This Keyv was made by createKeyv, so it already encrypts. Use this Keyv without another EncryptedStore. If you " +
+        "need a second Keyv or EncryptedStore over the same data, pass it the store that was passed to createKeyv."
       : "Pass a Keyv storage adapter or a Map. If you have a Keyv, pass its adapter, `keyv.store`.",
   });
 }
@@ -37,7 +38,7 @@ export function isKeyv(given: object): boolean {
   return given instanceof Keyv || (hasMethod(given, "getRaw") && "stats" in given);
 }
 
-/** Returns a Keyv 6 adapter for a store: the store itself if it is one, or else an adapter over it. */
+/** Returns the store itself if it is a Keyv 6 adapter. Otherwise returns a Keyv 6 adapter over the store. */
 export function toAdapter(given: WrappableStore): KeyvStorageAdapter {
   if (given instanceof Map) return new AtomicMapAdapter(given);
   if (isKeyv6Adapter(given)) return given;
@@ -46,19 +47,26 @@ export function toAdapter(given: WrappableStore): KeyvStorageAdapter {
 }
 
 /**
- * Returns the key under which the store below an adapter keeps a record: Keyv's bridge puts the namespace before the
- * key.
+ * Returns the key to pass to a method of the store that an adapter wraps, such as `replace`. Keyv's bridge, the adapter
+ * over a Keyv 5 adapter, puts the namespace before the key, so the result begins with the namespace. For any other
+ * adapter, the result is `key`.
  */
 export function keyInStore(adapter: KeyvStorageAdapter, key: string): string {
   return adapter instanceof KeyvBridgeAdapter ? adapter.getKeyPrefix(key, adapter.namespace) : key;
 }
 
-/** Returns a value that the application put into a Map directly. Keyv's adapter reports such a value as a miss. */
+/**
+ * Returns the value under a key of a Map if the application put the value into the Map directly, and not through Keyv.
+ * Keyv's adapter reports such a value as a miss.
+ */
 export function strayEntry(adapter: KeyvStorageAdapter, key: string): unknown {
   return adapter instanceof AtomicMapAdapter ? adapter.strayEntry(key) : undefined;
 }
 
-/** Returns whether a key of one namespace can be the same key in the store as a key of another namespace. */
+/**
+ * Returns whether a record of the namespace `one` and a record of the namespace `other` can have the same key in the
+ * store below the adapter.
+ */
 export function namespacesOverlap(
   given: WrappableStore,
   adapter: KeyvStorageAdapter,

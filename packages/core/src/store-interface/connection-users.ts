@@ -21,8 +21,8 @@ const sharings = new WeakMap<object, Sharing>();
  * @param shared the object that stands for the connection, such as an adapter. Pass the same object for all users.
  * @param close disconnects `opened`. `close` is called after the last user has left, once for each different `opened`.
  * @param opened the object that `close` disconnects. Default: `shared`.
- * @returns a function that removes this user, and closes the connection if no user is left. A user that calls its
- * function again, while there are no users, closes the connection again.
+ * @returns a function that removes this user, and closes the connection if no user is left. If the function is called
+ * again while the connection has no users, it closes the connection again.
  * @example
  * const leave = shareConnection(adapter, async () => adapter.disconnect());
  */

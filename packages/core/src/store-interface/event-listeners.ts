@@ -35,7 +35,23 @@ export function shareListener(emitter: object, event: string, listener: (detail:
   };
 }
 
-/** Runs `work`, and removes the listeners for `error` that it has added to the store. */
+const silenced = new WeakSet<object>();
+
+/**
+ * Ignores the errors that an emitter reports after its owner has closed it. Without a listener for `error`, an
+ * `EventEmitter` throws such an error, which ends the process.
+ *
+ * @example
+ * ignoreLaterErrors(client);
+ * await client.disconnect();
+ */
+export function ignoreLaterErrors(emitter: object): void {
+  if (silenced.has(emitter)) return;
+  silenced.add(emitter);
+  call(emitter, "on", "error", () => undefined);
+}
+
+/** Runs `work`, and then removes the listeners for the event `error` that `work` has added to the store. */
 export function withoutNewListeners<Result>(store: object, work: () => Result): Result {
   const before = new Set(listenersOf(store));
   const result = work();

@@ -14,8 +14,8 @@ type Codec = Pick<Keyv, "serialization" | "compression" | "encryption">;
 const writesText = new WeakMap<KeyvSerializationAdapter, boolean>();
 
 /**
- * Decodes a stored value as Keyv does: decrypts, decompresses and parses it. Bytes are decoded as well, which Keyv
- * would return undecoded. A serialization receives the type that it writes, text or bytes.
+ * Decodes a stored value with the settings of a Keyv: decrypts, decompresses and parses the value. Unlike Keyv, also
+ * decodes a value that is stored as bytes. The serialization gets text or bytes to parse, whichever it writes itself.
  *
  * @returns the value, or a promise of it if one of the steps is asynchronous.
  * @throws the error of a step, and TypeError for a value that Keyv did not write.

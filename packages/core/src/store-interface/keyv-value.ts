@@ -8,8 +8,9 @@ import { asBuffer } from "./stored-bytes.ts";
 // or null. For `undefined` Keyv writes no `value`.
 
 /**
- * Returns whether an object has the form in which Keyv keeps a value: no fields other than `value` and `expires`. Keyv
- * would lose any other field. An object without `value` has the form that Keyv keeps for `undefined`.
+ * Returns whether `given` is an object in the form in which Keyv keeps a value. Such an object has no fields other than
+ * `value` and `expires`, because Keyv would lose any other field. The field `value` may be absent, because Keyv keeps
+ * `undefined` as an object without `value`.
  */
 export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
   // This excludes an array, a Map or a Date, also one of another realm.
@@ -21,11 +22,12 @@ export function isKeyvValue<Value>(given: unknown): given is KeyvValue<Value> {
 }
 
 /**
- * Reads Keyv's own JSON, `{"value":…}` or `{"value":…,"expires":…}`, which Keyv writes without encryption.
+ * Reads a record that Keyv wrote as JSON, without encryption: `{"value":…}` or `{"value":…,"expires":…}`.
  *
  * @param stored the JSON as a string, or its bytes in UTF-8.
- * @returns the whole JSON as the value of a record, with its expiry in milliseconds since the epoch; `undefined` for
- * anything else. That includes an object without `value`, which another program may have written.
+ * @returns the content of the record: the whole JSON as its value, and its expiry in milliseconds since the epoch.
+ * `undefined` if `stored` is not such JSON, for example if it is an object without `value`, which another program may
+ * have written.
  * @example
  * const read = readKeyvJson('{"value":"checkout","expires":4102444800000}');
  * console.log(read?.expires);
@@ -46,8 +48,8 @@ export function readKeyvJson(stored: StoredValue): RecordContent | undefined {
 }
 
 /**
- * Returns a stored value as text. Bytes are decoded as UTF-8, because a store of bytes returns text as bytes. Returns
- * `undefined` for bytes that are not UTF-8.
+ * Returns a stored value as text. Decodes bytes as UTF-8, because a store that keeps bytes returns text as bytes.
+ * Returns `undefined` for bytes that are not UTF-8.
  */
 export function textOf(stored: StoredValue): string | undefined {
   if (typeof stored === "string") return stored;

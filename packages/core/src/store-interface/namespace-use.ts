@@ -3,8 +3,7 @@ import { KeywardError } from "../errors/errors.ts";
 import { namespacesOverlap, type WrappableStore } from "./adapters.ts";
 
 /**
- * The namespace for which Keyward encrypts its own records in the reserved space. An application cannot use this
- * namespace.
+ * The namespace of Keyward's own records, which are in the reserved space. An application cannot use this namespace.
  */
 export const reservedNamespace = "\0keyward";
 
@@ -15,7 +14,7 @@ const namespacesInUse = new WeakMap<object, Map<string, number>>();
  * Keeps users of one wrapped store, such as several `EncryptedStore`s, from mixing their records. Each user has a
  * `NamespaceUse`, which holds the namespace of that user from the user's first call until `release()`. Users with
  * different namespaces may share a store only if no key of one namespace can be the same key in the store as a key of
- * the other.
+ * another namespace.
  */
 export class NamespaceUse {
   readonly #given: WrappableStore;
@@ -30,21 +29,24 @@ export class NamespaceUse {
     this.#adapter = adapter;
   }
 
-  /** The namespace that was set; if none was set, the namespace of the adapter; "" if there is none. */
+  /**
+   * The namespace that `set` has set. If `set` was not called, the namespace of the adapter; "" if the adapter has
+   * none.
+   */
   get namespace(): string {
     return this.#wanted ?? this.#adapter.namespace ?? "";
   }
 
-  /** True if a call has used a namespace since the last release. */
+  /** True if a call has used a namespace since the last call of `release`. */
   get begun(): boolean {
     return this.#used !== undefined;
   }
 
   /**
-   * Sets the namespace for the next call. The namespace of the adapter itself does not change before that call, because
-   * other users may share the adapter.
+   * Sets the namespace that the next call of the store uses. The namespace of the adapter changes only in that call,
+   * because other users may share the adapter.
    *
-   * @throws KeywardError `VALUE_INVALID` for the reserved namespace.
+   * @throws KeywardError `VALUE_INVALID` for the namespace of Keyward's own records.
    */
   set(namespace: string): void {
     requireUnreserved(namespace);
@@ -52,10 +54,11 @@ export class NamespaceUse {
   }
 
   /**
-   * Marks the namespace as in use, and returns it. Each call of the store reads the namespace once, at its start.
+   * Marks the namespace that was set as in use, and returns it. Each method of the store calls this once, when it
+   * begins.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and keys of both
-   * namespaces could be the same key in the store; `VALUE_INVALID` for the reserved namespace.
+   * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and records of the two
+   * namespaces could have the same key in the store; `VALUE_INVALID` for the namespace of Keyward's own records.
    */
   begin(): string {
     const { namespace } = this;
@@ -63,7 +66,7 @@ export class NamespaceUse {
     return namespace;
   }
 
-  /** Ends the use, so that others can use the store with another namespace. */
+  /** Ends the use of the namespace, so that other users of the store can use another namespace. */
   release(): void {
     const used = this.#used;
     const inUse = namespacesInUse.get(this.#given);

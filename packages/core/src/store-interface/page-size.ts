@@ -8,9 +8,10 @@ const targetPageMs = 1_000;
 const firstLimit = 16;
 
 /**
- * The number of records that the next page may have. It begins small and doubles with each page, as long as the last
- * pages predict at most 2 MiB and one second of work for the next one. This bounds the memory for values of any size,
- * lets a job stop soon, and keeps each call far below the time limit of its store.
+ * Computes how many records the next page of a scan may have. The number begins small and doubles with each page. It
+ * stays lower if, judged by the previous pages, the next page would exceed 2 MiB or one second of work. So the memory
+ * is bounded for values of any size, a job can be stopped soon, and each call stays far below the time limit of its
+ * store.
  */
 export class PageSize {
   readonly #most: number;
@@ -40,8 +41,8 @@ export class PageSize {
   }
 
   /**
-   * Notes how long the work on a page took. The time of the scan itself is not part of it, because the scan may be slow
-   * for another reason: it may have skipped many records.
+   * Notes how long the work on the records of a page took, in milliseconds. `workMs` does not include the time of the
+   * scan, because a scan may also be slow if it skips many records.
    */
   took(records: number, workMs: number): void {
     if (records > 0) this.#mostByTime = (records * targetPageMs) / workMs;

@@ -1,23 +1,29 @@
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
 import type { StoredValue } from "./store-capabilities.ts";
 
-/** The address of a record. Its envelope is bound to the address. */
+/**
+ * The address of a record: its namespace and its key. The envelope of the record is bound to the address, so it cannot
+ * be decrypted at another address.
+ */
 export interface RecordAddress {
-  /** The namespace; "" for none. */
+  /** The namespace of the record; "" if the record has none. */
   readonly namespace: string;
-  /** The key in that namespace. */
+  /** The key of the record in its namespace. */
   readonly key: string;
 }
 
 /** The decrypted content of a record. */
 export interface RecordContent {
-  /** Text or bytes, as the caller passed them. */
+  /** The decrypted value: text or bytes, as the caller of `set` passed it. */
   readonly value: StoredValue;
-  /** When the record expires, in milliseconds since the epoch. Default: never. */
+  /** When the record expires, in milliseconds since the epoch. Absent if the record never expires. */
   readonly expires?: number;
 }
 
-/** The form of an envelope: text for stores of strings, binary for stores of bytes. */
+/**
+ * The form of an envelope (an encrypted record): "text" for stores that keep strings, "binary" for stores that keep
+ * bytes.
+ */
 export type ValueForm = "text" | "binary";
 
 /**
@@ -30,7 +36,7 @@ export function requireAddress(namespace: string, key: string): RecordAddress {
   if (typeof key === "string" && typeof namespace === "string" && key.isWellFormed() && namespace.isWellFormed()) {
     return { namespace, key };
   }
-  throw new KeywardError("VALUE_INVALID", "A key or namespace is not a well-formed string", {
+  throw new KeywardError("VALUE_INVALID", "The key or the namespace of a record is not a well-formed string", {
     namespace,
     key,
     hint: "Use strings without lone surrogates. Encode a key that is not text, for example as base64url.",
@@ -42,7 +48,10 @@ export function hasExpired(expires: number | undefined, nowMs: number = Date.now
   return expires !== undefined && nowMs >= expires;
 }
 
-/** Returns an error about one record. Its properties have the address of the record; its message does not. */
+/**
+ * Returns an error about one record. The properties of the error have the address of the record. The message does not
+ * have it, because the key of the record may be a secret.
+ */
 export function recordError(
   code: KeywardErrorCode,
   address: RecordAddress,

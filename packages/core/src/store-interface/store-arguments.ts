@@ -6,17 +6,21 @@ import type { StoredValue } from "./store-capabilities.ts";
 // Checks of arguments that every store must make in the same way, for authors of a store.
 
 /**
- * Checks a key, and returns it.
+ * Checks that the key of a record is a well-formed string, and returns the key.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a well-formed string.
  */
 export function requireKey(key: unknown): string {
   if (typeof key === "string" && key.isWellFormed()) return key;
-  throw invalid("A key is not a well-formed string", "Use a string without lone surrogates as the key.", key);
+  throw invalid(
+    "The key of a record is not a well-formed string",
+    "Use a string without lone surrogates as the key.",
+    key,
+  );
 }
 
 /**
- * Checks a namespace, and returns it; "" for `undefined`.
+ * Checks that a namespace is a well-formed string, and returns the namespace. Returns "" for `undefined`.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a well-formed string or `undefined`.
  */
@@ -27,7 +31,7 @@ export function requireNamespace(namespace: unknown): string {
 }
 
 /**
- * Checks a value, and returns it.
+ * Checks that a store can keep a value, and returns the value.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a well-formed string or a Uint8Array.
  */
@@ -55,8 +59,8 @@ const passedAtOnceMs = 2;
 
 /**
  * Returns when a record expires, in whole milliseconds since the epoch, rounded up; `undefined` for a record that does
- * not expire. Keyv 6 passes a time and Keyv 5 a duration, so a number above 2 and up to 10^12 counts as a duration from
- * now, unless it is a time in the future.
+ * not expire. Keyv 6 passes a time, and Keyv 5 passes a duration. So a number above 2 and up to 10^12 counts as a
+ * duration from now, in milliseconds, unless it is a time in the future.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.
  */
@@ -68,8 +72,9 @@ export function requireExpires(key: string, expires: unknown): number | undefine
 }
 
 /**
- * Returns when an entry of a batch expires, like {@link requireExpires}. Keyv 6 sets the field `expires` of an entry.
- * Keyv 5 sets the field `ttl`: a duration in milliseconds, or 0 for an entry that does not expire.
+ * Returns when an entry of `setMany` expires, in whole milliseconds since the epoch; `undefined` for an entry that does
+ * not expire. Keyv 6 sets the field `expires`, which is read as {@link requireExpires} reads it. Keyv 5 sets the field
+ * `ttl`: a duration in milliseconds, or 0 for an entry that does not expire.
  *
  * @throws KeywardError `VALUE_INVALID` if `expires` or `ttl` is set and is not a number.
  */
@@ -92,6 +97,7 @@ export function requireNewExpires(key: string, expires: unknown): number | null 
 
 /**
  * Returns a time in whole milliseconds since the epoch, rounded up and limited to the range between 0 and 2^48 - 1.
+ * Returns `undefined` for `undefined`.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but a number or `undefined`.
  */
@@ -102,7 +108,7 @@ export function requireTime(key: string, time: unknown): number | undefined {
 }
 
 /**
- * Checks the `limit` of a scan, and returns it. Default: 1,000.
+ * Checks the option `limit` of a scan, the number of records of a page, and returns it. Returns 1,000 for `undefined`.
  *
  * @throws KeywardError `VALUE_INVALID` for anything but an integer of at least 1.
  */
@@ -115,7 +121,7 @@ export function invalidCursor(): KeywardError {
   return invalid("No scan of this store returned the cursor", "Begin the scan again without a cursor.");
 }
 
-/** Returns whether two stored values are equal, type included. */
+/** Returns whether two stored values are equal, and of the same type (string or bytes). */
 export function sameStored(one: unknown, other: unknown): boolean {
   if (one instanceof Uint8Array && other instanceof Uint8Array) return Buffer.compare(one, other) === 0;
   return one === other;

@@ -5,9 +5,9 @@ import type { KeyvStorageAdapter } from "keyv";
  * assignable to the result type of a Keyv adapter.
  */
 export type StoredBytes = Uint8Array & {
-  /** Never present. */
+  /** Never present. Declared only so that the type fits the result type of a Keyv adapter. */
   readonly value?: never;
-  /** Never present. */
+  /** Never present. Declared only so that the type fits the result type of a Keyv adapter. */
   readonly expires?: never;
 };
 
@@ -19,13 +19,19 @@ export function isStoredValue(value: unknown): value is StoredValue {
   return typeof value === "string" || value instanceof Uint8Array;
 }
 
-/** One conditional write of {@link AtomicStore.replaceMany}. */
+/**
+ * One conditional write of {@link AtomicStore.replaceMany}: the record gets the value `next` only if its value is
+ * `expected`.
+ */
 export interface Replacement {
   /** The key of the record, in the namespace of the store. */
   readonly key: string;
-  /** The whole value that must still be stored under the key; `undefined` for no value. */
+  /**
+   * The whole value that must still be stored under `key`. If `expected` is `undefined`, no value may be stored under
+   * `key`.
+   */
   readonly expected: StoredValue | undefined;
-  /** The new value. */
+  /** The value to write. */
   readonly next: StoredValue;
   /**
    * When the record expires after the replacement, in milliseconds since the epoch; `null` for never. Default: the record
@@ -35,9 +41,9 @@ export interface Replacement {
 }
 
 /**
- * A store with an atomic replace (compare-and-set): in one step, it compares the stored value with the value that was
- * read, and writes a new value only if both are equal. Re-encryption needs this, so that it never undoes a newer write,
- * a delete or an expiry.
+ * A store with an atomic replace (compare-and-set): in one step, the store compares the stored value with the value
+ * that the caller has read, and writes a new value only if both are equal. Re-encryption needs an atomic replace, so
+ * that it never undoes a newer write, a delete or an expiry.
  */
 export interface AtomicStore extends KeyvStorageAdapter {
   /**
@@ -50,15 +56,15 @@ export interface AtomicStore extends KeyvStorageAdapter {
   replace(key: string, expected: StoredValue | undefined, next: StoredValue, expires?: number | null): Promise<boolean>;
   /**
    * Makes several replacements as {@link AtomicStore.replace} does, in one round trip. A replacement that is not made
-   * does not stop the others. Resolves to one boolean for each replacement, in the order of `changes`: true if it was
-   * made.
+   * does not stop the others. Resolves to one boolean for each replacement, in the order of `changes`: true if the
+   * replacement was made.
    */
   replaceMany?(changes: readonly Replacement[]): Promise<boolean[]>;
 }
 
-/** A record as a scan returns it. */
+/** A stored record, as a scan returns it. */
 export interface ScannedRecord {
-  /** The namespace of the record; "" for none. */
+  /** The namespace of the record; "" if the record has none. */
   readonly namespace: string;
   /** The key of the record in its namespace. */
   readonly key: string;
@@ -66,7 +72,7 @@ export interface ScannedRecord {
   readonly value: StoredValue;
 }
 
-/** One page of a scan. */
+/** One page of records, as {@link ScannableStore.scan} returns it. */
 export interface ScanPage {
   /** The cursor of the next page; absent on the last page. */
   readonly cursor?: string;
@@ -77,29 +83,30 @@ export interface ScanPage {
 /** A store whose records can be read page by page. A scan returns the records of every namespace of the backend. */
 export interface ScannableStore {
   /**
-   * Returns a page of about `limit` records. A record that is stored during the whole scan is returned at least once. A
-   * record that is written or deleted during the scan may be returned or not. A cursor stays valid when the process
-   * that got it ends.
+   * Returns a page of about `limit` records. A record that is stored during the whole scan, from the first page to the
+   * last, is returned at least once, even if a write replaces its value. A record that is created or deleted during the
+   * scan may be returned or not. A cursor stays valid after the process that received it has ended.
    *
-   * @param options.cursor the cursor of the page before. Default: the first page.
-   * @param options.limit about how many records the page has. The default is up to the store.
+   * @param options.cursor the cursor that the previous page has. Default: the scan begins with the first page.
+   * @param options.limit about how many records the page has. Default: a number that the store chooses.
    */
   scan(options: { readonly cursor?: string; readonly limit?: number }): Promise<ScanPage>;
 }
 
-/** A store whose scan can be divided into ranges, so that several processes share it. */
+/** A store that can divide its records into ranges, so that several processes can each scan one range. */
 export interface RangedStore extends ScannableStore {
   /**
    * Divides the records of the backend into at most `count` ranges of about equal size, and returns the name of each
-   * range, to be passed to `scan`. Every record of every namespace is in exactly one range, including records that are
-   * written later. A range stays valid when the process that got it ends, and after any change to the backend.
+   * range. Pass such a name to `scan` as `range`. Every record of every namespace is in exactly one range, including
+   * records that are written later. A name stays valid after the process that received it has ended, and after any
+   * change to the backend.
    *
    * @throws KeywardError `VALUE_INVALID` for a count that is not an integer of at least 1.
    */
   ranges(count: number): Promise<readonly string[]>;
   /**
-   * Returns a page like {@link ScannableStore.scan}, of one range if `range` is set. A cursor continues in its own
-   * range.
+   * Returns a page of records, as {@link ScannableStore.scan} does. If `range` is set, returns only records of that
+   * range. If you pass a `cursor`, also pass the `range` of the call that returned the cursor.
    *
    * @throws KeywardError `VALUE_INVALID` for a range or a cursor that does not come from this store.
    */
@@ -115,30 +122,37 @@ export interface BinaryStore {
 }
 
 /**
- * A store with a reserved space: an area of its backend that keys of the application, `clear`, iteration and census
- * cannot reach.
+ * A store with a reserved space: an area of its backend for Keyward's own records. The application cannot read or write
+ * these records under any key, and `clear`, iteration and `census` leave them out.
  */
 export interface ReservedSpace {
-  /** Returns the reserved space, which is the same for every view on the backend. */
+  /** Returns the reserved space as a store. All views on the namespaces of a backend have the same reserved space. */
   reserved(): AtomicStore & ScannableStore;
 }
 
-/** A store that declares how long its calls take at most. Such a store has `replaceMany` if it has `replace`. */
+/**
+ * A store that declares how long one of its calls takes at most. If such a store has `replace`, it must also have
+ * `replaceMany`.
+ */
 export interface BoundedStore {
   /**
-   * Maximum time between the call of a write (or a batch of writes) and its last transmission to the backend, in
-   * milliseconds, with all attempts and the pauses between them. An integer between 0 and 3,600,000 (one hour); 0 if a
-   * call never waits. If the value is outside this range, no process can register as a replica of the store. After the
-   * lease of a replica has lapsed, a rotation waits this much longer before it treats the replica as gone.
+   * Maximum time, in milliseconds, from the call of a write (or of a batch of writes) until the store sends the write
+   * to the backend for the last time. Includes all attempts and the pauses between them. An integer between 0 and
+   * 3,600,000 (one hour); 0 if a call never waits. If the value is outside this range, no process can register as a
+   * replica in the store. The lease of each replica lasts longer by this time, because in this time a replica may still
+   * send a write that it began earlier.
    */
   readonly longestCallMs: number;
 }
 
-/** A store that returns a view on each of its namespaces. The views share one connection. */
+/**
+ * A store that returns a view on each of its namespaces: a store that has only the records of that namespace. The views
+ * share one connection.
+ */
 export interface NamespacedStore {
   /**
    * Returns the view on one namespace; "" for records without a namespace. Disconnecting a view does not close the
-   * connection, which belongs to the store that opened it: see {@link shareConnection}.
+   * connection. Only the store that opened the connection closes it.
    */
   namespaced(namespace: string): KeyvStorageAdapter;
 }
@@ -154,17 +168,17 @@ export function hasMethod(store: object, name: string): boolean {
   return typeof Reflect.get(store, name) === "function";
 }
 
-/** Returns whether the store has an atomic replace. */
+/** Returns whether the store has `replace`, an atomic compare-and-set. */
 export function isAtomic(store: object): store is AtomicStore {
   return hasMethod(store, "replace");
 }
 
-/** Returns whether the store can be scanned. */
+/** Returns whether the store has `scan`, which reads its records page by page. */
 export function isScannable(store: object): store is ScannableStore {
   return hasMethod(store, "scan");
 }
 
-/** Returns whether the scan of the store can be divided into ranges. */
+/** Returns whether the store can divide its records into ranges, so that several processes can each scan one range. */
 export function isRanged(store: object): store is RangedStore {
   return isScannable(store) && hasMethod(store, "ranges");
 }
@@ -174,25 +188,25 @@ export function isBinary(store: object): store is BinaryStore {
   return Reflect.get(store, "values") === "bytes";
 }
 
-/** Returns whether the store has a reserved space. */
+/** Returns whether the store has a reserved space, an area for Keyward's own records. */
 export function hasReservedSpace(store: object): store is ReservedSpace {
   return typeof store === "object" && store !== null && hasMethod(store, "reserved");
 }
 
-/** Returns whether the store declares how long its calls take at most. */
+/** Returns whether the store declares, as `longestCallMs`, how long its calls take at most. */
 export function isBounded(store: object): store is BoundedStore {
   const longestCallMs: unknown = Reflect.get(store, "longestCallMs");
   return typeof longestCallMs === "number" && Number.isSafeInteger(longestCallMs) && longestCallMs >= 0;
 }
 
-/** Returns whether the store has views on its namespaces. */
+/** Returns whether the store has `namespaced`, which returns a view on one of its namespaces. */
 export function isNamespaced(store: object): store is NamespacedStore {
   return hasMethod(store, "namespaced");
 }
 
 /**
- * Returns the name of a store in errors: its `description`; without one, the name of its class; without that, "the
- * store".
+ * Returns the name of a store for error messages: its property `description`. If the store has no description, returns
+ * the name of its class. For a plain object, returns "the store".
  */
 export function describeStore(store: object): string {
   const description: unknown = Reflect.get(store, "description");

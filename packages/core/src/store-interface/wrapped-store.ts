@@ -2,7 +2,7 @@ import { KeyvBridgeAdapter, type KeyvStorageAdapter, type KeyvStorageEntry } fro
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import { keyInStore, requireStore, strayEntry, toAdapter, type WrappableStore } from "./adapters.ts";
 import { shareConnection } from "./connection-users.ts";
-import { shareListener } from "./event-listeners.ts";
+import { ignoreLaterErrors, shareListener } from "./event-listeners.ts";
 import { NamespaceUse } from "./namespace-use.ts";
 import type { ValueForm } from "./record.ts";
 import { sameStored } from "./store-arguments.ts";
@@ -73,31 +73,35 @@ export class WrappedStore {
     if ("throwOnErrors" in given) Reflect.set(given, "throwOnErrors", true);
   }
 
-  /** The namespace that was set; if none was set, the namespace of the adapter; "" if there is none. */
+  /**
+   * The namespace that `setNamespace` has set. If `setNamespace` was not called, the namespace of the adapter; "" if
+   * the adapter has none.
+   */
   get namespace(): string {
     return this.#namespaceUse.namespace;
   }
 
   /**
-   * Marks the namespace as in use, and returns it. Each call of the store reads the namespace once, at its start.
+   * Marks the namespace that was set as in use, and returns it. Each method of the store calls this once, when it
+   * begins.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and keys of both
-   * namespaces could be the same key in the store; `VALUE_INVALID` for the reserved namespace.
+   * @throws KeywardError `NAMESPACE_CONFLICT` if the store is in use with another namespace, and records of the two
+   * namespaces could have the same key in the store; `VALUE_INVALID` for the namespace of Keyward's own records.
    */
   useNamespace(): string {
     return this.#namespaceUse.begin();
   }
 
-  /** True if a call has used a namespace. */
+  /** True if a call has used a namespace since the last call of `releaseNamespace`. */
   get inUse(): boolean {
     return this.#namespaceUse.begun;
   }
 
   /**
-   * Sets the namespace for the next call. The namespace of the adapter itself does not change before that call, because
-   * other users may share the adapter.
+   * Sets the namespace that the next call of the store uses. The namespace of the adapter changes only in that call,
+   * because other users may share the adapter.
    *
-   * @throws KeywardError `VALUE_INVALID` for the reserved namespace.
+   * @throws KeywardError `VALUE_INVALID` for the namespace of Keyward's own records.
    */
   setNamespace(namespace: string): void {
     this.#namespaceUse.set(namespace);
@@ -108,7 +112,10 @@ export class WrappedStore {
     this.#namespaceUse.release();
   }
 
-  /** Returns a view on another namespace of the same backend; `undefined` if the store cannot give one. */
+  /**
+   * Returns a view on a namespace of the same backend. Returns `undefined` if the store has no views and its own
+   * namespace is another.
+   */
   view(namespace: string): WrappedStore | undefined {
     if (isNamespaced(this.#given)) return new WrappedStore(this.#given.namespaced(namespace));
     return namespace === this.namespace && namespace === this.useNamespace() ? this : undefined;
@@ -127,14 +134,18 @@ export class WrappedStore {
   /**
    * Registers one more user of the store's connection.
    *
-   * @param opened the object to disconnect. Default: the store itself.
-   * @returns a function that ends this use. The end of the last use disconnects `opened`.
+   * @param opened the object to disconnect when the connection has no user left. Default: the store itself.
+   * @returns a function that removes this user of the connection, and disconnects `opened` if no user is left.
    */
   shareConnection(opened?: { disconnect?(): Promise<unknown> }): () => Promise<void> {
     // Every view of a backend has the same reserved space.
     const backend = this.reserved ?? this.#given;
     if (opened === undefined || opened === this.#given) {
-      return shareConnection(backend, () => this.#call(async () => this.#adapter.disconnect?.()), this.#given);
+      const disconnect = async () => {
+        for (const source of new Set<object>([this.#adapter, this.#errorSource])) ignoreLaterErrors(source);
+        return this.#adapter.disconnect?.();
+      };
+      return shareConnection(backend, () => this.#call(disconnect), this.#given);
     }
     return shareConnection(backend, () => wrapRejection(async () => opened.disconnect?.()), opened);
   }
@@ -193,16 +204,20 @@ export class WrappedStore {
   /**
    * Iterates over the keys and stored values of the namespace.
    *
-   * @throws KeywardError `STORE_NOT_SCANNABLE` when the store cannot be iterated.
+   * @throws KeywardError `STORE_NOT_SCANNABLE` if the store has no iterator.
    */
   async *iterate(): AsyncGenerator<readonly [string, unknown]> {
     // Keyv's bridge always has an iterator, which finds nothing if the store below it has none.
     const iterable = this.#given instanceof Map || "iterator" in this.#given;
     const entries = iterable ? await this.#call(async () => this.#adapter.iterator?.()) : undefined;
     if (entries === undefined) {
-      throw new KeywardError("STORE_NOT_SCANNABLE", `Cannot iterate over ${this.description}`, {
-        hint: "Use a storage adapter that has iterator().",
-      });
+      throw new KeywardError(
+        "STORE_NOT_SCANNABLE",
+        `Cannot iterate over ${this.description}, which has no iterator()`,
+        {
+          hint: "Use a storage adapter that has the method iterator().",
+        },
+      );
     }
     // The type is a generator, but some stores return a plain iterator.
     const end = async () => (hasMethod(entries, "return") ? await entries.return() : undefined);
@@ -224,7 +239,7 @@ export class WrappedStore {
 
   /**
    * Makes each replacement whose record still has the expected value, in one round trip if the store has `replaceMany`.
-   * Returns, for each replacement, whether it was made.
+   * Returns one boolean for each replacement, in the order of `changes`: true if the replacement was made.
    */
   async replaceMany(atomic: AtomicStore, changes: readonly Replacement[]): Promise<boolean[]> {
     const adapter = this.#adapter;
@@ -243,17 +258,17 @@ export class WrappedStore {
   }
 
   /**
-   * Makes all writes through this object take turns with {@link replaceRacing}, so that no replacement undoes one of
-   * these writes. Call this method before the first write.
+   * Makes all writes through this object and the replacements of {@link replaceRacing} take turns, so that no
+   * replacement undoes one of these writes. Call this method before the first write.
    */
   takeTurns(): void {
     this.#turns = new WriteTurns();
   }
 
   /**
-   * Makes each replacement whose record still has the expected value, for a store without an atomic replace. A write of
-   * another process between the comparison and the replacement is lost. Returns, for each replacement, whether it was
-   * made.
+   * Makes each replacement whose record still has the expected value, in a store without an atomic replace. If another
+   * process writes the record between the comparison and the replacement, the write of that process is lost. Returns
+   * one boolean for each replacement, in the order of `changes`: true if the replacement was made.
    */
   async replaceRacing(changes: readonly RacingReplacement[]): Promise<boolean[]> {
     const turns = this.#turns ?? new WriteTurns();
@@ -302,7 +317,7 @@ function noAnswer(method: string, what: string, length: number, answer: unknown)
 /**
  * Returns the store if it has an atomic replace, which lets re-encryption run while the application writes.
  *
- * @throws KeywardError `STORE_NOT_ATOMIC` for a store that has none.
+ * @throws KeywardError `STORE_NOT_ATOMIC` for a store without an atomic replace.
  */
 export function requireAtomic(inner: WrappedStore): AtomicStore {
   if (inner.atomic !== undefined) return inner.atomic;
@@ -310,7 +325,9 @@ export function requireAtomic(inner: WrappedStore): AtomicStore {
     "STORE_NOT_ATOMIC",
     `Re-encryption needs replace(), which ${inner.description} does not have`,
     {
-      hint: "Use a store that has `replace()`. Otherwise leave re-encryption off, because without `replace()` it could undo a newer write.",
+      hint:
+        "Use a store that has `replace()`. If you cannot, do not re-encrypt the records of this store, because " +
+        "re-encryption without `replace()` could undo a newer write.",
     },
   );
 }

@@ -1,10 +1,11 @@
 /**
- * Prevents a replacement, which first compares a record and then writes it, from undoing a write that was made through
- * the same store object in between.
+ * Prevents lost writes in a store without an atomic replace. A replacement first compares a record and then writes it.
+ * Between these two steps, a write through the same store object may change the record, and the replacement must not
+ * undo that write.
  *
- * - A replacement is not made if a write of its key is in progress, or was in progress at any time since the
- *   comparison.
- * - A write waits for a replacement of its key that has begun.
+ * - A replacement of a record is not made if a write of the record is in progress, or was in progress at any time since
+ *   the comparison.
+ * - A write of a record waits for a replacement of the record that has begun.
  */
 export class WriteTurns {
   /** Number of writes in progress for each key. */
@@ -15,7 +16,10 @@ export class WriteTurns {
   #cleared = false;
   readonly #replacing = new Map<string, Promise<unknown>>();
 
-  /** Runs a write of these keys, or of all keys. The write first waits for replacements of its keys that have begun. */
+  /**
+   * Runs `work`, which writes the records under `keys`, or all records. First waits for replacements of these records
+   * that have begun.
+   */
   async write<Result>(keys: readonly string[] | "all", work: () => Promise<Result>): Promise<Result> {
     this.#count(keys, 1);
     try {
@@ -28,8 +32,8 @@ export class WriteTurns {
   }
 
   /**
-   * Runs work that reads and compares records and then replaces them. At most one such run may be in progress at a
-   * time.
+   * Runs `work`, which reads and compares records, and then replaces them with {@link WriteTurns.replace}. Wait for the
+   * end of one call before you begin another.
    */
   async comparing<Result>(work: () => Promise<Result>): Promise<Result> {
     this.#touched = new Set(this.#writing.keys());
@@ -42,8 +46,8 @@ export class WriteTurns {
   }
 
   /**
-   * Runs the replacement of a record that was compared, unless a write of the record has been in progress since the
-   * comparison began. Returns whether the replacement was made.
+   * Runs `work`, which replaces a record that was compared. If a write of the record has been in progress at any time
+   * since the comparison began, does not run `work`. Returns whether the replacement was made.
    */
   async replace(key: string, work: () => Promise<boolean>): Promise<boolean> {
     if (this.#cleared || this.#touched?.has(key) === true) return false;

@@ -1,9 +1,9 @@
 import { Repetitions } from "../errors/repetitions.ts";
 
-/** The events that report a failure in the background, which may repeat. */
+/** The events that report a failure in the background. The same failure may occur again and again. */
 export type FailureEvent = "provider:error" | "store:error" | "replica:error" | "reencrypt:error";
 
-/** The events of a store that report what happened in the background, after any call of the application. */
+/** Emits the events of a store that report what happens in the background, outside the calls of the application. */
 export class BackgroundEvents {
   readonly #emit: (event: string, ...details: unknown[]) => void;
   readonly #repetitions = new Map<FailureEvent | "listener", Repetitions>();
@@ -21,13 +21,16 @@ export class BackgroundEvents {
     }
   }
 
-  /** Emits a failure the first time it occurs, then with a count after growing pauses: see {@link Repetitions}. */
+  /**
+   * Emits a failure at once when it first occurs. If the failure repeats, emits it only after pauses that grow, with
+   * the number of occurrences. {@link Repetitions} decides when.
+   */
   emitFailure(event: FailureEvent, detail: unknown, problem: unknown): void {
     const repetition = this.#repetitionsOf(event).occurred(problem);
     if (repetition !== undefined) this.emit(event, detail, repetition);
   }
 
-  /** Records a success: the next failure of this kind is emitted at once. */
+  /** Records a success, so that the next failure with this event is emitted at once. */
   succeeded(event: FailureEvent): void {
     this.#repetitionsOf(event).succeeded();
   }

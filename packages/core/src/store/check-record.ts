@@ -13,38 +13,39 @@ import { type WrappedStore, wrapRejection } from "../store-interface/wrapped-sto
 import type { OpenedRecord, RecordCodec } from "./record-codec.ts";
 import { ReservedText } from "./reserved-text.ts";
 
-/**
- * Prefix of the keys of check records that belong to a scope. In such a key, the name of the scope follows the prefix.
- */
+/** The prefix of the key of each check record that belongs to a scope. The rest of the key is the name of the scope. */
 export const scopedPrefix = "check/";
 
-/** The properties of a store that a check record uses. */
+/** The properties of a wrapped store that {@link CheckRecord} uses. */
 export type CheckedStore = Pick<WrappedStore, "reserved" | "scannable" | "description">;
 
-/** The content of a check record. */
+/** The decrypted content of a check record. */
 export interface CheckRecordContent {
-  /** Lowest generation of the keyring that a process needs in order to write. */
+  /** The lowest generation number of the keyring with which a process may write to the store. */
   readonly generation: number;
-  /** Generation of the keyring that encrypted the check record. */
+  /** The generation number of the keyring with which the check record was encrypted. */
   readonly encryptedBy: number;
 }
 
-/** The encrypted check record, with its address. */
+/** An encrypted check record as it is stored, and its address (namespace and key). */
 export interface StoredCheckRecord {
   readonly address: RecordAddress;
   readonly stored: StoredValue;
 }
 
 /**
- * The check record of a store, or of one scope in it: an encrypted record in the reserved space. A keyring that can
- * decrypt the check record belongs to the store.
+ * The check record of a store, or of one scope in the store. It is an encrypted record in the reserved space, and shows
+ * whether a keyring belongs to the store: only a keyring that belongs to the store can decrypt the check record.
  */
 export class CheckRecord {
   readonly store: CheckedStore;
   readonly reserved: AtomicStore & ScannableStore;
-  /** The scope that this check record belongs to; `undefined` for the unscoped keyring. */
+  /**
+   * The scope that this check record belongs to. `undefined` if it belongs to the keyring that is not derived for a
+   * scope.
+   */
   readonly scope: string | undefined;
-  /** The check record of the unscoped keyring, if this one belongs to a scope. */
+  /** If this check record belongs to a scope: the check record of the keyring that is not derived for a scope. */
   readonly unscoped: CheckRecord | undefined;
   readonly #codec: RecordCodec;
 
@@ -61,7 +62,10 @@ export class CheckRecord {
     this.unscoped = scoped?.unscoped;
   }
 
-  /** Returns the check record for a scope of a store, or for none; `undefined` if the store has no reserved space. */
+  /**
+   * Returns the check record of `scope` in a store, or the check record of the store if `scope` is `undefined`. Returns
+   * `undefined` if the store has no reserved space.
+   */
   static of(store: CheckedStore, codec: RecordCodec, scope: string | undefined): CheckRecord | undefined {
     const { reserved } = store;
     if (reserved === undefined) return undefined;
@@ -69,17 +73,23 @@ export class CheckRecord {
     return scope === undefined ? unscoped : new CheckRecord(store, reserved, codec, { scope, unscoped });
   }
 
-  /** Returns the check record of a scope in the same store. */
+  /** Returns the check record of `scope` in the store of this check record. */
   forScope(scope: string): CheckRecord {
     return new CheckRecord(this.store, this.reserved, this.#codec.forScope(scope), { scope, unscoped: this });
   }
 
-  /** Returns the keyring in use, derived for the scope of this check record. */
+  /**
+   * Returns the keyring in use. If this check record belongs to a scope, the returned keyring is derived for that
+   * scope.
+   */
   keyringInUse(): Keyring | Promise<Keyring> {
     return this.#codec.ring();
   }
 
-  /** Reads the check record that this keyring has to decrypt. Returns `undefined` if there is none. */
+  /**
+   * Reads, without decrypting it, the check record that `keyring` has to decrypt. Returns `undefined` if there is no
+   * check record.
+   */
   async read(keyring: Keyring): Promise<StoredCheckRecord | undefined> {
     const address = this.#address(keyring);
     const stored: unknown = await wrapRejection(() => this.reserved.get(address.key));
@@ -100,7 +110,7 @@ export class CheckRecord {
     throw notDecrypted(undefined, this.store.description, await this.#codec.ring());
   }
 
-  /** Returns whether a keyring has the key that decrypts a check record, even if that key is disabled. */
+  /** Returns whether a key in `keyring` decrypts a check record. A disabled key counts too. */
   isDecryptableWith(keyring: Keyring, { stored, address }: StoredCheckRecord): boolean {
     try {
       return this.#codec.openIgnoringStatus(keyring, stored, address) !== undefined;
@@ -111,9 +121,11 @@ export class CheckRecord {
   }
 
   /**
-   * Replaces the check record if it is still `expected`, and creates it if `expected` is `undefined` and there is none.
+   * Writes the check record under the primary of `keyring` if the stored check record is still `expected`. If
+   * `expected` is `undefined`, writes only if there is no check record.
    *
-   * @param generation the lowest generation that a process needs in order to write. Default: that of the keyring.
+   * @param generation the lowest generation number of the keyring with which a process may write from then on. Default:
+   * the generation number of `keyring`.
    * @returns whether the check record was written.
    */
   async replace(keyring: Keyring, expected: StoredValue | undefined, generation?: number): Promise<boolean> {
@@ -122,7 +134,9 @@ export class CheckRecord {
     return await wrapRejection(() => this.reserved.replace(address.key, expected, encrypted));
   }
 
-  /** Writes the check record, whether or not the stored one can be decrypted. */
+  /**
+   * Writes the check record under the primary of `keyring`, even if `keyring` cannot decrypt the stored check record.
+   */
   async overwrite(keyring: Keyring): Promise<void> {
     const address = this.#address(keyring);
     await wrapRejection(() => this.reserved.set(address.key, this.#encrypt(keyring, address)));
@@ -151,9 +165,9 @@ export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent 
 
 /** The hint of every error about a keyring that does not belong to the store. */
 export const wrongKeyringHint =
-  "Give this process the keyring that the store was written with. To try something out with a new key, use an empty " +
+  "Give this process the keyring that the store was written with. If you only want to try out a new key, use an empty " +
   "store. Only if the former keyring is lost for good, so that its records can never be read again, call " +
-  "`overwriteCheckRecord()` of the EncryptedStore (`keyv.encryptedStore`), which lets this process overwrite these records.";
+  "`overwriteCheckRecord()` of the EncryptedStore (`keyv.encryptedStore`): this process may then overwrite these records.";
 
 function notDecrypted(cause: unknown, store: string, keyring: Keyring): KeywardError {
   const { code, keyId } = cause instanceof KeywardError ? cause : {};

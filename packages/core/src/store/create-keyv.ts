@@ -19,17 +19,17 @@ import { type EncryptedStoreOptions, encryptedStoreOptionNames } from "./encrypt
 import { notDecodable } from "./record-codec.ts";
 import { ReportingKeyv } from "./reporting-keyv.ts";
 
-/** A compression adapter that writes bytes, such as that of `@keyv/compress-gzip`. */
+/** A compression adapter that compresses text into bytes, such as the adapter in `@keyv/compress-gzip`. */
 export interface BinaryCompression {
-  /** Compresses the text that the serialization wrote. */
+  /** Compresses a value that was serialized to text. */
   compress(written: string): Promise<Uint8Array>;
-  /** Decompresses bytes, into the text or its UTF-8 bytes. */
+  /** Decompresses bytes that `compress` returned. Returns the text, or the text as UTF-8 bytes. */
   decompress(compressed: Uint8Array): Promise<string | Uint8Array>;
 }
 
 /**
- * The options of {@link createKeyv}: the options of {@link EncryptedStore} and those of Keyv, without the options of
- * Keyv that would disable encryption or delete newer writes.
+ * The options of {@link createKeyv}: the options of {@link EncryptedStore} except `decode`, and the options of Keyv
+ * except those that would disable encryption or could delete newer writes.
  */
 export interface CreateKeyvOptions
   extends Omit<EncryptedStoreOptions, "decode">,
@@ -37,18 +37,19 @@ export interface CreateKeyvOptions
   /** The store for the encrypted records: a Keyv storage adapter, or a `Map`. */
   readonly store: WrappableStore;
   /**
-   * The namespace, which separates the records of this Keyv from others in the same store. Each record is encrypted for
-   * its namespace. Default: the namespace of the store if it is a view of one, otherwise none.
+   * The namespace, which separates the records of this Keyv from others in the same store. A record can be decrypted
+   * only in the namespace in which it was written. Default: the namespace of the view if the store is a view that
+   * `namespaced()` returned, otherwise no namespace.
    */
   readonly namespace?: string;
   /**
-   * Serializes values to text. It cannot be disabled, because only text and bytes can be encrypted. Default: Keyv's
-   * JSON.
+   * The adapter that serializes values to text. Serialization cannot be disabled, because only text and bytes can be
+   * encrypted. Default: Keyv's JSON.
    */
   readonly serialization?: KeyvSerializationAdapter;
   /**
-   * Compresses values before they are encrypted. The length of a record then reveals something about its content.
-   * Default: none.
+   * The adapter that compresses values before they are encrypted. With compression, the length of an encrypted record
+   * reveals something about its content. Default: no compression.
    */
   readonly compression?: KeyvCompressionAdapter | BinaryCompression;
 }
@@ -68,9 +69,9 @@ const createKeyvOptionNames = {
 type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStoreOptions>;
 
 /**
- * A Keyv over an {@link EncryptedStore}. Every call rejects if a record cannot be read. A plain Keyv with a listener
- * for `error` would return `undefined` instead, as for a missing record, and the application would overwrite the
- * record.
+ * A Keyv over an {@link EncryptedStore}. A call that reads a record rejects if the record cannot be decrypted or
+ * decoded. A plain Keyv with a listener for `error` would return `undefined` instead, as for a missing record, and the
+ * application could then overwrite the record.
  */
 export class KeywardKeyv extends ReportingKeyv {
   /** The store under this Keyv, with its events and methods such as `settled()` and `allowOverwrite()`. */
@@ -82,7 +83,7 @@ export class KeywardKeyv extends ReportingKeyv {
   /** The namespace that a host has assigned; "" if it assigned none, `undefined` if there is no host. */
   #hostNamespace: string | undefined;
 
-  /** Makes a Keyv over a store. Call {@link createKeyv} instead. */
+  /** Makes a Keyv over an `EncryptedStore`. Applications call {@link createKeyv} instead. */
   constructor(encryptedStore: EncryptedStore, options: KeywardKeyvOptions) {
     // Keyv's own check of expiries deletes a record without comparing it, and so deletes newer writes.
     super({
@@ -96,13 +97,13 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * The namespace of this Keyv. A host, such as a Keyv 5 that uses this Keyv as its store, may assign its own namespace
-   * before its first call. The option `namespace` of `createKeyv` then stays in effect, because the keys of the host
-   * begin with its namespace already. After the first call, assigning another namespace makes calls reject with
-   * `NAMESPACE_CONFLICT`.
+   * The namespace of this Keyv. A library that uses this Keyv as its store, such as a Keyv 5, may assign the namespace
+   * of the library before the first call. The option `namespace` of `createKeyv` still stays in effect, because the
+   * library already puts its own namespace in front of each key. If another namespace is assigned after the first call,
+   * calls reject with `NAMESPACE_CONFLICT`.
    *
-   * @throws KeywardError `NAMESPACE_CONFLICT` if two hosts with different namespaces share this Keyv: their keys could
-   * mix.
+   * @throws KeywardError `NAMESPACE_CONFLICT` if two libraries with different namespaces use this Keyv as their store,
+   * because the keys of their records could mix.
    */
   override get namespace(): string | undefined {
     return super.namespace;
@@ -120,10 +121,10 @@ export class KeywardKeyv extends ReportingKeyv {
       const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
       throw new KeywardError(
         "NAMESPACE_CONFLICT",
-        `This Keyv is the store of a host with namespace ${first}, and cannot also be that of namespace ${second}`,
+        `This Keyv is the store of a library with namespace ${first}, and cannot also be the store of one with namespace ${second}`,
         {
           namespace: own,
-          hint: "For a second host, call createKeyv again with another namespace. If there is only one host, that host has wrapped your Keyv 5 in a second Keyv 5. To prevent this, import Keyv from the same package as that host.",
+          hint: "If two libraries use this Keyv as their store, make a Keyv for each of them, by calling createKeyv twice with different namespaces. If only one library uses this Keyv, that library has wrapped your Keyv 5 in a second Keyv 5: import Keyv from the same package as the library.",
         },
       );
     }
@@ -168,9 +169,10 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Encodes a raw value, as Keyv does, and refuses a value that Keyv could not read back.
+   * Encodes a raw value, an object `{ value, expires }`, as Keyv does. Refuses a raw value that Keyv could not read
+   * back.
    *
-   * @throws KeywardError `VALUE_INVALID` for a raw value with other fields than `value` and `expires`.
+   * @throws KeywardError `VALUE_INVALID` if the raw value is not an object with only the fields `value` and `expires`.
    */
   override encode<Value>(data: KeyvValue<Value>): Promise<unknown> {
     if (isKeyvValue(data)) return super.encode(data);
@@ -182,9 +184,10 @@ export class KeywardKeyv extends ReportingKeyv {
   }
 
   /**
-   * Decodes a stored value, text or bytes. A value that the store has decoded already is returned as it is.
+   * Decodes a stored value, which is text or bytes, into an object `{ value, expires }`. Returns the value unchanged if
+   * the store has already decoded it.
    *
-   * @throws KeywardError `RECORD_MALFORMED` for anything that this Keyv cannot have written.
+   * @throws KeywardError `RECORD_MALFORMED` if this Keyv cannot have written the stored value.
    */
   override async decode<Value>(data: unknown): Promise<KeyvValue<Value> | undefined> {
     if (data === undefined || data === null) return undefined;
@@ -213,21 +216,21 @@ export class KeywardKeyv extends ReportingKeyv {
       "STORE_INVALID",
       "Nothing was changed: the store of a Keyv that createKeyv made cannot be replaced",
       {
-        hint: "Make a second Keyv with createKeyv({ store, keys }). Through setStore(), records in the other store would not be encrypted.",
+        hint: "To use another store, make a second Keyv with createKeyv({ store, keys }). With setStore(), Keyv would write unencrypted records to the other store.",
       },
     );
   }
 
-  /** Always `false`, because Keyward checks the expiry inside the envelope. */
+  /** Always `false`: Keyv does not check expiries, because Keyward checks the expiry inside each envelope. */
   override get checkExpired(): boolean {
     return super.checkExpired;
   }
 
   /**
-   * Cannot be set to `true`: Keyv's own check deletes an expired record without comparing it, and so deletes newer
-   * writes.
+   * Cannot be set to `true`, because Keyv's own check deletes an expired record without comparing the stored value, and
+   * so could delete a newer write.
    *
-   * @throws KeywardError `VALUE_INVALID` for `true`.
+   * @throws KeywardError `VALUE_INVALID` if `value` is `true`.
    */
   override set checkExpired(value: boolean) {
     if (!value) return;
@@ -235,13 +238,14 @@ export class KeywardKeyv extends ReportingKeyv {
       "VALUE_INVALID",
       "checkExpired cannot be set to true, because the expiry check of Keyv could delete newer writes",
       {
-        hint: "Do not set `checkExpired`. Reads return `undefined` for expired records anyway.",
+        hint: "Do not set `checkExpired`. Reads return `undefined` for expired records even without this option.",
       },
     );
   }
 
   /**
-   * Verifies that no key of a write is empty. Keyv itself would return `false` for an empty key, and write the others.
+   * Verifies that no key of a write is empty. Otherwise Keyv would return `false` for the record under the empty key,
+   * and write the other records of the batch.
    *
    * @throws KeywardError `VALUE_INVALID` if a key is empty. Nothing is written.
    */
@@ -252,9 +256,9 @@ export class KeywardKeyv extends ReportingKeyv {
       "error",
       new KeywardError(
         "VALUE_INVALID",
-        "Nothing was written: a key is empty, and Keyv stores no record under an empty key",
+        "Nothing was written: the key of a record is empty, and Keyv stores no record under an empty key",
         {
-          hint: "Pass a key that is not empty, even after the option `sanitize` has removed characters from the key.",
+          hint: "Pass a key that is not empty. If the option `sanitize` is set, the key must not be empty after `sanitize` has removed characters from it.",
         },
       ),
     );
@@ -264,7 +268,7 @@ export class KeywardKeyv extends ReportingKeyv {
 /**
  * Makes a Keyv whose records are encrypted at rest.
  *
- * @throws KeywardError as the constructor of {@link EncryptedStore}.
+ * @throws KeywardError in the same cases as the constructor of {@link EncryptedStore}.
  * @example
  * const sessions = createKeyv({ store: new Map(), keys: Keyring.generate(), namespace: "sessions" });
  * await sessions.set("42", { user: "u-1007" }, 60_000);
@@ -298,7 +302,7 @@ function asError(problem: unknown): KeywardError {
     "VALUE_INVALID",
     typeof problem === "string" ? problem : "Keyv refused the call and gave no reason",
     {
-      hint: "Correct the arguments of the call. Nothing was written.",
+      hint: "Nothing was written. Correct the arguments of the call, and repeat it.",
     },
   );
 }

@@ -3,9 +3,10 @@ import { type EncryptedStore, storeParts } from "./encrypted-store.ts";
 import type { DecodedReads } from "./record-reader.ts";
 
 /**
- * The store that Keyv calls: an {@link EncryptedStore} whose reads return decoded values. Keyv must not decode the
- * values itself: it would treat bytes as a value that is decoded already, and return `undefined`. Also, the store would
- * not learn that a value cannot be decoded, and so would let a write replace the record.
+ * The store of a Keyv that `createKeyv` made. It calls an {@link EncryptedStore}, but its reads return decoded values.
+ * Keyv must not decode the values itself, because it would treat bytes as an already decoded value, and return
+ * `undefined`. Also, the `EncryptedStore` would not notice that a value cannot be decoded, and would let a write
+ * replace the record.
  */
 export class DecodedStore {
   readonly #store: EncryptedStore;

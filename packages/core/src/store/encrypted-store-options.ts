@@ -9,7 +9,7 @@ import type { ReplicaOptions } from "./replica-registration.ts";
 
 /** The options of an {@link EncryptedStore}: its keys, and how it encrypts, reads and re-encrypts records. */
 export interface EncryptedStoreOptions {
-  /** A keyring, or a key provider that loads one. */
+  /** The encryption keys: a keyring, or a key provider that loads a keyring. */
   readonly keys: Keyring | KeyProvider;
   /**
    * The scope of the records: the name of one scope for all records, or a function that returns the name for the address
@@ -22,26 +22,29 @@ export interface EncryptedStoreOptions {
    */
   readonly scope?: string | ((address: RecordAddress) => string | undefined);
   /**
-   * The mode of lazy re-encryption: a read of a record under an older key re-encrypts it in the background.
+   * The mode of lazy re-encryption, which re-encrypts a record in the background after a read found it under an older
+   * encryption key.
    *
-   * - `"on-read"` replaces the record only if it is unchanged. Throttled to about 100 records of 1 KiB a second; other
-   *   records wait for their next read. Default if the store can replace atomically.
-   * - `"off"` leaves records as they are. Default if the store cannot replace atomically.
-   * - `"on-read-may-undo-writes"` works in any store: it reads, compares and writes. A write that another
-   *   `EncryptedStore` or process makes in between is undone, so use it only if the store has one writer. A record in a
-   *   foreign format that specifies no expiry then never expires, even if the wrapped store has an expiry for it.
+   * - `"on-read"` replaces the record only if it is unchanged. Throttled to about 100 records of 1 KiB a second. A
+   *   record that does not fit in the queue is re-encrypted after its next read. Default if the store can replace a
+   *   record atomically.
+   * - `"off"` leaves records as they are. Default if the store cannot replace a record atomically.
+   * - `"on-read-may-undo-writes"` works with any store: it reads the record, compares it, and writes it. If another
+   *   `EncryptedStore` or process writes the record in between, that write is undone. So use this mode only if a single
+   *   `EncryptedStore` writes to the store. A record in a foreign format that specifies no expiry never expires after
+   *   this re-encryption, even if the wrapped store had an expiry for the record.
    */
   readonly reencrypt?: "on-read" | "off" | "on-read-may-undo-writes";
   /**
-   * The foreign formats in which records may be stored, in addition to envelopes. Plaintext is always tried last.
-   * Default: none.
+   * The foreign formats, written without Keyward, in which this store also reads records. Plaintext is always tried
+   * last. Default: none, so that only envelopes are read.
    */
   readonly accept?: readonly ForeignFormat[];
   /**
-   * Decodes a value as the application that reads from this store does, and throws or rejects if the application cannot
-   * decode the value. A record in a foreign format is encrypted only after this function succeeded; the result of the
-   * function is not used. `createKeyv` passes a function of its own. Default: every string and every `Uint8Array`
-   * counts as decodable.
+   * Decodes a value as the application does after reading it from this store, and throws or rejects if the application
+   * cannot decode the value. A record in a foreign format is encrypted only if this function succeeds. The result of
+   * the function is not used. `createKeyv` sets this option itself. Default: every string and every `Uint8Array` counts
+   * as decodable.
    */
   readonly decode?: (value: StoredValue) => unknown;
   /**
@@ -51,9 +54,9 @@ export interface EncryptedStoreOptions {
   readonly padTo?: number;
   /**
    * Registers this process as a replica of the store: the process writes heartbeats to the reserved space, and a
-   * rotation waits for the process. If the heartbeat lapses, no store of the process over the same keys and backend
-   * object writes anything until the process has renewed the heartbeat and reloaded the keyring. `true` uses the
-   * defaults of {@link ReplicaOptions}. Default: `false`.
+   * rotation waits until the process uses the new keyring. If the heartbeat lapses, all stores of the process with the
+   * same keys and backend object stop writing until the process has renewed the heartbeat and reloaded the keyring.
+   * `true` uses the defaults of {@link ReplicaOptions}. Default: `false`.
    */
   readonly replica?: boolean | ReplicaOptions;
 }
@@ -63,7 +66,7 @@ export type LazyReencryptionMode = Required<EncryptedStoreOptions>["reencrypt"];
 
 const lazyReencryptionModes: readonly LazyReencryptionMode[] = ["on-read", "off", "on-read-may-undo-writes"];
 
-/** Every option of an {@link EncryptedStore}. The compiler rejects this table if an option is missing. */
+/** The names of all options of an {@link EncryptedStore}. TypeScript reports an error if one is missing here. */
 export const encryptedStoreOptionNames = {
   keys: true,
   scope: true,

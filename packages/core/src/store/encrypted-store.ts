@@ -29,11 +29,13 @@ import { ReservedRecords } from "./reserved-records.ts";
 import { type Disconnectable, StoreAttachment } from "./store-attachment.ts";
 import { WriteGate } from "./write-gate.ts";
 
-/** An {@link EncryptedStore}, or a Keyv made by `createKeyv`, whose store is used. */
+/**
+ * The argument of each tool, such as bulk re-encryption: an {@link EncryptedStore}, or a Keyv that `createKeyv` made.
+ */
 export type EncryptedStoreOrKeyv =
   | EncryptedStore
   | {
-      /** The store of a Keyv that `createKeyv` made. */
+      /** The `EncryptedStore` under a Keyv that `createKeyv` made. */
       readonly encryptedStore: EncryptedStore;
     };
 
@@ -45,7 +47,7 @@ export interface StoreParts {
   readonly generationNotice: GenerationNotice;
   readonly source: KeyringSource;
   readonly writeGate: WriteGate;
-  /** The access to the reserved space of the store; `undefined` if the store has none. */
+  /** The access to the reserved space of the store. `undefined` if the store has no reserved space. */
   readonly reserve: ReservedRecords | undefined;
   readonly decoded: DecodedReads;
 }
@@ -59,24 +61,27 @@ let attach: (store: EncryptedStore) => void;
 const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnectable | undefined }>();
 
 /**
- * A Keyv storage adapter that wraps another one. It encrypts each value for its namespace and key before it is written,
- * and decrypts what it reads.
+ * A Keyv storage adapter that wraps another storage adapter. It encrypts each value before writing the value to the
+ * wrapped store, and decrypts each value that it reads. A value can be decrypted only under the namespace and key for
+ * which it was encrypted.
  *
- * A missing or expired record is `undefined`. A record that is stored but cannot be decrypted throws. Reads never
- * delete.
+ * A read returns `undefined` for a missing or expired record. It throws an error if the record is stored but cannot be
+ * decrypted. A read never deletes a record.
  *
  * Events:
- * - `reencrypted`, `reencrypt:conflict`, `reencrypt:error`: the outcome of lazy re-encryption, a {@link
- *   ReencryptEvent}.
+ * - `reencrypted`, `reencrypt:conflict`, `reencrypt:error`: the outcome of lazy re-encryption for one record. The
+ *   argument is a {@link ReencryptEvent}.
  * - `keyring:changed`: the key provider returned another keyring, which is now in use. The argument is this keyring.
- * - `provider:error`: the key provider failed, with a `KeywardError`. The last good keyring stays in use.
- * - `store:error`: the wrapped store emitted `error`. The argument is its error.
- * - `replica:lapsed`: the heartbeat of this process has lapsed, and writes wait until it is renewed.
- * - `replica:error`: a heartbeat failed, with a `KeywardError`.
+ * - `provider:error`: the key provider failed. The argument is a `KeywardError`. The last good keyring stays in use.
+ * - `store:error`: the wrapped store emitted the event `error`. The argument is the error of the wrapped store.
+ * - `replica:lapsed`: the heartbeat of this process has lapsed. Writes wait until the process has renewed the
+ *   heartbeat.
+ * - `replica:error`: a heartbeat of this process failed. The argument is a `KeywardError`.
  *
- * Each `…:error` has a {@link Repetition} as its second argument. An error that repeats is emitted at once, and then
- * after pauses that grow from 5 seconds to 5 minutes, with a count. After a success, the next error is emitted at once.
- * The store never emits `error`: a call that fails rejects.
+ * Each `…:error` event has a {@link Repetition} as its second argument, which counts how often the error occurred. An
+ * error is emitted at once when it first occurs. If the error repeats, it is emitted only after pauses that grow from 5
+ * seconds to 5 minutes. After a success, the next error is emitted at once. The store never emits the event `error`,
+ * because a call that fails rejects.
  */
 export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
@@ -128,14 +133,15 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Wraps a store. Its optional capabilities, such as `replace()`, are looked for on the given object.
+   * Wraps a store. Keyward detects optional capabilities of the store, such as `replace()`, on the object that you
+   * pass.
    *
    * @throws KeywardError with one of these codes:
-   * - `VALUE_INVALID` for an unknown option, and for a value that an option cannot have.
-   * - `STORE_INVALID` for anything but a Keyv storage adapter or a `Map`, for a Keyv, and for the option `replica` over
-   *   a store without a reserved space.
-   * - `KEYRING_INVALID` for `keys` that are neither a keyring nor a key provider.
-   * - `STORE_NOT_ATOMIC` for `reencrypt: "on-read"` over a store that cannot replace atomically.
+   * - `VALUE_INVALID` if an option is unknown or has an invalid value.
+   * - `STORE_INVALID` if the store is neither a Keyv storage adapter nor a `Map`, for example if it is a Keyv, or if it
+   *   is an `EncryptedStore`. Also if the option `replica` is set, but the store has no reserved space.
+   * - `KEYRING_INVALID` if `keys` is neither a keyring nor a key provider.
+   * - `STORE_NOT_ATOMIC` if `reencrypt` is `"on-read"`, but the store cannot replace a record atomically.
    */
   constructor(store: WrappableStore, options: EncryptedStoreOptions) {
     super({ throwOnHookError: false, throwOnEmptyListeners: false });
@@ -194,17 +200,20 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     if (!prepared.has(options)) attachment.attach();
   }
 
-  /** The capabilities that Keyv detects. One of them is that expiries are absolute times. */
+  /**
+   * The capabilities of this storage adapter, which Keyv reads. For example, they make Keyv pass each expiry as an
+   * absolute time.
+   */
   get capabilities(): ReturnType<typeof keyvStorageCapability> {
     return keyvStorageCapability(this);
   }
 
   /**
-   * The namespace of the wrapped store. Each record is encrypted for its namespace.
+   * The namespace of the wrapped store. A record can be decrypted only in the namespace in which it was written.
    *
-   * The namespace takes effect with the first call, and cannot be changed from then until the store is disconnected. A
-   * call rejects with `NAMESPACE_CONFLICT` if the wrapped instance is in use with another namespace, because their
-   * records could mix.
+   * The namespace takes effect with the first call, such as `get`, and then cannot be changed until the store is
+   * disconnected. A call rejects with `NAMESPACE_CONFLICT` if the wrapped storage adapter is already in use with
+   * another namespace, because the records of the two namespaces could mix.
    *
    * @throws KeywardError `VALUE_INVALID` for a namespace that is ill-formed or reserved.
    */
@@ -218,16 +227,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Reads and decrypts a value. Returns `undefined` if there is no record, or if it has expired.
+   * Reads and decrypts a value. Returns `undefined` if there is no record under `key`, or if the record has expired.
    *
-   * @throws KeywardError if a record is stored that cannot be decrypted, and `STORE_UNAVAILABLE`.
+   * @throws KeywardError if the stored record cannot be decrypted, or `STORE_UNAVAILABLE` if the wrapped store fails.
    */
   get(key: string): Promise<StoredValue | undefined> {
     return this.#reader.get(key, unconverted);
   }
 
   /**
-   * Reads and decrypts values, in the order of the keys.
+   * Reads and decrypts several values, and returns them in the order of `keys`. A missing or expired record yields
+   * `undefined`.
    *
    * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be decrypted.
    */
@@ -246,63 +256,67 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
    * Encrypts and writes a value. If `expires` has passed, the record is deleted instead.
    *
-   * @param expires a time in milliseconds since the epoch. A duration, as Keyv 5 passes it, counts from now: see
-   * {@link requireExpires}.
-   * @throws KeywardError `VALUE_INVALID` for a value that is neither a string nor bytes; `OVERWRITE_REFUSED` if the
-   * stored record, or the check record of the store, cannot be decrypted; `STORE_UNAVAILABLE`.
+   * @param expires when the record expires, in milliseconds since the epoch. A small number counts as a duration from
+   * now, as Keyv 5 passes it; {@link requireExpires} defines which numbers are durations.
+   * @throws KeywardError with one of these codes:
+   * - `VALUE_INVALID` if the value is neither a string nor bytes.
+   * - `OVERWRITE_REFUSED` if the stored record was read before and could not be decrypted, or if the keyring in use
+   *   cannot decrypt the check record of the store.
+   * - `STORE_UNAVAILABLE` if the wrapped store fails.
    */
   set(key: string, value: unknown, expires?: number): Promise<boolean> {
     return this.#writer.set(key, value, expires);
   }
 
   /**
-   * Encrypts and writes several values, in one call to the wrapped store. If one is refused, none is written.
+   * Encrypts several values, and writes them in one call to the wrapped store. If one value is refused, none is
+   * written.
    *
-   * @throws KeywardError as {@link EncryptedStore.set}.
+   * @throws KeywardError in the same cases as {@link EncryptedStore.set}.
    */
   setMany<Value>(entries: KeyvStorageEntry<Value>[]): Promise<boolean[]> {
     return this.#writer.setMany(entries);
   }
 
-  /** Deletes a record, whether or not it can be decrypted. */
+  /** Deletes the record under `key`, even if the record cannot be decrypted. */
   delete(key: string): Promise<boolean> {
     return this.#writer.delete(key);
   }
 
-  /** Deletes records in one call to the wrapped store, whether or not they can be decrypted. */
+  /** Deletes the records under `keys` in one call to the wrapped store, even records that cannot be decrypted. */
   deleteMany(keys: string[]): Promise<boolean[]> {
     return this.#writer.deleteMany(keys);
   }
 
   /**
-   * Returns whether {@link EncryptedStore.get} would return a value.
+   * Returns whether {@link EncryptedStore.get} would return a value other than `undefined`.
    *
-   * @throws KeywardError as {@link EncryptedStore.get}.
+   * @throws KeywardError in the same cases as {@link EncryptedStore.get}.
    */
   async has(key: string): Promise<boolean> {
     return (await this.get(key)) !== undefined;
   }
 
   /**
-   * Returns, for each key, whether {@link EncryptedStore.getMany} would return a value.
+   * Returns, for each key, whether {@link EncryptedStore.getMany} would return a value other than `undefined`.
    *
-   * @throws KeywardError as {@link EncryptedStore.getMany}.
+   * @throws KeywardError in the same cases as {@link EncryptedStore.getMany}.
    */
   async hasMany(keys: string[]): Promise<boolean[]> {
     return (await this.getMany(keys)).map((value) => value !== undefined);
   }
 
-  /** Deletes every record of the namespace, whether or not it can be decrypted. */
+  /** Deletes every record of the namespace, even records that cannot be decrypted. */
   clear(): Promise<void> {
     return this.#writer.clear();
   }
 
   /**
-   * Iterates over the records of the namespace, as pairs of key and value. Records that cannot be decrypted are
-   * skipped.
+   * Iterates over the records of the namespace, and yields a pair of key and decrypted value for each. Skips records
+   * that cannot be decrypted.
    *
-   * @throws KeywardError `RECORDS_UNREADABLE` after the last record, with an error for each record that could not be
-   * decrypted (the first 1,000).
+   * @throws KeywardError `RECORDS_UNREADABLE` after the last record, if records were skipped. Contains one error for
+   * each skipped record, at most 1,000.
    */
   iterator(): AsyncGenerator<[string, StoredValue], void>;
   // Keyv lets the caller choose the type of the value.
@@ -312,9 +326,9 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
-   * Waits for lazy re-encryption, then releases everything that this store holds. The wrapped store is disconnected
-   * with the last `EncryptedStore` of this process over the same backend. A call after `disconnect()` uses the store
-   * again.
+   * Waits for lazy re-encryption, then removes the listeners of this store and ends its heartbeat. Disconnects the
+   * wrapped store only if no other `EncryptedStore` of this process uses the same backend. You can use this store again
+   * after `disconnect()`, for example by calling `get`.
    *
    * @throws KeywardError `STORE_UNAVAILABLE` if the wrapped store cannot be disconnected.
    */
@@ -322,21 +336,21 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
     await this.#attachment.disconnect();
   }
 
-  /** Resolves when the re-encryptions that reads have started are finished. */
+  /** Resolves when lazy re-encryption has processed every record that reads have queued. */
   async settled(): Promise<void> {
     await this.#reencryption?.settled();
   }
 
-  /** Lets the next write to this key replace a record that cannot be decrypted. */
+  /** Lets the next write under `key` replace the stored record, even if this record cannot be decrypted. */
   allowOverwrite(key: string): void {
     this.#guard.allow(this.#attachment.namespaceForCall(), key);
   }
 
   /**
-   * Replaces the check record of the store with one under the keyring in use, even if this keyring cannot decrypt the
-   * stored check record. After that, a process with this keyring may write, and its writes replace records that it
-   * cannot decrypt, except those that it has tried to read. Call this method only if the former keyring is lost for
-   * good.
+   * Replaces the check record, which shows which keyring belongs to the store, with a check record of the keyring in
+   * use. Does so even if the keyring in use cannot decrypt the stored check record. After that, a process with this
+   * keyring may write to the store, even over records that it cannot decrypt. Only a record that it has tried to read
+   * stays protected. Call this method only if the former keyring is lost for good.
    */
   async overwriteCheckRecord(): Promise<void> {
     await this.#check.overwrite(await this.#codec.ring());
@@ -387,7 +401,8 @@ function registrationFor(
 }
 
 /**
- * Returns the `EncryptedStore` itself, or that of a Keyv which `createKeyv` made. For authors of tools.
+ * Returns `given` if it is an `EncryptedStore`. If `given` is a Keyv that `createKeyv` made, returns the
+ * `EncryptedStore` under it. For authors of tools that accept both.
  *
  * @throws KeywardError `STORE_INVALID` for anything else.
  */
@@ -399,11 +414,13 @@ export function encryptedStoreOf(given: EncryptedStoreOrKeyv): EncryptedStore {
   throw new KeywardError("STORE_INVALID", `An EncryptedStore was expected, but this is ${what}`, {
     hint:
       "Pass the Keyv that createKeyv returned, or the EncryptedStore. For a Keyv that you made over an EncryptedStore, pass " +
-      "`keyv.store`. The store and this function must come from the same copy of @keyward/core.",
+      "`keyv.store`. If you have passed one of these, two copies of @keyward/core are installed: install only one copy.",
   });
 }
 
-/** The parts of a store that the tools of this package use. Not public. */
+/**
+ * Returns the parts of a store that bulk re-encryption, rotation and the other tools of this package use. Not public.
+ */
 export function storeParts(store: EncryptedStoreOrKeyv): StoreParts {
   return partsOf(encryptedStoreOf(store));
 }
@@ -413,10 +430,11 @@ function describe(given: unknown): string {
 }
 
 /**
- * Makes a store that has no listeners, heartbeat or share of the connection before {@link attachStore}. So `createKeyv`
- * can still throw without leaving anything to disconnect.
+ * Makes an `EncryptedStore` that has no listeners, no heartbeat and no share of the connection until
+ * {@link attachStore} is called. So if `createKeyv` throws in between, there is nothing to disconnect.
  *
- * @param opened the store to disconnect instead of the wrapped one, if the wrapped one is a view of it.
+ * @param opened the store of which `store` is a view. The `EncryptedStore` disconnects `opened` instead of the view.
+ * `undefined` if `store` is not a view.
  */
 export function prepareStore(
   store: WrappableStore,
@@ -429,8 +447,8 @@ export function prepareStore(
 }
 
 /**
- * Attaches a prepared store: from now on it has listeners, a heartbeat and a share of the connection, until it is
- * disconnected.
+ * Gives a store that {@link prepareStore} made its listeners, its heartbeat and its share of the connection. The store
+ * keeps them until it is disconnected.
  */
 export function attachStore(store: EncryptedStore): void {
   attach(store);

@@ -3,25 +3,33 @@ import { type CheckRecord, parseCheckRecord } from "./check-record.ts";
 import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
- * The generation, in the check record of a store, of the oldest keyring with which a process may write. A rotation
- * raises this generation. Replicas read it with each heartbeat, and reload their keyring.
+ * The lowest generation number of the keyring with which a process may write to a store. The check record of the store
+ * contains this number, and a rotation raises it. Each replica reads it with every heartbeat, and reloads the keyring
+ * if the generation of its own keyring is lower.
  */
 export class GenerationNotice {
   readonly #record: CheckRecord | undefined;
 
-  /** @param record `undefined` for a store without a reserved space, which has no notice. */
+  /**
+   * @param record the check record of the store. `undefined` if the store has no reserved space: a process may then
+   * write with any generation.
+   */
   constructor(record: CheckRecord | undefined) {
     this.#record = record;
   }
 
-  /** The notice in the check record of the unscoped keyring; this notice itself if the store has no scope. */
+  /**
+   * The notice in the check record of the keyring that is not derived for a scope. It is this notice itself if the
+   * store has no option `scope`.
+   */
   get unscoped(): GenerationNotice {
     const unscoped = this.#record?.unscoped;
     return unscoped === undefined ? this : new GenerationNotice(unscoped);
   }
 
   /**
-   * Reads the lowest generation that a process needs in order to write; 0 if there is no check record.
+   * Reads, from the check record, the lowest generation number of the keyring with which a process may write. Returns 0
+   * if there is no check record.
    *
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
    */
@@ -32,9 +40,10 @@ export class GenerationNotice {
   }
 
   /**
-   * Writes into the check record that a process needs the generation of this keyring in order to write, and encrypts
-   * the check record under the primary of this keyring. Then writes the check records of all scopes in the same way,
-   * because a process that was given the keyring of a scope reads no other check record.
+   * Writes the generation number of `keyring` into the check record of the store, as the lowest number with which a
+   * process may write. Encrypts the check record under the primary of `keyring`. Then does the same for the check
+   * record of each scope, because a process that has only the keyring of a scope reads only the check record of this
+   * scope.
    *
    * @param keyring the keyring as the key provider returned it, not derived for the scope of the store.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
@@ -44,9 +53,9 @@ export class GenerationNotice {
   }
 
   /**
-   * Encrypts the check records under the primary of a keyring that is about to be saved. The check records do not yet
-   * require the generation of that keyring from other processes, because the save may still fail. Processes with an
-   * earlier generation do not re-encrypt these check records.
+   * Encrypts all check records under the primary of `next`, a keyring that is about to be saved. The check records do
+   * not require the generation of `next` yet, because the save may still fail. A process whose keyring has an earlier
+   * generation does not re-encrypt these check records.
    *
    * @param current the keyring in use, as the key provider returned it, not derived for the scope of the store.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.

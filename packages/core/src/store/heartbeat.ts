@@ -4,36 +4,48 @@ import { ReservedText } from "./reserved-text.ts";
 
 const prefix = "replica/";
 
-/** The content of a heartbeat: the state of a replica, which it writes to the reserved space every few seconds. */
+/**
+ * The content of a heartbeat: what a replica reports about itself. The replica writes its heartbeat to the reserved
+ * space of the store every few seconds.
+ */
 export interface Heartbeat {
   /** The name of the replica, for people. */
   readonly name: string;
   /**
-   * A number that grows with each heartbeat. If it does not grow for the length of the lease, the replica has lapsed.
+   * A counter that grows with each heartbeat of the replica. If the counter does not grow for the length of the lease,
+   * the lease of the replica has lapsed.
    */
   readonly beat: number;
-  /** The generation of the keyring that the replica has in use. */
+  /**
+   * The generation number of the keyring that the replica uses. Each change of a keyring makes this number one higher.
+   */
   readonly generation: number;
-  /** The id of the key that the replica encrypts under. */
+  /** The id of the primary, the key under which the replica encrypts records. */
   readonly primary: string;
-  /** The earliest generation under which a write is still in progress; `undefined` if none is. */
+  /**
+   * The earliest generation of the keyring with which a write of the replica is still in progress. `undefined` if no
+   * write is in progress.
+   */
   readonly sealingSince?: number | undefined;
-  /** When the heartbeat was written, in milliseconds since the epoch, by the clock of the replica. */
+  /** The time at which the replica wrote the heartbeat, by its own clock, in milliseconds since the epoch. */
   readonly beatAtMs: number;
-  /** Interval between heartbeats, in milliseconds. */
+  /** Interval between two heartbeats of the replica, in milliseconds. */
   readonly heartbeatMs: number;
-  /** Time after the last heartbeat at which the replica stops writing, in milliseconds. */
+  /** Length of the lease, in milliseconds: this long after its last heartbeat, the replica stops writing records. */
   readonly lapseMs: number;
-  /** Longest time between the encryption of a record and its last transmission to the store, in milliseconds. */
+  /**
+   * Longest time from when the replica encrypts a record until it last tries to send the record to the store, in
+   * milliseconds.
+   */
   readonly longestCallMs: number;
 }
 
-/** Defaults of the durations in a heartbeat, in milliseconds. */
+/** Default values of the three durations in a heartbeat, in milliseconds. */
 export const heartbeatDefaults = { heartbeatMs: 2_000, lapseMs: 10_000, longestCallMs: 30_000 } as const;
 
 /**
- * Bounds of the durations in a heartbeat, in milliseconds. The bounds limit how long a rotation waits because of a
- * forged heartbeat.
+ * Smallest and largest values of the three durations in a heartbeat, in milliseconds. The largest values limit how long
+ * an attacker can make a rotation wait with a forged heartbeat.
  */
 export const heartbeatBounds = {
   heartbeatMs: { least: 10, most: 20_000 },
@@ -41,29 +53,34 @@ export const heartbeatBounds = {
   longestCallMs: { least: 0, most: 60 * 60 * 1_000 },
 } as const;
 
-/** Returns the key under which a replica stores its heartbeat.
+/**
+ * Returns the key of the record in which a replica stores its heartbeat.
  *
- * @param scope the scope of the keyring that the application passed, if that keyring was already derived for a scope.
+ * @param scope the name of the scope if the application passed a keyring that is derived for a scope, otherwise
+ * `undefined`.
  */
 export function heartbeatKey(id: string, scope: string | undefined): string {
   return scope === undefined ? `${prefix}${id}` : `${prefix}${id}/${scope}`;
 }
 
-/** The prefix of the keys of all heartbeats. */
+/** The prefix with which the key of each heartbeat record begins. */
 export const heartbeatPrefix = prefix;
 
-/** Parses a key that {@link heartbeatKey} made. */
+/** Returns the replica id and the scope that a key made by {@link heartbeatKey} contains. */
 export function readHeartbeatKey(key: string): { readonly id: string; readonly scope: string | undefined } {
   const [id = "", ...scope] = key.slice(prefix.length).split("/");
   return { id, scope: scope.length === 0 ? undefined : scope.join("/") };
 }
 
-/** Encodes a heartbeat as the text of a record. */
+/** Encodes a heartbeat as JSON, the text of its record in the reserved space. */
 export function writeHeartbeat(heartbeat: Heartbeat): string {
   return JSON.stringify({ keyward: "replica", ...heartbeat });
 }
 
-/** The text that replaces the heartbeat of a lapsed replica, until the record expires. */
+/**
+ * The text that replaces a heartbeat after the lease of its replica has lapsed. The text stays stored until the record
+ * expires.
+ */
 export const heartbeatTombstone = JSON.stringify({ keyward: "replica", gone: true });
 
 /** Returns whether a value may be the name of a replica: a string of at most 255 printable characters. */
@@ -71,7 +88,10 @@ export function isReplicaName(name: unknown): name is string {
   return typeof name === "string" && name.length <= 255 && name.isWellFormed() && !/\p{C}/u.test(name);
 }
 
-/** Parses the heartbeat in a record. Returns the error if the record cannot be decrypted or is malformed. */
+/**
+ * Parses the heartbeat in a record of the reserved space. Returns a `KeywardError` if the record cannot be decrypted or
+ * is malformed.
+ */
 export function readHeartbeat({ text }: ReservedRecord): Heartbeat | KeywardError {
   return ReservedText.read("heartbeat", text, (fields) => ({
     name: fields.text("name", isReplicaName),

@@ -6,8 +6,9 @@ import type { RecordScopes } from "./record-scopes.ts";
 import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
- * Verifies, before the first write, that a keyring belongs to a store: it must decrypt the check record. A process with
- * the wrong key then fails at its first write, instead of destroying records that it cannot read.
+ * Verifies, before the first write to a store, that a keyring belongs to the store: the keyring must decrypt the check
+ * record. A process with the wrong key then fails at its first write, instead of destroying records that it cannot
+ * read.
  */
 export class KeyringCheck {
   readonly #record: CheckRecord | undefined;
@@ -29,13 +30,17 @@ export class KeyringCheck {
     this.#unscoped = record?.unscoped === undefined ? undefined : new KeyringCheck(record.unscoped, scopes);
   }
 
-  /** The check of the unscoped keyring; this check itself if the store has no scope. */
+  /**
+   * The check of the keyring that is not derived for a scope. It is this check itself if the store has no option
+   * `scope`.
+   */
   get unscoped(): KeyringCheck {
     return this.#unscoped ?? this;
   }
 
   /**
-   * Verifies that a keyring may write. Returns `undefined` if that has been verified before, otherwise a promise.
+   * Verifies that `keyring` may be used for writes. Returns `undefined` if `keyring` has been verified before,
+   * otherwise a promise.
    *
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring cannot decrypt the check record.
    */
@@ -56,10 +61,10 @@ export class KeyringCheck {
   }
 
   /**
-   * Returns which of two keyrings decrypts the unscoped check record; `undefined` if neither does, because then the
-   * store recognizes neither of them. A disabled key counts, because the keyring still has it.
+   * Returns which of two keyrings can decrypt the check record of the store. Returns `undefined` if neither keyring can
+   * decrypt the check record. A key that is disabled counts too, because the keyring still contains the key.
    *
-   * @param next the keyring that is to replace `previous`. Both are keyrings as the key provider returned them, not
+   * @param next the keyring that is to replace `previous`. Both keyrings are as the key provider returned them, not
    * derived for a scope.
    */
   async recognizes(next: Keyring, previous: Keyring): Promise<Recognition | undefined> {
@@ -90,7 +95,9 @@ export class KeyringCheck {
     if (this.#scopes.differByRecord && keyring.scopeName === undefined) await renewScoped(record, keyring);
   }
 
-  /** Writes the check record under the primary, whether or not the keyring can decrypt the stored check record. */
+  /**
+   * Writes the check record under the primary of `keyring`, even if `keyring` cannot decrypt the stored check record.
+   */
   async overwrite(keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.overwrite(unscopedKeyring));
     if (keyring.primary !== "") await this.#record?.overwrite(keyring);

@@ -11,22 +11,31 @@ import type { WriteGate } from "./write-gate.ts";
 
 /** The argument of the events `reencrypted`, `reencrypt:conflict` and `reencrypt:error`. */
 export interface ReencryptEvent {
-  /** The namespace of the record; "" if it has none. */
+  /** The namespace of the record; "" if the record has no namespace. */
   readonly namespace: string;
-  /** The key of the record, which may be secret. */
+  /** The record's key in the store, which may be confidential. */
   readonly key: string;
-  /** The id of the key that the record was encrypted under, or the name of its foreign format. */
+  /**
+   * The id of the encryption key that the record was encrypted under before. If the record was in a foreign format
+   * (written without Keyward), the name of this format.
+   */
   readonly from: string;
-  /** The id of the key that the record is encrypted under now. With an error or conflict, the key it was meant for. */
+  /**
+   * The id of the encryption key that the record is encrypted under now. With `reencrypt:conflict` or
+   * `reencrypt:error`, the id of the key that it should have been encrypted under; "" if that key was not determined
+   * yet.
+   */
   readonly to: string;
-  /** The failure, with `reencrypt:error`. */
+  /** Why the record was not re-encrypted. Present only with the event `reencrypt:error`. */
   readonly error?: KeywardError;
 }
 
-/** The outcome of re-encrypting one record, as the name of its event. */
+/** The outcome of re-encrypting one record, which is the name of the event that reports the outcome. */
 export type ReencryptOutcome = "reencrypted" | "reencrypt:conflict" | "reencrypt:error";
 
-/** Replaces each record that is unchanged. Returns, for each, whether it was replaced. */
+/**
+ * Replaces each record in `changes` whose stored value is unchanged. Returns, for each record, whether it was replaced.
+ */
 export type ReplaceMany = (changes: readonly RacingReplacement[]) => Promise<boolean[]>;
 
 /** The parts of a store that {@link LazyReencryption} uses. */
@@ -56,9 +65,9 @@ const pausePerEncryption = 1_000;
 const maxPauseMs = 1_000;
 
 /**
- * Re-encrypts, in the background, records that reads found under another key than the primary. Both its queue and its
- * share of the time are bounded. Records that do not fit in the queue wait for their next read, or for bulk
- * re-encryption.
+ * Re-encrypts a record in the background after a read found it under an encryption key that is not the primary, or in a
+ * foreign format. The length of the queue and the share of processor time are limited. A record that does not fit in
+ * the queue is re-encrypted after its next read, or by bulk re-encryption.
  */
 export class LazyReencryption {
   readonly #parts: LazyReencryptionParts;
@@ -76,10 +85,11 @@ export class LazyReencryption {
   }
 
   /**
-   * Queues a record that was read, unless it is being re-encrypted already or the queue is full. If an earlier read of
-   * the same record is queued, the new one replaces it, because the record may have changed since.
+   * Queues a record for re-encryption after it was read. Does nothing if the record is being re-encrypted already, or
+   * if the queue is full. If the record is queued already, the value that was read last replaces the queued value,
+   * because the record may have changed.
    *
-   * @param expected the stored value that was read. The record is replaced only if it is still that value.
+   * @param expected the stored value that was read. The record is replaced only if the store still contains this value.
    */
   offer(address: RecordAddress, expected: StoredValue, record: OpenedRecord): void {
     const { key } = address;
@@ -96,8 +106,8 @@ export class LazyReencryption {
   }
 
   /**
-   * Resolves when no record is queued or in progress. While a caller waits for this, there are no pauses between
-   * batches.
+   * Resolves when no record is queued or being re-encrypted. While a caller waits for `settled()`, re-encryption does
+   * not pause between batches.
    */
   async settled(): Promise<void> {
     this.#waiting++;

@@ -15,8 +15,9 @@ const maxEnvelopes = 100;
 const maxPages = 10;
 
 /**
- * Returns whether a store without a check record contains envelopes, none of which this keyring decrypts. Then the
- * check record was deleted, and the records were written with another keyring. At most 100 envelopes are tried.
+ * Returns true if a store that has no check record contains envelopes, but `keyring` decrypts none of them. In this
+ * case the check record was deleted, and the records were written with another keyring. Only the first envelopes, about
+ * 100, are tried.
  *
  * @param scopes the scopes of the records, because the backend may contain only records that have a scope.
  */
@@ -54,8 +55,7 @@ export async function hasRecordsOfAnotherKeyring(
 }
 
 /**
- * Returns the error for a store without a check record in which the keyring decrypts none of the envelopes that were
- * tried.
+ * Returns the error for a store that has no check record, if `keyring` decrypts none of the envelopes that were tried.
  */
 export function notDecryptable(store: string, keyring: Keyring): KeywardError {
   const problem = `${store} contains records but no check record, and this keyring decrypts none of the records that were tried`;
@@ -79,7 +79,8 @@ function isDecryptableInAny(
       const scoped = scope === undefined ? keyring : keyring.scope(scope);
       const header = readHeader(stored, address);
       if (header === undefined) return undefined;
-      // An envelope under an unknown key is tried with the primary, which only shows whether the envelope is whole.
+      // An envelope under an unknown encryption key is tried with the primary, which only shows whether the envelope is
+      // whole.
       const key = keyOf(scoped, header.keyId) ?? keyOf(scoped, scoped.primary);
       if (key === undefined) return undefined;
       open(stored, header, key.root, address);

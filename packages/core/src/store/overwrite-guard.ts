@@ -9,8 +9,9 @@ import { isAbsent, type RecordCodec } from "./record-codec.ts";
 const defaultMaxMarks = 250_000;
 
 /**
- * Marks records that could not be read, and refuses writes that would overwrite a marked record. Before such a write,
- * each marked record is read again: the write is allowed if the record can be read now, or no longer exists.
+ * Marks each record that could not be read, and refuses writes that would replace a marked record. Before a write would
+ * replace marked records, these records are read again. The write is allowed if each of them can be read now or no
+ * longer exists.
  */
 export class OverwriteGuard {
   readonly #inner: WrappedStore;
@@ -51,16 +52,20 @@ export class OverwriteGuard {
     this.#marks++;
   }
 
-  /** A counter that grows with each mark. Read it before an operation, and pass it to {@link OverwriteGuard.unmark}. */
+  /**
+   * A counter that grows each time a record is marked. Read the counter before a read, write or delete, and then pass
+   * its value to {@link OverwriteGuard.unmark}.
+   */
   get logicalTime(): number {
     return this.#logicalTime;
   }
 
   /**
-   * Removes the mark of a record that was deleted, written or read. A mark set after `since` stays: the unreadable
-   * record may have been written later.
+   * Undoes {@link OverwriteGuard.allow} for a record that was deleted, written or read, and removes the mark that the
+   * record could not be read. A mark that was set after `since` stays, because an unreadable record may have been
+   * stored in the meantime.
    *
-   * @param since the {@link OverwriteGuard.logicalTime} before the operation.
+   * @param since the {@link OverwriteGuard.logicalTime} before the delete, write or read.
    */
   unmark(namespace: string, key: string, since: number): void {
     const [allowed, unreadable] = [this.#allowed.get(namespace), this.#unreadable.get(namespace)];
@@ -74,13 +79,19 @@ export class OverwriteGuard {
     if (unreadable.size === 0) this.#unreadable.delete(namespace);
   }
 
-  /** Undoes {@link OverwriteGuard.allow}, after a delete that deleted nothing. An unreadable record stays protected. */
+  /**
+   * Undoes {@link OverwriteGuard.allow} for a record. Called after a delete that deleted nothing: an unreadable record
+   * that is still stored then stays protected.
+   */
   withdrawAllowance(namespace: string, key: string): void {
     const allowed = this.#allowed.get(namespace);
     if (allowed?.delete(this.#markOf(key)) === true && allowed.size === 0) this.#allowed.delete(namespace);
   }
 
-  /** Removes the marks of a namespace that was cleared. For `since` see {@link OverwriteGuard.unmark}. */
+  /**
+   * Removes the marks of all records in a namespace that was cleared. Marks that were set after `since` stay, as in
+   * {@link OverwriteGuard.unmark}.
+   */
   unmarkAll(namespace: string, since: number): void {
     const marks = this.#unreadable.get(namespace);
     for (const [mark, markedAt] of marks ?? []) if (markedAt <= since && marks?.delete(mark) === true) this.#marks--;
@@ -89,16 +100,16 @@ export class OverwriteGuard {
     this.#full.delete(namespace);
   }
 
-  /** Allows the next write of a record to overwrite it, even if the stored record is unreadable. */
+  /** Allows the next write under `key` to replace the stored record, even if this record cannot be read. */
   allow(namespace: string, key: string): void {
     atNamespace(this.#allowed, namespace, () => new Set<number>()).add(this.#markOf(key));
   }
 
   /**
-   * Verifies that no record under these keys is unreadable. Returns `undefined` if no record is marked, otherwise a
-   * promise.
+   * Verifies that every record under `keys` can be read. Returns `undefined` if none of these records is marked as
+   * unreadable, otherwise a promise.
    *
-   * @throws KeywardError `OVERWRITE_REFUSED`, with one error for each record that is still unreadable.
+   * @throws KeywardError `OVERWRITE_REFUSED`, with one error for each record that still cannot be read.
    */
   requireReadable(namespace: string, keys: readonly string[]): Promise<void> | undefined {
     const [unreadable, allowed] = [this.#unreadable.get(namespace), this.#allowed.get(namespace)];
@@ -136,8 +147,8 @@ export class OverwriteGuard {
     ];
     throw new KeywardError(
       "OVERWRITE_REFUSED",
-      `Nothing was written: ${errors.length} of ${keys.length} ${keys.length === 1 ? "record" : "records"} to overwrite in ` +
-        `${this.#inner.description} cannot be read (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
+      `Nothing was written: the write would replace ${errors.length} ${errors.length === 1 ? "record" : "records"} in ` +
+        `${this.#inner.description} that cannot be read (${problems.slice(0, 5).join(", ")}). This process has ${keysIn(await this.#codec.ring())}`,
       {
         namespace,
         key: first.key,
@@ -145,13 +156,14 @@ export class OverwriteGuard {
         errors,
         cause: first,
         hint:
-          "Restore the missing encryption keys or the records. `error.errors` has an error with a hint for each record. To discard " +
-          "a record for good, delete it, or call allowOverwrite(key) of the EncryptedStore (keyv.encryptedStore) and write again.",
+          "Follow the hint of each error in `error.errors`, which contains one error for each of these records. Only if a " +
+          "record is to be discarded for good, delete the record, or call allowOverwrite(key) of the EncryptedStore " +
+          "(keyv.encryptedStore) and write the record again.",
       },
     );
   }
 
-  /** A short digest of a key. It is salted, so that an attacker cannot choose two keys with the same digest. */
+  /** A short digest of a record's key, salted so that an attacker cannot choose two such keys with the same digest. */
   #markOf(key: string): number {
     return createHash("sha256").update(this.#salt).update(key).digest().readUIntBE(0, 6);
   }

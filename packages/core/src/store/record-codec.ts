@@ -15,14 +15,14 @@ import {
 import { isStoredValue, type StoredValue } from "../store-interface/store-capabilities.ts";
 import { RecordScopes } from "./record-scopes.ts";
 
-/** A record that was decrypted, or read in a foreign format. */
+/** The content of a record that was decrypted, or that was read in a foreign format (written without Keyward). */
 export type OpenedRecord = {
   readonly content: RecordContent;
-  /** True if re-encryption would change nothing: see {@link isCurrent}. */
+  /** True if the record needs no re-encryption: it is encrypted under the primary, or the keyring has no keys. */
   readonly current: boolean;
 } & ({ readonly keyId: string } | { readonly keyId?: never; readonly format: string });
 
-/** A record that {@link RecordCodec.sealAgainAtOnce} re-encrypted. */
+/** The result of {@link RecordCodec.sealAgainAtOnce}: the re-encrypted envelope, and the expiry of its record. */
 export interface SealedAgain {
   readonly sealed: StoredValue;
   readonly expires: number | undefined;
@@ -34,15 +34,17 @@ export interface RecordCodecOptions {
   readonly accept: readonly ForeignFormat[];
   readonly padTo?: number | undefined;
   /**
-   * Decodes a value as the application does. Default: the application reads values as plain strings or bytes, and
-   * decodes nothing.
+   * Decodes a value in the same way as the application, and throws if the value cannot be decoded. Default: every
+   * string and all bytes count as decoded.
    */
   readonly decode?: ((value: StoredValue) => unknown) | undefined;
 }
 
 const undecodable = new WeakSet<KeywardError>();
 
-/** Turns stored values into records and back: finds the key, then decrypts or encrypts. */
+/**
+ * Encrypts values for a store, and decrypts stored values. Looks up the encryption key of each value in the keyring.
+ */
 export class RecordCodec {
   readonly #source: KeyringSource;
   readonly #form: ValueForm;
@@ -60,8 +62,8 @@ export class RecordCodec {
   }
 
   /**
-   * Returns a codec for records of the reserved space in a scope, or in none. It accepts no foreign format and adds no
-   * padding.
+   * Returns a codec for the records in the reserved space that belong to `scope`, or that belong to no scope if `scope`
+   * is `undefined`. The codec accepts no foreign format and adds no padding.
    */
   forScope(scope: string | undefined): RecordCodec {
     return new RecordCodec(this.#source, this.#form, { scopes: new RecordScopes(scope), accept: [] });
@@ -87,9 +89,10 @@ export class RecordCodec {
   }
 
   /**
-   * Encrypts a value under the primary of a keyring. A keyring without keys leaves the value in plaintext.
+   * Encrypts a value under the primary of `ring`. If `ring` has no keys, returns the value unencrypted.
    *
-   * @throws KeywardError `VALUE_INVALID` for a plaintext value that begins like an envelope.
+   * @throws KeywardError `VALUE_INVALID` if `ring` has no keys and the value begins like an envelope, because a read
+   * would then treat the plaintext value as an envelope.
    */
   seal(ring: Keyring, address: RecordAddress, content: RecordContent): StoredValue {
     const { value } = content;
@@ -106,9 +109,10 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts a stored record, or reads it in an accepted foreign format. An expired record is returned too.
+   * Decrypts a stored record. If the record is not an envelope, reads it in one of the formats in the option `accept`.
+   * Returns an expired record too.
    *
-   * @throws KeywardError if the record cannot be decrypted, or no accepted format reads it.
+   * @throws KeywardError if the record cannot be decrypted, or if no format in `accept` reads the record.
    */
   async open(stored: unknown, address: RecordAddress): Promise<OpenedRecord> {
     const opened = this.openAtOnce(stored, address);
@@ -121,8 +125,8 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts an envelope synchronously. Returns `undefined` if {@link RecordCodec.open} has to be called: the keyring
-   * or the key has to be loaded, or the record is not an envelope.
+   * Decrypts an envelope synchronously. Returns `undefined` if the caller has to call {@link RecordCodec.open} instead,
+   * because the keyring or the encryption key has to be loaded, or because the record is not an envelope.
    *
    * @throws KeywardError like {@link RecordCodec.open}.
    */
@@ -135,8 +139,9 @@ export class RecordCodec {
   }
 
   /**
-   * Re-encrypts an envelope under the primary of `ring`, synchronously. Returns `undefined` if {@link RecordCodec.open}
-   * has to be called: the keyring or the key has to be loaded, or `ring` has no primary.
+   * Re-encrypts an envelope under the primary of `ring`, synchronously. Returns `undefined` if the caller has to call
+   * {@link RecordCodec.open} instead, because the keyring or the encryption key has to be loaded, or because `ring` has
+   * no primary.
    *
    * @throws KeywardError like {@link RecordCodec.open}.
    */
@@ -169,10 +174,10 @@ export class RecordCodec {
   }
 
   /**
-   * Decrypts an envelope even if its key is disabled. Returns `undefined` for anything but an envelope, and if the
-   * keyring does not have the key.
+   * Decrypts an envelope, even if its encryption key is disabled. Returns `undefined` if `stored` is not an envelope,
+   * or if `ring` does not contain this key.
    *
-   * @throws KeywardError if the keyring has the key, and the envelope cannot be decrypted.
+   * @throws KeywardError if `ring` contains the key, but the envelope cannot be decrypted.
    */
   openIgnoringStatus(ring: Keyring, stored: StoredValue, address: RecordAddress): RecordContent | undefined {
     const header = readHeader(stored, address);
@@ -181,7 +186,8 @@ export class RecordCodec {
   }
 
   /**
-   * Decodes a value with the option `decode`. Returns a promise only if that function does.
+   * Decodes a value with the function in the option `decode`. Returns a promise only if this function returns a
+   * promise.
    *
    * @throws KeywardError `RECORD_MALFORMED` for a value that the application cannot decode.
    */
@@ -198,8 +204,9 @@ export class RecordCodec {
   }
 
   /**
-   * Verifies that the application can decode a record in a foreign format before the record is encrypted. If the wrong
-   * format has read it, the right format could not read it after that.
+   * Verifies, before a record in a foreign format is encrypted, that the application can decode the record. If not, the
+   * wrong format in `accept` may have read the record, and after the encryption the right format could no longer read
+   * it.
    *
    * @throws KeywardError `RECORD_MALFORMED`.
    */
@@ -288,19 +295,17 @@ function requireEnabled({ id, status }: RingKey, address: RecordAddress): void {
   });
 }
 
-/**
- * Returns whether a record under this key is current: its key is the primary, so re-encryption would change nothing.
- */
+/** Returns whether `keyId` is the id of the primary, so that a record under this key needs no re-encryption. */
 export function isCurrent(keyId: string | undefined, keyring: Keyring): boolean {
   return keyId === keyring.primary;
 }
 
-/** Returns whether a record was stored in a foreign format. */
+/** Returns whether a record was read in a foreign format, and not from an envelope. */
 export function isForeign(record: OpenedRecord): boolean {
   return record.keyId === undefined;
 }
 
-/** Returns whether {@link notDecodable} made an error. */
+/** Returns whether `error` comes from {@link notDecodable}: a record was decrypted, but its value cannot be decoded. */
 export function isUndecodable(error: KeywardError): boolean {
   return undecodable.has(error);
 }
@@ -314,7 +319,7 @@ export function notDecodable(thrown: unknown, address?: RecordAddress): KeywardE
     `A record was decrypted, but its value cannot be decoded: ${name}`,
     {
       ...address,
-      hint: "Read the record with the serialization and compression that it was written with. If both are right, another application wrote the record: give each application a namespace of its own.",
+      hint: "Use the `serialization` and `compression` with which the record was written. If these options have not changed, another application wrote the record: give each application its own namespace.",
     },
   );
   undecodable.add(error);

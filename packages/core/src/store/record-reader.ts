@@ -16,10 +16,16 @@ export interface RecordReaderParts {
   readonly reencryption: LazyReencryption | undefined;
 }
 
-/** Converts the decrypted value of a record into the result of a read. Returns a promise only if that takes time. */
+/**
+ * Converts the decrypted value of a record into the result of a read. Returns a promise only if the conversion takes
+ * time.
+ */
 export type Convert<Result> = (value: StoredValue, address: RecordAddress) => Result | Promise<Result>;
 
-/** The reads of a store whose values are decoded with its option `decode`. `createKeyv` gives them to Keyv. */
+/**
+ * Read methods of a store that return values decoded with the option `decode`. A Keyv that `createKeyv` made calls
+ * these methods.
+ */
 export interface DecodedReads {
   get(key: string): Promise<unknown>;
   getMany(keys: readonly string[]): Promise<readonly unknown[]>;
@@ -33,7 +39,7 @@ const maxListedErrors = 1_000;
 
 /**
  * Reads and decrypts records. A record that cannot be read is marked, so that no write replaces it by accident. A
- * record under an older key is offered to lazy re-encryption.
+ * record under an older key is queued for lazy re-encryption.
  */
 export class RecordReader {
   readonly #parts: RecordReaderParts;
@@ -137,8 +143,8 @@ export class RecordReader {
   }
 
   /**
-   * Converts the value of a decrypted record, then offers the record to lazy re-encryption if its key is not the
-   * primary.
+   * Converts the value of a decrypted record, then offers the record to lazy re-encryption if its encryption key is not
+   * the primary.
    */
   #resultOf<Result>(
     record: OpenedRecord,
@@ -184,7 +190,7 @@ function errorOf(thrown: unknown): { readonly error: KeywardError } {
 
 /** Returns one error for the records of a batch that cannot be read. */
 export function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
-  const hint = "Read `error.errors`, which lists each unreadable record with its key and a hint.";
+  const hint = "Read `error.errors`, which lists the key of each unreadable record, with a hint.";
   if (errors.every(isUndecodable)) {
     const problem = `Records that can be decrypted, but not decoded: ${broken} of ${total}`;
     return new KeywardError("RECORD_MALFORMED", problem, { errors, hint });

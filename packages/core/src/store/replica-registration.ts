@@ -12,23 +12,29 @@ import { heartbeatBounds, heartbeatDefaults, heartbeatKey, isReplicaName, writeH
 import type { KeyringCheck } from "./keyring-check.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
-/** The options of a replica: a process that uses a store and writes a heartbeat to it. Not a replica of Redis. */
+/**
+ * The options of a replica: a process that uses a store and regularly writes a heartbeat to this store. It is not a
+ * replica of Redis.
+ */
 export interface ReplicaOptions {
-  /** Name for people, at most 255 printable characters. Default: the host name and the process id. */
+  /**
+   * The name of the replica in reports and messages for people: at most 255 printable characters. Default: the host
+   * name and the process id.
+   */
   readonly name?: string;
-  /** Interval between heartbeats, in milliseconds: an integer between 10 and 20,000. Default: 2,000. */
+  /** Interval between two heartbeats, in milliseconds: an integer between 10 and 20,000. Default: 2,000. */
   readonly heartbeatMs?: number;
   /**
-   * Length of the lease: how long a process may write after its last successful heartbeat, in milliseconds. Afterwards
-   * the heartbeat has lapsed, and the process writes nothing until it has written a heartbeat and reloaded the keyring.
-   * An integer of at least three times `heartbeatMs` and at most 60,000. Default: 10,000.
+   * Length of the lease: how long a process may write records after its last successful heartbeat, in milliseconds.
+   * After that the heartbeat has lapsed, and the process writes no record until it has written a new heartbeat and
+   * reloaded the keyring. An integer of at least three times `heartbeatMs` and at most 60,000. Default: 10,000.
    */
   readonly lapseMs?: number;
   /**
-   * Maximum time between the start of a write and its last transmission to the store, retries included, in
-   * milliseconds. After the lease of a replica has lapsed, a rotation waits this much longer before it treats the
-   * replica as gone. An integer between 0 and 3,600,000 (an hour). Ignored if the store specifies `longestCallMs`
-   * itself ({@link BoundedStore}). Default: 30,000.
+   * Maximum time, in milliseconds, from the start of a write until the write is last sent to the store, retries
+   * included. After the lease of a replica has lapsed, a rotation waits this much longer before it stops waiting for
+   * the replica. An integer between 0 and 3,600,000 (an hour). Ignored if the store specifies `longestCallMs` itself
+   * ({@link BoundedStore}). Default: 30,000.
    */
   readonly longestCallMs?: number;
 }
@@ -40,26 +46,34 @@ const replicaOptionNames = {
   longestCallMs: true,
 } as const satisfies OptionNames<ReplicaOptions>;
 
-/** The parts of a store that its registration uses. */
+/** The parts of a store that {@link ReplicaRegistration} uses. */
 export interface ReplicaRegistrationParts {
   readonly records: ReservedRecords;
-  /** The check of the unscoped keyring. */
+  /** Verifies that the keyring, not derived for a scope, belongs to the store. */
   readonly check: KeyringCheck;
-  /** The notice in the check record of the unscoped keyring. */
+  /**
+   * The lowest generation number of the keyring with which a process may write, from the check record of the keyring
+   * that is not derived for a scope.
+   */
   readonly generationNotice: GenerationNotice;
   readonly source: KeyringSource;
-  /** The `longestCallMs` of the store, unchecked; `undefined` if it has none. */
+  /** The property `longestCallMs` of the store, not validated yet. `undefined` if the store has no such property. */
   readonly longestCallMs: unknown;
 }
 
-/** A report of a registration about what happened in the background. */
+/**
+ * What {@link ReplicaRegistration} reports to each store that called {@link ReplicaRegistration.join}: the heartbeat
+ * has lapsed, failed, or recovered.
+ */
 export type ReplicaRegistrationReport =
   | { readonly kind: "lapsed" }
   | { readonly kind: "failed"; readonly error: KeywardError }
   /** A heartbeat was written after one that had failed. */
   | { readonly kind: "recovered" };
 
-/** A store that registered: it is called with each report, and must not throw. */
+/**
+ * The callback of a store that called {@link ReplicaRegistration.join}. Called with each report, and must not throw.
+ */
 type Member = (report: ReplicaRegistrationReport) => void;
 
 // Longer than any two clocks differ, even if one has the wrong time zone. Whether a replica has lapsed depends on its
@@ -70,7 +84,10 @@ const retryMs = 250;
 // Writes under an older keyring end soon, and a rotation may be waiting for the heartbeat that reports it.
 const drainingMs = 100;
 
-/** The registration that all stores of this process over the same keys and backend share, once there is one. */
+/**
+ * Holds the one registration of all stores of this process with the same keys and the same backend. Empty until the
+ * first of these stores registers.
+ */
 export interface ReplicaRegistrationSlot {
   registration?: ReplicaRegistration;
 }
@@ -78,12 +95,13 @@ export interface ReplicaRegistrationSlot {
 const slots = new WeakMap<object, WeakMap<KeyringSource, ReplicaRegistrationSlot>>();
 
 /**
- * The registration of this process as a replica: it writes the heartbeat, and lets the process write to the store only
- * while the heartbeat has not lapsed.
+ * Registers this process as a replica: writes the heartbeat, and lets the process write records only while the
+ * heartbeat has not lapsed.
  *
- * A rotation waits for every process whose heartbeat it sees. So a process without a heartbeat must not write under an
- * earlier keyring: it first writes a heartbeat, then reloads the keyring, then writes. That applies at the start, and
- * whenever the heartbeat has lapsed, for example because the process was suspended.
+ * A rotation waits only for the processes whose heartbeat it sees. So a process whose heartbeat is missing or has
+ * lapsed must not write records with an older keyring. This process first writes a heartbeat, then reloads the keyring,
+ * and only then writes records. It does so when it starts, and after its heartbeat has lapsed, for example because the
+ * process was suspended.
  */
 export class ReplicaRegistration {
   readonly #parts: ReplicaRegistrationParts;
@@ -122,8 +140,8 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Returns the registration of this process for these keys and this backend. All stores of the process with the same
-   * keys and backend share one registration, with the options of the store that registers first.
+   * Returns the registration of this process for the keys and the backend in `parts`. All stores of the process with
+   * the same keys and the same backend share one registration, which has the options of the first of these stores.
    *
    * @throws KeywardError `VALUE_INVALID` for a value that an option cannot have.
    */
@@ -135,8 +153,8 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Returns the slot for the registration of this process with the keys of this source in a backend. The slot is empty
-   * until a store with the option `replica` registers.
+   * Returns the slot that holds the registration of this process for the keys of `source` and the backend with the
+   * reserved space `space`. The slot is empty until a store with the option `replica` registers.
    */
   static slotOf(space: object, source: KeyringSource): ReplicaRegistrationSlot {
     let slotsOfBackend = slots.get(space);
@@ -153,8 +171,8 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Returns the replica id of this process in a backend, over the keys of this source; `undefined` if it is not
-   * registered.
+   * Returns the replica id of this process for the keys of `source` and the backend with the reserved space `space`.
+   * Returns `undefined` if the process is not registered there.
    */
   static idIn(space: object, source: KeyringSource): string | undefined {
     const registration = slots.get(space)?.get(source)?.registration;
@@ -162,10 +180,10 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Adds a store to the registration, and starts the heartbeat with the first one.
+   * Adds a store to the registration, and starts the heartbeat if this is the first store.
    *
-   * @returns a function that removes the store. With the last one it deletes the heartbeat, so that no rotation waits
-   * for this process any longer, and then resolves.
+   * @returns a function that removes the store. If this was the last store, the function deletes the heartbeat before
+   * it resolves, so that no rotation waits for this process any longer.
    */
   join(member: Member): () => Promise<void> {
     const begins = this.#unlisten === undefined;
@@ -180,12 +198,12 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Verifies that the heartbeat of this process has not lapsed, and renews a lapsed one. Returns `undefined` if the
-   * process may write now, otherwise a promise.
+   * Verifies that the heartbeat of this process has not lapsed, and renews the heartbeat if it has. Returns `undefined`
+   * if the process may write records now. Otherwise returns a promise that resolves after the renewal.
    *
-   * @throws KeywardError the error of the store or the key provider, if the heartbeat cannot be written or the keyring
-   * cannot be reloaded.
-   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring is older than the generation that a rotation
+   * @throws KeywardError the error of the store if the heartbeat cannot be written, or the error of the key provider if
+   * the keyring cannot be reloaded.
+   * @throws KeywardError `KEYRING_ROLLBACK` if the reloaded keyring has a lower generation number than the store
    * requires.
    */
   requireLease(): Promise<void> | undefined {
@@ -193,8 +211,8 @@ export class ReplicaRegistration {
   }
 
   /**
-   * Verifies the heartbeat, as {@link ReplicaRegistration.requireLease} does, if any store of the process is
-   * registered. It is called by stores without the option `replica`.
+   * Does the same as {@link ReplicaRegistration.requireLease} if any store of the process is registered, otherwise
+   * nothing. Stores without the option `replica` call this method.
    */
   requireLeaseIfRegistered(): Promise<void> | undefined {
     return this.#members.size === 0 ? undefined : this.requireLease();
@@ -251,7 +269,7 @@ export class ReplicaRegistration {
       "KEYRING_ROLLBACK",
       `The key provider returned generation ${ring.generation} of the keyring, but the store requires generation ${required}`,
       {
-        hint: "The source of the key provider is out of date, for example a mount that lags behind or a restored backup. Put the keyring that the other processes use into this source.",
+        hint: "The key provider loads an outdated keyring, for example from a mount that lags behind or from a restored backup. Copy the keyring of the other processes into the file or service from which the key provider loads the keyring.",
       },
     );
   }
@@ -379,7 +397,7 @@ function withDefaults(options: ReplicaOptions, ofStore: unknown): Required<Repli
       "VALUE_INVALID",
       "The option `replica.name` must be a string of at most 255 printable characters",
       {
-        hint: "Shorten the name, or omit `replica.name` to use the host name and the process id.",
+        hint: "Pass a string without control characters that has at most 255 characters. If you omit `replica.name`, the name is the host name and the process id.",
       },
     );
   }
@@ -405,13 +423,13 @@ function notRegistered(
   return new KeywardError(error.code, `Nothing was written: ${problem} failed. ${error.message}`, {
     keyId: error.keyId,
     cause: error,
-    hint: `${error.hint} Writes then resume without a restart. Reads still work.`,
+    hint: `${error.hint} Writes then resume without a restart of this process. Reads still work.`,
   });
 }
 
 function disconnected(): KeywardError {
   return new KeywardError("STORE_UNAVAILABLE", "Nothing was written: the store was disconnected during the call", {
-    hint: "Await every write before you call `disconnect()`. To make up for this write, repeat it.",
+    hint: "If the record is still needed, repeat the write. To prevent this error, await every write before you call `disconnect()`.",
   });
 }
 

@@ -21,8 +21,9 @@ type Call =
 type Afterwards = (runHooks: (call: Call, detail: unknown) => Promise<void>, keys: readonly string[]) => Promise<void>;
 
 /**
- * A Keyv that also counts calls which reject, and runs their hooks. Keyv does so only for failures that it catches: it emits
- * `stat:error` for each key, and runs the `after:*` hook of the call with the result that it returns for a failure.
+ * A Keyv that emits `stat:error` and runs the `after:*` hooks for calls that reject, too. Keyv itself does so only for
+ * calls whose error it catches. As in Keyv, `stat:error` is emitted once for each key, and the hook gets the result
+ * that Keyv would return for a failed call, such as `undefined`.
  */
 export class ReportingKeyv extends Keyv {
   override get<Value = KeyvAny>(key: string): Promise<Value | undefined>;
@@ -164,7 +165,10 @@ export class ReportingKeyv extends Keyv {
     }
   }
 
-  /** Called with the keys of each write. An override may throw to refuse the write. */
+  /**
+   * Called before each write, with the keys of the records. A subclass may override this method and throw an error to
+   * refuse the write.
+   */
   protected requireWritable(_keys: readonly string[]): void {}
 
   #write<Result>(call: () => Promise<Result>, keys: readonly string[], afterwards: Afterwards): Promise<Result> {

@@ -17,7 +17,7 @@ import { RecordScopes } from "./record-scopes.ts";
 
 const pageSize = 1_000;
 
-/** A record that was read from the reserved space. */
+/** A record that was read from the reserved space of a store. */
 export interface ReservedRecord {
   readonly stored: StoredValue;
   /** The decrypted text, or the error if the record cannot be decrypted. */
@@ -25,8 +25,8 @@ export interface ReservedRecord {
 }
 
 /**
- * The records that Keyward itself stores in the reserved space of a store, except the check record: heartbeats, the
- * record of the last rotation, and checkpoints. They are encrypted under the keyring of the process.
+ * Reads and writes the records that Keyward itself stores in the reserved space of a store: heartbeats, the record of
+ * the last rotation, and checkpoints, but not the check record. These records are encrypted with the keyring in use.
  */
 export class ReservedRecords {
   /** The reserved space of the store. All stores of this process over the same backend share this object. */
@@ -41,17 +41,23 @@ export class ReservedRecords {
     this.#source = source;
   }
 
-  /** Returns the reserved records of a store; `undefined` if the store has no reserved space. */
+  /**
+   * Returns the access to the records in the reserved space of a store, or `undefined` if the store has no reserved
+   * space.
+   */
   static of(inner: WrappedStore, source: KeyringSource): ReservedRecords | undefined {
     return inner.reserved === undefined ? undefined : new ReservedRecords(inner.reserved, inner, source);
   }
 
-  /** Returns the keyring in use. It has a scope only if the application passed a keyring derived for a scope. */
+  /**
+   * Returns the keyring in use. It is derived for a scope only if the application itself passed a keyring that is
+   * derived for a scope.
+   */
   async ring(): Promise<Keyring> {
     return await this.#codec(undefined).ring();
   }
 
-  /** Returns the keys of all reserved records whose key begins with a prefix. */
+  /** Returns the key of each record in the reserved space whose key begins with `prefix`. */
   async keys(prefix: string): Promise<string[]> {
     const keys = new Set<string>();
     for await (const entries of pages(this.space, pageSize)) {
@@ -61,10 +67,12 @@ export class ReservedRecords {
   }
 
   /**
-   * Reads and decrypts a record. Returns `undefined` if there is no record, or if the expiry in its envelope has
-   * passed. The expiry is checked because an attacker may have written an old record again.
+   * Reads and decrypts a record of the reserved space. Returns `undefined` if there is no record under `key`, or if the
+   * expiry in the envelope of the record has passed. This expiry is checked because an attacker may have written an old
+   * record back into the store.
    *
-   * @param scope the scope of the keyring that encrypted the record.
+   * @param scope the scope of the keyring that encrypted the record. `undefined` if this keyring was not derived for a
+   * scope.
    */
   async read(key: string, scope?: string): Promise<ReservedRecord | undefined> {
     const stored: unknown = await wrapRejection(() => this.space.get(key));
@@ -76,15 +84,18 @@ export class ReservedRecords {
     return hasExpired(expires) ? undefined : { stored, text: String(value) };
   }
 
-  /** Encrypts and writes a record, whether or not there is one under this key. */
+  /**
+   * Encrypts `text` with `ring`, and writes it as the record under `key`. Replaces a record that is already stored
+   * under `key`.
+   */
   async write(ring: Keyring, key: string, text: string, expires: number): Promise<void> {
     const sealed = this.#seal(ring, key, text, expires);
     await wrapRejection(() => this.space.set(key, sealed, expires));
   }
 
   /**
-   * Encrypts `text`, and replaces the stored record with it if the stored record is still `read`. The record keeps its
-   * expiry. If `read` is `undefined`, creates the record if there is none under this key.
+   * Encrypts `text`, and writes it as the record under `key` if the stored record is still `read`. The record keeps its
+   * expiry in the store. If `read` is `undefined`, writes only if there is no record under `key`.
    *
    * @returns whether the record was written.
    */
@@ -93,16 +104,16 @@ export class ReservedRecords {
     return await wrapRejection(() => this.space.replace(key, read?.stored, sealed));
   }
 
-  /** Deletes a record. */
+  /** Deletes the record under `key` from the reserved space. */
   async remove(key: string): Promise<void> {
     await wrapRejection(() => this.space.delete(key));
   }
 
   /**
-   * Re-encrypts every record that can be decrypted, under the primary of `next`. After that, these records need no
-   * former key.
+   * Re-encrypts, under the primary of `next`, every record in the reserved space that can be decrypted. After that, no
+   * older key is needed to decrypt these records.
    *
-   * @param next a keyring that is about to come into use. Default: the keyring in use.
+   * @param next a keyring that the process is about to use. Default: the keyring in use.
    */
   async renew(next?: Keyring): Promise<void> {
     const ring = next ?? (await this.ring());
@@ -111,7 +122,7 @@ export class ReservedRecords {
       for (const { key, value } of entries) {
         const address = { namespace: reservedNamespace, key };
         const keyId = keyIdIn(value, address);
-        // For a record under an unknown key, the provider would load its keyring again.
+        // For a record under an unknown encryption key, the provider would load its keyring again.
         if (keyId === undefined || isCurrent(keyId, ring) || keyOf(ring, keyId) === undefined) continue;
         const codec = this.#codec(undefined);
         const opened = await codec.open(value, address).catch(requireKeywardError);

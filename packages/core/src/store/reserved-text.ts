@@ -1,15 +1,15 @@
 import { KeywardError } from "../errors/errors.ts";
 import { isKeyId } from "../keyring/key.ts";
 
-/** A kind of record in the reserved space, by its name in error messages. */
+/** A kind of record in the reserved space, named as in error messages. */
 export type ReservedKind = "heartbeat" | "check record" | "record of the last rotation";
 
 // Far more than Keyward ever writes there.
 const maxLength = 16_384;
 
 /**
- * Parses the text of a record in the reserved space, and checks every field. The text is not trusted: a process with
- * the keyring of one scope can encrypt any text for that scope.
+ * Parses the JSON text of a record in the reserved space, and checks every field. The text is not trusted, because a
+ * process that has only the keyring of a scope can encrypt any text for this scope.
  */
 export class ReservedText {
   readonly #kind: ReservedKind;
@@ -21,8 +21,9 @@ export class ReservedText {
   }
 
   /**
-   * Parses the text of a record in the reserved space with `parseFields`, and returns the content. If `text` is the
-   * error of the decryption, returns this error. If Keyward cannot have written the text, returns `RECORD_MALFORMED`.
+   * Parses the text of a record in the reserved space, and returns the result of `parseFields`. If the record could not
+   * be decrypted, `text` is a `KeywardError`, which is returned. If Keyward cannot have written the text, returns the
+   * error `RECORD_MALFORMED`.
    */
   static read<Content>(
     kind: ReservedKind,
@@ -38,9 +39,10 @@ export class ReservedText {
     }
   }
 
-  /** Returns the integer in a field.
+  /**
+   * Returns the integer in a field.
    *
-   * @throws KeywardError `RECORD_MALFORMED` for anything but an integer within the bounds.
+   * @throws KeywardError `RECORD_MALFORMED` if the field contains anything but an integer between `least` and `most`.
    */
   amount(field: string, { least, most }: { readonly least: number; readonly most?: number }): number {
     const value = this.#value(field);
@@ -49,7 +51,10 @@ export class ReservedText {
     throw malformed(this.#kind, `the field "${field}"`);
   }
 
-  /** Returns the integer in a field, like {@link ReservedText.amount}; `undefined` if the field is absent. */
+  /**
+   * Returns the integer in a field, like {@link ReservedText.amount}. Returns `undefined` if the text has no such
+   * field.
+   */
   amountIfAny(field: string, bounds: { readonly least: number }): number | undefined {
     return this.#value(field) === undefined ? undefined : this.amount(field, bounds);
   }
@@ -57,7 +62,7 @@ export class ReservedText {
   /**
    * Returns the string in a field.
    *
-   * @throws KeywardError `RECORD_MALFORMED` for anything but a string that `isAllowed` accepts.
+   * @throws KeywardError `RECORD_MALFORMED` if the field contains anything but a string that `isAllowed` accepts.
    */
   text(field: string, isAllowed: (text: string) => boolean): string {
     const value = this.#value(field);
@@ -65,17 +70,19 @@ export class ReservedText {
     throw malformed(this.#kind, `the field "${field}"`);
   }
 
-  /** Returns the key id in a field.
+  /**
+   * Returns the id of an encryption key that a field contains.
    *
-   * @throws KeywardError `RECORD_MALFORMED` for anything but a key id.
+   * @throws KeywardError `RECORD_MALFORMED` if the field contains anything but a valid key id.
    */
   keyId(field: string): string {
     return this.text(field, isKeyId);
   }
 
-  /** Returns the string in a field that allows only certain strings.
+  /**
+   * Returns the string in a field that may contain only one of `choices`.
    *
-   * @throws KeywardError `RECORD_MALFORMED` for anything but one of the choices.
+   * @throws KeywardError `RECORD_MALFORMED` if the field contains anything but one of `choices`.
    */
   oneOf<Choice extends string>(field: string, choices: readonly Choice[]): Choice {
     const value = this.#value(field);
@@ -84,7 +91,9 @@ export class ReservedText {
     throw malformed(this.#kind, `the field "${field}"`);
   }
 
-  /** Returns the string in a field, like {@link ReservedText.oneOf}; `undefined` if the field is absent. */
+  /**
+   * Returns the string in a field, like {@link ReservedText.oneOf}. Returns `undefined` if the text has no such field.
+   */
   oneOfIfAny<Choice extends string>(field: string, choices: readonly Choice[]): Choice | undefined {
     return this.#value(field) === undefined ? undefined : this.oneOf(field, choices);
   }
@@ -112,7 +121,7 @@ function malformed(kind: ReservedKind, what: string): KeywardError {
     "RECORD_MALFORMED",
     `The ${kind} in the reserved space of the store was not written by this release of Keyward: ${what} is wrong`,
     {
-      hint: "A later release of Keyward may have written the record: update this process. If this process is up to date, another program wrote the record: find out which program writes to the store and has a key of this keyring or of one of its scopes.",
+      hint: "If another process runs a later release of Keyward, update this process. Otherwise another program wrote the record: find out which program writes to the store and has a key of this keyring or of one of its scopes.",
     },
   );
 }

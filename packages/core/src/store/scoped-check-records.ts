@@ -8,7 +8,11 @@ import type { OpenedRecord } from "./record-codec.ts";
 
 const pageSize = 1_000;
 
-/** Returns the check records of all scopes in a backend that are encrypted under a key of this keyring. */
+/**
+ * Returns the check record of each scope in a backend. The check record of a scope shows whether a keyring that was
+ * derived for this scope belongs to the store. Leaves out check records under an encryption key that `keyring` does not
+ * contain.
+ */
 export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring): Promise<readonly CheckRecord[]> {
   const scopes = new Set<string>();
   for await (const entries of pages(unscoped.reserved, pageSize)) {
@@ -23,12 +27,13 @@ export async function scopedCheckRecords(unscoped: CheckRecord, keyring: Keyring
 }
 
 /**
- * Returns the content of a check record if a process may rely on it. Returns `undefined` for malformed content, and for
- * the check record of a scope that names a later generation than both this keyring and the unscoped check record.
+ * Returns the content of a check record if this content can be trusted. Returns `undefined` if the content is
+ * malformed. Also returns `undefined` for the check record of a scope if it contains a higher generation number than
+ * both `keyring` and the check record of the store have.
  *
- * The unscoped check record is always raised first, and a process that has only the keyring of a scope cannot write it.
- * So such a process can neither require a generation that no keyring has, nor keep its check record from being
- * re-encrypted.
+ * A rotation raises the generation in the check record of the store first, and a process that has only the keyring of a
+ * scope cannot write this check record. So this process can neither require a generation that no keyring has, nor
+ * prevent that the check record of its scope is re-encrypted.
  */
 export async function trustedContent(
   record: CheckRecord,

@@ -10,7 +10,7 @@ export interface Disconnectable {
   disconnect?(): Promise<unknown>;
 }
 
-/** The parts of a store that {@link StoreAttachment} listens to, registers, waits for or disconnects. */
+/** The parts of a store that {@link StoreAttachment} uses. */
 export interface AttachedParts {
   readonly inner: WrappedStore;
   readonly source: KeyringSource;
@@ -18,7 +18,9 @@ export interface AttachedParts {
   readonly registration: ReplicaRegistration | undefined;
   readonly reencryption: LazyReencryption | undefined;
   readonly events: BackgroundEvents;
-  /** The store to disconnect instead of the wrapped one, if the wrapped one is a view of it. */
+  /**
+   * If the wrapped store is a view, the store of which it is a view: this store is disconnected instead of the view.
+   */
   readonly opened: Disconnectable | undefined;
 }
 
@@ -33,9 +35,9 @@ interface Held {
 }
 
 /**
- * The resources that a store holds from when it is made until it is disconnected: its listeners on the key source and
- * the wrapped store, its heartbeat, and its share of the connection. A call after `disconnect()` attaches the store
- * again.
+ * Acquires and releases the resources of an `EncryptedStore`: its listeners on the key source and on the wrapped store,
+ * its heartbeat, and its share of the connection. The store is attached while it has these resources. A call such as
+ * `get` after `disconnect()` attaches the store again.
  */
 export class StoreAttachment {
   readonly #parts: AttachedParts;
@@ -53,7 +55,7 @@ export class StoreAttachment {
     this.#parts = parts;
   }
 
-  /** Attaches the store, unless it is attached. */
+  /** Acquires the resources of the store. Does nothing if the store is already attached. */
   attach(): void {
     if (this.#held !== undefined) return;
     const { inner, registration, opened } = this.#parts;
@@ -75,15 +77,17 @@ export class StoreAttachment {
     this.#attachedAgain = this.#disconnecting !== undefined;
   }
 
-  /** Returns the namespace of one call, and attaches the store if it is not attached. */
+  /**
+   * Returns the namespace in which a call such as `get` takes place. First attaches the store if it is not attached.
+   */
   namespaceForCall(): string {
     if (this.#held === undefined) this.attach();
     return this.#parts.inner.useNamespace();
   }
 
   /**
-   * Waits for lazy re-encryption, then releases everything. Several calls share one release, unless the store was
-   * attached again.
+   * Waits for lazy re-encryption, then releases the resources of the store. If a `disconnect()` is in progress already,
+   * waits for the same release, unless the store was attached again in the meantime.
    */
   async disconnect(): Promise<void> {
     const running = this.#disconnecting;

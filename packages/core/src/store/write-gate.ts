@@ -4,24 +4,30 @@ import type { OverwriteGuard } from "./overwrite-guard.ts";
 import type { RecordCodec } from "./record-codec.ts";
 import type { ReplicaRegistration, ReplicaRegistrationSlot } from "./replica-registration.ts";
 
-/** The conditions of a write, in the order in which they are tested. */
+/** The parts of a store that decide whether it may write, in the order in which {@link WriteGate} asks them. */
 export interface WriteConditions {
-  /** The registration of this store as a replica, if it registers. */
+  /** The registration of this process as a replica. `undefined` if this store does not have the option `replica`. */
   readonly registration: ReplicaRegistration | undefined;
-  /** The slot in which another store of the process may register. `undefined` if the store has no reserved space. */
+  /**
+   * Holds the registration of this process if another of its stores has the option `replica`. `undefined` if this store
+   * has no reserved space.
+   */
   readonly processRegistration: ReplicaRegistrationSlot | undefined;
   readonly codec: RecordCodec;
   readonly check: KeyringCheck;
   readonly guard: OverwriteGuard;
 }
 
-/** The addresses of records that a write may replace without having read them. */
+/** The namespace and keys of the records that a write may replace without reading them first. */
 export interface OverwrittenRecords {
   readonly namespace: string;
   readonly keys: readonly string[];
 }
 
-/** Decides whether a store may write, and with which keyring. Every keyring that encrypts a record comes from here. */
+/**
+ * Decides whether a store may write, and with which keyring. Records of the application are encrypted only with a
+ * keyring that this class returned.
+ */
 export class WriteGate {
   readonly #conditions: WriteConditions;
 
@@ -30,16 +36,17 @@ export class WriteGate {
   }
 
   /**
-   * Returns the keyring to write with, once all conditions hold: the heartbeat of the process has not lapsed, the
-   * keyring decrypts the check record, and no record that would be overwritten is unreadable.
+   * Returns the keyring to write with, as soon as three conditions are met. The heartbeat of the process has not
+   * lapsed. The keyring decrypts the check record. Every record that the write would replace can be read.
    *
-   * Returns a promise only if a condition has to be waited for. Use the keyring at once: during another `await` the
-   * keyring may be replaced, or the heartbeat may lapse.
+   * Returns a promise only if the test of a condition takes time. Use the returned keyring before the next `await`,
+   * because during an `await` another keyring may come into use, or the heartbeat may lapse.
    *
-   * @param overwritten the records that the write may replace unread. Omit it for a replacement that first compares the
-   * stored record.
-   * @throws KeywardError `OVERWRITE_REFUSED` if the keyring does not belong to the store, or if a record that would be
-   * overwritten is unreadable; and as {@link ReplicaRegistration.requireLease} if the heartbeat has lapsed.
+   * @param overwritten the records that the write may replace without reading them first. Omit `overwritten` if the
+   * write replaces a record only after comparing its stored value.
+   * @throws KeywardError `OVERWRITE_REFUSED` if the keyring does not belong to the store, or if a record that the write
+   * would replace cannot be read. If the heartbeat has lapsed and cannot be renewed, an error of
+   * {@link ReplicaRegistration.requireLease}.
    */
   keyringForWriting(overwritten?: OverwrittenRecords): Keyring | Promise<Keyring> {
     const keyring = this.#verifiedKeyring();

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 const longestTimerMs = 2 ** 30;
 
 /**
- * Waits for `waitMs` milliseconds, which may be longer than the longest timer of Node.js. Rejects with the reason of
+ * Waits for `waitMs` milliseconds, even if that is longer than the longest timer of Node.js. Rejects with the reason of
  * the signal as soon as the signal is aborted.
  */
 export async function pause(waitMs: number, signal: AbortSignal | undefined): Promise<void> {

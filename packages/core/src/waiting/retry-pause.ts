@@ -1,12 +1,12 @@
 import { Moment } from "./moment.ts";
 
-/** Options of a {@link RetryPause}. */
+/** The options of a {@link RetryPause}: how long to pause after failed attempts. */
 export interface RetryPauseOptions {
   /** The pause after the first failure, in milliseconds. */
   readonly firstMs: number;
-  /** Factor by which each further pause is longer than the one before. Default: 2. */
+  /** The length of each further pause is the length of the previous pause multiplied by this factor. Default: 2. */
   readonly factor?: number;
-  /** Maximum length of a pause in milliseconds, without its random part. */
+  /** Maximum length of a pause in milliseconds, before a random part of up to 20 % is added. */
   readonly longestMs: number;
 }
 
@@ -14,16 +14,16 @@ export interface RetryPauseOptions {
 const jitter = 0.2;
 
 /**
- * The pause between attempts that fail again and again, for authors of a key provider. Each pause is longer than the
- * one before, up to `longestMs`, plus a random part of up to 20 %. Time during which the machine sleeps counts as part
- * of the pause.
+ * Measures the pauses between attempts that fail repeatedly, for authors of a key provider. Each pause is longer than
+ * the previous pause, up to `longestMs`. A random part of up to 20 % is added. Time during which the machine sleeps
+ * counts as part of the pause.
  */
 export class RetryPause {
   readonly #options: RetryPauseOptions;
   #nextMs: number;
   #begun: { readonly moment: Moment; readonly durationMs: number } | undefined;
 
-  /** Creates a pause that has not begun. */
+  /** Creates a `RetryPause` without a pause in progress. The first pause begins with `failed()`. */
   constructor(options: RetryPauseOptions) {
     this.#options = options;
     this.#nextMs = options.firstMs;
@@ -42,7 +42,7 @@ export class RetryPause {
     this.#nextMs = this.#options.firstMs;
   }
 
-  /** Returns the milliseconds that are left of the pause; 0 if another attempt may be made. */
+  /** Returns how many milliseconds of the current pause are left. Returns 0 if the next attempt may be made now. */
   leftMs(): number {
     return this.#begun === undefined ? 0 : Math.max(0, this.#begun.durationMs - this.#begun.moment.agoMs());
   }

@@ -13,10 +13,13 @@ interface Flight<Result> {
 }
 
 /**
- * Wraps `work` so that at most one run of `work` is in progress at a time. For authors of a key provider.
+ * Returns a function that calls `work`, but never twice at the same time: calls that wait for the next run of `work`
+ * share this run. For authors of a key provider.
  *
- * - A call never shares a run that began before the call. So the result of a call is never older than the call.
- * - A caller that aborts ends only its own wait. A run is aborted when no caller waits for it any longer.
+ * - A call never shares a run of `work` that began before the call. So the result of a call is never older than the
+ *   call.
+ * - If a caller aborts its signal, only its own call rejects. A run of `work` is aborted when no caller waits for the
+ *   run any longer.
  */
 export function singleFlight<Result>(
   work: (options: { readonly signal: AbortSignal }) => Promise<Result>,

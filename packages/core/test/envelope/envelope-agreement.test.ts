@@ -28,7 +28,7 @@ describe("a second implementation of the specification", () => {
     );
   });
 
-  it("encrypts records that Keyward decrypts, to the same bytes under the same nonce", () => {
+  it("encrypts records that Keyward decrypts, and returns the same bytes as Keyward for the same nonce", () => {
     fc.assert(
       fc.property(
         anyRoot,
@@ -49,7 +49,7 @@ describe("a second implementation of the specification", () => {
     );
   });
 
-  it("agrees with Keyward on every plaintext with a valid tag, well laid out or not", () => {
+  it("returns the same value or error as Keyward for every plaintext with a valid tag, even if the plaintext is broken", () => {
     const material = randomBytes(32);
     const record = { root: material, keyId: "k", ...address };
     const root = new RootKey(material);
@@ -69,7 +69,7 @@ describe("a second implementation of the specification", () => {
     );
   });
 
-  it("agrees with Keyward on every alteration of a stored value", () => {
+  it("returns the same value or error as Keyward for every altered envelope", () => {
     const material = randomBytes(32);
     const record = { root: material, keyId: "2026-11", ...address };
     const root = new RootKey(material);

@@ -33,11 +33,11 @@ describe("reading an altered envelope", () => {
     throw new Error(`It read as ${value === undefined ? "absent" : "a value"}`);
   }
 
-  it("succeeds only if nothing was altered", async () => {
+  it("succeeds if the envelope was not altered at all", async () => {
     for (const stored of [text, binary]) await expect(read(stored)).rejects.toThrow("It read as a value");
   });
 
-  it("fails for any flipped bit of the binary form", async () => {
+  it("fails if any bit of the binary form is flipped", async () => {
     for (let bit = 0; bit < binary.length * 8; bit++) {
       const flipped = Buffer.from(binary);
       flipped[bit >> 3] = (flipped[bit >> 3] ?? 0) ^ (1 << (bit & 7));
@@ -47,7 +47,7 @@ describe("reading an altered envelope", () => {
     }
   });
 
-  it("fails for any flipped bit of the bytes or the body of the text form", async () => {
+  it("fails if any bit is flipped in the ASCII bytes of the text form, or in its decoded body", async () => {
     const body = Buffer.from(text.slice(12), "base64url");
     for (let bit = 0; bit < body.length * 8; bit++) {
       const flipped = Buffer.from(body);
@@ -65,7 +65,7 @@ describe("reading an altered envelope", () => {
     }
   });
 
-  it("fails for any replaced character of the text form", async () => {
+  it("fails if any character of the text form is replaced", async () => {
     for (let at = 0; at < text.length; at++) {
       // Node's decoder reads a character as its lower eight bits.
       const lookalikes = [0x100, 0x2100, 0xff00].map((more) => String.fromCharCode(more + text.charCodeAt(at)));
@@ -78,7 +78,7 @@ describe("reading an altered envelope", () => {
     }
   });
 
-  it("fails if either form is cut anywhere, at its beginning or its end", async () => {
+  it("fails if the beginning or the end of the text form or the binary form is cut off", async () => {
     for (let at = 0; at < text.length; at++) {
       expect(await read(text.slice(0, at)), `to ${at}`).toMatch(/^RECORD_|^KEY_/);
       expect(await read(Buffer.from(text.slice(0, at))), `to ${at}, as bytes`).toMatch(/^RECORD_|^KEY_/);
@@ -90,7 +90,7 @@ describe("reading an altered envelope", () => {
     }
   });
 
-  it("fails if something is inserted anywhere into either form", async () => {
+  it("fails if a character or a byte is inserted anywhere into the text form or the binary form", async () => {
     for (let at = 0; at <= text.length; at++) {
       for (const more of ["A", "=", ".", "\n"]) {
         expect(await read(text.slice(0, at) + more + text.slice(at)), `${at} ${more}`).toMatch(
@@ -132,7 +132,7 @@ describe("the text form of a record", () => {
     );
   });
 
-  it("has only one possible last character", () => {
+  it("decrypts with only one last character, although other characters decode to the same bytes", () => {
     const root = new RootKey(randomBytes(32));
     for (const length of [0, 1, 2]) {
       const text = String(sealStored("k", root, address, { value: "x".repeat(length) }, { form: "text" }));

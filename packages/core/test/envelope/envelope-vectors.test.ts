@@ -32,7 +32,7 @@ async function sealAgainAtOnce(codec: RecordCodec, stored: string | Buffer, addr
 }
 
 describe("an accepted vector", () => {
-  it.each(vectors.accept)("encrypts and decrypts as given: $name", async (vector) => {
+  it.each(vectors.accept)("is encrypted to its sealed value, and decrypted to its content: $name", async (vector) => {
     const { kid, namespace, key, scope, padTo } = vector;
     const value = readValue(vector.value);
     const sealed = readValue(vector.sealed);
@@ -60,21 +60,24 @@ describe("an accepted vector", () => {
     }
   });
 
-  it.each(vectors.accept)("agrees with the second implementation: $name", (vector) => {
-    const { kid, scope, namespace, key } = vector;
-    const root = scope === null ? fromHex(vector.root) : scopedRoot(fromHex(vector.root), scope);
-    const record = { root, keyId: kid, namespace, key };
-    const value = readValue(vector.value);
-    const sealed = readValue(vector.sealed);
-    const content = vector.expires === null ? { value } : { value, expires: vector.expires };
-    const plain = layOut(content, vector.padTo ?? undefined);
-    expect(sealPlain(record, typeof sealed === "string" ? "text" : "binary", fromHex(vector.nonce), plain)).toEqual(
-      sealed,
-    );
-    for (const stored of asStored(sealed)) expect(openNaively(stored, record)).toEqual(content);
-  });
+  it.each(vectors.accept)(
+    "is encrypted and decrypted in the same way by the second implementation: $name",
+    (vector) => {
+      const { kid, scope, namespace, key } = vector;
+      const root = scope === null ? fromHex(vector.root) : scopedRoot(fromHex(vector.root), scope);
+      const record = { root, keyId: kid, namespace, key };
+      const value = readValue(vector.value);
+      const sealed = readValue(vector.sealed);
+      const content = vector.expires === null ? { value } : { value, expires: vector.expires };
+      const plain = layOut(content, vector.padTo ?? undefined);
+      expect(sealPlain(record, typeof sealed === "string" ? "text" : "binary", fromHex(vector.nonce), plain)).toEqual(
+        sealed,
+      );
+      for (const stored of asStored(sealed)) expect(openNaively(stored, record)).toEqual(content);
+    },
+  );
 
-  it.each(vectors.defaultKeyId)("agrees on the default key id $id", ({ root, id }) => {
+  it.each(vectors.defaultKeyId)("has the default key id that Keyward derives from the root: $id", ({ root, id }) => {
     expect(new RootKey(fromHex(root)).defaultId).toBe(id);
   });
 });
@@ -106,7 +109,7 @@ describe("a rejected vector", () => {
     }
   });
 
-  it("exists for every error code of decryption", () => {
+  it("exists for every error code with which decryption fails", () => {
     expect(new Set(vectors.reject.map(({ code }) => code))).toEqual(
       new Set([
         "KEY_UNKNOWN",
@@ -149,7 +152,7 @@ it("docs/envelope.md shows the values that the implementation computes", () => {
   expect(page).toContain(vectors.xaes256gcmAccumulated.digest);
 });
 
-it("each vector has its own name", () => {
+it("no two vectors have the same name", () => {
   const names = [...vectors.accept, ...vectors.reject].map(({ name }) => name);
   expect(names).toEqual([...new Set(names)]);
 });

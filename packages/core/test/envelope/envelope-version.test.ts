@@ -4,7 +4,7 @@ import { expect, it } from "vitest";
 
 const packages = new URL("../../../", import.meta.url).pathname;
 
-it("keeps the bytes of an envelope version out of every source outside core's folder envelope", () => {
+it("no source file outside core's folder envelope contains the beginning of an envelope, kw1", () => {
   const sources = globSync("*/src/**/*.ts", { cwd: packages });
   const knowing = sources.filter((file) => readFileSync(join(packages, file), "utf8").includes("kw1"));
   expect(knowing.map((file) => file.replaceAll("\\", "/"))).toEqual([expect.stringMatching(/^core\/src\/envelope\//)]);

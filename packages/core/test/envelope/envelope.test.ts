@@ -28,7 +28,7 @@ import { commitmentOf, headerOf, pae, sealingKey, subkeyOf } from "./naive-envel
 const address: RecordAddress = { namespace: "flows", key: "session:42" };
 
 describe("an encrypted record", () => {
-  it("decrypts to its content in both forms", () => {
+  it("decrypts to the encrypted content, in the text form and in the binary form", () => {
     fc.assert(
       fc.property(
         anyRoot,
@@ -50,7 +50,7 @@ describe("an encrypted record", () => {
     );
   });
 
-  it("decrypts from a view on other bytes", () => {
+  it("decrypts if its bytes are a view of a part of a larger buffer", () => {
     const root = new RootKey(randomBytes(32));
     const sealed = Buffer.from(sealStored("k", root, address, { value: "v" }, { form: "binary" }));
     const within = new Uint8Array(sealed.length + 20);
@@ -61,7 +61,7 @@ describe("an encrypted record", () => {
     expect(open(view, header, root, address)).toEqual({ value: "v" });
   });
 
-  it("decrypts even if it is larger than any cache or pool", () => {
+  it("decrypts even if it is larger than every cache and pool of Keyward and Node", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const value = randomBytes(3_000_001);
@@ -89,7 +89,7 @@ describe("readHeader", () => {
     ([".", ":"] as const).map((separator) => ({ id, separator, written: `kw1${separator}${id}${separator}` })),
   );
 
-  it("returns the header as it is written, whatever it read before", () => {
+  it("returns the header as it is written in the value, whatever headers it has read before", () => {
     fc.assert(
       fc.property(fc.array(fc.tuple(fc.constantFrom(...headers), fc.boolean()), { maxLength: 30 }), (reads) => {
         for (const [{ id, separator, written }, asBytes] of reads) {
@@ -109,7 +109,7 @@ describe("readHeader", () => {
     );
   });
 
-  it("does not confuse a header with one that it read before", () => {
+  it("does not confuse a value with an earlier value that begins in almost the same way", () => {
     for (const { written } of headers) readHeader(Buffer.from(written), address);
     for (const stored of ["kw1.k1", "kw1", "kw", "", "KW1.k1.", " kw1.k1.", "no header"]) {
       const read = () => readHeader(stored, address)?.keyId;
@@ -122,9 +122,9 @@ describe("readHeader", () => {
   });
 });
 
-describe("a text that looks like decoded bytes", () => {
+describe("a text with a character that decoding may change", () => {
   it.each(["\ufffd", "a\ufffdb", "\ufeff\ufffd", "\u0001", "\0", "żółw \ufffd 🔐", `${"x".repeat(5_000)}\ufffd`])(
-    "is returned unchanged: %j",
+    "is decrypted unchanged: %j",
     (value) => {
       const root = new RootKey(randomBytes(32));
       for (const form of ["text", "binary"] as const) {
@@ -142,7 +142,7 @@ describe("a text that looks like decoded bytes", () => {
 });
 
 describe("decryption", () => {
-  it("fails at another address", () => {
+  it("fails if the record was moved to another address", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
       fc.property(anyAddress, anyAddress, anyForm, (from, to, form) => {
@@ -153,7 +153,7 @@ describe("decryption", () => {
     );
   });
 
-  it("fails if the namespace and the key are divided at another character", () => {
+  it("fails if the end of the namespace becomes the beginning of the key, or the other way round", () => {
     const root = new RootKey(randomBytes(32));
     fc.assert(
       fc.property(fc.string({ minLength: 1 }), fc.nat(), fc.nat(), anyForm, (joined, one, other, form) => {
@@ -168,7 +168,7 @@ describe("decryption", () => {
     );
   });
 
-  it("fails under another key id, even if it has the same material", () => {
+  it("fails if the envelope names another key id, even if that key has the same material", () => {
     const material = randomBytes(32);
     const [one, other] = [new RootKey(material), new RootKey(material)];
     const sealed = String(sealStored("one", one, address, { value: "v" }, { form: "text" }));
@@ -177,14 +177,14 @@ describe("decryption", () => {
     expect(codeOf(() => openStored(renamed, "other", other, address))).toBe("RECORD_TAMPERED");
   });
 
-  it("fails in the other form", () => {
+  it("fails if an envelope in text form was rewritten in binary form", () => {
     const root = new RootKey(randomBytes(32));
     const text = String(sealStored("k", root, address, { value: "v" }, { form: "text" }));
     const binary = Buffer.concat([Buffer.from("kw1:k:"), Buffer.from(text.slice(6), "base64url")]);
     expect(codeOf(() => openStored(binary, "k", root, address))).toBe("RECORD_TAMPERED");
   });
 
-  it("succeeds under one key only, even for a ciphertext that AES-GCM decrypts under two", () => {
+  it("succeeds under only one key, even if AES-GCM can decrypt the ciphertext under two keys", () => {
     const materials = [randomBytes(32), randomBytes(32)] as const;
     for (const form of ["text", "binary"] as const) {
       const header = headerOf("shared", form);
@@ -217,7 +217,7 @@ describe("encryption", () => {
   const root = new RootKey(randomBytes(32));
   const lone = ["\ud800", "a\udc00", "\udc00\ud800"];
 
-  it.each(lone)("refuses an address or a text with the lone surrogate %j", (text) => {
+  it.each(lone)("refuses an address or a text that contains the lone surrogate %j", (text) => {
     for (const form of ["text", "binary"] as const) {
       expect(codeOf(() => seal("k", root, address, { value: text }, { form }))).toBe("VALUE_INVALID");
     }
@@ -225,14 +225,17 @@ describe("encryption", () => {
     expect(codeOf(() => requireAddress("namespace", text))).toBe("VALUE_INVALID");
   });
 
-  it.each(lone)("refuses the lone surrogate %j through a store", async (text) => {
-    const map = new Map<string, unknown>();
-    const store = new EncryptedStore(map, { keys: Keyring.generate() });
-    for (const call of [store.set("key", text), store.set(text, "value"), store.get(text), store.has(text)]) {
-      await expect(call).rejects.toMatchObject({ code: "VALUE_INVALID" });
-    }
-    expect(map.size).toBe(0);
-  });
+  it.each(lone)(
+    "refuses, in calls of a store, a record's key or a text that contains the lone surrogate %j",
+    async (text) => {
+      const map = new Map<string, unknown>();
+      const store = new EncryptedStore(map, { keys: Keyring.generate() });
+      for (const call of [store.set("key", text), store.set(text, "value"), store.get(text), store.has(text)]) {
+        await expect(call).rejects.toMatchObject({ code: "VALUE_INVALID" });
+      }
+      expect(map.size).toBe(0);
+    },
+  );
 
   it("refuses an expiry that is not a number", () => {
     expect(codeOf(() => requireExpires("key", Number.NaN))).toBe("VALUE_INVALID");
@@ -255,7 +258,7 @@ describe("an expiry", () => {
     [-0.5, 0],
     [-7, 0],
     [Number.NEGATIVE_INFINITY, 0],
-  ])("given as %d is kept as %d", (given, kept) => {
+  ])("that a caller sets to %d is stored as %d", (given, kept) => {
     expect(requireExpires("key", given)).toBe(kept);
     for (const form of ["text", "binary"] as const) {
       const sealed = sealStored("k", root, address, { value: "v", expires: given }, { form });
@@ -263,7 +266,7 @@ describe("an expiry", () => {
     }
   });
 
-  it("makes a record absent after it has passed, even if the store still has the record", async () => {
+  it("makes a record absent after the expiry has passed, even if the store still has the record", async () => {
     const ring = Keyring.generate("k");
     const key = keyOf(ring, "k");
     if (key === undefined) throw new Error("The keyring lacks its key");
@@ -283,7 +286,7 @@ describe("an expiry", () => {
 });
 
 describe("padding", () => {
-  it("gives all values up to the same multiple of padTo the same size, in both forms", () => {
+  it("makes, in both forms, the envelopes of all values of up to 58 bytes equally long if padTo is 64", () => {
     const root = new RootKey(randomBytes(32));
     for (const form of ["text", "binary"] as const) {
       const lengths = new Set(
@@ -301,7 +304,7 @@ describe("padding", () => {
 });
 
 describe("an error about a record", () => {
-  it("shows neither plaintext nor key material nor the envelope nor the key of the record", async () => {
+  it("shows neither plaintext nor key material, an envelope or the record's key", async () => {
     const ring = Keyring.generate("k");
     const key = keyOf(ring, "k");
     if (key === undefined) throw new Error("The keyring lacks its key");

@@ -47,9 +47,9 @@ class Recorder implements ForeignFormat {
 describe("aesGcm", () => {
   const keys = { "a passphrase": "correct horse battery staple, no less", "32 bytes": randomBytes(32) };
 
-  describe.each(Object.entries(keys))("given %s as its key", (_, key) => {
+  describe.each(Object.entries(keys))("with %s as its key", (_, key) => {
     it.each(layouts.flatMap((layout) => encodings.map((encoding) => [layout, encoding] as const)))(
-      "reads the layout %s in %s",
+      "reads values with the layout %s and the encoding %s",
       async (layout, encoding) => {
         const format = aesGcm({ key, layout, encoding });
         for (const value of ["", "text", "zażółć 🔐", '{"value":"v"}', "x".repeat(5_000)]) {
@@ -61,7 +61,7 @@ describe("aesGcm", () => {
     );
   });
 
-  it("reads records of Keyv's own encryption through a store, with their expiry", async () => {
+  it("lets a store read the records that @keyv/encrypt-node has encrypted, with their expiry", async () => {
     const key = keys["a passphrase"];
     const accept = [aesGcm({ key, layout: "iv-tag-ciphertext" })];
     const read = (stored: string): Promise<unknown> =>
@@ -72,7 +72,7 @@ describe("aesGcm", () => {
     expect(await read(encrypt(JSON.stringify({ value: 1, expires: null }), key))).toBe('{"value":1,"expires":null}');
   });
 
-  it("accepts base64 with and without padding", async () => {
+  it("reads base64 even if the padding is missing", async () => {
     const key = randomBytes(32);
     const format = aesGcm({ key, layout: "iv-tag-ciphertext" });
     for (const value of ["a", "ab", "abc"]) {
@@ -80,14 +80,14 @@ describe("aesGcm", () => {
     }
   });
 
-  it("accepts hexadecimal in capitals", async () => {
+  it("reads hexadecimal even if it is in capitals", async () => {
     const key = randomBytes(32);
     const format = aesGcm({ key, layout: "iv-tag-ciphertext", encoding: "hex" });
     const sealed = encrypt("v", key, "iv-tag-ciphertext", "hex").toUpperCase();
     expect(await format.read(sealed, address)).toEqual({ value: "v" });
   });
 
-  it("throws or returns undefined for a value that was altered or cut anywhere", async () => {
+  it("throws or returns undefined if the value was altered or cut anywhere", async () => {
     for (const layout of layouts) {
       for (const encoding of encodings) {
         const key = randomBytes(32);
@@ -122,7 +122,7 @@ describe("aesGcm", () => {
     }
   });
 
-  it("throws for a value that was encrypted under another key or in another layout", () => {
+  it("throws if the value was encrypted under another key or in another layout", () => {
     const key = randomBytes(32);
     const sealed = encrypt("a value", key);
     for (const options of [
@@ -136,7 +136,7 @@ describe("aesGcm", () => {
     }
   });
 
-  it.each(encodings)("returns undefined for JSON, bytes, and text that is not %s", (encoding) => {
+  it.each(encodings)("returns undefined for JSON, for bytes, and for text that is not %s", (encoding) => {
     const format = aesGcm({ key: randomBytes(32), layout: "iv-tag-ciphertext", encoding });
     const long = "x".repeat(60);
     for (const stored of [
@@ -164,7 +164,7 @@ describe("aesGcm", () => {
     },
   );
 
-  it("never shows its key", () => {
+  it("returns a format that does not show the encryption key", () => {
     const key = randomBytes(32);
     expect(leaked(shown(aesGcm({ key, layout: "iv-tag-ciphertext" })), key)).toBeUndefined();
   });
@@ -177,7 +177,7 @@ describe("the format plaintext", () => {
     ['{"expires":4102444800000,"value":null}', 4102444800000],
     ['{"value":1,"expires":null}', undefined],
     ['{"value":1,"expires":0}', 0],
-  ])("reads Keyv's own JSON %s", (stored, expires) => {
+  ])("reads the JSON %s that Keyv writes", (stored, expires) => {
     expect(plaintext().read(stored, address)).toEqual(
       expires === undefined ? { value: stored } : { value: stored, expires },
     );
@@ -197,18 +197,18 @@ describe("the format plaintext", () => {
     '{"value":1,"expires":true}',
     '{"value":1,"__proto__":{}}',
     ' {"value":1}',
-  ])("does not claim %j, which Keyv did not write", (stored) => {
+  ])("returns undefined for %j, which is not JSON that Keyv writes", (stored) => {
     expect(plaintext().read(stored, address)).toBeUndefined();
     expect(plaintext().read(Buffer.from(stored), address)).toBeUndefined();
   });
 
-  it("calls the option matches, if it is set, instead of looking for Keyv's JSON", () => {
+  it("reads only the values for which the option matches returns true, if this option is set", () => {
     const format = plaintext({ matches: (stored) => typeof stored === "string" && stored.startsWith("v0 ") });
     expect(format.read("v0 text", address)).toEqual({ value: "v0 text" });
     expect(format.read('{"value":1}', address)).toBeUndefined();
   });
 
-  it("reads an expired record as absent, and keeps a future expiry when the record is encrypted", async () => {
+  it("makes a record absent if its expiry has passed, and keeps a later expiry in re-encryption", async () => {
     const keys = Keyring.generate();
     const accept = [plaintext()];
     const past = JSON.stringify({ value: 1, expires: Date.now() - 1 });
@@ -228,7 +228,7 @@ describe("the format plaintext", () => {
   });
 
   it.each([4e12 + 0.5, 1e20, 2 ** 48])(
-    "lets a record with the expiry %d be encrypted in the background after a read",
+    "lets a store encrypt a record in the background after a read, even if its expiry is %d",
     async (expires) => {
       const keys = Keyring.generate();
       const map = new Map<string, unknown>([
@@ -245,7 +245,7 @@ describe("the format plaintext", () => {
     },
   );
 
-  it("is refused in a namespace for which the keyring forbids plaintext, and in no other", async () => {
+  it("is refused only in a namespace for which the keyring forbids plaintext", async () => {
     const keys = Keyring.generate().forbidPlaintext("flows");
     const options = { keys, accept: [plaintext({ matches: () => true })] };
     await expect(storeHolding('{"value":1}', address, options).get("session:42")).rejects.toMatchObject({
@@ -255,20 +255,20 @@ describe("the format plaintext", () => {
     expect(await storeHolding('{"value":1}', elsewhere, options).get("session:42")).toBe('{"value":1}');
   });
 
-  it("is tried last, whatever its position in accept", async () => {
+  it("is tried after all other formats, whatever its position in the option accept", async () => {
     const recorder = new Recorder();
     const options = { keys: Keyring.generate(), accept: [plaintext(), recorder], reencrypt: "off" } as const;
     expect(await storeHolding('{"value":1}', address, options).get(address.key)).toBe("claimed");
   });
 });
 
-describe("the formats of accept", () => {
+describe("the formats in the option accept", () => {
   const keys = Keyring.generate("k");
   const anyTail = fc.oneof(fc.string({ unit: "binary", maxLength: 120 }), fc.base64String({ maxLength: 120 }));
   const anyVersion = fc.oneof(fc.constant("1"), fc.stringMatching(/^[0-9]{1,60}$/));
   const anyHeader = fc.oneof(fc.constantFrom("k.", "k:", "", "k", "__proto__."), fc.string({ maxLength: 40 }));
 
-  it("are never tried for a value that begins like an envelope, as a string or as bytes", async () => {
+  it("are never tried for a string or bytes that begin like an envelope", async () => {
     await fc.assert(
       fc.asyncProperty(
         anyVersion,

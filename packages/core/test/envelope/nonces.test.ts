@@ -34,7 +34,7 @@ function drawInWorker(material: Uint8Array, draws: number): Promise<Buffer> {
 }
 
 describe("a nonce", () => {
-  it("is never drawn twice in more than 10^6 draws of one process, and each session ends after 2^20 records", () => {
+  it("is never drawn twice in more than 10^6 draws of one process, and changes its prefix after 2^20 draws", () => {
     const root = new RootKey(randomBytes(32));
     const draws = sessionRecords + 1_000;
     const nonces = Buffer.alloc(draws * 24);
@@ -49,7 +49,7 @@ describe("a nonce", () => {
     expect(prefixAt(draws - 1)).toBe(prefixAt(sessionRecords));
   });
 
-  it("is never drawn twice in 10^6 draws of four threads under one key", async () => {
+  it("is never drawn twice in 10^6 draws under one key in four threads", async () => {
     const material = randomBytes(32);
     const drawn = await Promise.all([1, 2, 3, 4].map(() => drawInWorker(material, 250_000)));
     const seen = new Set<string>();
@@ -58,7 +58,7 @@ describe("a nonce", () => {
     expect(new Set(drawn.map(prefixOf)).size).toBe(4);
   });
 
-  it("is never in two of 10^5 envelopes", () => {
+  it("is in only one of 10^5 envelopes", () => {
     const root = new RootKey(randomBytes(32));
     const seen = new Set<string>();
     for (let index = 0; index < 100_000; index++) {
@@ -69,26 +69,26 @@ describe("a nonce", () => {
     expect(seen.size).toBe(100_000);
   });
 
-  it("has another prefix under another key, and in another instance of the same key", () => {
+  it("has another prefix under each key, and in each RootKey object of the same key", () => {
     const material = randomBytes(32);
     const roots = [new RootKey(material), new RootKey(material), new RootKey(randomBytes(32))];
     expect(new Set(roots.map((root) => prefixOf(draw(root)))).size).toBe(3);
   });
 });
 
-describe("a writer's session", () => {
+describe("the session in which a writer keeps a nonce prefix", () => {
   const startMs = Date.UTC(2026, 0, 1);
   beforeEach(() => vi.useFakeTimers({ toFake: ["Date"], now: startMs }));
   afterEach(() => vi.useRealTimers());
 
-  it("keeps its prefix and draws a new rest for each nonce", () => {
+  it("gives each nonce the same prefix and a new second half", () => {
     const root = new RootKey(randomBytes(32));
     const [one, other] = [draw(root), draw(root)];
     expect(prefixOf(one)).toBe(prefixOf(other));
     expect(one.subarray(12)).not.toEqual(other.subarray(12));
   });
 
-  it("ends after 2^36 bytes", () => {
+  it("ends after the encryption of 2^36 bytes", () => {
     const root = new RootKey(randomBytes(32));
     const prefixes = [2 ** 35, 2 ** 35 - 1, 1, 1].map((bytes) => prefixOf(draw(root, bytes)));
     expect(prefixes[1]).toBe(prefixes[0]);
@@ -96,7 +96,7 @@ describe("a writer's session", () => {
     expect(prefixes[3]).not.toBe(prefixes[0]);
   });
 
-  it("ends at the age of ten minutes, and not before", () => {
+  it("ends exactly ten minutes after it began", () => {
     const root = new RootKey(randomBytes(32));
     const first = prefixOf(draw(root));
     vi.setSystemTime(startMs + sessionAgeMs - 1);
@@ -112,7 +112,7 @@ describe("a writer's session", () => {
     expect(prefixOf(draw(root))).not.toBe(first);
   });
 
-  it("ends on reseed() for every key", () => {
+  it("ends for every key when reseed() is called", () => {
     const roots = [new RootKey(randomBytes(32)), new RootKey(randomBytes(32))];
     const before = roots.map((root) => prefixOf(draw(root)));
     reseed();
@@ -120,7 +120,7 @@ describe("a writer's session", () => {
     expect(new Set([...before, ...after]).size).toBe(4);
   });
 
-  it("encrypts records that stay readable after the session has ended", () => {
+  it("encrypts records that can be decrypted after the session has ended", () => {
     const root = new RootKey(randomBytes(32));
     for (const atMs of [0, 1, sessionAgeMs, sessionAgeMs * 3, -5]) {
       vi.setSystemTime(startMs + atMs);
@@ -151,20 +151,20 @@ describe("the random bytes drawn in advance", () => {
     return fills.mock.calls.length;
   }
 
-  it("are enough for at most 128 nonces, so that two clones of a machine share no more than 128", () => {
+  it("are used for at most 128 nonces, so that two clones of a machine draw at most 128 equal nonces", () => {
     expect(fillsAt(5_000)).toBe(1);
     let draws = 1;
     while (fillsAt(5_000) === 0) draws++;
     expect(draws).toBe(128);
   });
 
-  it("are at most one second old", () => {
+  it("are used for at most one second", () => {
     expect(fillsAt(5_000)).toBe(1);
     expect(fillsAt(6_000)).toBe(0);
     expect(fillsAt(6_001)).toBe(1);
   });
 
-  it("are discarded when the clock is set back, and on reseed()", () => {
+  it("are discarded when the clock is set back, and when reseed() is called", () => {
     expect(fillsAt(5_000)).toBe(1);
     expect(fillsAt(4_999)).toBe(1);
     expect(fillsAt(4_999)).toBe(0);
@@ -182,7 +182,7 @@ describe("the random bytes drawn in advance", () => {
 });
 
 describe("a reader's cache of subkeys", () => {
-  it("returns the right subkey for each record, before and after its eviction", () => {
+  it("returns the right subkey for each record, even after the cache has dropped the subkey", () => {
     const root = new RootKey(randomBytes(32));
     const records = Array.from({ length: 300 }, (_, index) => {
       const value = `record ${index}`;

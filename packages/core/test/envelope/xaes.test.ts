@@ -40,7 +40,7 @@ class InputStream {
 }
 
 describe("XAES-256-GCM", () => {
-  it.each(vectors.xaes256gcm)("computes the known answer $sealed", (vector) => {
+  it.each(vectors.xaes256gcm)("encrypts each example of C2SP to the output that C2SP expects: $sealed", (vector) => {
     const key = fromHex(vector.key);
     const nonce = fromHex(vector.nonce);
     const data = fromHex(vector.associatedData);
@@ -48,7 +48,7 @@ describe("XAES-256-GCM", () => {
     expect(openXaes(key, nonce, fromHex(vector.sealed), data).toString("hex")).toBe(vector.plaintext);
   });
 
-  it("computes the accumulated answer of C2SP", () => {
+  it("computes the hash that C2SP's accumulated test expects", () => {
     const { rounds, digest } = vectors.xaes256gcmAccumulated;
     const source = new InputStream(rounds * (32 + 24 + 2 * 256));
     const accumulated = createHash("shake128", { outputLength: 32 });
@@ -65,7 +65,7 @@ describe("XAES-256-GCM", () => {
     expect(accumulated.digest("hex")).toBe(digest);
   });
 
-  it("derives the same subkeys as the second implementation, whether the doubling carries a bit or not", () => {
+  it("derives the same subkeys as the second implementation, for keys with and without a carry in the doubling", () => {
     for (let round = 0; round < 200; round++) {
       const key = randomBytes(32);
       const nonce = randomBytes(24);

@@ -9,7 +9,7 @@ const known: OptionNames<Options> = { one: true, two: true };
 
 describe("requireAmount", () => {
   it.each([NaN, Infinity, -Infinity, -1, 0, 1.5, 2 ** 31, 2 ** 53, "5", null, undefined, {}, 5n])(
-    "refuses %s as a duration, and the error names the option, the unit and the bounds",
+    "refuses %s as a duration, with an error that names the option, the unit and the bounds",
     (given) => {
       expect(() => requireAmount("waitMs", given, "milliseconds")).toThrow(
         expect.objectContaining({
@@ -22,7 +22,7 @@ describe("requireAmount", () => {
     },
   );
 
-  it("returns a value within the bounds, both ends included", () => {
+  it("returns a value that is within the bounds or equal to one of the bounds", () => {
     expect(requireAmount("waitMs", 0, "milliseconds", { least: 0 })).toBe(0);
     expect(requireAmount("waitMs", 2 ** 30, "milliseconds")).toBe(2 ** 30);
     expect(requireAmount("maxBytes", 2 ** 40, "bytes")).toBe(2 ** 40);
@@ -31,7 +31,7 @@ describe("requireAmount", () => {
 });
 
 describe("requireOptions", () => {
-  it("returns options that are all known", () => {
+  it("returns the options if every option is known", () => {
     const options: Options = { one: 1 };
     expect(requireOptions("it", options, known)).toBe(options);
   });
@@ -40,15 +40,18 @@ describe("requireOptions", () => {
     ["ones", { ones: 1 }],
     ["__proto__", JSON.parse('{"__proto__": 1}')],
     ["toString", { toString: 1 }],
-  ])("refuses the unknown option %s by name and lists the known ones", (name, given: object) => {
-    expect(() => requireOptions("it", given, known)).toThrow(
-      expect.objectContaining({
-        code: "VALUE_INVALID",
-        message: `it has no option "${name}"`,
-        hint: expect.stringContaining("one, two"),
-      }),
-    );
-  });
+  ])(
+    "refuses the unknown option %s, with an error that names this option and lists the known options",
+    (name, given: object) => {
+      expect(() => requireOptions("it", given, known)).toThrow(
+        expect.objectContaining({
+          code: "VALUE_INVALID",
+          message: `it has no option "${name}"`,
+          hint: expect.stringContaining("one, two"),
+        }),
+      );
+    },
+  );
 
   it.each([
     ["null", "null"],

@@ -17,7 +17,7 @@ function everySecond(problem: () => unknown, seconds: number): Map<number, numbe
 }
 
 describe("a repeated problem", () => {
-  it("is reported at once, and then, after pauses that grow, with the number of its occurrences", () => {
+  it("is reported at once, and then again after longer and longer pauses with the number of its occurrences", () => {
     const reports = everySecond(down, 2_000);
     expect([...reports]).toEqual([
       [0, 1],
@@ -35,7 +35,7 @@ describe("a repeated problem", () => {
     ]);
   });
 
-  it("counts as the same problem if only a duration or the object of its cause differs", () => {
+  it("does not count as new if only a duration in its message, or the object that is its cause, differs", () => {
     let ms = 4_000;
     expect(everySecond(() => down(ms++, new Error(`closed after ${ms} ms`)), 5).size).toBe(1);
   });
@@ -59,7 +59,7 @@ describe("a repeated problem", () => {
     for (const problem of problems) expect(repetitions.occurred(problem)).toBeUndefined();
   });
 
-  it("is reported at once again after a success, or after 11 minutes without the problem", () => {
+  it("is again reported at once if a success, or 11 minutes without the problem, came before", () => {
     let nowMs = 0;
     const repetitions = new Repetitions(() => nowMs);
     expect(repetitions.occurred(down())).toEqual({ times: 1 });
@@ -71,7 +71,7 @@ describe("a repeated problem", () => {
     expect(repetitions.occurred(down())).toEqual({ times: 1 });
   });
 
-  it("may be an error whose name and message are not strings", () => {
+  it("is reported even if its name or its message is not a string", () => {
     const repetitions = new Repetitions(() => 0);
     const strange = [{ message: undefined }, { message: 5, name: 5n }, { message: "m", name: null }].map((fields) =>
       Object.assign(new Error("x"), fields),
@@ -80,7 +80,7 @@ describe("a repeated problem", () => {
     expect(repetitions.occurred(strange[0])).toBeUndefined();
   });
 
-  it("takes bounded memory for any number of different problems", () => {
+  it("is forgotten, and reported again as new, after many other problems, so that memory is bounded", () => {
     const repetitions = new Repetitions(() => 0);
     for (let kind = 0; kind < 1_000; kind++) expect(repetitions.occurred(`kind ${kind}`)).toEqual({ times: 1 });
     // The oldest problems are forgotten, so they are reported again.

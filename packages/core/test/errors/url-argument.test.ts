@@ -41,7 +41,7 @@ it.each([
     "must be only the address of a server, but has a user, a password, a query or a fragment",
   ],
   [`https://user:1/${secret}@vault.example.com`, rules, "contains a user or a password that is not percent-encoded"],
-])("requireUrl refuses %s with an error that contains no part of it", (given, broken, problem) => {
+])("requireUrl refuses %s, and its error contains no part of this URL", (given, broken, problem) => {
   const refused = () => requireUrl("The address", given, broken);
   expect(refused).toThrow(expect.objectContaining({ code: "VALUE_INVALID", message: `The address ${problem}` }));
   try {

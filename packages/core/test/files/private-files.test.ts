@@ -44,7 +44,7 @@ function plantLink(at: string): string {
 }
 
 describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
-  it("is not written through a planted link, nor with the mode of a planted file", async () => {
+  it("does not change the target of a link that an attacker planted, nor get the mode of a planted file", async () => {
     const path = join(folder, "job");
     const checkpoint = fileCheckpoint(path);
     await checkpoint.write("one");
@@ -64,7 +64,7 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
     }
   });
 
-  it("is not read through a link, nor from a folder or a pipe", async () => {
+  it("is refused if it is a link, a folder or a pipe", async () => {
     const path = join(folder, "job");
     plantLink(path);
     await expect(fileCheckpoint(path).read()).rejects.toMatchObject({
@@ -93,7 +93,7 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
     expect(await fileCheckpoint(path).read()).toBe("own");
   });
 
-  it("reports a missing folder when it is written", async () => {
+  it("cannot be written if its folder is missing, and the hint says to create the folder", async () => {
     const nowhere = fileCheckpoint(join(folder, "missing", "job"));
     expect(await nowhere.read()).toBeUndefined();
     await expect(nowhere.write("text")).rejects.toMatchObject({
@@ -104,7 +104,7 @@ describe.skipIf(process.platform === "win32")("a checkpoint in a file", () => {
   });
 });
 
-describe.skipIf(process.platform === "win32")("the lock beside a keyring", () => {
+describe.skipIf(process.platform === "win32")("the lock file beside a keyring file", () => {
   const change = (path: string, from: string | undefined, to: string) => fileLocation(path).replace(from, to);
 
   it("can be opened only by its owner", async () => {
@@ -113,7 +113,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(modeOf(`${path}.lock`)).toBe(0o600);
   });
 
-  it("is closed to other users, even if an earlier release created it for everyone", async () => {
+  it("is closed to other users even if an earlier release created a lock file that every user can open", async () => {
     const path = join(folder, "ring");
     writeFileSync(`${path}.lock`, "");
     chmodSync(`${path}.lock`, 0o666);
@@ -121,7 +121,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(modeOf(`${path}.lock`)).toBe(0o600);
   });
 
-  it("can be opened by a group that may write the keyring", async () => {
+  it("can be opened by a group if the group may write the keyring file", async () => {
     const path = join(folder, "ring");
     writeFileSync(path, "one");
     chmodSync(path, 0o664);
@@ -129,7 +129,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect([modeOf(path), modeOf(`${path}.lock`)]).toEqual([0o664, 0o660]);
   });
 
-  it("is refused if it is a link, and nothing is created at the target of the link", async () => {
+  it("is refused if it is a link, and no file is created at the target of the link", async () => {
     const path = join(folder, "ring");
     symlinkSync(join(folder, "elsewhere"), `${path}.lock`);
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
@@ -145,12 +145,14 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     await expect(change(path, undefined, "one")).rejects.toMatchObject({
       code: "PROVIDER_UNAVAILABLE",
       message: expect.stringContaining("is not an empty file"),
-      hint: expect.stringContaining("While no process changes the guarded file, remove the .lock file"),
+      hint: expect.stringContaining(
+        "Make sure that no process is changing the file that the .lock file guards. Then remove the .lock file",
+      ),
     });
     expect([readFileSync(`${path}.lock`, "utf8"), existsSync(path)]).toEqual(["something else", false]);
   });
 
-  it.skipIf(!isRoot)("is refused if another user made it, but not if the owner of the keyring did", async () => {
+  it.skipIf(!isRoot)("is refused if a user other than the owner of the keyring file created it", async () => {
     const path = join(folder, "ring");
     writeFileSync(`${path}.lock`, "");
     chownSync(`${path}.lock`, stranger, stranger);
@@ -163,7 +165,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     expect(await change(path, "one", "two")).toBe(true);
   });
 
-  it.skipIf(!isRoot)("belongs to the owner of the keyring if root makes it", async () => {
+  it.skipIf(!isRoot)("belongs to the owner of the keyring file if root creates the lock file", async () => {
     const path = join(folder, "ring");
     writeFileSync(path, "one");
     chownSync(path, stranger, stranger);
@@ -173,7 +175,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
   });
 
   it.skipIf(!isRoot)(
-    "gets the owner of the keyring if the keyring changed hands since root made the lock",
+    "is given to the new owner of the keyring file if the owner changed after root created the lock file",
     async () => {
       const path = join(folder, "ring");
       await change(path, undefined, "one");
@@ -183,7 +185,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
     },
   );
 
-  it.skipIf(!isRoot)("cannot be held by a user that may not write the keyring", async () => {
+  it.skipIf(!isRoot)("cannot be opened by a user that may not write the keyring file", async () => {
     const path = join(folder, "ring");
     await change(path, undefined, "one");
     const reader = spawn(
@@ -204,7 +206,7 @@ describe.skipIf(process.platform === "win32")("the lock beside a keyring", () =>
   });
 });
 
-describe.skipIf(!isRoot || process.platform !== "linux")("the file of a keyring that cannot be written", () => {
+describe.skipIf(!isRoot || process.platform !== "linux")("a keyring file that cannot be written", () => {
   const notAllowed = "this machine does not let a test mount a file system";
 
   /** Mounts a file system. Returns false if this machine does not let the test do so. */
@@ -216,7 +218,7 @@ describe.skipIf(!isRoot || process.platform !== "linux")("the file of a keyring 
     { name: "on a full disk", mount: "size=64k", code: "PROVIDER_UNAVAILABLE", word: "ENOSPC", hint: "Make room" },
     { name: "in a read-only mount", mount: "ro", code: "PROVIDER_READ_ONLY", word: "EROFS", hint: "mounted read-only" },
   ];
-  it.for(cases)("is unchanged $name, and its error names the cause", async ({ mount, code, word, hint }, { skip }) => {
+  it.for(cases)("is unchanged $name, and the error names the cause", async ({ mount, code, word, hint }, { skip }) => {
     skip(!mounted("-t", "tmpfs", "-o", mount, "none", folder), notAllowed);
     const fill = word === "ENOSPC";
     try {
@@ -241,7 +243,7 @@ describe.skipIf(!isRoot || process.platform !== "linux")("the file of a keyring 
     }
   });
 
-  it("is reported by requireWritable if the file itself is a mount", async ({ skip }) => {
+  it("makes requireWritable() throw if the file itself is a mount point", async ({ skip }) => {
     const path = join(folder, "a ring");
     writeFileSync(path, "one");
     await fileLocation(path).requireWritable?.();

@@ -58,8 +58,8 @@ function refusalOf(call: () => unknown): KeywardError {
   throw new Error("The call did not throw");
 }
 
-describe("keyring document", () => {
-  it("is exported as it was parsed", () => {
+describe("a keyring document", () => {
+  it("is exported with the same fields and values with which it was parsed", () => {
     const document = goodDocument();
     expect(documentOf(parse(document))).toEqual(document);
     expect(exportKeyring(Keyring.parse(exportKeyring(parse(document))))).toBe(exportKeyring(parse(document)));
@@ -72,7 +72,7 @@ describe("keyring document", () => {
     expect(keyOf(Keyring.parse(exportKeyring(ring)), "a")?.root.material()).toEqual(material);
   });
 
-  it("is parsed to an equal keyring, whatever changes made the keyring", () => {
+  it("is parsed to a keyring that is equal to the exported keyring, after any changes of that keyring", () => {
     const anyName = fc.oneof(fc.string({ unit: "binary", maxLength: 8 }), fc.constantFrom("\ud800", "__proto__", ""));
     const anyStep = fc.oneof(
       fc.tuple(fc.constant("add" as const), anyKeyId),
@@ -105,7 +105,7 @@ describe("keyring document", () => {
     );
   });
 
-  it("keeps all fields that begin with x-, its own and those of its keys, through every change", () => {
+  it("keeps the fields that begin with x-, in the document and in its keys, after every change of the keyring", () => {
     const document = goodDocument();
     const more = { "x-owner": { team: "platform", since: [1, null, "…"] }, "x-": "", "x-__proto__": 1 };
     Object.assign(document, more);
@@ -130,7 +130,7 @@ describe("keyring document", () => {
     expect(documentOf(changed.add({ id: "2026-11" })).keys.at(-1)).not.toHaveProperty("x-hsm");
   });
 
-  it("may lack the optional fields", () => {
+  it("is parsed even if it lacks the optional fields", () => {
     const { stores: _, sealed: __, ...document } = goodDocument();
     const ring = parse(document);
     expect([ring.stores, ring.encryptedNamespaces, ring.scopeName]).toEqual([[], [], undefined]);
@@ -329,7 +329,7 @@ describe("keyring document", () => {
       });
     });
 
-    it.each(["", "keys[0]"])("refuses a field __proto__ in %j", (where) => {
+    it.each(["", "keys[0]"])("refuses a document with a field __proto__ in %j", (where) => {
       const text = JSON.stringify(goodDocument());
       const at = where === "" ? text.indexOf("{") : text.indexOf('{"id"');
       const broken = `${text.slice(0, at + 1)}"__proto__":{"status":"enabled"},${text.slice(at + 1)}`;
@@ -342,7 +342,7 @@ describe("keyring document", () => {
 });
 
 describe("sameKeyring", () => {
-  it("refuses what is not a keyring, as code without types may pass it to the save of a provider", () => {
+  it("throws VALUE_INVALID for a value that is not a Keyring, such as JavaScript code may pass", () => {
     const ring = Keyring.generate();
     for (const given of [undefined, null, 5, {}, JSON.parse(exportKeyring(ring))]) {
       for (const call of [() => sameKeyring(ring, given), () => exportKeyring(given), () => requireSavable(given)]) {
@@ -411,7 +411,7 @@ describe("sameKeyring", () => {
     expect(Math.min(counts.equal, counts.different)).toBeGreaterThan(50);
   });
 
-  it("compares keyrings without keys", () => {
+  it("returns true for two keyrings without keys, and false if only one of them has no keys", () => {
     expect(sameKeyring(Keyring.dangerouslyPlaintext(), Keyring.dangerouslyPlaintext())).toBe(true);
     expect(sameKeyring(Keyring.dangerouslyPlaintext(), Keyring.generate())).toBe(false);
     expect(sameKeyring(Keyring.generate(), Keyring.dangerouslyPlaintext())).toBe(false);
@@ -421,7 +421,7 @@ describe("sameKeyring", () => {
 describe("Keyring.fromKeys", () => {
   const material = (): Buffer => randomBytes(32);
 
-  it("makes the first key primary by default, and derives a missing id from the material", () => {
+  it("makes the first key the primary by default, and derives the id of a key without an id from its material", () => {
     const [one, other] = [material(), material()];
     const ring = Keyring.fromKeys([{ material: one }, { id: "b", material: other }]);
     expect(ring.primary).toMatch(/^k[0-9a-f]{15}$/);
@@ -429,7 +429,7 @@ describe("Keyring.fromKeys", () => {
     expect(Keyring.fromKeys([{ material: one }, { id: "b", material: other }], "b").primary).toBe("b");
   });
 
-  it("copies the material", () => {
+  it("copies the material, so that the keyring stays unchanged if the caller overwrites the material", () => {
     const given = material();
     const ring = Keyring.fromKeys([{ id: "a", material: given }]);
     const document = exportKeyring(ring);
@@ -446,7 +446,7 @@ describe("Keyring.fromKeys", () => {
     expect(promoted.keys.map(({ id }) => id)).toEqual(["__proto__"]);
   });
 
-  it("refuses keys that are not valid", () => {
+  it("refuses an empty list of keys, and a key with an id, material, status or date that is not valid", () => {
     // A caller without types could pass these.
     const anything = (value: object): { material: Uint8Array } => Object.assign({ material: material() }, value);
     expect(refusalOf(() => Keyring.fromKeys([])).code).toBe("KEYRING_INVALID");
@@ -492,14 +492,14 @@ describe("Keyring.fromKeys", () => {
     for (const refused of refusals) expect(refusalOf(refused).code).toBe("KEYRING_INVALID");
   });
 
-  it("gets new material from each call of Keyring.generate", () => {
+  it("is given new material by each call of Keyring.generate", () => {
     const materials = Array.from({ length: 20 }, () => documentOf(Keyring.generate("a")).keys[0]?.material);
     expect(new Set(materials).size).toBe(20);
   });
 });
 
-describe("keyring change", () => {
-  it("can neither disable nor remove the primary", () => {
+describe("a change of a keyring", () => {
+  it("is refused if it disables or removes the primary", () => {
     const ring = Keyring.generate("a").add({ id: "b" });
     for (const change of [() => ring.disable("a"), () => ring.remove("a")]) {
       const message = expect.stringContaining('its primary "a" cannot be');
@@ -512,14 +512,17 @@ describe("keyring change", () => {
     ]);
   });
 
-  it.each(["promote", "disable", "enable", "remove"] as const)("%s refuses an unknown key id", (change) => {
-    const ring = Keyring.generate("a");
-    for (const id of ["b", "__proto__", "constructor", ""]) {
-      expect(refusalOf(() => ring[change](id)).code).toBe("KEY_UNKNOWN");
-    }
-  });
+  it.each(["promote", "disable", "enable", "remove"] as const)(
+    "is refused by %s() if the keyring has no key with the given id",
+    (change) => {
+      const ring = Keyring.generate("a");
+      for (const id of ["b", "__proto__", "constructor", ""]) {
+        expect(refusalOf(() => ring[change](id)).code).toBe("KEY_UNKNOWN");
+      }
+    },
+  );
 
-  it("leaves the keyring that it is called on unchanged", () => {
+  it("returns a new keyring, and leaves the former keyring unchanged", () => {
     const ring = Keyring.generate("a");
     expect(Object.isFrozen(ring)).toBe(true);
     const { keys } = ring;
@@ -528,10 +531,10 @@ describe("keyring change", () => {
   });
 });
 
-describe("scoped keyring", () => {
+describe("a scoped keyring", () => {
   const ring = Keyring.generate("a").add({ id: "b", status: "disabled" });
 
-  it("has the same ids and statuses, with different material for each scope", () => {
+  it("has the key ids and statuses of the unscoped keyring, but other material for each scope", () => {
     const rings = [ring, ring.scope("one"), ring.scope("other"), ring.scope("One"), ring.scope("one\0")];
     for (const scoped of rings) {
       expect(scoped.keys.map(({ id, status }) => [id, status])).toEqual([
@@ -544,7 +547,7 @@ describe("scoped keyring", () => {
     expect(sameKeyring(ring.scope("one"), ring.scope("one"))).toBe(true);
   });
 
-  it("can be neither changed nor scoped again", () => {
+  it("is refused by every method that changes a keyring, and by scope()", () => {
     const scoped = ring.scope("one");
     const changes = [
       () => scoped.add(),
@@ -562,7 +565,7 @@ describe("scoped keyring", () => {
     for (const change of changes.slice(0, 8)) expect(refusalOf(change).message).toContain('scoped to "one"');
   });
 
-  it("is exported with its scope, and parsed with the same material", () => {
+  it("is exported with the name of its scope, and parsed to an equal keyring", () => {
     const scoped = ring.scope("one");
     expect(documentOf(scoped)["scope"]).toBe("one");
     const again = Keyring.parse(exportKeyring(scoped));
@@ -580,7 +583,7 @@ describe("scoped keyring", () => {
     expect(ring.scope("é".repeat(500)).scopeName).toHaveLength(500);
   });
 
-  it("decrypts only the records of its own scope", async () => {
+  it("decrypts only records of the scope that it was derived for", async () => {
     const map = new Map<string, unknown>();
     await new EncryptedStore(map, { keys: ring, scope: "one" }).set("key", "value");
     const read = (keys: Keyring, scope?: string): Promise<unknown> =>
@@ -607,7 +610,7 @@ describe("key material", () => {
     for (const material of materials) expect(leaked(text, material)).toBeUndefined();
   }
 
-  it("is found by this test if it leaks", () => {
+  it("is found by the checks of these tests if a text or an object contains it", () => {
     for (const encoding of ["hex", "base64", "base64url", "latin1"] as const) {
       const text = first?.toString(encoding) ?? "";
       expect(leaked(`x${text.slice(10, 26)}x`, first ?? randomBytes(32)), encoding).toBeDefined();
@@ -618,7 +621,7 @@ describe("key material", () => {
     expect(exportKeyring(ring)).toContain(second?.toString("base64url"));
   });
 
-  it("is not shown by a keyring, its keys, its string and JSON, or an object that holds it", () => {
+  it("is not shown by a keyring, its keys, its string or its JSON, or by an object that contains the keyring", () => {
     const store = new EncryptedStore(new Map(), { keys: ring });
     for (const value of [
       ring,
@@ -638,7 +641,7 @@ describe("key material", () => {
     expect(JSON.stringify(ring)).toContain('"k1"');
   });
 
-  it("is not shown by the errors of methods that change a keyring", () => {
+  it("is not shown by the errors of the methods that change a keyring", () => {
     const calls = [
       () => ring.add({ id: "k0" }),
       () => ring.add({ id: "k3", ...(second === undefined ? {} : { material: second }) }),
@@ -651,7 +654,7 @@ describe("key material", () => {
     for (const call of calls) expectNothing(refusalOf(call));
   });
 
-  it("is not shown by the error if it is passed in the place of an id", () => {
+  it("is not shown by the error if a caller passes it as the id of a key", () => {
     for (const encoding of ["base64", "base64url", "hex", "latin1"] as const) {
       const text = third?.toString(encoding) ?? "";
       const document = goodDocument();
@@ -681,7 +684,7 @@ describe("key material", () => {
     }
   });
 
-  it("is not shown by errors about a document that is damaged anywhere", () => {
+  it("is not shown by the errors about a keyring document, wherever the document is damaged", () => {
     const anyEdit = fc.record({
       at: fc.nat(),
       cut: fc.nat({ max: 5 }),
@@ -720,7 +723,7 @@ describe("key material", () => {
     }
   });
 
-  it("is not left in the memory that small Buffers share", () => {
+  it("is not in the memory that Node's small Buffers share, after a keyring was used", () => {
     const document = goodDocument();
     const secrets = document.keys.map(({ material }) => Buffer.from(material, "base64url"));
     const parsed = parse(document);
@@ -739,7 +742,7 @@ describe("key material", () => {
   });
 });
 
-describe("hint", () => {
+describe("the hint of an error about a keyring", () => {
   const ring = Keyring.generate("a");
   const document: { keys: { material: string }[] } = JSON.parse(exportKeyring(ring));
 
@@ -753,7 +756,7 @@ describe("hint", () => {
     return expect.fail("was not refused");
   }
 
-  it("names the restoration of a key first, and allows enabling only a key that is not compromised", () => {
+  it("first says what to restore, and advises to enable a disabled key only if that key is not compromised", () => {
     const cut = JSON.stringify({
       ...document,
       keys: document.keys.map((key) => ({ ...key, material: key.material.slice(0, 30) })),

@@ -91,7 +91,7 @@ for (const [name, openLocation] of Object.entries<() => Promise<[KeyringLocation
 }
 
 describe("wrappedKeys", () => {
-  it("unwraps the keyring once, and again only after it has changed", async () => {
+  it("unwraps the stored keyring once, and again only after the stored keyring has changed", async () => {
     const { wrapper, location, keys } = await opened();
     const reader = wrappedKeys(wrapper, location);
     for (let load = 0; load < 3; load++) expect((await reader.load()).primary).toBe("2026-11");
@@ -101,7 +101,7 @@ describe("wrappedKeys", () => {
     expect(wrapper.calls.unwrap).toBe(2);
   });
 
-  it("overwrites every document with zeros after use", async () => {
+  it("overwrites the bytes of every keyring document with zeros after use", async () => {
     const { wrapper, location, keys } = await opened();
     await keys.save(first.add(), first);
     await wrappedKeys(wrapper, location).load();
@@ -109,7 +109,7 @@ describe("wrappedKeys", () => {
     for (const document of wrapper.documents) expect(document.every((byte) => byte === 0)).toBe(true);
   });
 
-  it("overwrites every document with zeros after a failed write or read", async () => {
+  it("overwrites the bytes of every keyring document with zeros after a failed save, create or load", async () => {
     const { wrapper, location, keys } = await opened();
     await wrappedKeys(wrapper, inMemory()).create(first);
     const failing: KeyringLocation = { read: () => location.read(), replace: async () => false };
@@ -128,7 +128,7 @@ describe("wrappedKeys", () => {
     expect(await keys.load()).toBe(first);
   });
 
-  it("keeps its methods in a copy that was made with a spread", async () => {
+  it("returns an object whose copy { ...keys } has all its methods", async () => {
     const location = inMemory();
     const keys = { ...wrappedKeys(new AesWrapper(), location) };
     const ring = Keyring.generate();
@@ -138,7 +138,7 @@ describe("wrappedKeys", () => {
     expect(await keys.rewrap()).toBe(false);
   });
 
-  it("creates the keyring only if no keyring is stored", async () => {
+  it("creates a keyring only if no keyring is stored at the location", async () => {
     const { wrapper, location, keys } = await opened();
     const again = await rejection(keys.create(Keyring.generate()));
     expect(again).toMatchObject({ code: "KEYRING_INVALID" });
@@ -152,7 +152,7 @@ describe("wrappedKeys", () => {
     expect(outcomes.filter(({ status }) => status === "fulfilled")).toHaveLength(1);
   });
 
-  it("refuses an older generation that an attacker put back", async () => {
+  it("refuses a keyring of an older generation that an attacker has put back", async () => {
     const { wrapper, location, keys } = await opened();
     const stolen = await textAt(location);
     const revoked = first.add({ id: "2026-12" }).promote("2026-12").disable("2026-11");
@@ -166,7 +166,7 @@ describe("wrappedKeys", () => {
     expect(await rejection(keys.save(revoked.add(), revoked))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("refuses another keyring that is wrapped under the same key", async () => {
+  it("refuses a keyring with another name, even if the same key service has wrapped it", async () => {
     const { wrapper, location, keys } = await opened();
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(Keyring.generate().rename("staging").add().add());
@@ -176,7 +176,7 @@ describe("wrappedKeys", () => {
     }
   });
 
-  it("accepts the keyring in use again after another one was stored and refused", async () => {
+  it("still loads the keyring in use after a store has refused another keyring at the location", async () => {
     const { wrapper, location } = await opened();
     const keys = wrappedKeys(wrapper, location, { refreshMs: 10 });
     const inUse = first.add({ id: "2026-12" }).promote("2026-12");
@@ -201,7 +201,7 @@ describe("wrappedKeys", () => {
     await store.disconnect();
   });
 
-  it("refuses an older keyring, except for a caller that still uses it, also after an unrelated keyring was stored", async () => {
+  it("refuses an older keyring for a caller that does not use it, even after an unrelated keyring was stored", async () => {
     const { wrapper, location, keys } = await opened();
     const other = inMemory();
     await wrappedKeys(wrapper, other).create(
@@ -232,7 +232,7 @@ describe("wrappedKeys", () => {
     expect(await rejection(keys.load({ inUse: next }))).toMatchObject({ code: "KEYRING_ROLLBACK" });
   });
 
-  it("saves no keyring that a load would refuse", async () => {
+  it("refuses to save a keyring that it would refuse to load", async () => {
     const { wrapper, location, keys } = await opened();
     for (const [next, code] of [
       [first.scope("a"), "KEYRING_INVALID"],
@@ -255,7 +255,7 @@ describe("wrappedKeys", () => {
     expect(wrappedKeys(wrapper, location, { refreshMs: 60_000 }).freshness).toMatchObject({ refreshMs: 60_000 });
   });
 
-  it("loads the later keyring if it is saved while a load is in progress", async () => {
+  it("returns the later keyring from a load if that keyring is saved while the load is in progress", async () => {
     const { wrapper, location } = await opened();
     const keys = wrappedKeys(wrapper, location);
     const unwrapping = Promise.withResolvers<void>();
@@ -274,7 +274,7 @@ describe("wrappedKeys", () => {
     expect((await keys.load()).generation).toBe(next.generation);
   });
 
-  it("reports a conflict if the change began with an older keyring, even if a later one was loaded since", async () => {
+  it("refuses to save a change of an older keyring, even if it has loaded the later keyring since", async () => {
     const { wrapper, location, keys } = await opened();
     const other = wrappedKeys(wrapper, location);
     const second = first.add();
@@ -285,7 +285,7 @@ describe("wrappedKeys", () => {
     expect(await rejection(keys.create(first))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("reports a conflict if a later keyring is saved and loaded during a save", async () => {
+  it("refuses to save a keyring if another provider saves a later keyring during the save", async () => {
     const { wrapper, location } = await opened();
     const [keys, other] = [wrappedKeys(wrapper, location), wrappedKeys(wrapper, location)];
     wrapper.beforeUnwrap = async () => {
@@ -298,7 +298,7 @@ describe("wrappedKeys", () => {
     expect(await rejection(keys.save(first.add(), first))).toMatchObject({ code: "KEYRING_CONFLICT" });
   });
 
-  it("refuses a change that began with an older keyring that was put back", async () => {
+  it("refuses to save a change of an older keyring that an attacker has put back", async () => {
     const { wrapper, location, keys } = await opened();
     const stolen = await textAt(location);
     const second = first.add();
@@ -310,7 +310,7 @@ describe("wrappedKeys", () => {
   });
 
   it.each(["with rewrap", "without rewrap"])(
-    "wraps the keyring under the newest version of the key, by a service %s",
+    "wraps the keyring under the newest version of the wrapping key if the wrapper is one %s",
     async (kind) => {
       const { wrapper, location } = await opened();
       const service: KeyringWrapper =
@@ -326,7 +326,7 @@ describe("wrappedKeys", () => {
     },
   );
 
-  it("does not overwrite a keyring that changes during rewrap", async () => {
+  it("does not overwrite the stored keyring in rewrap() if that keyring changes during the call", async () => {
     const { wrapper, location, keys } = await opened();
     wrapper.rotate();
     const slow: KeyringWrapper = {
@@ -342,8 +342,8 @@ describe("wrappedKeys", () => {
   });
 });
 
-describe("keyring location", () => {
-  it("stores several keyrings in one store, and clear() does not reach them", async () => {
+describe("a keyring location", () => {
+  it("keeps its keyring apart from others in the same store, and keeps it when the store is cleared", async () => {
     const store = new MemoryStore();
     const [one, other] = [storeLocation(store), storeLocation(store, "other")];
     expect(await one.replace(undefined, "one")).toBe(true);
@@ -354,7 +354,7 @@ describe("keyring location", () => {
     expect(await one.replace(undefined, "next")).toBe(false);
   });
 
-  it("replaces a text that the store returns as bytes", async () => {
+  it("replaces the stored text even if the store returns the text as bytes", async () => {
     const store = new MemoryStore();
     const reserved = store.reserved();
     const asBytes = Object.assign(Object.create(reserved), {
@@ -372,13 +372,13 @@ describe("keyring location", () => {
     expect(await location.read()).toBe("next");
   });
 
-  it("refuses a store without a reserved space", () => {
+  it("is refused in a store without a reserved space", () => {
     const store = new MemoryStore();
     Object.assign(store, { reserved: undefined });
     expect(() => storeLocation(store)).toThrow("reserved space");
   });
 
-  it("replaces a file only if it is unchanged, and treats a missing file as empty", async () => {
+  it("replaces the text of a file only if it is the expected text, and expects no text of a missing file", async () => {
     const directory = await mkdtemp(join(tmpdir(), "keyward-place-"));
     try {
       const path = join(directory, "keyring");

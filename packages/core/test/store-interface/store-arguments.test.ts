@@ -24,7 +24,7 @@ describe("requireExpires", () => {
     ["long ago, as 0", 0, 0],
     ["long ago, as 1", 1, 1],
     ["a negative duration", -60_000, 0],
-  ])("returns the right time for %s", (_, given, expected) => {
+  ])("returns the time of expiry for %s", (_, given, expected) => {
     stopTime(nowMs);
     expect(requireExpires("key", given)).toBe(expected);
   });
@@ -56,13 +56,13 @@ describe("requireEntryExpires", () => {
     ["an undefined ttl", { ttl: undefined }, undefined],
     ["a ttl of null", { ttl: null }, undefined],
     ["both expires and ttl", { expires: nowMs + 5, ttl: 60_000 }, nowMs + 5],
-  ])("returns the right time for an entry with %s", (_, given, expected) => {
+  ])("returns the time of expiry of an entry with %s", (_, given, expected) => {
     stopTime(nowMs);
     const entry = { key: "key", value: "value", ...given };
     expect(requireEntryExpires(entry)).toBe(expected);
   });
 
-  it.each(["60000", Number.NaN, {}])("refuses a ttl of %j", (ttl) => {
+  it.each(["60000", Number.NaN, {}])("refuses a ttl of %j, which is not a number", (ttl) => {
     const entry = { key: "key", value: "value", ttl };
     const refused = expect.objectContaining({ code: "VALUE_INVALID", key: "key" });
     expect(() => requireEntryExpires(entry)).toThrow(refused);

@@ -28,7 +28,7 @@ async function isRefused(guard: OverwriteGuard, namespace: string, key: string):
 }
 
 describe("OverwriteGuard, with more unreadable records than it can remember", () => {
-  it("reads each record of their namespace, and of no other namespace, before a write replaces it", async () => {
+  it("reads every record in the namespace of the unreadable records, but in no other namespace, before a write replaces it", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
     for (const key of ["one", "two", "three"]) expect(await isRefused(guard, "", key)).toBe(true);
@@ -37,7 +37,7 @@ describe("OverwriteGuard, with more unreadable records than it can remember", ()
     expect(guard.requireReadable("other", ["one"])).toBeUndefined();
   });
 
-  it("protects a record that it could not remember, after the marks of the others were removed", async () => {
+  it("still protects a record that it could not remember, even after it has removed the marks of the other records", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
     guard.unmark("", "one", guard.logicalTime);
@@ -45,7 +45,7 @@ describe("OverwriteGuard, with more unreadable records than it can remember", ()
     expect(await isRefused(guard, "", "three")).toBe(true);
   });
 
-  it("removes the marks of all records of a namespace that is cleared", async () => {
+  it("removes the marks of all records in a namespace when the namespace is cleared", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "two", "three"]) guard.markUnreadable("", key);
     guard.unmarkAll("", guard.logicalTime);
@@ -55,7 +55,7 @@ describe("OverwriteGuard, with more unreadable records than it can remember", ()
     expect(guard.requireReadable("", ["two"])).toBeUndefined();
   });
 
-  it("counts each record once, and has room for another after a mark was removed", async () => {
+  it("counts a record once even if it is marked twice, and can mark another record after a mark was removed", async () => {
     const guard = await guardOfTwo();
     for (const key of ["one", "one", "two", "two"]) guard.markUnreadable("", key);
     guard.unmark("", "one", guard.logicalTime);

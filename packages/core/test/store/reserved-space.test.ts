@@ -102,12 +102,12 @@ describe.each<[string, string, string]>([
   ["a check record that is a list", "check/s", "[[[]]]"],
   ["a check record whose generation is not an integer", "check/s", JSON.stringify({ ...check, generation: 1e300 })],
   [
-    "a check record with a generation that no keyring has",
+    "a check record with a generation number that no keyring has",
     "check/s",
     JSON.stringify({ ...check, generation: 2 ** 52 }),
   ],
   [
-    "a check record encrypted by a generation that no keyring has",
+    "a check record whose encryption names a generation number that no keyring has",
     "check/s",
     JSON.stringify({ ...check, sealedBy: 2 ** 52 }),
   ],
@@ -140,7 +140,7 @@ describe.each<[string, string, string]>([
     return { ...world, options: { ...world.options, replicasWithinMs: 30 } };
   }
 
-  it("does not stop a rotation, and is at most listed as a problem", async () => {
+  it("does not stop a rotation, and is listed by replicas() as a problem only if it is a heartbeat", async () => {
     const { source, stores, provider, options } = await planted();
     const problems = (await replicas(stores.flows)).map(({ problem }) => problem);
     expect(problems).toEqual(key.startsWith("replica/") ? ["RECORD_MALFORMED"] : []);
@@ -180,7 +180,7 @@ describe("a record that cannot be parsed as a heartbeat", () => {
   });
 });
 
-describe("an old heartbeat that is written again", () => {
+describe("an old heartbeat that an attacker writes back", () => {
   /** Several heartbeats of a process that has disconnected. */
   async function recordedHeartbeats() {
     const world = await begun();
@@ -201,7 +201,7 @@ describe("an old heartbeat that is written again", () => {
     return { ...world, key, beats };
   }
 
-  it("does not delay a rotation after the expiry in its envelope", async () => {
+  it("does not delay a rotation after the expiry in its envelope has passed", async () => {
     const { space, key, beats, provider, options, stores } = await recordedHeartbeats();
     await space.set(key, beats[0] ?? "");
     expect(await replicas(stores.flows)).toHaveLength(1);
@@ -214,7 +214,7 @@ describe("an old heartbeat that is written again", () => {
     await rotateKey(provider, { ...options, until: "distribute", replicasWithinMs: 0 });
   });
 
-  it("does not renew a lease, even if it alternates with other old heartbeats", async () => {
+  it("does not renew the lease of its replica, even if it alternates with other old heartbeats", async () => {
     const { space, key, beats, provider, options } = await recordedHeartbeats();
     const real = performance.now.bind(performance);
     let leapMs = 0;
@@ -236,8 +236,8 @@ describe("an old heartbeat that is written again", () => {
   });
 });
 
-describe("an old rotation record that is written again", () => {
-  it("does not let a finished rollback apply to the rotation in progress", async () => {
+describe("an old rotation record that an attacker writes back", () => {
+  it("does not make a finished rollback apply to a rotation that began later", async () => {
     const { source, space, provider, options, recorded } = await begun();
     await rotateKey(provider, { ...options, until: "reencrypt" });
     const returned = await rollBackRotation(provider, options);
@@ -251,7 +251,7 @@ describe("an old rotation record that is written again", () => {
     expect(source.ring.keys.map(({ id }) => id)).toEqual(["old", "third"]);
   });
 
-  it("does not make a rotation complete that is incomplete according to the keyring", async () => {
+  it("does not make a rotation count as complete if the keyring shows that it is incomplete", async () => {
     const { source, space, provider, options, operator, recorded } = await begun();
     await rotateKey(provider, options);
     const earlier = await recorded("rotation");
@@ -264,7 +264,7 @@ describe("an old rotation record that is written again", () => {
     expect(source.ring.keys.map(({ id, status }) => `${id} ${status}`)).toEqual(["new enabled", "old enabled"]);
   });
 
-  it("is overwritten by a rotation in progress, which completes", async () => {
+  it("is overwritten by the rotation in progress, and the rotation completes", async () => {
     const { source, space, provider, options, recorded } = await begun();
     await rotateKey(provider, { ...options, until: "reencrypt" });
     const running = await recorded("rotation");
@@ -287,7 +287,7 @@ describe("an old rotation record that is written again", () => {
     expect(source.ring.keys.map((key) => key.id)).toEqual(["new"]);
   });
 
-  it("is refused with an error that names it if Keyward cannot have written it", async () => {
+  it("makes rotateKey reject with an error that names the record, if Keyward cannot have written it", async () => {
     const { source, space, provider, options } = await begun();
     const status = { id: "x", kind: "rotate", from: "old", to: "new", step: "add", startedAtMs: 1 };
     for (const said of [
@@ -330,7 +330,7 @@ describe("a deleted check record", () => {
     await expectRefusal(new EncryptedStore(inner, { keys: former }).set("fresh", value), "OVERWRITE_REFUSED");
   });
 
-  it("is created again by the keyring of the only scope that has written to the store", async () => {
+  it("is created again by a write in the only scope in which the store contains records", async () => {
     const ring = Keyring.generate("old");
     const inner = new MemoryStore();
     await new EncryptedStore(inner, { keys: ring, scope: "tenant" }).set("key", value);
@@ -354,7 +354,7 @@ describe("a deleted check record", () => {
     await new EncryptedStore(inner, { keys: Keyring.generate() }).set("key", value);
   });
 
-  it("is written by overwriteCheckRecord() with a keyring that decrypts no record", async () => {
+  it("is created again by overwriteCheckRecord(), even if the keyring decrypts no record of the store", async () => {
     const { inner, space } = await begun();
     await space.delete("check");
     const store = new EncryptedStore(inner, { keys: Keyring.generate() });

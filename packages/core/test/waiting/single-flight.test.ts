@@ -14,7 +14,7 @@ function controlled() {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-it("singleFlight shares one run among calls of the same turn", async () => {
+it("singleFlight makes calls in the same turn of the event loop share one run", async () => {
   const { runs, load } = controlled();
   const results = [load(), load(), load()];
   await turn();
@@ -23,7 +23,7 @@ it("singleFlight shares one run among calls of the same turn", async () => {
   expect(await Promise.all(results)).toEqual([1, 1, 1]);
 });
 
-it("singleFlight starts one more run for all calls that arrive during a run", async () => {
+it("singleFlight makes all calls that arrive during a run share the next run", async () => {
   const { runs, load } = controlled();
   const early = load();
   await turn();
@@ -38,7 +38,7 @@ it("singleFlight starts one more run for all calls that arrive during a run", as
   expect(await Promise.all(late)).toEqual([2, 2]);
 });
 
-it("singleFlight ends only the wait of a caller that aborts, and aborts the run with the last caller", async () => {
+it("singleFlight rejects only the call that is aborted, and aborts the run when its last call is aborted", async () => {
   const { runs, load } = controlled();
   const [one, other] = [new AbortController(), new AbortController()];
   const results = [load({ signal: one.signal }), load({ signal: other.signal })];
@@ -56,7 +56,7 @@ it("singleFlight ends only the wait of a caller that aborts, and aborts the run 
   expect(await next).toBe(2);
 });
 
-it("singleFlight runs again after a failure", async () => {
+it("singleFlight starts a new run for the next call if a run has failed", async () => {
   let runs = 0;
   const load = singleFlight(async () => {
     runs++;
