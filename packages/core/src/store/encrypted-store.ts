@@ -6,18 +6,17 @@ import { KeyringSource } from "../keyring/keyring-source.ts";
 import { isKeyv, type WrappableStore } from "../store-interface/adapters.ts";
 import { requireAddress } from "../store-interface/record.ts";
 import type { Replacement, StoredValue } from "../store-interface/store-capabilities.ts";
-import { requireAtomic, WrappedStore } from "../store-interface/wrapped-store.ts";
+import { WrappedStore } from "../store-interface/wrapped-store.ts";
 import { BackgroundEvents } from "./background-events.ts";
 import { CheckRecord } from "./check-record.ts";
 import {
   type EncryptedStoreOptions,
   encryptedStoreOptionNames,
-  type LazyReencryptionMode,
   requireOptionValues,
 } from "./encrypted-store-options.ts";
 import { GenerationNotice } from "./generation-notice.ts";
 import { KeyringCheck } from "./keyring-check.ts";
-import { LazyReencryption, type ReplaceMany } from "./lazy-reencryption.ts";
+import { LazyReencryption, replacementFor } from "./lazy-reencryption.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
 import { RecordCodec } from "./record-codec.ts";
 import { type Convert, type DecodedReads, RecordReader } from "./record-reader.ts";
@@ -363,23 +362,6 @@ function requireUnencrypted(store: WrappableStore): void {
   throw new KeywardError("STORE_INVALID", "The store is an EncryptedStore, which already encrypts its records", {
     hint: "Use that EncryptedStore as it is, or pass the store that it wraps.",
   });
-}
-
-/** Returns the function that lazy re-encryption replaces records with; `undefined` if it is off. */
-function replacementFor(mode: LazyReencryptionMode | undefined, inner: WrappedStore): ReplaceMany | undefined {
-  switch (mode) {
-    case "off":
-      return undefined;
-    case "on-read-may-undo-writes":
-      inner.takeTurns();
-      return (changes) => inner.replaceRacing(changes);
-    case undefined:
-      return inner.atomic === undefined ? undefined : replacementFor("on-read", inner);
-    case "on-read": {
-      const atomic = requireAtomic(inner);
-      return (changes) => inner.replaceMany(atomic, changes);
-    }
-  }
 }
 
 function registrationFor(

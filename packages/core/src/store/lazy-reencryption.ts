@@ -4,8 +4,9 @@ import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
-import type { RacingReplacement } from "../store-interface/wrapped-store.ts";
+import { type RacingReplacement, requireAtomic, type WrappedStore } from "../store-interface/wrapped-store.ts";
 import type { BackgroundEvents } from "./background-events.ts";
+import type { LazyReencryptionMode } from "./encrypted-store-options.ts";
 import { isCurrent, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
 import type { WriteGate } from "./write-gate.ts";
 
@@ -235,4 +236,21 @@ function reencryptionError(cause: unknown): KeywardError {
 
 function eventOf({ address, record }: Job, to: string): ReencryptEvent {
   return { ...address, from: record.keyId ?? record.format, to };
+}
+
+/** Returns the function that lazy re-encryption replaces records with; `undefined` if it is off. */
+export function replacementFor(mode: LazyReencryptionMode | undefined, inner: WrappedStore): ReplaceMany | undefined {
+  switch (mode) {
+    case "off":
+      return undefined;
+    case "on-read-may-undo-writes":
+      inner.takeTurns();
+      return (changes) => inner.replaceRacing(changes);
+    case undefined:
+      return inner.atomic === undefined ? undefined : replacementFor("on-read", inner);
+    case "on-read": {
+      const atomic = requireAtomic(inner);
+      return (changes) => inner.replaceMany(atomic, changes);
+    }
+  }
 }
