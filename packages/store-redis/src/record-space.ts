@@ -10,6 +10,7 @@ import {
   requireKey,
   requireLimit,
   requireNamespace,
+  requireNewExpires,
   type ScannedRecord,
   type ScanPage,
   type StoredValue,
@@ -64,7 +65,7 @@ const firstIterated = 4;
 const lightBytes = 2 * 2 ** 20;
 const clearedAtOnce = 1000;
 
-// Equivalent to SET … IFEQ … KEEPTTL, for servers that do not have it. Both forms send the whole old value. A digest
+// Equivalent to SET … IFEQ … KEEPTTL, for servers that do not have IFEQ. Both forms send the whole old value. A digest
 // would save little (see the README), and an attacker who can write to the store could create a collision.
 const replaceScript = scriptOf(`if redis.call("GET", KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call("SET", KEYS[1], ARGV[2], "KEEPTTL")
@@ -83,6 +84,31 @@ for i, key in ipairs(KEYS) do
   replaced[i] = 0
   if redis.call("GET", key) == ARGV[2 * i - 1] then
     redis.call("SET", key, ARGV[2 * i], "KEEPTTL")
+    replaced[i] = 1
+  end
+end
+return replaced`);
+
+// These scripts replace records of which at least one gets a new expiry, again for newer and for older servers. A record
+// has one more argument than in the scripts above: "KEEPTTL", the time of PXAT, or "" for a record that never expires.
+const expiryFunction = `local function expiryOf(word)
+  if word == "" then return end
+  if word == "KEEPTTL" then return word end
+  return "PXAT", word
+end
+local replaced = {}`;
+const replaceUntilScript = scriptOf(`${expiryFunction}
+for i, key in ipairs(KEYS) do
+  local old, new, word = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
+  replaced[i] = redis.call("SET", key, new, "IFEQ", old, expiryOf(word)) and 1 or 0
+end
+return replaced`);
+const replaceUntilOlderScript = scriptOf(`${expiryFunction}
+for i, key in ipairs(KEYS) do
+  local old, new, word = ARGV[3 * i - 2], ARGV[3 * i - 1], ARGV[3 * i]
+  replaced[i] = 0
+  if redis.call("GET", key) == old then
+    redis.call("SET", key, new, expiryOf(word))
     replaced[i] = 1
   end
 end
@@ -250,15 +276,21 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
   async disconnect(): Promise<void> {}
 
   /**
-   * Replaces the stored value of `key` with `next` if the stored value equals `expected`. Returns whether `next` was
-   * written. A string never equals bytes. The record keeps its expiry. If `expected` is `undefined`, `next` is written
-   * only if `key` has no record, and the new record never expires.
+   * Writes `next` only if the stored value equals `expected`, and returns whether `next` was written. A string never equals
+   * bytes. If `expected` is `undefined`, `next` is written only if there is no record.
    *
-   * @throws KeywardError `VALUE_INVALID` if the store cannot keep `expected` or `next`: a KeyvRedisStore keeps only
-   * well-formed strings, and a RedisStore keeps bytes too.
+   * @param expires when the record expires, in milliseconds since the epoch by the server's clock; `null` for never. A
+   * time in the past removes the record. Default: the record keeps its expiry, and a new record never expires. Unlike in
+   * {@link RecordSpace.set}, a small number is not a duration.
+   * @throws KeywardError `VALUE_INVALID` if a value has a wrong type, or `expires` is neither a number nor `null`.
    */
-  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
-    const [replaced = false] = await this.replaceMany([{ key, expected, next }]);
+  async replace(
+    key: string,
+    expected: StoredValue | undefined,
+    next: StoredValue,
+    expires?: number | null,
+  ): Promise<boolean> {
+    const [replaced = false] = await this.replaceMany([{ key, expected, next, expires }]);
     return replaced;
   }
 
@@ -389,14 +421,17 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
     const until = requireEntryExpires(entry);
     if (until === undefined) return { name: "SET", given: [at, bytes], writes: true, answer: "written" };
     if (until <= Date.now()) return unlink(at);
-    // Redis removes a key after the given millisecond. A record of Keyward is absent during that millisecond already.
-    return { name: "SET", given: [at, bytes, "PXAT", String(until - 1)], writes: true, answer: "written" };
+    return { name: "SET", given: [at, bytes, ...expiresAt(until)], writes: true, answer: "written" };
   }
 
-  #replacement(start: string, { key, expected, next }: Replacement): BytesReplacement {
+  #replacement(start: string, { key, expected, next, expires }: Replacement): BytesReplacement {
     const at = start + requireKey(key);
     const written = this.#layout.writeValue(key, next);
-    return expected === undefined ? { at, written } : { at, written, compared: this.#layout.writeValue(key, expected) };
+    const until = requireNewExpires(key, expires);
+    const expiry = typeof until === "number" ? expiresAt(until) : neverExpires;
+    if (expected === undefined) return { at, written, expiry };
+    const compared = this.#layout.writeValue(key, expected);
+    return { at, written, compared, expiry: until === undefined ? keepsExpiry : expiry };
   }
 }
 
@@ -405,6 +440,23 @@ interface BytesReplacement {
   readonly at: string;
   readonly written: Buffer;
   readonly compared?: Buffer;
+  readonly expiry: Expiry;
+}
+
+/** The last words of a SET, which decide when the record expires. */
+type Expiry = readonly string[];
+
+const keepsExpiry: Expiry = ["KEEPTTL"];
+const neverExpires: Expiry = [];
+
+/**
+ * Returns the words with which a record expires at this time. If the server's clock has reached the time, SET removes
+ * the record and replies OK.
+ */
+function expiresAt(until: number): Expiry {
+  // Redis removes a key after the given millisecond. A record of Keyward is absent during that millisecond already.
+  // Redis refuses 0 with the error code with which an older server refuses IFEQ.
+  return ["PXAT", String(Math.max(1, until - 1))];
 }
 
 /**
@@ -446,7 +498,7 @@ function scriptOf(text: string): Script {
 function evaluationOf(
   { text, digest }: Script,
   keys: readonly string[],
-  values: readonly Buffer[],
+  values: readonly (string | Buffer)[],
   answer: Answer,
 ): Request {
   const given = [digest, String(keys.length), ...keys, ...values];
@@ -457,24 +509,40 @@ function requestFor(replacements: readonly BytesReplacement[]): Request[] {
   const [only] = replacements;
   if (only === undefined) return [];
   if (replacements.length > 1) {
+    const keepAll = replacements.every(({ expiry }) => expiry === keepsExpiry);
     const keys = replacements.map(({ at }) => at);
-    const values = replacements.flatMap(({ compared, written }) => (compared === undefined ? [] : [compared, written]));
-    const olderForm = evaluationOf(replaceManyOlderScript, keys, values, "many-numbers");
-    return [{ ...evaluationOf(replaceManyScript, keys, values, "many-numbers"), olderForm }];
+    const values = replacements.flatMap((each) => (keepAll ? valuesOf(each) : [...valuesOf(each), wordOf(each)]));
+    const [newer, older] = keepAll
+      ? [replaceManyScript, replaceManyOlderScript]
+      : [replaceUntilScript, replaceUntilOlderScript];
+    const olderForm = evaluationOf(older, keys, values, "many-numbers");
+    return [{ ...evaluationOf(newer, keys, values, "many-numbers"), olderForm }];
   }
-  const { at, written, compared } = only;
+  const { at, written, compared, expiry } = only;
   if (compared === undefined) {
-    return [{ name: "SET", given: [at, written, "NX"], writes: true, answer: "written-or-not" }];
+    return [{ name: "SET", given: [at, written, "NX", ...expiry], writes: true, answer: "written-or-not" }];
   }
   return [
     {
       name: "SET",
-      given: [at, written, "IFEQ", compared, "KEEPTTL"],
+      given: [at, written, "IFEQ", compared, ...expiry],
       writes: true,
       answer: "written-or-not",
-      olderForm: evaluationOf(replaceScript, [at], [compared, written], "number"),
+      olderForm:
+        expiry === keepsExpiry
+          ? evaluationOf(replaceScript, [at], [compared, written], "number")
+          : evaluationOf(replaceUntilOlderScript, [at], [compared, written, wordOf(only)], "many-numbers"),
     },
   ];
+}
+
+function valuesOf({ compared, written }: BytesReplacement): Buffer[] {
+  return compared === undefined ? [] : [compared, written];
+}
+
+/** Returns the expiry as one argument of a script. */
+function wordOf({ expiry }: BytesReplacement): string {
+  return expiry.at(-1) ?? "";
 }
 
 /**

@@ -191,8 +191,10 @@ describeWithRedis(servers, "RedisStore on a Cluster", () => {
       for (let step = 1; !stopped; step++) {
         await store.setMany(own.map((key) => ({ key, value: `${step}` })));
         expect(await store.getMany(own)).toEqual(own.map(() => `${step}`));
+        const changes = own.map((key) => ({ key, expected: `${step}`, next: `${step}, again` }));
+        const expires = Date.now() + 3_600_000;
         const replaced = await store.replaceMany(
-          own.map((key) => ({ key, expected: `${step}`, next: `${step}, again` })),
+          changes.map((change, index) => (index % 2 === 0 ? change : { ...change, expires })),
         );
         expect(new Set(replaced)).toEqual(new Set([true]));
         steps++;
