@@ -1,3 +1,4 @@
+import { EncryptedStore, Keyring } from "@keyward/core";
 import { RedisStore } from "@keyward/store-redis";
 import { type Command, Redis } from "ioredis";
 import { afterAll, beforeAll, beforeEach, expect, it, onTestFinished, vi } from "vitest";
@@ -197,6 +198,20 @@ for (const [name, found] of Object.entries(servers)) {
       await node.restart();
       await expect.poll(() => store.has("alone").catch(() => undefined), { timeout: 10_000 }).toBe(false);
       expect((await store.scan()).entries).toEqual([]);
+    });
+
+    it("is not inherited by an encrypted record whose predecessor has expired by the clock of the process alone", async () => {
+      const encrypted = new EncryptedStore(store, { keys: Keyring.generate(), reencrypt: "off" });
+      const expires = Date.now() + 3_000;
+      await encrypted.set("key", "old", expires);
+      const ahead = vi.spyOn(Date, "now").mockReturnValue(expires + 5_000);
+      onTestFinished(() => ahead.mockRestore());
+      expect(await encrypted.get("key")).toBeUndefined();
+      expect(await encrypted.replace?.("key", undefined, "new")).toBe(true);
+      expect(await expiryOf("key")).toBe(never);
+      expect(await encrypted.touch?.("key", expires + hourMs)).toBe(true);
+      expect(await expiryOf("key")).toBe(expires + hourMs - 1);
+      expect(await encrypted.get("key")).toBe("new");
     });
   });
 }
