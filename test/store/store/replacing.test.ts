@@ -1,7 +1,9 @@
+import { KeyvGzip } from "@keyv/compress-gzip";
 import {
   census,
   createKeyv,
   EncryptedStore,
+  Keyring,
   KeywardError,
   plaintext,
   type Replacement,
@@ -295,6 +297,149 @@ describe("touch()", () => {
     await expect.poll(() => keyv.get("witness")).toBeUndefined();
     expect(await keyv.get("42")).toEqual({ user: 7 });
     await keyv.disconnect();
+  });
+});
+
+describe("the expiry of a replacement over a Map", () => {
+  it("is set, removed and kept", async () => {
+    const map = new Map<string, unknown>();
+    const store = atomic(new EncryptedStore(map, { keys: newRing(), reencrypt: "off" }));
+    await store.set("key", "old", Date.now() + 100);
+    expect(await store.touch("key", Date.now() + 3_600_000)).toBe(true);
+    expect(await store.replace("key", "old", "new")).toBe(true);
+    await store.set("other", "old", Date.now() + 100);
+    expect(await store.replace("other", "old", "new", null)).toBe(true);
+    expect(await store.replace("made", undefined, "new", Date.now() + 100)).toBe(true);
+    await store.set("witness", "value", Date.now() + 100);
+    await expect.poll(() => store.get("witness")).toBeUndefined();
+    expect(await store.getMany(["key", "other", "made"])).toEqual(["new", "new", undefined]);
+    expect(await store.replace("key", "new", "gone", Date.now() - 1)).toBe(true);
+    expect([...map.keys()]).not.toContain("key");
+  });
+});
+
+describe("a replacement and other calls of the same process", () => {
+  it("is not undone by lazy re-encryption in a store with one writer", async () => {
+    const rings = rotation();
+    const slow = Promise.withResolvers<void>();
+    let isSlow = false;
+    class Slow extends MemoryStore {
+      override async set(key: string, value: unknown, expires?: number): Promise<boolean> {
+        if (isSlow) await slow.promise;
+        return await super.set(key, value, expires);
+      }
+    }
+    const inner = new Slow();
+    await new EncryptedStore(inner, { keys: rings.before }).set("key", "0");
+    const store = atomic(new EncryptedStore(inner, { keys: rings.promoted, reencrypt: "on-read-may-undo-writes" }));
+    await store.set("warm", "up");
+    isSlow = true;
+    expect(await store.get("key")).toBe("0");
+    const replaced = store.replace("key", "0", "1");
+    slow.resolve();
+    expect(await replaced).toBe(true);
+    await store.settled();
+    expect(await store.get("key")).toBe("1");
+  });
+
+  it("takes turns, so that hundreds of calls for one record are all made", async () => {
+    const watched = new WatchedStore();
+    const { store } = open(watched);
+    await store.set("key", "0");
+    const touched = Array.from({ length: 300 }, () => store.touch("key", Date.now() + 3_600_000));
+    expect(new Set(await Promise.all(touched))).toEqual(new Set([true]));
+    expect(watched.calls.filter((call) => call === "replaceMany")).toHaveLength(300);
+    const steps = Array.from({ length: 100 }, (_, index) => store.replace("key", String(index), String(index + 1)));
+    expect(new Set(await Promise.all(steps))).toEqual(new Set([true]));
+    expect(await store.get("key")).toBe("100");
+  });
+
+  it("is not written after the store was disconnected and used with another namespace", async () => {
+    const inner = new MemoryStore();
+    const reading = Promise.withResolvers<void>();
+    const read = inner.get.bind(inner);
+    inner.get = async (key) => {
+      const stored = await read(key);
+      await reading.promise;
+      return stored;
+    };
+    const store = atomic(new EncryptedStore(inner, { keys: newRing(), reencrypt: "off" }));
+    store.namespace = "one";
+    const replacing = expectRefusal(store.replace("key", undefined, "for one"), "STORE_UNAVAILABLE");
+    await store.disconnect();
+    store.namespace = "two";
+    await store.set("other", "value");
+    reading.resolve();
+    await replacing;
+    const { entries } = await inner.scan();
+    expect(entries.map(({ namespace, key }) => `${namespace} ${key}`)).toEqual(["two other"]);
+  });
+
+  it("keeps the bytes that it was called with", async () => {
+    const { store } = open();
+    const bytes = Buffer.from("before");
+    const replacing = store.replace("key", undefined, bytes);
+    bytes.fill(0);
+    expect(await replacing).toBe(true);
+    expect(await store.get("key")).toEqual(Buffer.from("before"));
+  });
+});
+
+describe("a batch of replacements that ends with an error", () => {
+  it("says in the hint that some of its changes were made", async () => {
+    const watched = new WatchedStore();
+    const { keys, store } = open(watched);
+    const other = new EncryptedStore(new MemoryStore(watched), { keys });
+    await store.setMany(["calm", "busy"].map((key) => ({ key, value: "0" })));
+    watched.beforeReplace = async () => {
+      await other.set("busy", "0");
+    };
+    const changes = ["calm", "busy"].map((key) => ({ key, expected: "0", next: "1" }));
+    const error = await expectRefusal(store.replaceMany(changes), "STORE_UNAVAILABLE");
+    expect(error.hint).toContain("Some changes of this batch were made");
+    expect(await store.getMany(["calm", "busy"])).toEqual(["1", "0"]);
+  });
+
+  it.each([[[]], [[1]], [true], [undefined], [[true, true]]])("rejects if the store answers %j", async (answer) => {
+    class Wrong extends MemoryStore {
+      override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
+        await super.replaceMany(changes);
+        return Reflect.get({ answer }, "answer");
+      }
+    }
+    const { store } = open(new Wrong());
+    await store.set("key", "old");
+    for (const call of [() => store.replace("key", "old", "new"), () => store.touch("key", null)]) {
+      const error = await expectRefusal(call(), "STORE_UNAVAILABLE");
+      expect(error.message).toContain("replaceMany() of the store returned");
+    }
+  });
+});
+
+describe("touch() of a record that the process cannot use", () => {
+  it("leaves a record protected whose value the process could not decode", async () => {
+    const inner = new MemoryStore();
+    const keys = newRing();
+    const compressed = createKeyv({ store: inner, keys, compression: new KeyvGzip() });
+    const plain = createKeyv({ store: inner, keys });
+    await compressed.set("key", { precious: 1 });
+    await expectRefusal(plain.get("key"), "RECORD_MALFORMED");
+    await plain.encryptedStore.touch?.("key", Date.now() + 3_600_000);
+    await expectRefusal(plain.set("key", "x"), "OVERWRITE_REFUSED");
+    expect(await compressed.get("key")).toEqual({ precious: 1 });
+  });
+
+  it("is refused without an expiry, and with a keyring without keys", async () => {
+    const { store } = open();
+    await store.set("key", "value");
+    await expectRefusal(() => Reflect.apply(store.touch, store, ["key", undefined]), "VALUE_INVALID");
+    const bare = atomic(
+      new EncryptedStore(new MemoryStore(), { keys: Keyring.dangerouslyPlaintext(), reencrypt: "off" }),
+    );
+    await bare.set("key", "value");
+    await expectRefusal(bare.touch("key", null), "KEYRING_INVALID");
+    expect(await bare.replace("key", "value", "new")).toBe(true);
+    expect(await bare.get("key")).toBe("new");
   });
 });
 

@@ -208,11 +208,13 @@ describe("a store with a function as its scope", () => {
   });
 
   it.each<[string, (address: RecordAddress) => unknown, string]>([
-    ["throws", ({ key }) => fail(key), "Error"],
+    ["throws", ({ key }) => fail(key), "threw an error"],
     ["returns an empty string", () => "", "an empty string"],
     ["returns null", () => null, "null"],
     ["returns a number", () => 7, "number"],
     ["returns a promise", async () => "billing", "object"],
+    // An unhandled rejection would end the process.
+    ["returns a promise that rejects", async ({ key }) => fail(key), "object"],
   ])(
     "writes and reads nothing if the function %s, and the error names neither the key nor the value",
     async (_, returned, named) => {
@@ -238,7 +240,9 @@ describe("a store with a function as its scope", () => {
 
   it("rejects a name that no scope can have", async () => {
     const store = new EncryptedStore(new MemoryStore(), { keys: newRing(), scope: ({ key }) => key });
-    expect(await refusal(store.set("x".repeat(1_001), "value"))).toMatchObject({ code: "KEYRING_INVALID" });
+    expect(await refusal(store.set("x".repeat(1_001), "value"))).toMatchObject({ code: "VALUE_INVALID" });
+    const illFormed = new EncryptedStore(new MemoryStore(), { keys: newRing(), scope: () => "\ud800" });
+    expect(await refusal(illFormed.set("key", "value"))).toMatchObject({ code: "VALUE_INVALID", key: "key" });
     expect(await store.set("x".repeat(1_000), "value")).toBe(true);
   });
 

@@ -15,6 +15,8 @@ const sessionAgeMs = 10 * 60 * 1000;
 
 /** Maximum number of cached subkeys. */
 const cachedSubkeys = 256;
+// A process may cache 10,000 scoped roots, and a subkey takes about 0.8 KB.
+const cachedScopeSubkeys = 4;
 
 interface WriterSession {
   readonly prefix: Buffer;
@@ -42,9 +44,10 @@ function copyOf(root: Uint8Array): Buffer {
  * Source of the derivations: `docs/envelope.md`; HKDF is RFC 5869.
  */
 export class RootKey {
-  readonly #deriveRoot: () => Buffer;
+  /** Derives the root at its first use; `undefined` from then on. */
+  #deriveRoot: (() => Buffer) | undefined;
   #derivedRoot: Buffer | undefined;
-  readonly #subkeys = new RecentlyUsed<string, KeyObject>(cachedSubkeys);
+  readonly #subkeys: RecentlyUsed<string, KeyObject>;
   #extracted: HkdfKey | undefined;
   #commitment: Buffer | undefined;
   #xaes: XaesKey | undefined;
@@ -53,10 +56,8 @@ export class RootKey {
   /** @param root 32 bytes, which are copied, or a function that derives them at their first use. */
   constructor(root: Uint8Array | (() => Buffer)) {
     if (typeof root === "function") this.#deriveRoot = root;
-    else {
-      const copy = copyOf(root);
-      this.#deriveRoot = () => copy;
-    }
+    else this.#derivedRoot = copyOf(root);
+    this.#subkeys = new RecentlyUsed(typeof root === "function" ? cachedScopeSubkeys : cachedSubkeys);
   }
 
   /** The commitment, C in `docs/envelope.md`: a hash that identifies the root, and reveals nothing else about it. */
@@ -116,8 +117,11 @@ export class RootKey {
   }
 
   get #root(): Buffer {
-    this.#derivedRoot ??= this.#deriveRoot();
-    return this.#derivedRoot;
+    const root = this.#derivedRoot ?? this.#deriveRoot?.();
+    if (root === undefined) throw new Error("The root of a key has neither bytes nor a derivation");
+    this.#derivedRoot = root;
+    this.#deriveRoot = undefined;
+    return root;
   }
 
   #deriveSubkey(prefix: Buffer): KeyObject {

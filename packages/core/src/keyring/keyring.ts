@@ -30,7 +30,7 @@ interface RingParts extends Omit<KeyringContent, "keys"> {
 }
 
 // HKDF in OpenSSL accepts 1,024 bytes of context, which contains the name and a fixed text before it.
-const maxScopeNameBytes = 1_000;
+export const maxScopeNameBytes = 1_000;
 
 let partsOf: (ring: Keyring) => RingParts;
 

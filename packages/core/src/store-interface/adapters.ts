@@ -2,7 +2,7 @@ import { Keyv, KeyvBridgeAdapter, type KeyvBridgeStore, KeyvMemoryAdapter, type 
 import { KeywardError } from "../errors/errors.ts";
 import { withoutNewListeners } from "./event-listeners.ts";
 import { hasExpired } from "./record.ts";
-import { sameStored } from "./store-arguments.ts";
+import { requireNewExpires, sameStored } from "./store-arguments.ts";
 import { hasMethod, type StoredValue } from "./store-capabilities.ts";
 
 /** The stores that an `EncryptedStore` can wrap: a Keyv 6 adapter, a Keyv 5 adapter, or a Map. */
@@ -113,12 +113,22 @@ class AtomicMapAdapter extends KeyvMemoryAdapter {
     return isEntry && entry.value !== undefined && entry.value !== null ? undefined : entry;
   }
 
-  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
+  async replace(
+    key: string,
+    expected: StoredValue | undefined,
+    next: StoredValue,
+    newExpires?: number | null,
+  ): Promise<boolean> {
+    const until = requireNewExpires(key, newExpires);
     const prefixed = this.getKeyPrefix(key, this.namespace);
     const { value, expires } = readMapEntry(this.#map.get(prefixed));
     const present = value !== undefined && !hasExpired(expires);
     if (present ? !sameStored(value, expected) : expected !== undefined) return false;
-    this.#map.set(prefixed, { value: next, expires: present ? expires : undefined });
+    if (typeof until === "number" && hasExpired(until)) this.#map.delete(prefixed);
+    else {
+      const kept = present ? expires : undefined;
+      this.#map.set(prefixed, { value: next, expires: until === undefined ? kept : (until ?? undefined) });
+    }
     return true;
   }
 }

@@ -66,6 +66,11 @@ export class NamespaceUse {
     return namespace;
   }
 
+  /** Returns whether the store is in use with this namespace now. */
+  isUsedWith(namespace: string): boolean {
+    return this.#used === namespace;
+  }
+
   /** Ends the use of the namespace, so that other users of the store can use another namespace. */
   release(): void {
     const used = this.#used;

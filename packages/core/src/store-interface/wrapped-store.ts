@@ -113,6 +113,19 @@ export class WrappedStore {
   }
 
   /**
+   * Verifies, before a write that has waited, that the store is still in use with the namespace in which the call began.
+   *
+   * @throws KeywardError `STORE_UNAVAILABLE` if the store was disconnected in the meantime.
+   */
+  requireNamespace(namespace: string): void {
+    if (this.#namespaceUse.isUsedWith(namespace)) return;
+    throw new KeywardError("STORE_UNAVAILABLE", "The store was disconnected while a call was waiting to write", {
+      namespace,
+      hint: "Nothing was written. Wait for running calls before you disconnect a store, and repeat the call.",
+    });
+  }
+
+  /**
    * Returns a view on a namespace of the same backend. Returns `undefined` if the store has no views and its own
    * namespace is another.
    */
@@ -247,7 +260,8 @@ export class WrappedStore {
       adapter instanceof KeyvBridgeAdapter
         ? changes.map((change) => ({ ...change, key: keyInStore(adapter, change.key) }))
         : changes;
-    return await this.#call(async () => {
+    const keys = changes.map(({ key }) => key);
+    const answer: unknown = await this.#write(keys, async () => {
       if (atomic.replaceMany !== undefined) return await atomic.replaceMany(stored);
       const replaced: boolean[] = [];
       for (const { key, expected, next, expires } of stored) {
@@ -255,6 +269,8 @@ export class WrappedStore {
       }
       return replaced;
     });
+    if (isAnswer(answer, changes.length)) return answer;
+    throw noAnswer("replaceMany", "booleans", changes.length, answer);
   }
 
   /**
@@ -305,6 +321,10 @@ function outcomes(method: string, length: number, answer: unknown): boolean[] {
   if (!Array.isArray(answer)) return Array.from({ length }, () => answer !== false);
   if (answer.length === length) return answer.map((each: unknown) => each !== false);
   throw noAnswer(method, "answers", length, answer);
+}
+
+function isAnswer(answer: unknown, length: number): answer is boolean[] {
+  return Array.isArray(answer) && answer.length === length && answer.every((each) => typeof each === "boolean");
 }
 
 function noAnswer(method: string, what: string, length: number, answer: unknown): KeywardError {

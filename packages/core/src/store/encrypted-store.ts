@@ -90,8 +90,8 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * A record that had another value in between and has the expected one again is replaced. If that matters, store a
    * number in the value that each write increases.
    *
-   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. Default: the record keeps
-   * its expiry, and a new record never expires.
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
+   * the record. Default: the record keeps its expiry, and a new record never expires.
    * @throws KeywardError as {@link EncryptedStore.get} and {@link EncryptedStore.set}; `STORE_UNAVAILABLE` if other
    * processes changed the record 64 times in the meantime.
    */
@@ -105,15 +105,17 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
    * Makes several replacements as {@link EncryptedStore.replace} does, and returns for each whether it was made.
    * Present if the wrapped store can replace atomically.
    *
-   * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be decrypted.
+   * @throws KeywardError `RECORDS_UNREADABLE`, with one error for each record that cannot be decrypted;
+   * `STORE_UNAVAILABLE`. If some changes were made before, the hint says so.
    */
   declare readonly replaceMany?: (changes: readonly Replacement[]) => Promise<boolean[]>;
   /**
    * Sets the expiry of a record, whatever its value is, and returns whether there is a record. A write of another process
    * at the same time is kept. Present if the wrapped store can replace atomically.
    *
-   * @param expires when the record expires, in milliseconds since the epoch; `null` for never.
-   * @throws KeywardError as {@link EncryptedStore.replace}.
+   * @param expires when the record expires, in milliseconds since the epoch; `null` for never. A time in the past removes
+   * the record.
+   * @throws KeywardError as {@link EncryptedStore.replace}; `KEYRING_INVALID` with a keyring without keys.
    */
   declare readonly touch?: (key: string, expires: number | null) => Promise<boolean>;
   readonly #inner: WrappedStore;

@@ -1,4 +1,5 @@
-import { type KeywardError, requireKeywardError } from "../errors/errors.ts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
 import { type RecordAddress, type RecordContent, recordError, requireAddress } from "../store-interface/record.ts";
@@ -15,6 +16,9 @@ import { isAbsent, isForeign, type OpenedRecord, type RecordCodec } from "./reco
 import { unreadable } from "./record-reader.ts";
 import type { StoreAttachment } from "./store-attachment.ts";
 import type { WriteGate } from "./write-gate.ts";
+
+/** The errors whose hint says that a part of a batch was done. */
+const partly = new WeakSet<KeywardError>();
 
 /** The parts of a store that {@link RecordReplacer} uses. */
 export interface RecordReplacerParts {
@@ -38,6 +42,8 @@ interface Change {
   readonly next: (current: RecordContent | undefined) => RecordContent | undefined;
   /** The expiry that the caller names: `null` for never, `undefined` to keep the expiry. */
   readonly expires: number | null | undefined;
+  /** False if the record keeps its value, and so stays as readable as it was. */
+  readonly replacesValue: boolean;
 }
 
 /** A change of a record that was read. */
@@ -51,6 +57,9 @@ interface PlannedChange {
 
 // A record is read again this often while other processes write it. Each time, another process made progress.
 const maxAttempts = 64;
+// From the fifth attempt on, random and growing pauses let processes that write the same record take turns.
+const hurriedAttempts = 4;
+const longestPauseMs = 20;
 
 /**
  * Replaces records if their decrypted values are the expected ones. Reads and decrypts each record, compares, and
@@ -59,6 +68,8 @@ const maxAttempts = 64;
  */
 export class RecordReplacer {
   readonly #parts: RecordReplacerParts;
+  /** The end of the last running change of each record. Never rejects. */
+  readonly #running = new Map<string, Promise<void>>();
 
   constructor(parts: RecordReplacerParts) {
     this.#parts = parts;
@@ -83,8 +94,10 @@ export class RecordReplacer {
     for (const wave of wavesOf(changes)) {
       const results = await this.#make(
         wave.map((index) => at(changes, index)),
-        (errors) => unreadable(errors, errors.length, wave.length),
-      );
+        (errors) => unreadable(errors, errors.length, changes.length),
+      ).catch((error: unknown) => {
+        throw partlyMade(requireKeywardError(error), made.includes(true));
+      });
       for (const [position, index] of wave.entries()) made[index] = results[position] === true;
     }
     return made;
@@ -93,9 +106,15 @@ export class RecordReplacer {
   async touch(key: string, expires: number | null): Promise<boolean> {
     const address = requireAddress(this.#parts.attachment.namespaceForCall(), key);
     const until = requireNewExpires(key, expires);
+    if (until === undefined) {
+      throw new KeywardError("VALUE_INVALID", "touch() needs an expiry", {
+        hint: "Pass a time in milliseconds since the epoch, or `null` for a record that never expires.",
+      });
+    }
     return await this.#one({
       address,
       expires: until,
+      replacesValue: false,
       next: (current) => (current === undefined ? undefined : contentOf(current.value, until ?? undefined)),
     });
   }
@@ -105,9 +124,28 @@ export class RecordReplacer {
     return made;
   }
 
-  /** Makes changes of different records. `toError` makes one error of those of the records that cannot be read. */
-  #make(changes: readonly Change[], toError: (errors: readonly KeywardError[]) => KeywardError): Promise<boolean[]> {
-    return this.#parts.source.whileSealing(this.#makeAll(changes, toError));
+  /**
+   * Makes changes of different records, after the running changes of these records through this store. So calls of this
+   * process do not overtake each other again and again. `toError` makes one error of those of the records that cannot be
+   * read.
+   */
+  async #make(
+    changes: readonly Change[],
+    toError: (errors: readonly KeywardError[]) => KeywardError,
+  ): Promise<boolean[]> {
+    const names = changes.map(({ address }) => `${address.namespace}\0${address.key}`);
+    const running = names.flatMap((name) => this.#running.get(name) ?? []);
+    const making = Promise.all(running).then(() => this.#parts.source.whileSealing(this.#makeAll(changes, toError)));
+    const ended = making.then(
+      () => undefined,
+      () => undefined,
+    );
+    for (const name of names) this.#running.set(name, ended);
+    try {
+      return await making;
+    } finally {
+      for (const name of names) if (this.#running.get(name) === ended) this.#running.delete(name);
+    }
   }
 
   async #makeAll(
@@ -118,7 +156,9 @@ export class RecordReplacer {
     const made = changes.map(() => false);
     let pending: readonly number[] = [...changes.keys()];
     for (let attempt = 1; pending.length > 0; attempt++) {
-      if (attempt > maxAttempts) throw overtaken(at(changes, pending[0] ?? 0).address);
+      if (attempt > maxAttempts) throw overtaken(at(changes, pending[0] ?? 0).address, made.includes(true));
+      if (attempt > hurriedAttempts)
+        await sleep(Math.random() * Math.min(longestPauseMs, 2 ** (attempt - hurriedAttempts)));
       const since = guard.logicalTime;
       const planned = await this.#plan(changes, pending, toError);
       if (planned.length === 0) break;
@@ -126,7 +166,7 @@ export class RecordReplacer {
       for (const [position, { index, change }] of planned.entries()) {
         if (replaced[position] !== true) continue;
         made[index] = true;
-        guard.unmark(change.address.namespace, change.address.key, since);
+        if (change.replacesValue) guard.unmark(change.address.namespace, change.address.key, since);
       }
       pending = planned.filter((_, position) => replaced[position] !== true).map(({ index }) => index);
     }
@@ -172,6 +212,10 @@ export class RecordReplacer {
     const { inner, atomic, writeGate } = this.#parts;
     const gated = writeGate.keyringForWriting();
     const keyring = gated instanceof Promise ? await gated : gated;
+    for (const { change } of planned) {
+      inner.requireNamespace(change.address.namespace);
+      if (!change.replacesValue && keyring.primary === "") throw noEnvelope();
+    }
     const positions: number[] = [];
     const replacements: Replacement[] = [];
     for (const [position, plan] of planned.entries()) {
@@ -193,7 +237,7 @@ export class RecordReplacer {
       key: address.key,
       expected: stored,
       next: this.#parts.codec.seal(keyring, address, content),
-      expires: storeExpiryOf(change.expires, record, content),
+      expires: storeExpiryOf(change.expires, stored, record),
     };
   }
 }
@@ -201,11 +245,14 @@ export class RecordReplacer {
 function replacementOf(namespace: string, { key, expected, next, expires }: Replacement): Change {
   const address = requireAddress(namespace, key);
   const compared = expected === undefined ? undefined : requireValue(key, expected);
-  const value = requireValue(key, next);
+  const given = requireValue(key, next);
+  // The caller may change the bytes while the call waits.
+  const value = typeof given === "string" ? given : Uint8Array.from(given);
   const until = requireNewExpires(key, expires);
   return {
     address,
     expires: until,
+    replacesValue: true,
     next: (current) => {
       if (!sameStored(current?.value, compared)) return undefined;
       return contentOf(value, until === undefined ? current?.expires : (until ?? undefined));
@@ -220,15 +267,16 @@ function contentOf(value: StoredValue, expires: number | undefined): RecordConte
 /** Returns the expiry to pass to the store below: `undefined` to keep the expiry that the store has. */
 function storeExpiryOf(
   wanted: number | null | undefined,
+  stored: StoredValue | undefined,
   record: OpenedRecord | undefined,
-  content: RecordContent,
 ): number | null | undefined {
-  if (wanted !== undefined) return wanted;
+  // A store may not know the argument. A record that is not stored has no expiry to keep.
+  if (wanted !== undefined || stored === undefined) return wanted;
   // A record that has expired by the clock of this process may still be in the store, whose clock may be behind. The new
   // record must not keep the expiry of that record.
   if (record === undefined) return null;
   // The store may not know the expiry that a foreign record contains.
-  return isForeign(record) ? content.expires : undefined;
+  return isForeign(record) ? record.content.expires : undefined;
 }
 
 /** Divides changes into waves, as indexes. No wave has two changes of one record, and later waves have later changes. */
@@ -255,8 +303,31 @@ function asStored(raw: unknown): StoredValue | undefined {
   return isStoredValue(raw) ? raw : undefined;
 }
 
-function overtaken(address: RecordAddress): KeywardError {
-  return recordError("STORE_UNAVAILABLE", address, `changed ${maxAttempts} times while it was to be replaced`, {
+function noEnvelope(): KeywardError {
+  return new KeywardError("KEYRING_INVALID", "touch() needs a keyring with a key, because plaintext has no envelope", {
+    hint: "Use a keyring with a key. Otherwise write the value again with its new expiry.",
+  });
+}
+
+function overtaken(address: RecordAddress, madeSome: boolean): KeywardError {
+  const error = recordError("STORE_UNAVAILABLE", address, `changed ${maxAttempts} times while it was to be replaced`, {
     hint: "Repeat the call. If this error returns, let fewer processes write this record at the same time.",
   });
+  return partlyMade(error, madeSome);
+}
+
+/** Returns the error of a batch. If some of its changes were made, the hint says so. */
+function partlyMade(error: KeywardError, madeSome: boolean): KeywardError {
+  if (!madeSome || partly.has(error)) return error;
+  const { code, message, key, namespace, keyId, errors } = error;
+  const told = new KeywardError(code, message, {
+    key,
+    namespace,
+    keyId,
+    ...(errors === undefined ? {} : { errors }),
+    cause: error,
+    hint: "Some changes of this batch were made. Read the records before you repeat the changes that are left.",
+  });
+  partly.add(told);
+  return told;
 }

@@ -1,6 +1,6 @@
 import { RecentlyUsed } from "../envelope/recently-used.ts";
 import { KeywardError } from "../errors/errors.ts";
-import type { Keyring } from "../keyring/keyring.ts";
+import { type Keyring, maxScopeNameBytes } from "../keyring/keyring.ts";
 import { type RecordAddress, recordError } from "../store-interface/record.ts";
 
 /** The option `scope` of a store: the scope of all records, or a function that returns the scope of a record. */
@@ -58,13 +58,14 @@ export class RecordScopes {
     let name: unknown;
     try {
       name = scope({ namespace: address.namespace, key: address.key });
-    } catch (error) {
-      // The message of the error may quote the record's key, so only the name of the error is passed on.
-      throw invalidScope(address, `the function \`scope\` threw ${error instanceof Error ? error.name : typeof error}`);
+    } catch {
+      // The error is not passed on, because it may contain the record's key.
+      throw invalidScope(address, "the function `scope` threw an error");
     }
-    if (name === undefined || (typeof name === "string" && name !== "")) return name;
-    const returned = name === "" ? "an empty string" : name === null ? "null" : `a value of type ${typeof name}`;
-    throw invalidScope(address, `the function \`scope\` returned ${returned}`);
+    if (name === undefined || isScopeName(name)) return name;
+    // If nobody handled the rejection of a promise, it would end the process.
+    if (name instanceof Promise) name.catch(() => undefined);
+    throw invalidScope(address, `the function \`scope\` returned ${described(name)}`);
   }
 
   /** Derives a keyring for the one scope of the store. Returns the keyring itself if there is no such scope. */
@@ -109,6 +110,18 @@ export class RecordScopes {
     }
     return scoped;
   }
+}
+
+function isScopeName(name: unknown): name is string {
+  if (typeof name !== "string" || name === "" || !name.isWellFormed()) return false;
+  // A character takes at most three bytes of UTF-8 for each unit of its length.
+  return name.length * 3 <= maxScopeNameBytes || Buffer.byteLength(name) <= maxScopeNameBytes;
+}
+
+function described(returned: unknown): string {
+  if (returned === "") return "an empty string";
+  if (typeof returned === "string") return "a name that is ill-formed or longer than 1,000 bytes";
+  return returned === null ? "null" : `a value of type ${typeof returned}`;
 }
 
 function invalidScope(address: RecordAddress, problem: string): KeywardError {

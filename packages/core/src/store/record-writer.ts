@@ -70,6 +70,7 @@ export class RecordWriter {
     const content = contentOf(key, value, requireExpires(key, expires));
     const gated = writeGate.keyringForWriting({ namespace: address.namespace, keys: [key] });
     const keyring = gated instanceof Promise ? await gated : gated;
+    inner.requireNamespace(address.namespace);
     const since = guard.logicalTime;
     if (hasExpired(content.expires)) {
       this.#updateGuard(address.namespace, key, await inner.delete(key), since);
@@ -93,6 +94,7 @@ export class RecordWriter {
     }
     const gated = writeGate.keyringForWriting({ namespace, keys });
     const keyring = gated instanceof Promise ? await gated : gated;
+    inner.requireNamespace(namespace);
 
     const nowMs = Date.now();
     const live: KeyvStorageEntry<StoredValue>[] = [];
