@@ -400,11 +400,12 @@ describe("a batch of replacements that ends with an error", () => {
     expect(await store.getMany(["calm", "busy"])).toEqual(["1", "0"]);
   });
 
-  it.each([[[]], [[1]], [true], [undefined], [[true, true]]])("rejects if the store answers %j", async (answer) => {
+  it.each([[[]], [[1]], [true], [undefined], [[true, true]]])("rejects if the store answers %j", async (given) => {
+    const answers: object = { given };
     class Wrong extends MemoryStore {
       override async replaceMany(changes: readonly Replacement[]): Promise<boolean[]> {
         await super.replaceMany(changes);
-        return Reflect.get({ answer }, "answer");
+        return Reflect.get(answers, "given");
       }
     }
     const { store } = open(new Wrong());
