@@ -19,11 +19,28 @@ export interface RedisSentinelGroup {
   stop(): Promise<void>;
 }
 
-// With the usual timeouts of a sentinel, a test would take as long.
-const impatience = ["INFO-PERIOD", 200, "PUBLISH-PERIOD", 100, "ASK-PERIOD", 100] as const;
+/** How soon sentinels take a node for dead, and how old their knowledge of a replica may be. */
+interface Patience {
+  readonly infoPeriodMs: number;
+  readonly downAfterMs: number;
+}
 
-/** Starts a group in which the replica replaces a dead primary within about two seconds. */
-export async function startSentinelGroup(servers: RedisServers): Promise<RedisSentinelGroup> {
+// With the usual timeouts of a sentinel, a test would take as long.
+const impatient: Patience = { infoPeriodMs: 200, downAfterMs: 600 };
+// A sentinel promotes only a replica whose state it has read within three periods. A busy machine may delay a reply by
+// seconds.
+const patient: Patience = { infoPeriodMs: 2_000, downAfterMs: 30_000 };
+
+/**
+ * Starts a group in which the replica replaces a dead primary within about two seconds.
+ *
+ * @param options.onDemand True if the replica replaces a primary only at the command `SENTINEL FAILOVER`. The command
+ * then succeeds on a busy machine too.
+ */
+export async function startSentinelGroup(
+  servers: RedisServers,
+  { onDemand = false }: { readonly onDemand?: boolean } = {},
+): Promise<RedisSentinelGroup> {
   const started: RedisNode[] = [];
   const stop = async () => {
     await Promise.all(started.map((node) => node.stop()));
@@ -44,7 +61,7 @@ export async function startSentinelGroup(servers: RedisServers): Promise<RedisSe
     const [primary, replica, ...sentinels] = started;
     if (primary === undefined || replica === undefined) throw new Error("There are nodes missing");
     const group = new StartedGroup([primary, replica], sentinels, stop);
-    await group.form();
+    await group.form(onDemand ? patient : impatient);
     return group;
   } catch (error) {
     await stop();
@@ -64,16 +81,17 @@ class StartedGroup implements RedisSentinelGroup {
     this.stop = stop;
   }
 
-  async form(): Promise<void> {
+  async form({ infoPeriodMs, downAfterMs }: Patience): Promise<void> {
     const [primary, replica] = this.nodes;
     await replica.command("REPLICAOF", host, primary.port);
     await this.replicated();
     for (const [index, sentinel] of this.sentinels.entries()) {
-      await sentinel.command("SENTINEL", "DEBUG", ...impatience);
+      const periods = ["INFO-PERIOD", infoPeriodMs, "PUBLISH-PERIOD", 100, "ASK-PERIOD", 100];
+      await sentinel.command("SENTINEL", "DEBUG", ...periods);
       await sentinel.command("SENTINEL", "MONITOR", this.name, host, primary.port, 1);
       // The sentinels start one after the other. If several stand for election at once, none wins, and the next election is
       // seconds away.
-      const settings = ["down-after-milliseconds", 600 * (index + 1), "failover-timeout", 4_000];
+      const settings = ["down-after-milliseconds", downAfterMs * (index + 1), "failover-timeout", 4_000];
       await sentinel.command("SENTINEL", "SET", this.name, ...settings);
     }
     await until("the sentinels know each other and the replica", async () => {

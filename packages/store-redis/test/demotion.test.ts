@@ -131,7 +131,7 @@ describeWithRedis(servers, "a node that is no longer the primary", () => {
 
 describeWithRedis(servers, "a Sentinel group that demotes its primary", () => {
   it("makes RedisStore, and keyvRedis over @keyv/valkey, reconnect to the new primary", async () => {
-    const group = await startSentinelGroup(servers);
+    const group = await startSentinelGroup(servers, { onDemand: true });
     onTestFinished(() => group.stop());
     const sentinels = group.sentinels.map(({ host, port }) => ({ host, port }));
     const source = { sentinels, name: group.name };
