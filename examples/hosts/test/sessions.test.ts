@@ -1,4 +1,3 @@
-import { createServer, type RequestListener } from "node:http";
 import { getRequestListener } from "@hono/node-server";
 import { createKeyv, Keyring, type KeywardKeyv } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
@@ -7,6 +6,7 @@ import { expressApplication } from "../src/express-session.ts";
 import { fastifyApplication } from "../src/fastify-session.ts";
 import { honoApplication } from "../src/hono-sessions.ts";
 import { Browser } from "./browser.ts";
+import { listen } from "./loopback.ts";
 import { evictAll, namespaces, recordsIn, storedText, tamperWith } from "./stored-records.ts";
 
 const cookieSecret = "a secret for the cookies, at least 32 characters";
@@ -17,22 +17,6 @@ const lifetimeMs = 60_000;
  * `finish` resolves.
  */
 type Start = (sessions: KeywardKeyv, finish: () => Promise<void>) => Promise<string>;
-
-async function listen(listener: RequestListener): Promise<string> {
-  const server = createServer(listener);
-  await new Promise<void>((resolve) => {
-    server.listen(0, "127.0.0.1", resolve);
-  });
-  onTestFinished(async () => {
-    server.closeAllConnections();
-    await new Promise((resolve) => {
-      server.close(resolve);
-    });
-  });
-  const address = server.address();
-  if (typeof address !== "object" || address === null) throw new Error("The server has no port");
-  return `http://127.0.0.1:${address.port}`;
-}
 
 const hosts: Readonly<Record<string, Start>> = {
   "express-session": async (sessions, finish) => {
