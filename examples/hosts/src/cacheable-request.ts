@@ -13,11 +13,20 @@ export interface CachedResponse {
 }
 
 /**
+ * For each request, cacheable-request adds a listener for `error` with `once`, and cannot remove it from a Keyv 5. The
+ * listeners pile up, and an error of one request can also fail a concurrent request. With `throwOnErrors`, each request gets
+ * its own error without a listener, so this class adds none.
+ */
+class ResponseCache extends Keyv {
+  override once(): void {}
+}
+
+/**
  * A function that requests a URL, and keeps cacheable responses in a Keyv that `createKeyv` made. The request rejects with a
  * `CacheError` if the stored response cannot be decrypted.
  */
 export function cachedRequests(responses: KeywardKeyv): (url: string) => Promise<CachedResponse> {
-  const cache = new Keyv({
+  const cache = new ResponseCache({
     store: responses,
     ttl: 24 * 60 * 60_000, // without a ttl, responses that were not requested again would never expire
     useKeyPrefix: false,

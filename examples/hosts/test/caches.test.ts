@@ -252,12 +252,11 @@ describe("the reads of a cache that answers a record that was tampered with like
   });
 });
 
-it.each([
+describe.each([
   ["got", cachingClient],
   ["cacheable-request", cachedRequests],
-] as const)(
-  "%s keeps apart concurrent requests: a response that was tampered with fails only its own request",
-  async (_, start) => {
+] as const)("concurrent requests of %s", (_, start) => {
+  async function open() {
     const store = new MemoryStore();
     const arrived = Promise.withResolvers<void>();
     const release = Promise.withResolvers<void>();
@@ -269,8 +268,13 @@ it.each([
       response.setHeader("cache-control", "public, max-age=600");
       response.end("page");
     });
-    const send = start(createKeyv({ store, keys: Keyring.generate() }));
-    await send(`${url}/page`);
+    return { store, arrived, release, url, send: start(createKeyv({ store, keys: Keyring.generate() })) };
+  }
+
+  // A Keyv 5 that loses a listener while it emits an event leaves out the next one, so the number of requests matters.
+  it.each([1, 2, 3])("fail only if their own response was tampered with, after %i others", async (count) => {
+    const { store, arrived, release, url, send } = await open();
+    for (let sent = 0; sent < count; sent++) await send(`${url}/page`);
     await expect.poll(() => recordsIn(store)).toHaveLength(1);
     await tamperWith(store);
     const slow = send(`${url}/slow`);
@@ -278,5 +282,12 @@ it.each([
     expect(codesOf(await send(`${url}/page`).catch((error: unknown) => error))).toContain("RECORD_TAMPERED");
     release.resolve();
     expect(await slow).toMatchObject({ body: "page" });
-  },
-);
+  });
+
+  it("leave no listeners behind", async () => {
+    const warn = vi.spyOn(console, "warn").mockReturnValue();
+    const { url, send } = await open();
+    for (let sent = 0; sent < 120; sent++) await send(`${url}/page`);
+    expect(warn).not.toHaveBeenCalled();
+  });
+});
