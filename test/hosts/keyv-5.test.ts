@@ -2,7 +2,7 @@ import { createKeyv, EncryptedStore, Keyring } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import type { KeyvStorageAdapter } from "keyv";
 import { Keyv as Keyv5 } from "keyv-5";
-import { describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { stores } from "./opened-stores.ts";
 
 // cacheable, cache-manager, got, cacheable-request and Apollo bring Keyv 5, which passes durations to a store.
@@ -148,5 +148,37 @@ describe("a host with throwOnErrors", () => {
     const stored = await store.namespaced("keyv").get("keyv:key");
     await store.namespaced("keyv").set("keyv:other", stored);
     await expect(host[method]("other")).rejects.toMatchObject({ code: "RECORD_TAMPERED" });
+  });
+});
+
+describe("a record that touch has extended", () => {
+  const open = () => createKeyv({ store: new MemoryStore(), keys: Keyring.generate(), namespace: "sessions" });
+  afterEach(() => {
+    vi.useRealTimers();
+  });
+
+  it("stays if createKeyv wrote it, and getRaw returns the former expiry", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    const keyv = open();
+    await keyv.set("key", "value", minuteMs);
+    const written = await keyv.getRaw("key");
+    expect(await keyv.encryptedStore.touch?.("key", Date.now() + 3 * minuteMs)).toBe(true);
+    vi.setSystemTime(Date.now() + 2 * minuteMs);
+    expect(await keyv.get("key")).toBe("value");
+    expect(await keyv.getRaw("key")).toEqual(written);
+    vi.setSystemTime(Date.now() + 2 * minuteMs);
+    expect(await keyv.get("key")).toBeUndefined();
+  });
+
+  it("ends at the former expiry if a Keyv 5 wrote it", async () => {
+    vi.useFakeTimers({ toFake: ["Date"] });
+    const keyv = open();
+    const host = new Keyv5({ store: keyv, useKeyPrefix: false, throwOnErrors: true });
+    await host.set("key", "value", minuteMs);
+    expect(await keyv.encryptedStore.touch?.("key", Date.now() + 3 * minuteMs)).toBe(true);
+    expect(await host.get("key")).toBe("value");
+    vi.setSystemTime(Date.now() + 2 * minuteMs);
+    expect(await host.get("key")).toBeUndefined();
+    expect(await keyv.get("key")).toBeUndefined();
   });
 });
