@@ -400,6 +400,22 @@ describe("a batch of replacements that ends with an error", () => {
     expect(await store.getMany(["calm", "busy"])).toEqual(["1", "0"]);
   });
 
+  it("says so as well if a record became unreadable after other changes were made", async () => {
+    const watched = new WatchedStore();
+    const { store } = open(watched);
+    await store.setMany(["calm", "broken"].map((key) => ({ key, value: "0" })));
+    const broken = damaged((await watched.get("broken")) as StoredValue);
+    watched.beforeReplace = async () => {
+      watched.beforeReplace = undefined;
+      await watched.set("broken", broken);
+    };
+    const changes = ["calm", "broken"].map((key) => ({ key, expected: "0", next: "1" }));
+    const error = await expectRefusal(store.replaceMany(changes), "RECORDS_UNREADABLE");
+    expect(error.hint).toContain("Some changes of this batch were made");
+    expect(error.errors).toMatchObject([{ code: "RECORD_TAMPERED", key: "broken" }]);
+    expect(await store.get("calm")).toBe("1");
+  });
+
   it.each([[[]], [[1]], [true], [undefined], [[true, true]]])("rejects if the store answers %j", async (given) => {
     const answers: object = { given };
     class Wrong extends MemoryStore {

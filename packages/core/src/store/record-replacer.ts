@@ -152,25 +152,42 @@ export class RecordReplacer {
     changes: readonly Change[],
     toError: (errors: readonly KeywardError[]) => KeywardError,
   ): Promise<boolean[]> {
-    const { guard } = this.#parts;
     const made = changes.map(() => false);
     let pending: readonly number[] = [...changes.keys()];
-    for (let attempt = 1; pending.length > 0; attempt++) {
-      if (attempt > maxAttempts) throw overtaken(at(changes, pending[0] ?? 0).address, made.includes(true));
-      if (attempt > hurriedAttempts)
-        await sleep(Math.random() * Math.min(longestPauseMs, 2 ** (attempt - hurriedAttempts)));
-      const since = guard.logicalTime;
-      const planned = await this.#plan(changes, pending, toError);
-      if (planned.length === 0) break;
-      const replaced = await this.#replace(planned);
-      for (const [position, { index, change }] of planned.entries()) {
-        if (replaced[position] !== true) continue;
-        made[index] = true;
-        if (change.replacesValue) guard.unmark(change.address.namespace, change.address.key, since);
+    try {
+      for (let attempt = 1; pending.length > 0; attempt++) {
+        if (attempt > maxAttempts) throw overtaken(at(changes, pending[0] ?? 0).address);
+        if (attempt > hurriedAttempts) await sleep(pauseMsBefore(attempt));
+        pending = await this.#attempt(changes, pending, made, toError);
       }
-      pending = planned.filter((_, position) => replaced[position] !== true).map(({ index }) => index);
+    } catch (error) {
+      throw partlyMade(requireKeywardError(error), made.includes(true));
     }
     return made;
+  }
+
+  /** Tries the pending changes once, and notes in `made` which were made. Returns those that were overtaken. */
+  async #attempt(
+    changes: readonly Change[],
+    pending: readonly number[],
+    made: boolean[],
+    toError: (errors: readonly KeywardError[]) => KeywardError,
+  ): Promise<readonly number[]> {
+    const { guard } = this.#parts;
+    const since = guard.logicalTime;
+    const planned = await this.#plan(changes, pending, toError);
+    if (planned.length === 0) return [];
+    const replaced = await this.#replace(planned);
+    const overtakenIndexes: number[] = [];
+    for (const [position, { index, change }] of planned.entries()) {
+      if (replaced[position] !== true) {
+        overtakenIndexes.push(index);
+        continue;
+      }
+      made[index] = true;
+      if (change.replacesValue) guard.unmark(change.address.namespace, change.address.key, since);
+    }
+    return overtakenIndexes;
   }
 
   /** Reads and decrypts records, and returns the changes to make. */
@@ -227,7 +244,7 @@ export class RecordReplacer {
     }
     const made = planned.map(() => false);
     const replaced = await inner.replaceMany(atomic, replacements);
-    for (const [at, position] of positions.entries()) made[position] = replaced[at] === true;
+    for (const [index, position] of positions.entries()) made[position] = replaced[index] === true;
     return made;
   }
 
@@ -309,11 +326,15 @@ function noEnvelope(): KeywardError {
   });
 }
 
-function overtaken(address: RecordAddress, madeSome: boolean): KeywardError {
-  const error = recordError("STORE_UNAVAILABLE", address, `changed ${maxAttempts} times while it was to be replaced`, {
+/** Returns a random pause in milliseconds. Its limit grows with each attempt. */
+function pauseMsBefore(attempt: number): number {
+  return Math.random() * Math.min(longestPauseMs, 2 ** (attempt - hurriedAttempts));
+}
+
+function overtaken(address: RecordAddress): KeywardError {
+  return recordError("STORE_UNAVAILABLE", address, `changed ${maxAttempts} times while it was to be replaced`, {
     hint: "Repeat the call. If this error returns, let fewer processes write this record at the same time.",
   });
-  return partlyMade(error, madeSome);
 }
 
 /** Returns the error of a batch. If some of its changes were made, the hint says so. */
