@@ -240,9 +240,10 @@ export function describeAtomic({ test: register, bytes, of }: AtomicUnderTest): 
     assertValues(await store.getMany(keys), ["new", undefined, "new", undefined, "new", undefined]);
   });
 
-  test("rejects a replacement whose expiry is not a number", async (store) => {
+  test("rejects a replacement whose expiry is not a time", async (store) => {
     await store.set("key", "old");
-    for (const expires of ["60s", Number.NaN, {}]) {
+    // 60,000 seems to be a duration, as `set` takes it.
+    for (const expires of ["60s", Number.NaN, {}, 60_000]) {
       await assert.rejects(async () => Reflect.apply(store.replace, store, ["key", "old", "new", expires]), {
         code: "VALUE_INVALID",
       });

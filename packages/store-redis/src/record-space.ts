@@ -280,8 +280,8 @@ export class RecordSpace extends Hookified implements AtomicStore, RangedStore, 
    * bytes. If `expected` is `undefined`, `next` is written only if there is no record.
    *
    * @param expires when the record expires, in milliseconds since the epoch by the server's clock; `null` for never. A
-   * time in the past removes the record. Default: the record keeps its expiry, and a new record never expires. Unlike in
-   * {@link RecordSpace.set}, a small number is not a duration.
+   * time in the past removes the record. Default: the record keeps its expiry, and a new record never expires. A number
+   * that {@link RecordSpace.set} would take for a duration is refused.
    * @throws KeywardError `VALUE_INVALID` if a value has a wrong type, or `expires` is neither a number nor `null`.
    */
   async replace(

@@ -68,7 +68,7 @@ for (const [name, found] of Object.entries(servers)) {
       expect(await expiryOf("new")).toBe(far - 1);
     });
 
-    it.each([Number.NEGATIVE_INFINITY, -1, 0, 1, 2, 60_000])(
+    it.each([Number.NEGATIVE_INFINITY, -1, 0, 1, 2, Date.now() - 60_000])(
       "removes the record if the expiry is %d",
       async (expires) => {
         const errors = async () => /errorstat_ERR:count=(\d+)/.exec(await client.info("errorstats"))?.[1];

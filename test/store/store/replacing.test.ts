@@ -385,6 +385,23 @@ describe("a replacement and other calls of the same process", () => {
   });
 });
 
+describe("a replacement with wrong arguments", () => {
+  it.each<[string, readonly unknown[], string]>([
+    ["no new value", ["key", "old"], "The new value"],
+    ["null as the expected value", ["key", null, "new"], "The expected value"],
+    ["a number as the new value", ["key", "old", 7], "The new value"],
+    ["a duration as the expiry", ["key", "old", "new", 60_000], "seems to be a duration"],
+  ])("is refused with the argument in the message: %s", async (_, given, named) => {
+    const { store } = open();
+    await store.set("key", "old");
+    const error = await expectRefusal(() => Reflect.apply(store.replace, store, given), "VALUE_INVALID");
+    expect(error.message).toContain(named);
+    const many = await expectRefusal(() => Reflect.apply(store.replaceMany, store, [["key"]]), "VALUE_INVALID");
+    expect(many.hint).toContain("{ key, expected, next }");
+    expect(await store.get("key")).toBe("old");
+  });
+});
+
 describe("a batch of replacements that ends with an error", () => {
   it("says in the hint that some of its changes were made", async () => {
     const watched = new WatchedStore();
@@ -449,7 +466,10 @@ describe("touch() of a record that the process cannot use", () => {
   it("is refused without an expiry, and with a keyring without keys", async () => {
     const { store } = open();
     await store.set("key", "value");
-    await expectRefusal(() => Reflect.apply(store.touch, store, ["key", undefined]), "VALUE_INVALID");
+    for (const expires of [undefined, Number.NaN, "60000", new Date(), 60_000]) {
+      await expectRefusal(() => Reflect.apply(store.touch, store, ["key", expires]), "VALUE_INVALID");
+    }
+    expect(await store.get("key")).toBe("value");
     const bare = atomic(
       new EncryptedStore(new MemoryStore(), { keys: Keyring.dangerouslyPlaintext(), reencrypt: "off" }),
     );

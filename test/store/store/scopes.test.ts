@@ -212,9 +212,9 @@ describe("a store with a function as its scope", () => {
     ["returns an empty string", () => "", "an empty string"],
     ["returns null", () => null, "null"],
     ["returns a number", () => 7, "number"],
-    ["returns a promise", async () => "billing", "object"],
+    ["returns a promise", async () => "billing", "a promise"],
     // An unhandled rejection would end the process.
-    ["returns a promise that rejects", async ({ key }) => fail(key), "object"],
+    ["returns a promise that rejects", async ({ key }) => fail(key), "a promise"],
   ])(
     "writes and reads nothing if the function %s, and the error names neither the key nor the value",
     async (_, returned, named) => {

@@ -137,7 +137,7 @@ function decryptBytes(stored: StoredValue, header: EnvelopeHeader, root: RootKey
       keyId,
       hint:
         `Use the keyring in which key "${keyId}" has the material that the record was written with. If the store has the option ` +
-        "`scope`, check that the option names the scope that the record was written in. If neither helps, the record was altered: " +
+        "`scope`, check that it names the scope that the record was written in, or returns it for the record's address. If neither helps, the record was altered: " +
         "restore it from a backup. To prevent this error, never give two keys the same id.",
     });
   }

@@ -1,6 +1,7 @@
+import { randomBytes } from "node:crypto";
 import { RootKey, rootBytes } from "../envelope/root-key.ts";
 import { KeywardError } from "../errors/errors.ts";
-import type { OptionNames } from "../errors/options.ts";
+import { type OptionNames, requireOptions } from "../errors/options.ts";
 
 /** The status of a key: an "enabled" key decrypts, a "disabled" key is still in the keyring but decrypts nothing. */
 export type KeyStatus = "enabled" | "disabled";
@@ -92,6 +93,25 @@ export function toRingKey(key: NewKey & { readonly material: Uint8Array }): Ring
   }
   const root = new RootKey(material);
   return { id: key.id ?? root.defaultId, status, ...(created === undefined ? {} : { created }), root };
+}
+
+/**
+ * Checks the key that a rotation is to add, before the rotation begins, and returns it.
+ *
+ * @throws KeywardError `VALUE_INVALID` for anything but an object with the fields of a {@link NewKey}, and for a disabled
+ * key; `KEY_INVALID` for an id, material or date that is not valid.
+ */
+export function requireNewKey(newKey: NewKey): NewKey {
+  requireOptions("newKey", newKey, newKeyOptionNames);
+  const { material = randomBytes(rootBytes), ...rest } = newKey;
+  if (toRingKey({ ...rest, material }).status === "enabled") return newKey;
+  throw new KeywardError(
+    "VALUE_INVALID",
+    "The new key of a rotation is disabled, so that it could not become primary",
+    {
+      hint: "Omit `status` in the option `newKey`.",
+    },
+  );
 }
 
 /** Returns whether a value is a status of a key. */

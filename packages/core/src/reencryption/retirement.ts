@@ -181,9 +181,10 @@ async function requireUnused(search: Search, stores: NamedStores): Promise<void>
       counts,
       hint:
         "Run `reencrypt` over the stores in this message, which re-encrypts these records, and then repeat the call. " +
-        "If a record in a reserved space still needs the key after that, it may be the check record of a scope, so " +
-        "pass a store of that scope too. If no store can decrypt the records, pass `abandonUnreadable: true`, which " +
-        "retires the key and loses the records.",
+        "If its report lists `unreadableRecords`, correct the cause: with `KEY_MISMATCH`, the option `scope` of a store " +
+        "may be missing or wrong. If a record in a reserved space still needs the key, it may be the check record of a " +
+        "scope, so pass a store of that scope too. Only if the records are lost for good, pass `abandonUnreadable: true`, " +
+        "which retires the key without them.",
     },
   );
 }

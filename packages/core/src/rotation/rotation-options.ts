@@ -103,6 +103,11 @@ export function requireRotationOptions({ stores, graceMs, until, reencrypt: pace
       hint: `Set \`until\` to one of these steps: ${rotationSteps.join(", ")}. Omit \`until\` to run every step.`,
     });
   }
+  if (graceMs === undefined) {
+    throw new KeywardError("VALUE_INVALID", 'The option "graceMs" is missing', {
+      hint: "Set `graceMs` to how long the old key stays disabled before it is removed, in milliseconds. Choose a time that is longer than any of your processes may be halted.",
+    });
+  }
   requireAmount("graceMs", graceMs, "milliseconds", { least: 0, most: longestGraceMs });
   requirePace(requireOptions("reencrypt of a rotation", pace, paceOptionNames));
 }

@@ -1,5 +1,6 @@
 import { KeywardError } from "../errors/errors.ts";
 import { requireOptions } from "../errors/options.ts";
+import { type NewKey, requireNewKey } from "../keyring/key.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
 import { requireAllStores, requireStores } from "../reencryption/named-stores.ts";
@@ -36,7 +37,7 @@ import { RotationRun } from "./rotation-run.ts";
  */
 export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
   requireOptions("rotateKey", options, rotationOptionNames);
-  return await new RotationRun(provider, options).run({ kind: "rotate", newKey: options.newKey ?? {} });
+  return await new RotationRun(provider, options).run({ kind: "rotate", newKey: newKeyOf(options) });
 }
 
 /**
@@ -69,7 +70,7 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
  * @throws KeywardError like {@link rotateKey}; `KEY_UNKNOWN` if the keyring has no key with this id.
  */
 export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions): Promise<RotationReport> {
-  const { id: from, order, newKey = {} } = requireOptions("revokeKey", options, rotationOptionNames);
+  const { id: from, order } = requireOptions("revokeKey", options, rotationOptionNames);
   if (order !== "reencrypt-first" && order !== "disable-first") {
     throw new KeywardError("VALUE_INVALID", 'The option "order" of revokeKey is missing or unknown', {
       hint:
@@ -78,7 +79,7 @@ export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions
         "makes all these records unreadable.",
     });
   }
-  return await new RotationRun(provider, options).run({ kind: "revoke", newKey, from, order });
+  return await new RotationRun(provider, options).run({ kind: "revoke", newKey: newKeyOf(options), from, order });
 }
 
 /**
@@ -105,7 +106,7 @@ export async function rotationStatus(
  */
 export async function planRotation(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationPlan> {
   requireOptions("planRotation", options, rotationOptionNames);
-  return await new RotationRun(provider, options).plan({ kind: "rotate", newKey: options.newKey ?? {} });
+  return await new RotationRun(provider, options).plan({ kind: "rotate", newKey: newKeyOf(options) });
 }
 
 /**
@@ -126,4 +127,9 @@ export async function revocationCost(
   requireAllStores(keyring, stores, id);
   const records = await countUnder(stores, (keyId) => keyId === id, signal);
   return { records, total: Object.values(records).reduce((sum, count) => sum + count, 0) };
+}
+
+/** Returns the option `newKey`, which must be valid before the rotation is recorded. Otherwise it could not go on. */
+function newKeyOf({ newKey }: Pick<RotateKeyOptions, "newKey">): NewKey {
+  return newKey === undefined ? {} : requireNewKey(newKey);
 }

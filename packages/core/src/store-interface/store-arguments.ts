@@ -89,10 +89,17 @@ export function requireEntryExpires(entry: KeyvStorageEntry<unknown>): number | 
  * Returns the expiry that a replacement sets, as a time in whole milliseconds since the epoch: `null` for a record that
  * does not expire, `undefined` for a record that keeps its expiry.
  *
- * @throws KeywardError `VALUE_INVALID` for anything but a number, `null` or `undefined`.
+ * @throws KeywardError `VALUE_INVALID` for anything but a number, `null` or `undefined`, and for a number that
+ * {@link requireExpires} would take for a duration.
  */
 export function requireNewExpires(key: string, expires: unknown): number | null | undefined {
-  return expires === null ? null : requireTime(key, expires);
+  if (expires === undefined || expires === null) return expires;
+  const hint = "Pass a time in milliseconds since the epoch, such as Date.now() + 60_000, or `null` for never.";
+  if (typeof expires !== "number" || Number.isNaN(expires)) throw invalid("An expiry is not a number", hint, key);
+  if (expires > passedAtOnceMs && expires <= longestDurationMs) {
+    throw invalid(`The expiry ${expires} is a time before the year 2002, so it seems to be a duration`, hint, key);
+  }
+  return requireTime(key, expires);
 }
 
 /**

@@ -190,7 +190,9 @@ function errorOf(thrown: unknown): { readonly error: KeywardError } {
 
 /** Returns one error for the records of a batch that cannot be read. */
 export function unreadable(errors: readonly KeywardError[], broken: number, total: number): KeywardError {
-  const hint = "Read `error.errors`, which lists the key of each unreadable record, with a hint.";
+  const hint =
+    "Read `error.errors`, which lists the key of each unreadable record, with a hint. To read the other records of the " +
+    "batch, call getManyOrErrors() of the EncryptedStore.";
   if (errors.every(isUndecodable)) {
     const problem = `Records that can be decrypted, but not decoded: ${broken} of ${total}`;
     return new KeywardError("RECORD_MALFORMED", problem, { errors, hint });

@@ -259,7 +259,13 @@ export class RecordReplacer {
   }
 }
 
-function replacementOf(namespace: string, { key, expected, next, expires }: Replacement): Change {
+function replacementOf(namespace: string, replacement: Replacement): Change {
+  if (typeof replacement !== "object" || replacement === null) throw invalidReplacement("A change is not an object");
+  const { key, expected, next, expires } = replacement;
+  if (expected !== undefined && !isStoredValue(expected)) {
+    throw invalidReplacement("The expected value is neither a string nor bytes, nor undefined");
+  }
+  if (!isStoredValue(next)) throw invalidReplacement("The new value is neither a string nor bytes");
   const address = requireAddress(namespace, key);
   const compared = expected === undefined ? undefined : requireValue(key, expected);
   const given = requireValue(key, next);
@@ -275,6 +281,14 @@ function replacementOf(namespace: string, { key, expected, next, expires }: Repl
       return contentOf(value, until === undefined ? current?.expires : (until ?? undefined));
     },
   };
+}
+
+function invalidReplacement(problem: string): KeywardError {
+  return new KeywardError("VALUE_INVALID", problem, {
+    hint:
+      "Call replace(key, expected, next), or replaceMany with a list of { key, expected, next }. Pass `undefined` as " +
+      "`expected` if there must be no record. The values are those that EncryptedStore.get returns: strings and bytes.",
+  });
 }
 
 function contentOf(value: StoredValue, expires: number | undefined): RecordContent {

@@ -121,11 +121,12 @@ function isScopeName(name: unknown): name is string {
 function described(returned: unknown): string {
   if (returned === "") return "an empty string";
   if (typeof returned === "string") return "a name that is ill-formed or longer than 1,000 bytes";
+  if (returned instanceof Promise) return "a promise";
   return returned === null ? "null" : `a value of type ${typeof returned}`;
 }
 
 function invalidScope(address: RecordAddress, problem: string): KeywardError {
   return recordError("VALUE_INVALID", address, `has no valid scope: ${problem}`, {
-    hint: "Correct the function `scope`, so that it returns a name of 1 to 1,000 bytes for this address, or `undefined` for no scope.",
+    hint: "Correct the function `scope`, so that it is synchronous and returns a name of 1 to 1,000 bytes for this address, or `undefined` for no scope.",
   });
 }
