@@ -1,10 +1,20 @@
 export {
-  type AesGcmOptions,
-  aesGcm,
   type ForeignFormat,
   type PlaintextOptions,
   plaintext,
+  type UnauthenticatedFormat,
 } from "./envelope/foreign-format.ts";
+export {
+  type AesCbcFields,
+  type AesCbcLayout,
+  type AesCbcOptions,
+  aesCbc,
+  type CbcHmac,
+} from "./envelope/formats/aes-cbc.ts";
+export { type AesGcmFields, type AesGcmLayout, type AesGcmOptions, aesGcm } from "./envelope/formats/aes-gcm.ts";
+export type { DecryptedValue } from "./envelope/formats/decrypted-value.ts";
+export type { OrderOf, PartEncoding } from "./envelope/formats/layout.ts";
+export type { KeyFrom, OldKey, OldKeys, Pbkdf2Key, ScryptKey } from "./envelope/formats/old-keys.ts";
 export { reseed } from "./envelope/nonces.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors/errors.ts";
 export { nodeTooOld, unsupportedNodeVersion } from "./errors/node-version.ts";

@@ -1,4 +1,5 @@
 import {
+  aesCbc,
   aesGcm,
   census,
   createKeyv,
@@ -71,6 +72,7 @@ const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider)
   fileLocation: () => untyped(fileLocation, "keyring", misspelt),
   plaintext: () => untyped(plaintext, misspelt),
   aesGcm: () => untyped(aesGcm, { key: "k", layout: "iv-tag-ciphertext", ...misspelt }),
+  aesCbc: () => untyped(aesCbc, { key: "k", layout: "iv-ciphertext", ...misspelt }),
 };
 
 describe("options that are unknown or no object", () => {
@@ -106,6 +108,7 @@ describe("an invalid value of an option", () => {
     { accept: [undefined] },
     { accept: [{}] },
     { accept: [{ name: Symbol("own"), read: () => undefined }] },
+    { accept: [{ authenticated: "no", read: () => undefined }] },
     { reencrypt: 5n },
     { reencrypt: null },
     { reencrypt: "on" },

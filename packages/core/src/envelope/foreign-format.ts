@@ -1,6 +1,5 @@
-import { createDecipheriv, createHash, createSecretKey, type KeyObject } from "node:crypto";
 import { KeywardError } from "../errors/errors.ts";
-import { type OptionNames, requireMethods, requireOneOf, requireOptions } from "../errors/options.ts";
+import { type OptionNames, requireMethods, requireOptions } from "../errors/options.ts";
 import { readKeyvJson, textOf } from "../store-interface/keyv-value.ts";
 import { type RecordAddress, type RecordContent, recordError } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
@@ -16,6 +15,16 @@ export interface ForeignFormat {
   /** The name of the format in events and reports. Default: "foreign". */
   readonly name?: string;
   /**
+   * False if the format cannot detect a wrong key or an altered record, so that reading a record can result in garbage.
+   * The store reads records of such a format, but encrypts them only if `encryptUnauthenticated` is true. Default: true.
+   */
+  readonly authenticated?: boolean;
+  /**
+   * Whether lazy and bulk re-encryption encrypt the records of a format with `authenticated: false`. Set this to true
+   * only after you have verified that the format reads your records correctly. Default: false.
+   */
+  readonly encryptUnauthenticated?: boolean;
+  /**
    * Decodes a stored value. Returns `undefined` for a value of another format, and throws for a broken value of this
    * format.
    *
@@ -24,6 +33,17 @@ export interface ForeignFormat {
    * store refuses any other result with the error `RECORD_MALFORMED`.
    */
   read(stored: StoredValue, address: RecordAddress): RecordContent | undefined | Promise<RecordContent | undefined>;
+}
+
+/**
+ * A format that cannot detect a wrong key or an altered record, such as AES-CBC without a MAC. A wrong key usually fails,
+ * but sometimes results in garbage.
+ */
+export interface UnauthenticatedFormat extends ForeignFormat {
+  /** Marks the format as one that cannot detect a wrong key or an altered record. */
+  readonly authenticated: false;
+  /** Whether re-encryption encrypts the records of this format. */
+  readonly encryptUnauthenticated: boolean;
 }
 
 /** Options of {@link plaintext}. */
@@ -35,28 +55,7 @@ export interface PlaintextOptions {
   readonly matches?: (stored: StoredValue) => boolean;
 }
 
-/** Options of {@link aesGcm}. */
-export interface AesGcmOptions {
-  /** The encryption key: 32 bytes, or a string whose SHA-256 is the encryption key, as in `@keyv/encrypt-node`. */
-  readonly key: string | Uint8Array;
-  /**
-   * The order of nonce (iv, 12 bytes), tag (16 bytes) and ciphertext. `@keyv/encrypt-node` writes "iv-tag-ciphertext".
-   */
-  readonly layout: "iv-tag-ciphertext" | "iv-ciphertext-tag";
-  /** The encoding of the stored text. Default: "base64", with or without padding. */
-  readonly encoding?: "base64" | "base64url" | "hex";
-}
-
 const plaintextOptionNames = { matches: true } as const satisfies OptionNames<PlaintextOptions>;
-const aesGcmOptionNames = {
-  key: true,
-  layout: true,
-  encoding: true,
-} as const satisfies OptionNames<AesGcmOptions>;
-
-const ivBytes = 12;
-const tagBytes = 16;
-
 // Symbol.for, because an application may load two copies of this package.
 const readsPlaintextMark = Symbol.for("keyward.plaintext");
 
@@ -101,12 +100,24 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
     throw new KeywardError("VALUE_INVALID", "The option `accept` is not a list of formats", { hint });
   for (const [index, format] of accept.entries()) {
     requireMethods(`accept[${index}]`, format, ["read"], hint);
-    if (format.name === undefined || typeof format.name === "string") continue;
-    throw new KeywardError("VALUE_INVALID", `The name of accept[${index}] is not a string`, {
-      hint: 'Set the name to a string, or omit it to use the default, "foreign".',
-    });
+    if (format.name !== undefined && typeof format.name !== "string") {
+      throw new KeywardError("VALUE_INVALID", `The name of accept[${index}] is not a string`, {
+        hint: 'Set the name to a string, or omit it to use the default, "foreign".',
+      });
+    }
+    for (const option of ["authenticated", "encryptUnauthenticated"] as const) {
+      if (format[option] === undefined || typeof format[option] === "boolean") continue;
+      throw new KeywardError("VALUE_INVALID", `accept[${index}].${option} is neither true nor false`, {
+        hint: `Set ${option} to true or false, or omit it to use the default.`,
+      });
+    }
   }
   return accept;
+}
+
+/** Returns whether re-encryption may encrypt what a format has read, because the format detects a wrong key. */
+export function mayBeEncrypted({ authenticated, encryptUnauthenticated }: ForeignFormat): boolean {
+  return authenticated !== false || encryptUnauthenticated === true;
 }
 
 /**
@@ -115,66 +126,6 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
  */
 export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
-}
-
-/**
- * Returns the format of values encrypted with AES-256-GCM under one key, without associated data. `@keyv/encrypt-node`
- * and most code examples write this format. A value that has the right encoding and length is treated as a value of
- * this format; if it cannot be decrypted, `read()` throws `RECORD_TAMPERED`.
- *
- * @throws KeywardError `KEY_INVALID` if the key is an empty string, or is bytes of another length than 32;
- * `VALUE_INVALID` for an unknown `layout` or `encoding`.
- */
-export function aesGcm(options: AesGcmOptions): ForeignFormat {
-  const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);
-  requireOneOf("layout", layout, ["iv-tag-ciphertext", "iv-ciphertext-tag"]);
-  requireOneOf("encoding", encoding, ["base64", "base64url", "hex"]);
-  const key = toSecretKey(options.key);
-  const name = `aes-gcm ${layout}`;
-  return {
-    name,
-    read(stored, address) {
-      const text = textOf(stored);
-      const packed = text === undefined ? undefined : decode(text, encoding);
-      if (packed === undefined || packed.length < ivBytes + tagBytes) return undefined;
-      const rest = packed.subarray(ivBytes);
-      const [tag, ciphertext] =
-        layout === "iv-tag-ciphertext"
-          ? [rest.subarray(0, tagBytes), rest.subarray(tagBytes)]
-          : [rest.subarray(rest.length - tagBytes), rest.subarray(0, rest.length - tagBytes)];
-      const decipher = createDecipheriv("aes-256-gcm", key, packed.subarray(0, ivBytes), { authTagLength: tagBytes });
-      decipher.setAuthTag(tag);
-      const value = decipher.update(ciphertext);
-      try {
-        decipher.final();
-      } catch (cause) {
-        throw recordError("RECORD_TAMPERED", address, `of the format "${name}" cannot be decrypted`, {
-          hint:
-            "Compare the key and the layout of aesGcm() in accept with those that the record was written with. If they are " +
-            "right, the record was altered: restore it from a backup, or delete it.",
-          cause,
-        });
-      }
-      return { value: textOf(value) ?? value };
-    },
-  };
-}
-
-function toSecretKey(key: string | Uint8Array): KeyObject {
-  if (typeof key === "string" ? key !== "" : key.length === 32) {
-    return createSecretKey(typeof key === "string" ? createHash("sha256").update(key).digest() : key);
-  }
-  throw new KeywardError("KEY_INVALID", "The key of aesGcm() is neither 32 bytes nor a non-empty string", {
-    hint: "Pass the encryption key with which the stored values were written, as 32 bytes or as a string.",
-  });
-}
-
-function decode(text: string, encoding: "base64" | "base64url" | "hex"): Buffer | undefined {
-  const bytes = Buffer.from(text, encoding);
-  const written = bytes.toString(encoding);
-  const same =
-    encoding === "hex" ? written === text.toLowerCase() : written.replace(/=+$/, "") === text.replace(/={1,2}$/, "");
-  return same ? bytes : undefined;
 }
 
 // As milliseconds since the epoch this is in 1973. A smaller number is a time in seconds, or not a time.

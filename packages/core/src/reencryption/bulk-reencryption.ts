@@ -4,7 +4,7 @@ import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { requireOptions } from "../errors/options.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "../store/encrypted-store.ts";
-import { isAbsent, isCurrent, isForeign } from "../store/record-codec.ts";
+import { isAbsent, isCurrent, isEncryptable, isForeign } from "../store/record-codec.ts";
 import { bytesOf, PageSize, targetPageBytes } from "../store-interface/page-size.ts";
 import { hasExpired, type RecordAddress, requireAddress } from "../store-interface/record.ts";
 import {
@@ -127,7 +127,7 @@ class Reencryption {
           while (inProgress.length > 0) await this.#finish(inProgress);
           cursor = undefined;
           // The job lists the unreadable records again when it starts over.
-          this.#counts = { ...this.#counts, unreadable: 0 };
+          this.#counts = { ...this.#counts, unreadable: 0, unauthenticated: 0 };
           this.#unreadable.length = 0;
         }
         ring = latest;
@@ -144,7 +144,7 @@ class Reencryption {
     return {
       ...this.#progress(),
       primary: ring.primary,
-      complete: isComplete && this.#counts.unreadable === 0,
+      complete: isComplete && this.#counts.unreadable === 0 && this.#counts.unauthenticated === 0,
       unreadableRecords: this.#unreadable,
       durationMs: performance.now() - this.#startedAtMs,
     };
@@ -280,6 +280,10 @@ class Reencryption {
       const address = { namespace, key };
       try {
         const record = await codec.open(value, address);
+        if (!isEncryptable(record)) {
+          counts.unauthenticated++;
+          continue;
+        }
         if (isForeign(record)) await codec.requireDecodable(record, address);
         if (isAbsent(record)) counts.expired++;
         const next = codec.seal(ring, address, record.content);

@@ -57,6 +57,11 @@ export interface ReencryptProgress {
    * job does not change these records.
    */
   readonly unreadable: number;
+  /**
+   * Number of records in a foreign format that cannot detect a wrong key, such as AES-CBC without a MAC. The job does not
+   * change these records, unless the option `encryptUnauthenticated` of their format is true.
+   */
+  readonly unauthenticated: number;
   /** Number of records that the job has looked at per second in this run, on average. */
   readonly ratePerSecond: number;
 }
@@ -85,7 +90,10 @@ export function unreadableRecord({ namespace, key }: RecordAddress, { code, keyI
 export interface ReencryptReport extends ReencryptProgress {
   /** The id of the primary key, under which the job re-encrypted the records. */
   readonly primary: string;
-  /** True if every record was looked at and could be decrypted. False if the job was stopped or records are unreadable. */
+  /**
+   * True if every record was looked at and could be decrypted. False if the job was stopped, if records are unreadable,
+   * or if records were left in a format without authentication.
+   */
   readonly complete: boolean;
   /** The first 1,000 records that could not be decrypted in this run. */
   readonly unreadableRecords: readonly UnreadableRecord[];

@@ -1,5 +1,5 @@
 import { decrypt, open, seal, sealAgain } from "../envelope/envelope.ts";
-import { type ForeignFormat, readsPlaintext, requireContent } from "../envelope/foreign-format.ts";
+import { type ForeignFormat, mayBeEncrypted, readsPlaintext, requireContent } from "../envelope/foreign-format.ts";
 import { type EnvelopeHeader, readHeader } from "../envelope/header.ts";
 import { KeywardError } from "../errors/errors.ts";
 import type { RingKey } from "../keyring/key.ts";
@@ -20,7 +20,15 @@ export type OpenedRecord = {
   readonly content: RecordContent;
   /** True if the record needs no re-encryption: it is encrypted under the primary, or the keyring has no keys. */
   readonly current: boolean;
-} & ({ readonly keyId: string } | { readonly keyId?: never; readonly format: string });
+} & (
+  | { readonly keyId: string }
+  | {
+      readonly keyId?: never;
+      readonly format: string;
+      /** False if the format cannot detect a wrong key, and the user did not choose to encrypt its records. */
+      readonly encryptable: boolean;
+    }
+);
 
 /** The result of {@link RecordCodec.sealAgainAtOnce}: the re-encrypted envelope, and the expiry of its record. */
 export interface SealedAgain {
@@ -218,13 +226,15 @@ export class RecordCodec {
     const ring = await this.ring();
     if (ring.primary === "") {
       const content = requireContent("plaintext", { value: stored }, address) ?? { value: stored };
-      return { content, format: "plaintext", current: true };
+      return { content, format: "plaintext", encryptable: true, current: true };
     }
     const forbidsPlaintext = ring.encryptedNamespaces.includes(address.namespace);
     for (const format of this.#formats) {
       if (forbidsPlaintext && readsPlaintext(format)) continue;
       const content = await readForeign(format, stored, address);
-      if (content !== undefined) return { content, format: nameOf(format), current: false };
+      if (content !== undefined) {
+        return { content, format: nameOf(format), encryptable: mayBeEncrypted(format), current: false };
+      }
     }
     throw recordError("RECORD_NOT_SEALED", address, "is not an envelope, and no accepted format reads it", {
       hint: forbidsPlaintext
@@ -303,6 +313,14 @@ export function isCurrent(keyId: string | undefined, keyring: Keyring): boolean 
 /** Returns whether a record was read in a foreign format, and not from an envelope. */
 export function isForeign(record: OpenedRecord): boolean {
   return record.keyId === undefined;
+}
+
+/**
+ * Returns whether re-encryption may encrypt a record: false for a record in a foreign format that cannot detect a wrong
+ * key, unless the user chose to encrypt the records of this format.
+ */
+export function isEncryptable(record: OpenedRecord): boolean {
+  return record.keyId !== undefined || record.encryptable;
 }
 
 /** Returns whether `error` comes from {@link notDecodable}: a record was decrypted, but its value cannot be decoded. */
