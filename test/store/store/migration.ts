@@ -15,12 +15,16 @@ export interface OldProgram<Key> {
   format(keys: readonly Key[]): ForeignFormat;
   /** What the program encrypts for the value `{ step: "zażółć 🔐" }`. Default: what Keyv writes. */
   readonly text?: string;
+  /** How many records under wrong keys a test writes. Default: 20. */
+  readonly wrongRecords?: number;
 }
 
 const value = { step: "zażółć 🔐" };
 
 /** Tests that a format reads what a program wrote under its current and its former key, and nothing else. */
-export function readsAndMigrates<Key>({ newKey, write, format, text = JSON.stringify({ value }) }: OldProgram<Key>) {
+export function readsAndMigrates<Key>(program: OldProgram<Key>) {
+  const { newKey, write, format, text = JSON.stringify({ value }), wrongRecords = 20 } = program;
+
   it("reads the records under the current key and a former key, and re-encryption encrypts them", async () => {
     const [current, former, wrong] = [newKey(), newKey(), newKey()];
     const inner = new MemoryStore();
@@ -50,12 +54,12 @@ export function readsAndMigrates<Key>({ newKey, write, format, text = JSON.strin
 
   it("leaves a record under a wrong key unchanged after a read, lazy and bulk re-encryption", async () => {
     const inner = new MemoryStore();
-    for (let index = 0; index < 20; index++) await inner.set(`wrong ${index}`, await write(text, newKey()));
+    for (let index = 0; index < wrongRecords; index++) await inner.set(`wrong ${index}`, await write(text, newKey()));
     const before = await contentOf(inner);
     const store = new EncryptedStore(inner, { keys: newRing(), accept: [format([newKey(), newKey()])] });
     const events: ReencryptEvent[] = [];
     store.on("reencrypted", (event: ReencryptEvent) => events.push(event));
-    for (let index = 0; index < 20; index++) {
+    for (let index = 0; index < wrongRecords; index++) {
       // Without authentication, a wrong key sometimes results in garbage that is text.
       await store.get(`wrong ${index}`).catch((error: unknown) => {
         expect(error).toMatchObject({ code: "RECORD_TAMPERED" });
@@ -73,18 +77,16 @@ export function detectsAlterations<Key>({ newKey, write, format, text = JSON.str
   it("never reads another value from an altered record", async () => {
     const key = newKey();
     const stored = await write(text, key);
-    const reader = format([key]);
-    const address = { namespace: "", key: "k" };
-    const original = await reader.read(stored, address);
+    const inner = new MemoryStore();
+    const store = new EncryptedStore(inner, { keys: newRing(), accept: [format([key])], reencrypt: "off" });
+    await inner.set("k", stored);
+    const original = await store.get("k");
     for (let index = 0; index < stored.length; index++) {
-      const altered = alteredAt(stored, index);
-      let read: unknown;
-      try {
-        read = await reader.read(altered, address);
-      } catch (error) {
-        expect(error).toMatchObject({ code: expect.stringMatching(/^RECORD_(TAMPERED|MALFORMED)$/) });
-        continue;
-      }
+      await inner.set("k", alteredAt(stored, index));
+      // An alteration may leave the meaning as it is, such as another letter after the end of base64.
+      const read = await store.get("k").catch((error: unknown) => {
+        expect(error).toMatchObject({ code: expect.stringMatching(/^RECORD_(TAMPERED|MALFORMED|NOT_SEALED)$/) });
+      });
       if (read !== undefined) expect(read).toEqual(original);
     }
   });
