@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import * as hapiIron from "@hapi/iron";
 import {
   type AeadCipher,
+  aesGcm,
   compactJwe,
   createKeyv,
   cryptoJs,
@@ -14,6 +15,7 @@ import {
   laravel,
   type OpensslOptions,
   openssl,
+  plaintext,
   reencrypt,
   secretbox,
 } from "@keyward/core";
@@ -335,6 +337,23 @@ describe("cryptoJs", () => {
     });
   });
 
+  it("is not encrypted by touch, which writes the decrypted value, but by replace and set", async () => {
+    const { write, newKey, format } = program(false);
+    const passphrase = newKey();
+    const inner = new MemoryStore();
+    const stored = await write("old", passphrase);
+    await inner.set("k", stored);
+    const store = new EncryptedStore(inner, { keys: newRing("k1"), accept: [format([passphrase])] });
+    await expectRefusal(async () => await store.touch?.("k", null), "RECORD_NOT_SEALED");
+    expect(await inner.get("k")).toBe(stored);
+    expect(await store.replace?.("k", "other", "new")).toBe(false);
+    expect(await store.replace?.("k", "old", "new")).toBe(true);
+    expect(keyIdIn(await inner.get("k"))).toBe("k1");
+    await inner.set("k", stored);
+    expect(await store.set("k", "newer")).toBe(true);
+    expect(await store.get("k")).toBe("newer");
+  });
+
   it("is marked as unauthenticated in its type", () => {
     const unauthenticated: false = cryptoJs({ passphrase: "p" }).authenticated;
     expect(unauthenticated).toBe(false);
@@ -397,5 +416,24 @@ describe("the formats together", () => {
         expect([format.name, name, read !== undefined]).toEqual([format.name, name, format.name === name]);
       }
     }
+  });
+
+  it("are each tried if their records look alike, and the read rejects if no key fits", async () => {
+    const key = randomBytes(32);
+    const inner = new MemoryStore();
+    const [record] = readVectors("laravel")[0]?.records ?? [];
+    await inner.set("laravel", record?.stored ?? "");
+    await inner.set("cryptojs", CryptoJS.AES.encrypt(JSON.stringify({ value }), "the passphrase").toString());
+    await inner.set("unknown", randomBytes(80).toString("base64"));
+    const accept = [
+      plaintext({ matches: () => true }),
+      cryptoJs({ passphrase: "the passphrase" }),
+      aesGcm({ key, layout: "iv-tag-ciphertext" }),
+      laravel({ key: record?.key ?? "" }),
+    ];
+    const keyv = createKeyv({ store: inner, keys: newRing(), accept, reencrypt: "off" });
+    expect(await keyv.getMany(["laravel", "cryptojs"])).toEqual([value, value]);
+    const error = await expectRefusal(keyv.get("unknown"), "RECORD_TAMPERED");
+    expect(error.message).toContain("aes-gcm");
   });
 });

@@ -6,7 +6,8 @@ import type { StoredValue } from "../store-interface/store-capabilities.ts";
 
 /**
  * A format, other than the envelope, in which a store may contain records. A store tries the formats in the order of
- * its option `accept`, with plaintext last, and only for values that do not begin like an envelope.
+ * its option `accept`, with formats that cannot detect a wrong key after the others and plaintext last, and only for
+ * values that do not begin like an envelope.
  *
  * If a format does not authenticate the address of a record, which is its namespace and key, a store cannot detect that
  * a record of the format was moved to another address.
@@ -26,7 +27,8 @@ export interface ForeignFormat {
   readonly encryptUnauthenticated?: boolean;
   /**
    * Decodes a stored value. Returns `undefined` for a value of another format, and throws for a broken value of this
-   * format.
+   * format. After an error `RECORD_TAMPERED`, the store tries the other formats, but not plaintext. Any other error
+   * rejects the read.
    *
    * In the result, `value` is text or bytes. `expires` is in milliseconds since the epoch, and absent for a record that
    * does not expire. If `expires` is absent and `value` is Keyv's own JSON, the store uses the expiry in that JSON. The

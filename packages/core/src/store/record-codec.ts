@@ -63,10 +63,7 @@ export class RecordCodec {
     this.#source = source;
     this.#form = form;
     this.#options = options;
-    this.#formats = [
-      ...options.accept.filter((format) => !readsPlaintext(format)),
-      ...options.accept.filter(readsPlaintext),
-    ];
+    this.#formats = options.accept.toSorted((one, other) => tryOrder(one) - tryOrder(other));
   }
 
   /**
@@ -229,13 +226,21 @@ export class RecordCodec {
       return { content, format: "plaintext", encryptable: true, current: true };
     }
     const forbidsPlaintext = ring.encryptedNamespaces.includes(address.namespace);
+    let failure: KeywardError | undefined;
     for (const format of this.#formats) {
-      if (forbidsPlaintext && readsPlaintext(format)) continue;
-      const content = await readForeign(format, stored, address);
+      // A record that a format has recognized is not plaintext, even if no format can decrypt it.
+      if (readsPlaintext(format) && (forbidsPlaintext || failure !== undefined)) continue;
+      const content = await readForeign(format, stored, address).catch((error: unknown) => {
+        // The records of two formats may look alike, so the next format is tried too.
+        if (!(error instanceof KeywardError && error.code === "RECORD_TAMPERED")) throw error;
+        failure ??= error;
+        return undefined;
+      });
       if (content !== undefined) {
         return { content, format: nameOf(format), encryptable: mayBeEncrypted(format), current: false };
       }
     }
+    if (failure !== undefined) throw failure;
     throw recordError("RECORD_NOT_SEALED", address, "is not an envelope, and no accepted format reads it", {
       hint: forbidsPlaintext
         ? "The keyring forbids plaintext in this namespace, so a program without Keyward wrote the record. Find out which program wrote it, and then delete the record."
@@ -247,6 +252,12 @@ export class RecordCodec {
     const { scopes } = this.#options;
     return scopes.keyringForRecord(scopes.keyringForStore(ring), address);
   }
+}
+
+/** The position of a format among those that are tried: formats that detect a wrong key first, and plaintext last. */
+function tryOrder(format: ForeignFormat): number {
+  if (readsPlaintext(format)) return 2;
+  return format.authenticated === false ? 1 : 0;
 }
 
 function nameOf(format: ForeignFormat): string {

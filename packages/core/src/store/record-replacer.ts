@@ -11,7 +11,7 @@ import {
 } from "../store-interface/store-capabilities.ts";
 import type { WrappedStore } from "../store-interface/wrapped-store.ts";
 import type { OverwriteGuard } from "./overwrite-guard.ts";
-import { isAbsent, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
+import { isAbsent, isEncryptable, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
 import { unreadable } from "./record-reader.ts";
 import type { StoreAttachment } from "./store-attachment.ts";
 import type { WriteGate } from "./write-gate.ts";
@@ -38,6 +38,8 @@ interface Change {
   readonly next: (current: RecordContent | undefined) => RecordContent | undefined;
   /** The expiry that the caller names: `null` for never, `undefined` to keep the expiry. */
   readonly expires: number | null | undefined;
+  /** Whether the change keeps the value, so that nobody has compared the decrypted value with an expected one. */
+  readonly keepsValue: boolean;
 }
 
 /** A change of a record that was read. */
@@ -96,6 +98,7 @@ export class RecordReplacer {
     return await this.#one({
       address,
       expires: until,
+      keepsValue: true,
       next: (current) => (current === undefined ? undefined : contentOf(current.value, until ?? undefined)),
     });
   }
@@ -154,7 +157,13 @@ export class RecordReplacer {
             ? undefined
             : (codec.openAtOnce(raw, change.address) ?? (await codec.open(raw, change.address)));
         const record = opened === undefined || isAbsent(opened) ? undefined : opened;
-        if (record !== undefined && isForeign(record)) await codec.requireDecodable(record, change.address);
+        if (record !== undefined && isForeign(record)) {
+          if (change.keepsValue && !isEncryptable(record)) {
+            errors.push(unauthenticated(change.address));
+            continue;
+          }
+          await codec.requireDecodable(record, change.address);
+        }
         const content = change.next(record?.content);
         // `open` accepts only strings and bytes.
         if (content !== undefined) planned.push({ index, change, stored: asStored(raw), record, content });
@@ -206,6 +215,7 @@ function replacementOf(namespace: string, { key, expected, next, expires }: Repl
   return {
     address,
     expires: until,
+    keepsValue: false,
     next: (current) => {
       if (!sameStored(current?.value, compared)) return undefined;
       return contentOf(value, until === undefined ? current?.expires : (until ?? undefined));
@@ -253,6 +263,14 @@ function at<Item>(items: readonly Item[], index: number): Item {
 
 function asStored(raw: unknown): StoredValue | undefined {
   return isStoredValue(raw) ? raw : undefined;
+}
+
+function unauthenticated(address: RecordAddress): KeywardError {
+  return recordError("RECORD_NOT_SEALED", address, "is in a foreign format that cannot detect a wrong key", {
+    hint:
+      "A new expiry would encrypt the record as it was decrypted, which may be garbage. Write the record with set(), or " +
+      "set `encryptUnauthenticated` of its format after you have verified that the format reads your records correctly.",
+  });
 }
 
 function overtaken(address: RecordAddress): KeywardError {
