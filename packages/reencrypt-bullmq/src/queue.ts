@@ -96,8 +96,8 @@ export async function primaryOf(store: EncryptedStoreOrKeyv): Promise<string> {
 
 /** Picks the counts of records from the progress of a re-encryption, without the other properties. */
 export function countsOf(progress: Counts): Counts {
-  const { scanned, current, reencrypted, conflicts, expired, unreadable, unauthenticated } = progress;
-  return { scanned, current, reencrypted, conflicts, expired, unreadable, unauthenticated };
+  const { scanned, current, reencrypted, conflicts, expired, unreadable, unauthenticated, removed } = progress;
+  return { scanned, current, reencrypted, conflicts, expired, unreadable, unauthenticated, removed };
 }
 
 /**

@@ -13,10 +13,11 @@ export const noCounts: ReencryptCounts = {
   expired: 0,
   unreadable: 0,
   unauthenticated: 0,
+  removed: 0,
 };
 
-// A checkpoint of an earlier release lacks the count `unauthenticated`.
-const countNames = Object.keys(noCounts).filter((name) => name !== "unauthenticated");
+// A checkpoint of an earlier release lacks the counts `unauthenticated` and `removed`.
+const countNames = Object.keys(noCounts).filter((name) => name !== "unauthenticated" && name !== "removed");
 
 /** Returns the sums of two counts. */
 export function addCounts(one: ReencryptCounts, other: ReencryptCounts): ReencryptCounts {
@@ -28,6 +29,7 @@ export function addCounts(one: ReencryptCounts, other: ReencryptCounts): Reencry
     expired: one.expired + other.expired,
     unreadable: one.unreadable + other.unreadable,
     unauthenticated: one.unauthenticated + other.unauthenticated,
+    removed: one.removed + other.removed,
   };
 }
 
