@@ -1,5 +1,6 @@
 export {
   type ForeignFormat,
+  insideKeyvValue,
   type PlaintextOptions,
   plaintext,
   type UnauthenticatedFormat,

@@ -244,6 +244,7 @@ describe("aesGcm", () => {
       { key, layout, value: "xml" },
       { key, layout, keyFrom: "md5" },
       { key, layout, keyFrom: { kdf: "argon2" } },
+      { key, layout, keyFrom: { kdf: "scrypt", salt: "s", cost: 1000 } },
       { key, layout, keyFrom: { kdf: "pbkdf2", salt: "s", digest: "sha256", iterations: 0 } },
     ]) {
       await expectRefusal(() => Reflect.apply(aesGcm, undefined, [options]), "VALUE_INVALID");

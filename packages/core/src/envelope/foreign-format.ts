@@ -1,8 +1,9 @@
 import { KeywardError } from "../errors/errors.ts";
-import { type OptionNames, requireMethods, requireOptions } from "../errors/options.ts";
+import { type OptionNames, requireMethods, requireOneOf, requireOptions } from "../errors/options.ts";
 import { readKeyvJson, textOf } from "../store-interface/keyv-value.ts";
 import { type RecordAddress, type RecordContent, recordError } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
+import { type DecryptedValue, decryptedValues, storedValueOf } from "./formats/decrypted-value.ts";
 
 /**
  * A format, other than the envelope, in which a store may contain records. A store tries the formats in the order of
@@ -55,9 +56,15 @@ export interface PlaintextOptions {
    * the JSON that Keyv writes.
    */
   readonly matches?: (stored: StoredValue) => boolean;
+  /**
+   * What the plaintext is. `"as-is"`: what Keyv wrote, or what an `EncryptedStore` is to return. `"json"`: JSON of the
+   * application, from which Keyv is to return the parsed value; without `matches`, this is every JSON object or list that
+   * Keyv did not write. `"text"`: text that Keyv is to return as a string; it requires `matches`. Default: "as-is".
+   */
+  readonly value?: DecryptedValue;
 }
 
-const plaintextOptionNames = { matches: true } as const satisfies OptionNames<PlaintextOptions>;
+const plaintextOptionNames = { matches: true, value: true } as const satisfies OptionNames<PlaintextOptions>;
 // Symbol.for, because an application may load two copies of this package.
 const readsPlaintextMark = Symbol.for("keyward.plaintext");
 
@@ -65,9 +72,17 @@ class Plaintext implements ForeignFormat {
   readonly [readsPlaintextMark] = true;
   readonly name = "plaintext";
   readonly #matches: (stored: StoredValue) => boolean;
+  readonly #value: DecryptedValue;
 
-  constructor(options: PlaintextOptions) {
-    this.#matches = options.matches ?? ((stored) => readKeyvJson(stored) !== undefined);
+  constructor({ matches, value = "as-is" }: PlaintextOptions) {
+    requireOneOf("value", value, decryptedValues);
+    if (value === "text" && matches === undefined) {
+      throw new KeywardError("VALUE_INVALID", 'plaintext() with the value "text" would read every stored value', {
+        hint: "Set the option `matches` to a function that recognizes the text of your application.",
+      });
+    }
+    this.#matches = matches ?? (value === "json" ? isOwnJson : (stored) => readKeyvJson(stored) !== undefined);
+    this.#value = value;
   }
 
   read(stored: StoredValue): RecordContent | undefined {
@@ -75,8 +90,45 @@ class Plaintext implements ForeignFormat {
     // A promise is truthy, so it would match every value.
     if (typeof matches !== "boolean") throw new TypeError("matches() of plaintext() returned neither true nor false");
     if (!matches) return undefined;
-    return readKeyvJson(stored) ?? { value: textOf(stored) ?? stored };
+    if (this.#value === "as-is") return readKeyvJson(stored) ?? { value: textOf(stored) ?? stored };
+    const value = storedValueOf(typeof stored === "string" ? Buffer.from(stored) : stored, this.#value);
+    if (value === undefined) throw new TypeError(`A value that matches() recognized is not ${this.#value}`);
+    return { value };
   }
+}
+
+/** Returns whether a value is a JSON object or list that Keyv did not write. */
+function isOwnJson(stored: StoredValue): boolean {
+  const text = textOf(stored);
+  if (text === undefined || !/^\s*[{[]/.test(text) || readKeyvJson(stored) !== undefined) return false;
+  return storedValueOf(Buffer.from(text), "json") !== undefined;
+}
+
+/**
+ * Returns the format of records that Keyv wrote unencrypted, and whose value is text that the application had encrypted
+ * itself: `keyv.set(key, encrypt(value))`. Afterwards Keyv returns the decrypted value, so remove the encryption from the
+ * application. A record keeps the expiry that Keyv wrote, or the expiry that `format` reads, if this is earlier.
+ *
+ * @param format the format of the encrypted text, which needs the option `value` "json" or "text".
+ * @example
+ * const accept = [insideKeyvValue(aesGcm({ key: secret, layout: "iv-tag-ciphertext", value: "text" }))];
+ */
+export function insideKeyvValue(format: ForeignFormat): ForeignFormat {
+  const { name = "foreign", authenticated = true, encryptUnauthenticated = false } = format;
+  return {
+    name: `${name} in Keyv's value`,
+    authenticated,
+    encryptUnauthenticated,
+    async read(stored, address) {
+      const outer = readKeyvJson(stored);
+      const encrypted: unknown = outer === undefined ? undefined : JSON.parse(String(outer.value)).value;
+      if (outer === undefined || typeof encrypted !== "string") return undefined;
+      const inner = await format.read(encrypted, address);
+      if (inner === undefined) return undefined;
+      const expires = Math.min(outer.expires ?? Number.POSITIVE_INFINITY, inner.expires ?? Number.POSITIVE_INFINITY);
+      return expires === Number.POSITIVE_INFINITY ? { value: inner.value } : { value: inner.value, expires };
+    },
+  };
 }
 
 /**
@@ -86,6 +138,10 @@ class Plaintext implements ForeignFormat {
  *
  * While a store accepts plaintext, anyone who can write to its backend can plant a value. When the census, a count of
  * the stored records, finds no more plaintext, call `forbidPlaintext`. From then on, stores refuse plaintext.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an invalid option.
+ * @example
+ * const accept = [plaintext(), plaintext({ value: "json" })];
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));

@@ -130,6 +130,11 @@ function derivation(taker: string, keyFrom: ScryptKey | Pbkdf2Key, keyBytes: num
       for (const [name, given] of Object.entries({ cost, blockSize, parallelization })) {
         requireAmount(`keyFrom.${name}`, given, "iterations", { most: 2 ** 20 });
       }
+      if (cost < 2 || !Number.isInteger(Math.log2(cost))) {
+        throw new KeywardError("VALUE_INVALID", "keyFrom.cost is not a power of two of at least 2", {
+          hint: "Set keyFrom.cost to the cost N with which the application called scrypt, or omit it for 16384.",
+        });
+      }
       const options = { cost, blockSize, parallelization, maxmem: 256 * cost * blockSize + 2 ** 20 };
       return (oldKey, salt) => scryptAsync(oldKey, salt, keyBytes, options);
     }
@@ -152,7 +157,13 @@ function derivedKey(oldKey: OldKey, derive: Derive, commonSalt: OldKey | undefin
   return async (salt) => {
     if (commonSalt === undefined) return createSecretKey(await derive(oldKey, salt ?? new Uint8Array()));
     common ??= derive(oldKey, commonSalt).then(createSecretKey);
-    return await common;
+    try {
+      return await common;
+    } catch (error) {
+      // The next record tries again, for example after memory was short.
+      common = undefined;
+      throw error;
+    }
   };
 }
 
