@@ -268,7 +268,11 @@ describe("laravel", () => {
       const inner = new MemoryStore();
       await inner.set("k", record?.array ?? "");
       const accept = [laravel({ key: record?.key ?? "", serialized: true })];
-      await expectRefusal(createKeyv({ store: inner, keys: newRing(), accept }).get("k"), "RECORD_MALFORMED");
+      const error = await expectRefusal(
+        createKeyv({ store: inner, keys: newRing(), accept }).get("k"),
+        "RECORD_MALFORMED",
+      );
+      expect(error.message).toContain("not a string that PHP serialized");
     }
   });
 

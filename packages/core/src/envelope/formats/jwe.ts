@@ -4,7 +4,7 @@ import { textOf } from "../../store-interface/keyv-value.ts";
 import type { ForeignFormat } from "../foreign-format.ts";
 import type { DecryptedValue } from "./decrypted-value.ts";
 import { openAead, openCbc, tagBytes } from "./decryption.ts";
-import { authenticatedFormat } from "./keyed-format.ts";
+import { authenticatedFormat, UnsupportedValue } from "./keyed-format.ts";
 import { decodeText, jsonObjectOf } from "./layout.ts";
 import { listOldKeys, type OldKeys } from "./old-keys.ts";
 
@@ -79,9 +79,19 @@ function parseToken(text: string): Token | undefined {
   const fields = headerBytes === undefined ? undefined : jsonObjectOf(headerBytes);
   if (fields === undefined || iv === undefined || ciphertext === undefined || tag === undefined) return undefined;
   if (!("alg" in fields && fields.alg === "dir" && "enc" in fields)) return undefined;
-  if ("zip" in fields || "crit" in fields) throw new TypeError("The JWE is compressed, or has critical extensions");
+  if ("zip" in fields || "crit" in fields) {
+    throw new UnsupportedValue(
+      "is compressed, or has critical extensions",
+      "Read such records with a format of your own, which calls `compactDecrypt` of jose.",
+    );
+  }
   const { enc } = fields;
-  if (!isEnc(enc)) throw new TypeError("The JWE has an unknown enc");
+  if (!isEnc(enc)) {
+    throw new UnsupportedValue(
+      "has an unknown enc",
+      "Read such records with a format of your own, which calls `compactDecrypt` of jose.",
+    );
+  }
   return { enc, associated: Buffer.from(header, "ascii"), iv, ciphertext, tag };
 }
 

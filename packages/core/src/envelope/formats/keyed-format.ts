@@ -23,6 +23,20 @@ export interface KeyedFormat<Parsed, Key> {
 }
 
 /**
+ * A value of a format that the format does not support. The message completes the sentence "A record of the format "x" …",
+ * and contains nothing of the value.
+ */
+export class UnsupportedValue extends Error {
+  override readonly name = "UnsupportedValue";
+  readonly hint: string;
+
+  constructor(problem: string, hint: string) {
+    super(problem);
+    this.hint = hint;
+  }
+}
+
+/**
  * Returns a format that tries its keys in order. The format authenticates: `decrypt` detects a wrong key.
  *
  * @throws KeywardError `VALUE_INVALID` for an unknown `value`.
@@ -33,12 +47,12 @@ export function authenticatedFormat<Parsed, Key>(format: KeyedFormat<Parsed, Key
   return {
     name,
     read(stored, address) {
-      const parsed = format.parse(stored);
+      const parsed = supported(name, address, () => format.parse(stored));
       if (parsed === undefined) return undefined;
       const tryFrom = (first: number): RecordContent | Promise<RecordContent> => {
         for (let index = first; index < keys.length; index++) {
           const key = keys[index];
-          const decrypted = key === undefined ? undefined : format.decrypt(parsed, key);
+          const decrypted = key === undefined ? undefined : supported(name, address, () => format.decrypt(parsed, key));
           if (decrypted instanceof Promise) {
             return decrypted.then((bytes) =>
               bytes === undefined ? tryFrom(index + 1) : contentOf(format, parsed, bytes, address),
@@ -85,6 +99,16 @@ export function unauthenticatedFormat<Parsed, Key>(
       return contentOf(format, parsed, best, address);
     },
   };
+}
+
+function supported<Result>(name: string, address: RecordAddress, read: () => Result): Result {
+  try {
+    return read();
+  } catch (error) {
+    if (!(error instanceof UnsupportedValue)) throw error;
+    const { message, hint } = error;
+    throw recordError("RECORD_MALFORMED", address, `of the format "${name}" ${message}`, { hint });
+  }
 }
 
 function contentOf<Parsed, Key>(

@@ -3,7 +3,7 @@ import { type OptionNames, requireOptions } from "../../errors/options.ts";
 import type { ForeignFormat } from "../foreign-format.ts";
 import type { DecryptedValue } from "./decrypted-value.ts";
 import { openAead, openCbc, tagBytes } from "./decryption.ts";
-import { authenticatedFormat } from "./keyed-format.ts";
+import { authenticatedFormat, UnsupportedValue } from "./keyed-format.ts";
 import { bytesOf, decodeText, jsonObjectOf } from "./layout.ts";
 import { invalidKey, listOldKeys, type OldKeys } from "./old-keys.ts";
 
@@ -100,7 +100,10 @@ function unserialize(decrypted: Buffer): Buffer {
   const [head = "", length] = /^s:(\d+):"/.exec(decrypted.toString("latin1")) ?? [];
   const end = head.length + Number(length);
   if (decrypted.subarray(end).toString("latin1") !== '";') {
-    throw new TypeError("The value is not a string that PHP serialized");
+    throw new UnsupportedValue(
+      "was decrypted, but its value is not a string that PHP serialized",
+      "If the application called Crypt::encryptString(), omit the option `serialized`. Otherwise read such records with a format of your own.",
+    );
   }
   return decrypted.subarray(head.length, end);
 }
