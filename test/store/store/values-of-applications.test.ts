@@ -73,6 +73,12 @@ describe("insideKeyvValue", () => {
     expect(await inner.get("wrong")).toBe(wrong);
   });
 
+  it("refuses plaintext, which a namespace may forbid, and what is not a format", async () => {
+    for (const bad of [plaintext(), {}, undefined]) {
+      await expectRefusal(() => Reflect.apply(insideKeyvValue, undefined, [bad]), "VALUE_INVALID");
+    }
+  });
+
   it("is authenticated only if the format inside is", () => {
     const cbc = aesCbc({ key, layout: "iv-ciphertext" });
     expect(insideKeyvValue(cbc)).toMatchObject({ authenticated: false, encryptUnauthenticated: false });

@@ -110,10 +110,18 @@ function isOwnJson(stored: StoredValue): boolean {
  * application. A record keeps the expiry that Keyv wrote, or the expiry that `format` reads, if this is earlier.
  *
  * @param format the format of the encrypted text, which needs the option `value` "json" or "text".
+ * @throws KeywardError `VALUE_INVALID` if `format` is plaintext, or not a format.
  * @example
  * const accept = [insideKeyvValue(aesGcm({ key: secret, layout: "iv-tag-ciphertext", value: "text" }))];
  */
 export function insideKeyvValue(format: ForeignFormat): ForeignFormat {
+  const hint =
+    'Pass the format of the encrypted text, such as `aesGcm({ …, value: "json" })`. List `plaintext()` beside it in `accept`.';
+  requireMethods("The format in insideKeyvValue()", format, ["read"], hint);
+  // A namespace that forbids plaintext must not read it in another format either.
+  if (readsPlaintext(format)) {
+    throw new KeywardError("VALUE_INVALID", "The format in insideKeyvValue() is plaintext", { hint });
+  }
   const { name = "foreign", authenticated = true, encryptUnauthenticated = false } = format;
   return {
     name: `${name} in Keyv's value`,
