@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import * as hapiIron from "@hapi/iron";
 import {
   type AeadCipher,
+  aesCbc,
   aesGcm,
   compactJwe,
   createKeyv,
@@ -27,6 +28,7 @@ import sodium from "libsodium-wrappers";
 import { beforeAll, describe, expect, it, vi } from "vitest";
 import { expectRefusal } from "../refusals.ts";
 import { newRing } from "../rings.ts";
+import { expectNoSecrets, marker } from "../secrets.ts";
 import { keyIdIn } from "./inner-stores.ts";
 import { detectsAlterations, type OldProgram, readsAndMigrates } from "./migration.ts";
 
@@ -419,6 +421,32 @@ describe("the formats together", () => {
         const read = await format.read(text, address);
         expect([format.name, name, read !== undefined]).toEqual([format.name, name, format.name === name]);
       }
+    }
+  });
+
+  it("show no key, neither themselves nor in the error for a record that no key decrypts", async () => {
+    const text = `${marker}a long enough old key`;
+    const raw = randomBytes(32).toString("base64");
+    const cases: readonly (readonly [ForeignFormat, string])[] = [
+      [aesGcm({ key: text, layout: "iv-tag-ciphertext" }), raw],
+      [aesGcm({ key: text, keyFrom: { kdf: "scrypt", salt: `${marker}salt` }, layout: "iv-tag-ciphertext" }), raw],
+      [keyvEncryptNode({ key: text }), raw],
+      [aesCbc({ key: text, layout: "iv-ciphertext" }), raw],
+      [iron({ password: text }), await hapiIron.seal(value, "another password, which is as long", hapiIron.defaults)],
+      [cryptoJs({ passphrase: text }), CryptoJS.AES.encrypt("x".repeat(40), "another").toString()],
+      [openssl({ passphrase: text }), CryptoJS.AES.encrypt("x".repeat(40), "another").toString()],
+    ];
+    for (const [format, stored] of cases) {
+      expectNoSecrets(format);
+      await expectRefusal(async () => await format.read(stored, address), "RECORD_TAMPERED");
+    }
+    for (const make of [
+      () => fernet({ key: text }),
+      () => laravel({ key: text }),
+      () => secretbox({ key: text, open: () => null }),
+      () => aesGcm({ key: text, keyFrom: "utf8", layout: "iv-tag-ciphertext" }),
+    ]) {
+      await expectRefusal(make, "KEY_INVALID");
     }
   });
 
