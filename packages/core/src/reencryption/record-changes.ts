@@ -21,7 +21,8 @@ export interface Change extends Replacement {
 
 /** Returns the change that removes a record: a replacement whose expiry is in the past. */
 export function removal(key: string, value: StoredValue, keyId: string | undefined): Change {
-  return { key, keyId, expected: value, next: value, expires: 0, removes: true };
+  // Not 0, which some backends take for "never".
+  return { key, keyId, expected: value, next: value, expires: 1, removes: true };
 }
 
 /** Adds the changes that were made to the counts of a job. */
