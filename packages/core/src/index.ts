@@ -1,10 +1,29 @@
 export {
-  type AesGcmOptions,
-  aesGcm,
   type ForeignFormat,
+  insideKeyvValue,
   type PlaintextOptions,
   plaintext,
+  type UnauthenticatedFormat,
 } from "./envelope/foreign-format.ts";
+export {
+  type AesCbcFields,
+  type AesCbcLayout,
+  type AesCbcOptions,
+  aesCbc,
+  type CbcHmac,
+} from "./envelope/formats/aes-cbc.ts";
+export { type AesGcmFields, type AesGcmLayout, type AesGcmOptions, aesGcm } from "./envelope/formats/aes-gcm.ts";
+export type { DecryptedValue } from "./envelope/formats/decrypted-value.ts";
+export type { AeadCipher } from "./envelope/formats/decryption.ts";
+export { type FernetOptions, fernet } from "./envelope/formats/fernet.ts";
+export { type IronOptions, type IronPassword, iron } from "./envelope/formats/iron.ts";
+export { type CompactJweOptions, compactJwe } from "./envelope/formats/jwe.ts";
+export { type KeyvEncryptNodeOptions, keyvEncryptNode } from "./envelope/formats/keyv-encrypt-node.ts";
+export { type LaravelOptions, laravel } from "./envelope/formats/laravel.ts";
+export type { OrderOf, PartEncoding } from "./envelope/formats/layout.ts";
+export type { KeyFrom, OldKey, OldKeys, Pbkdf2Key, ScryptKey } from "./envelope/formats/old-keys.ts";
+export { type CryptoJsOptions, cryptoJs, type OpensslOptions, openssl } from "./envelope/formats/openssl.ts";
+export { type SecretboxOptions, secretbox } from "./envelope/formats/secretbox.ts";
 export { reseed } from "./envelope/nonces.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors/errors.ts";
 export { nodeTooOld, unsupportedNodeVersion } from "./errors/node-version.ts";
@@ -28,6 +47,7 @@ export { reencrypt } from "./reencryption/bulk-reencryption.ts";
 export { type Census, type CensusCounts, type CensusOptions, census, rangesOf } from "./reencryption/census.ts";
 export { type Checkpoint, fileCheckpoint } from "./reencryption/checkpoint.ts";
 export { type ForbidPlaintextOptions, forbidPlaintext } from "./reencryption/forbid-plaintext.ts";
+export { type MigratedFormat, type MigrationReport, migrate, type UnreadRecords } from "./reencryption/migration.ts";
 export type { NamedStores } from "./reencryption/named-stores.ts";
 export type {
   ReencryptOptions,

@@ -95,8 +95,9 @@ export async function primaryOf(store: EncryptedStoreOrKeyv): Promise<string> {
 }
 
 /** Picks the counts of records from the progress of a re-encryption, without the other properties. */
-export function countsOf({ scanned, current, reencrypted, conflicts, expired, unreadable }: Counts): Counts {
-  return { scanned, current, reencrypted, conflicts, expired, unreadable };
+export function countsOf(progress: Counts): Counts {
+  const { scanned, current, reencrypted, conflicts, expired, unreadable, unauthenticated, removed } = progress;
+  return { scanned, current, reencrypted, conflicts, expired, unreadable, unauthenticated, removed };
 }
 
 /**

@@ -207,7 +207,16 @@ class QueuedRun implements ReencryptionRun {
   }
 
   async progress(): Promise<RunProgress> {
-    const sum = { scanned: 0, current: 0, reencrypted: 0, conflicts: 0, expired: 0, unreadable: 0 };
+    const sum = {
+      scanned: 0,
+      current: 0,
+      reencrypted: 0,
+      conflicts: 0,
+      expired: 0,
+      unreadable: 0,
+      unauthenticated: 0,
+      removed: 0,
+    };
     const states = { active: 0, completed: 0, failed: 0 };
     for (const id of this.#ids()) {
       const [state, job] = await Promise.all([this.#queue.getJobState(id), this.#queue.getJob(id)]);
@@ -353,7 +362,16 @@ function jobId(primary: string, round: number, index: number): string {
   return `${primary}.${round}.${index}`;
 }
 
-const countNames = ["scanned", "current", "reencrypted", "conflicts", "expired", "unreadable"] as const;
+const countNames = [
+  "scanned",
+  "current",
+  "reencrypted",
+  "conflicts",
+  "expired",
+  "unreadable",
+  "unauthenticated",
+  "removed",
+] as const;
 
 function readCount(counts: unknown, name: keyof Counts): number {
   const count: unknown = typeof counts === "object" && counts !== null ? Reflect.get(counts, name) : 0;

@@ -37,7 +37,8 @@ async function rotated(countPerNamespace: number, Store: new () => MemoryStore =
 }
 
 function addsUp(counts: ReencryptProgress): void {
-  expect(counts.current + counts.reencrypted + counts.conflicts + counts.unreadable).toBe(counts.scanned);
+  const { current, reencrypted, removed, conflicts, unreadable, unauthenticated } = counts;
+  expect(current + reencrypted + removed + conflicts + unreadable + unauthenticated).toBe(counts.scanned);
 }
 
 async function idsIn(inner: MemoryStore): Promise<string[]> {
@@ -314,6 +315,83 @@ describe("reencrypt", () => {
     } finally {
       vi.useRealTimers();
     }
+  });
+
+  it("removes expired records if asked, under any key and in a foreign format, and no other record", async () => {
+    const rings = rotation();
+    const inner = new MemoryStore();
+    const now = Date.now();
+    const [before, after] = [rings.before, rings.promoted].map((keys) => new EncryptedStore(inner, { keys }));
+    for (const key of ["old ends", "old stays"])
+      await before?.set(key, value, now + (key === "old ends" ? 60_000 : 1e9));
+    for (const key of ["new ends", "new stays"])
+      await after?.set(key, value, now + (key === "new ends" ? 60_000 : 1e9));
+    await before?.set("forever", value);
+    await inner.set("plain ends", JSON.stringify({ value, expires: now + 60_000 }));
+    // A backend that does not know the expiry still has the records.
+    for (const { key, value } of (await inner.scan()).entries) await inner.set(key, value);
+    vi.useFakeTimers({ toFake: ["Date"], now: now + 60_000 });
+    try {
+      const store = new EncryptedStore(inner, { keys: rings.promoted, accept: [plaintext()] });
+      const wanted = { scanned: 6, current: 1, reencrypted: 2, removed: 3, expired: 3, complete: true };
+      expect(await reencrypt(store, { removeExpired: true, dryRun: true })).toMatchObject(wanted);
+      expect((await inner.scan()).entries).toHaveLength(6);
+      const report = await reencrypt(store, { removeExpired: true });
+      expect(report).toMatchObject(wanted);
+      addsUp(report);
+      const left = (await inner.scan()).entries.map(({ key }) => key).sort();
+      expect(left).toEqual(["forever", "new stays", "old stays"]);
+      expect(await idsIn(inner)).toEqual(["new", "new", "new"]);
+      const again = { current: 3, reencrypted: 0, removed: 0 };
+      expect(await reencrypt(store, { removeExpired: true })).toMatchObject(again);
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it("does not remove an expired record that another process wrote again after the job had read it", async () => {
+    const rings = rotation();
+    const inner = new WatchedStore();
+    const now = Date.now();
+    await new EncryptedStore(inner, { keys: rings.before }).set("key", value, now + 60_000);
+    await inner.set("key", await inner.get("key"));
+    vi.spyOn(inner, "namespaced").mockReturnValue(inner);
+    inner.beforeReplace = async () => {
+      inner.beforeReplace = undefined;
+      await new EncryptedStore(inner, { keys: rings.promoted }).set("key", "newer");
+    };
+    vi.useFakeTimers({ toFake: ["Date"], now: now + 60_000 });
+    try {
+      const store = new EncryptedStore(inner, { keys: rings.promoted });
+      expect(await reencrypt(store, { removeExpired: true })).toMatchObject({ removed: 0 });
+      expect(await store.get("key")).toBe("newer");
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
+  it("resumes from a checkpoint of a release without the counts of skipped and removed records", async () => {
+    const { store } = await rotated(3);
+    const checkpoint = new MemoryCheckpoint();
+    const stop = new AbortController();
+    await reencrypt(store, {
+      batchSize: 2,
+      concurrency: 1,
+      checkpoint,
+      signal: stop.signal,
+      onProgress: () => stop.abort(),
+    });
+    const saved = JSON.parse(checkpoint.text ?? "");
+    const { unauthenticated, removed, ...counts } = saved.counts;
+    expect([unauthenticated, removed]).toEqual([0, 0]);
+    checkpoint.text = JSON.stringify({ ...saved, counts });
+    expect(await reencrypt(store, { checkpoint })).toMatchObject({
+      scanned: 9,
+      reencrypted: 9,
+      removed: 0,
+      unauthenticated: 0,
+      complete: true,
+    });
   });
 
   it("does not replace a record that another process wrote or removed after the job had read it", async () => {

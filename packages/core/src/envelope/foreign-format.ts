@@ -1,13 +1,14 @@
-import { createDecipheriv, createHash, createSecretKey, type KeyObject } from "node:crypto";
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireMethods, requireOneOf, requireOptions } from "../errors/options.ts";
 import { readKeyvJson, textOf } from "../store-interface/keyv-value.ts";
 import { type RecordAddress, type RecordContent, recordError } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
+import { type DecryptedValue, decryptedValues, storedValueOf } from "./formats/decrypted-value.ts";
 
 /**
  * A format, other than the envelope, in which a store may contain records. A store tries the formats in the order of
- * its option `accept`, with plaintext last, and only for values that do not begin like an envelope.
+ * its option `accept`, with formats that cannot detect a wrong key after the others and plaintext last, and only for
+ * values that do not begin like an envelope.
  *
  * If a format does not authenticate the address of a record, which is its namespace and key, a store cannot detect that
  * a record of the format was moved to another address.
@@ -16,14 +17,36 @@ export interface ForeignFormat {
   /** The name of the format in events and reports. Default: "foreign". */
   readonly name?: string;
   /**
+   * False if the format cannot detect a wrong key or an altered record, so that reading a record can result in garbage.
+   * The store reads records of such a format, but encrypts them only if `encryptUnauthenticated` is true. Default: true.
+   */
+  readonly authenticated?: boolean;
+  /**
+   * Whether lazy and bulk re-encryption encrypt the records of a format with `authenticated: false`. Set this to true
+   * only after you have verified that the format reads your records correctly. Default: false.
+   */
+  readonly encryptUnauthenticated?: boolean;
+  /**
    * Decodes a stored value. Returns `undefined` for a value of another format, and throws for a broken value of this
-   * format.
+   * format. After an error `RECORD_TAMPERED`, the store tries the other formats, but not plaintext. Any other error
+   * rejects the read.
    *
    * In the result, `value` is text or bytes. `expires` is in milliseconds since the epoch, and absent for a record that
    * does not expire. If `expires` is absent and `value` is Keyv's own JSON, the store uses the expiry in that JSON. The
    * store refuses any other result with the error `RECORD_MALFORMED`.
    */
   read(stored: StoredValue, address: RecordAddress): RecordContent | undefined | Promise<RecordContent | undefined>;
+}
+
+/**
+ * A format that cannot detect a wrong key or an altered record, such as AES-CBC without a MAC. A wrong key usually fails,
+ * but sometimes results in garbage.
+ */
+export interface UnauthenticatedFormat extends ForeignFormat {
+  /** Marks the format as one that cannot detect a wrong key or an altered record. */
+  readonly authenticated: false;
+  /** Whether re-encryption encrypts the records of this format. */
+  readonly encryptUnauthenticated: boolean;
 }
 
 /** Options of {@link plaintext}. */
@@ -33,30 +56,15 @@ export interface PlaintextOptions {
    * the JSON that Keyv writes.
    */
   readonly matches?: (stored: StoredValue) => boolean;
-}
-
-/** Options of {@link aesGcm}. */
-export interface AesGcmOptions {
-  /** The encryption key: 32 bytes, or a string whose SHA-256 is the encryption key, as in `@keyv/encrypt-node`. */
-  readonly key: string | Uint8Array;
   /**
-   * The order of nonce (iv, 12 bytes), tag (16 bytes) and ciphertext. `@keyv/encrypt-node` writes "iv-tag-ciphertext".
+   * What the plaintext is. `"as-is"`: what Keyv wrote, or what an `EncryptedStore` is to return. `"json"`: JSON of the
+   * application, from which Keyv is to return the parsed value; without `matches`, this is every JSON object or list that
+   * Keyv did not write. `"text"`: text that Keyv is to return as a string; it requires `matches`. Default: "as-is".
    */
-  readonly layout: "iv-tag-ciphertext" | "iv-ciphertext-tag";
-  /** The encoding of the stored text. Default: "base64", with or without padding. */
-  readonly encoding?: "base64" | "base64url" | "hex";
+  readonly value?: DecryptedValue;
 }
 
-const plaintextOptionNames = { matches: true } as const satisfies OptionNames<PlaintextOptions>;
-const aesGcmOptionNames = {
-  key: true,
-  layout: true,
-  encoding: true,
-} as const satisfies OptionNames<AesGcmOptions>;
-
-const ivBytes = 12;
-const tagBytes = 16;
-
+const plaintextOptionNames = { matches: true, value: true } as const satisfies OptionNames<PlaintextOptions>;
 // Symbol.for, because an application may load two copies of this package.
 const readsPlaintextMark = Symbol.for("keyward.plaintext");
 
@@ -64,9 +72,17 @@ class Plaintext implements ForeignFormat {
   readonly [readsPlaintextMark] = true;
   readonly name = "plaintext";
   readonly #matches: (stored: StoredValue) => boolean;
+  readonly #value: DecryptedValue;
 
-  constructor(options: PlaintextOptions) {
-    this.#matches = options.matches ?? ((stored) => readKeyvJson(stored) !== undefined);
+  constructor({ matches, value = "as-is" }: PlaintextOptions) {
+    requireOneOf("value", value, decryptedValues);
+    if (value === "text" && matches === undefined) {
+      throw new KeywardError("VALUE_INVALID", 'plaintext() with the value "text" would read every stored value', {
+        hint: "Set the option `matches` to a function that recognizes the text of your application.",
+      });
+    }
+    this.#matches = matches ?? (value === "json" ? isOwnJson : (stored) => readKeyvJson(stored) !== undefined);
+    this.#value = value;
   }
 
   read(stored: StoredValue): RecordContent | undefined {
@@ -74,8 +90,53 @@ class Plaintext implements ForeignFormat {
     // A promise is truthy, so it would match every value.
     if (typeof matches !== "boolean") throw new TypeError("matches() of plaintext() returned neither true nor false");
     if (!matches) return undefined;
-    return readKeyvJson(stored) ?? { value: textOf(stored) ?? stored };
+    if (this.#value === "as-is") return readKeyvJson(stored) ?? { value: textOf(stored) ?? stored };
+    const value = storedValueOf(typeof stored === "string" ? Buffer.from(stored) : stored, this.#value);
+    if (value === undefined) throw new TypeError(`A value that matches() recognized is not ${this.#value}`);
+    return { value };
   }
+}
+
+/** Returns whether a value is a JSON object or list that Keyv did not write. */
+function isOwnJson(stored: StoredValue): boolean {
+  const text = textOf(stored);
+  if (text === undefined || !/^\s*[{[]/.test(text) || readKeyvJson(stored) !== undefined) return false;
+  return storedValueOf(Buffer.from(text), "json") !== undefined;
+}
+
+/**
+ * Returns the format of records that Keyv wrote unencrypted, and whose value is text that the application had encrypted
+ * itself: `keyv.set(key, encrypt(value))`. Afterwards Keyv returns the decrypted value, so remove the encryption from the
+ * application. A record keeps the expiry that Keyv wrote, or the expiry that `format` reads, if this is earlier.
+ *
+ * @param format the format of the encrypted text, which needs the option `value` "json" or "text".
+ * @throws KeywardError `VALUE_INVALID` if `format` is plaintext, or not a format.
+ * @example
+ * const accept = [insideKeyvValue(aesGcm({ key: secret, layout: "iv-tag-ciphertext", value: "text" }))];
+ */
+export function insideKeyvValue(format: ForeignFormat): ForeignFormat {
+  const hint =
+    'Pass the format of the encrypted text, such as `aesGcm({ …, value: "json" })`. List `plaintext()` beside it in `accept`.';
+  requireMethods("The format in insideKeyvValue()", format, ["read"], hint);
+  // A namespace that forbids plaintext must not read it in another format either.
+  if (readsPlaintext(format)) {
+    throw new KeywardError("VALUE_INVALID", "The format in insideKeyvValue() is plaintext", { hint });
+  }
+  const { name = "foreign", authenticated = true, encryptUnauthenticated = false } = format;
+  return {
+    name: `${name} in Keyv's value`,
+    authenticated,
+    encryptUnauthenticated,
+    async read(stored, address) {
+      const outer = readKeyvJson(stored);
+      const encrypted: unknown = outer === undefined ? undefined : JSON.parse(String(outer.value)).value;
+      if (outer === undefined || typeof encrypted !== "string") return undefined;
+      const inner = await format.read(encrypted, address);
+      if (inner === undefined) return undefined;
+      const expires = Math.min(outer.expires ?? Number.POSITIVE_INFINITY, inner.expires ?? Number.POSITIVE_INFINITY);
+      return expires === Number.POSITIVE_INFINITY ? { value: inner.value } : { value: inner.value, expires };
+    },
+  };
 }
 
 /**
@@ -85,6 +146,10 @@ class Plaintext implements ForeignFormat {
  *
  * While a store accepts plaintext, anyone who can write to its backend can plant a value. When the census, a count of
  * the stored records, finds no more plaintext, call `forbidPlaintext`. From then on, stores refuse plaintext.
+ *
+ * @throws KeywardError `VALUE_INVALID` for an invalid option.
+ * @example
+ * const accept = [plaintext(), plaintext({ value: "json" })];
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));
@@ -101,12 +166,24 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
     throw new KeywardError("VALUE_INVALID", "The option `accept` is not a list of formats", { hint });
   for (const [index, format] of accept.entries()) {
     requireMethods(`accept[${index}]`, format, ["read"], hint);
-    if (format.name === undefined || typeof format.name === "string") continue;
-    throw new KeywardError("VALUE_INVALID", `The name of accept[${index}] is not a string`, {
-      hint: 'Set the name to a string, or omit it to use the default, "foreign".',
-    });
+    if (format.name !== undefined && typeof format.name !== "string") {
+      throw new KeywardError("VALUE_INVALID", `The name of accept[${index}] is not a string`, {
+        hint: 'Set the name to a string, or omit it to use the default, "foreign".',
+      });
+    }
+    for (const option of ["authenticated", "encryptUnauthenticated"] as const) {
+      if (format[option] === undefined || typeof format[option] === "boolean") continue;
+      throw new KeywardError("VALUE_INVALID", `accept[${index}].${option} is neither true nor false`, {
+        hint: `Set ${option} to true or false, or omit it to use the default.`,
+      });
+    }
   }
   return accept;
+}
+
+/** Returns whether re-encryption may encrypt what a format has read, because the format detects a wrong key. */
+export function mayBeEncrypted({ authenticated, encryptUnauthenticated }: ForeignFormat): boolean {
+  return authenticated !== false || encryptUnauthenticated === true;
 }
 
 /**
@@ -115,66 +192,6 @@ export function requireFormats(accept: readonly ForeignFormat[]): readonly Forei
  */
 export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
-}
-
-/**
- * Returns the format of values encrypted with AES-256-GCM under one key, without associated data. `@keyv/encrypt-node`
- * and most code examples write this format. A value that has the right encoding and length is treated as a value of
- * this format; if it cannot be decrypted, `read()` throws `RECORD_TAMPERED`.
- *
- * @throws KeywardError `KEY_INVALID` if the key is an empty string, or is bytes of another length than 32;
- * `VALUE_INVALID` for an unknown `layout` or `encoding`.
- */
-export function aesGcm(options: AesGcmOptions): ForeignFormat {
-  const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);
-  requireOneOf("layout", layout, ["iv-tag-ciphertext", "iv-ciphertext-tag"]);
-  requireOneOf("encoding", encoding, ["base64", "base64url", "hex"]);
-  const key = toSecretKey(options.key);
-  const name = `aes-gcm ${layout}`;
-  return {
-    name,
-    read(stored, address) {
-      const text = textOf(stored);
-      const packed = text === undefined ? undefined : decode(text, encoding);
-      if (packed === undefined || packed.length < ivBytes + tagBytes) return undefined;
-      const rest = packed.subarray(ivBytes);
-      const [tag, ciphertext] =
-        layout === "iv-tag-ciphertext"
-          ? [rest.subarray(0, tagBytes), rest.subarray(tagBytes)]
-          : [rest.subarray(rest.length - tagBytes), rest.subarray(0, rest.length - tagBytes)];
-      const decipher = createDecipheriv("aes-256-gcm", key, packed.subarray(0, ivBytes), { authTagLength: tagBytes });
-      decipher.setAuthTag(tag);
-      const value = decipher.update(ciphertext);
-      try {
-        decipher.final();
-      } catch (cause) {
-        throw recordError("RECORD_TAMPERED", address, `of the format "${name}" cannot be decrypted`, {
-          hint:
-            "Compare the key and the layout of aesGcm() in accept with those that the record was written with. If they are " +
-            "right, the record was altered: restore it from a backup, or delete it.",
-          cause,
-        });
-      }
-      return { value: textOf(value) ?? value };
-    },
-  };
-}
-
-function toSecretKey(key: string | Uint8Array): KeyObject {
-  if (typeof key === "string" ? key !== "" : key.length === 32) {
-    return createSecretKey(typeof key === "string" ? createHash("sha256").update(key).digest() : key);
-  }
-  throw new KeywardError("KEY_INVALID", "The key of aesGcm() is neither 32 bytes nor a non-empty string", {
-    hint: "Pass the encryption key with which the stored values were written, as 32 bytes or as a string.",
-  });
-}
-
-function decode(text: string, encoding: "base64" | "base64url" | "hex"): Buffer | undefined {
-  const bytes = Buffer.from(text, encoding);
-  const written = bytes.toString(encoding);
-  const same =
-    encoding === "hex" ? written === text.toLowerCase() : written.replace(/=+$/, "") === text.replace(/={1,2}$/, "");
-  return same ? bytes : undefined;
 }
 
 // As milliseconds since the epoch this is in 1973. A smaller number is a time in seconds, or not a time.

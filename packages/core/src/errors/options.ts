@@ -11,6 +11,7 @@ export type Unit =
   | "ranges"
   | "generations"
   | "attempts"
+  | "iterations"
   | "workers"
   | "requests";
 

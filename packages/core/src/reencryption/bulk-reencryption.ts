@@ -2,15 +2,14 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { readHeader } from "../envelope/header.ts";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { requireOptions } from "../errors/options.ts";
-import { isEnabled, type Keyring } from "../keyring/keyring.ts";
+import type { Keyring } from "../keyring/keyring.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "../store/encrypted-store.ts";
-import { isAbsent, isCurrent, isForeign } from "../store/record-codec.ts";
+import { isAbsent, isCurrent, isEncryptable, isForeign, type OpenedRecord } from "../store/record-codec.ts";
 import { bytesOf, PageSize, targetPageBytes } from "../store-interface/page-size.ts";
 import { hasExpired, type RecordAddress, requireAddress } from "../store-interface/record.ts";
 import {
   type AtomicStore,
   isStoredValue,
-  type Replacement,
   type ScannableStore,
   type ScannedRecord,
   type ScanPage,
@@ -18,6 +17,7 @@ import {
 import { requireAtomic, type WrappedStore, wrapRejection } from "../store-interface/wrapped-store.ts";
 import { pause } from "../waiting/pause.ts";
 import { scannableOf, withinRange } from "./census.ts";
+import { addMade, type Change, mayBeReplaced, removal } from "./record-changes.ts";
 import {
   type ReencryptOptions,
   type ReencryptProgress,
@@ -127,7 +127,7 @@ class Reencryption {
           while (inProgress.length > 0) await this.#finish(inProgress);
           cursor = undefined;
           // The job lists the unreadable records again when it starts over.
-          this.#counts = { ...this.#counts, unreadable: 0 };
+          this.#counts = { ...this.#counts, unreadable: 0, unauthenticated: 0 };
           this.#unreadable.length = 0;
         }
         ring = latest;
@@ -144,7 +144,7 @@ class Reencryption {
     return {
       ...this.#progress(),
       primary: ring.primary,
-      complete: isComplete && this.#counts.unreadable === 0,
+      complete: isComplete && this.#counts.unreadable === 0 && this.#counts.unauthenticated === 0,
       unreadableRecords: this.#unreadable,
       durationMs: performance.now() - this.#startedAtMs,
     };
@@ -247,7 +247,7 @@ class Reencryption {
     counts.scanned += entries.length;
     let changes = await this.#reencryptRecords(entries, ring, counts);
     if (this.#options.dryRun === true) {
-      counts.reencrypted += changes.length;
+      addMade(changes, counts);
       return;
     }
     if (changes.length === 0) return;
@@ -262,7 +262,10 @@ class Reencryption {
       if (attempted.length === 0) return;
       const replaced = await inner.replaceMany(atomic, attempted);
       const overtaken = attempted.filter((_, index) => replaced[index] !== true);
-      counts.reencrypted += attempted.length - overtaken.length;
+      addMade(
+        attempted.filter((_, index) => replaced[index] === true),
+        counts,
+      );
       if (overtaken.length === 0) return;
       // Another process wrote these records first, and may have used an older key: look at them again.
       changes = attempt < maxAttempts ? await this.#reencryptCurrent(namespace, overtaken, inner, ring) : [];
@@ -280,12 +283,21 @@ class Reencryption {
       const address = { namespace, key };
       try {
         const record = await codec.open(value, address);
+        if (!isEncryptable(record)) {
+          counts.unauthenticated++;
+          continue;
+        }
         if (isForeign(record)) await codec.requireDecodable(record, address);
+        if (this.#keepsCurrent(record, counts)) continue;
         if (isAbsent(record)) counts.expired++;
+        if (isAbsent(record) && this.#options.removeExpired === true) {
+          changes.push(removal(key, value, record.keyId));
+          continue;
+        }
         const next = codec.seal(ring, address, record.content);
         // The store may not know the expiry that a foreign record contains.
         const { expires } = isForeign(record) ? record.content : {};
-        changes.push({ key, keyId: record.keyId, expected: value, next, expires });
+        changes.push({ key, keyId: record.keyId, expected: value, next, expires, removes: false });
       } catch (error) {
         this.#noteUnreadable(error, address, counts);
       }
@@ -313,7 +325,9 @@ class Reencryption {
       try {
         const header = readHeader(value, address);
         if (isCurrent(header?.keyId, ring)) {
-          counts.current++;
+          // Only the decrypted record has its expiry.
+          if (this.#options.removeExpired === true) deferred.push(entry);
+          else counts.current++;
           continue;
         }
         requireAddress(namespace, key);
@@ -322,13 +336,22 @@ class Reencryption {
           deferred.push(entry);
           continue;
         }
-        if (hasExpired(encrypted.expires)) counts.expired++;
-        changes.push({ key, keyId: header?.keyId, expected: value, next: encrypted.sealed });
+        const isExpired = hasExpired(encrypted.expires);
+        if (isExpired) counts.expired++;
+        if (isExpired && this.#options.removeExpired === true) changes.push(removal(key, value, header?.keyId));
+        else changes.push({ key, keyId: header?.keyId, expected: value, next: encrypted.sealed, removes: false });
       } catch (error) {
         this.#noteUnreadable(error, address, counts);
       }
     }
     return deferred;
+  }
+
+  /** Counts a record that is under the primary and has not expired, and returns true for such a record. */
+  #keepsCurrent(record: OpenedRecord, counts: MutableCounts): boolean {
+    if (!record.current || isAbsent(record)) return false;
+    counts.current++;
+    return true;
   }
 
   #noteUnreadable(error: unknown, address: RecordAddress, counts: MutableCounts): void {
@@ -392,22 +415,6 @@ class Reencryption {
     const seconds = (performance.now() - this.#startedAtMs) / 1000;
     return { ...this.#counts, ratePerSecond: (this.#counts.scanned - this.#scannedBefore) / seconds };
   }
-}
-
-/**
- * Returns whether a record may be replaced: its encryption key is still enabled, or the record was not encrypted and so
- * has no such key.
- */
-function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
-  return keyId === undefined || isEnabled(ring, keyId);
-}
-
-/**
- * The replacement of a record, and the id of the key that the stored record is encrypted with. `keyId` is `undefined`
- * if the stored record is not encrypted.
- */
-interface Change extends Replacement {
-  readonly keyId: string | undefined;
 }
 
 interface View {

@@ -30,6 +30,12 @@ export interface ReencryptOptions {
   readonly signal?: AbortSignal;
   /** Called after each page of records with the progress of the job so far. */
   readonly onProgress?: (progress: ReencryptProgress) => void;
+  /**
+   * If true, the job removes records whose expiry has passed by the clock of this process, instead of re-encrypting them.
+   * Use this for a store that does not remove expired records itself. The job then also decrypts the records that are
+   * under the primary, because only a decrypted record shows its expiry. Default: false.
+   */
+  readonly removeExpired?: boolean;
   /** The namespaces to re-encrypt; "" stands for the records without a namespace. Default: all. */
   readonly namespaces?: readonly string[];
 }
@@ -50,13 +56,20 @@ export interface ReencryptProgress {
    * read them.
    */
   readonly conflicts: number;
-  /** Number of records whose expiry has passed. They are re-encrypted like the others. */
+  /** Number of records whose expiry has passed. They are re-encrypted like the others, or removed with `removeExpired`. */
   readonly expired: number;
+  /** Number of expired records that the job removed. With `dryRun`, the number of records that it would remove. */
+  readonly removed: number;
   /**
    * Number of records that cannot be decrypted, or that another program wrote in a format that cannot be decoded. The
    * job does not change these records.
    */
   readonly unreadable: number;
+  /**
+   * Number of records in a foreign format that cannot detect a wrong key, such as AES-CBC without a MAC. The job does not
+   * change these records, unless the option `encryptUnauthenticated` of their format is true.
+   */
+  readonly unauthenticated: number;
   /** Number of records that the job has looked at per second in this run, on average. */
   readonly ratePerSecond: number;
 }
@@ -85,7 +98,10 @@ export function unreadableRecord({ namespace, key }: RecordAddress, { code, keyI
 export interface ReencryptReport extends ReencryptProgress {
   /** The id of the primary key, under which the job re-encrypted the records. */
   readonly primary: string;
-  /** True if every record was looked at and could be decrypted. False if the job was stopped or records are unreadable. */
+  /**
+   * True if every record was looked at and could be decrypted. False if the job was stopped, if records are unreadable,
+   * or if records were left in a format without authentication.
+   */
   readonly complete: boolean;
   /** The first 1,000 records that could not be decrypted in this run. */
   readonly unreadableRecords: readonly UnreadableRecord[];
@@ -104,6 +120,7 @@ export const reencryptOptionNames = {
   signal: true,
   onProgress: true,
   namespaces: true,
+  removeExpired: true,
 } as const satisfies OptionNames<ReencryptOptions>;
 
 /**

@@ -12,7 +12,12 @@ export const noCounts: ReencryptCounts = {
   conflicts: 0,
   expired: 0,
   unreadable: 0,
+  unauthenticated: 0,
+  removed: 0,
 };
+
+// A checkpoint of an earlier release lacks the counts `unauthenticated` and `removed`.
+const countNames = Object.keys(noCounts).filter((name) => name !== "unauthenticated" && name !== "removed");
 
 /** Returns the sums of two counts. */
 export function addCounts(one: ReencryptCounts, other: ReencryptCounts): ReencryptCounts {
@@ -23,6 +28,8 @@ export function addCounts(one: ReencryptCounts, other: ReencryptCounts): Reencry
     conflicts: one.conflicts + other.conflicts,
     expired: one.expired + other.expired,
     unreadable: one.unreadable + other.unreadable,
+    unauthenticated: one.unauthenticated + other.unauthenticated,
+    removed: one.removed + other.removed,
   };
 }
 
@@ -56,7 +63,7 @@ export function parseProgress(text: string): SavedProgress {
     throw invalidCheckpoint();
   }
   if (!isSavedProgress(saved)) throw invalidCheckpoint();
-  return saved;
+  return { ...saved, counts: addCounts(noCounts, { ...noCounts, ...saved.counts }) };
 }
 
 /** Returns whether a text is the progress of a bulk re-encryption, as a checkpoint keeps it. */
@@ -95,7 +102,8 @@ function isSavedProgress(saved: unknown): saved is SavedProgress {
   return (
     typeof counts === "object" &&
     counts !== null &&
-    Object.keys(noCounts).every((name) => isCount(Reflect.get(counts, name)))
+    Object.entries({ ...noCounts, ...counts }).every(([, count]) => isCount(count)) &&
+    countNames.every((name) => name in counts)
   );
 }
 

@@ -1,5 +1,5 @@
 import { decrypt, open, seal, sealAgain } from "../envelope/envelope.ts";
-import { type ForeignFormat, readsPlaintext, requireContent } from "../envelope/foreign-format.ts";
+import { type ForeignFormat, mayBeEncrypted, readsPlaintext, requireContent } from "../envelope/foreign-format.ts";
 import { type EnvelopeHeader, readHeader } from "../envelope/header.ts";
 import { KeywardError } from "../errors/errors.ts";
 import type { RingKey } from "../keyring/key.ts";
@@ -20,7 +20,15 @@ export type OpenedRecord = {
   readonly content: RecordContent;
   /** True if the record needs no re-encryption: it is encrypted under the primary, or the keyring has no keys. */
   readonly current: boolean;
-} & ({ readonly keyId: string } | { readonly keyId?: never; readonly format: string });
+} & (
+  | { readonly keyId: string }
+  | {
+      readonly keyId?: never;
+      readonly format: string;
+      /** False if the format cannot detect a wrong key, and the user did not choose to encrypt its records. */
+      readonly encryptable: boolean;
+    }
+);
 
 /** The result of {@link RecordCodec.sealAgainAtOnce}: the re-encrypted envelope, and the expiry of its record. */
 export interface SealedAgain {
@@ -55,10 +63,7 @@ export class RecordCodec {
     this.#source = source;
     this.#form = form;
     this.#options = options;
-    this.#formats = [
-      ...options.accept.filter((format) => !readsPlaintext(format)),
-      ...options.accept.filter(readsPlaintext),
-    ];
+    this.#formats = options.accept.toSorted((one, other) => tryOrder(one) - tryOrder(other));
   }
 
   /**
@@ -218,14 +223,24 @@ export class RecordCodec {
     const ring = await this.ring();
     if (ring.primary === "") {
       const content = requireContent("plaintext", { value: stored }, address) ?? { value: stored };
-      return { content, format: "plaintext", current: true };
+      return { content, format: "plaintext", encryptable: true, current: true };
     }
     const forbidsPlaintext = ring.encryptedNamespaces.includes(address.namespace);
+    let failure: KeywardError | undefined;
     for (const format of this.#formats) {
-      if (forbidsPlaintext && readsPlaintext(format)) continue;
-      const content = await readForeign(format, stored, address);
-      if (content !== undefined) return { content, format: nameOf(format), current: false };
+      // A record that a format has recognized is not plaintext, even if no format can decrypt it.
+      if (readsPlaintext(format) && (forbidsPlaintext || failure !== undefined)) continue;
+      const content = await readForeign(format, stored, address).catch((error: unknown) => {
+        // The records of two formats may look alike, so the next format is tried too.
+        if (!(error instanceof KeywardError && error.code === "RECORD_TAMPERED")) throw error;
+        failure ??= error;
+        return undefined;
+      });
+      if (content !== undefined) {
+        return { content, format: nameOf(format), encryptable: mayBeEncrypted(format), current: false };
+      }
     }
+    if (failure !== undefined) throw failure;
     throw recordError("RECORD_NOT_SEALED", address, "is not an envelope, and no accepted format reads it", {
       hint: forbidsPlaintext
         ? "The keyring forbids plaintext in this namespace, so a program without Keyward wrote the record. Find out which program wrote it, and then delete the record."
@@ -237,6 +252,12 @@ export class RecordCodec {
     const { scopes } = this.#options;
     return scopes.keyringForRecord(scopes.keyringForStore(ring), address);
   }
+}
+
+/** The position of a format among those that are tried: formats that detect a wrong key first, and plaintext last. */
+function tryOrder(format: ForeignFormat): number {
+  if (readsPlaintext(format)) return 2;
+  return format.authenticated === false ? 1 : 0;
 }
 
 function nameOf(format: ForeignFormat): string {
@@ -303,6 +324,14 @@ export function isCurrent(keyId: string | undefined, keyring: Keyring): boolean 
 /** Returns whether a record was read in a foreign format, and not from an envelope. */
 export function isForeign(record: OpenedRecord): boolean {
   return record.keyId === undefined;
+}
+
+/**
+ * Returns whether re-encryption may encrypt a record: false for a record in a foreign format that cannot detect a wrong
+ * key, unless the user chose to encrypt the records of this format.
+ */
+export function isEncryptable(record: OpenedRecord): boolean {
+  return record.keyId !== undefined || record.encryptable;
 }
 
 /** Returns whether `error` comes from {@link notDecodable}: a record was decrypted, but its value cannot be decoded. */

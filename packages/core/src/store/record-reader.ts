@@ -4,7 +4,7 @@ import { isStoredValue, type StoredValue } from "../store-interface/store-capabi
 import type { WrappedStore } from "../store-interface/wrapped-store.ts";
 import type { LazyReencryption } from "./lazy-reencryption.ts";
 import type { OverwriteGuard } from "./overwrite-guard.ts";
-import { isAbsent, isUndecodable, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
+import { isAbsent, isEncryptable, isUndecodable, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
 import type { StoreAttachment } from "./store-attachment.ts";
 
 /** The parts of a store that {@link RecordReader} uses. */
@@ -166,7 +166,7 @@ export class RecordReader {
   }
 
   #offer(record: OpenedRecord, stored: unknown, address: RecordAddress): void {
-    if (isStoredValue(stored)) this.#parts.reencryption?.offer(address, stored, record);
+    if (isStoredValue(stored) && isEncryptable(record)) this.#parts.reencryption?.offer(address, stored, record);
   }
 
   /** Like `#read`, but returns the error of an unreadable record, so that the rest of the batch is still read. */

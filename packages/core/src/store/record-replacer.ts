@@ -12,7 +12,7 @@ import {
 } from "../store-interface/store-capabilities.ts";
 import type { WrappedStore } from "../store-interface/wrapped-store.ts";
 import type { OverwriteGuard } from "./overwrite-guard.ts";
-import { isAbsent, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
+import { isAbsent, isEncryptable, isForeign, type OpenedRecord, type RecordCodec } from "./record-codec.ts";
 import { unreadable } from "./record-reader.ts";
 import type { StoreAttachment } from "./store-attachment.ts";
 import type { WriteGate } from "./write-gate.ts";
@@ -211,7 +211,13 @@ export class RecordReplacer {
             ? undefined
             : (codec.openAtOnce(raw, change.address) ?? (await codec.open(raw, change.address)));
         const record = opened === undefined || isAbsent(opened) ? undefined : opened;
-        if (record !== undefined && isForeign(record)) await codec.requireDecodable(record, change.address);
+        if (record !== undefined && isForeign(record)) {
+          if (!change.replacesValue && !isEncryptable(record)) {
+            errors.push(unauthenticated(change.address));
+            continue;
+          }
+          await codec.requireDecodable(record, change.address);
+        }
         const content = change.next(record?.content);
         // `open` accepts only strings and bytes.
         if (content !== undefined) planned.push({ index, change, stored: asStored(raw), record, content });
@@ -343,6 +349,14 @@ function noEnvelope(): KeywardError {
 /** Returns a random pause in milliseconds. Its limit grows with each attempt. */
 function pauseMsBefore(attempt: number): number {
   return Math.random() * Math.min(longestPauseMs, 2 ** (attempt - hurriedAttempts));
+}
+
+function unauthenticated(address: RecordAddress): KeywardError {
+  return recordError("RECORD_NOT_SEALED", address, "is in a foreign format that cannot detect a wrong key", {
+    hint:
+      "A new expiry would encrypt the record as it was decrypted, which may be garbage. Write the record with set(), or " +
+      "set `encryptUnauthenticated` of its format after you have verified that the format reads your records correctly.",
+  });
 }
 
 function overtaken(address: RecordAddress): KeywardError {

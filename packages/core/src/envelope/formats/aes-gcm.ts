@@ -1,0 +1,127 @@
+import { KeywardError } from "../../errors/errors.ts";
+import { type OptionNames, requireAmount, requireOptions } from "../../errors/options.ts";
+import type { ForeignFormat } from "../foreign-format.ts";
+import type { DecryptedValue } from "./decrypted-value.ts";
+import { openAead, tagBytes } from "./decryption.ts";
+import { authenticatedFormat } from "./keyed-format.ts";
+import { layoutReader, type OrderOf, type PartEncoding } from "./layout.ts";
+import {
+  type EncryptionKey,
+  encryptionKeys,
+  type KeyFrom,
+  needsRecordSalt,
+  type OldKeys,
+  withKey,
+} from "./old-keys.ts";
+
+/** The fields of a JSON object that contain the parts of a value that AES-GCM encrypted. */
+export interface AesGcmFields {
+  /** The field of the nonce. */
+  readonly iv: string;
+  /** The field of the authentication tag. Omit it if the tag is at the end of the ciphertext, as Web Crypto writes it. */
+  readonly tag?: string;
+  /** The field of the ciphertext. */
+  readonly ciphertext: string;
+  /** The field of the salt, if each record has a salt of its own. */
+  readonly salt?: string;
+}
+
+/**
+ * Where a value has its nonce (iv), authentication tag (16 bytes), ciphertext, and salt if each record has one: their
+ * order, or the fields of a JSON object. Omit the tag if it is at the end of the ciphertext, as Web Crypto writes it.
+ */
+export type AesGcmLayout =
+  | OrderOf<"iv" | "tag" | "ciphertext">
+  | OrderOf<"salt" | "iv" | "tag" | "ciphertext">
+  | OrderOf<"iv" | "ciphertext">
+  | OrderOf<"salt" | "iv" | "ciphertext">
+  | AesGcmFields;
+
+/** Options of {@link aesGcm}. */
+export interface AesGcmOptions {
+  /** The encryption key, or several of them, which are tried in order. */
+  readonly key: OldKeys;
+  /** How a key becomes an encryption key. Default: "sha256", as in `@keyv/encrypt-node`. */
+  readonly keyFrom?: KeyFrom;
+  /** The length of the encryption key in bytes: 16, 24 or 32. Default: 32, which is AES-256. */
+  readonly keyBytes?: 16 | 24 | 32;
+  /** The order of the parts, such as "iv-tag-ciphertext", or the fields of a JSON object. */
+  readonly layout: AesGcmLayout;
+  /** The text between the parts, such as ":" or ".". Each part is encoded alone. Default: the parts are concatenated. */
+  readonly joinedBy?: string;
+  /** The encoding of the stored text, or of each part. Default: "base64", with or without padding. */
+  readonly encoding?: PartEncoding;
+  /** The length of the nonce in bytes. Default: 12, and for parts that are not concatenated 12 or 16. */
+  readonly ivBytes?: number;
+  /** The length of the salt in bytes, if each record has one. Default: 16, and any for parts that are not concatenated. */
+  readonly saltBytes?: number;
+  /** What the application encrypted. Default: "as-is". */
+  readonly value?: DecryptedValue;
+}
+
+const aesGcmOptionNames = {
+  key: true,
+  keyFrom: true,
+  keyBytes: true,
+  layout: true,
+  joinedBy: true,
+  encoding: true,
+  ivBytes: true,
+  saltBytes: true,
+  value: true,
+} as const satisfies OptionNames<AesGcmOptions>;
+
+/**
+ * Returns the format of values encrypted with AES-GCM, without associated data. Most code examples write this format. A
+ * value that has the right encoding and length is treated as a value of this format; if no key decrypts it, `read()`
+ * throws `RECORD_TAMPERED`.
+ *
+ * @throws KeywardError `KEY_INVALID` if a key is empty or has another length than `keyBytes`; `VALUE_INVALID` for an
+ * invalid option.
+ * @example
+ * const accept = [aesGcm({ key: ["current secret", "former secret"], layout: "iv-tag-ciphertext", joinedBy: ":", encoding: "hex" })];
+ */
+export function aesGcm(options: AesGcmOptions): ForeignFormat {
+  const checked = requireOptions("aesGcm", options, aesGcmOptionNames);
+  const { key, keyFrom = "sha256", keyBytes = 32, layout, joinedBy, encoding, ivBytes, saltBytes } = checked;
+  requireKeyBytes(keyBytes);
+  const cipher = ({ 16: "aes-128-gcm", 24: "aes-192-gcm", 32: "aes-256-gcm" } as const)[keyBytes];
+  if (ivBytes !== undefined) requireAmount("ivBytes", ivBytes, "bytes", { least: 8, most: 64 });
+  if (saltBytes !== undefined) requireAmount("saltBytes", saltBytes, "bytes", { most: 1_024 });
+  const isPacked = typeof layout === "string" && joinedBy === undefined;
+  const parse = layoutReader({ layout, joinedBy, encoding }, ["tag"], {
+    iv: ivBytes === undefined ? [12, ...(isPacked ? [] : [16])] : [ivBytes],
+    tag: [tagBytes],
+    ...(needsRecordSalt(keyFrom) ? { salt: saltLengths(saltBytes, isPacked) } : {}),
+  });
+  return authenticatedFormat({
+    name: `aes-gcm ${typeof layout === "string" ? layout : "json"}`,
+    keys: encryptionKeys("aesGcm", key, keyFrom, keyBytes),
+    value: checked.value ?? "as-is",
+    parse(stored) {
+      const parts = parse(stored);
+      if (parts === undefined) return undefined;
+      const { tag, ciphertext } = parts;
+      if (tag !== undefined) return { ...parts, tag };
+      if (ciphertext.length < tagBytes) return undefined;
+      const end = ciphertext.length - tagBytes;
+      return { ...parts, tag: ciphertext.subarray(end), ciphertext: ciphertext.subarray(0, end) };
+    },
+    decrypt: (parts, encryptionKey: EncryptionKey) =>
+      withKey(encryptionKey, parts.salt, (secret) => openAead(cipher, secret, parts)),
+  });
+}
+
+/** Checks the option `keyBytes` of a format. */
+export function requireKeyBytes(keyBytes: number): void {
+  if (keyBytes === 16 || keyBytes === 24 || keyBytes === 32) return;
+  throw new KeywardError("VALUE_INVALID", "keyBytes is none of 16, 24 and 32", {
+    hint: "Set keyBytes to the length of the AES key in bytes. Omit it for AES-256.",
+  });
+}
+
+/** Returns the allowed lengths of the salt that each record has. */
+export function saltLengths(saltBytes: number | undefined, isPacked: boolean): readonly number[] | "any" {
+  if (saltBytes !== undefined) return [saltBytes];
+  return isPacked ? [16] : "any";
+}

@@ -1,0 +1,45 @@
+import { readKeyvJson, textOf } from "../../store-interface/keyv-value.ts";
+import type { StoredValue } from "../../store-interface/store-capabilities.ts";
+
+/**
+ * What a format encrypted.
+ *
+ * - `"as-is"`: what Keyv wrote, if Keyv encrypted the record; otherwise what an `EncryptedStore` is to return.
+ * - `"json"`: JSON of the application, from which Keyv is to return the parsed value.
+ * - `"text"`: text that Keyv is to return as a string.
+ */
+export type DecryptedValue = "as-is" | "json" | "text";
+
+/** The values of the option `value` of a format. */
+export const decryptedValues: readonly DecryptedValue[] = ["as-is", "json", "text"];
+
+/** Returns the value of a record from its decrypted bytes; `undefined` if they are not what `value` says. */
+export function storedValueOf(decrypted: Uint8Array, value: DecryptedValue): StoredValue | undefined {
+  const text = textOf(decrypted);
+  switch (value) {
+    case "as-is":
+      return text ?? decrypted;
+    case "json":
+      return text !== undefined && isJson(text) ? `{"value":${text}}` : undefined;
+    case "text":
+      return text === undefined ? undefined : JSON.stringify({ value: text });
+  }
+}
+
+/**
+ * Returns how far decrypted bytes look like a value, for a format that cannot detect a wrong key: 2 for JSON that Keyv
+ * or the application wrote, 1 for other text, 0 for what is not a value.
+ */
+export function plausibility(decrypted: Uint8Array, value: DecryptedValue): 0 | 1 | 2 {
+  if (textOf(decrypted) === undefined || storedValueOf(decrypted, value) === undefined) return 0;
+  return value === "json" || (value === "as-is" && readKeyvJson(decrypted) !== undefined) ? 2 : 1;
+}
+
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}

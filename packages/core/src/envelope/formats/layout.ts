@@ -1,0 +1,191 @@
+import { KeywardError } from "../../errors/errors.ts";
+import { requireOneOf } from "../../errors/options.ts";
+import { textOf } from "../../store-interface/keyv-value.ts";
+import type { StoredValue } from "../../store-interface/store-capabilities.ts";
+import { asBuffer } from "../../store-interface/stored-bytes.ts";
+
+/** The encoding of bytes in a stored value. `"raw"` stands for bytes without an encoding. */
+export type PartEncoding = "base64" | "base64url" | "hex" | "raw";
+
+/** Every order of some names, each written with "-" between the names. */
+export type OrderOf<Names extends string, Name extends string = Names> = Name extends Names
+  ? [Exclude<Names, Name>] extends [never]
+    ? Name
+    : `${Name}-${OrderOf<Exclude<Names, Name>>}`
+  : never;
+
+/** The names of the parts of a stored value. */
+export type PartName = "salt" | "iv" | "tag" | "mac" | "ciphertext";
+
+/** The parts of a stored value. The lengths of `iv`, `tag` and `mac` are those that the format has. */
+export interface Parts {
+  readonly salt?: Uint8Array | undefined;
+  readonly iv: Uint8Array;
+  readonly tag?: Uint8Array | undefined;
+  readonly mac?: Uint8Array | undefined;
+  readonly ciphertext: Uint8Array;
+}
+
+// The characters that an encoded part can have, so that they cannot be in the text between two parts.
+const alphabets = { base64: /[A-Za-z0-9+/=]/, base64url: /[A-Za-z0-9_=-]/, hex: /[A-Za-z0-9]/ } as const;
+
+/** Where a stored value has its parts, as the user configured it. */
+export interface LayoutOptions {
+  /** The order of the parts, such as "iv-tag-ciphertext", or for a JSON object the field of each part. */
+  readonly layout: string | Readonly<Partial<Record<PartName, string>>>;
+  readonly joinedBy?: string | undefined;
+  readonly encoding?: PartEncoding | undefined;
+}
+
+/**
+ * The parts that a format has besides the ciphertext, with their allowed lengths in bytes. The first length is that in a
+ * value whose parts are concatenated. "any" stands for any length.
+ */
+export type PartLengths = Readonly<Partial<Record<PartName, readonly number[] | "any">>>;
+
+/**
+ * Returns a function that splits a stored value into its parts, and returns `undefined` for a value of another layout.
+ *
+ * @param optional the parts that a layout may leave out.
+ * @param lengths the allowed lengths of the parts.
+ * @throws KeywardError `VALUE_INVALID` for an invalid option.
+ */
+export function layoutReader(
+  { layout, joinedBy, encoding = "base64" }: LayoutOptions,
+  optional: readonly PartName[],
+  lengths: PartLengths,
+): (stored: StoredValue) => Parts | undefined {
+  requireOneOf("encoding", encoding, ["base64", "base64url", "hex", "raw"]);
+  if (typeof layout === "object" && layout !== null) {
+    requireParts(Object.keys(layout), optional, lengths);
+    if (!Object.values(layout).every((field) => typeof field === "string" && field !== "")) {
+      throw invalidLayout("has a field without a name", "Set the name of the field of each part, as text.");
+    }
+    if (encoding === "raw" || joinedBy !== undefined) {
+      throw invalidLayout(
+        "is the fields of a JSON object, so the parts are neither joined nor raw",
+        "Remove joinedBy, and set encoding to the encoding of the fields.",
+      );
+    }
+    return (stored) => partsOf(fieldsOf(stored, layout), encoding, lengths);
+  }
+  const order = String(layout).split("-");
+  const names = requireParts(order, optional, lengths);
+  if (joinedBy === undefined) {
+    const packedLengths = names.map((name) => packedLength(lengths[name]));
+    return (stored) => {
+      const packed = bytesOf(stored, encoding);
+      return packed === undefined ? undefined : cut(packed, names, packedLengths);
+    };
+  }
+  if (typeof joinedBy !== "string" || joinedBy === "" || encoding === "raw" || alphabets[encoding].test(joinedBy)) {
+    throw new KeywardError("VALUE_INVALID", "joinedBy cannot be told apart from the encoded parts", {
+      hint: 'Set joinedBy to the text between the parts, such as ":" or ".". Omit it for parts that are concatenated.',
+    });
+  }
+  return (stored) => {
+    const texts = textOf(stored)?.split(joinedBy);
+    if (texts?.length !== names.length) return undefined;
+    return partsOf(new Map(names.map((name, index) => [name, texts[index]])), encoding, lengths);
+  };
+}
+
+/** Decodes text, and returns `undefined` for text that is not in the encoding. Base64 may lack its padding. */
+export function decodeText(text: string, encoding: "base64" | "base64url" | "hex"): Buffer | undefined {
+  const bytes = Buffer.from(text, encoding);
+  const written = bytes.toString(encoding);
+  const same =
+    encoding === "hex" ? written === text.toLowerCase() : written.replace(/=+$/, "") === text.replace(/={1,2}$/, "");
+  return same ? bytes : undefined;
+}
+
+/** Returns the bytes of a stored value; `undefined` for a value that is not in the encoding. */
+export function bytesOf(stored: StoredValue, encoding: PartEncoding): Buffer | undefined {
+  if (encoding === "raw") return typeof stored === "string" ? undefined : asBuffer(stored);
+  const text = textOf(stored);
+  return text === undefined ? undefined : decodeText(text, encoding);
+}
+
+function requireParts(given: readonly string[], optional: readonly PartName[], lengths: PartLengths): PartName[] {
+  const known: readonly PartName[] = ["salt", "iv", "tag", "mac", "ciphertext"];
+  const names = known.filter((name) => name === "ciphertext" || lengths[name] !== undefined);
+  const ordered = given.flatMap((part) => names.filter((name) => name === part));
+  const needed = names.filter((name) => !optional.includes(name));
+  const sound = ordered.length === given.length && new Set(given).size === given.length;
+  if (sound && needed.every((name) => ordered.includes(name))) return ordered;
+  throw invalidLayout(
+    `does not consist of the parts ${names.join(", ")}`,
+    `Name each part once, with "-" between the parts: ${names.join("-")} in any order. As fields of a JSON object: { ${names.map((name) => `${name}: "…"`).join(", ")} }.`,
+  );
+}
+
+function fieldsOf(stored: StoredValue, layout: Readonly<Partial<Record<PartName, string>>>): Map<string, unknown> {
+  const fields = new Map<string, unknown>();
+  const object = jsonObjectOf(stored);
+  for (const [part, field] of Object.entries(layout)) {
+    fields.set(part, object !== undefined && Object.hasOwn(object, field) ? Reflect.get(object, field) : undefined);
+  }
+  return fields;
+}
+
+/** Returns the JSON object that a stored value is; `undefined` for any other value. */
+export function jsonObjectOf(stored: StoredValue): object | undefined {
+  const text = textOf(stored);
+  if (text?.startsWith("{") !== true) return undefined;
+  try {
+    const parsed: unknown = JSON.parse(text);
+    return typeof parsed === "object" && parsed !== null ? parsed : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function partsOf(
+  texts: ReadonlyMap<string, unknown>,
+  encoding: "base64" | "base64url" | "hex",
+  lengths: PartLengths,
+): Parts | undefined {
+  const parts: Partial<Record<PartName, Uint8Array>> = {};
+  for (const name of ["salt", "iv", "tag", "mac", "ciphertext"] as const) {
+    if (!texts.has(name)) continue;
+    const text = texts.get(name);
+    const bytes = typeof text === "string" ? decodeText(text, encoding) : undefined;
+    if (bytes === undefined || !isAllowed(bytes.length, lengths[name])) return undefined;
+    parts[name] = bytes;
+  }
+  return complete(parts);
+}
+
+function isAllowed(length: number, allowed: readonly number[] | "any" | undefined): boolean {
+  return allowed === undefined || allowed === "any" || allowed.includes(length);
+}
+
+/** Returns the length of a part that is concatenated with others; `undefined` for the ciphertext, which has any length. */
+function packedLength(allowed: readonly number[] | "any" | undefined): number | undefined {
+  return allowed === "any" ? undefined : allowed?.[0];
+}
+
+function cut(
+  packed: Uint8Array,
+  names: readonly PartName[],
+  lengths: readonly (number | undefined)[],
+): Parts | undefined {
+  const fixed = lengths.reduce((sum: number, length) => sum + (length ?? 0), 0);
+  if (packed.length < fixed) return undefined;
+  const parts: Partial<Record<PartName, Uint8Array>> = {};
+  let start = 0;
+  for (const [index, name] of names.entries()) {
+    const end = start + (lengths[index] ?? packed.length - fixed);
+    parts[name] = packed.subarray(start, end);
+    start = end;
+  }
+  return complete(parts);
+}
+
+function complete({ iv, ciphertext, ...others }: Partial<Record<PartName, Uint8Array>>): Parts | undefined {
+  return iv === undefined || ciphertext === undefined ? undefined : { ...others, iv, ciphertext };
+}
+
+function invalidLayout(problem: string, hint: string): KeywardError {
+  return new KeywardError("VALUE_INVALID", `The option layout ${problem}`, { hint });
+}

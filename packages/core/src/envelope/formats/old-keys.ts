@@ -1,0 +1,177 @@
+import { createHash, createSecretKey, type KeyObject, pbkdf2, type ScryptOptions, scrypt } from "node:crypto";
+import { promisify } from "node:util";
+import { KeywardError } from "../../errors/errors.ts";
+import { type OptionNames, requireAmount, requireOneOf, requireOptions } from "../../errors/options.ts";
+
+/** A secret with which an application encrypted records before it used Keyward: bytes, or text. */
+export type OldKey = string | Uint8Array;
+
+/** One old key, or a list of old keys. A format tries the keys of a list in order, so the current key comes first. */
+export type OldKeys = OldKey | readonly OldKey[];
+
+/** Derives an encryption key from a password with scrypt, as `crypto.scrypt` does. */
+export interface ScryptKey {
+  /** The name of the function. */
+  readonly kdf: "scrypt";
+  /** The salt of all records, as bytes or text. Default: each record has a salt of its own, the part `salt` of the layout. */
+  readonly salt?: OldKey;
+  /** The cost N, a power of two. Default: 16,384. */
+  readonly cost?: number;
+  /** The block size r. Default: 8. */
+  readonly blockSize?: number;
+  /** The parallelization p. Default: 1. */
+  readonly parallelization?: number;
+}
+
+/** Derives an encryption key from a password with PBKDF2, as `crypto.pbkdf2` does. */
+export interface Pbkdf2Key {
+  /** The name of the function. */
+  readonly kdf: "pbkdf2";
+  /** The salt of all records, as bytes or text. Default: each record has a salt of its own, the part `salt` of the layout. */
+  readonly salt?: OldKey;
+  /** The number of iterations. */
+  readonly iterations: number;
+  /** The hash function. */
+  readonly digest: "sha1" | "sha256" | "sha512";
+}
+
+/**
+ * How an old key becomes an encryption key.
+ *
+ * - `"sha256"`: the SHA-256 of text, cut to the length of the encryption key. Bytes are the encryption key itself.
+ * - `"utf8"`, `"hex"`, `"base64"`: the bytes that the text stands for. Bytes are the encryption key itself.
+ * - {@link ScryptKey}, {@link Pbkdf2Key}: derived from a password and a salt.
+ */
+export type KeyFrom = "sha256" | "utf8" | "hex" | "base64" | ScryptKey | Pbkdf2Key;
+
+/** Returns the encryption key for a record, given the salt that the record contains, if any. */
+export type EncryptionKey = (salt: Uint8Array | undefined) => KeyObject | Promise<KeyObject>;
+
+const scryptKeyNames = {
+  kdf: true,
+  salt: true,
+  cost: true,
+  blockSize: true,
+  parallelization: true,
+} as const satisfies OptionNames<ScryptKey>;
+const pbkdf2KeyNames = {
+  kdf: true,
+  salt: true,
+  iterations: true,
+  digest: true,
+} as const satisfies OptionNames<Pbkdf2Key>;
+
+const scryptAsync = promisify<string | Uint8Array, string | Uint8Array, number, ScryptOptions, Buffer>(scrypt);
+const pbkdf2Async = promisify(pbkdf2);
+
+/**
+ * Returns the old keys in the option `key` of a format as a list.
+ *
+ * @param taker the name of the function that has the option, for the error message.
+ * @throws KeywardError `KEY_INVALID` for an empty list, and for a key that is empty, or neither text nor bytes.
+ */
+export function listOldKeys(taker: string, key: OldKeys): readonly OldKey[] {
+  const keys: readonly OldKey[] = isList(key) ? key : [key];
+  const isSound = (each: unknown) => (typeof each === "string" || each instanceof Uint8Array) && each.length > 0;
+  if (keys.length > 0 && keys.every(isSound)) return keys;
+  throw invalidKey(taker, "is neither bytes nor text, or is empty");
+}
+
+/**
+ * Returns functions that make the encryption keys of a format from old keys.
+ *
+ * @param keyBytes the length of the encryption keys.
+ * @throws KeywardError `KEY_INVALID` for a key that does not result in `keyBytes` bytes; `VALUE_INVALID` for an invalid
+ * `keyFrom`.
+ */
+export function encryptionKeys(taker: string, key: OldKeys, keyFrom: KeyFrom, keyBytes: number): EncryptionKey[] {
+  const oldKeys = listOldKeys(taker, key);
+  if (typeof keyFrom === "object") {
+    const derive = derivation(taker, keyFrom, keyBytes);
+    return oldKeys.map((oldKey) => derivedKey(oldKey, derive, keyFrom.salt));
+  }
+  requireOneOf("keyFrom", keyFrom, ["sha256", "utf8", "hex", "base64"]);
+  return oldKeys.map((oldKey) => {
+    const bytes = typeof oldKey === "string" ? bytesOfText(oldKey, keyFrom, keyBytes) : oldKey;
+    if (bytes.length !== keyBytes) throw invalidKey(taker, `has ${bytes.length} bytes, but must have ${keyBytes}`);
+    const encryptionKey = createSecretKey(bytes);
+    return () => encryptionKey;
+  });
+}
+
+/** Returns whether each record contains the salt from which its encryption key is derived. */
+export function needsRecordSalt(keyFrom: KeyFrom): boolean {
+  return typeof keyFrom === "object" && keyFrom.salt === undefined;
+}
+
+/** Calls `use` with an encryption key. Returns a promise only if the key has to be derived. */
+export function withKey<Result>(
+  encryptionKey: EncryptionKey,
+  salt: Uint8Array | undefined,
+  use: (key: KeyObject) => Result,
+): Result | Promise<Result> {
+  const key = encryptionKey(salt);
+  return key instanceof Promise ? key.then(use) : use(key);
+}
+
+/** Returns the error `KEY_INVALID` for an old key, which the message does not repeat. */
+export function invalidKey(taker: string, problem: string): KeywardError {
+  return new KeywardError("KEY_INVALID", `A key of ${taker}() ${problem}`, {
+    hint: "Pass the key with which the stored records were encrypted, and in `keyFrom`, where the format has it, how text becomes the key.",
+  });
+}
+
+type Derive = (oldKey: OldKey, salt: OldKey) => Promise<Buffer>;
+
+function derivation(taker: string, keyFrom: ScryptKey | Pbkdf2Key, keyBytes: number): Derive {
+  switch (keyFrom.kdf) {
+    case "scrypt": {
+      const { cost = 16_384, blockSize = 8, parallelization = 1 } = requireOptions("keyFrom", keyFrom, scryptKeyNames);
+      for (const [name, given] of Object.entries({ cost, blockSize, parallelization })) {
+        requireAmount(`keyFrom.${name}`, given, "iterations", { most: 2 ** 20 });
+      }
+      if (cost < 2 || !Number.isInteger(Math.log2(cost))) {
+        throw new KeywardError("VALUE_INVALID", "keyFrom.cost is not a power of two of at least 2", {
+          hint: "Set keyFrom.cost to the cost N with which the application called scrypt, or omit it for 16384.",
+        });
+      }
+      const options = { cost, blockSize, parallelization, maxmem: 256 * cost * blockSize + 2 ** 20 };
+      return (oldKey, salt) => scryptAsync(oldKey, salt, keyBytes, options);
+    }
+    case "pbkdf2": {
+      const { iterations, digest } = requireOptions("keyFrom", keyFrom, pbkdf2KeyNames);
+      requireAmount("keyFrom.iterations", iterations, "iterations", { most: 10_000_000 });
+      requireOneOf("keyFrom.digest", digest, ["sha1", "sha256", "sha512"]);
+      return (oldKey, salt) => pbkdf2Async(oldKey, salt, iterations, keyBytes, digest);
+    }
+    default:
+      throw new KeywardError("VALUE_INVALID", `The option keyFrom of ${taker}() has an unknown kdf`, {
+        hint: 'Set kdf to "scrypt" or "pbkdf2".',
+      });
+  }
+}
+
+/** With one salt for all records, the encryption key is derived only once. */
+function derivedKey(oldKey: OldKey, derive: Derive, commonSalt: OldKey | undefined): EncryptionKey {
+  let common: Promise<KeyObject> | undefined;
+  return async (salt) => {
+    if (commonSalt === undefined) return createSecretKey(await derive(oldKey, salt ?? new Uint8Array()));
+    common ??= derive(oldKey, commonSalt).then(createSecretKey);
+    try {
+      return await common;
+    } catch (error) {
+      // The next record tries again, for example after memory was short.
+      common = undefined;
+      throw error;
+    }
+  };
+}
+
+function bytesOfText(text: string, keyFrom: "sha256" | "utf8" | "hex" | "base64", keyBytes: number): Buffer {
+  if (keyFrom === "sha256") return createHash("sha256").update(text).digest().subarray(0, keyBytes);
+  return Buffer.from(text, keyFrom);
+}
+
+function isList(key: OldKeys): key is readonly OldKey[] {
+  return Array.isArray(key);
+}

@@ -1,0 +1,151 @@
+import { shapeOf } from "../envelope/value-shape.ts";
+import { type KeywardErrorCode, requireKeywardError } from "../errors/errors.ts";
+import { requireOptions } from "../errors/options.ts";
+import { type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
+import { isEncryptable, type RecordCodec } from "../store/record-codec.ts";
+import { pages } from "../store-interface/page-size.ts";
+import type { RecordAddress } from "../store-interface/record.ts";
+import type { ScannedRecord } from "../store-interface/store-capabilities.ts";
+import { requireAtomic } from "../store-interface/wrapped-store.ts";
+import { reencrypt } from "./bulk-reencryption.ts";
+import { scannableOf, withinRange } from "./census.ts";
+import {
+  type ReencryptOptions,
+  type ReencryptReport,
+  reencryptOptionNames,
+  requirePace,
+} from "./reencryption-options.ts";
+
+/** The records that one format reads. */
+export interface MigratedFormat {
+  /** The name of the format. */
+  readonly format: string;
+  /** Number of records that the format reads. */
+  readonly records: number;
+  /** False if the format cannot detect a wrong key, so that the records are read but not encrypted. */
+  readonly encryptable: boolean;
+}
+
+/** Records that cannot be read for the same reason, and that have the same form. */
+export interface UnreadRecords {
+  /**
+   * The form of the stored values, such as "hex(12 bytes):hex(16 bytes):hex(bytes)". It tells which format may read the
+   * records, and contains nothing of their values.
+   */
+  readonly shape: string;
+  /** The error code of reading these records. */
+  readonly code: KeywardErrorCode;
+  /** Number of these records. */
+  readonly records: number;
+  /** The addresses of the first five of these records. The keys may be secrets. */
+  readonly examples: readonly RecordAddress[];
+}
+
+/** The result of {@link migrate}. The counts are those before the re-encryption. */
+export interface MigrationReport {
+  /** Number of records that the migration has looked at. */
+  readonly scanned: number;
+  /** Number of records that Keyward had encrypted before the migration, and that can be decrypted. */
+  readonly envelopes: number;
+  /** The formats in the option `accept` that read records, with the most used one first. */
+  readonly formats: readonly MigratedFormat[];
+  /** The records that cannot be read, with the largest group first. At most 1,000 groups. */
+  readonly unread: readonly UnreadRecords[];
+  /** The report of the re-encryption. `undefined` for a dry run. */
+  readonly reencryption: ReencryptReport | undefined;
+  /** True if every record is an envelope under the primary now. */
+  readonly complete: boolean;
+}
+
+const maxGroups = 1_000;
+const maxExamples = 5;
+
+/**
+ * Reports which format in the option `accept` of a store reads which records, and then encrypts the records under the
+ * primary, as {@link reencrypt} does. Records that cannot be read stay as they are, and the report describes their form,
+ * so that you can find the missing format. With `dryRun`, nothing is written.
+ *
+ * @param options the options of `reencrypt`. If `signal` is aborted before the re-encryption begins, the call rejects
+ * with the reason of the signal.
+ * @throws KeywardError like `reencrypt`.
+ * @example
+ * const { formats, unread } = await migrate(keyv, { dryRun: true });
+ * for (const { shape, code, records } of unread) console.log(`${records} × ${shape}: ${code}`);
+ */
+export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<MigrationReport> {
+  const { range, signal, namespaces, dryRun = false } = requireOptions("migrate", options, reencryptOptionNames);
+  const { codec, inner } = storeParts(store);
+  if (!dryRun) requireAtomic(inner);
+  const survey = new Survey(codec.forOnePass());
+  for await (const records of pages(withinRange(scannableOf(store), range), requirePace(options).batchSize)) {
+    signal?.throwIfAborted();
+    for (const record of records) {
+      if (namespaces === undefined || namespaces.includes(record.namespace)) await survey.add(record);
+    }
+  }
+  const reencryption = dryRun ? undefined : await reencrypt(store, options);
+  return { ...survey.report(), reencryption, complete: reencryption?.complete ?? false };
+}
+
+interface Group {
+  readonly shape: string;
+  readonly code: KeywardErrorCode;
+  records: number;
+  readonly examples: RecordAddress[];
+}
+
+class Survey {
+  readonly #codec: RecordCodec;
+  readonly #formats = new Map<string, { readonly format: string; records: number; readonly encryptable: boolean }>();
+  readonly #unread = new Map<string, Group>();
+  #scanned = 0;
+  #envelopes = 0;
+
+  constructor(codec: RecordCodec) {
+    this.#codec = codec;
+  }
+
+  async add({ namespace, key, value }: ScannedRecord): Promise<void> {
+    this.#scanned++;
+    const address = { namespace, key };
+    try {
+      const record = await this.#codec.open(value, address);
+      if (record.keyId !== undefined) this.#envelopes++;
+      else {
+        await this.#codec.requireDecodable(record, address);
+        this.#addFormat(record.format, isEncryptable(record));
+      }
+    } catch (error) {
+      this.#addUnread(shapeOf(value), requireKeywardError(error).code, address);
+    }
+  }
+
+  report(): Pick<MigrationReport, "scanned" | "envelopes" | "formats" | "unread"> {
+    const byRecords = (one: { readonly records: number }, other: { readonly records: number }) =>
+      other.records - one.records;
+    return {
+      scanned: this.#scanned,
+      envelopes: this.#envelopes,
+      formats: [...this.#formats.values()].sort(byRecords),
+      unread: [...this.#unread.values()].sort(byRecords),
+    };
+  }
+
+  #addFormat(format: string, encryptable: boolean): void {
+    const id = JSON.stringify([format, encryptable]);
+    const counted = this.#formats.get(id);
+    if (counted === undefined) this.#formats.set(id, { format, records: 1, encryptable });
+    else counted.records++;
+  }
+
+  #addUnread(shape: string, code: KeywardErrorCode, address: RecordAddress): void {
+    const id = JSON.stringify([shape, code]);
+    const group = this.#unread.get(id);
+    if (group !== undefined) {
+      group.records++;
+      if (group.examples.length < maxExamples) group.examples.push(address);
+    } else if (this.#unread.size < maxGroups) {
+      this.#unread.set(id, { shape, code, records: 1, examples: [address] });
+    }
+  }
+}

@@ -1,0 +1,31 @@
+import { isEnabled, type Keyring } from "../keyring/keyring.ts";
+import type { Replacement, StoredValue } from "../store-interface/store-capabilities.ts";
+
+/**
+ * Returns whether a record may be replaced: its encryption key is still enabled, or the record was not encrypted and so
+ * has no such key.
+ */
+export function mayBeReplaced(ring: Keyring, { keyId }: Change): boolean {
+  return keyId === undefined || isEnabled(ring, keyId);
+}
+
+/**
+ * The replacement of a record, and the id of the key that the stored record is encrypted with. `keyId` is `undefined`
+ * if the stored record is not encrypted.
+ */
+export interface Change extends Replacement {
+  readonly keyId: string | undefined;
+  /** Whether the change removes the record, because it has expired. */
+  readonly removes: boolean;
+}
+
+/** Returns the change that removes a record: a replacement whose expiry is in the past. */
+export function removal(key: string, value: StoredValue, keyId: string | undefined): Change {
+  // Not 0, which some backends take for "never".
+  return { key, keyId, expected: value, next: value, expires: 1, removes: true };
+}
+
+/** Adds the changes that were made to the counts of a job. */
+export function addMade(changes: readonly Change[], counts: { removed: number; reencrypted: number }): void {
+  for (const { removes } of changes) counts[removes ? "removed" : "reencrypted"]++;
+}
