@@ -113,12 +113,20 @@ class AtomicMapAdapter extends KeyvMemoryAdapter {
     return isEntry && entry.value !== undefined && entry.value !== null ? undefined : entry;
   }
 
-  async replace(key: string, expected: StoredValue | undefined, next: StoredValue): Promise<boolean> {
+  async replace(
+    key: string,
+    expected: StoredValue | undefined,
+    next: StoredValue,
+    expires?: number | null,
+  ): Promise<boolean> {
     const prefixed = this.getKeyPrefix(key, this.namespace);
-    const { value, expires } = readMapEntry(this.#map.get(prefixed));
-    const present = value !== undefined && !hasExpired(expires);
-    if (present ? !sameStored(value, expected) : expected !== undefined) return false;
-    this.#map.set(prefixed, { value: next, expires: present ? expires : undefined });
+    const entry = readMapEntry(this.#map.get(prefixed));
+    const present = entry.value !== undefined && !hasExpired(entry.expires);
+    if (present ? !sameStored(entry.value, expected) : expected !== undefined) return false;
+    const kept = present ? entry.expires : undefined;
+    const until = expires === undefined ? kept : (expires ?? undefined);
+    if (hasExpired(until)) this.#map.delete(prefixed);
+    else this.#map.set(prefixed, { value: next, expires: until });
     return true;
   }
 }
