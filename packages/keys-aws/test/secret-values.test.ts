@@ -104,6 +104,23 @@ describeWithMoto(servers, "the value of a secret", () => {
       }
     });
 
+    it("lets rotateKey replace the key, and keeps the other fields", async () => {
+      const ring = Keyring.generate("old").withStores(["flows"]);
+      const { open, text } = await openSecret({
+        SecretString: `{"limit":1e400,"ring":${JSON.stringify(exportKeyring(ring))}}`,
+      });
+      const keys = open({ field: "ring" });
+      const store = new EncryptedStore(new MemoryStore(), { keys });
+      await store.set("key", "value");
+      const rotation = { stores: { flows: store }, newKey: { id: "new" }, graceMs: 0, unregistered: { waitMs: 0 } };
+      await rotateKey(keys, rotation);
+      const { primary, keys: left } = await keys.load();
+      expect([primary, left.map(({ id }) => id)]).toEqual(["new", ["new"]]);
+      expect(await text()).toMatch(/^\{"limit":1e400,"ring":"/);
+      expect(await store.get("key")).toBe("value");
+      await store.disconnect();
+    });
+
     it("is made by create if there is no secret, for only one of several concurrent calls", async () => {
       const secretId = newName();
       const rings = Array.from({ length: 4 }, () => Keyring.generate());
