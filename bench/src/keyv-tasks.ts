@@ -1,16 +1,10 @@
 import { createSecretKey, randomBytes } from "node:crypto";
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { createKeyv, Keyring } from "@keyward/core";
-import { MemoryStore } from "@keyward/store-memory";
-import { RedisStore } from "@keyward/store-redis";
-import { SqliteStore } from "@keyward/store-sqlite";
 import { Keyv, type KeyvEncryptionAdapter, KeyvJsonSerializer } from "keyv";
 import { decrypt, encrypt } from "./node-crypto.ts";
-import { startRedisServer } from "./redis-server.ts";
 import { type SampleRecord, sampleRecords } from "./sample-records.ts";
 import { nodeCryptoBinary } from "./sealers.ts";
+import { memoryStores, redisStores, type Stores, sqliteStores } from "./stores.ts";
 import { inTurn, type PreparedTask, type Task } from "./task.ts";
 
 type Operation = (typeof everywhere)[number] | (typeof overTheNetwork)[number];
@@ -18,12 +12,6 @@ type Operation = (typeof everywhere)[number] | (typeof overTheNetwork)[number];
 const everywhere = ["set", "get", "setMany of 100", "getMany of 100"] as const;
 /** Concurrent operations, which keep the connection busy while each of them waits for its answer. */
 const overTheNetwork = ["16 sets at once", "16 gets at once"] as const;
-
-/** Creates stores of one kind, and removes their files or server. */
-interface Stores {
-  readonly make: () => MemoryStore | SqliteStore | RedisStore;
-  readonly remove: () => void | Promise<void>;
-}
 
 /** Name of the variant that uses Keyv's JSON serializer. It differs from a plain Keyv only in encryption. */
 export const withKeyvsJson = "with Keyward and Keyv's JSON";
@@ -125,25 +113,6 @@ function operationOn(keyv: Keyv, operation: Operation, entries: readonly Entry[]
     case "16 gets at once":
       return atOnce(operationOn(keyv, "get", entries));
   }
-}
-
-async function memoryStores(): Promise<Stores> {
-  return { make: () => new MemoryStore(), remove: () => {} };
-}
-
-async function sqliteStores(): Promise<Stores> {
-  const folder = mkdtempSync(join(tmpdir(), "keyward-bench-"));
-  let made = 0;
-  return {
-    make: () => new SqliteStore(join(folder, `${made++}.sqlite`)),
-    remove: () => rmSync(folder, { recursive: true, force: true }),
-  };
-}
-
-async function redisStores(program: string): Promise<Stores> {
-  const server = await startRedisServer(program);
-  let made = 0;
-  return { make: () => new RedisStore(server.url, { prefix: `bench${made++}` }), remove: () => server.stop() };
 }
 
 function atOnce(operation: () => unknown): () => unknown {

@@ -11,6 +11,7 @@ import { findRedisServer } from "./redis-server.ts";
 import { bulkTable, bytesTable, lazyTable, type Measured, scopesTable, timesTable } from "./report.ts";
 import { type Effort, measure } from "./rounds.ts";
 import { measureScopes, recordsPerScope, type ScopeFigures, scopesName } from "./scopes.ts";
+import { swapTasks } from "./swap-tasks.ts";
 
 const usage = `npm run bench -- [--only PATTERN] [--records COUNT] [--quick] [--json FILE]
 
@@ -46,7 +47,12 @@ const isWanted = (name: string) => name.includes(options.only ?? "");
 const redis = findRedisServer();
 if (redis === undefined)
   console.log("The tasks over Redis are skipped, because neither redis-server nor valkey-server is on the PATH");
-const tasks = [...envelopeTasks(sizesBytes), ...keyvTasks(sizesBytes, redis), ...httpTasks()].filter(
+const tasks = [
+  ...envelopeTasks(sizesBytes),
+  ...keyvTasks(sizesBytes, redis),
+  ...swapTasks(redis),
+  ...httpTasks(),
+].filter(
   ({ name }, index, all) =>
     isWanted(name) && (options.quick !== true || all.findIndex((task) => task.name === name) === index),
 );

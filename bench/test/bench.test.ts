@@ -25,7 +25,7 @@ it("the bench compares all variants of every task, and writes the figures", asyn
       "decrypt text of 400 writers",
       ...(redis ? ["16 sets at once, Redis", "16 gets at once, Redis"] : []),
       ...["memory", "SQLite", ...(redis ? ["Redis"] : [])].flatMap((store) =>
-        ["set", "get", "setMany of 100", "getMany of 100"].map((operation) => `${operation}, ${store}`),
+        ["set", "get", "setMany of 100", "getMany of 100", "swap"].map((operation) => `${operation}, ${store}`),
       ),
       ...httpNames,
     ]),

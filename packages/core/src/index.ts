@@ -79,6 +79,7 @@ export { type BinaryCompression, type CreateKeyvOptions, createKeyv, KeywardKeyv
 export { EncryptedStore, type EncryptedStoreOrKeyv, encryptedStoreOf } from "./store/encrypted-store.ts";
 export type { EncryptedStoreOptions } from "./store/encrypted-store-options.ts";
 export type { ReencryptEvent } from "./store/lazy-reencryption.ts";
+export type { ReadyOptions } from "./store/readiness.ts";
 export type { ReplicaOptions } from "./store/replica-registration.ts";
 export type { WrappableStore } from "./store-interface/adapters.ts";
 export { shareConnection } from "./store-interface/connection-users.ts";

@@ -1,9 +1,8 @@
 import type { SecretsManagerClient } from "@aws-sdk/client-secrets-manager";
 import {
-  exportKeyring,
   type KeyFreshness,
   type KeyProvider,
-  Keyring,
+  type Keyring,
   KeywardError,
   type OptionNames,
   requireFreshness,
@@ -14,11 +13,17 @@ import {
 } from "@keyward/core";
 import { type AwsClientOptions, requireEndpoint } from "./aws-client.ts";
 import { Secret } from "./secret.ts";
+import { firstValue, keysIn, type SecretKeys, withoutField } from "./secret-value.ts";
 
 /** Options of {@link awsKeys}. */
 export interface AwsKeysOptions extends AwsClientOptions, KeyFreshness {
-  /** Name or ARN of the secret that holds the keyring document. */
+  /** Name or ARN of the secret that holds the keyring document, or a single key. */
   readonly secretId: string;
+  /**
+   * Name of the field that holds the keyring document or the key, if the value of the secret is a JSON object. A save
+   * changes only this field. Default: the whole value is the keyring document or the key.
+   */
+  readonly field?: string;
   /**
    * Name that the keyring must have. If the keyring has another name, `load` rejects with `KEYRING_ROLLBACK`. Default:
    * any name is accepted.
@@ -37,24 +42,42 @@ export interface AwsKeys extends KeyProvider {
    * Replaces the keyring in the secret by `next`, if the secret still holds `previous`. Implements
    * {@link KeyProvider.save}.
    *
+   * If the keyring is in a field of the secret, the other fields are kept as they are, even if another writer changes them
+   * during the save.
+   *
    * @throws KeywardError `KEYRING_CONFLICT` if the secret holds another keyring than `previous`.
+   * @throws KeywardError `PROVIDER_READ_ONLY` if the secret holds a single key instead of a keyring document, or is a
+   * replica in another region.
    * @throws KeywardError `KEYRING_INVALID` if the keyring `next` is scoped, has no keys, has another name than the
    * option `name`, or is longer than the 65,536 bytes that a secret can hold.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses a request or does not answer.
    */
   save(next: Keyring, previous: Keyring): Promise<void>;
   /**
-   * Writes the first keyring into the secret. If no secret with the name `secretId` exists, `create` makes the secret.
+   * Checks that the secret holds a keyring document, which `save` can replace. Writes nothing. Implements
+   * {@link KeyProvider.requireWritable}.
    *
-   * @throws KeywardError `KEYRING_CONFLICT` if the secret has a value already.
+   * @throws KeywardError `PROVIDER_READ_ONLY` if the secret holds a single key.
+   * @throws KeywardError the errors of `load`.
+   */
+  requireWritable(): Promise<void>;
+  /**
+   * Writes the first keyring into the secret. If no secret with the name `secretId` exists, `create` makes the secret.
+   * If the option `field` is set and the secret holds a JSON object without this field, `create` adds the field.
+   *
+   * @throws KeywardError `KEYRING_CONFLICT` if the secret, or the field of the secret, has a value already.
    * @throws KeywardError `KEYRING_INVALID` if the keyring cannot be saved.
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if AWS refuses a request or does not answer.
    */
   create(ring: Keyring): Promise<void>;
 }
 
+// Writers of other fields of the secret rarely write at the same time.
+const maxAttempts = 5;
+
 const optionNames: OptionNames<AwsKeysOptions> = {
   secretId: true,
+  field: true,
   name: true,
   client: true,
   region: true,
@@ -66,7 +89,8 @@ const optionNames: OptionNames<AwsKeysOptions> = {
 
 /**
  * Returns a key provider that reads a keyring from AWS Secrets Manager. One secret holds the keyring document, which is the
- * text that `exportKeyring` returns. The AWS SDK finds the credentials, and also `region` and `endpoint` if you omit them.
+ * text that `exportKeyring` returns, or a single key. It may be the whole value of the secret, as text or as bytes, or one
+ * field of a JSON object. The AWS SDK finds the credentials, and also `region` and `endpoint` if you omit them.
  *
  * @example
  * import { createKeyv } from "@keyward/core";
@@ -75,11 +99,11 @@ const optionNames: OptionNames<AwsKeysOptions> = {
  * const keys = awsKeys({ secretId: "production/keyring", refreshMs: 60_000 });
  * const sessions = createKeyv({ store: new Map(), keys, namespace: "sessions" });
  *
- * @throws KeywardError `VALUE_INVALID` if `secretId` is empty or not a string, if `endpoint` is not a URL, for an unknown
- * option, and for a duration out of range.
+ * @throws KeywardError `VALUE_INVALID` if `secretId` or `field` is empty or not a string, if `endpoint` is not a URL, for
+ * an unknown option, and for a duration out of range.
  */
 export function awsKeys(options: AwsKeysOptions): AwsKeys {
-  const { secretId, name } = requireOptions("awsKeys", options, optionNames);
+  const { secretId, name, field } = requireOptions("awsKeys", options, optionNames);
   requireEndpoint(options);
   if (typeof secretId !== "string" || secretId === "") {
     throw new KeywardError(
@@ -90,38 +114,48 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
       },
     );
   }
+  if (field !== undefined && (typeof field !== "string" || field === "")) {
+    throw new KeywardError("VALUE_INVALID", 'The option "field" of awsKeys must be a non-empty string', {
+      hint: "Set `field` to the name of the field that holds the keyring. If the whole value of the secret is the keyring, omit `field`.",
+    });
+  }
   const freshness = requireFreshness(options);
   const secret = new Secret(secretId, { ...options, timeoutMs: freshness.timeoutMs });
 
-  async function read(signal?: AbortSignal): Promise<{ readonly ring: Keyring; readonly version: string }> {
-    const { id, text } = await secret.read(signal);
-    const ring = parse(text);
-    if (name === undefined || ring.name === name) return { ring, version: id };
+  async function find(signal?: AbortSignal): Promise<{ readonly keys: SecretKeys; readonly version: string }> {
+    const { id, value } = await secret.read(signal);
+    return { keys: keysIn(value, secret.subject, field), version: id };
+  }
+
+  function ringIn(keys: SecretKeys): Keyring {
+    if (keys.kind === "no field") throw withoutField(secret.subject, field);
+    const { ring } = keys;
+    if (name === undefined || ring.name === name) return ring;
     const found = `${secret.subject} holds a keyring with the name ${JSON.stringify(ring.name)}, but the option "name" requires ${JSON.stringify(name)}`;
     throw new KeywardError("KEYRING_ROLLBACK", found, {
       hint: "Check that `secretId` is the secret of this application. Change the option `name` only if the keyring was renamed on purpose.",
     });
   }
 
-  function parse(text: string): Keyring {
-    try {
-      return Keyring.parse(text);
-    } catch (error) {
-      if (!(error instanceof KeywardError)) throw error;
-      const { code, message, keyId } = error;
-      const hint = `${error.hint} The value of the secret must be the text that \`exportKeyring\` returns, unchanged.`;
-      throw new KeywardError(code, `${secret.subject}: ${message}`, { hint, keyId });
-    }
+  /** Reads the keyring document that `save` can replace. Rejects if the secret holds anything else. */
+  async function findDocument() {
+    const { keys, version } = await find();
+    const ring = ringIn(keys);
+    if (keys.kind !== "document") throw readOnly(secret.subject);
+    return { ring, version, replacedBy: keys.replacedBy };
   }
 
   return {
     freshness,
-    load: singleFlight(async ({ signal }) => (await read(signal)).ring),
+    load: singleFlight(async ({ signal }) => ringIn((await find(signal)).keys)),
     async save(next, previous) {
       requireSavable(next, name);
-      const { ring, version } = await read();
-      const same = sameKeyring(ring, previous);
-      if (same && (await secret.replace(version, exportKeyring(next)))) return;
+      for (let attempt = 1; attempt <= maxAttempts; attempt++) {
+        const { ring, version, replacedBy } = await findDocument();
+        if (!sameKeyring(ring, previous)) break;
+        // If this fails although the keyring is the same, another writer has changed another field of the secret.
+        if (await secret.replace(version, replacedBy(next))) return;
+      }
       throw new KeywardError(
         "KEYRING_CONFLICT",
         `${secret.subject} does not hold the keyring that this change is based on, because another writer has changed the keyring`,
@@ -130,16 +164,35 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
         },
       );
     },
+    async requireWritable() {
+      await findDocument();
+    },
     async create(ring) {
       requireSavable(ring, name);
-      if (await secret.create(exportKeyring(ring))) return;
+      if (await secret.create(firstValue(ring, field))) return;
+      for (let attempt = 1; field !== undefined && attempt <= maxAttempts; attempt++) {
+        const { keys, version } = await find();
+        if (keys.kind !== "no field") break;
+        if (await secret.replace(version, keys.with(ring))) return;
+      }
+      const what = field === undefined ? "a value" : "a keyring or a key in this field";
       throw new KeywardError(
         "KEYRING_CONFLICT",
-        `${secret.subject} already has a value, so no first keyring was written`,
+        `${secret.subject} already has ${what}, so no first keyring was written`,
         {
           hint: "Use the existing keyring with `load()`, and change it with `save()`.",
         },
       );
     },
   };
+}
+
+function readOnly(subject: string): KeywardError {
+  return new KeywardError(
+    "PROVIDER_READ_ONLY",
+    `${subject} holds a single key, but a keyring can be saved only where a keyring document is`,
+    {
+      hint: "To be able to save keyrings, replace the key in the secret by the text that `exportKeyring(await keys.load())` returns. This keyring document contains the same key with the same id, so existing records stay readable.",
+    },
+  );
 }

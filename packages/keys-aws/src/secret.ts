@@ -11,6 +11,7 @@ import { KeywardError } from "@keyward/core";
 import { type AwsFailure, awsNameOf, callAws, type Explanation } from "./aws-call.ts";
 import { type AwsClientOptions, clientSettings } from "./aws-client.ts";
 import { subjectOf } from "./aws-resource.ts";
+import type { SecretValue } from "./secret-value.ts";
 
 const current = "AWSCURRENT";
 const previous = "AWSPREVIOUS";
@@ -20,10 +21,10 @@ const previous = "AWSPREVIOUS";
 const pending = "keyward-pending";
 const maxBytes = 65_536;
 
-/** A version of a secret: its id and its text. */
+/** A version of a secret: its id and its value. */
 export interface SecretVersion {
   readonly id: string;
-  readonly text: string;
+  readonly value: SecretValue;
 }
 
 /** Options of a {@link Secret}. */
@@ -53,33 +54,37 @@ export class Secret {
   /**
    * Reads the current version of the secret.
    *
-   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret cannot be read or has no value, `KEYRING_INVALID` if the
-   * secret holds bytes instead of text.
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret cannot be read or has no value.
    */
   async read(signal?: AbortSignal): Promise<SecretVersion> {
-    const { VersionId: id, SecretString: text } = await this.#get({ VersionStage: current }, signal);
-    if (id !== undefined && text !== undefined) return { id, text };
+    const {
+      VersionId: id,
+      SecretString: text,
+      SecretBinary: bytes,
+    } = await this.#get({ VersionStage: current }, signal);
+    if (id !== undefined && text !== undefined) return { id, value: { text } };
+    if (id !== undefined && bytes !== undefined) return { id, value: { bytes } };
     throw new KeywardError(
-      "KEYRING_INVALID",
-      `${this.subject} holds bytes (SecretBinary), but a text (SecretString) is expected`,
+      "PROVIDER_UNAVAILABLE",
+      `${this.subject} has no value: the answer of AWS contains neither text nor bytes`,
       {
-        hint: "Store the keyring document as the SecretString of the secret.",
+        hint: "Check `endpoint`, if it is set: another service may have answered instead of AWS Secrets Manager.",
       },
     );
   }
 
   /**
-   * Replaces the value of the secret by `text`, if the id of the current version is still `expected`. If another
+   * Replaces the value of the secret by `value`, if the id of the current version is still `expected`. If another
    * version is current, keeps the value and returns false.
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the value could not be replaced, or if it is unknown whether the
    * value was replaced.
    */
-  async replace(expected: string, text: string): Promise<boolean> {
-    this.#requireSize(text);
+  async replace(expected: string, value: SecretValue): Promise<boolean> {
+    this.#requireSize(value);
     const id = randomUUID();
     // Without a label of its own, the new version would become AWSCURRENT, whatever version is current at that time.
-    await this.#put(id, text);
+    await this.#put(id, value);
     const replaced = await this.#makeCurrent(expected, id);
     await this.#unmark(id);
     return replaced;
@@ -91,14 +96,14 @@ export class Secret {
    *
    * @throws KeywardError `PROVIDER_UNAVAILABLE` if the secret could not be written.
    */
-  async create(text: string): Promise<boolean> {
-    this.#requireSize(text);
+  async create(value: SecretValue): Promise<boolean> {
+    this.#requireSize(value);
     // A secret with an ARN exists already.
-    if (!this.#id.startsWith("arn:") && (await this.#createSecret(text))) return true;
+    if (!this.#id.startsWith("arn:") && (await this.#createSecret(value))) return true;
     if (await this.#hasValue()) return false;
     const id = randomUUID();
     // AWS makes the first version of a secret current, whatever its labels, but not a second version.
-    const stages = await this.#put(id, text);
+    const stages = await this.#put(id, value);
     await this.#unmark(id);
     return stages.includes(current);
   }
@@ -112,11 +117,11 @@ export class Secret {
     );
   }
 
-  async #createSecret(text: string): Promise<boolean> {
+  async #createSecret(value: SecretValue): Promise<boolean> {
     try {
       // The SDK adds a token to the request, so that a repeated request succeeds.
       await this.#call("CreateSecret", undefined, (client, options) =>
-        client.send(new CreateSecretCommand({ Name: this.#id, SecretString: text }), options),
+        client.send(new CreateSecretCommand({ Name: this.#id, ...inRequest(value) }), options),
       );
       return true;
     } catch (error) {
@@ -135,14 +140,14 @@ export class Secret {
     }
   }
 
-  async #put(id: string, text: string): Promise<readonly string[]> {
+  async #put(id: string, value: SecretValue): Promise<readonly string[]> {
     const { VersionStages: stages = [] } = await this.#call("PutSecretValue", undefined, (client, options) =>
       client.send(
         new PutSecretValueCommand({
           SecretId: this.#id,
           // The token becomes the id of the version, so a repeated request does not make a second version.
           ClientRequestToken: id,
-          SecretString: text,
+          ...inRequest(value),
           VersionStages: [pending],
         }),
         options,
@@ -230,17 +235,21 @@ export class Secret {
     });
   }
 
-  #requireSize(text: string): void {
-    const bytes = Buffer.byteLength(text);
+  #requireSize(value: SecretValue): void {
+    const bytes = "text" in value ? Buffer.byteLength(value.text) : value.bytes.length;
     if (bytes <= maxBytes) return;
     throw new KeywardError(
       "KEYRING_INVALID",
-      `The keyring document has ${bytes} bytes, but a secret in AWS can hold at most ${maxBytes} bytes`,
+      `The value with the keyring document has ${bytes} bytes, but a secret in AWS can hold at most ${maxBytes} bytes`,
       {
         hint: "Use `retireKey` to remove keys that no record needs. For each key, a first call disables the key, and a second call removes it.",
       },
     );
   }
+}
+
+function inRequest(value: SecretValue): { readonly SecretString: string } | { readonly SecretBinary: Uint8Array } {
+  return "text" in value ? { SecretString: value.text } : { SecretBinary: value.bytes };
 }
 
 const restoreFirst =
@@ -275,6 +284,7 @@ function explainFailure({ name, message }: AwsFailure): Explanation | undefined 
     case "InvalidParameterException":
       if (!/replica/i.test(message)) return undefined;
       return {
+        code: "PROVIDER_READ_ONLY",
         problem: "is a replica, which can only be read",
         hint: "To save a keyring, set `region` to the region of the primary secret.",
       };

@@ -321,10 +321,12 @@ describeWithMoto(servers, "awsKeys", () => {
       const deleted = await account.newSecret({ SecretString: exportKeyring(ring) });
       await account.secretsManager.send(new DeleteSecretCommand({ SecretId: deleted }));
       expect(await ask(deleted, "PROVIDER_UNAVAILABLE")).toContain("restore-secret");
-      const bytes = await account.newSecret({ SecretBinary: Buffer.from(exportKeyring(ring)) });
-      expect(await ask(bytes, "KEYRING_INVALID")).toContain("SecretString");
-      const key = await account.newSecret({ SecretString: Buffer.alloc(32, 7).toString("base64") });
-      expect(await ask(key, "KEYRING_INVALID")).toContain("exportKeyring");
+      const bytes = await account.newSecret({ SecretBinary: Buffer.alloc(33, 0xff) });
+      expect(await ask(bytes, "KEYRING_INVALID")).toContain("one key of 32 bytes");
+      const key = await account.newSecret({ SecretString: Buffer.alloc(31, 7).toString("base64") });
+      expect(await ask(key, "KEYRING_INVALID")).toContain("openssl rand -base64 32");
+      const other = await account.newSecret({ SecretString: JSON.stringify({ username: "app" }) });
+      expect(await ask(other, "KEYRING_INVALID")).toContain("set the option `field`");
       expect(new Set(hints).size).toBe(hints.length);
 
       // The message of AWS for a secret without a value. moto answers as if the secret did not exist.
@@ -382,7 +384,7 @@ describeWithMoto(servers, "awsKeys", () => {
       await account.secretsManager.send(new CreateSecretCommand(secret));
       const keys = awsKeys({ secretId, region: "us-east-1", endpoint: server.endpoint });
       expect(exportKeyring(await keys.load())).toBe(exportKeyring(ring));
-      const error = await refusal(keys.save(ring.add(), ring), "PROVIDER_UNAVAILABLE", ring);
+      const error = await refusal(keys.save(ring.add(), ring), "PROVIDER_READ_ONLY", ring);
       expect(error.hint).toContain("primary secret");
     });
 

@@ -87,12 +87,9 @@ describeWithMoto(servers, "AWS", () => {
         },
       },
       {
-        name: "the secret holds bytes",
+        name: "the secret holds bytes that are neither text nor a key",
         code: "KEYRING_INVALID",
-        open: () => {
-          const ring = Keyring.generate();
-          return overSecret({ SecretBinary: Buffer.from(exportKeyring(ring)) }, ring);
-        },
+        open: () => overSecret({ SecretBinary: Buffer.alloc(33, 0xff) }),
       },
       {
         name: "the document is cut",
@@ -141,6 +138,37 @@ describeWithMoto(servers, "AWS", () => {
         open: () => behind({ kind: "error", status: 500, name: "InternalServiceError" }),
       },
     ],
+  });
+
+  keyProviderContract(runner, {
+    name: "awsKeys with a field",
+    expect: { save: true, subscribe: false },
+    open: async () => {
+      const ring = Keyring.generate();
+      const secretId = await account.newSecret({
+        SecretString: JSON.stringify({ user: "app", ring: exportKeyring(ring) }),
+      });
+      return opened(awsKeys({ secretId, field: "ring", endpoint: server.endpoint }), ring);
+    },
+    failing: [
+      {
+        name: "the secret does not have the field",
+        code: "KEYRING_INVALID",
+        open: async () => {
+          const secretId = await account.newSecret({ SecretString: JSON.stringify({ user: "app" }) });
+          return opened(awsKeys({ secretId, field: "ring", endpoint: server.endpoint }), Keyring.generate());
+        },
+      },
+    ],
+  });
+
+  keyProviderContract(runner, {
+    name: "awsKeys with a binary secret",
+    expect: { save: true, subscribe: false },
+    open: async () => {
+      const ring = Keyring.generate();
+      return await overSecret({ SecretBinary: Buffer.from(exportKeyring(ring)) }, ring);
+    },
   });
 
   /** Returns a provider for a new wrapped keyring at a location. */

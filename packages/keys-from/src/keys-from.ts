@@ -89,7 +89,7 @@ async function openFile(address: KeySourceAddress): Promise<KeyProvider> {
 
 async function openAwsSecret(address: KeySourceAddress): Promise<KeyProvider> {
   const [region, secretId] = address.hostAndPath("aws-sm://eu-central-1/production/keyring");
-  const settings = { ...freshnessOf(address), ...address.texts("endpoint", "name") };
+  const settings = { ...freshnessOf(address), ...address.texts("endpoint", "name", "field") };
   const { awsKeys } = await import("@keyward/keys-aws").catch(notLoaded("@keyward/keys-aws"));
   return awsKeys({ secretId, ...(region === "" ? {} : { region }), ...settings });
 }

@@ -95,6 +95,14 @@ describeWithMoto(aws, "keysFrom with AWS", () => {
     );
   });
 
+  it("a provider reads and writes the field of a secret that the source names", async () => {
+    await expectSource(() => keysFrom(`aws-sm://eu-central-1/production/app?endpoint=${server.endpoint}&field=ring`));
+    const error = await keysFrom(`aws-sm://eu-central-1/production/app?endpoint=${server.endpoint}&field=other`).then(
+      (keys) => keys.load().then(String, (thrown: unknown) => thrown),
+    );
+    expect(error).toMatchObject({ code: "KEYRING_INVALID", message: expect.stringContaining('"other"') });
+  });
+
   describe("a source without a region", () => {
     afterEach(() => vi.stubEnv("AWS_REGION", undefined));
 

@@ -531,6 +531,27 @@ describe("census", () => {
     }
   });
 
+  it("returns counts that survive JSON.stringify, also of a namespace and a key named __proto__", async () => {
+    const inner = new MemoryStore();
+    const keyring = newRing("__proto__");
+    for (const namespace of ["", "__proto__", "constructor", "7"]) {
+      await new EncryptedStore(inner.namespaced(namespace), { keys: keyring }).set("key", value);
+    }
+    await inner.set("plain", value);
+    const counts = await census(inner);
+    const text = JSON.stringify({ ...counts });
+    expect(text).toContain('"keys":{"__proto__":4}');
+    expect(text).toContain('"__proto__":{"records":1,"unsealed":0,"broken":0,"keys":{"__proto__":1}}');
+    const parsed: { namespaces: Record<string, unknown> } = JSON.parse(text);
+    expect(Object.keys(parsed.namespaces).sort()).toEqual(["", "7", "__proto__", "constructor"]);
+    // The counts are Maps as before, equal to other Maps.
+    expect(counts.keys).toStrictEqual(new Map([["__proto__", 4]]));
+    expect(counts.namespaces.get("")).toMatchObject({ records: 2, unsealed: 1 });
+    expect(JSON.stringify(await census(new MemoryStore()))).toBe(
+      '{"records":0,"keys":{},"unsealed":0,"broken":0,"namespaces":{}}',
+    );
+  });
+
   it("does not count records in the reserved space, and stops when its signal is aborted", async () => {
     const inner = new MemoryStore();
     const store = new EncryptedStore(inner, { keys: newRing() });

@@ -62,6 +62,7 @@ const takers: Readonly<Record<string, (store: EncryptedStore, keys: KeyProvider)
     Reflect.construct(EncryptedStore, [new Map(), { keys: { load: () => keys.load(), freshness: misspelt } }]),
   reencrypt: (store) => untyped(reencrypt, store, misspelt),
   census: (store) => untyped(census, store, misspelt),
+  ready: (store) => Reflect.apply(store.ready, store, [misspelt]),
   retireKey: (store, keys) => untyped(retireKey, keys, { a: store }, "old", misspelt),
   forbidPlaintext: (store, keys) => untyped(forbidPlaintext, keys, { a: store }, "flows", misspelt),
   ...Object.fromEntries(

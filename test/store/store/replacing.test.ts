@@ -289,6 +289,23 @@ describe("touch()", () => {
     expect(await store.get("key")).toBe("newer");
   });
 
+  it("sets, removes and ends the expiry that the Map of a store has for a record", async () => {
+    const map = new Map<string, unknown>();
+    const store = atomic(new EncryptedStore(map, { keys: newRing() }));
+    const entry = () => [...map.values()][0];
+    const [soon, later] = [Date.now() + 60_000, Date.now() + 120_000];
+    await store.set("key", "value", soon);
+    expect(await store.touch("key", later)).toBe(true);
+    expect(entry()).toMatchObject({ expires: later });
+    expect(await store.replace("key", "value", "next")).toBe(true);
+    expect(entry()).toMatchObject({ expires: later });
+    expect(await store.replace("key", "next", "last", null)).toBe(true);
+    expect(entry()).toMatchObject({ expires: undefined });
+    expect(await store.get("key")).toBe("last");
+    expect(await store.touch("key", Date.now() - 60_000)).toBe(true);
+    expect(map.size).toBe(0);
+  });
+
   it("extends a record of a Keyv that createKeyv made", async () => {
     const keyv = createKeyv({ store: new MemoryStore(), keys: newRing(), namespace: "sessions" });
     await keyv.set("42", { user: 7 }, 200);

@@ -43,10 +43,15 @@ export interface KeywardErrorDetails {
   readonly namespace?: string | undefined;
   /** Key of the record that the error is about. The key may be a secret (a session id), so no message contains it. */
   readonly key?: string | undefined;
-  /** If a batch or an iteration fails: one error for each of its records that cannot be decrypted. */
+  /**
+   * If a batch or an iteration fails: one error for each of its records that cannot be decrypted. If neither the store
+   * nor the keys are ready: the error of each.
+   */
   readonly errors?: readonly KeywardError[] | undefined;
   /** For each store, by its name: the number of records because of which Keyward refused the call. */
   readonly counts?: Readonly<Record<string, number>> | undefined;
+  /** If `ready()` of a store rejects: what is not ready. */
+  readonly notReady?: readonly ("store" | "keys")[] | undefined;
   /** The error that caused the {@link KeywardError}. */
   readonly cause?: unknown;
 }
@@ -80,13 +85,21 @@ export class KeywardError extends Error {
   declare readonly namespace?: string;
   /** Key of the record, if the error is about a record. */
   declare readonly key?: string;
-  /** If a batch or an iteration fails: one error for each of its records that cannot be decrypted. */
+  /**
+   * If a batch or an iteration fails: one error for each of its records that cannot be decrypted. If neither the store
+   * nor the keys are ready: the error of each.
+   */
   declare readonly errors?: readonly KeywardError[];
   /**
    * With the codes `KEY_IN_USE` and `RECORD_NOT_SEALED`, for each store by its name: the number of records because of
    * which Keyward refused the call.
    */
   declare readonly counts?: Readonly<Record<string, number>>;
+  /**
+   * If `ready()` of a store rejects: what is not ready. `"store"`: the store does not answer. `"keys"`: the keys cannot be
+   * loaded, or do not belong to the store.
+   */
+  declare readonly notReady?: readonly ("store" | "keys")[];
 
   /** Creates an error. The `message` must report what failed, and must not contain the key of a record. */
   constructor(code: KeywardErrorCode, message: string, details: KeywardErrorDetails) {
@@ -99,6 +112,7 @@ export class KeywardError extends Error {
     if (details.key !== undefined) this.key = details.key;
     if (details.errors !== undefined) this.errors = details.errors;
     if (details.counts !== undefined) this.counts = details.counts;
+    if (details.notReady !== undefined) this.notReady = details.notReady;
   }
 }
 

@@ -17,7 +17,7 @@ import { wrapRejection } from "../store-interface/wrapped-store.ts";
 export interface CensusCounts {
   /** Number of all records, encrypted or not. */
   readonly records: number;
-  /** Number of encrypted records under each encryption key, by the id of the key. */
+  /** Number of encrypted records under each encryption key, by the id of the key. `JSON.stringify` writes an object. */
   readonly keys: ReadonlyMap<string, number>;
   /** Number of records that Keyward did not encrypt: plaintext, or records in the format of another program. */
   readonly unsealed: number;
@@ -30,7 +30,10 @@ export interface CensusCounts {
 
 /** The result of {@link census}: counts of a whole backend, and of each of its namespaces. */
 export interface Census extends CensusCounts {
-  /** The counts of each namespace, by its name. The name "" stands for the records without a namespace. */
+  /**
+   * The counts of each namespace, by its name. The name "" stands for the records without a namespace. `JSON.stringify`
+   * writes an object.
+   */
   readonly namespaces: ReadonlyMap<string, CensusCounts>;
 }
 
@@ -53,11 +56,22 @@ const censusOptionNames = {
   onProgress: true,
 } as const satisfies OptionNames<CensusOptions>;
 
+/** Returns an empty Map that `JSON.stringify` writes as an object. It would write an ordinary Map as `{}`. */
+function newCounts<Count>(): Map<string, Count> {
+  const counts = new Map<string, Count>();
+  // Not a subclass of Map: assertions such as `toEqual(new Map(…))` compare the class.
+  Object.defineProperty(counts, "toJSON", {
+    // An assignment to "__proto__", which is a valid namespace, would set the prototype of the object.
+    value: () => Object.fromEntries(counts),
+  });
+  return counts;
+}
+
 class Counter implements CensusCounts {
   records = 0;
   unsealed = 0;
   broken = 0;
-  readonly keys = new Map<string, number>();
+  readonly keys = newCounts<number>();
 
   count(record: ScannedRecord): void {
     this.records++;
@@ -78,6 +92,14 @@ class Counter implements CensusCounts {
  * Reads only the headers of the records and needs no encryption key, so you can also pass a store that does not
  * encrypt. A record that is written during the census may be counted or not.
  *
+ * The counts survive `JSON.stringify`, which writes each Map as an object. The names are those of the application, so a
+ * namespace may be called `__proto__`: copy the parsed object only with functions that keep such names, such as
+ * `Object.entries`.
+ *
+ * @example
+ * const { keys, namespaces } = await census(store);
+ * console.log(keys.get("2026-11"), JSON.stringify(namespaces));
+ *
  * @throws KeywardError `STORE_INVALID` if `store` is not a store; `VALUE_INVALID` for an unknown option, or a
  * `batchSize` that is not an integer of at least 1; `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
  */
@@ -88,7 +110,7 @@ export async function census(
   const { batchSize = 1_000, signal, onProgress } = requireOptions("census", options, censusOptionNames);
   requireAmount("batchSize", batchSize, "records");
   const total = new Counter();
-  const namespaces = new Map<string, Counter>();
+  const namespaces = newCounts<Counter>();
   for await (const records of pages(scannableOf(store), batchSize)) {
     signal?.throwIfAborted();
     for (const record of records) {

@@ -163,6 +163,23 @@ export class WrappedStore {
     return shareConnection(backend, () => wrapRejection(async () => opened.disconnect?.()), opened);
   }
 
+  /**
+   * Reads under a key that has no record, and ignores the result. So the call succeeds only if the store answers. The
+   * namespace does not stay in use, and can be changed afterwards.
+   *
+   * @throws KeywardError `STORE_UNAVAILABLE` if the store fails; the errors of {@link WrappedStore.useNamespace}.
+   */
+  async requireAnswer(): Promise<void> {
+    const use = new NamespaceUse(this.#given, this.#adapter);
+    use.set(this.namespace);
+    use.begin();
+    try {
+      await this.#call(() => this.#adapter.get("keyward:ready"));
+    } finally {
+      use.release();
+    }
+  }
+
   // get and set are the most frequent calls. They avoid the extra promises of #call.
   async get(key: string): Promise<unknown> {
     try {

@@ -16,6 +16,7 @@ import { isNamespaced, type StoredValue } from "../store-interface/store-capabil
 import { DecodedStore } from "./decoded-store.ts";
 import { attachStore, type EncryptedStore, prepareStore, storeParts } from "./encrypted-store.ts";
 import { type EncryptedStoreOptions, encryptedStoreOptionNames } from "./encrypted-store-options.ts";
+import type { ReadyOptions } from "./readiness.ts";
 import { notDecodable } from "./record-codec.ts";
 import { ReportingKeyv } from "./reporting-keyv.ts";
 
@@ -129,6 +130,20 @@ export class KeywardKeyv extends ReportingKeyv {
       );
     }
     super.namespace = own;
+  }
+
+  /**
+   * Resolves if this Keyv can be used: the store answers, and the keyring is loaded and belongs to the store. Call `ready`
+   * when the application starts, before it accepts requests. It writes nothing, and emits no `error`. A library may still
+   * assign its namespace to this Keyv afterwards.
+   *
+   * @throws KeywardError as {@link EncryptedStore.ready}.
+   * @example
+   * const sessions = createKeyv({ store, keys, namespace: "sessions" });
+   * await sessions.ready();
+   */
+  ready(options: ReadyOptions = {}): Promise<void> {
+    return this.encryptedStore.ready(options);
   }
 
   /**

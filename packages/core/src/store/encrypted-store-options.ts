@@ -5,7 +5,8 @@ import type { KeyProvider } from "../keyring/key-provider.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
-import type { ReplicaOptions } from "./replica-registration.ts";
+import { type ReplicaOptions, ReplicaRegistration, type ReplicaRegistrationParts } from "./replica-registration.ts";
+import type { ReservedRecords } from "./reserved-records.ts";
 
 /** The options of an {@link EncryptedStore}: its keys, and how it encrypts, reads and re-encrypts records. */
 export interface EncryptedStoreOptions {
@@ -95,4 +96,27 @@ export function requireOptionValues({ padTo, accept = [], decode, reencrypt }: E
     );
   }
   if (reencrypt !== undefined) requireOneOf("reencrypt", reencrypt, lazyReencryptionModes);
+}
+
+/**
+ * Returns the registration that the option `replica` asks for; `undefined` without this option.
+ *
+ * @throws KeywardError `STORE_INVALID` if the store has no reserved space for heartbeats.
+ */
+export function registrationFor(
+  replica: EncryptedStoreOptions["replica"],
+  records: ReservedRecords | undefined,
+  parts: Omit<ReplicaRegistrationParts, "records">,
+): ReplicaRegistration | undefined {
+  if (replica === undefined || replica === false) return undefined;
+  if (records === undefined) {
+    throw new KeywardError(
+      "STORE_INVALID",
+      "This process cannot be a replica, because the store has no reserved space for heartbeats",
+      {
+        hint: "Use a store that has `reserved()`, such as the stores of Keyward, or omit the option `replica`.",
+      },
+    );
+  }
+  return ReplicaRegistration.of({ records, ...parts }, replica === true ? {} : replica);
 }

@@ -12,18 +12,20 @@ import { CheckRecord } from "./check-record.ts";
 import {
   type EncryptedStoreOptions,
   encryptedStoreOptionNames,
+  registrationFor,
   requireOptionValues,
 } from "./encrypted-store-options.ts";
 import { GenerationNotice } from "./generation-notice.ts";
 import { KeyringCheck } from "./keyring-check.ts";
 import { LazyReencryption, replacementFor } from "./lazy-reencryption.ts";
 import { OverwriteGuard } from "./overwrite-guard.ts";
+import { type ReadyOptions, requireReady } from "./readiness.ts";
 import { RecordCodec } from "./record-codec.ts";
 import { type Convert, type DecodedReads, RecordReader } from "./record-reader.ts";
 import { RecordReplacer } from "./record-replacer.ts";
 import { RecordScopes } from "./record-scopes.ts";
 import { RecordWriter } from "./record-writer.ts";
-import { ReplicaRegistration, type ReplicaRegistrationParts } from "./replica-registration.ts";
+import { ReplicaRegistration } from "./replica-registration.ts";
 import { ReservedRecords } from "./reserved-records.ts";
 import { type Disconnectable, StoreAttachment } from "./store-attachment.ts";
 import { WriteGate } from "./write-gate.ts";
@@ -228,6 +230,19 @@ export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   }
 
   /**
+   * Resolves if this store can be used: the wrapped store answers, and the keyring is loaded and belongs to the store. Call
+   * `ready` when the application starts, before it accepts requests. It writes nothing. In a store without a reserved
+   * space, it cannot check whether the keyring belongs to the store.
+   *
+   * @throws KeywardError the reason, with what is not ready in {@link KeywardError.notReady}. `STORE_UNAVAILABLE` and the
+   * other errors of a read if the store does not answer; the errors of the key provider if the keyring cannot be loaded;
+   * `OVERWRITE_REFUSED` if the keyring does not belong to the store.
+   */
+  ready(options: ReadyOptions = {}): Promise<void> {
+    return requireReady(this.#parts, options);
+  }
+
+  /**
    * Reads and decrypts a value. Returns `undefined` if there is no record under `key`, or if the record has expired.
    *
    * @throws KeywardError if the stored record cannot be decrypted, or `STORE_UNAVAILABLE` if the wrapped store fails.
@@ -364,24 +379,6 @@ function requireUnencrypted(store: WrappableStore): void {
   throw new KeywardError("STORE_INVALID", "The store is an EncryptedStore, which already encrypts its records", {
     hint: "Use that EncryptedStore as it is, or pass the store that it wraps.",
   });
-}
-
-function registrationFor(
-  replica: EncryptedStoreOptions["replica"],
-  records: ReservedRecords | undefined,
-  parts: Omit<ReplicaRegistrationParts, "records">,
-): ReplicaRegistration | undefined {
-  if (replica === undefined || replica === false) return undefined;
-  if (records === undefined) {
-    throw new KeywardError(
-      "STORE_INVALID",
-      "This process cannot be a replica, because the store has no reserved space for heartbeats",
-      {
-        hint: "Use a store that has `reserved()`, such as the stores of Keyward, or omit the option `replica`.",
-      },
-    );
-  }
-  return ReplicaRegistration.of({ records, ...parts }, replica === true ? {} : replica);
 }
 
 /**

@@ -2,6 +2,7 @@ import type { Keyring } from "../keyring/keyring.ts";
 import type { Recognition } from "../keyring/keyring-successor.ts";
 import type { CheckRecord, StoredCheckRecord } from "./check-record.ts";
 import { hasRecordsOfAnotherKeyring, notDecryptable } from "./missing-check-record.ts";
+import type { OpenedRecord } from "./record-codec.ts";
 import type { RecordScopes } from "./record-scopes.ts";
 import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
@@ -61,6 +62,17 @@ export class KeyringCheck {
   }
 
   /**
+   * Verifies that `keyring` belongs to the store, as {@link KeyringCheck.verify} does, but writes nothing: a missing
+   * check record is not created, and a check record under an older key is not re-encrypted.
+   *
+   * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring does not belong to the store.
+   */
+  async verifyWithoutWriting(keyring: Keyring): Promise<void> {
+    await this.#withUnscoped((check, unscopedKeyring) => check.verifyWithoutWriting(unscopedKeyring));
+    if (this.#record !== undefined) await this.#readAndDecrypt(this.#record, keyring);
+  }
+
+  /**
    * Returns which of two keyrings can decrypt the check record of the store. Returns `undefined` if neither keyring can
    * decrypt the check record. A key that is disabled counts too, because the keyring still contains the key.
    *
@@ -113,15 +125,29 @@ export class KeyringCheck {
 
   async #verifyOnce(record: CheckRecord, keyring: Keyring): Promise<void> {
     await this.#withUnscoped((check, unscopedKeyring) => check.verify(unscopedKeyring));
-    const stored = await record.read(keyring);
-    if (stored !== undefined) return await decryptAndReencrypt(record, keyring, stored);
+    const decrypted = await this.#readAndDecrypt(record, keyring);
+    if (decrypted !== undefined) return await reencryptIfOutdated(record, keyring, decrypted);
     if (keyring.primary === "") return;
-    if (await hasRecordsOfAnotherKeyring(record, keyring, this.#scopes))
-      throw notDecryptable(record.store.description, keyring);
     // If several new processes start together, only one creates the check record. The others must decrypt it.
     if (await record.replace(keyring, undefined)) return;
     await this.#verifyOnce(record, keyring);
   }
+
+  /** Returns the decrypted check record. Returns `undefined` if there is no check record and the keyring may create one. */
+  async #readAndDecrypt(record: CheckRecord, keyring: Keyring): Promise<DecryptedCheckRecord | undefined> {
+    const stored = await record.read(keyring);
+    if (stored !== undefined) return { stored, opened: await record.decrypt(stored) };
+    if (keyring.primary !== "" && (await hasRecordsOfAnotherKeyring(record, keyring, this.#scopes))) {
+      throw notDecryptable(record.store.description, keyring);
+    }
+    return undefined;
+  }
+}
+
+/** A check record as it is stored, and its decrypted content. */
+interface DecryptedCheckRecord {
+  readonly stored: StoredCheckRecord;
+  readonly opened: OpenedRecord;
 }
 
 /** Re-encrypts the check record of every scope, except those that the keyring cannot decrypt. */
@@ -137,11 +163,16 @@ async function renewScoped(unscoped: CheckRecord, keyring: Keyring): Promise<voi
   }
 }
 
-/**
- * Decrypts the check record, and re-encrypts it under the primary unless a later generation of the keyring wrote it.
- */
 async function decryptAndReencrypt(record: CheckRecord, keyring: Keyring, stored: StoredCheckRecord): Promise<void> {
-  const opened = await record.decrypt(stored);
+  await reencryptIfOutdated(record, keyring, { stored, opened: await record.decrypt(stored) });
+}
+
+/** Re-encrypts the check record under the primary, unless a later generation of the keyring wrote the check record. */
+async function reencryptIfOutdated(
+  record: CheckRecord,
+  keyring: Keyring,
+  { stored, opened }: DecryptedCheckRecord,
+): Promise<void> {
   if (opened.current) return;
   const content = await trustedContent(record, opened, keyring);
   if (content !== undefined && content.encryptedBy > keyring.generation) return;
