@@ -85,6 +85,10 @@ class Plaintext implements ForeignFormat {
  *
  * While a store accepts plaintext, anyone who can write to its backend can plant a value. When the census, a count of
  * the stored records, finds no more plaintext, call `forbidPlaintext`. From then on, stores refuse plaintext.
+ *
+ * @example
+ * const sessions = createKeyv({ store, keys, namespace: "sessions", accept: [plaintext()] });
+ * const { reencrypted } = await reencrypt(sessions);
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));
@@ -124,6 +128,9 @@ export function readsPlaintext(format: ForeignFormat): boolean {
  *
  * @throws KeywardError `KEY_INVALID` if the key is an empty string, or is bytes of another length than 32;
  * `VALUE_INVALID` for an unknown `layout` or `encoding`.
+ * @example
+ * const accept = [aesGcm({ key: "the key that @keyv/encrypt-node was given", layout: "iv-tag-ciphertext" })];
+ * const sessions = createKeyv({ store, keys, namespace: "sessions", accept });
  */
 export function aesGcm(options: AesGcmOptions): ForeignFormat {
   const { layout, encoding = "base64" } = requireOptions("aesGcm", options, aesGcmOptionNames);
