@@ -1,96 +1,20 @@
-import { execFile } from "node:child_process";
-import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { dirname, join, relative } from "node:path";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type CodeBlock, linksOf, type Page, readPage, readPages } from "./markdown.ts";
-import { findMoto, startMoto } from "./servers/moto.ts";
-import { findRedisServers, startRedis } from "./servers/redis.ts";
+import {
+  checkTypes,
+  linesInPlace,
+  type Outcome,
+  type Program,
+  runProgram,
+  Servers,
+  scratch,
+  writeProgram,
+} from "./programs.ts";
 import { readManifest, repository } from "./workspace.ts";
 
 const pages = readPages(repository);
-
-/** A program that waits for something that never happens is stopped after this time. A busy machine needs up to a minute. */
-const longestRunMs = 150_000;
-
-interface Outcome {
-  readonly ok: boolean;
-  readonly output: string;
-}
-
-function run(
-  command: string,
-  commandArguments: readonly string[],
-  cwd: string,
-  environment: Readonly<Record<string, string>> = {},
-): Promise<Outcome> {
-  // The environment has only the PATH of this process, so that a block depends only on its own lines.
-  const env = {
-    PATH: process.env["PATH"],
-    APP_ENCRYPTION_KEY: randomBytes(32).toString("base64"),
-    NO_COLOR: "1",
-    ...environment,
-  };
-  return new Promise((resolve) => {
-    execFile(
-      command,
-      commandArguments,
-      { cwd, env, timeout: longestRunMs, killSignal: "SIGKILL" },
-      (error, stdout, stderr) => {
-        const ending = error?.killed === true ? `\nIt was still running after ${longestRunMs} ms.` : "";
-        resolve({ ok: error === null, output: `${stdout}${stderr}${ending}`.trim() });
-      },
-    );
-  });
-}
-
-/** A program made of a block and the set-up before it. Its lines have the numbers that they have on the page. */
-interface Program {
-  readonly place: string;
-  readonly path: string;
-  /** The servers that the program connects to. */
-  readonly needs: readonly Needed[];
-}
-
-/** A running server for the programs, or the reason why there is none. */
-type Served =
-  | { readonly environment: Readonly<Record<string, string>>; stop(): Promise<void>; readonly missing?: undefined }
-  | { readonly missing: string };
-
-/** A server that some programs connect to. */
-interface Needed {
-  /** A text that a program contains only if it needs the server. */
-  readonly sign: string;
-  start(): Promise<Served>;
-}
-
-const needed: readonly Needed[] = [
-  {
-    sign: "REDIS_URL",
-    async start() {
-      const servers = await findRedisServers({ anyWillDo: true });
-      if (servers.missing !== undefined) return servers;
-      const node = await startRedis(servers);
-      return { environment: { REDIS_URL: node.url }, stop: () => node.stop() };
-    },
-  },
-  {
-    sign: "@keyward/keys-aws",
-    async start() {
-      const servers = await findMoto({ anyWillDo: true });
-      if (servers.missing !== undefined) return servers;
-      const server = await startMoto(servers);
-      const environment = {
-        AWS_ENDPOINT_URL: server.endpoint,
-        AWS_REGION: "eu-central-1",
-        AWS_ACCESS_KEY_ID: "documentation",
-        AWS_SECRET_ACCESS_KEY: "documentation",
-      };
-      return { environment, stop: () => server.stop() };
-    },
-  },
-];
 
 /** Marks a block that runs before each later `ts` block of its page, in the same program. */
 const setUpInfo = "ts set-up";
@@ -109,49 +33,9 @@ function writePrograms(documents: readonly Page[], folder: string): Program[] {
         const { line } = block;
         const code = linesInPlace([...setUps, block]);
         if (block.info === setUpInfo) setUps.push(block);
-        const path = join(folder, `${file.replaceAll("/", "__")}__line-${line}.ts`);
-        mkdirSync(dirname(path), { recursive: true });
-        writeFileSync(path, code);
-        return { place: `${file}:${line}`, path, needs: needed.filter(({ sign }) => code.includes(sign)) };
+        return writeProgram(folder, file, line, code);
       });
   });
-}
-
-/** Joins the blocks of a program so that each of their lines has the number that it has on the page. */
-function linesInPlace(blocks: readonly CodeBlock[]): string {
-  const lines: string[] = [];
-  for (const { line, code } of blocks) {
-    while (lines.length < line - 1) lines.push("");
-    lines.push(...code.split("\n"));
-  }
-  return `${lines.join("\n")}\n`;
-}
-
-async function runProgram({ path }: Program, environment: Readonly<Record<string, string>> = {}): Promise<Outcome> {
-  const cwd = mkdtempSync(join(tmpdir(), "keyward-documentation-"));
-  try {
-    return await run(process.execPath, [path], cwd, environment);
-  } finally {
-    rmSync(cwd, { recursive: true, force: true });
-  }
-}
-
-function checkTypes(folder: string): Promise<Outcome> {
-  const configuration = {
-    extends: relative(folder, join(repository, "tsconfig.base.json")),
-    // An example may name results that it does not use.
-    compilerOptions: {
-      noEmit: true,
-      composite: false,
-      declaration: false,
-      sourceMap: false,
-      inlineSources: false,
-      noUnusedLocals: false,
-    },
-    include: ["*.ts"],
-  };
-  writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(configuration));
-  return run(join(repository, "node_modules", ".bin", "tsc"), ["-p", folder, "--pretty", "false"], folder);
 }
 
 /** Returns blocks that readers consider TypeScript or JavaScript, and that are not run because of their mark. */
@@ -195,13 +79,6 @@ function unknownScripts(documents: readonly Page[], known: readonly string[]): s
   );
 }
 
-/** Creates a folder that git ignores, and in which imports resolve as in the workspace. */
-function scratch(): string {
-  const parent = join(repository, ".test-output");
-  mkdirSync(parent, { recursive: true });
-  return mkdtempSync(join(parent, "documentation-"));
-}
-
 describe("the pages", () => {
   const folder = scratch();
   const programs = writePrograms(pages, folder);
@@ -211,24 +88,13 @@ describe("the pages", () => {
     expect(programs.map(({ place }) => place.split(":")[0])).toContain("README.md");
   });
 
-  const served = new Map<Needed, Served>();
-  beforeAll(async () => {
-    for (const { needs } of programs) {
-      for (const need of needs) if (!served.has(need)) served.set(need, await need.start());
-    }
-    // The servers may have to be installed first.
-  }, 600_000);
-  afterAll(async () => {
-    for (const server of served.values()) if (server.missing === undefined) await server.stop();
-  });
+  const servers = new Servers();
+  beforeAll(() => servers.start(programs), 600_000);
+  afterAll(() => servers.stop());
 
   it.concurrent.for(programs)("have a program at $place that runs without an error", async (program, { skip }) => {
-    const environment: Record<string, string> = {};
-    for (const need of program.needs) {
-      const server = served.get(need);
-      if (server?.missing === undefined) Object.assign(environment, server?.environment);
-      else if (process.env["CI"] !== "true") skip(server.missing);
-    }
+    const { environment, missing } = servers.of(program);
+    if (missing.length > 0 && process.env["CI"] !== "true") skip(missing.join("; "));
     const { ok, output } = await runProgram(program, environment);
     expect(ok, `${program.place} does not run:\n${output}`).toBe(true);
   });

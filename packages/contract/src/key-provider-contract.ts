@@ -65,6 +65,13 @@ export interface KeyProviderContractOptions {
  * - No error, keyring or provider shows key material when it is printed.
  *
  * @param runner The functions of a test runner that register tests.
+ * @example
+ * async function open() {
+ *   const key = randomBytes(32).toString("base64");
+ *   const provider: KeyProvider = { load: envKeys("APP_KEY", { env: { APP_KEY: key } }).load };
+ *   return { provider, secrets: () => [key], close: async () => undefined };
+ * }
+ * keyProviderContract({ describe, it }, { name: "envKeys", expect: { save: false, subscribe: false }, open });
  */
 export function keyProviderContract(runner: TestRunner, options: KeyProviderContractOptions): void {
   const { describe, it } = runner;

@@ -15,6 +15,13 @@ import { assertValue, type StoreContractOptions, type StoreTest, storeTests } fr
  *
  * @param runner The functions of a test runner that register tests. Set the timeout of each test to at least 20
  * seconds.
+ * @example
+ * const expect = { atomic: true, scannable: true, ranged: false, bytes: true, reserved: true, namespaced: true };
+ * async function open() {
+ *   const store = new MemoryStore();
+ *   return { store, inNamespace: (name: string) => store.namespaced(name), close: () => store.disconnect() };
+ * }
+ * storeContract({ describe, it }, { name: "MemoryStore", expect, open });
  */
 export function storeContract(runner: TestRunner, options: StoreContractOptions): void {
   const { describe } = runner;

@@ -340,8 +340,9 @@ export class HttpSpace extends Hookified implements AtomicStore, ScannableStore,
  * the keys and the lengths of the values.
  *
  * @example
- * const store = new HttpStore({ url: "https://kv.example.com", apiKey });
- * const keyv = createKeyv({ store, keys: Keyring.generate(), namespace: "flows" });
+ * const store = new HttpStore({ url, apiKey }); // such as https://kv.example.com, and a key that createApiKey made
+ * const flows = createKeyv({ store, keys: Keyring.generate(), namespace: "flows" });
+ * await flows.set("42", { step: "checkout" });
  */
 export class HttpStore extends HttpSpace implements ReservedSpace, NamespacedStore {
   readonly #transport: Transport;

@@ -140,13 +140,14 @@ export interface ReencryptionRun {
  * import { reencryptionWorker, startReencryption } from "@keyward/reencrypt-bullmq";
  * import { RedisStore } from "@keyward/store-redis";
  *
- * const connection = "redis://localhost";
+ * const connection = process.env["REDIS_URL"] ?? "redis://localhost";
  * const sessions = createKeyv({ store: new RedisStore(connection), keys: envKeys("APP_ENCRYPTION_KEY") });
  * const worker = reencryptionWorker({ connection, store: sessions, onError: console.error });
  * const run = await startReencryption({ connection, store: sessions });
  * console.log((await run.finished()).keys); // the number of records per key id
  * await run.close();
  * await worker.close();
+ * await sessions.disconnect();
  * ```
  */
 export async function startReencryption(options: StartReencryptionOptions): Promise<ReencryptionRun> {

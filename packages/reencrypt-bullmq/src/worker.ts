@@ -95,7 +95,7 @@ export interface ReencryptionWorker {
  * import { reencryptionWorker } from "@keyward/reencrypt-bullmq";
  * import { RedisStore } from "@keyward/store-redis";
  *
- * const connection = "redis://localhost";
+ * const connection = process.env["REDIS_URL"] ?? "redis://localhost";
  * const sessions = createKeyv({ store: new RedisStore(connection), keys: envKeys("APP_ENCRYPTION_KEY") });
  * const worker = reencryptionWorker({ connection, store: sessions, onError: console.error });
  * process.once("SIGTERM", () => worker.close());

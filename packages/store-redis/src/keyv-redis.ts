@@ -120,7 +120,7 @@ export class KeyvRedisStore extends RecordSpace {
  * import { envKeys } from "@keyward/keys-env";
  * import { keyvRedis } from "@keyward/store-redis";
  *
- * const store = keyvRedis(new KeyvRedis("redis://localhost"));
+ * const store = keyvRedis(new KeyvRedis(process.env["REDIS_URL"] ?? "redis://localhost"));
  * const sessions = createKeyv({ store, keys: envKeys("APP_ENCRYPTION_KEY"), namespace: "sessions" });
  * await sessions.set("42", { user: 7 }, 60_000);
  * await sessions.disconnect();

@@ -50,7 +50,7 @@ export class RedisSpace extends RecordSpace implements BinaryStore {
  * import { envKeys } from "@keyward/keys-env";
  * import { RedisStore } from "@keyward/store-redis";
  *
- * const store = new RedisStore("redis://localhost");
+ * const store = new RedisStore(process.env["REDIS_URL"] ?? "redis://localhost");
  * const sessions = createKeyv({ store, keys: envKeys("APP_ENCRYPTION_KEY"), namespace: "sessions" });
  * await sessions.set("42", { user: 7 }, 60_000);
  * console.log(await sessions.get("42")); // { user: 7 }

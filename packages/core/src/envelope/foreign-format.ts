@@ -149,7 +149,8 @@ export function insideKeyvValue(format: ForeignFormat): ForeignFormat {
  *
  * @throws KeywardError `VALUE_INVALID` for an invalid option.
  * @example
- * const accept = [plaintext(), plaintext({ value: "json" })];
+ * const sessions = createKeyv({ store, keys, namespace: "sessions", accept: [plaintext()] });
+ * const { reencrypted } = await reencrypt(sessions);
  */
 export function plaintext(options: PlaintextOptions = {}): ForeignFormat {
   return new Plaintext(requireOptions("plaintext", options, plaintextOptionNames));

@@ -12,6 +12,10 @@ let generation = 0;
 /**
  * Discards all random bytes and nonce prefixes that were drawn in advance. Call this function after a machine,
  * container or process was cloned or restored from a snapshot. Otherwise two clones could use the same nonce.
+ *
+ * @example
+ * // In the program that continues after the snapshot, before it encrypts anything:
+ * reseed();
  */
 export function reseed(): void {
   drawn = poolBytes;

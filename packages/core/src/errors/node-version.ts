@@ -3,7 +3,13 @@ import { KeywardError } from "./errors.ts";
 /** The oldest version of Node.js that Keyward supports, as in the `engines` field of its packages. */
 const oldest = [22, 19] as const;
 
-/** Returns the version of Node.js of this process if Keyward does not support that version; otherwise `undefined`. */
+/**
+ * Returns the version of Node.js of this process if Keyward does not support that version; otherwise `undefined`.
+ *
+ * @example
+ * const version = unsupportedNodeVersion();
+ * if (version !== undefined) console.error(`Node.js ${version} is not supported`);
+ */
 export function unsupportedNodeVersion(): string | undefined {
   // Other runtimes have no global `process`, or report the version of Node.js that they are compatible with.
   const version = globalThis.process?.versions?.node;
@@ -16,6 +22,8 @@ export function unsupportedNodeVersion(): string | undefined {
  * Returns the error for a feature that this version of Node.js lacks.
  *
  * @param what the beginning of the message: the failed operation, such as "No keys can be loaded".
+ * @example
+ * if (unsupportedNodeVersion() !== undefined) throw nodeTooOld("No keys can be loaded");
  */
 export function nodeTooOld(what: string, cause?: unknown): KeywardError {
   const version = unsupportedNodeVersion() ?? "unknown";

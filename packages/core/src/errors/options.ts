@@ -60,7 +60,8 @@ export type OptionNames<Options> = Readonly<Record<keyof Options, true>>;
  * @param known every allowed name.
  * @throws KeywardError `VALUE_INVALID` for a value that is not an object, and for an unknown name.
  * @example
- * requireOptions("MemoryStore", options, { maxRecords: true } satisfies OptionNames<MemoryStoreOptions>);
+ * const options: { readonly maxRecords?: number } = { maxRecords: 1_000 };
+ * requireOptions("openPool", options, { maxRecords: true } satisfies OptionNames<typeof options>);
  */
 export function requireOptions<Options extends object>(
   taker: string,

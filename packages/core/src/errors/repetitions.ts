@@ -21,6 +21,11 @@ const maxCauses = 5;
  * While the problem continues, it is reported again after pauses that grow from 5 s to 5 min. Each report has the
  * number of times that the problem has occurred since its last report. After a success, or after 10 min without the
  * problem, the problem counts as new.
+ *
+ * @example
+ * const failures = new Repetitions();
+ * const report = failures.occurred(new Error("The connection is lost"));
+ * if (report !== undefined) console.error(`The connection is lost (${report.times} times)`);
  */
 export class Repetitions {
   readonly #remembered = new Map<string, Remembered>();

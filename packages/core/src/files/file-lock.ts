@@ -38,6 +38,11 @@ export interface FileLockOptions {
  * @throws KeywardError with the code `codes.held` if another process holds the lock for 10 seconds; with the code
  * `codes.unusable` if the file at `path` is not an empty file of a trusted user, or if this process cannot use it.
  * Errors of the file system are thrown unchanged.
+ * @example
+ * const codes = { held: "STORE_UNAVAILABLE", unusable: "STORE_UNAVAILABLE" } as const;
+ * await whileLocked("state.json.lock", { guarded: undefined, shownAs: "The file state.json", codes }, async () => {
+ *   await replaceFile("state.json", JSON.stringify({ revision: 1 }));
+ * });
  */
 export async function whileLocked<Result>(
   path: string,

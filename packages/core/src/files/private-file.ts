@@ -45,6 +45,8 @@ export async function readSmallFile(
  *
  * @param before status of the existing file, whose owner and mode the new file gets. Without `before`, only the user of
  * this process can read the new file.
+ * @example
+ * await replaceFile("state.json", JSON.stringify({ revision: 1 }));
  */
 export async function replaceFile(target: string, text: string, before?: Stats): Promise<void> {
   // The temporary file always has this name: if the process is killed here, the next change removes the file. The flag
@@ -88,6 +90,10 @@ async function syncDirectory(path: string): Promise<void> {
 /**
  * Returns whether a file belongs to the user of this process, to root, or to one of the user ids `others`. Always true
  * on Windows.
+ *
+ * @example
+ * await writeFile("state.json", "{}");
+ * if (!isOwnedBy(await stat("state.json"))) throw new Error("Another user owns state.json");
  */
 export function isOwnedBy({ uid }: Stats, ...others: readonly number[]): boolean {
   const own = process.geteuid?.();
@@ -97,6 +103,9 @@ export function isOwnedBy({ uid }: Stats, ...others: readonly number[]): boolean
 /**
  * Returns the code of a system error, such as ENOENT; "unknown error" if the error has no code. Show this code instead
  * of the message of the system error, because that message contains the path of the file.
+ *
+ * @example
+ * await readFile("missing.json").catch((error: unknown) => console.error(systemCode(error))); // ENOENT
  */
 export function systemCode(error: unknown): string {
   return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : "unknown error";

@@ -95,6 +95,9 @@ const defaultTimeoutMs = 15_000;
  * @returns the settings, with the default `timeoutMs` of 15,000.
  * @throws KeywardError `VALUE_INVALID` if a setting is not an integer between 1 and 2^30, or if `maxAgeMs` is not
  * longer than `timeoutMs`.
+ * @example
+ * const { timeoutMs } = requireFreshness({ refreshMs: 60_000 });
+ * console.log(timeoutMs); // 15000
  */
 export function requireFreshness(options: KeyFreshness): KeyFreshness & { readonly timeoutMs: number } {
   const { refreshMs, maxAgeMs, timeoutMs = defaultTimeoutMs } = options;

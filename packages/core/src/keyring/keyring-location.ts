@@ -47,6 +47,9 @@ export interface KeyringLocation {
  *
  * @param name The name of the location, if several keyrings are in one store. Default: the location without a name.
  * @throws KeywardError `STORE_INVALID` for a store without a reserved space.
+ * @example
+ * const keys = wrappedKeys(wrapper, storeLocation(store, "production"));
+ * await keys.create(Keyring.generate("2026-11"));
  */
 export function storeLocation(store: ReservedSpace, name?: string): KeyringLocation {
   if (!hasReservedSpace(store)) {
@@ -95,6 +98,9 @@ function textOf(stored: unknown): string | undefined {
  * Give write access to the folder only to users who may change the keyring.
  *
  * @param options.shownAs The name of the file in error messages. Default: "The file" and its path.
+ * @example
+ * const keys = wrappedKeys(wrapper, fileLocation("production.wrapped"));
+ * await keys.create(Keyring.generate("2026-11"));
  */
 export function fileLocation(path: string, options: { readonly shownAs?: string } = {}): KeyringLocation {
   const { shownAs = `The file ${JSON.stringify(path)}` } = requireOptions("fileLocation", options, { shownAs: true });

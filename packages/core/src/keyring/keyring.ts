@@ -41,8 +41,7 @@ let partsOf: (ring: Keyring) => RingParts;
  * `toString` and `toJSON` show only ids and statuses; key material leaves a keyring only through {@link exportKeyring}.
  *
  * @example
- * const staged = Keyring.generate("2026-11").add({ id: "2026-12" });
- * const rotated = staged.promote("2026-12");
+ * const rotated = Keyring.generate("2026-11").add({ id: "2026-12" }).promote("2026-12");
  */
 export class Keyring {
   readonly #parts: RingParts;
@@ -407,6 +406,8 @@ export function sharesKey(one: Keyring, other: Keyring): boolean {
  * to a process that may decrypt only the records of that scope.
  *
  * @throws KeywardError `KEYRING_INVALID` for a keyring without keys.
+ * @example
+ * await writeFile("production.keyring", exportKeyring(Keyring.generate("2026-11")), { mode: 0o600 });
  */
 export function exportKeyring(ring: Keyring): string {
   requireKeys(ring, "exported");

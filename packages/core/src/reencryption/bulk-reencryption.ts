@@ -51,6 +51,9 @@ const recordsPerTurn = 64;
  * changed; `OVERWRITE_REFUSED` if the keyring cannot decrypt the store's check record; `CHECKPOINT_INVALID` if the
  * checkpoint cannot be used, or does not belong to a re-encryption of this store; `KEYRING_INVALID` for a keyring
  * without keys; `STORE_UNAVAILABLE` if the store fails: the next run then resumes from the checkpoint.
+ * @example
+ * const report = await reencrypt(sessions, { checkpoint: fileCheckpoint("sessions.checkpoint"), maxPerSecond: 500 });
+ * console.log(report.reencrypted, report.unreadable); // numbers of records
  */
 export async function reencrypt(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<ReencryptReport> {
   return await new Reencryption(store, options).run();

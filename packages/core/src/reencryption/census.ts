@@ -102,6 +102,9 @@ class Counter implements CensusCounts {
  *
  * @throws KeywardError `STORE_INVALID` if `store` is not a store; `VALUE_INVALID` for an unknown option, or a
  * `batchSize` that is not an integer of at least 1; `STORE_NOT_SCANNABLE`, `STORE_UNAVAILABLE`.
+ * @example
+ * const { records, keys: recordsByKey } = await census(sessions);
+ * console.log(records, recordsByKey.get("2026-11") ?? 0);
  */
 export async function census(
   store: EncryptedStoreOrKeyv | ScannableStore,
@@ -135,6 +138,10 @@ export async function census(
  *
  * @param count maximum number of ranges.
  * @throws KeywardError `STORE_NOT_SCANNABLE`; `VALUE_INVALID` for a count that is not an integer of at least 1.
+ * @example
+ * for (const range of await rangesOf(sessions, 4)) {
+ *   await reencrypt(sessions, range === undefined ? {} : { range });
+ * }
  */
 export async function rangesOf(
   store: EncryptedStoreOrKeyv | ScannableStore,

@@ -20,7 +20,7 @@ export interface Checkpoint {
  * @returns a checkpoint whose calls reject with `CHECKPOINT_INVALID` if the path is a symbolic link or not a regular
  * file, if another user owns the file, or if the file cannot be read or written.
  * @example
- * const report = await reencrypt(store, { checkpoint: fileCheckpoint("sessions.checkpoint") });
+ * const report = await reencrypt(sessions, { checkpoint: fileCheckpoint("sessions.checkpoint") });
  */
 export function fileCheckpoint(path: string): Checkpoint {
   const shown = `The checkpoint ${JSON.stringify(path)}`;

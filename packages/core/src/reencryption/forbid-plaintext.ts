@@ -33,6 +33,9 @@ const forbidPlaintextOptionNames = {
  * @throws KeywardError `RECORD_NOT_SEALED` with the counts by store, if records of the namespace are not encrypted;
  * `STORES_MISSING` if a store that the keyring lists was not passed; `PROVIDER_READ_ONLY` for a provider that cannot
  * save; `STORE_NOT_SCANNABLE`; `KEYRING_CONFLICT`.
+ * @example
+ * await reencrypt(sessions);
+ * await forbidPlaintext(keys, { sessions }, "sessions");
  */
 export async function forbidPlaintext(
   keys: Keyring | KeyProvider,

@@ -69,6 +69,12 @@ const maxListedScopes = 1_000;
  * passed; `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for removing an enabled key; `STORE_NOT_SCANNABLE`;
  * `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime; `STORE_KEYS_DIFFER` if a store still
  * encrypts with the key.
+ * @example
+ * const keyring = await keys.load();
+ * await keys.save(keyring.add({ id: "2026-12" }).promote("2026-12"), keyring);
+ * // When every process has loaded the changed keyring and finished its earlier writes:
+ * await reencrypt(sessions);
+ * await retireKey(keys, { sessions }, "2026-11");
  */
 export async function retireKey(
   keys: Keyring | KeyProvider,

@@ -60,6 +60,8 @@ const leaseSafetyFactor = 1.5;
  *
  * @throws KeywardError `STORE_INVALID` if the store is neither an `EncryptedStore` nor made by `createKeyv`, or has no
  * reserved space; `STORE_UNAVAILABLE`.
+ * @example
+ * for (const { name, generation, lapsed } of await replicas(sessions)) console.log(name, generation, lapsed);
  */
 export async function replicas(store: EncryptedStoreOrKeyv): Promise<readonly Replica[]> {
   const { reserve } = storeParts(store);

@@ -33,7 +33,9 @@ import { RotationRun } from "./rotation-run.ts";
  * `STORE_NOT_ATOMIC` for a store without `replace`; `STORE_NOT_SCANNABLE` for a store without `scan`; and the errors of
  * the stores and the provider.
  * @example
- * const report = await rotateKey(keys, { stores: { sessions }, newKey: { id: "2026-12" }, graceMs: 7 * 24 * 3_600_000 });
+ * const graceMs = 7 * 24 * 3_600_000;
+ * await rotateKey(keys, { stores: { sessions }, newKey: { id: "2026-12" }, graceMs, until: "disable" });
+ * // A week later, the same call without `until` removes the old key.
  */
 export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationReport> {
   requireOptions("rotateKey", options, rotationOptionNames);
@@ -50,6 +52,11 @@ export async function rotateKey(provider: KeyProvider, options: RotateKeyOptions
  *
  * @throws KeywardError like {@link rotateKey}; `NO_ROTATION` if no rotation is running; `KEY_DISABLED` if the old key
  * is disabled or removed.
+ * @example
+ * const options = { stores: { sessions }, graceMs: 60_000 };
+ * await rotateKey(keys, { ...options, newKey: { id: "2026-12" }, until: "promote" });
+ * const { keyring } = await rollBackRotation(keys, { ...options, until: "disable" });
+ * console.log(keyring.primary); // 2026-11
  */
 export async function rollBackRotation(provider: KeyProvider, options: RotationOptions): Promise<RotationReport> {
   requireOptions("rollBackRotation", options, rotationOptionNames);
@@ -68,6 +75,10 @@ export async function rollBackRotation(provider: KeyProvider, options: RotationO
  * roll-back into a revocation of the key.
  *
  * @throws KeywardError like {@link rotateKey}; `KEY_UNKNOWN` if the keyring has no key with this id.
+ * @example
+ * const order = "disable-first"; // makes the records under the key unreadable
+ * const report = await revokeKey(keys, { stores: { sessions }, id: "2026-11", order, graceMs: 0 });
+ * console.log(report.madeUnreadable["sessions"]);
  */
 export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions): Promise<RotationReport> {
   const { id: from, order } = requireOptions("revokeKey", options, rotationOptionNames);
@@ -88,6 +99,9 @@ export async function revokeKey(provider: KeyProvider, options: RevokeKeyOptions
  *
  * @throws KeywardError `STORE_INVALID` if no store has a reserved space; the error of the decryption if the record that
  * keeps the state of the rotation cannot be decrypted.
+ * @example
+ * const status = await rotationStatus(keys, { stores: { sessions } });
+ * console.log(status?.step);
  */
 export async function rotationStatus(
   provider: KeyProvider,
@@ -103,6 +117,9 @@ export async function rotationStatus(
  * and the replicas that it would wait for. Changes nothing.
  *
  * @throws KeywardError the errors that {@link rotateKey} throws before it changes anything.
+ * @example
+ * const plan = await planRotation(keys, { stores: { sessions }, newKey: { id: "2026-12" }, graceMs: 3_600_000 });
+ * for (const step of plan.steps) console.log(step);
  */
 export async function planRotation(provider: KeyProvider, options: RotateKeyOptions): Promise<RotationPlan> {
   requireOptions("planRotation", options, rotationOptionNames);
@@ -115,6 +132,9 @@ export async function planRotation(provider: KeyProvider, options: RotateKeyOpti
  *
  * @throws KeywardError `KEY_UNKNOWN`; `STORES_MISSING` if a store that the keyring lists was not passed;
  * `STORE_NOT_SCANNABLE`.
+ * @example
+ * const { records, total } = await revocationCost(keys, { stores: { sessions }, id: "2026-11" });
+ * console.log(records["sessions"], total);
  */
 export async function revocationCost(
   provider: KeyProvider,

@@ -168,7 +168,12 @@ export function hasMethod(store: object, name: string): boolean {
   return typeof Reflect.get(store, name) === "function";
 }
 
-/** Returns whether the store has `replace`, an atomic compare-and-set. */
+/**
+ * Returns whether the store has `replace`, an atomic compare-and-set.
+ *
+ * @example
+ * console.log(isAtomic(new MemoryStore()), isAtomic(new KeyvMemoryAdapter(new Map()))); // true false
+ */
 export function isAtomic(store: object): store is AtomicStore {
   return hasMethod(store, "replace");
 }

@@ -73,6 +73,10 @@ type KeywardKeyvOptions = Omit<CreateKeyvOptions, "store" | keyof EncryptedStore
  * A Keyv over an {@link EncryptedStore}. A call that reads a record rejects if the record cannot be decrypted or
  * decoded. A plain Keyv with a listener for `error` would return `undefined` instead, as for a missing record, and the
  * application could then overwrite the record.
+ *
+ * @example
+ * const sessions: KeywardKeyv = createKeyv({ store: new Map(), keys: Keyring.generate(), namespace: "sessions" });
+ * sessions.encryptedStore.on("provider:error", (error) => console.error(error));
  */
 export class KeywardKeyv extends ReportingKeyv {
   /** The store under this Keyv, with its events and methods such as `settled()` and `allowOverwrite()`. */

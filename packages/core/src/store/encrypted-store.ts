@@ -83,6 +83,11 @@ const prepared = new WeakMap<EncryptedStoreOptions, { readonly opened: Disconnec
  * error is emitted at once when it first occurs. If the error repeats, it is emitted only after pauses that grow from 5
  * seconds to 5 minutes. After a success, the next error is emitted at once. The store never emits the event `error`,
  * because a call that fails rejects.
+ *
+ * @example
+ * const encrypted = new EncryptedStore(store, { keys });
+ * await encrypted.set("session:42", "checkout");
+ * console.log(await encrypted.get("session:42")); // checkout
  */
 export class EncryptedStore extends Hookified implements KeyvStorageAdapter {
   /**
@@ -386,6 +391,8 @@ function requireUnencrypted(store: WrappableStore): void {
  * `EncryptedStore` under it. For authors of tools that accept both.
  *
  * @throws KeywardError `STORE_INVALID` for anything else.
+ * @example
+ * encryptedStoreOf(sessions).on("keyring:changed", (keyring: Keyring) => console.log(keyring.primary));
  */
 export function encryptedStoreOf(given: EncryptedStoreOrKeyv): EncryptedStore {
   if (given instanceof EncryptedStore) return given;

@@ -3,6 +3,9 @@ import { nodeTooOld } from "../errors/node-version.ts";
 /**
  * Runs `work` and resolves to its result. Rejects with the reason of the signal as soon as the signal is aborted, even
  * while `work` still runs. For authors of a key provider.
+ *
+ * @example
+ * const text = await abortable(async () => "the answer of a server", AbortSignal.timeout(5_000));
  */
 export async function abortable<Result>(work: () => Promise<Result>, signal: AbortSignal | undefined): Promise<Result> {
   if (signal === undefined) return await work();

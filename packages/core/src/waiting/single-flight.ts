@@ -20,6 +20,11 @@ interface Flight<Result> {
  *   call.
  * - If a caller aborts its signal, only its own call rejects. A run of `work` is aborted when no caller waits for the
  *   run any longer.
+ *
+ * @example
+ * const load = singleFlight(async () => Keyring.generate());
+ * const [one, other] = await Promise.all([load(), load()]);
+ * console.log(one === other); // true
  */
 export function singleFlight<Result>(
   work: (options: { readonly signal: AbortSignal }) => Promise<Result>,
