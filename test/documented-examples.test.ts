@@ -28,6 +28,8 @@ const declarations: Readonly<Record<string, string>> = {
   adapter: `const adapter = Object.assign(new KeyvMemoryAdapter(new Map()), { disconnect: async () => undefined });`,
   apiKey: `const apiKey = process.env["KV_API_KEY"] ?? "";`,
   client: `const client = Object.assign(new EventEmitter(), { disconnect: async () => undefined });`,
+  currentKey: "const currentKey = randomBytes(32);",
+  formerKey: "const formerKey = randomBytes(32);",
   given: `const given = "redis://localhost:6379";`,
   // The keyring is in the folder in which the program runs.
   keys: `const keys = fileKeys("keyring.json"); await keys.create(Keyring.generate("2026-11").withStores(["sessions"]));`,
@@ -54,6 +56,7 @@ const otherImports: readonly Import[] = [
   { name: "KeyvRedis", from: "@keyv/redis", kind: "default" },
   { name: "randomBytes", from: "node:crypto", kind: "value" },
   { name: "readFile", from: "node:fs/promises", kind: "value" },
+  { name: "sodium", from: "libsodium-wrappers", kind: "default" },
   { name: "stat", from: "node:fs/promises", kind: "value" },
   { name: "writeFile", from: "node:fs/promises", kind: "value" },
 ];

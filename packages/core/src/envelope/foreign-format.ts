@@ -112,7 +112,7 @@ function isOwnJson(stored: StoredValue): boolean {
  * @param format the format of the encrypted text, which needs the option `value` "json" or "text".
  * @throws KeywardError `VALUE_INVALID` if `format` is plaintext, or not a format.
  * @example
- * const accept = [insideKeyvValue(aesGcm({ key: secret, layout: "iv-tag-ciphertext", value: "text" }))];
+ * const accept = [insideKeyvValue(aesGcm({ key: "the secret", layout: "iv-tag-ciphertext", value: "text" }))];
  */
 export function insideKeyvValue(format: ForeignFormat): ForeignFormat {
   const hint =

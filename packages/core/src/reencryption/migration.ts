@@ -69,7 +69,7 @@ const maxExamples = 5;
  * with the reason of the signal.
  * @throws KeywardError like `reencrypt`.
  * @example
- * const { formats, unread } = await migrate(keyv, { dryRun: true });
+ * const { formats, unread } = await migrate(sessions, { dryRun: true });
  * for (const { shape, code, records } of unread) console.log(`${records} × ${shape}: ${code}`);
  */
 export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<MigrationReport> {

@@ -35,7 +35,7 @@ const keyBytes = 32;
  *
  * @throws KeywardError `KEY_INVALID` if a key is not 32 bytes; `VALUE_INVALID` for an invalid option.
  * @example
- * const accept = [fernet({ key: ["cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4=", formerKey], value: "json" })];
+ * const accept = [fernet({ key: [currentKey, formerKey], value: "json" })];
  */
 export function fernet(options: FernetOptions): ForeignFormat {
   const { key, ttlMs, value = "as-is" } = requireOptions("fernet", options, fernetOptionNames);

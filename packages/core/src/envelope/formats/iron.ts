@@ -42,7 +42,7 @@ const pbkdf2Async = promisify(pbkdf2);
  *
  * @throws KeywardError `KEY_INVALID` if a password is empty; `VALUE_INVALID` for an invalid option.
  * @example
- * const accept = [iron({ password: [currentPassword, formerPassword] })];
+ * const accept = [iron({ password: ["the current password of the cookies", "the former password of the cookies"] })];
  */
 export function iron(options: IronOptions): ForeignFormat {
   const checked = requireOptions("iron", options, ironOptionNames);

@@ -41,7 +41,7 @@ interface Payload {
  *
  * @throws KeywardError `KEY_INVALID` if a key has neither 16 nor 32 bytes; `VALUE_INVALID` for an invalid option.
  * @example
- * const accept = [laravel({ key: ["base64:NWJ…", "base64:a7Q…"], value: "json" })];
+ * const accept = [laravel({ key: [currentKey, formerKey], value: "json" })];
  */
 export function laravel(options: LaravelOptions): ForeignFormat {
   const { key, serialized = false, value = "as-is" } = requireOptions("laravel", options, laravelOptionNames);

@@ -50,6 +50,7 @@ const keyBytes = 32;
  *
  * @throws KeywardError `KEY_INVALID` if a key does not have 32 bytes; `VALUE_INVALID` for an invalid option.
  * @example
+ * await sodium.ready;
  * const accept = [secretbox({ key: [currentKey, formerKey], open: sodium.crypto_secretbox_open_easy })];
  */
 export function secretbox(options: SecretboxOptions): ForeignFormat {
