@@ -85,7 +85,21 @@ export class IoredisConnection extends Connection {
         this.noteSuccess();
         repetitions.succeeded();
       }),
+      // The client makes the socket of an attempt to connect after it has emitted this event.
+      shareListener(client, "connecting", () => setImmediate(() => this.#ignoreSecondErrors())),
     ];
+    this.#ignoreSecondErrors();
+  }
+
+  /**
+   * Ignores the second error of a socket. ioredis listens for one error of each socket, but an interrupted TLS handshake
+   * has two. The second would end the process.
+   */
+  #ignoreSecondErrors(): void {
+    for (const node of isCluster(this.#client) ? this.#client.nodes() : [this.#client]) {
+      const socket: unknown = Reflect.get(node, "stream");
+      if (socket instanceof EventEmitter) ignoreLaterErrors(socket);
+    }
   }
 
   override get isCluster(): boolean {
@@ -133,12 +147,7 @@ export class IoredisConnection extends Connection {
     if (!this.#ownsClient) return;
     // ioredis prints errors that have no listener. Errors while the client closes do not matter.
     ignoreLaterErrors(this.#client);
-    // ioredis listens for one error of a socket, but an interrupted TLS handshake has two. The second would end the
-    // process.
-    for (const node of isCluster(this.#client) ? this.#client.nodes() : [this.#client]) {
-      const socket: unknown = Reflect.get(node, "stream");
-      if (socket instanceof EventEmitter) ignoreLaterErrors(socket);
-    }
+    this.#ignoreSecondErrors();
     this.#client.disconnect();
   }
 

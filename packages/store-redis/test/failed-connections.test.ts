@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { once } from "node:events";
+import { type EventEmitter, once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { join } from "node:path";
@@ -7,6 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import KeyvRedis6 from "@keyv/redis";
 import { type KeyvRedisStore, keyvRedis, type RedisSource, RedisStore } from "@keyward/store-redis";
+import { Redis } from "ioredis";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import {
   describeWithRedis,
@@ -105,6 +106,18 @@ describeWithRedis(servers, "a server that cannot be used", () => {
       }),
     );
     await Promise.all(reported);
+  });
+
+  it("ignores a second error of each socket, also of those of later attempts to connect", async () => {
+    const client = new Redis(secured.url, { retryStrategy: () => 1, lazyConnect: true });
+    client.on("error", () => undefined);
+    onTestFinished(() => client.disconnect());
+    const store = new RedisStore(client, { timeoutMs });
+    const sockets = new Set<EventEmitter>();
+    client.on("connecting", () => setImmediate(() => sockets.add(Reflect.get(client, "stream"))));
+    const refused = () => store.set("key", "value").catch(() => undefined);
+    await expect.poll(async () => refused().then(() => sockets.size), { timeout: 30_000 }).toBeGreaterThan(2);
+    for (const socket of sockets) expect(() => socket.emit("error", new Error("the second error"))).not.toThrow();
   });
 
   it("causes no uncaught exception if a store disconnects during a TLS handshake", async () => {

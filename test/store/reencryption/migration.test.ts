@@ -1,6 +1,6 @@
 import { createCipheriv, randomBytes } from "node:crypto";
 import * as hapiIron from "@hapi/iron";
-import { aesGcm, createKeyv, cryptoJs, EncryptedStore, iron, migrate, plaintext } from "@keyward/core";
+import { aesGcm, createKeyv, cryptoJs, EncryptedStore, iron, migrate, plaintext, reencrypt } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import CryptoJS from "crypto-js";
 import { KeyvMemoryAdapter } from "keyv";
@@ -19,6 +19,26 @@ function encryptGcm(text: string, key: Uint8Array): string {
   const ciphertext = Buffer.concat([cipher.update(text), cipher.final()]);
   return [iv, cipher.getAuthTag(), ciphertext].map((part) => part.toString("hex")).join(":");
 }
+
+describe("the expiry in a foreign record", () => {
+  it.each([3_600, 3_600_000, 86_400_000, 500_000_000_000, 0, -1, Date.now() - 1_000])(
+    "neither stops a job nor removes the record if it is %d, which has passed",
+    async (expires) => {
+      const inner = new MemoryStore();
+      const flows = inner.namespaced("flows");
+      const stored = JSON.stringify({ value: "x", expires });
+      await flows.set("ended", stored);
+      await flows.set("live", JSON.stringify({ value: "y", expires: Date.now() + 3_600_000 }));
+      const keyv = createKeyv({ store: inner, keys: newRing("k1"), namespace: "flows", accept: [plaintext()] });
+      const dry = await reencrypt(keyv, { dryRun: true });
+      const report = await reencrypt(keyv);
+      expect({ ...report, ratePerSecond: 0 }).toMatchObject({ unreadable: dry.unreadable, removed: 0 });
+      expect(await flows.get("ended")).toBeDefined();
+      expect(keyIdIn(await flows.get("live"))).toBe("k1");
+      expect(await keyv.get("live")).toBe("y");
+    },
+  );
+});
 
 /** A store as it is found in practice: several formats, several namespaces, and records that no format reads. */
 async function mixed() {

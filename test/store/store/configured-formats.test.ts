@@ -1,10 +1,19 @@
 import { createCipheriv, createHash, createHmac, pbkdf2Sync, randomBytes, scryptSync } from "node:crypto";
-import { type AesCbcOptions, type AesGcmOptions, aesCbc, aesGcm, createKeyv, type PartEncoding } from "@keyward/core";
+import {
+  type AesCbcOptions,
+  type AesGcmOptions,
+  aesCbc,
+  aesGcm,
+  createKeyv,
+  EncryptedStore,
+  type PartEncoding,
+  reencrypt,
+} from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { describe, expect, it } from "vitest";
 import { expectRefusal } from "../refusals.ts";
 import { newRing } from "../rings.ts";
-import { keyIdIn } from "./inner-stores.ts";
+import { contentOf, keyIdIn } from "./inner-stores.ts";
 import { detectsAlterations, readsAndMigrates } from "./migration.ts";
 
 const secret = () => randomBytes(24).toString("base64");
@@ -167,7 +176,8 @@ describe("aesGcm", () => {
         data: ciphertext.toString("base64"),
       });
     },
-    format: (key: readonly Uint8Array[]) => aesGcm({ key, layout: { iv: "nonce", tag: "auth", ciphertext: "data" } }),
+    format: (key: readonly Uint8Array[]) =>
+      aesGcm({ key, layout: { iv: "nonce", tag: "auth", ciphertext: "data" }, ignoredFields: ["v"] }),
   };
   const scrypt = { kdf: "scrypt", cost: 1024 } as const;
   const scryptProgram = {
@@ -304,6 +314,19 @@ describe("aesCbc with a MAC", () => {
   describe("under the encryption key, in raw bytes", () => {
     readsAndMigrates(withOneKey);
     detectsAlterations(withOneKey);
+  });
+
+  it("leaves records as they are if the MAC has a key of its own, because such a MAC does not detect a wrong key", async () => {
+    const inner = new MemoryStore();
+    const written = program("iv-ciphertext", "sha256");
+    const [former, current] = [written.newKey(), written.newKey()];
+    for (let index = 0; index < 600; index++) await inner.set(`key-${index}`, written.write(`value ${index}`, former));
+    // The key of the MAC stayed the same when the encryption key was changed.
+    const accept = [written.format([{ ...current, mac: former.mac }, former])];
+    const store = new EncryptedStore(inner, { keys: newRing(), accept });
+    const before = await contentOf(inner);
+    expect(await reencrypt(store)).toMatchObject({ unauthenticated: 600, reencrypted: 0, complete: false });
+    expect(await contentOf(inner)).toEqual(before);
   });
 
   it("needs as many keys for the MAC as for the encryption", async () => {

@@ -6,7 +6,7 @@ import type { Keyring } from "../keyring/keyring.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "../store/encrypted-store.ts";
 import { isAbsent, isCurrent, isEncryptable, isForeign, type OpenedRecord } from "../store/record-codec.ts";
 import { bytesOf, PageSize, targetPageBytes } from "../store-interface/page-size.ts";
-import { hasExpired, type RecordAddress, requireAddress } from "../store-interface/record.ts";
+import { expiryToSet, hasExpired, type RecordAddress, requireAddress } from "../store-interface/record.ts";
 import {
   type AtomicStore,
   isStoredValue,
@@ -271,7 +271,7 @@ class Reencryption {
       );
       if (overtaken.length === 0) return;
       // Another process wrote these records first, and may have used an older key: look at them again.
-      changes = attempt < maxAttempts ? await this.#reencryptCurrent(namespace, overtaken, inner, ring) : [];
+      changes = attempt < maxAttempts ? await this.#reencryptCurrent(namespace, overtaken, inner, ring, counts) : [];
       counts.conflicts += overtaken.length - changes.length;
       if (changes.length === 0) return;
     }
@@ -299,7 +299,7 @@ class Reencryption {
         }
         const next = codec.seal(ring, address, record.content);
         // The store may not know the expiry that a foreign record contains.
-        const { expires } = isForeign(record) ? record.content : {};
+        const expires = isForeign(record) ? expiryToSet(record.content) : undefined;
         changes.push({ key, keyId: record.keyId, expected: value, next, expires, removes: false });
       } catch (error) {
         this.#noteUnreadable(error, address, counts);
@@ -382,6 +382,7 @@ class Reencryption {
     overtaken: readonly Change[],
     inner: WrappedStore,
     ring: Keyring,
+    counts: MutableCounts,
   ): Promise<Change[]> {
     const stored = await inner.getMany(overtaken.map(({ key }) => key));
     const entries: ScannedRecord[] = [];
@@ -389,7 +390,12 @@ class Reencryption {
       const value = stored[index];
       if (isStoredValue(value)) entries.push({ namespace, key, value });
     }
-    return await this.#reencryptRecords(entries, ring, { ...noCounts });
+    const found = { ...noCounts };
+    const changes = await this.#reencryptRecords(entries, ring, found);
+    // The first look has counted these records, but not what another process has written in the meantime.
+    counts.unreadable += found.unreadable;
+    counts.unauthenticated += found.unauthenticated;
+    return changes;
   }
 
   #view(namespace: string): View {

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { shapeOf } from "../envelope/value-shape.ts";
 import { type KeywardErrorCode, requireKeywardError } from "../errors/errors.ts";
 import { requireOptions } from "../errors/options.ts";
@@ -53,10 +54,11 @@ export interface MigrationReport {
   readonly unread: readonly UnreadRecords[];
   /** The report of the re-encryption. `undefined` for a dry run. */
   readonly reencryption: ReencryptReport | undefined;
-  /** True if every record is an envelope under the primary now. */
+  /** True if every record that the call has looked at is an envelope under the primary now. */
   readonly complete: boolean;
 }
 
+const recordsPerTurn = 64;
 const maxGroups = 1_000;
 const maxExamples = 5;
 
@@ -65,7 +67,8 @@ const maxExamples = 5;
  * primary, as {@link reencrypt} does. Records that cannot be read stay as they are, and the report describes their form,
  * so that you can find the missing format. With `dryRun`, nothing is written.
  *
- * @param options the options of `reencrypt`. If `signal` is aborted before the re-encryption begins, the call rejects
+ * @param options the options of `reencrypt`. `maxPerSecond`, `onProgress` and `checkpoint` apply to the re-encryption, and
+ * not to the survey of the records before it. If `signal` is aborted before the re-encryption begins, the call rejects
  * with the reason of the signal.
  * @throws KeywardError like `reencrypt`.
  * @example
@@ -79,7 +82,12 @@ export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOpt
   const survey = new Survey(codec.forOnePass());
   for await (const records of pages(withinRange(scannableOf(store), range), requirePace(options).batchSize)) {
     signal?.throwIfAborted();
-    for (const record of records) {
+    for (const [index, record] of records.entries()) {
+      // Decryption blocks the event loop, which live traffic shares.
+      if (index % recordsPerTurn === recordsPerTurn - 1) {
+        await nextTurn();
+        signal?.throwIfAborted();
+      }
       if (namespaces === undefined || namespaces.includes(record.namespace)) await survey.add(record);
     }
   }

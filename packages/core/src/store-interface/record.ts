@@ -49,6 +49,14 @@ export function hasExpired(expires: number | undefined, nowMs: number = Date.now
 }
 
 /**
+ * Returns the expiry of a foreign record that the store may not know; `undefined` if there is none to set. An expiry that
+ * has passed is not set, because that would remove the record.
+ */
+export function expiryToSet({ expires }: RecordContent): number | undefined {
+  return hasExpired(expires) ? undefined : expires;
+}
+
+/**
  * Returns an error about one record. The properties of the error have the address of the record. The message does not
  * have it, because the key of the record may be a secret.
  */

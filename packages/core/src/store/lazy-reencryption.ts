@@ -2,7 +2,7 @@ import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promi
 import { asKeywardError, type KeywardError } from "../errors/errors.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
-import type { RecordAddress } from "../store-interface/record.ts";
+import { expiryToSet, type RecordAddress } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
 import { type RacingReplacement, requireAtomic, type WrappedStore } from "../store-interface/wrapped-store.ts";
 import type { BackgroundEvents } from "./background-events.ts";
@@ -218,7 +218,7 @@ export class LazyReencryption {
         expected,
         next: this.#parts.codec.seal(ring, address, content),
         // The store may not know the expiry that a foreign record contains.
-        ...(isForeign(record) && content.expires !== undefined ? { expires: content.expires } : {}),
+        ...(isForeign(record) ? { expires: expiryToSet(content) } : {}),
         keptExpires: content.expires,
       };
     } catch (cause) {

@@ -2,7 +2,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
-import { type RecordAddress, type RecordContent, recordError, requireAddress } from "../store-interface/record.ts";
+import {
+  expiryToSet,
+  type RecordAddress,
+  type RecordContent,
+  recordError,
+  requireAddress,
+} from "../store-interface/record.ts";
 import { requireNewExpires, requireValue, sameStored } from "../store-interface/store-arguments.ts";
 import {
   type AtomicStore,
@@ -313,7 +319,7 @@ function storeExpiryOf(
   // record must not keep the expiry of that record.
   if (record === undefined) return null;
   // The store may not know the expiry that a foreign record contains.
-  return isForeign(record) ? record.content.expires : undefined;
+  return isForeign(record) ? expiryToSet(record.content) : undefined;
 }
 
 /** Divides changes into waves, as indexes. No wave has two changes of one record, and later waves have later changes. */

@@ -48,7 +48,8 @@ export interface CbcHmac {
   readonly covers: "iv-ciphertext" | "ciphertext";
   /**
    * The key of the MAC, with as many entries as the option `key` has, in the same order. Text stands for its UTF-8 bytes.
-   * Default: the encryption key.
+   * Such a MAC says nothing about the encryption key, so the format cannot detect a wrong one. Default: the encryption
+   * key.
    */
   readonly key?: OldKeys;
 }
@@ -67,13 +68,21 @@ export interface AesCbcOptions {
   readonly joinedBy?: string;
   /** The encoding of the stored text, or of each part. Default: "base64", with or without padding. */
   readonly encoding?: PartEncoding;
+  /**
+   * Other fields of a JSON object, such as a version. They are not kept. An object with any other field is not a value of
+   * the format. Default: none.
+   */
+  readonly ignoredFields?: readonly string[];
   /** The length of the salt in bytes, if each record has one. Default: 16, and any for parts that are not concatenated. */
   readonly saltBytes?: number;
   /** The MAC. Without it, the format cannot detect a wrong key or an altered record. Default: no MAC. */
   readonly hmac?: CbcHmac;
   /** What the application encrypted. Default: "as-is". Without a MAC, a value must be text. */
   readonly value?: DecryptedValue;
-  /** Whether re-encryption encrypts records without a MAC. Default: false, so that they stay as they are. */
+  /**
+   * Whether re-encryption encrypts the records of a format that cannot detect a wrong key. Default: false, so that they
+   * stay as they are.
+   */
   readonly encryptUnauthenticated?: boolean;
 }
 
@@ -90,6 +99,7 @@ const aesCbcOptionNames = {
   layout: true,
   joinedBy: true,
   encoding: true,
+  ignoredFields: true,
   saltBytes: true,
   hmac: true,
   value: true,
@@ -103,15 +113,18 @@ const digestBytes = { sha1: 20, sha256: 32, sha512: 64 } as const;
 /**
  * Returns the format of values encrypted with AES-CBC and PKCS #7 padding.
  *
- * Without the option `hmac`, the format cannot detect a wrong key or an altered record: `authenticated` is false, and
- * re-encryption leaves the records as they are, unless `encryptUnauthenticated` is true.
+ * Without the option `hmac`, the format cannot detect a wrong key or an altered record. With a key of its own for the MAC,
+ * the format cannot detect a wrong encryption key. In both cases, `authenticated` is false, and re-encryption leaves the
+ * records as they are, unless `encryptUnauthenticated` is true.
  *
  * @throws KeywardError `KEY_INVALID` if a key is empty or has another length than `keyBytes`; `VALUE_INVALID` for an
  * invalid option.
  * @example
  * const accept = [aesCbc({ key: "the secret", layout: "iv-ciphertext", joinedBy: ":", encoding: "hex" })];
  */
-export function aesCbc(options: AesCbcOptions & { readonly hmac: CbcHmac }): ForeignFormat;
+export function aesCbc(
+  options: AesCbcOptions & { readonly hmac: CbcHmac & { readonly key?: undefined } },
+): ForeignFormat;
 export function aesCbc(options: AesCbcOptions): UnauthenticatedFormat;
 export function aesCbc(options: AesCbcOptions): ForeignFormat {
   const checked = requireOptions("aesCbc", options, aesCbcOptionNames);
@@ -124,7 +137,7 @@ export function aesCbc(options: AesCbcOptions): ForeignFormat {
     requireOneOf("hmac.covers", hmac.covers, ["iv-ciphertext", "ciphertext"]);
   }
   const isPacked = typeof layout === "string" && joinedBy === undefined;
-  const parse = layoutReader({ layout, joinedBy, encoding }, [], {
+  const parse = layoutReader({ layout, joinedBy, encoding, ignoredFields: checked.ignoredFields }, [], {
     iv: [blockBytes],
     ...(hmac === undefined ? {} : { mac: [digestBytes[hmac.digest]] }),
     ...(needsRecordSalt(keyFrom) ? { salt: saltLengths(saltBytes, isPacked) } : {}),
@@ -149,7 +162,7 @@ export function aesCbc(options: AesCbcOptions): ForeignFormat {
         return openCbc(secret, parts.iv, parts.ciphertext);
       }),
   };
-  return hmac === undefined
+  return hmac === undefined || macKeys !== undefined
     ? unauthenticatedFormat(format, checked.encryptUnauthenticated ?? false)
     : authenticatedFormat(format);
 }

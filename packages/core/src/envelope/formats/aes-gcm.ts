@@ -51,6 +51,11 @@ export interface AesGcmOptions {
   readonly joinedBy?: string;
   /** The encoding of the stored text, or of each part. Default: "base64", with or without padding. */
   readonly encoding?: PartEncoding;
+  /**
+   * Other fields of a JSON object, such as a version. They are not kept. An object with any other field is not a value of
+   * the format. Default: none.
+   */
+  readonly ignoredFields?: readonly string[];
   /** The length of the nonce in bytes. Default: 12, and for parts that are not concatenated 12 or 16. */
   readonly ivBytes?: number;
   /** The length of the salt in bytes, if each record has one. Default: 16, and any for parts that are not concatenated. */
@@ -66,6 +71,7 @@ const aesGcmOptionNames = {
   layout: true,
   joinedBy: true,
   encoding: true,
+  ignoredFields: true,
   ivBytes: true,
   saltBytes: true,
   value: true,
@@ -89,7 +95,7 @@ export function aesGcm(options: AesGcmOptions): ForeignFormat {
   if (ivBytes !== undefined) requireAmount("ivBytes", ivBytes, "bytes", { least: 8, most: 64 });
   if (saltBytes !== undefined) requireAmount("saltBytes", saltBytes, "bytes", { most: 1_024 });
   const isPacked = typeof layout === "string" && joinedBy === undefined;
-  const parse = layoutReader({ layout, joinedBy, encoding }, ["tag"], {
+  const parse = layoutReader({ layout, joinedBy, encoding, ignoredFields: checked.ignoredFields }, ["tag"], {
     iv: ivBytes === undefined ? [12, ...(isPacked ? [] : [16])] : [ivBytes],
     tag: [tagBytes],
     ...(needsRecordSalt(keyFrom) ? { salt: saltLengths(saltBytes, isPacked) } : {}),

@@ -5,7 +5,7 @@ import { textOf } from "../../store-interface/keyv-value.ts";
 import type { ForeignFormat } from "../foreign-format.ts";
 import type { DecryptedValue } from "./decrypted-value.ts";
 import { openCbc } from "./decryption.ts";
-import { authenticatedFormat } from "./keyed-format.ts";
+import { authenticatedFormat, type KeyedFormat, unauthenticatedFormat } from "./keyed-format.ts";
 import { decodeText } from "./layout.ts";
 import { listOldKeys, type OldKey } from "./old-keys.ts";
 
@@ -22,6 +22,11 @@ export interface IronOptions {
   readonly iterations?: number;
   /** What the application encrypted. Default: "json", because iron encrypts objects as JSON. */
   readonly value?: DecryptedValue;
+  /**
+   * Whether re-encryption encrypts records that have a password of their own for the MAC. Such a MAC says nothing about
+   * the password for encryption, so the format cannot detect a wrong one. Default: false, so that they stay as they are.
+   */
+  readonly encryptUnauthenticated?: boolean;
 }
 
 const ironOptionNames = {
@@ -29,7 +34,24 @@ const ironOptionNames = {
   algorithm: true,
   iterations: true,
   value: true,
+  encryptUnauthenticated: true,
 } as const satisfies OptionNames<IronOptions>;
+
+/** The parts of a sealed value, and the text that its MAC authenticates. */
+interface SealedParts {
+  readonly covered: string;
+  readonly encryptionSalt: string | undefined;
+  readonly iv: string | undefined;
+  readonly ciphertext: string | undefined;
+  readonly expiration: string | undefined;
+  readonly macSalt: string | undefined;
+  readonly mac: string | undefined;
+}
+
+interface IronKey {
+  readonly encryption: OldKey;
+  readonly integrity: OldKey;
+}
 
 const prefix = "Fe26.2";
 const keyBytesOfAlgorithm = { "aes-256-cbc": 32, "aes-128-ctr": 16 } as const;
@@ -49,9 +71,10 @@ export function iron(options: IronOptions): ForeignFormat {
   const { password, algorithm = "aes-256-cbc", iterations = 1, value = "json" } = checked;
   requireOneOf("algorithm", algorithm, Object.keys(keyBytesOfAlgorithm));
   requireAmount("iterations", iterations, "iterations", { most: 10_000_000 });
-  return authenticatedFormat({
+  const keys = listPasswords(password);
+  const format: KeyedFormat<SealedParts, IronKey> = {
     name: "iron",
-    keys: listPasswords(password),
+    keys,
     value,
     parse(stored) {
       // iron-session appends the version of its own format.
@@ -79,7 +102,10 @@ export function iron(options: IronOptions): ForeignFormat {
     },
     // Text that is not a number becomes NaN, which a store refuses.
     expires: ({ expiration = "" }) => (expiration === "" ? undefined : Number(expiration)),
-  });
+  };
+  return keys.every(({ encryption, integrity }) => encryption === integrity)
+    ? authenticatedFormat(format)
+    : unauthenticatedFormat(format, checked.encryptUnauthenticated ?? false);
 }
 
 function listPasswords(password: IronPassword | readonly IronPassword[]) {

@@ -1,12 +1,13 @@
 import { createHmac, createSecretKey, timingSafeEqual } from "node:crypto";
-import { type OptionNames, requireOneOf, requireOptions } from "../../errors/options.ts";
+import { KeywardError } from "../../errors/errors.ts";
+import { type OptionNames, requireOptions } from "../../errors/options.ts";
 import { textOf } from "../../store-interface/keyv-value.ts";
 import type { ForeignFormat } from "../foreign-format.ts";
 import type { DecryptedValue } from "./decrypted-value.ts";
 import { openAead, openCbc, tagBytes } from "./decryption.ts";
 import { authenticatedFormat, UnsupportedValue } from "./keyed-format.ts";
 import { decodeText, jsonObjectOf } from "./layout.ts";
-import { listOldKeys, type OldKeys } from "./old-keys.ts";
+import { invalidKey, listOldKeys, type OldKey, type OldKeys } from "./old-keys.ts";
 
 /** Options of {@link compactJwe}. */
 export interface CompactJweOptions {
@@ -55,10 +56,15 @@ interface Token {
 export function compactJwe(options: CompactJweOptions): ForeignFormat {
   const checked = requireOptions("compactJwe", options, compactJweOptionNames);
   const { key, keyFrom = "base64url", value = "json" } = checked;
-  requireOneOf("keyFrom", keyFrom, ["base64url", "base64", "hex", "utf8"]);
+  if (!["base64url", "base64", "hex", "utf8"].includes(keyFrom)) {
+    // The value is not shown, because it may be a misplaced key.
+    throw new KeywardError("VALUE_INVALID", "The option keyFrom of compactJwe() is unknown", {
+      hint: 'Set keyFrom to "base64url", "base64", "hex" or "utf8".',
+    });
+  }
   return authenticatedFormat({
     name: "jwe",
-    keys: listOldKeys("compactJwe", key).map((each) => (typeof each === "string" ? Buffer.from(each, keyFrom) : each)),
+    keys: listOldKeys("compactJwe", key).map((each) => jweKeyOf(each, keyFrom)),
     value,
     parse: (stored) => parseToken(textOf(stored) ?? ""),
     decrypt: openToken,
@@ -69,6 +75,12 @@ export function compactJwe(options: CompactJweOptions): ForeignFormat {
       return typeof claims.exp === "number" ? claims.exp * 1_000 : Number.NaN;
     },
   });
+}
+
+function jweKeyOf(key: OldKey, keyFrom: "base64url" | "base64" | "hex" | "utf8"): Uint8Array {
+  const bytes = typeof key === "string" ? Buffer.from(key, keyFrom) : key;
+  if ([16, 24, 32, 48, 64].includes(bytes.length)) return bytes;
+  throw invalidKey("compactJwe", `has ${bytes.length} bytes, but must have 16, 24, 32, 48 or 64`);
 }
 
 function parseToken(text: string): Token | undefined {
@@ -82,14 +94,14 @@ function parseToken(text: string): Token | undefined {
   if ("zip" in fields || "crit" in fields) {
     throw new UnsupportedValue(
       "is compressed, or has critical extensions",
-      "Read such records with a format of your own, which calls `compactDecrypt` of jose.",
+      "Read such records with a format of your own, which calls `compactDecrypt` of jose. List it before this format.",
     );
   }
   const { enc } = fields;
   if (!isEnc(enc)) {
     throw new UnsupportedValue(
       "has an unknown enc",
-      "Read such records with a format of your own, which calls `compactDecrypt` of jose.",
+      "Read such records with a format of your own, which calls `compactDecrypt` of jose. List it before this format.",
     );
   }
   return { enc, associated: Buffer.from(header, "ascii"), iv, ciphertext, tag };

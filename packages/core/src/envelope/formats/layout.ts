@@ -35,6 +35,8 @@ export interface LayoutOptions {
   readonly layout: string | Readonly<Partial<Record<PartName, string>>>;
   readonly joinedBy?: string | undefined;
   readonly encoding?: PartEncoding | undefined;
+  /** Other fields of the JSON object, which are not kept. */
+  readonly ignoredFields?: readonly string[] | undefined;
 }
 
 /**
@@ -51,7 +53,7 @@ export type PartLengths = Readonly<Partial<Record<PartName, readonly number[] | 
  * @throws KeywardError `VALUE_INVALID` for an invalid option.
  */
 export function layoutReader(
-  { layout, joinedBy, encoding = "base64" }: LayoutOptions,
+  { layout, joinedBy, encoding = "base64", ignoredFields = [] }: LayoutOptions,
   optional: readonly PartName[],
   lengths: PartLengths,
 ): (stored: StoredValue) => Parts | undefined {
@@ -67,7 +69,13 @@ export function layoutReader(
         "Remove joinedBy, and set encoding to the encoding of the fields.",
       );
     }
-    return (stored) => partsOf(fieldsOf(stored, layout), encoding, lengths);
+    const fields = new Set([...Object.values(layout), ...ignoredFields]);
+    return (stored) => {
+      const object = jsonObjectOf(stored);
+      // Any other field would be lost, so an object with such a field is not a value of this format.
+      if (object === undefined || !Object.keys(object).every((field) => fields.has(field))) return undefined;
+      return partsOf(fieldsOf(object, layout), encoding, lengths);
+    };
   }
   const order = String(layout).split("-");
   const names = requireParts(order, optional, lengths);
@@ -119,11 +127,10 @@ function requireParts(given: readonly string[], optional: readonly PartName[], l
   );
 }
 
-function fieldsOf(stored: StoredValue, layout: Readonly<Partial<Record<PartName, string>>>): Map<string, unknown> {
+function fieldsOf(object: object, layout: Readonly<Partial<Record<PartName, string>>>): Map<string, unknown> {
   const fields = new Map<string, unknown>();
-  const object = jsonObjectOf(stored);
   for (const [part, field] of Object.entries(layout)) {
-    fields.set(part, object !== undefined && Object.hasOwn(object, field) ? Reflect.get(object, field) : undefined);
+    fields.set(part, Object.hasOwn(object, field) ? Reflect.get(object, field) : undefined);
   }
   return fields;
 }

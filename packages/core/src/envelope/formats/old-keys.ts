@@ -90,7 +90,12 @@ export function encryptionKeys(taker: string, key: OldKeys, keyFrom: KeyFrom, ke
     const derive = derivation(taker, keyFrom, keyBytes);
     return oldKeys.map((oldKey) => derivedKey(oldKey, derive, keyFrom.salt));
   }
-  requireOneOf("keyFrom", keyFrom, ["sha256", "utf8", "hex", "base64"]);
+  if (!["sha256", "utf8", "hex", "base64"].includes(keyFrom)) {
+    // The value is not shown, because it may be a misplaced key.
+    throw new KeywardError("VALUE_INVALID", `The option keyFrom of ${taker}() is unknown`, {
+      hint: 'Set keyFrom to "sha256", "utf8", "hex" or "base64", or to an object with a `kdf`.',
+    });
+  }
   return oldKeys.map((oldKey) => {
     const bytes = typeof oldKey === "string" ? bytesOfText(oldKey, keyFrom, keyBytes) : oldKey;
     if (bytes.length !== keyBytes) throw invalidKey(taker, `has ${bytes.length} bytes, but must have ${keyBytes}`);
