@@ -38,7 +38,8 @@ import {
 
 const maxListed = 1_000;
 const maxAttempts = 3;
-const recordsPerTurn = 64;
+/** Number of records after which a job lets other work of the process run. */
+export const recordsPerTurn = 64;
 
 /**
  * Re-encrypts every record of a store's backend under the primary key, in all namespaces. Records keep their expiry.

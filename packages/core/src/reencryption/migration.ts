@@ -8,7 +8,7 @@ import { pages } from "../store-interface/page-size.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import type { ScannedRecord } from "../store-interface/store-capabilities.ts";
 import { requireAtomic } from "../store-interface/wrapped-store.ts";
-import { reencrypt } from "./bulk-reencryption.ts";
+import { recordsPerTurn, reencrypt } from "./bulk-reencryption.ts";
 import { scannableOf, withinRange } from "./census.ts";
 import {
   type ReencryptOptions,
@@ -58,7 +58,6 @@ export interface MigrationReport {
   readonly complete: boolean;
 }
 
-const recordsPerTurn = 64;
 const maxGroups = 1_000;
 const maxExamples = 5;
 

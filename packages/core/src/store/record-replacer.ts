@@ -23,9 +23,6 @@ import { unreadable } from "./record-reader.ts";
 import type { StoreAttachment } from "./store-attachment.ts";
 import type { WriteGate } from "./write-gate.ts";
 
-/** The errors whose hint says that a part of a batch was done. */
-const partly = new WeakSet<KeywardError>();
-
 /** The parts of a store that {@link RecordReplacer} uses. */
 export interface RecordReplacerParts {
   readonly attachment: StoreAttachment;
@@ -98,12 +95,16 @@ export class RecordReplacer {
     const made = changes.map(() => false);
     // Two replacements of one record depend on each other, so they are made one after the other.
     for (const wave of wavesOf(changes)) {
-      const results = await this.#make(
-        wave.map((index) => at(changes, index)),
-        (errors) => unreadable(errors, errors.length, changes.length),
-      ).catch((error: unknown) => {
-        throw partlyMade(requireKeywardError(error), made.includes(true));
-      });
+      const results = wave.map(() => false);
+      try {
+        await this.#make(
+          wave.map((index) => at(changes, index)),
+          results,
+          (errors) => unreadable(errors, errors.length, changes.length),
+        );
+      } catch (error) {
+        throw [...made, ...results].includes(true) ? partlyMade(requireKeywardError(error)) : error;
+      }
       for (const [position, index] of wave.entries()) made[index] = results[position] === true;
     }
     return made;
@@ -126,29 +127,33 @@ export class RecordReplacer {
   }
 
   async #one(change: Change): Promise<boolean> {
-    const [made = false] = await this.#make([change], ([error]) => requireKeywardError(error));
-    return made;
+    const made = [false];
+    await this.#make([change], made, ([error]) => requireKeywardError(error));
+    return made[0] === true;
   }
 
   /**
    * Makes changes of different records, after the running changes of these records through this store. So calls of this
-   * process do not overtake each other again and again. `toError` makes one error of those of the records that cannot be
-   * read.
+   * process do not overtake each other again and again. Notes in `made` which changes were made, also if the call rejects.
+   * `toError` makes one error of those of the records that cannot be read.
    */
   async #make(
     changes: readonly Change[],
+    made: boolean[],
     toError: (errors: readonly KeywardError[]) => KeywardError,
-  ): Promise<boolean[]> {
+  ): Promise<void> {
     const names = changes.map(({ address }) => `${address.namespace}\0${address.key}`);
     const running = names.flatMap((name) => this.#running.get(name) ?? []);
-    const making = Promise.all(running).then(() => this.#parts.source.whileSealing(this.#makeAll(changes, toError)));
+    const making = Promise.all(running).then(() =>
+      this.#parts.source.whileSealing(this.#makeAll(changes, made, toError)),
+    );
     const ended = making.then(
       () => undefined,
       () => undefined,
     );
     for (const name of names) this.#running.set(name, ended);
     try {
-      return await making;
+      await making;
     } finally {
       for (const name of names) if (this.#running.get(name) === ended) this.#running.delete(name);
     }
@@ -156,20 +161,15 @@ export class RecordReplacer {
 
   async #makeAll(
     changes: readonly Change[],
+    made: boolean[],
     toError: (errors: readonly KeywardError[]) => KeywardError,
-  ): Promise<boolean[]> {
-    const made = changes.map(() => false);
+  ): Promise<void> {
     let pending: readonly number[] = [...changes.keys()];
-    try {
-      for (let attempt = 1; pending.length > 0; attempt++) {
-        if (attempt > maxAttempts) throw overtaken(at(changes, pending[0] ?? 0).address);
-        if (attempt > hurriedAttempts) await sleep(pauseMsBefore(attempt));
-        pending = await this.#attempt(changes, pending, made, toError);
-      }
-    } catch (error) {
-      throw partlyMade(requireKeywardError(error), made.includes(true));
+    for (let attempt = 1; pending.length > 0; attempt++) {
+      if (attempt > maxAttempts) throw overtaken(at(changes, pending[0] ?? 0).address);
+      if (attempt > hurriedAttempts) await sleep(pauseMsBefore(attempt));
+      pending = await this.#attempt(changes, pending, made, toError);
     }
-    return made;
   }
 
   /** Tries the pending changes once, and notes in `made` which were made. Returns those that were overtaken. */
@@ -371,11 +371,10 @@ function overtaken(address: RecordAddress): KeywardError {
   });
 }
 
-/** Returns the error of a batch. If some of its changes were made, the hint says so. */
-function partlyMade(error: KeywardError, madeSome: boolean): KeywardError {
-  if (!madeSome || partly.has(error)) return error;
+/** Returns the error of a batch some of whose changes were made, with a hint that says so. */
+function partlyMade(error: KeywardError): KeywardError {
   const { code, message, key, namespace, keyId, errors } = error;
-  const told = new KeywardError(code, message, {
+  return new KeywardError(code, message, {
     key,
     namespace,
     keyId,
@@ -383,6 +382,4 @@ function partlyMade(error: KeywardError, madeSome: boolean): KeywardError {
     cause: error,
     hint: "Some changes of this batch were made. Read the records before you repeat the changes that are left.",
   });
-  partly.add(told);
-  return told;
 }

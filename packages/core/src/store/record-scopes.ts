@@ -63,7 +63,7 @@ export class RecordScopes {
       throw invalidScope(address, "the function `scope` threw an error");
     }
     if (name === undefined || isScopeName(name)) return name;
-    // If nobody handled the rejection of a promise, it would end the process.
+    // An unhandled rejection of the promise would end the process.
     if (name instanceof Promise) name.catch(() => undefined);
     throw invalidScope(address, `the function \`scope\` returned ${described(name)}`);
   }
@@ -78,7 +78,7 @@ export class RecordScopes {
    *
    * @param keyring a keyring that {@link RecordScopes.keyringForStore} returned.
    * @throws KeywardError `VALUE_INVALID` like {@link RecordScopes.of}; `KEYRING_INVALID` if the application passed a
-   * keyring that was derived for another scope, and if the name cannot be the name of a scope.
+   * keyring that was derived for another scope.
    */
   keyringForRecord(keyring: Keyring, address: RecordAddress): Keyring {
     if (typeof this.#scope !== "function") return keyring;

@@ -1,5 +1,4 @@
 import { createHmac, createSecretKey, timingSafeEqual } from "node:crypto";
-import { KeywardError } from "../../errors/errors.ts";
 import { type OptionNames, requireOptions } from "../../errors/options.ts";
 import { textOf } from "../../store-interface/keyv-value.ts";
 import type { ForeignFormat } from "../foreign-format.ts";
@@ -7,7 +6,7 @@ import type { DecryptedValue } from "./decrypted-value.ts";
 import { openAead, openCbc, tagBytes } from "./decryption.ts";
 import { authenticatedFormat, UnsupportedValue } from "./keyed-format.ts";
 import { decodeText, jsonObjectOf } from "./layout.ts";
-import { invalidKey, listOldKeys, type OldKey, type OldKeys } from "./old-keys.ts";
+import { invalidKey, listOldKeys, type OldKey, type OldKeys, requireKeyFrom } from "./old-keys.ts";
 
 /** Options of {@link compactJwe}. */
 export interface CompactJweOptions {
@@ -56,12 +55,8 @@ interface Token {
 export function compactJwe(options: CompactJweOptions): ForeignFormat {
   const checked = requireOptions("compactJwe", options, compactJweOptionNames);
   const { key, keyFrom = "base64url", value = "json" } = checked;
-  if (!["base64url", "base64", "hex", "utf8"].includes(keyFrom)) {
-    // The value is not shown, because it may be a misplaced key.
-    throw new KeywardError("VALUE_INVALID", "The option keyFrom of compactJwe() is unknown", {
-      hint: 'Set keyFrom to "base64url", "base64", "hex" or "utf8".',
-    });
-  }
+  const hint = 'Set keyFrom to "base64url", "base64", "hex" or "utf8".';
+  requireKeyFrom("compactJwe", keyFrom, ["base64url", "base64", "hex", "utf8"], hint);
   return authenticatedFormat({
     name: "jwe",
     keys: listOldKeys("compactJwe", key).map((each) => jweKeyOf(each, keyFrom)),

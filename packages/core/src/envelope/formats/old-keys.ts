@@ -90,18 +90,25 @@ export function encryptionKeys(taker: string, key: OldKeys, keyFrom: KeyFrom, ke
     const derive = derivation(taker, keyFrom, keyBytes);
     return oldKeys.map((oldKey) => derivedKey(oldKey, derive, keyFrom.salt));
   }
-  if (!["sha256", "utf8", "hex", "base64"].includes(keyFrom)) {
-    // The value is not shown, because it may be a misplaced key.
-    throw new KeywardError("VALUE_INVALID", `The option keyFrom of ${taker}() is unknown`, {
-      hint: 'Set keyFrom to "sha256", "utf8", "hex" or "base64", or to an object with a `kdf`.',
-    });
-  }
+  const hint = 'Set keyFrom to "sha256", "utf8", "hex" or "base64", or to an object with a `kdf`.';
+  requireKeyFrom(taker, keyFrom, ["sha256", "utf8", "hex", "base64"], hint);
   return oldKeys.map((oldKey) => {
     const bytes = typeof oldKey === "string" ? bytesOfText(oldKey, keyFrom, keyBytes) : oldKey;
     if (bytes.length !== keyBytes) throw invalidKey(taker, `has ${bytes.length} bytes, but must have ${keyBytes}`);
     const encryptionKey = createSecretKey(bytes);
     return () => encryptionKey;
   });
+}
+
+/**
+ * Checks how a key that is text becomes the key of a format. An error does not show the given value, because it may be a
+ * misplaced key.
+ *
+ * @throws KeywardError `VALUE_INVALID`.
+ */
+export function requireKeyFrom(taker: string, keyFrom: string, known: readonly string[], hint: string): void {
+  if (known.includes(keyFrom)) return;
+  throw new KeywardError("VALUE_INVALID", `The option keyFrom of ${taker}() is unknown`, { hint });
 }
 
 /** Returns whether each record contains the salt from which its encryption key is derived. */
