@@ -112,6 +112,8 @@ class RangeWorker implements ReencryptionWorker {
   readonly #worker: Worker<RangeJob, Counts, string>;
   readonly #closing = new AbortController();
   readonly #repetitions = new Repetitions();
+  /** The id of the job whose range is being re-encrypted. */
+  #inProgress: string | undefined;
 
   constructor(options: ReencryptionWorkerOptions) {
     const { batchSize, concurrency, maxPerSecond } = requireOptions("reencryptionWorker", options, workerOptionNames);
@@ -132,7 +134,9 @@ class RangeWorker implements ReencryptionWorker {
       maxStalledCount: Number.MAX_SAFE_INTEGER,
     });
     this.#queue.on("error", this.#reportError);
-    this.#worker.on("error", this.#reportError);
+    this.#worker.on("error", (error) => {
+      if (!this.#isLateRenewal(error)) this.#reportError(error);
+    });
     this.#worker.on("ready", () => this.#repetitions.succeeded());
   }
 
@@ -142,6 +146,15 @@ class RangeWorker implements ReencryptionWorker {
     const repetition = this.#repetitions.occurred(reported);
     if (repetition !== undefined) this.#options.onError?.(reported, repetition);
   };
+
+  /**
+   * Returns whether BullMQ failed to renew the lock of a job that this worker had already given back. The worker renews
+   * locks by a timer, so a renewal can reach the queue just after the job has ended, which is no fault.
+   */
+  #isLateRenewal({ message }: Error): boolean {
+    const id = /^could not renew lock for job (.+)$/.exec(message)?.[1];
+    return id !== undefined && id !== this.#inProgress;
+  }
 
   async close(): Promise<void> {
     this.#closing.abort();
@@ -154,11 +167,14 @@ class RangeWorker implements ReencryptionWorker {
 
   async #process(job: Job<RangeJob, Counts, string>, token: string | undefined): Promise<Counts> {
     let done: Counts | undefined;
+    this.#inProgress = job.id;
     try {
       done = await this.#reencrypt(job);
     } catch (error) {
       this.#options.onError?.(withoutArguments(error), { times: 1 });
       throw errorForQueue(error);
+    } finally {
+      this.#inProgress = undefined;
     }
     if (done !== undefined) return done;
     await job.moveToWait(token);

@@ -235,6 +235,31 @@ describeWithRedis(servers, "a re-encryption shared through BullMQ", () => {
     expect(errors).toEqual([]);
   });
 
+  it("reports no error if the lock of a range is renewed just after the worker has given the range back", async () => {
+    const { name, store } = await rotated(1_000);
+    const queueServer = new Redis(queues.url);
+    onTestFinished(() => queueServer.disconnect());
+    const run = await start(name, { store, ranges: 1 });
+    const reports: ReencryptReport[] = [];
+    const { errors } = work(name, {
+      store,
+      lockMs: 4_000,
+      batchSize: 20,
+      maxPerSecond: 50,
+      onReport(report) {
+        reports.push(report);
+        // The server answers again after the worker has both given the range back and, by its timer, renewed the lock.
+        // The process stands still until the server has received the command.
+        void queueServer.client("PAUSE", 2_500, "WRITE");
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 100);
+      },
+    });
+    await vi.waitFor(async () => expect((await run.progress()).scanned).toBeGreaterThan(40), 10_000);
+    await run.abort();
+    expect(reports).toMatchObject([{ complete: false }]);
+    expect(errors).toEqual([]);
+  });
+
   it("adds no pass after abort(), even if another process is taking a census when abort() is called", async () => {
     const { name, store } = await rotated(20);
     const run = await start(name, { store, ranges: 2 });
