@@ -46,8 +46,10 @@ interface Survey {
 
 // A server does no other work during one SCAN.
 const mostScanned = 5_000;
-// If a page found no keys, most keys belong to other applications, and small steps would only be slow.
-const leastScannedAgain = 500;
+// If a step found no keys, most keys may belong to other applications, so the next step scans more. It grows by degrees:
+// a large step after a small one that found nothing by chance would return many times as many keys as the caller wants.
+const growth = 4;
+const mostScannedAgain = 500;
 
 /** A page of a scan: keys in Redis, and the cursor of the next page. The last page has no cursor. */
 export interface KeyPage {
@@ -100,7 +102,7 @@ export async function scanKeys(
       advanced ||= step.advanced;
       if (step.keys.length > 0 || progress.done.isFull) return step.keys;
       if (advanced && deadline.shareOver) return [];
-      if (step.searched) count = Math.max(scanned, leastScannedAgain);
+      if (step.searched) count = Math.max(scanned, Math.min(count * growth, mostScannedAgain));
       if (step.advanced) continue;
       // The cursor keeps the progress of this page. A page without any progress fails.
       if (advanced) return [];

@@ -42,4 +42,26 @@ describeWithRedis(servers, "a few records among many keys of another application
     expect(await store.hasMany(keys)).toEqual([false, false]);
     expect(await node.command("DBSIZE")).toBe(foreign);
   });
+
+  it("are returned in pages of about the limit, even after a step of a scan that found none of them", async () => {
+    const node = await startRedis(servers);
+    const store = new RedisStore(node.url);
+    onTestFinished(async () => {
+      await store.disconnect();
+      await node.stop();
+    });
+    const numbers = Array.from({ length: 2_000 }, (_, number) => number);
+    await store.setMany(numbers.map((number) => ({ key: `key-${number}`, value: "value" })));
+    for (const number of numbers) await node.command("SET", `foreign:${number}`, "");
+    // Every second step of one key finds no record.
+    const found = new Set<string>();
+    let cursor: string | undefined;
+    do {
+      const page = await store.scan({ limit: 1, ...(cursor === undefined ? {} : { cursor }) });
+      expect(page.entries.length).toBeLessThanOrEqual(100);
+      for (const { key } of page.entries) found.add(key);
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    expect(found.size).toBe(numbers.length);
+  });
 });
