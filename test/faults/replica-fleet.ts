@@ -9,8 +9,8 @@ const script = fileURLToPath(new URL("./replica-process.ts", import.meta.url));
 /** Addresses at which the processes of an application find their records and their keys. */
 export interface FleetPlan {
   readonly address: string;
-  /** Source of the keys, for `keysFrom`. */
-  readonly source: string;
+  /** Source of the keys, for `keysFrom`; or the source of each process. */
+  readonly source: string | readonly string[];
   /** Environment variables that the key service needs in addition to the source. */
   readonly env: Readonly<Record<string, string>>;
   readonly size: number;
@@ -19,23 +19,32 @@ export interface FleetPlan {
   readonly seed: number;
 }
 
-/** The processes of an application, which read and write until {@link ReplicaFleet.end}. */
+/** The processes of an application, which read and write until {@link Fleet.expectNoFailure}. */
 export class Fleet {
-  readonly #replicas: readonly Replica[];
+  readonly #plan: FleetPlan;
+  readonly #replicas: Replica[];
+  readonly #ends: End[] = [];
 
-  private constructor(replicas: readonly Replica[]) {
-    this.#replicas = replicas;
+  private constructor(plan: FleetPlan) {
+    this.#plan = plan;
+    this.#replicas = namesOf(plan).map((_, index) => startReplica(plan, index, plan.env));
   }
 
   /** Starts the processes and resolves when all of them are running. They end with the test at the latest. */
-  static async start({ address, source, env, size, pauseMs, seed }: FleetPlan): Promise<Fleet> {
-    const names = Array.from({ length: size }, (_, index) => `replica-${index}`);
-    const replicas = names.map(
-      (name, index) =>
-        new Replica([address, source, name, names.join(","), String(pauseMs), String(seed + index)], env),
-    );
-    for (const replica of replicas) await replica.working;
-    return new Fleet(replicas);
+  static async start(plan: FleetPlan): Promise<Fleet> {
+    const fleet = new Fleet(plan);
+    for (const replica of fleet.#replicas) await replica.working;
+    return fleet;
+  }
+
+  /** Restarts the processes with other environment variables, one after another. */
+  async restartEach(env: Readonly<Record<string, string>>): Promise<void> {
+    for (const [index, replica] of this.#replicas.entries()) {
+      this.#ends.push(await replica.end());
+      const next = startReplica(this.#plan, index, env);
+      this.#replicas[index] = next;
+      await next.working;
+    }
   }
 
   /** Stops the first process with SIGSTOP, between two calls. */
@@ -50,11 +59,23 @@ export class Fleet {
 
   /** Ends all processes. Expects that each made calls and that no call failed. Returns the number of their calls. */
   async expectNoFailure(): Promise<number> {
-    const ends = await Promise.all(this.#replicas.map((replica) => replica.end()));
+    const last = await Promise.all(this.#replicas.map((replica) => replica.end()));
+    const ends = [...this.#ends, ...last];
     expect(ends.flatMap(({ failures }) => failures)).toEqual([]);
     for (const { calls } of ends) expect(calls).toBeGreaterThan(0);
     return ends.reduce((sum, { calls }) => sum + calls, 0);
   }
+}
+
+function namesOf({ size }: FleetPlan): readonly string[] {
+  return Array.from({ length: size }, (_, index) => `replica-${index}`);
+}
+
+function startReplica(plan: FleetPlan, index: number, env: Readonly<Record<string, string>>): Replica {
+  const { address, source, pauseMs, seed } = plan;
+  const names = namesOf(plan);
+  const own = typeof source === "string" ? source : (source[index] ?? "");
+  return new Replica([address, own, names[index] ?? "", names.join(","), String(pauseMs), String(seed + index)], env);
 }
 
 type End = Extract<ReplicaMessage, { kind: "end" }>;

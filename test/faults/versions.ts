@@ -18,8 +18,13 @@ export class Versions {
     this.#failures = failures;
   }
 
-  /** Writes each record of this process for the first time. */
+  /**
+   * Writes each record of this process. Continues after the versions that an earlier process of the same name wrote, if
+   * there are any.
+   */
   async begin(): Promise<void> {
+    const found = await this.#store.getMany([...this.#own]);
+    for (const [index, key] of this.#own.entries()) this.#known.set(key, Number(found[index] ?? 0));
     for (const key of this.#own) await this.write(key);
   }
 

@@ -35,6 +35,7 @@ export { isOwnedBy, replaceFile, systemCode } from "./files/private-file.ts";
 export type { KeyInfo, KeyStatus, NewKey } from "./keyring/key.ts";
 export { type KeyFreshness, type KeyProvider, requireFreshness, withFreshness } from "./keyring/key-provider.ts";
 export { exportKeyring, Keyring, requireSavable, sameKeyring } from "./keyring/keyring.ts";
+export type { ChangeInstruction, KeyringChange } from "./keyring/keyring-change.ts";
 export { fileLocation, type KeyringLocation, storeLocation } from "./keyring/keyring-location.ts";
 export {
   type KeyringWrapper,
@@ -55,9 +56,11 @@ export type {
   ReencryptReport,
   UnreadableRecord,
 } from "./reencryption/reencryption-options.ts";
-export { type RetireKeyOptions, type Retirement, retireKey } from "./reencryption/retirement.ts";
+export type { Retirement } from "./reencryption/retirement.ts";
+export type { Instruct, Instruction } from "./rotation/change-at-source.ts";
 export type { ReplicaWait, ReplicaWaitOptions, WaitingReplica } from "./rotation/replica-waits.ts";
 export { type Replica, replicas } from "./rotation/replicas.ts";
+export { type RetireKeyOptions, retireKey } from "./rotation/retire-key.ts";
 export {
   planRotation,
   revocationCost,

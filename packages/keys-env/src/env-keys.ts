@@ -1,14 +1,17 @@
 import {
   abortable,
+  type ChangeInstruction,
   type KeyProvider,
   type Keyring,
+  type KeyringChange,
   KeywardError,
   type OptionNames,
   requireOptions,
 } from "@keyward/core";
+import { changeDocument, changeVariables } from "./change-instructions.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions, missingKeysOptionNames } from "./missing-keys.ts";
 import { Mount, type MountOptions, mountOptionNames, requirePollMs } from "./mount.ts";
-import { type FoundKeys, readMount, readText } from "./mounted-keys.ts";
+import { describeMountChange, type FoundKeys, readMount, readText } from "./mounted-keys.ts";
 import {
   invalidKey,
   isDocument,
@@ -157,8 +160,18 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
     );
   }
 
+  async function describe(change: KeyringChange, keyring: Keyring): Promise<ChangeInstruction> {
+    const path = pathIn(env[fileVariable]);
+    if (path !== undefined && env[name] === undefined) {
+      return await describeMountChange(change, keyring, { mount: mountAt(path), path, others: othersVariable });
+    }
+    if (isDocument(trim(env[name] ?? ""))) return changeDocument(change, `the environment variable ${name}`, true);
+    return changeVariables(change, name, othersVariable);
+  }
+
   return {
     load: ({ signal } = {}) => abortable(load, signal),
+    describeChange: describe,
     subscribe(changed) {
       const path = pathIn(env[fileVariable]);
       return path === undefined || path === "" ? () => {} : mountAt(path).subscribe(changed);

@@ -1,7 +1,9 @@
 import {
   abortable,
+  type ChangeInstruction,
   type KeyProvider,
   type Keyring,
+  type KeyringChange,
   KeywardError,
   type OptionNames,
   requireOptions,
@@ -9,7 +11,7 @@ import {
 import { createKeyring, requireWritable, saveKeyring } from "./keyring-file.ts";
 import { isProduction, MissingKeys, type MissingKeysOptions, missingKeysOptionNames } from "./missing-keys.ts";
 import { Mount, type MountOptions, mountOptionNames, pathForErrors } from "./mount.ts";
-import { readMount, ringFrom } from "./mounted-keys.ts";
+import { describeMountChange, readMount, ringFrom } from "./mounted-keys.ts";
 import { onlyForAFirstKey, type PassphraseOptions, passphraseOptionNames } from "./notation.ts";
 
 /** Options of {@link fileKeys}. */
@@ -45,6 +47,13 @@ export interface FileKeys extends KeyProvider {
    */
   requireWritable(): Promise<void>;
   /**
+   * Describes how to change the keys at the path by hand, with commands. Implements
+   * {@link KeyProvider.describeChange}.
+   *
+   * @throws KeywardError `PROVIDER_UNAVAILABLE` if the path cannot be read.
+   */
+  describeChange(change: KeyringChange, keyring: Keyring): Promise<ChangeInstruction>;
+  /**
    * Writes the first keyring as a keyring document into a new file that only its owner can read.
    *
    * @throws KeywardError `KEYRING_CONFLICT` if a file exists at the path; `KEYRING_INVALID` for a keyring that cannot
@@ -66,8 +75,8 @@ export interface FileKeys extends KeyProvider {
  * the name of each file is the id of the key in the file, and a file `primary` holds the id of the primary key.
  *
  * The provider can save a keyring only to a file with a keyring document, and `create` writes the first document. With
- * a directory, a file with a single key or a read-only mount, `rotateKey` rejects before it writes anything, and
- * `retireKey` only checks whether the key is in use.
+ * a directory, a file with a single key or a read-only mount, `rotateKey` and `retireKey` need the option `instruct`,
+ * and guide an operator who changes the keys.
  *
  * @example
  * import { createKeyv } from "@keyward/core";
@@ -106,6 +115,7 @@ export function fileKeys(path: string, options: FileKeysOptions = {}): FileKeys 
     load: ({ signal } = {}) => abortable(load, signal),
     save: (next, previous) => saveKeyring(path, next, previous),
     requireWritable: () => requireWritable(path),
+    describeChange: (change, keyring) => describeMountChange(change, keyring, { mount, path, others: undefined }),
     create: (ring) => createKeyring(path, ring),
     subscribe: (changed) => mount.subscribe(changed),
   };

@@ -1,4 +1,5 @@
-import { type Keyring, KeywardError } from "@keyward/core";
+import { type ChangeInstruction, type Keyring, type KeyringChange, KeywardError } from "@keyward/core";
+import { changeDirectory, changeDocument, changeSingleKeyFile } from "./change-instructions.ts";
 import type { Mount } from "./mount.ts";
 import {
   invalidKey,
@@ -67,6 +68,30 @@ export async function readMount(
 /** Returns a keyring of the keys that were found in a file or a directory. */
 export function ringFrom(found: FoundKeys, name: string): Keyring {
   return "ring" in found ? found.ring : ringOf(found.keys, name);
+}
+
+/** A mount whose keys an operator changes. */
+export interface ChangedMount {
+  readonly mount: Mount;
+  readonly path: string;
+  /** The environment variable that holds keys beside a file with a single key. `undefined` if there is none. */
+  readonly others: string | undefined;
+}
+
+/**
+ * Describes, for an operator, how to change the keys of a mount.
+ *
+ * @throws KeywardError `PROVIDER_UNAVAILABLE` if the mount cannot be read.
+ */
+export async function describeMountChange(
+  change: KeyringChange,
+  keyring: Keyring,
+  { mount, path, others }: ChangedMount,
+): Promise<ChangeInstruction> {
+  const content = await mount.read();
+  if (content.kind === "directory") return changeDirectory(change, path);
+  if (content.kind === "file" && isDocument(content.text)) return changeDocument(change, `the file ${path}`, false);
+  return changeSingleKeyFile(change, { path, others, primary: keyring.primary });
 }
 
 async function readDirectory(

@@ -20,6 +20,7 @@ import {
 } from "@keyward/core";
 import { MemoryStore } from "@keyward/store-memory";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { publish } from "../../../test/servers/kubernetes-mount.ts";
 import { envKeys, type FileKeysOptions, fileKeys } from "../src/index.ts";
 import { leak, rejection, secretsIn, shown } from "./shown.ts";
 
@@ -74,23 +75,6 @@ function until(check: () => void): Promise<void> {
 async function replace(path: string, text: string): Promise<void> {
   await writeFile(`${path}.next`, text);
   await rename(`${path}.next`, path);
-}
-
-/** Updates a mount as the kubelet of Kubernetes does: writes a new directory, and points one link to the new directory. */
-async function publish(mount: string, files: Record<string, string>): Promise<void> {
-  const data = `..${randomBytes(6).toString("hex")}`;
-  await mkdir(join(mount, data), { recursive: true });
-  for (const [name, text] of Object.entries(files)) await writeFile(join(mount, data, name), text);
-  const before = await readdir(mount);
-  await symlink(data, join(mount, "..data_tmp"));
-  await rename(join(mount, "..data_tmp"), join(mount, "..data"));
-  for (const name of Object.keys(files)) {
-    if (!before.includes(name)) await symlink(join("..data", name), join(mount, name));
-  }
-  for (const name of before) {
-    if (!name.startsWith("..") && !(name in files)) await rm(join(mount, name));
-    if (name.startsWith("..") && name !== "..data" && name !== data) await rm(join(mount, name), { recursive: true });
-  }
 }
 
 describe("a key that is passed as the path", () => {

@@ -1,6 +1,7 @@
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { Keyring } from "./keyring.ts";
+import type { ChangeInstruction, KeyringChange } from "./keyring-change.ts";
 
 /**
  * Settings of a key provider: how often stores load the keyring, how long they may use a loaded keyring, and how long a
@@ -64,6 +65,14 @@ export interface KeyProvider {
    * @throws KeywardError `PROVIDER_READ_ONLY` if this process cannot write to the source.
    */
   requireWritable?(): Promise<void>;
+  /**
+   * Describes, for an operator, how to make a change at the source that the provider cannot save to. Implement this
+   * method if the provider can name the place: a file, a secret, an environment variable. The instruction must not
+   * contain key material. Default: an instruction that names no place.
+   *
+   * @param keyring The keyring at the source, before the change.
+   */
+  describeChange?(change: KeyringChange, keyring: Keyring): ChangeInstruction | Promise<ChangeInstruction>;
   /**
    * Writes `ring`, the first keyring, to a source that contains no keyring yet.
    *

@@ -84,8 +84,8 @@ export class KeyringSource {
   #unsubscribe: (() => void) | undefined;
   #refreshTimer: NodeJS.Timeout | undefined;
 
-  /** Every write in progress, with the generation number of the keyring in use when the write began. */
-  readonly #writes = new Map<Promise<unknown>, number>();
+  /** Every write in progress, with the keyring in use when the write began. */
+  readonly #writes = new Map<Promise<unknown>, Keyring | undefined>();
 
   private constructor(keys: Keyring | KeyProvider) {
     const freshness = keys instanceof Keyring ? {} : (keys.freshness ?? {});
@@ -349,11 +349,11 @@ export class KeyringSource {
   }
 
   /**
-   * Counts `write` as in progress until it settles, and remembers for it the generation number of the keyring in use
-   * now. Returns the result of `write`.
+   * Counts `write` as in progress until it settles, and remembers for it the keyring in use now. Returns the result of
+   * `write`.
    */
   async whileSealing<Result>(write: Promise<Result>): Promise<Result> {
-    this.#writes.set(write, this.#ring?.generation ?? 0);
+    this.#writes.set(write, this.#ring);
     try {
       return await write;
     } finally {
@@ -367,12 +367,16 @@ export class KeyringSource {
   }
 
   /**
-   * Of all writes in progress, the lowest generation number of the keyring that was in use when the write began;
-   * `undefined` if no write is in progress.
+   * Of all writes in progress, the lowest generation number of the keyring that was in use when the write began. A
+   * number below the generation of the keyring in use if that write began with an earlier keyring, even if both have
+   * the same generation, as in a source whose generations stand still. `undefined` if no write is in progress.
    */
   get sealingSince(): number | undefined {
-    // Generations only grow, and a Map keeps its order: the first entry has the lowest.
-    for (const generation of this.#writes.values()) return generation;
+    // Generations do not fall, and a Map keeps its order: the first entry is the earliest.
+    for (const ring of this.#writes.values()) {
+      const generation = ring?.generation ?? 0;
+      return ring === this.#ring ? generation : Math.min(generation, (this.#ring?.generation ?? 1) - 1);
+    }
     return undefined;
   }
 }

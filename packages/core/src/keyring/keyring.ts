@@ -33,6 +33,7 @@ interface RingParts extends Omit<KeyringContent, "keys"> {
 export const maxScopeNameBytes = 1_000;
 
 let partsOf: (ring: Keyring) => RingParts;
+let ringOfParts: (parts: RingParts) => Keyring;
 
 /**
  * A set of keys: the primary encrypts, and every enabled key decrypts.
@@ -49,6 +50,7 @@ export class Keyring {
   static {
     partsOf = (ring) =>
       typeof ring === "object" && ring !== null && #parts in ring ? ring.#parts : refuseKeyring(ring);
+    ringOfParts = (parts) => new Keyring(parts);
   }
 
   private constructor(parts: RingParts) {
@@ -365,16 +367,6 @@ export class Keyring {
   }
 }
 
-const mostShownKeys = 5;
-
-/** Returns the keys of a keyring as error messages list them: "no key", or "only" and up to five ids. */
-export function keysIn(ring: Keyring): string {
-  const ids = ring.keys.map(({ id }) => `"${id}"`);
-  if (ids.length === 0) return "no key";
-  const more = ids.length > mostShownKeys ? ` and ${ids.length - mostShownKeys} more` : "";
-  return `only ${ids.length === 1 ? "key" : "the keys"} ${ids.slice(0, mostShownKeys).join(", ")}${more}`;
-}
-
 /** Returns the key `id` with its material; `undefined` if the keyring lacks it. Not part of the public surface. */
 export function keyOf(ring: Keyring, id: string): RingKey | undefined {
   return partsOf(ring).keys.get(id);
@@ -383,6 +375,14 @@ export function keyOf(ring: Keyring, id: string): RingKey | undefined {
 /** Returns whether the keyring has a key `id` that is enabled, and so decrypts. Not part of the public surface. */
 export function isEnabled(ring: Keyring, id: string): boolean {
   return keyOf(ring, id)?.status === "enabled";
+}
+
+/**
+ * Returns a copy in which the enabled key `primary` is the primary, with the same generation number: the keyring of a
+ * source whose generation numbers stand still. Not part of the public surface.
+ */
+export function withPrimary(ring: Keyring, primary: string): Keyring {
+  return ringOfParts({ ...partsOf(ring.promote(primary)), generation: ring.generation });
 }
 
 /** Returns whether two keyrings are equal in all fields, material included. For a key provider that can save. */

@@ -1,9 +1,7 @@
 import { readHeader } from "../envelope/header.ts";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
-import { type OptionNames, requireOptions } from "../errors/options.ts";
-import type { KeyProvider } from "../keyring/key-provider.ts";
 import { isEnabled, type Keyring } from "../keyring/keyring.ts";
-import { KeyringSource } from "../keyring/keyring-source.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
 import { scopedPrefix } from "../store/check-record.ts";
 import { type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
 import { heartbeatPrefix } from "../store/heartbeat.ts";
@@ -11,88 +9,36 @@ import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
 import type { ScannableStore, ScannedRecord } from "../store-interface/store-capabilities.ts";
 import { scannableOf } from "./census.ts";
-import { type NamedStores, requireAllStores, requireStores } from "./named-stores.ts";
+import { type NamedStores, requireAllStores } from "./named-stores.ts";
 import { type UnreadableRecord, unreadableRecord } from "./reencryption-options.ts";
-import { recordCounter, saveIfPossible } from "./saving-keyring.ts";
+import { recordCounter } from "./saving-keyring.ts";
 
-/** The options of {@link retireKey}. */
-export interface RetireKeyOptions {
-  /**
-   * The new state of the key. "disabled": the key decrypts nothing, and you can enable it again. "removed": the key is
-   * no longer in the keyring; only a disabled key can be removed. Before you remove a key, export the keyring, and keep
-   * the export for as long as there are backups with records under the key. Default: "disabled".
-   */
-  readonly to?: "disabled" | "removed";
-  /**
-   * If true, retires the key even if some records under it cannot be decrypted by any of the given stores. The result
-   * lists these records, which are lost unless you restore them. If there are such records, `stores` must have a store
-   * of each scope (derived keyring) that has a check record in the reserved space. Otherwise the call rejects. Default:
-   * false.
-   */
-  readonly abandonUnreadable?: boolean;
-  /**
-   * If the signal is aborted before the keyring is changed, the call stops, and rejects with the reason of the signal.
-   */
+/** The options of {@link retireLoaded}. */
+export interface RetireLoadedOptions {
+  readonly to: "disabled" | "removed";
+  /** True if an enabled key may be removed, because the source of the keys has no disabled keys. */
+  readonly evenIfEnabled: boolean;
+  readonly abandonUnreadable: boolean;
   readonly signal?: AbortSignal;
-  /** Called after each page of records with the number of records of all stores looked at so far. */
   readonly onProgress?: (records: number) => void;
 }
 
-/** The result of {@link retireKey}. */
+/** The result of `retireKey`. */
 export interface Retirement {
   /** The keyring after the change. */
   readonly keyring: Keyring;
   /**
-   * True if the provider saved the changed keyring. False if you passed a keyring, or a provider that cannot save: then
-   * save the changed keyring yourself.
+   * True if the changed keyring is at the source of the keys: the provider saved it, or with the option `instruct` an
+   * operator made the change. False if you passed a keyring, or a provider that cannot save: then save the changed
+   * keyring yourself.
    */
   readonly saved: boolean;
   /** The records under the key that could not be decrypted. Empty unless `abandonUnreadable` is true. */
   readonly abandoned: readonly UnreadableRecord[];
 }
 
-const retireKeyOptionNames = {
-  to: true,
-  abandonUnreadable: true,
-  signal: true,
-  onProgress: true,
-} as const satisfies OptionNames<RetireKeyOptions>;
-
 const pageSize = 1_000;
 const maxListedScopes = 1_000;
-
-/**
- * Disables or removes a key, after checking that no record of any store and namespace needs the key.
- *
- * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that
- * the keyring lists was not passed, or if, with `abandonUnreadable`, no store of a scope with a check record was
- * passed; `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for removing an enabled key; `STORE_NOT_SCANNABLE`;
- * `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime; `STORE_KEYS_DIFFER` if a store still
- * encrypts with the key.
- * @example
- * const keyring = await keys.load();
- * await keys.save(keyring.add({ id: "2026-12" }).promote("2026-12"), keyring);
- * // When every process has loaded the changed keyring and finished its earlier writes:
- * await reencrypt(sessions);
- * await retireKey(keys, { sessions }, "2026-11");
- */
-export async function retireKey(
-  keys: Keyring | KeyProvider,
-  stores: NamedStores,
-  id: string,
-  options: RetireKeyOptions = {},
-): Promise<Retirement> {
-  requireStores(stores);
-  requireOptions("retireKey", options, retireKeyOptionNames);
-  // The change must follow the latest generation, so the source is asked.
-  const source = KeyringSource.of(keys);
-  const keyring = await source.ask(options.signal);
-  let saved = false;
-  const retirement = await retireLoaded({ keyring, source }, stores, id, options, async (next) => {
-    saved = await saveIfPossible(keys, next, keyring);
-  });
-  return { ...retirement, saved };
-}
 
 /** A keyring that was just loaded, and the source that loaded it. */
 export interface LoadedKeyring {
@@ -101,20 +47,22 @@ export interface LoadedKeyring {
 }
 
 /**
- * Disables or removes a key as {@link retireKey} does, in a keyring that the caller has just loaded. Calls `save` with
- * the changed keyring.
+ * Disables or removes a key in a keyring that the caller has just loaded, after checking that no record of any store
+ * and namespace needs the key. Calls `save` with the changed keyring.
+ *
+ * @throws KeywardError the errors of `retireKey`.
  */
 export async function retireLoaded(
   loaded: LoadedKeyring,
   stores: NamedStores,
   id: string,
-  options: RetireKeyOptions,
+  options: RetireLoadedOptions,
   save: (next: Keyring) => Promise<void>,
 ): Promise<Omit<Retirement, "saved">> {
   const { keyring } = loaded;
-  const { to = "disabled", abandonUnreadable = false } = options;
+  const { to, evenIfEnabled, abandonUnreadable } = options;
   const next = to === "disabled" ? keyring.disable(id) : keyring.remove(id);
-  if (to === "removed" && isEnabled(keyring, id)) {
+  if (to === "removed" && isEnabled(keyring, id) && !evenIfEnabled) {
     throw new KeywardError("KEYRING_INVALID", `Key "${id}" is enabled and cannot be removed yet`, {
       keyId: id,
       hint: 'First call retireKey with `to: "disabled"`. Remove the key once no process has reported KEY_DISABLED for a while.',

@@ -10,19 +10,29 @@ import { Keyring } from "../keyring/keyring.ts";
  * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and the other errors of the provider.
  */
 export async function saveIfPossible(keys: Keyring | KeyProvider, next: Keyring, previous: Keyring): Promise<boolean> {
-  if (keys instanceof Keyring || keys.save === undefined) return false;
+  if (keys instanceof Keyring || !(await canSave(keys))) return false;
   try {
-    await keys.requireWritable?.();
-  } catch (error) {
-    if (error instanceof KeywardError && error.code === "PROVIDER_READ_ONLY") return false;
-    throw error;
-  }
-  try {
-    await keys.save(next, previous);
+    await keys.save?.(next, previous);
     return true;
   } catch (error) {
     const hint = "Load the keyring again, to see whether the change was saved. If the change was not saved, repeat it.";
     throw asKeywardError(error, "PROVIDER_UNAVAILABLE", "The key provider failed to save the changed keyring", hint);
+  }
+}
+
+/**
+ * Returns whether a provider can save a changed keyring. Writes nothing.
+ *
+ * @throws KeywardError the error of the provider if that cannot be found out now.
+ */
+export async function canSave(provider: KeyProvider): Promise<boolean> {
+  if (provider.save === undefined) return false;
+  try {
+    await provider.requireWritable?.();
+    return true;
+  } catch (error) {
+    if (error instanceof KeywardError && error.code === "PROVIDER_READ_ONLY") return false;
+    throw error;
   }
 }
 
@@ -35,8 +45,8 @@ export function requireSave(provider: KeyProvider): void {
   if (typeof provider.save === "function") return;
   throw new KeywardError("PROVIDER_READ_ONLY", "The key provider cannot save a changed keyring", {
     hint:
-      "Use a provider that has `save()`. If you cannot, change the keyring at its source yourself: docs/keyring.md " +
-      "lists the steps.",
+      "Use a provider that has `save()`. If you cannot, pass the option `instruct` to the rotation: the rotation then " +
+      "tells you which change to make at the source of the keys, and waits for that change, as docs/guided-rotation.md shows.",
   });
 }
 

@@ -10,9 +10,10 @@ import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
 
 /**
  * A step of a rotation that waits for other processes: `distribute` until they have loaded the changed keyring, `drain`
- * until they have also finished their earlier writes.
+ * until they have also finished their earlier writes. In a guided rotation, `remove` waits until they no longer have the
+ * old key.
  */
-export type ReplicaWait = "distribute" | "drain";
+export type ReplicaWait = "distribute" | "drain" | "remove";
 
 /** The options that determine which processes a rotation waits for, and how long. */
 export interface ReplicaWaitOptions {
@@ -24,7 +25,7 @@ export interface ReplicaWaitOptions {
    * their writes. Or pass a function whose promise resolves when these processes have done both. If no other process
    * uses the stores, pass `{ waitMs: 0 }`. Required if a store has no replica except this process.
    */
-  readonly unregistered?: { readonly waitMs: number } | ((wait: ReplicaWait) => Promise<void>);
+  readonly unregistered?: { readonly waitMs: number } | ((wait: "distribute" | "drain") => Promise<void>);
   /**
    * Ids of replicas that have ended. The rotation does not wait until their leases lapse. Never pass the id of a
    * process that still runs: it may write records under the old key, which no process can decrypt once that key is
@@ -32,7 +33,7 @@ export interface ReplicaWaitOptions {
    */
   readonly ignoreReplicas?: readonly string[];
   /**
-   * Maximum time to wait for replicas in each of the steps `distribute` and `drain`, in milliseconds. Default: ten
+   * Maximum time to wait for replicas in each step that waits for them, in milliseconds. Default: ten
    * minutes, or twice the longest lease if that is longer. After this time, the run rejects with `REPLICA_BEHIND`.
    */
   readonly replicasWithinMs?: number;
@@ -120,20 +121,25 @@ export class ReplicaWaits {
 
   /**
    * Waits until `isReady` returns true for every replica whose lease has not lapsed. Then waits for the processes that
-   * are not registered, as the option `unregistered` says. Before this call, announce the keyring in the stores, so
-   * that a replica that registers during the wait loads `keyring`.
+   * are not registered, as the option `unregistered` says, except at the step `remove`. Before this call, announce the
+   * keyring in the stores, so that a replica that registers during the wait loads `keyring`.
    *
    * @param report called with the replicas that are not ready yet, each time the list changes.
+   * @param registersLate true if a replica that registers during the wait may not have `keyring`, because the announced
+   * generation number is that of the former keyring too. Then such replicas are waited for as well.
    * @throws KeywardError `REPLICA_BEHIND` if a replica is not ready within `replicasWithinMs`; `NO_REPLICAS` if no
-   * replica is left and `unregistered` is not given.
+   * replica is left and `unregistered` is not given, except at the step `remove`.
    */
   async wait(
     step: ReplicaWait,
     keyring: Keyring,
     isReady: (replica: Replica) => boolean,
     report: (waiting: readonly WaitingReplica[]) => void,
+    { registersLate }: { readonly registersLate: boolean },
   ): Promise<void> {
     const { ignoreReplicas = [], unregistered, signal } = this.#options;
+    const waitingIn = (all: readonly WaitingReplica[]) =>
+      all.filter((replica) => !replica.lapsed && !ignoreReplicas.includes(replica.id) && !isReady(replica));
     await this.#listReplicas();
     let reportedIds = "";
     let listed = await this.#readReplicas();
@@ -142,9 +148,12 @@ export class ReplicaWaits {
     const { replicasWithinMs = Math.max(defaultReplicasWithinMs, 2 * leaseMs) } = this.#options;
     const deadlineMs = performance.now() + replicasWithinMs;
     for (let pollMs = firstPollMs; ; pollMs = Math.min(pollMs * 1.5, longestPollMs)) {
-      const waiting = listed.filter(
-        (replica) => !replica.lapsed && !ignoreReplicas.includes(replica.id) && !isReady(replica),
-      );
+      let waiting = waitingIn(listed);
+      if (waiting.length === 0 && registersLate) {
+        await this.#listReplicas();
+        listed = await this.#readReplicas();
+        waiting = waitingIn(listed);
+      }
       if (waiting.length === 0) break;
       if (performance.now() > deadlineMs) {
         // A process with a key of this keyring writes readable heartbeats, so an unreadable one must not end a rotation.
@@ -158,6 +167,7 @@ export class ReplicaWaits {
       await pause(pollMs, signal);
       listed = await this.#readReplicas();
     }
+    if (step === "remove") return;
     if (unregistered === undefined) this.#requireReplicas(listed);
     else if (typeof unregistered === "function") await unregistered(step);
     else await pause(unregistered.waitMs, signal);
@@ -218,25 +228,43 @@ function shown(id: string): string {
 }
 
 function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readonly WaitingReplica[]): KeywardError {
-  const list = waiting.slice(0, 10).map(({ id, name, store, generation, primary, problem }) => {
+  const list = waiting.slice(0, 10).map(({ id, name, store, generation, primary, keys, problem }) => {
     const replica = `${shown(name)} [${shown(id)}] in ${store}`;
     return problem === undefined
-      ? `${replica} (generation ${generation}, primary ${primary})`
+      ? `${replica} (generation ${generation}, primary ${primary}, keys ${keys.join(" ") || "not listed"})`
       : `${replica} (${problem})`;
   });
   const replicasHave = waiting.length === 1 ? "1 replica has" : `${waiting.length} replicas have`;
-  const task = `loaded generation ${keyring.generation} of the keyring`;
-  const tasks = step === "drain" ? `${task}, or not finished the writes that began before` : task;
-  return new KeywardError("REPLICA_BEHIND", `At step "${step}", ${replicasHave} not ${tasks}: ${list.join(", ")}`, {
-    counts: Object.fromEntries(
-      waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
-    ),
-    hint:
-      `Check that the key provider of each replica in this message can load generation ${keyring.generation} of the ` +
-      'keyring. At step "drain", check too that the writes of these replicas finish, because until then a replica ' +
-      "may write records under the old key. Repair or end these replicas. Then run the rotation again, which resumes " +
-      "at this step. If a replica has ended, you need not wait for the end of its lease: pass its id, which is in " +
-      "brackets in this message, in `ignoreReplicas`. Never pass the id of a process that still runs: once the " +
-      "old key is disabled, no process can decrypt the records that it writes under that key.",
-  });
+  return new KeywardError(
+    "REPLICA_BEHIND",
+    `At step "${step}", ${replicasHave} not ${taskOf(step, keyring)}: ${list.join(", ")}`,
+    {
+      counts: Object.fromEntries(
+        waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
+      ),
+      hint:
+        `Check that the key provider of each replica in this message can load generation ${keyring.generation} of the ` +
+        `keyring, with the ${keysOf(keyring)}. At step "drain", check too that the writes of these replicas finish, ` +
+        "because until then a replica may write records under the old key. Repair, restart or end these replicas. Then " +
+        "run the rotation again, which resumes at this step. If a replica has ended, you need not wait for the end of " +
+        "its lease: pass its id, which is in brackets in this message, in `ignoreReplicas`. Never pass the id of a " +
+        "process that still runs: once the old key is disabled or removed, no process can decrypt the records that it " +
+        "writes under that key.",
+    },
+  );
+}
+
+function taskOf(step: ReplicaWait, keyring: Keyring): string {
+  const task = `loaded generation ${keyring.generation} of the keyring, with the ${keysOf(keyring)}`;
+  switch (step) {
+    case "distribute":
+    case "remove":
+      return task;
+    case "drain":
+      return `${task}, or not finished the writes that began before`;
+  }
+}
+
+function keysOf({ keys, primary }: Keyring): string {
+  return `primary ${primary} and the keys ${keys.map(({ id }) => id).join(" ")}`;
 }

@@ -1,11 +1,13 @@
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import { type Keyring, requireSavable, sharesKey } from "../keyring/keyring.ts";
+import type { KeyringChange } from "../keyring/keyring-change.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
 import type { NamedStores } from "../reencryption/named-stores.ts";
 import type { LoadedKeyring } from "../reencryption/retirement.ts";
-import { requireSave } from "../reencryption/saving-keyring.ts";
+import { canSave, requireSave } from "../reencryption/saving-keyring.ts";
 import { storeParts } from "../store/encrypted-store.ts";
+import { changeAtSource, type GuidedSource, type Instruct } from "./change-at-source.ts";
 
 /** The keyring that a rotation changes, with its provider and the stores that use it. */
 export class RotationKeyring {
@@ -13,18 +15,32 @@ export class RotationKeyring {
   readonly #provider: KeyProvider;
   readonly #stores: NamedStores;
   readonly #signal: AbortSignal | undefined;
+  readonly #instruct: Instruct | undefined;
+  #guided: GuidedSource | undefined;
 
   /**
-   * Checks that the provider has `save`.
+   * Checks that the provider has `save`, or that `instruct` is given.
    *
    * @throws KeywardError `PROVIDER_READ_ONLY`.
    */
-  constructor(provider: KeyProvider, stores: NamedStores, signal: AbortSignal | undefined) {
+  constructor(
+    provider: KeyProvider,
+    { stores, signal, instruct }: { stores: NamedStores; signal?: AbortSignal; instruct?: Instruct },
+  ) {
     this.source = KeyringSource.of(provider);
-    requireSave(provider);
+    if (instruct === undefined) requireSave(provider);
     this.#provider = provider;
     this.#stores = stores;
     this.#signal = signal;
+    this.#instruct = instruct;
+  }
+
+  /**
+   * The source of the keys if the rotation is guided, because the provider cannot save a keyring: an operator makes each
+   * change. Otherwise `undefined`. Known after {@link RotationKeyring.loadToChange}.
+   */
+  get guided(): GuidedSource | undefined {
+    return this.#guided;
   }
 
   /**
@@ -38,7 +54,11 @@ export class RotationKeyring {
     // The record of a rotation must not be written if the keyring can never be saved: no run could finish that rotation.
     requireSavable(keyring);
     // Checked before anything is written.
-    await this.#provider.requireWritable?.();
+    if (this.#instruct === undefined) await this.#provider.requireWritable?.();
+    else if (!(await canSave(this.#provider))) {
+      const [provider, source, instruct, signal] = [this.#provider, this.source, this.#instruct, this.#signal];
+      this.#guided = { provider, source, instruct, signal };
+    }
     return keyring;
   }
 
@@ -56,12 +76,22 @@ export class RotationKeyring {
   }
 
   /**
-   * Saves a changed keyring if the provider still keeps `previous`. This process uses the changed keyring only after
-   * the next load.
+   * Makes a change: saves the changed keyring if the provider still keeps `previous`, or instructs an operator and waits
+   * for the change. This process may use the changed keyring only after the next load.
    *
-   * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, and the other errors of the provider.
+   * @param next the changed keyring, as it is saved.
+   * @param requireCurrent throws if the change is no longer wanted.
+   * @throws KeywardError `KEYRING_CONFLICT`, `PROVIDER_UNAVAILABLE`, `CHANGE_NEEDED`, and the other errors of the
+   * provider.
    */
-  async save(next: Keyring, previous: Keyring): Promise<void> {
+  async make(
+    change: KeyringChange,
+    next: Keyring,
+    previous: Keyring,
+    requireCurrent: () => Promise<void>,
+  ): Promise<void> {
+    await requireCurrent();
+    if (this.#guided !== undefined) return await changeAtSource(this.#guided, change, previous, requireCurrent);
     try {
       await this.#provider.save?.(next, previous);
     } catch (error) {

@@ -10,6 +10,7 @@ import {
   requirePace,
   type UnreadableRecord,
 } from "../reencryption/reencryption-options.ts";
+import type { Instruct } from "./change-at-source.ts";
 import {
   type ReplicaWait,
   type ReplicaWaitOptions,
@@ -32,6 +33,13 @@ export interface RotationOptions extends ReplicaWaitOptions {
    * report lists these records, which are lost unless you restore them. Default: false.
    */
   readonly abandonUnreadable?: boolean;
+  /**
+   * Guides an operator through the rotation if the key provider cannot save a keyring, as with a mounted directory or
+   * environment variables. The rotation calls this function with each change that the operator must make at the source
+   * of the keys, then waits for the change, and continues. If the provider can save, the function is never called.
+   * Default: a provider that cannot save is refused with `PROVIDER_READ_ONLY`.
+   */
+  readonly instruct?: Instruct;
   /** The options that limit the speed of the re-encryption in the step `reencrypt`. */
   readonly reencrypt?: Pick<ReencryptOptions, "batchSize" | "concurrency" | "maxPerSecond">;
   /**
@@ -75,6 +83,7 @@ export const rotationOptionNames = {
   ...replicaWaitOptionNames,
   graceMs: true,
   abandonUnreadable: true,
+  instruct: true,
   reencrypt: true,
   until: true,
   onProgress: true,
@@ -96,8 +105,10 @@ const longestGraceMs = 2 ** 40;
  *
  * @throws KeywardError `VALUE_INVALID`, `STORE_INVALID`.
  */
-export function requireRotationOptions({ stores, graceMs, until, reencrypt: pace = {} }: RotationOptions): void {
+export function requireRotationOptions(options: RotationOptions): void {
+  const { stores, graceMs, until, instruct, reencrypt: pace = {} } = options;
   requireStores(stores);
+  requireInstruct(instruct);
   if (until !== undefined && !rotationSteps.includes(until)) {
     throw new KeywardError("VALUE_INVALID", 'The option "until" is not a step of a rotation', {
       hint: `Set \`until\` to one of these steps: ${rotationSteps.join(", ")}. Omit \`until\` to run every step.`,
@@ -112,6 +123,18 @@ export function requireRotationOptions({ stores, graceMs, until, reencrypt: pace
   requirePace(requireOptions("reencrypt of a rotation", pace, paceOptionNames));
 }
 
+/**
+ * Checks the option `instruct`.
+ *
+ * @throws KeywardError `VALUE_INVALID` if it is given and not a function.
+ */
+export function requireInstruct(instruct: unknown): void {
+  if (instruct === undefined || typeof instruct === "function") return;
+  throw new KeywardError("VALUE_INVALID", 'The option "instruct" is not a function', {
+    hint: "Pass a function that shows the instruction to the operator: `instruct: ({ text }) => console.log(text)`.",
+  });
+}
+
 /** The progress of a rotation. */
 export type RotationProgress =
   | {
@@ -122,7 +145,7 @@ export type RotationProgress =
   | {
       /**
        * The rotation waits until these replicas have loaded the changed keyring. At the step `drain`, it also waits
-       * until they have finished their earlier writes.
+       * until they have finished their earlier writes. Only a guided rotation waits at the step `remove`.
        */
       readonly kind: "waiting";
       readonly step: ReplicaWait;

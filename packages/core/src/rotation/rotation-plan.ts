@@ -1,7 +1,7 @@
 import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import { census } from "../reencryption/census.ts";
 import type { NamedStores } from "../reencryption/named-stores.ts";
-import type { ReplicaWait, ReplicaWaitOptions, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
+import type { ReplicaWaitOptions, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
 import { adaptToGoal, idOf, newRotation, type RotationGoal } from "./rotation-goal.ts";
 import { graceLeft, type RotationStatus, type RotationStep, stepsFrom } from "./rotation-record.ts";
 
@@ -21,7 +21,7 @@ export type PlannedStep =
        * The step would wait for these replicas. `unregistered` has the names of the stores in which no other process is
        * registered.
        */
-      readonly step: ReplicaWait;
+      readonly step: "distribute" | "drain";
       readonly replicas: readonly WaitingReplica[];
       readonly unregistered: readonly string[];
     }

@@ -56,9 +56,9 @@ export class RotationRun {
    */
   constructor(provider: KeyProvider, options: RotationOptions) {
     requireRotationOptions(options);
-    const { stores, signal } = options;
+    const { stores } = options;
     this.#options = options;
-    this.#keyring = new RotationKeyring(provider, stores, signal);
+    this.#keyring = new RotationKeyring(provider, options);
     this.#record = new RotationRecord(reserveForRotation(this.#keyring.source, stores));
     this.#waits = new ReplicaWaits(this.#keyring.source, options);
     this.#steps = new RotationSteps(options, this.#keyring, this.#record, this.#waits);

@@ -1,10 +1,12 @@
 import { KeywardError } from "../errors/errors.ts";
-import { isEnabled, type Keyring, keyOf } from "../keyring/keyring.ts";
+import { isEnabled, type Keyring, keyOf, withPrimary } from "../keyring/keyring.ts";
+import type { KeyringChange } from "../keyring/keyring-change.ts";
 import { reencrypt } from "../reencryption/bulk-reencryption.ts";
 import type { ReencryptOptions, ReencryptReport, UnreadableRecord } from "../reencryption/reencryption-options.ts";
-import { type RetireKeyOptions, retireLoaded } from "../reencryption/retirement.ts";
+import { type RetireLoadedOptions, retireLoaded } from "../reencryption/retirement.ts";
 import { storeParts } from "../store/encrypted-store.ts";
 import { pause } from "../waiting/pause.ts";
+import { removeAtSource } from "./guided-removal.ts";
 import type { ReplicaWait, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
 import type { Replica } from "./replicas.ts";
 import {
@@ -66,12 +68,14 @@ export class RotationSteps {
   async perform(status: RotationStatus, state: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
     switch (status.step) {
       case "add":
-        return await this.#change(state, (keyring) => withNewKey(keyring, status, goal));
+        return await this.#change(state, { kind: "add", keyId: status.to }, (keyring) =>
+          withNewKey(keyring, status, goal),
+        );
       case "distribute":
         return await this.#distribute(status);
       case "promote":
         if (status.order === "disable-first") return await this.#promoteAndDisable(status, state);
-        return await this.#change(state, (keyring) => withPromotedKey(keyring, status));
+        return await this.#promote(status, state);
       case "drain":
         return await this.#drain(status);
       case "reencrypt":
@@ -88,45 +92,76 @@ export class RotationSteps {
   }
 
   /**
-   * Saves the keyring that `change` returns, unless `change` returns `undefined` because the keyring has the change
-   * already. Then announces the keyring.
+   * Makes the change that leads to the keyring that `changed` returns, unless `changed` returns `undefined` because the
+   * keyring has the change already. Then announces the keyring.
    */
   async #change(
     state: ReadRotation,
-    change: (keyring: Keyring) => Keyring | undefined,
+    change: KeyringChange,
+    changed: (keyring: Keyring) => Keyring | undefined,
   ): Promise<Partial<RotationStatus>> {
     const keyring = await this.#keyring.load();
-    const next = change(keyring);
+    const next = changed(keyring);
     if (next === undefined) await this.#keyring.announce(keyring);
     else {
-      await this.#saveIfUnchanged(state, next, keyring);
+      await this.#makeIfUnchanged(state, change, next, keyring);
       await this.#keyring.announceSaved();
     }
     return {};
+  }
+
+  async #promote(status: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+    const { primary } = await this.#keyring.load();
+    const change = { kind: "promote", keyId: status.to, former: primary } as const;
+    return await this.#change(state, change, (keyring) => withPromotedKey(keyring, status));
   }
 
   async #distribute(status: RotationStatus): Promise<Partial<RotationStatus>> {
     const keyring = await this.#keyring.load();
     requireRollBackTarget(status, keyring);
     requireKeyIn(keyring, status.to);
-    await this.#waitFor("distribute", keyring, (replica) => replica.generation >= keyring.generation);
-    return {};
-  }
-
-  async #drain({ to }: RotationStatus): Promise<Partial<RotationStatus>> {
-    const keyring = await this.#keyring.load();
-    if (keyring.primary !== to) return { step: "promote" };
+    this.#requireOldKey(status, keyring);
+    const hasNewKey = ({ keys }: Replica) => this.#keyring.guided === undefined || keys.includes(status.to);
     await this.#waitFor(
-      "drain",
+      "distribute",
       keyring,
-      ({ generation, primary, drained }) => generation >= keyring.generation && primary === to && drained,
+      (replica) => replica.generation >= keyring.generation && hasNewKey(replica),
     );
     return {};
   }
 
-  async #reencrypt({ id, to }: RotationStatus): Promise<Partial<RotationStatus>> {
+  async #drain(status: RotationStatus): Promise<Partial<RotationStatus>> {
+    const { to, from, order } = status;
     const keyring = await this.#keyring.load();
     if (keyring.primary !== to) return { step: "promote" };
+    const keepsOldKey = ({ keys }: Replica) =>
+      this.#keyring.guided !== undefined && order === "disable-first" && keys.includes(from);
+    await this.#waitFor("drain", keyring, (replica) => hasDrained(replica, keyring) && !keepsOldKey(replica));
+    return {};
+  }
+
+  /**
+   * Checks that an operator who added the new key at the source did not remove the old key, which records still need.
+   *
+   * @throws KeywardError `KEY_UNKNOWN`.
+   */
+  #requireOldKey({ from, order }: RotationStatus, keyring: Keyring): void {
+    if (this.#keyring.guided === undefined || order === "disable-first") return;
+    if (isEnabled(keyring, from)) return;
+    throw new KeywardError("KEY_UNKNOWN", `Key "${from}" was removed at the source of the keys too early`, {
+      keyId: from,
+      hint:
+        `Put key "${from}" back at the source of the keys, with its former material and beside the other keys, because ` +
+        "records still need the key. Then run the rotation again, which continues here. The rotation tells you when to " +
+        "remove the key.",
+    });
+  }
+
+  async #reencrypt(status: RotationStatus): Promise<Partial<RotationStatus>> {
+    const { id, to } = status;
+    const keyring = await this.#keyring.load();
+    if (keyring.primary !== to) return { step: "promote" };
+    this.#requireOldKey(status, keyring);
     this.#rounds++;
     await this.#keyring.announce(keyring);
     const { stores, signal, reencrypt: pace } = this.#options;
@@ -157,18 +192,20 @@ export class RotationSteps {
     const { stores, signal } = this.#options;
     this.#madeUnreadable = await countUnder(stores, (id) => id === from, signal);
     const keyring = await this.#keyring.load();
-    const promoted = keyring.primary === to ? keyring : keyring.promote(to);
-    const next = isEnabled(keyring, from) ? promoted.disable(from) : promoted;
-    if (next !== keyring) {
+    const isDone = keyring.primary === to && !isEnabled(keyring, from);
+    if (!isDone) {
+      const promoted = keyring.primary === to ? keyring : keyring.promote(to);
+      const next = isEnabled(keyring, from) ? promoted.disable(from) : promoted;
       // Keyward's own records in the reserved space must stay readable when the key is disabled.
+      const encrypting = this.#keyring.guided === undefined ? next : withPrimary(keyring, to);
       for (const store of Object.values(stores)) {
         const { generationNotice, reserve } = storeParts(store);
-        await generationNotice.prepare(next, keyring);
-        await reserve?.renew(next);
+        await generationNotice.prepare(encrypting, keyring);
+        await reserve?.renew(encrypting);
       }
-      await this.#saveIfUnchanged(state, next, keyring);
+      await this.#makeIfUnchanged(state, { kind: "replace", keyId: to, former: from }, next, keyring);
     }
-    if (next === keyring) await this.#keyring.announce(keyring);
+    if (isDone) await this.#keyring.announce(keyring);
     else await this.#keyring.announceSaved();
     return { disabledAtMs: Date.now() };
   }
@@ -202,7 +239,8 @@ export class RotationSteps {
     const keyring = await this.#keyring.load();
     if (keyOf(keyring, from) === undefined) return {};
     if (keyring.primary !== to) return { step: "promote" };
-    if (isEnabled(keyring, from)) return { step: "reencrypt" };
+    // In a guided rotation the key stays enabled, because most sources have no disabled keys.
+    if (this.#keyring.guided === undefined && isEnabled(keyring, from)) return { step: "reencrypt" };
     const { graceMs } = this.#options;
     this.report({ kind: "grace", untilMs: Date.now() + graceLeft(status, graceMs) });
     // A clock that is set back during the wait does not extend it.
@@ -214,8 +252,10 @@ export class RotationSteps {
     }
   }
 
-  async #remove({ from, to }: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+  async #remove(status: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+    const { from, to } = status;
     const keyring = await this.#keyring.load();
+    if (this.#keyring.guided !== undefined) return await this.#removeAtSource(status, state, keyring);
     // An operator enabled the key again, since records need it.
     if (isEnabled(keyring, from)) return { step: "reencrypt" };
     if (keyOf(keyring, from) === undefined) await this.#keyring.announce(keyring);
@@ -233,35 +273,82 @@ export class RotationSteps {
     return {};
   }
 
+  /** Removes the key with the help of an operator, who changes the keys at their source. */
+  async #removeAtSource(
+    { from, to }: RotationStatus,
+    state: ReadRotation,
+    keyring: Keyring,
+  ): Promise<Partial<RotationStatus>> {
+    if (keyOf(keyring, from) !== undefined) {
+      if (keyring.primary !== to) return { step: "promote" };
+      // A process that was started with the former keys after the step "drain" would go on to write under the old key.
+      await this.#waitFor("drain", keyring, (replica) => hasDrained(replica, keyring));
+    }
+    try {
+      await removeAtSource({
+        keyId: from,
+        loaded: this.#keyring.loaded(keyring),
+        options: this.#options,
+        waits: this.#waits,
+        retire: async () => await this.#retire("remove", from, keyring, state),
+        onWaiting: (replicas) => this.report({ kind: "waiting", step: "remove", replicas }),
+      });
+    } catch (error) {
+      const isKept = keyOf(await this.#keyring.load(), from) !== undefined;
+      if (!(error instanceof KeywardError && error.code === "KEY_IN_USE") || !isKept || !this.#isRetryUseful())
+        throw error;
+      return { step: "reencrypt" };
+    }
+    await this.#waits.removeLapsed();
+    return {};
+  }
+
   async #retire(step: "disable" | "remove", keyId: string, keyring: Keyring, state: ReadRotation): Promise<void> {
     const { stores, abandonUnreadable = false, signal } = this.#options;
-    const options: RetireKeyOptions = {
+    const isGuided = this.#keyring.guided !== undefined;
+    const options: RetireLoadedOptions = {
       to: step === "disable" ? "disabled" : "removed",
+      evenIfEnabled: isGuided,
       abandonUnreadable,
       ...(signal === undefined ? {} : { signal }),
       onProgress: (records) => this.report({ kind: "counting", step, records }),
     };
-    const save = async (next: Keyring) => await this.#saveIfUnchanged(state, next, keyring);
+    const save = async (next: Keyring) => {
+      // In a guided rotation the step "disable" only counts the records.
+      if (isGuided && step === "disable") return;
+      await this.#makeIfUnchanged(state, { kind: "remove", keyId }, next, keyring);
+    };
     const retirement = await retireLoaded(this.#keyring.loaded(keyring), stores, keyId, options, save);
     this.#abandoned = retirement.abandoned;
   }
 
-  async #saveIfUnchanged(state: ReadRotation, next: Keyring, previous: Keyring): Promise<void> {
-    // A run that took the rotation over since the keyring was loaded may have other plans for it.
-    if (!(await this.#record.isUnchanged(state))) throw new ChangedByAnotherRun();
-    await this.#keyring.save(next, previous);
+  async #makeIfUnchanged(state: ReadRotation, change: KeyringChange, next: Keyring, previous: Keyring): Promise<void> {
+    await this.#keyring.make(change, next, previous, async () => {
+      // A run that took the rotation over since the keyring was loaded may have other plans for it.
+      if (!(await this.#record.isUnchanged(state))) throw new ChangedByAnotherRun();
+    });
   }
 
-  async #waitFor(step: ReplicaWait, keyring: Keyring, isReady: (replica: Replica) => boolean): Promise<void> {
+  async #waitFor(
+    step: Exclude<ReplicaWait, "remove">,
+    keyring: Keyring,
+    isReady: (replica: Replica) => boolean,
+  ): Promise<void> {
     await this.#keyring.announce(keyring);
     const onWaiting = (replicas: readonly WaitingReplica[]) => this.report({ kind: "waiting", step, replicas });
-    await this.#waits.wait(step, keyring, isReady, onWaiting);
+    const registersLate = this.#keyring.guided !== undefined;
+    await this.#waits.wait(step, keyring, isReady, onWaiting, { registersLate });
   }
 
   /** Passes `progress` to the option `onProgress`, if that is given. */
   report(progress: RotationProgress): void {
     this.#options.onProgress?.(progress);
   }
+}
+
+/** Returns whether a replica uses this keyring or a later one, and has finished the writes that it began before. */
+function hasDrained({ generation, primary, drained }: Replica, keyring: Keyring): boolean {
+  return generation >= keyring.generation && primary === keyring.primary && drained;
 }
 
 function writtenAfterDisableError(error: KeywardError): KeywardError {

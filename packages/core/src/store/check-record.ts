@@ -1,6 +1,6 @@
 import { readHeader } from "../envelope/header.ts";
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
-import { type Keyring, keysIn } from "../keyring/keyring.ts";
+import type { Keyring } from "../keyring/keyring.ts";
 import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import {
@@ -161,6 +161,16 @@ export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent 
     return { generation, encryptedBy: text.amountIfAny("sealedBy", { least: 0 }) ?? generation };
   });
   return parsed instanceof KeywardError ? undefined : parsed;
+}
+
+const mostShownKeys = 5;
+
+/** Returns the keys of a keyring as error messages list them: "no key", or "only" and up to five ids. */
+export function keysIn(ring: Keyring): string {
+  const ids = ring.keys.map(({ id }) => `"${id}"`);
+  if (ids.length === 0) return "no key";
+  const more = ids.length > mostShownKeys ? ` and ${ids.length - mostShownKeys} more` : "";
+  return `only ${ids.length === 1 ? "key" : "the keys"} ${ids.slice(0, mostShownKeys).join(", ")}${more}`;
 }
 
 /** The hint of every error about a keyring that does not belong to the store. */

@@ -1,5 +1,6 @@
+import { keyIdIn } from "../envelope/header.ts";
 import type { Keyring } from "../keyring/keyring.ts";
-import { type CheckRecord, parseCheckRecord } from "./check-record.ts";
+import { type CheckRecord, parseCheckRecord, type StoredCheckRecord } from "./check-record.ts";
 import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
@@ -80,7 +81,8 @@ export class GenerationNotice {
 }
 
 /**
- * Writes one check record, unless it requires this generation already and this generation of the keyring encrypted it.
+ * Writes one check record, unless it requires this generation already, and is under the primary of this generation of
+ * the keyring. The primary is compared too, because some sources change their keys without a new generation.
  */
 async function requireGeneration(record: CheckRecord, keyring: Keyring, generation: number): Promise<void> {
   const scoped = record.scope === undefined || keyring.scopeName !== undefined ? keyring : keyring.scope(record.scope);
@@ -88,8 +90,14 @@ async function requireGeneration(record: CheckRecord, keyring: Keyring, generati
     const stored = await record.read(scoped);
     const opened = stored === undefined ? undefined : await record.decrypt(stored);
     const content = opened === undefined ? undefined : await trustedContent(record, opened, keyring);
-    if (content !== undefined && content.generation >= generation && content.encryptedBy >= keyring.generation) return;
+    const isNewer = content !== undefined && content.encryptedBy > keyring.generation;
+    const isEncrypted = isNewer || (content?.encryptedBy === keyring.generation && keyIdOf(stored) === keyring.primary);
+    if (content !== undefined && content.generation >= generation && isEncrypted) return;
     // Another process may have raised the required generation since it was read: it must never fall.
     if (await record.replace(scoped, stored?.stored, Math.max(generation, content?.generation ?? 0))) return;
   }
+}
+
+function keyIdOf(check: StoredCheckRecord | undefined): string | undefined {
+  return check === undefined ? undefined : keyIdIn(check.stored, check.address);
 }

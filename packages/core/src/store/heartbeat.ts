@@ -1,4 +1,5 @@
 import type { KeywardError } from "../errors/errors.ts";
+import type { Keyring } from "../keyring/keyring.ts";
 import type { ReservedRecord } from "./reserved-records.ts";
 import { ReservedText } from "./reserved-text.ts";
 
@@ -23,8 +24,13 @@ export interface Heartbeat {
   /** The id of the primary, the key under which the replica encrypts records. */
   readonly primary: string;
   /**
-   * The earliest generation of the keyring with which a write of the replica is still in progress. `undefined` if no
-   * write is in progress.
+   * The ids of all enabled keys, with which the replica can decrypt records. `undefined` if the keyring has more than
+   * {@link maxKeysInHeartbeat} of them, or if an earlier release of Keyward wrote the heartbeat.
+   */
+  readonly keys?: readonly string[] | undefined;
+  /**
+   * The earliest generation of the keyring with which a write of the replica is still in progress. A number below
+   * `generation` if such a write began with an earlier keyring. `undefined` if no write is in progress.
    */
   readonly sealingSince?: number | undefined;
   /** The time at which the replica wrote the heartbeat, by its own clock, in milliseconds since the epoch. */
@@ -39,6 +45,9 @@ export interface Heartbeat {
    */
   readonly longestCallMs: number;
 }
+
+/** The largest number of key ids that a heartbeat lists, so that the heartbeat stays short enough to be parsed. */
+export const maxKeysInHeartbeat = 100;
 
 /** Default values of the three durations in a heartbeat, in milliseconds. */
 export const heartbeatDefaults = { heartbeatMs: 2_000, lapseMs: 10_000, longestCallMs: 30_000 } as const;
@@ -72,6 +81,16 @@ export function readHeartbeatKey(key: string): { readonly id: string; readonly s
   return { id, scope: scope.length === 0 ? undefined : scope.join("/") };
 }
 
+/** Returns the fields of a heartbeat that describe the keyring that the replica uses. */
+export function describeKeyring({
+  generation,
+  primary,
+  keys,
+}: Keyring): Pick<Heartbeat, "generation" | "primary" | "keys"> {
+  const enabled = keys.filter(({ status }) => status === "enabled").map(({ id }) => id);
+  return { generation, primary, keys: enabled.length > maxKeysInHeartbeat ? undefined : enabled };
+}
+
 /** Encodes a heartbeat as JSON, the text of its record in the reserved space. */
 export function writeHeartbeat(heartbeat: Heartbeat): string {
   return JSON.stringify({ keyward: "replica", ...heartbeat });
@@ -98,6 +117,7 @@ export function readHeartbeat({ text }: ReservedRecord): Heartbeat | KeywardErro
     beat: fields.amount("beat", { least: 1 }),
     generation: fields.amount("generation", { least: 1 }),
     primary: fields.keyId("primary"),
+    keys: fields.keyIdsIfAny("keys", { most: maxKeysInHeartbeat }),
     sealingSince: fields.amountIfAny("sealingSince", { least: 0 }),
     beatAtMs: fields.amount("beatAtMs", { least: 0 }),
     heartbeatMs: fields.amount("heartbeatMs", heartbeatBounds.heartbeatMs),

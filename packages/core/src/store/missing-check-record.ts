@@ -1,12 +1,12 @@
 import { open } from "../envelope/envelope.ts";
 import { readHeader } from "../envelope/header.ts";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
-import { type Keyring, keyOf, keysIn } from "../keyring/keyring.ts";
+import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import { pages } from "../store-interface/page-size.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import type { StoredValue } from "../store-interface/store-capabilities.ts";
-import { type CheckRecord, scopedPrefix, wrongKeyringHint } from "./check-record.ts";
+import { type CheckRecord, keysIn, scopedPrefix, wrongKeyringHint } from "./check-record.ts";
 import { heartbeatPrefix, readHeartbeatKey } from "./heartbeat.ts";
 import type { RecordScopes } from "./record-scopes.ts";
 

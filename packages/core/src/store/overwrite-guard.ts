@@ -1,8 +1,8 @@
 import { createHash, randomBytes } from "node:crypto";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
-import { keysIn } from "../keyring/keyring.ts";
 import { requireAddress } from "../store-interface/record.ts";
 import type { WrappedStore } from "../store-interface/wrapped-store.ts";
+import { keysIn } from "./check-record.ts";
 import { isAbsent, type RecordCodec } from "./record-codec.ts";
 
 // This number of marks takes about 10 MB of memory.

@@ -8,7 +8,14 @@ import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { BoundedStore } from "../store-interface/store-capabilities.ts";
 import { Moment } from "../waiting/moment.ts";
 import type { GenerationNotice } from "./generation-notice.ts";
-import { heartbeatBounds, heartbeatDefaults, heartbeatKey, isReplicaName, writeHeartbeat } from "./heartbeat.ts";
+import {
+  describeKeyring,
+  heartbeatBounds,
+  heartbeatDefaults,
+  heartbeatKey,
+  isReplicaName,
+  writeHeartbeat,
+} from "./heartbeat.ts";
 import type { KeyringCheck } from "./keyring-check.ts";
 import type { ReservedRecords } from "./reserved-records.ts";
 
@@ -340,8 +347,7 @@ export class ReplicaRegistration {
     const heartbeat = writeHeartbeat({
       name: this.#name,
       beat: ++this.#beat,
-      generation: ring.generation,
-      primary: ring.primary,
+      ...describeKeyring(ring),
       sealingSince: source.sealingSince,
       beatAtMs: nowMs,
       heartbeatMs: this.#heartbeatMs,

@@ -80,6 +80,22 @@ export class ReservedText {
   }
 
   /**
+   * Returns the ids of encryption keys that a field contains as an array. Returns `undefined` if the text has no such
+   * field.
+   *
+   * @throws KeywardError `RECORD_MALFORMED` if the field contains anything but an array of at most `most` valid key ids.
+   */
+  keyIdsIfAny(field: string, { most }: { readonly most: number }): readonly string[] | undefined {
+    const value = this.#value(field);
+    if (value === undefined) return undefined;
+    if (Array.isArray(value) && value.length <= most) {
+      const ids = value.filter((id) => typeof id === "string" && isKeyId(id));
+      if (ids.length === value.length) return ids;
+    }
+    throw malformed(this.#kind, `the field "${field}"`);
+  }
+
+  /**
    * Returns the string in a field that may contain only one of `choices`.
    *
    * @throws KeywardError `RECORD_MALFORMED` if the field contains anything but one of `choices`.

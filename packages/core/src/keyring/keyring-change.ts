@@ -1,0 +1,72 @@
+import { isEnabled, type Keyring, keyOf } from "./keyring.ts";
+
+/**
+ * One change of a keyring that a rotation needs. If the key provider cannot save a keyring, an operator makes the
+ * change at the source of the keys.
+ */
+export type KeyringChange =
+  | {
+      /** Adds a new key with the id `keyId`, which decrypts records but is not the primary yet. */
+      readonly kind: "add";
+      readonly keyId: string;
+    }
+  | {
+      /** Makes the key `keyId` the primary. The former primary, `former`, stays in the keyring. */
+      readonly kind: "promote";
+      readonly keyId: string;
+      readonly former: string;
+    }
+  | {
+      /** Removes the key `keyId`. */
+      readonly kind: "remove";
+      readonly keyId: string;
+    }
+  | {
+      /** Makes the key `keyId` the primary and removes the key `former`, both at the same time. */
+      readonly kind: "replace";
+      readonly keyId: string;
+      readonly former: string;
+    };
+
+/** How an operator makes a {@link KeyringChange} at the source of the keys. */
+export interface ChangeInstruction {
+  /** The instruction for the operator. Contains ids and paths, but never key material. */
+  readonly text: string;
+  /**
+   * True if a running process keeps its keys until it is restarted, as with environment variables. Then the process
+   * that runs the rotation must be restarted too before it sees the change.
+   */
+  readonly needsRestart: boolean;
+}
+
+/** Returns whether a keyring that was loaded from the source shows that the change was made. */
+export function isMade(change: KeyringChange, keyring: Keyring): boolean {
+  switch (change.kind) {
+    case "add":
+      return isEnabled(keyring, change.keyId);
+    case "promote":
+      return keyring.primary === change.keyId;
+    case "remove":
+      return keyOf(keyring, change.keyId) === undefined;
+    case "replace":
+      return keyring.primary === change.keyId && !isEnabled(keyring, change.former);
+  }
+}
+
+/** Returns the instruction for a provider that does not describe changes in the words of its source. */
+export function describeChange(change: KeyringChange): ChangeInstruction {
+  return { text: `At the source from which the key provider loads the keys: ${wordsFor(change)}`, needsRestart: false };
+}
+
+function wordsFor(change: KeyringChange): string {
+  switch (change.kind) {
+    case "add":
+      return `add a new key with the id "${change.keyId}", and do not make it the primary yet. Keep every other key.`;
+    case "promote":
+      return `make key "${change.keyId}" the primary. Keep key "${change.former}", which records still need.`;
+    case "remove":
+      return `remove key "${change.keyId}".`;
+    case "replace":
+      return `make key "${change.keyId}" the primary and remove key "${change.former}", both in one change.`;
+  }
+}

@@ -1,0 +1,112 @@
+import { asKeywardError, KeywardError } from "../errors/errors.ts";
+import type { KeyProvider } from "../keyring/key-provider.ts";
+import type { Keyring } from "../keyring/keyring.ts";
+import { type ChangeInstruction, describeChange, isMade, type KeyringChange } from "../keyring/keyring-change.ts";
+import type { KeyringSource } from "../keyring/keyring-source.ts";
+import { pause } from "../waiting/pause.ts";
+
+/** What an operator must do now, so that a guided rotation can continue. */
+export interface Instruction extends ChangeInstruction {
+  /** The change that the operator must make at the source of the keys. */
+  readonly change: KeyringChange;
+  /**
+   * Why the keys at the source cannot be used now, for example because the operator wrote an invalid key. Absent if the
+   * keys can be used, but do not have the change yet.
+   */
+  readonly problem?: KeywardError;
+}
+
+/**
+ * A function that passes an instruction to an operator, for example by printing its text, or that makes the change
+ * itself. If the function returns a promise, the rotation waits for the promise first.
+ */
+export type Instruct = (instruction: Instruction) => void | Promise<void>;
+
+/** What {@link changeAtSource} needs to know about the keys. */
+export interface GuidedSource {
+  readonly provider: KeyProvider;
+  readonly source: KeyringSource;
+  readonly instruct: Instruct;
+  readonly signal: AbortSignal | undefined;
+}
+
+const firstPollMs = 50;
+const longestPollMs = 1_000;
+
+/**
+ * Instructs an operator to make a change at the source of the keys, and waits until this process has loaded a keyring
+ * with the change. Waits as long as the operator needs, until the signal is aborted.
+ *
+ * @param keyring the keyring at the source, before the change.
+ * @param requireCurrent called before each load. Throws if the change is no longer wanted, which ends the wait.
+ * @throws KeywardError `CHANGE_NEEDED` if this process must be restarted before it sees the change; the errors of
+ * `instruct`.
+ */
+export async function changeAtSource(
+  { provider, source, instruct, signal }: GuidedSource,
+  change: KeyringChange,
+  keyring: Keyring,
+  requireCurrent: () => Promise<void>,
+): Promise<void> {
+  const instruction = await instructionFor(provider, change, keyring);
+  await instruct({ ...instruction, change });
+  let problemBefore = "";
+  for (let pollMs = firstPollMs; ; pollMs = Math.min(pollMs * 1.5, longestPollMs)) {
+    signal?.throwIfAborted();
+    await requireCurrent();
+    const loaded = await load(source);
+    if (!(loaded instanceof KeywardError) && isMade(change, loaded)) return;
+    if (instruction.needsRestart) throw loaded instanceof KeywardError ? loaded : changeNeeded(change, instruction);
+    const problem = loaded instanceof KeywardError ? loaded : undefined;
+    if (problem !== undefined && problem.message !== problemBefore) await instruct({ ...instruction, change, problem });
+    problemBefore = problem?.message ?? "";
+    await pause(pollMs, signal);
+  }
+}
+
+async function instructionFor(
+  provider: KeyProvider,
+  change: KeyringChange,
+  keyring: Keyring,
+): Promise<ChangeInstruction> {
+  try {
+    return (await provider.describeChange?.(change, keyring)) ?? describeChange(change);
+  } catch (error) {
+    const hint = "Check the source of the keys, and run the call again, which resumes at this change.";
+    throw asKeywardError(
+      error,
+      "PROVIDER_UNAVAILABLE",
+      "The key provider failed to describe a change of its keys",
+      hint,
+    );
+  }
+}
+
+async function load(source: KeyringSource): Promise<Keyring | KeywardError> {
+  try {
+    return await source.refresh();
+  } catch (error) {
+    if (error instanceof KeywardError) return error;
+    throw error;
+  }
+}
+
+function changeNeeded(change: KeyringChange, { text }: ChangeInstruction): KeywardError {
+  return new KeywardError("CHANGE_NEEDED", `${changeInWords(change)}, and this process cannot see that change`, {
+    keyId: change.keyId,
+    hint: `${text} Then run this call again in a process that was started after the change. The call resumes here.`,
+  });
+}
+
+function changeInWords(change: KeyringChange): string {
+  switch (change.kind) {
+    case "add":
+      return `Key "${change.keyId}" must be added at the source of the keys`;
+    case "promote":
+      return `Key "${change.keyId}" must become the primary at the source of the keys`;
+    case "remove":
+      return `Key "${change.keyId}" must be removed at the source of the keys`;
+    case "replace":
+      return `Key "${change.keyId}" must replace key "${change.former}" at the source of the keys`;
+  }
+}

@@ -1,0 +1,58 @@
+import { KeywardError } from "../errors/errors.ts";
+import { keyOf } from "../keyring/keyring.ts";
+import type { NamedStores } from "../reencryption/named-stores.ts";
+import type { LoadedKeyring } from "../reencryption/retirement.ts";
+import type { ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
+import { countUnder } from "./rotation-plan.ts";
+
+/** A key that an operator removes at the source of the keys. */
+export interface GuidedRemoval {
+  readonly keyId: string;
+  /** The keyring before the removal, and its source. */
+  readonly loaded: LoadedKeyring;
+  readonly options: {
+    readonly stores: NamedStores;
+    readonly abandonUnreadable?: boolean;
+    readonly signal?: AbortSignal;
+  };
+  readonly waits: ReplicaWaits;
+  /** Checks that no record needs the key, instructs the operator, and waits until this process sees the removal. */
+  readonly retire: () => Promise<void>;
+  readonly onWaiting: (replicas: readonly WaitingReplica[]) => void;
+}
+
+/**
+ * Removes a key with the help of an operator. Then waits until no replica has the key any longer, and counts once more
+ * the records under the key. If the source no longer has the key, only waits and counts.
+ *
+ * @throws KeywardError `KEY_IN_USE` if records need the key; `REPLICA_BEHIND` if a replica keeps the key for too long.
+ */
+export async function removeAtSource({
+  keyId,
+  loaded: { keyring, source },
+  options: { stores, abandonUnreadable, signal },
+  waits,
+  retire,
+  onWaiting,
+}: GuidedRemoval): Promise<void> {
+  if (keyOf(keyring, keyId) !== undefined) await retire();
+  const changed = await source.refresh();
+  await waits.wait("remove", changed, ({ keys }) => !keys.includes(keyId), onWaiting, { registersLate: true });
+  // The records that the operator chose to abandon are still under the key.
+  if (abandonUnreadable === true) return;
+  const counts = await countUnder(stores, (id) => id === keyId, signal);
+  const left = Object.entries(counts).filter(([, count]) => count > 0);
+  if (left.length === 0) return;
+  throw new KeywardError(
+    "KEY_IN_USE",
+    `Key "${keyId}" was removed at its source, but records need it: ${left.map(([name, count]) => `${count} in ${name}`).join(", ")}`,
+    {
+      keyId,
+      counts: Object.fromEntries(left),
+      hint:
+        `A process that was started with former keys wrote these records. End that process. Then put key "${keyId}" ` +
+        "back at its source, not as the primary, and run this call again, which re-encrypts the records. If the key is " +
+        "compromised, do not put it back: delete the records, because an attacker may have forged them.",
+    },
+  );
+}

@@ -1,0 +1,145 @@
+import { KeywardError } from "../errors/errors.ts";
+import { type OptionNames, requireOptions } from "../errors/options.ts";
+import type { KeyProvider } from "../keyring/key-provider.ts";
+import { Keyring } from "../keyring/keyring.ts";
+import { KeyringSource } from "../keyring/keyring-source.ts";
+import { type NamedStores, requireStores } from "../reencryption/named-stores.ts";
+import { type LoadedKeyring, type Retirement, retireLoaded } from "../reencryption/retirement.ts";
+import { canSave, saveIfPossible } from "../reencryption/saving-keyring.ts";
+import { changeAtSource, type GuidedSource, type Instruct } from "./change-at-source.ts";
+import { removeAtSource } from "./guided-removal.ts";
+import { type ReplicaWaitOptions, ReplicaWaits } from "./replica-waits.ts";
+import { requireInstruct } from "./rotation-options.ts";
+
+/** The options of {@link retireKey}. */
+export interface RetireKeyOptions extends Pick<ReplicaWaitOptions, "ignoreReplicas" | "replicasWithinMs"> {
+  /**
+   * The new state of the key. "disabled": the key decrypts nothing, and you can enable it again. "removed": the key is
+   * no longer in the keyring; only a disabled key can be removed, except with `instruct`. Before you remove a key,
+   * export the keyring, and keep the export for as long as there are backups with records under the key. Default:
+   * "disabled".
+   */
+  readonly to?: "disabled" | "removed";
+  /**
+   * If true, retires the key even if some records under it cannot be decrypted by any of the given stores. The result
+   * lists these records, which are lost unless you restore them. If there are such records, `stores` must have a store
+   * of each scope (derived keyring) that has a check record in the reserved space. Otherwise the call rejects. Default:
+   * false.
+   */
+  readonly abandonUnreadable?: boolean;
+  /**
+   * Guides an operator if `keys` is a provider that cannot save a keyring. When no record needs the key, this function is
+   * called with the instruction to remove the key at its source. The call then waits until no replica has the key any
+   * longer, and counts the records once more. Needs `to: "removed"`. Default: such a provider is not changed, and the
+   * result has `saved: false`.
+   */
+  readonly instruct?: Instruct;
+  /**
+   * If the signal is aborted before the keyring is changed, the call stops, and rejects with the reason of the signal.
+   */
+  readonly signal?: AbortSignal;
+  /** Called after each page of records with the number of records of all stores looked at so far. */
+  readonly onProgress?: (records: number) => void;
+}
+
+const retireKeyOptionNames = {
+  to: true,
+  abandonUnreadable: true,
+  instruct: true,
+  ignoreReplicas: true,
+  replicasWithinMs: true,
+  signal: true,
+  onProgress: true,
+} as const satisfies OptionNames<RetireKeyOptions>;
+
+/**
+ * Disables or removes a key, after checking that no record of any store and namespace needs the key.
+ *
+ * @throws KeywardError `KEY_IN_USE` with the counts by store if records need the key; `STORES_MISSING` if a store that
+ * the keyring lists was not passed, or if, with `abandonUnreadable`, no store of a scope with a check record was
+ * passed; `KEY_UNKNOWN`; `KEYRING_INVALID` for the primary, or for removing an enabled key; `STORE_NOT_SCANNABLE`;
+ * `KEYRING_CONFLICT` if the keyring at its source was changed in the meantime; `STORE_KEYS_DIFFER` if a store still
+ * encrypts with the key; with `instruct`: `CHANGE_NEEDED` if this process must be restarted before it sees the change,
+ * and `REPLICA_BEHIND` if a replica still has the key after `replicasWithinMs`.
+ * @example
+ * const keyring = await keys.load();
+ * await keys.save(keyring.add({ id: "2026-12" }).promote("2026-12"), keyring);
+ * // When every process has loaded the changed keyring and finished its earlier writes:
+ * await reencrypt(sessions);
+ * await retireKey(keys, { sessions }, "2026-11");
+ */
+export async function retireKey(
+  keys: Keyring | KeyProvider,
+  stores: NamedStores,
+  id: string,
+  options: RetireKeyOptions = {},
+): Promise<Retirement> {
+  requireStores(stores);
+  const { instruct, to = "disabled", signal } = requireOptions("retireKey", options, retireKeyOptionNames);
+  requireInstruct(instruct);
+  // The change must follow the latest generation, so the source is asked.
+  const source = KeyringSource.of(keys);
+  const keyring = await source.ask(signal);
+  if (instruct !== undefined && !(keys instanceof Keyring) && !(await canSave(keys))) {
+    requireRemoval(to, id);
+    return await retireAtSource({ keyring, source }, stores, id, options, { provider: keys, source, instruct, signal });
+  }
+  let saved = false;
+  const retirement = await retireLoaded({ keyring, source }, stores, id, complete(options, false), async (next) => {
+    saved = await saveIfPossible(keys, next, keyring);
+  });
+  return { ...retirement, saved };
+}
+
+async function retireAtSource(
+  loaded: LoadedKeyring,
+  stores: NamedStores,
+  id: string,
+  options: RetireKeyOptions,
+  guided: GuidedSource,
+): Promise<Retirement> {
+  const { signal, ignoreReplicas, replicasWithinMs } = options;
+  const waits = new ReplicaWaits(loaded.source, {
+    stores,
+    ...(signal === undefined ? {} : { signal }),
+    ...(ignoreReplicas === undefined ? {} : { ignoreReplicas }),
+    ...(replicasWithinMs === undefined ? {} : { replicasWithinMs }),
+  });
+  let abandoned: Retirement["abandoned"] = [];
+  await removeAtSource({
+    keyId: id,
+    loaded,
+    options: { ...complete(options, true), stores },
+    waits,
+    onWaiting: () => undefined,
+    retire: async () => {
+      const change = { kind: "remove", keyId: id } as const;
+      const instruct = async () => await changeAtSource(guided, change, loaded.keyring, async () => undefined);
+      ({ abandoned } = await retireLoaded(loaded, stores, id, complete(options, true), instruct));
+    },
+  });
+  return { keyring: await loaded.source.current(), saved: true, abandoned };
+}
+
+function complete(options: RetireKeyOptions, evenIfEnabled: boolean) {
+  const { to = "disabled", abandonUnreadable = false, signal, onProgress } = options;
+  return {
+    to,
+    evenIfEnabled,
+    abandonUnreadable,
+    ...(signal === undefined ? {} : { signal }),
+    ...(onProgress === undefined ? {} : { onProgress }),
+  };
+}
+
+function requireRemoval(to: RetireKeyOptions["to"], keyId: string): void {
+  if (to === "removed") return;
+  throw new KeywardError(
+    "VALUE_INVALID",
+    "A key cannot be disabled at a source to which the key provider cannot save",
+    {
+      keyId,
+      hint: 'Pass `to: "removed"`. The call then counts the records that need the key, and asks you to remove the key only if no record does.',
+    },
+  );
+}
