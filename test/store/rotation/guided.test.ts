@@ -310,6 +310,27 @@ describe("a guided rotation", () => {
     expect(await idsIn()).toEqual(["new"]);
   });
 
+  it("refuses writes of a process that starts with the keys from before the rotation, until the old key is rotated back", async () => {
+    const { source, inner, operator, asked } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "promote" });
+    const former = source.ringWithPrimary("old");
+    await rotateKey(provider, options);
+    const stale = unregistered(inner, former);
+    const error = await expectRefusal(stale.set("stale", value), "KEYRING_ROLLBACK");
+    expect(error.message).toContain('took key "old" out of use');
+    await expectRefusal(stale.ready(), "KEYRING_ROLLBACK");
+    expect(await stale.get("key-0")).toBe(value);
+    // A deployment of an earlier state is refused as well if it registers as a replica.
+    const replicated = new EncryptedStore(new MemoryStore(inner), { keys: former, replica });
+    onTestFinished(() => replicated.disconnect());
+    await expectRefusal(replicated.set("stale", value), "KEYRING_ROLLBACK");
+    asked.length = 0;
+    expect(await rotateKey(provider, { ...options, newKey: { id: "old" } })).toMatchObject({ step: "done", to: "old" });
+    expect(asked.map(({ change }) => change.kind)).toEqual(["add", "promote", "remove"]);
+    await unregistered(inner, source.ring).set("written", value);
+  });
+
   it("re-encrypts a record that a process wrote under the old key during the grace", async () => {
     const { source, inner, operator, idsIn } = await begun();
     const before = source.ring;

@@ -53,9 +53,14 @@ export function isMade(change: KeyringChange, keyring: Keyring): boolean {
   }
 }
 
-/** Returns the instruction for a provider that does not describe changes in the words of its source. */
-export function describeChange(change: KeyringChange): ChangeInstruction {
-  return { text: `At the source from which the key provider loads the keys: ${wordsFor(change)}`, needsRestart: false };
+/**
+ * Returns the instruction for a provider that does not describe changes in the words of its source.
+ *
+ * @param advice what the provider says about a source that it cannot save to; may be "".
+ */
+export function describeChange(change: KeyringChange, advice: string): ChangeInstruction {
+  const text = `At the source from which the key provider loads the keys: ${wordsFor(change)}${advice}`;
+  return { text, needsRestart: false };
 }
 
 function wordsFor(change: KeyringChange): string {

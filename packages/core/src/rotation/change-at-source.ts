@@ -70,7 +70,8 @@ async function instructionFor(
   keyring: Keyring,
 ): Promise<ChangeInstruction> {
   try {
-    return (await provider.describeChange?.(change, keyring)) ?? describeChange(change);
+    const described = await provider.describeChange?.(change, keyring);
+    return described ?? describeChange(change, await whyReadOnly(provider));
   } catch (error) {
     const hint = "Check the source of the keys, and run the call again, which resumes at this change.";
     throw asKeywardError(
@@ -80,6 +81,17 @@ async function instructionFor(
       hint,
     );
   }
+}
+
+/** Returns what the provider says about a source that it cannot save to, as advice for the operator. */
+async function whyReadOnly(provider: KeyProvider): Promise<string> {
+  try {
+    await provider.requireWritable?.();
+  } catch (error) {
+    if (error instanceof KeywardError && error.code === "PROVIDER_READ_ONLY") return ` ${error.message}. ${error.hint}`;
+    throw error;
+  }
+  return "";
 }
 
 async function load(source: KeyringSource): Promise<Keyring | KeywardError> {

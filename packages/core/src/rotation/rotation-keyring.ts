@@ -115,6 +115,20 @@ export class RotationKeyring {
   }
 
   /**
+   * In a guided rotation, notes in every store that the old key may no longer be the primary of a process that writes.
+   * The announced generation number cannot refuse such a process, because it stands still.
+   */
+  async refusePrimary(keyring: Keyring, keyId: string): Promise<void> {
+    if (this.#guided === undefined) return;
+    for (const store of Object.values(this.#stores)) await storeParts(store).generationNotice.retire(keyring, keyId);
+  }
+
+  /** Takes back {@link RotationKeyring.refusePrimary}, because the key is about to become the primary. */
+  async acceptPrimary(keyring: Keyring, keyId: string): Promise<void> {
+    for (const store of Object.values(this.#stores)) await storeParts(store).generationNotice.useAgain(keyring, keyId);
+  }
+
+  /**
    * Loads the keyring again after a save, and announces the generation number of the loaded keyring. That may be a
    * lower number than that of the saved keyring, because the loads of some providers lag behind their saves. The number
    * of the saved keyring must not be announced before the provider returns that keyring, because stores refuse writes

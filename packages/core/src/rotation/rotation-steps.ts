@@ -121,6 +121,7 @@ export class RotationSteps {
     requireRollBackTarget(status, keyring);
     requireKeyIn(keyring, status.to);
     this.#requireOldKey(status, keyring);
+    await this.#keyring.acceptPrimary(keyring, status.to);
     const hasNewKey = ({ keys }: Replica) => this.#keyring.guided === undefined || keys.includes(status.to);
     await this.#waitFor(
       "distribute",
@@ -207,6 +208,7 @@ export class RotationSteps {
     }
     if (isDone) await this.#keyring.announce(keyring);
     else await this.#keyring.announceSaved();
+    await this.#keyring.refusePrimary(await this.#keyring.load(), from);
     return { disabledAtMs: Date.now() };
   }
 
@@ -283,6 +285,7 @@ export class RotationSteps {
       if (keyring.primary !== to) return { step: "promote" };
       // A process that was started with the former keys after the step "drain" would go on to write under the old key.
       await this.#waitFor("drain", keyring, (replica) => hasDrained(replica, keyring));
+      await this.#keyring.refusePrimary(keyring, from);
     }
     try {
       await removeAtSource({

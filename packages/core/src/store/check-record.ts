@@ -25,6 +25,11 @@ export interface CheckRecordContent {
   readonly generation: number;
   /** The generation number of the keyring with which the check record was encrypted. */
   readonly encryptedBy: number;
+  /**
+   * The key that the last guided rotation took out of use. A process in whose keyring this key is the primary must not
+   * write, because its keys are from before the rotation. `undefined` in the check record of a scope.
+   */
+  readonly retired?: string | undefined;
 }
 
 /** An encrypted check record as it is stored, and its address (namespace and key). */
@@ -124,13 +129,16 @@ export class CheckRecord {
    * Writes the check record under the primary of `keyring` if the stored check record is still `expected`. If
    * `expected` is `undefined`, writes only if there is no check record.
    *
-   * @param generation the lowest generation number of the keyring with which a process may write from then on. Default:
-   * the generation number of `keyring`.
+   * @param content what the check record requires from then on. Default: a keyring of the generation of `keyring`.
    * @returns whether the check record was written.
    */
-  async replace(keyring: Keyring, expected: StoredValue | undefined, generation?: number): Promise<boolean> {
+  async replace(
+    keyring: Keyring,
+    expected: StoredValue | undefined,
+    content: Partial<Pick<CheckRecordContent, "generation" | "retired">> = {},
+  ): Promise<boolean> {
     const address = this.#address(keyring);
-    const encrypted = this.#encrypt(keyring, address, generation);
+    const encrypted = this.#encrypt(keyring, address, content);
     return await wrapRejection(() => this.reserved.replace(address.key, expected, encrypted));
   }
 
@@ -148,9 +156,14 @@ export class CheckRecord {
     return { namespace: reservedNamespace, key: scope === undefined ? "check" : `${scopedPrefix}${scope}` };
   }
 
-  #encrypt(keyring: Keyring, address: RecordAddress, generation = keyring.generation): StoredValue {
-    const sealedBy = keyring.generation === generation ? {} : { sealedBy: keyring.generation };
-    return this.#codec.seal(keyring, address, { value: JSON.stringify({ keyward: "check", generation, ...sealedBy }) });
+  #encrypt(
+    keyring: Keyring,
+    address: RecordAddress,
+    { generation = keyring.generation, retired }: Partial<CheckRecordContent> = {},
+  ): StoredValue {
+    const sealedBy = keyring.generation === generation ? undefined : keyring.generation;
+    const value = JSON.stringify({ keyward: "check", generation, sealedBy, retired });
+    return this.#codec.seal(keyring, address, { value });
   }
 }
 
@@ -158,7 +171,8 @@ export class CheckRecord {
 export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent | undefined {
   const parsed = ReservedText.read("check record", String(content.value), (text) => {
     const generation = text.amount("generation", { least: 0 });
-    return { generation, encryptedBy: text.amountIfAny("sealedBy", { least: 0 }) ?? generation };
+    const encryptedBy = text.amountIfAny("sealedBy", { least: 0 }) ?? generation;
+    return { generation, encryptedBy, retired: text.keyIdIfAny("retired") };
   });
   return parsed instanceof KeywardError ? undefined : parsed;
 }

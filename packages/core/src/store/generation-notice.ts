@@ -65,6 +65,35 @@ export class GenerationNotice {
     await this.#write(next, current.generation);
   }
 
+  /**
+   * Notes in the check record of the store that the key `retired` may no longer be the primary of a process that
+   * writes. For a rotation of keys whose generation numbers stand still.
+   *
+   * @param keyring the keyring as the key provider returned it. Its primary is another key.
+   * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
+   */
+  async retire(keyring: Keyring, retired: string): Promise<void> {
+    await this.#note(keyring, () => retired);
+  }
+
+  /** Takes back {@link GenerationNotice.retire} for the key `keyId`, which is about to become the primary again. */
+  async useAgain(keyring: Keyring, keyId: string): Promise<void> {
+    await this.#note(keyring, (retired) => (retired === keyId ? undefined : retired));
+  }
+
+  async #note(keyring: Keyring, noteFor: (retired: string | undefined) => string | undefined): Promise<void> {
+    const unscoped = this.#record?.unscoped ?? this.#record;
+    if (unscoped === undefined || keyring.primary === "" || keyring.scopeName !== undefined) return;
+    for (;;) {
+      const stored = await unscoped.read(keyring);
+      const content = stored === undefined ? undefined : parseCheckRecord(await unscoped.decrypt(stored));
+      const retired = noteFor(content?.retired);
+      if (retired === content?.retired) return;
+      const generation = Math.max(keyring.generation, content?.generation ?? 0);
+      if (await unscoped.replace(keyring, stored?.stored, { generation, retired })) return;
+    }
+  }
+
   async #write(keyring: Keyring, generation: number): Promise<void> {
     const record = this.#record;
     if (record === undefined || keyring.primary === "") return;
@@ -94,7 +123,8 @@ async function requireGeneration(record: CheckRecord, keyring: Keyring, generati
     const isEncrypted = isNewer || (content?.encryptedBy === keyring.generation && keyIdOf(stored) === keyring.primary);
     if (content !== undefined && content.generation >= generation && isEncrypted) return;
     // Another process may have raised the required generation since it was read: it must never fall.
-    if (await record.replace(scoped, stored?.stored, Math.max(generation, content?.generation ?? 0))) return;
+    const required = Math.max(generation, content?.generation ?? 0);
+    if (await record.replace(scoped, stored?.stored, { generation: required, retired: content?.retired })) return;
   }
 }
 

@@ -1,6 +1,7 @@
+import { KeywardError } from "../errors/errors.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import type { Recognition } from "../keyring/keyring-successor.ts";
-import type { CheckRecord, StoredCheckRecord } from "./check-record.ts";
+import { type CheckRecord, parseCheckRecord, type StoredCheckRecord } from "./check-record.ts";
 import { hasRecordsOfAnotherKeyring, notDecryptable } from "./missing-check-record.ts";
 import type { OpenedRecord } from "./record-codec.ts";
 import type { RecordScopes } from "./record-scopes.ts";
@@ -136,12 +137,39 @@ export class KeyringCheck {
   /** Returns the decrypted check record. Returns `undefined` if there is no check record and the keyring may create one. */
   async #readAndDecrypt(record: CheckRecord, keyring: Keyring): Promise<DecryptedCheckRecord | undefined> {
     const stored = await record.read(keyring);
-    if (stored !== undefined) return { stored, opened: await record.decrypt(stored) };
+    if (stored !== undefined) {
+      const opened = await record.decrypt(stored);
+      requirePrimaryInUse(record, opened, keyring);
+      return { stored, opened };
+    }
     if (keyring.primary !== "" && (await hasRecordsOfAnotherKeyring(record, keyring, this.#scopes))) {
       throw notDecryptable(record.store.description, keyring);
     }
     return undefined;
   }
+}
+
+/**
+ * Checks that the primary is not the key that the last guided rotation took out of use. Only the check record of the
+ * store is trusted with this, because a process that has only the keyring of a scope can write the one of its scope.
+ *
+ * @throws KeywardError `KEYRING_ROLLBACK`.
+ */
+function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, keyring: Keyring): void {
+  if (record.scope !== undefined || keyring.scopeName !== undefined) return;
+  const { primary } = keyring;
+  if (primary === "" || parseCheckRecord(opened)?.retired !== primary) return;
+  throw new KeywardError(
+    "KEYRING_ROLLBACK",
+    `Nothing was written: a rotation took key "${primary}" out of use, and it is the primary of this process`,
+    {
+      keyId: primary,
+      hint:
+        "The keys of this process are from before the rotation, for example because an earlier deployment was restored. " +
+        "Give this process the keys of the other processes. Only if this key is to encrypt records again, call " +
+        "`rotateKey` with `newKey: { id }` in a process that has the right keys.",
+    },
+  );
 }
 
 /** A check record as it is stored, and its decrypted content. */
@@ -176,5 +204,5 @@ async function reencryptIfOutdated(
   if (opened.current) return;
   const content = await trustedContent(record, opened, keyring);
   if (content !== undefined && content.encryptedBy > keyring.generation) return;
-  await record.replace(keyring, stored.stored);
+  await record.replace(keyring, stored.stored, { retired: content?.retired });
 }

@@ -79,6 +79,11 @@ export class ReservedText {
     return this.text(field, isKeyId);
   }
 
+  /** Returns the id of an encryption key, like {@link ReservedText.keyId}. Returns `undefined` if there is no such field. */
+  keyIdIfAny(field: string): string | undefined {
+    return this.#value(field) === undefined ? undefined : this.keyId(field);
+  }
+
   /**
    * Returns the ids of encryption keys that a field contains as an array. Returns `undefined` if the text has no such
    * field.
