@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { census, EncryptedStore, type KeyringChange } from "@keyward/core";
 import { keysFrom } from "@keyward/keys-from";
@@ -19,6 +20,9 @@ const options = { timeout: 2 * testTimeoutMs };
 const size = 4;
 const pauseMs = 5;
 const mostRuns = 60;
+// How long after the change each mount has it. The last one is the operator's.
+const mountLagsMs = [4_000, 300, 200, 100, 0];
+const restartPauseMs = 800;
 const steps = ["add", "distribute", "promote", "drain", "reencrypt", "disable", "grace", "remove", "done"];
 
 const redisServers = await findRedisServers();
@@ -42,22 +46,31 @@ describeWithRedis(redisServers, "a guided rotation of four processes over Redis"
       const folder = await mkdtemp(join(tmpdir(), "keyward-guided-"));
       onTestFinished(() => rm(folder, { recursive: true }));
       // Each process, like each pod, has a mount of its own. The last one is the operator's.
-      const mounts = Array.from({ length: size + 1 }, (_, index) => join(folder, `mount-${index}`));
+      const mounts = mountLagsMs.map((_, index) => join(folder, `mount-${index}`));
       for (const mount of mounts) await mkdir(mount);
       let files: Record<string, string> = { old: newKey(), primary: "old" };
-      const publishAll = async () => {
-        for (const mount of mounts) await publish(mount, files);
+      for (const mount of mounts) await publish(mount, files);
+      // Each mount has each state after a time of its own, as kubelets update mounts.
+      const updates = mounts.map(() => Promise.resolve());
+      const publishAll = (state: Record<string, string>) => {
+        for (const [index, mount] of mounts.entries()) {
+          updates[index] = (updates[index] ?? Promise.resolve()).then(async () => {
+            await sleep(mountLagsMs[index]);
+            await publish(mount, state);
+          });
+        }
+        return updates.at(-1);
       };
-      await publishAll();
       const sources = mounts.map((mount) => `file:${mount}`);
       const fleet = await Fleet.start({ address: redis.url, source: sources, env: {}, size, pauseMs, seed });
       await rotate({
         start: () => startProcess(operatorProgram, [redis.url, sources.at(-1) ?? "", "new"], {}),
         change: async (change) => {
           files = changedFiles(files, change);
-          await publishAll();
+          await publishAll(files);
         },
       });
+      await Promise.all(updates);
       expect(Object.keys(files).toSorted()).toEqual(["new", "primary"]);
       await fleet.expectNoFailure();
       await expectOnlyKey("new", sources[0] ?? "");
@@ -71,13 +84,16 @@ describeWithRedis(redisServers, "a guided rotation of four processes over Redis"
       await redis.command("FLUSHALL");
       let env: Variables = { APP_KEY: newKey() };
       const fleet = await Fleet.start({ address: redis.url, source: "env:APP_KEY", env, size, pauseMs, seed });
+      let rolledOut = Promise.resolve();
       await rotate({
         start: () => startProcess(operatorProgram, [redis.url, "env:APP_KEY", "new"], env),
         change: async (change) => {
           env = changedVariables(env, change);
-          await fleet.restartEach(env);
+          // The operator is started again while the other processes are being restarted.
+          rolledOut = rolledOut.then(() => fleet.rollOut(() => env, restartPauseMs));
         },
       });
+      await rolledOut;
       expect(env).toEqual({ APP_KEY: expect.stringMatching(/^new=/) });
       await fleet.expectNoFailure();
       await expectOnlyKey("new", "env:APP_KEY", env);

@@ -1,10 +1,14 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { expect, onTestFinished } from "vitest";
 import type { ReplicaMessage } from "./replica-process.ts";
 
 const script = fileURLToPath(new URL("./replica-process.ts", import.meta.url));
+
+/** Environment variables of a process. */
+type Variables = Readonly<Record<string, string>>;
 
 /** Addresses at which the processes of an application find their records and their keys. */
 export interface FleetPlan {
@@ -12,7 +16,7 @@ export interface FleetPlan {
   /** Source of the keys, for `keysFrom`; or the source of each process. */
   readonly source: string | readonly string[];
   /** Environment variables that the key service needs in addition to the source. */
-  readonly env: Readonly<Record<string, string>>;
+  readonly env: Variables;
   readonly size: number;
   /** Pause between two calls of a process, in milliseconds. */
   readonly pauseMs: number;
@@ -23,11 +27,13 @@ export interface FleetPlan {
 export class Fleet {
   readonly #plan: FleetPlan;
   readonly #replicas: Replica[];
+  readonly #envs: Variables[];
   readonly #ends: End[] = [];
 
   private constructor(plan: FleetPlan) {
     this.#plan = plan;
-    this.#replicas = namesOf(plan).map((_, index) => startReplica(plan, index, plan.env));
+    this.#envs = namesOf(plan).map(() => plan.env);
+    this.#replicas = this.#envs.map((env, index) => startReplica(plan, index, env));
   }
 
   /** Starts the processes and resolves when all of them are running. They end with the test at the latest. */
@@ -37,12 +43,21 @@ export class Fleet {
     return fleet;
   }
 
-  /** Restarts the processes with other environment variables, one after another. */
-  async restartEach(env: Readonly<Record<string, string>>): Promise<void> {
-    for (const [index, replica] of this.#replicas.entries()) {
+  /**
+   * Restarts, one after another, each process whose environment variables are not those that `wanted` returns. As in a
+   * rollout of Kubernetes, variables that change meanwhile replace those of the restarts that are left.
+   */
+  async rollOut(wanted: () => Variables, pauseMs: number): Promise<void> {
+    for (;;) {
+      const index = this.#envs.findIndex((env) => env !== wanted());
+      const replica = this.#replicas[index];
+      if (replica === undefined) return;
+      await sleep(pauseMs);
       this.#ends.push(await replica.end());
+      const env = wanted();
       const next = startReplica(this.#plan, index, env);
       this.#replicas[index] = next;
+      this.#envs[index] = env;
       await next.working;
     }
   }
@@ -71,7 +86,7 @@ function namesOf({ size }: FleetPlan): readonly string[] {
   return Array.from({ length: size }, (_, index) => `replica-${index}`);
 }
 
-function startReplica(plan: FleetPlan, index: number, env: Readonly<Record<string, string>>): Replica {
+function startReplica(plan: FleetPlan, index: number, env: Variables): Replica {
   const { address, source, pauseMs, seed } = plan;
   const names = namesOf(plan);
   const own = typeof source === "string" ? source : (source[index] ?? "");
@@ -85,7 +100,7 @@ class Replica {
   readonly working: Promise<void>;
   readonly #ended: Promise<End>;
 
-  constructor(parameters: readonly string[], env: Readonly<Record<string, string>>) {
+  constructor(parameters: readonly string[], env: Variables) {
     const child = startProcess(script, parameters, env);
     const working = Promise.withResolvers<void>();
     const ended = Promise.withResolvers<End>();
@@ -127,11 +142,7 @@ class Replica {
 }
 
 /** Starts a program of this folder. It ends with the test at the latest. */
-export function startProcess(
-  program: string,
-  parameters: readonly string[],
-  env: Readonly<Record<string, string>>,
-): ChildProcess {
+export function startProcess(program: string, parameters: readonly string[], env: Variables): ChildProcess {
   const { PATH = "", HOME = "" } = process.env;
   const child = fork(program, parameters, {
     execArgv: [],
