@@ -149,7 +149,7 @@ class RangeWorker implements ReencryptionWorker {
 
   /**
    * Returns whether BullMQ failed to renew the lock of a job that this worker had already given back. The worker renews
-   * locks by a timer, so a renewal can reach the queue just after the job has ended, which is no fault.
+   * locks by a timer, so a renewal can reach the queue just after the job has ended. That is harmless.
    */
   #isLateRenewal({ message }: Error): boolean {
     const id = /^could not renew lock for job (.+)$/.exec(message)?.[1];
