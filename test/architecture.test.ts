@@ -98,6 +98,8 @@ function mayImport(upper: string, lower: string): boolean {
   if (upper === "@keyward/http-kv" && lower.startsWith("@keyward/store-")) return true;
   // keys-from chooses among the providers, so it imports each of them.
   if (upper === "@keyward/keys-from" && lower.startsWith("@keyward/keys-")) return true;
+  // stores-from chooses among the stores, and http-kv is one of them.
+  if (upper === "@keyward/stores-from" && /^@keyward\/(?:store-|http-kv$)/.test(lower)) return true;
   return lower === "@keyward/core" || upper === "@keyward/cli";
 }
 

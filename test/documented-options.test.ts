@@ -16,6 +16,7 @@ const packagesWithTables = [
   "packages/keys-vault",
   "packages/store-redis",
   "packages/store-sqlite",
+  "packages/stores-from",
 ];
 
 /** Core's tools for operators have options too, which pages in `docs` explain. Core's README has tables only of the options that every user passes. */

@@ -27,8 +27,10 @@ export { type SecretboxOptions, secretbox } from "./envelope/formats/secretbox.t
 export { reseed } from "./envelope/nonces.ts";
 export { KeywardError, type KeywardErrorCode, type KeywardErrorDetails } from "./errors/errors.ts";
 export { nodeTooOld, unsupportedNodeVersion } from "./errors/node-version.ts";
+export { packageNotLoaded } from "./errors/optional-package.ts";
 export { type Bounds, type OptionNames, requireAmount, requireOptions, type Unit } from "./errors/options.ts";
 export { type Repetition, Repetitions } from "./errors/repetitions.ts";
+export { type SourceNaming, SourceParameters } from "./errors/source-parameters.ts";
 export { requireUrl, type UrlRules } from "./errors/url-argument.ts";
 export { type FileLockOptions, whileLocked } from "./files/file-lock.ts";
 export { isOwnedBy, replaceFile, systemCode } from "./files/private-file.ts";

@@ -1,17 +1,17 @@
 import { fileURLToPath } from "node:url";
-import { KeywardError } from "@keyward/core";
+import { KeywardError, SourceParameters } from "@keyward/core";
 
-/**
- * A parsed source of keys, such as `vault://secret/app/keyring?auth=approle`. Each method that reads a parameter also
- * removes the parameter, so the parameters that remain are unknown.
- */
+const subject = "The source of the keys";
+const correct = "Correct the source as the README of @keyward/keys-from describes.";
+
+/** A parsed source of keys, such as `vault://secret/app/keyring?auth=approle`. */
 export class KeySourceAddress {
   /** The text of the source before the first colon, such as `vault`. */
   readonly scheme: string;
   /** The text of the source after the first colon, including the parameters. */
   readonly rest: string;
+  readonly parameters: SourceParameters;
   readonly #location: string;
-  readonly #parameters: URLSearchParams;
 
   private constructor(scheme: string, rest: string) {
     this.scheme = scheme;
@@ -19,7 +19,7 @@ export class KeySourceAddress {
     // Only addresses with `//` have parameters. In a name or a path, a question mark is an ordinary character.
     const question = rest.startsWith("//") && scheme !== "file" ? rest.indexOf("?") : -1;
     this.#location = question === -1 ? rest : rest.slice(0, question);
-    this.#parameters = new URLSearchParams(question === -1 ? "" : rest.slice(question + 1));
+    this.parameters = new SourceParameters(question === -1 ? "" : rest.slice(question + 1), { subject, hint: correct });
   }
 
   /**
@@ -72,74 +72,14 @@ export class KeySourceAddress {
     }
     return [decode(host), decode(path)];
   }
-
-  /** Returns the value of a parameter; `undefined` if the source does not have the parameter. */
-  text(name: string): string | undefined {
-    const [value, second] = this.#parameters.getAll(name);
-    if (second !== undefined)
-      throw invalidSource(`has the parameter "${name}" twice`, `Keep only one of the two values.`);
-    this.#parameters.delete(name);
-    if (value === "")
-      throw invalidSource(`has an empty parameter "${name}"`, `Set "${name}" to a value, or remove the parameter.`);
-    return value;
-  }
-
-  /** Returns the values of the named parameters. The result omits each parameter that the source does not have. */
-  texts<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: string } {
-    return this.#some(names, (text) => text);
-  }
-
-  /**
-   * Returns the values of the named parameters as numbers. The key provider checks later whether a number is in range.
-   * The result omits each parameter that the source does not have.
-   */
-  numbers<Name extends string>(...names: readonly Name[]): { readonly [Key in Name]?: number } {
-    return this.#some(names, (text, name) => {
-      if (/^[0-9]+$/.test(text)) return Number(text);
-      throw invalidSource(
-        `has a parameter "${name}" that is not a whole number`,
-        `Write "${name}" in decimal digits only.`,
-      );
-    });
-  }
-
-  /**
-   * Checks that the other methods have read every parameter of the source. A parameter that no method reads is unknown.
-   *
-   * @throws KeywardError `VALUE_INVALID` for an unknown parameter.
-   */
-  requireNothingLeft(): void {
-    const [name] = this.#parameters.keys();
-    if (name === undefined) return;
-    const shown = /^[A-Za-z]{1,32}$/.test(name) ? `"${name}"` : `of ${name.length} characters`;
-    throw invalidSource(
-      `has an unknown parameter ${shown} for ${this.scheme}:`,
-      "Correct the name of the parameter, or remove the parameter.",
-    );
-  }
-
-  #some<Name extends string, Value>(
-    names: readonly Name[],
-    read: (text: string, name: Name) => Value,
-  ): { readonly [Key in Name]?: Value } {
-    const found: { [Key in Name]?: Value } = {};
-    for (const name of names) {
-      const text = this.text(name);
-      if (text !== undefined) found[name] = read(text, name);
-    }
-    return found;
-  }
 }
 
 /**
  * Returns the error for an invalid source of keys. The error does not contain the source, which may be a key by
  * mistake.
  */
-export function invalidSource(
-  problem: string,
-  hint = "Correct the source as the README of @keyward/keys-from describes.",
-): KeywardError {
-  return new KeywardError("VALUE_INVALID", `The source of the keys ${problem}`, { hint });
+export function invalidSource(problem: string, hint = correct): KeywardError {
+  return new KeywardError("VALUE_INVALID", `${subject} ${problem}`, { hint });
 }
 
 function decode(text: string): string {

@@ -3,12 +3,12 @@ import {
   type KeyProvider,
   type KeyringLocation,
   type OptionNames,
+  packageNotLoaded,
   type ReservedSpace,
   requireOptions,
   storeLocation,
 } from "@keyward/core";
 import { invalidSource, KeySourceAddress } from "./key-source-address.ts";
-import { notLoaded } from "./provider-packages.ts";
 import { vaultConnectionFrom } from "./vault-settings.ts";
 
 /** Options of {@link keysFrom}, for settings that cannot be written into the source of keys. */
@@ -73,7 +73,7 @@ export async function keysFrom(source: string | undefined, options: KeysFromOpti
   const open = openers.get(address.scheme);
   if (open === undefined) throw invalidSource(`has the unknown scheme ${address.scheme}`);
   const provider = await open(address, options);
-  address.requireNothingLeft();
+  address.parameters.requireNothingLeft(address.scheme);
   return provider;
 }
 
@@ -89,16 +89,16 @@ async function openFile(address: KeySourceAddress): Promise<KeyProvider> {
 
 async function openAwsSecret(address: KeySourceAddress): Promise<KeyProvider> {
   const [region, secretId] = address.hostAndPath("aws-sm://eu-central-1/production/keyring");
-  const settings = { ...freshnessOf(address), ...address.texts("endpoint", "name", "field") };
+  const settings = { ...freshnessOf(address), ...address.parameters.texts("endpoint", "name", "field") };
   const { awsKeys } = await import("@keyward/keys-aws").catch(notLoaded("@keyward/keys-aws"));
   return awsKeys({ secretId, ...(region === "" ? {} : { region }), ...settings });
 }
 
 async function openAwsKms(address: KeySourceAddress, options: KeysFromOptions): Promise<KeyProvider> {
   const [region, keyId] = address.hostAndPath("aws-kms://eu-central-1/alias/keyward?place=store");
-  const formerKeyIds = address.text("formerKeyIds")?.split(",");
+  const formerKeyIds = address.parameters.text("formerKeyIds")?.split(",");
   const former = formerKeyIds === undefined ? {} : { formerKeyIds };
-  const settings = { ...wrappedSettingsOf(address), ...address.texts("endpoint"), ...former };
+  const settings = { ...wrappedSettingsOf(address), ...address.parameters.texts("endpoint"), ...former };
   const place = locationOf(address, options);
   const { kmsKeys } = await import("@keyward/keys-aws").catch(notLoaded("@keyward/keys-aws"));
   return kmsKeys({ keyId, place, ...(region === "" ? {} : { region }), ...settings });
@@ -107,7 +107,7 @@ async function openAwsKms(address: KeySourceAddress, options: KeysFromOptions): 
 async function openVault(address: KeySourceAddress, options: KeysFromOptions): Promise<KeyProvider> {
   const [mount, path] = address.hostAndPath("vault://secret/app/keyring");
   const connection = vaultConnectionFrom(address, options.env ?? process.env);
-  const settings = { ...freshnessOf(address), ...address.texts("field") };
+  const settings = { ...freshnessOf(address), ...address.parameters.texts("field") };
   const { vaultKeys } = await import("@keyward/keys-vault").catch(notLoaded("@keyward/keys-vault"));
   return vaultKeys({ path, ...(mount === "" ? {} : { mount }), ...connection, ...settings, ...environmentOf(options) });
 }
@@ -115,7 +115,7 @@ async function openVault(address: KeySourceAddress, options: KeysFromOptions): P
 async function openVaultTransit(address: KeySourceAddress, options: KeysFromOptions): Promise<KeyProvider> {
   const [mount, key] = address.hostAndPath("vault-transit://transit/keyward?place=store");
   const connection = vaultConnectionFrom(address, options.env ?? process.env);
-  const settings = { ...wrappedSettingsOf(address), ...address.texts("derivedContext") };
+  const settings = { ...wrappedSettingsOf(address), ...address.parameters.texts("derivedContext") };
   const place = locationOf(address, options);
   const { transitKeys } = await import("@keyward/keys-vault").catch(notLoaded("@keyward/keys-vault"));
   const at = mount === "" ? {} : { mount };
@@ -127,15 +127,19 @@ function environmentOf({ env }: KeysFromOptions): { readonly env?: Environment }
 }
 
 function freshnessOf(address: KeySourceAddress) {
-  return address.numbers("refreshMs", "maxAgeMs", "timeoutMs");
+  return address.parameters.numbers("refreshMs", "maxAgeMs", "timeoutMs");
 }
 
 function wrappedSettingsOf(address: KeySourceAddress) {
-  return { ...freshnessOf(address), ...address.numbers("minGeneration"), ...address.texts("name") };
+  return {
+    ...freshnessOf(address),
+    ...address.parameters.numbers("minGeneration"),
+    ...address.parameters.texts("name"),
+  };
 }
 
 function locationOf(address: KeySourceAddress, { store }: KeysFromOptions): KeyringLocation {
-  const place = address.text("place");
+  const place = address.parameters.text("place");
   if (place?.startsWith("file:") === true && place.length > "file:".length) {
     return fileLocation(KeySourceAddress.parse(place, ["file"]).path("place=file:/var/lib/app/keyring"));
   }
@@ -150,4 +154,8 @@ function locationOf(address: KeySourceAddress, { store }: KeysFromOptions): Keyr
     "has the parameter place=store, but no store was passed to keysFrom",
     "Pass the store that holds the wrapped keyring: `keysFrom(source, { store })`.",
   );
+}
+
+function notLoaded(name: string): (cause: unknown) => never {
+  return packageNotLoaded(name, "This source of keys", "PROVIDER_UNAVAILABLE");
 }

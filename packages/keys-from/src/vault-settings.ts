@@ -11,23 +11,23 @@ export function vaultConnectionFrom(
   address: KeySourceAddress,
   env: Readonly<Record<string, string | undefined>>,
 ): Pick<VaultConnectionOptions, "address" | "namespace" | "auth"> {
-  return { ...address.texts("address", "namespace"), auth: authFrom(address, env) };
+  return { ...address.parameters.texts("address", "namespace"), auth: authFrom(address, env) };
 }
 
 function authFrom(address: KeySourceAddress, env: Readonly<Record<string, string | undefined>>): VaultAuth {
-  const method = address.text("auth") ?? "token";
+  const method = address.parameters.text("auth") ?? "token";
   switch (method) {
     case "token":
       return { method };
     case "approle": {
-      const roleId = required(address.text("role") ?? env["VAULT_ROLE_ID"], "role", "VAULT_ROLE_ID");
+      const roleId = required(address.parameters.text("role") ?? env["VAULT_ROLE_ID"], "role", "VAULT_ROLE_ID");
       const secretId = env["VAULT_SECRET_ID"] === undefined ? {} : { secretId: () => env["VAULT_SECRET_ID"] ?? "" };
       return { method, roleId, ...secretId, ...mountFrom(address) };
     }
     case "kubernetes":
-      return { method, role: required(address.text("role"), "role"), ...mountFrom(address) };
+      return { method, role: required(address.parameters.text("role"), "role"), ...mountFrom(address) };
     case "userpass": {
-      const username = required(address.text("username"), "username");
+      const username = required(address.parameters.text("username"), "username");
       return { method, username, password: () => env["VAULT_PASSWORD"] ?? "", ...mountFrom(address) };
     }
     default:
@@ -39,7 +39,7 @@ function authFrom(address: KeySourceAddress, env: Readonly<Record<string, string
 }
 
 function mountFrom(address: KeySourceAddress): { readonly mount?: string } {
-  const mount = address.text("authMount");
+  const mount = address.parameters.text("authMount");
   return mount === undefined ? {} : { mount };
 }
 

@@ -143,7 +143,7 @@ describe("a guided rotation", () => {
     await expectReadable();
     const reserved = await inner.reserved().scan();
     expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
-    await vi.waitFor(async () => expect(await replicas(app)).toMatchObject([{ primary: "new", keys: ["new"] }]));
+    await expect.poll(() => replicas(app), { timeout: 10_000 }).toMatchObject([{ primary: "new", keys: ["new"] }]);
     // The same call again finds the rotation done, and asks for nothing.
     expect(await rotateKey(provider, options)).toMatchObject({ id: report.id, step: "done" });
     expect(asked).toHaveLength(3);
@@ -464,7 +464,7 @@ describe("retireKey with `instruct`", () => {
     await expectRefusal(retireKey(provider, options.stores, "old", removal), "KEY_IN_USE");
     await expectRefusal(retireKey(provider, options.stores, "old", { instruct: options.instruct }), "VALUE_INVALID");
     expect(asked).toEqual([]);
-    await vi.waitFor(async () => expect(await replicas(app)).toMatchObject([{ primary: "new" }]));
+    await expect.poll(() => replicas(app), { timeout: 10_000 }).toMatchObject([{ primary: "new" }]);
     await reencrypt(app);
     let follows = false;
     const before = source.ring;

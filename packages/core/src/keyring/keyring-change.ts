@@ -4,29 +4,26 @@ import { isEnabled, type Keyring, keyOf } from "./keyring.ts";
  * One change of a keyring that a rotation needs. If the key provider cannot save a keyring, an operator makes the
  * change at the source of the keys.
  */
-export type KeyringChange =
+export type KeyringChange = {
+  /** The id of the key that is added, promoted or removed. */
+  readonly keyId: string;
+} & (
   | {
-      /** Adds a new key with the id `keyId`, which decrypts records but is not the primary yet. */
-      readonly kind: "add";
-      readonly keyId: string;
+      /**
+       * "add": adds a new key, which decrypts records but is not the primary yet. "remove": removes the key.
+       */
+      readonly kind: "add" | "remove";
     }
   | {
-      /** Makes the key `keyId` the primary. The former primary, `former`, stays in the keyring. */
-      readonly kind: "promote";
-      readonly keyId: string;
+      /**
+       * "promote": makes the key the primary, and keeps the former primary. "replace": makes the key the primary and
+       * removes the key `former`, both at the same time.
+       */
+      readonly kind: "promote" | "replace";
+      /** The id of the former primary; with "replace", the id of the key that is removed. */
       readonly former: string;
     }
-  | {
-      /** Removes the key `keyId`. */
-      readonly kind: "remove";
-      readonly keyId: string;
-    }
-  | {
-      /** Makes the key `keyId` the primary and removes the key `former`, both at the same time. */
-      readonly kind: "replace";
-      readonly keyId: string;
-      readonly former: string;
-    };
+);
 
 /** How an operator makes a {@link KeyringChange} at the source of the keys. */
 export interface ChangeInstruction {

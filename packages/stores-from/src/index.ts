@@ -1,0 +1,1 @@
+export { type NamedStore, type StoreFromOptions, storeFrom } from "./store-from.ts";
