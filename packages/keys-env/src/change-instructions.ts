@@ -1,11 +1,47 @@
-import type { ChangeInstruction, KeyringChange } from "@keyward/core";
+import { resolve } from "node:path";
+import { type ChangeInstruction, type KeyringChange, KeywardError } from "@keyward/core";
 
 // These texts are read by operators in the middle of a rotation. They contain ids, paths and names of variables, and
 // never key material: each command makes a new key where the key is stored.
 
-/** Describes how to change a directory of keys. */
-export function changeDirectory(change: KeyringChange, path: string): ChangeInstruction {
-  const [words, onDisk, inKubernetes] = directoryCommands(change, path);
+/** The file in a directory of keys that holds the id of the primary key. */
+export const primaryFile = "primary";
+
+const restart =
+  "Make the change for every process that uses these keys and for the process that runs the rotation, and restart the processes, one after another.";
+const keepACopy = "Before, copy the key to a safe place if backups have records under this key.";
+
+/** The environment variable that holds keys beside a mounted file or directory. */
+export interface OtherKeys {
+  /** The name of the environment variable. */
+  readonly variable: string;
+  /** The ids of the keys in the environment variable. */
+  readonly ids: readonly string[];
+}
+
+/**
+ * Describes how to change a directory of keys.
+ *
+ * @param primary the id of the primary, whose file gives its owner and mode to each new file.
+ * @throws KeywardError `KEY_INVALID` for a new key that would have the name of the file with the id of the primary.
+ */
+export function changeDirectory(
+  change: KeyringChange,
+  {
+    path,
+    primary,
+    others,
+  }: { readonly path: string; readonly primary: string; readonly others: OtherKeys | undefined },
+): ChangeInstruction {
+  const { keyId } = change;
+  if (keyId === primaryFile) {
+    throw new KeywardError("KEY_INVALID", `A key in a directory cannot have the id "${primaryFile}"`, {
+      keyId,
+      hint: `The file "${primaryFile}" holds the id of the primary key. Choose another id for the new key.`,
+    });
+  }
+  if (others?.ids.includes(keyId) === true && change.kind !== "add") return changeBoth(change, path, others);
+  const [words, onDisk, inKubernetes] = directoryCommands(change, resolve(path), primary);
   return {
     text: `${words}
 On a disk: ${onDisk}
@@ -15,43 +51,58 @@ If a controller such as External Secrets writes the Secret, make the same change
   };
 }
 
+/** Describes a change of a key that the environment variable beside a directory holds. */
+function changeBoth(change: KeyringChange, path: string, { variable }: OtherKeys): ChangeInstruction {
+  const { keyId } = change;
+  if (change.kind === "remove") {
+    const text = `${removedFrom(variable, keyId)} If the directory ${path} has a file "${keyId}" too, remove the file.`;
+    return { text: `${text}\n${restart}`, needsRestart: true };
+  }
+  const former = change.kind === "replace" ? ` Remove the file "${change.former}", or its text in ${variable}.` : "";
+  const text = `Write the key "${keyId}" from ${variable}, without the text "${keyId}=", into a file "${keyId}" in the directory ${path}. Then write "${keyId}" into the file "${primaryFile}".${former}`;
+  return { text, needsRestart: false };
+}
+
 type Commands = readonly [words: string, onDisk: string, inKubernetes: string];
 
-function directoryCommands(change: KeyringChange, path: string): Commands {
+function directoryCommands(change: KeyringChange, path: string, primary: string): Commands {
   const { keyId } = change;
   const patch = "kubectl patch secret NAME --type";
+  const madeNew = inFolder(path, ".new");
   switch (change.kind) {
     case "add":
       return [
-        `Add a file "${keyId}" with a new key to the directory ${path}. Keep every other file.`,
-        `(umask 077; openssl rand -base64 32 > ${inFolder(path, ".new")}) && mv ${inFolder(path, ".new")} ${inFolder(path, keyId)}`,
+        `Add a file "${keyId}" with a new key to the directory ${path}. Keep every other file. If several machines have this directory, make the key once, and copy it to all of them.`,
+        // The copy gives the new file the owner and the mode of a file that the application can read.
+        `cp -p ${inFolder(path, primary)} ${madeNew} && openssl rand -base64 32 > ${madeNew} && mv ${madeNew} ${inFolder(path, keyId)}`,
         `printf '{"stringData":{"${keyId}":"%s"}}' "$(openssl rand -base64 32)" | ${patch} merge --patch-file /dev/stdin`,
       ];
     case "promote":
       return [
-        `Write "${keyId}" into the file "primary" in the directory ${path}. Keep every other file.`,
+        `Write "${keyId}" into the file "${primaryFile}" in the directory ${path}. Keep every other file.`,
         replacePrimary(path, keyId),
-        `${patch} merge --patch '{"stringData":{"primary":"${keyId}"}}'`,
+        `${patch} merge --patch '{"stringData":{"${primaryFile}":"${keyId}"}}'`,
       ];
     case "remove":
       return [
-        `Remove the file "${keyId}" from the directory ${path}. Before, copy the file to a safe place if backups have records under this key.`,
+        `Remove the file "${keyId}" from the directory ${path}. ${keepACopy}`,
         `rm ${inFolder(path, keyId)}`,
         `${patch} json --patch '[{"op":"remove","path":"/data/${keyId}"}]'`,
       ];
     case "replace": {
-      const primary = Buffer.from(keyId).toString("base64");
+      const encoded = Buffer.from(keyId).toString("base64");
       return [
-        `Write "${keyId}" into the file "primary" in the directory ${path}, and remove the file "${change.former}", both at once.`,
+        `Write "${keyId}" into the file "${primaryFile}" in the directory ${path}, and remove the file "${change.former}", both at once. ${keepACopy}`,
         `${replacePrimary(path, keyId)} && rm ${inFolder(path, change.former)}`,
-        `${patch} json --patch '[{"op":"replace","path":"/data/primary","value":"${primary}"},{"op":"remove","path":"/data/${change.former}"}]'`,
+        `${patch} json --patch '[{"op":"replace","path":"/data/${primaryFile}","value":"${encoded}"},{"op":"remove","path":"/data/${change.former}"}]'`,
       ];
     }
   }
 }
 
 function replacePrimary(path: string, keyId: string): string {
-  return `printf '${keyId}' > ${inFolder(path, ".new")} && mv ${inFolder(path, ".new")} ${inFolder(path, "primary")}`;
+  const [primary, madeNew] = [inFolder(path, primaryFile), inFolder(path, ".new")];
+  return `cp -p ${primary} ${madeNew} && printf %s '${keyId}' > ${madeNew} && mv ${madeNew} ${primary}`;
 }
 
 /** Returns the path of a file in a folder, quoted for a POSIX shell. */
@@ -61,18 +112,23 @@ function inFolder(folder: string, file: string): string {
 
 /** Describes how to change a keyring document. `place` names the file or environment variable that holds it. */
 export function changeDocument(change: KeyringChange, place: string, needsRestart: boolean): ChangeInstruction {
-  const changed = {
-    add: () => `.add({ id: "${change.keyId}" })`,
-    promote: () => `.promote("${change.keyId}")`,
-    remove: () => `.disable("${change.keyId}").remove("${change.keyId}")`,
-    replace: () => (change.kind === "replace" ? `.promote("${change.keyId}").disable("${change.former}")` : ""),
-  }[change.kind]();
-  const text = `Replace the keyring document in ${place} by the document that this expression returns, where \`document\` is the present document: exportKeyring(Keyring.parse(document)${changed})`;
+  const text = `Replace the keyring document in ${place} by the document that this expression returns, where \`document\` is the present document. Make it once, and copy it to every machine: exportKeyring(Keyring.parse(document)${changedDocument(change)})`;
   return { text: needsRestart ? `${text}\n${restart}` : text, needsRestart };
 }
 
-const restart =
-  "Make the change for every process that uses these keys and for the process that runs the rotation, and restart the processes, one after another.";
+function changedDocument(change: KeyringChange): string {
+  const { keyId } = change;
+  switch (change.kind) {
+    case "add":
+      return `.add({ id: "${keyId}" })`;
+    case "promote":
+      return `.promote("${keyId}")`;
+    case "remove":
+      return `.disable("${keyId}").remove("${keyId}")`;
+    case "replace":
+      return `.promote("${keyId}").disable("${change.former}")`;
+  }
+}
 
 /** Describes how to change the environment variables `name` and `others`, which hold single keys. */
 export function changeVariables(change: KeyringChange, name: string, others: string): ChangeInstruction {
@@ -85,52 +141,64 @@ function variablesToSet(change: KeyringChange, name: string, others: string): st
     case "add":
       return `${newKeyIn(others, keyId)} Keep ${name} as it is.`;
     case "promote":
-      return `Exchange two keys: set ${name} to the text "${keyId}=…" from ${others}, and put the former value of ${name} (key "${change.former}") into ${others} in place of that text.`;
+      return `Exchange two keys: set ${name} to the text "${keyId}=…" from ${others}, with the id, and put the former value of ${name} (key "${change.former}") into ${others} in place of that text.`;
     case "remove":
       return removedFrom(others, keyId);
     case "replace":
-      return `Set ${name} to the text "${keyId}=…" from ${others}. Remove that text from ${others}. Keep the former value of ${name} (key "${change.former}") in neither of the variables.`;
+      return `Set ${name} to the text "${keyId}=…" from ${others}, with the id. Remove that text from ${others}. Keep the former value of ${name} (key "${change.former}") in neither of the variables. ${keepACopy}`;
   }
 }
 
 function newKeyIn(others: string, keyId: string): string {
-  return `Make a new key with "openssl rand -base64 32". Add the text "${keyId}=" and the new key to ${others}, after a comma if ${others} has other keys already.`;
+  return `Make one new key with "openssl rand -hex 32". Add the text "${keyId}=hex:" and the new key to ${others}, after a comma if ${others} has other keys already. Use the same text for every process.`;
 }
 
 function removedFrom(others: string, keyId: string): string {
-  return `Remove key "${keyId}" from ${others}. If its text there has no id, it is the key that was the primary before. Unset ${others} if no key is left in it.`;
+  return `Remove key "${keyId}" from ${others}. If its text there has no id, it is the key that was the primary before. Unset ${others} if no key is left in it. ${keepACopy}`;
 }
 
-/** Describes how to change a file with a single key, beside which the environment variable `others` may hold keys. */
+/** Describes how to change a file with a single key, beside which an environment variable may hold keys. */
 export function changeSingleKeyFile(
   change: KeyringChange,
-  { path, others, primary }: { readonly path: string; readonly others: string | undefined; readonly primary: string },
+  {
+    path,
+    primary,
+    others,
+  }: { readonly path: string; readonly primary: string; readonly others: OtherKeys | undefined },
 ): ChangeInstruction {
   if (others === undefined) return changeToDirectory(change, path, primary);
   const { keyId } = change;
+  const { variable, ids } = others;
   switch (change.kind) {
     case "add":
       return {
-        text: `${newKeyIn(others, keyId)} Add the present content of the file ${path} (key "${primary}") to ${others} too, because the file will hold the new key later. Keep the file as it is.\n${restart}`,
+        text: `${newKeyIn(variable, keyId)} ${addPresentKey(path, primary, variable)} Keep the file as it is.\n${restart}`,
         needsRestart: true,
       };
     case "promote":
+      if (!ids.includes(change.former)) {
+        return { text: `${addPresentKey(path, change.former, variable)}\n${restart}`, needsRestart: true };
+      }
       return {
-        text: `Replace the content of the file ${path} by the text "${keyId}=…" from ${others}. Keep ${others} as it is: it must have key "${change.former}".`,
+        text: `Replace the content of the file ${path} by the text "${keyId}=…" from ${variable}, with the id. Keep ${variable} as it is.`,
         needsRestart: false,
       };
     case "remove":
-      return { text: `${removedFrom(others, keyId)}\n${restart}`, needsRestart: true };
+      return { text: `${removedFrom(variable, keyId)}\n${restart}`, needsRestart: true };
     case "replace":
       return {
-        text: `Replace the content of the file ${path} by the text "${keyId}=…" from ${others}, and remove key "${change.former}" from ${others}.\n${restart}`,
+        text: `Replace the content of the file ${path} by the text "${keyId}=…" from ${variable}, with the id, and remove key "${change.former}" from ${variable}. ${keepACopy}\n${restart}`,
         needsRestart: true,
       };
   }
 }
 
+function addPresentKey(path: string, primary: string, variable: string): string {
+  return `Add the present content of the file ${path} (key "${primary}") to ${variable} too, because the file holds the new key later.`;
+}
+
 /** Describes how to replace a file with a single key by a directory, because a file holds only one key. */
 function changeToDirectory(change: KeyringChange, path: string, primary: string): ChangeInstruction {
-  const text = `${path} is a file with a single key, and the rotation needs two keys for a while. Replace the file by a directory at the same path, with a file "${primary}" that holds the present key, a file "${change.keyId}" that holds a new key (made with "openssl rand -base64 32"), and a file "primary" that holds the text "${primary}".`;
+  const text = `${path} is a file with a single key, and the rotation needs two keys for a while. Replace the file by a directory at the same path, with a file "${primary}" that holds the present key (without the text "${primary}=", if the file has it), a file "${change.keyId}" that holds a new key (made once with "openssl rand -base64 32"), and a file "${primaryFile}" that holds the text "${primary}". Give the files the owner and the mode of the present file.`;
   return { text, needsRestart: false };
 }

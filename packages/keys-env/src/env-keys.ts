@@ -163,7 +163,8 @@ export function envKeys(name: string, options: EnvKeysOptions = {}): KeyProvider
   async function describe(change: KeyringChange, keyring: Keyring): Promise<ChangeInstruction> {
     const path = pathIn(env[fileVariable]);
     if (path !== undefined && env[name] === undefined) {
-      return await describeMountChange(change, keyring, { mount: mountAt(path), path, others: othersVariable });
+      const others = { variable: othersVariable, ids: (await readOthers()).map(({ id }) => id) };
+      return await describeMountChange(change, keyring, { mount: mountAt(path), path, others });
     }
     if (isDocument(trim(env[name] ?? ""))) return changeDocument(change, `the environment variable ${name}`, true);
     return changeVariables(change, name, othersVariable);

@@ -1,5 +1,11 @@
 import { type ChangeInstruction, type Keyring, type KeyringChange, KeywardError } from "@keyward/core";
-import { changeDirectory, changeDocument, changeSingleKeyFile } from "./change-instructions.ts";
+import {
+  changeDirectory,
+  changeDocument,
+  changeSingleKeyFile,
+  type OtherKeys,
+  primaryFile,
+} from "./change-instructions.ts";
 import type { Mount } from "./mount.ts";
 import {
   invalidKey,
@@ -19,7 +25,6 @@ import {
  */
 export type FoundKeys = { readonly ring: Keyring } | { readonly keys: readonly WrittenKey[] };
 
-const primaryFile = "primary";
 const keyId = /^[A-Za-z0-9_-]{1,32}$/;
 
 /**
@@ -74,8 +79,8 @@ export function ringFrom(found: FoundKeys, name: string): Keyring {
 export interface ChangedMount {
   readonly mount: Mount;
   readonly path: string;
-  /** The environment variable that holds keys beside a file with a single key. `undefined` if there is none. */
-  readonly others: string | undefined;
+  /** The environment variable that holds keys beside the mount. `undefined` if there can be none. */
+  readonly others: OtherKeys | undefined;
 }
 
 /**
@@ -89,9 +94,10 @@ export async function describeMountChange(
   { mount, path, others }: ChangedMount,
 ): Promise<ChangeInstruction> {
   const content = await mount.read();
-  if (content.kind === "directory") return changeDirectory(change, path);
+  const { primary } = keyring;
+  if (content.kind === "directory") return changeDirectory(change, { path, primary, others });
   if (content.kind === "file" && isDocument(content.text)) return changeDocument(change, `the file ${path}`, false);
-  return changeSingleKeyFile(change, { path, others, primary: keyring.primary });
+  return changeSingleKeyFile(change, { path, primary, others });
 }
 
 async function readDirectory(
@@ -103,7 +109,14 @@ async function readDirectory(
   const ids = [...files.keys()].filter((file) => file !== primaryFile);
   // The file `primary` may hold a key by mistake, so no message repeats its content.
   if (primary === undefined || !ids.includes(primary)) {
-    const problem = primary === undefined ? "is missing" : "does not hold the name of another file in the directory";
+    // No key is so short, so the content is the id of a key whose file is missing.
+    const missing = primary !== undefined && keyId.test(primary) && primary !== primaryFile ? primary : undefined;
+    const problem =
+      primary === undefined
+        ? "is missing"
+        : missing === undefined
+          ? "does not hold the name of another file in the directory"
+          : `names the key "${missing}", but the directory has no file "${missing}"`;
     throw new KeywardError(
       "KEYRING_INVALID",
       `${name}: the file "${primaryFile}", which holds the id of the primary key, ${problem}`,
@@ -111,7 +124,9 @@ async function readDirectory(
         hint:
           ids.length === 0
             ? "Mount the keys in this directory, each in a file whose name is the id of the key."
-            : `Find out which key has encrypted new records until now, and write the id of this key into the file "${primaryFile}". The directory has keys with the ids ${ids.join(", ")}.`,
+            : missing !== undefined
+              ? `Put the file "${missing}" back, because records may need this key. The directory has keys with the ids ${ids.join(", ")}.`
+              : `Find out which key has encrypted new records until now, and write the id of this key into the file "${primaryFile}". The directory has keys with the ids ${ids.join(", ")}.`,
       },
     );
   }

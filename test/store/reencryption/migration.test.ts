@@ -70,10 +70,10 @@ const surveyed = {
   scanned: 16,
   envelopes: 1,
   formats: [
-    { format: "iron", records: 3, encryptable: true },
-    { format: "plaintext", records: 2, encryptable: true },
-    { format: "aes-gcm iv-tag-ciphertext", records: 1, encryptable: true },
-    { format: "cryptojs", records: 1, encryptable: false },
+    { format: "iron", records: 3, expired: 0, encryptable: true },
+    { format: "plaintext", records: 2, expired: 0, encryptable: true },
+    { format: "aes-gcm iv-tag-ciphertext", records: 1, expired: 0, encryptable: true },
+    { format: "cryptojs", records: 1, expired: 0, encryptable: false },
   ],
   unread: [
     { shape: "hex(12 bytes):hex(16 bytes):hex(bytes)", code: "RECORD_TAMPERED", records: 7 },
@@ -145,3 +145,58 @@ describe("migrate", () => {
 function byName(one: { readonly format: string }, other: { readonly format: string }): number {
   return one.format < other.format ? -1 : 1;
 }
+
+describe("the options of migrate and reencrypt", () => {
+  it.each([
+    ["dryRun", "1"],
+    ["dryRun", 1],
+    ["removeExpired", "no"],
+    ["namespaces", "flows"],
+    ["namespaces", [1]],
+  ])("refuse %s: %j, and nothing is written", async (option, value) => {
+    const { inner, store } = await mixed();
+    const before = await contentOf(inner);
+    for (const call of [migrate, reencrypt]) {
+      const { message } = await expectRefusal(
+        () => Reflect.apply(call, undefined, [store, { [option]: value }]),
+        "VALUE_INVALID",
+      );
+      expect(message).toContain(option);
+    }
+    expect(await contentOf(inner)).toEqual(before);
+  });
+
+  it("remove the expired records before a checkpoint that was written without `removeExpired`", async () => {
+    const inner = new MemoryStore();
+    const keys = newRing("k1");
+    for (let index = 0; index < 200; index++) {
+      await inner.set(`key-${index}`, JSON.stringify({ value: index, expires: Date.now() - 1_000 }));
+    }
+    const store = createKeyv({ store: inner, keys, accept: [plaintext()], reencrypt: "off" });
+    let saved: string | undefined;
+    const checkpoint = {
+      read: async () => saved,
+      write: async (text: string | undefined) => {
+        saved = text;
+      },
+    };
+    const stop = new AbortController();
+    const options = { batchSize: 20, concurrency: 1, checkpoint };
+    const onProgress = () => stop.abort();
+    expect(await reencrypt(store, { ...options, signal: stop.signal, onProgress })).toMatchObject({ complete: false });
+    expect(saved).toBeDefined();
+    expect(await reencrypt(store, { ...options, removeExpired: true })).toMatchObject({ removed: 200, complete: true });
+  });
+});
+
+it("migrate counts the records beyond the first 1,000 forms too", async () => {
+  const inner = new MemoryStore();
+  const names = ["iv", "nonce", "tag", "auth", "mac", "hmac", "salt", "data", "ct", "alg", "enc"];
+  for (let bits = 0; bits < 2 ** names.length; bits++) {
+    const fields = names.filter((_, index) => (bits & (1 << index)) !== 0);
+    await inner.set(`key-${bits}`, JSON.stringify(Object.fromEntries(fields.map((name) => [name, 1]))));
+  }
+  const { scanned, unread } = await migrate(createKeyv({ store: inner, keys: newRing("k1") }), { dryRun: true });
+  expect(unread.reduce((sum, { records }) => sum + records, 0)).toBe(scanned);
+  expect(unread[0]).toMatchObject({ shape: "other forms", records: 2 ** names.length - 1_000 });
+});

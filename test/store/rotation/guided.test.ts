@@ -55,6 +55,13 @@ class PlainKeys {
     return [...this.#materials.keys()];
   }
 
+  /** Returns a keyring with all keys of another one, and with the keys of this source that have other ids or material. */
+  beside(ring: Keyring): Keyring {
+    let both = ring.keys.some(({ id }) => id === "new") ? ring.promote("new").remove("new") : ring;
+    for (const [id, material] of this.#materials) both = both.add({ id, material });
+    return both;
+  }
+
   /** Makes a change as a person does who follows an instruction. */
   make(change: KeyringChange): void {
     if (change.kind === "add") this.#materials.set(change.keyId, randomBytes(32));
@@ -143,7 +150,9 @@ describe("a guided rotation", () => {
     await expectReadable();
     const reserved = await inner.reserved().scan();
     expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
-    await expect.poll(() => replicas(app), { timeout: 10_000 }).toMatchObject([{ primary: "new", keys: ["new"] }]);
+    await expect
+      .poll(() => replicas(app), { timeout: 10_000 })
+      .toMatchObject([{ primary: "new", keys: [expect.stringMatching(/^new:[0-9a-f]{8}$/)] }]);
     // The same call again finds the rotation done, and asks for nothing.
     expect(await rotateKey(provider, options)).toMatchObject({ id: report.id, step: "done" });
     expect(asked).toHaveLength(3);
@@ -245,7 +254,7 @@ describe("a guided rotation", () => {
     await late.set("late", value);
     const { provider, options } = operator();
     const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
-    expect(error.message).toMatch(/At step "distribute".*late.*primary old, keys old/);
+    expect(error.message).toMatch(/At step "distribute".*late.*primary old, keys old:[0-9a-f]{8}\)/);
     follows = true;
     expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
     await expectReadable();
@@ -288,26 +297,27 @@ describe("a guided rotation", () => {
     expect(await writer.get("slow")).toBe(value);
   });
 
-  it("waits at the step `remove` for a process that was started with the former keys after the step `drain`", async () => {
-    const { source, inner, operator, asked, idsIn } = await begun();
+  it("refuses writes of a process that starts with the former keys after the step `drain`, in each scope too", async () => {
+    const { source, inner, operator, idsIn } = await begun();
     const { provider, options } = operator();
-    await rotateKey(provider, { ...options, until: "promote" });
+    const scoped = () => new EncryptedStore(new MemoryStore(inner), { keys: source.ring.scope("tenant") });
+    await scoped().set("scoped", value);
+    const stores = {
+      ...options.stores,
+      scoped: new EncryptedStore(new MemoryStore(inner), { keys: provider, scope: "tenant" }),
+    };
+    await rotateKey(provider, { ...options, stores, until: "promote" });
     const former = source.ringWithPrimary("old");
-    await rotateKey(provider, { ...options, until: "grace" });
-    const stale = new EncryptedStore(new MemoryStore(inner), {
-      keys: former,
-      reencrypt: "off",
-      replica: { ...replica, name: "stale" },
-    });
-    onTestFinished(() => stale.disconnect());
-    await stale.set("stale", value);
-    const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
-    expect(error.message).toMatch(/stale.*primary old/);
-    expect(asked.map(({ change }) => change.kind)).toEqual(["add", "promote"]);
-    await stale.disconnect();
-    // Before it asks for the removal, the rotation re-encrypts the record that the process has left.
-    expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
+    await rotateKey(provider, { ...options, stores, until: "drain" });
+    for (const keys of [former, former.scope("tenant")]) {
+      const stale = new EncryptedStore(new MemoryStore(inner), { keys, replica: { ...replica, name: "stale" } });
+      onTestFinished(() => stale.disconnect());
+      await expectRefusal(stale.set("stale", value), "KEYRING_ROLLBACK");
+    }
+    expect(await rotateKey(provider, { ...options, stores })).toMatchObject({ step: "done" });
     expect(await idsIn()).toEqual(["new"]);
+    expect(await scoped().get("scoped")).toBe(value);
+    await scoped().set("after", value);
   });
 
   it("refuses writes of a process that starts with the keys from before the rotation, until the old key is rotated back", async () => {
@@ -441,6 +451,117 @@ describe("a guided rotation", () => {
     expect(new Set(reserved.entries.map(({ value: stored }) => keyIdIn(stored)))).toEqual(new Set(["new"]));
   });
 
+  it("revokes a key disable-first although a process starts with the former keys just before the change", async () => {
+    const { source, inner, app, operator } = await begun();
+    const { provider, options } = operator();
+    const instruct = async ({ change }: Instruction) => {
+      if (change.kind === "replace") {
+        await expectRefusal(unregistered(inner, source.ring).set("started", value), "KEYRING_ROLLBACK");
+      }
+      source.make(change);
+    };
+    const revocation = { ...options, instruct, id: "old", order: "disable-first" } as const;
+    expect(await revokeKey(provider, revocation)).toMatchObject({ step: "done" });
+    await unregistered(inner, source.ring).set("started", value);
+    await app.set("after", value);
+  });
+
+  it("waits for a replica that has another key under the id of the new key", async () => {
+    const { source, inner, operator } = await begun();
+    const own = new PlainKeys("new");
+    const wrong = new EncryptedStore(new MemoryStore(inner), {
+      keys: { freshness: { refreshMs: 20 }, load: async () => own.beside(source.ring) },
+      replica: { ...replica, name: "wrong" },
+    });
+    onTestFinished(() => wrong.disconnect());
+    await wrong.set("key", value);
+    const { provider, options } = operator();
+    const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 300 }), "REPLICA_BEHIND");
+    expect(error.message).toMatch(/At step "distribute".*wrong/);
+    expect(error.hint).toContain("different keys with one id");
+  });
+
+  it("refuses to begin or continue with keys from before a rotation that is done", async () => {
+    const { source, operator } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "promote" });
+    const former = source.ringWithPrimary("old");
+    await rotateKey(provider, options);
+    const stale = operator({ load: async () => former });
+    for (const newKey of [{ id: "new" }, { id: "newer" }]) {
+      await expectRefusal(rotateKey(stale.provider, { ...stale.options, newKey }), "KEYRING_ROLLBACK");
+    }
+    expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
+  });
+
+  it("lets a roll-back that overtakes a waiting run make the old key the primary again", async () => {
+    const { source, inner, operator, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "grace" });
+    const isAsked = Promise.withResolvers<void>();
+    const waiting = rotateKey(provider, { ...options, instruct: () => isAsked.resolve() });
+    waiting.catch(() => undefined);
+    await isAsked.promise;
+    const other = operator();
+    const { newKey: _, ...rest } = other.options;
+    expect(await rollBackRotation(other.provider, rest)).toMatchObject({ step: "done", to: "old" });
+    await expectRefusal(waiting, "ROTATION_IN_PROGRESS");
+    await unregistered(inner, source.ring).set("written", value);
+    await expectReadable();
+  });
+
+  it("goes on with the id that the new key got, if the operator forgot to give the key its id", async () => {
+    const { source, operator, idsIn, expectReadable } = await begun();
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "distribute" });
+    source.takeAway("new");
+    source.make({ kind: "add", keyId: "k45b00e0900cd776" });
+    source.make({ kind: "promote", keyId: "k45b00e0900cd776", former: "old" });
+    const { hint } = await expectRefusal(rotateKey(provider, { ...options, ...alone }), "KEYRING_INVALID");
+    expect(hint).toContain('newKey: { id: "k45b00e0900cd776" }');
+    const renamed = { ...options, newKey: { id: "k45b00e0900cd776" } };
+    expect(await rotateKey(provider, renamed)).toMatchObject({ step: "done", to: "k45b00e0900cd776" });
+    expect(await idsIn()).toEqual(["k45b00e0900cd776"]);
+    await expectReadable();
+  });
+
+  it("rejects with KEY_UNKNOWN if the old key was removed while records were re-encrypted", async () => {
+    const { source, inner, operator } = await begun();
+    const before = source.ring;
+    const { provider, options } = operator();
+    await rotateKey(provider, { ...options, until: "reencrypt" });
+    await writeUnder(before, inner, "late");
+    const putBack = source.takeAway("old");
+    const { hint } = await expectRefusal(rotateKey(provider, options), "KEY_UNKNOWN");
+    expect(hint).toContain('Put key "old" back');
+    putBack();
+    expect(await rotateKey(provider, options)).toMatchObject({ step: "done" });
+  });
+
+  it("calls `instruct` with a problem if the keys were changed in another way", async () => {
+    const { source, operator } = await begun();
+    const { provider, options } = operator();
+    const problems: string[] = [];
+    const instruct = ({ change, problem }: Instruction) => {
+      if (problem !== undefined) problems.push(problem.message);
+      const isFirst = change.kind === "add" && problem === undefined;
+      source.make(isFirst ? { kind: "add", keyId: "New" } : change);
+    };
+    expect(await rotateKey(provider, { ...options, instruct })).toMatchObject({ step: "done" });
+    expect(problems).toEqual([expect.stringContaining('the keys "old", "New", and "old" is the primary')]);
+  });
+
+  it("can be stopped while `instruct` waits for the operator", async () => {
+    const { operator } = await begun();
+    const { provider, options } = operator();
+    const stop = new AbortController();
+    const instruct = () => {
+      stop.abort(new Error("stopped"));
+      return new Promise<void>(() => undefined);
+    };
+    await expect(rotateKey(provider, { ...options, instruct, signal: stop.signal })).rejects.toThrow("stopped");
+  });
+
   it("revokes a key reencrypt-first, with every record readable", async () => {
     const { source, operator, idsIn, expectReadable } = await begun();
     const { provider, options } = operator();
@@ -461,6 +582,7 @@ describe("retireKey with `instruct`", () => {
     source.make({ kind: "add", keyId: "new" });
     source.make({ kind: "promote", keyId: "new", former: "old" });
     const removal = { to: "removed", instruct: options.instruct } as const;
+    await expectRefusal(retireKey(provider, options.stores, "odl", removal), "KEY_UNKNOWN");
     await expectRefusal(retireKey(provider, options.stores, "old", removal), "KEY_IN_USE");
     await expectRefusal(retireKey(provider, options.stores, "old", { instruct: options.instruct }), "VALUE_INVALID");
     expect(asked).toEqual([]);

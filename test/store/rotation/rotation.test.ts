@@ -140,7 +140,7 @@ describe("rotateKey", () => {
     const error = await expectRefusal(rotateKey(provider, { ...options, replicasWithinMs: 50 }), "REPLICA_BEHIND");
     // On a busy machine the other replica may be late as well.
     expect(error.message).toMatch(
-      /replicas? ha(?:s|ve) not loaded generation 3 .*late \[\S+\] in flows \(generation 2, primary old\)/,
+      /replicas? ha(?:s|ve) not loaded the keyring .*\(generation 3\).*late \[\S+\] in flows \(generation 2, primary old, keys old:\w+\)/,
     );
     expect(error.counts).toEqual({ flows: 1 });
     expect(idsOf(source.ring)).toEqual(["old enabled", "new enabled"]);

@@ -263,7 +263,9 @@ describe("the result that a foreign format returns", () => {
       expect(await keyv.getMany(["yesterday", "today"])).toEqual([undefined, marker]);
       expect(await keyv.has("yesterday")).toBe(false);
       await keyv.encryptedStore.settled();
-      expect(await reencrypt(keyv.encryptedStore)).toMatchObject({ current: 1, reencrypted: 1, expired: 1 });
+      // Only plaintext is encrypted although it has expired, so that it does not stay readable in the store.
+      const reencrypted = format.name === "plaintext" ? 1 : 0;
+      expect(await reencrypt(keyv.encryptedStore)).toMatchObject({ current: 1, reencrypted, expired: 1 });
       expect(await keyv.getMany(["yesterday", "today"])).toEqual([undefined, marker]);
     }
   });

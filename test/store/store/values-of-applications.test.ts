@@ -48,6 +48,22 @@ describe("insideKeyvValue", () => {
     ).toBe(expires);
   });
 
+  it("reads an encrypted object that an application passed to set", async () => {
+    const inner = new MemoryStore();
+    const iv = randomBytes(12);
+    const cipher = createCipheriv("aes-256-gcm", key, iv);
+    const data = cipher.update('{"step":1}', "utf8", "base64") + cipher.final("base64");
+    const sealed = { iv: iv.toString("base64"), tag: cipher.getAuthTag().toString("base64"), data };
+    const before = new Keyv({ store: inner });
+    await before.set("k", sealed, 60_000);
+    await before.set("other", { iv: "an object that is not encrypted" });
+    const fields = aesGcm({ key, layout: { iv: "iv", tag: "tag", ciphertext: "data" }, value: "json" });
+    const keyv = reading(inner, [insideKeyvValue(fields), plaintext()]);
+    expect(await keyv.getMany(["k", "other"])).toEqual([{ step: 1 }, { iv: "an object that is not encrypted" }]);
+    expect(await migrate(keyv)).toMatchObject({ complete: true, unread: [] });
+    expect(await keyv.get("k")).toEqual({ step: 1 });
+  });
+
   it("takes the earlier of the expiry of Keyv and that of the encrypted text", async () => {
     const password = randomBytes(24).toString("hex");
     const sealed = await hapiIron.seal({ a: 1 }, password, { ...hapiIron.defaults, ttl: 60_000 });
@@ -110,5 +126,81 @@ describe("plaintext", () => {
     expect(await reading(inner, [plaintext({ matches, value: "text" })]).get("name")).toBe("name: Alice");
     await expectRefusal(() => plaintext({ value: "text" }), "VALUE_INVALID");
     await expectRefusal(() => Reflect.apply(plaintext, undefined, [{ value: "xml" }]), "VALUE_INVALID");
+  });
+});
+
+describe("the values of an application", () => {
+  it("keep text that begins with a colon, which Keyv marks in its own JSON", async () => {
+    const inner = new MemoryStore();
+    const value = { emoji: ":smile:", bytes: ":base64:AAAA", number: ":bigint:1x", list: [":x", "::y"] };
+    await inner.set("json", JSON.stringify(value));
+    const matches = (stored: unknown) => String(stored).startsWith(":");
+    await inner.set("text", ":smile: hello");
+    const keyv = reading(inner, [plaintext({ value: "json" }), plaintext({ value: "text", matches })]);
+    expect(await keyv.getMany(["json", "text"])).toEqual([value, ":smile: hello"]);
+    expect(await migrate(keyv)).toMatchObject({ complete: true });
+    expect(await keyv.getMany(["json", "text"])).toEqual([value, ":smile: hello"]);
+  });
+
+  it("are not read as plaintext if a JSON object of an encrypted format was altered", async () => {
+    const iv = randomBytes(12);
+    const cipher = createCipheriv("aes-256-gcm", key, iv);
+    const data = cipher.update('{"step":1}', "utf8", "base64") + cipher.final("base64");
+    const sealed = { iv: iv.toString("base64"), tag: cipher.getAuthTag().toString("base64"), data };
+    const inner = new MemoryStore();
+    await inner.set("indented", `\n ${JSON.stringify(sealed)}`);
+    await inner.set("cut tag", JSON.stringify({ ...sealed, tag: sealed.tag.slice(0, 16) }));
+    await inner.set("broken data", JSON.stringify({ ...sealed, data: `${data.slice(0, -1)}\n` }));
+    const fields = aesGcm({ key, layout: { iv: "iv", tag: "tag", ciphertext: "data" }, value: "json" });
+    const keyv = reading(inner, [fields, plaintext(), plaintext({ value: "json" })]);
+    expect(await keyv.get("indented")).toEqual({ step: 1 });
+    for (const altered of ["cut tag", "broken data"]) await expectRefusal(keyv.get(altered), "RECORD_TAMPERED");
+    expect(await migrate(keyv)).toMatchObject({ complete: false, unread: [{ code: "RECORD_TAMPERED", records: 2 }] });
+  });
+
+  it("stay unreadable if one of two expiries has passed", async () => {
+    const password = randomBytes(24).toString("hex");
+    const ended = { value: "x", expires: Date.now() - 60_000 };
+    const sealed = await hapiIron.seal(ended, password, { ...hapiIron.defaults, ttl: 3_600_000 });
+    const format = iron({ password, value: "as-is" });
+    for (const accept of [[format], [insideKeyvValue(format)]]) {
+      const inner = new MemoryStore();
+      await inner.set(
+        "k",
+        accept[0] === format ? sealed : JSON.stringify({ value: sealed, expires: Date.now() + 3e6 }),
+      );
+      const keyv = reading(inner, accept);
+      expect(await keyv.get("k")).toBeUndefined();
+      expect(await migrate(keyv, { removeExpired: true })).toMatchObject({ reencryption: { removed: 1 } });
+    }
+  });
+
+  it("stay stored if they count as expired because an option of their format is wrong", async () => {
+    const password = randomBytes(24).toString("hex");
+    const inner = new MemoryStore();
+    const stored = await hapiIron.seal({ step: 1 }, password, hapiIron.defaults);
+    await inner.set("k", stored);
+    const right = iron({ password });
+    const wrong: ForeignFormat = {
+      name: "too short",
+      async read(given, address) {
+        const found = await right.read(given, address);
+        return found === undefined ? undefined : { value: found.value, expires: Date.now() - 1_000 };
+      },
+    };
+    const report = await migrate(reading(inner, [wrong]), { dryRun: true });
+    expect(report.formats).toEqual([{ format: "too short", records: 1, expired: 1, encryptable: true }]);
+    await migrate(reading(inner, [wrong]));
+    expect(await inner.get("k")).toBe(stored);
+    expect(await reading(inner, [right]).get("k")).toEqual({ step: 1 });
+  });
+
+  it("are not removed with `removeExpired` if their expiry is a small number, which may be a duration", async () => {
+    const inner = new MemoryStore();
+    await inner.set("k", '{"value":"x","expires":3600}');
+    expect(await migrate(reading(inner, [plaintext()]), { removeExpired: true })).toMatchObject({
+      reencryption: { removed: 0, reencrypted: 1 },
+    });
+    expect(await inner.get("k")).toBeDefined();
   });
 });

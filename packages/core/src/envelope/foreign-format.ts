@@ -100,16 +100,16 @@ class Plaintext implements ForeignFormat {
 /** Returns whether a value is a JSON object or list that Keyv did not write. */
 function isOwnJson(stored: StoredValue): boolean {
   const text = textOf(stored);
-  if (text === undefined || !/^\s*[{[]/.test(text) || readKeyvJson(stored) !== undefined) return false;
+  if (text === undefined || !/^\s*[{[]/.test(text) || readKeyvJson(text.trimStart()) !== undefined) return false;
   return storedValueOf(Buffer.from(text), "json") !== undefined;
 }
 
 /**
- * Returns the format of records that Keyv wrote unencrypted, and whose value is text that the application had encrypted
- * itself: `keyv.set(key, encrypt(value))`. Afterwards Keyv returns the decrypted value, so remove the encryption from the
+ * Returns the format of records that Keyv wrote unencrypted, and whose value the application had encrypted itself:
+ * `keyv.set(key, encrypt(value))`. `encrypt` returns text, or the object of a JSON format. Afterwards Keyv returns the decrypted value, so remove the encryption from the
  * application. A record keeps the expiry that Keyv wrote, or the expiry that `format` reads, if this is earlier.
  *
- * @param format the format of the encrypted text, which needs the option `value` "json" or "text".
+ * @param format the format of the encrypted value, which needs the option `value` "json" or "text".
  * @throws KeywardError `VALUE_INVALID` if `format` is plaintext, or not a format.
  * @example
  * const accept = [insideKeyvValue(aesGcm({ key: "the secret", layout: "iv-tag-ciphertext", value: "text" }))];
@@ -129,11 +129,14 @@ export function insideKeyvValue(format: ForeignFormat): ForeignFormat {
     encryptUnauthenticated,
     async read(stored, address) {
       const outer = readKeyvJson(stored);
-      const encrypted: unknown = outer === undefined ? undefined : JSON.parse(String(outer.value)).value;
+      const given: unknown = outer === undefined ? undefined : JSON.parse(String(outer.value)).value;
+      // An application may also have passed the object of a JSON format to set(), and not its text.
+      const encrypted = typeof given === "object" && given !== null ? JSON.stringify(given) : given;
       if (outer === undefined || typeof encrypted !== "string") return undefined;
       const inner = await format.read(encrypted, address);
       if (inner === undefined) return undefined;
-      const expires = Math.min(outer.expires ?? Number.POSITIVE_INFINITY, inner.expires ?? Number.POSITIVE_INFINITY);
+      const ends = [outer.expires, inner.expires, readKeyvJson(inner.value)?.expires];
+      const expires = Math.min(...ends.map((end) => end ?? Number.POSITIVE_INFINITY));
       return expires === Number.POSITIVE_INFINITY ? { value: inner.value } : { value: inner.value, expires };
     },
   };
@@ -195,8 +198,8 @@ export function readsPlaintext(format: ForeignFormat): boolean {
   return readsPlaintextMark in format;
 }
 
-// As milliseconds since the epoch this is in 1973. A smaller number is a time in seconds, or not a time.
-const leastExpires = 1e11;
+/** As milliseconds since the epoch this is in 1973. A smaller number is a time in seconds, a duration, or not a time. */
+export const leastExpires = 1e11;
 // As seconds since the epoch this is in 1973.
 const leastSeconds = 1e8;
 
@@ -223,7 +226,9 @@ export function requireContent(format: string, read: unknown, address: RecordAdd
     });
   }
   const inJson = readKeyvJson(value)?.expires;
-  const expiresAt = expires === undefined ? inJson : expires;
+  // A record that has expired by one of the two must not become readable again by the other.
+  const isEarlier = typeof expires === "number" && inJson !== undefined && inJson < expires;
+  const expiresAt = expires === undefined || isEarlier ? inJson : expires;
   if (expiresAt === undefined) return { value };
   if (isExpiry(expiresAt, expiresAt === inJson)) return { value, expires: expiresAt };
   throw badResult(format, address, "read() returned an `expires` that is not in milliseconds since the epoch", {

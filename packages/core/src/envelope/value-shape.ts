@@ -16,6 +16,8 @@ const knownFields = new Set(
   ),
 );
 
+const maxParts = 8;
+
 /**
  * Describes the form of a stored value, so that a person can tell which format it may have: the encoding, the parts and
  * their lengths, or the well-known fields of a JSON object. The description contains nothing of the value itself.
@@ -30,6 +32,7 @@ export function shapeOf(stored: StoredValue): string {
   }
   const known = beginnings.find(([start]) => text.startsWith(start));
   if (known !== undefined) return known[1];
+  if (/^eyJ[\w-]+(?:\.[\w-]*){4}$/.test(text)) return "compact JWE";
   if (/^[{["]/.test(text)) {
     try {
       return shapeOfJson(JSON.parse(text));
@@ -38,11 +41,11 @@ export function shapeOf(stored: StoredValue): string {
     }
   }
   const [separator] = /[:.$|*~]/.exec(text) ?? [];
-  const texts = separator === undefined ? [text] : text.split(separator);
+  const texts = separator === undefined ? [text] : text.split(separator, maxParts + 1);
   const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const parts = texts.map((part) => shapeOfPart(part, longest));
   const isEncoded =
-    parts.length <= 8 && parts.every((part) => part !== undefined) && !parts.every((part) => part === "");
+    parts.length <= maxParts && parts.every((part) => part !== undefined) && !parts.every((part) => part === "");
   return isEncoded ? parts.join(separator) : `text, ${roughly(text.length)}`;
 }
 

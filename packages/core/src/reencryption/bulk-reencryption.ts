@@ -1,7 +1,7 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
+import { leastExpires } from "../envelope/foreign-format.ts";
 import { readHeader } from "../envelope/header.ts";
 import { KeywardError, requireKeywardError } from "../errors/errors.ts";
-import { requireOptions } from "../errors/options.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import { type EncryptedStoreOrKeyv, type StoreParts, storeParts } from "../store/encrypted-store.ts";
 import { isAbsent, isCurrent, isEncryptable, isForeign, type OpenedRecord } from "../store/record-codec.ts";
@@ -22,8 +22,8 @@ import {
   type ReencryptOptions,
   type ReencryptProgress,
   type ReencryptReport,
-  reencryptOptionNames,
   requirePace,
+  requireReencryptOptions,
   type UnreadableRecord,
   unreadableRecord,
 } from "./reencryption-options.ts";
@@ -89,7 +89,7 @@ class Reencryption {
   #encrypting: Promise<void> = Promise.resolve();
 
   constructor(store: EncryptedStoreOrKeyv, options: ReencryptOptions) {
-    requireOptions("reencrypt", options, reencryptOptionNames);
+    requireReencryptOptions("reencrypt", options);
     const parts = storeParts(store);
     this.#parts = { ...parts, codec: parts.codec.forOnePass() };
     this.#scannable = withinRange(scannableOf(store), options.range);
@@ -198,12 +198,13 @@ class Reencryption {
     if (page === undefined) return;
     this.#counts = addCounts(this.#counts, await page.done);
     inProgress.shift();
-    const { checkpoint, dryRun = false, namespaces = null, range, onProgress } = this.#options;
+    const { checkpoint, dryRun = false, namespaces = null, range, removeExpired = false, onProgress } = this.#options;
     if (page.nextCursor !== undefined && !dryRun) {
       const text = formatProgress({
         primary: page.ring.primary,
         namespaces,
         ...(range === undefined ? {} : { range }),
+        ...(removeExpired ? { removeExpired } : {}),
         cursor: page.nextCursor,
         counts: this.#counts,
       });
@@ -213,12 +214,13 @@ class Reencryption {
   }
 
   async #resume(ring: Keyring): Promise<string | undefined> {
-    const { checkpoint, dryRun = false, namespaces = null } = this.#options;
+    const { checkpoint, dryRun = false, namespaces = null, removeExpired = false } = this.#options;
     const text = dryRun ? undefined : await checkpoint?.read();
     if (text === undefined) return undefined;
     const saved = parseProgress(text);
     // A checkpoint of another primary, or of other records, does not apply to this job.
     if (saved.primary !== ring.primary || saved.range !== this.#options.range) return undefined;
+    if (removeExpired && saved.removeExpired !== true) return undefined;
     if (JSON.stringify(saved.namespaces) !== JSON.stringify(namespaces)) return undefined;
     this.#counts = saved.counts;
     this.#scannedBefore = saved.counts.scanned;
@@ -287,17 +289,19 @@ class Reencryption {
       const address = { namespace, key };
       try {
         const record = await codec.open(value, address);
+        if (isForeign(record)) await codec.requireDecodable(record, address);
         if (!isEncryptable(record)) {
           counts.unauthenticated++;
           continue;
         }
-        if (isForeign(record)) await codec.requireDecodable(record, address);
         if (this.#keepsCurrent(record, counts)) continue;
         if (isAbsent(record)) counts.expired++;
-        if (isAbsent(record) && this.#options.removeExpired === true) {
+        if (this.#isRemoved(record.content.expires)) {
           changes.push(removal(key, value, record.keyId));
           continue;
         }
+        // If an option of the format is wrong, the record may not have expired. Once encrypted, it would be lost.
+        if (isAbsent(record) && record.keyId === undefined && !record.isPlaintext) continue;
         const next = codec.seal(ring, address, record.content);
         // The store may not know the expiry that a foreign record contains.
         const expires = isForeign(record) ? expiryToSet(record.content) : undefined;
@@ -342,13 +346,18 @@ class Reencryption {
         }
         const isExpired = hasExpired(encrypted.expires);
         if (isExpired) counts.expired++;
-        if (isExpired && this.#options.removeExpired === true) changes.push(removal(key, value, header?.keyId));
+        if (this.#isRemoved(encrypted.expires)) changes.push(removal(key, value, header?.keyId));
         else changes.push({ key, keyId: header?.keyId, expected: value, next: encrypted.sealed, removes: false });
       } catch (error) {
         this.#noteUnreadable(error, address, counts);
       }
     }
     return deferred;
+  }
+
+  /** Returns whether the job removes a record with this expiry. A small number may be a duration, and not a time. */
+  #isRemoved(expires: number | undefined): boolean {
+    return this.#options.removeExpired === true && hasExpired(expires) && (expires ?? 0) >= leastExpires;
   }
 
   /** Counts a record that is under the primary and has not expired, and returns true for such a record. */

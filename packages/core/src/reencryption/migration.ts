@@ -1,9 +1,8 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { shapeOf } from "../envelope/value-shape.ts";
 import { type KeywardErrorCode, requireKeywardError } from "../errors/errors.ts";
-import { requireOptions } from "../errors/options.ts";
 import { type EncryptedStoreOrKeyv, storeParts } from "../store/encrypted-store.ts";
-import { isEncryptable, type RecordCodec } from "../store/record-codec.ts";
+import { isAbsent, isEncryptable, type RecordCodec } from "../store/record-codec.ts";
 import { pages } from "../store-interface/page-size.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import type { ScannedRecord } from "../store-interface/store-capabilities.ts";
@@ -13,8 +12,8 @@ import { scannableOf, withinRange } from "./census.ts";
 import {
   type ReencryptOptions,
   type ReencryptReport,
-  reencryptOptionNames,
   requirePace,
+  requireReencryptOptions,
 } from "./reencryption-options.ts";
 
 /** The records that one format reads. */
@@ -23,6 +22,11 @@ export interface MigratedFormat {
   readonly format: string;
   /** Number of records that the format reads. */
   readonly records: number;
+  /**
+   * Number of these records whose expiry has passed. If it is larger than you expect, an option of the format may be
+   * wrong, such as `ttlMs`.
+   */
+  readonly expired: number;
   /** False if the format cannot detect a wrong key, so that the records are read but not encrypted. */
   readonly encryptable: boolean;
 }
@@ -50,15 +54,23 @@ export interface MigrationReport {
   readonly envelopes: number;
   /** The formats in the option `accept` that read records, with the most used one first. */
   readonly formats: readonly MigratedFormat[];
-  /** The records that cannot be read, with the largest group first. At most 1,000 groups. */
+  /**
+   * The records that cannot be read, with the largest group first. After 1,000
+   * groups, the rest is counted as "other forms", by error code.
+   */
   readonly unread: readonly UnreadRecords[];
   /** The report of the re-encryption. `undefined` for a dry run. */
   readonly reencryption: ReencryptReport | undefined;
-  /** True if every record that the call has looked at is an envelope under the primary now. */
+  /**
+   * True if every record that the call has looked at is an envelope under the primary now, or has expired. Always false
+   * for a dry run.
+   */
   readonly complete: boolean;
 }
 
 const maxGroups = 1_000;
+/** The shape of the groups for the records that come after the first 1,000 groups. There is one for each error code. */
+const otherShapes = "other forms";
 const maxExamples = 5;
 
 /**
@@ -75,7 +87,7 @@ const maxExamples = 5;
  * for (const { shape, code, records } of unread) console.log(`${records} × ${shape}: ${code}`);
  */
 export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOptions = {}): Promise<MigrationReport> {
-  const { range, signal, namespaces, dryRun = false } = requireOptions("migrate", options, reencryptOptionNames);
+  const { range, signal, namespaces, dryRun = false } = requireReencryptOptions("migrate", options);
   const { codec, inner } = storeParts(store);
   if (!dryRun) requireAtomic(inner);
   const survey = new Survey(codec.forOnePass());
@@ -94,6 +106,9 @@ export async function migrate(store: EncryptedStoreOrKeyv, options: ReencryptOpt
   return { ...survey.report(), reencryption, complete: reencryption?.complete ?? false };
 }
 
+/** Counts that grow while records are looked at. */
+type Counted<Counts> = { -readonly [Name in keyof Counts]: Counts[Name] };
+
 interface Group {
   readonly shape: string;
   readonly code: KeywardErrorCode;
@@ -103,7 +118,7 @@ interface Group {
 
 class Survey {
   readonly #codec: RecordCodec;
-  readonly #formats = new Map<string, { readonly format: string; records: number; readonly encryptable: boolean }>();
+  readonly #formats = new Map<string, Counted<MigratedFormat>>();
   readonly #unread = new Map<string, Group>();
   #scanned = 0;
   #envelopes = 0;
@@ -120,7 +135,7 @@ class Survey {
       if (record.keyId !== undefined) this.#envelopes++;
       else {
         await this.#codec.requireDecodable(record, address);
-        this.#addFormat(record.format, isEncryptable(record));
+        this.#addFormat(record.format, isEncryptable(record), isAbsent(record));
       }
     } catch (error) {
       this.#addUnread(shapeOf(value), requireKeywardError(error).code, address);
@@ -138,11 +153,12 @@ class Survey {
     };
   }
 
-  #addFormat(format: string, encryptable: boolean): void {
+  #addFormat(format: string, encryptable: boolean, hasExpired: boolean): void {
     const id = JSON.stringify([format, encryptable]);
-    const counted = this.#formats.get(id);
-    if (counted === undefined) this.#formats.set(id, { format, records: 1, encryptable });
-    else counted.records++;
+    const counted = this.#formats.get(id) ?? { format, records: 0, expired: 0, encryptable };
+    counted.records++;
+    if (hasExpired) counted.expired++;
+    this.#formats.set(id, counted);
   }
 
   #addUnread(shape: string, code: KeywardErrorCode, address: RecordAddress): void {
@@ -151,8 +167,8 @@ class Survey {
     if (group !== undefined) {
       group.records++;
       if (group.examples.length < maxExamples) group.examples.push(address);
-    } else if (this.#unread.size < maxGroups) {
+    } else if (this.#unread.size < maxGroups || shape === otherShapes) {
       this.#unread.set(id, { shape, code, records: 1, examples: [address] });
-    }
+    } else this.#addUnread(otherShapes, code, address);
   }
 }

@@ -1,5 +1,5 @@
-import type { KeywardError, KeywardErrorCode } from "../errors/errors.ts";
-import { type OptionNames, requireAmount } from "../errors/options.ts";
+import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
+import { type OptionNames, requireAmount, requireOptions } from "../errors/options.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 
@@ -56,7 +56,11 @@ export interface ReencryptProgress {
    * read them.
    */
   readonly conflicts: number;
-  /** Number of records whose expiry has passed. They are re-encrypted like the others, or removed with `removeExpired`. */
+  /**
+   * Number of records whose expiry has passed. They are removed with `removeExpired`. Otherwise they are re-encrypted,
+   * except records of a foreign format that is not plaintext, which stay as they are: a wrong option of the format, such
+   * as `ttlMs`, may be the reason why they count as expired.
+   */
   readonly expired: number;
   /** Number of expired records that the job removed. With `dryRun`, the number of records that it would remove. */
   readonly removed: number;
@@ -122,6 +126,29 @@ export const reencryptOptionNames = {
   namespaces: true,
   removeExpired: true,
 } as const satisfies OptionNames<ReencryptOptions>;
+
+/**
+ * Checks the options of `reencrypt` or `migrate`, except those for the speed, and returns them.
+ *
+ * @param name the function that was called, for the message.
+ * @throws KeywardError `VALUE_INVALID` for an unknown option, or an option of the wrong type.
+ */
+export function requireReencryptOptions(name: string, options: ReencryptOptions): ReencryptOptions {
+  const { namespaces, dryRun, removeExpired } = requireOptions(name, options, reencryptOptionNames);
+  for (const [option, value] of Object.entries({ dryRun, removeExpired })) {
+    if (value === undefined || typeof value === "boolean") continue;
+    throw new KeywardError("VALUE_INVALID", `The option "${option}" of ${name} is neither true nor false`, {
+      hint: `Set \`${option}\` to true or false, or omit it.`,
+    });
+  }
+  const isList = Array.isArray(namespaces) && namespaces.every((namespace) => typeof namespace === "string");
+  if (namespaces !== undefined && !isList) {
+    throw new KeywardError("VALUE_INVALID", `The option "namespaces" of ${name} is not a list of namespaces`, {
+      hint: 'Set `namespaces` to a list, such as `["sessions"]`.',
+    });
+  }
+  return options;
+}
 
 /**
  * Checks the options for the speed of a bulk re-encryption, and adds their defaults.

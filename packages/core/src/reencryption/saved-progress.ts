@@ -39,6 +39,8 @@ export interface SavedProgress {
   readonly primary: string;
   readonly namespaces: readonly string[] | null;
   readonly range?: string;
+  /** True if the job removes expired records. */
+  readonly removeExpired?: boolean;
   /** The cursor of the first page that is not done. */
   readonly cursor: string;
   readonly counts: ReencryptCounts;
@@ -98,6 +100,7 @@ function isSavedProgress(saved: unknown): saved is SavedProgress {
     return false;
   if (!("cursor" in saved && typeof saved.cursor === "string" && "counts" in saved)) return false;
   if ("range" in saved && typeof saved.range !== "string") return false;
+  if ("removeExpired" in saved && typeof saved.removeExpired !== "boolean") return false;
   const counts: unknown = saved.counts;
   return (
     typeof counts === "object" &&

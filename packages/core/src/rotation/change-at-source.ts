@@ -1,8 +1,10 @@
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
-import type { Keyring } from "../keyring/keyring.ts";
+import { type Keyring, sameKeyring } from "../keyring/keyring.ts";
 import { type ChangeInstruction, describeChange, isMade, type KeyringChange } from "../keyring/keyring-change.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
+import { keysIn } from "../store/check-record.ts";
+import { abortable } from "../waiting/abortable.ts";
 import { pause } from "../waiting/pause.ts";
 
 /** What an operator must do now, so that a guided rotation can continue. */
@@ -49,19 +51,37 @@ export async function changeAtSource(
   requireCurrent: () => Promise<void>,
 ): Promise<void> {
   const instruction = await instructionFor(provider, change, keyring);
-  await instruct({ ...instruction, change });
+  const tell = async (problem?: KeywardError) => {
+    const given = { ...instruction, change, ...(problem === undefined ? {} : { problem }) };
+    // An operator who never answers must not keep the run from being stopped.
+    await abortable(async () => await instruct(given), signal ?? new AbortController().signal);
+  };
+  await tell();
   let problemBefore = "";
+  let before = keyring;
   for (let pollMs = firstPollMs; ; pollMs = Math.min(pollMs * 1.5, longestPollMs)) {
     signal?.throwIfAborted();
     await requireCurrent();
     const loaded = await load(source);
     if (!(loaded instanceof KeywardError) && isMade(change, loaded)) return;
-    if (instruction.needsRestart) throw loaded instanceof KeywardError ? loaded : changeNeeded(change, instruction);
-    const problem = loaded instanceof KeywardError ? loaded : undefined;
-    if (problem !== undefined && problem.message !== problemBefore) await instruct({ ...instruction, change, problem });
-    problemBefore = problem?.message ?? "";
+    if (instruction.needsRestart)
+      throw loaded instanceof KeywardError ? loaded : changeNeeded(change, instruction, loaded);
+    const problem = loaded instanceof KeywardError ? loaded : otherChange(change, before, loaded);
+    if (problem !== undefined && problem.message !== problemBefore) await tell(problem);
+    if (problem !== undefined || loaded instanceof KeywardError) problemBefore = problem?.message ?? "";
+    if (!(loaded instanceof KeywardError)) before = loaded;
     await pause(pollMs, signal);
   }
+}
+
+/** Returns the problem of a keyring that was changed, but not as the rotation needs; `undefined` if it was not changed. */
+function otherChange(change: KeyringChange, before: Keyring, now: Keyring): KeywardError | undefined {
+  if (sameKeyring(before, now)) return undefined;
+  return new KeywardError(
+    "CHANGE_NEEDED",
+    `The keys at the source were changed, but not as needed: the source has ${keysIn(now)}, and "${now.primary}" is the primary`,
+    { keyId: change.keyId, hint: "Compare the ids of the keys with the instruction, and correct the change." },
+  );
 }
 
 async function instructionFor(
@@ -103,8 +123,9 @@ async function load(source: KeyringSource): Promise<Keyring | KeywardError> {
   }
 }
 
-function changeNeeded(change: KeyringChange, { text }: ChangeInstruction): KeywardError {
-  return new KeywardError("CHANGE_NEEDED", `${changeInWords(change)}, and this process cannot see that change`, {
+function changeNeeded(change: KeyringChange, { text }: ChangeInstruction, keyring: Keyring): KeywardError {
+  const present = `This process has ${keysIn(keyring)}, and "${keyring.primary}" is the primary`;
+  return new KeywardError("CHANGE_NEEDED", `${changeInWords(change)}, which this process cannot see. ${present}`, {
     keyId: change.keyId,
     hint: `${text} Then run this call again in a process that was started after the change. The call resumes here.`,
   });

@@ -2,6 +2,7 @@ import { KeywardError } from "../errors/errors.ts";
 import { keyOf } from "../keyring/keyring.ts";
 import type { NamedStores } from "../reencryption/named-stores.ts";
 import type { LoadedKeyring } from "../reencryption/retirement.ts";
+import { hasKeyId } from "../store/heartbeat.ts";
 import type { ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
 import { countUnder } from "./rotation-plan.ts";
 
@@ -16,8 +17,11 @@ export interface GuidedRemoval {
     readonly signal?: AbortSignal;
   };
   readonly waits: ReplicaWaits;
-  /** Checks that no record needs the key, instructs the operator, and waits until this process sees the removal. */
-  readonly retire: () => Promise<void>;
+  /**
+   * Checks that no record needs the key, instructs the operator, and waits until this process sees the removal. Returns
+   * the number of records that were abandoned.
+   */
+  readonly retire: () => Promise<number>;
   readonly onWaiting: (replicas: readonly WaitingReplica[]) => void;
 }
 
@@ -35,14 +39,17 @@ export async function removeAtSource({
   retire,
   onWaiting,
 }: GuidedRemoval): Promise<void> {
-  if (keyOf(keyring, keyId) !== undefined) await retire();
+  const abandoned = keyOf(keyring, keyId) === undefined ? undefined : await retire();
   const changed = await source.refresh();
-  await waits.wait("remove", changed, ({ keys }) => !keys.includes(keyId), onWaiting, { registersLate: true });
-  // The records that the operator chose to abandon are still under the key.
-  if (abandonUnreadable === true) return;
+  await waits.wait("remove", changed, ({ keys }) => keys !== undefined && !hasKeyId(keys, keyId), onWaiting, {
+    registersLate: true,
+  });
+  // An earlier run abandoned records, and their number is not known any longer.
+  if (abandonUnreadable === true && abandoned === undefined) return;
   const counts = await countUnder(stores, (id) => id === keyId, signal);
   const left = Object.entries(counts).filter(([, count]) => count > 0);
-  if (left.length === 0) return;
+  // The records that were abandoned are still under the key.
+  if (left.reduce((sum, [, count]) => sum + count, 0) <= (abandoned ?? 0)) return;
   throw new KeywardError(
     "KEY_IN_USE",
     `Key "${keyId}" was removed at its source, but records need it: ${left.map(([name, count]) => `${count} in ${name}`).join(", ")}`,
@@ -50,8 +57,8 @@ export async function removeAtSource({
       keyId,
       counts: Object.fromEntries(left),
       hint:
-        `A process that was started with former keys wrote these records. End that process. Then put key "${keyId}" ` +
-        "back at its source, not as the primary, and run this call again, which re-encrypts the records. If the key is " +
+        `Put key "${keyId}" back at its source, not as the primary, and run this call again, which re-encrypts the ` +
+        "records. If a process still has the former keys and writes under this key, end that process first. If the key is " +
         "compromised, do not put it back: delete the records, because an attacker may have forged them.",
     },
   );

@@ -4,6 +4,7 @@ import type { Keyring } from "../keyring/keyring.ts";
 import type { KeyringSource } from "../keyring/keyring-source.ts";
 import type { NamedStores } from "../reencryption/named-stores.ts";
 import { storeParts } from "../store/encrypted-store.ts";
+import { keyLabel } from "../store/heartbeat.ts";
 import { ReplicaRegistration } from "../store/replica-registration.ts";
 import { pause } from "../waiting/pause.ts";
 import { type Replica, ReplicaWatch, replicas } from "./replicas.ts";
@@ -231,7 +232,7 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
   const list = waiting.slice(0, 10).map(({ id, name, store, generation, primary, keys, problem }) => {
     const replica = `${shown(name)} [${shown(id)}] in ${store}`;
     return problem === undefined
-      ? `${replica} (generation ${generation}, primary ${primary}, keys ${keys.join(" ") || "not listed"})`
+      ? `${replica} (generation ${generation}, primary ${primary}, keys ${keys?.join(" ") ?? "not listed"})`
       : `${replica} (${problem})`;
   });
   const replicasHave = waiting.length === 1 ? "1 replica has" : `${waiting.length} replicas have`;
@@ -243,11 +244,16 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
         waiting.map(({ store }) => [store, waiting.filter((one) => one.store === store).length]),
       ),
       hint:
-        `Check that the key provider of each replica in this message can load generation ${keyring.generation} of the ` +
-        `keyring, with the ${keysOf(keyring)}. At step "drain", check too that the writes of these replicas finish, ` +
-        "because until then a replica may write records under the old key. Repair, restart or end these replicas. Then " +
-        "run the rotation again, which resumes at this step. If a replica has ended, you need not wait for the end of " +
-        "its lease: pass its id, which is in brackets in this message, in `ignoreReplicas`. Never pass the id of a " +
+        "Check that the key provider of each replica in this message can load this keyring. If its keys are in " +
+        "environment variables, restart the replica with the changed variables. A provider that reports no changes needs " +
+        "`refreshMs`, or a restart of its process. If two replicas show other digits after the same key id, they have " +
+        "different keys with one id: give all of them the same key. " +
+        (step === "drain"
+          ? "Check too that the writes of these replicas finish, because until then a replica may write records under the " +
+            "old key. "
+          : "") +
+        "Then run the rotation again, which resumes at this step. If a replica has ended, you need not wait for the end " +
+        "of its lease: pass its id, which is in brackets in this message, in `ignoreReplicas`. Never pass the id of a " +
         "process that still runs: once the old key is disabled or removed, no process can decrypt the records that it " +
         "writes under that key.",
     },
@@ -255,7 +261,7 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
 }
 
 function taskOf(step: ReplicaWait, keyring: Keyring): string {
-  const task = `loaded generation ${keyring.generation} of the keyring, with the ${keysOf(keyring)}`;
+  const task = `loaded the keyring with the ${keysOf(keyring)} (generation ${keyring.generation})`;
   switch (step) {
     case "distribute":
     case "remove":
@@ -265,6 +271,7 @@ function taskOf(step: ReplicaWait, keyring: Keyring): string {
   }
 }
 
-function keysOf({ keys, primary }: Keyring): string {
-  return `primary ${primary} and the keys ${keys.map(({ id }) => id).join(" ")}`;
+function keysOf(keyring: Keyring): string {
+  const { keys, primary } = keyring;
+  return `primary ${primary} and the keys ${keys.map(({ id }) => keyLabel(keyring, id)).join(" ")}`;
 }

@@ -24,10 +24,12 @@ export interface Replica {
   /** The id of the key that the process encrypts with. "" if the heartbeat cannot be decrypted. */
   readonly primary: string;
   /**
-   * The ids of the keys that the process can decrypt records with: the enabled keys of its keyring. Empty if the heartbeat
-   * cannot be decrypted, or if there are more than 100 such keys.
+   * The keys that the process can decrypt records with: the enabled keys of its keyring. Each is written as its id, a
+   * colon, and eight digits that differ for different material, or "-" in a keyring that is derived for a scope. Absent if
+   * the heartbeat cannot be decrypted, if there are more than 100 such keys, or if the process runs an earlier release of
+   * Keyward.
    */
-  readonly keys: readonly string[];
+  readonly keys?: readonly string[];
   /**
    * True if the process has finished all writes that it began with an earlier keyring than the keyring in use. False if the heartbeat cannot be decrypted.
    */
@@ -187,10 +189,11 @@ function leaseOf(heartbeat: Heartbeat | KeywardError): number {
 function replicaOf(id: string, heartbeat: Heartbeat | KeywardError, lapsed: boolean): Replica {
   if (heartbeat instanceof KeywardError) {
     const problem = heartbeat.code;
-    const unknown = { name: id, generation: 0, primary: "", keys: [], drained: false, lastSeenMs: 0 } as const;
+    const unknown = { name: id, generation: 0, primary: "", drained: false, lastSeenMs: 0 } as const;
     return { id, ...unknown, leaseMs: leaseOf(heartbeat), lapsed, problem };
   }
-  const { name, generation, primary, keys = [], sealingSince, beatAtMs } = heartbeat;
+  const { name, generation, primary, keys, sealingSince, beatAtMs } = heartbeat;
   const drained = sealingSince === undefined || sealingSince >= generation;
-  return { id, name, generation, primary, keys, drained, lastSeenMs: beatAtMs, leaseMs: leaseOf(heartbeat), lapsed };
+  const times = { lastSeenMs: beatAtMs, leaseMs: leaseOf(heartbeat), lapsed };
+  return { id, name, generation, primary, ...(keys === undefined ? {} : { keys }), drained, ...times };
 }

@@ -1,14 +1,16 @@
 import { KeywardError } from "../errors/errors.ts";
 import { type OptionNames, requireOptions } from "../errors/options.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
-import { Keyring } from "../keyring/keyring.ts";
+import { Keyring, keyOf } from "../keyring/keyring.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
 import { type NamedStores, requireStores } from "../reencryption/named-stores.ts";
 import { type LoadedKeyring, type Retirement, retireLoaded } from "../reencryption/retirement.ts";
 import { canSave, saveIfPossible } from "../reencryption/saving-keyring.ts";
+import { storeParts } from "../store/encrypted-store.ts";
 import { changeAtSource, type GuidedSource, type Instruct } from "./change-at-source.ts";
 import { removeAtSource } from "./guided-removal.ts";
 import { type ReplicaWaitOptions, ReplicaWaits } from "./replica-waits.ts";
+import { requireKeyIn } from "./rotation-goal.ts";
 import { requireInstruct } from "./rotation-options.ts";
 
 /** The options of {@link retireKey}. */
@@ -105,6 +107,25 @@ async function retireAtSource(
     ...(ignoreReplicas === undefined ? {} : { ignoreReplicas }),
     ...(replicasWithinMs === undefined ? {} : { replicasWithinMs }),
   });
+  const { keyring, source } = loaded;
+  const parts = Object.values(stores).map(storeParts);
+  if (keyOf(keyring, id) === undefined) {
+    // Without this check, a misspelt id would count as a key that was removed already.
+    const noted = await Promise.all(parts.map(({ generationNotice }) => generationNotice.retired(keyring)));
+    if (!noted.some((keys) => keys.includes(id))) requireKeyIn(keyring, id);
+  } else {
+    keyring.remove(id);
+    await waits.wait(
+      "remove",
+      keyring,
+      ({ primary, drained }) => primary !== id && drained,
+      () => undefined,
+      {
+        registersLate: true,
+      },
+    );
+    for (const { generationNotice } of parts) await generationNotice.retire(keyring, id);
+  }
   let abandoned: Retirement["abandoned"] = [];
   await removeAtSource({
     keyId: id,
@@ -116,9 +137,10 @@ async function retireAtSource(
       const change = { kind: "remove", keyId: id } as const;
       const instruct = async () => await changeAtSource(guided, change, loaded.keyring, async () => undefined);
       ({ abandoned } = await retireLoaded(loaded, stores, id, complete(options, true), instruct));
+      return abandoned.length;
     },
   });
-  return { keyring: await loaded.source.current(), saved: true, abandoned };
+  return { keyring: await source.current(), saved: true, abandoned };
 }
 
 function complete(options: RetireKeyOptions, evenIfEnabled: boolean) {

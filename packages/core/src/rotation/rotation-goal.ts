@@ -111,9 +111,22 @@ function otherPrimaryError(keyring: Keyring, { kind, from, to }: RotationStatus)
     {
       keyId: keyring.primary,
       hint:
+        withoutId(keyring, to) +
         `A third key was promoted during the rotation. To finish the rotation, promote "${to}" and repeat the call that ` +
         `began the rotation.${undo}`,
     },
+  );
+}
+
+/**
+ * Returns the advice for a keyring that lacks the new key: the operator may have written the material of the new key
+ * without its id, so that the key has another id now, and records have been written under that id.
+ */
+function withoutId(keyring: Keyring, to: string): string {
+  if (keyOf(keyring, to) !== undefined) return "";
+  return (
+    `If key "${keyring.primary}" is the new key, to which its id "${to}" was not given, leave the key as it is, because ` +
+    `records are under it already, and call \`rotateKey\` with \`newKey: { id: "${keyring.primary}" }\`. Otherwise: `
   );
 }
 
@@ -298,6 +311,11 @@ export function adaptToGoal(running: RotationStatus, goal: RotationGoal, keyring
     !isEnabled(keyring, to)
   ) {
     return { ...running, order: goal.order, to: idOf(goal) ?? newId(), step: "add" };
+  }
+  // The new key of a rotation got another id before it became primary, and the operator goes on with that id.
+  const isRenamed = goal.kind === "rotate" && kind === "rotate" && idOf(goal) === keyring.primary;
+  if (isRenamed && keyOf(keyring, to) === undefined && keyOf(keyring, from) !== undefined) {
+    return { ...running, to: keyring.primary, step: "add" };
   }
   requireSameGoal(running, goal);
   return running;

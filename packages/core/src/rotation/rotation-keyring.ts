@@ -1,12 +1,13 @@
 import { asKeywardError, KeywardError } from "../errors/errors.ts";
 import type { KeyProvider } from "../keyring/key-provider.ts";
 import { type Keyring, requireSavable, sharesKey } from "../keyring/keyring.ts";
-import type { KeyringChange } from "../keyring/keyring-change.ts";
+import { isMade, type KeyringChange } from "../keyring/keyring-change.ts";
 import { KeyringSource } from "../keyring/keyring-source.ts";
 import type { NamedStores } from "../reencryption/named-stores.ts";
 import type { LoadedKeyring } from "../reencryption/retirement.ts";
 import { canSave, requireSave } from "../reencryption/saving-keyring.ts";
 import { storeParts } from "../store/encrypted-store.ts";
+import { retiredPrimary } from "../store/keyring-check.ts";
 import { changeAtSource, type GuidedSource, type Instruct } from "./change-at-source.ts";
 
 /** The keyring that a rotation changes, with its provider and the stores that use it. */
@@ -115,6 +116,29 @@ export class RotationKeyring {
   }
 
   /**
+   * Checks that the loaded keys of a guided rotation are not from before an earlier rotation.
+   *
+   * @throws KeywardError `KEYRING_ROLLBACK` if a rotation took the primary out of use.
+   */
+  async requirePrimaryInUse(keyring: Keyring): Promise<void> {
+    if (this.#guided === undefined) return;
+    for (const store of Object.values(this.#stores)) {
+      const retired = await storeParts(store).generationNotice.retired(keyring);
+      if (retired.includes(keyring.primary)) throw retiredPrimary(keyring.primary);
+    }
+  }
+
+  /**
+   * Asks the provider of a guided rotation to describe a change, so that a change that the source cannot have is refused
+   * before the rotation begins.
+   *
+   * @throws KeywardError the error of the provider.
+   */
+  async requireDescribable(change: KeyringChange, keyring: Keyring): Promise<void> {
+    if (this.#guided !== undefined && !isMade(change, keyring)) await this.#provider.describeChange?.(change, keyring);
+  }
+
+  /**
    * In a guided rotation, notes in every store that the old key may no longer be the primary of a process that writes.
    * The announced generation number cannot refuse such a process, because it stands still.
    */
@@ -125,6 +149,7 @@ export class RotationKeyring {
 
   /** Takes back {@link RotationKeyring.refusePrimary}, because the key is about to become the primary. */
   async acceptPrimary(keyring: Keyring, keyId: string): Promise<void> {
+    if (this.#guided === undefined) return;
     for (const store of Object.values(this.#stores)) await storeParts(store).generationNotice.useAgain(keyring, keyId);
   }
 

@@ -187,10 +187,12 @@ export class RotationRecord {
     const status = ReservedText.read("record of the last rotation", record.text, statusOf);
     if (!(status instanceof KeywardError)) return { record, status };
     if (abandonUnreadable) return { record, status: undefined };
-    throw new KeywardError(status.code, "The record of the last rotation cannot be read", {
+    const under = status.keyId === undefined ? "" : `, which is under key "${status.keyId}"`;
+    throw new KeywardError(status.code, `The record of the last rotation${under} cannot be read`, {
       keyId: status.keyId,
       cause: status,
       hint:
+        (under === "" ? "" : "If this key was removed or replaced at the source of the keys, put it back. ") +
         "If this process has another keyring than the other processes, give this process their keyring. If a later " +
         "version of Keyward wrote the record, update Keyward. If the encryption key of the record is lost, pass " +
         "`abandonUnreadable: true` to the rotation, which then discards the record.",

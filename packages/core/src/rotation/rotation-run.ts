@@ -131,7 +131,10 @@ export class RotationRun {
       const running = status === undefined || hasEnded(status, keyring) ? undefined : status;
       const next = running === undefined ? newRotation(keyring, goal) : adaptToGoal(running, goal, keyring);
       if (next === running) return state;
-      if (running === undefined) await this.#waits.requireOthers();
+      if (running === undefined) {
+        await this.#keyring.requireDescribable({ kind: "add", keyId: next.to }, keyring);
+        await this.#waits.requireOthers();
+      }
       if (await this.#record.replace(state, next)) return await this.#readState(next);
     }
   }
@@ -190,6 +193,7 @@ export class RotationRun {
       if (reencrypts) requireAtomic(storeParts(store).inner);
     }
     await this.#keyring.requireAllFollowing(keyring);
+    await this.#keyring.requirePrimaryInUse(keyring);
     return keyring;
   }
 }

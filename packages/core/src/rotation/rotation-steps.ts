@@ -5,6 +5,7 @@ import { reencrypt } from "../reencryption/bulk-reencryption.ts";
 import type { ReencryptOptions, ReencryptReport, UnreadableRecord } from "../reencryption/reencryption-options.ts";
 import { type RetireLoadedOptions, retireLoaded } from "../reencryption/retirement.ts";
 import { storeParts } from "../store/encrypted-store.ts";
+import { hasKeyId, hasSameKey } from "../store/heartbeat.ts";
 import { pause } from "../waiting/pause.ts";
 import { removeAtSource } from "./guided-removal.ts";
 import type { ReplicaWait, ReplicaWaits, WaitingReplica } from "./replica-waits.ts";
@@ -66,18 +67,29 @@ export class RotationSteps {
    * at the following step.
    */
   async perform(status: RotationStatus, state: ReadRotation, goal: RotationGoal): Promise<Partial<RotationStatus>> {
+    // A rotation that was rolled back may have noted that the new key must not be a primary.
+    const isBefore = ["distribute", "promote", "drain", "reencrypt"].includes(status.step);
+    if (isBefore && this.#keyring.guided !== undefined) {
+      await this.#keyring.acceptPrimary(await this.#keyring.load(), status.to);
+    }
     switch (status.step) {
       case "add":
-        return await this.#change(state, { kind: "add", keyId: status.to }, (keyring) =>
-          withNewKey(keyring, status, goal),
+        return await this.#change(
+          state,
+          () => ({ kind: "add", keyId: status.to }),
+          (keyring) => withNewKey(keyring, status, goal),
         );
       case "distribute":
         return await this.#distribute(status);
       case "promote":
         if (status.order === "disable-first") return await this.#promoteAndDisable(status, state);
-        return await this.#promote(status, state);
+        return await this.#change(
+          state,
+          ({ primary }) => ({ kind: "promote", keyId: status.to, former: primary }),
+          (keyring) => withPromotedKey(keyring, status),
+        );
       case "drain":
-        return await this.#drain(status);
+        return await this.#drain(status, state);
       case "reencrypt":
         return await this.#reencrypt(status);
       case "disable":
@@ -97,23 +109,17 @@ export class RotationSteps {
    */
   async #change(
     state: ReadRotation,
-    change: KeyringChange,
+    changeOf: (keyring: Keyring) => KeyringChange,
     changed: (keyring: Keyring) => Keyring | undefined,
   ): Promise<Partial<RotationStatus>> {
     const keyring = await this.#keyring.load();
     const next = changed(keyring);
     if (next === undefined) await this.#keyring.announce(keyring);
     else {
-      await this.#makeIfUnchanged(state, change, next, keyring);
+      await this.#makeIfUnchanged(state, changeOf(keyring), next, keyring);
       await this.#keyring.announceSaved();
     }
     return {};
-  }
-
-  async #promote(status: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
-    const { primary } = await this.#keyring.load();
-    const change = { kind: "promote", keyId: status.to, former: primary } as const;
-    return await this.#change(state, change, (keyring) => withPromotedKey(keyring, status));
   }
 
   async #distribute(status: RotationStatus): Promise<Partial<RotationStatus>> {
@@ -121,8 +127,8 @@ export class RotationSteps {
     requireRollBackTarget(status, keyring);
     requireKeyIn(keyring, status.to);
     this.#requireOldKey(status, keyring);
-    await this.#keyring.acceptPrimary(keyring, status.to);
-    const hasNewKey = ({ keys }: Replica) => this.#keyring.guided === undefined || keys.includes(status.to);
+    const hasNewKey = ({ keys = [] }: Replica) =>
+      this.#keyring.guided === undefined || hasSameKey(keys, keyring, status.to);
     await this.#waitFor(
       "distribute",
       keyring,
@@ -131,13 +137,15 @@ export class RotationSteps {
     return {};
   }
 
-  async #drain(status: RotationStatus): Promise<Partial<RotationStatus>> {
+  async #drain(status: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
     const { to, from, order } = status;
     const keyring = await this.#keyring.load();
     if (keyring.primary !== to) return { step: "promote" };
     const keepsOldKey = ({ keys }: Replica) =>
-      this.#keyring.guided !== undefined && order === "disable-first" && keys.includes(from);
+      this.#keyring.guided !== undefined && order === "disable-first" && (keys === undefined || hasKeyId(keys, from));
     await this.#waitFor("drain", keyring, (replica) => hasDrained(replica, keyring) && !keepsOldKey(replica));
+    // From here on, a process that starts with the keys from before the promotion cannot write.
+    await this.#refuseOldPrimary(status, state, keyring);
     return {};
   }
 
@@ -148,14 +156,19 @@ export class RotationSteps {
    */
   #requireOldKey({ from, order }: RotationStatus, keyring: Keyring): void {
     if (this.#keyring.guided === undefined || order === "disable-first") return;
-    if (isEnabled(keyring, from)) return;
-    throw new KeywardError("KEY_UNKNOWN", `Key "${from}" was removed at the source of the keys too early`, {
-      keyId: from,
-      hint:
-        `Put key "${from}" back at the source of the keys, with its former material and beside the other keys, because ` +
-        "records still need the key. Then run the rotation again, which continues here. The rotation tells you when to " +
-        "remove the key.",
-    });
+    if (keyOf(keyring, from) !== undefined) return;
+    throw removedTooEarly(from);
+  }
+
+  /**
+   * Checks, if an operator has removed the old key already, that no record needs the key.
+   *
+   * @throws KeywardError `KEY_UNKNOWN`.
+   */
+  async #requireUnneeded({ from }: RotationStatus, keyring: Keyring): Promise<void> {
+    if (this.#keyring.guided === undefined || keyOf(keyring, from) !== undefined) return;
+    const counts = await countUnder(this.#options.stores, (id) => id === from, this.#options.signal);
+    if (Object.values(counts).some((count) => count > 0)) throw removedTooEarly(from);
   }
 
   async #reencrypt(status: RotationStatus): Promise<Partial<RotationStatus>> {
@@ -204,17 +217,22 @@ export class RotationSteps {
         await generationNotice.prepare(encrypting, keyring);
         await reserve?.renew(encrypting);
       }
-      await this.#makeIfUnchanged(state, { kind: "replace", keyId: to, former: from }, next, keyring);
+      // A process that starts now with the former keys must not encrypt the check record under the old key again.
+      await this.#keyring.refusePrimary(encrypting, from);
+      const change: KeyringChange =
+        keyring.primary === to ? { kind: "remove", keyId: from } : { kind: "replace", keyId: to, former: from };
+      await this.#makeIfUnchanged(state, change, next, keyring);
     }
     if (isDone) await this.#keyring.announce(keyring);
     else await this.#keyring.announceSaved();
-    await this.#keyring.refusePrimary(await this.#keyring.load(), from);
     return { disabledAtMs: Date.now() };
   }
 
-  async #disable({ from, to }: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+  async #disable(status: RotationStatus, state: ReadRotation): Promise<Partial<RotationStatus>> {
+    const { from, to } = status;
     const keyring = await this.#keyring.load();
     if (keyring.primary !== to) return { step: "promote" };
+    await this.#requireUnneeded(status, keyring);
     if (!isEnabled(keyring, from)) await this.#keyring.announce(keyring);
     else {
       try {
@@ -285,15 +303,18 @@ export class RotationSteps {
       if (keyring.primary !== to) return { step: "promote" };
       // A process that was started with the former keys after the step "drain" would go on to write under the old key.
       await this.#waitFor("drain", keyring, (replica) => hasDrained(replica, keyring));
-      await this.#keyring.refusePrimary(keyring, from);
     }
+    await this.#refuseOldPrimary({ from, to }, state, keyring);
     try {
       await removeAtSource({
         keyId: from,
         loaded: this.#keyring.loaded(keyring),
         options: this.#options,
         waits: this.#waits,
-        retire: async () => await this.#retire("remove", from, keyring, state),
+        retire: async () => {
+          await this.#retire("remove", from, keyring, state);
+          return this.#abandoned.length;
+        },
         onWaiting: (replicas) => this.report({ kind: "waiting", step: "remove", replicas }),
       });
     } catch (error) {
@@ -304,6 +325,21 @@ export class RotationSteps {
     }
     await this.#waits.removeLapsed();
     return {};
+  }
+
+  /** Notes that the old key must not be a primary, unless another run has taken the rotation over. */
+  async #refuseOldPrimary(
+    { from }: Pick<RotationStatus, "from" | "to">,
+    state: ReadRotation,
+    keyring: Keyring,
+  ): Promise<void> {
+    if (this.#keyring.guided === undefined) return;
+    if (!(await this.#record.isUnchanged(state))) throw new ChangedByAnotherRun();
+    await this.#keyring.refusePrimary(keyring, from);
+    if (await this.#record.isUnchanged(state)) return;
+    // A roll-back that began meanwhile makes the old key the primary again.
+    await this.#keyring.acceptPrimary(keyring, from);
+    throw new ChangedByAnotherRun();
   }
 
   async #retire(step: "disable" | "remove", keyId: string, keyring: Keyring, state: ReadRotation): Promise<void> {
@@ -347,6 +383,16 @@ export class RotationSteps {
   report(progress: RotationProgress): void {
     this.#options.onProgress?.(progress);
   }
+}
+
+function removedTooEarly(from: string): KeywardError {
+  return new KeywardError("KEY_UNKNOWN", `Key "${from}" was removed at the source of the keys too early`, {
+    keyId: from,
+    hint:
+      `Put key "${from}" back at the source of the keys, with its former material and beside the other keys, because ` +
+      "records still need the key. Then run the rotation again, which continues here. The rotation tells you when to " +
+      "remove the key.",
+  });
 }
 
 /** Returns whether a replica uses this keyring or a later one, and has finished the writes that it began before. */

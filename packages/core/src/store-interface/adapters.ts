@@ -3,7 +3,7 @@ import { KeywardError } from "../errors/errors.ts";
 import { withoutNewListeners } from "./event-listeners.ts";
 import { hasExpired } from "./record.ts";
 import { requireNewExpires, sameStored } from "./store-arguments.ts";
-import { hasMethod, type StoredValue } from "./store-capabilities.ts";
+import { hasMethod, isStoredValue, type StoredValue } from "./store-capabilities.ts";
 
 /** The stores that an `EncryptedStore` can wrap: a Keyv 6 adapter, a Keyv 5 adapter, or a Map. */
 export type WrappableStore = KeyvStorageAdapter | KeyvBridgeStore | Map<string, unknown>;
@@ -134,6 +134,8 @@ class AtomicMapAdapter extends KeyvMemoryAdapter {
 }
 
 function readMapEntry(entry: unknown): { readonly value?: unknown; readonly expires?: number } {
+  // The application put the value into the Map directly.
+  if (isStoredValue(entry)) return { value: entry };
   if (typeof entry !== "object" || entry === null || !("value" in entry)) return {};
   const expires = "expires" in entry && typeof entry.expires === "number" ? entry.expires : undefined;
   return expires === undefined ? { value: entry.value } : { value: entry.value, expires };

@@ -19,10 +19,15 @@ const mayBeMarked = /(?:^|[:[,])\s*"(?::|\\u003a)/i;
  * them if no part of the value needs or has a mark.
  */
 export const keyvJson: KeyvSerializationAdapter = {
-  stringify: (value) => (isPlain(value) ? JSON.stringify(value) : keyvSerializer.stringify(value)),
+  stringify: toKeyvJson,
   parse: <Value>(text: string): Value =>
     mayBeMarked.test(text) ? keyvSerializer.parse<Value>(text) : JSON.parse(text),
 };
+
+/** Returns the JSON that Keyv writes for a value. */
+export function toKeyvJson(value: unknown): string {
+  return isPlain(value) ? JSON.stringify(value) : keyvSerializer.stringify(value);
+}
 
 /** Returns whether `JSON.stringify` writes a value exactly as Keyv does. */
 function isPlain(value: unknown): boolean {

@@ -47,6 +47,11 @@ export function readKeyvJson(stored: StoredValue): RecordContent | undefined {
   return Number.isFinite(expires) ? { value: text, expires } : undefined;
 }
 
+/** Returns whether JSON text may be an object: it begins with a brace, after white space. */
+export function beginsLikeObject(text: string): boolean {
+  return /^[\t\n\r ]*\{/.test(text);
+}
+
 /**
  * Returns a stored value as text. Decodes bytes as UTF-8, because a store that keeps bytes returns text as bytes.
  * Returns `undefined` for bytes that are not UTF-8.

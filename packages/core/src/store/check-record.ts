@@ -1,5 +1,6 @@
 import { readHeader } from "../envelope/header.ts";
 import { KeywardError, type KeywardErrorCode } from "../errors/errors.ts";
+import { isKeyId } from "../keyring/key.ts";
 import type { Keyring } from "../keyring/keyring.ts";
 import { reservedNamespace } from "../store-interface/namespace-use.ts";
 import type { RecordAddress } from "../store-interface/record.ts";
@@ -16,6 +17,9 @@ import { ReservedText } from "./reserved-text.ts";
 /** The prefix of the key of each check record that belongs to a scope. The rest of the key is the name of the scope. */
 export const scopedPrefix = "check/";
 
+/** The largest number of keys that a check record lists as taken out of use. */
+export const maxRetired = 16;
+
 /** The properties of a wrapped store that {@link CheckRecord} uses. */
 export type CheckedStore = Pick<WrappedStore, "reserved" | "scannable" | "description">;
 
@@ -26,10 +30,10 @@ export interface CheckRecordContent {
   /** The generation number of the keyring with which the check record was encrypted. */
   readonly encryptedBy: number;
   /**
-   * The key that the last guided rotation took out of use. A process in whose keyring this key is the primary must not
-   * write, because its keys are from before the rotation. `undefined` in the check record of a scope.
+   * The keys that the last guided rotations took out of use, at most {@link maxRetired}. A process in whose keyring one
+   * of these keys is the primary must not write, because its keys are from before the rotation.
    */
-  readonly retired?: string | undefined;
+  readonly retired?: readonly string[] | undefined;
 }
 
 /** An encrypted check record as it is stored, and its address (namespace and key). */
@@ -162,7 +166,8 @@ export class CheckRecord {
     { generation = keyring.generation, retired }: Partial<CheckRecordContent> = {},
   ): StoredValue {
     const sealedBy = keyring.generation === generation ? undefined : keyring.generation;
-    const value = JSON.stringify({ keyward: "check", generation, sealedBy, retired });
+    const listed = retired !== undefined && retired.length > 0 ? retired : undefined;
+    const value = JSON.stringify({ keyward: "check", generation, sealedBy, retired: listed });
     return this.#codec.seal(keyring, address, { value });
   }
 }
@@ -172,7 +177,7 @@ export function parseCheckRecord({ content }: OpenedRecord): CheckRecordContent 
   const parsed = ReservedText.read("check record", String(content.value), (text) => {
     const generation = text.amount("generation", { least: 0 });
     const encryptedBy = text.amountIfAny("sealedBy", { least: 0 }) ?? generation;
-    return { generation, encryptedBy, retired: text.keyIdIfAny("retired") };
+    return { generation, encryptedBy, retired: text.textsIfAny("retired", { most: maxRetired, isAllowed: isKeyId }) };
   });
   return parsed instanceof KeywardError ? undefined : parsed;
 }

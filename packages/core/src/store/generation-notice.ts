@@ -1,6 +1,6 @@
 import { keyIdIn } from "../envelope/header.ts";
 import type { Keyring } from "../keyring/keyring.ts";
-import { type CheckRecord, parseCheckRecord, type StoredCheckRecord } from "./check-record.ts";
+import { type CheckRecord, maxRetired, parseCheckRecord, type StoredCheckRecord } from "./check-record.ts";
 import { isUnusableScope, scopedCheckRecords, trustedContent } from "./scoped-check-records.ts";
 
 /**
@@ -66,31 +66,37 @@ export class GenerationNotice {
   }
 
   /**
-   * Notes in the check record of the store that the key `retired` may no longer be the primary of a process that
-   * writes. For a rotation of keys whose generation numbers stand still.
+   * Notes in the check record of the store, and in those of scopes, that the key `retired` may no longer be the primary
+   * of a process that writes. For a rotation of keys whose generation numbers stand still.
    *
-   * @param keyring the keyring as the key provider returned it. Its primary is another key.
+   * @param keyring the keyring with which the check records are encrypted. Its primary is another key.
    * @throws KeywardError `OVERWRITE_REFUSED`, with the cause, if the keyring in use cannot decrypt the check record.
    */
   async retire(keyring: Keyring, retired: string): Promise<void> {
-    await this.#note(keyring, () => retired);
+    await this.#note(keyring, (noted) => [...noted.filter((id) => id !== retired), retired].slice(-maxRetired));
   }
 
   /** Takes back {@link GenerationNotice.retire} for the key `keyId`, which is about to become the primary again. */
   async useAgain(keyring: Keyring, keyId: string): Promise<void> {
-    await this.#note(keyring, (retired) => (retired === keyId ? undefined : retired));
+    await this.#note(keyring, (noted) => noted.filter((id) => id !== keyId));
   }
 
-  async #note(keyring: Keyring, noteFor: (retired: string | undefined) => string | undefined): Promise<void> {
+  /** Returns the keys that may not be the primary of a process that writes. */
+  async retired(keyring: Keyring): Promise<readonly string[]> {
+    const unscoped = this.#record?.unscoped ?? this.#record;
+    const stored = await unscoped?.read(keyring);
+    if (unscoped === undefined || stored === undefined) return [];
+    return parseCheckRecord(await unscoped.decrypt(stored))?.retired ?? [];
+  }
+
+  async #note(keyring: Keyring, noteFor: (noted: readonly string[]) => readonly string[]): Promise<void> {
     const unscoped = this.#record?.unscoped ?? this.#record;
     if (unscoped === undefined || keyring.primary === "" || keyring.scopeName !== undefined) return;
-    for (;;) {
-      const stored = await unscoped.read(keyring);
-      const content = stored === undefined ? undefined : parseCheckRecord(await unscoped.decrypt(stored));
-      const retired = noteFor(content?.retired);
-      if (retired === content?.retired) return;
-      const generation = Math.max(keyring.generation, content?.generation ?? 0);
-      if (await unscoped.replace(keyring, stored?.stored, { generation, retired })) return;
+    await noteRetired(unscoped, keyring, noteFor);
+    for (const scoped of await scopedCheckRecords(unscoped, keyring)) {
+      await noteRetired(scoped, keyring, noteFor).catch((error: unknown) => {
+        if (!isUnusableScope(error)) throw error;
+      });
     }
   }
 
@@ -130,4 +136,22 @@ async function requireGeneration(record: CheckRecord, keyring: Keyring, generati
 
 function keyIdOf(check: StoredCheckRecord | undefined): string | undefined {
   return check === undefined ? undefined : keyIdIn(check.stored, check.address);
+}
+
+async function noteRetired(
+  record: CheckRecord,
+  keyring: Keyring,
+  noteFor: (noted: readonly string[]) => readonly string[],
+): Promise<void> {
+  const scoped = record.scope === undefined ? keyring : keyring.scope(record.scope);
+  for (;;) {
+    const stored = await record.read(scoped);
+    const opened = stored === undefined ? undefined : await record.decrypt(stored);
+    const content = opened === undefined ? undefined : await trustedContent(record, opened, keyring);
+    const noted = content?.retired ?? [];
+    const retired = noteFor(noted);
+    if (retired.length === noted.length && retired.every((id) => noted.includes(id))) return;
+    const generation = Math.max(keyring.generation, content?.generation ?? 0);
+    if (await record.replace(scoped, stored?.stored, { generation, retired })) return;
+  }
 }

@@ -1,5 +1,5 @@
 import type { KeywardError } from "../errors/errors.ts";
-import type { Keyring } from "../keyring/keyring.ts";
+import { type Keyring, keyOf } from "../keyring/keyring.ts";
 import type { ReservedRecord } from "./reserved-records.ts";
 import { ReservedText } from "./reserved-text.ts";
 
@@ -24,8 +24,8 @@ export interface Heartbeat {
   /** The id of the primary, the key under which the replica encrypts records. */
   readonly primary: string;
   /**
-   * The ids of all enabled keys, with which the replica can decrypt records. `undefined` if the keyring has more than
-   * {@link maxKeysInHeartbeat} of them, or if an earlier release of Keyward wrote the heartbeat.
+   * All enabled keys, with which the replica can decrypt records, as {@link keyLabel} writes them. `undefined` if the
+   * keyring has more than {@link maxKeysInHeartbeat} of them, or if an earlier release of Keyward wrote the heartbeat.
    */
   readonly keys?: readonly string[] | undefined;
   /**
@@ -48,6 +48,8 @@ export interface Heartbeat {
 
 /** The largest number of key ids that a heartbeat lists, so that the heartbeat stays short enough to be parsed. */
 export const maxKeysInHeartbeat = 100;
+
+const fingerprintDigits = 8;
 
 /** Default values of the three durations in a heartbeat, in milliseconds. */
 export const heartbeatDefaults = { heartbeatMs: 2_000, lapseMs: 10_000, longestCallMs: 30_000 } as const;
@@ -82,13 +84,33 @@ export function readHeartbeatKey(key: string): { readonly id: string; readonly s
 }
 
 /** Returns the fields of a heartbeat that describe the keyring that the replica uses. */
-export function describeKeyring({
-  generation,
-  primary,
-  keys,
-}: Keyring): Pick<Heartbeat, "generation" | "primary" | "keys"> {
-  const enabled = keys.filter(({ status }) => status === "enabled").map(({ id }) => id);
+export function describeKeyring(keyring: Keyring): Pick<Heartbeat, "generation" | "primary" | "keys"> {
+  const { generation, primary } = keyring;
+  const enabled = keyring.keys.filter(({ status }) => status === "enabled").map(({ id }) => keyLabel(keyring, id));
   return { generation, primary, keys: enabled.length > maxKeysInHeartbeat ? undefined : enabled };
+}
+
+/**
+ * Returns the id of a key, a colon, and a fingerprint of its material, so that different keys with one id can be told
+ * apart. A keyring that is derived for a scope has other material, so its keys have "-" instead.
+ */
+export function keyLabel(keyring: Keyring, id: string): string {
+  const commitment = keyring.scopeName === undefined ? keyOf(keyring, id)?.root.commitment : undefined;
+  return `${id}:${commitment?.toString("hex").slice(0, fingerprintDigits) ?? "-"}`;
+}
+
+/** Returns whether a list of labels, each made by {@link keyLabel}, has the key `id` of this keyring. */
+export function hasSameKey(labels: readonly string[], keyring: Keyring, id: string): boolean {
+  return labels.includes(keyLabel(keyring, id)) || labels.includes(`${id}:-`);
+}
+
+/** Returns whether a list of labels, each made by {@link keyLabel}, has a key `id` of any material. */
+export function hasKeyId(labels: readonly string[], id: string): boolean {
+  return labels.some((label) => label.startsWith(`${id}:`));
+}
+
+function isKeyLabel(text: string): boolean {
+  return /^[A-Za-z0-9_-]{1,32}:(?:-|[0-9a-f]{8})$/.test(text);
 }
 
 /** Encodes a heartbeat as JSON, the text of its record in the reserved space. */
@@ -117,7 +139,7 @@ export function readHeartbeat({ text }: ReservedRecord): Heartbeat | KeywardErro
     beat: fields.amount("beat", { least: 1 }),
     generation: fields.amount("generation", { least: 1 }),
     primary: fields.keyId("primary"),
-    keys: fields.keyIdsIfAny("keys", { most: maxKeysInHeartbeat }),
+    keys: fields.textsIfAny("keys", { most: maxKeysInHeartbeat, isAllowed: isKeyLabel }),
     sealingSince: fields.amountIfAny("sealingSince", { least: 0 }),
     beatAtMs: fields.amount("beatAtMs", { least: 0 }),
     heartbeatMs: fields.amount("heartbeatMs", heartbeatBounds.heartbeatMs),

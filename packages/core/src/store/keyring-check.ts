@@ -150,24 +150,27 @@ export class KeyringCheck {
 }
 
 /**
- * Checks that the primary is not the key that the last guided rotation took out of use. Only the check record of the
- * store is trusted with this, because a process that has only the keyring of a scope can write the one of its scope.
+ * Checks that the primary is not a key that a guided rotation took out of use. A process that has the unscoped keyring
+ * does not ask the check record of a scope, which a process with only the keyring of that scope may have written.
  *
  * @throws KeywardError `KEYRING_ROLLBACK`.
  */
-function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, keyring: Keyring): void {
-  if (record.scope !== undefined || keyring.scopeName !== undefined) return;
-  const { primary } = keyring;
-  if (primary === "" || parseCheckRecord(opened)?.retired !== primary) return;
-  throw new KeywardError(
+function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, { primary }: Keyring): void {
+  if (record.scope !== undefined || parseCheckRecord(opened)?.retired?.includes(primary) !== true) return;
+  throw retiredPrimary(primary);
+}
+
+/** Returns the error `KEYRING_ROLLBACK`, for a process whose primary a guided rotation took out of use. */
+export function retiredPrimary(keyId: string): KeywardError {
+  return new KeywardError(
     "KEYRING_ROLLBACK",
-    `Nothing was written: a rotation took key "${primary}" out of use, and it is the primary of this process`,
+    `Nothing was written: a rotation took key "${keyId}" out of use, and it is the primary of this process`,
     {
-      keyId: primary,
+      keyId,
       hint:
         "The keys of this process are from before the rotation, for example because an earlier deployment was restored. " +
-        "Give this process the keys of the other processes. Only if this key is to encrypt records again, call " +
-        "`rotateKey` with `newKey: { id }` in a process that has the right keys.",
+        "Give this process the keys of the other processes. Only if all processes have these keys, and this key is to " +
+        "encrypt records again, call `overwriteCheckRecord()` of the EncryptedStore (`keyv.encryptedStore`).",
     },
   );
 }

@@ -27,6 +27,8 @@ export type OpenedRecord = {
       readonly format: string;
       /** False if the format cannot detect a wrong key, and the user did not choose to encrypt its records. */
       readonly encryptable: boolean;
+      /** True if the record was stored unencrypted. */
+      readonly isPlaintext: boolean;
     }
 );
 
@@ -223,7 +225,7 @@ export class RecordCodec {
     const ring = await this.ring();
     if (ring.primary === "") {
       const content = requireContent("plaintext", { value: stored }, address) ?? { value: stored };
-      return { content, format: "plaintext", encryptable: true, current: true };
+      return { content, format: "plaintext", encryptable: true, isPlaintext: true, current: true };
     }
     const forbidsPlaintext = ring.encryptedNamespaces.includes(address.namespace);
     let failure: KeywardError | undefined;
@@ -237,14 +239,15 @@ export class RecordCodec {
         return undefined;
       });
       if (content !== undefined) {
-        return { content, format: nameOf(format), encryptable: mayBeEncrypted(format), current: false };
+        const encryptable = mayBeEncrypted(format);
+        return { content, format: nameOf(format), encryptable, isPlaintext: readsPlaintext(format), current: false };
       }
     }
     if (failure !== undefined) throw failure;
     throw recordError("RECORD_NOT_SEALED", address, "is not an envelope, and no accepted format reads it", {
       hint: forbidsPlaintext
         ? "The keyring forbids plaintext in this namespace, so a program without Keyward wrote the record. Find out which program wrote it, and then delete the record."
-        : "The record was written without Keyward. If the application wrote it before it used Keyward, list the format of the record in the option `accept`, so that the record is read and then encrypted. Otherwise find out which program wrote the record.",
+        : "The record was written without Keyward. If the application wrote it before it used Keyward, list the format of the record in the option `accept`, so that the record is read and then encrypted. If you have listed the format, correct its options, such as `layout`, `joinedBy`, `encoding` and `ignoredFields`. Otherwise find out which program wrote the record.",
     });
   }
 

@@ -79,23 +79,21 @@ export class ReservedText {
     return this.text(field, isKeyId);
   }
 
-  /** Returns the id of an encryption key, like {@link ReservedText.keyId}. Returns `undefined` if there is no such field. */
-  keyIdIfAny(field: string): string | undefined {
-    return this.#value(field) === undefined ? undefined : this.keyId(field);
-  }
-
   /**
-   * Returns the ids of encryption keys that a field contains as an array. Returns `undefined` if the text has no such
-   * field.
+   * Returns the texts that a field contains as an array. Returns `undefined` if the text has no such field.
    *
-   * @throws KeywardError `RECORD_MALFORMED` if the field contains anything but an array of at most `most` valid key ids.
+   * @throws KeywardError `RECORD_MALFORMED` if the field contains anything but an array of at most `most` texts that
+   * `isAllowed` accepts.
    */
-  keyIdsIfAny(field: string, { most }: { readonly most: number }): readonly string[] | undefined {
+  textsIfAny(
+    field: string,
+    { most, isAllowed }: { readonly most: number; readonly isAllowed: (text: string) => boolean },
+  ): readonly string[] | undefined {
     const value = this.#value(field);
     if (value === undefined) return undefined;
     if (Array.isArray(value) && value.length <= most) {
-      const ids = value.filter((id) => typeof id === "string" && isKeyId(id));
-      if (ids.length === value.length) return ids;
+      const texts = value.filter((text) => typeof text === "string" && isAllowed(text));
+      if (texts.length === value.length) return texts;
     }
     throw malformed(this.#kind, `the field "${field}"`);
   }

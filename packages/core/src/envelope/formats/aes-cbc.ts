@@ -145,7 +145,7 @@ export function aesCbc(options: AesCbcOptions): ForeignFormat {
   const macKeys = hmac?.key === undefined ? undefined : macKeysOf(hmac.key);
   const keys = encryptionKeys("aesCbc", key, keyFrom, keyBytes);
   if (macKeys !== undefined && macKeys.length !== keys.length) {
-    throw invalidKey("aesCbc", "has no key for its MAC: `key` and `hmac.key` differ in length");
+    throw invalidKey("aesCbc", "has no key for its MAC: the lists `key` and `hmac.key` have different numbers of keys");
   }
   const format: KeyedFormat<Parts, CbcKey> = {
     name: `aes-cbc ${typeof layout === "string" ? layout : "json"}`,

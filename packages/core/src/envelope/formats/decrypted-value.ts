@@ -1,3 +1,4 @@
+import { toKeyvJson } from "../../store-interface/keyv-json.ts";
 import { readKeyvJson, textOf } from "../../store-interface/keyv-value.ts";
 import type { StoredValue } from "../../store-interface/store-capabilities.ts";
 
@@ -20,9 +21,9 @@ export function storedValueOf(decrypted: Uint8Array, value: DecryptedValue): Sto
     case "as-is":
       return text ?? decrypted;
     case "json":
-      return text !== undefined && isJson(text) ? `{"value":${text}}` : undefined;
+      return text === undefined ? undefined : keyvTextOf(() => JSON.parse(text));
     case "text":
-      return text === undefined ? undefined : JSON.stringify({ value: text });
+      return text === undefined ? undefined : keyvTextOf(() => text);
   }
 }
 
@@ -35,11 +36,13 @@ export function plausibility(decrypted: Uint8Array, value: DecryptedValue): 0 | 
   return value === "json" || (value === "as-is" && readKeyvJson(decrypted) !== undefined) ? 2 : 1;
 }
 
-function isJson(text: string): boolean {
+/** Returns the JSON that Keyv writes for a value, in which Keyv marks text that begins with a colon. */
+function keyvTextOf(parse: () => unknown): string | undefined {
+  let value: unknown;
   try {
-    JSON.parse(text);
-    return true;
+    value = parse();
   } catch {
-    return false;
+    return undefined;
   }
+  return toKeyvJson({ value });
 }

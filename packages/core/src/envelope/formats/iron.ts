@@ -79,7 +79,7 @@ export function iron(options: IronOptions): ForeignFormat {
     parse(stored) {
       // iron-session appends the version of its own format.
       const sealed = textOf(stored)?.replace(/~\d+$/, "");
-      const parts = sealed?.split("*") ?? [];
+      const parts = sealed?.split("*", 9) ?? [];
       const [version, , encryptionSalt, iv, ciphertext, expiration, macSalt, mac] = parts;
       if (sealed === undefined || version !== prefix || parts.length !== 8) return undefined;
       const covered = sealed.slice(0, sealed.lastIndexOf("*", sealed.lastIndexOf("*") - 1));

@@ -79,7 +79,7 @@ function jweKeyOf(key: OldKey, keyFrom: "base64url" | "base64" | "hex" | "utf8")
 }
 
 function parseToken(text: string): Token | undefined {
-  const [header = "", encryptedKey, ...others] = text.split(".");
+  const [header = "", encryptedKey, ...others] = text.split(".", 6);
   if (encryptedKey !== "" || others.length !== 3) return undefined;
   const [iv, ciphertext, tag] = others.map((part) => decodeText(part, "base64url"));
   const headerBytes = decodeText(header, "base64url");

@@ -36,6 +36,11 @@ export class UnsupportedValue extends Error {
   }
 }
 
+/** A value that has the parts of a format, but one of the parts is cut or not in its encoding. */
+export class AlteredValue extends Error {
+  override readonly name = "AlteredValue";
+}
+
 /**
  * Returns a format that tries its keys in order. The format authenticates: `decrypt` detects a wrong key.
  *
@@ -84,7 +89,7 @@ export function unauthenticatedFormat<Parsed, Key>(
     authenticated: false,
     encryptUnauthenticated,
     async read(stored, address) {
-      const parsed = format.parse(stored);
+      const parsed = supported(name, address, () => format.parse(stored));
       if (parsed === undefined) return undefined;
       let best: Uint8Array | undefined;
       let bestPlausibility = 0;
@@ -105,6 +110,7 @@ function supported<Result>(name: string, address: RecordAddress, read: () => Res
   try {
     return read();
   } catch (error) {
+    if (error instanceof AlteredValue) throw notDecrypted(name, address);
     if (!(error instanceof UnsupportedValue)) throw error;
     const { message, hint } = error;
     throw recordError("RECORD_MALFORMED", address, `of the format "${name}" ${message}`, { hint });

@@ -1,8 +1,9 @@
 import { KeywardError } from "../../errors/errors.ts";
 import { requireOneOf } from "../../errors/options.ts";
-import { textOf } from "../../store-interface/keyv-value.ts";
+import { beginsLikeObject, textOf } from "../../store-interface/keyv-value.ts";
 import type { StoredValue } from "../../store-interface/store-capabilities.ts";
 import { asBuffer } from "../../store-interface/stored-bytes.ts";
+import { AlteredValue } from "./keyed-format.ts";
 
 /** The encoding of bytes in a stored value. `"raw"` stands for bytes without an encoding. */
 export type PartEncoding = "base64" | "base64url" | "hex" | "raw";
@@ -58,6 +59,7 @@ export function layoutReader(
   lengths: PartLengths,
 ): (stored: StoredValue) => Parts | undefined {
   requireOneOf("encoding", encoding, ["base64", "base64url", "hex", "raw"]);
+  requireFieldNames(ignoredFields);
   if (typeof layout === "object" && layout !== null) {
     requireParts(Object.keys(layout), optional, lengths);
     if (!Object.values(layout).every((field) => typeof field === "string" && field !== "")) {
@@ -74,7 +76,12 @@ export function layoutReader(
       const object = jsonObjectOf(stored);
       // Any other field would be lost, so an object with such a field is not a value of this format.
       if (object === undefined || !Object.keys(object).every((field) => fields.has(field))) return undefined;
-      return partsOf(fieldsOf(object, layout), encoding, lengths);
+      const fieldTexts = fieldsOf(object, layout);
+      const parts = partsOf(fieldTexts, encoding, lengths);
+      // Another format, such as plaintext, must not take an altered record for one of its own.
+      const hasAll = [...fieldTexts.values()].every((text) => typeof text === "string");
+      if (parts === undefined && hasAll) throw new AlteredValue();
+      return parts;
     };
   }
   const order = String(layout).split("-");
@@ -92,7 +99,7 @@ export function layoutReader(
     });
   }
   return (stored) => {
-    const texts = textOf(stored)?.split(joinedBy);
+    const texts = textOf(stored)?.split(joinedBy, names.length + 1);
     if (texts?.length !== names.length) return undefined;
     return partsOf(new Map(names.map((name, index) => [name, texts[index]])), encoding, lengths);
   };
@@ -138,7 +145,7 @@ function fieldsOf(object: object, layout: Readonly<Partial<Record<PartName, stri
 /** Returns the JSON object that a stored value is; `undefined` for any other value. */
 export function jsonObjectOf(stored: StoredValue): object | undefined {
   const text = textOf(stored);
-  if (text?.startsWith("{") !== true) return undefined;
+  if (text === undefined || !beginsLikeObject(text)) return undefined;
   try {
     const parsed: unknown = JSON.parse(text);
     return typeof parsed === "object" && parsed !== null ? parsed : undefined;
@@ -191,6 +198,13 @@ function cut(
 
 function complete({ iv, ciphertext, ...others }: Partial<Record<PartName, Uint8Array>>): Parts | undefined {
   return iv === undefined || ciphertext === undefined ? undefined : { ...others, iv, ciphertext };
+}
+
+function requireFieldNames(given: unknown): void {
+  if (Array.isArray(given) && given.every((name) => typeof name === "string" && name !== "")) return;
+  throw new KeywardError("VALUE_INVALID", "The option ignoredFields is not a list of the names of fields", {
+    hint: 'Set ignoredFields to a list of names, such as ["version"].',
+  });
 }
 
 function invalidLayout(problem: string, hint: string): KeywardError {

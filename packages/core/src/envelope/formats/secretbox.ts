@@ -1,9 +1,9 @@
-import { type OptionNames, requireMethods, requireOneOf, requireOptions } from "../../errors/options.ts";
+import { type OptionNames, requireMethods, requireOptions } from "../../errors/options.ts";
 import type { ForeignFormat } from "../foreign-format.ts";
 import type { DecryptedValue } from "./decrypted-value.ts";
 import { authenticatedFormat } from "./keyed-format.ts";
 import { layoutReader, type OrderOf, type PartEncoding } from "./layout.ts";
-import { encryptionKeys, type OldKeys, withKey } from "./old-keys.ts";
+import { encryptionKeys, type OldKeys, requireKeyFrom, withKey } from "./old-keys.ts";
 
 /** Options of {@link secretbox}. */
 export interface SecretboxOptions {
@@ -58,7 +58,7 @@ export function secretbox(options: SecretboxOptions): ForeignFormat {
   const { key, keyFrom = "base64", layout = "iv-ciphertext", joinedBy, encoding, value = "as-is" } = checked;
   const hint = "Set open to a function that decrypts, such as `sodium.crypto_secretbox_open_easy`.";
   requireMethods("The options of secretbox", checked, ["open"], hint);
-  requireOneOf("keyFrom", keyFrom, ["base64", "hex", "utf8"]);
+  requireKeyFrom("secretbox", keyFrom, ["base64", "hex", "utf8"], 'Set keyFrom to "base64", "hex" or "utf8".');
   const parse = layoutReader({ layout, joinedBy, encoding }, [], { iv: [nonceBytes] });
   return authenticatedFormat({
     name: "secretbox",
