@@ -161,7 +161,7 @@ function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, keyring:
   if (primary === "" || parseCheckRecord(opened)?.retired !== primary) return;
   throw new KeywardError(
     "KEYRING_ROLLBACK",
-    `Nothing was written: a rotation took key "${primary}" out of use, and it is the primary of this process`,
+    `Nothing was written: key "${primary}" is the primary of this process, but a rotation took this key out of use`,
     {
       keyId: primary,
       hint:
