@@ -127,7 +127,7 @@ async function replaceableStatus(file: string, path: string): Promise<Stats | un
       path,
       "has more than one name (hard links)",
       undefined,
-      "Copy the file, and pass the path of the copy to the server and to this command, because a change of the file would not reach its other names.",
+      "Copy the file, and pass the path of the copy to the server and to this command. A change would replace the file under only one of its names, and the server may read the file under another name.",
     );
   return status;
 }

@@ -328,10 +328,14 @@ export class Transport {
 /** Returns the error for a write that was refused after an attempt whose outcome is unknown. */
 function unknownOutcome(error: KeywardError): KeywardError {
   if (error.code === "STORE_UNAVAILABLE") return error;
-  return new KeywardError("STORE_UNAVAILABLE", `${error.message}. An earlier attempt may have been done`, {
-    hint: `Read the record to see whether it was written. ${error.hint}`,
-    cause: error,
-  });
+  return new KeywardError(
+    "STORE_UNAVAILABLE",
+    `${error.message}. An earlier attempt of this write may have succeeded`,
+    {
+      hint: `Read the record to see whether this write was done. ${error.hint}`,
+      cause: error,
+    },
+  );
 }
 
 function whyRefused({ reason }: JsonRefusal): string {

@@ -118,7 +118,7 @@ describe("a server process that does not remember an earlier request", () => {
     const client = new HttpStore({ url: "http://localhost", apiKey, fetch: (request) => handler(request) });
     await expect(client.replace("key", undefined, "new")).rejects.toMatchObject({
       code: "STORE_UNAVAILABLE",
-      message: expect.stringContaining("An earlier attempt may have been done"),
+      message: expect.stringContaining("An earlier attempt of this write may have succeeded"),
     });
     expect(await client.get("key")).toBe("new");
     await expect(client.replace("key", "new", "newer")).rejects.toMatchObject({ code: "VALUE_INVALID" });

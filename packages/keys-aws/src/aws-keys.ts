@@ -190,7 +190,7 @@ export function awsKeys(options: AwsKeysOptions): AwsKeys {
 function readOnly(subject: string): KeywardError {
   return new KeywardError(
     "PROVIDER_READ_ONLY",
-    `${subject} holds a single key, but a keyring can be saved only where a keyring document is`,
+    `${subject} holds a single key instead of a keyring document, so a changed keyring cannot be saved there`,
     {
       hint: "To be able to save keyrings, replace the key in the secret by the text that `exportKeyring(await keys.load())` returns. This keyring document contains the same key with the same id, so existing records stay readable.",
     },

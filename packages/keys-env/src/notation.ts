@@ -139,7 +139,7 @@ function readMaterial(text: string, source: string, options: PassphraseOptions):
   if (isDocument(text)) {
     throw invalidKey(
       source,
-      `${text.length} characters of a keyring document found, but a single key is expected`,
+      `a keyring document of ${text.length} characters found, but a single key is expected`,
       "To use the keyring document, first check that the document holds every key that records need. Then set the document in place of the primary key, and remove all single keys.",
     );
   }
@@ -179,7 +179,7 @@ async function readPassphrase(passphrase: string, source: string, options: Passp
     );
   }
   if (!passphrase.isWellFormed()) {
-    throw invalidKey(source, `a passphrase of ${characters} characters found that is not well-formed Unicode`);
+    throw invalidKey(source, `a passphrase of ${characters} characters found, but it is not well-formed Unicode`);
   }
   const salt = options.salt ?? defaultSalt;
   if (salt === "" || !salt.isWellFormed()) {

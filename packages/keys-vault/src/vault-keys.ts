@@ -267,9 +267,13 @@ class SecretKeyring {
   }
 
   #alreadyExists(): KeywardError {
-    return new KeywardError("KEYRING_CONFLICT", `${this.#name} already exists, so no first keyring was written`, {
-      hint: "If the secret was deleted, restore the secret with `bao kv undelete …`. Then use the existing keyring with `load()`, and change the keyring with `save()`.",
-    });
+    return new KeywardError(
+      "KEYRING_CONFLICT",
+      `${this.#name} already has a version, so no first keyring was written`,
+      {
+        hint: "If the latest version of the secret was deleted, restore this version with `bao kv undelete …`. Use the existing keyring with `load()`, and change the keyring with `save()`.",
+      },
+    );
   }
 
   #conflict(): KeywardError {

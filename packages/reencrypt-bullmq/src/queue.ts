@@ -66,7 +66,7 @@ export type RangeQueue = Queue<RangeJob, Counts, string>;
 export function bullOptions({ connection, queue = "keyward-reencryption", prefix = "bull" }: QueueOptions) {
   if (isCluster(connection) && !/^[^{]*\{[^}]/.test(`${prefix}:${queue}`)) {
     throw new KeywardError("VALUE_INVALID", "The Redis keys of the queue would be in several slots of the Cluster", {
-      hint: "BullMQ needs all Redis keys of a queue in one slot. So pass a `prefix` in braces, such as `{bull}`, to the run and to all workers.",
+      hint: "BullMQ needs all Redis keys of a queue in one slot. So pass a `prefix` in braces, such as `{bull}`, to `startReencryption` and to all workers.",
     });
   }
   return { name: queue, options: { connection: checkedConnection(connection), prefix } };

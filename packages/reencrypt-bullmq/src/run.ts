@@ -341,8 +341,8 @@ class QueuedRun implements ReencryptionRun {
     return new KeywardError("KEY_IN_USE", message, {
       hint:
         "Check that every process has loaded the keyring with the new primary, because a process with an older keyring may " +
-        "have written these records. Then start the re-encryption again. If records still remain, find them in the reports " +
-        "that workers pass to `onReport`. These reports list the records that cannot be decrypted, and so not re-encrypted.",
+        "have written these records. Then start the re-encryption again. If records still remain, read the reports that " +
+        "workers pass to `onReport`. A report lists the records that were not re-encrypted, because they cannot be decrypted.",
       keyId: this.primary,
       counts: {
         ...Object.fromEntries([...counts.keys].filter(([id]) => id !== this.primary)),

@@ -224,9 +224,9 @@ class RangeWorker implements ReencryptionWorker {
  */
 async function requirePrimary(store: EncryptedStore, primary: string): Promise<void> {
   if ((await primaryOf(store)) === primary) return;
-  const message = `The run re-encrypts under key "${primary}", which is not the primary of this worker's keyring`;
+  const message = `The job re-encrypts under key "${primary}", which is not the primary of this worker's keyring`;
   throw new KeywardError("KEYRING_CONFLICT", message, {
-    hint: "If this worker has an older keyring, load the keyring in which the key of the run is the primary. If another key has become the primary since the run began, call `startReencryption` again.",
+    hint: `If this worker has an older keyring, give the worker the keyring in which key "${primary}" is the primary. If another key has become the primary since \`startReencryption\` was called, call \`startReencryption\` again.`,
     keyId: primary,
   });
 }

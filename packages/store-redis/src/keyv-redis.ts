@@ -151,11 +151,11 @@ export function keyvRedis(
   if (adapter.opts["useRedisSets"] !== false) {
     throw new KeywardError(
       "VALUE_INVALID",
-      "The adapter of @keyv/valkey uses `useRedisSets`, which makes a key the same record in every namespace",
+      "The adapter of @keyv/valkey uses `useRedisSets`, so equal keys in two namespaces would name the same record",
       {
         hint:
-          "Create the adapter with `useRedisSets: false`. The new adapter does not find the records that were written with " +
-          "`useRedisSets`, because its keys in Redis contain the namespace. So write those records again.",
+          "Create the adapter with `useRedisSets: false`. This adapter uses other keys in Redis, which contain the namespace, " +
+          "so it does not find the records that were written with `useRedisSets`. Write these records again.",
       },
     );
   }
@@ -203,8 +203,8 @@ class AdapterLayout implements RecordLayout {
         `The namespace contains the separator of the adapter, ${separator}, or ends with a part of this separator`,
         {
           hint:
-            `Choose a namespace that neither contains ${separator} nor ends with a part of ${separator}. Otherwise the ` +
-            "records of this namespace would appear in another namespace.",
+            `Choose a namespace that contains no character of ${separator}. Then its records cannot appear in another ` +
+            "namespace.",
         },
       );
     }

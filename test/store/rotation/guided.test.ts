@@ -328,7 +328,9 @@ describe("a guided rotation", () => {
     await rotateKey(provider, options);
     const stale = unregistered(inner, former);
     const error = await expectRefusal(stale.set("stale", value), "KEYRING_ROLLBACK");
-    expect(error.message).toContain('took key "old" out of use');
+    expect(error.message).toContain(
+      'key "old" is the primary of this process, but a rotation took this key out of use',
+    );
     await expectRefusal(stale.ready(), "KEYRING_ROLLBACK");
     expect(await stale.get("key-0")).toBe(value);
     // A deployment of an earlier state is refused as well if it registers as a replica.

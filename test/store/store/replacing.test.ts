@@ -404,9 +404,9 @@ describe("a replacement and other calls of the same process", () => {
 
 describe("a replacement with wrong arguments", () => {
   it.each<[string, readonly unknown[], string]>([
-    ["no new value", ["key", "old"], "The new value"],
-    ["null as the expected value", ["key", null, "new"], "The expected value"],
-    ["a number as the new value", ["key", "old", 7], "The new value"],
+    ["no new value", ["key", "old"], "The value `next`"],
+    ["null as the expected value", ["key", null, "new"], "The value `expected`"],
+    ["a number as the new value", ["key", "old", 7], "The value `next`"],
     ["a duration as the expiry", ["key", "old", "new", 60_000], "seems to be a duration"],
   ])("is refused with the argument in the message: %s", async (_, given, named) => {
     const { store } = open();

@@ -77,9 +77,13 @@ class Plaintext implements ForeignFormat {
   constructor({ matches, value = "as-is" }: PlaintextOptions) {
     requireOneOf("value", value, decryptedValues);
     if (value === "text" && matches === undefined) {
-      throw new KeywardError("VALUE_INVALID", 'plaintext() with the value "text" would read every stored value', {
-        hint: "Set the option `matches` to a function that recognizes the text of your application.",
-      });
+      throw new KeywardError(
+        "VALUE_INVALID",
+        'plaintext({ value: "text" }) without the option `matches` would read every stored value',
+        {
+          hint: "Set the option `matches` to a function that recognizes the text of your application.",
+        },
+      );
     }
     this.#matches = matches ?? (value === "json" ? isOwnJson : (stored) => readKeyvJson(stored) !== undefined);
     this.#value = value;
@@ -116,11 +120,15 @@ function isOwnJson(stored: StoredValue): boolean {
  */
 export function insideKeyvValue(format: ForeignFormat): ForeignFormat {
   const hint =
-    'Pass the format of the encrypted text, such as `aesGcm({ …, value: "json" })`. List `plaintext()` beside it in `accept`.';
+    'Pass the format of the encrypted text, such as `aesGcm({ …, value: "json" })`. To read plaintext too, list `plaintext()` in `accept`, beside `insideKeyvValue(…)`.';
   requireMethods("The format in insideKeyvValue()", format, ["read"], hint);
   // A namespace that forbids plaintext must not read it in another format either.
   if (readsPlaintext(format)) {
-    throw new KeywardError("VALUE_INVALID", "The format in insideKeyvValue() is plaintext", { hint });
+    throw new KeywardError(
+      "VALUE_INVALID",
+      "The format in insideKeyvValue() reads plaintext, but must read encrypted text",
+      { hint },
+    );
   }
   const { name = "foreign", authenticated = true, encryptUnauthenticated = false } = format;
   return {

@@ -107,7 +107,7 @@ export function requireNewKey(newKey: NewKey): NewKey {
   if (toRingKey({ ...rest, material }).status === "enabled") return newKey;
   throw new KeywardError(
     "VALUE_INVALID",
-    "The new key of a rotation is disabled, so that it could not become primary",
+    "The new key of the rotation is disabled, but only an enabled key can become primary",
     {
       hint: "Omit `status` in the option `newKey`.",
     },

@@ -203,7 +203,7 @@ function readStrings(value: unknown, field: string): readonly string[] | undefin
     !Array.isArray(value) ||
     !value.every((item): item is string => typeof item === "string" && item.isWellFormed())
   ) {
-    throw invalidKeyring(`its ${field} is not an array of strings`, fixTheDocument);
+    throw invalidKeyring(`its field "${field}" is not an array of strings`, fixTheDocument);
   }
   return value;
 }

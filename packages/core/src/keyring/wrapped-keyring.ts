@@ -283,9 +283,9 @@ function refused(problem: string, ifIntended: string): KeywardError {
 function conflict(): KeywardError {
   return new KeywardError(
     "KEYRING_CONFLICT",
-    "The wrapped keyring at the location is not the one that this change is based on, because another writer was first",
+    "Another writer has changed the wrapped keyring at the location, so this change was not written",
     {
-      hint: "Load the keyring again, repeat the change on it, and save the result.",
+      hint: "Load the keyring again, repeat your change in the loaded keyring, and save the result.",
     },
   );
 }

@@ -253,9 +253,9 @@ function replicaBehindError(step: ReplicaWait, keyring: Keyring, waiting: readon
             "old key. "
           : "") +
         "Then run the rotation again, which resumes at this step. If a replica has ended, you need not wait for the end " +
-        "of its lease: pass its id, which is in brackets in this message, in `ignoreReplicas`. Never pass the id of a " +
-        "process that still runs: once the old key is disabled or removed, no process can decrypt the records that it " +
-        "writes under that key.",
+        "of its lease: pass the id of the replica in `ignoreReplicas`. The ids are in brackets in this message. Never pass " +
+        "the id of a process that still runs. Such a process may write records under the old key, and no process can " +
+        "decrypt these records once the old key is disabled or removed.",
     },
   );
 }

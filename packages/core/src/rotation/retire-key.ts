@@ -158,10 +158,10 @@ function requireRemoval(to: RetireKeyOptions["to"], keyId: string): void {
   if (to === "removed") return;
   throw new KeywardError(
     "VALUE_INVALID",
-    "A key cannot be disabled at a source to which the key provider cannot save",
+    "retireKey cannot disable a key at its source, because the key provider cannot save a changed keyring",
     {
       keyId,
-      hint: 'Pass `to: "removed"`. The call then counts the records that need the key, and asks you to remove the key only if no record does.',
+      hint: 'Pass `to: "removed"`. The call then counts the records that need the key. If no record needs the key, the call asks you to remove the key.',
     },
   );
 }

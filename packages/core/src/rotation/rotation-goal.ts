@@ -224,12 +224,14 @@ export function rotationInProgressError({ kind, order, from, to, step }: Rotatio
     revoke: `A revocation (${order}) of key "${from}"`,
   }[kind];
   if (step === "done") {
-    return new KeywardError("ROTATION_IN_PROGRESS", `${rotation} was finished by another run during this run`, {
-      keyId: from,
-      hint:
-        "The finished rotation replaced the rotation of this run, which was not done yet. So this run stopped. If " +
-        "you still want what this call asks for, repeat the call.",
-    });
+    return new KeywardError(
+      "ROTATION_IN_PROGRESS",
+      `${rotation} replaced the rotation of this call, and is already done`,
+      {
+        keyId: from,
+        hint: "The rotation of this call stopped before it was done. If you still want what this call asks for, repeat the call.",
+      },
+    );
   }
   const noun = { rotate: "rotation", "roll-back": "roll-back", revoke: "revocation" }[kind];
   const undo = kind === "rotate" ? " To undo the rotation instead, call `rollBackRotation`." : "";
@@ -260,13 +262,17 @@ function rollBackTooLateError(keyId: string): KeywardError {
 }
 
 function sameKeyError(keyId: string): KeywardError {
-  return new KeywardError("KEYRING_INVALID", `Key "${keyId}" cannot be the new key, because it is the key to replace`, {
-    keyId,
-    hint:
-      "To begin a rotation, pass another id for the new key, or pass no id, so that an id is generated. To resume a " +
-      "rotation whose record the store has lost, call `revokeKey` with the id of the old key and `order: " +
-      '"reencrypt-first"`: it runs the remaining steps.',
-  });
+  return new KeywardError(
+    "KEYRING_INVALID",
+    `Key "${keyId}" cannot be the new key of the rotation, because the rotation is to replace this key`,
+    {
+      keyId,
+      hint:
+        "To begin a rotation, pass another id for the new key. If you pass no id, an id is generated. To resume a " +
+        "rotation whose record the store has lost, call `revokeKey` with the id of the old key and `order: " +
+        '"reencrypt-first"`. That call runs the remaining steps.',
+    },
+  );
 }
 
 /**

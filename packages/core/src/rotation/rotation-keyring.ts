@@ -182,7 +182,7 @@ export class RotationKeyring {
     if (isSuccessor(used, keyring)) return used;
     throw new KeywardError(
       "STORE_KEYS_DIFFER",
-      `The store ${name} uses another keyring than the provider of this rotation has`,
+      `The store ${name} does not use the keyring that the key provider of this rotation loads`,
       {
         hint: "Create the store with the provider that you pass to the rotation, or with another provider that loads the same keyring.",
       },

@@ -126,10 +126,10 @@ export class KeywardKeyv extends ReportingKeyv {
       const [first, second] = [this.#hostNamespace, namespace ?? ""].map((each) => JSON.stringify(each));
       throw new KeywardError(
         "NAMESPACE_CONFLICT",
-        `This Keyv is the store of a library with namespace ${first}, and cannot also be the store of one with namespace ${second}`,
+        `A library with namespace ${first} already uses this Keyv as its store, so a library with namespace ${second} cannot use this Keyv`,
         {
           namespace: own,
-          hint: "If two libraries use this Keyv as their store, make a Keyv for each of them, by calling createKeyv twice with different namespaces. If only one library uses this Keyv, that library has wrapped your Keyv 5 in a second Keyv 5: import Keyv from the same package as the library.",
+          hint: "If two libraries use this Keyv as their store, call createKeyv twice with different namespaces, and give each library its own Keyv. If only one library uses this Keyv, import Keyv from the same package as the library. The library did not recognize your Keyv 5, and wrapped it in a second Keyv 5.",
         },
       );
     }
@@ -197,7 +197,7 @@ export class KeywardKeyv extends ReportingKeyv {
     if (isKeyvValue(data)) return super.encode(data);
     return Promise.reject(
       new KeywardError("VALUE_INVALID", "The raw value is not an object { value, expires }", {
-        hint: "Pass an object with the field `value` and, at most, the field `expires`, a number. Move other fields into the object in `value`.",
+        hint: "Pass an object with the field `value`. The object may also have a number in the field `expires`, but no other field. Move other fields into `value`.",
       }),
     );
   }

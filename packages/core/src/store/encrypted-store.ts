@@ -402,7 +402,8 @@ export function encryptedStoreOf(given: EncryptedStoreOrKeyv): EncryptedStore {
   throw new KeywardError("STORE_INVALID", `An EncryptedStore was expected, but this is ${what}`, {
     hint:
       "Pass the Keyv that createKeyv returned, or the EncryptedStore. For a Keyv that you made over an EncryptedStore, pass " +
-      "`keyv.store`. If you have passed one of these, two copies of @keyward/core are installed: install only one copy.",
+      "`keyv.store`. If the result of createKeyv or an EncryptedStore is refused, two copies of @keyward/core are " +
+      "installed: install only one copy.",
   });
 }
 

@@ -164,7 +164,7 @@ function requirePrimaryInUse(record: CheckRecord, opened: OpenedRecord, { primar
 export function retiredPrimary(keyId: string): KeywardError {
   return new KeywardError(
     "KEYRING_ROLLBACK",
-    `Nothing was written: a rotation took key "${keyId}" out of use, and it is the primary of this process`,
+    `Nothing was written: key "${keyId}" is the primary of this process, but a rotation took this key out of use`,
     {
       keyId,
       hint:

@@ -272,12 +272,14 @@ export class RecordReplacer {
 }
 
 function replacementOf(namespace: string, replacement: Replacement): Change {
-  if (typeof replacement !== "object" || replacement === null) throw invalidReplacement("A change is not an object");
+  if (typeof replacement !== "object" || replacement === null)
+    throw invalidReplacement("A change in the list that was passed to replaceMany() is not an object");
   const { key, expected, next, expires } = replacement;
   if (expected !== undefined && !isStoredValue(expected)) {
-    throw invalidReplacement("The expected value is neither a string nor bytes, nor undefined");
+    throw invalidReplacement("The value `expected` of replace() or replaceMany() must be a string, bytes or undefined");
   }
-  if (!isStoredValue(next)) throw invalidReplacement("The new value is neither a string nor bytes");
+  if (!isStoredValue(next))
+    throw invalidReplacement("The value `next` of replace() or replaceMany() must be a string or bytes");
   const address = requireAddress(namespace, key);
   const compared = expected === undefined ? undefined : requireValue(key, expected);
   const given = requireValue(key, next);
@@ -347,9 +349,13 @@ function asStored(raw: unknown): StoredValue | undefined {
 }
 
 function noEnvelope(): KeywardError {
-  return new KeywardError("KEYRING_INVALID", "touch() needs a keyring with a key, because plaintext has no envelope", {
-    hint: "Use a keyring with a key. Otherwise write the value again with its new expiry.",
-  });
+  return new KeywardError(
+    "KEYRING_INVALID",
+    "touch() needs a keyring with a key, but the keyring of this store has no keys",
+    {
+      hint: "Use a keyring with a key. To keep the records unencrypted, write the value again with its new expiry.",
+    },
+  );
 }
 
 /** Returns a random pause in milliseconds. Its limit grows with each attempt. */

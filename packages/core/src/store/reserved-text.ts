@@ -140,7 +140,7 @@ function malformed(kind: ReservedKind, what: string): KeywardError {
     "RECORD_MALFORMED",
     `The ${kind} in the reserved space of the store was not written by this release of Keyward: ${what} is wrong`,
     {
-      hint: "If another process runs a later release of Keyward, update this process. Otherwise another program wrote the record: find out which program writes to the store and has a key of this keyring or of one of its scopes.",
+      hint: "If another process runs a later release of Keyward, update this process. Otherwise another program wrote the record, and encrypted it with a key of this keyring or of one of its scopes. Find that program.",
     },
   );
 }

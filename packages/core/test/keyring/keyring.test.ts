@@ -302,13 +302,23 @@ describe("a keyring document", () => {
       ]),
       ["an empty scope", change({ scope: "" }), "KEYRING_INVALID", /scope must be a non-empty/],
       ["a scope that is null", change({ scope: null }), "KEYRING_INVALID", /scope must be a non-empty/],
-      ["stores that are a string", change({ stores: "a" }), "KEYRING_INVALID", /stores is not an array of strings/],
-      ["a store that is a number", change({ stores: [1] }), "KEYRING_INVALID", /stores is not an array of strings/],
+      [
+        "stores that are a string",
+        change({ stores: "a" }),
+        "KEYRING_INVALID",
+        /field "stores" is not an array of strings/,
+      ],
+      [
+        "a store that is a number",
+        change({ stores: [1] }),
+        "KEYRING_INVALID",
+        /field "stores" is not an array of strings/,
+      ],
       [
         "a sealed namespace that is not well-formed",
         change({ sealed: ["\ud800"] }),
         "KEYRING_INVALID",
-        /sealed is not an array/,
+        /field "sealed" is not an array/,
       ],
     ];
 

@@ -67,8 +67,8 @@ export function layoutReader(
     }
     if (encoding === "raw" || joinedBy !== undefined) {
       throw invalidLayout(
-        "is the fields of a JSON object, so the parts are neither joined nor raw",
-        "Remove joinedBy, and set encoding to the encoding of the fields.",
+        'names the fields of a JSON object, so joinedBy and the encoding "raw" are not allowed',
+        'Remove joinedBy, and set encoding to the encoding of the fields: "base64", "base64url" or "hex".',
       );
     }
     const fields = new Set([...Object.values(layout), ...ignoredFields]);

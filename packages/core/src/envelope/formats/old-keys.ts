@@ -108,7 +108,7 @@ export function encryptionKeys(taker: string, key: OldKeys, keyFrom: KeyFrom, ke
  */
 export function requireKeyFrom(taker: string, keyFrom: string, known: readonly string[], hint: string): void {
   if (known.includes(keyFrom)) return;
-  throw new KeywardError("VALUE_INVALID", `The option keyFrom of ${taker}() is unknown`, { hint });
+  throw new KeywardError("VALUE_INVALID", `The option keyFrom of ${taker}() has an unknown value`, { hint });
 }
 
 /** Returns whether each record contains the salt from which its encryption key is derived. */
@@ -129,7 +129,7 @@ export function withKey<Result>(
 /** Returns the error `KEY_INVALID` for an old key, which the message does not repeat. */
 export function invalidKey(taker: string, problem: string): KeywardError {
   return new KeywardError("KEY_INVALID", `A key of ${taker}() ${problem}`, {
-    hint: "Pass the key with which the stored records were encrypted, and in `keyFrom`, where the format has it, how text becomes the key.",
+    hint: "Pass the key with which the stored records were encrypted. If the key is text and the format has the option `keyFrom`, set `keyFrom` to how the key is made from the text.",
   });
 }
 
